@@ -1,0 +1,1 @@
+"""Praetor: see the README."""
