@@ -1,1 +1,5 @@
-"""Praetor: see the README."""
+"""The words that Praetor's programs share.
+
+Everything at this level is standard library only, because it also reaches
+devices. The Kubernetes half is in `praetor_api.kube`, under the extra `kube`.
+"""

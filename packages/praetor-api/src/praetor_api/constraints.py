@@ -1,0 +1,46 @@
+"""What a field may hold, said once: read by the wire reader and by the CRD generator."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_WORD = re.compile(r"_([a-z0-9])")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A CEL rule of a schema: *expression* must hold, or the write fails with *message*."""
+
+    expression: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # hashed by identity: `Annotated` hashes what it holds
+class Constraint:
+    """Bounds and description of one field, put beside its type with `Annotated`.
+
+    Lengths count characters, `minimum` and `maximum` are inclusive. `wire` is
+    the name in JSON where camelCase of the attribute's name is not it.
+    `truncate` cuts text that a device may send freely, instead of refusing it.
+    """
+
+    doc: str = ""
+    wire: str = ""
+    min_length: int | None = None
+    max_length: int | None = None
+    pattern: str | None = None
+    minimum: int | None = None
+    maximum: int | None = None
+    min_items: int | None = None
+    max_items: int | None = None
+    truncate: bool = False
+    schema: Mapping[str, Any] = field(default_factory=dict)
+    rules: tuple[Rule, ...] = ()
+
+
+def camel(name: str) -> str:
+    """Return *name* in camelCase: `restart_policy` becomes `restartPolicy`."""
+    return _WORD.sub(lambda match: match.group(1).upper(), name)

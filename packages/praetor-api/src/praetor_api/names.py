@@ -1,0 +1,38 @@
+"""Names of devices and of the processes that a deployment makes for them."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from praetor_api.spec import NAME_PATTERN
+
+MAX_NAME_LENGTH = 253
+"""Longest object name (RFC 1123 subdomain), in characters."""
+
+_NAME = re.compile(NAME_PATTERN.strip("^$"))
+_HASH_LENGTH = 10
+
+
+def is_device_name(name: str) -> bool:
+    """Tell whether *name* is an RFC 1123 subdomain of at most 253 characters."""
+    return len(name) <= MAX_NAME_LENGTH and _NAME.fullmatch(name) is not None
+
+
+def process_name(deployment: str, device: str) -> str:
+    """Return the deterministic name of a deployment's process on a device: `<deployment>-<device>`.
+
+    A name that would be too long is cut and ends in a hash of both.
+    """
+    name = f"{deployment}-{device}"
+    return name if len(name) <= MAX_NAME_LENGTH else hashed_process_name(deployment, device)
+
+
+def hashed_process_name(deployment: str, device: str) -> str:
+    """Return the name for when `<deployment>-<device>` is too long or belongs to somebody else.
+
+    `a-b` on `c` and `a` on `b-c` share a plain name; the hash tells them apart.
+    """
+    digest = hashlib.sha256(f"{deployment}/{device}".encode()).hexdigest()[:_HASH_LENGTH]
+    room = MAX_NAME_LENGTH - _HASH_LENGTH - 1
+    return f"{deployment}-{device}"[:room].rstrip("-.") + f"-{digest}"

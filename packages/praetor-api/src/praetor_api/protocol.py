@@ -1,0 +1,181 @@
+"""The device protocol, version 1: what an agent and a gateway say to each other.
+
+Fields beyond `deviceName`, `items`, `observations` and what identifies an item
+are optional in both directions, so that agents and gateways written by others
+keep working. A field is never given a second meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
+
+from praetor_api.constraints import Constraint
+from praetor_api.spec import ProcessSpec
+from praetor_api.wire import Fault, WireError, clean_text, read
+
+TOKEN_HEADER = "X-Device-Token"  # noqa: S105 - the header's name, not a token
+MAX_BODY_BYTES = 256 * 1024
+MAX_OBSERVATIONS = 64
+MAX_WAIT_SECONDS = 55
+DEFAULT_HEARTBEAT_SECONDS = 15
+DEFAULT_STALE_MULTIPLIER = 3
+HEARTBEAT_JITTER = 0.1
+"""Share of the interval by which an agent moves each heartbeat, so that a fleet does not report in step."""
+
+_MAX_NAME = 253
+
+Name = Annotated[str, Constraint(max_length=_MAX_NAME)]
+Text = Annotated[str | None, Constraint(max_length=1024, truncate=True)]
+Facts = Annotated[Mapping[str, Annotated[str, Constraint(max_length=256, truncate=True)]], Constraint(max_items=32)]
+
+
+def desired_path(device: str) -> str:
+    """Return the path of the device's desired state."""
+    return f"/v1/devices/{device}/desired"
+
+
+def report_path(device: str) -> str:
+    """Return the path that takes the device's reports."""
+    return f"/v1/devices/{device}/report"
+
+
+def connect_path(device: str) -> str:
+    """Return the path that takes an immediate "I am here"."""
+    return f"/v1/devices/{device}/connect"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredItem:
+    """One process that the device shall run."""
+
+    uid: Name
+    namespace: Name
+    name: Name
+    generation: int = 0
+    spec: ProcessSpec
+    spec_hash: Annotated[str, Constraint(max_length=128)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvalidItem:
+    """A desired item that this agent cannot understand, with what identifies it as far as it could be read."""
+
+    uid: str
+    namespace: str
+    name: str
+    spec_hash: str
+    faults: tuple[Fault, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Desired:
+    """All that the device shall run; what is not in *items* or *invalid* shall not run."""
+
+    device_name: str
+    heartbeat_interval_seconds: int = DEFAULT_HEARTBEAT_SECONDS
+    items: tuple[DesiredItem, ...] = ()
+    invalid: tuple[InvalidItem, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What the device sees of one process. None means that it does not know (yet)."""
+
+    namespace: Name = ""
+    name: Annotated[str, Constraint(min_length=1, max_length=253)]
+    uid: Name = ""
+    observed_spec_hash: Annotated[str, Constraint(max_length=128)] = ""
+    process_started: bool | None = None
+    healthy: bool | None = None
+    pid: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1)] = None
+    start_time: Annotated[str | None, Constraint(max_length=64)] = None
+    restart_count: Annotated[int, Constraint(minimum=0, maximum=2**31 - 1)] = 0
+    exit_code: Annotated[int | None, Constraint(minimum=-(2**31), maximum=2**31 - 1)] = None
+    termination_reason: Annotated[str | None, Constraint(max_length=128, truncate=True)] = None
+    error_message: Text = None
+    warning_message: Text = None
+    artifact_downloaded: bool | None = None
+    artifact_verified: bool | None = None
+    artifact_digest: Annotated[str | None, Constraint(max_length=128)] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A heartbeat, with the observations that changed since the last one."""
+
+    agent_version: Annotated[str, Constraint(max_length=64, truncate=True)] = ""
+    timestamp: Annotated[str, Constraint(max_length=64)] = ""
+    heartbeat: bool = True
+    boot_id: Annotated[str, Constraint(wire="bootID", max_length=64)] = ""
+    seq: Annotated[int | None, Constraint(minimum=0, maximum=2**63 - 1)] = None
+    facts: Facts | None = None
+    observations: Annotated[tuple[Any, ...], Constraint(max_items=MAX_OBSERVATIONS)] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """An observation that was not taken, and why; the others were."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportAck:
+    """The gateway's answer to a report; *resync* asks for all observations with the next one."""
+
+    ack: bool
+    desired_etag: Annotated[str | None, Constraint(wire="desiredETag", max_length=256)] = None
+    heartbeat_interval_seconds: Annotated[int, Constraint(minimum=1, maximum=86400)] = DEFAULT_HEARTBEAT_SECONDS
+    resync: bool = False
+    rejected: tuple[Rejected, ...] = ()
+
+
+def read_report(data: object) -> tuple[Report, tuple[Observation, ...], tuple[Rejected, ...]]:
+    """Return a report, its good observations and its bad ones; WireError when the report itself is bad."""
+    report = read(Report, data)
+    observations: list[Observation] = []
+    rejected: list[Rejected] = []
+    for index, item in enumerate(report.observations):
+        try:
+            observations.append(read(Observation, item, f"observations[{index}]"))
+        except WireError as e:
+            rejected.append(Rejected(name=_text(item, "name"), reason=str(e)[:512]))
+    return report, tuple(observations), tuple(rejected)
+
+
+def read_desired(data: object) -> Desired:
+    """Return the desired state; items that cannot be understood are set apart and never spoil the others."""
+    raw = data.get("items") if isinstance(data, Mapping) else None
+    if not isinstance(raw, list):
+        raise WireError(Fault("items", "must be a list"))
+    head = read(Desired, {key: value for key, value in _mapping(data).items() if key not in ("items", "invalid")})
+    items: list[DesiredItem] = []
+    invalid: list[InvalidItem] = []
+    for index, item in enumerate(raw):
+        try:
+            items.append(read(DesiredItem, item, f"items[{index}]"))
+        except WireError as e:
+            invalid.append(_invalid(item, e.faults))
+    return replace(head, items=tuple(items), invalid=tuple(invalid))
+
+
+def _invalid(item: object, faults: tuple[Fault, ...]) -> InvalidItem:
+    return InvalidItem(
+        uid=_text(item, "uid"),
+        namespace=_text(item, "namespace"),
+        name=_text(item, "name"),
+        spec_hash=_text(item, "specHash"),
+        faults=faults,
+    )
+
+
+def _mapping(data: object) -> Mapping[str, Any]:
+    return data if isinstance(data, Mapping) else {}
+
+
+def _text(item: object, key: str) -> str:
+    value = _mapping(item).get(key)
+    return clean_text(value)[:_MAX_NAME] if isinstance(value, str) else ""

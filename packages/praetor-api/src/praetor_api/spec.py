@@ -1,0 +1,267 @@
+"""What runs on a device: the process spec that custom resources embed and agents receive."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated
+
+from praetor_api.constraints import Constraint, Rule
+
+NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+QUANTITY_SCHEMA = {"x-kubernetes-int-or-string": True}
+
+Word = Annotated[str, Constraint(max_length=4096)]
+
+
+class ArtifactType(StrEnum):
+    """Where an artifact comes from."""
+
+    OCI = "oci"
+    HTTP = "http"
+    FILE = "file"
+
+
+class Backend(StrEnum):
+    """What supervises the process on the device."""
+
+    CONTAINER = "container"
+    SYSTEMD = "systemd"
+    INITD = "initd"
+    PROCESS = "process"
+
+
+class RestartPolicy(StrEnum):
+    """When a process that ended is started again."""
+
+    ALWAYS = "Always"
+    ON_FAILURE = "OnFailure"
+    NEVER = "Never"
+
+
+class DeviceKind(StrEnum):
+    """Kinds of devices that carry processes."""
+
+    SERVER = "Server"
+    NETWORK_SWITCH = "NetworkSwitch"
+    SOC = "SOC"
+    BMC = "BMC"
+    DPU = "DPU"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artifact:
+    """A file, archive or image that the process needs."""
+
+    type: Annotated[ArtifactType, Constraint(doc="How the artifact is fetched: oci, http or file.")]
+    url: Annotated[
+        str,
+        Constraint(
+            doc="Where the artifact is: registry/repository@sha256:… for oci, http(s)://… for http, "
+            "an absolute path or file:///… for file.",
+            min_length=1,
+            max_length=2048,
+        ),
+    ]
+    checksum_sha256: Annotated[
+        str | None,
+        Constraint(
+            doc="SHA-256 of the file, 64 hexadecimal digits. The process is not started from anything else.",
+            wire="checksumSHA256",
+            max_length=71,
+            pattern=r"^(sha256:)?[0-9a-fA-F]{64}$",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnvVar:
+    """One variable of the process's environment."""
+
+    name: Annotated[
+        str,
+        Constraint(doc="Name of the variable.", min_length=1, max_length=253, pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"),
+    ]
+    value: Annotated[str, Constraint(doc="Its value, taken literally.", max_length=32768)] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """Upper limits for the process; what is not named is not limited."""
+
+    memory: Annotated[
+        int | str | None,
+        Constraint(
+            doc="Most memory: bytes, or a quantity such as 64Mi.",
+            pattern=r"^[0-9]+(Ki|Mi|Gi|Ti|k|K|M|G|T)?$",
+            max_length=20,
+            schema=QUANTITY_SCHEMA,
+        ),
+    ] = None
+    cpu: Annotated[
+        int | str | None,
+        Constraint(
+            doc="Most CPU: cores, or thousandths of a core such as 500m.",
+            pattern=r"^[0-9]+(\.[0-9]{1,3}|m)?$",
+            max_length=20,
+            schema=QUANTITY_SCHEMA,
+        ),
+    ] = None
+    tasks: Annotated[
+        int | None, Constraint(doc="Most processes and threads at a time.", minimum=1, maximum=4194304)
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Execution:
+    """How the process is run."""
+
+    backend: Annotated[
+        Backend,
+        Constraint(
+            doc="What supervises the process: container, systemd, initd, or process (the agent itself: no init "
+            "system and no root needed)."
+        ),
+    ]
+    command: Annotated[
+        tuple[Word, ...],
+        Constraint(
+            doc="Program and first arguments; no shell is involved. A relative program is looked for in the artifact.",
+            max_items=64,
+        ),
+    ] = ()
+    args: Annotated[tuple[Word, ...], Constraint(doc="Further arguments.", max_items=256)] = ()
+    env: Annotated[
+        tuple[EnvVar, ...],
+        Constraint(
+            doc="Environment of the process.",
+            max_items=256,
+            schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
+        ),
+    ] = ()
+    working_dir: Annotated[
+        str | None,
+        Constraint(
+            doc="Working directory: an absolute path, or relative to the artifact.",
+            max_length=4096,
+            pattern=r"^[^\x00]+$",
+        ),
+    ] = None
+    user: Annotated[
+        str | None,
+        Constraint(
+            doc="User to run as, by name or number; the agent's own user when unset.",
+            max_length=64,
+            pattern=r"^[a-zA-Z0-9_][-.a-zA-Z0-9_$]*$",
+        ),
+    ] = None
+    resources: Annotated[Resources | None, Constraint(doc="Upper limits; none when unset.")] = None
+    termination_grace_period_seconds: Annotated[
+        int,
+        Constraint(doc="Seconds between asking the process to end and ending it by force.", minimum=0, maximum=3600),
+    ] = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecProbe:
+    """A command that tells by its exit status whether the process is healthy."""
+
+    command: Annotated[
+        tuple[Word, ...],
+        Constraint(doc="Command that exits 0 when the process is healthy; no shell.", min_items=1, max_items=64),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HealthCheck:
+    """When a running process counts as healthy."""
+
+    exec: Annotated[ExecProbe, Constraint(doc="The command to run.")]
+    period_seconds: Annotated[int, Constraint(doc="Seconds from one run to the next.", minimum=1, maximum=86400)] = 30
+    timeout_seconds: Annotated[
+        int, Constraint(doc="Seconds after which a run counts as failed.", minimum=1, maximum=3600)
+    ] = 5
+    success_threshold: Annotated[
+        int, Constraint(doc="Successes in a row that make it healthy.", minimum=1, maximum=100)
+    ] = 1
+    failure_threshold: Annotated[
+        int, Constraint(doc="Failures in a row that make it unhealthy.", minimum=1, maximum=100)
+    ] = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSpec:
+    """A process and how to keep it: what a deployment's template and a device's desired state hold."""
+
+    artifact: Annotated[
+        Artifact | None, Constraint(doc="What to fetch first. Leave it out for a command that is on the device.")
+    ] = None
+    execution: Annotated[Execution, Constraint(doc="What to run, and how.")]
+    restart_policy: Annotated[
+        RestartPolicy,
+        Constraint(doc="Always, OnFailure or Never. OnFailure and Never run to completion once per spec."),
+    ] = RestartPolicy.ALWAYS
+    health_check: Annotated[
+        HealthCheck | None, Constraint(doc="How to tell that it is healthy. Without one, started means healthy.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceRef:
+    """The device that a process belongs to."""
+
+    kind: Annotated[DeviceKind, Constraint(doc="Kind of the device.")] = DeviceKind.NETWORK_SWITCH
+    name: Annotated[
+        str,
+        Constraint(
+            doc="Name of the device, as its agent calls itself.", min_length=1, max_length=253, pattern=NAME_PATTERN
+        ),
+    ]
+    namespace: Annotated[
+        str | None,
+        Constraint(doc="Namespace of the device; the process's own when unset.", max_length=63, pattern=NAME_PATTERN),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceProcessSpec(ProcessSpec):
+    """A process spec bound to one device."""
+
+    device_ref: Annotated[
+        DeviceRef,
+        Constraint(
+            doc="The device that runs the process. It cannot be changed.",
+            rules=(Rule(expression="self == oldSelf", message="deviceRef cannot be changed; create another process"),),
+        ),
+    ]
+
+
+EXECUTION_RULES = (
+    Rule(
+        expression="self.execution.backend == 'container' || "
+        "(has(self.execution.command) && size(self.execution.command) > 0)",
+        message="execution.command is needed by every backend but container",
+    ),
+    Rule(
+        expression="self.execution.backend != 'container' || (has(self.artifact) && self.artifact.type == 'oci')",
+        message="backend container needs an artifact of type oci, which is its image",
+    ),
+    Rule(
+        expression="!has(self.artifact) || self.artifact.type != 'oci' || "
+        "self.artifact.url.matches('@sha256:[0-9a-f]{64}$')",
+        message="an oci artifact is named by digest: registry/repository@sha256:…",
+    ),
+    Rule(
+        expression="!has(self.artifact) || self.artifact.type != 'http' || self.artifact.url.matches('^https?://')",
+        message="the url of an http artifact starts with http:// or https://",
+    ),
+    Rule(
+        expression="!has(self.artifact) || self.artifact.type != 'http' || has(self.artifact.checksumSHA256)",
+        message="an http artifact needs checksumSHA256",
+    ),
+    Rule(
+        expression="!has(self.artifact) || self.artifact.type != 'file' || self.artifact.url.matches('^(file://)?/')",
+        message="the url of a file artifact is an absolute path or starts with file:///",
+    ),
+)
+"""Rules over a whole process spec, which no single field can state."""
