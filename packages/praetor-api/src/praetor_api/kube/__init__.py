@@ -1,0 +1,1 @@
+"""Machinery for the Kubernetes API: client, informer, workqueue, elector, events. Needs the extra ``kube``."""
