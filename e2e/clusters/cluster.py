@@ -1,0 +1,91 @@
+"""What every kind of cluster offers to the suite, the demo and the benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+CONTROLLER = "praetor-controller"
+GATEWAY = "praetor-gateway"
+COMPONENTS = (CONTROLLER, GATEWAY)
+
+
+class Capability(StrEnum):
+    """Something that only some clusters do."""
+
+    CEL = "cel"  # x-kubernetes-validations of a CRD are enforced
+    SELECTABLE_FIELDS = "selectable_fields"  # of a CRD, for field selectors
+    GC = "gc"  # owner references are garbage collected
+    RBAC = "rbac"  # a component's user may do only what it was granted
+    OUTAGE = "outage"  # stop_apiserver, start_apiserver
+    COUNTS = "counts"  # request_counts
+    COMPACT = "compact"  # compact
+    LOAD = "load"  # load: images reach the nodes
+
+
+class Request(NamedTuple):
+    """What the apiserver counts requests by; *resource* is `plural` or `plural/subresource`."""
+
+    verb: str
+    resource: str
+
+
+class Cluster(Protocol):
+    """A running Kubernetes API; leaving the context ends or cleans what was started or made."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def url(self) -> str: ...
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig file."""
+        ...
+
+    @property
+    def kubectl(self) -> str | None:
+        """The kubectl program that fits this cluster, if one was found."""
+        ...
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that is the caller's to fill; on a cluster of others it is made and removed by us."""
+        ...
+
+    @property
+    def capabilities(self) -> frozenset[Capability]: ...
+    def kubeconfig_for(self, user: str) -> Path:
+        """Return the kubeconfig of a component's own user, one of COMPONENTS."""
+        ...
+
+    def stop_apiserver(self) -> None:
+        """Simulate an outage; connections break, nothing stored is lost."""
+        ...
+
+    def start_apiserver(self) -> None:
+        """End the outage; returns when the apiserver is ready at the same address."""
+        ...
+
+    def request_counts(self) -> Mapping[Request, int]:
+        """Return how many requests the apiserver answered since it started (a watch counts when it ends)."""
+        ...
+
+    def compact(self) -> None:
+        """Forget all history, so that older resourceVersions are 410 Gone."""
+        ...
+
+    def load(self, images: Iterable[str]) -> None:
+        """Bring container images to the cluster's nodes."""
+        ...
+
+    def stop(self) -> None:
+        """End it; a second call does nothing."""
+        ...
+
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...

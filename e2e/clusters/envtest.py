@@ -1,0 +1,134 @@
+"""A real etcd, kube-apiserver and kube-controller-manager out of KUBEBUILDER_ASSETS, without nodes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from functools import cached_property
+from http import HTTPStatus
+from pathlib import Path
+
+import requests
+
+from e2e.clusters import credentials
+from e2e.clusters.cluster import Capability
+from e2e.clusters.errors import ClusterError
+from e2e.clusters.local import LocalCluster
+from e2e.clusters.ports import free_ports
+from e2e.clusters.process import Process
+from e2e.clusters.readiness import served
+
+ASSETS_VARIABLES = ("KUBEBUILDER_ASSETS", "PRAETOR_ASSETS")
+CONTROLLERS = "garbagecollector,namespace,serviceaccount"
+
+
+def find_assets(folder: Path | None = None) -> Path:
+    """Return the folder of the control plane's programs: *folder*, else what the environment names."""
+    named = folder or next((Path(os.environ[name]) for name in ASSETS_VARIABLES if os.environ.get(name)), None)
+    if named is None:
+        raise ClusterError(
+            "envtest needs a folder with etcd and kube-apiserver: set KUBEBUILDER_ASSETS or give --assets"
+        )
+    missing = [program for program in ("etcd", "kube-apiserver") if not os.access(named / program, os.X_OK)]
+    if missing:
+        raise ClusterError(f"{named} has no {' and no '.join(missing)}; point KUBEBUILDER_ASSETS at a complete folder")
+    return named
+
+
+class Envtest(LocalCluster):
+    """Real etcd and kube-apiserver; the controller-manager, where there is one, collects garbage and namespaces."""
+
+    name = "envtest"
+
+    def __init__(self, workdir: Path, *, assets: Path | None = None) -> None:
+        self._assets = find_assets(assets)
+        self._cert_dir = workdir / "certs"
+        self._cert_dir.mkdir(parents=True, exist_ok=True)
+        # the apiserver signs its own certificate on the first start, and that file holds its issuer, too
+        super().__init__(workdir, scheme="https", ca=self._cert_dir / "apiserver.crt", assets=self._assets)
+        self._key, self._public_key = credentials.service_account_keys(workdir)
+        self._etcd: Process | None = None
+        self._controllers: Process | None = None
+        self._etcd_url = ""
+        self._start(self._launch)
+        self._controllers = self._run_controllers()
+
+    @cached_property
+    def capabilities(self) -> frozenset[Capability]:
+        """What the apiserver's version and the programs at hand allow."""
+        own = {Capability.RBAC, Capability.OUTAGE, Capability.COUNTS, Capability.COMPACT}
+        if self._controllers is not None:
+            own.add(Capability.GC)
+        return served(self._api()) | own
+
+    def compact(self) -> None:
+        """Have etcd forget everything before the newest revision, through its JSON gateway."""
+        newest = self._etcd_call("kv/range", {"key": "AA=="})["header"]["revision"]
+        self._etcd_call("kv/compaction", {"revision": newest, "physical": True})
+
+    def stop(self) -> None:
+        """End all programs, the ones that write first."""
+        if self._controllers is not None:
+            self._controllers.stop()
+        super().stop()
+        if self._etcd is not None:
+            self._etcd.stop()
+
+    def _launch(self) -> None:
+        secure, client, peer = free_ports(3)
+        self._address(secure)
+        self._etcd_url = f"http://127.0.0.1:{client}"
+        self._etcd = self._run_etcd(f"http://127.0.0.1:{peer}")
+        self._apiserver = self._run_apiserver()  # it waits for etcd by itself
+
+    def _run_etcd(self, peer_url: str) -> Process:
+        return self._run(
+            "etcd",
+            f"--data-dir={self.workdir / 'etcd'}",
+            f"--listen-client-urls={self._etcd_url}",
+            f"--advertise-client-urls={self._etcd_url}",
+            f"--listen-peer-urls={peer_url}",
+            "--unsafe-no-fsync",  # it need not outlive a power cut
+        )
+
+    def _run_apiserver(self) -> Process:
+        return self._run(
+            "kube-apiserver",
+            f"--etcd-servers={self._etcd_url}",
+            f"--secure-port={self.url.rpartition(':')[2]}",
+            "--bind-address=127.0.0.1",
+            f"--cert-dir={self._cert_dir}",
+            f"--service-account-key-file={self._public_key}",
+            f"--service-account-signing-key-file={self._key}",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--token-auth-file={self.token_file}",
+            "--authorization-mode=RBAC",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            "--disable-admission-plugins=ServiceAccount",  # nothing makes service accounts' tokens here
+        )
+
+    def _run_controllers(self) -> Process | None:
+        if not os.access(self._assets / "kube-controller-manager", os.X_OK):
+            return None
+        return self._run(
+            "kube-controller-manager",
+            f"--kubeconfig={self.kubeconfig}",
+            f"--service-account-private-key-file={self._key}",
+            f"--controllers={CONTROLLERS}",
+            "--leader-elect=false",  # it would end itself in an outage of the apiserver
+            "--port=0",
+            "--secure-port=0",
+        )
+
+    def _run(self, program: str, *flags: str) -> Process:
+        return Process([str(self._assets / program), *flags], log=self.workdir / f"{program}.log", cwd=self.workdir)
+
+    def _processes(self) -> Iterable[Process]:
+        return (*(() if self._etcd is None else (self._etcd,)), *super()._processes())
+
+    def _etcd_call(self, method: str, body: dict[str, object]) -> dict[str, dict[str, str]]:
+        response = requests.post(f"{self._etcd_url}/v3/{method}", json=body, timeout=10)
+        if response.status_code != HTTPStatus.OK:
+            raise ClusterError(f"etcd refused {method}: {response.text}")
+        answer: dict[str, dict[str, str]] = response.json()
+        return answer

@@ -1,0 +1,61 @@
+"""A cluster that somebody else runs; everything that we make is inside one namespace of our own."""
+
+from __future__ import annotations
+
+import os
+from http import HTTPStatus
+from pathlib import Path
+from secrets import token_hex
+
+from e2e.clusters.cluster import COMPONENTS
+from e2e.clusters.errors import ClusterError
+from e2e.clusters.remote import RemoteCluster
+
+OWNER = {"app.kubernetes.io/managed-by": "praetor-e2e"}
+
+
+def current_kubeconfig(given: Path | None) -> Path:
+    """Return *given*, else the first file that KUBECONFIG names, else kubectl's default."""
+    if given is not None:
+        path = given
+    elif named := os.environ.get("KUBECONFIG"):
+        path = Path(named.split(os.pathsep)[0])
+    else:
+        path = Path.home() / ".kube" / "config"
+    if not path.is_file():
+        raise ClusterError(f"there is no kubeconfig {path}; give --kubeconfig or set KUBECONFIG")
+    return path
+
+
+class Existing(RemoteCluster):
+    """The current context of a kubeconfig; a fresh namespace is made, used and removed again."""
+
+    name = "existing"
+
+    def __init__(self, workdir: Path, *, kubeconfig: Path | None = None) -> None:
+        workdir.mkdir(parents=True, exist_ok=True)
+        super().__init__(workdir, kubeconfig=current_kubeconfig(kubeconfig))
+        self.namespace = f"praetor-e2e-{token_hex(4)}"
+        self._create_namespace()
+
+    def kubeconfig_for(self, user: str) -> Path:
+        """Return the given kubeconfig: users of that cluster are not ours to make, so RBAC is not tested."""
+        if user not in COMPONENTS:
+            raise ClusterError(f"no user {user!r}; there are {', '.join(COMPONENTS)}")
+        return self.kubeconfig
+
+    def stop(self) -> None:
+        """Remove the namespace; anything that does not carry our label stays."""
+        path = f"/api/v1/namespaces/{self.namespace}"
+        found = self._api.get(path)
+        labels = found.body["metadata"].get("labels", {}) if found.status == HTTPStatus.OK else {}
+        if OWNER.items() <= labels.items():
+            self._api.delete(path, {"preconditions": {"uid": found.body["metadata"]["uid"]}})
+        super().stop()
+
+    def _create_namespace(self) -> None:
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace, "labels": OWNER}}
+        answer = self._api.post("/api/v1/namespaces", body)
+        if answer.status != HTTPStatus.CREATED:
+            super().stop()
+            raise ClusterError(f"cannot create a namespace on {self.url}: {answer.status} {answer.message}")

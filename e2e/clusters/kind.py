@@ -1,0 +1,75 @@
+"""A cluster made by kind (Kubernetes in Docker), through its own command line."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from secrets import token_hex
+
+from e2e.clusters.certificates import kubeconfig_with_certificate
+from e2e.clusters.cluster import COMPONENTS, Capability
+from e2e.clusters.errors import ClusterError
+from e2e.clusters.kubectl import output_of
+from e2e.clusters.remote import RemoteCluster
+
+ENGINES = ("docker", "podman", "nerdctl")
+CREATE_S = 600
+LOAD_S = 300
+
+
+def missing_parts() -> list[str]:
+    """Return what this machine lacks for kind, in words."""
+    missing = [] if shutil.which("kind") else ["the kind program (https://kind.sigs.k8s.io)"]
+    if not any(map(shutil.which, ENGINES)):
+        missing.append(f"a container engine (one of {', '.join(ENGINES)})")
+    if not shutil.which("kubectl"):
+        missing.append("kubectl")
+    return missing
+
+
+class Kind(RemoteCluster):
+    """A kind cluster of our own, deleted at the end."""
+
+    name = "kind"
+    namespace = "default"
+
+    def __init__(self, workdir: Path) -> None:
+        if missing := missing_parts():
+            raise ClusterError(f"kind needs {' and '.join(missing)}; install it or use --cluster embedded")
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._kind_name = f"praetor-{token_hex(3)}"
+        kubeconfig = workdir / "admin.kubeconfig"
+        try:
+            self._kind("create", "cluster", f"--kubeconfig={kubeconfig}", "--wait=120s", timeout_s=CREATE_S)
+            super().__init__(workdir, kubeconfig=kubeconfig)
+        except BaseException:
+            self._delete(kubeconfig)
+            raise
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What the version allows, and loading of images."""
+        return super().capabilities | {Capability.RBAC, Capability.LOAD}
+
+    def kubeconfig_for(self, user: str) -> Path:
+        """Return a kubeconfig with a client certificate that names *user*."""
+        if user not in COMPONENTS:
+            raise ClusterError(f"no user {user!r}; there are {', '.join(COMPONENTS)}")
+        path = self.workdir / f"{user}.kubeconfig"
+        return path if path.exists() else kubeconfig_with_certificate(self.kubeconfig, user, path)
+
+    def load(self, images: Iterable[str]) -> None:
+        """Copy images of the local container engine to the nodes."""
+        self._kind("load", "docker-image", *images, timeout_s=LOAD_S)
+
+    def stop(self) -> None:
+        """Delete the cluster."""
+        super().stop()
+        self._delete(self.kubeconfig)
+
+    def _delete(self, kubeconfig: Path) -> None:
+        self._kind("delete", "cluster", f"--kubeconfig={kubeconfig}", timeout_s=CREATE_S)
+
+    def _kind(self, *words: str, timeout_s: float) -> None:
+        output_of(["kind", *words, f"--name={self._kind_name}"], timeout_s=timeout_s)

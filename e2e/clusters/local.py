@@ -1,0 +1,143 @@
+"""What the clusters that run as our own processes on this machine share: users, files, address, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from e2e.clusters import credentials
+from e2e.clusters.cluster import COMPONENTS, Capability, Request
+from e2e.clusters.counts import parse_counts
+from e2e.clusters.credentials import ADMIN
+from e2e.clusters.errors import ClusterError, NotSupported
+from e2e.clusters.kubectl import find_kubectl
+from e2e.clusters.process import Process
+from e2e.clusters.rawapi import RawApi
+from e2e.clusters.readiness import wait_ready
+
+ATTEMPTS = 3
+READY_S = 60.0
+
+
+class LocalCluster:
+    """An apiserver among our child processes; subclasses say how it is run.
+
+    A subclass implements `_launch` (start everything), `_apiserver_argv` and, where there is more to end, `stop`.
+    """
+
+    name = "local"
+    namespace = "default"
+
+    def __init__(self, workdir: Path, *, scheme: str, ca: Path | None = None, assets: Path | None = None) -> None:
+        self.workdir = workdir
+        workdir.mkdir(parents=True, exist_ok=True)
+        self.kubectl = find_kubectl(assets)
+        self.url = ""
+        self.tokens = credentials.new_tokens(COMPONENTS)
+        self.token_file = credentials.write_secret(workdir / "tokens.csv", credentials.token_file(self.tokens).encode())
+        self._scheme = scheme
+        self._ca = ca
+        self._apiserver: Process | None = None
+        self._admin: RawApi | None = None
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What this cluster can do."""
+        raise NotImplementedError
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's kubeconfig."""
+        return self._kubeconfig_path(ADMIN)
+
+    def kubeconfig_for(self, user: str) -> Path:
+        """Return the kubeconfig of a component's user."""
+        if user not in self.tokens:
+            raise ClusterError(f"no user {user!r}; there are {', '.join(self.tokens)}")
+        return self._kubeconfig_path(user)
+
+    def stop_apiserver(self) -> None:
+        """End the apiserver only."""
+        if self._apiserver is not None:
+            self._apiserver.stop()
+            self._apiserver = None
+
+    def start_apiserver(self) -> None:
+        """Run the apiserver at the address that it had; return when it is ready."""
+        if self._apiserver is None:
+            self._apiserver = self._run_apiserver()
+        self._wait_ready()
+
+    def request_counts(self) -> Mapping[Request, int]:
+        """Return the apiserver's own counts."""
+        return parse_counts(self._api().get("/metrics", accept="text/plain").body)
+
+    def compact(self) -> None:
+        """Forget all history."""
+        raise NotSupported(f"{self.name} cannot forget its history on demand")
+
+    def load(self, images: Iterable[str]) -> None:
+        """There are no nodes here."""
+        raise NotSupported(f"{self.name} has no nodes to load {', '.join(images)} to; use --cluster kind")
+
+    def stop(self) -> None:
+        """End the apiserver and forget the connections to it."""
+        if self._admin is not None:
+            self._admin.close()
+            self._admin = None
+        self.stop_apiserver()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _start(self, launch: Callable[[], None]) -> None:
+        """Call *launch* until the apiserver is ready; other ports are taken when somebody was faster on one."""
+        for attempt in range(ATTEMPTS):
+            try:
+                launch()
+                self._wait_ready()
+                return
+            except ClusterError:
+                self.stop()
+                if attempt == ATTEMPTS - 1 or not self._ports_clashed():
+                    raise
+            except BaseException:
+                self.stop()
+                raise
+
+    def _ports_clashed(self) -> bool:
+        return any("address already in use" in log.read_text(errors="replace") for log in self.workdir.glob("*.log"))
+
+    def _address(self, port: int) -> None:
+        self.url = f"{self._scheme}://127.0.0.1:{port}"
+        for user, token in self.tokens.items():
+            path = self._kubeconfig_path(user)
+            credentials.write_kubeconfig(path, url=self.url, user=user, credentials={"token": token}, ca=self._ca)
+
+    def _kubeconfig_path(self, user: str) -> Path:
+        return self.workdir / f"{user}.kubeconfig"
+
+    def _run_apiserver(self) -> Process:
+        raise NotImplementedError
+
+    def _processes(self) -> Iterable[Process]:
+        return () if self._apiserver is None else (self._apiserver,)
+
+    def _api(self) -> RawApi:
+        if self._admin is None or self._admin.url != self.url:
+            self._admin = RawApi(self.url, token=self.tokens[ADMIN], verify=str(self._ca) if self._ca else True)
+        return self._admin
+
+    def _wait_ready(self) -> None:
+        def check() -> None:
+            for process in self._processes():
+                process.check()
+
+        wait_ready(self._api(), check=check, timeout_s=READY_S)

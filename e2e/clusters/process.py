@@ -1,0 +1,52 @@
+"""A child process with a log file that ends with us, by its own hand or by the guard's."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from e2e.clusters import guard
+from e2e.clusters.errors import ClusterError
+
+TAIL_LINES = 15
+
+
+class Process:
+    """One running program; its output goes to *log* (appended, so that a restart keeps the history)."""
+
+    def __init__(self, argv: list[str], *, log: Path, cwd: Path) -> None:
+        self.name = Path(argv[0]).name
+        self.log = log
+        with log.open("ab") as output:
+            # the guard is run by path, not as a module, so that it imports nothing of ours
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", guard.__file__, *argv],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                start_new_session=True,
+            )
+
+    @property
+    def running(self) -> bool:
+        """Whether the program has not ended."""
+        return self._guard.poll() is None
+
+    def check(self) -> None:
+        """Raise ClusterError with the end of the log when the program is gone."""
+        if not self.running:
+            raise ClusterError(
+                f"{self.name} ended with status {self._guard.returncode}; {self.log} ends:\n{self.tail()}"
+            )
+
+    def tail(self) -> str:
+        """Return the last lines of the log."""
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
+
+    def stop(self) -> None:
+        """End the program and everything it started; a second call does nothing."""
+        if self._guard.stdin is not None and not self._guard.stdin.closed:
+            self._guard.stdin.close()
+        self._guard.wait()

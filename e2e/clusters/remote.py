@@ -1,0 +1,70 @@
+"""What the clusters that we reach only through a kubeconfig share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from e2e.clusters.cluster import Capability, Request
+from e2e.clusters.counts import parse_counts
+from e2e.clusters.errors import NotSupported
+from e2e.clusters.kubectl import find_kubectl
+from e2e.clusters.rawapi import RawApi
+from e2e.clusters.readiness import served
+
+
+class RemoteCluster:
+    """A complete cluster that runs elsewhere."""
+
+    name = "remote"
+
+    def __init__(self, workdir: Path, *, kubeconfig: Path) -> None:
+        self.workdir = workdir
+        self.kubeconfig = kubeconfig
+        self.kubectl = find_kubectl()
+        self._api = RawApi.from_kubeconfig(kubeconfig)
+        self.url = self._api.url
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What follows from the version; whole clusters collect garbage and count requests."""
+        return self._served | {Capability.GC, Capability.COUNTS}
+
+    @cached_property
+    def _served(self) -> frozenset[Capability]:
+        return served(self._api)
+
+    def stop_apiserver(self) -> None:
+        """The control plane is not ours to stop."""
+        raise NotSupported(f"the apiserver of {self.name} cannot be stopped from here")
+
+    def start_apiserver(self) -> None:
+        """The control plane is not ours to start."""
+        raise NotSupported(f"the apiserver of {self.name} cannot be started from here")
+
+    def request_counts(self) -> Mapping[Request, int]:
+        """Return the counts of the one apiserver that answers."""
+        return parse_counts(self._api.get("/metrics", accept="text/plain").body)
+
+    def compact(self) -> None:
+        """The storage is not ours."""
+        raise NotSupported(f"the history of {self.name} cannot be compacted from here")
+
+    def load(self, images: Iterable[str]) -> None:
+        """The nodes are not ours."""
+        raise NotSupported(f"cannot load {', '.join(images)} to {self.name}; push them to a registry that it reaches")
+
+    def stop(self) -> None:
+        """Forget the connections."""
+        self._api.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
