@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -93,6 +93,9 @@ class KubeApi(Protocol):
         label_selector: str | None = None,
         field_selector: str | None = None,
         timeout_s: float,
-    ) -> AsyncIterator[WatchEvent]:
-        """Yield what happened after *resource_version*, bookmarks too, for about *timeout_s*."""
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """Yield what happened after *resource_version*, bookmarks too, for about *timeout_s*.
+
+        Close it (contextlib.aclosing) when leaving it early.
+        """
         ...

@@ -48,15 +48,22 @@ async def within(clock: Clock, seconds: float, work: Coroutine[Any, Any, T]) -> 
 
     As asyncio.wait_for, but by *clock*, so that tests decide when time is up.
     """
-    task = asyncio.ensure_future(work)
-    timer = asyncio.ensure_future(clock.sleep(seconds))
-    try:
-        await asyncio.wait({task, timer}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
+
+    async def expire() -> T:
+        await clock.sleep(seconds)
         raise TimeoutError(f"no answer within {seconds:g} s")
+
+    return await first(work, expire())
+
+
+async def first(work: Coroutine[Any, Any, T], guard: Coroutine[Any, Any, T]) -> T:
+    """Run both and return the result, or raise the error, of whichever ends first; the other is cancelled."""
+    tasks = (asyncio.ensure_future(work), asyncio.ensure_future(guard))
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(task for task in tasks if task.done()).result()
     finally:
-        await _discard(task, timer)
+        await _discard(*tasks)
 
 
 async def _discard(*tasks: asyncio.Future[Any]) -> None:

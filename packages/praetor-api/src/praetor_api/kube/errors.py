@@ -12,6 +12,10 @@ class KubeError(Exception):
     retry_after: float | None = None
 
 
+class NotConfigured(KubeError):
+    """There is no usable kubeconfig; the message says which file and what is wrong with it."""
+
+
 class Unreachable(KubeError):
     """No usable answer came: refused, cut off, timed out. Whether a write happened is unknown."""
 

@@ -24,6 +24,7 @@ from praetor_api.kube.resource import (
     Key,
     Resource,
 )
+from praetor_api.kube.times import time
 
 Object = dict[str, Any]
 
@@ -67,9 +68,10 @@ class Store:
             raise api_error(409, "AlreadyExists", f'{resource.plural} "{name}" already exists', {"name": name})
         obj.setdefault("apiVersion", resource.api_version)
         obj.setdefault("kind", resource.kind)
-        metadata |= {"name": name, "namespace": namespace, "uid": str(uuid4()), "generation": 1}
+        metadata |= {"name": name, "namespace": namespace, "uid": str(uuid4())}
         metadata["creationTimestamp"] = self._timestamp()
-        if resource in _WITH_STATUS:
+        if resource in _WITH_STATUS:  # the others have no generation, either
+            metadata["generation"] = 1
             obj.pop("status", None)
         return self._commit(resource, key, None, obj)
 
@@ -85,8 +87,8 @@ class Store:
         new = _owned_by_client(resource, old, merge(old, body), subresource)
         if new == old:
             return old  # as the real one: a patch that changes nothing costs no version
-        if {**new, "metadata": None, "status": None} != {**old, "metadata": None, "status": None}:
-            new["metadata"]["generation"] = old["metadata"].get("generation", 1) + 1
+        if "generation" in old["metadata"] and _without_status(new) != _without_status(old):
+            new["metadata"]["generation"] += 1
         if _is_finished(new):
             self._commit(resource, key, old, None)
             return new
@@ -126,7 +128,7 @@ class Store:
         return copy.deepcopy(new or old or {})
 
     def _timestamp(self) -> str:
-        return self.clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        return time(self.clock.now())
 
 
 def merge(target: Any, patch: Any) -> Any:
@@ -166,6 +168,10 @@ def _check_version(old: Object, body: Mapping[str, Any]) -> None:
         raise api_error(409, "Conflict", message, {"name": name})
     if metadata.get("uid") not in (None, old["metadata"]["uid"]):
         raise api_error(409, "Conflict", f"the UID in the precondition ({metadata['uid']}) does not match")
+
+
+def _without_status(obj: Object) -> Object:
+    return {name: value for name, value in obj.items() if name not in ("metadata", "status")}
 
 
 def _is_finished(obj: Object) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import heapq
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -224,7 +224,7 @@ class FakeKube:
         label_selector: str | None = None,
         field_selector: str | None = None,
         timeout_s: float,
-    ) -> AsyncIterator[WatchEvent]:
+    ) -> AsyncGenerator[WatchEvent, None]:
         await self._arrive(Request("watch", resource))
         version = int(resource_version)
         if version < self._store.oldest_watchable:

@@ -1,0 +1,76 @@
+"""Rows by key, and by whatever else they are looked up by. Small in memory: a gateway keeps a hundred thousand rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Generic, TypeVar
+
+from praetor_api.kube.resource import Key
+
+T = TypeVar("T")
+
+_FEW = 8  # up to here a tuple is smaller than a dict, and copying it costs nothing
+
+Bucket = tuple[Key, ...] | dict[Key, None]
+
+
+class Indexer(Generic[T]):
+    """A store whose rows must not change once they are in it."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Key, T] = {}
+        self._indices: dict[str, tuple[Callable[[T], Iterable[str]], dict[str, Bucket]]] = {}
+
+    def add_index(self, name: str, keys_of: Callable[[T], Iterable[str]]) -> None:
+        """Index all rows, those to come too, under the values that *keys_of* gives."""
+        buckets: dict[str, Bucket] = {}
+        self._indices[name] = (keys_of, buckets)
+        for key, row in self.rows.items():
+            for value in set(keys_of(row)):
+                _file(buckets, value, key)
+
+    def by_index(self, name: str, value: str) -> tuple[T, ...]:
+        """Return the rows filed under *value*."""
+        return tuple(self.rows[key] for key in self._indices[name][1].get(value, ()))
+
+    def put(self, key: Key, new: T) -> T | None:
+        """Store *new* and return what was there."""
+        old = self.rows.get(key)
+        self.rows[key] = new
+        self._refile(key, old, new)
+        return old
+
+    def remove(self, key: Key) -> T | None:
+        """Forget *key* and return what was there."""
+        old = self.rows.pop(key, None)
+        self._refile(key, old, None)
+        return old
+
+    def _refile(self, key: Key, old: T | None, new: T | None) -> None:
+        for keys_of, buckets in self._indices.values():
+            before = set() if old is None else set(keys_of(old))
+            after = set() if new is None else set(keys_of(new))
+            for value in before - after:
+                _unfile(buckets, value, key)
+            for value in after - before:
+                _file(buckets, value, key)
+
+
+def _file(buckets: dict[str, Bucket], value: str, key: Key) -> None:
+    bucket = buckets.get(value, ())
+    if isinstance(bucket, dict):
+        bucket[key] = None
+    elif len(bucket) < _FEW:
+        buckets[value] = (*bucket, key)
+    else:
+        buckets[value] = dict.fromkeys((*bucket, key))
+
+
+def _unfile(buckets: dict[str, Bucket], value: str, key: Key) -> None:
+    bucket = buckets[value]
+    if isinstance(bucket, dict):
+        del bucket[key]
+    else:
+        bucket = buckets[value] = tuple(filed for filed in bucket if filed != key)
+    if not bucket:
+        del buckets[value]
