@@ -28,7 +28,9 @@ _MAX_NAME = 253
 
 Name = Annotated[str, Constraint(max_length=_MAX_NAME)]
 Text = Annotated[str | None, Constraint(max_length=1024, truncate=True)]
-Facts = Annotated[Mapping[str, Annotated[str, Constraint(max_length=256, truncate=True)]], Constraint(max_items=32)]
+Facts = Annotated[
+    Mapping[str, Annotated[str, Constraint(max_length=256, truncate=True)]] | None, Constraint(max_items=32)
+]
 
 
 def desired_path(device: str) -> str:
@@ -110,7 +112,7 @@ class Report:
     heartbeat: bool = True
     boot_id: Annotated[str, Constraint(wire="bootID", max_length=64)] = ""
     seq: Annotated[int | None, Constraint(minimum=0, maximum=2**63 - 1)] = None
-    facts: Facts | None = None
+    facts: Facts = None
     observations: Annotated[tuple[Any, ...], Constraint(max_items=MAX_OBSERVATIONS)] = ()
 
 

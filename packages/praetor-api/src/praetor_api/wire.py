@@ -214,26 +214,33 @@ def _read_scalar(hint: Any, constraint: Constraint, data: object, path: str, fau
     if not accepts(data):
         faults.append(Fault(path, f"must be {words}, not {_kind(data)}"))
         return None
-    if isinstance(data, str):
-        data = clean_text(data)[: constraint.max_length] if constraint.truncate else data
-    faults.extend(Fault(path, message) for message in violations(data, constraint))
-    return data
+    value = typing.cast("str | float", data)
+    if isinstance(value, str) and constraint.truncate:
+        value = clean_text(value)[: constraint.max_length]
+    faults.extend(Fault(path, message) for message in violations(value, constraint))
+    return value
 
 
-def violations(value: object, constraint: Constraint) -> Iterator[str]:
+def violations(value: str | float, constraint: Constraint) -> Iterator[str]:
     """Yield in words every bound of *constraint* that the text or number *value* breaks."""
     if isinstance(value, str):
         if constraint.max_length is not None and len(value) > constraint.max_length:
             yield f"has {len(value)} characters; at most {constraint.max_length} are taken"
         if constraint.min_length is not None and len(value) < constraint.min_length:
             yield "must not be empty" if constraint.min_length == 1 else f"needs {constraint.min_length} characters"
-        if constraint.pattern is not None and re.search(constraint.pattern.replace("$", r"\Z"), value) is None:
+        if constraint.pattern is not None and not _matches(constraint.pattern, value):
             yield f"{_shown(value)} does not match {constraint.pattern}"
-    elif isinstance(value, int | float):
+    else:
         if constraint.minimum is not None and value < constraint.minimum:
             yield f"must be at least {constraint.minimum}"
         if constraint.maximum is not None and value > constraint.maximum:
             yield f"must be at most {constraint.maximum}"
+
+
+def _matches(pattern: str, value: str) -> bool:
+    # a final $ also matches before a newline in Python, but not in the schema's dialect
+    anchored = pattern[:-1] + r"\Z" if pattern.endswith("$") else pattern
+    return re.search(anchored, value) is not None
 
 
 _SCALARS: dict[Any, tuple[Callable[[object], bool], str]] = {

@@ -7,8 +7,9 @@ path; encoding leaves out what equals its default.
 from __future__ import annotations
 
 import dataclasses
+import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cache
@@ -17,12 +18,15 @@ from typing import Any, TypeVar
 
 import attrs
 from cattrs import ClassValidationError, Converter, transform_error
+from cattrs.cols import homogenous_tuple_structure_factory
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from praetor_api.constraints import camel
 from praetor_api.wire import Fault, unannotated
 
 T = TypeVar("T")
+
+_ATTRIBUTE = re.compile(r"(?<=\.)\w+")
 
 
 class DecodeError(ValueError):
@@ -37,9 +41,11 @@ def decode(data: Mapping[str, Any], cls: type[T]) -> T:
     """Return *data*, an object as the API gives it, as a *cls*; DecodeError naming every bad field."""
     try:
         return _converter().structure(data, cls)
-    except (ClassValidationError, ExceptionGroup) as e:
+    except TypeError as e:  # the object as a whole
+        raise DecodeError((Fault("", str(e)),)) from e
+    except ClassValidationError as e:
         lines = transform_error(e, format_exception=_words)
-        raise DecodeError(tuple(_fault(line) for line in lines)) from e
+        raise DecodeError(tuple(_fault(line, cls) for line in lines)) from e
 
 
 def encode(value: object) -> Any:
@@ -65,14 +71,14 @@ def _converter() -> Converter:
     converter = Converter(detailed_validation=True, forbid_extra_keys=False, omit_if_default=True)
     converter.register_structure_hook(datetime, _structure_time)
     converter.register_unstructure_hook(datetime, format_time)
-    # by function, because a hook for the class str would also catch every StrEnum
-    converter.register_structure_hook_func(lambda hint: hint is str, _checked(str, "a string"))
-    converter.register_structure_hook_func(lambda hint: hint is int, _checked(int, "a whole number"))
-    converter.register_structure_hook_func(lambda hint: hint is bool, _checked(bool, "true or false"))
+    converter.register_structure_hook(str, _checked(str, "a string"))
+    converter.register_structure_hook(int, _checked(int, "a whole number"))
+    converter.register_structure_hook(bool, _checked(bool, "true or false"))
     converter.register_structure_hook(StrEnum, _structure_enum)
     converter.register_unstructure_hook(StrEnum, lambda value: value.value)
     converter.register_structure_hook_func(_is_int_or_string, _structure_int_or_string)
     converter.register_unstructure_hook_func(_is_int_or_string, lambda value: value)
+    converter.register_structure_hook_factory(_is_tuple, lambda hint: _structure_tuple(hint, converter))
     converter.register_structure_hook_factory(_is_ours, lambda cls: _structure_hook(cls, converter))
     converter.register_unstructure_hook_factory(_is_ours, lambda cls: _unstructure_hook(cls, converter))
     return converter
@@ -106,6 +112,21 @@ def _checked(cls: type[T], words: str) -> Callable[[Any, Any], T]:
         if isinstance(data, cls) and (cls is bool or not isinstance(data, bool)):
             return data
         raise TypeError(f"must be {words}, not {data!r}")
+
+    return structure
+
+
+def _is_tuple(hint: Any) -> bool:
+    return typing.get_origin(hint) is tuple
+
+
+def _structure_tuple(hint: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    items = homogenous_tuple_structure_factory(hint, converter)
+
+    def structure(data: Any, _: Any) -> Any:
+        if not isinstance(data, list | tuple):
+            raise TypeError(f"must be a list, not {data!r}")
+        return items(data, hint)
 
     return structure
 
@@ -144,6 +165,25 @@ def _words(exception: BaseException, _: Any) -> str:
     return "is required" if isinstance(exception, KeyError) else str(exception)
 
 
-def _fault(line: str) -> Fault:
+def _fault(line: str, cls: type) -> Fault:
     message, _, path = line.rpartition(" @ $")
-    return Fault(path.lstrip("."), message or line)
+    names = _spellings(cls)
+    wire = _ATTRIBUTE.sub(lambda match: names.get(match.group(), match.group()), path)
+    return Fault(wire.lstrip("."), message or line)
+
+
+@cache
+def _spellings(cls: type) -> Mapping[str, str]:
+    """Return the wire name of every attribute in *cls* and in what it holds."""
+    names = _wire_names(cls)
+    for hint in typing.get_type_hints(cls).values():
+        for inner in _classes_in(hint):
+            names |= _spellings(inner)
+    return names
+
+
+def _classes_in(hint: Any) -> Iterator[type]:
+    if _is_ours(hint):
+        yield hint
+    for argument in typing.get_args(hint):
+        yield from _classes_in(argument)

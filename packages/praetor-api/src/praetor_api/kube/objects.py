@@ -132,7 +132,6 @@ def int_or_percent(doc: str) -> Constraint:
 
 
 ObservedGeneration = Annotated[int, Constraint(doc="The generation that this status speaks of.", minimum=0)]
-Count = Annotated[int, Constraint(minimum=0)]
 
 
 @frozen(kw_only=True)
@@ -163,9 +162,9 @@ class NetworkSwitchSpec:
 class ProcessCounts:
     """How many processes the device has, by how they are."""
 
-    desired: Count = 0
-    running: Count = 0
-    healthy: Count = 0
+    desired: Annotated[int, Constraint(doc="Processes that the device shall run.", minimum=0)] = 0
+    running: Annotated[int, Constraint(doc="Those that run.", minimum=0)] = 0
+    healthy: Annotated[int, Constraint(doc="Those that are healthy.", minimum=0)] = 0
 
 
 @frozen(kw_only=True)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from praetor_api.tokens import TokenKind, TokenVerifier, device_token
+
+OLD, NEW = b"old secret", b"new secret"
+VERIFIERS = {
+    "shared": TokenVerifier(shared=(b"s3cret",)),
+    "hmac": TokenVerifier(secrets=(NEW, OLD)),
+    "both": TokenVerifier(shared=(b"s3cret",), secrets=(NEW, OLD)),
+}
+
+
+def test_the_token_is_the_hex_hmac_of_the_devices_name() -> None:
+    """Checked against `printf leaf-1 | openssl dgst -sha256 -hmac secret`."""
+    assert device_token(b"secret", "leaf-1") == "97c0818ebb52eabb3ee689b3a49974eb2758394618073d8c04a219368934950e"
+
+
+@pytest.mark.parametrize("secret", [OLD, NEW], ids=["old", "new"])
+def test_every_active_secret_is_good_so_that_secrets_can_be_rotated(secret: bytes) -> None:
+    assert VERIFIERS["hmac"].verify("leaf-1", device_token(secret, "leaf-1")) is TokenKind.HMAC
+
+
+def test_the_shared_token_is_good_for_every_device() -> None:
+    assert VERIFIERS["both"].verify("leaf-1", "s3cret") is TokenKind.SHARED
+
+
+@pytest.mark.parametrize("name", VERIFIERS)
+@pytest.mark.parametrize(
+    "token",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("s3cre", id="cut"),
+        pytest.param("S3CRET", id="case"),
+        pytest.param("old secret", id="the-secret-itself"),
+        pytest.param(device_token(NEW, "leaf-2"), id="other-device"),
+        pytest.param(device_token(b"retired", "leaf-1"), id="retired-secret"),
+        pytest.param("\udcff", id="not-utf8"),
+        pytest.param("ü" * 64, id="not-ascii"),
+    ],
+)
+def test_no_wrong_token_gets_in(name: str, token: str) -> None:
+    assert VERIFIERS[name].verify("leaf-1", token) is None
+
+
+@given(st.text(), st.sampled_from(sorted(VERIFIERS)))
+def test_no_other_text_gets_in(token: str, name: str) -> None:
+    assert VERIFIERS[name].verify("leaf-1", token) is None or token == "s3cret"
+
+
+def test_a_verifier_that_would_accept_anybody_cannot_be_made() -> None:
+    with pytest.raises(ValueError, match="nothing could be verified"):
+        TokenVerifier()
+    with pytest.raises(ValueError, match="would let everybody in"):
+        TokenVerifier(shared=(b"",))
+    with pytest.raises(ValueError, match="would let everybody in"):
+        TokenVerifier(secrets=(b"x", b""))
+    with pytest.raises(ValueError, match="empty"):
+        device_token(b"", "leaf-1")
