@@ -9,13 +9,19 @@ from typing import Any
 import pytest
 
 from e2e.clusters.rawapi import RawApi
-from e2e.contract.widgets import GROUP, Collection, depot_definition, gauge_definition, widget_definition
+from e2e.contract.widgets import (
+    GROUP,
+    Collection,
+    Define,
+    Eventually,
+    InNamespace,
+    depot_definition,
+    gauge_definition,
+    widget_definition,
+)
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 WAIT_S = 45  # the real garbage collector looks for new kinds every 30 s
-
-Define = Callable[[dict[str, Any]], str]
-Eventually = Callable[[Callable[[], bool]], None]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -100,7 +106,7 @@ def depots(api: RawApi, _kinds: None) -> Collection:
 
 
 @pytest.fixture
-def in_namespace(api: RawApi, namespace: str) -> Callable[[str, str], Collection]:
+def in_namespace(api: RawApi, namespace: str) -> InNamespace:
     """Collections of built-in kinds in the test's namespace, by group version (`v1` for the core) and plural."""
 
     def collection(group_version: str, plural: str) -> Collection:

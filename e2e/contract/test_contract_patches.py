@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from e2e.clusters.rawapi import JSON_PATCH, MERGE, STRATEGIC
-from e2e.contract.widgets import VERSION, Collection, brief, widget
+from e2e.contract.widgets import VERSION, Collection, InNamespace, brief, widget
 
 
 @pytest.fixture
@@ -210,8 +210,8 @@ def test_a_merge_patch_replaces_all_conditions(widgets: Collection, made: dict[s
     assert answer.body["status"]["conditions"] == [{"type": "B", "status": "True"}]
 
 
-def test_built_in_kinds_take_strategic_merge_patches(in_namespace: Any) -> None:
-    configmaps: Collection = in_namespace("v1", "configmaps")
+def test_built_in_kinds_take_strategic_merge_patches(in_namespace: InNamespace) -> None:
+    configmaps = in_namespace("v1", "configmaps")
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"a": "1"}}
     configmaps.made(body)
     answer = configmaps.patch("c", {"data": {"a": None, "b": "2"}}, STRATEGIC)

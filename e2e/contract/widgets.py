@@ -6,6 +6,7 @@ They belong to no product: what they hold is one of each feature of a CustomReso
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 from e2e.clusters.rawapi import Answer, RawApi
@@ -197,6 +198,11 @@ class Collection:
     def delete(self, name: str, body: Any = None, **options: Any) -> Answer:
         """DELETE one object."""
         return self.api.delete(self.at(name), body, **options)
+
+
+Define = Callable[[dict[str, Any]], str]  # creates a definition, returns the path of its objects
+Eventually = Callable[[Callable[[], bool]], None]  # waits for what the control plane does by itself
+InNamespace = Callable[[str, str], Collection]  # group version and plural → that collection in the test's namespace
 
 
 def brief(answer: Answer) -> list[tuple[str, str]]:
