@@ -1,0 +1,11 @@
+"""What goes wrong with the programs under test, told to the person who runs them."""
+
+from __future__ import annotations
+
+
+class StackError(Exception):
+    """A program cannot be started or ended by itself; the message holds the end of its log."""
+
+
+class Refused(AssertionError):
+    """The apiserver refused a request that was meant to succeed."""

@@ -1,0 +1,128 @@
+"""What a person does with Kubernetes, for one namespace, without kubectl and without the production client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, Self
+
+import yaml
+
+from e2e.clusters.rawapi import Answer, RawApi
+from e2e.stack.errors import Refused
+from e2e.stack.waiting import eventually
+
+GROUP_VERSION = "azure.com/v1alpha1"
+SWITCHES = "networkswitches"
+PROCESSES = "deviceprocesses"
+DEPLOYMENTS = "deviceprocessdeployments"
+PLURALS = {"NetworkSwitch": SWITCHES, "DeviceProcess": PROCESSES, "DeviceProcessDeployment": DEPLOYMENTS}
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+NAMESPACES = "/api/v1/namespaces"
+MANAGER = "e2e"
+CRDS = Path(__file__).resolve().parents[2] / "crds"
+
+Object = dict[str, Any]
+
+
+class Kube:
+    """Requests to one namespace; what is refused raises Refused with the server's words."""
+
+    def __init__(self, api: RawApi, namespace: str) -> None:
+        self.api = api
+        self.namespace = namespace
+
+    def path(self, plural: str, name: str = "") -> str:
+        """Return the path of a collection or of one object of our kinds."""
+        return f"/apis/{GROUP_VERSION}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else "")
+
+    def apply(self, *objects: Mapping[str, Any]) -> None:
+        """Server-side apply; the namespace is ours whatever the objects say."""
+        for item in objects:
+            body = {**item, "metadata": {**item["metadata"], "namespace": self.namespace}}
+            path = self.path(PLURALS[item["kind"]], item["metadata"]["name"])
+            accepted(self.api.apply(path, body, MANAGER, force="true"))
+
+    def get(self, plural: str, name: str) -> Object | None:
+        """Return one object, or None when there is none."""
+        answer = self.api.get(self.path(plural, name))
+        return None if answer.status == HTTPStatus.NOT_FOUND else accepted(answer)
+
+    def list(self, plural: str, **query: str) -> tuple[Object, ...]:
+        """Return all objects; *query* may hold labelSelector and fieldSelector."""
+        return tuple(accepted(self.api.get(self.path(plural), **query))["items"])
+
+    def patch(self, plural: str, name: str, body: Mapping[str, Any]) -> Object:
+        """Merge *body* into the object."""
+        return accepted(self.api.patch(self.path(plural, name), body))
+
+    def delete(self, plural: str, name: str) -> None:
+        """Delete the object; garbage collection takes what it owns."""
+        accepted(self.api.delete(self.path(plural, name), {"propagationPolicy": "Background"}))
+
+    def switch(self, name: str) -> Object:
+        """Return one NetworkSwitch; Refused when there is none."""
+        return self._existing(SWITCHES, name)
+
+    def process(self, name: str) -> Object:
+        """Return one DeviceProcess; Refused when there is none."""
+        return self._existing(PROCESSES, name)
+
+    def deployment(self, name: str) -> Object:
+        """Return one DeviceProcessDeployment; Refused when there is none."""
+        return self._existing(DEPLOYMENTS, name)
+
+    def processes(self) -> dict[str, Object]:
+        """Return the namespace's processes by the name of their device."""
+        return {item["spec"]["deviceRef"]["name"]: item for item in self.list(PROCESSES)}
+
+    def events(self) -> tuple[Object, ...]:
+        """Return the namespace's events, as events.k8s.io/v1."""
+        path = f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events"
+        return tuple(accepted(self.api.get(path))["items"])
+
+    def create_namespace(self) -> Self:
+        """Make the namespace unless it is there."""
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}}
+        answer = self.api.post(NAMESPACES, body)
+        if answer.status != HTTPStatus.CONFLICT:
+            accepted(answer)
+        return self
+
+    def delete_namespace(self) -> None:
+        """Delete the namespace with all that is in it; not waited for."""
+        self.api.delete(f"{NAMESPACES}/{self.namespace}")
+
+    def _existing(self, plural: str, name: str) -> Object:
+        return accepted(self.api.get(self.path(plural, name)))
+
+
+def accepted(answer: Answer) -> Object:
+    """Return the body of an answer that is no refusal."""
+    if answer.status >= HTTPStatus.BAD_REQUEST:
+        raise Refused(f"{answer.status} {answer.reason}: {answer.message}")
+    return dict(answer.body)
+
+
+def condition(item: Mapping[str, Any], kind: str) -> str:
+    """Return the status of a condition, or "" when the object has none such."""
+    return str(conditions(item).get(kind, {}).get("status", ""))
+
+
+def conditions(item: Mapping[str, Any]) -> dict[str, Object]:
+    """Return the object's conditions by their type."""
+    return {entry["type"]: entry for entry in (item.get("status") or {}).get("conditions", ())}
+
+
+def install_definitions(api: RawApi, folder: Path = CRDS) -> None:
+    """Create the project's CRDs, or bring them up to date, and wait until their objects are served."""
+    for file in sorted(folder.glob("*.yaml")):
+        body = yaml.safe_load(file.read_text())
+        accepted(api.apply(f"{DEFINITIONS}/{body['metadata']['name']}", body, MANAGER, force="true"))
+    for plural in PLURALS.values():
+        eventually(
+            lambda path=f"/apis/{GROUP_VERSION}/{plural}": api.get(path, limit=1),  # type: ignore[misc]
+            lambda answer: answer.status == HTTPStatus.OK,
+            what=f"{plural} are served",
+        )

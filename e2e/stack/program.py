@@ -1,0 +1,137 @@
+"""One program under test as a process of its own, which can be asked to end, killed, frozen and started again.
+
+It runs under the guard of e2e.clusters: however we end, the program ends, too.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from e2e.clusters import guard
+from e2e.stack.errors import StackError
+
+POLL_S = 0.02
+STARTED_S = 20.0
+STOPPED_S = 30.0
+TAIL_LINES = 40
+# the shell tells its own process id and then becomes the program
+EXEC = 'echo $$ >"$0.new" && mv "$0.new" "$0" && exec "$@"'
+
+
+class Program:
+    """A program that can be started many times; its output is appended to *log*."""
+
+    def __init__(self, name: str, argv: Sequence[str], *, workdir: Path, env: Mapping[str, str] | None = None) -> None:
+        self.name = name
+        self.argv = tuple(argv)
+        self.workdir = workdir
+        self.log = workdir / f"{name}.log"
+        self._env = env
+        self._pid_file = workdir / f"{name}.pid"
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._pid = 0
+
+    @property
+    def pid(self) -> int:
+        """Process id of the program; StackError when it does not run."""
+        if not self.running:
+            raise StackError(f"{self.name} does not run; {self.log} ends:\n{self.tail()}")
+        return self._pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the program was started and has not ended."""
+        return self._guard is not None and self._guard.poll() is None
+
+    @property
+    def exit_status(self) -> int | None:
+        """How the program ended: its status, or 128 plus the signal; None while it runs or before it ran."""
+        return None if self._guard is None else self._guard.poll()
+
+    def start(self) -> None:
+        """Run the program; returns when its process exists."""
+        if self.running:
+            raise StackError(f"{self.name} runs already")
+        self._release()
+        self._pid_file.unlink(missing_ok=True)
+        command = ["/bin/sh", "-c", EXEC, str(self._pid_file), *self.argv]
+        with self.log.open("ab") as output:
+            self._guard = subprocess.Popen(
+                [sys.executable, "-I", "-S", guard.__file__, *command],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._env,
+                start_new_session=True,
+            )
+        self._pid = self._read_pid()
+
+    def terminate(self, *, within_s: float = STOPPED_S) -> int:
+        """Ask the program to end and return its exit status; StackError when it does not in time."""
+        self.signal(signal.SIGTERM)
+        return self._wait(within_s)
+
+    def kill(self) -> None:
+        """End the program without its noticing."""
+        self.signal(signal.SIGKILL)
+        self._wait(STOPPED_S)
+
+    def freeze(self) -> None:
+        """Stop the program's clockwork: it holds its connections and does nothing."""
+        self.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen program go on."""
+        self.signal(signal.SIGCONT)
+
+    def signal(self, sign: signal.Signals) -> None:
+        """Send *sign* to the program alone."""
+        os.kill(self.pid, sign)
+
+    def stop(self) -> None:
+        """End the program, by force if need be; a second call does nothing."""
+        if self.running:
+            self.thaw()
+        self._release()
+
+    def begin_stop(self) -> None:
+        """Ask the program to end without waiting, so that several end at the same time; `stop` waits."""
+        if self.running:
+            self.thaw()
+            self.signal(signal.SIGTERM)
+
+    def tail(self, *, since: int = 0, lines: int = TAIL_LINES) -> str:
+        """Return the last lines of the log from byte *since* on."""
+        if not self.log.exists():
+            return ""
+        return "\n".join(self.log.read_bytes()[since:].decode(errors="replace").splitlines()[-lines:])
+
+    def _release(self) -> None:
+        """Let go of the guard, which ends what still runs."""
+        if self._guard is not None:
+            if self._guard.stdin is not None:
+                self._guard.stdin.close()
+            self._guard.wait()
+
+    def _wait(self, within_s: float) -> int:
+        if self._guard is None:
+            raise StackError(f"{self.name} was not started")
+        try:
+            return self._guard.wait(within_s)
+        except subprocess.TimeoutExpired as error:
+            raise StackError(f"{self.name} has not ended after {within_s:g} s; log:\n{self.tail()}") from error
+
+    def _read_pid(self) -> int:
+        deadline = time.monotonic() + STARTED_S
+        while not self._pid_file.exists():
+            if not self.running or time.monotonic() > deadline:
+                self.stop()
+                raise StackError(f"{self.name} did not start; {self.log} ends:\n{self.tail()}")
+            time.sleep(POLL_S)
+        return int(self._pid_file.read_text())

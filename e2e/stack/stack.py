@@ -1,0 +1,212 @@
+"""The three programs as separate processes on one machine, against any cluster.
+
+Everything is on the loopback interface and under one folder, and nothing outlives the context, however it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Self
+
+from attrs import frozen
+
+from e2e.clusters.cluster import CONTROLLER, GATEWAY, Cluster
+from e2e.clusters.credentials import write_secret
+from e2e.clusters.rawapi import RawApi
+from e2e.stack import strays
+from e2e.stack.agent import Agent
+from e2e.stack.kube import Kube, install_definitions
+from e2e.stack.program import Program
+from e2e.stack.server import Server
+from praetor_api.tokens import device_token
+
+SYSTEM_NAMESPACE = "praetor-system"
+PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "TERM")
+
+
+@frozen(kw_only=True)
+class Settings:
+    """How the programs are run. *namespace* limits what controller and gateway watch; times are in seconds."""
+
+    namespace: str | None = None
+    system_namespace: str = SYSTEM_NAMESPACE
+    gateways: int = 1
+    heartbeat: int = 1
+    stale_multiplier: int = 3
+    controller_flags: tuple[str, ...] = ()
+    gateway_flags: tuple[str, ...] = ()
+
+
+class Stack:
+    """A controller, gateways and any number of agents; the CRDs are installed first.
+
+    Controller and gateway run as their own users of the cluster. Agents get a token each, derived from *secret*.
+    """
+
+    def __init__(self, cluster: Cluster, workdir: Path, settings: Settings | None = None) -> None:
+        self.cluster = cluster
+        self.workdir = workdir
+        self.settings = settings or Settings()
+        self.secret = secrets.token_hex(32)
+        self.agents: dict[str, Agent] = {}
+        self._opened = ExitStack()
+        workdir.mkdir(parents=True, exist_ok=True)
+        self._secret_file = write_secret(workdir / "device-token-secret", self.secret.encode())
+        self.controller = self._controller()
+        self.gateways = [self._gateway(number) for number in range(self.settings.gateways)]
+
+    @property
+    def gateway(self) -> Server:
+        """The first gateway."""
+        return self.gateways[0]
+
+    @property
+    def gateway_url(self) -> str:
+        """Where the first gateway serves devices."""
+        return self.url_of(self.gateway)
+
+    @staticmethod
+    def url_of(gateway: Server) -> str:
+        """Return where *gateway* serves devices."""
+        return f"http://127.0.0.1:{gateway.ports[0]}"
+
+    def token(self, device: str) -> str:
+        """Return the device's token."""
+        return device_token(self.secret.encode(), device)
+
+    def kube(self, namespace: str) -> Kube:
+        """Return an administrator's client for *namespace*; closed with the stack."""
+        return Kube(self._opened.enter_context(RawApi.from_kubeconfig(self.cluster.kubeconfig)), namespace)
+
+    def add_agent(self, device: str, *, gateway: Server | None = None, token: str | None = None) -> Agent:
+        """Start the agent of a new device; returns at once."""
+        agent = Agent(
+            device,
+            [script("praetor-agent"), "run"],
+            gateway=self.url_of(gateway or self.gateway),
+            token=self.token(device) if token is None else token,
+            workdir=self.workdir / "devices",
+            env=environment(),
+        )
+        self.agents[device] = agent
+        agent.start()
+        return agent
+
+    def remove_agents(self, devices: Iterable[str]) -> None:
+        """End the agents of *devices* and their processes, and forget them."""
+        agents = [self.agents.pop(device) for device in devices]
+        for agent in agents:
+            agent.program.begin_stop()
+        for agent in agents:
+            agent.program.stop()
+            agent.end_processes()
+
+    def start(self) -> None:
+        """Install the CRDs, then start controller and gateways; returns when they are ready."""
+        with RawApi.from_kubeconfig(self.cluster.kubeconfig) as api:
+            Kube(api, self.settings.system_namespace).create_namespace()
+            install_definitions(api)
+        self._start_watchdog()
+        for server in self.servers():
+            server.start()
+
+    def stop(self) -> None:
+        """End everything; a second call does nothing."""
+        self.remove_agents(tuple(self.agents))
+        for server in self.servers():
+            server.program.begin_stop()
+        for server in self.servers():
+            server.program.stop()
+        strays.end_marked(self.workdir)
+        self._opened.close()
+
+    def servers(self) -> tuple[Server, ...]:
+        """Return controller and gateways."""
+        return (self.controller, *self.gateways)
+
+    def programs(self) -> Iterator[Program]:
+        """Yield every program that was started."""
+        yield from (server.program for server in self.servers())
+        yield from (agent.program for agent in self.agents.values())
+
+    def log_sizes(self) -> dict[Path, int]:
+        """Return how long each log is, to read later what was written since."""
+        return {log: log.stat().st_size for log in sorted(self.workdir.rglob("*.log")) if log.is_file()}
+
+    def logs(self, since: dict[Path, int] | None = None) -> str:
+        """Return the last lines of every program's log, from *since* on."""
+        parts = []
+        for program in self.programs():
+            tail = program.tail(since=(since or {}).get(program.log, 0))
+            parts.append(f"--- {program.log.relative_to(self.workdir)} (ended: {program.exit_status})\n{tail}")
+        return "\n".join(parts)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _controller(self) -> Server:
+        def arguments(ports: Sequence[int]) -> Sequence[str]:
+            return (
+                script(CONTROLLER),
+                f"--kubeconfig={self.cluster.kubeconfig_for(CONTROLLER)}",
+                *self._watched(),
+                "--leader-elect",
+                f"--leader-elect-namespace={self.settings.system_namespace}",
+                f"--metrics-bind-address=127.0.0.1:{ports[0]}",
+                f"--health-probe-bind-address=127.0.0.1:{ports[1]}",
+                *self.settings.controller_flags,
+            )
+
+        return Server("controller", arguments, ports=2, metrics=0, workdir=self.workdir, env=environment())
+
+    def _gateway(self, number: int) -> Server:
+        def arguments(ports: Sequence[int]) -> Sequence[str]:
+            return (
+                script(GATEWAY),
+                f"--kubeconfig={self.cluster.kubeconfig_for(GATEWAY)}",
+                *self._watched(),
+                f"--addr=127.0.0.1:{ports[0]}",
+                f"--health-probe-bind-address=127.0.0.1:{ports[1]}",
+                f"--device-token-secret-file={self._secret_file}",
+                f"--default-heartbeat-seconds={self.settings.heartbeat}",
+                f"--stale-multiplier={self.settings.stale_multiplier}",
+                *self.settings.gateway_flags,
+            )
+
+        name = "gateway" if self.settings.gateways == 1 else f"gateway-{number}"
+        return Server(name, arguments, ports=2, workdir=self.workdir, env=environment())
+
+    def _watched(self) -> tuple[str, ...]:
+        return () if self.settings.namespace is None else (f"--namespace={self.settings.namespace}",)
+
+    def _start_watchdog(self) -> None:
+        """Start what ends the devices' processes when this process is killed and cannot do it by itself."""
+        command = [sys.executable, "-I", "-S", strays.__file__, str(self.workdir)]
+        watchdog = self._opened.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
+        self._opened.callback(watchdog.kill)
+
+
+def script(name: str) -> str:
+    """Return the path of an installed program of this environment."""
+    return str(Path(sysconfig.get_path("scripts"), name))
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of the programs: little of ours, so that no setting leaks into them."""
+    kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    return {**kept, "PYTHONUNBUFFERED": "1"}

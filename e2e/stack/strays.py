@@ -1,0 +1,79 @@
+"""Ending what agents left running: they let their processes live on when they are stopped.
+
+Only processes that carry the agents' mark and belong to one folder are touched. Run as a program
+(`strays.py FOLDER`), it waits until its standard input closes and then ends them, so that nothing outlives a
+starter that was killed. Kept to the standard library so that it starts at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+MARK = b"PRAETOR_PROCESS_UID="
+LINKS = ("cwd", "fd/0", "fd/1", "fd/2")
+GRACE_S = 2.0
+POLL_S = 0.02
+LINGER_S = 7.0  # an agent that is being ended may start a process once more
+
+
+def marked(folder: Path) -> frozenset[int]:
+    """Return the ids of processes that carry the mark and name *folder* in their environment or as where they are."""
+    return frozenset(pid for pid in _pids() if _belongs(Path("/proc", str(pid)), str(folder)))
+
+
+def end_marked(folder: Path) -> None:
+    """End the processes of *folder*, gracefully first; returns when none is left."""
+    deadline = time.monotonic() + GRACE_S
+    for pid in marked(folder):
+        _send(pid, signal.SIGTERM)
+    while left := marked(folder):
+        if time.monotonic() > deadline:
+            for pid in left:
+                _send(pid, signal.SIGKILL)
+        time.sleep(POLL_S)
+
+
+def _pids() -> Iterator[int]:
+    own = os.getpid()
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if name.isdigit() and int(name) != own:
+            yield int(name)
+
+
+def _belongs(process: Path, folder: str) -> bool:
+    try:
+        environment = (process / "environ").read_bytes()
+        if MARK not in environment:
+            return False
+        opened = [os.readlink(process / link) for link in LINKS if os.path.islink(process / link)]
+    except OSError:  # it ended meanwhile, or is not ours to look at
+        return False
+    return folder.encode() in environment or any((target + "/").startswith(folder + "/") for target in opened)
+
+
+def _send(pid: int, sign: signal.Signals) -> None:
+    try:
+        os.kill(pid, sign)
+    except ProcessLookupError:
+        return
+
+
+def main() -> None:
+    """Wait for the end of standard input, then end the processes of the folder named by the argument."""
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, signal.SIG_IGN)
+    while os.read(0, 1024):
+        continue
+    deadline = time.monotonic() + LINGER_S
+    while time.monotonic() < deadline:
+        end_marked(Path(sys.argv[1]))
+        time.sleep(POLL_S)
+
+
+if __name__ == "__main__":
+    main()
