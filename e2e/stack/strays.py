@@ -1,6 +1,6 @@
 """Ending what agents left running: they let their processes live on when they are stopped.
 
-Only processes that carry the agents' mark and belong to one folder are touched. Run as a program
+Only processes whose mark, the uid of a DeviceProcess, stands in an agent's files are touched. Run as a program
 (`strays.py FOLDER`), it waits until its standard input closes and then ends them, so that nothing outlives a
 starter that was killed. Kept to the standard library so that it starts at once.
 """
@@ -15,15 +15,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MARK = b"PRAETOR_PROCESS_UID="
-LINKS = ("cwd", "fd/0", "fd/1", "fd/2")
+MOST_BYTES = 4 * 1024 * 1024  # of a file that may hold an agent's memory
 GRACE_S = 2.0
 POLL_S = 0.02
 LINGER_S = 7.0  # an agent that is being ended may start a process once more
 
 
 def marked(folder: Path) -> frozenset[int]:
-    """Return the ids of processes that carry the mark and name *folder* in their environment or as where they are."""
-    return frozenset(pid for pid in _pids() if _belongs(Path("/proc", str(pid)), str(folder)))
+    """Return the ids of processes that carry the mark of something that the files of *folder* speak of."""
+    marks = dict(_marks())
+    if not marks:
+        return frozenset()
+    known = b"\n".join(_texts(folder))
+    return frozenset(pid for pid, uid in marks.items() if uid in known)
 
 
 def end_marked(folder: Path) -> None:
@@ -45,15 +49,22 @@ def _pids() -> Iterator[int]:
             yield int(name)
 
 
-def _belongs(process: Path, folder: str) -> bool:
-    try:
-        environment = (process / "environ").read_bytes()
-        if MARK not in environment:
-            return False
-        opened = [os.readlink(process / link) for link in LINKS if os.path.islink(process / link)]
-    except OSError:  # it ended meanwhile, or is not ours to look at
-        return False
-    return folder.encode() in environment or any((target + "/").startswith(folder + "/") for target in opened)
+def _marks() -> Iterator[tuple[int, bytes]]:
+    for pid in _pids():
+        try:
+            environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:  # it ended meanwhile, or is not ours to look at
+            continue
+        yield from ((pid, word.removeprefix(MARK)) for word in environment if word.startswith(MARK))
+
+
+def _texts(folder: Path) -> Iterator[bytes]:
+    for place, _, names in os.walk(folder):
+        for path in (Path(place, name) for name in names if not name.endswith(".log")):
+            try:
+                yield path.read_bytes() if path.stat().st_size < MOST_BYTES else b""
+            except OSError:  # rewritten meanwhile
+                continue
 
 
 def _send(pid: int, sign: signal.Signals) -> None:

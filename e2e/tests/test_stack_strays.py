@@ -1,32 +1,34 @@
-"""What agents left running is found by their mark, and only what belongs to the folder is ended."""
+"""What agents left running is found by their mark, and only what the files of a folder speak of is ended."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
 from e2e.stack import strays
 from e2e.stack.waiting import eventually
 
-UID = "PRAETOR_PROCESS_UID"
+MARK = "PRAETOR_PROCESS_UID"
 
 
 class Sleepers:
-    """Processes that sleep in a folder, with or without the agents' mark."""
+    """Processes that sleep, with or without the agents' mark."""
 
     def __init__(self, opened: ExitStack) -> None:
         self._opened = opened
 
-    def start(self, home: Path, *, marked: bool = True) -> subprocess.Popen[bytes]:
+    def start(self, uid: str | None) -> subprocess.Popen[bytes]:
         """Start one and return it once it is what it shall be."""
-        env = {"PATH": os.environ["PATH"], **({UID: "some-uid"} if marked else {})}
-        sleeper = self._opened.enter_context(subprocess.Popen(["sleep", "600"], cwd=home, env=env))
+        env = {"PATH": os.environ["PATH"], **({} if uid is None else {MARK: uid})}
+        sleeper = self._opened.enter_context(subprocess.Popen(["sleep", "600"], env=env))
         self._opened.callback(sleeper.kill)
         comm = Path(f"/proc/{sleeper.pid}/comm")
         eventually(comm.read_text, lambda name: name == "sleep\n", what="the sleeper sleeps")
@@ -39,33 +41,39 @@ def sleepers() -> Iterator[Sleepers]:
         yield Sleepers(opened)
 
 
-def test_only_marked_processes_of_the_folder_are_found(sleepers: Sleepers, tmp_path: Path) -> None:
-    mine, others = tmp_path / "mine", tmp_path / "mine-not"
-    mine.mkdir()
-    others.mkdir()
-    wanted = sleepers.start(mine)
-    sleepers.start(mine, marked=False)
-    sleepers.start(others)
-    assert strays.marked(mine) == {wanted.pid}
+@pytest.fixture
+def uid(tmp_path: Path) -> str:
+    """A uid that an agent with its state in the test's folder remembers."""
+    made = str(uuid4())
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "run").write_text(f"{made}\nsha256:0\n")
+    return made
 
 
-def test_the_processes_of_the_folder_are_ended_and_no_others(sleepers: Sleepers, tmp_path: Path) -> None:
-    mine, unmarked = sleepers.start(tmp_path), sleepers.start(tmp_path, marked=False)
-    # a zombie still has its id, so the test takes note of the end while the strays are being ended
+def test_only_processes_that_the_folder_speaks_of_are_found(sleepers: Sleepers, uid: str, tmp_path: Path) -> None:
+    wanted = sleepers.start(uid)
+    sleepers.start(None)
+    sleepers.start(str(uuid4()))
+    assert strays.marked(tmp_path) == {wanted.pid}
+
+
+def test_the_processes_of_the_folder_are_ended_and_no_others(sleepers: Sleepers, uid: str, tmp_path: Path) -> None:
+    mine, other = sleepers.start(uid), sleepers.start(str(uuid4()))
+    # a process that ended keeps its id until it is waited for, so another process ends them meanwhile
     with subprocess.Popen([sys.executable, strays.__file__, str(tmp_path)], stdin=subprocess.PIPE) as watchdog:
         assert watchdog.stdin is not None
         watchdog.stdin.close()
         assert mine.wait(10) == -15
         watchdog.kill()
-    assert unmarked.poll() is None
+    assert other.poll() is None
 
 
-def test_the_watchdog_does_nothing_while_its_starter_lives(sleepers: Sleepers, tmp_path: Path) -> None:
-    sleeper = sleepers.start(tmp_path)
+def test_the_watchdog_does_nothing_while_its_starter_lives(sleepers: Sleepers, uid: str, tmp_path: Path) -> None:
+    sleeper = sleepers.start(uid)
     with subprocess.Popen([sys.executable, strays.__file__, str(tmp_path)], stdin=subprocess.PIPE) as watchdog:
         assert watchdog.stdin is not None
         watchdog.stdin.write(b"still here")
         watchdog.stdin.flush()
-        watchdog.terminate()  # as a Ctrl-C in a terminal reaches it, too
+        watchdog.send_signal(signal.SIGINT)  # as a Ctrl-C in a terminal reaches it, too
         assert (sleeper.poll(), watchdog.poll()) == (None, None)
         watchdog.kill()
