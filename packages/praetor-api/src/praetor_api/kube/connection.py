@@ -66,16 +66,21 @@ class Connection:
         """Load the credentials anew after the headers *rejected* met a 401; tell whether there are other ones now."""
         async with self._renewing:
             if await self.headers() == rejected:  # else another request was faster
-                self.configuration.api_key = (await self.load()).api_key
+                fresh = await self.load()
+                self.configuration.api_key = fresh.api_key
+                # The old hook would bring the old token back, which it holds for a minute.
+                self.configuration.refresh_api_key_hook = fresh.refresh_api_key_hook
             return await self.headers() != rejected
 
 
-def from_kubeconfig(path: str | None, context: str | None) -> Load:
+def from_kubeconfig(
+    path: str | None, context: str | None, *, environ: Mapping[str, str] = os.environ, home: Path | None = None
+) -> Load:
     """Return the loader of *path*, else of $KUBECONFIG, else of ~/.kube/config, else of the service account."""
-    home = Path.home() / ".kube" / "config"
-    found = path or os.environ.get("KUBECONFIG") or (str(home) if home.exists() else None)
+    default = (home or Path.home()) / ".kube" / "config"
+    found = path or environ.get("KUBECONFIG") or (str(default) if default.exists() else None)
     if found is None:
-        return from_service_account()
+        return from_service_account(environ=environ)
 
     async def load() -> Any:
         return await _load_kubeconfig(found, context)
