@@ -1,0 +1,1 @@
+"""What supervises processes on a device, behind one small protocol; one module each."""

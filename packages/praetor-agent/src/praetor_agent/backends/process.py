@@ -1,0 +1,209 @@
+"""The agent's own supervisor: no init system and no root needed.
+
+Each process has a directory with what its stage wrote: `run` (who it is), then
+`exit` (how it ended), and `log`. What runs is read from there and from /proc,
+so that nothing depends on the agent's being there, or on its memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from praetor_agent import procfs
+from praetor_agent.errors import BackendError, StartError
+from praetor_agent.launch import Launch
+from praetor_agent.records import Observed
+from praetor_api.spec import Backend
+
+log = logging.getLogger(__name__)
+
+SHIM = Path(__file__).with_name("shim.py")
+START_TIMEOUT_SECONDS = 20
+LOG_BYTES = 10 * 1024 * 1024
+_LOST = "Lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """The file `run`: which spec under which boot, and who the process and its stage are (pid, start ticks)."""
+
+    uid: str
+    spec_hash: str
+    boot_id: str
+    process: tuple[int, int]
+    stage: tuple[int, int]
+
+
+class ProcessBackend:
+    """Runs processes in sessions of their own, below *directory*."""
+
+    def __init__(self, directory: Path, boot_id: str, *, log_bytes: int = LOG_BYTES) -> None:
+        self._directory = directory
+        self._boot_id = boot_id
+        self._log_bytes = log_bytes
+
+    def observe(self) -> Mapping[str, Observed]:
+        """Return by uid every process that runs or left its exit status."""
+        return {run.uid: self._seen(place, run) for place, run in self._runs()}
+
+    def start(self, launch: Launch) -> None:
+        """Start a process that does not run; StartError with the reason when it cannot be."""
+        identity = _identity(launch.user)
+        place = self.place(launch.uid)
+        self._end_strays(launch.uid)
+        try:
+            place.mkdir(parents=True, exist_ok=True, mode=0o700)
+            (place / "run").unlink(missing_ok=True)
+            (place / "exit").unlink(missing_ok=True)
+        except OSError as e:
+            raise StartError(f"{place} cannot be written: {e.strerror}") from e
+        answer = _run_shim(self._job(launch, place, identity), launch.uid)
+        if answer != "ok":
+            raise StartError(f"cannot execute {launch.argv[0]!r} in {launch.working_dir!r}: {answer}")
+
+    def stop(self, uid: str, *, grace_seconds: int, force: bool) -> None:
+        """Ask the process group to end, or end by force all that carries the marker."""
+        run = _read_run(self.place(uid))
+        if run is not None and self._is_alive(run):
+            with suppress(ProcessLookupError):
+                os.killpg(run.process[0], signal.SIGKILL if force else signal.SIGTERM)
+        if force:
+            self._end_strays(uid)
+
+    def remove(self, uid: str) -> None:
+        """Take away the directory of a process that ended, and what it left running."""
+        self._end_strays(uid)
+        shutil.rmtree(self.place(uid), ignore_errors=True)
+
+    def place(self, uid: str) -> Path:
+        """Return the directory of the process *uid*."""
+        return self._directory / hashlib.sha256(uid.encode()).hexdigest()[:32]
+
+    def _job(self, launch: Launch, place: Path, identity: tuple[str, str, str]) -> bytes:
+        head = "\n".join((launch.uid, launch.spec_hash, self._boot_id))
+        env = dict(launch.env) | {procfs.MARKER: launch.uid}
+        words = (
+            str(place), str(self._log_bytes), *identity, launch.working_dir, head, str(len(launch.argv)),
+            *launch.argv, *(f"{name}={value}" for name, value in env.items()),
+        )  # fmt: skip
+        return b"".join(os.fsencode(word) + b"\0" for word in words)
+
+    def _runs(self) -> Iterator[tuple[Path, Run]]:
+        try:
+            places = sorted(self._directory.iterdir())
+        except FileNotFoundError:
+            return
+        except OSError as e:
+            raise BackendError(f"{self._directory} cannot be read: {e.strerror}") from e
+        for place in places:
+            run = _read_run(place)
+            if run is not None:
+                yield place, run
+
+    def _seen(self, place: Path, run: Run) -> Observed:
+        tended = run.boot_id == self._boot_id and procfs.is_running(*run.stage)
+        alive = self._is_alive(run)
+        word, _, rest = _read(place / "exit").partition(" ")
+        alive = alive or (tended and not word)  # it ended, and its stage is about to write how
+        code, reason, error = None, None, None
+        if not alive:
+            code, reason, error = _ending(word, rest)
+        return Observed(
+            uid=run.uid,
+            backend=Backend.PROCESS,
+            spec_hash=run.spec_hash,
+            running=alive,
+            handle=f"{run.boot_id}/{run.process[0]}/{run.process[1]}",
+            pid=run.process[0] if alive else None,
+            watch=(run.stage if tended else run.process)[0] if alive else None,
+            exit_code=code,
+            termination_reason=reason,
+            error=error,
+        )
+
+    def _is_alive(self, run: Run) -> bool:
+        return run.boot_id == self._boot_id and procfs.is_running(*run.process)
+
+    def _end_strays(self, uid: str) -> None:
+        """End what carries the marker of *uid* but for its stage: descendants that left the process group."""
+        run = _read_run(self.place(uid))
+        stage = run.stage[0] if run is not None and procfs.is_running(*run.stage) else None
+        for pid in procfs.marked(uid):
+            if pid not in (stage, os.getpid()):
+                with suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
+
+
+def _run_shim(job: bytes, uid: str) -> str:
+    command = (sys.executable, "-I", "-S", str(SHIM))
+    environment = {procfs.MARKER: uid}
+    try:
+        done = subprocess.run(
+            command, input=job, capture_output=True, env=environment, timeout=START_TIMEOUT_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as e:
+        raise StartError(f"the supervising stage cannot be started: {e}") from e
+    return done.stdout.decode(errors="replace") or done.stderr.decode(errors="replace")[-500:]
+
+
+def _identity(user: str | None) -> tuple[str, str, str]:
+    """Return uid, gid and groups to change to, as text; empty when there is nothing to change."""
+    if user is None:
+        return ("", "", "")
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+    except KeyError:
+        raise StartError(f"spec.execution.user: there is no user {user!r} on this device") from None
+    if entry.pw_uid == os.geteuid():
+        return ("", "", "")
+    if os.geteuid() != 0:
+        raise StartError(f"spec.execution.user: the agent must run as root to run a process as {user!r}")
+    groups = " ".join(map(str, os.getgrouplist(entry.pw_name, entry.pw_gid)))
+    return (str(entry.pw_uid), str(entry.pw_gid), groups)
+
+
+def _read_run(place: Path) -> Run | None:
+    lines = _read(place / "run").split("\n")
+    try:
+        uid, spec_hash, boot_id, process, stage = lines[:5]
+        pid, ticks = map(int, process.split())
+        stage_pid, stage_ticks = map(int, stage.split())
+    except ValueError:  # not there, or not written to its end
+        return None
+    return Run(uid=uid, spec_hash=spec_hash, boot_id=boot_id, process=(pid, ticks), stage=(stage_pid, stage_ticks))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _ending(word: str, rest: str) -> tuple[int | None, str, str | None]:
+    """Return exit code, reason and error of a process that ended, from what its stage wrote."""
+    if word == "code":
+        return int(rest), "Completed" if rest == "0" else "Error", None
+    if word == "signal":
+        return 128 + int(rest), f"Signal:{_signal_name(int(rest))}", None
+    if word == "error":
+        return 128, "StartError", f"cannot be executed: {rest}"
+    return None, _LOST, None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)

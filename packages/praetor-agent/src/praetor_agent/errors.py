@@ -1,0 +1,36 @@
+"""What can go wrong in the agent, split by what the caller does about it."""
+
+from __future__ import annotations
+
+
+class AgentError(Exception):
+    """The agent cannot go on; the message names the cause and the mend."""
+
+
+class UsageError(AgentError):
+    """A flag or variable is missing or wrong; the message names it."""
+
+
+class BackendError(Exception):
+    """A backend could not do what it was asked; it is tried again after a backoff."""
+
+
+class StartError(BackendError):
+    """The process could not be started; the message is fit for the report."""
+
+
+class ArtifactError(Exception):
+    """The artifact could not be had; *downloaded* tells whether its bytes were, so that only the check failed."""
+
+    def __init__(self, message: str, *, downloaded: bool = False) -> None:
+        super().__init__(message)
+        self.downloaded = downloaded
+
+
+class GatewayError(Exception):
+    """The gateway did not answer as hoped; try again after a backoff, or after *retry_after* seconds if given."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None, unauthorized: bool = False) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+        self.unauthorized = unauthorized

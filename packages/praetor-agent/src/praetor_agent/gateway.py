@@ -1,0 +1,164 @@
+"""The agent's side of the device protocol, over HTTP. Every thread has a client of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from praetor_agent.errors import GatewayError
+from praetor_agent.state import Received
+from praetor_api.protocol import (
+    TOKEN_HEADER,
+    Report,
+    ReportAck,
+    connect_path,
+    desired_path,
+    read_desired,
+    report_path,
+)
+from praetor_api.wire import WireError, clean_text, parse_json, read, write
+
+CONNECT_TIMEOUT_SECONDS = 4.0
+READ_TIMEOUT_SECONDS = 8.0
+WAIT_MARGIN_SECONDS = 15.0
+"""How much longer than the wait that was asked for an answer may take, before the connection counts as dead."""
+
+MAX_DESIRED_BYTES = 16 * 1024 * 1024
+MAX_RETRY_AFTER_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where the gateway is and how the device proves itself. *token* is asked for with each request, so that it may
+    change in its file; *verify* is a CA bundle's path, or whether to check certificates at all."""
+
+    url: str
+    device: str
+    token: Callable[[], str | None]
+    verify: str | bool = True
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An answer to a poll: what is desired, or None when nothing changed; *held* tells that the gateway does wait."""
+
+    received: Received | None
+    held: bool
+
+
+class GatewayClient:
+    """Speaks to the gateway as one device; every failure is a GatewayError."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._http = requests.Session()
+        self._http.headers["User-Agent"] = f"praetor-agent/{address.version}"
+
+    def desired(self, etag: str | None, wait: int = 0) -> Answer:
+        """Return the desired state if it is not the one of *etag*, waiting up to *wait* seconds for that."""
+        headers = {"Accept": "application/json"}
+        if etag is not None:
+            headers["If-None-Match"] = etag
+        if wait:
+            headers["Prefer"] = f"wait={wait}"
+        timeout = wait + WAIT_MARGIN_SECONDS if wait else READ_TIMEOUT_SECONDS
+        response, body = self._send("GET", desired_path(self._address.device), headers, None, timeout)
+        held = "wait" in response.headers.get("Preference-Applied", "")
+        if response.status_code == requests.codes.not_modified:
+            return Answer(received=None, held=held)
+        data: Any = _decoded(body)
+        try:
+            desired = read_desired(data)
+        except WireError as e:
+            raise GatewayError(f"the desired state cannot be read: {e}") from e
+        return Answer(received=Received(etag=response.headers.get("ETag"), body=data, desired=desired), held=held)
+
+    def report(self, report: Report) -> ReportAck:
+        """Send a report and return what the gateway answers."""
+        _, body = self._send("POST", report_path(self._address.device), {}, write(report), READ_TIMEOUT_SECONDS)
+        try:
+            return read(ReportAck, _decoded(body))
+        except WireError as e:
+            raise GatewayError(f"the answer to the report cannot be read: {e}") from e
+
+    def connect(self) -> None:
+        """Tell that the device is there."""
+        self._send("POST", connect_path(self._address.device), {}, {}, READ_TIMEOUT_SECONDS)
+
+    def close(self) -> None:
+        """Let the connections go."""
+        self._http.close()
+
+    def _send(
+        self, method: str, path: str, headers: dict[str, str], body: object, read_timeout: float
+    ) -> tuple[requests.Response, bytes]:
+        token = self._address.token()
+        if token is not None:
+            headers[TOKEN_HEADER] = token
+        try:
+            with self._http.request(
+                method,
+                self._address.url + path,
+                json=body,
+                headers=headers,
+                timeout=(CONNECT_TIMEOUT_SECONDS, read_timeout),
+                # With each request: a Session's own would give way to REQUESTS_CA_BUNDLE.
+                verify=self._address.verify,
+                allow_redirects=False,
+                stream=True,
+            ) as response:
+                content = _bounded(response)
+        except (requests.RequestException, OSError) as e:
+            raise GatewayError(f"cannot reach the gateway: {e}") from e
+        _refuse(response, content)
+        return response, content
+
+
+def token_file(path: Path) -> Callable[[], str | None]:
+    """Return a function that reads the token from *path* afresh."""
+
+    def token() -> str:
+        try:
+            return path.read_text(encoding="ascii").strip()
+        except (OSError, ValueError) as e:
+            raise GatewayError(f"the token file {path} cannot be read: {e}") from e
+
+    return token
+
+
+def _bounded(response: requests.Response) -> bytes:
+    content = bytearray()
+    for chunk in response.iter_content(65536):
+        content += chunk
+        if len(content) > MAX_DESIRED_BYTES:
+            raise GatewayError(f"the gateway's answer is longer than {MAX_DESIRED_BYTES} bytes")
+    return bytes(content)
+
+
+def _decoded(body: bytes) -> object:
+    try:
+        return parse_json(body)
+    except WireError as e:
+        raise GatewayError(f"the gateway's answer is {e}") from e
+
+
+def _refuse(response: requests.Response, content: bytes) -> None:
+    status = response.status_code
+    if status in (requests.codes.ok, requests.codes.not_modified):
+        return
+    if status == requests.codes.unauthorized:
+        raise GatewayError("the gateway refuses this device's token (401)", unauthorized=True)
+    detail = clean_text(content[:300].decode(errors="replace"))
+    retry_after = _retry_after(response) if status in (429, 503) else None
+    raise GatewayError(f"the gateway answered {status}: {detail}", retry_after=retry_after)
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    """Return the seconds of Retry-After; its form as a date is left to the ordinary backoff."""
+    text = response.headers.get("Retry-After", "").strip()
+    return min(float(text), MAX_RETRY_AFTER_SECONDS) if text.isdigit() else None

@@ -1,0 +1,57 @@
+"""Health of a process from the results of its probe. Pure: the shell runs the probes.
+
+Nothing is known until a first result counts. Until then the probe runs more
+often than its period, so that a process is seen to be ready when it is; but
+failures count no more often than once a period, as the thresholds mean it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from praetor_api.spec import HealthCheck
+
+STARTUP_PERIOD_SECONDS = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What the probes of one instance of a process said so far; *healthy* is None while that is unknown."""
+
+    handle: str
+    next_at: float
+    healthy: bool | None = None
+    successes: int = 0
+    failures: int = 0
+    counted_at: float | None = None
+    message: str | None = None
+
+
+def started(handle: str, now: float) -> Health:
+    """Return the health of an instance that came to run: unknown, first probe at once."""
+    return Health(handle=handle, next_at=now)
+
+
+def probed(health: Health, check: HealthCheck, problem: str | None, now: float) -> Health:
+    """Return the health after a probe; *problem* tells why it failed and is None for a success."""
+    health = replace(health, message=problem)
+    health = _failed(health, check, now) if problem is not None else _succeeded(health, check)
+    pause = float(check.period_seconds)
+    if health.healthy is None:
+        pause = min(pause, STARTUP_PERIOD_SECONDS)
+    return replace(health, next_at=now + pause)
+
+
+def _succeeded(health: Health, check: HealthCheck) -> Health:
+    successes = health.successes + 1
+    healthy = True if successes >= check.success_threshold else health.healthy
+    return replace(health, successes=successes, failures=0, counted_at=None, healthy=healthy)
+
+
+def _failed(health: Health, check: HealthCheck, now: float) -> Health:
+    recent = health.counted_at is not None and now < health.counted_at + check.period_seconds
+    if health.healthy is None and recent:
+        return replace(health, successes=0)
+    failures = health.failures + 1
+    healthy = False if failures >= check.failure_threshold else health.healthy
+    return replace(health, successes=0, failures=failures, counted_at=now, healthy=healthy)

@@ -1,0 +1,79 @@
+"""From a spec to what is executed: argv, environment and directory. Pure but for looking whether a file is there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from praetor_agent.errors import StartError
+from praetor_agent.records import Revision
+from praetor_api.spec import Resources
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """A process ready to be executed: *argv* begins with an absolute path, *env* is all that it gets."""
+
+    uid: str
+    namespace: str
+    name: str
+    spec_hash: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    working_dir: str
+    user: str | None
+    resources: Resources | None
+    grace_seconds: int
+    at_boot: bool
+    artifact_path: str | None = None
+
+
+def launch_of(revision: Revision) -> Launch:
+    """Return how *revision* is executed; StartError naming what is wrong with the spec."""
+    item, execution = revision.item, revision.item.spec.execution
+    env = {"PATH": DEFAULT_PATH} | {variable.name: variable.value for variable in execution.env}
+    root = Path(revision.artifact_path).parent if revision.artifact_path else None
+    words = (*execution.command, *execution.args)
+    if any("\0" in word for word in (*words, *env.values(), execution.working_dir or "")):
+        raise StartError("spec.execution: command, args, env and workingDir cannot hold a NUL character")
+    return Launch(
+        uid=item.uid,
+        namespace=item.namespace,
+        name=item.name,
+        spec_hash=item.spec_hash,
+        argv=resolve(words, env["PATH"], root),
+        env=env,
+        working_dir=os.path.join(root or "/", execution.working_dir or ""),
+        user=execution.user,
+        resources=execution.resources,
+        grace_seconds=execution.termination_grace_period_seconds,
+        at_boot=item.spec.restart_policy.value == "Always",
+        artifact_path=revision.artifact_path,
+    )
+
+
+def resolve(words: tuple[str, ...], path: str, root: Path | None) -> tuple[str, ...]:
+    """Return *words* with the program as an absolute path: in the artifact's directory *root* first, then on *path*."""
+    if not words or not words[0]:
+        raise StartError("spec.execution.command is empty; name the program to run")
+    program = words[0]
+    if os.path.isabs(program):
+        return words
+    if root is not None and (inside := _inside(root, program)) is not None:
+        return (str(inside), *words[1:])
+    if "/" not in program:
+        for directory in path.split(":"):
+            candidate = os.path.join(directory or "/", program)
+            if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+                return (candidate, *words[1:])
+    where = "in the artifact or on PATH" if root is not None else "on PATH"
+    raise StartError(f"spec.execution.command[0]: {program!r} is not found {where}; give its absolute path")
+
+
+def _inside(root: Path, program: str) -> Path | None:
+    path = Path(os.path.normpath(root / program))
+    return path if path.is_relative_to(root) and path.is_file() else None

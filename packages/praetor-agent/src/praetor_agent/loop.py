@@ -1,0 +1,148 @@
+"""The loop: observe, reconcile, act, probe, report; then wait for whatever comes first."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from praetor_agent import restart
+from praetor_agent.clock import Clock, rfc3339
+from praetor_agent.errors import BackendError, StartError
+from praetor_agent.host import Host
+from praetor_agent.inbox import Inbox
+from praetor_agent.probes import Probes
+from praetor_agent.reconcile import Action, Fetch, Plan, Remove, Start, Stop, reconcile
+from praetor_agent.records import Memory, Record, World
+from praetor_agent.state import Received, State
+from praetor_agent.telling import Teller
+from praetor_agent.waker import Waker
+
+log = logging.getLogger(__name__)
+
+MOST_ROUNDS = 4
+"""Rounds of observing and acting in one pass: what was just started is seen, and reported, at once."""
+
+RETRY_SECONDS = 5.0
+"""Until an action that failed is tried again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the loop works with."""
+
+    state: State
+    inbox: Inbox
+    host: Host
+    probes: Probes
+    teller: Teller
+    waker: Waker
+    clock: Clock
+
+
+class Loop:
+    """Keeps the device as desired. One thread; nothing in a pass waits for a process."""
+
+    def __init__(self, device: str, parts: Parts) -> None:
+        self._device = device
+        self._parts = parts
+        self._memory: dict[str, Record] = parts.state.load_memory()
+        self._written = dict(self._memory)
+        self._received: Received | None = parts.inbox.latest()
+        self._retry_at: float | None = None
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End `run` soon; the processes stay. May be called from a signal handler."""
+        self._stopping = True
+        self._parts.waker.wake()
+
+    def run(self) -> None:
+        """Pass after pass until stopped."""
+        while not self._stopping:
+            wake_at, pids = self.step()
+            if not self._stopping:
+                self._parts.waker.wait(wake_at - self._parts.clock.now(), pids)
+        self._parts.probes.close()
+
+    def step(self) -> tuple[float, tuple[int, ...]]:
+        """Make one pass; return when the next is due at the latest, and the processes whose end it shall not miss."""
+        self._retry_at = None
+        self._receive()
+        wakes: list[float | None] = []
+        world = self._parts.host.look()
+        if self._received is not None:
+            world, plan = self._converge(self._received, world)
+            wakes.append(plan.wake_at)
+        wakes.append(self._parts.probes.step(self._memory, world))
+        desired = self._received.desired if self._received is not None else None
+        wakes.append(self._parts.teller.step(desired, self._memory, world, self._parts.probes.health))
+        now = self._parts.clock.now()
+        wakes += [self._retry_at, self._parts.host.fetcher.next_at(now)]
+        pids = tuple(seen.watch for seen in world.observed.values() if seen.watch is not None)
+        return min((at for at in wakes if at is not None), default=now + 60.0), (*pids, *self._parts.probes.pids())
+
+    def _receive(self) -> None:
+        latest = self._parts.inbox.latest()
+        if latest is None or latest is self._received:
+            return
+        self._received = latest
+        items = len(latest.desired.items) + len(latest.desired.invalid)
+        log.info("desired state changed items=%d etag=%s", items, latest.etag)
+        try:
+            self._parts.state.save_desired(self._device, latest)
+        except OSError as e:
+            log.error("cannot keep the desired state on disk reason=%s", e)
+
+    def _converge(self, received: Received, world: World) -> tuple[World, Plan]:
+        for _ in range(MOST_ROUNDS):
+            plan = reconcile(received.desired, world, self._memory, self._parts.clock.now())
+            self._remember(plan.memory)
+            acted = [self._act(action) for action in plan.actions]
+            if not any(acted):
+                break
+            self._remember(self._memory)
+            world = self._parts.host.look()
+        self._parts.host.fetcher.keep({item.spec_hash for item in received.desired.items})
+        return world, plan
+
+    def _act(self, action: Action) -> bool:
+        """Carry out one action; tell whether the world may have changed by it."""
+        try:
+            match action:
+                case Fetch(item=item):
+                    self._parts.host.fetcher.want(item, self._parts.clock.now())
+                    return False
+                case Start():
+                    self._start(action)
+                case Stop():
+                    self._parts.host.stop(action, self._memory.get(action.uid))
+                case Remove():
+                    self._parts.host.remove(action)
+                    self._parts.host.collect(self._memory)
+        except BackendError as e:
+            log.warning("action failed action=%s reason=%s", type(action).__name__.lower(), e)
+            self._retry_at = self._parts.clock.now() + RETRY_SECONDS
+            return False
+        return True
+
+    def _start(self, action: Start) -> None:
+        uid = action.revision.item.uid
+        record = self._memory[uid]
+        try:
+            self._parts.host.start(action)
+        except StartError as e:
+            log.warning("cannot start process name=%s reason=%s", record.name, e)
+            self._memory[uid] = restart.start_failed(record, str(e), self._parts.clock.now())
+        else:
+            self._memory[uid] = restart.started(record, rfc3339(self._parts.clock.wall()))
+
+    def _remember(self, memory: Memory) -> None:
+        """Keep *memory*, on disk too if it changed: what is about to be done is written before it is done."""
+        self._memory = dict(memory)
+        if self._memory == self._written:
+            return
+        try:
+            self._parts.state.save_memory(self._memory)
+            self._written = dict(self._memory)
+        except OSError as e:
+            log.error("cannot keep memory on disk reason=%s", e)

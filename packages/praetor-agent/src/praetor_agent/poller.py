@@ -1,0 +1,93 @@
+"""The thread that holds the long poll, so that a changed spec is here at once."""
+
+from __future__ import annotations
+
+import logging
+import random
+from threading import Event, Thread
+
+from praetor_agent.backoff import full_jitter, heartbeat_delay
+from praetor_agent.clock import Clock
+from praetor_agent.errors import GatewayError
+from praetor_agent.gateway import Answer, GatewayClient
+from praetor_agent.inbox import Inbox
+from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS
+
+log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_SECONDS = 2.0
+BACKOFF_CAP_SECONDS = 60.0
+QUICK_SECONDS = 1.0
+"""An answer without news that comes faster was not waited for; asking again at once would be a hot loop."""
+
+
+class Poller:
+    """Asks for the desired state, over and over, and puts what is new into the inbox."""
+
+    def __init__(self, client: GatewayClient, inbox: Inbox, clock: Clock, *, wait: int, splay: float = 0.0) -> None:
+        self._client = client
+        self._inbox = inbox
+        self._clock = clock
+        self._wait = wait
+        self._splay = splay
+        self._nudged = Event()
+        self._stopping = False
+        self._failures = 0
+        self._thread = Thread(target=self._run, name="poll desired", daemon=True)
+
+    def start(self) -> None:
+        """Begin polling; the first contact comes within the splay."""
+        self._thread.start()
+
+    def nudge(self) -> None:
+        """End a pause now: the gateway is there, or has something new."""
+        self._nudged.set()
+
+    def stop(self) -> None:
+        """Poll no more. A poll that is held is not waited for; the thread ends with the program."""
+        self._stopping = True
+        self._nudged.set()
+
+    def _run(self) -> None:
+        self._nudged.wait(self._splay)
+        self._greet()
+        while not self._stopping:
+            self._nudged.clear()
+            pause = self._poll()
+            if pause > 0 and not self._stopping:
+                self._nudged.wait(pause)
+        self._client.close()
+
+    def _greet(self) -> None:
+        try:
+            self._client.connect()
+        except GatewayError as e:
+            log.info("gateway not reached yet reason=%s", e)
+
+    def _poll(self) -> float:
+        """Poll once and return the seconds to pause."""
+        began = self._clock.now()
+        try:
+            answer = self._client.desired(self._inbox.etag(), self._wait)
+        except GatewayError as e:
+            return self._failed(e)
+        if self._failures:
+            log.info("gateway reached again")
+            self._failures = 0
+        return self._after(answer, self._clock.now() - began)
+
+    def _after(self, answer: Answer, took: float) -> float:
+        new = answer.received is not None and self._inbox.put(answer.received)
+        if new or took >= QUICK_SECONDS:
+            return 0.0
+        return heartbeat_delay(DEFAULT_HEARTBEAT_SECONDS, random.random())  # noqa: S311 - no secret
+
+    def _failed(self, error: GatewayError) -> float:
+        self._failures += 1
+        level = logging.ERROR if error.unauthorized else logging.WARNING
+        log.log(level, "cannot poll failures=%d reason=%s", self._failures, error)
+        fraction = random.random()  # noqa: S311 - no secret
+        pause = full_jitter(self._failures, fraction, first=BACKOFF_FIRST_SECONDS, cap=BACKOFF_CAP_SECONDS)
+        if error.unauthorized:
+            pause = max(pause, BACKOFF_FIRST_SECONDS)
+        return pause if error.retry_after is None else error.retry_after * (1.0 + 0.25 * fraction)

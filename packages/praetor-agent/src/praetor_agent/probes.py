@@ -1,0 +1,80 @@
+"""The health of all processes: which probes are due, and what their results mean."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+
+from praetor_agent import health as healths
+from praetor_agent.clock import Clock
+from praetor_agent.health import Health
+from praetor_agent.launch import DEFAULT_PATH
+from praetor_agent.prober import Prober
+from praetor_agent.records import Memory, World
+from praetor_api.spec import EnvVar, HealthCheck
+
+log = logging.getLogger(__name__)
+
+
+class Probes:
+    """Keeps *health* by uid for the processes that run and have a health check."""
+
+    def __init__(self, prober: Prober, clock: Clock) -> None:
+        self.health: dict[str, Health] = {}
+        self._prober = prober
+        self._clock = clock
+
+    def step(self, memory: Memory, world: World) -> float | None:
+        """Take results, start what is due, and return when to be called again."""
+        checked = {uid: (handle, check, env) for uid, handle, check, env in _checked(memory, world)}
+        for uid in set(self.health) - set(checked):
+            self._prober.forget(uid)
+            del self.health[uid]
+        now = self._clock.now()
+        results = self._prober.results(now)
+        for uid, (handle, check, env) in checked.items():
+            health = self.health.get(uid)
+            if health is None or health.handle != handle:
+                self._prober.forget(uid)
+                health = healths.started(handle, now)
+            elif uid in results and results[uid].handle == handle:
+                health = self._judged(uid, health, check, results[uid].problem, now)
+            if now >= health.next_at:
+                problem = self._prober.start(uid, handle, check, env, now)
+                if problem is not None:
+                    health = self._judged(uid, health, check, problem, now)
+            self.health[uid] = health
+        return self._next_at(now)
+
+    def pids(self) -> tuple[int, ...]:
+        """Return the probes that run."""
+        return self._prober.pids()
+
+    def close(self) -> None:
+        """End all probes."""
+        self._prober.close()
+
+    def _judged(self, uid: str, health: Health, check: HealthCheck, problem: str | None, now: float) -> Health:
+        judged = healths.probed(health, check, problem, now)
+        if judged.healthy is not health.healthy:
+            log.info("health changed uid=%s healthy=%s problem=%s", uid, judged.healthy, problem)
+        return judged
+
+    def _next_at(self, now: float) -> float | None:
+        due = [health.next_at for health in self.health.values() if health.next_at > now]
+        deadline = self._prober.next_deadline()
+        return min((*due, deadline) if deadline is not None else due, default=None)
+
+
+def _checked(memory: Memory, world: World) -> Iterator[tuple[str, str, HealthCheck, Mapping[str, str]]]:
+    for uid, record in memory.items():
+        seen = world.observed.get(uid)
+        if record.current is None or seen is None or not seen.running or seen.spec_hash != record.spec_hash:
+            continue
+        spec = record.current.item.spec
+        if spec.health_check is not None:
+            yield uid, seen.handle or "", spec.health_check, _environment(spec.execution.env)
+
+
+def _environment(variables: tuple[EnvVar, ...]) -> Mapping[str, str]:
+    return {"PATH": DEFAULT_PATH} | {variable.name: variable.value for variable in variables}

@@ -1,0 +1,49 @@
+"""What /proc tells. A process is named by pid and start time, for a pid alone may be somebody else's by now."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+MARKER = "PRAETOR_PROCESS_UID"
+"""Variable in the environment of all that the agent's own supervisor starts, and of what those start."""
+
+_START_TICKS = 19  # the 22nd field of stat, counted after the command
+
+
+def boot_id() -> str | None:
+    """Return what names this boot of the device, or None where the kernel does not tell."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return None
+
+
+def start_ticks(pid: int) -> int | None:
+    """Return when *pid* started, in clock ticks since boot; None when there is none, or only its zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return None
+    fields = stat.rpartition(b")")[2].split()  # the command before it may hold spaces and parentheses
+    return None if fields[0] in (b"Z", b"X") else int(fields[_START_TICKS])
+
+
+def is_running(pid: int, ticks: int) -> bool:
+    """Tell whether *pid* is still the process that started at *ticks*."""
+    return start_ticks(pid) == ticks
+
+
+def marked(uid: str) -> Iterator[int]:
+    """Yield the pids of all processes whose environment carries the marker of *uid*."""
+    wanted = f"{MARKER}={uid}".encode()
+    for entry in os.listdir("/proc"):
+        if not entry.isdigit():
+            continue
+        try:
+            environment = Path(f"/proc/{entry}/environ").read_bytes()
+        except OSError:  # ended meanwhile, or not ours to read
+            continue
+        if wanted in environment.split(b"\0"):
+            yield int(entry)

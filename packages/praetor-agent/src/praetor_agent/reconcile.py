@@ -1,0 +1,200 @@
+"""From what is desired, observed and remembered to actions. Pure: no I/O, no clock, no logging.
+
+A process that runs is stopped only when it is no longer desired or when
+everything that its successor needs is at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from praetor_agent import restart
+from praetor_agent.backoff import CRASH_RESET_SECONDS
+from praetor_agent.records import Failure, Memory, Observed, Record, Revision, Stage, World
+from praetor_api.protocol import Desired, DesiredItem, InvalidItem
+from praetor_api.spec import Backend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """Have the item's artifact ready; nothing is stopped for it."""
+
+    item: DesiredItem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Start the revision; its predecessor has ended."""
+
+    revision: Revision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Ask the process to end, by force if *force* is set."""
+
+    uid: str
+    backend: Backend
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remove:
+    """Take away what is left of a process that ended."""
+
+    uid: str
+    backend: Backend
+
+
+Action: TypeAlias = Fetch | Start | Stop | Remove
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Actions in their order, the memory to write before acting, and when to look again at the latest."""
+
+    actions: tuple[Action, ...] = ()
+    memory: Memory
+    wake_at: float | None = None
+
+
+def reconcile(desired: Desired, world: World, memory: Memory, now: float) -> Plan:
+    """Return what brings the device one safe step closer to *desired*."""
+    steps = [*_wanted(desired, world, memory, now)]
+    kept = {step.record.uid for step in steps}
+    steps += [
+        _retire(memory.get(uid) or Record(uid=uid), world.observed.get(uid), now)
+        for uid in sorted({*memory, *world.observed} - kept)
+    ]
+    wakes = [step.wake_at for step in steps if step.wake_at is not None]
+    return Plan(
+        actions=tuple(action for step in steps for action in step.actions),
+        memory={step.record.uid: step.record for step in steps if not step.forget},
+        wake_at=min(wakes, default=None),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    record: Record
+    actions: tuple[Action, ...] = ()
+    wake_at: float | None = None
+    forget: bool = False
+
+
+def _wanted(desired: Desired, world: World, memory: Memory, now: float) -> Iterator[_Step]:
+    for item in desired.items:
+        record = memory.get(item.uid) or _adopted(item, world.observed.get(item.uid))
+        yield _step(item, replace(record, namespace=item.namespace, name=item.name), world, now)
+    for bad in desired.invalid:
+        record = _of_invalid(bad, memory)
+        message = "; ".join(map(str, bad.faults))
+        yield _fall_back(replace(record, failure=Failure(reason="InvalidSpec", message=message)), world, now)
+
+
+def _of_invalid(bad: InvalidItem, memory: Memory) -> Record:
+    if bad.uid:
+        return memory.get(bad.uid) or Record(uid=bad.uid, namespace=bad.namespace, name=bad.name)
+    named = (record for record in memory.values() if (record.namespace, record.name) == (bad.namespace, bad.name))
+    uid = f"{bad.namespace}/{bad.name}"  # no uid holds a slash
+    return next(named, Record(uid=uid, namespace=bad.namespace, name=bad.name))
+
+
+def _adopted(item: DesiredItem, seen: Observed | None) -> Record:
+    """Return the record of a process that memory does not know; one that runs or ran this spec is taken over."""
+    if seen is None or seen.spec_hash != item.spec_hash:
+        return Record(uid=item.uid)
+    return Record(uid=item.uid, stage=Stage.RUNNING, current=Revision(item=item), handle=seen.handle)
+
+
+def _step(item: DesiredItem, record: Record, world: World, now: float) -> _Step:
+    why_not = world.unavailable.get(item.spec.execution.backend)
+    if why_not is not None:
+        return _fall_back(replace(record, failure=Failure(reason="BackendUnavailable", message=why_not)), world, now)
+    if record.current and record.spec_hash == item.spec_hash and _startable(record.current, world):
+        revision = replace(record.current, item=item)
+        return _supervise(revision, _settled(record), world, now)
+    if item.spec.artifact is None:
+        return _supervise(Revision(item=item), _settled(record), world, now)
+    artifact = world.artifacts.get(item.spec_hash)
+    if artifact is None or artifact.path is None:
+        failure = artifact.failure if artifact else None
+        step = _fall_back(replace(record, failure=failure), world, now)
+        return replace(step, actions=(Fetch(item=item), *step.actions))
+    revision = Revision(item=item, artifact_path=artifact.path, artifact_digest=artifact.digest)
+    return _supervise(revision, _settled(record), world, now)
+
+
+def _startable(revision: Revision, world: World) -> bool:
+    """Tell whether *revision* has its artifact, or needs none now because it runs."""
+    seen = world.observed.get(revision.item.uid)
+    running = seen is not None and seen.running and seen.spec_hash == revision.item.spec_hash
+    return revision.item.spec.artifact is None or revision.artifact_path is not None or running
+
+
+def _settled(record: Record) -> Record:
+    """Return the record without a failure that no longer holds; how the current spec failed to start is kept."""
+    if record.failure is not None and record.failure.reason != restart.START_ERROR:
+        return replace(record, failure=None)
+    return record
+
+
+def _fall_back(record: Record, world: World, now: float) -> _Step:
+    """Keep what was started before, for what is wanted cannot run (yet)."""
+    if record.current is None or record.current.item.spec.execution.backend in world.unavailable:
+        return _Step(record=record)
+    return _supervise(record.current, record, world, now)
+
+
+def _supervise(revision: Revision, record: Record, world: World, now: float) -> _Step:
+    item, seen = revision.item, world.observed.get(record.uid)
+    mine = seen is not None and seen.spec_hash == item.spec_hash and seen.backend is item.spec.execution.backend
+    if seen is not None and seen.running:
+        if mine and record.stop_deadline is None:
+            return _keep(revision, record, seen, world, now)
+        return _stop(record, seen, now)
+    if record.spec_hash != item.spec_hash or record.stop_deadline is not None:
+        return _start(revision, restart.fresh(record), seen, world, now)
+    if restart.has_ended(record, seen if mine else None, world.boot_id):
+        record = restart.ended(record, item.spec.restart_policy, seen if mine else None, world.boot_id, now)
+    if record.stage is Stage.COMPLETED:
+        return _Step(record=record)
+    if record.stage is Stage.WAITING and now < record.not_before:
+        return _Step(record=record, wake_at=record.not_before)
+    return _start(revision, record, seen, world, now)
+
+
+def _keep(revision: Revision, record: Record, seen: Observed, world: World, now: float) -> _Step:
+    record = restart.seen_running(replace(record, current=revision), seen, world.boot_id, now)
+    wakes_at = record.started_at + CRASH_RESET_SECONDS if record.failures else None
+    return _Step(record=record, wake_at=wakes_at)
+
+
+def _stop(record: Record, seen: Observed, now: float) -> _Step:
+    if record.stop_deadline is None:
+        grace = record.current.item.spec.execution.termination_grace_period_seconds if record.current else 0
+        stopping = replace(record, stop_deadline=now + grace)
+        action = Stop(uid=record.uid, backend=seen.backend)
+        return _Step(record=stopping, actions=(action,), wake_at=stopping.stop_deadline)
+    if now < record.stop_deadline:
+        return _Step(record=record, wake_at=record.stop_deadline)
+    again = now + restart.KILL_AGAIN_SECONDS
+    force = Stop(uid=record.uid, backend=seen.backend, force=True)
+    return _Step(record=record, actions=(force,), wake_at=again)
+
+
+def _start(revision: Revision, record: Record, seen: Observed | None, world: World, now: float) -> _Step:
+    actions: tuple[Action, ...] = (Start(revision=revision),)
+    if seen is not None and seen.backend is not revision.item.spec.execution.backend:
+        actions = (Remove(uid=record.uid, backend=seen.backend), *actions)
+    return _Step(record=restart.starting(record, revision, world.boot_id, now), actions=actions)
+
+
+def _retire(record: Record, seen: Observed | None, now: float) -> _Step:
+    """Stop what is no longer desired, then take away what it left."""
+    if seen is not None and seen.running:
+        return _stop(record, seen, now)
+    actions = (Remove(uid=record.uid, backend=seen.backend),) if seen is not None else ()
+    return _Step(record=record, actions=actions, forget=True)

@@ -1,0 +1,117 @@
+"""What the agent remembers of each process, on disk and between passes; and what it sees of the world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from praetor_api.protocol import DesiredItem
+from praetor_api.spec import Backend
+
+
+class Stage(StrEnum):
+    """How far a process has come under its current spec."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    WAITING = "Waiting"
+    COMPLETED = "Completed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why the wanted spec does not run; *reason* is a CamelCase word for machines."""
+
+    reason: str
+    message: str
+    artifact_downloaded: bool | None = None
+    artifact_verified: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """A spec that was started, with the artifact that it was started from; enough to start it again offline."""
+
+    item: DesiredItem
+    artifact_path: str | None = None
+    artifact_digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Memory of one process. Times are seconds since boot and count only while *boot_id* is the running boot.
+
+    *current* is what was started last; *last_good* is the latest revision that came to be healthy.
+    *handle* names the very instance that was seen last, so that one started by somebody else is noticed.
+    """
+
+    uid: str
+    namespace: str = ""
+    name: str = ""
+    stage: Stage = Stage.PENDING
+    current: Revision | None = None
+    last_good: Revision | None = None
+    boot_id: str = ""
+    handle: str | None = None
+    started_at: float = 0.0
+    start_time: str | None = None
+    restart_count: int = 0
+    failures: int = 0
+    not_before: float = 0.0
+    exit_code: int | None = None
+    termination_reason: str | None = None
+    stop_deadline: float | None = None
+    failure: Failure | None = None
+
+    @property
+    def spec_hash(self) -> str | None:
+        """Hash of the spec that was started last."""
+        return self.current.item.spec_hash if self.current else None
+
+
+Memory = Mapping[str, Record]
+"""Records by uid."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What a backend sees of one process: one that runs, or one that ended and left its exit status.
+
+    An *exit_code* of None in one that ended means that nobody saw how it ended. *watch* is the process whose end
+    tells that there is something new to observe.
+    """
+
+    uid: str
+    backend: Backend
+    spec_hash: str
+    running: bool
+    handle: str | None = None
+    pid: int | None = None
+    watch: int | None = None
+    exit_code: int | None = None
+    termination_reason: str | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactState:
+    """How far the artifact of one spec is: *path* when it is ready, *failure* when the last attempt failed."""
+
+    path: str | None = None
+    digest: str | None = None
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What one pass starts from, besides what is desired and remembered.
+
+    *artifacts* is by spec hash; *unavailable* tells for each backend that cannot be used why.
+    """
+
+    boot_id: str
+    observed: Mapping[str, Observed] = field(default_factory=dict)
+    artifacts: Mapping[str, ArtifactState] = field(default_factory=dict)
+    unavailable: Mapping[Backend, str] = field(default_factory=dict)

@@ -1,0 +1,103 @@
+"""`praetor-agent run`: builds the parts, starts the two threads, and leaves the processes running when told to stop."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import signal
+import uuid
+from collections.abc import Callable, Mapping
+
+from praetor_agent import procfs
+from praetor_agent.__about__ import __version__
+from praetor_agent.artifacts.fetcher import Fetcher
+from praetor_agent.artifacts.sources import device_sources
+from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.backends.process import ProcessBackend
+from praetor_agent.backends.protocol import Backend
+from praetor_agent.clock import SystemClock
+from praetor_agent.facts import facts
+from praetor_agent.gateway import Address, GatewayClient, token_file
+from praetor_agent.host import NOT_BUILT_IN, Host
+from praetor_agent.inbox import Inbox
+from praetor_agent.loop import Loop, Parts
+from praetor_agent.poller import Poller
+from praetor_agent.prober import Prober
+from praetor_agent.probes import Probes
+from praetor_agent.settings import DEFAULT_WAIT_SECONDS, RunSettings
+from praetor_agent.state import State
+from praetor_agent.store import lock_directory
+from praetor_agent.telling import Teller
+from praetor_agent.waker import Waker
+from praetor_api.protocol import Report
+from praetor_api.spec import Backend as BackendName
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: RunSettings) -> None:
+    """Run the agent until SIGTERM or SIGINT; AgentError when it cannot."""
+    lock = lock_directory(settings.state_dir)
+    waker = Waker()
+    try:
+        poller, loop = _build(settings, waker)
+        _on_signals(loop.stop, waker)
+        log.info("agent starts device=%s gateway=%s version=%s", settings.device, settings.gateway, __version__)
+        poller.start()
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays; later collections need not touch its pages
+        loop.run()
+        poller.stop()
+        log.info("agent stops; the processes keep running")
+    finally:
+        os.close(lock)
+
+
+def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
+    clock, state = SystemClock(), State(settings.state_dir)
+    boot_id = procfs.boot_id() or uuid.uuid4().hex
+    inbox = Inbox(waker.wake, state.load_desired(settings.device))
+    backends, unavailable = _backends(settings, boot_id)
+    fetcher = Fetcher(ArtifactStore(settings.state_dir / "artifacts"), device_sources(), clock, waker.wake)
+    address = _address(settings)
+    splay = settings.start_splay * random.random()  # noqa: S311 - no secret
+    poller = Poller(GatewayClient(address), inbox, clock, wait=DEFAULT_WAIT_SECONDS, splay=splay)
+    identity = Report(agent_version=__version__, boot_id=boot_id, facts=facts())
+    teller = Teller(GatewayClient(address), inbox, clock, identity, poller.nudge)
+    teller.delay(splay)
+    parts = Parts(
+        state=state,
+        inbox=inbox,
+        host=Host(backends, unavailable, fetcher, boot_id),
+        probes=Probes(Prober(), clock),
+        teller=teller,
+        waker=waker,
+        clock=clock,
+    )
+    return poller, Loop(settings.device, parts)
+
+
+def _backends(settings: RunSettings, boot_id: str) -> tuple[Mapping[BackendName, Backend], Mapping[BackendName, str]]:
+    backends: dict[BackendName, Backend] = {
+        BackendName.PROCESS: ProcessBackend(settings.state_dir / "processes", boot_id)
+    }
+    return backends, dict(NOT_BUILT_IN)
+
+
+def _address(settings: RunSettings) -> Address:
+    token = token_file(settings.token_file) if settings.token_file is not None else lambda: settings.token
+    return Address(
+        url=settings.gateway,
+        device=settings.device,
+        token=token,
+        verify=settings.ca_bundle or True,
+        version=__version__,
+    )
+
+
+def _on_signals(stop: Callable[[], None], waker: Waker) -> None:
+    signal.set_wakeup_fd(waker.descriptor, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())

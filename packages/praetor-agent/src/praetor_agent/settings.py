@@ -1,0 +1,71 @@
+"""What the agent was told on its command line and in its environment."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from praetor_agent.errors import UsageError
+from praetor_api.names import is_device_name
+
+DEFAULT_STATE_DIR = "/var/lib/praetor-agent"
+DEFAULT_WAIT_SECONDS = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSettings:
+    """What `run` needs. One of *token* and *token_file* is set, or neither where the gateway asks for none."""
+
+    gateway: str
+    device: str
+    state_dir: Path
+    token: str | None = None
+    token_file: Path | None = None
+    ca_bundle: str | None = None
+    start_splay: float = 0.0
+
+
+def gateway_url(text: str | None) -> str:
+    """Return the gateway's URL without a slash at its end; UsageError when it is missing or none."""
+    if not text:
+        raise UsageError("--gateway is missing; give the gateway's URL, such as https://gateway.example:8443")
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise UsageError(f"--gateway {text!r} is not a URL; write it as https://gateway.example:8443")
+    try:
+        _ = parts.port
+    except ValueError:
+        raise UsageError(f"--gateway {text!r} has a bad port; a port is a number up to 65535") from None
+    return text.rstrip("/")
+
+
+def device_name(text: str | None) -> str:
+    """Return the device's name, the host's short name by default; UsageError when it is not a name."""
+    name = text or socket.gethostname().split(".")[0].lower()
+    if not is_device_name(name):
+        raise UsageError(f"--device {name!r} is not a device name; use a-z, 0-9, '-' and '.', such as leaf-1")
+    return name
+
+
+def token_of(token: str | None, file: str | None) -> tuple[str | None, Path | None]:
+    """Return the token or the file to read it from; UsageError when it cannot be used."""
+    if token and file:
+        raise UsageError("--token and --token-file are both given; leave one out")
+    if file:
+        path = Path(file)
+        if not os.access(path, os.R_OK):
+            raise UsageError(f"--token-file {file} cannot be read; check that it is there and readable")
+        return None, path
+    if token is not None and (not token.isascii() or not token.isprintable() or token != token.strip() or not token):
+        raise UsageError("--token is empty or holds characters that a header cannot carry; copy it again")
+    return token, None
+
+
+def ca_bundle_of(text: str | None) -> str | None:
+    """Return the CA bundle's path; UsageError when it cannot be read."""
+    if text and not os.access(text, os.R_OK):
+        raise UsageError(f"--ca-bundle {text} cannot be read; give a file of PEM certificates")
+    return text or None

@@ -1,0 +1,98 @@
+"""Sends reports: when they are due, as they are due, and again when they were lost."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Mapping
+
+from praetor_agent import reporting
+from praetor_agent.clock import Clock, rfc3339
+from praetor_agent.errors import GatewayError
+from praetor_agent.gateway import GatewayClient
+from praetor_agent.health import Health
+from praetor_agent.inbox import Inbox
+from praetor_agent.records import Memory, World
+from praetor_agent.reporting import Reporter
+from praetor_api.protocol import Desired, Observation, Report, ReportAck
+
+log = logging.getLogger(__name__)
+
+
+class Teller:
+    """Tells the gateway what the device sees. *nudge* wakes the poller when the gateway holds something newer."""
+
+    def __init__(
+        self, client: GatewayClient, inbox: Inbox, clock: Clock, identity: Report, nudge: Callable[[], None]
+    ) -> None:
+        self._client = client
+        self._inbox = inbox
+        self._clock = clock
+        self._identity = identity
+        self._nudge = nudge
+        self._differs = 0
+        now = clock.now()
+        self._reporter = Reporter(base=reporting.first_seq(now), next_at=now)
+
+    def delay(self, seconds: float) -> None:
+        """Send the first report *seconds* from now."""
+        self._reporter = reporting.delayed(self._reporter, self._clock.now() + seconds)
+
+    def step(self, desired: Desired | None, memory: Memory, world: World, health: Mapping[str, Health]) -> float:
+        """Send a report if one is due, and return when the next one is."""
+        current = observations(desired, memory, world, health)
+        if self._reporter.due_at(current, self._clock.now()) <= self._clock.now():
+            self._send(current)
+        return self._reporter.due_at(current, self._clock.now())
+
+    def _send(self, current: Mapping[str, Observation]) -> None:
+        reporter, due = self._reporter, self._reporter.due(current)
+        report = reporting.report(self._identity, reporter, due, rfc3339(self._clock.wall()))
+        fraction = random.random()  # noqa: S311 - no secret
+        try:
+            ack = self._client.report(report)
+        except GatewayError as e:
+            level = logging.ERROR if e.unauthorized else logging.WARNING
+            log.log(level, "report lost lost=%d reason=%s", reporter.lost + 1, e)
+            self._reporter = reporter.failed(self._clock.now(), fraction, e.retry_after)
+            return
+        if reporter.lost:
+            log.info("reports arrive again")
+        for rejected in ack.rejected:
+            log.warning("observation rejected name=%s reason=%s", rejected.name, rejected.reason)
+        self._reporter = reporter.acked(ack, current, due, self._clock.now(), fraction)
+        self._compare(ack)
+
+    def _compare(self, ack: ReportAck) -> None:
+        """Look after a desired state that the long poll should have brought."""
+        if ack.desired_etag is None or ack.desired_etag == self._inbox.etag():
+            self._differs = 0
+            return
+        self._differs += 1
+        self._nudge()
+        if self._differs > 1:  # the poller had an interval's time: its connection may be dead without its knowing
+            try:
+                answer = self._client.desired(self._inbox.etag())
+            except GatewayError as e:
+                log.warning("cannot fetch desired state reason=%s", e)
+                return
+            if answer.received is not None:
+                self._inbox.put(answer.received)
+
+
+def observations(
+    desired: Desired | None, memory: Memory, world: World, health: Mapping[str, Health]
+) -> dict[str, Observation]:
+    """Return by the record's uid what to tell of each process that is desired."""
+    if desired is None:
+        return {}
+    hashes = {item.uid: item.spec_hash for item in desired.items}
+    hashes |= {bad.uid or f"{bad.namespace}/{bad.name}": bad.spec_hash for bad in desired.invalid}
+    told = {}
+    for uid, record in memory.items():
+        if not record.name:
+            continue
+        wanted = hashes.get(uid, "")
+        seen = reporting.observation(record, world.observed.get(uid), health.get(uid), world.artifacts.get(wanted))
+        told[uid] = reporting.with_spec_hash(seen, wanted)
+    return told
