@@ -102,15 +102,19 @@ class RawApi:
         content_type: str = "application/json",
         accept: str = "application/json",
         headers: Mapping[str, str] | None = None,
+        text: bool = False,
         **query: Any,
     ) -> Answer:
-        """Send one request; *body* is sent as JSON unless it is already bytes; None in *query* is left out."""
+        """Send one request; *body* is sent as JSON unless it is already bytes; None in *query* is left out.
+
+        The answer's body is left as text if *text* is true.
+        """
         data = body if isinstance(body, bytes) else None if body is None else json.dumps(body).encode()
         sent = {"Accept": accept, **({"Content-Type": content_type} if data is not None else {}), **(headers or {})}
         response = self._session.request(
             method, self.url + path, data=data, headers=sent, params=query, verify=self._verify, timeout=TIMEOUT_S
         )
-        return Answer(response.status_code, _decoded(response), response.headers)
+        return Answer(response.status_code, response.text if text else _decoded(response), response.headers)
 
     def get(self, path: str, **options: Any) -> Answer:
         """GET."""

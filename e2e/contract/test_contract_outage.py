@@ -1,0 +1,41 @@
+"""The apiserver goes and comes back; what it counts while it is there."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+
+from e2e.clusters.cluster import Cluster, Request
+from e2e.clusters.rawapi import RawApi
+from e2e.contract.widgets import Collection, widget
+
+
+@pytest.mark.needs("outage")
+def test_nothing_stored_is_lost_in_an_outage(cluster: Cluster, widgets: Collection, api: RawApi) -> None:
+    made = widgets.made(widget("a"))
+    version = widgets.listing().body["metadata"]["resourceVersion"]
+    cluster.stop_apiserver()
+    try:
+        with pytest.raises(requests.ConnectionError):
+            api.get("/readyz")
+    finally:
+        cluster.start_apiserver()
+    assert widgets.read("a") == made
+    later = widgets.patch("a", {"spec": {"size": 2}}).body["metadata"]["resourceVersion"]
+    assert int(later) > int(version)
+
+
+@pytest.mark.needs("counts")
+def test_requests_are_counted_by_verb_and_resource(cluster: Cluster, widgets: Collection) -> None:
+    before = cluster.request_counts()
+    widgets.made(widget("a"))
+    for _ in range(3):
+        widgets.listing()
+    widgets.patch("a", {"status": {"ready": 1}}, subresource="status")
+    after = cluster.request_counts()
+    grown = {key: after[key] - before.get(key, 0) for key in after if "widgets" in key.resource}
+    assert {key: count for key, count in grown.items() if count} == {
+        Request("POST", "widgets"): 1,
+        Request("LIST", "widgets"): 3,
+        Request("PATCH", "widgets/status"): 1,
+    }
