@@ -138,6 +138,11 @@ class FakeKube:
         self._store.expire()
         self.end_watches(api_error(410, "Expired", "too old resource version"))
 
+    def rewind(self, version: int) -> None:
+        """Set the resourceVersion back, as restoring etcd from a backup does."""
+        self._store.version = version
+        self._store.history.clear()
+
     def end_watches(self, error: KubeError | None = None) -> None:
         """End this client's open watches, as a server does: normally, or with *error*."""
         for watch in tuple(self._watches):

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from praetor_api.kube.indexer import Indexer
+from praetor_api.kube.resource import Key
+
+Row = frozenset[str]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 30), st.none() | st.frozensets(st.sampled_from("abc"), max_size=3)), max_size=80)
+)
+def test_an_index_always_says_what_a_scan_would_say(steps: list[tuple[int, Row | None]]) -> None:
+    indexer: Indexer[Row] = Indexer()
+    indexer.add_index("letter", lambda row: row)
+    rows: dict[Key, Row] = {}
+    for number, row in steps:
+        key = Key("lab", f"p{number}")
+        if row is None:
+            assert indexer.remove(key) == rows.pop(key, None)
+        else:
+            assert indexer.put(key, row) == rows.get(key)
+            rows[key] = row
+    assert indexer.rows == rows
+    for letter in "abc":
+        found = sorted(indexer.by_index("letter", letter), key=sorted)
+        assert found == sorted((row for row in rows.values() if letter in row), key=sorted)
+
+
+def test_an_index_that_comes_late_covers_what_is_there() -> None:
+    indexer: Indexer[str] = Indexer()
+    for number in range(20):
+        indexer.put(Key("lab", f"p{number}"), "leaf-1")
+    indexer.add_index("device", lambda row: [row, row])
+    assert indexer.by_index("device", "leaf-1") == ("leaf-1",) * 20

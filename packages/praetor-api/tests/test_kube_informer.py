@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+
+from praetor_api.kube.errors import Forbidden, Gone, ServerError, TooManyRequests, Unreachable, api_error
+from praetor_api.kube.informer import SILENCE_S, Informer
+from praetor_api.kube.resource import DEVICE_PROCESSES, Key
+from praetor_api.kube.testing import FakeClock, FakeKube
+
+Row = tuple[str, int]  # device and number
+
+
+def project(obj: dict[str, Any]) -> Row:
+    return obj["spec"]["device"], obj["spec"]["number"]
+
+
+def body(name: str, device: str = "leaf-1", number: int = 0, **labels: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "labels": labels}, "spec": {"device": device, "number": number}}
+
+
+class World:
+    def __init__(self, **options: Any) -> None:
+        self.clock = FakeClock()
+        self.kube = FakeKube(self.clock)
+        self.api = self.kube.another_client()  # the informer's, with its own troubles
+        self.informer = Informer(self.api, DEVICE_PROCESSES, project=project, clock=self.clock, **options)
+        self.log: list[tuple[str, Row | None, Row | None]] = []
+        self.informer.add_index("device", lambda row: [row[0]])
+        self.informer.add_handler(lambda key, old, new: self.log.append((key.name, old, new)))
+
+    async def create(self, *names: str, **more: Any) -> None:
+        for name in names:
+            await self.kube.create(DEVICE_PROCESSES, "lab", body(name, **more))
+
+    async def set_number(self, name: str, number: int) -> None:
+        await self.kube.patch(DEVICE_PROCESSES, Key("lab", name), {"spec": {"number": number}})
+
+    async def delete(self, name: str) -> None:
+        await self.kube.delete(DEVICE_PROCESSES, Key("lab", name))
+
+    def rows(self) -> dict[str, Row]:
+        return {key.name: row for key, row in self.informer.items()}
+
+    def asked(self, verb: str) -> int:
+        return sum(request.verb == verb for request in self.api.requests)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self.informer.run(), name="informer")
+        await self.clock.settle()
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def test_the_copy_follows_the_api() -> None:
+    world = World()
+    await world.create("a", "b")
+    async with world.running():
+        assert world.informer.synced.is_set()
+        await world.create("c")
+        await world.set_number("a", 7)
+        await world.delete("b")
+        await world.clock.settle()
+        assert world.rows() == {"a": ("leaf-1", 7), "c": ("leaf-1", 0)}
+        assert world.informer.get(Key("lab", "a")) == ("leaf-1", 7)
+        assert world.informer.get(Key("lab", "b")) is None
+        assert len(world.informer) == 2
+    assert world.log == [
+        ("a", None, ("leaf-1", 0)),
+        ("b", None, ("leaf-1", 0)),
+        ("c", None, ("leaf-1", 0)),
+        ("a", ("leaf-1", 0), ("leaf-1", 7)),
+        ("b", ("leaf-1", 0), None),
+    ]
+    assert (world.asked("list"), world.asked("watch")) == (1, 1)
+
+
+async def test_lists_come_in_pages() -> None:
+    world = World(page_size=3)
+    await world.create(*(f"p{i}" for i in range(7)))
+    async with world.running():
+        assert len(world.informer) == 7
+        assert world.asked("list") == 3
+
+
+async def test_rows_are_found_by_index() -> None:
+    world = World()
+    await world.create("a", "b", device="leaf-1")
+    await world.create("c", device="leaf-2", number=5)
+    async with world.running():
+        assert world.informer.by_index("device", "leaf-2") == (("leaf-2", 5),)
+        assert len(world.informer.by_index("device", "leaf-1")) == 2
+        assert world.informer.by_index("device", "leaf-3") == ()
+
+
+async def test_what_leaves_the_selection_is_deleted() -> None:
+    world = World(label_selector="site=ams")
+    await world.kube.create(DEVICE_PROCESSES, "lab", body("a", site="ams"))
+    await world.kube.create(DEVICE_PROCESSES, "lab", body("b", site="fra"))
+    async with world.running():
+        assert set(world.rows()) == {"a"}
+        await world.kube.patch(DEVICE_PROCESSES, Key("lab", "a"), {"metadata": {"labels": {"site": "fra"}}})
+        await world.clock.settle()
+        assert world.rows() == {}
+
+
+async def test_a_change_that_the_row_does_not_show_calls_nobody() -> None:
+    world = World()
+    await world.create("a")
+    async with world.running():
+        await world.kube.patch(DEVICE_PROCESSES, Key("lab", "a"), {"metadata": {"annotations": {"x": "y"}}})
+        await world.clock.settle()
+        assert len(world.log) == 1
+
+
+async def test_a_watch_that_ends_is_resumed_without_a_list() -> None:
+    world = World()
+    await world.create("a")
+    async with world.running():
+        await world.clock.advance(60)
+        world.api.end_watches()
+        await world.create("b")
+        await world.clock.settle()
+        assert set(world.rows()) == {"a", "b"}
+        assert (world.asked("list"), world.asked("watch")) == (1, 2)
+
+
+async def test_a_watch_that_always_ends_at_once_is_not_asked_in_a_hot_loop() -> None:
+    world = World()
+    async with world.running():
+        for _ in range(600):
+            world.api.end_watches()
+            await world.clock.advance(0.5)
+    assert world.asked("watch") < 60  # 300 s at 30 s a try, half of that by jitter, and the first few
+
+
+async def test_bookmarks_move_the_version_from_which_a_watch_resumes() -> None:
+    world = World()
+    await world.create("a")
+    async with world.running():
+        for i in range(5):
+            await world.kube.create(DEVICE_PROCESSES, "elsewhere", body(f"x{i}"))
+        world.api.send_bookmarks()
+        await world.clock.settle()
+        assert world.informer.last_contact == world.clock.monotonic()
+        world.api.end_watches()
+        await world.clock.advance(1)
+        assert world.asked("list") == 1
+
+
+async def test_history_that_is_gone_leads_to_a_relist_that_tells_the_difference() -> None:
+    world = World(page_size=2)
+    await world.create("a", "b", "c")
+    async with world.running():
+        world.log.clear()
+        world.api.unreachable = True
+        world.api.end_watches(Unreachable("cut"))
+        await world.clock.advance(1)
+        await world.set_number("a", 1)
+        await world.delete("b")
+        await world.create("d")
+        world.kube.expire_history()
+        await world.clock.advance(10)
+        assert set(world.rows()) == {"a", "b", "c"}  # it serves what it knew
+        world.api.heal()
+        await world.clock.advance(120)
+        assert world.rows() == {"a": ("leaf-1", 1), "c": ("leaf-1", 0), "d": ("leaf-1", 0)}
+        assert sorted(world.log, key=lambda entry: entry[0]) == [
+            ("a", ("leaf-1", 0), ("leaf-1", 1)),
+            ("b", ("leaf-1", 0), None),
+            ("d", None, ("leaf-1", 0)),
+        ]
+        assert world.informer.by_index("device", "leaf-1") == (("leaf-1", 1), ("leaf-1", 0), ("leaf-1", 0))
+
+
+async def test_a_continue_token_that_is_gone_starts_the_list_over() -> None:
+    world = World(page_size=2)
+    await world.create("a", "b", "c")
+    world.api.fail_next(Gone(410, "Expired", "the continue parameter is too old"), verb="list")
+    async with world.running():
+        await world.clock.advance(2)
+        assert set(world.rows()) == {"a", "b", "c"}
+
+
+async def test_a_silent_connection_is_noticed_and_replaced() -> None:
+    world = World()
+    await world.create("a")
+    async with world.running():
+        world.api.silence_watches()
+        await world.delete("a")
+        await world.clock.advance(SILENCE_S - 1)
+        assert set(world.rows()) == {"a"}
+        await world.clock.advance(3)
+        assert world.rows() == {}
+
+
+async def test_bookmarks_keep_a_quiet_watch_alive() -> None:
+    world = World()
+    async with world.running():
+        for _ in range(4):
+            await world.clock.advance(60)
+            world.api.send_bookmarks()
+        assert world.asked("watch") == 1
+
+
+async def test_a_list_that_hangs_is_given_up() -> None:
+    world = World()
+    await world.create("a")
+    world.api.hang_next(verb="list")
+    async with world.running():
+        assert not world.informer.synced.is_set()
+        await world.clock.advance(62)
+        assert world.informer.synced.is_set()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ServerError(500, "InternalError"),
+        Forbidden(403, "Forbidden"),
+        Unreachable("refused"),
+    ],
+    ids=["500", "403", "unreachable"],
+)
+async def test_failures_are_tried_again_ever_more_rarely(error: Exception) -> None:
+    world = World()
+    await world.create("a")
+    world.api.fail_next(error, verb="list", times=1000)  # type: ignore[arg-type]
+    async with world.running():
+        await world.clock.advance(600)
+        assert 20 <= world.asked("list") < 120
+        world.api.heal()
+        await world.clock.advance(31)
+        assert set(world.rows()) == {"a"}
+
+
+async def test_the_servers_wish_for_a_delay_is_honoured() -> None:
+    world = World()
+    world.api.fail_next(TooManyRequests(429, "", "", None, 20.0), verb="watch")
+    async with world.running():
+        await world.clock.advance(19)
+        assert world.asked("watch") == 1
+        await world.clock.advance(6)
+        assert world.asked("watch") == 2
+        assert world.asked("list") == 1
+
+
+async def test_a_healthy_time_makes_the_next_failure_a_first_one() -> None:
+    world = World()
+    world.api.fail_next(ServerError(500), verb="watch", times=12)
+    async with world.running():
+        await world.clock.advance(600)
+        asked = world.asked("watch")
+        world.api.end_watches(ServerError(500))
+        await world.clock.advance(0.8)
+        assert world.asked("watch") == asked + 1
+        assert world.informer.last_error is not None
+        await world.clock.advance(60)
+        world.api.end_watches()
+        await world.clock.settle()
+        assert world.informer.last_error is None
+
+
+async def test_a_watch_that_goes_back_in_time_is_not_believed() -> None:
+    world = World()
+    await world.create("a", "b")
+    async with world.running():
+        lists = world.asked("list")
+        world.kube.rewind(1)  # restored from a backup
+        world.api.send_bookmarks()
+        await world.clock.advance(1)
+        assert world.asked("list") == lists + 1
+
+
+async def test_a_version_that_the_server_does_not_know_yet_leads_to_a_relist() -> None:
+    world = World()
+    world.api.fail_next(api_error(504, "Timeout", "Too large resource version"), verb="watch")
+    async with world.running():
+        await world.clock.advance(1)
+        assert world.asked("list") == 2
+
+
+async def test_an_object_that_cannot_be_projected_does_not_blind_us(caplog: pytest.LogCaptureFixture) -> None:
+    world = World()
+    await world.create("a", "b")
+    async with world.running():
+        await world.kube.patch(DEVICE_PROCESSES, Key("lab", "a"), {"spec": {"device": None}})
+        await world.set_number("b", 1)
+        await world.clock.settle()
+        assert world.rows() == {"a": ("leaf-1", 0), "b": ("leaf-1", 1)}
+    assert "cannot project DeviceProcess lab/a" in caplog.text

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from praetor_api.kube.backoff import Backoff
+from praetor_api.kube.limiter import TokenBucket
+from praetor_api.kube.testing import FakeClock
+
+
+async def test_a_burst_passes_at_once_and_the_rest_at_the_rate() -> None:
+    clock = FakeClock()
+    bucket = TokenBucket(10, 5, clock)
+    passed: list[float] = []
+
+    async def take() -> None:
+        await bucket.acquire()
+        passed.append(round(clock.monotonic() - 1000.0, 3))
+
+    tasks = [asyncio.create_task(take()) for _ in range(8)]
+    await clock.advance(1)
+    assert passed == [0.0] * 5 + [0.1, 0.2, 0.3]
+    await asyncio.wait(tasks)
+
+
+async def test_who_gives_up_waiting_costs_nobody_a_turn() -> None:
+    clock = FakeClock()
+    bucket = TokenBucket(1, 1, clock)
+    await bucket.acquire()
+    waiting = asyncio.create_task(bucket.acquire())
+    await clock.settle()
+    waiting.cancel()
+    await asyncio.wait({waiting})
+    await clock.advance(1)
+    assert bucket.try_acquire()
+    assert not bucket.try_acquire()
+
+
+def test_an_idle_bucket_holds_no_more_than_its_burst() -> None:
+    clock = FakeClock()
+    bucket = TokenBucket(100, 2, clock)
+    assert [bucket.try_acquire() for _ in range(3)] == [True, True, False]
+
+
+@pytest.mark.parametrize(("rate", "burst"), [(0, 1), (-1, 1), (1, 0)])
+def test_nonsense_is_refused(rate: float, burst: int) -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        TokenBucket(rate, burst, FakeClock())
+
+
+@given(st.integers(0, 5000), st.floats(0, 1, exclude_max=True), st.floats(0, 1))
+def test_a_delay_is_never_longer_than_the_cap_nor_shorter_than_the_jitter_allows(
+    attempt: int, random01: float, jitter: float
+) -> None:
+    backoff = Backoff(0.8, 2.0, 30.0, jitter)
+    full = min(30.0, 0.8 * 2.0 ** min(attempt, 64))
+    assert full * (1 - jitter) <= backoff.delay(attempt, random01) <= full
+    assert backoff.delay(attempt, 0.0) == full
