@@ -79,7 +79,8 @@ Memory = Mapping[str, Record]
 class Observed:
     """What a backend sees of one process: one that runs, or one that ended and left its exit status.
 
-    An *exit_code* of None in one that ended means that nobody saw how it ended. *watch* is the process whose end
+    An *exit_code* of None in one that ended means that nobody saw how it ended, and a *handle* of None
+    that it was never seen to run under this boot. *watch* is the process whose end
     tells that there is something new to observe.
     """
 

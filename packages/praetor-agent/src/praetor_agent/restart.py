@@ -90,7 +90,7 @@ def has_ended(record: Record, seen: Observed | None, boot_id: str) -> bool:
     and the trace with it.
     """
     if record.stage is Stage.STARTING:
-        return seen is not None or record.boot_id != boot_id
+        return (seen is not None and seen.handle is not None) or record.boot_id != boot_id
     return record.stage is Stage.RUNNING
 
 

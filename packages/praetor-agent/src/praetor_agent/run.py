@@ -15,6 +15,7 @@ from praetor_agent.__about__ import __version__
 from praetor_agent.artifacts.fetcher import Fetcher
 from praetor_agent.artifacts.sources import device_sources
 from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.backends import systemd
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.backends.protocol import Backend
 from praetor_agent.clock import SystemClock
@@ -83,7 +84,13 @@ def _backends(settings: RunSettings, boot_id: str) -> tuple[Mapping[BackendName,
     backends: dict[BackendName, Backend] = {
         BackendName.PROCESS: ProcessBackend(settings.state_dir / "processes", boot_id)
     }
-    return backends, dict(NOT_BUILT_IN)
+    unavailable = dict(NOT_BUILT_IN)
+    why_not = systemd.unavailable()
+    if why_not is None:
+        backends[BackendName.SYSTEMD] = systemd.SystemdBackend(settings.device, settings.state_dir / "systemd")
+    else:
+        unavailable[BackendName.SYSTEMD] = why_not
+    return backends, unavailable
 
 
 def _address(settings: RunSettings) -> Address:

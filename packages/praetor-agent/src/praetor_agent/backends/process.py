@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from praetor_agent import procfs
+from praetor_agent.backends.signals import signal_name
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.launch import Launch
 from praetor_agent.records import Observed
@@ -196,14 +197,7 @@ def _ending(word: str, rest: str) -> tuple[int | None, str, str | None]:
     if word == "code":
         return int(rest), "Completed" if rest == "0" else "Error", None
     if word == "signal":
-        return 128 + int(rest), f"Signal:{_signal_name(int(rest))}", None
+        return 128 + int(rest), f"Signal:{signal_name(int(rest))}", None
     if word == "error":
         return 128, "StartError", f"cannot be executed: {rest}"
     return None, _LOST, None
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return str(number)

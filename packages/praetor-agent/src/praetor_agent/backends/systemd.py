@@ -1,0 +1,188 @@
+"""systemd: one unit a process, restarted by the agent, and up at boot without it where the policy is Always.
+
+Only units that carry our marker and this device's name are ever touched.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from praetor_agent.backends.signals import signal_name
+from praetor_agent.backends.unit import (
+    PREFIX,
+    Marks,
+    read_marks,
+    render_environment,
+    render_unit,
+    unit_name,
+)
+from praetor_agent.errors import BackendError, StartError
+from praetor_agent.launch import Launch
+from praetor_agent.records import Observed
+from praetor_agent.store import replace_file
+from praetor_api.spec import Backend
+
+log = logging.getLogger(__name__)
+
+UNIT_DIRECTORY = Path("/etc/systemd/system")
+TIMEOUT_SECONDS = 30
+PROPERTIES = (
+    "Id,ActiveState,SubState,MainPID,ExecMainCode,ExecMainStatus,ExecMainStartTimestampMonotonic,InvocationID,Result"
+)
+_ALIVE = ("active", "activating", "deactivating", "reloading")
+_CLD_EXITED = "1"
+_START_FAILURES = {200: "CHDIR", 203: "EXEC", 208: "STDIN", 209: "STDOUT", 216: "GROUP", 217: "USER", 226: "NAMESPACE"}
+
+
+def unavailable() -> str | None:
+    """Return why systemd cannot be used on this device, or None."""
+    if not os.path.isdir("/run/systemd/system"):
+        return "systemd is not the init system here"
+    if shutil.which("systemctl") is None:
+        return "systemctl is not found on PATH"
+    return None if os.geteuid() == 0 else "the agent does not run as root"
+
+
+class SystemdBackend:
+    """Runs processes as units of *device*; environment files are kept in *directory*."""
+
+    def __init__(self, device: str, directory: Path, units: Path = UNIT_DIRECTORY) -> None:
+        self._device = device
+        self._directory = directory
+        self._units = units
+
+    def observe(self) -> Mapping[str, Observed]:
+        """Return by uid every unit of this device."""
+        ours = dict(self._ours())
+        if not ours:
+            return {}
+        shown = _blocks(_systemctl("show", f"--property={PROPERTIES}", *ours))
+        return {ours[props["Id"]].uid: _seen(ours[props["Id"]], props) for props in shown if props.get("Id") in ours}
+
+    def start(self, launch: Launch) -> None:
+        """Write the unit and start it; StartError when it cannot be."""
+        unit = unit_name(launch.name, launch.uid)
+        env_path = self._directory / f"{unit}.env"
+        text = render_unit(launch, self._device, str(env_path))
+        environment = render_environment(launch.env)
+        for stale, marks in self._ours():
+            if marks.uid == launch.uid and stale != unit:  # renamed
+                self._take_away(stale)
+        self._write(unit, text, env_path, environment)
+        try:
+            _systemctl("enable" if launch.at_boot else "disable", "--quiet", unit)
+            _systemctl("restart", unit)
+        except BackendError as e:
+            raise StartError(self._why(unit) or str(e)) from e
+
+    def stop(self, uid: str, *, grace_seconds: int, force: bool) -> None:
+        """Ask the unit to end; systemd ends it by force after the grace that the unit names."""
+        for unit in self._units_of(uid):
+            _systemctl("stop", "--no-block", unit)
+            if force:
+                _systemctl("kill", "--kill-who=all", "--signal=SIGKILL", unit)
+
+    def remove(self, uid: str) -> None:
+        """Take the unit away."""
+        for unit in self._units_of(uid):
+            self._take_away(unit)
+
+    def _write(self, unit: str, text: str, env_path: Path, environment: str) -> None:
+        path = self._units / unit
+        try:
+            before = path.read_text(encoding="utf-8") if path.exists() else None
+            if before is not None and read_marks(before) is None:
+                raise StartError(f"{path} was not written by praetor-agent; move it away")
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            replace_file(env_path, environment.encode(), mode=0o600)
+            if before != text:
+                replace_file(path, text.encode(), mode=0o644)
+                _systemctl("daemon-reload")
+        except OSError as e:
+            raise StartError(f"{e.filename or path} cannot be written: {e.strerror}") from e
+
+    def _take_away(self, unit: str) -> None:
+        _systemctl("disable", "--quiet", "--now", unit)
+        (self._units / unit).unlink(missing_ok=True)
+        (self._directory / f"{unit}.env").unlink(missing_ok=True)
+        _systemctl("daemon-reload")
+        subprocess.run(["systemctl", "reset-failed", "--quiet", unit], check=False, capture_output=True, timeout=30)
+
+    def _why(self, unit: str) -> str | None:
+        """Return in words why the unit's program could not be executed."""
+        shown = next(_blocks(_systemctl("show", f"--property={PROPERTIES}", unit)), {})
+        status = shown.get("ExecMainStatus", "")
+        step = _START_FAILURES.get(int(status)) if status.isdigit() else None
+        return f"systemd could not execute it: status={status}/{step}" if step else None
+
+    def _units_of(self, uid: str) -> list[str]:
+        return [unit for unit, marks in self._ours() if marks.uid == uid]
+
+    def _ours(self) -> Iterator[tuple[str, Marks]]:
+        for path in sorted(self._units.glob(f"{PREFIX}*.service")):
+            try:
+                marks = read_marks(path.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError):
+                continue
+            if marks is not None and marks.device == self._device:
+                yield path.name, marks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Ending:
+    code: int | None
+    reason: str | None
+
+
+def _seen(marks: Marks, props: Mapping[str, str]) -> Observed:
+    state, sub, pid = props.get("ActiveState", ""), props.get("SubState", ""), int(props.get("MainPID") or 0)
+    running = state in _ALIVE and not (state == "active" and sub == "exited")
+    ending = _Ending(code=None, reason=None) if running else _ending(props)
+    return Observed(
+        uid=marks.uid,
+        backend=Backend.SYSTEMD,
+        spec_hash=marks.spec_hash,
+        running=running,
+        handle=props.get("InvocationID") or None,
+        pid=pid or None,
+        watch=(pid or None) if running else None,
+        exit_code=ending.code,
+        termination_reason=ending.reason,
+    )
+
+
+def _ending(props: Mapping[str, str]) -> _Ending:
+    if props.get("ExecMainStartTimestampMonotonic") in ("", "0", None):
+        return _Ending(code=None, reason=None)  # not started since the device did
+    status = int(props.get("ExecMainStatus") or 0)
+    if props.get("ExecMainCode") == _CLD_EXITED:
+        if props.get("Result") == "oom-kill":
+            return _Ending(code=status, reason="OOMKilled")
+        return _Ending(code=status, reason="Completed" if status == 0 else "Error")
+    reason = "OOMKilled" if props.get("Result") == "oom-kill" else f"Signal:{signal_name(status)}"
+    return _Ending(code=128 + status, reason=reason)
+
+
+def _blocks(text: str) -> Iterator[dict[str, str]]:
+    for block in text.split("\n\n"):
+        if block.strip():
+            yield dict(line.split("=", 1) for line in block.strip().split("\n") if "=" in line)
+
+
+def _systemctl(*words: str) -> str:
+    try:
+        done = subprocess.run(
+            ("systemctl", "--no-ask-password", *words), capture_output=True, timeout=TIMEOUT_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as e:
+        raise BackendError(f"systemctl {words[0]}: {e}") from e
+    if done.returncode != 0:
+        reason = done.stderr.decode(errors="replace").strip()[-400:]
+        raise BackendError(f"systemctl {words[0]} failed ({done.returncode}): {reason}")
+    return done.stdout.decode(errors="replace")
