@@ -1,0 +1,157 @@
+"""The command line of praetor-gateway. Every flag has an environment variable PRAETOR_GATEWAY_…"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from praetor_api.kube.errors import NotConfigured
+from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS, DEFAULT_STALE_MULTIPLIER, MAX_WAIT_SECONDS
+from praetor_gateway.__about__ import __version__
+from praetor_gateway.errors import ConfigurationError
+from praetor_gateway.logs import configure_logs
+from praetor_gateway.main import run
+from praetor_gateway.settings import Credentials, Settings, load_verifier, parse_address
+
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+_FILE = click.Path(path_type=Path)
+
+
+@click.command(context_settings={"auto_envvar_prefix": "PRAETOR_GATEWAY", "show_default": True})
+@click.version_option(__version__, prog_name="praetor-gateway")
+@click.option("--addr", default=":8080", help="Where devices are served, host:port.")
+@click.option("--health-probe-bind-address", "probe_addr", default=":8081", help="Probes and metrics, host:port.")
+@click.option("--device-token", multiple=True, help="A token that every device may use. Repeatable.")
+@click.option("--device-token-file", multiple=True, type=_FILE, help="File of such tokens, one a line.")
+@click.option("--device-token-secret", multiple=True, help="Secret of hex(HMAC-SHA256(secret, device)). Repeatable.")
+@click.option(
+    "--device-token-secret-file",
+    multiple=True,
+    type=_FILE,
+    help="File of such secrets, one a line, newest first. Read again when it changes.",
+)
+@click.option("--insecure", is_flag=True, help="Serve everybody, without tokens.")
+@click.option(
+    "--default-heartbeat-seconds",
+    "heartbeat_s",
+    type=click.IntRange(1, 3600),
+    default=DEFAULT_HEARTBEAT_SECONDS,
+    help="How often devices shall report.",
+)
+@click.option(
+    "--stale-multiplier",
+    type=click.FloatRange(1.0, 1000.0, min_open=True),
+    default=float(DEFAULT_STALE_MULTIPLIER),
+    help="A device is disconnected after so many silent heartbeats.",
+)
+@click.option(
+    "--takeover-grace-seconds",
+    "takeover_grace_s",
+    type=click.FloatRange(min=0.0),
+    default=None,
+    help="After taking over, call no device disconnected for so long.  [default: the stale limit and one heartbeat]",
+)
+@click.option(
+    "--max-wait-seconds",
+    "max_wait_s",
+    type=click.IntRange(0, MAX_WAIT_SECONDS),
+    default=MAX_WAIT_SECONDS,
+    help="The longest that a poll is held.",
+)
+@click.option(
+    "--device-rate",
+    "device_rate_per_s",
+    type=click.FloatRange(min=0.0, min_open=True),
+    default=2.0,
+    help="Reports per second that one device may send in the long run.",
+)
+@click.option("--namespace", "namespaces", multiple=True, help="Watch this namespace. Repeatable.  [default: all]")
+@click.option("--lease-namespace", default=None, help="Namespace of the Lease.  [default: the pod's, or default]")
+@click.option("--site-label", default="site", help="Label of switches that one fault may silence together.")
+@click.option("--kubeconfig", default=None, help="Kubeconfig file.  [default: in-cluster, or ~/.kube/config]")
+@click.option("--context", default=None, help="Context of the kubeconfig.")
+@click.option("--tls-cert", type=_FILE, default=None, help="Certificate (PEM), to serve devices over TLS.")
+@click.option("--tls-key", type=_FILE, default=None, help="Its key (PEM).")
+@click.option(
+    "--shutdown-timeout",
+    "shutdown_timeout_s",
+    type=click.FloatRange(min=1.0),
+    default=20.0,
+    help="Seconds to end what is under way and to write what is queued.",
+)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option("--log-format", type=click.Choice(["console", "json"]), default="console")
+def main(**options: Any) -> None:
+    """Serve devices their desired state, take their reports and write their status."""
+    try:
+        settings = read_settings(options)
+        configure_logs(settings.log_level, settings.log_format)
+        asyncio.run(run(settings))
+    except ConfigurationError as e:
+        raise click.BadParameter(str(e).partition(": ")[2], param_hint=e.option) from e
+    except NotConfigured as e:
+        raise click.BadParameter(str(e), param_hint="--kubeconfig") from e
+
+
+def read_settings(options: Mapping[str, Any]) -> Settings:
+    """Return the settings that *options*, as click gives them, ask for; ConfigurationError naming a bad one."""
+    given = dict(options)
+    credentials = Credentials(
+        tokens=given.pop("device_token"),
+        token_files=given.pop("device_token_file"),
+        secrets=given.pop("device_token_secret"),
+        secret_files=given.pop("device_token_secret_file"),
+    )
+    insecure = given.pop("insecure")
+    _check_authentication(credentials, insecure)
+    _check_tls(given["tls_cert"], given["tls_key"])
+    grace_s = given.pop("takeover_grace_s")
+    heartbeat_s, multiplier = given["heartbeat_s"], given["stale_multiplier"]
+    return Settings(
+        addr=parse_address("--addr", given.pop("addr")),
+        probe_addr=parse_address("--health-probe-bind-address", given.pop("probe_addr")),
+        credentials=None if insecure else credentials,
+        takeover_grace_s=heartbeat_s * (multiplier + 1.0) if grace_s is None else grace_s,
+        lease_namespace=given.pop("lease_namespace") or _own_namespace(),
+        identity=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        **given,
+    )
+
+
+def _check_authentication(credentials: Credentials, insecure: bool) -> None:
+    if insecure and credentials:
+        message = "contradicts the tokens that are given as well; leave one of them out"
+        raise ConfigurationError("--insecure", message)
+    if not insecure and not credentials:
+        message = (
+            "no authentication is configured; give --device-token-secret, --device-token or their -file variants, "
+            "or --insecure to serve everybody"
+        )
+        raise ConfigurationError("--device-token-secret", message)
+    if credentials:
+        load_verifier(credentials)
+
+
+def _check_tls(cert: Path | None, key: Path | None) -> None:
+    if cert is None and key is not None:
+        raise ConfigurationError("--tls-cert", "is needed with --tls-key; give the certificate's file")
+    if cert is not None and key is None:
+        raise ConfigurationError("--tls-key", "is needed with --tls-cert; give the key's file")
+    for option, path in (("--tls-cert", cert), ("--tls-key", key)):
+        if path is not None and not os.access(path, os.R_OK):
+            raise ConfigurationError(option, f"cannot read {path}; name a readable PEM file")
+
+
+def _own_namespace() -> str:
+    try:
+        return POD_NAMESPACE.read_text(encoding="utf-8").strip() or "default"
+    except OSError:
+        return "default"

@@ -1,0 +1,213 @@
+"""All parts of a gateway put together, and the background work that keeps them going."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+
+from praetor_api.kube.api import KubeApi
+from praetor_api.kube.clock import Clock, within
+from praetor_api.kube.elector import Elector
+from praetor_api.kube.events import EventRecorder
+from praetor_api.kube.informer import Informer
+from praetor_api.kube.limiter import TokenBucket
+from praetor_api.kube.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from praetor_gateway.ambiguity import AmbiguityWatch
+from praetor_gateway.app import create_app
+from praetor_gateway.arbiter import Arbiter
+from praetor_gateway.auth import Authenticator
+from praetor_gateway.counting import CountWatch
+from praetor_gateway.credentials import CredentialReloader
+from praetor_gateway.device_api import DeviceApi, Terms
+from praetor_gateway.fleet import Fleet
+from praetor_gateway.intake import Allowance, Intake
+from praetor_gateway.judge import Rules
+from praetor_gateway.liveness import Liveness
+from praetor_gateway.metrics import Metrics
+from praetor_gateway.probes import create_probe_app
+from praetor_gateway.problems import ProblemHandlers
+from praetor_gateway.queue import StatusQueue
+from praetor_gateway.rows import ProcessRow, Projection, SwitchRow
+from praetor_gateway.settings import Settings, load_verifier
+from praetor_gateway.statuses import Statuses
+from praetor_gateway.waiters import Waiters
+from praetor_gateway.writer import StatusWriter
+
+LEASE = "praetor-gateway-arbiter"
+COMPONENT = "praetor-gateway"
+WRITES_PER_S = 100.0
+WRITE_BURST = 200
+REPORT_BURST_S = 10.0
+"""A device may send at once what its rate allows in so many seconds."""
+
+_log = structlog.get_logger()
+
+
+class Gateway:
+    """Serves devices from *api*'s objects; ``app`` and ``probe_app`` are its two faces."""
+
+    def __init__(self, api: KubeApi, settings: Settings, clock: Clock, registry: CollectorRegistry) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._draining = False
+        self.metrics = Metrics(registry)
+        self._recorder = EventRecorder(api, clock, COMPONENT, settings.identity)
+        self._waiters = Waiters()
+        self._queue = StatusQueue(clock)
+        self._fleet = Fleet(self._changed)
+        self._elector = Elector(api, Key(settings.lease_namespace, LEASE), settings.identity, clock)
+        rules = _rules(settings)
+        self._liveness = Liveness(self._fleet, self._queue, rules, clock, self._is_fresh)
+        self._statuses = Statuses(self._fleet, self._liveness.connected)
+        self._arbiter = Arbiter(
+            self._elector, self._liveness, self._fleet, self._recorder, clock=clock, scan_s=rules.scan_s
+        )
+        projection = Projection(settings.site_label)
+        self._writer = StatusWriter(
+            api,
+            self._queue,
+            self._fleet,
+            self._statuses,
+            projection,
+            self._recorder,
+            clock=clock,
+            limiter=TokenBucket(WRITES_PER_S, WRITE_BURST, clock),
+            count=self.metrics.write,
+        )
+        self._ambiguity = AmbiguityWatch(self._fleet, self._recorder)
+        self._counts = CountWatch(self._fleet, self._queue)
+        self._informers: tuple[Informer[Any], ...] = (
+            *self._process_informers(api, projection),
+            *self._switch_informers(api, projection),
+        )
+        self._authenticator = _authenticator(settings, self.metrics)
+        self.app = create_app(self._device_api(), ProblemHandlers(self.metrics.request), self.lifespan)
+        self.probe_app = create_probe_app(registry, self.unready)
+        self._add_gauges()
+
+    def is_synced(self) -> bool:
+        """Tell whether the whole fleet was read."""
+        return all(informer.synced.is_set() for informer in self._informers)
+
+    def unready(self) -> str:
+        """Return why no device should be sent here, or nothing."""
+        if self._draining:
+            return "draining"
+        return "" if self.is_synced() else "the cache is not synced yet"
+
+    def drain(self) -> None:
+        """Be unready from now on, and answer all who wait."""
+        self._draining = True
+        self._waiters.release()
+
+    @asynccontextmanager
+    async def lifespan(self, _: Starlette | None = None) -> AsyncIterator[None]:
+        """Run the background work around the block; at its end write what is queued and give the Lease up."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work, name=name) for name, work in self._work()]
+            arbiter = group.create_task(self._arbiter.run(), name="arbiter")
+            try:
+                yield
+                self.drain()
+                await self._finish()
+            finally:
+                arbiter.cancel()  # gives the Lease up
+                for task in tasks:
+                    task.cancel()
+
+    def _work(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        for informer in self._informers:
+            yield "informer", informer.run()
+        yield "status writer", self._writer.run()
+        yield "event recorder", self._recorder.run()
+        if self._settings.credentials is not None:
+            reloader = CredentialReloader(self._settings.credentials, self._authenticator, self._clock)
+            yield "credential reloader", reloader.run()
+
+    async def _finish(self) -> None:
+        """Write what is queued, for at most half of the time that there is to stop."""
+        flush_s = self._settings.shutdown_timeout_s / 2
+        try:
+            await within(self._clock, flush_s, self._flush())
+        except TimeoutError:
+            _log.warning("statuses left unwritten, devices will report them again", count=len(self._queue))
+
+    async def _flush(self) -> None:
+        await self._queue.flush()
+        await self._recorder.flush()
+
+    def _is_fresh(self) -> bool:
+        return self._elector.fresh(self._clock.monotonic())
+
+    def _changed(self, device: str) -> None:
+        self._waiters.wake(device)
+        self._liveness.changed(device)
+        self._ambiguity.changed(device)
+
+    def _device_api(self) -> DeviceApi:
+        settings = self._settings
+        rate = settings.device_rate_per_s
+        allowance = Allowance(rate_per_s=rate, burst=max(1.0, rate * REPORT_BURST_S))
+        intake = Intake(self._statuses, self._queue, self._liveness, self._clock, allowance)
+        return DeviceApi(
+            self._fleet,
+            self._waiters,
+            self._authenticator,
+            intake,
+            Terms(heartbeat_s=settings.heartbeat_s, max_wait_s=settings.max_wait_s),
+            is_synced=self.is_synced,
+            count=self.metrics.request,
+        )
+
+    def _process_informers(self, api: KubeApi, projection: Projection) -> Iterator[Informer[ProcessRow]]:
+        for namespace in self._settings.namespaces or (None,):
+            informer = Informer(
+                api, DEVICE_PROCESSES, project=projection.process, clock=self._clock, namespace=namespace
+            )
+            informer.add_handler(self._fleet.on_process)
+            informer.add_handler(self._counts.on_process)
+            yield informer
+
+    def _switch_informers(self, api: KubeApi, projection: Projection) -> Iterator[Informer[SwitchRow]]:
+        for namespace in self._settings.namespaces or (None,):
+            informer = Informer(
+                api, NETWORK_SWITCHES, project=projection.switch, clock=self._clock, namespace=namespace
+            )
+            informer.add_handler(self._fleet.on_switch)
+            yield informer
+
+    def _cache_age_s(self) -> float:
+        contacts = [informer.last_contact for informer in self._informers]
+        oldest = min((at for at in contacts if at is not None), default=None)
+        return 0.0 if oldest is None else self._clock.monotonic() - oldest
+
+    def _add_gauges(self) -> None:
+        gauge = self.metrics.gauge
+        gauge("waiters", "Devices that wait in a long poll.", lambda: len(self._waiters))
+        gauge("devices", "Declared devices.", lambda: len(self._fleet))
+        gauge("devices_connected", "Devices judged connected; 0 unless leading.", self._liveness.connected_count)
+        gauge("arbiter", "1 while this replica judges liveness.", lambda: float(self._is_fresh()))
+        gauge("observer_suspect", "1 while too many devices are silent at once.", lambda: float(self._liveness.suspect))
+        gauge("queue_depth", "Statuses that wait to be written.", lambda: len(self._queue))
+        gauge("cache_age_seconds", "Seconds since the apiserver last said anything.", self._cache_age_s)
+        gauge("events_dropped", "Events that were not written.", lambda: self._recorder.dropped)
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        stale_s=settings.stale_s,
+        grace_s=settings.takeover_grace_s,
+        scan_s=settings.scan_s,
+        flap_hold_s=2.0 * settings.heartbeat_s,
+    )
+
+
+def _authenticator(settings: Settings, metrics: Metrics) -> Authenticator:
+    verifier = load_verifier(settings.credentials) if settings.credentials is not None else None
+    return Authenticator(verifier, metrics.auth)

@@ -1,0 +1,53 @@
+"""Builds the gateway and runs it until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from praetor_api.kube.client import KubeClient
+from praetor_api.kube.clock import SystemClock
+from praetor_gateway.__about__ import __version__
+from praetor_gateway.gateway import Gateway
+from praetor_gateway.serving import Listener, Tls
+from praetor_gateway.settings import Settings
+
+_log = structlog.get_logger()
+
+
+async def run(settings: Settings) -> None:
+    """Serve until SIGTERM or SIGINT. ConfigurationError or NotConfigured when the settings cannot work."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with await KubeClient.from_config(settings.kubeconfig, settings.context) as api:
+        gateway = Gateway(api, settings, SystemClock(), CollectorRegistry())
+        api.on_request = gateway.metrics.api_request
+        await _serve(gateway, settings, stop)
+
+
+async def _serve(gateway: Gateway, settings: Settings, stop: asyncio.Event) -> None:
+    tls = Tls(cert=settings.tls_cert, key=settings.tls_key) if settings.tls_cert and settings.tls_key else None
+    devices = Listener(gateway.app, settings.addr, option="--addr", tls=tls)
+    probes = Listener(gateway.probe_app, settings.probe_addr, option="--health-probe-bind-address")
+    _log.info("gateway started", version=__version__, port=devices.port, probe_port=probes.port, tls=tls is not None)
+    ended = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(probes.serve(ended.wait, 1.0), name="serve probes")
+        try:
+            async with gateway.lifespan():
+                draining = group.create_task(_drain(gateway, stop), name="drain")
+                await devices.serve(stop.wait, settings.shutdown_timeout_s / 2)
+                draining.cancel()
+        finally:
+            ended.set()
+    _log.info("gateway stopped")
+
+
+async def _drain(gateway: Gateway, stop: asyncio.Event) -> None:
+    await stop.wait()
+    gateway.drain()

@@ -1,0 +1,61 @@
+"""The gateway's metrics. No label ever holds a device's name or text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from praetor_api.kube.resource import Resource
+from praetor_gateway.auth import Admission
+from praetor_gateway.writer import Outcome
+
+
+class Metrics:
+    """Counters by name, and gauges that ask when they are scraped."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+        requests = Counter("praetor_gateway_requests", "Answers to devices.", ["route", "code"], registry=registry)
+        self._requests: dict[tuple[str, int], Counter] = {}
+        self._request_counter = requests
+        auth = Counter("praetor_gateway_auth", "Decisions on tokens.", ["kind"], registry=registry)
+        self._auth = {admission: auth.labels(admission.value) for admission in Admission}
+        writes = Counter("praetor_gateway_status_writes", "Attempts to write a status.", ["outcome"], registry=registry)
+        self._writes = {outcome: writes.labels(outcome.value) for outcome in Outcome}
+        self._api = Counter(
+            "praetor_gateway_apiserver_requests",
+            "Requests to the apiserver; code 0 stands for no answer.",
+            ["verb", "resource", "code"],
+            registry=registry,
+        )
+        self._disconnected = Counter(
+            "praetor_gateway_devices_disconnected", "Devices that were judged gone.", registry=registry
+        )
+
+    def request(self, route: str, code: int) -> None:
+        """Count an answer to a device."""
+        counter = self._requests.get((route, code))
+        if counter is None:
+            counter = self._requests[route, code] = self._request_counter.labels(route, str(int(code)))
+        counter.inc()
+
+    def auth(self, admission: Admission) -> None:
+        """Count a decision on a token."""
+        self._auth[admission].inc()
+
+    def write(self, outcome: Outcome) -> None:
+        """Count an attempt to write a status."""
+        self._writes[outcome].inc()
+
+    def api_request(self, verb: str, resource: Resource, code: int) -> None:
+        """Count a request to the apiserver."""
+        self._api.labels(verb, resource.plural, str(code)).inc()
+
+    def disconnected(self, count: int) -> None:
+        """Count devices that were judged gone."""
+        self._disconnected.inc(count)
+
+    def gauge(self, name: str, doc: str, value: Callable[[], float]) -> None:
+        """Add a gauge whose *value* is asked for with every scrape."""
+        Gauge(f"praetor_gateway_{name}", doc, registry=self._registry).set_function(value)

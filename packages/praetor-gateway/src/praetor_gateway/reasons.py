@@ -1,0 +1,68 @@
+"""The closed set of words that the gateway writes for machines: condition types, reasons and events."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ConditionType(StrEnum):
+    """What a condition is about."""
+
+    AGENT_CONNECTED = "AgentConnected"
+    SPEC_OBSERVED = "SpecObserved"
+    ARTIFACT_DOWNLOADED = "ArtifactDownloaded"
+    ARTIFACT_VERIFIED = "ArtifactVerified"
+    PROCESS_STARTED = "ProcessStarted"
+    HEALTHY = "Healthy"
+    SPEC_WARNING = "SpecWarning"
+
+
+class Reason(StrEnum):
+    """Why a condition is what it is."""
+
+    HEARD = "HeartbeatReceived"
+    SILENT = "HeartbeatMissed"
+    CURRENT = "SpecCurrent"
+    OUTDATED = "SpecOutdated"
+    HASH_MISSING = "HashNotReported"
+    DOWNLOADED = "Downloaded"
+    NOT_DOWNLOADED = "NotDownloaded"
+    DOWNLOAD_FAILED = "DownloadFailed"
+    VERIFIED = "Verified"
+    NOT_VERIFIED = "NotVerified"
+    VERIFICATION_FAILED = "VerificationFailed"
+    STARTED = "Started"
+    NOT_STARTED = "NotStarted"
+    START_FAILED = "StartFailed"
+    EXITED = "Exited"
+    COMPLETED = "Completed"
+    HEALTHY = "Healthy"
+    UNHEALTHY = "Unhealthy"
+    NOT_PROBED = "NotProbedYet"
+    NOT_RUNNING = "NotRunning"
+    WARNED = "Reported"
+    NOT_WARNED = "NoWarning"
+
+
+class EventReason(StrEnum):
+    """What happened, in one word."""
+
+    AGENT_CONNECTED = "AgentConnected"
+    AGENT_DISCONNECTED = "AgentDisconnected"
+    MANY_AGENTS_SILENT = "ManyAgentsSilent"
+    DEVICE_AMBIGUOUS = "DeviceAmbiguous"
+    SPEC_OBSERVED = "SpecObserved"
+    SPEC_WARNING = "SpecWarning"
+    PROCESS_STARTED = "ProcessStarted"
+    PROCESS_RESTARTED = "ProcessRestarted"
+    PROCESS_SUCCEEDED = "ProcessSucceeded"
+    PROCESS_FAILED = "ProcessFailed"
+    HEALTHY = "Healthy"
+    UNHEALTHY = "Unhealthy"
+
+
+class EventType(StrEnum):
+    """Whether a person should look."""
+
+    NORMAL = "Normal"
+    WARNING = "Warning"

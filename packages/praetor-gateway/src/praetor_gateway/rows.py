@@ -1,0 +1,111 @@
+"""The compact rows that the informers keep of DeviceProcesses and NetworkSwitches.
+
+A fleet has a hundred thousand of them: raw objects are dropped at once, and
+conditions and texts that many devices share are kept once.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from attrs import define, evolve, field, frozen
+
+from praetor_api.canonical import ItemVersion, canonical_json, spec_hash
+from praetor_api.kube.codec import DecodeError, decode
+from praetor_api.kube.objects import Condition, DeviceProcessStatus, NetworkSwitchStatus
+from praetor_api.kube.resource import Key
+from praetor_api.spec import RestartPolicy
+
+Status = TypeVar("Status", DeviceProcessStatus, NetworkSwitchStatus)
+
+POOL_SIZE = 65_536
+
+
+@frozen(kw_only=True, weakref_slot=False)
+class ProcessRow:
+    """A DeviceProcess; *spec* is the stored spec as canonical JSON, *device_namespace* where its device lives."""
+
+    key: Key
+    uid: str
+    resource_version: str
+    generation: int
+    device: str
+    device_namespace: str
+    deleting: bool
+    restart_policy: RestartPolicy
+    spec: bytes
+    spec_hash: str
+    status: DeviceProcessStatus
+
+    @property
+    def version(self) -> ItemVersion:
+        """What the ETag covers of it."""
+        return (self.uid, self.key.namespace, self.key.name, self.generation, self.spec_hash)
+
+
+@frozen(kw_only=True, weakref_slot=False)
+class SwitchRow:
+    """A NetworkSwitch; *site* is the value of the site label, a group of devices that one fault may silence."""
+
+    key: Key
+    uid: str
+    resource_version: str
+    generation: int
+    site: str
+    status: NetworkSwitchStatus
+
+
+@define
+class Projection:
+    """Makes rows of objects as the API delivers them."""
+
+    site_label: str
+    _pool: dict[Condition, Condition] = field(factory=dict, init=False)
+
+    def process(self, obj: Mapping[str, Any]) -> ProcessRow:
+        """Return the row of a DeviceProcess; KeyError or ValueError for one that breaks its schema."""
+        metadata, spec = obj["metadata"], obj["spec"]
+        ref = spec["deviceRef"]
+        return ProcessRow(
+            key=Key(sys.intern(metadata["namespace"]), metadata["name"]),
+            uid=metadata["uid"],
+            resource_version=metadata["resourceVersion"],
+            generation=metadata.get("generation", 0),
+            device=ref["name"],
+            device_namespace=sys.intern(ref.get("namespace") or metadata["namespace"]),
+            deleting="deletionTimestamp" in metadata,
+            restart_policy=RestartPolicy(spec.get("restartPolicy", RestartPolicy.ALWAYS)),
+            spec=canonical_json(spec),
+            spec_hash=spec_hash(spec),
+            status=self._status(obj, DeviceProcessStatus),
+        )
+
+    def switch(self, obj: Mapping[str, Any]) -> SwitchRow:
+        """Return the row of a NetworkSwitch."""
+        metadata = obj["metadata"]
+        status = self._status(obj, NetworkSwitchStatus)
+        if status.facts is not None:
+            facts = {sys.intern(name): sys.intern(value) for name, value in status.facts.items()}
+            status = evolve(status, facts=facts)
+        return SwitchRow(
+            key=Key(sys.intern(metadata["namespace"]), metadata["name"]),
+            uid=metadata["uid"],
+            resource_version=metadata["resourceVersion"],
+            generation=metadata.get("generation", 0),
+            site=sys.intern((metadata.get("labels") or {}).get(self.site_label, "")),
+            status=status,
+        )
+
+    def _status(self, obj: Mapping[str, Any], cls: type[Status]) -> Status:
+        try:
+            status = decode(obj.get("status") or {}, cls)
+        except DecodeError:  # somebody wrote nonsense there: what the device reports next replaces it
+            return cls()
+        return evolve(status, conditions=tuple(map(self._shared, status.conditions)))
+
+    def _shared(self, condition: Condition) -> Condition:
+        if len(self._pool) >= POOL_SIZE:
+            self._pool.clear()
+        return self._pool.setdefault(condition, condition)

@@ -1,0 +1,116 @@
+"""Hypercorn, with the limits and the end of a program that serves many long-lived connections."""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.sslproto
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+from attrs import frozen
+from hypercorn.asyncio.run import worker_serve
+from hypercorn.config import Config
+from hypercorn.utils import wrap_app
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from praetor_gateway.errors import ConfigurationError
+
+KEEP_ALIVE_S = 75.0  # above every poll and heartbeat: a closed connection is a new handshake
+KEEP_ALIVE_REQUESTS = 100_000
+BACKLOG = 4096
+HANDSHAKE_S = 10.0
+MAX_HEAD_BYTES = 16 * 1024
+TLS_BUFFER_BYTES = 16 * 1024
+
+_log = structlog.get_logger()
+
+
+@frozen(kw_only=True)
+class Tls:
+    """Certificate and key files."""
+
+    cert: Path
+    key: Path
+
+
+class Listener:
+    """A bound address and the server on it. Raises ConfigurationError naming *option* when it cannot be bound."""
+
+    def __init__(self, app: ASGIApp, address: str, *, option: str, tls: Tls | None = None) -> None:
+        self._app = app
+        self._config = _config(address, tls)
+        try:
+            if tls is not None:
+                self._config.create_ssl_context()
+        except OSError as e:  # ssl.SSLError is one
+            raise ConfigurationError("--tls-cert", f"cannot use {tls.cert} with {tls.key}: {e}") from e  # type: ignore[union-attr]
+        try:
+            self._sockets = self._config.create_sockets()
+        except OSError as e:
+            raise ConfigurationError(option, f"cannot listen on {address}: {e.strerror}; choose another one") from e
+        if tls is not None:
+            limit_tls_buffers()
+
+    @property
+    def port(self) -> int:
+        bound: socket.socket = (*self._sockets.secure_sockets, *self._sockets.insecure_sockets)[0]
+        port: int = bound.getsockname()[1]
+        return port
+
+    async def serve(self, stop: Callable[[], Awaitable[object]], timeout_s: float) -> None:
+        """Serve until *stop* returns, then for at most *timeout_s* to end what is under way."""
+        app = wrap_app(without_lifespan(self._app), self._config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
+        serving = asyncio.create_task(
+            worker_serve(app, self._config, sockets=self._sockets, shutdown_trigger=stop), name="serve"
+        )
+        stopping = asyncio.ensure_future(stop())
+        try:
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            # Hypercorn's own limit does not hold on Python 3.12.1 and later: it waits for every connection
+            await asyncio.wait({serving}, timeout=timeout_s)
+        finally:
+            stopping.cancel()
+            if not serving.done():
+                serving.cancel()
+        await asyncio.wait({serving})
+        if not serving.cancelled():
+            serving.result()
+
+
+def without_lifespan(app: ASGIApp) -> ASGIApp:
+    """Return *app* for a server whose program runs the lifespan itself: it must end even if the server does not."""
+
+    async def served(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await app(scope, receive, send)
+
+    return served
+
+
+def limit_tls_buffers() -> None:
+    """Have asyncio read 16 KiB of TLS at a time: its 256 KiB are allocated for every idle connection."""
+    asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES  # not public
+
+
+def _config(address: str, tls: Tls | None) -> Config:
+    config = Config()
+    config.bind = [address]
+    config.keep_alive_timeout = KEEP_ALIVE_S
+    config.keep_alive_max_requests = KEEP_ALIVE_REQUESTS
+    config.backlog = BACKLOG
+    config.ssl_handshake_timeout = HANDSHAKE_S
+    config.h11_max_incomplete_size = MAX_HEAD_BYTES
+    config.alpn_protocols = ["http/1.1"]
+    config.include_server_header = False
+    config.graceful_timeout = 2.0
+    config.loglevel = "WARNING"
+    if tls is not None:
+        config.certfile, config.keyfile = str(tls.cert), str(tls.key)
+    return config

@@ -1,0 +1,73 @@
+"""What this gateway heard from a device since it started: which reports are news, what is still to be asked for, and
+how many it may send. Values and `now` (monotonic seconds) in, values out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+REPLAY_WINDOW_S = 60.0
+"""How long a report may be under way. A lower number after that is an agent that counts anew."""
+
+
+class Session:
+    """The report state of one device; *agent_version*, *boot_id* and *facts* are what it said last."""
+
+    __slots__ = (
+        "_allowance",
+        "_allowed_at",
+        "_counted_at",
+        "_reported",
+        "_seq",
+        "agent_version",
+        "boot_id",
+        "facts",
+        "unreported",
+    )
+
+    def __init__(self) -> None:
+        self.agent_version: str | None = None
+        self.boot_id: str | None = None
+        self.facts: Mapping[str, str] | None = None
+        self.unreported: tuple[str, ...] = ()
+        self._reported: tuple[str, ...] = ()
+        self._seq = -1
+        self._counted_at = 0.0
+        self._allowance = 0.0
+        self._allowed_at: float | None = None
+
+    def expect(self, uids: Iterable[str]) -> None:
+        """Ask for reports on the processes *uids* (``unreported``), as far as none came yet."""
+        wanted = tuple(uids)
+        self._reported = tuple(uid for uid in self._reported if uid in wanted)
+        self.unreported = tuple(uid for uid in wanted if uid not in self._reported)
+
+    def reported(self, uid: str) -> None:
+        """Note that the process *uid* was reported on."""
+        if uid in self.unreported:
+            self._reported = (*self._reported, uid)
+            self.unreported = tuple(other for other in self.unreported if other != uid)
+
+    def is_replay(self, boot_id: str, seq: int | None, now: float) -> bool:
+        """Tell whether a report was overtaken by a newer one of the same boot, and remember its place if not.
+
+        The same number again is a retry whose answer was lost: taking it twice changes nothing.
+        """
+        if not boot_id or seq is None:
+            return False
+        recent = boot_id == self.boot_id and now - self._counted_at < REPLAY_WINDOW_S
+        if recent and seq < self._seq:
+            return True
+        self._seq, self._counted_at = seq, now
+        return False
+
+    def allow(self, rate_per_s: float, burst: float, now: float) -> float:
+        """Take one report from the device's allowance; return 0, or the seconds after which to try again."""
+        if self._allowed_at is None:
+            self._allowance = burst
+        else:
+            self._allowance = min(burst, self._allowance + (now - self._allowed_at) * rate_per_s)
+        self._allowed_at = now
+        if self._allowance < 1.0:
+            return (1.0 - self._allowance) / rate_per_s
+        self._allowance -= 1.0
+        return 0.0

@@ -1,0 +1,100 @@
+"""What the operator asked for, checked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import frozen
+
+from praetor_api.tokens import TokenVerifier
+from praetor_gateway.errors import ConfigurationError
+
+MIN_RETRY_S = 0.2
+
+
+@frozen(kw_only=True)
+class Credentials:
+    """Tokens and secrets as given: in flags, or in files of one a line, newest first."""
+
+    tokens: tuple[str, ...] = ()
+    token_files: tuple[Path, ...] = ()
+    secrets: tuple[str, ...] = ()
+    secret_files: tuple[Path, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.tokens or self.token_files or self.secrets or self.secret_files)
+
+
+@frozen(kw_only=True)
+class Settings:
+    """The gateway's options. *credentials* None stands for `--insecure`; durations in seconds."""
+
+    addr: str
+    probe_addr: str
+    credentials: Credentials | None
+    heartbeat_s: int
+    stale_multiplier: float
+    takeover_grace_s: float
+    max_wait_s: int
+    device_rate_per_s: float
+    namespaces: tuple[str, ...]
+    lease_namespace: str
+    site_label: str
+    kubeconfig: str | None
+    context: str | None
+    tls_cert: Path | None
+    tls_key: Path | None
+    shutdown_timeout_s: float
+    log_level: str
+    log_format: str
+    identity: str
+
+    @property
+    def stale_s(self) -> float:
+        return self.heartbeat_s * self.stale_multiplier
+
+    @property
+    def scan_s(self) -> float:
+        """How often liveness is judged: a third of a heartbeat, at most every 5 s."""
+        return min(5.0, self.heartbeat_s / 3)
+
+
+def parse_address(option: str, text: str) -> str:
+    """Return *text*, `host:port` or `:port` for all interfaces, as the server binds it."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise ConfigurationError(option, f"{text!r} is not an address; write host:port, or :port for all interfaces")
+    return f"{host or '0.0.0.0'}:{port}"  # noqa: S104 - what ":port" asks for
+
+
+def load_verifier(credentials: Credentials) -> TokenVerifier:
+    """Return what the credentials allow, files read now; ConfigurationError naming the flag that is bad."""
+    tokens = [_word("--device-token", token) for token in credentials.tokens]
+    for path in credentials.token_files:
+        tokens += _lines("--device-token-file", path)
+    secrets = [_word("--device-token-secret", secret) for secret in credentials.secrets]
+    for path in credentials.secret_files:
+        secrets += _lines("--device-token-secret-file", path)
+    return TokenVerifier(
+        shared=tuple(token.encode() for token in tokens), secrets=tuple(secret.encode() for secret in secrets)
+    )
+
+
+def _lines(option: str, path: Path) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
+        raise ConfigurationError(option, f"cannot read {path}: {reason}") from e
+    words = [line.strip() for line in lines if line.strip()]
+    if not words:
+        raise ConfigurationError(option, f"{path} is empty; write one a line, newest first")
+    return [_word(option, word) for word in words]
+
+
+def _word(option: str, word: str) -> str:
+    if not word.strip():
+        raise ConfigurationError(option, "it is empty, which would let everybody in; give a value or leave it out")
+    if not (word.isascii() and word.isprintable()):
+        raise ConfigurationError(option, "only printable ASCII can be sent in a header; choose another value")
+    return word.strip()

@@ -1,0 +1,71 @@
+"""Long polls: who waits for which device's desired state to change.
+
+A waiter sits in `receive()`, so that a client that goes away is noticed at once,
+and costs no task of its own: it is woken by moving its timeout to now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum, auto
+
+from starlette.types import Receive
+
+
+class Woken(Enum):
+    """Why a wait ended."""
+
+    CHANGED = auto()
+    EXPIRED = auto()
+    GONE = auto()
+
+
+_NOW = 0.0  # a time in the past: a timeout moved there ends in the loop's next round
+
+
+class Waiters:
+    """All requests that wait, by device. Nothing is kept of those that ended."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, set[asyncio.Timeout]] = {}
+        self._count = 0
+        self._released = False
+
+    def __len__(self) -> int:
+        return self._count
+
+    def wake(self, device: str) -> None:
+        """Let all who wait for *device* look again."""
+        for waiter in self._waiting.get(device, ()):
+            if not waiter.expired():
+                waiter.reschedule(_NOW)
+
+    def release(self) -> None:
+        """Let all go, and nobody wait any more: the gateway stops."""
+        self._released = True
+        for device in self._waiting:
+            self.wake(device)
+
+    async def wait(self, device: str, receive: Receive, until: float) -> Woken:
+        """Return when *device* changed, when the loop's clock reaches *until*, or when the client went away."""
+        if self._released:
+            return Woken.EXPIRED
+        waiter = asyncio.timeout_at(until)
+        self._waiting.setdefault(device, set()).add(waiter)
+        self._count += 1
+        try:
+            async with waiter:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+            return Woken.GONE
+        except TimeoutError:
+            return Woken.CHANGED if waiter.when() == _NOW and not self._released else Woken.EXPIRED
+        finally:
+            self._forget(device, waiter)
+
+    def _forget(self, device: str, waiter: asyncio.Timeout) -> None:
+        self._count -= 1
+        others = self._waiting[device]
+        others.discard(waiter)
+        if not others:
+            del self._waiting[device]
