@@ -236,3 +236,26 @@ def test_durations_that_cannot_be_safe_are_refused(lease: float, deadline: float
         Elector(
             FakeKube(clock), KEY, "a", clock, lease_duration_s=lease, renew_deadline_s=deadline, retry_period_s=retry
         )
+
+
+async def test_two_that_find_no_lease_at_the_same_moment_do_not_both_lead() -> None:
+    world = World()
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(who.elector.run(who.lead)) for who in (world.a, world.b)]
+        await world.clock.advance(10)
+        assert len(world.leaders()) == 1
+        for task in tasks:
+            task.cancel()
+    world.assert_never_two()
+
+
+async def test_a_leader_that_was_stopped_past_its_deadline_stops_before_it_asks_again() -> None:
+    world = World()
+    async with world.a.running():
+        await world.clock.advance(4)
+        world.clock.oversleep(60)  # as a process that got SIGSTOP, or a machine that slept
+        assert not world.a.elector.is_leader
+        before = len(world.a.api.requests)
+        await world.clock.advance(2)
+        assert world.a.terms[0][1] == 1064.0
+        assert [request.verb for request in world.a.api.requests[before:]][:1] == ["get"]

@@ -35,3 +35,15 @@ def test_an_index_that_comes_late_covers_what_is_there() -> None:
         indexer.put(Key("lab", f"p{number}"), "leaf-1")
     indexer.add_index("device", lambda row: [row, row])
     assert indexer.by_index("device", "leaf-1") == ("leaf-1",) * 20
+
+
+def test_rows_of_a_crowded_value_come_and_go() -> None:
+    indexer: Indexer[str] = Indexer()
+    indexer.add_index("device", lambda row: [row])
+    keys = [Key("lab", f"p{number}") for number in range(20)]
+    for key in keys:
+        indexer.put(key, "leaf-1")
+    for left, key in reversed(list(enumerate(keys))):
+        indexer.remove(key)
+        assert len(indexer.by_index("device", "leaf-1")) == left
+    assert indexer.remove(keys[0]) is None

@@ -54,15 +54,19 @@ class FakeClock:
             due, _, woken = heapq.heappop(self._sleepers)
             if woken.done():
                 continue
-            self._move(due - self._monotonic)
+            self._move(max(0.0, due - self._monotonic))
             woken.set_result(None)
             await self.settle()
-        self._move(end - self._monotonic)
+        self._move(max(0.0, end - self._monotonic))
         await self.settle()
 
     def jump(self, seconds: float) -> None:
         """Set the wall clock forward or back, as NTP or a person does; the monotonic one does not notice."""
         self._now += timedelta(seconds=seconds)
+
+    def oversleep(self, seconds: float) -> None:
+        """Move both clocks on with nobody running meanwhile, as a stopped process or a sleeping machine sees it."""
+        self._move(seconds)
 
     async def settle(self) -> None:
         """Let all tasks run until each waits for time or for the network."""
