@@ -1,0 +1,151 @@
+"""The Dockerfiles, the pinned requirements and the command lines that make images of them."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from e2e.build import ROOT
+from e2e.images import COMPONENTS, Engine, Image, ImageError, build_argv, image_of, run_argv
+from e2e.pipsettings import PipSettings
+
+IMAGE = Image(component="gateway", version="1.2.3")
+NO_SETTINGS = PipSettings(config="[global]\n", ca=None, folders=())
+PIN = re.compile(r"^([a-z0-9-]+)(?:\[[a-z,]+\])?==(\S+)")
+
+
+def dockerfile(component: str) -> str:
+    return (ROOT / "deploy" / "images" / component / "Dockerfile").read_text(encoding="utf-8")
+
+
+def final_stage(component: str) -> list[str]:
+    return ("FROM" + dockerfile(component).split("\nFROM")[-1]).replace("\\\n", " ").splitlines()
+
+
+def project(package: str) -> dict[str, object]:
+    data = tomllib.loads((ROOT / "packages" / package / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert isinstance(data, dict)
+    return data
+
+
+def requirements(name: str) -> str:
+    return (ROOT / "requirements" / name).read_text(encoding="utf-8")
+
+
+def pins(name: str) -> dict[str, str]:
+    return {match[1]: match[2] for line in requirements(name).splitlines() if (match := PIN.match(line))}
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_the_program_is_what_an_image_runs_not_as_root_and_without_a_shell(component: str) -> None:
+    stage = final_stage(component)
+    assert f'ENTRYPOINT ["/opt/praetor/bin/praetor-{component}"]' in stage
+    assert "USER 65532:65532" in stage
+    assert not [line for line in stage if line.startswith(("RUN", "CMD ", "SHELL"))]
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_both_stages_are_of_the_same_base_which_can_be_given(component: str) -> None:
+    lines = dockerfile(component).splitlines()
+    assert [line for line in lines if line.startswith("FROM")] == ["FROM ${BASE} AS build", "FROM ${BASE}"]
+    assert "ARG BASE=docker.io/library/python:3.13-slim" in lines
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_labels_say_what_is_in_the_image(component: str) -> None:
+    labels = " ".join(final_stage(component))
+    metadata = project(f"praetor-{component}")
+    assert f'org.opencontainers.image.title="praetor-{component}"' in labels
+    assert f'org.opencontainers.image.licenses="{metadata["license"]}"' in labels
+    assert f'org.opencontainers.image.description="{metadata["description"]}"' in labels
+    assert 'org.opencontainers.image.version="${VERSION}"' in labels
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_only_hashed_wheels_are_installed_and_our_own_come_from_no_index(component: str) -> None:
+    text = dockerfile(component)
+    assert "--require-hashes --only-binary :all:" in text
+    assert "--no-index --no-deps /wheels/*.whl" in text
+    assert f"COPY dist/praetor_api-*.whl dist/praetor_{component}-*.whl /wheels/" in text
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_requirements_ask_for_what_the_wheels_ask_for(component: str) -> None:
+    asked = {line for line in requirements(f"{component}.in").splitlines() if not line.startswith("#")}
+    own = project(f"praetor-{component}")["dependencies"]
+    assert isinstance(own, list)
+    shared: set[str] = set()
+    if any(line.startswith("praetor-api[kube]") for line in own):
+        extras = project("praetor-api")["optional-dependencies"]
+        assert isinstance(extras, dict)
+        shared = set(extras["kube"])
+    assert asked == shared | {line for line in own if not line.startswith("praetor-api")}
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_images_hold_the_versions_that_the_gate_ran_with(component: str) -> None:
+    pinned, tested = pins(f"{component}.txt"), pins("dev.txt")
+    assert pinned
+    assert {name: tested.get(name) for name in pinned} == pinned
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_every_pin_has_a_hash_and_no_file_names_a_host(component: str) -> None:
+    text = requirements(f"{component}.txt")
+    entries = re.split(r"\n(?=[a-z])", text)
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert not re.search(r"https?://|file:|--index|--find-links|--extra-index", text)
+
+
+def test_the_agents_image_holds_requests_and_its_own_four() -> None:
+    assert set(pins("agent.txt")) == {"requests", "certifi", "charset-normalizer", "idna", "urllib3"}
+
+
+def test_the_context_of_a_build_is_wheels_and_requirements_only() -> None:
+    assert (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() == [
+        "*",
+        "!dist/*.whl",
+        "!requirements/*.txt",
+    ]
+
+
+@pytest.mark.parametrize("engine", Engine)
+def test_a_base_the_version_and_pips_settings_are_passed_on(engine: Engine, tmp_path: Path) -> None:
+    pip = PipSettings(config="[global]\n", ca=tmp_path / "ca.pem", folders=(tmp_path / "index",))
+    argv = build_argv(engine, IMAGE, base="localhost/base:1", pip=pip, secrets=tmp_path)
+    assert argv[:2] == [engine.value, "build"]
+    assert "--tag=localhost/praetor-gateway:1.2.3" in argv
+    assert "--build-arg=VERSION=1.2.3" in argv
+    assert "--build-arg=BASE=localhost/base:1" in argv
+    assert f"--secret=id=pip.conf,src={tmp_path / 'pip.conf'}" in argv
+    assert f"--secret=id=ca.pem,src={tmp_path / 'ca.pem'}" in argv
+    folders = [word for word in argv if word.startswith("--volume=")]
+    assert folders == ([] if engine is Engine.DOCKER else [f"--volume={tmp_path / 'index'}:{tmp_path / 'index'}:ro"])
+
+
+def test_without_a_base_the_dockerfiles_own_is_used(tmp_path: Path) -> None:
+    argv = build_argv(Engine.DOCKER, IMAGE, base=None, pip=NO_SETTINGS, secrets=tmp_path)
+    assert not [word for word in argv if "BASE" in word]
+
+
+def test_an_image_is_tried_under_the_limits_of_the_cluster() -> None:
+    argv = run_argv(Engine.PODMAN, IMAGE, "--help")
+    assert {"--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none"} <= set(argv)
+    assert argv[-2:] == [IMAGE.name, "--help"]
+
+
+def test_the_tag_is_the_version_of_the_wheel(tmp_path: Path) -> None:
+    (tmp_path / "praetor_gateway-1.2.3-py3-none-any.whl").touch()
+    (tmp_path / "praetor_gateway-1.2.3.tar.gz").touch()
+    assert image_of("gateway", tmp_path) == IMAGE
+
+
+@pytest.mark.parametrize("wheels", [(), ("1.2.3", "1.2.4")], ids=["none", "two"])
+def test_no_image_is_made_of_a_wheel_that_is_missing_or_ambiguous(wheels: tuple[str, ...], tmp_path: Path) -> None:
+    for version in wheels:
+        (tmp_path / f"praetor_gateway-{version}-py3-none-any.whl").touch()
+    with pytest.raises(ImageError, match="hatch run build"):
+        image_of("gateway", tmp_path)
