@@ -10,7 +10,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from praetor_agent.__about__ import __version__
 from praetor_agent.errors import AgentError, UsageError
@@ -52,7 +51,7 @@ def _run(options: argparse.Namespace) -> None:
         token=token,
         token_file=token_file,
         ca_bundle=settings.ca_bundle_of(options.ca_bundle),
-        start_splay=_seconds("--start-splay", options.start_splay),
+        start_splay=settings.seconds("--start-splay", options.start_splay),
     )
     _log(options.log_level)
     from praetor_agent.run import run
@@ -60,7 +59,24 @@ def _run(options: argparse.Namespace) -> None:
     run(chosen)
 
 
-_COMMANDS = {"run": _run}
+def _status(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    if options.output not in ("table", "json"):
+        raise UsageError(f"--output {options.output!r} is none; choose table or json")
+    from praetor_agent.status import status
+
+    status(Path(options.state_dir), options.output)
+
+
+def _simulate(options: argparse.Namespace) -> None:
+    from praetor_agent.simulate.flags import settings_of
+    from praetor_agent.simulate.main import simulate
+
+    simulate(settings_of(options))
+
+
+_COMMANDS = {"run": _run, "status": _status, "simulate": _simulate}
 
 
 def _log(level: str) -> None:
@@ -70,16 +86,6 @@ def _log(level: str) -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
-def _seconds(flag: str, text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 86400:
-        raise UsageError(f"{flag} {text!r} is not a number of seconds from 0 to 86400")
-    return value
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="praetor-agent", description="Runs processes on this device, as the gateway asks, and reports."
@@ -87,7 +93,26 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"praetor-agent {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _run_flags(commands.add_parser("run", help="run the agent", description="Run the agent until SIGTERM."))
+    _status_flags(commands.add_parser("status", help="show what this device thinks, without network"))
+    _simulate_flags(commands.add_parser("simulate", help="be many pretend devices, for demos and load"))
     return parser
+
+
+def _status_flags(parser: argparse.ArgumentParser) -> None:
+    _flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
+    _flag(parser, "-o", "--output", default="table", help="table or json")
+
+
+def _simulate_flags(parser: argparse.ArgumentParser) -> None:
+    _gateway_flags(parser)
+    _flag(parser, "--count", help="how many devices")
+    _flag(parser, "--prefix", default="sim-", help="devices are named PREFIX1, PREFIX2, …")
+    _flag(parser, "--devices-file", help="file with a device's name on each line, instead of --count and --prefix")
+    _flag(parser, "--token-secret-file", help="file with the gateway's secret, to mint each device's token")
+    _flag(parser, "--start-splay", default="5", help="spread the first contacts over this many seconds")
+    _flag(parser, "--fail-rate", default="0", help="share of starts that fail, from 0 to 1")
+    _flag(parser, "--summary-seconds", default="5", help="seconds between two summary lines")
+    _flag(parser, "--changes-file", help="append a line of JSON for each spec that a device got")
 
 
 def _run_flags(parser: argparse.ArgumentParser) -> None:
@@ -105,8 +130,8 @@ def _gateway_flags(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--log-level", default="info", help=f"one of {', '.join(LOG_LEVELS)}")
 
 
-def _flag(parser: argparse.ArgumentParser, flag: str, *, default: str | None = None, help: str, **rest: Any) -> None:
+def _flag(parser: argparse.ArgumentParser, *names: str, default: str | None = None, help: str) -> None:
     """Add a flag whose default comes from the environment: `--state-dir` from PRAETOR_AGENT_STATE_DIR."""
-    variable = ENVIRONMENT_PREFIX + flag.removeprefix("--").replace("-", "_").upper()
+    variable = ENVIRONMENT_PREFIX + names[-1].removeprefix("--").replace("-", "_").upper()
     text = f"{help} [{variable}{', default ' + default if default else ''}]"
-    parser.add_argument(flag, default=os.environ.get(variable) or default, help=text, **rest)
+    parser.add_argument(*names, default=os.environ.get(variable) or default, help=text)

@@ -69,3 +69,19 @@ def ca_bundle_of(text: str | None) -> str | None:
     if text and not os.access(text, os.R_OK):
         raise UsageError(f"--ca-bundle {text} cannot be read; give a file of PEM certificates")
     return text or None
+
+
+def seconds(flag: str, text: str) -> float:
+    """Return the seconds that *text* says; UsageError naming *flag* when it says none."""
+    return number(flag, text, 86400.0, "a number of seconds from 0 to 86400")
+
+
+def number(flag: str, text: str, maximum: float, words: str) -> float:
+    """Return the number from 0 to *maximum* that *text* says; UsageError with *words* when it says none."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= maximum:  # NaN neither
+        raise UsageError(f"{flag} {text!r} is not {words}")
+    return value

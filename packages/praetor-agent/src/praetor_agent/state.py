@@ -34,6 +34,11 @@ class State:
         self._desired = JsonFile(directory / "desired.json")
         self._memory = JsonFile(directory / "memory.json")
 
+    def device(self) -> str | None:
+        """Return the device that the stored desired state is for."""
+        device = _mapping(self._desired.load()).get("device")
+        return device if isinstance(device, str) else None
+
     def load_desired(self, device: str) -> Received | None:
         """Return what *device* shall run as last known, or None when that is not known."""
         data = _mapping(self._desired.load())

@@ -1,0 +1,62 @@
+"""What `simulate` was told on its command line."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from praetor_agent import settings
+from praetor_agent.errors import UsageError
+from praetor_agent.simulate.main import SimulateSettings
+
+MAX_DEVICES = 200_000
+
+
+def settings_of(options: argparse.Namespace) -> SimulateSettings:
+    """Return the settings; UsageError naming the flag that is wrong, and the mend."""
+    if options.token_secret_file and (options.token or options.token_file):
+        raise UsageError("--token-secret-file and a token are both given; leave one out")
+    token, token_file = settings.token_of(options.token, options.token_file)
+    if token_file is not None:
+        token = _text("--token-file", str(token_file)).strip()
+    return SimulateSettings(
+        gateway=settings.gateway_url(options.gateway),
+        devices=_devices(options),
+        token=token,
+        secret=_secret(options.token_secret_file),
+        ca_bundle=settings.ca_bundle_of(options.ca_bundle),
+        start_splay=settings.seconds("--start-splay", options.start_splay),
+        fail_rate=settings.number("--fail-rate", options.fail_rate, 1.0, "a share from 0 to 1"),
+        summary_seconds=max(0.1, settings.seconds("--summary-seconds", options.summary_seconds)),
+        changes_file=Path(options.changes_file) if options.changes_file else None,
+    )
+
+
+def _devices(options: argparse.Namespace) -> tuple[str, ...]:
+    if options.devices_file:
+        if options.count:
+            raise UsageError("--count and --devices-file are both given; leave one out")
+        names = tuple(_text("--devices-file", options.devices_file).split())
+    elif options.count:
+        if not options.count.isdigit() or not 0 < int(options.count) <= MAX_DEVICES:
+            raise UsageError(f"--count {options.count!r} is not a whole number from 1 to {MAX_DEVICES}")
+        names = tuple(f"{options.prefix}{number}" for number in range(1, int(options.count) + 1))
+    else:
+        raise UsageError("--count is missing; say how many devices to be, or name them with --devices-file")
+    return tuple(settings.device_name(name) for name in names)
+
+
+def _secret(file: str | None) -> bytes | None:
+    if not file:
+        return None
+    secrets = _text("--token-secret-file", file).split()
+    if not secrets:
+        raise UsageError(f"--token-secret-file {file} is empty")
+    return secrets[0].encode()  # one a line, newest first, as the gateway reads it
+
+
+def _text(flag: str, file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"{flag} {file} cannot be read: {e}") from e
