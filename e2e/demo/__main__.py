@@ -1,0 +1,50 @@
+"""`hatch run demo`: watch a deployment reach devices, run real processes there and report back."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+import click
+from rich.console import Console
+
+from e2e.clusters.errors import ClusterError
+from e2e.clusters.launch import ClusterName
+from e2e.demo.story import Demo, DemoFailed, Options
+from e2e.stack.errors import Refused, StackError
+
+INTERRUPTED = 130
+CLUSTERS = click.Choice([name.value for name in ClusterName])
+
+
+@click.command()
+@click.option("--cluster", type=CLUSTERS, default=ClusterName.EMBEDDED.value, show_default=True, help="Where to run.")
+@click.option("--devices", type=click.IntRange(2, 200), default=5, show_default=True, help="How many devices.")
+@click.option("--stay", is_flag=True, help="Keep everything running at the end, to play with.")
+@click.option("--assets", type=click.Path(path_type=Path), help="Folder of etcd and kube-apiserver, for envtest.")
+@click.option("--kubeconfig", type=click.Path(path_type=Path), help="Kubeconfig, for an existing cluster.")
+def main(cluster: str, devices: int, stay: bool, assets: Path | None, kubeconfig: Path | None) -> None:
+    """Start a control plane, a controller, a gateway and devices; roll out, roll over, break things, recover."""
+    console = Console(highlight=False)
+    signal.signal(signal.SIGTERM, _interrupt)
+    options = Options(cluster=cluster, devices=devices, stay=stay, assets=assets, kubeconfig=kubeconfig)
+    with tempfile.TemporaryDirectory(prefix="praetor-demo-") as folder:
+        try:
+            Demo(options, Path(folder), console).run()
+        except KeyboardInterrupt:
+            console.print("\n[yellow]Stopped; everything was ended.[/]")
+            sys.exit(INTERRUPTED)
+        except (ClusterError, StackError, Refused, DemoFailed) as error:
+            Console(stderr=True, highlight=False).print(f"demo: {error}", style="red", markup=False)
+            sys.exit(1)
+
+
+def _interrupt(_: int, __: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()
