@@ -258,7 +258,9 @@ async def test_a_healthy_time_makes_the_next_failure_a_first_one() -> None:
     world = World()
     world.api.fail_next(ServerError(500), verb="watch", times=12)
     async with world.running():
-        await world.clock.advance(600)
+        for _ in range(8):
+            await world.clock.advance(60)
+            world.api.send_bookmarks()
         asked = world.asked("watch")
         world.api.end_watches(ServerError(500))
         await world.clock.advance(0.8)
