@@ -1,0 +1,109 @@
+"""The controller's view of the cluster: informers of the three kinds, one set for each watched namespace."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Generic, TypeVar
+
+from praetor_api.kube.api import KubeApi
+from praetor_api.kube.clock import Clock
+from praetor_api.kube.informer import Handler, Informer
+from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from praetor_controller.projection import project_deployment, project_device, project_process
+from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
+
+T = TypeVar("T")
+
+BY_NAMESPACE = "namespace"
+BY_OWNER = "owner"
+BY_UID = "uid"
+
+
+class Informers(Generic[T]):
+    """The informers of one kind, looked up as if they were one."""
+
+    def __init__(self, informers: Sequence[tuple[str | None, Informer[T]]]) -> None:
+        self._informers = dict(informers)
+
+    def all(self) -> Iterable[Informer[T]]:
+        return self._informers.values()
+
+    def add_handler(self, handler: Handler[T]) -> None:
+        for informer in self.all():
+            informer.add_handler(handler)
+
+    def get(self, key: Key) -> T | None:
+        informer = self._of(key.namespace)
+        return informer.get(key) if informer else None
+
+    def by_index(self, name: str, value: str) -> Iterable[T]:
+        for informer in self.all():
+            yield from informer.by_index(name, value)
+
+    def all_keys(self) -> list[Key]:
+        return [key for informer in self.all() for key, _ in informer.items()]
+
+    def _of(self, namespace: str) -> Informer[T] | None:
+        return self._informers.get(namespace) or self._informers.get(None)
+
+
+class Cache:
+    """Devices, processes and deployments as rows, kept up to date by run()."""
+
+    def __init__(self, api: KubeApi, clock: Clock, namespaces: Sequence[str]) -> None:
+        watched: Sequence[str | None] = namespaces or (None,)
+        self.devices: Informers[DeviceRow] = Informers(
+            [
+                (name, Informer(api, NETWORK_SWITCHES, project=project_device, clock=clock, namespace=name))
+                for name in watched
+            ]
+        )
+        self.processes: Informers[ProcessRow] = Informers(
+            [
+                (name, Informer(api, DEVICE_PROCESSES, project=project_process, clock=clock, namespace=name))
+                for name in watched
+            ]
+        )
+        self.deployments: Informers[DeploymentRow] = Informers(
+            [
+                (
+                    name,
+                    Informer(api, DEVICE_PROCESS_DEPLOYMENTS, project=project_deployment, clock=clock, namespace=name),
+                )
+                for name in watched
+            ]
+        )
+        for devices in self.devices.all():
+            devices.add_index(BY_NAMESPACE, lambda row: (row.namespace,))
+        for processes in self.processes.all():
+            processes.add_index(BY_OWNER, lambda row: () if row.owner is None else (row.owner,))
+        for deployments in self.deployments.all():
+            deployments.add_index(BY_NAMESPACE, lambda row: (row.namespace,))
+            deployments.add_index(BY_UID, lambda row: (row.uid,))
+
+    @property
+    def synced(self) -> bool:
+        """Whether every kind was listed once."""
+        return all(event.is_set() for event in self._synced())
+
+    async def wait_synced(self) -> None:
+        for event in self._synced():
+            await event.wait()
+
+    async def run(self) -> None:
+        """Follow the cluster for ever; cancel it to stop."""
+        async with asyncio.TaskGroup() as group:
+            for kind, informers in self._kinds().items():
+                for informer in informers:
+                    group.create_task(informer.run(), name=f"watch {kind}")
+
+    def _kinds(self) -> dict[str, list[Informer[DeviceRow] | Informer[ProcessRow] | Informer[DeploymentRow]]]:
+        return {
+            "devices": list(self.devices.all()),
+            "processes": list(self.processes.all()),
+            "deployments": list(self.deployments.all()),
+        }
+
+    def _synced(self) -> list[asyncio.Event]:
+        return [informer.synced for informers in self._kinds().values() for informer in informers]

@@ -1,0 +1,66 @@
+"""The command `praetor-controller`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from praetor_api.kube.errors import KubeError
+from praetor_controller.__about__ import __version__
+from praetor_controller.errors import BadSettings
+from praetor_controller.logs import configure_logs
+from praetor_controller.main import run
+from praetor_controller.settings import Settings, parse_address
+
+
+@click.command(context_settings={"auto_envvar_prefix": "PRAETOR_CONTROLLER", "show_default": True})
+@click.option(
+    "--kubeconfig", type=click.Path(), help="Kubeconfig; $KUBECONFIG, ~/.kube/config or the pod's when unset."
+)
+@click.option("--context", help="Context of the kubeconfig; its current one when unset.")
+@click.option("--namespace", multiple=True, help="Namespace to watch; may be repeated. All of them when unset.")
+@click.option("--metrics-bind-address", default=":8080", help="Where /metrics is served; 0 turns it off.")
+@click.option("--health-probe-bind-address", default=":8081", help="Where /healthz and /readyz are; 0 turns them off.")
+@click.option("--leader-elect/--no-leader-elect", default=True, help="Take part in leader election.")
+@click.option("--leader-elect-namespace", default="praetor-system", help="Namespace of the Lease praetor-controller.")
+@click.option("--qps", type=click.FloatRange(min=0, min_open=True), default=2000.0, help="Most writes a second.")
+@click.option("--burst", type=click.IntRange(min=1), default=2000, help="Most writes at once after a quiet time.")
+@click.option("--workers", type=click.IntRange(1, 64), default=4, help="Deployments reconciled at the same time.")
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
+@click.version_option(__version__, prog_name="praetor-controller")
+def main(
+    kubeconfig: str | None,
+    context: str | None,
+    namespace: tuple[str, ...],
+    metrics_bind_address: str,
+    health_probe_bind_address: str,
+    leader_elect: bool,
+    leader_elect_namespace: str,
+    qps: float,
+    burst: int,
+    workers: int,
+    log_level: str,
+    log_format: str,
+) -> None:
+    """Fan DeviceProcessDeployments out to the devices they match, and roll changes out safely."""
+    configure_logs(log_level, log_format)
+    try:
+        settings = Settings(
+            kubeconfig=kubeconfig,
+            context=context,
+            namespaces=namespace,
+            metrics=parse_address(metrics_bind_address, "--metrics-bind-address"),
+            probes=parse_address(health_probe_bind_address, "--health-probe-bind-address"),
+            leader_elect=leader_elect,
+            leader_elect_namespace=leader_elect_namespace,
+            qps=qps,
+            burst=burst,
+            workers=workers,
+        )
+        asyncio.run(run(settings))
+    except BadSettings as e:
+        raise click.UsageError(str(e)) from e
+    except KubeError as e:
+        raise click.UsageError(f"--kubeconfig: {e}") from e

@@ -1,0 +1,129 @@
+"""Informers' events → keys of deployments → workers that reconcile them.
+
+A deployment is looked at again at once, but not all the time: passes take at most a fifth of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from praetor_api.kube.clock import Clock
+from praetor_api.kube.errors import Conflict, KubeError
+from praetor_api.kube.resource import Key
+from praetor_api.kube.workqueue import Workqueue
+from praetor_controller.cache import BY_NAMESPACE, BY_UID, Cache
+from praetor_controller.deployment import DeploymentReconciler
+from praetor_controller.errors import NotLeading
+from praetor_controller.markers import DEPLOYMENT_LABEL
+from praetor_controller.metrics import Metrics
+from praetor_controller.overlay import Overlay
+from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
+
+_REST = 4.0
+"""So many times as long as its last pass took, a deployment rests."""
+_LONGEST_REST_S = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+class Controller:
+    """Feeds keys to workers. Its handlers run always, its workers only while lead() does."""
+
+    def __init__(
+        self, cache: Cache, overlay: Overlay[ProcessRow], metrics: Metrics, clock: Clock, *, workers: int = 4
+    ) -> None:
+        self._cache = cache
+        self._overlay = overlay
+        self._metrics = metrics
+        self._clock = clock
+        self._workers = workers
+        self._queue: Workqueue[Key] = Workqueue(clock)
+        self._rested_at: dict[Key, float] = {}
+        metrics.queue.set_function(lambda: len(self._queue))
+        cache.deployments.add_handler(self._on_deployment)
+        cache.devices.add_handler(self._on_device)
+        cache.processes.add_handler(self._on_process)
+
+    async def lead(self, reconciler: DeploymentReconciler) -> None:
+        """Reconcile for ever; cancel it to stop."""
+        await self._cache.wait_synced()
+        for key in self._cache.deployments.all_keys():
+            self._queue.add(key)
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._workers):
+                group.create_task(self._work(reconciler), name=f"reconcile {number}")
+
+    async def _work(self, reconciler: DeploymentReconciler) -> None:
+        while True:
+            async with self._queue.get() as key:
+                with structlog.contextvars.bound_contextvars(namespace=key.namespace, deployment=key.name):
+                    await self._process(reconciler, key)
+
+    async def _process(self, reconciler: DeploymentReconciler, key: Key) -> None:
+        began, pass_s = self._clock.monotonic(), 0.0
+        try:
+            result = await reconciler.reconcile(key)
+        except* NotLeading:
+            self._metrics.reconciles.labels("not_leading").inc()
+            self._queue.add_rate_limited(key)
+        except* KubeError as group:
+            self._failed(key, group.exceptions[0])
+        except* Exception:  # a bug met by one deployment must not stop the others
+            self._metrics.reconciles.labels("crashed").inc()
+            _log.exception("reconcile crashed")
+            self._queue.add_rate_limited(key)
+        else:
+            self._metrics.reconciles.labels("done").inc()
+            self._queue.forget(key)
+            pass_s = result.pass_s
+            if result.after_s is not None:
+                self._queue.add_after(key, result.after_s)
+        self._metrics.seconds.observe(self._clock.monotonic() - began)
+        self._rest(key, pass_s)
+
+    def _rest(self, key: Key, pass_s: float) -> None:
+        """Note until when events need not bring *key* up again: what follows soon is then seen in one pass."""
+        if self._cache.deployments.get(key) is None:
+            self._rested_at.pop(key, None)
+        else:
+            self._rested_at[key] = self._clock.monotonic() + min(_REST * pass_s, _LONGEST_REST_S)
+
+    def _failed(self, key: Key, error: BaseException) -> None:
+        self._metrics.reconciles.labels("failed").inc()
+        if isinstance(error, Conflict):
+            _log.debug("the deployment changed meanwhile")
+        else:
+            _log.warning("cannot reconcile, will try again", error=str(error))
+        retry_after = getattr(error, "retry_after", None)
+        if retry_after:
+            self._queue.add_after(key, retry_after)
+        else:
+            self._queue.add_rate_limited(key)
+
+    def _on_deployment(self, key: Key, old: DeploymentRow | None, new: DeploymentRow | None) -> None:
+        self._queue.add(key)
+
+    def _on_device(self, key: Key, old: DeviceRow | None, new: DeviceRow | None) -> None:
+        for deployment in self._cache.deployments.by_index(BY_NAMESPACE, key.namespace):
+            if any(row is not None and deployment.matches(row.labels) for row in (old, new)):
+                self._add(Key(deployment.namespace, deployment.name))
+
+    def _on_process(self, key: Key, old: ProcessRow | None, new: ProcessRow | None) -> None:
+        self._overlay.seen(key, new)
+        for row in (old, new):
+            if row is not None and row.owner is not None:
+                self._add_owner(row, row.owner)
+
+    def _add_owner(self, row: ProcessRow, owner: str) -> None:
+        owners = list(self._cache.deployments.by_index(BY_UID, owner))
+        for deployment in owners:
+            self._add(Key(deployment.namespace, deployment.name))
+        if not owners:  # its deployment is gone; one of the same name may wait for the name
+            name = dict(row.labels).get(DEPLOYMENT_LABEL, "")
+            if self._cache.deployments.get(Key(row.namespace, name)) is not None:
+                self._add(Key(row.namespace, name))
+
+    def _add(self, key: Key) -> None:
+        self._queue.add_after(key, self._rested_at.get(key, 0.0) - self._clock.monotonic())

@@ -1,0 +1,174 @@
+"""Reconciles one deployment: a snapshot from the cache, a plan, its writes, its status.
+
+It is told a key, never an event, and whatever was missed or seen twice is all alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import structlog
+from attrs import frozen
+
+from praetor_api.kube.api import KubeApi
+from praetor_api.kube.clock import Clock
+from praetor_api.kube.errors import NotFound
+from praetor_api.kube.events import EventRecorder, ObjectRef
+from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
+from praetor_controller.cache import BY_NAMESPACE, BY_OWNER, Cache
+from praetor_controller.memory import Memory, remember
+from praetor_controller.metrics import Metrics
+from praetor_controller.notices import Notice, transition_notices, write_notices
+from praetor_controller.overlay import Overlay
+from praetor_controller.planner import plan
+from praetor_controller.projection import project_deployment
+from praetor_controller.rows import DeploymentRow, ProcessRow
+from praetor_controller.snapshot import Plan, Snapshot
+from praetor_controller.status_patch import status_patch
+from praetor_controller.taken import Leftovers, TakenNames
+from praetor_controller.writer import FIELD_MANAGER, Outcome, Writer
+
+STATUS_PERIOD_S = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+@frozen
+class Result:
+    """When to look again, in seconds (None when an event will tell), and how long the loop was held up."""
+
+    after_s: float | None = None
+    pass_s: float = 0.0
+
+
+class DeploymentReconciler:
+    """Brings deployments and their processes together. One for each term of leadership."""
+
+    def __init__(
+        self, api: KubeApi, cache: Cache, writer: Writer, recorder: EventRecorder, metrics: Metrics, clock: Clock
+    ) -> None:
+        self._api = api
+        self._cache = cache
+        self._writer = writer
+        self._recorder = recorder
+        self._metrics = metrics
+        self._clock = clock
+        self._memories: dict[str, Memory] = {}
+        self._uids: dict[Key, str] = {}
+        self._written: Overlay[DeploymentRow] = Overlay()
+
+    async def reconcile(self, key: Key) -> Result:
+        """Take one safe step; KubeError when the API did not take the status, or was not there."""
+        deployment = self._written.latest(key, self._cache.deployments.get(key), self._clock.monotonic())
+        if deployment is None or deployment.terminating:
+            self._forget(key)
+            return Result()
+        memory = self._memory(key, deployment)
+        await self._writer.resolve(key.namespace, memory)
+        began = self._clock.monotonic()
+        planned = self._plan(deployment, memory)
+        pass_s = self._clock.monotonic() - began
+        self._metrics.plan_seconds.observe(pass_s)
+        outcome = await self._writer.carry_out(deployment, planned.actions, memory)
+        self._tell(deployment, write_notices(outcome.created, outcome.updated, outcome.deleted, outcome.refused))
+        status_after_s = await self._show(key, deployment, planned, memory)
+        return Result(self._next_look(planned, outcome, status_after_s), pass_s)
+
+    def _memory(self, key: Key, deployment: DeploymentRow) -> Memory:
+        if self._uids.get(key) != deployment.uid:
+            self._forget(key)
+            self._uids[key] = deployment.uid
+            self._memories[deployment.uid] = remember(deployment, self._clock.now())
+        memory = self._memories[deployment.uid]
+        memory.follow(deployment, self._clock.now())
+        return memory
+
+    def _forget(self, key: Key) -> None:
+        uid = self._uids.pop(key, None)
+        if uid is not None:
+            self._memories.pop(uid, None)
+            self._metrics.forget_devices(key)
+
+    def _plan(self, deployment: DeploymentRow, memory: Memory) -> Plan:
+        planned = plan(self._snapshot(deployment, memory, self._clock.monotonic()), self._clock.now())
+        if planned.status is not None:
+            self._metrics.show_devices(Key(deployment.namespace, deployment.name), planned.status.reasons)
+        return planned
+
+    def _snapshot(self, deployment: DeploymentRow, memory: Memory, now: float) -> Snapshot:
+        matches, uid = deployment.matches, deployment.uid
+        devices = self._cache.devices.by_index(BY_NAMESPACE, deployment.namespace)
+        processes = self._writer.overlay.over(self._cache.processes.by_index(BY_OWNER, uid), now)
+        wanted = deployment.template.spec_hash
+        return Snapshot(
+            deployment=deployment,
+            devices=[device for device in devices if matches(device.labels)],
+            processes=[process for process in processes if process.owner == uid],
+            rollout_since=memory.rollout_since,
+            taken_names=TakenNames(self._process, deployment),
+            leftovers=Leftovers(self._process, deployment),
+            stored_as=frozenset(memory.stored_as.get(wanted, ())),
+            in_flight=frozenset(memory.unknown),
+            refusals=memory.refused(wanted, now),
+        )
+
+    def _process(self, key: Key) -> ProcessRow | None:
+        return self._writer.overlay.latest(key, self._cache.processes.get(key), self._clock.monotonic())
+
+    async def _show(self, key: Key, deployment: DeploymentRow, planned: Plan, memory: Memory) -> float | None:
+        """Write the status if it changed and is due; return in how many seconds it will be due, None if it is right."""
+        status, now = planned.status, self._clock.monotonic()
+        if status is None or not (patch := status_patch(deployment.status.raw, status)):
+            return None
+        if memory.status_due_at is None:
+            memory.status_due_at = now + STATUS_PERIOD_S if planned.actions else now
+        if now < memory.status_due_at:
+            return memory.status_due_at - now
+        memory.status_due_at = now + STATUS_PERIOD_S
+        await self._write_status(key, deployment, patch)
+        self._tell(deployment, transition_notices(deployment.status.conditions, status.conditions))
+        _log.debug("status written", fields=sorted(patch))
+        return None
+
+    async def _write_status(self, key: Key, deployment: DeploymentRow, patch: Mapping[str, object]) -> None:
+        body = {"metadata": {"resourceVersion": deployment.resource_version}, "status": patch}
+        try:
+            stored = await self._api.patch(
+                DEVICE_PROCESS_DEPLOYMENTS, key, body, subresource="status", field_manager=FIELD_MANAGER
+            )
+        except NotFound:  # deleted meanwhile
+            return
+        self._metrics.status_writes.inc()
+        self._written.wrote(project_deployment(stored), self._clock.monotonic())
+
+    def _tell(self, deployment: DeploymentRow, notices: tuple[Notice, ...]) -> None:
+        for notice in notices:
+            _log.info("event", reason=notice.reason, note=notice.note)
+            self._recorder.record(
+                ObjectRef(
+                    api_version=DEVICE_PROCESS_DEPLOYMENTS.api_version,
+                    kind=DEVICE_PROCESS_DEPLOYMENTS.kind,
+                    namespace=deployment.namespace,
+                    name=deployment.name,
+                    uid=deployment.uid,
+                ),
+                type=notice.type,
+                reason=notice.reason,
+                action=notice.action,
+                note=notice.note,
+            )
+
+    def _next_look(self, planned: Plan, outcome: Outcome, status_after_s: float | None) -> float | None:
+        if outcome.trouble is not None:
+            raise outcome.trouble
+        waits = [status_after_s] if status_after_s is not None else []
+        if planned.next_look is not None:
+            waits.append(max(0.0, _seconds_until(planned.next_look, self._clock.now())))
+        if outcome.wrote or outcome.look_again:
+            waits.append(0.0)
+        return min(waits, default=None)
+
+
+def _seconds_until(moment: datetime, now: datetime) -> float:
+    return (moment - now).total_seconds()

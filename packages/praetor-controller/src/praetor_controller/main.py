@@ -1,0 +1,121 @@
+"""Builds the controller's parts, wires them and runs them until a signal says stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+import structlog
+
+from praetor_api.kube.api import KubeApi
+from praetor_api.kube.client import KubeClient
+from praetor_api.kube.clock import Clock, SystemClock, within
+from praetor_api.kube.elector import Elector
+from praetor_api.kube.events import EventRecorder
+from praetor_api.kube.limiter import TokenBucket
+from praetor_api.kube.resource import Key
+from praetor_controller.cache import Cache
+from praetor_controller.controller import Controller
+from praetor_controller.deployment import DeploymentReconciler
+from praetor_controller.metrics import Metrics
+from praetor_controller.overlay import Overlay
+from praetor_controller.probes import serve
+from praetor_controller.rows import ProcessRow
+from praetor_controller.settings import Settings
+from praetor_controller.writer import Writer
+
+LEASE = "praetor-controller"
+_FLUSH_S = 2.0
+
+_log = structlog.get_logger(__name__)
+
+
+async def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT; the lease is released by then."""
+    clock = SystemClock()
+    async with await KubeClient.from_config(settings.kubeconfig, settings.context) as client:
+        program = Program(client, clock, settings)
+        client.on_request = program.metrics.requested
+        with _stop_signal() as stop:
+            async with serve(settings, program.metrics, program.ready):
+                await program.run(stop)
+
+
+class Program:
+    """The controller's parts, put together."""
+
+    def __init__(self, api: KubeApi, clock: Clock, settings: Settings) -> None:
+        identity = f"{socket.gethostname()}_{os.getpid()}_{uuid4().hex[:8]}"
+        self.metrics = Metrics()
+        self._api = api
+        self._clock = clock
+        self._settings = settings
+        self._cache = Cache(api, clock, settings.namespaces)
+        self._limiter = TokenBucket(settings.qps, settings.burst, clock)
+        self._overlay: Overlay[ProcessRow] = Overlay()
+        self._recorder = EventRecorder(api, clock, "praetor-controller", identity)
+        self._controller = Controller(self._cache, self._overlay, self.metrics, clock, workers=settings.workers)
+        self._elector = Elector(api, Key(settings.leader_elect_namespace, LEASE), identity, clock)
+
+    def ready(self) -> bool:
+        """Tell whether the cache is filled."""
+        return self._cache.synced
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Follow the cluster, and reconcile while leading, until *stop* is set."""
+        async with asyncio.TaskGroup() as group:
+            recording = group.create_task(self._recorder.run(), name="record events")
+            following = group.create_task(self._cache.run(), name="follow the cluster")
+            leading = group.create_task(self._campaign(), name="lead")
+            await stop.wait()
+            _log.info("stopping")
+            leading.cancel()
+            await asyncio.wait((leading,))
+            await self._flush()
+            for task in (following, recording):
+                task.cancel()
+        _log.info("stopped")
+
+    async def _campaign(self) -> None:
+        if self._settings.leader_elect:
+            await self._elector.run(self._lead)
+        else:
+            await self._lead()
+
+    async def _lead(self) -> None:
+        writer = Writer(self._api, self._clock, self._limiter, self.metrics, self._may_write, self._overlay)
+        reconciler = DeploymentReconciler(self._api, self._cache, writer, self._recorder, self.metrics, self._clock)
+        self.metrics.leader.set(1)
+        _log.info("leading")
+        try:
+            await self._controller.lead(reconciler)
+        finally:
+            self.metrics.leader.set(0)
+
+    def _may_write(self) -> bool:
+        return not self._settings.leader_elect or self._elector.fresh(self._clock.monotonic())
+
+    async def _flush(self) -> None:
+        try:
+            await within(self._clock, _FLUSH_S, self._recorder.flush())
+        except TimeoutError:
+            _log.info("events left unwritten")
+
+
+@contextmanager
+def _stop_signal() -> Iterator[asyncio.Event]:
+    """Yield an event that SIGTERM and SIGINT set."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    signals = (signal.SIGTERM, signal.SIGINT)
+    for number in signals:
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in signals:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,66 @@
+"""What the controller counts, for Prometheus. Label values come from closed sets or from names of deployments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from praetor_api.kube.resource import Key, Resource
+from praetor_controller.reasons import ReasonCode
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Metrics:
+    """The controller's metrics in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.reconciles = Counter(
+            "praetor_controller_reconciles",
+            "Reconciles by result: done, failed, crashed.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "praetor_controller_reconcile_seconds", "How long a reconcile took.", registry=self.registry
+        )
+        self.plan_seconds = Histogram(
+            "praetor_controller_plan_seconds", "How long one pass of the planner took.", registry=self.registry
+        )
+        self.queue = Gauge("praetor_controller_queue_depth", "Deployments that wait.", registry=self.registry)
+        self.writes = Counter(
+            "praetor_controller_writes", "Writes of processes by verb and result.", ["verb", "result"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.status_writes = Counter(
+            "praetor_controller_status_writes", "Writes of deployments' statuses.", registry=self.registry
+        )
+        self.requests = Counter(
+            "praetor_controller_apiserver_requests", "Requests by verb, resource and HTTP code; 0 is no answer.",
+            ["verb", "resource", "code"], registry=self.registry,
+        )  # fmt: skip
+        self.leader = Gauge("praetor_controller_leader", "1 while this process leads.", registry=self.registry)
+        self.devices = Gauge(
+            "praetor_controller_devices", "Devices of a deployment by reason.", ["namespace", "deployment", "reason"],
+            registry=self.registry,
+        )  # fmt: skip
+
+    def requested(self, verb: str, resource: Resource, code: int) -> None:
+        """Count one request to the apiserver."""
+        self.requests.labels(verb, resource.plural, str(code)).inc()
+
+    def show_devices(self, key: Key, reasons: Mapping[ReasonCode, int]) -> None:
+        """Show how many devices of a deployment are where they are for which reason."""
+        for code in ReasonCode:
+            self.devices.labels(key.namespace, key.name, code.value).set(reasons.get(code, 0))
+
+    def forget_devices(self, key: Key) -> None:
+        """Show nothing of a deployment that is gone."""
+        for code in ReasonCode:
+            self.devices.remove(key.namespace, key.name, code.value)
+
+    def render(self) -> bytes:
+        """Return the text that Prometheus scrapes."""
+        return generate_latest(self.registry)

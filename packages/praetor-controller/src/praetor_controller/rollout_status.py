@@ -1,0 +1,155 @@
+"""The status of a deployment, from what a pass counted. Pure.
+
+Available: no more devices are unavailable than maxUnavailable. Progressing: as a Deployment's, with the deadline
+counted from the last step forward (an offer, or a device that became available) or from the rollout's beginning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from enum import StrEnum
+
+from attrs import frozen
+
+from praetor_api.kube.conditions import get_condition, set_condition, without_condition
+from praetor_api.kube.objects import Condition, ConditionStatus, StrategyType
+from praetor_controller.reasons import ReasonCode
+from praetor_controller.rows import DeploymentRow
+from praetor_controller.snapshot import Counts, RolloutStatus
+
+AVAILABLE = "Available"
+PROGRESSING = "Progressing"
+PAUSED = "Paused"
+
+_SETTLED = frozenset({ReasonCode.UP_TO_DATE, ReasonCode.IN_MAINTENANCE, ReasonCode.OFFLINE_SINCE})
+
+
+class ConditionReason(StrEnum):
+    """Why a condition of a deployment is as it is."""
+
+    MINIMUM_DEVICES_AVAILABLE = "MinimumDevicesAvailable"
+    TOO_MANY_UNAVAILABLE = "TooManyUnavailable"
+    ROLLOUT_IN_PROGRESS = "RolloutInProgress"
+    NEW_REVISION_ROLLED_OUT = "NewRevisionRolledOut"
+    PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    WAITING_FOR_DELETION = "WaitingForDeletion"
+    DEPLOYMENT_PAUSED = "DeploymentPaused"
+    INVALID_SPEC = "InvalidSpec"
+
+
+@frozen(kw_only=True)
+class Facts:
+    """What a pass found out: *limit* is maxUnavailable as a number, *progress_at* the last step forward (epoch)."""
+
+    counts: Counts
+    reasons: Mapping[ReasonCode, int]
+    limit: int
+    progress_at: float
+
+
+@frozen
+class _Verdict:
+    status: ConditionStatus
+    reason: ConditionReason
+    message: str
+    deadline: float | None = None
+
+
+def rollout_status(deployment: DeploymentRow, facts: Facts, now: datetime) -> tuple[RolloutStatus, float | None]:
+    """Return the status, and when the progress deadline will pass (epoch seconds; None when it does not run)."""
+    revision = deployment.template.revision
+    complete = all(code in _SETTLED for code in facts.reasons)
+    progressing = _progressing(deployment, facts, now, complete=complete)
+    conditions = deployment.status.conditions
+    for type_, verdict in ((AVAILABLE, _available(facts)), (PROGRESSING, progressing)):
+        conditions = _set(conditions, type_, verdict, deployment.generation, now)
+    conditions = _paused(conditions, deployment, now)
+    status = RolloutStatus(
+        observed_generation=deployment.generation,
+        counts=facts.counts,
+        current_revision=revision if complete else deployment.status.current_revision,
+        update_revision=revision,
+        reasons=facts.reasons,
+        conditions=conditions,
+    )
+    return status, progressing.deadline
+
+
+def fault_status(deployment: DeploymentRow, fault: str, now: datetime) -> RolloutStatus:
+    """Return the status of a deployment that cannot be acted on: nothing is counted, the condition says why."""
+    verdict = _Verdict(ConditionStatus.FALSE, ConditionReason.INVALID_SPEC, fault)
+    return RolloutStatus(
+        observed_generation=deployment.generation,
+        counts=Counts(),
+        current_revision=deployment.status.current_revision,
+        update_revision=deployment.template.revision,
+        reasons={},
+        conditions=_set(deployment.status.conditions, PROGRESSING, verdict, deployment.generation, now),
+    )
+
+
+def was_rolled_out(deployment: DeploymentRow) -> bool:
+    """Tell whether the stored status says that the present template was rolled out."""
+    status, revision = deployment.status, deployment.template.revision
+    condition = get_condition(status.conditions, PROGRESSING)
+    return (
+        status.current_revision == status.update_revision == revision
+        and condition is not None
+        and condition.reason == ConditionReason.NEW_REVISION_ROLLED_OUT
+    )
+
+
+def _available(facts: Facts) -> _Verdict:
+    counts = facts.counts
+    message = f"{counts.available} of {counts.desired} devices are available"
+    if counts.unavailable <= facts.limit:
+        return _Verdict(ConditionStatus.TRUE, ConditionReason.MINIMUM_DEVICES_AVAILABLE, message)
+    message += f"; at most {facts.limit} may be unavailable"
+    return _Verdict(ConditionStatus.FALSE, ConditionReason.TOO_MANY_UNAVAILABLE, message)
+
+
+def _progressing(deployment: DeploymentRow, facts: Facts, now: datetime, *, complete: bool) -> _Verdict:
+    revision, where = deployment.template.revision, _summary(facts.reasons)
+    if deployment.policy.paused:
+        return _Verdict(ConditionStatus.UNKNOWN, ConditionReason.DEPLOYMENT_PAUSED, "nothing is written while paused")
+    if complete or was_rolled_out(deployment):
+        message = f"revision {revision} was rolled out: {where}" if where else "no device matches the selector"
+        return _Verdict(ConditionStatus.TRUE, ConditionReason.NEW_REVISION_ROLLED_OUT, message)
+    if deployment.strategy is StrategyType.ON_DELETE:
+        message = f"revision {revision} is used as processes are deleted: {where}"
+        return _Verdict(ConditionStatus.TRUE, ConditionReason.WAITING_FOR_DELETION, message)
+    if deployment.strategy is StrategyType.ROLLING_UPDATE and facts.limit == 0:
+        where += "; maxUnavailable is 0, so only devices that are unavailable already are updated"
+    deadline_s = deployment.policy.progress_deadline_seconds
+    deadline = facts.progress_at + deadline_s
+    if now.timestamp() >= deadline:
+        message = f"revision {revision} made no progress for {deadline_s} s: {where}"
+        return _Verdict(ConditionStatus.FALSE, ConditionReason.PROGRESS_DEADLINE_EXCEEDED, message)
+    message = f"revision {revision} is being rolled out: {where}"
+    return _Verdict(ConditionStatus.TRUE, ConditionReason.ROLLOUT_IN_PROGRESS, message, deadline)
+
+
+def _paused(conditions: tuple[Condition, ...], deployment: DeploymentRow, now: datetime) -> tuple[Condition, ...]:
+    if not deployment.policy.paused:
+        return without_condition(conditions, PAUSED)
+    verdict = _Verdict(ConditionStatus.TRUE, ConditionReason.DEPLOYMENT_PAUSED, "spec.paused is true")
+    return _set(conditions, PAUSED, verdict, deployment.generation, now)
+
+
+def _set(
+    conditions: tuple[Condition, ...], type_: str, verdict: _Verdict, generation: int, now: datetime
+) -> tuple[Condition, ...]:
+    return set_condition(
+        conditions,
+        type=type_,
+        status=verdict.status,
+        reason=verdict.reason,
+        message=verdict.message,
+        observed_generation=generation,
+        now=now,
+    )
+
+
+def _summary(reasons: Mapping[ReasonCode, int]) -> str:
+    return ", ".join(f"{count} {code}" for code, count in sorted(reasons.items()))

@@ -1,0 +1,70 @@
+"""What a plan is made from, and what it is made of. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from datetime import datetime
+
+from attrs import field, frozen
+
+from praetor_api.kube.objects import Condition
+from praetor_controller.actions import Action
+from praetor_controller.reasons import Reason, ReasonCode
+from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
+
+
+@frozen(kw_only=True)
+class Snapshot:
+    """The world as one pass sees it: *devices* match the selector, *processes* belong to the deployment.
+
+    *taken_names* are names of existing processes, *leftovers* those of a deleted deployment of the same name.
+    *stored_as* are hashes that the API is known to store for this template, when it changes what we write.
+    *in_flight* are devices with a write whose outcome nobody knows yet; *refusals* are those whose write was refused.
+    """
+
+    deployment: DeploymentRow
+    devices: Sequence[DeviceRow]
+    processes: Sequence[ProcessRow]
+    rollout_since: datetime
+    taken_names: Container[str] = frozenset()
+    leftovers: Container[str] = frozenset()
+    stored_as: frozenset[str] = frozenset()
+    in_flight: frozenset[str] = frozenset()
+    refusals: Mapping[str, str] = field(factory=dict)
+
+
+@frozen(kw_only=True)
+class Counts:
+    """How many devices, by how they are."""
+
+    desired: int = 0
+    current: int = 0
+    updated: int = 0
+    ready: int = 0
+    available: int = 0
+
+    @property
+    def unavailable(self) -> int:
+        return self.desired - self.available
+
+
+@frozen(kw_only=True)
+class RolloutStatus:
+    """What the deployment's status shall say."""
+
+    observed_generation: int
+    counts: Counts
+    current_revision: str | None
+    update_revision: str
+    reasons: Mapping[ReasonCode, int]
+    conditions: tuple[Condition, ...]
+
+
+@frozen(kw_only=True)
+class Plan:
+    """What to do now, what to tell, when to look again, and why each device is where it is."""
+
+    actions: tuple[Action, ...] = ()
+    status: RolloutStatus | None = None
+    next_look: datetime | None = None
+    reasons: Mapping[str, Reason] = field(factory=dict)

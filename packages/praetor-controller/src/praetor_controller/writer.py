@@ -1,0 +1,199 @@
+"""Carries actions out: concurrently, within a limit and a time slice. The failure of one does not stop the others.
+
+A write whose outcome is unknown is remembered as such, and read back before anything else is done about it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any, assert_never
+
+import structlog
+from attrs import field, mutable
+
+from praetor_api.kube.api import KubeApi, PatchType
+from praetor_api.kube.clock import Clock
+from praetor_api.kube.errors import (
+    AlreadyExists,
+    Conflict,
+    Invalid,
+    KubeError,
+    NotFound,
+    ServerError,
+    Unreachable,
+)
+from praetor_api.kube.limiter import TokenBucket
+from praetor_api.kube.resource import DEVICE_PROCESSES, Key
+from praetor_controller.actions import Action, Create, Delete, Update
+from praetor_controller.bodies import process_body, process_patch
+from praetor_controller.errors import NotLeading
+from praetor_controller.memory import REFUSED_FOR_S, Memory, Refusal
+from praetor_controller.metrics import Metrics
+from praetor_controller.overlay import Overlay
+from praetor_controller.projection import project_process
+from praetor_controller.rows import DeploymentRow, ProcessRow
+
+FIELD_MANAGER = "praetor-controller"
+CONCURRENCY = 32
+SLICE_S = 1.0
+"""So long at a time, then the plan is made anew: a changed template is not held up by a long fan-out."""
+
+_log = structlog.get_logger(__name__)
+
+
+@mutable(kw_only=True)
+class Outcome:
+    """What came of the actions. *trouble* is the failure that made the rest wait."""
+
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+    refused: str = ""
+    look_again: bool = False
+    trouble: KubeError | None = field(default=None)
+
+    @property
+    def wrote(self) -> int:
+        return self.created + self.updated + self.deleted
+
+
+class Writer:
+    """Writes DeviceProcesses for all deployments."""
+
+    def __init__(
+        self,
+        api: KubeApi,
+        clock: Clock,
+        limiter: TokenBucket,
+        metrics: Metrics,
+        may_write: Callable[[], bool],
+        overlay: Overlay[ProcessRow],
+    ) -> None:
+        self._api = api
+        self._clock = clock
+        self._limiter = limiter
+        self._metrics = metrics
+        self._may_write = may_write
+        self._slots = asyncio.Semaphore(CONCURRENCY)
+        self.overlay = overlay
+
+    async def carry_out(self, deployment: DeploymentRow, actions: tuple[Action, ...], memory: Memory) -> Outcome:
+        """Carry out as many of *actions* as the time slice allows; NotLeading when the lease is not surely ours."""
+        outcome = Outcome()
+        work = _Work(deployment, memory, outcome)
+        queue, until = iter(actions), self._clock.monotonic() + SLICE_S
+        async with asyncio.TaskGroup() as group:
+            for number in range(min(CONCURRENCY, len(actions))):
+                group.create_task(self._work(queue, until, work), name=f"write {deployment.name} {number}")
+        return outcome
+
+    async def resolve(self, namespace: str, memory: Memory) -> None:
+        """Read back the processes whose last write had no known outcome."""
+        for device, name in tuple(memory.unknown.items()):
+            await self._read_back(Key(namespace, name), None)
+            del memory.unknown[device]
+
+    async def _work(self, queue: Iterator[Action], until: float, work: _Work) -> None:
+        for action in queue:
+            async with self._slots:
+                await self._limiter.acquire()
+                if not self._may_write():
+                    raise NotLeading
+                await self._attempt(action, work)
+            if work.outcome.trouble is not None or self._clock.monotonic() >= until:
+                work.outcome.look_again = True
+                return
+
+    async def _attempt(self, action: Action, work: _Work) -> None:
+        try:
+            await self._write(action, work)
+        except KubeError as e:
+            verb = type(action).__name__.lower()
+            self._metrics.writes.labels(verb, type(e).__name__).inc()
+            await self._failed(action, work, e)
+        else:
+            self._metrics.writes.labels(type(action).__name__.lower(), "done").inc()
+
+    async def _write(self, action: Action, work: _Work) -> None:
+        deployment, outcome = work.deployment, work.outcome
+        match action:
+            case Create():
+                body = process_body(deployment, action, self._clock.now())
+                stored = await self._api.create(
+                    DEVICE_PROCESSES, deployment.namespace, body, field_manager=FIELD_MANAGER
+                )
+                outcome.created += 1
+                self._stored(stored, work)
+            case Update(process):
+                patch = process_patch(deployment, action, self._clock.now())
+                key = Key(process.namespace, process.name)
+                stored = await self._api.patch(
+                    DEVICE_PROCESSES, key, patch, patch_type=PatchType.JSON, field_manager=FIELD_MANAGER
+                )
+                outcome.updated += 1
+                self._stored(stored, work)
+            case Delete(process):
+                await self._api.delete(DEVICE_PROCESSES, Key(process.namespace, process.name), uid=process.uid)
+                outcome.deleted += 1
+                self.overlay.deleted(process, self._clock.monotonic())
+            case _:
+                assert_never(action)
+
+    def _stored(self, stored: dict[str, Any], work: _Work) -> None:
+        row, wanted = project_process(stored), work.deployment.template.spec_hash
+        self.overlay.wrote(row, self._clock.monotonic())
+        known = work.memory.stored_as.setdefault(wanted, set())
+        if row.spec_hash != wanted and row.spec_hash not in known:
+            _log.warning("the API stores another spec than was written", process=row.name)
+            known.add(row.spec_hash)
+
+    async def _failed(self, action: Action, work: _Work, error: KubeError) -> None:
+        device, key, row = _subject(action, work.deployment)
+        match error:
+            case AlreadyExists() | Conflict():
+                work.outcome.look_again = True
+                await self._read_back_or_leave(key, row, work.outcome)
+            case NotFound() if row is not None:
+                work.outcome.look_again = True
+                self.overlay.deleted(row, self._clock.monotonic())
+            case Invalid():
+                until = self._clock.monotonic() + REFUSED_FOR_S
+                work.memory.refusals[device] = Refusal(work.deployment.template.spec_hash, error.message, until)
+                work.outcome.refused = error.message
+                work.outcome.look_again = True
+            case Unreachable() | ServerError():
+                work.memory.unknown[device] = key.name
+                work.outcome.trouble = error
+            case _:
+                work.outcome.trouble = error
+
+    async def _read_back_or_leave(self, key: Key, row: ProcessRow | None, outcome: Outcome) -> None:
+        try:
+            await self._read_back(key, row)
+        except KubeError as e:
+            outcome.trouble = e
+
+    async def _read_back(self, key: Key, row: ProcessRow | None) -> None:
+        try:
+            stored = await self._api.get(DEVICE_PROCESSES, key)
+        except NotFound:
+            if row is not None:
+                self.overlay.deleted(row, self._clock.monotonic())
+        else:
+            self.overlay.wrote(project_process(stored), self._clock.monotonic())
+
+
+class _Work:
+    """Whose actions these are, and where to note what came of them."""
+
+    def __init__(self, deployment: DeploymentRow, memory: Memory, outcome: Outcome) -> None:
+        self.deployment = deployment
+        self.memory = memory
+        self.outcome = outcome
+
+
+def _subject(action: Action, deployment: DeploymentRow) -> tuple[str, Key, ProcessRow | None]:
+    if isinstance(action, Create):
+        return action.device, Key(deployment.namespace, action.name), None
+    return action.process.device, Key(action.process.namespace, action.process.name), action.process
