@@ -17,9 +17,10 @@ from typing import Self
 
 from attrs import frozen
 
-from e2e.clusters.cluster import CONTROLLER, GATEWAY, Cluster
+from e2e.clusters.cluster import COMPONENTS, CONTROLLER, GATEWAY, Capability, Cluster
 from e2e.clusters.credentials import write_secret
 from e2e.clusters.rawapi import RawApi
+from e2e.manifests import install_rbac_for_users
 from e2e.stack import strays
 from e2e.stack.agent import Agent
 from e2e.stack.kube import Kube, install_definitions
@@ -89,7 +90,7 @@ class Stack:
         """Start the agent of a new device; returns at once."""
         agent = Agent(
             device,
-            [script("praetor-agent"), "run"],
+            [script("praetor-agent"), "run", "--start-splay=0"],
             gateway=self.url_of(gateway or self.gateway),
             token=self.token(device) if token is None else token,
             workdir=self.workdir / "devices",
@@ -109,10 +110,12 @@ class Stack:
             agent.end_processes()
 
     def start(self) -> None:
-        """Install the CRDs, then start controller and gateways; returns when they are ready."""
+        """Install CRDs and roles, then start controller and gateways; returns when they are ready."""
         with RawApi.from_kubeconfig(self.cluster.kubeconfig) as api:
             Kube(api, self.settings.system_namespace).create_namespace()
             install_definitions(api)
+            if Capability.RBAC in self.cluster.capabilities:
+                install_rbac_for_users(api, COMPONENTS, self.settings.system_namespace)
         self._start_watchdog()
         for server in self.servers():
             server.start()
@@ -183,6 +186,7 @@ class Stack:
                 f"--addr=127.0.0.1:{ports[0]}",
                 f"--health-probe-bind-address=127.0.0.1:{ports[1]}",
                 f"--device-token-secret-file={self._secret_file}",
+                f"--lease-namespace={self.settings.system_namespace}",
                 f"--default-heartbeat-seconds={self.settings.heartbeat}",
                 f"--stale-multiplier={self.settings.stale_multiplier}",
                 *self.settings.gateway_flags,

@@ -1,0 +1,73 @@
+"""Fixtures of the suite: the three programs once, and a namespace with devices of its own for each test."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.clusters.cluster import Cluster
+from e2e.stack.kube import Kube
+from e2e.stack.stack import Stack
+from e2e.suite.fleet import Fleet
+
+TIMEOUT_S = 240
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of the suite as one that needs a cluster, and give it time."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker("cluster")
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show with a failed test what the programs logged meanwhile."""
+    report = yield
+    logged = item.stash.get(LOGGED, None)
+    if report.failed and logged is not None:
+        stack, since = logged
+        report.sections.append(("logs of the programs", stack.logs(since)))
+    return report
+
+
+LOGGED = pytest.StashKey[tuple[Stack, dict[Path, int]]]()
+
+
+@pytest.fixture(scope="session")
+def session_stack(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The programs, started once."""
+    with Stack(cluster, tmp_path_factory.mktemp("stack")) as stack:
+        yield stack
+
+
+@pytest.fixture
+def stack(request: pytest.FixtureRequest, session_stack: Stack) -> Stack:
+    """The programs, all of them running and ready, whatever the test before did to them."""
+    request.node.stash[LOGGED] = (session_stack, session_stack.log_sizes())
+    for server in session_stack.servers():
+        if not server.program.running:
+            server.program.start()
+        server.wait_ready()
+    return session_stack
+
+
+@pytest.fixture
+def kube(stack: Stack) -> Iterator[Kube]:
+    """A namespace of the test's own."""
+    kube = stack.kube(f"e2e-{secrets.token_hex(3)}").create_namespace()
+    yield kube
+    kube.delete_namespace()
+
+
+@pytest.fixture
+def fleet(stack: Stack, kube: Kube) -> Iterator[Fleet]:
+    """Devices of the test's own."""
+    fleet = Fleet(stack, kube)
+    yield fleet
+    fleet.close()

@@ -1,0 +1,62 @@
+"""The devices of one test: inventory in its namespace and an agent for each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import count
+
+from e2e.stack.agent import Agent
+from e2e.stack.kube import SWITCHES, Kube, Object, condition
+from e2e.stack.manifests import network_switch
+from e2e.stack.stack import Stack
+from e2e.stack.waiting import eventually
+
+
+class Fleet:
+    """Devices whose names nobody else uses, for a device's name must be clear across namespaces."""
+
+    def __init__(self, stack: Stack, kube: Kube) -> None:
+        self.stack = stack
+        self.kube = kube
+        self._numbers = count(1)
+        self._mine: list[str] = []
+
+    def declare(self, labels: Mapping[str, str] | None = None) -> str:
+        """Make a NetworkSwitch that has no agent (yet); return its name."""
+        name = f"{self.kube.namespace}-{next(self._numbers)}"
+        self.kube.apply(network_switch(name, labels))
+        return name
+
+    def power_on(self, device: str) -> Agent:
+        """Start an agent for *device*, with a fresh disk."""
+        self._mine.append(device)
+        return self.stack.add_agent(device)
+
+    def add(self, number: int = 1, labels: Mapping[str, str] | None = None) -> tuple[str, ...]:
+        """Declare devices, start their agents, and return their names once they are connected."""
+        devices = tuple(self.declare(labels) for _ in range(number))
+        for device in devices:
+            self.power_on(device)
+        for device in devices:
+            self.await_connected(device)
+        return devices
+
+    def agent(self, device: str) -> Agent:
+        """Return the agent of *device*."""
+        return self.stack.agents[device]
+
+    def await_connected(self, device: str, status: str = "True") -> Object:
+        """Return the NetworkSwitch once its AgentConnected is *status*."""
+        return eventually(
+            lambda: self.kube.switch(device),
+            lambda switch: condition(switch, "AgentConnected") == status,
+            what=f"AgentConnected of {device} is {status}",
+        )
+
+    def label(self, device: str, labels: Mapping[str, str | None]) -> None:
+        """Change labels of the NetworkSwitch; None takes one away."""
+        self.kube.patch(SWITCHES, device, {"metadata": {"labels": dict(labels)}})
+
+    def close(self) -> None:
+        """End the agents and their processes."""
+        self.stack.remove_agents([device for device in self._mine if device in self.stack.agents])

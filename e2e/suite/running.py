@@ -1,0 +1,40 @@
+"""What the kernel says of a process, which no report can gild."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def is_alive(pid: int) -> bool:
+    """Tell whether the process exists and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def argv_of(pid: int) -> tuple[str, ...]:
+    """Return the command line."""
+    return _words(pid, "cmdline")
+
+
+def environment_of(pid: int) -> dict[str, str]:
+    """Return the environment that the process was started with."""
+    pairs = (word.partition("=") for word in _words(pid, "environ"))
+    return {name: value for name, _, value in pairs}
+
+
+def directory_of(pid: int) -> Path:
+    """Return the working directory."""
+    return Path(f"/proc/{pid}/cwd").readlink()
+
+
+def user_of(pid: int) -> int:
+    """Return the effective user id."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("Uid:"))
+    return int(line.split()[2])
+
+
+def _words(pid: int, name: str) -> tuple[str, ...]:
+    return tuple(word.decode() for word in Path(f"/proc/{pid}/{name}").read_bytes().split(b"\0")[:-1])

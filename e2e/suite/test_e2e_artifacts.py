@@ -1,0 +1,121 @@
+"""Artifacts: fetched, verified, and only then run; what runs is never stopped for one that cannot be had."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from e2e.stack.kube import Kube, Object, condition, conditions
+from e2e.stack.manifests import deployment, process_spec
+from e2e.stack.waiting import eventually, steadily
+from e2e.suite.fleet import Fleet
+from e2e.suite.judging import await_process, await_ready
+from e2e.suite.running import argv_of, is_alive
+from e2e.suite.workloads import GRACE_S, change_template, sleeping
+
+SCRIPT = "#!/bin/sh\n# {}\nexec sleep infinity\n"
+WRONG = "0" * 64
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Serves a folder without a word."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[tuple[Path, str]]:
+    """A folder and the URL at which its files are served."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder))) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def program(folder: Path, name: str) -> tuple[Path, str]:
+    """Write a program; return it and its SHA-256."""
+    path = folder / name
+    path.write_text(SCRIPT.format(name))
+    path.chmod(0o755)
+    return path, hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def running(name: str, kind: str, url: str, checksum: str | None) -> Object:
+    """Return a process that runs the program *name* out of its artifact."""
+    artifact = {"type": kind, "url": url, **({} if checksum is None else {"checksumSHA256": checksum})}
+    return process_spec([name], execution={"terminationGracePeriodSeconds": GRACE_S}, artifact=artifact)
+
+
+def assert_had(process: Object, checksum: str) -> None:
+    """Check what the status tells of an artifact that was fetched and is what it shall be."""
+    assert condition(process, "ArtifactDownloaded") == "True"
+    assert condition(process, "ArtifactVerified") == "True"
+    assert checksum in process["status"]["artifactDigest"]
+
+
+def test_a_file_artifact_is_verified_and_run(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
+    (device,) = fleet.add()
+    path, checksum = program(tmp_path, "tool")
+    kube.apply(deployment("tool", running("tool", "file", f"file://{path}", checksum)))
+    process = await_ready(kube, [device])[device]
+    assert_had(process, checksum)
+    assert argv_of(process["status"]["pid"])[:1] == ("sleep",)
+
+
+def test_an_http_artifact_is_fetched_verified_and_run(fleet: Fleet, kube: Kube, site: tuple[Path, str]) -> None:
+    (device,) = fleet.add()
+    folder, url = site
+    _, checksum = program(folder, "tool")
+    kube.apply(deployment("tool", running("tool", "http", f"{url}/tool", checksum)))
+    assert_had(await_ready(kube, [device])[device], checksum)
+
+
+def test_a_wrong_checksum_is_told_and_nothing_is_run(fleet: Fleet, kube: Kube, site: tuple[Path, str]) -> None:
+    (device,) = fleet.add()
+    folder, url = site
+    program(folder, "tool")
+    kube.apply(deployment("tool", running("tool", "http", f"{url}/tool", WRONG)))
+    process = await_process(kube, device, lambda item: condition(item, "ArtifactVerified") == "False", "not verified")
+    assert conditions(process)["ArtifactVerified"]["reason"]
+    assert condition(process, "ProcessStarted") != "True"
+    assert fleet.agent(device).processes() == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("name", "checksum", "kind"),
+    [
+        pytest.param("tool", WRONG, "ArtifactVerified", id="wrong-checksum"),
+        pytest.param("absent", WRONG, "ArtifactDownloaded", id="not-found"),
+    ],
+)
+def test_the_old_process_runs_on_while_its_successor_cannot_be_had(
+    fleet: Fleet, kube: Kube, site: tuple[Path, str], name: str, checksum: str, kind: str
+) -> None:
+    (device,) = fleet.add()
+    folder, url = site
+    _, good = program(folder, "tool")
+    kube.apply(deployment("tool", sleeping()))
+    pid = await_ready(kube, [device])[device]["status"]["pid"]
+    change_template(kube, "tool", running(name, "http", f"{url}/{name}", checksum) | {"execution": _execution(name)})
+    await_process(kube, device, lambda item: condition(item, kind) == "False", f"{kind} is False")
+    steadily(lambda: is_alive(pid), bool, what="the old process runs", for_s=2)
+    change_template(kube, "tool", running("tool", "http", f"{url}/tool", good) | {"execution": _execution("tool")})
+    process = await_ready(kube, [device])[device]
+    assert_had(process, good)
+    eventually(lambda: not is_alive(pid), what="the old process has ended")
+
+
+def _execution(name: str) -> Object:
+    """Return an execution that, merged over a sleeper's, leaves nothing of it."""
+    return {"command": [name], "args": None, "env": None}

@@ -1,0 +1,133 @@
+"""Every condition and phase, in both directions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from e2e.stack.kube import Kube, condition, conditions
+from e2e.stack.manifests import deployment, process_spec
+from e2e.stack.waiting import eventually
+from e2e.suite.fleet import Fleet
+from e2e.suite.judging import await_phase, await_process, await_ready
+from e2e.suite.workloads import change_template, probed, shell, sleeping
+
+
+def test_a_failing_health_check_makes_the_process_unhealthy_and_a_good_one_healthy_again(
+    fleet: Fleet, kube: Kube, tmp_path: Path
+) -> None:
+    (device,) = fleet.add()
+    flag = tmp_path / "healthy"
+    flag.touch()
+    kube.apply(deployment("probed", sleeping(healthCheck=probed(["/usr/bin/test", "-e", str(flag)]))))
+    process = await_ready(kube, [device])[device]
+    assert conditions(process)["Healthy"]["status"] == "True"
+    flag.unlink()
+    sick = await_process(kube, device, lambda item: condition(item, "Healthy") == "False", "unhealthy")
+    assert (condition(sick, "ProcessStarted"), condition(sick, "SpecObserved")) == ("True", "True")
+    assert conditions(sick)["Healthy"]["message"]
+    eventually(
+        lambda: kube.deployment("probed"),
+        lambda item: item["status"].get("numberReady", 0) == 0 and condition(item, "Available") == "False",
+        what="the deployment is not available",
+    )
+    flag.touch()
+    await_ready(kube, [device])
+
+
+def test_the_failure_threshold_is_counted(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
+    (device,) = fleet.add()
+    tally = tmp_path / "tally"
+    # fails in its second and third run only: one short of the threshold
+    probe = f'echo x >>{tally}; n=$(wc -l <{tally}); [ "$n" -lt 2 ] || [ "$n" -gt 3 ]'
+    check = probed(["/bin/sh", "-c", probe], failureThreshold=3)
+    kube.apply(deployment("probed", sleeping(healthCheck=check)))
+    await_ready(kube, [device])
+    since = conditions(kube.processes()[device])["Healthy"]["lastTransitionTime"]
+    eventually(lambda: tally.read_text().count("x") >= 6, what="the probe ran on")
+    healthy = conditions(kube.processes()[device])["Healthy"]
+    assert (healthy["status"], healthy["lastTransitionTime"]) == ("True", since)
+
+
+def test_a_command_that_does_not_exist_is_told_and_nothing_is_started(fleet: Fleet, kube: Kube) -> None:
+    (device,) = fleet.add()
+    kube.apply(deployment("absent", process_spec(["/no/such/program"])))
+    process = await_process(kube, device, lambda item: condition(item, "ProcessStarted") == "False", "not started")
+    assert "/no/such/program" in conditions(process)["ProcessStarted"]["message"]
+    assert process["status"].get("phase") in ("Pending", "Failed")
+    assert fleet.agent(device).processes() == frozenset()
+    change_template(kube, "absent", sleeping())
+    await_ready(kube, [device])
+
+
+def test_a_process_that_crashes_is_restarted_and_counted(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
+    (device,) = fleet.add()
+    flag = tmp_path / "crashed"
+    script = 'if [ -e "$1" ]; then exec sleep infinity; fi; touch "$1"; exit 3'
+    kube.apply(deployment("crashing", shell(script, str(flag))))
+    process = await_process(
+        kube,
+        device,
+        lambda item: item.get("status", {}).get("restartCount") == 1 and condition(item, "Healthy") == "True",
+        "restarted once",
+    )
+    assert process["status"]["phase"] == "Running"
+    assert process["status"]["lastTerminationReason"]
+
+
+def test_never_runs_to_completion_once(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
+    (device,) = fleet.add()
+    ran = tmp_path / "ran"
+    kube.apply(deployment("firmware", shell('echo x >>"$1"', str(ran), restartPolicy="Never")))
+    process = await_phase(kube, device, "Succeeded")
+    assert process["status"]["exitCode"] == 0
+    assert condition(process, "Healthy") == "True"
+    eventually(
+        lambda: kube.deployment("firmware"), lambda item: condition(item, "Available") == "True", what="available"
+    )
+    connected = conditions(kube.switch(device))["AgentConnected"]
+    fleet.agent(device).restart(kill=True)
+    _heard_again(fleet, device)
+    assert ran.read_text() == "x\n"
+    assert conditions(kube.switch(device))["AgentConnected"]["lastTransitionTime"] == connected["lastTransitionTime"]
+    change_template(kube, "firmware", shell('echo again >>"$1"', str(ran), restartPolicy="Never"))
+    eventually(ran.read_text, lambda text: text == "x\nagain\n", what="a new spec runs once, too")
+
+
+def test_never_tells_a_failure_and_does_not_try_again(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
+    (device,) = fleet.add()
+    ran = tmp_path / "ran"
+    kube.apply(deployment("firmware", shell('echo x >>"$1"; exit 7', str(ran), restartPolicy="Never")))
+    process = await_phase(kube, device, "Failed")
+    assert process["status"]["exitCode"] == 7
+    assert condition(process, "Healthy") == "False"
+    fleet.agent(device).restart()
+    _heard_again(fleet, device)
+    assert ran.read_text() == "x\n"
+
+
+def test_on_failure_tries_again_until_it_succeeds(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
+    (device,) = fleet.add()
+    ran = tmp_path / "ran"
+    script = 'echo x >>"$1"; [ "$(wc -l <"$1")" -ge 2 ]'
+    kube.apply(deployment("job", shell(script, str(ran), restartPolicy="OnFailure")))
+    process = await_phase(kube, device, "Succeeded")
+    assert (process["status"]["exitCode"], process["status"]["restartCount"]) == (0, 1)
+    assert ran.read_text() == "x\nx\n"
+
+
+def test_a_transition_time_moves_only_with_the_status(fleet: Fleet, kube: Kube) -> None:
+    (device,) = fleet.add()
+    kube.apply(deployment("sleeper", sleeping()))
+    before = conditions(await_ready(kube, [device])[device])["AgentConnected"]
+    change_template(kube, "sleeper", sleeping("2"))
+    eventually(lambda: kube.processes()[device]["metadata"]["generation"] == 2, what="the spec changed")
+    after = conditions(await_ready(kube, [device])[device])["AgentConnected"]
+    assert after["lastTransitionTime"] == before["lastTransitionTime"]
+
+
+def _heard_again(fleet: Fleet, device: str) -> None:
+    """Return when the restarted agent has fetched its state and reported."""
+    agent = fleet.agent(device)
+    boot = fleet.kube.switch(device)["status"].get("bootID")
+    eventually(lambda: agent.program.running and agent.program.tail(), what="the agent is up")
+    eventually(lambda: fleet.kube.switch(device)["status"].get("bootID") == boot, what="the agent reported")

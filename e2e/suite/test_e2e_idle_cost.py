@@ -1,0 +1,89 @@
+"""Heartbeats that tell nothing new cost the apiserver nothing, counted by the apiserver itself."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.clusters.cluster import Cluster, Request
+from e2e.stack.kube import Kube
+from e2e.stack.manifests import deployment, network_switch
+from e2e.stack.stack import Settings, Stack
+from e2e.stack.waiting import eventually
+from e2e.suite.device_api import DeviceApi
+from e2e.suite.heartbeats import Beats
+from e2e.suite.judging import await_ready
+from e2e.suite.workloads import sleeping
+
+DEVICES = 200
+ROUNDS = 50
+QUIET_S = 3.0
+LEASES = "leases"
+OURS = ("deviceprocesses", "deviceprocessdeployments", "networkswitches", "events", "controllerrevisions", LEASES)
+
+
+@pytest.fixture
+def calm(stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[Stack]:
+    """A gateway for the test's namespace alone, at a real fleet's pace but for how often a device may report."""
+    stack.gateway.program.terminate()
+    settings = Settings(namespace=kube.namespace, heartbeat=15, gateway_flags=("--device-rate=1000",))
+    own = Stack(stack.cluster, tmp_path / "calm", settings)
+    own.gateway.start()
+    yield own
+    own.stop()
+
+
+@pytest.mark.needs("counts")
+def test_ten_thousand_heartbeats_with_nothing_new_cause_no_request(
+    cluster: Cluster, calm: Stack, kube: Kube, record_testsuite_property: Any
+) -> None:
+    devices = [f"{kube.namespace}-{number}" for number in range(DEVICES)]
+    kube.apply(*map(network_switch, devices), deployment("sleeper", sleeping()))
+    eventually(kube.processes, lambda found: len(found) == DEVICES, what="every device has a process")
+    told = {device: [_started(calm, device)] for device in devices}
+    beats = Beats(calm.gateway_url, {device: calm.token(device) for device in devices})
+    beats.send(1, told.__getitem__)
+    await_ready(kube, devices)
+    before = _settled(cluster)
+    sent = beats.send(ROUNDS - 1) + beats.send(1, told.__getitem__)
+    caused = _ours(cluster) - before
+    renewals = sum(count for request, count in caused.items() if request.resource == LEASES)
+    record_testsuite_property("lease requests meanwhile", renewals)
+    print(f"{sent} heartbeats; requests for Leases meanwhile: {renewals}")
+    assert sent == DEVICES * ROUNDS
+    assert {request: count for request, count in caused.items() if request.resource != LEASES} == {}
+
+
+def _started(stack: Stack, device: str) -> dict[str, Any]:
+    """Return the observation of the device's process, running as it shall."""
+    (item,) = DeviceApi.of(stack, device).desired().json()["items"]
+    told = {"observedSpecHash": item["specHash"], "processStarted": True, "healthy": True}
+    told |= {"pid": 42, "startTime": "2026-01-01T00:00:00Z"}
+    return {key: item[key] for key in ("namespace", "name", "uid")} | told
+
+
+def _ours(cluster: Cluster) -> Counter[Request]:
+    """Return the apiserver's counts of requests for what the programs deal with."""
+    counts = cluster.request_counts()
+    return Counter({request: count for request, count in counts.items() if request.resource.split("/")[0] in OURS})
+
+
+def _settled(cluster: Cluster) -> Counter[Request]:
+    """Return the counts once nothing but Leases was asked for during QUIET_S."""
+    last, since = _ours(cluster), time.monotonic()
+
+    def quiet() -> bool:
+        nonlocal last, since
+        now = _ours(cluster)
+        if any(request.resource != LEASES for request in now - last):
+            since = time.monotonic()
+        last = now
+        return time.monotonic() - since > QUIET_S
+
+    eventually(quiet, what=f"no request for {QUIET_S:g} s")
+    return last

@@ -1,0 +1,98 @@
+"""The everyday flow with an unmodified kubectl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from e2e.clusters.cluster import Cluster
+from e2e.clusters.kubectl import output_of
+from e2e.stack.kube import Kube
+from e2e.stack.manifests import deployment, network_switch
+from e2e.stack.waiting import eventually
+from e2e.suite.fleet import Fleet
+from e2e.suite.judging import await_ready
+from e2e.suite.running import environment_of
+from e2e.suite.workloads import sleeping
+
+Kubectl = Callable[..., str]
+
+
+@pytest.fixture
+def kubectl(cluster: Cluster, kube: Kube, tmp_path: Path) -> Kubectl:
+    """Run kubectl in the test's namespace; what it printed is returned."""
+    if cluster.kubectl is None:
+        pytest.skip("kubectl is not on the PATH")
+    base = [cluster.kubectl, f"--kubeconfig={cluster.kubeconfig}", f"--cache-dir={tmp_path / 'cache'}"]
+
+    def run(*arguments: str, stdin: str | None = None) -> str:
+        return output_of([*base, f"--namespace={kube.namespace}", *arguments], stdin=stdin, timeout_s=120)
+
+    return run
+
+
+def test_the_everyday_flow_works(kubectl: Kubectl, fleet: Fleet, kube: Kube) -> None:
+    device = f"{kube.namespace}-k"
+    switch = network_switch(device, {"role": "leaf"}, model="SN5600", managementAddress="192.0.2.1")
+    manifests = [switch, deployment("sleeper", sleeping("1"), match={"role": "leaf"})]
+    applied = kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(manifests))
+    assert f"networkswitch.azure.com/{device} created" in applied
+    fleet.power_on(device)
+    waited = kubectl("wait", "--for=condition=Available", "--timeout=90s", "dpd/sleeper")
+    assert "condition met" in waited
+    await_ready(kube, [device])
+    _assert_columns(kubectl, device)
+    described = kubectl("describe", "dp", f"sleeper-{device}")
+    for word in ("Agent Connected", "AgentConnected", "ProcessStarted", "Running"):
+        assert word in described or word.replace(" ", "") in described
+    patch = {"spec": {"template": {"spec": sleeping("2")}}}
+    assert "patched" in kubectl("patch", "dpd", "sleeper", "--type=merge", "-p", json.dumps(patch))
+    eventually(lambda: _revision(kube, device) == "2", what="the device runs the patched template")
+    assert "deleted" in kubectl("delete", "dpd", "sleeper")
+    eventually(lambda: kubectl("get", "dp", "-o", "name") == "", what="its processes are gone")
+
+
+def test_events_are_seen_by_kubectl(kubectl: Kubectl, fleet: Fleet, kube: Kube) -> None:
+    (device,) = fleet.add()
+    kube.apply(deployment("sleeper", sleeping()))
+    await_ready(kube, [device])
+    eventually(
+        lambda: kubectl("get", "events"),
+        lambda told: all(word in told for word in ("ProcessStarted", "Healthy", f"sleeper-{device}")),
+        what="kubectl get events shows them",
+    )
+    eventually(
+        lambda: kubectl("describe", "dp", f"sleeper-{device}"),
+        lambda told: "ProcessStarted" in told.partition("Events:")[2],
+        what="kubectl describe shows them",
+    )
+
+
+def test_kubectl_tells_what_is_wrong_with_a_manifest(kubectl: Kubectl, kube: Kube) -> None:
+    bad = deployment("bad", {"execution": {"backend": "magic", "command": ["x"]}})
+    with pytest.raises(Exception, match=r"spec\.template\.spec\.execution\.backend"):
+        kubectl("apply", "--validate=false", "-f", "-", stdin=yaml.safe_dump(bad))
+
+
+def _assert_columns(kubectl: Kubectl, device: str) -> None:
+    """Check that the tables answer the everyday questions."""
+    head, row = kubectl("get", "dpd").splitlines()
+    assert {"NAME", "DESIRED", "READY", "AVAILABLE"} <= set(head.upper().replace("-", " ").split())
+    assert row.startswith("sleeper")
+    head, row = kubectl("get", "dp").splitlines()
+    assert {"NAME", "DEVICE", "PHASE"} <= set(head.split())
+    assert (device in row, "Running" in row) == (True, True)
+    head, row = kubectl("get", "nsw").splitlines()
+    assert (head.startswith("NAME"), "True" in row) == (True, True)
+
+
+def _revision(kube: Kube, device: str) -> str:
+    pid = kube.processes()[device].get("status", {}).get("pid")
+    try:
+        return environment_of(pid).get("REVISION", "") if pid else ""
+    except OSError:
+        return ""

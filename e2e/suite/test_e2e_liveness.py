@@ -1,0 +1,115 @@
+"""Who is connected: silence is noticed, also across our own restarts, and nobody is called dead for our sake."""
+
+from __future__ import annotations
+
+import pytest
+
+from e2e.stack.kube import PROCESSES, SWITCHES, Kube, condition, conditions
+from e2e.stack.manifests import deployment
+from e2e.stack.recorder import Recorder
+from e2e.stack.stack import Stack
+from e2e.stack.waiting import eventually
+from e2e.suite.fleet import Fleet
+from e2e.suite.judging import await_process, await_ready, phase
+from e2e.suite.running import is_alive
+from e2e.suite.workloads import sleeping
+
+
+def test_a_silent_device_is_disconnected_and_its_process_unknown_until_it_is_heard_again(
+    fleet: Fleet, kube: Kube
+) -> None:
+    device, other = fleet.add(2)
+    kube.apply(deployment("sleeper", sleeping()))
+    pid = await_ready(kube, [device, other])[device]["status"]["pid"]
+    fleet.agent(device).program.kill()
+    switch = fleet.await_connected(device, "False")
+    assert conditions(switch)["AgentConnected"]["reason"]
+    lost = await_process(kube, device, lambda item: condition(item, "AgentConnected") == "False", "disconnected")
+    assert phase(lost) == "Unknown"
+    eventually(
+        lambda: kube.deployment("sleeper")["status"], lambda status: status["numberReady"] == 1, what="one is ready"
+    )
+    assert is_alive(pid)
+    assert condition(kube.switch(other), "AgentConnected") == "True"
+    fleet.agent(device).start()
+    assert await_ready(kube, [device, other])[device]["status"]["pid"] == pid
+    assert condition(fleet.await_connected(device), "AgentConnected") == "True"
+
+
+def test_disconnection_and_return_are_told_as_events(fleet: Fleet, kube: Kube) -> None:
+    device, _ = fleet.add(2)
+    fleet.agent(device).program.kill()
+    fleet.await_connected(device, "False")
+    fleet.agent(device).start()
+    fleet.await_connected(device)
+
+    def reasons() -> set[str]:
+        return {event["reason"] for event in kube.events() if event["regarding"]["name"] == device}
+
+    wanted = {"AgentConnected", "AgentDisconnected"}
+    eventually(reasons, lambda told: told >= wanted, what=f"events {wanted}")
+
+
+def test_a_frozen_agent_is_silent_and_a_thawed_one_is_back(fleet: Fleet) -> None:
+    device, _ = fleet.add(2)
+    fleet.agent(device).program.freeze()
+    fleet.await_connected(device, "False")
+    fleet.agent(device).program.thaw()
+    fleet.await_connected(device)
+
+
+def test_a_device_that_died_while_no_gateway_was_up_is_found(stack: Stack, fleet: Fleet, kube: Kube) -> None:
+    device, other = fleet.add(2)
+    kube.apply(deployment("sleeper", sleeping()))
+    await_ready(kube, [device, other])
+    stack.gateway.program.kill()
+    fleet.agent(device).unplug()
+    stack.gateway.program.start()
+    stack.gateway.wait_ready()
+    fleet.await_connected(device, "False")
+    await_process(kube, device, lambda item: condition(item, "AgentConnected") == "False", "disconnected")
+    assert condition(kube.switch(other), "AgentConnected") == "True"
+
+
+@pytest.mark.parametrize("kill", [False, True], ids=["graceful", "killed"])
+def test_a_restart_of_the_gateway_disconnects_nobody(stack: Stack, fleet: Fleet, kube: Kube, kill: bool) -> None:
+    devices = fleet.add(3)
+    kube.apply(deployment("sleeper", sleeping()))
+    await_ready(kube, devices)
+    kubeconfig = stack.cluster.kubeconfig
+    with Recorder(kubeconfig, kube.path(SWITCHES)) as switches, Recorder(kubeconfig, kube.path(PROCESSES)) as processes:
+        stack.gateway.restart(kill=kill)
+        # a device that is made to die now is judged only after the others would have been
+        fleet.agent(devices[0]).program.kill()
+        fleet.await_connected(devices[0], "False")
+    lost = {
+        (frame.object["kind"], frame.object["metadata"]["name"])
+        for frame in (*switches.frames, *processes.frames)
+        if condition(frame.object, "AgentConnected") != "True"
+    }
+    assert lost <= {("NetworkSwitch", devices[0]), ("DeviceProcess", f"sleeper-{devices[0]}")}
+
+
+def test_a_gateway_that_was_frozen_for_long_blames_no_device(stack: Stack, fleet: Fleet, kube: Kube) -> None:
+    devices = fleet.add(2)
+    with Recorder(stack.cluster.kubeconfig, kube.path(SWITCHES)) as switches:
+        stack.gateway.program.freeze()
+        # six seconds are twice the limit; the apiserver's clock is asked, so that nothing sleeps here
+        _pass_time(stack, seconds=6)
+        stack.gateway.program.thaw()
+        stack.gateway.wait_ready()
+        fleet.agent(devices[0]).program.kill()
+        fleet.await_connected(devices[0], "False")
+    lost = {
+        frame.object["metadata"]["name"]
+        for frame in switches.frames
+        if condition(frame.object, "AgentConnected") == "False"
+    }
+    assert lost == {devices[0]}
+
+
+def _pass_time(stack: Stack, *, seconds: int) -> None:
+    """Let time pass, held by a watch that ends after so long."""
+    with stack.kube("default").api.watch("/api/v1/namespaces/default/events", timeout_s=seconds) as frames:
+        for _ in frames:
+            continue

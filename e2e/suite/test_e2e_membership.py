@@ -1,0 +1,105 @@
+"""Devices that come, change and go, and deployments that go: processes follow, on the devices, too."""
+
+from __future__ import annotations
+
+from e2e.stack.kube import DEPLOYMENTS, PROCESSES, SWITCHES, Kube
+from e2e.stack.manifests import deployment
+from e2e.stack.waiting import eventually
+from e2e.suite.fleet import Fleet
+from e2e.suite.judging import await_ready
+from e2e.suite.running import is_alive
+from e2e.suite.workloads import shell, sleeping
+
+LEAF = {"role": "leaf"}
+
+
+def test_a_device_that_is_added_gets_its_process(fleet: Fleet, kube: Kube) -> None:
+    first = fleet.add(labels=LEAF)
+    kube.apply(deployment("sleeper", sleeping(), match=LEAF))
+    before = await_ready(kube, first)[first[0]]["status"]["pid"]
+    second = fleet.add(labels=LEAF)
+    after = await_ready(kube, first + second)
+    assert after[first[0]]["status"]["pid"] == before
+    eventually(lambda: kube.deployment("sleeper")["status"]["numberAvailable"] == 2, what="both are counted")
+
+
+def test_a_device_that_is_relabelled_loses_and_gets_its_process(fleet: Fleet, kube: Kube) -> None:
+    device, other = fleet.add(2, labels=LEAF)
+    kube.apply(deployment("sleeper", sleeping(), match=LEAF))
+    pid = await_ready(kube, [device, other])[device]["status"]["pid"]
+    fleet.label(device, {"role": "spine"})
+    await_ready(kube, [other])
+    eventually(lambda: not is_alive(pid), what="its process ended on the device")
+    eventually(lambda: kube.deployment("sleeper")["status"]["desiredNumberScheduled"] == 1, what="one is counted")
+    fleet.label(device, LEAF)
+    assert await_ready(kube, [device, other])[device]["status"]["pid"] != pid
+
+
+def test_a_changed_selector_moves_the_processes(fleet: Fleet, kube: Kube) -> None:
+    (leaf,), (spine,) = fleet.add(labels=LEAF), fleet.add(labels={"role": "spine"})
+    kube.apply(deployment("sleeper", sleeping(), match=LEAF))
+    pid = await_ready(kube, [leaf])[leaf]["status"]["pid"]
+    kube.patch(DEPLOYMENTS, "sleeper", {"spec": {"selector": {"matchLabels": {"role": "spine"}}}})
+    await_ready(kube, [spine])
+    eventually(lambda: not is_alive(pid), what="the process of the leaf ended")
+
+
+def test_a_device_that_is_removed_from_the_inventory_loses_its_process(fleet: Fleet, kube: Kube) -> None:
+    device, other = fleet.add(2)
+    kube.apply(deployment("sleeper", sleeping()))
+    pid = await_ready(kube, [device, other])[device]["status"]["pid"]
+    kube.delete(SWITCHES, device)
+    await_ready(kube, [other])
+    eventually(lambda: not is_alive(pid), what="its process ended")
+
+
+def test_a_deleted_deployment_takes_its_processes_with_it(fleet: Fleet, kube: Kube) -> None:
+    devices = fleet.add(2)
+    kube.apply(deployment("sleeper", sleeping()), deployment("other", sleeping()))
+    eventually(lambda: len(kube.list(PROCESSES)) == 4, what="two processes on each device")
+
+    def pids(name: str) -> list[int]:
+        found = (kube.process(f"{name}-{device}") for device in devices)
+        return [pid for item in found if (pid := item.get("status", {}).get("pid"))]
+
+    doomed = eventually(lambda: pids("sleeper"), lambda found: len(found) == 2, what="the first deployment runs")
+    spared = eventually(lambda: pids("other"), lambda found: len(found) == 2, what="the second deployment runs")
+    kube.delete(DEPLOYMENTS, "sleeper")
+    eventually(lambda: not any(map(is_alive, doomed)), what="its processes ended on the devices")
+    eventually(lambda: len(kube.list(PROCESSES)) == 2, what="their objects are gone")
+    assert all(map(is_alive, spared))
+
+
+def test_a_process_that_somebody_deleted_is_made_again(fleet: Fleet, kube: Kube) -> None:
+    (device,) = fleet.add()
+    kube.apply(deployment("sleeper", sleeping()))
+    before = await_ready(kube, [device])[device]
+    kube.delete(PROCESSES, before["metadata"]["name"])
+    after = eventually(
+        lambda: await_ready(kube, [device])[device],
+        lambda item: item["metadata"]["uid"] != before["metadata"]["uid"],
+        what="another object of the same name",
+    )
+    assert is_alive(after["status"]["pid"])
+    eventually(lambda: not is_alive(before["status"]["pid"]), what="the old process ended")
+
+
+def test_a_spec_that_somebody_edited_is_set_right(fleet: Fleet, kube: Kube) -> None:
+    device = fleet.declare()
+    kube.apply(deployment("sleeper", sleeping()))
+    eventually(lambda: device in kube.processes(), what="it exists")
+    kube.patch(PROCESSES, f"sleeper-{device}", {"spec": {"execution": {"args": ["1"]}}})
+    eventually(
+        lambda: kube.processes()[device]["spec"]["execution"]["args"] == ["infinity"],
+        what="the template's args are back",
+    )
+
+
+def test_a_process_that_ignores_the_wish_to_end_is_ended_by_force(fleet: Fleet, kube: Kube) -> None:
+    (device,) = fleet.add()
+    stubborn = shell("trap '' TERM; while :; do sleep 0.2; done")
+    stubborn["execution"]["terminationGracePeriodSeconds"] = 1
+    kube.apply(deployment("stubborn", stubborn))
+    pid = await_ready(kube, [device])[device]["status"]["pid"]
+    kube.delete(DEPLOYMENTS, "stubborn")
+    eventually(lambda: not is_alive(pid), what="it was ended by force")

@@ -1,0 +1,118 @@
+"""Manifests with nothing but the original system's fields apply unchanged and mean what they meant."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from e2e.stack.kube import DEPLOYMENTS, PROCESSES, Kube, condition, conditions
+from e2e.stack.waiting import eventually
+from e2e.suite.fleet import Fleet
+from e2e.suite.judging import await_ready
+from e2e.suite.running import argv_of, directory_of, environment_of, user_of
+
+SAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "samples" / "original.yaml"
+
+# as a user of the original wrote it; {folder} is a folder of the device, {checksum} that of the file in it
+MANIFEST = """
+apiVersion: azure.com/v1alpha1
+kind: DeviceProcessDeployment
+metadata:
+  name: exporter
+  labels: {{team: fabric}}
+spec:
+  selector:
+    matchLabels: {{role: leaf}}
+  updateStrategy:
+    type: RollingUpdate
+    rollingUpdate: {{maxUnavailable: 1}}
+  template:
+    metadata:
+      labels: {{app: exporter}}
+    spec:
+      artifact:
+        type: file
+        url: file://{folder}/exporter
+        checksumSHA256: {checksum}
+      execution:
+        backend: process
+        command: [exporter]
+        args: [--listen, "127.0.0.1:9100", "two words", "$HOME %n"]
+        env:
+        - {{name: LOG_LEVEL, value: info}}
+        - {{name: ODD, value: "a=b 'c' \\"d\\" $E"}}
+        workingDir: {folder}
+        user: {user}
+      restartPolicy: Always
+      healthCheck:
+        exec:
+          command: [/usr/bin/test, -e, {folder}/exporter]
+        periodSeconds: 30
+        timeoutSeconds: 5
+        successThreshold: 1
+        failureThreshold: 3
+"""
+PROGRAM = "#!/bin/sh\nwhile :; do sleep 1; done\n"
+
+
+def test_the_originals_fields_reach_the_process_as_they_were_written(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
+    (device,) = fleet.add(labels={"role": "leaf"})
+    (tmp_path / "exporter").write_text(PROGRAM)
+    checksum = hashlib.sha256(PROGRAM.encode()).hexdigest()
+    manifest = yaml.safe_load(MANIFEST.format(folder=tmp_path, checksum=checksum, user=os.geteuid()))
+    kube.apply(manifest)
+    process = await_ready(kube, [device])[device]
+    assert process["metadata"]["labels"]["app"] == "exporter"
+    pid = process["status"]["pid"]
+    assert argv_of(pid)[2:] == ("--listen", "127.0.0.1:9100", "two words", "$HOME %n")
+    told = environment_of(pid)
+    assert (told["LOG_LEVEL"], told["ODD"]) == ("info", "a=b 'c' \"d\" $E")
+    assert (directory_of(pid), user_of(pid)) == (tmp_path, os.geteuid())
+    for kind in ("ArtifactDownloaded", "ArtifactVerified", "ProcessStarted", "Healthy"):
+        assert condition(process, kind) == "True"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can run processes as another user")
+def test_a_process_runs_as_the_user_that_was_named(fleet: Fleet, kube: Kube) -> None:
+    (device,) = fleet.add(labels={"role": "leaf"})
+    execution = {"backend": "process", "command": ["/bin/sleep"], "args": ["infinity"], "user": "nobody"}
+    manifest = yaml.safe_load(MANIFEST.format(folder="/", checksum="0" * 64, user="nobody"))
+    manifest["spec"]["template"]["spec"] = {"execution": execution}
+    kube.apply(manifest)
+    pid = await_ready(kube, [device])[device]["status"]["pid"]
+    assert user_of(pid) not in (0, os.geteuid())
+
+
+def test_the_samples_apply_and_what_they_say_is_stored(kube: Kube) -> None:
+    objects: list[dict[str, Any]] = [item for item in yaml.safe_load_all(SAMPLE.read_text()) if item]
+    kube.apply(*objects)
+    for item in objects:
+        plural = PROCESSES if item["kind"] == "DeviceProcess" else DEPLOYMENTS
+        stored = kube.get(plural, item["metadata"]["name"])
+        assert stored is not None
+        assert _contains(stored["spec"], item["spec"]), item["metadata"]["name"]
+
+
+def test_a_backend_that_the_device_lacks_is_told_and_not_guessed(fleet: Fleet, kube: Kube) -> None:
+    (device,) = fleet.add(labels={"role": "leaf"})
+    manifest = yaml.safe_load(MANIFEST.format(folder="/", checksum="0" * 64, user=os.geteuid()))
+    manifest["spec"]["template"]["spec"] = {"execution": {"backend": "initd", "command": ["/bin/true"]}}
+    kube.apply(manifest)
+    process = eventually(
+        lambda: kube.processes().get(device, {}), lambda item: condition(item, "ProcessStarted") == "False", what="told"
+    )
+    assert "initd" in conditions(process)["ProcessStarted"]["message"]
+
+
+def _contains(stored: Any, wanted: Any) -> bool:
+    """Tell whether *stored* says all that *wanted* says; defaults may have been added."""
+    if isinstance(wanted, dict):
+        return all(key in stored and _contains(stored[key], value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return len(stored) == len(wanted) and all(map(_contains, stored, wanted))
+    return bool(stored == wanted)

@@ -1,0 +1,180 @@
+"""Any component may end in the middle: what runs on devices runs on, and what was asked for is done afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from e2e.clusters.cluster import Capability
+from e2e.stack.kube import PROCESSES, Kube
+from e2e.stack.manifests import deployment
+from e2e.stack.recorder import Recorder
+from e2e.stack.stack import Stack
+from e2e.stack.waiting import eventually, steadily
+from e2e.suite.fleet import Fleet
+from e2e.suite.judging import await_ready, is_ready, revision, unavailable
+from e2e.suite.running import is_alive
+from e2e.suite.workloads import change_template, sleeping
+
+BOTH_WAYS = pytest.mark.parametrize("kill", [False, True], ids=["graceful", "killed"])
+
+
+@pytest.fixture
+def devices(fleet: Fleet, kube: Kube) -> tuple[str, ...]:
+    """Three devices that run a sleeper of revision 1."""
+    devices = fleet.add(3)
+    kube.apply(deployment("sleeper", sleeping("1"), max_unavailable=1))
+    await_ready(kube, devices)
+    return devices
+
+
+@pytest.fixture
+def outage(stack: Stack) -> Iterator[Stack]:
+    """A stack whose apiserver the test stops; it is up again afterwards."""
+    if Capability.OUTAGE not in stack.cluster.capabilities:
+        pytest.skip("this cluster's apiserver cannot be stopped")
+    yield stack
+    stack.cluster.start_apiserver()
+    for server in stack.servers():
+        eventually(lambda server=server: server.ready, what=f"{server.name} is ready again")  # type: ignore[misc]
+
+
+@BOTH_WAYS
+def test_a_rollout_goes_on_after_a_restart_of_the_controller(
+    stack: Stack, kube: Kube, devices: tuple[str, ...], kill: bool
+) -> None:
+    with Recorder(stack.cluster.kubeconfig, kube.path(PROCESSES)) as record:
+        change_template(kube, "sleeper", sleeping("2"))
+        eventually(lambda: "2" in _revisions(kube), what="the rollout began")
+        stack.controller.restart(kill=kill)
+        _await_revision(kube, devices, "2")
+    assert record.worst(unavailable(devices)) <= 1
+    assert len(kube.list(PROCESSES)) == len(devices)
+
+
+def test_processes_run_on_while_no_controller_is_there(stack: Stack, kube: Kube, devices: tuple[str, ...]) -> None:
+    pids = _pids(kube)
+    stack.controller.program.kill()
+    change_template(kube, "sleeper", sleeping("2"))
+    steadily(lambda: list(map(is_alive, pids)), all, what="the processes run", for_s=1)
+    assert set(_revisions(kube)) == {"1"}
+    stack.controller.program.start()
+    stack.controller.wait_ready()
+    _await_revision(kube, devices, "2")
+
+
+@BOTH_WAYS
+def test_processes_run_on_through_a_restart_of_the_gateway(
+    stack: Stack, kube: Kube, devices: tuple[str, ...], kill: bool
+) -> None:
+    pids = _pids(kube)
+    stack.gateway.restart(kill=kill)
+    change_template(kube, "sleeper", sleeping("1", restartPolicy="OnFailure"))
+    eventually(lambda: not any(map(is_alive, pids)), what="devices got the change through the new gateway")
+    await_ready(kube, devices)
+
+
+def test_an_outage_of_the_gateway_stops_nothing_and_what_was_missed_is_made_up_for(
+    stack: Stack, kube: Kube, devices: tuple[str, ...]
+) -> None:
+    pids = _pids(kube)
+    stack.gateway.program.kill()
+    change_template(kube, "sleeper", sleeping("2"))
+    steadily(lambda: list(map(is_alive, pids)), all, what="the processes run", for_s=2)
+    stack.gateway.program.start()
+    stack.gateway.wait_ready()
+    _await_revision(kube, devices, "2")
+
+
+@BOTH_WAYS
+def test_a_restart_of_the_agent_leaves_its_processes_alone(
+    stack: Stack, kube: Kube, fleet: Fleet, devices: tuple[str, ...], kill: bool
+) -> None:
+    before = kube.processes()
+    for device in devices:
+        fleet.agent(device).restart(kill=kill)
+    # a change that comes after the restart shows that the agents are at work again
+    kube.apply(deployment("second", sleeping()))
+    eventually(
+        lambda: [is_ready(item) for item in kube.list(PROCESSES)].count(True) == 6, what="the second deployment runs"
+    )
+    after = {device: kube.process(f"sleeper-{device}") for device in devices}
+    assert {device: after[device]["status"]["pid"] for device in devices} == {
+        device: before[device]["status"]["pid"] for device in devices
+    }
+    assert all(is_alive(item["status"]["pid"]) for item in after.values())
+
+
+def test_a_process_that_ended_while_no_agent_was_there_is_started_again(
+    fleet: Fleet, kube: Kube, devices: tuple[str, ...]
+) -> None:
+    device = devices[0]
+    pid = kube.processes()[device]["status"]["pid"]
+    fleet.agent(device).unplug()
+    fleet.agent(device).start()
+    eventually(
+        lambda: kube.processes()[device],
+        lambda item: is_ready(item) and item["status"]["pid"] != pid and is_alive(item["status"]["pid"]),
+        what="it runs again",
+    )
+
+
+def test_a_device_without_network_runs_what_it_knew_last(stack: Stack, fleet: Fleet, devices: tuple[str, ...]) -> None:
+    agent = fleet.agent(devices[0])
+    agent.unplug()
+    stack.gateway.program.kill()
+    agent.start()
+    eventually(agent.processes, what="the process runs again without a gateway")
+    stack.gateway.program.start()
+    stack.gateway.wait_ready()
+    fleet.await_connected(devices[0])
+
+
+def test_an_outage_of_the_apiserver_stops_nothing_and_disconnects_nobody(
+    outage: Stack, kube: Kube, fleet: Fleet, devices: tuple[str, ...]
+) -> None:
+    pids = _pids(kube)
+    outage.cluster.stop_apiserver()
+    steadily(lambda: list(map(is_alive, pids)), all, what="the processes run", for_s=4)
+    assert outage.gateway.ready
+    assert all(server.program.running for server in outage.servers())
+    outage.cluster.start_apiserver()
+    with Recorder(outage.cluster.kubeconfig, kube.path(PROCESSES)) as record:
+        change_template(kube, "sleeper", sleeping("2"))
+        _await_revision(kube, devices, "2")
+    assert record.worst(unavailable(devices)) <= 1
+
+
+def test_a_device_can_restart_in_an_outage_of_the_apiserver(
+    outage: Stack, kube: Kube, fleet: Fleet, devices: tuple[str, ...]
+) -> None:
+    agent = fleet.agent(devices[0])
+    outage.cluster.stop_apiserver()
+    agent.unplug()
+    agent.start()
+    eventually(agent.processes, what="the process runs again")
+    outage.cluster.start_apiserver()
+    eventually(
+        lambda: kube.processes()[devices[0]],
+        lambda item: is_ready(item) and item["status"]["pid"] in agent.processes(),
+        what="the status tells the new process",
+    )
+
+
+def _pids(kube: Kube) -> list[int]:
+    return [item["status"]["pid"] for item in kube.list(PROCESSES)]
+
+
+def _revisions(kube: Kube) -> list[str]:
+    return [revision(item) for item in kube.list(PROCESSES)]
+
+
+def _await_revision(kube: Kube, devices: tuple[str, ...], wanted: str) -> None:
+    eventually(
+        kube.processes,
+        lambda found: (
+            set(found) == set(devices) and all(revision(item) == wanted and is_ready(item) for item in found.values())
+        ),
+        what=f"all run revision {wanted}",
+    )

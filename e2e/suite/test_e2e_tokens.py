@@ -1,0 +1,111 @@
+"""Who gets in: in no combination of flags a wrong, missing, empty or other device's token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from e2e.clusters.cluster import GATEWAY
+from e2e.stack.program import Program
+from e2e.stack.server import Server
+from e2e.stack.stack import Stack, environment, script
+from e2e.stack.waiting import eventually
+from e2e.suite.device_api import DeviceApi
+from praetor_api.tokens import device_token
+
+SHARED, SECRET, OLD_SECRET = "shared-token", "new-secret", "old-secret"
+DEVICE, OTHER = "tokens-leaf-1", "tokens-leaf-2"
+HMAC, OLD_HMAC, OTHERS = (
+    device_token(secret.encode(), device)
+    for secret, device in ((SECRET, DEVICE), (OLD_SECRET, DEVICE), (SECRET, OTHER))
+)
+NEVER = (None, "", " ", "wrong", OTHERS, HMAC.upper(), HMAC[:-1], HMAC + "0", f"{SHARED} x", SECRET, "\xe9")
+
+
+@contextmanager
+def gateway(stack: Stack, workdir: Path, *flags: str) -> Iterator[str]:
+    """Run a further gateway with its own ways to authenticate; yields its URL."""
+
+    def arguments(ports: Sequence[int]) -> tuple[str, ...]:
+        return (
+            script(GATEWAY),
+            f"--kubeconfig={stack.cluster.kubeconfig_for(GATEWAY)}",
+            f"--addr=127.0.0.1:{ports[0]}",
+            f"--health-probe-bind-address=127.0.0.1:{ports[1]}",
+            f"--lease-namespace={stack.settings.system_namespace}",
+            *flags,
+        )
+
+    server = Server("gateway", arguments, ports=2, workdir=workdir, env=environment())
+    try:
+        server.start()
+        yield f"http://127.0.0.1:{server.ports[0]}"
+    finally:
+        server.program.stop()
+
+
+@pytest.mark.parametrize(
+    ("flags", "accepted", "refused"),
+    [
+        pytest.param((f"--device-token={SHARED}",), {SHARED}, {HMAC, OLD_HMAC}, id="shared"),
+        pytest.param((f"--device-token-secret={SECRET}",), {HMAC}, {SHARED, OLD_HMAC}, id="secret"),
+        pytest.param(
+            (f"--device-token={SHARED}", f"--device-token-secret={SECRET}", f"--device-token-secret={OLD_SECRET}"),
+            {SHARED, HMAC, OLD_HMAC},
+            set(),
+            id="shared-and-two-secrets",
+        ),
+    ],
+)
+def test_only_the_right_token_gets_in(
+    stack: Stack, tmp_path: Path, flags: tuple[str, ...], accepted: set[str], refused: set[str]
+) -> None:
+    with gateway(stack, tmp_path, *flags) as url:
+        for token in accepted:
+            assert _statuses(DeviceApi(url, DEVICE, token)) == [200, 200, 200], token
+        for wrong in (*refused, *NEVER):
+            assert _statuses(DeviceApi(url, DEVICE, wrong)) == [401, 401, 401], wrong
+
+
+def test_a_refusal_does_not_tell_whether_the_device_exists(stack: Stack) -> None:
+    answers = [DeviceApi(stack.gateway_url, name, "wrong").desired() for name in (DEVICE, "no-such-device")]
+    assert {answer.status_code for answer in answers} == {401}
+    assert answers[0].json() == answers[1].json()
+    assert answers[0].headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("flags", "mend"),
+    [
+        pytest.param((), "--insecure", id="none"),
+        pytest.param(("--device-token=",), "--device-token", id="empty-token"),
+        pytest.param(("--device-token-secret=",), "--device-token-secret", id="empty-secret"),
+        pytest.param((f"--device-token={SHARED}", "--insecure"), "--insecure", id="token-and-insecure"),
+    ],
+)
+def test_a_gateway_without_clear_authentication_refuses_to_start(
+    stack: Stack, tmp_path: Path, flags: tuple[str, ...], mend: str
+) -> None:
+    base = (f"--kubeconfig={stack.cluster.kubeconfig_for(GATEWAY)}", "--addr=127.0.0.1:0")
+    program = Program("gateway", (script(GATEWAY), *base, *flags), workdir=tmp_path, env=environment())
+    program.start()
+    try:
+        eventually(lambda: not program.running, what="the gateway refused to start")
+    finally:
+        program.stop()
+    assert program.exit_status not in (0, None)
+    assert mend in program.tail()
+    assert "Traceback" not in program.tail()
+
+
+def test_an_insecure_gateway_is_what_was_asked_for(stack: Stack, tmp_path: Path) -> None:
+    with gateway(stack, tmp_path, "--insecure") as url:
+        assert DeviceApi(url, DEVICE, None).desired().status_code == 200
+
+
+def _statuses(device: DeviceApi) -> list[int]:
+    answers = (device.desired(), device.report(heartbeat=True), device.connect())
+    return [answer.status_code for answer in answers]
