@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import signal
 import sys
 import time
@@ -150,17 +149,16 @@ class Demo:
         self._console.print(f"  in {self._elapsed()} altogether")
 
     def _stay(self, kubeconfig: Path) -> None:
-        token = self._stack.token(self._devices[0])
-        kubectl = "kubectl" if shutil.which("kubectl") else "kubectl (install it first)"
-        url = f"{self._stack.gateway_url}/v1/devices/{self._devices[0]}/desired"
+        device, namespace = self._devices[0], self._kube.namespace
+        kubectl = "kubectl" if namespace == "default" else f"kubectl -n {namespace}"
         self._console.print("\n[bold]Everything keeps running.[/] In another terminal:\n")
         for line in (
             f"export KUBECONFIG={kubeconfig}",
-            f"{kubectl} -n {self._kube.namespace} get nsw,dpd,dp",
-            f"{kubectl} -n {self._kube.namespace} describe dpd {NAME}",
-            f"{kubectl} explain dpd.spec.updateStrategy",
-            f"{kubectl} -n {self._kube.namespace} get dp -w",
-            f"curl -i -H 'X-Device-Token: {token}' {url}",
+            f"export GATEWAY={self._stack.gateway_url} TOKEN={self._stack.token(device)}",
+            f"{kubectl} get nsw,dpd,dp",
+            f"{kubectl} describe dpd {NAME}",
+            f"{kubectl} get dp -w",
+            f'curl -i -H "X-Device-Token: $TOKEN" $GATEWAY/v1/devices/{device}/desired',
         ):
             self._console.print(f"  {line}", soft_wrap=True, markup=False)
         self._console.print("\nCtrl-C ends it all.")
