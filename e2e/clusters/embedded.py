@@ -1,4 +1,4 @@
-"""The embedded control plane as a cluster: one child process, a SQLite file, plain HTTP on loopback."""
+"""The embedded control plane as a cluster: one child process, a SQLite file, TLS on loopback."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ class Embedded(LocalCluster):
     )
 
     def __init__(self, workdir: Path) -> None:
-        super().__init__(workdir, scheme="http")
+        self._cert_dir = workdir / "certs"
+        # kubectl sends its token over TLS only
+        super().__init__(workdir, scheme="https", ca=self._cert_dir / "apiserver.crt")
         self._start(self._launch)
 
     def compact(self) -> None:
@@ -52,6 +54,7 @@ class Embedded(LocalCluster):
             "e2e.embedded",
             f"--port={self.url.rpartition(':')[2]}",
             f"--kubeconfig-out={self.workdir / 'embedded.kubeconfig'}",
+            f"--cert-dir={self._cert_dir}",
             f"--data={self.workdir / 'embedded.db'}",
             f"--token-auth-file={self.token_file}",
         ]

@@ -20,20 +20,22 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="SQLite file that keeps the objects; without it they are in memory")
     parser.add_argument("--kubeconfig-out", type=Path, help="write a kubeconfig to this file")
     parser.add_argument("--token-auth-file", type=Path, help="CSV of token,user,uid,groups; without it all are let in")
+    parser.add_argument("--cert-dir", type=Path, help="talk TLS, with the certificate of this folder (made if missing)")
     parser.add_argument("--crds", type=Path, help="folder of CustomResourceDefinitions to begin with")
     parser.add_argument("--bookmark-seconds", type=float, default=60.0, help="time between bookmarks (default 60)")
     parser.add_argument("--history", type=int, default=100_000, help="changes that watches can resume from")
     return parser.parse_args()
 
 
-def kubeconfig(url: str, tokens: Mapping[str, User]) -> str:
+def kubeconfig(url: str, tokens: Mapping[str, User], cert_dir: Path | None) -> str:
     """A kubeconfig, in JSON, which is YAML; its user has the first token."""
     user = {"token": next(iter(tokens))} if tokens else {}
+    cluster = {"server": url} | ({"certificate-authority": str(cert_dir / "apiserver.crt")} if cert_dir else {})
     context = {"cluster": "praetor", "user": "admin", "namespace": "default"}
     config = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "praetor", "cluster": {"server": url}}],
+        "clusters": [{"name": "praetor", "cluster": cluster}],
         "users": [{"name": "admin", "user": user}],
         "contexts": [{"name": "praetor", "context": context}],
         "current-context": "praetor",
@@ -59,10 +61,11 @@ async def _run(options: argparse.Namespace) -> None:
         crds=options.crds,
         bookmark_s=options.bookmark_seconds,
         history=options.history,
+        cert_dir=options.cert_dir,
     )
     async with plane:
         if options.kubeconfig_out:
-            _write_private(options.kubeconfig_out, kubeconfig(plane.url, tokens))
+            _write_private(options.kubeconfig_out, kubeconfig(plane.url, tokens, options.cert_dir))
         print(f"ready {plane.url} kubeconfig {options.kubeconfig_out or '-'}", flush=True)
         await stop.wait()
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from e2e.embedded import event_views
 from e2e.embedded.errors import Obj
-from e2e.embedded.resources import Column, Resource, View
+from e2e.embedded.resources import ALL_VERBS, Column, Resource, View
 from e2e.embedded.schemas import array, boolean, free, integer, map_list, mapping, root, string, strings, struct, time
 
 REFERENCE = struct(
@@ -110,9 +110,8 @@ EVENT_V1 = root(
 CONTROLLER_REVISION = root(
     "ControllerRevision implements an immutable snapshot of state data.",
     data=free("Data is the serialized representation of the state."),
-    revision=integer("Revision indicates the revision of the state represented by Data.", format="int64"),
+    revision=integer("Revision indicates the revision of the state.", format="int64", default=0),
 )
-CONTROLLER_REVISION["required"] = ["revision"]
 
 
 def _rbac(kind: str, **properties: Obj) -> Obj:
@@ -142,14 +141,9 @@ def _resource(group: str, version: str, kind: str, plural: str, schema: Obj, **m
 
 _AGE = Column("Age", "date", ".metadata.creationTimestamp", "When the object was created.")
 _RBAC = "rbac.authorization.k8s.io"
-_EVENT_FIELDS = (
-    *(f"involvedObject.{key}" for key in ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion")),
-    "involvedObject.fieldPath",
-    "reason",
-    "reportingComponent",
-    "source",
-    "type",
-)
+_ABOUT = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
+_EVENT_FIELDS = (*(f"involvedObject.{key}" for key in _ABOUT), "reason", "reportingComponent", "source", "type")
+_EVENT_V1_FIELDS = (*(f"regarding.{key}" for key in _ABOUT), "reason", "reportingController", "type")
 _EVENT_COLUMNS = (
     Column("Last Seen", "date", ".lastSeen"),
     Column("Type", "string", ".type"),
@@ -170,6 +164,7 @@ BUILTIN: tuple[Resource, ...] = (
         "Namespace",
         "namespaces",
         NAMESPACE,
+        verbs=tuple(verb for verb in ALL_VERBS if verb != "deletecollection"),
         namespaced=False,
         short_names=("ns",),
         status=True,
@@ -214,7 +209,7 @@ BUILTIN: tuple[Resource, ...] = (
         EVENT_V1,
         table="/events",
         short_names=("ev",),
-        selectable=_EVENT_FIELDS,
+        selectable=_EVENT_V1_FIELDS,
         columns=_EVENT_COLUMNS,
         view=View("events.k8s.io/v1", event_views.to_events_v1, event_views.to_core_v1),
     ),
@@ -238,7 +233,7 @@ BUILTIN: tuple[Resource, ...] = (
         CONTROLLER_REVISION,
         columns=(
             Column("Controller", "string", ".controller"),
-            Column("Revision", "string", ".revision"),
+            Column("Revision", "integer", ".revision"),
             _AGE,
         ),
     ),

@@ -12,6 +12,7 @@ from e2e.embedded.resources import Resource
 from e2e.embedded.validation import invalid_value, required
 
 _CONFIG_KEY = re.compile(r"[-._a-zA-Z0-9]+")
+_QUALIFIED = re.compile(r"([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]")
 _CONFIG_KEY_WORDS = (
     "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  "
     "or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
@@ -108,9 +109,8 @@ def _event_faults(resource: Resource, new: Obj, old: Obj | None) -> Iterator[Cau
     about = (new.get("involvedObject") or {}).get("namespace") or ""
     namespace = new["metadata"].get("namespace", "")
     modern = bool(new.get("eventTime"))
-    field = "regarding.namespace" if resource.group and modern else "involvedObject.namespace"
     if about != namespace and not (about == "" and namespace in ("default", "kube-system")):
-        yield invalid_value(field, about, "does not match event.namespace")
+        yield invalid_value("involvedObject.namespace", about, "does not match event.namespace")
     if resource.group and old is None and not modern:
         yield required("eventTime")
     if modern and (old is None or resource.group):
@@ -127,9 +127,11 @@ def _modern_event_faults(new: Obj) -> Iterator[Cause]:
     for path, value in wanted.items():
         if not value:
             yield required(path)
-    for path, limit in (("reason", 128), ("action", 128), ("message", 1024)):
+    controller = new.get("reportingComponent") or ""
+    if controller and not _QUALIFIED.fullmatch(controller):
+        yield invalid_value("reportingController", controller, "must be a qualified name")
+    for path, limit in (("reportingInstance", 128), ("reason", 128), ("action", 128), ("message", 1024)):
         if len(new.get(path) or "") > limit:
-            field = "note" if path == "message" else path
-            yield invalid_value(field, "", f"can have at most {limit} characters")
+            yield invalid_value(path, "", f"can have at most {limit} characters")
     if new.get("type") not in ("Normal", "Warning"):
         yield invalid_value("type", new.get("type") or "", "has invalid value: ")

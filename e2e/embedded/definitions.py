@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from e2e.embedded.cel import Rules, expressions
+from e2e.embedded.cel import Rules, expressions, syntax_error
 from e2e.embedded.errors import Cause, Obj
 from e2e.embedded.resources import Column, Resource, View
 from e2e.embedded.schemas import API_VERSION, KIND, OBJECT_META, string
 from e2e.embedded.structural import join
-from e2e.embedded.validation import invalid_value, not_supported, required
+from e2e.embedded.validation import invalid_value, not_supported, required, validate
 
 GROUP = "apiextensions.k8s.io"
 PLURAL = "customresourcedefinitions"
@@ -75,11 +75,23 @@ def _schema_faults(schema: Obj, path: str) -> Iterator[Cause]:
         yield required(f"{path}.items", "must be specified")
     if schema.get("x-kubernetes-list-type") == "map" and not schema.get("x-kubernetes-list-map-keys"):
         yield required(f"{path}.x-kubernetes-list-map-keys", "must not be empty if x-kubernetes-list-type is map")
+    if "default" in schema:
+        yield from validate(schema["default"], schema, f"{path}.default")
+    yield from _rule_faults(schema, path)
     for key, below in (schema.get("properties") or {}).items():
         yield from _schema_faults(below, join(f"{path}.properties", f"[{key}]").replace(".[", "["))
     for key in ("items", "additionalProperties"):
         if isinstance(schema.get(key), dict):
             yield from _schema_faults(schema[key], f"{path}.{key}")
+
+
+def _rule_faults(schema: Obj, path: str) -> Iterator[Cause]:
+    for index, rule in enumerate(schema.get("x-kubernetes-validations") or ()):
+        for key in ("rule", "messageExpression"):
+            if key in rule and (error := syntax_error(rule[key])):
+                yield invalid_value(
+                    f"{path}.x-kubernetes-validations[{index}].{key}", rule[key], f"compilation failed: {error}"
+                )
 
 
 def change_faults(new: Obj, old: Obj) -> Iterator[Cause]:
@@ -189,5 +201,17 @@ def established(definition: Obj, now: str) -> Obj:
     return {**definition, "status": status}
 
 
-def _condition(kind: str, reason: str, message: str, now: str) -> Obj:
-    return {"type": kind, "status": "True", "lastTransitionTime": now, "reason": reason, "message": message}
+def refused(definition: Obj, taken: str, now: str) -> Obj:
+    """The definition with the status of one that claims a name which another has."""
+    conditions = [
+        _condition("NamesAccepted", "KindConflict", f'"{taken}" is already in use', now, "False"),
+        _condition("Established", "NotAccepted", "not all names are accepted", now, "False"),
+    ]
+    before = (definition.get("status") or {}).get("conditions")
+    status = {"conditions": before or conditions, "acceptedNames": {"kind": "", "plural": ""}}
+    stored = [version["name"] for version in definition["spec"]["versions"] if version.get("storage")]
+    return {**definition, "status": status | {"storedVersions": stored}}
+
+
+def _condition(kind: str, reason: str, message: str, now: str, status: str = "True") -> Obj:
+    return {"type": kind, "status": status, "lastTransitionTime": now, "reason": reason, "message": message}

@@ -1,4 +1,4 @@
-"""What the controllers of a real control plane do: collect garbage by owner references, finish namespaces and definitions.
+"""What the controllers of a real control plane do: collect garbage, finish namespaces and definitions.
 
 Changes mark work; `run` does it until none is left. Nothing here waits.
 """

@@ -134,9 +134,8 @@ def _owner_faults(owners: list[Obj]) -> Iterator[Cause]:
 
 def change_faults(new: Obj, old: Obj) -> Iterator[Cause]:
     """What an update may not do to metadata."""
-    for field in ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"):
-        if field in new and new[field] != old.get(field):
-            yield invalid_value(f"metadata.{field}", new[field], "field is immutable")
+    if new.get("uid") != old.get("uid"):
+        yield invalid_value("metadata.uid", new.get("uid"), "field is immutable")
     if "deletionTimestamp" in old:
         added = sorted(set(new.get("finalizers") or ()) - set(old.get("finalizers") or ()))
         if added:

@@ -40,7 +40,8 @@ def v3(catalog: Catalog, prefix: str) -> Obj | None:
         return None
     schemas = {_META: _schema(OBJECT_META)}
     for resource in resources:
-        schemas[model_name(resource)] = _model(resource, {"allOf": [{"$ref": f"#/components/schemas/{_META}"}]})
+        meta = {"allOf": [{"$ref": f"#/components/schemas/{_META}"}]}
+        schemas |= _models(resource, "#/components/schemas/", meta)
     return {
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": VERSION["gitVersion"]},
@@ -53,7 +54,7 @@ def v2(catalog: Catalog) -> Obj:
     """The OpenAPI v2 document of everything."""
     models = {_META: _schema(OBJECT_META)}
     for resource in catalog:
-        models[model_name(resource)] = _model(resource, {"$ref": f"#/definitions/{_META}"})
+        models |= _models(resource, "#/definitions/", {"$ref": f"#/definitions/{_META}"})
     return {
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": VERSION["gitVersion"]},
@@ -64,6 +65,16 @@ def v2(catalog: Catalog) -> Obj:
 
 def _kind(resource: Resource) -> Obj:
     return {"group": resource.group, "version": resource.version, "kind": resource.kind}
+
+
+def _models(resource: Resource, prefix: str, meta: Obj) -> Obj:
+    """The models of a resource: the object and the list of such objects."""
+    name = model_name(resource)
+    items = {"type": "array", "items": {"$ref": prefix + name}}
+    fields = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
+    listed = {"type": "object", "required": ["items"], "properties": fields | {"items": items}}
+    kind = {"group": resource.group, "version": resource.version, "kind": resource.list_kind}
+    return {name: _model(resource, meta), f"{name}List": listed | {"x-kubernetes-group-version-kind": [kind]}}
 
 
 def _model(resource: Resource, meta: Obj) -> Obj:

@@ -36,8 +36,6 @@ def json_patch(obj: Obj, patch: Any) -> Obj:
         raise bad_request("json: cannot unmarshal object into Go value of type jsonpatch.Patch")
     try:
         return dict(jsonpatch.apply_patch(obj, patch))
-    except jsonpatch.InvalidJsonPatch as error:
-        raise bad_request(f"invalid JSON patch: {error}") from error
     except (jsonpatch.JsonPatchException, jsonpatch.JsonPointerException, TypeError, ValueError) as error:
         message = "the server rejected our request due to an error in our request"
         raise ApiError(422, "Invalid", message, {}) from error

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ssl
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +22,7 @@ from e2e.embedded.reading import Reader
 from e2e.embedded.registry import Registry
 from e2e.embedded.resources import Catalog, Resource
 from e2e.embedded.server import Server
-from e2e.embedded.store import Change, Journal, Store
+from e2e.embedded.store import Change, Store
 from e2e.embedded.writing import Options
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
@@ -35,7 +37,8 @@ class EmbeddedControlPlane:
     """A control plane on loopback, as an async context manager; `url` is where it answers.
 
     *data* is a SQLite file that keeps the objects over restarts; *tokens* maps bearer tokens to users, and without
-    any everybody is let in; *crds* is a folder of definitions to begin with; *bookmark_s* is the time between bookmarks.
+    any everybody is let in; *crds* is a folder of definitions to begin with; *bookmark_s* is the time between
+    bookmarks; with *cert_dir*, which gets a certificate of its own, it talks TLS.
     """
 
     def __init__(
@@ -46,7 +49,9 @@ class EmbeddedControlPlane:
         crds: Path | None = None,
         bookmark_s: float = 60.0,
         history: int = 100_000,
+        cert_dir: Path | None = None,
     ) -> None:
+        self._cert_dir = cert_dir
         self._port = port
         self._journal = _journal(data) if data else None
         self._crds = crds
@@ -76,8 +81,9 @@ class EmbeddedControlPlane:
         collector = Collector(self.registry)
         self.store.subscribe("", self._wake)
         self._bootstrap()
-        port = await self._server.start("127.0.0.1", self._port)
-        self.url = f"http://127.0.0.1:{port}"
+        tls = _tls(self._cert_dir) if self._cert_dir else None
+        port = await self._server.start("127.0.0.1", self._port, tls)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
         self._background = (
             asyncio.create_task(self._collect(collector), name="collect garbage"),
             asyncio.create_task(self._compile(), name="compile rules"),
@@ -135,10 +141,9 @@ class EmbeddedControlPlane:
 
 
 def _compiled(expression: str) -> None:
-    try:
+    # a rule that cannot be compiled is reported where it is used
+    with contextlib.suppress(Exception):
         cel.program(expression)
-    except Exception:  # noqa: S110 - a rule that cannot be compiled is reported where it is used
-        pass
 
 
 def _journal(path: Path) -> Any:
@@ -147,12 +152,15 @@ def _journal(path: Path) -> Any:
     return SqliteJournal(path)
 
 
+def _tls(folder: Path) -> ssl.SSLContext:
+    from e2e.embedded.tls import server_context
+
+    return server_context(folder)
+
+
 def _documents(folder: Path) -> list[Any]:
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     files = sorted(folder.glob("*.yaml"))
     return [body for file in files for body in yaml.load_all(file.read_text(), Loader=loader) if body]
-
-
-__all__ = ["EmbeddedControlPlane", "Journal"]

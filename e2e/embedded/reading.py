@@ -17,6 +17,7 @@ from e2e.embedded.selectors import FieldTerm, Selector
 from e2e.embedded.server import Send
 from e2e.embedded.store import Change, Store, Stored, encode
 
+_WRITABLE = ("application/json", "application/*", "*/*")
 _TABLE_VERSIONS = ("v1", "v1beta1")
 
 
@@ -45,10 +46,7 @@ def selection(resource: Resource, namespace: str, query: dict[str, str], name: s
     """What *query* selects; ApiError 400 for a selector that cannot be understood or that is not supported."""
     fields = selectors.parse_fields(query.get("fieldSelector", ""))
     for term in fields:
-        if (
-            term.path not in ("metadata.name", "metadata.namespace")
-            and _stored_path(term.path) not in resource.selectable
-        ):
+        if term.path not in ("metadata.name", "metadata.namespace", *resource.selectable):
             raise bad_request(_unsupported(resource, term.path))
     if name:
         fields = (*fields, FieldTerm("metadata.name", False, name))
@@ -71,11 +69,10 @@ def _stored_path(path: str) -> str:
 def _fields(stored: Stored, resource: Resource) -> dict[str, str]:
     fields = {"metadata.namespace": stored.key[0], "metadata.name": stored.key[1]}
     for path in resource.selectable:
-        fields[path] = _field(stored.obj, path)
+        fields[path] = _field(stored.obj, _stored_path(path))
     if resource.table == "/events":
         source = (stored.obj.get("source") or {}).get("component") or stored.obj.get("reportingComponent") or ""
         fields |= {"source": source, "reportingComponent": source, "reportingController": source}
-        fields |= {f"regarding.{p[15:]}": v for p, v in fields.items() if p.startswith("involvedObject.")}
     return fields
 
 
@@ -106,15 +103,20 @@ class Form:
 
 
 def asked_form(accept: str, include: str) -> Form:
-    """The first form in an Accept header that the server can write."""
-    for part in accept.split(","):
+    """The first form in an Accept header that the server can write; ApiError 406 if there is none."""
+    if include not in ("", "None", "Metadata", "Object"):
+        raise bad_request(f'unrecognized includeObject value: "{include}"')
+    for part in accept.split(",") if accept else ["*/*"]:
+        if part.partition(";")[0].strip() not in _WRITABLE:
+            continue
         options = dict(pair.strip().partition("=")[::2] for pair in part.split(";")[1:])
         kind = options.get("as", "").removesuffix("List")
         if not kind:
             return Form()
         if kind in ("Table", "PartialObjectMetadata") and options.get("v") in _TABLE_VERSIONS:
             return Form(kind, include or "Metadata")
-    return Form()
+    message = "only the following media types are accepted: application/json"
+    raise ApiError(406, "NotAcceptable", message)
 
 
 class Reader:
@@ -153,7 +155,7 @@ class Reader:
         return encode(head)[:-1] + b',"items":[' + b",".join(parts) + b"]}"
 
     def _page(self, chosen: Selection, query: dict[str, str]) -> tuple[list[Stored], Obj]:
-        limit = int(query["limit"]) if query.get("limit", "").isdigit() else 0
+        limit = _limit(query.get("limit", ""))
         rv, after = self._position(query, limit)
         items = self._store.items_at(chosen.resource.table, chosen.namespace, rv)
         if after:
@@ -217,6 +219,12 @@ class Reader:
         watch = Watch(self._store, chosen, form, self._now, timeout_s=timeout, bookmark_s=bookmarks)
         watch.begin(self._store.rv if initial == "false" and not rv else rv, listed=listed, marked=initial == "true")
         return watch
+
+
+def _limit(text: str) -> int:
+    if text and not text.lstrip("-").isdigit():
+        raise bad_request(f'strconv.ParseInt: parsing "{text}": invalid syntax')
+    return max(0, int(text or 0))
 
 
 def _check_match(asked: str, match: str) -> None:

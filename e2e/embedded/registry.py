@@ -85,8 +85,11 @@ class Registry:
             meta["generation"] = 1
         writing.check(resource, obj, None)
         key = (meta.get("namespace", ""), meta["name"])
-        if self.store.get(resource.table, key):
-            raise errors.already_exists(resource.group, resource.plural, meta["name"])
+        if present := self.store.get(resource.table, key):
+            error = errors.already_exists(resource.group, resource.plural, meta["name"])
+            if "deletionTimestamp" in present.obj["metadata"]:
+                error.message = f"object is being deleted: {error.message}"
+            raise error
         return Stored(key, obj, 0) if options.dry_run else self._put(resource, key, obj)
 
     def _put(self, resource: Resource, key: tuple[str, str], obj: Obj) -> Stored:
@@ -103,10 +106,25 @@ class Registry:
         if CLEANUP not in (meta.get("finalizers") or ()):
             finalizers = [*(meta.get("finalizers") or ()), CLEANUP]
             definition = {**definition, "metadata": {**meta, "finalizers": finalizers}}
+        taken = self._taken_kind(definition["spec"])
+        if taken:
+            refused = definitions.refused(definition, taken, stamp(self.now()))
+            if refused != definition:
+                self.store.put(definitions.TABLE, ("", meta["name"]), refused)
+            return
         established = definitions.established(definition, stamp(self.now()))
         self.install(established)
         if established != definition or established["metadata"] is not meta:
             self.store.put(definitions.TABLE, ("", meta["name"]), established)
+
+    def _taken_kind(self, spec: Obj) -> str:
+        """The name of this definition that another of its group has already, if any."""
+        for resource in self.catalog:
+            if resource.group == spec["group"] and resource.plural != spec["names"]["plural"]:
+                for name in (spec["names"]["kind"], spec["names"]["listKind"]):
+                    if name in (resource.kind, resource.list_kind):
+                        return str(name)
+        return ""
 
     def install(self, definition: Obj) -> None:
         """Serve the definition's versions; objects that are there get its defaults."""
@@ -244,8 +262,9 @@ class Registry:
             return {**base, "metadata": kept | managed, **({"status": obj["status"]} if "status" in obj else {})}
         meta = obj["metadata"]
         for key in _KEPT_BY_SYSTEM:
-            if key in before and (key not in meta or key in ("generation", "selfLink", "resourceVersion")):
-                meta[key] = before[key]
+            given = meta.pop(key, None)
+            if key in before:
+                meta[key] = given if given and key == "uid" else before[key]
         if resource.status and "status" in old:
             obj["status"] = old["status"]
         elif resource.status:
@@ -291,6 +310,10 @@ class Registry:
     def _finalizers_for(self, current: Stored, resource: Resource, asked: Obj) -> list[str]:
         """The finalizers that the object has once its deletion was asked for."""
         policy = asked.get("propagationPolicy") or ("Orphan" if asked.get("orphanDependents") else "Background")
+        if "propagationPolicy" in asked and asked.get("orphanDependents") is not None:
+            why = f'Invalid value: "{policy}": orphanDependents and deletionPropagation cannot be both set'
+            cause = errors.Cause("FieldValueInvalid", why, "propagationPolicy")
+            raise errors.invalid("meta.k8s.io", "DeleteOptions", "", [cause])
         if policy not in ("Background", "Foreground", "Orphan"):
             allowed = ["Background", "Foreground", "Orphan"]
             cause = errors.Cause(

@@ -1,4 +1,4 @@
-"""HTTP/1.1 over asyncio with h11: requests in whole, responses in whole or streamed. Loopback only, no TLS.
+"""HTTP/1.1 over asyncio with h11: requests in whole, responses in whole or streamed. Loopback only.
 
 aiohttp's server would take half of the second in which the control plane has to be ready to import.
 """
@@ -6,6 +6,7 @@ aiohttp's server would take half of the second in which the control plane has to
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -161,9 +162,10 @@ class Server:
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def start(self, host: str, port: int) -> int:
+    async def start(self, host: str, port: int, tls: ssl.SSLContext | None = None) -> int:
         """Begin to listen; returns the port."""
-        self._server = await asyncio.start_server(self._accept, host, port, backlog=1024, limit=1024 * 1024)
+        limit = 1024 * 1024
+        self._server = await asyncio.start_server(self._accept, host, port, backlog=1024, limit=limit, ssl=tls)
         return int(self._server.sockets[0].getsockname()[1])
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -127,7 +127,7 @@ def _custom_faults(resource: Resource, new: Obj, old: Obj | None) -> Iterator[Ca
     found = [*validate(new, resource.schema), *duplicates(new, resource.schema)]
     yield from found
     if any(word in cause.message for cause in found for word in _BLOCKING):
-        if resource.rules:
+        if resource.rules.any:
             yield Cause("FieldValueInvalid", _UNCHECKED, "<nil>")
         return
     yield from resource.rules.check(new, old)
