@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from e2e.embedded import discovery, openapi, patches, reading
+from e2e.embedded import discovery, openapi, patches, reading, wire_format
 from e2e.embedded.authentication import Authenticator, User
 from e2e.embedded.counting import Requests
 from e2e.embedded.errors import (
@@ -94,7 +94,7 @@ class Api:
 
     def _resource(self, at: Route, request: Request, user: User, fault: Fault | None = None) -> Response:
         if at.verb == "create" and not at.name:
-            reviewed = review(at, request.body, user, self._authenticator)
+            reviewed = review(at, lambda: _any_body(request), user, self._authenticator)
             if reviewed is not None:
                 return Response(201, encode(reviewed))
         resource = self._registry.catalog.find(at.group, at.version, at.plural)
@@ -110,16 +110,16 @@ class Api:
                 return self._object(resource, self._registry.read(resource, at.namespace, at.name), form, options)
             case "list":
                 chosen = reading.selection(resource, at.namespace, request.query)
-                return Response(body=self._reader.list(chosen, request.query, form), headers=_warned(options))
+                return Response(body=self._reader.listing(chosen, request.query, form), headers=_warned(options))
             case "watch":
                 return self._watch(at, resource, request, form, fault)
             case _:
                 return self._write(at, resource, request, options, form)
 
     def _check_route(self, at: Route, resource: Resource) -> None:
-        if at.subresource and not (at.subresource == "status" and resource.status):
-            if not (resource.plural == "namespaces" and at.subresource == "finalize"):
-                raise no_such_path()
+        known = {"status"} if resource.status else set()
+        if at.subresource and at.subresource not in (known | {"finalize"} if at.plural == "namespaces" else known):
+            raise no_such_path()
         allowed = resource.verbs if not at.subresource else ("get", "update", "patch")
         needs_name = at.verb in ("get", "update", "patch", "delete")
         if at.verb not in allowed or (needs_name and not at.name) or (at.verb == "create" and at.name):
@@ -172,7 +172,7 @@ class Api:
         items = [s for s in self._registry.store.items(resource.table, at.namespace) if chosen.takes(s)]
         done = [self._registry.delete(resource, *item.key, asked, options)[0] for item in items]
         meta: Obj = {"resourceVersion": str(self._registry.store.rv)}
-        return Response(body=self._reader.list_body(resource, done, meta, Form()))
+        return Response(body=self._reader.list_of(resource, done, meta, Form()))
 
     # everything that is no resource
 
@@ -255,7 +255,7 @@ class Api:
             if binary and document is not None:
                 from e2e.embedded.openapi_protobuf import encode_document
 
-                return encode_document(document), "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+                return encode_document(document), "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
         elif path == "/openapi/v3":
             document = openapi.paths(catalog)
         else:
@@ -336,7 +336,7 @@ def _yaml(body: bytes) -> Any:
         import yaml
 
     try:
-        return json.loads(json.dumps(yaml.load(body, Loader=_loader(yaml)), default=str))
+        return json.loads(json.dumps(yaml.load(body, Loader=_loader(yaml)), default=str))  # noqa: S506 - a safe loader
     except (yaml.YAMLError, ValueError, TypeError) as error:
         raise bad_request(f"error decoding YAML: {error}") from error
 
@@ -355,8 +355,14 @@ def _media(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def _any_body(request: Request) -> Any:
+    return wire_format.decode(request.body) if _media(request) == wire_format.MEDIA_TYPE else _json(request.body)
+
+
 def _decoded(request: Request, resource: Resource) -> Any:
     media = _media(request)
+    if media == wire_format.MEDIA_TYPE:
+        return wire_format.decode(request.body)
     if media in ("application/yaml", "text/yaml"):
         return _yaml(request.body)
     if media not in ("", "application/json", "*/*"):
@@ -398,7 +404,7 @@ def _delete_options(request: Request, options: Options) -> Obj:
     asked: Obj = {key: query[key] for key in ("propagationPolicy",) if query.get(key)}
     if query.get("orphanDependents"):
         asked["orphanDependents"] = query["orphanDependents"] == "true"
-    given = _json(request.body) if request.body.strip() else {}
+    given = _any_body(request) if request.body.strip() else {}
     if not isinstance(given, dict):
         raise bad_request("the body must be DeleteOptions")
     asked |= given

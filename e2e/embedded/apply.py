@@ -86,7 +86,7 @@ def apply(live: Obj, config: Obj, schema: Obj, writer: Writer, *, force: bool, n
     last = next((e for e in entries if e.writer == writer), None)
     mine = fields.managed(fields.owned(config, schema))
     others = [e for e in entries if e.writer != writer]
-    merged = merge(live, config, schema)
+    merged: Obj = merge(live, config, schema)
     if last:
         held: Paths = frozenset().union(mine, *(e.paths for e in others))
         merged = _pruned(merged, schema, last.paths - mine, held)

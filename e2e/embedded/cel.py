@@ -6,6 +6,7 @@ celpy takes a third of a second to import, so nothing here imports it before the
 from __future__ import annotations
 
 import json
+import operator
 import re
 from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
@@ -129,11 +130,11 @@ def _message(rule: Obj, value: Any, old: Any) -> str:
 
 def syntax_error(expression: str) -> str:
     """Why the expression cannot be compiled; empty when it can."""
-    import celpy
+    from celpy.celparser import CELParseError
 
     try:
         program(expression)
-    except celpy.CELParseError as error:
+    except CELParseError as error:
         return str(error).partition("\n")[0] or "syntax error"
     return ""
 
@@ -149,7 +150,10 @@ def program(expression: str) -> Program:
     Of objects only the fields that the expression names are looked at, and answers are remembered by them: the
     objects of one deployment differ in what its rules do not speak of, and celpy takes half a millisecond a rule.
     """
-    import celpy
+    if expression.split() == ["self", "==", "oldSelf"]:  # the rule of what is immutable, asked with every write
+        return operator.eq
+
+    from celpy.adapter import json_to_cel
 
     environment = _environment()
     compiled = environment.program(environment.compile(expression), functions=_functions())
@@ -164,7 +168,7 @@ def program(expression: str) -> Program:
         if key not in remembered:
             if len(remembered) > _REMEMBERED:
                 remembered.clear()
-            remembered[key] = compiled.evaluate({name: celpy.json_to_cel(each) for name, each in values.items()})
+            remembered[key] = compiled.evaluate({name: json_to_cel(each) for name, each in values.items()})
         return remembered[key]
 
     return run

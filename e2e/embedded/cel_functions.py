@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ def _is_url(text: str) -> Any:
 
 
 def _is_sorted(items: Sequence[Any]) -> Any:
-    return celtypes.BoolType(all(a <= b for a, b in zip(items, items[1:], strict=False)))
+    return celtypes.BoolType(all(a <= b for a, b in pairwise(items)))
 
 
 def _index_of(items: Any, item: Any) -> Any:

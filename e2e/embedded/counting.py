@@ -46,7 +46,8 @@ class Requests:
         for kind, count in sorted(self._counts.items(), key=lambda item: astuple(item[0])):
             labels = (
                 f'code="{kind.code}",group="{kind.group}",resource="{kind.resource}",'
-                f'subresource="{kind.subresource}",user="{kind.user}",verb="{_METHODS.get(kind.verb, kind.verb.upper())}"'
+                f'subresource="{kind.subresource}",user="{kind.user}",'
+                f'verb="{_METHODS.get(kind.verb, kind.verb.upper())}"'
             )
             lines.append(f"apiserver_request_total{{{labels}}} {count}")
         return "\n".join(lines) + "\n"

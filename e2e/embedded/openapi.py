@@ -78,7 +78,7 @@ def _models(resource: Resource, prefix: str, meta: Obj) -> Obj:
 
 
 def _model(resource: Resource, meta: Obj) -> Obj:
-    model = _schema(resource.schema)
+    model: Obj = _schema(resource.schema)
     described = {**meta, "description": OBJECT_META["description"]} if "allOf" in meta else meta
     model["properties"] = {**model.get("properties", {}), "metadata": described}
     return model | {"x-kubernetes-group-version-kind": [_kind(resource)]}

@@ -137,12 +137,12 @@ class Reader:
                 return encode(_partial(stored.obj))
         return _encoded(resource, stored)
 
-    def list(self, chosen: Selection, query: dict[str, str], form: Form) -> bytes:
+    def listing(self, chosen: Selection, query: dict[str, str], form: Form) -> bytes:
         """The body of a list."""
         items, meta = self._page(chosen, query)
-        return self.list_body(chosen.resource, items, meta, form)
+        return self.list_of(chosen.resource, items, meta, form)
 
-    def list_body(self, resource: Resource, items: list[Stored], meta: Obj, form: Form) -> bytes:
+    def list_of(self, resource: Resource, items: list[Stored], meta: Obj, form: Form) -> bytes:
         if form.kind == "Table":
             return encode(tables.table(resource, items, meta, self._now(), form.include))
         if form.kind:

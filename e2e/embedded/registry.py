@@ -70,8 +70,8 @@ class Registry:
 
     def _create(self, resource: Resource, obj: Obj, options: Options, writer: Writer | None) -> Stored:
         meta = obj["metadata"]
-        for key in SYSTEM:
-            meta.pop(key, None)
+        for field in SYSTEM:
+            meta.pop(field, None)
         writing.shape(resource, obj, options)
         obj = resource.stored(obj)
         if resource.status and resource.table != "/namespaces":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from typing import Any
 
 from e2e.embedded.authentication import Authenticator, User
@@ -10,14 +10,13 @@ from e2e.embedded.errors import ApiError, Obj, bad_request
 from e2e.embedded.routes import Route
 
 
-def review(at: Route, body: bytes, user: User, authenticator: Authenticator) -> Obj | None:
+def review(at: Route, body: Callable[[], Any], user: User, authenticator: Authenticator) -> Obj | None:
     """The answered review, or None when *at* is no review."""
     if (at.group, at.version) not in (("authorization.k8s.io", "v1"), ("authentication.k8s.io", "v1")):
         return None
-    try:
-        asked: Any = json.loads(body)
-    except ValueError as error:
-        raise bad_request(f"the review cannot be read: {error}") from error
+    asked = body()
+    if not isinstance(asked, dict):
+        raise bad_request("the review must be an object")
     status = _status(at.plural, asked.get("spec") or {}, user, authenticator)
     return None if status is None else {**asked, "status": status}
 

@@ -61,8 +61,8 @@ def type_name(value: Any) -> str:
             return "null"
 
 
-def validate(value: Any, schema: Obj, path: str = "") -> Iterator[Cause]:
-    """The faults of *value*. Of a wrongly typed value nothing more is checked."""
+def validate(value: Any, schema: Obj, path: str = "", known: frozenset[str] = frozenset()) -> Iterator[Cause]:
+    """The faults of *value*. Of a wrongly typed value nothing more is checked, and *known* fields are taken as good."""
     wrong = _wrong_type(value, schema, path)
     if wrong:
         yield wrong
@@ -82,6 +82,8 @@ def validate(value: Any, schema: Obj, path: str = "") -> Iterator[Cause]:
         case dict():
             yield from _of_object(value, schema, path)
     for key, item, below in children(value, schema):
+        if key in known:
+            continue
         # kube-apiserver leaves the index out of a list's items' paths
         yield from validate(item, below, path if isinstance(key, int) else join(path, key))
     yield from _of_combinations(value, schema, path)

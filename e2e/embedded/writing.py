@@ -124,7 +124,11 @@ def check(resource: Resource, new: Obj, old: Obj | None) -> None:
 
 
 def _custom_faults(resource: Resource, new: Obj, old: Obj | None) -> Iterator[Cause]:
-    found = [*validate(new, resource.schema), *duplicates(new, resource.schema)]
+    # what did not change is not judged again: an older schema may have allowed it
+    known = {key for key in new if old and key in old and new[key] == old[key]}
+    content = {key: value for key, value in new.items() if key not in known and key != "metadata"}
+    known_fields = frozenset(known | {"metadata"})
+    found = [*validate(new, resource.schema, known=known_fields), *duplicates(content, resource.schema)]
     yield from found
     if any(word in cause.message for cause in found for word in _BLOCKING):
         if resource.rules.any:
