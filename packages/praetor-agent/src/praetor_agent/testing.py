@@ -51,8 +51,7 @@ class FakeGateway:
         self._items: tuple[dict[str, Any], ...] = ()
         self._faults: list[Fault] = []
         self._closing = False
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
         self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     def __enter__(self) -> FakeGateway:
@@ -149,6 +148,11 @@ class FakeGateway:
             self.resync = False
             self.changed.notify_all()
         return 200, {}, json.dumps(ack).encode()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 512  # many devices come at once
 
 
 def item(name: str, spec: Mapping[str, Any], *, uid: str = "", generation: int = 1) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from urllib.parse import unquote, urlsplit
 
 from praetor_agent.errors import ArtifactError
@@ -24,12 +25,19 @@ class FileSource:
         try:
             # Opening a FIFO would wait for its writer.
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb", buffering=0) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise ArtifactError(f"{path} is not a regular file")
-                yield iter(lambda: file.read(PIECE_BYTES), b"")
         except OSError as e:
             raise ArtifactError(f"{path} cannot be read: {e.strerror}") from e
+        with os.fdopen(descriptor, "rb", buffering=0) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ArtifactError(f"{path} is not a regular file")
+            yield _pieces(file, path)
+
+
+def _pieces(file: FileIO, path: str) -> Iterator[bytes]:
+    try:
+        yield from iter(lambda: file.read(PIECE_BYTES), b"")
+    except OSError as e:
+        raise ArtifactError(f"{path} cannot be read: {e.strerror}") from e
 
 
 def file_path(url: str) -> str:

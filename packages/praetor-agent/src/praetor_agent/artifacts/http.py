@@ -31,15 +31,13 @@ class HttpSource:
             with self._http.get(artifact.url, stream=True, timeout=TIMEOUT_SECONDS) as response:
                 if response.status_code != requests.codes.ok:
                     raise ArtifactError(f"{artifact.url} answered {response.status_code} {response.reason}")
-                yield _pieces(response)
-        except (requests.RequestException, OSError) as e:
+                yield _pieces(response, artifact.url)
+        except requests.RequestException as e:
             raise ArtifactError(f"{artifact.url} cannot be downloaded: {e}") from e
 
 
-def _pieces(response: requests.Response) -> Iterator[bytes]:
-    received, promised = 0, response.headers.get("Content-Length", "")
-    for piece in response.iter_content(PIECE_BYTES):
-        received += len(piece)
-        yield piece
-    if promised.isdigit() and received < int(promised):
-        raise requests.ConnectionError(f"the connection ended after {received} of {promised} bytes")
+def _pieces(response: requests.Response, url: str) -> Iterator[bytes]:
+    try:
+        yield from response.iter_content(PIECE_BYTES)  # one that ends before its Content-Length is an error, too
+    except requests.RequestException as e:
+        raise ArtifactError(f"{url} cannot be downloaded: {e}") from e

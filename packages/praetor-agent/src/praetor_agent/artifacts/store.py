@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
@@ -47,7 +48,8 @@ class ArtifactStore:
         except OSError as e:
             raise ArtifactError(f"{self._directory} cannot be written: {e.strerror}") from e
         finally:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
     def collect(self, used: Iterable[str]) -> None:
         """Remove every artifact whose path is not among *used*, and what broken downloads left."""

@@ -128,7 +128,7 @@ class Device:
             if known is None or known.observed_spec_hash != spec_hash:
                 self._observed[uid] = self._started(uid, spec_hash, item)
                 self._since[uid] = now
-                self._fleet.statistics.received(spec_hash, now)
+                self._fleet.statistics.received(spec_hash, now, changed=known is not None)
                 if self._fleet.on_change is not None:
                     self._fleet.on_change(self.name, spec_hash, self._fleet.clock.wall().isoformat())
         self._changed.set()

@@ -25,10 +25,12 @@ class Statistics:
         self.errors += 1
         self.last_error = str(error)
 
-    def received(self, spec_hash: str, now: float) -> None:
-        """Count a device's having got *spec_hash*."""
+    def received(self, spec_hash: str, now: float, *, changed: bool) -> None:
+        """Count a device's having got *spec_hash*; *changed* tells that it had another spec before."""
         self.changes += 1
-        self.spread.append(now - self._first_seen.setdefault(spec_hash, now))
+        spread = now - self._first_seen.setdefault(spec_hash, now)
+        if changed:  # what a device gets when it comes up says nothing of how fast changes are
+            self.spread.append(spread)
 
     def line(self, devices: int, connected: int) -> str:
         """Return the summary in one line."""

@@ -1,0 +1,274 @@
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+
+from praetor_agent.artifacts.fetcher import Fetcher
+from praetor_agent.artifacts.file import FileSource, file_path
+from praetor_agent.artifacts.http import HttpSource
+from praetor_agent.artifacts.sources import Source, device_sources
+from praetor_agent.artifacts.store import ArtifactStore, file_name
+from praetor_agent.clock import SystemClock
+from praetor_agent.errors import ArtifactError
+from praetor_agent.records import ArtifactState
+from praetor_api.protocol import DesiredItem
+from praetor_api.spec import Artifact, ArtifactType, Backend, Execution, ProcessSpec
+
+CONTENT = b"#!/bin/sh\nexit 0\n" * 1000
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+
+
+def artifact(url: str, checksum: str | None = DIGEST, kind: ArtifactType = ArtifactType.HTTP) -> Artifact:
+    return Artifact(type=kind, url=url, checksum_sha256=checksum)
+
+
+def item(wanted: Artifact | None, spec_hash: str = "v1") -> DesiredItem:
+    spec = ProcessSpec(artifact=wanted, execution=Execution(backend=Backend.PROCESS, command=("fw",)))
+    return DesiredItem(uid="u", namespace="n", name="fw", spec=spec, spec_hash=spec_hash)
+
+
+@contextmanager
+def web_server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """Serve *answer* on loopback and yield the server's URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def respond(status: int, headers: Mapping[str, str], body: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer
+
+
+def fetch(source: Source, store: ArtifactStore, wanted: Artifact) -> ArtifactState:
+    with source.open(wanted) as pieces:
+        return store.add(wanted, pieces)
+
+
+def test_a_file_of_the_web_is_kept_under_its_digest_ready_to_execute(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "artifacts")
+    with web_server(respond(200, {"Content-Length": str(len(CONTENT))}, CONTENT)) as url:
+        wanted = artifact(f"{url}/release/fw.bin?x=1")
+        state = fetch(HttpSource(), store, wanted)
+    assert state.path == str(tmp_path / "artifacts" / DIGEST / "fw.bin")
+    assert state.digest == f"sha256:{DIGEST}"
+    assert Path(state.path).read_bytes() == CONTENT
+    assert os.access(state.path, os.X_OK)
+    assert store.find(wanted) == state
+
+
+@pytest.mark.parametrize("checksum", [DIGEST.upper(), f"sha256:{DIGEST}"])
+def test_a_checksum_may_be_written_in_either_form(tmp_path: Path, checksum: str) -> None:
+    store, wanted = ArtifactStore(tmp_path), artifact("http://x/fw", checksum)
+    assert store.add(wanted, iter([CONTENT])).path is not None
+    assert store.find(wanted) is not None
+
+
+def test_what_is_not_what_was_pinned_is_never_given_a_name(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    with pytest.raises(ArtifactError, match="has sha256") as caught:
+        store.add(artifact("http://x/fw"), iter([CONTENT, b"!"]))
+    assert caught.value.downloaded
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_too_long_is_cut_off(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="longer than 10 bytes"):
+        ArtifactStore(tmp_path, max_bytes=10).add(artifact("http://x/fw"), iter([b"x" * 6] * 1000))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ArtifactError, match="cannot be written"):
+        ArtifactStore(tmp_path / "file").add(artifact("http://x/fw"), iter([b""]))
+
+
+def test_without_a_checksum_the_content_found_is_told(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path)
+    wanted = artifact("/srv/fw", None, ArtifactType.FILE)
+    assert store.add(wanted, iter([CONTENT])).digest == f"sha256:{DIGEST}"
+    assert store.find(wanted) is None
+
+
+def test_only_what_is_used_survives_a_collection(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path / "artifacts")
+    store.collect([])
+    kept = store.add(artifact("http://x/a", None), iter([b"a"]))
+    gone = store.add(artifact("http://x/b", None), iter([b"b"]))
+    (tmp_path / "artifacts" / ".part-1").touch()
+    assert kept.path is not None
+    assert gone.path is not None
+    store.collect([kept.path])
+    assert Path(kept.path).is_file()
+    assert [entry.name for entry in (tmp_path / "artifacts").iterdir()] == [Path(kept.path).parent.name]
+
+
+@pytest.mark.parametrize(
+    ("answer", "problem"),
+    [
+        pytest.param(respond(404, {}, b"no"), "answered 404", id="missing"),
+        pytest.param(respond(500, {}, b"no"), "answered 500", id="broken"),
+        pytest.param(respond(200, {"Content-Length": "999999"}, CONTENT), "cannot be downloaded", id="truncated"),
+        pytest.param(respond(302, {"Location": "/again"}, b""), "cannot be downloaded", id="redirects without end"),
+    ],
+)
+def test_a_server_that_fails_is_told_of(
+    tmp_path: Path, answer: Callable[[BaseHTTPRequestHandler], None], problem: str
+) -> None:
+    with web_server(answer) as url, pytest.raises(ArtifactError, match=problem):
+        fetch(HttpSource(), ArtifactStore(tmp_path), artifact(f"{url}/fw"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_server_that_is_not_there_is_told_of(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="cannot be downloaded"):
+        fetch(HttpSource(), ArtifactStore(tmp_path), artifact("http://127.0.0.1:1/fw"))
+
+
+@pytest.mark.parametrize("url", ["{}", "file://{}", "file://localhost{}"])
+def test_a_file_of_the_device_is_copied(tmp_path: Path, url: str) -> None:
+    (tmp_path / "fw").write_bytes(CONTENT)
+    wanted = artifact(url.format(tmp_path / "fw"), DIGEST, ArtifactType.FILE)
+    state = fetch(FileSource(), ArtifactStore(tmp_path / "artifacts"), wanted)
+    assert state.path is not None
+    assert Path(state.path).read_bytes() == CONTENT
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path, problem in ((tmp_path / "fifo", "not a regular file"), (tmp_path / "no", "No such file")):
+        with pytest.raises(ArtifactError, match=problem):
+            fetch(FileSource(), ArtifactStore(tmp_path / "a"), artifact(str(path), None, ArtifactType.FILE))
+
+
+@pytest.mark.parametrize("url", ["relative", "file://other/x", "http://x/y", "/a\0b"])
+def test_what_names_no_file_of_the_device_is_refused(url: str) -> None:
+    with pytest.raises(ArtifactError, match="neither an absolute path"):
+        file_path(url)
+
+
+def test_a_path_in_a_url_may_be_encoded() -> None:
+    assert file_path("file:///a%20b") == "/a b"
+    assert file_path("/a%20b") == "/a%20b"
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [("http://x/a/fw.bin?q=/z", "fw.bin"), ("http://x/", "artifact"), ("http://x/..", "artifact"),
+     ("http://x/a%2Fb", "b"), ("/srv/fw", "fw"), ("http://x/%00a", "a")],
+)  # fmt: skip
+def test_a_file_is_named_after_its_url(url: str, name: str) -> None:
+    assert file_name(url) == name
+
+
+def fetcher(tmp_path: Path, woken: Event) -> Fetcher:
+    return Fetcher(ArtifactStore(tmp_path / "artifacts"), device_sources(), SystemClock(), woken.set)
+
+
+def test_the_fetcher_has_an_artifact_ready_and_wakes_the_loop(tmp_path: Path) -> None:
+    (tmp_path / "fw").write_bytes(CONTENT)
+    woken = Event()
+    wanted = item(artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE))
+    fetching = fetcher(tmp_path, woken)
+    fetching.want(wanted, 0)
+    assert woken.wait(10)
+    assert fetching.states()["v1"].path is not None
+    woken.clear()
+    found = fetcher(tmp_path, woken)  # after a restart: nothing is copied again
+    (tmp_path / "fw").unlink()
+    found.want(wanted, 0)
+    assert found.states() == fetching.states()
+    found.keep(set())
+    assert found.states() == {}
+
+
+def test_an_artifact_that_fails_is_not_tried_again_before_its_backoff_is_over(tmp_path: Path) -> None:
+    woken, clock = Event(), SystemClock()
+    wanted = item(artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE))
+    fetching = fetcher(tmp_path, woken)
+    fetching.want(wanted, clock.now())
+    assert woken.wait(10)
+    failure = fetching.states()["v1"].failure
+    assert failure is not None
+    assert (failure.reason, failure.artifact_downloaded, failure.artifact_verified) == ("DownloadFailed", False, False)
+    now = clock.now()
+    due = fetching.next_at(now - 1)
+    assert due is not None
+    assert now < due <= now + 1
+    (tmp_path / "fw").write_bytes(CONTENT)
+    woken.clear()
+    fetching.want(wanted, due - 0.1)
+    assert fetching.states()["v1"].path is None
+    fetching.want(wanted, due)
+    assert woken.wait(10)
+    assert fetching.states()["v1"].path is not None
+    assert fetching.next_at(now) is None
+
+
+def test_a_wrong_checksum_is_told_apart_from_a_failed_download(tmp_path: Path) -> None:
+    (tmp_path / "fw").write_bytes(b"other")
+    woken = Event()
+    fetching = fetcher(tmp_path, woken)
+    fetching.want(item(artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE)), 0)
+    assert woken.wait(10)
+    failure = fetching.states()["v1"].failure
+    assert failure is not None
+    assert (failure.reason, failure.artifact_downloaded) == ("VerificationFailed", True)
+
+
+def test_a_source_that_this_agent_lacks_is_told(tmp_path: Path) -> None:
+    woken = Event()
+    fetching = fetcher(tmp_path, woken)
+    fetching.want(item(artifact("registry/x@sha256:1", None, ArtifactType.OCI)), 0)
+    assert woken.wait(10)
+    failure = fetching.states()["v1"].failure
+    assert failure is not None
+    assert "type oci are not supported" in failure.message
+
+
+def test_nothing_to_fetch_is_nothing_to_do(tmp_path: Path) -> None:
+    fetching = fetcher(tmp_path, Event())
+    fetching.want(item(None), 0)
+    assert fetching.states() == {}
+
+
+def test_what_was_just_fetched_survives_a_collection(tmp_path: Path) -> None:
+    (tmp_path / "fw").write_bytes(CONTENT)
+    woken = Event()
+    fetching = fetcher(tmp_path, woken)
+    fetching.want(item(artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE)), 0)
+    assert woken.wait(10)
+    path = fetching.states()["v1"].path
+    assert path is not None
+    fetching.collect([])
+    assert Path(path).is_file()
+    fetching.keep(set())
+    fetching.collect([])
+    assert not Path(path).exists()

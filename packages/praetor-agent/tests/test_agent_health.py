@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from praetor_agent.health import STARTUP_PERIOD_SECONDS, Health, probed, started
+from praetor_api.spec import ExecProbe, HealthCheck
+
+
+def check(*, success: int = 1, failure: int = 3, period: int = 10) -> HealthCheck:
+    probe = ExecProbe(command=("/bin/true",))
+    return HealthCheck(exec=probe, period_seconds=period, success_threshold=success, failure_threshold=failure)
+
+
+def after(results: str, given_check: HealthCheck) -> Health:
+    """Return the health after one probe a period: `+` for a success, `-` for a failure."""
+    health, now = started("h", 0), 0.0
+    for result in results:
+        health = probed(health, given_check, None if result == "+" else "exit status 1", now)
+        now += given_check.period_seconds
+    return health
+
+
+def test_nothing_is_known_before_the_first_result() -> None:
+    assert started("h", 5) == Health(handle="h", next_at=5, healthy=None)
+
+
+def test_one_success_makes_it_healthy_by_default() -> None:
+    assert after("+", check()).healthy is True
+
+
+def test_failures_below_the_threshold_leave_it_healthy() -> None:
+    assert after("+--", check()).healthy is True
+    assert after("+---", check()).healthy is False
+
+
+def test_a_success_starts_the_count_of_failures_over() -> None:
+    assert after("+--+--", check()).healthy is True
+
+
+def test_successes_count_in_a_row() -> None:
+    assert after("---+-+", check(success=2)).healthy is False
+    assert after("---++", check(success=2)).healthy is True
+
+
+def test_failures_make_the_unknown_unhealthy() -> None:
+    assert after("--", check()).healthy is None
+    assert after("---", check()).healthy is False
+
+
+def test_probes_are_quick_until_something_is_known_but_failures_count_once_a_period() -> None:
+    health, given_check = started("h", 0), check(failure=2)
+    for now in (0.0, 2.0, 4.0, 6.0, 8.0):
+        health = probed(health, given_check, "no", now)
+        assert health.next_at == now + STARTUP_PERIOD_SECONDS
+        assert health.healthy is None
+    assert probed(health, given_check, "no", 10.0).healthy is False
+
+
+def test_a_known_process_is_probed_once_a_period() -> None:
+    assert probed(started("h", 0), check(period=30), None, 7).next_at == 37
+
+
+def test_the_message_is_of_the_last_failure_only() -> None:
+    health = probed(started("h", 0), check(), "exit status 1", 0)
+    assert health.message == "exit status 1"
+    assert probed(health, check(), None, 1).message is None
+
+
+@given(st.text("+-", max_size=60), st.integers(1, 4), st.integers(1, 4))
+def test_health_is_what_the_last_long_enough_run_says(results: str, success: int, failure: int) -> None:
+    expected: bool | None = None
+    for index in range(len(results)):
+        seen = results[: index + 1]
+        if seen.endswith("+" * success):
+            expected = True
+        elif seen.endswith("-" * failure):
+            expected = False
+    assert after(results, check(success=success, failure=failure)).healthy is expected

@@ -1,0 +1,268 @@
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from praetor_agent import procfs
+from praetor_agent.backends.process import ProcessBackend
+from praetor_agent.errors import BackendError, StartError
+from praetor_agent.launch import Launch, resolve
+from praetor_agent.records import Observed
+from praetor_agent.testing import until
+
+BOOT = "boot-1"
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Iterator[ProcessBackend]:
+    backend = ProcessBackend(tmp_path / "processes", BOOT, log_bytes=1000)
+    yield backend
+    for uid in backend.observe():
+        backend.stop(uid, grace_seconds=0, force=True)
+
+
+def launch(*argv: str, uid: str = "uid-1", **more: object) -> Launch:
+    plain = Launch(
+        uid=uid, namespace="net", name="fw", spec_hash="v1", argv=argv, env={"PATH": "/bin:/usr/bin"},
+        working_dir="/", user=None, resources=None, grace_seconds=5, at_boot=True,
+    )  # fmt: skip
+    return replace(plain, **more)  # type: ignore[arg-type]
+
+
+def python(code: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-S", "-c", code, *arguments)
+
+
+def seen(backend: ProcessBackend, uid: str = "uid-1") -> Observed:
+    return backend.observe()[uid]
+
+
+def wait_end(backend: ProcessBackend) -> Observed:
+    until(lambda: not seen(backend).running, "the process to end")
+    return seen(backend)
+
+
+def test_a_process_runs_and_is_seen_by_another_agent(backend: ProcessBackend, tmp_path: Path) -> None:
+    backend.start(launch("/bin/sleep", "1000"))
+    first = seen(backend)
+    assert first.running
+    assert first.pid is not None
+    assert Path(f"/proc/{first.pid}/cmdline").read_bytes() == b"/bin/sleep\x001000\x00"
+    assert seen(ProcessBackend(tmp_path / "processes", BOOT)) == first
+
+
+def test_it_is_nobodys_child_and_leads_a_session_of_its_own(backend: ProcessBackend) -> None:
+    backend.start(launch("/bin/sleep", "1000"))
+    pid, stage = seen(backend).pid, seen(backend).watch
+    assert pid is not None
+    assert stage is not None
+    assert os.getsid(pid) == pid
+    assert int(Path(f"/proc/{stage}/stat").read_text().rpartition(")")[2].split()[1]) != os.getpid()
+
+
+def test_a_process_gets_its_words_and_variables_byte_for_byte(backend: ProcessBackend, tmp_path: Path) -> None:
+    nasty = ("", " ", "$HOME", "%n", ";", "a\"b'c\\", "line\nbreak", "é\x1b[0m", "-n")
+    code = "import os,sys;open(sys.argv[1],'wb').write(b'\\0'.join(map(os.fsencode,sys.argv[2:])));"
+    code += "open(sys.argv[1]+'.env','wb').write(open('/proc/self/environ','rb').read());"
+    code += "open(sys.argv[1]+'.cwd','w').write(os.getcwd())"
+    env = {"PATH": "/bin", "A": "x=y\n$z", "EMPTY": ""}
+    argv = python(code, str(tmp_path / "out"), *nasty)
+    backend.start(launch(*argv, env=env, working_dir=str(tmp_path)))
+    assert wait_end(backend).exit_code == 0
+    assert (tmp_path / "out").read_bytes() == b"\0".join(map(os.fsencode, nasty))
+    entries = (tmp_path / "out.env").read_bytes().rstrip(b"\0").split(b"\0")
+    assert set(entries) == {b"PATH=/bin", b"A=x=y\n$z", b"EMPTY=", b"PRAETOR_PROCESS_UID=uid-1"}
+    assert (tmp_path / "out.cwd").read_text() == str(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("code", "exit_code", "reason"),
+    [
+        ("pass", 0, "Completed"),
+        ("import sys; sys.exit(3)", 3, "Error"),
+        ("import os; os.kill(os.getpid(), 9)", 137, "Signal:SIGKILL"),
+    ],
+)
+def test_how_a_process_ended_is_told(backend: ProcessBackend, code: str, exit_code: int, reason: str) -> None:
+    backend.start(launch(*python(code)))
+    ended = wait_end(backend)
+    assert (ended.exit_code, ended.termination_reason, ended.pid) == (exit_code, reason, None)
+
+
+def test_how_it_ended_is_known_even_when_no_agent_was_there(tmp_path: Path) -> None:
+    ProcessBackend(tmp_path, BOOT).start(launch(*python("import sys; sys.exit(7)")))
+    later = ProcessBackend(tmp_path, BOOT)
+    assert wait_end(later).exit_code == 7
+
+
+def test_a_stop_reaches_the_whole_group(backend: ProcessBackend, tmp_path: Path) -> None:
+    code = "import os,sys,time;pid=os.fork();pid and open(sys.argv[1],'w').write(str(pid));time.sleep(1000)"
+    backend.start(launch(*python(code, str(tmp_path / "child"))))
+    until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text() != "", "the child")
+    backend.stop("uid-1", grace_seconds=5, force=False)
+    assert wait_end(backend).termination_reason == "Signal:SIGTERM"
+    until(lambda: procfs.start_ticks(int((tmp_path / "child").read_text())) is None, "the child to end")
+
+
+def test_a_forced_stop_ends_what_ignores_the_first_and_what_left_the_group(
+    backend: ProcessBackend, tmp_path: Path
+) -> None:
+    code = (
+        "import os,signal,sys,time;signal.signal(15,signal.SIG_IGN)\n"
+        "pid=os.fork()\n"
+        "if not pid: os.setsid(); time.sleep(1000)\n"
+        "open(sys.argv[1]+'.new','w').write(str(pid)); os.rename(sys.argv[1]+'.new', sys.argv[1]); time.sleep(1000)"
+    )
+    backend.start(launch(*python("import signal\n" + code, str(tmp_path / "child"))))
+    until((tmp_path / "child").exists, "the child")
+    child = int((tmp_path / "child").read_text())
+    backend.stop("uid-1", grace_seconds=5, force=False)
+    assert seen(backend).running
+    backend.stop("uid-1", grace_seconds=5, force=True)
+    assert wait_end(backend).termination_reason == "Signal:SIGKILL"
+    until(lambda: procfs.start_ticks(child) is None, "the daemon to end")
+
+
+def test_a_second_start_ends_what_the_first_left_behind(backend: ProcessBackend, tmp_path: Path) -> None:
+    code = "import os,sys,time\npid=os.fork()\nif not pid: os.setsid(); time.sleep(1000)\n"
+    code += "open(sys.argv[1],'w').write(str(pid))"
+    backend.start(launch(*python(code, str(tmp_path / "child"))))
+    wait_end(backend)
+    child = int((tmp_path / "child").read_text())
+    assert procfs.start_ticks(child) is not None
+    backend.start(launch("/bin/sleep", "1000"))
+    until(lambda: procfs.start_ticks(child) is None, "the leftover to end")
+    assert seen(backend).running
+
+
+def test_a_program_that_is_not_there_is_told(backend: ProcessBackend) -> None:
+    with pytest.raises(StartError, match=r"cannot execute '/no/such'.*No such file"):
+        backend.start(launch("/no/such"))
+    assert (seen(backend).running, seen(backend).exit_code) == (False, 128)
+    assert seen(backend).error == "cannot be executed: No such file or directory"
+
+
+def test_a_directory_that_is_not_there_is_told(backend: ProcessBackend) -> None:
+    with pytest.raises(StartError, match="in '/no/such'"):
+        backend.start(launch("/bin/true", working_dir="/no/such"))
+
+
+def test_a_number_that_now_belongs_to_another_process_is_not_taken_for_it(backend: ProcessBackend) -> None:
+    backend.start(launch("/bin/sleep", "1000"))
+    run = backend.place("uid-1") / "run"
+    ours = seen(backend).pid
+    head = run.read_text().split("\n")[:3]
+    run.write_text("\n".join([*head, f"{os.getpid()} 1", f"{os.getpid()} 1"]))
+    assert not seen(backend).running
+    backend.stop("uid-1", grace_seconds=0, force=False)  # a SIGTERM to this very process, were it mistaken
+    assert ours is not None
+    os.killpg(ours, signal.SIGKILL)
+
+
+def test_what_ran_before_a_reboot_does_not_run_now(backend: ProcessBackend, tmp_path: Path) -> None:
+    backend.start(launch("/bin/sleep", "1000"))
+    later = seen(ProcessBackend(tmp_path / "processes", "boot-2"))
+    assert (later.running, later.exit_code, later.termination_reason) == (False, None, "Lost")
+
+
+def test_without_its_stage_a_process_still_counts_as_running(backend: ProcessBackend) -> None:
+    backend.start(launch("/bin/sleep", "1000"))
+    stage, pid = seen(backend).watch, seen(backend).pid
+    assert stage is not None
+    assert pid is not None
+    os.kill(stage, signal.SIGKILL)
+    until(lambda: procfs.start_ticks(stage) is None, "the stage to end")
+    assert (seen(backend).running, seen(backend).watch) == (True, pid)
+    os.kill(pid, signal.SIGKILL)
+    assert (wait_end(backend).exit_code, seen(backend).termination_reason) == (None, "Lost")
+
+
+def test_removing_leaves_nothing(backend: ProcessBackend) -> None:
+    backend.start(launch("/bin/true"))
+    wait_end(backend)
+    backend.remove("uid-1")
+    assert backend.observe() == {}
+    assert not backend.place("uid-1").exists()
+
+
+def test_output_goes_to_a_log_of_bounded_size(backend: ProcessBackend) -> None:
+    backend.start(launch(*python("import sys; print('x' * 5000 + 'END'); print('err', file=sys.stderr)")))
+    wait_end(backend)
+    place = backend.place("uid-1")
+    until(lambda: (place / "log").stat().st_size <= 1000, "the log to be bounded")
+    assert (place / "log.1").read_text().endswith("END\n") or "END" in (place / "log.1").read_text()
+    assert (place / "log.1").stat().st_size <= 1000
+
+
+def test_what_was_not_written_to_its_end_is_not_there(backend: ProcessBackend) -> None:
+    backend.place("uid-1").mkdir(parents=True)
+    (backend.place("uid-1") / "run").write_text("uid-1\nv1\nboot")
+    assert backend.observe() == {}
+
+
+def test_a_directory_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BackendError, match="cannot be read"):
+        ProcessBackend(tmp_path / "file", BOOT).observe()
+    with pytest.raises(StartError, match="cannot be written"):
+        ProcessBackend(tmp_path / "file", BOOT).start(launch("/bin/true"))
+
+
+def test_a_user_that_does_not_exist_is_told(backend: ProcessBackend) -> None:
+    with pytest.raises(StartError, match="no user 'no-such-user'"):
+        backend.start(launch("/bin/true", user="no-such-user"))
+
+
+def test_ones_own_user_needs_no_change(backend: ProcessBackend) -> None:
+    backend.start(launch("/bin/true", user=str(os.geteuid())))
+    assert wait_end(backend).exit_code == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may change users")
+def test_root_runs_a_process_as_its_user(backend: ProcessBackend) -> None:
+    nobody = pwd.getpwnam("nobody")
+    backend.start(launch("/bin/sleep", "1000", user="nobody"))
+    status = Path(f"/proc/{seen(backend).pid}/status").read_text()
+    lines = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert set(lines["Uid"].split()) == {str(nobody.pw_uid)}
+    assert set(lines["Gid"].split()) == {str(nobody.pw_gid)}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may change users")
+def test_without_root_another_user_is_told_to_be_impossible(backend: ProcessBackend) -> None:
+    with pytest.raises(StartError, match="must run as root"):
+        backend.start(launch("/bin/true", user="root"))
+
+
+def test_a_relative_program_is_found_in_the_artifact_and_cannot_leave_it(tmp_path: Path) -> None:
+    root = tmp_path / "artifact"
+    root.mkdir()
+    (root / "fw").touch()
+    (tmp_path / "outside").touch()
+    assert resolve(("fw", "x"), "/bin", root) == (str(root / "fw"), "x")
+    assert resolve(("./fw",), "/bin", root) == (str(root / "fw"),)
+    with pytest.raises(StartError, match="not found in the artifact or on PATH"):
+        resolve(("../outside",), "/bin", root)
+
+
+def test_a_program_without_a_path_is_found_on_path() -> None:
+    assert resolve(("sh", "-c"), "/no/such:/bin", None) == ("/bin/sh", "-c")
+    assert resolve(("/bin/x",), "", None) == ("/bin/x",)
+    for words in ((), ("",), ("no-such-program",), ("./sh",)):
+        with pytest.raises(StartError):
+            resolve(words, "/bin", None)
+
+
+def test_only_what_carries_the_marker_is_ever_ended(backend: ProcessBackend) -> None:
+    with suppress(StartError):
+        backend.start(launch("/bin/sleep", "1000", uid="uid-2"))
+    backend.stop("uid-1", grace_seconds=0, force=True)
+    assert seen(backend, "uid-2").running

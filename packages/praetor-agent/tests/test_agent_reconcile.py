@@ -1,0 +1,494 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from praetor_agent import restart
+from praetor_agent.backoff import CRASH_RESET_SECONDS
+from praetor_agent.reconcile import Fetch, Plan, Remove, Start, Stop, reconcile
+from praetor_agent.records import ArtifactState, Failure, Memory, Observed, Record, Revision, Stage, World
+from praetor_api.protocol import Desired, DesiredItem, InvalidItem
+from praetor_api.spec import Artifact, ArtifactType, Backend, Execution, ProcessSpec, RestartPolicy
+from praetor_api.wire import Fault, read, write
+
+UID = "uid-1"
+BOOT = "boot-1"
+
+
+def item(
+    version: str = "v1",
+    *,
+    policy: RestartPolicy = RestartPolicy.ALWAYS,
+    artifact: bool = False,
+    backend: Backend = Backend.PROCESS,
+    uid: str = UID,
+) -> DesiredItem:
+    fetched = Artifact(type=ArtifactType.FILE, url=f"/srv/{version}") if artifact else None
+    execution = Execution(backend=backend, command=("/bin/sleep",), termination_grace_period_seconds=30)
+    spec = ProcessSpec(artifact=fetched, execution=execution, restart_policy=policy)
+    return DesiredItem(uid=uid, namespace="net", name="fw", spec=spec, spec_hash=version)
+
+
+def wanted(*items: DesiredItem, invalid: tuple[InvalidItem, ...] = ()) -> Desired:
+    return Desired(device_name="leaf-1", items=items, invalid=invalid)
+
+
+def running(version: str = "v1", handle: str = "h1", backend: Backend = Backend.PROCESS) -> Observed:
+    return Observed(uid=UID, backend=backend, spec_hash=version, running=True, handle=handle, pid=7)
+
+
+def dead(code: int | None = 0, version: str = "v1", backend: Backend = Backend.PROCESS) -> Observed:
+    reason = None if code is None else "Completed" if code == 0 else "Error"
+    return Observed(
+        uid=UID,
+        backend=backend,
+        spec_hash=version,
+        running=False,
+        handle="h1",
+        exit_code=code,
+        termination_reason=reason,
+    )
+
+
+def world(*seen: Observed, boot: str = BOOT, artifacts: dict[str, ArtifactState] | None = None) -> World:
+    return World(boot_id=boot, observed={one.uid: one for one in seen}, artifacts=artifacts or {})
+
+
+def record(given_item: DesiredItem | None = None, **more: object) -> Record:
+    given_item = given_item or item()
+    known = Record(
+        uid=UID,
+        namespace="net",
+        name="fw",
+        stage=Stage.RUNNING,
+        current=Revision(item=given_item, artifact_path="/store/fw" if given_item.spec.artifact else None),
+        boot_id=BOOT,
+        handle="h1",
+    )
+    return replace(known, **more)  # type: ignore[arg-type]
+
+
+def plan_of(desired: Desired, seen: World, known: Record | None = None, now: float = 100.0) -> Plan:
+    return reconcile(desired, seen, {known.uid: known} if known else {}, now)
+
+
+def test_a_new_process_is_written_down_and_started() -> None:
+    plan = plan_of(wanted(item()), world())
+    assert plan.actions == (Start(revision=Revision(item=item())),)
+    assert plan.memory[UID].stage is Stage.STARTING
+    assert plan.memory[UID].boot_id == BOOT
+
+
+def test_a_process_that_runs_as_desired_is_left_alone() -> None:
+    plan = plan_of(wanted(item()), world(running()), record())
+    assert plan == Plan(memory={UID: record()})
+
+
+def test_a_changed_spec_stops_the_old_process_then_starts_the_new_one() -> None:
+    stopping = plan_of(wanted(item("v2")), world(running()), record())
+    assert stopping.actions == (Stop(uid=UID, backend=Backend.PROCESS),)
+    assert stopping.wake_at == 130
+    ended = reconcile(wanted(item("v2")), world(dead(143)), stopping.memory, 101)
+    assert ended.actions == (Start(revision=Revision(item=item("v2"))),)
+    assert ended.memory[UID].restart_count == 0
+    assert ended.memory[UID].stop_deadline is None
+
+
+def test_a_process_that_does_not_end_within_its_grace_is_ended_by_force_again_and_again() -> None:
+    known = record(stop_deadline=130.0)
+    waiting = plan_of(wanted(), world(running()), known, 129)
+    assert (waiting.actions, waiting.wake_at) == ((), 130)
+    forced = plan_of(wanted(), world(running()), known, 130)
+    assert forced.actions == (Stop(uid=UID, backend=Backend.PROCESS, force=True),)
+    assert forced.wake_at == 130 + restart.KILL_AGAIN_SECONDS
+
+
+def test_a_spec_that_comes_back_while_its_process_is_being_stopped_is_started_afresh() -> None:
+    known = record(stop_deadline=130.0, restart_count=3)
+    assert plan_of(wanted(item()), world(running()), known).actions == ()
+    plan = plan_of(wanted(item()), world(dead(143)), known)
+    assert plan.actions == (Start(revision=Revision(item=item())),)
+    assert plan.memory[UID].restart_count == 0
+
+
+def test_what_is_no_longer_desired_is_stopped_and_then_taken_away() -> None:
+    assert plan_of(wanted(), world(running()), record()).actions == (Stop(uid=UID, backend=Backend.PROCESS),)
+    gone = plan_of(wanted(), world(dead()), record())
+    assert gone.actions == (Remove(uid=UID, backend=Backend.PROCESS),)
+    assert gone.memory == {}
+    assert plan_of(wanted(), world(), record()) == Plan(memory={})
+
+
+def test_a_process_that_memory_does_not_know_is_stopped_without_grace_when_not_desired() -> None:
+    plan = plan_of(wanted(), world(running()))
+    assert plan.actions == (Stop(uid=UID, backend=Backend.PROCESS),)
+    assert plan.memory[UID].stop_deadline == 100
+
+
+def test_a_process_that_memory_lost_is_taken_over() -> None:
+    plan = plan_of(wanted(item()), world(running()))
+    assert plan.actions == ()
+    assert plan.memory[UID].stage is Stage.RUNNING
+
+
+def test_a_run_that_memory_lost_is_not_repeated() -> None:
+    plan = plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(dead(0)))
+    assert plan.actions == ()
+    assert plan.memory[UID].stage is Stage.COMPLETED
+
+
+def test_an_old_version_that_memory_lost_gives_way_to_the_new_one() -> None:
+    assert plan_of(wanted(item("v2")), world(running("v1"))).actions == (Stop(uid=UID, backend=Backend.PROCESS),)
+
+
+def test_a_crash_is_restarted_after_its_backoff_and_counted() -> None:
+    crashed = plan_of(wanted(item()), world(dead(1)), record())
+    assert (crashed.actions, crashed.wake_at) == ((), 101)
+    again = reconcile(wanted(item()), world(dead(1)), crashed.memory, 101)
+    assert again.actions == (Start(revision=Revision(item=item())),)
+    assert again.memory[UID].restart_count == 1
+    assert again.memory[UID].exit_code == 1
+
+
+def test_crashes_in_a_row_wait_longer_until_one_was_up_for_long() -> None:
+    soon = record(failures=3, started_at=90.0)
+    assert plan_of(wanted(item()), world(dead(1)), soon).wake_at == 108
+    late = record(failures=3, started_at=100.0 - CRASH_RESET_SECONDS)
+    assert plan_of(wanted(item()), world(dead(1)), late).wake_at == 101
+
+
+def test_failures_are_forgotten_while_a_process_is_up() -> None:
+    known = record(failures=3, started_at=90.0)
+    early = plan_of(wanted(item()), world(running()), known)
+    assert early.wake_at == 90 + CRASH_RESET_SECONDS
+    late = plan_of(wanted(item()), world(running()), known, 90 + CRASH_RESET_SECONDS)
+    assert late.memory[UID].failures == 0
+
+
+def test_an_instance_that_somebody_else_started_counts_as_a_restart() -> None:
+    plan = plan_of(wanted(item()), world(running(handle="h2")), record())
+    assert plan.actions == ()
+    assert (plan.memory[UID].restart_count, plan.memory[UID].handle, plan.memory[UID].started_at) == (1, "h2", 100)
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "stage"),
+    [
+        (RestartPolicy.ALWAYS, 0, Stage.WAITING),
+        (RestartPolicy.ALWAYS, 1, Stage.WAITING),
+        (RestartPolicy.ON_FAILURE, 0, Stage.COMPLETED),
+        (RestartPolicy.ON_FAILURE, 1, Stage.WAITING),
+        (RestartPolicy.ON_FAILURE, None, Stage.WAITING),
+        (RestartPolicy.NEVER, 0, Stage.COMPLETED),
+        (RestartPolicy.NEVER, 1, Stage.COMPLETED),
+        (RestartPolicy.NEVER, None, Stage.COMPLETED),
+    ],
+)
+def test_the_restart_policy_decides_what_becomes_of_a_process_that_ended(
+    policy: RestartPolicy, code: int | None, stage: Stage
+) -> None:
+    wanted_item = item(policy=policy)
+    ended = plan_of(wanted(wanted_item), world(dead(code)), record(wanted_item)).memory[UID]
+    assert (ended.stage, ended.exit_code) == (stage, code)
+
+
+def test_what_ran_to_completion_is_not_run_again_before_its_spec_changes() -> None:
+    done = record(item(policy=RestartPolicy.NEVER), stage=Stage.COMPLETED, exit_code=0)
+    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(dead(0)), done).actions == ()
+    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(boot="boot-2"), done).actions == ()
+    changed = plan_of(wanted(item("v2", policy=RestartPolicy.NEVER)), world(dead(0)), done)
+    assert changed.actions == (Start(revision=Revision(item=item("v2", policy=RestartPolicy.NEVER))),)
+    assert changed.memory[UID].exit_code is None
+
+
+def test_after_a_reboot_a_process_is_started_at_once_and_nothing_counts_against_it() -> None:
+    plan = plan_of(wanted(item()), world(boot="boot-2"), record(failures=5, not_before=9000.0))
+    assert plan.actions == (Start(revision=Revision(item=item())),)
+    assert (plan.memory[UID].failures, plan.memory[UID].boot_id) == (0, "boot-2")
+
+
+def test_a_process_that_came_up_by_itself_after_a_reboot_is_kept() -> None:
+    plan = plan_of(wanted(item()), world(running(handle="h2"), boot="boot-2"), record(started_at=9000.0))
+    assert plan.actions == ()
+    assert (plan.memory[UID].boot_id, plan.memory[UID].started_at) == ("boot-2", 100)
+
+
+def test_a_run_that_a_reboot_cut_short_is_repeated_only_on_failure() -> None:
+    never, on_failure = item(policy=RestartPolicy.NEVER), item(policy=RestartPolicy.ON_FAILURE)
+    cut = plan_of(wanted(never), world(boot="boot-2"), record(never))
+    assert cut.actions == ()
+    assert cut.memory[UID].termination_reason == restart.LOST
+    assert plan_of(wanted(on_failure), world(boot="boot-2"), record(on_failure)).actions
+
+
+def test_a_start_that_was_written_down_but_never_made_is_made() -> None:
+    known = record(item(policy=RestartPolicy.NEVER), stage=Stage.STARTING, handle=None)
+    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(), known).actions
+    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(dead(0)), known).actions == ()
+    never_ran = replace(dead(None), handle=None)
+    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(never_ran), known).actions
+
+
+def test_a_start_that_a_reboot_hides_is_not_repeated_for_never() -> None:
+    known = record(item(policy=RestartPolicy.NEVER), stage=Stage.STARTING)
+    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(boot="boot-2"), known).actions == ()
+
+
+def test_a_process_just_started_keeps_the_time_of_its_start() -> None:
+    known = record(stage=Stage.STARTING, handle=None, started_at=99.0)
+    plan = plan_of(wanted(item()), world(running()), known)
+    assert (plan.memory[UID].stage, plan.memory[UID].started_at) == (Stage.RUNNING, 99)
+    assert plan.memory[UID].restart_count == 0
+
+
+def test_the_old_version_runs_on_until_the_artifact_is_there() -> None:
+    new = item("v2", artifact=True)
+    waiting = plan_of(wanted(new), world(running()), record())
+    assert waiting.actions == (Fetch(item=new),)
+    assert waiting.memory[UID].spec_hash == "v1"
+    failure = Failure(reason="DownloadFailed", message="no", artifact_downloaded=False)
+    failed = plan_of(wanted(new), world(running(), artifacts={"v2": ArtifactState(failure=failure)}), record())
+    assert failed.actions == (Fetch(item=new),)
+    assert failed.memory[UID].failure == failure
+    state = ArtifactState(path="/store/v2", digest="sha256:2")
+    ready = plan_of(wanted(new), world(running(), artifacts={"v2": state}), failed.memory[UID])
+    assert ready.actions == (Stop(uid=UID, backend=Backend.PROCESS),)
+    assert ready.memory[UID].failure is None
+    revision = Revision(item=new, artifact_path="/store/v2", artifact_digest="sha256:2")
+    started = plan_of(wanted(new), world(dead(), artifacts={"v2": state}), ready.memory[UID])
+    assert started.actions == (Start(revision=revision),)
+
+
+def test_the_old_version_is_even_restarted_while_the_artifact_is_missing() -> None:
+    plan = plan_of(wanted(item("v2", artifact=True)), world(), record(stage=Stage.WAITING))
+    assert plan.actions == (Fetch(item=item("v2", artifact=True)), Start(revision=Revision(item=item("v1"))))
+
+
+def test_a_first_version_waits_for_its_artifact() -> None:
+    plan = plan_of(wanted(item(artifact=True)), world())
+    assert plan.actions == (Fetch(item=item(artifact=True)),)
+    assert plan.memory[UID].current is None
+
+
+def test_an_artifact_that_was_used_needs_no_fetching() -> None:
+    used = item(artifact=True)
+    plan = plan_of(wanted(used), world(), record(used, stage=Stage.WAITING))
+    assert plan.actions == (Start(revision=Revision(item=used, artifact_path="/store/fw")),)
+
+
+def test_an_artifact_of_a_process_taken_over_is_fetched_when_it_must_be_started_again() -> None:
+    used = item(artifact=True)
+    assert plan_of(wanted(used), world(running())).actions == ()
+    lost = record(used, current=Revision(item=used), stage=Stage.WAITING)
+    assert Fetch(item=used) in plan_of(wanted(used), world(), lost).actions
+
+
+def test_an_item_that_cannot_be_understood_keeps_the_good_version_running() -> None:
+    bad = InvalidItem(uid=UID, namespace="net", name="fw", spec_hash="v2", faults=(Fault("items[0].spec", "is bad"),))
+    kept = plan_of(wanted(invalid=(bad,)), world(running()), record())
+    assert kept.actions == ()
+    assert kept.memory[UID].failure == Failure(reason="InvalidSpec", message="items[0].spec: is bad")
+    crashed = plan_of(wanted(invalid=(bad,)), world(), record(stage=Stage.WAITING))
+    assert crashed.actions == (Start(revision=Revision(item=item())),)
+    alone = plan_of(wanted(invalid=(bad,)), world())
+    assert (alone.actions, alone.memory[UID].name) == ((), "fw")
+
+
+def test_an_item_without_uid_is_known_by_its_name() -> None:
+    bad = InvalidItem(uid="", namespace="net", name="fw", spec_hash="", faults=(Fault("items[0].uid", "is required"),))
+    assert plan_of(wanted(invalid=(bad,)), world(running()), record()).memory.keys() == {UID}
+    assert plan_of(wanted(invalid=(bad,)), world()).memory.keys() == {"net/fw"}
+
+
+def test_a_backend_that_is_missing_is_told_and_harms_nobody() -> None:
+    new = item("v2", backend=Backend.CONTAINER)
+    other = item(uid="uid-2")
+    seen = replace(world(running()), unavailable={Backend.CONTAINER: "no containers here"})
+    plan = plan_of(wanted(new, other), seen, record())
+    assert plan.actions == (Start(revision=Revision(item=other)),)
+    assert plan.memory[UID].failure == Failure(reason="BackendUnavailable", message="no containers here")
+
+
+def test_nothing_is_started_again_through_a_backend_that_cannot_be_asked() -> None:
+    seen = replace(world(), unavailable={Backend.PROCESS: "gone"})
+    assert plan_of(wanted(item()), seen, record()).actions == ()
+
+
+def test_a_failure_ends_with_its_cause_but_a_failed_start_is_told_until_one_works() -> None:
+    bad, failed = Failure(reason="InvalidSpec", message="x"), Failure(reason=restart.START_ERROR, message="y")
+    assert plan_of(wanted(item()), world(running()), record(failure=bad)).memory[UID].failure is None
+    waiting = record(failure=failed, stage=Stage.WAITING, not_before=200.0)
+    assert plan_of(wanted(item()), world(), waiting).memory[UID].failure == failed
+
+
+def test_a_changed_backend_takes_away_what_the_old_one_holds() -> None:
+    new = item("v2", backend=Backend.SYSTEMD)
+    plan = plan_of(wanted(new), world(dead()), record())
+    assert plan.actions == (Remove(uid=UID, backend=Backend.PROCESS), Start(revision=Revision(item=new)))
+
+
+def test_a_start_that_fails_is_tried_again_but_not_for_never() -> None:
+    starting = restart.starting(record(), Revision(item=item()), BOOT, 100)
+    failed = restart.start_failed(starting, "no such file", 100)
+    assert (failed.stage, failed.not_before) == (Stage.WAITING, 101)
+    never = Revision(item=item(policy=RestartPolicy.NEVER))
+    given_up = restart.start_failed(restart.starting(record(), never, BOOT, 100), "no such file", 100)
+    assert (given_up.stage, given_up.exit_code) == (Stage.COMPLETED, restart.START_ERROR_EXIT_CODE)
+    assert restart.start_failed(Record(uid=UID), "x", 0).stage is Stage.WAITING
+
+
+def test_a_start_that_works_clears_the_failure() -> None:
+    failed = restart.start_failed(record(), "no such file", 100)
+    assert restart.started(failed, "2026-01-01T00:00:00Z").failure is None
+
+
+def test_a_process_that_could_not_be_executed_tells_why_when_it_ended() -> None:
+    seen = replace(dead(128), error="cannot be executed")
+    plan = plan_of(wanted(item()), world(seen), record())
+    assert plan.memory[UID].failure == Failure(reason=restart.START_ERROR, message="cannot be executed")
+
+
+@dataclass
+class Device:
+    """A device on which actions work at once, and which life happens to."""
+
+    now: float = 1000.0
+    boot: int = 1
+    desired: Desired = field(default_factory=wanted)
+    memory: Memory = field(default_factory=dict)
+    process: Observed | None = None
+    artifacts: dict[str, ArtifactState] = field(default_factory=dict)
+    starts: list[str] = field(default_factory=list)
+    instance: int = 0
+
+    @property
+    def world(self) -> World:
+        seen = {UID: self.process} if self.process else {}
+        return World(boot_id=f"boot-{self.boot}", observed=seen, artifacts=self.artifacts)
+
+    def converge(self) -> Plan:
+        for _ in range(6):
+            plan = reconcile(self.desired, self.world, self.memory, self.now)
+            self.memory = plan.memory
+            actions = [action for action in plan.actions if not isinstance(action, Fetch)]
+            if not actions:
+                return plan
+            for action in actions:
+                self.act(action)
+        raise AssertionError(f"does not come to rest: {plan}")
+
+    def act(self, action: object) -> None:
+        match action:
+            case Start(revision=revision):
+                assert self.process is None or not self.process.running, "two instances"
+                self.instance += 1
+                self.process = replace(running(revision.item.spec_hash), handle=f"h{self.instance}")
+                self.starts.append(revision.item.spec_hash)
+                self.memory = {**self.memory, UID: restart.started(self.memory[UID], "now")}
+            case Stop():
+                assert self.process is not None
+                self.may_be_stopped(self.process)
+                self.process = replace(self.process, running=False, exit_code=143, termination_reason="Signal:SIGTERM")
+            case Remove():
+                self.process = None
+
+    def may_be_stopped(self, process: Observed) -> None:
+        for one in self.desired.items:
+            assert one.spec_hash != process.spec_hash, "stopped though desired"
+            assert one.spec.artifact is None or one.spec_hash in self.artifacts, "stopped before its successor is there"
+        assert not self.desired.invalid, "stopped for a successor that nobody understands"
+
+
+BAD = InvalidItem(uid=UID, namespace="net", name="fw", spec_hash="v9", faults=(Fault("spec", "is bad"),))
+EVENTS = st.one_of(
+    st.tuples(st.just("want"), st.sampled_from(["v1", "v2", "v3"]), st.sampled_from(list(RestartPolicy))),
+    st.tuples(st.just("fetched"), st.sampled_from(["v1a", "v2a"]), st.none()),
+    st.tuples(st.just("want artifact"), st.sampled_from(["v1a", "v2a"]), st.sampled_from(list(RestartPolicy))),
+    st.tuples(st.sampled_from(["want nothing", "want nonsense", "agent restarts", "memory lost", "reboot"])),
+    st.tuples(st.just("ends"), st.sampled_from([0, 1, None])),
+    st.tuples(st.just("time"), st.floats(0.1, 2000)),
+)
+
+
+def happen(device: Device, event: tuple[object, ...]) -> None:
+    match event:
+        case ("want", str() as version, RestartPolicy() as policy):
+            device.desired = wanted(item(f"{version}{policy}", policy=policy))
+        case ("want artifact", str() as version, RestartPolicy() as policy):
+            device.desired = wanted(replace(item(version, policy=policy, artifact=True), spec_hash=version))
+        case ("want nothing",):
+            device.desired = wanted()
+        case ("want nonsense",):
+            device.desired = wanted(invalid=(BAD,))
+        case ("fetched", str() as version, _):
+            device.artifacts[version] = ArtifactState(path=f"/store/{version}", digest="sha256:1")
+        case ("agent restarts",):
+            device.memory = {uid: read(Record, write(known)) for uid, known in device.memory.items()}
+        case ("memory lost",):
+            device.memory = {}
+        case ("reboot",):
+            device.boot, device.now = device.boot + 1, 1.0
+            if device.process is not None and device.process.running:
+                device.process = replace(device.process, running=False, exit_code=None, termination_reason="Lost")
+        case ("ends", code) if device.process is not None and device.process.running:
+            assert code is None or isinstance(code, int)
+            device.process = replace(dead(code, device.process.spec_hash), handle=device.process.handle)
+        case ("time", float() as seconds):
+            device.now += seconds
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(EVENTS, max_size=25))
+def test_whatever_happens_there_is_one_instance_it_is_never_stopped_early_and_the_device_comes_to_rest(
+    events: list[tuple[object, ...]],
+) -> None:
+    device = Device()
+    for event in events:
+        happen(device, event)
+        device.converge()
+        assert reconcile(device.desired, device.world, device.memory, device.now).memory == device.memory
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    st.sampled_from([RestartPolicy.NEVER, RestartPolicy.ON_FAILURE]),
+    st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(["agent restarts", "memory lost", "reboot"])),
+            st.tuples(st.just("time"), st.floats(0.1, 2000)),
+            st.tuples(st.just("ends"), st.just(0)),
+        ),
+        max_size=20,
+    ),
+)
+def test_a_run_that_completed_is_never_repeated_for_the_same_spec(
+    policy: RestartPolicy, events: list[tuple[object, ...]]
+) -> None:
+    device = Device()
+    happen(device, ("want", "v1", policy))
+    device.converge()
+    happen(device, ("ends", 0))
+    for event in events:
+        device.converge()
+        happen(device, event)
+    device.converge()
+    assert len(device.starts) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(EVENTS, max_size=15))
+def test_with_time_a_desired_process_always_comes_to_run(events: list[tuple[object, ...]]) -> None:
+    device = Device()
+    for event in events:
+        happen(device, event)
+        device.converge()
+    happen(device, ("want", "v9", RestartPolicy.ALWAYS))
+    device.converge()
+    device.now += 10_000
+    device.converge()
+    assert device.process is not None
+    assert device.process.running
+    assert device.process.spec_hash == "v9Always"

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from praetor_agent import reporting, restart
+from praetor_agent.health import Health, started
+from praetor_agent.records import ArtifactState, Failure, Observed, Record, Revision, Stage
+from praetor_agent.reporting import Reporter
+from praetor_api.protocol import MAX_OBSERVATIONS, DesiredItem, Observation, Report, ReportAck
+from praetor_api.spec import Backend, ExecProbe, Execution, HealthCheck, ProcessSpec, Resources
+
+ITEM = DesiredItem(
+    uid="u",
+    namespace="net",
+    name="fw",
+    spec=ProcessSpec(execution=Execution(backend=Backend.PROCESS, command=("/bin/x",))),
+    spec_hash="v1",
+)
+PROBED = replace(ITEM, spec=replace(ITEM.spec, health_check=HealthCheck(exec=ExecProbe(command=("/bin/true",)))))
+RUNNING = Observed(uid="u", backend=Backend.PROCESS, spec_hash="v1", running=True, handle="h", pid=7)
+RECORD = Record(uid="u", namespace="net", name="fw", stage=Stage.RUNNING, current=Revision(item=ITEM))
+
+
+def told(
+    record: Record = RECORD,
+    seen: Observed | None = RUNNING,
+    health: Health | None = None,
+    artifact: ArtifactState | None = None,
+) -> Observation:
+    return reporting.observation(record, seen, health, artifact)
+
+
+def test_a_running_process_without_a_probe_is_healthy() -> None:
+    seen = told()
+    assert (seen.process_started, seen.healthy, seen.pid, seen.observed_spec_hash) == (True, True, 7, "v1")
+
+
+def test_health_is_unknown_until_a_probe_says_something() -> None:
+    record = replace(RECORD, current=Revision(item=PROBED))
+    assert told(record).healthy is None
+    assert told(record, health=started("h", 0)).healthy is None
+    failing = Health(handle="h", next_at=0, healthy=False, message="exit status 1")
+    seen = told(record, health=failing)
+    assert (seen.healthy, seen.error_message) == (False, "health check failed: exit status 1")
+
+
+def test_a_run_that_completed_was_started_and_is_as_healthy_as_its_exit_code() -> None:
+    done = replace(RECORD, stage=Stage.COMPLETED, exit_code=0, termination_reason="Completed")
+    seen = told(done, None)
+    assert (seen.process_started, seen.healthy, seen.exit_code, seen.pid) == (True, True, 0, None)
+    failed = told(replace(done, exit_code=3, termination_reason="Error"), None)
+    assert (failed.process_started, failed.healthy, failed.exit_code) == (True, False, 3)
+
+
+def test_a_run_that_could_not_be_started_was_not_started() -> None:
+    given_up = replace(RECORD, stage=Stage.COMPLETED, exit_code=128, termination_reason=restart.START_ERROR)
+    assert told(given_up, None).process_started is False
+
+
+def test_a_process_between_two_starts_is_not_healthy_and_tells_how_it_ended() -> None:
+    seen = told(replace(RECORD, stage=Stage.WAITING, exit_code=1, termination_reason="Error"), None)
+    assert (seen.process_started, seen.healthy, seen.exit_code, seen.termination_reason) == (False, False, 1, "Error")
+
+
+def test_a_running_process_has_no_exit_code() -> None:
+    assert told(replace(RECORD, exit_code=1)).exit_code is None
+
+
+def test_nothing_is_known_of_the_health_of_what_was_never_started() -> None:
+    fresh = Record(uid="u", name="fw")
+    assert told(fresh, None).healthy is None
+    assert told(fresh, None).observed_spec_hash == ""
+    assert reporting.with_spec_hash(told(fresh, None), "v2").observed_spec_hash == "v2"
+    assert reporting.with_spec_hash(told(), "v2").observed_spec_hash == "v1"
+
+
+def test_while_a_new_version_cannot_run_the_old_one_is_told_with_the_reason() -> None:
+    failure = Failure(reason="x", message="artifact: no", artifact_downloaded=False, artifact_verified=False)
+    seen = told(replace(RECORD, failure=failure))
+    assert (seen.observed_spec_hash, seen.process_started, seen.healthy) == ("v1", True, True)
+    assert (seen.error_message, seen.artifact_downloaded, seen.artifact_verified) == ("artifact: no", False, False)
+
+
+def test_an_artifact_is_told_of_when_there_is_one() -> None:
+    assert told().artifact_downloaded is None
+    assert told(artifact=ArtifactState(path="/a")).artifact_verified is True
+    assert told(artifact=ArtifactState()).artifact_verified is None
+    used = told(replace(RECORD, current=Revision(item=ITEM, artifact_path="/a", artifact_digest="sha256:1")))
+    assert (used.artifact_downloaded, used.artifact_digest) == (True, "sha256:1")
+
+
+def test_limits_that_nobody_enforces_are_warned_of() -> None:
+    limited = replace(ITEM.spec.execution, resources=Resources(tasks=3))
+    for backend, warned in ((Backend.PROCESS, True), (Backend.SYSTEMD, False)):
+        spec = replace(ITEM.spec, execution=replace(limited, backend=backend))
+        seen = told(replace(RECORD, current=Revision(item=replace(ITEM, spec=spec))))
+        assert (seen.warning_message is not None) is warned
+
+
+def test_a_record_known_by_name_only_has_no_uid_to_tell() -> None:
+    assert told(Record(uid="net/fw", name="fw"), None).uid == ""
+
+
+def many(count: int) -> dict[str, Observation]:
+    return {f"u{index:03}": Observation(name=f"p{index}") for index in range(count)}
+
+
+def fresh() -> Reporter:
+    return Reporter(base=5000, next_at=100.0)
+
+
+ACK = ReportAck(ack=True, heartbeat_interval_seconds=10)
+
+
+def test_observations_go_once_and_again_when_they_change() -> None:
+    current = many(2)
+    reporter = fresh()
+    assert len(reporter.due(current)) == 2
+    reporter = reporter.acked(ACK, current, reporter.due(current), 100, 0.5)
+    assert reporter.due(current) == ()
+    changed = current | {"u001": Observation(name="p1", pid=9)}
+    assert reporter.due(changed) == (Observation(name="p1", pid=9),)
+
+
+def test_a_change_is_reported_at_once_and_a_heartbeat_after_its_interval() -> None:
+    current = many(1)
+    reporter = fresh().acked(ACK, current, tuple(current.values()), 100, 0.5)
+    assert reporter.due_at(current, 101) == 110
+    assert reporter.due_at(many(2), 101) == 101
+
+
+def test_before_the_first_contact_nothing_is_sent() -> None:
+    assert reporting.delayed(fresh(), 103).due_at(many(1), 100) == 103
+    assert reporting.delayed(fresh(), 103).due_at(many(1), 103) == 103
+
+
+def test_a_lost_report_is_retried_not_at_once_but_soon() -> None:
+    current = many(1)
+    reporter = fresh().failed(100, 0.5)
+    assert reporter.due_at(current, 100) == 101
+    assert reporter.failed(101, 0.5).due_at(current, 101) == 103
+    assert reporter.due(current) == tuple(current.values())
+
+
+def test_a_gateway_that_asks_for_patience_gets_it() -> None:
+    assert fresh().failed(100, 0.0, retry_after=30).next_at == 130
+    assert 130 < fresh().failed(100, 0.9, retry_after=30).next_at < 138
+
+
+def test_many_observations_are_split_over_several_reports() -> None:
+    current, reporter, sent = many(150), fresh(), []
+    while due := reporter.due(current):
+        assert len(due) <= MAX_OBSERVATIONS
+        sent.append(len(due))
+        reporter = reporter.acked(ACK, current, due, 100, 0.5)
+    assert sent == [64, 64, 22]
+
+
+def test_a_resync_sends_everything_again_with_the_facts() -> None:
+    current = many(2)
+    reporter = fresh().acked(ACK, current, tuple(current.values()), 100, 0.5)
+    assert reporter.facts_known
+    reporter = reporter.acked(replace(ACK, resync=True), current, (), 110, 0.5)
+    assert len(reporter.due(current)) == 2
+    assert not reporter.facts_known
+
+
+def test_a_resync_that_was_just_fulfilled_or_comes_too_often_is_no_loop() -> None:
+    current, again = many(100), replace(ACK, resync=True)
+    full = many(2)
+    assert fresh().acked(again, full, tuple(full.values()), 100, 0.5).due(full) == ()
+    reporter = fresh().acked(ACK, current, tuple(current.values())[:64], 100, 0.5)
+    rounds = 0
+    while due := reporter.due(current):
+        reporter = reporter.acked(again, current, due, 100, 0.5)
+        rounds += 1
+    assert rounds < 5
+
+
+def test_what_is_gone_is_forgotten() -> None:
+    current = many(2)
+    reporter = fresh().acked(ACK, current, tuple(current.values()), 100, 0.5)
+    reporter = reporter.acked(ACK, {}, (), 110, 0.5)
+    assert reporter.acknowledged == {}
+
+
+def test_the_report_carries_its_number_and_the_facts_until_they_are_known() -> None:
+    identity = Report(agent_version="1", boot_id="b", facts={"os": "x"})
+    first = reporting.report(identity, fresh(), (), "t")
+    assert (first.seq, first.facts, first.boot_id, first.timestamp) == (5000, {"os": "x"}, "b", "t")
+    later = reporting.report(identity, fresh().acked(ACK, {}, (), 0, 0.5), (), "t")
+    assert (later.seq, later.facts) == (5001, None)
+
+
+@given(st.floats(0, 1e7), st.floats(0.01, 1e5), st.integers(1, 10))
+def test_numbers_grow_over_a_restart_of_the_agent(start: float, lived: float, reports_a_second: int) -> None:
+    reporter = Reporter(base=reporting.first_seq(start), next_at=0, sent=int(lived * reports_a_second))
+    assert reporting.first_seq(start + lived + 0.01) > reporter.seq

@@ -1,0 +1,321 @@
+"""The whole agent as its own program, against a gateway on a real socket and with real processes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from praetor_agent import procfs
+from praetor_agent.backends.process import ProcessBackend
+from praetor_agent.testing import FakeGateway, Fault, item, process_spec, until
+from praetor_api.protocol import Observation
+
+SLEEP = process_spec("sleep", "1000")
+
+
+class Agent:
+    """An agent of the device leaf-1; what it ran is ended with the test."""
+
+    def __init__(self, state: Path, gateway: str, **environment: str) -> None:
+        self.state = state
+        self._gateway = gateway
+        self._environment = {
+            **os.environ,
+            "PRAETOR_AGENT_TOKEN": "t0ken",
+            "PRAETOR_AGENT_START_SPLAY": "0",
+            **environment,
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = (
+            sys.executable, "-m", "praetor_agent", "run",
+            "--gateway", self._gateway, "--device", "leaf-1", "--state-dir", str(self.state),
+        )  # fmt: skip
+        self.process = subprocess.Popen(command, env=self._environment, stderr=subprocess.DEVNULL)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.end(signal.SIGKILL)
+        backend = ProcessBackend(self.state / "processes", procfs.boot_id() or "")
+        for uid in backend.observe():
+            backend.stop(uid, grace_seconds=0, force=True)
+
+
+@pytest.fixture
+def gateway() -> Iterator[FakeGateway]:
+    with FakeGateway(token="t0ken", heartbeat_seconds=1) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def agent(gateway: FakeGateway, tmp_path: Path) -> Iterator[Agent]:
+    agent = Agent(tmp_path / "state", gateway.url)
+    yield agent
+    agent.close()
+
+
+def seen(gateway: FakeGateway, name: str = "a") -> Observation:
+    return gateway.observations.get(name) or Observation(name=name)
+
+
+def wait_running(gateway: FakeGateway, *, other_than: int | None = None, name: str = "a") -> int:
+    gateway.wait_for(lambda: seen(gateway, name).pid not in (None, other_than), f"{name} running")
+    pid = seen(gateway, name).pid
+    assert pid is not None
+    return pid
+
+
+def test_a_desired_process_runs_and_is_reported(gateway: FakeGateway, agent: Agent) -> None:
+    wanted = item("a", SLEEP)
+    gateway.desire(wanted)
+    agent.start()
+    pid = wait_running(gateway)
+    assert Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"/usr/bin/sleep\x001000")
+    told = seen(gateway)
+    assert (told.process_started, told.healthy, told.observed_spec_hash) == (True, True, wanted["specHash"])
+    assert (told.uid, told.namespace) == (wanted["uid"], "default")
+    first = gateway.reports[0]
+    assert first.facts is not None
+    assert set(first.facts) >= {"os", "kernel", "arch", "hostname", "python"}
+    assert (first.boot_id, first.heartbeat) == (procfs.boot_id(), True)
+
+
+def test_the_agent_greets_then_holds_a_conditional_poll(gateway: FakeGateway, agent: Agent) -> None:
+    gateway.desire(item("a", SLEEP))
+    agent.start()
+    wait_running(gateway)
+    gateway.wait_for(lambda: len([r for r in gateway.requests if r[0] == "GET"]) >= 2, "the held poll")
+    paths = [(method, path) for method, path, _ in gateway.requests]
+    assert ("POST", "/v1/devices/leaf-1/connect") in paths
+    headers = [headers for method, _, headers in gateway.requests if method == "GET"][1]
+    assert headers["Prefer"] == "wait=50"
+    assert headers["If-None-Match"] == gateway.etag
+
+
+def test_a_changed_spec_replaces_the_process_and_a_withdrawn_one_ends_it(gateway: FakeGateway, agent: Agent) -> None:
+    gateway.desire(item("a", SLEEP))
+    agent.start()
+    first = wait_running(gateway)
+    gateway.desire(item("a", process_spec("sleep", "1001"), generation=2))
+    second = wait_running(gateway, other_than=first)
+    assert procfs.start_ticks(first) is None
+    gateway.desire()
+    until(lambda: procfs.start_ticks(second) is None, "the process to end")
+    until(lambda: not list((agent.state / "processes").iterdir()), "its directory to go")
+
+
+def test_a_killed_process_comes_back_and_is_counted(gateway: FakeGateway, agent: Agent) -> None:
+    gateway.desire(item("a", SLEEP))
+    agent.start()
+    first = wait_running(gateway)
+    os.kill(first, signal.SIGKILL)
+    wait_running(gateway, other_than=first)
+    assert (seen(gateway).restart_count, seen(gateway).termination_reason) == (1, "Signal:SIGKILL")
+    assert [told.pid for told in gateway.history if told.process_started is False][-1:] == [None]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_outlive_the_agent_and_are_taken_over(gateway: FakeGateway, agent: Agent, how: int) -> None:
+    gateway.desire(item("a", SLEEP))
+    agent.start()
+    pid = wait_running(gateway)
+    code = agent.end(how)
+    assert code == (0 if how == signal.SIGTERM else -how)
+    assert procfs.start_ticks(pid) is not None
+    last = gateway.reports[-1].seq
+    gateway.observations.clear()
+    agent.start()
+    assert wait_running(gateway) == pid
+    assert seen(gateway).restart_count == 0
+    numbers = [report.seq for report in gateway.reports]
+    assert last is not None
+    assert (gateway.reports[-1].seq or 0) > last
+    assert numbers == sorted(numbers, key=lambda number: number or 0)
+
+
+def test_an_agent_that_finds_no_gateway_enforces_what_it_last_knew(gateway: FakeGateway, agent: Agent) -> None:
+    gateway.desire(item("a", SLEEP))
+    agent.start()
+    first = wait_running(gateway)
+    agent.end()
+    os.kill(first, signal.SIGKILL)
+    offline = Agent(agent.state, "http://127.0.0.1:1")
+    offline.start()
+    backend = ProcessBackend(agent.state / "processes", procfs.boot_id() or "")
+    until(lambda: any(process.running for process in backend.observe().values()), "the process to come back")
+    offline.close()
+
+
+@pytest.mark.parametrize(("policy", "code", "runs"), [("Never", 3, 1), ("OnFailure", 0, 1), ("OnFailure", 3, 2)])
+def test_runs_to_completion_are_not_repeated_by_a_restart_of_the_agent(
+    gateway: FakeGateway, agent: Agent, tmp_path: Path, policy: str, code: int, runs: int
+) -> None:
+    script = 'echo ran >> "$1"; [ "$(wc -l < "$1")" -gt 1 ] || exit "$2"'
+    spec = process_spec("/bin/sh", "-c", script, "x", str(tmp_path / "runs"), str(code), restartPolicy=policy)
+    gateway.desire(item("a", spec))
+    agent.start()
+    final = code if runs == 1 else 0
+    gateway.wait_for(lambda: seen(gateway).exit_code == final, "the end")
+    assert seen(gateway).process_started is True
+    assert seen(gateway).healthy is (final == 0)
+    agent.end(signal.SIGKILL)
+    gateway.observations.clear()
+    agent.start()
+    gateway.wait_for(lambda: seen(gateway).exit_code == final, "the end, told again")
+    assert (tmp_path / "runs").read_text() == "ran\n" * runs
+
+
+def test_an_end_while_no_agent_was_there_is_told_later(gateway: FakeGateway, agent: Agent, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "go")
+    spec = process_spec("/bin/sh", "-c", 'read x < "$1"; exit 5', "x", str(tmp_path / "go"), restartPolicy="Never")
+    gateway.desire(item("a", spec))
+    agent.start()
+    pid = wait_running(gateway)
+    agent.end(signal.SIGKILL)
+    (tmp_path / "go").write_text("now\n")
+    until(lambda: procfs.start_ticks(pid) is None, "the end")
+    agent.start()
+    gateway.wait_for(lambda: seen(gateway).exit_code == 5, "the exit code")
+
+
+def test_health_follows_the_probe(gateway: FakeGateway, agent: Agent, tmp_path: Path) -> None:
+    probe = {"exec": {"command": ["test", "-e", str(tmp_path / "ok")]}, "periodSeconds": 1, "failureThreshold": 1}
+    gateway.desire(item("a", SLEEP | {"healthCheck": probe}))
+    agent.start()
+    gateway.wait_for(lambda: seen(gateway).healthy is False, "unhealthy")
+    assert seen(gateway).error_message == "health check failed: exit status 1"
+    (tmp_path / "ok").touch()
+    gateway.wait_for(lambda: seen(gateway).healthy is True, "healthy")
+    (tmp_path / "ok").unlink()
+    gateway.wait_for(lambda: seen(gateway).healthy is False, "unhealthy again")
+
+
+def test_a_probe_that_hangs_holds_up_nothing_and_fails(gateway: FakeGateway, agent: Agent) -> None:
+    probe = {"exec": {"command": ["sleep", "1000"]}, "timeoutSeconds": 1, "failureThreshold": 1, "periodSeconds": 1}
+    gateway.desire(item("a", SLEEP | {"healthCheck": probe}))
+    agent.start()
+    wait_running(gateway)
+    gateway.wait_for(lambda: seen(gateway).healthy is False, "unhealthy")
+    assert seen(gateway).error_message == "health check failed: no answer within 1 s"
+
+
+def test_an_artifact_is_run_from_the_store_and_a_bad_successor_leaves_it_running(
+    gateway: FakeGateway, agent: Agent, tmp_path: Path
+) -> None:
+    program = tmp_path / "fwd"
+    program.write_bytes(b"#!/bin/sh\nexec sleep 1000\n")
+    digest = hashlib.sha256(program.read_bytes()).hexdigest()
+
+    def spec(checksum: str) -> dict[str, object]:
+        wanted = {"type": "file", "url": str(program), "checksumSHA256": checksum}
+        return process_spec("./fwd", artifact=wanted)
+
+    gateway.desire(item("a", spec(digest)))
+    agent.start()
+    pid = wait_running(gateway)
+    good = seen(gateway)
+    assert (good.artifact_downloaded, good.artifact_verified) == (True, True)
+    assert good.artifact_digest == f"sha256:{digest}"
+    assert os.readlink(f"/proc/{pid}/cwd") == str(agent.state / "artifacts" / digest)
+    gateway.desire(item("a", spec("0" * 64), generation=2))
+    gateway.wait_for(lambda: seen(gateway).artifact_verified is False, "the failure")
+    told = seen(gateway)
+    assert (told.pid, told.process_started, told.observed_spec_hash) == (pid, True, good.observed_spec_hash)
+    assert told.artifact_downloaded is True
+    assert "has sha256" in (told.error_message or "")
+
+
+def test_what_cannot_run_is_told_and_harms_nobody(gateway: FakeGateway, agent: Agent) -> None:
+    container = {"execution": {"backend": "container"}}
+    nonsense = {"execution": {"backend": "quantum", "command": "x"}}
+    gateway.desire(
+        item("a", SLEEP), item("box", container), item("bad", nonsense), item("none", process_spec("/no/such"))
+    )
+    agent.start()
+    wait_running(gateway)
+    gateway.wait_for(lambda: len(gateway.observations) == 4, "all four")
+    assert (seen(gateway, "box").error_message or "").startswith("backend container is not available on this device")
+    assert "spec.execution.backend" in (seen(gateway, "bad").error_message or "")
+    assert "spec.execution.command" in (seen(gateway, "bad").error_message or "")
+    gateway.wait_for(lambda: "No such file" in (seen(gateway, "none").error_message or ""), "the failed start")
+    assert seen(gateway, "none").process_started is False
+    assert seen(gateway, "bad").observed_spec_hash != ""
+
+
+def test_a_process_that_understands_no_longer_runs_on(gateway: FakeGateway, agent: Agent) -> None:
+    gateway.desire(item("a", SLEEP))
+    agent.start()
+    pid = wait_running(gateway)
+    gateway.desire(item("a", {"execution": {"backend": "quantum"}}, generation=2))
+    gateway.wait_for(lambda: seen(gateway).error_message is not None, "the reason")
+    assert (seen(gateway).pid, seen(gateway).process_started) == (pid, True)
+
+
+def test_a_lost_report_is_sent_again_and_processes_do_not_care(gateway: FakeGateway, agent: Agent) -> None:
+    gateway.desire(item("a", SLEEP))
+    gateway.fail(
+        Fault(path="/report", status=500, times=2), Fault(path="/desired", status=503, headers={"Retry-After": "1"})
+    )
+    agent.start()
+    pid = wait_running(gateway)
+    count = len(gateway.reports)
+    gateway.fail(Fault(path="/report", status=500))
+    gateway.wait_for(lambda: len(gateway.reports) > count + 2, "further heartbeats")
+    assert procfs.start_ticks(pid) is not None
+
+
+def test_heartbeats_carry_nothing_new_until_the_gateway_asks_for_a_resync(gateway: FakeGateway, agent: Agent) -> None:
+    gateway.desire(item("a", SLEEP))
+    agent.start()
+    wait_running(gateway)
+    count = len(gateway.reports)
+    gateway.wait_for(lambda: len(gateway.reports) >= count + 2, "heartbeats")
+    assert [len(report.observations) for report in gateway.reports[count:]] == [0] * len(gateway.reports[count:])
+    assert gateway.reports[-1].facts is None
+    gateway.observations.clear()
+    gateway.resync = True
+    wait_running(gateway)
+    assert gateway.reports[-1].facts is not None
+
+
+def test_a_refused_token_stops_nothing_and_is_asked_again(gateway: FakeGateway, agent: Agent) -> None:
+    gateway.desire(item("a", SLEEP))
+    agent.start()
+    pid = wait_running(gateway)
+    gateway.token = "another"
+    count = len(gateway.requests)
+    gateway.wait_for(lambda: len(gateway.requests) >= count + 2, "refused requests")
+    assert procfs.start_ticks(pid) is not None
+    gateway.token = "t0ken"
+    reports = len(gateway.reports)
+    gateway.wait_for(lambda: len(gateway.reports) > reports, "reports again")
+
+
+def test_a_desired_state_that_the_poll_missed_is_fetched(gateway: FakeGateway, agent: Agent) -> None:
+    gateway.desire(item("a", SLEEP))
+    gateway.fail(Fault(path="/desired", status=503, headers={"Retry-After": "300"}))
+    agent.start()
+    wait_running(gateway)  # the poller was told to wait for five minutes; the report's answer knew better
+
+
+def test_two_agents_do_not_share_a_state_directory(gateway: FakeGateway, agent: Agent) -> None:
+    agent.start()
+    gateway.wait_for(lambda: bool(gateway.reports), "a report")
+    command = (sys.executable, "-m", "praetor_agent", "run", "--gateway", gateway.url, "--state-dir", str(agent.state))
+    second = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert second.returncode == 1
+    assert "another agent runs with --state-dir" in second.stderr
+    assert "Traceback" not in second.stderr

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from praetor_agent.backends.quantity import bytes_of, cpu_percent
+from praetor_agent.backends.unit import (
+    Marks,
+    exec_line,
+    quote_value,
+    quote_word,
+    read_marks,
+    render_environment,
+    render_unit,
+    unit_name,
+)
+from praetor_agent.errors import StartError
+from praetor_agent.launch import Launch
+from praetor_api.spec import Resources
+
+LAUNCH = Launch(
+    uid="8f0e",
+    namespace="net",
+    name="fw",
+    spec_hash="sha256:1",
+    argv=("/bin/fw",),
+    env={"PATH": "/bin"},
+    working_dir="/",
+    user=None,
+    resources=None,
+    grace_seconds=30,
+    at_boot=True,
+)
+TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=40)
+CONTROL = st.sampled_from(["\0", "\n", "\r", "\t", "\x1b", "\x7f", "\x85", "\u2028", "\ud800"])
+
+
+def systemd_words(line: str) -> list[str]:
+    """Return the words of a command line as systemd.service(5) and systemd.syntax(7) say it takes them apart."""
+    words: list[str] = []
+    assert not re.search(r"(^| );( |$)", line), "a bare semicolon begins another command"
+    for match in re.finditer(r'"((?:[^"\\]|\\.)*)"(?: |$)', line):
+        word = re.sub(r"\\(.)", r"\1", match[1])
+        assert not re.search(r"(?<!%)(%%)*%([^%]|$)", word), "a specifier is left"
+        word = word.replace("%%", "%")
+        assert not re.search(r"(?<!\$)(\$\$)*\$([^$]|$)", word), "a variable is left"
+        words.append(word.replace("$$", "$"))
+    return words
+
+
+def environment_values(text: str) -> dict[str, str]:
+    """Return the variables as systemd reads an environment file."""
+    return {
+        name: re.sub(r'\\(["\\`$])', r"\1", value)
+        for name, value in re.findall(r'^(\w+)="((?:[^"\\]|\\.)*)"$', text, re.MULTILINE)
+    }
+
+
+@given(st.lists(TEXT, max_size=6))
+def test_arguments_come_out_of_systemd_as_they_went_in(words: list[str]) -> None:
+    argv = ("/bin/fw", *words)
+    assert systemd_words(exec_line(argv)) == list(argv)
+
+
+@given(st.dictionaries(st.from_regex(r"[A-Za-z_][A-Za-z0-9_]*", fullmatch=True), TEXT, max_size=5))
+def test_variables_come_out_of_systemd_as_they_went_in(env: dict[str, str]) -> None:
+    assert environment_values(render_environment(env)) == env
+
+
+@pytest.mark.parametrize(
+    ("word", "quoted"),
+    [
+        ("", '""'),
+        (";", '";"'),
+        ("-@:+!|", '"-@:+!|"'),
+        ("100%", '"100%%"'),
+        ("$HOME", '"$$HOME"'),
+        ('a"b', '"a\\"b"'),
+        ("a\\nb", '"a\\\\nb"'),
+    ],
+)
+def test_a_word_is_quoted(word: str, quoted: str) -> None:
+    assert quote_word("argv[1]", word) == quoted
+
+
+@given(TEXT, CONTROL, TEXT)
+def test_control_characters_are_refused_naming_the_place(before: str, control: str, after: str) -> None:
+    with pytest.raises(StartError, match=r"argv\[3\] holds a control character"):
+        quote_word("argv[3]", before + control + after)
+    with pytest.raises(StartError, match=r"env\[X\] holds a control character"):
+        quote_value("X", before + control + after)
+    with pytest.raises(StartError):
+        render_unit(replace(LAUNCH, working_dir="/" + before + control + after), "leaf-1", "/env")
+
+
+@pytest.mark.parametrize("program", ["-/bin/x", "@/bin/x", ":/bin/x", "+/bin/x", "!/bin/x", "|/bin/x", "x", "/a/$b"])
+def test_a_program_that_systemd_would_read_in_its_own_way_is_refused(program: str) -> None:
+    with pytest.raises(StartError, match=r"command\[0\]"):
+        exec_line((program,))
+
+
+@pytest.mark.parametrize("name", ["a-b", "a.b", "1a", "", "a b", "A="])
+def test_a_variable_that_systemd_would_drop_is_refused(name: str) -> None:
+    with pytest.raises(StartError, match=r"spec\.execution\.env"):
+        render_environment({name: "x"})
+
+
+@pytest.mark.parametrize("directory", ["relative", "/ends\\", "/ends "])
+def test_a_directory_that_cannot_be_written_is_refused(directory: str) -> None:
+    with pytest.raises(StartError, match="workingDir"):
+        render_unit(replace(LAUNCH, working_dir=directory), "leaf-1", "/env")
+
+
+def test_a_unit_tells_whose_it_is() -> None:
+    text = render_unit(LAUNCH, "leaf-1", "/env")
+    assert read_marks(text) == Marks(uid="8f0e", device="leaf-1", spec_hash="sha256:1")
+
+
+@pytest.mark.parametrize("text", ["", "[Unit]\nX-Praetor-UID=1\n"])
+def test_a_unit_of_somebody_else_has_no_marks(text: str) -> None:
+    assert read_marks(text) is None
+    assert read_marks(render_unit(LAUNCH, "leaf-1", "/env").replace("X-Praetor-UID=8f0e\n", "")) is None
+
+
+def test_only_what_shall_come_up_at_boot_is_installed() -> None:
+    assert "WantedBy=multi-user.target" in render_unit(LAUNCH, "leaf-1", "/env")
+    assert "[Install]" not in render_unit(replace(LAUNCH, at_boot=False), "leaf-1", "/env")
+
+
+def test_limits_and_user_are_written_in_systemds_units() -> None:
+    limits = Resources(memory="64Mi", cpu="500m", tasks=20)
+    lines = render_unit(replace(LAUNCH, resources=limits, user="daemon"), "leaf-1", "/e%v").split("\n")
+    for line in ("MemoryMax=67108864", "CPUQuota=50%", "TasksMax=20", "User=daemon", "EnvironmentFile=/e%%v"):
+        assert line in lines
+    assert not [
+        line for line in render_unit(replace(LAUNCH, resources=Resources()), "l", "/e").split() if "Max" in line
+    ]
+
+
+@pytest.mark.parametrize(
+    ("quantity", "size"), [(1, 1), ("1", 1), ("2k", 2000), ("2K", 2000), ("3Mi", 3 * 2**20), ("1G", 10**9)]
+)
+def test_memory_is_counted_in_bytes(quantity: int | str, size: int) -> None:
+    assert bytes_of(quantity) == size
+
+
+@pytest.mark.parametrize("quantity", ["", "x", "1Q", "-1"])
+def test_what_is_no_quantity_is_refused(quantity: str) -> None:
+    with pytest.raises(ValueError, match="no quantity"):
+        bytes_of(quantity)
+
+
+@pytest.mark.parametrize(
+    ("quantity", "percent"), [(1, "100"), ("2", "200"), ("0.5", "50"), ("500m", "50"), ("1m", "0.1"), ("1500m", "150")]
+)
+def test_cpu_is_counted_in_percent_of_a_core(quantity: int | str, percent: str) -> None:
+    assert cpu_percent(quantity) == percent
+
+
+@given(st.text(max_size=300), st.text(min_size=1, max_size=40))
+def test_a_units_name_is_safe_and_ours(name: str, uid: str) -> None:
+    assert re.fullmatch(r"praetor-[a-z0-9-]{0,60}-[0-9a-f]{16}\.service", unit_name(name, uid))
+
+
+def test_units_of_one_name_are_told_apart_by_uid() -> None:
+    assert unit_name("fw", "1") != unit_name("fw", "2")
