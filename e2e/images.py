@@ -18,6 +18,9 @@ COMPONENTS = ("controller", "gateway", "agent")
 REGISTRY = "localhost"
 BUILD_S = 900
 RUN_S = 60
+LIMITS = ("--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges")
+PYTHON = "/opt/praetor/bin/python3"
+PROOF = "import os, sys; sys.exit(os.getuid() == 0 or os.access('/opt/praetor', os.W_OK))"
 
 
 class Engine(StrEnum):
@@ -83,10 +86,10 @@ def build_argv(engine: Engine, image: Image, *, base: str | None, pip: PipSettin
     ]
 
 
-def run_argv(engine: Engine, image: Image, *words: str) -> list[str]:
-    """Return the command line that runs *image* under the limits that deploy/base sets."""
-    limits = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=none"]
-    return [str(engine), "run", "--rm", *limits, image.name, *words]
+def run_argv(engine: Engine, image: Image, *words: str, entrypoint: str | None = None) -> list[str]:
+    """Return the command line that runs *image* once, under the limits that deploy/base sets and without a network."""
+    other = [] if entrypoint is None else [f"--entrypoint={entrypoint}"]
+    return [str(engine), "run", "--rm", *LIMITS, "--network=none", *other, image.name, *words]
 
 
 def output_of(argv: list[str], *, timeout_s: float) -> str:
@@ -115,7 +118,9 @@ def build_images(components: tuple[str, ...], *, engine: Engine, base: str | Non
 
 
 _components = click.argument("components", nargs=-1, type=click.Choice(COMPONENTS))
-_engine = click.option("--engine", type=click.Choice([engine.value for engine in Engine]), help="Else the first one that is installed.")
+_engine = click.option(
+    "--engine", type=click.Choice([engine.value for engine in Engine]), help="Else the first one that is installed."
+)
 
 
 @click.group()
@@ -142,6 +147,7 @@ def check(components: tuple[str, ...], engine: str | None) -> None:
     chosen = Engine(engine) if engine else find_engine(able_to_run=True)
     for component in components or COMPONENTS:
         image = image_of(component, ROOT / "dist")
+        output_of(run_argv(chosen, image, "-c", PROOF, entrypoint=PYTHON), timeout_s=RUN_S)
         output_of(run_argv(chosen, image, "--help"), timeout_s=RUN_S)
         click.echo(f"{image.name} runs")
 

@@ -10,12 +10,11 @@ from typing import Any
 import yaml
 
 from e2e.build import ROOT
-from e2e.clusters.rawapi import RawApi
+from e2e.clusters.rawapi import Answer, RawApi
 
 BASE = ROOT / "deploy" / "base"
 SYSTEM_NAMESPACE = "praetor-system"
 KUSTOMIZATIONS = ("kustomization.yaml", "Kustomization")
-FIELD_MANAGER = "e2e"
 UNDERSTOOD = {"apiVersion", "kind", "resources"}
 
 Object = dict[str, Any]
@@ -47,16 +46,42 @@ def rbac_for_users(users: Iterable[str], lease_namespace: str = SYSTEM_NAMESPACE
     return (*roles, *(_binding(role, user) for role in roles for user in users if _is_of(role, user)))
 
 
+def install(api: RawApi, objects: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Create or merge *objects* as the administrator; return the kinds that this cluster is too old for.
+
+    Server-side apply would be the natural way, but a Kubernetes of before 1.25 answers 500 to fields of a CRD that it
+    does not know, where it drops them from a plain request.
+    """
+    unknown = []
+    for item in objects:
+        answer = _create_or_merge(api, item)
+        if answer.status == HTTPStatus.NOT_FOUND and not _tells_what(answer):
+            unknown.append(f"{item['kind']} ({item['apiVersion']})")
+        elif answer.status >= HTTPStatus.BAD_REQUEST:
+            raise ManifestError(f"{item['kind']} {item['metadata']['name']}: {answer.status} {answer.message}")
+    return tuple(unknown)
+
+
 def install_rbac_for_users(api: RawApi, users: Iterable[str], lease_namespace: str = SYSTEM_NAMESPACE) -> None:
-    """Apply `rbac_for_users` as the administrator; the namespace of the Leases must exist."""
-    for item in rbac_for_users(users, lease_namespace):
-        metadata = item["metadata"]
-        place = f"namespaces/{metadata['namespace']}/" if "namespace" in metadata else ""
-        plural = f"{item['kind'].lower()}s"
-        path = f"/apis/{item['apiVersion']}/{place}{plural}/{metadata['name']}"
-        answer = api.apply(path, item, FIELD_MANAGER, force="true")
-        if answer.status >= HTTPStatus.BAD_REQUEST:
-            raise ManifestError(f"{item['kind']} {metadata['name']} is refused: {answer.status} {answer.message}")
+    """Apply `rbac_for_users`; the namespace of the Leases must exist."""
+    install(api, rbac_for_users(users, lease_namespace))
+
+
+def collection_of(item: Mapping[str, Any]) -> str:
+    """Return where the API keeps an object's kind; those of deploy/ form their plurals with an s, or es."""
+    version, metadata = item["apiVersion"], item["metadata"]
+    root = "/apis" if "/" in version else "/api"
+    place = f"namespaces/{metadata['namespace']}/" if "namespace" in metadata else ""
+    plural = item["kind"].lower() + ("es" if item["kind"].endswith(("s", "ch")) else "s")
+    return f"{root}/{version}/{place}{plural}"
+
+
+def _create_or_merge(api: RawApi, item: Mapping[str, Any]) -> Answer:
+    path = collection_of(item)
+    answer = api.post(path, item)
+    if answer.status == HTTPStatus.CONFLICT and answer.reason == "AlreadyExists":
+        return api.patch(f"{path}/{item['metadata']['name']}", item)
+    return answer
 
 
 def _objects(paths: Iterable[Path]) -> Iterator[Object]:
@@ -65,6 +90,11 @@ def _objects(paths: Iterable[Path]) -> Iterator[Object]:
             yield from read(path)
         else:
             yield from yaml.safe_load_all(path.read_text(encoding="utf-8"))
+
+
+def _tells_what(answer: Answer) -> bool:
+    """Whether a 404 is about an object, such as a missing namespace, rather than about a path that is not served."""
+    return isinstance(answer.body, dict) and bool(answer.body.get("details"))
 
 
 def _is_of(role: Mapping[str, Any], user: str) -> bool:
