@@ -56,6 +56,11 @@ class Cluster(Protocol):
         ...
 
     @property
+    def disposable(self) -> bool:
+        """Whether it ends with everything in it, so that nothing needs to be removed first."""
+        ...
+
+    @property
     def capabilities(self) -> frozenset[Capability]: ...
     def kubeconfig_for(self, user: str) -> Path:
         """Return the kubeconfig of a component's own user, one of COMPONENTS."""

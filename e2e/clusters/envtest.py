@@ -19,6 +19,7 @@ from e2e.clusters.process import Process
 from e2e.clusters.readiness import served
 
 ASSETS_VARIABLES = ("KUBEBUILDER_ASSETS", "PRAETOR_ASSETS")
+GRACE_S = 0.5  # the apiserver would wait a minute for its watches; etcd holds all that matters
 CONTROLLERS = "garbagecollector,namespace,serviceaccount"
 
 
@@ -121,7 +122,8 @@ class Envtest(LocalCluster):
         )
 
     def _run(self, program: str, *flags: str) -> Process:
-        return Process([str(self._assets / program), *flags], log=self.workdir / f"{program}.log", cwd=self.workdir)
+        argv = [str(self._assets / program), *flags]
+        return Process(argv, log=self.workdir / f"{program}.log", cwd=self.workdir, grace_s=GRACE_S)
 
     def _processes(self) -> Iterable[Process]:
         return (*(() if self._etcd is None else (self._etcd,)), *super()._processes())

@@ -31,6 +31,7 @@ class Existing(RemoteCluster):
     """The current context of a kubeconfig; a fresh namespace is made, used and removed again."""
 
     name = "existing"
+    disposable = False
 
     def __init__(self, workdir: Path, *, kubeconfig: Path | None = None) -> None:
         workdir.mkdir(parents=True, exist_ok=True)

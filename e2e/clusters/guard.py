@@ -14,7 +14,6 @@ import subprocess
 import sys
 from typing import NoReturn
 
-GRACE_S = 5.0
 PR_SET_PDEATHSIG = 1
 
 
@@ -24,9 +23,9 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def end(child: subprocess.Popen[bytes]) -> int:
-    """Ask the group to end, then make it; return the child's status."""
-    for sign, patience in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, None)):
+def end(child: subprocess.Popen[bytes], grace_s: float) -> int:
+    """Ask the group to end, and make it after *grace_s*; return the child's status."""
+    for sign, patience in ((signal.SIGTERM, grace_s), (signal.SIGKILL, None)):
         try:
             os.killpg(child.pid, sign)
         except ProcessLookupError:
@@ -38,7 +37,7 @@ def end(child: subprocess.Popen[bytes]) -> int:
     return child.wait()
 
 
-def guard(argv: list[str]) -> int:
+def guard(argv: list[str], grace_s: float) -> int:
     """Run *argv* until it exits or standard input closes; return its exit status."""
     read_end, write_end = os.pipe()
     signal.signal(signal.SIGTERM, lambda *_: os.write(write_end, b"t"))
@@ -48,13 +47,13 @@ def guard(argv: list[str]) -> int:
     while child.poll() is None:
         ready, _, _ = select.select(waited, [], [], None if exited is not None else 0.2)
         if 0 in ready or read_end in ready:
-            return end(child)
+            return end(child, grace_s)
     return child.returncode
 
 
 def main() -> NoReturn:
-    """Guard the command in this process's arguments."""
-    status = guard(sys.argv[1:])
+    """Guard the command in this process's arguments, the first of which is the grace in seconds."""
+    status = guard(sys.argv[2:], float(sys.argv[1]))
     sys.exit(status if status >= 0 else 128 - status)
 
 

@@ -33,6 +33,7 @@ class Kind(RemoteCluster):
 
     name = "kind"
     namespace = "default"
+    disposable = True
 
     def __init__(self, workdir: Path) -> None:
         if missing := missing_parts():

@@ -29,6 +29,7 @@ class LocalCluster:
 
     name = "local"
     namespace = "default"
+    disposable = True
 
     def __init__(self, workdir: Path, *, scheme: str, ca: Path | None = None, assets: Path | None = None) -> None:
         self.workdir = workdir

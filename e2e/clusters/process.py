@@ -13,15 +13,18 @@ TAIL_LINES = 15
 
 
 class Process:
-    """One running program; its output goes to *log* (appended, so that a restart keeps the history)."""
+    """One running program; its output goes to *log* (appended, so that a restart keeps the history).
 
-    def __init__(self, argv: list[str], *, log: Path, cwd: Path) -> None:
+    When it is stopped it has *grace_s* to end by itself.
+    """
+
+    def __init__(self, argv: list[str], *, log: Path, cwd: Path, grace_s: float = 5.0) -> None:
         self.name = Path(argv[0]).name
         self.log = log
         with log.open("ab") as output:
             # the guard is run by path, not as a module, so that it imports nothing of ours
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, *argv],
+                [sys.executable, "-I", "-S", guard.__file__, str(grace_s), *argv],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

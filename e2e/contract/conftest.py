@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from e2e.clusters.cluster import Cluster
 from e2e.clusters.rawapi import RawApi
 from e2e.contract.widgets import (
     GROUP,
@@ -45,7 +46,7 @@ def eventually() -> Eventually:
 
 
 @pytest.fixture(scope="session")
-def define(api: RawApi, eventually: Eventually) -> Iterator[Define]:
+def define(api: RawApi, cluster: Cluster, eventually: Eventually) -> Iterator[Define]:
     """Create a definition and return the path at which its objects are served; removed at the end."""
     made: list[str] = []
 
@@ -58,7 +59,7 @@ def define(api: RawApi, eventually: Eventually) -> Iterator[Define]:
         return path
 
     yield create
-    for name in made:
+    for name in () if cluster.disposable else made:
         api.delete(f"{DEFINITIONS}/{name}")
 
 
@@ -70,10 +71,10 @@ def _kinds(define: Define) -> None:
 
 
 @pytest.fixture(scope="session")
-def _namespaces(api: RawApi) -> Iterator[list[str]]:
+def _namespaces(api: RawApi, cluster: Cluster) -> Iterator[list[str]]:
     made: list[str] = []
     yield made
-    for name in made:
+    for name in () if cluster.disposable else made:
         api.delete(f"/api/v1/namespaces/{name}")
 
 

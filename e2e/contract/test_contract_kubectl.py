@@ -33,9 +33,9 @@ class Said(NamedTuple):
 Kubectl = Callable[..., Said]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment whose home is empty, so that no discovery cache of another cluster is found."""
+    """An environment whose home is empty, so that no cached discovery of another cluster is found."""
     home = str(tmp_path_factory.mktemp("home"))
     return {"PATH": os.environ["PATH"], "HOME": home, "KUBECACHEDIR": f"{home}/cache"}
 

@@ -123,7 +123,7 @@ def test_bookmarks_only_bring_a_version(widgets: Collection) -> None:
 
 
 def test_no_bookmarks_come_unasked(widgets: Collection) -> None:
-    assert seen(widgets, timeout_s=3, resourceVersion=version_of(widgets)) == []
+    assert seen(widgets, timeout_s=2, resourceVersion=version_of(widgets)) == []
 
 
 def test_a_version_that_is_forgotten_is_an_error_event(widgets: Collection) -> None:

@@ -103,3 +103,11 @@ def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match="nope ended with status"):
         process.check()
     process.stop()
+
+
+def test_a_program_that_will_not_listen_is_killed(tmp_path: Path) -> None:
+    deaf = f"import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); {TELL}; time.sleep(600)"
+    process = Process([sys.executable, "-c", deaf], log=tmp_path / "log", cwd=tmp_path, grace_s=0.1)
+    pid = int(first_line(tmp_path / "log"))
+    process.stop()
+    assert soon(lambda: not alive(pid))
