@@ -60,7 +60,7 @@ def parse_labels(text: str) -> Selector:
 
 def _terms(text: str) -> list[str]:
     """Split at the commas outside parentheses."""
-    terms = [term.strip() for term in re.split(r",(?![^(]*\))", text)]
+    terms = [term.strip() for term in re.split(r"(?<!\\),(?![^(]*\))", text)]
     return [] if terms == [""] else terms
 
 
