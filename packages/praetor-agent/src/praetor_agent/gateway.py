@@ -43,14 +43,6 @@ class Address:
     version: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """An answer to a poll: what is desired, or None when nothing changed; *held* tells that the gateway does wait."""
-
-    received: Received | None
-    held: bool
-
-
 class GatewayClient:
     """Speaks to the gateway as one device; every failure is a GatewayError."""
 
@@ -59,8 +51,8 @@ class GatewayClient:
         self._http = requests.Session()
         self._http.headers["User-Agent"] = f"praetor-agent/{address.version}"
 
-    def desired(self, etag: str | None, wait: int = 0) -> Answer:
-        """Return the desired state if it is not the one of *etag*, waiting up to *wait* seconds for that."""
+    def desired(self, etag: str | None, wait: int = 0) -> Received | None:
+        """Return the desired state, or None if it is still the one of *etag* after *wait* seconds at most."""
         headers = {"Accept": "application/json"}
         if etag is not None:
             headers["If-None-Match"] = etag
@@ -68,15 +60,14 @@ class GatewayClient:
             headers["Prefer"] = f"wait={wait}"
         timeout = wait + WAIT_MARGIN_SECONDS if wait else READ_TIMEOUT_SECONDS
         response, body = self._send("GET", desired_path(self._address.device), headers, None, timeout)
-        held = "wait" in response.headers.get("Preference-Applied", "")
         if response.status_code == requests.codes.not_modified:
-            return Answer(received=None, held=held)
+            return None
         data: Any = _decoded(body)
         try:
             desired = read_desired(data)
         except WireError as e:
             raise GatewayError(f"the desired state cannot be read: {e}") from e
-        return Answer(received=Received(etag=response.headers.get("ETag"), body=data, desired=desired), held=held)
+        return Received(etag=response.headers.get("ETag"), body=data, desired=desired)
 
     def report(self, report: Report) -> ReportAck:
         """Send a report and return what the gateway answers."""

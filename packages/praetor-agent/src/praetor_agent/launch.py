@@ -9,7 +9,7 @@ from pathlib import Path
 
 from praetor_agent.errors import StartError
 from praetor_agent.records import Revision
-from praetor_api.spec import Resources
+from praetor_api.spec import HealthCheck, Resources
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -35,11 +35,12 @@ class Launch:
 def launch_of(revision: Revision) -> Launch:
     """Return how *revision* is executed; StartError naming what is wrong with the spec."""
     item, execution = revision.item, revision.item.spec.execution
-    env = {"PATH": DEFAULT_PATH} | {variable.name: variable.value for variable in execution.env}
-    root = Path(revision.artifact_path).parent if revision.artifact_path else None
+    env, root = _environment(revision), _root(revision)
     words = (*execution.command, *execution.args)
     if any("\0" in word for word in (*words, *env.values(), execution.working_dir or "")):
         raise StartError("spec.execution: command, args, env and workingDir cannot hold a NUL character")
+    if not (item.uid + item.spec_hash).isprintable():
+        raise StartError("uid and specHash cannot hold control characters")
     return Launch(
         uid=item.uid,
         namespace=item.namespace,
@@ -47,7 +48,7 @@ def launch_of(revision: Revision) -> Launch:
         spec_hash=item.spec_hash,
         argv=resolve(words, env["PATH"], root),
         env=env,
-        working_dir=os.path.join(root or "/", execution.working_dir or ""),
+        working_dir=_working_dir(revision),
         user=execution.user,
         resources=execution.resources,
         grace_seconds=execution.termination_grace_period_seconds,
@@ -56,10 +57,45 @@ def launch_of(revision: Revision) -> Launch:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A health probe ready to be executed: beside the process, as the same user."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    working_dir: str
+    user: str | None
+    timeout_seconds: int
+
+
+def probe_of(revision: Revision, check: HealthCheck) -> Probe:
+    """Return how *check* is executed for *revision*; StartError when it cannot be."""
+    env, root = _environment(revision), _root(revision)
+    return Probe(
+        argv=resolve(check.exec.command, env["PATH"], root),
+        env=env,
+        working_dir=_working_dir(revision),
+        user=revision.item.spec.execution.user,
+        timeout_seconds=check.timeout_seconds,
+    )
+
+
+def _environment(revision: Revision) -> dict[str, str]:
+    return {"PATH": DEFAULT_PATH} | {variable.name: variable.value for variable in revision.item.spec.execution.env}
+
+
+def _root(revision: Revision) -> Path | None:
+    return Path(revision.artifact_path).parent if revision.artifact_path else None
+
+
+def _working_dir(revision: Revision) -> str:
+    return os.path.join(_root(revision) or "/", revision.item.spec.execution.working_dir or "")
+
+
 def resolve(words: tuple[str, ...], path: str, root: Path | None) -> tuple[str, ...]:
     """Return *words* with the program as an absolute path: in the artifact's directory *root* first, then on *path*."""
     if not words or not words[0]:
-        raise StartError("spec.execution.command is empty; name the program to run")
+        raise StartError("the command is empty; name the program to run")
     program = words[0]
     if os.path.isabs(program):
         return words
@@ -71,7 +107,7 @@ def resolve(words: tuple[str, ...], path: str, root: Path | None) -> tuple[str, 
             if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
                 return (candidate, *words[1:])
     where = "in the artifact or on PATH" if root is not None else "on PATH"
-    raise StartError(f"spec.execution.command[0]: {program!r} is not found {where}; give its absolute path")
+    raise StartError(f"command[0]: {program!r} is not found {where}; give its absolute path")
 
 
 def _inside(root: Path, program: str) -> Path | None:

@@ -59,10 +59,17 @@ class Loop:
     def run(self) -> None:
         """Pass after pass until stopped."""
         while not self._stopping:
-            wake_at, pids = self.step()
+            wake_at, pids = self._guarded_step()
             if not self._stopping:
                 self._parts.waker.wait(wake_at - self._parts.clock.now(), pids)
         self._parts.probes.close()
+
+    def _guarded_step(self) -> tuple[float, tuple[int, ...]]:
+        try:
+            return self.step()
+        except Exception:  # a bug met by one process must not leave the others without care
+            log.exception("pass crashed")
+            return self._parts.clock.now() + RETRY_SECONDS, ()
 
     def step(self) -> tuple[float, tuple[int, ...]]:
         """Make one pass; return when the next is due at the latest, and the processes whose end it shall not miss."""

@@ -9,8 +9,9 @@ from threading import Event, Thread
 from praetor_agent.backoff import full_jitter, heartbeat_delay
 from praetor_agent.clock import Clock
 from praetor_agent.errors import GatewayError
-from praetor_agent.gateway import Answer, GatewayClient
+from praetor_agent.gateway import GatewayClient
 from praetor_agent.inbox import Inbox
+from praetor_agent.state import Received
 from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS
 
 log = logging.getLogger(__name__)
@@ -68,16 +69,19 @@ class Poller:
         """Poll once and return the seconds to pause."""
         began = self._clock.now()
         try:
-            answer = self._client.desired(self._inbox.etag(), self._wait)
+            received = self._client.desired(self._inbox.etag(), self._wait)
         except GatewayError as e:
             return self._failed(e)
+        except Exception:  # a bug must not leave the device without news for ever
+            log.exception("poll crashed")
+            return BACKOFF_CAP_SECONDS
         if self._failures:
             log.info("gateway reached again")
             self._failures = 0
-        return self._after(answer, self._clock.now() - began)
+        return self._after(received, self._clock.now() - began)
 
-    def _after(self, answer: Answer, took: float) -> float:
-        new = answer.received is not None and self._inbox.put(answer.received)
+    def _after(self, received: Received | None, took: float) -> float:
+        new = received is not None and self._inbox.put(received)
         if new or took >= QUICK_SECONDS:
             return 0.0
         return heartbeat_delay(DEFAULT_HEARTBEAT_SECONDS, random.random())  # noqa: S311 - no secret

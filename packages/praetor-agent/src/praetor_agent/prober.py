@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from praetor_api.spec import HealthCheck
+from praetor_agent.errors import StartError
+from praetor_agent.identity import identity_of
+from praetor_agent.launch import Probe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Probe:
+class _Running:
     handle: str
     process: subprocess.Popen[bytes]
     deadline: float
@@ -32,26 +34,30 @@ class Prober:
     """At most one probe at a time for each process, each in a process group of its own."""
 
     def __init__(self) -> None:
-        self._probes: dict[str, _Probe] = {}
+        self._probes: dict[str, _Running] = {}
 
-    def start(self, uid: str, handle: str, check: HealthCheck, env: Mapping[str, str], now: float) -> str | None:
+    def start(self, uid: str, handle: str, probe: Probe, now: float) -> str | None:
         """Start a probe unless one runs; return why it cannot be started, if so."""
         if uid in self._probes:
             return None
         try:
+            identity = identity_of(probe.user)
             process = subprocess.Popen(
-                check.exec.command,
+                probe.argv,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
-                env=dict(env),
-                cwd="/",
+                env=dict(probe.env),
+                cwd=probe.working_dir,
                 start_new_session=True,
+                user=identity.uid if identity else None,
+                group=identity.gid if identity else None,
+                extra_groups=identity.groups if identity else None,
             )
-        except (OSError, ValueError) as e:
-            return f"cannot execute {check.exec.command[0]!r}: {e}"
-        self._probes[uid] = _Probe(
-            handle=handle, process=process, deadline=now + check.timeout_seconds, timeout=check.timeout_seconds
+        except (OSError, ValueError, StartError) as e:
+            return f"cannot execute {probe.argv[0]!r}: {e}"
+        self._probes[uid] = _Running(
+            handle=handle, process=process, deadline=now + probe.timeout_seconds, timeout=probe.timeout_seconds
         )
         return None
 

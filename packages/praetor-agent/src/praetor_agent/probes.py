@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from praetor_agent import health as healths
 from praetor_agent.clock import Clock
+from praetor_agent.errors import StartError
 from praetor_agent.health import Health
-from praetor_agent.launch import DEFAULT_PATH
+from praetor_agent.launch import probe_of
 from praetor_agent.prober import Prober
-from praetor_agent.records import Memory, World
-from praetor_api.spec import EnvVar, HealthCheck
+from praetor_agent.records import Memory, Revision, World
+from praetor_api.spec import HealthCheck
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +27,13 @@ class Probes:
 
     def step(self, memory: Memory, world: World) -> float | None:
         """Take results, start what is due, and return when to be called again."""
-        checked = {uid: (handle, check, env) for uid, handle, check, env in _checked(memory, world)}
+        checked = {uid: (handle, revision, check) for uid, handle, revision, check in _checked(memory, world)}
         for uid in set(self.health) - set(checked):
             self._prober.forget(uid)
             del self.health[uid]
         now = self._clock.now()
         results = self._prober.results(now)
-        for uid, (handle, check, env) in checked.items():
+        for uid, (handle, revision, check) in checked.items():
             health = self.health.get(uid)
             if health is None or health.handle != handle:
                 self._prober.forget(uid)
@@ -40,7 +41,7 @@ class Probes:
             elif uid in results and results[uid].handle == handle:
                 health = self._judged(uid, health, check, results[uid].problem, now)
             if now >= health.next_at:
-                problem = self._prober.start(uid, handle, check, env, now)
+                problem = self._start(uid, handle, revision, check, now)
                 if problem is not None:
                     health = self._judged(uid, health, check, problem, now)
             self.health[uid] = health
@@ -54,6 +55,12 @@ class Probes:
         """End all probes."""
         self._prober.close()
 
+    def _start(self, uid: str, handle: str, revision: Revision, check: HealthCheck, now: float) -> str | None:
+        try:
+            return self._prober.start(uid, handle, probe_of(revision, check), now)
+        except StartError as e:
+            return f"healthCheck.exec.{e}"
+
     def _judged(self, uid: str, health: Health, check: HealthCheck, problem: str | None, now: float) -> Health:
         judged = healths.probed(health, check, problem, now)
         if judged.healthy is not health.healthy:
@@ -66,15 +73,11 @@ class Probes:
         return min((*due, deadline) if deadline is not None else due, default=None)
 
 
-def _checked(memory: Memory, world: World) -> Iterator[tuple[str, str, HealthCheck, Mapping[str, str]]]:
+def _checked(memory: Memory, world: World) -> Iterator[tuple[str, str, Revision, HealthCheck]]:
     for uid, record in memory.items():
         seen = world.observed.get(uid)
         if record.current is None or seen is None or not seen.running or seen.spec_hash != record.spec_hash:
             continue
-        spec = record.current.item.spec
-        if spec.health_check is not None:
-            yield uid, seen.handle or "", spec.health_check, _environment(spec.execution.env)
-
-
-def _environment(variables: tuple[EnvVar, ...]) -> Mapping[str, str]:
-    return {"PATH": DEFAULT_PATH} | {variable.name: variable.value for variable in variables}
+        check = record.current.item.spec.health_check
+        if check is not None:
+            yield uid, seen.handle or "", record.current, check

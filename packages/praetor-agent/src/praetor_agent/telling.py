@@ -72,12 +72,12 @@ class Teller:
         self._nudge()
         if self._differs > 1:  # the poller had an interval's time: its connection may be dead without its knowing
             try:
-                answer = self._client.desired(self._inbox.etag())
+                received = self._client.desired(self._inbox.etag())
             except GatewayError as e:
                 log.warning("cannot fetch desired state reason=%s", e)
                 return
-            if answer.received is not None:
-                self._inbox.put(answer.received)
+            if received is not None:
+                self._inbox.put(received)
 
 
 def observations(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from pathlib import Path
 from praetor_agent import procfs
 from praetor_agent.backends.signals import signal_name
 from praetor_agent.errors import BackendError, StartError
+from praetor_agent.identity import Identity, identity_of
 from praetor_agent.launch import Launch
 from praetor_agent.records import Observed
 from praetor_api.spec import Backend
@@ -60,7 +60,7 @@ class ProcessBackend:
 
     def start(self, launch: Launch) -> None:
         """Start a process that does not run; StartError with the reason when it cannot be."""
-        identity = _identity(launch.user)
+        identity = identity_of(launch.user)
         place = self.place(launch.uid)
         self._end_strays(launch.uid)
         try:
@@ -91,11 +91,12 @@ class ProcessBackend:
         """Return the directory of the process *uid*."""
         return self._directory / hashlib.sha256(uid.encode()).hexdigest()[:32]
 
-    def _job(self, launch: Launch, place: Path, identity: tuple[str, str, str]) -> bytes:
+    def _job(self, launch: Launch, place: Path, identity: Identity | None) -> bytes:
         head = "\n".join((launch.uid, launch.spec_hash, self._boot_id))
         env = dict(launch.env) | {procfs.MARKER: launch.uid}
+        changed = (str(identity.uid), str(identity.gid), " ".join(map(str, identity.groups))) if identity else ("",) * 3
         words = (
-            str(place), str(self._log_bytes), *identity, launch.working_dir, head, str(len(launch.argv)),
+            str(place), str(self._log_bytes), *changed, launch.working_dir, head, str(len(launch.argv)),
             *launch.argv, *(f"{name}={value}" for name, value in env.items()),
         )  # fmt: skip
         return b"".join(os.fsencode(word) + b"\0" for word in words)
@@ -156,22 +157,6 @@ def _run_shim(job: bytes, uid: str) -> str:
     except (OSError, subprocess.TimeoutExpired) as e:
         raise StartError(f"the supervising stage cannot be started: {e}") from e
     return done.stdout.decode(errors="replace") or done.stderr.decode(errors="replace")[-500:]
-
-
-def _identity(user: str | None) -> tuple[str, str, str]:
-    """Return uid, gid and groups to change to, as text; empty when there is nothing to change."""
-    if user is None:
-        return ("", "", "")
-    try:
-        entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
-    except KeyError:
-        raise StartError(f"spec.execution.user: there is no user {user!r} on this device") from None
-    if entry.pw_uid == os.geteuid():
-        return ("", "", "")
-    if os.geteuid() != 0:
-        raise StartError(f"spec.execution.user: the agent must run as root to run a process as {user!r}")
-    groups = " ".join(map(str, os.getgrouplist(entry.pw_name, entry.pw_gid)))
-    return (str(entry.pw_uid), str(entry.pw_gid), groups)
 
 
 def _read_run(place: Path) -> Run | None:
