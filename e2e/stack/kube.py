@@ -102,6 +102,8 @@ def accepted(answer: Answer) -> Object:
     """Return the body of an answer that is no refusal."""
     if answer.status >= HTTPStatus.BAD_REQUEST:
         raise Refused(f"{answer.status} {answer.reason}: {answer.message}")
+    for item in answer.body.get("items", [answer.body]):
+        item.get("metadata", {}).pop("managedFields", None)  # they would bury what a failure is about
     return dict(answer.body)
 
 

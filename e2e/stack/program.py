@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from e2e.clusters import guard
@@ -19,6 +20,7 @@ from e2e.stack.errors import StackError
 POLL_S = 0.02
 STARTED_S = 20.0
 STOPPED_S = 30.0
+GRACE_S = 5.0  # when it is ended because nobody needs it any more
 TAIL_LINES = 40
 # the shell tells its own process id and then becomes the program
 EXEC = 'echo $$ >"$0.new" && mv "$0.new" "$0" && exec "$@"'
@@ -63,7 +65,7 @@ class Program:
         command = ["/bin/sh", "-c", EXEC, str(self._pid_file), *self.argv]
         with self.log.open("ab") as output:
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, *command],
+                [sys.executable, "-I", "-S", guard.__file__, str(GRACE_S), *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -96,15 +98,15 @@ class Program:
 
     def stop(self) -> None:
         """End the program, by force if need be; a second call does nothing."""
-        if self.running:
-            self.thaw()
+        self.begin_stop()
         self._release()
 
     def begin_stop(self) -> None:
         """Ask the program to end without waiting, so that several end at the same time; `stop` waits."""
         if self.running:
-            self.thaw()
-            self.signal(signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it ended a moment ago
+                self.signal(signal.SIGTERM)
+                self.thaw()
 
     def tail(self, *, since: int = 0, lines: int = TAIL_LINES) -> str:
         """Return the last lines of the log from byte *since* on."""

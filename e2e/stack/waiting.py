@@ -26,7 +26,8 @@ def eventually(
 ) -> T:
     """Return what *observe* returns as soon as *happened* says yes to it.
 
-    An apiserver that does not answer counts as "not yet". AssertionError, with the last state, when time is up.
+    An apiserver that does not answer and a field that is not there count as "not yet". AssertionError, with the last
+    state, when time is up.
     """
     deadline = time.monotonic() + within_s
     while True:
@@ -35,7 +36,7 @@ def eventually(
             if happened(state):
                 return state
             last = pprint.pformat(state, width=140, sort_dicts=False)
-        except (requests.RequestException, Refused) as error:
+        except (requests.RequestException, Refused, KeyError) as error:
             last = repr(error)
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within_s:g} s: {what}; last seen:\n{last}")

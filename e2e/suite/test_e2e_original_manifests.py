@@ -47,7 +47,7 @@ spec:
         - {{name: LOG_LEVEL, value: info}}
         - {{name: ODD, value: "a=b 'c' \\"d\\" $E"}}
         workingDir: {folder}
-        user: {user}
+        user: "{user}"
       restartPolicy: Always
       healthCheck:
         exec:

@@ -22,7 +22,7 @@ HMAC, OLD_HMAC, OTHERS = (
     device_token(secret.encode(), device)
     for secret, device in ((SECRET, DEVICE), (OLD_SECRET, DEVICE), (SECRET, OTHER))
 )
-NEVER = (None, "", " ", "wrong", OTHERS, HMAC.upper(), HMAC[:-1], HMAC + "0", f"{SHARED} x", SECRET, "\xe9")
+NEVER = (None, "", "wrong", OTHERS, HMAC.upper(), HMAC[:-1], HMAC + "0", f"{SHARED} x", SECRET, "\xe9")
 
 
 @contextmanager

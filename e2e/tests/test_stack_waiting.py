@@ -29,11 +29,16 @@ def test_an_apiserver_that_does_not_answer_is_not_yet_there() -> None:
     assert eventually(observe, what="it is there") == "there"
 
 
+def test_a_field_that_is_not_there_is_not_yet_there() -> None:
+    objects = iter([{}, {"status": "Running"}])
+    assert eventually(lambda: next(objects)["status"], what="it has a status") == "Running"
+
+
 def test_any_other_error_is_not_waited_out() -> None:
     def observe() -> str:
-        raise KeyError("status")
+        raise ValueError("no number")
 
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="no number"):
         eventually(observe, what="it is there")
 
 
