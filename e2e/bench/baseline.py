@@ -1,0 +1,63 @@
+"""`python -m e2e.bench.baseline PORT`: empty Starlette routes behind the gateway's own Hypercorn settings.
+
+What the gateway does beyond serving HTTP is the difference to this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from praetor_gateway.serving import Listener
+
+DEVICE = "/v1/devices/{device}"
+STOP_S = 1.0
+
+
+async def ready(_: Request) -> Response:
+    """Answer the probe."""
+    return Response()
+
+
+async def unchanged(_: Request) -> Response:
+    """Answer as if nothing had changed."""
+    return Response(status_code=304)
+
+
+async def taken(_: Request) -> Response:
+    """Answer as if a report had been taken."""
+    return Response(b'{"ack":true}', media_type="application/json")
+
+
+class Hold:
+    """Hold a request until the client goes away."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+
+async def serve(port: int) -> None:
+    """Serve until SIGTERM."""
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    app = Starlette(
+        routes=[
+            Route("/readyz", ready),
+            Route(f"{DEVICE}/desired", unchanged),
+            Route(f"{DEVICE}/report", taken, methods=["POST"]),
+            Route(f"{DEVICE}/hold", Hold()),
+        ]
+    )
+    await Listener(app, f"127.0.0.1:{port}", option="PORT").serve(stop.wait, STOP_S)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(int(sys.argv[1])))

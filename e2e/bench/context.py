@@ -1,0 +1,77 @@
+"""What a benchmark is given: a folder, a cluster when it asks for one, and how long it may take."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import click
+from attrs import frozen
+
+from e2e.clusters.cluster import Cluster
+from e2e.clusters.launch import launch
+from e2e.stack.stack import environment
+
+ROOT = Path(__file__).resolve().parents[2]
+POLL_S = 0.02
+WITHIN_S = 120.0
+
+T = TypeVar("T")
+
+
+class BenchError(click.ClickException):
+    """A benchmark could not be run to its end."""
+
+
+@frozen(kw_only=True)
+class Context:
+    """*quick* asks for a glance instead of a measurement."""
+
+    workdir: Path
+    cluster: str
+    assets: Path | None
+    quick: bool
+
+    def size(self, full: T, quick: T) -> T:
+        """Return *full*, or *quick* for a glance."""
+        return quick if self.quick else full
+
+    def folder(self, name: str) -> Path:
+        """Return a new folder."""
+        path = self.workdir / name
+        path.mkdir(parents=True)
+        return path
+
+    @contextmanager
+    def launched(self) -> Iterator[Cluster]:
+        """Run a fresh cluster of the chosen kind around the block."""
+        with launch(self.cluster, self.folder("cluster"), assets=self.assets) as cluster:
+            yield cluster
+
+
+def tell(what: str) -> None:
+    """Tell the person who waits what happens."""
+    click.echo(f"  {what}", err=True)
+
+
+def until(done: Callable[[], bool], what: str, *, within_s: float = WITHIN_S, poll_s: float = POLL_S) -> float:
+    """Return how many seconds it took until *done*; BenchError when it takes longer than *within_s*."""
+    began = time.monotonic()
+    while not done():
+        if time.monotonic() - began > within_s:
+            raise BenchError(f"not within {within_s:g} s: {what}")
+        time.sleep(poll_s)
+    return time.monotonic() - began
+
+
+def own_environment() -> dict[str, str]:
+    """Return the environment for modules of the benchmarks that run as processes of their own."""
+    return {
+        **environment(),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": os.environ.get("PYTHONDONTWRITEBYTECODE", ""),
+    }
