@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,7 +113,8 @@ class SystemdBackend:
         (self._units / unit).unlink(missing_ok=True)
         (self._directory / f"{unit}.env").unlink(missing_ok=True)
         _systemctl("daemon-reload")
-        subprocess.run(["systemctl", "reset-failed", "--quiet", unit], check=False, capture_output=True, timeout=30)
+        with suppress(BackendError):  # one that did not fail is not known to it any more
+            _systemctl("reset-failed", unit)
 
     def _why(self, unit: str) -> str | None:
         """Return in words why the unit's program could not be executed."""

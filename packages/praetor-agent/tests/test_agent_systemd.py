@@ -1,0 +1,205 @@
+"""The backend `systemd` against a systemctl that keeps units in memory; a booted device proves the same in the lab."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from praetor_agent.backends.systemd import SystemdBackend
+from praetor_agent.errors import BackendError, StartError
+from praetor_agent.launch import Launch
+
+LAUNCH = Launch(
+    uid="u1",
+    namespace="net",
+    name="fw",
+    spec_hash="v1",
+    argv=("/bin/fw",),
+    env={"PATH": "/bin", "SECRET": "s"},
+    working_dir="/",
+    user=None,
+    resources=None,
+    grace_seconds=5,
+    at_boot=True,
+)
+
+SYSTEMCTL = """#!/bin/sh
+echo "$*" >> {place}/calls
+case "$2" in
+  show) shift 3; for unit in "$@"; do echo "Id=$unit"; cat {place}/show; echo; done ;;
+  restart) [ ! -e {place}/refuse ] || {{ echo "Job failed" >&2; exit 1; }} ;;
+esac
+"""
+
+
+class Systemctl:
+    """A systemctl on PATH that answers `show` with given properties and writes down what it was asked."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+        program = place / "bin" / "systemctl"
+        program.parent.mkdir()
+        program.write_text(SYSTEMCTL.format(place=place))
+        program.chmod(0o755)
+        self.show({"ActiveState": "inactive"})
+
+    def show(self, properties: Mapping[str, str]) -> None:
+        (self.place / "show").write_text("".join(f"{key}={value}\n" for key, value in properties.items()))
+
+    def refuse(self) -> None:
+        (self.place / "refuse").touch()
+
+    @property
+    def verbs(self) -> list[str]:
+        return [line.split()[1] for line in (self.place / "calls").read_text().splitlines()]
+
+
+@pytest.fixture
+def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Systemctl:
+    found = Systemctl(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    return found
+
+
+@pytest.fixture
+def backend(tmp_path: Path, systemctl: Systemctl) -> SystemdBackend:
+    (tmp_path / "units").mkdir()
+    return SystemdBackend("leaf-1", tmp_path / "state", tmp_path / "units")
+
+
+def units(tmp_path: Path) -> list[Path]:
+    return sorted((tmp_path / "units").iterdir())
+
+
+def test_a_start_writes_the_unit_and_its_secret_environment(
+    backend: SystemdBackend, systemctl: Systemctl, tmp_path: Path
+) -> None:
+    backend.start(LAUNCH)
+    (unit,) = units(tmp_path)
+    environment = tmp_path / "state" / f"{unit.name}.env"
+    assert environment.stat().st_mode & 0o777 == 0o600
+    assert environment.read_text() == 'PATH="/bin"\nSECRET="s"\n'
+    assert "SECRET" not in unit.read_text()
+    assert systemctl.verbs == ["daemon-reload", "enable", "restart"]
+
+
+def test_an_unchanged_unit_is_not_loaded_again(backend: SystemdBackend, systemctl: Systemctl) -> None:
+    backend.start(LAUNCH)
+    backend.start(LAUNCH)
+    assert systemctl.verbs.count("daemon-reload") == 1
+
+
+def test_what_runs_once_does_not_come_up_at_boot(backend: SystemdBackend, systemctl: Systemctl) -> None:
+    backend.start(replace(LAUNCH, at_boot=False))
+    assert "disable" in systemctl.verbs
+
+
+def test_a_renamed_process_leaves_no_old_unit(backend: SystemdBackend, tmp_path: Path) -> None:
+    backend.start(LAUNCH)
+    backend.start(replace(LAUNCH, name="other"))
+    assert len(units(tmp_path)) == 1
+
+
+def test_only_units_of_this_device_are_seen_and_touched(
+    backend: SystemdBackend, systemctl: Systemctl, tmp_path: Path
+) -> None:
+    foreign = tmp_path / "units" / "praetor-foreign.service"
+    foreign.write_text("[Unit]\nX-Praetor-UID=u1\n")
+    SystemdBackend("leaf-2", tmp_path / "state2", tmp_path / "units").start(LAUNCH)
+    before = [(unit, unit.read_text()) for unit in units(tmp_path)]
+    assert backend.observe() == {}
+    backend.stop("u1", grace_seconds=1, force=True)
+    backend.remove("u1")
+    assert [(unit, unit.read_text()) for unit in units(tmp_path)] == before
+    assert "stop" not in systemctl.verbs
+
+
+def test_a_unit_of_somebody_else_in_the_way_is_left(backend: SystemdBackend, tmp_path: Path) -> None:
+    backend.start(LAUNCH)
+    (unit,) = units(tmp_path)
+    unit.write_text("[Service]\n")
+    with pytest.raises(StartError, match="was not written by praetor-agent"):
+        backend.start(LAUNCH)
+    assert unit.read_text() == "[Service]\n"
+
+
+@pytest.mark.parametrize(
+    ("properties", "running", "code", "reason"),
+    [
+        pytest.param({"ActiveState": "active", "SubState": "running", "MainPID": "7"}, True, None, None, id="running"),
+        pytest.param({"ActiveState": "deactivating", "MainPID": "7"}, True, None, None, id="stopping"),
+        pytest.param(
+            {"ActiveState": "active", "SubState": "exited", "ExecMainCode": "1", "ExecMainStatus": "0"},
+            False, 0, "Completed", id="completed",
+        ),
+        pytest.param(
+            {"ActiveState": "failed", "ExecMainCode": "1", "ExecMainStatus": "3"}, False, 3, "Error", id="failed"
+        ),
+        pytest.param(
+            {"ActiveState": "failed", "ExecMainCode": "2", "ExecMainStatus": "9"},
+            False, 137, "Signal:SIGKILL", id="killed",
+        ),
+        pytest.param(
+            {"ActiveState": "failed", "ExecMainCode": "2", "ExecMainStatus": "9", "Result": "oom-kill"},
+            False, 137, "OOMKilled", id="out of memory",
+        ),
+        pytest.param(
+            {"ActiveState": "inactive", "ExecMainStartTimestampMonotonic": "0"}, False, None, None, id="never ran"
+        ),
+    ],
+)  # fmt: skip
+def test_what_systemd_shows_is_understood(
+    backend: SystemdBackend,
+    systemctl: Systemctl,
+    properties: dict[str, str],
+    running: bool,
+    code: int | None,
+    reason: str | None,
+) -> None:
+    backend.start(LAUNCH)
+    systemctl.show({"ExecMainStartTimestampMonotonic": "5", "InvocationID": "abc", "MainPID": "0"} | properties)
+    seen = backend.observe()["u1"]
+    assert (seen.running, seen.exit_code, seen.termination_reason) == (running, code, reason)
+    assert (seen.spec_hash, seen.handle) == ("v1", "abc")
+    assert (seen.watch == 7) is running
+
+
+def test_a_program_that_cannot_be_executed_is_told(backend: SystemdBackend, systemctl: Systemctl) -> None:
+    systemctl.refuse()
+    systemctl.show({"ExecMainStatus": "203"})
+    with pytest.raises(StartError, match="status=203/EXEC"):
+        backend.start(LAUNCH)
+    systemctl.show({"ExecMainStatus": "1"})
+    with pytest.raises(StartError, match="Job failed"):
+        backend.start(LAUNCH)
+
+
+def test_a_stop_leaves_the_grace_to_systemd_and_force_kills_the_group(
+    backend: SystemdBackend, systemctl: Systemctl
+) -> None:
+    backend.start(LAUNCH)
+    backend.stop("u1", grace_seconds=5, force=False)
+    assert systemctl.verbs[-1] == "stop"
+    backend.stop("u1", grace_seconds=5, force=True)
+    assert systemctl.verbs[-2:] == ["stop", "kill"]
+
+
+def test_removing_leaves_nothing(backend: SystemdBackend, systemctl: Systemctl, tmp_path: Path) -> None:
+    backend.start(LAUNCH)
+    backend.remove("u1")
+    assert units(tmp_path) == []
+    assert list((tmp_path / "state").iterdir()) == []
+    assert systemctl.verbs[-2:] == ["daemon-reload", "reset-failed"]
+
+
+def test_a_systemd_that_does_not_answer_is_an_error(
+    backend: SystemdBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.start(LAUNCH)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BackendError, match="systemctl show"):
+        backend.observe()
