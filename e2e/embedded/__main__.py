@@ -20,6 +20,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="SQLite file that keeps the objects; without it they are in memory")
     parser.add_argument("--kubeconfig-out", type=Path, help="write a kubeconfig to this file")
     parser.add_argument("--token-auth-file", type=Path, help="CSV of token,user,uid,groups; without it all are let in")
+    parser.add_argument(
+        "--authorization-mode",
+        choices=("AlwaysAllow", "RBAC"),
+        default="AlwaysAllow",
+        help="whether the stored roles and bindings are enforced (default AlwaysAllow)",
+    )
     parser.add_argument("--cert-dir", type=Path, help="talk TLS, with the certificate of this folder (made if missing)")
     parser.add_argument("--crds", type=Path, help="folder of CustomResourceDefinitions to begin with")
     parser.add_argument("--bookmark-seconds", type=float, default=60.0, help="time between bookmarks (default 60)")
@@ -62,6 +68,7 @@ async def _run(options: argparse.Namespace) -> None:
         bookmark_s=options.bookmark_seconds,
         history=options.history,
         cert_dir=options.cert_dir,
+        rbac=options.authorization_mode == "RBAC",
     )
     async with plane:
         if options.kubeconfig_out:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 from typing import Any
 
-from e2e.embedded import discovery, openapi, patches, reading, wire_format
+from e2e.embedded import bodies, discovery, openapi, reading
 from e2e.embedded.authentication import Authenticator, User
+from e2e.embedded.authorization import Authorizer, refusal
 from e2e.embedded.counting import Requests
 from e2e.embedded.errors import (
     ApiError,
-    Cause,
     Obj,
-    bad_request,
-    invalid,
     method_not_allowed,
     no_such_path,
-    unsupported_media_type,
 )
 from e2e.embedded.misbehaviour import Action, Fault, Faults, error_of
 from e2e.embedded.reading import Form, Reader, Watch
@@ -30,7 +26,6 @@ from e2e.embedded.server import Request, Response, Send
 from e2e.embedded.store import Stored, encode
 from e2e.embedded.writing import Options
 
-_PATCHES = (patches.JSON_PATCH, patches.MERGE_PATCH, patches.APPLY_PATCH)
 _HEALTH = ("/healthz", "/livez", "/readyz")
 _CONTROL = "/_praetor/"
 
@@ -44,6 +39,7 @@ class Api:
         registry: Registry,
         reader: Reader,
         authenticator: Authenticator,
+        authorizer: Authorizer,
         requests: Requests,
         faults: Faults,
         compact: Callable[[], None],
@@ -51,6 +47,7 @@ class Api:
         self._registry = registry
         self._reader = reader
         self._authenticator = authenticator
+        self._authorizer = authorizer
         self._requests = requests
         self._faults = faults
         self._compact = compact
@@ -94,14 +91,16 @@ class Api:
 
     def _resource(self, at: Route, request: Request, user: User, fault: Fault | None = None) -> Response:
         if at.verb == "create" and not at.name:
-            reviewed = review(at, lambda: _any_body(request), user, self._authenticator)
+            reviewed = review(at, lambda: bodies.any_body(request), user, self._authenticator, self._authorizer)
             if reviewed is not None:
                 return Response(201, encode(reviewed))
+        if not self._authorizer.allows(user, at):
+            raise refusal(user, at)
         resource = self._registry.catalog.find(at.group, at.version, at.plural)
         if resource is None:
             return Response(404, b"404 page not found\n", "text/plain; charset=utf-8")
         self._check_route(at, resource)
-        options = _options(request, at.verb)
+        options = bodies.options(request, at.verb)
         if resource.deprecation:
             options.warnings.append(resource.deprecation)
         form = reading.asked_form(request.headers.get("accept", ""), request.query.get("includeObject", ""))
@@ -147,18 +146,18 @@ class Api:
         registry, place = self._registry, (resource, at.namespace)
         match at.verb:
             case "create":
-                made = registry.create(*place, _decoded(request, resource), options)
+                made = registry.create(*place, bodies.decoded(request, resource), options)
                 return self._object(resource, made, form, options, 201)
             case "update":
                 sub = "" if at.subresource == "finalize" else at.subresource
-                stored, created = registry.update(*place, at.name, _decoded(request, resource), options, sub)
+                stored, created = registry.update(*place, at.name, bodies.decoded(request, resource), options, sub)
                 return self._object(resource, stored, form, options, 201 if created else 200)
             case "patch":
-                kind, patch = _patch(request, resource, options)
+                kind, patch = bodies.patch(request, resource, options)
                 stored, created = registry.patch(*place, at.name, kind, patch, options, at.subresource)
                 return self._object(resource, stored, form, options, 201 if created else 200)
             case "delete":
-                asked = _delete_options(request, options)
+                asked = bodies.delete_options(request, options)
                 stored, gone = registry.delete(*place, at.name, asked, options)
                 if not gone:
                     return self._object(resource, stored, form, options, 200)
@@ -167,7 +166,7 @@ class Api:
                 return self._delete_all(at, resource, request, options)
 
     def _delete_all(self, at: Route, resource: Resource, request: Request, options: Options) -> Response:
-        asked = _delete_options(request, options)
+        asked = bodies.delete_options(request, options)
         chosen = reading.selection(resource, at.namespace, request.query)
         items = [s for s in self._registry.store.items(resource.table, at.namespace) if chosen.takes(s)]
         done = [self._registry.delete(resource, *item.key, asked, options)[0] for item in items]
@@ -203,7 +202,7 @@ class Api:
             case "GET", "faults":
                 return Response(body=encode(self._faults.as_json()))
             case "POST", "faults":
-                self._faults.add(_json(request.body))
+                self._faults.add(bodies.as_json(request.body))
                 return Response(201, encode(self._faults.as_json()))
             case "DELETE", "faults":
                 self._faults.active.clear()
@@ -305,111 +304,6 @@ def _refusal(error: ApiError) -> Response:
 def _warned(options: Options) -> tuple[tuple[str, str], ...]:
     quoted = (warning.replace("\\", "\\\\").replace('"', '\\"') for warning in options.warnings)
     return tuple(("Warning", f'299 - "{text}"') for text in quoted)
-
-
-def _options(request: Request, verb: str) -> Options:
-    query = request.query
-    manager = query.get("fieldManager") or request.headers.get("user-agent", "").partition("/")[0] or "unknown"
-    dry_run, validation = query.get("dryRun", ""), query.get("fieldValidation") or "Warn"
-    kind = {"create": "CreateOptions", "update": "UpdateOptions", "patch": "PatchOptions"}.get(verb, "DeleteOptions")
-    if dry_run not in ("", "All"):
-        message = f'Unsupported value: []string{{"{dry_run}"}}: supported values: "All"'
-        raise invalid("meta.k8s.io", kind, "", [Cause("FieldValueNotSupported", message, "dryRun")])
-    if validation not in ("Strict", "Warn", "Ignore"):
-        message = f'Unsupported value: "{validation}": supported values: "Ignore", "Strict", "Warn"'
-        raise invalid("meta.k8s.io", kind, "", [Cause("FieldValueNotSupported", message, "fieldValidation")])
-    return Options(manager, dry_run == "All", validation, query.get("force") in ("true", "1"))
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except ValueError as error:
-        raise bad_request(f"couldn't get version/kind; json parse error: {error}") from error
-
-
-def _yaml(body: bytes) -> Any:
-    """JSON is YAML too, and much faster to read as what it is."""
-    try:
-        return json.loads(body)
-    except ValueError:
-        import yaml
-
-    try:
-        return json.loads(json.dumps(yaml.load(body, Loader=_loader(yaml)), default=str))  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, ValueError, TypeError) as error:
-        raise bad_request(f"error decoding YAML: {error}") from error
-
-
-def _loader(yaml: Any) -> Any:
-    """A safe loader that leaves times as the strings they are."""
-    parent = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    resolvers = {
-        first: [(tag, pattern) for tag, pattern in rules if tag != "tag:yaml.org,2002:timestamp"]
-        for first, rules in parent.yaml_implicit_resolvers.items()
-    }
-    return type("Loader", (parent,), {"yaml_implicit_resolvers": resolvers})
-
-
-def _media(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def _any_body(request: Request) -> Any:
-    return wire_format.decode(request.body) if _media(request) == wire_format.MEDIA_TYPE else _json(request.body)
-
-
-def _decoded(request: Request, resource: Resource) -> Any:
-    media = _media(request)
-    if media == wire_format.MEDIA_TYPE:
-        return wire_format.decode(request.body)
-    if media in ("application/yaml", "text/yaml"):
-        return _yaml(request.body)
-    if media not in ("", "application/json", "*/*"):
-        accepted = "application/json, application/yaml"
-        raise unsupported_media_type(
-            f"the body of the request was in an unknown format - accepted media types include: {accepted}"
-        )
-    try:
-        return _json(request.body)
-    except ApiError as error:
-        message = f"the object provided is unrecognized (must be of type {resource.kind}): {error.message}"
-        raise bad_request(message) from error
-
-
-def _patch(request: Request, resource: Resource, options: Options) -> tuple[str, Any]:
-    media = _media(request)
-    accepted = _PATCHES if resource.custom else (*_PATCHES, patches.STRATEGIC_PATCH)
-    if media not in accepted:
-        raise unsupported_media_type(
-            f"the body of the request was in an unknown format - accepted media types include: {', '.join(accepted)}"
-        )
-    force_given = "force" in request.query
-    if media != patches.APPLY_PATCH:
-        if force_given:
-            raise _patch_options("FieldValueForbidden", "Forbidden: may not be specified for non-apply patch", "force")
-        return media, _json(request.body)
-    if not request.query.get("fieldManager"):
-        raise _patch_options("FieldValueRequired", "Required value: is required for apply patch", "fieldManager")
-    return media, _yaml(request.body)
-
-
-def _patch_options(reason: str, message: str, field: str) -> ApiError:
-    return invalid("meta.k8s.io", "PatchOptions", "", [Cause(reason, message, field)])
-
-
-def _delete_options(request: Request, options: Options) -> Obj:
-    """DeleteOptions from the body, which wins, and from the query."""
-    query = request.query
-    asked: Obj = {key: query[key] for key in ("propagationPolicy",) if query.get(key)}
-    if query.get("orphanDependents"):
-        asked["orphanDependents"] = query["orphanDependents"] == "true"
-    given = _any_body(request) if request.body.strip() else {}
-    if not isinstance(given, dict):
-        raise bad_request("the body must be DeleteOptions")
-    asked |= given
-    options.dry_run = options.dry_run or asked.get("dryRun") == ["All"]
-    return asked
 
 
 def _deleted(resource: Resource, stored: Stored) -> Obj:

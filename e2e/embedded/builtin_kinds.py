@@ -115,7 +115,7 @@ CONTROLLER_REVISION = root(
 
 
 def _rbac(kind: str, **properties: Obj) -> Obj:
-    return root(f"{kind} is stored; this control plane does not enforce it.", **properties)
+    return root(f"{kind} is stored, and enforced when RBAC is switched on.", **properties)
 
 
 _DEFINITION = root(

@@ -77,7 +77,6 @@ def _schema_faults(schema: Obj, path: str) -> Iterator[Cause]:
         yield required(f"{path}.x-kubernetes-list-map-keys", "must not be empty if x-kubernetes-list-type is map")
     if "default" in schema:
         yield from validate(schema["default"], schema, f"{path}.default")
-    yield from _rule_faults(schema, path)
     for key, below in (schema.get("properties") or {}).items():
         yield from _schema_faults(below, join(f"{path}.properties", f"[{key}]").replace(".[", "["))
     for key in ("items", "additionalProperties"):
@@ -85,13 +84,14 @@ def _schema_faults(schema: Obj, path: str) -> Iterator[Cause]:
             yield from _schema_faults(schema[key], f"{path}.{key}")
 
 
-def _rule_faults(schema: Obj, path: str) -> Iterator[Cause]:
-    for index, rule in enumerate(schema.get("x-kubernetes-validations") or ()):
-        for key in ("rule", "messageExpression"):
-            if key in rule and (error := syntax_error(rule[key])):
-                yield invalid_value(
-                    f"{path}.x-kubernetes-validations[{index}].{key}", rule[key], f"compilation failed: {error}"
-                )
+def rule_faults(definition: Obj) -> Iterator[Cause]:
+    """The CEL expressions of a definition that cannot be compiled. The first one asked costs celpy's import."""
+    for index, version in enumerate((definition.get("spec") or {}).get("versions") or ()):
+        schema = (version.get("schema") or {}).get("openAPIV3Schema") or {}
+        for expression in expressions(schema):
+            if error := syntax_error(expression):
+                path = f"spec.versions[{index}].schema.openAPIV3Schema.x-kubernetes-validations"
+                yield invalid_value(path, expression, f"compilation failed: {error}")
 
 
 def change_faults(new: Obj, old: Obj) -> Iterator[Cause]:

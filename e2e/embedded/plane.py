@@ -14,6 +14,7 @@ from typing import Any, Self
 from e2e.embedded import cel, definitions
 from e2e.embedded.api import Api
 from e2e.embedded.authentication import Authenticator, User
+from e2e.embedded.authorization import AlwaysAllow, Rbac
 from e2e.embedded.builtin_kinds import BUILTIN
 from e2e.embedded.counting import Requests
 from e2e.embedded.gc import Collector
@@ -26,7 +27,7 @@ from e2e.embedded.store import Change, Store
 from e2e.embedded.writing import Options
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
-_OWN = Options(manager="praetor-embedded")
+_OWN = Options(manager="praetor-embedded", trusted=True)
 
 
 def _now() -> datetime:
@@ -38,7 +39,8 @@ class EmbeddedControlPlane:
 
     *data* is a SQLite file that keeps the objects over restarts; *tokens* maps bearer tokens to users, and without
     any everybody is let in; *crds* is a folder of definitions to begin with; *bookmark_s* is the time between
-    bookmarks; with *cert_dir*, which gets a certificate of its own, it talks TLS.
+    bookmarks; with *cert_dir*, which gets a certificate of its own, it talks TLS; with *rbac*, the stored roles and
+    bindings decide who may do what.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class EmbeddedControlPlane:
         bookmark_s: float = 60.0,
         history: int = 100_000,
         cert_dir: Path | None = None,
+        rbac: bool = False,
     ) -> None:
         self._cert_dir = cert_dir
         self._port = port
@@ -65,6 +68,7 @@ class EmbeddedControlPlane:
             registry=self.registry,
             reader=Reader(self.store, _now, bookmark_s=bookmark_s),
             authenticator=authenticator,
+            authorizer=Rbac(self.store) if rbac else AlwaysAllow(),
             requests=self.requests,
             faults=self.faults,
             compact=self.store.compact,

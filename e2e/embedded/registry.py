@@ -83,7 +83,7 @@ class Registry:
         meta |= {"uid": str(uuid.uuid4()), "creationTimestamp": stamp(self.now())}
         if resource.generation:
             meta["generation"] = 1
-        writing.check(resource, obj, None)
+        writing.check(resource, obj, None, trusted=options.trusted)
         key = (meta.get("namespace", ""), meta["name"])
         if present := self.store.get(resource.table, key):
             error = errors.already_exists(resource.group, resource.plural, meta["name"])

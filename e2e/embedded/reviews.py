@@ -1,4 +1,4 @@
-"""Reviews: questions about access and identity that are answered at once and not stored. Everything is allowed."""
+"""Reviews: questions about access and identity that are answered at once and not stored."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ from collections.abc import Callable
 from typing import Any
 
 from e2e.embedded.authentication import Authenticator, User
+from e2e.embedded.authorization import Authorizer
 from e2e.embedded.errors import ApiError, Obj, bad_request
 from e2e.embedded.routes import Route
 
 
-def review(at: Route, body: Callable[[], Any], user: User, authenticator: Authenticator) -> Obj | None:
+def review(
+    at: Route, body: Callable[[], Any], user: User, authenticator: Authenticator, authorizer: Authorizer
+) -> Obj | None:
     """The answered review, or None when *at* is no review."""
     if (at.group, at.version) not in (("authorization.k8s.io", "v1"), ("authentication.k8s.io", "v1")):
         return None
     asked = body()
     if not isinstance(asked, dict):
         raise bad_request("the review must be an object")
-    status = _status(at.plural, asked.get("spec") or {}, user, authenticator)
+    spec = asked.get("spec") or {}
+    if at.plural == "selfsubjectaccessreviews":
+        status: Obj | None = {"allowed": _allowed(spec, user, authorizer)}
+    else:
+        status = _status(at.plural, spec, user, authenticator)
     return None if status is None else {**asked, "status": status}
 
 
 def _status(plural: str, spec: Obj, user: User, authenticator: Authenticator) -> Obj | None:
     match plural:
-        case "selfsubjectaccessreviews":
-            return {"allowed": True, "reason": "everything is allowed here"}
         case "selfsubjectrulesreviews":
             resources = [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]
             paths = [{"verbs": ["*"], "nonResourceURLs": ["*"]}]
@@ -35,6 +40,15 @@ def _status(plural: str, spec: Obj, user: User, authenticator: Authenticator) ->
             return _token_status(str(spec.get("token", "")), authenticator)
         case _:
             return None
+
+
+def _allowed(spec: Obj, user: User, authorizer: Authorizer) -> bool:
+    """Paths that are no resources are open to everybody who is known."""
+    asked = spec.get("resourceAttributes")
+    if not asked:
+        return True
+    names = ("verb", "group", "version", "resource", "namespace", "name", "subresource")
+    return authorizer.allows(user, Route(*(str(asked.get(name) or "") for name in names)))
 
 
 def _token_status(token: str, authenticator: Authenticator) -> Obj:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from e2e.embedded import builtin_rules, metadata
+from e2e.embedded import builtin_rules, definitions, metadata
 from e2e.embedded.errors import ApiError, Cause, Obj, bad_request, invalid
 from e2e.embedded.resources import Resource
 from e2e.embedded.structural import default, prune
@@ -30,6 +30,7 @@ class Options:
     dry_run: bool = False
     validation: str = "Warn"  # of unknown fields: Strict, Warn or Ignore
     force: bool = False
+    trusted: bool = False  # rules of definitions are compiled later, beside the serving
     warnings: list[str] = field(default_factory=list)
 
 
@@ -110,7 +111,7 @@ def _check_types(resource: Resource, obj: Obj) -> None:
             raise _unhandled(resource, f"json: cannot unmarshal: {cause.message}")
 
 
-def check(resource: Resource, new: Obj, old: Obj | None) -> None:
+def check(resource: Resource, new: Obj, old: Obj | None, *, trusted: bool = False) -> None:
     """ApiError 422 with every fault of *new*, which is about to be stored in place of *old*."""
     causes = list(metadata.faults(new["metadata"], resource.kind))
     if old:
@@ -119,6 +120,8 @@ def check(resource: Resource, new: Obj, old: Obj | None) -> None:
         causes += _custom_faults(resource, new, old)
     else:
         causes += builtin_rules.faults(resource, new, old)
+    if resource.table == definitions.TABLE and not trusted:
+        causes += definitions.rule_faults(new)
     if causes:
         raise invalid(resource.group, resource.kind, new["metadata"].get("name", ""), causes)
 

@@ -341,3 +341,36 @@ async def test_both_forms_of_discovery_name_the_same_kinds() -> None:
         (found,) = group["versions"][0]["resources"]
         assert {entry["name"] for entry in listed["resources"]} == {"things", "things/status"}
         assert (found["resource"], found["subresources"][0]["subresource"]) == ("things", "status")
+
+
+def role_for(user: str, verbs: list[str], **rule: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    rules = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": verbs, **rule}]
+    group = "rbac.authorization.k8s.io"
+    head = {"apiVersion": f"{group}/v1", "metadata": {"name": user}}
+    reference = {"apiGroup": group, "kind": "Role", "name": user}
+    subjects = [{"apiGroup": group, "kind": "User", "name": user}]
+    return {**head, "kind": "Role", "rules": rules}, {
+        **head,
+        "kind": "RoleBinding",
+        "roleRef": reference,
+        "subjects": subjects,
+    }
+
+
+async def test_with_rbac_a_user_may_do_what_its_roles_say() -> None:
+    tokens = {"root": User("admin", ("system:masters",)), "one": User("one")}
+    root, one = "Bearer root", "Bearer one"
+    path = "/apis/rbac.authorization.k8s.io/v1/namespaces/default"
+    async with running(tokens=tokens, rbac=True) as client:
+        status, refused = await client.ask("GET", MAPS, Authorization=one)
+        assert (status, refused["reason"]) == (403, "Forbidden")
+        assert refused["message"] == (
+            'configmaps is forbidden: User "one" cannot list resource "configmaps" in API group "" '
+            'in the namespace "default"'
+        )
+        role, binding = role_for("one", ["list", "get"])
+        await client.ask("POST", f"{path}/roles", role, Authorization=root)
+        await client.ask("POST", f"{path}/rolebindings", binding, Authorization=root)
+        assert (await client.ask("GET", MAPS, Authorization=one))[0] == 200
+        assert (await client.ask("POST", MAPS, config_map("a"), Authorization=one))[0] == 403
+        assert (await client.ask("GET", "/api/v1/configmaps", Authorization=one))[0] == 403
