@@ -5,19 +5,24 @@ They talk to the apiserver with tokens of the service accounts that deploy/base 
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import requests
 from attrs import frozen
 
+from e2e.clusters.ports import free_ports
 from e2e.clusters.rawapi import RawApi
-from e2e.images import LIMITS, RUN_S, Engine, output_of
+from e2e.images import LIMITS, RUN_S, Engine, ImageError, output_of
 from e2e.manifests import BASE, Object, read
 from e2e.stack.kube import accepted
+from e2e.stack.waiting import eventually
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 TOKEN_S = 3600
@@ -122,3 +127,71 @@ def pod_words(deployment: Mapping[str, Any], ports: Mapping[str, int]) -> list[s
         next((word.replace(old, new) for old, new in chosen.items() if word.endswith(old)), word)
         for word in container["args"]
     ]
+
+
+@frozen(kw_only=True)
+class Pod:
+    """A program of deploy/base that runs here, and where."""
+
+    program: str
+    deployment: Object
+    container: Container
+    ports: Mapping[str, int]
+
+    def probe(self, path: str) -> int:
+        """Return the status of a path of the probe port."""
+        return requests.get(f"http://127.0.0.1:{self.ports['probes']}{path}", timeout=2).status_code
+
+    def check_requests(self) -> None:
+        """Raise when the apiserver forbade something, by the program's own count of the answers it got."""
+        metrics = requests.get(f"http://127.0.0.1:{self.ports['probes']}/metrics", timeout=5).text
+        counted = [line for line in metrics.splitlines() if "_apiserver_requests_total{" in line]
+        forbidden = [line for line in counted if 'code="403"' in line]
+        if forbidden or not counted:
+            raise ImageError(f"{self.program} may not do what it does: {forbidden or 'it counts no requests'}")
+
+    def end(self) -> None:
+        """Do what a kubelet does: the hook, SIGTERM, and no longer than the grace period."""
+        pod = self.deployment["spec"]["template"]["spec"]
+        [spec] = pod["containers"]
+        if "lifecycle" in spec:
+            self.container.execute(spec["lifecycle"]["preStop"]["exec"]["command"])
+        status = self.container.stop(pod["terminationGracePeriodSeconds"])
+        if status:
+            raise ImageError(f"{self.program} ended with {status}; it logged:\n{self.container.logs()}")
+
+
+class Host:
+    """Starts containers with a local engine and ends all of them with *opened*; files for them go to *workdir*."""
+
+    def __init__(self, engine: Engine, workdir: Path, opened: ExitStack) -> None:
+        self.engine = engine
+        self.workdir = workdir
+        self._opened = opened
+        self._mark = secrets.token_hex(3)
+
+    def run(self, name: str, image: str, *words: str, options: Sequence[str] = ()) -> Container:
+        """Start a container that nothing else is called like."""
+        full_name = f"praetor-{self._mark}-{name}"
+        return self._opened.enter_context(running(self.engine, full_name, image, *words, options=options))
+
+    def pod(self, api: RawApi, ca: Path, program: str, secrets: Mapping[str, Path]) -> Pod:
+        """Start the pod of a program of deploy/base and return when its own probes say that it is ready."""
+        deployment = deployment_of(program)
+        [spec] = deployment["spec"]["template"]["spec"]["containers"]
+        names = [port["name"] for port in spec["ports"]]
+        ports = dict(zip(names, free_ports(len(names)), strict=True))
+        account = account_files(api, deployment, ca, self.workdir / program)
+        options = pod_options(deployment, apiserver=api.url, account=account, secrets=secrets)
+        container = self.run(program, spec["image"], *pod_words(deployment, ports), options=options)
+        pod = Pod(program=program, deployment=deployment, container=container, ports=ports)
+        for probe in ("livenessProbe", "readinessProbe"):
+            _await_probe(pod, spec[probe]["httpGet"]["path"])
+        return pod
+
+
+def _await_probe(pod: Pod, path: str) -> None:
+    try:
+        eventually(lambda: pod.probe(path) == HTTPStatus.OK, what=f"{pod.program} answers {path}")
+    except AssertionError as error:
+        raise ImageError(f"{error}; it logged:\n{pod.container.logs()}") from error

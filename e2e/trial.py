@@ -1,163 +1,95 @@
-"""`python -m e2e.trial`: the images, the manifests, the roles and the samples of deploy/ together, without a node.
+"""`python -m e2e.trial`: the images, the manifests, the roles and the samples of deploy/ together.
 
 Controller and gateway run as deploy/base says, three devices are containers of the agent's image, and the sample
-deployment must become available on them. What a kubelet would do is done with a local container engine.
+deployment must become available on them. On `--cluster kind` kubelets run the pods; on `envtest`, which has no nodes,
+what a kubelet would do is done with a local container engine.
 """
 
 from __future__ import annotations
 
 import secrets
+import signal
+import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
 import click
-import requests
 import yaml
 from attrs import frozen
 
 from e2e.build import ROOT
+from e2e.clusters.cluster import Cluster
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.launch import ClusterName, launch
-from e2e.clusters.ports import free_ports
 from e2e.clusters.rawapi import RawApi
-from e2e.images import Engine, ImageError, find_engine, image_of
-from e2e.manifests import BASE, Object, install, read
-from e2e.pods import (
-    Container,
-    account_files,
-    deployment_of,
-    pod_options,
-    pod_words,
-    readable_folder,
-    running,
-)
+from e2e.images import COMPONENTS, Engine, ImageError, build_images, find_engine, image_of
+from e2e.incluster import TOKENS, gateway_url, install_base
+from e2e.manifests import BASE, ManifestError, Object, install, read
+from e2e.pods import Container, Host, readable_folder
 from e2e.stack.kube import Kube
 from e2e.stack.waiting import eventually
 from praetor_api.tokens import device_token
 
-SECRET = "praetor-device-tokens"
+DIST = ROOT / "dist"
 SAMPLES = ROOT / "deploy" / "samples"
+SAMPLE = "telemetry"
 NAMESPACE = "default"
+PROGRAMS = ("controller", "gateway")
 
 
 @frozen(kw_only=True)
-class Pod:
-    """A program of deploy/base that runs here, and where."""
-
-    program: str
-    deployment: Object
-    container: Container
-    ports: Mapping[str, int]
-
-    def probe(self, path: str) -> int:
-        """Return the status of a path of the probe port."""
-        return requests.get(f"http://127.0.0.1:{self.ports['probes']}{path}", timeout=2).status_code
-
-    def check_requests(self) -> None:
-        """Raise when the apiserver forbade something, by the program's own count of the answers it got."""
-        metrics = requests.get(f"http://127.0.0.1:{self.ports['probes']}/metrics", timeout=5).text
-        counted = [line for line in metrics.splitlines() if "_apiserver_requests_total{" in line]
-        forbidden = [line for line in counted if 'code="403"' in line]
-        if forbidden or not counted:
-            raise ImageError(f"{self.program} may not do what it does: {forbidden or 'it counts no requests'}")
-
-    def end(self) -> None:
-        """Do what a kubelet does: the hook, SIGTERM, and no longer than the grace period."""
-        pod = self.deployment["spec"]["template"]["spec"]
-        [spec] = pod["containers"]
-        if "lifecycle" in spec:
-            self.container.execute(spec["lifecycle"]["preStop"]["exec"]["command"])
-        status = self.container.stop(pod["terminationGracePeriodSeconds"])
-        if status:
-            raise ImageError(f"{self.program} ended with {status}; it logged:\n{self.container.logs()}")
-
-
 class Trial:
-    """Starts the pods and the devices against *api*; all of it ends with the context."""
+    """What every part of a trial needs; *secret* is that of the device tokens."""
 
-    def __init__(self, api: RawApi, engine: Engine, ca: Path, workdir: Path, opened: ExitStack) -> None:
-        self._api = api
-        self._engine = engine
-        self._ca = ca
-        self._workdir = workdir
-        self._opened = opened
-        self._mark = secrets.token_hex(3)
-        self._secret = secrets.token_hex(32)
+    cluster: Cluster
+    api: RawApi
+    host: Host
+    secret: str
 
-    def pod(self, program: str) -> Pod:
-        """Start a pod and return when its own probes say that it is ready."""
-        deployment = deployment_of(program)
-        [spec] = deployment["spec"]["template"]["spec"]["containers"]
-        names = [port["name"] for port in spec["ports"]]
-        ports = dict(zip(names, free_ports(len(names)), strict=True))
-        account = account_files(self._api, deployment, self._ca, self._workdir / program)
-        options = pod_options(
-            deployment, apiserver=self._api.url, account=account, secrets={SECRET: self._secret_folder()}
-        )
-        container = self._run(program, spec["image"], *pod_words(deployment, ports), options=options)
-        pod = Pod(program=program, deployment=deployment, container=container, ports=ports)
-        for probe in ("livenessProbe", "readinessProbe"):
-            path = spec[probe]["httpGet"]["path"]
-            with self._logged(container):
-                eventually(lambda path=path: pod.probe(path) == 200, what=f"{program} answers {path}")  # type: ignore[misc]
-        return pod
-
-    def device(self, name: str, gateway: str) -> Container:
-        """Start the agent of a device."""
-        token = {"token": device_token(self._secret.encode(), name)}
-        folder = readable_folder(self._workdir / "devices" / name, token)
-        image = image_of("agent", ROOT / "dist").name
-        words = (
-            "run",
-            f"--gateway={gateway}",
-            f"--device={name}",
-            "--token-file=/etc/praetor/token",
-            "--start-splay=0",
-        )
-        return self._run(name, image, *words, options=(f"--volume={folder}:/etc/praetor:ro",))
-
-    def _run(self, name: str, image: str, *words: str, options: tuple[str, ...] | list[str]) -> Container:
-        return self._opened.enter_context(
-            running(self._engine, f"praetor-trial-{self._mark}-{name}", image, *words, options=options)
-        )
-
-    def _secret_folder(self) -> Path:
-        folder = self._workdir / "secret"
-        return folder if folder.exists() else readable_folder(folder, {"secrets": self._secret})
-
-    @contextmanager
-    def _logged(self, container: Container) -> Iterator[None]:
-        try:
-            yield
-        except AssertionError as error:
-            raise ImageError(f"{error}; {container.name} logged:\n{container.logs()}") from error
-
-
-def try_out(api: RawApi, engine: Engine, ca: Path, workdir: Path) -> None:
-    """Install deploy/, run it, see the samples become available, and end it."""
-    for kind in install(api, read(BASE)):
-        click.echo(f"not installed: this cluster is too old for {kind}")
-    with ExitStack() as opened:
-        trial = Trial(api, engine, ca, workdir, opened)
-        pods = [trial.pod(program) for program in ("controller", "gateway")]
-        click.echo("controller and gateway are ready")
-        kube, samples = Kube(api, NAMESPACE), read(SAMPLES)
+    def run_samples(self, gateway: str, programs: Iterable[Container]) -> None:
+        """Apply the samples, start their devices, and return when all of them run the sample process."""
+        kube, samples = Kube(self.api, NAMESPACE), read(SAMPLES)
         kube.apply(*samples)
-        devices = [item["metadata"]["name"] for item in samples if item["kind"] == "NetworkSwitch"]
-        gateway = f"http://127.0.0.1:{pods[1].ports['http']}"
-        agents = [trial.device(name, gateway) for name in devices]
+        names = [item["metadata"]["name"] for item in samples if item["kind"] == "NetworkSwitch"]
+        devices = [self._device(name, gateway) for name in names]
         try:
-            status = await_available(kube, "telemetry", len(devices))
+            status = await_available(kube, SAMPLE, len(names))
         except AssertionError as error:
-            logs = "\n".join(f"--- {part.name}\n{part.logs()}" for part in (*(pod.container for pod in pods), *agents))
+            logs = "\n".join(f"--- {container.name}\n{container.logs()}" for container in (*programs, *devices))
             raise ImageError(f"{error}\n{logs}") from error
-        click.echo(f"telemetry is available on {status['numberAvailable']} devices")
-        for pod in pods:
-            pod.check_requests()
-            pod.end()
-            click.echo(f"{pod.program} was forbidden nothing, and ended by itself")
+        click.echo(f"{SAMPLE} is available on {status['numberAvailable']} devices")
+
+    def _device(self, name: str, gateway: str) -> Container:
+        token = {"token": device_token(self.secret.encode(), name)}
+        folder = readable_folder(self.host.workdir / "devices" / name, token)
+        flags = (f"--gateway={gateway}", f"--device={name}", "--token-file=/etc/praetor/token", "--start-splay=0")
+        mount = f"--volume={folder}:/etc/praetor:ro"
+        return self.host.run(name, image_of("agent", DIST).name, "run", *flags, options=(mount,))
+
+
+def without_nodes(trial: Trial) -> None:
+    """Install deploy/base, run its pods here with the samples, and end them as a kubelet would."""
+    for kind in install(trial.api, read(BASE)):
+        click.echo(f"not installed: this cluster is too old for {kind}")
+    ca = authority_of(trial.cluster.kubeconfig)
+    folders = {TOKENS: readable_folder(trial.host.workdir / "secret", {"secrets": trial.secret})}
+    pods = [trial.host.pod(trial.api, ca, program, folders) for program in PROGRAMS]
+    click.echo("controller and gateway are ready")
+    trial.run_samples(f"http://127.0.0.1:{pods[1].ports['http']}", [pod.container for pod in pods])
+    for pod in pods:
+        pod.check_requests()
+        pod.end()
+        click.echo(f"{pod.program} was forbidden nothing, and ended by itself")
+
+
+def on_nodes(trial: Trial) -> None:
+    """Have the cluster's kubelets run deploy/base, and run the samples against it."""
+    install_base(trial.cluster, trial.api, tuple(image_of(program, DIST) for program in PROGRAMS), trial.secret)
+    click.echo("controller and gateway are rolled out")
+    with gateway_url(trial.cluster) as url:
+        trial.run_samples(url, ())
 
 
 def await_available(kube: Kube, name: str, count: int) -> Object:
@@ -176,25 +108,33 @@ def authority_of(kubeconfig: Path) -> Path:
     config = yaml.safe_load(kubeconfig.read_text(encoding="utf-8"))
     path: str | None = config["clusters"][0]["cluster"].get("certificate-authority")
     if path is None:
-        raise ImageError("pods need an apiserver with TLS; use --cluster envtest")
+        raise ImageError(f"{kubeconfig} names no file of a certificate authority, which pods need")
     return kubeconfig.parent / path
 
 
 @click.command()
-@click.option("--engine", type=click.Choice([engine.value for engine in Engine]), help="docker or podman.")
-@click.option("--assets", type=click.Path(path_type=Path), help="Folder of etcd and kube-apiserver.")
-def main(engine: str | None, assets: Path | None) -> None:
-    """Run deploy/ on a real kube-apiserver; the images must have been built."""
+@click.option(
+    "--cluster", "name", type=click.Choice([ClusterName.ENVTEST.value, ClusterName.KIND.value]), default="envtest"
+)
+@click.option("--engine", type=click.Choice([Engine.DOCKER.value, Engine.PODMAN.value]), help="Else what is installed.")
+@click.option("--base", help="Base of the images; else the one that the Dockerfiles name.")
+@click.option("--no-build", is_flag=True, help="Take the images that were built before.")
+@click.option("--assets", type=click.Path(path_type=Path), help="envtest: folder of etcd and kube-apiserver.")
+def main(name: str, engine: str | None, base: str | None, no_build: bool, assets: Path | None) -> None:
+    """Build the images and run deploy/ on a real kube-apiserver."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # containers outlive whoever started them
     chosen = Engine(engine) if engine else find_engine(able_to_run=True)
-    with tempfile.TemporaryDirectory(prefix="praetor-trial-") as temporary:
+    if not no_build:
+        build_images(COMPONENTS, engine=chosen, base=base)
+    with tempfile.TemporaryDirectory(prefix="praetor-trial-") as temporary, ExitStack() as opened:
         workdir = Path(temporary)
         try:
-            with (
-                launch(ClusterName.ENVTEST, workdir / "cluster", assets=assets) as cluster,
-                RawApi.from_kubeconfig(cluster.kubeconfig) as api,
-            ):
-                try_out(api, chosen, authority_of(cluster.kubeconfig), workdir)
-        except ClusterError as error:
+            cluster = opened.enter_context(launch(name, workdir / "cluster", assets=assets))
+            api = opened.enter_context(RawApi.from_kubeconfig(cluster.kubeconfig))
+            host = Host(chosen, workdir / "host", opened)
+            trial = Trial(cluster=cluster, api=api, host=host, secret=secrets.token_hex(32))
+            (on_nodes if name == ClusterName.KIND else without_nodes)(trial)
+        except (ClusterError, ManifestError) as error:
             raise click.ClickException(str(error)) from error
 
 
