@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from e2e.clusters.cluster import Cluster
@@ -39,11 +40,11 @@ def install_base(cluster: Cluster, api: RawApi, images: tuple[Image, ...], secre
 
 
 @contextmanager
-def gateway_url(cluster: Cluster) -> Iterator[str]:
+def gateway_url(kubectl: str | None, kubeconfig: Path) -> Iterator[str]:
     """Make the gateway's Service reachable from this machine within the block, and yield its URL."""
-    if cluster.kubectl is None:
+    if kubectl is None:
         raise ClusterError("kubectl is needed to reach a Service of the cluster; install it")
-    argv = [cluster.kubectl, f"--kubeconfig={cluster.kubeconfig}", f"--namespace={SYSTEM_NAMESPACE}"]
+    argv = [kubectl, f"--kubeconfig={kubeconfig}", f"--namespace={SYSTEM_NAMESPACE}"]
     argv += ["port-forward", "--address=127.0.0.1", "service/praetor-gateway", ":8080"]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as forward:
         try:

@@ -88,7 +88,7 @@ def on_nodes(trial: Trial) -> None:
     """Have the cluster's kubelets run deploy/base, and run the samples against it."""
     install_base(trial.cluster, trial.api, tuple(image_of(program, DIST) for program in PROGRAMS), trial.secret)
     click.echo("controller and gateway are rolled out")
-    with gateway_url(trial.cluster) as url:
+    with gateway_url(trial.cluster.kubectl, trial.cluster.kubeconfig) as url:
         trial.run_samples(url, ())
 
 

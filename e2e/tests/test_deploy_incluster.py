@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
-from e2e.clusters.cluster import Capability, Request
 from e2e.clusters.errors import ClusterError
 from e2e.incluster import available, forwarded_port, gateway_url, token_secret
 from e2e.pods import deployment_of
@@ -21,60 +18,29 @@ exec sleep 60
 """
 
 
-class ClusterWithKubectl:
-    """A cluster that only its kubectl is asked of."""
-
-    name = "pretend"
-    url = "https://127.0.0.1:1"
-    namespace = "default"
-    capabilities: frozenset[Capability] = frozenset()
-
-    def __init__(self, folder: Path, kubectl: str | None) -> None:
-        self.kubeconfig = folder / "kubeconfig"
-        self.kubectl = kubectl
-
-    def kubeconfig_for(self, user: str) -> Path:
-        return self.kubeconfig
-
-    def stop_apiserver(self) -> None: ...
-    def start_apiserver(self) -> None: ...
-    def compact(self) -> None: ...
-    def load(self, images: Iterable[str]) -> None: ...
-    def stop(self) -> None: ...
-    def request_counts(self) -> Mapping[Request, int]:
-        return {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-def cluster_whose_kubectl_prints(line: str, folder: Path) -> ClusterWithKubectl:
+def kubectl_that_prints(line: str, folder: Path) -> str:
     program = folder / "kubectl"
     program.write_text(KUBECTL.format(folder=folder, line=line), encoding="utf-8")
     program.chmod(0o755)
-    return ClusterWithKubectl(folder, str(program))
+    return str(program)
 
 
 def test_the_service_is_reached_at_the_port_that_kubectl_chose(tmp_path: Path) -> None:
-    cluster = cluster_whose_kubectl_prints("Forwarding from 127.0.0.1:43211 -> 8080", tmp_path)
-    with gateway_url(cluster) as url:
+    kubectl = kubectl_that_prints("Forwarding from 127.0.0.1:43211 -> 8080", tmp_path)
+    with gateway_url(kubectl, tmp_path) as url:
         assert url == "http://127.0.0.1:43211"
     arguments = (tmp_path / "arguments").read_text(encoding="utf-8")
     assert "--namespace=praetor-system port-forward --address=127.0.0.1 service/praetor-gateway :8080" in arguments
 
 
 def test_what_kubectl_complains_of_is_told(tmp_path: Path) -> None:
-    cluster = cluster_whose_kubectl_prints("error: services praetor-gateway not found", tmp_path)
-    with pytest.raises(ClusterError, match="services praetor-gateway not found"), gateway_url(cluster):
+    kubectl = kubectl_that_prints("error: services praetor-gateway not found", tmp_path)
+    with pytest.raises(ClusterError, match="services praetor-gateway not found"), gateway_url(kubectl, tmp_path):
         pytest.fail("there is no gateway")
 
 
 def test_a_machine_without_kubectl_is_told_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(ClusterError, match="kubectl is needed"), gateway_url(ClusterWithKubectl(tmp_path, None)):
+    with pytest.raises(ClusterError, match="kubectl is needed"), gateway_url(None, tmp_path):
         pytest.fail("there is no kubectl")
 
 
