@@ -6,7 +6,6 @@ no path on which a token that matches nothing is accepted.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,7 +22,7 @@ def device_token(secret: bytes, device: str) -> str:
     """Return the token of *device*: `hex(HMAC-SHA256(secret, device))`, 64 characters. ValueError without a secret."""
     if not secret:
         raise ValueError("the secret is empty")
-    return hmac.new(secret, device.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(secret, device.encode(), "sha256").hex()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
