@@ -300,3 +300,40 @@ async def test_an_object_that_cannot_be_projected_does_not_blind_us(caplog: pyte
         await world.clock.settle()
         assert world.rows() == {"a": ("leaf-1", 0), "b": ("leaf-1", 1)}
     assert "cannot project DeviceProcess lab/a" in caplog.text
+
+
+async def test_an_outage_soon_after_another_is_not_held_against_the_api() -> None:
+    """Else a copy would stay blind for half a minute though the API is back."""
+    world = World()
+    async with world.running():
+        world.api.fail_next(Unreachable("gone"), verb="watch", times=12)
+        world.api.end_watches(Unreachable("gone"))
+        await world.clock.advance(300)
+        await world.create("a")
+        await world.clock.settle()
+        assert set(world.rows()) == {"a"}
+        world.api.end_watches(Unreachable("gone again"))
+        await world.create("b")
+        await world.clock.advance(0.8)
+        assert set(world.rows()) == {"a", "b"}
+
+
+async def test_a_version_that_is_too_old_is_mended_at_once_even_after_many_failures() -> None:
+    world = World()
+    async with world.running():
+        world.api.fail_next(Unreachable("gone"), verb="watch", times=12)
+        world.api.end_watches(Unreachable("gone"))
+        await world.create("a")
+        world.api.expire_history()
+        while world.asked("watch") < 14:
+            await world.clock.advance(0.5)
+        await world.clock.advance(0.8)
+        assert set(world.rows()) == {"a"}
+
+
+async def test_versions_that_are_always_too_old_do_not_make_a_hot_loop_of_lists() -> None:
+    world = World()
+    world.api.fail_next(Gone(410, "Expired", "too old"), verb="watch", times=1000)
+    async with world.running():
+        await world.clock.advance(600)
+        assert world.asked("list") < 120

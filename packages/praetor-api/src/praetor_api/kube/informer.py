@@ -26,7 +26,7 @@ Handler = Callable[[Key, T | None, T | None], None]
 
 BACKOFF = Backoff(base=0.8, factor=2.0, cap=30.0, jitter=1.0)
 SILENCE_S = 150.0  # bookmarks come every minute
-HEALTHY_S = 120.0  # after so long the next failure is a first one
+HEALTHY_S = 10.0  # an attempt that lasted so long, or heard an event, makes the next failure a first one
 SHORT_WATCH_S = 1.0
 WATCH_TIMEOUT_S = (300.0, 600.0)  # spread, so that replicas do not reconnect together
 LIST_TIMEOUT_S = 60.0
@@ -61,6 +61,8 @@ class Informer(Generic[T]):
         self._handlers: list[Handler[T]] = []
         self._version: str | None = None  # None: list before watching
         self._failures = 0
+        self._expiries = 0  # 410s in a row: a list mends one at once, so they do not wait for what failed before
+        self._heard_event = False
         self.synced = asyncio.Event()
         self.last_contact: float | None = None
         self.last_error: KubeError | None = None
@@ -89,7 +91,7 @@ class Informer(Generic[T]):
     async def run(self) -> None:
         """Keep the copy up to date for ever; cancel it to stop."""
         while True:
-            began, version = self._clock.monotonic(), self._version
+            began, version, self._heard_event = self._clock.monotonic(), self._version, False
             try:
                 if self._version is None:
                     await self._relist()
@@ -156,7 +158,7 @@ class Informer(Generic[T]):
                 self._remove(Key.of(event.object))
             case WatchType.BOOKMARK:
                 pass
-        self._version = version
+        self._version, self._heard_event = version, True
 
     def _upsert(self, key: Key, obj: dict[str, Any]) -> None:
         try:
@@ -194,20 +196,28 @@ class Informer(Generic[T]):
             self._heard()
             if error.status in _LIST_AGAIN:
                 self._version = None
-        delay = max(self._next_delay(began), (error.retry_after or 0.0) * random.uniform(1.0, 1.2))  # noqa: S311
+        self._forget_failures_after_health(began)
+        delay = self._next_delay() if not isinstance(error, Gone) else self._delay_of_expiry()
+        delay = max(delay, (error.retry_after or 0.0) * random.uniform(1.0, 1.2))  # noqa: S311
         _log.warning("cannot follow %s, next attempt in %.1f s: %s", self._resource.plural, delay, error)
         return delay
 
     def _after_end(self, began: float, *, progressed: bool) -> float:
         self.last_error = None
         if progressed or self._clock.monotonic() - began >= SHORT_WATCH_S:
-            self._failures = 0
+            self._failures = self._expiries = 0
             return 0.0
-        return self._next_delay(began)  # a server that closes at once would otherwise be asked in a hot loop
+        return self._next_delay()  # a server that closes at once would otherwise be asked in a hot loop
 
-    def _next_delay(self, began: float) -> float:
-        if self._clock.monotonic() - began >= HEALTHY_S:
-            self._failures = 0
+    def _forget_failures_after_health(self, began: float) -> None:
+        if self._heard_event or self._clock.monotonic() - began >= HEALTHY_S:
+            self._failures = self._expiries = 0
+
+    def _delay_of_expiry(self) -> float:
+        self._expiries += 1
+        return BACKOFF.delay(self._expiries - 1, random.random())  # noqa: S311  # jitter
+
+    def _next_delay(self) -> float:
         self._failures += 1
         return BACKOFF.delay(self._failures - 1, random.random())  # noqa: S311  # jitter
 
