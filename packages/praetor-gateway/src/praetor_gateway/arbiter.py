@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import structlog
 
 from praetor_api.kube.clock import Clock
@@ -18,11 +20,20 @@ _log = structlog.get_logger()
 
 
 class Arbiter:
-    """Runs the judge every *scan_s* while leading."""
+    """Runs the judge every *scan_s* while leading; *count* is told how many devices each scan found gone."""
 
     def __init__(
-        self, elector: Elector, liveness: Liveness, fleet: Fleet, recorder: Recorder, *, clock: Clock, scan_s: float
+        self,
+        elector: Elector,
+        liveness: Liveness,
+        fleet: Fleet,
+        recorder: Recorder,
+        *,
+        clock: Clock,
+        scan_s: float,
+        count: Callable[[int], None],
     ) -> None:
+        self._count = count
         self._elector = elector
         self._liveness = liveness
         self._fleet = fleet
@@ -42,6 +53,7 @@ class Arbiter:
                 await self._clock.sleep(self._scan_s)
                 verdict = self._liveness.scan()
                 if verdict.disconnected:
+                    self._count(len(verdict.disconnected))
                     _log.info("devices disconnected", count=len(verdict.disconnected), first=verdict.disconnected[0])
                 if verdict.storm is not None:
                     self._tell(verdict.storm)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import structlog
 
 from praetor_api.kube.clock import Clock
@@ -30,7 +28,7 @@ class CredentialReloader:
         while True:
             await self._clock.sleep(RELOAD_S)
             try:
-                fresh = await asyncio.to_thread(load_verifier, self._credentials)
+                fresh = load_verifier(self._credentials)
             except ConfigurationError as e:
                 _log.warning("credentials not reloaded", error=str(e))
                 continue

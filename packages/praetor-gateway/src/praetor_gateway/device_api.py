@@ -11,11 +11,12 @@ from attrs import frozen
 from starlette.types import Receive, Scope, Send
 
 from praetor_api.canonical import etag_matches
-from praetor_api.protocol import Rejected, read_report
+from praetor_api.protocol import Observation, Rejected, Report, read_report
 from praetor_api.wire import WireError, parse_json, write
 from praetor_gateway.auth import Authenticator
 from praetor_gateway.desired import render
 from praetor_gateway.fleet import EMPTY_ETAG, Device, Fleet
+from praetor_gateway.heartbeats import read_heartbeat
 from praetor_gateway.intake import Intake
 from praetor_gateway.problems import UNAUTHORIZED_DETAIL, Problem, raise_for_body
 from praetor_gateway.requests import IF_NONE_MATCH, TOKEN, Head, preferred_wait, read_body, read_head
@@ -87,10 +88,7 @@ class DeviceApi:
         if device is not None:
             self._spend(device)
         body = await read_body(head, receive)
-        try:
-            report, observations, rejected = read_report(parse_json(body))
-        except WireError as e:
-            raise_for_body(e)
+        report, observations, rejected = _read(body)
         resync = False
         if device is not None:
             rejected += self._intake.report(device, report, observations)
@@ -157,6 +155,15 @@ class DeviceApi:
             body = b'%b,"rejected":%b}' % (body[:-1], json.dumps(write(tuple(rejected))).encode())
         headers = [_JSON, _NO_STORE, (b"content-length", b"%d" % len(body))]
         await _send(send, HTTPStatus.OK, headers, body)
+
+
+def _read(body: bytes) -> tuple[Report, tuple[Observation, ...], tuple[Rejected, ...]]:
+    try:
+        data = parse_json(body)
+        heartbeat = read_heartbeat(data)
+        return (heartbeat, (), ()) if heartbeat is not None else read_report(data)
+    except WireError as e:
+        raise_for_body(e)
 
 
 def _etag(device: Device | None) -> str:

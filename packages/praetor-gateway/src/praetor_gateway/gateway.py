@@ -66,7 +66,13 @@ class Gateway:
         self._liveness = Liveness(self._fleet, self._queue, rules, clock, self._is_fresh)
         self._statuses = Statuses(self._fleet, self._liveness.connected)
         self._arbiter = Arbiter(
-            self._elector, self._liveness, self._fleet, self._recorder, clock=clock, scan_s=rules.scan_s
+            self._elector,
+            self._liveness,
+            self._fleet,
+            self._recorder,
+            clock=clock,
+            scan_s=rules.scan_s,
+            count=self.metrics.disconnected,
         )
         projection = Projection(settings.site_label)
         self._writer = StatusWriter(
@@ -100,6 +106,10 @@ class Gateway:
         if self._draining:
             return "draining"
         return "" if self.is_synced() else "the cache is not synced yet"
+
+    def traces(self) -> int:
+        """Return how many entries are kept on behalf of devices: 0 while nobody is declared or waits."""
+        return len(self._fleet) + len(self._waiters) + len(self._liveness.heard_at) + len(self._statuses)
 
     def drain(self) -> None:
         """Be unready from now on, and answer all who wait."""

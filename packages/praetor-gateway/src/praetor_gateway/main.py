@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Callable
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -27,14 +28,21 @@ async def run(settings: Settings) -> None:
     async with await KubeClient.from_config(settings.kubeconfig, settings.context) as api:
         gateway = Gateway(api, settings, SystemClock(), CollectorRegistry())
         api.on_request = gateway.metrics.api_request
-        await _serve(gateway, settings, stop)
+        await serve(gateway, settings, stop, _announce)
 
 
-async def _serve(gateway: Gateway, settings: Settings, stop: asyncio.Event) -> None:
+def _announce(port: int, probe_port: int) -> None:
+    _log.info("gateway started", version=__version__, port=port, probe_port=probe_port)
+
+
+async def serve(
+    gateway: Gateway, settings: Settings, stop: asyncio.Event, announce: Callable[[int, int], None]
+) -> None:
+    """Serve *gateway* until *stop*; *announce* is told both ports once they are bound."""
     tls = Tls(cert=settings.tls_cert, key=settings.tls_key) if settings.tls_cert and settings.tls_key else None
     devices = Listener(gateway.app, settings.addr, option="--addr", tls=tls)
     probes = Listener(gateway.probe_app, settings.probe_addr, option="--health-probe-bind-address")
-    _log.info("gateway started", version=__version__, port=devices.port, probe_port=probes.port, tls=tls is not None)
+    announce(devices.port, probes.port)
     ended = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         group.create_task(probes.serve(ended.wait, 1.0), name="serve probes")

@@ -11,7 +11,7 @@ from pathlib import Path
 import structlog
 from attrs import frozen
 from hypercorn.asyncio.run import worker_serve
-from hypercorn.config import Config
+from hypercorn.config import Config, Sockets
 from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -40,14 +40,14 @@ class Listener:
 
     def __init__(self, app: ASGIApp, address: str, *, option: str, tls: Tls | None = None) -> None:
         self._app = app
-        self._config = _config(address, tls)
+        self._config = _config(tls)
         try:
             if tls is not None:
                 self._config.create_ssl_context()
         except OSError as e:  # ssl.SSLError is one
             raise ConfigurationError("--tls-cert", f"cannot use {tls.cert} with {tls.key}: {e}") from e  # type: ignore[union-attr]
         try:
-            self._sockets = self._config.create_sockets()
+            self._socket = _bind(address)
         except OSError as e:
             raise ConfigurationError(option, f"cannot listen on {address}: {e.strerror}; choose another one") from e
         if tls is not None:
@@ -55,15 +55,18 @@ class Listener:
 
     @property
     def port(self) -> int:
-        bound: socket.socket = (*self._sockets.secure_sockets, *self._sockets.insecure_sockets)[0]
-        port: int = bound.getsockname()[1]
+        port: int = self._socket.getsockname()[1]
         return port
+
+    def _sockets(self) -> Sockets:
+        plain, secure = ([], [self._socket]) if self._config.ssl_enabled else ([self._socket], [])
+        return Sockets(secure_sockets=secure, insecure_sockets=plain, quic_sockets=[])
 
     async def serve(self, stop: Callable[[], Awaitable[object]], timeout_s: float) -> None:
         """Serve until *stop* returns, then for at most *timeout_s* to end what is under way."""
         app = wrap_app(without_lifespan(self._app), self._config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
         serving = asyncio.create_task(
-            worker_serve(app, self._config, sockets=self._sockets, shutdown_trigger=stop), name="serve"
+            worker_serve(app, self._config, sockets=self._sockets(), shutdown_trigger=stop), name="serve"
         )
         stopping = asyncio.ensure_future(stop())
         try:
@@ -77,6 +80,16 @@ class Listener:
         await asyncio.wait({serving})
         if not serving.cancelled():
             serving.result()
+
+
+def _bind(address: str) -> socket.socket:
+    """Return a socket that listens: from now on who connects waits, and is not refused."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
+    bound.setblocking(False)
+    return bound
 
 
 def without_lifespan(app: ASGIApp) -> ASGIApp:
@@ -99,9 +112,8 @@ def limit_tls_buffers() -> None:
     asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES  # not public
 
 
-def _config(address: str, tls: Tls | None) -> Config:
+def _config(tls: Tls | None) -> Config:
     config = Config()
-    config.bind = [address]
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.keep_alive_max_requests = KEEP_ALIVE_REQUESTS
     config.backlog = BACKLOG

@@ -1,0 +1,168 @@
+"""Nobody gets in with a wrong token, whatever the flags."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from praetor_api.tokens import device_token
+from praetor_gateway import cli
+from praetor_gateway.credentials import RELOAD_S
+from praetor_gateway.settings import Credentials
+from praetor_gateway.testing import AsgiClient, running_lab
+
+CONFIGURED = {
+    "token": Credentials(tokens=("t1",)),
+    "tokens": Credentials(tokens=("t0", "t1")),
+    "secret": Credentials(secrets=("s1",)),
+    "secrets": Credentials(secrets=("s0", "s1")),
+    "both": Credentials(tokens=("t1",), secrets=("s1",)),
+}
+WRONG = {
+    "missing": None,
+    "empty": "",
+    "blank": " ",
+    "wrong": "wrong",
+    "prefix": "t",
+    "longer": "t11",
+    "the-secret-itself": "s1",
+    "the-name": "leaf-1",
+    "other-device": device_token(b"s1", "leaf-2"),
+    "other-secret": device_token(b"s9", "leaf-1"),
+    "upper-case": device_token(b"s1", "leaf-1").upper(),
+    "cut-off": device_token(b"s1", "leaf-1")[:-1],
+    "not-ascii": "t1\u00e9",
+}
+ENDPOINTS = [("GET", "desired"), ("HEAD", "desired"), ("POST", "report"), ("POST", "connect")]
+
+
+@pytest.mark.parametrize("configured", CONFIGURED)
+async def test_a_wrong_token_is_refused_alike_whether_the_device_exists(configured: str) -> None:
+    async with running_lab(credentials=CONFIGURED[configured]) as lab:
+        await lab.declare("leaf-1")
+        answers = set()
+        for (method, action), (name, token) in itertools.product(ENDPOINTS, WRONG.items()):
+            client = AsgiClient(lab.gateway.app, token)
+            for device in ("leaf-1", "ghost"):
+                if token == device_token(b"s1", device):
+                    continue
+                answer = await client.request(method, f"/v1/devices/{device}/{action}")
+                assert answer.status == 401, (name, method, action, device)
+                answers.add((answer.body, tuple(sorted(answer.headers.items()))))
+        assert len(answers) == 1
+        assert lab.value("auth_total", kind="refused") == len(ENDPOINTS) * len(WRONG) * 2
+
+
+@pytest.mark.parametrize(
+    ("configured", "token", "kind"),
+    [
+        ("token", "t1", "shared"),
+        ("tokens", "t0", "shared"),
+        ("tokens", "t1", "shared"),
+        ("secret", device_token(b"s1", "leaf-1"), "hmac"),
+        ("secrets", device_token(b"s0", "leaf-1"), "hmac"),
+        ("secrets", device_token(b"s1", "leaf-1"), "hmac"),
+        ("both", "t1", "shared"),
+        ("both", device_token(b"s1", "leaf-1"), "hmac"),
+    ],
+)
+async def test_a_right_token_is_admitted_and_counted(configured: str, token: str, kind: str) -> None:
+    async with running_lab(credentials=CONFIGURED[configured]) as lab:
+        client = AsgiClient(lab.gateway.app, token)
+        assert (await client.get("/v1/devices/leaf-1/desired")).status == 200
+        assert lab.value("auth_total", kind=kind) == 1
+
+
+async def test_a_token_that_comes_twice_is_refused() -> None:
+    async with running_lab() as lab:
+        answer = await lab.client.request("GET", "/v1/devices/a/desired", headers=[("X-Device-Token", "x")])
+    assert answer.status == 401
+
+
+async def test_an_insecure_gateway_serves_everybody() -> None:
+    async with running_lab(credentials=None) as lab:
+        for token in (None, "", "whatever"):
+            assert (await AsgiClient(lab.gateway.app, token).get("/v1/devices/a/desired")).status == 200
+
+
+async def test_secrets_are_read_again_when_their_file_changes(tmp_path: Path) -> None:
+    path = tmp_path / "secrets"
+    path.write_text("old\n")
+    async with running_lab(credentials=Credentials(secret_files=(path,))) as lab:
+        old = AsgiClient(lab.gateway.app, device_token(b"old", "a"))
+        new = AsgiClient(lab.gateway.app, device_token(b"new", "a"))
+        assert [(await c.get("/v1/devices/a/desired")).status for c in (old, new)] == [200, 401]
+        path.write_text("new\nold\n")
+        await lab.clock.advance(RELOAD_S)
+        assert [(await c.get("/v1/devices/a/desired")).status for c in (old, new)] == [200, 200]
+        path.write_text("\n\n")
+        await lab.clock.advance(RELOAD_S)
+        assert [(await c.get("/v1/devices/a/desired")).status for c in (old, new)] == [200, 200]
+        path.write_text("new\n")
+        await lab.clock.advance(RELOAD_S)
+        assert [(await c.get("/v1/devices/a/desired")).status for c in (old, new)] == [401, 200]
+
+
+def outcome(*args: str, env: dict[str, str] | None = None) -> tuple[int, str]:
+    result = CliRunner().invoke(cli.main, [*args], env={"KUBECONFIG": "/nonexistent", **(env or {})})
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        pytest.param([], "--insecure", id="no-authentication"),
+        pytest.param(["--device-token", ""], "--device-token", id="empty-token"),
+        pytest.param(["--device-token", "  "], "--device-token", id="blank-token"),
+        pytest.param(["--device-token", "a", "--device-token", ""], "--device-token", id="one-empty-token"),
+        pytest.param(["--device-token-secret", ""], "--device-token-secret", id="empty-secret"),
+        pytest.param(["--device-token", "t\u00e9"], "printable ASCII", id="not-ascii"),
+        pytest.param(["--device-token-file", "/nonexistent"], "--device-token-file", id="no-file"),
+        pytest.param(["--device-token-secret-file", "/dev/null"], "is empty", id="empty-file"),
+        pytest.param(["--insecure", "--device-token", "t"], "--insecure", id="insecure-and-token"),
+        pytest.param(["--insecure", "--device-token-secret", "s"], "--insecure", id="insecure-and-secret"),
+        pytest.param(["--insecure", "--tls-cert", "/dev/null"], "--tls-key", id="cert-alone"),
+        pytest.param(["--insecure", "--tls-key", "/dev/null"], "--tls-cert", id="key-alone"),
+        pytest.param(["--insecure", "--tls-key", "/nonexistent", "--tls-cert", "/dev/null"], "--tls-key", id="no-key"),
+        pytest.param(["--insecure", "--addr", "8080"], "--addr", id="no-colon"),
+        pytest.param(["--insecure", "--addr", ":99999"], "--addr", id="bad-port"),
+        pytest.param(["--insecure", "--health-probe-bind-address", "x:y"], "--health-probe-bind-address", id="probe"),
+        pytest.param(["--insecure", "--default-heartbeat-seconds", "0"], "--default-heartbeat-seconds", id="beat"),
+        pytest.param(["--insecure", "--stale-multiplier", "1"], "--stale-multiplier", id="multiplier"),
+        pytest.param(["--insecure", "--max-wait-seconds", "56"], "--max-wait-seconds", id="wait"),
+        pytest.param(["--insecure", "--kubeconfig", "/nonexistent"], "--kubeconfig", id="kubeconfig"),
+    ],
+)
+def test_bad_flags_are_refused_by_name(args: list[str], words: str) -> None:
+    code, output = outcome(*args)
+    assert code == 2
+    assert words in output
+    assert "Traceback" not in output
+
+
+def test_an_empty_variable_is_no_authentication() -> None:
+    code, output = outcome(env={"PRAETOR_GATEWAY_DEVICE_TOKEN": "", "PRAETOR_GATEWAY_DEVICE_TOKEN_SECRET": ""})
+    assert code == 2
+    assert "no authentication" in output
+
+
+def test_every_flag_has_a_variable() -> None:
+    code, output = outcome(env={"PRAETOR_GATEWAY_INSECURE": "1", "PRAETOR_GATEWAY_ADDR": "nonsense"})
+    assert code == 2
+    assert "--addr" in output
+
+
+def test_files_hold_one_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    path.write_text("a\n\n  b  \n")
+    path_of_bytes = tmp_path / "bytes"
+    path_of_bytes.write_bytes(b"\xff")
+    assert outcome("--device-token-file", str(path_of_bytes))[0] == 2
+    options = cli.main.make_context("gateway", ["--device-token-file", str(path), "--namespace", "x"]).params
+    settings = cli.read_settings(options)
+    assert settings.credentials == Credentials(token_files=(path,))
+    assert (settings.addr, settings.namespaces) == ("0.0.0.0:8080", ("x",))
+    assert (settings.stale_s, settings.takeover_grace_s, settings.scan_s) == (45.0, 60.0, 5.0)

@@ -1,0 +1,139 @@
+"""Connections found and lost, in the statuses of a whole gateway."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+from praetor_api.kube.resource import DEVICE_PROCESSES, EVENTS, LEASES, NETWORK_SWITCHES, Key
+from praetor_gateway.testing import Lab, conditions, process_object, running_lab, switch_object
+
+
+async def beat(lab: Lab, seconds: int, *devices: str) -> None:
+    for _ in range(0, seconds, 15):
+        for device in devices:
+            await lab.report(device)
+        await lab.clock.advance(15)
+
+
+async def test_a_silent_device_is_disconnected_on_its_switch_and_its_processes() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        await lab.declare("leaf-2")
+        await lab.report("leaf-1", await lab.running("leaf-1"))
+        await beat(lab, 60, "leaf-1", "leaf-2")
+        assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "True"
+        await beat(lab, 75, "leaf-2")
+        assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "False"
+        assert conditions(lab.process("leaf-1"))["AgentConnected"] == "False"
+        assert conditions(lab.process("leaf-1"))["Healthy"] == "True"
+        assert lab.process("leaf-1")["status"]["phase"] == "Unknown"
+        assert conditions(lab.switch("leaf-2"))["AgentConnected"] == "True"
+        lost = [e for e in lab.kube.objects(EVENTS).values() if e["reason"] == "AgentDisconnected"]
+        assert [event["regarding"]["name"] for event in lost] == ["leaf-1"]
+        await lab.report("leaf-1")
+        await lab.clock.advance(1)
+        assert conditions(lab.process("leaf-1"))["AgentConnected"] == "True"
+        assert lab.process("leaf-1")["status"]["phase"] == "Running"
+        assert lab.value("devices_connected") == 2
+        assert lab.value("devices_disconnected_total") == 1
+
+
+async def test_a_device_without_a_switch_is_judged_on_its_processes() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1", switch=False)
+        await lab.report("leaf-1", await lab.running("leaf-1"))
+        await lab.clock.advance(1)
+        assert conditions(lab.process("leaf-1"))["AgentConnected"] == "True"
+        await lab.clock.advance(120)
+        assert conditions(lab.process("leaf-1"))["AgentConnected"] == "False"
+        reasons = [event["reason"] for event in lab.kube.objects(EVENTS).values()]
+        assert reasons.count("AgentDisconnected") == 1
+
+
+async def test_a_device_that_died_while_no_gateway_was_up_is_found_and_no_other() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        await lab.declare("leaf-2")
+        await beat(lab, 30, "leaf-1", "leaf-2")
+    await lab.clock.advance(3600)
+    async with running_lab(kube=lab.kube, clock=lab.clock) as lab:
+        await beat(lab, 45, "leaf-2")
+        assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "True"
+        await beat(lab, 45, "leaf-2")
+        assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "False"
+        assert conditions(lab.switch("leaf-2"))["AgentConnected"] == "True"
+
+
+async def test_a_process_of_a_disconnected_device_learns_of_it() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        await lab.report("leaf-1")
+        await lab.clock.advance(120)
+        await lab.kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1", name="later"))
+        await lab.clock.advance(1)
+        later = lab.kube.objects(DEVICE_PROCESSES)[Key("lab", "later")]
+        assert conditions(later)["AgentConnected"] == "False"
+        assert later["status"]["phase"] == "Unknown"
+
+
+async def test_a_gateway_that_does_not_hold_the_lease_writes_no_connection() -> None:
+    async with (
+        running_lab() as first,
+        running_lab(kube=first.kube.another_client(), clock=first.clock, identity="gateway-2") as second,
+    ):
+        await second.declare("leaf-1")
+        await second.report("leaf-1", await second.running("leaf-1"))
+        await second.clock.advance(2)
+        assert "AgentConnected" not in conditions(second.process("leaf-1"))
+        assert conditions(second.process("leaf-1"))["ProcessStarted"] == "True"
+        assert "status" not in second.switch("leaf-1") or not conditions(second.switch("leaf-1"))
+
+
+async def test_a_gateway_that_takes_over_knows_whom_it_heard() -> None:
+    async with AsyncExitStack() as stack:
+        async with running_lab() as first:
+            kube = first.kube.another_client()
+            second = await stack.enter_async_context(running_lab(kube=kube, clock=first.clock, identity="gateway-2"))
+            await second.declare("leaf-1")
+            await second.report("leaf-1", await second.running("leaf-1"))
+        await second.clock.advance(5)
+        assert second.value("arbiter") == 1
+        assert conditions(second.process("leaf-1"))["AgentConnected"] == "True"
+        assert conditions(second.switch("leaf-1"))["AgentConnected"] == "True"
+
+
+async def test_an_apiserver_outage_disconnects_nobody() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        await beat(lab, 90, "leaf-1")
+        lab.kube.unreachable = True
+        await lab.clock.advance(600)
+        lab.kube.heal()
+        await lab.clock.advance(30)
+        await beat(lab, 120, "leaf-1")
+        assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "True"
+        reasons = [event["reason"] for event in lab.kube.objects(EVENTS).values()]
+        assert "AgentDisconnected" not in reasons
+
+
+async def test_a_storm_writes_nothing_and_tells_once() -> None:
+    async with running_lab() as lab:
+        for number in range(60):
+            await lab.kube.create(NETWORK_SWITCHES, "lab", switch_object(f"leaf-{number}", site="a"))
+        await lab.clock.settle()
+        names = [f"leaf-{number}" for number in range(60)]
+        await beat(lab, 60, *names)
+        await beat(lab, 75, "leaf-0")
+        states = [conditions(lab.switch(name))["AgentConnected"] for name in names]
+        assert states == ["True"] * 60
+        told = [event for event in lab.kube.objects(EVENTS).values() if event["reason"] == "ManyAgentsSilent"]
+        assert len(told) == 1
+        assert lab.value("observer_suspect") == 1
+
+
+async def test_the_lease_is_given_up_at_the_end() -> None:
+    async with running_lab() as lab:
+        await lab.clock.advance(1)
+        assert lab.kube.objects(LEASES)[Key("lab", "praetor-gateway-arbiter")]["spec"]["holderIdentity"] == "gateway-1"
+        assert lab.value("arbiter") == 1
+    assert lab.kube.objects(LEASES)[Key("lab", "praetor-gateway-arbiter")]["spec"]["holderIdentity"] == ""

@@ -1,0 +1,244 @@
+"""The status of a process, by tables and properties."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from praetor_api.kube.codec import decode, encode
+from praetor_api.kube.objects import ConditionStatus, DeviceProcessStatus, Phase
+from praetor_api.protocol import Observation
+from praetor_api.spec import RestartPolicy
+from praetor_gateway import drafts
+from praetor_gateway.merge import connection, merge, start_time
+from praetor_gateway.reasons import Reason
+from praetor_gateway.testing import process_row
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+CURRENT = "sha256:current"
+
+
+def seen(**fields: Any) -> Observation:
+    return Observation(**{"name": "agent-leaf-1", "observed_spec_hash": CURRENT, **fields})
+
+
+def said(status: DeviceProcessStatus) -> dict[str, str]:
+    return {condition.type: f"{condition.status} {condition.reason}" for condition in status.conditions}
+
+
+@pytest.mark.parametrize(
+    ("policy", "observation", "phase"),
+    [
+        pytest.param("Always", seen(), Phase.PENDING, id="nothing-known"),
+        pytest.param("Always", seen(process_started=True, pid=3), Phase.RUNNING, id="started"),
+        pytest.param("Always", seen(process_started=False), Phase.PENDING, id="not-started-yet"),
+        pytest.param("Always", seen(process_started=False, error_message="no such file"), Phase.FAILED, id="error"),
+        pytest.param("Always", seen(process_started=False, exit_code=0), Phase.PENDING, id="always-restarts"),
+        pytest.param("Never", seen(process_started=True, exit_code=0), Phase.SUCCEEDED, id="never-completed"),
+        pytest.param("OnFailure", seen(process_started=False, exit_code=0), Phase.SUCCEEDED, id="onfailure-completed"),
+        pytest.param("OnFailure", seen(process_started=False, exit_code=3), Phase.PENDING, id="onfailure-again"),
+        pytest.param("Never", seen(process_started=False, exit_code=3), Phase.FAILED, id="never-failed"),
+        pytest.param("Never", seen(process_started=True, pid=9, exit_code=3), Phase.RUNNING, id="runs-after-a-failure"),
+        pytest.param(
+            "Never", seen(observed_spec_hash="sha256:old", exit_code=0, process_started=False), Phase.PENDING, id="old"
+        ),
+        pytest.param(
+            "Always", seen(observed_spec_hash="sha256:old", process_started=True, pid=1), Phase.RUNNING, id="old-runs"
+        ),
+        pytest.param(
+            "Always",
+            seen(observed_spec_hash="sha256:old", process_started=False, error_message="x"),
+            Phase.PENDING,
+            id="an-error-of-the-old-spec-is-no-failure-of-the-new",
+        ),
+    ],
+)
+def test_the_phase_says_where_a_process_is(policy: str, observation: Observation, phase: Phase) -> None:
+    row = process_row(restart_policy=RestartPolicy(policy))
+    assert merge(row, observation, connected=True, now=NOW).phase is phase
+
+
+@pytest.mark.parametrize(
+    ("observation", "expected"),
+    [
+        pytest.param(seen(), {"SpecObserved": "True SpecCurrent"}, id="current"),
+        pytest.param(seen(observed_spec_hash="x"), {"SpecObserved": "False SpecOutdated"}, id="outdated"),
+        pytest.param(seen(observed_spec_hash=""), {"SpecObserved": "False HashNotReported"}, id="hashless"),
+        pytest.param(seen(artifact_downloaded=True), {"ArtifactDownloaded": "True Downloaded"}, id="downloaded"),
+        pytest.param(seen(artifact_downloaded=False), {"ArtifactDownloaded": "False NotDownloaded"}, id="downloading"),
+        pytest.param(
+            seen(artifact_downloaded=False, error_message="404"),
+            {"ArtifactDownloaded": "False DownloadFailed"},
+            id="download-failed",
+        ),
+        pytest.param(seen(artifact_verified=True), {"ArtifactVerified": "True Verified"}, id="verified"),
+        pytest.param(seen(artifact_verified=False), {"ArtifactVerified": "False NotVerified"}, id="not-verified"),
+        pytest.param(
+            seen(artifact_downloaded=True, artifact_verified=False, error_message="digest"),
+            {"ArtifactVerified": "False VerificationFailed", "ArtifactDownloaded": "True Downloaded"},
+            id="verification-failed",
+        ),
+        pytest.param(
+            seen(process_started=True), {"ProcessStarted": "True Started", "Healthy": "Unknown NotProbedYet"}, id="up"
+        ),
+        pytest.param(
+            seen(process_started=True, healthy=True),
+            {"ProcessStarted": "True Started", "Healthy": "True Healthy"},
+            id="healthy",
+        ),
+        pytest.param(
+            seen(process_started=True, healthy=False),
+            {"ProcessStarted": "True Started", "Healthy": "False Unhealthy"},
+            id="unhealthy",
+        ),
+        pytest.param(
+            seen(process_started=False),
+            {"ProcessStarted": "False NotStarted", "Healthy": "False NotRunning"},
+            id="down",
+        ),
+        pytest.param(
+            seen(process_started=False, exit_code=2),
+            {"ProcessStarted": "False Exited", "Healthy": "False NotRunning"},
+            id="exited",
+        ),
+        pytest.param(
+            seen(process_started=False, error_message="boom"),
+            {"ProcessStarted": "False StartFailed", "Healthy": "False NotRunning"},
+            id="start-failed",
+        ),
+        pytest.param(seen(warning_message="old glibc"), {"SpecWarning": "True Reported"}, id="warned"),
+    ],
+)
+def test_conditions_say_what_the_device_reported(observation: Observation, expected: dict[str, str]) -> None:
+    status = merge(process_row(), observation, connected=None, now=NOW)
+    assert {"SpecObserved": "True SpecCurrent", **said(status)} == {"SpecObserved": "True SpecCurrent", **expected}
+
+
+def test_a_warning_ends_when_it_is_no_longer_reported() -> None:
+    warned = merge(process_row(), seen(warning_message="w"), connected=None, now=NOW)
+    calm = merge(process_row(status=warned), seen(), connected=None, now=NOW)
+    assert said(calm)["SpecWarning"] == "False NoWarning"
+
+
+def test_what_ran_to_completion_counts_as_started_and_healthy() -> None:
+    row = process_row(restart_policy=RestartPolicy.NEVER)
+    status = merge(row, seen(exit_code=0, process_started=False, healthy=False), connected=True, now=NOW)
+    assert said(status)["Healthy"] == "True Completed"
+    assert said(status)["ProcessStarted"] == "True Completed"
+
+
+def test_the_observed_generation_moves_only_with_the_current_hash() -> None:
+    row = process_row(generation=5, status=DeviceProcessStatus(observed_generation=4))
+    assert merge(row, seen(observed_spec_hash="old"), connected=None, now=NOW).observed_generation == 4
+    assert merge(row, seen(), connected=None, now=NOW).observed_generation == 5
+
+
+@pytest.mark.parametrize(
+    ("observation", "policy", "phase"),
+    [
+        (seen(process_started=True, pid=1), "Always", Phase.UNKNOWN),
+        (seen(exit_code=0), "Never", Phase.SUCCEEDED),
+        (seen(process_started=False, exit_code=1), "Never", Phase.FAILED),
+    ],
+)
+def test_a_lost_connection_makes_unknown_what_may_have_changed(
+    observation: Observation, policy: str, phase: Phase
+) -> None:
+    row = process_row(restart_policy=RestartPolicy(policy))
+    lost = merge(evolve(row, status=merge(row, observation, connected=True, now=NOW)), None, connected=False, now=NOW)
+    assert lost.phase is phase
+    assert connection(lost.conditions) is False
+
+
+def test_a_device_that_comes_back_is_as_it_was() -> None:
+    row = process_row()
+    before = merge(row, seen(process_started=True, pid=1), connected=True, now=NOW)
+    lost = merge(evolve(row, status=before), None, connected=False, now=NOW)
+    back = merge(evolve(row, status=lost), None, connected=True, now=NOW)
+    assert back == before
+
+
+def test_no_news_of_the_connection_leaves_it_alone() -> None:
+    row = process_row(status=merge(process_row(), None, connected=True, now=NOW))
+    assert merge(row, None, connected=None, now=NOW) == row.status
+
+
+def test_device_text_never_becomes_a_reason() -> None:
+    evil = "Reason\x1b[31m"
+    status = merge(
+        process_row(),
+        seen(process_started=False, error_message=evil, observed_spec_hash="a\x07b", artifact_digest="\x1b"),
+        connected=True,
+        now=NOW,
+    )
+    assert {condition.reason for condition in status.conditions} <= set(Reason)
+    assert "\x07" not in (status.observed_spec_hash or "")
+    assert "\x1b" not in (status.artifact_digest or "")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(None, None), ("", None), ("2026-01-01T01:00:00.9+01:00", datetime(2026, 1, 1, tzinfo=UTC))],
+)
+def test_start_times_are_whole_seconds_in_utc(text: str | None, expected: datetime | None) -> None:
+    assert start_time(text) == expected
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-01-01"])
+def test_a_start_time_without_a_zone_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        start_time(text)
+
+
+maybe = st.none() | st.booleans()
+observations = st.builds(
+    Observation,
+    name=st.just("p"),
+    observed_spec_hash=st.sampled_from([CURRENT, "old", ""]),
+    process_started=maybe,
+    healthy=maybe,
+    pid=st.none() | st.integers(0, 9),
+    exit_code=st.none() | st.integers(-1, 1),
+    restart_count=st.integers(0, 3),
+    error_message=st.none() | st.text(max_size=5),
+    warning_message=st.none() | st.just("w"),
+    artifact_downloaded=maybe,
+    artifact_verified=maybe,
+    start_time=st.none() | st.just("2026-01-01T00:00:00Z"),
+)
+steps = st.lists(st.tuples(st.none() | observations, maybe, st.integers(0, 90)), max_size=8)
+
+
+@given(steps=steps, policy=st.sampled_from(list(RestartPolicy)))
+def test_the_same_facts_again_change_nothing_and_survive_the_wire(
+    steps: list[tuple[Observation | None, bool | None, int]], policy: RestartPolicy
+) -> None:
+    row, now = process_row(restart_policy=policy), NOW
+    for observation, connected, later in steps:
+        now += timedelta(seconds=later)
+        status = merge(row, observation, connected=connected, now=now)
+        again = evolve(row, status=status)
+        assert merge(again, observation, connected=connected, now=now + timedelta(hours=1)) == status
+        assert decode(encode(status), DeviceProcessStatus) == status
+        assert drafts.of_process(again, status, has_switch=True) is None
+        for condition in status.conditions:
+            assert condition.last_transition_time is not None
+            assert condition.last_transition_time <= now
+        row = again
+
+
+@given(steps=steps)
+def test_only_a_current_spec_can_be_ready(steps: list[tuple[Observation | None, bool | None, int]]) -> None:
+    row = process_row()
+    for observation, connected, _ in steps:
+        row = evolve(row, status=merge(row, observation, connected=connected, now=NOW))
+        if row.status.phase in (Phase.SUCCEEDED, Phase.FAILED):
+            assert row.status.observed_spec_hash == CURRENT
+        if row.status.phase is Phase.RUNNING:
+            assert connection(row.status.conditions) is not False
+    assert all(condition.status in ConditionStatus for condition in row.status.conditions)

@@ -1,0 +1,218 @@
+"""Statuses reach the apiserver: once, in the end, and not more often than they must."""
+
+from __future__ import annotations
+
+import pytest
+
+from praetor_api.kube.errors import Unreachable, api_error
+from praetor_api.kube.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key
+from praetor_gateway.testing import Lab, conditions, process_object, running_lab
+
+KEY = Key("lab", "agent-leaf-1")
+
+
+def asked(lab: Lab) -> int:
+    """Return how many requests reached the apiserver, renewals of the Lease apart."""
+    return sum(request.resource != LEASES and request.verb != "watch" for request in lab.kube.requests)
+
+
+def writes(lab: Lab, device: str = "leaf-1") -> int:
+    return sum(
+        request.verb == "patch" and request.key == Key("lab", f"agent-{device}") for request in lab.kube.requests
+    )
+
+
+async def test_heartbeats_with_nothing_changed_cost_no_request() -> None:
+    async with running_lab(device_rate_per_s=1000.0) as lab:
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        await lab.report("leaf-1", good, agentVersion="1", bootID="b", facts={"os": "linux"})
+        await lab.clock.advance(10)
+        before = asked(lab)
+        path = "/v1/devices/leaf-1/report"
+        for number in range(10_000):
+            body = {"agentVersion": "1", "bootID": "b", "seq": number, "timestamp": "t", "facts": {"os": "linux"}}
+            body |= {"observations": [good] if number % 10 == 0 else []}
+            answer = await lab.client.post(path, body)
+            assert answer.status == 200
+        await lab.clock.advance(10)
+        assert asked(lab) == before
+
+
+async def test_a_clean_start_and_a_clean_update_take_at_most_two_writes_each() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        steps = [
+            {"processStarted": False, "healthy": None, "pid": None, "artifactDownloaded": False},
+            {"processStarted": False, "healthy": None, "pid": None, "artifactDownloaded": True},
+            {"processStarted": True, "healthy": None},
+            {},
+        ]
+        for step in steps:
+            await lab.report("leaf-1", {**good, **step})
+            await lab.clock.advance(0.05)
+        await lab.clock.advance(10)
+        assert lab.process("leaf-1")["status"]["phase"] == "Running"
+        assert writes(lab) <= 2
+        before = writes(lab)
+        await lab.kube.patch(DEVICE_PROCESSES, KEY, {"spec": {"restartPolicy": "OnFailure"}})
+        before += 1
+        await lab.clock.settle()
+        good = await lab.running("leaf-1")
+        for step in steps:
+            await lab.report("leaf-1", {**good, **step})
+            await lab.clock.advance(0.05)
+        await lab.clock.advance(10)
+        assert lab.process("leaf-1")["status"]["observedGeneration"] == 2
+        assert writes(lab) - before <= 2
+
+
+async def test_a_restarted_gateway_asks_again_and_writes_nothing_anew() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        await lab.report("leaf-1", good, agentVersion="1")
+        await lab.clock.advance(10)
+    before = lab.process("leaf-1")
+    async with running_lab(kube=lab.kube.another_client(), clock=lab.clock) as lab:
+        assert (await lab.report("leaf-1", agentVersion="1"))["resync"] is True
+        assert (await lab.report("leaf-1", good, agentVersion="1"))["resync"] is False
+        await lab.clock.advance(10)
+        assert lab.process("leaf-1") == before
+        assert writes(lab) == 0
+
+
+async def test_a_conflict_is_computed_anew_and_loses_nothing_of_the_others() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        lab.kube.silence_watches()
+        other = {"type": "Audited", "status": "True", "reason": "Done", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        await lab.kube.patch(DEVICE_PROCESSES, KEY, {"status": {"conditions": [other]}}, subresource="status")
+        await lab.report("leaf-1", await lab.running("leaf-1"))
+        await lab.clock.advance(2)
+        assert conditions(lab.process("leaf-1"))["Audited"] == "True"
+        assert conditions(lab.process("leaf-1"))["Healthy"] == "True"
+        assert lab.value("status_writes_total", outcome="conflict") == 1
+
+
+async def test_what_a_status_no_longer_says_is_removed() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        await lab.report("leaf-1", {**good, "restartCount": 3})
+        await lab.clock.advance(1)
+        await lab.report("leaf-1", {**good, "processStarted": False, "healthy": False, "pid": None, "exitCode": 1})
+        await lab.clock.advance(1)
+        status = lab.process("leaf-1")["status"]
+    assert "pid" not in status
+    assert "restartCount" not in status
+    assert status["exitCode"] == 1
+
+
+@pytest.mark.parametrize(
+    "error",
+    [api_error(429, "TooManyRequests", "slow down", retry_after=2.0), api_error(500), Unreachable("cut off")],
+    ids=["429", "500", "cut-off"],
+)
+async def test_a_write_that_fails_is_made_later(error: Exception) -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        lab.kube.fail_next(error, verb="patch", resource=DEVICE_PROCESSES, times=4)  # type: ignore[arg-type]
+        await lab.report("leaf-1", await lab.running("leaf-1"))
+        await lab.clock.advance(1)
+        assert lab.value("queue_depth") >= 1
+        await lab.clock.advance(90)
+        assert conditions(lab.process("leaf-1"))["ProcessStarted"] == "True"
+        assert lab.value("queue_depth") == 0
+        assert lab.value("status_writes_total", outcome="failed") == 4
+
+
+async def test_an_outage_loses_nothing_and_the_latest_facts_win() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        lab.kube.unreachable = True
+        lab.kube.end_watches()
+        for pid in range(20):
+            await lab.report("leaf-1", {**good, "pid": pid})
+            await lab.clock.advance(15)
+        lab.kube.heal()
+        await lab.clock.advance(60)
+        assert lab.process("leaf-1")["status"]["pid"] == 19
+        assert lab.value("queue_depth") == 0
+
+
+async def test_what_is_gone_or_refused_is_dropped() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1", switch=False)
+        await lab.declare("leaf-2", switch=False)
+        lab.kube.fail_next(api_error(404, "NotFound"), verb="patch", resource=DEVICE_PROCESSES)
+        await lab.report("leaf-1", await lab.running("leaf-1"))
+        await lab.clock.advance(1)
+        lab.kube.fail_next(api_error(422, "Invalid"), verb="patch", resource=DEVICE_PROCESSES)
+        await lab.report("leaf-2", await lab.running("leaf-2"))
+        await lab.clock.advance(1)
+        assert lab.value("status_writes_total", outcome="gone") == 1
+        assert lab.value("status_writes_total", outcome="refused") == 1
+        assert lab.value("queue_depth") == 0
+
+
+async def test_a_process_that_goes_while_it_conflicts_is_dropped() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1", switch=False)
+        good = await lab.running("leaf-1")
+        await lab.clock.advance(1)
+        lab.kube.fail_next(api_error(409, "Conflict"), verb="patch", resource=DEVICE_PROCESSES)
+        lab.kube.fail_next(api_error(404, "NotFound"), verb="get", resource=DEVICE_PROCESSES)
+        await lab.report("leaf-1", good)
+        await lab.clock.advance(1)
+        assert lab.value("queue_depth") == 0
+
+
+async def test_facts_about_a_process_do_not_outlive_it() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1", switch=False)
+        good = await lab.running("leaf-1")
+        await lab.clock.advance(1)
+        lab.kube.fail_next(api_error(500), verb="patch", resource=DEVICE_PROCESSES, times=2)
+        await lab.report("leaf-1", good)
+        await lab.clock.advance(0.1)
+        await lab.kube.delete(DEVICE_PROCESSES, KEY)
+        await lab.kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1"))
+        await lab.clock.advance(60)
+        assert "ProcessStarted" not in conditions(lab.process("leaf-1"))
+        assert lab.value("queue_depth") == 0
+
+
+async def test_the_queue_is_written_before_the_gateway_ends() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        await lab.report("leaf-1", await lab.running("leaf-1"))
+    assert conditions(lab.process("leaf-1"))["Healthy"] == "True"
+    assert "agentVersion" not in lab.kube.objects(NETWORK_SWITCHES)[Key("lab", "leaf-1")]["status"]
+
+
+async def test_an_outage_does_not_keep_the_gateway_from_ending() -> None:
+    async with running_lab(shutdown_timeout_s=4.0) as lab:
+        await lab.declare("leaf-1")
+        lab.kube.unreachable = True
+        await lab.report("leaf-1", await lab.running("leaf-1"))
+        began = lab.clock.monotonic()
+    assert lab.clock.monotonic() - began < 8.0
+
+
+async def test_our_own_writes_coming_back_cause_no_more_of_them() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        await lab.report("leaf-1", good)
+        await lab.clock.advance(30)
+        before = len(lab.kube.requests)
+        lab.kube.expire_history()
+        await lab.clock.advance(14)
+        await lab.report("leaf-1", good)
+        await lab.clock.advance(5)
+        later = lab.kube.requests[before:]
+    assert [r for r in later if r.verb == "patch" and r.resource != LEASES] == []
+    assert [r for r in later if r.verb == "list"] != []
