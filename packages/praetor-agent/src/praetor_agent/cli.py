@@ -6,6 +6,7 @@ Nothing beyond what a command needs is loaded for it.
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import sys
@@ -54,6 +55,7 @@ def _run(options: argparse.Namespace) -> None:
         start_splay=settings.seconds("--start-splay", options.start_splay),
     )
     _log(options.log_level)
+    gc.collect()  # the parser is a knot of references: what it held serves for what is loaded now
     from praetor_agent.run import run
 
     run(chosen)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import platform
-import socket
+import os
+import sys
 from pathlib import Path
 
 
 def facts() -> dict[str, str]:
     """Return os, kernel, arch, hostname and python, as far as they can be read."""
+    kernel = os.uname()
     found = {
         "os": _os_name(),
-        "kernel": platform.release(),
-        "arch": platform.machine(),
-        "hostname": socket.gethostname(),
-        "python": platform.python_version(),
+        "kernel": kernel.release,
+        "arch": kernel.machine,
+        "hostname": kernel.nodename,
+        "python": sys.version.split()[0],
     }
     return {key: value[:256] for key, value in found.items() if value}
 
@@ -28,4 +29,4 @@ def _os_name() -> str:
         for line in lines:
             if line.startswith("PRETTY_NAME="):
                 return line.partition("=")[2].strip().strip("\"'")
-    return platform.system()
+    return os.uname().sysname

@@ -7,7 +7,6 @@ import logging
 import os
 import random
 import signal
-import uuid
 from collections.abc import Callable, Mapping
 
 from praetor_agent import procfs
@@ -58,7 +57,7 @@ def run(settings: RunSettings) -> None:
 
 def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
     clock, state = SystemClock(), State(settings.state_dir)
-    boot_id = procfs.boot_id() or uuid.uuid4().hex
+    boot_id = procfs.boot_id() or os.urandom(16).hex()
     inbox = Inbox(waker.wake, state.load_desired(settings.device))
     backends, unavailable = _backends(settings, boot_id)
     fetcher = Fetcher(ArtifactStore(settings.state_dir / "artifacts"), device_sources(), clock, waker.wake)

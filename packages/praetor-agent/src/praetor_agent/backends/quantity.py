@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 
 _SUFFIXES = {
     "": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
@@ -21,7 +20,8 @@ def bytes_of(quantity: int | str) -> int:
 
 
 def cpu_percent(quantity: int | str) -> str:
-    """Return a CPU quantity, such as `500m` or `2`, in percent of one core."""
-    text = str(quantity)
-    cores = Decimal(text[:-1]) / 1000 if text.endswith("m") else Decimal(text)
-    return f"{(cores * 100).normalize():f}"
+    """Return a CPU quantity, such as `500m`, `0.5` or `2`, in percent of one core."""
+    whole, _, fraction = str(quantity).partition(".")
+    thousandths = int(whole[:-1]) if whole.endswith("m") else int(whole) * 1000 + int(fraction.ljust(3, "0"))
+    percent, tenths = divmod(thousandths, 10)
+    return f"{percent}.{tenths}" if tenths else str(percent)
