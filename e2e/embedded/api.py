@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
-from e2e.embedded import bodies, discovery, openapi, reading
+from e2e.embedded import bodies, discovery, openapi
 from e2e.embedded.authentication import Authenticator, User
 from e2e.embedded.authorization import Authorizer, refusal
 from e2e.embedded.counting import Requests
@@ -17,14 +18,19 @@ from e2e.embedded.errors import (
     no_such_path,
 )
 from e2e.embedded.misbehaviour import Action, Fault, Faults, error_of
-from e2e.embedded.reading import Form, Reader, Watch
+from e2e.embedded.reading import Reader
 from e2e.embedded.registry import Registry
+from e2e.embedded.rendering import Form, asked_form
 from e2e.embedded.resources import Resource
 from e2e.embedded.reviews import review
 from e2e.embedded.routes import Route, route
+from e2e.embedded.selection import selection
 from e2e.embedded.server import Request, Response, Send
 from e2e.embedded.store import Stored, encode
+from e2e.embedded.watching import Watch
 from e2e.embedded.writing import Options
+
+log = logging.getLogger(__name__)
 
 _HEALTH = ("/healthz", "/livez", "/readyz")
 _CONTROL = "/_praetor/"
@@ -59,6 +65,13 @@ class Api:
             user = self._authenticator.user(request.path, request.headers)
         except ApiError as error:
             return _refusal(error)
+        try:
+            return await self._answer(request, user)
+        except Exception as error:  # a bug met by one request must not break the others
+            log.exception("request crashed: %s %s", request.method, request.path)
+            return _refusal(ApiError(500, "InternalError", f"Internal error occurred: {error!r}"))
+
+    async def _answer(self, request: Request, user: User) -> Response:
         at = route(request.method, request.path, request.query)
         if at is None:
             return self._guarded(lambda: self._other(request))
@@ -98,17 +111,19 @@ class Api:
             raise refusal(user, at)
         resource = self._registry.catalog.find(at.group, at.version, at.plural)
         if resource is None:
+            if any(known.group == at.group and not known.custom for known in self._registry.catalog):
+                raise no_such_path()
             return Response(404, b"404 page not found\n", "text/plain; charset=utf-8")
         self._check_route(at, resource)
         options = bodies.options(request, at.verb)
         if resource.deprecation:
             options.warnings.append(resource.deprecation)
-        form = reading.asked_form(request.headers.get("accept", ""), request.query.get("includeObject", ""))
+        form = asked_form(request.headers.get("accept", ""), request.query.get("includeObject", ""))
         match at.verb:
             case "get":
                 return self._object(resource, self._registry.read(resource, at.namespace, at.name), form, options)
             case "list":
-                chosen = reading.selection(resource, at.namespace, request.query)
+                chosen = selection(resource, at.namespace, request.query)
                 return Response(body=self._reader.listing(chosen, request.query, form), headers=_warned(options))
             case "watch":
                 return self._watch(at, resource, request, form, fault)
@@ -122,19 +137,19 @@ class Api:
         allowed = resource.verbs if not at.subresource else ("get", "update", "patch")
         needs_name = at.verb in ("get", "update", "patch", "delete")
         if at.verb not in allowed or (needs_name and not at.name) or (at.verb == "create" and at.name):
-            raise method_not_allowed(resource.group, resource.plural)
+            raise method_not_allowed()
         if not resource.namespaced and at.namespace:
             raise no_such_path()
         if resource.namespaced and not at.namespace and at.verb not in ("list", "watch", "deletecollection"):
             if at.verb == "create":
-                raise method_not_allowed(resource.group, resource.plural)
+                raise method_not_allowed()
             raise no_such_path()
 
     def _object(self, resource: Resource, stored: Stored, form: Form, options: Options, status: int = 200) -> Response:
         return Response(status, self._reader.one(resource, stored, form), headers=_warned(options))
 
     def _watch(self, at: Route, resource: Resource, request: Request, form: Form, fault: Fault | None) -> Response:
-        chosen = reading.selection(resource, at.namespace, request.query, at.name)
+        chosen = selection(resource, at.namespace, request.query, at.name)
         watch = self._reader.watch(chosen, request.query, form)
         if fault and fault.action is Action.TRUNCATE:
             return Response(stream=_truncated(watch), cut=True)
@@ -167,7 +182,7 @@ class Api:
 
     def _delete_all(self, at: Route, resource: Resource, request: Request, options: Options) -> Response:
         asked = bodies.delete_options(request, options)
-        chosen = reading.selection(resource, at.namespace, request.query)
+        chosen = selection(resource, at.namespace, request.query)
         items = [s for s in self._registry.store.items(resource.table, at.namespace) if chosen.takes(s)]
         done = [self._registry.delete(resource, *item.key, asked, options)[0] for item in items]
         meta: Obj = {"resourceVersion": str(self._registry.store.rv)}

@@ -82,7 +82,7 @@ def _bare(obj: Obj) -> Obj:
 
 def apply(live: Obj, config: Obj, schema: Obj, writer: Writer, *, force: bool, now: str) -> Obj:
     """*live* with *config* applied by *writer*; ApiError 409 when that takes other managers' fields without *force*."""
-    entries = read_entries(live["metadata"])
+    entries = read_entries(live["metadata"]) or _untracked(live, schema, writer.api_version, now)
     last = next((e for e in entries if e.writer == writer), None)
     mine = fields.managed(fields.owned(config, schema))
     others = [e for e in entries if e.writer != writer]
@@ -99,6 +99,14 @@ def apply(live: Obj, config: Obj, schema: Obj, writer: Writer, *, force: bool, n
     kept = [Entry(e.writer, e.paths - changed - removed, e.time) for e in others]
     merged["metadata"] = {**merged["metadata"], "managedFields": write_entries([*kept, entry])}
     return merged
+
+
+def _untracked(live: Obj, schema: Obj, api_version: str, now: str) -> list[Entry]:
+    """What is in an object that nobody tracked so far belongs to a manager of that name."""
+    if not live["metadata"].get("uid"):
+        return []
+    present, _ = fields.compare({"metadata": {}}, _bare(live), schema)
+    return [Entry(Writer("before-first-apply", "Update", api_version), fields.managed(present), now)]
 
 
 def _conflict(clashes: list[tuple[Entry, Paths]]) -> ApiError:

@@ -7,7 +7,20 @@ from typing import Any
 from e2e.embedded import event_views
 from e2e.embedded.errors import Obj
 from e2e.embedded.resources import ALL_VERBS, Column, Resource, View
-from e2e.embedded.schemas import array, boolean, free, integer, map_list, mapping, root, string, strings, struct, time
+from e2e.embedded.schemas import (
+    array,
+    boolean,
+    free,
+    integer,
+    map_list,
+    mapping,
+    micro_time,
+    root,
+    string,
+    strings,
+    struct,
+    time,
+)
 
 REFERENCE = struct(
     "ObjectReference contains enough information to let you inspect or modify the referred object.",
@@ -29,7 +42,7 @@ _SUBJECT = struct(
     namespace=string(),
 )
 _ROLE_REF = struct("The role that is bound. Cannot be updated.", apiGroup=string(), kind=string(), name=string())
-_SERIES = struct("What a repeated event counts.", count=integer(), lastObservedTime=time(), state=string())
+_SERIES = struct("What a repeated event counts.", count=integer(), lastObservedTime=micro_time(), state=string())
 _SOURCE = struct("The component that reports.", component=string(), host=string())
 
 NAMESPACE = root(
@@ -66,8 +79,8 @@ LEASE = root(
         "spec contains the specification of the Lease.",
         holderIdentity=string("holderIdentity contains the identity of the holder of a current lease."),
         leaseDurationSeconds=integer("How long candidates wait, measured from renewTime.", format="int32"),
-        acquireTime=time("When the current lease was acquired."),
-        renewTime=time("When the current holder has last updated the lease."),
+        acquireTime=micro_time("When the current lease was acquired."),
+        renewTime=micro_time("When the current holder has last updated the lease."),
         leaseTransitions=integer("The number of transitions of a lease between holders.", format="int32"),
         strategy=string(),
         preferredHolder=string(),
@@ -83,7 +96,7 @@ EVENT = root(
     lastTimestamp=time("The time at which the most recent occurrence of this event was recorded."),
     count=integer("The number of times this event has occurred.", format="int32"),
     type=string("Type of this event (Normal, Warning), new types could be added in the future."),
-    eventTime=time("Time when this Event was first observed."),
+    eventTime=micro_time("Time when this Event was first observed."),
     series=_SERIES,
     action=string("What action was taken/failed regarding to the Regarding object."),
     related=REFERENCE,
@@ -92,7 +105,7 @@ EVENT = root(
 )
 EVENT_V1 = root(
     "Event is a report of an event somewhere in the cluster, as events.k8s.io has it.",
-    eventTime=time("eventTime is the time when this Event was first observed. It is required."),
+    eventTime=micro_time("eventTime is the time when this Event was first observed. It is required."),
     series=_SERIES,
     reportingController=string("Name of the controller that emitted this Event."),
     reportingInstance=string("ID of the controller instance."),

@@ -32,6 +32,9 @@ def prepare(resource: Resource, obj: Obj, old: Obj | None) -> None:
         case "/secrets":
             for key, value in (obj.pop("stringData", None) or {}).items():
                 obj.setdefault("data", {})[key] = base64.b64encode(value.encode()).decode()
+            _drop_empty(obj)
+        case "/configmaps":
+            _drop_empty(obj)
         case definitions.TABLE:
             definitions.with_defaults(obj)
         case "apps/deployments":
@@ -39,6 +42,13 @@ def prepare(resource: Resource, obj: Obj, old: Obj | None) -> None:
                 obj["spec"].setdefault("replicas", 1)
         case table if table.startswith("rbac.authorization.k8s.io/"):
             _prepare_role(obj)
+
+
+def _drop_empty(obj: Obj) -> None:
+    """Empty maps are left out of what is stored."""
+    for field in ("data", "binaryData"):
+        if obj.get(field) == {}:
+            del obj[field]
 
 
 def _prepare_role(obj: Obj) -> None:

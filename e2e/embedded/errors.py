@@ -40,7 +40,7 @@ class ApiError(Exception):
         """The metav1.Status of this error."""
         status: Obj = {"kind": "Status", "apiVersion": "v1", "metadata": dict(self.meta), "status": "Failure"}
         status |= {"message": self.message, "reason": self.reason}
-        if self.details:
+        if self.details is not None:
             status["details"] = self.details
         return status | {"code": self.code}
 
@@ -108,9 +108,9 @@ def unsupported_media_type(message: str) -> ApiError:
     return ApiError(415, "UnsupportedMediaType", message)
 
 
-def method_not_allowed(group: str, plural: str) -> ApiError:
+def method_not_allowed() -> ApiError:
     message = "the server does not allow this method on the requested resource"
-    return ApiError(405, "MethodNotAllowed", message, _details(group, plural, ""))
+    return ApiError(405, "MethodNotAllowed", message, {})
 
 
 def forbidden(group: str, plural: str, name: str, why: str) -> ApiError:

@@ -90,6 +90,8 @@ def _schema(schema: Any) -> Any:
         return schema
     result = {key: value for key, value in schema.items() if key not in ("properties", "items", "additionalProperties")}
     result.pop("x-kubernetes-validations", None)
+    if schema.get("format") == "micro-time":
+        result["format"] = "date-time"
     if schema.get("x-kubernetes-int-or-string"):
         result |= {"type": "string", "format": "int-or-string"}
         result.pop("anyOf", None)

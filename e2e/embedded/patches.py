@@ -83,7 +83,7 @@ def _merge_field(merged: Obj, key: str, value: Any, patch: Obj) -> None:
 
 def _merged_list(field: str, items: list[Any], patch: list[Any]) -> list[Any]:
     if field in _MERGED_SETS:
-        return list(dict.fromkeys([*items, *patch]))
+        return list(dict.fromkeys([*patch, *items]))
     if any(isinstance(item, dict) and item.get("$patch") == "replace" for item in patch):
         return [item for item in patch if "$patch" not in item]
     key = next((k for k in _MERGE_KEYS.get(field, ()) if all(isinstance(i, dict) and k in i for i in patch)), None)

@@ -1,87 +1,20 @@
-"""Get, list and watch: selection, paging over snapshots, resourceVersion rules, and the stream of events."""
+"""Get, list and watch: paging over snapshots and the rules of resourceVersion."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 
-from e2e.embedded import errors, selectors, tables
+from e2e.embedded import errors, tables
 from e2e.embedded.errors import ApiError, Obj, bad_request
+from e2e.embedded.rendering import Form, encoded, item_head, list_item, partial
 from e2e.embedded.resources import Resource
-from e2e.embedded.selectors import FieldTerm, Selector
-from e2e.embedded.server import Send
-from e2e.embedded.store import Change, Store, Stored, encode
-
-_WRITABLE = ("application/json", "application/*", "*/*")
-_TABLE_VERSIONS = ("v1", "v1beta1")
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Which objects of a resource are meant."""
-
-    resource: Resource
-    namespace: str
-    labels: Selector
-    fields: tuple[FieldTerm, ...]
-
-    def takes(self, stored: Stored) -> bool:
-        if self.namespace and stored.key[0] != self.namespace:
-            return False
-        if self.labels.requirements and not self.labels.matches(stored.obj["metadata"].get("labels") or {}):
-            return False
-        return not self.fields or selectors.fields_match(self.fields, _fields(stored, self.resource))
-
-    @property
-    def everything(self) -> bool:
-        return not self.labels.requirements and not self.fields
-
-
-def selection(resource: Resource, namespace: str, query: dict[str, str], name: str = "") -> Selection:
-    """What *query* selects; ApiError 400 for a selector that cannot be understood or that is not supported."""
-    fields = selectors.parse_fields(query.get("fieldSelector", ""))
-    for term in fields:
-        if term.path not in ("metadata.name", "metadata.namespace", *resource.selectable):
-            raise bad_request(_unsupported(resource, term.path))
-    if name:
-        fields = (*fields, FieldTerm("metadata.name", False, name))
-    return Selection(resource, namespace, selectors.parse_labels(query.get("labelSelector", "")), fields)
-
-
-def _unsupported(resource: Resource, path: str) -> str:
-    if resource.custom or resource.table == "/events":
-        return f"field label not supported: {path}"
-    return f'"{path}" is not a known field selector: only "metadata.name", "metadata.namespace"'
-
-
-def _stored_path(path: str) -> str:
-    """Events are stored in their core form, under either group's names."""
-    head, dot, tail = path.partition(".")
-    names = {"regarding": "involvedObject", "reportingController": "reportingComponent"}
-    return names.get(head, head) + dot + tail
-
-
-def _fields(stored: Stored, resource: Resource) -> dict[str, str]:
-    fields = {"metadata.namespace": stored.key[0], "metadata.name": stored.key[1]}
-    for path in resource.selectable:
-        fields[path] = _field(stored.obj, _stored_path(path))
-    if resource.table == "/events":
-        source = (stored.obj.get("source") or {}).get("component") or stored.obj.get("reportingComponent") or ""
-        fields |= {"source": source, "reportingComponent": source, "reportingController": source}
-    return fields
-
-
-def _field(value: object, path: str) -> str:
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value)
+from e2e.embedded.selection import Selection
+from e2e.embedded.store import Store, Stored, encode
+from e2e.embedded.watching import Watch
 
 
 def number(text: str) -> int:
@@ -92,31 +25,6 @@ def number(text: str) -> int:
         message = f'resourceVersion: Invalid value: "{text}": strconv.ParseUint: parsing "{text}": invalid syntax'
         raise ApiError(400, "BadRequest", message)
     return int(text)
-
-
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How objects are to be written: as they are, as rows of a table, or as metadata only."""
-
-    kind: str = ""  # "", Table or PartialObjectMetadata
-    include: str = "Metadata"
-
-
-def asked_form(accept: str, include: str) -> Form:
-    """The first form in an Accept header that the server can write; ApiError 406 if there is none."""
-    if include not in ("", "None", "Metadata", "Object"):
-        raise bad_request(f'unrecognized includeObject value: "{include}"')
-    for part in accept.split(",") if accept else ["*/*"]:
-        if part.partition(";")[0].strip() not in _WRITABLE:
-            continue
-        options = dict(pair.strip().partition("=")[::2] for pair in part.split(";")[1:])
-        kind = options.get("as", "").removesuffix("List")
-        if not kind:
-            return Form()
-        if kind in ("Table", "PartialObjectMetadata") and options.get("v") in _TABLE_VERSIONS:
-            return Form(kind, include or "Metadata")
-    message = "only the following media types are accepted: application/json"
-    raise ApiError(406, "NotAcceptable", message)
 
 
 class Reader:
@@ -134,8 +42,8 @@ class Reader:
                 meta = {"resourceVersion": str(stored.rv)}
                 return encode(tables.table(resource, [stored], meta, self._now(), form.include))
             case "PartialObjectMetadata":
-                return encode(_partial(stored.obj))
-        return _encoded(resource, stored)
+                return encode(partial(stored.obj))
+        return encoded(resource, stored)
 
     def listing(self, chosen: Selection, query: dict[str, str], form: Form) -> bytes:
         """The body of a list."""
@@ -146,13 +54,14 @@ class Reader:
         if form.kind == "Table":
             return encode(tables.table(resource, items, meta, self._now(), form.include))
         if form.kind:
-            parts = [encode(_partial(item.obj)) for item in items]
+            parts = [encode(partial(item.obj)) for item in items]
             kind, version = "PartialObjectMetadataList", "meta.k8s.io/v1"
         else:
-            parts = [_list_item(resource, item) for item in items]
+            head = b"" if resource.custom else item_head(resource)
+            parts = [list_item(resource, item, head) for item in items]
             kind, version = resource.list_kind, resource.api_version
-        head = {"kind": kind, "apiVersion": version, "metadata": meta}
-        return encode(head)[:-1] + b',"items":[' + b",".join(parts) + b"]}"
+        opening = {"kind": kind, "apiVersion": version, "metadata": meta}
+        return encode(opening)[:-1] + b',"items":[' + b",".join(parts) + b"]}"
 
     def _page(self, chosen: Selection, query: dict[str, str]) -> tuple[list[Stored], Obj]:
         limit = _limit(query.get("limit", ""))
@@ -254,146 +163,3 @@ def _parse_token(text: str) -> tuple[int, tuple[str, str]]:
         return int(token["rv"]), (namespace, name)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise bad_request(f"invalid continue token: continue key is not valid: {error}") from error
-
-
-def _partial(obj: Obj) -> Obj:
-    return {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": obj["metadata"]}
-
-
-def _encoded(resource: Resource, stored: Stored) -> bytes:
-    return stored.encoded(resource.view_name, resource.view.to_wire if resource.view else None)
-
-
-def _list_item(resource: Resource, stored: Stored) -> bytes:
-    """Items of typed lists go without kind and apiVersion; those of custom resources keep them."""
-    raw = _encoded(resource, stored)
-    if resource.custom:
-        return raw
-    head = encode({"apiVersion": resource.api_version, "kind": resource.kind})[:-1] + b","
-    return b"{" + raw[len(head) :] if raw.startswith(head) else raw
-
-
-class Watch:
-    """One watch: changes become lines, which the stream sends as they come."""
-
-    def __init__(
-        self,
-        store: Store,
-        chosen: Selection,
-        form: Form,
-        now: Callable[[], datetime],
-        *,
-        timeout_s: float,
-        bookmark_s: float,
-    ) -> None:
-        self._store = store
-        self._chosen = chosen
-        self._form = form
-        self._now = now
-        self._timeout_s = timeout_s
-        self._bookmark_s = bookmark_s
-        self._lines: list[bytes] = []
-        self._wake = asyncio.Event()
-        self._headed = True
-        self._after = 0
-        self._unsubscribe: Callable[[], None] = lambda: None
-        self.failed = False
-        self.frozen = False  # misbehaving on purpose: nothing is sent any more
-
-    def begin(self, rv: int, *, listed: bool, marked: bool) -> None:
-        """Queue what is there or what happened after *rv*, and listen from now on."""
-        try:
-            past = [] if listed else self._store.since(self._chosen.resource.table, rv)
-        except ApiError as error:
-            self._lines.append(_line(b"ERROR", encode(error.as_status())))
-            self.failed = True
-            return
-        self._after = 0 if listed else rv
-        if listed:
-            for stored in self._store.items(self._chosen.resource.table, self._chosen.namespace):
-                if self._chosen.takes(stored):
-                    self._lines.append(_line(b"ADDED", self._object(stored)))
-        for change in past:
-            self._offer(change)
-        if marked:
-            self._lines.append(self._bookmark({"k8s.io/initial-events-end": "true"}))
-        self._wake.set()
-        self._unsubscribe = self._store.subscribe(self._chosen.resource.table, self._offer)
-
-    def _offer(self, change: Change) -> None:
-        if self.frozen or change.rv <= self._after:
-            return
-        after = not change.deleted and self._chosen.takes(change.new)
-        before = change.old is not None and self._chosen.takes(change.old)
-        if after:
-            kind = b"MODIFIED" if before else b"ADDED"
-        elif before:
-            kind = b"DELETED"
-        else:
-            return
-        self._lines.append(self._event(kind, change))
-        self._wake.set()
-
-    def _event(self, kind: bytes, change: Change) -> bytes:
-        if self._form.kind:
-            return _line(kind, self._object(change.new))
-        key = (kind.decode(), self._chosen.resource.view_name)
-        if key not in change.lines:
-            change.lines[key] = _line(kind, self._object(change.new))
-        return change.lines[key]
-
-    def _object(self, stored: Stored) -> bytes:
-        resource = self._chosen.resource
-        if self._form.kind == "Table":
-            meta = {"resourceVersion": str(stored.rv)}
-            headed, self._headed = self._headed, False
-            return encode(tables.table(resource, [stored], meta, self._now(), self._form.include, headed))
-        return encode(_partial(stored.obj)) if self._form.kind else _encoded(resource, stored)
-
-    def _bookmark(self, annotations: dict[str, str] | None = None) -> bytes:
-        resource = self._chosen.resource
-        meta: Obj = {"resourceVersion": str(max(self._store.rv, self._after)), "creationTimestamp": None}
-        if annotations:
-            meta["annotations"] = annotations
-        obj: Obj = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": meta}
-        if self._form.kind == "Table":
-            obj = tables.table(resource, [], meta, self._now(), self._form.include, headed=False)
-        return _line(b"BOOKMARK", encode(obj))
-
-    async def stream(self, send: Send) -> None:
-        """Send until the watch's time is over; a bookmark goes out now and then and before the end."""
-        try:
-            await self._stream(send)
-        finally:
-            self._unsubscribe()
-
-    async def _stream(self, send: Send) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._timeout_s
-        marked = loop.time()
-        while True:
-            await self._flush(send)
-            if self.failed:
-                return
-            due = min(end, marked + self._bookmark_s) if self._bookmark_s else end
-            try:
-                async with asyncio.timeout_at(due):
-                    await self._wake.wait()
-                continue
-            except TimeoutError:
-                marked = loop.time()
-            if self._bookmark_s and not self.frozen:
-                await self._flush(send)
-                await send(self._bookmark())
-            if loop.time() >= end:
-                return
-
-    async def _flush(self, send: Send) -> None:
-        self._wake.clear()
-        if self._lines:
-            lines, self._lines = self._lines, []
-            await send(b"".join(lines))
-
-
-def _line(kind: bytes, body: bytes) -> bytes:
-    return b'{"type":"' + kind + b'","object":' + body + b"}\n"

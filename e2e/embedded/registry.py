@@ -315,10 +315,8 @@ class Registry:
             cause = errors.Cause("FieldValueInvalid", why, "propagationPolicy")
             raise errors.invalid("meta.k8s.io", "DeleteOptions", "", [cause])
         if policy not in ("Background", "Foreground", "Orphan"):
-            allowed = ["Background", "Foreground", "Orphan"]
-            cause = errors.Cause(
-                "FieldValueInvalid", f'Invalid value: "{policy}": must be one of {allowed}', "propagationPolicy"
-            )
+            why = f'Unsupported value: "{policy}": supported values: "Foreground", "Background", "Orphan", "nil"'
+            cause = errors.Cause("FieldValueNotSupported", why, "propagationPolicy")
             raise errors.invalid("meta.k8s.io", "DeleteOptions", "", [cause])
         finalizers = [f for f in current.obj["metadata"].get("finalizers") or () if f not in (FOREGROUND, ORPHAN)]
         mark = {"Foreground": FOREGROUND, "Orphan": ORPHAN}.get(policy)

@@ -23,6 +23,10 @@ def time(description: str = "") -> Obj:
     return string(description, format="date-time", nullable=True)
 
 
+def micro_time(description: str = "") -> Obj:
+    return string(description, format="micro-time", nullable=True)
+
+
 def array(items: Obj, description: str = "", **more: Any) -> Obj:
     return {"type": "array", "items": items, **_said(description), **more}
 

@@ -79,7 +79,7 @@ class Connection:
         request = _request(head, body)
         response = await self._handler(request)
         if response.stream is None:
-            await self._respond(response)
+            await self._respond(response, bodiless=request.method == "HEAD")
         else:
             await self._stream(response)
         return not response.cut and self._http.our_state is h11.DONE and self._http.their_state is h11.DONE
@@ -104,12 +104,13 @@ class Connection:
             parts.append(bytes(event.data))
         return b"".join(parts)
 
-    async def _respond(self, response: Response, *, close: bool = False) -> None:
+    async def _respond(self, response: Response, *, close: bool = False, bodiless: bool = False) -> None:
         headers = [("Content-Type", response.content_type), ("Content-Length", str(len(response.body)))]
         headers += list(response.headers) + ([("Connection", "close")] if close else [])
         head = h11.Response(status_code=response.status, headers=headers)
         data = self._http.send(head) or b""
-        data += self._http.send(h11.Data(data=response.body)) or b""
+        if not bodiless:
+            data += self._http.send(h11.Data(data=response.body)) or b""
         data += self._http.send(h11.EndOfMessage()) or b""
         self._writer.write(data)
         await self._writer.drain()

@@ -127,6 +127,8 @@ def _pattern(text: str) -> re.Pattern[str]:
 _FORMATS = {
     "uuid": re.compile(r"^[0-9a-fA-F]{8}-?([0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\Z"),
     "date": re.compile(r"^\d{4}-\d{2}-\d{2}\Z"),
+    # of Lease and Event times, exactly microseconds are taken
+    "micro-time": re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)\Z"),
     "duration": re.compile(r"^([-+]?(\d+(\.\d*)?|\.\d+)\s*(ns|us|µs|ms|s|m|h|d|w|[a-z]+))+\Z"),
     "byte": re.compile(r"^[A-Za-z0-9+/]*={0,2}\Z"),
     "hostname": re.compile(r"^([a-zA-Z0-9_]([-a-zA-Z0-9_]{0,61}[a-zA-Z0-9_])?\.?)+\Z"),

@@ -115,6 +115,14 @@ def test_an_object_can_be_taken_out_of_tracking() -> None:
     assert track(old, {"metadata": {"uid": "u"}, "spec": {"a": "1"}}, SCHEMA, ONE, "t") is None
 
 
+def test_what_nobody_tracked_is_held_for_those_who_were_there_before() -> None:
+    live = {"metadata": {"uid": "u"}, "spec": {"a": "1", "b": "1"}}
+    with pytest.raises(ApiError, match="before-first-apply"):
+        applied(live, ONE, {"a": "2"})
+    made = applied(live, ONE, {"a": "1"})
+    assert {entry["manager"] for entry in made["metadata"]["managedFields"]} == {"one", "before-first-apply"}
+
+
 steps = st.sampled_from(["f:a", "f:b", 'k:{"name":"x"}', 'v:"y"'])
 
 
@@ -168,5 +176,5 @@ def test_strategic_merge_knows_the_lists_with_keys(patch: dict[str, Any], result
 
 def test_strategic_merge_of_plain_lists() -> None:
     obj = {"finalizers": ["a", "b"], "args": ["x"]}
-    assert strategic_merge(obj, {"finalizers": ["c"], "args": ["y"]}) == {"finalizers": ["a", "b", "c"], "args": ["y"]}
+    assert strategic_merge(obj, {"finalizers": ["c"], "args": ["y"]}) == {"finalizers": ["c", "a", "b"], "args": ["y"]}
     assert strategic_merge(obj, {"$deleteFromPrimitiveList/finalizers": ["a"]})["finalizers"] == ["b"]

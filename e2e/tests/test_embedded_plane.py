@@ -156,6 +156,12 @@ async def test_initial_events_end_with_a_bookmark_and_more_bookmarks_follow() ->
             assert (kind, "annotations" in mark["metadata"]) == ("BOOKMARK", False)
 
 
+async def test_a_head_has_no_body() -> None:
+    async with running() as client:
+        assert await client.ask("HEAD", "/readyz") == (200, "")
+        assert (await client.ask("GET", "/readyz")) == (200, "ok")
+
+
 async def test_pages_show_one_snapshot() -> None:
     async with running() as client:
         for name in "abc":

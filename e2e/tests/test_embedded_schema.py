@@ -129,6 +129,8 @@ def test_faults_are_found(value: Any, schema: dict[str, Any], faults: list[tuple
         ("https://a/b", "uri", True),
         ("nothing", "uri", False),
         ("no-uuid", "uuid", False),
+        ("2026-01-02T03:04:05.000000Z", "micro-time", True),
+        ("2026-01-02T03:04:05Z", "micro-time", False),
         ("anything", "unheard-of", True),
     ],
 )
