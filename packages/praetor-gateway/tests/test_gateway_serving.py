@@ -96,11 +96,11 @@ async def test_an_encoded_slash_reaches_nobody() -> None:
 async def test_an_address_in_use_is_refused_by_name() -> None:
     async with served() as (_, devices, *_rest):
         with pytest.raises(ConfigurationError, match="--addr: cannot listen"):
-            Listener(lambda *_: None, f"127.0.0.1:{devices}", option="--addr")  # type: ignore[arg-type,return-value]
+            Listener(lambda *_: None, f"127.0.0.1:{devices}", option="--addr")  # type: ignore[arg-type]
 
 
 def test_a_bad_certificate_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "junk.pem"
     path.write_text("junk")
     with pytest.raises(ConfigurationError, match="--tls-cert: cannot use"):
-        Listener(lambda *_: None, "127.0.0.1:0", option="--addr", tls=Tls(cert=path, key=path))  # type: ignore[arg-type,return-value]
+        Listener(lambda *_: None, "127.0.0.1:0", option="--addr", tls=Tls(cert=path, key=path))  # type: ignore[arg-type]

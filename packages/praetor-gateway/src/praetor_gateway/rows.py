@@ -103,9 +103,15 @@ class Projection:
             status = decode(obj.get("status") or {}, cls)
         except DecodeError:  # somebody wrote nonsense there: what the device reports next replaces it
             return cls()
-        return evolve(status, conditions=tuple(map(self._shared, status.conditions)))
+        return evolve(status, conditions=tuple(map(self.shared, status.conditions)))
 
-    def _shared(self, condition: Condition) -> Condition:
+    @property
+    def pooled(self) -> int:
+        """How many conditions are kept to be shared."""
+        return len(self._pool)
+
+    def shared(self, condition: Condition) -> Condition:
+        """Return *condition*, or the equal one that is kept already."""
         if len(self._pool) >= POOL_SIZE:
             self._pool.clear()
         return self._pool.setdefault(condition, condition)

@@ -198,7 +198,7 @@ class Lab:
     async def desired(self, device: str) -> Any:
         return (await self.client.get(f"/v1/devices/{device}/desired")).json()
 
-    async def report(self, device: str, *observations: Mapping[str, Any], **report: Any) -> Any:
+    async def report(self, device: str, *observations: object, **report: Any) -> Any:
         """Send a report and let what it causes happen, but for what waits for time."""
         body = {"heartbeat": True, **report, "observations": list(observations)}
         answer = await self.client.post(f"/v1/devices/{device}/report", body)

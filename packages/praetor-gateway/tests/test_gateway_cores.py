@@ -1,0 +1,290 @@
+"""The small pure parts: events of a step, heartbeats by hand, sessions, switches, patches, rows, headers."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from praetor_api.kube.objects import NetworkSwitchStatus, Phase, ProcessCounts
+from praetor_api.kube.store import merge as apply_merge_patch
+from praetor_api.protocol import Observation, read_report
+from praetor_api.spec import RestartPolicy
+from praetor_gateway import transitions
+from praetor_gateway.drafts import difference, of_switch
+from praetor_gateway.fleet import EMPTY_ETAG, Fleet
+from praetor_gateway.heartbeats import read_heartbeat
+from praetor_gateway.intake import PROGRESS_LINGER_S, RESULT_LINGER_S, linger_s
+from praetor_gateway.merge import merge
+from praetor_gateway.requests import preferred_wait
+from praetor_gateway.rows import POOL_SIZE, ProcessRow, Projection
+from praetor_gateway.sessions import REPLAY_WINDOW_S, Session
+from praetor_gateway.switches import counts, merge_switch
+from praetor_gateway.testing import process_row, switch_row
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def seen(**fields: Any) -> Observation:
+    return Observation(**{"name": "agent-leaf-1", "observed_spec_hash": "sha256:current", **fields})
+
+
+UP = seen(process_started=True, healthy=True, pid=1)
+
+
+def after(row: ProcessRow, observation: Observation | None, connected: bool | None = True) -> ProcessRow:
+    return evolve(row, status=merge(row, observation, connected=connected, now=NOW))
+
+
+NEVER = process_row(restart_policy=RestartPolicy.NEVER)
+
+
+@pytest.mark.parametrize(
+    ("row", "then", "told"),
+    [
+        pytest.param(process_row(), UP, {"SpecObserved", "ProcessStarted", "Healthy", "AgentConnected"}, id="first"),
+        pytest.param(after(process_row(), UP), UP, set(), id="nothing-new"),
+        pytest.param(
+            after(process_row(), UP),
+            seen(process_started=True, healthy=False, pid=1),
+            {"Unhealthy"},
+            id="unhealthy",
+        ),
+        pytest.param(
+            after(process_row(), UP),
+            seen(process_started=False, error_message="boom"),
+            {"ProcessFailed", "Unhealthy"},
+            id="failed",
+        ),
+        pytest.param(
+            after(process_row(), UP),
+            seen(process_started=True, healthy=True, pid=2, restart_count=1),
+            {"ProcessRestarted"},
+            id="restarted",
+        ),
+        pytest.param(after(NEVER, UP), seen(exit_code=0), {"ProcessSucceeded"}, id="completed"),
+        pytest.param(
+            after(NEVER, UP), seen(exit_code=4, process_started=True), {"ProcessFailed", "Unhealthy"}, id="never-failed"
+        ),
+        pytest.param(
+            after(process_row(), UP),
+            seen(process_started=True, healthy=True, pid=1, warning_message="w"),
+            {"SpecWarning"},
+            id="warned",
+        ),
+        pytest.param(
+            evolve(after(process_row(), UP), spec_hash="sha256:next", generation=3),
+            seen(process_started=True, healthy=True, pid=5, observed_spec_hash="sha256:next"),
+            {"SpecObserved"},
+            id="next-spec",
+        ),
+    ],
+)
+def test_events_tell_of_transitions_only(row: ProcessRow, then: Observation, told: set[str]) -> None:
+    new = merge(row, then, connected=True, now=NOW)
+    assert {each.reason for each in transitions.of_process(row.status, new, has_switch=False)} == told
+
+
+def test_a_lost_connection_is_told_on_the_switch_if_there_is_one() -> None:
+    row = after(process_row(), UP)
+    lost = merge(row, None, connected=False, now=NOW)
+    assert [each.reason for each in transitions.of_process(row.status, lost, has_switch=False)] == ["AgentDisconnected"]
+    assert transitions.of_process(row.status, lost, has_switch=True) == ()
+
+
+def test_failures_are_written_at_once_and_progress_waits_for_the_result() -> None:
+    up = after(process_row(), UP)
+    down = after(up, seen(process_started=False, error_message="x"))
+    sick = after(up, seen(process_started=True, healthy=False, pid=1))
+    waiting = after(process_row(), seen(artifact_downloaded=True))
+    assert linger_s(up.status, down.status) == 0.0
+    assert linger_s(up.status, sick.status) == 0.0
+    assert linger_s(waiting.status, up.status) == RESULT_LINGER_S
+    assert linger_s(waiting.status, after(waiting, seen(artifact_verified=True)).status) == PROGRESS_LINGER_S
+
+
+plain = {"agentVersion": "1", "timestamp": "t", "heartbeat": True, "bootID": "b", "seq": 4, "observations": []}
+words = st.sampled_from(["", "x", "\x1b", "y" * 64, "z" * 65])
+heartbeats = st.fixed_dictionaries(
+    {},
+    optional={
+        "agentVersion": words | st.none() | st.just(3),
+        "timestamp": words | st.none(),
+        "heartbeat": st.booleans() | st.none() | st.just(1),
+        "bootID": words,
+        "seq": st.integers(-1, 2**63) | st.booleans() | st.just(1.5),
+        "observations": st.just([]) | st.just([{"name": "p"}]) | st.just({}) | st.none(),
+        "facts": st.just({"os": "x"}),
+    },
+)
+
+
+def test_a_plain_heartbeat_is_read_by_hand() -> None:
+    assert read_heartbeat(plain) == read_report(plain)[0]
+
+
+@given(heartbeats | st.builds(lambda changed: {**plain, **changed}, heartbeats) | st.just([]))
+def test_a_heartbeat_read_by_hand_is_what_the_reader_reads(data: object) -> None:
+    by_hand = read_heartbeat(data)
+    if by_hand is not None:
+        assert read_report(data) == (by_hand, (), ())
+
+
+def test_a_report_of_the_past_is_a_replay_for_a_while() -> None:
+    session = Session()
+    assert not session.is_replay("b", 5, 10.0)
+    session.boot_id = "b"
+    assert session.is_replay("b", 4, 11.0)
+    assert not session.is_replay("b", 5, 11.0)
+    assert not session.is_replay("b", None, 11.0)
+    assert not session.is_replay("", 1, 11.0)
+    assert not session.is_replay("c", 1, 12.0)
+    session.boot_id = "c"
+    assert not session.is_replay("c", 0, 12.0 + REPLAY_WINDOW_S)
+
+
+def test_an_allowance_fills_up_again_but_not_over() -> None:
+    session = Session()
+    assert [session.allow(2.0, 2.0, 0.0) for _ in range(3)] == [0.0, 0.0, 0.5]
+    assert [session.allow(2.0, 2.0, 100.0) for _ in range(3)] == [0.0, 0.0, 0.5]
+
+
+def test_a_session_asks_for_what_was_not_reported() -> None:
+    session = Session()
+    session.expect(("a", "b"))
+    session.reported("a")
+    session.reported("a")
+    session.reported("other")
+    assert list(session.unreported) == ["b"]
+    session.expect(("a", "c"))
+    assert list(session.unreported) == ["c"]
+    session.expect(("b",))
+    session.expect(("a", "b"))
+    assert list(session.unreported) == ["a", "b"]
+
+
+def news(**fields: Any) -> dict[str, Any]:
+    nothing = {"agent_version": None, "boot_id": None, "facts": None, "processes": None, "connected": None, "now": NOW}
+    return {**nothing, **fields}
+
+
+def test_a_switch_without_news_keeps_its_status() -> None:
+    row = switch_row(status=NetworkSwitchStatus(agent_version="1", observed_generation=1), generation=9)
+    assert merge_switch(row, **news()) is row.status
+    assert of_switch(row, row.status) is None
+    assert merge_switch(row, **news(processes=ProcessCounts())) is row.status
+
+
+def test_a_switch_takes_what_its_agent_says() -> None:
+    row = switch_row(generation=9)
+    status = merge_switch(
+        row,
+        **news(agent_version="2", boot_id="b", facts={"os": "x"}, processes=ProcessCounts(desired=1), connected=True),
+    )
+    assert (status.agent_version, status.boot_id, status.facts) == ("2", "b", {"os": "x"})
+    assert (status.processes, status.observed_generation) == (ProcessCounts(desired=1), 9)
+    emptied = merge_switch(evolve(row, status=status), **news(processes=ProcessCounts()))
+    assert emptied.processes == ProcessCounts()
+    draft = of_switch(evolve(row, status=status), emptied)
+    assert draft is not None
+    assert draft.patch["status"] == {"processes": {"desired": None}}
+
+
+def test_counts_say_how_many_run_and_are_healthy() -> None:
+    rows = (after(process_row(), UP), process_row(), after(process_row(), seen(process_started=True, healthy=False)))
+    assert rows[2].status.phase is Phase.RUNNING
+    assert counts(rows) == ProcessCounts(desired=3, running=2, healthy=1)
+
+
+leaves = st.integers(0, 3) | st.sampled_from(["a", "b"]) | st.lists(st.integers(0, 1), max_size=2)
+trees = st.recursive(
+    st.dictionaries(st.sampled_from("xyz"), leaves, max_size=3),
+    lambda inner: st.dictionaries(st.sampled_from("xyz"), leaves | inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(old=trees, new=trees)
+def test_a_difference_makes_the_new_one_of_the_old_one(old: dict[str, Any], new: dict[str, Any]) -> None:
+    patch = difference(old, new)
+    assert apply_merge_patch(old, json.loads(json.dumps(patch))) == new
+    assert difference(new, new) == {}
+
+
+@pytest.mark.parametrize(
+    ("prefer", "wait"),
+    [
+        (None, 0),
+        (b"wait=10", 10),
+        (b"wait=100", 55),
+        (b"respond-async; wait = 7", 7),
+        (b'x, WAIT="8", y', 8),
+        (b"wait=-1", 0),
+        (b"await=9", 0),
+        (b"wait=1.5", 0),
+        (b"wait=99999999999", 0),
+    ],
+)
+def test_a_wait_is_read_from_prefer(prefer: bytes | None, wait: int) -> None:
+    assert preferred_wait({} if prefer is None else {b"prefer": prefer}, 55) == wait
+
+
+def stored(**changes: Any) -> dict[str, Any]:
+    metadata = {"name": "p", "namespace": "lab", "uid": "u", "resourceVersion": "5", "generation": 1}
+    return {"metadata": metadata, "spec": {"deviceRef": {"name": "leaf-1"}}, **changes}
+
+
+def test_a_status_that_is_nonsense_reads_as_none() -> None:
+    row = Projection("site").process(stored(status={"phase": "Dancing"}))
+    assert row.status.phase is None
+
+
+def test_equal_conditions_are_kept_once_and_not_without_end() -> None:
+    projection = Projection("site")
+    condition = {"type": "Healthy", "status": "True", "reason": "Healthy"}
+    status = {"conditions": [condition]}
+    first, second = projection.process(stored(status=status)), projection.process(stored(status=status))
+    assert first.status.conditions[0] is second.status.conditions[0]
+    for number in range(POOL_SIZE + 1):
+        projection.shared(evolve(first.status.conditions[0], message=str(number)))
+    assert projection.pooled <= POOL_SIZE
+
+
+def test_a_stale_echo_does_not_undo_a_write() -> None:
+    fleet = Fleet(lambda _: None)
+    old, new = process_row(resource_version="9"), process_row(resource_version="10", generation=3)
+    fleet.on_process(old.key, None, old)
+    fleet.wrote_process(new)
+    fleet.on_process(old.key, None, old)
+    assert fleet.process(old.key) == new
+    fleet.on_process(old.key, new, None)
+    fleet.wrote_process(new)
+    assert fleet.process(old.key) is None
+    assert len(fleet) == 0
+
+
+def test_a_process_that_was_made_again_for_another_device_moves() -> None:
+    fleet = Fleet(lambda _: None)
+    row = process_row()
+    fleet.on_process(row.key, None, row)
+    fleet.on_process(row.key, row, evolve(row, uid="uid-2", device="leaf-2"))
+    assert fleet.device("leaf-1") is None
+    device = fleet.device("leaf-2")
+    assert device is not None
+    assert device.etag != EMPTY_ETAG
+
+
+def test_a_switch_that_is_gone_is_not_brought_back_by_an_answer() -> None:
+    fleet = Fleet(lambda _: None)
+    row = switch_row()
+    fleet.wrote_switch(row)
+    fleet.on_switch(row.key, row, None)
+    assert fleet.switch(row.key) is None
+    fleet.on_switch(row.key, None, row)
+    fleet.on_switch(row.key, None, evolve(row, resource_version="1"))
+    assert fleet.switch(row.key) == row
