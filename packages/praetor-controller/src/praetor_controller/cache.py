@@ -20,6 +20,15 @@ BY_OWNER = "owner"
 BY_UID = "uid"
 
 
+def owned_by(namespace: str, uid: str) -> str:
+    """Return what processes of the owner *uid* are filed under; an owner in another namespace is none."""
+    return f"{namespace}/{uid}"
+
+
+def _owners(row: ProcessRow) -> tuple[str, ...]:
+    return () if row.owner is None else (owned_by(row.namespace, row.owner),)
+
+
 class Informers(Generic[T]):
     """The informers of one kind, looked up as if they were one."""
 
@@ -77,7 +86,9 @@ class Cache:
         for devices in self.devices.all():
             devices.add_index(BY_NAMESPACE, lambda row: (row.namespace,))
         for processes in self.processes.all():
-            processes.add_index(BY_OWNER, lambda row: () if row.owner is None else (row.owner,))
+            processes.add_index(
+                BY_OWNER, lambda row: () if row.owner is None else (owned_by(row.namespace, row.owner),)
+            )
         for deployments in self.deployments.all():
             deployments.add_index(BY_NAMESPACE, lambda row: (row.namespace,))
             deployments.add_index(BY_UID, lambda row: (row.uid,))

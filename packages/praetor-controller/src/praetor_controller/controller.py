@@ -117,7 +117,7 @@ class Controller:
                 self._add_owner(row, row.owner)
 
     def _add_owner(self, row: ProcessRow, owner: str) -> None:
-        owners = list(self._cache.deployments.by_index(BY_UID, owner))
+        owners = [each for each in self._cache.deployments.by_index(BY_UID, owner) if each.namespace == row.namespace]
         for deployment in owners:
             self._add(Key(deployment.namespace, deployment.name))
         if not owners:  # its deployment is gone; one of the same name may wait for the name

@@ -16,7 +16,7 @@ from praetor_api.kube.clock import Clock
 from praetor_api.kube.errors import NotFound
 from praetor_api.kube.events import EventRecorder, ObjectRef
 from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
-from praetor_controller.cache import BY_NAMESPACE, BY_OWNER, Cache
+from praetor_controller.cache import BY_NAMESPACE, BY_OWNER, Cache, owned_by
 from praetor_controller.memory import Memory, remember
 from praetor_controller.metrics import Metrics
 from praetor_controller.notices import Notice, transition_notices, write_notices
@@ -30,6 +30,7 @@ from praetor_controller.taken import Leftovers, TakenNames
 from praetor_controller.writer import FIELD_MANAGER, Outcome, Writer
 
 STATUS_PERIOD_S = 1.0
+LOOK_AGAIN_S = 0.2
 
 _log = structlog.get_logger(__name__)
 
@@ -73,7 +74,9 @@ class DeploymentReconciler:
         outcome = await self._writer.carry_out(deployment, planned.actions, memory)
         self._tell(deployment, write_notices(outcome.created, outcome.updated, outcome.deleted, outcome.refused))
         status_after_s = await self._show(key, deployment, planned, memory)
-        return Result(self._next_look(planned, outcome, status_after_s), pass_s)
+        retry_at = memory.retry_at()
+        refused_after_s = None if retry_at is None else retry_at - self._clock.monotonic()
+        return Result(self._next_look(planned, outcome, status_after_s, refused_after_s), pass_s)
 
     def _memory(self, key: Key, deployment: DeploymentRow) -> Memory:
         if self._uids.get(key) != deployment.uid:
@@ -99,12 +102,13 @@ class DeploymentReconciler:
     def _snapshot(self, deployment: DeploymentRow, memory: Memory, now: float) -> Snapshot:
         matches, uid = deployment.matches, deployment.uid
         devices = self._cache.devices.by_index(BY_NAMESPACE, deployment.namespace)
-        processes = self._writer.overlay.over(self._cache.processes.by_index(BY_OWNER, uid), now)
+        cached = self._cache.processes.by_index(BY_OWNER, owned_by(deployment.namespace, uid))
+        processes = self._writer.overlay.over(cached, now)
         wanted = deployment.template.spec_hash
         return Snapshot(
             deployment=deployment,
             devices=[device for device in devices if matches(device.labels)],
-            processes=[process for process in processes if process.owner == uid],
+            processes=[row for row in processes if row.owner == uid and row.namespace == deployment.namespace],
             rollout_since=memory.rollout_since,
             taken_names=TakenNames(self._process, deployment),
             leftovers=Leftovers(self._process, deployment),
@@ -159,14 +163,14 @@ class DeploymentReconciler:
                 note=notice.note,
             )
 
-    def _next_look(self, planned: Plan, outcome: Outcome, status_after_s: float | None) -> float | None:
+    def _next_look(self, planned: Plan, outcome: Outcome, *waiting_s: float | None) -> float | None:
         if outcome.trouble is not None:
             raise outcome.trouble
-        waits = [status_after_s] if status_after_s is not None else []
+        waits = [wait for wait in waiting_s if wait is not None]
         if planned.next_look is not None:
             waits.append(max(0.0, _seconds_until(planned.next_look, self._clock.now())))
         if outcome.wrote or outcome.look_again:
-            waits.append(0.0)
+            waits.append(0.0 if outcome.wrote else LOOK_AGAIN_S)
         return min(waits, default=None)
 
 

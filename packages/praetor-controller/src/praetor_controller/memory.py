@@ -49,6 +49,10 @@ class Memory:
         }
         return {device: refusal.message for device, refusal in self.refusals.items()}
 
+    def retry_at(self) -> float | None:
+        """Return when the first of the refused writes may be tried again."""
+        return min((refusal.until for refusal in self.refusals.values()), default=None)
+
 
 def remember(deployment: DeploymentRow, now: datetime) -> Memory:
     """Return the memory of a deployment that was not known before."""

@@ -4,7 +4,8 @@ Budget. Devices that are unavailable count as spent, except devices in maintenan
 the offer, and processes that their device never reported (see availability). An available device is given a new
 template only while spent is below maxUnavailable, so never more than maxUnavailable devices are down by our doing. A
 device that is connected and unavailable already is given the new template at once: it cannot get worse, it may be
-mended by it, and it stays counted. A device without a process gets one at once.
+mended by it, and it stays counted; if its process is ready and only waits for minReadySeconds, it waits until no
+more than maxUnavailable are spent. A device without a process gets one at once.
 
 Paused means that no process is written at all. A device in maintenance is not touched. Recreate has no budget;
 OnDelete leaves existing processes alone. maxUnavailable 0 moves only devices that are unavailable already.
@@ -83,7 +84,8 @@ class _Pass:
         self.reasons: dict[str, Reason] = {}
         self.creates: list[Create] = []
         self.updates: list[Update] = []
-        self.candidates: list[ProcessRow] = []
+        self.candidates: list[ProcessRow] = []  # available: each costs one
+        self.soaking: list[ProcessRow] = []  # ready, not available yet: counted already
         self.spent = 0
         self.current = self.updated = self.ready = self.available = 0
         self.next_look = math.inf
@@ -155,7 +157,8 @@ class _Pass:
 
     def _updated(self, device: DeviceRow, process: ProcessRow, stands: Standing) -> Reason:
         self.last_progress = max(self.last_progress, process.offered_at or 0.0)
-        if not self.frozen and not self.on_delete and self._metadata_differs(process):
+        may_write = not (self.frozen or self.on_delete or device.name in self.snapshot.refusals)
+        if may_write and self._metadata_differs(process):
             self.updates.append(Update(process, spec=False))
         if stands is Standing.AVAILABLE:
             self.last_progress = max(self.last_progress, (process.ready_since or 0.0) + self.min_ready_s)
@@ -192,10 +195,14 @@ class _Pass:
                 return _UPDATING  # unless the budget says otherwise
             case Standing.UNAVAILABLE:
                 self.spent += 1
-                return self._update(process)
+                if process.ready_since is None:
+                    return self._update(process)
+                self._look(process.ready_since + self.min_ready_s)
+                self.soaking.append(process)
+                return _UPDATING  # unless the budget says otherwise
             case Standing.NEVER_REPORTED:
                 return self._update(process)
-            case Standing.OFFLINE_BEFORE_OFFER | Standing.SILENT_AFTER_OFFER:
+            case _:
                 return self._deferred(device, process)
 
     def _deferred(self, device: DeviceRow, process: ProcessRow) -> Reason:
@@ -224,12 +231,14 @@ class _Pass:
         )
 
     def _admit(self) -> None:
-        """Choose the available devices that may go down now; the others wait for the budget."""
+        """Choose the running processes that may go down now; the others wait for the budget."""
         self.candidates.sort(key=lambda process: process.device)
-        room = max(0, self.limit - self.spent)
-        self.updates += map(Update, self.candidates[:room])
+        room = self.limit - self.spent
+        admitted = (self.soaking if room >= 0 else []) + self.candidates[: max(0, room)]
+        waiting = ([] if room >= 0 else self.soaking) + self.candidates[max(0, room) :]
+        self.updates += map(Update, admitted)
         exhausted = Reason(ReasonCode.BUDGET_EXHAUSTED, f"maxUnavailable={self.limit}")
-        for process in self.candidates[room:]:
+        for process in waiting:
             self.reasons[process.device] = exhausted
 
     def _actions(self, pairing: Pairing) -> tuple[Action, ...]:

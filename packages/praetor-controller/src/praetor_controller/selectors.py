@@ -7,7 +7,7 @@ through is refused with the name of its field, never guessed at.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import TypeAlias, assert_never
 
 from praetor_api.kube.objects import LabelSelector, LabelSelectorRequirement, SelectorOperator
 from praetor_controller.errors import InvalidDeployment
@@ -44,3 +44,5 @@ def _requirement(requirement: LabelSelectorRequirement, path: str) -> Matches:
             return lambda labels: key in labels
         case SelectorOperator.DOES_NOT_EXIST:
             return lambda labels: key not in labels
+        case _:
+            assert_never(requirement.operator)

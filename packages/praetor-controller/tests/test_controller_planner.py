@@ -1,0 +1,362 @@
+"""What a plan does and says, case by case."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from praetor_api.kube.objects import StrategyType
+from praetor_controller.actions import Create, Delete, Update
+from praetor_controller.availability import CLOCK_SKEW_S
+from praetor_controller.errors import InvalidDeployment
+from praetor_controller.planner import max_unavailable, plan
+from praetor_controller.reasons import Reason, ReasonCode
+from praetor_controller.rows import ProcessRow
+from praetor_controller.snapshot import Plan
+from praetor_controller.testing import START, deployment, device, offline, process, snapshot, stored
+
+AT = START.timestamp()
+NAMES = ["a", "b", "c", "d"]
+
+
+def planned(version: str, processes: list[ProcessRow], *, devices: list[Any] | None = None, **policy: Any) -> Plan:
+    rows = devices if devices is not None else [device(name) for name in NAMES[: max(1, len(processes))]]
+    return plan(snapshot(deployment(version, **policy), rows, processes), START)
+
+
+def codes(made: Plan) -> dict[str, ReasonCode]:
+    return {name: reason.code for name, reason in made.reasons.items()}
+
+
+def updated(made: Plan) -> list[str]:
+    return sorted(action.process.device for action in made.actions if isinstance(action, Update))
+
+
+STARTING: dict[str, Any] = {"ready_since": None, "settled_since": None, "observed": False}
+FAILING: dict[str, Any] = {"ready_since": None, "settled_since": None, "failure": "phase Failed: exit 1"}
+
+
+@pytest.mark.parametrize(
+    ("value", "devices", "number"),
+    [(0, 10, 0), (3, 10, 3), (-1, 10, 0), ("10%", 10, 1), ("10%", 11, 2), ("10%", 0, 0), ("0%", 10, 0), ("100%", 3, 3)],
+)
+def test_percentages_are_rounded_up(value: int | str, devices: int, number: int) -> None:
+    assert max_unavailable(value, devices) == number
+
+
+@pytest.mark.parametrize("value", ["ten", "10", "-1%", "%"])
+def test_what_is_no_number_is_refused_by_name(value: str) -> None:
+    with pytest.raises(InvalidDeployment, match="maxUnavailable"):
+        max_unavailable(value, 10)
+
+
+def test_a_deployment_that_cannot_be_acted_on_says_why() -> None:
+    for row in (deployment(max_unavailable="ten"), deployment(fault="spec.selector: no")):
+        made = plan(snapshot(row, [device("a")], []), START)
+        assert made.actions == ()
+        assert made.status is not None
+        assert [each.reason for each in made.status.conditions] == ["InvalidSpec"]
+
+
+def test_a_deployment_that_goes_away_is_left_to_the_garbage_collector() -> None:
+    assert plan(snapshot(evolve(deployment(), terminating=True), [device("a")], []), START) == Plan()
+
+
+@pytest.mark.parametrize(
+    ("row", "fields", "expected"),
+    [
+        pytest.param(process("a"), {}, Reason(ReasonCode.UP_TO_DATE), id="up-to-date"),
+        pytest.param(process("a", **STARTING), {}, Reason(ReasonCode.UPDATING), id="not-observed"),
+        pytest.param(process("a", ready_since=None), {}, Reason(ReasonCode.NOT_READY), id="observed-but-not-ready"),
+        pytest.param(process("a", **FAILING), {}, Reason(ReasonCode.FAILING, "phase Failed: exit 1"), id="failing"),
+        pytest.param(
+            process("a", ready_since=AT - 10),
+            {"min_ready_seconds": 30},
+            Reason(ReasonCode.BECOMING_AVAILABLE, "at 2026-01-01T00:00:20Z"),
+            id="min-ready",
+        ),
+        pytest.param(
+            offline(process("a"), AT - 60),
+            {},
+            Reason(ReasonCode.SILENT_SINCE_OFFER, "2025-12-31T23:59:00Z"),
+            id="silent",
+        ),
+        pytest.param(
+            offline(process("a", offered_at=AT), AT - 60),
+            {},
+            Reason(ReasonCode.OFFLINE_SINCE, "2025-12-31T23:59:00Z"),
+            id="offline-before-the-offer",
+        ),
+        pytest.param(
+            offline(process("a", offered_at=AT), AT - CLOCK_SKEW_S),
+            {},
+            Reason(ReasonCode.SILENT_SINCE_OFFER, "2025-12-31T23:59:30Z"),
+            id="perhaps-before-the-offer",
+        ),
+        pytest.param(
+            offline(process("a", offered_at=None), AT - 60),
+            {},
+            Reason(ReasonCode.SILENT_SINCE_OFFER, "2025-12-31T23:59:00Z"),
+            id="nobody-knows-when-it-was-offered",
+        ),
+        pytest.param(process("a", terminating=True), {}, Reason(ReasonCode.TERMINATING), id="terminating"),
+        pytest.param(process("a", "v0"), {"paused": True}, Reason(ReasonCode.PAUSED), id="paused"),
+        pytest.param(
+            process("a", "v0"),
+            {"strategy": StrategyType.ON_DELETE},
+            Reason(ReasonCode.WAITING_FOR_DELETION),
+            id="on-delete",
+        ),
+        pytest.param(process("a", "v0"), {}, Reason(ReasonCode.UPDATING), id="updating"),
+        pytest.param(
+            process("a", "v0"),
+            {"max_unavailable": 0},
+            Reason(ReasonCode.BUDGET_EXHAUSTED, "maxUnavailable=0"),
+            id="no-budget",
+        ),
+    ],
+)
+def test_a_device_has_one_reason(row: ProcessRow, fields: dict[str, Any], expected: Reason) -> None:
+    assert planned("v1", [row], **fields).reasons == {"a": expected}
+
+
+@pytest.mark.parametrize(
+    ("connected", "since", "expected"),
+    [
+        pytest.param(None, None, "NotReady(its agent was never seen)", id="never-judged"),
+        pytest.param(False, AT - 5, "OfflineSince(2025-12-31T23:59:55Z)", id="switch-offline"),
+        pytest.param(True, AT - 5, "Updating", id="switch-connected"),
+    ],
+)
+def test_a_process_that_was_never_reported_stands_as_its_switch(
+    connected: bool | None, since: float | None, expected: str
+) -> None:
+    row = process("a", connected=None, connected_since=None, reported=False, **STARTING)
+    made = planned("v1", [row], devices=[device("a", connected=connected, connected_since=since)])
+    assert str(made.reasons["a"]) == expected
+
+
+def test_devices_without_a_process_get_one_whatever_the_budget() -> None:
+    made = planned("v1", [], devices=[device(name) for name in NAMES], max_unavailable=0)
+    assert made.actions == tuple(Create(name, f"tel-{name}") for name in NAMES)
+    assert set(codes(made).values()) == {ReasonCode.CREATING}
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "creates"),
+    [
+        pytest.param({"taken_names": {"tel-a"}}, ReasonCode.CREATING, 1, id="plain-name-taken"),
+        pytest.param({"leftovers": {"tel-a"}}, ReasonCode.TERMINATING, 0, id="predecessor-not-collected"),
+        pytest.param({"refusals": {"a": "no"}}, ReasonCode.CANNOT_CONVERGE, 0, id="refused"),
+        pytest.param({"in_flight": frozenset({"a"})}, ReasonCode.CREATING, 0, id="outcome-unknown"),
+    ],
+)
+def test_a_process_is_not_made_blindly(fields: dict[str, Any], code: ReasonCode, creates: int) -> None:
+    made = plan(snapshot(deployment(), [device("a")], [], **fields), START)
+    assert codes(made) == {"a": code}
+    assert len(made.actions) == creates
+
+
+def test_when_both_names_are_taken_it_says_so() -> None:
+    class Everything:
+        def __contains__(self, name: object) -> bool:
+            return True
+
+    made = plan(snapshot(deployment(), [device("a")], [], taken_names=Everything()), START)
+    assert (codes(made), made.actions) == ({"a": ReasonCode.NAME_TAKEN}, ())
+    assert made.next_look is not None
+
+
+def test_a_paused_deployment_makes_nothing() -> None:
+    rows = [process("b", "v0"), process("gone")]
+    made = planned("v1", rows, devices=[device("a"), device("b")], paused=True)
+    assert made.actions == ()
+    assert set(codes(made).values()) == {ReasonCode.PAUSED}
+
+
+def test_no_more_devices_go_down_than_allowed() -> None:
+    made = planned("v2", [process(name) for name in NAMES], max_unavailable=2)
+    assert updated(made) == ["a", "b"]
+    assert [codes(made)[name] for name in "cd"] == [ReasonCode.BUDGET_EXHAUSTED] * 2
+
+
+@pytest.mark.parametrize(
+    ("first", "moving"),
+    [
+        pytest.param(process("a", "v2", **STARTING), [], id="updated-and-not-ready"),
+        pytest.param(process("a", "v2", **FAILING), [], id="updated-and-failing"),
+        pytest.param(offline(process("a", "v2"), AT - 60), [], id="silent-after-the-offer"),
+        pytest.param(offline(process("a", "v2", offered_at=AT), AT - 60), ["b"], id="offline-before-the-offer"),
+        pytest.param(process("a", **FAILING), ["a"], id="failing-is-updated-first-and-counts"),
+        pytest.param(offline(process("a"), AT - 60), ["b"], id="offline-is-deferred-and-free"),
+        pytest.param(
+            offline(process("a", offered_at=AT - 100, observed=False, settled_since=None), AT - 60),
+            [],
+            id="silent-since-an-older-offer-still-counts",
+        ),
+        pytest.param(
+            offline(process("a", offered_at=AT - 601, observed=False, settled_since=None), AT - 590),
+            ["b"],
+            id="but-not-for-ever",
+        ),
+        pytest.param(process("a", terminating=True), [], id="terminating"),
+        pytest.param(process("a", connected=None, reported=False, **STARTING), ["a"], id="starting-for-the-first-time"),
+    ],
+)
+def test_what_counts_against_the_budget(first: ProcessRow, moving: list[str]) -> None:
+    assert updated(planned("v2", [first, process("b"), process("c")], max_unavailable=1)) == moving
+
+
+def test_a_silent_device_is_looked_at_again_when_its_blame_ends() -> None:
+    row = offline(process("a", offered_at=AT - 100, observed=False, settled_since=None), AT - 60)
+    assert planned("v2", [row, process("b")]).next_look == START + timedelta(seconds=500)
+
+
+def test_ready_processes_wait_while_too_many_are_down() -> None:
+    soaking = [process(name, ready_since=AT - 1) for name in NAMES]
+    crowded = planned("v2", soaking, min_ready_seconds=30, max_unavailable=2)
+    assert (updated(crowded), set(codes(crowded).values())) == ([], {ReasonCode.BUDGET_EXHAUSTED})
+    roomy = planned("v2", soaking[:2], min_ready_seconds=30, max_unavailable=2)
+    assert updated(roomy) == ["a", "b"]
+
+
+def test_a_device_that_never_reported_is_offered_the_new_template_at_once() -> None:
+    row = process("a", connected=None, reported=False, **STARTING)
+    made = planned("v2", [row, process("b")], devices=[device("a", connected=None), device("b")], max_unavailable=1)
+    assert updated(made) == ["a", "b"]
+
+
+def test_recreate_updates_all_at_once() -> None:
+    made = planned("v2", [process(name) for name in NAMES], strategy=StrategyType.RECREATE)
+    assert updated(made) == NAMES
+
+
+def test_on_delete_uses_the_template_for_new_processes_only() -> None:
+    devices = [device("a"), device("b"), device("c")]
+    rows = [process("a", "v1"), process("b", "v2", revision="other")]
+    made = planned("v2", rows, devices=devices, strategy=StrategyType.ON_DELETE)
+    assert made.actions == (Create("c", "tel-c"),)
+    assert made.status is not None
+    assert made.status.conditions[1].reason == "WaitingForDeletion"
+
+
+def test_a_device_in_maintenance_is_not_touched_and_costs_nothing() -> None:
+    busy = device("a", in_maintenance=True, maintenance_until=AT + 60)
+    rows = [process("a", "v1", **FAILING), process("b")]
+    made = planned("v2", rows, devices=[busy, device("b"), device("c", in_maintenance=True)], max_unavailable=1)
+    assert updated(made) == ["b"]
+    assert str(made.reasons["a"]) == "InMaintenance(until 2026-01-01T00:01:00Z)"
+    assert str(made.reasons["c"]) == "InMaintenance"
+    assert made.next_look == START + timedelta(seconds=60)
+
+
+def test_maintenance_ends_by_itself() -> None:
+    over = device("a", in_maintenance=True, maintenance_until=AT)
+    assert updated(planned("v2", [process("a")], devices=[over])) == ["a"]
+
+
+def test_only_metadata_differs_so_the_device_is_not_disturbed() -> None:
+    rows = [process(name, revision="other") for name in NAMES]
+    made = planned("v1", rows, max_unavailable=0)
+    assert [action for action in made.actions if isinstance(action, Update) and action.spec] == []
+    assert updated(made) == NAMES
+    assert set(codes(made).values()) == {ReasonCode.UP_TO_DATE}
+
+
+def test_refused_updates_are_not_repeated() -> None:
+    rows = [process("a", **FAILING), process("b", "v2", revision="other")]
+    made = plan(
+        snapshot(deployment("v2"), [device("a"), device("b")], rows, refusals={"a": "bad field", "b": "bad label"}),
+        START,
+    )
+    assert made.actions == ()
+    assert made.reasons["a"] == Reason(ReasonCode.CANNOT_CONVERGE, "bad field")
+
+
+def test_a_write_of_unknown_outcome_counts_as_down() -> None:
+    rows = [process("a"), process("b")]
+    made = plan(snapshot(deployment("v2"), [device("a"), device("b")], rows, in_flight=frozenset({"a"})), START)
+    assert updated(made) == []
+
+
+def test_what_the_api_makes_of_a_template_is_taken_for_it() -> None:
+    rows = [process("a", "v2-defaulted")]
+    made = plan(snapshot(deployment("v2"), [device("a")], rows, stored_as=frozenset({"v2-defaulted"})), START)
+    assert codes(made) == {"a": ReasonCode.UP_TO_DATE}
+
+
+def test_processes_without_a_device_and_surplus_ones_go() -> None:
+    younger = process("a", name="tel-a-2", uid="uid-2", created_at=AT)
+    gone, going = process("gone"), process("going", terminating=True)
+    made = planned("v1", [younger, process("a"), gone, going], devices=[device("a")])
+    assert [action.process.name for action in made.actions if isinstance(action, Delete)] == ["tel-gone", "tel-a-2"]
+
+
+def test_of_two_processes_the_one_that_stays_is_kept() -> None:
+    older = process("a", terminating=True)
+    younger = process("a", name="tel-a-2", created_at=AT, revision="rev-v1")
+    assert planned("v1", [older, younger], devices=[device("a")]).actions == ()
+
+
+@pytest.mark.parametrize("rows", [[process("a")], [offline(process("a", offered_at=AT), AT - 60)], []])
+def test_a_rollout_is_complete_when_only_deferred_devices_are_left(rows: list[ProcessRow]) -> None:
+    made = planned("v1", rows, devices=[device("a")] if rows else [])
+    assert made.status is not None
+    assert made.status.current_revision == "rev-v1"
+    assert made.status.conditions[1].reason == "NewRevisionRolledOut"
+
+
+def test_a_complete_rollout_stays_complete_when_a_device_fails_later() -> None:
+    made = planned("v1", [process("a")])
+    assert made.status is not None
+    row = deployment("v1", status=stored(made.status))
+    later = plan(snapshot(row, [device("a")], [process("a", **FAILING)]), START + timedelta(days=1))
+    assert later.status is not None
+    assert [each.reason for each in later.status.conditions] == ["MinimumDevicesAvailable", "NewRevisionRolledOut"]
+
+
+def test_going_back_and_forth_is_a_rollout_of_its_own() -> None:
+    first = planned("v1", [process("a")]).status
+    assert first is not None
+    second = plan(snapshot(deployment("v2", status=stored(first)), [device("a")], [process("a")]), START).status
+    assert second is not None
+    back = deployment("v1", status=stored(second))
+    third = plan(snapshot(back, [device("a")], [process("a", "v2", **STARTING)]), START).status
+    assert third is not None
+    assert third.conditions[1].reason == "RolloutInProgress"
+
+
+def test_the_deadline_runs_from_the_last_step_forward() -> None:
+    rows = [process("a", "v2", **FAILING, offered_at=AT - 100), process("b")]
+    made = planned("v2", rows, max_unavailable=0)
+    assert made.next_look == START + timedelta(seconds=600)  # the rollout began at START
+    devices = [device("a"), device("b")]
+    late = plan(snapshot(deployment("v2", max_unavailable=0), devices, rows), START + timedelta(seconds=600))
+    assert late.status is not None
+    condition = late.status.conditions[1]
+    assert (condition.status, condition.reason) == ("False", "ProgressDeadlineExceeded")
+    assert condition.message == (
+        "revision rev-v2 made no progress for 600 s: 1 BudgetExhausted, 1 Failing; "
+        "maxUnavailable is 0, so only devices that are unavailable already are updated"
+    )
+
+
+def test_a_pause_is_told_and_taken_back() -> None:
+    paused = planned("v1", [process("a")], paused=True).status
+    assert paused is not None
+    assert {each.type: each.status.value for each in paused.conditions} == {
+        "Available": "True", "Paused": "True", "Progressing": "Unknown",
+    }  # fmt: skip
+    resumed = plan(snapshot(deployment(status=stored(paused)), [device("a")], [process("a")]), START).status
+    assert resumed is not None
+    assert [each.type for each in resumed.conditions] == ["Available", "Progressing"]
+
+
+def test_a_plan_that_was_carried_out_leaves_nothing_to_do() -> None:
+    made = planned("v2", [process("a"), process("b")])
+    rows = [process("a", "v2", **STARTING), process("b")]
+    assert updated(made) == ["a"]
+    assert planned("v2", rows).actions == ()

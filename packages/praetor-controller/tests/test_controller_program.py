@@ -1,0 +1,299 @@
+"""The whole program on an API in memory and a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from praetor_api.kube.errors import Unreachable, api_error
+from praetor_api.kube.resource import (
+    DEVICE_PROCESS_DEPLOYMENTS,
+    DEVICE_PROCESSES,
+    EVENTS,
+    LEASES,
+    NETWORK_SWITCHES,
+    Key,
+)
+from praetor_api.kube.testing import FakeClock, Request
+from praetor_api.kube.times import time
+from praetor_controller.main import Program
+from praetor_controller.settings import Settings
+from praetor_controller.testing import PatchingKube
+
+TEL = Key("lab", "tel")
+
+
+class World:
+    """An API, a clock, and a controller that runs."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.kube = PatchingKube(self.clock)
+
+    async def switch(self, name: str, **labels: str) -> None:
+        body = {"metadata": {"name": name, "labels": {"role": "leaf"} | labels}, "spec": {}}
+        await self.kube.create(NETWORK_SWITCHES, "lab", body)
+
+    async def deploy(self, name: str = "tel", **spec: Any) -> None:
+        body: dict[str, Any] = {
+            "selector": {"matchLabels": {"role": "leaf"}},
+            "template": {"metadata": {"labels": {"app": "tel"}}, "spec": {"execution": {"command": ["v1"]}}},
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
+        }
+        await self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", {"metadata": {"name": name}, "spec": body | spec})
+
+    async def edit(self, **spec: Any) -> None:
+        await self.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"spec": spec})
+
+    async def change_template(self, command: str, **metadata: Any) -> None:
+        await self.edit(template={"metadata": metadata, "spec": {"execution": {"command": [command]}}})
+
+    async def report_ready(self, *names: str) -> None:
+        for key, obj in self.kube.objects(DEVICE_PROCESSES).items():
+            if names and key.name not in names:
+                continue
+            now = time(self.clock.now())
+            types = ("AgentConnected", "SpecObserved", "ProcessStarted", "Healthy")
+            conditions = [{"type": each, "status": "True", "lastTransitionTime": now} for each in types]
+            generation = obj["metadata"]["generation"]
+            status = {"phase": "Running", "observedGeneration": generation, "conditions": conditions}
+            await self.kube.patch(DEVICE_PROCESSES, key, {"status": status}, subresource="status")
+
+    def processes(self) -> dict[str, dict[str, Any]]:
+        return {key.name: obj for key, obj in self.kube.objects(DEVICE_PROCESSES).items()}
+
+    def commands(self) -> dict[str, str]:
+        return {name: obj["spec"]["execution"]["command"][0] for name, obj in self.processes().items()}
+
+    def status(self) -> dict[str, Any]:
+        status: dict[str, Any] = self.kube.objects(DEVICE_PROCESS_DEPLOYMENTS)[TEL].get("status") or {}
+        return status
+
+    def condition(self, type_: str) -> tuple[str, str]:
+        found = next(each for each in self.status()["conditions"] if each["type"] == type_)
+        return found["status"], found["reason"]
+
+    def writes(self) -> list[str]:
+        verbs = ("create", "patch", "delete")
+        return [each.verb for each in self.kube.requests if each.verb in verbs and each.resource == DEVICE_PROCESSES]
+
+    def requests(self) -> list[Request]:
+        return [each for each in self.kube.requests if each.resource != LEASES and each.verb not in ("list", "watch")]
+
+    @asynccontextmanager
+    async def controller(self) -> AsyncIterator[None]:
+        program = Program(self.kube, self.clock, Settings(metrics=None, probes=None))
+        stop = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            running = group.create_task(program.run(stop), name="controller")
+            await self.clock.advance(5)
+            assert program.ready()
+            yield
+            stop.set()
+            await self.clock.advance(10)
+            await running
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    world = World()
+    for name in ("a", "b", "c"):
+        await world.switch(name)
+    await world.deploy()
+    async with world.controller():
+        yield world
+
+
+async def test_every_matching_device_gets_a_process(world: World) -> None:
+    assert set(world.processes()) == {"tel-a", "tel-b", "tel-c"}
+    made = world.processes()["tel-a"]
+    owner = world.kube.objects(DEVICE_PROCESS_DEPLOYMENTS)[TEL]["metadata"]["uid"]
+    assert made["spec"]["deviceRef"] == {"kind": "NetworkSwitch", "name": "a", "namespace": "lab"}
+    assert made["metadata"]["labels"] == {"app": "tel", "azure.com/deployment": "tel"}
+    (reference,) = made["metadata"]["ownerReferences"]
+    assert (reference["uid"], reference["controller"], reference["blockOwnerDeletion"]) == (owner, True, True)
+
+
+async def test_the_status_counts_and_says_why(world: World) -> None:
+    assert world.status()["desiredNumberScheduled"] == 3
+    assert world.condition("Available") == ("False", "TooManyUnavailable")
+    await world.report_ready()
+    await world.clock.advance(2)
+    status = world.status()
+    assert status["numberAvailable"] == status["updatedNumberScheduled"] == status["numberReady"] == 3
+    assert status["reasons"] == {"UpToDate": 3}
+    assert status["observedGeneration"] == 1
+    assert world.condition("Available") == ("True", "MinimumDevicesAvailable")
+    assert world.condition("Progressing") == ("True", "NewRevisionRolledOut")
+
+
+async def test_a_changed_template_reaches_one_device_at_a_time(world: World) -> None:
+    await world.report_ready()
+    await world.clock.advance(2)
+    await world.change_template("v2")
+    await world.clock.advance(5)
+    assert world.commands() == {"tel-a": "v2", "tel-b": "v1", "tel-c": "v1"}
+    assert world.status()["reasons"] == {"Updating": 1, "BudgetExhausted": 2}
+    await world.report_ready("tel-a")
+    await world.clock.advance(5)
+    assert world.commands() == {"tel-a": "v2", "tel-b": "v2", "tel-c": "v1"}
+    await world.report_ready("tel-b")
+    await world.clock.advance(5)
+    await world.report_ready("tel-c")
+    await world.clock.advance(5)
+    assert set(world.commands().values()) == {"v2"}
+    assert world.condition("Progressing") == ("True", "NewRevisionRolledOut")
+    assert world.writes().count("patch") == 3 + 3 + 3  # one update each; the rest are this test's reports
+
+
+async def test_quick_changes_do_not_add_up(world: World) -> None:
+    await world.report_ready()
+    await world.clock.advance(2)
+    for version in ("v2", "v3", "v4"):
+        await world.change_template(version)
+        await world.clock.advance(3)
+    assert sorted(world.commands().values()) == ["v1", "v1", "v4"]
+
+
+async def test_keys_of_others_stay_and_keys_of_the_template_go(world: World) -> None:
+    await world.report_ready()
+    labels = {"metadata": {"labels": {"mine": "1"}, "annotations": {"note": "keep"}}}
+    await world.kube.patch(DEVICE_PROCESSES, Key("lab", "tel-a"), labels)
+    await world.change_template("v1", labels={"app": None, "tier": "edge"}, annotations={"why": "x"})
+    await world.clock.advance(5)
+    metadata = world.processes()["tel-a"]["metadata"]
+    assert metadata["labels"] == {"azure.com/deployment": "tel", "tier": "edge", "mine": "1"}
+    assert metadata["annotations"]["note"] == "keep"
+    assert metadata["annotations"]["why"] == "x"
+    assert metadata["generation"] == 1
+
+
+async def test_drift_made_by_hand_is_corrected(world: World) -> None:
+    await world.report_ready()
+    await world.kube.patch(DEVICE_PROCESSES, Key("lab", "tel-b"), {"spec": {"execution": {"command": ["evil"]}}})
+    await world.clock.advance(5)
+    assert world.commands()["tel-b"] == "v1"
+
+
+async def test_a_device_that_no_longer_matches_loses_its_process(world: World) -> None:
+    await world.kube.patch(NETWORK_SWITCHES, Key("lab", "a"), {"metadata": {"labels": {"role": "spine"}}})
+    await world.kube.delete(NETWORK_SWITCHES, Key("lab", "b"))
+    await world.switch("d")
+    await world.clock.advance(5)
+    assert set(world.processes()) == {"tel-c", "tel-d"}
+
+
+async def test_a_paused_deployment_writes_no_process(world: World) -> None:
+    await world.edit(paused=True)
+    await world.clock.advance(5)
+    before = world.writes()
+    await world.change_template("v2")
+    await world.switch("d")
+    await world.kube.delete(NETWORK_SWITCHES, Key("lab", "a"))
+    await world.clock.advance(60)
+    assert world.writes() == before
+    assert world.condition("Paused") == ("True", "DeploymentPaused")
+    await world.edit(paused=False)
+    await world.clock.advance(5)
+    assert set(world.processes()) == {"tel-b", "tel-c", "tel-d"}
+    assert all(each["type"] != "Paused" for each in world.status()["conditions"])
+
+
+async def test_a_name_of_somebody_else_is_left_alone(world: World) -> None:
+    await world.kube.create(
+        DEVICE_PROCESSES, "lab", {"metadata": {"name": "tel-z"}, "spec": {"deviceRef": {"name": "q"}}}
+    )
+    await world.clock.advance(1)
+    await world.switch("z")
+    await world.clock.advance(5)
+    ours = [name for name, obj in world.processes().items() if obj["spec"]["deviceRef"]["name"] == "z"]
+    assert len(ours) == 1
+    assert ours[0].startswith("tel-z-")
+    assert world.processes()["tel-z"]["spec"] == {"deviceRef": {"name": "q"}}
+
+
+async def test_a_write_without_an_answer_is_read_back(world: World) -> None:
+    world.kube.fail_next(Unreachable("cut off"), verb="create", resource=DEVICE_PROCESSES)
+    await world.switch("d")
+    await world.clock.advance(10)
+    assert "tel-d" in world.processes()
+
+
+async def test_a_refused_process_does_not_stop_the_others(world: World) -> None:
+    refusal = api_error(422, "Invalid", "spec.execution: no", {"causes": [{}]})
+    world.kube.fail_next(refusal, verb="create", resource=DEVICE_PROCESSES)
+    await world.switch("d")
+    await world.switch("e")
+    await world.clock.advance(5)
+    assert len(world.processes()) == 4
+    assert world.status()["reasons"]["CannotConverge"] == 1
+    await world.clock.advance(400)
+    assert len(world.processes()) == 5
+
+
+async def test_a_conflict_is_read_back_and_planned_again(world: World) -> None:
+    await world.report_ready()
+    await world.clock.advance(2)
+    world.kube.fail_next(api_error(409, "Conflict", "changed"), verb="patch", resource=DEVICE_PROCESSES)
+    await world.change_template("v2")
+    await world.clock.advance(5)
+    assert sorted(world.commands().values()) == ["v1", "v1", "v2"]
+
+
+async def test_nothing_is_written_while_nothing_changes(world: World) -> None:
+    await world.report_ready()
+    await world.clock.advance(60)
+    before = world.requests()
+    await world.clock.advance(120)
+    assert world.requests() == before
+
+
+async def test_a_bad_selector_is_told_and_mended(world: World) -> None:
+    await world.edit(selector={"matchExpressions": [{"key": "a", "operator": "In", "values": []}]})
+    await world.clock.advance(5)
+    assert world.condition("Progressing") == ("False", "InvalidSpec")
+    assert len(world.processes()) == 3
+    await world.edit(selector={"matchExpressions": None})
+    await world.clock.advance(5)
+    assert world.condition("Progressing")[1] != "InvalidSpec"
+
+
+async def test_a_rollout_that_stands_still_is_told(world: World) -> None:
+    await world.report_ready()
+    await world.clock.advance(2)
+    await world.change_template("v2")
+    await world.clock.advance(700)
+    assert world.condition("Progressing") == ("False", "ProgressDeadlineExceeded")
+    reasons = [event["reason"] for event in world.kube.objects(EVENTS).values()]
+    assert "ProgressDeadlineExceeded" in reasons
+    assert "CreatedProcesses" in reasons
+
+
+async def test_a_deleted_deployment_is_not_acted_on(world: World) -> None:
+    await world.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"metadata": {"finalizers": ["keep"]}})
+    await world.kube.delete(DEVICE_PROCESS_DEPLOYMENTS, TEL)
+    await world.kube.delete(DEVICE_PROCESSES, Key("lab", "tel-a"))
+    await world.clock.advance(5)
+    assert set(world.processes()) == {"tel-b", "tel-c"}
+
+
+async def test_a_new_leader_changes_nothing_and_the_lease_is_released(world: World) -> None:
+    await world.report_ready()
+    await world.clock.advance(5)
+    before = world.processes()
+    async with world.controller():
+        await world.clock.advance(60)
+    assert world.processes() == before
+
+
+async def test_stopping_releases_the_lease() -> None:
+    world = World()
+    async with world.controller():
+        lease = world.kube.objects(LEASES)[Key("praetor-system", "praetor-controller")]
+        assert lease["spec"]["holderIdentity"]
+    lease = world.kube.objects(LEASES)[Key("praetor-system", "praetor-controller")]
+    assert lease["spec"]["holderIdentity"] == ""

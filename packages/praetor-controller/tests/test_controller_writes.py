@@ -1,0 +1,281 @@
+"""Rows, overlay, bodies and status patches: what is read, and what is written."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from praetor_api.kube.codec import encode
+from praetor_api.kube.objects import Condition, ConditionStatus
+from praetor_api.kube.resource import Key
+from praetor_controller.actions import Create, Update
+from praetor_controller.bodies import process_body, process_patch
+from praetor_controller.markers import ManagedKeys, deployment_label, managed_keys, parse_managed_keys
+from praetor_controller.notices import transition_notices, write_notices
+from praetor_controller.overlay import LIFETIME_S, Overlay
+from praetor_controller.projection import project_deployment, project_device, project_process
+from praetor_controller.reasons import ReasonCode
+from praetor_controller.rows import ProcessRow
+from praetor_controller.snapshot import Counts, RolloutStatus
+from praetor_controller.status_patch import status_patch
+from praetor_controller.testing import NAMESPACE, START, deployment, process
+
+KEY = Key(NAMESPACE, "tel-a")
+NOON = "2026-01-01T12:00:00Z"
+NOON_EPOCH = START.timestamp() + 12 * 3600
+
+
+def condition(type_: str, status: str = "True", **fields: str) -> dict[str, str]:
+    return {"type": type_, "status": status, "lastTransitionTime": NOON} | fields
+
+
+def raw_process(status: dict[str, Any], **annotations: str) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "tel-a", "namespace": NAMESPACE, "generation": 2, "annotations": annotations},
+        "spec": {"deviceRef": {"name": "a"}, "execution": {"command": ["x"]}},
+        "status": status,
+    }
+
+
+READY = {
+    "phase": "Running",
+    "observedGeneration": 2,
+    "conditions": [condition("AgentConnected"), condition("SpecObserved"), condition("Healthy")],
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "ready_since"),
+    [
+        pytest.param(READY, NOON_EPOCH, id="ready"),
+        pytest.param(READY | {"phase": "Succeeded"}, NOON_EPOCH, id="ran-to-completion"),
+        pytest.param(READY | {"phase": "Pending"}, None, id="pending"),
+        pytest.param(READY | {"observedGeneration": 1}, None, id="speaks-of-an-older-spec"),
+        pytest.param(READY | {"conditions": [condition("AgentConnected")]}, None, id="conditions-missing"),
+        pytest.param({}, None, id="nothing-reported"),
+    ],
+)
+def test_ready_is_what_the_status_says_of_the_current_spec(status: dict[str, Any], ready_since: float | None) -> None:
+    assert project_process(raw_process(status)).ready_since == ready_since
+
+
+def test_a_condition_that_stayed_true_is_no_older_than_the_offer() -> None:
+    row = project_process(raw_process(READY, **{"azure.com/offered-at": "2026-01-01T13:00:00Z"}))
+    assert row.ready_since == row.settled_since == NOON_EPOCH + 3600
+
+
+def test_a_note_that_somebody_broke_is_no_note() -> None:
+    assert project_process(raw_process(READY, **{"azure.com/offered-at": "yesterday"})).offered_at is None
+
+
+@pytest.mark.parametrize(
+    ("status", "failure"),
+    [
+        pytest.param(READY | {"phase": "Failed"}, "phase Failed", id="failed"),
+        pytest.param(
+            READY | {"phase": "Failed", "lastTerminationReason": "exit 1\x1b[2J"},
+            "phase Failed: exit 1\ufffd[2J",
+            id="failed-why",
+        ),
+        pytest.param(
+            READY | {"conditions": [condition("RolledBack", message="no start")]},
+            "RolledBack: no start",
+            id="rolled-back",
+        ),
+        pytest.param(
+            READY | {"conditions": [condition("Healthy", "False", reason="Probe"), condition("ProcessStarted")]},
+            "not healthy: Probe",
+            id="not-healthy",
+        ),
+        pytest.param(READY | {"conditions": [condition("Healthy", "False")]}, "", id="starting"),
+        pytest.param(READY, "", id="well"),
+    ],
+)
+def test_failing_is_told_in_words(status: dict[str, Any], failure: str) -> None:
+    assert project_process(raw_process(status)).failure == failure
+
+
+@pytest.mark.parametrize(
+    ("status", "settled"),
+    [
+        pytest.param(READY | {"phase": "Unknown"}, NOON_EPOCH, id="went-silent"),
+        pytest.param(READY | {"conditions": [condition("Healthy", "Unknown")]}, 0.0, id="health-unknown"),
+        pytest.param(READY | {"phase": "Failed"}, None, id="failed"),
+        pytest.param(READY | {"conditions": [condition("Healthy", "False")]}, None, id="unhealthy"),
+    ],
+)
+def test_having_been_well_is_known_after_it_went_silent(status: dict[str, Any], settled: float | None) -> None:
+    assert project_process(raw_process(status)).settled_since == settled
+
+
+@pytest.mark.parametrize(
+    "ref", [{"kind": "BMC", "name": "a"}, {"name": "a", "namespace": "elsewhere"}, {"kind": "NetworkSwitch"}]
+)
+def test_a_process_of_another_kind_or_place_belongs_to_no_device(ref: dict[str, str]) -> None:
+    obj = raw_process({})
+    obj["spec"]["deviceRef"] = ref
+    assert project_process(obj).device == ""
+
+
+def test_only_the_controlling_owner_counts() -> None:
+    obj = raw_process({})
+    obj["metadata"]["ownerReferences"] = [{"uid": "1"}, {"uid": "2", "controller": True}]
+    assert project_process(obj).owner == "2"
+
+
+def test_a_device_says_whether_it_is_connected_and_in_maintenance() -> None:
+    obj: dict[str, Any] = {
+        "metadata": {"name": "a", "namespace": NAMESPACE},
+        "spec": {"maintenance": {"until": NOON}},
+        "status": {"conditions": [condition("AgentConnected", "False")]},
+    }
+    row = project_device(obj)
+    assert (row.connected, row.connected_since) == (False, NOON_EPOCH)
+    assert (row.in_maintenance, row.maintenance_until) == (True, NOON_EPOCH)
+    assert project_device({"metadata": {"name": "b"}}).in_maintenance is False
+
+
+def test_a_spec_that_cannot_be_read_names_the_field() -> None:
+    spec = {"selector": {"matchLabels": []}, "updateStrategy": {"type": "Surprise"}}
+    row = project_deployment({"metadata": {"name": "tel"}, "spec": spec, "status": {"conditions": "?"}})
+    assert "spec.selector.matchLabels" in row.fault
+    assert "spec.updateStrategy.type: must be one of RollingUpdate" in row.fault
+    assert row.matches({}) is False
+
+
+def test_fields_of_a_newer_api_survive() -> None:
+    spec = {"selector": {}, "template": {"spec": {"execution": {}, "new": {"deep": [1]}}}}
+    row = project_deployment({"metadata": {"name": "tel", "namespace": NAMESPACE, "uid": "u"}, "spec": spec})
+    assert process_body(row, Create("a", "tel-a"), START)["spec"]["new"] == {"deep": [1]}
+
+
+def test_a_patch_names_only_our_keys() -> None:
+    row = deployment("v2")
+    wanted = evolve(row.template, labels=frozenset({("a/b", "1"), ("same", "1")}), managed="m")
+    old = process(
+        "a",
+        labels=frozenset({("same", "1"), ("left~", "1"), ("theirs", "1")}),
+        annotations=frozenset(),
+        annotated=False,
+        managed=managed_keys(["same", "left~", "never-there"], []),
+        resource_version="7",
+    )
+    patch = process_patch(evolve(row, template=wanted), Update(old), START)
+    assert patch[0] == {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"}
+    assert patch[1]["path"] == "/spec"
+    assert {"op": "add", "path": "/metadata/labels/a~1b", "value": "1"} in patch
+    assert {"op": "remove", "path": "/metadata/labels/left~0"} in patch
+    assert [each["path"] for each in patch[2:]] == [
+        "/metadata/labels/a~1b",
+        "/metadata/labels/left~0",
+        "/metadata/annotations",
+    ]
+
+
+def test_a_change_of_metadata_offers_nothing() -> None:
+    patch = process_patch(deployment(), Update(process("a", annotated=True), spec=False), START)
+    paths = [each["path"] for each in patch]
+    assert "/spec" not in paths
+    assert not any("offered-at" in path for path in paths)
+    assert "/metadata/annotations/azure.com~1revision" in paths
+
+
+def test_a_patch_for_a_process_without_labels_brings_all_of_them() -> None:
+    wanted = evolve(deployment().template, labels=frozenset({("a", "1")}))
+    patch = process_patch(evolve(deployment(), template=wanted), Update(process("a")), START)
+    assert {"op": "add", "path": "/metadata/labels", "value": {"a": "1"}} in patch
+
+
+@pytest.mark.parametrize("note", ["", "{", "[]", '{"labels": 1}', '"x"'])
+def test_a_broken_note_of_keys_removes_nothing(note: str) -> None:
+    assert parse_managed_keys(note) == ManagedKeys()
+
+
+def test_a_long_deployment_name_is_hashed_into_its_label() -> None:
+    assert deployment_label("tel") == "tel"
+    long = deployment_label("x" * 100)
+    assert len(long) == 63
+    assert long != deployment_label("x" * 101)
+
+
+def test_what_was_written_outdates_the_cache_until_it_catches_up() -> None:
+    overlay: Overlay[ProcessRow] = Overlay()
+    old, new = process("a", resource_version="5"), process("a", "v2", resource_version="7")
+    overlay.wrote(new, 0.0)
+    assert overlay.latest(KEY, old, 1.0) == new
+    assert list(overlay.over([old], 1.0)) == [new]
+    assert list(overlay.over([], 1.0)) == [new]
+    overlay.seen(KEY, evolve(old, resource_version="6"))
+    assert len(overlay) == 1
+    overlay.seen(KEY, evolve(new, resource_version="8"))
+    assert overlay.latest(KEY, old, 1.0) == old
+
+
+@pytest.mark.parametrize(
+    ("cached", "seen"),
+    [
+        pytest.param(process("a"), None, id="not-seen-to-go"),
+        pytest.param(process("a", terminating=True), process("a", terminating=True), id="a-finalizer-keeps-it"),
+        pytest.param(
+            process("a", uid="another", resource_version="9"), process("a", uid="another", resource_version="9"),
+            id="made-anew",
+        ),
+        pytest.param(process("a", uid="another", resource_version="0"), None, id="an-older-one-of-that-name"),
+    ],
+)  # fmt: skip
+def test_what_was_deleted_is_gone_before_the_cache_knows(cached: ProcessRow, seen: ProcessRow | None) -> None:
+    overlay: Overlay[ProcessRow] = Overlay()
+    overlay.deleted(process("a"), 0.0)
+    assert overlay.latest(KEY, cached, 1.0) == seen
+
+
+def test_the_overlay_forgets_what_was_deleted_or_never_confirmed() -> None:
+    overlay: Overlay[ProcessRow] = Overlay()
+    overlay.wrote(process("a"), 0.0)
+    overlay.seen(KEY, None)
+    assert list(overlay.over([], 1.0)) == []
+    overlay.wrote(process("a"), 0.0)
+    assert list(overlay.over([], LIFETIME_S + 1)) == []
+    overlay.deleted(process("a"), 0.0)
+    assert list(overlay.over([process("a")], 1.0)) == []
+    overlay.seen(Key(NAMESPACE, "other"), None)
+
+
+PROGRESSING = Condition(type="Progressing", status=ConditionStatus.TRUE, reason="RolloutInProgress", message="m")
+STATUS = RolloutStatus(
+    observed_generation=2,
+    counts=Counts(desired=3, current=3, updated=1, ready=2, available=1),
+    current_revision=None,
+    update_revision="r2",
+    reasons={ReasonCode.UP_TO_DATE: 1, ReasonCode.UPDATING: 2},
+    conditions=(PROGRESSING,),
+)
+
+
+def test_only_what_changed_is_written() -> None:
+    full = status_patch({}, STATUS)
+    assert full["numberUnavailable"] == 2
+    assert full["conditions"] == [encode(PROGRESSING)]
+    assert "currentRevision" not in full
+    assert status_patch(full, STATUS) == {}
+    later = evolve(STATUS, reasons={ReasonCode.UP_TO_DATE: 3}, current_revision="r2")
+    assert status_patch(full, later) == {"reasons": {"UpToDate": 3, "Updating": None}, "currentRevision": "r2"}
+
+
+def test_transitions_are_told_once() -> None:
+    done = evolve(PROGRESSING, reason="NewRevisionRolledOut")
+    assert [each.reason for each in transition_notices((PROGRESSING,), (done,))] == ["RolloutComplete"]
+    assert transition_notices((done,), (done,)) == ()
+    assert transition_notices((), ()) == ()
+    assert transition_notices((), (evolve(PROGRESSING, reason="WaitingForDeletion"),)) == ()
+
+
+def test_writes_are_told_in_sum() -> None:
+    told = write_notices(5, 1, 0, "no room")
+    assert [each.note for each in told] == [
+        "created 5 processes",
+        "updated 1 process",
+        "the API refused a process: no room",
+    ]
