@@ -19,7 +19,7 @@ import click
 import yaml
 from attrs import frozen
 
-from e2e.build import ROOT
+from e2e.build import PACKAGES, ROOT, build_all
 from e2e.clusters.cluster import Cluster
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.launch import ClusterName, launch
@@ -121,10 +121,11 @@ def authority_of(kubeconfig: Path) -> Path:
 @click.option("--no-build", is_flag=True, help="Take the images that were built before.")
 @click.option("--assets", type=click.Path(path_type=Path), help="envtest: folder of etcd and kube-apiserver.")
 def main(name: str, engine: str | None, base: str | None, no_build: bool, assets: Path | None) -> None:
-    """Build the images and run deploy/ on a real kube-apiserver."""
+    """Build the wheels and the images, and run deploy/ on a real kube-apiserver."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # containers outlive whoever started them
     chosen = Engine(engine) if engine else find_engine(able_to_run=True)
     if not no_build:
+        build_all(PACKAGES, DIST)
         build_images(COMPONENTS, engine=chosen, base=base)
     with tempfile.TemporaryDirectory(prefix="praetor-trial-") as temporary, ExitStack() as opened:
         workdir = Path(temporary)
