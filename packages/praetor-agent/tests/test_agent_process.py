@@ -78,8 +78,9 @@ def test_a_process_gets_its_words_and_variables_byte_for_byte(backend: ProcessBa
     backend.start(launch(*argv, env=env, working_dir=str(tmp_path)))
     assert wait_end(backend).exit_code == 0
     assert (tmp_path / "out").read_bytes() == b"\0".join(map(os.fsencode, nasty))
+    place = os.fsencode(f"PRAETOR_PROCESS_DIR={backend.place('uid-1')}")
     entries = (tmp_path / "out.env").read_bytes().rstrip(b"\0").split(b"\0")
-    assert set(entries) == {b"PATH=/bin", b"A=x=y\n$z", b"EMPTY=", b"PRAETOR_PROCESS_UID=uid-1"}
+    assert set(entries) == {b"PATH=/bin", b"A=x=y\n$z", b"EMPTY=", b"PRAETOR_PROCESS_UID=uid-1", place}
     assert (tmp_path / "out.cwd").read_text() == str(tmp_path)
 
 
@@ -261,8 +262,10 @@ def test_a_program_without_a_path_is_found_on_path() -> None:
             resolve(words, "/bin", None)
 
 
-def test_only_what_carries_the_marker_is_ever_ended(backend: ProcessBackend) -> None:
+def test_only_what_carries_our_markers_is_ever_ended(backend: ProcessBackend, tmp_path: Path) -> None:
     with suppress(StartError):
         backend.start(launch("/bin/sleep", "1000", uid="uid-2"))
+    other = ProcessBackend(tmp_path / "another agent", BOOT)
+    other.stop("uid-2", grace_seconds=0, force=True)
     backend.stop("uid-1", grace_seconds=0, force=True)
     assert seen(backend, "uid-2").running

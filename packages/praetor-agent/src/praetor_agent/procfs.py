@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MARKER = "PRAETOR_PROCESS_UID"
-"""Variable in the environment of all that the agent's own supervisor starts, and of what those start."""
+PLACE_MARKER = "PRAETOR_PROCESS_DIR"
+"""Variables in the environment of all that the agent's own supervisor starts, and of what those start: whose process it
+is, and below which state directory, for there may be several agents on one host."""
 
 _START_TICKS = 19  # the 22nd field of stat, counted after the command
 
@@ -35,9 +37,14 @@ def is_running(pid: int, ticks: int) -> bool:
     return start_ticks(pid) == ticks
 
 
-def marked(uid: str) -> Iterator[int]:
-    """Yield the pids of all processes whose environment carries the marker of *uid*."""
-    wanted = f"{MARKER}={uid}".encode()
+def markers(uid: str, place: Path) -> dict[str, str]:
+    """Return the variables that mark a process *uid* whose directory is *place*."""
+    return {MARKER: uid, PLACE_MARKER: str(place)}
+
+
+def marked(uid: str, place: Path) -> Iterator[int]:
+    """Yield the pids of all processes whose environment carries the markers of *uid* and *place*."""
+    wanted = {os.fsencode(f"{name}={value}") for name, value in markers(uid, place).items()}
     for entry in os.listdir("/proc"):
         if not entry.isdigit():
             continue
@@ -45,5 +52,5 @@ def marked(uid: str) -> Iterator[int]:
             environment = Path(f"/proc/{entry}/environ").read_bytes()
         except OSError:  # ended meanwhile, or not ours to read
             continue
-        if wanted in environment.split(b"\0"):
+        if wanted <= set(environment.split(b"\0")):
             yield int(entry)

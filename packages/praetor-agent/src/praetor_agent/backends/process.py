@@ -50,7 +50,7 @@ class ProcessBackend:
     """Runs processes in sessions of their own, below *directory*."""
 
     def __init__(self, directory: Path, boot_id: str, *, log_bytes: int = LOG_BYTES) -> None:
-        self._directory = directory
+        self._directory = directory.absolute()
         self._boot_id = boot_id
         self._log_bytes = log_bytes
 
@@ -69,7 +69,7 @@ class ProcessBackend:
             (place / "exit").unlink(missing_ok=True)
         except OSError as e:
             raise StartError(f"{place} cannot be written: {e.strerror}") from e
-        answer = _run_shim(self._job(launch, place, identity), launch.uid)
+        answer = _run_shim(self._job(launch, place, identity), procfs.markers(launch.uid, place))
         if answer != "ok":
             raise StartError(f"cannot execute {launch.argv[0]!r} in {launch.working_dir!r}: {answer}")
 
@@ -93,7 +93,7 @@ class ProcessBackend:
 
     def _job(self, launch: Launch, place: Path, identity: Identity | None) -> bytes:
         head = "\n".join((launch.uid, launch.spec_hash, self._boot_id))
-        env = dict(launch.env) | {procfs.MARKER: launch.uid}
+        env = dict(launch.env) | procfs.markers(launch.uid, place)
         changed = (str(identity.uid), str(identity.gid), " ".join(map(str, identity.groups))) if identity else ("",) * 3
         words = (
             str(place), str(self._log_bytes), *changed, launch.working_dir, head, str(len(launch.argv)),
@@ -141,18 +141,17 @@ class ProcessBackend:
         """End what carries the marker of *uid* but for its stage: descendants that left the process group."""
         run = _read_run(self.place(uid))
         stage = run.stage[0] if run is not None and procfs.is_running(*run.stage) else None
-        for pid in procfs.marked(uid):
+        for pid in procfs.marked(uid, self.place(uid)):
             if pid not in (stage, os.getpid()):
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
 
 
-def _run_shim(job: bytes, uid: str) -> str:
+def _run_shim(job: bytes, environment: Mapping[str, str]) -> str:
     command = (sys.executable, "-I", "-S", str(SHIM))
-    environment = {procfs.MARKER: uid}
     try:
         done = subprocess.run(
-            command, input=job, capture_output=True, env=environment, timeout=START_TIMEOUT_SECONDS, check=False
+            command, input=job, capture_output=True, env=dict(environment), timeout=START_TIMEOUT_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as e:
         raise StartError(f"the supervising stage cannot be started: {e}") from e
