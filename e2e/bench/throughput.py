@@ -65,7 +65,7 @@ def _figures(context: Context, stack: Stack, baseline: Server) -> tuple[Figure, 
     }
     turns = dict(zip(((way, server.name) for way, server in targets), _load(plan), strict=True))
     for (way, name), taken in turns.items():
-        wall, server, own = (statistics.median(turn[key] for turn in taken) for key in ("wall_s", "server_s", "own_s"))  # type: ignore[literal-required]
+        wall, server, own = (statistics.median(turn[key] for turn in taken) for key in ("wall_s", "server_s", "own_s"))
         rate = statistics.median(turn["requests"] / turn["wall_s"] for turn in taken)
         tell(f"{way}, {name}: {rate:,.0f}/s on the clock; server busy {server / wall:.0%}, load {own / wall:.0%}")
     rates = {key: [turn["requests"] / turn["server_s"] for turn in taken] for key, taken in turns.items()}

@@ -1,0 +1,27 @@
+"""The apiserver's own counts of requests for what the programs deal with."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from e2e.clusters.cluster import Cluster, Request
+
+LEASES = "leases"
+KINDS = ("deviceprocesses", "deviceprocessdeployments", "networkswitches", "events", "controllerrevisions", LEASES)
+
+
+def ours(cluster: Cluster) -> Counter[Request]:
+    """Return the requests so far; a watch counts when it ends."""
+    counts = cluster.request_counts()
+    return Counter({request: count for request, count in counts.items() if request.resource.split("/")[0] in KINDS})
+
+
+def of_kind(counts: Counter[Request], resource: str, verb: str | None = None) -> Counter[Request]:
+    """Return those of *counts* for *resource*, of one *verb* when it is given."""
+    return Counter(
+        {
+            request: count
+            for request, count in counts.items()
+            if request.resource == resource and verb in (None, request.verb)
+        }
+    )

@@ -1,0 +1,45 @@
+"""`python -m e2e.bench.creates KUBECONFIG NAMESPACE DEPLOYMENT COUNT`: create so many DeviceProcesses, as fast as the client can.
+
+The bodies are those that the controller writes. Prints the seconds that it took, on the clock and of the processor, as JSON.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from datetime import UTC, datetime
+
+from e2e.stack.manifests import deployment, process_spec
+from praetor_api.kube.client import KubeClient
+from praetor_api.kube.resource import DEVICE_PROCESSES
+from praetor_controller.actions import Create
+from praetor_controller.bodies import process_body
+from praetor_controller.projection import project_deployment
+from praetor_controller.writer import CONCURRENCY, FIELD_MANAGER
+
+
+async def create(kubeconfig: str, namespace: str, name: str, count: int) -> dict[str, float]:
+    """Return how many seconds it took, without what comes before the first and after the last request."""
+    manifest = deployment(name, process_spec(["/bin/sleep", "1000"]))
+    manifest["metadata"] |= {"namespace": namespace, "uid": "of-nobody", "generation": 1}
+    row = project_deployment(manifest)
+    now = datetime.now(UTC)
+    bodies = iter([process_body(row, Create(f"leaf-{n}", f"{name}-leaf-{n}"), now) for n in range(count)])
+    async with await KubeClient.from_config(kubeconfig) as client:
+
+        async def work() -> None:
+            for body in bodies:
+                del body["metadata"]["ownerReferences"]  # nobody would be there, and it would be collected
+                await client.create(DEVICE_PROCESSES, namespace, body, field_manager=FIELD_MANAGER)
+
+        began, cpu = time.monotonic(), time.process_time()
+        async with asyncio.TaskGroup() as group:
+            for number in range(CONCURRENCY):
+                group.create_task(work(), name=f"create {number}")
+        return {"wall_s": time.monotonic() - began, "cpu_s": time.process_time() - cpu}
+
+
+if __name__ == "__main__":
+    json.dump(asyncio.run(create(*sys.argv[1:4], count=int(sys.argv[4]))), sys.stdout)

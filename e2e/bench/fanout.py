@@ -1,0 +1,92 @@
+"""How fast the controller fans a deployment out, against a bare loop of creates with the same client.
+
+The loop creates the same objects in another namespace, so many at a time as the controller, and does nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+from attrs import frozen
+
+from e2e.bench.context import BenchError, Context, own_environment, tell, until
+from e2e.bench.figures import Figure, at_least, ratio_figure
+from e2e.bench.fleet import GROUP, GROUPS, Fleet, object_count
+from e2e.bench.proc import cpu_seconds
+from e2e.bench.programs import running
+from e2e.stack.kube import PROCESSES, Kube
+from e2e.stack.manifests import deployment, process_spec
+from e2e.stack.server import Server
+from e2e.stack.stack import Settings, Stack
+
+LIKE_A_BARE_LOOP = at_least(0.85)
+BARE = "bare"
+
+
+@frozen(kw_only=True)
+class Made:
+    """What it took to make some processes: seconds on the clock, and of the client's processor."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def measure(context: Context) -> tuple[Figure, ...]:
+    """Fan out and run the loop in turns."""
+    count = context.size(1_000 if context.cluster == "envtest" else 400, 100)
+    rates: dict[str, list[float]] = {"fanned out": [], "bare": []}
+    costs: dict[str, list[float]] = {"fanned out": [], "bare": []}
+    with context.launched() as cluster:
+        stack = Stack(cluster, context.folder("stack"), Settings(namespace="default"))
+        with running(stack, stack.controller):
+            fleet = Fleet(stack, count * GROUPS, workdir=context.folder("fleet"))
+            bare = stack.kube(BARE).create_namespace()
+            for number in range(GROUPS):
+                loop = _bare_loop(stack, bare, number, count)
+                controller = _fan_out(fleet, stack.controller, number, count)
+                for name, made in (("bare", loop), ("fanned out", controller)):
+                    rates[name].append(count / made.wall_s)
+                    costs[name].append(made.cpu_s / count * 1000)
+                tell(
+                    f"round {number + 1}: {count} in {loop.wall_s:.1f} s bare, in {controller.wall_s:.1f} s fanned out"
+                )
+    what = f"{GROUPS} times {count:,} processes, fan-out against a bare loop"
+    return (
+        ratio_figure(f"created a second: {what}", rates["fanned out"], rates["bare"], goal=LIKE_A_BARE_LOOP),
+        ratio_figure("processor ms of the client for each, its watches included", costs["fanned out"], costs["bare"]),
+    )
+
+
+def _fan_out(fleet: Fleet, controller: Server, number: int, count: int) -> Made:
+    """Return what it took until a new deployment, to one group of the devices, has all its processes."""
+    before = object_count_of(fleet.kube)
+    began, cpu = time.monotonic(), cpu_seconds(controller.program.pid)
+    spec = process_spec(["/bin/sleep", "1000"])
+    fleet.kube.apply(deployment(f"agent-{number}", spec, match={GROUP: str(number)}))
+    until(lambda: object_count_of(fleet.kube) == before + count, "every device has its process", poll_s=0.05)
+    return Made(wall_s=time.monotonic() - began, cpu_s=cpu_seconds(controller.program.pid) - cpu)
+
+
+def object_count_of(kube: Kube) -> int:
+    """Return how many DeviceProcesses the namespace has, without reading them all."""
+    return object_count(kube.api.get(kube.path(PROCESSES), limit=1).body)
+
+
+def _bare_loop(stack: Stack, kube: Kube, number: int, count: int) -> Made:
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "e2e.bench.creates"),
+            *(str(stack.cluster.kubeconfig), kube.namespace, f"agent-{number}", str(count)),
+        ],
+        env=own_environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    if done.returncode:
+        raise BenchError(f"the bare loop failed:\n{done.stderr}")
+    return Made(**json.loads(done.stdout))

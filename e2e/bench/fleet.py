@@ -1,0 +1,90 @@
+"""Many pretend devices in one process, declared and rolled out to as an operator would."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from e2e.bench.context import until
+from e2e.clusters.credentials import write_secret
+from e2e.stack.kube import Object
+from e2e.stack.manifests import deployment, network_switch, process_spec
+from e2e.stack.program import Program
+from e2e.stack.stack import Stack, environment, script
+from praetor_api.kube.client import KubeClient
+from praetor_api.kube.resource import NETWORK_SWITCHES
+
+NAME = "agent"
+GROUP = "group"
+GROUPS = 5
+CONCURRENCY = 32
+
+
+class Fleet:
+    """*count* NetworkSwitches in the namespace default, and a deployment `agent` to all of them."""
+
+    def __init__(self, stack: Stack, count: int, *, workdir: Path, strategy: str = "RollingUpdate") -> None:
+        self.names = [f"leaf-{number}" for number in range(1, count + 1)]
+        self.kube = stack.kube("default")
+        self.workdir = workdir
+        self._stack = stack
+        self._strategy = strategy
+        self._secret_file = write_secret(workdir / "secret", stack.secret.encode())
+        asyncio.run(create_switches(stack.cluster.kubeconfig, "default", self.names))
+
+    @contextmanager
+    def simulated(self) -> Iterator[Program]:
+        """Run the devices around the block: they poll, report and beat as real ones do."""
+        flags = {
+            "gateway": self._stack.gateway_url,
+            "count": len(self.names),
+            "prefix": "leaf-",
+            "token-secret-file": self._secret_file,
+        }
+        argv = [script("praetor-agent"), "simulate", *(f"--{name}={value}" for name, value in flags.items())]
+        program = Program("devices", argv, workdir=self.workdir, env=environment())
+        program.start()
+        try:
+            yield program
+        finally:
+            program.stop()
+
+    def offer(self, revision: int) -> None:
+        """Apply the deployment's *revision*; returns at once."""
+        spec = process_spec(["/bin/sleep", str(1000 + revision)])
+        body = deployment(NAME, spec, updateStrategy={"type": self._strategy})
+        if self._strategy == "RollingUpdate":
+            body["spec"]["updateStrategy"]["rollingUpdate"] = {"maxUnavailable": "10%"}
+        self.kube.apply(body)
+
+    def deploy(self, revision: int) -> float:
+        """Offer *revision* and return after how many seconds every device has it, ready and available."""
+        self.offer(revision)
+        return until(self._rolled_out, f"revision {revision} is everywhere", poll_s=0.1)
+
+    def _rolled_out(self) -> bool:
+        body = self.kube.deployment(NAME)
+        status, count = body.get("status", {}), len(self.names)
+        return status.get("observedGeneration") == body["metadata"]["generation"] and all(
+            status.get(field) == count for field in ("updatedNumberScheduled", "numberReady", "numberAvailable")
+        )
+
+
+def object_count(page: Object) -> int:
+    """Return how many objects there are by the first *page* of their list."""
+    return len(page.get("items", ())) + int(page["metadata"].get("remainingItemCount") or 0)
+
+
+async def create_switches(kubeconfig: Path, namespace: str, names: list[str]) -> None:
+    """Create a NetworkSwitch for each name, several at a time; by the label GROUP they are in GROUPS of one size."""
+    left = enumerate(names)
+    async with await KubeClient.from_config(str(kubeconfig)) as client, asyncio.TaskGroup() as group:
+
+        async def work() -> None:
+            for number, name in left:
+                await client.create(NETWORK_SWITCHES, namespace, network_switch(name, {GROUP: str(number % GROUPS)}))
+
+        for number in range(CONCURRENCY):
+            group.create_task(work(), name=f"create switches {number}")

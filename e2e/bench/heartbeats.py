@@ -1,0 +1,68 @@
+"""Requests that the apiserver sees while devices send heartbeats in which nothing changed, by its own count."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+
+from e2e.bench.context import Context, until
+from e2e.bench.counts import LEASES, of_kind, ours
+from e2e.bench.figures import Figure, at_most
+from e2e.bench.fleet import Fleet
+from e2e.bench.programs import running
+from e2e.clusters.cluster import Cluster, Request
+from e2e.stack.stack import Settings, Stack
+from e2e.suite.heartbeats import Beats
+
+HEARTBEATS = 10_000
+QUIET_S = 3.0
+
+
+def measure(context: Context) -> tuple[Figure, ...]:
+    """Let a settled fleet send heartbeats through the real gateway, the controller watching, and count."""
+    devices = context.size(200, 50)
+    rounds = context.size(HEARTBEATS, 1_000) // devices
+    with context.launched() as cluster:
+        settings = Settings(heartbeat=15, gateway_flags=("--device-rate=1000000",))
+        stack = Stack(cluster, context.folder("stack"), settings)
+        with running(stack, *stack.servers()):
+            fleet = Fleet(stack, devices, workdir=context.folder("fleet"))
+            with fleet.simulated():
+                fleet.deploy(1)
+            beats = Beats(stack.gateway_url, {name: stack.token(name) for name in fleet.names})
+            beats.send(1)  # tells that another agent runs on the devices now
+            before = _settled(cluster)
+            began = time.monotonic()
+            sent = beats.send(rounds)
+            took = time.monotonic() - began
+            caused = ours(cluster) - before
+    renewals = sum(of_kind(caused, LEASES).values())
+    others = {request: count for request, count in caused.items() if request.resource != LEASES}
+    detail = ", ".join(f"{count} {request.verb} {request.resource}" for request, count in others.items())
+    return (
+        Figure(
+            what=f"apiserver requests in {sent:,} unchanged heartbeats of {devices} devices",
+            value=sum(others.values()),
+            goal=at_most(0),
+            detail=detail or f"{took:.0f} s, controller and gateway running",
+        ),
+        Figure(
+            what="Lease requests meanwhile, of both programs", value=renewals, detail=f"{renewals / took:.1f} a second"
+        ),
+    )
+
+
+def _settled(cluster: Cluster) -> Counter[Request]:
+    """Return the counts once nothing but Leases was asked for during QUIET_S."""
+    last, since = ours(cluster), time.monotonic()
+
+    def quiet() -> bool:
+        nonlocal last, since
+        now = ours(cluster)
+        if any(request.resource != LEASES for request in now - last):
+            since = time.monotonic()
+        last = now
+        return time.monotonic() - since > QUIET_S
+
+    until(quiet, f"no request for {QUIET_S:g} s", poll_s=0.2)
+    return last

@@ -1,0 +1,112 @@
+"""One pass of the rollout planner over a fleet at rest, and over one half-way through a rollout.
+
+Seconds are of the processor, so that what else runs on the machine matters little.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+
+from attrs import evolve
+
+from e2e.bench.context import Context
+from e2e.bench.figures import Figure, Goal, at_most, median_figure
+from e2e.stack.manifests import deployment, process_spec
+from praetor_controller.planner import plan
+from praetor_controller.projection import project_deployment
+from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.snapshot import Snapshot
+
+FLEET = 100_000
+SMALL = 10_000
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+BEFORE = (NOW - timedelta(hours=1)).timestamp()
+WITHIN_S = at_most(0.5)
+LINEAR = at_most(11.0)
+
+
+def measure(context: Context) -> tuple[Figure, ...]:
+    """Time passes over both fleets, in both states."""
+    passes = context.size(7, 3)
+    return (
+        *_figures("at rest", passes, outdated_every=0),
+        *_figures("half-way through a rollout", passes, outdated_every=2),
+    )
+
+
+def _figures(state: str, passes: int, *, outdated_every: int) -> Iterable[Figure]:
+    small, large = (snapshot(devices, outdated_every) for devices in (SMALL, FLEET))
+    seconds: dict[int, list[float]] = {SMALL: [], FLEET: []}
+    for _ in range(passes):
+        seconds[SMALL].append(_seconds(small))
+        seconds[FLEET].append(_seconds(large))
+    yield _milliseconds(f"{FLEET:,} devices {state}", seconds[FLEET], Goal(WITHIN_S.limit * 1000))
+    growth = [more / less for more, less in zip(seconds[FLEET], seconds[SMALL], strict=True)]
+    yield median_figure(f"{FLEET:,} devices against {SMALL:,}, {state}", growth, unit="x", goal=LINEAR)
+
+
+def _milliseconds(what: str, seconds: Iterable[float], goal: Goal) -> Figure:
+    return median_figure(what, [each * 1000 for each in seconds], unit="ms", goal=goal)
+
+
+def _seconds(of: Snapshot) -> float:
+    gc.collect()  # the garbage of the pass before is not this one's
+    began = time.process_time()
+    plan(of, NOW)
+    return time.process_time() - began
+
+
+def snapshot(devices: int, outdated_every: int) -> Snapshot:
+    """Return a connected, ready fleet; every so manyth device has not got the newest template yet (0: all have)."""
+    row = _deployment()
+    names = [f"leaf-{number}" for number in range(devices)]
+    processes = [
+        _process(name, row, outdated=bool(outdated_every) and number % outdated_every == 0)
+        for number, name in enumerate(names)
+    ]
+    return Snapshot(
+        deployment=row,
+        devices=[
+            DeviceRow(name=name, namespace="default", labels={}, connected=True, connected_since=BEFORE)
+            for name in names
+        ],
+        processes=processes,
+        rollout_since=NOW - timedelta(minutes=5),
+        taken_names={process.name for process in processes},
+    )
+
+
+def _deployment() -> DeploymentRow:
+    body = deployment("agent", process_spec(["/bin/sleep", "1000"]), max_unavailable="10%")
+    body["metadata"] |= {"namespace": "default", "uid": "d-1", "generation": 2, "resourceVersion": "7"}
+    return project_deployment(body)
+
+
+def _process(device: str, row: DeploymentRow, *, outdated: bool) -> ProcessRow:
+    template = row.template
+    process = ProcessRow(
+        name=f"{row.name}-{device}",
+        namespace=row.namespace,
+        uid=f"u-{device}",
+        resource_version="11",
+        device=device,
+        owner=row.uid,
+        spec_hash=template.spec_hash,
+        labels=template.labels,
+        annotations=template.annotations,
+        annotated=True,
+        revision=template.revision,
+        managed=template.managed,
+        offered_at=BEFORE,
+        created_at=BEFORE,
+        connected=True,
+        connected_since=BEFORE,
+        reported=True,
+        observed=True,
+        ready_since=BEFORE,
+        settled_since=BEFORE,
+    )
+    return evolve(process, spec_hash="sha256:older", revision="older") if outdated else process
