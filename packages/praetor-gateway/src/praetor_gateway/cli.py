@@ -18,7 +18,7 @@ from praetor_gateway.__about__ import __version__
 from praetor_gateway.errors import ConfigurationError
 from praetor_gateway.logs import configure_logs
 from praetor_gateway.main import run
-from praetor_gateway.settings import Credentials, Settings, load_verifier, parse_address
+from praetor_gateway.settings import Credentials, PeerSettings, Settings, load_verifier, parse_address, read_lines
 
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -75,6 +75,11 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option("--namespace", "namespaces", multiple=True, help="Watch this namespace. Repeatable.  [default: all]")
 @click.option("--lease-namespace", default=None, help="Namespace of the Lease.  [default: the pod's, or default]")
+@click.option("--peer-bind-address", "peer_addr", default=None, help="Where other replicas report, host:port.")
+@click.option(
+    "--peer-advertise-address", "peer_advertise", default=None, help="Under which they reach it.  [default: host name]"
+)
+@click.option("--peer-token-file", type=_FILE, default=None, help="File of the secret that all replicas share.")
 @click.option("--site-label", default="site", help="Label of switches that one fault may silence together.")
 @click.option("--kubeconfig", default=None, help="Kubeconfig file.  [default: in-cluster, or ~/.kube/config]")
 @click.option("--context", default=None, help="Context of the kubeconfig.")
@@ -113,6 +118,7 @@ def read_settings(options: Mapping[str, Any]) -> Settings:
     insecure = given.pop("insecure")
     _check_authentication(credentials, insecure)
     _check_tls(given["tls_cert"], given["tls_key"])
+    peers = _peers(given.pop("peer_addr"), given.pop("peer_advertise"), given.pop("peer_token_file"))
     grace_s = given.pop("takeover_grace_s")
     heartbeat_s, multiplier = given["heartbeat_s"], given["stale_multiplier"]
     return Settings(
@@ -122,6 +128,7 @@ def read_settings(options: Mapping[str, Any]) -> Settings:
         takeover_grace_s=heartbeat_s * (multiplier + 1.0) if grace_s is None else grace_s,
         lease_namespace=given.pop("lease_namespace") or _own_namespace(),
         identity=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
+        peers=peers,
         **given,
     )
 
@@ -148,6 +155,21 @@ def _check_tls(cert: Path | None, key: Path | None) -> None:
     for option, path in (("--tls-cert", cert), ("--tls-key", key)):
         if path is not None and not os.access(path, os.R_OK):
             raise ConfigurationError(option, f"cannot read {path}; name a readable PEM file")
+
+
+def _peers(addr: str | None, advertise: str | None, token_file: Path | None) -> PeerSettings | None:
+    if addr is None:
+        if token_file is not None or advertise is not None:
+            raise ConfigurationError("--peer-bind-address", "is needed with the other --peer flags; give host:port")
+        return None
+    bound = parse_address("--peer-bind-address", addr)
+    if token_file is None:
+        message = "is needed with --peer-bind-address, or anybody could say which devices are alive"
+        raise ConfigurationError("--peer-token-file", message)
+    host, _, port = bound.rpartition(":")
+    own = socket.gethostname() if host == "0.0.0.0" else host  # noqa: S104 - compared, not bound
+    token = read_lines("--peer-token-file", token_file)[0]
+    return PeerSettings(addr=bound, advertise=advertise or f"{own}:{port}", token=token)
 
 
 def _own_namespace() -> str:

@@ -30,6 +30,7 @@ from praetor_gateway.intake import Allowance, Intake
 from praetor_gateway.judge import Rules
 from praetor_gateway.liveness import Liveness
 from praetor_gateway.metrics import Metrics
+from praetor_gateway.peers import ADDRESS_ANNOTATION, PeerPusher, PeerTransport, create_peer_app
 from praetor_gateway.probes import create_probe_app
 from praetor_gateway.problems import ProblemHandlers
 from praetor_gateway.queue import StatusQueue
@@ -50,9 +51,19 @@ _log = structlog.get_logger()
 
 
 class Gateway:
-    """Serves devices from *api*'s objects; ``app`` and ``probe_app`` are its two faces."""
+    """Serves devices from *api*'s objects; ``app``, ``probe_app`` and ``peer_app`` are its faces.
 
-    def __init__(self, api: KubeApi, settings: Settings, clock: Clock, registry: CollectorRegistry) -> None:
+    Several replicas need a *transport*, to tell the one that judges whom they heard.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        settings: Settings,
+        clock: Clock,
+        registry: CollectorRegistry,
+        transport: PeerTransport | None = None,
+    ) -> None:
         self._settings = settings
         self._clock = clock
         self._draining = False
@@ -61,7 +72,9 @@ class Gateway:
         self._waiters = Waiters()
         self._queue = StatusQueue(clock)
         self._fleet = Fleet(self._changed)
-        self._elector = Elector(api, Key(settings.lease_namespace, LEASE), settings.identity, clock)
+        annotations = {ADDRESS_ANNOTATION: settings.peers.advertise} if settings.peers is not None else {}
+        lease = Key(settings.lease_namespace, LEASE)
+        self._elector = Elector(api, lease, settings.identity, clock, annotations=annotations)
         rules = _rules(settings)
         self._liveness = Liveness(self._fleet, self._queue, rules, clock, self._is_fresh)
         self._statuses = Statuses(self._fleet, self._liveness.connected)
@@ -95,6 +108,12 @@ class Gateway:
         self._authenticator = _authenticator(settings, self.metrics)
         self.app = create_app(self._device_api(), ProblemHandlers(self.metrics.request), self.lifespan)
         self.probe_app = create_probe_app(registry, self.unready)
+        self.peer_app = (
+            create_peer_app(settings.peers.token, self._liveness, self._is_fresh)
+            if settings.peers is not None
+            else None
+        )
+        self._transport = transport
         self._add_gauges()
 
     def is_synced(self) -> bool:
@@ -136,6 +155,15 @@ class Gateway:
             yield "informer", informer.run()
         yield "status writer", self._writer.run()
         yield "event recorder", self._recorder.run()
+        if self._transport is not None:
+            pusher = PeerPusher(
+                self._elector,
+                self._liveness,
+                self._transport,
+                identity=self._settings.identity,
+                clock=self._clock,
+            )
+            yield "peer pusher", pusher.run()
         if self._settings.credentials is not None:
             reloader = CredentialReloader(self._settings.credentials, self._authenticator, self._clock)
             yield "credential reloader", reloader.run()

@@ -13,6 +13,7 @@ from praetor_api.kube.client import KubeClient
 from praetor_api.kube.clock import SystemClock
 from praetor_gateway.__about__ import __version__
 from praetor_gateway.gateway import Gateway
+from praetor_gateway.peers import HttpPeerTransport
 from praetor_gateway.serving import Listener, Tls
 from praetor_gateway.settings import Settings
 
@@ -26,9 +27,14 @@ async def run(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with await KubeClient.from_config(settings.kubeconfig, settings.context) as api:
-        gateway = Gateway(api, settings, SystemClock(), CollectorRegistry())
+        transport = HttpPeerTransport(settings.peers.token) if settings.peers is not None else None
+        gateway = Gateway(api, settings, SystemClock(), CollectorRegistry(), transport)
         api.on_request = gateway.metrics.api_request
-        await serve(gateway, settings, stop, _announce)
+        try:
+            await serve(gateway, settings, stop, _announce)
+        finally:
+            if transport is not None:
+                await transport.close()
 
 
 def _announce(port: int, probe_port: int) -> None:
@@ -42,10 +48,14 @@ async def serve(
     tls = Tls(cert=settings.tls_cert, key=settings.tls_key) if settings.tls_cert and settings.tls_key else None
     devices = Listener(gateway.app, settings.addr, option="--addr", tls=tls)
     probes = Listener(gateway.probe_app, settings.probe_addr, option="--health-probe-bind-address")
+    others = [probes]
+    if settings.peers is not None and gateway.peer_app is not None:
+        others.append(Listener(gateway.peer_app, settings.peers.addr, option="--peer-bind-address"))
     announce(devices.port, probes.port)
     ended = asyncio.Event()
     async with asyncio.TaskGroup() as group:
-        group.create_task(probes.serve(ended.wait, 1.0), name="serve probes")
+        for listener in others:
+            group.create_task(listener.serve(ended.wait, 1.0), name="serve probes and peers")
         try:
             async with gateway.lifespan():
                 draining = group.create_task(_drain(gateway, stop), name="drain")

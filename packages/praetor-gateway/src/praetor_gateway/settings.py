@@ -26,6 +26,15 @@ class Credentials:
 
 
 @frozen(kw_only=True)
+class PeerSettings:
+    """Where this replica takes pushes, under which address others reach it, and the secret that all share."""
+
+    addr: str
+    advertise: str
+    token: str
+
+
+@frozen(kw_only=True)
 class Settings:
     """The gateway's options. *credentials* None stands for `--insecure`; durations in seconds."""
 
@@ -48,6 +57,7 @@ class Settings:
     log_level: str
     log_format: str
     identity: str
+    peers: PeerSettings | None = None
 
     @property
     def stale_s(self) -> float:
@@ -71,16 +81,17 @@ def load_verifier(credentials: Credentials) -> TokenVerifier:
     """Return what the credentials allow, files read now; ConfigurationError naming the flag that is bad."""
     tokens = [_word("--device-token", token) for token in credentials.tokens]
     for path in credentials.token_files:
-        tokens += _lines("--device-token-file", path)
+        tokens += read_lines("--device-token-file", path)
     secrets = [_word("--device-token-secret", secret) for secret in credentials.secrets]
     for path in credentials.secret_files:
-        secrets += _lines("--device-token-secret-file", path)
+        secrets += read_lines("--device-token-secret-file", path)
     return TokenVerifier(
         shared=tuple(token.encode() for token in tokens), secrets=tuple(secret.encode() for secret in secrets)
     )
 
 
-def _lines(option: str, path: Path) -> list[str]:
+def read_lines(option: str, path: Path) -> list[str]:
+    """Return the words in the file, one a line; ConfigurationError naming *option* when there is none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:

@@ -18,6 +18,7 @@ from praetor_api.kube.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.testing import FakeClock, FakeKube
 from praetor_api.spec import RestartPolicy
 from praetor_gateway.gateway import Gateway
+from praetor_gateway.peers import PeerTransport
 from praetor_gateway.rows import ProcessRow, SwitchRow
 from praetor_gateway.settings import Credentials, Settings
 
@@ -235,13 +236,16 @@ def conditions(obj: Mapping[str, Any]) -> dict[str, str]:
 
 @asynccontextmanager
 async def running_lab(
-    kube: FakeKube | None = None, clock: FakeClock | None = None, **settings: Any
+    kube: FakeKube | None = None,
+    clock: FakeClock | None = None,
+    transport: PeerTransport | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Lab]:
     """Run a gateway on fakes; *settings* replace those of SETTINGS."""
     clock = clock or FakeClock()
     kube = kube or FakeKube(clock)
     registry = CollectorRegistry()
-    gateway = Gateway(kube, evolve(SETTINGS, **settings), clock, registry)
+    gateway = Gateway(kube, evolve(SETTINGS, **settings), clock, registry, transport)
     client = AsgiClient(gateway.app)
     async with _on_time(gateway, clock):
         await clock.settle()

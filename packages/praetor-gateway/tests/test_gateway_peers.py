@@ -1,0 +1,187 @@
+"""Several replicas: one judges, all tell it whom they heard."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from praetor_api.kube.resource import LEASES, Key
+from praetor_api.kube.testing import FakeClock, FakeKube
+from praetor_gateway import cli
+from praetor_gateway.peers import PATH, Heard, HttpPeerTransport
+from praetor_gateway.serving import Listener
+from praetor_gateway.settings import PeerSettings
+from praetor_gateway.testing import AsgiClient, Lab, conditions, running_lab
+
+
+class Wire:
+    """Carries pushes between the labs, while it is whole."""
+
+    def __init__(self) -> None:
+        self.labs: dict[str, Lab] = {}
+        self.cut = False
+
+    async def push(self, address: str, heard: Heard) -> bool:
+        lab = self.labs.get(address)
+        if lab is None or self.cut or lab.gateway.peer_app is None:
+            return False
+        client = AsgiClient(lab.gateway.peer_app, None)
+        body = {"observer": heard.observer, "ages": dict(heard.ages)}
+        return (await client.post(PATH, body, authorization="Bearer secret")).status == 204
+
+
+async def replica(stack: AsyncExitStack, wire: Wire, name: str, kube: FakeKube, clock: FakeClock) -> Lab:
+    peers = PeerSettings(addr="127.0.0.1:0", advertise=name, token="secret")
+    lab = await stack.enter_async_context(
+        running_lab(kube.another_client(), clock, transport=wire, identity=name, peers=peers)
+    )
+    wire.labs[name] = lab
+    return lab
+
+
+async def beat(lab: Lab, seconds: int, *devices: str) -> None:
+    for _ in range(0, seconds, 5):
+        for device in devices:
+            await lab.client.post(f"/v1/devices/{device}/connect")
+        await lab.clock.advance(5)
+
+
+def lost(lab: Lab, *devices: str) -> list[str]:
+    return [device for device in devices if conditions(lab.switch(device)).get("AgentConnected") == "False"]
+
+
+async def test_a_device_that_another_replica_hears_is_connected() -> None:
+    clock, wire = FakeClock(), Wire()
+    kube = FakeKube(clock)
+    async with AsyncExitStack() as stack:
+        first = await replica(stack, wire, "first", kube, clock)
+        second = await replica(stack, wire, "second", kube, clock)
+        for device in ("leaf-1", "leaf-2"):
+            await first.declare(device)
+        await beat(first, 10, "leaf-1")
+        for _ in range(36):
+            await first.client.post("/v1/devices/leaf-1/connect")
+            await beat(second, 5, "leaf-2")
+        assert conditions(first.switch("leaf-1"))["AgentConnected"] == "True"
+        assert conditions(first.switch("leaf-2"))["AgentConnected"] == "True"
+        assert (first.value("arbiter"), second.value("arbiter")) == (1, 0)
+        await beat(first, 90, "leaf-1")
+        assert lost(first, "leaf-1", "leaf-2") == ["leaf-2"]
+
+
+async def test_a_replica_that_is_cut_off_freezes_its_devices_for_a_while() -> None:
+    clock, wire = FakeClock(), Wire()
+    kube = FakeKube(clock)
+    async with AsyncExitStack() as stack:
+        first = await replica(stack, wire, "first", kube, clock)
+        second = await replica(stack, wire, "second", kube, clock)
+        await first.declare("leaf-2")
+        await beat(second, 90, "leaf-2")
+        wire.cut = True
+        await beat(second, 55, "leaf-2")
+        assert lost(first, "leaf-2") == []
+        wire.cut = False
+        await beat(second, 60, "leaf-2")
+        assert lost(first, "leaf-2") == []
+
+
+async def test_the_next_arbiter_knows_all_that_the_others_heard() -> None:
+    clock, wire = FakeClock(), Wire()
+    kube = FakeKube(clock)
+    async with AsyncExitStack() as stack:
+        async with AsyncExitStack() as short:
+            await replica(short, wire, "first", kube, clock)
+            second = await replica(stack, wire, "second", kube, clock)
+            third = await replica(stack, wire, "third", kube, clock)
+            await second.declare("leaf-2")
+            await second.declare("leaf-3")
+            for _ in range(12):
+                await second.client.post("/v1/devices/leaf-2/connect")
+                await beat(third, 5, "leaf-3")
+        assert second.kube.objects(LEASES)[Key("lab", "praetor-gateway-arbiter")]["metadata"]["annotations"]
+        for _ in range(40):
+            await second.client.post("/v1/devices/leaf-2/connect")
+            await beat(third, 5, "leaf-3")
+        assert second.value("arbiter") + third.value("arbiter") == 1
+        assert lost(second, "leaf-2", "leaf-3") == []
+
+
+@pytest.mark.parametrize(
+    ("token", "body", "status"),
+    [
+        ("secret", {"observer": "x", "ages": {"leaf-1": 1.0, "ghost": 2}}, 204),
+        ("secret", {"observer": "x", "ages": {}}, 204),
+        ("secret", {"observer": "", "ages": {}}, 400),
+        ("secret", {"observer": "x", "ages": {"leaf-1": -1}}, 400),
+        ("secret", {"observer": "x", "ages": {"leaf-1": True}}, 400),
+        ("secret", {"observer": "x"}, 400),
+        ("secret", [], 400),
+        ("secret", b"{", 400),
+        ("wrong", {"observer": "x", "ages": {}}, 401),
+        ("", {"observer": "x", "ages": {}}, 401),
+    ],
+)
+async def test_pushes_are_checked(token: str, body: object, status: int) -> None:
+    async with running_lab(peers=PeerSettings(addr="a:1", advertise="a:1", token="secret")) as lab:
+        await lab.declare("leaf-1")
+        assert lab.gateway.peer_app is not None
+        client = AsgiClient(lab.gateway.peer_app, None)
+        assert (await client.post(PATH, body, authorization=f"Bearer {token}")).status == status
+
+
+async def test_a_replica_that_does_not_judge_takes_no_push() -> None:
+    peers = PeerSettings(addr="a:1", advertise="a:1", token="secret")
+    async with (
+        running_lab() as first,
+        running_lab(first.kube.another_client(), first.clock, identity="second", peers=peers) as second,
+    ):
+        assert second.gateway.peer_app is not None
+        client = AsgiClient(second.gateway.peer_app, None)
+        answer = await client.post(PATH, {"observer": "x", "ages": {}}, authorization="Bearer secret")
+    assert answer.status == 503
+
+
+async def test_pushes_travel_over_http() -> None:
+    async with running_lab(peers=PeerSettings(addr="a:1", advertise="a:1", token="secret")) as lab:
+        assert lab.gateway.peer_app is not None
+        listener = Listener(lab.gateway.peer_app, "127.0.0.1:0", option="--peer-bind-address")
+        stop = asyncio.Event()
+        serving = asyncio.ensure_future(listener.serve(stop.wait, 1.0))
+        right, wrong = HttpPeerTransport("secret"), HttpPeerTransport("wrong")
+        heard = Heard(observer="x", ages={"leaf-1": 0.5})
+        assert await right.push(f"127.0.0.1:{listener.port}", heard) is True
+        assert await wrong.push(f"127.0.0.1:{listener.port}", heard) is False
+        assert await right.push("127.0.0.1:1", heard) is False
+        await right.close()
+        await wrong.close()
+        stop.set()
+        await serving
+        await HttpPeerTransport("x").close()
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["--peer-bind-address", ":9"], "--peer-token-file"),
+        (["--peer-token-file", "/dev/null"], "--peer-bind-address"),
+        (["--peer-bind-address", ":9", "--peer-token-file", "/dev/null"], "is empty"),
+    ],
+)
+def test_peers_need_a_secret(args: list[str], words: str) -> None:
+    result = CliRunner().invoke(cli.main, ["--insecure", *args])
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+def test_peers_are_found_under_the_host_name(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("secret\n")
+    args = ["--insecure", "--peer-bind-address", ":9", "--peer-token-file", str(path)]
+    peers = cli.read_settings(cli.main.make_context("gateway", args).params).peers
+    assert peers is not None
+    assert peers.token == "secret"
+    assert peers.advertise.endswith(":9")
