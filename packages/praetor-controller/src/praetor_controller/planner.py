@@ -156,12 +156,15 @@ class _Pass:
         return Reason(ReasonCode.NAME_TAKEN, f"{wanted} belongs to somebody else")
 
     def _updated(self, device: DeviceRow, process: ProcessRow, stands: Standing) -> Reason:
-        self.last_progress = max(self.last_progress, process.offered_at or 0.0)
+        if process.offered_at is not None and process.offered_at > self.last_progress:
+            self.last_progress = process.offered_at
         may_write = not (self.frozen or self.on_delete or device.name in self.snapshot.refusals)
         if may_write and self._metadata_differs(process):
             self.updates.append(Update(process, spec=False))
         if stands is Standing.AVAILABLE:
-            self.last_progress = max(self.last_progress, (process.ready_since or 0.0) + self.min_ready_s)
+            available_at = (process.ready_since or 0.0) + self.min_ready_s
+            if available_at > self.last_progress:
+                self.last_progress = available_at
             return _UP_TO_DATE
         if stands is Standing.NEVER_REPORTED or stands is Standing.OFFLINE_BEFORE_OFFER:
             return self._offline(ReasonCode.OFFLINE_SINCE, device, process)
