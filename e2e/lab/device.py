@@ -1,0 +1,143 @@
+"""A device with a real init system: a root file system booted under systemd-nspawn on the host's network.
+
+The root file system is only read; what the device writes is gone when it is switched off, but for folders that are
+bound into it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from e2e.lab.errors import LabError
+from e2e.stack.errors import StackError
+from e2e.stack.program import Program
+from e2e.stack.waiting import eventually
+
+BOOT_S = 90
+COMMAND_S = 60
+UP = ("running", "degraded")
+ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+
+
+class Device:
+    """One device; *shared* binds folders of the host (read-only) and *kept* ones that outlive a power cut."""
+
+    def __init__(
+        self,
+        name: str,
+        rootfs: Path,
+        *,
+        workdir: Path,
+        shared: Mapping[str, Path] | None = None,
+        kept: Mapping[str, Path] | None = None,
+    ) -> None:
+        self.name = name
+        binds = [f"--bind-ro={source}:{place}" for place, source in (shared or {}).items()]
+        binds += [f"--bind={source}:{place}" for place, source in (kept or {}).items()]
+        options = ("-q", "-D", str(rootfs), "--volatile=overlay", f"--machine={name}", "-b", "--register=no")
+        self.program = Program(
+            name, ("systemd-nspawn", *options, "--keep-unit", *binds), workdir=workdir, env=dict(os.environ)
+        )
+
+    @property
+    def init(self) -> int:
+        """Process id, on the host, of the device's PID 1; LabError when it does not run."""
+        pid = self.program.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if not children:
+            raise LabError(f"{self.name} has no init; its console ends:\n{self.program.tail()}")
+        return int(children[0])
+
+    def power_on(self) -> None:
+        """Boot; returns when systemd says that the device is up."""
+        self.program.start()
+        eventually(self._state, lambda state: state in UP, what=f"{self.name} is up", within_s=BOOT_S)
+
+    def pull_the_plug(self) -> None:
+        """Switch off without warning: every process of the device ends at once."""
+        # systemd-nspawn ends with its init, but an init outlives a systemd-nspawn that was killed
+        os.kill(self.init, signal.SIGKILL)
+        eventually(lambda: not self.program.running, what=f"{self.name} is off")
+
+    def run(self, *argv: str, stdin: str | None = None) -> str:
+        """Run a command on the device and return what it printed; LabError when it fails."""
+        done = self._run(argv, stdin)
+        if done.returncode:
+            raise LabError(f"{self.name}: {' '.join(argv)} failed with {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file on the device."""
+        self.run("/bin/sh", "-c", 'cat >"$1"', "sh", path, stdin=text)
+
+    def words(self, path: str) -> tuple[str, ...]:
+        """Return the NUL-separated words of a file of the device, such as those in /proc."""
+        return tuple(self.run("cat", path).split("\0")[:-1])
+
+    def unit(self, name: str, *properties: str) -> dict[str, str]:
+        """Return properties of a unit as `systemctl show` tells them."""
+        told = self.run("systemctl", "show", f"--property={','.join(properties)}", name)
+        return dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
+
+    def units(self, pattern: str) -> tuple[str, ...]:
+        """Return the names of the units that systemd has loaded, by a glob pattern."""
+        told = self.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "--full", pattern)
+        return tuple(line.split()[0] for line in told.splitlines())
+
+    def __enter__(self) -> Self:
+        try:
+            self.power_on()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        with suppress(LabError, StackError, OSError):  # it may be off already
+            self.pull_the_plug()
+        self.program.stop()
+
+    def _state(self) -> str:
+        """Return what systemd says of the device as a whole; "" while it says nothing."""
+        try:
+            return self._run(("systemctl", "is-system-running"), None).stdout.strip()
+        except LabError:
+            return ""
+
+    def _run(self, argv: tuple[str, ...], stdin: str | None) -> subprocess.CompletedProcess[str]:
+        enter = ("nsenter", "-t", str(self.init), "-m", "-u", "-i", "-p", "--", *argv)
+        try:
+            return subprocess.run(
+                enter,
+                input=stdin or "",
+                capture_output=True,
+                text=True,
+                timeout=COMMAND_S,
+                check=False,
+                env=ENVIRONMENT,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise LabError(f"{self.name}: {' '.join(argv)} took longer than {COMMAND_S} s") from error
+
+
+def why_unavailable(rootfs: Path | None) -> str | None:
+    """Return why no device can be booted here, or None."""
+    if rootfs is None:
+        return "PRAETOR_LAB_ROOTFS does not name a root file system that boots with systemd"
+    if not (rootfs / "lib" / "systemd" / "systemd").exists():
+        return f"PRAETOR_LAB_ROOTFS={rootfs} has no systemd in it"
+    if os.geteuid() != 0:
+        return "devices are booted by root only"
+    if missing := [program for program in ("systemd-nspawn", "nsenter") if shutil.which(program) is None]:
+        return f"{' and '.join(missing)} are not installed; try the package systemd-container"
+    return None

@@ -1,0 +1,201 @@
+"""A device under real systemd: what the status says is what systemctl on the device says."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.lab.device import Device, why_unavailable
+from e2e.lab.payload import install
+from e2e.stack.kube import DEPLOYMENTS, Kube, Object, condition
+from e2e.stack.manifests import deployment, network_switch, process_spec
+from e2e.stack.stack import Stack
+from e2e.stack.waiting import eventually
+from e2e.suite.judging import await_phase, await_ready, is_ready
+from e2e.suite.workloads import change_template, probed
+
+pytestmark = pytest.mark.lab
+
+AGENT = "praetor-agent.service"
+PLACE, STATE, TOKEN = "/opt/praetor", "/var/lib/praetor-agent", "/etc/praetor-token"
+# as an operator would install it; what it runs are units of their own, so they live on when it stops
+AGENT_UNIT = """[Unit]
+Description=Praetor agent
+[Service]
+Environment=PYTHONPATH={place} PYTHONDONTWRITEBYTECODE=1
+ExecStart=/usr/bin/python3 -m praetor_agent run --gateway={gateway} --device={device} \\
+  --token-file={token} --state-dir={state} --start-splay=0
+Restart=always
+KillMode=process
+[Install]
+WantedBy=multi-user.target
+"""
+ODD = "a=b 'c' \"d\" $HOME %n \\ ; #"
+ARGUMENTS = ["two words", "$HOME", "%n %%", ";", "-", 'quote"d', "back\\slash", "é"]
+SCRIPT = 'trap "exit 0" TERM; while :; do sleep 1 & wait $!; done'
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[Device]:
+    """A booted device with the agent as a service; its state outlives a power cut."""
+    named = os.environ.get("PRAETOR_LAB_ROOTFS")
+    rootfs = Path(named) if named else None
+    missing = why_unavailable(rootfs)
+    if missing and request.config.getoption("lab"):
+        pytest.fail(missing)
+    if missing or rootfs is None:
+        pytest.skip(str(missing))
+    (tmp_path / "state").mkdir()
+    name = f"{kube.namespace}-s"
+    kube.apply(network_switch(name, {"init": "systemd"}))
+    shared = {PLACE: install(tmp_path / "payload")}
+    with Device(name, rootfs, workdir=tmp_path, shared=shared, kept={STATE: tmp_path / "state"}) as booted:
+        _install_agent(booted, stack)
+        yield booted
+
+
+def test_what_the_status_says_is_what_systemctl_says(device: Device, stack: Stack, kube: Kube) -> None:
+    kube.apply(deployment("exporter", _exporter("1")))
+    process = await_ready(kube, [device.name])[device.name]
+    unit = _unit(device)
+    pid = _assert_same(device, unit, process)
+    assert device.words(f"/proc/{pid}/cmdline")[1:] == ("-c", SCRIPT, "exporter", *ARGUMENTS)
+    told = dict(word.split("=", 1) for word in device.words(f"/proc/{pid}/environ"))
+    assert (told["REVISION"], told["ODD"]) == ("1", ODD)
+    assert device.run("readlink", f"/proc/{pid}/cwd").strip() == "/var/tmp"
+    assert device.run("stat", "-c", "%U", f"/proc/{pid}").strip() == "nobody"
+
+    _assert_restarted_when_killed(device, kube, unit, pid)
+    _assert_set_right_when_stopped(device, kube, unit)
+    _assert_left_alone_by_a_restart_of_the_agent(device, kube, unit)
+
+    change_template(kube, "exporter", _exporter("2"))
+    process = eventually(
+        lambda: kube.processes()[device.name],
+        lambda item: is_ready(item) and item["metadata"]["generation"] == 2,
+        what="the changed template runs",
+    )
+    pid = _assert_same(device, _unit(device), process)
+    assert "REVISION=2" in device.words(f"/proc/{pid}/environ")
+
+    _assert_back_after_a_power_cut(device, stack, kube)
+
+    unit = _unit(device)
+    kube.delete(DEPLOYMENTS, "exporter")
+    eventually(lambda: _units(device) == (), what="the unit is gone")
+    assert device.run("systemctl", "show", "--property=LoadState", unit).strip() == "LoadState=not-found"
+
+
+def test_a_unit_that_runs_to_completion_runs_once(device: Device, kube: Kube) -> None:
+    spec = process_spec(["/bin/sh"], backend="systemd", execution={"args": ["-c", "echo x >>/var/tmp/ran"]})
+    kube.apply(deployment("firmware", {**spec, "restartPolicy": "Never"}))
+    process = await_phase(kube, device.name, "Succeeded")
+    assert process["status"]["exitCode"] == 0
+    device.run("systemctl", "restart", AGENT)
+    kube.apply(deployment("second", process_spec(["/bin/sleep", "infinity"], backend="systemd")))
+    eventually(lambda: is_ready(kube.process(f"second-{device.name}")), what="the restarted agent is at work")
+    assert device.run("cat", "/var/tmp/ran") == "x\n"
+
+
+def test_what_systemd_cannot_execute_is_told(device: Device, kube: Kube) -> None:
+    kube.apply(deployment("absent", process_spec(["/no/such/program"], backend="systemd")))
+    process = eventually(
+        lambda: kube.processes()[device.name],
+        lambda item: condition(item, "ProcessStarted") == "False" and "203/EXEC" in str(item["status"]),
+        what="the status tells why",
+    )
+    assert not is_ready(process)
+
+
+def _exporter(revision: str) -> Object:
+    env = [{"name": "REVISION", "value": revision}, {"name": "ODD", "value": ODD}]
+    arguments = ["-c", SCRIPT, "exporter", *ARGUMENTS]
+    execution = {"args": arguments, "env": env, "workingDir": "/var/tmp", "user": "nobody"}
+    return process_spec(
+        ["/bin/bash"],
+        backend="systemd",
+        execution={**execution, "terminationGracePeriodSeconds": 5},
+        healthCheck=probed(["/usr/bin/test", "-d", "/var/tmp"]),
+    )
+
+
+def _install_agent(device: Device, stack: Stack) -> None:
+    device.write(TOKEN, stack.token(device.name))
+    device.run("chmod", "600", TOKEN)
+    text = AGENT_UNIT.format(place=PLACE, state=STATE, token=TOKEN, gateway=stack.gateway_url, device=device.name)
+    device.write(f"/etc/systemd/system/{AGENT}", text)
+    device.run("systemctl", "enable", "--now", AGENT)
+
+
+def _units(device: Device) -> tuple[str, ...]:
+    return tuple(name for name in device.units("praetor-*.service") if name != AGENT)
+
+
+def _unit(device: Device) -> str:
+    (unit,) = _units(device)
+    return unit
+
+
+def _assert_same(device: Device, unit: str, process: Object) -> int:
+    """Check that systemd and the status agree on one running process; return its id on the device."""
+    told = device.unit(unit, "ActiveState", "SubState", "MainPID", "LoadState")
+    pid = process["status"]["pid"]
+    assert told == {"ActiveState": "active", "SubState": "running", "MainPID": str(pid), "LoadState": "loaded"}
+    assert process["status"]["phase"] == "Running"
+    return int(pid)
+
+
+def _assert_new_instance(device: Device, kube: Kube, unit: str, old: int) -> None:
+    process = eventually(
+        lambda: kube.processes()[device.name],
+        lambda item: is_ready(item) and item["status"]["pid"] != old,
+        what="the status tells a new process",
+    )
+    _assert_same(device, unit, process)
+    assert process["status"]["restartCount"] >= 1
+
+
+def _assert_restarted_when_killed(device: Device, kube: Kube, unit: str, pid: int) -> None:
+    device.run("kill", "-KILL", str(pid))
+    _assert_new_instance(device, kube, unit, pid)
+
+
+def _assert_set_right_when_stopped(device: Device, kube: Kube, unit: str) -> None:
+    pid = int(device.unit(unit, "MainPID")["MainPID"])
+    device.run("systemctl", "stop", unit)
+    _assert_new_instance(device, kube, unit, pid)
+
+
+def _assert_left_alone_by_a_restart_of_the_agent(device: Device, kube: Kube, unit: str) -> None:
+    before = device.unit(unit, "MainPID", "InvocationID")
+    for command in ("restart", "kill"):
+        agent = device.unit(AGENT, "MainPID")
+        device.run("systemctl", command, AGENT)
+        eventually(
+            lambda agent=agent: device.unit(AGENT, "MainPID", "SubState"),  # type: ignore[misc]
+            lambda told, agent=agent: told["SubState"] == "running" and told["MainPID"] != agent["MainPID"],  # type: ignore[misc]
+            what="another agent runs",
+        )
+    kube.apply(deployment("probe", process_spec(["/bin/sleep", "infinity"], backend="systemd")))
+    eventually(lambda: is_ready(kube.process(f"probe-{device.name}")), what="the new agent is at work")
+    kube.delete(DEPLOYMENTS, "probe")
+    eventually(lambda: len(_units(device)) == 1, what="the probe is gone again")
+    assert device.unit(unit, "MainPID", "InvocationID") == before
+
+
+def _assert_back_after_a_power_cut(device: Device, stack: Stack, kube: Kube) -> None:
+    """Check that a device that lost power and its disk but for the agent's state runs what it ran."""
+    started = kube.processes()[device.name]["status"]["startTime"]
+    device.pull_the_plug()
+    eventually(lambda: condition(kube.switch(device.name), "AgentConnected") == "False", what="it is disconnected")
+    device.power_on()
+    _install_agent(device, stack)
+    process = eventually(
+        lambda: kube.processes()[device.name],
+        lambda item: is_ready(item) and item["status"]["startTime"] != started,
+        what="it runs again",
+    )
+    _assert_same(device, _unit(device), process)
