@@ -47,9 +47,9 @@ class Context:
         return path
 
     @contextmanager
-    def launched(self) -> Iterator[Cluster]:
-        """Run a fresh cluster of the chosen kind around the block."""
-        with launch(self.cluster, self.folder("cluster"), assets=self.assets) as cluster:
+    def launched(self, folder: Path | None = None) -> Iterator[Cluster]:
+        """Run a fresh cluster of the chosen kind around the block; its files go to *folder*."""
+        with launch(self.cluster, (folder or self.workdir) / "cluster", assets=self.assets) as cluster:
             yield cluster
 
 

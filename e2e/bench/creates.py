@@ -1,6 +1,6 @@
-"""`python -m e2e.bench.creates KUBECONFIG NAMESPACE DEPLOYMENT COUNT`: create so many DeviceProcesses, as fast as the client can.
+"""`python -m e2e.bench.creates KUBECONFIG NAMESPACE DEPLOYMENT COUNT`: create so many DeviceProcesses at full speed.
 
-The bodies are those that the controller writes. Prints the seconds that it took, on the clock and of the processor, as JSON.
+The bodies are those that the controller writes. Prints what it took, in seconds, as JSON.
 """
 
 from __future__ import annotations
@@ -42,4 +42,4 @@ async def create(kubeconfig: str, namespace: str, name: str, count: int) -> dict
 
 
 if __name__ == "__main__":
-    json.dump(asyncio.run(create(*sys.argv[1:4], count=int(sys.argv[4]))), sys.stdout)
+    json.dump(asyncio.run(create(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]))), sys.stdout)

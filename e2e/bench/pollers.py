@@ -1,0 +1,99 @@
+"""`python -m e2e.bench.pollers PLAN OUTPUT`: devices that hold a long poll each, and note when an answer has arrived.
+
+PLAN is a JSON file: `{host, port, path?, devices: {name: token}}`; with a path, each device holds a request to
+`/v1/devices/NAME/PATH` and no more. For each answer with a body, a line `{name, generation, at}` for each of its
+items goes to OUTPUT, *at* in monotonic seconds of this machine; `{waiting: N}` tells when so many devices wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+from e2e.bench.load import body_length
+from praetor_api.protocol import TOKEN_HEADER, desired_path
+
+WAIT_S = 50
+READ_LIMIT = 2**20
+CONNECTING = 100
+
+
+class Crowd:
+    """All devices, and the file that they write to."""
+
+    def __init__(self, plan: dict[str, Any], output: TextIO) -> None:
+        self._plan = plan
+        self._output = output
+        self._connecting = asyncio.Semaphore(CONNECTING)
+        self._waiting = 0
+        self._told = 0
+
+    async def run(self) -> None:
+        """Be all devices until cancelled."""
+        hold = self._plan.get("path")
+        async with asyncio.TaskGroup() as group:
+            for name, token in self._plan["devices"].items():
+                device = self._hold(name, hold) if hold else self._poll(name, token)
+                group.create_task(device, name=name)
+            group.create_task(self._tell(), name="tell")
+
+    async def _poll(self, name: str, token: str) -> None:
+        head = f"GET {desired_path(name)} HTTP/1.1\r\nHost: gateway\r\n{TOKEN_HEADER}: {token}\r\n"
+        async with self._connecting:
+            reader, writer = await self._connect()
+            etag, body, at = await self._ask(reader, writer, head)
+        while True:
+            self._note(name, body, at)
+            self._waiting += 1
+            asked = f"{head}If-None-Match: {etag}\r\nPrefer: wait={WAIT_S}\r\n"
+            etag, body, at = await self._ask(reader, writer, asked)
+            self._waiting -= 1
+
+    async def _hold(self, name: str, path: str) -> None:
+        async with self._connecting:
+            reader, writer = await self._connect()
+            writer.write(f"GET /v1/devices/{name}/{path} HTTP/1.1\r\nHost: gateway\r\n\r\n".encode())
+        self._waiting += 1
+        await reader.read(1)
+
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection(self._plan["host"], self._plan["port"], limit=READ_LIMIT)
+
+    @staticmethod
+    async def _ask(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: str) -> tuple[str, bytes, float]:
+        """Return the answer's ETag and body, and when its last byte was read."""
+        writer.write(asked.encode() + b"\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        if head[9:12] not in (b"200", b"304"):
+            raise RuntimeError(head.decode("latin-1"))
+        body = await reader.readexactly(body_length(head))
+        at = time.monotonic()
+        return head.lower().partition(b"\r\netag:")[2].partition(b"\r\n")[0].strip().decode(), body, at
+
+    def _note(self, name: str, body: bytes, at: float) -> None:
+        for item in json.loads(body)["items"] if body else ():
+            self._write({"name": item["name"], "generation": item["generation"], "at": at})
+
+    async def _tell(self) -> None:
+        while True:
+            if self._waiting != self._told:
+                self._told = self._waiting
+                self._write({"waiting": self._waiting})
+            await asyncio.sleep(0.2)
+
+    def _write(self, line: dict[str, Any]) -> None:
+        self._output.write(json.dumps(line) + "\n")
+
+
+def main(plan: Path, output: Path) -> None:
+    """Run until a signal ends us."""
+    with output.open("w", buffering=1, encoding="utf-8") as file:
+        asyncio.run(Crowd(json.loads(plan.read_text()), file).run())
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,112 @@
+"""How long after the apiserver's watch event a waiting device has its changed spec in hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from e2e.bench.context import Context, own_environment, tell, until
+from e2e.bench.figures import Figure, at_most, percentile
+from e2e.bench.fleet import Fleet
+from e2e.bench.programs import running
+from e2e.bench.sightings import Sightings, delays, first_seen, whole_lines
+from e2e.clusters.cluster import Cluster
+from e2e.stack.kube import PROCESSES
+from e2e.stack.program import Program
+from e2e.stack.stack import Settings, Stack
+
+P50 = at_most(50.0)
+P99 = at_most(250.0)
+
+
+def measure(context: Context) -> tuple[Figure, ...]:
+    """Change the template of a deployment to all devices, which all wait, as fast as the controller can write."""
+    figures: list[Figure] = []
+    for devices in context.size((200, 2_000), (50,)):
+        figures += _of_fleet(context, devices)
+    return tuple(figures)
+
+
+def _of_fleet(context: Context, devices: int) -> tuple[Figure, ...]:
+    folder = context.folder(f"{devices}-devices")
+    with context.launched(folder) as cluster:
+        stack = Stack(cluster, folder / "stack", Settings(heartbeat=15))
+        with running(stack, *stack.servers()):
+            (folder / "fleet").mkdir()
+            fleet = Fleet(stack, devices, workdir=folder / "fleet", strategy="Recreate")
+            fleet.offer(1)
+            tokens = {name: stack.token(name) for name in fleet.names}
+            with crowd(folder, {"port": stack.gateway.ports[0], "devices": tokens}) as seen:
+                until(lambda: len(first_seen(whole_lines(seen))) == devices, "every device has the first spec")
+                with _watched(folder, cluster, fleet) as told:
+                    rounds = [_change(fleet, number, told, seen) for number in range(2, context.size(5, 3))]
+    late = [delay for each, _ in rounds for delay in each]
+    rate = devices / max(seconds for _, seconds in rounds)
+    detail = f"{len(rounds)} changes, {rate:,.0f} specs a second, worst {max(late) * 1000:,.0f} ms"
+    return tuple(
+        Figure(
+            what=f"watch event to device, {devices:,} waiting devices, {name}",
+            value=percentile(late, share) * 1000,
+            unit="ms",
+            goal=goal,
+            detail=detail,
+        )
+        for name, share, goal in (("p50", 0.5, P50), ("p99", 0.99, P99))
+    )
+
+
+def _change(fleet: Fleet, revision: int, told: Path, seen: Path) -> tuple[list[float], float]:
+    """Return the delays of one change of all specs, and how many seconds the change took in all."""
+    before, began = set(first_seen(whole_lines(seen))), time.monotonic()
+
+    def arrived() -> Sightings:
+        return {key: at for key, at in first_seen(whole_lines(seen)).items() if key not in before}
+
+    fleet.offer(revision)
+    until(lambda: len(arrived()) == len(fleet.names), f"every device has spec {revision}", poll_s=0.5)
+    sink = arrived()
+    until(lambda: sink.keys() <= first_seen(whole_lines(told)).keys(), "the watch told of every spec", poll_s=0.5)
+    late, seconds = delays(first_seen(whole_lines(told)), sink), max(sink.values()) - began
+    tell(f"{len(late)} specs in {seconds:.1f} s: p50 {percentile(late, 0.5) * 1000:.0f} ms")
+    return late, seconds
+
+
+@contextmanager
+def crowd(folder: Path, plan: Mapping[str, Any]) -> Iterator[Path]:
+    """Run the devices of *plan* around the block, which begins when all wait; yields the file that they write."""
+    (folder / "plan.json").write_text(json.dumps({"host": "127.0.0.1", **plan}))
+    output = folder / "seen.jsonl"
+    program = _module("pollers", folder, str(folder / "plan.json"), str(output))
+    try:
+        count = {"waiting": len(plan["devices"])}
+        until(lambda: _alive(program) and count in map(json.loads, whole_lines(output)), "every device waits")
+        yield output
+    finally:
+        program.stop()
+
+
+@contextmanager
+def _watched(folder: Path, cluster: Cluster, fleet: Fleet) -> Iterator[Path]:
+    output = folder / "told.jsonl"
+    program = _module("watching", folder, str(cluster.kubeconfig), fleet.kube.path(PROCESSES), str(output))
+    try:
+        until(lambda: _alive(program) and bool(whole_lines(output)), "the watch is open")
+        yield output
+    finally:
+        program.stop()
+
+
+def _module(name: str, folder: Path, *arguments: str) -> Program:
+    argv = [sys.executable, "-m", f"e2e.bench.{name}", *arguments]
+    program = Program(name, argv, workdir=folder, env=own_environment())
+    program.start()
+    return program
+
+
+def _alive(program: Program) -> bool:
+    return program.pid > 0  # StackError, with the end of the log, when it is not

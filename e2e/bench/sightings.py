@@ -1,0 +1,32 @@
+"""When each generation of each object was seen first, by whoever wrote a file of lines. Pure but for reading it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+Sightings = Mapping[tuple[str, int], float]
+
+
+def first_seen(lines: Iterable[str]) -> Sightings:
+    """Return the first moment for each name and generation; lines that speak of something else are passed over."""
+    seen: dict[tuple[str, int], float] = {}
+    for line in lines:
+        entry = json.loads(line)
+        if "generation" in entry:
+            seen.setdefault((entry["name"], entry["generation"]), entry["at"])
+    return seen
+
+
+def delays(source: Sightings, sink: Sightings) -> list[float]:
+    """Return how much later than *source* the *sink* saw what both saw; never less than 0."""
+    return [max(0.0, at - source[key]) for key, at in sink.items() if key in source]
+
+
+def whole_lines(file: Path) -> list[str]:
+    """Return the lines of a file that somebody may still be writing to."""
+    if not file.exists():
+        return []
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [line for line in lines if line.endswith("\n")]
