@@ -24,6 +24,7 @@ class Embedded(LocalCluster):
             Capability.CEL,
             Capability.SELECTABLE_FIELDS,
             Capability.GC,
+            Capability.RBAC,
             Capability.OUTAGE,
             Capability.COUNTS,
             Capability.COMPACT,
@@ -57,5 +58,6 @@ class Embedded(LocalCluster):
             f"--cert-dir={self._cert_dir}",
             f"--data={self.workdir / 'embedded.db'}",
             f"--token-auth-file={self.token_file}",
+            "--authorization-mode=RBAC",
         ]
         return Process(argv, log=self.workdir / "embedded.log", cwd=PROJECT)

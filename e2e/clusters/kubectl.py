@@ -21,7 +21,7 @@ def output_of(argv: list[str], *, timeout_s: float = 60, stdin: str | None = Non
     """Run a command line tool; return what it printed or raise ClusterError with what it complained of."""
     try:
         done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False)
-    except FileNotFoundError as error:
+    except OSError as error:
         raise ClusterError(f"{argv[0]} is not installed or not on the PATH") from error
     except subprocess.TimeoutExpired as error:
         raise ClusterError(f"{' '.join(argv)} took longer than {timeout_s:g} s") from error
