@@ -297,3 +297,59 @@ async def test_stopping_releases_the_lease() -> None:
         assert lease["spec"]["holderIdentity"]
     lease = world.kube.objects(LEASES)[Key("praetor-system", "praetor-controller")]
     assert lease["spec"]["holderIdentity"] == ""
+
+
+async def test_a_deployment_made_anew_waits_for_its_predecessors_processes(world: World) -> None:
+    await world.kube.delete(DEVICE_PROCESS_DEPLOYMENTS, TEL)
+    await world.clock.advance(1)
+    await world.deploy()
+    await world.clock.advance(5)
+    assert world.status()["reasons"] == {"Terminating": 3}
+    before = {name: obj["metadata"]["uid"] for name, obj in world.processes().items()}
+    for name in before:  # as the garbage collector does
+        await world.kube.delete(DEVICE_PROCESSES, Key("lab", name))
+    await world.clock.advance(2)
+    after = {name: obj["metadata"]["uid"] for name, obj in world.processes().items()}
+    assert after.keys() == before.keys()
+    assert not set(after.values()) & set(before.values())
+
+
+async def test_a_busy_api_is_asked_again_when_it_said(world: World) -> None:
+    busy = api_error(429, "TooManyRequests", "slow down", retry_after=30.0)
+    world.kube.fail_next(busy, verb="create", resource=DEVICE_PROCESSES)
+    await world.switch("d")
+    await world.clock.advance(20)
+    assert "tel-d" not in world.processes()
+    await world.clock.advance(15)
+    assert "tel-d" in world.processes()
+
+
+async def test_a_status_conflict_is_no_trouble(world: World) -> None:
+    world.kube.fail_next(
+        api_error(409, "Conflict", "changed"), verb="patch", resource=DEVICE_PROCESS_DEPLOYMENTS, times=3
+    )
+    await world.switch("d")
+    await world.clock.advance(10)
+    assert world.status()["desiredNumberScheduled"] == 4
+
+
+async def test_another_owners_process_in_another_namespace_is_not_ours(world: World) -> None:
+    owner = world.kube.objects(DEVICE_PROCESS_DEPLOYMENTS)[TEL]["metadata"]["uid"]
+    metadata = {"name": "tel-a", "ownerReferences": [{"uid": owner, "controller": True}]}
+    await world.kube.create(DEVICE_PROCESSES, "other", {"metadata": metadata, "spec": {"deviceRef": {"name": "a"}}})
+    await world.clock.advance(10)
+    assert Key("other", "tel-a") in world.kube.objects(DEVICE_PROCESSES)
+
+
+async def test_a_process_that_disappears_is_made_again(world: World) -> None:
+    await world.kube.delete(DEVICE_PROCESSES, Key("lab", "tel-a"))
+    await world.clock.advance(5)
+    assert set(world.processes()) == {"tel-a", "tel-b", "tel-c"}
+
+
+async def test_a_new_leader_that_meets_an_unseen_process_takes_it_over(world: World) -> None:
+    taken = api_error(409, "AlreadyExists", "exists")
+    world.kube.fail_next(taken, verb="create", resource=DEVICE_PROCESSES)
+    await world.switch("d")
+    await world.clock.advance(5)
+    assert "tel-d" in world.processes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import click
+import structlog
 
 from praetor_api.kube.errors import KubeError
 from praetor_controller.__about__ import __version__
@@ -64,3 +65,6 @@ def main(
         raise click.UsageError(str(e)) from e
     except KubeError as e:
         raise click.UsageError(f"--kubeconfig: {e}") from e
+    except ExceptionGroup:  # a part failed in a way that nobody foresaw: whoever supervises us starts us again
+        structlog.get_logger(__name__).exception("the controller failed")
+        raise SystemExit(1) from None

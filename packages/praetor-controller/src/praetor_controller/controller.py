@@ -62,14 +62,14 @@ class Controller:
                     await self._process(reconciler, key)
 
     async def _process(self, reconciler: DeploymentReconciler, key: Key) -> None:
-        began, pass_s = self._clock.monotonic(), 0.0
+        began, rest_s = self._clock.monotonic(), 0.0
         try:
             result = await reconciler.reconcile(key)
         except* NotLeading:
             self._metrics.reconciles.labels("not_leading").inc()
             self._queue.add_rate_limited(key)
         except* KubeError as group:
-            self._failed(key, group.exceptions[0])
+            rest_s = self._failed(key, group.exceptions[0])
         except* Exception:  # a bug met by one deployment must not stop the others
             self._metrics.reconciles.labels("crashed").inc()
             _log.exception("reconcile crashed")
@@ -77,33 +77,35 @@ class Controller:
         else:
             self._metrics.reconciles.labels("done").inc()
             self._queue.forget(key)
-            pass_s = result.pass_s
+            rest_s = min(_REST * result.pass_s, _LONGEST_REST_S)
             if result.after_s is not None:
                 self._queue.add_after(key, result.after_s)
         self._metrics.seconds.observe(self._clock.monotonic() - began)
-        self._rest(key, pass_s)
+        self._rest(key, rest_s)
 
-    def _rest(self, key: Key, pass_s: float) -> None:
+    def _rest(self, key: Key, rest_s: float) -> None:
         """Note until when events need not bring *key* up again: what follows soon is then seen in one pass."""
         if self._cache.deployments.get(key) is None:
             self._rested_at.pop(key, None)
         else:
-            self._rested_at[key] = self._clock.monotonic() + min(_REST * pass_s, _LONGEST_REST_S)
+            self._rested_at[key] = self._clock.monotonic() + rest_s
 
-    def _failed(self, key: Key, error: BaseException) -> None:
+    def _failed(self, key: Key, error: BaseException) -> float:
+        """Have *key* tried again, and return for how many seconds it must not be, whatever events come."""
         self._metrics.reconciles.labels("failed").inc()
         if isinstance(error, Conflict):
             _log.debug("the deployment changed meanwhile")
         else:
             _log.warning("cannot reconcile, will try again", error=str(error))
-        retry_after = getattr(error, "retry_after", None)
+        retry_after = float(getattr(error, "retry_after", None) or 0.0)
         if retry_after:
             self._queue.add_after(key, retry_after)
         else:
             self._queue.add_rate_limited(key)
+        return retry_after
 
     def _on_deployment(self, key: Key, old: DeploymentRow | None, new: DeploymentRow | None) -> None:
-        self._queue.add(key)
+        self._add(key)
 
     def _on_device(self, key: Key, old: DeviceRow | None, new: DeviceRow | None) -> None:
         for deployment in self._cache.deployments.by_index(BY_NAMESPACE, key.namespace):
