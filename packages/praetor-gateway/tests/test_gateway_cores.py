@@ -11,7 +11,8 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from praetor_api.kube.objects import NetworkSwitchStatus, Phase, ProcessCounts
+from praetor_api.canonical import spec_hash
+from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus, Phase, ProcessCounts
 from praetor_api.kube.store import merge as apply_merge_patch
 from praetor_api.protocol import Observation, read_report
 from praetor_api.spec import RestartPolicy
@@ -31,7 +32,7 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def seen(**fields: Any) -> Observation:
-    return Observation(**{"name": "agent-leaf-1", "observed_spec_hash": "sha256:current", **fields})
+    return Observation(**{"name": "agent-leaf-1", "observed_spec_hash": process_row().spec_hash, **fields})
 
 
 UP = seen(process_started=True, healthy=True, pid=1)
@@ -78,8 +79,8 @@ NEVER = process_row(restart_policy=RestartPolicy.NEVER)
             id="warned",
         ),
         pytest.param(
-            evolve(after(process_row(), UP), spec_hash="sha256:next", generation=3),
-            seen(process_started=True, healthy=True, pid=5, observed_spec_hash="sha256:next"),
+            evolve(after(process_row(), UP), spec=b"{}", generation=3),
+            seen(process_started=True, healthy=True, pid=5, observed_spec_hash=process_row(spec=b"{}").spec_hash),
             {"SpecObserved"},
             id="next-spec",
         ),
@@ -239,9 +240,16 @@ def stored(**changes: Any) -> dict[str, Any]:
     return {"metadata": metadata, "spec": {"deviceRef": {"name": "leaf-1"}}, **changes}
 
 
-def test_a_status_that_is_nonsense_reads_as_none() -> None:
-    row = Projection("site").process(stored(status={"phase": "Dancing"}))
-    assert row.status.phase is None
+@pytest.mark.parametrize(
+    "status", [{"phase": "Dancing"}, {"conditions": ["x"]}, {"conditions": 3}, {"conditions": [{"type": "Healthy"}]}]
+)
+def test_a_status_that_is_nonsense_reads_as_none(status: dict[str, Any]) -> None:
+    assert Projection("site").process(stored(status=status)).status == DeviceProcessStatus()
+
+
+def test_the_hash_is_that_of_the_stored_spec() -> None:
+    spec = {"deviceRef": {"name": "leaf-1"}, "b": 1, "a": ["\u00e9"]}
+    assert Projection("site").process(stored(spec=spec)).spec_hash == spec_hash(spec)
 
 
 def test_equal_conditions_are_kept_once_and_not_without_end() -> None:
@@ -250,8 +258,8 @@ def test_equal_conditions_are_kept_once_and_not_without_end() -> None:
     status = {"conditions": [condition]}
     first, second = projection.process(stored(status=status)), projection.process(stored(status=status))
     assert first.status.conditions[0] is second.status.conditions[0]
-    for number in range(POOL_SIZE + 1):
-        projection.shared(evolve(first.status.conditions[0], message=str(number)))
+    many = [{**condition, "message": str(number)} for number in range(POOL_SIZE + 1)]
+    assert len(projection.process(stored(status={"conditions": many})).status.conditions) == POOL_SIZE + 1
     assert projection.pooled <= POOL_SIZE
 
 

@@ -20,7 +20,7 @@ from praetor_gateway.reasons import Reason
 from praetor_gateway.testing import process_row
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
-CURRENT = "sha256:current"
+CURRENT = process_row().spec_hash
 
 
 def seen(**fields: Any) -> Observation:

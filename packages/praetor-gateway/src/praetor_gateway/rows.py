@@ -6,13 +6,14 @@ conditions and texts that many devices share are kept once.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from attrs import define, evolve, field, frozen
 
-from praetor_api.canonical import ItemVersion, canonical_json, spec_hash
+from praetor_api.canonical import ItemVersion, canonical_json
 from praetor_api.kube.codec import DecodeError, decode
 from praetor_api.kube.objects import Condition, DeviceProcessStatus, NetworkSwitchStatus
 from praetor_api.kube.resource import Key
@@ -21,6 +22,7 @@ from praetor_api.spec import RestartPolicy
 Status = TypeVar("Status", DeviceProcessStatus, NetworkSwitchStatus)
 
 POOL_SIZE = 65_536
+_CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
 
 
 @frozen(kw_only=True, weakref_slot=False)
@@ -36,8 +38,12 @@ class ProcessRow:
     deleting: bool
     restart_policy: RestartPolicy
     spec: bytes
-    spec_hash: str
     status: DeviceProcessStatus
+
+    @property
+    def spec_hash(self) -> str:
+        """The hash that devices echo; not kept, since it takes a microsecond and would cost 120 bytes a row."""
+        return "sha256:" + hashlib.sha256(self.spec).hexdigest()
 
     @property
     def version(self) -> ItemVersion:
@@ -62,7 +68,7 @@ class Projection:
     """Makes rows of objects as the API delivers them."""
 
     site_label: str
-    _pool: dict[Condition, Condition] = field(factory=dict, init=False)
+    _pool: dict[tuple[Any, ...], Condition] = field(factory=dict, init=False)
 
     def process(self, obj: Mapping[str, Any]) -> ProcessRow:
         """Return the row of a DeviceProcess; KeyError or ValueError for one that breaks its schema."""
@@ -78,8 +84,7 @@ class Projection:
             deleting="deletionTimestamp" in metadata,
             restart_policy=RestartPolicy(spec.get("restartPolicy", RestartPolicy.ALWAYS)),
             spec=canonical_json(spec),
-            spec_hash=spec_hash(spec),
-            status=self._status(obj, DeviceProcessStatus),
+            status=_lean(self._status(obj, DeviceProcessStatus)),
         )
 
     def switch(self, obj: Mapping[str, Any]) -> SwitchRow:
@@ -98,20 +103,31 @@ class Projection:
             status=status,
         )
 
-    def _status(self, obj: Mapping[str, Any], cls: type[Status]) -> Status:
-        try:
-            status = decode(obj.get("status") or {}, cls)
-        except DecodeError:  # somebody wrote nonsense there: what the device reports next replaces it
-            return cls()
-        return evolve(status, conditions=tuple(map(self.shared, status.conditions)))
-
     @property
     def pooled(self) -> int:
         """How many conditions are kept to be shared."""
         return len(self._pool)
 
-    def shared(self, condition: Condition) -> Condition:
-        """Return *condition*, or the equal one that is kept already."""
-        if len(self._pool) >= POOL_SIZE:
-            self._pool.clear()
-        return self._pool.setdefault(condition, condition)
+    def _status(self, obj: Mapping[str, Any], cls: type[Status]) -> Status:
+        raw = obj.get("status") or {}
+        try:
+            conditions = tuple(map(self._condition, raw.get("conditions") or ()))
+            return evolve(decode({**raw, "conditions": None}, cls), conditions=conditions)
+        except (DecodeError, AttributeError, TypeError):  # nonsense: what the device reports next replaces it
+            return cls()
+
+    def _condition(self, raw: Mapping[str, Any]) -> Condition:
+        """Return the condition that *raw* says; the same object for all devices on which it says the same."""
+        key = tuple(map(raw.get, _CONDITION_FIELDS))
+        condition = self._pool.get(key)
+        if condition is None:
+            if len(self._pool) >= POOL_SIZE:
+                self._pool.clear()
+            condition = self._pool[key] = decode(raw, Condition)
+        return condition
+
+
+def _lean(status: DeviceProcessStatus) -> DeviceProcessStatus:
+    """Return *status* with the texts that a fleet shares kept once."""
+    digest = status.artifact_digest
+    return status if digest is None else evolve(status, artifact_digest=sys.intern(digest))

@@ -61,7 +61,6 @@ def process_row(**fields: Any) -> ProcessRow:
         deleting=False,
         restart_policy=RestartPolicy.ALWAYS,
         spec=b'{"a":1}',
-        spec_hash="sha256:current",
         status=DeviceProcessStatus(),
     )
     return evolve(row, **fields)
