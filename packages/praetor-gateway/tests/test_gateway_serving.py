@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import CollectorRegistry
+from starlette.types import Receive, Scope, Send
 
 from praetor_api.kube.clock import SystemClock
 from praetor_api.kube.resource import DEVICE_PROCESSES
@@ -16,7 +22,7 @@ from praetor_api.kube.testing import FakeKube
 from praetor_gateway.errors import ConfigurationError
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.main import serve
-from praetor_gateway.serving import Listener, Tls
+from praetor_gateway.serving import Listener, Tls, on_loop_error
 from praetor_gateway.testing import SETTINGS, SHARED_TOKEN, process_object
 
 
@@ -104,3 +110,89 @@ def test_a_bad_certificate_is_refused_by_name(tmp_path: Path) -> None:
     path.write_text("junk")
     with pytest.raises(ConfigurationError, match="--tls-cert: cannot use"):
         Listener(lambda *_: None, "127.0.0.1:0", option="--addr", tls=Tls(cert=path, key=path))  # type: ignore[arg-type]
+
+
+async def test_a_hung_request_does_not_keep_the_server_from_ending() -> None:
+    cancelled = asyncio.Event()
+    started = asyncio.Event()
+
+    async def hang(*_: object) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    stop = asyncio.Event()
+    listener = Listener(hang, "127.0.0.1:0", option="--addr")
+    serving = asyncio.ensure_future(listener.serve(stop.wait, 0.1))
+    _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    await started.wait()
+    stop.set()
+    await asyncio.wait_for(serving, 20)
+    writer.close()
+    await asyncio.wait_for(cancelled.wait(), 20)
+
+
+async def test_what_nobody_is_to_blame_for_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    loop = asyncio.get_running_loop()
+    for error in (ssl.SSLError("handshake"), asyncio.CancelledError(), TimeoutError()):
+        on_loop_error(loop, {"message": "x", "exception": error})
+    assert caplog.records == []
+    on_loop_error(loop, {"message": "a bug", "exception": ValueError("bug")})
+    assert "a bug" in caplog.text
+
+
+def test_devices_are_served_over_tls(tmp_path: Path) -> None:
+    key, certificate = self_signed()
+    (tmp_path / "key.pem").write_bytes(key)
+    (tmp_path / "cert.pem").write_bytes(certificate)
+    tls = Tls(cert=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+
+    async def scenario() -> tuple[bytes, str | None]:
+        async def hello(_: Scope, __: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+            await send({"type": "http.response.body", "body": b"hi"})
+
+        stop = asyncio.Event()
+        listener = Listener(hello, "127.0.0.1:0", option="--addr", tls=tls)
+        serving = asyncio.ensure_future(listener.serve(stop.wait, 1.0))
+        context = ssl.create_default_context(cadata=certificate.decode())
+        context.set_alpn_protocols(["h2", "http/1.1"])
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", listener.port, ssl=context, server_hostname="localhost"
+        )
+        protocol = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        answer = await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        stop.set()
+        await asyncio.wait_for(serving, 20)
+        return answer, protocol
+
+    answer, protocol = asyncio.run(scenario())
+    assert answer.endswith(b"hi")
+    assert protocol == "http/1.1"
+
+
+def self_signed() -> tuple[bytes, bytes]:
+    """Return a key and a certificate of localhost, as PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return private, certificate.public_bytes(pem)

@@ -14,7 +14,7 @@ from praetor_api.kube.clock import SystemClock
 from praetor_gateway.__about__ import __version__
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.peers import HttpPeerTransport
-from praetor_gateway.serving import Listener, Tls
+from praetor_gateway.serving import Listener, Tls, on_loop_error
 from praetor_gateway.settings import Settings
 
 _log = structlog.get_logger()
@@ -24,6 +24,7 @@ async def run(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT. ConfigurationError or NotConfigured when the settings cannot work."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(on_loop_error)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with await KubeClient.from_config(settings.kubeconfig, settings.context) as api:

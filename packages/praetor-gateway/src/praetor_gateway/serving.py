@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import asyncio.sslproto
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import structlog
 from attrs import frozen
@@ -105,6 +107,12 @@ def without_lifespan(app: ASGIApp) -> ASGIApp:
             await app(scope, receive, send)
 
     return served
+
+
+def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Take what no task handles: a peer's failed handshake, and connections cut at the end, are nobody's fault."""
+    if not isinstance(context.get("exception"), ssl.SSLError | asyncio.CancelledError | TimeoutError):
+        loop.default_exception_handler(context)
 
 
 def limit_tls_buffers() -> None:
