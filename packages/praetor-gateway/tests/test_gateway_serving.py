@@ -125,6 +125,7 @@ async def test_a_hung_request_does_not_keep_the_server_from_ending() -> None:
 
     stop = asyncio.Event()
     listener = Listener(hang, "127.0.0.1:0", option="--addr")
+    assert listener.sends_at_once
     serving = asyncio.ensure_future(listener.serve(stop.wait, 0.1))
     _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
     writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")

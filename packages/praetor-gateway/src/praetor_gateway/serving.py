@@ -56,6 +56,11 @@ class Listener:
             limit_tls_buffers()
 
     @property
+    def sends_at_once(self) -> bool:
+        """Whether what is written leaves without waiting for more to be written."""
+        return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+    @property
     def port(self) -> int:
         port: int = self._socket.getsockname()[1]
         return port
@@ -91,6 +96,8 @@ def _bind(address: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
     bound.setblocking(False)
+    # accepted sockets inherit it; asyncio would not set it on them, and head and body would wait for each other's ACK
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return bound
 
 
