@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from e2e.bench.context import Context, own_environment, tell, until
 from e2e.bench.figures import Figure, at_most, percentile
-from e2e.bench.fleet import Fleet
+from e2e.bench.fleet import NAME, Fleet
 from e2e.bench.programs import running
 from e2e.bench.sightings import Sightings, delays, first_seen, whole_lines
 from e2e.clusters.cluster import Cluster
@@ -22,10 +22,11 @@ from e2e.stack.stack import Settings, Stack
 
 P50 = at_most(50.0)
 P99 = at_most(250.0)
+TAIL = 50
 
 
 def measure(context: Context) -> tuple[Figure, ...]:
-    """Change the template of a deployment to all devices, which all wait, as fast as the controller can write."""
+    """Change specs of devices that all wait: one after the other, and all as fast as the controller writes."""
     figures: list[Figure] = []
     for devices in context.size((200, 2_000), (50,)):
         figures += _of_fleet(context, devices)
@@ -45,19 +46,39 @@ def _of_fleet(context: Context, devices: int) -> tuple[Figure, ...]:
                 until(lambda: len(first_seen(whole_lines(seen))) == devices, "every device has the first spec")
                 with _watched(folder, cluster, fleet) as told:
                     rounds = [_change(fleet, number, told, seen) for number in range(2, context.size(5, 3))]
+                    stack.controller.program.terminate()  # it would take the single changes back
+                    single = _change_singly(fleet, context.size(60, 20), told, seen)
     late = [delay for each, _ in rounds for delay in each]
     rate = devices / max(seconds for _, seconds in rounds)
-    detail = f"{len(rounds)} changes, {rate:,.0f} specs a second, worst {max(late) * 1000:,.0f} ms"
-    return tuple(
-        Figure(
-            what=f"watch event to device, {devices:,} waiting devices, {name}",
+    burst = f"{len(rounds)} changes of all at {rate:,.0f} specs a second"
+    return (
+        *_figures(f"one of {devices:,} devices at a time", single, f"{len(single)} changes"),
+        *_figures(f"all of {devices:,} devices at once", late, burst),
+    )
+
+
+def _figures(what: str, late: Sequence[float], detail: str) -> Iterator[Figure]:
+    for name, share, goal in (("p50", 0.5, P50), ("p99", 0.99, P99)):
+        yield Figure(
+            what=f"{what}, {name} from watch event to device",
             value=percentile(late, share) * 1000,
             unit="ms",
             goal=goal,
-            detail=detail,
+            detail=f"{detail}; worst {max(late) * 1000:,.0f} ms",
         )
-        for name, share, goal in (("p50", 0.5, P50), ("p99", 0.99, P99))
-    )
+
+
+def _change_singly(fleet: Fleet, count: int, told: Path, seen: Path) -> list[float]:
+    """Return the delays of changes of single processes, each made when the one before has arrived."""
+    keys = []
+    for name in fleet.names[:count]:
+        changed = fleet.kube.patch(PROCESSES, f"{NAME}-{name}", {"spec": {"execution": {"args": ["once more"]}}})
+        key = (changed["metadata"]["name"], changed["metadata"]["generation"])
+        until(lambda key=key: key in first_seen(whole_lines(seen)[-TAIL:]), f"{name} has its spec")  # type: ignore[misc]
+        keys.append(key)
+    until(lambda: set(keys) <= first_seen(whole_lines(told)).keys(), "the watch told of every spec")
+    sink = first_seen(whole_lines(seen))
+    return delays(first_seen(whole_lines(told)), {key: sink[key] for key in keys})
 
 
 def _change(fleet: Fleet, revision: int, told: Path, seen: Path) -> tuple[list[float], float]:

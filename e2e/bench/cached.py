@@ -1,0 +1,98 @@
+"""`python -m e2e.bench.cached PROCESSES SWITCHES`: a gateway that knows so many objects and heard all their devices.
+
+Prints its resident memory in KiB.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import sys
+from typing import Any, cast
+
+from prometheus_client import CollectorRegistry
+
+from e2e.bench.proc import resident_kib
+from e2e.bench.shelf import Shelf, name_of
+from praetor_api.kube.api import KubeApi
+from praetor_api.kube.clock import SystemClock
+from praetor_api.protocol import TOKEN_HEADER, Report, report_path
+from praetor_api.tokens import device_token
+from praetor_api.wire import write
+from praetor_gateway.gateway import Gateway
+from praetor_gateway.logs import configure_logs
+from praetor_gateway.settings import Credentials, Settings
+
+SYNC_S = 100.0
+POLL_S = 0.05
+SECRET = "a secret of this benchmark"
+SETTINGS = Settings(
+    addr="127.0.0.1:0",
+    probe_addr="127.0.0.1:0",
+    credentials=Credentials(secrets=(SECRET,)),
+    heartbeat_s=15,
+    stale_multiplier=3.0,
+    takeover_grace_s=60.0,
+    max_wait_s=55,
+    device_rate_per_s=2.0,
+    namespaces=(),
+    lease_namespace="default",
+    site_label="site",
+    kubeconfig=None,
+    context=None,
+    tls_cert=None,
+    tls_key=None,
+    shutdown_timeout_s=1.0,
+    log_level="error",
+    log_format="console",
+    identity="bench",
+)
+
+
+async def measure(processes: int, switches: int) -> float:
+    """Return the memory, in KiB, after every device sent a heartbeat."""
+    shelf = cast(KubeApi, Shelf(processes=processes, switches=switches))
+    gateway = Gateway(shelf, SETTINGS, SystemClock(), CollectorRegistry())
+    async with gateway.lifespan():
+        async with asyncio.timeout(SYNC_S):
+            while not gateway.is_synced():  # noqa: ASYNC110 - the gateway tells when it is asked
+                await asyncio.sleep(POLL_S)
+        for number in range(max(processes, switches)):
+            await _beat(gateway, number)
+        gc.collect()
+        return resident_kib(os.getpid())
+
+
+async def _beat(gateway: Gateway, number: int) -> None:
+    name = name_of(number)
+    told = Report(agent_version="0.1.0", boot_id=f"{number:032x}", seq=1, timestamp="2026-01-01T00:00:00Z")
+    body = json.dumps(write(told)).encode()
+    token = device_token(SECRET.encode(), name)
+    headers = [(TOKEN_HEADER.lower().encode(), token.encode()), (b"content-length", b"%d" % len(body))]
+    path = report_path(name)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "headers": headers,
+        "query_string": b"",
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        if message.get("status", 200) != 200:
+            raise RuntimeError(f"{name} was refused: {message['status']}")
+
+    await gateway.app(scope, receive, send)
+
+
+if __name__ == "__main__":
+    configure_logs(SETTINGS.log_level, SETTINGS.log_format)
+    print(asyncio.run(measure(int(sys.argv[1]), int(sys.argv[2]))))
+    sys.stdout.flush()
+    os._exit(0)  # what is left to write is nobody's
