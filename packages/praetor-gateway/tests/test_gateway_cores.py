@@ -129,6 +129,13 @@ def test_a_plain_heartbeat_is_read_by_hand() -> None:
     assert read_heartbeat(plain) == read_report(plain)[0]
 
 
+@pytest.mark.parametrize(
+    "change", [{"observations": {}}, {"seq": True}, {"seq": -1}, {"heartbeat": 1}, {"bootID": "z" * 65}, {"facts": {}}]
+)
+def test_what_is_not_plain_is_left_to_the_reader(change: dict[str, object]) -> None:
+    assert read_heartbeat({**plain, **change}) is None
+
+
 @given(heartbeats | st.builds(lambda changed: {**plain, **changed}, heartbeats) | st.just([]))
 def test_a_heartbeat_read_by_hand_is_what_the_reader_reads(data: object) -> None:
     by_hand = read_heartbeat(data)

@@ -216,3 +216,17 @@ async def test_our_own_writes_coming_back_cause_no_more_of_them() -> None:
         later = lab.kube.requests[before:]
     assert [r for r in later if r.verb == "patch" and r.resource != LEASES] == []
     assert [r for r in later if r.verb == "list"] != []
+
+
+async def test_what_was_and_passed_while_waiting_to_be_written_is_not_told() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        await lab.report("leaf-1", good)
+        await lab.clock.advance(10)
+        before, written = lab.process("leaf-1"), writes(lab)
+        await lab.report("leaf-1", {**good, "artifactDownloaded": None, "warningMessage": None, "pid": 43})
+        await lab.report("leaf-1", good)
+        await lab.clock.advance(10)
+        assert lab.process("leaf-1") == before
+        assert writes(lab) == written
