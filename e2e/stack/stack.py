@@ -34,13 +34,17 @@ PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "TERM")
 
 @frozen(kw_only=True)
 class Settings:
-    """How the programs are run. *namespace* limits what controller and gateway watch; times are in seconds."""
+    """How the programs are run. *namespace* limits what controller and gateway watch; times are in seconds.
+
+    *lease* is how long a leader that was killed holds up its successor.
+    """
 
     namespace: str | None = None
     system_namespace: str = SYSTEM_NAMESPACE
     gateways: int = 1
     heartbeat: int = 1
     stale_multiplier: int = 3
+    lease: int = 4
     controller_flags: tuple[str, ...] = ()
     gateway_flags: tuple[str, ...] = ()
 
@@ -170,6 +174,7 @@ class Stack:
                 *self._watched(),
                 "--leader-elect",
                 f"--leader-elect-namespace={self.settings.system_namespace}",
+                f"--leader-elect-lease-duration={self.settings.lease}",
                 f"--metrics-bind-address=127.0.0.1:{ports[0]}",
                 f"--health-probe-bind-address=127.0.0.1:{ports[1]}",
                 *self.settings.controller_flags,
@@ -187,6 +192,7 @@ class Stack:
                 f"--health-probe-bind-address=127.0.0.1:{ports[1]}",
                 f"--device-token-secret-file={self._secret_file}",
                 f"--lease-namespace={self.settings.system_namespace}",
+                f"--lease-duration={self.settings.lease}",
                 f"--default-heartbeat-seconds={self.settings.heartbeat}",
                 f"--stale-multiplier={self.settings.stale_multiplier}",
                 *self.settings.gateway_flags,

@@ -315,7 +315,24 @@ def test_a_complete_rollout_stays_complete_when_a_device_fails_later() -> None:
     row = deployment("v1", status=stored(made.status))
     later = plan(snapshot(row, [device("a")], [process("a", **FAILING)]), START + timedelta(days=1))
     assert later.status is not None
-    assert [each.reason for each in later.status.conditions] == ["MinimumDevicesAvailable", "NewRevisionRolledOut"]
+    assert [each.reason for each in later.status.conditions] == ["TooManyUnavailable", "NewRevisionRolledOut"]
+
+
+@pytest.mark.parametrize(
+    ("devices", "failing", "reason"),
+    [
+        (1, 0, "MinimumDevicesAvailable"),
+        (1, 1, "TooManyUnavailable"),
+        (2, 1, "MinimumDevicesAvailable"),
+        (0, 0, "MinimumDevicesAvailable"),
+    ],
+)
+def test_nobody_is_called_available_when_none_of_its_devices_is(devices: int, failing: int, reason: str) -> None:
+    names = [f"d{number}" for number in range(devices)]
+    rows = [process(name, **(FAILING if number < failing else {})) for number, name in enumerate(names)]
+    made = planned("v1", rows, devices=[device(name) for name in names])
+    assert made.status is not None
+    assert made.status.conditions[0].reason == reason
 
 
 def test_going_back_and_forth_is_a_rollout_of_its_own() -> None:

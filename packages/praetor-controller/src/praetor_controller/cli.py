@@ -25,6 +25,12 @@ from praetor_controller.settings import Settings, parse_address
 @click.option("--health-probe-bind-address", default=":8081", help="Where /healthz and /readyz are; 0 turns them off.")
 @click.option("--leader-elect/--no-leader-elect", default=True, help="Take part in leader election.")
 @click.option("--leader-elect-namespace", default="praetor-system", help="Namespace of the Lease praetor-controller.")
+@click.option(
+    "--leader-elect-lease-duration",
+    type=click.FloatRange(1.0, 3600.0),
+    default=15.0,
+    help="Seconds after which others may take over from a leader that is silent.",
+)
 @click.option("--qps", type=click.FloatRange(min=0, min_open=True), default=2000.0, help="Most writes a second.")
 @click.option("--burst", type=click.IntRange(min=1), default=2000, help="Most writes at once after a quiet time.")
 @click.option("--workers", type=click.IntRange(1, 64), default=4, help="Deployments reconciled at the same time.")
@@ -39,6 +45,7 @@ def main(
     health_probe_bind_address: str,
     leader_elect: bool,
     leader_elect_namespace: str,
+    leader_elect_lease_duration: float,
     qps: float,
     burst: int,
     workers: int,
@@ -56,6 +63,7 @@ def main(
             probes=parse_address(health_probe_bind_address, "--health-probe-bind-address"),
             leader_elect=leader_elect,
             leader_elect_namespace=leader_elect_namespace,
+            lease_duration_s=leader_elect_lease_duration,
             qps=qps,
             burst=burst,
             workers=workers,

@@ -60,7 +60,8 @@ class Program:
         self._overlay: Overlay[ProcessRow] = Overlay()
         self._recorder = EventRecorder(api, clock, "praetor-controller", identity)
         self._controller = Controller(self._cache, self._overlay, self.metrics, clock, workers=settings.workers)
-        self._elector = Elector(api, Key(settings.leader_elect_namespace, LEASE), identity, clock)
+        lease = Key(settings.leader_elect_namespace, LEASE)
+        self._elector = Elector(api, lease, identity, clock, lease_duration_s=settings.lease_duration_s)
 
     def ready(self) -> bool:
         """Tell whether the cache is filled."""

@@ -1,7 +1,8 @@
 """The status of a deployment, from what a pass counted. Pure.
 
-Available: no more devices are unavailable than maxUnavailable. Progressing: as a Deployment's, with the deadline
-counted from the last step forward (an offer, or a device that became available) or from the rollout's beginning.
+Available: no more devices are unavailable than maxUnavailable, and at least one is available. Progressing: as a
+Deployment's, with the deadline counted from the last step forward (an offer, or a device that became available) or
+from the rollout's beginning.
 """
 
 from __future__ import annotations
@@ -103,9 +104,9 @@ def was_rolled_out(deployment: DeploymentRow) -> bool:
 def _available(facts: Facts) -> _Verdict:
     counts = facts.counts
     message = f"{counts.available} of {counts.desired} devices are available"
-    if counts.unavailable <= facts.limit:
+    if counts.unavailable <= facts.limit and (counts.available or not counts.desired):
         return _Verdict(ConditionStatus.TRUE, ConditionReason.MINIMUM_DEVICES_AVAILABLE, message)
-    message += f"; at most {facts.limit} may be unavailable"
+    message += f"; at most {facts.limit} may be unavailable" if counts.available else "; at least one must be"
     return _Verdict(ConditionStatus.FALSE, ConditionReason.TOO_MANY_UNAVAILABLE, message)
 
 

@@ -26,6 +26,7 @@ class Settings:
     probes: Address | None
     leader_elect: bool = True
     leader_elect_namespace: str = "praetor-system"
+    lease_duration_s: float = 15.0
     qps: float = 2000.0
     burst: int = 2000
     workers: int = 4

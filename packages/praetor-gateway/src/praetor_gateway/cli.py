@@ -80,6 +80,13 @@ _FILE = click.Path(path_type=Path)
     "--peer-advertise-address", "peer_advertise", default=None, help="Under which they reach it.  [default: host name]"
 )
 @click.option("--peer-token-file", type=_FILE, default=None, help="File of the secret that all replicas share.")
+@click.option(
+    "--lease-duration",
+    "lease_duration_s",
+    type=click.FloatRange(1.0, 3600.0),
+    default=15.0,
+    help="Seconds after which another replica may judge liveness in place of one that is silent.",
+)
 @click.option("--site-label", default="site", help="Label of switches that one fault may silence together.")
 @click.option("--kubeconfig", default=None, help="Kubeconfig file.  [default: in-cluster, or ~/.kube/config]")
 @click.option("--context", default=None, help="Context of the kubeconfig.")

@@ -74,7 +74,14 @@ class Gateway:
         self._fleet = Fleet(self._changed)
         annotations = {ADDRESS_ANNOTATION: settings.peers.advertise} if settings.peers is not None else {}
         lease = Key(settings.lease_namespace, LEASE)
-        self._elector = Elector(api, lease, settings.identity, clock, annotations=annotations)
+        self._elector = Elector(
+            api,
+            lease,
+            settings.identity,
+            clock,
+            lease_duration_s=settings.lease_duration_s,
+            annotations=annotations,
+        )
         rules = _rules(settings)
         self._liveness = Liveness(self._fleet, self._queue, rules, clock, self._is_fresh)
         self._statuses = Statuses(self._fleet, self._liveness.connected)

@@ -48,6 +48,7 @@ class Settings:
     device_rate_per_s: float
     namespaces: tuple[str, ...]
     lease_namespace: str
+    lease_duration_s: float
     site_label: str
     kubeconfig: str | None
     context: str | None

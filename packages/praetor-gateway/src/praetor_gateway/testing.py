@@ -37,6 +37,7 @@ SETTINGS = Settings(
     device_rate_per_s=2.0,
     namespaces=(),
     lease_namespace="lab",
+    lease_duration_s=15.0,
     site_label="site",
     kubeconfig=None,
     context=None,

@@ -23,7 +23,10 @@ _log = logging.getLogger(__name__)
 
 
 class Elector:
-    """One candidate for *key*. *identity* must differ between processes; *annotations* tell others about the holder."""
+    """One candidate for *key*. *identity* must differ between processes; *annotations* tell others about the holder.
+
+    Unless given, the renew deadline is two thirds of the lease's duration and the retry period two fifteenths of it.
+    """
 
     def __init__(
         self,
@@ -33,10 +36,12 @@ class Elector:
         clock: Clock,
         *,
         lease_duration_s: float = 15.0,
-        renew_deadline_s: float = 10.0,
-        retry_period_s: float = 2.0,
+        renew_deadline_s: float | None = None,
+        retry_period_s: float | None = None,
         annotations: Mapping[str, str] | None = None,
     ) -> None:
+        renew_deadline_s = lease_duration_s * 2 / 3 if renew_deadline_s is None else renew_deadline_s
+        retry_period_s = lease_duration_s * 2 / 15 if retry_period_s is None else retry_period_s
         if not lease_duration_s > renew_deadline_s > retry_period_s * _JITTER > 0:
             raise ValueError("lease_duration_s must exceed renew_deadline_s, and that 1.2 times retry_period_s")
         self._api = api
