@@ -21,40 +21,22 @@ from praetor_api.kube.clock import SystemClock
 from praetor_api.protocol import TOKEN_HEADER, Report, report_path
 from praetor_api.tokens import device_token
 from praetor_api.wire import write
+from praetor_gateway.cli import main, read_settings
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.logs import configure_logs
-from praetor_gateway.settings import Credentials, Settings
 
 SYNC_S = 100.0
 POLL_S = 0.05
 SECRET = "a secret of this benchmark"
-SETTINGS = Settings(
-    addr="127.0.0.1:0",
-    probe_addr="127.0.0.1:0",
-    credentials=Credentials(secrets=(SECRET,)),
-    heartbeat_s=15,
-    stale_multiplier=3.0,
-    takeover_grace_s=60.0,
-    max_wait_s=55,
-    device_rate_per_s=2.0,
-    namespaces=(),
-    lease_namespace="default",
-    site_label="site",
-    kubeconfig=None,
-    context=None,
-    tls_cert=None,
-    tls_key=None,
-    shutdown_timeout_s=1.0,
-    log_level="error",
-    log_format="console",
-    identity="bench",
-)
+FLAGS = (f"--device-token-secret={SECRET}", "--log-level=error", "--lease-namespace=default")
 
 
 async def measure(processes: int, switches: int) -> float:
     """Return the memory, in KiB, after every device sent a heartbeat."""
     shelf = cast(KubeApi, Shelf(processes=processes, switches=switches))
-    gateway = Gateway(shelf, SETTINGS, SystemClock(), CollectorRegistry())
+    settings = read_settings(main.make_context("praetor-gateway", list(FLAGS)).params)
+    configure_logs(settings.log_level, settings.log_format)
+    gateway = Gateway(shelf, settings, SystemClock(), CollectorRegistry())
     async with gateway.lifespan():
         async with asyncio.timeout(SYNC_S):
             while not gateway.is_synced():  # noqa: ASYNC110 - the gateway tells when it is asked
@@ -92,7 +74,6 @@ async def _beat(gateway: Gateway, number: int) -> None:
 
 
 if __name__ == "__main__":
-    configure_logs(SETTINGS.log_level, SETTINGS.log_format)
     print(asyncio.run(measure(int(sys.argv[1]), int(sys.argv[2]))))
     sys.stdout.flush()
     os._exit(0)  # what is left to write is nobody's

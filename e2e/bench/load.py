@@ -53,6 +53,11 @@ class Target:
             await loop.create_connection(lambda asker=asker: asker, self.plan["host"], self.plan["port"])  # type: ignore[misc]
             self.askers.append(asker)
 
+    async def close(self) -> None:
+        """Close the connections."""
+        for asker in self.askers:
+            await asker.close()
+
     async def turn(self, seconds: float) -> Turn:
         """Ask for *seconds*, and until the last answer is there. RuntimeError when one is not as it should be."""
         answers, wall, server, own = self.answers, time.monotonic(), cpu_seconds(self.pid), time.process_time()
@@ -81,6 +86,7 @@ class Asker(asyncio.Protocol):
         self._target = target
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
+        self._closed = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -109,8 +115,15 @@ class Asker(asyncio.Protocol):
             target.idle.set()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._target.failed = "a connection was lost"
+        self._target.failed = self._target.failed or "a connection was lost"
         self._transport = None
+        self._closed.set()
+
+    async def close(self) -> None:
+        """Close the connection; returns when it is closed."""
+        if self._transport is not None:
+            self._transport.close()
+            await self._closed.wait()
 
 
 def body_length(head: bytes) -> int:
@@ -122,12 +135,16 @@ def body_length(head: bytes) -> int:
 async def run(plan: dict[str, Any]) -> list[list[Turn]]:
     """Carry the plan out."""
     targets = [Target(each) for each in plan["targets"]]
-    for target in targets:
-        await target.connect()
     turns: list[list[Turn]] = [[] for _ in targets]
-    for _ in range(plan["rounds"] + 1):
-        for target, taken in zip(targets, turns, strict=True):
-            taken.append(await target.turn(plan["turn_s"]))
+    try:
+        for target in targets:
+            await target.connect()
+        for _ in range(plan["rounds"] + 1):
+            for target, taken in zip(targets, turns, strict=True):
+                taken.append(await target.turn(plan["turn_s"]))
+    finally:
+        for target in targets:
+            await target.close()
     return [taken[1:] for taken in turns]
 
 

@@ -37,7 +37,7 @@ class Crowd:
         hold = self._plan.get("path")
         async with asyncio.TaskGroup() as group:
             for name, token in self._plan["devices"].items():
-                device = self._hold(name, hold) if hold else self._poll(name, token)
+                device = self._hold(name, token, hold) if hold else self._poll(name, token)
                 group.create_task(device, name=name)
             group.create_task(self._tell(), name="tell")
 
@@ -53,12 +53,14 @@ class Crowd:
             etag, body, at = await self._ask(reader, writer, asked)
             self._waiting -= 1
 
-    async def _hold(self, name: str, path: str) -> None:
+    async def _hold(self, name: str, token: str, path: str) -> None:
+        """Be answered once, as a device that polls is, then hold the other request."""
+        head = f"HTTP/1.1\r\nHost: gateway\r\n{TOKEN_HEADER}: {token}\r\n"
         async with self._connecting:
             reader, writer = await self._connect()
-            writer.write(f"GET /v1/devices/{name}/{path} HTTP/1.1\r\nHost: gateway\r\n\r\n".encode())
+            await self._ask(reader, writer, f"GET {desired_path(name)} {head}")
         self._waiting += 1
-        await reader.read(1)
+        await self._ask(reader, writer, f"GET /v1/devices/{name}/{path} {head}")
 
     async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(self._plan["host"], self._plan["port"], limit=READ_LIMIT)
