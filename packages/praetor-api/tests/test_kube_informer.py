@@ -308,7 +308,8 @@ async def test_an_outage_soon_after_another_is_not_held_against_the_api() -> Non
     async with world.running():
         world.api.fail_next(Unreachable("gone"), verb="watch", times=12)
         world.api.end_watches(Unreachable("gone"))
-        await world.clock.advance(300)
+        while world.asked("watch") < 14:
+            await world.clock.advance(0.5)
         await world.create("a")
         await world.clock.settle()
         assert set(world.rows()) == {"a"}

@@ -242,3 +242,15 @@ def test_only_a_current_spec_can_be_ready(steps: list[tuple[Observation | None, 
         if row.status.phase is Phase.RUNNING:
             assert connection(row.status.conditions) is not False
     assert all(condition.status in ConditionStatus for condition in row.status.conditions)
+
+
+def test_a_new_spec_that_is_observed_at_once_still_counts_as_news() -> None:
+    """Else a process would be available under the new spec by how long the old one had been ready."""
+    good = seen(process_started=True, healthy=True, pid=3)
+    first = merge(process_row(generation=1), good, connected=True, now=NOW)
+    row = evolve(process_row(), generation=2, status=first)
+    later = merge(row, good, connected=True, now=NOW + timedelta(hours=1))
+    since = {condition.type: condition.last_transition_time for condition in later.conditions}
+    assert (since["SpecObserved"], since["Healthy"]) == (NOW + timedelta(hours=1), NOW)
+    row = evolve(row, status=later)
+    assert merge(row, good, connected=True, now=NOW + timedelta(hours=2)) == later

@@ -47,7 +47,7 @@ class WireError(ValueError):
 def parse_json(body: bytes | str) -> object:
     """Return the decoded JSON; WireError for anything else, NaN, infinities and absurd nesting included."""
     try:
-        return json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
+        return _DECODER.decode(body if isinstance(body, str) else body.decode())
     except (ValueError, RecursionError) as e:
         reason = "nested too deeply" if isinstance(e, RecursionError) else str(e)
         raise WireError(Fault("", f"not valid JSON: {reason}")) from e
@@ -243,6 +243,7 @@ def _matches(pattern: str, value: str) -> bool:
     return re.search(anchored, value) is not None
 
 
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
 _SCALARS: dict[Any, tuple[Callable[[object], bool], str]] = {
     str: (lambda data: isinstance(data, str), "a string"),
     bool: (lambda data: isinstance(data, bool), "true or false"),

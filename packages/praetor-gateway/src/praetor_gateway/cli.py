@@ -100,7 +100,7 @@ _FILE = click.Path(path_type=Path)
     help="Seconds to end what is under way and to write what is queued.",
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
-@click.option("--log-format", type=click.Choice(["console", "json"]), default="console")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
 def main(**options: Any) -> None:
     """Serve devices their desired state, take their reports and write their status."""
     try:

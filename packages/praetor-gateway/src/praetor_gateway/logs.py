@@ -9,7 +9,7 @@ import structlog
 
 
 def configure_logs(level: str, form: str) -> None:
-    """Log from *level* on, as *form* `console` or `json`."""
+    """Log from *level* on, as *form* `text` or `json`."""
     renderer = (
         structlog.processors.JSONRenderer()
         if form == "json"

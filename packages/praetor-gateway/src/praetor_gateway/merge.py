@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from attrs import evolve, frozen
 
 from praetor_api.kube.codec import parse_time
-from praetor_api.kube.conditions import get_condition, set_condition
+from praetor_api.kube.conditions import get_condition, set_condition, without_condition
 from praetor_api.kube.objects import Condition, ConditionStatus, DeviceProcessStatus, Phase
 from praetor_api.protocol import Observation
 from praetor_api.spec import RestartPolicy
@@ -109,6 +109,9 @@ def _observed(row: ProcessRow, status: DeviceProcessStatus, seen: Observation, n
     current = seen.observed_spec_hash == row.spec_hash
     generation = row.generation if current else status.observed_generation
     conditions = status.conditions
+    if generation != status.observed_generation:
+        # what was observed was an older spec: that this one is observed is news, and readiness counts from now
+        conditions = without_condition(conditions, ConditionType.SPEC_OBSERVED)
     for finding in _findings(row, conditions, seen):
         of_spec = finding.type is ConditionType.SPEC_OBSERVED
         conditions = set_condition(

@@ -54,7 +54,7 @@ def _of_spec(old: DeviceProcessStatus, new: DeviceProcessStatus) -> Iterator[Tra
 def _of_run(old: DeviceProcessStatus, new: DeviceProcessStatus) -> Iterator[Transition]:
     if _became_true(old, new, ConditionType.PROCESS_STARTED) and new.phase is not Phase.SUCCEEDED:
         yield _normal(EventReason.PROCESS_STARTED, "the process was started")
-    if new.restart_count > old.restart_count and old.observed_spec_hash == new.observed_spec_hash:
+    if (new.restart_count or 0) > (old.restart_count or 0) and old.observed_spec_hash == new.observed_spec_hash:
         yield _warning(EventReason.PROCESS_RESTARTED, f"the process was restarted, {new.restart_count} times by now")
     if new.phase is not old.phase:
         yield from _of_phase(new)

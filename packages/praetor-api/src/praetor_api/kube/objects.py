@@ -204,7 +204,7 @@ class DeviceProcessStatus:
     artifact_digest: Annotated[str | None, Constraint(doc="Digest of the artifact in use.", max_length=128)] = None
     pid: Annotated[int | None, Constraint(doc="Process id on the device.", minimum=0)] = None
     start_time: Annotated[datetime | None, Constraint(doc="When the process was started.")] = None
-    restart_count: Annotated[int, Constraint(doc="Restarts since this spec arrived.", minimum=0)] = 0
+    restart_count: Annotated[int | None, Constraint(doc="Restarts since this spec arrived.", minimum=0)] = None
     exit_code: Annotated[int | None, Constraint(doc="How the process last ended.")] = None
     last_termination_reason: Annotated[str | None, Constraint(doc="Why the process last ended.", max_length=1024)] = (
         None
