@@ -114,7 +114,7 @@ def crowd(folder: Path, plan: Mapping[str, Any]) -> Iterator[Path]:
 @contextmanager
 def _watched(folder: Path, cluster: Cluster, fleet: Fleet) -> Iterator[Path]:
     output = folder / "told.jsonl"
-    program = _module("watching", folder, str(cluster.kubeconfig), fleet.kube.path(PROCESSES), str(output))
+    program = _module("watching", folder, str(cluster.kubeconfig), fleet.kube.namespace, str(output))
     try:
         until(lambda: _alive(program) and bool(whole_lines(output)), "the watch is open")
         yield output

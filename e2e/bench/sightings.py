@@ -14,7 +14,7 @@ def first_seen(lines: Iterable[str]) -> Sightings:
     seen: dict[tuple[str, int], float] = {}
     for line in lines:
         entry = json.loads(line)
-        if "generation" in entry:
+        if entry.get("generation"):  # bookmarks have none
             seen.setdefault((entry["name"], entry["generation"]), entry["at"])
     return seen
 
