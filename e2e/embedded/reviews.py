@@ -23,6 +23,9 @@ def review(
     spec = asked.get("spec") or {}
     if at.plural == "selfsubjectaccessreviews":
         status: Obj | None = {"allowed": _allowed(spec, user, authorizer)}
+    elif at.plural == "subjectaccessreviews":
+        subject = User(str(spec.get("user") or ""), tuple(spec.get("groups") or ()))
+        status = {"allowed": _allowed(spec, subject, authorizer)}
     else:
         status = _status(at.plural, spec, user, authenticator)
     return None if status is None else {**asked, "status": status}
