@@ -11,6 +11,7 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -121,8 +122,9 @@ class Stack:
             if Capability.RBAC in self.cluster.capabilities:
                 install_rbac_for_users(api, COMPONENTS, self.settings.system_namespace)
         self._start_watchdog()
-        for server in self.servers():
-            server.start()
+        with ThreadPoolExecutor() as pool:
+            for starting in [pool.submit(server.start) for server in self.servers()]:
+                starting.result()
 
     def stop(self) -> None:
         """End everything; a second call does nothing."""
