@@ -6,12 +6,12 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-Sightings = Mapping[tuple[str, int], float]
+Sightings = Mapping[tuple[str, int], float | None]
 
 
 def first_seen(lines: Iterable[str]) -> Sightings:
     """Return the first moment for each name and generation; lines that speak of something else are passed over."""
-    seen: dict[tuple[str, int], float] = {}
+    seen: dict[tuple[str, int], float | None] = {}
     for line in lines:
         entry = json.loads(line)
         if entry.get("generation"):  # bookmarks have none
@@ -20,8 +20,9 @@ def first_seen(lines: Iterable[str]) -> Sightings:
 
 
 def delays(source: Sightings, sink: Sightings) -> list[float]:
-    """Return how much later than *source* the *sink* saw what both saw; never less than 0."""
-    return [max(0.0, at - source[key]) for key, at in sink.items() if key in source]
+    """Return how much later than *source* the *sink* saw what both saw at a known moment; never less than 0."""
+    pairs = ((source.get(key), at) for key, at in sink.items())
+    return [max(0.0, late - early) for early, late in pairs if early is not None and late is not None]
 
 
 def whole_lines(file: Path) -> list[str]:

@@ -17,22 +17,26 @@ from praetor_api.kube.client import KubeClient
 from praetor_api.kube.resource import DEVICE_PROCESSES
 
 TIMEOUT_S = 300
+REPLAY_S = 1.0
 
 
 async def watch(kubeconfig: Path, namespace: str, output: Path) -> None:
-    """Write lines until the watch ends or a signal ends us."""
+    """Write lines until a signal ends us. *at* is null for what may have happened while no watch was open."""
     async with await KubeClient.from_config(str(kubeconfig)) as client:
         page = await client.list_page(DEVICE_PROCESSES, namespace, limit=1)
-        version = page["metadata"]["resourceVersion"]
-        events = client.watch(DEVICE_PROCESSES, namespace, resource_version=version, timeout_s=TIMEOUT_S)
+        version, opened = page["metadata"]["resourceVersion"], -REPLAY_S
         with output.open("w", buffering=1, encoding="utf-8") as file:
             file.write("{}\n")
-            async with aclosing(events):
-                async for event in events:
-                    at, metadata = time.monotonic(), event.object["metadata"]
-                    seen = {"name": metadata.get("name"), "generation": metadata.get("generation"), "at": at}
-                    file.write(json.dumps(seen) + "\n")
-    raise SystemExit("the watch ended")
+            while True:
+                events = client.watch(DEVICE_PROCESSES, namespace, resource_version=version, timeout_s=TIMEOUT_S)
+                async with aclosing(events):
+                    async for event in events:
+                        now, metadata = time.monotonic(), event.object["metadata"]
+                        version = metadata["resourceVersion"]
+                        at = now if now - opened >= REPLAY_S else None
+                        seen = {"name": metadata.get("name"), "generation": metadata.get("generation"), "at": at}
+                        file.write(json.dumps(seen) + "\n")
+                opened = time.monotonic()  # the apiserver ends the watches of those who read too slowly
 
 
 if __name__ == "__main__":

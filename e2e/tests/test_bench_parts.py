@@ -98,6 +98,7 @@ def test_only_the_first_sighting_counts() -> None:
 def test_a_delay_is_between_the_sightings_of_both_and_never_negative() -> None:
     sink = {("a", 1): 1.5, ("b", 1): 1.9, ("c", 1): 7.0}
     assert delays(first_seen(LINES), sink) == [0.5, 0.0]
+    assert delays({("a", 1): None, ("b", 1): 1.0}, sink) == [pytest.approx(0.9)]  # when it came first is not known
 
 
 def test_a_line_that_is_still_being_written_is_left_for_later(tmp_path: Path) -> None:
