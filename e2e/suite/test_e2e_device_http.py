@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 
@@ -27,6 +28,13 @@ def device(stack: Stack, fleet: Fleet, kube: Kube) -> DeviceApi:
     device = DeviceApi.of(stack, name)
     eventually(lambda: device.desired().json()["items"], what="it has a process")
     return device
+
+
+def waiters(stack: Stack) -> int:
+    """How many polls the gateway holds."""
+    found = re.search(r"^praetor_gateway_waiters (\S+)$", stack.gateway.metrics(), re.MULTILINE)
+    assert found is not None
+    return int(float(found.group(1)))
 
 
 def test_an_unchanged_desired_state_is_answered_with_304(device: DeviceApi) -> None:
@@ -56,7 +64,7 @@ def test_a_changed_template_changes_the_etag_and_the_body(device: DeviceApi, kub
     assert new["specHash"] != old["specHash"]
 
 
-def test_a_long_poll_is_held_until_something_changes(device: DeviceApi, kube: Kube) -> None:
+def test_a_long_poll_is_held_until_something_changes(stack: Stack, device: DeviceApi, kube: Kube) -> None:
     etag = device.desired().headers["ETag"]
     answers: list[tuple[requests.Response, float]] = []
 
@@ -64,7 +72,9 @@ def test_a_long_poll_is_held_until_something_changes(device: DeviceApi, kube: Ku
         answers.append((device.desired(etag, wait_s=50), time.monotonic()))
 
     waiting = threading.Thread(target=poll)
+    before = waiters(stack)
     waiting.start()
+    eventually(lambda: waiters(stack), lambda count: count > before, what="the poll is held")
     change_template(kube, "sleeper", sleeping("2"))
     changed = time.monotonic()
     waiting.join()
