@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-SUITE = Path(__file__).parent / "suite"
+HERE = Path(__file__).resolve().parent
+SUITE = HERE / "suite"
 
 
-def main(arguments: list[str]) -> int:
-    """Run the whole suite unless the arguments name some of its files; return pytest's exit status."""
-    named = [argument for argument in arguments if Path(argument.partition("::")[0]).exists()]
-    return int(pytest.main([*arguments, *(() if named else (str(SUITE),))]))
+def with_suite(arguments: Sequence[str]) -> list[str]:
+    """Return *arguments*, and the whole suite unless they name tests of this folder."""
+    paths = (Path(argument.partition("::")[0]).resolve() for argument in arguments)
+    named = any(path.exists() and path.is_relative_to(HERE) for path in paths)
+    return [*arguments, *(() if named else (str(SUITE),))]
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(pytest.main(with_suite(sys.argv[1:])))

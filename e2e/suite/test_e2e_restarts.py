@@ -55,7 +55,7 @@ def test_a_rollout_goes_on_after_a_restart_of_the_controller(
 
 def test_processes_run_on_while_no_controller_is_there(stack: Stack, kube: Kube, devices: tuple[str, ...]) -> None:
     pids = _pids(kube)
-    stack.controller.program.kill()
+    stack.controller.program.terminate()
     change_template(kube, "sleeper", sleeping("2"))
     steadily(lambda: list(map(is_alive, pids)), all, what="the processes run", for_s=1)
     assert set(_revisions(kube)) == {"1"}
@@ -64,12 +64,9 @@ def test_processes_run_on_while_no_controller_is_there(stack: Stack, kube: Kube,
     _await_revision(kube, devices, "2")
 
 
-@BOTH_WAYS
-def test_processes_run_on_through_a_restart_of_the_gateway(
-    stack: Stack, kube: Kube, devices: tuple[str, ...], kill: bool
-) -> None:
+def test_processes_run_on_through_a_restart_of_the_gateway(stack: Stack, kube: Kube, devices: tuple[str, ...]) -> None:
     pids = _pids(kube)
-    stack.gateway.restart(kill=kill)
+    stack.gateway.restart()
     change_template(kube, "sleeper", sleeping("1", restartPolicy="OnFailure"))
     eventually(lambda: not any(map(is_alive, pids)), what="devices got the change through the new gateway")
     await_ready(kube, devices)

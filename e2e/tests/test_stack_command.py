@@ -1,0 +1,27 @@
+"""`python -m e2e` runs the whole suite unless tests are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from e2e.__main__ import SUITE, with_suite
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param([], id="nothing"),
+        pytest.param(["--cluster", "envtest", "-k", "tokens"], id="options"),
+        pytest.param(["--kubeconfig", "/dev/null"], id="a-file-elsewhere"),
+    ],
+)
+def test_without_named_tests_the_whole_suite_runs(arguments: list[str]) -> None:
+    assert with_suite(arguments) == [*arguments, str(SUITE)]
+
+
+@pytest.mark.parametrize("selected", ["", "::test_x[y]"])
+def test_named_tests_are_run_alone(selected: str) -> None:
+    named = f"{Path(__file__)}{selected}"
+    assert with_suite(["-x", named]) == ["-x", named]
