@@ -25,6 +25,7 @@ T = TypeVar("T")
 Handler = Callable[[Key, T | None, T | None], None]
 
 BACKOFF = Backoff(base=0.8, factor=2.0, cap=30.0, jitter=1.0)
+OUTAGE_BACKOFF = Backoff(base=0.8, factor=2.0, cap=5.0, jitter=1.0)  # nobody is there to be spared
 SILENCE_S = 150.0  # bookmarks come every minute
 HEALTHY_S = 10.0  # an attempt that lasted so long, or heard an event, makes the next failure a first one
 SHORT_WATCH_S = 1.0
@@ -197,7 +198,7 @@ class Informer(Generic[T]):
             if error.status in _LIST_AGAIN:
                 self._version = None
         self._forget_failures_after_health(began)
-        delay = self._next_delay() if not isinstance(error, Gone) else self._delay_of_expiry()
+        delay = self._delay_of_expiry() if isinstance(error, Gone) else self._next_delay(error)
         delay = max(delay, (error.retry_after or 0.0) * random.uniform(1.0, 1.2))  # noqa: S311
         _log.warning("cannot follow %s, next attempt in %.1f s: %s", self._resource.plural, delay, error)
         return delay
@@ -207,7 +208,7 @@ class Informer(Generic[T]):
         if progressed or self._clock.monotonic() - began >= SHORT_WATCH_S:
             self._failures = self._expiries = 0
             return 0.0
-        return self._next_delay()  # a server that closes at once would otherwise be asked in a hot loop
+        return self._next_delay(None)  # a server that closes at once would otherwise be asked in a hot loop
 
     def _forget_failures_after_health(self, began: float) -> None:
         if self._heard_event or self._clock.monotonic() - began >= HEALTHY_S:
@@ -217,9 +218,10 @@ class Informer(Generic[T]):
         self._expiries += 1
         return BACKOFF.delay(self._expiries - 1, random.random())  # noqa: S311  # jitter
 
-    def _next_delay(self) -> float:
+    def _next_delay(self, error: KubeError | None) -> float:
         self._failures += 1
-        return BACKOFF.delay(self._failures - 1, random.random())  # noqa: S311  # jitter
+        backoff = OUTAGE_BACKOFF if isinstance(error, Unreachable) else BACKOFF
+        return backoff.delay(self._failures - 1, random.random())  # noqa: S311  # jitter
 
 
 def _went_back(before: str | None, after: str) -> bool:
