@@ -220,10 +220,10 @@ def test_built_in_kinds_take_strategic_merge_patches(in_namespace: InNamespace) 
 
 
 def test_owner_references_are_a_plain_list_to_a_merge_patch(widgets: Collection, made: dict[str, Any]) -> None:
-    def owner(name: str) -> dict[str, str]:
-        return {"apiVersion": VERSION, "kind": "Widget", "name": name, "uid": made["metadata"]["uid"]}
-
+    """The owners exist, or the garbage collector would take the references away."""
     for name in ("x", "y"):
-        answer = widgets.patch("a", {"metadata": {"ownerReferences": [owner(name)]}})
+        uid = widgets.made(widget(name))["metadata"]["uid"]
+        owner = {"apiVersion": VERSION, "kind": "Widget", "name": name, "uid": uid}
+        answer = widgets.patch("a", {"metadata": {"ownerReferences": [owner]}})
     assert [reference["name"] for reference in answer.body["metadata"]["ownerReferences"]] == ["y"]
     assert brief(answer) == []
