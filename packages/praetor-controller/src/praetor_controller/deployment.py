@@ -5,7 +5,7 @@ It is told a key, never an event, and whatever was missed or seen twice is all a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import structlog
@@ -17,12 +17,14 @@ from praetor_api.kube.errors import NotFound
 from praetor_api.kube.events import EventRecorder, ObjectRef
 from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
 from praetor_controller.cache import BY_NAMESPACE, BY_OWNER, Cache, owned_by
-from praetor_controller.memory import Memory, remember
+from praetor_controller.history import History
+from praetor_controller.memory import Memory
 from praetor_controller.metrics import Metrics
 from praetor_controller.notices import Notice, transition_notices, write_notices
 from praetor_controller.overlay import Overlay
 from praetor_controller.planner import plan
 from praetor_controller.projection import project_deployment
+from praetor_controller.revisions import RevisionRow, find_revision, rollout_start
 from praetor_controller.rows import DeploymentRow, ProcessRow
 from praetor_controller.snapshot import Plan, Snapshot
 from praetor_controller.status_patch import status_patch
@@ -47,8 +49,16 @@ class DeploymentReconciler:
     """Brings deployments and their processes together. One for each term of leadership."""
 
     def __init__(
-        self, api: KubeApi, cache: Cache, writer: Writer, recorder: EventRecorder, metrics: Metrics, clock: Clock
+        self,
+        api: KubeApi,
+        cache: Cache,
+        writer: Writer,
+        history: History,
+        recorder: EventRecorder,
+        metrics: Metrics,
+        clock: Clock,
     ) -> None:
+        self._history = history
         self._api = api
         self._cache = cache
         self._writer = writer
@@ -67,12 +77,14 @@ class DeploymentReconciler:
             return Result()
         memory = self._memory(key, deployment)
         await self._writer.resolve(key.namespace, memory)
+        revisions = () if deployment.fault else await self._history.record(deployment)
         began = self._clock.monotonic()
-        planned = self._plan(deployment, memory)
+        planned = self._plan(deployment, memory, revisions)
         pass_s = self._clock.monotonic() - began
         self._metrics.plan_seconds.observe(pass_s)
         outcome = await self._writer.carry_out(deployment, planned.actions, memory)
         self._tell(deployment, write_notices(outcome.created, outcome.updated, outcome.deleted, outcome.refused))
+        await self._history.trim(deployment, revisions, lambda: self._in_use(deployment))
         status_after_s = await self._show(key, deployment, planned, memory)
         retry_at = memory.retry_at()
         refused_after_s = None if retry_at is None else retry_at - self._clock.monotonic()
@@ -82,10 +94,8 @@ class DeploymentReconciler:
         if self._uids.get(key) != deployment.uid:
             self._forget(key)
             self._uids[key] = deployment.uid
-            self._memories[deployment.uid] = remember(deployment, self._clock.now())
-        memory = self._memories[deployment.uid]
-        memory.follow(deployment, self._clock.now())
-        return memory
+            self._memories[deployment.uid] = Memory()
+        return self._memories[deployment.uid]
 
     def _forget(self, key: Key) -> None:
         uid = self._uids.pop(key, None)
@@ -93,14 +103,15 @@ class DeploymentReconciler:
             self._memories.pop(uid, None)
             self._metrics.forget_devices(key)
 
-    def _plan(self, deployment: DeploymentRow, memory: Memory) -> Plan:
-        planned = plan(self._snapshot(deployment, memory, self._clock.monotonic()), self._clock.now())
+    def _plan(self, deployment: DeploymentRow, memory: Memory, revisions: Sequence[RevisionRow]) -> Plan:
+        planned = plan(self._snapshot(deployment, memory, revisions), self._clock.now())
         if planned.status is not None:
             self._metrics.show_devices(Key(deployment.namespace, deployment.name), planned.status.reasons)
         return planned
 
-    def _snapshot(self, deployment: DeploymentRow, memory: Memory, now: float) -> Snapshot:
-        matches, uid = deployment.matches, deployment.uid
+    def _snapshot(self, deployment: DeploymentRow, memory: Memory, revisions: Sequence[RevisionRow]) -> Snapshot:
+        matches, uid, now = deployment.matches, deployment.uid, self._clock.monotonic()
+        newest = find_revision(revisions, deployment.template.revision)
         devices = self._cache.devices.by_index(BY_NAMESPACE, deployment.namespace)
         cached = self._cache.processes.by_index(BY_OWNER, owned_by(deployment.namespace, uid))
         processes = self._writer.overlay.over(cached, now)
@@ -109,13 +120,20 @@ class DeploymentReconciler:
             deployment=deployment,
             devices=[device for device in devices if matches(device.labels)],
             processes=[row for row in processes if row.owner == uid and row.namespace == deployment.namespace],
-            rollout_since=memory.rollout_since,
+            rollout_since=rollout_start(deployment, newest, self._clock.now()) if newest else self._clock.now(),
             taken_names=TakenNames(self._process, deployment),
             leftovers=Leftovers(self._process, deployment),
             stored_as=frozenset(memory.stored_as.get(wanted, ())),
             in_flight=frozenset(memory.unknown),
             refusals=memory.refused(wanted, now),
         )
+
+    def _in_use(self, deployment: DeploymentRow) -> set[str]:
+        cached = self._cache.processes.by_index(BY_OWNER, owned_by(deployment.namespace, deployment.uid))
+        processes = self._writer.overlay.over(cached, self._clock.monotonic())
+        status = deployment.status
+        named = {deployment.template.revision, status.current_revision, status.update_revision}
+        return {row.revision for row in processes} | {each for each in named if each}
 
     def _process(self, key: Key) -> ProcessRow | None:
         return self._writer.overlay.latest(key, self._cache.processes.get(key), self._clock.monotonic())

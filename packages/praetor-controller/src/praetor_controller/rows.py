@@ -81,7 +81,7 @@ class RolloutPolicy:
 
 @frozen(kw_only=True)
 class Template:
-    """What every process shall be. *spec* is as stored, so that fields of a newer API survive."""
+    """What every process shall be. *spec* is as stored, so that fields of a newer API survive; *raw* is all of it."""
 
     spec: Mapping[str, Any]
     spec_hash: str
@@ -89,6 +89,7 @@ class Template:
     annotations: LabelItems = frozenset()
     revision: str = ""
     managed: str = ""
+    raw: Mapping[str, Any] = {}
 
 
 @frozen(kw_only=True)

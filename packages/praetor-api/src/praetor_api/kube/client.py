@@ -40,6 +40,7 @@ _MAX_MESSAGE = 512
 _MAX_ERROR_BYTES = 2**20
 _THROTTLED_RETRIES = 3
 _MAX_THROTTLE_S = 5.0
+_GO_ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 
 
 class KubeClient:
@@ -182,7 +183,7 @@ class KubeClient:
         body: Any = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
-        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        data = None if body is None else _as_go_writes_it(body)
         attempt = 0
         while True:
             try:
@@ -234,6 +235,16 @@ class KubeClient:
     def _url(self, path: str, query: Mapping[str, Any] | None) -> URL:
         given = {name: value for name, value in (query or {}).items() if value is not None}
         return URL(f"{self._connection.host}{path}{'?' if given else ''}{urlencode(given)}", encoded=True)
+
+
+def _as_go_writes_it(body: Any) -> bytes:
+    """Return *body* as JSON in the apiserver's own spelling.
+
+    The data of a ControllerRevision is kept and compared as bytes: spelled otherwise, it would be called changed as
+    soon as the apiserver writes the object anew.
+    """
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False).translate(_GO_ESCAPES)
+    return text.encode("utf-8", "replace")
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:
