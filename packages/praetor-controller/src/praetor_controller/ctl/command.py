@@ -8,6 +8,7 @@ import click
 
 from praetor_api.kube.errors import KubeError
 from praetor_controller.__about__ import __version__
+from praetor_controller.ctl.devices import devices
 from praetor_controller.ctl.exits import explained
 from praetor_controller.ctl.token.mint import mint
 from praetor_controller.ctl.token.verify import verify
@@ -55,5 +56,6 @@ def token() -> None:
     """Make and check the tokens of devices."""
 
 
+main.add_command(devices)
 token.add_command(mint)
 token.add_command(verify)
