@@ -17,6 +17,7 @@ from praetor_api.kube.errors import NotFound
 from praetor_api.kube.events import EventRecorder, ObjectRef
 from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
 from praetor_controller.cache import BY_NAMESPACE, BY_OWNER, Cache, owned_by
+from praetor_controller.gathering import Sources, gather
 from praetor_controller.history import History
 from praetor_controller.memory import Memory
 from praetor_controller.metrics import Metrics
@@ -24,11 +25,10 @@ from praetor_controller.notices import Notice, transition_notices, write_notices
 from praetor_controller.overlay import Overlay
 from praetor_controller.planner import plan
 from praetor_controller.projection import project_deployment
-from praetor_controller.revisions import RevisionRow, find_revision, rollout_start
+from praetor_controller.revisions import RevisionRow
 from praetor_controller.rows import DeploymentRow, ProcessRow
 from praetor_controller.snapshot import Plan, Snapshot
 from praetor_controller.status_patch import status_patch
-from praetor_controller.taken import Leftovers, TakenNames
 from praetor_controller.writer import FIELD_MANAGER, Outcome, Writer
 
 STATUS_PERIOD_S = 1.0
@@ -110,23 +110,15 @@ class DeploymentReconciler:
         return planned
 
     def _snapshot(self, deployment: DeploymentRow, memory: Memory, revisions: Sequence[RevisionRow]) -> Snapshot:
-        matches, uid, now = deployment.matches, deployment.uid, self._clock.monotonic()
-        newest = find_revision(revisions, deployment.template.revision)
-        devices = self._cache.devices.by_index(BY_NAMESPACE, deployment.namespace)
-        cached = self._cache.processes.by_index(BY_OWNER, owned_by(deployment.namespace, uid))
-        processes = self._writer.overlay.over(cached, now)
-        wanted = deployment.template.spec_hash
-        return Snapshot(
-            deployment=deployment,
-            devices=[device for device in devices if matches(device.labels)],
-            processes=[row for row in processes if row.owner == uid and row.namespace == deployment.namespace],
-            rollout_since=rollout_start(deployment, newest, self._clock.now()) if newest else self._clock.now(),
-            taken_names=TakenNames(self._process, deployment),
-            leftovers=Leftovers(self._process, deployment),
-            stored_as=frozenset(memory.stored_as.get(wanted, ())),
-            in_flight=frozenset(memory.unknown),
-            refusals=memory.refused(wanted, now),
+        now = self._clock.monotonic()
+        owner = owned_by(deployment.namespace, deployment.uid)
+        sources = Sources(
+            devices=self._cache.devices.by_index(BY_NAMESPACE, deployment.namespace),
+            processes=self._writer.overlay.over(self._cache.processes.by_index(BY_OWNER, owner), now),
+            revisions=revisions,
+            find=self._process,
         )
+        return gather(deployment, sources, memory, now=self._clock.now(), monotonic=now)
 
     def _in_use(self, deployment: DeploymentRow) -> set[str]:
         cached = self._cache.processes.by_index(BY_OWNER, owned_by(deployment.namespace, deployment.uid))
