@@ -10,6 +10,13 @@ from praetor_api.kube.errors import KubeError
 from praetor_controller.__about__ import __version__
 from praetor_controller.ctl.devices import devices
 from praetor_controller.ctl.exits import explained
+from praetor_controller.ctl.rollout.approve import approve
+from praetor_controller.ctl.rollout.history import history
+from praetor_controller.ctl.rollout.pause import pause
+from praetor_controller.ctl.rollout.restart import restart
+from praetor_controller.ctl.rollout.resume import resume
+from praetor_controller.ctl.rollout.status import status
+from praetor_controller.ctl.rollout.undo import undo
 from praetor_controller.ctl.token.mint import mint
 from praetor_controller.ctl.token.verify import verify
 
@@ -59,3 +66,12 @@ def token() -> None:
 main.add_command(devices)
 token.add_command(mint)
 token.add_command(verify)
+
+
+@main.group()
+def rollout() -> None:
+    """Follow and steer the rollouts of deployments."""
+
+
+for each in (status, history, undo, pause, resume, restart, approve):
+    rollout.add_command(each)
