@@ -5,7 +5,7 @@ It is told a key, never an event, and whatever was missed or seen twice is all a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 import structlog
@@ -16,7 +16,9 @@ from praetor_api.kube.clock import Clock
 from praetor_api.kube.errors import NotFound
 from praetor_api.kube.events import EventRecorder, ObjectRef
 from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
+from praetor_controller.actions import Update
 from praetor_controller.cache import BY_NAMESPACE, BY_OWNER, Cache, owned_by
+from praetor_controller.elsewhere import Neighbour
 from praetor_controller.gathering import Sources, gather
 from praetor_controller.history import History
 from praetor_controller.memory import Memory
@@ -67,6 +69,7 @@ class DeploymentReconciler:
         self._clock = clock
         self._memories: dict[str, Memory] = {}
         self._uids: dict[Key, str] = {}
+        self._taking: dict[str, frozenset[str]] = {}
         self._written: Overlay[DeploymentRow] = Overlay()
 
     async def reconcile(self, key: Key) -> Result:
@@ -82,13 +85,22 @@ class DeploymentReconciler:
         planned = self._plan(deployment, memory, revisions)
         pass_s = self._clock.monotonic() - began
         self._metrics.plan_seconds.observe(pass_s)
-        outcome = await self._writer.carry_out(deployment, planned.actions, memory)
+        outcome = await self._carry_out(deployment, planned, memory)
         self._tell(deployment, write_notices(outcome.created, outcome.updated, outcome.deleted, outcome.refused))
         await self._history.trim(deployment, revisions, lambda: self._in_use(deployment))
         status_after_s = await self._show(key, deployment, planned, memory)
         retry_at = memory.retry_at()
         refused_after_s = None if retry_at is None else retry_at - self._clock.monotonic()
         return Result(self._next_look(planned, outcome, status_after_s, refused_after_s), pass_s)
+
+    async def _carry_out(self, deployment: DeploymentRow, planned: Plan, memory: Memory) -> Outcome:
+        """Write, and let others count meanwhile what is about to be written: no await lies between plan and note."""
+        spec_writes = (action for action in planned.actions if isinstance(action, Update) and action.spec)
+        self._taking[deployment.uid] = frozenset(action.process.device for action in spec_writes)
+        try:
+            return await self._writer.carry_out(deployment, planned.actions, memory)
+        finally:
+            del self._taking[deployment.uid]
 
     def _memory(self, key: Key, deployment: DeploymentRow) -> Memory:
         if self._uids.get(key) != deployment.uid:
@@ -117,14 +129,23 @@ class DeploymentReconciler:
             processes=self._writer.overlay.over(self._cache.processes.by_index(BY_OWNER, owner), now),
             revisions=revisions,
             find=self._process,
+            neighbours=self._neighbours(deployment, now),
         )
         return gather(deployment, sources, memory, now=self._clock.now(), monotonic=now)
+
+    def _neighbours(self, deployment: DeploymentRow, now: float) -> Iterator[Neighbour]:
+        for other in self._cache.deployments.by_index(BY_NAMESPACE, deployment.namespace):
+            if other.uid != deployment.uid:
+                cached = self._cache.processes.by_index(BY_OWNER, owned_by(other.namespace, other.uid))
+                memory = self._memories.get(other.uid)
+                taking = self._taking.get(other.uid, frozenset()) | (memory.unknown.keys() if memory else set())
+                yield Neighbour(other, self._writer.overlay.over_cached(cached, now), taking)
 
     def _in_use(self, deployment: DeploymentRow) -> set[str]:
         cached = self._cache.processes.by_index(BY_OWNER, owned_by(deployment.namespace, deployment.uid))
         processes = self._writer.overlay.over(cached, self._clock.monotonic())
         status = deployment.status
-        named = {deployment.template.revision, status.current_revision, status.update_revision}
+        named = {deployment.template.revision, status.current_revision}
         return {row.revision for row in processes} | {each for each in named if each}
 
     def _process(self, key: Key) -> ProcessRow | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from attrs import field, frozen, mutable
 
@@ -29,12 +29,12 @@ class Memory:
     status_written_at: float | None = None
     status_due_at: float | None = None
 
-    def refused(self, template: str, now: float) -> Mapping[str, str]:
-        """Return the devices that *template* was refused for, and why."""
+    def refused(self, templates: Collection[str], now: float) -> Mapping[str, str]:
+        """Return the devices that one of *templates* was refused for, and why."""
         self.refusals = {
             device: refusal
             for device, refusal in self.refusals.items()
-            if refusal.template == template and now < refusal.until
+            if refusal.template in templates and now < refusal.until
         }
         return {device: refusal.message for device, refusal in self.refusals.items()}
 

@@ -18,12 +18,14 @@ from praetor_api.spec import DeviceKind
 from praetor_api.wire import clean_text
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.markers import (
+    APPROVED_WAVES_ANNOTATION,
     DEPLOYMENT_LABEL,
     MANAGED_ANNOTATION,
     OFFERED_AT_ANNOTATION,
     OWN_ANNOTATIONS,
     RESTARTED_AT_ANNOTATION,
     REVISION_ANNOTATION,
+    WAVE_ANNOTATION,
     deployment_label,
     managed_keys,
 )
@@ -90,6 +92,7 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
         annotated=bool(annotations),
         revision=sys.intern(annotations.get(REVISION_ANNOTATION, "")),
         managed=sys.intern(annotations.get(MANAGED_ANNOTATION, "")),
+        wave=sys.intern(annotations.get(WAVE_ANNOTATION, "")),
         offered_at=offered_at,
         created_at=epoch(metadata.get("creationTimestamp")) or 0.0,
         terminating=metadata.get("deletionTimestamp") is not None,
@@ -125,6 +128,7 @@ def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:
         template=project_template(metadata["name"], spec.get("template") or {}),
         policy=policy,
         matches=matches,
+        approved=_approved((metadata.get("annotations") or {}).get(APPROVED_WAVES_ANNOTATION) or ""),
         status=_stored_status(obj.get("status") or {}),
         fault=fault,
     )
@@ -153,6 +157,10 @@ def project_template(deployment: str, raw: Mapping[str, Any]) -> Template:
     )
 
 
+def _approved(note: str) -> frozenset[str]:
+    return frozenset(each.strip() for each in note.split(",") if each.strip())
+
+
 def _stored_status(raw: Mapping[str, Any]) -> StoredStatus:
     try:
         status = decode(raw, DeviceProcessDeploymentStatus)
@@ -161,6 +169,7 @@ def _stored_status(raw: Mapping[str, Any]) -> StoredStatus:
     return StoredStatus(
         current_revision=status.current_revision,
         update_revision=status.update_revision,
+        failed_revision=status.failed_revision,
         conditions=status.conditions,
         raw=raw,
     )
