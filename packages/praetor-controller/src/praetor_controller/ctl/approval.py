@@ -30,3 +30,12 @@ def approved(deployment: Mapping[str, Any], wave: str | None) -> tuple[str, str]
         known = ", ".join(manual) or "none"
         raise CommandFailed(f"--wave: {row.name} has no wave {name!r} with approval: Manual; there are: {known}")
     return name, ",".join(dict.fromkeys([*kept, prefix + name]))
+
+
+def all_approved(deployment: Mapping[str, Any]) -> dict[str, Any]:
+    """Return *deployment* as if each of its waves were approved."""
+    row, metadata = project_deployment(deployment), deployment["metadata"]
+    waves = row.policy.update_strategy.rolling_update.waves
+    note = ",".join(f"{row.template.revision}/{each.name}" for each in waves)
+    annotations = {**(metadata.get("annotations") or {}), APPROVED_WAVES_ANNOTATION: note}
+    return {**deployment, "metadata": {**metadata, "annotations": annotations}}

@@ -27,11 +27,12 @@ FIELD_MANAGER = "praetorctl"
 
 @frozen(kw_only=True)
 class Where:
-    """Which cluster and namespace, as given; None means what the kubeconfig says."""
+    """Which cluster and namespace, as given; None means what the kubeconfig says. *dry_run*: writes change nothing."""
 
     kubeconfig: str | None = None
     context: str | None = None
     namespace: str | None = None
+    dry_run: bool = False
 
 
 @frozen(kw_only=True)
@@ -82,7 +83,7 @@ async def opened(where: Where) -> AsyncIterator[Cluster]:
     """Open a client as a kubeconfig says."""
     connection = await Connection.open(from_kubeconfig(where.kubeconfig, where.context))
     namespace = where.namespace or default_namespace(where.kubeconfig, where.context, os.environ, Path.home())
-    async with KubeClient(connection, user_agent="praetorctl") as client:
+    async with KubeClient(connection, user_agent="praetorctl", dry_run=where.dry_run) as client:
         yield Cluster(api=client, namespace=namespace, clock=SystemClock())
 
 

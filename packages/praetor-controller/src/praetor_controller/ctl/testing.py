@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -19,18 +20,27 @@ from praetor_controller.testing import PatchingKube
 NAMESPACE = "lab"
 
 
+class LabKube(PatchingKube):
+    """Objects in memory that can be rehearsed on."""
+
+    def rehearsal(self) -> LabKube:
+        """Return a client of a copy: it answers writes, and the objects stay as they are."""
+        return LabKube(self._clock, store=copy.deepcopy(self._store))
+
+
 class Lab:
     """A namespace, the commands that look at it, and what they were told about where it is."""
 
     def __init__(self, now: datetime = datetime(2026, 1, 1, 1, tzinfo=UTC)) -> None:
         self.clock = FakeClock(now)
-        self.kube = PatchingKube(self.clock)
+        self.kube = LabKube(self.clock)
         self.asked: list[Where] = []
 
     @asynccontextmanager
     async def open(self, where: Where) -> AsyncIterator[Cluster]:
         self.asked.append(where)
-        yield Cluster(api=self.kube, namespace=where.namespace or NAMESPACE, clock=self.clock)
+        api = self.kube.rehearsal() if where.dry_run else self.kube
+        yield Cluster(api=api, namespace=where.namespace or NAMESPACE, clock=self.clock)
 
     def run(self, *args: str, **settings: Any) -> Result:
         return CliRunner().invoke(main, args, obj=self.open, **settings)

@@ -1,9 +1,11 @@
-"""Times as people read them: how long ago, how long still. Pure."""
+"""Times as people read and write them: how long ago, how long still. Pure."""
 
 from __future__ import annotations
 
 import re
 from datetime import datetime
+
+import click
 
 from praetor_api.kube.codec import parse_time
 
@@ -40,3 +42,11 @@ def parse_span(text: str) -> float:
     if not text or _PART.sub("", text):
         raise ValueError(f"{text!r} is no duration; write it as 90s, 10m or 1h30m")
     return float(sum(int(count) * dict(_UNITS)[unit] for count, unit in _PART.findall(text)))
+
+
+def seconds_option(context: click.Context, parameter: click.Parameter, text: str) -> float:
+    """Return the seconds that the option *parameter* stands for."""
+    try:
+        return parse_span(text)
+    except ValueError as e:
+        raise click.BadParameter(str(e), context, parameter) from e

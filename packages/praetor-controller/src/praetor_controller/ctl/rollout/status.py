@@ -15,24 +15,17 @@ from praetor_controller.ctl.cluster import ask as ask_cluster
 from praetor_controller.ctl.exits import Exit
 from praetor_controller.ctl.output import OutputFormat, on_terminal, output_option, painted, show, structured, warn
 from praetor_controller.ctl.progress import Progress, Verdict, as_data, final_line, line, progress
-from praetor_controller.ctl.times import parse_span, span
+from praetor_controller.ctl.times import seconds_option, span
 
 _LOOK_S = 1.0
 _CLEAR_LINE = "\r\x1b[2K"
-
-
-def _seconds(context: click.Context, parameter: click.Parameter, text: str) -> float:
-    try:
-        return parse_span(text)
-    except ValueError as e:
-        raise click.BadParameter(str(e), context, parameter) from e
 
 
 @click.command("status")
 @click.argument("deployment", metavar="DPD")
 @click.option("--watch/--no-watch", default=True, show_default=True, help="Follow it to its end.")
 @click.option(
-    "--timeout", callback=_seconds, default="10m", show_default=True, help="How long to follow it; 0 for ever."
+    "--timeout", callback=seconds_option, default="10m", show_default=True, help="How long to follow it; 0 for ever."
 )
 @cluster_options
 @output_option
