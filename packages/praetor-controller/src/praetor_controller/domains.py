@@ -51,6 +51,7 @@ class _Budget:
         self._value = budget.max_unavailable
         self._path = f"{_PATH}[{index}].maxUnavailable"
         self._down: dict[tuple[str, ...], set[str]] = {}
+        self._limits: dict[tuple[str, ...], int] = {}
         self._sizes: Counter[tuple[str, ...] | None] = Counter()
         if isinstance(self._value, str):
             amount(self._value, 0, self._path)  # refuse nonsense whether or not it is ever asked for
@@ -82,7 +83,10 @@ class _Budget:
             return None
 
     def _limit(self, domain: tuple[str, ...]) -> int:
-        return amount(self._value, self._sizes[domain], self._path)
+        limit = self._limits.get(domain)
+        if limit is None:
+            limit = self._limits[domain] = amount(self._value, self._sizes[domain], self._path)
+        return limit
 
     def _name(self, domain: tuple[str, ...]) -> str:
         labels = ",".join(f"{key}={value}" for key, value in zip(self._keys, domain, strict=True))

@@ -10,8 +10,10 @@ since before the offer, are not counted; but a wave of such devices only has sho
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from attrs import field, frozen, mutable
 
@@ -52,8 +54,7 @@ class Stage:
     progress_at: float = 0.0  # when the last wave was opened by a soak that ended
 
 
-@frozen
-class _Seen:
+class _Seen(NamedTuple):
     device: DeviceRow
     updated: bool
     counted: bool
@@ -147,11 +148,12 @@ def _place(waves: Sequence[Wave], seen: Sequence[_Seen]) -> dict[str, int]:
     place = {each.device.name: index_of[each.note] for each in seen if each.updated and each.note in index_of}
     left = sorted(
         (each for each in seen if each.device.name not in place),
-        key=lambda each: (not each.updated, not each.counted, each.device.name),
+        key=_rank,
     )
+    kept = Counter(place.values())
     for index, wave in enumerate(waves):
-        room = _room(index, wave, seen, place)
-        takes, others = _selector(index, wave), []
+        takes, others = compile_selector(wave.selector or LabelSelector(), f"{_PATH}[{index}].selector"), []
+        room = _limit(index, wave, seen, takes) - kept[index]
         for each in left:
             if room > 0 and takes(each.device.labels):
                 place[each.device.name] = index
@@ -159,20 +161,19 @@ def _place(waves: Sequence[Wave], seen: Sequence[_Seen]) -> dict[str, int]:
             else:
                 others.append(each)
         left = others
-    return place | {each.device.name: len(waves) for each in left}
+    place.update((each.device.name, len(waves)) for each in left)
+    return place
 
 
-def _room(index: int, wave: Wave, seen: Sequence[_Seen], place: Mapping[str, int]) -> float:
+def _rank(seen: _Seen) -> tuple[bool, bool, str]:
+    return not seen.updated, not seen.counted, seen.device.name
+
+
+def _limit(index: int, wave: Wave, seen: Sequence[_Seen], takes: Matches) -> float:
     if wave.limit is None:
         return math.inf
-    takes = _selector(index, wave)
     candidates = sum(takes(each.device.labels) for each in seen) if isinstance(wave.limit, str) else 0
-    limit = amount(wave.limit, candidates, f"{_PATH}[{index}].limit")
-    return limit - sum(each == index for each in place.values())
-
-
-def _selector(index: int, wave: Wave) -> Matches:
-    return compile_selector(wave.selector or LabelSelector(), f"{_PATH}[{index}].selector")
+    return amount(wave.limit, candidates, f"{_PATH}[{index}].limit")
 
 
 def _opened(
