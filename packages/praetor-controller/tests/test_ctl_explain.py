@@ -147,6 +147,27 @@ def test_what_is_not_there_is_named(lab: Lab, subject: str, words: str) -> None:
     assert words in result.stderr
 
 
+def test_what_other_deployments_have_down_counts_in_shared_failure_domains(lab: Lab) -> None:
+    uid = lab.deployment("other", spec={"selector": {}, "template": {"spec": OLD}})
+    owner = {"apiVersion": "azure.com/v1alpha1", "kind": "DeviceProcessDeployment", "name": "other", "controller": True}
+    lab.switch("leaf-5", {"rack": "r2"}, status={"conditions": [connected()]})
+    ref = {"kind": "NetworkSwitch", "name": "leaf-5", "namespace": NAMESPACE}
+    down = running() | {"phase": "Failed"}
+    lab.process(
+        "other-leaf-5", {"ownerReferences": [owner | {"uid": uid}]}, spec={**OLD, "deviceRef": ref}, status=down
+    )
+    rolling = {"maxUnavailable": 4, "budgets": [{"groupBy": ["rack"], "maxUnavailable": 1}]}
+    patch = {"spec": {"updateStrategy": {"rollingUpdate": rolling}}}
+    asyncio.run(lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, Key(NAMESPACE, "tel"), patch))
+    reasons = {
+        each["reason"]: each["devices"]
+        for each in json.loads(lab.run("explain", "tel", "-o", "json").output)["reasons"]
+    }
+    assert [each["device"] for each in reasons["Updating"]] == ["leaf-1", "leaf-3"]
+    assert reasons["BudgetExhausted"][0]["device"] == "leaf-2"
+    assert "rack=r2" in reasons["BudgetExhausted"][0]["detail"]
+
+
 def test_explaining_writes_nothing(lab: Lab) -> None:
     lab.kube.requests.clear()
     lab.run("explain", "tel")

@@ -16,6 +16,7 @@ from praetor_api.kube.resource import (
     Key,
 )
 from praetor_controller.ctl.cluster import Cluster, list_all
+from praetor_controller.elsewhere import Neighbour
 from praetor_controller.gathering import Sources, gather
 from praetor_controller.markers import DEPLOYMENT_LABEL
 from praetor_controller.memory import Memory
@@ -41,8 +42,12 @@ class Census:
             processes=self.processes.values(),
             revisions=[row for row in self.revisions if row.owner == deployment.uid],
             find=self.processes.get,
+            neighbours=[self._neighbour(each) for each in self.deployments.values() if each.uid != deployment.uid],
         )
         return gather(deployment, sources, Memory(), now=now)
+
+    def _neighbour(self, deployment: DeploymentRow) -> Neighbour:
+        return Neighbour(deployment, [row for row in self.processes.values() if row.owner == deployment.uid])
 
     def on(self, device: str) -> list[ProcessRow]:
         """Return the processes of *device*, in order of their names."""

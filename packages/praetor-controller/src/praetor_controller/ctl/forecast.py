@@ -121,7 +121,8 @@ def forecast_text(told: Forecast, most: int) -> str:
     if not told.steps:
         lines = [f"{told.name}: nothing would be written"]
     else:
-        lines = [f"{told.name}: {len(told.steps)} steps in about {span(told.seconds)}, if no device fails"]
+        count = f"{len(told.steps)} step{'' if len(told.steps) == 1 else 's'}"
+        lines = [f"{told.name}: {count} in about {span(told.seconds)}, if no device fails"]
         rows = [_row(number, each) for number, each in enumerate(told.steps[:most], 1)]
         lines.append(table(("STEP", "AFTER", "WAVE", "CREATE", "UPDATE", "DELETE", "UNAVAILABLE"), rows))
         lines += [f"... and {len(told.steps) - most} more steps"] if len(told.steps) > most else []
