@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES
+from praetor_api.kube.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Key
 from praetor_controller.ctl.exits import BadInput
 from praetor_controller.ctl.forecast import MOST_STEPS
 from praetor_controller.ctl.manifest import deployments_in
@@ -240,3 +241,30 @@ def test_merge_patches() -> None:
         "a": {"c": 2, "e": {"f": 1}},
         "d": [2],
     }
+
+
+def test_a_way_back_to_an_earlier_template_is_a_rollout_that_begins_now() -> None:
+    lab = lab_of(2)
+    metadata = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]
+    owner = {"kind": "DeviceProcessDeployment", "name": "tel", "controller": True, "uid": metadata["uid"]}
+    for number, template in ((1, NEW), (2, OLD)):
+        data = {"spec": {"template": {"spec": template}}}
+        notes = {"labels": {"azure.com/deployment": "tel"}, "ownerReferences": [owner]}
+        lab.put(CONTROLLER_REVISIONS, f"tel-{number}", notes, revision=number, data=data)
+    waves = [{"name": "canary", "limit": 1, "soakSeconds": 60}]
+    told = forecast(lab, manifest(rolling={"maxUnavailable": 2, "waves": waves}))
+    assert [(step["afterSeconds"], step["update"]) for step in told["steps"]] == [(0, ["leaf-0"]), (70, ["leaf-1"])]
+
+
+def test_a_process_that_is_going_makes_room_for_its_successor() -> None:
+    lab = lab_of(1, with_processes=0)
+    uid = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]["uid"]
+    owner = {"kind": "DeviceProcessDeployment", "name": "tel", "controller": True, "uid": uid}
+    going = {"finalizers": ["example.com/hold"], "ownerReferences": [owner]}
+    ref = {"kind": "NetworkSwitch", "name": "leaf-0", "namespace": NAMESPACE}
+    lab.process("tel-leaf-0", going, spec={**OLD, "deviceRef": ref}, status=running())
+    asyncio.run(lab.kube.delete(DEVICE_PROCESSES, Key(NAMESPACE, "tel-leaf-0")))
+    lab.switch("leaf-1", status={"conditions": [connected()]})
+    told = forecast(lab, manifest())
+    assert [step["create"] for step in told["steps"]] == [["leaf-1"], ["leaf-0"]]
+    assert told["left"] == {}
