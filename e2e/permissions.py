@@ -10,6 +10,7 @@ from e2e.clusters.cluster import COMPONENTS, CONTROLLER, GATEWAY
 from e2e.manifests import SYSTEM_NAMESPACE
 
 OURS = "azure.com"
+APPS = "apps"
 EVENTS = "events.k8s.io"
 LEASES = "coordination.k8s.io"
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
@@ -42,6 +43,7 @@ ALLOWED = frozenset(
     (
         *_requests(CONTROLLER, READ, OURS, "networkswitches", "deviceprocessdeployments", "deviceprocesses"),
         *_requests(CONTROLLER, ("create", "patch", "delete"), OURS, "deviceprocesses"),
+        *_requests(CONTROLLER, (*READ, "create", "patch", "delete"), APPS, "controllerrevisions"),
         *_requests(CONTROLLER, ("patch",), OURS, "deviceprocessdeployments/status"),
         *_requests(CONTROLLER, ("update",), OURS, "deviceprocessdeployments/finalizers"),
         *_requests(CONTROLLER, ("create", "patch"), EVENTS, "events"),
@@ -68,7 +70,7 @@ _TARGETS = (
         ("",),
         ("secrets", "configmaps", "pods", "pods/exec", "nodes", "namespaces", "serviceaccounts/token"),
     ),
-    *product(("apps",), ("deployments", "controllerrevisions")),
+    *product((APPS,), ("deployments", "controllerrevisions")),
     *product(("rbac.authorization.k8s.io",), ("roles", "rolebindings", "clusterroles", "clusterrolebindings")),
     *product(("apiextensions.k8s.io",), ("customresourcedefinitions",)),
 )

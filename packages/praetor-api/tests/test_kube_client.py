@@ -162,6 +162,28 @@ async def test_a_patch_is_sent_as_what_it_is(
     assert recorder.asked[0][1].endswith("leaf-1?fieldManager=praetor&force=true")
 
 
+async def test_a_dry_run_says_so_with_every_write(tmp_path: Path) -> None:
+    recorder = Recorder(ok)
+    async with client_of(recorder, tmp_path, dry_run=True) as client:
+        await client.create(DEVICE_PROCESSES, "lab", {"spec": {}}, field_manager="praetor")
+        await client.patch(DEVICE_PROCESSES, KEY, {"spec": {}})
+        await client.delete(DEVICE_PROCESSES, KEY)
+        await client.get(DEVICE_PROCESSES, KEY)
+    assert ["dryRun=All" in path for _, path, _ in recorder.asked] == [True, True, True, False]
+
+
+async def test_bodies_are_spelled_as_the_apiserver_spells_them(tmp_path: Path) -> None:
+    texts: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        texts.append(await request.text())
+        return ok()
+
+    async with client_of(answer, tmp_path) as client:
+        await client.create(DEVICE_PROCESSES, "lab", {"data": {"text": "<ü & \u2028>"}})
+    assert texts == ['{"data":{"text":"\\u003cü \\u0026 \\u2028\\u003e"}}']
+
+
 async def test_a_list_is_never_sent_as_a_merge_patch(tmp_path: Path) -> None:
     recorder = Recorder(ok)
     async with client_of(recorder, tmp_path) as client:

@@ -16,7 +16,7 @@ from praetor_controller.planner import max_unavailable, plan
 from praetor_controller.reasons import Reason, ReasonCode
 from praetor_controller.rows import ProcessRow
 from praetor_controller.snapshot import Plan
-from praetor_controller.testing import START, deployment, device, offline, process, snapshot, stored
+from praetor_controller.testing import START, deployment, device, offline, process, snapshot, stored, template
 
 AT = START.timestamp()
 NAMES = ["a", "b", "c", "d"]
@@ -141,7 +141,7 @@ def test_a_process_that_was_never_reported_stands_as_its_switch(
 
 def test_devices_without_a_process_get_one_whatever_the_budget() -> None:
     made = planned("v1", [], devices=[device(name) for name in NAMES], max_unavailable=0)
-    assert made.actions == tuple(Create(name, f"tel-{name}") for name in NAMES)
+    assert made.actions == tuple(Create(name, f"tel-{name}", template("v1")) for name in NAMES)
     assert set(codes(made).values()) == {ReasonCode.CREATING}
 
 
@@ -238,7 +238,7 @@ def test_on_delete_uses_the_template_for_new_processes_only() -> None:
     devices = [device("a"), device("b"), device("c")]
     rows = [process("a", "v1"), process("b", "v2", revision="other")]
     made = planned("v2", rows, devices=devices, strategy=StrategyType.ON_DELETE)
-    assert made.actions == (Create("c", "tel-c"),)
+    assert made.actions == (Create("c", "tel-c", template("v2")),)
     assert made.status is not None
     assert made.status.conditions[1].reason == "WaitingForDeletion"
 

@@ -11,6 +11,7 @@ import pytest
 
 from praetor_api.kube.errors import Unreachable, api_error
 from praetor_api.kube.resource import (
+    CONTROLLER_REVISIONS,
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
     EVENTS,
@@ -21,6 +22,7 @@ from praetor_api.kube.resource import (
 from praetor_api.kube.testing import FakeClock, Request
 from praetor_api.kube.times import time
 from praetor_controller.main import Program
+from praetor_controller.revisions import template_of
 from praetor_controller.settings import Settings
 from praetor_controller.testing import PatchingKube
 
@@ -68,6 +70,10 @@ class World:
 
     def commands(self) -> dict[str, str]:
         return {name: obj["spec"]["execution"]["command"][0] for name, obj in self.processes().items()}
+
+    def history(self) -> dict[int, str]:
+        rows = self.kube.objects(CONTROLLER_REVISIONS).values()
+        return {each["revision"]: template_of(each)["spec"]["execution"]["command"][0] for each in rows}
 
     def status(self) -> dict[str, Any]:
         status: dict[str, Any] = self.kube.objects(DEVICE_PROCESS_DEPLOYMENTS)[TEL].get("status") or {}
@@ -353,3 +359,87 @@ async def test_a_new_leader_that_meets_an_unseen_process_takes_it_over(world: Wo
     await world.switch("d")
     await world.clock.advance(5)
     assert "tel-d" in world.processes()
+
+
+async def test_each_template_has_a_revision_and_an_old_one_is_renumbered(world: World) -> None:
+    assert world.history() == {1: "v1"}
+    await world.report_ready()
+    await world.change_template("v2")
+    await world.clock.advance(2)
+    assert world.history() == {1: "v1", 2: "v2"}
+    await world.change_template("v1", labels={"app": "tel"})
+    await world.clock.advance(2)
+    assert world.history() == {2: "v2", 3: "v1"}
+    assert set(world.commands().values()) == {"v1"}
+    assert (
+        world.status()["updateRevision"] == world.processes()["tel-b"]["metadata"]["annotations"]["azure.com/revision"]
+    )
+
+
+async def test_no_more_revisions_are_kept_than_asked_for(world: World) -> None:
+    await world.edit(revisionHistoryLimit=1)
+    await world.report_ready()
+    await world.clock.advance(2)
+    for version in ("v2", "v3", "v4"):
+        await world.change_template(version)
+        await world.clock.advance(2)
+    assert set(world.history().values()) == {"v1", "v3", "v4"}  # v1 runs, v4 is rolled out
+    await world.clock.advance(60)
+    assert set(world.history().values()) == {"v1", "v3", "v4"}
+
+
+async def test_a_revision_of_a_predecessor_is_left_alone(world: World) -> None:
+    await world.kube.delete(DEVICE_PROCESS_DEPLOYMENTS, TEL)
+    await world.clock.advance(1)
+    await world.deploy()
+    await world.clock.advance(5)
+    uid = world.kube.objects(DEVICE_PROCESS_DEPLOYMENTS)[TEL]["metadata"]["uid"]
+    owners = [
+        each["metadata"]["ownerReferences"][0]["uid"] for each in world.kube.objects(CONTROLLER_REVISIONS).values()
+    ]
+    assert len(owners) == 2
+    assert owners.count(uid) == 1
+
+
+async def test_a_new_leader_writes_no_new_revision_and_its_deadline_goes_on(world: World) -> None:
+    await world.report_ready()
+    await world.clock.advance(2)
+    await world.change_template("v2")
+    await world.clock.advance(500)
+    before = world.history()
+    async with world.controller():
+        await world.clock.advance(150)
+        assert world.condition("Progressing") == ("False", "ProgressDeadlineExceeded")
+    assert world.history() == before
+
+
+@pytest.mark.parametrize("error", [api_error(409, "AlreadyExists", "exists"), Unreachable("cut off")])
+async def test_a_revision_whose_write_failed_is_made_before_anything_is_rolled_out(
+    world: World, error: Exception
+) -> None:
+    await world.report_ready()
+    await world.clock.advance(2)
+    world.kube.fail_next(error, verb="create", resource=CONTROLLER_REVISIONS)  # type: ignore[arg-type]
+    await world.change_template("v2")
+    await world.clock.advance(10)
+    assert world.history() == {1: "v1", 2: "v2"}
+    assert sorted(world.commands().values()) == ["v1", "v1", "v2"]
+
+
+async def test_a_renumbering_that_conflicts_is_done_again(world: World) -> None:
+    await world.change_template("v2")
+    await world.clock.advance(2)
+    world.kube.fail_next(api_error(409, "Conflict", "changed"), verb="patch", resource=CONTROLLER_REVISIONS)
+    await world.change_template("v1", labels={"app": "tel"})
+    await world.clock.advance(10)
+    assert world.history() == {2: "v2", 3: "v1"}
+
+
+async def test_restarting_is_a_rollout(world: World) -> None:
+    await world.report_ready()
+    await world.clock.advance(2)
+    when = "2026-01-01T00:00:00Z"
+    await world.change_template("v1", labels={"app": "tel"}, annotations={"azure.com/restarted-at": when})
+    await world.clock.advance(3)
+    restarted = [name for name, obj in world.processes().items() if obj["spec"].get("restartedAt") == when]
+    assert restarted == ["tel-a"]

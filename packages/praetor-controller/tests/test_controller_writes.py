@@ -148,7 +148,7 @@ def test_a_spec_that_cannot_be_read_names_the_field() -> None:
 def test_fields_of_a_newer_api_survive() -> None:
     spec = {"selector": {}, "template": {"spec": {"execution": {}, "new": {"deep": [1]}}}}
     row = project_deployment({"metadata": {"name": "tel", "namespace": NAMESPACE, "uid": "u"}, "spec": spec})
-    assert process_body(row, Create("a", "tel-a"), START)["spec"]["new"] == {"deep": [1]}
+    assert process_body(row, Create("a", "tel-a", row.template), START)["spec"]["new"] == {"deep": [1]}
 
 
 def test_a_patch_names_only_our_keys() -> None:
@@ -162,7 +162,7 @@ def test_a_patch_names_only_our_keys() -> None:
         managed=managed_keys(["same", "left~", "never-there"], []),
         resource_version="7",
     )
-    patch = process_patch(evolve(row, template=wanted), Update(old), START)
+    patch = process_patch(row, Update(old, wanted), START)
     assert patch[0] == {"op": "replace", "path": "/metadata/resourceVersion", "value": "7"}
     assert patch[1]["path"] == "/spec"
     assert {"op": "add", "path": "/metadata/labels/a~1b", "value": "1"} in patch
@@ -175,7 +175,7 @@ def test_a_patch_names_only_our_keys() -> None:
 
 
 def test_a_change_of_metadata_offers_nothing() -> None:
-    patch = process_patch(deployment(), Update(process("a", annotated=True), spec=False), START)
+    patch = process_patch(deployment(), Update(process("a", annotated=True), deployment().template, spec=False), START)
     paths = [each["path"] for each in patch]
     assert "/spec" not in paths
     assert not any("offered-at" in path for path in paths)
@@ -184,7 +184,7 @@ def test_a_change_of_metadata_offers_nothing() -> None:
 
 def test_a_patch_for_a_process_without_labels_brings_all_of_them() -> None:
     wanted = evolve(deployment().template, labels=frozenset({("a", "1")}))
-    patch = process_patch(evolve(deployment(), template=wanted), Update(process("a")), START)
+    patch = process_patch(deployment(), Update(process("a"), wanted), START)
     assert {"op": "add", "path": "/metadata/labels", "value": {"a": "1"}} in patch
 
 

@@ -204,6 +204,14 @@ class ProcessSpec:
     health_check: Annotated[
         HealthCheck | None, Constraint(doc="How to tell that it is healthy. Without one, started means healthy.")
     ] = None
+    restarted_at: Annotated[
+        str | None,
+        Constraint(
+            doc="Raise it to restart the process without changing anything else: a time, such as 2026-01-31T12:00:00Z.",
+            max_length=35,
+            pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

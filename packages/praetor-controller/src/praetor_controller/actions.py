@@ -6,23 +6,27 @@ from typing import TypeAlias
 
 from attrs import frozen
 
-from praetor_controller.rows import ProcessRow
+from praetor_controller.rows import ProcessRow, Template
 
 
 @frozen
 class Create:
-    """Make a process of the current template for a device."""
+    """Make a process of *template* for a device; *wave* is noted on it when there are any."""
 
     device: str
     name: str
+    template: Template
+    wave: str = ""
 
 
 @frozen
 class Update:
-    """Give a process the current template; *spec* is False when only labels or annotations differ."""
+    """Give a process *template*; *spec* is False when only labels or annotations differ."""
 
     process: ProcessRow
+    template: Template
     spec: bool = True
+    wave: str = ""
 
 
 @frozen

@@ -18,6 +18,7 @@ from praetor_controller.markers import (
     MANAGED_ANNOTATION,
     OFFERED_AT_ANNOTATION,
     REVISION_ANNOTATION,
+    WAVE_ANNOTATION,
     parse_managed_keys,
 )
 from praetor_controller.rows import DeploymentRow, LabelItems, ProcessRow, Template
@@ -27,7 +28,7 @@ Operation = dict[str, Any]
 
 def process_body(deployment: DeploymentRow, action: Create, now: datetime) -> dict[str, Any]:
     """Return the DeviceProcess to create."""
-    template = deployment.template
+    template = action.template
     return {
         "apiVersion": DEVICE_PROCESSES.api_version,
         "kind": DEVICE_PROCESSES.kind,
@@ -35,7 +36,7 @@ def process_body(deployment: DeploymentRow, action: Create, now: datetime) -> di
             "name": action.name,
             "namespace": deployment.namespace,
             "labels": dict(sorted(template.labels)),
-            "annotations": dict(sorted(template.annotations)) | _notes(template, now),
+            "annotations": dict(sorted(template.annotations)) | _notes(action, now),
             "ownerReferences": [owner_reference(deployment)],
         },
         "spec": _spec(template, action.device, deployment.namespace),
@@ -44,9 +45,9 @@ def process_body(deployment: DeploymentRow, action: Create, now: datetime) -> di
 
 def process_patch(deployment: DeploymentRow, action: Update, now: datetime) -> list[Operation]:
     """Return the JSON patch that brings a process to the template; it conflicts when the process changed meanwhile."""
-    template, process = deployment.template, action.process
+    template, process = action.template, action.process
     managed = parse_managed_keys(process.managed)
-    notes = _notes(template, now)
+    notes = _notes(action, now)
     if not action.spec:
         del notes[OFFERED_AT_ANNOTATION]  # the device is not offered anything
     operations: list[Operation] = [
@@ -79,12 +80,13 @@ def _spec(template: Template, device: str, namespace: str) -> dict[str, Any]:
     return {**template.spec, "deviceRef": ref}
 
 
-def _notes(template: Template, now: datetime) -> dict[str, str]:
-    return {
-        REVISION_ANNOTATION: template.revision,
+def _notes(action: Create | Update, now: datetime) -> dict[str, str]:
+    notes = {
+        REVISION_ANNOTATION: action.template.revision,
         OFFERED_AT_ANNOTATION: format_time(now),
-        MANAGED_ANNOTATION: template.managed,
+        MANAGED_ANNOTATION: action.template.managed,
     }
+    return notes | {WAVE_ANNOTATION: action.wave} if action.wave else notes
 
 
 def _keys(

@@ -1,19 +1,29 @@
-"""The controller's view of the cluster: informers of the three kinds, one set for each watched namespace."""
+"""The controller's view of the cluster: informers of four kinds, one set for each watched namespace."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from praetor_api.kube.api import KubeApi
 from praetor_api.kube.clock import Clock
 from praetor_api.kube.informer import Handler, Informer
-from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from praetor_api.kube.resource import (
+    CONTROLLER_REVISIONS,
+    DEVICE_PROCESS_DEPLOYMENTS,
+    DEVICE_PROCESSES,
+    NETWORK_SWITCHES,
+    Key,
+)
+from praetor_controller.markers import DEPLOYMENT_LABEL
 from praetor_controller.projection import project_deployment, project_device, project_process
+from praetor_controller.revisions import RevisionRow, project_revision
 from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
 
 T = TypeVar("T")
+
+_AnyInformer: TypeAlias = Informer[DeviceRow] | Informer[ProcessRow] | Informer[DeploymentRow] | Informer[RevisionRow]
 
 BY_NAMESPACE = "namespace"
 BY_OWNER = "owner"
@@ -25,7 +35,7 @@ def owned_by(namespace: str, uid: str) -> str:
     return f"{namespace}/{uid}"
 
 
-def _owners(row: ProcessRow) -> tuple[str, ...]:
+def _owners(row: ProcessRow | RevisionRow) -> tuple[str, ...]:
     return () if row.owner is None else (owned_by(row.namespace, row.owner),)
 
 
@@ -58,7 +68,7 @@ class Informers(Generic[T]):
 
 
 class Cache:
-    """Devices, processes and deployments as rows, kept up to date by run()."""
+    """Devices, processes, deployments and their revisions as rows, kept up to date by run()."""
 
     def __init__(self, api: KubeApi, clock: Clock, namespaces: Sequence[str]) -> None:
         watched: Sequence[str | None] = namespaces or (None,)
@@ -83,12 +93,28 @@ class Cache:
                 for name in watched
             ]
         )
+        self.revisions: Informers[RevisionRow] = Informers(
+            [
+                (
+                    name,
+                    Informer(
+                        api,
+                        CONTROLLER_REVISIONS,
+                        project=project_revision,
+                        clock=clock,
+                        namespace=name,
+                        label_selector=DEPLOYMENT_LABEL,
+                    ),
+                )
+                for name in watched
+            ]
+        )
         for devices in self.devices.all():
             devices.add_index(BY_NAMESPACE, lambda row: (row.namespace,))
         for processes in self.processes.all():
-            processes.add_index(
-                BY_OWNER, lambda row: () if row.owner is None else (owned_by(row.namespace, row.owner),)
-            )
+            processes.add_index(BY_OWNER, _owners)
+        for revisions in self.revisions.all():
+            revisions.add_index(BY_OWNER, _owners)
         for deployments in self.deployments.all():
             deployments.add_index(BY_NAMESPACE, lambda row: (row.namespace,))
             deployments.add_index(BY_UID, lambda row: (row.uid,))
@@ -109,11 +135,12 @@ class Cache:
                 for informer in informers:
                     group.create_task(informer.run(), name=f"watch {kind}")
 
-    def _kinds(self) -> dict[str, list[Informer[DeviceRow] | Informer[ProcessRow] | Informer[DeploymentRow]]]:
+    def _kinds(self) -> dict[str, list[_AnyInformer]]:
         return {
             "devices": list(self.devices.all()),
             "processes": list(self.processes.all()),
             "deployments": list(self.deployments.all()),
+            "revisions": list(self.revisions.all()),
         }
 
     def _synced(self) -> list[asyncio.Event]:

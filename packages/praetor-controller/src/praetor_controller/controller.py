@@ -117,6 +117,14 @@ class Controller:
         for row in (old, new):
             if row is not None and row.owner is not None:
                 self._add_owner(row, row.owner)
+        if old is None or new is None or old.ready_since != new.ready_since:
+            self._add_sharing(new or old)
+
+    def _add_sharing(self, row: ProcessRow | None) -> None:
+        """Bring up the deployments that may wait for a failure domain with the device of *row*."""
+        for deployment in self._cache.deployments.by_index(BY_NAMESPACE, row.namespace) if row else ():
+            if deployment.policy.update_strategy.rolling_update.budgets and deployment.uid != (row and row.owner):
+                self._add(Key(deployment.namespace, deployment.name))
 
     def _add_owner(self, row: ProcessRow, owner: str) -> None:
         owners = [each for each in self._cache.deployments.by_index(BY_UID, owner) if each.namespace == row.namespace]

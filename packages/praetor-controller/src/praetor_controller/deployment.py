@@ -5,7 +5,7 @@ It is told a key, never an event, and whatever was missed or seen twice is all a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 import structlog
@@ -16,17 +16,21 @@ from praetor_api.kube.clock import Clock
 from praetor_api.kube.errors import NotFound
 from praetor_api.kube.events import EventRecorder, ObjectRef
 from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
+from praetor_controller.actions import Update
 from praetor_controller.cache import BY_NAMESPACE, BY_OWNER, Cache, owned_by
-from praetor_controller.memory import Memory, remember
+from praetor_controller.elsewhere import Neighbour
+from praetor_controller.gathering import Sources, gather
+from praetor_controller.history import History
+from praetor_controller.memory import Memory
 from praetor_controller.metrics import Metrics
 from praetor_controller.notices import Notice, transition_notices, write_notices
 from praetor_controller.overlay import Overlay
 from praetor_controller.planner import plan
 from praetor_controller.projection import project_deployment
+from praetor_controller.revisions import RevisionRow
 from praetor_controller.rows import DeploymentRow, ProcessRow
 from praetor_controller.snapshot import Plan, Snapshot
 from praetor_controller.status_patch import status_patch
-from praetor_controller.taken import Leftovers, TakenNames
 from praetor_controller.writer import FIELD_MANAGER, Outcome, Writer
 
 STATUS_PERIOD_S = 1.0
@@ -47,8 +51,16 @@ class DeploymentReconciler:
     """Brings deployments and their processes together. One for each term of leadership."""
 
     def __init__(
-        self, api: KubeApi, cache: Cache, writer: Writer, recorder: EventRecorder, metrics: Metrics, clock: Clock
+        self,
+        api: KubeApi,
+        cache: Cache,
+        writer: Writer,
+        history: History,
+        recorder: EventRecorder,
+        metrics: Metrics,
+        clock: Clock,
     ) -> None:
+        self._history = history
         self._api = api
         self._cache = cache
         self._writer = writer
@@ -57,6 +69,7 @@ class DeploymentReconciler:
         self._clock = clock
         self._memories: dict[str, Memory] = {}
         self._uids: dict[Key, str] = {}
+        self._taking: dict[str, frozenset[str]] = {}
         self._written: Overlay[DeploymentRow] = Overlay()
 
     async def reconcile(self, key: Key) -> Result:
@@ -67,25 +80,34 @@ class DeploymentReconciler:
             return Result()
         memory = self._memory(key, deployment)
         await self._writer.resolve(key.namespace, memory)
+        revisions = () if deployment.fault else await self._history.record(deployment)
         began = self._clock.monotonic()
-        planned = self._plan(deployment, memory)
+        planned = self._plan(deployment, memory, revisions)
         pass_s = self._clock.monotonic() - began
         self._metrics.plan_seconds.observe(pass_s)
-        outcome = await self._writer.carry_out(deployment, planned.actions, memory)
+        outcome = await self._carry_out(deployment, planned, memory)
         self._tell(deployment, write_notices(outcome.created, outcome.updated, outcome.deleted, outcome.refused))
+        await self._history.trim(deployment, revisions, lambda: self._in_use(deployment))
         status_after_s = await self._show(key, deployment, planned, memory)
         retry_at = memory.retry_at()
         refused_after_s = None if retry_at is None else retry_at - self._clock.monotonic()
         return Result(self._next_look(planned, outcome, status_after_s, refused_after_s), pass_s)
 
+    async def _carry_out(self, deployment: DeploymentRow, planned: Plan, memory: Memory) -> Outcome:
+        """Write, and let others count meanwhile what is about to be written: no await lies between plan and note."""
+        spec_writes = (action for action in planned.actions if isinstance(action, Update) and action.spec)
+        self._taking[deployment.uid] = frozenset(action.process.device for action in spec_writes)
+        try:
+            return await self._writer.carry_out(deployment, planned.actions, memory)
+        finally:
+            del self._taking[deployment.uid]
+
     def _memory(self, key: Key, deployment: DeploymentRow) -> Memory:
         if self._uids.get(key) != deployment.uid:
             self._forget(key)
             self._uids[key] = deployment.uid
-            self._memories[deployment.uid] = remember(deployment, self._clock.now())
-        memory = self._memories[deployment.uid]
-        memory.follow(deployment, self._clock.now())
-        return memory
+            self._memories[deployment.uid] = Memory()
+        return self._memories[deployment.uid]
 
     def _forget(self, key: Key) -> None:
         uid = self._uids.pop(key, None)
@@ -93,29 +115,38 @@ class DeploymentReconciler:
             self._memories.pop(uid, None)
             self._metrics.forget_devices(key)
 
-    def _plan(self, deployment: DeploymentRow, memory: Memory) -> Plan:
-        planned = plan(self._snapshot(deployment, memory, self._clock.monotonic()), self._clock.now())
+    def _plan(self, deployment: DeploymentRow, memory: Memory, revisions: Sequence[RevisionRow]) -> Plan:
+        planned = plan(self._snapshot(deployment, memory, revisions), self._clock.now())
         if planned.status is not None:
             self._metrics.show_devices(Key(deployment.namespace, deployment.name), planned.status.reasons)
         return planned
 
-    def _snapshot(self, deployment: DeploymentRow, memory: Memory, now: float) -> Snapshot:
-        matches, uid = deployment.matches, deployment.uid
-        devices = self._cache.devices.by_index(BY_NAMESPACE, deployment.namespace)
-        cached = self._cache.processes.by_index(BY_OWNER, owned_by(deployment.namespace, uid))
-        processes = self._writer.overlay.over(cached, now)
-        wanted = deployment.template.spec_hash
-        return Snapshot(
-            deployment=deployment,
-            devices=[device for device in devices if matches(device.labels)],
-            processes=[row for row in processes if row.owner == uid and row.namespace == deployment.namespace],
-            rollout_since=memory.rollout_since,
-            taken_names=TakenNames(self._process, deployment),
-            leftovers=Leftovers(self._process, deployment),
-            stored_as=frozenset(memory.stored_as.get(wanted, ())),
-            in_flight=frozenset(memory.unknown),
-            refusals=memory.refused(wanted, now),
+    def _snapshot(self, deployment: DeploymentRow, memory: Memory, revisions: Sequence[RevisionRow]) -> Snapshot:
+        now = self._clock.monotonic()
+        owner = owned_by(deployment.namespace, deployment.uid)
+        sources = Sources(
+            devices=self._cache.devices.by_index(BY_NAMESPACE, deployment.namespace),
+            processes=self._writer.overlay.over(self._cache.processes.by_index(BY_OWNER, owner), now),
+            revisions=revisions,
+            find=self._process,
+            neighbours=self._neighbours(deployment, now),
         )
+        return gather(deployment, sources, memory, now=self._clock.now(), monotonic=now)
+
+    def _neighbours(self, deployment: DeploymentRow, now: float) -> Iterator[Neighbour]:
+        for other in self._cache.deployments.by_index(BY_NAMESPACE, deployment.namespace):
+            if other.uid != deployment.uid:
+                cached = self._cache.processes.by_index(BY_OWNER, owned_by(other.namespace, other.uid))
+                memory = self._memories.get(other.uid)
+                taking = self._taking.get(other.uid, frozenset()) | (memory.unknown.keys() if memory else set())
+                yield Neighbour(other, self._writer.overlay.over_cached(cached, now), taking)
+
+    def _in_use(self, deployment: DeploymentRow) -> set[str]:
+        cached = self._cache.processes.by_index(BY_OWNER, owned_by(deployment.namespace, deployment.uid))
+        processes = self._writer.overlay.over(cached, self._clock.monotonic())
+        status = deployment.status
+        named = {deployment.template.revision, status.current_revision}
+        return {row.revision for row in processes} | {each for each in named if each}
 
     def _process(self, key: Key) -> ProcessRow | None:
         return self._writer.overlay.latest(key, self._cache.processes.get(key), self._clock.monotonic())

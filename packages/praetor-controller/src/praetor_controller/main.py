@@ -22,6 +22,7 @@ from praetor_api.kube.resource import Key
 from praetor_controller.cache import Cache
 from praetor_controller.controller import Controller
 from praetor_controller.deployment import DeploymentReconciler
+from praetor_controller.history import History
 from praetor_controller.metrics import Metrics
 from praetor_controller.overlay import Overlay
 from praetor_controller.probes import serve
@@ -90,7 +91,10 @@ class Program:
 
     async def _lead(self) -> None:
         writer = Writer(self._api, self._clock, self._limiter, self.metrics, self._may_write, self._overlay)
-        reconciler = DeploymentReconciler(self._api, self._cache, writer, self._recorder, self.metrics, self._clock)
+        history = History(self._api, self._cache, self._clock, self._may_write)
+        reconciler = DeploymentReconciler(
+            self._api, self._cache, writer, history, self._recorder, self.metrics, self._clock
+        )
         self.metrics.leader.set(1)
         _log.info("leading")
         try:

@@ -11,7 +11,15 @@ DEPLOYMENT_LABEL = "azure.com/deployment"
 REVISION_ANNOTATION = "azure.com/revision"
 OFFERED_AT_ANNOTATION = "azure.com/offered-at"
 MANAGED_ANNOTATION = "azure.com/template-keys"
-OWN_ANNOTATIONS = frozenset({REVISION_ANNOTATION, OFFERED_AT_ANNOTATION, MANAGED_ANNOTATION})
+WAVE_ANNOTATION = "azure.com/wave"
+OWN_ANNOTATIONS = frozenset({REVISION_ANNOTATION, OFFERED_AT_ANNOTATION, MANAGED_ANNOTATION, WAVE_ANNOTATION})
+
+STARTED_AT_ANNOTATION = "azure.com/rollout-started-at"
+"""On a ControllerRevision: when its rollout began last."""
+RESTARTED_AT_ANNOTATION = "azure.com/restarted-at"
+"""On a template: raised to restart every process under the rollout's policy."""
+APPROVED_WAVES_ANNOTATION = "azure.com/approved-waves"
+"""On a deployment: `<revision>/<wave>[,…]`, so that an approval never carries over to another revision."""
 
 _MAX_LABEL = 63
 _HASH_LENGTH = 10

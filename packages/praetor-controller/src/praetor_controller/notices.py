@@ -13,6 +13,7 @@ _WORTH_TELLING = {
     ConditionReason.NEW_REVISION_ROLLED_OUT: ("Normal", "RolloutComplete"),
     ConditionReason.PROGRESS_DEADLINE_EXCEEDED: ("Warning", "ProgressDeadlineExceeded"),
     ConditionReason.DEPLOYMENT_PAUSED: ("Normal", "RolloutPaused"),
+    ConditionReason.FAILURE_POLICY: ("Warning", "RolloutStopped"),
     ConditionReason.INVALID_SPEC: ("Warning", "InvalidSpec"),
 }
 

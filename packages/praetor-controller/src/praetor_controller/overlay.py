@@ -74,6 +74,13 @@ class Overlay(Generic[R]):
             return cached
         return None if entry.deleted else entry.row
 
+    def over_cached(self, cached: Iterable[R], now: float) -> Iterator[R]:
+        """Yield the newest of the *cached* rows that are not gone."""
+        for row in cached:
+            newest = self.latest(_key(row), row, now)
+            if newest is not None:
+                yield newest
+
     def over(self, cached: Iterable[R], now: float) -> Iterator[R]:
         """Yield the newest of the *cached* rows, then the rows that the cache does not have at all."""
         seen = set()

@@ -9,24 +9,36 @@ more than maxUnavailable are spent. A device without a process gets one at once.
 
 Paused means that no process is written at all. A device in maintenance is not touched. Recreate has no budget;
 OnDelete leaves existing processes alone. maxUnavailable 0 moves only devices that are unavailable already.
+
+A device whose wave is not open keeps what it has, and gets the current revision when it has nothing. If it is down
+since its last offer it is spent, for progressDeadlineSeconds: for longer, and it would hold up the waves before it.
+Each failure domain must have room, too. When the failure policy stops a revision no wave is open; when it takes the
+revision back, the plan is one for the current revision instead, under the same budgets and without waves.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime
+
+from attrs import frozen
 
 from praetor_api.kube.codec import format_time
 from praetor_api.kube.objects import StrategyType
 from praetor_api.names import hashed_process_name, process_name
 from praetor_controller.actions import Action, Create, Delete, Update
+from praetor_controller.amounts import amount
 from praetor_controller.availability import Standing, blamed_until, offline_since, standing
+from praetor_controller.domains import Domains
 from praetor_controller.errors import InvalidDeployment
+from praetor_controller.failures import Stop, stopped
 from praetor_controller.pairing import Pairing, pair
 from praetor_controller.reasons import Reason, ReasonCode
-from praetor_controller.rollout_status import Facts, fault_status, rollout_status
-from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.rollout_status import Facts, fault_status, rollout_status, was_rolled_out
+from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow, Template
 from praetor_controller.snapshot import Counts, Plan, Snapshot
+from praetor_controller.waves import Stage, stage
 
 _LOOK_AGAIN_S = 10.0
 _UP_TO_DATE = Reason(ReasonCode.UP_TO_DATE)
@@ -47,73 +59,119 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
     try:
         if deployment.fault:
             raise InvalidDeployment(deployment.fault)
-        limit = max_unavailable(deployment.max_unavailable, len(snapshot.devices))
+        return _Pass(snapshot, now).run()
     except InvalidDeployment as e:
         return Plan(status=fault_status(deployment, str(e), now))
-    return _Pass(snapshot, now, limit).run()
 
 
 def max_unavailable(value: int | str, devices: int) -> int:
     """Return the number of *devices* that a number or a percentage, rounded up, stands for."""
-    if isinstance(value, int):
-        return max(0, value)
-    percent = value.removesuffix("%")
-    if percent == value or not percent.isdecimal():
-        raise InvalidDeployment(
-            f"spec.updateStrategy.rollingUpdate.maxUnavailable: {value!r} is neither a number nor a percentage"
-        )
-    return math.ceil(devices * int(percent) / 100)
+    return amount(value, devices, "spec.updateStrategy.rollingUpdate.maxUnavailable")
+
+
+@frozen
+class _Candidate:
+    """A running process that may be given the target."""
+
+    device: DeviceRow
+    process: ProcessRow
 
 
 class _Pass:
     """One pass over a deployment's devices; lives as long as one call of plan()."""
 
-    def __init__(self, snapshot: Snapshot, now: datetime, limit: int) -> None:
-        deployment = snapshot.deployment
+    def __init__(self, snapshot: Snapshot, now: datetime) -> None:
+        deployment, rolling = snapshot.deployment, snapshot.deployment.policy.update_strategy.rolling_update
         self.snapshot = snapshot
         self.deployment: DeploymentRow = deployment
         self.now = now
         self.at = now.timestamp()
-        self.limit = limit
-        self.template = deployment.template
-        self.hashes = snapshot.stored_as | {deployment.template.spec_hash}
+        self.limit = max_unavailable(deployment.max_unavailable, len(snapshot.devices))
         self.min_ready_s = float(deployment.policy.min_ready_seconds)
         self.deadline_s = float(deployment.policy.progress_deadline_seconds)
         self.frozen = deployment.policy.paused
         self.on_delete = deployment.strategy is StrategyType.ON_DELETE
+        self.rolling = deployment.strategy is StrategyType.ROLLING_UPDATE
+        self.domains = Domains(rolling.budgets if self.rolling else (), snapshot.devices, snapshot.down_elsewhere)
+        self.update_hashes = snapshot.stored_as | {deployment.template.spec_hash}
+        self.pairing = pair(snapshot.devices, snapshot.processes)
+        self.stop = self._stop(self.pairing.process_of.get)
+        self.template, self.hashes = self._target()
+        self.stage = self._stage(self.pairing.process_of.get)
         self.reasons: dict[str, Reason] = {}
         self.creates: list[Create] = []
         self.updates: list[Update] = []
-        self.candidates: list[ProcessRow] = []  # available: each costs one
-        self.soaking: list[ProcessRow] = []  # ready, not available yet: counted already
+        self.candidates: list[_Candidate] = []  # available: each costs one
+        self.soaking: list[_Candidate] = []  # ready, not available yet: counted already
+        self.exhausted: dict[str, Reason] = {}
         self.spent = 0
         self.current = self.updated = self.ready = self.available = 0
-        self.next_look = math.inf
-        self.last_progress = 0.0
+        self.next_look = self.stage.look_at if self.stage else math.inf
+        self.last_progress = self.stage.progress_at if self.stage else 0.0
+
+    def _stop(self, find: Callable[[str], ProcessRow | None]) -> Stop | None:
+        deployment, current = self.deployment, self.snapshot.current
+        can_roll_back = current is not None and current.revision != deployment.template.revision
+        devices = self.snapshot.devices
+        return stopped(deployment, devices, find, self.update_hashes, self.at, can_roll_back=can_roll_back)
+
+    def _target(self) -> tuple[Template, frozenset[str]]:
+        """Return what devices of open waves shall run, and the hashes that it is known by."""
+        current = self.snapshot.current
+        if self.stop is not None and self.stop.rollback and current is not None:
+            return current, self.snapshot.current_stored_as | {current.spec_hash}
+        return self.deployment.template, self.update_hashes
+
+    def _stage(self, find: Callable[[str], ProcessRow | None]) -> Stage | None:
+        """Return which waves are open; None when all devices may have the target."""
+        deployment, snapshot = self.deployment, self.snapshot
+        if self.stop is not None:
+            halted = Reason(ReasonCode.PAUSED, "the failure policy stopped the revision")
+            return None if self.stop.rollback else Stage(place={}, open=0, blocker=halted, waves=())
+        if not self.rolling or not deployment.policy.update_strategy.rolling_update.waves or was_rolled_out(deployment):
+            return None
+        since = (snapshot.revision_since or snapshot.rollout_since).timestamp()
+        return stage(deployment, snapshot.devices, find, self.hashes, self.at, since)
 
     def run(self) -> Plan:
-        snapshot = self.snapshot
-        pairing = pair(snapshot.devices, snapshot.processes)
-        find = pairing.process_of.get
+        find = self.pairing.process_of.get
         reasons, judge = self.reasons, self._judge
-        for device in snapshot.devices:
+        for device in self.snapshot.devices:
             reasons[device.name] = judge(device, find(device.name))
         self._admit()
-        actions = () if self.frozen else self._actions(pairing)
+        actions = () if self.frozen else self._actions(self.pairing)
         status, deadline = rollout_status(self.deployment, self._facts(), self.now)
         if deadline is not None:
             self._look(deadline)
-        return Plan(actions=actions, status=status, next_look=self._next_look(), reasons=reasons)
+        waves = self.stage.waves if self.stage else ()
+        return Plan(actions=actions, status=status, next_look=self._next_look(), reasons=reasons, waves=waves)
+
+    def _closed(self, device: DeviceRow) -> Reason | None:
+        """Return why the wave of *device* is not open; None when it is."""
+        stage = self.stage
+        if stage is None or stage.blocker is None or stage.place.get(device.name, 0) < stage.open:
+            return None
+        return stage.blocker
+
+    def _wave(self, device: str) -> str:
+        """Return the name of the wave that *device* gets the target in, to be noted; empty when there are no waves."""
+        if self.stage is None or not self.stage.waves:
+            return ""
+        return self.stage.waves[self.stage.place[device]].name
+
+    def _spend(self, device: DeviceRow) -> None:
+        self.spent += 1
+        self.domains.take(device)
 
     def _judge(self, device: DeviceRow, process: ProcessRow | None) -> Reason:
         """Count *device*, note what is to be done about it, and return its reason."""
-        if device.in_maintenance and (device.maintenance_until is None or self.at < device.maintenance_until):
+        if device.in_maintenance and device.maintained(self.at):
             return self._in_maintenance(device, process)
         if process is None:
             return self._without_process(device)
         stands = self._count(device, process)
         if process.terminating or device.name in self.snapshot.in_flight:
-            self.spent += 1
+            self._spend(device)
             return _TERMINATING if process.terminating else _UPDATING
         if process.spec_hash in self.hashes:
             return self._updated(device, process, stands)
@@ -124,7 +182,7 @@ class _Pass:
         self.current += 1
         self.ready += process.ready_since is not None
         self.available += stands is Standing.AVAILABLE
-        self.updated += process.spec_hash in self.hashes
+        self.updated += process.spec_hash in self.update_hashes
         return stands
 
     def _in_maintenance(self, device: DeviceRow, process: ProcessRow | None) -> Reason:
@@ -143,6 +201,9 @@ class _Pass:
             return Reason(ReasonCode.CANNOT_CONVERGE, snapshot.refusals[name])
         if self.frozen:
             return _PAUSED
+        closed, current = self._closed(device), snapshot.current
+        if closed is not None and current is None:
+            return closed
         wanted = process_name(self.deployment.name, name)
         if wanted in snapshot.leftovers:
             self._look(self.at + _LOOK_AGAIN_S)
@@ -150,7 +211,8 @@ class _Pass:
         if wanted in snapshot.taken_names:
             wanted = hashed_process_name(self.deployment.name, name)
         if wanted not in snapshot.taken_names:
-            self.creates.append(Create(name, wanted))
+            template, wave = (self.template, self._wave(name)) if closed is None or current is None else (current, "")
+            self.creates.append(Create(name, wanted, template, wave))
             return _CREATING
         self._look(self.at + _LOOK_AGAIN_S)
         return Reason(ReasonCode.NAME_TAKEN, f"{wanted} belongs to somebody else")
@@ -160,7 +222,7 @@ class _Pass:
             self.last_progress = process.offered_at
         may_write = not (self.frozen or self.on_delete or device.name in self.snapshot.refusals)
         if may_write and self._metadata_differs(process):
-            self.updates.append(Update(process, spec=False))
+            self.updates.append(Update(process, self.template, spec=False))
         if stands is Standing.AVAILABLE:
             available_at = (process.ready_since or 0.0) + self.min_ready_s
             if available_at > self.last_progress:
@@ -168,7 +230,7 @@ class _Pass:
             return _UP_TO_DATE
         if stands is Standing.NEVER_REPORTED or stands is Standing.OFFLINE_BEFORE_OFFER:
             return self._offline(ReasonCode.OFFLINE_SINCE, device, process)
-        self.spent += 1
+        self._spend(device)
         if stands is Standing.SILENT_AFTER_OFFER:
             return self._offline(ReasonCode.SILENT_SINCE_OFFER, device, process)
         return self._unavailable(process)
@@ -184,24 +246,29 @@ class _Pass:
 
     def _outdated(self, device: DeviceRow, process: ProcessRow, stands: Standing) -> Reason:
         if device.name in self.snapshot.refusals:
-            self.spent += stands is not Standing.AVAILABLE
+            if stands is not Standing.AVAILABLE:
+                self._spend(device)
             return Reason(ReasonCode.CANNOT_CONVERGE, self.snapshot.refusals[device.name])
         if self.frozen:
             return _PAUSED
         if self.on_delete:
             return _WAITING_FOR_DELETION
-        if self.deployment.strategy is StrategyType.RECREATE:
+        if not self.rolling:
             return self._update(process)
+        closed = self._closed(device)
+        if closed is not None:
+            self._hold(device, process, stands)
+            return closed
         match stands:
             case Standing.AVAILABLE:
-                self.candidates.append(process)
+                self.candidates.append(_Candidate(device, process))
                 return _UPDATING  # unless the budget says otherwise
             case Standing.UNAVAILABLE:
-                self.spent += 1
+                self._spend(device)
                 if process.ready_since is None:
                     return self._update(process)
                 self._look(process.ready_since + self.min_ready_s)
-                self.soaking.append(process)
+                self.soaking.append(_Candidate(device, process))
                 return _UPDATING  # unless the budget says otherwise
             case Standing.NEVER_REPORTED:
                 return self._update(process)
@@ -211,13 +278,24 @@ class _Pass:
     def _deferred(self, device: DeviceRow, process: ProcessRow) -> Reason:
         blamed = blamed_until(process, device, self.min_ready_s, self.deadline_s)
         if self.at < blamed:
-            self.spent += 1
+            self._spend(device)
             self._look(blamed)
             return self._offline(ReasonCode.SILENT_SINCE_OFFER, device, process)
         return self._offline(ReasonCode.OFFLINE_SINCE, device, process)
 
+    def _hold(self, device: DeviceRow, process: ProcessRow, stands: Standing) -> None:
+        """Count a device whose wave is not open: it costs while it is down since its last offer, but not for ever."""
+        if stands is Standing.SILENT_AFTER_OFFER:
+            self._deferred(device, process)
+        elif stands is Standing.UNAVAILABLE:
+            ready_at = process.ready_since + self.min_ready_s if process.ready_since is not None else 0.0
+            until = max(ready_at, (process.offered_at or process.created_at) + self.deadline_s)
+            if self.at < until:
+                self._spend(device)
+                self._look(until)
+
     def _update(self, process: ProcessRow) -> Reason:
-        self.updates.append(Update(process))
+        self.updates.append(Update(process, self.template, wave=self._wave(process.device)))
         return _UPDATING
 
     def _offline(self, code: ReasonCode, device: DeviceRow, process: ProcessRow) -> Reason:
@@ -235,14 +313,33 @@ class _Pass:
 
     def _admit(self) -> None:
         """Choose the running processes that may go down now; the others wait for the budget."""
-        self.candidates.sort(key=lambda process: process.device)
+        place = self.stage.place if self.stage else {}
+        self.candidates.sort(key=lambda each: (place.get(each.device.name, 0), each.device.name))
         room = self.limit - self.spent
-        admitted = (self.soaking if room >= 0 else []) + self.candidates[: max(0, room)]
-        waiting = ([] if room >= 0 else self.soaking) + self.candidates[max(0, room) :]
-        self.updates += map(Update, admitted)
-        exhausted = Reason(ReasonCode.BUDGET_EXHAUSTED, f"maxUnavailable={self.limit}")
-        for process in waiting:
-            self.reasons[process.device] = exhausted
+        for each in self.soaking:
+            self._admit_one(each, "" if room >= 0 else self._exhausted(), self.domains.crowded(each.device))
+        for each in self.candidates:
+            full = self.domains.full(each.device) if room > 0 and self.domains else ""
+            if self._admit_one(each, "" if room > 0 else self._exhausted(), full):
+                room -= 1
+                self.domains.take(each.device)
+
+    def _admit_one(self, candidate: _Candidate, *exhausted: str) -> bool:
+        budget = next(filter(None, exhausted), "")
+        if budget:
+            self.reasons[candidate.device.name] = self._waiting(budget)
+        else:
+            self._update(candidate.process)
+        return not budget
+
+    def _exhausted(self) -> str:
+        return f"maxUnavailable={self.limit}"
+
+    def _waiting(self, budget: str) -> Reason:
+        known = self.exhausted.get(budget)
+        if known is None:
+            known = self.exhausted[budget] = Reason(ReasonCode.BUDGET_EXHAUSTED, budget)
+        return known
 
     def _actions(self, pairing: Pairing) -> tuple[Action, ...]:
         strays = [Delete(process, "its device is gone or no longer matches") for process in pairing.strays]
@@ -263,8 +360,19 @@ class _Pass:
             ),
             reasons=tally,
             limit=self.limit,
-            progress_at=max(self.last_progress, self.snapshot.rollout_since.timestamp()),
+            progress_at=self._progress_at(),
+            wave=self._wave_now(),
+            stopped=self.stop.message if self.stop else "",
+            rolled_back=self.stop.rollback if self.stop else False,
         )
+
+    def _progress_at(self) -> float:
+        offering = not self.frozen and bool(self.updates or self.creates)
+        return self.at if offering else max(self.last_progress, self.snapshot.rollout_since.timestamp())
+
+    def _wave_now(self) -> str | None:
+        stage = self.stage
+        return stage.waves[max(0, stage.open - 1)].name if stage and stage.waves else None
 
     def _look(self, at: float) -> None:
         if self.at < at < self.next_look:

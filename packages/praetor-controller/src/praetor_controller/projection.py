@@ -18,11 +18,14 @@ from praetor_api.spec import DeviceKind
 from praetor_api.wire import clean_text
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.markers import (
+    APPROVED_WAVES_ANNOTATION,
     DEPLOYMENT_LABEL,
     MANAGED_ANNOTATION,
     OFFERED_AT_ANNOTATION,
     OWN_ANNOTATIONS,
+    RESTARTED_AT_ANNOTATION,
     REVISION_ANNOTATION,
+    WAVE_ANNOTATION,
     deployment_label,
     managed_keys,
 )
@@ -63,7 +66,7 @@ def project_device(obj: Mapping[str, Any]) -> DeviceRow:
         connected=_truth(connected),
         connected_since=connected.since,
         in_maintenance=maintenance is not None,
-        maintenance_until=_epoch((maintenance or {}).get("until")),
+        maintenance_until=epoch((maintenance or {}).get("until")),
     )
 
 
@@ -73,7 +76,7 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
     namespace, annotations = metadata.get("namespace", ""), metadata.get("annotations") or {}
     facts = _facts(status)
     connected = facts.get("AgentConnected", _UNKNOWN)
-    offered_at = _epoch(annotations.get(OFFERED_AT_ANNOTATION))
+    offered_at = epoch(annotations.get(OFFERED_AT_ANNOTATION))
     observed_generation = status.get("observedGeneration") or 0
     observed = observed_generation == metadata.get("generation", 0) and observed_generation > 0
     return ProcessRow(
@@ -89,8 +92,9 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
         annotated=bool(annotations),
         revision=sys.intern(annotations.get(REVISION_ANNOTATION, "")),
         managed=sys.intern(annotations.get(MANAGED_ANNOTATION, "")),
+        wave=sys.intern(annotations.get(WAVE_ANNOTATION, "")),
         offered_at=offered_at,
-        created_at=_epoch(metadata.get("creationTimestamp")) or 0.0,
+        created_at=epoch(metadata.get("creationTimestamp")) or 0.0,
         terminating=metadata.get("deletionTimestamp") is not None,
         connected=_truth(connected),
         connected_since=connected.since,
@@ -121,9 +125,10 @@ def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:
         resource_version=metadata.get("resourceVersion", ""),
         generation=metadata.get("generation", 0),
         terminating=metadata.get("deletionTimestamp") is not None,
-        template=_template(metadata["name"], spec.get("template") or {}),
+        template=project_template(metadata["name"], spec.get("template") or {}),
         policy=policy,
         matches=matches,
+        approved=_approved((metadata.get("annotations") or {}).get(APPROVED_WAVES_ANNOTATION) or ""),
         status=_stored_status(obj.get("status") or {}),
         fault=fault,
     )
@@ -133,10 +138,13 @@ def _nothing(labels: Mapping[str, str]) -> bool:
     return False
 
 
-def _template(deployment: str, raw: Mapping[str, Any]) -> Template:
+def project_template(deployment: str, raw: Mapping[str, Any]) -> Template:
+    """Return what *raw*, a spec.template of the deployment of that name, makes of every process."""
     spec, metadata = raw.get("spec") or {}, raw.get("metadata") or {}
     labels = (metadata.get("labels") or {}) | {DEPLOYMENT_LABEL: deployment_label(deployment)}
     annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if k not in OWN_ANNOTATIONS}
+    if RESTARTED_AT_ANNOTATION in annotations:  # only a changed spec makes a device restart anything
+        spec = {**spec, "restartedAt": annotations[RESTARTED_AT_ANNOTATION]}
     revision = spec_hash({"spec": spec, "labels": labels, "annotations": annotations})
     return Template(
         spec=spec,
@@ -145,7 +153,12 @@ def _template(deployment: str, raw: Mapping[str, Any]) -> Template:
         annotations=frozenset(annotations.items()),
         revision=revision.removeprefix("sha256:")[:10],
         managed=managed_keys(labels, annotations),
+        raw=raw,
     )
+
+
+def _approved(note: str) -> frozenset[str]:
+    return frozenset(each.strip() for each in note.split(",") if each.strip())
 
 
 def _stored_status(raw: Mapping[str, Any]) -> StoredStatus:
@@ -156,6 +169,7 @@ def _stored_status(raw: Mapping[str, Any]) -> StoredStatus:
     return StoredStatus(
         current_revision=status.current_revision,
         update_revision=status.update_revision,
+        failed_revision=status.failed_revision,
         conditions=status.conditions,
         raw=raw,
     )
@@ -178,7 +192,7 @@ def _facts(status: Mapping[str, Any]) -> dict[str, _Fact]:
     return {
         condition["type"]: _Fact(
             condition.get("status", "Unknown"),
-            _epoch(condition.get("lastTransitionTime")),
+            epoch(condition.get("lastTransitionTime")),
             condition.get("reason") or "",
             condition.get("message") or "",
         )
@@ -226,7 +240,8 @@ def _truth(fact: _Fact) -> bool | None:
     return {"True": True, "False": False}.get(fact.status)
 
 
-def _epoch(text: str | None) -> float | None:
+def epoch(text: str | None) -> float | None:
+    """Return what *text* says in seconds since the epoch; None for nothing, and for what is no time."""
     if not text:
         return None
     try:

@@ -22,8 +22,11 @@ from praetor_controller.snapshot import Counts, RolloutStatus
 AVAILABLE = "Available"
 PROGRESSING = "Progressing"
 PAUSED = "Paused"
+ROLLED_BACK = "RolledBack"
 
 _SETTLED = frozenset({ReasonCode.UP_TO_DATE, ReasonCode.IN_MAINTENANCE, ReasonCode.OFFLINE_SINCE})
+
+_PATIENT = frozenset({ReasonCode.SOAKING, ReasonCode.AWAITING_APPROVAL})
 
 
 class ConditionReason(StrEnum):
@@ -36,17 +39,25 @@ class ConditionReason(StrEnum):
     PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
     WAITING_FOR_DELETION = "WaitingForDeletion"
     DEPLOYMENT_PAUSED = "DeploymentPaused"
+    FAILURE_POLICY = "FailurePolicy"
     INVALID_SPEC = "InvalidSpec"
 
 
 @frozen(kw_only=True)
 class Facts:
-    """What a pass found out: *limit* is maxUnavailable as a number, *progress_at* the last step forward (epoch)."""
+    """What a pass found out: *limit* is maxUnavailable as a number, *progress_at* the last step forward (epoch).
+
+    *wave* is the one that is being rolled out. *stopped* is why the failure policy stopped the revision, empty when it
+    did not, and *rolled_back* whether it is taken back.
+    """
 
     counts: Counts
     reasons: Mapping[ReasonCode, int]
     limit: int
     progress_at: float
+    wave: str | None = None
+    stopped: str = ""
+    rolled_back: bool = False
 
 
 @frozen
@@ -60,12 +71,13 @@ class _Verdict:
 def rollout_status(deployment: DeploymentRow, facts: Facts, now: datetime) -> tuple[RolloutStatus, float | None]:
     """Return the status, and when the progress deadline will pass (epoch seconds; None when it does not run)."""
     revision = deployment.template.revision
-    complete = all(code in _SETTLED for code in facts.reasons)
+    complete = not facts.stopped and all(code in _SETTLED for code in facts.reasons)
     progressing = _progressing(deployment, facts, now, complete=complete)
     conditions = deployment.status.conditions
     for type_, verdict in ((AVAILABLE, _available(facts)), (PROGRESSING, progressing)):
         conditions = _set(conditions, type_, verdict, deployment.generation, now)
-    conditions = _paused(conditions, deployment, now)
+    conditions = _paused(conditions, deployment, facts, now)
+    conditions = _rolled_back(conditions, deployment, facts, now)
     status = RolloutStatus(
         observed_generation=deployment.generation,
         counts=facts.counts,
@@ -73,6 +85,8 @@ def rollout_status(deployment: DeploymentRow, facts: Facts, now: datetime) -> tu
         update_revision=revision,
         reasons=facts.reasons,
         conditions=conditions,
+        wave=None if complete else facts.wave,
+        failed_revision=revision if facts.stopped else None,
     )
     return status, progressing.deadline
 
@@ -86,6 +100,7 @@ def fault_status(deployment: DeploymentRow, fault: str, now: datetime) -> Rollou
         current_revision=deployment.status.current_revision,
         update_revision=deployment.template.revision,
         reasons={},
+        failed_revision=deployment.status.failed_revision,
         conditions=_set(deployment.status.conditions, PROGRESSING, verdict, deployment.generation, now),
     )
 
@@ -114,6 +129,8 @@ def _progressing(deployment: DeploymentRow, facts: Facts, now: datetime, *, comp
     revision, where = deployment.template.revision, _summary(facts.reasons)
     if deployment.policy.paused:
         return _Verdict(ConditionStatus.UNKNOWN, ConditionReason.DEPLOYMENT_PAUSED, "nothing is written while paused")
+    if facts.stopped:
+        return _Verdict(ConditionStatus.FALSE, ConditionReason.FAILURE_POLICY, f"{facts.stopped}: {where}")
     if complete or was_rolled_out(deployment):
         message = f"revision {revision} was rolled out: {where}" if where else "no device matches the selector"
         return _Verdict(ConditionStatus.TRUE, ConditionReason.NEW_REVISION_ROLLED_OUT, message)
@@ -122,6 +139,9 @@ def _progressing(deployment: DeploymentRow, facts: Facts, now: datetime, *, comp
         return _Verdict(ConditionStatus.TRUE, ConditionReason.WAITING_FOR_DELETION, message)
     if deployment.strategy is StrategyType.ROLLING_UPDATE and facts.limit == 0:
         where += "; maxUnavailable is 0, so only devices that are unavailable already are updated"
+    if facts.reasons.keys() & _PATIENT:
+        message = f"revision {revision} waits as asked: {where}"
+        return _Verdict(ConditionStatus.TRUE, ConditionReason.ROLLOUT_IN_PROGRESS, message)
     deadline_s = deployment.policy.progress_deadline_seconds
     deadline = facts.progress_at + deadline_s
     if now.timestamp() >= deadline:
@@ -131,11 +151,25 @@ def _progressing(deployment: DeploymentRow, facts: Facts, now: datetime, *, comp
     return _Verdict(ConditionStatus.TRUE, ConditionReason.ROLLOUT_IN_PROGRESS, message, deadline)
 
 
-def _paused(conditions: tuple[Condition, ...], deployment: DeploymentRow, now: datetime) -> tuple[Condition, ...]:
-    if not deployment.policy.paused:
+def _paused(
+    conditions: tuple[Condition, ...], deployment: DeploymentRow, facts: Facts, now: datetime
+) -> tuple[Condition, ...]:
+    if deployment.policy.paused:
+        verdict = _Verdict(ConditionStatus.TRUE, ConditionReason.DEPLOYMENT_PAUSED, "spec.paused is true")
+    elif facts.stopped and not facts.rolled_back:
+        verdict = _Verdict(ConditionStatus.TRUE, ConditionReason.FAILURE_POLICY, facts.stopped)
+    else:
         return without_condition(conditions, PAUSED)
-    verdict = _Verdict(ConditionStatus.TRUE, ConditionReason.DEPLOYMENT_PAUSED, "spec.paused is true")
     return _set(conditions, PAUSED, verdict, deployment.generation, now)
+
+
+def _rolled_back(
+    conditions: tuple[Condition, ...], deployment: DeploymentRow, facts: Facts, now: datetime
+) -> tuple[Condition, ...]:
+    if not facts.rolled_back:
+        return without_condition(conditions, ROLLED_BACK)
+    verdict = _Verdict(ConditionStatus.TRUE, ConditionReason.FAILURE_POLICY, facts.stopped)
+    return _set(conditions, ROLLED_BACK, verdict, deployment.generation, now)
 
 
 def _set(

@@ -34,12 +34,16 @@ class DeviceRow:
     in_maintenance: bool = False
     maintenance_until: float | None = None
 
+    def maintained(self, now: float) -> bool:
+        """Tell whether somebody works on it at *now*."""
+        return self.in_maintenance and (self.maintenance_until is None or now < self.maintenance_until)
+
 
 @frozen(kw_only=True)
 class ProcessRow:
     """A DeviceProcess. *device* is empty when it is bound to something that no deployment selects.
 
-    *revision*, *managed* and *offered_at* are what we noted on it with our last spec write.
+    *revision*, *managed*, *wave* and *offered_at* are what we noted on it with our last spec write.
     """
 
     name: str
@@ -54,6 +58,7 @@ class ProcessRow:
     annotated: bool = False  # it has annotations at all, ours included
     revision: str = ""
     managed: str = ""
+    wave: str = ""
     offered_at: float | None = None
     created_at: float = 0.0
     terminating: bool = False
@@ -81,7 +86,7 @@ class RolloutPolicy:
 
 @frozen(kw_only=True)
 class Template:
-    """What every process shall be. *spec* is as stored, so that fields of a newer API survive."""
+    """What every process shall be. *spec* is as stored, so that fields of a newer API survive; *raw* is all of it."""
 
     spec: Mapping[str, Any]
     spec_hash: str
@@ -89,6 +94,7 @@ class Template:
     annotations: LabelItems = frozenset()
     revision: str = ""
     managed: str = ""
+    raw: Mapping[str, Any] = {}
 
 
 @frozen(kw_only=True)
@@ -97,13 +103,17 @@ class StoredStatus:
 
     current_revision: str | None = None
     update_revision: str | None = None
+    failed_revision: str | None = None
     conditions: tuple[Condition, ...] = ()
     raw: Mapping[str, Any] = {}
 
 
 @frozen(kw_only=True)
 class DeploymentRow:
-    """A deployment; *fault* says why it cannot be acted on, and is empty when it can."""
+    """A deployment; *fault* says why it cannot be acted on, and is empty when it can.
+
+    *approved* are waves that somebody approved, as `<revision>/<wave>`.
+    """
 
     name: str
     namespace: str
@@ -114,6 +124,7 @@ class DeploymentRow:
     template: Template
     policy: RolloutPolicy
     matches: Matches = field(eq=False)  # follows from policy.selector
+    approved: frozenset[str] = frozenset()
     status: StoredStatus = StoredStatus()
     fault: str = ""
 

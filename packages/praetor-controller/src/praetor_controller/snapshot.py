@@ -10,7 +10,8 @@ from attrs import field, frozen
 from praetor_api.kube.objects import Condition
 from praetor_controller.actions import Action
 from praetor_controller.reasons import Reason, ReasonCode
-from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow, Template
+from praetor_controller.waves import WaveState
 
 
 @frozen(kw_only=True)
@@ -19,6 +20,10 @@ class Snapshot:
 
     *taken_names* are names of existing processes, *leftovers* those of a deleted deployment of the same name.
     *stored_as* are hashes that the API is known to store for this template, when it changes what we write.
+    *rollout_since* is when the deadline began to run, *revision_since* when the revision did, if that was earlier.
+    *current* is the template of the revision that was rolled out last, None when nobody knows it, and
+    *current_stored_as* what *stored_as* is for it. *down_elsewhere* are devices of the namespace, whether they match or
+    not, that other deployments have down.
     *in_flight* are devices with a write whose outcome nobody knows yet; *refusals* are those whose write was refused.
     """
 
@@ -31,6 +36,10 @@ class Snapshot:
     stored_as: frozenset[str] = frozenset()
     in_flight: frozenset[str] = frozenset()
     refusals: Mapping[str, str] = field(factory=dict)
+    revision_since: datetime | None = None
+    current: Template | None = None
+    current_stored_as: frozenset[str] = frozenset()
+    down_elsewhere: Sequence[DeviceRow] = ()
 
 
 @frozen(kw_only=True)
@@ -58,13 +67,19 @@ class RolloutStatus:
     update_revision: str
     reasons: Mapping[ReasonCode, int]
     conditions: tuple[Condition, ...]
+    wave: str | None = None
+    failed_revision: str | None = None
 
 
 @frozen(kw_only=True)
 class Plan:
-    """What to do now, what to tell, when to look again, and why each device is where it is."""
+    """What to do now, what to tell, when to look again, and why each device is where it is.
+
+    *waves* is how far each wave has come, empty without waves and once everything was rolled out.
+    """
 
     actions: tuple[Action, ...] = ()
     status: RolloutStatus | None = None
     next_look: datetime | None = None
     reasons: Mapping[str, Reason] = field(factory=dict)
+    waves: tuple[WaveState, ...] = ()

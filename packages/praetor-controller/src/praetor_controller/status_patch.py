@@ -13,6 +13,7 @@ def status_patch(stored: Mapping[str, Any], status: RolloutStatus) -> dict[str, 
     """Return the fields of *status* that *stored*, a raw status, does not hold already."""
     wanted = _fields(status)
     patch = {name: value for name, value in wanted.items() if stored.get(name) != value}
+    patch |= {name: None for name, value in _optional(status).items() if value is None and name in stored}
     if "reasons" in patch:  # a merge patch keeps what it does not name
         gone = (stored.get("reasons") or {}).keys() - wanted["reasons"].keys()
         patch["reasons"] = wanted["reasons"] | dict.fromkeys(gone)
@@ -33,4 +34,12 @@ def _fields(status: RolloutStatus) -> dict[str, Any]:
         "reasons": {code.value: count for code, count in sorted(status.reasons.items())},
         "conditions": [encode(condition) for condition in status.conditions],
     }
-    return fields if status.current_revision is None else fields | {"currentRevision": status.current_revision}
+    return fields | {name: value for name, value in _optional(status).items() if value is not None}
+
+
+def _optional(status: RolloutStatus) -> dict[str, str | None]:
+    return {
+        "currentRevision": status.current_revision,
+        "wave": status.wave,
+        "failedRevision": status.failed_revision,
+    }

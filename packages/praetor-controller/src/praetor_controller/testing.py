@@ -11,7 +11,7 @@ from attrs import evolve, mutable
 
 from praetor_api.kube.api import PatchType
 from praetor_api.kube.errors import api_error
-from praetor_api.kube.objects import LabelSelector, RollingUpdate, StrategyType, UpdateStrategy
+from praetor_api.kube.objects import Budget, LabelSelector, RollingUpdate, StrategyType, UpdateStrategy, Wave
 from praetor_api.kube.resource import Key, Resource
 from praetor_api.kube.testing import FakeKube
 from praetor_controller.actions import Create, Delete, Update
@@ -31,13 +31,17 @@ def deployment(
     version: str = "v1",
     *,
     max_unavailable: int | str = 1,
+    waves: tuple[Wave, ...] = (),
+    budgets: tuple[Budget, ...] = (),
     strategy: StrategyType = StrategyType.ROLLING_UPDATE,
     status: StoredStatus = StoredStatus(),  # noqa: B008  # frozen
     fault: str = "",
     **policy: Any,
 ) -> DeploymentRow:
     """Return a deployment `tel` that selects every device; *policy* are fields of RolloutPolicy."""
-    update = UpdateStrategy(type=strategy, rolling_update=RollingUpdate(max_unavailable=max_unavailable))
+    update = UpdateStrategy(
+        type=strategy, rolling_update=RollingUpdate(max_unavailable=max_unavailable, waves=waves, budgets=budgets)
+    )
     return DeploymentRow(
         name="tel",
         namespace=NAMESPACE,
@@ -115,12 +119,21 @@ class Fleet:
         self.bad = bad
         self.killers = killers
         self.writes = 0
+        self.down_elsewhere: set[str] = set()
         self._version = 1
 
     def snapshot(self, row: DeploymentRow, rollout_since: datetime) -> Snapshot:
         rows = [each.row for each in self.devices.values()]
         row = evolve(row, status=self.status)
-        return snapshot(row, rows, list(self.processes.values()), rollout_since=rollout_since)
+        rolled_out = self.status.current_revision
+        return snapshot(
+            row,
+            rows,
+            list(self.processes.values()),
+            rollout_since=rollout_since,
+            current=template(rolled_out.removeprefix("rev-")) if rolled_out else None,
+            down_elsewhere=[self.devices[name].row for name in sorted(self.down_elsewhere & self.devices.keys())],
+        )
 
     def carry_out(self, plan: Plan, row: DeploymentRow) -> None:
         """Do what *plan* asks for, as the shell and the API do."""
@@ -128,11 +141,11 @@ class Fleet:
             self.writes += 1
             self._version += 1
             match action:
-                case Create(name, process_name):
+                case Create(name, process_name, wanted, wave):
                     assert process_name not in self.processes, f"second process {process_name}"  # noqa: S101
-                    self.processes[process_name] = self._created(name, process_name, row.template)
-                case Update(old, spec):
-                    self.processes[old.name] = self._updated(old, row.template, spec=spec)
+                    self.processes[process_name] = self._created(name, process_name, wanted, wave)
+                case Update(old, wanted, spec, wave):
+                    self.processes[old.name] = self._updated(old, wanted, wave, spec=spec)
                 case Delete(old):
                     del self.processes[old.name]
         if plan.status is not None:
@@ -165,12 +178,16 @@ class Fleet:
 
     def down_by_us(self, min_ready_s: float) -> int:
         """Return how many devices a spec write took down that were not available since, and are not spared."""
+        return len(self.taken_down(min_ready_s))
+
+    def taken_down(self, min_ready_s: float) -> frozenset[str]:
+        """Return the devices that down_by_us() counts."""
         for name, target in self.devices.items():
             if any(self._is_available(row, min_ready_s) for row in self._on(name)):
                 target.taken_down = False
-        return sum(target.taken_down for name, target in self.devices.items() if self._on(name))
+        return frozenset(name for name, target in self.devices.items() if target.taken_down and self._on(name))
 
-    def _created(self, name: str, process_name: str, wanted: Template) -> ProcessRow:
+    def _created(self, name: str, process_name: str, wanted: Template, wave: str) -> ProcessRow:
         at = self.now.timestamp()
         return ProcessRow(
             name=process_name,
@@ -181,11 +198,12 @@ class Fleet:
             owner="uid-tel",
             spec_hash=wanted.spec_hash,
             revision=wanted.revision,
+            wave=wave,
             offered_at=at,
             created_at=at,
         )
 
-    def _updated(self, old: ProcessRow, wanted: Template, *, spec: bool) -> ProcessRow:
+    def _updated(self, old: ProcessRow, wanted: Template, wave: str, *, spec: bool) -> ProcessRow:
         new = evolve(old, revision=wanted.revision, resource_version=str(self._version))
         if not spec:
             return new
@@ -194,7 +212,7 @@ class Fleet:
         at = self.now.timestamp()
         return evolve(
             new, spec_hash=wanted.spec_hash, offered_at=at, observed=False, ready_since=None,
-            settled_since=None, failure="",
+            settled_since=None, failure="", wave=wave,
         )  # fmt: skip
 
     def _settled(self, row: ProcessRow) -> ProcessRow:
@@ -219,6 +237,7 @@ def stored(status: RolloutStatus, raw: Mapping[str, Any] | None = None) -> Store
     return StoredStatus(
         current_revision=status.current_revision,
         update_revision=status.update_revision,
+        failed_revision=status.failed_revision,
         conditions=status.conditions,
         raw=raw or {},
     )

@@ -32,7 +32,7 @@ from praetor_controller.memory import REFUSED_FOR_S, Memory, Refusal
 from praetor_controller.metrics import Metrics
 from praetor_controller.overlay import Overlay
 from praetor_controller.projection import project_process
-from praetor_controller.rows import DeploymentRow, ProcessRow
+from praetor_controller.rows import DeploymentRow, ProcessRow, Template
 
 FIELD_MANAGER = "praetor-controller"
 CONCURRENCY = 32
@@ -124,7 +124,7 @@ class Writer:
                     DEVICE_PROCESSES, deployment.namespace, body, field_manager=FIELD_MANAGER
                 )
                 outcome.created += 1
-                self._stored(stored, work)
+                self._stored(stored, action.template, work)
             case Update(process):
                 patch = process_patch(deployment, action, self._clock.now())
                 key = Key(process.namespace, process.name)
@@ -132,7 +132,7 @@ class Writer:
                     DEVICE_PROCESSES, key, patch, patch_type=PatchType.JSON, field_manager=FIELD_MANAGER
                 )
                 outcome.updated += 1
-                self._stored(stored, work)
+                self._stored(stored, action.template, work)
             case Delete(process):
                 await self._api.delete(DEVICE_PROCESSES, Key(process.namespace, process.name), uid=process.uid)
                 outcome.deleted += 1
@@ -140,8 +140,8 @@ class Writer:
             case _:
                 assert_never(action)
 
-    def _stored(self, stored: dict[str, Any], work: _Work) -> None:
-        row, wanted = project_process(stored), work.deployment.template.spec_hash
+    def _stored(self, stored: dict[str, Any], template: Template, work: _Work) -> None:
+        row, wanted = project_process(stored), template.spec_hash
         self.overlay.wrote(row, self._clock.monotonic())
         known = work.memory.stored_as.setdefault(wanted, set())
         if row.spec_hash != wanted and row.spec_hash not in known:
@@ -159,7 +159,8 @@ class Writer:
                 self.overlay.deleted(row, self._clock.monotonic())
             case Invalid():
                 until = self._clock.monotonic() + REFUSED_FOR_S
-                work.memory.refusals[device] = Refusal(work.deployment.template.spec_hash, error.message, until)
+                template = work.deployment.template if isinstance(action, Delete) else action.template
+                work.memory.refusals[device] = Refusal(template.spec_hash, error.message, until)
                 work.outcome.refused = error.message
                 work.outcome.look_again = True
             case Unreachable() | ServerError():

@@ -40,10 +40,14 @@ _MAX_MESSAGE = 512
 _MAX_ERROR_BYTES = 2**20
 _THROTTLED_RETRIES = 3
 _MAX_THROTTLE_S = 5.0
+_GO_ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 
 
 class KubeClient:
-    """A KubeApi over HTTP. ``on_request(verb, resource, code)`` is told of each answer; code 0 means there was none."""
+    """A KubeApi over HTTP. ``on_request(verb, resource, code)`` is told of each answer; code 0 means there was none.
+
+    With *dry_run* the API answers every write as if it took place, defaulted and validated, and nothing is stored.
+    """
 
     def __init__(
         self,
@@ -53,8 +57,10 @@ class KubeClient:
         user_agent: str = "praetor",
         request_timeout_s: float = REQUEST_TIMEOUT_S,
         watch_idle_s: float = WATCH_IDLE_S,
+        dry_run: bool = False,
     ) -> None:
         self._connection = connection
+        self._write_query = {"dryRun": "All"} if dry_run else {}
         self._clock = clock or SystemClock()
         self._request_timeout = aiohttp.ClientTimeout(total=request_timeout_s, sock_connect=CONNECT_TIMEOUT_S)
         self._watch_timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=watch_idle_s)
@@ -112,7 +118,7 @@ class KubeClient:
     async def create(
         self, resource: Resource, namespace: str, body: Mapping[str, Any], *, field_manager: str | None = None
     ) -> dict[str, Any]:
-        query = {"fieldManager": field_manager}
+        query = {"fieldManager": field_manager, **self._write_query}
         return await self._call("create", resource, "POST", resource.path(namespace), query, body)
 
     async def patch(
@@ -129,7 +135,7 @@ class KubeClient:
         if isinstance(body, (list, tuple)) != (patch_type is PatchType.JSON):
             raise ValueError(f"{patch_type.value} does not take a {type(body).__name__}: only a JSON patch is a list")
         path = resource.path(key.namespace, key.name, subresource)
-        query = {"fieldManager": field_manager, "force": "true" if force else None}
+        query = {"fieldManager": field_manager, "force": "true" if force else None, **self._write_query}
         return await self._call("patch", resource, "PATCH", path, query, body, patch_type.value)
 
     async def delete(
@@ -138,7 +144,7 @@ class KubeClient:
         body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
         if uid is not None:
             body["preconditions"] = {"uid": uid}
-        await self._call("delete", resource, "DELETE", resource.path(key.namespace, key.name), body=body)
+        await self._call("delete", resource, "DELETE", resource.path(key.namespace, key.name), self._write_query, body)
 
     async def watch(
         self,
@@ -182,7 +188,7 @@ class KubeClient:
         body: Any = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
-        data = None if body is None else json.dumps(body, separators=(",", ":")).encode()
+        data = None if body is None else _as_go_writes_it(body)
         attempt = 0
         while True:
             try:
@@ -234,6 +240,16 @@ class KubeClient:
     def _url(self, path: str, query: Mapping[str, Any] | None) -> URL:
         given = {name: value for name, value in (query or {}).items() if value is not None}
         return URL(f"{self._connection.host}{path}{'?' if given else ''}{urlencode(given)}", encoded=True)
+
+
+def _as_go_writes_it(body: Any) -> bytes:
+    """Return *body* as JSON in the apiserver's own spelling.
+
+    The data of a ControllerRevision is kept and compared as bytes: spelled otherwise, it would be called changed as
+    soon as the apiserver writes the object anew.
+    """
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False).translate(_GO_ESCAPES)
+    return text.encode("utf-8", "replace")
 
 
 def _parse_object(body: bytes) -> dict[str, Any]:

@@ -381,6 +381,9 @@ class DeviceProcessDeploymentStatus:
     current_revision: Annotated[str | None, Constraint(doc="Revision that was rolled out last.", max_length=253)] = None
     update_revision: Annotated[str | None, Constraint(doc="Revision of the template.", max_length=253)] = None
     wave: Annotated[str | None, Constraint(doc="Wave that is being rolled out.", max_length=63)] = None
+    failed_revision: Annotated[
+        str | None, Constraint(doc="Revision that the failure policy stopped.", max_length=253)
+    ] = None
     reasons: Annotated[
         Mapping[str, Annotated[int, Constraint(minimum=0)]] | None,
         Constraint(doc="How many devices are where they are for which reason.", max_items=64),

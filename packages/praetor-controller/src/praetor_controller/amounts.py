@@ -1,0 +1,17 @@
+"""Numbers of devices that may be given as a percentage. Pure."""
+
+from __future__ import annotations
+
+import math
+
+from praetor_controller.errors import InvalidDeployment
+
+
+def amount(value: int | str, devices: int, path: str) -> int:
+    """Return how many of *devices* a number or a percentage, rounded up, stands for; *path* names it in the error."""
+    if isinstance(value, int):
+        return max(0, value)
+    percent = value.removesuffix("%")
+    if percent == value or not percent.isdecimal():
+        raise InvalidDeployment(f"{path}: {value!r} is neither a number nor a percentage")
+    return math.ceil(devices * int(percent) / 100)

@@ -1,0 +1,8 @@
+"""`python -m praetor_controller.ctl`."""
+
+from __future__ import annotations
+
+from praetor_controller.ctl.command import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""The command `praetorctl`: its groups, and where a failed request becomes a sentence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from praetor_api.kube.errors import KubeError
+from praetor_controller.__about__ import __version__
+from praetor_controller.ctl.devices import devices
+from praetor_controller.ctl.exits import explained
+from praetor_controller.ctl.explain import explain
+from praetor_controller.ctl.plan import plan
+from praetor_controller.ctl.rollout.approve import approve
+from praetor_controller.ctl.rollout.history import history
+from praetor_controller.ctl.rollout.pause import pause
+from praetor_controller.ctl.rollout.restart import restart
+from praetor_controller.ctl.rollout.resume import resume
+from praetor_controller.ctl.rollout.status import status
+from praetor_controller.ctl.rollout.undo import undo
+from praetor_controller.ctl.token.mint import mint
+from praetor_controller.ctl.token.verify import verify
+
+
+class Commands(click.Group):
+    """A group whose commands may raise KubeError."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KubeError as e:
+            raise explained(e) from e
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"auto_envvar_prefix": "PRAETOR_CTL", "help_option_names": ["-h", "--help"]},
+)
+@click.version_option(__version__, prog_name="praetorctl")
+def main() -> None:
+    """Look at devices and rollouts of Praetor, and steer them. As a plugin: kubectl praetor.
+
+    \b
+    Exit codes:
+      0  done
+      1  the cluster cannot be reached, refuses, or lacks what was named
+      2  the command line, or something it names, cannot be used
+      3  failed: a rollout that stopped, a token that is refused
+      4  the rollout is paused
+      5  the time given with --timeout was up
+      6  the rollout is under way, and --no-watch was given
+
+    Options that all commands share are environment variables, too: PRAETOR_CTL_KUBECONFIG, PRAETOR_CTL_CONTEXT,
+    PRAETOR_CTL_NAMESPACE and PRAETOR_CTL_OUTPUT. The others are PRAETOR_CTL_, the command and the option.
+
+    \b
+    Completion, for bash (zsh and fish alike):
+      eval "$(_PRAETORCTL_COMPLETE=bash_source praetorctl)"
+    """
+
+
+@main.group()
+def token() -> None:
+    """Make and check the tokens of devices."""
+
+
+main.add_command(devices)
+main.add_command(explain)
+main.add_command(plan)
+token.add_command(mint)
+token.add_command(verify)
+
+
+@main.group()
+def rollout() -> None:
+    """Follow and steer the rollouts of deployments."""
+
+
+for each in (status, history, undo, pause, resume, restart, approve):
+    rollout.add_command(each)

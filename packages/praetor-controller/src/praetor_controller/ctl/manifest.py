@@ -1,0 +1,49 @@
+"""Deployments in a file: YAML or JSON, several documents or a List. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS as KIND
+from praetor_controller.ctl.exits import BadInput
+
+
+def deployments_in(text: str) -> list[dict[str, Any]]:
+    """Return the deployments in *text*, whatever else is there; BadInput naming what is wrong."""
+    try:
+        documents = [each for document in yaml.safe_load_all(text) for each in _objects(document)]
+    except yaml.YAMLError as e:
+        raise BadInput(f"-f: it is neither YAML nor JSON: {' '.join(str(e).split())}") from e
+    found = [each for each in documents if each.get("kind") == KIND.kind]
+    if not found:
+        raise BadInput(f"-f: there is no {KIND.kind} in it; give the manifest of one")
+    for each in found:
+        _check(each)
+    return found
+
+
+def _objects(document: Any) -> Iterator[dict[str, Any]]:
+    if document is None:
+        return
+    if not isinstance(document, dict):
+        raise BadInput(f"-f: a document is {type(document).__name__}, not an object; give manifests")
+    if document.get("kind") == "List":
+        for item in document.get("items") or ():
+            yield from _objects(item)
+    else:
+        yield document
+
+
+def _check(deployment: dict[str, Any]) -> None:
+    metadata = deployment.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+        raise BadInput("-f: metadata.name: is missing; name the deployment")
+    if not isinstance(deployment.get("spec"), dict):
+        raise BadInput(f"-f: {metadata['name']}: spec: is missing; say what to run")
+    if deployment.get("apiVersion") != KIND.api_version:
+        raise BadInput(
+            f"-f: {metadata['name']}: apiVersion: is {deployment.get('apiVersion')!r}; use {KIND.api_version}"
+        )

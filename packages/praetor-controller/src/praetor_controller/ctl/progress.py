@@ -1,0 +1,161 @@
+"""Where a rollout stands, from a raw deployment: a verdict for scripts, a bar for people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+from attrs import frozen
+
+from praetor_controller.ctl.exits import Exit
+from praetor_controller.reasons import ReasonCode
+from praetor_controller.rollout_status import PAUSED, PROGRESSING, ConditionReason
+
+BAR_WIDTH = 30
+_SPARED = (ReasonCode.IN_MAINTENANCE, ReasonCode.OFFLINE_SINCE)
+LAST_WAVE = "(rest)"
+
+
+class Verdict(StrEnum):
+    """How a rollout stands."""
+
+    DONE = "Done"
+    FAILED = "Failed"
+    PAUSED = "Paused"
+    IN_PROGRESS = "InProgress"
+
+
+_EXITS = {
+    Verdict.DONE: Exit.DONE,
+    Verdict.FAILED: Exit.FAILED,
+    Verdict.PAUSED: Exit.PAUSED,
+    Verdict.IN_PROGRESS: Exit.IN_PROGRESS,
+}
+_COLOURS = {Verdict.DONE: "green", Verdict.FAILED: "red", Verdict.PAUSED: "yellow", Verdict.IN_PROGRESS: ""}
+
+
+@frozen(kw_only=True)
+class Progress:
+    """A rollout as its status tells it. *waves* are the names in order, the implicit last one not among them."""
+
+    name: str
+    verdict: Verdict
+    reason: str
+    message: str
+    revision: str = ""
+    desired: int = 0
+    updated: int = 0
+    available: int = 0
+    up_to_date: int = 0
+    spared: int = 0
+    reasons: Mapping[str, int] = {}
+    wave: str | None = None
+    waves: tuple[str, ...] = ()
+
+    @property
+    def exit_code(self) -> Exit:
+        return _EXITS[self.verdict]
+
+    @property
+    def colour(self) -> str:
+        return _COLOURS[self.verdict]
+
+
+def progress(deployment: Mapping[str, Any]) -> Progress:
+    """Return where the rollout of *deployment*, a raw object, stands."""
+    metadata, spec, status = deployment["metadata"], deployment.get("spec") or {}, deployment.get("status") or {}
+    verdict, reason, message = _judged(metadata, status)
+    reasons: dict[str, int] = status.get("reasons") or {}
+    rolling = ((spec.get("updateStrategy") or {}).get("rollingUpdate") or {}).get("waves") or ()
+    return Progress(
+        name=metadata["name"],
+        verdict=verdict,
+        reason=reason,
+        message=message,
+        revision=status.get("updateRevision") or "",
+        desired=status.get("desiredNumberScheduled") or 0,
+        updated=status.get("updatedNumberScheduled") or 0,
+        available=status.get("numberAvailable") or 0,
+        up_to_date=reasons.get(ReasonCode.UP_TO_DATE, 0),
+        spared=sum(reasons.get(code, 0) for code in _SPARED),
+        reasons=reasons,
+        wave=status.get("wave"),
+        waves=tuple(each["name"] for each in rolling),
+    )
+
+
+def _judged(metadata: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[Verdict, str, str]:
+    if (status.get("observedGeneration") or 0) < metadata.get("generation", 0):
+        return Verdict.IN_PROGRESS, "NotObserved", "the controller has not seen the change yet; is it running?"
+    conditions = {each["type"]: each for each in status.get("conditions") or ()}
+    rolled_back = conditions.get("RolledBack") or {}
+    if rolled_back.get("status") == "True":
+        return Verdict.FAILED, "RolledBack", rolled_back.get("message") or "the failure policy rolled it back"
+    progressing = conditions.get(PROGRESSING) or {}
+    reason, message = progressing.get("reason") or "", progressing.get("message") or ""
+    if progressing.get("status") == "False":
+        return Verdict.FAILED, reason, message
+    if (conditions.get(PAUSED) or {}).get("status") == "True":
+        paused = conditions[PAUSED]
+        return Verdict.PAUSED, paused.get("reason") or reason, paused.get("message") or message
+    done = reason == ConditionReason.NEW_REVISION_ROLLED_OUT
+    return Verdict.DONE if done else Verdict.IN_PROGRESS, reason, message
+
+
+def line(shown: Progress) -> str:
+    """Return one line about a rollout that is under way."""
+    counts = f"{shown.up_to_date}/{shown.desired} up to date"
+    others = [f"{count} {code}" for code, count in sorted(shown.reasons.items()) if code != ReasonCode.UP_TO_DATE]
+    parts = [f"{shown.name} {bar(shown)} {', '.join([counts, *others])}"]
+    if shown.waves:
+        parts.append(waves(shown))
+    if shown.reason not in ("", ConditionReason.ROLLOUT_IN_PROGRESS):
+        parts.append(shown.reason)
+    return "; ".join(parts)
+
+
+def bar(shown: Progress, width: int = BAR_WIDTH) -> str:
+    """Return the bar: `#` is up to date, `o` has the template and is not available, `-` is deferred, `.` waits."""
+    total = max(1, shown.desired)
+    done = min(width, width * shown.up_to_date // total)
+    deferred = min(width - done, width * shown.spared // total)
+    moving = min(width - done - deferred, width * max(0, shown.updated - shown.up_to_date) // total)
+    return f"[{'#' * done}{'o' * moving}{'.' * (width - done - moving - deferred)}{'-' * deferred}]"
+
+
+def waves(shown: Progress) -> str:
+    """Return the waves in order, with the one that is being rolled out in brackets."""
+    names = [*shown.waves, LAST_WAVE]
+    if shown.wave is None:
+        return f"waves {' > '.join(names)}"
+    present = shown.wave if shown.wave in names else LAST_WAVE
+    return f"waves {' > '.join(f'[{name}]' if name == present else name for name in names)}"
+
+
+def final_line(shown: Progress) -> str:
+    """Return the last line: what came of the rollout."""
+    words = {
+        Verdict.DONE: "rolled out",
+        Verdict.FAILED: f"failed ({shown.reason})",
+        Verdict.PAUSED: f"paused ({shown.reason})",
+        Verdict.IN_PROGRESS: "under way",
+    }[shown.verdict]
+    return f"{shown.name}: {words}: {shown.message}" if shown.message else f"{shown.name}: {words}"
+
+
+def as_data(shown: Progress) -> dict[str, Any]:
+    """Return what programs read about a rollout."""
+    return {
+        "name": shown.name,
+        "verdict": shown.verdict.value,
+        "reason": shown.reason,
+        "message": shown.message,
+        "revision": shown.revision,
+        "desired": shown.desired,
+        "updated": shown.updated,
+        "available": shown.available,
+        "upToDate": shown.up_to_date,
+        "reasons": dict(shown.reasons),
+        "wave": shown.wave,
+    }

@@ -1,0 +1,31 @@
+"""`praetorctl rollout approve`."""
+
+from __future__ import annotations
+
+import click
+
+from praetor_controller.ctl.approval import approved
+from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
+from praetor_controller.ctl.output import show
+from praetor_controller.ctl.rollout.spec import merge, read
+from praetor_controller.markers import APPROVED_WAVES_ANNOTATION
+
+
+@click.command("approve")
+@click.argument("deployment", metavar="DPD")
+@click.option("--wave", metavar="NAME", help="The next wave that waits when unset.")
+@cluster_options
+def approve(where: Where, opener: Opener, deployment: str, wave: str | None) -> None:
+    """Let a wave with approval: Manual begin. It is approved for the present template, not for later ones."""
+
+    async def question(cluster: Cluster) -> str:
+        found = await read(cluster, deployment)
+        name, note = approved(found, wave)
+        metadata = {
+            "resourceVersion": found["metadata"]["resourceVersion"],
+            "annotations": {APPROVED_WAVES_ANNOTATION: note},
+        }
+        await merge(cluster, deployment, {"metadata": metadata})
+        return f"{deployment}: wave {name} is approved"
+
+    show(ask(opener, where, question))

@@ -1,0 +1,141 @@
+"""`praetorctl rollout status`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from praetor_api.kube.clock import first
+from praetor_api.kube.errors import Forbidden, NotFound, Unauthorized, api_error
+from praetor_api.kube.informer import Informer
+from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
+from praetor_controller.ctl.cluster import Cluster, Opener, Where, cluster_options
+from praetor_controller.ctl.cluster import ask as ask_cluster
+from praetor_controller.ctl.exits import Exit
+from praetor_controller.ctl.output import OutputFormat, on_terminal, output_option, painted, show, structured, warn
+from praetor_controller.ctl.progress import Progress, Verdict, as_data, final_line, line, progress
+from praetor_controller.ctl.times import seconds_option, span
+
+_LOOK_S = 1.0
+_CLEAR_LINE = "\r\x1b[2K"
+
+
+@click.command("status")
+@click.argument("deployment", metavar="DPD")
+@click.option("--watch/--no-watch", default=True, show_default=True, help="Follow it to its end.")
+@click.option(
+    "--timeout", callback=seconds_option, default="10m", show_default=True, help="How long to follow it; 0 for ever."
+)
+@cluster_options
+@output_option
+@click.pass_context
+def status(
+    context: click.Context, where: Where, opener: Opener, deployment: str, watch: bool, timeout: float, output: str
+) -> None:
+    """Follow the rollout of a deployment until it is done, has failed or is paused.
+
+    \b
+    Exit codes:
+      0  every device that can have the template has it, and is available
+      1  the cluster cannot be reached, refuses, or has no such deployment
+      2  the command line is wrong
+      3  failed: no progress within its deadline, stopped by its failure policy, or its spec is invalid
+      4  paused
+      5  --timeout was up
+      6  under way, and --no-watch was given
+
+    The bar: # is up to date, o has the template and is not available yet, . waits, - is deferred (offline or in
+    maintenance). With -o json or yaml only the last state is printed.
+    """
+    screen = Screen(terminal=on_terminal(), quiet=output != OutputFormat.TABLE)
+
+    async def question(cluster: Cluster) -> tuple[Progress, bool]:
+        return await look(cluster, deployment, screen, watch=watch, timeout_s=timeout)
+
+    last, in_time = ask_cluster(opener, where, question)
+    screen.end()
+    show(structured(as_data(last), output) if screen.quiet else painted(final_line(last), last.colour))
+    if not in_time:
+        warn(f"Error: --timeout: {span(timeout)} were up; the rollout goes on")
+    context.exit(last.exit_code if in_time else Exit.TIMEOUT)
+
+
+class Screen:
+    """Shows a rollout as it goes: one line that changes on a terminal, a line for each change elsewhere."""
+
+    def __init__(self, *, terminal: bool, quiet: bool) -> None:
+        self._terminal = terminal
+        self._last = ""
+        self.quiet = quiet
+
+    def show(self, shown: Progress) -> None:
+        text = line(shown)
+        if self.quiet or text == self._last:
+            return
+        self._last = text
+        show(_CLEAR_LINE + text if self._terminal else text, newline=not self._terminal)
+
+    def end(self) -> None:
+        if self._terminal and self._last:
+            show("")
+
+
+async def look(cluster: Cluster, name: str, screen: Screen, *, watch: bool, timeout_s: float) -> tuple[Progress, bool]:
+    """Return how the rollout stands, at its end if *watch*; False with it when *timeout_s* was up before."""
+    key = Key(cluster.namespace, name)
+    state = progress(await cluster.api.get(DEVICE_PROCESS_DEPLOYMENTS, key))
+    if not watch or state.verdict is not Verdict.IN_PROGRESS:
+        return state, True
+    screen.show(state)
+    following = Following(cluster, key, screen, state)
+    await first(following.run(), following.wait(timeout_s))
+    return following.state, following.state.verdict is not Verdict.IN_PROGRESS
+
+
+class Following:
+    """Follows one deployment with an informer of that one object."""
+
+    def __init__(self, cluster: Cluster, key: Key, screen: Screen, state: Progress) -> None:
+        self._clock = cluster.clock
+        self._key = key
+        self._screen = screen
+        self._gone = False
+        self._changed = asyncio.Event()
+        self.state = state
+        self._informer: Informer[Progress] = Informer(
+            cluster.api,
+            DEVICE_PROCESS_DEPLOYMENTS,
+            project=progress,
+            clock=cluster.clock,
+            namespace=key.namespace,
+            field_selector=f"metadata.name={key.name}",
+        )
+        self._informer.add_handler(self._on_change)
+
+    async def run(self) -> None:
+        await self._informer.run()
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return at the rollout's end, or when *timeout_s* (0: never) is up; KubeError when it cannot be followed."""
+        ends_at = self._clock.monotonic() + timeout_s
+        while self.state.verdict is Verdict.IN_PROGRESS and not (timeout_s and self._clock.monotonic() >= ends_at):
+            self._changed.clear()
+            await first(self._news(), self._clock.sleep(_LOOK_S))
+            self._raise_what_stays_wrong()
+
+    async def _news(self) -> None:
+        await self._changed.wait()
+
+    def _raise_what_stays_wrong(self) -> None:
+        if self._gone:
+            raise api_error(404, "NotFound", f"{self._key} was deleted")
+        if isinstance(self._informer.last_error, (Forbidden, NotFound, Unauthorized)):
+            raise self._informer.last_error
+
+    def _on_change(self, _: Key, __: Progress | None, new: Progress | None) -> None:
+        self._gone = new is None
+        if new is not None:
+            self.state = new
+            self._screen.show(new)
+        self._changed.set()

@@ -1,0 +1,32 @@
+"""`praetorctl rollout undo`."""
+
+from __future__ import annotations
+
+import click
+
+from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
+from praetor_controller.ctl.output import show
+from praetor_controller.ctl.revisions import chosen, template_to_restore
+from praetor_controller.ctl.rollout.history import revisions_of
+from praetor_controller.ctl.rollout.spec import read, replace_template
+
+
+@click.command("undo")
+@click.argument("deployment", metavar="DPD")
+@click.option("--to-revision", type=click.IntRange(min=0), default=0, metavar="N", help="0 is the one before.")
+@cluster_options
+def undo(where: Where, opener: Opener, deployment: str, to_revision: int) -> None:
+    """Bring an earlier template back, as a rollout: under the deployment's budget, in its waves."""
+
+    async def question(cluster: Cluster) -> str:
+        found = await read(cluster, deployment)
+        revision = chosen(await revisions_of(cluster, found), to_revision, deployment)
+        template = template_to_restore(revision, deployment)
+        number = revision.get("revision")
+        if template == found["spec"].get("template"):
+            return f"{deployment}: has the template of revision {number} already"
+        await replace_template(cluster, found, template)
+        paused = "; it is paused, resume it to roll it out" if found["spec"].get("paused") else ""
+        return f"{deployment}: back to the template of revision {number}{paused}"
+
+    show(ask(opener, where, question))

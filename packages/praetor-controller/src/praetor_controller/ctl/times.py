@@ -1,0 +1,52 @@
+"""Times as people read and write them: how long ago, how long still. Pure."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+import click
+
+from praetor_api.kube.codec import parse_time
+
+_UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+_PART = re.compile(r"(\d+)([dhms])")
+
+
+def age(since: str | None, now: datetime) -> str:
+    """Return how long ago *since* (as the API writes times) was; empty when it cannot be read."""
+    try:
+        return span((now - parse_time(since or "")).total_seconds())
+    except ValueError:
+        return ""
+
+
+def span(seconds: float) -> str:
+    """Return *seconds* in the two greatest units that matter: `3d4h`, `5m`, `12s`."""
+    left = max(0, round(seconds))
+    parts: list[str] = []
+    for unit, size in _UNITS:
+        count, rest = divmod(left, size)
+        if count or (parts and len(parts) < 2):
+            parts.append(f"{count}{unit}" if count else "")
+            left = rest
+        if len(parts) == 2:
+            break
+    return "".join(parts) or "0s"
+
+
+def parse_span(text: str) -> float:
+    """Return the seconds that `90`, `90s`, `10m` or `1h30m` stand for; ValueError for anything else."""
+    if text.isdecimal():
+        return float(text)
+    if not text or _PART.sub("", text):
+        raise ValueError(f"{text!r} is no duration; write it as 90s, 10m or 1h30m")
+    return float(sum(int(count) * dict(_UNITS)[unit] for count, unit in _PART.findall(text)))
+
+
+def seconds_option(context: click.Context, parameter: click.Parameter, text: str) -> float:
+    """Return the seconds that the option *parameter* stands for."""
+    try:
+        return parse_span(text)
+    except ValueError as e:
+        raise click.BadParameter(str(e), context, parameter) from e

@@ -1,0 +1,93 @@
+"""Failure domains: how many devices that share a rack, a pair or a feed are down, whoever took them down. Pure.
+
+A domain is the values of a budget's labels; a device that lacks one of them is in none. A percentage is of the
+deployment's devices in the domain, rounded up. Several budgets hold at a time, and each must have room.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from praetor_api.kube.objects import Budget
+from praetor_controller.amounts import amount
+from praetor_controller.rows import DeviceRow
+
+_PATH = "spec.updateStrategy.rollingUpdate.budgets"
+
+
+class Domains:
+    """The failure domains of one pass. *down_elsewhere* are the devices that other deployments have down."""
+
+    def __init__(
+        self, budgets: Sequence[Budget], devices: Sequence[DeviceRow], down_elsewhere: Iterable[DeviceRow]
+    ) -> None:
+        self._budgets = [_Budget(index, budget, devices) for index, budget in enumerate(budgets)]
+        for device in down_elsewhere:
+            self.take(device)
+
+    def __bool__(self) -> bool:
+        return bool(self._budgets)
+
+    def take(self, device: DeviceRow) -> None:
+        """Count *device* as down, once."""
+        for budget in self._budgets:
+            budget.take(device)
+
+    def full(self, device: DeviceRow) -> str:
+        """Return the first domain that has no room for *device*, such as `rack=r12 1/1`; empty when all have."""
+        return next((full for budget in self._budgets if (full := budget.full(device))), "")
+
+    def crowded(self, device: DeviceRow) -> str:
+        """Return the first domain of *device*, which is down already, that has more down than it may; empty if none."""
+        return next((full for budget in self._budgets if (full := budget.crowded(device))), "")
+
+
+class _Budget:
+    """One budget and the devices that are down in each of its domains."""
+
+    def __init__(self, index: int, budget: Budget, devices: Sequence[DeviceRow]) -> None:
+        self._keys = budget.group_by
+        self._value = budget.max_unavailable
+        self._path = f"{_PATH}[{index}].maxUnavailable"
+        self._down: dict[tuple[str, ...], set[str]] = {}
+        self._limits: dict[tuple[str, ...], int] = {}
+        self._sizes: Counter[tuple[str, ...] | None] = Counter()
+        if isinstance(self._value, str):
+            amount(self._value, 0, self._path)  # refuse nonsense whether or not it is ever asked for
+            self._sizes.update(self._domain(device) for device in devices)
+
+    def take(self, device: DeviceRow) -> None:
+        domain = self._domain(device)
+        if domain is not None:
+            self._down.setdefault(domain, set()).add(device.name)
+
+    def full(self, device: DeviceRow) -> str:
+        domain = self._domain(device)
+        down = self._down.get(domain, ()) if domain is not None else ()
+        if domain is None or device.name in down or len(down) < self._limit(domain):
+            return ""
+        return self._name(domain)
+
+    def crowded(self, device: DeviceRow) -> str:
+        domain = self._domain(device)
+        if domain is None or len(self._down.get(domain, ())) <= self._limit(domain):
+            return ""
+        return self._name(domain)
+
+    def _domain(self, device: DeviceRow) -> tuple[str, ...] | None:
+        labels = device.labels
+        try:
+            return tuple([labels[key] for key in self._keys])
+        except KeyError:
+            return None
+
+    def _limit(self, domain: tuple[str, ...]) -> int:
+        limit = self._limits.get(domain)
+        if limit is None:
+            limit = self._limits[domain] = amount(self._value, self._sizes[domain], self._path)
+        return limit
+
+    def _name(self, domain: tuple[str, ...]) -> str:
+        labels = ",".join(f"{key}={value}" for key, value in zip(self._keys, domain, strict=True))
+        return f"{labels} {len(self._down.get(domain, ()))}/{self._limit(domain)}"

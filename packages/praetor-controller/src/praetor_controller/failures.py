@@ -1,0 +1,99 @@
+"""The failure policy: which devices failed at the revision that is being rolled out, and whether to stop. Pure.
+
+Once stopped, a revision stays so, although its failures may go away: a pause until the spec changes, a rollback until
+the template does. The status remembers which revision that is, so a restarted controller does, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+from attrs import frozen
+
+from praetor_api.kube.conditions import get_condition
+from praetor_api.kube.objects import ConditionStatus, FailureAction, StrategyType
+from praetor_controller.amounts import amount
+from praetor_controller.availability import Standing, standing
+from praetor_controller.rollout_status import PAUSED, ROLLED_BACK, ConditionReason, was_rolled_out
+from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
+
+_SHOWN = 3
+_PATH = "spec.failurePolicy.maxFailures"
+
+
+@frozen
+class Stop:
+    """Why the present revision goes no further, and whether it is taken back."""
+
+    message: str
+    rollback: bool
+
+
+def stopped(
+    deployment: DeploymentRow,
+    devices: Sequence[DeviceRow],
+    find: Callable[[str], ProcessRow | None],
+    hashes: Collection[str],
+    now: float,
+    *,
+    can_roll_back: bool,
+) -> Stop | None:
+    """Return why the rollout must stop, or has stopped; None while it may go on. InvalidDeployment for a bad limit."""
+    policy = deployment.policy.failure_policy
+    if policy is None or deployment.strategy is StrategyType.ON_DELETE:
+        return None
+    limit = amount(policy.max_failures, len(devices), _PATH)
+    remembered = _remembered(deployment, can_roll_back=can_roll_back)
+    if remembered is not None or deployment.policy.paused or was_rolled_out(deployment):
+        return remembered
+    judge = _Judge(deployment, hashes, now)
+    failed = [(device.name, why) for device in devices if (why := judge.failure(device, find(device.name)))]
+    if len(failed) <= limit:
+        return None
+    return Stop(_message(deployment, failed, limit), can_roll_back and policy.action is FailureAction.ROLLBACK)
+
+
+class _Judge:
+    """Tells what is a failure."""
+
+    def __init__(self, deployment: DeploymentRow, hashes: Collection[str], now: float) -> None:
+        self._hashes = hashes
+        self._now = now
+        self._min_ready_s = float(deployment.policy.min_ready_seconds)
+        self._deadline_s = float(deployment.policy.progress_deadline_seconds)
+
+    def failure(self, device: DeviceRow, process: ProcessRow | None) -> str:
+        """Return why *device* failed at the revision; empty when it did not."""
+        if process is None or process.spec_hash not in self._hashes or process.ready_since is not None:
+            return ""
+        if process.terminating or device.maintained(self._now):
+            return ""
+        stands = standing(process, device, self._min_ready_s, self._now)
+        if stands is Standing.SILENT_AFTER_OFFER:
+            return "silent since the offer"
+        if stands is not Standing.UNAVAILABLE:
+            return ""
+        return process.failure or ("" if self._now < self._deadline(process) else "not ready in time")
+
+    def _deadline(self, process: ProcessRow) -> float:
+        return (process.offered_at or process.created_at) + self._deadline_s
+
+
+def _remembered(deployment: DeploymentRow, *, can_roll_back: bool) -> Stop | None:
+    status = deployment.status
+    if status.failed_revision != deployment.template.revision:
+        return None
+    rolled_back = get_condition(status.conditions, ROLLED_BACK)
+    if rolled_back is not None and rolled_back.status is ConditionStatus.TRUE:
+        return Stop(rolled_back.message, rollback=can_roll_back)
+    paused = get_condition(status.conditions, PAUSED)
+    if paused is None or paused.reason != ConditionReason.FAILURE_POLICY:
+        return None
+    return Stop(paused.message, rollback=False) if paused.observed_generation == deployment.generation else None
+
+
+def _message(deployment: DeploymentRow, failed: Sequence[tuple[str, str]], limit: int) -> str:
+    shown = "; ".join(f"{device}: {why}" for device, why in sorted(failed)[:_SHOWN])
+    more = f"; and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
+    revision = deployment.template.revision
+    return f"{len(failed)} devices failed at revision {revision}, at most {limit} may: {shown}{more}"

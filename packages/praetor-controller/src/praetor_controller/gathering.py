@@ -1,0 +1,60 @@
+"""Gathers the snapshot of one deployment from rows, for the controller and for who asks what it thinks. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from attrs import frozen
+
+from praetor_controller.elsewhere import Neighbour, down_elsewhere
+from praetor_controller.memory import Memory
+from praetor_controller.revisions import RevisionRow, find_revision, rollout_start
+from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.snapshot import Snapshot
+from praetor_controller.taken import Find, Leftovers, TakenNames
+
+
+@frozen(kw_only=True)
+class Sources:
+    """Where the rows of a deployment's namespace come from; more than its own may be among them."""
+
+    devices: Iterable[DeviceRow]
+    processes: Iterable[ProcessRow]
+    revisions: Sequence[RevisionRow]
+    find: Find
+    neighbours: Iterable[Neighbour] = ()
+
+
+def gather(
+    deployment: DeploymentRow, sources: Sources, memory: Memory, *, now: datetime, monotonic: float = 0.0
+) -> Snapshot:
+    """Return the snapshot that plan() takes; *monotonic* is the clock that *memory* was kept by."""
+    rolled_out = find_revision(sources.revisions, deployment.status.current_revision)
+    current = rolled_out.template if rolled_out else None
+    devices = list(sources.devices)
+    matches, uid, wanted = deployment.matches, deployment.uid, deployment.template.spec_hash
+    newest = find_revision(sources.revisions, deployment.template.revision)
+    return Snapshot(
+        deployment=deployment,
+        devices=[device for device in devices if matches(device.labels)],
+        processes=[row for row in sources.processes if row.owner == uid and row.namespace == deployment.namespace],
+        rollout_since=rollout_start(deployment, newest, now) if newest else now,
+        taken_names=TakenNames(sources.find, deployment),
+        leftovers=Leftovers(sources.find, deployment),
+        stored_as=frozenset(memory.stored_as.get(wanted, ())),
+        in_flight=frozenset(memory.unknown),
+        refusals=memory.refused({wanted, current.spec_hash} if current else {wanted}, monotonic),
+        revision_since=datetime.fromtimestamp(newest.started_at, now.tzinfo) if newest else None,
+        current=current,
+        current_stored_as=frozenset(memory.stored_as.get(current.spec_hash, ()) if current else ()),
+        down_elsewhere=_down_elsewhere(deployment, devices, sources.neighbours, now.timestamp()),
+    )
+
+
+def _down_elsewhere(
+    deployment: DeploymentRow, devices: Iterable[DeviceRow], neighbours: Iterable[Neighbour], now: float
+) -> tuple[DeviceRow, ...]:
+    if not deployment.policy.update_strategy.rolling_update.budgets:
+        return ()  # nobody asks, and it would take a look at every process of the namespace
+    return down_elsewhere(neighbours, {device.name: device for device in devices}, now)

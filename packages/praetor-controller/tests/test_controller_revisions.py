@@ -1,0 +1,145 @@
+"""Revisions of a template: one each, numbered in the order of their use, and no more kept than asked for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from praetor_api.kube.conditions import set_condition
+from praetor_api.kube.objects import ConditionStatus
+from praetor_controller.projection import project_deployment
+from praetor_controller.revisions import (
+    RevisionRow,
+    find_revision,
+    project_revision,
+    revision_changes,
+    rollout_start,
+    surplus_revisions,
+    template_of,
+)
+from praetor_controller.rows import DeploymentRow
+from praetor_controller.testing import START, deployment
+
+TEMPLATE = {"metadata": {"labels": {"app": "x"}}, "spec": {"execution": {"command": ["a < b && c > d", "ü"]}}}
+
+
+def raw_deployment(template: dict[str, Any], **metadata: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "tel", "namespace": "lab", "uid": "uid-tel"} | metadata,
+        "spec": {"selector": {}, "template": template},
+    }
+
+
+def row_of(command: str) -> DeploymentRow:
+    return project_deployment(raw_deployment({"spec": {"execution": {"command": [command]}}}))
+
+
+def stored(row: DeploymentRow, number: int, **fields: Any) -> RevisionRow:
+    made = revision_changes(row, [], START).create
+    assert made is not None
+    return evolve(project_revision({**made, "revision": number}), **fields)
+
+
+def test_the_first_template_is_revision_1_and_can_be_read_back() -> None:
+    row = project_deployment(raw_deployment(TEMPLATE))
+    body = revision_changes(row, [], START).create
+    assert body is not None
+    assert body["metadata"]["name"] == f"tel-{row.template.revision}"
+    assert body["metadata"]["labels"] == {"azure.com/deployment": "tel"}
+    assert (body["revision"], body["metadata"]["ownerReferences"][0]["uid"]) == (1, "uid-tel")
+    assert template_of(body) == TEMPLATE
+    read = project_revision(body)
+    assert (read.template, read.owner, read.number) == (row.template, "uid-tel", 1)
+    assert find_revision([read], row.template.revision) == read
+    assert read.started_at == START.timestamp()
+
+
+@pytest.mark.parametrize("data", [None, {}, {"spec": None}, {"spec": {"template": 1}}])
+def test_a_revision_without_a_template_has_none(data: Any) -> None:
+    assert template_of({"data": data}) == {}
+
+
+def test_a_revision_of_unknown_making_began_when_it_was_created() -> None:
+    metadata = {"name": "r", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    assert project_revision({"metadata": metadata}).started_at == START.timestamp()
+    assert project_revision({"metadata": {"name": "r"}}).started_at == 0.0
+
+
+def test_a_new_template_gets_the_next_number() -> None:
+    first = stored(row_of("v1"), 4)
+    changes = revision_changes(row_of("v2"), [first], START)
+    assert changes.create is not None
+    assert (changes.create["revision"], changes.renumber) == (5, None)
+
+
+def test_a_template_that_is_used_again_is_renumbered() -> None:
+    first, second = stored(row_of("v1"), 1, resource_version="7"), stored(row_of("v2"), 2)
+    changes = revision_changes(row_of("v1"), [first, second], START + timedelta(hours=1))
+    assert changes.create is None
+    assert changes.renumber is not None
+    row, patch = changes.renumber
+    assert row == first
+    assert patch == {
+        "metadata": {
+            "resourceVersion": "7",
+            "annotations": {"azure.com/rollout-started-at": "2026-01-01T01:00:00Z"},
+        },
+        "revision": 3,
+    }
+
+
+def test_the_newest_template_needs_no_change() -> None:
+    changes = revision_changes(row_of("v2"), [stored(row_of("v1"), 1), stored(row_of("v2"), 2)], START)
+    assert (changes.create, changes.renumber) == (None, None)
+
+
+def test_the_oldest_that_nobody_uses_go() -> None:
+    rows = [stored(row_of(f"v{number}"), number) for number in range(1, 6)]
+    used = {rows[0].template.revision, rows[4].template.revision}
+    assert [row.number for row in surplus_revisions(rows, used, 2)] == [2]
+    assert [row.number for row in surplus_revisions(rows, used, 0)] == [2, 3, 4]
+    assert surplus_revisions(rows, used, 3) == ()
+
+
+def test_a_restart_is_a_revision_with_another_spec() -> None:
+    before = row_of("v1").template
+    restarted = project_deployment(
+        raw_deployment(
+            {
+                "metadata": {"annotations": {"azure.com/restarted-at": "2026-01-01T00:00:00Z"}},
+                "spec": {"execution": {"command": ["v1"]}},
+            }
+        )
+    ).template
+    assert restarted.spec == {**before.spec, "restartedAt": "2026-01-01T00:00:00Z"}
+    assert restarted.spec_hash != before.spec_hash
+    assert restarted.revision != before.revision
+
+
+@pytest.mark.parametrize(
+    ("status", "since", "expected"),
+    [
+        pytest.param(None, None, START, id="nothing-told-yet"),
+        pytest.param("Unknown", 600, START + timedelta(hours=1), id="pause-just-ended"),
+        pytest.param("True", 600, START + timedelta(seconds=600), id="pause-ended-then"),
+        pytest.param("True", -600, START, id="told-before-it-began"),
+        pytest.param("False", 600, START, id="stuck"),
+    ],
+)
+def test_a_restarted_controller_knows_when_the_rollout_began(
+    status: str | None, since: int | None, expected: datetime
+) -> None:
+    row, now = deployment(), START + timedelta(hours=1)
+    if status is not None and since is not None:
+        conditions = set_condition(
+            (),
+            type="Progressing",
+            status=ConditionStatus(status),
+            reason="x",
+            now=START.astimezone(UTC) + timedelta(seconds=since),
+        )
+        row = evolve(row, status=evolve(row.status, conditions=conditions))
+    assert rollout_start(row, stored(row_of("v1"), 1), now) == expected

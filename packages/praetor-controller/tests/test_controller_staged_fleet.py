@@ -1,0 +1,281 @@
+"""The promises of waves, failure domains and the failure policy, over a pretend fleet and any order of events."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+from attrs import evolve
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from praetor_api.kube.objects import Budget, FailureAction, FailurePolicy, LabelSelector, RollingUpdate, Wave
+from praetor_controller.actions import Create, Update
+from praetor_controller.planner import plan
+from praetor_controller.reasons import ReasonCode
+from praetor_controller.rollout_status import was_rolled_out
+from praetor_controller.rows import DeploymentRow
+from praetor_controller.snapshot import Plan, Snapshot
+from praetor_controller.testing import Device, Fleet, deployment, device
+
+NAMES = [f"leaf-{number}" for number in range(9)]
+VERSIONS = ["v1", "v2", "v3", "bad", "killer"]
+FOR_EVER = 10**7
+PER_RACK = 1
+MAX_FAILURES = 1
+WAVES = tuple(Wave(name=f"w{ring}", selector=LabelSelector(match_labels={"ring": str(ring)})) for ring in range(2))
+BUDGETS = (Budget(group_by=("rack",), max_unavailable=PER_RACK),)
+
+Planner = Callable[[Snapshot, datetime], Plan]
+
+
+def ring_of(name: str) -> int:
+    return int(name.removeprefix("leaf-")) % 3
+
+
+def rack_of(name: str) -> str:
+    return f"r{int(name.removeprefix('leaf-')) // 3}"
+
+
+def new_device(name: str) -> Device:
+    return Device(row=device(name, labels={"ring": str(ring_of(name)), "rack": rack_of(name)}))
+
+
+class StagedRollout(RuleBasedStateMachine):
+    """Three rings, three racks, and a neighbour that takes devices down as it likes."""
+
+    planner: Planner = staticmethod(plan)
+
+    @initialize(limit=st.integers(1, 4), min_ready=st.sampled_from([0, 20]), action=st.sampled_from(FailureAction))
+    def begin(self, limit: int, min_ready: int, action: FailureAction) -> None:
+        self.fleet = Fleet([], bad=frozenset({"bad"}), killers=frozenset({"killer"}))
+        self.fleet.devices = {name: new_device(name) for name in NAMES}
+        self.limit, self.min_ready, self.action = limit, min_ready, action
+        self.version, self.generation, self.since = "v1", 1, self.fleet.now
+        self.deadline = FOR_EVER
+        self.proven: set[int] = set()
+        for _ in range(4):
+            self.reconcile(None)
+            self.report_all()
+            self.wait(self.min_ready)
+        self.reconcile(None)
+
+    def row(self) -> DeploymentRow:
+        row = deployment(
+            self.version,
+            max_unavailable=self.limit,
+            waves=WAVES,
+            budgets=BUDGETS,
+            min_ready_seconds=self.min_ready,
+            progress_deadline_seconds=self.deadline,
+            failure_policy=FailurePolicy(max_failures=MAX_FAILURES, action=self.action),
+        )
+        return evolve(row, generation=self.generation, status=self.fleet.status)
+
+    def look(self) -> Plan:
+        return type(self).planner(self.fleet.snapshot(self.row(), self.since), self.fleet.now)
+
+    @rule(crash_after=st.none() | st.integers(0, 3))
+    def reconcile(self, crash_after: int | None) -> None:
+        row, before = self.row(), self.fleet.taken_down(self.min_ready)
+        planned = self.look()
+        assert planned.reasons.keys() == self.fleet.devices.keys()
+        self.prove()
+        offered = self.offered(planned)
+        if row.status.current_revision != row.template.revision:  # else it is not untested
+            self.no_device_jumps_ahead(offered)
+        self.a_stopped_revision_is_not_offered(row, offered)
+        if crash_after is not None:
+            planned = Plan(actions=planned.actions[:crash_after])
+        self.fleet.carry_out(planned, row)
+        if self.deadline == FOR_EVER:
+            self.no_domain_gives_up_more_than_it_may(self.fleet.taken_down(self.min_ready) - before)
+
+    def offered(self, planned: Plan) -> frozenset[str]:
+        """Return the devices that *planned* gives the update revision's spec."""
+        creates = {each.device: each.template for each in planned.actions if isinstance(each, Create)}
+        updates = {
+            each.process.device: each.template for each in planned.actions if isinstance(each, Update) and each.spec
+        }
+        return frozenset(name for name, wanted in (creates | updates).items() if wanted.spec_hash == self.version)
+
+    def prove(self) -> None:
+        """Note the rings of which every reachable device has been seen available at the version."""
+        now = self.fleet.now.timestamp()
+        for ring in range(2):
+            members = [name for name in self.fleet.devices if ring_of(name) == ring]
+            rows = {row.device: row for row in self.fleet.processes.values()}
+            good = [
+                name for name in members
+                if (row := rows.get(name)) and row.spec_hash == self.version
+                and row.ready_since is not None and row.ready_since + self.min_ready <= now
+            ]  # fmt: skip
+            silent = [name for name in members if not self.fleet.devices[name].row.connected]
+            if not members or (good and len(good) + len(set(silent) - set(good)) == len(members)):
+                self.proven.add(ring)
+
+    def no_device_jumps_ahead(self, offered: frozenset[str]) -> None:
+        for name in offered:
+            assert set(range(ring_of(name))) <= self.proven
+
+    def a_stopped_revision_is_not_offered(self, row: DeploymentRow, offered: frozenset[str]) -> None:
+        failing = sum(each.spec_hash == self.version and bool(each.failure) for each in self.fleet.processes.values())
+        halted = row.status.failed_revision == row.template.revision
+        if halted or (failing > MAX_FAILURES and not was_rolled_out(row)):
+            current = row.status.current_revision
+            assert not offered or current == row.template.revision
+
+    def no_domain_gives_up_more_than_it_may(self, newly: frozenset[str]) -> None:
+        down = self.fleet.taken_down(self.min_ready) | (self.fleet.down_elsewhere & self.fleet.devices.keys())
+        for rack in {rack_of(name) for name in newly - self.fleet.down_elsewhere}:
+            assert sum(rack_of(name) == rack for name in down) <= PER_RACK
+
+    @rule(version=st.sampled_from(VERSIONS))
+    def edit(self, version: str) -> None:
+        if version != self.version:
+            self.wait(1)  # notes are in whole seconds
+            self.version, self.since = version, self.fleet.now
+            self.generation += 1
+            self.proven = set()
+
+    @rule(version=st.sampled_from(VERSIONS), rounds=st.integers(1, 6))
+    def roll(self, version: str, rounds: int) -> None:
+        self.edit(version)
+        for _ in range(rounds):
+            self.reconcile(None)
+            self.report_all()
+            self.wait(self.min_ready + 1)
+
+    @rule()
+    def report_all(self) -> None:
+        for name in self.fleet.devices:
+            self.fleet.report(name)
+
+    @rule(name=st.sampled_from(NAMES))
+    def report(self, name: str) -> None:
+        if name in self.fleet.devices:
+            self.fleet.report(name)
+
+    @rule(name=st.sampled_from(NAMES))
+    def go_silent(self, name: str) -> None:
+        if name in self.fleet.devices:
+            self.fleet.disconnect(name)
+
+    @rule(name=st.sampled_from(NAMES))
+    def come_back(self, name: str) -> None:
+        if name in self.fleet.devices:
+            self.fleet.reconnect(name)
+
+    @rule(name=st.sampled_from(NAMES))
+    def neighbour_takes_or_returns(self, name: str) -> None:
+        self.fleet.down_elsewhere ^= {name}
+
+    @rule(seconds=st.sampled_from([1, 10, 60]))
+    def wait(self, seconds: int) -> None:
+        self.fleet.advance(seconds)
+
+    @rule(name=st.sampled_from(NAMES))
+    def add_or_remove(self, name: str) -> None:
+        if self.fleet.devices.pop(name, None) is None:
+            self.fleet.devices[name] = new_device(name)
+
+    @invariant()
+    def never_more_down_by_our_doing_than_allowed(self) -> None:
+        assert self.fleet.down_by_us(self.min_ready) <= self.limit
+
+    @invariant()
+    def never_two_processes_on_a_device(self) -> None:
+        devices = [row.device for row in self.fleet.processes.values()]
+        assert len(devices) == len(set(devices))
+
+    def teardown(self) -> None:
+        """A good template, connected devices and time: every wave opens, and then nothing is left to do."""
+        if not hasattr(self, "fleet"):
+            return
+        self.edit("v9")
+        self.fleet.down_elsewhere = set()
+        self.deadline = 1  # so that nobody is blamed for ever
+        for _ in range(6 * len(self.fleet.devices) + 12):
+            for name, target in self.fleet.devices.items():
+                if not target.row.connected:
+                    self.fleet.reconnect(name)
+            self.reconcile(None)
+            self.report_all()
+            self.wait(self.min_ready + 1)
+        settled = self.look()
+        assert {reason.code for reason in settled.reasons.values()} <= {ReasonCode.UP_TO_DATE}
+        assert settled.actions == ()
+
+
+FACTOR = int(os.environ.get("PRAETOR_PROPERTY_FACTOR", "1"))
+STEPS = settings(max_examples=60 * FACTOR, stateful_step_count=30, deadline=None)
+SEARCH = settings(STEPS, max_examples=600, derandomize=True, database=None, phases=[Phase.generate])
+
+
+def test_a_staged_rollout_keeps_its_promises() -> None:
+    run_state_machine_as_test(StagedRollout, settings=STEPS)
+
+
+def _rolling(given: Snapshot, **changes: Any) -> Snapshot:
+    row = given.deployment
+    update = row.policy.update_strategy
+    rolling: RollingUpdate = evolve(update.rolling_update, **changes)
+    policy = evolve(row.policy, update_strategy=evolve(update, rolling_update=rolling))
+    return evolve(given, deployment=evolve(row, policy=policy))
+
+
+def without_waves(given: Snapshot, now: datetime) -> Plan:
+    return plan(_rolling(given, waves=()), now)
+
+
+def without_domains(given: Snapshot, now: datetime) -> Plan:
+    return plan(_rolling(given, budgets=()), now)
+
+
+def deaf_to_neighbours(given: Snapshot, now: datetime) -> Plan:
+    return plan(evolve(given, down_elsewhere=()), now)
+
+
+def without_failure_policy(given: Snapshot, now: datetime) -> Plan:
+    row = given.deployment
+    return plan(evolve(given, deployment=evolve(row, policy=evolve(row.policy, failure_policy=None))), now)
+
+
+def forgets_that_it_stopped(given: Snapshot, now: datetime) -> Plan:
+    row = given.deployment
+    return plan(evolve(given, deployment=evolve(row, status=evolve(row.status, failed_revision=None))), now)
+
+
+def takes_every_wave_for_begun(given: Snapshot, now: datetime) -> Plan:
+    """Believe the notes of processes that got the revision in an earlier rollout of it."""
+    long_ago = given.rollout_since.replace(year=2000)
+    return plan(evolve(given, revision_since=long_ago), now)
+
+
+def counts_only_half(given: Snapshot, now: datetime) -> Plan:
+    waves = given.deployment.policy.update_strategy.rolling_update.waves
+    return plan(_rolling(given, waves=tuple(evolve(wave, success_threshold=50) for wave in waves)), now)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [
+        without_waves,
+        without_domains,
+        deaf_to_neighbours,
+        without_failure_policy,
+        forgets_that_it_stopped,
+        takes_every_wave_for_begun,
+        counts_only_half,
+    ],
+)
+def test_a_broken_staging_is_found_out(mutant: Planner) -> None:
+    class Broken(StagedRollout):
+        planner = staticmethod(mutant)
+
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(Broken, settings=SEARCH)

@@ -1,0 +1,412 @@
+"""Waves, failure domains and the failure policy, case by case."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from praetor_api.kube.conditions import get_condition
+from praetor_api.kube.objects import (
+    Approval,
+    Budget,
+    FailureAction,
+    FailurePolicy,
+    LabelSelector,
+    StrategyType,
+    Wave,
+)
+from praetor_controller.actions import Create, Update
+from praetor_controller.domains import Domains
+from praetor_controller.elsewhere import Neighbour, down_elsewhere
+from praetor_controller.planner import plan
+from praetor_controller.reasons import ReasonCode
+from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow, StoredStatus
+from praetor_controller.snapshot import Plan
+from praetor_controller.testing import START, deployment, device, offline, process, snapshot, stored, template
+from praetor_controller.waves import REST
+
+AT = START.timestamp()
+CANARY = Wave(name="canary", selector=LabelSelector(match_labels={"ring": "0"}))
+ROLLED_OUT_V1 = StoredStatus(current_revision="rev-v1", update_revision="rev-v2")
+STARTING: dict[str, Any] = {"ready_since": None, "settled_since": None, "observed": False}
+FAILING: dict[str, Any] = {"ready_since": None, "settled_since": None, "failure": "phase Failed: exit 1"}
+
+
+def ring(name: str, number: int = 1, **fields: Any) -> DeviceRow:
+    return device(name, labels={"ring": str(number)}, **fields)
+
+
+def new(name: str, wave: str, since: float = AT, **fields: Any) -> ProcessRow:
+    """Return a process that got v2 in *wave* and is ready since then."""
+    ready = {"offered_at": AT, "ready_since": since, "settled_since": since, "wave": wave}
+    return process(name, "v2", **ready | fields)
+
+
+def planned(
+    devices: list[DeviceRow], processes: list[ProcessRow], waves: tuple[Wave, ...] = (CANARY,), **fields: Any
+) -> Plan:
+    now = START + timedelta(seconds=fields.pop("after", 60))
+    given = {"current": template("v1"), "down_elsewhere": fields.pop("down_elsewhere", ())} | fields.pop("given", {})
+    settings: dict[str, Any] = {"max_unavailable": 10, "status": ROLLED_OUT_V1} | fields
+    row = deployment("v2", waves=waves, **settings)
+    return plan(snapshot(row, devices, processes, **given), now)
+
+
+def updated(made: Plan) -> list[str]:
+    return sorted(action.process.device for action in made.actions if isinstance(action, Update))
+
+
+def reasons(made: Plan) -> dict[str, str]:
+    return {name: str(reason) for name, reason in made.reasons.items()}
+
+
+def condition(made: Plan, type_: str) -> tuple[str, str] | None:
+    assert made.status is not None
+    found = get_condition(made.status.conditions, type_)
+    return None if found is None else (found.status.value, found.reason)
+
+
+DEVICES = [ring("a", 0), ring("b", 0), ring("c"), ring("d")]
+OLD = [process(name) for name in "abcd"]
+
+
+def test_the_first_wave_goes_first_and_is_noted() -> None:
+    made = planned(DEVICES, OLD)
+    assert updated(made) == ["a", "b"]
+    assert {action.wave for action in made.actions if isinstance(action, Update)} == {"canary"}
+    assert reasons(made)["c"] == "WaitingForWave(canary 0/2)"
+    assert made.status is not None
+    assert made.status.wave == "canary"
+    assert [(each.name, each.devices, each.open) for each in made.waves] == [("canary", 2, True), (REST, 2, False)]
+
+
+def test_what_no_wave_takes_comes_last() -> None:
+    made = planned(DEVICES, [new("a", "canary"), new("b", "canary"), *OLD[2:]])
+    assert updated(made) == ["c", "d"]
+    assert {action.wave for action in made.actions if isinstance(action, Update)} == {REST}
+
+
+@pytest.mark.parametrize(
+    ("wave", "second", "expected"),
+    [
+        pytest.param({}, process("b", "v2", **STARTING, wave="canary"), "WaitingForWave(canary 1/2)", id="not-yet"),
+        pytest.param({"success_threshold": 50}, process("b", "v2", **FAILING), "Updating", id="enough"),
+        pytest.param({}, offline(process("b"), AT - 60), "Updating", id="offline-before-the-offer"),
+        pytest.param(
+            {}, offline(new("b", "canary"), AT + 50), "WaitingForWave(canary 1/2)", id="silent-after-the-offer"
+        ),
+        pytest.param({"soak_seconds": 30}, new("b", "canary"), "Updating", id="soaked"),
+        pytest.param(
+            {"soak_seconds": 90}, new("b", "canary"), "Soaking(canary until 2026-01-01T00:01:30Z)", id="soaking"
+        ),
+        pytest.param({"success_threshold": 0}, process("b"), "Updating", id="no-threshold"),
+    ],
+)  # fmt: skip
+def test_a_wave_opens_when_those_before_it_stand(wave: dict[str, Any], second: ProcessRow, expected: str) -> None:
+    made = planned(DEVICES, [new("a", "canary"), second, *OLD[2:]], (evolve(CANARY, **wave),))
+    assert reasons(made)["c"] == expected
+
+
+def test_the_end_of_a_soak_is_when_to_look_again_and_no_deadline_runs() -> None:
+    waves = (evolve(CANARY, soak_seconds=9000),)
+    made = planned(DEVICES, [new("a", "canary"), new("b", "canary"), *OLD[2:]], waves, after=5000)
+    assert made.next_look == START + timedelta(seconds=9000)
+    assert condition(made, "Progressing") == ("True", "RolloutInProgress")
+
+
+def test_a_wave_of_dead_devices_has_shown_nothing() -> None:
+    dead = [offline(process(name, offered_at=AT - 9000), AT - 5000) for name in "ab"]
+    assert reasons(planned(DEVICES, [*dead, *OLD[2:]]))["c"] == "WaitingForWave(canary 0/1)"
+
+
+def test_a_wave_without_devices_is_passed() -> None:
+    made = planned(DEVICES[2:], OLD[2:], (evolve(CANARY, approval=Approval.MANUAL),))
+    assert updated(made) == ["c", "d"]
+
+
+def test_a_wave_that_has_begun_stays_open() -> None:
+    fallen = offline(new("b", "canary"), AT + 50)
+    made = planned(DEVICES, [new("a", "canary"), fallen, new("c", REST), OLD[3]])
+    assert updated(made) == ["d"]
+
+
+def test_but_not_by_an_earlier_rollout_of_the_same_revision() -> None:
+    made = planned(DEVICES, [*OLD[:3], new("d", REST, offered_at=AT - 100)])
+    assert updated(made) == ["a", "b"]
+
+
+def test_a_manual_wave_waits_for_the_approval_of_this_revision() -> None:
+    waves = (evolve(CANARY, approval=Approval.MANUAL),)
+    row = deployment("v2", waves=waves, max_unavailable=10, status=ROLLED_OUT_V1)
+    for approved, expected in (
+        (frozenset({"rev-v1/canary"}), []),
+        (frozenset({"rev-v2/canary"}), ["a", "b"]),
+    ):
+        made = plan(snapshot(evolve(row, approved=approved), DEVICES, OLD), START)
+        assert updated(made) == expected
+    waiting = plan(snapshot(row, DEVICES, OLD), START + timedelta(days=1))
+    assert set(reasons(waiting).values()) == {"AwaitingApproval(canary)"}
+    assert condition(waiting, "Progressing") == ("True", "RolloutInProgress")
+
+
+@pytest.mark.parametrize(("limit", "first"), [(1, ["a"]), ("50%", ["a", "b"]), ("1%", ["a"]), (0, [])])
+def test_a_limited_wave_takes_the_first_by_name(limit: int | str, first: list[str]) -> None:
+    wave = Wave(name="few", limit=limit)
+    made = planned(DEVICES, OLD, (wave,))
+    assert updated(made) == (first or list("abcd"))
+
+
+def test_a_limited_wave_takes_devices_that_can_show_something() -> None:
+    devices = [ring("a", in_maintenance=True), *DEVICES[1:]]
+    assert updated(planned(devices, OLD, (Wave(name="few", limit=1),))) == ["b"]
+
+
+def test_a_new_device_takes_nobodys_place() -> None:
+    devices = [ring("a"), *DEVICES[1:]]
+    made = planned(devices, [new("b", "few"), *OLD[2:]], (Wave(name="few", limit=1), CANARY), given={"current": None})
+    assert reasons(made)["b"] == "UpToDate"
+    assert [each.devices for each in made.waves] == [1, 0, 3]
+    assert [action.wave for action in made.actions if isinstance(action, Create)] == [REST]
+
+
+def test_a_new_device_gets_what_its_wave_has() -> None:
+    made = planned(DEVICES, OLD[1:3])
+    creates = {each.device: (each.template.revision, each.wave) for each in made.actions if isinstance(each, Create)}
+    assert creates == {"a": ("rev-v2", "canary"), "d": ("rev-v1", "")}
+
+
+def test_a_first_rollout_has_nothing_to_give_before_its_wave() -> None:
+    made = planned(DEVICES, [], given={"current": None})
+    assert [each.device for each in made.actions if isinstance(each, Create)] == ["a", "b"]
+    assert reasons(made)["d"] == "WaitingForWave(canary 0/2)"
+
+
+def test_waves_are_for_rolling_updates_only() -> None:
+    assert updated(planned(DEVICES, OLD, strategy=StrategyType.RECREATE)) == list("abcd")
+
+
+@pytest.mark.parametrize(
+    ("waiting", "fields", "moving"),
+    [
+        pytest.param(process("d", **FAILING, offered_at=AT - 100), {}, [], id="down-since-its-offer"),
+        pytest.param(process("d", **FAILING), {}, ["a"], id="down-for-long"),
+        pytest.param(process("d", ready_since=AT + 50), {"min_ready_seconds": 30}, [], id="not-ready-for-long"),
+        pytest.param(offline(process("d"), AT - 60), {}, ["a"], id="offline-before"),
+        pytest.param(offline(process("d", **STARTING, offered_at=AT), AT + 50), {}, [], id="silent"),
+    ],
+)
+def test_what_waits_for_its_wave_costs_the_budget(
+    waiting: ProcessRow, fields: dict[str, Any], moving: list[str]
+) -> None:
+    assert updated(planned(DEVICES, [*OLD[:3], waiting], max_unavailable=1, **fields)) == moving
+
+
+@pytest.mark.parametrize(
+    ("wave", "field"),
+    [
+        (Wave(name="w", limit="many"), "waves[0].limit"),
+        (Wave(name="w", selector=evolve(LabelSelector(), match_expressions=())), ""),
+    ],
+)
+def test_a_bad_wave_is_told_by_its_field(wave: Wave, field: str) -> None:
+    made = planned(DEVICES, OLD, (wave,))
+    assert made.status is not None
+    condition = get_condition(made.status.conditions, "Progressing")
+    assert condition is not None
+    assert field in condition.message
+    assert (condition.reason == "InvalidSpec") == bool(field)
+
+
+RACK = Budget(group_by=("rack",), max_unavailable=1)
+
+
+def racked(name: str, rack: str, **labels: str) -> DeviceRow:
+    return device(name, labels={"rack": rack} | labels)
+
+
+RACKS = [racked("a", "r1"), racked("b", "r1"), racked("c", "r2"), device("d")]
+
+
+def test_each_domain_gives_up_no_more_than_it_may() -> None:
+    made = planned(RACKS, OLD, (), budgets=(RACK,))
+    assert updated(made) == ["a", "c", "d"]
+    assert reasons(made)["b"] == "BudgetExhausted(rack=r1 1/1)"
+
+
+def test_what_another_deployment_has_down_counts() -> None:
+    made = planned(RACKS, OLD, (), budgets=(RACK,), down_elsewhere=[racked("z", "r2"), racked("b", "r1")])
+    assert reasons(made)["c"] == "BudgetExhausted(rack=r2 1/1)"
+    assert updated(made) == ["b", "d"]  # b is down already
+
+
+def test_several_budgets_hold_at_a_time() -> None:
+    devices = [racked("a", "r1", feed="x"), racked("b", "r2", feed="x"), racked("c", "r2", feed="y")]
+    feed = Budget(group_by=("feed", "rack"), max_unavailable=2)
+    made = planned(devices, OLD[:3], (), budgets=(feed, RACK))
+    assert updated(made) == ["a", "b"]
+    assert reasons(made)["c"] == "BudgetExhausted(rack=r2 1/1)"
+
+
+def test_a_percentage_is_of_the_domain() -> None:
+    budget = Budget(group_by=("rack",), max_unavailable="50%")
+    assert updated(planned([racked(name, "r1") for name in "abc"], OLD[:3], (), budgets=(budget,))) == ["a", "b"]
+
+
+def test_a_process_that_is_ready_again_waits_while_its_domain_is_crowded() -> None:
+    processes = [process("a", "v2", **STARTING), process("b", ready_since=AT + 50), *OLD[2:]]
+    made = planned(RACKS, processes, (), budgets=(RACK,), min_ready_seconds=30)
+    assert reasons(made)["b"] == "BudgetExhausted(rack=r1 2/1)"
+
+
+def test_a_bad_budget_is_told_by_its_field() -> None:
+    made = planned(RACKS, OLD, (), budgets=(Budget(group_by=("rack",), max_unavailable="all"),))
+    assert condition(made, "Progressing") == ("False", "InvalidSpec")
+
+
+def test_without_budgets_there_are_no_domains() -> None:
+    domains = Domains((), RACKS, ())
+    assert not domains
+    assert domains.full(RACKS[0]) == domains.crowded(RACKS[0]) == ""
+
+
+@pytest.mark.parametrize(
+    ("row", "down"),
+    [
+        (process("a"), False),
+        (process("a", **STARTING), True),
+        (offline(process("a"), AT - 60), False),
+        (offline(process("a", **STARTING, offered_at=AT - 60), AT), True),
+        (process("gone", **STARTING), False),
+    ],
+)
+def test_other_deployments_hold_down_what_they_offered(row: ProcessRow, down: bool) -> None:
+    other = Neighbour(deployment(), [row])
+    found = down_elsewhere([other], {"a": device("a")}, AT)
+    assert [each.name for each in found] == ["a"] * down
+
+
+def test_what_is_about_to_be_written_counts_unless_it_is_in_maintenance() -> None:
+    devices = {"a": device("a"), "b": device("b", in_maintenance=True)}
+    found = down_elsewhere([Neighbour(deployment(), [], frozenset("abz"))], devices, AT)
+    assert [each.name for each in found] == ["a"]
+
+
+def with_policy(
+    action: FailureAction, processes: list[ProcessRow], *, limit: int | str = 1, status: StoredStatus = ROLLED_OUT_V1,
+    after: int = 60, current: str | None = "v1", row: DeploymentRow | None = None, **fields: Any,
+) -> Plan:  # fmt: skip
+    policy = FailurePolicy(max_failures=limit, action=action)
+    deployed = row or deployment("v2", max_unavailable=10, failure_policy=policy, status=status, **fields)
+    known = template(current) if current else None
+    given = snapshot(deployed, [device(name) for name in "abcd"], processes, current=known)
+    return plan(given, START + timedelta(seconds=after))
+
+
+BAD = [process("a", "v2", **FAILING), process("b", "v2", **FAILING), *OLD[2:]]
+
+
+def test_too_many_failures_stop_the_revision() -> None:
+    made = with_policy(FailureAction.PAUSE, BAD)
+    assert made.actions == ()
+    assert reasons(made)["c"] == "Paused(the failure policy stopped the revision)"
+    assert condition(made, "Paused") == ("True", "FailurePolicy")
+    assert condition(made, "Progressing") == ("False", "FailurePolicy")
+    assert made.status is not None
+    assert made.status.failed_revision == "rev-v2"
+    paused = get_condition(made.status.conditions, "Paused")
+    assert paused is not None
+    assert paused.message == (
+        "2 devices failed at revision rev-v2, at most 1 may: a: phase Failed: exit 1; b: phase Failed: exit 1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("second", "after", "stops"),
+    [
+        pytest.param(process("b", "v2", **FAILING), 60, True, id="failing"),
+        pytest.param(offline(process("b", "v2", offered_at=AT), AT + 50), 60, True, id="silent"),
+        pytest.param(process("b", "v2", **STARTING, offered_at=AT), 60, False, id="starting"),
+        pytest.param(process("b", "v2", **STARTING, offered_at=AT), 600, True, id="not-in-time"),
+        pytest.param(process("b", "v2", **FAILING, terminating=True), 60, False, id="terminating"),
+        pytest.param(process("b", **FAILING), 60, False, id="failing-at-the-old-one"),
+        pytest.param(
+            offline(process("b", "v2", offered_at=AT + 50), AT), 60, False, id="offline-before-the-offer"
+        ),
+    ],
+)  # fmt: skip
+def test_what_counts_as_a_failure(second: ProcessRow, after: int, stops: bool) -> None:
+    made = with_policy(FailureAction.PAUSE, [BAD[0], second, *OLD[2:]], after=after)
+    assert (condition(made, "Paused") is not None) is stops
+
+
+def test_many_failures_are_told_in_short() -> None:
+    made = with_policy(FailureAction.PAUSE, [process(name, "v2", **FAILING) for name in "abcd"], limit="25%")
+    assert made.status is not None
+    paused = get_condition(made.status.conditions, "Paused")
+    assert paused is not None
+    assert paused.message.endswith("; and 1 more")
+
+
+def test_a_stop_holds_until_the_spec_changes() -> None:
+    status = with_policy(FailureAction.PAUSE, BAD).status
+    assert status is not None
+    mended = [new("a", ""), new("b", ""), *OLD[2:]]
+    later = with_policy(FailureAction.PAUSE, mended, status=stored(status))
+    assert later.actions == ()
+    assert condition(later, "Paused") == ("True", "FailurePolicy")
+    policy = FailurePolicy(max_failures=1)
+    edited = deployment("v2", max_unavailable=10, failure_policy=policy, status=stored(status))
+    again = with_policy(FailureAction.PAUSE, mended, row=evolve(edited, generation=2))
+    assert updated(again) == ["c", "d"]
+    assert condition(again, "Paused") is None
+
+
+def test_a_rollback_brings_the_rolled_out_revision_back_under_the_budget() -> None:
+    rows = [*BAD[:2], new("c", ""), OLD[3]]
+    made = with_policy(FailureAction.ROLLBACK, rows, limit=1)
+    assert updated(made) == ["a", "b", "c"]
+    assert {each.template.revision for each in made.actions if isinstance(each, Update)} == {"rev-v1"}
+    assert condition(made, "RolledBack") == ("True", "FailurePolicy")
+    assert made.status is not None
+    assert (made.status.current_revision, made.status.failed_revision) == ("rev-v1", "rev-v2")
+
+
+def test_what_was_rolled_back_stays_so_until_the_template_changes() -> None:
+    status = with_policy(FailureAction.ROLLBACK, BAD).status
+    assert status is not None
+    row = deployment("v2", max_unavailable=10, failure_policy=FailurePolicy(max_failures=1), status=stored(status))
+    settled = with_policy(FailureAction.ROLLBACK, OLD, row=evolve(row, generation=7))
+    assert settled.actions == ()
+    assert set(reasons(settled).values()) == {"UpToDate"}
+    assert settled.status is not None
+    assert settled.status.current_revision == "rev-v1"
+    mended = evolve(row, template=template("v3"), generation=8)
+    again = with_policy(FailureAction.ROLLBACK, OLD, row=mended)
+    assert updated(again) == list("abcd")
+    assert condition(again, "RolledBack") is None
+
+
+def test_a_first_rollout_has_nothing_to_go_back_to() -> None:
+    made = with_policy(FailureAction.ROLLBACK, BAD, current=None, status=StoredStatus())
+    assert made.actions == ()
+    assert condition(made, "Paused") == ("True", "FailurePolicy")
+
+
+def test_failures_after_a_rollout_are_no_failures_of_it() -> None:
+    done = with_policy(FailureAction.PAUSE, [new(name, "") for name in "abcd"]).status
+    assert done is not None
+    made = with_policy(FailureAction.PAUSE, [*BAD[:2], new("c", ""), new("d", "")], status=stored(done))
+    assert condition(made, "Paused") is None
+
+
+def test_a_policy_that_cannot_be_read_is_told() -> None:
+    made = with_policy(FailureAction.PAUSE, OLD, limit="few")
+    assert condition(made, "Progressing") == ("False", "InvalidSpec")
+
+
+def test_a_process_being_deleted_is_not_replaced_on_delete_by_the_policy() -> None:
+    made = with_policy(FailureAction.PAUSE, BAD, strategy=StrategyType.ON_DELETE)
+    assert {reason.code for reason in made.reasons.values()} == {ReasonCode.FAILING, ReasonCode.WAITING_FOR_DELETION}

@@ -1,0 +1,143 @@
+"""`praetorctl devices`, its options, and what every command says when a cluster does not play along."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from praetor_api.kube.errors import KubeError, Unreachable, api_error
+from praetor_controller.ctl.cluster import Where
+from praetor_controller.ctl.command import main
+from praetor_controller.ctl.output import painted, table, wants_colour
+from praetor_controller.ctl.testing import Lab
+
+
+def connected(status: str, **rest: Any) -> dict[str, Any]:
+    since = "2026-01-01T00:00:00Z"
+    return {"conditions": [{"type": "AgentConnected", "status": status, "lastTransitionTime": since}], **rest}
+
+
+@pytest.fixture
+def lab() -> Lab:
+    lab = Lab()
+    lab.switch(
+        "leaf-2",
+        {"rack": "r1"},
+        spec={"model": "SN4600", "maintenance": {"reason": "new fan", "until": "2026-01-02T00:00:00Z"}},
+        status=connected("False", agentVersion="0.1.0", processes={"desired": 2, "running": 1}),
+    )
+    lab.switch("leaf-1", status=connected("True", processes={}))
+    lab.switch("leaf-3", spec={"maintenance": {}}, status=connected("True", processes={"desired": 1}))
+    return lab
+
+
+def test_the_fleet_is_a_table_in_order(lab: Lab) -> None:
+    result = lab.run("devices")
+    assert result.output.splitlines() == [
+        "DEVICE   CONNECTED   SINCE   AGENT   RUNNING   MAINTENANCE                           MODEL",
+        "leaf-1   yes         1h      -       -         -                                     -",
+        "leaf-2   no          1h      0.1.0   1/2       new fan, until 2026-01-02T00:00:00Z   SN4600",
+        "leaf-3   yes         1h      -       0/1       yes                                   -",
+    ]
+
+
+def test_devices_are_selected_by_label(lab: Lab) -> None:
+    assert [line.split()[0] for line in lab.run("devices", "-l", "rack=r1").output.splitlines()] == ["DEVICE", "leaf-2"]
+
+
+def test_programs_read_the_fleet(lab: Lab) -> None:
+    lines = json.loads(lab.run("devices", "-o", "json").output)
+    assert lines[1] == {
+        "device": "leaf-2",
+        "connected": False,
+        "since": "2026-01-01T00:00:00Z",
+        "agentVersion": "0.1.0",
+        "running": 1,
+        "desired": 2,
+        "maintenance": "new fan, until 2026-01-02T00:00:00Z",
+        "model": "SN4600",
+    }
+
+
+def test_a_device_that_nobody_judged_is_unknown() -> None:
+    lab = Lab()
+    lab.switch("leaf-1")
+    assert lab.run("devices").output.splitlines()[1].split() == ["leaf-1", "unknown", "-", "-", "-", "-", "-"]
+
+
+def test_an_empty_fleet_is_said_on_standard_error() -> None:
+    result = Lab().run("devices", "-l", "a=b")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "no devices in namespace lab match a=b\n")
+    assert Lab().run("devices").stderr == "no devices in namespace lab\n"
+    assert json.loads(Lab().run("devices", "-o", "json").stdout) == []
+
+
+def test_all_pages_are_read(lab: Lab) -> None:
+    for number in range(600):
+        lab.switch(f"spine-{number}")
+    assert len(lab.run("devices").output.splitlines()) == 604
+
+
+def test_options_say_which_cluster(lab: Lab) -> None:
+    lab.run("devices", "--kubeconfig", "file", "--context", "prod", "-n", "fleet")
+    lab.run("devices", env={"PRAETOR_CTL_NAMESPACE": "other", "PRAETOR_CTL_OUTPUT": "json"})
+    assert lab.asked == [Where(kubeconfig="file", context="prod", namespace="fleet"), Where(namespace="other")]
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (Unreachable("connection refused"), "the cluster is not reachable: connection refused; check --kubeconfig"),
+        (api_error(401, "Unauthorized", "no"), "the cluster does not know you"),
+        (api_error(403, "Forbidden", "you may not list"), "not allowed: you may not list"),
+        (api_error(404, "NotFound", "no such kind"), "not found: no such kind; check the name and --namespace"),
+        (api_error(500, "InternalError", "etcd"), "500 InternalError: etcd"),
+    ],
+)
+def test_what_goes_wrong_is_a_sentence(lab: Lab, error: KubeError, words: str) -> None:
+    lab.kube.fail_next(error)
+    result = lab.run("devices")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert words in result.stderr
+
+
+def test_without_a_kubeconfig_the_mend_is_named(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["devices", "--kubeconfig", str(tmp_path / "none")])
+    assert result.exit_code == 1
+    assert "does not exist; give --kubeconfig or set KUBECONFIG" in result.stderr
+
+
+def test_a_cluster_that_is_down_is_no_traceback(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        "apiVersion: v1\nkind: Config\ncurrent-context: x\n"
+        "clusters: [{name: x, cluster: {server: 'http://127.0.0.1:9'}}]\n"
+        "contexts: [{name: x, context: {cluster: x, user: x}}]\nusers: [{name: x, user: {}}]\n"
+    )
+    result = CliRunner().invoke(main, ["devices", "--kubeconfig", str(config)])
+    assert result.exit_code == 1
+    assert "the cluster is not reachable" in result.stderr
+
+
+def test_columns_are_as_wide_as_their_text_not_its_colour() -> None:
+    lines = table(("A", "B"), [[("x", "red"), "y"], ["long", "z"]]).splitlines()
+    assert lines == ["A      B", painted("x", "red") + "      y", "long   z"]
+
+
+@pytest.mark.parametrize(
+    ("environ", "terminal", "wanted"),
+    [
+        ({}, True, True),
+        ({}, False, False),
+        ({"NO_COLOR": "1"}, True, False),
+        ({"NO_COLOR": ""}, True, True),
+        ({"TERM": "dumb"}, True, False),
+    ],
+)
+def test_colours_are_for_terminals(environ: dict[str, str], terminal: bool, wanted: bool) -> None:
+    assert wants_colour(environ, terminal=terminal) is wanted

@@ -1,0 +1,178 @@
+"""`praetorctl explain`: the planner's own reasons, for each device and each deployment."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
+from praetor_controller.ctl.explanation import MEANINGS
+from praetor_controller.ctl.testing import NAMESPACE, Lab
+from praetor_controller.reasons import ReasonCode
+
+LONG_AGO = "2026-01-01T00:00:00Z"
+OLD, NEW = {"execution": {"backend": "process"}}, {"execution": {"backend": "systemd"}}
+
+
+def connected(value: str = "True") -> dict[str, Any]:
+    return {"type": "AgentConnected", "status": value, "lastTransitionTime": LONG_AGO}
+
+
+def running() -> dict[str, Any]:
+    others = [{"type": kind, "status": "True", "lastTransitionTime": LONG_AGO} for kind in ("SpecObserved", "Healthy")]
+    return {"phase": "Running", "observedGeneration": 1, "conditions": [connected(), *others]}
+
+
+@pytest.fixture
+def lab() -> Lab:
+    lab = Lab()
+    for number in range(1, 5):
+        lab.switch(f"leaf-{number}", {"rack": f"r{number}"}, status={"conditions": [connected()]})
+    lab.switch("spine-1", {"role": "spine"})
+    expressions = [{"key": "rack", "operator": "Exists"}]
+    uid = lab.deployment(
+        "tel",
+        spec={
+            "selector": {"matchExpressions": expressions},
+            "template": {"spec": NEW},
+            "updateStrategy": {"rollingUpdate": {"maxUnavailable": 1}},
+        },
+    )
+    owner = {"apiVersion": "azure.com/v1alpha1", "kind": "DeviceProcessDeployment", "name": "tel", "controller": True}
+    for number in range(1, 4):
+        ref = {"kind": "NetworkSwitch", "name": f"leaf-{number}", "namespace": NAMESPACE}
+        metadata = {
+            "ownerReferences": [owner | {"uid": uid}],
+            "annotations": {"azure.com/offered-at": LONG_AGO, "azure.com/revision": "old"},
+        }
+        lab.process(f"tel-leaf-{number}", metadata, spec={**OLD, "deviceRef": ref}, status=running())
+    return lab
+
+
+def test_a_deployment_is_explained_by_the_reasons_of_its_devices(lab: Lab) -> None:
+    lines = lab.run("explain", "tel").output.splitlines()
+    assert lines[0].startswith("tel: Available=True MinimumDevicesAvailable: 3 of 4 devices are available")
+    assert lines[1].startswith("tel: Progressing=True RolloutInProgress: ")
+    assert lines[2:] == [
+        "tel: the controller has not seen its present spec yet; is it running?",
+        "tel: the controller's next writes: create 1, update 1",
+        "BudgetExhausted: 2 devices: waits, because as many devices are down as may be",
+        "    leaf-2 (maxUnavailable=1), leaf-3 (maxUnavailable=1)",
+        "Creating: 1 device: is being given its first process",
+        "    leaf-4",
+        "Updating: 1 device: is being given the template, or has not reported it yet",
+        "    leaf-1",
+    ]
+
+
+def test_the_devices_of_a_reason_are_bounded(lab: Lab) -> None:
+    assert "    leaf-2 (maxUnavailable=1), and 1 more" in lab.run("explain", "tel", "--max-devices", "1").output
+
+
+def test_programs_read_all_of_them(lab: Lab) -> None:
+    told = json.loads(lab.run("explain", "tel", "-o", "json", "--max-devices", "1").output)
+    assert told["deployment"] == "tel"
+    assert told["reasons"][0] == {
+        "reason": "BudgetExhausted",
+        "count": 2,
+        "devices": [{"device": f"leaf-{number}", "detail": "maxUnavailable=1"} for number in (2, 3)],
+    }
+
+
+@pytest.mark.parametrize("subject", ["leaf-2", "tel/leaf-2"])
+def test_a_device_is_explained_with_each_deployment_that_selects_it(lab: Lab, subject: str) -> None:
+    head, line = lab.run("explain", subject).output.splitlines()
+    assert head.split() == ["DEPLOYMENT", "REASON", "DETAIL", "HAS", "WANTED", "MEANING"]
+    assert line.split()[:4] == ["tel", "BudgetExhausted", "maxUnavailable=1", "old"]
+
+
+def test_programs_read_the_reasons_of_a_device(lab: Lab) -> None:
+    told = json.loads(lab.run("explain", "leaf-4", "-o", "json").output)
+    assert told["deployments"][0] | {"wanted": ""} == {
+        "deployment": "tel",
+        "reason": "Creating",
+        "detail": "",
+        "process": "",
+        "revision": "",
+        "wanted": "",
+    }
+
+
+def test_a_device_without_any_says_so(lab: Lab) -> None:
+    assert lab.run("explain", "spine-1").output == "spine-1: no deployment selects it\n"
+
+
+def test_a_deployment_goes_before_a_device_of_its_name(lab: Lab) -> None:
+    lab.switch("tel", {"rack": "r9"})
+    assert lab.run("explain", "tel").output.startswith("tel: Available=")
+    assert lab.run("explain", "tel/tel").output.splitlines()[1].split()[1] == "Creating"
+
+
+def test_a_deployment_that_cannot_be_acted_on_says_why() -> None:
+    lab = Lab()
+    lab.deployment("bad", spec={"template": {"spec": NEW}})
+    output = lab.run("explain", "bad").output
+    assert "Progressing=False InvalidSpec: spec.selector" in output
+    assert "next writes: none" in output
+
+
+def test_a_deployment_that_goes_says_so(lab: Lab) -> None:
+    lab.deployment("old", {"finalizers": ["example.com/hold"]}, spec={"selector": {}})
+    asyncio.run(lab.kube.delete(DEVICE_PROCESS_DEPLOYMENTS, Key(NAMESPACE, "old")))
+    assert lab.run("explain", "old").output == "old: is being deleted\n"
+    assert json.loads(lab.run("explain", "old", "-o", "json").output)["conditions"] == []
+
+
+def test_a_spec_that_was_seen_is_not_called_unseen() -> None:
+    lab = Lab()
+    spec = {"selector": {}, "template": {"spec": NEW}}
+    lab.deployment("tel", spec=spec, status={"observedGeneration": 1})
+    assert "has not seen" not in lab.run("explain", "tel").output
+
+
+@pytest.mark.parametrize(
+    ("subject", "words"),
+    [
+        ("none", "none is neither a device nor a deployment"),
+        ("none/leaf-1", "there is no deployment none; there are: tel"),
+        ("tel/none", "there is no device none"),
+    ],
+)
+def test_what_is_not_there_is_named(lab: Lab, subject: str, words: str) -> None:
+    result = lab.run("explain", subject)
+    assert result.exit_code == 1
+    assert words in result.stderr
+
+
+def test_what_other_deployments_have_down_counts_in_shared_failure_domains(lab: Lab) -> None:
+    uid = lab.deployment("other", spec={"selector": {}, "template": {"spec": OLD}})
+    owner = {"apiVersion": "azure.com/v1alpha1", "kind": "DeviceProcessDeployment", "name": "other", "controller": True}
+    lab.switch("leaf-5", {"rack": "r2"}, status={"conditions": [connected()]})
+    ref = {"kind": "NetworkSwitch", "name": "leaf-5", "namespace": NAMESPACE}
+    down = running() | {"phase": "Failed"}
+    lab.process(
+        "other-leaf-5", {"ownerReferences": [owner | {"uid": uid}]}, spec={**OLD, "deviceRef": ref}, status=down
+    )
+    rolling = {"maxUnavailable": 4, "budgets": [{"groupBy": ["rack"], "maxUnavailable": 1}]}
+    patch = {"spec": {"updateStrategy": {"rollingUpdate": rolling}}}
+    asyncio.run(lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, Key(NAMESPACE, "tel"), patch))
+    reasons = {
+        each["reason"]: each["devices"]
+        for each in json.loads(lab.run("explain", "tel", "-o", "json").output)["reasons"]
+    }
+    assert [each["device"] for each in reasons["Updating"]] == ["leaf-1", "leaf-3"]
+    assert reasons["BudgetExhausted"][0]["device"] == "leaf-2"
+    assert "rack=r2" in reasons["BudgetExhausted"][0]["detail"]
+
+
+def test_explaining_writes_nothing(lab: Lab) -> None:
+    lab.kube.requests.clear()
+    lab.run("explain", "tel")
+    assert {request.verb for request in lab.kube.requests} == {"list"}
+
+
+def test_every_reason_has_words() -> None:
+    assert set(ReasonCode) <= set(MEANINGS)

@@ -1,0 +1,270 @@
+"""`praetorctl plan`: what would happen, by the controller's own planner, with nothing written."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from praetor_api.kube.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Key
+from praetor_controller.ctl.exits import BadInput
+from praetor_controller.ctl.forecast import MOST_STEPS
+from praetor_controller.ctl.manifest import deployments_in
+from praetor_controller.ctl.patching import json_patched, merge_patched
+from praetor_controller.ctl.testing import NAMESPACE, Lab
+
+LONG_AGO = "2026-01-01T00:00:00Z"
+OLD, NEW = {"execution": {"backend": "process"}}, {"execution": {"backend": "systemd"}}
+
+
+def connected(value: str = "True") -> dict[str, Any]:
+    return {"type": "AgentConnected", "status": value, "lastTransitionTime": LONG_AGO}
+
+
+def running() -> dict[str, Any]:
+    others = [{"type": kind, "status": "True", "lastTransitionTime": LONG_AGO} for kind in ("SpecObserved", "Healthy")]
+    return {"phase": "Running", "observedGeneration": 1, "conditions": [connected(), *others]}
+
+
+def manifest(template: dict[str, Any] = NEW, rolling: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "azure.com/v1alpha1",
+        "kind": "DeviceProcessDeployment",
+        "metadata": {"name": "tel"},
+        "spec": {
+            "selector": {},
+            "template": {"spec": template},
+            "updateStrategy": {"rollingUpdate": rolling or {"maxUnavailable": 2}},
+            **spec,
+        },
+    }
+
+
+def lab_of(devices: int, with_processes: int | None = None, **switches: dict[str, Any]) -> Lab:
+    """Return a lab with the old deployment; *switches* are parts of single devices, with `_` for `-`."""
+    lab = Lab()
+    uid = lab.deployment("tel", spec=manifest(OLD)["spec"])
+    owner = {"apiVersion": "azure.com/v1alpha1", "kind": "DeviceProcessDeployment", "name": "tel", "controller": True}
+    for number in range(devices):
+        name = f"leaf-{number}"
+        parts = {"status": {"conditions": [connected()]}} | switches.get(name.replace("-", "_"), {})
+        lab.switch(name, {"rack": f"r{number % 2}"}, **parts)
+        if with_processes is None or number < with_processes:
+            metadata = {
+                "labels": {"azure.com/deployment": "tel"},
+                "ownerReferences": [owner | {"uid": uid}],
+                "annotations": {"azure.com/offered-at": LONG_AGO, "azure.com/revision": "old"},
+            }
+            ref = {"kind": "NetworkSwitch", "name": name, "namespace": NAMESPACE}
+            lab.process(f"tel-{name}", metadata, spec={**OLD, "deviceRef": ref}, status=running())
+    return lab
+
+
+def plan(lab: Lab, body: dict[str, Any], *args: str) -> Result:
+    return lab.run("plan", "-f", "-", *args, input=yaml.safe_dump(body))
+
+
+def forecast(lab: Lab, body: dict[str, Any], *args: str) -> dict[str, Any]:
+    result = plan(lab, body, "-o", "json", *args)
+    assert result.exit_code == 0, result.stderr
+    told: dict[str, Any] = json.loads(result.stdout)[0]
+    return told
+
+
+def test_a_rollout_is_told_step_by_step() -> None:
+    lines = plan(lab_of(5), manifest(minReadySeconds=20)).output.splitlines()
+    assert lines[0] == "tel: 3 steps in about 1m30s, if no device fails"
+    assert lines[1].split() == ["STEP", "AFTER", "WAVE", "CREATE", "UPDATE", "DELETE", "UNAVAILABLE"]
+    assert [line.split() for line in lines[2:5]] == [
+        ["1", "0s", "-", "-", "leaf-0,", "leaf-1", "-", "2"],
+        ["2", "30s", "-", "-", "leaf-2,", "leaf-3", "-", "2"],
+        ["3", "1m", "-", "-", "leaf-4", "-", "1"],
+    ]
+    assert lines[5:] == ["unavailable at most: 2 of 5 devices", "at the end: 5 of 5 devices are up to date"]
+
+
+def test_nothing_is_written() -> None:
+    lab = lab_of(3)
+    before = {kind: lab.kube.objects(kind) for kind in (DEVICE_PROCESSES, DEVICE_PROCESS_DEPLOYMENTS)}
+    plan(lab, manifest())
+    plan(lab, {**manifest(), "metadata": {"name": "other"}})
+    assert {kind: lab.kube.objects(kind) for kind in before} == before
+    assert all(where.dry_run for where in lab.asked)
+
+
+def test_a_new_deployment_creates_at_once_and_takes_nothing_down() -> None:
+    told = forecast(lab_of(3, with_processes=0), {**manifest(), "metadata": {"name": "other"}})
+    assert [len(step["create"]) for step in told["steps"]] == [3]
+    assert (told["unavailableAtMost"], told["left"]) == (0, {})
+
+
+def test_devices_that_do_not_match_any_more_lose_their_process() -> None:
+    body = manifest(OLD)
+    body["spec"]["selector"] = {"matchLabels": {"rack": "r0"}}
+    told = forecast(lab_of(4), body)
+    assert sorted(told["steps"][0]["delete"]) == ["tel-leaf-1", "tel-leaf-3"]
+    assert told["devices"] == 2
+
+
+def test_what_is_applied_already_needs_no_step() -> None:
+    lab = lab_of(2, with_processes=0)
+    lab.run("rollout", "pause", "tel")
+    lines = plan(lab, manifest(OLD, paused=True)).output.splitlines()
+    assert lines[:2] == ["tel: nothing would be written", "at the end: 0 of 2 devices are up to date"]
+    assert lines[2].startswith("    Paused: leaf-0, leaf-1: ")
+
+
+def test_who_does_not_get_there_is_told_with_the_reason() -> None:
+    lab = lab_of(
+        4,
+        leaf_1={"spec": {"maintenance": {}}},
+        leaf_2={"spec": {"maintenance": {"until": "2026-01-01T03:00:00Z"}}},
+    )
+    told = forecast(lab, manifest())
+    assert told["left"] == {"leaf-1": {"reason": "InMaintenance", "detail": ""}}
+    assert [step["update"] for step in told["steps"]] == [["leaf-0", "leaf-3"], ["leaf-2"]]
+    assert told["steps"][1]["afterSeconds"] == 7200
+
+
+def test_a_device_that_is_offline_is_not_taken_for_one_that_comes_back() -> None:
+    told = forecast(lab_of(2, 0, leaf_1={"status": {"conditions": [connected("False")]}}), manifest())
+    assert list(told["left"]) == ["leaf-1"]
+
+
+def test_a_spec_that_cannot_be_acted_on_is_named() -> None:
+    body = manifest(rolling={"maxUnavailable": "many"})
+    assert "maxUnavailable" in forecast(lab_of(1), body)["fault"]
+    assert plan(lab_of(1), body).output.startswith("tel: the spec cannot be acted on: spec.updateStrategy")
+
+
+def test_budgets_tell_their_worst_domain() -> None:
+    budgets = [{"groupBy": ["rack"], "maxUnavailable": 2}, {"groupBy": ["row"], "maxUnavailable": 1}]
+    lab = lab_of(6)
+    told = forecast(lab, manifest(rolling={"maxUnavailable": 2, "budgets": budgets}))
+    assert told["budgets"][0]["budget"] == "rack: maxUnavailable 2"
+    assert set(told["budgets"][0]["domains"]) == {"rack=r0", "rack=r1"}
+    assert max(told["budgets"][0]["domains"].values()) <= 2
+    text = plan(lab, manifest(rolling={"maxUnavailable": 2, "budgets": budgets})).output
+    assert "budget rack: maxUnavailable 2: unavailable at most: 1, in rack=r0, rack=r1\n" in text
+    assert "budget row: maxUnavailable 1: unavailable at most: 0\n" in text
+
+
+def test_long_lists_and_many_steps_are_bounded() -> None:
+    text = plan(lab_of(9), manifest(rolling={"maxUnavailable": 4}), "--max-steps", "1").output
+    assert "leaf-0, leaf-1, leaf-2 and 1 more" in text
+    assert "... and 2 more steps" in text
+
+
+def test_several_deployments_are_planned_each() -> None:
+    lab = lab_of(1)
+    other = {**manifest(), "metadata": {"name": "other"}}
+    text = yaml.safe_dump_all([manifest(), None, {"kind": "ConfigMap"}, {"kind": "List", "items": [other]}])
+    told = json.loads(lab.run("plan", "-f", "-", "-o", "json", input=text).stdout)
+    assert [each["deployment"] for each in told] == ["tel", "other"]
+
+
+def test_the_namespace_of_the_manifest_counts(tmp_path: Path) -> None:
+    lab, body = lab_of(1), manifest()
+    body["metadata"]["namespace"] = NAMESPACE
+    path = tmp_path / "tel.yaml"
+    path.write_text(yaml.safe_dump(body))
+    lab.run("plan", "-f", str(path))
+    assert lab.asked[-1].namespace == NAMESPACE
+    result = lab.run("plan", "-f", str(path), "-n", "other")
+    assert result.exit_code == 2
+    assert "-f: metadata.namespace: lab, other; one namespace at a time" in result.stderr
+
+
+def test_approval_can_be_taken_for_granted() -> None:
+    waves = [{"name": "canary", "limit": 1, "approval": "Manual"}]
+    told = forecast(lab_of(3), manifest(rolling={"maxUnavailable": 3, "waves": waves}), "--approve")
+    assert told["left"] == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "it is neither YAML nor JSON"),
+        ("- 1", "a document is list, not an object"),
+        ("kind: ConfigMap", "there is no DeviceProcessDeployment in it"),
+        ("kind: DeviceProcessDeployment", "metadata.name: is missing"),
+        ("{kind: DeviceProcessDeployment, metadata: {name: tel}}", "tel: spec: is missing"),
+        ("{kind: DeviceProcessDeployment, metadata: {name: tel}, spec: {}}", "apiVersion: is None"),
+    ],
+)
+def test_a_bad_manifest_is_named(text: str, words: str) -> None:
+    with pytest.raises(BadInput, match=r"^-f: ") as raised:
+        deployments_in(text)
+    assert words in raised.value.message
+
+
+def test_a_file_that_cannot_be_read_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for name, words in (("none", "No such file"), ("binary", "is not text")):
+        result = Lab().run("plan", "-f", str(tmp_path / name))
+        assert result.exit_code == 2
+        assert words in result.stderr
+
+
+def test_a_bad_ready_after_is_a_usage_error() -> None:
+    assert plan(Lab(), manifest(), "--ready-after", "soon").exit_code == 2
+
+
+@given(devices=st.integers(0, 12), limit=st.integers(0, 5))
+def test_a_forecast_keeps_the_budget_and_ends(devices: int, limit: int) -> None:
+    told = forecast(lab_of(devices), manifest(rolling={"maxUnavailable": limit}))
+    assert told["unavailableAtMost"] <= limit
+    assert len(told["steps"]) <= min(devices, MOST_STEPS)
+    assert len(told["left"]) == (0 if limit else devices)
+
+
+def test_json_patches() -> None:
+    obj = {"metadata": {"labels": {"a/b": "1", "c": "2"}}}
+    operations: list[dict[str, Any]] = [
+        {"op": "replace", "path": "/metadata/labels/a~1b", "value": "3"},
+        {"op": "remove", "path": "/metadata/labels/c"},
+        {"op": "add", "path": "/metadata/annotations", "value": {"x": "y"}},
+    ]
+    assert json_patched(obj, operations) == {"metadata": {"labels": {"a/b": "3"}, "annotations": {"x": "y"}}}
+    assert obj == {"metadata": {"labels": {"a/b": "1", "c": "2"}}}
+
+
+def test_merge_patches() -> None:
+    assert merge_patched({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"b": None, "e": {"f": 1}}, "d": [2]}) == {
+        "a": {"c": 2, "e": {"f": 1}},
+        "d": [2],
+    }
+
+
+def test_a_way_back_to_an_earlier_template_is_a_rollout_that_begins_now() -> None:
+    lab = lab_of(2)
+    metadata = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]
+    owner = {"kind": "DeviceProcessDeployment", "name": "tel", "controller": True, "uid": metadata["uid"]}
+    for number, template in ((1, NEW), (2, OLD)):
+        data = {"spec": {"template": {"spec": template}}}
+        notes = {"labels": {"azure.com/deployment": "tel"}, "ownerReferences": [owner]}
+        lab.put(CONTROLLER_REVISIONS, f"tel-{number}", notes, revision=number, data=data)
+    waves = [{"name": "canary", "limit": 1, "soakSeconds": 60}]
+    told = forecast(lab, manifest(rolling={"maxUnavailable": 2, "waves": waves}))
+    assert [(step["afterSeconds"], step["update"]) for step in told["steps"]] == [(0, ["leaf-0"]), (70, ["leaf-1"])]
+
+
+def test_a_process_that_is_going_makes_room_for_its_successor() -> None:
+    lab = lab_of(1, with_processes=0)
+    uid = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]["uid"]
+    owner = {"kind": "DeviceProcessDeployment", "name": "tel", "controller": True, "uid": uid}
+    going = {"finalizers": ["example.com/hold"], "ownerReferences": [owner]}
+    ref = {"kind": "NetworkSwitch", "name": "leaf-0", "namespace": NAMESPACE}
+    lab.process("tel-leaf-0", going, spec={**OLD, "deviceRef": ref}, status=running())
+    asyncio.run(lab.kube.delete(DEVICE_PROCESSES, Key(NAMESPACE, "tel-leaf-0")))
+    lab.switch("leaf-1", status={"conditions": [connected()]})
+    told = forecast(lab, manifest())
+    assert [step["create"] for step in told["steps"]] == [["leaf-1"], ["leaf-0"]]
+    assert told["left"] == {}

@@ -1,0 +1,153 @@
+"""Where a rollout stands: what scripts branch on and people see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from praetor_controller.ctl.exits import Exit
+from praetor_controller.ctl.progress import Progress, Verdict, as_data, bar, final_line, line, progress
+
+
+def deployment(*conditions: tuple[str, str, str], observed: int = 2, **status: Any) -> dict[str, Any]:
+    told = [{"type": kind, "status": value, "reason": reason, "message": "m"} for kind, value, reason in conditions]
+    return {
+        "metadata": {"name": "tel", "generation": 2},
+        "status": {"observedGeneration": observed, "conditions": told, **status},
+    }
+
+
+@pytest.mark.parametrize(
+    ("obj", "verdict", "reason", "code"),
+    [
+        pytest.param(
+            deployment(("Progressing", "True", "NewRevisionRolledOut")),
+            Verdict.DONE,
+            "NewRevisionRolledOut",
+            Exit.DONE,
+            id="done",
+        ),
+        pytest.param(
+            deployment(("Progressing", "True", "NewRevisionRolledOut"), observed=1),
+            Verdict.IN_PROGRESS,
+            "NotObserved",
+            Exit.IN_PROGRESS,
+            id="done-with-an-older-spec",
+        ),
+        pytest.param(
+            deployment(("Progressing", "False", "ProgressDeadlineExceeded")),
+            Verdict.FAILED,
+            "ProgressDeadlineExceeded",
+            Exit.FAILED,
+            id="deadline",
+        ),
+        pytest.param(
+            deployment(("Progressing", "False", "X"), ("Paused", "True", "TooManyFailures")),
+            Verdict.FAILED,
+            "X",
+            Exit.FAILED,
+            id="stopped-by-its-failure-policy",
+        ),
+        pytest.param(
+            deployment(("RolledBack", "True", "Y"), ("Progressing", "True", "NewRevisionRolledOut")),
+            Verdict.FAILED,
+            "RolledBack",
+            Exit.FAILED,
+            id="rolled-back",
+        ),
+        pytest.param(
+            deployment(("Progressing", "Unknown", "DeploymentPaused"), ("Paused", "True", "DeploymentPaused")),
+            Verdict.PAUSED,
+            "DeploymentPaused",
+            Exit.PAUSED,
+            id="paused",
+        ),
+        pytest.param(
+            deployment(("Paused", "False", "X"), ("Progressing", "True", "RolloutInProgress")),
+            Verdict.IN_PROGRESS,
+            "RolloutInProgress",
+            Exit.IN_PROGRESS,
+            id="under-way",
+        ),
+        pytest.param(deployment(), Verdict.IN_PROGRESS, "", Exit.IN_PROGRESS, id="no-conditions-yet"),
+        pytest.param(
+            {"metadata": {"name": "tel", "generation": 1}},
+            Verdict.IN_PROGRESS,
+            "NotObserved",
+            Exit.IN_PROGRESS,
+            id="new",
+        ),
+    ],
+)
+def test_verdicts(obj: dict[str, Any], verdict: Verdict, reason: str, code: Exit) -> None:
+    state = progress(obj)
+    assert (state.verdict, state.reason, state.exit_code) == (verdict, reason, code)
+
+
+def test_counts_and_reasons_are_on_the_line() -> None:
+    state = progress(
+        deployment(
+            ("Progressing", "True", "RolloutInProgress"),
+            desiredNumberScheduled=10,
+            updatedNumberScheduled=5,
+            reasons={"UpToDate": 3, "Updating": 2, "BudgetExhausted": 3, "OfflineSince": 2},
+        )
+    )
+    counts = "3/10 up to date, 3 BudgetExhausted, 2 OfflineSince, 2 Updating"
+    assert line(state) == f"tel [#########oooooo.........------] {counts}"
+    assert final_line(state) == "tel: under way: m"
+    assert as_data(state)["upToDate"] == 3
+
+
+@pytest.mark.parametrize(
+    ("wave", "words"),
+    [
+        (None, "waves canary > rack > (rest)"),
+        ("canary", "waves [canary] > rack > (rest)"),
+        ("last", "waves canary > rack > [(rest)]"),
+    ],
+)
+def test_waves_are_shown_in_order(wave: str | None, words: str) -> None:
+    obj = deployment(("Progressing", "True", "RolloutInProgress"), wave=wave)
+    obj["spec"] = {"updateStrategy": {"rollingUpdate": {"waves": [{"name": "canary"}, {"name": "rack"}]}}}
+    assert line(progress(obj)).endswith("; " + words)
+
+
+def test_an_unusual_reason_is_on_the_line() -> None:
+    assert line(progress(deployment(("Progressing", "True", "WaitingForDeletion")))).endswith("; WaitingForDeletion")
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        (Verdict.DONE, "tel: rolled out"),
+        (Verdict.FAILED, "tel: failed (R)"),
+        (Verdict.PAUSED, "tel: paused (R)"),
+        (Verdict.IN_PROGRESS, "tel: under way"),
+    ],
+)
+def test_the_last_line_says_what_came_of_it(verdict: Verdict, words: str) -> None:
+    assert final_line(Progress(name="tel", verdict=verdict, reason="R", message="")) == words
+    assert final_line(Progress(name="tel", verdict=verdict, reason="R", message="why")) == words + ": why"
+
+
+COUNT = st.integers(0, 50)
+
+
+@given(desired=COUNT, up=COUNT, updated=COUNT, spared=COUNT, width=st.integers(1, 60))
+def test_a_bar_is_always_as_wide_as_it_shall_be(desired: int, up: int, updated: int, spared: int, width: int) -> None:
+    state = Progress(
+        name="tel", verdict=Verdict.IN_PROGRESS, reason="", message="",
+        desired=desired, up_to_date=up, updated=updated, spared=spared,
+    )  # fmt: skip
+    assert len(bar(state, width)) == width + 2
+
+
+@given(desired=st.integers(1, 50), up=COUNT)
+def test_a_full_bar_means_that_all_are_up_to_date(desired: int, up: int) -> None:
+    up = min(up, desired)
+    state = Progress(name="tel", verdict=Verdict.DONE, reason="", message="", desired=desired, up_to_date=up)
+    assert (bar(state) == f"[{'#' * 30}]") is (up == desired)

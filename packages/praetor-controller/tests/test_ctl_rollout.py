@@ -1,0 +1,362 @@
+"""`praetorctl rollout`: exit codes that scripts can trust, and writes that say no more than was meant."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from praetor_api.kube.errors import Forbidden, KubeError, NotFound, api_error
+from praetor_api.kube.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, Key
+from praetor_controller.ctl.cluster import Cluster, Where
+from praetor_controller.ctl.progress import Progress, Verdict
+from praetor_controller.ctl.rollout.status import Screen, look
+from praetor_controller.ctl.testing import NAMESPACE, Lab
+
+KEY = Key(NAMESPACE, "tel")
+
+
+def template(version: str) -> dict[str, Any]:
+    return {"spec": {"artifact": {"url": f"registry/tel:{version}"}, "execution": {"backend": "process"}}}
+
+
+def status(reason: str, value: str = "True", **rest: Any) -> dict[str, Any]:
+    condition = {"type": "Progressing", "status": value, "reason": reason, "message": "because"}
+    return {"observedGeneration": 1, "conditions": [condition], **rest}
+
+
+def lab_with(told: dict[str, Any], **spec: Any) -> Lab:
+    lab = Lab()
+    lab.deployment("tel", spec={"selector": {}, "template": template("v2"), **spec}, status=told)
+    return lab
+
+
+def revision(lab: Lab, uid: str, number: int, version: str, **data: Any) -> None:
+    owner = {"apiVersion": "azure.com/v1alpha1", "kind": "DeviceProcessDeployment", "name": "tel", "controller": True}
+    lab.put(
+        CONTROLLER_REVISIONS,
+        f"tel-{number}-{uid}",
+        {"labels": {"azure.com/deployment": "tel"}, "ownerReferences": [owner | {"uid": uid}]},
+        revision=number,
+        data=data or {"spec": {"template": template(version)}},
+    )
+
+
+@pytest.fixture
+def lab() -> Lab:
+    lab = Lab()
+    uid = lab.deployment("tel", spec={"selector": {}, "template": template("v2")}, status=status("X"))
+    revision(lab, uid, 2, "v2")
+    revision(lab, uid, 1, "v1")
+    revision(lab, "another", 7, "v7")
+    return lab
+
+
+# status
+
+
+@pytest.mark.parametrize(
+    ("told", "code", "words"),
+    [
+        (status("NewRevisionRolledOut"), 0, "tel: rolled out: because"),
+        (status("ProgressDeadlineExceeded", "False"), 3, "tel: failed (ProgressDeadlineExceeded): because"),
+    ],
+)
+def test_a_rollout_that_ended_is_told_at_once(told: dict[str, Any], code: int, words: str) -> None:
+    result = lab_with(told).run("rollout", "status", "tel")
+    assert (result.exit_code, result.output) == (code, words + "\n")
+
+
+def test_no_watch_tells_what_is_under_way_and_that_it_is() -> None:
+    result = lab_with(status("RolloutInProgress")).run("rollout", "status", "tel", "--no-watch", "-o", "json")
+    assert result.exit_code == 6
+    assert json.loads(result.output)["verdict"] == "InProgress"
+
+
+def test_a_deployment_that_is_not_there_is_an_error() -> None:
+    result = Lab().run("rollout", "status", "none")
+    assert result.exit_code == 1
+    assert "not found" in result.stderr
+
+
+def test_a_bad_timeout_is_a_usage_error() -> None:
+    result = Lab().run("rollout", "status", "tel", "--timeout", "soon")
+    assert result.exit_code == 2
+    assert "write it as 90s, 10m or 1h30m" in result.stderr
+
+
+class Follower:
+    """Follows the deployment of a lab in a task."""
+
+    def __init__(self, lab: Lab, timeout_s: float = 60.0) -> None:
+        self.lab = lab
+        cluster = Cluster(api=lab.kube, namespace=NAMESPACE, clock=lab.clock)
+        screen = Screen(terminal=False, quiet=False)
+        self.task = asyncio.ensure_future(look(cluster, "tel", screen, watch=True, timeout_s=timeout_s))
+
+    async def tell(self, told: dict[str, Any]) -> None:
+        await self.lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, {"status": told}, subresource="status")
+        await self.lab.clock.advance(2)
+
+    async def end(self) -> tuple[Progress, bool]:
+        return await asyncio.wait_for(self.task, 5)
+
+
+async def made(told: dict[str, Any]) -> Lab:
+    lab = Lab()
+    body = {"metadata": {"name": "tel"}, "spec": {"selector": {}}}
+    await lab.kube.create(DEVICE_PROCESS_DEPLOYMENTS, NAMESPACE, body)
+    await lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, {"status": told}, subresource="status")
+    return lab
+
+
+@pytest.mark.parametrize(
+    ("told", "verdict"),
+    [
+        (status("NewRevisionRolledOut"), Verdict.DONE),
+        (status("ProgressDeadlineExceeded", "False"), Verdict.FAILED),
+    ],
+)
+async def test_a_rollout_is_followed_to_its_end(
+    told: dict[str, Any], verdict: Verdict, capsys: pytest.CaptureFixture[str]
+) -> None:
+    follower = Follower(await made(status("RolloutInProgress", desiredNumberScheduled=2)))
+    await follower.lab.clock.advance(5)
+    await follower.tell(status("RolloutInProgress", desiredNumberScheduled=2, reasons={"UpToDate": 1}))
+    assert not follower.task.done()
+    await follower.tell(told)
+    state, in_time = await follower.end()
+    assert (state.verdict, in_time) == (verdict, True)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("] ")[1] for line in lines[:2]] == ["0/2 up to date", "1/2 up to date"]
+
+
+async def test_time_is_up_while_it_goes_on() -> None:
+    follower = Follower(await made(status("RolloutInProgress")), timeout_s=30)
+    await follower.lab.clock.advance(29)
+    assert not follower.task.done()
+    await follower.lab.clock.advance(3)
+    state, in_time = await follower.end()
+    assert (state.verdict, in_time) == (Verdict.IN_PROGRESS, False)
+
+
+async def test_a_timeout_of_0_is_none() -> None:
+    follower = Follower(await made(status("RolloutInProgress")), timeout_s=0)
+    await follower.lab.clock.advance(100_000)
+    assert not follower.task.done()
+    await follower.tell(status("NewRevisionRolledOut"))
+    assert (await follower.end())[1]
+
+
+async def test_an_outage_of_the_apiserver_is_waited_out() -> None:
+    follower = Follower(await made(status("RolloutInProgress")), timeout_s=600)
+    await follower.lab.clock.advance(1)
+    follower.lab.kube.unreachable = True
+    follower.lab.kube.end_watches()
+    await follower.lab.clock.advance(60)
+    follower.lab.kube.heal()
+    await follower.lab.clock.advance(60)
+    await follower.tell(status("NewRevisionRolledOut"))
+    assert (await follower.end())[0].verdict is Verdict.DONE
+
+
+async def test_a_deployment_that_is_deleted_meanwhile_is_an_error() -> None:
+    follower = Follower(await made(status("RolloutInProgress")))
+    await follower.lab.clock.advance(1)
+    await follower.lab.kube.delete(DEVICE_PROCESS_DEPLOYMENTS, KEY)
+    await follower.lab.clock.advance(2)
+    with pytest.raises(NotFound, match="was deleted"):
+        await follower.end()
+
+
+async def test_a_watch_that_is_not_allowed_is_an_error() -> None:
+    lab = await made(status("RolloutInProgress"))
+    lab.kube.fail_next(api_error(403, "Forbidden", "no list"), verb="list")
+    follower = Follower(lab)
+    await lab.clock.advance(2)
+    with pytest.raises(Forbidden):
+        await follower.end()
+
+
+def test_a_terminal_shows_one_line_that_changes(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(terminal=True, quiet=False)
+    screen.end()
+    state = Progress(name="tel", verdict=Verdict.IN_PROGRESS, reason="", message="", desired=2)
+    screen.show(state)
+    screen.show(state)
+    screen.end()
+    assert capsys.readouterr().out.count("0/2 up to date") == 1
+
+
+def test_the_command_says_when_time_was_up() -> None:
+    lab = Impatient()
+    lab.deployment("tel", spec={"selector": {}}, status=status("RolloutInProgress"))
+    result = lab.run("rollout", "status", "tel", "--timeout", "1s")
+    assert result.exit_code == 5
+    assert "--timeout: 1s were up; the rollout goes on" in result.stderr
+    assert "tel: under way" in result.stdout
+
+
+class Impatient(Lab):
+    """A lab whose clock runs by itself."""
+
+    def open(self, where: Where) -> Any:
+        async def run() -> None:
+            for _ in range(50):
+                await self.clock.advance(1)
+
+        self.running = asyncio.ensure_future(run())
+        return super().open(where)
+
+
+# pause, resume, restart
+
+
+def test_a_rollout_is_paused_and_resumed() -> None:
+    lab = lab_with(status("X"))
+    assert lab.run("rollout", "resume", "tel").output == "tel: is not paused already\n"
+    assert lab.run("rollout", "pause", "tel").output == "tel: paused\n"
+    assert lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["spec"]["paused"] is True
+    assert lab.run("rollout", "pause", "tel").output == "tel: is paused already\n"
+    assert lab.run("rollout", "resume", "tel").output == "tel: resumed\n"
+    assert lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["spec"]["paused"] is False
+
+
+def test_a_restart_changes_the_template_and_nothing_else() -> None:
+    lab = lab_with(status("X"))
+    assert lab.run("rollout", "restart", "tel").output == "tel: restarting as of 2026-01-01T01:00:00Z\n"
+    stored = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["spec"]["template"]
+    annotations = {"azure.com/restarted-at": "2026-01-01T01:00:00Z"}
+    assert stored == template("v2") | {"metadata": {"annotations": annotations}}
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "restart", "history", "undo", "approve"])
+def test_what_is_not_there_cannot_be_steered(command: str) -> None:
+    result = Lab().run("rollout", command, "none")
+    assert result.exit_code == 1
+    assert "check the name and --namespace" in result.stderr
+
+
+@pytest.mark.parametrize("error", [api_error(403, "Forbidden", "no"), api_error(409, "Conflict", "changed")])
+def test_a_refused_write_is_an_error(error: KubeError) -> None:
+    lab = lab_with(status("X"))
+    lab.kube.fail_next(error, verb="patch")
+    assert lab.run("rollout", "pause", "tel").exit_code == 1
+
+
+# history, undo
+
+
+def test_history_shows_the_deployments_own_revisions_oldest_first(lab: Lab) -> None:
+    lines = lab.run("rollout", "history", "tel").output.splitlines()
+    assert [line.split()[0] for line in lines] == ["REVISION", "1", "2"]
+    assert "registry/tel:v1" in lines[1]
+    assert lines[2].endswith("registry/tel:v2   template")
+
+
+def test_history_marks_what_was_rolled_out(lab: Lab) -> None:
+    first = json.loads(lab.run("rollout", "history", "tel", "-o", "json").output)[0]
+    assert (first["revision"], first["template"], first["rolledOut"]) == (1, template("v1"), False)
+    told = {"status": status("X", currentRevision=first["hash"])}
+    asyncio.run(lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, told, subresource="status"))
+    assert lab.run("rollout", "history", "tel").output.splitlines()[1].endswith("rolled out")
+
+
+def test_history_of_nothing_is_an_empty_table() -> None:
+    assert len(lab_with(status("X")).run("rollout", "history", "tel").output.splitlines()) == 1
+
+
+def test_the_template_of_a_revision_is_shown(lab: Lab) -> None:
+    assert yaml.safe_load(lab.run("rollout", "history", "tel", "--revision", "1").output) == template("v1")
+    assert json.loads(lab.run("rollout", "history", "tel", "--revision", "1", "-o", "json").output) == template("v1")
+
+
+def test_undo_brings_the_template_before_back(lab: Lab) -> None:
+    assert lab.run("rollout", "undo", "tel").output == "tel: back to the template of revision 1\n"
+    assert lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["spec"]["template"] == template("v1")
+
+
+def test_undo_goes_to_any_revision(lab: Lab) -> None:
+    again = "tel: has the template of revision 2 already\n"
+    assert lab.run("rollout", "undo", "tel", "--to-revision", "2").output == again
+    lab.run("rollout", "undo", "tel", "--to-revision", "1")
+    assert lab.run("rollout", "undo", "tel", "--to-revision", "2").output != again
+    assert lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["spec"]["template"] == template("v2")
+
+
+def test_undo_of_a_paused_rollout_says_so(lab: Lab) -> None:
+    lab.run("rollout", "pause", "tel")
+    assert lab.run("rollout", "undo", "tel").output.endswith("; it is paused, resume it to roll it out\n")
+
+
+def test_a_revision_that_is_not_there_names_those_that_are(lab: Lab) -> None:
+    result = lab.run("rollout", "undo", "tel", "--to-revision", "9")
+    assert result.exit_code == 1
+    assert "tel has no revision 9; there are: 1, 2" in result.stderr
+
+
+def test_without_an_earlier_revision_there_is_nothing_to_undo() -> None:
+    result = lab_with(status("X")).run("rollout", "undo", "tel")
+    assert result.exit_code == 1
+    assert "tel has no earlier revision" in result.stderr
+
+
+def test_a_broken_revision_is_not_restored(lab: Lab) -> None:
+    uid = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]["uid"]
+    revision(lab, uid, 3, "", spec={"template": "?"})
+    result = lab.run("rollout", "history", "tel", "--revision", "3")
+    assert result.exit_code == 1
+    assert "revision 3 of tel holds no template" in result.stderr
+
+
+# approve
+
+WAVES = [
+    {"name": "canary", "approval": "Automatic"},
+    {"name": "rack", "approval": "Manual"},
+    {"name": "row", "approval": "Manual"},
+]
+
+
+def waves_lab() -> Lab:
+    return lab_with(status("X"), updateStrategy={"rollingUpdate": {"waves": WAVES}})
+
+
+def approvals(lab: Lab) -> list[str]:
+    note = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]["annotations"]["azure.com/approved-waves"]
+    return [each.partition("/")[2] for each in note.split(",")]
+
+
+def test_waves_are_approved_one_after_the_other() -> None:
+    lab = waves_lab()
+    assert lab.run("rollout", "approve", "tel").output == "tel: wave rack is approved\n"
+    assert lab.run("rollout", "approve", "tel").output == "tel: wave row is approved\n"
+    assert approvals(lab) == ["rack", "row"]
+    result = lab.run("rollout", "approve", "tel")
+    assert result.exit_code == 1
+    assert "no wave that waits for approval" in result.stderr
+
+
+def test_a_wave_is_approved_by_name_and_once() -> None:
+    lab = waves_lab()
+    lab.run("rollout", "approve", "tel", "--wave", "row")
+    lab.run("rollout", "approve", "tel", "--wave", "row")
+    assert approvals(lab) == ["row"]
+
+
+def test_an_approval_does_not_carry_over_to_another_template() -> None:
+    lab = waves_lab()
+    lab.run("rollout", "approve", "tel")
+    lab.run("rollout", "restart", "tel")
+    lab.run("rollout", "approve", "tel", "--wave", "row")
+    assert approvals(lab) == ["row"]
+
+
+@pytest.mark.parametrize("wave", ["canary", "none"])
+def test_only_a_wave_that_asks_for_it_is_approved(wave: str) -> None:
+    result = waves_lab().run("rollout", "approve", "tel", "--wave", wave)
+    assert result.exit_code == 1
+    assert f"has no wave {wave!r} with approval: Manual; there are: rack, row" in result.stderr
