@@ -143,3 +143,12 @@ def test_a_restarted_controller_knows_when_the_rollout_began(
         )
         row = evolve(row, status=evolve(row.status, conditions=conditions))
     assert rollout_start(row, stored(row_of("v1"), 1), now) == expected
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [{}, {"data": "text"}, {"data": {"spec": "text"}}, {"data": {"spec": {"template": []}}}, {"data": None}],
+    ids=str,
+)
+def test_a_revision_that_somebody_broke_holds_no_template(broken: dict[str, Any]) -> None:
+    assert template_of(broken) == {}

@@ -51,8 +51,10 @@ class RevisionChanges:
 
 def template_of(revision: Mapping[str, Any]) -> dict[str, Any]:
     """Return the template that *revision*, a raw ControllerRevision, holds, as spec.template takes it; {} if none."""
-    template = ((revision.get("data") or {}).get("spec") or {}).get("template")
-    return dict(template) if isinstance(template, Mapping) else {}
+    part: object = revision
+    for name in ("data", "spec", "template"):  # anybody may have written it
+        part = part.get(name) if isinstance(part, Mapping) else None
+    return dict(part) if isinstance(part, Mapping) else {}
 
 
 def project_revision(obj: Mapping[str, Any]) -> RevisionRow:
