@@ -26,7 +26,8 @@ async def create(kubeconfig: str, namespace: str, name: str, count: int) -> dict
     manifest["metadata"] |= {"namespace": namespace, "uid": "of-nobody", "generation": 1}
     row = project_deployment(manifest)
     now = datetime.now(UTC)
-    bodies = iter([process_body(row, Create(f"leaf-{n}", f"{name}-leaf-{n}"), now) for n in range(count)])
+    actions = (Create(f"leaf-{n}", f"{name}-leaf-{n}", row.template) for n in range(count))
+    bodies = iter([process_body(row, action, now) for action in actions])
     async with await KubeClient.from_config(kubeconfig) as client:
 
         async def work() -> None:
