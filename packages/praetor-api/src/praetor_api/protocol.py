@@ -58,6 +58,7 @@ class DesiredItem:
     generation: int = 0
     spec: ProcessSpec
     spec_hash: Annotated[str, Constraint(max_length=128)]
+    confirmed_spec_hash: Annotated[str | None, Constraint(max_length=128)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +102,14 @@ class Observation:
     artifact_downloaded: bool | None = None
     artifact_verified: bool | None = None
     artifact_digest: Annotated[str | None, Constraint(max_length=128)] = None
+    artifact_reason: Annotated[str | None, Constraint(max_length=64, truncate=True)] = None
+    artifact_attempts: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1)] = None
+    failed_spec_hash: Annotated[str | None, Constraint(max_length=128)] = None
+    rolled_back_reason: Annotated[str | None, Constraint(max_length=64, truncate=True)] = None
+    rolled_back_message: Text = None
+    update_held_message: Text = None
+    drift_count: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1)] = None
+    output_tail: Annotated[str | None, Constraint(max_length=2048, truncate=True)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,21 @@ class RestartPolicy(StrEnum):
     NEVER = "Never"
 
 
+class Hardening(StrEnum):
+    """How much the backend keeps from the process beyond what its user may do."""
+
+    STRICT = "Strict"
+    BASELINE = "Baseline"
+    UNCONFINED = "Unconfined"
+
+
+class ConfirmMode(StrEnum):
+    """What makes a change of the process stay."""
+
+    GATEWAY_REACHABLE = "GatewayReachable"
+    MANUAL = "Manual"
+
+
 class DeviceKind(StrEnum):
     """Kinds of devices that carry processes."""
 
@@ -156,6 +171,13 @@ class Execution:
         ),
     ] = None
     resources: Annotated[Resources | None, Constraint(doc="Upper limits; none when unset.")] = None
+    hardening: Annotated[
+        Hardening | None,
+        Constraint(
+            doc="What systemd keeps from the process: Baseline when unset (no new privileges, a private /tmp, the "
+            "system's files read-only), Strict (all files read-only but its own, no devices), or Unconfined."
+        ),
+    ] = None
     termination_grace_period_seconds: Annotated[
         int,
         Constraint(doc="Seconds between asking the process to end and ending it by force.", minimum=0, maximum=3600),
@@ -187,6 +209,31 @@ class HealthCheck:
     failure_threshold: Annotated[
         int, Constraint(doc="Failures in a row that make it unhealthy.", minimum=1, maximum=100)
     ] = 3
+    startup_grace_seconds: Annotated[
+        int | None,
+        Constraint(
+            doc="Seconds after the start in which failures do not count; none when unset. The first success ends it.",
+            minimum=0,
+            maximum=86400,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirm:
+    """A changed spec is kept only when it is confirmed in time; else the device goes back by itself."""
+
+    mode: Annotated[
+        ConfirmMode,
+        Constraint(
+            doc="GatewayReachable: an authenticated exchange with the gateway after the change confirms it. "
+            "Manual: somebody confirms it, by the annotation azure.com/confirmed or on the device."
+        ),
+    ] = ConfirmMode.GATEWAY_REACHABLE
+    timeout_seconds: Annotated[
+        int,
+        Constraint(doc="Seconds after the start until the old version is restored.", minimum=5, maximum=86400),
+    ] = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,6 +250,10 @@ class ProcessSpec:
     ] = RestartPolicy.ALWAYS
     health_check: Annotated[
         HealthCheck | None, Constraint(doc="How to tell that it is healthy. Without one, started means healthy.")
+    ] = None
+    confirm: Annotated[
+        Confirm | None,
+        Constraint(doc="Restore the old version unless the change is confirmed in time; changes stay when unset."),
     ] = None
     restarted_at: Annotated[
         str | None,

@@ -209,6 +209,16 @@ class DeviceProcessStatus:
     last_termination_reason: Annotated[str | None, Constraint(doc="Why the process last ended.", max_length=1024)] = (
         None
     )
+    artifact_attempts: Annotated[int | None, Constraint(doc="Attempts to have the artifact.", minimum=0)] = None
+    failed_spec_hash: Annotated[
+        str | None, Constraint(doc="Hash of the spec that the device took back, see RolledBack.", max_length=128)
+    ] = None
+    drift_count: Annotated[
+        int | None, Constraint(doc="Times that somebody else's change on the device was put right.", minimum=0)
+    ] = None
+    output_tail: Annotated[
+        str | None, Constraint(doc="End of what a process that ran to its end had written.", max_length=2048)
+    ] = None
 
 
 @frozen(kw_only=True)
