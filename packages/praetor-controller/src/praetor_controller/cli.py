@@ -8,9 +8,9 @@ import click
 import structlog
 
 from praetor_api.kube.errors import KubeError
+from praetor_api.kube.logs import configure_logs
 from praetor_controller.__about__ import __version__
 from praetor_controller.errors import BadSettings
-from praetor_controller.logs import configure_logs
 from praetor_controller.main import run
 from praetor_controller.settings import Settings, parse_address
 

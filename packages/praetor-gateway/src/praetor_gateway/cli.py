@@ -13,10 +13,10 @@ from typing import Any
 import click
 
 from praetor_api.kube.errors import NotConfigured
+from praetor_api.kube.logs import configure_logs
 from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS, DEFAULT_STALE_MULTIPLIER, MAX_WAIT_SECONDS
 from praetor_gateway.__about__ import __version__
 from praetor_gateway.errors import ConfigurationError
-from praetor_gateway.logs import configure_logs
 from praetor_gateway.main import run
 from praetor_gateway.settings import Credentials, PeerSettings, Settings, load_verifier, parse_address, read_lines
 

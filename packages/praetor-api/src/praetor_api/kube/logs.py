@@ -1,4 +1,4 @@
-"""Logs of structlog and of the standard library alike, as lines for people or as JSON, on standard error."""
+"""How the programs of the control plane log: structlog and the standard library alike, to standard error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from structlog.typing import Processor
 
 
 def configure_logs(level: str, log_format: str) -> None:
-    """Send every log of at least *level* (`info`) to standard error as *log_format*: text or json."""
+    """Log from *level* (`info`) on, as lines for people (`text`) or for machines (`json`)."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -1,0 +1,56 @@
+"""Logs are lines for people or for machines, whichever library wrote them."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from praetor_api.kube.logs import configure_logs
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+
+
+def test_both_libraries_write_json_lines_with_their_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info", "json")
+    structlog.get_logger("ours").info("process created", device="leaf-1")
+    logging.getLogger("theirs").warning("odd", extra={"peer": "a"})
+    ours, theirs = (json.loads(line) for line in capsys.readouterr().err.splitlines())
+    assert (ours["event"], ours["device"], ours["level"], ours["logger"]) == (
+        "process created",
+        "leaf-1",
+        "info",
+        "ours",
+    )
+    assert (theirs["event"], theirs["peer"], theirs["level"]) == ("odd", "a", "warning")
+
+
+def test_an_exception_becomes_part_of_its_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("info", "json")
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        structlog.get_logger("ours").exception("reconcile crashed")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ValueError: bad" in json.loads(line)["exception"]
+
+
+def test_what_is_below_the_level_is_left_out_and_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    configure_logs("warning", "text")
+    structlog.get_logger("ours").info("quiet")
+    structlog.get_logger("ours").warning("loud", device="leaf-1")
+    err = capsys.readouterr().err
+    assert "quiet" not in err
+    assert "loud" in err
+    assert "device=leaf-1" in err
