@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).resolve().parent
 SUITE = HERE / "suite"
+NOT_SELECTING = ("--deselect", "--ignore", "--ignore-glob", "--rootdir", "--confcutdir", "--basetemp", "-c")
+"""Flags of pytest whose value is a path, but no test to run."""
 
 
 def with_suite(arguments: Sequence[str]) -> list[str]:
     """Return *arguments*, and the whole suite unless they name tests of this folder."""
-    paths = (Path(argument.partition("::")[0]).resolve() for argument in arguments)
+    selecting = (word for flag, word in pairwise(("", *arguments)) if flag not in NOT_SELECTING)
+    paths = (Path(word.partition("::")[0]).resolve() for word in selecting)
     named = any(path.exists() and path.is_relative_to(HERE) for path in paths)
     return [*arguments, *(() if named else (str(SUITE),))]
 

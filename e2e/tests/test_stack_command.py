@@ -25,3 +25,8 @@ def test_without_named_tests_the_whole_suite_runs(arguments: list[str]) -> None:
 def test_named_tests_are_run_alone(selected: str) -> None:
     named = f"{Path(__file__)}{selected}"
     assert with_suite(["-x", named]) == ["-x", named]
+
+
+def test_a_test_that_is_left_out_is_not_one_that_is_asked_for() -> None:
+    left_out = ["--deselect", f"{SUITE}/test_e2e_rbac.py::test_x"]
+    assert with_suite(left_out) == [*left_out, str(SUITE)]
