@@ -181,26 +181,36 @@ def news(**fields: Any) -> dict[str, Any]:
     return {**nothing, **fields}
 
 
+NONE, ONE = ProcessCounts(desired=0, running=0, healthy=0), ProcessCounts(desired=1, running=0, healthy=0)
+
+
 def test_a_switch_without_news_keeps_its_status() -> None:
     row = switch_row(status=NetworkSwitchStatus(agent_version="1", observed_generation=1), generation=9)
     assert merge_switch(row, **news()) is row.status
     assert of_switch(row, row.status) is None
-    assert merge_switch(row, **news(processes=ProcessCounts())) is row.status
+    assert merge_switch(row, **news(processes=NONE)) is row.status
 
 
 def test_a_switch_takes_what_its_agent_says() -> None:
     row = switch_row(generation=9)
     status = merge_switch(
         row,
-        **news(agent_version="2", boot_id="b", facts={"os": "x"}, processes=ProcessCounts(desired=1), connected=True),
+        **news(agent_version="2", boot_id="b", facts={"os": "x"}, processes=ONE, connected=True),
     )
     assert (status.agent_version, status.boot_id, status.facts) == ("2", "b", {"os": "x"})
-    assert (status.processes, status.observed_generation) == (ProcessCounts(desired=1), 9)
-    emptied = merge_switch(evolve(row, status=status), **news(processes=ProcessCounts()))
-    assert emptied.processes == ProcessCounts()
+    assert (status.processes, status.observed_generation) == (ONE, 9)
+    emptied = merge_switch(evolve(row, status=status), **news(processes=NONE))
+    assert emptied.processes == NONE
     draft = of_switch(evolve(row, status=status), emptied)
     assert draft is not None
-    assert draft.patch["status"] == {"processes": {"desired": None}}
+    assert draft.patch["status"] == {"processes": {"desired": 0}}
+
+
+def test_that_nothing_runs_yet_is_written_as_a_number() -> None:
+    status = merge_switch(switch_row(), **news(processes=ONE))
+    draft = of_switch(switch_row(), status)
+    assert draft is not None
+    assert draft.patch["status"]["processes"] == {"desired": 1, "running": 0, "healthy": 0}
 
 
 def test_counts_say_how_many_run_and_are_healthy() -> None:

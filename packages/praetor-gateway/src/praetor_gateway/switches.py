@@ -52,6 +52,6 @@ def merge_switch(
 
 def _counted(known: ProcessCounts | None, now: ProcessCounts | None) -> ProcessCounts | None:
     """Return the counts to show: none as long as there is nothing to count."""
-    if now is None or (known is None and now == ProcessCounts()):
+    if now is None or (known is None and not now.desired):
         return known
     return now

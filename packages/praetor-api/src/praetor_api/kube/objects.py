@@ -160,11 +160,11 @@ class NetworkSwitchSpec:
 
 @frozen(kw_only=True)
 class ProcessCounts:
-    """How many processes the device has, by how they are."""
+    """How many processes the device has, by how they are. Known to be none is written as 0, for a column shows it."""
 
-    desired: Annotated[int, Constraint(doc="Processes that the device shall run.", minimum=0)] = 0
-    running: Annotated[int, Constraint(doc="Those that run.", minimum=0)] = 0
-    healthy: Annotated[int, Constraint(doc="Those that are healthy.", minimum=0)] = 0
+    desired: Annotated[int | None, Constraint(doc="Processes that the device shall run.", minimum=0)] = None
+    running: Annotated[int | None, Constraint(doc="Those that run.", minimum=0)] = None
+    healthy: Annotated[int | None, Constraint(doc="Those that are healthy.", minimum=0)] = None
 
 
 @frozen(kw_only=True)
