@@ -18,12 +18,12 @@ from e2e.bench.proc import resident_kib
 from e2e.bench.shelf import Shelf, name_of
 from praetor_api.kube.api import KubeApi
 from praetor_api.kube.clock import SystemClock
+from praetor_api.kube.logs import configure_logs
 from praetor_api.protocol import TOKEN_HEADER, Report, report_path
 from praetor_api.tokens import device_token
 from praetor_api.wire import write
 from praetor_gateway.cli import main, read_settings
 from praetor_gateway.gateway import Gateway
-from praetor_gateway.logs import configure_logs
 
 SYNC_S = 100.0
 POLL_S = 0.05
