@@ -4,7 +4,9 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,10 +14,11 @@ from praetor_agent.__about__ import __version__
 from praetor_agent.cli import main
 from praetor_agent.clock import SystemClock
 from praetor_agent.records import Record, Revision, Stage
+from praetor_agent.simulate.faults import BadVersion, Faults
 from praetor_agent.simulate.statistics import Statistics, percentile
 from praetor_agent.state import Received, State
-from praetor_agent.testing import FakeGateway, item, process_spec
-from praetor_api.protocol import read_desired
+from praetor_agent.testing import FakeGateway, item, process_spec, until
+from praetor_api.protocol import Observation, read_desired
 from praetor_api.tokens import device_token
 
 URL = "http://127.0.0.1:1"
@@ -42,6 +45,9 @@ URL = "http://127.0.0.1:1"
         (["simulate", "--gateway", URL, "--devices-file", "/no/such"], "--devices-file /no/such"),
         (["simulate", "--gateway", URL, "--count", "1", "--prefix", "A_"], "--device 'A_1'"),
         (["simulate", "--gateway", URL, "--count", "1", "--fail-rate", "2"], "--fail-rate '2'"),
+        (["simulate", "--gateway", URL, "--count", "1", "--fail-on", "v2=3"], "--fail-on '3'"),
+        (["simulate", "--gateway", URL, "--count", "1", "--silent-on", "=1"], "--silent-on '=1' names no version"),
+        (["simulate", "--gateway", URL, "--count", "1", "--dead-rate", "-1"], "--dead-rate '-1'"),
         (["simulate", "--gateway", URL, "--count", "1", "--token", "a", "--token-secret-file", "/x"], "leave one out"),
         (["simulate", "--gateway", URL, "--count", "1", "--token-secret-file", "/no/such"], "--token-secret-file"),
     ],
@@ -156,6 +162,45 @@ def test_pretend_devices_may_have_tokens_of_their_own_and_fail(tmp_path: Path) -
         finally:
             fleet.terminate()
             fleet.wait(20)
+
+
+def test_pretend_devices_meet_versions_that_fail_or_silence_them_and_some_are_dead(tmp_path: Path) -> None:
+    devices = [f"sim-{number}" for number in range(1, 41)]
+    faults = Faults(fail=(BadVersion("bad", 0.5),), silent=(BadVersion("worse"),), dead=0.2)
+    living = {device for device in devices if not faults.is_dead(device)}
+    (tmp_path / "token").write_text("t\n")
+    with FakeGateway(token="t", heartbeat_seconds=1) as gateway:
+        gateway.desire(item("a", process_spec("good")))
+        fleet = subprocess.Popen(
+            [
+                sys.executable, "-m", "praetor_agent", "simulate", "--gateway", gateway.url, "--count", "40",
+                "--token-file", str(tmp_path / "token"), "--start-splay", "0", "--summary-seconds", "0.2",
+                "--fail-on", "bad=0.5", "--silent-on", "worse", "--dead-rate", "0.2",
+            ],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            gateway.wait_for(lambda: len(gateway.history) >= len(living), "the first reports")
+            bad, worse = item("a", process_spec("bad"), generation=2), item("a", process_spec("worse"), generation=3)
+            gateway.desire(bad)
+            gateway.wait_for(lambda: len(_reported(gateway, bad)) >= len(living), "the reports of the bad version")
+            gateway.desire(worse)
+            summary = fleet.stdout
+            assert summary is not None
+            until(lambda: "connected=0 " in summary.readline(), "all are silent")
+        finally:
+            fleet.send_signal(signal.SIGTERM)
+            fleet.communicate(timeout=20)
+    assert {path.split("/")[3] for _, path, _ in gateway.requests} == living
+    assert 0 < len(living) < len(devices)
+    failed = [seen.process_started for seen in _reported(gateway, bad)].count(False)
+    assert failed == sum(faults.fails(device, bad) for device in living)
+    assert 0 < failed < len(living)
+    assert _reported(gateway, worse) == []
+
+
+def _reported(gateway: FakeGateway, wanted: Mapping[str, Any]) -> list[Observation]:
+    return [seen for seen in gateway.history if seen.observed_spec_hash == wanted["specHash"]]
 
 
 def test_percentiles_are_of_what_there_is() -> None:

@@ -113,6 +113,9 @@ def _simulate_flags(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--token-secret-file", help="file with the gateway's secret, to mint each device's token")
     _flag(parser, "--start-splay", default="5", help="spread the first contacts over this many seconds")
     _flag(parser, "--fail-rate", default="0", help="share of starts that fail, from 0 to 1")
+    _flag(parser, "--fail-on", help="TEXT[=SHARE],…: specs that hold TEXT fail, on this share of the devices (all)")
+    _flag(parser, "--silent-on", help="TEXT[=SHARE],…: devices that are offered such a spec are never heard again")
+    _flag(parser, "--dead-rate", default="0", help="share of devices that are never heard at all, from 0 to 1")
     _flag(parser, "--summary-seconds", default="5", help="seconds between two summary lines")
     _flag(parser, "--changes-file", help="append a line of JSON for each spec that a device got")
 

@@ -14,6 +14,7 @@ from praetor_agent.backoff import full_jitter, heartbeat_delay
 from praetor_agent.clock import Clock, rfc3339
 from praetor_agent.errors import GatewayError
 from praetor_agent.reporting import Reporter, delayed, first_seq, report
+from praetor_agent.simulate.faults import NO_FAULTS, Faults
 from praetor_agent.simulate.http import Connection, Endpoint, Response
 from praetor_agent.simulate.statistics import Statistics
 from praetor_api.protocol import (
@@ -40,6 +41,7 @@ class Fleet:
     clock: Clock
     statistics: Statistics
     fail_rate: float = 0.0
+    faults: Faults = NO_FAULTS
     start_splay: float = 0.0
     on_change: Callable[[str, str, str], None] | None = None
     random: random.Random = field(default_factory=random.Random)
@@ -58,6 +60,7 @@ class Device:
         self._since: dict[str, float] = {}
         self._changed = asyncio.Event()
         self._pid = 1000
+        self._silent = fleet.faults.is_dead(name)
         now = fleet.clock.now()
         facts = {"os": "simulated", "hostname": name}
         boot_id = f"{fleet.random.getrandbits(128):032x}"
@@ -67,10 +70,10 @@ class Device:
     @property
     def is_connected(self) -> bool:
         """Tell whether the device's last report arrived."""
-        return self._reporter.sent > 0 and self._reporter.lost == 0
+        return not self._silent and self._reporter.sent > 0 and self._reporter.lost == 0
 
     async def run(self) -> None:
-        """Be a device until cancelled."""
+        """Be a device until cancelled, or for as long as a device lives that a fault kills."""
         splay = self._fleet.start_splay * self._fleet.random.random()
         await asyncio.sleep(splay)
         self._reporter = delayed(self._reporter, self._fleet.clock.now())
@@ -84,7 +87,7 @@ class Device:
 
     async def _poll(self) -> None:
         failures = 0
-        while True:
+        while not self._silent:
             began = self._fleet.clock.now()
             try:
                 if failures or self._etag is None:
@@ -119,6 +122,7 @@ class Device:
         """Pretend to run what is desired now."""
         items = body.get("items", []) if isinstance(body, dict) else []
         wanted = {item["uid"]: item for item in items if isinstance(item, dict) and isinstance(item.get("uid"), str)}
+        self._silent = any(self._fleet.faults.silences(self.name, item) for item in wanted.values())
         for uid in set(self._observed) - set(wanted):
             del self._observed[uid]
         now = self._fleet.clock.now()
@@ -135,7 +139,7 @@ class Device:
 
     def _started(self, uid: str, spec_hash: str, item: Mapping[str, Any]) -> Observation:
         self._pid += 1
-        fails = self._fleet.random.random() < self._fleet.fail_rate
+        fails = self._fleet.random.random() < self._fleet.fail_rate or self._fleet.faults.fails(self.name, item)
         return Observation(
             namespace=str(item.get("namespace", "")),
             name=str(item.get("name", "")),
@@ -149,7 +153,7 @@ class Device:
         )
 
     async def _report(self) -> None:
-        while True:
+        while not self._silent:
             self._changed.clear()
             current = dict(self._observed)
             now = self._fleet.clock.now()

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from praetor_agent import settings
 from praetor_agent.errors import UsageError
+from praetor_agent.simulate.faults import BadVersion, Faults
 from praetor_agent.simulate.main import SimulateSettings
 
 MAX_DEVICES = 200_000
+_A_SHARE = "a share from 0 to 1"
 
 
 def settings_of(options: argparse.Namespace) -> SimulateSettings:
@@ -26,10 +28,26 @@ def settings_of(options: argparse.Namespace) -> SimulateSettings:
         secret=_secret(options.token_secret_file),
         ca_bundle=settings.ca_bundle_of(options.ca_bundle),
         start_splay=settings.seconds("--start-splay", options.start_splay),
-        fail_rate=settings.number("--fail-rate", options.fail_rate, 1.0, "a share from 0 to 1"),
+        fail_rate=settings.number("--fail-rate", options.fail_rate, 1.0, _A_SHARE),
+        faults=Faults(
+            fail=_bad_versions("--fail-on", options.fail_on),
+            silent=_bad_versions("--silent-on", options.silent_on),
+            dead=settings.number("--dead-rate", options.dead_rate, 1.0, _A_SHARE),
+        ),
         summary_seconds=max(0.1, settings.seconds("--summary-seconds", options.summary_seconds)),
         changes_file=Path(options.changes_file) if options.changes_file else None,
     )
+
+
+def _bad_versions(flag: str, text: str | None) -> tuple[BadVersion, ...]:
+    """Return the versions that TEXT[=SHARE][,…] names."""
+    found = []
+    for word in text.split(",") if text else ():
+        name, given, share = word.partition("=")
+        if not name:
+            raise UsageError(f"{flag} {text!r} names no version; say TEXT or TEXT=SHARE, several with commas")
+        found.append(BadVersion(name, settings.number(flag, share, 1.0, _A_SHARE) if given else 1.0))
+    return tuple(found)
 
 
 def _devices(options: argparse.Namespace) -> tuple[str, ...]:

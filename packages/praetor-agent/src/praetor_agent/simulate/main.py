@@ -16,6 +16,7 @@ from pathlib import Path
 from praetor_agent.clock import SystemClock
 from praetor_agent.errors import AgentError, UsageError
 from praetor_agent.simulate.device import Device, Fleet
+from praetor_agent.simulate.faults import NO_FAULTS, Faults
 from praetor_agent.simulate.http import endpoint
 from praetor_agent.simulate.statistics import Statistics
 from praetor_api.tokens import device_token
@@ -35,6 +36,7 @@ class SimulateSettings:
     ca_bundle: str | None = None
     start_splay: float = 0.0
     fail_rate: float = 0.0
+    faults: Faults = NO_FAULTS
     summary_seconds: float = 5.0
     changes_file: Path | None = None
 
@@ -81,6 +83,7 @@ def _fleet(settings: SimulateSettings, stack: ExitStack) -> Fleet:
         clock=SystemClock(),
         statistics=Statistics(),
         fail_rate=settings.fail_rate,
+        faults=settings.faults,
         start_splay=settings.start_splay,
         on_change=on_change,
     )
