@@ -89,7 +89,7 @@ def test_a_desired_process_runs_and_is_reported(gateway: FakeGateway, agent: Age
     assert (told.uid, told.namespace) == (wanted["uid"], "default")
     first = gateway.reports[0]
     assert first.facts is not None
-    assert set(first.facts) >= {"os", "kernel", "arch", "hostname", "python"}
+    assert set(first.facts) >= {"os", "kernel", "arch", "hostname", "python", "diskFree"}
     assert (first.boot_id, first.heartbeat) == (procfs.boot_id(), True)
 
 

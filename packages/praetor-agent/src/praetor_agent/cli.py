@@ -52,6 +52,7 @@ def _run(options: argparse.Namespace) -> None:
         token=token,
         token_file=token_file,
         ca_bundle=settings.ca_bundle_of(options.ca_bundle),
+        proxy=settings.proxy_of(options.proxy),
         start_splay=settings.seconds("--start-splay", options.start_splay),
     )
     _log(options.log_level)
@@ -122,6 +123,7 @@ def _simulate_flags(parser: argparse.ArgumentParser) -> None:
 
 def _run_flags(parser: argparse.ArgumentParser) -> None:
     _gateway_flags(parser)
+    _flag(parser, "--proxy", help="HTTP(S) proxy to the gateway, or none; else as HTTPS_PROXY and NO_PROXY say")
     _flag(parser, "--device", help="name of this device (the host's name)")
     _flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
     _flag(parser, "--start-splay", default="3", help="spread the first contact over this many seconds")

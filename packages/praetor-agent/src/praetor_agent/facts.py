@@ -1,32 +1,102 @@
-"""What the device is: a few short words for the inventory."""
+"""What the device is: a few short words for the inventory. What moves all the time is told in wide steps."""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
+AGAIN_SECONDS = 300.0
+"""How often the facts that may change are looked at again."""
 
-def facts() -> dict[str, str]:
-    """Return os, kernel, arch, hostname and python, as far as they can be read."""
+MIB, GIB = 2**20, 2**30
+SLACK = 0.1
+"""How far beyond its step, as a share of it, a number must be before another step is told."""
+
+_NO_NAME = ("", "none", "unknown", "not specified", "default string", "system product name", "system serial number")
+
+
+class Facts:
+    """The facts of this device; *disk* is the directory whose file system is told of."""
+
+    def __init__(self, disk: Path, root: Path = Path("/")) -> None:
+        self._disk = disk
+        self._fixed = fixed_facts(root)
+        self._step: int | None = None
+        self._next_at = float("-inf")
+        self._known: Mapping[str, str] = {}
+
+    def at(self, now: float) -> Mapping[str, str]:
+        """Return the facts, looked at again if they are old at *now*. Equal ones mean that nothing changed."""
+        if now >= self._next_at:
+            self._next_at = now + AGAIN_SECONDS
+            free = free_bytes(self._disk)
+            self._step = None if free is None else step_of(free, self._step)
+            found = self._fixed | ({} if self._step is None else {"diskFree": size_words(self._step)})
+            self._known = {key: value[:256] for key, value in found.items()}
+        return self._known
+
+
+def fixed_facts(root: Path) -> dict[str, str]:
+    """Return what stays as it is while the device is up, as far as it can be read below *root*."""
     kernel = os.uname()
     found = {
-        "os": _os_name(),
+        "os": _os_name(root) or kernel.sysname,
         "kernel": kernel.release,
         "arch": kernel.machine,
         "hostname": kernel.nodename,
+        "init": "systemd" if (root / "run/systemd/system").is_dir() else _text(root / "proc/1/comm"),
+        "model": _first(root, "sys/class/dmi/id/product_name", "proc/device-tree/model"),
+        "serial": _first(root, "sys/class/dmi/id/product_serial", "proc/device-tree/serial-number"),
+        "memory": _memory(root),
         "python": sys.version.split()[0],
     }
-    return {key: value[:256] for key, value in found.items() if value}
+    return {key: value for key, value in found.items() if value}
 
 
-def _os_name() -> str:
-    for path in ("/etc/os-release", "/usr/lib/os-release"):
-        try:
-            lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-        except OSError:
-            continue
-        for line in lines:
+def free_bytes(path: Path) -> int | None:
+    """Return how much a program without privileges may still write below *path*, or None when that is not known."""
+    try:
+        found = os.statvfs(path)
+    except OSError:
+        return None
+    return found.f_bavail * found.f_frsize
+
+
+def step_of(size: int, last: int | None) -> int:
+    """Return the power of two at or below *size*; *last* as long as *size* is within or hardly beyond its step."""
+    if last is not None and last * (1 - SLACK) <= size < 2 * last * (1 + SLACK):
+        return last
+    return 1 << max(size.bit_length() - 1, 20)
+
+
+def size_words(size: int) -> str:
+    """Return *size* in words: `16GiB`."""
+    return f"{size // GIB}GiB" if size >= GIB else f"{size // MIB}MiB"
+
+
+def _memory(root: Path) -> str:
+    line = next((line for line in _text(root / "proc/meminfo").splitlines() if line.startswith("MemTotal:")), "")
+    return f"{int(line.split()[1]) // 1024}MiB" if line else ""
+
+
+def _os_name(root: Path) -> str:
+    for place in ("etc/os-release", "usr/lib/os-release"):
+        for line in _text(root / place).splitlines():
             if line.startswith("PRETTY_NAME="):
                 return line.partition("=")[2].strip().strip("\"'")
-    return os.uname().sysname
+    return ""
+
+
+def _first(root: Path, *places: str) -> str:
+    """Return the first of the files' texts that says something; vendors leave much unsaid."""
+    said = (_text(root / place) for place in places)
+    return next((text for text in said if text.lower() not in _NO_NAME and "filled by" not in text.lower()), "")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \t\n")
+    except OSError:
+        return ""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import requests
 
 from praetor_agent.errors import GatewayError
+from praetor_agent.settings import DIRECT
 from praetor_agent.state import Received
 from praetor_api.protocol import (
     TOKEN_HEADER,
@@ -34,13 +35,16 @@ MAX_RETRY_AFTER_SECONDS = 300.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
     """Where the gateway is and how the device proves itself. *token* is asked for with each request, so that it may
-    change in its file; *verify* is a CA bundle's path, or whether to check certificates at all."""
+    change in its file; *verify* is a CA bundle's path, or whether to check certificates at all; *answered* is called
+    whenever the gateway took a request, which it does from a device that has proved itself only."""
 
     url: str
     device: str
     token: Callable[[], str | None]
     verify: str | bool = True
     version: str = ""
+    proxies: Mapping[str, str] = field(default_factory=dict)
+    answered: Callable[[], None] = lambda: None
 
 
 class GatewayClient:
@@ -49,6 +53,9 @@ class GatewayClient:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._http = requests.Session()
+        # What the environment says of authorities, passwords (.netrc) and proxies would win over what we were told.
+        self._http.trust_env = False
+        self._http.proxies = dict(address.proxies)
         self._http.headers["User-Agent"] = f"praetor-agent/{address.version}"
 
     def desired(self, etag: str | None, wait: int = 0) -> Received | None:
@@ -81,6 +88,11 @@ class GatewayClient:
         """Tell that the device is there."""
         self._send("POST", connect_path(self._address.device), {}, {}, READ_TIMEOUT_SECONDS)
 
+    def date(self) -> str | None:
+        """Ask for the desired state as any poll does, and return what the gateway says the time is."""
+        response, _ = self._send("GET", desired_path(self._address.device), {}, None, READ_TIMEOUT_SECONDS)
+        return response.headers.get("Date")
+
     def close(self) -> None:
         """Let the connections go."""
         self._http.close()
@@ -98,7 +110,6 @@ class GatewayClient:
                 json=body,
                 headers=headers,
                 timeout=(CONNECT_TIMEOUT_SECONDS, read_timeout),
-                # With each request: a Session's own would give way to REQUESTS_CA_BUNDLE.
                 verify=self._address.verify,
                 allow_redirects=False,
                 stream=True,
@@ -107,7 +118,17 @@ class GatewayClient:
         except (requests.RequestException, OSError) as e:
             raise GatewayError(f"cannot reach the gateway: {e}") from e
         _refuse(response, content)
+        self._address.answered()
         return response, content
+
+
+def proxies_for(url: str, proxy: str | None) -> dict[str, str]:
+    """Return the proxies on the way to *url*: *proxy*, none if that is DIRECT, else as the environment says."""
+    if proxy == DIRECT:
+        return {}
+    if proxy is not None:
+        return {"http": proxy, "https": proxy}
+    return dict(requests.utils.get_environ_proxies(url))
 
 
 def token_file(path: Path) -> Callable[[], str | None]:

@@ -18,15 +18,15 @@ from praetor_agent.backends import systemd
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.backends.protocol import Backend
 from praetor_agent.clock import SystemClock
-from praetor_agent.facts import facts
-from praetor_agent.gateway import Address, GatewayClient, token_file
+from praetor_agent.facts import Facts
+from praetor_agent.gateway import Address, GatewayClient, proxies_for, token_file
 from praetor_agent.host import NOT_BUILT_IN, Host
 from praetor_agent.inbox import Inbox
 from praetor_agent.loop import Loop, Parts
 from praetor_agent.poller import Poller
 from praetor_agent.prober import Prober
 from praetor_agent.probes import Probes
-from praetor_agent.settings import DEFAULT_WAIT_SECONDS, RunSettings
+from praetor_agent.settings import DEFAULT_WAIT_SECONDS, RunSettings, loose_mode
 from praetor_agent.state import State
 from praetor_agent.store import lock_directory
 from praetor_agent.telling import Teller
@@ -44,6 +44,9 @@ def run(settings: RunSettings) -> None:
     try:
         poller, loop = _build(settings, waker)
         _on_signals(loop.stop, waker)
+        loose = settings.token_file and loose_mode(settings.token_file)
+        if loose:  # no reason to leave the device alone: it may be out of everybody's reach
+            log.warning("token file is not safe reason=%s", loose)
         log.info("agent starts device=%s gateway=%s version=%s", settings.device, settings.gateway, __version__)
         poller.start()
         gc.collect()
@@ -64,8 +67,8 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
     address = _address(settings)
     splay = settings.start_splay * random.random()  # noqa: S311 - no secret
     poller = Poller(GatewayClient(address), inbox, clock, wait=DEFAULT_WAIT_SECONDS, splay=splay)
-    identity = Report(agent_version=__version__, boot_id=boot_id, facts=facts())
-    teller = Teller(GatewayClient(address), inbox, clock, identity, poller.nudge)
+    identity = Report(agent_version=__version__, boot_id=boot_id)
+    teller = Teller(GatewayClient(address), inbox, clock, identity, poller.nudge, Facts(settings.state_dir).at)
     teller.delay(splay)
     parts = Parts(
         state=state,
@@ -99,6 +102,7 @@ def _address(settings: RunSettings) -> Address:
         device=settings.device,
         token=token,
         verify=settings.ca_bundle or True,
+        proxies=proxies_for(settings.gateway, settings.proxy),
         version=__version__,
     )
 

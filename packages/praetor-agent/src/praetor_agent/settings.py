@@ -13,6 +13,8 @@ from praetor_api.names import is_device_name
 
 DEFAULT_STATE_DIR = "/var/lib/praetor-agent"
 DEFAULT_WAIT_SECONDS = 50
+DIRECT = "none"
+"""The `--proxy` that means none, whatever the environment says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,7 @@ class RunSettings:
     token: str | None = None
     token_file: Path | None = None
     ca_bundle: str | None = None
+    proxy: str | None = None
     start_splay: float = 0.0
 
 
@@ -69,6 +72,24 @@ def ca_bundle_of(text: str | None) -> str | None:
     if text and not os.access(text, os.R_OK):
         raise UsageError(f"--ca-bundle {text} cannot be read; give a file of PEM certificates")
     return text or None
+
+
+def proxy_of(text: str | None) -> str | None:
+    """Return the proxy's URL or DIRECT, None when the environment may choose; UsageError when it is neither."""
+    if not text or text == DIRECT:
+        return text or None
+    parts = urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UsageError(f"--proxy is no http(s) URL; write it as http://proxy.example:3128, or as {DIRECT}")
+    return text
+
+
+def loose_mode(file: Path) -> str | None:
+    """Return why the token in *file* is no secret, or None."""
+    mode = file.stat().st_mode & 0o777
+    if not mode & 0o077:
+        return None
+    return f"{file} has mode {mode:04o}, so that others may read or change the token; run: chmod 600 {file}"
 
 
 def seconds(flag: str, text: str) -> float:

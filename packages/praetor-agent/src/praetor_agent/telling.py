@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from praetor_agent import reporting
 from praetor_agent.clock import Clock, rfc3339
@@ -20,16 +21,24 @@ log = logging.getLogger(__name__)
 
 
 class Teller:
-    """Tells the gateway what the device sees. *nudge* wakes the poller when the gateway holds something newer."""
+    """Tells the gateway what the device sees. *nudge* wakes the poller when the gateway holds something newer;
+    *facts* tells what the device is at a time."""
 
     def __init__(
-        self, client: GatewayClient, inbox: Inbox, clock: Clock, identity: Report, nudge: Callable[[], None]
+        self,
+        client: GatewayClient,
+        inbox: Inbox,
+        clock: Clock,
+        identity: Report,
+        nudge: Callable[[], None],
+        facts: Callable[[float], Mapping[str, str]],
     ) -> None:
         self._client = client
         self._inbox = inbox
         self._clock = clock
         self._identity = identity
         self._nudge = nudge
+        self._facts = facts
         self._differs = 0
         now = clock.now()
         self._reporter = Reporter(base=reporting.first_seq(now), next_at=now)
@@ -46,6 +55,7 @@ class Teller:
         return self._reporter.due_at(current, self._clock.now())
 
     def _send(self, current: Mapping[str, Observation]) -> None:
+        self._look()
         reporter, due = self._reporter, self._reporter.due(current)
         report = reporting.report(self._identity, reporter, due, rfc3339(self._clock.wall()))
         fraction = random.random()  # noqa: S311 - no secret
@@ -62,6 +72,12 @@ class Teller:
             log.warning("observation rejected name=%s reason=%s", rejected.name, rejected.reason)
         self._reporter = reporter.acked(ack, current, due, self._clock.now(), fraction)
         self._compare(ack)
+
+    def _look(self) -> None:
+        facts = self._facts(self._clock.now())
+        if facts != self._identity.facts:
+            self._identity = replace(self._identity, facts=facts)
+            self._reporter = replace(self._reporter, facts_known=False)
 
     def _compare(self, ack: ReportAck) -> None:
         """Look after a desired state that the long poll should have brought."""

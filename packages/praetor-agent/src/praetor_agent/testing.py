@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Condition, Thread
 from types import TracebackType
 from typing import Any
@@ -39,7 +42,14 @@ class Fault:
 class FakeGateway:
     """Serves one desired state to every device and keeps what was reported. A context manager."""
 
-    def __init__(self, *, token: str | None = None, heartbeat_seconds: int = DEFAULT_HEARTBEAT_SECONDS) -> None:
+    def __init__(
+        self,
+        *,
+        token: str | None = None,
+        heartbeat_seconds: int = DEFAULT_HEARTBEAT_SECONDS,
+        host: str = "127.0.0.1",
+        certificate: Path | None = None,
+    ) -> None:
         self.token = token
         self.heartbeat_seconds = heartbeat_seconds
         self.resync = False
@@ -51,7 +61,13 @@ class FakeGateway:
         self._items: tuple[dict[str, Any], ...] = ()
         self._faults: list[Fault] = []
         self._closing = False
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
+        self._host = f"[{host}]" if ":" in host else host
+        self._scheme = "https" if certificate else "http"
+        self._server = (_Server6 if ":" in host else _Server)((host, 0), _handler(self))
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     def __enter__(self) -> FakeGateway:
@@ -70,7 +86,7 @@ class FakeGateway:
     @property
     def url(self) -> str:
         """Where it listens."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._scheme}://{self._host}:{self._server.server_address[1]}"
 
     @property
     def etag(self) -> str:
@@ -153,6 +169,13 @@ class FakeGateway:
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 512  # many devices come at once
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that went away."""
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 def item(name: str, spec: Mapping[str, Any], *, uid: str = "", generation: int = 1) -> dict[str, Any]:

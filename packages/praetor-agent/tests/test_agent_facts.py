@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from praetor_agent.facts import AGAIN_SECONDS, GIB, MIB, Facts, fixed_facts, size_words, step_of
+
+
+def test_a_switch_with_dmi_tells_model_and_serial(tmp_path: Path) -> None:
+    dmi = tmp_path / "sys/class/dmi/id"
+    dmi.mkdir(parents=True)
+    (dmi / "product_name").write_text("SN2700\n")
+    (dmi / "product_serial").write_text("MT1234X00001\n")
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/os-release").write_text('NAME=x\nPRETTY_NAME="SONiC 202405"\n')
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/meminfo").write_text("MemTotal:        8001020 kB\nMemFree: 1 kB\n")
+    found = fixed_facts(tmp_path)
+    assert (found["model"], found["serial"], found["os"]) == ("SN2700", "MT1234X00001", "SONiC 202405")
+    assert found["memory"] == "7813MiB"
+
+
+def test_a_board_with_a_device_tree_tells_them_too_and_what_vendors_leave_unsaid_is_not_told(tmp_path: Path) -> None:
+    dmi, tree = tmp_path / "sys/class/dmi/id", tmp_path / "proc/device-tree"
+    dmi.mkdir(parents=True)
+    tree.mkdir(parents=True)
+    (dmi / "product_name").write_text("To Be Filled By O.E.M.\n")
+    (tree / "model").write_bytes(b"BlueField-3 DPU\0")
+    found = fixed_facts(tmp_path)
+    assert found["model"] == "BlueField-3 DPU"
+    assert "serial" not in found
+    assert "memory" not in found
+
+
+def test_the_init_system_is_told(tmp_path: Path) -> None:
+    (tmp_path / "proc/1").mkdir(parents=True)
+    (tmp_path / "proc/1/comm").write_text("init\n")
+    assert fixed_facts(tmp_path)["init"] == "init"
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    assert fixed_facts(tmp_path)["init"] == "systemd"
+
+
+@pytest.mark.parametrize(
+    ("size", "last", "step"),
+    [
+        pytest.param(5 * GIB, None, 4 * GIB, id="first-look"),
+        pytest.param(7.9 * GIB, 4 * GIB, 4 * GIB, id="within"),
+        pytest.param(8.5 * GIB, 4 * GIB, 4 * GIB, id="hardly-above"),
+        pytest.param(9 * GIB, 4 * GIB, 8 * GIB, id="above"),
+        pytest.param(3.7 * GIB, 4 * GIB, 4 * GIB, id="hardly-below"),
+        pytest.param(3.5 * GIB, 4 * GIB, 2 * GIB, id="below"),
+        pytest.param(0, None, MIB, id="nothing"),
+    ],
+)
+def test_free_space_is_told_in_steps_and_does_not_waver_between_two(size: float, last: int | None, step: int) -> None:
+    assert step_of(int(size), last) == step
+
+
+def test_sizes_in_words() -> None:
+    assert [size_words(size) for size in (MIB, 512 * MIB, 16 * GIB)] == ["1MiB", "512MiB", "16GiB"]
+
+
+def test_facts_are_looked_at_again_after_a_while_only(tmp_path: Path) -> None:
+    facts = Facts(tmp_path)
+    first = facts.at(0)
+    assert first["diskFree"].endswith("iB")
+    assert facts.at(AGAIN_SECONDS - 1) is first
+    again = facts.at(AGAIN_SECONDS)
+    assert again is not first
+    assert again == first
+    assert all(len(value) <= 256 for value in first.values())
+
+
+def test_a_file_system_that_cannot_be_asked_is_not_told_of(tmp_path: Path) -> None:
+    assert "diskFree" not in Facts(tmp_path / "none").at(0)
