@@ -124,17 +124,18 @@ def test_a_device_has_one_reason(row: ProcessRow, fields: dict[str, Any], expect
 
 
 @pytest.mark.parametrize(
-    ("connected", "since", "expected"),
+    ("connected", "since", "age", "expected"),
     [
-        pytest.param(None, None, "NotReady(its agent was never seen)", id="never-judged"),
-        pytest.param(False, AT - 5, "OfflineSince(2025-12-31T23:59:55Z)", id="switch-offline"),
-        pytest.param(True, AT - 5, "Updating", id="switch-connected"),
+        pytest.param(None, None, 599, "NotReady(its agent was never seen)", id="never-judged"),
+        pytest.param(None, None, 600, "NeverConnected", id="never-judged-for-long"),
+        pytest.param(False, AT - 5, 599, "OfflineSince(2025-12-31T23:59:55Z)", id="switch-offline"),
+        pytest.param(True, AT - 5, 599, "Updating", id="switch-connected"),
     ],
 )
 def test_a_process_that_was_never_reported_stands_as_its_switch(
-    connected: bool | None, since: float | None, expected: str
+    connected: bool | None, since: float | None, age: int, expected: str
 ) -> None:
-    row = process("a", connected=None, connected_since=None, reported=False, **STARTING)
+    row = process("a", connected=None, connected_since=None, reported=False, created_at=AT - age, **STARTING)
     made = planned("v1", [row], devices=[device("a", connected=connected, connected_since=since)])
     assert str(made.reasons["a"]) == expected
 
@@ -301,12 +302,44 @@ def test_of_two_processes_the_one_that_stays_is_kept() -> None:
     assert planned("v1", [older, younger], devices=[device("a")]).actions == ()
 
 
-@pytest.mark.parametrize("rows", [[process("a")], [offline(process("a", offered_at=AT), AT - 60)], []])
-def test_a_rollout_is_complete_when_only_deferred_devices_are_left(rows: list[ProcessRow]) -> None:
-    made = planned("v1", rows, devices=[device("a")] if rows else [])
+UNSEEN: dict[str, Any] = {"connected": None, "connected_since": None, "reported": False} | STARTING
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        pytest.param(process("b"), id="none-left"),
+        pytest.param(offline(process("b", offered_at=AT), AT - 60), id="offline-before-the-offer"),
+        pytest.param(process("b", **UNSEEN), id="never-connected"),
+    ],
+)
+def test_a_rollout_is_complete_when_only_deferred_devices_are_left(other: ProcessRow) -> None:
+    seen = device("b", connected=other.connected)
+    made = planned("v1", [process("a"), other], devices=[device("a"), seen])
     assert made.status is not None
     assert made.status.current_revision == "rev-v1"
     assert made.status.conditions[1].reason == "NewRevisionRolledOut"
+
+
+@pytest.mark.parametrize("row", [offline(process("a", offered_at=AT), AT - 60), process("a", **UNSEEN)])
+def test_a_revision_that_no_device_has_shown_is_not_the_current_one(row: ProcessRow) -> None:
+    made = planned("v1", [row], devices=[device("a", connected=row.connected)])
+    assert made.status is not None
+    assert made.status.current_revision is None
+    assert made.status.conditions[1].reason == "RolloutInProgress"
+
+
+def test_without_devices_there_is_nothing_to_wait_for_and_nothing_is_shown() -> None:
+    made = planned("v1", [], devices=[])
+    assert made.status is not None
+    assert made.status.current_revision is None
+    assert made.status.conditions[1].message == "no device matches the selector"
+
+
+def test_a_device_offline_before_an_older_offer_is_not_blamed_for_the_next() -> None:
+    row = offline(process("a", offered_at=AT - 100, observed=False, settled_since=None), AT - 200)
+    made = planned("v2", [row, process("b")], max_unavailable=1)
+    assert (updated(made), codes(made)["a"]) == (["b"], ReasonCode.OFFLINE_SINCE)
 
 
 def test_a_complete_rollout_stays_complete_when_a_device_fails_later() -> None:
@@ -370,6 +403,20 @@ def test_a_pause_is_told_and_taken_back() -> None:
     resumed = plan(snapshot(deployment(status=stored(paused)), [device("a")], [process("a")]), START).status
     assert resumed is not None
     assert [each.type for each in resumed.conditions] == ["Available", "Progressing"]
+
+
+def test_a_complete_rollout_stays_complete_through_a_pause() -> None:
+    done = planned("v1", [process("a")]).status
+    assert done is not None
+    failing = [process("a", **FAILING)]
+    paused = plan(snapshot(deployment(paused=True, status=stored(done)), [device("a")], failing), START).status
+    assert paused is not None
+    assert [each.reason for each in paused.conditions] == [
+        "TooManyUnavailable", "DeploymentPaused", "NewRevisionRolledOut",
+    ]  # fmt: skip
+    resumed = plan(snapshot(deployment(status=stored(paused)), [device("a")], failing), START + timedelta(days=1))
+    assert resumed.status is not None
+    assert [each.reason for each in resumed.status.conditions] == ["TooManyUnavailable", "NewRevisionRolledOut"]
 
 
 def test_a_plan_that_was_carried_out_leaves_nothing_to_do() -> None:

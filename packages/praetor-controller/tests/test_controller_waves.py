@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +21,7 @@ from praetor_api.kube.objects import (
 )
 from praetor_controller.actions import Create, Update
 from praetor_controller.domains import Domains
-from praetor_controller.elsewhere import Neighbour, down_elsewhere
+from praetor_controller.elsewhere import TAKING_S, Neighbour, down_elsewhere
 from praetor_controller.planner import plan
 from praetor_controller.reasons import ReasonCode
 from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow, StoredStatus
@@ -164,6 +165,12 @@ def test_a_limited_wave_takes_devices_that_can_show_something() -> None:
     assert updated(planned(devices, OLD, (Wave(name="few", limit=1),))) == ["b"]
 
 
+def test_a_limited_wave_prefers_devices_that_were_ever_seen() -> None:
+    devices = [ring("a", connected=None), ring("b")]
+    made = planned(devices, [], (Wave(name="few", limit=1),), given={"current": None})
+    assert [each.device for each in made.actions if isinstance(each, Create)] == ["b"]
+
+
 def test_a_new_device_takes_nobodys_place() -> None:
     devices = [ring("a"), *DEVICES[1:]]
     made = planned(devices, [new("b", "few"), *OLD[2:]], (Wave(name="few", limit=1), CANARY), given={"current": None})
@@ -285,13 +292,29 @@ def test_without_budgets_there_are_no_domains() -> None:
 def test_other_deployments_hold_down_what_they_offered(row: ProcessRow, down: bool) -> None:
     other = Neighbour(deployment(), [row])
     found = down_elsewhere([other], {"a": device("a")}, AT)
-    assert [each.name for each in found] == ["a"] * down
+    assert [each.name for each in found.down] == ["a"] * down
+
+
+@pytest.mark.parametrize(
+    ("row", "taking", "changes_at"),
+    [
+        pytest.param(process("a", ready_since=AT - 10), frozenset(), AT + 20, id="soon-available"),
+        pytest.param(offline(process("a", **STARTING, offered_at=AT), AT), frozenset(), AT + 600, id="blamed"),
+        pytest.param(process("a", **STARTING), frozenset(), math.inf, id="an-event-will-tell"),
+        pytest.param(process("a"), frozenset("a"), AT + TAKING_S, id="perhaps-not-written"),
+    ],
+)
+def test_it_is_known_when_time_alone_frees_a_place(row: ProcessRow, taking: frozenset[str], changes_at: float) -> None:
+    found = down_elsewhere([Neighbour(deployment(min_ready_seconds=30), [row], taking)], {"a": device("a")}, AT)
+    assert found.changes_at == changes_at
+    made = planned(RACKS, OLD, (), budgets=(RACK,), given={"elsewhere_changes_at": AT + 61})
+    assert made.next_look == START + timedelta(seconds=61)
 
 
 def test_what_is_about_to_be_written_counts_unless_it_is_in_maintenance() -> None:
     devices = {"a": device("a"), "b": device("b", in_maintenance=True)}
     found = down_elsewhere([Neighbour(deployment(), [], frozenset("abz"))], devices, AT)
-    assert [each.name for each in found] == ["a"]
+    assert [each.name for each in found.down] == ["a"]
 
 
 def with_policy(
@@ -366,7 +389,12 @@ def test_a_stop_holds_until_the_spec_changes() -> None:
 
 def test_a_rollback_brings_the_rolled_out_revision_back_under_the_budget() -> None:
     rows = [*BAD[:2], new("c", ""), OLD[3]]
-    made = with_policy(FailureAction.ROLLBACK, rows, limit=1)
+    first = with_policy(FailureAction.ROLLBACK, rows, limit=1)
+    assert first.actions == ()  # a controller that dies half-way could not tell any more that it must go on
+    assert first.status is not None
+    policy = FailurePolicy(max_failures=1, action=FailureAction.ROLLBACK)
+    row = deployment("v2", max_unavailable=10, failure_policy=policy, status=stored(first.status))
+    made = with_policy(FailureAction.ROLLBACK, rows, row=row)
     assert updated(made) == ["a", "b", "c"]
     assert {each.template.revision for each in made.actions if isinstance(each, Update)} == {"rev-v1"}
     assert condition(made, "RolledBack") == ("True", "FailurePolicy")
@@ -387,6 +415,18 @@ def test_what_was_rolled_back_stays_so_until_the_template_changes() -> None:
     again = with_policy(FailureAction.ROLLBACK, OLD, row=mended)
     assert updated(again) == list("abcd")
     assert condition(again, "RolledBack") is None
+
+
+def test_a_stopped_revision_is_not_recreated_either() -> None:
+    made = with_policy(FailureAction.PAUSE, BAD, strategy=StrategyType.RECREATE)
+    assert made.actions == ()
+    assert reasons(made)["c"] == "Paused(the failure policy stopped the revision)"
+
+
+def test_what_may_fail_by_time_alone_is_looked_at_in_time() -> None:
+    rows = [process("a", "v2", **STARTING, offered_at=AT), new("b", "", since=AT + 50), *OLD[2:]]
+    made = with_policy(FailureAction.PAUSE, rows, limit=0)
+    assert made.next_look == START + timedelta(seconds=600)
 
 
 def test_a_first_rollout_has_nothing_to_go_back_to() -> None:

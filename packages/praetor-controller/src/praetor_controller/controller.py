@@ -117,7 +117,7 @@ class Controller:
         for row in (old, new):
             if row is not None and row.owner is not None:
                 self._add_owner(row, row.owner)
-        if old is None or new is None or old.ready_since != new.ready_since:
+        if old is None or new is None or _bearing(old) != _bearing(new):
             self._add_sharing(new or old)
 
     def _add_sharing(self, row: ProcessRow | None) -> None:
@@ -137,3 +137,8 @@ class Controller:
 
     def _add(self, key: Key) -> None:
         self._queue.add_after(key, self._rested_at.get(key, 0.0) - self._clock.monotonic())
+
+
+def _bearing(row: ProcessRow) -> tuple[object, ...]:
+    """Return what decides whether other deployments count the device of *row* as down."""
+    return row.ready_since, row.connected, row.connected_since, row.reported, row.settled_since, row.offered_at

@@ -6,12 +6,16 @@ place of a domain.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from attrs import frozen
 
 from praetor_controller.availability import Standing, blamed_until, standing
 from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
+
+TAKING_S = 1.0
+"""After so long it is seen whether another deployment's write was made."""
 
 
 @frozen
@@ -23,19 +27,31 @@ class Neighbour:
     taking: Collection[str] = frozenset()
 
 
-def down_elsewhere(
-    neighbours: Iterable[Neighbour], devices: Mapping[str, DeviceRow], now: float
-) -> tuple[DeviceRow, ...]:
+@frozen
+class Elsewhere:
+    """Devices that other deployments have *down*, by name, and when time alone may change that (inf: never)."""
+
+    down: tuple[DeviceRow, ...] = ()
+    changes_at: float = math.inf
+
+
+def down_elsewhere(neighbours: Iterable[Neighbour], devices: Mapping[str, DeviceRow], now: float) -> Elsewhere:
     """Return those of *devices*, all of the namespace by name, that one of the *neighbours* has down at *now*."""
     names: set[str] = set()
+    changes_at = math.inf
     for neighbour in neighbours:
-        names.update(neighbour.taking)
-        names.update(_down(neighbour, devices, now))
+        if neighbour.taking:  # a write that comes to nothing makes no event
+            names.update(neighbour.taking)
+            changes_at = min(changes_at, now + TAKING_S)
+        for name, until in _down(neighbour, devices, now):
+            names.add(name)
+            changes_at = min(changes_at, until)
     rows = (devices[name] for name in sorted(names & devices.keys()))
-    return tuple(row for row in rows if not row.maintained(now))
+    return Elsewhere(tuple(row for row in rows if not row.maintained(now)), changes_at)
 
 
-def _down(neighbour: Neighbour, devices: Mapping[str, DeviceRow], now: float) -> Iterable[str]:
+def _down(neighbour: Neighbour, devices: Mapping[str, DeviceRow], now: float) -> Iterator[tuple[str, float]]:
+    """Yield the devices that *neighbour* has down, each with the time when it may be so no more by itself."""
     policy = neighbour.deployment.policy
     min_ready_s, deadline_s = float(policy.min_ready_seconds), float(policy.progress_deadline_seconds)
     for process in neighbour.processes:
@@ -43,6 +59,9 @@ def _down(neighbour: Neighbour, devices: Mapping[str, DeviceRow], now: float) ->
         if device is None:
             continue
         stands = standing(process, device, min_ready_s, now)
-        blamed = stands is Standing.SILENT_AFTER_OFFER and now < blamed_until(process, device, min_ready_s, deadline_s)
-        if blamed or stands is Standing.UNAVAILABLE:
-            yield process.device
+        if stands is Standing.SILENT_AFTER_OFFER:
+            blamed = blamed_until(process, device, min_ready_s, deadline_s)
+            if now < blamed:
+                yield process.device, blamed
+        elif stands is Standing.UNAVAILABLE:
+            yield process.device, math.inf if process.ready_since is None else process.ready_since + min_ready_s

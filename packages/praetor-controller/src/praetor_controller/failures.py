@@ -6,6 +6,7 @@ the template does. The status remembers which revision that is, so a restarted c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 
 from attrs import frozen
@@ -23,10 +24,11 @@ _PATH = "spec.failurePolicy.maxFailures"
 
 @frozen
 class Stop:
-    """Why the present revision goes no further, and whether it is taken back."""
+    """Why the present revision goes no further, whether it is taken back, and whether the status says so already."""
 
     message: str
     rollback: bool
+    remembered: bool = False
 
 
 def stopped(
@@ -37,20 +39,23 @@ def stopped(
     now: float,
     *,
     can_roll_back: bool,
-) -> Stop | None:
-    """Return why the rollout must stop, or has stopped; None while it may go on. InvalidDeployment for a bad limit."""
+) -> tuple[Stop | None, float]:
+    """Return why the rollout must stop, or has stopped, and when time alone may change that; InvalidDeployment for a
+    bad limit. None while it may go on.
+    """
     policy = deployment.policy.failure_policy
     if policy is None or deployment.strategy is StrategyType.ON_DELETE:
-        return None
+        return None, math.inf
     limit = amount(policy.max_failures, len(devices), _PATH)
     remembered = _remembered(deployment, can_roll_back=can_roll_back)
     if remembered is not None or deployment.policy.paused or was_rolled_out(deployment):
-        return remembered
+        return remembered, math.inf
     judge = _Judge(deployment, hashes, now)
     failed = [(device.name, why) for device in devices if (why := judge.failure(device, find(device.name)))]
     if len(failed) <= limit:
-        return None
-    return Stop(_message(deployment, failed, limit), can_roll_back and policy.action is FailureAction.ROLLBACK)
+        return None, judge.next_deadline
+    rollback = can_roll_back and policy.action is FailureAction.ROLLBACK
+    return Stop(_message(deployment, failed, limit), rollback), math.inf
 
 
 class _Judge:
@@ -61,6 +66,7 @@ class _Judge:
         self._now = now
         self._min_ready_s = float(deployment.policy.min_ready_seconds)
         self._deadline_s = float(deployment.policy.progress_deadline_seconds)
+        self.next_deadline = math.inf  # when the first of those that are not ready yet fails
 
     def failure(self, device: DeviceRow, process: ProcessRow | None) -> str:
         """Return why *device* failed at the revision; empty when it did not."""
@@ -73,10 +79,14 @@ class _Judge:
             return "silent since the offer"
         if stands is not Standing.UNAVAILABLE:
             return ""
-        return process.failure or ("" if self._now < self._deadline(process) else "not ready in time")
+        return process.failure or self._late(process)
 
-    def _deadline(self, process: ProcessRow) -> float:
-        return (process.offered_at or process.created_at) + self._deadline_s
+    def _late(self, process: ProcessRow) -> str:
+        deadline = (process.offered_at or process.created_at) + self._deadline_s
+        if deadline <= self._now:
+            return "not ready in time"
+        self.next_deadline = min(self.next_deadline, deadline)
+        return ""
 
 
 def _remembered(deployment: DeploymentRow, *, can_roll_back: bool) -> Stop | None:
@@ -85,11 +95,13 @@ def _remembered(deployment: DeploymentRow, *, can_roll_back: bool) -> Stop | Non
         return None
     rolled_back = get_condition(status.conditions, ROLLED_BACK)
     if rolled_back is not None and rolled_back.status is ConditionStatus.TRUE:
-        return Stop(rolled_back.message, rollback=can_roll_back)
+        return Stop(rolled_back.message, rollback=can_roll_back, remembered=True)
     paused = get_condition(status.conditions, PAUSED)
     if paused is None or paused.reason != ConditionReason.FAILURE_POLICY:
         return None
-    return Stop(paused.message, rollback=False) if paused.observed_generation == deployment.generation else None
+    if paused.observed_generation != deployment.generation:
+        return None
+    return Stop(paused.message, rollback=False, remembered=True)
 
 
 def _message(deployment: DeploymentRow, failed: Sequence[tuple[str, str]], limit: int) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from attrs import frozen
 
-from praetor_controller.elsewhere import Neighbour, down_elsewhere
+from praetor_controller.elsewhere import Elsewhere, Neighbour, down_elsewhere
 from praetor_controller.memory import Memory
 from praetor_controller.revisions import RevisionRow, find_revision, rollout_start
 from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
@@ -35,6 +35,7 @@ def gather(
     devices = list(sources.devices)
     matches, uid, wanted = deployment.matches, deployment.uid, deployment.template.spec_hash
     newest = find_revision(sources.revisions, deployment.template.revision)
+    elsewhere = _elsewhere(deployment, devices, sources.neighbours, now.timestamp())
     return Snapshot(
         deployment=deployment,
         devices=[device for device in devices if matches(device.labels)],
@@ -48,13 +49,14 @@ def gather(
         revision_since=datetime.fromtimestamp(newest.started_at, now.tzinfo) if newest else None,
         current=current,
         current_stored_as=frozenset(memory.stored_as.get(current.spec_hash, ()) if current else ()),
-        down_elsewhere=_down_elsewhere(deployment, devices, sources.neighbours, now.timestamp()),
+        down_elsewhere=elsewhere.down,
+        elsewhere_changes_at=elsewhere.changes_at,
     )
 
 
-def _down_elsewhere(
+def _elsewhere(
     deployment: DeploymentRow, devices: Iterable[DeviceRow], neighbours: Iterable[Neighbour], now: float
-) -> tuple[DeviceRow, ...]:
+) -> Elsewhere:
     if not deployment.policy.update_strategy.rolling_update.budgets:
-        return ()  # nobody asks, and it would take a look at every process of the namespace
+        return Elsewhere()  # nobody asks, and it would take a look at every process of the namespace
     return down_elsewhere(neighbours, {device.name: device for device in devices}, now)

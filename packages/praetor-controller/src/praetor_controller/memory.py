@@ -26,7 +26,6 @@ class Memory:
     refusals: dict[str, Refusal] = field(factory=dict)
     stored_as: dict[str, set[str]] = field(factory=dict)
     unknown: dict[str, str] = field(factory=dict)
-    status_written_at: float | None = None
     status_due_at: float | None = None
 
     def refused(self, templates: Collection[str], now: float) -> Mapping[str, str]:

@@ -46,6 +46,7 @@ _CREATING = Reason(ReasonCode.CREATING)
 _UPDATING = Reason(ReasonCode.UPDATING)
 _NOT_READY = Reason(ReasonCode.NOT_READY)
 _NEVER_SEEN = Reason(ReasonCode.NOT_READY, "its agent was never seen")
+_NEVER_CONNECTED = Reason(ReasonCode.NEVER_CONNECTED)
 _PAUSED = Reason(ReasonCode.PAUSED)
 _TERMINATING = Reason(ReasonCode.TERMINATING)
 _WAITING_FOR_DELETION = Reason(ReasonCode.WAITING_FOR_DELETION)
@@ -95,7 +96,7 @@ class _Pass:
         self.domains = Domains(rolling.budgets if self.rolling else (), snapshot.devices, snapshot.down_elsewhere)
         self.update_hashes = snapshot.stored_as | {deployment.template.spec_hash}
         self.pairing = pair(snapshot.devices, snapshot.processes)
-        self.stop = self._stop(self.pairing.process_of.get)
+        self.stop, self.stop_at = self._stop(self.pairing.process_of.get)
         self.template, self.hashes = self._target()
         self.stage = self._stage(self.pairing.process_of.get)
         self.reasons: dict[str, Reason] = {}
@@ -108,8 +109,10 @@ class _Pass:
         self.current = self.updated = self.ready = self.available = 0
         self.next_look = self.stage.look_at if self.stage else math.inf
         self.last_progress = self.stage.progress_at if self.stage else 0.0
+        self._look(snapshot.elsewhere_changes_at)
+        self._look(self.stop_at)
 
-    def _stop(self, find: Callable[[str], ProcessRow | None]) -> Stop | None:
+    def _stop(self, find: Callable[[str], ProcessRow | None]) -> tuple[Stop | None, float]:
         deployment, current = self.deployment, self.snapshot.current
         can_roll_back = current is not None and current.revision != deployment.template.revision
         devices = self.snapshot.devices
@@ -139,12 +142,16 @@ class _Pass:
         for device in self.snapshot.devices:
             reasons[device.name] = judge(device, find(device.name))
         self._admit()
-        actions = () if self.frozen else self._actions(self.pairing)
+        actions = () if self.frozen or self._is_news() else self._actions(self.pairing)
         status, deadline = rollout_status(self.deployment, self._facts(), self.now)
         if deadline is not None:
             self._look(deadline)
         waves = self.stage.waves if self.stage else ()
         return Plan(actions=actions, status=status, next_look=self._next_look(), reasons=reasons, waves=waves)
+
+    def _is_news(self) -> bool:
+        """Tell whether a rollback is to be remembered before it begins: the failures that call for it go with it."""
+        return self.stop is not None and self.stop.rollback and not self.stop.remembered
 
     def _closed(self, device: DeviceRow) -> Reason | None:
         """Return why the wave of *device* is not open; None when it is."""
@@ -253,12 +260,12 @@ class _Pass:
             return _PAUSED
         if self.on_delete:
             return _WAITING_FOR_DELETION
-        if not self.rolling:
-            return self._update(process)
         closed = self._closed(device)
         if closed is not None:
             self._hold(device, process, stands)
             return closed
+        if not self.rolling:
+            return self._update(process)
         match stands:
             case Standing.AVAILABLE:
                 self.candidates.append(_Candidate(device, process))
@@ -272,6 +279,8 @@ class _Pass:
                 return _UPDATING  # unless the budget says otherwise
             case Standing.NEVER_REPORTED:
                 return self._update(process)
+            case Standing.OFFLINE_BEFORE_OFFER:
+                return self._offline(ReasonCode.OFFLINE_SINCE, device, process)
             case _:
                 return self._deferred(device, process)
 
@@ -300,7 +309,12 @@ class _Pass:
 
     def _offline(self, code: ReasonCode, device: DeviceRow, process: ProcessRow) -> Reason:
         since = offline_since(process, device)
-        return Reason(code, _time(since)) if since is not None else _NEVER_SEEN
+        if since is not None:
+            return Reason(code, _time(since))
+        expected_by = process.created_at + self.deadline_s
+        self._look(expected_by)
+        given_up = code is ReasonCode.OFFLINE_SINCE and expected_by <= self.at
+        return _NEVER_CONNECTED if given_up else _NEVER_SEEN
 
     def _metadata_differs(self, process: ProcessRow) -> bool:
         template = self.template

@@ -18,6 +18,7 @@ class ReasonCode(StrEnum):
     FAILING = "Failing"
     SILENT_SINCE_OFFER = "SilentSinceOffer"
     OFFLINE_SINCE = "OfflineSince"
+    NEVER_CONNECTED = "NeverConnected"
     IN_MAINTENANCE = "InMaintenance"
     PAUSED = "Paused"
     BUDGET_EXHAUSTED = "BudgetExhausted"

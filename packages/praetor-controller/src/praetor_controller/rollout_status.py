@@ -2,7 +2,8 @@
 
 Available: no more devices are unavailable than maxUnavailable, and at least one is available. Progressing: as a
 Deployment's, with the deadline counted from the last step forward (an offer, or a device that became available) or
-from the rollout's beginning.
+from the rollout's beginning. A revision is the current one once every device has it that can be had, and at least one
+has shown it: where there was none to show anything, the next ones still get it in waves and under the failure policy.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ PROGRESSING = "Progressing"
 PAUSED = "Paused"
 ROLLED_BACK = "RolledBack"
 
-_SETTLED = frozenset({ReasonCode.UP_TO_DATE, ReasonCode.IN_MAINTENANCE, ReasonCode.OFFLINE_SINCE})
+_SETTLED = frozenset(
+    {ReasonCode.UP_TO_DATE, ReasonCode.IN_MAINTENANCE, ReasonCode.OFFLINE_SINCE, ReasonCode.NEVER_CONNECTED}
+)
 
 _PATIENT = frozenset({ReasonCode.SOAKING, ReasonCode.AWAITING_APPROVAL})
 
@@ -71,7 +74,9 @@ class _Verdict:
 def rollout_status(deployment: DeploymentRow, facts: Facts, now: datetime) -> tuple[RolloutStatus, float | None]:
     """Return the status, and when the progress deadline will pass (epoch seconds; None when it does not run)."""
     revision = deployment.template.revision
-    complete = not facts.stopped and all(code in _SETTLED for code in facts.reasons)
+    settled = not facts.stopped and all(code in _SETTLED for code in facts.reasons)
+    shown = settled and ReasonCode.UP_TO_DATE in facts.reasons
+    complete = shown or (settled and not facts.reasons)
     progressing = _progressing(deployment, facts, now, complete=complete)
     conditions = deployment.status.conditions
     for type_, verdict in ((AVAILABLE, _available(facts)), (PROGRESSING, progressing)):
@@ -81,7 +86,7 @@ def rollout_status(deployment: DeploymentRow, facts: Facts, now: datetime) -> tu
     status = RolloutStatus(
         observed_generation=deployment.generation,
         counts=facts.counts,
-        current_revision=revision if complete else deployment.status.current_revision,
+        current_revision=revision if shown else deployment.status.current_revision,
         update_revision=revision,
         reasons=facts.reasons,
         conditions=conditions,
@@ -127,7 +132,7 @@ def _available(facts: Facts) -> _Verdict:
 
 def _progressing(deployment: DeploymentRow, facts: Facts, now: datetime, *, complete: bool) -> _Verdict:
     revision, where = deployment.template.revision, _summary(facts.reasons)
-    if deployment.policy.paused:
+    if deployment.policy.paused and not was_rolled_out(deployment):
         return _Verdict(ConditionStatus.UNKNOWN, ConditionReason.DEPLOYMENT_PAUSED, "nothing is written while paused")
     if facts.stopped:
         return _Verdict(ConditionStatus.FALSE, ConditionReason.FAILURE_POLICY, f"{facts.stopped}: {where}")

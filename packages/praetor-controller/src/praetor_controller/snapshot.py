@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
 
@@ -23,7 +24,7 @@ class Snapshot:
     *rollout_since* is when the deadline began to run, *revision_since* when the revision did, if that was earlier.
     *current* is the template of the revision that was rolled out last, None when nobody knows it, and
     *current_stored_as* what *stored_as* is for it. *down_elsewhere* are devices of the namespace, whether they match or
-    not, that other deployments have down.
+    not, that other deployments have down, and *elsewhere_changes_at* is when time alone may change that.
     *in_flight* are devices with a write whose outcome nobody knows yet; *refusals* are those whose write was refused.
     """
 
@@ -40,6 +41,7 @@ class Snapshot:
     current: Template | None = None
     current_stored_as: frozenset[str] = frozenset()
     down_elsewhere: Sequence[DeviceRow] = ()
+    elsewhere_changes_at: float = math.inf
 
 
 @frozen(kw_only=True)

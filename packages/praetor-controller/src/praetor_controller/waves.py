@@ -165,8 +165,8 @@ def _place(waves: Sequence[Wave], seen: Sequence[_Seen]) -> dict[str, int]:
     return place
 
 
-def _rank(seen: _Seen) -> tuple[bool, bool, str]:
-    return not seen.updated, not seen.counted, seen.device.name
+def _rank(seen: _Seen) -> tuple[bool, bool, bool, str]:
+    return not seen.updated, not seen.counted, seen.device.connected is None, seen.device.name
 
 
 def _limit(index: int, wave: Wave, seen: Sequence[_Seen], takes: Matches) -> float:

@@ -26,6 +26,7 @@ MEANINGS: Mapping[str, str] = {
     "Failing": "has the template, and its process fails",
     "SilentSinceOffer": "went silent after it was offered a template, and counts as down",
     "OfflineSince": "was offline before the offer; it is deferred and costs nothing",
+    "NeverConnected": "has never connected since it was given its process; it is deferred and costs nothing",
     "InMaintenance": "is in maintenance, and not touched",
     "Paused": "is not touched while the rollout is paused or stopped",
     "BudgetExhausted": "waits, because as many devices are down as may be",

@@ -13,7 +13,7 @@ from praetor_controller.reasons import ReasonCode
 from praetor_controller.rollout_status import PAUSED, PROGRESSING, ConditionReason
 
 BAR_WIDTH = 30
-_SPARED = (ReasonCode.IN_MAINTENANCE, ReasonCode.OFFLINE_SINCE)
+_SPARED = (ReasonCode.IN_MAINTENANCE, ReasonCode.OFFLINE_SINCE, ReasonCode.NEVER_CONNECTED)
 LAST_WAVE = "(rest)"
 
 
