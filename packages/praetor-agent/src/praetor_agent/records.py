@@ -22,7 +22,7 @@ class Stage(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why the wanted spec does not run; *reason* is a CamelCase word for machines."""
+    """Why the wanted spec does not run; *reason* is a CamelCase word for machines, an ArtifactReason for artifacts."""
 
     reason: str
     message: str
@@ -81,7 +81,7 @@ class Observed:
 
     An *exit_code* of None in one that ended means that nobody saw how it ended, and a *handle* of None
     that it was never seen to run under this boot. *watch* is the process whose end
-    tells that there is something new to observe.
+    tells that there is something new to observe. *edited* tells that somebody changed what the backend wrote for it.
     """
 
     uid: str
@@ -94,15 +94,20 @@ class Observed:
     exit_code: int | None = None
     termination_reason: str | None = None
     error: str | None = None
+    edited: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArtifactState:
-    """How far the artifact of one spec is: *path* when it is ready, *failure* when the last attempt failed."""
+    """How far the artifact of one spec is: *path* when it is ready, *failure* when the last attempt failed.
+
+    *attempts* counts the attempts to have it, the one that worked included; 0 for one that was there.
+    """
 
     path: str | None = None
     digest: str | None = None
     failure: Failure | None = None
+    attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

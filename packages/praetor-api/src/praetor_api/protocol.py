@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Annotated, Any
 
 from praetor_api.constraints import Constraint
@@ -31,6 +32,32 @@ Text = Annotated[str | None, Constraint(max_length=1024, truncate=True)]
 Facts = Annotated[
     Mapping[str, Annotated[str, Constraint(max_length=256, truncate=True)]] | None, Constraint(max_items=32)
 ]
+
+
+class ArtifactReason(StrEnum):
+    """Why an artifact cannot be had; the words of `artifactReason`."""
+
+    DOWNLOAD_FAILED = "DownloadFailed"
+    UNAUTHORIZED = "Unauthorized"
+    NOT_FOUND = "NotFound"
+    UNREACHABLE = "Unreachable"
+    DIGEST_MISMATCH = "DigestMismatch"
+    SIZE_MISMATCH = "SizeMismatch"
+    TOO_LARGE = "TooLarge"
+    DISK_FULL = "DiskFull"
+    UNSAFE_ARCHIVE = "UnsafeArchive"
+    PLATFORM_MISSING = "PlatformMissing"
+    VERIFICATION_FAILED = "VerificationFailed"
+    UNSUPPORTED = "Unsupported"
+
+
+class RollbackReason(StrEnum):
+    """Why a device went back to the old version; the words of `rolledBackReason`."""
+
+    START_FAILED = "StartFailed"
+    CRASH_LOOP = "CrashLoop"
+    HEALTH_CHECK_FAILED = "HealthCheckFailed"
+    CONFIRM_TIMED_OUT = "ConfirmTimedOut"
 
 
 def desired_path(device: str) -> str:

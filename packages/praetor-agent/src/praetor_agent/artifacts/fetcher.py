@@ -14,7 +14,7 @@ from praetor_agent.backoff import doubling
 from praetor_agent.clock import Clock
 from praetor_agent.errors import ArtifactError
 from praetor_agent.records import ArtifactState, Failure
-from praetor_api.protocol import DesiredItem
+from praetor_api.protocol import ArtifactReason, DesiredItem
 from praetor_api.spec import Artifact, ArtifactType
 
 log = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class Fetcher:
         except ArtifactError as e:
             log.warning("cannot fetch artifact url=%s reason=%s", artifact.url, e)
             failure = Failure(
-                reason="VerificationFailed" if e.downloaded else "DownloadFailed",
+                reason=ArtifactReason.VERIFICATION_FAILED if e.downloaded else ArtifactReason.DOWNLOAD_FAILED,
                 message=f"artifact: {e}",
                 artifact_downloaded=e.downloaded,
                 artifact_verified=False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from praetor_agent.launch import Launch
 from praetor_agent.records import Observed
@@ -26,4 +26,28 @@ class Backend(Protocol):
 
     def remove(self, uid: str) -> None:
         """Take away what is left of a process that ended."""
+        ...
+
+
+@runtime_checkable
+class KeepsOutput(Protocol):
+    """A backend that can tell what a process wrote."""
+
+    def tail(self, uid: str, limit: int) -> str:
+        """Return the end of what the latest run wrote, about *limit* bytes of it; empty when there is nothing.
+
+        BackendError when it cannot be told; the report then goes without.
+        """
+        ...
+
+
+@runtime_checkable
+class KeepsDefinition(Protocol):
+    """A backend that writes a definition of each process (a unit, a script), which somebody may edit.
+
+    It tells so by `Observed.edited`, and only while it is so.
+    """
+
+    def repair(self, launch: Launch) -> None:
+        """Write the definition again as it was; the process that runs is not touched. BackendError when impossible."""
         ...
