@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +22,10 @@ from praetor_api.kube.resource import (
 )
 from praetor_api.kube.testing import FakeClock, Request
 from praetor_api.kube.times import time
+from praetor_controller.flight.replay import replay
 from praetor_controller.main import Program
 from praetor_controller.revisions import template_of
-from praetor_controller.settings import Settings
+from praetor_controller.settings import Recording, Settings
 from praetor_controller.testing import PatchingKube
 
 TEL = Key("lab", "tel")
@@ -91,9 +93,15 @@ class World:
         return [each for each in self.kube.requests if each.resource != LEASES and each.verb not in ("list", "watch")]
 
     @asynccontextmanager
-    async def controller(self) -> AsyncIterator[None]:
-        program = Program(self.kube, self.clock, Settings(metrics=None, probes=None))
+    async def controller(self, recording: Recording | None = None) -> AsyncIterator[None]:
+        program = Program(self.kube, self.clock, Settings(metrics=None, probes=None, recording=recording))
         stop = asyncio.Event()
+        with program.recording():
+            async with self._running(program, stop):
+                yield
+
+    @asynccontextmanager
+    async def _running(self, program: Program, stop: asyncio.Event) -> AsyncIterator[None]:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(program.run(stop), name="controller")
             await self.clock.advance(5)
@@ -443,3 +451,22 @@ async def test_restarting_is_a_rollout(world: World) -> None:
     await world.clock.advance(3)
     restarted = [name for name, obj in world.processes().items() if obj["spec"].get("restartedAt") == when]
     assert restarted == ["tel-a"]
+
+
+async def test_a_recorded_program_is_replayed_without_a_difference(tmp_path: Path) -> None:
+    world, path = World(), tmp_path / "flight.jsonl"
+    for name in ("a", "b", "c"):
+        await world.switch(name)
+    await world.deploy()
+    recording = Recording(path=path, max_bytes=1 << 20, files=2)
+    async with world.controller(recording):
+        await world.report_ready()
+        await world.change_template("v2")
+        for _ in range(4):
+            await world.clock.advance(5)
+            await world.report_ready()
+        await world.kube.delete(DEVICE_PROCESS_DEPLOYMENTS, TEL)
+        await world.clock.advance(5)
+    *_, done = replay(path.read_bytes().splitlines(keepends=True))
+    assert done.decisions > 5
+    assert done.difference is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import click
 import structlog
@@ -12,7 +13,7 @@ from praetor_api.kube.logs import configure_logs
 from praetor_controller.__about__ import __version__
 from praetor_controller.errors import BadSettings
 from praetor_controller.main import run
-from praetor_controller.settings import Settings, parse_address
+from praetor_controller.settings import Recording, Settings, parse_address
 
 
 @click.command(context_settings={"auto_envvar_prefix": "PRAETOR_CONTROLLER", "show_default": True})
@@ -34,6 +35,9 @@ from praetor_controller.settings import Settings, parse_address
 @click.option("--qps", type=click.FloatRange(min=0, min_open=True), default=2000.0, help="Most writes a second.")
 @click.option("--burst", type=click.IntRange(min=1), default=2000, help="Most writes at once after a quiet time.")
 @click.option("--workers", type=click.IntRange(1, 64), default=4, help="Deployments reconciled at the same time.")
+@click.option("--record", metavar="FILE", help="Take every decision down in FILE, for praetorctl replay.")
+@click.option("--record-max-mib", type=click.IntRange(1, 1 << 20), default=256, help="Largest size of that file.")
+@click.option("--record-files", type=click.IntRange(1, 100), default=4, help="How many there may be, FILE.1 and so on.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
 @click.version_option(__version__, prog_name="praetor-controller")
@@ -49,6 +53,9 @@ def main(
     qps: float,
     burst: int,
     workers: int,
+    record: str | None,
+    record_max_mib: int,
+    record_files: int,
     log_level: str,
     log_format: str,
 ) -> None:
@@ -67,6 +74,9 @@ def main(
             qps=qps,
             burst=burst,
             workers=workers,
+            recording=Recording(path=Path(record), max_bytes=record_max_mib << 20, files=record_files)
+            if record
+            else None,
         )
         asyncio.run(run(settings))
     except BadSettings as e:

@@ -19,6 +19,8 @@ from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
 from praetor_controller.actions import Update
 from praetor_controller.cache import BY_NAMESPACE, BY_OWNER, Cache, owned_by
 from praetor_controller.elsewhere import Neighbour
+from praetor_controller.flight.entry import Decision
+from praetor_controller.flight.recorder import FlightRecorder, listening
 from praetor_controller.gathering import Sources, gather
 from praetor_controller.history import History
 from praetor_controller.memory import Memory
@@ -59,7 +61,9 @@ class DeploymentReconciler:
         recorder: EventRecorder,
         metrics: Metrics,
         clock: Clock,
+        flight: FlightRecorder | None = None,
     ) -> None:
+        self._flight = flight
         self._history = history
         self._api = api
         self._cache = cache
@@ -113,12 +117,22 @@ class DeploymentReconciler:
         uid = self._uids.pop(key, None)
         if uid is not None:
             self._memories.pop(uid, None)
+            if self._flight is not None:
+                self._flight.forget(uid)
             self._metrics.forget_devices(key)
 
     def _plan(self, deployment: DeploymentRow, memory: Memory, revisions: Sequence[RevisionRow]) -> Plan:
-        planned = plan(self._snapshot(deployment, memory, revisions), self._clock.now())
+        planned = self._decide(self._snapshot(deployment, memory, revisions), self._clock.now())
         if planned.status is not None:
             self._metrics.show_devices(Key(deployment.namespace, deployment.name), planned.status.reasons)
+        return planned
+
+    def _decide(self, snapshot: Snapshot, now: datetime) -> Plan:
+        if self._flight is None:
+            return plan(snapshot, now)
+        snapshot = listening(snapshot)
+        planned = plan(snapshot, now)
+        self._flight.record(Decision(now=now, snapshot=snapshot, plan=planned))
         return planned
 
     def _snapshot(self, deployment: DeploymentRow, memory: Memory, revisions: Sequence[RevisionRow]) -> Snapshot:

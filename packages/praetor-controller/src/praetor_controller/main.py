@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from uuid import uuid4
 
 import structlog
@@ -22,12 +22,14 @@ from praetor_api.kube.resource import Key
 from praetor_controller.cache import Cache
 from praetor_controller.controller import Controller
 from praetor_controller.deployment import DeploymentReconciler
+from praetor_controller.flight.recorder import FlightRecorder
+from praetor_controller.flight.tape import Tape
 from praetor_controller.history import History
 from praetor_controller.metrics import Metrics
 from praetor_controller.overlay import Overlay
 from praetor_controller.probes import serve
 from praetor_controller.rows import ProcessRow
-from praetor_controller.settings import Settings
+from praetor_controller.settings import Recording, Settings
 from praetor_controller.writer import Writer
 
 LEASE = "praetor-controller"
@@ -42,7 +44,7 @@ async def run(settings: Settings) -> None:
     async with await KubeClient.from_config(settings.kubeconfig, settings.context) as client:
         program = Program(client, clock, settings)
         client.on_request = program.metrics.requested
-        with _stop_signal() as stop:
+        with _stop_signal() as stop, program.recording():
             async with serve(settings, program.metrics, program.ready):
                 await program.run(stop)
 
@@ -60,6 +62,7 @@ class Program:
         self._limiter = TokenBucket(settings.qps, settings.burst, clock)
         self._overlay: Overlay[ProcessRow] = Overlay()
         self._recorder = EventRecorder(api, clock, "praetor-controller", identity)
+        self._flight = _flight(settings.recording, self.metrics, clock)
         self._controller = Controller(self._cache, self._overlay, self.metrics, clock, workers=settings.workers)
         lease = Key(settings.leader_elect_namespace, LEASE)
         self._elector = Elector(api, lease, identity, clock, lease_duration_s=settings.lease_duration_s)
@@ -67,6 +70,10 @@ class Program:
     def ready(self) -> bool:
         """Tell whether the cache is filled."""
         return self._cache.synced
+
+    def recording(self) -> AbstractContextManager[object]:
+        """Return the context in which decisions are taken down, if that was asked for."""
+        return self._flight or nullcontext()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Follow the cluster, and reconcile while leading, until *stop* is set."""
@@ -93,7 +100,7 @@ class Program:
         writer = Writer(self._api, self._clock, self._limiter, self.metrics, self._may_write, self._overlay)
         history = History(self._api, self._cache, self._clock, self._may_write)
         reconciler = DeploymentReconciler(
-            self._api, self._cache, writer, history, self._recorder, self.metrics, self._clock
+            self._api, self._cache, writer, history, self._recorder, self.metrics, self._clock, self._flight
         )
         self.metrics.leader.set(1)
         _log.info("leading")
@@ -110,6 +117,13 @@ class Program:
             await within(self._clock, _FLUSH_S, self._recorder.flush())
         except TimeoutError:
             _log.info("events left unwritten")
+
+
+def _flight(recording: Recording | None, metrics: Metrics, clock: Clock) -> FlightRecorder | None:
+    if recording is None:
+        return None
+    tape = Tape(recording.path, max_bytes=recording.max_bytes, files=recording.files)
+    return FlightRecorder(tape, metrics, clock)
 
 
 @contextmanager

@@ -41,6 +41,15 @@ class Metrics:
             "praetor_controller_apiserver_requests", "Requests by verb, resource and HTTP code; 0 is no answer.",
             ["verb", "resource", "code"], registry=self.registry,
         )  # fmt: skip
+        self.recorded = Counter(
+            "praetor_controller_recorded_decisions",
+            "Decisions for --record: written, or lost because it was behind, unwritable, too_large or crashed.",
+            ["result"],
+            registry=self.registry,
+        )
+        self.recorded_bytes = Counter(
+            "praetor_controller_recorded_bytes", "Bytes written for --record.", registry=self.registry
+        )
         self.leader = Gauge("praetor_controller_leader", "1 while this process leads.", registry=self.registry)
         self.devices = Gauge(
             "praetor_controller_devices", "Devices of a deployment by reason.", ["namespace", "deployment", "reason"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from attrs import frozen
 
 from praetor_controller.errors import BadSettings
@@ -13,6 +15,15 @@ class Address:
 
     host: str
     port: int
+
+
+@frozen(kw_only=True)
+class Recording:
+    """Where decisions are taken down, how large a file may become, and how many there may be."""
+
+    path: Path
+    max_bytes: int
+    files: int
 
 
 @frozen(kw_only=True)
@@ -30,6 +41,7 @@ class Settings:
     qps: float = 2000.0
     burst: int = 2000
     workers: int = 4
+    recording: Recording | None = None
 
 
 def parse_address(text: str, flag: str) -> Address | None:

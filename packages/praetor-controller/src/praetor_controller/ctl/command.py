@@ -12,6 +12,7 @@ from praetor_controller.ctl.devices import devices
 from praetor_controller.ctl.exits import explained
 from praetor_controller.ctl.explain import explain
 from praetor_controller.ctl.plan import plan
+from praetor_controller.ctl.replay import replay
 from praetor_controller.ctl.rollout.approve import approve
 from praetor_controller.ctl.rollout.history import history
 from praetor_controller.ctl.rollout.pause import pause
@@ -68,6 +69,7 @@ def token() -> None:
 main.add_command(devices)
 main.add_command(explain)
 main.add_command(plan)
+main.add_command(replay)
 token.add_command(mint)
 token.add_command(verify)
 

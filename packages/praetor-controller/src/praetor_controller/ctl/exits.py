@@ -14,6 +14,7 @@ class Exit(IntEnum):
 
     DONE = 0
     ERROR = 1
+    DIFFERENT = 1
     USAGE = 2
     FAILED = 3
     PAUSED = 4

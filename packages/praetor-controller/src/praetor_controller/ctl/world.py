@@ -17,7 +17,7 @@ from praetor_controller.actions import Action, Create, Delete, Update
 from praetor_controller.availability import Standing, standing
 from praetor_controller.bodies import process_body, process_patch
 from praetor_controller.ctl.census import Census
-from praetor_controller.ctl.patching import json_patched, merge_patched
+from praetor_controller.patching import json_patched, merge_patched
 from praetor_controller.planner import plan
 from praetor_controller.projection import project_deployment, project_process
 from praetor_controller.revisions import project_revision, revision_changes
