@@ -30,6 +30,7 @@ class Recorder:
 
     def __init__(self, kubeconfig: Path, path: str) -> None:
         self.frames: list[Frame] = []
+        self.listed = 0  # so many of them are the initial list
         self._api = RawApi.from_kubeconfig(kubeconfig)
         self._path = path
         self._ended = threading.Event()
@@ -63,7 +64,7 @@ class Recorder:
 
     def worst(self, measure: Callable[[dict[str, dict[str, Any]]], int]) -> int:
         """Return the greatest *measure* of all states from the initial list on."""
-        return max(map(measure, self.states()[self._listed - 1 :]), default=0)
+        return max(map(measure, self.states()[max(0, self.listed - 1) :]), default=0)
 
     def _list(self) -> str:
         answer = self._api.get(self._path)
@@ -71,7 +72,7 @@ class Recorder:
             raise Refused(f"cannot list {self._path}: {answer.status} {answer.message}")
         now = time.monotonic()
         self.frames += [Frame(now, "ADDED", item) for item in answer.body["items"]]
-        self._listed = max(1, len(self.frames))
+        self.listed = len(self.frames)
         return str(answer.body["metadata"]["resourceVersion"])
 
     def _run(self) -> None:

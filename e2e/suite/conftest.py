@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from e2e.clusters.cluster import Cluster
+from e2e.rollouts.fleet import SimulatedFleet
+from e2e.rollouts.foretold import Foretold
 from e2e.stack.kube import Kube
 from e2e.stack.stack import Stack
 from e2e.suite.fleet import Fleet
@@ -71,3 +73,17 @@ def fleet(stack: Stack, kube: Kube) -> Iterator[Fleet]:
     fleet = Fleet(stack, kube)
     yield fleet
     fleet.close()
+
+
+@pytest.fixture
+def simulated(stack: Stack, kube: Kube) -> Iterator[SimulatedFleet]:
+    """Pretend devices of the test's own, of which there can be many."""
+    fleet = SimulatedFleet(stack, kube)
+    yield fleet
+    fleet.close()
+
+
+@pytest.fixture
+def foretold(stack: Stack, kube: Kube) -> Foretold:
+    """Changes that `praetorctl plan` foretells, and that are compared with what happened."""
+    return Foretold(stack, kube)

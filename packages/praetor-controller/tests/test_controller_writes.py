@@ -80,6 +80,18 @@ def test_a_note_that_somebody_broke_is_no_note() -> None:
             id="failed-why",
         ),
         pytest.param(
+            READY
+            | {
+                "phase": "Failed",
+                "conditions": [
+                    condition("ProcessStarted", "False", message="no such file"),
+                    condition("Healthy", "False"),
+                ],
+            },
+            "phase Failed: no such file",
+            id="never-started",
+        ),
+        pytest.param(
             READY | {"conditions": [condition("RolledBack", message="no start")]},
             "RolledBack: no start",
             id="rolled-back",

@@ -185,6 +185,7 @@ def test_the_namespace_of_the_manifest_counts(tmp_path: Path) -> None:
 def test_approval_can_be_taken_for_granted() -> None:
     waves = [{"name": "canary", "limit": 1, "approval": "Manual"}]
     told = forecast(lab_of(3), manifest(rolling={"maxUnavailable": 3, "waves": waves}), "--approve")
+    assert told["waves"] == {"canary": ["leaf-0"], "(rest)": ["leaf-1", "leaf-2"]}
     assert told["left"] == {}
 
 

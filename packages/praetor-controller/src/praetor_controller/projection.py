@@ -218,12 +218,14 @@ def _settled_since(status: Mapping[str, Any], facts: Mapping[str, _Fact], offere
 
 def _failure(status: Mapping[str, Any], facts: Mapping[str, _Fact]) -> str:
     rolled_back, healthy = facts.get("RolledBack", _UNKNOWN), facts.get("Healthy", _UNKNOWN)
+    started = facts.get("ProcessStarted", _UNKNOWN)
     if rolled_back.status == "True":
         return _words("RolledBack", rolled_back)
     if status.get("phase") == Phase.FAILED:
-        why = status.get("lastTerminationReason") or healthy.message
+        not_started = started.message if started.status == "False" else ""
+        why = status.get("lastTerminationReason") or not_started or healthy.message
         return _bounded(f"phase Failed: {why}" if why else "phase Failed")
-    if healthy.status == "False" and facts.get("ProcessStarted", _UNKNOWN).status == "True":
+    if healthy.status == "False" and started.status == "True":
         return _words("not healthy", healthy)
     return ""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
 from attrs import field, frozen, mutable
 
-from praetor_controller.actions import Create, Delete, Update
+from praetor_controller.actions import Action, Create, Delete, Update
 from praetor_controller.ctl.explanation import MEANINGS, by_reason
 from praetor_controller.ctl.output import OutputFormat, structured, table
 from praetor_controller.ctl.times import span
@@ -37,12 +37,14 @@ class Step:
 class Forecast:
     """What would happen. *left* are the devices that do not get there, and why; *fault* is what is wrong with the spec.
 
-    *domains* tells, for the number of a budget and a domain, how many of its devices are down at most.
+    *waves* are the devices that get the template, by the wave that they get it in, if there are waves. *domains*
+    tells, for the number of a budget and a domain, how many of its devices are down at most.
     """
 
     name: str
     steps: list[Step] = field(factory=list)
     devices: int = 0
+    waves: dict[str, list[str]] = field(factory=dict)
     unavailable_at_most: int = 0
     domains: dict[tuple[int, str], int] = field(factory=dict)
     budgets: tuple[str, ...] = ()
@@ -74,7 +76,7 @@ def forecast(world: World, ready_after_s: float) -> Forecast:
         idle = 0
         world.carry_out(planned.actions)
         told.steps.append(_step(world, planned, int((world.now - began).total_seconds())))
-        _count(told, world)
+        _count(told, world, planned.actions)
         world.now += timedelta(seconds=ready_after_s)
         world.settle()
         world.now += timedelta(seconds=world.deployment.policy.min_ready_seconds)
@@ -103,7 +105,11 @@ def _step(world: World, planned: Plan, at_s: int) -> Step:
     )
 
 
-def _count(told: Forecast, world: World) -> None:
+def _count(told: Forecast, world: World, actions: Sequence[Action]) -> None:
+    for each in actions:
+        if not isinstance(each, Delete) and each.wave:
+            device = each.device if isinstance(each, Create) else each.process.device
+            told.waves.setdefault(each.wave, []).append(device)
     told.unavailable_at_most = max(told.unavailable_at_most, told.steps[-1].unavailable)
     for domain, count in world.down_by_domain().items():
         told.domains[domain] = max(told.domains.get(domain, 0), count)
@@ -180,6 +186,7 @@ def forecast_data(told: Forecast) -> dict[str, Any]:
             }
             for each in told.steps
         ],
+        "waves": told.waves,
         "budgets": [
             {
                 "budget": words,

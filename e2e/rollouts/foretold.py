@@ -1,0 +1,216 @@
+"""`praetorctl plan` held to what then happened: it is asked before each change, and compared with the record after it.
+
+A forecast knows no failures. Of a rollout that a failure stops, only what was offered until then is compared.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from attrs import frozen
+
+from e2e.clusters.rawapi import JSON_PATCH
+from e2e.rollouts.observer import Labels, Offer, Timeline, domain, observe
+from e2e.stack.ctl import Ctl
+from e2e.stack.kube import DEPLOYMENTS, GROUP_VERSION, PROCESSES, SWITCHES, Kube, Object, accepted
+from e2e.stack.recorder import Recorder
+from e2e.stack.stack import Stack
+
+READY_AFTER = ("--ready-after", "1s")
+CONCURRENT_WRITES = 32  # so many offers may overtake each other
+
+
+@frozen(kw_only=True)
+class Change:
+    """One change of a deployment: what was foretold of it, and what a watch has shown since."""
+
+    name: str
+    forecast: Mapping[str, Any]
+    labels: Labels
+    record: Recorder
+    offset: float
+    spec: Mapping[str, Any]
+
+    @property
+    def timeline(self) -> Timeline:
+        """What the watch has shown up to now."""
+        return observe(
+            tuple(self.record.frames),
+            self.name,
+            listed=self.record.listed,
+            offset=self.offset,
+            min_ready_s=float(self.spec.get("minReadySeconds", 0)),
+        )
+
+
+class Foretold:
+    """Makes changes to deployments of one namespace, each with its forecast, and checks the forecasts."""
+
+    def __init__(self, stack: Stack, kube: Kube) -> None:
+        self._kubeconfig = stack.cluster.kubeconfig
+        self._kube = kube
+        self._ctl = Ctl(self._kubeconfig, kube.namespace)
+
+    @contextmanager
+    def change(self, name: str, *, stopped: bool = False, approved: bool = False, **spec: Any) -> Iterator[Change]:
+        """Replace fields of the deployment's *spec* (None takes one away), and compare on leaving.
+
+        The body of the context waits for the end. *stopped*: something stops the rollout before its foretold end.
+        *approved*: each wave that asks for approval gets it.
+        """
+        before = self._kube.deployment(name)["spec"]
+        after = {key: value for key, value in {**before, **spec}.items() if value is not None}
+        with self.foretell(_manifest(name, after), stopped=stopped, approved=approved) as change:
+            patch = [{"op": "add", "path": "/spec", "value": after}]
+            accepted(self._kube.api.patch(self._kube.path(DEPLOYMENTS, name), patch, JSON_PATCH))
+            yield change
+
+    @contextmanager
+    def template(self, name: str, process: Mapping[str, Any], **options: Any) -> Iterator[Change]:
+        """Give the deployment another process, which is most of what rollouts are about."""
+        template = {**self._kube.deployment(name)["spec"]["template"], "spec": dict(process)}
+        with self.change(name, template=template, **options) as change:
+            yield change
+
+    @contextmanager
+    def foretell(
+        self, manifest: Mapping[str, Any], *, stopped: bool = False, approved: bool = False
+    ) -> Iterator[Change]:
+        """Ask what *manifest* would do and record what happens; whoever enters makes the change."""
+        words = ("plan", "-f", "-", *READY_AFTER, *(("--approve",) if approved else ()))
+        (forecast,) = self._ctl.read(*words, text=json.dumps(manifest))
+        labels = {item["metadata"]["name"]: item["metadata"].get("labels", {}) for item in self._kube.list(SWITCHES)}
+        offset = time.time() - time.monotonic()
+        with Recorder(self._kubeconfig, self._kube.path(PROCESSES)) as record:
+            change = Change(
+                name=manifest["metadata"]["name"],
+                forecast=forecast,
+                labels=labels,
+                record=record,
+                offset=offset,
+                spec=manifest["spec"],
+            )
+            yield change
+        # a record that has ended holds all that was written before the deployment was seen at its end
+        now = self._kube.deployment(change.name)
+        left = {} if stopped else self._left(change.name)
+        found = deviations(change.forecast, change.timeline, now, labels, left, stopped=stopped)
+        assert not found, f"praetorctl plan was wrong about {change.name}:\n" + "\n".join(found)
+
+    def _left(self, name: str) -> dict[str, str]:
+        """Return why each device that is not up to date is so, in the words of `explain`."""
+        told = self._ctl.read("explain", name)
+        reasons = {each["device"]: group["reason"] for group in told["reasons"] for each in group["devices"]}
+        return {device: reason for device, reason in reasons.items() if reason != "UpToDate"}
+
+
+@frozen(kw_only=True)
+class _Foretold:
+    """The parts of a forecast that can be compared."""
+
+    steps: Mapping[str, int]  # of each device that is to be offered something
+    waves: Mapping[str, str]
+    at_most: int
+    budgets: Sequence[tuple[Sequence[str], Mapping[str, int]]]
+    left: Mapping[str, str]
+
+
+def _read(forecast: Mapping[str, Any]) -> _Foretold:
+    steps: dict[str, int] = {}
+    for number, step in enumerate(forecast["steps"]):
+        steps |= dict.fromkeys((*step["create"], *step["update"]), number)
+    return _Foretold(
+        steps=steps,
+        waves={device: wave for wave, devices in forecast["waves"].items() for device in devices},
+        at_most=forecast["unavailableAtMost"],
+        budgets=[(each["budget"].partition(":")[0].split(","), each["domains"]) for each in forecast["budgets"]],
+        left={device: each["reason"] for device, each in forecast["left"].items()},
+    )
+
+
+def deviations(
+    forecast: Mapping[str, Any],
+    timeline: Timeline,
+    deployment: Object,
+    labels: Labels,
+    left: Mapping[str, str],
+    *,
+    stopped: bool,
+) -> list[str]:
+    """Return in what the forecast differs from what happened; empty when it came true."""
+    told, revision = _read(forecast), deployment["status"]["updateRevision"]
+    offers = timeline.offered(revision)
+    return [
+        *([f"it called the spec wrong: {forecast['fault']}"] if forecast["fault"] else []),
+        *_of_devices(told, offers, stopped=stopped),
+        *_of_waves(told, offers),
+        *_of_order(told, offers, labels),
+        *_of_worst(told, timeline, labels),
+        *([] if stopped or told.left == left else [f"left at the end: foretold {told.left}, and it was {left}"]),
+    ]
+
+
+def _of_devices(told: _Foretold, offers: Sequence[Offer], *, stopped: bool) -> Iterator[str]:
+    offered = [offer.device for offer in offers]
+    twice = sorted({device for device in offered if offered.count(device) > 1})
+    if twice:
+        yield f"offered more than once: {twice}"
+    if unforeseen := sorted(set(offered) - told.steps.keys()):
+        yield f"offered, but not foretold: {unforeseen}"
+    if not stopped and (missing := sorted(told.steps.keys() - set(offered))):
+        yield f"foretold, but not offered: {missing}"
+
+
+def _of_waves(told: _Foretold, offers: Sequence[Offer]) -> Iterator[str]:
+    """Each device comes in its wave, and no wave before the one that was foretold before it."""
+    order = sorted(set(told.waves.values()), key=lambda wave: _last_step(told, wave))
+    latest = 0
+    for offer in offers:
+        foretold = told.waves.get(offer.device, "")
+        if offer.wave != foretold:
+            yield f"{offer.device} was foretold for the wave {foretold!r} and came in {offer.wave!r}"
+        elif offer.wave:
+            index = order.index(offer.wave)
+            if index < latest:
+                yield f"{offer.device} of the wave {offer.wave} came after devices of {order[latest]}"
+            latest = max(latest, index)
+
+
+def _last_step(told: _Foretold, wave: str) -> int:
+    return max(told.steps[device] for device, each in told.waves.items() if each == wave)
+
+
+def _of_order(told: _Foretold, offers: Sequence[Offer], labels: Labels) -> Iterator[str]:
+    """Devices of the same wave and the same failure domains come in the foretold order, but for concurrent writes."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for offer in offers:
+        domains = (domain(keys, labels.get(offer.device, {})) for keys, _ in told.budgets)
+        groups.setdefault((offer.created, offer.wave, *domains), []).append(offer.device)
+    slack = max(1, min(CONCURRENT_WRITES, told.at_most or CONCURRENT_WRITES))
+    for devices in groups.values():
+        foretold = sorted(devices, key=lambda device: told.steps.get(device, -1))
+        for place, device in enumerate(devices):
+            step = told.steps.get(device, -1)
+            ahead = sum(told.steps.get(other, -1) < step for other in foretold)
+            behind = len(devices) - sum(told.steps.get(other, -1) > step for other in foretold) - 1
+            if not ahead - slack < place < behind + slack:
+                yield f"{device} came as number {place + 1} of {devices}, foretold was {foretold}"
+
+
+def _of_worst(told: _Foretold, timeline: Timeline, labels: Labels) -> Iterator[str]:
+    worst = timeline.worst()
+    if worst > told.at_most:
+        yield f"{worst} devices were taken down at a time, foretold were at most {told.at_most}"
+    for keys, domains in told.budgets:
+        for name, count in timeline.worst_by_domain(keys, labels).items():
+            if count > domains.get(name, 0):
+                yield f"{count} devices of {name} were taken down at a time, foretold were {domains.get(name, 0)}"
+
+
+def _manifest(name: str, spec: Mapping[str, Any]) -> Object:
+    kind = "DeviceProcessDeployment"
+    return {"apiVersion": GROUP_VERSION, "kind": kind, "metadata": {"name": name}, "spec": dict(spec)}

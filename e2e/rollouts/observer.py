@@ -1,0 +1,172 @@
+"""What a watch showed of a rollout, judged by rules that share nothing with the programs. Pure.
+
+A device is *taken down* from the moment when the spec of its process is written while it is available, until its
+process is available again. That is what budgets promise to bound. A device that goes down by itself is unavailable,
+but nobody took it down.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from attrs import field, frozen, mutable
+
+from e2e.stack.kube import Object, conditions
+from e2e.stack.recorder import Frame
+from e2e.suite.judging import READY_CONDITIONS, is_ready
+
+ANNOTATIONS = ("azure.com/revision", "azure.com/wave", "azure.com/offered-at")
+
+Labels = Mapping[str, Mapping[str, str]]
+
+
+class Offer(NamedTuple):
+    """The spec of a device's process was written; *created* when it had none before."""
+
+    at: float
+    device: str
+    revision: str
+    wave: str
+    created: bool
+
+
+class Sample(NamedTuple):
+    """What held from *at* on, in seconds of wall time: devices by how they are, and how many have each revision."""
+
+    at: float
+    unavailable: frozenset[str]
+    taken: frozenset[str]
+    revisions: Mapping[str, int]
+
+
+@frozen(kw_only=True)
+class Timeline:
+    """A rollout as it was observed. *began* is when the record did."""
+
+    began: float
+    samples: Sequence[Sample]
+    offers: Sequence[Offer]
+    deleted: Sequence[str]
+
+    def worst(self, chosen: Callable[[Sample], Iterable[str]] | None = None) -> int:
+        """Return the greatest number of devices that were taken down at a time, or of those that are *chosen*."""
+        return max((len(list((chosen or _taken)(sample))) for sample in self.samples), default=0)
+
+    def worst_by_domain(self, keys: Sequence[str], labels: Labels) -> dict[str, int]:
+        """Return for each failure domain, `key=value,…`, how many of its devices were taken down at a time at most."""
+        worst: Counter[str] = Counter()
+        for sample in self.samples:
+            worst |= Counter(filter(None, (domain(keys, labels.get(name, {})) for name in sample.taken)))
+        return dict(worst)
+
+    def offered(self, revision: str) -> list[Offer]:
+        """Return the offers of *revision* in the order of their writes."""
+        return [offer for offer in self.offers if offer.revision == revision]
+
+
+def domain(keys: Sequence[str], labels: Mapping[str, str]) -> str:
+    """Return the failure domain of a device, empty when it lacks one of the labels."""
+    return ",".join(f"{key}={labels[key]}" for key in keys) if all(key in labels for key in keys) else ""
+
+
+def observe(frames: Sequence[Frame], deployment: str, *, listed: int, offset: float, min_ready_s: float) -> Timeline:
+    """Return what *frames* tell of the processes of *deployment*.
+
+    The first *listed* are the world at the beginning; *offset* makes wall time of the frames' clock.
+    """
+    view = _View(min_ready_s)
+    began = frames[0].at + offset if frames else 0.0
+    samples: list[Sample] = []
+    for number, frame in enumerate(frames):
+        mine = frame.object["metadata"].get("labels", {}).get("azure.com/deployment") == deployment
+        if mine:
+            samples += view.pass_time(frame.at + offset)
+            view.take(frame.type, frame.object, frame.at + offset, initial=number < listed)
+        if mine and number >= max(0, listed - 1):
+            samples.append(view.sample(frame.at + offset))
+    return Timeline(began=began, samples=samples, offers=view.offers, deleted=view.deleted)
+
+
+@mutable
+class _View:
+    """The processes as they are now."""
+
+    min_ready_s: float
+    generation: dict[str, int] = field(factory=dict)
+    revision: dict[str, str] = field(factory=dict)
+    unavailable: set[str] = field(factory=set)
+    taken: set[str] = field(factory=set)
+    ripening: dict[str, float] = field(factory=dict)  # ready, and available from then on
+    offers: list[Offer] = field(factory=list)
+    deleted: list[str] = field(factory=list)
+
+    def pass_time(self, now: float) -> Iterator[Sample]:
+        """Yield what changed until *now* by time alone."""
+        for device, at in sorted(self.ripening.items(), key=lambda item: item[1]):
+            if at <= now:
+                self._available(device)
+                yield self.sample(at)
+
+    def take(self, kind: str, process: Object, now: float, *, initial: bool) -> None:
+        """Take one event in."""
+        device, generation = process["spec"]["deviceRef"]["name"], process["metadata"]["generation"]
+        if kind == "DELETED":
+            self.deleted.append(device)
+            self._forget(device)
+            return
+        known = self.generation.get(device)
+        if known != generation and not initial:
+            self._offered(device, process, now, created=known is None)
+        self.generation[device] = generation
+        self.revision[device] = _note(process, ANNOTATIONS[0])
+        self.ripening.pop(device, None)
+        ripe_at = available_at(process, self.min_ready_s)
+        if ripe_at is not None and ripe_at <= now:
+            self._available(device)
+            return
+        self.unavailable.add(device)
+        if ripe_at is not None:
+            self.ripening[device] = ripe_at
+
+    def sample(self, at: float) -> Sample:
+        return Sample(at, frozenset(self.unavailable), frozenset(self.taken), Counter(self.revision.values()))
+
+    def _offered(self, device: str, process: Object, now: float, *, created: bool) -> None:
+        revision, wave, _ = (_note(process, name) for name in ANNOTATIONS)
+        self.offers.append(Offer(now, device, revision, wave, created))
+        if not created and device not in self.unavailable:
+            self.taken.add(device)
+
+    def _available(self, device: str) -> None:
+        self.ripening.pop(device, None)
+        self.unavailable.discard(device)
+        self.taken.discard(device)
+
+    def _forget(self, device: str) -> None:
+        self._available(device)
+        self.generation.pop(device, None)
+        self.revision.pop(device, None)
+
+
+def available_at(process: Mapping[str, Any], min_ready_s: float) -> float | None:
+    """Return since when the process is available, or from when it will be; None while it is not ready."""
+    if not is_ready(process) or "deletionTimestamp" in process["metadata"]:
+        return None
+    times = [conditions(process)[kind]["lastTransitionTime"] for kind in READY_CONDITIONS]
+    offered_at = _note(process, ANNOTATIONS[2])
+    return max(_epoch(each) for each in [*times, *([offered_at] if offered_at else [])]) + min_ready_s
+
+
+def _note(process: Mapping[str, Any], name: str) -> str:
+    return str((process["metadata"].get("annotations") or {}).get(name, ""))
+
+
+def _epoch(text: str) -> float:
+    return datetime.fromisoformat(text).timestamp()
+
+
+def _taken(sample: Sample) -> frozenset[str]:
+    return sample.taken

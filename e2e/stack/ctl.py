@@ -1,0 +1,41 @@
+"""`praetorctl` as a person runs it: a program of its own, with an administrator's kubeconfig."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from e2e.stack.stack import environment, script
+
+TIMEOUT_S = 120
+
+
+class Ctl:
+    """Runs `praetorctl` in one namespace."""
+
+    def __init__(self, kubeconfig: Path, namespace: str) -> None:
+        self._settings = {"PRAETOR_CTL_KUBECONFIG": str(kubeconfig), "PRAETOR_CTL_NAMESPACE": namespace}
+
+    def run(self, *words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run it with *text* as standard input, and return how it ended, whatever it says."""
+        return subprocess.run(
+            [script("praetorctl"), *words],
+            input=text,
+            env={**environment(), **self._settings},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+
+    def __call__(self, *words: str, text: str | None = None) -> str:
+        """Run it and return what it printed; AssertionError with its words when it fails."""
+        ended = self.run(*words, text=text)
+        assert ended.returncode == 0, f"praetorctl {' '.join(words)} ended with {ended.returncode}: {ended.stderr}"
+        return ended.stdout
+
+    def read(self, *words: str, text: str | None = None) -> Any:
+        """Run it with `-o json` and return what it printed, decoded."""
+        return json.loads(self(*words, "-o", "json", text=text))
