@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from praetor_agent.__about__ import __version__
 from praetor_agent.errors import AgentError, UsageError
-from praetor_agent.settings import DEFAULT_STATE_DIR
+from praetor_agent.settings import DEFAULT_ROOT, DEFAULT_STATE_DIR, RunSettings
 
 ENVIRONMENT_PREFIX = "PRAETOR_AGENT_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except AgentError as e:
         _complain(f"praetor-agent {options.command}: {e}")
         sys.exit(1)
+    except OSError as e:  # such as a disk that is full or gone; no traceback tells more
+        _complain(f"praetor-agent {options.command}: {e}")
+        sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -40,12 +43,21 @@ def _complain(message: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
+    chosen = _run_settings(options)
+    _log(options.log_level)
+    gc.collect()  # the parser is a knot of references: what it held serves for what is loaded now
+    from praetor_agent.run import run
+
+    run(chosen)
+
+
+def _run_settings(options: argparse.Namespace) -> RunSettings:
     from pathlib import Path
 
     from praetor_agent import settings
 
     token, token_file = settings.token_of(options.token, options.token_file)
-    chosen = settings.RunSettings(
+    return settings.RunSettings(
         gateway=settings.gateway_url(options.gateway),
         device=settings.device_name(options.device),
         state_dir=Path(options.state_dir),
@@ -55,11 +67,6 @@ def _run(options: argparse.Namespace) -> None:
         proxy=settings.proxy_of(options.proxy),
         start_splay=settings.seconds("--start-splay", options.start_splay),
     )
-    _log(options.log_level)
-    gc.collect()  # the parser is a knot of references: what it held serves for what is loaded now
-    from praetor_agent.run import run
-
-    run(chosen)
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -79,7 +86,57 @@ def _simulate(options: argparse.Namespace) -> None:
     simulate(settings_of(options))
 
 
-_COMMANDS = {"run": _run, "status": _status, "simulate": _simulate}
+def _install(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from praetor_agent.installation import install
+    from praetor_agent.settings import loose_mode
+
+    chosen = _run_settings(options)
+    loose = chosen.token_file and loose_mode(chosen.token_file)
+    if loose:  # somebody is here who can mend it
+        raise UsageError(f"--token-file: {loose}")
+    given: dict[str, str | None] = {name: getattr(options, name) for name in _kept_flags()}
+    given |= {name: os.path.abspath(text) for name in ("state_dir", "token_file", "ca_bundle") if (text := given[name])}
+    variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": text for name, text in given.items() if text}
+    sys.stdout.write(install(Path(os.path.abspath(options.root)), options.init, variables, chosen.token) + "\n")
+
+
+def _kept_flags() -> list[str]:
+    """Return what `run` knows of, but for the token: that is a secret and goes to a file of its own."""
+    parser = argparse.ArgumentParser(add_help=False)
+    _run_flags(parser)
+    return sorted(name for name in vars(parser.parse_args([])) if name != "token")
+
+
+def _upgrade(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from praetor_agent.installation import upgrade
+
+    sys.stdout.write(upgrade(Path(os.path.abspath(options.root)), options.file) + "\n")
+
+
+def _uninstall(options: argparse.Namespace) -> None:
+    from functools import partial
+    from pathlib import Path
+
+    from praetor_agent.installation import remove_processes, state_dir_of, uninstall
+
+    root = Path(os.path.abspath(options.root))
+    state_dir = Path(state_dir_of(root) or DEFAULT_STATE_DIR)
+    removing = partial(remove_processes, state_dir) if options.remove_processes else None
+    sys.stdout.write(uninstall(root, state_dir, removing) + "\n")
+
+
+_COMMANDS = {
+    "install": _install,
+    "upgrade": _upgrade,
+    "uninstall": _uninstall,
+    "run": _run,
+    "status": _status,
+    "simulate": _simulate,
+}
 
 
 def _log(level: str) -> None:
@@ -97,8 +154,24 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _run_flags(commands.add_parser("run", help="run the agent", description="Run the agent until SIGTERM."))
     _status_flags(commands.add_parser("status", help="show what this device thinks, without network"))
+    _installation(commands)
     _simulate_flags(commands.add_parser("simulate", help="be many pretend devices, for demos and load"))
     return parser
+
+
+def _installation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("install", help="make this agent a service that is kept running")
+    _run_flags(parser)
+    _flag(parser, "--root", default=DEFAULT_ROOT, help="where versions are kept")
+    _flag(parser, "--init", default="auto", help="systemd, sysv or auto")
+    parser = commands.add_parser("upgrade", help="put this agent in place of the installed one, if it comes up")
+    parser.add_argument("file", nargs="?", help="a zipapp to take instead of this agent")
+    _flag(parser, "--root", default=DEFAULT_ROOT, help="where versions are kept")
+    parser = commands.add_parser("uninstall", help="take the installed agent away")
+    _flag(parser, "--root", default=DEFAULT_ROOT, help="where versions are kept")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--keep-processes", action="store_true", help="leave the processes running (default)")
+    which.add_argument("--remove-processes", action="store_true", help="end them; state and settings go, too")
 
 
 def _status_flags(parser: argparse.ArgumentParser) -> None:

@@ -51,6 +51,7 @@ def fixed_facts(root: Path) -> dict[str, str]:
         "serial": _first(root, "sys/class/dmi/id/product_serial", "proc/device-tree/serial-number"),
         "memory": _memory(root),
         "python": sys.version.split()[0],
+        "agentRejected": _text(Path(os.environ.get("PRAETOR_AGENT_ROOT", "/nowhere"), "rejected")),
     }
     return {key: value for key, value in found.items() if value}
 

@@ -7,20 +7,18 @@ import logging
 import os
 import random
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from praetor_agent import procfs
 from praetor_agent.__about__ import __version__
 from praetor_agent.artifacts.fetcher import Fetcher
 from praetor_agent.artifacts.sources import device_sources
 from praetor_agent.artifacts.store import ArtifactStore
-from praetor_agent.backends import systemd
-from praetor_agent.backends.process import ProcessBackend
-from praetor_agent.backends.protocol import Backend
+from praetor_agent.backends.available import backends_of
 from praetor_agent.clock import SystemClock
 from praetor_agent.facts import Facts
 from praetor_agent.gateway import Address, GatewayClient, proxies_for, token_file
-from praetor_agent.host import NOT_BUILT_IN, Host
+from praetor_agent.host import Host
 from praetor_agent.inbox import Inbox
 from praetor_agent.loop import Loop, Parts
 from praetor_agent.poller import Poller
@@ -32,7 +30,6 @@ from praetor_agent.store import lock_directory
 from praetor_agent.telling import Teller
 from praetor_agent.waker import Waker
 from praetor_api.protocol import Report
-from praetor_api.spec import Backend as BackendName
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +59,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
     clock, state = SystemClock(), State(settings.state_dir)
     boot_id = procfs.boot_id() or os.urandom(16).hex()
     inbox = Inbox(waker.wake, state.load_desired(settings.device))
-    backends, unavailable = _backends(settings, boot_id)
+    backends, unavailable = backends_of(settings.device, settings.state_dir, boot_id)
     fetcher = Fetcher(ArtifactStore(settings.state_dir / "artifacts"), device_sources(), clock, waker.wake)
     address = _address(settings)
     splay = settings.start_splay * random.random()  # noqa: S311 - no secret
@@ -82,19 +79,6 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
     return poller, Loop(settings.device, parts)
 
 
-def _backends(settings: RunSettings, boot_id: str) -> tuple[Mapping[BackendName, Backend], Mapping[BackendName, str]]:
-    backends: dict[BackendName, Backend] = {
-        BackendName.PROCESS: ProcessBackend(settings.state_dir / "processes", boot_id)
-    }
-    unavailable = dict(NOT_BUILT_IN)
-    why_not = systemd.unavailable()
-    if why_not is None:
-        backends[BackendName.SYSTEMD] = systemd.SystemdBackend(settings.device, settings.state_dir / "systemd")
-    else:
-        unavailable[BackendName.SYSTEMD] = why_not
-    return backends, unavailable
-
-
 def _address(settings: RunSettings) -> Address:
     token = token_file(settings.token_file) if settings.token_file is not None else lambda: settings.token
     return Address(
@@ -104,7 +88,15 @@ def _address(settings: RunSettings) -> Address:
         verify=settings.ca_bundle or True,
         proxies=proxies_for(settings.gateway, settings.proxy),
         version=__version__,
+        answered=_promote,
     )
+
+
+def _promote() -> None:
+    if "PRAETOR_AGENT_ON_TRIAL" in os.environ:
+        from praetor_agent.installation import promote
+
+        promote()
 
 
 def _on_signals(stop: Callable[[], None], waker: Waker) -> None:

@@ -12,6 +12,7 @@ from praetor_agent.errors import UsageError
 from praetor_api.names import is_device_name
 
 DEFAULT_STATE_DIR = "/var/lib/praetor-agent"
+DEFAULT_ROOT = "/opt/praetor-agent"
 DEFAULT_WAIT_SECONDS = 50
 DIRECT = "none"
 """The `--proxy` that means none, whatever the environment says."""

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from praetor_agent import procfs
-from praetor_agent.backends import systemd
-from praetor_agent.backends.process import ProcessBackend
-from praetor_agent.backends.protocol import Backend
+from praetor_agent.backends.available import backends_of
 from praetor_agent.errors import AgentError, BackendError
 from praetor_agent.records import Observed, World
 from praetor_agent.state import State
@@ -56,11 +54,8 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _observed(state_dir: Path, device: str | None) -> Mapping[str, Observed]:
-    backends: list[Backend] = [ProcessBackend(state_dir / "processes", procfs.boot_id() or "")]
-    if device and systemd.unavailable() is None:
-        backends.append(systemd.SystemdBackend(device, state_dir / "systemd"))
     observed: dict[str, Observed] = {}
-    for backend in backends:
+    for backend in backends_of(device, state_dir, procfs.boot_id() or "")[0].values():
         try:
             observed |= backend.observe()
         except BackendError as e:

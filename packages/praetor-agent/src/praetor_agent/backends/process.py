@@ -25,6 +25,7 @@ from praetor_agent.errors import BackendError, StartError
 from praetor_agent.identity import Identity, identity_of
 from praetor_agent.launch import Launch
 from praetor_agent.records import Observed
+from praetor_agent.store import replace_file
 from praetor_api.spec import Backend
 
 log = logging.getLogger(__name__)
@@ -69,7 +70,7 @@ class ProcessBackend:
             (place / "exit").unlink(missing_ok=True)
         except OSError as e:
             raise StartError(f"{place} cannot be written: {e.strerror}") from e
-        answer = _run_shim(self._job(launch, place, identity), procfs.markers(launch.uid, place))
+        answer = _run_shim(self._shim(), self._job(launch, place, identity), procfs.markers(launch.uid, place))
         if answer != "ok":
             raise StartError(f"cannot execute {launch.argv[0]!r} in {launch.working_dir!r}: {answer}")
 
@@ -100,6 +101,20 @@ class ProcessBackend:
             *launch.argv, *(f"{name}={value}" for name, value in env.items()),
         )  # fmt: skip
         return b"".join(os.fsencode(word) + b"\0" for word in words)
+
+    def _shim(self) -> Path:
+        """Return the stage's program; out of a zipapp, it is written to where Python can run it."""
+        if SHIM.is_file():
+            return SHIM
+        from pkgutil import get_data
+
+        unpacked, program = self._directory.with_name("shim.py"), get_data(__package__, SHIM.name) or b""
+        try:
+            if not unpacked.is_file() or unpacked.read_bytes() != program:
+                replace_file(unpacked, program)
+        except OSError as e:
+            raise StartError(f"{unpacked} cannot be written: {e.strerror}") from e
+        return unpacked
 
     def _runs(self) -> Iterator[tuple[Path, Run]]:
         try:
@@ -147,8 +162,8 @@ class ProcessBackend:
                     os.kill(pid, signal.SIGKILL)
 
 
-def _run_shim(job: bytes, environment: Mapping[str, str]) -> str:
-    command = (sys.executable, "-I", "-S", str(SHIM))
+def _run_shim(shim: Path, job: bytes, environment: Mapping[str, str]) -> str:
+    command = (sys.executable, "-I", "-S", str(shim))
     try:
         done = subprocess.run(
             command, input=job, capture_output=True, env=dict(environment), timeout=START_TIMEOUT_SECONDS, check=False

@@ -1,0 +1,137 @@
+"""Starts the installed agent, and puts the old version back when a new one does not come up.
+
+Run as a file by `python -I -S`, it needs nothing of the agent, which may be broken. `current` is the version that
+works. `trial` is there while a new one is on trial: the kernel ends it (SIGALRM) unless the gateway has answered it in
+time, upon which it renames `trial` to `current` and calls the alarm off. Ended too often, it is rejected.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+TRIAL_SECONDS = 120
+ATTEMPTS = 3
+LONGEST_PAUSE = 60
+MOST_LOG_BYTES = 10 * 1024 * 1024
+ROOT = os.path.dirname(os.path.abspath(__file__))
+
+
+def main() -> None:
+    """Become the agent; with `respawn LOG`, be its parent instead, where the init system has no eye on it."""
+    if sys.argv[1:2] == ["respawn"]:
+        respawn(sys.argv[2])
+    launch()
+
+
+def launch() -> None:
+    """Become the version on trial, or else the current one."""
+    left = trial_seconds_left()
+    os.environ["PRAETOR_AGENT_ROOT"] = ROOT
+    os.environ.pop("PRAETOR_AGENT_ON_TRIAL", None)
+    if left:
+        os.environ["PRAETOR_AGENT_ON_TRIAL"] = ROOT
+        signal.alarm(left)  # outlives the exec
+    # the name changes with the end of the trial, and modules are loaded from it later, too
+    version = os.path.realpath(place("trial" if left else "current"))
+    for line in read("agent.env").splitlines():
+        name, equals, value = line.partition("=")
+        if equals and not name.startswith("#"):
+            os.environ[name] = value
+    os.execv(sys.executable, (sys.executable, "-I", version, "run"))  # noqa: S606 - no shell is meant
+
+
+def trial_seconds_left() -> int:
+    """Count another start of the version on trial and return its time, 0 when there is none or it had its chance."""
+    if not os.path.islink(place("trial")):
+        return 0
+    boot, now = read("/proc/sys/kernel/random/boot_id").strip(), time.clock_gettime(time.CLOCK_BOOTTIME)
+    said = read("attempts").split()
+    count, began = (int(said[0]), float(said[2])) if len(said) == 3 else (0, now)
+    if len(said) != 3 or said[1] != boot:
+        began = now  # the device was switched off meanwhile, for which nobody can blame the version
+    left = int(began + TRIAL_SECONDS - now)
+    if left <= 0:
+        return reject(f"the gateway did not answer it within {TRIAL_SECONDS} s")
+    if count >= ATTEMPTS:
+        return reject(f"it ended {count} times before the gateway had answered it")
+    write("attempts", f"{count + 1} {boot} {began}")
+    return left
+
+
+def reject(why: str) -> int:
+    """Put the version on trial away and say why."""
+    write("rejected", f"{os.path.basename(os.path.realpath(place('trial')))}: {why}")
+    os.unlink(place("trial"))
+    return 0
+
+
+def respawn(log: str) -> None:
+    """Keep the agent running: start it whenever it ended, with pauses, until SIGTERM."""
+    child = 0
+    stopping = False
+
+    def stop(*_: object) -> None:
+        nonlocal stopping
+        stopping = True
+        if child:
+            os.kill(child, signal.SIGTERM)
+        else:
+            sys.exit(0)
+
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, stop)
+    pause = 1
+    while not stopping:
+        began = time.monotonic()
+        child = os.fork()
+        if not child:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            output(log)
+            launch()
+        os.waitpid(child, 0)
+        child = 0
+        if not stopping:
+            pause = 1 if time.monotonic() - began > LONGEST_PAUSE else min(2 * pause, LONGEST_PAUSE)
+            time.sleep(pause)
+    sys.exit(0)
+
+
+def output(log: str) -> None:
+    """Let what is said go to *log*; one that is long becomes the older one."""
+    if os.path.exists(log) and os.stat(log).st_size > MOST_LOG_BYTES:
+        os.replace(log, log + ".1")
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+
+
+def place(name: str) -> str:
+    """Return the path of *name* in the installation."""
+    return os.path.join(ROOT, name)
+
+
+def read(name: str) -> str:
+    """Return the text of a file, "" when there is none."""
+    try:
+        with open(place(name), encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def write(name: str, text: str) -> None:
+    """Write a file; a full disk must not keep the agent from starting."""
+    try:
+        with open(place(name), "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as e:
+        sys.stderr.write(f"praetor-agent launcher: {place(name)} cannot be written: {e.strerror}\n")
+
+
+if __name__ == "__main__":
+    main()
