@@ -1,0 +1,159 @@
+"""The agent installed, upgraded and taken away on devices with real init systems; the gateway is on the host."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.lab.device import Device, why_unavailable
+from e2e.lab.errors import LabError
+from e2e.lab.payload import install
+from e2e.stack.waiting import eventually
+from e2e.zipapp import write_zip
+from praetor_agent.testing import FakeGateway, item, process_spec
+
+pytestmark = pytest.mark.lab
+
+PLACE, ROOT, STATE = "/opt/files", "/opt/praetor-agent", "/var/lib/praetor-agent"
+SETTLED = {"systemd": ("running", "degraded"), "sysv": ("N 2", "N 3", "N 5")}
+VARIABLES = {"systemd": "PRAETOR_LAB_ROOTFS", "sysv": "PRAETOR_LAB_ROOTFS_SYSV"}
+CRASHES = "raise SystemExit('this version is broken')\n"
+MUTE = "import time\ntime.sleep(3600)\n"
+
+
+class Switch(Device):
+    """A device of either init system."""
+
+    def __init__(self, name: str, init: str, rootfs: Path, workdir: Path, files: Path) -> None:
+        super().__init__(name, rootfs, workdir=workdir, shared={PLACE: files})
+        self.kind = init
+
+    def power_on(self) -> None:
+        """Boot; returns when init has started its services."""
+        self.program.start()
+        asking = ("systemctl", "is-system-running") if self.kind == "systemd" else ("runlevel",)
+        eventually(lambda: self._asked(asking), lambda said: said in SETTLED[self.kind], what="it is up", within_s=90)
+
+    def agent(self, *words: str) -> str:
+        """Run the single-file agent on the device."""
+        return self.run("/usr/bin/python3", f"{PLACE}/praetor-agent.pyz", *words)
+
+    def agent_pid(self) -> int:
+        """Return the process id of the agent that runs."""
+        told = self._run(("pgrep", "-o", "-f", "--", f"-I {ROOT}/versions"), None).stdout
+        return int(told or 0)
+
+    def _asked(self, command: tuple[str, ...]) -> str:
+        try:
+            return self._run(command, None).stdout.strip()
+        except LabError:
+            return ""
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Zipapps: this agent, one that is newer, and newer ones that crash or never speak to the gateway."""
+    folder = tmp_path_factory.mktemp("files")
+    for name, main in {"praetor-agent": None, "newer": "", "crashes": CRASHES, "mute": MUTE}.items():
+        tree = install(folder / name)
+        about, run = tree / "praetor_agent" / "__about__.py", tree / "praetor_agent" / "run.py"
+        if main is not None:
+            about.write_text('__version__ = "9.9.9"\n')
+            run.write_text(main or run.read_text())
+        (tree / "__main__.py").write_bytes((tree / "praetor_agent" / "__main__.py").read_bytes())
+        write_zip(tree, folder / f"{name}.pyz")
+    return folder
+
+
+@pytest.fixture
+def gateway() -> Iterator[FakeGateway]:
+    with FakeGateway(token="t0ken", heartbeat_seconds=1) as gateway:
+        backend = process_spec("/bin/sleep", "1000")
+        gateway.desire(item("a", backend))
+        yield gateway
+
+
+@pytest.fixture(params=sorted(SETTLED))
+def switch(request: pytest.FixtureRequest, tmp_path: Path, files: Path) -> Iterator[Switch]:
+    named = os.environ.get(VARIABLES[request.param])
+    rootfs = Path(named) if named else None
+    missing = None if rootfs else f"{VARIABLES[request.param]} names no root file system"
+    missing = missing or (why_unavailable(rootfs) if request.param == "systemd" else None)
+    if missing or rootfs is None:
+        pytest.skip(str(missing))
+    name = f"installed-{secrets.token_hex(2)}"
+    with Switch(name, request.param, rootfs, tmp_path, files) as booted:
+        booted.write("/etc/token", "t0ken")
+        booted.run("chmod", "600", "/etc/token")
+        yield booted
+
+
+def _installed(switch: Switch, gateway: FakeGateway) -> int:
+    """Install the agent and return the process that it runs."""
+    flags = (f"--gateway={gateway.url}", "--device=leaf-1", "--token-file=/etc/token", "--start-splay=0")
+    assert "is installed in /opt/praetor-agent" in switch.agent("install", *flags)
+    gateway.wait_for(lambda: "a" in gateway.observations and bool(gateway.observations["a"].pid), "it runs", 60)
+    return gateway.observations["a"].pid or 0
+
+
+def _version(gateway: FakeGateway) -> str:
+    return gateway.reports[-1].agent_version
+
+
+def test_an_installed_agent_comes_back_when_killed_and_its_processes_do_not_care(
+    switch: Switch, gateway: FakeGateway
+) -> None:
+    pid = _installed(switch, gateway)
+    first = switch.agent_pid()
+    switch.run("kill", "-KILL", str(first))
+    eventually(switch.agent_pid, lambda found: found not in (0, first), what="another agent")
+    count = len(gateway.reports)
+    gateway.wait_for(lambda: len(gateway.reports) > count, "its report", 60)
+    assert switch.run("cat", f"/proc/{pid}/cmdline") == "/bin/sleep\x001000\x00"
+
+    assert "9.9.9-" in switch.agent("upgrade", f"{PLACE}/newer.pyz")
+    gateway.wait_for(lambda: _version(gateway) == "9.9.9", "the report of the new version", 60)
+    assert switch.run("cat", f"/proc/{pid}/cmdline") == "/bin/sleep\x001000\x00"
+    assert "9.9.9" in switch.run("readlink", f"{ROOT}/current")
+
+    assert "run on" in switch.agent("uninstall")
+    assert switch.agent_pid() == 0
+    assert switch.run("cat", f"/proc/{pid}/cmdline") == "/bin/sleep\x001000\x00"
+    assert switch.run("ls", ROOT).split() == ["agent.env"]
+
+    assert _installed(switch, gateway) == pid
+    assert "are gone" in switch.agent("uninstall", "--remove-processes")
+    with pytest.raises(LabError):
+        switch.run("test", "-e", f"/proc/{pid}")
+    with pytest.raises(LabError):
+        switch.run("ls", "-d", STATE)
+
+
+def test_a_broken_new_version_gives_way_to_the_old_one_which_tells_of_it(switch: Switch, gateway: FakeGateway) -> None:
+    pid = _installed(switch, gateway)
+    with pytest.raises(LabError, match=r"is back: 9.9.9-"):
+        switch.agent("upgrade", f"{PLACE}/crashes.pyz")
+    gateway.wait_for(
+        lambda: any("9.9.9-" in (report.facts or {}).get("agentRejected", "") for report in gateway.reports),
+        "the old version's report",
+        60,
+    )
+    assert _version(gateway) != "9.9.9"
+    assert switch.run("cat", f"/proc/{pid}/cmdline") == "/bin/sleep\x001000\x00"
+
+
+def test_a_new_version_that_never_speaks_to_the_gateway_gives_way_in_time(switch: Switch, gateway: FakeGateway) -> None:
+    pid = _installed(switch, gateway)
+    # most of its time is over already, as if it had been started a while ago
+    launcher = f"{ROOT}/launcher.py"
+    switch.run("sed", "-i", "s/^TRIAL_SECONDS = .*/TRIAL_SECONDS = 8/", launcher)
+    with pytest.raises(LabError, match=r"is back: 9.9.9-[0-9a-f]*: the gateway did not answer it within 8 s"):
+        switch.agent("upgrade", f"{PLACE}/mute.pyz")
+    count = len(gateway.reports)
+    gateway.wait_for(lambda: len(gateway.reports) > count, "the old version's reports", 60)
+    assert _version(gateway) != "9.9.9"
+    assert switch.run("cat", f"/proc/{pid}/cmdline") == "/bin/sleep\x001000\x00"
