@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from enum import StrEnum
 
 from praetor_controller.rows import DeviceRow, ProcessRow
@@ -41,6 +42,20 @@ def standing(process: ProcessRow, device: DeviceRow, min_ready_s: float, now: fl
     if since is not None and process.offered_at is not None and since + CLOCK_SKEW_S < process.offered_at:
         return Standing.OFFLINE_BEFORE_OFFER
     return Standing.SILENT_AFTER_OFFER
+
+
+def standings(
+    devices: Iterable[DeviceRow], processes: Iterable[ProcessRow | None], min_ready_s: float, now: float
+) -> list[Standing | None]:
+    """Return how the process of each of the *devices*, in the same order, stands with it; None where there is none."""
+    return [
+        None
+        if process is None
+        else Standing.AVAILABLE  # as most are, so not worth a call
+        if process.ready_since is not None and process.ready_since + min_ready_s <= now
+        else standing(process, device, min_ready_s, now)
+        for device, process in zip(devices, processes, strict=True)
+    ]
 
 
 def offline_since(process: ProcessRow, device: DeviceRow) -> float | None:

@@ -7,13 +7,19 @@ deployment's devices in the domain, rounded up. Several budgets hold at a time, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import TypeAlias
 
 from praetor_api.kube.objects import Budget
 from praetor_controller.amounts import amount
 from praetor_controller.rows import DeviceRow
 
 _PATH = "spec.updateStrategy.rollingUpdate.budgets"
+
+
+Domain: TypeAlias = str | tuple[str, ...]
+"""The value of a budget's only label, or the values of its several."""
 
 
 class Domains:
@@ -48,14 +54,15 @@ class _Budget:
 
     def __init__(self, index: int, budget: Budget, devices: Sequence[DeviceRow]) -> None:
         self._keys = budget.group_by
+        self._labels: Callable[[Mapping[str, str]], Domain] = itemgetter(*budget.group_by)
         self._value = budget.max_unavailable
         self._path = f"{_PATH}[{index}].maxUnavailable"
-        self._down: dict[tuple[str, ...], set[str]] = {}
-        self._limits: dict[tuple[str, ...], int] = {}
-        self._sizes: Counter[tuple[str, ...] | None] = Counter()
-        if isinstance(self._value, str):
-            amount(self._value, 0, self._path)  # refuse nonsense whether or not it is ever asked for
-            self._sizes.update(self._domain(device) for device in devices)
+        self._devices = devices
+        self._down: dict[Domain, set[str]] = {}
+        self._limits: dict[Domain, int] = {}
+        self._sizes: Counter[Domain | None] | None = None  # until somebody asks
+        self._names: dict[tuple[Domain, int], str] = {}
+        amount(self._value, 0, self._path)  # refuse nonsense whether or not it is ever asked for
 
     def take(self, device: DeviceRow) -> None:
         domain = self._domain(device)
@@ -64,30 +71,42 @@ class _Budget:
 
     def full(self, device: DeviceRow) -> str:
         domain = self._domain(device)
-        down = self._down.get(domain, ()) if domain is not None else ()
-        if domain is None or device.name in down or len(down) < self._limit(domain):
+        if domain is None:
             return ""
-        return self._name(domain)
+        down = self._down.get(domain, ())
+        return self._name(domain, len(down)) if len(down) >= self._limit(domain) and device.name not in down else ""
 
     def crowded(self, device: DeviceRow) -> str:
         domain = self._domain(device)
-        if domain is None or len(self._down.get(domain, ())) <= self._limit(domain):
+        if domain is None:
             return ""
-        return self._name(domain)
+        down = len(self._down.get(domain, ()))
+        return self._name(domain, down) if down > self._limit(domain) else ""
 
-    def _domain(self, device: DeviceRow) -> tuple[str, ...] | None:
-        labels = device.labels
+    def _domain(self, device: DeviceRow) -> Domain | None:
         try:
-            return tuple([labels[key] for key in self._keys])
+            return self._labels(device.labels)
         except KeyError:
             return None
 
-    def _limit(self, domain: tuple[str, ...]) -> int:
+    def _limit(self, domain: Domain) -> int:
         limit = self._limits.get(domain)
         if limit is None:
-            limit = self._limits[domain] = amount(self._value, self._sizes[domain], self._path)
+            limit = self._limits[domain] = amount(self._value, self._size(domain), self._path)
         return limit
 
-    def _name(self, domain: tuple[str, ...]) -> str:
-        labels = ",".join(f"{key}={value}" for key, value in zip(self._keys, domain, strict=True))
-        return f"{labels} {len(self._down.get(domain, ()))}/{self._limit(domain)}"
+    def _size(self, domain: Domain) -> int:
+        if not isinstance(self._value, str):
+            return 0  # nobody counts for a plain number
+        if self._sizes is None:
+            self._sizes = Counter(map(self._domain, self._devices))
+        return self._sizes[domain]
+
+    def _name(self, domain: Domain, down: int) -> str:
+        """Return the words for it, which all devices of the domain share."""
+        name = self._names.get((domain, down))
+        if name is None:
+            values = (domain,) if isinstance(domain, str) else domain
+            labels = ",".join(f"{key}={value}" for key, value in zip(self._keys, values, strict=True))
+            name = self._names[domain, down] = f"{labels} {down}/{self._limit(domain)}"
+        return name

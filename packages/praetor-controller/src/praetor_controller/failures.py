@@ -7,14 +7,15 @@ the template does. The status remembers which revision that is, so a restarted c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 from attrs import frozen
 
 from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import ConditionStatus, FailureAction, StrategyType
 from praetor_controller.amounts import amount
-from praetor_controller.availability import Standing, standing
+from praetor_controller.availability import Standing
+from praetor_controller.pairing import Pairing
 from praetor_controller.rollout_status import PAUSED, ROLLED_BACK, ConditionReason, was_rolled_out
 from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
 
@@ -32,13 +33,7 @@ class Stop:
 
 
 def stopped(
-    deployment: DeploymentRow,
-    devices: Sequence[DeviceRow],
-    find: Callable[[str], ProcessRow | None],
-    hashes: Collection[str],
-    now: float,
-    *,
-    can_roll_back: bool,
+    deployment: DeploymentRow, pairing: Pairing, hashes: Collection[str], now: float, *, can_roll_back: bool
 ) -> tuple[Stop | None, float]:
     """Return why the rollout must stop, or has stopped, and when time alone may change that; InvalidDeployment for a
     bad limit. None while it may go on.
@@ -46,12 +41,16 @@ def stopped(
     policy = deployment.policy.failure_policy
     if policy is None or deployment.strategy is StrategyType.ON_DELETE:
         return None, math.inf
-    limit = amount(policy.max_failures, len(devices), _PATH)
+    limit = amount(policy.max_failures, len(pairing.devices), _PATH)
     remembered = _remembered(deployment, can_roll_back=can_roll_back)
     if remembered is not None or deployment.policy.paused or was_rolled_out(deployment):
         return remembered, math.inf
     judge = _Judge(deployment, hashes, now)
-    failed = [(device.name, why) for device in devices if (why := judge.failure(device, find(device.name)))]
+    failed = [
+        (device.name, why)
+        for device, process, stands in pairing
+        if stands is not Standing.AVAILABLE and process is not None and (why := judge.failure(device, process, stands))
+    ]
     if len(failed) <= limit:
         return None, judge.next_deadline
     rollback = can_roll_back and policy.action is FailureAction.ROLLBACK
@@ -64,17 +63,15 @@ class _Judge:
     def __init__(self, deployment: DeploymentRow, hashes: Collection[str], now: float) -> None:
         self._hashes = hashes
         self._now = now
-        self._min_ready_s = float(deployment.policy.min_ready_seconds)
         self._deadline_s = float(deployment.policy.progress_deadline_seconds)
         self.next_deadline = math.inf  # when the first of those that are not ready yet fails
 
-    def failure(self, device: DeviceRow, process: ProcessRow | None) -> str:
+    def failure(self, device: DeviceRow, process: ProcessRow, stands: Standing | None) -> str:
         """Return why *device* failed at the revision; empty when it did not."""
-        if process is None or process.spec_hash not in self._hashes or process.ready_since is not None:
+        if process.spec_hash not in self._hashes or process.ready_since is not None:
             return ""
         if process.terminating or device.maintained(self._now):
             return ""
-        stands = standing(process, device, self._min_ready_s, self._now)
         if stands is Standing.SILENT_AFTER_OFFER:
             return "silent since the offer"
         if stands is not Standing.UNAVAILABLE:

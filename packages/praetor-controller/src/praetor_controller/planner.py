@@ -19,22 +19,22 @@ revision back, the plan is one for the current revision instead, under the same 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Iterable
 from datetime import UTC, datetime
-
-from attrs import frozen
+from operator import attrgetter
 
 from praetor_api.kube.codec import format_time
 from praetor_api.kube.objects import StrategyType
 from praetor_api.names import hashed_process_name, process_name
 from praetor_controller.actions import Action, Create, Delete, Update
 from praetor_controller.amounts import amount
-from praetor_controller.availability import Standing, blamed_until, offline_since, standing
+from praetor_controller.availability import Standing, blamed_until, offline_since
 from praetor_controller.domains import Domains
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.failures import Stop, stopped
 from praetor_controller.pairing import Pairing, pair
-from praetor_controller.reasons import Reason, ReasonCode
+from praetor_controller.reasons import Reason, ReasonCode, Reasons
 from praetor_controller.rollout_status import Facts, fault_status, rollout_status, was_rolled_out
 from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow, Template
 from praetor_controller.snapshot import Counts, Plan, Snapshot
@@ -70,14 +70,6 @@ def max_unavailable(value: int | str, devices: int) -> int:
     return amount(value, devices, "spec.updateStrategy.rollingUpdate.maxUnavailable")
 
 
-@frozen
-class _Candidate:
-    """A running process that may be given the target."""
-
-    device: DeviceRow
-    process: ProcessRow
-
-
 class _Pass:
     """One pass over a deployment's devices; lives as long as one call of plan()."""
 
@@ -95,28 +87,27 @@ class _Pass:
         self.rolling = deployment.strategy is StrategyType.ROLLING_UPDATE
         self.domains = Domains(rolling.budgets if self.rolling else (), snapshot.devices, snapshot.down_elsewhere)
         self.update_hashes = snapshot.stored_as | {deployment.template.spec_hash}
-        self.pairing = pair(snapshot.devices, snapshot.processes)
-        self.stop, self.stop_at = self._stop(self.pairing.process_of.get)
+        self.pairing = pair(snapshot.devices, snapshot.processes, self.min_ready_s, self.at)
+        self.stop, self.stop_at = self._stop()
         self.template, self.hashes = self._target()
-        self.stage = self._stage(self.pairing.process_of.get)
-        self.reasons: dict[str, Reason] = {}
+        self.stage = self._stage()
+        self.model: ProcessRow | None = None  # has the target's labels and notes; most share its very objects
+        self.reasons: list[Reason] = []  # in the order of the devices, by whose place there they are known below
         self.creates: list[Create] = []
         self.updates: list[Update] = []
-        self.candidates: list[_Candidate] = []  # available: each costs one
-        self.soaking: list[_Candidate] = []  # ready, not available yet: counted already
+        self.candidates: list[int] = []  # available: each costs one
+        self.soaking: list[int] = []  # ready, not available yet: counted already
         self.exhausted: dict[str, Reason] = {}
         self.spent = 0
-        self.current = self.updated = self.ready = self.available = 0
         self.next_look = self.stage.look_at if self.stage else math.inf
         self.last_progress = self.stage.progress_at if self.stage else 0.0
         self._look(snapshot.elsewhere_changes_at)
         self._look(self.stop_at)
 
-    def _stop(self, find: Callable[[str], ProcessRow | None]) -> tuple[Stop | None, float]:
+    def _stop(self) -> tuple[Stop | None, float]:
         deployment, current = self.deployment, self.snapshot.current
         can_roll_back = current is not None and current.revision != deployment.template.revision
-        devices = self.snapshot.devices
-        return stopped(deployment, devices, find, self.update_hashes, self.at, can_roll_back=can_roll_back)
+        return stopped(deployment, self.pairing, self.update_hashes, self.at, can_roll_back=can_roll_back)
 
     def _target(self) -> tuple[Template, frozenset[str]]:
         """Return what devices of open waves shall run, and the hashes that it is known by."""
@@ -125,82 +116,75 @@ class _Pass:
             return current, self.snapshot.current_stored_as | {current.spec_hash}
         return self.deployment.template, self.update_hashes
 
-    def _stage(self, find: Callable[[str], ProcessRow | None]) -> Stage | None:
+    def _stage(self) -> Stage | None:
         """Return which waves are open; None when all devices may have the target."""
         deployment, snapshot = self.deployment, self.snapshot
         if self.stop is not None:
             halted = Reason(ReasonCode.PAUSED, "the failure policy stopped the revision")
-            return None if self.stop.rollback else Stage(place={}, open=0, blocker=halted, waves=())
+            return None if self.stop.rollback else Stage(place=(), open=0, blocker=halted, waves=())
         if not self.rolling or not deployment.policy.update_strategy.rolling_update.waves or was_rolled_out(deployment):
             return None
         since = (snapshot.revision_since or snapshot.rollout_since).timestamp()
-        return stage(deployment, snapshot.devices, find, self.hashes, self.at, since)
+        return stage(deployment, self.pairing, self.hashes, self.at, since)
 
     def run(self) -> Plan:
-        find = self.pairing.process_of.get
         reasons, judge = self.reasons, self._judge
-        for device in self.snapshot.devices:
-            reasons[device.name] = judge(device, find(device.name))
+        for number, (device, process, stands) in enumerate(self.pairing):
+            reasons.append(judge(number, device, process, stands))
         self._admit()
         actions = () if self.frozen or self._is_news() else self._actions(self.pairing)
         status, deadline = rollout_status(self.deployment, self._facts(), self.now)
         if deadline is not None:
             self._look(deadline)
-        waves = self.stage.waves if self.stage else ()
-        return Plan(actions=actions, status=status, next_look=self._next_look(), reasons=reasons, waves=waves)
+        return Plan(
+            actions=actions,
+            status=status,
+            next_look=self._next_look(),
+            reasons=Reasons(self.pairing.names, reasons),
+            waves=self.stage.waves if self.stage else (),
+        )
 
     def _is_news(self) -> bool:
         """Tell whether a rollback is to be remembered before it begins: the failures that call for it go with it."""
         return self.stop is not None and self.stop.rollback and not self.stop.remembered
 
-    def _closed(self, device: DeviceRow) -> Reason | None:
-        """Return why the wave of *device* is not open; None when it is."""
+    def _closed(self, number: int) -> Reason | None:
+        """Return why the wave of a device is not open; None when it is."""
         stage = self.stage
-        if stage is None or stage.blocker is None or stage.place.get(device.name, 0) < stage.open:
+        if stage is None or stage.blocker is None or (stage.place and stage.place[number] < stage.open):
             return None
         return stage.blocker
 
-    def _wave(self, device: str) -> str:
-        """Return the name of the wave that *device* gets the target in, to be noted; empty when there are no waves."""
+    def _wave(self, number: int) -> str:
+        """Return the name of the wave that a device gets the target in, to be noted; empty when there are no waves."""
         if self.stage is None or not self.stage.waves:
             return ""
-        return self.stage.waves[self.stage.place[device]].name
+        return self.stage.waves[self.stage.place[number]].name
 
     def _spend(self, device: DeviceRow) -> None:
         self.spent += 1
         self.domains.take(device)
 
-    def _judge(self, device: DeviceRow, process: ProcessRow | None) -> Reason:
+    def _judge(self, number: int, device: DeviceRow, process: ProcessRow | None, stands: Standing | None) -> Reason:
         """Count *device*, note what is to be done about it, and return its reason."""
         if device.in_maintenance and device.maintained(self.at):
-            return self._in_maintenance(device, process)
-        if process is None:
-            return self._without_process(device)
-        stands = self._count(device, process)
+            return self._in_maintenance(device)
+        if process is None or stands is None:
+            return self._without_process(number, device)
         if process.terminating or device.name in self.snapshot.in_flight:
             self._spend(device)
             return _TERMINATING if process.terminating else _UPDATING
         if process.spec_hash in self.hashes:
             return self._updated(device, process, stands)
-        return self._outdated(device, process, stands)
+        return self._outdated(number, device, process, stands)
 
-    def _count(self, device: DeviceRow, process: ProcessRow) -> Standing:
-        stands = standing(process, device, self.min_ready_s, self.at)
-        self.current += 1
-        self.ready += process.ready_since is not None
-        self.available += stands is Standing.AVAILABLE
-        self.updated += process.spec_hash in self.update_hashes
-        return stands
-
-    def _in_maintenance(self, device: DeviceRow, process: ProcessRow | None) -> Reason:
-        if process is not None:
-            self._count(device, process)
+    def _in_maintenance(self, device: DeviceRow) -> Reason:
         if device.maintenance_until is None:
             return Reason(ReasonCode.IN_MAINTENANCE)
         self._look(device.maintenance_until)
         return Reason(ReasonCode.IN_MAINTENANCE, f"until {_time(device.maintenance_until)}")
 
-    def _without_process(self, device: DeviceRow) -> Reason:
+    def _without_process(self, number: int, device: DeviceRow) -> Reason:
         snapshot, name = self.snapshot, device.name
         if name in snapshot.in_flight:
             return _CREATING
@@ -208,7 +192,7 @@ class _Pass:
             return Reason(ReasonCode.CANNOT_CONVERGE, snapshot.refusals[name])
         if self.frozen:
             return _PAUSED
-        closed, current = self._closed(device), snapshot.current
+        closed, current = self._closed(number), snapshot.current
         if closed is not None and current is None:
             return closed
         wanted = process_name(self.deployment.name, name)
@@ -218,7 +202,7 @@ class _Pass:
         if wanted in snapshot.taken_names:
             wanted = hashed_process_name(self.deployment.name, name)
         if wanted not in snapshot.taken_names:
-            template, wave = (self.template, self._wave(name)) if closed is None or current is None else (current, "")
+            template, wave = (self.template, self._wave(number)) if closed is None or current is None else (current, "")
             self.creates.append(Create(name, wanted, template, wave))
             return _CREATING
         self._look(self.at + _LOOK_AGAIN_S)
@@ -251,7 +235,7 @@ class _Pass:
             return Reason(ReasonCode.BECOMING_AVAILABLE, f"at {_time(available_at)}")
         return _NOT_READY if process.observed else _UPDATING
 
-    def _outdated(self, device: DeviceRow, process: ProcessRow, stands: Standing) -> Reason:
+    def _outdated(self, number: int, device: DeviceRow, process: ProcessRow, stands: Standing) -> Reason:
         if device.name in self.snapshot.refusals:
             if stands is not Standing.AVAILABLE:
                 self._spend(device)
@@ -260,25 +244,25 @@ class _Pass:
             return _PAUSED
         if self.on_delete:
             return _WAITING_FOR_DELETION
-        closed = self._closed(device)
+        closed = self._closed(number)
         if closed is not None:
             self._hold(device, process, stands)
             return closed
         if not self.rolling:
-            return self._update(process)
+            return self._update(number, process)
         match stands:
             case Standing.AVAILABLE:
-                self.candidates.append(_Candidate(device, process))
+                self.candidates.append(number)
                 return _UPDATING  # unless the budget says otherwise
             case Standing.UNAVAILABLE:
                 self._spend(device)
                 if process.ready_since is None:
-                    return self._update(process)
+                    return self._update(number, process)
                 self._look(process.ready_since + self.min_ready_s)
-                self.soaking.append(_Candidate(device, process))
+                self.soaking.append(number)
                 return _UPDATING  # unless the budget says otherwise
             case Standing.NEVER_REPORTED:
-                return self._update(process)
+                return self._update(number, process)
             case Standing.OFFLINE_BEFORE_OFFER:
                 return self._offline(ReasonCode.OFFLINE_SINCE, device, process)
             case _:
@@ -303,8 +287,8 @@ class _Pass:
                 self._spend(device)
                 self._look(until)
 
-    def _update(self, process: ProcessRow) -> Reason:
-        self.updates.append(Update(process, self.template, wave=self._wave(process.device)))
+    def _update(self, number: int, process: ProcessRow) -> Reason:
+        self.updates.append(Update(process, self.template, wave=self._wave(number)))
         return _UPDATING
 
     def _offline(self, code: ReasonCode, device: DeviceRow, process: ProcessRow) -> Reason:
@@ -317,43 +301,62 @@ class _Pass:
         return _NEVER_CONNECTED if given_up else _NEVER_SEEN
 
     def _metadata_differs(self, process: ProcessRow) -> bool:
-        template = self.template
-        return not (
+        template, model = self.template, self.model
+        if model is not None and (
+            process.labels is model.labels
+            and process.annotations is model.annotations
+            and process.revision is model.revision
+            and process.managed is model.managed
+        ):
+            return False
+        differs = not (
             process.revision == template.revision
             and process.managed == template.managed
             and template.labels <= process.labels
             and template.annotations <= process.annotations
         )
+        if not differs:
+            self.model = process
+        return differs
 
     def _admit(self) -> None:
         """Choose the running processes that may go down now; the others wait for the budget."""
-        place = self.stage.place if self.stage else {}
-        self.candidates.sort(key=lambda each: (place.get(each.device.name, 0), each.device.name))
-        room = self.limit - self.spent
-        for each in self.soaking:
-            self._admit_one(each, "" if room >= 0 else self._exhausted(), self.domains.crowded(each.device))
-        for each in self.candidates:
-            full = self.domains.full(each.device) if room > 0 and self.domains else ""
-            if self._admit_one(each, "" if room > 0 else self._exhausted(), full):
+        devices, room = self.pairing.devices, self.limit - self.spent
+        for number in self.soaking:
+            self._admit_one(number, self.domains.crowded(devices[number]) if room >= 0 else self._exhausted())
+        waiting = self._in_order(self.candidates)
+        for at, number in enumerate(waiting):
+            if room <= 0:
+                self._refuse(waiting[at:], self._exhausted())
+                break
+            if self._admit_one(number, self.domains.full(devices[number]) if self.domains else ""):
                 room -= 1
-                self.domains.take(each.device)
+                self.domains.take(devices[number])
 
-    def _admit_one(self, candidate: _Candidate, *exhausted: str) -> bool:
-        budget = next(filter(None, exhausted), "")
-        if budget:
-            self.reasons[candidate.device.name] = self._waiting(budget)
-        else:
-            self._update(candidate.process)
-        return not budget
+    def _in_order(self, numbers: list[int]) -> list[int]:
+        """Return devices as they are admitted: by wave, then by name."""
+        ordered = sorted(numbers, key=self.pairing.names.__getitem__)
+        if self.stage is not None and self.stage.place:
+            ordered.sort(key=self.stage.place.__getitem__)
+        return ordered
+
+    def _admit_one(self, number: int, exhausted: str) -> bool:
+        process = self.pairing.processes[number]
+        if exhausted:
+            self._refuse((number,), exhausted)
+        elif process is not None:
+            self._update(number, process)
+        return not exhausted
+
+    def _refuse(self, numbers: Iterable[int], exhausted: str) -> None:
+        reason = self.exhausted.get(exhausted)
+        if reason is None:
+            reason = self.exhausted[exhausted] = Reason(ReasonCode.BUDGET_EXHAUSTED, exhausted)
+        for number in numbers:
+            self.reasons[number] = reason
 
     def _exhausted(self) -> str:
         return f"maxUnavailable={self.limit}"
-
-    def _waiting(self, budget: str) -> Reason:
-        known = self.exhausted.get(budget)
-        if known is None:
-            known = self.exhausted[budget] = Reason(ReasonCode.BUDGET_EXHAUSTED, budget)
-        return known
 
     def _actions(self, pairing: Pairing) -> tuple[Action, ...]:
         strays = [Delete(process, "its device is gone or no longer matches") for process in pairing.strays]
@@ -361,23 +364,30 @@ class _Pass:
         return (*strays, *surplus, *self.updates, *self.creates)
 
     def _facts(self) -> Facts:
-        tally: dict[ReasonCode, int] = {}
-        for reason in self.reasons.values():
-            tally[reason.code] = tally.get(reason.code, 0) + 1
         return Facts(
-            counts=Counts(
-                desired=len(self.snapshot.devices),
-                current=self.current,
-                updated=self.updated,
-                ready=self.ready,
-                available=self.available,
-            ),
-            reasons=tally,
+            counts=self._counts(),
+            reasons=Counter(map(attrgetter("code"), self.reasons)),
             limit=self.limit,
             progress_at=self._progress_at(),
             wave=self._wave_now(),
             stopped=self.stop.message if self.stop else "",
             rolled_back=self.stop.rollback if self.stop else False,
+        )
+
+    def _counts(self) -> Counts:
+        pairing, available = self.pairing, self.pairing.stands.count(Standing.AVAILABLE)
+        hashes = Counter(pairing.hashes)
+        soaking = sum(
+            process is not None and process.ready_since is not None
+            for process, stands in zip(pairing.processes, pairing.stands, strict=True)
+            if stands is Standing.UNAVAILABLE
+        )
+        return Counts(
+            desired=len(pairing.devices),
+            current=len(pairing.devices) - hashes[None],
+            updated=sum(hashes[each] for each in self.update_hashes),
+            ready=available + soaking,
+            available=available,
         )
 
     def _progress_at(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 
 from attrs import frozen
@@ -40,3 +41,26 @@ class Reason:
 
     def __str__(self) -> str:
         return f"{self.code}({self.detail})" if self.detail else self.code.value
+
+
+class Reasons(Mapping[str, Reason]):
+    """Reasons by device. *names* and *reasons* are in one order, and filed by name when somebody asks by name."""
+
+    def __init__(self, names: Sequence[str], reasons: Sequence[Reason]) -> None:
+        self._names = names
+        self._reasons = reasons
+        self._by_name: dict[str, Reason] | None = None
+
+    def __getitem__(self, name: str) -> Reason:
+        return self._filed()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._filed())
+
+    def __len__(self) -> int:
+        return len(self._reasons)
+
+    def _filed(self) -> dict[str, Reason]:
+        if self._by_name is None:
+            self._by_name = dict(zip(self._names, self._reasons, strict=True))
+        return self._by_name

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from attrs import field, frozen, mutable
 
 from praetor_api.kube.codec import format_time
 from praetor_api.kube.objects import Approval, LabelSelector, Wave
 from praetor_controller.amounts import amount
-from praetor_controller.availability import Standing, blamed_until, standing
+from praetor_controller.availability import Standing, blamed_until
+from praetor_controller.pairing import Pairing
 from praetor_controller.reasons import Reason, ReasonCode
 from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.selectors import Matches, compile_selector
@@ -28,6 +28,7 @@ from praetor_controller.selectors import Matches, compile_selector
 REST = "(rest)"
 """Name of the last wave, which no wave of the spec can have."""
 _PATH = "spec.updateStrategy.rollingUpdate.waves"
+_NOWHERE = -1
 
 
 @frozen(kw_only=True)
@@ -44,22 +45,17 @@ class WaveState:
 
 @frozen(kw_only=True)
 class Stage:
-    """How far a rollout has come: waves with an index below *open* are; *blocker* says why the next one is not."""
+    """How far a rollout has come: waves with an index below *open* are; *blocker* says why the next one is not.
 
-    place: Mapping[str, int]
+    *place* is the index of each device's wave, in the order of the devices; empty when there are no waves.
+    """
+
+    place: Sequence[int]
     open: int
     blocker: Reason | None
     waves: tuple[WaveState, ...]
     look_at: float = math.inf
     progress_at: float = 0.0  # when the last wave was opened by a soak that ended
-
-
-class _Seen(NamedTuple):
-    device: DeviceRow
-    updated: bool
-    counted: bool
-    available_at: float | None
-    note: str
 
 
 @mutable(kw_only=True)
@@ -87,97 +83,117 @@ class _Members:
         )
 
 
-def stage(
-    deployment: DeploymentRow,
-    devices: Sequence[DeviceRow],
-    find: Callable[[str], ProcessRow | None],
-    hashes: Collection[str],
-    now: float,
-    since: float,
-) -> Stage:
+def stage(deployment: DeploymentRow, pairing: Pairing, hashes: Collection[str], now: float, since: float) -> Stage:
     """Return where the rollout stands at *now*; it began at *since*. InvalidDeployment for a bad limit or selector."""
     waves = deployment.policy.update_strategy.rolling_update.waves
-    eyes = _Eyes(deployment, hashes, now, since)
-    seen = [eyes.see(device, find(device.name)) for device in devices]
+    seen = _Seen(deployment, pairing, hashes, now, since)
     place = _place(waves, seen)
     members = [_Members(wave=wave) for wave in (*waves, Wave(name=REST))]
-    for each in seen:
-        index = place[each.device.name]
+    for index, counted, available_at, note in zip(place, seen.counted, seen.available_at, seen.notes, strict=True):
         group = members[index]
         group.devices += 1
-        group.counted += each.counted
-        if each.available_at is not None and each.counted:
-            group.available_at.append(each.available_at)
-        group.started = group.started or (each.updated and each.note == group.wave.name)
+        if counted:
+            group.counted += 1
+            if available_at is not None:
+                group.available_at.append(available_at)
+        if note == group.wave.name:
+            group.started = True
     return _opened(deployment, members, place, now, since)
 
 
-class _Eyes:
-    """What waves look for in a device."""
+class _Seen:
+    """What waves look for in the devices, in their order.
 
-    def __init__(self, deployment: DeploymentRow, hashes: Collection[str], now: float, since: float) -> None:
+    *notes* are the waves that updated devices were given the revision in, *available_at* when they became available.
+    """
+
+    def __init__(
+        self, deployment: DeploymentRow, pairing: Pairing, hashes: Collection[str], now: float, since: float
+    ) -> None:
         self._revision = deployment.template.revision
-        self._hashes = hashes
-        self._min_ready_s = float(deployment.policy.min_ready_seconds)
         self._deadline_s = float(deployment.policy.progress_deadline_seconds)
+        self._min_ready_s = float(deployment.policy.min_ready_seconds)
         self._now = now
         self._since = since
+        self._names = pairing.names
+        self.devices = pairing.devices
+        self.updated = [each in hashes for each in pairing.hashes]
+        self.counted = [
+            not (device.in_maintenance and device.maintained(now))
+            and (stands is Standing.AVAILABLE or self._counts(device, process, stands, updated=updated))
+            for (device, process, stands), updated in zip(pairing, self.updated, strict=True)
+        ]
+        self.available_at = [
+            (process.ready_since or 0.0) + self._min_ready_s
+            if updated and process is not None and stands is Standing.AVAILABLE and not process.terminating
+            else None
+            for (_, process, stands), updated in zip(pairing, self.updated, strict=True)
+        ]
+        self.notes = [
+            self._note(process) if updated and process is not None else ""
+            for process, updated in zip(pairing.processes, self.updated, strict=True)
+        ]
 
-    def see(self, device: DeviceRow, process: ProcessRow | None) -> _Seen:
-        maintained = device.maintained(self._now)
-        if process is None:
-            return _Seen(device, False, not maintained and device.connected is not False, None, "")
-        updated = process.spec_hash in self._hashes
-        stands = standing(process, device, self._min_ready_s, self._now)
+    def _note(self, process: ProcessRow) -> str:
         recent = process.offered_at is not None and process.offered_at >= self._since  # not an earlier rollout of it
-        note = process.wave if process.revision == self._revision and recent else ""
-        available_at = None
-        if updated and stands is Standing.AVAILABLE and not process.terminating:
-            available_at = (process.ready_since or 0.0) + self._min_ready_s
-        counted = not maintained and self._counts(device, process, stands, updated=updated)
-        return _Seen(device, updated, counted, available_at, note)
+        return process.wave if recent and process.revision == self._revision else ""
 
-    def _counts(self, device: DeviceRow, process: ProcessRow, stands: Standing, *, updated: bool) -> bool:
+    def _counts(self, device: DeviceRow, process: ProcessRow | None, stands: Standing | None, *, updated: bool) -> bool:
+        if process is None:
+            return device.connected is not False
         if stands is Standing.SILENT_AFTER_OFFER and not updated:
             return self._now < blamed_until(process, device, self._min_ready_s, self._deadline_s)
         return stands not in (Standing.NEVER_REPORTED, Standing.OFFLINE_BEFORE_OFFER)
 
+    def left(self, place: Sequence[int]) -> list[int]:
+        """Return the devices without a place in the order in which waves take them."""
+        left = [number for number, index in enumerate(place) if index == _NOWHERE]
+        left.sort(key=self._names.__getitem__)
+        left.sort(key=self._rank)
+        return left
 
-def _place(waves: Sequence[Wave], seen: Sequence[_Seen]) -> dict[str, int]:
+    def _rank(self, number: int) -> tuple[bool, bool, bool]:
+        return not self.updated[number], not self.counted[number], self.devices[number].connected is None
+
+
+def _place(waves: Sequence[Wave], seen: _Seen) -> list[int]:
+    """Return the index of each device's wave."""
     index_of = {wave.name: index for index, wave in enumerate(waves)} | {REST: len(waves)}
-    place = {each.device.name: index_of[each.note] for each in seen if each.updated and each.note in index_of}
-    left = sorted(
-        (each for each in seen if each.device.name not in place),
-        key=_rank,
-    )
-    kept = Counter(place.values())
+    place = [index_of.get(note, _NOWHERE) for note in seen.notes]
+    kept = Counter(place)
+    left = seen.left(place)
     for index, wave in enumerate(waves):
-        takes, others = compile_selector(wave.selector or LabelSelector(), f"{_PATH}[{index}].selector"), []
+        takes = compile_selector(wave.selector or LabelSelector(), f"{_PATH}[{index}].selector")
         room = _limit(index, wave, seen, takes) - kept[index]
-        for each in left:
-            if room > 0 and takes(each.device.labels):
-                place[each.device.name] = index
-                room -= 1
-            else:
-                others.append(each)
-        left = others
-    place.update((each.device.name, len(waves)) for each in left)
+        left = _fill(index, takes, room, seen, place, left)
+    for number in left:
+        place[number] = len(waves)
     return place
 
 
-def _rank(seen: _Seen) -> tuple[bool, bool, bool, str]:
-    return not seen.updated, not seen.counted, seen.device.connected is None, seen.device.name
+def _fill(index: int, takes: Matches, room: float, seen: _Seen, place: list[int], left: Sequence[int]) -> list[int]:
+    """Give the wave at *index* those of the devices *left* that it takes; return the others."""
+    others: list[int] = []
+    for at, number in enumerate(left):
+        if room <= 0:
+            return [*others, *left[at:]]
+        if takes(seen.devices[number].labels):
+            place[number] = index
+            room -= 1
+        else:
+            others.append(number)
+    return others
 
 
-def _limit(index: int, wave: Wave, seen: Sequence[_Seen], takes: Matches) -> float:
+def _limit(index: int, wave: Wave, seen: _Seen, takes: Matches) -> float:
     if wave.limit is None:
         return math.inf
-    candidates = sum(takes(each.device.labels) for each in seen) if isinstance(wave.limit, str) else 0
+    candidates = sum(takes(device.labels) for device in seen.devices) if isinstance(wave.limit, str) else 0
     return amount(wave.limit, candidates, f"{_PATH}[{index}].limit")
 
 
 def _opened(
-    deployment: DeploymentRow, members: Sequence[_Members], place: Mapping[str, int], now: float, since: float
+    deployment: DeploymentRow, members: Sequence[_Members], place: Sequence[int], now: float, since: float
 ) -> Stage:
     open_ = max((index + 1 for index, group in enumerate(members) if group.started), default=0)
     progress_at, look_at, blocker = 0.0, math.inf, None
