@@ -1,4 +1,4 @@
-"""One pass of the rollout planner over a fleet at rest, and over one half-way through a rollout.
+"""One pass of the rollout planner over a fleet at rest, half-way through a rollout, and so with all its policies.
 
 Seconds are of the processor, so that what else runs on the machine matters little.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from attrs import evolve
 
@@ -24,21 +25,37 @@ FLEET = 100_000
 SMALL = 10_000
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 BEFORE = (NOW - timedelta(hours=1)).timestamp()
+POLICIES: Mapping[str, Any] = {
+    "rollingUpdate": {
+        "waves": [
+            {"name": "canary", "selector": {"matchLabels": {"site": "s0"}}, "limit": "1%"},
+            {"name": "early", "limit": "20%"},
+        ],
+        "budgets": [
+            {"groupBy": ["rack"], "maxUnavailable": 1},
+            {"groupBy": ["site", "feed"], "maxUnavailable": "10%"},
+        ],
+    },
+    "spec": {"failurePolicy": {"maxFailures": "2%", "action": "Pause"}},
+}
 WITHIN_S = at_most(0.5)
 LINEAR = at_most(11.0)
 
 
 def measure(context: Context) -> tuple[Figure, ...]:
-    """Time passes over both fleets, in both states."""
+    """Time passes over both fleets, in each state."""
     passes = context.size(7, 3)
     return (
         *_figures("at rest", passes, outdated_every=0),
         *_figures("half-way through a rollout", passes, outdated_every=2),
+        *_figures("half-way, with waves, budgets and a failure policy", passes, outdated_every=2, policies=POLICIES),
     )
 
 
-def _figures(state: str, passes: int, *, outdated_every: int) -> Iterable[Figure]:
-    small, large = (snapshot(devices, outdated_every) for devices in (SMALL, FLEET))
+def _figures(
+    state: str, passes: int, *, outdated_every: int, policies: Mapping[str, Any] | None = None
+) -> Iterable[Figure]:
+    small, large = (snapshot(devices, outdated_every, policies or {}) for devices in (SMALL, FLEET))
     seconds: dict[int, list[float]] = {SMALL: [], FLEET: []}
     for _ in range(passes):
         seconds[SMALL].append(_seconds(small))
@@ -59,9 +76,9 @@ def _seconds(of: Snapshot) -> float:
     return time.process_time() - began
 
 
-def snapshot(devices: int, outdated_every: int) -> Snapshot:
+def snapshot(devices: int, outdated_every: int, policies: Mapping[str, Any]) -> Snapshot:
     """Return a connected, ready fleet; every so manyth device has not got the newest template yet (0: all have)."""
-    row = _deployment()
+    row = _deployment(policies)
     names = [f"leaf-{number}" for number in range(devices)]
     processes = [
         _process(name, row, outdated=bool(outdated_every) and number % outdated_every == 0)
@@ -70,8 +87,8 @@ def snapshot(devices: int, outdated_every: int) -> Snapshot:
     return Snapshot(
         deployment=row,
         devices=[
-            DeviceRow(name=name, namespace="default", labels={}, connected=True, connected_since=BEFORE)
-            for name in names
+            DeviceRow(name=name, namespace="default", labels=_labels(number), connected=True, connected_since=BEFORE)
+            for number, name in enumerate(names)
         ],
         processes=processes,
         rollout_since=NOW - timedelta(minutes=5),
@@ -79,8 +96,13 @@ def snapshot(devices: int, outdated_every: int) -> Snapshot:
     )
 
 
-def _deployment() -> DeploymentRow:
-    body = deployment("agent", process_spec(["/bin/sleep", "1000"]), max_unavailable="10%")
+def _labels(number: int) -> Mapping[str, str]:
+    return {"site": f"s{number % 10}", "rack": f"r{number // 40}", "feed": "ab"[number % 2], "role": "leaf"}
+
+
+def _deployment(policies: Mapping[str, Any]) -> DeploymentRow:
+    body = deployment("agent", process_spec(["/bin/sleep", "1000"]), max_unavailable="10%", **policies.get("spec", {}))
+    body["spec"]["updateStrategy"]["rollingUpdate"] |= policies.get("rollingUpdate", {})
     body["metadata"] |= {"namespace": "default", "uid": "d-1", "generation": 2, "resourceVersion": "7"}
     return project_deployment(body)
 
