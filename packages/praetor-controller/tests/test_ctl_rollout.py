@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from praetor_api.kube.errors import Forbidden, KubeError, NotFound, api_error
-from praetor_api.kube.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, Key
+from praetor_api.kube.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Key
 from praetor_controller.ctl.cluster import Cluster, Where
 from praetor_controller.ctl.progress import Progress, Verdict
 from praetor_controller.ctl.rollout.status import Screen, look
@@ -74,6 +74,71 @@ def test_no_watch_tells_what_is_under_way_and_that_it_is() -> None:
     result = lab_with(status("RolloutInProgress")).run("rollout", "status", "tel", "--no-watch", "-o", "json")
     assert result.exit_code == 6
     assert json.loads(result.output)["verdict"] == "InProgress"
+
+
+WAVE = {"waves": [{"name": "canary", "selector": {"matchLabels": {"ring": "canary"}}, "approval": "Automatic"}]}
+
+
+def staged_lab() -> Lab:
+    """Return a lab with a canary and another device, of which neither has a process yet."""
+    lab = Lab()
+    strategy = {"updateStrategy": {"rollingUpdate": WAVE}}
+    told = status("RolloutInProgress", desiredNumberScheduled=2)
+    lab.deployment("tel", spec={"selector": {}, "template": template("v2"), **strategy}, status=told)
+    connected = {"type": "AgentConnected", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    for name, ring in (("leaf-1", "canary"), ("leaf-2", "other")):
+        lab.switch(name, {"ring": ring}, status={"conditions": [connected]})
+    return lab
+
+
+def test_each_wave_has_a_bar() -> None:
+    result = staged_lab().run("rollout", "status", "tel", "--watch=false")
+    assert result.exit_code == 6
+    assert result.output.splitlines()[:2] == [f"  canary [{'.' * 30}] 0/1 now", f"  (rest) [{'.' * 30}] 0/1 next"]
+
+
+def test_programs_read_the_waves() -> None:
+    told = json.loads(staged_lab().run("rollout", "status", "tel", "--watch=false", "-o", "json").output)
+    assert [(each["name"], each["devices"], each["needed"], each["open"]) for each in told["waves"]] == [
+        ("canary", 1, 1, True),
+        ("(rest)", 1, 1, False),
+    ]
+
+
+def test_who_may_not_look_at_devices_sees_no_waves() -> None:
+    lab = staged_lab()
+    lab.kube.fail_next(api_error(403, "Forbidden", "no list"), verb="list")
+    result = lab.run("rollout", "status", "tel", "--watch=false")
+    assert (result.exit_code, len(result.output.splitlines())) == (6, 1)
+
+
+async def test_bars_move_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    lab = Lab()
+    spec = {"selector": {}, "template": template("v2"), "updateStrategy": {"rollingUpdate": WAVE}}
+    await lab.kube.create(DEVICE_PROCESS_DEPLOYMENTS, NAMESPACE, {"metadata": {"name": "tel"}, "spec": spec})
+    body = {"metadata": {"name": "leaf-1", "labels": {"ring": "canary"}}, "spec": {}}
+    await lab.kube.create(NETWORK_SWITCHES, NAMESPACE, body)
+    cluster = Cluster(api=lab.kube, namespace=NAMESPACE, clock=lab.clock)
+    screen = Screen(terminal=True, quiet=False)
+    following = asyncio.ensure_future(look(cluster, "tel", screen, watch=True, timeout_s=10))
+    await lab.clock.advance(12)
+    await asyncio.wait_for(following, 5)
+    assert "\n  canary [....." in capsys.readouterr().out
+
+
+def test_a_name_that_no_deployment_can_have_is_refused() -> None:
+    for command in ("status", "pause", "restart"):
+        result = Lab().run("rollout", command, "dpd/tel")
+        assert result.exit_code == 2
+        assert "DPD: 'dpd/tel' is no name of a deployment" in result.stderr
+
+
+def test_ctrl_c_is_told_from_failure() -> None:
+    class Interrupted(Lab):
+        def open(self, where: Where) -> Any:
+            raise KeyboardInterrupt
+
+    assert Interrupted().run("rollout", "status", "tel").exit_code == 130
 
 
 def test_a_deployment_that_is_not_there_is_an_error() -> None:

@@ -8,9 +8,11 @@ import click
 
 from praetor_api.kube.errors import KubeError
 from praetor_controller.__about__ import __version__
+from praetor_controller.ctl.completion import completion
 from praetor_controller.ctl.devices import devices
-from praetor_controller.ctl.exits import explained
+from praetor_controller.ctl.exits import Exit, explained
 from praetor_controller.ctl.explain import explain
+from praetor_controller.ctl.output import warn
 from praetor_controller.ctl.plan import plan
 from praetor_controller.ctl.replay import replay
 from praetor_controller.ctl.rollout.approve import approve
@@ -32,6 +34,9 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except KubeError as e:
             raise explained(e) from e
+        except KeyboardInterrupt:
+            warn("")  # whatever was painted last stays whole
+            ctx.exit(Exit.INTERRUPTED)
 
 
 @click.group(
@@ -45,19 +50,18 @@ def main() -> None:
     \b
     Exit codes:
       0  done
-      1  the cluster cannot be reached, refuses, or lacks what was named
+      1  the cluster cannot be reached, refuses, or lacks what was named; a replay that comes out otherwise
       2  the command line, or something it names, cannot be used
       3  failed: a rollout that stopped, a token that is refused
       4  the rollout is paused
       5  the time given with --timeout was up
-      6  the rollout is under way, and --no-watch was given
+      6  the rollout is under way, and --watch=false was given
+      130  Ctrl-C
 
     Options that all commands share are environment variables, too: PRAETOR_CTL_KUBECONFIG, PRAETOR_CTL_CONTEXT,
     PRAETOR_CTL_NAMESPACE and PRAETOR_CTL_OUTPUT. The others are PRAETOR_CTL_, the command and the option.
 
-    \b
-    Completion, for bash (zsh and fish alike):
-      eval "$(_PRAETORCTL_COMPLETE=bash_source praetorctl)"
+    Completion, for bash, zsh and fish: praetorctl completion --help
     """
 
 
@@ -66,6 +70,7 @@ def token() -> None:
     """Make and check the tokens of devices."""
 
 
+main.add_command(completion)
 main.add_command(devices)
 main.add_command(explain)
 main.add_command(plan)

@@ -20,6 +20,7 @@ class Exit(IntEnum):
     PAUSED = 4
     TIMEOUT = 5
     IN_PROGRESS = 6
+    INTERRUPTED = 130
 
 
 class CommandFailed(click.ClickException):
@@ -48,6 +49,9 @@ def explained(error: KubeError) -> CommandFailed:
         case Forbidden():
             return CommandFailed(f"not allowed: {error.message or error}; ask for a role that may, see deploy/")
         case NotFound():
-            return CommandFailed(f"not found: {error.message or error}; check the name and --namespace")
+            mend = "check the name and --namespace"
+            if not error.details.get("name"):  # it may be the kind that the API does not know
+                mend += ", and that the CRDs are installed: kubectl apply -f crds/"
+            return CommandFailed(f"not found: {error.message or error}; {mend}")
         case _:
             return CommandFailed(str(error))

@@ -8,13 +8,14 @@ import click
 
 from praetor_controller.ctl.census import Census, take_census
 from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
+from praetor_controller.ctl.completion import subject_names
 from praetor_controller.ctl.exits import CommandFailed
 from praetor_controller.ctl.explanation import deployment_text, device_text, explain_deployment, explain_device
 from praetor_controller.ctl.output import output_option, show
 
 
 @click.command("explain")
-@click.argument("subject", metavar="DEVICE|DPD[/DEVICE]")
+@click.argument("subject", metavar="DEVICE|DPD[/DEVICE]", shell_complete=subject_names)
 @click.option("--max-devices", type=click.IntRange(min=1), default=10, show_default=True, help="Shown for each reason.")
 @cluster_options
 @output_option

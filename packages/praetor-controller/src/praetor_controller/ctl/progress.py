@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
-from attrs import frozen
+from attrs import asdict, frozen
 
 from praetor_controller.ctl.exits import Exit
 from praetor_controller.reasons import ReasonCode
 from praetor_controller.rollout_status import PAUSED, PROGRESSING, ConditionReason
+from praetor_controller.waves import WaveState
 
 BAR_WIDTH = 30
 _SPARED = (ReasonCode.IN_MAINTENANCE, ReasonCode.OFFLINE_SINCE, ReasonCode.NEVER_CONNECTED)
@@ -131,6 +132,38 @@ def waves(shown: Progress) -> str:
         return f"waves {' > '.join(names)}"
     present = shown.wave if shown.wave in names else LAST_WAVE
     return f"waves {' > '.join(f'[{name}]' if name == present else name for name in names)}"
+
+
+def wave_lines(shown: Progress, states: Sequence[WaveState]) -> list[str]:
+    """Return a bar for each wave: `#` is available with the template, `.` is not yet, `-` is deferred."""
+    width = max((len(each.name) for each in states), default=0)
+    open_ = sum(each.open for each in states)
+    bars = [f"  {each.name:<{width}} {_wave_bar(each)} {each.available}/{each.devices}" for each in states]
+    words = [_wave_words(shown, each, number - open_) for number, each in enumerate(states)]
+    return [" ".join(parts) for parts in zip(bars, words, strict=True)]
+
+
+def _wave_bar(state: WaveState, width: int = BAR_WIDTH) -> str:
+    total = max(1, state.devices)
+    done = min(width, width * state.available // total)
+    deferred = min(width - done, width * (state.devices - state.counted) // total)
+    return f"[{'#' * done}{'.' * (width - done - deferred)}{'-' * deferred}]"
+
+
+def _wave_words(shown: Progress, state: WaveState, after_open: int) -> str:
+    """Return where a wave stands that is *after_open* places behind the last open one, plus one."""
+    if state.open:
+        return "done" if state.available >= state.needed else "now"
+    if after_open:
+        return "later"
+    if ReasonCode.AWAITING_APPROVAL in shown.reasons:
+        return f"waits for approval: praetorctl rollout approve {shown.name}"
+    return "soaking" if ReasonCode.SOAKING in shown.reasons else "next"
+
+
+def wave_data(states: Sequence[WaveState]) -> list[dict[str, Any]]:
+    """Return what programs read about waves."""
+    return [asdict(each) for each in states]
 
 
 def final_line(shown: Progress) -> str:

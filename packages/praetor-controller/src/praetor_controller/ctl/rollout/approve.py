@@ -6,13 +6,14 @@ import click
 
 from praetor_controller.ctl.approval import approved
 from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
+from praetor_controller.ctl.completion import deployment_names
 from praetor_controller.ctl.output import show
 from praetor_controller.ctl.rollout.spec import merge, read
 from praetor_controller.markers import APPROVED_WAVES_ANNOTATION
 
 
 @click.command("approve")
-@click.argument("deployment", metavar="DPD")
+@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
 @click.option("--wave", metavar="NAME", help="The next wave that waits when unset.")
 @cluster_options
 def approve(where: Where, opener: Opener, deployment: str, wave: str | None) -> None:

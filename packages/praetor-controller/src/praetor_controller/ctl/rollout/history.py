@@ -9,6 +9,7 @@ import click
 
 from praetor_api.kube.resource import CONTROLLER_REVISIONS
 from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options, list_all
+from praetor_controller.ctl.completion import deployment_names
 from praetor_controller.ctl.output import OutputFormat, output_option, show, structured
 from praetor_controller.ctl.revisions import chosen, owned, template_to_restore
 from praetor_controller.ctl.revisions import history as printed
@@ -17,7 +18,7 @@ from praetor_controller.markers import DEPLOYMENT_LABEL, deployment_label
 
 
 @click.command("history")
-@click.argument("deployment", metavar="DPD")
+@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
 @click.option("--revision", type=click.IntRange(min=1), metavar="N", help="Show the template of this one.")
 @cluster_options
 @output_option

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
+from praetor_controller.ctl.completion import deployment_names
 from praetor_controller.ctl.output import show
 from praetor_controller.ctl.rollout.spec import merge, read
 
 
 @click.command("pause")
-@click.argument("deployment", metavar="DPD")
+@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
 @cluster_options
 def pause(where: Where, opener: Opener, deployment: str) -> None:
     """Stop a rollout where it is: no process is written until it is resumed. What runs goes on running."""

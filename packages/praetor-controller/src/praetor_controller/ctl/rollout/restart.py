@@ -6,13 +6,14 @@ import click
 
 from praetor_api.kube.codec import format_time
 from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
+from praetor_controller.ctl.completion import deployment_names
 from praetor_controller.ctl.output import show
 from praetor_controller.ctl.rollout.spec import merge
 from praetor_controller.markers import RESTARTED_AT_ANNOTATION
 
 
 @click.command("restart")
-@click.argument("deployment", metavar="DPD")
+@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
 @cluster_options
 def restart(where: Where, opener: Opener, deployment: str) -> None:
     """Restart every process of a deployment, as a rollout: under its budget, in its waves."""

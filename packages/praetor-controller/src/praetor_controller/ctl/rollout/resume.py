@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from praetor_controller.ctl.cluster import Opener, Where, ask, cluster_options
+from praetor_controller.ctl.completion import deployment_names
 from praetor_controller.ctl.output import show
 from praetor_controller.ctl.rollout.pause import set_paused
 
 
 @click.command("resume")
-@click.argument("deployment", metavar="DPD")
+@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
 @cluster_options
 def resume(where: Where, opener: Opener, deployment: str) -> None:
     """Let a paused rollout go on."""

@@ -7,17 +7,26 @@ from typing import Any
 
 from praetor_api.kube.api import PatchType
 from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
+from praetor_api.names import is_device_name
 from praetor_controller.ctl.cluster import FIELD_MANAGER, Cluster
+from praetor_controller.ctl.exits import BadInput
+
+
+def checked(name: str) -> str:
+    """Return *name* if a deployment can be called so, else raise BadInput."""
+    if not is_device_name(name):  # the same rule holds for both
+        raise BadInput(f"DPD: {name!r} is no name of a deployment; praetorctl takes it alone, as in: beacon")
+    return name
 
 
 async def read(cluster: Cluster, name: str) -> dict[str, Any]:
-    """Return the deployment."""
-    return await cluster.api.get(DEVICE_PROCESS_DEPLOYMENTS, Key(cluster.namespace, name))
+    """Return the deployment; BadInput when none can be called so."""
+    return await cluster.api.get(DEVICE_PROCESS_DEPLOYMENTS, Key(cluster.namespace, checked(name)))
 
 
 async def merge(cluster: Cluster, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
     """Change only what *patch* names, and return the deployment."""
-    key = Key(cluster.namespace, name)
+    key = Key(cluster.namespace, checked(name))
     return await cluster.api.patch(DEVICE_PROCESS_DEPLOYMENTS, key, patch, field_manager=FIELD_MANAGER)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
+from praetor_controller.ctl.completion import deployment_names
 from praetor_controller.ctl.output import show
 from praetor_controller.ctl.revisions import chosen, template_to_restore
 from praetor_controller.ctl.rollout.history import revisions_of
@@ -12,7 +13,7 @@ from praetor_controller.ctl.rollout.spec import read, replace_template
 
 
 @click.command("undo")
-@click.argument("deployment", metavar="DPD")
+@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
 @click.option("--to-revision", type=click.IntRange(min=0), default=0, metavar="N", help="0 is the one before.")
 @cluster_options
 def undo(where: Where, opener: Opener, deployment: str, to_revision: int) -> None:

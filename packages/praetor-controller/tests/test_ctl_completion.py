@@ -1,0 +1,60 @@
+"""`praetorctl completion`: scripts for shells, and names of objects."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+from click.shell_completion import ShellComplete
+
+from praetor_api.kube.errors import Unreachable
+from praetor_controller.ctl.command import main
+from praetor_controller.ctl.testing import Lab
+
+
+def completed(lab: Lab, args: list[str], incomplete: str) -> list[str]:
+    shell = ShellComplete(main, {"obj": lab.open}, "praetorctl", "_PRAETORCTL_COMPLETE")
+    return [item.value for item in shell.get_completions(args, incomplete)]
+
+
+@pytest.fixture
+def lab() -> Lab:
+    lab = Lab()
+    spec: dict[str, Any] = {"selector": {}}
+    for name in ("beacon", "telemetry"):
+        lab.deployment(name, spec=spec)
+    lab.switch("leaf-1")
+    return lab
+
+
+@pytest.mark.parametrize("command", ["status", "history", "undo", "pause", "resume", "restart", "approve"])
+def test_names_of_deployments_are_completed(lab: Lab, command: str) -> None:
+    assert completed(lab, ["rollout", command], "") == ["beacon", "telemetry"]
+    assert completed(lab, ["rollout", command], "tel") == ["telemetry"]
+
+
+def test_explain_completes_devices_and_deployments(lab: Lab) -> None:
+    assert completed(lab, ["explain"], "") == ["beacon", "leaf-1", "telemetry"]
+
+
+def test_the_namespace_that_was_given_is_asked(lab: Lab) -> None:
+    assert completed(lab, ["rollout", "status", "-n", "other"], "") == []
+    assert lab.asked[-1].namespace == "other"
+
+
+def test_a_cluster_that_does_not_answer_completes_nothing(lab: Lab) -> None:
+    lab.kube.fail_next(Unreachable("cut off"), verb="list")
+    assert completed(lab, ["rollout", "status"], "") == []
+
+
+def test_verbs_are_completed(lab: Lab) -> None:
+    assert completed(lab, [], "re") == ["replay"]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_each_shell_has_a_script(shell: str) -> None:
+    script = Lab().run("completion", shell).output
+    assert "praetorctl" in script
+    if shell == "bash":
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True)
