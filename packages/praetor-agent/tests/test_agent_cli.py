@@ -92,8 +92,8 @@ def test_status_tells_what_the_device_thinks(tmp_path: Path, capsys: pytest.Capt
     State(tmp_path).save_memory({"uid-fw": record})
     main(["status", "--state-dir", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Device leaf-1: 1 processes"
-    assert lines[1].split() == ["NAMESPACE", "NAME", "STATE", "PID", "RESTARTS", "EXIT", "SPEC", "MESSAGE"]
+    assert lines[0] == "Device leaf-1: 1 processes; the agent does not run"
+    assert lines[1].split() == ["NAMESPACE", "NAME", "STATE", "PID", "RESTARTS", "EXIT", "SPEC", "ARTIFACT", "MESSAGE"]
     assert lines[2].split()[:6] == ["default", "fw", "Waiting", "-", "3", "1"]
     main(["status", "--state-dir", str(tmp_path), "-o", "json"])
     told = json.loads(capsys.readouterr().out)
@@ -102,7 +102,7 @@ def test_status_tells_what_the_device_thinks(tmp_path: Path, capsys: pytest.Capt
 
 def test_status_of_a_device_that_was_never_told_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["status", "--state-dir", str(tmp_path)])
-    assert capsys.readouterr().out == "Device -: it was never told what to run\n"
+    assert capsys.readouterr().out == "Device -: it was never told what to run; the agent does not run\n"
     with pytest.raises(SystemExit) as caught:
         main(["status", "--state-dir", str(tmp_path / "none")])
     assert caught.value.code == 1

@@ -10,7 +10,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 
 from praetor_agent.__about__ import __version__
 from praetor_agent.errors import AgentError, UsageError
@@ -22,6 +22,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command of *arguments*; exit 2 when they are wrong, 1 when the command cannot do its work."""
+    _adopt_installed(os.environ)
     options = _parser().parse_args(arguments)
     try:
         _COMMANDS[options.command](options)
@@ -36,6 +37,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _adopt_installed(environment: MutableMapping[str, str]) -> None:
+    """Take the installed agent's settings where nothing else is said, so that `status` and `doctor` speak of it."""
+    root = environment.get(ENVIRONMENT_PREFIX + "ROOT") or DEFAULT_ROOT
+    try:
+        with open(os.path.join(root, "agent.env"), encoding="utf-8") as file:
+            for line in file:
+                name, _, value = line.rstrip("\n").partition("=")
+                environment.setdefault(name, value)
+    except OSError:
+        return
 
 
 def _complain(message: str) -> None:
@@ -86,6 +99,16 @@ def _simulate(options: argparse.Namespace) -> None:
     simulate(settings_of(options))
 
 
+def _doctor(options: argparse.Namespace) -> None:
+    if options.output not in ("table", "json"):
+        raise UsageError(f"--output {options.output!r} is none; choose table or json")
+    chosen = _run_settings(options)
+    from praetor_agent.doctor import doctor
+
+    if not doctor(chosen, options.output):
+        sys.exit(1)
+
+
 def _install(options: argparse.Namespace) -> None:
     from pathlib import Path
 
@@ -133,6 +156,7 @@ _COMMANDS = {
     "install": _install,
     "upgrade": _upgrade,
     "uninstall": _uninstall,
+    "doctor": _doctor,
     "run": _run,
     "status": _status,
     "simulate": _simulate,
@@ -160,6 +184,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _installation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("doctor", help="look at this host and say how to mend what is not right")
+    _run_flags(parser)
+    _flag(parser, "-o", "--output", default="table", help="table or json")
     parser = commands.add_parser("install", help="make this agent a service that is kept running")
     _run_flags(parser)
     _flag(parser, "--root", default=DEFAULT_ROOT, help="where versions are kept")

@@ -61,7 +61,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
     inbox = Inbox(waker.wake, state.load_desired(settings.device))
     backends, unavailable = backends_of(settings.device, settings.state_dir, boot_id)
     fetcher = Fetcher(ArtifactStore(settings.state_dir / "artifacts"), device_sources(), clock, waker.wake)
-    address = _address(settings)
+    address = address_of(settings)
     splay = settings.start_splay * random.random()  # noqa: S311 - no secret
     poller = Poller(GatewayClient(address), inbox, clock, wait=DEFAULT_WAIT_SECONDS, splay=splay)
     identity = Report(agent_version=__version__, boot_id=boot_id)
@@ -79,7 +79,8 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
     return poller, Loop(settings.device, parts)
 
 
-def _address(settings: RunSettings) -> Address:
+def address_of(settings: RunSettings) -> Address:
+    """Return where the gateway is and how the device proves itself."""
     token = token_file(settings.token_file) if settings.token_file is not None else lambda: settings.token
     return Address(
         url=settings.gateway,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from praetor_agent.backends.available import backends_of
 from praetor_agent.errors import AgentError, BackendError
 from praetor_agent.records import Observed, World
 from praetor_agent.state import State
+from praetor_agent.store import is_locked
 from praetor_agent.telling import observations
 from praetor_api.protocol import Observation
 from praetor_api.wire import clean_text, write
 
-COLUMNS = ("NAMESPACE", "NAME", "STATE", "PID", "RESTARTS", "EXIT", "SPEC", "MESSAGE")
+COLUMNS = ("NAMESPACE", "NAME", "STATE", "PID", "RESTARTS", "EXIT", "SPEC", "ARTIFACT", "MESSAGE")
 
 
 def status(state_dir: Path, output: str) -> None:
@@ -35,13 +36,15 @@ def status(state_dir: Path, output: str) -> None:
     if output == "json":
         document = {
             "device": device,
+            "agentRuns": is_locked(state_dir),
             "desiredETag": received.etag if received else None,
             "processes": [write(seen) for seen in told.values()],
         }
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
     known = f"{len(rows)} processes" if received else "it was never told what to run"
-    sys.stdout.write(f"Device {device or '-'}: {known}\n")
+    agent = "runs" if is_locked(state_dir) else "does not run"
+    sys.stdout.write(f"Device {device or '-'}: {known}; the agent {agent}\n")
     if rows:
         sys.stdout.write(table([COLUMNS, *rows]))
 
@@ -72,5 +75,14 @@ def _row(seen: Observation, stages: Mapping[str, Any]) -> tuple[str, ...]:
         str(seen.restart_count),
         "-" if seen.exit_code is None else str(seen.exit_code),
         seen.observed_spec_hash.removeprefix("sha256:")[:12] or "-",
-        clean_text(seen.error_message or seen.warning_message or "").replace("\n", " "),
+        (seen.artifact_digest or "-").removeprefix("sha256:")[:12],
+        clean_text("; ".join(_messages(seen))).replace("\n", " "),
     )
+
+
+def _messages(seen: Observation) -> Iterator[str]:
+    if seen.rolled_back_reason or seen.rolled_back_message:
+        yield f"rolled back: {seen.rolled_back_reason or ''} {seen.rolled_back_message or ''}".strip()
+    if seen.update_held_message is not None:
+        yield f"held: {seen.update_held_message}"
+    yield from (said for said in (seen.error_message, seen.warning_message) if said)

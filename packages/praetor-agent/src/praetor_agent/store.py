@@ -33,6 +33,16 @@ class JsonFile:
                 log.warning("state file is damaged path=%s reason=%s", path, e)
         return None
 
+    def intact(self) -> bool:
+        """Tell whether the file can be read, or is not there yet."""
+        try:
+            _decode(self._path.read_bytes())
+        except FileNotFoundError:
+            return True
+        except (OSError, WireError):
+            return False
+        return True
+
     def save(self, value: object) -> None:
         """Write *value* so that either it or what was there before is found after a crash at any moment."""
         body = canonical_json(value)
@@ -78,6 +88,21 @@ def lock_directory(path: Path) -> int:
             f"another agent runs with --state-dir {path}; stop it, or give this one a directory of its own"
         ) from e
     return descriptor
+
+
+def is_locked(place: Path) -> bool:
+    """Tell whether an agent runs with the state directory *place*."""
+    try:
+        descriptor = os.open(place / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _decode(content: bytes) -> object:

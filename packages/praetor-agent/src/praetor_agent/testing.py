@@ -226,8 +226,8 @@ def _handler(gateway: FakeGateway) -> type[BaseHTTPRequestHandler]:
                 self._send(status, headers, content)
 
         def _send(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
+            self.send_response_only(status)
+            for name, value in ({"Date": self.date_time_string()} | dict(headers)).items():
                 self.send_header(name, value)
             if status != 304:
                 self.send_header("Content-Length", str(len(content)))

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import pytest
+
+from praetor_agent.cli import main
+from praetor_agent.doctor import Check, checks
+from praetor_agent.settings import RunSettings
+from praetor_agent.state import Received, State
+from praetor_agent.store import lock_directory
+from praetor_agent.testing import FakeGateway, Fault, item, process_spec
+from praetor_api.protocol import read_desired
+
+
+@pytest.fixture
+def gateway() -> Iterator[FakeGateway]:
+    with FakeGateway(token="t") as gateway:
+        yield gateway
+
+
+def looked(gateway: str, state: Path, token: str = "t") -> dict[str, Check]:  # noqa: S107
+    state.mkdir(exist_ok=True, mode=0o700)
+    file = state.parent / "token"
+    file.write_text(token)
+    file.chmod(0o600)
+    settings = RunSettings(gateway=gateway, device="leaf-1", state_dir=state, token_file=file)
+    return {check.name: check for check in checks(settings)}
+
+
+def test_a_sound_host_is_told_to_be_sound(gateway: FakeGateway, tmp_path: Path) -> None:
+    found = looked(gateway.url, tmp_path / "state")
+    assert {name: found[name].verdict for name in ("python", "state", "token", "process", "gateway", "clock")} == (
+        dict.fromkeys(("python", "state", "token", "process", "gateway", "clock"), "ok")
+    )
+    assert not list((tmp_path / "state").glob("doctor*"))
+    assert gateway.reports == []
+
+
+def test_a_refused_token_and_a_gateway_that_is_away_are_told_apart(gateway: FakeGateway, tmp_path: Path) -> None:
+    refused = looked(gateway.url, tmp_path / "state", "wrong")["gateway"]
+    assert (refused.verdict, "praetorctl token mint" in refused.mend) == ("fault", True)
+    away = looked("http://127.0.0.1:1", tmp_path / "state")["gateway"]
+    assert (away.verdict, "firewalls" in away.mend) == ("fault", True)
+    gateway.fail(Fault(path="/desired", status=404))
+    assert "answers otherwise" in looked(gateway.url, tmp_path / "state")["gateway"].mend
+
+
+def test_a_gateway_that_does_not_speak_tls_is_told(gateway: FakeGateway, tmp_path: Path) -> None:
+    assert "--ca-bundle" in looked(gateway.url.replace("http:", "https:"), tmp_path / "state")["gateway"].mend
+
+
+@pytest.mark.parametrize(("hours", "verdict"), [(1, "warning"), (-1, "warning"), (0, "ok")])
+def test_a_clock_that_differs_from_the_gateways_is_told(
+    gateway: FakeGateway, tmp_path: Path, hours: int, verdict: str
+) -> None:
+    date = format_datetime(datetime.now(UTC) - timedelta(hours=hours), usegmt=True)
+    gateway.fail(Fault(path="/desired", status=200, headers={"Date": date}))
+    assert looked(gateway.url, tmp_path / "state")["clock"].verdict == verdict
+
+
+def test_a_damaged_memory_an_open_directory_and_a_loose_token_are_told(gateway: FakeGateway, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o755)
+    state.chmod(0o755)
+    (state / "memory.json").write_text("torn")
+    found = looked(gateway.url, state)
+    assert found["state"].mend == f"run: chmod 700 {state}"
+    assert "memory.json" in found["memory"].message
+    (tmp_path / "token").chmod(0o644)
+    settings = RunSettings(gateway=gateway.url, device="leaf-1", state_dir=state, token_file=tmp_path / "token")
+    (token,) = (check for check in checks(settings) if check.name == "token")
+    assert (token.verdict, token.mend) == ("fault", f"run: chmod 600 {tmp_path / 'token'}")
+
+
+def test_a_backend_that_is_missing_is_a_fault_only_where_it_is_asked_for(gateway: FakeGateway, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    if os.path.isdir("/run/systemd/system"):
+        pytest.skip("this machine has systemd")
+    assert looked(gateway.url, state)["systemd"].verdict == "ok"
+    body = {"deviceName": "leaf-1", "items": [item("a", process_spec("x", execution={"backend": "systemd"}))]}
+    State(state).save_desired("leaf-1", Received(etag=None, body=body, desired=read_desired(body)))
+    assert looked(gateway.url, state)["systemd"].verdict == "fault"
+
+
+def test_the_agent_that_runs_is_told_of(gateway: FakeGateway, tmp_path: Path) -> None:
+    assert "does not run" in looked(gateway.url, tmp_path / "state")["agent"].message
+    lock = lock_directory(tmp_path / "state")
+    assert "an agent runs" in looked(gateway.url, tmp_path / "state")["agent"].message
+    os.close(lock)
+
+
+def test_the_command_tells_by_its_exit_status_and_as_json(
+    gateway: FakeGateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ["doctor", "--device", "leaf-1", "--token", "t", "--state-dir", str(tmp_path)]
+    main([*common, "--gateway", gateway.url, "-o", "json"])
+    assert {"name": "clock", "verdict": "ok"}.items() <= json.loads(capsys.readouterr().out)[-1].items()
+    with pytest.raises(SystemExit) as caught:
+        main([*common, "--gateway", "http://127.0.0.1:1"])
+    assert caught.value.code == 1
+    assert "fault" in capsys.readouterr().out
+
+
+def test_the_settings_of_an_installed_agent_count_unless_something_else_is_said(tmp_path: Path) -> None:
+    (tmp_path / "agent.env").write_text(f"PRAETOR_AGENT_STATE_DIR={tmp_path}\n")
+    environment = {"PRAETOR_AGENT_ROOT": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-m", "praetor_agent", "status"], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout.startswith("Device -: it was never told")
