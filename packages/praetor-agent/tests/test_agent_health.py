@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,7 +24,7 @@ def after(results: str, given_check: HealthCheck) -> Health:
 
 
 def test_nothing_is_known_before_the_first_result() -> None:
-    assert started("h", 5) == Health(handle="h", next_at=5, healthy=None)
+    assert started("h", 5) == Health(handle="h", next_at=5, healthy=None, since=5)
 
 
 def test_one_success_makes_it_healthy_by_default() -> None:
@@ -59,6 +61,20 @@ def test_probes_are_quick_until_something_is_known_but_failures_count_once_a_per
 
 def test_a_known_process_is_probed_once_a_period() -> None:
     assert probed(started("h", 0), check(period=30), None, 7).next_at == 37
+
+
+def test_failures_do_not_count_within_the_startup_grace_which_the_first_success_ends() -> None:
+    patient = replace(check(failure=1), startup_grace_seconds=60)
+    health = probed(started("h", 100, since=90), patient, "no", 149)
+    assert (health.healthy, health.failures) == (None, 0)
+    assert probed(health, patient, "no", 150).healthy is False
+    ready = probed(health, patient, None, 120)
+    assert probed(ready, patient, "no", 130).healthy is False
+
+
+def test_what_was_healthy_before_the_agent_restarted_stays_so_until_its_probes_fail() -> None:
+    known = started("h", 100, since=50, healthy=True)
+    assert probed(known, check(failure=2), "no", 100).healthy is True
 
 
 def test_the_message_is_of_the_last_failure_only() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from praetor_agent import restart
+from praetor_agent import restart, trial
 from praetor_agent.backoff import CRASH_RESET_SECONDS
 from praetor_agent.reconcile import Fetch, Plan, Remove, Start, Stop, reconcile
 from praetor_agent.records import ArtifactState, Failure, Memory, Observed, Record, Revision, Stage, World
@@ -84,7 +84,12 @@ def test_a_new_process_is_written_down_and_started() -> None:
 
 def test_a_process_that_runs_as_desired_is_left_alone() -> None:
     plan = plan_of(wanted(item()), world(running()), record())
-    assert plan == Plan(memory={UID: record()})
+    assert plan.actions == ()
+    assert plan.memory == {UID: record(healthy_since=100.0)}
+    assert plan.wake_at == 100 + trial.GOOD_SECONDS
+    good = plan_of(wanted(item()), world(running()), plan.memory[UID], 100 + trial.GOOD_SECONDS)
+    assert good.memory[UID].last_good == Revision(item=item())
+    assert plan_of(wanted(item()), world(running()), good.memory[UID], 200) == Plan(memory=good.memory)
 
 
 def test_a_changed_spec_stops_the_old_process_then_starts_the_new_one() -> None:
@@ -162,7 +167,7 @@ def test_crashes_in_a_row_wait_longer_until_one_was_up_for_long() -> None:
 
 def test_failures_are_forgotten_while_a_process_is_up() -> None:
     known = record(failures=3, started_at=90.0)
-    early = plan_of(wanted(item()), world(running()), known)
+    early = plan_of(wanted(item()), world(running()), replace(known, last_good=known.current, healthy_since=92.0))
     assert early.wake_at == 90 + CRASH_RESET_SECONDS
     late = plan_of(wanted(item()), world(running()), known, 90 + CRASH_RESET_SECONDS)
     assert late.memory[UID].failures == 0

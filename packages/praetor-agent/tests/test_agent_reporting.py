@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from praetor_agent import reporting, restart
 from praetor_agent.health import Health, started
-from praetor_agent.records import ArtifactState, Failure, Observed, Record, Revision, Stage
+from praetor_agent.records import ArtifactState, Failure, Observed, Record, Revision, Rollback, Stage
 from praetor_agent.reporting import Reporter
-from praetor_api.protocol import MAX_OBSERVATIONS, DesiredItem, Observation, Report, ReportAck
+from praetor_api.protocol import MAX_OBSERVATIONS, DesiredItem, Observation, Report, ReportAck, RollbackReason
 from praetor_api.spec import Backend, ExecProbe, Execution, HealthCheck, ProcessSpec, Resources
 
 ITEM = DesiredItem(
@@ -21,7 +21,9 @@ ITEM = DesiredItem(
 )
 PROBED = replace(ITEM, spec=replace(ITEM.spec, health_check=HealthCheck(exec=ExecProbe(command=("/bin/true",)))))
 RUNNING = Observed(uid="u", backend=Backend.PROCESS, spec_hash="v1", running=True, handle="h", pid=7)
-RECORD = Record(uid="u", namespace="net", name="fw", stage=Stage.RUNNING, current=Revision(item=ITEM))
+RECORD = Record(
+    uid="u", namespace="net", name="fw", stage=Stage.RUNNING, current=Revision(item=ITEM), healthy_since=2.0
+)
 
 
 def told(
@@ -38,8 +40,32 @@ def test_a_running_process_without_a_probe_is_healthy() -> None:
     assert (seen.process_started, seen.healthy, seen.pid, seen.observed_spec_hash) == (True, True, 7, "v1")
 
 
+def test_a_process_without_a_probe_is_not_known_to_be_healthy_before_it_is_stable() -> None:
+    assert told(replace(RECORD, healthy_since=None)).healthy is None
+
+
+def test_a_version_that_was_given_up_is_told_beside_the_one_that_runs() -> None:
+    given_up = Rollback(spec_hash="v2", reason=RollbackReason.CRASH_LOOP, message="it ended 3 times")
+    seen = told(replace(RECORD, rollback=given_up))
+    assert (seen.observed_spec_hash, seen.healthy, seen.error_message) == ("v1", True, None)
+    assert (seen.failed_spec_hash, seen.rolled_back_reason) == ("v2", "CrashLoop")
+    assert seen.rolled_back_message == "it ended 3 times"
+
+
+def test_a_hold_is_told_in_its_own_words() -> None:
+    assert reporting.observation(RECORD, RUNNING, None, None, "held by x").update_held_message == "held by x"
+
+
+def test_a_report_that_is_waited_for_goes_out_in_time_but_a_lost_one_keeps_its_backoff() -> None:
+    waiting = Reporter(base=1, next_at=100.0)
+    assert reporting.asked(waiting, 50.0).next_at == 50
+    assert reporting.asked(waiting, None).next_at == 100
+    assert reporting.asked(replace(waiting, lost=1), 50.0).next_at == 100
+    assert reporting.asked(replace(waiting, quiet_until=70.0), 50.0).next_at == 70
+
+
 def test_health_is_unknown_until_a_probe_says_something() -> None:
-    record = replace(RECORD, current=Revision(item=PROBED))
+    record = replace(RECORD, current=Revision(item=PROBED), healthy_since=None)
     assert told(record).healthy is None
     assert told(record, health=started("h", 0)).healthy is None
     failing = Health(handle="h", next_at=0, healthy=False, message="exit status 1")

@@ -14,6 +14,7 @@ import pytest
 
 from praetor_agent import procfs
 from praetor_agent.backends.process import ProcessBackend
+from praetor_agent.state import State
 from praetor_agent.testing import FakeGateway, Fault, item, process_spec, until
 from praetor_api.protocol import Observation
 
@@ -37,6 +38,7 @@ class Agent:
     def start(self) -> None:
         command = (
             sys.executable, "-m", "praetor_agent", "run",
+            "--hold-file", str(self.state.parent / "hold"),
             "--gateway", self._gateway, "--device", "leaf-1", "--state-dir", str(self.state),
         )  # fmt: skip
         self.process = subprocess.Popen(command, env=self._environment, stderr=subprocess.DEVNULL)
@@ -83,6 +85,7 @@ def test_a_desired_process_runs_and_is_reported(gateway: FakeGateway, agent: Age
     gateway.desire(wanted)
     agent.start()
     pid = wait_running(gateway)
+    gateway.wait_for(lambda: seen(gateway).healthy is True, "a stable process")
     assert Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"/usr/bin/sleep\x001000")
     told = seen(gateway)
     assert (told.process_started, told.healthy, told.observed_spec_hash) == (True, True, wanted["specHash"])
@@ -281,6 +284,7 @@ def test_heartbeats_carry_nothing_new_until_the_gateway_asks_for_a_resync(gatewa
     gateway.desire(item("a", SLEEP))
     agent.start()
     wait_running(gateway)
+    gateway.wait_for(lambda: seen(gateway).healthy is True, "a stable process")
     count = len(gateway.reports)
     gateway.wait_for(lambda: len(gateway.reports) >= count + 2, "heartbeats")
     assert [len(report.observations) for report in gateway.reports[count:]] == [0] * len(gateway.reports[count:])
@@ -319,3 +323,91 @@ def test_two_agents_do_not_share_a_state_directory(gateway: FakeGateway, agent: 
     assert second.returncode == 1
     assert "another agent runs with --state-dir" in second.stderr
     assert "Traceback" not in second.stderr
+
+
+def test_a_version_that_crashes_gives_way_to_the_old_one_and_is_not_tried_again(
+    gateway: FakeGateway, agent: Agent
+) -> None:
+    good = item("a", SLEEP)
+    gateway.desire(good)
+    agent.start()
+    gateway.wait_for(lambda: seen(gateway).healthy is True, "the old version")
+    bad = item("a", process_spec("false"), generation=2)
+    gateway.desire(bad)
+    gateway.wait_for(lambda: seen(gateway).rolled_back_reason is not None, "the restore")
+    assert (seen(gateway).rolled_back_reason, seen(gateway).failed_spec_hash) == ("CrashLoop", bad["specHash"])
+    gateway.wait_for(lambda: seen(gateway).healthy is True, "the old version again")
+    restored = wait_running(gateway)
+    assert seen(gateway).observed_spec_hash == good["specHash"]
+    agent.end(signal.SIGKILL)
+    gateway.observations.clear()
+    agent.start()
+    assert wait_running(gateway) == restored
+    assert seen(gateway).failed_spec_hash == bad["specHash"]
+    gateway.desire(item("a", process_spec("sleep", "1002"), generation=3))
+    wait_running(gateway, other_than=restored)
+    assert seen(gateway).failed_spec_hash is None
+
+
+def test_a_change_after_which_the_gateway_is_not_heard_is_taken_back(gateway: FakeGateway, agent: Agent) -> None:
+    good = item("a", SLEEP)
+    gateway.desire(good)
+    agent.start()
+    gateway.wait_for(lambda: seen(gateway).healthy is True, "the old version")
+    cut_off = process_spec("sleep", "1003", confirm={"mode": "GatewayReachable", "timeoutSeconds": 5})
+    gateway.fail(Fault(path="/report", status=503, times=10_000))
+    gateway.desire(item("a", cut_off, generation=2))
+    backend = ProcessBackend(agent.state / "processes", procfs.boot_id() or "")
+
+    def runs(spec_hash: str) -> bool:
+        return [run.spec_hash for run in backend.observe().values() if run.running] == [spec_hash]
+
+    until(lambda: runs(item("a", cut_off)["specHash"]), "the change to run")
+    until(lambda: runs(good["specHash"]), "the old version to run")
+
+
+def test_a_change_after_which_the_gateway_answers_stays(gateway: FakeGateway, agent: Agent) -> None:
+    gateway.desire(item("a", SLEEP))
+    agent.start()
+    gateway.wait_for(lambda: seen(gateway).healthy is True, "the old version")
+    changed = item("a", process_spec("sleep", "1003", confirm={"timeoutSeconds": 5}), generation=2)
+    gateway.desire(changed)
+    state = State(agent.state)
+    until(lambda: any(record.confirmation for record in state.load_memory().values()), "the wait for a word")
+    until(lambda: all(record.confirmation is None for record in state.load_memory().values()), "its end")
+    assert seen(gateway).observed_spec_hash == changed["specHash"]
+
+
+def test_somebody_at_the_device_confirms_a_change(gateway: FakeGateway, agent: Agent) -> None:
+    gateway.desire(item("a", process_spec("sleep", "1003", confirm={"mode": "Manual", "timeoutSeconds": 60})))
+    agent.start()
+    wait_running(gateway)
+    command = (sys.executable, "-m", "praetor_agent", "confirm", "--state-dir", str(agent.state), "a")
+    assert subprocess.run(command, timeout=20, check=True, capture_output=True).stdout.endswith(b"is confirmed\n")
+    state = State(agent.state)
+    until(lambda: all(record.confirmation is None for record in state.load_memory().values()), "the confirmation")
+    again = subprocess.run(command, timeout=20, check=False, capture_output=True)
+    assert (again.returncode, again.stderr) == (
+        1,
+        b"praetor-agent confirm: no change of 'a' waits to be confirmed\n",
+    )
+
+
+def test_while_the_device_is_held_nothing_changes_but_what_runs_is_kept_alive(
+    gateway: FakeGateway, agent: Agent
+) -> None:
+    gateway.desire(item("a", SLEEP))
+    agent.start()
+    first = wait_running(gateway)
+    hold = agent.state.parent / "hold"
+    hold.write_text("ask the night shift\n")
+    gateway.desire(item("a", process_spec("sleep", "1004"), generation=2))
+    gateway.wait_for(lambda: seen(gateway).update_held_message is not None, "the hold")
+    assert seen(gateway).update_held_message == f"held by {hold}: ask the night shift"
+    os.kill(first, signal.SIGKILL)
+    second = wait_running(gateway, other_than=first)
+    assert Path(f"/proc/{second}/cmdline").read_bytes() == b"/usr/bin/sleep\x001000\x00"
+    hold.unlink()
+    third = wait_running(gateway, other_than=second)
+    assert Path(f"/proc/{third}/cmdline").read_bytes() == b"/usr/bin/sleep\x001004\x00"
+    assert seen(gateway).update_held_message is None

@@ -14,7 +14,7 @@ from collections.abc import MutableMapping, Sequence
 
 from praetor_agent.__about__ import __version__
 from praetor_agent.errors import AgentError, UsageError
-from praetor_agent.settings import DEFAULT_ROOT, DEFAULT_STATE_DIR, RunSettings
+from praetor_agent.settings import DEFAULT_HOLD_FILE, DEFAULT_ROOT, DEFAULT_STATE_DIR, RunSettings
 
 ENVIRONMENT_PREFIX = "PRAETOR_AGENT_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -79,6 +79,7 @@ def _run_settings(options: argparse.Namespace) -> RunSettings:
         ca_bundle=settings.ca_bundle_of(options.ca_bundle),
         proxy=settings.proxy_of(options.proxy),
         start_splay=settings.seconds("--start-splay", options.start_splay),
+        hold_file=Path(options.hold_file),
     )
 
 
@@ -107,6 +108,14 @@ def _doctor(options: argparse.Namespace) -> None:
 
     if not doctor(chosen, options.output):
         sys.exit(1)
+
+
+def _confirm(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from praetor_agent.confirm import confirm
+
+    confirm(Path(options.state_dir), options.name, options.namespace)
 
 
 def _install(options: argparse.Namespace) -> None:
@@ -158,6 +167,7 @@ _COMMANDS = {
     "uninstall": _uninstall,
     "doctor": _doctor,
     "run": _run,
+    "confirm": _confirm,
     "status": _status,
     "simulate": _simulate,
 }
@@ -179,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     _run_flags(commands.add_parser("run", help="run the agent", description="Run the agent until SIGTERM."))
     _status_flags(commands.add_parser("status", help="show what this device thinks, without network"))
     _installation(commands)
+    _confirm_flags(commands.add_parser("confirm", help="let a changed process stay, whose spec asks to be confirmed"))
     _simulate_flags(commands.add_parser("simulate", help="be many pretend devices, for demos and load"))
     return parser
 
@@ -206,6 +217,12 @@ def _status_flags(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "-o", "--output", default="table", help="table or json")
 
 
+def _confirm_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="name of the DeviceProcess")
+    parser.add_argument("--namespace", help="its namespace, where several have that name")
+    _flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
+
+
 def _simulate_flags(parser: argparse.ArgumentParser) -> None:
     _gateway_flags(parser)
     _flag(parser, "--count", help="how many devices")
@@ -226,6 +243,7 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--proxy", help="HTTP(S) proxy to the gateway, or none; else as HTTPS_PROXY and NO_PROXY say")
     _flag(parser, "--device", help="name of this device (the host's name)")
     _flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
+    _flag(parser, "--hold-file", default=DEFAULT_HOLD_FILE, help="while this file is there, nothing is changed")
     _flag(parser, "--start-splay", default="3", help="spread the first contact over this many seconds")
 
 

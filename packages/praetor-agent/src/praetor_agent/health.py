@@ -16,7 +16,10 @@ STARTUP_PERIOD_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What the probes of one instance of a process said so far; *healthy* is None while that is unknown."""
+    """What the probes of one instance of a process said so far; *healthy* is None while that is unknown.
+
+    *since* is when the instance was started.
+    """
 
     handle: str
     next_at: float
@@ -25,11 +28,12 @@ class Health:
     failures: int = 0
     counted_at: float | None = None
     message: str | None = None
+    since: float = 0.0
 
 
-def started(handle: str, now: float) -> Health:
-    """Return the health of an instance that came to run: unknown, first probe at once."""
-    return Health(handle=handle, next_at=now)
+def started(handle: str, now: float, *, since: float | None = None, healthy: bool | None = None) -> Health:
+    """Return the health of an instance that runs *since* then: first probe at once, unknown unless it was *healthy*."""
+    return Health(handle=handle, next_at=now, healthy=healthy, since=now if since is None else since)
 
 
 def probed(health: Health, check: HealthCheck, problem: str | None, now: float) -> Health:
@@ -50,7 +54,8 @@ def _succeeded(health: Health, check: HealthCheck) -> Health:
 
 def _failed(health: Health, check: HealthCheck, now: float) -> Health:
     recent = health.counted_at is not None and now < health.counted_at + check.period_seconds
-    if health.healthy is None and recent:
+    early = now < health.since + (check.startup_grace_seconds or 0)
+    if health.healthy is None and (recent or early):
         return replace(health, successes=0)
     failures = health.failures + 1
     healthy = False if failures >= check.failure_threshold else health.healthy

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from praetor_agent import restart
 from praetor_agent.clock import Clock, rfc3339
 from praetor_agent.errors import BackendError, StartError
+from praetor_agent.hold import read_hold
 from praetor_agent.host import Host
 from praetor_agent.inbox import Inbox
 from praetor_agent.probes import Probes
@@ -23,12 +25,12 @@ MOST_ROUNDS = 4
 """Rounds of observing and acting in one pass: what was just started is seen, and reported, at once."""
 
 RETRY_SECONDS = 5.0
-"""Until an action that failed is tried again."""
+"""Until an action that failed is tried again, and until it is looked again whether the device is still held."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the loop works with."""
+    """What the loop works with. While the file *hold* is there, nothing is changed."""
 
     state: State
     inbox: Inbox
@@ -37,6 +39,7 @@ class Parts:
     teller: Teller
     waker: Waker
     clock: Clock
+    hold: Path
 
 
 class Loop:
@@ -76,17 +79,33 @@ class Loop:
         self._retry_at = None
         self._receive()
         wakes: list[float | None] = []
-        world = self._parts.host.look()
+        world, ask_at = self._look(), None
+        before = _verdicts(self._parts.probes)
         if self._received is not None:
             world, plan = self._converge(self._received, world)
             wakes.append(plan.wake_at)
+            ask_at = plan.ask_at
         wakes.append(self._parts.probes.step(self._memory, world))
         desired = self._received.desired if self._received is not None else None
-        wakes.append(self._parts.teller.step(desired, self._memory, world, self._parts.probes.health))
+        wakes.append(self._parts.teller.step(desired, self._memory, world, self._parts.probes.health, ask_at))
         now = self._parts.clock.now()
+        heard = ask_at is not None and world.heard_at != self._parts.teller.heard_at
+        if heard or before != _verdicts(self._parts.probes):
+            wakes.append(now)  # what was just learnt may change what is to be done
+        if world.hold is not None:
+            wakes.append(now + RETRY_SECONDS)
         wakes += [self._retry_at, self._parts.host.fetcher.next_at(now)]
         pids = tuple(seen.watch for seen in world.observed.values() if seen.watch is not None)
         return min((at for at in wakes if at is not None), default=now + 60.0), (*pids, *self._parts.probes.pids())
+
+    def _look(self) -> World:
+        return replace(
+            self._parts.host.look(),
+            health=dict(self._parts.probes.health),
+            hold=read_hold(self._parts.hold),
+            confirmed=self._parts.state.confirmed(self._memory),
+            heard_at=self._parts.teller.heard_at,
+        )
 
     def _receive(self) -> None:
         latest = self._parts.inbox.latest()
@@ -103,14 +122,22 @@ class Loop:
     def _converge(self, received: Received, world: World) -> tuple[World, Plan]:
         for _ in range(MOST_ROUNDS):
             plan = reconcile(received.desired, world, self._memory, self._parts.clock.now())
+            self._tell_restores(plan.memory)
             self._remember(plan.memory)
             acted = [self._act(action) for action in plan.actions]
             if not any(acted):
                 break
             self._remember(self._memory)
-            world = self._parts.host.look()
+            world = self._look()
         self._parts.host.fetcher.keep({item.spec_hash for item in received.desired.items})
         return world, plan
+
+    def _tell_restores(self, memory: Memory) -> None:
+        for uid, record in memory.items():
+            old, given_up = self._memory.get(uid), record.rollback
+            if given_up is not None and (old is None or old.rollback != given_up):
+                why, message = given_up.reason, given_up.message
+                log.error("version given up name=%s reason=%s message=%s", record.name, why, message)
 
     def _act(self, action: Action) -> bool:
         """Carry out one action; tell whether the world may have changed by it."""
@@ -153,3 +180,7 @@ class Loop:
             self._written = dict(self._memory)
         except OSError as e:
             log.error("cannot keep memory on disk reason=%s", e)
+
+
+def _verdicts(probes: Probes) -> dict[str, bool | None]:
+    return {uid: health.healthy for uid, health in probes.health.items()}

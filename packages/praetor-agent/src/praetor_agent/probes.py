@@ -37,7 +37,9 @@ class Probes:
             health = self.health.get(uid)
             if health is None or health.handle != handle:
                 self._prober.forget(uid)
-                health = healths.started(handle, now)
+                # Judged healthy before the agent restarted, it stays so until its probes fail often enough.
+                known = memory[uid].healthy_since is not None and memory[uid].handle == handle
+                health = healths.started(handle, now, since=memory[uid].started_at, healthy=known or None)
             elif uid in results and results[uid].handle == handle:
                 health = self._judged(uid, health, check, results[uid].problem, now)
             if now >= health.next_at:

@@ -1,7 +1,9 @@
 """From what is desired, observed and remembered to actions. Pure: no I/O, no clock, no logging.
 
 A process that runs is stopped only when it is no longer desired or when
-everything that its successor needs is at hand.
+everything that its successor needs is at hand. While the device is held it is
+not stopped at all, but for a restore that has begun or that is due because
+nobody confirmed the change.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from praetor_agent import restart
+from praetor_agent import restart, trial
 from praetor_agent.backoff import CRASH_RESET_SECONDS
 from praetor_agent.records import Failure, Memory, Observed, Record, Revision, Stage, World
 from praetor_api.protocol import Desired, DesiredItem, InvalidItem
@@ -53,11 +55,15 @@ Action: TypeAlias = Fetch | Start | Stop | Remove
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Actions in their order, the memory to write before acting, and when to look again at the latest."""
+    """Actions in their order, the memory to write before acting, and when to look again at the latest.
+
+    From *ask_at* an exchange with the gateway is waited for.
+    """
 
     actions: tuple[Action, ...] = ()
     memory: Memory
     wake_at: float | None = None
+    ask_at: float | None = None
 
 
 def reconcile(desired: Desired, world: World, memory: Memory, now: float) -> Plan:
@@ -65,14 +71,15 @@ def reconcile(desired: Desired, world: World, memory: Memory, now: float) -> Pla
     steps = [*_wanted(desired, world, memory, now)]
     kept = {step.record.uid for step in steps}
     steps += [
-        _retire(memory.get(uid) or Record(uid=uid), world.observed.get(uid), now)
-        for uid in sorted({*memory, *world.observed} - kept)
+        _retire(memory.get(uid) or Record(uid=uid), world, now) for uid in sorted({*memory, *world.observed} - kept)
     ]
     wakes = [step.wake_at for step in steps if step.wake_at is not None]
+    asks = [at for step in steps if (at := trial.ask_at(step.record, world)) is not None]
     return Plan(
         actions=tuple(action for step in steps for action in step.actions),
         memory={step.record.uid: step.record for step in steps if not step.forget},
         wake_at=min(wakes, default=None),
+        ask_at=min(asks, default=None),
     )
 
 
@@ -89,7 +96,7 @@ def _wanted(desired: Desired, world: World, memory: Memory, now: float) -> Itera
         record = memory.get(item.uid) or _adopted(item, world.observed.get(item.uid))
         yield _step(item, replace(record, namespace=item.namespace, name=item.name), world, now)
     for bad in desired.invalid:
-        record = _of_invalid(bad, memory)
+        record = trial.judged(_caught_up(_of_invalid(bad, memory), world, now), world, now)
         message = "; ".join(map(str, bad.faults))
         yield _fall_back(replace(record, failure=Failure(reason="InvalidSpec", message=message)), world, now)
 
@@ -110,6 +117,12 @@ def _adopted(item: DesiredItem, seen: Observed | None) -> Record:
 
 
 def _step(item: DesiredItem, record: Record, world: World, now: float) -> _Step:
+    if record.current is not None and record.spec_hash == item.spec_hash:
+        record = replace(record, current=replace(record.current, item=item))
+    record = trial.judged(_caught_up(record, world, now), world, now)
+    gave_up = record.rollback is not None and record.rollback.spec_hash == item.spec_hash
+    if gave_up or world.hold is not None:
+        return _fall_back(record, world, now)
     why_not = world.unavailable.get(item.spec.execution.backend)
     if why_not is not None:
         return _fall_back(replace(record, failure=Failure(reason="BackendUnavailable", message=why_not)), world, now)
@@ -135,30 +148,73 @@ def _startable(revision: Revision, world: World) -> bool:
 
 
 def _settled(record: Record) -> Record:
-    """Return the record without a failure that no longer holds; how the current spec failed to start is kept."""
+    """Return the record without what no longer holds, now that the wanted spec can run.
+
+    How the current spec failed to start is kept.
+    """
+    record = replace(record, rollback=None)
     if record.failure is not None and record.failure.reason != restart.START_ERROR:
         return replace(record, failure=None)
     return record
 
 
 def _fall_back(record: Record, world: World, now: float) -> _Step:
-    """Keep what was started before, for what is wanted cannot run (yet)."""
-    if record.current is None or record.current.item.spec.execution.backend in world.unavailable:
+    """Keep what was started before, or the good version before it, for what is wanted cannot run (yet)."""
+    old = record.last_good if record.rollback is not None else record.current
+    if old is None:
+        return _withdraw(record, world, now) if record.rollback is not None else _Step(record=record)
+    if old.item.spec.execution.backend in world.unavailable:
         return _Step(record=record)
-    return _supervise(record.current, record, world, now)
+    return _supervise(old, record, world, now)
+
+
+def _withdraw(record: Record, world: World, now: float) -> _Step:
+    """Restore what was before the first version, which is nothing: not even at boot does it come up again."""
+    seen = world.observed.get(record.uid)
+    if seen is None:
+        return _Step(record=record)
+    if seen.running:
+        return _stop(record, seen, now)
+    return _Step(record=restart.fresh(record), actions=(Remove(uid=record.uid, backend=seen.backend),))
+
+
+def _caught_up(record: Record, world: World, now: float) -> Record:
+    """Return the record with what has become of the process that was started last."""
+    current, seen = record.current, world.observed.get(record.uid)
+    if current is None or record.stop_deadline is not None:
+        return record
+    if current.item.spec.execution.backend in world.unavailable:
+        return record
+    mine = _is_of(current, seen)
+    if seen is not None and seen.running:
+        if mine:
+            record = restart.seen_running(record, seen, world.boot_id, now)
+            record = replace(record, healthy_since=trial.healthy_since(record, seen, world, now))
+        return record
+    seen = seen if mine else None
+    if restart.has_ended(record, seen, world.boot_id):
+        return restart.ended(record, current.item.spec.restart_policy, seen, world.boot_id, now)
+    return record
+
+
+def _is_of(revision: Revision, seen: Observed | None) -> bool:
+    item = revision.item
+    return seen is not None and seen.spec_hash == item.spec_hash and seen.backend is item.spec.execution.backend
 
 
 def _supervise(revision: Revision, record: Record, world: World, now: float) -> _Step:
     item, seen = revision.item, world.observed.get(record.uid)
-    mine = seen is not None and seen.spec_hash == item.spec_hash and seen.backend is item.spec.execution.backend
     if seen is not None and seen.running:
-        if mine and record.stop_deadline is None:
-            return _keep(revision, record, seen, world, now)
+        if _is_of(revision, seen) and record.stop_deadline is None:
+            return _keep(revision, record, now)
+        if world.hold is not None and record.rollback is None:
+            return _Step(record=record)
         return _stop(record, seen, now)
-    if record.spec_hash != item.spec_hash or record.stop_deadline is not None:
+    if record.spec_hash != item.spec_hash:
+        record = trial.begun(record, revision, world.boot_id, now)
         return _start(revision, restart.fresh(record), seen, world, now)
-    if restart.has_ended(record, seen if mine else None, world.boot_id):
-        record = restart.ended(record, item.spec.restart_policy, seen if mine else None, world.boot_id, now)
+    if record.stop_deadline is not None:
+        return _start(revision, restart.fresh(record), seen, world, now)
     if record.stage is Stage.COMPLETED:
         return _Step(record=record)
     if record.stage is Stage.WAITING and now < record.not_before:
@@ -166,10 +222,11 @@ def _supervise(revision: Revision, record: Record, world: World, now: float) -> 
     return _start(revision, record, seen, world, now)
 
 
-def _keep(revision: Revision, record: Record, seen: Observed, world: World, now: float) -> _Step:
-    record = restart.seen_running(replace(record, current=revision), seen, world.boot_id, now)
-    wakes_at = record.started_at + CRASH_RESET_SECONDS if record.failures else None
-    return _Step(record=record, wake_at=wakes_at)
+def _keep(revision: Revision, record: Record, now: float) -> _Step:
+    record = replace(record, current=revision)
+    resets_at = record.started_at + CRASH_RESET_SECONDS if record.failures else None
+    wakes = [at for at in (resets_at, trial.wake_at(record, now)) if at is not None]
+    return _Step(record=record, wake_at=min(wakes, default=None))
 
 
 def _stop(record: Record, seen: Observed, now: float) -> _Step:
@@ -192,8 +249,11 @@ def _start(revision: Revision, record: Record, seen: Observed | None, world: Wor
     return _Step(record=restart.starting(record, revision, world.boot_id, now), actions=actions)
 
 
-def _retire(record: Record, seen: Observed | None, now: float) -> _Step:
+def _retire(record: Record, world: World, now: float) -> _Step:
     """Stop what is no longer desired, then take away what it left."""
+    seen = world.observed.get(record.uid)
+    if world.hold is not None:
+        return _fall_back(trial.judged(_caught_up(record, world, now), world, now), world, now)
     if seen is not None and seen.running:
         return _stop(record, seen, now)
     actions = (Remove(uid=record.uid, backend=seen.backend),) if seen is not None else ()

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from praetor_api.protocol import DesiredItem
+from praetor_agent.health import Health
+from praetor_api.protocol import DesiredItem, RollbackReason
 from praetor_api.spec import Backend
 
 
@@ -40,10 +41,32 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rollback:
+    """A spec that was given up, and why; it is not tried again before the spec changes."""
+
+    spec_hash: str
+    reason: RollbackReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """The dead-man timer of a change: by *deadline*, seconds since the boot *boot_id*, it must be confirmed.
+
+    *seconds* is the window that was given under that boot.
+    """
+
+    boot_id: str
+    seconds: float
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """Memory of one process. Times are seconds since boot and count only while *boot_id* is the running boot.
 
-    *current* is what was started last; *last_good* is the latest revision that came to be healthy.
+    *current* is what was started last; *last_good* is the latest revision that came to be good, and *rollback* tells
+    which one was given up for it. *healthy_since* is about the running instance; *confirmation* is what it waits for.
     *handle* names the very instance that was seen last, so that one started by somebody else is noticed.
     """
 
@@ -64,6 +87,9 @@ class Record:
     termination_reason: str | None = None
     stop_deadline: float | None = None
     failure: Failure | None = None
+    healthy_since: float | None = None
+    rollback: Rollback | None = None
+    confirmation: Confirmation | None = None
 
     @property
     def spec_hash(self) -> str | None:
@@ -114,10 +140,16 @@ class ArtifactState:
 class World:
     """What one pass starts from, besides what is desired and remembered.
 
-    *artifacts* is by spec hash; *unavailable* tells for each backend that cannot be used why.
+    *artifacts* is by spec hash; *unavailable* tells for each backend that cannot be used why. *health* is by uid.
+    *hold* is why nothing may be changed, if somebody on the device said so; *confirmed* are the spec hashes, by uid,
+    that somebody there confirmed. *heard_at* is when the latest exchange began to which the gateway answered.
     """
 
     boot_id: str
     observed: Mapping[str, Observed] = field(default_factory=dict)
     artifacts: Mapping[str, ArtifactState] = field(default_factory=dict)
     unavailable: Mapping[Backend, str] = field(default_factory=dict)
+    health: Mapping[str, Health] = field(default_factory=dict)
+    hold: str | None = None
+    confirmed: Mapping[str, str] = field(default_factory=dict)
+    heard_at: float | None = None

@@ -23,13 +23,18 @@ Observations = Mapping[str, Observation]
 
 
 def observation(
-    record: Record, seen: Observed | None, health: Health | None, artifact: ArtifactState | None
+    record: Record,
+    seen: Observed | None,
+    health: Health | None,
+    artifact: ArtifactState | None,
+    hold: str | None = None,
 ) -> Observation:
     """Return what the device tells of one process.
 
-    It speaks of the spec that was started last. While a newer one cannot run, the message says why and the hash
-    stays the old one, so that nobody takes the old process for the new.
+    It speaks of the spec that was started last. While a newer one cannot run, or was given up, the message says why
+    and the hash stays the old one, so that nobody takes the old process for the new.
     """
+    rollback = record.rollback
     running = seen is not None and seen.running and seen.spec_hash == record.spec_hash
     completed = record.stage is Stage.COMPLETED and record.exit_code is not None
     failure, error = record.failure, record.failure.message if record.failure else None
@@ -42,6 +47,12 @@ def observation(
         observed_spec_hash=record.spec_hash or "",
         process_started=running or (completed and record.termination_reason != "StartError"),
         healthy=_healthy(record, health, running=running),
+        failed_spec_hash=rollback.spec_hash if rollback else None,
+        rolled_back_reason=rollback.reason if rollback else None,
+        rolled_back_message=rollback.message if rollback else None,
+        update_held_message=hold,
+        artifact_reason=failure.reason if failure and failure.artifact_downloaded is not None else None,
+        artifact_attempts=artifact.attempts or None if artifact else None,
         pid=seen.pid if running and seen else None,
         start_time=record.start_time,
         restart_count=record.restart_count,
@@ -57,9 +68,9 @@ def observation(
 
 def _healthy(record: Record, health: Health | None, *, running: bool) -> bool | None:
     if running and record.current is not None:
-        if record.current.item.spec.health_check is None:
-            return True
-        return health.healthy if health is not None else None
+        if health is not None:
+            return health.healthy
+        return True if record.healthy_since is not None else None
     if record.stage is Stage.COMPLETED:
         return record.exit_code == 0
     return None if record.stage is Stage.PENDING else False
@@ -154,6 +165,13 @@ def first_seq(now: float) -> int:
 def delayed(reporter: Reporter, until: float) -> Reporter:
     """Return the reporter with nothing due before *until*, changes included."""
     return replace(reporter, next_at=until, quiet_until=until)
+
+
+def asked(reporter: Reporter, at: float | None) -> Reporter:
+    """Return the reporter with a report due *at* the latest, unless the last one was lost: that has its own backoff."""
+    if at is None or reporter.lost:
+        return reporter
+    return replace(reporter, next_at=min(reporter.next_at, max(at, reporter.quiet_until)))
 
 
 def report(identity: Report, reporter: Reporter, observations: tuple[Observation, ...], timestamp: str) -> Report:

@@ -36,6 +36,7 @@ def fresh(record: Record) -> Record:
         termination_reason=None,
         stop_deadline=None,
         failure=None,
+        healthy_since=None,
     )
 
 
@@ -49,6 +50,7 @@ def starting(record: Record, revision: Revision, boot_id: str, now: float) -> Re
         boot_id=boot_id,
         handle=None,
         started_at=now,
+        healthy_since=None,
         restart_count=record.restart_count + again,
     )
 
@@ -77,7 +79,7 @@ def seen_running(record: Record, seen: Observed, boot_id: str, now: float) -> Re
     replaced = record.handle is not None and record.handle != seen.handle
     if replaced or record.boot_id != boot_id or record.stage is not Stage.RUNNING:
         started_at = record.started_at if record.stage is Stage.STARTING else now
-        record = replace(record, stage=Stage.RUNNING, boot_id=boot_id, started_at=started_at)
+        record = replace(record, stage=Stage.RUNNING, boot_id=boot_id, started_at=started_at, healthy_since=None)
     if now - record.started_at >= CRASH_RESET_SECONDS:
         record = replace(record, failures=0)
     return replace(record, handle=seen.handle, restart_count=record.restart_count + replaced)
@@ -98,7 +100,7 @@ def ended(record: Record, policy: RestartPolicy, seen: Observed | None, boot_id:
     """Return the record after the process ended; *seen* is what it left, if anything."""
     code = seen.exit_code if seen else None
     reason = (seen.termination_reason if seen else None) or LOST
-    record = replace(record, exit_code=code, termination_reason=reason, handle=None)
+    record = replace(record, exit_code=code, termination_reason=reason, handle=None, healthy_since=None)
     if seen is not None and seen.error:
         record = replace(record, failure=Failure(reason=START_ERROR, message=seen.error))
     if policy is RestartPolicy.NEVER or (policy is RestartPolicy.ON_FAILURE and code == 0):

@@ -75,6 +75,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
         teller=teller,
         waker=waker,
         clock=clock,
+        hold=settings.hold_file,
     )
     return poller, Loop(settings.device, parts)
 

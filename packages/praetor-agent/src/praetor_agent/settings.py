@@ -13,6 +13,7 @@ from praetor_api.names import is_device_name
 
 DEFAULT_STATE_DIR = "/var/lib/praetor-agent"
 DEFAULT_ROOT = "/opt/praetor-agent"
+DEFAULT_HOLD_FILE = "/run/praetor/hold"
 DEFAULT_WAIT_SECONDS = 50
 DIRECT = "none"
 """The `--proxy` that means none, whatever the environment says."""
@@ -30,6 +31,7 @@ class RunSettings:
     ca_bundle: str | None = None
     proxy: str | None = None
     start_splay: float = 0.0
+    hold_file: Path = Path(DEFAULT_HOLD_FILE)
 
 
 def gateway_url(text: str | None) -> str:

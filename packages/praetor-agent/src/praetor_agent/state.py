@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from praetor_agent.records import Memory, Record
-from praetor_agent.store import JsonFile
+from praetor_agent.store import JsonFile, replace_file
 from praetor_api.protocol import Desired, read_desired
 from praetor_api.wire import WireError, read, write
 
@@ -31,6 +33,7 @@ class State:
     """The state directory's two files."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._desired = JsonFile(directory / "desired.json")
         self._memory = JsonFile(directory / "memory.json")
 
@@ -71,6 +74,22 @@ class State:
     def save_memory(self, memory: Memory) -> None:
         """Keep *memory*."""
         self._memory.save({"format": FORMAT, "records": [write(memory[uid]) for uid in sorted(memory)]})
+
+    def confirm(self, uid: str, spec_hash: str) -> None:
+        """Leave word for the agent that somebody confirmed *spec_hash*."""
+        replace_file(self._word(uid), spec_hash.encode())
+
+    def confirmed(self, memory: Memory) -> dict[str, str]:
+        """Return by uid what was confirmed of the changes that wait for it."""
+        found = {}
+        for uid, record in memory.items():
+            if record.confirmation is not None:
+                with suppress(OSError):
+                    found[uid] = self._word(uid).read_bytes().decode(errors="replace")
+        return found
+
+    def _word(self, uid: str) -> Path:
+        return self._directory / f"confirmed-{hashlib.sha256(uid.encode()).hexdigest()[:32]}"
 
 
 def _mapping(data: object) -> Mapping[str, Any]:

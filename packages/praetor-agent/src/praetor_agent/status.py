@@ -84,5 +84,5 @@ def _messages(seen: Observation) -> Iterator[str]:
     if seen.rolled_back_reason or seen.rolled_back_message:
         yield f"rolled back: {seen.rolled_back_reason or ''} {seen.rolled_back_message or ''}".strip()
     if seen.update_held_message is not None:
-        yield f"held: {seen.update_held_message}"
+        yield seen.update_held_message
     yield from (said for said in (seen.error_message, seen.warning_message) if said)

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 class Teller:
     """Tells the gateway what the device sees. *nudge* wakes the poller when the gateway holds something newer;
-    *facts* tells what the device is at a time."""
+    *facts* tells what the device is at a time. *heard_at* is when the latest report was sent that was acknowledged."""
 
     def __init__(
         self,
@@ -40,6 +40,7 @@ class Teller:
         self._nudge = nudge
         self._facts = facts
         self._differs = 0
+        self.heard_at: float | None = None
         now = clock.now()
         self._reporter = Reporter(base=reporting.first_seq(now), next_at=now)
 
@@ -47,16 +48,24 @@ class Teller:
         """Send the first report *seconds* from now."""
         self._reporter = reporting.delayed(self._reporter, self._clock.now() + seconds)
 
-    def step(self, desired: Desired | None, memory: Memory, world: World, health: Mapping[str, Health]) -> float:
-        """Send a report if one is due, and return when the next one is."""
+    def step(
+        self,
+        desired: Desired | None,
+        memory: Memory,
+        world: World,
+        health: Mapping[str, Health],
+        ask_at: float | None = None,
+    ) -> float:
+        """Send a report if one is due, one *ask_at* at the latest, and return when the next one is."""
         current = observations(desired, memory, world, health)
+        self._reporter = reporting.asked(self._reporter, ask_at)
         if self._reporter.due_at(current, self._clock.now()) <= self._clock.now():
             self._send(current)
         return self._reporter.due_at(current, self._clock.now())
 
     def _send(self, current: Mapping[str, Observation]) -> None:
         self._look()
-        reporter, due = self._reporter, self._reporter.due(current)
+        reporter, due, sent_at = self._reporter, self._reporter.due(current), self._clock.now()
         report = reporting.report(self._identity, reporter, due, rfc3339(self._clock.wall()))
         fraction = random.random()  # noqa: S311 - no secret
         try:
@@ -66,6 +75,7 @@ class Teller:
             log.log(level, "report lost lost=%d reason=%s", reporter.lost + 1, e)
             self._reporter = reporter.failed(self._clock.now(), fraction, e.retry_after)
             return
+        self.heard_at = sent_at
         if reporter.lost:
             log.info("reports arrive again")
         for rejected in ack.rejected:
@@ -109,6 +119,8 @@ def observations(
         if not record.name:
             continue
         wanted = hashes.get(uid, "")
-        seen = reporting.observation(record, world.observed.get(uid), health.get(uid), world.artifacts.get(wanted))
+        seen = reporting.observation(
+            record, world.observed.get(uid), health.get(uid), world.artifacts.get(wanted), world.hold
+        )
         told[uid] = reporting.with_spec_hash(seen, wanted)
     return told

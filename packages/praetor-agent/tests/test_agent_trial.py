@@ -1,0 +1,359 @@
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+
+from praetor_agent import restart, trial
+from praetor_agent.health import Health
+from praetor_agent.reconcile import Remove, Start, Stop, reconcile
+from praetor_agent.records import Observed, Record, Revision, World
+from praetor_api.protocol import Desired, DesiredItem
+from praetor_api.spec import (
+    Backend,
+    Confirm,
+    ConfirmMode,
+    ExecProbe,
+    Execution,
+    HealthCheck,
+    ProcessSpec,
+    RestartPolicy,
+)
+
+UID = "uid-1"
+PROBE = HealthCheck(exec=ExecProbe(command=("/bin/true",)))
+REACHABLE = Confirm(timeout_seconds=120)
+MANUAL = Confirm(mode=ConfirmMode.MANUAL, timeout_seconds=120)
+
+
+def item(
+    version: str,
+    *,
+    policy: RestartPolicy = RestartPolicy.ALWAYS,
+    confirm: Confirm | None = None,
+    check: HealthCheck | None = None,
+) -> DesiredItem:
+    execution = Execution(backend=Backend.PROCESS, command=("/bin/sleep",))
+    spec = ProcessSpec(execution=execution, restart_policy=policy, confirm=confirm, health_check=check)
+    return DesiredItem(uid=UID, namespace="net", name="fw", spec=spec, spec_hash=version)
+
+
+@dataclass
+class Device:
+    """A device in memory that does what plans say. Versions in *broken* cannot be executed."""
+
+    now: float = 1000.0
+    boot: str = "boot-1"
+    wanted: DesiredItem | None = None
+    memory: dict[str, Record] = field(default_factory=dict)
+    process: Observed | None = None
+    starts: list[str] = field(default_factory=list)
+    broken: set[str] = field(default_factory=set)
+    hold: str | None = None
+    heard_at: float | None = None
+    confirmed: dict[str, str] = field(default_factory=dict)
+    health: dict[str, Health] = field(default_factory=dict)
+    ask_at: float | None = None
+
+    def converge(self, desired: DesiredItem | None = None) -> None:
+        self.wanted = desired or self.wanted
+        for _ in range(6):
+            seen = {UID: self.process} if self.process else {}
+            world = World(
+                boot_id=self.boot,
+                observed=seen,
+                hold=self.hold,
+                heard_at=self.heard_at,
+                confirmed=self.confirmed,
+                health=self.health,
+            )
+            items = (self.wanted,) if self.wanted else ()
+            plan = reconcile(Desired(device_name="leaf-1", items=items), world, self.memory, self.now)
+            self.memory = dict(plan.memory)
+            self.ask_at = plan.ask_at
+            for action in plan.actions:
+                self._act(action)
+            if not plan.actions:
+                return
+
+    def _act(self, action: object) -> None:
+        if isinstance(action, Start):
+            version = action.revision.item.spec_hash
+            self.starts.append(version)
+            if version in self.broken:
+                self.memory[UID] = restart.start_failed(self.memory[UID], "no such program", self.now)
+                return
+            handle = f"h{len(self.starts)}"
+            self.process = Observed(uid=UID, backend=Backend.PROCESS, spec_hash=version, running=True, handle=handle)
+            self.memory[UID] = restart.started(self.memory[UID], "now")
+        elif isinstance(action, Stop):
+            self.end(143)
+        elif isinstance(action, Remove):
+            self.process = None
+
+    def end(self, code: int) -> None:
+        assert self.process is not None
+        self.process = replace(self.process, running=False, exit_code=code, termination_reason="Error")
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.converge()
+
+    def reboot(self) -> None:
+        self.boot, self.now, self.process, self.heard_at = self.boot + "+", 30.0, None, None
+        self.converge()
+
+    def probe(self, *, healthy: bool) -> None:
+        assert self.process is not None
+        handle = self.process.handle or ""
+        self.health = {UID: Health(handle=handle, next_at=0, healthy=healthy, message=None if healthy else "exit 1")}
+
+    @property
+    def runs(self) -> str | None:
+        return self.process.spec_hash if self.process and self.process.running else None
+
+    @property
+    def record(self) -> Record:
+        return self.memory[UID]
+
+    def waits(self) -> bool:
+        return self.record.confirmation is not None and self.ask_at is not None
+
+    @property
+    def gave_up(self) -> tuple[str, str] | None:
+        given_up = self.record.rollback
+        return (given_up.spec_hash, given_up.reason.value) if given_up else None
+
+
+def with_good_version() -> Device:
+    device = Device()
+    device.converge(item("v1"))
+    device.wait(trial.STABLE_SECONDS)
+    device.wait(trial.GOOD_SECONDS)
+    assert device.record.last_good == Revision(item=item("v1"))
+    return device
+
+
+def crash_until_given_up(device: Device) -> None:
+    for _ in range(trial.CRASHES):
+        device.end(1)
+        device.converge()
+        device.wait(10)
+
+
+def test_a_version_that_keeps_ending_gives_way_to_the_good_one() -> None:
+    device = with_good_version()
+    device.converge(item("v2"))
+    crash_until_given_up(device)
+    assert (device.runs, device.gave_up) == ("v1", ("v2", "CrashLoop"))
+    assert device.record.rollback is not None
+    assert device.record.rollback.message == "it ended 3 times in a row, last with exit code 1 (Error)"
+
+
+def test_a_version_that_cannot_be_started_gives_way_to_the_good_one() -> None:
+    device = with_good_version()
+    device.broken = {"v2"}
+    device.converge(item("v2"))
+    assert device.starts == ["v1", "v2"]
+    device.wait(1)
+    assert (device.runs, device.gave_up) == ("v1", ("v2", "StartFailed"))
+    assert device.starts == ["v1", "v2", "v2", "v1"]
+
+
+def test_a_version_whose_health_check_fails_gives_way_to_the_good_one() -> None:
+    device = with_good_version()
+    device.converge(item("v2", check=PROBE))
+    device.probe(healthy=False)
+    device.wait(1)
+    assert (device.runs, device.gave_up) == ("v1", ("v2", "HealthCheckFailed"))
+
+
+def test_a_version_that_was_given_up_is_not_tried_again_before_the_spec_changes() -> None:
+    device = with_good_version()
+    device.broken = {"v2"}
+    device.converge(item("v2"))
+    device.wait(1)
+    device.wait(100_000)
+    device.reboot()
+    assert (device.runs, device.gave_up) == ("v1", ("v2", "StartFailed"))
+    assert device.starts.count("v2") == trial.START_FAILURES
+    device.converge(item("v3"))
+    assert (device.runs, device.gave_up) == ("v3", None)
+
+
+def test_going_back_to_the_good_version_restarts_nothing() -> None:
+    device = with_good_version()
+    device.broken = {"v2"}
+    device.converge(item("v2"))
+    device.wait(1)
+    starts = len(device.starts)
+    device.converge(item("v1"))
+    assert (device.runs, device.gave_up, len(device.starts)) == ("v1", None, starts)
+
+
+def test_a_version_that_came_to_be_good_is_restarted_however_often_it_ends() -> None:
+    device = with_good_version()
+    crash_until_given_up(device)
+    crash_until_given_up(device)
+    device.wait(1000)
+    assert (device.runs, device.gave_up) == ("v1", None)
+
+
+def test_a_first_version_has_nothing_to_give_way_to() -> None:
+    device = Device()
+    device.converge(item("v1"))
+    crash_until_given_up(device)
+    device.wait(1000)
+    assert (device.runs, device.gave_up) == ("v1", None)
+
+
+def test_a_version_that_was_healthy_when_it_was_replaced_is_better_than_nothing() -> None:
+    device = Device()
+    device.converge(item("v1"))
+    device.wait(trial.STABLE_SECONDS)
+    device.converge(item("v2"))
+    crash_until_given_up(device)
+    assert (device.runs, device.gave_up) == ("v1", ("v2", "CrashLoop"))
+
+
+@pytest.mark.parametrize("policy", [RestartPolicy.NEVER, RestartPolicy.ON_FAILURE])
+def test_what_runs_to_its_end_is_never_taken_back_nor_run_again_as_an_old_version(policy: RestartPolicy) -> None:
+    device = Device()
+    device.converge(item("job-1", policy=policy))
+    device.end(0)
+    device.converge(item("job-2", policy=policy, confirm=REACHABLE))
+    device.end(1)
+    device.wait(1000)
+    device.wait(1000)
+    assert device.gave_up is None
+    assert device.starts.count("job-1") == 1
+    assert device.record.confirmation is None
+
+
+def test_a_job_between_two_services_is_not_what_the_second_falls_back_to() -> None:
+    device = with_good_version()
+    device.converge(item("job", policy=RestartPolicy.NEVER))
+    device.end(0)
+    device.converge(item("v2"))
+    crash_until_given_up(device)
+    assert (device.record.last_good, device.gave_up) == (None, None)
+
+
+def test_a_change_that_nobody_confirms_is_taken_back() -> None:
+    device = with_good_version()
+    device.converge(item("v2", confirm=MANUAL))
+    device.wait(119)
+    assert device.runs == "v2"
+    device.wait(1)
+    assert (device.runs, device.gave_up) == ("v1", ("v2", "ConfirmTimedOut"))
+
+
+def test_a_change_may_be_confirmed_at_the_device_or_by_the_annotation() -> None:
+    for confirm in ({"confirmed": {UID: "v2"}}, {}):
+        device = with_good_version()
+        wanted = item("v2", confirm=MANUAL)
+        device.converge(wanted)
+        device.confirmed = confirm.get("confirmed", {})
+        device.converge(wanted if confirm else replace(wanted, confirmed_spec_hash="v2"))
+        device.wait(1000)
+        assert (device.runs, device.gave_up) == ("v2", None)
+
+
+def test_a_word_about_another_spec_confirms_nothing() -> None:
+    device = with_good_version()
+    device.confirmed = {UID: "v1"}
+    device.converge(replace(item("v2", confirm=MANUAL), confirmed_spec_hash="v1"))
+    device.wait(120)
+    assert device.gave_up == ("v2", "ConfirmTimedOut")
+
+
+def test_an_exchange_confirms_only_once_the_change_had_time_to_do_its_harm() -> None:
+    device = with_good_version()
+    device.converge(item("v2", confirm=REACHABLE))
+    began = device.now
+    device.wait(trial.STABLE_SECONDS)
+    assert device.ask_at == began + trial.SETTLE_SECONDS
+    device.heard_at = began + trial.SETTLE_SECONDS - 0.1
+    device.wait(10)
+    assert device.waits()
+    device.heard_at = device.now
+    device.wait(1)
+    assert not device.waits()
+    device.wait(1000)
+    assert device.runs == "v2"
+
+
+def test_an_exchange_does_not_confirm_what_asks_for_a_person() -> None:
+    device = with_good_version()
+    device.converge(item("v2", confirm=MANUAL))
+    device.wait(20)
+    device.heard_at = device.now
+    device.wait(100)
+    assert device.gave_up == ("v2", "ConfirmTimedOut")
+
+
+def test_a_first_version_that_nobody_confirms_is_taken_away() -> None:
+    device = Device()
+    device.converge(item("v1", confirm=REACHABLE))
+    device.wait(120)
+    assert (device.process, device.gave_up) == (None, ("v1", "ConfirmTimedOut"))
+    device.reboot()
+    device.wait(1000)
+    assert (device.process, device.starts) == (None, ["v1"])
+    device.converge(item("v2"))
+    assert device.runs == "v2"
+
+
+def test_each_reboot_leaves_half_of_the_window() -> None:
+    device = with_good_version()
+    device.converge(item("v2", confirm=REACHABLE))
+    device.reboot()
+    assert device.runs == "v2"
+    device.reboot()
+    device.wait(29)
+    assert device.runs == "v2"
+    device.wait(1)
+    assert (device.runs, device.gave_up) == ("v1", ("v2", "ConfirmTimedOut"))
+
+
+def test_a_restore_that_a_reboot_cut_short_is_finished() -> None:
+    device = with_good_version()
+    device.converge(item("v2", confirm=MANUAL))
+    device.now += 120
+    seen = World(boot_id=device.boot, observed={UID: device.process} if device.process else {})
+    plan = reconcile(
+        Desired(device_name="leaf-1", items=(item("v2", confirm=MANUAL),)), seen, device.memory, device.now
+    )
+    device.memory = dict(plan.memory)  # on disk, and then the power goes
+    device.reboot()
+    assert (device.runs, device.gave_up) == ("v1", ("v2", "ConfirmTimedOut"))
+
+
+def test_while_held_a_failing_version_is_not_taken_back_but_an_unconfirmed_one_is() -> None:
+    device = with_good_version()
+    device.converge(item("v2", confirm=MANUAL))
+    device.hold = "held by /run/praetor/hold"
+    crash_until_given_up(device)
+    assert (device.runs, device.gave_up) == ("v2", None)
+    device.wait(120)
+    assert (device.runs, device.gave_up) == ("v1", ("v2", "ConfirmTimedOut"))
+
+
+def test_while_held_nothing_is_started_changed_or_ended() -> None:
+    device = with_good_version()
+    device.hold = "held"
+    device.converge(item("v2"))
+    assert device.runs == "v1"
+    device.wanted = None
+    device.converge()
+    assert device.runs == "v1"
+    device.end(1)
+    device.converge()
+    device.wait(10)
+    assert device.runs == "v1"
+    device.hold = None
+    device.converge()
+    assert device.process is None
+    fresh = Device(hold="held")
+    fresh.converge(item("v1"))
+    assert fresh.starts == []
