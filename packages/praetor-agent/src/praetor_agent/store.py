@@ -77,7 +77,8 @@ def lock_directory(path: Path) -> int:
     """Take the state directory *path* for this agent alone and return the lock's descriptor, which holds it."""
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # for reading: where the file system has become read-only, an agent that starts anew shall find its way
+        descriptor = os.open(path / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as e:
         raise AgentError(f"--state-dir {path} cannot be used: {e.strerror}; name a directory you may write to") from e
     try:

@@ -1,0 +1,189 @@
+"""What the agent does when the device or the way to the gateway fails: the rows of the table in docs/agent.md."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from praetor_agent import procfs, reporting
+from praetor_agent.backends.process import ProcessBackend
+from praetor_agent.gateway import Address, GatewayClient
+from praetor_agent.inbox import Inbox
+from praetor_agent.records import World
+from praetor_agent.reporting import Reporter
+from praetor_agent.telling import Teller
+from praetor_agent.testing import FakeGateway, item, process_spec, until
+from praetor_api.protocol import Observation, Report, ReportAck
+
+HOUR = 3600.0
+WALL = datetime(2025, 1, 31, 12, tzinfo=UTC)
+
+
+class Clock:
+    """Both clocks of a device, set by hand."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+        self.time = WALL
+
+    def now(self) -> float:
+        return self.seconds
+
+    def wall(self) -> datetime:
+        return self.time
+
+
+@contextmanager
+def mounted(place: Path, *options: str) -> Iterator[None]:
+    """Mount a small file system at *place*."""
+    place.mkdir()
+    done = subprocess.run(("mount", *options, str(place)), capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("this user cannot mount")
+    try:
+        yield
+    finally:
+        subprocess.run(("umount", "-l", str(place)), check=True)
+
+
+@contextmanager
+def running(gateway: FakeGateway, state: Path) -> Iterator[subprocess.Popen[str]]:
+    command = (
+        sys.executable, "-m", "praetor_agent", "run", "--gateway", gateway.url, "--device", "leaf-1",
+        "--state-dir", str(state), "--token", "t", "--start-splay", "0",
+    )  # fmt: skip
+    agent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        yield agent
+    finally:
+        agent.kill()
+        agent.communicate()
+        backend = ProcessBackend(state / "processes", procfs.boot_id() or "")
+        for uid in backend.observe():
+            backend.stop(uid, grace_seconds=0, force=True)
+
+
+@pytest.fixture
+def gateway() -> Iterator[FakeGateway]:
+    with FakeGateway(token="t", heartbeat_seconds=1) as gateway:
+        gateway.desire(item("a", process_spec("sleep", "1000")))
+        yield gateway
+
+
+def started(gateway: FakeGateway, other_than: int | None = None) -> int:
+    def pid() -> int | None:
+        return gateway.observations["a"].pid if "a" in gateway.observations else None
+
+    gateway.wait_for(lambda: pid() not in (None, other_than), "the process", 40)
+    found = pid()
+    assert found is not None
+    return found
+
+
+def heartbeats(gateway: FakeGateway) -> None:
+    count = len(gateway.reports)
+    gateway.wait_for(lambda: len(gateway.reports) > count + 1, "heartbeats")
+
+
+def test_a_full_disk_stops_nothing_and_what_it_kept_from_starting_starts_when_there_is_space(
+    gateway: FakeGateway, tmp_path: Path
+) -> None:
+    disk = tmp_path / "disk"
+    with mounted(disk, "-t", "tmpfs", "-o", "size=512k", "tmpfs"), running(gateway, disk / "state"):
+        first = started(gateway)
+        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            while filler.write(b"x" * 4096):
+                pass
+        heartbeats(gateway)
+        assert procfs.start_ticks(first) is not None
+        os.kill(first, signal.SIGKILL)
+        gateway.wait_for(lambda: gateway.observations["a"].pid != first, "the end is told")
+        heartbeats(gateway)
+        (disk / "filler").unlink()
+        second = started(gateway, other_than=first)
+        assert procfs.start_ticks(second) is not None
+
+
+def test_a_read_only_file_system_stops_nothing_and_a_new_agent_takes_over(gateway: FakeGateway, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with mounted(disk, "-t", "tmpfs", "-o", "size=4m", "tmpfs"), running(gateway, disk / "state") as agent:
+        pid = started(gateway)
+        # as a kernel does that met an error on the disk: what is open stays open, nothing more can be opened to write
+        subprocess.run(("mount", "--bind", str(disk), str(disk)), check=True)
+        try:
+            subprocess.run(("mount", "-o", "remount,ro,bind", str(disk)), check=True)
+            heartbeats(gateway)
+            agent.kill()
+            agent.wait(20)
+            gateway.observations.clear()
+            with running(gateway, disk / "state"):
+                assert started(gateway) == pid
+                os.kill(pid, signal.SIGKILL)
+                gateway.wait_for(lambda: "Read-only" in (gateway.observations["a"].error_message or ""), "the reason")
+        finally:
+            subprocess.run(("umount", "-l", str(disk)), check=True)
+        with running(gateway, disk / "state"):
+            assert started(gateway, other_than=pid)
+
+
+@pytest.mark.parametrize("jump", [timedelta(hours=1), timedelta(hours=-1)], ids=["forward", "back"])
+def test_a_clock_that_jumps_moves_no_report_and_no_order_of_reports(gateway: FakeGateway, jump: timedelta) -> None:
+    clock = Clock()
+    client = GatewayClient(Address(url=gateway.url, device="leaf-1", token=lambda: "t"))
+    teller = Teller(client, Inbox(lambda: None), clock, Report(), lambda: None, lambda _: {})
+    next_at = teller.step(None, {}, World(boot_id="b"), {})
+    clock.time += jump
+    assert teller.step(None, {}, World(boot_id="b"), {}) == next_at
+    assert len(gateway.reports) == 1
+    clock.seconds = next_at
+    teller.step(None, {}, World(boot_id="b"), {})
+    first, second = gateway.reports
+    assert (first.timestamp, second.timestamp) == (reporting_time(WALL), reporting_time(WALL + jump))
+    assert (second.seq or 0) > (first.seq or 0)
+    client.close()
+
+
+def reporting_time(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def test_a_gateway_that_is_gone_for_an_hour_is_asked_within_each_interval_and_then_told_all() -> None:
+    reporter = Reporter(base=1, next_at=0.0)
+    changed = {"u": Observation(name="a", restart_count=7)}
+    now, asked = 0.0, 0
+    while now < HOUR:
+        reporter = reporter.failed(now, 0.5)
+        assert reporter.next_at - now <= reporter.interval * 1.2
+        now, asked = reporter.due_at(changed, now), asked + 1
+    assert HOUR / 20 < asked < HOUR / 5
+    due = reporter.due(changed)
+    assert due == tuple(changed.values())
+    reporter = reporter.acked(ReportAck(ack=True), changed, due, now, 0.5)
+    assert (reporter.lost, reporter.due(changed)) == (0, ())
+    assert reporting.report(Report(), reporter, (), "").seq == asked + 2
+
+
+def test_a_device_without_systemd_or_a_container_runtime_says_so_and_runs_the_rest(
+    gateway: FakeGateway, tmp_path: Path
+) -> None:
+    if os.path.isdir("/run/systemd/system"):
+        pytest.skip("this machine has systemd")
+    gateway.desire(
+        item("a", process_spec("sleep", "1000")),
+        item("unit", process_spec("sleep", "1", execution={"backend": "systemd"})),
+    )
+    with running(gateway, tmp_path / "state"):
+        pid = started(gateway)
+        gateway.wait_for(lambda: "unit" in gateway.observations, "what is told of the unit")
+        told = gateway.observations["unit"]
+        assert told.process_started is False
+        assert "systemd is not the init system here" in (told.error_message or "")
+        until(lambda: procfs.start_ticks(pid) is not None, "the other runs")
