@@ -78,11 +78,16 @@ def deployment_text(explained: Explained, output: str, most: int) -> str:
     if not explained.fresh:
         lines.append(f"{name}: the controller has not seen its present spec yet; is it running?")
     lines.append(f"{name}: the controller's next writes: {_writes(explained.plan)}")
-    for code, devices in by_reason(explained.plan.reasons).items():
+    groups = by_reason(explained.plan.reasons)
+    for code in sorted(groups, key=lambda code: _COLOURS.get(code) != "red"):  # what is wrong comes first
+        devices = groups[code]
         plural = "" if len(devices) == 1 else "s"
         head = painted(code, _COLOURS.get(code, ""))
-        lines.append(f"{head}: {len(devices)} device{plural}: {MEANINGS[code]}")
-        shown = [f"{device} ({detail})" if detail else device for device, detail in devices[:most]]
+        details = {detail for _, detail in devices}
+        shared = details.pop() if len(details) == 1 and len(devices) > 1 else ""
+        why = f" ({shared})" if shared else ""
+        lines.append(f"{head}: {len(devices)} device{plural}: {MEANINGS[code]}{why}")
+        shown = [f"{device} ({detail})" if detail and not shared else device for device, detail in devices[:most]]
         rest = [f"and {len(devices) - most} more"] if len(devices) > most else []
         lines.append("    " + ", ".join([*shown, *rest]))
     return "\n".join(lines)
