@@ -109,6 +109,16 @@ def test_failing_is_told_in_words(status: dict[str, Any], failure: str) -> None:
     assert project_process(raw_process(status)).failure == failure
 
 
+@pytest.mark.parametrize(("generation", "failure"), [(2, "RolledBack: it ended 3 times"), (1, "")])
+def test_a_device_that_gave_the_current_spec_up_fails_though_it_runs_an_older_one(
+    generation: int, failure: str
+) -> None:
+    gave_up: dict[str, Any] = condition("RolledBack", reason="CrashLoop", message="it ended 3 times")
+    conditions = [condition("AgentConnected"), condition("Healthy"), gave_up | {"observedGeneration": generation}]
+    row = project_process(raw_process({"phase": "Running", "observedGeneration": 1, "conditions": conditions}))
+    assert (row.observed, row.ready_since, row.failure) == (False, None, failure)
+
+
 @pytest.mark.parametrize(
     ("status", "settled"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,7 +15,8 @@ from praetor_api.kube.codec import decode, encode
 from praetor_api.kube.objects import ConditionStatus, DeviceProcessStatus, Phase
 from praetor_api.protocol import Observation
 from praetor_api.spec import RestartPolicy
-from praetor_gateway import drafts
+from praetor_gateway import drafts, transitions
+from praetor_gateway.desired import render
 from praetor_gateway.merge import connection, merge, start_time
 from praetor_gateway.reasons import Reason
 from praetor_gateway.testing import process_row
@@ -254,3 +256,54 @@ def test_a_new_spec_that_is_observed_at_once_still_counts_as_news() -> None:
     assert (since["SpecObserved"], since["Healthy"]) == (NOW + timedelta(hours=1), NOW)
     row = evolve(row, status=later)
     assert merge(row, good, connected=True, now=NOW + timedelta(hours=2)) == later
+
+
+def test_a_spec_that_the_device_gave_up_is_rolled_back_at_the_current_generation() -> None:
+    row = process_row()
+    observation = seen(
+        observed_spec_hash="sha256:old",
+        process_started=True,
+        healthy=True,
+        failed_spec_hash=CURRENT,
+        rolled_back_reason="CrashLoop",
+        rolled_back_message="it ended 3 times",
+    )
+    status = merge(row, observation, connected=True, now=NOW)
+    condition = next(each for each in status.conditions if each.type == "RolledBack")
+    assert (condition.status, condition.reason, condition.message) == ("True", "CrashLoop", "it ended 3 times")
+    assert condition.observed_generation == row.generation
+    assert said(status)["SpecObserved"] == "False SpecRolledBack"
+    assert status.failed_spec_hash == CURRENT
+    happened = transitions.of_process(row.status, status, has_switch=True)
+    assert ("RolledBack", "it ended 3 times") in [(each.reason, each.note) for each in happened]
+    mended = merge(evolve(row, status=status), seen(process_started=True), connected=True, now=NOW)
+    assert said(mended)["RolledBack"] == "False NotRolledBack"
+
+
+def test_words_of_a_device_never_become_a_reason() -> None:
+    observation = seen(observed_spec_hash="x", failed_spec_hash=CURRENT, rolled_back_reason="DROP TABLE")
+    assert said(merge(process_row(), observation, connected=True, now=NOW))["RolledBack"] == "True Other"
+
+
+def test_an_older_spec_that_was_given_up_says_nothing_of_the_current_one() -> None:
+    observation = seen(failed_spec_hash="sha256:older", rolled_back_reason="CrashLoop")
+    assert "RolledBack" not in said(merge(process_row(), observation, connected=True, now=NOW))
+
+
+def test_a_held_device_says_so_and_when_it_is_released() -> None:
+    row = process_row()
+    held = merge(row, seen(update_held_message="held by /run/praetor/hold"), connected=True, now=NOW)
+    assert said(held)["UpdateHeld"] == "True HeldOnDevice"
+    free = merge(evolve(row, status=held), seen(), connected=True, now=NOW)
+    assert said(free)["UpdateHeld"] == "False NotHeld"
+    assert [each.reason for each in transitions.of_process(held, free, has_switch=True)] == ["UpdateReleased"]
+    assert "UpdateHeld" not in said(merge(row, seen(), connected=True, now=NOW))
+
+
+def test_a_confirmation_is_rendered_and_changes_what_the_etag_covers() -> None:
+    row = process_row()
+    confirmed = evolve(row, confirmed=row.spec_hash)
+    item = json.loads(render("leaf-1", 15, [confirmed]))["items"][0]
+    assert item["confirmedSpecHash"] == item["specHash"] == row.spec_hash
+    assert "confirmedSpecHash" not in json.loads(render("leaf-1", 15, [row]))["items"][0]
+    assert confirmed.version != row.version

@@ -49,6 +49,7 @@ class _Fact(NamedTuple):
     since: float | None
     reason: str
     message: str
+    generation: int = 0
 
 
 _UNKNOWN = _Fact("Unknown", None, "", "")
@@ -102,7 +103,7 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
         observed=observed,
         ready_since=_ready_since(status, facts, offered_at or 0.0) if observed else None,
         settled_since=_settled_since(status, facts, offered_at or 0.0) if observed else None,
-        failure=_failure(status, facts) if observed else "",
+        failure=_failure(status, facts) if observed or _gave_up(metadata, facts) else "",
     )
 
 
@@ -195,6 +196,7 @@ def _facts(status: Mapping[str, Any]) -> dict[str, _Fact]:
             epoch(condition.get("lastTransitionTime")),
             condition.get("reason") or "",
             condition.get("message") or "",
+            condition.get("observedGeneration") or 0,
         )
         for condition in status.get("conditions") or ()
     }
@@ -214,6 +216,12 @@ def _settled_since(status: Mapping[str, Any], facts: Mapping[str, _Fact], offere
         return None
     since = healthy.since if healthy.status == "True" else None  # Unknown since it went silent, else
     return max(offered_at, observed.since or 0.0, since or 0.0)
+
+
+def _gave_up(metadata: Mapping[str, Any], facts: Mapping[str, _Fact]) -> bool:
+    """Tell whether the device gave the current spec up; its status speaks of the older one that runs again."""
+    fact = facts.get("RolledBack", _UNKNOWN)
+    return fact.status == "True" and fact.generation == metadata.get("generation", 0)
 
 
 def _failure(status: Mapping[str, Any], facts: Mapping[str, _Fact]) -> str:

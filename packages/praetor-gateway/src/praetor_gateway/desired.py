@@ -15,13 +15,13 @@ def render(device: str, heartbeat_s: int, rows: Iterable[ProcessRow]) -> bytes:
 
 
 def _item(row: ProcessRow) -> bytes:
-    identity = canonical_json(
-        {
-            "uid": row.uid,
-            "namespace": row.key.namespace,
-            "name": row.key.name,
-            "generation": row.generation,
-            "specHash": row.spec_hash,
-        }
-    )
-    return b'%b,"spec":%b}' % (identity[:-1], row.spec)
+    identity = {
+        "uid": row.uid,
+        "namespace": row.key.namespace,
+        "name": row.key.name,
+        "generation": row.generation,
+        "specHash": row.spec_hash,
+    }
+    if row.confirmed:
+        identity["confirmedSpecHash"] = row.confirmed
+    return b'%b,"spec":%b}' % (canonical_json(identity)[:-1], row.spec)

@@ -14,13 +14,19 @@ from attrs import evolve, frozen
 from praetor_api.kube.codec import parse_time
 from praetor_api.kube.conditions import get_condition, set_condition, without_condition
 from praetor_api.kube.objects import Condition, ConditionStatus, DeviceProcessStatus, Phase
-from praetor_api.protocol import Observation
+from praetor_api.protocol import Observation, RollbackReason
 from praetor_api.spec import RestartPolicy
 from praetor_api.wire import clean_text
 from praetor_gateway.reasons import ConditionType, Reason
 from praetor_gateway.rows import ProcessRow
 
 SILENCE = "nothing was heard from the device for longer than its stale limit"
+
+
+_OF_SPEC = (ConditionType.SPEC_OBSERVED, ConditionType.ROLLED_BACK, ConditionType.UPDATE_HELD)
+"""What is said of the current spec, though the device may run an older one."""
+
+_ROLLED_BACK = {reason.value: Reason(reason.value) for reason in RollbackReason}
 
 
 @frozen(kw_only=True)
@@ -113,7 +119,7 @@ def _observed(row: ProcessRow, status: DeviceProcessStatus, seen: Observation, n
         # what was observed was an older spec: that this one is observed is news, and readiness counts from now
         conditions = without_condition(conditions, ConditionType.SPEC_OBSERVED)
     for finding in _findings(row, conditions, seen):
-        of_spec = finding.type is ConditionType.SPEC_OBSERVED
+        of_spec = finding.type in _OF_SPEC
         conditions = set_condition(
             conditions,
             type=finding.type,
@@ -134,6 +140,10 @@ def _observed(row: ProcessRow, status: DeviceProcessStatus, seen: Observation, n
         restart_count=seen.restart_count,
         exit_code=seen.exit_code,
         last_termination_reason=seen.termination_reason,
+        artifact_attempts=seen.artifact_attempts,
+        failed_spec_hash=clean_text(seen.failed_spec_hash) if seen.failed_spec_hash else None,
+        drift_count=seen.drift_count,
+        output_tail=seen.output_tail,
     )
 
 
@@ -149,6 +159,8 @@ def _findings(row: ProcessRow, known: tuple[Condition, ...], seen: Observation) 
     yield from _started(row, seen)
     yield from _healthy(row, seen)
     yield from _warning(known, seen)
+    yield from _rolled_back(row, known, seen)
+    yield from _held(known, seen)
 
 
 def _spec(row: ProcessRow, seen: Observation) -> Finding:
@@ -157,6 +169,8 @@ def _spec(row: ProcessRow, seen: Observation) -> Finding:
         return Finding(type=kind, holds=True, reason=Reason.CURRENT)
     if not seen.observed_spec_hash:
         return Finding(type=kind, holds=False, reason=Reason.HASH_MISSING, message="the device names no spec")
+    if seen.failed_spec_hash == row.spec_hash:
+        return Finding(type=kind, holds=False, reason=Reason.GIVEN_UP, message="the device went back to an older spec")
     message = "the device does not act on the current spec yet"
     return Finding(type=kind, holds=False, reason=Reason.OUTDATED, message=message)
 
@@ -219,6 +233,23 @@ def _warning(known: tuple[Condition, ...], seen: Observation) -> Iterator[Findin
         yield Finding(type=kind, holds=True, reason=Reason.WARNED, message=seen.warning_message)
     elif get_condition(known, kind) is not None:
         yield Finding(type=kind, holds=False, reason=Reason.NOT_WARNED)
+
+
+def _rolled_back(row: ProcessRow, known: tuple[Condition, ...], seen: Observation) -> Iterator[Finding]:
+    kind = ConditionType.ROLLED_BACK
+    if seen.failed_spec_hash == row.spec_hash:
+        reason = _ROLLED_BACK.get(seen.rolled_back_reason or "", Reason.OTHER)
+        yield Finding(type=kind, holds=True, reason=reason, message=seen.rolled_back_message or "")
+    elif get_condition(known, kind) is not None:
+        yield Finding(type=kind, holds=False, reason=Reason.NOT_ROLLED_BACK)
+
+
+def _held(known: tuple[Condition, ...], seen: Observation) -> Iterator[Finding]:
+    kind = ConditionType.UPDATE_HELD
+    if seen.update_held_message is not None:
+        yield Finding(type=kind, holds=True, reason=Reason.HELD, message=seen.update_held_message)
+    elif get_condition(known, kind) is not None:
+        yield Finding(type=kind, holds=False, reason=Reason.NOT_HELD)
 
 
 def _is_completed(row: ProcessRow, seen: Observation) -> bool:

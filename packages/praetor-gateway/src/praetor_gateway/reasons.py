@@ -15,6 +15,8 @@ class ConditionType(StrEnum):
     PROCESS_STARTED = "ProcessStarted"
     HEALTHY = "Healthy"
     SPEC_WARNING = "SpecWarning"
+    ROLLED_BACK = "RolledBack"
+    UPDATE_HELD = "UpdateHeld"
 
 
 class Reason(StrEnum):
@@ -42,6 +44,14 @@ class Reason(StrEnum):
     NOT_RUNNING = "NotRunning"
     WARNED = "Reported"
     NOT_WARNED = "NoWarning"
+    GIVEN_UP = "SpecRolledBack"
+    CRASH_LOOP = "CrashLoop"
+    HEALTH_CHECK_FAILED = "HealthCheckFailed"
+    CONFIRM_TIMED_OUT = "ConfirmTimedOut"
+    OTHER = "Other"
+    NOT_ROLLED_BACK = "NotRolledBack"
+    HELD = "HeldOnDevice"
+    NOT_HELD = "NotHeld"
 
 
 class EventReason(StrEnum):
@@ -53,6 +63,9 @@ class EventReason(StrEnum):
     DEVICE_AMBIGUOUS = "DeviceAmbiguous"
     SPEC_OBSERVED = "SpecObserved"
     SPEC_WARNING = "SpecWarning"
+    ROLLED_BACK = "RolledBack"
+    UPDATE_HELD = "UpdateHeld"
+    UPDATE_RELEASED = "UpdateReleased"
     PROCESS_STARTED = "ProcessStarted"
     PROCESS_RESTARTED = "ProcessRestarted"
     PROCESS_SUCCEEDED = "ProcessSucceeded"

@@ -21,13 +21,20 @@ from praetor_api.spec import RestartPolicy
 
 Status = TypeVar("Status", DeviceProcessStatus, NetworkSwitchStatus)
 
+CONFIRMED_ANNOTATION = "azure.com/confirmed"
+"""Somebody lets a change stay that asks to be confirmed: the hash of its spec."""
+
 POOL_SIZE = 65_536
+_MAX_HASH = 128
 _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
 
 
 @frozen(kw_only=True, weakref_slot=False)
 class ProcessRow:
-    """A DeviceProcess; *spec* is the stored spec as canonical JSON, *device_namespace* where its device lives."""
+    """A DeviceProcess; *spec* is the stored spec as canonical JSON, *device_namespace* where its device lives.
+
+    *confirmed* is the hash of the spec that somebody confirmed by the annotation.
+    """
 
     key: Key
     uid: str
@@ -39,6 +46,7 @@ class ProcessRow:
     restart_policy: RestartPolicy
     spec: bytes
     status: DeviceProcessStatus
+    confirmed: str = ""
 
     @property
     def spec_hash(self) -> str:
@@ -48,7 +56,8 @@ class ProcessRow:
     @property
     def version(self) -> ItemVersion:
         """What the ETag covers of it."""
-        return (self.uid, self.key.namespace, self.key.name, self.generation, self.spec_hash)
+        said = f"{self.spec_hash} {self.confirmed}" if self.confirmed else self.spec_hash
+        return (self.uid, self.key.namespace, self.key.name, self.generation, said)
 
 
 @frozen(kw_only=True, weakref_slot=False)
@@ -85,6 +94,7 @@ class Projection:
             restart_policy=RestartPolicy(spec.get("restartPolicy", RestartPolicy.ALWAYS)),
             spec=canonical_json(spec),
             status=_lean(self._status(obj, DeviceProcessStatus)),
+            confirmed=((metadata.get("annotations") or {}).get(CONFIRMED_ANNOTATION) or "")[:_MAX_HASH],
         )
 
     def switch(self, obj: Mapping[str, Any]) -> SwitchRow:

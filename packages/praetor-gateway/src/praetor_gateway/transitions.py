@@ -49,6 +49,15 @@ def _of_spec(old: DeviceProcessStatus, new: DeviceProcessStatus) -> Iterator[Tra
         yield _normal(EventReason.SPEC_OBSERVED, f"the device acts on generation {new.observed_generation}")
     if _became_true(old, new, ConditionType.SPEC_WARNING):
         yield _warning(EventReason.SPEC_WARNING, _message(new.conditions, ConditionType.SPEC_WARNING))
+    rolled_back = is_true(new.conditions, ConditionType.ROLLED_BACK)
+    if rolled_back and (
+        not is_true(old.conditions, ConditionType.ROLLED_BACK) or old.failed_spec_hash != new.failed_spec_hash
+    ):
+        yield _warning(EventReason.ROLLED_BACK, _message(new.conditions, ConditionType.ROLLED_BACK))
+    if _became_true(old, new, ConditionType.UPDATE_HELD):
+        yield _warning(EventReason.UPDATE_HELD, _message(new.conditions, ConditionType.UPDATE_HELD))
+    elif _became_true(new, old, ConditionType.UPDATE_HELD):
+        yield _normal(EventReason.UPDATE_RELEASED, "the device takes changes again")
 
 
 def _of_run(old: DeviceProcessStatus, new: DeviceProcessStatus) -> Iterator[Transition]:
