@@ -104,12 +104,12 @@ def _judged(metadata: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[Ver
     return Verdict.DONE if done else Verdict.IN_PROGRESS, reason, message
 
 
-def line(shown: Progress) -> str:
-    """Return one line about a rollout that is under way."""
+def line(shown: Progress, *, name_waves: bool = True) -> str:
+    """Return one line about a rollout that is under way; its waves are named unless they have lines of their own."""
     counts = f"{shown.up_to_date}/{shown.desired} up to date"
     others = [f"{count} {code}" for code, count in sorted(shown.reasons.items()) if code != ReasonCode.UP_TO_DATE]
     parts = [f"{shown.name} {bar(shown)} {', '.join([counts, *others])}"]
-    if shown.waves:
+    if shown.waves and name_waves:
         parts.append(waves(shown))
     if shown.reason not in ("", ConditionReason.ROLLOUT_IN_PROGRESS):
         parts.append(shown.reason)

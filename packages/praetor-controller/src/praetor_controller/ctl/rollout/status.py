@@ -102,7 +102,8 @@ class Screen:
         text = line(shown)
         if self.terminal:
             width = max(20, shutil.get_terminal_size().columns - 1)  # a line that wraps cannot be painted over
-            text = "\n".join(each[:width] for each in [text, *wave_lines(shown, states)])
+            lines = [line(shown, name_waves=not states), *wave_lines(shown, states)]
+            text = "\n".join(each[:width] for each in lines)
         if self.quiet or text == self._last:
             return
         show(self._over() + text if self.terminal else text, newline=not self.terminal)
