@@ -11,7 +11,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from praetor_api.canonical import spec_hash
+from praetor_api.canonical import canonical_json, spec_hash
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus, Phase, ProcessCounts
 from praetor_api.kube.store import merge as apply_merge_patch
 from praetor_api.protocol import Observation, read_report
@@ -79,8 +79,13 @@ NEVER = process_row(restart_policy=RestartPolicy.NEVER)
             id="warned",
         ),
         pytest.param(
-            evolve(after(process_row(), UP), spec=b"{}", generation=3),
-            seen(process_started=True, healthy=True, pid=5, observed_spec_hash=process_row(spec=b"{}").spec_hash),
+            evolve(after(process_row(), UP), parts=(b"", b"{}", b""), generation=3),
+            seen(
+                process_started=True,
+                healthy=True,
+                pid=5,
+                observed_spec_hash=process_row(parts=(b"", b"{}", b"")).spec_hash,
+            ),
             {"SpecObserved"},
             id="next-spec",
         ),
@@ -278,6 +283,22 @@ def test_equal_conditions_are_kept_once_and_not_without_end() -> None:
     many = [{**condition, "message": str(number)} for number in range(POOL_SIZE + 1)]
     assert len(projection.process(stored(status={"conditions": many})).status.conditions) == POOL_SIZE + 1
     assert projection.pooled <= POOL_SIZE
+
+
+def test_what_the_specs_of_a_fleet_share_is_kept_once() -> None:
+    projection = Projection("site")
+    spec = {"artifact": {"type": "file", "url": "file:///a"}, "execution": {"command": ["/bin/a"]}}
+    rows = [projection.process(stored(spec={"deviceRef": {"name": name}, **spec})) for name in ("leaf-1", "leaf-2")]
+    assert [row.spec for row in rows] == [
+        canonical_json({"deviceRef": {"name": name}, **spec}) for name in ("leaf-1", "leaf-2")
+    ]
+    assert rows[0].parts[0] is rows[1].parts[0]
+    assert rows[0].parts[2] is rows[1].parts[2]
+
+
+def test_a_spec_that_repeats_its_device_elsewhere_is_served_as_it_is_stored() -> None:
+    spec = {"a": {"name": "leaf-1"}, "deviceRef": {"name": "leaf-1"}}
+    assert Projection("site").process(stored(spec=spec)).spec == canonical_json(spec)
 
 
 def test_a_stale_echo_does_not_undo_a_write() -> None:

@@ -169,7 +169,7 @@ class Fleet:
 
 
 def _identity(row: ProcessRow) -> tuple[object, ...]:
-    return (row.uid, row.generation, row.spec, row.deleting, row.device_namespace, row.confirmed)
+    return (row.uid, row.generation, row.parts, row.deleting, row.device_namespace, row.confirmed)
 
 
 def _with(rows: tuple[Row, ...], row: Row) -> tuple[Row, ...]:

@@ -31,9 +31,10 @@ _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime"
 
 @frozen(kw_only=True, weakref_slot=False)
 class ProcessRow:
-    """A DeviceProcess; *spec* is the stored spec as canonical JSON, *device_namespace* where its device lives.
+    """A DeviceProcess; *parts* make its spec, *device_namespace* is where its device lives.
 
-    *confirmed* is the hash of the spec that somebody confirmed by the annotation.
+    A fleet differs in its deviceRef only: what comes before and after it is kept once. *confirmed* is the hash of the
+    spec that somebody confirmed by the annotation.
     """
 
     key: Key
@@ -44,9 +45,14 @@ class ProcessRow:
     device_namespace: str
     deleting: bool
     restart_policy: RestartPolicy
-    spec: bytes
+    parts: tuple[bytes, bytes, bytes]
     status: DeviceProcessStatus
     confirmed: str = ""
+
+    @property
+    def spec(self) -> bytes:
+        """The stored spec as canonical JSON."""
+        return b"".join(self.parts)
 
     @property
     def spec_hash(self) -> str:
@@ -78,6 +84,7 @@ class Projection:
 
     site_label: str
     _pool: dict[tuple[Any, ...], Condition] = field(factory=dict, init=False)
+    _texts: dict[bytes, bytes] = field(factory=dict, init=False)
 
     def process(self, obj: Mapping[str, Any]) -> ProcessRow:
         """Return the row of a DeviceProcess; KeyError or ValueError for one that breaks its schema."""
@@ -92,7 +99,7 @@ class Projection:
             device_namespace=sys.intern(ref.get("namespace") or metadata["namespace"]),
             deleting="deletionTimestamp" in metadata,
             restart_policy=RestartPolicy(spec.get("restartPolicy", RestartPolicy.ALWAYS)),
-            spec=canonical_json(spec),
+            parts=self._parts(spec),
             status=_lean(self._status(obj, DeviceProcessStatus)),
             confirmed=((metadata.get("annotations") or {}).get(CONFIRMED_ANNOTATION) or "")[:_MAX_HASH],
         )
@@ -117,6 +124,16 @@ class Projection:
     def pooled(self) -> int:
         """How many conditions are kept to be shared."""
         return len(self._pool)
+
+    def _parts(self, spec: Mapping[str, Any]) -> tuple[bytes, bytes, bytes]:
+        before, ref, after = canonical_json(spec).partition(canonical_json(spec["deviceRef"]))
+        return self._shared(before), ref, self._shared(after)
+
+    def _shared(self, text: bytes) -> bytes:
+        """Return an equal text, the same one for all the rows that have it."""
+        if len(self._texts) >= POOL_SIZE:
+            self._texts.clear()
+        return self._texts.setdefault(text, text)
 
     def _status(self, obj: Mapping[str, Any], cls: type[Status]) -> Status:
         raw = obj.get("status") or {}

@@ -61,7 +61,7 @@ def process_row(**fields: Any) -> ProcessRow:
         device_namespace="lab",
         deleting=False,
         restart_policy=RestartPolicy.ALWAYS,
-        spec=b'{"a":1}',
+        parts=(b"", b'{"a":1}', b""),
         status=DeviceProcessStatus(),
     )
     return evolve(row, **fields)
