@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 
-from praetor_api.tokens import TokenVerifier
+from praetor_api.tokens import TokenKind, TokenVerifier
 
 
 class Admission(StrEnum):
@@ -16,6 +16,9 @@ class Admission(StrEnum):
     HMAC = "hmac"
     INSECURE = "insecure"
     REFUSED = "refused"
+
+
+_ADMITTED = {None: Admission.REFUSED, TokenKind.SHARED: Admission.SHARED, TokenKind.HMAC: Admission.HMAC}
 
 
 class Authenticator:
@@ -39,5 +42,4 @@ class Authenticator:
     def _judge(self, device: str, token: bytes | None) -> Admission:
         if self._verifier is None:
             return Admission.INSECURE
-        kind = self._verifier.verify(device, (token or b"").decode("utf-8", "surrogateescape"))
-        return Admission(kind.value) if kind is not None else Admission.REFUSED
+        return _ADMITTED[self._verifier.verify(device, (token or b"").decode("utf-8", "surrogateescape"))]

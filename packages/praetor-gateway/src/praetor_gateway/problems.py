@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ExceptionHandler
+from starlette.types import ExceptionHandler, Scope
 
 from praetor_api.wire import Fault, WireError
 
@@ -48,30 +48,23 @@ class ProblemHandlers:
         self._count = count
 
     def table(self) -> dict[Any, ExceptionHandler]:
-        """Return the handlers by exception, as starlette takes them."""
-        return {
-            Problem: self._on_problem,
-            HTTPException: self._on_http_exception,
-            Exception: self._on_crash,
-        }
+        """Return the handlers of what goes wrong beside devices' requests, by exception, as starlette takes them."""
+        return {HTTPException: self._on_http_exception, Exception: self.on_crash}
 
-    async def _on_problem(self, request: Request, error: Exception) -> Response:
-        assert isinstance(error, Problem)  # noqa: S101 - starlette calls us for this class only
-        return self._answer(request, error)
+    def answer(self, scope: Scope, problem: Problem) -> Response:
+        """Return the answer to the request of *scope*."""
+        self._count(scope.get("action", "none"), problem.status)
+        return _response(problem)
+
+    async def on_crash(self, request: Request, _: Exception) -> Response:
+        """Answer after a bug of ours; the server logs it."""
+        detail = "the gateway failed to answer; try again"
+        return self.answer(request.scope, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
 
     async def _on_http_exception(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)  # noqa: S101 - starlette calls us for this class only
         problem = Problem(error.status_code, "there is nothing at this path", headers=error.headers)
-        return self._answer(request, problem)
-
-    async def _on_crash(self, request: Request, _: Exception) -> Response:
-        """A bug of ours; the server logs it."""
-        detail = "the gateway failed to answer; try again"
-        return self._answer(request, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
-
-    def _answer(self, request: Request, problem: Problem) -> Response:
-        self._count(request.scope.get("action", "none"), problem.status)
-        return _response(problem)
+        return self.answer(request.scope, problem)
 
 
 def _response(problem: Problem) -> Response:
