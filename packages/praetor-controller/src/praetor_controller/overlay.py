@@ -76,22 +76,26 @@ class Overlay(Generic[R]):
 
     def over_cached(self, cached: Iterable[R], now: float) -> Iterator[R]:
         """Yield the newest of the *cached* rows that are not gone."""
-        for row in cached:
-            newest = self.latest(_key(row), row, now)
-            if newest is not None:
-                yield newest
+        return self._over(cached, now, set())
 
     def over(self, cached: Iterable[R], now: float) -> Iterator[R]:
         """Yield the newest of the *cached* rows, then the rows that the cache does not have at all."""
-        seen = set()
+        seen: set[Key] = set()
+        yield from self._over(cached, now, seen)
+        for key in [key for key in self._entries if key not in seen]:
+            newest = self.latest(key, None, now)
+            if newest is not None:
+                yield newest
+
+    def _over(self, cached: Iterable[R], now: float, seen: set[Key]) -> Iterator[R]:
+        names = {key.name for key in self._entries}  # most rows are not among them, and need not be looked up by key
         for row in cached:
+            if row.name not in names:
+                yield row
+                continue
             key = _key(row)
             seen.add(key)
             newest = self.latest(key, row, now)
-            if newest is not None:
-                yield newest
-        for key in [key for key in self._entries if key not in seen]:
-            newest = self.latest(key, None, now)
             if newest is not None:
                 yield newest
 

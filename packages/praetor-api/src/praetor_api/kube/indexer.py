@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from praetor_api.kube.resource import Key
 
@@ -11,7 +11,8 @@ T = TypeVar("T")
 
 _FEW = 8  # up to here a tuple is smaller than a dict, and copying it costs nothing
 
-Bucket = tuple[Key, ...] | dict[Key, None]
+Bucket: TypeAlias = tuple[Key, ...] | dict[Key, T]
+"""Few keys, or many with their rows: a hundred thousand look-ups would cost more than most things done to the rows."""
 
 
 class Indexer(Generic[T]):
@@ -19,19 +20,20 @@ class Indexer(Generic[T]):
 
     def __init__(self) -> None:
         self.rows: dict[Key, T] = {}
-        self._indices: dict[str, tuple[Callable[[T], Iterable[str]], dict[str, Bucket]]] = {}
+        self._indices: dict[str, tuple[Callable[[T], Iterable[str]], dict[str, Bucket[T]]]] = {}
 
     def add_index(self, name: str, keys_of: Callable[[T], Iterable[str]]) -> None:
         """Index all rows, those to come too, under the values that *keys_of* gives."""
-        buckets: dict[str, Bucket] = {}
+        buckets: dict[str, Bucket[T]] = {}
         self._indices[name] = (keys_of, buckets)
         for key, row in self.rows.items():
             for value in set(keys_of(row)):
-                _file(buckets, value, key)
+                self._file(buckets, value, key, row)
 
     def by_index(self, name: str, value: str) -> tuple[T, ...]:
         """Return the rows filed under *value*."""
-        return tuple(self.rows[key] for key in self._indices[name][1].get(value, ()))
+        bucket = self._indices[name][1].get(value, ())
+        return tuple(bucket.values() if isinstance(bucket, dict) else map(self.rows.__getitem__, bucket))
 
     def put(self, key: Key, new: T) -> T | None:
         """Store *new* and return what was there."""
@@ -52,21 +54,23 @@ class Indexer(Generic[T]):
             after = set() if new is None else set(keys_of(new))
             for value in before - after:
                 _unfile(buckets, value, key)
-            for value in after - before:
-                _file(buckets, value, key)
+            if new is not None:
+                for value in after:
+                    self._file(buckets, value, key, new)
+
+    def _file(self, buckets: dict[str, Bucket[T]], value: str, key: Key, row: T) -> None:
+        bucket = buckets.get(value, ())
+        if isinstance(bucket, dict):
+            bucket[key] = row
+        elif key in bucket:
+            return
+        elif len(bucket) < _FEW:
+            buckets[value] = (*bucket, key)
+        else:
+            buckets[value] = {each: self.rows[each] for each in (*bucket, key)}
 
 
-def _file(buckets: dict[str, Bucket], value: str, key: Key) -> None:
-    bucket = buckets.get(value, ())
-    if isinstance(bucket, dict):
-        bucket[key] = None
-    elif len(bucket) < _FEW:
-        buckets[value] = (*bucket, key)
-    else:
-        buckets[value] = dict.fromkeys((*bucket, key))
-
-
-def _unfile(buckets: dict[str, Bucket], value: str, key: Key) -> None:
+def _unfile(buckets: dict[str, Bucket[T]], value: str, key: Key) -> None:
     bucket = buckets[value]
     if isinstance(bucket, dict):
         del bucket[key]
