@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--assets", type=Path, help="envtest: folder of etcd and kube-apiserver, else KUBEBUILDER_ASSETS")
     group.addoption("--lab", action="store_true", help="fail where a device cannot be booted, instead of skipping")
     group.addoption("--devices", type=int, default=300, help="size of a large pretend fleet, default: %(default)s")
+    group.addoption("--kills", type=int, default=50, help="how often a controller is killed, default: %(default)s")
     group.addoption("--kubeconfig", type=Path, help="existing: its kubeconfig, else the current one")
 
 

@@ -23,6 +23,7 @@ class Capability(StrEnum):
     OUTAGE = "outage"  # stop_apiserver, start_apiserver
     COUNTS = "counts"  # request_counts
     COMPACT = "compact"  # compact
+    AUDIT = "audit"  # audit_log
     LOAD = "load"  # load: images reach the nodes
 
 
@@ -76,6 +77,10 @@ class Cluster(Protocol):
 
     def request_counts(self) -> Mapping[Request, int]:
         """Return how many requests the apiserver answered since it started (a watch counts when it ends)."""
+        ...
+
+    def audit_log(self) -> Path:
+        """Return the file that tells each write of our kinds, an audit.k8s.io/v1 Event on each line."""
         ...
 
     def compact(self) -> None:

@@ -28,6 +28,7 @@ class Embedded(LocalCluster):
             Capability.OUTAGE,
             Capability.COUNTS,
             Capability.COMPACT,
+            Capability.AUDIT,
         }
     )
 
@@ -59,5 +60,6 @@ class Embedded(LocalCluster):
             f"--data={self.workdir / 'embedded.db'}",
             f"--token-auth-file={self.token_file}",
             "--authorization-mode=RBAC",
+            f"--audit-log-path={self.audit_log()}",
         ]
         return Process(argv, log=self.workdir / "embedded.log", cwd=PROJECT)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import requests
 
-from e2e.clusters import credentials
+from e2e.clusters import audit, credentials
 from e2e.clusters.cluster import Capability
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.local import LocalCluster
@@ -57,7 +57,7 @@ class Envtest(LocalCluster):
     @cached_property
     def capabilities(self) -> frozenset[Capability]:
         """What the apiserver's version and the programs at hand allow."""
-        own = {Capability.RBAC, Capability.OUTAGE, Capability.COUNTS, Capability.COMPACT}
+        own = {Capability.RBAC, Capability.OUTAGE, Capability.COUNTS, Capability.COMPACT, Capability.AUDIT}
         if self._controllers is not None:
             own.add(Capability.GC)
         return served(self._api()) | own
@@ -104,6 +104,8 @@ class Envtest(LocalCluster):
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--token-auth-file={self.token_file}",
             "--authorization-mode=RBAC",
+            f"--audit-policy-file={audit.write_policy(self.workdir / 'audit-policy.yaml')}",
+            f"--audit-log-path={self.audit_log()}",
             "--service-cluster-ip-range=10.0.0.0/24",
             "--disable-admission-plugins=ServiceAccount",  # nothing makes service accounts' tokens here
         )

@@ -75,6 +75,10 @@ class LocalCluster:
         """Return the apiserver's own counts."""
         return parse_counts(self._api().get("/metrics", accept="text/plain").body)
 
+    def audit_log(self) -> Path:
+        """Return the apiserver's audit log."""
+        return self.workdir / "audit.log"
+
     def compact(self) -> None:
         """Forget all history."""
         raise NotSupported(f"{self.name} cannot forget its history on demand")

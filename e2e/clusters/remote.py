@@ -49,6 +49,10 @@ class RemoteCluster:
         """Return the counts of the one apiserver that answers."""
         return parse_counts(self._api.get("/metrics", accept="text/plain").body)
 
+    def audit_log(self) -> Path:
+        """The apiserver's files are not ours to read."""
+        raise NotSupported(f"the audit log of {self.name} cannot be read from here")
+
     def compact(self) -> None:
         """The storage is not ours."""
         raise NotSupported(f"the history of {self.name} cannot be compacted from here")

@@ -26,6 +26,9 @@ def _options() -> argparse.Namespace:
         default="AlwaysAllow",
         help="whether the stored roles and bindings are enforced (default AlwaysAllow)",
     )
+    parser.add_argument(
+        "--audit-log-path", type=Path, help="file to tell accepted and refused writes in, as JSON lines"
+    )
     parser.add_argument("--cert-dir", type=Path, help="talk TLS, with the certificate of this folder (made if missing)")
     parser.add_argument("--crds", type=Path, help="folder of CustomResourceDefinitions to begin with")
     parser.add_argument("--bookmark-seconds", type=float, default=60.0, help="time between bookmarks (default 60)")
@@ -68,6 +71,7 @@ async def _run(options: argparse.Namespace) -> None:
         bookmark_s=options.bookmark_seconds,
         history=options.history,
         cert_dir=options.cert_dir,
+        audit_log=options.audit_log_path,
         rbac=options.authorization_mode == "RBAC",
     )
     async with plane:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from e2e.embedded import bodies, discovery, openapi
+from e2e.embedded.auditing import Audit
 from e2e.embedded.authentication import Authenticator, User
 from e2e.embedded.authorization import Authorizer, refusal
 from e2e.embedded.counting import Requests
@@ -49,6 +50,7 @@ class Api:
         requests: Requests,
         faults: Faults,
         compact: Callable[[], None],
+        audit: Audit,
     ) -> None:
         self._registry = registry
         self._reader = reader
@@ -57,6 +59,7 @@ class Api:
         self._requests = requests
         self._faults = faults
         self._compact = compact
+        self._audit = audit
         self._openapi: dict[str, tuple[int, bytes, str]] = {}
 
     async def handle(self, request: Request) -> Response:
@@ -77,6 +80,7 @@ class Api:
             return self._guarded(lambda: self._other(request))
         response = await self._misbehaving(at, request, user)
         self._requests.count(at, user.name, response.status)
+        self._audit.note(at, user.name, request, response)
         return response
 
     def _guarded(self, answer: Callable[[], Response]) -> Response:

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from e2e.embedded import cel, definitions
 from e2e.embedded.api import Api
+from e2e.embedded.auditing import Audit
 from e2e.embedded.authentication import Authenticator, User
 from e2e.embedded.authorization import AlwaysAllow, Rbac
 from e2e.embedded.builtin_kinds import BUILTIN
@@ -40,7 +41,7 @@ class EmbeddedControlPlane:
     *data* is a SQLite file that keeps the objects over restarts; *tokens* maps bearer tokens to users, and without
     any everybody is let in; *crds* is a folder of definitions to begin with; *bookmark_s* is the time between
     bookmarks; with *cert_dir*, which gets a certificate of its own, it talks TLS; with *rbac*, the stored roles and
-    bindings decide who may do what.
+    bindings decide who may do what; *audit_log* is a file that tells who wrote what.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class EmbeddedControlPlane:
         history: int = 100_000,
         cert_dir: Path | None = None,
         rbac: bool = False,
+        audit_log: Path | None = None,
     ) -> None:
         self._cert_dir = cert_dir
         self._port = port
@@ -72,6 +74,7 @@ class EmbeddedControlPlane:
             requests=self.requests,
             faults=self.faults,
             compact=self.store.compact,
+            audit=Audit(audit_log),
         )
         self._server = Server(api.handle)
         self._work = asyncio.Event()

@@ -72,7 +72,7 @@ def tell(stack: Stack, kube: Kube, fleet: SimulatedFleet, count: int) -> Story:
     """Have it all happen to a new fleet of *count* devices."""
     devices = fleet.add(count, *FAULTS, labels=labels)
     kube.apply(telemetry())
-    await_done(kube)
+    await_done(kube, NAME)
     foretold, ctl = Foretold(stack, kube), Ctl(stack.cluster.kubeconfig, kube.namespace)
     offset, marks = time.time() - time.monotonic(), {}
     with Recorder(stack.cluster.kubeconfig, kube.path(PROCESSES)) as record:
@@ -83,10 +83,10 @@ def tell(stack: Stack, kube: Kube, fleet: SimulatedFleet, count: int) -> Story:
         explained = _explained(ctl)
         marks["undo"] = time.time()
         ctl("rollout", "undo", NAME)
-        await_done(kube)
+        await_done(kube, NAME)
         marks["good version"] = time.time()
         with foretold.template(NAME, sleeping(BETTER)):
-            await_done(kube)
+            await_done(kube, NAME)
         marks["done"] = time.time()
     timeline = observe(record.frames, NAME, listed=record.listed, offset=offset, min_ready_s=1)
     return Story(
@@ -100,7 +100,7 @@ def tell(stack: Stack, kube: Kube, fleet: SimulatedFleet, count: int) -> Story:
     )
 
 
-def await_done(kube: Kube, name: str = NAME, *, within_s: float = WITHIN_S) -> Object:
+def await_done(kube: Kube, name: str, *, within_s: float = WITHIN_S) -> Object:
     """Return the deployment once it says that its present template was rolled out."""
 
     def done(item: Object) -> bool:

@@ -168,21 +168,25 @@ class Stack:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _controller(self) -> Server:
+    def new_controller(self, name: str, *flags: str, kubeconfig: Path | None = None) -> Server:
+        """Return a further controller, not started, which whoever asked for it ends; later *flags* win."""
+
         def arguments(ports: Sequence[int]) -> Sequence[str]:
             return (
                 script(CONTROLLER),
-                f"--kubeconfig={self.cluster.kubeconfig_for(CONTROLLER)}",
-                *self._watched(),
+                f"--kubeconfig={kubeconfig or self.cluster.kubeconfig_for(CONTROLLER)}",
                 "--leader-elect",
                 f"--leader-elect-namespace={self.settings.system_namespace}",
                 f"--leader-elect-lease-duration={self.settings.lease}",
                 f"--metrics-bind-address=127.0.0.1:{ports[0]}",
                 f"--health-probe-bind-address=127.0.0.1:{ports[1]}",
-                *self.settings.controller_flags,
+                *flags,
             )
 
-        return Server("controller", arguments, ports=2, metrics=0, workdir=self.workdir, env=environment())
+        return Server(name, arguments, ports=2, metrics=0, workdir=self.workdir, env=environment())
+
+    def _controller(self) -> Server:
+        return self.new_controller("controller", *self._watched(), *self.settings.controller_flags)
 
     def _gateway(self, number: int) -> Server:
         def arguments(ports: Sequence[int]) -> Sequence[str]:

@@ -1,0 +1,98 @@
+"""`python -m e2e.rollouts [--cluster envtest] [--devices 300] [--out docs]`: stop a bad version, and draw it."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import sys
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from e2e.clusters.launch import ClusterName, launch
+from e2e.rollouts.fleet import SimulatedFleet
+from e2e.rollouts.observer import domain
+from e2e.rollouts.story import PER_RACK, Story, tell
+from e2e.rollouts.svg import Chart, document
+from e2e.stack.stack import Stack
+
+TITLE = "A bad version is stopped and taken back, a good one goes through three waves"
+
+
+def draw(story: Story) -> str:
+    """Return the picture of a story: who runs what, how many are down, and how many in a rack."""
+    timeline, began = story.timeline, story.timeline.began
+    end = max(story.marks.values()) - began
+    marks = {word: at - began for word, at in story.marks.items() if word not in ("done", "stopped")}
+    names = dict(zip(_revisions(story), ("v1", "v2, bad", "v3"), strict=True))
+    runs = {
+        words: [(sample.at - began, float(sample.revisions.get(revision, 0))) for sample in timeline.samples]
+        for revision, words in names.items()
+    }
+    down = [(sample.at - began, float(len(sample.taken))) for sample in timeline.samples]
+    worst = [(sample.at - began, float(_worst_rack(story, sample.taken))) for sample in timeline.samples]
+    limit = (f"maxUnavailable 10% = {story.limit}", float(story.limit))
+    rack = (f"budget of a rack: {PER_RACK}", float(PER_RACK))
+    count = len(story.devices)
+    return document(
+        TITLE,
+        [
+            Chart(title=f"What {count} devices are to run", lines=runs, marks=marks, end=end),
+            Chart(title="Devices that are down", lines={"down": down}, limit=limit, marks=marks, end=end),
+            Chart(title="Devices down in the worst rack", lines={"down": worst}, limit=rack, marks=marks, end=end),
+        ],
+    )
+
+
+def summary(story: Story) -> str:
+    """Return the figures of a story in words."""
+    timeline = story.timeline
+    hit = len(timeline.offered(story.stopped["status"]["failedRevision"]))
+    racks = max(timeline.worst_by_domain(["rack"], story.labels).values())
+    return (
+        f"{len(story.devices)} devices; the bad version reached {hit}; down at most {timeline.worst()} of "
+        f"{story.limit} allowed, in a rack at most {racks} of {PER_RACK}; {len(timeline.samples)} states judged"
+    )
+
+
+def _revisions(story: Story) -> list[str]:
+    first = next(revision for revision, number in _at_start(story).items() if number)
+    later = [offer.revision for offer in story.timeline.offers]
+    return list(dict.fromkeys([first, *later]))
+
+
+def _at_start(story: Story) -> dict[str, int]:
+    """Return how many devices have each revision at the beginning."""
+    return dict(story.timeline.samples[0].revisions)
+
+
+def _worst_rack(story: Story, devices: frozenset[str]) -> int:
+    counts = Counter(domain(["rack"], story.labels[device]) for device in devices)
+    return max(counts.values(), default=0)
+
+
+def main() -> None:
+    """Run the story once and write `rollout.svg`."""
+    parser = argparse.ArgumentParser(prog="python -m e2e.rollouts", description=TITLE)
+    parser.add_argument("--cluster", choices=[name.value for name in ClusterName], default="embedded")
+    parser.add_argument("--devices", type=int, default=300)
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder of the picture (default: docs)")
+    options = parser.parse_args()
+    with (
+        TemporaryDirectory(prefix="praetor-rollouts-") as folder,
+        launch(options.cluster, Path(folder)) as cluster,
+        Stack(cluster, Path(folder, "stack")) as stack,
+    ):
+        kube = stack.kube(f"story-{secrets.token_hex(2)}").create_namespace()
+        fleet = SimulatedFleet(stack, kube)
+        try:
+            story = tell(stack, kube, fleet, options.devices)
+        finally:
+            fleet.close()
+    file = options.out / "rollout.svg"
+    file.write_text(draw(story), encoding="utf-8")
+    sys.stdout.write(f"{summary(story)}\n{file}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""A proxy that can hold requests up, before a server on a real socket."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import requests
+import yaml
+
+from e2e.clusters.credentials import write_kubeconfig
+from e2e.stack.proxy import Proxy
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Answers with what it was asked, and by whom."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        answer = f"{self.path} {self.headers['User-Agent']} ".encode() + body
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path) -> Iterator[Path]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Echo) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        yield write_kubeconfig(tmp_path / "kubeconfig", url=url, user="me", credentials={"token": "t"})
+        server.shutdown()
+        serving.join()
+
+
+def test_requests_pass_but_those_that_are_held_which_pass_when_released(kubeconfig: Path, tmp_path: Path) -> None:
+    with Proxy(kubeconfig, "agent-1", tmp_path) as proxy, requests.Session() as session:
+        config = yaml.safe_load(proxy.kubeconfig.read_text())
+        url = config["clusters"][0]["cluster"]["server"]
+        assert config["users"][0]["user"] == {"token": "t"}
+        for body in ("one", "two"):
+            assert session.post(f"{url}/a", data=body, timeout=5).text == f"/a agent-1 {body}"
+        proxy.hold("/leases")
+        with pytest.raises(requests.Timeout):
+            requests.post(f"{url}/leases/x", data="three", timeout=0.3)
+        assert session.post(f"{url}/a", data="four", timeout=5).text == "/a agent-1 four"
+        proxy.release()
+        assert requests.post(f"{url}/leases/x", data="five", timeout=5).text == "/leases/x agent-1 five"
