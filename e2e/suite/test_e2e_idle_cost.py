@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from e2e.clusters.cluster import Cluster, Request
-from e2e.stack.kube import Kube
+from e2e.stack.kube import GROUP_VERSION, Kube, accepted
 from e2e.stack.manifests import deployment, network_switch
 from e2e.stack.stack import Settings, Stack
 from e2e.stack.waiting import eventually
@@ -49,6 +49,8 @@ def test_ten_thousand_heartbeats_with_nothing_new_cause_no_request(
     beats = Beats(calm.gateway_url, {device: calm.token(device) for device in devices})
     beats.send(1, told.__getitem__)
     await_ready(kube, devices)
+    # counts know no namespaces, and those of earlier tests are not waited for when they are deleted
+    eventually(lambda: _deployed(kube), lambda found: found == {kube.namespace}, what="earlier deployments are gone")
     before = _settled(cluster)
     sent = beats.send(ROUNDS - 1) + beats.send(1, told.__getitem__)
     caused = _ours(cluster) - before
@@ -65,6 +67,12 @@ def _started(stack: Stack, device: str) -> dict[str, Any]:
     told = {"observedSpecHash": item["specHash"], "processStarted": True, "healthy": True}
     told |= {"pid": 42, "startTime": "2026-01-01T00:00:00Z"}
     return {key: item[key] for key in ("namespace", "name", "uid")} | told
+
+
+def _deployed(kube: Kube) -> set[str]:
+    """Return the namespaces that hold deployments."""
+    items = accepted(kube.api.get(f"/apis/{GROUP_VERSION}/deviceprocessdeployments"))["items"]
+    return {item["metadata"]["namespace"] for item in items}
 
 
 def _ours(cluster: Cluster) -> Counter[Request]:

@@ -29,8 +29,11 @@ def first_line(log: Path) -> str:
 
 def alive(pid: int) -> bool:
     """Tell whether there is such a process that has not ended, collected by its parent or not."""
-    state = Path(f"/proc/{pid}/stat")
-    return state.exists() and state.read_text().rpartition(")")[2].split()[0] != "Z"
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):  # the latter when it ends while it is read
+        return False
+    return state.rpartition(")")[2].split()[0] != "Z"
 
 
 def soon(holds: Callable[[], bool]) -> bool:
