@@ -15,6 +15,7 @@ import pytest
 from attrs import evolve, fields
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from praetor_api.kube.objects import Budget, FailureAction, FailurePolicy, LabelSelector, Wave
 from praetor_api.kube.testing import FakeClock
@@ -421,7 +422,9 @@ def test_a_deployment_that_is_forgotten_begins_anew(tmp_path: Path) -> None:
 def test_a_snapshot_that_cannot_be_recorded_stops_nothing(tmp_path: Path) -> None:
     desk, made = Desk(tmp_path), run(A_ROLLOUT).made
     odd = evolve(made[0], snapshot=evolve(made[0].snapshot, refusals={"leaf-1": object()}))  # type: ignore[dict-item]
-    desk.record([odd, made[0]])
+    with capture_logs() as logs:
+        desk.record([odd, made[0]])
+    assert [log["event"] for log in logs] == ["flight recorder crashed"]
     assert count(desk.metrics, "crashed") == 1
     (line,) = desk.lines()
     assert json.loads(line)["lost"] == 1

@@ -39,4 +39,7 @@ def configure_logs(level: str, log_format: str) -> None:
 def _rendered(log_format: str) -> list[Processor]:
     if log_format == "json":
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    # plain: the default prints the values of local variables too, which may be secrets, where rich is installed
+    return [
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
+    ]
