@@ -80,6 +80,10 @@ def _run_settings(options: argparse.Namespace) -> RunSettings:
         proxy=settings.proxy_of(options.proxy),
         start_splay=settings.seconds("--start-splay", options.start_splay),
         hold_file=Path(options.hold_file),
+        registries=settings.registries_of(
+            options.insecure_registry, options.registry_mirror, options.registry_auth_file
+        ),
+        artifact_ca_bundle=settings.ca_bundle_of(options.artifact_ca_bundle, "--artifact-ca-bundle"),
     )
 
 
@@ -245,6 +249,10 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
     _flag(parser, "--hold-file", default=DEFAULT_HOLD_FILE, help="while this file is there, nothing is changed")
     _flag(parser, "--start-splay", default="3", help="spread the first contact over this many seconds")
+    _flag(parser, "--registry-auth-file", help="file of credentials for registries, as docker login writes it")
+    _flag(parser, "--registry-mirror", help="HOST=URL,…: where to look before the registry HOST")
+    _flag(parser, "--insecure-registry", help="HOST[:PORT],…: registries that may be reached without TLS")
+    _flag(parser, "--artifact-ca-bundle", help="PEM file of more authorities that may vouch for servers of artifacts")
 
 
 def _gateway_flags(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from praetor_api.protocol import ArtifactReason
+
 
 class AgentError(Exception):
     """The agent cannot go on; the message names the cause and the mend."""
@@ -20,11 +22,22 @@ class StartError(BackendError):
 
 
 class ArtifactError(Exception):
-    """The artifact could not be had; *downloaded* tells whether its bytes were, so that only the check failed."""
+    """The artifact could not be had; *reason* is the word for machines, *progress* tells that bytes came."""
 
-    def __init__(self, message: str, *, downloaded: bool = False) -> None:
+    def __init__(
+        self, message: str, reason: ArtifactReason = ArtifactReason.DOWNLOAD_FAILED, *, progress: bool = False
+    ) -> None:
         super().__init__(message)
-        self.downloaded = downloaded
+        self.reason = reason
+        self.progress = progress
+
+    @property
+    def downloaded(self) -> bool:
+        """Tell whether its bytes were had, so that only the check failed."""
+        return self.reason in _CHECKS
+
+
+_CHECKS = (ArtifactReason.DIGEST_MISMATCH, ArtifactReason.UNSAFE_ARCHIVE, ArtifactReason.VERIFICATION_FAILED)
 
 
 class GatewayError(Exception):

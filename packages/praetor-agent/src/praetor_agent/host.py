@@ -59,7 +59,7 @@ class Host:
     def start(self, action: Start) -> None:
         """Start the action's revision; StartError when it cannot be."""
         item, path = action.revision.item, action.revision.artifact_path
-        if path is not None and not Path(path).is_file():
+        if path and not Path(path).exists():
             raise StartError(f"the artifact {path} is gone from this device")
         log.info("starting process namespace=%s name=%s hash=%s", item.namespace, item.name, item.spec_hash)
         self._backends[item.spec.execution.backend].start(launch_of(action.revision))
@@ -77,7 +77,10 @@ class Host:
 
     def collect(self, memory: Memory) -> None:
         """Forget artifacts that nothing in *memory* refers to."""
-        revisions = [
-            revision for record in memory.values() for revision in (record.current, record.last_good) if revision
-        ]
-        self.fetcher.collect([revision.artifact_path for revision in revisions if revision.artifact_path])
+        self.fetcher.collect(artifacts_of(memory))
+
+
+def artifacts_of(memory: Memory) -> list[str]:
+    """Return the paths that what runs, and what it would go back to, need."""
+    revisions = [revision for record in memory.values() for revision in (record.current, record.last_good) if revision]
+    return [revision.artifact_path for revision in revisions if revision.artifact_path]

@@ -85,11 +85,23 @@ def _environment(revision: Revision) -> dict[str, str]:
 
 
 def _root(revision: Revision) -> Path | None:
-    return Path(revision.artifact_path).parent if revision.artifact_path else None
+    path = Path(revision.artifact_path) if revision.artifact_path else None
+    return path if path is None or path.is_dir() else path.parent
 
 
 def _working_dir(revision: Revision) -> str:
-    return os.path.join(_root(revision) or "/", revision.item.spec.execution.working_dir or "")
+    root, wanted = _root(revision), revision.item.spec.execution.working_dir or ""
+    path = os.path.join(root or "/", wanted)
+    if root is not None and not os.path.isabs(wanted) and not _is_within(root, path):
+        raise StartError(
+            f"workingDir: {wanted!r} leads out of the artifact; name a directory inside, or an absolute one"
+        )
+    return path
+
+
+def _is_within(root: Path, path: str) -> bool:
+    """Tell whether *path* is in *root*, wherever links lead."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def resolve(words: tuple[str, ...], path: str, root: Path | None) -> tuple[str, ...]:
@@ -99,8 +111,11 @@ def resolve(words: tuple[str, ...], path: str, root: Path | None) -> tuple[str, 
     program = words[0]
     if os.path.isabs(program):
         return words
-    if root is not None and (inside := _inside(root, program)) is not None:
-        return (str(inside), *words[1:])
+    inside = os.path.join(root, os.path.normpath(program)) if root is not None else ""
+    if root is not None and ".." not in program.split("/") and os.path.isfile(inside):
+        if not _is_within(root, inside):
+            raise StartError(f"command[0]: {program!r} leads out of the artifact; give its absolute path")
+        return (inside, *words[1:])
     if "/" not in program:
         for directory in path.split(":"):
             candidate = os.path.join(directory or "/", program)
@@ -108,8 +123,3 @@ def resolve(words: tuple[str, ...], path: str, root: Path | None) -> tuple[str, 
                 return (candidate, *words[1:])
     where = "in the artifact or on PATH" if root is not None else "on PATH"
     raise StartError(f"command[0]: {program!r} is not found {where}; give its absolute path")
-
-
-def _inside(root: Path, program: str) -> Path | None:
-    path = Path(os.path.normpath(root / program))
-    return path if path.is_relative_to(root) and path.is_file() else None

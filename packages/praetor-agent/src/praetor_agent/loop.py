@@ -10,7 +10,7 @@ from praetor_agent import restart
 from praetor_agent.clock import Clock, rfc3339
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.hold import read_hold
-from praetor_agent.host import Host
+from praetor_agent.host import Host, artifacts_of
 from praetor_agent.inbox import Inbox
 from praetor_agent.probes import Probes
 from praetor_agent.reconcile import Action, Fetch, Plan, Remove, Start, Stop, reconcile
@@ -129,7 +129,7 @@ class Loop:
                 break
             self._remember(self._memory)
             world = self._look()
-        self._parts.host.fetcher.keep({item.spec_hash for item in received.desired.items})
+        self._parts.host.fetcher.keep({item.spec_hash for item in received.desired.items}, artifacts_of(self._memory))
         return world, plan
 
     def _tell_restores(self, memory: Memory) -> None:

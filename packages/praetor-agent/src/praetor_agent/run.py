@@ -60,7 +60,8 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
     boot_id = procfs.boot_id() or os.urandom(16).hex()
     inbox = Inbox(waker.wake, state.load_desired(settings.device))
     backends, unavailable = backends_of(settings.device, settings.state_dir, boot_id)
-    fetcher = Fetcher(ArtifactStore(settings.state_dir / "artifacts"), device_sources(), clock, waker.wake)
+    sources = device_sources(settings.registries, settings.artifact_ca_bundle)
+    fetcher = Fetcher(ArtifactStore(settings.state_dir / "artifacts"), sources, clock, waker.wake)
     address = address_of(settings)
     splay = settings.start_splay * random.random()  # noqa: S311 - no secret
     poller = Poller(GatewayClient(address), inbox, clock, wait=DEFAULT_WAIT_SECONDS, splay=splay)

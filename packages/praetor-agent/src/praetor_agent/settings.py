@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -20,6 +21,15 @@ DIRECT = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Registries:
+    """What the operator said of registries. *mirrors* are tried before the host that they stand for."""
+
+    insecure: frozenset[str] = frozenset()
+    mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    auth_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
     """What `run` needs. One of *token* and *token_file* is set, or neither where the gateway asks for none."""
 
@@ -32,6 +42,8 @@ class RunSettings:
     proxy: str | None = None
     start_splay: float = 0.0
     hold_file: Path = Path(DEFAULT_HOLD_FILE)
+    registries: Registries | None = None
+    artifact_ca_bundle: str | None = None
 
 
 def gateway_url(text: str | None) -> str:
@@ -70,10 +82,10 @@ def token_of(token: str | None, file: str | None) -> tuple[str | None, Path | No
     return token, None
 
 
-def ca_bundle_of(text: str | None) -> str | None:
+def ca_bundle_of(text: str | None, flag: str = "--ca-bundle") -> str | None:
     """Return the CA bundle's path; UsageError when it cannot be read."""
     if text and not os.access(text, os.R_OK):
-        raise UsageError(f"--ca-bundle {text} cannot be read; give a file of PEM certificates")
+        raise UsageError(f"{flag} {text} cannot be read; give a file of PEM certificates")
     return text or None
 
 
@@ -109,3 +121,20 @@ def number(flag: str, text: str, maximum: float, words: str) -> float:
     if not 0 <= value <= maximum:  # NaN neither
         raise UsageError(f"{flag} {text!r} is not {words}")
     return value
+
+
+def registries_of(insecure: str | None, mirrors: str | None, auth_file: str | None) -> Registries:
+    """Return what the three flags say of registries; UsageError naming the one that cannot be understood."""
+    found: dict[str, tuple[str, ...]] = {}
+    for pair in filter(None, (mirrors or "").split(",")):
+        host, _, url = pair.strip().partition("=")
+        parts = urlsplit(url)
+        if not host or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+            raise UsageError(f"--registry-mirror {pair!r} is none; write it as docker.io=https://mirror.example:5000")
+        found[host] = (*found.get(host, ()), url)
+    if auth_file and not os.access(auth_file, os.R_OK):
+        raise UsageError(f"--registry-auth-file {auth_file} cannot be read; check that it is there and readable")
+    hosts = frozenset(host.strip() for host in (insecure or "").split(",") if host.strip())
+    if any("/" in host for host in hosts):
+        raise UsageError(f"--insecure-registry {insecure!r} is not a list of hosts; write it as registry.example:5000")
+    return Registries(insecure=hosts, mirrors=found, auth_file=auth_file or None)

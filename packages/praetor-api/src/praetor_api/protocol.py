@@ -49,6 +49,7 @@ class ArtifactReason(StrEnum):
     PLATFORM_MISSING = "PlatformMissing"
     VERIFICATION_FAILED = "VerificationFailed"
     UNSUPPORTED = "Unsupported"
+    NOT_ALLOWED = "NotAllowed"
 
 
 class RollbackReason(StrEnum):

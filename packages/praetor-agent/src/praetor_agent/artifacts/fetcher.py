@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock, Thread
+from typing import TypeAlias
 
 from praetor_agent.artifacts.sources import Source, Sources
-from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.artifacts.store import ArtifactStore, pinned
 from praetor_agent.backoff import doubling
 from praetor_agent.clock import Clock
 from praetor_agent.errors import ArtifactError
@@ -21,6 +23,17 @@ log = logging.getLogger(__name__)
 
 RETRY_FIRST_SECONDS = 1.0
 RETRY_CAP_SECONDS = 300.0
+CERTAIN_FIRST_SECONDS = 30.0
+CERTAIN_CAP_SECONDS = 3600.0
+"""For what trying again is unlikely to change, and costs the whole download."""
+
+_CERTAIN = frozenset(ArtifactReason) - {
+    ArtifactReason.DOWNLOAD_FAILED,
+    ArtifactReason.UNREACHABLE,
+    ArtifactReason.NOT_FOUND,
+    ArtifactReason.UNAUTHORIZED,
+    ArtifactReason.DISK_FULL,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +43,14 @@ class _Attempt:
     not_before: float = 0.0
 
 
+_Key: TypeAlias = tuple[Artifact, str]
+
+
 class Fetcher:
-    """Has artifacts ready by spec hash; failures are tried again after 1 s, doubling to 5 min, with jitter."""
+    """Has artifacts ready by spec hash; failures are tried again after 1 s, doubling to 5 min, with jitter.
+
+    Specs with one artifact share it, its attempts and its backoff.
+    """
 
     def __init__(self, store: ArtifactStore, sources: Sources, clock: Clock, wake: Callable[[], None]) -> None:
         self._store = store
@@ -40,29 +59,40 @@ class Fetcher:
         self._wake = wake
         self._opened: dict[ArtifactType, Source] = {}
         self._lock = Lock()
-        self._attempts: dict[str, _Attempt] = {}
+        self._attempts: dict[_Key, _Attempt] = {}
+        self._keys: dict[str, _Key] = {}
+        self._used: tuple[str, ...] = ()
         self._busy: Thread | None = None
 
     def states(self) -> Mapping[str, ArtifactState]:
         """Return by spec hash how far the artifacts are."""
         with self._lock:
-            return {spec_hash: attempt.state for spec_hash, attempt in self._attempts.items()}
+            return {
+                spec_hash: self._attempts[key].state for spec_hash, key in self._keys.items() if key in self._attempts
+            }
 
     def want(self, item: DesiredItem, now: float) -> None:
         """Fetch the item's artifact now, unless it is there, another is being fetched, or its backoff is not over."""
         artifact = item.spec.artifact
         if artifact is None:
             return
+        key = (artifact, "" if pinned(artifact) else item.spec_hash)  # what is not pinned is looked at again
         with self._lock:
-            last = self._attempts.get(item.spec_hash)
-            if self._busy is not None or (last is not None and (last.state.path is not None or now < last.not_before)):
+            new = self._keys.get(item.spec_hash) != key
+            self._keys[item.spec_hash] = key
+            last = self._attempts.get(key)
+            if last is not None and last.state.path is not None and os.path.exists(last.state.path):
+                if new:
+                    self._wake()
+                return
+            if self._busy is not None or (last is not None and now < last.not_before):
                 return
             here = self._store.find(artifact)
             if here is not None:
-                self._attempts[item.spec_hash] = _Attempt(state=here)
+                self._attempts[key] = _Attempt(state=here)
                 self._wake()
                 return
-            self._busy = Thread(target=self._fetch, args=(item.spec_hash, artifact), name="fetch artifact", daemon=True)
+            self._busy = Thread(target=self._fetch, args=(key, last), name="fetch artifact", daemon=True)
             self._busy.start()
 
     def next_at(self, now: float) -> float | None:
@@ -70,48 +100,66 @@ class Fetcher:
         with self._lock:
             return min((a.not_before for a in self._attempts.values() if a.not_before > now), default=None)
 
-    def keep(self, spec_hashes: set[str]) -> None:
-        """Forget all but the artifacts of these specs."""
+    def keep(self, spec_hashes: set[str], used: Iterable[str] = ()) -> None:
+        """Forget all but the artifacts of these specs; the paths *used* are not removed even when room is needed."""
         with self._lock:
-            self._attempts = {key: attempt for key, attempt in self._attempts.items() if key in spec_hashes}
+            self._used = tuple(used)
+            self._keys = {spec_hash: key for spec_hash, key in self._keys.items() if spec_hash in spec_hashes}
+            kept = set(self._keys.values())
+            self._attempts = {key: attempt for key, attempt in self._attempts.items() if key in kept}
 
     def collect(self, used: Iterable[str]) -> None:
         """Remove from the disk what neither *used*, a list of paths, nor anything just fetched needs."""
         with self._lock:
-            fetched = [attempt.state.path for attempt in self._attempts.values() if attempt.state.path is not None]
             if self._busy is None:
-                self._store.collect((*used, *fetched))
+                pending = any(attempt.failures for attempt in self._attempts.values())
+                self._store.collect((*used, *self._fetched()), parts=pending)
 
-    def _fetch(self, spec_hash: str, artifact: Artifact) -> None:
-        state = self._attempt(artifact)
+    def _fetched(self) -> list[str]:
+        return [attempt.state.path for attempt in self._attempts.values() if attempt.state.path is not None]
+
+    def _fetch(self, key: _Key, last: _Attempt | None) -> None:
         with self._lock:
-            last = self._attempts.get(spec_hash)
-            failures = (last.failures if last else 0) + 1 if state.failure else 0
-            pause = doubling(failures, first=RETRY_FIRST_SECONDS, cap=RETRY_CAP_SECONDS)
-            pause *= 1.0 - 0.25 * random.random()  # noqa: S311 - no secret
-            self._attempts[spec_hash] = _Attempt(
-                state=state, failures=failures, not_before=self._clock.now() + pause if failures else 0.0
-            )
-            self._busy = None
-        self._wake()
-
-    def _attempt(self, artifact: Artifact) -> ArtifactState:
+            used = (*self._used, *self._fetched())
+        failures, attempts = (last.failures, last.state.attempts) if last else (0, 0)
+        state = ArtifactState()
         try:
-            with self._source(artifact.type).open(artifact) as pieces:
-                return self._store.add(artifact, pieces)
-        except ArtifactError as e:
-            log.warning("cannot fetch artifact url=%s reason=%s", artifact.url, e)
-            failure = Failure(
-                reason=ArtifactReason.VERIFICATION_FAILED if e.downloaded else ArtifactReason.DOWNLOAD_FAILED,
-                message=f"artifact: {e}",
-                artifact_downloaded=e.downloaded,
-                artifact_verified=False,
-            )
-            return ArtifactState(failure=failure)
+            state, failures, delay = self._store.add(key[0], self._source(key[0].type).fetch, used), 0, 0.0
+        except Exception as e:  # a bug met by one artifact must not keep all others from being fetched
+            if not isinstance(e, ArtifactError):
+                log.exception("fetching crashed")
+                e = ArtifactError(f"the agent cannot handle it: {e!r}")
+            log.warning("cannot fetch artifact url=%s reason=%s problem=%s", key[0].url, e.reason, e)
+            failures = 1 if e.progress else failures + 1
+            state, delay = ArtifactState(failure=_failure(e)), _pause(e.reason, failures)
+        with self._lock:
+            self._busy = None
+            if key in self._keys.values():
+                not_before = self._clock.now() + delay if failures else 0.0
+                state = replace(state, attempts=attempts + 1)
+                self._attempts[key] = _Attempt(state=state, failures=failures, not_before=not_before)
+        self._wake()
 
     def _source(self, kind: ArtifactType) -> Source:
         if kind not in self._sources:
-            raise ArtifactError(f"artifacts of type {kind} are not supported on this device")
+            raise ArtifactError(
+                f"artifacts of type {kind} are not supported on this device", ArtifactReason.UNSUPPORTED
+            )
         if kind not in self._opened:
             self._opened[kind] = self._sources[kind]()
         return self._opened[kind]
+
+
+def _failure(error: ArtifactError) -> Failure:
+    return Failure(
+        reason=error.reason,
+        message=f"artifact: {error}",
+        artifact_downloaded=error.downloaded,
+        artifact_verified=False,
+    )
+
+
+def _pause(reason: ArtifactReason, failures: int) -> float:
+    certain = reason in _CERTAIN
+    first, cap = (CERTAIN_FIRST_SECONDS, CERTAIN_CAP_SECONDS) if certain else (RETRY_FIRST_SECONDS, RETRY_CAP_SECONDS)
+    return doubling(failures, first=first, cap=cap) * (1.0 - 0.25 * random.random())  # noqa: S311 - no secret

@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from io import FileIO
 from urllib.parse import unquote, urlsplit
 
+from praetor_agent.artifacts.part import Work
+from praetor_agent.artifacts.store import pinned
 from praetor_agent.errors import ArtifactError
+from praetor_api.protocol import ArtifactReason as Reason
 from praetor_api.spec import Artifact
 
 PIECE_BYTES = 1024 * 1024
 
 
 class FileSource:
-    """Reads regular files."""
+    """Copies regular files, which may change or go afterwards."""
 
-    @contextmanager
-    def open(self, artifact: Artifact) -> Iterator[Iterator[bytes]]:
-        """Return the file's bytes in pieces."""
-        path = file_path(artifact.url)
-        try:
-            # Opening a FIFO would wait for its writer.
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError as e:
-            raise ArtifactError(f"{path} cannot be read: {e.strerror}") from e
-        with os.fdopen(descriptor, "rb", buffering=0) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ArtifactError(f"{path} is not a regular file")
-            yield _pieces(file, path)
-
-
-def _pieces(file: FileIO, path: str) -> Iterator[bytes]:
-    try:
-        yield from iter(lambda: file.read(PIECE_BYTES), b"")
-    except OSError as e:
-        raise ArtifactError(f"{path} cannot be read: {e.strerror}") from e
+    def fetch(self, artifact: Artifact, work: Work) -> str:
+        """Put a copy of the file, or what its archive holds, into *work*."""
+        path, expected = file_path(artifact.url), pinned(artifact)
+        with work.part(f"file-{hashlib.sha256(artifact.url.encode()).hexdigest()}") as part:
+            part.restart()
+            try:
+                # Opening a FIFO would wait for its writer.
+                with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=0) as file:
+                    status = os.fstat(file.fileno())
+                    if not stat.S_ISREG(status.st_mode):
+                        raise ArtifactError(f"{path} is not a regular file", Reason.UNSUPPORTED)
+                    part.make_sure(status.st_size)
+                    while piece := file.read(PIECE_BYTES):
+                        part.append(piece)
+            except FileNotFoundError as e:
+                raise ArtifactError(f"{path} cannot be read: {e.strerror}", Reason.NOT_FOUND) from e
+            except PermissionError as e:
+                raise ArtifactError(f"{path} cannot be read: {e.strerror}", Reason.UNAUTHORIZED) from e
+            if expected is not None:
+                part.verify(expected, artifact.url)
+            digest = part.digest()
+            work.take(part, path)
+        return digest
 
 
 def file_path(url: str) -> str:
@@ -46,5 +50,5 @@ def file_path(url: str) -> str:
     is_url = parts.scheme == "file" and parts.netloc in ("", "localhost")
     path = unquote(parts.path) if is_url else url
     if not path.startswith("/") or "\0" in path:
-        raise ArtifactError(f"{url!r} is neither an absolute path nor a file:/// URL")
+        raise ArtifactError(f"{url!r} is neither an absolute path nor a file:/// URL", Reason.UNSUPPORTED)
     return path

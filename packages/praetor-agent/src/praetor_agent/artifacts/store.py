@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from pathlib import Path
 
+from praetor_agent.artifacts.part import Work, file_name, is_archive
+from praetor_agent.artifacts.tree import sync_tree
 from praetor_agent.errors import ArtifactError
 from praetor_agent.records import ArtifactState
 from praetor_agent.store import sync_directory
-from praetor_api.spec import Artifact
+from praetor_api.protocol import ArtifactReason as Reason
+from praetor_api.spec import Artifact, ArtifactType
 
 MAX_BYTES = 4 * 1024**3
-SPARE_BYTES = 16 * 1024**2
-"""Left free on the disk, for the state files and logs."""
+READY = "READY"
+ROOT = "root"
+_PARTS = ".parts"
 
 
 class ArtifactStore:
-    """Content-addressed files below *directory*: `<digest>/<name>`."""
+    """Directories below *directory*: `<digest>/root/…`, with the marker READY in `<digest>` once all is on the disk.
+
+    It holds at most *max_bytes*: what nobody uses goes, the oldest first, when something new needs the room.
+    """
 
     def __init__(self, directory: Path, *, max_bytes: int = MAX_BYTES) -> None:
         self._directory = directory
@@ -30,70 +36,117 @@ class ArtifactStore:
     def find(self, artifact: Artifact) -> ArtifactState | None:
         """Return the artifact if it is there and its checksum is pinned, so that it is known to be the one."""
         digest = pinned(artifact)
-        if digest is None:
-            return None
-        path = self._directory / digest / file_name(artifact.url)
-        return ArtifactState(path=str(path), digest=f"sha256:{digest}") if path.is_file() else None
+        return self._state(artifact, digest) if digest is not None else None
 
-    def add(self, artifact: Artifact, pieces: Iterator[bytes]) -> ArtifactState:
-        """Write, verify and name the artifact; ArtifactError when it is too long or not the one that was pinned."""
-        part = self._directory / f".part-{os.getpid()}"
+    def add(
+        self, artifact: Artifact, fetch: Callable[[Artifact, Work], str], used: Iterable[str] = ()
+    ) -> ArtifactState:
+        """Fetch, verify and name the artifact; ArtifactError when that cannot be done.
+
+        *used* are paths that are needed even if the room is, too.
+        """
         try:
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o755)
-            digest = self._write(part, pieces)
-            expected = pinned(artifact)
-            if expected is not None and digest != expected:
-                raise ArtifactError(f"{artifact.url} has sha256 {digest}, not {expected}", downloaded=True)
-            return self._name(part, digest, file_name(artifact.url))
+            parts = self._directory / _PARTS
+            parts.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._sweep()
+            os.chmod(self._directory, 0o755)  # noqa: S103 - processes of other users run what is in it
+            room = self._make_room(used)
+            place = self._directory / f".new-{os.urandom(8).hex()}"
+            try:
+                (place / ROOT).mkdir(parents=True, mode=0o755)
+                digest = fetch(artifact, Work(parts, place / ROOT, room))
+                self._name(place, digest, artifact)
+            finally:
+                shutil.rmtree(place, ignore_errors=True)
         except OSError as e:
-            raise ArtifactError(f"{self._directory} cannot be written: {e.strerror}") from e
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
+            raise ArtifactError(f"{self._directory} cannot be written: {e.strerror or e}", Reason.DISK_FULL) from e
+        state = self._state(artifact, digest)
+        if state is None:
+            raise ArtifactError(f"{artifact.url} was removed by somebody while it was put into place")
+        return state
 
-    def collect(self, used: Iterable[str]) -> None:
-        """Remove every artifact whose path is not among *used*, and what broken downloads left."""
-        kept = {Path(path).parent.name for path in used}
-        if not self._directory.is_dir():
-            return
-        for entry in self._directory.iterdir():
-            if entry.name.startswith(".part-"):
-                entry.unlink(missing_ok=True)
-            elif entry.name not in kept:
+    def collect(self, used: Iterable[str], *, parts: bool = True) -> None:
+        """Remove every artifact whose path is not among *used*, and unless *parts* what broken downloads left."""
+        with suppress(OSError):
+            kept = self._kept(used)
+            for entry in self._entries():
+                if entry.name not in kept:
+                    shutil.rmtree(entry, ignore_errors=True)
+            if not parts:
+                shutil.rmtree(self._directory / _PARTS, ignore_errors=True)
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove what an agent that was killed had half put together."""
+        for rest in self._directory.glob(".new-*"):
+            shutil.rmtree(rest, ignore_errors=True)
+
+    def _make_room(self, used: Iterable[str]) -> int:
+        """Return how many bytes an artifact may have, after what nobody uses went where it was in the way."""
+        kept = self._kept(used)
+        entries = sorted(self._entries(), key=lambda entry: entry.stat().st_mtime)
+        sizes = {entry: _size(entry) for entry in entries}
+        for entry in entries:
+            free = shutil.disk_usage(self._directory).free
+            if entry.name not in kept and (sum(sizes.values()) * 2 > self._max_bytes or free < self._max_bytes // 4):
                 shutil.rmtree(entry, ignore_errors=True)
+                del sizes[entry]
+        return max(0, self._max_bytes - sum(sizes.values()))
 
-    def _write(self, path: Path, pieces: Iterator[bytes]) -> str:
-        digest, size = hashlib.sha256(), 0
-        with path.open("wb") as file:
-            for piece in pieces:
-                size += len(piece)
-                if size > self._max_bytes:
-                    raise ArtifactError(f"the artifact is longer than {self._max_bytes} bytes")
-                if shutil.disk_usage(self._directory).free < SPARE_BYTES + len(piece):
-                    raise ArtifactError(f"the disk below {self._directory} is full")
-                digest.update(piece)
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o755)  # it may be what is executed
-        return digest.hexdigest()
+    def _entries(self) -> Iterator[Path]:
+        if self._directory.is_dir():
+            yield from (entry for entry in self._directory.iterdir() if not entry.name.startswith("."))
 
-    def _name(self, part: Path, digest: str, name: str) -> ArtifactState:
-        place = self._directory / digest
-        place.mkdir(exist_ok=True, mode=0o755)
-        os.replace(part, place / name)
+    def _kept(self, used: Iterable[str]) -> set[str]:
+        paths = (Path(path) for path in used)
+        return {path.relative_to(self._directory).parts[0] for path in paths if self._directory in path.parents}
+
+    def _name(self, place: Path, digest: str, artifact: Artifact) -> None:
+        sync_tree(place / ROOT)
+        size = sum(os.lstat(os.path.join(at, name)).st_size for at, _, names in os.walk(place / ROOT) for name in names)
+        with (place / READY).open("w") as marker:
+            marker.write(f"{size}\n")
+            marker.flush()
+            os.fsync(marker.fileno())
         sync_directory(place)
-        sync_directory(self._directory)
-        return ArtifactState(path=str(place / name), digest=f"sha256:{digest}")
+        final = self._directory / entry_name(artifact, digest)
+        if not (final / READY).exists():
+            shutil.rmtree(final, ignore_errors=True)  # half removed
+            os.replace(place, final)
+            sync_directory(self._directory)
+
+    def _state(self, artifact: Artifact, digest: str) -> ArtifactState | None:
+        entry = self._directory / entry_name(artifact, digest)
+        if not (entry / READY).is_file():
+            return None
+        path = entry / ROOT if _is_tree(artifact) else entry / ROOT / file_name(artifact.url)
+        return ArtifactState(path=str(path), digest=f"sha256:{digest}") if path.exists() else None
+
+
+def _is_tree(artifact: Artifact) -> bool:
+    return artifact.type is ArtifactType.OCI or is_archive(file_name(artifact.url))
+
+
+def entry_name(artifact: Artifact, digest: str) -> str:
+    """Return the name of the artifact's directory. One content under two file names is two artifacts."""
+    if artifact.type is ArtifactType.OCI:
+        return f"{digest}.oci"
+    name = file_name(artifact.url)
+    if is_archive(name):
+        return f"{digest}.tree"
+    return f"{digest}-{zlib.crc32(name.encode(errors='surrogateescape')):08x}"
+
+
+def _size(entry: Path) -> int:
+    try:
+        return int((entry / READY).read_text())
+    except (OSError, ValueError):
+        return 0
 
 
 def pinned(artifact: Artifact) -> str | None:
     """Return the checksum that the spec demands, as 64 lower-case hexadecimal digits."""
+    if artifact.type is ArtifactType.OCI:
+        return artifact.url.rpartition("@sha256:")[2].lower() if "@sha256:" in artifact.url else None
     checksum = artifact.checksum_sha256
     return checksum.removeprefix("sha256:").lower() if checksum else None
-
-
-def file_name(url: str) -> str:
-    """Return the name that a file from *url* gets: the last part of its path."""
-    name = PurePosixPath(unquote(urlsplit(url).path)).name
-    return name.replace("\0", "").replace("/", "_")[:255] if name not in ("", ".", "..") else "artifact"

@@ -1,0 +1,240 @@
+"""Artifacts from registries: images, and files pushed as artifacts. Every byte is checked against the digest asked for.
+
+Chain of trust: the URL pins the manifest (or the index, which pins it), the manifest pins the config and each layer by
+size and digest. What a registry, a mirror or a proxy says besides is not believed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import struct
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from praetor_agent.artifacts.part import Part, Work, download
+from praetor_agent.artifacts.registry import Registry, registries_for
+from praetor_agent.artifacts.web import Web
+from praetor_agent.errors import ArtifactError
+from praetor_agent.settings import Registries
+from praetor_api.protocol import ArtifactReason as Reason
+from praetor_api.spec import Artifact
+from praetor_api.wire import WireError, parse_json
+
+MAX_MANIFEST_BYTES = 4 * 1024**2
+MAX_LAYERS = 128
+TITLE = "org.opencontainers.image.title"
+UNPACK = "io.deis.oras.content.unpack"
+MANIFESTS = ", ".join(
+    (
+        "application/vnd.oci.image.index.v1+json",
+        "application/vnd.oci.image.manifest.v1+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+        "application/vnd.docker.distribution.manifest.v2+json",
+    )
+)
+_TAR = re.compile(r"application/vnd\.(oci\.image\.layer\.v1\.tar(\+gzip)?|docker\.image\.rootfs\.diff\.tar(\.gzip)?)")
+_CONFIG = re.compile(r"application/vnd\.(oci\.image\.config\.v1|docker\.container\.image\.v1)\+json")
+_REFERENCE = re.compile(
+    r"(?P<host>[A-Za-z0-9.-]+(:\d{1,5})?|\[[0-9a-fA-F:]+\](:\d{1,5})?)"
+    r"/(?P<repository>[a-z0-9._/-]{1,255})(:[\w.-]{1,128})?@sha256:(?P<digest>[0-9a-f]{64})"
+)
+_MACHINES = {
+    "x86_64": "amd64",
+    "i686": "386",
+    "aarch64": "arm64",
+    "armv7l": "arm",
+    "armv6l": "arm",
+    "ppc64le": "ppc64le",
+    "s390x": "s390x",
+    "riscv64": "riscv64",
+}
+_FINAL = frozenset(
+    {
+        Reason.DISK_FULL,
+        Reason.TOO_LARGE,
+        Reason.UNSAFE_ARCHIVE,
+        Reason.VERIFICATION_FAILED,
+        Reason.PLATFORM_MISSING,
+        Reason.UNSUPPORTED,
+    }
+)
+_VARIANTS = {"arm64": ("v8",), "amd64": ("v1",), "armv7l": ("v7", "v6", "v5"), "armv6l": ("v6", "v5")}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Descriptor:
+    """What a manifest says of a blob."""
+
+    media_type: str
+    digest: str
+    size: int
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+class OciSource:
+    """Pulls by digest and unpacks."""
+
+    def __init__(self, web: Web, registries: Registries, machine: str | None = None) -> None:
+        self._web = web
+        self._registries = registries
+        self._machine = machine or this_machine()
+
+    def fetch(self, artifact: Artifact, work: Work) -> str:
+        """Put what the image or artifact holds into *work*; registries are tried in their order."""
+        found = _REFERENCE.fullmatch(artifact.url)
+        if found is None:
+            what = f"{artifact.url!r} names no artifact by digest; write registry/repository@sha256:…"
+            raise ArtifactError(what, Reason.UNSUPPORTED)
+        problem: ArtifactError | None = None
+        for registry in registries_for(self._registries, self._web, found["host"], found["repository"]):
+            try:
+                self._pull(registry, found["digest"], work)
+            except ArtifactError as e:
+                # What is wrong with the device or with the content is so wherever it is had from.
+                if e.reason in _FINAL:
+                    raise
+                problem = e
+            else:
+                return found["digest"]
+        raise problem or ArtifactError(f"{found['host']} is no registry", Reason.UNSUPPORTED)
+
+    def _pull(self, registry: Registry, digest: str, work: Work) -> None:
+        manifest = self._manifest(registry, digest)
+        if "manifests" in manifest:
+            manifest = self._manifest(registry, self._choose(manifest))
+        config, layers = _described(manifest.get("config")), manifest.get("layers")
+        if not isinstance(layers, list) or not 0 < len(layers) <= MAX_LAYERS:
+            raise _unsupported(f"a manifest of {len(layers) if isinstance(layers, list) else 'no'} layers")
+        described = [_described(layer) for layer in layers]
+        for layer in described:
+            _check_kind(layer)
+        is_image = bool(_CONFIG.fullmatch(config.media_type))
+        if config.size > MAX_MANIFEST_BYTES or sum(layer.size for layer in described) > work.max_bytes:
+            raise ArtifactError(f"the image is longer than {work.max_bytes} bytes", Reason.TOO_LARGE)
+        with ExitStack() as opened:
+            parts = {d.digest: opened.enter_context(work.part(d.digest)) for d in [config, *described]}
+            parts[config.digest].make_sure(sum(d.size - min(d.size, parts[d.digest].size) for d in described))
+            for each in {d.digest: d for d in [config, *described]}.values():
+                _bring(registry, each, parts[each.digest])
+            if is_image:
+                self._check_platform(parts[config.digest])
+            with work.tree(image=True) as tree:
+                for layer in described:
+                    _lay(layer, parts[layer.digest], tree)
+            for part in parts.values():
+                part.remove()
+
+    def _manifest(self, registry: Registry, digest: str) -> Mapping[str, Any]:
+        with registry.get(f"manifests/sha256:{digest}", MANIFESTS) as answer:
+            answer.expect(200)
+            body = answer.read(MAX_MANIFEST_BYTES)
+        found = hashlib.sha256(body).hexdigest()
+        if found != digest:
+            raise ArtifactError(
+                f"{registry.host} sent a manifest with sha256 {found}, not {digest}", Reason.DIGEST_MISMATCH
+            )
+        try:
+            manifest = parse_json(body)
+        except WireError as e:
+            raise _unsupported(f"a manifest that is no JSON: {e}") from e
+        if not isinstance(manifest, dict) or manifest.get("schemaVersion") != 2:
+            raise _unsupported("a manifest that is not of schema version 2")
+        if "manifests" in manifest and ("layers" in manifest or "config" in manifest):
+            raise ArtifactError("a manifest claims to be an index as well", Reason.UNSAFE_ARCHIVE)
+        return manifest
+
+    def _choose(self, index: Mapping[str, Any]) -> str:
+        """Return the digest of the manifest for this device."""
+        entries = index["manifests"] if isinstance(index["manifests"], list) else []
+        there: dict[str, str] = {}
+        for entry in entries:
+            platform = entry.get("platform") if isinstance(entry, dict) else None
+            if isinstance(platform, dict):
+                there.setdefault(_platform(platform), _described(entry).digest)
+        for wanted in self._wanted():
+            if wanted in there:
+                return there[wanted]
+        message = f"there is nothing for {self._wanted()[0]}, only for {', '.join(sorted(there)) or 'no platform'}"
+        raise ArtifactError(message[:512], Reason.PLATFORM_MISSING)
+
+    def _wanted(self) -> list[str]:
+        architecture = _MACHINES.get(self._machine, self._machine)
+        variants = _VARIANTS.get(self._machine) or _VARIANTS.get(architecture, ())
+        plain = f"linux/{architecture}"
+        return [*(f"{plain}/{variant}" for variant in variants), plain]
+
+    def _check_platform(self, config: Part) -> None:
+        config.file.seek(0)
+        try:
+            said = parse_json(config.file.read(MAX_MANIFEST_BYTES))
+        except WireError as e:
+            raise _unsupported(f"a config that is no JSON: {e}") from e
+        platform = _platform(said) if isinstance(said, dict) else ""
+        if platform not in self._wanted() and platform.rpartition("/")[0] not in self._wanted():
+            raise ArtifactError(f"the image is for {platform}, not {self._wanted()[0]}", Reason.PLATFORM_MISSING)
+
+
+def this_machine() -> str:
+    """Return what this Python runs as, which is what programs here may be built for."""
+    machine = os.uname().machine
+    if struct.calcsize("P") == 4:
+        return {"x86_64": "i686", "aarch64": "armv7l"}.get(machine, machine)
+    return machine
+
+
+def _bring(registry: Registry, blob: Descriptor, part: Part) -> None:
+    for again in (False, True):
+        url, headers = registry.blob(blob.digest, again=again)
+        try:
+            download(registry.web, url, part, headers=headers, size=blob.size)
+            break
+        except ArtifactError as e:
+            if again or e.reason is not Reason.UNAUTHORIZED:
+                raise  # a token may have ended while the layers before came in
+    part.verify(blob.digest, f"blob {blob.digest[:12]}… from {registry.host}")
+
+
+def _lay(layer: Descriptor, part: Part, tree: Any) -> None:
+    title = layer.annotations.get(TITLE)
+    if title and layer.annotations.get(UNPACK) != "true":
+        tree.next_layer()
+        tree.meter.packed(part.size)
+        part.file.seek(0)
+        tree.file(title, part.size, part.file.read, executable=True)
+        return
+    from praetor_agent.artifacts.unpack import unpack
+
+    unpack(part.file, part.size, tree, image=True)
+
+
+def _check_kind(layer: Descriptor) -> None:
+    titled = layer.annotations.get(TITLE) and layer.annotations.get(UNPACK) != "true"
+    if not titled and not _TAR.fullmatch(layer.media_type) and layer.annotations.get(UNPACK) != "true":
+        raise _unsupported(f"a layer of media type {layer.media_type[:100]!r}; push it as tar or gzip, or with a title")
+
+
+def _described(data: object) -> Descriptor:
+    entry = data if isinstance(data, dict) else {}
+    digest, size, kind = entry.get("digest"), entry.get("size"), entry.get("mediaType")
+    notes = entry.get("annotations") or {}
+    if not isinstance(digest, str) or not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
+        raise _unsupported("a manifest that does not name its parts by sha256")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0 or not isinstance(kind, str):
+        raise _unsupported("a manifest that does not tell the size and type of its parts")
+    if not isinstance(notes, dict):
+        raise _unsupported("a manifest with bad annotations")
+    texts = {key: value for key, value in notes.items() if isinstance(value, str)}
+    return Descriptor(media_type=kind, digest=digest.removeprefix("sha256:"), size=size, annotations=texts)
+
+
+def _platform(said: Mapping[str, Any]) -> str:
+    parts = (said.get("os"), said.get("architecture"), said.get("variant"))
+    return "/".join(str(part)[:32] for part in parts if part)
+
+
+def _unsupported(what: str) -> ArtifactError:
+    return ArtifactError(f"the registry holds {what}", Reason.UNSUPPORTED)

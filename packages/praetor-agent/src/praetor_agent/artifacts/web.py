@@ -1,0 +1,189 @@
+"""GET for artifacts: bounded in time, careful where redirects lead, blind to the environment, and credentials stay.
+
+http.client rather than a Session: each read can be timed, and the peer's address is known before a word is sent.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from threading import Timer
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from praetor_agent.errors import ArtifactError
+from praetor_api.protocol import ArtifactReason as Reason
+
+MAX_REDIRECTS = 3
+PIECE_BYTES = 256 * 1024
+# The instance metadata of clouds, which answers with credentials.
+_METADATA = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """How slow a server may be: seconds until it is connected, answers and sends more, and its least rate."""
+
+    connect: float = 10.0
+    answer: float = 30.0
+    quiet: float = 30.0
+    window: float = 30.0
+    bytes_per_second: float = 1024.0
+
+
+class Answer:
+    """One answer; its body has not been read yet."""
+
+    def __init__(self, url: str, response: HTTPResponse, pace: Pace) -> None:
+        self.url = url
+        self.status = response.status
+        self.headers = response.headers
+        self.length = response.length
+        self._response = response
+        self._pace = pace
+
+    def pieces(self) -> Iterator[bytes]:
+        """Return the body as it comes; ArtifactError when it is cut off or comes too slowly."""
+        received, since, recent = 0, time.monotonic(), 0
+        while piece := self._response.read1(PIECE_BYTES):
+            received += len(piece)
+            recent += len(piece)
+            yield piece
+            lasted = time.monotonic() - since
+            if lasted >= self._pace.window:
+                if recent < lasted * self._pace.bytes_per_second:
+                    raise ArtifactError(f"{self.url} sends too slowly: {recent} bytes in {lasted:.0f} s")
+                since, recent = time.monotonic(), 0
+        if self.length is not None and received < self.length:
+            raise ArtifactError(f"{self.url} ended after {received} of {self.length} bytes")
+
+    def read(self, limit: int) -> bytes:
+        """Return a short body."""
+        body = b""
+        for piece in self.pieces():
+            body += piece
+            if len(body) > limit:
+                raise ArtifactError(f"{self.url} answered with more than {limit} bytes", Reason.TOO_LARGE)
+        return body
+
+    def expect(self, *statuses: int) -> None:
+        """Raise the ArtifactError that tells of any other status."""
+        if self.status in statuses:
+            encoding = self.headers.get("Content-Encoding", "identity")
+            if encoding != "identity":
+                raise ArtifactError(f"{self.url} answered with Content-Encoding {encoding}, which nobody asked for")
+            return
+        reason = {401: Reason.UNAUTHORIZED, 403: Reason.UNAUTHORIZED, 404: Reason.NOT_FOUND, 410: Reason.NOT_FOUND}
+        raise ArtifactError(
+            f"{self.url} answered {self.status} {self._response.reason}",
+            reason.get(self.status, Reason.DOWNLOAD_FAILED),
+        )
+
+
+class Web:
+    """Gets URLs; *ca_bundle* vouches for servers besides the authorities that the device knows."""
+
+    def __init__(self, *, pace: Pace | None = None, ca_bundle: str | None = None) -> None:
+        self._pace = pace or Pace()
+        self._ca_bundle = ca_bundle
+        self._tls: ssl.SSLContext | None = None
+
+    @contextmanager
+    def get(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[Answer]:
+        """Yield the answer to a GET of *url* after redirects; ArtifactError when there is none."""
+        sent = {"Accept-Encoding": "identity", "User-Agent": "praetor-agent", **(headers or {})}
+        first, local = _checked(url), None
+        parts = first
+        try:
+            for _ in range(MAX_REDIRECTS + 1):
+                with closing(self._connection(parts)) as connection:
+                    local = self._connect(connection, parts, local)
+                    with closing(self._ask(connection, parts, sent)) as response:
+                        target = response.headers.get("Location")
+                        if response.status not in (301, 302, 303, 307, 308) or target is None:
+                            yield Answer(parts.geturl(), response, self._pace)
+                            return
+                onward = _checked(urljoin(parts.geturl(), target))
+                if parts.scheme == "https" and onward.scheme != "https":
+                    raise ArtifactError(f"{url} redirects from https to http, which is refused", Reason.NOT_ALLOWED)
+                if (onward.scheme, onward.netloc) != (parts.scheme, parts.netloc):
+                    sent.pop("Authorization", None)
+                parts = onward
+            raise ArtifactError(f"{url} redirects more than {MAX_REDIRECTS} times")
+        except (OSError, HTTPException) as e:
+            raise ArtifactError(f"{url} cannot be downloaded: {str(e) or type(e).__name__}") from e
+
+    def _connection(self, parts: SplitResult) -> HTTPConnection:
+        host = parts.hostname or ""
+        if parts.scheme == "http":
+            return HTTPConnection(host, parts.port, timeout=self._pace.connect)
+        return HTTPSConnection(host, parts.port, timeout=self._pace.connect, context=self._context())
+
+    def _context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+            from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+            self._tls.load_verify_locations(DEFAULT_CA_BUNDLE_PATH)
+            if self._ca_bundle:
+                self._tls.load_verify_locations(self._ca_bundle)
+        return self._tls
+
+    def _connect(self, connection: HTTPConnection, parts: SplitResult, local: bool | None) -> bool:
+        """Connect, and tell whether the peer is this device; only who was there from the start may be sent there."""
+        address = (connection.host, connection.port)
+        try:
+            peer = socket.create_connection(address, self._pace.connect)
+        except OSError as e:
+            raise ArtifactError(f"{parts.geturl()} cannot be reached: {e}", Reason.UNREACHABLE) from e
+        connection.sock = peer
+        here = _is_local(peer.getpeername()[0], parts)
+        if here and local is False:
+            raise ArtifactError(f"{parts.geturl()} is this device, and redirects there are refused", Reason.NOT_ALLOWED)
+        if isinstance(connection, HTTPSConnection):
+            try:
+                connection.sock = self._context().wrap_socket(peer, server_hostname=connection.host)
+            except OSError as e:
+                raise ArtifactError(f"{parts.geturl()} is not trusted: {e}", Reason.UNREACHABLE) from e
+        connection.sock.settimeout(self._pace.quiet)
+        return here if local is None else local
+
+    def _ask(self, connection: HTTPConnection, parts: SplitResult, headers: Mapping[str, str]) -> HTTPResponse:
+        # A header may come a byte at a time, each within the socket's timeout.
+        watchdog = Timer(self._pace.answer, _hang_up, (connection.sock,))
+        watchdog.daemon = True
+        watchdog.start()
+        try:
+            connection.request("GET", (parts.path or "/") + ("?" + parts.query if parts.query else ""), headers=headers)
+            return connection.getresponse()
+        finally:
+            watchdog.cancel()
+
+
+def _hang_up(peer: socket.socket) -> None:
+    with suppress(OSError):  # closed meanwhile
+        socket.socket.shutdown(peer, socket.SHUT_RDWR)
+
+
+def _checked(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        bad = parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0
+    except ValueError:
+        bad = True
+    if bad or not url.isascii() or not url.isprintable() or " " in url or parts.username is not None:
+        raise ArtifactError(f"{url!r} is not a URL of http or https without credentials", Reason.UNSUPPORTED)
+    return parts
+
+
+def _is_local(peer: str, parts: SplitResult) -> bool:
+    address = ipaddress.ip_address(peer.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    if mapped.is_link_local or mapped.is_multicast or str(mapped) in _METADATA:
+        raise ArtifactError(f"{parts.geturl()} is at {peer}, where no artifact may come from", Reason.NOT_ALLOWED)
+    return bool(mapped.is_loopback or mapped.is_unspecified)
