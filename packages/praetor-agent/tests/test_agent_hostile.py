@@ -1,0 +1,162 @@
+"""The whole agent offered what it must not or cannot have: what runs goes on, the status says why, and it waits."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from praetor_agent import procfs
+from praetor_agent.backends.process import ProcessBackend
+from praetor_agent.testing import FakeGateway, item, process_spec
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+@contextmanager
+def agent(gateway: FakeGateway, state: Path) -> Iterator[None]:
+    command = (
+        sys.executable, "-m", "praetor_agent", "run",
+        "--gateway", gateway.url, "--device", "leaf-1", "--state-dir", str(state), "--start-splay", "0",
+    )  # fmt: skip
+    process = subprocess.Popen(command, env={**os.environ, "PRAETOR_AGENT_TOKEN": "t0ken"}, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+        backend = ProcessBackend(state / "processes", procfs.boot_id() or "")
+        for uid in backend.observe():
+            backend.stop(uid, grace_seconds=0, force=True)
+
+
+@contextmanager
+def server(answer: Answer) -> Iterator[tuple[str, list[float]]]:
+    """Serve *answer* and yield the host and when each request came."""
+    times: list[float] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            times.append(time.monotonic())
+            answer(self)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"127.0.0.1:{http.server_address[1]}", times
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+def send(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer
+
+
+def evil() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        info = tarfile.TarInfo("../../../escaped")
+        info.size = 1
+        archive.addfile(info, io.BytesIO(b"x"))
+    return out.getvalue()
+
+
+EVIL = evil()
+
+
+def wanted(url: str, content: bytes) -> dict[str, Any]:
+    artifact = {"type": "http", "url": url, "checksumSHA256": hashlib.sha256(content).hexdigest()}
+    return process_spec("./app", artifact=artifact)
+
+
+@pytest.mark.parametrize(
+    ("answer", "content", "reason"),
+    [
+        pytest.param(send(200, EVIL), EVIL, "UnsafeArchive", id="malicious"),
+        pytest.param(send(200, b"wrong"), EVIL, "DigestMismatch", id="lying"),
+        pytest.param(send(200, EVIL[:900]), EVIL[:900], "UnsafeArchive", id="truncated"),
+        pytest.param(send(200, b"x", {"Content-Length": "99"}), EVIL, "DownloadFailed", id="cut off"),
+        pytest.param(send(503, b""), EVIL, "DownloadFailed", id="down"),
+        pytest.param(send(401, b""), EVIL, "Unauthorized", id="refusing"),
+        pytest.param(send(404, b""), EVIL, "NotFound", id="empty"),
+        pytest.param(send(302, b"", {"Location": "http://169.254.169.254/"}), EVIL, None, id="to metadata"),
+    ],
+)
+def test_what_runs_goes_on_and_the_status_says_why(
+    tmp_path: Path, answer: Answer, content: bytes, reason: str | None
+) -> None:
+    before = {path.name for path in tmp_path.iterdir()}
+    with (
+        FakeGateway(token="t0ken", heartbeat_seconds=1) as gateway,
+        server(answer) as (host, times),
+        agent(gateway, tmp_path / "state"),
+    ):
+        gateway.desire(item("a", process_spec("sleep", "1000")))
+        gateway.wait_for(lambda: "a" in gateway.observations and bool(gateway.observations["a"].pid), "the old process")
+        pid = gateway.observations["a"].pid
+        assert pid is not None
+        ticks = procfs.start_ticks(pid)
+        gateway.desire(item("a", wanted(f"http://{host}/app.tar", content), generation=2))
+        gateway.wait_for(lambda: bool(gateway.observations["a"].artifact_reason), "a reason")
+        seen = gateway.observations["a"]
+        reports = len(gateway.reports)
+        gateway.wait_for(lambda: len(gateway.reports) >= reports + 3, "heartbeats")
+        assert (seen.pid, procfs.start_ticks(pid)) == (pid, ticks)
+        assert seen.artifact_reason == reason if reason else seen.artifact_reason in ("NotAllowed", "Unreachable")
+        assert (seen.artifact_verified, bool(seen.artifact_attempts)) == (False, True)
+        assert all(later - earlier > 0.7 for earlier, later in pairwise(times))
+    assert {path.name for path in tmp_path.iterdir()} == before | {"state"}
+    assert not list((tmp_path / "state").rglob("escaped"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+@pytest.mark.parametrize("options", ["size=18m", "ro"])
+def test_a_store_that_is_full_or_read_only_stops_nothing(tmp_path: Path, options: str) -> None:
+    store = tmp_path / "state" / "artifacts"
+    store.mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(store)], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine does not let root mount")
+    content = os.urandom(4 * 1024**2)
+    try:
+        with (
+            FakeGateway(token="t0ken", heartbeat_seconds=1) as gateway,
+            server(send(200, content)) as (host, _),
+            agent(gateway, tmp_path / "state"),
+        ):
+            gateway.desire(item("a", process_spec("sleep", "1000")))
+            gateway.wait_for(lambda: "a" in gateway.observations and bool(gateway.observations["a"].pid), "the process")
+            pid = gateway.observations["a"].pid
+            gateway.desire(item("a", wanted(f"http://{host}/app", content), generation=2))
+            gateway.wait_for(lambda: bool(gateway.observations["a"].artifact_reason), "a reason")
+            seen = gateway.observations["a"]
+            assert (seen.pid, seen.artifact_reason) == (pid, "DiskFull")
+            assert [path for path in store.rglob("*") if path.is_file()] == []
+    finally:
+        subprocess.run(["umount", str(store)], check=True)
