@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -186,6 +187,16 @@ def test_a_file_of_the_device_is_copied(tmp_path: Path, url: str) -> None:
     state = fetch(FileSource(), ArtifactStore(tmp_path / "artifacts"), wanted)
     assert state.path is not None
     assert Path(state.path).read_bytes() == CONTENT
+
+
+def test_processes_of_other_users_reach_the_artifact_and_nothing_else_is_opened_to_them(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    state = fetch(Pieces([CONTENT]), ArtifactStore(tmp_path / "state" / "artifacts"), artifact("http://x/fw"))
+    path = Path(state.path or "")
+    reached = [at for at in path.parents if at.is_relative_to(tmp_path / "state")]
+    assert all(at.stat().st_mode & 0o001 for at in (path, *reached))
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o711
+    assert stat.S_IMODE((tmp_path / "state" / "artifacts" / ".parts").stat().st_mode) == 0o700
 
 
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:

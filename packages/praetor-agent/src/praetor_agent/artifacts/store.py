@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -49,7 +50,9 @@ class ArtifactStore:
             parts = self._directory / _PARTS
             parts.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._sweep()
-            os.chmod(self._directory, 0o755)  # noqa: S103 - processes of other users run what is in it
+            for directory, bits in ((self._directory.parent, 0o011), (self._directory, 0o755)):
+                with suppress(PermissionError):  # processes of other users run what is in it
+                    os.chmod(directory, stat.S_IMODE(directory.stat().st_mode) | bits)
             room = self._make_room(used)
             place = self._directory / f".new-{os.urandom(8).hex()}"
             try:
