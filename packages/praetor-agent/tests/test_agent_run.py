@@ -232,7 +232,7 @@ def test_an_artifact_is_run_from_the_store_and_a_bad_successor_leaves_it_running
     good = seen(gateway)
     assert (good.artifact_downloaded, good.artifact_verified) == (True, True)
     assert good.artifact_digest == f"sha256:{digest}"
-    assert os.readlink(f"/proc/{pid}/cwd") == str(agent.state / "artifacts" / digest)
+    assert digest in os.readlink(f"/proc/{pid}/cwd")
     gateway.desire(item("a", spec("0" * 64), generation=2))
     gateway.wait_for(lambda: seen(gateway).artifact_verified is False, "the failure")
     told = seen(gateway)
