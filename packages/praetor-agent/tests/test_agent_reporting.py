@@ -10,7 +10,7 @@ from praetor_agent.health import Health, started
 from praetor_agent.records import ArtifactState, Failure, Observed, Record, Revision, Rollback, Stage
 from praetor_agent.reporting import Reporter
 from praetor_api.protocol import MAX_OBSERVATIONS, DesiredItem, Observation, Report, ReportAck, RollbackReason
-from praetor_api.spec import Backend, ExecProbe, Execution, HealthCheck, ProcessSpec, Resources
+from praetor_api.spec import Backend, ExecProbe, Execution, HealthCheck, ProcessSpec
 
 ITEM = DesiredItem(
     uid="u",
@@ -118,12 +118,11 @@ def test_an_artifact_is_told_of_when_there_is_one() -> None:
     assert (used.artifact_downloaded, used.artifact_digest) == (True, "sha256:1")
 
 
-def test_limits_that_nobody_enforces_are_warned_of() -> None:
-    limited = replace(ITEM.spec.execution, resources=Resources(tasks=3))
-    for backend, warned in ((Backend.PROCESS, True), (Backend.SYSTEMD, False)):
-        spec = replace(ITEM.spec, execution=replace(limited, backend=backend))
-        seen = told(replace(RECORD, current=Revision(item=replace(ITEM, spec=spec))))
-        assert (seen.warning_message is not None) is warned
+def test_limits_that_the_device_cannot_enforce_are_warned_of() -> None:
+    warning = told(seen=replace(RUNNING, unlimited=("memory", "cpu"))).warning_message
+    assert warning is not None
+    assert "memory, cpu not limited by the backend process" in warning
+    assert told().warning_message is None
 
 
 def test_a_record_known_by_name_only_has_no_uid_to_tell() -> None:

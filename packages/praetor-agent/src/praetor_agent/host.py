@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 
 NOT_BUILT_IN = {
     BackendName.CONTAINER: "this agent cannot run containers yet",
-    BackendName.INITD: "this agent cannot write SysV init scripts yet",
 }
 
 

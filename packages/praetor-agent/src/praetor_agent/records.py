@@ -107,7 +107,8 @@ class Observed:
 
     An *exit_code* of None in one that ended means that nobody saw how it ended, and a *handle* of None
     that it was never seen to run under this boot. *watch* is the process whose end
-    tells that there is something new to observe. *edited* tells that somebody changed what the backend wrote for it.
+    tells that there is something new to observe. *edited* tells that somebody changed what the backend wrote for it,
+    *unlimited* names the resources of the spec that cannot be limited on this device.
     """
 
     uid: str
@@ -121,6 +122,7 @@ class Observed:
     termination_reason: str | None = None
     error: str | None = None
     edited: bool = False
+    unlimited: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,6 @@ from praetor_agent.backoff import heartbeat_delay, retry_delay
 from praetor_agent.health import Health
 from praetor_agent.records import ArtifactState, Observed, Record, Stage
 from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS, MAX_OBSERVATIONS, Observation, Report, ReportAck
-from praetor_api.spec import Backend
 
 SEQ_PER_SECOND = 1000
 """Reports are numbered from the time since boot, so that numbers grow over a restart of the agent, too."""
@@ -59,7 +58,7 @@ def observation(
         exit_code=None if running else record.exit_code,
         termination_reason=record.termination_reason,
         error_message=error,
-        warning_message=_warning(record),
+        warning_message=_warning(record, seen),
         artifact_downloaded=_had(record, failure.artifact_downloaded if failure else None, artifact),
         artifact_verified=_had(record, failure.artifact_verified if failure else None, artifact),
         artifact_digest=record.current.artifact_digest if record.current else None,
@@ -76,11 +75,11 @@ def _healthy(record: Record, health: Health | None, *, running: bool) -> bool | 
     return None if record.stage is Stage.PENDING else False
 
 
-def _warning(record: Record) -> str | None:
-    execution = record.current.item.spec.execution if record.current else None
-    if execution is None or execution.backend is not Backend.PROCESS or execution.resources is None:
+def _warning(record: Record, seen: Observed | None) -> str | None:
+    if seen is None or not seen.unlimited or record.current is None:
         return None
-    return "execution.resources are not enforced by the backend process; systemd and container enforce them"
+    names, backend = ", ".join(seen.unlimited), record.current.item.spec.execution.backend
+    return f"execution.resources: {names} not limited by the backend {backend}: this device has no control group for it"
 
 
 def _had(record: Record, failed: bool | None, artifact: ArtifactState | None) -> bool | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from praetor_agent.backends import systemd
+from praetor_agent.backends import initd, systemd
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.backends.protocol import Backend
 from praetor_agent.host import NOT_BUILT_IN
@@ -23,4 +23,9 @@ def backends_of(
         backends[BackendName.SYSTEMD] = systemd.SystemdBackend(device, state_dir / "systemd")
     else:
         unavailable[BackendName.SYSTEMD] = why_not or "the device has no name yet"
+    why_not = initd.unavailable()
+    if why_not is None and device is not None:
+        backends[BackendName.INITD] = initd.InitdBackend(device, state_dir / "initd", boot_id)
+    else:
+        unavailable[BackendName.INITD] = why_not or "the device has no name yet"
     return backends, unavailable

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from praetor_agent import procfs
+from praetor_agent.backends import cgroup
 from praetor_agent.backends.signals import signal_name
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.identity import Identity, identity_of
@@ -45,10 +46,13 @@ class Run:
     boot_id: str
     process: tuple[int, int]
     stage: tuple[int, int]
+    unlimited: tuple[str, ...] = ()
 
 
 class ProcessBackend:
     """Runs processes in sessions of their own, below *directory*."""
+
+    name = Backend.PROCESS
 
     def __init__(self, directory: Path, boot_id: str, *, log_bytes: int = LOG_BYTES) -> None:
         self._directory = directory.absolute()
@@ -70,7 +74,7 @@ class ProcessBackend:
             (place / "exit").unlink(missing_ok=True)
         except OSError as e:
             raise StartError(f"{place} cannot be written: {e.strerror}") from e
-        answer = _run_shim(self._shim(), self._job(launch, place, identity), procfs.markers(launch.uid, place))
+        answer = self._ignite(launch, place, self._job(launch, place, identity))
         if answer != "ok":
             raise StartError(f"cannot execute {launch.argv[0]!r} in {launch.working_dir!r}: {answer}")
 
@@ -92,12 +96,29 @@ class ProcessBackend:
         """Return the directory of the process *uid*."""
         return self._directory / hashlib.sha256(uid.encode()).hexdigest()[:32]
 
+    def tail(self, uid: str, limit: int) -> str:
+        """Return the end of what the process wrote."""
+        try:
+            with (self.place(uid) / "log").open("rb") as file:
+                file.seek(max(0, os.fstat(file.fileno()).st_size - limit))
+                return file.read(limit).decode(errors="replace")
+        except FileNotFoundError:
+            return ""
+        except OSError as e:
+            raise BackendError(f"the log cannot be read: {e.strerror}") from e
+
+    def _ignite(self, launch: Launch, place: Path, job: bytes) -> str:
+        """Have the stage started with *job*; return its answer."""
+        return _run_shim(self._shim(), job, procfs.markers(launch.uid, place))
+
     def _job(self, launch: Launch, place: Path, identity: Identity | None) -> bytes:
-        head = "\n".join((launch.uid, launch.spec_hash, self._boot_id))
+        head = "\n".join((launch.uid, launch.spec_hash, self._boot_of_job()))
+        limits = "\n".join(cgroup.limits(launch.resources, place))
         env = dict(launch.env) | procfs.markers(launch.uid, place)
         changed = (str(identity.uid), str(identity.gid), " ".join(map(str, identity.groups))) if identity else ("",) * 3
         words = (
-            str(place), str(self._log_bytes), *changed, launch.working_dir, head, str(len(launch.argv)),
+            str(place), str(self._log_bytes), *changed, launch.working_dir, head, limits,
+            str(len(launch.argv)),
             *launch.argv, *(f"{name}={value}" for name, value in env.items()),
         )  # fmt: skip
         return b"".join(os.fsencode(word) + b"\0" for word in words)
@@ -115,6 +136,9 @@ class ProcessBackend:
         except OSError as e:
             raise StartError(f"{unpacked} cannot be written: {e.strerror}") from e
         return unpacked
+
+    def _boot_of_job(self) -> str:
+        return self._boot_id
 
     def _runs(self) -> Iterator[tuple[Path, Run]]:
         try:
@@ -138,7 +162,7 @@ class ProcessBackend:
             code, reason, error = _ending(word, rest)
         return Observed(
             uid=run.uid,
-            backend=Backend.PROCESS,
+            backend=self.name,
             spec_hash=run.spec_hash,
             running=alive,
             handle=f"{run.boot_id}/{run.process[0]}/{run.process[1]}",
@@ -147,6 +171,7 @@ class ProcessBackend:
             exit_code=code,
             termination_reason=reason,
             error=error,
+            unlimited=run.unlimited,
         )
 
     def _is_alive(self, run: Run) -> bool:
@@ -176,12 +201,19 @@ def _run_shim(shim: Path, job: bytes, environment: Mapping[str, str]) -> str:
 def _read_run(place: Path) -> Run | None:
     lines = _read(place / "run").split("\n")
     try:
-        uid, spec_hash, boot_id, process, stage = lines[:5]
+        uid, spec_hash, boot_id, process, stage, *rest = lines
         pid, ticks = map(int, process.split())
         stage_pid, stage_ticks = map(int, stage.split())
     except ValueError:  # not there, or not written to its end
         return None
-    return Run(uid=uid, spec_hash=spec_hash, boot_id=boot_id, process=(pid, ticks), stage=(stage_pid, stage_ticks))
+    return Run(
+        uid=uid,
+        spec_hash=spec_hash,
+        boot_id=boot_id,
+        process=(pid, ticks),
+        stage=(stage_pid, stage_ticks),
+        unlimited=tuple(rest[0].split()) if rest else (),
+    )
 
 
 def _read(path: Path) -> str:
@@ -197,6 +229,8 @@ def _ending(word: str, rest: str) -> tuple[int | None, str, str | None]:
         return int(rest), "Completed" if rest == "0" else "Error", None
     if word == "signal":
         return 128 + int(rest), f"Signal:{signal_name(int(rest))}", None
+    if word == "oom":
+        return 128 + int(rest), "OOMKilled", None
     if word == "error":
         return 128, "StartError", f"cannot be executed: {rest}"
     return None, _LOST, None

@@ -2,7 +2,8 @@
 
 Run as a file by `python -I -S`, it imports nothing beyond what the interpreter
 has loaded anyway; one waits beside every process. It reads its job from
-standard input: strings, each ended by NUL. It answers `ok`, or why not.
+standard input: strings, each ended by NUL. It answers `ok`, or why not; `ok`
+too for a process that runs already, for init and the agent may both start it.
 """
 
 from __future__ import annotations
@@ -17,9 +18,15 @@ LOG_CHECK_SECONDS = 20
 def main() -> None:
     """Start the process, tell the agent, and wait in the background."""
     words = sys.stdin.buffer.read().split(b"\0")
-    directory, log_limit, uid, gid, groups, cwd, head, count = words[:8]
-    argv, env = words[8 : 8 + int(count)], words[8 + int(count) : -1]
+    directory, log_limit, uid, gid, groups, cwd, head, limits, count = words[:9]
+    argv, env = words[9 : 9 + int(count)], words[9 + int(count) : -1]
     identity = (int(uid), int(gid), [int(group) for group in groups.split()]) if uid else None
+    lock = os.open(directory + b"/lock", os.O_WRONLY | os.O_CREAT, 0o600)
+    os.lockf(lock, os.F_LOCK, 0)  # held until the answer is there; children do not inherit it
+    head += b"" if head.rpartition(b"\n")[2] else _read(b"/proc/sys/kernel/random/boot_id").strip()
+    if _is_running(_read(directory + b"/run").split(b"\n"), head.rpartition(b"\n")[2]):
+        os.write(1, b"ok")
+        os._exit(0)
     answer, say = os.pipe()
     if os.fork():
         os.close(say)
@@ -27,8 +34,11 @@ def main() -> None:
         os._exit(0)
     os.setsid()
     _detach(directory)
+    for stale in (b"exit", b"run"):
+        if os.access(stale, os.F_OK):
+            os.unlink(stale)
     with_log = (directory + b"/log", int(log_limit))
-    _supervise(with_log, identity, cwd, head, argv, env, say)
+    _supervise(with_log, identity, cwd, head, limits.split(b"\n"), argv, env, say)
 
 
 def _detach(directory: bytes) -> None:
@@ -45,10 +55,12 @@ def _supervise(
     identity: tuple[int, int, list[int]] | None,
     cwd: bytes,
     head: bytes,
+    limits: list[bytes],
     argv: list[bytes],
     env: list[bytes],
     say: int,
 ) -> None:
+    groups, unlimited = _limit(limits)
     go_read, go_write = os.pipe()
     failed_read, failed_write = os.pipe()
     child = os.fork()
@@ -61,6 +73,8 @@ def _supervise(
             os.dup2(output, 2)
             if not os.read(go_read, 1):
                 os._exit(127)
+            for group in groups:
+                _put(group + b"/cgroup.procs", b"0")
             if identity is not None:
                 os.setgroups(identity[2])
                 os.setgid(identity[1])
@@ -75,7 +89,9 @@ def _supervise(
     os.close(failed_write)
     # The record is on disk before the process runs: whoever finds no record knows that it never did.
     stage = os.getpid()
-    _write(b"run", head + b"\n%d %d\n%d %d\n" % (child, _ticks(child), stage, _ticks(stage)))
+    record = head + b"\n%d %d\n%d %d\n" % (child, _ticks(child), stage, _ticks(stage))
+    _write(b"pid", b"%d\n" % child)  # for people and their tools; what counts is the record
+    _write(b"run", record + b" ".join(unlimited) + b"\n")
     os.write(go_write, b"x")
     problem = os.read(failed_read, 4096)
     os.close(go_write)
@@ -87,15 +103,49 @@ def _supervise(
         os._exit(0)
     os.write(say, b"ok")
     os.close(say)
-    _wait(child, log)
+    _wait(child, log, groups)
 
 
-def _wait(child: int, log: tuple[bytes, int]) -> None:
+def _limit(limits: list[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """Make the control groups; return those to join, and the resources that are not limited for all that.
+
+    Each line is a resource, a file and its value; a resource alone cannot be limited on this device.
+    """
+    groups: list[bytes] = []
+    unlimited: list[bytes] = []
+    for line in filter(None, limits):
+        resource, *setting = line.split(b" ", 2)
+        try:
+            path, value = setting
+            group, _, name = path.rpartition(b"/")
+            for place in (group.rpartition(b"/")[0], group):
+                if not os.access(place, os.F_OK):
+                    os.mkdir(place, 0o755)
+            _put(path, value)
+            if name != b"cgroup.subtree_control" and group not in groups:
+                groups.append(group)
+        except (OSError, ValueError):
+            unlimited.append(resource)
+    return groups, unlimited
+
+
+def _was_out_of_memory(groups: list[bytes]) -> bool:
+    told = b"".join(_read(group + name) for group in groups for name in (b"/memory.events", b"/memory.oom_control"))
+    return b"oom_kill " in told and b"oom_kill 0" not in told
+
+
+def _wait(child: int, log: tuple[bytes, int], groups: list[bytes]) -> None:
     signals.signal(signals.SIGALRM, lambda *_: _bound_log(log))
     signals.setitimer(signals.ITIMER_REAL, LOG_CHECK_SECONDS, LOG_CHECK_SECONDS)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    _write(b"exit", b"signal %d" % -code if code < 0 else b"code %d" % code)
+    oom = code < 0 and _was_out_of_memory(groups)
+    _write(b"exit", b"%s %d" % (b"oom" if oom else b"signal", -code) if code < 0 else b"code %d" % code)
+    for group in groups:
+        try:  # noqa: SIM105 - contextlib is not loaded here
+            os.rmdir(group)
+        except OSError:
+            pass  # something of it still runs
     _bound_log(log)
     os._exit(0)
 
@@ -130,11 +180,35 @@ def _write(name: bytes, content: bytes) -> None:
     os.close(here)
 
 
+def _put(path: bytes, content: bytes) -> None:
+    file = os.open(path, os.O_WRONLY)
+    try:
+        os.write(file, content)
+    finally:
+        os.close(file)
+
+
+def _read(path: bytes) -> bytes:
+    try:
+        file = os.open(path, os.O_RDONLY)
+    except OSError:
+        return b""
+    content = os.read(file, 65536)
+    os.close(file)
+    return content
+
+
+def _is_running(run: list[bytes], boot_id: bytes) -> bool:
+    if len(run) < 5 or run[2] != boot_id:
+        return False
+    pid, ticks = map(int, run[3].split())
+    return _ticks(pid) == ticks
+
+
 def _ticks(pid: int) -> int:
-    stat = os.open(b"/proc/%d/stat" % pid, os.O_RDONLY)
-    content = os.read(stat, 4096)
-    os.close(stat)
-    return int(content[content.rindex(b")") + 2 :].split()[19])
+    """Return when *pid* started; 0 when there is none, or only its zombie."""
+    fields = _read(b"/proc/%d/stat" % pid).rpartition(b")")[2].split()
+    return int(fields[19]) if fields and fields[0] not in (b"Z", b"X") else 0
 
 
 if __name__ == "__main__":

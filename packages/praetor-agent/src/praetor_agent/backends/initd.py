@@ -1,0 +1,162 @@
+"""SysV and busybox init: a script a process, which starts the agent's own stage; at boot too for the policy Always.
+
+The stage is a copy beside the jobs, so that init can start processes when the agent is gone, or is a zipapp.
+Only scripts that carry our marker and this device's name are ever touched, and no file that is shared, such as inittab.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pkgutil
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from praetor_agent import procfs
+from praetor_agent.backends import script
+from praetor_agent.backends.process import START_TIMEOUT_SECONDS, ProcessBackend
+from praetor_agent.backends.unit import PREFIX
+from praetor_agent.errors import BackendError, StartError
+from praetor_agent.launch import Launch
+from praetor_agent.records import Observed
+from praetor_agent.store import replace_file
+from praetor_api.spec import Backend
+
+log = logging.getLogger(__name__)
+
+SCRIPT_DIRECTORY = Path("/etc/init.d")
+
+
+def unavailable(scripts: Path = SCRIPT_DIRECTORY) -> str | None:
+    """Return why init scripts cannot be used on this device, or None."""
+    if os.path.isdir("/run/systemd/system"):
+        return "systemd is the init system here; use the backend systemd"
+    if not scripts.is_dir():
+        return f"there is no {scripts}"
+    if procfs.boot_id() is None:
+        return "the kernel does not tell one boot from another"
+    return None if os.geteuid() == 0 else "the agent does not run as root"
+
+
+class InitdBackend(ProcessBackend):
+    """Runs processes by init scripts of *device*; jobs and records are kept in *directory*."""
+
+    name = Backend.INITD
+
+    def __init__(self, device: str, directory: Path, boot_id: str, scripts: Path = SCRIPT_DIRECTORY) -> None:
+        super().__init__(directory, boot_id)
+        self._device = device
+        self._scripts = scripts
+
+    def observe(self) -> Mapping[str, Observed]:
+        """Return by uid every process that runs or left its exit status."""
+        seen = {uid: replace(found, edited=self._edited(uid)) for uid, found in super().observe().items()}
+        for path in self._scripts.glob(f"{PREFIX}*"):
+            owned = script.owner(_text(path))
+            if owned is not None and owned[1] == self._device and owned[0] not in seen:  # written, but not started yet
+                seen[owned[0]] = Observed(uid=owned[0], backend=self.name, spec_hash="", running=False)
+        return seen
+
+    def repair(self, launch: Launch) -> None:
+        """Write the script again as it was."""
+        self._write(launch, self.place(launch.uid))
+
+    def remove(self, uid: str) -> None:
+        """Take away the script and the directory of a process that ended."""
+        for path in self._scripts_of(uid):
+            _enable(path.name, False, self._scripts)
+            path.unlink(missing_ok=True)
+        super().remove(uid)
+
+    def _boot_of_job(self) -> str:
+        return ""  # the stage asks the kernel: it may be another boot when init starts it
+
+    def _ignite(self, launch: Launch, place: Path, job: bytes) -> str:
+        try:
+            replace_file(self._directory / "shim.py", pkgutil.get_data(__package__, "shim.py") or b"")
+            replace_file(place / "job", job)
+            path = self._write(launch, place)
+        except OSError as e:
+            raise StartError(f"{e.filename} cannot be written: {e.strerror}") from e
+        environment = procfs.markers(launch.uid, place) | {"PATH": os.environ.get("PATH", os.defpath)}
+        return _run(str(path), "start", env=environment) or "ok"
+
+    def _write(self, launch: Launch, place: Path) -> Path:
+        name = script.script_name(launch.name, launch.uid)
+        path = self._scripts / name
+        places = script.Places(
+            place=str(place), shim=str(self._directory / "shim.py"), python=os.path.realpath(sys.executable)
+        )
+        text = script.render_script(launch, self._device, places).encode()
+        if path.exists() and script.owner(_text(path)) is None:
+            raise StartError(f"{path} was not written by praetor-agent; move it away")
+        for stale in self._scripts_of(launch.uid):
+            if stale != path:  # renamed
+                _enable(stale.name, False, self._scripts)
+                stale.unlink()
+        if not path.exists() or path.read_bytes() != text:
+            replace_file(path, text, mode=0o755)
+        replace_file(place / "script", text)
+        if not _enable(name, launch.at_boot, self._scripts) and launch.at_boot:
+            log.warning("init will not start it at boot without the agent script=%s", path)
+        return path
+
+    def _edited(self, uid: str) -> bool:
+        """Tell whether somebody changed the script or took it away."""
+        with suppress(OSError):
+            written = (self.place(uid) / "script").read_bytes()
+            return [path.read_bytes() for path in self._scripts_of(uid)] != [written]
+        return False
+
+    def _scripts_of(self, uid: str) -> list[Path]:
+        pattern = f"{PREFIX}*-{script.script_name('', uid)[-16:]}"
+        return [path for path in self._scripts.glob(pattern) if script.owner(_text(path)) == (uid, self._device)]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _enable(name: str, wanted: bool, scripts: Path) -> bool:
+    """Have init start the script at boot, or not; tell whether there is a way to say so.
+
+    By update-rc.d or chkconfig; else by the link S95… where an rcS starts all that is called so (busybox, Buildroot).
+    """
+    if scripts != SCRIPT_DIRECTORY:
+        return False  # not where init looks
+    if shutil.which("update-rc.d"):
+        _run("update-rc.d", *((name, "defaults", "95", "05") if wanted else ("-f", name, "remove")))
+        return True
+    if shutil.which("chkconfig"):
+        _run("chkconfig", "--add" if wanted else "--del", name)
+        return True
+    link = scripts / f"S95{name}"
+    with suppress(OSError):
+        if wanted and "S??" in (scripts / "rcS").read_text(errors="replace"):
+            link.unlink(missing_ok=True)
+            link.symlink_to(name)
+            return True
+        if not wanted and link.is_symlink():
+            link.unlink()
+    return False
+
+
+def _run(*command: str, env: Mapping[str, str] | None = None) -> str:
+    """Run *command*; return nothing when it succeeds, else what it said. BackendError when it cannot be run."""
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=START_TIMEOUT_SECONDS, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as e:
+        raise BackendError(f"{command[0]}: {e}") from e
+    if done.returncode == 0:
+        return ""
+    return (done.stdout + done.stderr).decode(errors="replace").strip()[-500:] or f"exit status {done.returncode}"
