@@ -90,8 +90,8 @@ def _supervise(
     # The record is on disk before the process runs: whoever finds no record knows that it never did.
     stage = os.getpid()
     record = head + b"\n%d %d\n%d %d\n" % (child, _ticks(child), stage, _ticks(stage))
-    _write(b"pid", b"%d\n" % child)  # for people and their tools; what counts is the record
     _write(b"run", record + b" ".join(unlimited) + b"\n")
+    _write(b"pid", b"%d\n" % child)  # for people and their tools; what counts is the record
     os.write(go_write, b"x")
     problem = os.read(failed_read, 4096)
     os.close(go_write)
