@@ -84,6 +84,8 @@ def _run_settings(options: argparse.Namespace) -> RunSettings:
             options.insecure_registry, options.registry_mirror, options.registry_auth_file
         ),
         artifact_ca_bundle=settings.ca_bundle_of(options.artifact_ca_bundle, "--artifact-ca-bundle"),
+        container_runtime=settings.container_runtime_of(options.container_runtime),
+        container_options=settings.words("--container-options", options.container_options),
     )
 
 
@@ -248,6 +250,10 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
     _flag(parser, "--device", help="name of this device (the host's name)")
     _flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
     _flag(parser, "--hold-file", default=DEFAULT_HOLD_FILE, help="while this file is there, nothing is changed")
+    _flag(
+        parser, "--container-runtime", help="docker, podman or nerdctl with flags of its own (the first that is there)"
+    )
+    _flag(parser, "--container-options", help="further options for each container, such as --ulimit=nofile=1024:1024")
     _flag(parser, "--start-splay", default="3", help="spread the first contact over this many seconds")
     _flag(parser, "--registry-auth-file", help="file of credentials for registries, as docker login writes it")
     _flag(parser, "--registry-mirror", help="HOST=URL,…: where to look before the registry HOST")

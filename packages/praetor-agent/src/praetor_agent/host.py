@@ -16,10 +16,6 @@ from praetor_api.spec import Backend as BackendName
 
 log = logging.getLogger(__name__)
 
-NOT_BUILT_IN = {
-    BackendName.CONTAINER: "this agent cannot run containers yet",
-}
-
 
 class Host:
     """The backends that can be used, and why the others cannot."""

@@ -9,14 +9,18 @@ from pathlib import Path
 
 from praetor_agent.errors import StartError
 from praetor_agent.records import Revision
-from praetor_api.spec import HealthCheck, Resources
+from praetor_api.spec import Backend, HealthCheck, Resources
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """A process ready to be executed: *argv* begins with an absolute path, *env* is all that it gets."""
+    """A process ready to be executed: *argv* begins with an absolute path, *env* is all that it gets.
+
+    In a container *artifact_path* is the image, which adds its own variables; the first *entrypoint* words of *argv*,
+    if any, take the place of the image's entrypoint and are looked for in there.
+    """
 
     uid: str
     namespace: str
@@ -30,6 +34,7 @@ class Launch:
     grace_seconds: int
     at_boot: bool
     artifact_path: str | None = None
+    entrypoint: int = 0
 
 
 def launch_of(revision: Revision) -> Launch:
@@ -37,6 +42,9 @@ def launch_of(revision: Revision) -> Launch:
     item, execution = revision.item, revision.item.spec.execution
     env, root = _environment(revision), _root(revision)
     words = (*execution.command, *execution.args)
+    contained = execution.backend is Backend.CONTAINER
+    if contained and revision.artifact_path is None:
+        raise StartError("spec.artifact: the backend container needs an artifact of type oci, which is its image")
     if any("\0" in word for word in (*words, *env.values(), execution.working_dir or "")):
         raise StartError("spec.execution: command, args, env and workingDir cannot hold a NUL character")
     if not (item.uid + item.spec_hash).isprintable():
@@ -46,14 +54,15 @@ def launch_of(revision: Revision) -> Launch:
         namespace=item.namespace,
         name=item.name,
         spec_hash=item.spec_hash,
-        argv=resolve(words, env["PATH"], root),
-        env=env,
-        working_dir=_working_dir(revision),
+        argv=words if contained else resolve(words, env["PATH"], root),
+        env={variable.name: variable.value for variable in execution.env} if contained else env,
+        working_dir=execution.working_dir or "" if contained else _working_dir(revision),
         user=execution.user,
         resources=execution.resources,
         grace_seconds=execution.termination_grace_period_seconds,
         at_boot=item.spec.restart_policy.value == "Always",
         artifact_path=revision.artifact_path,
+        entrypoint=len(execution.command) if contained else 0,
     )
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from praetor_agent import health as healths
 from praetor_agent.clock import Clock
 from praetor_agent.errors import StartError
 from praetor_agent.health import Health
-from praetor_agent.launch import probe_of
+from praetor_agent.launch import Probe, probe_of
 from praetor_agent.prober import Prober
 from praetor_agent.records import Memory, Revision, World
 from praetor_api.spec import HealthCheck
@@ -20,9 +20,12 @@ log = logging.getLogger(__name__)
 class Probes:
     """Keeps *health* by uid for the processes that run and have a health check."""
 
-    def __init__(self, prober: Prober, clock: Clock) -> None:
+    def __init__(
+        self, prober: Prober, clock: Clock, probe: Callable[[Revision, HealthCheck], Probe] = probe_of
+    ) -> None:
         self.health: dict[str, Health] = {}
         self._prober = prober
+        self._probe = probe
         self._clock = clock
 
     def step(self, memory: Memory, world: World) -> float | None:
@@ -59,7 +62,7 @@ class Probes:
 
     def _start(self, uid: str, handle: str, revision: Revision, check: HealthCheck, now: float) -> str | None:
         try:
-            return self._prober.start(uid, handle, probe_of(revision, check), now)
+            return self._prober.start(uid, handle, self._probe(revision, check), now)
         except StartError as e:
             return f"healthCheck.exec.{e}"
 

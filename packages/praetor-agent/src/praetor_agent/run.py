@@ -20,16 +20,19 @@ from praetor_agent.facts import Facts
 from praetor_agent.gateway import Address, GatewayClient, proxies_for, token_file
 from praetor_agent.host import Host
 from praetor_agent.inbox import Inbox
+from praetor_agent.launch import Probe, probe_of
 from praetor_agent.loop import Loop, Parts
 from praetor_agent.poller import Poller
 from praetor_agent.prober import Prober
 from praetor_agent.probes import Probes
+from praetor_agent.records import Revision
 from praetor_agent.settings import DEFAULT_WAIT_SECONDS, RunSettings, loose_mode
 from praetor_agent.state import State
 from praetor_agent.store import lock_directory
 from praetor_agent.telling import Teller
 from praetor_agent.waker import Waker
 from praetor_api.protocol import Report
+from praetor_api.spec import HealthCheck
 
 log = logging.getLogger(__name__)
 
@@ -59,9 +62,20 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
     clock, state = SystemClock(), State(settings.state_dir)
     boot_id = procfs.boot_id() or os.urandom(16).hex()
     inbox = Inbox(waker.wake, state.load_desired(settings.device))
-    backends, unavailable = backends_of(settings.device, settings.state_dir, boot_id)
     sources = device_sources(settings.registries, settings.artifact_ca_bundle)
-    fetcher = Fetcher(ArtifactStore(settings.state_dir / "artifacts"), sources, clock, waker.wake)
+    backends, unavailable = backends_of(
+        settings.device, settings.state_dir, boot_id, settings.container_runtime, settings.container_options
+    )
+    fetching = (ArtifactStore(settings.state_dir / "artifacts"), sources, clock, waker.wake)
+    fetcher = Fetcher(*fetching)
+    probe: Callable[[Revision, HealthCheck], Probe] = probe_of
+    if settings.container_runtime is not None:
+        from praetor_agent.backends.container import Runtime, probe_in
+        from praetor_agent.backends.images import Images
+
+        runtime = Runtime(settings.container_runtime)
+        fetcher = Images(runtime, settings.state_dir / "containers" / "images", *fetching)
+        probe = probe_in(runtime, settings.device)
     address = address_of(settings)
     splay = settings.start_splay * random.random()  # noqa: S311 - no secret
     poller = Poller(GatewayClient(address), inbox, clock, wait=DEFAULT_WAIT_SECONDS, splay=splay)
@@ -72,7 +86,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
         state=state,
         inbox=inbox,
         host=Host(backends, unavailable, fetcher, boot_id),
-        probes=Probes(Prober(), clock),
+        probes=Probes(Prober(), clock, probe),
         teller=teller,
         waker=waker,
         clock=clock,

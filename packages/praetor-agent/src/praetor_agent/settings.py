@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +18,7 @@ DEFAULT_STATE_DIR = "/var/lib/praetor-agent"
 DEFAULT_ROOT = "/opt/praetor-agent"
 DEFAULT_HOLD_FILE = "/run/praetor/hold"
 DEFAULT_WAIT_SECONDS = 50
+CONTAINER_RUNTIMES = ("docker", "podman", "nerdctl")
 DIRECT = "none"
 """The `--proxy` that means none, whatever the environment says."""
 
@@ -44,6 +47,8 @@ class RunSettings:
     hold_file: Path = Path(DEFAULT_HOLD_FILE)
     registries: Registries | None = None
     artifact_ca_bundle: str | None = None
+    container_runtime: tuple[str, ...] | None = None
+    container_options: tuple[str, ...] = ()
 
 
 def gateway_url(text: str | None) -> str:
@@ -105,6 +110,30 @@ def loose_mode(file: Path) -> str | None:
     if not mode & 0o077:
         return None
     return f"{file} has mode {mode:04o}, so that others may read or change the token; run: chmod 600 {file}"
+
+
+def container_runtime_of(told: str | None) -> tuple[str, ...] | None:
+    """Return the command of the container runtime, by default the first that is there; UsageError when it is not."""
+    command = words("--container-runtime", told)
+    found = shutil.which(command[0]) if command else next(filter(None, map(_installed, CONTAINER_RUNTIMES)), None)
+    if command and found is None:
+        raise UsageError(f"--container-runtime: {command[0]!r} is not found; name docker, podman or nerdctl")
+    return (found, *command[1:]) if found else None
+
+
+def _installed(runtime: str) -> str | None:
+    """Return the runtime's program; docker's alone, without its daemon, is often a leftover."""
+    if runtime == "docker" and "DOCKER_HOST" not in os.environ and not os.path.exists("/var/run/docker.sock"):
+        return None
+    return shutil.which(runtime)
+
+
+def words(flag: str, text: str | None) -> tuple[str, ...]:
+    """Return the words of *text*, quoted as in a shell; UsageError naming *flag* when a quote is not closed."""
+    try:
+        return tuple(shlex.split(text or ""))
+    except ValueError:
+        raise UsageError(f"{flag} {text!r} has a quote that is not closed") from None
 
 
 def seconds(flag: str, text: str) -> float:

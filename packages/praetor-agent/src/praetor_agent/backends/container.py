@@ -1,0 +1,265 @@
+"""Containers by the command line of docker, podman or nerdctl, whichever is there; one container a process.
+
+The runtime restarts nothing: the agent does, by the policy of the spec. A container is created, compared with what was
+asked for, and only then started, for runtimes differ in how they read variables. What carries our labels is ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from praetor_agent import procfs
+from praetor_agent.backends.quantity import bytes_of, cpu_percent
+from praetor_agent.backends.script import script_name
+from praetor_agent.backends.signals import signal_name
+from praetor_agent.errors import BackendError, StartError
+from praetor_agent.launch import Launch, Probe, probe_of
+from praetor_agent.records import Observed, Revision
+from praetor_agent.store import replace_file
+from praetor_api.spec import Backend, HealthCheck
+
+UID, DEVICE, HASH = (f"azure.com/praetor-{word}" for word in ("uid", "device", "spec-hash"))
+TIMEOUT_SECONDS = 30
+LOOK_SECONDS = 30.0
+"""For so long a container whose process lives is believed to be as it was: a runtime takes long to answer."""
+
+
+class Runtime:
+    """A container runtime's command line."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.command = tuple(command)
+
+    @property
+    def name(self) -> str:
+        """Which of the runtimes it is."""
+        return Path(self.command[0]).name
+
+    def __call__(self, *words: str, timeout: int = TIMEOUT_SECONDS, merged: bool = False) -> str:
+        """Run a command and return what it printed; BackendError when it fails."""
+        try:
+            done = subprocess.run(
+                (*self.command, *words), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT if merged else subprocess.PIPE, timeout=timeout, check=False,
+            )  # fmt: skip
+        except (OSError, ValueError, subprocess.TimeoutExpired) as e:
+            raise BackendError(f"{self.name} {words[0]}: {e}") from e
+        if done.returncode != 0:
+            reason = (done.stderr or b"").decode(errors="replace").strip()[-400:]
+            raise BackendError(f"{self.name} {words[0]} failed ({done.returncode}): {reason}")
+        return done.stdout.decode(errors="replace")
+
+    def image_id(self, reference: str) -> str:
+        """Return the id of an image that is on the device."""
+        return str(json.loads(self("image", "inspect", reference))[0]["Id"])
+
+
+class ContainerBackend:
+    """Runs processes as containers of *device*; *options* are further words for `create`, as some hosts need them."""
+
+    def __init__(self, device: str, directory: Path, runtime: Runtime, options: Sequence[str] = ()) -> None:
+        self._device = device
+        self._directory = directory
+        self._runtime = runtime
+        self._options = tuple(options)
+        self._seen: dict[str, Observed] = {}
+        self._ticks: dict[str, int | None] = {}
+        self._look_at = 0.0
+        self._problem: BackendError | None = None
+
+    def observe(self) -> Mapping[str, Observed]:
+        """Return by uid every container of this device; the latest of each."""
+        alive = all(seen.pid and self._ticks[uid] == procfs.start_ticks(seen.pid) for uid, seen in self._seen.items())
+        if not alive or time.monotonic() >= self._look_at:
+            self._look_at, self._problem = time.monotonic() + LOOK_SECONDS, None
+            try:
+                self._look()
+            except BackendError as e:
+                self._problem = e  # nor is one that does not answer asked again and again
+        if self._problem is not None:
+            raise self._problem
+        return dict(self._seen)
+
+    def start(self, launch: Launch) -> None:
+        """Create the container, see that it is what was asked for, and start it."""
+        self.remove(launch.uid)
+        env_file = self._directory / f"{container_name(self._device, launch.name, launch.uid)}.env"
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            replace_file(env_file, render_environment(launch.env).encode())
+            made = (
+                self._run("create", *self._flags(launch, str(env_file), self._image(launch))).strip().splitlines()[-1]
+            )
+            check(launch, self._inspect(made)[0])
+            self._run("start", made)
+        except BackendError as e:
+            self.remove(launch.uid)
+            raise e if isinstance(e, StartError) else StartError(str(e)) from e
+        except OSError as e:
+            raise StartError(f"{e.filename or self._directory} cannot be written: {e.strerror}") from e
+        finally:
+            with suppress(OSError):
+                env_file.unlink(missing_ok=True)
+
+    def stop(self, uid: str, *, grace_seconds: int, force: bool) -> None:
+        """Ask the container's process to end, or end the container by force."""
+        for shown in self._ours():
+            if shown["Config"]["Labels"][UID] == uid and shown["State"].get("Pid"):
+                with suppress(BackendError):  # it ended meanwhile
+                    self._run("kill", "--signal", "KILL" if force else "TERM", shown["Id"])
+
+    def remove(self, uid: str) -> None:
+        """Take the containers of the process away."""
+        for shown in self._ours():
+            if shown["Config"]["Labels"][UID] == uid:
+                self._run("rm", "-f", shown["Id"])
+
+    def tail(self, uid: str, limit: int) -> str:
+        """Return the end of what the container wrote, as its runtime kept it."""
+        for shown in self._ours():
+            if shown["Config"]["Labels"][UID] == uid:
+                return self._run("logs", "--tail", "100", shown["Id"], merged=True)[-limit:]
+        return ""
+
+    def _flags(self, launch: Launch, env_file: str, image: str) -> Iterator[str]:
+        yield from (
+            "--name",
+            container_name(self._device, launch.name, launch.uid),
+            "--network",
+            "host",
+            "--restart",
+            "no",
+        )
+        for label, value in ((UID, launch.uid), (DEVICE, self._device), (HASH, launch.spec_hash)):
+            yield from ("--label", f"{label}={value}")
+        yield from ("--env-file", env_file)
+        if launch.working_dir:
+            yield from ("--workdir", launch.working_dir)
+        if launch.user is not None:
+            yield from ("--user", launch.user)
+        if (limits := launch.resources) is not None:
+            if limits.memory is not None:
+                yield from ("--memory", str(bytes_of(limits.memory)))
+            if limits.cpu is not None:
+                yield from ("--cpus", str(float(cpu_percent(limits.cpu)) / 100))
+            if limits.tasks is not None:
+                yield from ("--pids-limit", str(limits.tasks))
+        yield from self._options
+        words = launch.argv
+        if launch.entrypoint:
+            # podman takes what looks like JSON for JSON, so there it is always JSON
+            program = json.dumps(words[:1]) if self._runtime.name == "podman" else words[0]
+            yield from ("--entrypoint", program)
+            words = words[1:]
+        yield from (image, *words)
+
+    def _look(self) -> None:
+        found = sorted(self._ours(), key=lambda shown: str(shown.get("Created")))
+        self._seen = {shown["Config"]["Labels"][UID]: _seen(shown) for shown in found}
+        self._ticks = {uid: procfs.start_ticks(seen.pid) if seen.pid else None for uid, seen in self._seen.items()}
+
+    def _image(self, launch: Launch) -> str:
+        """Return the image's id; one that somebody removed is pulled again, for nothing runs that could wait for it."""
+        image, reference = Path(launch.artifact_path or "").read_text(encoding="utf-8").split()
+        try:
+            return self._runtime.image_id(image)
+        except BackendError:
+            self._runtime("pull", "--quiet", reference)
+            return self._runtime.image_id(reference)
+
+    def _ours(self) -> list[dict[str, Any]]:
+        told = self._run(
+            "ps", "--all", "--no-trunc", "--filter", f"label={DEVICE}={self._device}", "--format", "{{.ID}}"
+        )
+        shown = self._inspect(*told.split()) if told.split() else []
+        labels = [(each, each["Config"].get("Labels") or {}) for each in shown]
+        return [each for each, label in labels if label.get(DEVICE) == self._device and label.get(UID)]
+
+    def _inspect(self, *names: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self._run("container", "inspect", *names))
+        return found
+
+    def _run(self, *words: str, merged: bool = False) -> str:
+        if words[0] in ("create", "start", "kill", "rm"):
+            self._look_at = 0.0
+        return self._runtime(*words, merged=merged)
+
+
+def container_name(device: str, name: str, uid: str) -> str:
+    """Return the container's name: readable, and of this device's process alone."""
+    return script_name(name, f"{device}/{uid}")
+
+
+def probe_in(runtime: Runtime, device: str) -> Callable[[Revision, HealthCheck], Probe]:
+    """Return what tells how a health check is executed: inside the container if the process is one."""
+
+    def probe(revision: Revision, check: HealthCheck) -> Probe:
+        item = revision.item
+        if item.spec.execution.backend is not Backend.CONTAINER:
+            return probe_of(revision, check)
+        return Probe(
+            argv=(*runtime.command, "exec", container_name(device, item.name, item.uid), *check.exec.command),
+            env=dict(os.environ),
+            working_dir="/",
+            user=None,
+            timeout_seconds=check.timeout_seconds,
+        )
+
+    return probe
+
+
+def render_environment(env: Mapping[str, str]) -> str:
+    """Return the file for `--env-file`, in which a line is a variable and nothing is quoted."""
+    for name, value in env.items():
+        if "\n" in value or "\r" in value:
+            raise StartError(
+                f"spec.execution: env[{name}] holds a line break, which a container's env file cannot carry"
+            )
+    return "".join(f"{name}={value}\n" for name, value in env.items())
+
+
+def check(launch: Launch, shown: Mapping[str, Any]) -> None:
+    """Raise StartError when the container that was made is not what was asked for."""
+    config = shown["Config"]
+    entrypoint = config.get("Entrypoint") or []
+    words = [*([entrypoint] if isinstance(entrypoint, str) else entrypoint), *(config.get("Cmd") or [])]
+    if launch.entrypoint and tuple(words) != launch.argv:
+        raise StartError(f"the container runtime made {words!r} of the command {list(launch.argv)!r}")
+    made = config.get("Env") or []
+    for name, value in launch.env.items():
+        if f"{name}={value}" not in made:
+            raise StartError(f"spec.execution: env[{name}]: the container runtime does not take its value as it is")
+
+
+def _seen(shown: Mapping[str, Any]) -> Observed:
+    state, labels = shown["State"], shown["Config"]["Labels"]
+    status, pid = state.get("Status"), state.get("Pid") or None
+    running = bool(state.get("Running") or status in ("running", "paused", "stopping"))
+    started = status not in ("created", "configured", "initialized")
+    code = state.get("ExitCode") if started and not running else None
+    return Observed(
+        uid=labels[UID],
+        backend=Backend.CONTAINER,
+        spec_hash=labels.get(HASH, ""),
+        running=running,
+        handle=f"{shown['Id']}/{state.get('StartedAt')}" if started else None,
+        pid=pid if running else None,
+        watch=pid if running else None,
+        exit_code=code,
+        termination_reason=None if code is None else _reason(code, bool(state.get("OOMKilled"))),
+    )
+
+
+def _reason(code: int, out_of_memory: bool) -> str:
+    if out_of_memory:
+        return "OOMKilled"
+    if code > 128:
+        return f"Signal:{signal_name(code - 128)}"
+    return "Completed" if code == 0 else "Error"

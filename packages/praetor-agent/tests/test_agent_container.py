@@ -1,0 +1,276 @@
+"""Containers on the real podman where it is there, else nothing runs here but what is pure."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from praetor_agent import settings
+from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.backends.container import ContainerBackend, Runtime, check, probe_in, render_environment
+from praetor_agent.backends.images import Images
+from praetor_agent.clock import SystemClock
+from praetor_agent.errors import StartError, UsageError
+from praetor_agent.launch import Launch, launch_of
+from praetor_agent.prober import Prober
+from praetor_agent.records import Observed, Revision
+from praetor_agent.testing import until
+from praetor_api.protocol import DesiredItem
+from praetor_api.spec import (
+    Artifact,
+    ArtifactType,
+    Backend,
+    EnvVar,
+    ExecProbe,
+    Execution,
+    HealthCheck,
+    ProcessSpec,
+    Resources,
+)
+
+COMMAND = ("podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs")
+DEVICE = f"leaf-{os.getpid()}"
+OPTIONS = ("--ulimit", "nproc=1000:1000", "--ulimit", "nofile=1024:1024")
+BUSYBOX = Path("/bin/busybox")
+real = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("podman") is None or shutil.which("runc") is None or not BUSYBOX.exists(),
+    reason="needs root, podman, runc and busybox-static",
+)
+NASTY = ("", " ", "$HOME", "%n", ";", "a\"b'c\\", "line\nbreak", "é\x1b[0m", "-n", '["x"]', "*", "#", "{{.ID}}")
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=40)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An image of busybox made from a folder; its reference by digest."""
+    root = tmp_path_factory.mktemp("root")
+    for folder in ("bin", "tmp", "etc"):
+        (root / folder).mkdir()
+    shutil.copy(BUSYBOX, root / "bin" / "busybox")
+    for applet in ("sh", "sleep", "test"):
+        (root / "bin" / applet).symlink_to("busybox")
+    (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
+    subprocess.run(("tar", "-C", str(root), "-cf", f"{root}.tar", "."), check=True)
+    name = f"localhost/praetor-test-{os.getpid()}"
+    subprocess.run((*COMMAND, "import", f"{root}.tar", f"{name}:1"), check=True, capture_output=True)
+    shown = json.loads(subprocess.check_output((*COMMAND, "image", "inspect", f"{name}:1")))[0]
+    yield f"{name}@{shown['Digest']}"
+    subprocess.run((*COMMAND, "rmi", "-f", f"{name}:1"), check=False, capture_output=True)
+
+
+@pytest.fixture
+def backend(tmp_path: Path) -> Iterator[ContainerBackend]:
+    backend = ContainerBackend(DEVICE, tmp_path / "containers", Runtime(COMMAND), OPTIONS)
+    yield backend
+    for uid in backend.observe():
+        backend.stop(uid, grace_seconds=0, force=True)
+        backend.remove(uid)
+
+
+def item(image: str, *command: str, uid: str = "uid-1", **execution: object) -> DesiredItem:
+    spec = ProcessSpec(
+        artifact=Artifact(type=ArtifactType.OCI, url=image),
+        execution=Execution(backend=Backend.CONTAINER, command=command, **execution),  # type: ignore[arg-type]
+    )
+    return DesiredItem(uid=uid, namespace="net", name="fw", spec=spec, spec_hash="v1")
+
+
+def wake() -> None:
+    """Nobody waits."""
+
+
+def fetched(tmp_path: Path, wanted: DesiredItem) -> Revision:
+    images = Images(Runtime(COMMAND), tmp_path / "images", ArtifactStore(tmp_path / "a"), {}, SystemClock(), wake)
+    images.want(wanted, 0.0)
+    until(lambda: wanted.spec_hash in images.states(), "the image")
+    state = images.states()[wanted.spec_hash]
+    assert state.failure is None, state.failure
+    return Revision(item=wanted, artifact_path=state.path, artifact_digest=state.digest)
+
+
+def run(backend: ContainerBackend, tmp_path: Path, wanted: DesiredItem) -> Launch:
+    launch = launch_of(fetched(tmp_path, wanted))
+    backend.start(launch)
+    return launch
+
+
+def ended(backend: ContainerBackend) -> Observed:
+    until(lambda: not backend.observe()["uid-1"].running, "its end")
+    return backend.observe()["uid-1"]
+
+
+@real
+def test_words_variables_user_and_directory_reach_the_process_byte_for_byte(
+    backend: ContainerBackend, tmp_path: Path, image: str
+) -> None:
+    env = tuple(EnvVar(name=f"V{n}", value=value) for n, value in enumerate(NASTY) if "\n" not in value)
+    wanted = item(
+        image, "/bin/sh", "-c", "sleep 1000; :", args=NASTY, env=env, working_dir="/tmp", user="nobody",
+        resources=Resources(memory="32Mi", cpu="500m", tasks=50),
+    )  # fmt: skip
+    run(backend, tmp_path, wanted)
+    seen = backend.observe()["uid-1"]
+    assert (seen.running, seen.spec_hash) == (True, "v1")
+    proc = Path(f"/proc/{seen.pid}")
+    words = (proc / "cmdline").read_bytes().split(b"\0")[:-1]
+    assert words == [os.fsencode(word) for word in ("/bin/sh", "-c", "sleep 1000; :", *NASTY)]
+    told = set((proc / "environ").read_bytes().split(b"\0"))
+    assert {os.fsencode(f"{each.name}={each.value}") for each in env} <= told
+    assert os.readlink(proc / "cwd").endswith("/tmp")
+    assert proc.stat().st_uid == 65534
+    groups = dict(line.split(":")[1:] for line in (proc / "cgroup").read_text().splitlines())
+    if "memory" in groups:  # control groups of version 1
+        assert Path(f"/sys/fs/cgroup/memory{groups['memory']}/memory.limit_in_bytes").read_text() == f"{32 * 2**20}\n"
+        assert Path(f"/sys/fs/cgroup/pids{groups['pids']}/pids.max").read_text() == "50\n"
+        assert Path(f"/sys/fs/cgroup/cpu{groups['cpu']}/cpu.cfs_quota_us").read_text() == "50000\n"
+    assert not list((tmp_path / "containers").glob("*.env")), "the environment stays on no disk"
+
+
+@real
+@pytest.mark.parametrize(
+    ("script", "code", "reason"),
+    [("exit 0", 0, "Completed"), ("exit 3", 3, "Error"), ("kill -9 $$", 137, "Signal:SIGKILL")],
+)
+def test_how_it_ended_is_told(
+    backend: ContainerBackend, tmp_path: Path, image: str, script: str, code: int, reason: str
+) -> None:
+    # the first process of a container ignores signals of its own, so a child's end is passed on
+    run(backend, tmp_path, item(image, "/bin/sh", "-c", f"echo out; sh -c '{script}'; exit $?"))
+    seen = ended(backend)
+    assert (seen.exit_code, seen.termination_reason) == (code, reason)
+    assert "out" in backend.tail("uid-1", 100)
+
+
+@real
+def test_a_stop_a_second_start_and_a_removal(backend: ContainerBackend, tmp_path: Path, image: str) -> None:
+    launch = run(backend, tmp_path, item(image, "/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"))
+    first = backend.observe()["uid-1"]
+    backend.stop("uid-1", grace_seconds=5, force=False)
+    assert ended(backend).exit_code == 0
+    backend.start(launch)
+    second = backend.observe()["uid-1"]
+    assert second.running
+    assert second.handle != first.handle
+    backend.stop("uid-1", grace_seconds=0, force=True)
+    assert ended(backend).exit_code == 137
+    backend.remove("uid-1")
+    assert backend.observe() == {}
+
+
+@real
+def test_another_agent_sees_it_and_another_device_does_not(
+    backend: ContainerBackend, tmp_path: Path, image: str
+) -> None:
+    run(backend, tmp_path, item(image, "/bin/sleep", "1000"))
+    again = ContainerBackend(DEVICE, tmp_path / "containers", Runtime(COMMAND), OPTIONS)
+    assert again.observe() == backend.observe()
+    other = ContainerBackend("other", tmp_path / "containers", Runtime(COMMAND), OPTIONS)
+    assert other.observe() == {}
+    other.stop("uid-1", grace_seconds=0, force=True)
+    other.remove("uid-1")
+    assert backend.observe()["uid-1"].running
+
+
+@real
+def test_a_program_that_is_not_in_the_image_is_told_and_leaves_nothing(
+    backend: ContainerBackend, tmp_path: Path, image: str
+) -> None:
+    with pytest.raises(StartError, match="no such file"):
+        run(backend, tmp_path, item(image, "/no/such"))
+    assert backend.observe() == {}
+
+
+def answered(prober: Prober, problem: str | None) -> bool:
+    results = prober.results(1.0)
+    if not results:
+        return False
+    assert results["uid-1"].problem == problem
+    return True
+
+
+@real
+def test_probes_run_inside_the_container(backend: ContainerBackend, tmp_path: Path, image: str) -> None:
+    revision = fetched(tmp_path, item(image, "/bin/sleep", "1000"))
+    backend.start(launch_of(revision))
+    prober = Prober()
+    for command, problem in (
+        (("/bin/test", "-e", "/bin/busybox"), None),
+        (("/bin/test", "-e", "/usr"), "exit status 1"),
+    ):
+        check = HealthCheck(exec=ExecProbe(command=command), timeout_seconds=30)
+        assert prober.start("uid-1", "h", probe_in(Runtime(COMMAND), DEVICE)(revision, check), 0.0) is None
+        until(lambda problem=problem: answered(prober, problem), "the probe's answer")  # type: ignore[misc]
+
+
+@real
+def test_an_archive_is_loaded_where_no_registry_is(tmp_path: Path, image: str) -> None:
+    digest = image.rpartition("@sha256:")[2]
+    (tmp_path / "images").mkdir()
+    archive = tmp_path / "images" / f"{digest}.tar"
+    name = image.partition("@")[0] + ":1"
+    subprocess.run((*COMMAND, "save", "--format", "oci-archive", "-o", str(archive), name), check=True)
+    wanted = item(f"registry.invalid/elsewhere@sha256:{digest}", "/bin/sleep", "1000")
+    revision = fetched(tmp_path, wanted)
+    assert revision.artifact_digest == f"sha256:{digest}"
+
+
+@real
+def test_an_image_that_cannot_be_had_is_told_and_tried_again_later(tmp_path: Path) -> None:
+    wanted = item(f"registry.invalid/x@sha256:{'0' * 64}", "/bin/sleep")
+    images = Images(Runtime(COMMAND), tmp_path / "images", ArtifactStore(tmp_path / "a"), {}, SystemClock(), wake)
+    images.want(wanted, 0.0)
+    until(lambda: "v1" in images.states(), "the failure")
+    failure = images.states()["v1"].failure
+    assert failure is not None
+    assert "registry.invalid" in failure.message
+    assert (images.next_at(0.0) or 0) > 0
+
+
+@given(st.dictionaries(st.from_regex(r"[-._a-zA-Z][-._a-zA-Z0-9]*", fullmatch=True), TEXT, max_size=6))
+def test_variables_come_out_of_an_env_file_as_they_went_in(env: dict[str, str]) -> None:
+    lines = render_environment(env).split("\n")[:-1]
+    assert dict(line.split("=", 1) for line in lines) == env
+
+
+@pytest.mark.parametrize("value", ["a\nB=1", "a\r", "\n"])
+def test_a_variable_that_a_line_cannot_carry_is_refused(value: str) -> None:
+    with pytest.raises(StartError, match=r"env\[A\] holds a line break"):
+        render_environment({"A": value})
+
+
+def test_a_container_that_is_not_what_was_asked_for_is_never_started(tmp_path: Path) -> None:
+    launch = launch_of(
+        Revision(
+            artifact_path="/i", item=item("x@sha256:1", "/bin/a", "b", args=("c",), env=(EnvVar(name="A", value="1"),))
+        )
+    )
+    assert (launch.argv, launch.entrypoint, launch.working_dir, launch.env) == (("/bin/a", "b", "c"), 2, "", {"A": "1"})
+    right = {"Config": {"Entrypoint": ["/bin/a"], "Cmd": ["b", "c"], "Env": ["A=1", "TERM=x"]}}
+    check(launch, right)
+    for name, value in (("Cmd", ["b"]), ("Env", ["A='1'"])):
+        with pytest.raises(StartError, match="container runtime"):
+            check(launch, {"Config": {**right["Config"], name: value}})
+
+
+def test_without_a_command_the_images_entrypoint_gets_the_arguments(tmp_path: Path) -> None:
+    launch = launch_of(Revision(artifact_path="/i", item=item("x@sha256:1", args=("--peers", "all"))))
+    assert (launch.argv, launch.entrypoint) == (("--peers", "all"), 0)
+    check(launch, {"Config": {"Entrypoint": ["/bgp"], "Cmd": ["--peers", "all"], "Env": []}})
+
+
+@pytest.mark.parametrize("told", ["/no/such/runtime", "podman 'x"])
+def test_a_runtime_that_cannot_be_used_is_refused_naming_the_flag(told: str) -> None:
+    with pytest.raises(UsageError, match="--container-runtime"):
+        settings.container_runtime_of(told)
+
+
+def test_a_runtime_may_have_flags_of_its_own() -> None:
+    assert settings.container_runtime_of("sh -x 'a b'") == (shutil.which("sh"), "-x", "a b")
