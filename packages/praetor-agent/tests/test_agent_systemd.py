@@ -188,6 +188,22 @@ def test_a_stop_leaves_the_grace_to_systemd_and_force_kills_the_group(
     assert systemctl.verbs[-2:] == ["stop", "kill"]
 
 
+def test_an_edited_unit_is_noticed_and_set_right_without_a_restart(
+    backend: SystemdBackend, systemctl: Systemctl, tmp_path: Path
+) -> None:
+    backend.start(LAUNCH)
+    (unit,) = units(tmp_path)
+    text = unit.read_text()
+    assert not backend.observe()["u1"].edited
+    for edit in (lambda: unit.write_text(text + "Nice=5\n"), unit.unlink):
+        edit()
+        assert backend.observe()["u1"].edited
+        backend.repair(LAUNCH)
+        assert unit.read_text() == text
+        assert not backend.observe()["u1"].edited
+    assert systemctl.verbs.count("restart") == 1
+
+
 def test_removing_leaves_nothing(backend: SystemdBackend, systemctl: Systemctl, tmp_path: Path) -> None:
     backend.start(LAUNCH)
     backend.remove("u1")

@@ -20,7 +20,7 @@ from praetor_agent.backends.unit import (
 )
 from praetor_agent.errors import StartError
 from praetor_agent.launch import Launch
-from praetor_api.spec import Resources
+from praetor_api.spec import Hardening, Resources
 
 LAUNCH = Launch(
     uid="8f0e",
@@ -139,6 +139,22 @@ def test_limits_and_user_are_written_in_systemds_units() -> None:
     assert not [
         line for line in render_unit(replace(LAUNCH, resources=Resources()), "l", "/e").split() if "Max" in line
     ]
+
+
+def test_hardening_grows_from_nothing_to_strict() -> None:
+    def lines(hardening: Hardening) -> set[str]:
+        return set(
+            render_unit(replace(LAUNCH, hardening=hardening, working_dir='/a "b"%'), "leaf-1", "/env").split("\n")
+        )
+
+    nothing, baseline, strict = map(lines, (Hardening.UNCONFINED, Hardening.BASELINE, Hardening.STRICT))
+    assert baseline - nothing == {"NoNewPrivileges=yes", "LockPersonality=yes", "ProtectControlGroups=yes"}
+    assert nothing < baseline < strict
+    assert {"ProtectSystem=strict", "PrivateDevices=yes", 'ReadWritePaths="/a \\"b\\"%%"'} <= strict
+
+
+def test_hardening_is_the_baseline_when_unset() -> None:
+    assert render_unit(LAUNCH, "l", "/e") == render_unit(replace(LAUNCH, hardening=Hardening.BASELINE), "l", "/e")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from praetor_agent.errors import StartError
 from praetor_agent.records import Revision
-from praetor_api.spec import Backend, HealthCheck, Resources
+from praetor_api.spec import Backend, Hardening, HealthCheck, Resources
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -35,6 +35,7 @@ class Launch:
     at_boot: bool
     artifact_path: str | None = None
     entrypoint: int = 0
+    hardening: Hardening = Hardening.BASELINE
 
 
 def launch_of(revision: Revision) -> Launch:
@@ -63,6 +64,7 @@ def launch_of(revision: Revision) -> Launch:
         at_boot=item.spec.restart_policy.value == "Always",
         artifact_path=revision.artifact_path,
         entrypoint=len(execution.command) if contained else 0,
+        hardening=execution.hardening or Hardening.BASELINE,
     )
 
 

@@ -64,7 +64,26 @@ class SystemdBackend:
         if not ours:
             return {}
         shown = _blocks(_systemctl("show", f"--property={PROPERTIES}", *ours))
-        return {ours[props["Id"]].uid: _seen(ours[props["Id"]], props) for props in shown if props.get("Id") in ours}
+        return {
+            ours[unit].uid: _seen(ours[unit], props, edited=self._edited(unit))
+            for props in shown
+            if (unit := props.get("Id", "")) in ours
+        }
+
+    def repair(self, launch: Launch) -> None:
+        """Write the unit again as it was; what runs is not touched."""
+        unit = unit_name(launch.name, launch.uid)
+        env_path = self._directory / f"{unit}.env"
+        text = render_unit(launch, self._device, str(env_path))
+        self._write(unit, text, env_path, render_environment(launch.env))
+        _systemctl("enable" if launch.at_boot else "disable", "--quiet", unit)
+
+    def tail(self, uid: str, limit: int) -> str:
+        """Return the end of what the unit's latest run wrote to the journal."""
+        for unit in self._units_of(uid):
+            words = ("journalctl", "--quiet", "--output=cat", "--lines=100", f"--unit={unit}", "--boot")
+            return _command(words)[-limit:]
+        return ""
 
     def start(self, launch: Launch) -> None:
         """Write the unit and start it; StartError when it cannot be."""
@@ -102,6 +121,7 @@ class SystemdBackend:
                 raise StartError(f"{path} was not written by praetor-agent; move it away")
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             replace_file(env_path, environment.encode(), mode=0o600)
+            replace_file(self._copy(unit), text.encode())
             if before != text:
                 replace_file(path, text.encode(), mode=0o644)
                 _systemctl("daemon-reload")
@@ -112,6 +132,7 @@ class SystemdBackend:
         _systemctl("disable", "--quiet", "--now", unit)
         (self._units / unit).unlink(missing_ok=True)
         (self._directory / f"{unit}.env").unlink(missing_ok=True)
+        self._copy(unit).unlink(missing_ok=True)
         _systemctl("daemon-reload")
         with suppress(BackendError):  # one that did not fail is not known to it any more
             _systemctl("reset-failed", unit)
@@ -127,13 +148,20 @@ class SystemdBackend:
         return [unit for unit, marks in self._ours() if marks.uid == uid]
 
     def _ours(self) -> Iterator[tuple[str, Marks]]:
-        for path in sorted(self._units.glob(f"{PREFIX}*.service")):
-            try:
-                marks = read_marks(path.read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError):
-                continue
+        names = {path.name for path in self._units.glob(f"{PREFIX}*.service")}
+        names |= {path.name.removesuffix(".unit") for path in self._directory.glob(f"{PREFIX}*.service.unit")}
+        for unit in sorted(names):
+            # the copy tells what a unit was that somebody edited, or took away while it runs
+            marks = read_marks(_text(self._copy(unit)) or _text(self._units / unit))
             if marks is not None and marks.device == self._device:
-                yield path.name, marks
+                yield unit, marks
+
+    def _copy(self, unit: str) -> Path:
+        return self._directory / f"{unit}.unit"
+
+    def _edited(self, unit: str) -> bool:
+        written = _text(self._copy(unit))
+        return written not in ("", _text(self._units / unit))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +170,14 @@ class _Ending:
     reason: str | None
 
 
-def _seen(marks: Marks, props: Mapping[str, str]) -> Observed:
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _seen(marks: Marks, props: Mapping[str, str], *, edited: bool) -> Observed:
     state, sub, pid = props.get("ActiveState", ""), props.get("SubState", ""), int(props.get("MainPID") or 0)
     running = state in _ALIVE and not (state == "active" and sub == "exited")
     ending = _Ending(code=None, reason=None) if running else _ending(props)
@@ -156,6 +191,7 @@ def _seen(marks: Marks, props: Mapping[str, str]) -> Observed:
         watch=(pid or None) if running else None,
         exit_code=ending.code,
         termination_reason=ending.reason,
+        edited=edited,
     )
 
 
@@ -178,13 +214,16 @@ def _blocks(text: str) -> Iterator[dict[str, str]]:
 
 
 def _systemctl(*words: str) -> str:
+    return _command(("systemctl", "--no-ask-password", *words))
+
+
+def _command(command: tuple[str, ...]) -> str:
+    name = " ".join(word for word in command[:3] if not word.startswith("-"))
     try:
-        done = subprocess.run(
-            ("systemctl", "--no-ask-password", *words), capture_output=True, timeout=TIMEOUT_SECONDS, check=False
-        )
+        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as e:
-        raise BackendError(f"systemctl {words[0]}: {e}") from e
+        raise BackendError(f"{name}: {e}") from e
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip()[-400:]
-        raise BackendError(f"systemctl {words[0]} failed ({done.returncode}): {reason}")
+        raise BackendError(f"{name} failed ({done.returncode}): {reason}")
     return done.stdout.decode(errors="replace")

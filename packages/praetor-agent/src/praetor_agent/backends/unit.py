@@ -13,9 +13,14 @@ from dataclasses import dataclass
 from praetor_agent.backends.quantity import bytes_of, cpu_percent
 from praetor_agent.errors import StartError
 from praetor_agent.launch import Launch
-from praetor_api.spec import Resources
+from praetor_api.spec import Hardening, Resources
 
 PREFIX = "praetor-"
+BASELINE = ("NoNewPrivileges", "LockPersonality", "ProtectControlGroups")
+STRICT = (
+    "PrivateTmp", "PrivateDevices", "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs",
+    "ProtectClock", "ProtectHostname", "RestrictNamespaces", "RestrictRealtime", "RestrictSUIDSGID",
+)  # fmt: skip
 MARKER = "# Written by praetor-agent, which overwrites changes and removes the unit with its DeviceProcess."
 
 _NAME_LENGTH = 60
@@ -63,6 +68,7 @@ def render_unit(launch: Launch, device: str, environment_file: str) -> str:
         "KillMode=control-group",
         f"TimeoutStopSec={max(1, launch.grace_seconds)}",
         f"SyslogIdentifier={PREFIX}{_UNSAFE.sub('-', launch.name.lower())[:_NAME_LENGTH]}",
+        *_hardening(launch),
         *_limits(launch.resources),
         *(["", "[Install]", "WantedBy=multi-user.target"] if launch.at_boot else []),
     ]
@@ -106,6 +112,22 @@ def read_marks(text: str) -> Marks | None:
         return Marks(uid=found["UID"], device=found["Device"], spec_hash=found["SpecHash"])
     except KeyError:
         return None
+
+
+def _hardening(launch: Launch) -> list[str]:
+    """Return what systemd keeps from the process. The baseline breaks nothing that upgrades firmware or routes."""
+    if launch.hardening is Hardening.UNCONFINED:
+        return []
+    if launch.hardening is Hardening.BASELINE:
+        return [f"{directive}=yes" for directive in BASELINE]
+    path = launch.working_dir.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    own = [f'ReadWritePaths="{path}"'] if launch.working_dir.strip("/") else []
+    return [f"{directive}=yes" for directive in (*BASELINE, *STRICT)] + [
+        "ProtectSystem=strict",
+        "ProtectHome=read-only",
+        "SystemCallArchitectures=native",
+        *own,
+    ]
 
 
 def _limits(resources: Resources | None) -> list[str]:
