@@ -174,8 +174,8 @@ class Execution:
     hardening: Annotated[
         Hardening | None,
         Constraint(
-            doc="What systemd keeps from the process: Baseline when unset (no new privileges, control groups read-only), "
-            "Strict (all files read-only but its working directory, a private /tmp, no devices), or Unconfined."
+            doc="What systemd keeps from the process: Baseline when unset (no new privileges, control groups "
+            "read-only), Strict (all files read-only but its working directory, a private /tmp, no devices), or Unconfined."
         ),
     ] = None
     termination_grace_period_seconds: Annotated[

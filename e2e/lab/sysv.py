@@ -1,0 +1,51 @@
+"""A device whose PID 1 is SysV init; its /etc outlives a power cut, as on a device with a disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from e2e.lab.device import BOOT_S, Device
+from e2e.lab.errors import LabError
+from e2e.stack.waiting import eventually
+
+VARIABLE = "PRAETOR_LAB_ROOTFS_SYSV"
+UP = ("N 2", "N 3", "N 4", "N 5")
+
+
+class SysvDevice(Device):
+    """One device, booted from *rootfs*; *state* is where its agent's state directory is kept."""
+
+    def __init__(
+        self, name: str, rootfs: Path, *, workdir: Path, shared: dict[str, Path], state: tuple[str, Path]
+    ) -> None:
+        etc = workdir / "etc"
+        shutil.copytree(rootfs / "etc", etc, symlinks=True)
+        state[1].mkdir(exist_ok=True)
+        super().__init__(name, rootfs, workdir=workdir, shared=shared, kept={"/etc": etc, state[0]: state[1]})
+
+    def power_on(self) -> None:
+        """Boot; returns when init has started its services."""
+        self.program.start()
+        eventually(self._runlevel, lambda level: level in UP, what=f"{self.name} is up", within_s=BOOT_S)
+
+    def _runlevel(self) -> str:
+        try:
+            return self._run(("runlevel",), None).stdout.strip()
+        except LabError:
+            return ""
+
+
+def rootfs() -> Path | None:
+    """Return the root file system that PRAETOR_LAB_ROOTFS_SYSV names."""
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else None
+
+
+def why_unavailable(root: Path | None) -> str | None:
+    """Return why no device with SysV init can be booted here, or None."""
+    if root is None or not (root / "etc" / "inittab").exists():
+        return f"{VARIABLE} does not name a root file system that boots with SysV init"
+    missing = [program for program in ("systemd-nspawn", "nsenter") if shutil.which(program) is None]
+    return f"{' and '.join(missing)} are not installed" if missing else None

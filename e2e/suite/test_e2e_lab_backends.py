@@ -1,0 +1,136 @@
+"""Every backend on the real thing: what /proc on the device says of a process is what its spec says, byte for byte."""
+
+from __future__ import annotations
+
+import os
+import random
+from base64 import b64decode
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from e2e.lab import sysv
+from e2e.lab.device import Device
+from e2e.lab.payload import install
+from e2e.stack.kube import DEPLOYMENTS, Kube, Object
+from e2e.stack.manifests import deployment, network_switch, process_spec
+from e2e.stack.stack import Stack
+from e2e.stack.waiting import eventually
+from e2e.suite.judging import is_ready
+
+pytestmark = pytest.mark.lab
+
+PLACE, STATE, TOKEN = "/opt/praetor", "/var/lib/praetor-agent", "/etc/praetor-token"
+MARKS = {"PRAETOR_PROCESS_UID", "PRAETOR_PROCESS_DIR"}
+START = (
+    "PYTHONPATH={place} PYTHONDONTWRITEBYTECODE=1 exec setsid /usr/bin/python3 -m praetor_agent run"
+    " --gateway={gateway} --device={device} --token-file={token} --state-dir={state} --start-splay=0"
+    " >>/var/log/agent.log 2>&1 </dev/null &"
+)
+SCRIPT = "sleep 100000 & wait"
+PIECES = (
+    "$HOME", "$(id)", "`id`", "%n", "%%", ";", "&&", "|", "'", '"', "\\", "\\n", "-", "--", "@", "+", "!", ":", "#",
+    "*", "?", "~", "{a,b}", "[x]", "=", " ", "  ", "\t", "\n", "\r", "\x1b[0m", "\x7f", "é", "日本", "<", ">", "^",
+)  # fmt: skip
+
+
+def nasty(count: int) -> list[str]:
+    """Return words that break whatever takes them for more than words; the same ones each time."""
+    chance = random.Random(7)  # noqa: S311 - no secret
+    return ["".join(chance.choices(PIECES, k=chance.randrange(0, 6))) for _ in range(count)]
+
+
+@pytest.fixture
+def device(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[Device]:
+    """A booted SysV device with an agent."""
+    root = sysv.rootfs()
+    missing = sysv.why_unavailable(root)
+    if missing and request.config.getoption("lab"):
+        pytest.fail(missing)
+    if missing or root is None or os.geteuid() != 0:
+        pytest.skip(missing or "devices are booted by root only")
+    name = f"{kube.namespace}-v"
+    kube.apply(network_switch(name))
+    shared = {PLACE: install(tmp_path / "payload")}
+    with sysv.SysvDevice(name, root, workdir=tmp_path, shared=shared, state=(STATE, tmp_path / "state")) as booted:
+        booted.write(TOKEN, stack.token(name))
+        booted.run("chmod", "600", TOKEN)
+        start_agent(booted, stack)
+        yield booted
+
+
+def start_agent(device: Device, stack: Stack) -> None:
+    text = START.format(place=PLACE, gateway=stack.gateway_url, device=device.name, token=TOKEN, state=STATE)
+    device.run("/bin/sh", "-c", text)
+
+
+def spec_of(backend: str, words: Sequence[str]) -> Object:
+    env = [{"name": f"V{number}", "value": word} for number, word in enumerate(words)]
+    execution = {
+        "args": ["-c", SCRIPT, "sh", *words], "env": env, "workingDir": "/var/tmp", "user": "nobody",
+        "terminationGracePeriodSeconds": 5,
+    }  # fmt: skip
+    return process_spec(["/bin/sh"], backend=backend, execution=execution)
+
+
+def pid_of(kube: Kube, device: Device, backend: str) -> int:
+    process = eventually(lambda: kube.process(f"{backend}-{device.name}"), is_ready, what=f"{backend} is ready")
+    return int(process["status"]["pid"])
+
+
+def words_of(device: Device, path: str) -> tuple[str, ...]:
+    """Return the words of a file in /proc; in base64, for text loses carriage returns."""
+    return tuple(b64decode(device.run("base64", "-w0", path)).decode().split("\0")[:-1])
+
+
+def assert_as_specified(device: Device, pid: int, words: Sequence[str]) -> None:
+    assert words_of(device, f"/proc/{pid}/cmdline") == ("/bin/sh", "-c", SCRIPT, "sh", *words)
+    told = dict(word.split("=", 1) for word in words_of(device, f"/proc/{pid}/environ"))
+    assert {name: told[name] for name in told.keys() - MARKS - {"PATH"}} == {
+        f"V{number}": word for number, word in enumerate(words)
+    }
+    assert device.run("readlink", f"/proc/{pid}/cwd").strip() == "/var/tmp"
+    assert device.run("stat", "-c", "%U", f"/proc/{pid}").strip() == "nobody"
+
+
+def test_init_scripts_and_processes_get_what_the_spec_says_and_outlive_agent_and_power(
+    device: Device, stack: Stack, kube: Kube
+) -> None:
+    words = nasty(200)
+    for backend in ("initd", "process"):
+        kube.apply(deployment(backend, spec_of(backend, words)))
+    pids = {backend: pid_of(kube, device, backend) for backend in ("initd", "process")}
+    for pid in pids.values():
+        assert_as_specified(device, pid, words)
+    (script,) = device.run("sh", "-c", "ls -d /etc/init.d/praetor-initd-*").split()
+    assert f"process {pids['initd']}" in device.run(script, "status")
+    assert len(device.run("sh", "-c", f"ls /etc/rc2.d/S*{Path(script).name}").split()) == 1
+
+    device.run("pkill", "-KILL", "-f", "praetor_agent run")
+    start_agent(device, stack)
+    kube.apply(deployment("probe", process_spec(["/bin/sleep", "infinity"])))
+    eventually(lambda: is_ready(kube.process(f"probe-{device.name}")), what="the new agent is at work")
+    for backend, pid in pids.items():
+        assert kube.process(f"{backend}-{device.name}")["status"]["pid"] == pid
+        assert_as_specified(device, pid, words)
+
+    device.pull_the_plug()
+    device.power_on()  # nobody starts the agent
+    told = eventually(
+        lambda: device.run("/bin/sh", "-c", f"{script} status; true"),
+        lambda said: " runs, process " in said,
+        what="init has started it",
+    )
+    pid = int(told.split()[-1])
+    assert_as_specified(device, pid, words)
+    start_agent(device, stack)
+    eventually(lambda: kube.process(f"initd-{device.name}")["status"].get("pid") == pid, what="the agent has found it")
+    assert device.run("pgrep", "-c", "-f", SCRIPT).strip() == "2", "one of each backend, and no more"
+
+    kube.delete(DEPLOYMENTS, "initd")
+    eventually(
+        lambda: device.run("sh", "-c", "ls /etc/init.d /etc/rc?.d | grep -c praetor-initd || true") == "0\n",
+        what="nothing is left",
+    )
+    eventually(lambda: device.run("sh", "-c", f"test ! -e /proc/{pid}; echo $?") == "0\n", what="its process is gone")
