@@ -175,7 +175,8 @@ class Execution:
         Hardening | None,
         Constraint(
             doc="What systemd keeps from the process: Baseline when unset (no new privileges, control groups "
-            "read-only), Strict (all files read-only but its working directory, a private /tmp, no devices), or Unconfined."
+            "read-only), Strict (all files read-only but its working directory, a private /tmp, no devices), or "
+            "Unconfined."
         ),
     ] = None
     termination_grace_period_seconds: Annotated[
