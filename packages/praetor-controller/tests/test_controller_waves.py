@@ -247,6 +247,8 @@ def test_what_another_deployment_has_down_counts() -> None:
     made = planned(RACKS, OLD, (), budgets=(RACK,), down_elsewhere=[racked("z", "r2"), racked("b", "r1")])
     assert reasons(made)["c"] == "BudgetExhausted(rack=r2 1/1)"
     assert updated(made) == ["b", "d"]  # b is down already
+    crowded = planned(RACKS, OLD, (), budgets=(RACK,), down_elsewhere=[racked("a", "r1"), racked("b", "r1")])
+    assert updated(crowded) == ["c", "d"]  # neither of the two that are down may be so for longer
 
 
 def test_several_budgets_hold_at_a_time() -> None:

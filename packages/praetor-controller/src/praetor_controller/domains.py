@@ -74,7 +74,8 @@ class _Budget:
         if domain is None:
             return ""
         down = self._down.get(domain, ())
-        return self._name(domain, len(down)) if len(down) >= self._limit(domain) and device.name not in down else ""
+        with_it = len(down) + (device.name not in down)  # what is down for another deployment stays down for this one
+        return self._name(domain, len(down)) if with_it > self._limit(domain) else ""
 
     def crowded(self, device: DeviceRow) -> str:
         domain = self._domain(device)

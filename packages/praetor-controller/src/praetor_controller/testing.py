@@ -258,7 +258,7 @@ class PatchingKube(FakeKube):
         force: bool = False,
     ) -> dict[str, Any]:
         if patch_type is PatchType.JSON:
-            old = self.objects(resource).get(key)
+            old = self._store.objects.get(resource, {}).get(key)
             if old is None:
                 raise api_error(404, "NotFound", f"{key} not found")
             body, patch_type = _merge_patch(old, _applied(old, body)), PatchType.MERGE

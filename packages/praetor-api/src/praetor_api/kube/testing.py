@@ -295,11 +295,11 @@ class _Watch:
     async def __aiter__(self) -> AsyncIterator[Change | WatchEvent]:
         try:
             while True:
+                self._news.clear()  # before taking: what comes while the reader is busy is news, too
                 for item in self._take():
                     yield item
                 if self._ended and not self.silent:
                     break
-                self._news.clear()
                 await self._news.wait()
         finally:
             self._store.listeners.discard(self._news.set)
