@@ -40,6 +40,7 @@ from praetor_controller.writer import Writer
 LAB = "lab"
 STATUS_PERIOD_S = 1.0
 _BOOKMARK_S = 60.0
+_FOR_EVER_S = 1e9
 _OBSERVED = ("SpecObserved", "ProcessStarted", "Healthy")
 
 
@@ -66,6 +67,7 @@ class _Client(PatchingKube):
     async def watch(
         self, resource: Resource, namespace: str | None, **options: Any
     ) -> AsyncGenerator[WatchEvent, None]:
+        options["timeout_s"] = _FOR_EVER_S  # between two watches the view is late, and a promise could not be judged
         async for event in super().watch(resource, namespace, **options):
             if resource == DEVICE_PROCESSES:
                 await self.open.wait()
@@ -192,6 +194,7 @@ class Simulation:
 
     def rest(self, seconds: float = 0.0) -> None:
         """Let time pass, and everybody come to rest; a controller that died is started again."""
+        self.client.send_bookmarks()
         while seconds > _BOOKMARK_S:
             self._do(self.clock.advance(_BOOKMARK_S))
             self.client.send_bookmarks()

@@ -1,0 +1,267 @@
+"""Every promise bites: a controller with one fault breaks it, the real one keeps it, in the very same story.
+
+Each fault is one line of a module, compiled from its text; no luck plays a part.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import structlog
+from attrs import frozen
+
+from praetor_controller import deployment as real
+from praetor_controller.promises import Broken
+from praetor_controller.simulation import Simulation
+
+SOURCES = Path(real.__file__).parent
+REACHED = {path.stem for path in SOURCES.glob("*.py")} - {
+    "__init__",
+    "simulation",
+    "promises",
+    "testing",
+    "main",
+    "cli",
+}
+WAVES = [
+    {"name": "w0", "selector": {"matchLabels": {"ring": "0"}}},
+    {"name": "w1", "selector": {"matchLabels": {"ring": "1"}}, "approval": "Manual"},
+]
+RACKS = [{"groupBy": ["rack"], "maxUnavailable": 1}]
+
+
+def imports(module: str) -> set[str]:
+    text = (SOURCES / f"{module}.py").read_text()
+    return set(re.findall(r"^from praetor_controller\.(\w+) import", text, re.MULTILINE))
+
+
+def faulty(module: str, old: str, new: str) -> ModuleType:
+    """Return the reconciler's module as it would be if *old* were *new* in *module*, and all between as they are."""
+    affected = {module}
+    while more := {each for each in REACHED - affected if imports(each) & affected}:
+        affected |= more
+    prefix = f"faulty_{module}_{abs(hash((old, new)))}_"
+    made: dict[str, ModuleType] = {}
+
+    def load(name: str) -> ModuleType:
+        if name in made:
+            return made[name]
+        for needed in imports(name) & affected:
+            load(needed)
+        text = (SOURCES / f"{name}.py").read_text()
+        if name == module:
+            assert text.count(old) == 1, f"{module}.py changed: name the fault anew"
+            text = text.replace(old, new)
+        text = re.sub(
+            r"^from praetor_controller\.(\w+) import",
+            lambda found: f"from {prefix}{found[1]} import" if found[1] in affected else found[0],
+            text,
+            flags=re.MULTILINE,
+        )
+        made[name] = sys.modules[prefix + name] = ModuleType(prefix + name)
+        exec(compile(text, f"<faulty {name}>", "exec"), made[name].__dict__)  # noqa: S102  # our own text
+        return made[name]
+
+    return load("deployment")
+
+
+def rolling(limit: int, **fields: object) -> dict[str, object]:
+    return {"rollingUpdate": {"maxUnavailable": limit} | fields}
+
+
+def four(world: Simulation, limit: int = 1, *names: str, **fields: object) -> None:
+    """Four devices, each in a ring and a rack with the next one, that run v1."""
+    for number, name in enumerate("abcd"):
+        world.add(name, ring=str(number // 2), rack=str(number // 2))
+    for name in names or ("tel",):
+        world.deploy(name, "v1", updateStrategy=rolling(limit, **fields))
+    world.run(4)
+
+
+def a_new_version(world: Simulation) -> None:
+    four(world)
+    world.roll_out("tel", "v2")
+    world.run(2)
+
+
+def a_version_that_kills(world: Simulation) -> None:
+    four(world)
+    world.roll_out("tel", "killer")
+    world.run(2)
+
+
+def a_rack_of_two(world: Simulation) -> None:
+    four(world, 4, budgets=RACKS)
+    world.roll_out("tel", "v2")
+
+
+def two_deployments_in_a_rack(world: Simulation) -> None:
+    four(world, 4, "tel", "ctl", budgets=RACKS)
+    world.roll_out("ctl", "v2")
+    world.report("a")  # b is next
+    world.roll_out("tel", "v2")
+
+
+def a_device_that_is_down_in_a_crowded_rack(world: Simulation) -> None:
+    four(world, 4, "tel", "ctl", budgets=RACKS)
+    world.roll_out("ctl", "v2")  # takes a and c
+    world.maintain("a", on=True)
+    world.label("c", rack="0")
+    world.maintain("a", on=False)
+    world.roll_out("tel", "v2")
+
+
+def a_pause(world: Simulation) -> None:
+    four(world)
+    world.edit("tel", paused=True)
+    world.roll_out("tel", "v2")
+
+
+def a_device_in_maintenance(world: Simulation) -> None:
+    four(world)
+    world.maintain("a", on=True)
+    world.roll_out("tel", "v2")
+
+
+def a_device_that_is_offline(world: Simulation) -> None:
+    four(world)
+    world.die("a")
+    world.notice()
+    world.rest(60)
+    world.roll_out("tel", "v2")
+
+
+def waves(world: Simulation) -> None:
+    four(world, 4, waves=WAVES)
+    world.approve("tel", "w1")
+    world.run(3)
+    world.roll_out("tel", "v2")
+    world.approve("tel", "w1")
+
+
+def a_wave_to_approve(world: Simulation) -> None:
+    waves(world)
+    world.run(4)
+    world.roll_out("tel", "v3")
+    world.run(4)
+
+
+def a_device_that_comes_in_between(world: Simulation) -> None:
+    waves(world)
+    world.add("e", ring="1")
+
+
+def failures(world: Simulation) -> None:
+    four(world, 2)
+    world.edit("tel", failurePolicy={"maxFailures": 1, "action": "Pause"})
+    world.roll_out("tel", "bad")
+    world.run(2)
+    world.delete_process("tel", "d")
+    world.maintain("a", on=True)
+    world.maintain("b", on=True)
+    world.run(2)
+
+
+def a_busy_fleet(world: Simulation) -> None:
+    four(world)
+    for number in range(5):
+        world.add(f"new-{number}")
+
+
+def nothing(world: Simulation) -> None:
+    four(world)
+    world.rest(5)
+    told = dict(world.status_writes)
+    world.poke("tel")
+    world.rest(5)
+    if dict(world.status_writes) != told:
+        raise Broken("nothing_is_written_while_nothing_changes", str(world.status_writes))
+
+
+def a_place_that_time_frees(world: Simulation) -> None:
+    four(world, 4, "tel", "ctl", budgets=RACKS)
+    world.edit("tel", minReadySeconds=30)
+    world.rest(40)
+    world.roll_out("tel", "v2")
+    world.edit("tel", paused=True)
+    world.roll_out("ctl", "v2")
+    world.report("a", "c")
+    world.rest(60)
+    if world.versions("ctl") != {"a": "v2", "b": "v2", "c": "v2", "d": "v2"}:
+        raise Broken("every_fair_run_converges", str(world.versions("ctl")))
+
+
+@frozen
+class Fault:
+    """In *module*, *old* became *new*; *story* shows that *promise* is broken by it."""
+
+    promise: str
+    module: str
+    old: str
+    new: str
+    story: Callable[[Simulation], None]
+
+
+FAULTS = [
+    Fault("max_unavailable_holds", "planner", "room = self.pairing.devices, self.limit - self.spent",
+          "room = self.pairing.devices, 9", a_new_version),
+    Fault("max_unavailable_holds", "availability", "return Standing.SILENT_AFTER_OFFER",
+          "return Standing.OFFLINE_BEFORE_OFFER", a_version_that_kills),
+    Fault("every_budget_holds", "domains", "if with_it > self._limit(domain)", "if False", a_rack_of_two),
+    Fault("every_budget_holds", "gathering", "down_elsewhere=elsewhere.down,", "down_elsewhere=(),",
+          two_deployments_in_a_rack),
+    Fault("every_budget_holds", "domains", "if with_it > self._limit(domain)",
+          "if with_it > self._limit(domain) and device.name not in down", a_device_that_is_down_in_a_crowded_rack),
+    Fault("one_process_for_each_device", "planner", "if process is None or stands is None:",
+          "if process is None or stands is None or process.spec_hash not in self.hashes:", a_new_version),
+    Fault("paused_means_no_writes", "planner", "self.frozen = deployment.policy.paused", "self.frozen = False",
+          a_pause),
+    Fault("maintenance_is_respected", "planner", "if device.in_maintenance and device.maintained(self.at):",
+          "if False:", a_device_in_maintenance),
+    Fault("offline_devices_are_deferred", "availability", "    if connected:\n", "    if True:\n",
+          a_device_that_is_offline),
+    Fault("untested_revisions_wait_for_their_wave", "waves",
+          "if self.devices and threshold else 0", "if not self.devices else 0", waves),
+    Fault("untested_revisions_wait_for_their_wave", "planner", "if closed is None or current is None else",
+          "if True else", a_device_that_comes_in_between),
+    Fault("approvals_are_asked_for", "waves", "return None if wanted in deployment.approved else",
+          "return None if wanted else", a_wave_to_approve),
+    Fault("a_stopped_revision_is_offered_to_nobody", "failures", "if len(failed) <= limit:", "if True:", failures),
+    Fault("a_stopped_revision_is_offered_to_nobody", "failures",
+          "if status.failed_revision != deployment.template.revision:", "if True:", failures),
+    Fault("status_is_written_once_a_second", "deployment", "if now < memory.status_due_at:", "if False:", a_busy_fleet),
+    Fault("nothing_is_written_while_nothing_changes", "status_patch", "if stored.get(name) != value", "if True",
+          nothing),
+    Fault("every_fair_run_converges", "elsewhere", "changes_at = min(changes_at, until)", "pass",
+          a_place_that_time_frees),
+]  # fmt: skip
+NAMES = [f"{each.promise}-{each.module}-{number}" for number, each in enumerate(FAULTS)]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
+
+
+def tell(fault: Fault, program: ModuleType) -> None:
+    world = Simulation(program)
+    try:
+        fault.story(world)
+    finally:
+        world.close()
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=NAMES)
+def test_the_fault_is_found_out_and_the_real_controller_has_it_not(fault: Fault) -> None:
+    tell(fault, real)
+    with pytest.raises(Broken) as caught:
+        tell(fault, faulty(fault.module, fault.old, fault.new))
+    assert caught.value.promise == fault.promise
