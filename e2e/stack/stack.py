@@ -10,7 +10,7 @@ import secrets
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -91,15 +91,22 @@ class Stack:
         """Return an administrator's client for *namespace*; closed with the stack."""
         return Kube(self._opened.enter_context(RawApi.from_kubeconfig(self.cluster.kubeconfig)), namespace)
 
-    def add_agent(self, device: str, *, gateway: Server | None = None, token: str | None = None) -> Agent:
-        """Start the agent of a new device; returns at once."""
+    def add_agent(
+        self,
+        device: str,
+        *,
+        gateway: Server | None = None,
+        token: str | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> Agent:
+        """Start the agent of a new device, with further *variables* in its environment; returns at once."""
         agent = Agent(
             device,
             [script("praetor-agent"), "run", "--start-splay=0"],
             gateway=self.url_of(gateway or self.gateway),
             token=self.token(device) if token is None else token,
             workdir=self.workdir / "devices",
-            env=environment(),
+            env=environment() | dict(variables or {}),
         )
         self.agents[device] = agent
         agent.start()

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import shutil
+import subprocess
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 
 import pytest
 
 from e2e.lab import sysv
-from e2e.lab.device import Device
+from e2e.lab.device import Device, why_unavailable
 from e2e.lab.payload import install
 from e2e.stack.kube import DEPLOYMENTS, Kube, Object
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
-from e2e.suite.judging import is_ready
+from e2e.suite.judging import await_ready, is_ready
+from e2e.suite.running import argv_of, directory_of, environment_of, user_of
+from e2e.suite.workloads import probed
 
 pytestmark = pytest.mark.lab
 
 PLACE, STATE, TOKEN = "/opt/praetor", "/var/lib/praetor-agent", "/etc/praetor-token"
-MARKS = {"PRAETOR_PROCESS_UID", "PRAETOR_PROCESS_DIR"}
+ADDED = {"PATH", "PRAETOR_PROCESS_UID", "PRAETOR_PROCESS_DIR"}
+BY_SYSTEMD = {"HOME", "INVOCATION_ID", "JOURNAL_STREAM", "LANG", "LOGNAME", "SHELL", "SYSTEMD_EXEC_PID", "USER"}
 START = (
     "PYTHONPATH={place} PYTHONDONTWRITEBYTECODE=1 exec setsid /usr/bin/python3 -m praetor_agent run"
     " --gateway={gateway} --device={device} --token-file={token} --state-dir={state} --start-splay=0"
     " >>/var/log/agent.log 2>&1 </dev/null &"
 )
+PODMAN = ("podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs")
+PODMAN_OPTIONS = {"PRAETOR_AGENT_CONTAINER_OPTIONS": "--ulimit nproc=1000:1000 --ulimit nofile=1024:1024"}
+LABEL = "azure.com/praetor-device"
 SCRIPT = "sleep 100000 & wait"
 PIECES = (
     "$HOME", "$(id)", "`id`", "%n", "%%", ";", "&&", "|", "'", '"', "\\", "\\n", "-", "--", "@", "+", "!", ":", "#",
@@ -84,10 +93,10 @@ def words_of(device: Device, path: str) -> tuple[str, ...]:
     return tuple(b64decode(device.run("base64", "-w0", path)).decode().split("\0")[:-1])
 
 
-def assert_as_specified(device: Device, pid: int, words: Sequence[str]) -> None:
+def assert_as_specified(device: Device, pid: int, words: Sequence[str], added: Set[str] = ADDED) -> None:
     assert words_of(device, f"/proc/{pid}/cmdline") == ("/bin/sh", "-c", SCRIPT, "sh", *words)
     told = dict(word.split("=", 1) for word in words_of(device, f"/proc/{pid}/environ"))
-    assert {name: told[name] for name in told.keys() - MARKS - {"PATH"}} == {
+    assert {name: told[name] for name in told.keys() - added} == {
         f"V{number}": word for number, word in enumerate(words)
     }
     assert device.run("readlink", f"/proc/{pid}/cwd").strip() == "/var/tmp"
@@ -134,3 +143,82 @@ def test_init_scripts_and_processes_get_what_the_spec_says_and_outlive_agent_and
         what="nothing is left",
     )
     eventually(lambda: device.run("sh", "-c", f"test ! -e /proc/{pid}; echo $?") == "0\n", what="its process is gone")
+
+
+def test_units_get_what_the_spec_says(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> None:
+    named = os.environ.get("PRAETOR_LAB_ROOTFS")
+    root = Path(named) if named else None
+    missing = why_unavailable(root)
+    if missing and request.config.getoption("lab"):
+        pytest.fail(missing)
+    if missing or root is None:
+        pytest.skip(str(missing))
+    words = [word for word in nasty(400) if word.isprintable()][:200]
+    name = f"{kube.namespace}-u"
+    kube.apply(network_switch(name))
+    with Device(name, root, workdir=tmp_path, shared={PLACE: install(tmp_path / "payload")}) as device:
+        device.write(TOKEN, stack.token(name))
+        device.run("chmod", "600", TOKEN)
+        start_agent(device, stack)
+        spec = spec_of("systemd", words)
+        spec["execution"]["resources"] = {"memory": "64Mi", "cpu": "500m", "tasks": 32}
+        kube.apply(deployment("systemd", spec))
+        assert_as_specified(device, pid_of(kube, device, "systemd"), words, ADDED | BY_SYSTEMD)
+        (unit,) = device.units("praetor-*.service")
+        limits = device.unit(unit, "MemoryMax", "CPUQuotaPerSecUSec", "TasksMax", "NoNewPrivileges")
+        assert limits == {
+            "MemoryMax": str(64 * 2**20), "CPUQuotaPerSecUSec": "500ms", "TasksMax": "32", "NoNewPrivileges": "yes"
+        }  # fmt: skip
+
+
+def test_containers_get_what_the_spec_says(stack: Stack, kube: Kube, tmp_path: Path) -> None:
+    if os.geteuid() != 0 or not all(map(shutil.which, ("podman", "runc", "busybox"))):
+        pytest.skip("needs root, podman, runc and busybox-static")
+    name, words = f"{kube.namespace}-c", [word for word in nasty(400) if not {"\n", "\r"} & set(word)][:200]
+    image = made_image(f"localhost/{name}", tmp_path)
+    kube.apply(network_switch(name))
+    stack.add_agent(name, variables={"PRAETOR_AGENT_CONTAINER_RUNTIME": " ".join(PODMAN), **PODMAN_OPTIONS})
+    try:
+        spec = spec_of("container", words)
+        spec["execution"] |= {"workingDir": "/tmp", "resources": {"memory": "64Mi", "cpu": "500m", "tasks": 32}}
+        spec["artifact"] = {"type": "oci", "url": image}
+        spec["healthCheck"] = probed(["/bin/test", "-e", "/only-in-the-image"])
+        kube.apply(deployment("container", spec))
+        pid = int(await_ready(kube, [name])[name]["status"]["pid"])
+        assert argv_of(pid) == ("/bin/sh", "-c", SCRIPT, "sh", *words)
+        told = environment_of(pid)
+        assert {key: value for key, value in told.items() if key[0] == "V"} == {
+            f"V{n}": word for n, word in enumerate(words)
+        }
+        assert (directory_of(pid), user_of(pid)) == (Path("/tmp"), 65534)
+        (shown,) = json.loads(
+            podman("container", "inspect", *podman("ps", "-q", "--filter", f"label={LABEL}={name}").split())
+        )
+        host = shown["HostConfig"]
+        assert (host["Memory"], host["PidsLimit"], host["NetworkMode"]) == (64 * 2**20, 32, "host")
+        kube.delete(DEPLOYMENTS, "container")
+        eventually(lambda: podman("ps", "-aq", "--filter", f"label={LABEL}={name}") == "", what="the container is gone")
+    finally:
+        stack.remove_agents([name])
+        for container in podman("ps", "-aq", "--filter", f"label={LABEL}={name}").split():
+            podman("rm", "-f", "-t", "0", container)
+        podman("rmi", "-f", f"localhost/{name}:1")
+
+
+def podman(*words: str) -> str:
+    return subprocess.run((*PODMAN, *words), capture_output=True, text=True, check=True, timeout=60).stdout
+
+
+def made_image(name: str, workdir: Path) -> str:
+    """Make an image of busybox from a folder; return its reference by digest."""
+    root = workdir / "root"
+    for folder in ("bin", "tmp", "etc"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy(str(shutil.which("busybox")), root / "bin" / "busybox")
+    for applet in ("sh", "sleep", "test"):
+        (root / "bin" / applet).symlink_to("busybox")
+    (root / "only-in-the-image").touch()
+    (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
+    subprocess.run(("tar", "-C", str(root), "-cf", f"{root}.tar", "."), check=True)
+    podman("import", f"{root}.tar", f"{name}:1")
+    return f"{name}@{json.loads(podman('image', 'inspect', f'{name}:1'))[0]['Digest']}"
