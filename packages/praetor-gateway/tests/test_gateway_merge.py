@@ -78,6 +78,21 @@ def test_the_phase_says_where_a_process_is(policy: str, observation: Observation
             {"ArtifactDownloaded": "False DownloadFailed"},
             id="download-failed",
         ),
+        pytest.param(
+            seen(artifact_downloaded=False, error_message="no route", artifact_reason="Unreachable"),
+            {"ArtifactDownloaded": "False Unreachable"},
+            id="unreachable-registry",
+        ),
+        pytest.param(
+            seen(artifact_downloaded=False, error_message="odd", artifact_reason="MyOwnWord"),
+            {"ArtifactDownloaded": "False DownloadFailed"},
+            id="a-word-of-the-device",
+        ),
+        pytest.param(
+            seen(artifact_downloaded=True, artifact_verified=False, error_message="x", artifact_reason="UnsafeArchive"),
+            {"ArtifactDownloaded": "True Downloaded", "ArtifactVerified": "False UnsafeArchive"},
+            id="unsafe-archive",
+        ),
         pytest.param(seen(artifact_verified=True), {"ArtifactVerified": "True Verified"}, id="verified"),
         pytest.param(seen(artifact_verified=False), {"ArtifactVerified": "False NotVerified"}, id="not-verified"),
         pytest.param(

@@ -14,7 +14,7 @@ from attrs import evolve, frozen
 from praetor_api.kube.codec import parse_time
 from praetor_api.kube.conditions import get_condition, set_condition, without_condition
 from praetor_api.kube.objects import Condition, ConditionStatus, DeviceProcessStatus, Phase
-from praetor_api.protocol import Observation, RollbackReason
+from praetor_api.protocol import ArtifactReason, Observation, RollbackReason
 from praetor_api.spec import RestartPolicy
 from praetor_api.wire import clean_text
 from praetor_gateway.reasons import ConditionType, Reason
@@ -26,6 +26,7 @@ SILENCE = "nothing was heard from the device for longer than its stale limit"
 _OF_SPEC = (ConditionType.SPEC_OBSERVED, ConditionType.ROLLED_BACK, ConditionType.UPDATE_HELD)
 """What is said of the current spec, though the device may run an older one."""
 
+_ARTIFACT = {reason.value: Reason(reason.value) for reason in ArtifactReason}
 _ROLLED_BACK = {reason.value: Reason(reason.value) for reason in RollbackReason}
 
 
@@ -179,7 +180,7 @@ def _artifact(seen: Observation) -> Iterator[Finding]:
     error = seen.error_message or ""
     if seen.artifact_downloaded is not None:
         done = seen.artifact_downloaded
-        missing = Reason.DOWNLOAD_FAILED if error else Reason.NOT_DOWNLOADED
+        missing = _why(seen, Reason.DOWNLOAD_FAILED) if error else Reason.NOT_DOWNLOADED
         yield Finding(
             type=ConditionType.ARTIFACT_DOWNLOADED,
             holds=done,
@@ -188,13 +189,19 @@ def _artifact(seen: Observation) -> Iterator[Finding]:
         )
     if seen.artifact_verified is not None:
         done = seen.artifact_verified
-        missing = Reason.VERIFICATION_FAILED if error and seen.artifact_downloaded else Reason.NOT_VERIFIED
+        failed = bool(error) and bool(seen.artifact_downloaded)
+        missing = _why(seen, Reason.VERIFICATION_FAILED) if failed else Reason.NOT_VERIFIED
         yield Finding(
             type=ConditionType.ARTIFACT_VERIFIED,
             holds=done,
             reason=Reason.VERIFIED if done else missing,
-            message=error if missing is Reason.VERIFICATION_FAILED and not done else "",
+            message=error if failed and not done else "",
         )
+
+
+def _why(seen: Observation, otherwise: Reason) -> Reason:
+    """Return the word that the device gave if it is one of ours; its own words never become a reason."""
+    return _ARTIFACT.get(seen.artifact_reason or "", otherwise)
 
 
 def _started(row: ProcessRow, seen: Observation) -> Iterator[Finding]:
