@@ -105,4 +105,5 @@ def _message(deployment: DeploymentRow, failed: Sequence[tuple[str, str]], limit
     shown = "; ".join(f"{device}: {why}" for device, why in sorted(failed)[:_SHOWN])
     more = f"; and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
     revision = deployment.template.revision
-    return f"{len(failed)} devices failed at revision {revision}, at most {limit} may: {shown}{more}"
+    devices = "device" if len(failed) == 1 else "devices"
+    return f"{len(failed)} {devices} failed at revision {revision}, at most {limit} may: {shown}{more}"
