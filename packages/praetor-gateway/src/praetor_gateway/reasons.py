@@ -43,6 +43,7 @@ class Reason(StrEnum):
     UNSAFE_ARCHIVE = "UnsafeArchive"
     PLATFORM_MISSING = "PlatformMissing"
     UNSUPPORTED = "Unsupported"
+    NOT_ALLOWED = "NotAllowed"
     STARTED = "Started"
     NOT_STARTED = "NotStarted"
     START_FAILED = "StartFailed"
