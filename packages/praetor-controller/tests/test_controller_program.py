@@ -249,6 +249,15 @@ async def test_a_refused_process_does_not_stop_the_others(world: World) -> None:
     assert len(world.processes()) == 5
 
 
+async def test_a_forbidden_process_is_told_and_not_asked_for_again_at_once(world: World) -> None:
+    going = api_error(403, "Forbidden", "namespace lab is being terminated", {"causes": [{}]})
+    world.kube.fail_next(going, verb="create", resource=DEVICE_PROCESSES, times=100)
+    await world.switch("d")
+    await world.clock.advance(200)
+    assert world.writes().count("create") == 3 + 1
+    assert world.status()["reasons"]["CannotConverge"] == 1
+
+
 async def test_a_conflict_is_read_back_and_planned_again(world: World) -> None:
     await world.report_ready()
     await world.clock.advance(2)

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Coroutine, Mapping
 from types import ModuleType
 from typing import Any
 
-from attrs import mutable
+from attrs import evolve, mutable
 
 from praetor_api.kube.api import PatchType, WatchEvent
 from praetor_api.kube.events import EventRecorder
@@ -424,7 +424,7 @@ class Simulation:
                 name: frozenset(self.proven.get(name, {}).get(self.deployment(name).template.revision, ()))
                 for name in self.down
             },
-            calm=self.calm,
+            calm=evolve(self.calm, stopped=self.calm.stopped & self._stopped()),  # mended and never noted is no stop
         )
 
     def _recover(self) -> None:
@@ -468,11 +468,15 @@ class Simulation:
         self.calm = Calm(
             blind=not self.client.open.is_set(),
             paused=frozenset(row.name for row in deployments if row.policy.paused),
-            stopped=frozenset((row.name, row.generation) for row in deployments if self._must_stop(row)),
+            stopped=self._stopped(),
             maintained=frozenset(row.name for row in devices if row.in_maintenance),
             offline=frozenset(row.name for row in devices if row.connected is False),
         )
         self._every_device_has_one_reason()
+
+    def _stopped(self) -> frozenset[tuple[str, int]]:
+        rows = [self.deployment(name) for name in self.down]
+        return frozenset((row.name, row.generation) for row in rows if self._must_stop(row))
 
     def _must_stop(self, row: DeploymentRow) -> bool:
         if row.policy.failure_policy is None:

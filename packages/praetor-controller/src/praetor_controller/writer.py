@@ -17,6 +17,7 @@ from praetor_api.kube.clock import Clock
 from praetor_api.kube.errors import (
     AlreadyExists,
     Conflict,
+    Forbidden,
     Invalid,
     KubeError,
     NotFound,
@@ -157,7 +158,7 @@ class Writer:
             case NotFound() if row is not None:
                 work.outcome.look_again = True
                 self.overlay.deleted(row, self._clock.monotonic())
-            case Invalid():
+            case Invalid() | Forbidden():  # a webhook, a quota, a role, or a namespace that is going away
                 until = self._clock.monotonic() + REFUSED_FOR_S
                 template = work.deployment.template if isinstance(action, Delete) else action.template
                 work.memory.refusals[device] = Refusal(template.spec_hash, error.message, until)
