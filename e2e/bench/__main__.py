@@ -27,6 +27,7 @@ BENCHMARKS = (
     "planner",
     "gateway_memory",
     "agent_memory",
+    "agent_start",
     "agent_size",
 )
 CLUSTERS = (ClusterName.EMBEDDED.value, ClusterName.ENVTEST.value)
@@ -53,7 +54,7 @@ def main(
     names: tuple[str, ...], cluster: str, assets: Path | None, quick: bool, json_file: Path | None, as_markdown: bool
 ) -> None:
     """Run the benchmarks NAME, or all of them: throughput, propagation, heartbeats, writes, fanout, planner,
-    gateway_memory, agent_memory, agent_size."""
+    gateway_memory, agent_memory, agent_start, agent_size."""
     told = machine()
     click.echo(f"{told}; cluster: {cluster}")
     results: dict[str, tuple[Figure, ...]] = {}
