@@ -53,8 +53,8 @@ def test_a_version_that_does_not_become_healthy_goes_no_further_than_it_may(flee
         what="one device got it",
     )
     eventually(
-        lambda: [condition(item, "Healthy") for item in kube.list(PROCESSES)].count("False") == 1,
-        what="it is unhealthy",
+        lambda: [condition(item, "RolledBack") for item in kube.list(PROCESSES)].count("True") == 1,
+        what="the device found it unhealthy, and went back",
     )
 
     def spread() -> tuple[int, int]:
