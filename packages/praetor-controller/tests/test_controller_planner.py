@@ -171,6 +171,14 @@ def test_when_both_names_are_taken_it_says_so() -> None:
     assert made.next_look is not None
 
 
+@pytest.mark.parametrize(
+    "policy", [{"paused": True}, {"strategy": StrategyType.ON_DELETE}], ids=["paused", "on-delete"]
+)
+def test_a_process_that_is_left_alone_is_looked_at_when_it_becomes_available(policy: dict[str, Any]) -> None:
+    made = planned("v2", [process("a", ready_since=AT - 10)], min_ready_seconds=30, **policy)
+    assert (made.actions, made.next_look) == ((), START + timedelta(seconds=20))
+
+
 def test_a_paused_deployment_makes_nothing() -> None:
     rows = [process("b", "v0"), process("gone")]
     made = planned("v1", rows, devices=[device("a"), device("b")], paused=True)

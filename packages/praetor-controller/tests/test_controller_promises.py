@@ -171,6 +171,9 @@ def converge(world: Simulation) -> None:
         if world.settled():
             break
         world.run(1, 60)
+        for name, each in world.devices.items():
+            if not each.alive:  # it met the version that kills devices before the good one reached it
+                world.revive(name)
     assert world.settled(), [world.status(name) for name in BOTH]
     writes = world.spec_writes
     world.rest(300)

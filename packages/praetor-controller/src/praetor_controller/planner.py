@@ -377,16 +377,18 @@ class _Pass:
     def _counts(self) -> Counts:
         pairing, available = self.pairing, self.pairing.stands.count(Standing.AVAILABLE)
         hashes = Counter(pairing.hashes)
-        soaking = sum(
-            process is not None and process.ready_since is not None
+        soaking = [
+            process.ready_since
             for process, stands in zip(pairing.processes, pairing.stands, strict=True)
-            if stands is Standing.UNAVAILABLE
-        )
+            if stands is Standing.UNAVAILABLE and process is not None and process.ready_since is not None
+        ]
+        if soaking:  # whatever else keeps these devices, they are counted as available when their time has come
+            self._look(min(soaking) + self.min_ready_s)
         return Counts(
             desired=len(pairing.devices),
             current=len(pairing.devices) - hashes[None],
             updated=sum(hashes[each] for each in self.update_hashes),
-            ready=available + soaking,
+            ready=available + len(soaking),
             available=available,
         )
 
