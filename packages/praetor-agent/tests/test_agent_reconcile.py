@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from praetor_agent import restart, trial
 from praetor_agent.backoff import CRASH_RESET_SECONDS
-from praetor_agent.reconcile import Fetch, Plan, Remove, Start, Stop, reconcile
+from praetor_agent.reconcile import Fetch, Plan, Remove, Repair, Start, Stop, reconcile
 from praetor_agent.records import ArtifactState, Failure, Memory, Observed, Record, Revision, Stage, World
 from praetor_api.protocol import Desired, DesiredItem, InvalidItem
 from praetor_api.spec import Artifact, ArtifactType, Backend, Execution, ProcessSpec, RestartPolicy
@@ -177,6 +177,70 @@ def test_an_instance_that_somebody_else_started_counts_as_a_restart() -> None:
     plan = plan_of(wanted(item()), world(running(handle="h2")), record())
     assert plan.actions == ()
     assert (plan.memory[UID].restart_count, plan.memory[UID].handle, plan.memory[UID].started_at) == (1, "h2", 100)
+    assert plan.memory[UID].drift_count == 1
+
+
+def test_an_instance_that_came_up_at_boot_or_that_we_started_is_no_drift() -> None:
+    booted = plan_of(wanted(item()), world(running(handle="h2"), boot="boot-2"), record())
+    assert booted.memory[UID].drift_count == 0
+    ours = record(stage=Stage.STARTING, handle=None)
+    assert plan_of(wanted(item()), world(running(handle="h2")), ours).memory[UID].drift_count == 0
+
+
+def test_what_somebody_edited_is_written_again_and_what_runs_goes_on() -> None:
+    edited = replace(running(), edited=True)
+    plan = plan_of(wanted(item()), world(edited), record())
+    assert plan.actions == (Repair(revision=Revision(item=item())),)
+    assert plan.memory == plan_of(wanted(item()), world(running()), record()).memory
+    assert restart.repaired(plan.memory[UID]).drift_count == 1
+
+
+def test_nothing_is_repaired_while_the_device_is_held_or_when_the_process_does_not_run_or_is_to_end() -> None:
+    edited = replace(running(), edited=True)
+    assert plan_of(wanted(item()), replace(world(edited), hold="by x"), record()).actions == ()
+    ended = replace(dead(1), edited=True)
+    assert plan_of(wanted(item()), world(ended), record(stage=Stage.WAITING, not_before=200.0)).actions == ()
+    stop = (Stop(uid=UID, backend=Backend.PROCESS),)
+    assert plan_of(wanted(item("v2")), world(edited), record()).actions == stop
+    assert plan_of(wanted(), world(edited), record()).actions == stop
+
+
+def test_the_old_version_is_repaired_as_what_it_is_while_the_artifact_of_the_new_one_is_missing() -> None:
+    new = item("v2", artifact=True)
+    plan = plan_of(wanted(new), world(replace(running(), edited=True)), record())
+    assert plan.actions == (Fetch(item=new), Repair(revision=Revision(item=item())))
+
+
+def test_an_edited_process_that_memory_lost_is_repaired_when_its_artifact_is_there_to_be_named() -> None:
+    used, edited = item(artifact=True), replace(running(), edited=True)
+    lost = plan_of(wanted(used), world(edited))
+    assert lost.actions == (Fetch(item=used),)
+    state = ArtifactState(path="/store/fw", digest="sha256:1")
+    found = reconcile(wanted(used), world(edited, artifacts={"v1": state}), lost.memory, 101)
+    revision = Revision(item=used, artifact_path="/store/fw", artifact_digest="sha256:1")
+    assert found.actions == (Repair(revision=revision),)
+
+
+def test_the_output_is_wanted_once_after_each_end_and_not_of_what_never_ran() -> None:
+    never = item(policy=RestartPolicy.NEVER)
+    assert not restart.wants_output(record())
+    done = plan_of(wanted(never), world(dead(3)), record(never)).memory[UID]
+    assert restart.wants_output(done)
+    assert not restart.wants_output(replace(done, output_tail=""))
+    crashed = plan_of(wanted(item()), world(dead(1)), record(output_tail="of the run before")).memory[UID]
+    assert restart.wants_output(crashed)
+    again = reconcile(wanted(item()), world(dead(1)), {UID: replace(crashed, output_tail="last words")}, 200).memory
+    assert again[UID].output_tail == "last words"
+    assert not restart.wants_output(restart.start_failed(record(never), "no such file", 100))
+    assert not restart.wants_output(
+        plan_of(wanted(item("v2")), world(dead(143)), record(stop_deadline=130.0)).memory[UID]
+    )
+
+
+def test_after_a_reboot_the_output_is_wanted_before_the_next_run_begins() -> None:
+    plan = plan_of(wanted(item()), world(boot="boot-2"), record())
+    assert plan.actions == (Start(revision=Revision(item=item())),)
+    assert restart.wants_output(plan.memory[UID])
 
 
 @pytest.mark.parametrize(
@@ -399,6 +463,11 @@ class Device:
                 self.process = replace(self.process, running=False, exit_code=143, termination_reason="Signal:SIGTERM")
             case Remove():
                 self.process = None
+            case Repair():
+                assert self.process is not None
+                assert self.process.running
+                self.process = replace(self.process, edited=False)
+                self.memory = {**self.memory, UID: restart.repaired(self.memory[UID])}
 
     def may_be_stopped(self, process: Observed) -> None:
         for one in self.desired.items:
@@ -412,7 +481,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("want"), st.sampled_from(["v1", "v2", "v3"]), st.sampled_from(list(RestartPolicy))),
     st.tuples(st.just("fetched"), st.sampled_from(["v1a", "v2a"]), st.none()),
     st.tuples(st.just("want artifact"), st.sampled_from(["v1a", "v2a"]), st.sampled_from(list(RestartPolicy))),
-    st.tuples(st.sampled_from(["want nothing", "want nonsense", "agent restarts", "memory lost", "reboot"])),
+    st.tuples(st.sampled_from(["want nothing", "want nonsense", "agent restarts", "memory lost", "reboot", "edited"])),
     st.tuples(st.just("ends"), st.sampled_from([0, 1, None])),
     st.tuples(st.just("time"), st.floats(0.1, 2000)),
 )
@@ -438,6 +507,8 @@ def happen(device: Device, event: tuple[object, ...]) -> None:
             device.boot, device.now = device.boot + 1, 1.0
             if device.process is not None and device.process.running:
                 device.process = replace(device.process, running=False, exit_code=None, termination_reason="Lost")
+        case ("edited",) if device.process is not None and device.process.running:
+            device.process = replace(device.process, edited=True)
         case ("ends", code) if device.process is not None and device.process.running:
             assert code is None or isinstance(code, int)
             device.process = replace(dead(code, device.process.spec_hash), handle=device.process.handle)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from hypothesis import given
@@ -9,8 +10,17 @@ from praetor_agent import reporting, restart
 from praetor_agent.health import Health, started
 from praetor_agent.records import ArtifactState, Failure, Observed, Record, Revision, Rollback, Stage
 from praetor_agent.reporting import Reporter
-from praetor_api.protocol import MAX_OBSERVATIONS, DesiredItem, Observation, Report, ReportAck, RollbackReason
+from praetor_api.protocol import (
+    MAX_BODY_BYTES,
+    MAX_OBSERVATIONS,
+    DesiredItem,
+    Observation,
+    Report,
+    ReportAck,
+    RollbackReason,
+)
 from praetor_api.spec import Backend, ExecProbe, Execution, HealthCheck, ProcessSpec
+from praetor_api.wire import write
 
 ITEM = DesiredItem(
     uid="u",
@@ -125,6 +135,13 @@ def test_limits_that_the_device_cannot_enforce_are_warned_of() -> None:
     assert told().warning_message is None
 
 
+def test_drift_and_the_last_output_are_told_when_there_is_any() -> None:
+    assert (told().drift_count, told().output_tail) == (None, None)
+    assert told(replace(RECORD, output_tail="")).output_tail is None
+    seen = told(replace(RECORD, drift_count=2, output_tail="bye\n"))
+    assert (seen.drift_count, seen.output_tail) == (2, "bye\n")
+
+
 def test_a_record_known_by_name_only_has_no_uid_to_tell() -> None:
     assert told(Record(uid="net/fw", name="fw"), None).uid == ""
 
@@ -182,6 +199,16 @@ def test_many_observations_are_split_over_several_reports() -> None:
         sent.append(len(due))
         reporter = reporter.acked(ACK, current, due, 100, 0.5)
     assert sent == [64, 64, 22]
+
+
+def test_observations_full_of_text_are_split_so_that_the_gateway_takes_the_body() -> None:
+    current = {uid: replace(seen, output_tail="\U0001f600" * 2000) for uid, seen in many(64).items()}
+    reporter, sent = fresh(), 0
+    while due := reporter.due(current):
+        assert len(json.dumps(write(Report(observations=due)))) < MAX_BODY_BYTES
+        sent += len(due)
+        reporter = reporter.acked(ACK, current, due, 100, 0.5)
+    assert sent == 64
 
 
 def test_a_resync_sends_everything_again_with_the_facts() -> None:

@@ -181,6 +181,31 @@ def test_runs_to_completion_are_not_repeated_by_a_restart_of_the_agent(
     assert (tmp_path / "runs").read_text() == "ran\n" * runs
 
 
+def test_the_end_of_what_a_job_wrote_is_told_and_survives_the_agent(gateway: FakeGateway, agent: Agent) -> None:
+    script = 'i=0; while [ $i -lt 900 ]; do echo line $i; i=$((i+1)); done; printf "\\033[1mé bye"; exit 3'
+    gateway.desire(item("a", process_spec("/bin/sh", "-c", script, restartPolicy="Never")))
+    agent.start()
+    gateway.wait_for(lambda: seen(gateway).output_tail is not None, "the output")
+    tail = seen(gateway).output_tail
+    assert tail is not None
+    assert (len(tail), tail[-27:]) == (2000, "line 898\nline 899\n\ufffd[1mé bye"[-27:])
+    agent.end(signal.SIGKILL)
+    gateway.observations.clear()
+    agent.start()
+    gateway.wait_for(lambda: seen(gateway).output_tail == tail, "the output, told again")
+
+
+def test_the_last_words_of_a_service_that_crashed_stay_while_it_runs_again(
+    gateway: FakeGateway, agent: Agent, tmp_path: Path
+) -> None:
+    script = '[ -e "$1" ] && exec sleep 1000; touch "$1"; echo no config >&2; exit 1'
+    gateway.desire(item("a", process_spec("/bin/sh", "-c", script, "x", str(tmp_path / "ran"))))
+    agent.start()
+    wait_running(gateway)
+    gateway.wait_for(lambda: seen(gateway).restart_count == 1 and seen(gateway).pid is not None, "the second run")
+    assert seen(gateway).output_tail == "no config\n"
+
+
 def test_an_end_while_no_agent_was_there_is_told_later(gateway: FakeGateway, agent: Agent, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "go")
     spec = process_spec("/bin/sh", "-c", 'read x < "$1"; exit 5', "x", str(tmp_path / "go"), restartPolicy="Never")

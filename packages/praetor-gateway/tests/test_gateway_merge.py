@@ -65,6 +65,15 @@ def test_the_phase_says_where_a_process_is(policy: str, observation: Observation
     assert merge(row, observation, connected=True, now=NOW).phase is phase
 
 
+def test_drift_and_the_last_output_reach_the_status() -> None:
+    told = merge(process_row(), seen(drift_count=2, output_tail="no config\n"), connected=True, now=NOW)
+    assert (told.drift_count, told.output_tail) == (2, "no config\n")
+    assert encode(told)["driftCount"] == 2
+    assert encode(told)["outputTail"] == "no config\n"
+    later = merge(process_row(status=told), seen(), connected=True, now=NOW)
+    assert (later.drift_count, later.output_tail) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("observation", "expected"),
     [

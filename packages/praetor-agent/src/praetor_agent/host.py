@@ -7,14 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from praetor_agent.artifacts.fetcher import Fetcher
-from praetor_agent.backends.protocol import Backend
+from praetor_agent.backends.protocol import Backend, KeepsDefinition, KeepsOutput
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.launch import launch_of
-from praetor_agent.reconcile import Remove, Start, Stop
+from praetor_agent.reconcile import Remove, Repair, Start, Stop
 from praetor_agent.records import Memory, Observed, Record, World
 from praetor_api.spec import Backend as BackendName
+from praetor_api.wire import clean_text
 
 log = logging.getLogger(__name__)
+
+OUTPUT_CHARACTERS = 2000
+"""How much of what a process wrote is kept, its end; the protocol takes little more."""
 
 
 class Host:
@@ -69,6 +73,26 @@ class Host:
         """Take away what the action's process left."""
         log.info("removing process uid=%s", action.uid)
         self._backends[action.backend].remove(action.uid)
+
+    def repair(self, action: Repair) -> None:
+        """Write the definition of the action's process again; StartError or BackendError when it cannot be."""
+        item = action.revision.item
+        backend = self._backends[item.spec.execution.backend]
+        if isinstance(backend, KeepsDefinition):
+            log.warning("definition was changed by somebody, writing it again name=%s", item.name)
+            backend.repair(launch_of(action.revision))
+
+    def tail(self, record: Record) -> str:
+        """Return the end of what the process wrote, fit to be shown; empty when there is nothing, or nobody knows."""
+        backend: object = self._backends.get(record.current.item.spec.execution.backend) if record.current else None
+        if not isinstance(backend, KeepsOutput):
+            return ""
+        try:
+            text = backend.tail(record.uid, 4 * OUTPUT_CHARACTERS)  # bytes, of which a character has up to four
+        except BackendError as e:
+            log.warning("cannot tell the output name=%s reason=%s", record.name, e)
+            return ""
+        return clean_text(text)[-OUTPUT_CHARACTERS:]
 
     def collect(self, memory: Memory) -> None:
         """Forget artifacts that nothing in *memory* refers to."""

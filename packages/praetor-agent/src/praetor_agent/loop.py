@@ -13,7 +13,7 @@ from praetor_agent.hold import read_hold
 from praetor_agent.host import Host, artifacts_of
 from praetor_agent.inbox import Inbox
 from praetor_agent.probes import Probes
-from praetor_agent.reconcile import Action, Fetch, Plan, Remove, Start, Stop, reconcile
+from praetor_agent.reconcile import Action, Fetch, Plan, Remove, Repair, Start, Stop, reconcile
 from praetor_agent.records import Memory, Record, World
 from praetor_agent.state import Received, State
 from praetor_agent.telling import Teller
@@ -52,6 +52,7 @@ class Loop:
         self._written = dict(self._memory)
         self._received: Received | None = parts.inbox.latest()
         self._retry_at: float | None = None
+        self._repaired: set[str] = set()
         self._stopping = False
 
     def stop(self) -> None:
@@ -77,6 +78,7 @@ class Loop:
     def step(self) -> tuple[float, tuple[int, ...]]:
         """Make one pass; return when the next is due at the latest, and the processes whose end it shall not miss."""
         self._retry_at = None
+        self._repaired.clear()
         self._receive()
         wakes: list[float | None] = []
         world, ask_at = self._look(), None
@@ -123,7 +125,7 @@ class Loop:
         for _ in range(MOST_ROUNDS):
             plan = reconcile(received.desired, world, self._memory, self._parts.clock.now())
             self._tell_restores(plan.memory)
-            self._remember(plan.memory)
+            self._remember(self._with_output(plan.memory))
             acted = [self._act(action) for action in plan.actions]
             if not any(acted):
                 break
@@ -131,6 +133,13 @@ class Loop:
             world = self._look()
         self._parts.host.fetcher.keep({item.spec_hash for item in received.desired.items}, artifacts_of(self._memory))
         return world, plan
+
+    def _with_output(self, memory: Memory) -> Memory:
+        """Return *memory* with the output of what has ended, asked for once and before a next run writes over it."""
+        return {
+            uid: replace(record, output_tail=self._parts.host.tail(record)) if restart.wants_output(record) else record
+            for uid, record in memory.items()
+        }
 
     def _tell_restores(self, memory: Memory) -> None:
         for uid, record in memory.items():
@@ -153,10 +162,22 @@ class Loop:
                 case Remove():
                     self._parts.host.remove(action)
                     self._parts.host.collect(self._memory)
+                case Repair():
+                    return self._repair(action)
         except BackendError as e:
             log.warning("action failed action=%s reason=%s", type(action).__name__.lower(), e)
             self._retry_at = self._parts.clock.now() + RETRY_SECONDS
             return False
+        return True
+
+    def _repair(self, action: Repair) -> bool:
+        """Repair once in a pass, however many rounds it has: somebody may be quicker to change it again."""
+        uid = action.revision.item.uid
+        if uid in self._repaired:
+            return False
+        self._repaired.add(uid)
+        self._parts.host.repair(action)
+        self._memory[uid] = restart.repaired(self._memory[uid])
         return True
 
     def _start(self, action: Start) -> None:

@@ -50,7 +50,14 @@ class Remove:
     backend: Backend
 
 
-Action: TypeAlias = Fetch | Start | Stop | Remove
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """Write again what the backend wrote for the revision, which somebody changed; what runs goes on."""
+
+    revision: Revision
+
+
+Action: TypeAlias = Fetch | Start | Stop | Remove | Repair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,10 +148,14 @@ def _step(item: DesiredItem, record: Record, world: World, now: float) -> _Step:
 
 
 def _startable(revision: Revision, world: World) -> bool:
-    """Tell whether *revision* has its artifact, or needs none now because it runs."""
+    """Tell whether *revision* has its artifact, or needs none now because it runs from what we wrote."""
     seen = world.observed.get(revision.item.uid)
-    running = seen is not None and seen.running and seen.spec_hash == revision.item.spec_hash
-    return revision.item.spec.artifact is None or revision.artifact_path is not None or running
+    running = seen is not None and seen.running and seen.spec_hash == revision.item.spec_hash and not seen.edited
+    return _is_whole(revision) or running
+
+
+def _is_whole(revision: Revision) -> bool:
+    return revision.item.spec.artifact is None or revision.artifact_path is not None
 
 
 def _settled(record: Record) -> Record:
@@ -206,7 +217,7 @@ def _supervise(revision: Revision, record: Record, world: World, now: float) -> 
     item, seen = revision.item, world.observed.get(record.uid)
     if seen is not None and seen.running:
         if _is_of(revision, seen) and record.stop_deadline is None:
-            return _keep(revision, record, now)
+            return replace(_keep(revision, record, now), actions=_repairs(revision, seen, world))
         if world.hold is not None and record.rollback is None:
             return _Step(record=record)
         return _stop(record, seen, now)
@@ -227,6 +238,12 @@ def _keep(revision: Revision, record: Record, now: float) -> _Step:
     resets_at = record.started_at + CRASH_RESET_SECONDS if record.failures else None
     wakes = [at for at in (resets_at, trial.wake_at(record, now)) if at is not None]
     return _Step(record=record, wake_at=min(wakes, default=None))
+
+
+def _repairs(revision: Revision, seen: Observed, world: World) -> tuple[Action, ...]:
+    # one that memory lost is known without its artifact's path, and what is written names that path
+    wrong = seen.edited and world.hold is None and _is_whole(revision)
+    return (Repair(revision=revision),) if wrong else ()
 
 
 def _stop(record: Record, seen: Observed, now: float) -> _Step:

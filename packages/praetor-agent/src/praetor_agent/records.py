@@ -67,7 +67,8 @@ class Record:
 
     *current* is what was started last; *last_good* is the latest revision that came to be good, and *rollback* tells
     which one was given up for it. *healthy_since* is about the running instance; *confirmation* is what it waits for.
-    *handle* names the very instance that was seen last, so that one started by somebody else is noticed.
+    *handle* names the very instance that was seen last, so that one started by somebody else is noticed, which counts
+    as drift. *output_tail* is the end of what the latest run that ended had written; None until it was asked for.
     """
 
     uid: str
@@ -90,6 +91,8 @@ class Record:
     healthy_since: float | None = None
     rollback: Rollback | None = None
     confirmation: Confirmation | None = None
+    drift_count: int = 0
+    output_tail: str | None = None
 
     @property
     def spec_hash(self) -> str | None:

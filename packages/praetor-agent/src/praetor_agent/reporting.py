@@ -6,13 +6,22 @@ their present form, or all of them after it asked for a resync.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from praetor_agent.backoff import heartbeat_delay, retry_delay
 from praetor_agent.health import Health
 from praetor_agent.records import ArtifactState, Observed, Record, Stage
-from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS, MAX_OBSERVATIONS, Observation, Report, ReportAck
+from praetor_api.protocol import (
+    DEFAULT_HEARTBEAT_SECONDS,
+    MAX_BODY_BYTES,
+    MAX_OBSERVATIONS,
+    Observation,
+    Report,
+    ReportAck,
+)
+from praetor_api.wire import write
 
 SEQ_PER_SECOND = 1000
 """Reports are numbered from the time since boot, so that numbers grow over a restart of the agent, too."""
@@ -62,6 +71,8 @@ def observation(
         artifact_downloaded=_had(record, failure.artifact_downloaded if failure else None, artifact),
         artifact_verified=_had(record, failure.artifact_verified if failure else None, artifact),
         artifact_digest=record.current.artifact_digest if record.current else None,
+        drift_count=record.drift_count or None,
+        output_tail=record.output_tail or None,
     )
 
 
@@ -121,7 +132,7 @@ class Reporter:
     def due(self, current: Observations) -> tuple[Observation, ...]:
         """Return the observations of the next report, at most as many as one may carry."""
         changed = [seen for uid, seen in sorted(current.items()) if self.acknowledged.get(uid) != seen]
-        return tuple(changed[:MAX_OBSERVATIONS])
+        return tuple(_fitting(changed[:MAX_OBSERVATIONS]))
 
     def due_at(self, current: Observations, now: float) -> float:
         """Return when to send: at once when something changed, unless the last report was lost."""
@@ -154,6 +165,16 @@ class Reporter:
         if retry_after is not None:
             pause = max(retry_after * (1.0 + 0.25 * fraction), pause)
         return replace(self, sent=self.sent + 1, lost=lost, next_at=now + pause)
+
+
+def _fitting(changed: list[Observation]) -> Iterator[Observation]:
+    """Yield the first of *changed*, and the next ones while they fit in half a body: the facts need room, too."""
+    left = MAX_BODY_BYTES // 2
+    for index, seen in enumerate(changed):
+        left -= len(json.dumps(write(seen)))
+        if left < 0 and index:
+            return
+        yield seen
 
 
 def first_seq(now: float) -> int:

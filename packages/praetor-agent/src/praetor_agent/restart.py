@@ -37,6 +37,7 @@ def fresh(record: Record) -> Record:
         stop_deadline=None,
         failure=None,
         healthy_since=None,
+        output_tail=None,
     )
 
 
@@ -77,12 +78,29 @@ def start_failed(record: Record, message: str, now: float) -> Record:
 def seen_running(record: Record, seen: Observed, boot_id: str, now: float) -> Record:
     """Return the record of a process that runs as it should; an instance that is not ours to the letter is counted."""
     replaced = record.handle is not None and record.handle != seen.handle
+    meddled = replaced and record.boot_id == boot_id  # at boot it is init that starts it, as it shall
     if replaced or record.boot_id != boot_id or record.stage is not Stage.RUNNING:
         started_at = record.started_at if record.stage is Stage.STARTING else now
         record = replace(record, stage=Stage.RUNNING, boot_id=boot_id, started_at=started_at, healthy_since=None)
     if now - record.started_at >= CRASH_RESET_SECONDS:
         record = replace(record, failures=0)
-    return replace(record, handle=seen.handle, restart_count=record.restart_count + replaced)
+    return replace(
+        record,
+        handle=seen.handle,
+        restart_count=record.restart_count + replaced,
+        drift_count=record.drift_count + meddled,
+    )
+
+
+def repaired(record: Record) -> Record:
+    """Return the record after what somebody changed was written again as it was."""
+    return replace(record, drift_count=record.drift_count + 1)
+
+
+def wants_output(record: Record) -> bool:
+    """Tell whether a run has ended and nobody asked yet what it had written; one that could not start wrote nothing."""
+    ended_so = record.termination_reason not in (None, START_ERROR)
+    return ended_so and record.stage is not Stage.RUNNING and record.output_tail is None
 
 
 def has_ended(record: Record, seen: Observed | None, boot_id: str) -> bool:
@@ -101,6 +119,7 @@ def ended(record: Record, policy: RestartPolicy, seen: Observed | None, boot_id:
     code = seen.exit_code if seen else None
     reason = (seen.termination_reason if seen else None) or LOST
     record = replace(record, exit_code=code, termination_reason=reason, handle=None, healthy_since=None)
+    record = replace(record, output_tail=None)
     if seen is not None and seen.error:
         record = replace(record, failure=Failure(reason=START_ERROR, message=seen.error))
     if policy is RestartPolicy.NEVER or (policy is RestartPolicy.ON_FAILURE and code == 0):

@@ -1,0 +1,255 @@
+"""The loop with a backend that keeps definitions and output: what somebody edits is set right, last words are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from praetor_agent.artifacts.fetcher import Fetcher
+from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.errors import BackendError
+from praetor_agent.gateway import Address, GatewayClient
+from praetor_agent.host import OUTPUT_CHARACTERS, Host
+from praetor_agent.inbox import Inbox
+from praetor_agent.launch import Launch, probe_of
+from praetor_agent.loop import RETRY_SECONDS, Loop, Parts
+from praetor_agent.prober import Prober
+from praetor_agent.probes import Probes
+from praetor_agent.records import Observed
+from praetor_agent.state import Received, State
+from praetor_agent.telling import Teller
+from praetor_agent.testing import FakeGateway, item, process_spec
+from praetor_agent.waker import Waker
+from praetor_api.protocol import Observation, Report, read_desired
+from praetor_api.spec import Backend
+
+UID = "uid-a"
+
+
+class Clock:
+    """A clock set by hand."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    def wall(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass
+class Scripts:
+    """A backend in memory: definitions that somebody may edit, processes that may end, and what they wrote.
+
+    *stubborn* undoes each repair at once; *broken* is why nothing can be written or read.
+    """
+
+    definitions: dict[str, Launch | str] = field(default_factory=dict)
+    written: dict[str, Launch] = field(default_factory=dict)
+    processes: dict[str, Observed] = field(default_factory=dict)
+    output: dict[str, str] = field(default_factory=dict)
+    instance: int = 0
+    repairs: int = 0
+    asked: int = 0
+    stubborn: bool = False
+    broken: str | None = None
+
+    def observe(self) -> Mapping[str, Observed]:
+        return {
+            uid: replace(seen, edited=self.definitions[uid] != self.written[uid])
+            for uid, seen in self.processes.items()
+        }
+
+    def start(self, launch: Launch) -> None:
+        self.definitions[launch.uid] = self.written[launch.uid] = launch
+        self.output[launch.uid] = ""
+        self.again(launch.uid, launch.spec_hash)
+
+    def again(self, uid: str, spec_hash: str) -> None:
+        self.instance += 1
+        self.processes[uid] = Observed(
+            uid=uid, backend=Backend.PROCESS, spec_hash=spec_hash, running=True, handle=f"h{self.instance}", pid=7
+        )
+
+    def stop(self, uid: str, *, grace_seconds: int, force: bool) -> None:
+        self.end(uid, 143)
+
+    def end(self, uid: str, code: int) -> None:
+        reason = "Completed" if code == 0 else "Error"
+        self.processes[uid] = replace(
+            self.processes[uid], running=False, exit_code=code, termination_reason=reason, pid=None
+        )
+
+    def remove(self, uid: str) -> None:
+        del self.processes[uid], self.definitions[uid]
+
+    def repair(self, launch: Launch) -> None:
+        self.repairs += 1
+        if self.broken is not None:
+            raise BackendError(self.broken)
+        if not self.stubborn:
+            self.definitions[launch.uid] = self.written[launch.uid] = launch
+
+    def tail(self, uid: str, limit: int) -> str:
+        self.asked += 1
+        if self.broken is not None:
+            raise BackendError(self.broken)
+        return self.output[uid][-limit:]
+
+
+class Device:
+    """An agent's loop, pass by pass."""
+
+    def __init__(self, directory: Path, gateway: FakeGateway) -> None:
+        self.directory = directory
+        self.gateway = gateway
+        self.clock = Clock()
+        self.backend = Scripts()
+        self.hold = directory / "hold"
+        self.waker = Waker()
+        self.client = GatewayClient(Address(url=gateway.url, device="leaf-1", token=lambda: "t"))
+        self.inbox = Inbox(lambda: None)
+        self.loop = self.new_loop()
+
+    def new_loop(self) -> Loop:
+        fetcher = Fetcher(ArtifactStore(self.directory / "artifacts"), {}, self.clock, self.waker.wake)
+        parts = Parts(
+            state=State(self.directory),
+            inbox=self.inbox,
+            host=Host({Backend.PROCESS: self.backend}, {}, fetcher, "boot-1"),
+            probes=Probes(Prober(), self.clock, probe_of),
+            teller=Teller(self.client, self.inbox, self.clock, Report(), lambda: None, lambda _: {}),
+            waker=self.waker,
+            clock=self.clock,
+            hold=self.hold,
+        )
+        return Loop("leaf-1", parts)
+
+    def desire(self, **spec: Any) -> None:
+        wanted = item("a", process_spec("sleep", "1000", **spec))
+        body = {"deviceName": "leaf-1", "heartbeatIntervalSeconds": 10, "items": [wanted]}
+        self.gateway.desire(wanted)
+        self.inbox.put(Received(etag=self.gateway.etag, body=body, desired=read_desired(body)))
+
+    def step(self, seconds: float = 1.0) -> float:
+        self.clock.seconds += seconds
+        return self.loop.step()[0] - self.clock.seconds
+
+    def told(self) -> Observation:
+        return self.gateway.observations["a"]
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Device]:
+    with FakeGateway() as gateway:
+        device = Device(tmp_path, gateway)
+        yield device
+        device.client.close()
+
+
+def test_a_definition_that_somebody_edits_is_set_right_counted_and_what_runs_goes_on(device: Device) -> None:
+    device.desire()
+    device.step()
+    assert device.told().drift_count is None
+    for edits in (1, 2):
+        device.backend.definitions[UID] = "by hand"
+        device.step()
+        assert device.backend.definitions == device.backend.written
+        assert (device.told().drift_count, device.told().restart_count, device.told().pid) == (edits, 0, 7)
+    device.step()
+    assert (device.backend.repairs, device.backend.instance) == (2, 1)
+    device.loop = device.new_loop()
+    device.gateway.observations.clear()
+    device.step()
+    assert device.told().drift_count == 2
+
+
+def test_a_repair_that_fails_is_tried_again_after_a_while_and_not_counted(device: Device) -> None:
+    device.desire()
+    device.step()
+    device.backend.definitions[UID], device.backend.broken = "by hand", "read-only file system"
+    assert device.step() <= RETRY_SECONDS
+    assert (device.backend.repairs, device.told().drift_count, device.told().healthy) == (1, None, None)
+    device.backend.broken = None
+    device.step(RETRY_SECONDS)
+    assert (device.backend.repairs, device.told().drift_count) == (2, 1)
+
+
+def test_somebody_who_undoes_each_repair_is_met_once_in_a_pass(device: Device) -> None:
+    device.desire()
+    device.step()
+    device.backend.definitions[UID], device.backend.stubborn = "by hand", True
+    device.step()
+    assert device.backend.repairs == 1
+    device.step()
+    assert (device.backend.repairs, device.told().drift_count) == (2, 2)
+
+
+def test_what_is_edited_while_the_device_is_held_waits_for_the_end_of_the_hold(device: Device) -> None:
+    device.desire()
+    device.step()
+    device.hold.write_text("maintenance")
+    device.backend.definitions[UID] = "by hand"
+    device.step()
+    assert (device.backend.repairs, device.told().update_held_message is None) == (0, False)
+    device.hold.unlink()
+    device.step()
+    assert (device.backend.repairs, device.told().drift_count) == (1, 1)
+
+
+def test_an_instance_that_somebody_put_in_the_place_of_ours_is_counted(device: Device) -> None:
+    device.desire()
+    device.step()
+    device.step()
+    device.backend.again(UID, device.told().observed_spec_hash)
+    device.step()
+    assert (device.told().drift_count, device.told().restart_count) == (1, 1)
+
+
+def test_the_end_of_the_output_is_asked_for_once_cleaned_and_kept(device: Device) -> None:
+    device.desire(restartPolicy="Never")
+    device.step()
+    assert device.told().output_tail is None
+    device.backend.output[UID] = "x" * 9000 + "\x1b[1m€uro\tbye\n"
+    device.backend.end(UID, 3)
+    device.step()
+    tail = device.told().output_tail
+    assert tail is not None
+    assert (len(tail), tail[-15:]) == (OUTPUT_CHARACTERS, "xxx\ufffd[1m€uro\tbye\n"[-15:])
+    device.loop = device.new_loop()
+    device.gateway.observations.clear()
+    device.step()
+    assert (device.backend.asked, device.told().output_tail) == (1, tail)
+
+
+def test_each_crash_of_a_service_tells_its_own_last_words_and_a_new_version_begins_without(device: Device) -> None:
+    device.desire()
+    device.step()
+    for words in ("no config\n", "no memory\n"):
+        device.backend.output[UID] = words
+        device.backend.end(UID, 1)
+        device.step()
+        assert device.told().output_tail == words
+        device.step(60)
+        assert (device.told().pid, device.told().output_tail) == (7, words)
+    device.desire(restartedAt="2026-01-01T00:00:00Z")
+    device.step()
+    device.step()
+    assert device.told().output_tail is None
+
+
+def test_output_that_cannot_be_told_is_left_out_and_holds_up_nothing(device: Device) -> None:
+    device.desire(restartPolicy="Never")
+    device.step()
+    device.backend.broken = "the journal is gone"
+    device.backend.end(UID, 0)
+    device.step()
+    device.step()
+    assert (device.told().exit_code, device.told().output_tail, device.backend.asked) == (0, None, 1)
