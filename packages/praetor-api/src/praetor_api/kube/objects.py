@@ -214,10 +214,10 @@ class DeviceProcessStatus:
         str | None, Constraint(doc="Hash of the spec that the device took back, see RolledBack.", max_length=128)
     ] = None
     drift_count: Annotated[
-        int | None, Constraint(doc="Times that somebody else's change on the device was put right.", minimum=0)
+        int | None, Constraint(doc="Changes that somebody else made on the device and that were noticed.", minimum=0)
     ] = None
     output_tail: Annotated[
-        str | None, Constraint(doc="End of what a process that ran to its end had written.", max_length=2048)
+        str | None, Constraint(doc="End of what the latest run that ended had written.", max_length=2048)
     ] = None
 
 
