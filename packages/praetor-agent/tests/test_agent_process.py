@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import pwd
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from praetor_agent import procfs
-from praetor_agent.backends.process import ProcessBackend
+from praetor_agent.backends.process import SHIM, ProcessBackend
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.launch import Launch, resolve
 from praetor_agent.records import Observed
@@ -192,6 +193,31 @@ def test_removing_leaves_nothing(backend: ProcessBackend) -> None:
     backend.remove("uid-1")
     assert backend.observe() == {}
     assert not backend.place("uid-1").exists()
+
+
+class Overheard(ProcessBackend):
+    """Keeps the job instead of having it started."""
+
+    job = b""
+
+    def _ignite(self, launch: Launch, place: Path, job: bytes) -> str:
+        self.job = job
+        return "ok"
+
+
+def test_a_job_that_was_cut_off_anywhere_is_not_started(backend: ProcessBackend, tmp_path: Path) -> None:
+    overheard = Overheard(tmp_path / "processes", BOOT)
+    env = {"A": "x" * 5000, "PATH": "/bin"}
+    overheard.start(launch("/bin/sh", "-c", f"echo ran >> {tmp_path / 'ran'}", "", "5", env=env))
+    job, command = overheard.job, (sys.executable, "-I", "-S", str(SHIM))
+    ends = [at for at, byte in enumerate(job) if byte == 0]  # cut between two words it would look the most complete
+    for cut in {0, 1, 4096, len(job) - 1, *ends, *(at + 1 for at in ends[:-1])}:
+        done = subprocess.run(command, input=job[:cut], capture_output=True, timeout=20, check=False)
+        assert (done.returncode, done.stdout) == (1, b"the job is not complete"), cut
+    assert (backend.observe(), (tmp_path / "ran").exists()) == ({}, False)
+    assert subprocess.run(command, input=job, capture_output=True, timeout=20, check=True).stdout == b"ok"
+    wait_end(backend)
+    assert (tmp_path / "ran").read_text() == "ran\n"
 
 
 def test_output_goes_to_a_log_of_bounded_size(backend: ProcessBackend) -> None:

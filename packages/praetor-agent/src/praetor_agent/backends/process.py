@@ -121,7 +121,8 @@ class ProcessBackend:
             str(len(launch.argv)),
             *launch.argv, *(f"{name}={value}" for name, value in env.items()),
         )  # fmt: skip
-        return b"".join(os.fsencode(word) + b"\0" for word in words)
+        job = b"".join(os.fsencode(word) + b"\0" for word in words)
+        return b"%d\0" % len(job) + job  # a pipe may break off anywhere, also between two words
 
     def _shim(self) -> Path:
         """Return the stage's program; out of a zipapp, it is written to where Python can run it."""

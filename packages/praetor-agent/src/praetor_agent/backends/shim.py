@@ -2,7 +2,7 @@
 
 Run as a file by `python -I -S`, it imports nothing beyond what the interpreter
 has loaded anyway; one waits beside every process. It reads its job from
-standard input: strings, each ended by NUL. It answers `ok`, or why not; `ok`
+standard input: its length, then strings, each ended by NUL. It answers `ok`, or why not; `ok`
 too for a process that runs already, for init and the agent may both start it.
 """
 
@@ -17,7 +17,11 @@ LOG_CHECK_SECONDS = 20
 
 def main() -> None:
     """Start the process, tell the agent, and wait in the background."""
-    words = sys.stdin.buffer.read().split(b"\0")
+    length, _, job = sys.stdin.buffer.read().partition(b"\0")
+    if not length.isdigit() or int(length) != len(job):  # the agent was killed while it wrote
+        os.write(1, b"the job is not complete")
+        os._exit(1)
+    words = job.split(b"\0")
     directory, log_limit, uid, gid, groups, cwd, head, limits, count = words[:9]
     argv, env = words[9 : 9 + int(count)], words[9 + int(count) : -1]
     identity = (int(uid), int(gid), [int(group) for group in groups.split()]) if uid else None
