@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from praetor_agent.host import Host, artifacts_of
 from praetor_agent.inbox import Inbox
 from praetor_agent.probes import Probes
 from praetor_agent.reconcile import Action, Fetch, Plan, Remove, Repair, Start, Stop, reconcile
-from praetor_agent.records import Memory, Record, World
+from praetor_agent.records import Failure, Memory, Record, World
 from praetor_agent.state import Received, State
 from praetor_agent.telling import Teller
+from praetor_agent.trial import is_kept
 from praetor_agent.waker import Waker
 
 log = logging.getLogger(__name__)
@@ -50,6 +52,7 @@ class Loop:
         self._parts = parts
         self._memory: dict[str, Record] = parts.state.load_memory()
         self._written = dict(self._memory)
+        self._unwritten: OSError | None = None
         self._received: Received | None = parts.inbox.latest()
         self._retry_at: float | None = None
         self._repaired: set[str] = set()
@@ -125,8 +128,9 @@ class Loop:
         for _ in range(MOST_ROUNDS):
             plan = reconcile(received.desired, world, self._memory, self._parts.clock.now())
             self._tell_restores(plan.memory)
+            before = self._memory
             self._remember(self._with_output(plan.memory))
-            acted = [self._act(action) for action in plan.actions]
+            acted = [self._act(action) for action in self._safe(plan.actions, before)]
             if not any(acted):
                 break
             self._remember(self._memory)
@@ -147,6 +151,24 @@ class Loop:
             if given_up is not None and (old is None or old.rollback != given_up):
                 why, message = given_up.reason, given_up.message
                 log.error("version given up name=%s reason=%s message=%s", record.name, why, message)
+
+    def _safe(self, actions: tuple[Action, ...], before: Memory) -> Iterator[Action]:
+        """Leave out starts of jobs that could not be written down: an agent that is killed now would run them again.
+
+        Their records stay as *before*, so that the next pass plans the same starts.
+        """
+        for action in actions:
+            if self._unwritten is None or not isinstance(action, Start) or is_kept(action.revision):
+                yield action
+                continue
+            item, why = action.revision.item, self._unwritten.strerror or self._unwritten
+            message = (
+                f"not started, for it might run twice: the start cannot be written down in the state directory: {why}"
+            )
+            log.warning("job held back name=%s reason=%s", item.name, why)
+            record = before.get(item.uid) or Record(uid=item.uid, namespace=item.namespace, name=item.name)
+            self._memory[item.uid] = replace(record, failure=Failure(reason="MemoryNotKept", message=message))
+            self._retry_at = self._parts.clock.now() + RETRY_SECONDS
 
     def _act(self, action: Action) -> bool:
         """Carry out one action; tell whether the world may have changed by it."""
@@ -194,12 +216,13 @@ class Loop:
     def _remember(self, memory: Memory) -> None:
         """Keep *memory*, on disk too if it changed: what is about to be done is written before it is done."""
         self._memory = dict(memory)
-        if self._memory == self._written:
+        if self._unwritten is None and self._memory == self._written:
             return
         try:
             self._parts.state.save_memory(self._memory)
-            self._written = dict(self._memory)
+            self._written, self._unwritten = dict(self._memory), None
         except OSError as e:
+            self._unwritten = e
             log.error("cannot keep memory on disk reason=%s", e)
 
 

@@ -1,0 +1,418 @@
+"""The agent killed, or the device without power, at every single step: what a new agent makes of what is left.
+
+The loop, its state and the code that writes files are the real ones. The disk keeps real files, and knows what of them
+would survive; processes are in memory, and their traces are safe before one runs, as those of real backends are.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from praetor_agent.artifacts.fetcher import Fetcher
+from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.errors import StartError
+from praetor_agent.health import Health
+from praetor_agent.host import Host
+from praetor_agent.inbox import Inbox
+from praetor_agent.launch import Launch
+from praetor_agent.loop import Loop, Parts
+from praetor_agent.prober import Prober
+from praetor_agent.probes import Probes
+from praetor_agent.records import Memory, Observed, Stage, World
+from praetor_agent.restart import LOST
+from praetor_agent.state import Received, State
+from praetor_agent.store import JsonFile
+from praetor_agent.telling import Teller, observations
+from praetor_agent.testing import item, process_spec
+from praetor_agent.waker import Waker
+from praetor_api.protocol import Desired, Observation, read_desired
+from praetor_api.spec import Backend
+
+Item = dict[str, Any]
+
+
+class Killed(BaseException):
+    """The agent's end: nothing catches it."""
+
+
+class Steps:
+    """Counts what the agent does to the world, and kills it at the step *at*."""
+
+    def __init__(self) -> None:
+        self.at: int | None = None
+
+    def __call__(self, what: str) -> None:
+        if self.at is not None:
+            self.at -= 1
+            if self.at == 0:
+                self.at = None
+                raise Killed(what)
+
+
+class Disk:
+    """What `praetor_agent.store` takes for `os`: real files, and what a power cut would leave of them.
+
+    The bytes of a file are safe when it was flushed; its name is when its directory was. Names that were not are
+    lost from the last one on, for a file system writes them in their order.
+    """
+
+    def __init__(self, step: Steps) -> None:
+        self.full = False
+        self._step = step
+        self._ids = count()
+        self._open: dict[int, int] = {}
+        self._bytes: dict[int, bytes] = {}
+        self._now: dict[Path, int] = {}
+        self._safe: dict[Path, int] = {}
+        self._unsafe: list[dict[Path, int]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+    @property
+    def unsafe(self) -> int:
+        """How many changes of names are not on disk yet."""
+        return len(self._unsafe)
+
+    def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
+        self._step(f"before open {path.name}")
+        if flags & os.O_CREAT and self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        descriptor = os.open(path, flags, mode)
+        self._open.pop(descriptor, None)
+        if flags & os.O_CREAT:
+            known = path in self._now
+            identity = self._open[descriptor] = self._now[path] if known else next(self._ids)
+            self._bytes.pop(identity, None)
+            self._now[path] = identity
+            if not known:
+                self._unsafe.append(dict(self._now))
+        return descriptor
+
+    def fsync(self, descriptor: int) -> None:
+        self._step("before fsync")
+        if descriptor in self._open:
+            self._bytes[self._open[descriptor]] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
+        else:
+            self._safe, self._unsafe = dict(self._now), []
+        self._step("after fsync")
+
+    def replace(self, source: Path, target: Path) -> None:
+        self._step(f"before replace {target.name}")
+        os.replace(source, target)
+        self._now[target] = self._now.pop(source)
+        self._unsafe.append(dict(self._now))
+        self._step(f"after replace {target.name}")
+
+    def lose_power(self, kept: int) -> None:
+        """Leave what is safe, and the first *kept* changes of names that are not."""
+        names = self._unsafe[kept - 1] if kept else self._safe
+        for path in {*self._now, *self._safe}:
+            path.unlink(missing_ok=True)
+        for path, identity in names.items():
+            path.write_bytes(self._bytes.get(identity, b"never flushed"))
+        self._now, self._safe, self._unsafe = dict(names), dict(names), []
+
+
+@dataclass
+class Processes:
+    """A backend whose processes and their traces outlive the agent; *ran* is all that was ever executed."""
+
+    step: Steps
+    boot_id: str = "boot-1"
+    traces: dict[str, Observed] = field(default_factory=dict)
+    ran: list[tuple[str, str]] = field(default_factory=list)
+    jobs: set[str] = field(default_factory=set)
+    code: int = 0
+
+    def observe(self) -> Mapping[str, Observed]:
+        self.step("before observe")
+        return dict(self.traces)
+
+    def start(self, launch: Launch) -> None:
+        self.step("before start")
+        assert not self.running(launch.uid), f"a second instance of {launch.uid}"
+        self.traces.pop(launch.uid, None)
+        self.step("before the trace of the start")
+        if launch.argv[0] == "/no/such":
+            raise StartError("No such file or directory")
+        self.ran.append((launch.uid, launch.spec_hash))
+        handle = f"{self.boot_id}/{len(self.ran)}"
+        seen = Observed(
+            uid=launch.uid, backend=Backend.PROCESS, spec_hash=launch.spec_hash, running=True, handle=handle
+        )
+        self.traces[launch.uid] = seen
+        if not launch.at_boot:
+            self.jobs.add(launch.uid)
+        self.step("after start")
+
+    def stop(self, uid: str, *, grace_seconds: int, force: bool) -> None:
+        self.step("before stop")
+        self._end(uid, 143)
+        self.step("after stop")
+
+    def remove(self, uid: str) -> None:
+        self.step("before remove")
+        assert not self.running(uid)
+        self.traces.pop(uid, None)
+        self.step("after remove")
+
+    def running(self, uid: str) -> bool:
+        return uid in self.traces and self.traces[uid].running
+
+    def end_jobs(self) -> None:
+        for uid in self.jobs:
+            self._end(uid, self.code)
+        self.jobs.clear()
+
+    def lose_power(self) -> None:
+        self.boot_id = f"boot-{int(self.boot_id.removeprefix('boot-')) + 1}"
+        self.jobs.clear()
+        for uid in self.traces:
+            self._end(uid, None)
+
+    def _end(self, uid: str, code: int | None) -> None:
+        if self.running(uid):
+            reason = LOST if code is None else "Completed" if code == 0 else "Error"
+            self.traces[uid] = replace(self.traces[uid], running=False, exit_code=code, termination_reason=reason)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    def wall(self) -> datetime:
+        return datetime(2025, 1, 31, 12, tzinfo=UTC)
+
+
+class Ear(Teller):
+    """Keeps what the gateway would be told."""
+
+    def __init__(self) -> None:
+        self.heard_at = None
+        self.told: dict[str, Observation] = {}
+
+    def step(
+        self,
+        desired: Desired | None,
+        memory: Memory,
+        world: World,
+        health: Mapping[str, Health],
+        ask_at: float | None = None,
+    ) -> float:
+        self.told = observations(desired, memory, world, health)
+        return float("inf")
+
+
+class Device:
+    """A device whose disk, processes and clock outlive its agents."""
+
+    def __init__(self, directory: Path, waker: Waker, patch: pytest.MonkeyPatch) -> None:
+        directory.mkdir()
+        self.directory = directory
+        self.steps = Steps()
+        self.disk = Disk(self.steps)
+        self.processes = Processes(self.steps)
+        self.ear = Ear()
+        self._clock = Clock()
+        self._waker = waker
+        patch.setattr("praetor_agent.store.os", self.disk)
+        self.boot()
+
+    def boot(self) -> None:
+        """Let an agent begin with what there is."""
+        state = State(self.directory)
+        self._inbox = Inbox(lambda: None, state.load_desired("leaf-1"))
+        fetcher = Fetcher(ArtifactStore(self.directory / "artifacts"), {}, self._clock, lambda: None)
+        parts = Parts(
+            state=state,
+            inbox=self._inbox,
+            host=Host({Backend.PROCESS: self.processes}, {}, fetcher, self.processes.boot_id),
+            probes=Probes(Prober(), self._clock),
+            teller=self.ear,
+            waker=self._waker,
+            clock=self._clock,
+            hold=self.directory / "hold",
+        )
+        self._loop = Loop("leaf-1", parts)
+
+    def desire(self, items: tuple[Item, ...]) -> None:
+        body = {"deviceName": "leaf-1", "heartbeatIntervalSeconds": 15, "items": list(items)}
+        etag = " ".join(str(item["specHash"]) for item in items)
+        self._inbox.put(Received(etag=etag, body=body, desired=read_desired(body)))
+
+    def settle(self, seconds: float) -> None:
+        end = self._clock.seconds + seconds
+        while self._clock.seconds < end:
+            wake_at, _ = self._loop.step()
+            self.processes.end_jobs()
+            self._clock.seconds = min(max(wake_at, self._clock.seconds + 0.5), self._clock.seconds + 5)
+
+    def lose_power(self, kept: int) -> None:
+        self.disk.lose_power(kept)
+        self.processes.lose_power()
+
+    def memory(self) -> Memory:
+        return State(self.directory).load_memory()
+
+    def times(self, wanted: Item) -> int:
+        return self.processes.ran.count((wanted["uid"], wanted["specHash"]))
+
+
+SIDE = item("side", process_spec("/bin/sleep", "1"))
+OLD, NEW = (item("service", process_spec("/bin/sleep", str(seconds))) for seconds in (2, 3))
+BAD = item("service", process_spec("/no/such"))
+JOB, NEXT = (item("job", process_spec("/bin/true", word, restartPolicy="Never")) for word in ("1", "2"))
+
+Change = tuple[tuple[Item, ...], tuple[Item, ...], tuple[Item, ...]]
+CHANGES: dict[str, Change] = {
+    "first install": ((SIDE,), (SIDE, OLD, JOB), (SIDE, OLD)),
+    "changed specs": ((SIDE, OLD, JOB), (SIDE, NEW, NEXT), (SIDE, NEW)),
+    "removal": ((SIDE, OLD, JOB), (SIDE,), (SIDE,)),
+    "restore": ((SIDE, OLD, JOB), (SIDE, BAD, JOB), (SIDE, OLD)),
+}
+"""What is desired before, then, and what runs in the end."""
+
+
+@pytest.fixture
+def new_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    waker, number = Waker(), count()
+    yield lambda: Device(tmp_path / str(next(number)), waker, monkeypatch)
+    waker.close()
+
+
+def killed_at(device: Device, change: Change, point: int) -> str | None:
+    """Make *change*, with the agent killed at step *point*; return which step that was, None when there are fewer."""
+    before, after, _ = change
+    device.desire(before)
+    device.settle(90)
+    device.steps.at = point
+    try:
+        device.desire(after)
+        device.settle(40)
+    except Killed as e:
+        return str(e)
+    device.steps.at = None
+    return None
+
+
+def recover(device: Device, change: Change) -> None:
+    """Let a new agent begin without network, and then learn what is desired; check what comes of it."""
+    for name in ("desired.json", "memory.json"):
+        assert JsonFile(device.directory / name).load() is not None, f"{name} cannot be read"
+    device.boot()
+    device.settle(20)
+    _, after, running = change
+    device.desire(after)
+    device.settle(60)
+    runs = {(seen.uid, seen.spec_hash) for seen in device.processes.traces.values() if seen.running}
+    assert runs == {(wanted["uid"], wanted["specHash"]) for wanted in running}
+    wanted = {str(wanted["uid"]) for wanted in after}
+    assert set(device.memory()) == wanted
+    assert set(device.processes.traces) <= wanted, "what was removed left something"
+    if BAD in after:
+        given_up = device.memory()[BAD["uid"]].rollback
+        assert given_up is not None
+        assert given_up.spec_hash == BAD["specHash"]
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_an_agent_killed_at_any_step_is_followed_by_one_that_goes_on(new_device: Any, change: Change) -> None:
+    before, after, _ = change
+    for point in count(1):
+        device = new_device()
+        step = killed_at(device, change, point)
+        if step is None:
+            break
+        side = device.processes.traces[SIDE["uid"]]
+        recover(device, change)
+        where = f"killed at step {point}, {step}"
+        assert device.processes.traces[SIDE["uid"]] == side, where
+        for once in {job["specHash"]: job for job in (JOB, NEXT) if job in (*before, *after)}.values():
+            assert device.times(once) == 1, where
+        assert device.times(NEW) == (NEW in after), where
+        assert device.times(OLD) == 1 + (BAD in after), where
+    assert point > 20, "so few steps cannot be all"
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_device_that_loses_power_at_any_step_comes_back(new_device: Any, change: Change) -> None:
+    """For every step, all that the disk may hold then: of the names that were not flushed none, some or all."""
+    before, after, _ = change
+    unknown = 0
+    for point in count(1):
+        step, kept, unsafe = None, 0, 0
+        while kept <= unsafe:
+            device = new_device()
+            step = killed_at(device, change, point)
+            if step is None:
+                break
+            unsafe = device.disk.unsafe
+            device.lose_power(kept)
+            begun = {record.spec_hash for record in device.memory().values() if record.stage is Stage.STARTING}
+            recover(device, change)
+            where = f"power lost at step {point}, {step}, with {kept} of {unsafe}"
+            assert device.times(SIDE) == 2, where
+            for once in {job["specHash"]: job for job in (JOB, NEXT) if job in (*before, *after)}.values():
+                told = device.memory()[once["uid"]].termination_reason if once in after else None
+                lost = device.times(once) == 0 and told == LOST and once["specHash"] in begun
+                unknown += lost
+                assert lost or device.times(once) == 1, where
+            kept += 1
+        if step is None:
+            break
+    assert point > 20, "so few steps cannot be all"
+    starts_a_job = any(job in after and job not in before for job in (JOB, NEXT))
+    assert bool(unknown) == starts_a_job, "the one moment when nobody can know was never met"
+
+
+@pytest.mark.parametrize("policy", ["Never", "OnFailure"])
+def test_no_job_is_started_while_its_start_cannot_be_written_down(new_device: Any, policy: str) -> None:
+    device = new_device()
+    job = item("job", process_spec("/bin/true", restartPolicy=policy))
+    device.disk.full = True
+    device.desire((OLD, job))
+    device.settle(30)
+    assert (device.times(OLD), device.times(job)) == (1, 0)
+    told = device.ear.told[job["uid"]]
+    assert (told.process_started, told.exit_code, told.healthy) == (False, None, None)
+    assert (told.error_message or "").endswith("cannot be written down in the state directory: No space left on device")
+    device.disk.full = False
+    device.settle(30)
+    assert (device.times(OLD), device.times(job)) == (1, 1)
+    told = device.ear.told[job["uid"]]
+    assert (told.process_started, told.exit_code, told.error_message) == (True, 0, None)
+    device.boot()
+    device.settle(30)
+    assert (device.times(OLD), device.times(job)) == (1, 1)
+
+
+def test_a_job_that_failed_waits_for_the_disk_before_it_runs_again(new_device: Any) -> None:
+    device = new_device()
+    job = item("job", process_spec("/bin/true", restartPolicy="OnFailure"))
+    device.processes.code = 3
+    device.desire((job,))
+    device.settle(0.5)
+    device.disk.full = True
+    device.settle(30)
+    assert device.times(job) == 1
+    told = device.ear.told[job["uid"]]
+    assert (told.exit_code, told.restart_count) == (3, 0)
+    assert "it might run twice" in (told.error_message or "")
+    device.processes.code = 0
+    device.disk.full = False
+    device.settle(30)
+    told = device.ear.told[job["uid"]]
+    assert (device.times(job), told.exit_code, told.restart_count, told.error_message) == (2, 0, 1, None)
