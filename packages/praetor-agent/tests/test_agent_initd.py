@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from praetor_agent import procfs
 from praetor_agent.backends.initd import InitdBackend
-from praetor_agent.backends.script import Places, owner, quote, render_script, script_name
+from praetor_agent.backends.naming import own_name
+from praetor_agent.backends.script import Places, owner, quote, render_script
 from praetor_agent.errors import StartError
 from praetor_agent.launch import Launch
 from praetor_agent.testing import until
@@ -77,7 +78,7 @@ def test_what_a_spec_names_never_becomes_a_command(name: str, namespace: str, ui
         assert not (name + namespace + uid).isprintable()
         return
     assert owner(text) == (uid, "leaf-1")
-    text = text.replace(f"dir={quote(place)}\n", "dir='/p'\n").replace(script_name(name, uid), script_name("fw", "u1"))
+    text = text.replace(f"dir={quote(place)}\n", "dir='/p'\n").replace(own_name(name, uid), own_name("fw", "u1"))
     commands = [line for line in text.split("\n") if not line.startswith("#")]
     assert commands == [line for line in plain.split("\n") if not line.startswith("#")]
 
@@ -157,7 +158,7 @@ def test_an_edited_script_is_noticed_and_set_right(backend: InitdBackend, tmp_pa
 
 
 def test_a_script_of_somebody_else_is_left(backend: InitdBackend, tmp_path: Path) -> None:
-    path = tmp_path / "init.d" / script_name("fw", "u1")
+    path = tmp_path / "init.d" / own_name("fw", "u1")
     path.write_text("#!/bin/sh\n")
     with pytest.raises(StartError, match="was not written by praetor-agent"):
         backend.start(LAUNCH)
@@ -187,7 +188,7 @@ def test_a_renamed_process_leaves_no_old_script(backend: InitdBackend, tmp_path:
     backend.stop("u1", grace_seconds=0, force=True)
     until(lambda: not backend.observe()["u1"].running, "its end")
     backend.start(replace(LAUNCH, name="other"))
-    assert the_script(tmp_path).name == script_name("other", "u1")
+    assert the_script(tmp_path).name == own_name("other", "u1")
 
 
 def test_stopping_reaches_a_process_that_ignores_the_request(backend: InitdBackend, tmp_path: Path) -> None:

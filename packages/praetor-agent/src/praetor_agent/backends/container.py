@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from praetor_agent import procfs
+from praetor_agent.backends.naming import own_name
 from praetor_agent.backends.quantity import bytes_of, cpu_percent
-from praetor_agent.backends.script import script_name
 from praetor_agent.backends.signals import signal_name
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.launch import Launch, Probe, probe_of
@@ -194,7 +194,7 @@ class ContainerBackend:
 
 def container_name(device: str, name: str, uid: str) -> str:
     """Return the container's name: readable, and of this device's process alone."""
-    return script_name(name, f"{device}/{uid}")
+    return own_name(name, f"{device}/{uid}")
 
 
 def probe_in(runtime: Runtime, device: str) -> Callable[[Revision, HealthCheck], Probe]:

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from praetor_agent import procfs
 from praetor_agent.backends import script
+from praetor_agent.backends.naming import PREFIX, own_name
 from praetor_agent.backends.process import START_TIMEOUT_SECONDS, ProcessBackend
-from praetor_agent.backends.unit import PREFIX
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.launch import Launch
 from praetor_agent.records import Observed
@@ -87,7 +87,7 @@ class InitdBackend(ProcessBackend):
         return _run(str(path), "start", env=environment) or "ok"
 
     def _write(self, launch: Launch, place: Path) -> Path:
-        name = script.script_name(launch.name, launch.uid)
+        name = own_name(launch.name, launch.uid)
         path = self._scripts / name
         places = script.Places(
             place=str(place), shim=str(self._directory / "shim.py"), python=os.path.realpath(sys.executable)
@@ -114,7 +114,7 @@ class InitdBackend(ProcessBackend):
         return False
 
     def _scripts_of(self, uid: str) -> list[Path]:
-        pattern = f"{PREFIX}*-{script.script_name('', uid)[-16:]}"
+        pattern = f"{PREFIX}*-{own_name('', uid)[-16:]}"
         return [path for path in self._scripts.glob(pattern) if script.owner(_text(path)) == (uid, self._device)]
 
 

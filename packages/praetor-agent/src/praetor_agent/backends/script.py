@@ -5,18 +5,13 @@ What is in it is hostile all the same: words are quoted for a POSIX shell, comme
 
 from __future__ import annotations
 
-import hashlib
-import re
 from dataclasses import dataclass
 
-from praetor_agent.backends.unit import PREFIX
+from praetor_agent.backends.naming import own_name
 from praetor_agent.errors import StartError
 from praetor_agent.launch import Launch
 
 MARKER = "# Written by praetor-agent, which overwrites changes and removes the script with its DeviceProcess."
-
-_UNSAFE = re.compile(r"[^a-z0-9-]+")
-_NAME_LENGTH = 60
 
 _SCRIPT = """#!/bin/sh
 {marker}
@@ -97,19 +92,13 @@ class Places:
     python: str
 
 
-def script_name(name: str, uid: str) -> str:
-    """Return the script's name: our prefix, the readable part of *name*, and a hash of *uid*, which alone is unique."""
-    readable = _UNSAFE.sub("-", name.lower())[:_NAME_LENGTH].strip("-")
-    return f"{PREFIX}{readable}-{hashlib.sha256(uid.encode()).hexdigest()[:16]}"
-
-
 def render_script(launch: Launch, device: str, places: Places) -> str:
     """Return the script that starts and stops *launch*; StartError naming what cannot be written safely."""
     return _SCRIPT.format(
         marker=MARKER,
         uid=_comment("uid", launch.uid),
         device=_comment("device", device),
-        name=script_name(launch.name, launch.uid),
+        name=own_name(launch.name, launch.uid),
         title=_comment("name", f"{launch.namespace}/{launch.name}"),
         place=quote(places.place),
         shim=quote(places.shim),

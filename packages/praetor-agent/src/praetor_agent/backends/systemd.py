@@ -14,9 +14,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from praetor_agent.backends.naming import PREFIX
 from praetor_agent.backends.signals import signal_name
 from praetor_agent.backends.unit import (
-    PREFIX,
     Marks,
     read_marks,
     render_environment,

@@ -5,17 +5,16 @@ Values of the environment go into a file of their own, for anybody may read unit
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from praetor_agent.backends.naming import PREFIX, own_name, readable
 from praetor_agent.backends.quantity import bytes_of, cpu_percent
 from praetor_agent.errors import StartError
 from praetor_agent.launch import Launch
 from praetor_api.spec import Hardening, Resources
 
-PREFIX = "praetor-"
 BASELINE = ("NoNewPrivileges", "LockPersonality", "ProtectControlGroups")
 STRICT = (
     "PrivateTmp", "PrivateDevices", "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs",
@@ -23,8 +22,6 @@ STRICT = (
 )  # fmt: skip
 MARKER = "# Written by praetor-agent, which overwrites changes and removes the unit with its DeviceProcess."
 
-_NAME_LENGTH = 60
-_UNSAFE = re.compile(r"[^a-z0-9-]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]")
 _PREFIXES = "-@:+!|"
@@ -40,9 +37,8 @@ class Marks:
 
 
 def unit_name(name: str, uid: str) -> str:
-    """Return the unit's name: our prefix, the readable part of *name*, and a hash of *uid*, which alone is unique."""
-    readable = _UNSAFE.sub("-", name.lower())[:_NAME_LENGTH].strip("-")
-    return f"{PREFIX}{readable}-{hashlib.sha256(uid.encode()).hexdigest()[:16]}.service"
+    """Return the name of the unit that runs the process *name*."""
+    return f"{own_name(name, uid)}.service"
 
 
 def render_unit(launch: Launch, device: str, environment_file: str) -> str:
@@ -67,7 +63,7 @@ def render_unit(launch: Launch, device: str, environment_file: str) -> str:
         "Restart=no",  # the agent restarts, with the backoff and the policy of the spec
         "KillMode=control-group",
         f"TimeoutStopSec={max(1, launch.grace_seconds)}",
-        f"SyslogIdentifier={PREFIX}{_UNSAFE.sub('-', launch.name.lower())[:_NAME_LENGTH]}",
+        f"SyslogIdentifier={PREFIX}{readable(launch.name)}",
         *_hardening(launch),
         *_limits(launch.resources),
         *(["", "[Install]", "WantedBy=multi-user.target"] if launch.at_boot else []),
