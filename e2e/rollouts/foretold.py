@@ -6,7 +6,6 @@ A forecast knows no failures. Of a rollout that a failure stops, only what was o
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -32,7 +31,6 @@ class Change:
     forecast: Mapping[str, Any]
     labels: Labels
     record: Recorder
-    offset: float
     spec: Mapping[str, Any]
 
     @property
@@ -42,7 +40,6 @@ class Change:
             tuple(self.record.frames),
             self.name,
             listed=self.record.listed,
-            offset=self.offset,
             min_ready_s=float(self.spec.get("minReadySeconds", 0)),
         )
 
@@ -84,14 +81,12 @@ class Foretold:
         words = ("plan", "-f", "-", *READY_AFTER, *(("--approve",) if approved else ()))
         (forecast,) = self._ctl.read(*words, text=json.dumps(manifest))
         labels = {item["metadata"]["name"]: item["metadata"].get("labels", {}) for item in self._kube.list(SWITCHES)}
-        offset = time.time() - time.monotonic()
         with Recorder(self._kubeconfig, self._kube.path(PROCESSES)) as record:
             change = Change(
                 name=manifest["metadata"]["name"],
                 forecast=forecast,
                 labels=labels,
                 record=record,
-                offset=offset,
                 spec=manifest["spec"],
             )
             yield change

@@ -72,21 +72,21 @@ def domain(keys: Sequence[str], labels: Mapping[str, str]) -> str:
     return ",".join(f"{key}={labels[key]}" for key in keys) if all(key in labels for key in keys) else ""
 
 
-def observe(frames: Sequence[Frame], deployment: str, *, listed: int, offset: float, min_ready_s: float) -> Timeline:
+def observe(frames: Sequence[Frame], deployment: str, *, listed: int, min_ready_s: float) -> Timeline:
     """Return what *frames* tell of the processes of *deployment*.
 
-    The first *listed* are the world at the beginning; *offset* makes wall time of the frames' clock.
+    The first *listed* are the world at the beginning. Their wall clock is the one of the times in the objects.
     """
     view = _View(min_ready_s)
-    began = frames[0].at + offset if frames else 0.0
+    began = frames[0].wall if frames else 0.0
     samples: list[Sample] = []
     for number, frame in enumerate(frames):
         mine = frame.object["metadata"].get("labels", {}).get("azure.com/deployment") == deployment
         if mine:
-            samples += view.pass_time(frame.at + offset)
-            view.take(frame.type, frame.object, frame.at + offset, initial=number < listed)
+            samples += view.pass_time(frame.wall)
+            view.take(frame.type, frame.object, frame.wall, initial=number < listed)
         if mine and number >= max(0, listed - 1):
-            samples.append(view.sample(frame.at + offset))
+            samples.append(view.sample(frame.wall))
     return Timeline(began=began, samples=samples, offers=view.offers, deleted=view.deleted)
 
 

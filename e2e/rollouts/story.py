@@ -74,7 +74,7 @@ def tell(stack: Stack, kube: Kube, fleet: SimulatedFleet, count: int) -> Story:
     kube.apply(telemetry())
     await_done(kube, NAME)
     foretold, ctl = Foretold(stack, kube), Ctl(stack.cluster.kubeconfig, kube.namespace)
-    offset, marks = time.time() - time.monotonic(), {}
+    marks: dict[str, float] = {}
     with Recorder(stack.cluster.kubeconfig, kube.path(PROCESSES)) as record:
         marks["bad version"] = time.time()
         with foretold.template(NAME, sleeping(BAD), stopped=True):
@@ -88,7 +88,7 @@ def tell(stack: Stack, kube: Kube, fleet: SimulatedFleet, count: int) -> Story:
         with foretold.template(NAME, sleeping(BETTER)):
             await_done(kube, NAME)
         marks["done"] = time.time()
-    timeline = observe(record.frames, NAME, listed=record.listed, offset=offset, min_ready_s=1)
+    timeline = observe(record.frames, NAME, listed=record.listed, min_ready_s=1)
     return Story(
         devices=devices,
         labels=fleet.labels,

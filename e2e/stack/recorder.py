@@ -18,11 +18,21 @@ WINDOW_S = 1  # a watch is asked for anew so often, which is how soon a recorder
 
 
 class Frame(NamedTuple):
-    """One watch event and when it was read (monotonic seconds)."""
+    """One watch event and when it was read: *at* in monotonic seconds, *wall* in those of the epoch.
+
+    Both are read at the event: what is computed from a difference taken once is wrong by as long as the thread was
+    kept waiting between the two readings, and by every step of the wall clock since.
+    """
 
     at: float
     type: str
     object: dict[str, Any]
+    wall: float
+
+    @classmethod
+    def now(cls, kind: str, item: dict[str, Any]) -> Self:
+        """Return a frame that was read just now."""
+        return cls(time.monotonic(), kind, item, time.time())
 
 
 class Recorder:
@@ -70,8 +80,7 @@ class Recorder:
         answer = self._api.get(self._path)
         if answer.status != HTTPStatus.OK:
             raise Refused(f"cannot list {self._path}: {answer.status} {answer.message}")
-        now = time.monotonic()
-        self.frames += [Frame(now, "ADDED", item) for item in answer.body["items"]]
+        self.frames += [Frame.now("ADDED", item) for item in answer.body["items"]]
         self.listed = len(self.frames)
         return str(answer.body["metadata"]["resourceVersion"])
 
@@ -98,4 +107,4 @@ class Recorder:
             raise AssertionError(f"the watch of {self._path} failed: {item}")
         self._version = item["metadata"]["resourceVersion"]
         if kind != "BOOKMARK":
-            self.frames.append(Frame(time.monotonic(), kind, item))
+            self.frames.append(Frame.now(kind, item))

@@ -30,8 +30,8 @@ def process(device: str, generation: int, observed: int, *, since: str = "1970-0
 
 
 def watched(*frames: tuple[float, str, dict[str, Any]], listed: int = 2, min_ready_s: float = 0) -> Timeline:
-    seen = [Frame(*each) for each in frames]
-    return observe(seen, "tel", listed=listed, offset=0, min_ready_s=min_ready_s)
+    seen = [Frame(*each, wall=each[0]) for each in frames]
+    return observe(seen, "tel", listed=listed, min_ready_s=min_ready_s)
 
 
 START = ((1.0, "ADDED", process("a", 1, 1)), (1.0, "ADDED", process("b", 1, 1)))
