@@ -11,7 +11,7 @@ import click
 from attrs import frozen
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("praetor-api", "praetor-controller", "praetor-gateway", "praetor-agent")
+PACKAGES = ("praetor-api", "praetor-controller", "praetor-gateway", "praetor-agent", "praetor-simulate")
 SUFFIXES = (".whl", ".tar.gz")
 
 
@@ -76,7 +76,7 @@ def table(built: tuple[Built, ...]) -> str:
 @click.argument("packages", nargs=-1, type=click.Choice(PACKAGES))
 @click.option("--out", type=click.Path(path_type=Path), default=ROOT / "dist", help="Where the files go; else dist/.")
 def main(packages: tuple[str, ...], out: Path) -> None:
-    """Build PACKAGES, or all four, and list the files."""
+    """Build PACKAGES, or all of them, and list the files."""
     click.echo(table(build_all(packages or PACKAGES, out)))
 
 

@@ -23,7 +23,11 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command of *arguments*; exit 2 when they are wrong, 1 when the command cannot do its work."""
     _adopt_installed(os.environ)
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "simulate":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.rest = rest
     try:
         _COMMANDS[options.command](options)
     except UsageError as e:
@@ -100,10 +104,13 @@ def _status(options: argparse.Namespace) -> None:
 
 
 def _simulate(options: argparse.Namespace) -> None:
-    from praetor_agent.simulate.flags import settings_of
-    from praetor_agent.simulate.main import simulate
+    from importlib import import_module
 
-    simulate(settings_of(options))
+    try:
+        program = import_module("praetor_simulate.main")  # of a wheel that builds upon this one
+    except ModuleNotFoundError as e:
+        raise AgentError("no device needs pretend ones; install the wheel praetor-simulate beside this one") from e
+    program.main(options.rest)
 
 
 def _doctor(options: argparse.Namespace) -> None:
@@ -196,80 +203,65 @@ def _parser() -> argparse.ArgumentParser:
     _status_flags(commands.add_parser("status", help="show what this device thinks, without network"))
     _installation(commands)
     _confirm_flags(commands.add_parser("confirm", help="let a changed process stay, whose spec asks to be confirmed"))
-    _simulate_flags(commands.add_parser("simulate", help="be many pretend devices, for demos and load"))
+    commands.add_parser("simulate", add_help=False, help="be many pretend devices, for demos and load")
     return parser
 
 
 def _installation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("doctor", help="look at this host and say how to mend what is not right")
     _run_flags(parser)
-    _flag(parser, "-o", "--output", default="table", help="table or json")
+    flag(parser, "-o", "--output", default="table", help="table or json")
     parser = commands.add_parser("install", help="make this agent a service that is kept running")
     _run_flags(parser)
-    _flag(parser, "--root", default=DEFAULT_ROOT, help="where versions are kept")
-    _flag(parser, "--init", default="auto", help="systemd, sysv or auto")
+    flag(parser, "--root", default=DEFAULT_ROOT, help="where versions are kept")
+    flag(parser, "--init", default="auto", help="systemd, sysv or auto")
     parser = commands.add_parser("upgrade", help="put this agent in place of the installed one, if it comes up")
     parser.add_argument("file", nargs="?", help="a zipapp to take instead of this agent")
-    _flag(parser, "--root", default=DEFAULT_ROOT, help="where versions are kept")
+    flag(parser, "--root", default=DEFAULT_ROOT, help="where versions are kept")
     parser = commands.add_parser("uninstall", help="take the installed agent away")
-    _flag(parser, "--root", default=DEFAULT_ROOT, help="where versions are kept")
+    flag(parser, "--root", default=DEFAULT_ROOT, help="where versions are kept")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--keep-processes", action="store_true", help="leave the processes running (default)")
     which.add_argument("--remove-processes", action="store_true", help="end them; state and settings go, too")
 
 
 def _status_flags(parser: argparse.ArgumentParser) -> None:
-    _flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
-    _flag(parser, "-o", "--output", default="table", help="table or json")
+    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
+    flag(parser, "-o", "--output", default="table", help="table or json")
 
 
 def _confirm_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="name of the DeviceProcess")
     parser.add_argument("--namespace", help="its namespace, where several have that name")
-    _flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
-
-
-def _simulate_flags(parser: argparse.ArgumentParser) -> None:
-    _gateway_flags(parser)
-    _flag(parser, "--count", help="how many devices")
-    _flag(parser, "--prefix", default="sim-", help="devices are named PREFIX1, PREFIX2, …")
-    _flag(parser, "--devices-file", help="file with a device's name on each line, instead of --count and --prefix")
-    _flag(parser, "--token-secret-file", help="file with the gateway's secret, to mint each device's token")
-    _flag(parser, "--start-splay", default="5", help="spread the first contacts over this many seconds")
-    _flag(parser, "--fail-rate", default="0", help="share of starts that fail, from 0 to 1")
-    _flag(parser, "--fail-on", help="TEXT[=SHARE],…: specs that hold TEXT fail, on this share of the devices (all)")
-    _flag(parser, "--silent-on", help="TEXT[=SHARE],…: devices that are offered such a spec are never heard again")
-    _flag(parser, "--dead-rate", default="0", help="share of devices that are never heard at all, from 0 to 1")
-    _flag(parser, "--summary-seconds", default="5", help="seconds between two summary lines")
-    _flag(parser, "--changes-file", help="append a line of JSON for each spec that a device got")
+    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
 
 
 def _run_flags(parser: argparse.ArgumentParser) -> None:
-    _gateway_flags(parser)
-    _flag(parser, "--proxy", help="HTTP(S) proxy to the gateway, or none; else as HTTPS_PROXY and NO_PROXY say")
-    _flag(parser, "--device", help="name of this device (the host's name)")
-    _flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
-    _flag(parser, "--hold-file", default=DEFAULT_HOLD_FILE, help="while this file is there, nothing is changed")
-    _flag(
+    gateway_flags(parser)
+    flag(parser, "--proxy", help="HTTP(S) proxy to the gateway, or none; else as HTTPS_PROXY and NO_PROXY say")
+    flag(parser, "--device", help="name of this device (the host's name)")
+    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
+    flag(parser, "--hold-file", default=DEFAULT_HOLD_FILE, help="while this file is there, nothing is changed")
+    flag(
         parser, "--container-runtime", help="docker, podman or nerdctl with flags of its own (the first that is there)"
     )
-    _flag(parser, "--container-options", help="further options for each container, such as --ulimit=nofile=1024:1024")
-    _flag(parser, "--start-splay", default="3", help="spread the first contact over this many seconds")
-    _flag(parser, "--registry-auth-file", help="file of credentials for registries, as docker login writes it")
-    _flag(parser, "--registry-mirror", help="HOST=URL,…: where to look before the registry HOST")
-    _flag(parser, "--insecure-registry", help="HOST[:PORT],…: registries that may be reached without TLS")
-    _flag(parser, "--artifact-ca-bundle", help="PEM file of more authorities that may vouch for servers of artifacts")
+    flag(parser, "--container-options", help="further options for each container, such as --ulimit=nofile=1024:1024")
+    flag(parser, "--start-splay", default="3", help="spread the first contact over this many seconds")
+    flag(parser, "--registry-auth-file", help="file of credentials for registries, as docker login writes it")
+    flag(parser, "--registry-mirror", help="HOST=URL,…: where to look before the registry HOST")
+    flag(parser, "--insecure-registry", help="HOST[:PORT],…: registries that may be reached without TLS")
+    flag(parser, "--artifact-ca-bundle", help="PEM file of more authorities that may vouch for servers of artifacts")
 
 
-def _gateway_flags(parser: argparse.ArgumentParser) -> None:
-    _flag(parser, "--gateway", help="URL of the gateway")
-    _flag(parser, "--token", help="the token; better in a file or in the environment, for argv can be seen by all")
-    _flag(parser, "--token-file", help="file that holds the token; read again with each request")
-    _flag(parser, "--ca-bundle", help="PEM file of the authorities that may vouch for the gateway")
-    _flag(parser, "--log-level", default="info", help=f"one of {', '.join(LOG_LEVELS)}")
+def gateway_flags(parser: argparse.ArgumentParser) -> None:
+    flag(parser, "--gateway", help="URL of the gateway")
+    flag(parser, "--token", help="the token; better in a file or in the environment, for argv can be seen by all")
+    flag(parser, "--token-file", help="file that holds the token; read again with each request")
+    flag(parser, "--ca-bundle", help="PEM file of the authorities that may vouch for the gateway")
+    flag(parser, "--log-level", default="info", help=f"one of {', '.join(LOG_LEVELS)}")
 
 
-def _flag(parser: argparse.ArgumentParser, *names: str, default: str | None = None, help: str) -> None:
+def flag(parser: argparse.ArgumentParser, *names: str, default: str | None = None, help: str) -> None:
     """Add a flag whose default comes from the environment: `--state-dir` from PRAETOR_AGENT_STATE_DIR."""
     variable = ENVIRONMENT_PREFIX + names[-1].removeprefix("--").replace("-", "_").upper()
     text = f"{help} [{variable}{', default ' + default if default else ''}]"

@@ -14,9 +14,6 @@ from praetor_agent.backoff import full_jitter, heartbeat_delay
 from praetor_agent.clock import Clock, rfc3339
 from praetor_agent.errors import GatewayError
 from praetor_agent.reporting import Reporter, delayed, first_seq, report
-from praetor_agent.simulate.faults import NO_FAULTS, Faults
-from praetor_agent.simulate.http import Connection, Endpoint, Response
-from praetor_agent.simulate.statistics import Statistics
 from praetor_api.protocol import (
     DEFAULT_HEARTBEAT_SECONDS,
     Observation,
@@ -27,6 +24,9 @@ from praetor_api.protocol import (
     report_path,
 )
 from praetor_api.wire import WireError, parse_json, read, write
+from praetor_simulate.faults import NO_FAULTS, Faults
+from praetor_simulate.http import Connection, Endpoint, Response
+from praetor_simulate.statistics import Statistics
 
 WAIT_SECONDS = 50
 TIMEOUT_SECONDS = 10.0

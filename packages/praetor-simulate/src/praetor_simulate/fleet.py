@@ -1,4 +1,4 @@
-"""`praetor-agent simulate`: a fleet of pretend devices, and a line every few seconds on how it does."""
+"""The fleet: all pretend devices in one event loop, and a line every few seconds on how they do."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pathlib import Path
 
 from praetor_agent.clock import SystemClock
 from praetor_agent.errors import AgentError, UsageError
-from praetor_agent.simulate.device import Device, Fleet
-from praetor_agent.simulate.faults import NO_FAULTS, Faults
-from praetor_agent.simulate.http import endpoint
-from praetor_agent.simulate.statistics import Statistics
 from praetor_api.tokens import device_token
+from praetor_simulate.device import Device, Fleet
+from praetor_simulate.faults import NO_FAULTS, Faults
+from praetor_simulate.http import endpoint
+from praetor_simulate.statistics import Statistics
 
 DESCRIPTORS_PER_DEVICE = 2
 SPARE_DESCRIPTORS = 64

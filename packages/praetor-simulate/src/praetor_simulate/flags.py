@@ -1,21 +1,24 @@
-"""What `simulate` was told on its command line."""
+"""The command line of `praetor-agent simulate`."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from praetor_agent import settings
+from praetor_agent.cli import flag, gateway_flags
 from praetor_agent.errors import UsageError
-from praetor_agent.simulate.faults import BadVersion, Faults
-from praetor_agent.simulate.main import SimulateSettings
+from praetor_simulate.faults import BadVersion, Faults
+from praetor_simulate.fleet import SimulateSettings
 
 MAX_DEVICES = 200_000
 _A_SHARE = "a share from 0 to 1"
 
 
-def settings_of(options: argparse.Namespace) -> SimulateSettings:
-    """Return the settings; UsageError naming the flag that is wrong, and the mend."""
+def settings_of(arguments: Sequence[str]) -> SimulateSettings:
+    """Return what *arguments* ask for; UsageError naming the flag that is wrong, and the mend."""
+    options = _parser().parse_args(arguments)
     if options.token_secret_file and (options.token or options.token_file):
         raise UsageError("--token-secret-file and a token are both given; leave one out")
     token, token_file = settings.token_of(options.token, options.token_file)
@@ -37,6 +40,25 @@ def settings_of(options: argparse.Namespace) -> SimulateSettings:
         summary_seconds=max(0.1, settings.seconds("--summary-seconds", options.summary_seconds)),
         changes_file=Path(options.changes_file) if options.changes_file else None,
     )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="praetor-agent simulate", description="Be many pretend devices until SIGTERM, for demos and load."
+    )
+    gateway_flags(parser)
+    flag(parser, "--count", help="how many devices")
+    flag(parser, "--prefix", default="sim-", help="devices are named PREFIX1, PREFIX2, …")
+    flag(parser, "--devices-file", help="file with a device's name on each line, instead of --count and --prefix")
+    flag(parser, "--token-secret-file", help="file with the gateway's secret, to mint each device's token")
+    flag(parser, "--start-splay", default="5", help="spread the first contacts over this many seconds")
+    flag(parser, "--fail-rate", default="0", help="share of starts that fail, from 0 to 1")
+    flag(parser, "--fail-on", help="TEXT[=SHARE],…: specs that hold TEXT fail, on this share of the devices (all)")
+    flag(parser, "--silent-on", help="TEXT[=SHARE],…: devices that are offered such a spec are never heard again")
+    flag(parser, "--dead-rate", default="0", help="share of devices that are never heard at all, from 0 to 1")
+    flag(parser, "--summary-seconds", default="5", help="seconds between two summary lines")
+    flag(parser, "--changes-file", help="append a line of JSON for each spec that a device got")
+    return parser
 
 
 def _bad_versions(flag: str, text: str | None) -> tuple[BadVersion, ...]:
