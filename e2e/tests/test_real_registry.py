@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import requests
 
-from praetor_agent.artifacts.sources import device_sources
+from praetor_agent.artifacts.fetcher import device_sources
 from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.errors import ArtifactError
 from praetor_agent.settings import Registries

@@ -12,11 +12,9 @@ from threading import Event, Thread
 
 import pytest
 
-from praetor_agent.artifacts.fetcher import Fetcher
-from praetor_agent.artifacts.file import FileSource, file_path
-from praetor_agent.artifacts.http import HttpSource
+from praetor_agent.artifacts.fetcher import Fetcher, Source, device_sources
+from praetor_agent.artifacts.files import FileSource, HttpSource, file_path
 from praetor_agent.artifacts.part import Work, file_name
-from praetor_agent.artifacts.sources import Source, device_sources
 from praetor_agent.artifacts.store import ArtifactStore, pinned
 from praetor_agent.artifacts.web import Web
 from praetor_agent.clock import SystemClock

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from praetor_agent.backends.cgroup import ROOT, limits
 from praetor_agent.backends.process import ProcessBackend
+from praetor_agent.backends.resources import ROOT, limits
 from praetor_agent.launch import Launch
 from praetor_agent.testing import until
 from praetor_api.spec import Resources
@@ -46,7 +46,7 @@ def test_a_group_that_cannot_be_made_is_told_and_the_process_runs(
 ) -> None:
     backend = ProcessBackend(tmp_path / "p", "b")
     (tmp_path / "cgroup.controllers").write_text("memory\n")
-    monkeypatch.setattr("praetor_agent.backends.cgroup.limits.__defaults__", (tmp_path,))
+    monkeypatch.setattr("praetor_agent.backends.resources.limits.__defaults__", (tmp_path,))
     backend.start(replace(LAUNCH, resources=ALL))
     seen = backend.observe()["u1"]
     backend.stop("u1", grace_seconds=0, force=True)

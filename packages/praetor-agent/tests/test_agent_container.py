@@ -20,7 +20,7 @@ from praetor_agent.backends.images import Images
 from praetor_agent.clock import SystemClock
 from praetor_agent.errors import StartError, UsageError
 from praetor_agent.launch import Launch, launch_of
-from praetor_agent.prober import Prober
+from praetor_agent.probes import Prober
 from praetor_agent.records import Observed, Revision
 from praetor_agent.testing import until
 from praetor_api.protocol import DesiredItem

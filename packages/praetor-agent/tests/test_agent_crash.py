@@ -19,21 +19,19 @@ import pytest
 
 from praetor_agent.artifacts.fetcher import Fetcher
 from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.clock import Waker
 from praetor_agent.errors import StartError
 from praetor_agent.health import Health
 from praetor_agent.host import Host
-from praetor_agent.inbox import Inbox
 from praetor_agent.launch import Launch
 from praetor_agent.loop import Loop, Parts
-from praetor_agent.prober import Prober
-from praetor_agent.probes import Probes
+from praetor_agent.poller import Inbox
+from praetor_agent.probes import Prober, Probes
 from praetor_agent.records import Memory, Observed, Stage, World
 from praetor_agent.restart import LOST
-from praetor_agent.state import Received, State
-from praetor_agent.store import JsonFile
+from praetor_agent.state import JsonFile, Received, State
 from praetor_agent.telling import Teller, observations
 from praetor_agent.testing import item, process_spec
-from praetor_agent.waker import Waker
 from praetor_api.protocol import Desired, Observation, read_desired
 from praetor_api.spec import Backend
 
@@ -59,7 +57,7 @@ class Steps:
 
 
 class Disk:
-    """What `praetor_agent.store` takes for `os`: real files, and what a power cut would leave of them.
+    """What `praetor_agent.state` takes for `os`: real files, and what a power cut would leave of them.
 
     The bytes of a file are safe when it was flushed; its name is when its directory was. Names that were not are
     lost from the last one on, for a file system writes them in their order.
@@ -228,7 +226,7 @@ class Device:
         self.ear = Ear()
         self._clock = Clock()
         self._waker = waker
-        patch.setattr("praetor_agent.store.os", self.disk)
+        patch.setattr("praetor_agent.state.os", self.disk)
         self.boot()
 
     def boot(self) -> None:

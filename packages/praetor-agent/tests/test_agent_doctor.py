@@ -14,8 +14,7 @@ import pytest
 from praetor_agent.cli import main
 from praetor_agent.doctor import Check, checks
 from praetor_agent.settings import RunSettings
-from praetor_agent.state import Received, State
-from praetor_agent.store import lock_directory
+from praetor_agent.state import Received, State, lock_directory
 from praetor_agent.testing import FakeGateway, Fault, item, process_spec
 from praetor_api.protocol import read_desired
 

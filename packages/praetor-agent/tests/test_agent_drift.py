@@ -12,19 +12,18 @@ import pytest
 
 from praetor_agent.artifacts.fetcher import Fetcher
 from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.clock import Waker
 from praetor_agent.errors import BackendError
 from praetor_agent.gateway import Address, GatewayClient
 from praetor_agent.host import OUTPUT_CHARACTERS, Host
-from praetor_agent.inbox import Inbox
 from praetor_agent.launch import Launch, probe_of
 from praetor_agent.loop import RETRY_SECONDS, Loop, Parts
-from praetor_agent.prober import Prober
-from praetor_agent.probes import Probes
+from praetor_agent.poller import Inbox
+from praetor_agent.probes import Prober, Probes
 from praetor_agent.records import Observed
 from praetor_agent.state import Received, State
 from praetor_agent.telling import Teller
 from praetor_agent.testing import FakeGateway, item, process_spec
-from praetor_agent.waker import Waker
 from praetor_api.protocol import Observation, Report, read_desired
 from praetor_api.spec import Backend
 

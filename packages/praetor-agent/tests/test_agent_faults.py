@@ -16,7 +16,7 @@ import pytest
 from praetor_agent import procfs, reporting
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.gateway import Address, GatewayClient
-from praetor_agent.inbox import Inbox
+from praetor_agent.poller import Inbox
 from praetor_agent.records import World
 from praetor_agent.reporting import Reporter
 from praetor_agent.telling import Teller

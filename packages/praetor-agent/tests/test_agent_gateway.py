@@ -5,14 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from praetor_agent.clock import SystemClock
+from praetor_agent.clock import SystemClock, Waker
 from praetor_agent.errors import GatewayError
 from praetor_agent.gateway import MAX_RETRY_AFTER_SECONDS, Address, GatewayClient, token_file
-from praetor_agent.inbox import Inbox
-from praetor_agent.poller import Poller
+from praetor_agent.poller import Inbox, Poller
 from praetor_agent.state import Received
 from praetor_agent.testing import FakeGateway, Fault, item, process_spec, until
-from praetor_agent.waker import Waker
 from praetor_api.protocol import Observation, Report, ReportAck
 
 ITEM = item("a", process_spec("sleep", "1"))

@@ -15,9 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from praetor_agent import procfs
-from praetor_agent.backends.initd import InitdBackend
-from praetor_agent.backends.naming import own_name
-from praetor_agent.backends.script import Places, owner, quote, render_script
+from praetor_agent.backends.initd import InitdBackend, Places, owner, quote, render_script
+from praetor_agent.backends.protocol import own_name
 from praetor_agent.errors import StartError
 from praetor_agent.launch import Launch
 from praetor_agent.testing import until

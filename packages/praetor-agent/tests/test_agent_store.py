@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from praetor_agent.errors import AgentError
 from praetor_agent.records import Failure, Record, Revision, Stage
-from praetor_agent.state import Received, State
-from praetor_agent.store import JsonFile, lock_directory
+from praetor_agent.state import JsonFile, Received, State, lock_directory
 from praetor_agent.testing import item, process_spec
 from praetor_api.protocol import read_desired
 

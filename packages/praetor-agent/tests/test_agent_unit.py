@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from praetor_agent.backends.quantity import bytes_of, cpu_percent
-from praetor_agent.backends.unit import (
+from praetor_agent.backends.resources import bytes_of, cpu_percent
+from praetor_agent.backends.systemd import (
     Marks,
     exec_line,
     quote_value,

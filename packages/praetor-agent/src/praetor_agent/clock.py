@@ -1,8 +1,15 @@
-"""Time: one clock that neither jumps nor stops in a suspended device, and the wall clock for people."""
+"""Time, and waiting for whatever comes first: a time, a word from another thread, a signal, or the end of a process.
+
+One clock neither jumps nor stops in a suspended device; the wall clock is for people.
+"""
 
 from __future__ import annotations
 
+import os
+import select
 import time
+from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -34,3 +41,69 @@ class SystemClock:
 def rfc3339(moment: datetime) -> str:
     """Return *moment* in whole seconds as Kubernetes writes it: `2025-01-31T12:00:00Z`."""
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+MAX_WAIT_SECONDS = 60.0
+BLIND_WAIT_SECONDS = 1.0
+"""Where the kernel cannot tell that a process ended, it is looked at this often."""
+
+
+class Waker:
+    """Wakes the loop. `wake` may be called from any thread and from signal handlers."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._watched: dict[int, int] = {}
+
+    @property
+    def descriptor(self) -> int:
+        """Descriptor to write to for waking the loop, as `signal.set_wakeup_fd` wants it."""
+        return self._writer
+
+    def wake(self) -> None:
+        """Let the loop go on at once."""
+        with suppress(BlockingIOError):  # it is woken already
+            os.write(self._writer, b"w")
+
+    def wait(self, seconds: float, pids: Iterable[int] = ()) -> None:
+        """Return after *seconds*, after `wake`, or when one of *pids* ended."""
+        seconds = max(0.0, min(seconds, MAX_WAIT_SECONDS))
+        if not self._watch(set(pids)):
+            seconds = min(seconds, BLIND_WAIT_SECONDS)
+        poll = select.poll()
+        for descriptor in (self._reader, *self._watched.values()):
+            poll.register(descriptor, select.POLLIN)
+        if poll.poll(seconds * 1000):
+            self._drain()
+
+    def close(self) -> None:
+        """Let all descriptors go."""
+        self._watch(set())
+        os.close(self._reader)
+        os.close(self._writer)
+
+    def _watch(self, pids: set[int]) -> bool:
+        """Hold a descriptor for each of *pids*; tell whether all could be had."""
+        for pid in set(self._watched) - pids:
+            os.close(self._watched.pop(pid))
+        complete = True
+        for pid in pids - set(self._watched):
+            try:
+                self._watched[pid] = os.pidfd_open(pid)
+            except OSError:  # it ended meanwhile, or an old kernel
+                complete = False
+        return complete
+
+    def _drain(self) -> None:
+        for pid, descriptor in list(self._watched.items()):  # one that ended stays readable: let go of it
+            if _is_readable(descriptor):
+                os.close(self._watched.pop(pid))
+        with suppress(BlockingIOError):
+            while os.read(self._reader, 4096):
+                pass
+
+
+def _is_readable(descriptor: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))

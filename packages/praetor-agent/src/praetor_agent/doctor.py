@@ -17,9 +17,8 @@ from praetor_agent.backends.available import backends_of
 from praetor_agent.errors import BackendError, GatewayError
 from praetor_agent.facts import MIB, free_bytes, size_words
 from praetor_agent.settings import RunSettings, loose_mode
-from praetor_agent.state import State
+from praetor_agent.state import JsonFile, State, is_locked, replace_file
 from praetor_agent.status import table
-from praetor_agent.store import JsonFile, is_locked, replace_file
 
 LEAST_FREE = 100 * MIB
 SLOW_SECONDS = 1.0

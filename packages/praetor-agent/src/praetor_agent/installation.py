@@ -23,7 +23,7 @@ from praetor_agent import services
 from praetor_agent.__about__ import __version__
 from praetor_agent.errors import AgentError, UsageError
 from praetor_agent.launcher import TRIAL_SECONDS
-from praetor_agent.store import replace_file, sync_directory
+from praetor_agent.state import replace_file, sync_directory
 
 END_SECONDS = 60.0
 PACKAGES = ("praetor_agent", "praetor_api", "requests", "urllib3", "idna", "certifi", "charset_normalizer")

@@ -8,18 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from praetor_agent import restart
-from praetor_agent.clock import Clock, rfc3339
+from praetor_agent.clock import Clock, Waker, rfc3339
 from praetor_agent.errors import BackendError, StartError
-from praetor_agent.hold import read_hold
 from praetor_agent.host import Host, artifacts_of
-from praetor_agent.inbox import Inbox
+from praetor_agent.poller import Inbox
 from praetor_agent.probes import Probes
 from praetor_agent.reconcile import Action, Fetch, Plan, Remove, Repair, Start, Stop, reconcile
 from praetor_agent.records import Failure, Memory, Record, World
-from praetor_agent.state import Received, State
+from praetor_agent.state import Received, State, read_hold
 from praetor_agent.telling import Teller
 from praetor_agent.trial import is_kept
-from praetor_agent.waker import Waker
 
 log = logging.getLogger(__name__)
 

@@ -1,18 +1,47 @@
-"""The thread that holds the long poll, so that a changed spec is here at once."""
+"""Holds the long poll, in a thread of its own, and the desired state that it brings for the loop."""
 
 from __future__ import annotations
 
 import logging
 import random
-from threading import Event, Thread
+from collections.abc import Callable
+from threading import Event, Lock, Thread
 
 from praetor_agent.backoff import full_jitter, heartbeat_delay
 from praetor_agent.clock import Clock
 from praetor_agent.errors import GatewayError
 from praetor_agent.gateway import GatewayClient
-from praetor_agent.inbox import Inbox
 from praetor_agent.state import Received
 from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS
+
+
+class Inbox:
+    """Holds the latest desired state; *wake* is called when a new one comes in."""
+
+    def __init__(self, wake: Callable[[], None], latest: Received | None = None) -> None:
+        self._lock = Lock()
+        self._wake = wake
+        self._latest = latest
+
+    def put(self, received: Received) -> bool:
+        """Take *received* and tell whether it is new."""
+        with self._lock:
+            if self._latest is not None and self._latest.etag == received.etag and self._latest.body == received.body:
+                return False
+            self._latest = received
+        self._wake()
+        return True
+
+    def latest(self) -> Received | None:
+        """Return the latest desired state; None when the device was never told any."""
+        with self._lock:
+            return self._latest
+
+    def etag(self) -> str | None:
+        """Return the ETag of the latest desired state."""
+        latest = self.latest()
+        return latest.etag if latest else None
+
 
 log = logging.getLogger(__name__)
 

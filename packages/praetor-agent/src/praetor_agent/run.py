@@ -11,26 +11,21 @@ from collections.abc import Callable
 
 from praetor_agent import procfs
 from praetor_agent.__about__ import __version__
-from praetor_agent.artifacts.fetcher import Fetcher
-from praetor_agent.artifacts.sources import device_sources
+from praetor_agent.artifacts.fetcher import Fetcher, device_sources
 from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.backends.available import backends_of
-from praetor_agent.clock import SystemClock
+from praetor_agent.clock import SystemClock, Waker
 from praetor_agent.facts import Facts
 from praetor_agent.gateway import Address, GatewayClient, proxies_for, token_file
 from praetor_agent.host import Host
-from praetor_agent.inbox import Inbox
 from praetor_agent.launch import Probe, probe_of
 from praetor_agent.loop import Loop, Parts
-from praetor_agent.poller import Poller
-from praetor_agent.prober import Prober
-from praetor_agent.probes import Probes
+from praetor_agent.poller import Inbox, Poller
+from praetor_agent.probes import Prober, Probes
 from praetor_agent.records import Revision
 from praetor_agent.settings import DEFAULT_WAIT_SECONDS, RunSettings, loose_mode
-from praetor_agent.state import State
-from praetor_agent.store import lock_directory
+from praetor_agent.state import State, lock_directory
 from praetor_agent.telling import Teller
-from praetor_agent.waker import Waker
 from praetor_api.protocol import Report
 from praetor_api.spec import HealthCheck
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from praetor_agent.errors import AgentError, UsageError
-from praetor_agent.store import replace_file
+from praetor_agent.state import replace_file
 
 NAME = "praetor-agent"
 UNIT = Path("/etc/systemd/system") / f"{NAME}.service"

@@ -13,8 +13,7 @@ from praetor_agent import procfs
 from praetor_agent.backends.available import backends_of
 from praetor_agent.errors import AgentError, BackendError
 from praetor_agent.records import Observed, World
-from praetor_agent.state import State
-from praetor_agent.store import is_locked
+from praetor_agent.state import State, is_locked
 from praetor_agent.telling import observations
 from praetor_api.protocol import Observation
 from praetor_api.wire import clean_text, write

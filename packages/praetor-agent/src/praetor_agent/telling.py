@@ -12,7 +12,7 @@ from praetor_agent.clock import Clock, rfc3339
 from praetor_agent.errors import GatewayError
 from praetor_agent.gateway import GatewayClient
 from praetor_agent.health import Health
-from praetor_agent.inbox import Inbox
+from praetor_agent.poller import Inbox
 from praetor_agent.records import Memory, World
 from praetor_agent.reporting import Reporter
 from praetor_api.protocol import Desired, Observation, Report, ReportAck

@@ -1,4 +1,5 @@
-"""Fetches artifacts beside the loop: one at a time, in a thread that lives only while there is something to fetch."""
+"""Fetches artifacts from their sources beside the loop: one at a time, in a thread that lives only while there is
+something to fetch."""
 
 from __future__ import annotations
 
@@ -8,9 +9,8 @@ import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from threading import Lock, Thread
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from praetor_agent.artifacts.sources import Source, Sources
 from praetor_agent.artifacts.store import ArtifactStore, pinned
 from praetor_agent.backoff import doubling
 from praetor_agent.clock import Clock
@@ -18,6 +18,10 @@ from praetor_agent.errors import ArtifactError
 from praetor_agent.records import ArtifactState, Failure
 from praetor_api.protocol import ArtifactReason, DesiredItem
 from praetor_api.spec import Artifact, ArtifactType
+
+if TYPE_CHECKING:
+    from praetor_agent.artifacts.part import Work
+    from praetor_agent.settings import Registries
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +38,42 @@ _CERTAIN = frozenset(ArtifactReason) - {
     ArtifactReason.UNAUTHORIZED,
     ArtifactReason.DISK_FULL,
 }
+
+
+class Source(Protocol):
+    """Has artifacts; ArtifactError when one cannot be had."""
+
+    def fetch(self, artifact: Artifact, work: Work) -> str:
+        """Put the verified artifact into the root of *work* and return its digest."""
+        ...
+
+
+Sources: TypeAlias = Mapping[ArtifactType, Callable[[], Source]]
+"""Makers of sources, so that what a source needs is loaded when it is first used."""
+
+
+def device_sources(registries: Registries | None = None, ca_bundle: str | None = None) -> Sources:
+    """Return the sources that this agent has."""
+
+    def file() -> Source:
+        from praetor_agent.artifacts.files import FileSource
+
+        return FileSource()
+
+    def http() -> Source:
+        from praetor_agent.artifacts.files import HttpSource
+        from praetor_agent.artifacts.web import Web
+
+        return HttpSource(Web(ca_bundle=ca_bundle))
+
+    def oci() -> Source:
+        from praetor_agent.artifacts.oci import OciSource
+        from praetor_agent.artifacts.web import Web
+        from praetor_agent.settings import Registries
+
+        return OciSource(Web(ca_bundle=ca_bundle), registries or Registries())
+
+    return {ArtifactType.FILE: file, ArtifactType.HTTP: http, ArtifactType.OCI: oci}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from praetor_agent.artifacts.part import Work, file_name, is_archive
 from praetor_agent.artifacts.tree import sync_tree
 from praetor_agent.errors import ArtifactError
 from praetor_agent.records import ArtifactState
-from praetor_agent.store import sync_directory
+from praetor_agent.state import sync_directory
 from praetor_api.protocol import ArtifactReason as Reason
 from praetor_api.spec import Artifact, ArtifactType
 

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from praetor_agent import procfs
-from praetor_agent.backends.naming import own_name
-from praetor_agent.backends.quantity import bytes_of, cpu_percent
-from praetor_agent.backends.signals import signal_name
+from praetor_agent.backends.protocol import own_name, signal_name
+from praetor_agent.backends.resources import bytes_of, cpu_percent
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.launch import Launch, Probe, probe_of
 from praetor_agent.records import Observed, Revision
-from praetor_agent.store import replace_file
+from praetor_agent.state import replace_file
 from praetor_api.spec import Backend, HealthCheck
 
 UID, DEVICE, HASH = (f"azure.com/praetor-{word}" for word in ("uid", "device", "spec-hash"))

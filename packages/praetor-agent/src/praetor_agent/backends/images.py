@@ -18,7 +18,7 @@ from praetor_agent.backends.container import Runtime
 from praetor_agent.backoff import doubling
 from praetor_agent.errors import BackendError
 from praetor_agent.records import ArtifactState, Failure
-from praetor_agent.store import replace_file
+from praetor_agent.state import replace_file
 from praetor_api.protocol import DesiredItem
 from praetor_api.spec import Backend
 

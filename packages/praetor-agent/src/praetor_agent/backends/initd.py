@@ -1,7 +1,9 @@
 """SysV and busybox init: a script a process, which starts the agent's own stage; at boot too for the policy Always.
 
-The stage is a copy beside the jobs, so that init can start processes when the agent is gone, or is a zipapp.
-Only scripts that carry our marker and this device's name are ever touched, and no file that is shared, such as inittab.
+The stage is a copy beside the jobs, so that init can start processes when the agent is gone, or is a zipapp. The script
+holds nothing of what is executed, which the stage reads from its job; what it holds is hostile all the same: words are
+quoted for a POSIX shell, comments hold no line breaks. Only scripts that carry our marker and this device's name are
+ever touched, and no file that is shared, such as inittab.
 """
 
 from __future__ import annotations
@@ -14,17 +16,16 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from praetor_agent import procfs
-from praetor_agent.backends import script
-from praetor_agent.backends.naming import PREFIX, own_name
 from praetor_agent.backends.process import START_TIMEOUT_SECONDS, ProcessBackend
+from praetor_agent.backends.protocol import PREFIX, own_name
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.launch import Launch
 from praetor_agent.records import Observed
-from praetor_agent.store import replace_file
+from praetor_agent.state import replace_file
 from praetor_api.spec import Backend
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class InitdBackend(ProcessBackend):
         """Return by uid every process that runs or left its exit status."""
         seen = {uid: replace(found, edited=self._edited(uid)) for uid, found in super().observe().items()}
         for path in self._scripts.glob(f"{PREFIX}*"):
-            owned = script.owner(_text(path))
+            owned = owner(_text(path))
             if owned is not None and owned[1] == self._device and owned[0] not in seen:  # written, but not started yet
                 seen[owned[0]] = Observed(uid=owned[0], backend=self.name, spec_hash="", running=False)
         return seen
@@ -89,11 +90,11 @@ class InitdBackend(ProcessBackend):
     def _write(self, launch: Launch, place: Path) -> Path:
         name = own_name(launch.name, launch.uid)
         path = self._scripts / name
-        places = script.Places(
+        places = Places(
             place=str(place), shim=str(self._directory / "shim.py"), python=os.path.realpath(sys.executable)
         )
-        text = script.render_script(launch, self._device, places).encode()
-        if path.exists() and script.owner(_text(path)) is None:
+        text = render_script(launch, self._device, places).encode()
+        if path.exists() and owner(_text(path)) is None:
             raise StartError(f"{path} was not written by praetor-agent; move it away")
         for stale in self._scripts_of(launch.uid):
             if stale != path:  # renamed
@@ -115,7 +116,7 @@ class InitdBackend(ProcessBackend):
 
     def _scripts_of(self, uid: str) -> list[Path]:
         pattern = f"{PREFIX}*-{own_name('', uid)[-16:]}"
-        return [path for path in self._scripts.glob(pattern) if script.owner(_text(path)) == (uid, self._device)]
+        return [path for path in self._scripts.glob(pattern) if owner(_text(path)) == (uid, self._device)]
 
 
 def _text(path: Path) -> str:
@@ -160,3 +161,121 @@ def _run(*command: str, env: Mapping[str, str] | None = None) -> str:
     if done.returncode == 0:
         return ""
     return (done.stdout + done.stderr).decode(errors="replace").strip()[-500:] or f"exit status {done.returncode}"
+
+
+MARKER = "# Written by praetor-agent, which overwrites changes and removes the script with its DeviceProcess."
+
+_SCRIPT = """#!/bin/sh
+{marker}
+# X-Praetor-UID={uid}
+# X-Praetor-Device={device}
+### BEGIN INIT INFO
+# Provides:          {name}
+# Required-Start:    $local_fs
+# Required-Stop:     $local_fs
+# Should-Start:      $network $syslog
+# Should-Stop:       $network $syslog
+# Default-Start:     2 3 4 5
+# Default-Stop:      0 1 6
+# Short-Description: Praetor process {title}
+### END INIT INFO
+# chkconfig: 2345 95 05
+# description: Praetor process {title}
+
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+name={name}
+dir={place}
+shim={shim}
+python={python}
+grace={grace}
+
+# The record names the process by boot, pid and start time: a pid alone may be somebody else's by now.
+running() {{
+    {{ read -r uid && read -r hash && read -r boot && read -r pid ticks; }} 2>/dev/null <"$dir/run" || return 1
+    [ "$boot" = "$(cat /proc/sys/kernel/random/boot_id)" ] || return 1
+    stat=$(cat "/proc/$pid/stat" 2>/dev/null) || return 1
+    set -f
+    set -- ${{stat##*) }}
+    [ "$1" != Z ] && [ "$1" != X ] && [ "${{20}}" = "$ticks" ]
+}}
+
+start() {{
+    running && return 0
+    rm -f "$dir/pid"
+    [ -x "$python" ] || python=$(command -v python3) || {{ echo "$name: there is no python3" >&2; return 5; }}
+    cd / && umask 022
+    if command -v start-stop-daemon >/dev/null 2>&1; then
+        answer=$(start-stop-daemon -S -q -p "$dir/pid" -a "$python" -- -I -S "$shim" <"$dir/job" 2>&1)
+    else
+        answer=$("$python" -I -S "$shim" <"$dir/job" 2>&1)
+    fi
+    [ "$answer" = ok ] || running && return 0  # somebody else may have been quicker
+    printf '%s\\n' "$answer"
+    return 1
+}}
+
+stop() {{
+    running || return 0
+    kill -TERM "-$pid"
+    while running; do
+        [ "$grace" -gt 0 ] || kill -KILL "-$pid"
+        [ "$grace" -gt -5 ] || {{ echo "$name: process $pid does not end" >&2; return 1; }}
+        grace=$((grace - 1))
+        sleep 1
+    done
+}}
+
+case "$1" in
+    start) start ;;
+    stop) stop ;;
+    restart | force-reload) stop && start ;;
+    status) if running; then echo "$name runs, process $pid"; else echo "$name does not run"; exit 3; fi ;;
+    *) echo "Usage: $0 {{start|stop|restart|force-reload|status}}" >&2; exit 2 ;;
+esac
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Places:
+    """Where the stage and what it reads are on the device."""
+
+    place: str
+    shim: str
+    python: str
+
+
+def render_script(launch: Launch, device: str, places: Places) -> str:
+    """Return the script that starts and stops *launch*; StartError naming what cannot be written safely."""
+    return _SCRIPT.format(
+        marker=MARKER,
+        uid=_comment("uid", launch.uid),
+        device=_comment("device", device),
+        name=own_name(launch.name, launch.uid),
+        title=_comment("name", f"{launch.namespace}/{launch.name}"),
+        place=quote(places.place),
+        shim=quote(places.shim),
+        python=quote(places.python),
+        grace=max(1, launch.grace_seconds),
+    )
+
+
+def quote(word: str) -> str:
+    """Return *word* as one word of a POSIX shell, where nothing but a quote is special between quotes."""
+    if "\0" in word:
+        raise StartError(f"{word!r} holds a NUL character, which no program can be given")
+    return "'" + word.replace("'", "'\\''") + "'"
+
+
+def owner(text: str) -> tuple[str, str] | None:
+    """Return uid and device of a script of ours; None of anybody else's."""
+    lines = text.split("\n")[1:4]
+    keys = ("# X-Praetor-UID=", "# X-Praetor-Device=")
+    if len(lines) < 3 or lines[0] != MARKER or not all(map(str.startswith, lines[1:], keys)):
+        return None
+    return lines[1].removeprefix(keys[0]), lines[2].removeprefix(keys[1])
+
+
+def _comment(field: str, text: str) -> str:
+    if not text.isprintable():
+        raise StartError(f"{field}: {text!r} cannot be written into an init script")
+    return text

@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from praetor_agent import procfs
-from praetor_agent.backends import cgroup
-from praetor_agent.backends.signals import signal_name
+from praetor_agent.backends import resources
+from praetor_agent.backends.protocol import signal_name
 from praetor_agent.errors import BackendError, StartError
-from praetor_agent.identity import Identity, identity_of
-from praetor_agent.launch import Launch
+from praetor_agent.launch import Identity, Launch, identity_of
 from praetor_agent.records import Observed
-from praetor_agent.store import replace_file
+from praetor_agent.state import replace_file
 from praetor_api.spec import Backend
 
 log = logging.getLogger(__name__)
@@ -113,7 +112,7 @@ class ProcessBackend:
 
     def _job(self, launch: Launch, place: Path, identity: Identity | None) -> bytes:
         head = "\n".join((launch.uid, launch.spec_hash, self._boot_of_job()))
-        limits = "\n".join(cgroup.limits(launch.resources, place))
+        limits = "\n".join(resources.limits(launch.resources, place))
         env = dict(launch.env) | procfs.markers(launch.uid, place)
         changed = (str(identity.uid), str(identity.gid), " ".join(map(str, identity.groups))) if identity else ("",) * 3
         words = (

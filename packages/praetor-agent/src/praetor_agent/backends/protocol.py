@@ -1,7 +1,13 @@
-"""What the loop asks of a backend. A backend only ever touches what carries our marker."""
+"""What the loop asks of a backend, and what all of them share. A backend only ever touches what carries our marker.
+
+What backends write on a device is named by one scheme, so that what is ours is known by its name, too.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
+import signal
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
@@ -51,3 +57,27 @@ class KeepsDefinition(Protocol):
     def repair(self, launch: Launch) -> None:
         """Write the definition again as it was; the process that runs is not touched. BackendError when impossible."""
         ...
+
+
+PREFIX = "praetor-"
+
+_READABLE_LENGTH = 60
+_UNSAFE = re.compile(r"[^a-z0-9-]+")
+
+
+def own_name(name: str, uid: str) -> str:
+    """Return our prefix, the readable part of *name*, and a hash of *uid*, which alone is unique."""
+    return f"{PREFIX}{readable(name).strip('-')}-{hashlib.sha256(uid.encode()).hexdigest()[:16]}"
+
+
+def readable(name: str) -> str:
+    """Return what a file's name or a log's identifier can hold of *name*."""
+    return _UNSAFE.sub("-", name.lower())[:_READABLE_LENGTH]
+
+
+def signal_name(number: int) -> str:
+    """Return the name of the signal *number*, such as SIGKILL; the number where it has none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return str(number)
