@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
+from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Key
 from praetor_controller.ctl.explanation import MEANINGS
 from praetor_controller.ctl.testing import NAMESPACE, Lab
 from praetor_controller.reasons import ReasonCode
@@ -166,6 +166,16 @@ def test_what_other_deployments_have_down_counts_in_shared_failure_domains(lab: 
     assert [each["device"] for each in reasons["Updating"]] == ["leaf-1", "leaf-3"]
     assert reasons["BudgetExhausted"][0]["device"] == "leaf-2"
     assert "rack=r2" in reasons["BudgetExhausted"][0]["detail"]
+
+
+def test_a_device_that_holds_updates_says_in_its_own_words_why(lab: Lab) -> None:
+    held = {"type": "UpdateHeld", "status": "True", "message": "nobody touches it before Monday"}
+    status = running() | {"conditions": [*running()["conditions"], held]}
+    key = Key(NAMESPACE, "tel-leaf-2")
+    asyncio.run(lab.kube.patch(DEVICE_PROCESSES, key, {"status": status}, subresource="status"))
+    line = lab.run("explain", "leaf-2").output.splitlines()[1]
+    assert "UpdateHeld" in line
+    assert "nobody touches it before Monday" in line
 
 
 def test_explaining_writes_nothing(lab: Lab) -> None:

@@ -258,7 +258,7 @@ def test_a_change_of_rows_that_is_none_is_refused() -> None:
 def test_every_field_comes_back() -> None:
     full = process(
         "leaf-1", labels=frozenset({("a", "b")}), annotations=frozenset({("c", "d")}), annotated=True, managed="{}",
-        wave="w", terminating=True, connected=False, failure="phase Failed: \ud800",
+        wave="w", terminating=True, connected=False, failure="phase Failed: \ud800", held="no",
     )  # fmt: skip
     recorded = {each.name for each in fields(ProcessRow)} - LEFT_OUT[ProcessRow].keys()
     assert plain(full).keys() == recorded

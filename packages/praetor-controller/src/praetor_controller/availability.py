@@ -5,6 +5,7 @@
 * Silent after the offer: a failure, held against the budget. When the template changes again it stays so held as long
   as the device never became available under the offer, for progressDeadlineSeconds at most: else two quick bad
   templates could take down twice the budget, and a device that died for good would hold up every later rollout.
+* Held: somebody on the device has its agent change nothing, and it had not taken the offer by then. It costs no budget.
 * Connected: available once it was ready for minReadySeconds, and unavailable till then, whatever the cause.
 """
 
@@ -27,6 +28,7 @@ class Standing(StrEnum):
     NEVER_REPORTED = "NeverReported"
     OFFLINE_BEFORE_OFFER = "OfflineBeforeOffer"
     SILENT_AFTER_OFFER = "SilentAfterOffer"
+    HELD = "Held"
 
 
 def standing(process: ProcessRow, device: DeviceRow, min_ready_s: float, now: float) -> Standing:
@@ -35,7 +37,8 @@ def standing(process: ProcessRow, device: DeviceRow, min_ready_s: float, now: fl
         return Standing.AVAILABLE if process.ready_since + min_ready_s <= now else Standing.UNAVAILABLE
     connected = device.connected if process.connected is None else process.connected
     if connected:
-        return Standing.UNAVAILABLE
+        untaken = process.held and process.settled_since is None and not process.failure
+        return Standing.HELD if untaken else Standing.UNAVAILABLE
     if not process.reported:
         return Standing.NEVER_REPORTED
     since = offline_since(process, device)

@@ -1,7 +1,7 @@
 """The rollout planner: a function of a snapshot and of now. No I/O, no clock, no logs.
 
 Budget. Devices that are unavailable count as spent, except devices in maintenance, devices that were offline before
-the offer, and processes that their device never reported (see availability). An available device is given a new
+the offer, that hold updates, or that never reported the process (see availability). An available device is given a new
 template only while spent is below maxUnavailable, so never more than maxUnavailable devices are down by our doing. A
 device that is connected and unavailable already is given the new template at once: it cannot get worse, it may be
 mended by it, and it stays counted; if its process is ready and only waits for minReadySeconds, it waits until no
@@ -45,7 +45,6 @@ _UP_TO_DATE = Reason(ReasonCode.UP_TO_DATE)
 _CREATING = Reason(ReasonCode.CREATING)
 _UPDATING = Reason(ReasonCode.UPDATING)
 _NOT_READY = Reason(ReasonCode.NOT_READY)
-_NEVER_SEEN = Reason(ReasonCode.NOT_READY, "its agent was never seen")
 _NEVER_CONNECTED = Reason(ReasonCode.NEVER_CONNECTED)
 _PAUSED = Reason(ReasonCode.PAUSED)
 _TERMINATING = Reason(ReasonCode.TERMINATING)
@@ -221,6 +220,8 @@ class _Pass:
             return _UP_TO_DATE
         if stands is Standing.NEVER_REPORTED or stands is Standing.OFFLINE_BEFORE_OFFER:
             return self._offline(ReasonCode.OFFLINE_SINCE, device, process)
+        if stands is Standing.HELD:
+            return Reason(ReasonCode.UPDATE_HELD, process.held)
         self._spend(device)
         if stands is Standing.SILENT_AFTER_OFFER:
             return self._offline(ReasonCode.SILENT_SINCE_OFFER, device, process)
@@ -244,7 +245,7 @@ class _Pass:
             return _PAUSED
         if self.on_delete:
             return _WAITING_FOR_DELETION
-        closed = self._closed(number)
+        closed = Reason(ReasonCode.UPDATE_HELD, process.held) if process.held else self._closed(number)
         if closed is not None:
             self._hold(device, process, stands)
             return closed
@@ -293,12 +294,9 @@ class _Pass:
 
     def _offline(self, code: ReasonCode, device: DeviceRow, process: ProcessRow) -> Reason:
         since = offline_since(process, device)
-        if since is not None:
-            return Reason(code, _time(since))
-        expected_by = process.created_at + self.deadline_s
-        self._look(expected_by)
-        given_up = code is ReasonCode.OFFLINE_SINCE and expected_by <= self.at
-        return _NEVER_CONNECTED if given_up else _NEVER_SEEN
+        if since is None and not process.reported:
+            return _NEVER_CONNECTED
+        return Reason(code, "" if since is None else _time(since))
 
     def _metadata_differs(self, process: ProcessRow) -> bool:
         template, model = self.template, self.model

@@ -104,6 +104,7 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
         ready_since=_ready_since(status, facts, offered_at or 0.0) if observed else None,
         settled_since=_settled_since(status, facts, offered_at or 0.0) if observed else None,
         failure=_failure(status, facts) if observed or _gave_up(metadata, facts) else "",
+        held=_held(facts),
     )
 
 
@@ -236,6 +237,13 @@ def _failure(status: Mapping[str, Any], facts: Mapping[str, _Fact]) -> str:
     if healthy.status == "False" and started.status == "True":
         return _words("not healthy", healthy)
     return ""
+
+
+def _held(facts: Mapping[str, _Fact]) -> str:
+    held = facts.get("UpdateHeld", _UNKNOWN)
+    if held.status != "True" or facts.get("AgentConnected", _UNKNOWN).status != "True":
+        return ""  # what a device said before it went silent may hold no more
+    return sys.intern(_bounded(held.message) or "held on the device")
 
 
 def _words(what: str, fact: _Fact) -> str:

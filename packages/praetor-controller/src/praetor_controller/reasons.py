@@ -21,6 +21,7 @@ class ReasonCode(StrEnum):
     OFFLINE_SINCE = "OfflineSince"
     NEVER_CONNECTED = "NeverConnected"
     IN_MAINTENANCE = "InMaintenance"
+    UPDATE_HELD = "UpdateHeld"
     PAUSED = "Paused"
     BUDGET_EXHAUSTED = "BudgetExhausted"
     WAITING_FOR_WAVE = "WaitingForWave"

@@ -4,6 +4,8 @@ Available: no more devices are unavailable than maxUnavailable, and at least one
 Deployment's, with the deadline counted from the last step forward (an offer, or a device that became available) or
 from the rollout's beginning. A revision is the current one once every device has it that can be had, and at least one
 has shown it: where there was none to show anything, the next ones still get it in waves and under the failure policy.
+For the same reason a first rollout waits a minute after the last step forward for devices that have never connected:
+the first agents of a new site do not speak for those that are still starting.
 """
 
 from __future__ import annotations
@@ -26,8 +28,17 @@ PAUSED = "Paused"
 ROLLED_BACK = "RolledBack"
 
 _SETTLED = frozenset(
-    {ReasonCode.UP_TO_DATE, ReasonCode.IN_MAINTENANCE, ReasonCode.OFFLINE_SINCE, ReasonCode.NEVER_CONNECTED}
+    {
+        ReasonCode.UP_TO_DATE,
+        ReasonCode.IN_MAINTENANCE,
+        ReasonCode.UPDATE_HELD,
+        ReasonCode.OFFLINE_SINCE,
+        ReasonCode.NEVER_CONNECTED,
+    }
 )
+
+CONNECT_S = 60.0
+"""So long after the last step forward a first rollout waits for devices that have never connected."""
 
 _PATIENT = frozenset({ReasonCode.SOAKING, ReasonCode.AWAITING_APPROVAL})
 
@@ -72,10 +83,11 @@ class _Verdict:
 
 
 def rollout_status(deployment: DeploymentRow, facts: Facts, now: datetime) -> tuple[RolloutStatus, float | None]:
-    """Return the status, and when the progress deadline will pass (epoch seconds; None when it does not run)."""
+    """Return the status, and when time alone may change it (epoch seconds; None when it does not)."""
     revision = deployment.template.revision
     settled = not facts.stopped and all(code in _SETTLED for code in facts.reasons)
-    shown = settled and ReasonCode.UP_TO_DATE in facts.reasons
+    connects_by = _connects_by(deployment, facts)
+    shown = settled and ReasonCode.UP_TO_DATE in facts.reasons and connects_by <= now.timestamp()
     complete = shown or (settled and not facts.reasons)
     progressing = _progressing(deployment, facts, now, complete=complete)
     conditions = deployment.status.conditions
@@ -93,7 +105,15 @@ def rollout_status(deployment: DeploymentRow, facts: Facts, now: datetime) -> tu
         wave=None if complete else facts.wave,
         failed_revision=revision if facts.stopped else None,
     )
-    return status, progressing.deadline
+    deadlines = [each for each in (progressing.deadline, connects_by) if each is not None and each > now.timestamp()]
+    return status, min(deadlines, default=None)
+
+
+def _connects_by(deployment: DeploymentRow, facts: Facts) -> float:
+    """Return until when devices that have never connected are waited for; 0 when they are not."""
+    if ReasonCode.NEVER_CONNECTED not in facts.reasons or deployment.status.current_revision is not None:
+        return 0.0
+    return facts.progress_at + min(CONNECT_S, float(deployment.policy.progress_deadline_seconds))
 
 
 def fault_status(deployment: DeploymentRow, fault: str, now: datetime) -> RolloutStatus:

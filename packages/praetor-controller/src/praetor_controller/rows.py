@@ -69,6 +69,7 @@ class ProcessRow:
     ready_since: float | None = None
     settled_since: float | None = None  # as ready_since, but still known after the device went silent
     failure: str = ""  # why it counts as failing; empty when it does not
+    held: str = ""  # why its device, which is connected, takes no change now; empty when it does
 
 
 @frozen(kw_only=True)

@@ -3,8 +3,9 @@
 A device that has the update revision keeps the wave that was noted on its process. Of the others each belongs to the
 first wave that selects it and has room, reachable ones first, then by name; what no wave takes is the last one. A
 wave starts when in every wave before it enough devices were available for long enough, and somebody approved it where
-that is asked for. It stays open once one of its devices was given the revision. Devices in maintenance, or offline
-since before the offer, are not counted; but a wave of such devices only has shown nothing, and the next one waits.
+that is asked for. It stays open once one of its devices was given the revision. Devices in maintenance, those that hold
+updates, and those offline since before the offer are not counted; but a wave of such devices only has shown nothing,
+and the next one waits.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ REST = "(rest)"
 """Name of the last wave, which no wave of the spec can have."""
 _PATH = "spec.updateStrategy.rollingUpdate.waves"
 _NOWHERE = -1
+_SPARED = (Standing.NEVER_REPORTED, Standing.OFFLINE_BEFORE_OFFER, Standing.HELD)
 
 
 @frozen(kw_only=True)
@@ -120,7 +122,7 @@ class _Seen:
         self.updated = [each in hashes for each in pairing.hashes]
         self.counted = [
             not (device.in_maintenance and device.maintained(now))
-            and (stands is Standing.AVAILABLE or self._counts(device, process, stands, updated=updated))
+            and ((stands is Standing.AVAILABLE and updated) or self._counts(device, process, stands, updated=updated))
             for (device, process, stands), updated in zip(pairing, self.updated, strict=True)
         ]
         self.available_at = [
@@ -143,7 +145,7 @@ class _Seen:
             return device.connected is not False
         if stands is Standing.SILENT_AFTER_OFFER and not updated:
             return self._now < blamed_until(process, device, self._min_ready_s, self._deadline_s)
-        return stands not in (Standing.NEVER_REPORTED, Standing.OFFLINE_BEFORE_OFFER)
+        return stands not in _SPARED and (updated or not process.held)
 
     def left(self, place: Sequence[int]) -> list[int]:
         """Return the devices without a place in the order in which waves take them."""

@@ -14,7 +14,7 @@ from praetor_controller.rollout_status import PAUSED, PROGRESSING, ConditionReas
 from praetor_controller.waves import WaveState
 
 BAR_WIDTH = 30
-_SPARED = (ReasonCode.IN_MAINTENANCE, ReasonCode.OFFLINE_SINCE, ReasonCode.NEVER_CONNECTED)
+_SPARED = (ReasonCode.IN_MAINTENANCE, ReasonCode.OFFLINE_SINCE, ReasonCode.NEVER_CONNECTED, ReasonCode.UPDATE_HELD)
 LAST_WAVE = "(rest)"
 
 

@@ -1,0 +1,163 @@
+"""Devices that cost nothing and hold nobody up: those that have never connected, and those that hold updates."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from praetor_api.kube.objects import FailurePolicy, StrategyType, Wave
+from praetor_controller.actions import Update
+from praetor_controller.elsewhere import Neighbour, down_elsewhere
+from praetor_controller.planner import plan
+from praetor_controller.projection import project_process
+from praetor_controller.reasons import Reason, ReasonCode
+from praetor_controller.rollout_status import CONNECT_S
+from praetor_controller.rows import ProcessRow, StoredStatus
+from praetor_controller.snapshot import Plan
+from praetor_controller.testing import START, deployment, device, process, snapshot, template
+
+AT = START.timestamp()
+TEXT = "maintenance window until Friday"
+HELD = Reason(ReasonCode.UPDATE_HELD, TEXT)
+ROLLED_OUT = StoredStatus(current_revision="rev-v0", update_revision="rev-v1")
+UNSEEN: dict[str, Any] = {
+    "connected": None,
+    "connected_since": None,
+    "reported": False,
+    "observed": False,
+    "ready_since": None,
+    "settled_since": None,
+}
+UNTAKEN: dict[str, Any] = {"observed": False, "ready_since": None, "settled_since": None, "held": TEXT}
+
+
+def planned(processes: list[ProcessRow], now: datetime = START, **policy: Any) -> Plan:
+    devices = [device(row.device, connected=row.connected) for row in processes]
+    return plan(snapshot(deployment("v1", **policy), devices, processes), now)
+
+
+def updated(made: Plan) -> list[str]:
+    return sorted(action.process.device for action in made.actions if isinstance(action, Update))
+
+
+def progressing(made: Plan) -> str | None:
+    assert made.status is not None
+    return made.status.conditions[1].reason
+
+
+def test_a_first_rollout_waits_a_minute_for_devices_that_have_never_connected() -> None:
+    rows = [process("a", ready_since=AT), process("b", **UNSEEN | {"offered_at": AT, "created_at": AT})]
+    early = planned(rows, START + timedelta(seconds=1))
+    assert early.reasons["b"] == Reason(ReasonCode.NEVER_CONNECTED)
+    assert progressing(early) == "RolloutInProgress"
+    assert early.next_look == START + timedelta(seconds=CONNECT_S)
+    done = planned(rows, START + timedelta(seconds=CONNECT_S))
+    assert progressing(done) == "NewRevisionRolledOut"
+    assert done.status is not None
+    assert done.status.current_revision == "rev-v1"
+
+
+def test_an_agent_that_starts_late_makes_the_first_rollout_wait_for_its_like() -> None:
+    late = [process("a", ready_since=AT), process("b", ready_since=AT + 50), process("c", **UNSEEN)]
+    assert progressing(planned(late, START + timedelta(seconds=CONNECT_S))) == "RolloutInProgress"
+    assert progressing(planned(late, START + timedelta(seconds=50 + CONNECT_S))) == "NewRevisionRolledOut"
+
+
+def test_a_shorter_deadline_makes_that_wait_shorter() -> None:
+    rows = [process("a", ready_since=AT), process("b", **UNSEEN)]
+    made = planned(rows, START + timedelta(seconds=10), progress_deadline_seconds=10)
+    assert progressing(made) == "NewRevisionRolledOut"
+
+
+def test_later_rollouts_do_not_wait_for_devices_that_have_never_connected() -> None:
+    rows = [process("a", ready_since=AT), process("b", **UNSEEN)]
+    assert progressing(planned(rows, status=ROLLED_OUT)) == "NewRevisionRolledOut"
+
+
+def test_a_device_that_holds_updates_is_offered_nothing_and_costs_nothing() -> None:
+    rows = [process("a", "v0", held=TEXT), process("b", "v0"), process("c", "v0")]
+    made = planned(rows, max_unavailable=1)
+    assert updated(made) == ["b"]
+    assert made.reasons["a"] == HELD
+    assert planned([evolve(rows[0], held="")], max_unavailable=1).reasons["a"] == Reason(ReasonCode.UPDATING)
+
+
+def test_a_device_that_held_before_it_took_the_offer_costs_nothing() -> None:
+    made = planned([process("a", **UNTAKEN), process("b", "v0")], max_unavailable=1)
+    assert made.reasons["a"] == HELD
+    assert updated(made) == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("row", "code"),
+    [
+        pytest.param(process("a", ready_since=None, held=TEXT), ReasonCode.NOT_READY, id="took-the-offer-before"),
+        pytest.param(
+            process("a", ready_since=None, settled_since=None, failure="phase Failed", held=TEXT),
+            ReasonCode.FAILING,
+            id="failing",
+        ),
+        pytest.param(process("a", held=TEXT), ReasonCode.UP_TO_DATE, id="up-to-date"),
+    ],
+)
+def test_a_hold_excuses_only_what_the_device_did_not_do(row: ProcessRow, code: ReasonCode) -> None:
+    assert planned([row]).reasons["a"].code is code
+
+
+def test_a_held_device_that_is_down_with_its_old_version_still_counts() -> None:
+    down = process("a", "v0", ready_since=None, settled_since=None, failure="exit 1", held=TEXT, offered_at=AT)
+    made = planned([down, process("b", "v0")], max_unavailable=1)
+    assert made.reasons["a"] == HELD
+    assert updated(made) == []
+
+
+@pytest.mark.parametrize("strategy", list(StrategyType))
+def test_no_strategy_changes_a_device_that_holds(strategy: StrategyType) -> None:
+    assert updated(planned([process("a", "v0", held=TEXT)], strategy=strategy)) == []
+
+
+def test_held_devices_hold_up_neither_the_rollout_nor_a_wave_nor_are_they_failures() -> None:
+    rows = [process("a", ready_since=AT), process("b", "v0", held=TEXT), process("c", **UNTAKEN)]
+    assert progressing(planned(rows, status=ROLLED_OUT)) == "NewRevisionRolledOut"
+    later = START + timedelta(hours=1)
+    failing = planned(
+        [*rows, process("d", "v0")], later, failure_policy=FailurePolicy(max_failures=0), max_unavailable=0
+    )
+    assert failing.reasons["d"].code is ReasonCode.BUDGET_EXHAUSTED
+    waves = (Wave(name="canary", limit=3),)
+    canaries = [evolve(row, wave="canary", offered_at=AT) if row.spec_hash == "v1" else row for row in rows]
+    given = snapshot(
+        deployment("v1", waves=waves, status=ROLLED_OUT, max_unavailable=9),
+        [device(row.device) for row in canaries] + [device("z")],
+        [*canaries, process("z", "v0")],
+        current=template("v0"),
+    )
+    assert updated(plan(given, START)) == ["z"]
+
+
+def test_other_deployments_do_not_count_a_held_device_as_down() -> None:
+    neighbour = Neighbour(deployment(), [process("a", **UNTAKEN)])
+    assert down_elsewhere([neighbour], {"a": device("a")}, AT).down == ()
+
+
+def condition(kind: str, status: str, message: str = "") -> dict[str, Any]:
+    return {"type": kind, "status": status, "message": message}
+
+
+@pytest.mark.parametrize(
+    ("conditions", "held"),
+    [
+        pytest.param([condition("UpdateHeld", "True", TEXT), condition("AgentConnected", "True")], TEXT, id="held"),
+        pytest.param(
+            [condition("UpdateHeld", "True"), condition("AgentConnected", "True")], "held on the device", id="no-words"
+        ),
+        pytest.param([condition("UpdateHeld", "False", TEXT), condition("AgentConnected", "True")], "", id="free"),
+        pytest.param([condition("UpdateHeld", "True", TEXT), condition("AgentConnected", "False")], "", id="silent"),
+        pytest.param([], "", id="nothing-said"),
+    ],
+)
+def test_a_hold_is_what_a_connected_device_says(conditions: list[dict[str, Any]], held: str) -> None:
+    assert project_process({"metadata": {"name": "p"}, "status": {"conditions": conditions}}).held == held
