@@ -20,6 +20,7 @@ from praetor_agent.artifacts.web import Web
 from praetor_agent.clock import SystemClock
 from praetor_agent.errors import ArtifactError
 from praetor_agent.records import ArtifactState
+from praetor_agent.testing import until
 from praetor_api.protocol import DesiredItem
 from praetor_api.spec import Artifact, ArtifactType, Backend, Execution, ProcessSpec
 
@@ -75,11 +76,12 @@ def fetch(source: Source, store: ArtifactStore, wanted: Artifact) -> ArtifactSta
 class Pieces:
     """A source that has its bytes at hand."""
 
-    def __init__(self, pieces: Iterable[bytes]) -> None:
+    def __init__(self, pieces: Iterable[bytes], name: str = "x") -> None:
         self._pieces = pieces
+        self._name = name
 
     def fetch(self, artifact: Artifact, work: Work) -> str:
-        with work.part("x") as part:
+        with work.part(self._name) as part:
             for piece in self._pieces:
                 part.append(piece)
             expected = pinned(artifact)
@@ -360,3 +362,92 @@ def test_what_was_just_fetched_survives_a_collection(tmp_path: Path) -> None:
     fetching.keep(set())
     fetching.collect([])
     assert not Path(path).exists()
+
+
+def test_a_slow_server_holds_up_its_own_artifact_and_not_the_next_one(tmp_path: Path) -> None:
+    asked, go, woken = [], Event(), Event()
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        go.wait(20)
+        respond(200, {"Content-Length": str(len(CONTENT))}, CONTENT)(handler)
+
+    (tmp_path / "fw").write_bytes(CONTENT)
+    here = item(artifact(str(tmp_path / "fw"), None, ArtifactType.FILE), "here")
+    fetching = fetcher(tmp_path, woken)
+    with web_server(answer) as slow, web_server(answer) as slow_too:
+        try:
+            first, second = (
+                item(artifact(f"{url}/fw{number}", None), str(number)) for number, url in enumerate((slow, slow_too))
+            )
+            fetching.want(first, 0)
+            until(lambda: len(asked) == 1, "the first request")
+            fetching.want(first, 0)
+            fetching.want(here, 0)
+            assert woken.wait(10)
+            assert fetching.states()["here"].path is not None
+            fetching.want(second, 0)
+            until(lambda: len(asked) == 2, "the second request")
+            more = item(artifact(str(tmp_path / "fw"), None, ArtifactType.FILE), "more")
+            fetching.want(more, 0)
+            assert "more" not in fetching.states(), "more than two at a time"
+        finally:
+            go.set()
+        until(lambda: {"0", "1"} <= fetching.states().keys(), "the slow ones")
+        fetching.want(more, 0)
+        until(lambda: "more" in fetching.states(), "the last one")
+    assert asked == ["/fw0", "/fw1"]
+    assert all(state.path and Path(state.path).read_bytes() == CONTENT for state in fetching.states().values())
+
+
+def test_two_that_are_had_at_once_do_not_write_into_one_file_nor_sweep_each_other_away(tmp_path: Path) -> None:
+    store, inside, done = ArtifactStore(tmp_path), Event(), Event()
+
+    def slowly(wanted: Artifact, work: Work) -> str:
+        with work.part("layer") as part:
+            part.append(b"one")
+            inside.set()
+            done.wait(20)
+            part.append(b"two")
+            work.take(part, wanted.url)
+            return part.digest()
+
+    states: list[ArtifactState] = []
+    thread = Thread(target=lambda: states.append(store.add(artifact("http://x/slow", None), slowly)))
+    thread.start()
+    assert inside.wait(10)
+    with_layer = Pieces([b"other"], name="layer")
+    quick = store.add(artifact("http://x/quick", None), with_layer.fetch)
+    done.set()
+    thread.join(20)
+    assert Path(quick.path or "").read_bytes() == b"other"
+    assert Path(states[0].path or "").read_bytes() == b"onetwo"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".new")] == []
+
+
+def test_two_that_are_had_at_once_do_not_fill_the_store_beyond_its_size(tmp_path: Path) -> None:
+    store = ArtifactStore(tmp_path, max_bytes=1000)
+
+    def meanwhile(wanted: Artifact, work: Work) -> str:
+        fetch(Pieces([b"1" * 600]), store, artifact("http://x/1", None))
+        return Pieces([b"2" * 600]).fetch(wanted, work)
+
+    with pytest.raises(ArtifactError, match="no room") as caught:
+        store.add(artifact("http://x/2", None), meanwhile)
+    assert (caught.value.reason, store.used_bytes()) == ("TooLarge", 600)
+
+
+def test_what_somebody_took_out_of_the_store_is_fetched_again(tmp_path: Path) -> None:
+    (tmp_path / "fw").write_bytes(CONTENT)
+    woken = Event()
+    wanted = item(artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE))
+    fetching = fetcher(tmp_path, woken)
+    fetching.want(wanted, 0)
+    assert woken.wait(10)
+    path = Path(fetching.states()["v1"].path or "")
+    path.unlink()
+    assert fetching.states() == {}
+    woken.clear()
+    fetching.want(wanted, 0)
+    assert woken.wait(10)
+    assert path.read_bytes() == CONTENT

@@ -30,6 +30,8 @@ URL = "http://127.0.0.1:1"
         (["run", "--gateway", URL, "--token-file", "/no/such"], "--token-file /no/such"),
         (["run", "--gateway", URL, "--ca-bundle", "/no/such"], "--ca-bundle /no/such"),
         (["run", "--gateway", URL, "--start-splay", "nan"], "--start-splay 'nan'"),
+        (["run", "--gateway", URL, "--artifact-store-size", "4 gigs"], "--artifact-store-size '4 gigs'"),
+        (["run", "--gateway", URL, "--artifact-store-size", "4"], "--artifact-store-size '4' is not a size of 1Mi"),
         (["run", "--gateway", URL, "--log-level", "loud"], "--log-level 'loud'"),
         (["status", "-o", "yaml"], "--output 'yaml'"),
     ],

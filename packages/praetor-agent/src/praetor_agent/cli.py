@@ -14,7 +14,7 @@ from collections.abc import MutableMapping, Sequence
 
 from praetor_agent.__about__ import __version__
 from praetor_agent.errors import AgentError, UsageError
-from praetor_agent.settings import DEFAULT_HOLD_FILE, DEFAULT_ROOT, DEFAULT_STATE_DIR, RunSettings
+from praetor_agent.settings import DEFAULT_HOLD_FILE, DEFAULT_ROOT, DEFAULT_STATE_DIR, DEFAULT_STORE_SIZE, RunSettings
 
 ENVIRONMENT_PREFIX = "PRAETOR_AGENT_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -88,6 +88,7 @@ def _run_settings(options: argparse.Namespace) -> RunSettings:
             options.insecure_registry, options.registry_mirror, options.registry_auth_file
         ),
         artifact_ca_bundle=settings.ca_bundle_of(options.artifact_ca_bundle, "--artifact-ca-bundle"),
+        artifact_store_bytes=settings.store_size(options.artifact_store_size),
         container_runtime=settings.container_runtime_of(options.container_runtime),
         container_options=settings.words("--container-options", options.container_options),
     )
@@ -251,6 +252,7 @@ def _run_flags(parser: argparse.ArgumentParser) -> None:
     flag(parser, "--registry-mirror", help="HOST=URL,…: where to look before the registry HOST")
     flag(parser, "--insecure-registry", help="HOST[:PORT],…: registries that may be reached without TLS")
     flag(parser, "--artifact-ca-bundle", help="PEM file of more authorities that may vouch for servers of artifacts")
+    flag(parser, "--artifact-store-size", default=DEFAULT_STORE_SIZE, help="how much all artifacts may hold together")
 
 
 def gateway_flags(parser: argparse.ArgumentParser) -> None:

@@ -61,7 +61,8 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
     backends, unavailable = backends_of(
         settings.device, settings.state_dir, boot_id, settings.container_runtime, settings.container_options
     )
-    fetching = (ArtifactStore(settings.state_dir / "artifacts"), sources, clock, waker.wake)
+    store = ArtifactStore(settings.state_dir / "artifacts", max_bytes=settings.artifact_store_bytes)
+    fetching = (store, sources, clock, waker.wake)
     fetcher = Fetcher(*fetching)
     probe: Callable[[Revision, HealthCheck], Probe] = probe_of
     if settings.container_runtime is not None:

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from praetor_agent.backends.resources import bytes_of
 from praetor_agent.errors import UsageError
 from praetor_api.names import is_device_name
 
 DEFAULT_STATE_DIR = "/var/lib/praetor-agent"
 DEFAULT_ROOT = "/opt/praetor-agent"
 DEFAULT_HOLD_FILE = "/run/praetor/hold"
+DEFAULT_STORE_SIZE, DEFAULT_STORE_BYTES = "4Gi", 4 * 1024**3
 DEFAULT_WAIT_SECONDS = 50
 CONTAINER_RUNTIMES = ("docker", "podman", "nerdctl")
 DIRECT = "none"
@@ -47,6 +49,7 @@ class RunSettings:
     hold_file: Path = Path(DEFAULT_HOLD_FILE)
     registries: Registries | None = None
     artifact_ca_bundle: str | None = None
+    artifact_store_bytes: int = DEFAULT_STORE_BYTES
     container_runtime: tuple[str, ...] | None = None
     container_options: tuple[str, ...] = ()
 
@@ -150,6 +153,17 @@ def number(flag: str, text: str, maximum: float, words: str) -> float:
     if not 0 <= value <= maximum:  # NaN neither
         raise UsageError(f"{flag} {text!r} is not {words}")
     return value
+
+
+def store_size(text: str) -> int:
+    """Return the bytes that the store of artifacts may hold; UsageError when *text* is no size, or next to nothing."""
+    try:
+        size = bytes_of(text)
+    except ValueError:
+        size = 0
+    if size < 1024**2:
+        raise UsageError(f"--artifact-store-size {text!r} is not a size of 1Mi or more; write it as 512Mi or 4Gi")
+    return size
 
 
 def registries_of(insecure: str | None, mirrors: str | None, auth_file: str | None) -> Registries:

@@ -1,4 +1,4 @@
-"""Fetches artifacts from their sources beside the loop: one at a time, in a thread that lives only while there is
+"""Fetches artifacts from their sources beside the loop: a few at a time, in threads that live only while there is
 something to fetch."""
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from praetor_agent.settings import Registries
 
 log = logging.getLogger(__name__)
+
+MOST_AT_ONCE = 2
+"""A server that is slow holds up its own artifact, and not the next one."""
 
 RETRY_FIRST_SECONDS = 1.0
 RETRY_CAP_SECONDS = 300.0
@@ -102,17 +105,17 @@ class Fetcher:
         self._attempts: dict[_Key, _Attempt] = {}
         self._keys: dict[str, _Key] = {}
         self._used: tuple[str, ...] = ()
-        self._busy: Thread | None = None
+        self._busy: dict[_Key, Thread] = {}
 
     def states(self) -> Mapping[str, ArtifactState]:
         """Return by spec hash how far the artifacts are."""
         with self._lock:
-            return {
-                spec_hash: self._attempts[key].state for spec_hash, key in self._keys.items() if key in self._attempts
-            }
+            return present(
+                {hash_: self._attempts[key].state for hash_, key in self._keys.items() if key in self._attempts}
+            )
 
     def want(self, item: DesiredItem, now: float) -> None:
-        """Fetch the item's artifact now, unless it is there, another is being fetched, or its backoff is not over."""
+        """Fetch the item's artifact now, unless it is there, others are being fetched, or its backoff is not over."""
         artifact = item.spec.artifact
         if artifact is None:
             return
@@ -125,15 +128,15 @@ class Fetcher:
                 if new:
                     self._wake()
                 return
-            if self._busy is not None or (last is not None and now < last.not_before):
+            if key in self._busy or len(self._busy) >= MOST_AT_ONCE or (last is not None and now < last.not_before):
                 return
             here = self._store.find(artifact)
             if here is not None:
                 self._attempts[key] = _Attempt(state=here)
                 self._wake()
                 return
-            self._busy = Thread(target=self._fetch, args=(key, last), name="fetch artifact", daemon=True)
-            self._busy.start()
+            self._busy[key] = Thread(target=self._fetch, args=(key, last), name="fetch artifact", daemon=True)
+            self._busy[key].start()
 
     def next_at(self, now: float) -> float | None:
         """Return when the next failed artifact may be tried again, if that is to come."""
@@ -151,7 +154,7 @@ class Fetcher:
     def collect(self, used: Iterable[str]) -> None:
         """Remove from the disk what neither *used*, a list of paths, nor anything just fetched needs."""
         with self._lock:
-            if self._busy is None:
+            if not self._busy:
                 pending = any(attempt.failures for attempt in self._attempts.values())
                 self._store.collect((*used, *self._fetched()), parts=pending)
 
@@ -173,7 +176,7 @@ class Fetcher:
             failures = 1 if e.progress else failures + 1
             state, delay = ArtifactState(failure=_failure(e)), _pause(e.reason, failures)
         with self._lock:
-            self._busy = None
+            del self._busy[key]
             if key in self._keys.values():
                 not_before = self._clock.now() + delay if failures else 0.0
                 state = replace(state, attempts=attempts + 1)
@@ -188,6 +191,11 @@ class Fetcher:
         if kind not in self._opened:
             self._opened[kind] = self._sources[kind]()
         return self._opened[kind]
+
+
+def present(states: Mapping[str, ArtifactState]) -> dict[str, ArtifactState]:
+    """Return *states* without those whose artifact somebody took away."""
+    return {key: state for key, state in states.items() if state.path is None or os.path.exists(state.path)}
 
 
 def _failure(error: ArtifactError) -> Failure:

@@ -96,25 +96,34 @@ class Part:
 
 
 class Work:
-    """What a source works with: parts below *parts*, and *root*, an empty directory that becomes the artifact."""
+    """What a source works with: parts below *parts*, and *root*, an empty directory that becomes the artifact.
 
-    def __init__(self, parts: Path, root: Path, max_bytes: int) -> None:
+    *opened* are the parts that are being written, each by whom.
+    """
+
+    def __init__(self, parts: Path, root: Path, max_bytes: int, opened: dict[str, object] | None = None) -> None:
         self._parts = parts
+        self._opened = {} if opened is None else opened
         self.root = root
         self.max_bytes = max_bytes
 
     @contextmanager
     def part(self, name: str) -> Iterator[Part]:
         """Open the part of that name. One that the disk has no room for is not kept."""
-        part = Part(self._parts / name, self.max_bytes)
+        while self._opened.setdefault(name, self) is not self:  # as when two images share a layer
+            name += "+"
         try:
-            yield part
-        except ArtifactError as e:
-            if e.reason in (Reason.DISK_FULL, Reason.TOO_LARGE, Reason.SIZE_MISMATCH, Reason.UNSAFE_ARCHIVE):
-                part.remove()
-            raise
+            part = Part(self._parts / name, self.max_bytes)
+            try:
+                yield part
+            except ArtifactError as e:
+                if e.reason in (Reason.DISK_FULL, Reason.TOO_LARGE, Reason.SIZE_MISMATCH, Reason.UNSAFE_ARCHIVE):
+                    part.remove()
+                raise
+            finally:
+                part.close()
         finally:
-            part.close()
+            self._opened.pop(name, None)
 
     @contextmanager
     def tree(self, *, image: bool = False) -> Iterator[Tree]:

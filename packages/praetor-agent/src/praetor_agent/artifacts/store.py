@@ -9,16 +9,17 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 
 from praetor_agent.artifacts.part import Work, file_name, is_archive
 from praetor_agent.artifacts.tree import sync_tree
 from praetor_agent.errors import ArtifactError
 from praetor_agent.records import ArtifactState
+from praetor_agent.settings import DEFAULT_STORE_BYTES
 from praetor_agent.state import sync_directory
 from praetor_api.protocol import ArtifactReason as Reason
 from praetor_api.spec import Artifact, ArtifactType
 
-MAX_BYTES = 4 * 1024**3
 READY = "READY"
 ROOT = "root"
 _PARTS = ".parts"
@@ -30,9 +31,12 @@ class ArtifactStore:
     It holds at most *max_bytes*: what nobody uses goes, the oldest first, when something new needs the room.
     """
 
-    def __init__(self, directory: Path, *, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, directory: Path, *, max_bytes: int = DEFAULT_STORE_BYTES) -> None:
         self._directory = directory
         self._max_bytes = max_bytes
+        self._lock = Lock()
+        self._places: set[str] = set()
+        self._parts: dict[str, object] = {}
 
     def find(self, artifact: Artifact) -> ArtifactState | None:
         """Return the artifact if it is there and its checksum is pinned, so that it is known to be the one."""
@@ -49,18 +53,21 @@ class ArtifactStore:
         try:
             parts = self._directory / _PARTS
             parts.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._sweep()
+            with self._lock:
+                self._sweep()
+                place = self._directory / f".new-{os.urandom(8).hex()}"
+                self._places.add(place.name)
+                room = self._make_room(used)
             for directory, bits in ((self._directory.parent, 0o011), (self._directory, 0o755)):
                 with suppress(PermissionError):  # processes of other users run what is in it
                     os.chmod(directory, stat.S_IMODE(directory.stat().st_mode) | bits)
-            room = self._make_room(used)
-            place = self._directory / f".new-{os.urandom(8).hex()}"
             try:
                 (place / ROOT).mkdir(parents=True, mode=0o755)
-                digest = fetch(artifact, Work(parts, place / ROOT, room))
+                digest = fetch(artifact, Work(parts, place / ROOT, room, self._parts))
                 self._name(place, digest, artifact)
             finally:
                 shutil.rmtree(place, ignore_errors=True)
+                self._places.discard(place.name)
         except OSError as e:
             raise ArtifactError(f"{self._directory} cannot be written: {e.strerror or e}", Reason.DISK_FULL) from e
         state = self._state(artifact, digest)
@@ -79,10 +86,15 @@ class ArtifactStore:
                 shutil.rmtree(self._directory / _PARTS, ignore_errors=True)
             self._sweep()
 
+    def used_bytes(self) -> int:
+        """Return how much the artifacts that are ready hold."""
+        return sum(map(_size, self._entries()))
+
     def _sweep(self) -> None:
         """Remove what an agent that was killed had half put together."""
         for rest in self._directory.glob(".new-*"):
-            shutil.rmtree(rest, ignore_errors=True)
+            if rest.name not in self._places:
+                shutil.rmtree(rest, ignore_errors=True)
 
     def _make_room(self, used: Iterable[str]) -> int:
         """Return how many bytes an artifact may have, after what nobody uses went where it was in the way."""
@@ -113,8 +125,12 @@ class ArtifactStore:
             os.fsync(marker.fileno())
         sync_directory(place)
         final = self._directory / entry_name(artifact, digest)
-        if not (final / READY).exists():
+        with self._lock:
+            if self._state(artifact, digest) is not None:
+                return
             shutil.rmtree(final, ignore_errors=True)  # half removed
+            if self.used_bytes() + size > self._max_bytes:  # another was faster
+                raise ArtifactError(f"the store has no room for {size} bytes more", Reason.TOO_LARGE)
             os.replace(place, final)
             sync_directory(self._directory)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from praetor_agent.artifacts.fetcher import Fetcher
+from praetor_agent.artifacts.fetcher import MOST_AT_ONCE, Fetcher, present
 from praetor_agent.backends.container import Runtime
 from praetor_agent.backoff import doubling
 from praetor_agent.errors import BackendError
@@ -40,20 +40,20 @@ class Images(Fetcher):
         self._directory = directory
         self._images: dict[str, ArtifactState] = {}
         self._pause: dict[str, tuple[int, float]] = {}
-        self._pulling: Thread | None = None
+        self._pulling: set[str] = set()
 
     def states(self) -> Mapping[str, ArtifactState]:
         """Return by spec hash how far the artifacts are."""
-        return {**super().states(), **self._images}
+        return {**super().states(), **present(self._images)}
 
     def want(self, item: DesiredItem, now: float) -> None:
-        """Fetch the item's image now, unless another is being fetched or its backoff is not over."""
+        """Fetch the item's image now, unless others are being fetched or its backoff is not over."""
+        key, busy = item.spec_hash, self._pulling
         if item.spec.execution.backend is not Backend.CONTAINER or item.spec.artifact is None:
             super().want(item, now)
-        elif self._pulling is None and now >= self._pause.get(item.spec_hash, (0, 0.0))[1]:
-            args = (item.spec_hash, item.spec.artifact.url)
-            self._pulling = Thread(target=self._pull, args=args, name="pull image", daemon=True)
-            self._pulling.start()
+        elif key not in busy and len(busy) < MOST_AT_ONCE and now >= self._pause.get(key, (0, 0.0))[1]:
+            busy.add(key)
+            Thread(target=self._pull, args=(key, item.spec.artifact.url), name="pull image", daemon=True).start()
 
     def next_at(self, now: float) -> float | None:
         """Return when the next failed artifact may be tried again, if that is to come."""
@@ -80,7 +80,7 @@ class Images(Fetcher):
             failure = Failure(reason="DownloadFailed", message=f"artifact: {e}", artifact_downloaded=False)
             state = ArtifactState(failure=failure)
         self._images[spec_hash] = state
-        self._pulling = None
+        self._pulling.discard(spec_hash)
         self._wake()
 
     def _have(self, reference: str, digest: str) -> str:
