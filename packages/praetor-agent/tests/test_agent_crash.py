@@ -59,12 +59,14 @@ class Steps:
 class Disk:
     """What `praetor_agent.state` takes for `os`: real files, and what a power cut would leave of them.
 
+    There is no room for the files that are named in *full*.
+
     The bytes of a file are safe when it was flushed; its name is when its directory was. Names that were not are
     lost from the last one on, for a file system writes them in their order.
     """
 
     def __init__(self, step: Steps) -> None:
-        self.full = False
+        self.full: tuple[str, ...] = ()
         self._step = step
         self._ids = count()
         self._open: dict[int, int] = {}
@@ -83,7 +85,7 @@ class Disk:
 
     def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
         self._step(f"before open {path.name}")
-        if flags & os.O_CREAT and self.full:
+        if flags & os.O_CREAT and path.name.removesuffix(".new") in self.full:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         descriptor = os.open(path, flags, mode)
         self._open.pop(descriptor, None)
@@ -123,14 +125,17 @@ class Disk:
 
 @dataclass
 class Processes:
-    """A backend whose processes and their traces outlive the agent; *ran* is all that was ever executed."""
+    """A backend whose processes and their traces outlive the agent; *ran* is all that was ever executed.
+
+    Jobs end at once with *code*, or run on if that is None.
+    """
 
     step: Steps
     boot_id: str = "boot-1"
     traces: dict[str, Observed] = field(default_factory=dict)
     ran: list[tuple[str, str]] = field(default_factory=list)
     jobs: set[str] = field(default_factory=set)
-    code: int = 0
+    code: int | None = 0
 
     def observe(self) -> Mapping[str, Observed]:
         self.step("before observe")
@@ -168,9 +173,13 @@ class Processes:
         return uid in self.traces and self.traces[uid].running
 
     def end_jobs(self) -> None:
-        for uid in self.jobs:
-            self._end(uid, self.code)
-        self.jobs.clear()
+        if self.code is not None:
+            for uid in self.jobs:
+                self._end(uid, self.code)
+            self.jobs.clear()
+
+    def crash(self, uid: str) -> None:
+        self._end(uid, 1)
 
     def lose_power(self) -> None:
         self.boot_id = f"boot-{int(self.boot_id.removeprefix('boot-')) + 1}"
@@ -273,6 +282,8 @@ SIDE = item("side", process_spec("/bin/sleep", "1"))
 OLD, NEW = (item("service", process_spec("/bin/sleep", str(seconds))) for seconds in (2, 3))
 BAD = item("service", process_spec("/no/such"))
 JOB, NEXT = (item("job", process_spec("/bin/true", word, restartPolicy="Never")) for word in ("1", "2"))
+
+ALL = ("desired.json", "memory.json")
 
 Change = tuple[tuple[Item, ...], tuple[Item, ...], tuple[Item, ...]]
 CHANGES: dict[str, Change] = {
@@ -380,14 +391,14 @@ def test_a_device_that_loses_power_at_any_step_comes_back(new_device: Any, chang
 def test_no_job_is_started_while_its_start_cannot_be_written_down(new_device: Any, policy: str) -> None:
     device = new_device()
     job = item("job", process_spec("/bin/true", restartPolicy=policy))
-    device.disk.full = True
+    device.disk.full = ALL
     device.desire((OLD, job))
     device.settle(30)
     assert (device.times(OLD), device.times(job)) == (1, 0)
     told = device.ear.told[job["uid"]]
     assert (told.process_started, told.exit_code, told.healthy) == (False, None, None)
     assert (told.error_message or "").endswith("cannot be written down in the state directory: No space left on device")
-    device.disk.full = False
+    device.disk.full = ()
     device.settle(30)
     assert (device.times(OLD), device.times(job)) == (1, 1)
     told = device.ear.told[job["uid"]]
@@ -403,14 +414,96 @@ def test_a_job_that_failed_waits_for_the_disk_before_it_runs_again(new_device: A
     device.processes.code = 3
     device.desire((job,))
     device.settle(0.5)
-    device.disk.full = True
+    device.disk.full = ALL
     device.settle(30)
     assert device.times(job) == 1
     told = device.ear.told[job["uid"]]
     assert (told.exit_code, told.restart_count) == (3, 0)
     assert "it might run twice" in (told.error_message or "")
     device.processes.code = 0
-    device.disk.full = False
+    device.disk.full = ()
     device.settle(30)
     told = device.ear.told[job["uid"]]
     assert (device.times(job), told.exit_code, told.restart_count, told.error_message) == (2, 0, 1, None)
+
+
+@pytest.mark.parametrize("reboots", [False, True], ids=["agent restarts", "device restarts"])
+@pytest.mark.parametrize("policy", ["Never", "OnFailure"])
+@pytest.mark.parametrize("full", [("desired.json",), ALL], ids=["memory is kept", "nothing is kept"])
+@pytest.mark.parametrize("ended", [True, False], ids=["it had ended", "it runs"])
+def test_a_removed_job_never_runs_again_though_its_removal_could_not_be_written_down(
+    new_device: Any, policy: str, full: tuple[str, ...], ended: bool, reboots: bool
+) -> None:
+    device = new_device()
+    job = item("job", process_spec("/bin/true", restartPolicy=policy))
+    device.processes.code = 0 if ended else None
+    device.desire((OLD, job))
+    device.settle(30)
+    device.disk.full = full
+    device.desire((OLD,))
+    device.settle(30)
+    assert job["uid"] not in device.processes.traces
+    if reboots:
+        device.lose_power(0)
+    device.processes.code = 0
+    device.boot()
+    device.settle(60)
+    if ended or policy == "Never" or full != ALL:  # else no disk knows but that it was cut off, and then it shall
+        assert device.times(job) == 1
+    device.disk.full = ()
+    device.desire((OLD,))
+    device.settle(30)
+    assert set(device.memory()) == {OLD["uid"]}
+    assert device.processes.running(OLD["uid"])
+
+
+@pytest.mark.parametrize("full", [("desired.json",), ("memory.json",), ALL], ids=" ".join)
+def test_a_job_that_was_replaced_never_runs_again_and_its_successor_waits_for_the_disk(
+    new_device: Any, full: tuple[str, ...]
+) -> None:
+    device = new_device()
+    device.desire((OLD, JOB))
+    device.settle(30)
+    device.disk.full = full
+    device.desire((OLD, NEXT))
+    device.settle(30)
+    assert (device.times(JOB), device.times(NEXT)) == (1, 0)
+    assert "cannot be written down" in (device.ear.told[JOB["uid"]].error_message or "")
+    device.boot()
+    device.settle(30)
+    assert (device.times(JOB), device.times(NEXT)) == (1, 0)
+    device.disk.full = ()
+    device.desire((OLD, NEXT))
+    device.settle(30)
+    assert (device.times(JOB), device.times(NEXT)) == (1, 1)
+    assert device.ear.told[JOB["uid"]].error_message is None
+
+
+TURNED = item("service", process_spec("/bin/true", restartPolicy="Never"))
+
+
+@pytest.mark.parametrize("after", [NEW, TURNED], ids=["a service", "a job"])
+@pytest.mark.parametrize("full", [("desired.json",), ("memory.json",), ALL], ids=" ".join)
+def test_a_service_runs_on_and_is_kept_alive_until_its_successor_can_be_written_down(
+    new_device: Any, full: tuple[str, ...], after: Item
+) -> None:
+    device = new_device()
+    device.desire((OLD,))
+    device.settle(90)
+    instance = device.processes.traces[OLD["uid"]]
+    device.disk.full = full
+    device.desire((after,))
+    device.settle(30)
+    assert device.processes.traces[OLD["uid"]] == instance
+    told = device.ear.told[OLD["uid"]]
+    assert (told.observed_spec_hash, told.process_started) == (OLD["specHash"], True)
+    assert "No space left on device" in (told.error_message or "")
+    device.processes.crash(OLD["uid"])
+    device.settle(30)
+    assert device.processes.running(OLD["uid"])
+    assert (device.times(OLD), device.times(after)) == (2, 0)
+    device.disk.full = ()
+    device.settle(30)
+    told = device.ear.told[OLD["uid"]]
+    assert (device.times(OLD), device.times(after)) == (2, 1)
+    assert (told.observed_spec_hash, told.error_message) == (after["specHash"], None)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from praetor_agent import restart, trial
 from praetor_agent.backoff import CRASH_RESET_SECONDS
 from praetor_agent.reconcile import Fetch, Plan, Remove, Repair, Start, Stop, reconcile
-from praetor_agent.records import ArtifactState, Failure, Memory, Observed, Record, Revision, Stage, World
-from praetor_api.protocol import Desired, DesiredItem, InvalidItem
+from praetor_agent.records import ArtifactState, Failure, Memory, Observed, Record, Revision, Rollback, Stage, World
+from praetor_api.protocol import Desired, DesiredItem, InvalidItem, RollbackReason
 from praetor_api.spec import Artifact, ArtifactType, Backend, Execution, ProcessSpec, RestartPolicy
 from praetor_api.wire import Fault, read, write
 
@@ -355,6 +355,29 @@ def test_an_artifact_of_a_process_taken_over_is_fetched_when_it_must_be_started_
     assert Fetch(item=used) in plan_of(wanted(used), world(), lost).actions
 
 
+def test_an_artifact_that_somebody_took_away_is_fetched_again_and_counts_as_no_start() -> None:
+    used = item(artifact=True)
+    starting = restart.starting(record(used, stage=Stage.PENDING), record(used).current or Revision(item=used), BOOT, 1)
+    gone = restart.artifact_gone(replace(starting, last_good=starting.current))
+    missing = plan_of(wanted(used), world(), gone)
+    assert Fetch(item=used) in missing.actions
+    assert not [action for action in missing.actions if isinstance(action, Start)]
+    again = world(artifacts={"v1": ArtifactState(path="/store/new", digest="sha256:1")})
+    assert plan_of(wanted(used), again, missing.memory[UID]).actions == (
+        Start(revision=Revision(item=used, artifact_path="/store/new", artifact_digest="sha256:1")),
+    )
+    assert missing.memory[UID].restart_count == 0
+
+
+def test_a_good_version_whose_artifact_was_taken_away_is_fetched_again_before_what_runs_is_stopped() -> None:
+    old, bad = item(artifact=True), item("v2")
+    given_up = Rollback(spec_hash="v2", reason=RollbackReason.HEALTH_CHECK_FAILED, message="no")
+    known = record(bad, last_good=Revision(item=old), rollback=given_up)
+    assert plan_of(wanted(bad), world(running("v2")), known).actions == (Fetch(item=old),)
+    there = world(running("v2"), artifacts={"v1": ArtifactState(path="/store/v1")})
+    assert plan_of(wanted(bad), there, known).actions == (Stop(uid=UID, backend=Backend.PROCESS),)
+
+
 def test_an_item_that_cannot_be_understood_keeps_the_good_version_running() -> None:
     bad = InvalidItem(uid=UID, namespace="net", name="fw", spec_hash="v2", faults=(Fault("items[0].spec", "is bad"),))
     kept = plan_of(wanted(invalid=(bad,)), world(running()), record())
@@ -429,6 +452,7 @@ class Device:
     desired: Desired = field(default_factory=wanted)
     memory: Memory = field(default_factory=dict)
     process: Observed | None = None
+    unwritten: str | None = None
     artifacts: dict[str, ArtifactState] = field(default_factory=dict)
     starts: list[str] = field(default_factory=list)
     instance: int = 0
@@ -436,7 +460,8 @@ class Device:
     @property
     def world(self) -> World:
         seen = {UID: self.process} if self.process else {}
-        return World(boot_id=f"boot-{self.boot}", observed=seen, artifacts=self.artifacts)
+        boot = f"boot-{self.boot}"
+        return World(boot_id=boot, observed=seen, artifacts=self.artifacts, unwritten=self.unwritten)
 
     def converge(self) -> Plan:
         for _ in range(6):
@@ -453,6 +478,7 @@ class Device:
         match action:
             case Start(revision=revision):
                 assert self.process is None or not self.process.running, "two instances"
+                assert self.unwritten is None or trial.is_kept(revision), "a job that nobody will know of"
                 self.instance += 1
                 self.process = replace(running(revision.item.spec_hash), handle=f"h{self.instance}")
                 self.starts.append(revision.item.spec_hash)
@@ -472,6 +498,7 @@ class Device:
     def may_be_stopped(self, process: Observed) -> None:
         for one in self.desired.items:
             assert one.spec_hash != process.spec_hash, "stopped though desired"
+            assert self.unwritten is None, "stopped for a successor that nobody will know of"
             assert one.spec.artifact is None or one.spec_hash in self.artifacts, "stopped before its successor is there"
         assert not self.desired.invalid, "stopped for a successor that nobody understands"
 
@@ -482,6 +509,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("fetched"), st.sampled_from(["v1a", "v2a"]), st.none()),
     st.tuples(st.just("want artifact"), st.sampled_from(["v1a", "v2a"]), st.sampled_from(list(RestartPolicy))),
     st.tuples(st.sampled_from(["want nothing", "want nonsense", "agent restarts", "memory lost", "reboot", "edited"])),
+    st.tuples(st.just("disk"), st.sampled_from(["full", None])),
     st.tuples(st.just("ends"), st.sampled_from([0, 1, None])),
     st.tuples(st.just("time"), st.floats(0.1, 2000)),
 )
@@ -507,6 +535,8 @@ def happen(device: Device, event: tuple[object, ...]) -> None:
             device.boot, device.now = device.boot + 1, 1.0
             if device.process is not None and device.process.running:
                 device.process = replace(device.process, running=False, exit_code=None, termination_reason="Lost")
+        case ("disk", str() | None as problem):
+            device.unwritten = problem
         case ("edited",) if device.process is not None and device.process.running:
             device.process = replace(device.process, edited=True)
         case ("ends", code) if device.process is not None and device.process.running:
@@ -561,6 +591,7 @@ def test_with_time_a_desired_process_always_comes_to_run(events: list[tuple[obje
     for event in events:
         happen(device, event)
         device.converge()
+    happen(device, ("disk", None))
     happen(device, ("want", "v9", RestartPolicy.ALWAYS))
     device.converge()
     device.now += 10_000

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -264,6 +265,27 @@ def test_an_artifact_is_run_from_the_store_and_a_bad_successor_leaves_it_running
     assert (told.pid, told.process_started, told.observed_spec_hash) == (pid, True, good.observed_spec_hash)
     assert told.artifact_downloaded is True
     assert "has sha256" in (told.error_message or "")
+
+
+def test_an_artifact_that_somebody_deleted_is_fetched_again_when_the_process_must_be_started(
+    gateway: FakeGateway, agent: Agent, tmp_path: Path
+) -> None:
+    program = tmp_path / "fwd"
+    program.write_bytes(b"#!/bin/sh\nexec sleep 1000\n")
+    gateway.desire(item("a", process_spec("./fwd", artifact={"type": "file", "url": str(program)})))
+    agent.start()
+    first = wait_running(gateway)
+    store = agent.state / "artifacts"
+    shutil.rmtree(store)
+    os.kill(first, signal.SIGKILL)
+    second = wait_running(gateway, other_than=first)
+    assert store.is_dir()
+    assert seen(gateway).error_message is None
+    agent.end()
+    os.kill(second, signal.SIGKILL)
+    shutil.rmtree(store)
+    agent.start()
+    wait_running(gateway, other_than=second)
 
 
 def test_what_cannot_run_is_told_and_harms_nobody(gateway: FakeGateway, agent: Agent) -> None:

@@ -21,6 +21,10 @@ class StartError(BackendError):
     """The process could not be started; the message is fit for the report."""
 
 
+class ArtifactGone(StartError):
+    """Somebody took away what the process was to be started from; it is fetched again."""
+
+
 class ArtifactError(Exception):
     """The artifact could not be had; *reason* is the word for machines, *progress* tells that bytes came."""
 

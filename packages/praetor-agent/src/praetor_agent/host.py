@@ -8,10 +8,10 @@ from pathlib import Path
 
 from praetor_agent.artifacts.fetcher import Fetcher
 from praetor_agent.backends.protocol import Backend, KeepsDefinition, KeepsOutput
-from praetor_agent.errors import BackendError, StartError
+from praetor_agent.errors import ArtifactGone, BackendError
 from praetor_agent.launch import launch_of
 from praetor_agent.reconcile import Remove, Repair, Start, Stop
-from praetor_agent.records import Memory, Observed, Record, World
+from praetor_agent.records import Memory, Observed, Record, Revision, World
 from praetor_api.spec import Backend as BackendName
 from praetor_api.wire import clean_text
 
@@ -56,10 +56,10 @@ class Host:
         return World(boot_id=self.boot_id, observed=observed, artifacts=artifacts, unavailable=unavailable)
 
     def start(self, action: Start) -> None:
-        """Start the action's revision; StartError when it cannot be."""
+        """Start the action's revision; StartError when it cannot be, ArtifactGone when its artifact is not there."""
         item, path = action.revision.item, action.revision.artifact_path
         if path and not Path(path).exists():
-            raise StartError(f"the artifact {path} is gone from this device")
+            raise ArtifactGone(f"the artifact {path} is gone from this device")
         log.info("starting process namespace=%s name=%s hash=%s", item.namespace, item.name, item.spec_hash)
         self._backends[item.spec.execution.backend].start(launch_of(action.revision))
 
@@ -99,7 +99,11 @@ class Host:
         self.fetcher.collect(artifacts_of(memory))
 
 
+def revisions_of(memory: Memory) -> list[Revision]:
+    """Return what runs, and what it would go back to."""
+    return [revision for record in memory.values() for revision in (record.current, record.last_good) if revision]
+
+
 def artifacts_of(memory: Memory) -> list[str]:
     """Return the paths that what runs, and what it would go back to, need."""
-    revisions = [revision for record in memory.values() for revision in (record.current, record.last_good) if revision]
-    return [revision.artifact_path for revision in revisions if revision.artifact_path]
+    return [revision.artifact_path for revision in revisions_of(memory) if revision.artifact_path]

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from praetor_agent import restart
 from praetor_agent.clock import Clock, Waker, rfc3339
-from praetor_agent.errors import BackendError, StartError
-from praetor_agent.host import Host, artifacts_of
+from praetor_agent.errors import ArtifactGone, BackendError, StartError
+from praetor_agent.host import Host, artifacts_of, revisions_of
 from praetor_agent.poller import Inbox
 from praetor_agent.probes import Probes
 from praetor_agent.reconcile import Action, Fetch, Plan, Remove, Repair, Start, Stop, reconcile
-from praetor_agent.records import Failure, Memory, Record, World
+from praetor_agent.records import Memory, Record, World
 from praetor_agent.state import Received, State, read_hold
 from praetor_agent.telling import Teller
-from praetor_agent.trial import is_kept
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +24,9 @@ MOST_ROUNDS = 4
 """Rounds of observing and acting in one pass: what was just started is seen, and reported, at once."""
 
 RETRY_SECONDS = 5.0
-"""Until an action that failed is tried again, and until it is looked again whether the device is still held."""
+"""Until an action that failed is tried again, and until it is looked again whether the device is still held or full."""
+
+_DESIRED, _MEMORY = "the desired state", "memory"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +51,8 @@ class Loop:
         self._parts = parts
         self._memory: dict[str, Record] = parts.state.load_memory()
         self._written = dict(self._memory)
-        self._unwritten: OSError | None = None
         self._received: Received | None = parts.inbox.latest()
+        self._unwritten: dict[str, str] = {}
         self._retry_at: float | None = None
         self._repaired: set[str] = set()
         self._stopping = False
@@ -95,7 +96,9 @@ class Loop:
         heard = ask_at is not None and world.heard_at != self._parts.teller.heard_at
         if heard or before != _verdicts(self._parts.probes):
             wakes.append(now)  # what was just learnt may change what is to be done
-        if world.hold is not None:
+        if world.unwritten is not None and not self._unwritten:
+            wakes.append(now)
+        if world.hold is not None or self._unwritten:
             wakes.append(now + RETRY_SECONDS)
         wakes += [self._retry_at, self._parts.host.fetcher.next_at(now)]
         pids = tuple(seen.watch for seen in world.observed.values() if seen.watch is not None)
@@ -108,33 +111,42 @@ class Loop:
             hold=read_hold(self._parts.hold),
             confirmed=self._parts.state.confirmed(self._memory),
             heard_at=self._parts.teller.heard_at,
+            unwritten=next(iter(self._unwritten.values()), None),
         )
 
     def _receive(self) -> None:
         latest = self._parts.inbox.latest()
-        if latest is None or latest is self._received:
+        if latest is not None and latest is not self._received:
+            items = len(latest.desired.items) + len(latest.desired.invalid)
+            log.info("desired state changed items=%d etag=%s", items, latest.etag)
+        elif latest is None or _DESIRED not in self._unwritten:
             return
         self._received = latest
-        items = len(latest.desired.items) + len(latest.desired.invalid)
-        log.info("desired state changed items=%d etag=%s", items, latest.etag)
-        try:
-            self._parts.state.save_desired(self._device, latest)
-        except OSError as e:
-            log.error("cannot keep the desired state on disk reason=%s", e)
+        self._write(_DESIRED, lambda: self._parts.state.save_desired(self._device, latest))
 
     def _converge(self, received: Received, world: World) -> tuple[World, Plan]:
         for _ in range(MOST_ROUNDS):
-            plan = reconcile(received.desired, world, self._memory, self._parts.clock.now())
-            self._tell_restores(plan.memory)
             before = self._memory
-            self._remember(self._with_output(plan.memory))
-            acted = [self._act(action) for action in self._safe(plan.actions, before)]
+            plan = self._decide(received, world)
+            if self._unwritten and world.unwritten is None:
+                self._memory = before  # decide again, knowing that it cannot be written down
+                world = replace(world, unwritten=next(iter(self._unwritten.values())))
+                plan = self._decide(received, world)
+            acted = [self._act(action) for action in plan.actions]
             if not any(acted):
                 break
             self._remember(self._memory)
             world = self._look()
-        self._parts.host.fetcher.keep({item.spec_hash for item in received.desired.items}, artifacts_of(self._memory))
+        hashes = {revision.item.spec_hash for revision in revisions_of(self._memory)}
+        hashes |= {item.spec_hash for item in received.desired.items}
+        self._parts.host.fetcher.keep(hashes, artifacts_of(self._memory))
         return world, plan
+
+    def _decide(self, received: Received, world: World) -> Plan:
+        plan = reconcile(received.desired, world, self._memory, self._parts.clock.now())
+        self._tell_restores(plan.memory)
+        self._remember(self._with_output(plan.memory))
+        return plan
 
     def _with_output(self, memory: Memory) -> Memory:
         """Return *memory* with the output of what has ended, asked for once and before a next run writes over it."""
@@ -149,24 +161,6 @@ class Loop:
             if given_up is not None and (old is None or old.rollback != given_up):
                 why, message = given_up.reason, given_up.message
                 log.error("version given up name=%s reason=%s message=%s", record.name, why, message)
-
-    def _safe(self, actions: tuple[Action, ...], before: Memory) -> Iterator[Action]:
-        """Leave out starts of jobs that could not be written down: an agent that is killed now would run them again.
-
-        Their records stay as *before*, so that the next pass plans the same starts.
-        """
-        for action in actions:
-            if self._unwritten is None or not isinstance(action, Start) or is_kept(action.revision):
-                yield action
-                continue
-            item, why = action.revision.item, self._unwritten.strerror or self._unwritten
-            message = (
-                f"not started, for it might run twice: the start cannot be written down in the state directory: {why}"
-            )
-            log.warning("job held back name=%s reason=%s", item.name, why)
-            record = before.get(item.uid) or Record(uid=item.uid, namespace=item.namespace, name=item.name)
-            self._memory[item.uid] = replace(record, failure=Failure(reason="MemoryNotKept", message=message))
-            self._retry_at = self._parts.clock.now() + RETRY_SECONDS
 
     def _act(self, action: Action) -> bool:
         """Carry out one action; tell whether the world may have changed by it."""
@@ -205,6 +199,9 @@ class Loop:
         record = self._memory[uid]
         try:
             self._parts.host.start(action)
+        except ArtifactGone as e:
+            log.warning("fetching again name=%s reason=%s", record.name, e)
+            self._memory[uid] = restart.artifact_gone(record)
         except StartError as e:
             log.warning("cannot start process name=%s reason=%s", record.name, e)
             self._memory[uid] = restart.start_failed(record, str(e), self._parts.clock.now())
@@ -214,14 +211,22 @@ class Loop:
     def _remember(self, memory: Memory) -> None:
         """Keep *memory*, on disk too if it changed: what is about to be done is written before it is done."""
         self._memory = dict(memory)
-        if self._unwritten is None and self._memory == self._written:
-            return
+        if _MEMORY in self._unwritten or self._memory != self._written:
+            self._write(_MEMORY, lambda: self._parts.state.save_memory(self._memory))
+            if _MEMORY not in self._unwritten:
+                self._written = dict(self._memory)
+
+    def _write(self, what: str, save: Callable[[], None]) -> None:
+        """Save *what*; why that cannot be is kept until it can."""
         try:
-            self._parts.state.save_memory(self._memory)
-            self._written, self._unwritten = dict(self._memory), None
+            save()
         except OSError as e:
-            self._unwritten = e
-            log.error("cannot keep memory on disk reason=%s", e)
+            reason = e.strerror or str(e)
+            if self._unwritten.get(what) != reason:
+                log.error("cannot write %s to disk reason=%s", what, e)
+            self._unwritten[what] = reason
+        else:
+            self._unwritten.pop(what, None)
 
 
 def _verdicts(probes: Probes) -> dict[str, bool | None]:

@@ -3,7 +3,8 @@
 A process that runs is stopped only when it is no longer desired or when
 everything that its successor needs is at hand. While the device is held it is
 not stopped at all, but for a restore that has begun or that is due because
-nobody confirmed the change.
+nobody confirmed the change. While nothing can be written down, nothing is
+replaced and no job is started, for a later agent would not know of it.
 """
 
 from __future__ import annotations
@@ -130,9 +131,9 @@ def _step(item: DesiredItem, record: Record, world: World, now: float) -> _Step:
     gave_up = record.rollback is not None and record.rollback.spec_hash == item.spec_hash
     if gave_up or world.hold is not None:
         return _fall_back(record, world, now)
-    why_not = world.unavailable.get(item.spec.execution.backend)
+    why_not = _why_not(item, record, world)
     if why_not is not None:
-        return _fall_back(replace(record, failure=Failure(reason="BackendUnavailable", message=why_not)), world, now)
+        return _fall_back(replace(record, failure=why_not), world, now)
     if record.current and record.spec_hash == item.spec_hash and _startable(record.current, world):
         revision = replace(record.current, item=item)
         return _supervise(revision, _settled(record), world, now)
@@ -145,6 +146,20 @@ def _step(item: DesiredItem, record: Record, world: World, now: float) -> _Step:
         return replace(step, actions=(Fetch(item=item), *step.actions))
     revision = Revision(item=item, artifact_path=artifact.path, artifact_digest=artifact.digest)
     return _supervise(revision, _settled(record), world, now)
+
+
+def _why_not(item: DesiredItem, record: Record, world: World) -> Failure | None:
+    reason = world.unavailable.get(item.spec.execution.backend)
+    if reason is not None:
+        return Failure(reason="BackendUnavailable", message=reason)
+    old = record.current is not None or record.uid in world.observed
+    changes = old and record.spec_hash != item.spec_hash
+    return _not_kept("not changed", world) if changes and world.unwritten is not None else None
+
+
+def _not_kept(what: str, world: World) -> Failure:
+    message = f"{what}: it cannot be written down in the state directory: {world.unwritten}"
+    return Failure(reason="MemoryNotKept", message=message)
 
 
 def _startable(revision: Revision, world: World) -> bool:
@@ -176,6 +191,13 @@ def _fall_back(record: Record, world: World, now: float) -> _Step:
         return _withdraw(record, world, now) if record.rollback is not None else _Step(record=record)
     if old.item.spec.execution.backend in world.unavailable:
         return _Step(record=record)
+    seen = world.observed.get(record.uid)
+    runs = seen is not None and seen.running and _is_of(old, seen)
+    if not runs and not _is_whole(old):  # somebody took its artifact away
+        artifact = world.artifacts.get(old.item.spec_hash)
+        if artifact is None or artifact.path is None:
+            return _Step(record=record, actions=(Fetch(item=old.item),))
+        old = replace(old, artifact_path=artifact.path, artifact_digest=artifact.digest)
     return _supervise(old, record, world, now)
 
 
@@ -221,16 +243,17 @@ def _supervise(revision: Revision, record: Record, world: World, now: float) -> 
         if world.hold is not None and record.rollback is None:
             return _Step(record=record)
         return _stop(record, seen, now)
-    if record.spec_hash != item.spec_hash:
-        record = trial.begun(record, revision, world.boot_id, now)
-        return _start(revision, restart.fresh(record), seen, world, now)
-    if record.stop_deadline is not None:
-        return _start(revision, restart.fresh(record), seen, world, now)
-    if record.stage is Stage.COMPLETED:
+    new = record.spec_hash != item.spec_hash
+    afresh = new or record.stop_deadline is not None
+    if record.stage is Stage.COMPLETED and not afresh:
         return _Step(record=record)
-    if record.stage is Stage.WAITING and now < record.not_before:
+    if record.stage is Stage.WAITING and now < record.not_before and not afresh:
         return _Step(record=record, wake_at=record.not_before)
-    return _start(revision, record, seen, world, now)
+    if world.unwritten is not None and not trial.is_kept(revision):
+        return _Step(record=replace(record, failure=_not_kept("not started, for it might run twice", world)))
+    if new:
+        record = trial.begun(record, revision, world.boot_id, now)
+    return _start(revision, restart.fresh(record) if afresh else record, seen, world, now)
 
 
 def _keep(revision: Revision, record: Record, now: float) -> _Step:
@@ -274,4 +297,7 @@ def _retire(record: Record, world: World, now: float) -> _Step:
     if seen is not None and seen.running:
         return _stop(record, seen, now)
     actions = (Remove(uid=record.uid, backend=seen.backend),) if seen is not None else ()
+    if world.unwritten is not None and record.current is not None and not trial.is_kept(record.current):
+        # what is desired on disk may still hold the job, which a later agent must not run again
+        return _Step(record=replace(record, stage=Stage.COMPLETED, stop_deadline=None), actions=actions)
     return _Step(record=record, actions=actions, forget=True)

@@ -148,6 +148,7 @@ class World:
     *artifacts* is by spec hash; *unavailable* tells for each backend that cannot be used why. *health* is by uid.
     *hold* is why nothing may be changed, if somebody on the device said so; *confirmed* are the spec hashes, by uid,
     that somebody there confirmed. *heard_at* is when the latest exchange began to which the gateway answered.
+    *unwritten* is why what is decided or desired cannot be written down, if so.
     """
 
     boot_id: str
@@ -158,3 +159,4 @@ class World:
     hold: str | None = None
     confirmed: Mapping[str, str] = field(default_factory=dict)
     heard_at: float | None = None
+    unwritten: str | None = None

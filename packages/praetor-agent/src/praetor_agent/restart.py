@@ -75,6 +75,15 @@ def start_failed(record: Record, message: str, now: float) -> Record:
     return _waiting(record, now)
 
 
+def artifact_gone(record: Record) -> Record:
+    """Return the record of a start that was not made, for its artifact is gone: fetch it again."""
+    current, good = record.current, record.last_good
+    if current is not None:
+        current = replace(current, artifact_path=None)
+        good = current if good is not None and good.item.spec_hash == record.spec_hash else good
+    return replace(record, stage=Stage.PENDING, current=current, last_good=good)
+
+
 def seen_running(record: Record, seen: Observed, boot_id: str, now: float) -> Record:
     """Return the record of a process that runs as it should; an instance that is not ours to the letter is counted."""
     replaced = record.handle is not None and record.handle != seen.handle
