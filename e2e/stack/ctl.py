@@ -1,4 +1,4 @@
-"""`praetorctl` as a person runs it: a program of its own, with an administrator's kubeconfig."""
+"""`praetorctl` with an administrator's kubeconfig: as a person runs it, or in this process to read what it tells."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
 from e2e.stack.stack import environment, script
+from praetor_controller.ctl.command import main
 
 TIMEOUT_S = 120
 
@@ -37,5 +40,7 @@ class Ctl:
         return ended.stdout
 
     def read(self, *words: str, text: str | None = None) -> Any:
-        """Run it with `-o json` and return what it printed, decoded."""
-        return json.loads(self(*words, "-o", "json", text=text))
+        """Run it with `-o json` and return what it printed, decoded; in this process, for there is much to read."""
+        ended = CliRunner().invoke(main, [*words, "-o", "json"], input=text, env=self._settings)
+        assert ended.exit_code == 0, f"praetorctl {' '.join(words)} ended with {ended.exit_code}: {ended.stderr}"
+        return json.loads(ended.stdout)

@@ -14,7 +14,9 @@ import requests
 from e2e.clusters.rawapi import RawApi
 from e2e.stack.errors import Refused
 
-WINDOW_S = 1  # a watch is asked for anew so often, which is how soon a recorder stops
+WINDOW_S = 1  # a watch is asked for anew so often, which is how soon the thread of a recorder stops
+CAUGHT_UP_S = 30
+POLL_S = 0.02
 
 
 class Frame(NamedTuple):
@@ -36,13 +38,17 @@ class Frame(NamedTuple):
 
 
 class Recorder:
-    """Lists *path*, then watches it until the context is left; nothing is missed between the windows."""
+    """Lists *path*, then watches it until the context is left; nothing is missed between the windows.
+
+    When it is left without an exception, the record holds all that was written before, and does not change any more.
+    """
 
     def __init__(self, kubeconfig: Path, path: str) -> None:
         self.frames: list[Frame] = []
         self.listed = 0  # so many of them are the initial list
         self._api = RawApi.from_kubeconfig(kubeconfig)
         self._path = path
+        self._versions: dict[str, str] = {}  # of each object, as the frames tell it
         self._ended = threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"record {path}", daemon=True)
@@ -53,10 +59,16 @@ class Recorder:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        if failed is None:
+            self.end()
         self._ended.set()
-        self._thread.join()
-        self._api.close()
+
+    def end(self) -> None:
+        """Stop once the record holds all that was written until now; a second call does nothing."""
+        if not self._ended.is_set():
+            self._catch_up()
+            self._ended.set()
         if self._failure is not None:
             raise self._failure
 
@@ -77,12 +89,30 @@ class Recorder:
         return max(map(measure, self.states()[max(0, self.listed - 1) :]), default=0)
 
     def _list(self) -> str:
+        now = self._read()
+        for item in now["items"]:
+            self._note("ADDED", item)
+        self.listed = len(self.frames)
+        return str(now["metadata"]["resourceVersion"])
+
+    def _read(self) -> dict[str, Any]:
         answer = self._api.get(self._path)
         if answer.status != HTTPStatus.OK:
             raise Refused(f"cannot list {self._path}: {answer.status} {answer.message}")
-        self.frames += [Frame.now("ADDED", item) for item in answer.body["items"]]
-        self.listed = len(self.frames)
-        return str(answer.body["metadata"]["resourceVersion"])
+        return dict(answer.body)
+
+    def _catch_up(self) -> None:
+        """Return when the frames lead to what the apiserver holds: a watch may be behind a read, and never skips."""
+
+        def missing() -> set[tuple[str, str]]:
+            stored = {(item["metadata"]["name"], item["metadata"]["resourceVersion"]) for item in self._read()["items"]}
+            return stored ^ set(self._versions.copy().items())
+
+        deadline = time.monotonic() + CAUGHT_UP_S
+        while self._failure is None and (left := missing()):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"the watch of {self._path} does not tell of {sorted(left)}")
+            self._ended.wait(POLL_S)
 
     def _run(self) -> None:
         try:
@@ -90,6 +120,8 @@ class Recorder:
                 self._window()
         except Exception as error:
             self._failure = error
+        finally:
+            self._api.close()
 
     def _window(self) -> None:
         """Read one watch to its end; a connection that breaks is resumed where it was."""
@@ -106,5 +138,13 @@ class Recorder:
         if kind == "ERROR":
             raise AssertionError(f"the watch of {self._path} failed: {item}")
         self._version = item["metadata"]["resourceVersion"]
-        if kind != "BOOKMARK":
-            self.frames.append(Frame.now(kind, item))
+        if kind != "BOOKMARK" and not self._ended.is_set():
+            self._note(kind, item)
+
+    def _note(self, kind: str, item: dict[str, Any]) -> None:
+        self.frames.append(Frame.now(kind, item))
+        name = item["metadata"]["name"]
+        if kind == "DELETED":
+            self._versions.pop(name, None)
+        else:
+            self._versions[name] = item["metadata"]["resourceVersion"]
