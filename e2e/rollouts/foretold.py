@@ -61,7 +61,7 @@ class Foretold:
         """
         before = self._kube.deployment(name)["spec"]
         after = {key: value for key, value in {**before, **spec}.items() if value is not None}
-        with self.foretell(_manifest(name, after), stopped=stopped, approved=approved) as change:
+        with self.foretell(manifest(name, after), stopped=stopped, approved=approved) as change:
             patch = [{"op": "add", "path": "/spec", "value": after}]
             accepted(self._kube.api.patch(self._kube.path(DEPLOYMENTS, name), patch, JSON_PATCH))
             yield change
@@ -74,20 +74,24 @@ class Foretold:
             yield change
 
     @contextmanager
-    def foretell(
-        self, manifest: Mapping[str, Any], *, stopped: bool = False, approved: bool = False
-    ) -> Iterator[Change]:
-        """Ask what *manifest* would do and record what happens; whoever enters makes the change."""
+    def present(self, name: str, **options: bool) -> Iterator[Change]:
+        """Compare what comes of the deployment as it is; whoever enters may approve waves, or do nothing."""
+        with self.foretell(manifest(name, self._kube.deployment(name)["spec"]), **options) as change:
+            yield change
+
+    @contextmanager
+    def foretell(self, wanted: Mapping[str, Any], *, stopped: bool = False, approved: bool = False) -> Iterator[Change]:
+        """Ask what the manifest *wanted* would do and record what happens; whoever enters makes the change."""
         words = ("plan", "-f", "-", *READY_AFTER, *(("--approve",) if approved else ()))
-        (forecast,) = self._ctl.read(*words, text=json.dumps(manifest))
+        (forecast,) = self._ctl.read(*words, text=json.dumps(wanted))
         labels = {item["metadata"]["name"]: item["metadata"].get("labels", {}) for item in self._kube.list(SWITCHES)}
         with Recorder(self._kubeconfig, self._kube.path(PROCESSES)) as record:
             change = Change(
-                name=manifest["metadata"]["name"],
+                name=wanted["metadata"]["name"],
                 forecast=forecast,
                 labels=labels,
                 record=record,
-                spec=manifest["spec"],
+                spec=wanted["spec"],
             )
             yield change
         # a record that has ended holds all that was written before the deployment was seen at its end
@@ -101,6 +105,12 @@ class Foretold:
         told = self._ctl.read("explain", name)
         reasons = {each["device"]: group["reason"] for group in told["reasons"] for each in group["devices"]}
         return {device: reason for device, reason in reasons.items() if reason != "UpToDate"}
+
+
+def manifest(name: str, spec: Mapping[str, Any]) -> Object:
+    """Return the manifest of a deployment whose whole *spec* is known."""
+    kind = "DeviceProcessDeployment"
+    return {"apiVersion": GROUP_VERSION, "kind": kind, "metadata": {"name": name}, "spec": dict(spec)}
 
 
 @frozen(kw_only=True)
@@ -204,8 +214,3 @@ def _of_worst(told: _Foretold, timeline: Timeline, labels: Labels) -> Iterator[s
         for name, count in timeline.worst_by_domain(keys, labels).items():
             if count > domains.get(name, 0):
                 yield f"{count} devices of {name} were taken down at a time, foretold were {domains.get(name, 0)}"
-
-
-def _manifest(name: str, spec: Mapping[str, Any]) -> Object:
-    kind = "DeviceProcessDeployment"
-    return {"apiVersion": GROUP_VERSION, "kind": kind, "metadata": {"name": name}, "spec": dict(spec)}

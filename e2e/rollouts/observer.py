@@ -81,13 +81,31 @@ def observe(frames: Sequence[Frame], deployment: str, *, listed: int, min_ready_
     began = frames[0].wall if frames else 0.0
     samples: list[Sample] = []
     for number, frame in enumerate(frames):
+        samples += view.pass_time(frame.wall)
         mine = frame.object["metadata"].get("labels", {}).get("azure.com/deployment") == deployment
         if mine:
-            samples += view.pass_time(frame.wall)
             view.take(frame.type, frame.object, frame.wall, initial=number < listed)
         if mine and number >= max(0, listed - 1):
             samples.append(view.sample(frame.wall))
     return Timeline(began=began, samples=samples, offers=view.offers, deleted=view.deleted)
+
+
+def together(*timelines: Timeline) -> Timeline:
+    """Return the timelines of several deployments in one record as one: a device is down when any has it down."""
+    latest = [Sample(0.0, frozenset(), frozenset(), {}) for _ in timelines]
+    samples: list[Sample] = []
+    every = [(sample.at, number, sample) for number, each in enumerate(timelines) for sample in each.samples]
+    for at, number, sample in sorted(every, key=lambda item: item[0]):
+        latest[number] = sample
+        unavailable = frozenset[str]().union(*(each.unavailable for each in latest))
+        taken = frozenset[str]().union(*(each.taken for each in latest))
+        samples.append(Sample(at, unavailable, taken, sum((Counter(each.revisions) for each in latest), Counter())))
+    return Timeline(
+        began=min(each.began for each in timelines),
+        samples=samples,
+        offers=sorted((offer for each in timelines for offer in each.offers), key=lambda offer: offer.at),
+        deleted=[device for each in timelines for device in each.deleted],
+    )
 
 
 @mutable

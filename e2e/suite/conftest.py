@@ -14,6 +14,7 @@ from e2e.rollouts.foretold import Foretold
 from e2e.stack.kube import Kube
 from e2e.stack.stack import Stack
 from e2e.suite.fleet import Fleet
+from e2e.suite.scene import DEVICES, FAULTS, Scene, labels
 
 TIMEOUT_S = 240
 HERE = Path(__file__).parent
@@ -52,11 +53,15 @@ def session_stack(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) ->
 def stack(request: pytest.FixtureRequest, session_stack: Stack) -> Stack:
     """The programs, all of them running and ready, whatever the test before did to them."""
     request.node.stash[LOGGED] = (session_stack, session_stack.log_sizes())
-    for server in session_stack.servers():
+    return _ready(session_stack)
+
+
+def _ready(stack: Stack) -> Stack:
+    for server in stack.servers():
         if not server.program.running:
             server.program.start()
         server.wait_ready()
-    return session_stack
+    return stack
 
 
 @pytest.fixture
@@ -81,6 +86,26 @@ def simulated(stack: Stack, kube: Kube) -> Iterator[SimulatedFleet]:
     fleet = SimulatedFleet(stack, kube)
     yield fleet
     fleet.close()
+
+
+@pytest.fixture(scope="module")
+def shared(session_stack: Stack) -> Iterator[tuple[Kube, SimulatedFleet]]:
+    """Pretend devices that the tests of a module share, in a namespace of their own."""
+    kube = _ready(session_stack).kube(f"e2e-{secrets.token_hex(3)}").create_namespace()
+    fleet = SimulatedFleet(session_stack, kube)
+    try:
+        fleet.add(DEVICES, FAULTS, labels=labels)
+        yield kube, fleet
+    finally:
+        fleet.close()
+        kube.delete_namespace()
+
+
+@pytest.fixture
+def scene(stack: Stack, shared: tuple[Kube, SimulatedFleet]) -> Iterator[Scene]:
+    """A deployment of the test's own on the module's devices, and a record of all that happens to it."""
+    with Scene(stack, *shared) as scene:
+        yield scene
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from e2e.rollouts.foretold import deviations
-from e2e.rollouts.observer import Offer, Sample, Timeline, observe
+from e2e.rollouts.observer import Offer, Sample, Timeline, observe, together
 from e2e.stack.recorder import Frame
 
 TRUE = ("AgentConnected", "SpecObserved", "Healthy")
@@ -15,13 +15,15 @@ LABELS = {"a": {"rack": "r1"}, "b": {"rack": "r1"}, "c": {"rack": "r2"}}
 DEPLOYMENT = {"status": {"updateRevision": "v2"}}
 
 
-def process(device: str, generation: int, observed: int, *, since: str = "1970-01-01T00:00:00Z") -> dict[str, Any]:
+def process(
+    device: str, generation: int, observed: int, *, since: str = "1970-01-01T00:00:00Z", deployment: str = "tel"
+) -> dict[str, Any]:
     conditions = [{"type": kind, "status": "True", "lastTransitionTime": since} for kind in TRUE]
     return {
         "metadata": {
-            "name": f"tel-{device}",
+            "name": f"{deployment}-{device}",
             "generation": generation,
-            "labels": {"azure.com/deployment": "tel"},
+            "labels": {"azure.com/deployment": deployment},
             "annotations": {"azure.com/revision": f"v{generation}", "azure.com/wave": "canary"},
         },
         "spec": {"deviceRef": {"name": device}},
@@ -64,6 +66,29 @@ def test_a_device_that_goes_down_by_itself_was_not_taken_down() -> None:
     silent["status"]["phase"] = "Unknown"
     timeline = watched(*START, (2.0, "MODIFIED", silent), (3.0, "MODIFIED", process("a", 2, 1)))
     assert (timeline.worst(), timeline.worst(lambda sample: sample.unavailable)) == (0, 1)
+
+
+def test_what_several_deployments_have_down_is_counted_together_and_a_device_once() -> None:
+    later = process("a", 2, 2, since="1970-01-01T00:00:05Z")
+    frames = [
+        Frame(*each, wall=each[0])
+        for each in (
+            *START,
+            (1.0, "ADDED", process("a", 1, 1, deployment="log")),
+            (1.0, "ADDED", process("b", 1, 1, deployment="log")),
+            (2.0, "MODIFIED", process("a", 2, 1)),
+            (3.0, "MODIFIED", process("a", 2, 1, deployment="log")),
+            (4.0, "MODIFIED", process("b", 2, 1, deployment="log")),
+            (5.0, "MODIFIED", later),
+            (6.5, "MODIFIED", process("a", 2, 2, deployment="log")),
+        )
+    ]
+    both = together(*(observe(frames, name, listed=4, min_ready_s=1) for name in ("tel", "log")))
+    down = {sample.at: sorted(sample.taken) for sample in both.samples}
+    assert down == {1.0: [], 2.0: ["a"], 3.0: ["a"], 4.0: ["a", "b"], 5.0: ["a", "b"], 6.0: ["a", "b"], 6.5: ["b"]}
+    assert [(offer.at, offer.device) for offer in both.offers] == [(2.0, "a"), (3.0, "a"), (4.0, "b")]
+    assert both.worst_by_domain(["rack"], LABELS) == {"rack=r1": 2}
+    assert both.samples[-1].revisions == {"v1": 1, "v2": 3}
 
 
 def test_a_deleted_process_is_neither_up_nor_down() -> None:
