@@ -77,8 +77,11 @@ def test_status_tells_what_the_device_thinks(tmp_path: Path, capsys: pytest.Capt
     main(["status", "--state-dir", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Device leaf-1: 1 processes; the agent does not run"
-    assert lines[1].split() == ["NAMESPACE", "NAME", "STATE", "PID", "RESTARTS", "EXIT", "SPEC", "ARTIFACT", "MESSAGE"]
-    assert lines[2].split()[:6] == ["default", "fw", "Waiting", "-", "3", "1"]
+    assert lines[1] == "Gateway: no report was sent yet"
+    assert lines[2].split() == [
+        "NAMESPACE", "NAME", "STATE", "HEALTH", "PID", "RESTARTS", "EXIT", "SPEC", "ARTIFACT", "MESSAGE",
+    ]  # fmt: skip
+    assert lines[3].split()[:7] == ["default", "fw", "Waiting", "Unhealthy", "-", "3", "1"]
     main(["status", "--state-dir", str(tmp_path), "-o", "json"])
     told = json.loads(capsys.readouterr().out)
     assert (told["device"], told["desiredETag"], told["processes"][0]["restartCount"]) == ("leaf-1", '"e"', 3)
@@ -86,7 +89,9 @@ def test_status_tells_what_the_device_thinks(tmp_path: Path, capsys: pytest.Capt
 
 def test_status_of_a_device_that_was_never_told_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["status", "--state-dir", str(tmp_path)])
-    assert capsys.readouterr().out == "Device -: it was never told what to run; the agent does not run\n"
+    assert capsys.readouterr().out == (
+        "Device -: it was never told what to run; the agent does not run\nGateway: no report was sent yet\n"
+    )
     with pytest.raises(SystemExit) as caught:
         main(["status", "--state-dir", str(tmp_path / "none")])
     assert caught.value.code == 1

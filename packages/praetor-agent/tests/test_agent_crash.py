@@ -208,7 +208,7 @@ class Ear(Teller):
     """Keeps what the gateway would be told."""
 
     def __init__(self) -> None:
-        self.heard_at = None
+        self.heard_at = self.exchange = None
         self.told: dict[str, Observation] = {}
 
     def step(

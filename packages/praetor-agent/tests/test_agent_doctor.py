@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from praetor_agent.artifacts.files import FileSource
+from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.cli import main
 from praetor_agent.doctor import Check, checks
 from praetor_agent.settings import RunSettings
 from praetor_agent.state import Received, State, lock_directory
 from praetor_agent.testing import FakeGateway, Fault, item, process_spec
 from praetor_api.protocol import read_desired
+from praetor_api.spec import Artifact, ArtifactType
 
 
 @pytest.fixture
@@ -87,6 +90,25 @@ def test_a_backend_that_is_missing_is_a_fault_only_where_it_is_asked_for(gateway
     body = {"deviceName": "leaf-1", "items": [item("a", process_spec("x", execution={"backend": "systemd"}))]}
     State(state).save_desired("leaf-1", Received(etag=None, body=body, desired=read_desired(body)))
     assert looked(gateway.url, state)["systemd"].verdict == "fault"
+
+
+def test_a_hold_and_a_store_that_is_almost_full_are_told_with_the_mend(gateway: FakeGateway, tmp_path: Path) -> None:
+    hold, state = tmp_path / "hold", tmp_path / "state"
+    settings = RunSettings(
+        gateway=gateway.url, device="leaf-1", state_dir=state, token="t", hold_file=hold, artifact_store_bytes=4 << 20
+    )
+    before = {check.name: check for check in checks(settings)}
+    assert (before["hold"].verdict, before["artifacts"].verdict) == ("ok", "ok")
+    assert before["artifacts"].message == "artifacts hold 0MiB of 4MiB"
+    hold.write_text("ask the night shift\n")
+    (tmp_path / "app").write_bytes(bytes(3800 << 10))
+    app = Artifact(type=ArtifactType.FILE, url=str(tmp_path / "app"))
+    ArtifactStore(state / "artifacts", max_bytes=4 << 20).add(app, FileSource().fetch)
+    found = {check.name: check for check in checks(settings)}
+    assert found["hold"].message == f"nothing is changed: held by {hold}: ask the night shift"
+    assert (found["hold"].verdict, found["hold"].mend) == ("warning", f"remove {hold} to let changes be made")
+    assert found["artifacts"].message == "artifacts hold 3MiB of 4MiB"
+    assert found["artifacts"].mend == "a new one may have no room; raise --artifact-store-size"
 
 
 def test_the_agent_that_runs_is_told_of(gateway: FakeGateway, tmp_path: Path) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -439,6 +442,45 @@ def test_somebody_at_the_device_confirms_a_change(gateway: FakeGateway, agent: A
         1,
         b"praetor-agent confirm: no change of 'a' waits to be confirmed\n",
     )
+
+
+def status(agent: Agent, *more: str) -> str:
+    command = [sys.executable, "-m", "praetor_agent", "status", "--state-dir", str(agent.state), *more]
+    hold = ("--hold-file", str(agent.state.parent / "hold"))
+    return subprocess.run([*command, *hold], capture_output=True, text=True, timeout=20, check=True).stdout
+
+
+def test_status_tells_health_what_waits_to_be_confirmed_and_the_last_exchange(
+    gateway: FakeGateway, agent: Agent, tmp_path: Path
+) -> None:
+    probe = {"exec": {"command": ["test", "-e", str(tmp_path / "ok")]}, "periodSeconds": 1, "failureThreshold": 1}
+    confirm = {"mode": "Manual", "timeoutSeconds": 300}
+    gateway.desire(item("a", process_spec("sleep", "1005", healthCheck=probe, confirm=confirm)))
+    agent.start()
+    gateway.wait_for(lambda: seen(gateway).healthy is False, "unhealthy")
+    until(lambda: "Unhealthy" in status(agent), "the health")
+    lines = status(agent).splitlines()
+    assert re.fullmatch(r"Gateway: \S+Z \(\d+ s ago\): acknowledged", lines[1])
+    assert "health check failed: exit status 1" in lines[3]
+    assert re.search(r"is taken back at \S+Z unless it is confirmed \(run: praetor-agent confirm a\)", lines[3])
+    told = json.loads(status(agent, "-o", "json"))
+    waits = told["processes"][0]["confirmation"]
+    assert waits["mode"] == "Manual"
+    left = datetime.fromisoformat(waits["deadline"]) - datetime.now(UTC)
+    assert timedelta(seconds=120) < left < timedelta(seconds=301)
+    (tmp_path / "ok").touch()
+    (tmp_path / "hold").write_text("ask me\n")
+    until(lambda: "   Healthy " in status(agent), "the new health")
+    gateway.fail(Fault(path="/report", status=503, times=10_000))
+    until(lambda: "the gateway answered 503" in status(agent), "the new answer")
+    last = json.loads(status(agent, "-o", "json"))["lastExchange"]
+    assert last["answer"].startswith("the gateway answered 503")
+    assert datetime.fromisoformat(last["acknowledgedAt"]) <= datetime.fromisoformat(last["at"])
+    assert f"held by {tmp_path / 'hold'}: ask me" in status(agent)
+    agent.end(signal.SIGKILL)
+    lines = status(agent).splitlines()
+    assert lines[0] == "Device leaf-1: 1 processes; the agent does not run"
+    assert re.search(r"last acknowledged \S+Z \(\d+ s ago\)$", lines[1])
 
 
 def test_while_the_device_is_held_nothing_changes_but_what_runs_is_kept_alive(

@@ -101,7 +101,7 @@ def _status(options: argparse.Namespace) -> None:
         raise UsageError(f"--output {options.output!r} is none; choose table or json")
     from praetor_agent.status import status
 
-    status(Path(options.state_dir), options.output)
+    status(Path(options.state_dir), Path(options.hold_file), options.output)
 
 
 def _simulate(options: argparse.Namespace) -> None:
@@ -228,6 +228,7 @@ def _installation(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 def _status_flags(parser: argparse.ArgumentParser) -> None:
     flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
+    flag(parser, "--hold-file", default=DEFAULT_HOLD_FILE, help="the file that the agent was told of")
     flag(parser, "-o", "--output", default="table", help="table or json")
 
 

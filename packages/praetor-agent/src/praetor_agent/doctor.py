@@ -13,14 +13,16 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from praetor_agent import procfs
+from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.backends.available import backends_of
 from praetor_agent.errors import BackendError, GatewayError
 from praetor_agent.facts import MIB, free_bytes, size_words
 from praetor_agent.settings import RunSettings, loose_mode
-from praetor_agent.state import JsonFile, State, is_locked, replace_file
+from praetor_agent.state import JsonFile, State, is_locked, read_hold, replace_file
 from praetor_agent.status import table
 
 LEAST_FREE = 100 * MIB
+ALMOST = 0.9
 SLOW_SECONDS = 1.0
 SKEW_SECONDS = 300.0
 _MENDS = {
@@ -56,6 +58,8 @@ def checks(settings: RunSettings) -> Iterator[Check]:
     """Yield a check for each thing that the agent needs."""
     yield _python()
     yield from _state(settings.state_dir)
+    yield _store(settings)
+    yield _hold(settings.hold_file)
     yield from _backends(settings)
     if settings.token_file is not None:
         loose = loose_mode(settings.token_file)
@@ -103,6 +107,22 @@ def _state(place: Path) -> Iterator[Check]:
     mend = "artifacts need space to be unpacked; free some" if low else ""
     yield Check("disk", WARNING if low else OK, f"{size_words(free)} free below {place}", mend)
     yield Check("agent", OK, f"an agent {'runs' if is_locked(place) else 'does not run'} with {place}")
+
+
+def _store(settings: RunSettings) -> Check:
+    limit = settings.artifact_store_bytes
+    used = ArtifactStore(settings.state_dir / "artifacts", max_bytes=limit).used_bytes()
+    message = f"artifacts hold {size_words(used)} of {size_words(limit)}"
+    if used < limit * ALMOST:
+        return Check("artifacts", OK, message)
+    return Check("artifacts", WARNING, message, "a new one may have no room; raise --artifact-store-size")
+
+
+def _hold(file: Path) -> Check:
+    held = read_hold(file)
+    if held is None:
+        return Check("hold", OK, f"nothing is held: {file} is not there")
+    return Check("hold", WARNING, f"nothing is changed: {held}", f"remove {file} to let changes be made")
 
 
 def _backends(settings: RunSettings) -> Iterator[Check]:

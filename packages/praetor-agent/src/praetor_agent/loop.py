@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from praetor_agent import restart
 from praetor_agent.clock import Clock, Waker, rfc3339
 from praetor_agent.errors import ArtifactGone, BackendError, StartError
+from praetor_agent.health import Health
 from praetor_agent.host import Host, artifacts_of, revisions_of
 from praetor_agent.poller import Inbox
 from praetor_agent.probes import Probes
 from praetor_agent.reconcile import Action, Fetch, Plan, Remove, Repair, Start, Stop, reconcile
-from praetor_agent.records import Memory, Record, World
+from praetor_agent.records import Memory, Record, View, World
 from praetor_agent.state import Received, State, read_hold
 from praetor_agent.telling import Teller
 
@@ -55,6 +57,7 @@ class Loop:
         self._unwritten: dict[str, str] = {}
         self._retry_at: float | None = None
         self._repaired: set[str] = set()
+        self._shown = View()
         self._stopping = False
 
     def stop(self) -> None:
@@ -92,6 +95,7 @@ class Loop:
         wakes.append(self._parts.probes.step(self._memory, world))
         desired = self._received.desired if self._received is not None else None
         wakes.append(self._parts.teller.step(desired, self._memory, world, self._parts.probes.health, ask_at))
+        self._show()
         now = self._parts.clock.now()
         heard = ask_at is not None and world.heard_at != self._parts.teller.heard_at
         if heard or before != _verdicts(self._parts.probes):
@@ -103,6 +107,18 @@ class Loop:
         wakes += [self._retry_at, self._parts.host.fetcher.next_at(now)]
         pids = tuple(seen.watch for seen in world.observed.values() if seen.watch is not None)
         return min((at for at in wakes if at is not None), default=now + 60.0), (*pids, *self._parts.probes.pids())
+
+    def _show(self) -> None:
+        """Leave for `praetor-agent status` what it could not know otherwise."""
+        health = {
+            uid: Health(handle=one.handle, next_at=0.0, healthy=one.healthy, message=one.message)
+            for uid, one in self._parts.probes.health.items()
+        }
+        view = View(exchange=self._parts.teller.exchange, health=health)
+        if view != self._shown:
+            self._shown = view
+            with suppress(OSError):
+                self._parts.state.save_view(view)
 
     def _look(self) -> World:
         return replace(

@@ -142,6 +142,23 @@ class ArtifactState:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """The latest report: when it was sent, what came of it, and when one was acknowledged last."""
+
+    at: str
+    answer: str
+    acknowledged_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What only the running agent knows, for whoever looks at the device. *health* is by uid."""
+
+    exchange: Exchange | None = None
+    health: Mapping[str, Health] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """What one pass starts from, besides what is desired and remembered.
 

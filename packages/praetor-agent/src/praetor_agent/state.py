@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from praetor_agent.errors import AgentError
-from praetor_agent.records import Memory, Record
+from praetor_agent.records import Memory, Record, View
 from praetor_api.canonical import canonical_json
 from praetor_api.protocol import Desired, read_desired
 from praetor_api.wire import WireError, clean_text, parse_json, read, write
@@ -53,11 +53,12 @@ class JsonFile:
 
     def save(self, value: object) -> None:
         """Write *value* so that either it or what was there before is found after a crash at any moment."""
-        body = canonical_json(value)
-        replace_file(self._path, hashlib.sha256(body).hexdigest().encode() + b"\n" + body, keep=self._previous)
+        replace_file(self._path, _encode(value), keep=self._previous)
 
 
-def replace_file(path: Path, content: bytes, *, mode: int = 0o600, keep: Path | None = None) -> None:
+def replace_file(
+    path: Path, content: bytes, *, mode: int = 0o600, keep: Path | None = None, flush: bool = True
+) -> None:
     """Write *content* beside *path*, flush it to disk and move it there; *keep* gets what was there."""
     fresh = path.with_name(path.name + ".new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
@@ -65,11 +66,13 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600, keep: Path | 
         os.fchmod(file.fileno(), mode)
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if flush:
+            os.fsync(file.fileno())
     if keep is not None and path.exists():
         os.replace(path, keep)
     os.replace(fresh, path)
-    sync_directory(path.parent)
+    if flush:
+        sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:
@@ -114,6 +117,11 @@ def is_locked(place: Path) -> bool:
     return False
 
 
+def _encode(value: object) -> bytes:
+    body = canonical_json(value)
+    return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
+
+
 def _decode(content: bytes) -> object:
     digest, _, body = content.partition(b"\n")
     if hashlib.sha256(body).hexdigest().encode() != digest:
@@ -156,12 +164,13 @@ class Received:
 
 
 class State:
-    """The state directory's two files."""
+    """The files of the state directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._desired = JsonFile(directory / "desired.json")
         self._memory = JsonFile(directory / "memory.json")
+        self._view = directory / "view.json"
 
     def device(self) -> str | None:
         """Return the device that the stored desired state is for."""
@@ -200,6 +209,17 @@ class State:
     def save_memory(self, memory: Memory) -> None:
         """Keep *memory*."""
         self._memory.save({"format": FORMAT, "records": [write(memory[uid]) for uid in sorted(memory)]})
+
+    def load_view(self) -> View:
+        """Return what an agent last left to be looked at."""
+        try:
+            return read(View, JsonFile(self._view).load() or {})
+        except WireError:
+            return View()
+
+    def save_view(self, view: View) -> None:
+        """Leave *view* to be looked at. It changes with every heartbeat, so that no disk is made to flush it."""
+        replace_file(self._view, _encode(write(view)), flush=False)
 
     def confirm(self, uid: str, spec_hash: str) -> None:
         """Leave word for the agent that somebody confirmed *spec_hash*."""

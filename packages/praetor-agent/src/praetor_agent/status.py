@@ -6,46 +6,85 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 from praetor_agent import procfs
 from praetor_agent.backends.available import backends_of
+from praetor_agent.clock import Clock, SystemClock, rfc3339
 from praetor_agent.errors import AgentError, BackendError
-from praetor_agent.records import Observed, World
-from praetor_agent.state import State, is_locked
+from praetor_agent.records import Exchange, Observed, Record, World
+from praetor_agent.state import State, is_locked, read_hold
 from praetor_agent.telling import observations
 from praetor_api.protocol import Observation
+from praetor_api.spec import ConfirmMode
 from praetor_api.wire import clean_text, write
 
-COLUMNS = ("NAMESPACE", "NAME", "STATE", "PID", "RESTARTS", "EXIT", "SPEC", "ARTIFACT", "MESSAGE")
+COLUMNS = ("NAMESPACE", "NAME", "STATE", "HEALTH", "PID", "RESTARTS", "EXIT", "SPEC", "ARTIFACT", "MESSAGE")
 
 
-def status(state_dir: Path, output: str) -> None:
+def status(state_dir: Path, hold_file: Path, output: str) -> None:
     """Print the processes of *state_dir* as a table, or as JSON; AgentError when it cannot be read."""
     if not os.access(state_dir, os.R_OK | os.X_OK):
         raise AgentError(f"--state-dir {state_dir} cannot be read; no agent ran there, or you may not (try as root)")
-    state = State(state_dir)
-    device = state.device()
+    state, boot_id, clock = State(state_dir), procfs.boot_id() or "", SystemClock()
+    device, view, memory = state.device(), state.load_view(), state.load_memory()
     received = state.load_desired(device) if device else None
-    memory = state.load_memory()
-    world = World(boot_id=procfs.boot_id() or "", observed=_observed(state_dir, device))
-    told = observations(received.desired if received else None, memory, world, {})
-    rows = [_row(seen, {uid: record.stage.value for uid, record in memory.items()}) for seen in told.values()]
+    world = World(boot_id=boot_id, observed=_observed(state_dir, device), hold=read_hold(hold_file))
+    health = {
+        uid: one
+        for uid, one in view.health.items()
+        if uid in world.observed and world.observed[uid].handle == one.handle
+    }
+    told = observations(received.desired if received else None, memory, world, health)
+    waiting = {uid: wait for uid in told if (wait := waits(memory[uid], boot_id, clock)) is not None}
     if output == "json":
         document = {
             "device": device,
             "agentRuns": is_locked(state_dir),
             "desiredETag": received.etag if received else None,
-            "processes": [write(seen) for seen in told.values()],
+            "lastExchange": write(view.exchange) if view.exchange else None,
+            "held": world.hold,
+            "processes": [
+                write(seen) | {"stage": memory[uid].stage, "confirmation": waiting.get(uid)}
+                for uid, seen in told.items()
+            ],
         }
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
-    known = f"{len(rows)} processes" if received else "it was never told what to run"
+    known = f"{len(told)} processes" if received else "it was never told what to run"
     agent = "runs" if is_locked(state_dir) else "does not run"
     sys.stdout.write(f"Device {device or '-'}: {known}; the agent {agent}\n")
-    if rows:
+    sys.stdout.write(f"Gateway: {_exchanged(view.exchange, clock.wall())}\n")
+    if told:
+        rows = (_row(seen, memory[uid], waiting.get(uid)) for uid, seen in told.items())
         sys.stdout.write(table([COLUMNS, *rows]))
+
+
+def waits(record: Record, boot_id: str, clock: Clock) -> dict[str, str] | None:
+    """Return for what the change waits to be confirmed, and until when."""
+    timer, spec = record.confirmation, record.current.item.spec if record.current else None
+    if timer is None or spec is None or spec.confirm is None:
+        return None
+    same_boot = timer.boot_id == boot_id  # else half of the window begins when an agent runs
+    left = timer.deadline - clock.now() if same_boot else timer.seconds / 2
+    return {"mode": spec.confirm.mode, "deadline": rfc3339(clock.wall() + timedelta(seconds=left))}
+
+
+def _exchanged(last: Exchange | None, now: datetime) -> str:
+    if last is None:
+        return "no report was sent yet"
+    text = f"{_ago(last.at, now)}: {last.answer}"
+    if last.acknowledged_at == last.at:
+        return text
+    return f"{text}; last acknowledged {_ago(last.acknowledged_at, now) if last.acknowledged_at else 'never'}"
+
+
+def _ago(at: str, now: datetime) -> str:
+    try:
+        return f"{at} ({(now - datetime.fromisoformat(at)).total_seconds():.0f} s ago)"
+    except ValueError:
+        return at
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
@@ -65,23 +104,26 @@ def _observed(state_dir: Path, device: str | None) -> Mapping[str, Observed]:
     return observed
 
 
-def _row(seen: Observation, stages: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(seen: Observation, record: Record, wait: Mapping[str, str] | None) -> tuple[str, ...]:
     return (
         seen.namespace or "-",
         seen.name,
-        stages.get(seen.uid, "-"),
+        record.stage,
+        "-" if seen.healthy is None else "Healthy" if seen.healthy else "Unhealthy",
         str(seen.pid or "-"),
         str(seen.restart_count),
         "-" if seen.exit_code is None else str(seen.exit_code),
         seen.observed_spec_hash.removeprefix("sha256:")[:12] or "-",
         (seen.artifact_digest or "-").removeprefix("sha256:")[:12],
-        clean_text("; ".join(_messages(seen))).replace("\n", " "),
+        clean_text("; ".join(_messages(seen, wait))).replace("\n", " "),
     )
 
 
-def _messages(seen: Observation) -> Iterator[str]:
+def _messages(seen: Observation, wait: Mapping[str, str] | None) -> Iterator[str]:
+    if wait is not None:
+        manual = wait["mode"] == ConfirmMode.MANUAL
+        by = f"run: praetor-agent confirm {seen.name}" if manual else "an exchange with the gateway confirms it"
+        yield f"is taken back at {wait['deadline']} unless it is confirmed ({by})"
     if seen.rolled_back_reason or seen.rolled_back_message:
         yield f"rolled back: {seen.rolled_back_reason or ''} {seen.rolled_back_message or ''}".strip()
-    if seen.update_held_message is not None:
-        yield seen.update_held_message
-    yield from (said for said in (seen.error_message, seen.warning_message) if said)
+    yield from (said for said in (seen.update_held_message, seen.error_message, seen.warning_message) if said)

@@ -13,7 +13,7 @@ from praetor_agent.errors import GatewayError
 from praetor_agent.gateway import GatewayClient
 from praetor_agent.health import Health
 from praetor_agent.poller import Inbox
-from praetor_agent.records import Memory, World
+from praetor_agent.records import Exchange, Memory, World
 from praetor_agent.reporting import Reporter
 from praetor_api.protocol import Desired, Observation, Report, ReportAck
 
@@ -22,7 +22,8 @@ log = logging.getLogger(__name__)
 
 class Teller:
     """Tells the gateway what the device sees. *nudge* wakes the poller when the gateway holds something newer;
-    *facts* tells what the device is at a time. *heard_at* is when the latest report was sent that was acknowledged."""
+    *facts* tells what the device is at a time. *heard_at* is when the latest report was sent that was acknowledged,
+    *exchange* is about the latest, for people."""
 
     def __init__(
         self,
@@ -41,6 +42,7 @@ class Teller:
         self._facts = facts
         self._differs = 0
         self.heard_at: float | None = None
+        self.exchange: Exchange | None = None
         now = clock.now()
         self._reporter = Reporter(base=reporting.first_seq(now), next_at=now)
 
@@ -66,7 +68,8 @@ class Teller:
     def _send(self, current: Mapping[str, Observation]) -> None:
         self._look()
         reporter, due, sent_at = self._reporter, self._reporter.due(current), self._clock.now()
-        report = reporting.report(self._identity, reporter, due, rfc3339(self._clock.wall()))
+        at, last = rfc3339(self._clock.wall()), self.exchange.acknowledged_at if self.exchange else None
+        report = reporting.report(self._identity, reporter, due, at)
         fraction = random.random()  # noqa: S311 - no secret
         try:
             ack = self._client.report(report)
@@ -74,8 +77,9 @@ class Teller:
             level = logging.ERROR if e.unauthorized else logging.WARNING
             log.log(level, "report lost lost=%d reason=%s", reporter.lost + 1, e)
             self._reporter = reporter.failed(self._clock.now(), fraction, e.retry_after)
+            self.exchange = Exchange(at=at, answer=str(e), acknowledged_at=last)
             return
-        self.heard_at = sent_at
+        self.heard_at, self.exchange = sent_at, Exchange(at=at, answer="acknowledged", acknowledged_at=at)
         if reporter.lost:
             log.info("reports arrive again")
         for rejected in ack.rejected:
