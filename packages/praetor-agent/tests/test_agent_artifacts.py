@@ -241,10 +241,10 @@ def test_the_fetcher_has_an_artifact_ready_and_wakes_the_loop(tmp_path: Path) ->
     woken.clear()
     found = fetcher(tmp_path, woken)  # after a restart: nothing is copied again
     (tmp_path / "fw").unlink()
-    found.want(wanted, 0)
+    found.keep([wanted])
     assert found.states()["v1"].path == fetching.states()["v1"].path
     assert (fetching.states()["v1"].attempts, found.states()["v1"].attempts) == (1, 0)
-    found.keep(set())
+    found.keep([])
     assert found.states() == {}
 
 
@@ -359,7 +359,7 @@ def test_what_was_just_fetched_survives_a_collection(tmp_path: Path) -> None:
     assert path is not None
     fetching.collect([])
     assert Path(path).is_file()
-    fetching.keep(set())
+    fetching.keep([])
     fetching.collect([])
     assert not Path(path).exists()
 

@@ -7,8 +7,9 @@ would survive; processes are in memory, and their traces are safe before one run
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import count
@@ -17,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from praetor_agent.artifacts.fetcher import Fetcher
+from praetor_agent.artifacts.fetcher import Fetcher, Sources, device_sources
 from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.clock import Waker
 from praetor_agent.errors import StartError
@@ -31,11 +32,12 @@ from praetor_agent.records import Memory, Observed, Stage, World
 from praetor_agent.restart import LOST
 from praetor_agent.state import JsonFile, Received, State
 from praetor_agent.telling import Teller, observations
-from praetor_agent.testing import item, process_spec
+from praetor_agent.testing import item, process_spec, until
 from praetor_api.protocol import Desired, Observation, read_desired
 from praetor_api.spec import Backend
 
 Item = dict[str, Any]
+STORE_BYTES = 40_000
 
 
 class Killed(BaseException):
@@ -127,7 +129,8 @@ class Disk:
 class Processes:
     """A backend whose processes and their traces outlive the agent; *ran* is all that was ever executed.
 
-    Jobs end at once with *code*, or run on if that is None.
+    Jobs end at once with *code*, or run on if that is None. A backend that *remembers* tells how the run before ended
+    while the next is being started, as systemd does of a unit.
     """
 
     step: Steps
@@ -136,6 +139,7 @@ class Processes:
     ran: list[tuple[str, str]] = field(default_factory=list)
     jobs: set[str] = field(default_factory=set)
     code: int | None = 0
+    remembers: bool = False
 
     def observe(self) -> Mapping[str, Observed]:
         self.step("before observe")
@@ -144,7 +148,9 @@ class Processes:
     def start(self, launch: Launch) -> None:
         self.step("before start")
         assert not self.running(launch.uid), f"a second instance of {launch.uid}"
-        self.traces.pop(launch.uid, None)
+        before = self.traces.pop(launch.uid, None)
+        if before is not None and self.remembers:
+            self.traces[launch.uid] = replace(before, spec_hash=launch.spec_hash)
         self.step("before the trace of the start")
         if launch.argv[0] == "/no/such":
             raise StartError("No such file or directory")
@@ -226,15 +232,18 @@ class Ear(Teller):
 class Device:
     """A device whose disk, processes and clock outlive its agents."""
 
-    def __init__(self, directory: Path, waker: Waker, patch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, directory: Path, waker: Waker, patch: pytest.MonkeyPatch, sources: Sources, remembers: bool
+    ) -> None:
         directory.mkdir()
         self.directory = directory
         self.steps = Steps()
         self.disk = Disk(self.steps)
-        self.processes = Processes(self.steps)
+        self.processes = Processes(self.steps, remembers=remembers)
         self.ear = Ear()
         self._clock = Clock()
         self._waker = waker
+        self._sources = sources
         patch.setattr("praetor_agent.state.os", self.disk)
         self.boot()
 
@@ -242,7 +251,8 @@ class Device:
         """Let an agent begin with what there is."""
         state = State(self.directory)
         self._inbox = Inbox(lambda: None, state.load_desired("leaf-1"))
-        fetcher = Fetcher(ArtifactStore(self.directory / "artifacts"), {}, self._clock, lambda: None)
+        store = ArtifactStore(self.directory / "artifacts", max_bytes=STORE_BYTES)
+        fetcher = Fetcher(store, self._sources, self._clock, lambda: None)
         parts = Parts(
             state=state,
             inbox=self._inbox,
@@ -266,6 +276,15 @@ class Device:
             wake_at, _ = self._loop.step()
             self.processes.end_jobs()
             self._clock.seconds = min(max(wake_at, self._clock.seconds + 0.5), self._clock.seconds + 5)
+
+    def settle_until(self, condition: Callable[[], bool]) -> None:
+        """Go on until *condition* holds, for artifacts are fetched beside the loop."""
+
+        def settled() -> bool:
+            self.settle(0.5)
+            return condition()
+
+        until(settled, "the condition")
 
     def lose_power(self, kept: int) -> None:
         self.disk.lose_power(kept)
@@ -298,7 +317,11 @@ CHANGES: dict[str, Change] = {
 @pytest.fixture
 def new_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     waker, number = Waker(), count()
-    yield lambda: Device(tmp_path / str(next(number)), waker, monkeypatch)
+
+    def new(sources: Sources | None = None, *, remembers: bool = False) -> Device:
+        return Device(tmp_path / str(next(number)), waker, monkeypatch, sources or {}, remembers)
+
+    yield new
     waker.close()
 
 
@@ -337,11 +360,17 @@ def recover(device: Device, change: Change) -> None:
         assert given_up.spec_hash == BAD["specHash"]
 
 
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_an_agent_killed_at_any_step_is_followed_by_one_that_goes_on(new_device: Any, change: Change) -> None:
+@pytest.mark.parametrize(
+    ("change", "remembers"),
+    [*((change, False) for change in CHANGES.values()), (CHANGES["changed specs"], True)],
+    ids=[*CHANGES, "changed specs, remembered"],
+)
+def test_an_agent_killed_at_any_step_is_followed_by_one_that_goes_on(
+    new_device: Any, change: Change, remembers: bool
+) -> None:
     before, after, _ = change
     for point in count(1):
-        device = new_device()
+        device = new_device(remembers=remembers)
         step = killed_at(device, change, point)
         if step is None:
             break
@@ -385,6 +414,30 @@ def test_a_device_that_loses_power_at_any_step_comes_back(new_device: Any, chang
     assert point > 20, "so few steps cannot be all"
     starts_a_job = any(job in after and job not in before for job in (JOB, NEXT))
     assert bool(unknown) == starts_a_job, "the one moment when nobody can know was never met"
+
+
+def test_an_agent_that_was_restarted_makes_no_room_at_the_cost_of_what_runs(new_device: Any, tmp_path: Path) -> None:
+    versions = []
+    for number in range(3):
+        content = b"%d" % number * (STORE_BYTES // 4)
+        (tmp_path / f"v{number}").write_bytes(content)
+        pinned = {"type": "file", "url": f"{tmp_path}/v{number}", "checksumSHA256": hashlib.sha256(content).hexdigest()}
+        versions.append(pinned)
+    device = new_device(device_sources())
+    side, old, new = (
+        item(name, process_spec("/bin/sleep", "1", artifact=artifact))
+        for name, artifact in zip(("side", "main", "main"), versions, strict=True)
+    )
+    for wanted in ((side,), (side, old)):
+        device.desire(wanted)
+        device.settle_until(lambda wanted=wanted: device.times(wanted[-1]) == 1)
+    device.boot()
+    device.desire((side, new))
+    device.settle_until(lambda: device.times(new) == 1)
+    kept = [record.current.artifact_path for record in device.memory().values() if record.current is not None]
+    assert len(kept) == 2
+    assert all(Path(path).exists() for path in kept)
+    assert (device.times(side), device.times(old)) == (1, 1)
 
 
 @pytest.mark.parametrize("policy", ["Never", "OnFailure"])

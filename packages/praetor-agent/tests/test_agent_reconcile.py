@@ -306,6 +306,27 @@ def test_a_start_that_a_reboot_hides_is_not_repeated_for_never() -> None:
     assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(boot="boot-2"), known).actions == ()
 
 
+def test_what_an_earlier_run_left_is_not_taken_for_the_end_of_a_job_that_never_ran() -> None:
+    """As systemd has it: the unit names the new spec already, and what is told of its last run is of the old one."""
+    job = item("v2", policy=RestartPolicy.NEVER)
+    completed = record(item(policy=RestartPolicy.NEVER), stage=Stage.COMPLETED)
+    written = plan_of(wanted(job), world(dead()), completed).memory[UID]
+    assert plan_of(wanted(job), world(dead(version="v2")), written).actions == (Start(revision=Revision(item=job)),)
+    ran = world(replace(dead(version="v2"), handle="h2"))
+    plan = plan_of(wanted(job), ran, written)
+    assert (plan.actions, plan.memory[UID].stage) == ((), Stage.COMPLETED)
+
+
+def test_a_process_that_was_deleted_and_made_again_waits_for_the_end_of_the_one_before() -> None:
+    again = item(uid="uid-2")
+    first = plan_of(wanted(again), world(running()), record())
+    assert first.actions == (Stop(uid=UID, backend=Backend.PROCESS),)
+    after = reconcile(wanted(again), world(dead(143)), first.memory, 101.0)
+    assert after.actions == (Start(revision=Revision(item=again)), Remove(uid=UID, backend=Backend.PROCESS))
+    other = replace(again, name="other")
+    assert Start(revision=Revision(item=other)) in plan_of(wanted(other), world(running()), record()).actions
+
+
 def test_a_process_just_started_keeps_the_time_of_its_start() -> None:
     known = record(stage=Stage.STARTING, handle=None, started_at=99.0)
     plan = plan_of(wanted(item()), world(running()), known)

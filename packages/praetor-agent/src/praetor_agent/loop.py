@@ -85,6 +85,9 @@ class Loop:
         self._retry_at = None
         self._repaired.clear()
         self._receive()
+        if self._received is not None:  # first, for what is fetched must not take the room of what is in use
+            items = (*self._received.desired.items, *(revision.item for revision in revisions_of(self._memory)))
+            self._parts.host.fetcher.keep(items, artifacts_of(self._memory))
         wakes: list[float | None] = []
         world, ask_at = self._look(), None
         before = _verdicts(self._parts.probes)
@@ -153,9 +156,6 @@ class Loop:
                 break
             self._remember(self._memory)
             world = self._look()
-        hashes = {revision.item.spec_hash for revision in revisions_of(self._memory)}
-        hashes |= {item.spec_hash for item in received.desired.items}
-        self._parts.host.fetcher.keep(hashes, artifacts_of(self._memory))
         return world, plan
 
     def _decide(self, received: Received, world: World) -> Plan:

@@ -100,9 +100,19 @@ class _Step:
 
 
 def _wanted(desired: Desired, world: World, memory: Memory, now: float) -> Iterator[_Step]:
+    wanted = {item.uid for item in desired.items}
+    leaving = {
+        (memory[uid].namespace, memory[uid].name)
+        for uid, seen in world.observed.items()
+        if seen.running and uid in memory and uid not in wanted
+    }
     for item in desired.items:
         record = memory.get(item.uid) or _adopted(item, world.observed.get(item.uid))
-        yield _step(item, replace(record, namespace=item.namespace, name=item.name), world, now)
+        record = replace(record, namespace=item.namespace, name=item.name)
+        step = _step(item, record, world, now)
+        starts = any(isinstance(action, Start) for action in step.actions)
+        # deleted and made again, it is another, but must not run beside the one that it follows
+        yield _Step(record=record) if starts and (item.namespace, item.name) in leaving else step
     for bad in desired.invalid:
         record = trial.judged(_caught_up(_of_invalid(bad, memory), world, now), world, now)
         message = "; ".join(map(str, bad.faults))
@@ -239,6 +249,8 @@ def _supervise(revision: Revision, record: Record, world: World, now: float) -> 
     item, seen = revision.item, world.observed.get(record.uid)
     if seen is not None and seen.running:
         if _is_of(revision, seen) and record.stop_deadline is None:
+            if record.stage is not Stage.RUNNING:  # memory did not know what runs until it was asked for
+                record = restart.seen_running(record, seen, world.boot_id, now)
             return replace(_keep(revision, record, now), actions=_repairs(revision, seen, world))
         if world.hold is not None and record.rollback is None:
             return _Step(record=record)

@@ -28,7 +28,6 @@ def fresh(record: Record) -> Record:
     return replace(
         record,
         stage=Stage.PENDING,
-        handle=None,
         restart_count=0,
         failures=0,
         not_before=0.0,
@@ -42,14 +41,13 @@ def fresh(record: Record) -> Record:
 
 
 def starting(record: Record, revision: Revision, boot_id: str, now: float) -> Record:
-    """Return the record to write before *revision* is started."""
+    """Return the record to write before *revision* is started; its handle stays that of the run before."""
     again = record.stage is Stage.WAITING
     return replace(
         record,
         stage=Stage.STARTING,
         current=revision,
         boot_id=boot_id,
-        handle=None,
         started_at=now,
         healthy_since=None,
         restart_count=record.restart_count + again,
@@ -58,7 +56,7 @@ def starting(record: Record, revision: Revision, boot_id: str, now: float) -> Re
 
 def started(record: Record, start_time: str) -> Record:
     """Return the record of a start that worked; *start_time* is for people."""
-    return replace(record, stage=Stage.RUNNING, start_time=start_time, failure=None)
+    return replace(record, stage=Stage.RUNNING, handle=None, start_time=start_time, failure=None)
 
 
 def start_failed(record: Record, message: str, now: float) -> Record:
@@ -86,7 +84,7 @@ def artifact_gone(record: Record) -> Record:
 
 def seen_running(record: Record, seen: Observed, boot_id: str, now: float) -> Record:
     """Return the record of a process that runs as it should; an instance that is not ours to the letter is counted."""
-    replaced = record.handle is not None and record.handle != seen.handle
+    replaced = record.stage is Stage.RUNNING and record.handle not in (None, seen.handle)
     meddled = replaced and record.boot_id == boot_id  # at boot it is init that starts it, as it shall
     if replaced or record.boot_id != boot_id or record.stage is not Stage.RUNNING:
         started_at = record.started_at if record.stage is Stage.STARTING else now
@@ -116,10 +114,10 @@ def has_ended(record: Record, seen: Observed | None, boot_id: str) -> bool:
     """Tell whether a process that does not run now did run, and its end is not in the record yet.
 
     One whose start was written down but that left no trace never came to run, unless the device restarted since
-    and the trace with it.
+    and the trace with it. What the run before left is none: systemd remembers it when the new unit is written already.
     """
     if record.stage is Stage.STARTING:
-        return (seen is not None and seen.handle is not None) or record.boot_id != boot_id
+        return (seen is not None and seen.handle not in (None, record.handle)) or record.boot_id != boot_id
     return record.stage is Stage.RUNNING
 
 
@@ -127,7 +125,8 @@ def ended(record: Record, policy: RestartPolicy, seen: Observed | None, boot_id:
     """Return the record after the process ended; *seen* is what it left, if anything."""
     code = seen.exit_code if seen else None
     reason = (seen.termination_reason if seen else None) or LOST
-    record = replace(record, exit_code=code, termination_reason=reason, handle=None, healthy_since=None)
+    handle = seen.handle if seen else record.handle
+    record = replace(record, exit_code=code, termination_reason=reason, handle=handle, healthy_since=None)
     record = replace(record, output_tail=None)
     if seen is not None and seen.error:
         record = replace(record, failure=Failure(reason=START_ERROR, message=seen.error))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from praetor_agent.records import Confirmation, Observed, Record, Revision, Rollback, World
+from praetor_agent.records import Confirmation, Observed, Record, Revision, Rollback, Stage, World
 from praetor_agent.restart import START_ERROR
 from praetor_api.protocol import RollbackReason
 from praetor_api.spec import Confirm, ConfirmMode, RestartPolicy
@@ -140,7 +140,8 @@ def _failed(record: Record, world: World) -> tuple[RollbackReason, str] | None:
         code = "unknown" if record.exit_code is None else record.exit_code
         how = f"it ended {record.failures} times in a row, last with exit code {code} ({record.termination_reason})"
         return RollbackReason.CRASH_LOOP, how
-    if health is not None and health.healthy is False and health.handle == record.handle:
+    runs = record.stage is Stage.RUNNING and health is not None and health.handle == record.handle
+    if health is not None and runs and health.healthy is False:
         return RollbackReason.HEALTH_CHECK_FAILED, f"health check failed: {health.message}"
     return None
 

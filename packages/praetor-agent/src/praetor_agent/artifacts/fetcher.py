@@ -17,7 +17,7 @@ from praetor_agent.clock import Clock
 from praetor_agent.errors import ArtifactError
 from praetor_agent.records import ArtifactState, Failure
 from praetor_api.protocol import ArtifactReason, DesiredItem
-from praetor_api.spec import Artifact, ArtifactType
+from praetor_api.spec import Artifact, ArtifactType, Backend
 
 if TYPE_CHECKING:
     from praetor_agent.artifacts.part import Work
@@ -119,37 +119,43 @@ class Fetcher:
         artifact = item.spec.artifact
         if artifact is None:
             return
-        key = (artifact, "" if pinned(artifact) else item.spec_hash)  # what is not pinned is looked at again
         with self._lock:
-            new = self._keys.get(item.spec_hash) != key
-            self._keys[item.spec_hash] = key
-            last = self._attempts.get(key)
-            if last is not None and last.state.path is not None and os.path.exists(last.state.path):
-                if new:
-                    self._wake()
+            key = self._keys[item.spec_hash] = _key(artifact, item)
+            last = self._known(key)
+            here = last is not None and last.state.path is not None and os.path.exists(last.state.path)
+            if here or (last is not None and now < last.not_before):
                 return
-            if key in self._busy or len(self._busy) >= MOST_AT_ONCE or (last is not None and now < last.not_before):
-                return
-            here = self._store.find(artifact)
-            if here is not None:
-                self._attempts[key] = _Attempt(state=here)
-                self._wake()
+            if key in self._busy or len(self._busy) >= MOST_AT_ONCE:
                 return
             self._busy[key] = Thread(target=self._fetch, args=(key, last), name="fetch artifact", daemon=True)
             self._busy[key].start()
+
+    def _known(self, key: _Key) -> _Attempt | None:
+        found = self._store.find(key[0]) if key not in self._attempts and key[1] != Backend.CONTAINER else None
+        if found is not None:
+            self._attempts[key] = _Attempt(state=found)
+        return self._attempts.get(key)
 
     def next_at(self, now: float) -> float | None:
         """Return when the next failed artifact may be tried again, if that is to come."""
         with self._lock:
             return min((a.not_before for a in self._attempts.values() if a.not_before > now), default=None)
 
-    def keep(self, spec_hashes: set[str], used: Iterable[str] = ()) -> None:
-        """Forget all but the artifacts of these specs; the paths *used* are not removed even when room is needed."""
+    def keep(self, items: Iterable[DesiredItem], used: Iterable[str] = ()) -> None:
+        """Forget all but the artifacts of *items*; the paths *used* are not removed even when room is needed.
+
+        What is in the store already is known from now on: an agent that was killed while it put a new version in the
+        place of an old one must not start the old one once more.
+        """
         with self._lock:
             self._used = tuple(used)
-            self._keys = {spec_hash: key for spec_hash, key in self._keys.items() if spec_hash in spec_hashes}
+            self._keys = {
+                item.spec_hash: _key(item.spec.artifact, item) for item in items if item.spec.artifact is not None
+            }
             kept = set(self._keys.values())
             self._attempts = {key: attempt for key, attempt in self._attempts.items() if key in kept}
+            for key in kept:
+                self._known(key)
 
     def collect(self, used: Iterable[str]) -> None:
         """Remove from the disk what neither *used*, a list of paths, nor anything just fetched needs."""
@@ -196,6 +202,12 @@ class Fetcher:
 def present(states: Mapping[str, ArtifactState]) -> dict[str, ArtifactState]:
     """Return *states* without those whose artifact somebody took away."""
     return {key: state for key, state in states.items() if state.path is None or os.path.exists(state.path)}
+
+
+def _key(artifact: Artifact, item: DesiredItem) -> _Key:
+    if item.spec.execution.backend is Backend.CONTAINER:
+        return artifact, Backend.CONTAINER  # an image is the runtime's, and none that is in the store
+    return artifact, "" if pinned(artifact) else item.spec_hash  # what is not pinned is looked at again
 
 
 def _failure(error: ArtifactError) -> Failure:
