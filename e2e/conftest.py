@@ -26,6 +26,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--lab", action="store_true", help="fail where a device cannot be booted, instead of skipping")
     group.addoption("--devices", type=int, default=300, help="size of a large pretend fleet, default: %(default)s")
     group.addoption("--kills", type=int, default=50, help="how often a controller is killed, default: %(default)s")
+    group.addoption(
+        "--agent-kills", type=int, default=6, help="how often the agent of a device is killed, default: %(default)s"
+    )
+    group.addoption("--power-cuts", type=int, default=1, help="how often a device loses power, default: %(default)s")
     group.addoption("--kubeconfig", type=Path, help="existing: its kubeconfig, else the current one")
 
 

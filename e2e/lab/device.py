@@ -22,7 +22,7 @@ from e2e.stack.waiting import eventually
 
 BOOT_S = 90
 COMMAND_S = 60
-UP = ("running", "degraded")
+UP = ("running", "degraded", "N 2", "N 3", "N 4", "N 5")
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
@@ -39,6 +39,8 @@ class Device:
         kept: Mapping[str, Path] | None = None,
     ) -> None:
         self.name = name
+        systemd = (rootfs / "lib" / "systemd" / "systemd").exists()
+        self._asking = ("systemctl", "is-system-running") if systemd else ("runlevel",)
         binds = [f"--bind-ro={source}:{place}" for place, source in (shared or {}).items()]
         binds += [f"--bind={source}:{place}" for place, source in (kept or {}).items()]
         options = ("-q", "-D", str(rootfs), "--volatile=overlay", f"--machine={name}", "-b", "--register=no")
@@ -56,7 +58,7 @@ class Device:
         return int(children[0])
 
     def power_on(self) -> None:
-        """Boot; returns when systemd says that the device is up."""
+        """Boot; returns when init says that the device is up."""
         self.program.start()
         eventually(self._state, lambda state: state in UP, what=f"{self.name} is up", within_s=BOOT_S)
 
@@ -108,9 +110,9 @@ class Device:
         self.program.stop()
 
     def _state(self) -> str:
-        """Return what systemd says of the device as a whole; "" while it says nothing."""
+        """Return what init says of the device as a whole; "" while it says nothing."""
         try:
-            return self._run(("systemctl", "is-system-running"), None).stdout.strip()
+            return self._run(self._asking, None).stdout.strip()
         except LabError:
             return ""
 

@@ -6,12 +6,9 @@ import os
 import shutil
 from pathlib import Path
 
-from e2e.lab.device import BOOT_S, Device
-from e2e.lab.errors import LabError
-from e2e.stack.waiting import eventually
+from e2e.lab.device import Device
 
 VARIABLE = "PRAETOR_LAB_ROOTFS_SYSV"
-UP = ("N 2", "N 3", "N 4", "N 5")
 
 
 class SysvDevice(Device):
@@ -24,17 +21,6 @@ class SysvDevice(Device):
         shutil.copytree(rootfs / "etc", etc, symlinks=True)
         state[1].mkdir(exist_ok=True)
         super().__init__(name, rootfs, workdir=workdir, shared=shared, kept={"/etc": etc, state[0]: state[1]})
-
-    def power_on(self) -> None:
-        """Boot; returns when init has started its services."""
-        self.program.start()
-        eventually(self._runlevel, lambda level: level in UP, what=f"{self.name} is up", within_s=BOOT_S)
-
-    def _runlevel(self) -> str:
-        try:
-            return self._run(("runlevel",), None).stdout.strip()
-        except LabError:
-            return ""
 
 
 def rootfs() -> Path | None:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
@@ -17,17 +14,11 @@ from e2e.stack.waiting import eventually, steadily
 from e2e.suite.fleet import Fleet
 from e2e.suite.judging import await_process, await_ready
 from e2e.suite.running import argv_of, is_alive
+from e2e.suite.site import served
 from e2e.suite.workloads import GRACE_S, change_template, sleeping
 
 SCRIPT = "#!/bin/sh\n# {}\nexec sleep infinity\n"
 WRONG = "0" * 64
-
-
-class QuietHandler(SimpleHTTPRequestHandler):
-    """Serves a folder without a word."""
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
 
 
 @pytest.fixture
@@ -35,12 +26,8 @@ def site(tmp_path: Path) -> Iterator[tuple[Path, str]]:
     """A folder and the URL at which its files are served."""
     folder = tmp_path / "site"
     folder.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder))) as server:
-        thread = Thread(target=server.serve_forever)
-        thread.start()
-        yield folder, f"http://127.0.0.1:{server.server_address[1]}"
-        server.shutdown()
-        thread.join()
+    with served(folder) as url:
+        yield folder, url
 
 
 def program(folder: Path, name: str) -> tuple[Path, str]:

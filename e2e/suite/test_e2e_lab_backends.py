@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from e2e.lab import sysv
+from e2e.lab.agent import PLACE, STATE, kill_agent, start_agent
 from e2e.lab.device import Device, why_unavailable
 from e2e.lab.payload import install
 from e2e.stack.kube import DEPLOYMENTS, Kube, Object
@@ -26,14 +27,8 @@ from e2e.suite.workloads import probed
 
 pytestmark = pytest.mark.lab
 
-PLACE, STATE, TOKEN = "/opt/praetor", "/var/lib/praetor-agent", "/etc/praetor-token"
 ADDED = {"PATH", "PRAETOR_PROCESS_UID", "PRAETOR_PROCESS_DIR"}
 BY_SYSTEMD = {"HOME", "INVOCATION_ID", "JOURNAL_STREAM", "LANG", "LOGNAME", "SHELL", "SYSTEMD_EXEC_PID", "USER"}
-START = (
-    "PYTHONPATH={place} PYTHONDONTWRITEBYTECODE=1 exec setsid /usr/bin/python3 -m praetor_agent run"
-    " --gateway={gateway} --device={device} --token-file={token} --state-dir={state} --start-splay=0"
-    " >>/var/log/agent.log 2>&1 </dev/null &"
-)
 PODMAN = ("podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs")
 PODMAN_OPTIONS = {"PRAETOR_AGENT_CONTAINER_OPTIONS": "--ulimit nproc=1000:1000 --ulimit nofile=1024:1024"}
 LABEL = "azure.com/praetor-device"
@@ -66,15 +61,8 @@ def device(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: P
     kube.apply(network_switch(name))
     shared = {PLACE: install(tmp_path / "payload")}
     with sysv.SysvDevice(name, root, workdir=tmp_path, shared=shared, state=(STATE, tmp_path / "state")) as booted:
-        booted.write(TOKEN, stack.token(name))
-        booted.run("chmod", "600", TOKEN)
-        start_agent(booted, stack)
+        start_agent(booted, stack.gateway_url, stack.token(name))
         yield booted
-
-
-def start_agent(device: Device, stack: Stack) -> None:
-    text = START.format(place=PLACE, gateway=stack.gateway_url, device=device.name, token=TOKEN, state=STATE)
-    device.run("/bin/sh", "-c", text)
 
 
 def spec_of(backend: str, words: Sequence[str]) -> Object:
@@ -119,8 +107,8 @@ def test_init_scripts_and_processes_get_what_the_spec_says_and_outlive_agent_and
     assert f"process {pids['initd']}" in device.run(script, "status")
     assert len(device.run("sh", "-c", f"ls /etc/rc2.d/S*{Path(script).name}").split()) == 1
 
-    device.run("pkill", "-KILL", "-f", "praetor_agent run")
-    start_agent(device, stack)
+    kill_agent(device)
+    start_agent(device, stack.gateway_url, stack.token(device.name))
     kube.apply(deployment("probe", process_spec(["/bin/sleep", "infinity"])))
     eventually(lambda: is_ready(kube.process(f"probe-{device.name}")), what="the new agent is at work")
     for backend, pid in pids.items():
@@ -136,7 +124,7 @@ def test_init_scripts_and_processes_get_what_the_spec_says_and_outlive_agent_and
     )
     pid = int(told.split()[-1])
     assert_as_specified(device, pid, words)
-    start_agent(device, stack)
+    start_agent(device, stack.gateway_url, stack.token(device.name))
     eventually(lambda: kube.process(f"initd-{device.name}")["status"].get("pid") == pid, what="the agent has found it")
     assert device.run("pgrep", "-c", "-f", SCRIPT).strip() == "2", "one of each backend, and no more"
 
@@ -160,9 +148,7 @@ def test_units_get_what_the_spec_says(request: pytest.FixtureRequest, stack: Sta
     name = f"{kube.namespace}-u"
     kube.apply(network_switch(name))
     with Device(name, root, workdir=tmp_path, shared={PLACE: install(tmp_path / "payload")}) as device:
-        device.write(TOKEN, stack.token(name))
-        device.run("chmod", "600", TOKEN)
-        start_agent(device, stack)
+        start_agent(device, stack.gateway_url, stack.token(name))
         spec = spec_of("systemd", words)
         spec["execution"]["resources"] = {"memory": "64Mi", "cpu": "500m", "tasks": 32}
         kube.apply(deployment("systemd", spec))

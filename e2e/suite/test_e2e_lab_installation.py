@@ -19,7 +19,6 @@ from praetor_agent.testing import FakeGateway, item, process_spec
 pytestmark = pytest.mark.lab
 
 PLACE, ROOT, STATE = "/opt/files", "/opt/praetor-agent", "/var/lib/praetor-agent"
-SETTLED = {"systemd": ("running", "degraded"), "sysv": ("N 2", "N 3", "N 5")}
 VARIABLES = {"systemd": "PRAETOR_LAB_ROOTFS", "sysv": "PRAETOR_LAB_ROOTFS_SYSV"}
 CRASHES = "raise SystemExit('this version is broken')\n"
 MUTE = "import time\ntime.sleep(3600)\n"
@@ -27,16 +26,6 @@ MUTE = "import time\ntime.sleep(3600)\n"
 
 class Switch(Device):
     """A device of either init system."""
-
-    def __init__(self, name: str, init: str, rootfs: Path, workdir: Path, files: Path) -> None:
-        super().__init__(name, rootfs, workdir=workdir, shared={PLACE: files})
-        self.kind = init
-
-    def power_on(self) -> None:
-        """Boot; returns when init has started its services."""
-        self.program.start()
-        asking = ("systemctl", "is-system-running") if self.kind == "systemd" else ("runlevel",)
-        eventually(lambda: self._asked(asking), lambda said: said in SETTLED[self.kind], what="it is up", within_s=90)
 
     def agent(self, *words: str) -> str:
         """Run the single-file agent on the device."""
@@ -46,12 +35,6 @@ class Switch(Device):
         """Return the process id of the agent that runs."""
         told = self._run(("pgrep", "-o", "-f", "--", f"-I {ROOT}/versions"), None).stdout
         return int(told or 0)
-
-    def _asked(self, command: tuple[str, ...]) -> str:
-        try:
-            return self._run(command, None).stdout.strip()
-        except LabError:
-            return ""
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +60,7 @@ def gateway() -> Iterator[FakeGateway]:
         yield gateway
 
 
-@pytest.fixture(params=sorted(SETTLED))
+@pytest.fixture(params=sorted(VARIABLES))
 def switch(request: pytest.FixtureRequest, tmp_path: Path, files: Path) -> Iterator[Switch]:
     named = os.environ.get(VARIABLES[request.param])
     rootfs = Path(named) if named else None
@@ -86,7 +69,7 @@ def switch(request: pytest.FixtureRequest, tmp_path: Path, files: Path) -> Itera
     if missing or rootfs is None:
         pytest.skip(str(missing))
     name = f"installed-{secrets.token_hex(2)}"
-    with Switch(name, request.param, rootfs, tmp_path, files) as booted:
+    with Switch(name, rootfs, workdir=tmp_path, shared={PLACE: files}) as booted:
         booted.write("/etc/token", "t0ken")
         booted.run("chmod", "600", "/etc/token")
         yield booted

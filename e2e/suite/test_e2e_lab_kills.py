@@ -1,0 +1,229 @@
+"""The agent killed, and the device's power cut, at random moments on real devices: what is desired runs in the end.
+
+Whatever the moment: never two instances of a process, never an artifact that is not whole, a state that can be read,
+jobs run once, and what was running is not restarted for it. `--agent-kills` and `--power-cuts` make it a longer loop.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from e2e.lab import disk as disks
+from e2e.lab import sysv
+from e2e.lab.agent import PLACE, STATE, await_agent, kill_agent, start_agent
+from e2e.lab.device import Device, why_unavailable
+from e2e.lab.disk import Disk
+from e2e.lab.payload import install
+from e2e.lab.witness import PLACE as SEEN
+from e2e.lab.witness import Witness, write_archive
+from e2e.stack.kube import PROCESSES, Kube, Object, condition
+from e2e.stack.manifests import device_process, network_switch, process_spec
+from e2e.stack.stack import Stack
+from e2e.stack.waiting import eventually
+from e2e.suite.judging import is_ready, phase
+from e2e.suite.site import served
+from praetor_agent.state import JsonFile
+
+pytestmark = [pytest.mark.lab, pytest.mark.timeout(3600)]
+
+WORST_MOMENT_S = 0.8
+KILLS_A_CHANGE = 3
+PAUSE_S = 0.005
+SLEEP = ("sleep", "100000")
+BACKENDS = {"systemd": ("systemd", "process"), "sysv": ("initd", "process")}
+
+
+class Victim:
+    """A device on a disk of its own, with a process of each backend, a job, and one that comes and goes."""
+
+    def __init__(self, init: str, rootfs: Path, folder: Path, kube: Kube, stack: Stack, site: tuple[Path, str]) -> None:
+        self.name = f"{kube.namespace}-{init}"
+        self.backends = BACKENDS[init]
+        self.disk = Disk(folder / f"disk-{init}")
+        self.witness = Witness(folder / f"witness-{init}")
+        self.state = self.disk.place / "state"
+        self._kube, self._stack, self._site = kube, stack, site
+        kept = {"/etc": self.disk.place / "etc", STATE: self.state, SEEN: self.witness.folder}
+        shared = {PLACE: folder / "payload"}
+        self.device = Device(self.name, rootfs, workdir=folder, shared=shared, kept=kept)
+        self._etc = rootfs / "etc"
+
+    def prepare(self) -> None:
+        """Put on the disk what the device boots from."""
+        shutil.copytree(self._etc, self.disk.place / "etc", symlinks=True)
+        self.state.mkdir()
+        os.sync()
+        self._kube.apply(network_switch(self.name))
+
+    def start(self) -> None:
+        """Start the agent; returns when it is at work."""
+        start_agent(self.device, self._stack.gateway_url, self._stack.token(self.name), log=f"{SEEN}/agent.log")
+        await_agent(self.state, runs=True)
+
+    def kill(self) -> None:
+        """Kill the agent."""
+        kill_agent(self.device)
+        await_agent(self.state, runs=False)
+
+    def cut_power(self) -> None:
+        """Switch the device and its disk off, and on again; nobody starts the agent."""
+        self.disk.cut_power()
+        self.device.pull_the_plug()
+        self.disk.restore_power()
+        self.device.power_on()
+
+    def desire(self, revision: int) -> None:
+        """Ask for *revision* of everything; the process `guest` is there for every other one only."""
+        for backend in self.backends:
+            self._apply(f"{backend}", str(revision), backend)
+            self._apply(f"job-{backend}", str(revision), backend, ("true",), restartPolicy="Never")
+            if revision % 2:
+                self._apply(f"guest-{backend}", str(revision), backend)
+            elif revision:
+                self._kube.delete(PROCESSES, f"{self.name}-guest-{backend}")
+
+    def desire_bystanders(self) -> None:
+        """Ask for processes that nobody changes."""
+        for backend in self.backends:
+            self._apply(f"still-{backend}", "0", backend)
+
+    def settle(self, revision: int) -> None:
+        """Wait until *revision* of everything runs or has run."""
+        for backend in self.backends:
+            for name in (f"{backend}", f"still-{backend}"):
+                eventually(lambda name=name: is_ready(self._process(name)), what=f"{name} runs")  # type: ignore[misc]
+            eventually(lambda backend=backend: self._ended(f"job-{backend}"), what="the job ended")  # type: ignore[misc]
+        eventually(lambda: len(self.present()) == len(self.lasting(revision)), what="what is not desired is gone")
+
+    def lasting(self, revision: int) -> list[str]:
+        """Return the names of what runs for good when *revision* is desired."""
+        kinds = ("", "still-", *(("guest-",) if revision % 2 else ()))
+        return [f"{kind}{backend}" for kind in kinds for backend in self.backends]
+
+    def present(self) -> list[str]:
+        """Return the names of what lives, asked of the processes themselves."""
+        locks = (path.stem for path in self.witness.folder.glob("*.lock"))
+        return sorted(name for name in locks if self.witness.lives(name))
+
+    def check(self, revision: int, *, boots: int) -> None:
+        """Check what the device has become once *revision* is settled, after it was switched on *boots* times."""
+        assert self.witness.wrong() == []
+        assert self.present() == sorted(self.lasting(revision))
+        started = self.witness.started()
+        for (name, at), times in started.items():
+            assert times <= (1 if name.startswith("job-") else boots), f"{name} {at} was started {times} times"
+        for backend in self.backends:
+            assert started[f"still-{backend}", "0"] == boots
+            assert started[backend, str(revision)] >= 1
+            lost = self._process(f"job-{backend}")["status"].get("lastTerminationReason") == "Lost"
+            assert started[f"job-{backend}", str(revision)] == 1 or (lost and boots > 1)
+        for name in ("desired.json", "memory.json"):
+            assert JsonFile(self.state / name).load() is not None, f"{name} cannot be read"
+        whole = [entry for entry in (self.state / "artifacts").iterdir() if not entry.name.startswith(".")]
+        assert whole
+        assert all((entry / "READY").is_file() for entry in whole)
+        self._check_definitions(revision)
+
+    def _check_definitions(self, revision: int) -> None:
+        """Check that init has a definition of what lasts, begins it at boot, and has none of what is gone."""
+        etc = self.disk.place / "etc"
+        lasting = sum(not name.endswith("process") for name in self.lasting(revision))
+        if "systemd" in self.backends:
+            begun = list((etc / "systemd/system/multi-user.target.wants").glob("praetor-*"))
+            known = [path for path in (etc / "systemd/system").glob("praetor-*") if "-job-" not in path.name]
+        else:
+            begun = list((etc / "rc2.d").glob("S*praetor-*"))
+            known = [path for path in (etc / "init.d").glob("praetor-*") if "-job-" not in path.name]
+        assert len(known) == len(begun) == lasting, (known, begun)
+
+    def _apply(self, name: str, revision: str, backend: str, become: Sequence[str] = SLEEP, **spec: object) -> None:
+        folder, url = self._site
+        archive, checksum = write_archive(folder, revision)
+        execution = {"args": [name, revision, SEEN, *become], "terminationGracePeriodSeconds": 5}
+        artifact = {"type": "http", "url": f"{url}/{archive}", "checksumSHA256": checksum}
+        body = process_spec(["bin/run"], backend=backend, execution=execution, artifact=artifact, **spec)
+        self._kube.apply(device_process(f"{self.name}-{name}", self.name, body))
+
+    def _process(self, name: str) -> Object:
+        return self._kube.process(f"{self.name}-{name}")
+
+    def _ended(self, name: str) -> bool:
+        process = self._process(name)
+        current = process["status"]["observedGeneration"] >= process["metadata"]["generation"]
+        lost = process["status"].get("lastTerminationReason") == "Lost"  # nobody knows whether it ran
+        return current and (phase(process) == "Succeeded" or lost) and condition(process, "SpecObserved") == "True"
+
+
+@pytest.fixture
+def victims(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[list[Victim]]:
+    """A device of each init system."""
+    named = os.environ.get("PRAETOR_LAB_ROOTFS")
+    systemd, plain = Path(named) if named else None, sysv.rootfs()
+    missing = why_unavailable(systemd) or sysv.why_unavailable(plain) or disks.why_unavailable()
+    if missing and request.config.getoption("lab"):
+        pytest.fail(missing)
+    if missing or systemd is None or plain is None:
+        pytest.skip(str(missing))
+    install(tmp_path / "payload")
+    (tmp_path / "site").mkdir()
+    with ExitStack() as opened:
+        site = (tmp_path / "site", opened.enter_context(served(tmp_path / "site", pause=PAUSE_S)))
+        found = [
+            Victim(init, rootfs, tmp_path, kube, stack, site)
+            for init, rootfs in (("systemd", systemd), ("sysv", plain))
+        ]
+        for victim in found:
+            opened.enter_context(victim.disk)
+            victim.prepare()
+        pool = opened.enter_context(ThreadPoolExecutor())
+        for booted in pool.map(lambda victim: opened.enter_context(victim.device), found):
+            assert booted.init
+        yield found
+
+
+def test_agents_killed_and_devices_without_power_at_random_moments(
+    victims: list[Victim], pytestconfig: pytest.Config
+) -> None:
+    kills, cuts = (pytestconfig.getoption(option) for option in ("agent_kills", "power_cuts"))
+    seed = secrets.randbits(32)
+    print(f"seed {seed}")  # told only when it fails
+    with ThreadPoolExecutor() as pool:
+        stories = [pool.submit(_story, victim, kills, cuts, random.Random(seed)) for victim in victims]  # noqa: S311
+        for story in stories:
+            story.result()
+
+
+def _story(victim: Victim, kills: int, cuts: int, chance: random.Random) -> None:
+    victim.desire_bystanders()
+    victim.desire(0)
+    victim.start()
+    victim.settle(0)
+    revision = 0
+    while kills > 0:
+        revision += 1
+        victim.desire(revision)
+        for _ in range(min(kills, KILLS_A_CHANGE)):
+            time.sleep(chance.uniform(0, WORST_MOMENT_S))
+            victim.kill()
+            victim.start()
+        kills -= KILLS_A_CHANGE
+        victim.settle(revision)
+        victim.check(revision, boots=1)
+    for number in range(cuts):
+        revision += 1
+        victim.desire(revision)
+        time.sleep(chance.uniform(0, 2 * WORST_MOMENT_S))
+        victim.cut_power()
+        victim.start()
+        victim.settle(revision)
+        victim.check(revision, boots=number + 2)
