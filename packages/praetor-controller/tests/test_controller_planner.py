@@ -10,9 +10,10 @@ from attrs import evolve
 
 from praetor_api.kube.objects import StrategyType
 from praetor_controller.actions import Create, Delete, Update
+from praetor_controller.amounts import max_unavailable
 from praetor_controller.availability import CLOCK_SKEW_S
 from praetor_controller.errors import InvalidDeployment
-from praetor_controller.planner import max_unavailable, plan
+from praetor_controller.planner import plan
 from praetor_controller.reasons import Reason, ReasonCode
 from praetor_controller.rows import ProcessRow, StoredStatus
 from praetor_controller.snapshot import Plan

@@ -15,3 +15,8 @@ def amount(value: int | str, devices: int, path: str) -> int:
     if percent == value or not percent.isdecimal():
         raise InvalidDeployment(f"{path}: {value!r} is neither a number nor a percentage")
     return math.ceil(devices * int(percent) / 100)
+
+
+def max_unavailable(value: int | str, devices: int) -> int:
+    """Return the number of *devices* that a number or a percentage, rounded up, stands for."""
+    return amount(value, devices, "spec.updateStrategy.rollingUpdate.maxUnavailable")

@@ -14,10 +14,12 @@ from praetor_api.kube.errors import Conflict, KubeError
 from praetor_api.kube.resource import Key
 from praetor_api.kube.workqueue import Workqueue
 from praetor_controller.cache import BY_NAMESPACE, BY_UID, Cache
+from praetor_controller.changes import Changes
 from praetor_controller.deployment import DeploymentReconciler
 from praetor_controller.errors import NotLeading
 from praetor_controller.markers import DEPLOYMENT_LABEL
 from praetor_controller.metrics import Metrics
+from praetor_controller.news import News, deployment_news, device_news, process_news
 from praetor_controller.overlay import Overlay
 from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
 
@@ -41,6 +43,8 @@ class Controller:
         self._workers = workers
         self._queue: Workqueue[Key] = Workqueue(clock)
         self._rested_at: dict[Key, float] = {}
+        self._calm_until: dict[Key, float] = {}
+        self.changes = Changes()
         metrics.queue.set_function(lambda: len(self._queue))
         cache.deployments.add_handler(self._on_deployment)
         cache.devices.add_handler(self._on_device)
@@ -62,7 +66,7 @@ class Controller:
                     await self._process(reconciler, key)
 
     async def _process(self, reconciler: DeploymentReconciler, key: Key) -> None:
-        began, rest_s = self._clock.monotonic(), 0.0
+        began, rest_s, calm_s = self._clock.monotonic(), 0.0, 0.0
         try:
             result = await reconciler.reconcile(key)
         except* NotLeading:
@@ -77,18 +81,20 @@ class Controller:
         else:
             self._metrics.reconciles.labels("done").inc()
             self._queue.forget(key)
-            rest_s = min(_REST * result.pass_s, _LONGEST_REST_S)
+            rest_s, calm_s = min(_REST * result.pass_s, _LONGEST_REST_S), result.calm_s
             if result.after_s is not None:
                 self._queue.add_after(key, result.after_s)
         self._metrics.seconds.observe(self._clock.monotonic() - began)
-        self._rest(key, rest_s)
+        self._rest(key, rest_s, max(rest_s, calm_s))
 
-    def _rest(self, key: Key, rest_s: float) -> None:
-        """Note until when events need not bring *key* up again: what follows soon is then seen in one pass."""
+    def _rest(self, key: Key, rest_s: float, calm_s: float) -> None:
+        """Note until when events, and calm ones, need not bring *key* up again: what comes soon is seen in one pass."""
         if self._cache.deployments.get(key) is None:
             self._rested_at.pop(key, None)
+            self._calm_until.pop(key, None)
         else:
-            self._rested_at[key] = self._clock.monotonic() + rest_s
+            now = self._clock.monotonic()
+            self._rested_at[key], self._calm_until[key] = now + rest_s, now + calm_s
 
     def _failed(self, key: Key, error: BaseException) -> float:
         """Have *key* tried again, and return for how many seconds it must not be, whatever events come."""
@@ -105,18 +111,23 @@ class Controller:
         return retry_after
 
     def _on_deployment(self, key: Key, old: DeploymentRow | None, new: DeploymentRow | None) -> None:
-        self._add(key)
+        self._add(key, deployment_news(old, new))
 
     def _on_device(self, key: Key, old: DeviceRow | None, new: DeviceRow | None) -> None:
         for deployment in self._cache.deployments.by_index(BY_NAMESPACE, key.namespace):
-            if any(row is not None and deployment.matches(row.labels) for row in (old, new)):
-                self._add(Key(deployment.namespace, deployment.name))
+            matched, matches = (row is not None and deployment.matches(row.labels) for row in (old, new))
+            news = device_news(old, new, matched=matched, matches=matches)
+            self._tell(Key(deployment.namespace, deployment.name), key.name, news)
 
     def _on_process(self, key: Key, old: ProcessRow | None, new: ProcessRow | None) -> None:
+        now = self._clock.monotonic()
+        before = self._overlay.latest(key, old, now)  # as a pass saw it
         self._overlay.seen(key, new)
-        for row in (old, new):
-            if row is not None and row.owner is not None:
-                self._add_owner(row, row.owner)
+        after = self._overlay.latest(key, new, now)
+        news = process_news(before, after)
+        for owner, row in {row.owner: row for row in (old, before, after) if row is not None}.items():
+            if owner is not None:
+                self._tell_owner(row, owner, news)
         if old is None or new is None or _bearing(old) != _bearing(new):
             self._add_sharing(new or old)
 
@@ -126,17 +137,28 @@ class Controller:
             if deployment.policy.update_strategy.rolling_update.budgets and deployment.uid != (row and row.owner):
                 self._add(Key(deployment.namespace, deployment.name))
 
-    def _add_owner(self, row: ProcessRow, owner: str) -> None:
+    def _tell_owner(self, row: ProcessRow, owner: str, news: News) -> None:
         owners = [each for each in self._cache.deployments.by_index(BY_UID, owner) if each.namespace == row.namespace]
         for deployment in owners:
-            self._add(Key(deployment.namespace, deployment.name))
+            self._tell(Key(deployment.namespace, deployment.name), row.device, news)
         if not owners:  # its deployment is gone; one of the same name may wait for the name
             name = dict(row.labels).get(DEPLOYMENT_LABEL, "")
             if self._cache.deployments.get(Key(row.namespace, name)) is not None:
                 self._add(Key(row.namespace, name))
 
-    def _add(self, key: Key) -> None:
-        self._queue.add_after(key, self._rested_at.get(key, 0.0) - self._clock.monotonic())
+    def _tell(self, key: Key, device: str, news: News) -> None:
+        """Bring the deployment *key* up because of *device*, unless there is nothing new to it."""
+        if news is News.NONE:
+            return
+        if news is News.MEMBERSHIP:
+            self.changes.forget(key)
+        else:
+            self.changes.note(key, device)
+        self._add(key, news)
+
+    def _add(self, key: Key, news: News = News.MEMBERSHIP) -> None:
+        until = self._calm_until if news is News.STATUS else self._rested_at
+        self._queue.add_after(key, until.get(key, 0.0) - self._clock.monotonic())
 
 
 def _bearing(row: ProcessRow) -> tuple[object, ...]:

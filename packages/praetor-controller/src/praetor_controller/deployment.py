@@ -5,8 +5,9 @@ It is told a key, never an event, and whatever was missed or seen twice is all a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import TypeVar
 
 import structlog
 from attrs import frozen
@@ -16,8 +17,10 @@ from praetor_api.kube.clock import Clock
 from praetor_api.kube.errors import NotFound
 from praetor_api.kube.events import EventRecorder, ObjectRef
 from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
+from praetor_controller.accounting import Account
 from praetor_controller.actions import Update
 from praetor_controller.cache import BY_NAMESPACE, BY_OWNER, Cache, owned_by
+from praetor_controller.changes import Changes
 from praetor_controller.elsewhere import Neighbour
 from praetor_controller.flight.entry import Decision
 from praetor_controller.flight.recorder import FlightRecorder, listening
@@ -37,16 +40,24 @@ from praetor_controller.writer import FIELD_MANAGER, Outcome, Writer
 
 STATUS_PERIOD_S = 1.0
 LOOK_AGAIN_S = 0.2
+AUDIT_S = 60.0
+"""So long an account is kept before a pass over all devices confirms it."""
+
+T = TypeVar("T")
 
 _log = structlog.get_logger(__name__)
 
 
 @frozen
 class Result:
-    """When to look again, in seconds (None when an event will tell), and how long the loop was held up."""
+    """When to look again, in seconds (None when an event will tell), and how long the loop was held up.
+
+    *calm_s* is for how long events that can change nothing but the status need not be looked at.
+    """
 
     after_s: float | None = None
     pass_s: float = 0.0
+    calm_s: float = 0.0
 
 
 class DeploymentReconciler:
@@ -61,9 +72,11 @@ class DeploymentReconciler:
         recorder: EventRecorder,
         metrics: Metrics,
         clock: Clock,
+        changes: Changes,
         flight: FlightRecorder | None = None,
     ) -> None:
         self._flight = flight
+        self._changes = changes
         self._history = history
         self._api = api
         self._cache = cache
@@ -95,7 +108,8 @@ class DeploymentReconciler:
         status_after_s = await self._show(key, deployment, planned, memory)
         retry_at = memory.retry_at()
         refused_after_s = None if retry_at is None else retry_at - self._clock.monotonic()
-        return Result(self._next_look(planned, outcome, status_after_s, refused_after_s), pass_s)
+        calm_s = max(0.0, (memory.status_due_at or 0.0) - self._clock.monotonic()) if memory.account else 0.0
+        return Result(self._next_look(planned, outcome, status_after_s, refused_after_s), pass_s, calm_s)
 
     async def _carry_out(self, deployment: DeploymentRow, planned: Plan, memory: Memory) -> Outcome:
         """Write, and let others count meanwhile what is about to be written: no await lies between plan and note."""
@@ -114,6 +128,7 @@ class DeploymentReconciler:
         return self._memories[deployment.uid]
 
     def _forget(self, key: Key) -> None:
+        self._changes.forget(key)
         uid = self._uids.pop(key, None)
         if uid is not None:
             self._memories.pop(uid, None)
@@ -122,9 +137,55 @@ class DeploymentReconciler:
             self._metrics.forget_devices(key)
 
     def _plan(self, deployment: DeploymentRow, memory: Memory, revisions: Sequence[RevisionRow]) -> Plan:
-        planned = self._decide(self._snapshot(deployment, memory, revisions), self._clock.now())
+        key = Key(deployment.namespace, deployment.name)
+        recounted = self._recount(key, deployment, memory, revisions)
+        if recounted is not None and self._clock.monotonic() < memory.audit_at:
+            planned = recounted
+        else:
+            planned = self._plan_all(key, deployment, memory, revisions)
+            self._audit(recounted, planned)
         if planned.status is not None:
-            self._metrics.show_devices(Key(deployment.namespace, deployment.name), planned.status.reasons)
+            self._metrics.show_devices(key, planned.status.reasons)
+        return planned
+
+    def _audit(self, recounted: Plan | None, planned: Plan) -> None:
+        if recounted is not None and recounted.status != planned.status:
+            self._metrics.account_errors.inc()
+            _log.error("account of devices was wrong", kept=str(recounted.status), counted=str(planned.status))
+
+    def _recount(
+        self, key: Key, deployment: DeploymentRow, memory: Memory, revisions: Sequence[RevisionRow]
+    ) -> Plan | None:
+        """Return the plan by the account and what changed since; None when a pass over all devices has to tell."""
+        names, account = self._changes.take(key), memory.account
+        if names is None or account is None:
+            return None
+        processes = [Key(key.namespace, name) for name in account.processes_of(names)]
+        sources = Sources(
+            devices=_known(self._cache.devices.get(Key(key.namespace, name)) for name in names),
+            processes=_known(map(self._process, processes)),
+            revisions=revisions,
+            find=self._process,
+        )
+        now = self._clock.now()
+        changed = gather(deployment, sources, memory, now=now, monotonic=self._clock.monotonic())
+        planned = account.plan(changed, now) if len(changed.devices) == len(names) else None
+        if planned is not None:
+            self._metrics.passes.labels("changed").inc()
+        return planned
+
+    def _plan_all(self, key: Key, deployment: DeploymentRow, memory: Memory, revisions: Sequence[RevisionRow]) -> Plan:
+        """Return the plan by all devices, and open an account when they are at rest."""
+        snapshot, now = self._snapshot(deployment, memory, revisions), self._clock.now()
+        planned = self._decide(snapshot, now)
+        self._metrics.passes.labels("whole").inc()
+        memory.account = None
+        self._changes.forget(key)
+        if (
+            planned.tally is not None and self._flight is None
+        ):  # who records decisions wants all that they are made from
+            memory.account, memory.audit_at = Account(snapshot, planned.tally, now), self._clock.monotonic() + AUDIT_S
+            self._changes.follow(key)
         return planned
 
     def _decide(self, snapshot: Snapshot, now: datetime) -> Plan:
@@ -217,6 +278,10 @@ class DeploymentReconciler:
         if outcome.wrote or outcome.look_again:
             waits.append(0.0 if outcome.wrote else LOOK_AGAIN_S)
         return min(waits, default=None)
+
+
+def _known(rows: Iterable[T | None]) -> list[T]:
+    return [row for row in rows if row is not None]
 
 
 def _seconds_until(moment: datetime, now: datetime) -> float:

@@ -63,7 +63,7 @@ class Program:
         self._overlay: Overlay[ProcessRow] = Overlay()
         self._recorder = EventRecorder(api, clock, "praetor-controller", identity)
         self._flight = _flight(settings.recording, self.metrics, clock)
-        self._controller = Controller(self._cache, self._overlay, self.metrics, clock, workers=settings.workers)
+        self.controller = Controller(self._cache, self._overlay, self.metrics, clock, workers=settings.workers)
         lease = Key(settings.leader_elect_namespace, LEASE)
         self._elector = Elector(api, lease, identity, clock, lease_duration_s=settings.lease_duration_s)
 
@@ -100,12 +100,20 @@ class Program:
         writer = Writer(self._api, self._clock, self._limiter, self.metrics, self._may_write, self._overlay)
         history = History(self._api, self._cache, self._clock, self._may_write)
         reconciler = DeploymentReconciler(
-            self._api, self._cache, writer, history, self._recorder, self.metrics, self._clock, self._flight
+            self._api,
+            self._cache,
+            writer,
+            history,
+            self._recorder,
+            self.metrics,
+            self._clock,
+            self.controller.changes,
+            self._flight,
         )
         self.metrics.leader.set(1)
         _log.info("leading")
         try:
-            await self._controller.lead(reconciler)
+            await self.controller.lead(reconciler)
         finally:
             self.metrics.leader.set(0)
 

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping
 
 from attrs import field, frozen, mutable
 
+from praetor_controller.accounting import Account
+
 REFUSED_FOR_S = 300.0
 """After so long a write that the API refused is tried again: its schema or its webhooks may have been mended."""
 
@@ -21,12 +23,17 @@ class Refusal:
 
 @mutable(kw_only=True)
 class Memory:
-    """One deployment's. *unknown* are the names of processes, by device, whose last write had no known outcome."""
+    """One deployment's. *unknown* are the names of processes, by device, whose last write had no known outcome.
+
+    *account* is there while the devices are at rest, and *audit_at* is when a pass over all is to confirm it.
+    """
 
     refusals: dict[str, Refusal] = field(factory=dict)
     stored_as: dict[str, set[str]] = field(factory=dict)
     unknown: dict[str, str] = field(factory=dict)
     status_due_at: float | None = None
+    account: Account | None = None
+    audit_at: float = 0.0
 
     def refused(self, templates: Collection[str], now: float) -> Mapping[str, str]:
         """Return the devices that one of *templates* was refused for, and why."""

@@ -29,6 +29,17 @@ class Metrics:
         self.plan_seconds = Histogram(
             "praetor_controller_plan_seconds", "How long one pass of the planner took.", registry=self.registry
         )
+        self.passes = Counter(
+            "praetor_controller_passes",
+            "Passes over a deployment: whole, or over what changed alone.",
+            ["devices"],
+            registry=self.registry,
+        )
+        self.account_errors = Counter(
+            "praetor_controller_account_errors",
+            "Accounts of devices at rest that a pass over all of them did not confirm. Never, unless there is a bug.",
+            registry=self.registry,
+        )
         self.queue = Gauge("praetor_controller_queue_depth", "Deployments that wait.", registry=self.registry)
         self.writes = Counter(
             "praetor_controller_writes", "Writes of processes by verb and result.", ["verb", "result"],

@@ -28,16 +28,18 @@ from praetor_api.kube.codec import format_time
 from praetor_api.kube.objects import StrategyType
 from praetor_api.names import hashed_process_name, process_name
 from praetor_controller.actions import Action, Create, Delete, Update
-from praetor_controller.amounts import amount
+from praetor_controller.amounts import max_unavailable
 from praetor_controller.availability import Standing, blamed_until, offline_since
+from praetor_controller.counting import counted
 from praetor_controller.domains import Domains
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.failures import Stop, stopped
+from praetor_controller.metadata import Metadata
 from praetor_controller.pairing import Pairing, pair
 from praetor_controller.reasons import Reason, ReasonCode, Reasons
 from praetor_controller.rollout_status import Facts, fault_status, rollout_status, was_rolled_out
 from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow, Template
-from praetor_controller.snapshot import Counts, Plan, Snapshot
+from praetor_controller.snapshot import Plan, Snapshot, Tally
 from praetor_controller.waves import Stage, stage
 
 _LOOK_AGAIN_S = 10.0
@@ -64,11 +66,6 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
         return Plan(status=fault_status(deployment, str(e), now))
 
 
-def max_unavailable(value: int | str, devices: int) -> int:
-    """Return the number of *devices* that a number or a percentage, rounded up, stands for."""
-    return amount(value, devices, "spec.updateStrategy.rollingUpdate.maxUnavailable")
-
-
 class _Pass:
     """One pass over a deployment's devices; lives as long as one call of plan()."""
 
@@ -90,7 +87,7 @@ class _Pass:
         self.stop, self.stop_at = self._stop()
         self.template, self.hashes = self._target()
         self.stage = self._stage()
-        self.model: ProcessRow | None = None  # has the target's labels and notes; most share its very objects
+        self.metadata = Metadata(self.template)
         self.reasons: list[Reason] = []  # in the order of the devices, by whose place there they are known below
         self.creates: list[Create] = []
         self.updates: list[Update] = []
@@ -132,7 +129,9 @@ class _Pass:
             reasons.append(judge(number, device, process, stands))
         self._admit()
         actions = () if self.frozen or self._is_news() else self._actions(self.pairing)
-        status, deadline = rollout_status(self.deployment, self._facts(), self.now)
+        facts = self._facts()
+        tally = self._tally(facts)
+        status, deadline = rollout_status(self.deployment, facts, self.now)
         if deadline is not None:
             self._look(deadline)
         return Plan(
@@ -141,6 +140,19 @@ class _Pass:
             next_look=self._next_look(),
             reasons=Reasons(self.pairing.names, reasons),
             waves=self.stage.waves if self.stage else (),
+            tally=tally,
+        )
+
+    def _tally(self, facts: Facts) -> Tally | None:
+        """Return what the devices amount to; None when something is to be done, or one is weighed against others."""
+        weighed = self.stage or self.stop or self.updates or self.creates or self.candidates or self.soaking
+        watched = self.deployment.policy.failure_policy is not None and not was_rolled_out(self.deployment)
+        if weighed or watched or self.snapshot.in_flight or self.snapshot.refusals:
+            return None
+        if not facts.counts.current == facts.counts.desired == len(self.snapshot.processes):  # one each, and no other
+            return None
+        return Tally(
+            counts=facts.counts, reasons=facts.reasons, progress_at=self.last_progress, next_look=self.next_look
         )
 
     def _is_news(self) -> bool:
@@ -211,7 +223,7 @@ class _Pass:
         if process.offered_at is not None and process.offered_at > self.last_progress:
             self.last_progress = process.offered_at
         may_write = not (self.frozen or self.on_delete or device.name in self.snapshot.refusals)
-        if may_write and self._metadata_differs(process):
+        if may_write and self.metadata.differs(process):
             self.updates.append(Update(process, self.template, spec=False))
         if stands is Standing.AVAILABLE:
             available_at = (process.ready_since or 0.0) + self.min_ready_s
@@ -298,25 +310,6 @@ class _Pass:
             return _NEVER_CONNECTED
         return Reason(code, "" if since is None else _time(since))
 
-    def _metadata_differs(self, process: ProcessRow) -> bool:
-        template, model = self.template, self.model
-        if model is not None and (
-            process.labels is model.labels
-            and process.annotations is model.annotations
-            and process.revision is model.revision
-            and process.managed is model.managed
-        ):
-            return False
-        differs = not (
-            process.revision == template.revision
-            and process.managed == template.managed
-            and template.labels <= process.labels
-            and template.annotations <= process.annotations
-        )
-        if not differs:
-            self.model = process
-        return differs
-
     def _admit(self) -> None:
         """Choose the running processes that may go down now; the others wait for the budget."""
         devices, room = self.pairing.devices, self.limit - self.spent
@@ -362,32 +355,16 @@ class _Pass:
         return (*strays, *surplus, *self.updates, *self.creates)
 
     def _facts(self) -> Facts:
+        counts, ready_since = counted(self.pairing, self.update_hashes)
+        self._look(ready_since + self.min_ready_s)  # whatever else keeps them, their time comes
         return Facts(
-            counts=self._counts(),
+            counts=counts,
             reasons=Counter(map(attrgetter("code"), self.reasons)),
             limit=self.limit,
             progress_at=self._progress_at(),
             wave=self._wave_now(),
             stopped=self.stop.message if self.stop else "",
             rolled_back=self.stop.rollback if self.stop else False,
-        )
-
-    def _counts(self) -> Counts:
-        pairing, available = self.pairing, self.pairing.stands.count(Standing.AVAILABLE)
-        hashes = Counter(pairing.hashes)
-        soaking = [
-            process.ready_since
-            for process, stands in zip(pairing.processes, pairing.stands, strict=True)
-            if stands is Standing.UNAVAILABLE and process is not None and process.ready_since is not None
-        ]
-        if soaking:  # whatever else keeps these devices, they are counted as available when their time has come
-            self._look(min(soaking) + self.min_ready_s)
-        return Counts(
-            desired=len(pairing.devices),
-            current=len(pairing.devices) - hashes[None],
-            updated=sum(hashes[each] for each in self.update_hashes),
-            ready=available + len(soaking),
-            available=available,
         )
 
     def _progress_at(self) -> float:

@@ -187,7 +187,9 @@ class Simulation:
         history = History(client, cache, clock, lambda: True)
         recorder = EventRecorder(client, clock, "praetor-controller", "simulated")
         controller = Controller(cache, overlay, self.metrics, clock, workers=2)
-        reconciler = self.program.DeploymentReconciler(client, cache, writer, history, recorder, self.metrics, clock)
+        reconciler = self.program.DeploymentReconciler(
+            client, cache, writer, history, recorder, self.metrics, clock, controller.changes
+        )
         async with asyncio.TaskGroup() as group:
             group.create_task(cache.run())
             group.create_task(controller.lead(reconciler))
@@ -494,6 +496,8 @@ class Simulation:
             counted = self.metrics.shown.get(Key(LAB, name))
             if counted is not None and sum(counted.values()) != len(self.devices):
                 self.broken.append(Broken("every_device_has_one_reason", f"{counted} of {len(self.devices)} devices"))
+        if self.metrics.registry.get_sample_value("praetor_controller_account_errors_total"):
+            self.broken.append(Broken("every_device_has_one_reason", "a pass over all devices found others"))
 
 
 def _was_well(row: ProcessRow, wait_s: int, now: float) -> bool:

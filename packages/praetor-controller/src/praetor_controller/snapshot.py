@@ -74,10 +74,25 @@ class RolloutStatus:
 
 
 @frozen(kw_only=True)
+class Tally:
+    """What devices at rest amount to: those that nothing is to be done about, each judged by itself.
+
+    *progress_at* is the last step forward that one of them made, and *next_look* when time alone may change one (inf:
+    never); both are seconds since the epoch.
+    """
+
+    counts: Counts
+    reasons: Mapping[ReasonCode, int]
+    progress_at: float
+    next_look: float
+
+
+@frozen(kw_only=True)
 class Plan:
     """What to do now, what to tell, when to look again, and why each device is where it is.
 
-    *waves* is how far each wave has come, empty without waves and once everything was rolled out.
+    *waves* is how far each wave has come, empty without waves and once everything was rolled out. *tally* is there when
+    all devices are at rest.
     """
 
     actions: tuple[Action, ...] = ()
@@ -85,3 +100,4 @@ class Plan:
     next_look: datetime | None = None
     reasons: Mapping[str, Reason] = field(factory=dict)
     waves: tuple[WaveState, ...] = ()
+    tally: Tally | None = None

@@ -1,0 +1,276 @@
+"""An account of devices at rest says what a pass over all of them says, or that it cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from attrs import evolve
+from hypothesis import event, given, settings
+from hypothesis import strategies as st
+
+from praetor_api.kube.objects import Budget, FailurePolicy, StrategyType, Wave
+from praetor_controller.accounting import Account
+from praetor_controller.planner import plan
+from praetor_controller.reasons import ReasonCode
+from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow, StoredStatus
+from praetor_controller.snapshot import Plan, Snapshot
+from praetor_controller.testing import START, deployment, device, offline, process, snapshot, stored, template
+
+AT = START.timestamp()
+NAMES = tuple("abcdefgh")
+
+times = st.sampled_from([AT - 7200, AT - 700, AT - 60, AT - 20, AT, AT + 5, AT + 40])
+maybe = st.one_of(st.none(), times)
+devices: st.SearchStrategy[dict[str, Any]] = st.builds(
+    dict,
+    connected=st.sampled_from([None, True, True, False]),
+    connected_since=maybe,
+    in_maintenance=st.sampled_from([False, False, True]),
+    maintenance_until=st.sampled_from([None, AT + 30]),
+    labels=st.sampled_from([{"rack": "1"}, {"rack": "2"}]),
+)
+processes: st.SearchStrategy[dict[str, Any]] = st.builds(
+    dict,
+    spec_hash=st.sampled_from(["v1", "v1", "v1", "v0"]),
+    revision=st.just("rev-v1"),
+    offered_at=times,
+    created_at=st.sampled_from([AT - 7200, AT - 30]),
+    terminating=st.sampled_from([False, False, False, True]),
+    connected=st.sampled_from([None, True, True, False]),
+    connected_since=maybe,
+    reported=st.booleans(),
+    observed=st.booleans(),
+    ready_since=maybe,
+    settled_since=maybe,
+    failure=st.sampled_from(["", "", "phase Failed"]),
+    held=st.sampled_from(["", "", "not now"]),
+)
+ROLLED_OUT = plan(snapshot(deployment(), [device("a")], [process("a")]), START).status
+assert ROLLED_OUT is not None
+AT_REST = stored(ROLLED_OUT)
+policies = st.fixed_dictionaries(
+    {
+        "strategy": st.sampled_from(StrategyType),
+        "paused": st.booleans(),
+        "min_ready_seconds": st.sampled_from([0, 45]),
+        "progress_deadline_seconds": st.sampled_from([60, 600]),
+        "max_unavailable": st.sampled_from([0, 1, "50%"]),
+        "failure_policy": st.sampled_from([None, None, FailurePolicy(max_failures=1)]),
+        "waves": st.sampled_from([(), (), (Wave(name="canary", limit=1),)]),
+        "budgets": st.sampled_from([(), (Budget(group_by=("rack",), max_unavailable=1),)]),
+        "status": st.sampled_from([StoredStatus(), AT_REST]),
+    }
+)
+steps = st.lists(
+    st.tuples(
+        st.sampled_from([0, 1, 20, 50, 400]),
+        st.dictionaries(st.sampled_from(NAMES[:3]), st.tuples(devices, processes), max_size=1),
+    ),
+    max_size=6,
+)
+
+
+class World:
+    """A fleet that changes, and one that keeps account of it as the controller does."""
+
+    def __init__(self, row: DeploymentRow, rows: list[tuple[DeviceRow, ProcessRow]]) -> None:
+        self.row = row
+        self.devices = {device_row.name: device_row for device_row, _ in rows}
+        self.processes = {process_row.device: process_row for _, process_row in rows}
+        self.now = START
+        self.account: Account | None = None
+        self.pass_over_all()
+
+    def snapshot(self, *names: str) -> Snapshot:
+        shown = names or tuple(self.devices)
+        rows = [self.devices[name] for name in shown], [self.processes[name] for name in shown]
+        return snapshot(self.row, *rows, current=template("v0"))
+
+    def pass_over_all(self) -> Plan:
+        whole = self.snapshot()
+        planned = plan(whole, self.now)
+        self.account = Account(whole, planned.tally, self.now) if planned.tally else None
+        return planned
+
+    def by_account(self, *names: str) -> Plan | None:
+        """Return what the account says after *names* changed."""
+        changed = self.snapshot(*names) if names else evolve(self.snapshot(), devices=[], processes=[])
+        return self.account.plan(changed, self.now) if self.account else None
+
+    def change(self, name: str, of_device: dict[str, Any], of_process: dict[str, Any]) -> None:
+        self.devices[name] = evolve(self.devices[name], **of_device)
+        self.processes[name] = evolve(self.processes[name], **of_process)
+
+
+def agrees(kept: Plan, counted: Plan) -> bool:
+    """Tell whether *kept* is as good as *counted*; it may look again earlier, for a device that changed back since."""
+    early = counted.next_look is None or (kept.next_look is not None and kept.next_look <= counted.next_look)
+    return kept.status == counted.status and kept.actions == counted.actions == () and early
+
+
+@settings(max_examples=400, deadline=None)
+@given(policies, st.lists(st.tuples(devices, processes), max_size=4), steps)
+def test_an_account_agrees_with_a_pass_over_all(
+    policy: dict[str, Any],
+    others: list[tuple[dict[str, Any], dict[str, Any]]],
+    happens: list[tuple[int, dict[str, tuple[dict[str, Any], dict[str, Any]]]]],
+) -> None:
+    rows = [(device(name), process(name)) for name in NAMES]
+    for number, (of_device, of_process) in enumerate(others):
+        name = NAMES[number]
+        rows[number] = (device(name, **of_device), process(name, **of_process))
+    world = World(deployment("v1", **policy), rows)
+    for seconds, changed in happens:
+        world.now += timedelta(seconds=seconds)
+        for name, (of_device, of_process) in changed.items():
+            world.change(name, of_device, of_process)
+        kept = world.by_account(*changed)
+        event("by account" if kept else "over all")
+        counted = world.pass_over_all() if kept is None else plan(world.snapshot(), world.now)
+        if kept is not None:
+            assert agrees(kept, counted)
+            assert counted.status is not None
+            world.row = evolve(world.row, status=stored(counted.status))
+
+
+def fleet(**policy: Any) -> World:
+    return World(deployment("v1", status=AT_REST, **policy), [(device(n), process(n)) for n in NAMES])
+
+
+def silent(world: World) -> None:
+    world.processes["c"] = offline(world.processes["c"], AT)
+
+
+def failing(world: World) -> None:
+    world.change("c", {}, {"ready_since": None, "settled_since": None, "failure": "exit 1"})
+
+
+def younger(world: World) -> None:
+    world.change("c", {}, {"ready_since": AT, "settled_since": AT})
+
+
+@pytest.mark.parametrize(
+    ("change", "reasons"),
+    [
+        pytest.param(silent, {ReasonCode.UP_TO_DATE: 7, ReasonCode.SILENT_SINCE_OFFER: 1}, id="silent"),
+        pytest.param(failing, {ReasonCode.UP_TO_DATE: 7, ReasonCode.FAILING: 1}, id="failing"),
+        pytest.param(younger, {ReasonCode.UP_TO_DATE: 8}, id="restarted"),
+    ],
+)
+def test_what_one_device_does_is_told_by_the_account(
+    change: Callable[[World], None], reasons: dict[ReasonCode, int]
+) -> None:
+    world = fleet()
+    change(world)
+    kept = world.by_account("c")
+    assert kept is not None
+    assert kept.status is not None
+    assert kept.status.reasons == reasons
+    assert agrees(kept, plan(world.snapshot(), world.now))
+    again = world.by_account()
+    assert again is not None
+    assert again.status == kept.status
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param({"spec_hash": "evil"}, id="edited-by-hand"),
+        pytest.param({"revision": "rev-v0"}, id="its-notes-are-gone"),
+        pytest.param({"spec_hash": "v0", "connected": False, "ready_since": AT}, id="an-old-one-that-came-back"),
+    ],
+)
+def test_what_calls_for_a_write_is_left_to_a_pass_over_all(fields: dict[str, Any]) -> None:
+    world = fleet()
+    world.change("c", {}, fields)
+    assert world.by_account("c") is None
+
+
+def test_a_rollout_is_left_to_passes_over_all() -> None:
+    world = fleet(failure_policy=FailurePolicy(max_failures=1), waves=(Wave(name="canary", limit=1),))
+    assert world.account is not None
+    begun = World(evolve(world.row, status=StoredStatus()), [(device("a"), process("a"))])
+    assert begun.account is None
+
+
+def test_another_spec_is_left_to_a_pass_over_all() -> None:
+    world = fleet()
+    world.row = evolve(world.row, generation=2)
+    assert world.by_account() is None
+
+
+def test_time_that_may_change_a_device_is_left_to_a_pass_over_all() -> None:
+    world = fleet(min_ready_seconds=30)
+    world.change("c", {}, {"ready_since": AT})
+    assert world.by_account("c") is not None
+    world.now += timedelta(seconds=29)
+    assert world.by_account() is not None
+    world.now += timedelta(seconds=1)
+    assert world.by_account() is None
+
+
+def test_many_changes_at_once_are_left_to_a_pass_over_all() -> None:
+    world = fleet()
+    assert world.by_account("a", "b") is None
+    assert world.by_account("a") is not None
+
+
+def test_a_device_that_was_not_counted_is_left_to_a_pass_over_all() -> None:
+    world = fleet()
+    world.devices["z"], world.processes["z"] = device("z"), process("z")
+    assert world.by_account("z") is None
+    assert world.account is not None
+    assert world.account.processes_of(["a", "z"]) == ["tel-a"]
+
+
+def test_when_the_last_step_forward_is_taken_back_nobody_knows_the_one_before() -> None:
+    world = World(deployment("v1"), [(device(n), process(n)) for n in NAMES])
+    world.change("c", {}, {"ready_since": AT + 10, "settled_since": AT + 10})
+    world.now += timedelta(seconds=10)
+    world.pass_over_all()
+    world.change("c", {}, {"ready_since": None, "settled_since": None, "failure": "exit 1"})
+    assert world.by_account("c") is None
+
+
+def test_unless_the_rollout_is_over_and_nobody_asks() -> None:
+    world = fleet()
+    failing(world)
+    assert world.by_account("c") is not None
+    world.row = evolve(world.row, status=StoredStatus())  # somebody took the status away
+    assert world.by_account() is None
+
+
+def test_a_step_forward_moves_the_deadline() -> None:
+    stuck = process("h", ready_since=None, settled_since=None, failure="exit 1")
+    world = World(deployment("v1"), [*((device(n), process(n)) for n in NAMES[:-1]), (device("h"), stuck)])
+    world.now += timedelta(seconds=90)
+    world.change("c", {}, {"ready_since": AT + 90, "settled_since": AT + 90})
+    kept = world.by_account("c")
+    assert kept is not None
+    assert kept.next_look == START + timedelta(seconds=90 + 600)
+
+
+@pytest.mark.parametrize(
+    ("policy", "fields"),
+    [
+        pytest.param({"max_unavailable": 0}, {"spec_hash": "v0"}, id="waits-for-the-budget"),
+        pytest.param(
+            {"max_unavailable": 0, "min_ready_seconds": 30},
+            {"spec_hash": "v0", "ready_since": AT - 10},
+            id="waits-while-down",
+        ),
+    ],
+)
+def test_devices_that_wait_for_others_are_not_at_rest(policy: dict[str, Any], fields: dict[str, Any]) -> None:
+    rows = [(device("a"), process("a")), (device("b"), process("b", **fields))]
+    held_up = evolve(rows[0][1], ready_since=None, settled_since=None, failure="exit 1")
+    assert World(deployment("v1", **policy), [(device("a"), held_up), rows[1]]).account is None
+
+
+def test_a_failure_policy_that_may_still_stop_the_rollout_weighs_all_devices() -> None:
+    policy: dict[str, Any] = {"failure_policy": FailurePolicy(max_failures=5)}
+    assert World(deployment("v1", **policy), [(device("a"), process("a"))]).account is None
+    assert World(deployment("v1", status=AT_REST, **policy), [(device("a"), process("a"))]).account
