@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from praetor_agent.state import read_text
+
 AGAIN_SECONDS = 300.0
 """How often the facts that may change are looked at again."""
 
@@ -97,7 +99,4 @@ def _first(root: Path, *places: str) -> str:
 
 
 def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip("\0 \t\n")
-    except OSError:
-        return ""
+    return read_text(path).strip("\0 \t\n")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from praetor_agent.errors import AgentError, UsageError
+from praetor_agent.backends.protocol import call
+from praetor_agent.errors import AgentError, BackendError, UsageError
 from praetor_agent.state import replace_file
 
 NAME = "praetor-agent"
@@ -159,8 +159,6 @@ def _enable(commands: Iterable[tuple[str, ...]]) -> None:
 
 def _run(*command: str) -> None:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as e:
-        raise AgentError(f"{' '.join(command)}: {e}") from e
-    if done.returncode:
-        raise AgentError(f"{' '.join(command)} failed ({done.returncode}): {(done.stderr or done.stdout).strip()}")
+        call(*command, timeout=COMMAND_SECONDS)
+    except BackendError as e:
+        raise AgentError(str(e)) from e

@@ -75,6 +75,14 @@ def replace_file(
         sync_directory(path.parent)
 
 
+def read_text(path: Path) -> str:
+    """Return the text of a file, and none of one that cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
 def sync_directory(path: Path) -> None:
     """Flush the names in the directory *path* to disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

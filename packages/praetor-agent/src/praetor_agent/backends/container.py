@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from praetor_agent import procfs
-from praetor_agent.backends.protocol import own_name, signal_name
-from praetor_agent.backends.resources import bytes_of, cpu_percent
+from praetor_agent.backends.protocol import own_name, reason_of
+from praetor_agent.backends.resources import wanted
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.launch import Launch, Probe, probe_of
 from praetor_agent.records import Observed, Revision
@@ -143,13 +143,9 @@ class ContainerBackend:
             yield from ("--workdir", launch.working_dir)
         if launch.user is not None:
             yield from ("--user", launch.user)
-        if (limits := launch.resources) is not None:
-            if limits.memory is not None:
-                yield from ("--memory", str(bytes_of(limits.memory)))
-            if limits.cpu is not None:
-                yield from ("--cpus", str(float(cpu_percent(limits.cpu)) / 100))
-            if limits.tasks is not None:
-                yield from ("--pids-limit", str(limits.tasks))
+        for resource, value in wanted(launch.resources):
+            flag = {"memory": "--memory", "cpu": "--cpus", "tasks": "--pids-limit"}[resource]
+            yield from (flag, str(float(value) / 100) if resource == "cpu" else value)
         yield from self._options
         words = launch.argv
         if launch.entrypoint:
@@ -252,13 +248,7 @@ def _seen(shown: Mapping[str, Any]) -> Observed:
         pid=pid if running else None,
         watch=pid if running else None,
         exit_code=code,
-        termination_reason=None if code is None else _reason(code, bool(state.get("OOMKilled"))),
+        termination_reason=None
+        if code is None
+        else reason_of(code, signalled=code > 128, out_of_memory=bool(state.get("OOMKilled"))),
     )
-
-
-def _reason(code: int, out_of_memory: bool) -> str:
-    if out_of_memory:
-        return "OOMKilled"
-    if code > 128:
-        return f"Signal:{signal_name(code - 128)}"
-    return "Completed" if code == 0 else "Error"

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
-import pkgutil
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
@@ -20,12 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from praetor_agent import procfs
-from praetor_agent.backends.process import START_TIMEOUT_SECONDS, ProcessBackend
-from praetor_agent.backends.protocol import PREFIX, own_name
+from praetor_agent.backends.process import ProcessBackend
+from praetor_agent.backends.protocol import PREFIX, call, own_name
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.launch import Launch
 from praetor_agent.records import Observed
-from praetor_agent.state import replace_file
+from praetor_agent.state import read_text, replace_file
 from praetor_api.spec import Backend
 
 log = logging.getLogger(__name__)
@@ -58,7 +56,7 @@ class InitdBackend(ProcessBackend):
         """Return by uid every process that runs or left its exit status."""
         seen = {uid: replace(found, edited=self._edited(uid)) for uid, found in super().observe().items()}
         for path in self._scripts.glob(f"{PREFIX}*"):
-            owned = owner(_text(path))
+            owned = owner(read_text(path))
             if owned is not None and owned[1] == self._device and owned[0] not in seen:  # written, but not started yet
                 seen[owned[0]] = Observed(uid=owned[0], backend=self.name, spec_hash="", running=False)
         return seen
@@ -78,14 +76,20 @@ class InitdBackend(ProcessBackend):
         return ""  # the stage asks the kernel: it may be another boot when init starts it
 
     def _ignite(self, launch: Launch, place: Path, job: bytes) -> str:
+        from pkgutil import get_data
+
         try:
-            replace_file(self._directory / "shim.py", pkgutil.get_data(__package__, "shim.py") or b"")
+            replace_file(self._directory / "shim.py", get_data(__package__, "shim.py") or b"")
             replace_file(place / "job", job)
             path = self._write(launch, place)
         except OSError as e:
             raise StartError(f"{e.filename} cannot be written: {e.strerror}") from e
         environment = procfs.markers(launch.uid, place) | {"PATH": os.environ.get("PATH", os.defpath)}
-        return _run(str(path), "start", env=environment) or "ok"
+        try:
+            call(str(path), "start", env=environment)
+        except BackendError as e:
+            return str(e)
+        return "ok"
 
     def _write(self, launch: Launch, place: Path) -> Path:
         name = own_name(launch.name, launch.uid)
@@ -94,7 +98,7 @@ class InitdBackend(ProcessBackend):
             place=str(place), shim=str(self._directory / "shim.py"), python=os.path.realpath(sys.executable)
         )
         text = render_script(launch, self._device, places).encode()
-        if path.exists() and owner(_text(path)) is None:
+        if path.exists() and owner(read_text(path)) is None:
             raise StartError(f"{path} was not written by praetor-agent; move it away")
         for stale in self._scripts_of(launch.uid):
             if stale != path:  # renamed
@@ -116,14 +120,7 @@ class InitdBackend(ProcessBackend):
 
     def _scripts_of(self, uid: str) -> list[Path]:
         pattern = f"{PREFIX}*-{own_name('', uid)[-16:]}"
-        return [path for path in self._scripts.glob(pattern) if owner(_text(path)) == (uid, self._device)]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+        return [path for path in self._scripts.glob(pattern) if owner(read_text(path)) == (uid, self._device)]
 
 
 def _enable(name: str, wanted: bool, scripts: Path) -> bool:
@@ -134,10 +131,12 @@ def _enable(name: str, wanted: bool, scripts: Path) -> bool:
     if scripts != SCRIPT_DIRECTORY:
         return False  # not where init looks
     if shutil.which("update-rc.d"):
-        _run("update-rc.d", *((name, "defaults", "95", "05") if wanted else ("-f", name, "remove")))
+        with suppress(BackendError):
+            call("update-rc.d", *((name, "defaults", "95", "05") if wanted else ("-f", name, "remove")))
         return True
     if shutil.which("chkconfig"):
-        _run("chkconfig", "--add" if wanted else "--del", name)
+        with suppress(BackendError):
+            call("chkconfig", "--add" if wanted else "--del", name)
         return True
     link = scripts / f"S95{name}"
     with suppress(OSError):
@@ -148,19 +147,6 @@ def _enable(name: str, wanted: bool, scripts: Path) -> bool:
         if not wanted and link.is_symlink():
             link.unlink()
     return False
-
-
-def _run(*command: str, env: Mapping[str, str] | None = None) -> str:
-    """Run *command*; return nothing when it succeeds, else what it said. BackendError when it cannot be run."""
-    try:
-        done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=START_TIMEOUT_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as e:
-        raise BackendError(f"{command[0]}: {e}") from e
-    if done.returncode == 0:
-        return ""
-    return (done.stdout + done.stderr).decode(errors="replace").strip()[-500:] or f"exit status {done.returncode}"
 
 
 MARKER = "# Written by praetor-agent, which overwrites changes and removes the script with its DeviceProcess."

@@ -21,11 +21,12 @@ from pathlib import Path
 
 from praetor_agent import procfs
 from praetor_agent.backends import resources
-from praetor_agent.backends.protocol import signal_name
+from praetor_agent.backends.protocol import reason_of
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.launch import Identity, Launch, identity_of
 from praetor_agent.records import Observed
-from praetor_agent.state import replace_file
+from praetor_agent.restart import LOST, START_ERROR, START_ERROR_EXIT_CODE
+from praetor_agent.state import read_text, replace_file
 from praetor_api.spec import Backend
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 SHIM = Path(__file__).with_name("shim.py")
 START_TIMEOUT_SECONDS = 20
 LOG_BYTES = 10 * 1024 * 1024
-_LOST = "Lost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -155,7 +155,7 @@ class ProcessBackend:
     def _seen(self, place: Path, run: Run) -> Observed:
         tended = run.boot_id == self._boot_id and procfs.is_running(*run.stage)
         alive = self._is_alive(run)
-        word, _, rest = _read(place / "exit").partition(" ")
+        word, _, rest = read_text(place / "exit").partition(" ")
         alive = alive or (tended and not word)  # it ended, and its stage is about to write how
         code, reason, error = None, None, None
         if not alive:
@@ -199,7 +199,7 @@ def _run_shim(shim: Path, job: bytes, environment: Mapping[str, str]) -> str:
 
 
 def _read_run(place: Path) -> Run | None:
-    lines = _read(place / "run").split("\n")
+    lines = read_text(place / "run").split("\n")
     try:
         uid, spec_hash, boot_id, process, stage, *rest = lines
         pid, ticks = map(int, process.split())
@@ -216,21 +216,11 @@ def _read_run(place: Path) -> Run | None:
     )
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
 def _ending(word: str, rest: str) -> tuple[int | None, str, str | None]:
     """Return exit code, reason and error of a process that ended, from what its stage wrote."""
-    if word == "code":
-        return int(rest), "Completed" if rest == "0" else "Error", None
-    if word == "signal":
-        return 128 + int(rest), f"Signal:{signal_name(int(rest))}", None
-    if word == "oom":
-        return 128 + int(rest), "OOMKilled", None
     if word == "error":
-        return 128, "StartError", f"cannot be executed: {rest}"
-    return None, _LOST, None
+        return START_ERROR_EXIT_CODE, START_ERROR, f"cannot be executed: {rest}"
+    if word not in ("code", "signal", "oom"):
+        return None, LOST, None
+    code = int(rest) if word == "code" else 128 + int(rest)
+    return code, reason_of(code, signalled=word != "code", out_of_memory=word == "oom"), None

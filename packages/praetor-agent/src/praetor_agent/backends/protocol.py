@@ -11,8 +11,12 @@ import signal
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+from praetor_agent.errors import BackendError
 from praetor_agent.launch import Launch
 from praetor_agent.records import Observed
+from praetor_agent.restart import COMPLETED, ERROR
+
+CALL_SECONDS = 30
 
 
 class Backend(Protocol):
@@ -75,9 +79,30 @@ def readable(name: str) -> str:
     return _UNSAFE.sub("-", name.lower())[:_READABLE_LENGTH]
 
 
-def signal_name(number: int) -> str:
-    """Return the name of the signal *number*, such as SIGKILL; the number where it has none."""
+def reason_of(code: int, *, signalled: bool, out_of_memory: bool = False) -> str:
+    """Return in a word how a process ended whose exit code is *code*: 128 and more where it was *signalled*."""
+    if out_of_memory:
+        return "OOMKilled"
+    if not signalled:
+        return ERROR if code else COMPLETED
     try:
-        return signal.Signals(number).name
+        return f"Signal:{signal.Signals(code - 128).name}"
     except ValueError:
-        return str(number)
+        return f"Signal:{code - 128}"
+
+
+def call(*command: str, timeout: float = CALL_SECONDS, env: Mapping[str, str] | None = None) -> str:
+    """Run *command* and return what it printed; BackendError with the end of its complaint when it fails."""
+    import subprocess
+
+    name = " ".join(word for word in command[:3] if not word.startswith("-"))
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, env=env, timeout=timeout, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as e:
+        raise BackendError(f"{name}: {e}") from e
+    if done.returncode:
+        complaint = (done.stderr.strip() or done.stdout.strip()).decode(errors="replace")
+        raise BackendError(f"{name} failed ({done.returncode}): {complaint[-400:]}")
+    return done.stdout.decode(errors="replace")

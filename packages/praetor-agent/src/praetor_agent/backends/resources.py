@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from praetor_agent.state import read_text
 from praetor_api.spec import Resources
 
 ROOT = Path("/sys/fs/cgroup")
@@ -25,12 +26,12 @@ _FILES = {  # controller, and its file in version 2 and in version 1
 
 def limits(resources: Resources | None, place: Path, root: Path = ROOT) -> Iterator[str]:
     """Yield for the stage what limits the process of *place*: a resource, a file and its value; or a resource alone."""
-    if resources is None:
-        return
     group = f"praetor/{hashlib.sha256(os.fsencode(place)).hexdigest()[:32]}"
-    for resource, value in _wanted(resources):
+    for resource, value in wanted(resources):
         controller, second, first = _FILES[resource]
-        if controller in _words(root / "cgroup.controllers"):
+        if resource == "cpu":
+            value = str(max(1000, int(float(value) * PERIOD_MICROSECONDS / 100)))
+        if controller in read_text(root / "cgroup.controllers").split():
             yield f"{resource} {root}/cgroup.subtree_control +{controller}"
             yield f"{resource} {root}/praetor/cgroup.subtree_control +{controller}"
             quota = f"{value} {PERIOD_MICROSECONDS}" if resource == "cpu" else value
@@ -41,20 +42,16 @@ def limits(resources: Resources | None, place: Path, root: Path = ROOT) -> Itera
             yield resource
 
 
-def _wanted(resources: Resources) -> Iterator[tuple[str, str]]:
+def wanted(resources: Resources | None) -> Iterator[tuple[str, str]]:
+    """Yield what is to be limited: memory in bytes, cpu in percent of one core, the number of tasks."""
+    if resources is None:
+        return
     if resources.memory is not None:
         yield "memory", str(bytes_of(resources.memory))
     if resources.cpu is not None:
-        yield "cpu", str(max(1000, int(float(cpu_percent(resources.cpu)) * PERIOD_MICROSECONDS / 100)))
+        yield "cpu", cpu_percent(resources.cpu)
     if resources.tasks is not None:
         yield "tasks", str(resources.tasks)
-
-
-def _words(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="ascii").split()
-    except OSError:
-        return []
 
 
 _SUFFIXES = {

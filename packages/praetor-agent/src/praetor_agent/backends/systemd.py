@@ -6,28 +6,23 @@ or refused with the field's name. The environment goes into a file of its own, f
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from praetor_agent.backends.protocol import PREFIX, own_name, readable, signal_name
-from praetor_agent.backends.resources import bytes_of, cpu_percent
+from praetor_agent.backends.protocol import PREFIX, call, own_name, readable, reason_of
+from praetor_agent.backends.resources import wanted
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.launch import Launch
 from praetor_agent.records import Observed
-from praetor_agent.state import replace_file
+from praetor_agent.state import read_text, replace_file
 from praetor_api.spec import Backend, Hardening, Resources
 
-log = logging.getLogger(__name__)
-
 UNIT_DIRECTORY = Path("/etc/systemd/system")
-TIMEOUT_SECONDS = 30
 PROPERTIES = (
     "Id,ActiveState,SubState,MainPID,ExecMainCode,ExecMainStatus,ExecMainStartTimestampMonotonic,InvocationID,Result"
 )
@@ -67,31 +62,23 @@ class SystemdBackend:
 
     def repair(self, launch: Launch) -> None:
         """Write the unit again as it was; what runs is not touched."""
-        unit = unit_name(launch.name, launch.uid)
-        env_path = self._directory / f"{unit}.env"
-        text = render_unit(launch, self._device, str(env_path))
-        self._write(unit, text, env_path, render_environment(launch.env))
-        _systemctl("enable" if launch.at_boot else "disable", "--quiet", unit)
+        _enable(self._write(launch), launch)
 
     def tail(self, uid: str, limit: int) -> str:
         """Return the end of what the unit's latest run wrote to the journal."""
         for unit in self._units_of(uid):
             words = ("journalctl", "--quiet", "--output=cat", "--lines=100", f"--unit={unit}", "--boot")
-            return _command(words)[-limit:]
+            return call(*words)[-limit:]
         return ""
 
     def start(self, launch: Launch) -> None:
         """Write the unit and start it; StartError when it cannot be."""
-        unit = unit_name(launch.name, launch.uid)
-        env_path = self._directory / f"{unit}.env"
-        text = render_unit(launch, self._device, str(env_path))
-        environment = render_environment(launch.env)
-        for stale, marks in self._ours():
-            if marks.uid == launch.uid and stale != unit:  # renamed
+        unit = self._write(launch)
+        for stale in self._units_of(launch.uid):
+            if stale != unit:  # renamed
                 self._take_away(stale)
-        self._write(unit, text, env_path, environment)
         try:
-            _systemctl("enable" if launch.at_boot else "disable", "--quiet", unit)
+            _enable(unit, launch)
             _systemctl("restart", unit)
         except BackendError as e:
             raise StartError(self._why(unit) or str(e)) from e
@@ -108,20 +95,24 @@ class SystemdBackend:
         for unit in self._units_of(uid):
             self._take_away(unit)
 
-    def _write(self, unit: str, text: str, env_path: Path, environment: str) -> None:
+    def _write(self, launch: Launch) -> str:
+        unit = unit_name(launch.name, launch.uid)
+        env_path = self._directory / f"{unit}.env"
+        text, environment = render_unit(launch, self._device, str(env_path)), render_environment(launch.env)
         path = self._units / unit
         try:
             before = path.read_text(encoding="utf-8") if path.exists() else None
             if before is not None and read_marks(before) is None:
                 raise StartError(f"{path} was not written by praetor-agent; move it away")
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            replace_file(env_path, environment.encode(), mode=0o600)
+            replace_file(env_path, environment.encode())
             replace_file(self._copy(unit), text.encode())
             if before != text:
                 replace_file(path, text.encode(), mode=0o644)
                 _systemctl("daemon-reload")
         except OSError as e:
             raise StartError(f"{e.filename or path} cannot be written: {e.strerror}") from e
+        return unit
 
     def _take_away(self, unit: str) -> None:
         _systemctl("disable", "--quiet", "--now", unit)
@@ -147,7 +138,7 @@ class SystemdBackend:
         names |= {path.name.removesuffix(".unit") for path in self._directory.glob(f"{PREFIX}*.service.unit")}
         for unit in sorted(names):
             # the copy tells what a unit was that somebody edited, or took away while it runs
-            marks = read_marks(_text(self._copy(unit)) or _text(self._units / unit))
+            marks = read_marks(read_text(self._copy(unit)) or read_text(self._units / unit))
             if marks is not None and marks.device == self._device:
                 yield unit, marks
 
@@ -155,27 +146,14 @@ class SystemdBackend:
         return self._directory / f"{unit}.unit"
 
     def _edited(self, unit: str) -> bool:
-        written = _text(self._copy(unit))
-        return written not in ("", _text(self._units / unit))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ending:
-    code: int | None
-    reason: str | None
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+        written = read_text(self._copy(unit))
+        return written not in ("", read_text(self._units / unit))
 
 
 def _seen(marks: Marks, props: Mapping[str, str], *, edited: bool) -> Observed:
     state, sub, pid = props.get("ActiveState", ""), props.get("SubState", ""), int(props.get("MainPID") or 0)
     running = state in _ALIVE and not (state == "active" and sub == "exited")
-    ending = _Ending(code=None, reason=None) if running else _ending(props)
+    code, reason = (None, None) if running else _ending(props)
     return Observed(
         uid=marks.uid,
         backend=Backend.SYSTEMD,
@@ -184,22 +162,18 @@ def _seen(marks: Marks, props: Mapping[str, str], *, edited: bool) -> Observed:
         handle=props.get("InvocationID") or None,
         pid=pid or None,
         watch=(pid or None) if running else None,
-        exit_code=ending.code,
-        termination_reason=ending.reason,
+        exit_code=code,
+        termination_reason=reason,
         edited=edited,
     )
 
 
-def _ending(props: Mapping[str, str]) -> _Ending:
+def _ending(props: Mapping[str, str]) -> tuple[int | None, str | None]:
     if props.get("ExecMainStartTimestampMonotonic") in ("", "0", None):
-        return _Ending(code=None, reason=None)  # not started since the device did
-    status = int(props.get("ExecMainStatus") or 0)
-    if props.get("ExecMainCode") == _CLD_EXITED:
-        if props.get("Result") == "oom-kill":
-            return _Ending(code=status, reason="OOMKilled")
-        return _Ending(code=status, reason="Completed" if status == 0 else "Error")
-    reason = "OOMKilled" if props.get("Result") == "oom-kill" else f"Signal:{signal_name(status)}"
-    return _Ending(code=128 + status, reason=reason)
+        return None, None  # not started since the device did
+    status, signalled = int(props.get("ExecMainStatus") or 0), props.get("ExecMainCode") != _CLD_EXITED
+    code = 128 + status if signalled else status
+    return code, reason_of(code, signalled=signalled, out_of_memory=props.get("Result") == "oom-kill")
 
 
 def _blocks(text: str) -> Iterator[dict[str, str]]:
@@ -208,20 +182,12 @@ def _blocks(text: str) -> Iterator[dict[str, str]]:
             yield dict(line.split("=", 1) for line in block.strip().split("\n") if "=" in line)
 
 
+def _enable(unit: str, launch: Launch) -> None:
+    _systemctl("enable" if launch.at_boot else "disable", "--quiet", unit)
+
+
 def _systemctl(*words: str) -> str:
-    return _command(("systemctl", "--no-ask-password", *words))
-
-
-def _command(command: tuple[str, ...]) -> str:
-    name = " ".join(word for word in command[:3] if not word.startswith("-"))
-    try:
-        done = subprocess.run(command, capture_output=True, timeout=TIMEOUT_SECONDS, check=False)
-    except (OSError, subprocess.TimeoutExpired) as e:
-        raise BackendError(f"{name}: {e}") from e
-    if done.returncode != 0:
-        reason = done.stderr.decode(errors="replace").strip()[-400:]
-        raise BackendError(f"{name} failed ({done.returncode}): {reason}")
-    return done.stdout.decode(errors="replace")
+    return call("systemctl", "--no-ask-password", *words)
 
 
 BASELINE = ("NoNewPrivileges", "LockPersonality", "ProtectControlGroups")
@@ -336,16 +302,8 @@ def _hardening(launch: Launch) -> list[str]:
 
 
 def _limits(resources: Resources | None) -> list[str]:
-    if resources is None:
-        return []
-    lines = []
-    if resources.memory is not None:
-        lines.append(f"MemoryMax={bytes_of(resources.memory)}")
-    if resources.cpu is not None:
-        lines.append(f"CPUQuota={cpu_percent(resources.cpu)}%")
-    if resources.tasks is not None:
-        lines.append(f"TasksMax={resources.tasks}")
-    return lines
+    directives = {"memory": "MemoryMax={}", "cpu": "CPUQuota={}%", "tasks": "TasksMax={}"}
+    return [directives[resource].format(value) for resource, value in wanted(resources)]
 
 
 def _variable(name: str) -> str:
