@@ -15,7 +15,7 @@ from e2e.stack.waiting import eventually
 from e2e.suite.fleet import Fleet
 from e2e.suite.judging import await_ready
 from e2e.suite.running import argv_of, directory_of, environment_of, user_of
-from praetor_agent.backends.available import backends_of
+from praetor_agent.host import Backends
 from praetor_api.spec import Backend
 
 SAMPLE = Path(__file__).resolve().parents[2] / "deploy" / "samples" / "original.yaml"
@@ -101,7 +101,9 @@ def test_the_samples_apply_and_what_they_say_is_stored(kube: Kube) -> None:
 
 
 def test_a_backend_that_the_device_lacks_is_told_and_not_guessed(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
-    lacking = backends_of("leaf-1", tmp_path, "boot")[1].keys() - {Backend.CONTAINER}  # which needs an image to be told
+    lacking = Backends("leaf-1", tmp_path, "boot").unavailable.keys() - {
+        Backend.CONTAINER
+    }  # which needs an image to be told
     if not lacking:
         pytest.skip("this host has every backend")
     backend = min(lacking)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from praetor_agent import restart, trial
-from praetor_agent.backoff import CRASH_RESET_SECONDS
+from praetor_agent.clock import CRASH_RESET_SECONDS
 from praetor_agent.reconcile import Fetch, Plan, Remove, Repair, Start, Stop, reconcile
 from praetor_agent.records import ArtifactState, Failure, Memory, Observed, Record, Revision, Rollback, Stage, World
 from praetor_api.protocol import Desired, DesiredItem, InvalidItem, RollbackReason

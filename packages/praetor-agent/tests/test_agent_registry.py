@@ -232,7 +232,7 @@ def test_plain_http_is_for_hosts_that_were_named(registry: FakeRegistry, tmp_pat
 
 
 def test_a_token_is_not_fetched_from_where_it_could_be_overheard() -> None:
-    from praetor_agent.artifacts.registry import Registry
+    from praetor_agent.artifacts.oci import Registry
 
     wanted = Registry(Web(), "https://registry.example", "app", "c2VjcmV0")
     with pytest.raises(ArtifactError, match="wants the password sent to"):

@@ -5,16 +5,20 @@ Nothing beyond what a command needs is loaded for it.
 
 from __future__ import annotations
 
-import argparse
 import gc
 import logging
 import os
 import sys
 from collections.abc import MutableMapping, Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 from praetor_agent.__about__ import __version__
 from praetor_agent.errors import AgentError, UsageError
 from praetor_agent.settings import DEFAULT_HOLD_FILE, DEFAULT_ROOT, DEFAULT_STATE_DIR, DEFAULT_STORE_SIZE, RunSettings
+
+if TYPE_CHECKING:
+    import argparse
 
 ENVIRONMENT_PREFIX = "PRAETOR_AGENT_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -23,11 +27,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command of *arguments*; exit 2 when they are wrong, 1 when the command cannot do its work."""
     _adopt_installed(os.environ)
-    parser = _parser()
-    options, rest = parser.parse_known_args(arguments)
-    if rest and options.command != "simulate":
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    options.rest = rest
+    options = _options(arguments)
     try:
         _COMMANDS[options.command](options)
     except UsageError as e:
@@ -59,16 +59,18 @@ def _complain(message: str) -> None:
     sys.stderr.write(message + "\n")
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(options: SimpleNamespace) -> None:
     chosen = _run_settings(options)
     _log(options.log_level)
-    gc.collect()  # the parser is a knot of references: what it held serves for what is loaded now
+    for name in ("argparse", "gettext"):  # the command line is read: what they held serves for what is loaded now
+        sys.modules.pop(name, None)
+    gc.collect()
     from praetor_agent.run import run
 
     run(chosen)
 
 
-def _run_settings(options: argparse.Namespace) -> RunSettings:
+def _run_settings(options: SimpleNamespace) -> RunSettings:
     from pathlib import Path
 
     from praetor_agent import settings
@@ -94,7 +96,7 @@ def _run_settings(options: argparse.Namespace) -> RunSettings:
     )
 
 
-def _status(options: argparse.Namespace) -> None:
+def _status(options: SimpleNamespace) -> None:
     from pathlib import Path
 
     if options.output not in ("table", "json"):
@@ -104,7 +106,7 @@ def _status(options: argparse.Namespace) -> None:
     status(Path(options.state_dir), Path(options.hold_file), options.output)
 
 
-def _simulate(options: argparse.Namespace) -> None:
+def _simulate(options: SimpleNamespace) -> None:
     from importlib import import_module
 
     try:
@@ -114,7 +116,7 @@ def _simulate(options: argparse.Namespace) -> None:
     program.main(options.rest)
 
 
-def _doctor(options: argparse.Namespace) -> None:
+def _doctor(options: SimpleNamespace) -> None:
     if options.output not in ("table", "json"):
         raise UsageError(f"--output {options.output!r} is none; choose table or json")
     chosen = _run_settings(options)
@@ -124,15 +126,15 @@ def _doctor(options: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-def _confirm(options: argparse.Namespace) -> None:
+def _confirm(options: SimpleNamespace) -> None:
     from pathlib import Path
 
-    from praetor_agent.confirm import confirm
+    from praetor_agent.status import confirm
 
     confirm(Path(options.state_dir), options.name, options.namespace)
 
 
-def _install(options: argparse.Namespace) -> None:
+def _install(options: SimpleNamespace) -> None:
     from pathlib import Path
 
     from praetor_agent.installation import install
@@ -150,12 +152,14 @@ def _install(options: argparse.Namespace) -> None:
 
 def _kept_flags() -> list[str]:
     """Return what `run` knows of, but for the token: that is a secret and goes to a file of its own."""
+    import argparse
+
     parser = argparse.ArgumentParser(add_help=False)
     _run_flags(parser)
     return sorted(name for name in vars(parser.parse_args([])) if name != "token")
 
 
-def _upgrade(options: argparse.Namespace) -> None:
+def _upgrade(options: SimpleNamespace) -> None:
     from pathlib import Path
 
     from praetor_agent.installation import upgrade
@@ -163,7 +167,7 @@ def _upgrade(options: argparse.Namespace) -> None:
     sys.stdout.write(upgrade(Path(os.path.abspath(options.root)), options.file) + "\n")
 
 
-def _uninstall(options: argparse.Namespace) -> None:
+def _uninstall(options: SimpleNamespace) -> None:
     from functools import partial
     from pathlib import Path
 
@@ -194,7 +198,17 @@ def _log(level: str) -> None:
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
+def _options(arguments: Sequence[str] | None) -> SimpleNamespace:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.command != "simulate":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return SimpleNamespace(**vars(options), rest=rest)
+
+
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
     parser = argparse.ArgumentParser(
         prog="praetor-agent", description="Runs processes on this device, as the gateway asks, and reports."
     )

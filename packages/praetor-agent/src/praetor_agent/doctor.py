@@ -14,9 +14,9 @@ from pathlib import Path
 
 from praetor_agent import procfs
 from praetor_agent.artifacts.store import ArtifactStore
-from praetor_agent.backends.available import backends_of
 from praetor_agent.errors import BackendError, GatewayError
 from praetor_agent.facts import MIB, free_bytes, size_words
+from praetor_agent.host import Backends
 from praetor_agent.settings import RunSettings, loose_mode
 from praetor_agent.state import JsonFile, State, is_locked, read_hold, replace_file
 from praetor_agent.status import table
@@ -126,17 +126,17 @@ def _hold(file: Path) -> Check:
 
 
 def _backends(settings: RunSettings) -> Iterator[Check]:
-    backends, unavailable = backends_of(settings.device, settings.state_dir, procfs.boot_id() or "")
+    backends = Backends(settings.device, settings.state_dir, procfs.boot_id() or "")
     received = State(settings.state_dir).load_desired(settings.device) if settings.state_dir.is_dir() else None
     wanted = {item.spec.execution.backend for item in received.desired.items} if received else set()
-    for name, backend in backends.items():
+    for name, backend in backends.all().items():
         try:
             backend.observe()
         except BackendError as e:
             yield Check(name, FAULT, str(e), "try as root")
         else:
             yield Check(name, OK, "processes can be run by it")
-    for name, reason in unavailable.items():
+    for name, reason in backends.unavailable.items():
         needed = name in wanted
         mend = "a process of this device asks for it; choose another execution.backend" if needed else ""
         yield Check(name, FAULT if needed else OK, f"not here: {reason}", mend)

@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from praetor_agent import procfs
 from praetor_agent.artifacts.fetcher import Fetcher
-from praetor_agent.backends.protocol import Backend, KeepsDefinition, KeepsOutput
+from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Backend, KeepsDefinition, KeepsOutput
 from praetor_agent.errors import ArtifactGone, BackendError
 from praetor_agent.launch import launch_of
 from praetor_agent.reconcile import Remove, Repair, Start, Stop
 from praetor_agent.records import Memory, Observed, Record, Revision, World
+from praetor_agent.settings import container_runtime_of
 from praetor_api.spec import Backend as BackendName
 from praetor_api.wire import clean_text
 
 log = logging.getLogger(__name__)
+
+_STATE = {
+    BackendName.PROCESS: "processes",
+    BackendName.SYSTEMD: "systemd",
+    BackendName.INITD: "initd",
+    BackendName.CONTAINER: "containers",
+}
+_SYSTEMD = "/run/systemd/system"
+_NOT_ROOT = "the agent does not run as root"
 
 OUTPUT_CHARACTERS = 2000
 """How much of what a process wrote is kept, its end; the protocol takes little more."""
@@ -107,3 +120,80 @@ def revisions_of(memory: Memory) -> list[Revision]:
 def artifacts_of(memory: Memory) -> list[str]:
     """Return the paths that what runs, and what it would go back to, need."""
     return [revision.artifact_path for revision in revisions_of(memory) if revision.artifact_path]
+
+
+class Backends(dict[BackendName, Backend]):
+    """The backends in use, those of which something is on the device; any other is loaded when it is first asked for.
+
+    *unavailable* tells why this device cannot use the others; *options* are for the container *runtime*.
+    """
+
+    def __init__(
+        self,
+        device: str | None,
+        state_dir: Path,
+        boot_id: str,
+        runtime: Sequence[str] | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self._device, self._state_dir, self._boot_id, self._options = device or "", state_dir, boot_id, options
+        self._runtime = runtime or container_runtime_of(os.environ.get("PRAETOR_AGENT_CONTAINER_RUNTIME"))
+        reasons = {
+            BackendName.SYSTEMD: _no_systemd(),
+            BackendName.INITD: _no_initd(),
+            BackendName.CONTAINER: None if self._runtime else "none of docker, podman and nerdctl is found on PATH",
+        }
+        nameless = None if device else "the device has no name yet"
+        self.unavailable = {name: why for name, reason in reasons.items() if (why := reason or nameless)}
+        for name in BackendName:
+            if name not in self.unavailable and self._left_something(name):
+                self[name] = self._load(name)
+
+    def __missing__(self, name: BackendName) -> Backend:
+        self[name] = backend = self._load(name)
+        return backend
+
+    def all(self) -> Mapping[BackendName, Backend]:
+        """Return every backend that this device has."""
+        return {name: self[name] for name in BackendName if name not in self.unavailable}
+
+    def _left_something(self, name: BackendName) -> bool:
+        definitions = DEFINITIONS.get(name, self._state_dir / "none").glob(f"{PREFIX}*-{'[0-9a-f]' * 16}*")
+        return name is BackendName.CONTAINER or (self._state_dir / _STATE[name]).exists() or any(definitions)
+
+    def _load(self, name: BackendName) -> Backend:
+        directory = self._state_dir / _STATE[name]
+        if name is BackendName.SYSTEMD:
+            from praetor_agent.backends.systemd import SystemdBackend
+
+            return SystemdBackend(self._device, directory)
+        if name is BackendName.INITD:
+            from praetor_agent.backends.initd import InitdBackend
+
+            return InitdBackend(self._device, directory, self._boot_id)
+        if name is BackendName.CONTAINER:
+            from praetor_agent.backends.container import ContainerBackend, Runtime
+
+            return ContainerBackend(self._device, directory, Runtime(self._runtime or ()), self._options)
+        from praetor_agent.backends.process import ProcessBackend
+
+        return ProcessBackend(directory, self._boot_id)
+
+
+def _no_systemd() -> str | None:
+    if not os.path.isdir(_SYSTEMD):
+        return "systemd is not the init system here"
+    if shutil.which("systemctl") is None:
+        return "systemctl is not found on PATH"
+    return None if os.geteuid() == 0 else _NOT_ROOT
+
+
+def _no_initd() -> str | None:
+    if os.path.isdir(_SYSTEMD):
+        return "systemd is the init system here; use the backend systemd"
+    if not DEFINITIONS[BackendName.INITD].is_dir():
+        return f"there is no {DEFINITIONS[BackendName.INITD]}"
+    if procfs.boot_id() is None:
+        return "the kernel does not tell one boot from another"
+    return None if os.geteuid() == 0 else _NOT_ROOT

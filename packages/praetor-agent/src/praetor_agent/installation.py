@@ -3,6 +3,8 @@
 ROOT/versions/VERSION-DIGEST/   a version, as a folder that Python runs
 ROOT/current, previous, trial   links to versions; see the launcher
 ROOT/agent.env                  the flags, as variables, and ROOT/token
+
+The service is a unit of systemd, or a SysV script whose launcher starts the agent again when it ended.
 """
 
 from __future__ import annotations
@@ -14,16 +16,169 @@ import signal
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from praetor_agent import services
 from praetor_agent.__about__ import __version__
-from praetor_agent.errors import AgentError, UsageError
+from praetor_agent.backends.protocol import call
+from praetor_agent.errors import AgentError, BackendError, UsageError
 from praetor_agent.launcher import TRIAL_SECONDS
 from praetor_agent.state import replace_file, sync_directory
+
+NAME = "praetor-agent"
+UNIT = Path("/etc/systemd/system") / f"{NAME}.service"
+SCRIPT = Path("/etc/init.d") / NAME
+COMMAND_SECONDS = 90
+
+# KillMode: what the backend `process` runs is in this unit's cgroup, and lives on. Of hardening only what these
+# processes do not inherit to their harm: they are the user's, and anything more would change what they may do.
+UNIT_TEXT = """\
+# Written by praetor-agent install.
+[Unit]
+Description=Praetor agent
+Wants=network-online.target
+After=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart={python} -I -S {root}/launcher.py
+Restart=always
+RestartSec=2
+KillMode=process
+TasksMax=infinity
+UMask=0077
+LockPersonality=yes
+KeyringMode=private
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+SCRIPT_TEXT = """\
+#!/bin/sh
+# Written by praetor-agent install.
+### BEGIN INIT INFO
+# Provides:          praetor-agent
+# Required-Start:    $remote_fs $network
+# Required-Stop:     $remote_fs $network
+# Default-Start:     2 3 4 5
+# Default-Stop:      0 1 6
+# Short-Description: Praetor agent
+### END INIT INFO
+PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+LAUNCHER={root}/launcher.py
+PIDFILE=/run/praetor-agent.pid
+
+running() {{
+  [ -s "$PIDFILE" ] && grep -q "$LAUNCHER" "/proc/$(cat "$PIDFILE")/cmdline" 2>/dev/null
+}}
+
+start() {{
+  running && return 0
+  {python} -I -S "$LAUNCHER" respawn /var/log/praetor-agent.log </dev/null >/dev/null 2>&1 &
+  echo $! >"$PIDFILE"
+}}
+
+stop() {{
+  running || return 0
+  pid=$(cat "$PIDFILE")
+  kill -TERM "$pid"
+  left=60
+  while running && [ "$left" -gt 0 ]; do sleep 0.5; left=$((left - 1)); done
+  running && return 1
+  rm -f "$PIDFILE"
+}}
+
+case "$1" in
+  start) start ;;
+  stop) stop ;;
+  restart|force-reload) stop && start ;;
+  status) if running; then echo "praetor-agent runs"; else echo "praetor-agent does not run"; exit 3; fi ;;
+  *) echo "usage: $0 {{start|stop|restart|force-reload|status}}" >&2; exit 2 ;;
+esac
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """How the init system *init* keeps the agent in *root*."""
+
+    init: str
+    root: Path
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return UNIT.name if self.init == "systemd" else str(SCRIPT)
+
+    def install(self, python: str) -> None:
+        """Write the service and start it anew."""
+        systemd = self.init == "systemd"
+        text = (UNIT_TEXT if systemd else SCRIPT_TEXT).format(python=python, root=self.root)
+        try:
+            replace_file(UNIT if systemd else SCRIPT, text.encode(), mode=0o644 if systemd else 0o755)
+        except OSError as e:
+            raise AgentError(f"{UNIT if systemd else SCRIPT} cannot be written: {e.strerror}; try as root") from e
+        if systemd:
+            _run("systemctl", "daemon-reload")
+            _run("systemctl", "enable", "--quiet", UNIT.name)
+        else:
+            _enable((("update-rc.d", NAME, "defaults"), ("chkconfig", "--add", NAME)))
+        self.restart()
+
+    def restart(self) -> None:
+        """Start it anew; what it runs lives on."""
+        _run(*(("systemctl", "restart", UNIT.name) if self.init == "systemd" else (str(SCRIPT), "restart")))
+
+    def uninstall(self) -> None:
+        """Stop it and take the service away."""
+        if self.init == "systemd":
+            _run("systemctl", "disable", "--quiet", "--now", UNIT.name)
+            UNIT.unlink(missing_ok=True)
+            _run("systemctl", "daemon-reload")
+            return
+        _run(str(SCRIPT), "stop")
+        SCRIPT.unlink(missing_ok=True)
+        _enable((("update-rc.d", NAME, "remove"), ("chkconfig", "--del", NAME)))
+
+
+def service_of(init: str, root: Path) -> Service:
+    """Return the service of *init*, of the device's own for `auto`; UsageError when that is none we know."""
+    if init == "auto":
+        init = "systemd" if os.path.isdir("/run/systemd/system") else "sysv" if SCRIPT.parent.is_dir() else ""
+    if init not in ("systemd", "sysv"):
+        raise UsageError("--init: neither systemd nor /etc/init.d is here; start ROOT/launcher.py by your own means")
+    if not str(root).isascii() or any(letter in str(root) for letter in " %$\"'\\"):
+        raise UsageError(f"--root {root} holds letters that a service cannot name")
+    return Service(init, root)
+
+
+def installed_service(root: Path) -> Service:
+    """Return the service that was installed for *root*; AgentError when there is none."""
+    if UNIT.exists():
+        return Service("systemd", root)
+    if SCRIPT.exists():
+        return Service("sysv", root)
+    raise AgentError(f"neither {UNIT} nor {SCRIPT} is there; run: praetor-agent install")
+
+
+def _enable(commands: Iterable[tuple[str, ...]]) -> None:
+    """Run the first of *commands* that this device has; without any, the script is started by hand."""
+    for command in commands:
+        if shutil.which(command[0]):
+            _run(*command)
+            return
+
+
+def _run(*command: str) -> None:
+    try:
+        call(*command, timeout=COMMAND_SECONDS)
+    except BackendError as e:
+        raise AgentError(str(e)) from e
+
 
 END_SECONDS = 60.0
 PACKAGES = ("praetor_agent", "praetor_api", "requests", "urllib3", "idna", "certifi", "charset_normalizer")
@@ -31,7 +186,7 @@ PACKAGES = ("praetor_agent", "praetor_api", "requests", "urllib3", "idna", "cert
 
 def install(root: Path, init: str, variables: Mapping[str, str], token: str | None) -> str:
     """Install this agent below *root* with *variables*, start it and return what was done; AgentError if impossible."""
-    service = services.chosen(init, root)
+    service = service_of(init, root)
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o755)
         if token is not None:
@@ -53,7 +208,7 @@ def upgrade(root: Path, file: str | None) -> str:
     """Put this agent, or the zipapp *file*, on trial in place of the installed one; AgentError when it was rejected."""
     if not (root / "current").is_symlink():
         raise AgentError(f"no agent is installed in {root}; run: praetor-agent install")
-    service = services.installed(root)
+    service = installed_service(root)
     before = os.path.basename(os.path.realpath(root / "current"))
     try:
         version = _put(root, Path(file) if file else None)
@@ -80,7 +235,7 @@ def uninstall(root: Path, state_dir: Path, remove: Callable[[], None] | None) ->
     """Take the agent away; with *remove*, what it runs, its state and its settings as well."""
     if not (root / "current").is_symlink():
         raise AgentError(f"no agent is installed in {root}")
-    services.installed(root).uninstall()
+    installed_service(root).uninstall()
     if remove is not None:
         remove()
         shutil.rmtree(state_dir, ignore_errors=True)
@@ -104,11 +259,10 @@ def state_dir_of(root: Path) -> str | None:
 def remove_processes(state_dir: Path) -> None:
     """End all processes of the agent whose state is in *state_dir*, and take away what is left of them."""
     from praetor_agent import procfs
-    from praetor_agent.backends.available import backends_of
+    from praetor_agent.host import Backends
     from praetor_agent.state import State
 
-    backends, _ = backends_of(State(state_dir).device(), state_dir, procfs.boot_id() or "")
-    for backend in backends.values():
+    for backend in Backends(State(state_dir).device(), state_dir, procfs.boot_id() or "").values():
         deadline = time.monotonic() + END_SECONDS
         for uid in backend.observe():
             backend.stop(uid, grace_seconds=int(END_SECONDS), force=False)

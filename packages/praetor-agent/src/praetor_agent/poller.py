@@ -7,8 +7,7 @@ import random
 from collections.abc import Callable
 from threading import Event, Lock, Thread
 
-from praetor_agent.backoff import full_jitter, heartbeat_delay
-from praetor_agent.clock import Clock
+from praetor_agent.clock import Clock, full_jitter, heartbeat_delay
 from praetor_agent.errors import GatewayError
 from praetor_agent.gateway import GatewayClient
 from praetor_agent.state import Received

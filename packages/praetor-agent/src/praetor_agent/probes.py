@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from praetor_agent import health as healths
 from praetor_agent.clock import Clock
@@ -17,6 +17,9 @@ from praetor_agent.health import Health
 from praetor_agent.launch import Probe, identity_of, probe_of
 from praetor_agent.records import Memory, Revision, World
 from praetor_api.spec import HealthCheck
+
+if TYPE_CHECKING:
+    import subprocess
 
 log = logging.getLogger(__name__)
 
@@ -118,6 +121,8 @@ class Prober:
         """Start a probe unless one runs; return why it cannot be started, if so."""
         if uid in self._probes:
             return None
+        import subprocess  # here, for few devices run probes
+
         try:
             identity = identity_of(probe.user)
             process = subprocess.Popen(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from praetor_agent import restart, trial
-from praetor_agent.backoff import CRASH_RESET_SECONDS
+from praetor_agent.clock import CRASH_RESET_SECONDS
 from praetor_agent.records import Failure, Memory, Observed, Record, Revision, Stage, World
 from praetor_api.protocol import Desired, DesiredItem, InvalidItem
 from praetor_api.spec import Backend

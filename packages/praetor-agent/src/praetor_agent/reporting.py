@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from praetor_agent.backoff import heartbeat_delay, retry_delay
+from praetor_agent.clock import heartbeat_delay, retry_delay
 from praetor_agent.health import Health
 from praetor_agent.records import ArtifactState, Observed, Record, Stage
 from praetor_api.protocol import (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from praetor_agent.backoff import CRASH_RESET_SECONDS, crash_delay
+from praetor_agent.clock import CRASH_RESET_SECONDS, crash_delay
 from praetor_agent.records import Failure, Observed, Record, Revision, Stage
 from praetor_api.spec import RestartPolicy
 

@@ -13,11 +13,10 @@ from praetor_agent import procfs
 from praetor_agent.__about__ import __version__
 from praetor_agent.artifacts.fetcher import Fetcher, device_sources
 from praetor_agent.artifacts.store import ArtifactStore
-from praetor_agent.backends.available import backends_of
 from praetor_agent.clock import SystemClock, Waker
 from praetor_agent.facts import Facts
 from praetor_agent.gateway import Address, GatewayClient, proxies_for, token_file
-from praetor_agent.host import Host
+from praetor_agent.host import Backends, Host
 from praetor_agent.launch import Probe, probe_of
 from praetor_agent.loop import Loop, Parts
 from praetor_agent.poller import Inbox, Poller
@@ -58,7 +57,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
     boot_id = procfs.boot_id() or os.urandom(16).hex()
     inbox = Inbox(waker.wake, state.load_desired(settings.device))
     sources = device_sources(settings.registries, settings.artifact_ca_bundle)
-    backends, unavailable = backends_of(
+    backends = Backends(
         settings.device, settings.state_dir, boot_id, settings.container_runtime, settings.container_options
     )
     store = ArtifactStore(settings.state_dir / "artifacts", max_bytes=settings.artifact_store_bytes)
@@ -81,7 +80,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
     parts = Parts(
         state=state,
         inbox=inbox,
-        host=Host(backends, unavailable, fetcher, boot_id),
+        host=Host(backends, backends.unavailable, fetcher, boot_id),
         probes=Probes(Prober(), clock, probe),
         teller=teller,
         waker=waker,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import socket
 from collections.abc import Mapping
@@ -133,8 +132,12 @@ def _installed(runtime: str) -> str | None:
 
 def words(flag: str, text: str | None) -> tuple[str, ...]:
     """Return the words of *text*, quoted as in a shell; UsageError naming *flag* when a quote is not closed."""
+    if not text:
+        return ()
+    import shlex
+
     try:
-        return tuple(shlex.split(text or ""))
+        return tuple(shlex.split(text))
     except ValueError:
         raise UsageError(f"{flag} {text!r} has a quote that is not closed") from None
 

@@ -10,9 +10,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from praetor_agent import procfs
-from praetor_agent.backends.available import backends_of
 from praetor_agent.clock import Clock, SystemClock, rfc3339
 from praetor_agent.errors import AgentError, BackendError
+from praetor_agent.host import Backends
 from praetor_agent.records import Exchange, Observed, Record, World
 from praetor_agent.state import State, is_locked, read_hold
 from praetor_agent.telling import observations
@@ -96,7 +96,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 def _observed(state_dir: Path, device: str | None) -> Mapping[str, Observed]:
     observed: dict[str, Observed] = {}
-    for backend in backends_of(device, state_dir, procfs.boot_id() or "")[0].values():
+    for backend in Backends(device, state_dir, procfs.boot_id() or "").values():
         try:
             observed |= backend.observe()
         except BackendError as e:
@@ -127,3 +127,25 @@ def _messages(seen: Observation, wait: Mapping[str, str] | None) -> Iterator[str
     if seen.rolled_back_reason or seen.rolled_back_message:
         yield f"rolled back: {seen.rolled_back_reason or ''} {seen.rolled_back_message or ''}".strip()
     yield from (said for said in (seen.update_held_message, seen.error_message, seen.warning_message) if said)
+
+
+def confirm(state_dir: Path, name: str, namespace: str | None) -> None:
+    """Confirm the pending change of the process *name*; AgentError when there is none or it cannot be."""
+    if not os.access(state_dir, os.R_OK | os.X_OK):
+        raise AgentError(f"--state-dir {state_dir} cannot be read; no agent ran there, or you may not (try as root)")
+    state = State(state_dir)
+    named = [record for record in state.load_memory().values() if record.name == name]
+    found = [record for record in named if namespace in (None, record.namespace)]
+    if not found:
+        raise AgentError(f"there is no process {name!r} on this device; praetor-agent status shows those that are")
+    if len(found) > 1:
+        namespaces = ", ".join(sorted(record.namespace for record in found))
+        raise AgentError(f"several processes are called {name!r}; choose one with --namespace: {namespaces}")
+    record = found[0]
+    if record.confirmation is None or record.spec_hash is None:
+        raise AgentError(f"no change of {name!r} waits to be confirmed")
+    try:
+        state.confirm(record.uid, record.spec_hash)
+    except OSError as e:
+        raise AgentError(f"--state-dir {state_dir} cannot be written: {e.strerror}; try as root") from e
+    sys.stdout.write(f"{record.namespace}/{name}: {record.spec_hash} is confirmed\n")

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from praetor_agent.__about__ import __version__
-from praetor_agent.backoff import full_jitter, heartbeat_delay
-from praetor_agent.clock import Clock, rfc3339
+from praetor_agent.clock import Clock, full_jitter, heartbeat_delay, rfc3339
 from praetor_agent.errors import GatewayError
 from praetor_agent.reporting import Reporter, delayed, first_seq, report
 from praetor_api.protocol import (

@@ -12,8 +12,7 @@ from threading import Lock, Thread
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from praetor_agent.artifacts.store import ArtifactStore, pinned
-from praetor_agent.backoff import doubling
-from praetor_agent.clock import Clock
+from praetor_agent.clock import Clock, doubling
 from praetor_agent.errors import ArtifactError
 from praetor_agent.records import ArtifactState, Failure
 from praetor_api.protocol import ArtifactReason, DesiredItem

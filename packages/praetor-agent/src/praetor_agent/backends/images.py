@@ -15,7 +15,7 @@ from typing import Any
 
 from praetor_agent.artifacts.fetcher import MOST_AT_ONCE, Fetcher, present
 from praetor_agent.backends.container import Runtime
-from praetor_agent.backoff import doubling
+from praetor_agent.clock import doubling
 from praetor_agent.errors import BackendError
 from praetor_agent.records import ArtifactState, Failure
 from praetor_agent.state import replace_file

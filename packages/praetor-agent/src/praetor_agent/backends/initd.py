@@ -19,7 +19,7 @@ from pathlib import Path
 
 from praetor_agent import procfs
 from praetor_agent.backends.process import ProcessBackend
-from praetor_agent.backends.protocol import PREFIX, call, own_name
+from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, call, own_name
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.launch import Launch
 from praetor_agent.records import Observed
@@ -28,18 +28,7 @@ from praetor_api.spec import Backend
 
 log = logging.getLogger(__name__)
 
-SCRIPT_DIRECTORY = Path("/etc/init.d")
-
-
-def unavailable(scripts: Path = SCRIPT_DIRECTORY) -> str | None:
-    """Return why init scripts cannot be used on this device, or None."""
-    if os.path.isdir("/run/systemd/system"):
-        return "systemd is the init system here; use the backend systemd"
-    if not scripts.is_dir():
-        return f"there is no {scripts}"
-    if procfs.boot_id() is None:
-        return "the kernel does not tell one boot from another"
-    return None if os.geteuid() == 0 else "the agent does not run as root"
+SCRIPT_DIRECTORY = DEFINITIONS[Backend.INITD]
 
 
 class InitdBackend(ProcessBackend):

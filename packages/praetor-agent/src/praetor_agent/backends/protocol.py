@@ -9,14 +9,18 @@ import hashlib
 import re
 import signal
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from praetor_agent.errors import BackendError
 from praetor_agent.launch import Launch
 from praetor_agent.records import Observed
 from praetor_agent.restart import COMPLETED, ERROR
+from praetor_api.spec import Backend as BackendName
 
 CALL_SECONDS = 30
+DEFINITIONS = {BackendName.SYSTEMD: Path("/etc/systemd/system"), BackendName.INITD: Path("/etc/init.d")}
+"""Where init systems look for what they shall run."""
 
 
 class Backend(Protocol):

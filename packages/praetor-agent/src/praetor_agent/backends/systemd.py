@@ -6,15 +6,13 @@ or refused with the field's name. The environment goes into a file of its own, f
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from praetor_agent.backends.protocol import PREFIX, call, own_name, readable, reason_of
+from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, call, own_name, readable, reason_of
 from praetor_agent.backends.resources import wanted
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.launch import Launch
@@ -22,7 +20,6 @@ from praetor_agent.records import Observed
 from praetor_agent.state import read_text, replace_file
 from praetor_api.spec import Backend, Hardening, Resources
 
-UNIT_DIRECTORY = Path("/etc/systemd/system")
 PROPERTIES = (
     "Id,ActiveState,SubState,MainPID,ExecMainCode,ExecMainStatus,ExecMainStartTimestampMonotonic,InvocationID,Result"
 )
@@ -31,19 +28,10 @@ _CLD_EXITED = "1"
 _START_FAILURES = {200: "CHDIR", 203: "EXEC", 208: "STDIN", 209: "STDOUT", 216: "GROUP", 217: "USER", 226: "NAMESPACE"}
 
 
-def unavailable() -> str | None:
-    """Return why systemd cannot be used on this device, or None."""
-    if not os.path.isdir("/run/systemd/system"):
-        return "systemd is not the init system here"
-    if shutil.which("systemctl") is None:
-        return "systemctl is not found on PATH"
-    return None if os.geteuid() == 0 else "the agent does not run as root"
-
-
 class SystemdBackend:
     """Runs processes as units of *device*; environment files are kept in *directory*."""
 
-    def __init__(self, device: str, directory: Path, units: Path = UNIT_DIRECTORY) -> None:
+    def __init__(self, device: str, directory: Path, units: Path = DEFINITIONS[Backend.SYSTEMD]) -> None:
         self._device = device
         self._directory = directory
         self._units = units
