@@ -24,6 +24,7 @@ DEVICES = 200
 ROUNDS = 50
 QUIET_S = 3.0
 LEASES = "leases"
+WATCHERS = 2  # the controller and the gateway, each of which watches a kind once
 OURS = ("deviceprocesses", "deviceprocessdeployments", "networkswitches", "events", "controllerrevisions", LEASES)
 
 
@@ -55,10 +56,16 @@ def test_ten_thousand_heartbeats_with_nothing_new_cause_no_request(
     sent = beats.send(ROUNDS - 1) + beats.send(1, told.__getitem__)
     caused = _ours(cluster) - before
     renewals = sum(count for request, count in caused.items() if request.resource == LEASES)
+    beyond = {request: count for request, count in caused.items() if not _by_the_clock(request, count)}
     record_testsuite_property("lease requests meanwhile", renewals)
     print(f"{sent} heartbeats; requests for Leases meanwhile: {renewals}")
     assert sent == DEVICES * ROUNDS
-    assert {request: count for request, count in caused.items() if request.resource != LEASES} == {}
+    assert beyond == {}
+
+
+def _by_the_clock(request: Request, count: int) -> bool:
+    """Tell whether heartbeats have no part in it: Leases are renewed, and each watch is renewed after minutes."""
+    return request.resource == LEASES or (request.verb == "WATCH" and count <= WATCHERS)
 
 
 def _started(stack: Stack, device: str) -> dict[str, Any]:

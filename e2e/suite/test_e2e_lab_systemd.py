@@ -86,7 +86,11 @@ def test_what_the_status_says_is_what_systemctl_says(device: Device, stack: Stac
     unit = _unit(device)
     kube.delete(DEPLOYMENTS, "exporter")
     eventually(lambda: _units(device) == (), what="the unit is gone")
-    assert device.run("systemctl", "show", "--property=LoadState", unit).strip() == "LoadState=not-found"
+    eventually(
+        lambda: device.run("systemctl", "show", "--property=LoadState", unit).strip(),
+        lambda said: said == "LoadState=not-found",
+        what="systemd has forgotten the unit",
+    )
 
 
 def test_a_unit_that_runs_to_completion_runs_once(device: Device, kube: Kube) -> None:
