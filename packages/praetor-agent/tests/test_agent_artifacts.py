@@ -6,7 +6,9 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread
 
@@ -21,7 +23,7 @@ from praetor_agent.clock import SystemClock
 from praetor_agent.errors import ArtifactError
 from praetor_agent.records import ArtifactState
 from praetor_agent.testing import until
-from praetor_api.protocol import DesiredItem
+from praetor_api.protocol import ArtifactReason, DesiredItem
 from praetor_api.spec import Artifact, ArtifactType, Backend, Execution, ProcessSpec
 
 CONTENT = b"#!/bin/sh\nexit 0\n" * 1000
@@ -451,3 +453,42 @@ def test_what_somebody_took_out_of_the_store_is_fetched_again(tmp_path: Path) ->
     fetching.want(wanted, 0)
     assert woken.wait(10)
     assert path.read_bytes() == CONTENT
+
+
+class HandClock:
+    """A clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def now(self) -> float:
+        return self.seconds
+
+    def wall(self) -> datetime:
+        return datetime(2025, 1, 31, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("reason", ArtifactReason)
+def test_nothing_that_fails_is_asked_for_faster_than_its_backoff_however_often_the_loop_wants_it(
+    tmp_path: Path, reason: ArtifactReason
+) -> None:
+    clock, asked = HandClock(), []
+
+    class Failing:
+        def fetch(self, artifact: Artifact, work: Work) -> str:
+            asked.append(clock.now())
+            raise ArtifactError("no", reason)
+
+    fetching = Fetcher(ArtifactStore(tmp_path), {ArtifactType.HTTP: Failing}, clock, lambda: None)
+    wanted = item(artifact("http://x/fw"))
+    while clock.now() < 1000.0 + 6 * 3600:
+        fetching.want(wanted, clock.now())
+        until(lambda: fetching.next_at(clock.now()) is not None, "the failure")
+        clock.seconds = min(fetching.next_at(clock.now()) or 0.0, clock.now() + 60.0)
+    soon = reason in ("DownloadFailed", "Unreachable", "NotFound", "Unauthorized", "DiskFull")
+    pauses = [later - earlier for earlier, later in pairwise(asked)]
+    first, cap = (1.0, 300.0) if soon else (30.0, 3600.0)
+    for number, pause in enumerate(pauses):
+        longest = min(cap, first * 2.0**number)
+        assert 0.75 * longest <= pause <= longest + 60.0
+    assert pauses[-1] > 0.75 * cap
