@@ -6,8 +6,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -55,17 +55,17 @@ def mounted(place: Path, *options: str) -> Iterator[None]:
 
 
 @contextmanager
-def running(gateway: FakeGateway, state: Path) -> Iterator[subprocess.Popen[str]]:
+def running(gateway: FakeGateway, state: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
     command = (
         sys.executable, "-m", "praetor_agent", "run", "--gateway", gateway.url, "--device", "leaf-1",
         "--state-dir", str(state), "--token", "t", "--start-splay", "0",
     )  # fmt: skip
-    agent = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    agent = subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL, text=True)
     try:
         yield agent
     finally:
         agent.kill()
-        agent.communicate()
+        agent.wait(20)
         backend = ProcessBackend(state / "processes", procfs.boot_id() or "")
         for uid in backend.observe():
             backend.stop(uid, grace_seconds=0, force=True)
@@ -93,21 +93,70 @@ def heartbeats(gateway: FakeGateway) -> None:
     gateway.wait_for(lambda: len(gateway.reports) > count + 1, "heartbeats")
 
 
+@contextmanager
+def full(disk: Path) -> Iterator[None]:
+    """Leave no room on *disk*."""
+    with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+        while filler.write(b"x" * 4096):
+            pass
+    try:
+        yield
+    finally:
+        (disk / "filler").unlink()
+
+
+@contextmanager
+def read_only(disk: Path) -> Iterator[None]:
+    """Do as a kernel does that met an error on *disk*: what is open stays open, nothing more is opened to write."""
+    subprocess.run(("mount", "--bind", str(disk), str(disk)), check=True)
+    try:
+        subprocess.run(("mount", "-o", "remount,ro,bind", str(disk)), check=True)
+        yield
+    finally:
+        subprocess.run(("umount", "-l", str(disk)), check=True)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [pytest.param(full, "No space left", id="full"), pytest.param(read_only, "Read-only file system", id="read-only")],
+)
+def test_a_changed_spec_waits_for_the_disk_while_the_old_version_runs_on_and_what_is_withdrawn_ends(
+    gateway: FakeGateway, tmp_path: Path, fault: Callable[[Path], AbstractContextManager[None]], reason: str
+) -> None:
+    disk, other = tmp_path / "disk", item("b", process_spec("sleep", "1000"))
+    old, new = item("a", process_spec("sleep", "1000")), item("a", process_spec("sleep", "1001"), generation=2)
+    gateway.desire(old, other)
+    with mounted(disk, "-t", "tmpfs", "-o", "size=512k", "tmpfs"), running(gateway, disk / "state"):
+        pid = started(gateway)
+        gateway.wait_for(lambda: "b" in gateway.observations and bool(gateway.observations["b"].pid), "the other")
+        withdrawn = gateway.observations["b"].pid
+        assert withdrawn is not None
+        with fault(disk):
+            gateway.desire(new)
+            gateway.wait_for(lambda: reason in (gateway.observations["a"].error_message or ""), "the reason")
+            until(lambda: procfs.start_ticks(withdrawn) is None, "the end of what was withdrawn")
+            heartbeats(gateway)
+            told = gateway.observations["a"]
+            assert (told.pid, told.process_started, told.observed_spec_hash) == (pid, True, old["specHash"])
+            assert procfs.start_ticks(pid) is not None
+        started(gateway, other_than=pid)
+        told = gateway.observations["a"]
+        assert (told.observed_spec_hash, told.error_message) == (new["specHash"], None)
+        assert procfs.start_ticks(pid) is None
+
+
 def test_a_full_disk_stops_nothing_and_what_it_kept_from_starting_starts_when_there_is_space(
     gateway: FakeGateway, tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
     with mounted(disk, "-t", "tmpfs", "-o", "size=512k", "tmpfs"), running(gateway, disk / "state"):
         first = started(gateway)
-        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
-            while filler.write(b"x" * 4096):
-                pass
-        heartbeats(gateway)
-        assert procfs.start_ticks(first) is not None
-        os.kill(first, signal.SIGKILL)
-        gateway.wait_for(lambda: gateway.observations["a"].pid != first, "the end is told")
-        heartbeats(gateway)
-        (disk / "filler").unlink()
+        with full(disk):
+            heartbeats(gateway)
+            assert procfs.start_ticks(first) is not None
+            os.kill(first, signal.SIGKILL)
+            gateway.wait_for(lambda: gateway.observations["a"].pid != first, "the end is told")
+            heartbeats(gateway)
         second = started(gateway, other_than=first)
         assert procfs.start_ticks(second) is not None
 
@@ -116,10 +165,7 @@ def test_a_read_only_file_system_stops_nothing_and_a_new_agent_takes_over(gatewa
     disk = tmp_path / "disk"
     with mounted(disk, "-t", "tmpfs", "-o", "size=4m", "tmpfs"), running(gateway, disk / "state") as agent:
         pid = started(gateway)
-        # as a kernel does that met an error on the disk: what is open stays open, nothing more can be opened to write
-        subprocess.run(("mount", "--bind", str(disk), str(disk)), check=True)
-        try:
-            subprocess.run(("mount", "-o", "remount,ro,bind", str(disk)), check=True)
+        with read_only(disk):
             heartbeats(gateway)
             agent.kill()
             agent.wait(20)
@@ -128,8 +174,6 @@ def test_a_read_only_file_system_stops_nothing_and_a_new_agent_takes_over(gatewa
                 assert started(gateway) == pid
                 os.kill(pid, signal.SIGKILL)
                 gateway.wait_for(lambda: "Read-only" in (gateway.observations["a"].error_message or ""), "the reason")
-        finally:
-            subprocess.run(("umount", "-l", str(disk)), check=True)
         with running(gateway, disk / "state"):
             assert started(gateway, other_than=pid)
 
@@ -171,19 +215,44 @@ def test_a_gateway_that_is_gone_for_an_hour_is_asked_within_each_interval_and_th
     assert reporting.report(Report(), reporter, (), "").seq == asked + 2
 
 
+IMAGE = {"type": "oci", "url": f"registry.example/app@sha256:{'0' * 64}"}
+
+
+@pytest.mark.parametrize(
+    ("backend", "more", "reason"),
+    [
+        pytest.param("systemd", {}, "systemd is not the init system here", id="systemd"),
+        pytest.param("container", {"artifact": IMAGE}, "none of docker, podman and nerdctl is found", id="container"),
+    ],
+)
 def test_a_device_without_systemd_or_a_container_runtime_says_so_and_runs_the_rest(
-    gateway: FakeGateway, tmp_path: Path
+    gateway: FakeGateway, tmp_path: Path, backend: str, more: dict[str, object], reason: str
 ) -> None:
-    if os.path.isdir("/run/systemd/system"):
+    if backend == "systemd" and os.path.isdir("/run/systemd/system"):
         pytest.skip("this machine has systemd")
     gateway.desire(
         item("a", process_spec("sleep", "1000")),
-        item("unit", process_spec("sleep", "1", execution={"backend": "systemd"})),
+        item("other", process_spec("sleep", "1", execution={"backend": backend}, **more)),
     )
-    with running(gateway, tmp_path / "state"):
+    with running(gateway, tmp_path / "state", PATH=str(tmp_path)):
         pid = started(gateway)
-        gateway.wait_for(lambda: "unit" in gateway.observations, "what is told of the unit")
-        told = gateway.observations["unit"]
+        gateway.wait_for(lambda: "other" in gateway.observations, "what is told of the other")
+        told = gateway.observations["other"]
         assert told.process_started is False
-        assert "systemd is not the init system here" in (told.error_message or "")
-        until(lambda: procfs.start_ticks(pid) is not None, "the other runs")
+        assert reason in (told.error_message or "")
+        gateway.desire(
+            item("a", process_spec("sleep", "1000")),
+            item("other", process_spec("sleep", "1000"), generation=2),
+        )
+        gateway.wait_for(lambda: bool(gateway.observations["other"].pid), "another backend, which is here")
+        assert procfs.start_ticks(pid) is not None
+
+
+def test_a_process_is_not_ended_for_a_backend_that_is_not_here(gateway: FakeGateway, tmp_path: Path) -> None:
+    with running(gateway, tmp_path / "state", PATH=str(tmp_path)):
+        pid = started(gateway)
+        into_a_container = process_spec("sleep", "1", execution={"backend": "container"}, artifact=IMAGE)
+        gateway.desire(item("a", into_a_container, generation=2))
+        gateway.wait_for(lambda: "nerdctl" in (gateway.observations["a"].error_message or ""), "the reason")
+        assert gateway.observations["a"].pid == pid
+        assert procfs.start_ticks(pid) is not None

@@ -152,6 +152,19 @@ def test_a_program_that_is_not_there_is_told(backend: ProcessBackend) -> None:
     assert seen(backend).error == "cannot be executed: No such file or directory"
 
 
+def test_a_process_whose_record_cannot_be_written_never_runs(backend: ProcessBackend, tmp_path: Path) -> None:
+    place, ran = backend.place("uid-1"), tmp_path / "ran"
+    (place / "pid.new").mkdir(parents=True)
+    with pytest.raises(StartError, match="Is a directory"):
+        backend.start(launch("/bin/sh", "-c", f"touch {ran}"))
+    assert backend.observe() == {}
+    assert not (place / "run").exists()
+    (place / "pid.new").rmdir()
+    backend.start(launch("/bin/sh", "-c", f"touch {ran}"))
+    assert wait_end(backend).exit_code == 0
+    assert ran.exists()
+
+
 def test_a_directory_that_is_not_there_is_told(backend: ProcessBackend) -> None:
     with pytest.raises(StartError, match="in '/no/such'"):
         backend.start(launch("/bin/true", working_dir="/no/such"))

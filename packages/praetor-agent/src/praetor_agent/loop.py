@@ -103,10 +103,8 @@ class Loop:
         heard = ask_at is not None and world.heard_at != self._parts.teller.heard_at
         if heard or before != _verdicts(self._parts.probes):
             wakes.append(now)  # what was just learnt may change what is to be done
-        if world.unwritten is not None and not self._unwritten:
-            wakes.append(now)
-        if world.hold is not None or self._unwritten:
-            wakes.append(now + RETRY_SECONDS)
+        if world.hold is not None or world.unwritten is not None:
+            wakes.append(now + (0.0 if world.hold is None and self._why_unwritten() is None else RETRY_SECONDS))
         wakes += [self._retry_at, self._parts.host.fetcher.next_at(now)]
         pids = tuple(seen.watch for seen in world.observed.values() if seen.watch is not None)
         return min((at for at in wakes if at is not None), default=now + 60.0), (*pids, *self._parts.probes.pids())
@@ -130,8 +128,11 @@ class Loop:
             hold=read_hold(self._parts.hold),
             confirmed=self._parts.state.confirmed(self._memory),
             heard_at=self._parts.teller.heard_at,
-            unwritten=next(iter(self._unwritten.values()), None),
+            unwritten=self._why_unwritten(),
         )
+
+    def _why_unwritten(self) -> str | None:
+        return next(iter(self._unwritten.values()), None) or self._parts.state.full()
 
     def _receive(self) -> None:
         latest = self._parts.inbox.latest()
@@ -149,7 +150,7 @@ class Loop:
             plan = self._decide(received, world)
             if self._unwritten and world.unwritten is None:
                 self._memory = before  # decide again, knowing that it cannot be written down
-                world = replace(world, unwritten=next(iter(self._unwritten.values())))
+                world = replace(world, unwritten=self._why_unwritten())
                 plan = self._decide(received, world)
             acted = [self._act(action) for action in plan.actions]
             if not any(acted):

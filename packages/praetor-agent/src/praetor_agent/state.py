@@ -4,6 +4,7 @@ previous one to fall back to. Also the veto of whoever is at the device.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import logging
@@ -160,6 +161,8 @@ def read_hold(path: Path) -> str | None:
 
 
 FORMAT = 1
+LEAST_FREE_BYTES = 256 * 1024
+"""With less, what does not fit may be the record of a process whose predecessor was ended for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +182,15 @@ class State:
         self._desired = JsonFile(directory / "desired.json")
         self._memory = JsonFile(directory / "memory.json")
         self._view = directory / "view.json"
+
+    def full(self) -> str | None:
+        """Return how much is free if that is next to nothing."""
+        with suppress(OSError):
+            disk = os.statvfs(self._directory)
+            free = disk.f_bfree * disk.f_frsize
+            if free < LEAST_FREE_BYTES:
+                return f"{os.strerror(errno.ENOSPC)} ({free // 1024} KiB are free)"
+        return None
 
     def device(self) -> str | None:
         """Return the device that the stored desired state is for."""

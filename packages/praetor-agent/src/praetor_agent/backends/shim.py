@@ -94,15 +94,24 @@ def _supervise(
     # The record is on disk before the process runs: whoever finds no record knows that it never did.
     stage = os.getpid()
     record = head + b"\n%d %d\n%d %d\n" % (child, _ticks(child), stage, _ticks(stage))
-    _write(b"run", record + b" ".join(unlimited) + b"\n")
-    _write(b"pid", b"%d\n" % child)  # for people and their tools; what counts is the record
-    os.write(go_write, b"x")
-    problem = os.read(failed_read, 4096)
+    problem = b""
+    try:
+        _write(b"run", record + b" ".join(unlimited) + b"\n")
+        _write(b"pid", b"%d\n" % child)  # for people and their tools; what counts is the record
+        os.write(go_write, b"x")
+    except OSError as e:
+        problem = str(e.strerror).encode()
+    never = bool(problem)
     os.close(go_write)
+    problem = os.read(failed_read, 4096) or problem
     os.close(failed_read)
     if problem:
         os.waitpid(child, 0)
-        _write(b"exit", b"error " + problem)
+        if never:
+            if os.access(b"run", os.F_OK):
+                os.unlink(b"run")
+        else:
+            _write(b"exit", b"error " + problem)
         os.write(say, problem)
         os._exit(0)
     os.write(say, b"ok")
