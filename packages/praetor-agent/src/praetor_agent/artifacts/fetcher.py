@@ -85,7 +85,7 @@ class _Attempt:
     not_before: float = 0.0
 
 
-_Key: TypeAlias = tuple[Artifact, str]
+Key: TypeAlias = tuple[Artifact, str]
 
 
 class Fetcher:
@@ -101,10 +101,10 @@ class Fetcher:
         self._wake = wake
         self._opened: dict[ArtifactType, Source] = {}
         self._lock = Lock()
-        self._attempts: dict[_Key, _Attempt] = {}
-        self._keys: dict[str, _Key] = {}
+        self._attempts: dict[Key, _Attempt] = {}
+        self._keys: dict[str, Key] = {}
         self._used: tuple[str, ...] = ()
-        self._busy: dict[_Key, Thread] = {}
+        self._busy: dict[Key, Thread] = {}
 
     def states(self) -> Mapping[str, ArtifactState]:
         """Return by spec hash how far the artifacts are."""
@@ -129,7 +129,7 @@ class Fetcher:
             self._busy[key] = Thread(target=self._fetch, args=(key, last), name="fetch artifact", daemon=True)
             self._busy[key].start()
 
-    def _known(self, key: _Key) -> _Attempt | None:
+    def _known(self, key: Key) -> _Attempt | None:
         found = self._store.find(key[0]) if key not in self._attempts and key[1] != Backend.CONTAINER else None
         if found is not None:
             self._attempts[key] = _Attempt(state=found)
@@ -166,13 +166,13 @@ class Fetcher:
     def _fetched(self) -> list[str]:
         return [attempt.state.path for attempt in self._attempts.values() if attempt.state.path is not None]
 
-    def _fetch(self, key: _Key, last: _Attempt | None) -> None:
+    def _fetch(self, key: Key, last: _Attempt | None) -> None:
         with self._lock:
             used = (*self._used, *self._fetched())
         failures, attempts = (last.failures, last.state.attempts) if last else (0, 0)
         state = ArtifactState()
         try:
-            state, failures, delay = self._store.add(key[0], self._source(key[0].type).fetch, used), 0, 0.0
+            state, failures, delay = self._have(key, used), 0, 0.0
         except Exception as e:  # a bug met by one artifact must not keep all others from being fetched
             if not isinstance(e, ArtifactError):
                 log.exception("fetching crashed")
@@ -187,6 +187,9 @@ class Fetcher:
                 state = replace(state, attempts=attempts + 1)
                 self._attempts[key] = _Attempt(state=state, failures=failures, not_before=not_before)
         self._wake()
+
+    def _have(self, key: Key, used: Iterable[str]) -> ArtifactState:
+        return self._store.add(key[0], self._source(key[0].type).fetch, used)
 
     def _source(self, kind: ArtifactType) -> Source:
         if kind not in self._sources:
@@ -203,7 +206,7 @@ def present(states: Mapping[str, ArtifactState]) -> dict[str, ArtifactState]:
     return {key: state for key, state in states.items() if state.path is None or os.path.exists(state.path)}
 
 
-def _key(artifact: Artifact, item: DesiredItem) -> _Key:
+def _key(artifact: Artifact, item: DesiredItem) -> Key:
     if item.spec.execution.backend is Backend.CONTAINER:
         return artifact, Backend.CONTAINER  # an image is the runtime's, and none that is in the store
     return artifact, "" if pinned(artifact) else item.spec_hash  # what is not pinned is looked at again

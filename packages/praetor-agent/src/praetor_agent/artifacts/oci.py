@@ -12,7 +12,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,10 +129,11 @@ MAX_MANIFEST_BYTES = 4 * 1024**2
 MAX_LAYERS = 128
 TITLE = "org.opencontainers.image.title"
 UNPACK = "io.deis.oras.content.unpack"
+_OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 MANIFESTS = ", ".join(
     (
         "application/vnd.oci.image.index.v1+json",
-        "application/vnd.oci.image.manifest.v1+json",
+        _OCI_MANIFEST,
         "application/vnd.docker.distribution.manifest.list.v2+json",
         "application/vnd.docker.distribution.manifest.v2+json",
     )
@@ -176,6 +177,24 @@ class Descriptor:
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """What *reference* leads to: a manifest and all that it names; every byte is verified."""
+
+    reference: str
+    digest: str
+    manifest: bytes
+    media_type: str
+    config: Descriptor
+    layers: list[Descriptor]
+    parts: Mapping[str, Part]
+
+    @property
+    def runs(self) -> bool:
+        """Whether it is an image of a container, and not something else that registries keep."""
+        return bool(_CONFIG.fullmatch(self.config.media_type))
+
+
 class OciSource:
     """Pulls by digest and unpacks."""
 
@@ -186,6 +205,15 @@ class OciSource:
 
     def fetch(self, artifact: Artifact, work: Work) -> str:
         """Put what the image or artifact holds into *work*; registries are tried in their order."""
+        return self._bring(artifact, work, _unpack)
+
+    def pack(self, artifact: Artifact, work: Work) -> str:
+        """Put the image into *work* as a file that container runtimes load."""
+        from praetor_agent.artifacts.layout import pack
+
+        return self._bring(artifact, work, pack)
+
+    def _bring(self, artifact: Artifact, work: Work, lay: Callable[[Image, Work], None]) -> str:
         found = _REFERENCE.fullmatch(artifact.url)
         if found is None:
             what = f"{artifact.url!r} names no artifact by digest; write registry/repository@sha256:…"
@@ -193,7 +221,7 @@ class OciSource:
         problem: ArtifactError | None = None
         for registry in registries_for(self._registries, self._web, found["host"], found["repository"]):
             try:
-                self._pull(registry, found["digest"], work)
+                self._pull(registry, artifact.url, work, lay)
             except ArtifactError as e:
                 # What is wrong with the device or with the content is so wherever it is had from.
                 if e.reason in _FINAL:
@@ -203,33 +231,43 @@ class OciSource:
                 return found["digest"]
         raise problem or ArtifactError(f"{found['host']} is no registry", Reason.UNSUPPORTED)
 
-    def _pull(self, registry: Registry, digest: str, work: Work) -> None:
-        manifest = self._manifest(registry, digest)
+    def _pull(self, registry: Registry, reference: str, work: Work, lay: Callable[[Image, Work], None]) -> None:
+        digest = reference.rpartition(":")[2]
+        body, manifest = self._manifest(registry, digest)
         if "manifests" in manifest:
-            manifest = self._manifest(registry, self._choose(manifest))
+            digest = self._choose(manifest)
+            body, manifest = self._manifest(registry, digest)
         config, layers = _described(manifest.get("config")), manifest.get("layers")
         if not isinstance(layers, list) or not 0 < len(layers) <= MAX_LAYERS:
             raise _unsupported(f"a manifest of {len(layers) if isinstance(layers, list) else 'no'} layers")
         described = [_described(layer) for layer in layers]
-        for layer in described:
-            _check_kind(layer)
-        is_image = bool(_CONFIG.fullmatch(config.media_type))
+        if lay is _unpack:
+            for layer in described:
+                _check_kind(layer)
         if config.size > MAX_MANIFEST_BYTES or sum(layer.size for layer in described) > work.max_bytes:
             raise ArtifactError(f"the image is longer than {work.max_bytes} bytes", Reason.TOO_LARGE)
         with ExitStack() as opened:
             parts = {d.digest: opened.enter_context(work.part(d.digest)) for d in [config, *described]}
             parts[config.digest].make_sure(sum(d.size - min(d.size, parts[d.digest].size) for d in described))
             for each in {d.digest: d for d in [config, *described]}.values():
-                _bring(registry, each, parts[each.digest])
-            if is_image:
+                _download(registry, each, parts[each.digest])
+            kind = str(manifest.get("mediaType") or _OCI_MANIFEST)
+            image = Image(
+                reference=reference,
+                digest=digest,
+                manifest=body,
+                media_type=kind,
+                config=config,
+                layers=described,
+                parts=parts,
+            )
+            if image.runs:
                 self._check_platform(parts[config.digest])
-            with work.tree(image=True) as tree:
-                for layer in described:
-                    _lay(layer, parts[layer.digest], tree)
+            lay(image, work)
             for part in parts.values():
                 part.remove()
 
-    def _manifest(self, registry: Registry, digest: str) -> Mapping[str, Any]:
+    def _manifest(self, registry: Registry, digest: str) -> tuple[bytes, Mapping[str, Any]]:
         with registry.get(f"manifests/sha256:{digest}", MANIFESTS) as answer:
             answer.expect(200)
             body = answer.read(MAX_MANIFEST_BYTES)
@@ -246,7 +284,7 @@ class OciSource:
             raise _unsupported("a manifest that is not of schema version 2")
         if "manifests" in manifest and ("layers" in manifest or "config" in manifest):
             raise ArtifactError("a manifest claims to be an index as well", Reason.UNSAFE_ARCHIVE)
-        return manifest
+        return body, manifest
 
     def _choose(self, index: Mapping[str, Any]) -> str:
         """Return the digest of the manifest for this device."""
@@ -287,7 +325,7 @@ def this_machine() -> str:
     return machine
 
 
-def _bring(registry: Registry, blob: Descriptor, part: Part) -> None:
+def _download(registry: Registry, blob: Descriptor, part: Part) -> None:
     for again in (False, True):
         url, headers = registry.blob(blob.digest, again=again)
         try:
@@ -297,6 +335,12 @@ def _bring(registry: Registry, blob: Descriptor, part: Part) -> None:
             if again or e.reason is not Reason.UNAUTHORIZED:
                 raise  # a token may have ended while the layers before came in
     part.verify(blob.digest, f"blob {blob.digest[:12]}… from {registry.host}")
+
+
+def _unpack(image: Image, work: Work) -> None:
+    with work.tree(image=True) as tree:
+        for layer in image.layers:
+            _lay(layer, image.parts[layer.digest], tree)
 
 
 def _lay(layer: Descriptor, part: Part, tree: Any) -> None:

@@ -162,10 +162,12 @@ class ContainerBackend:
 
     def _image(self, launch: Launch) -> str:
         """Return the image's id; one that somebody removed is pulled again, for nothing runs that could wait for it."""
-        image, reference = Path(launch.artifact_path or "").read_text(encoding="utf-8").split()
+        place = Path(launch.artifact_path or "")
+        image, reference = place.read_text(encoding="utf-8").split()
         try:
             return self._runtime.image_id(image)
         except BackendError:
+            place.unlink()  # where the runtime cannot pull, the image is fetched as it was before
             self._runtime("pull", "--quiet", reference)
             return self._runtime.image_id(reference)
 

@@ -7,89 +7,89 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
-from praetor_agent.artifacts.fetcher import MOST_AT_ONCE, Fetcher, present
+from praetor_agent.artifacts.fetcher import Fetcher, Key
 from praetor_agent.backends.container import Runtime
-from praetor_agent.clock import doubling
-from praetor_agent.errors import BackendError
-from praetor_agent.records import ArtifactState, Failure
+from praetor_agent.errors import ArtifactError, BackendError
+from praetor_agent.records import ArtifactState
 from praetor_agent.state import replace_file
-from praetor_api.protocol import DesiredItem
-from praetor_api.spec import Backend
+from praetor_api.protocol import ArtifactReason as Reason
+from praetor_api.spec import Artifact, ArtifactType, Backend
 
 log = logging.getLogger(__name__)
 
 PULL_SECONDS = 1800
-RETRY_CAP_SECONDS = 300.0
 
 
 class Images(Fetcher):
     """Fetches images for containers by *runtime*, and all other artifacts as its base does.
 
-    An archive `<digest>.tar` in *directory* is loaded, so that no registry is needed.
+    An archive `<digest>.tar` in *directory* is loaded, so that no registry is needed. What the runtime cannot pull is
+    fetched as any artifact is, by its mirrors and credentials, and loaded.
     """
 
     def __init__(self, runtime: Runtime, directory: Path, *rest: Any) -> None:
         super().__init__(*rest)
         self._runtime = runtime
         self._directory = directory
-        self._images: dict[str, ArtifactState] = {}
-        self._pause: dict[str, tuple[int, float]] = {}
-        self._pulling: set[str] = set()
 
-    def states(self) -> Mapping[str, ArtifactState]:
-        """Return by spec hash how far the artifacts are."""
-        return {**super().states(), **present(self._images)}
-
-    def want(self, item: DesiredItem, now: float) -> None:
-        """Fetch the item's image now, unless others are being fetched or its backoff is not over."""
-        key, busy = item.spec_hash, self._pulling
-        if item.spec.execution.backend is not Backend.CONTAINER or item.spec.artifact is None:
-            super().want(item, now)
-        elif key not in busy and len(busy) < MOST_AT_ONCE and now >= self._pause.get(key, (0, 0.0))[1]:
-            busy.add(key)
-            Thread(target=self._pull, args=(key, item.spec.artifact.url), name="pull image", daemon=True).start()
-
-    def next_at(self, now: float) -> float | None:
-        """Return when the next failed artifact may be tried again, if that is to come."""
-        others = super().next_at(now)
-        due = [at for _, at in tuple(self._pause.values()) if at > now]
-        return min([*due, *([] if others is None else [others])], default=None)
-
-    def _pull(self, spec_hash: str, reference: str) -> None:
+    def _have(self, key: Key, used: Iterable[str]) -> ArtifactState:
+        if key[1] != Backend.CONTAINER:
+            return super()._have(key, used)
+        reference = key[0].url
         digest = reference.rpartition("@")[2]
+        path = self._directory / digest.removeprefix("sha256:")
         try:
-            image = self._have(reference, digest)
-            path = self._directory / digest.removeprefix("sha256:")
+            image = self._image(key[0], digest, used)
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             replace_file(path, f"{image} {reference}".encode())
-            state = ArtifactState(path=str(path), digest=digest)
-            self._pause.pop(spec_hash, None)
-        except (BackendError, OSError, ValueError, LookupError) as e:
-            log.warning("cannot fetch image reference=%s reason=%s", reference, e)
-            failures = self._pause.get(spec_hash, (0, 0.0))[0] + 1
-            self._pause[spec_hash] = (
-                failures,
-                self._clock.now() + doubling(failures, first=1.0, cap=RETRY_CAP_SECONDS),
-            )
-            failure = Failure(reason="DownloadFailed", message=f"artifact: {e}", artifact_downloaded=False)
-            state = ArtifactState(failure=failure)
-        self._images[spec_hash] = state
-        self._pulling.discard(spec_hash)
-        self._wake()
+        except OSError as e:
+            raise ArtifactError(f"{path} cannot be written: {e.strerror}", Reason.DISK_FULL) from e
+        except (BackendError, ValueError, LookupError) as e:
+            raise ArtifactError(str(e)) from e
+        return ArtifactState(path=str(path), digest=digest)
 
-    def _have(self, reference: str, digest: str) -> str:
+    def _image(self, artifact: Artifact, digest: str, used: Iterable[str]) -> str:
+        """Return the id of the image, which the runtime has then."""
         with suppress(BackendError):
-            return self._runtime.image_id(reference)
+            return self._runtime.image_id(artifact.url)
         archive = self._directory / f"{digest.removeprefix('sha256:')}.tar"
-        if not archive.is_file():
-            self._runtime("pull", "--quiet", reference, timeout=PULL_SECONDS)
-            return self._runtime.image_id(reference)
+        if archive.is_file():
+            return self._load(archive, digest)
+        try:
+            self._runtime("pull", "--quiet", artifact.url, timeout=PULL_SECONDS)
+            return self._runtime.image_id(artifact.url)
+        except BackendError as e:
+            log.warning("the runtime cannot pull, the agent fetches reference=%s reason=%s", artifact.url, e)
+            try:
+                return self._fetched_image(artifact, used)
+            except ArtifactError as own:
+                own.args = (f"{own}; {e}",)
+                raise
+
+    def _fetched_image(self, artifact: Artifact, used: Iterable[str]) -> str:
+        """Return the id of the image after it was fetched and loaded; the runtime alone keeps it."""
+        from praetor_agent.artifacts.layout import FILE, name_of
+        from praetor_agent.artifacts.oci import OciSource
+
+        source = self._source(ArtifactType.OCI)
+        if not isinstance(source, OciSource):
+            raise ArtifactError("the agent itself fetches no images here", Reason.UNSUPPORTED)
+        packed = Artifact(type=ArtifactType.FILE, url=f"/{FILE}", checksum_sha256=artifact.url.rpartition("@")[2])
+        state = self._store.add(packed, lambda _, work: source.pack(artifact, work), used)
+        try:
+            self._runtime("load", "--input", str(state.path), timeout=PULL_SECONDS)
+            return self._runtime.image_id(name_of(artifact.url))
+        finally:
+            shutil.rmtree(Path(str(state.path)).parents[1], ignore_errors=True)
+
+    def _load(self, archive: Path, digest: str) -> str:
+        """Return the id of the image in *archive*, which somebody put there; BackendError when it is another."""
         loaded = self._runtime("load", "--input", str(archive), timeout=PULL_SECONDS).strip().rpartition(": ")[2]
         shown = json.loads(self._runtime("image", "inspect", loaded))[0]
         known = {shown.get("Digest"), *(name.rpartition("@")[2] for name in shown.get("RepoDigests") or ())}
