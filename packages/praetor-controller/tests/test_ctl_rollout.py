@@ -14,7 +14,7 @@ from praetor_api.kube.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLO
 from praetor_controller.ctl.cluster import Cluster, Where
 from praetor_controller.ctl.progress import Progress, Verdict
 from praetor_controller.ctl.rollout.status import Screen, look
-from praetor_controller.ctl.testing import NAMESPACE, Lab
+from praetor_controller.ctl.testing import NAMESPACE, Lab, LabKube
 
 KEY = Key(NAMESPACE, "tel")
 
@@ -312,6 +312,57 @@ def test_a_refused_write_is_an_error(error: KubeError) -> None:
     assert lab.run("rollout", "pause", "tel").exit_code == 1
 
 
+# writes of others in between
+
+
+class Meddled(LabKube):
+    """Somebody writes to the deployment just before the command does, so many times."""
+
+    def __init__(self, lab: Lab, body: dict[str, Any], subresource: str | None, times: int) -> None:
+        super().__init__(lab.clock, store=lab.kube._store)
+        self._meddling = body, subresource
+        self._times = times
+
+    async def patch(self, resource: Any, key: Key, body: Any, **options: Any) -> dict[str, Any]:
+        if self._times:
+            self._times -= 1
+            theirs, subresource = self._meddling
+            counted = {"status": theirs["status"] | {"numberReady": self._times}} if subresource else theirs
+            await super().patch(resource, key, counted, subresource=subresource)
+        return await super().patch(resource, key, body, **options)
+
+
+@pytest.mark.parametrize("command", ["undo", "approve"])
+def test_status_writes_in_between_are_in_nobodys_way(lab: Lab, command: str) -> None:
+    asyncio.run(lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, {"spec": WITH_WAVES}))
+    lab.kube = Meddled(lab, {"status": status("Y")}, "status", times=3)
+    result = lab.run("rollout", command, "tel")
+    assert result.exit_code == 0, result.output
+    stored = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")
+    assert stored["status"]["numberReady"] == 0
+    if command == "undo":
+        assert stored["spec"]["template"] == template("v1")
+    else:
+        assert approvals(lab) == ["rack"]
+
+
+@pytest.mark.parametrize("command", ["undo", "approve"])
+def test_a_template_that_somebody_else_changed_meanwhile_is_left_alone(lab: Lab, command: str) -> None:
+    asyncio.run(lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, {"spec": WITH_WAVES}))
+    lab.kube = Meddled(lab, {"spec": {"template": template("v3")}}, None, times=1)
+    result = lab.run("rollout", command, "tel")
+    assert result.exit_code == 1
+    assert "409" in result.stderr
+    assert lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["spec"]["template"] == template("v3")
+
+
+def test_conflicts_without_end_are_told(lab: Lab) -> None:
+    lab.kube = Meddled(lab, {"status": status("Y")}, "status", times=100)
+    result = lab.run("rollout", "undo", "tel")
+    assert result.exit_code == 1
+    assert "409" in result.stderr
+
+
 # history, undo
 
 
@@ -384,10 +435,11 @@ WAVES = [
     {"name": "rack", "approval": "Manual"},
     {"name": "row", "approval": "Manual"},
 ]
+WITH_WAVES = {"updateStrategy": {"rollingUpdate": {"waves": WAVES}}}
 
 
 def waves_lab() -> Lab:
-    return lab_with(status("X"), updateStrategy={"rollingUpdate": {"waves": WAVES}})
+    return lab_with(status("X"), **WITH_WAVES)
 
 
 def approvals(lab: Lab) -> list[str]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from praetor_controller.ctl.approval import approved
 from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
 from praetor_controller.ctl.completion import deployment_names
 from praetor_controller.ctl.output import show
-from praetor_controller.ctl.rollout.spec import merge, read
+from praetor_controller.ctl.rollout.spec import merge, rewrite
 from praetor_controller.markers import APPROVED_WAVES_ANNOTATION
 
 
@@ -20,7 +22,9 @@ def approve(where: Where, opener: Opener, deployment: str, wave: str | None) -> 
     """Let a wave with approval: Manual begin. It is approved for the present template, not for later ones."""
 
     async def question(cluster: Cluster) -> str:
-        found = await read(cluster, deployment)
+        return await rewrite(cluster, deployment, lambda found: write(cluster, found))
+
+    async def write(cluster: Cluster, found: dict[str, Any]) -> str:
         name, note = approved(found, wave)
         metadata = {
             "resourceVersion": found["metadata"]["resourceVersion"],

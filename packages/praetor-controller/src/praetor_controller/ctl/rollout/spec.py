@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from praetor_api.kube.api import PatchType
+from praetor_api.kube.errors import Conflict
 from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
 from praetor_api.names import is_device_name
 from praetor_controller.ctl.cluster import FIELD_MANAGER, Cluster
 from praetor_controller.ctl.exits import BadInput
+
+ATTEMPTS = 10
+"""The controller writes the status of a rollout at most once a second: a tenth conflict has another cause."""
 
 
 def checked(name: str) -> str:
@@ -22,6 +26,24 @@ def checked(name: str) -> str:
 async def read(cluster: Cluster, name: str) -> dict[str, Any]:
     """Return the deployment; BadInput when none can be called so."""
     return await cluster.api.get(DEVICE_PROCESS_DEPLOYMENTS, Key(cluster.namespace, checked(name)))
+
+
+async def rewrite(cluster: Cluster, name: str, change: Callable[[dict[str, Any]], Awaitable[str]]) -> str:
+    """Return what *change* tells of its write to the deployment as it is now.
+
+    Writes of its status, which a rollout is full of, are in nobody's way: it is read again. But Conflict when somebody
+    else changed its spec meanwhile, since what was asked for may no longer be what is wanted.
+    """
+    found = await read(cluster, name)
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return await change(found)
+        except Conflict:
+            asked_of = found["metadata"]["generation"]
+            found = await read(cluster, name)
+            if found["metadata"]["generation"] != asked_of:
+                raise
+    return await change(found)
 
 
 async def merge(cluster: Cluster, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:

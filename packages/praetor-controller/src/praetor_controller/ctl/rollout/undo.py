@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
@@ -9,7 +11,7 @@ from praetor_controller.ctl.completion import deployment_names
 from praetor_controller.ctl.output import show
 from praetor_controller.ctl.revisions import chosen, template_to_restore
 from praetor_controller.ctl.rollout.history import revisions_of
-from praetor_controller.ctl.rollout.spec import read, replace_template
+from praetor_controller.ctl.rollout.spec import replace_template, rewrite
 
 
 @click.command("undo")
@@ -20,7 +22,9 @@ def undo(where: Where, opener: Opener, deployment: str, to_revision: int) -> Non
     """Bring an earlier template back, as a rollout: under the deployment's budget, in its waves."""
 
     async def question(cluster: Cluster) -> str:
-        found = await read(cluster, deployment)
+        return await rewrite(cluster, deployment, lambda found: write(cluster, found))
+
+    async def write(cluster: Cluster, found: dict[str, Any]) -> str:
         revision = chosen(await revisions_of(cluster, found), to_revision, deployment)
         template = template_to_restore(revision, deployment)
         number = revision.get("revision")
