@@ -25,6 +25,9 @@ AGENT = "praetor-agent"
 OURS = ("praetor-api", AGENT)
 PULLED = frozenset({AGENT, "praetor-api", "requests", "certifi", "charset-normalizer", "idna", "urllib3"})
 COMMANDS = (AGENT, "apollo-deviceprocess-agent")
+MOST_BYTES = 128_000
+"""What the agent's wheel may have; docs/adr/0018 says what is in it. Whoever needs more says there what for."""
+
 NOBODY = "http://127.0.0.1:9"
 INSTALL_S = 300
 STARTED_S = 20
@@ -54,6 +57,13 @@ class Closure:
     def installed(self) -> int:
         """Bytes of all that was pulled."""
         return sum(size.installed for size in self.sizes)
+
+
+def weigh(wheel: int) -> None:
+    """Raise ClosureError when the agent's wheel has more bytes than was promised."""
+    if wheel > MOST_BYTES:
+        message = f"the agent's wheel has {wheel:,} bytes, more than the {MOST_BYTES:,} that docs/adr/0018 promises"
+        raise ClosureError(f"{message}; make it smaller, or say there what the rest is worth")
 
 
 @contextmanager
@@ -124,8 +134,9 @@ def table(closure: Closure) -> str:
 
 @click.command()
 def main() -> None:
-    """Install the agent into an empty environment, check what that pulls and that it works, and print sizes."""
+    """Install the agent into an empty environment, check what that pulls, its size and that it works, and tell them."""
     with installed() as closure, tempfile.TemporaryDirectory(prefix="praetor-closure-") as folder:
+        weigh(closure.wheel)
         check_commands(closure, Path(folder))
         click.echo(table(closure))
 

@@ -19,6 +19,8 @@ LIKE_REQUESTS = at_most(1.1)
 REFERENCE = "import requests"
 IMPORT = "import praetor_agent.cli, praetor_agent.run"
 COUNTS = (0, 1, 20)
+PLAIN = {"PATH": "/nonexistent"}
+"""A device without a container runtime; where there is one, the agent holds what asks it, too."""
 MIB = 1024.0
 
 
@@ -56,7 +58,7 @@ def _name(count: int) -> str:
 def _declare(kube: Kube, stack: Stack, count: int) -> None:
     device, spec = _name(count), process_spec(["/bin/sleep", "1000"])
     kube.apply(network_switch(device), *(device_process(f"{device}-{n}", device, spec) for n in range(count)))
-    stack.add_agent(device)
+    stack.add_agent(device, variables=PLAIN)
 
 
 def _running(kube: Kube) -> int:

@@ -23,7 +23,7 @@ STOPPED_S = 30.0
 GRACE_S = 5.0  # when it is ended because nobody needs it any more
 TAIL_LINES = 40
 # the shell tells its own process id and then becomes the program
-EXEC = 'echo $$ >"$0.new" && mv "$0.new" "$0" && exec "$@"'
+EXEC = 'echo $$ >"$0.new" && /bin/mv "$0.new" "$0" && exec "$@"'
 
 
 class Program:

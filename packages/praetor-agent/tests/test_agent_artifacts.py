@@ -16,8 +16,8 @@ import pytest
 
 from praetor_agent.artifacts.fetcher import Fetcher, Source, device_sources
 from praetor_agent.artifacts.files import FileSource, HttpSource, file_path
-from praetor_agent.artifacts.part import Work, file_name
-from praetor_agent.artifacts.store import ArtifactStore, pinned
+from praetor_agent.artifacts.part import Work
+from praetor_agent.artifacts.store import ArtifactStore, file_name, pinned
 from praetor_agent.artifacts.web import Web
 from praetor_agent.clock import SystemClock
 from praetor_agent.errors import ArtifactError

@@ -37,7 +37,6 @@ class SystemClock:
         return time.clock_gettime(time.CLOCK_BOOTTIME)
 
     def wall(self) -> datetime:
-        """Return the time of day, in UTC."""
         return datetime.now(UTC)
 
 

@@ -6,10 +6,10 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
+from praetor_agent.artifacts.store import file_name, is_archive
 from praetor_agent.artifacts.tree import SPARE_BYTES, Tree
 from praetor_agent.errors import ArtifactError
 from praetor_api.protocol import ArtifactReason as Reason
@@ -192,14 +192,3 @@ def download(web: Web, url: str, part: Part, *, headers: dict[str, str] | None =
 
 def _strong(etag: str | None) -> str | None:
     return etag if etag and etag.startswith('"') else None
-
-
-def file_name(url: str) -> str:
-    """Return the name that a file from *url* gets: the last part of its path."""
-    name = PurePosixPath(unquote(urlsplit(url).path)).name
-    return name.replace("\0", "").replace("/", "_")[:255] if name not in ("", ".", "..") else "artifact"
-
-
-def is_archive(name: str) -> bool:
-    """Tell whether a file of that name is unpacked."""
-    return name.endswith((".tar", ".tar.gz", ".tgz"))

@@ -8,17 +8,20 @@ import stat
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from threading import Lock
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
-from praetor_agent.artifacts.part import Work, file_name, is_archive
-from praetor_agent.artifacts.tree import sync_tree
 from praetor_agent.errors import ArtifactError
 from praetor_agent.records import ArtifactState
 from praetor_agent.settings import DEFAULT_STORE_BYTES
 from praetor_agent.state import sync_directory
 from praetor_api.protocol import ArtifactReason as Reason
 from praetor_api.spec import Artifact, ArtifactType
+
+if TYPE_CHECKING:
+    from praetor_agent.artifacts.part import Work
 
 READY = "READY"
 ROOT = "root"
@@ -50,6 +53,8 @@ class ArtifactStore:
 
         *used* are paths that are needed even if the room is, too.
         """
+        from praetor_agent.artifacts.part import Work  # what writes artifacts is loaded with the first one
+
         try:
             parts = self._directory / _PARTS
             parts.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -117,6 +122,8 @@ class ArtifactStore:
         return {path.relative_to(self._directory).parts[0] for path in paths if self._directory in path.parents}
 
     def _name(self, place: Path, digest: str, artifact: Artifact) -> None:
+        from praetor_agent.artifacts.tree import sync_tree
+
         sync_tree(place / ROOT)
         size = sum(os.lstat(os.path.join(at, name)).st_size for at, _, names in os.walk(place / ROOT) for name in names)
         with (place / READY).open("w") as marker:
@@ -169,3 +176,14 @@ def pinned(artifact: Artifact) -> str | None:
         return artifact.url.rpartition("@sha256:")[2].lower() if "@sha256:" in artifact.url else None
     checksum = artifact.checksum_sha256
     return checksum.removeprefix("sha256:").lower() if checksum else None
+
+
+def file_name(url: str) -> str:
+    """Return the name that a file from *url* gets: the last part of its path."""
+    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    return name.replace("\0", "").replace("/", "_")[:255] if name not in ("", ".", "..") else "artifact"
+
+
+def is_archive(name: str) -> bool:
+    """Tell whether a file of that name is unpacked."""
+    return name.endswith((".tar", ".tar.gz", ".tgz"))

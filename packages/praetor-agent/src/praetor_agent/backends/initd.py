@@ -42,7 +42,6 @@ class InitdBackend(ProcessBackend):
         self._scripts = scripts
 
     def observe(self) -> Mapping[str, Observed]:
-        """Return by uid every process that runs or left its exit status."""
         seen = {uid: replace(found, edited=self._edited(uid)) for uid, found in super().observe().items()}
         for path in self._scripts.glob(f"{PREFIX}*"):
             owned = owner(read_text(path))
@@ -51,7 +50,6 @@ class InitdBackend(ProcessBackend):
         return seen
 
     def repair(self, launch: Launch) -> None:
-        """Write the script again as it was."""
         self._write(launch, self.place(launch.uid))
 
     def remove(self, uid: str) -> None:

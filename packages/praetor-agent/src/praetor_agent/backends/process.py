@@ -59,11 +59,9 @@ class ProcessBackend:
         self._log_bytes = log_bytes
 
     def observe(self) -> Mapping[str, Observed]:
-        """Return by uid every process that runs or left its exit status."""
         return {run.uid: self._seen(place, run) for place, run in self._runs()}
 
     def start(self, launch: Launch) -> None:
-        """Start a process that does not run; StartError with the reason when it cannot be."""
         identity = identity_of(launch.user)
         place = self.place(launch.uid)
         self._end_strays(launch.uid)
@@ -96,7 +94,6 @@ class ProcessBackend:
         return self._directory / hashlib.sha256(uid.encode()).hexdigest()[:32]
 
     def tail(self, uid: str, limit: int) -> str:
-        """Return the end of what the process wrote."""
         try:
             with (self.place(uid) / "log").open("rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - limit))

@@ -29,7 +29,7 @@ _START_FAILURES = {200: "CHDIR", 203: "EXEC", 208: "STDIN", 209: "STDOUT", 216: 
 
 
 class SystemdBackend:
-    """Runs processes as units of *device*; environment files are kept in *directory*."""
+    """Runs processes as units of *device*; environment files, and copies of the units, are kept in *directory*."""
 
     def __init__(self, device: str, directory: Path, units: Path = DEFINITIONS[Backend.SYSTEMD]) -> None:
         self._device = device
@@ -37,7 +37,6 @@ class SystemdBackend:
         self._units = units
 
     def observe(self) -> Mapping[str, Observed]:
-        """Return by uid every unit of this device."""
         ours = dict(self._ours())
         if not ours:
             return {}
@@ -49,18 +48,15 @@ class SystemdBackend:
         }
 
     def repair(self, launch: Launch) -> None:
-        """Write the unit again as it was; what runs is not touched."""
         _enable(self._write(launch), launch)
 
     def tail(self, uid: str, limit: int) -> str:
-        """Return the end of what the unit's latest run wrote to the journal."""
         for unit in self._units_of(uid):
             words = ("journalctl", "--quiet", "--output=cat", "--lines=100", f"--unit={unit}", "--boot")
             return call(*words)[-limit:]
         return ""
 
     def start(self, launch: Launch) -> None:
-        """Write the unit and start it; StartError when it cannot be."""
         unit = self._write(launch)
         for stale in self._units_of(launch.uid):
             if stale != unit:  # renamed
@@ -79,7 +75,6 @@ class SystemdBackend:
                 _systemctl("kill", "--kill-who=all", "--signal=SIGKILL", unit)
 
     def remove(self, uid: str) -> None:
-        """Take the unit away."""
         for unit in self._units_of(uid):
             self._take_away(unit)
 
