@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import compileall
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 
+import praetor_agent
+import praetor_api
 from e2e.bench.context import Context, own_environment, until
 from e2e.bench.figures import Figure, at_most, number, ratio_figure
 from e2e.bench.proc import resident_kib
@@ -26,6 +29,8 @@ MIB = 1024.0
 
 def measure(context: Context) -> tuple[Figure, ...]:
     """Run agents with no, one and many processes against a gateway, and look at them when they are idle."""
+    for package in (praetor_agent, praetor_api):  # as an installer leaves them; to compile them takes memory
+        compileall.compile_dir(package.__path__[0], quiet=2)
     reference = _imported(REFERENCE)
     with context.launched() as cluster:
         stack = Stack(cluster, context.folder("stack"), Settings(heartbeat=5))

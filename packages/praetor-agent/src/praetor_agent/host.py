@@ -7,17 +7,20 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from praetor_agent import procfs
 from praetor_agent.artifacts.fetcher import Fetcher
 from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Backend, KeepsDefinition, KeepsOutput
 from praetor_agent.errors import ArtifactGone, BackendError
-from praetor_agent.launch import launch_of
 from praetor_agent.reconcile import Remove, Repair, Start, Stop
 from praetor_agent.records import Memory, Observed, Record, Revision, World
 from praetor_agent.settings import container_runtime_of
 from praetor_api.spec import Backend as BackendName
 from praetor_api.wire import clean_text
+
+if TYPE_CHECKING:
+    from praetor_agent.launch import Launch
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +77,7 @@ class Host:
         if path and not Path(path).exists():
             raise ArtifactGone(f"the artifact {path} is gone from this device")
         log.info("starting process namespace=%s name=%s hash=%s", item.namespace, item.name, item.spec_hash)
-        self._backends[item.spec.execution.backend].start(launch_of(action.revision))
+        self._backends[item.spec.execution.backend].start(_launch_of(action.revision))
 
     def stop(self, action: Stop, record: Record | None) -> None:
         """Ask the action's process to end."""
@@ -93,7 +96,7 @@ class Host:
         backend = self._backends[item.spec.execution.backend]
         if isinstance(backend, KeepsDefinition):
             log.warning("definition was changed by somebody, writing it again name=%s", item.name)
-            backend.repair(launch_of(action.revision))
+            backend.repair(_launch_of(action.revision))
 
     def tail(self, record: Record) -> str:
         """Return the end of what the process wrote, fit to be shown; empty when there is nothing, or nobody knows."""
@@ -110,6 +113,12 @@ class Host:
     def collect(self, memory: Memory) -> None:
         """Forget artifacts that nothing in *memory* refers to."""
         self.fetcher.collect(artifacts_of(memory))
+
+
+def _launch_of(revision: Revision) -> Launch:
+    from praetor_agent.launch import launch_of
+
+    return launch_of(revision)
 
 
 def revisions_of(memory: Memory) -> list[Revision]:

@@ -14,12 +14,13 @@ from praetor_agent import health as healths
 from praetor_agent.clock import Clock
 from praetor_agent.errors import StartError
 from praetor_agent.health import Health
-from praetor_agent.launch import Probe, identity_of, probe_of
 from praetor_agent.records import Memory, Revision, World
 from praetor_api.spec import HealthCheck
 
 if TYPE_CHECKING:
     import subprocess
+
+    from praetor_agent.launch import Probe
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class Probes:
     """Keeps *health* by uid for the processes that run and have a health check."""
 
     def __init__(
-        self, prober: Prober, clock: Clock, probe: Callable[[Revision, HealthCheck], Probe] = probe_of
+        self, prober: Prober, clock: Clock, probe: Callable[[Revision, HealthCheck], Probe] | None = None
     ) -> None:
         self.health: dict[str, Health] = {}
         self._prober = prober
@@ -68,8 +69,10 @@ class Probes:
         self._prober.close()
 
     def _start(self, uid: str, handle: str, revision: Revision, check: HealthCheck, now: float) -> str | None:
+        from praetor_agent.launch import probe_of
+
         try:
-            return self._prober.start(uid, handle, self._probe(revision, check), now)
+            return self._prober.start(uid, handle, (self._probe or probe_of)(revision, check), now)
         except StartError as e:
             return f"healthCheck.exec.{e}"
 
@@ -122,6 +125,8 @@ class Prober:
         if uid in self._probes:
             return None
         import subprocess  # here, for few devices run probes
+
+        from praetor_agent.launch import identity_of
 
         try:
             identity = identity_of(probe.user)

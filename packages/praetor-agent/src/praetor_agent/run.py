@@ -17,16 +17,13 @@ from praetor_agent.clock import SystemClock, Waker
 from praetor_agent.facts import Facts
 from praetor_agent.gateway import Address, GatewayClient, proxies_for, token_file
 from praetor_agent.host import Backends, Host
-from praetor_agent.launch import Probe, probe_of
 from praetor_agent.loop import Loop, Parts
 from praetor_agent.poller import Inbox, Poller
 from praetor_agent.probes import Prober, Probes
-from praetor_agent.records import Revision
 from praetor_agent.settings import DEFAULT_WAIT_SECONDS, RunSettings, loose_mode
 from praetor_agent.state import State, lock_directory
 from praetor_agent.telling import Teller
 from praetor_api.protocol import Report
-from praetor_api.spec import HealthCheck
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +60,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
     store = ArtifactStore(settings.state_dir / "artifacts", max_bytes=settings.artifact_store_bytes)
     fetching = (store, sources, clock, waker.wake)
     fetcher = Fetcher(*fetching)
-    probe: Callable[[Revision, HealthCheck], Probe] = probe_of
+    probe = None
     if settings.container_runtime is not None:
         from praetor_agent.backends.container import Runtime, probe_in
         from praetor_agent.backends.images import Images
