@@ -193,6 +193,17 @@ async def test_a_watch_replays_selects_and_ends() -> None:
         await anext(kube.watch(LEASES, None, resource_version=start, timeout_s=60))
 
 
+async def test_a_bookmark_is_never_older_than_the_news_before_it() -> None:
+    _clock, kube = world()
+    await kube.create(LEASES, "lab", named("a"))
+    async with aclosing(kube.watch(LEASES, "lab", resource_version="1", timeout_s=60)) as events:
+        seen = [await anext(events)]
+        kube.send_bookmarks()
+        await kube.patch(LEASES, KEY, {"metadata": {"labels": {"z": "z"}}})  # the reader was busy until now
+        seen += [await anext(events), await anext(events)]
+    assert [event.object["metadata"]["resourceVersion"] for event in seen] == ["2", "3", "3"]
+
+
 async def test_troubles_hit_whom_they_are_meant_for() -> None:
     _clock, kube = world()
     other = kube.another_client()

@@ -276,7 +276,7 @@ class _Watch:
         self._version = version
         self._ended = False
         self._error: KubeError | None = None
-        self._bookmarks: list[WatchEvent] = []
+        self._marked = False
         self._news = asyncio.Event()
         self.silent = False
         store.listeners.add(self._news.set)
@@ -287,9 +287,7 @@ class _Watch:
             self._news.set()
 
     def bookmark(self) -> None:
-        metadata = {"resourceVersion": str(self._store.version), "creationTimestamp": None}
-        obj = {"kind": self._resource.kind, "apiVersion": self._resource.api_version, "metadata": metadata}
-        self._bookmarks.append(WatchEvent(WatchType.BOOKMARK, obj))
+        self._marked = True
         self._news.set()
 
     async def __aiter__(self) -> AsyncIterator[Change | WatchEvent]:
@@ -311,8 +309,14 @@ class _Watch:
             return []
         news = [c for c in self._store.history_after(self._version) if c.resource == self._resource]
         self._version = max(self._version, self._store.version)
-        bookmarks, self._bookmarks = self._bookmarks, []
-        return [*news, *bookmarks]
+        marked, self._marked = self._marked, False
+        return [*news, self._bookmark()] if marked else [*news]
+
+    def _bookmark(self) -> WatchEvent:
+        """Return a bookmark of now: one of when it was asked for might be older than the news before it."""
+        metadata = {"resourceVersion": str(self._store.version), "creationTimestamp": None}
+        obj = {"kind": self._resource.kind, "apiVersion": self._resource.api_version, "metadata": metadata}
+        return WatchEvent(WatchType.BOOKMARK, obj)
 
 
 def _event(
