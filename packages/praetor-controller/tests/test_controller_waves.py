@@ -128,6 +128,18 @@ def test_a_wave_without_devices_is_passed() -> None:
     assert updated(made) == ["c", "d"]
 
 
+def test_who_comes_into_a_wave_that_was_passed_waits_for_its_approval() -> None:
+    manual = Wave(name="w1", selector=LabelSelector(match_labels={"ring": "1"}), approval=Approval.MANUAL)
+    devices = [ring("a", 0), ring("b", 1), ring("c", 2), ring("d", 2)]
+    processes = [new("a", "canary"), OLD[1], new("c", REST), OLD[3]]
+    made = planned(devices, processes, (CANARY, manual))
+    assert updated(made) == ["d"]
+    assert reasons(made)["b"] == "AwaitingApproval(w1)"
+    assert [each.open for each in made.waves] == [True, False, True]
+    begun = planned(devices, [processes[0], new("b", "w1"), *processes[2:]], (CANARY, manual))
+    assert [each.open for each in begun.waves] == [True, True, True]
+
+
 def test_a_wave_that_has_begun_stays_open() -> None:
     fallen = offline(new("b", "canary"), AT + 50)
     made = planned(DEVICES, [new("a", "canary"), fallen, new("c", REST), OLD[3]])

@@ -204,6 +204,16 @@ def test_a_change_of_metadata_offers_nothing() -> None:
     assert "/metadata/annotations/azure.com~1revision" in paths
 
 
+def test_an_offer_without_a_wave_takes_the_note_of_an_earlier_one_away() -> None:
+    old, gone = (
+        process("a", wave="w1", annotated=True),
+        {"op": "remove", "path": "/metadata/annotations/azure.com~1wave"},
+    )
+    assert gone in process_patch(deployment(), Update(old, deployment("v2").template), START)
+    assert gone not in process_patch(deployment(), Update(old, deployment("v2").template, wave="w0"), START)
+    assert gone not in process_patch(deployment(), Update(old, deployment().template, spec=False), START)
+
+
 def test_a_patch_for_a_process_without_labels_brings_all_of_them() -> None:
     wanted = evolve(deployment().template, labels=frozenset({("a", "1")}))
     patch = process_patch(deployment(), Update(process("a"), wanted), START)

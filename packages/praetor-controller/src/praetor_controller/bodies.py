@@ -60,6 +60,8 @@ def process_patch(deployment: DeploymentRow, action: Update, now: datetime) -> l
     operations += _keys(
         "annotations", process, process.annotations, dict(template.annotations) | notes, managed.annotations
     )
+    if action.spec and process.wave and not action.wave:  # else this rollout would seem to have begun that wave
+        operations.append({"op": "remove", "path": f"/metadata/annotations/{_escaped(WAVE_ANNOTATION)}"})
     return operations
 
 

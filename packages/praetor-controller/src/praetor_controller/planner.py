@@ -7,8 +7,10 @@ device that is connected and unavailable already is given the new template at on
 mended by it, and it stays counted; if its process is ready and only waits for minReadySeconds, it waits until no
 more than maxUnavailable are spent. A device without a process gets one at once.
 
-Paused means that no process is written at all. A device in maintenance is not touched. Recreate has no budget;
-OnDelete leaves existing processes alone. maxUnavailable 0 moves only devices that are unavailable already.
+Paused means that no process is written at all. A device in maintenance is not touched. Recreate has no budget, but
+defers offline devices, too: what is held against them would be forgotten with a new offer, and the budget is there
+again when the strategy changes. OnDelete leaves existing processes alone. maxUnavailable 0 moves only devices
+that are unavailable already.
 
 A device whose wave is not open keeps what it has, and gets the current revision when it has nothing. If it is down
 since its last offer it is spent, for progressDeadlineSeconds: for longer, and it would hold up the waves before it.
@@ -162,8 +164,10 @@ class _Pass:
     def _closed(self, number: int) -> Reason | None:
         """Return why the wave of a device is not open; None when it is."""
         stage = self.stage
-        if stage is None or stage.blocker is None or (stage.place and stage.place[number] < stage.open):
+        if stage is None:
             return None
+        if stage.place and stage.place[number] < stage.open:
+            return stage.passed.get(stage.place[number])
         return stage.blocker
 
     def _wave(self, number: int) -> str:
@@ -261,9 +265,9 @@ class _Pass:
         if closed is not None:
             self._hold(device, process, stands)
             return closed
-        if not self.rolling:
-            return self._update(number, process)
         match stands:
+            case Standing.AVAILABLE | Standing.UNAVAILABLE if not self.rolling:
+                return self._update(number, process)
             case Standing.AVAILABLE:
                 self.candidates.append(number)
                 return _UPDATING  # unless the budget says otherwise

@@ -3,16 +3,17 @@
 A device that has the update revision keeps the wave that was noted on its process. Of the others each belongs to the
 first wave that selects it and has room, reachable ones first, then by name; what no wave takes is the last one. A
 wave starts when in every wave before it enough devices were available for long enough, and somebody approved it where
-that is asked for. It stays open once one of its devices was given the revision. Devices in maintenance, those that hold
-updates, and those offline since before the offer are not counted; but a wave of such devices only has shown nothing,
-and the next one waits.
+that is asked for. It stays open once one of its devices was given the revision. A wave without devices is passed over;
+the devices that come into it later still wait for its approval. Devices in maintenance, those that hold updates, and
+those offline since before the offer are not counted; but a wave of such devices only has shown nothing, and the next
+one waits.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
 from attrs import field, frozen, mutable
@@ -47,7 +48,8 @@ class WaveState:
 
 @frozen(kw_only=True)
 class Stage:
-    """How far a rollout has come: waves with an index below *open* are; *blocker* says why the next one is not.
+    """How far a rollout has come: waves with an index below *open* are, unless they are among the *passed* over, which
+    say why; *blocker* says why the next one is not.
 
     *place* is the index of each device's wave, in the order of the devices; empty when there are no waves.
     """
@@ -56,6 +58,7 @@ class Stage:
     open: int
     blocker: Reason | None
     waves: tuple[WaveState, ...]
+    passed: Mapping[int, Reason] = field(factory=dict)
     look_at: float = math.inf
     progress_at: float = 0.0  # when the last wave was opened by a soak that ended
 
@@ -208,18 +211,21 @@ def _opened(
         elif passed_at > now:
             look_at = passed_at
         open_ += blocker is None
+    passed = {index: reason for index, group in enumerate(members[:open_]) if (reason := _passed(deployment, group))}
     return Stage(
         place=place,
         open=open_,
         blocker=blocker,
-        waves=tuple(_states(members, open_)),
+        waves=tuple(group.state(open=index < open_ and index not in passed) for index, group in enumerate(members)),
+        passed=passed,
         look_at=look_at,
         progress_at=progress_at,
     )
 
 
-def _states(members: Iterable[_Members], open_: int) -> Iterable[WaveState]:
-    return (group.state(open=index < open_) for index, group in enumerate(members))
+def _passed(deployment: DeploymentRow, group: _Members) -> Reason | None:
+    """Return what a wave still waits for that had no devices when it was its turn."""
+    return None if group.started else _approval(deployment, group)
 
 
 def _gates(before: Sequence[_Members], now: float, since: float) -> tuple[Reason | None, float]:
