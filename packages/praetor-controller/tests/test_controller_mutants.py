@@ -17,14 +17,12 @@ import structlog
 from attrs import frozen
 
 from praetor_controller import deployment as real
-from praetor_controller.promises import Broken
-from praetor_controller.simulation import Simulation
+from praetor_controller.simulation.promises import Broken
+from praetor_controller.simulation.world import Simulation
 
 SOURCES = Path(real.__file__).parent
 REACHED = {path.stem for path in SOURCES.glob("*.py")} - {
     "__init__",
-    "simulation",
-    "promises",
     "testing",
     "main",
     "cli",
@@ -157,6 +155,75 @@ def a_device_that_comes_in_between(world: Simulation) -> None:
     world.add("e", ring="1")
 
 
+def waves_that_soak(world: Simulation) -> None:
+    four(world, 4, waves=[WAVES[0] | {"soakSeconds": 60}])
+    world.run(3, 60)
+    world.roll_out("tel", "v2")
+    world.run(4)
+
+
+def a_wave_with_a_limit(world: Simulation) -> None:
+    four(world, 4, waves=[{"name": "few", "limit": "50%"}])
+    world.run(3)
+    world.roll_out("tel", "v2")
+
+
+def a_wave_that_was_passed(world: Simulation) -> None:
+    four(world, 1, waves=WAVES)
+    world.approve("tel", "w1")
+    world.run(6)
+    for name, ring in {"c": "2", "d": "2", "e": "2"}.items():
+        world.label(name, ring=ring) if name in world.devices else world.add(name, ring=ring)
+    world.roll_out("tel", "v2")
+    world.run(3)
+    world.label("e", ring="1")
+    world.run(3)
+
+
+def waves_after_everybody_at_once(world: Simulation) -> None:
+    waves(world)
+    world.run(4)
+    world.roll_out("tel", "v3")
+    world.edit("tel", updateStrategy={"type": "Recreate"})
+    world.edit("tel", updateStrategy={"type": "RollingUpdate"})
+    world.delete_process("tel", "d")
+
+
+def on_delete(world: Simulation) -> None:
+    four(world)
+    world.edit("tel", updateStrategy={"type": "OnDelete"})
+    world.roll_out("tel", "v2")
+    world.delete_process("tel", "a")
+    world.run(2)
+    if world.versions("tel") != {"a": "v2", "b": "v1", "c": "v1", "d": "v1"}:
+        raise Broken("what_is_deleted_comes_back_new", str(world.versions("tel")))
+
+
+def recreate(world: Simulation) -> None:
+    four(world)
+    world.maintain("a", on=True)
+    world.edit("tel", updateStrategy={"type": "Recreate"})
+    world.roll_out("tel", "v2")
+    if world.versions("tel") != {"a": "v1", "b": "v2", "c": "v2", "d": "v2"}:
+        raise Broken("recreate_takes_everybody_at_once", str(world.versions("tel")))
+
+
+def a_restart(world: Simulation) -> None:
+    four(world)
+    before = {row.device: row.spec_hash for row in world.stored.processes("tel")}
+    world.restart("tel")
+    world.run(4)
+    after = {row.device: row.spec_hash for row in world.stored.processes("tel")}
+    if set(world.versions("tel").values()) != {"v1"} or any(after[each] == before[each] for each in "abcd"):
+        raise Broken("a_restart_reaches_everybody", str(world.versions("tel")))
+
+
+def a_share_of_the_fleet(world: Simulation) -> None:
+    four(world, 4)
+    world.edit("tel", updateStrategy=rolling(0) | {"rollingUpdate": {"maxUnavailable": "50%"}})
+    world.roll_out("tel", "v2")
+
+
 def failures(world: Simulation) -> None:
     four(world, 2)
     world.edit("tel", failurePolicy={"maxFailures": 1, "action": "Pause"})
@@ -222,6 +289,14 @@ FAULTS = [
           "if process is None or stands is None or process.spec_hash not in self.hashes:", a_new_version),
     Fault("paused_means_no_writes", "planner", "self.frozen = deployment.policy.paused", "self.frozen = False",
           a_pause),
+    Fault("on_delete_waits_for_the_deletion", "planner",
+          "self.on_delete = deployment.strategy is StrategyType.ON_DELETE", "self.on_delete = False", on_delete),
+    Fault("recreate_takes_everybody_at_once", "planner",
+          "self.rolling = deployment.strategy is StrategyType.ROLLING_UPDATE", "self.rolling = True", recreate),
+    Fault("a_restart_reaches_everybody", "bodies", "return {**template.spec, ",
+          "return {**{k: v for k, v in template.spec.items() if k != 'restartedAt'}, ", a_restart),
+    Fault("max_unavailable_holds", "amounts", "math.ceil(devices * int(percent) / 100)", "int(percent)",
+          a_share_of_the_fleet),
     Fault("maintenance_is_respected", "planner", "if device.in_maintenance and device.maintained(self.at):",
           "if False:", a_device_in_maintenance),
     Fault("offline_devices_are_deferred", "availability", "    if connected:\n", "    if True:\n",
@@ -230,6 +305,13 @@ FAULTS = [
           "if self.devices and threshold else 0", "if not self.devices else 0", waves),
     Fault("untested_revisions_wait_for_their_wave", "planner", "if closed is None or current is None else",
           "if True else", a_device_that_comes_in_between),
+    Fault("untested_revisions_wait_for_their_wave", "bodies", "if action.spec and process.wave and not action.wave:",
+          "if False:", waves_after_everybody_at_once),
+    Fault("waves_soak", "waves", "ends_at = reached_at + group.wave.soak_seconds if group.devices else 0.0",
+          "ends_at = reached_at", waves_that_soak),
+    Fault("waves_keep_their_limit", "waves", "room -= 1", "room -= 0", a_wave_with_a_limit),
+    Fault("approvals_are_asked_for", "planner", "return stage.passed.get(stage.place[number])", "return None",
+          a_wave_that_was_passed),
     Fault("approvals_are_asked_for", "waves", "return None if wanted in deployment.approved else",
           "return None if wanted else", a_wave_to_approve),
     Fault("a_stopped_revision_is_offered_to_nobody", "failures", "if len(failed) <= limit:", "if True:", failures),

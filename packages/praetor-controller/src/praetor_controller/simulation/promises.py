@@ -1,15 +1,14 @@
-"""For tests: what a rollout promises, one function each, judged by what the API stores and not by our own counters.
-
-A promise looks at one spec write of the controller, with the facts from before it.
-"""
+"""What a rollout promises, one function each: it looks at one spec write of the controller, and the facts at it."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from attrs import field, frozen, mutable
+from attrs import frozen
 
+from praetor_api.kube.objects import StrategyType, Wave
 from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
 
 
@@ -36,18 +35,20 @@ class Write:
     takes_down_first: bool = False
 
 
-@mutable(kw_only=True)
+@frozen(kw_only=True)
 class Facts:
-    """The world at a write. *down* are the devices that our writes took down, for each deployment.
+    """The world at a write, the new process in it. *down* are the devices that our writes took down.
 
-    *calm* is how it was when everybody had last come to rest: what came since may have crossed the write.
+    *began* is when the present rollout did, and *stood* which of its waves have stood, and since when. All of these are
+    by deployment. *calm* is how it was when everybody had last come to rest: what came since may cross the write.
     """
 
     now: float
     devices: Mapping[str, DeviceRow]
-    processes: Mapping[str, tuple[ProcessRow, ...]]  # by deployment
+    processes: Mapping[str, tuple[ProcessRow, ...]]
     down: Mapping[str, frozenset[str]]
-    proven: Mapping[str, frozenset[str]] = field(factory=dict)  # waves of the present rollout that have stood
+    began: Mapping[str, float]
+    stood: Mapping[str, Mapping[str, float]]
     calm: Calm
 
 
@@ -57,29 +58,49 @@ class Calm:
 
     blind: bool = False
     paused: frozenset[str] = frozenset()
+    on_delete: frozenset[str] = frozenset()
     stopped: frozenset[tuple[str, int]] = frozenset()  # deployments and generations that go, or must go, no further
     maintained: frozenset[str] = frozenset()
     offline: frozenset[str] = frozenset()  # they had reported before
 
 
+def share(value: int | str, devices: int) -> int:
+    """Return how many of *devices* a number or a percentage stands for."""
+    return math.ceil(devices * int(value.removesuffix("%")) / 100) if isinstance(value, str) else value
+
+
+def noted(row: DeploymentRow, process: ProcessRow, began: float) -> str:
+    """Return the wave that *process* was given the update revision in, since the rollout *began*; empty if none."""
+    recent = process.offered_at is not None and process.offered_at >= math.floor(began)
+    return process.wave if recent and process.revision == row.template.revision else ""
+
+
+def selects(wave: Wave, device: DeviceRow) -> bool:
+    wanted = wave.selector.match_labels if wave.selector is not None else {}
+    return all(device.labels.get(key) == value for key, value in wanted.items())
+
+
 def max_unavailable_holds(write: Write, facts: Facts) -> str:
     """Never more than maxUnavailable devices are down by our doing."""
-    down, limit = facts.down[write.deployment.name], write.deployment.max_unavailable
-    more = write.takes_down and isinstance(limit, int) and len(down) > limit
+    row, down = write.deployment, facts.down[write.deployment.name]
+    limit = share(row.max_unavailable, len(facts.devices))
+    more = write.takes_down and _rolling(row) and len(down) > limit
     return f"{sorted(down)} are down, at most {limit} may be" if more else ""
 
 
 def every_budget_holds(write: Write, facts: Facts) -> str:
     """Nor more of a failure domain than any budget allows, whichever deployment took them down."""
-    if not write.takes_down_first:
+    if not write.takes_down_first or not _rolling(write.deployment):
         return ""
     down = frozenset[str]().union(*facts.down.values())
     for budget in write.deployment.policy.update_strategy.rolling_update.budgets:
         domain = [write.device.labels.get(key) for key in budget.group_by]
-        rows = (facts.devices[name] for name in down if name in facts.devices)
-        there = sorted(row.name for row in rows if [row.labels.get(key) for key in budget.group_by] == domain)
-        if None not in domain and isinstance(budget.max_unavailable, int) and len(there) > budget.max_unavailable:
-            return f"{there} of {domain} are down, at most {budget.max_unavailable} may be"
+        there = [
+            row.name for row in facts.devices.values() if [row.labels.get(key) for key in budget.group_by] == domain
+        ]
+        limit = share(budget.max_unavailable, len(there))
+        if None not in domain and len(down & set(there)) > limit:
+            return f"{sorted(down & set(there))} of {domain} are down, at most {limit} may be"
     return ""
 
 
@@ -93,6 +114,12 @@ def paused_means_no_writes(write: Write, facts: Facts) -> str:
     """While a deployment is paused no spec is written."""
     paused = write.deployment.policy.paused and write.deployment.name in facts.calm.paused
     return f"{write.new.name} was written" if paused else ""
+
+
+def on_delete_waits_for_the_deletion(write: Write, facts: Facts) -> str:
+    """With OnDelete a process stays as it is until somebody deletes it."""
+    spared = write.deployment.strategy is StrategyType.ON_DELETE and write.deployment.name in facts.calm.on_delete
+    return f"{write.new.name} was written" if spared and write.old is not None else ""
 
 
 def maintenance_is_respected(write: Write, facts: Facts) -> str:
@@ -110,20 +137,35 @@ def offline_devices_are_deferred(write: Write, facts: Facts) -> str:
 
 def untested_revisions_wait_for_their_wave(write: Write, facts: Facts) -> str:
     """A revision reaches a device, old or new, only when the waves before the device's own have stood."""
-    row = write.deployment
-    if write.new.revision != row.template.revision or row.status.current_revision == row.template.revision:
-        return ""
-    names = [wave.name for wave in row.policy.update_strategy.rolling_update.waves]
-    before = names[: names.index(write.new.wave)] if write.new.wave in names else names
-    missing = [name for name in before if name not in facts.proven.get(row.name, frozenset())]
+    stood = facts.stood[write.deployment.name]
+    missing = [wave.name for wave in _waves_before(write) if wave.name not in stood]
     return f"{write.device.name} got {write.new.revision} before {missing} stood" if missing else ""
+
+
+def waves_soak(write: Write, facts: Facts) -> str:
+    """A wave begins only when each one before it has stood for its soak time."""
+    stood, now = facts.stood[write.deployment.name], facts.now
+    early = [each.name for each in _waves_before(write) if now < stood.get(each.name, -math.inf) + each.soak_seconds]
+    return f"{write.device.name} got {write.new.revision} before {early} had soaked" if early else ""
+
+
+def waves_keep_their_limit(write: Write, facts: Facts) -> str:
+    """A wave takes no more devices than its limit."""
+    row, name = write.deployment, write.new.wave
+    wave = next((each for each in row.policy.update_strategy.rolling_update.waves if each.name == name), None)
+    if wave is None or wave.limit is None or not _is_untested(write):
+        return ""
+    rows = [each for each in facts.processes[row.name] if each.device in facts.devices]
+    there = sorted(each.device for each in rows if noted(row, each, facts.began[row.name]) == name)
+    limit = share(wave.limit, sum(selects(wave, device) for device in facts.devices.values()))
+    return f"{there} are in {name}, at most {limit} may be" if len(there) > limit else ""
 
 
 def approvals_are_asked_for(write: Write, facts: Facts) -> str:
     """A wave with manual approval begins when this revision was approved for it."""
     row, wave = write.deployment, write.new.wave
     manual = {each.name for each in row.policy.update_strategy.rolling_update.waves if each.approval == "Manual"}
-    if wave not in manual or write.new.revision != row.template.revision:
+    if wave not in manual or write.new.revision != row.template.revision or not _rolling(row):
         return ""
     approved = f"{row.template.revision}/{wave}" in row.approved
     return "" if approved else f"{write.device.name} got {write.new.revision} in {wave}, which nobody approved"
@@ -143,9 +185,29 @@ PROMISES: Final[tuple[Callable[[Write, Facts], str], ...]] = (
     every_budget_holds,
     one_process_for_each_device,
     paused_means_no_writes,
+    on_delete_waits_for_the_deletion,
     maintenance_is_respected,
     offline_devices_are_deferred,
     untested_revisions_wait_for_their_wave,
+    waves_soak,
+    waves_keep_their_limit,
     approvals_are_asked_for,
     a_stopped_revision_is_offered_to_nobody,
 )
+
+
+def _rolling(row: DeploymentRow) -> bool:
+    return row.strategy is StrategyType.ROLLING_UPDATE
+
+
+def _is_untested(write: Write) -> bool:
+    row = write.deployment
+    is_new = write.new.revision == row.template.revision != row.status.current_revision
+    return is_new and _rolling(row)
+
+
+def _waves_before(write: Write) -> tuple[Wave, ...]:
+    """Return the waves that have to stand before the write, which gave a device a revision that is not proven."""
+    waves = write.deployment.policy.update_strategy.rolling_update.waves if _is_untested(write) else ()
+    names = [wave.name for wave in waves]
+    return waves[: names.index(write.new.wave)] if write.new.wave in names else waves

@@ -1,0 +1,77 @@
+"""The controller's way to the API: its view of processes can be held back, and it can die at any write."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any, TypeAlias
+
+from praetor_api.kube.api import WatchEvent
+from praetor_api.kube.resource import DEVICE_PROCESSES, Key, Resource
+from praetor_api.kube.store import Store
+from praetor_api.kube.testing import FakeClock
+from praetor_controller.testing import PatchingKube
+
+OnWrite: TypeAlias = Callable[[Resource, dict[str, Any] | None, dict[str, Any], str | None], None]
+"""Told of each write: the kind, the object before and after, and the subresource."""
+_FOR_EVER_S = 1e9
+
+
+class Client(PatchingKube):
+    """One life of a controller; the next one has a client of its own."""
+
+    def __init__(self, clock: FakeClock, store: Store, on_write: OnWrite) -> None:
+        super().__init__(clock, store=store)
+        self._on_write = on_write
+        self.open = asyncio.Event()
+        self.open.set()
+        self.dies_after: int | None = None  # so many more writes
+        self.applies_last = False
+        self.dead = False
+
+    async def watch(
+        self, resource: Resource, namespace: str | None, **options: Any
+    ) -> AsyncGenerator[WatchEvent, None]:
+        options["timeout_s"] = _FOR_EVER_S  # between two watches the view is late, and a promise could not be judged
+        async for event in super().watch(resource, namespace, **options):
+            if resource == DEVICE_PROCESSES:
+                await self.open.wait()
+            yield event
+
+    async def create(
+        self, resource: Resource, namespace: str, body: Mapping[str, Any], *, field_manager: str | None = None
+    ) -> dict[str, Any]:
+        dying = await self._live()
+        made = await super().create(resource, namespace, body, field_manager=field_manager)
+        self._on_write(resource, None, made, None)
+        return await self._answer(made, dying=dying)
+
+    async def patch(self, resource: Resource, key: Key, body: Any, **options: Any) -> dict[str, Any]:
+        dying = await self._live()
+        old = self._store.objects.get(resource, {}).get(key)
+        made = await super().patch(resource, key, body, **options)
+        self._on_write(resource, old, made, options.get("subresource"))
+        return await self._answer(made, dying=dying)
+
+    async def delete(
+        self, resource: Resource, key: Key, *, uid: str | None = None, propagation: str = "Background"
+    ) -> None:
+        dying = await self._live()
+        await super().delete(resource, key, uid=uid, propagation=propagation)
+        await self._answer({}, dying=dying)
+
+    async def _live(self) -> bool:
+        """Tell whether this write is the last one; never return when the controller is dead."""
+        dying = self.dies_after == 0
+        if self.dies_after is not None:
+            self.dies_after -= 1
+        if self.dead or (dying and not self.applies_last):
+            self.dead = True
+            await asyncio.get_running_loop().create_future()
+        return dying
+
+    async def _answer(self, made: dict[str, Any], *, dying: bool) -> dict[str, Any]:
+        if dying:
+            self.dead = True
+            await asyncio.get_running_loop().create_future()
+        return made

@@ -1,0 +1,81 @@
+"""Pretend devices: what they do with what they shall run, and what the gateway says of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import mutable
+
+from praetor_api.kube.clock import Clock
+from praetor_api.kube.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key, Resource
+from praetor_api.kube.times import time
+from praetor_controller.simulation.stored import LAB, Stored
+from praetor_controller.testing import PatchingKube
+
+BAD, KILLER = "bad", "killer"
+"""Versions: one that fails, and one that takes its device with it."""
+_OBSERVED = ("SpecObserved", "ProcessStarted", "Healthy")
+
+
+@mutable
+class Pretend:
+    """A device: *alive* in truth, whatever the API says; a *broken* one fails with every version."""
+
+    alive: bool = True
+    broken: bool = False
+
+
+class Devices(dict[str, Pretend]):
+    """The devices that there are, by name, and the gateway that speaks for them."""
+
+    def __init__(self, kube: PatchingKube, stored: Stored, clock: Clock) -> None:
+        super().__init__()
+        self._kube = kube
+        self._stored = stored
+        self._clock = clock
+
+    async def report(self, *names: str) -> None:
+        """Let devices (all of them by default) run what they shall, and say so."""
+        for key, obj in list(self._stored.objects(DEVICE_PROCESSES).items()):
+            device = obj["spec"]["deviceRef"]["name"]
+            pretend = self.get(device)
+            if pretend is None or not pretend.alive or (names and device not in names):
+                continue
+            version = obj["spec"]["execution"]["command"][0]
+            if version == KILLER and obj.get("status", {}).get("observedGeneration") != obj["metadata"]["generation"]:
+                pretend.alive = False
+                continue
+            await self._show(key, obj, good=version != BAD and not pretend.broken)
+
+    async def notice(self) -> None:
+        """Tell who is alive."""
+        for name, each in self.items():
+            await self.connect(name, connected=each.alive)
+
+    async def connect(self, name: str, *, connected: bool) -> None:
+        said = {"AgentConnected": str(connected)}
+        key = Key(LAB, name)
+        await self._say(NETWORK_SWITCHES, key, self._stored.objects(NETWORK_SWITCHES)[key], said, {})
+        for each, obj in list(self._stored.objects(DEVICE_PROCESSES).items()):
+            if obj["spec"]["deviceRef"]["name"] == name and obj.get("status"):
+                await self._say(DEVICE_PROCESSES, each, obj, said, {"phase": "Running" if connected else "Unknown"})
+
+    async def _show(self, key: Key, obj: dict[str, Any], *, good: bool) -> None:
+        wanted = dict.fromkeys(_OBSERVED, "True") | {"AgentConnected": "True", "Healthy": str(good)}
+        status = {"phase": "Running" if good else "Failed", "observedGeneration": obj["metadata"]["generation"]}
+        await self._say(DEVICE_PROCESSES, key, obj, wanted, status)
+
+    async def _say(
+        self, resource: Resource, key: Key, obj: dict[str, Any], wanted: dict[str, str], status: dict[str, Any]
+    ) -> None:
+        told = obj.get("status") or {}
+        old = {each["type"]: each for each in told.get("conditions") or ()}
+        if all(old.get(type_, {}).get("status") == value for type_, value in wanted.items()) and (
+            status.get("observedGeneration") == told.get("observedGeneration") or "observedGeneration" not in status
+        ):
+            return
+        for type_, value in wanted.items():
+            if old.get(type_, {}).get("status") != value:
+                old[type_] = {"type": type_, "status": value, "lastTransitionTime": time(self._clock.now())}
+        body = {"status": status | {"conditions": list(old.values())}}
+        await self._kube.patch(resource, key, body, subresource="status")
