@@ -21,6 +21,11 @@ from e2e.stack.program import Program
 from e2e.stack.waiting import eventually
 
 BOOT_S = 90
+GROUPS = ("memory", "cpu", "cpuacct", "pids")  # systemd uses both for processor time, or none
+OPEN_GROUPS = (
+    f"for each in {' '.join(GROUPS)}; do mount -o remount,bind,rw /sys/fs/cgroup/$each 2>/dev/null; done;"
+    " [ ! -d /run/systemd/system ] || systemctl daemon-reexec"
+)
 COMMAND_S = 60
 UP = ("running", "degraded", "N 2", "N 3", "N 4", "N 5")
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
@@ -83,6 +88,18 @@ class Device:
         """Return the NUL-separated words of a file of the device, such as those in /proc."""
         return tuple(self.run("cat", path).split("\0")[:-1])
 
+    def read(self, path: str) -> str:
+        """Return the text of a file of the device."""
+        return self.run("cat", path)
+
+    def open_control_groups(self) -> None:
+        """Let the device limit what it runs, as one that is no container may: systemd-nspawn forbids it in version 1.
+
+        Not where the host has systemd, for its groups and those of the device could be the same.
+        """
+        if not Path("/run/systemd/system").exists():
+            self.run("/bin/sh", "-c", OPEN_GROUPS)
+
     def unit(self, name: str, *properties: str) -> dict[str, str]:
         """Return properties of a unit as `systemctl show` tells them."""
         told = self.run("systemctl", "show", f"--property={','.join(properties)}", name)
@@ -108,6 +125,8 @@ class Device:
         with suppress(LabError, StackError, OSError):  # it may be off already
             self.pull_the_plug()
         self.program.stop()
+        if not Path("/run/systemd/system").exists():
+            _sweep_control_groups()
 
     def _state(self) -> str:
         """Return what init says of the device as a whole; "" while it says nothing."""
@@ -130,6 +149,16 @@ class Device:
             )
         except subprocess.TimeoutExpired as error:
             raise LabError(f"{self.name}: {' '.join(argv)} took longer than {COMMAND_S} s") from error
+
+
+def _sweep_control_groups() -> None:
+    """Remove the groups that devices left on a host which has no systemd; those in use stay."""
+    for group in GROUPS:
+        for root, _, _ in os.walk(Path("/sys/fs/cgroup", group), topdown=False):
+            name = Path(root).name
+            if name.startswith("praetor-") or name.endswith((".slice", ".scope", ".service", ".mount", ".socket")):
+                with suppress(OSError):
+                    Path(root).rmdir()
 
 
 def why_unavailable(rootfs: Path | None) -> str | None:

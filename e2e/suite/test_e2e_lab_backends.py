@@ -16,8 +16,10 @@ import pytest
 from e2e.lab import sysv
 from e2e.lab.agent import PLACE, STATE, kill_agent, start_agent
 from e2e.lab.device import Device, why_unavailable
+from e2e.lab.errors import LabError
+from e2e.lab.limits import Limits, limits_of, rlimits_of
 from e2e.lab.payload import install
-from e2e.stack.kube import DEPLOYMENTS, Kube, Object
+from e2e.stack.kube import DEPLOYMENTS, Kube, Object, conditions
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
@@ -33,6 +35,8 @@ PODMAN = ("podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs")
 PODMAN_OPTIONS = {"PRAETOR_AGENT_CONTAINER_OPTIONS": "--ulimit nproc=1000:1000 --ulimit nofile=1024:1024"}
 LABEL = "azure.com/praetor-device"
 SCRIPT = "sleep 100000 & wait"
+RESOURCES = {"memory": "64Mi", "cpu": "500m", "tasks": 32}
+LIMITS = Limits(memory=64 * 2**20, cpu=0.5, tasks=32)
 PIECES = (
     "$HOME", "$(id)", "`id`", "%n", "%%", ";", "&&", "|", "'", '"', "\\", "\\n", "-", "--", "@", "+", "!", ":", "#",
     "*", "?", "~", "{a,b}", "[x]", "=", " ", "  ", "\t", "\n", "\r", "\x1b[0m", "\x7f", "é", "日本", "<", ">", "^",
@@ -61,6 +65,7 @@ def device(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: P
     kube.apply(network_switch(name))
     shared = {PLACE: install(tmp_path / "payload")}
     with sysv.SysvDevice(name, root, workdir=tmp_path, shared=shared, state=(STATE, tmp_path / "state")) as booted:
+        booted.open_control_groups()
         start_agent(booted, stack.gateway_url, stack.token(name))
         yield booted
 
@@ -69,7 +74,7 @@ def spec_of(backend: str, words: Sequence[str]) -> Object:
     env = [{"name": f"V{number}", "value": word} for number, word in enumerate(words)]
     execution = {
         "args": ["-c", SCRIPT, "sh", *words], "env": env, "workingDir": "/var/tmp", "user": "nobody",
-        "terminationGracePeriodSeconds": 5,
+        "terminationGracePeriodSeconds": 5, "resources": RESOURCES,
     }  # fmt: skip
     return process_spec(["/bin/sh"], backend=backend, execution=execution)
 
@@ -94,6 +99,22 @@ def assert_as_specified(device: Device, pid: int, words: Sequence[str], added: S
     assert device.run("stat", "-c", "%U", f"/proc/{pid}").strip() == "nobody"
 
 
+def assert_limited(kube: Kube, device: Device, backend: str, pid: int) -> None:
+    """Check that the kernel limits the process as its spec says, or that its status says that nothing does.
+
+    Control groups limit it; what it may have as a process, its rlimits, is what its agent may have.
+    """
+    process = kube.process(f"{backend}-{device.name}")
+    told = str(conditions(process).get("SpecWarning", {}).get("message", ""))
+    missing = {resource for resource in RESOURCES if resource in told}
+    expected = Limits(**{name: None if name in missing else getattr(LIMITS, name) for name in RESOURCES})
+    assert limits_of(device.read, pid) == expected, told
+    agent = int(device.run("pgrep", "-o", "-f", "praetor_agent run"))
+    assert rlimits_of(device.read, pid) == rlimits_of(device.read, agent)
+    writable = device.run("sh", "-c", "test -w /sys/fs/cgroup/memory -o -w /sys/fs/cgroup/cgroup.procs; echo $?")
+    assert (missing == set()) == (writable == "0\n"), told
+
+
 def test_init_scripts_and_processes_get_what_the_spec_says_and_outlive_agent_and_power(
     device: Device, stack: Stack, kube: Kube
 ) -> None:
@@ -101,8 +122,9 @@ def test_init_scripts_and_processes_get_what_the_spec_says_and_outlive_agent_and
     for backend in ("initd", "process"):
         kube.apply(deployment(backend, spec_of(backend, words)))
     pids = {backend: pid_of(kube, device, backend) for backend in ("initd", "process")}
-    for pid in pids.values():
+    for backend, pid in pids.items():
         assert_as_specified(device, pid, words)
+        assert_limited(kube, device, backend, pid)
     (script,) = device.run("sh", "-c", "ls -d /etc/init.d/praetor-initd-*").split()
     assert f"process {pids['initd']}" in device.run(script, "status")
     assert len(device.run("sh", "-c", f"ls /etc/rc2.d/S*{Path(script).name}").split()) == 1
@@ -148,16 +170,24 @@ def test_units_get_what_the_spec_says(request: pytest.FixtureRequest, stack: Sta
     name = f"{kube.namespace}-u"
     kube.apply(network_switch(name))
     with Device(name, root, workdir=tmp_path, shared={PLACE: install(tmp_path / "payload")}) as device:
+        device.open_control_groups()
         start_agent(device, stack.gateway_url, stack.token(name))
-        spec = spec_of("systemd", words)
-        spec["execution"]["resources"] = {"memory": "64Mi", "cpu": "500m", "tasks": 32}
-        kube.apply(deployment("systemd", spec))
-        assert_as_specified(device, pid_of(kube, device, "systemd"), words, ADDED | BY_SYSTEMD)
+        kube.apply(deployment("systemd", spec_of("systemd", words)))
+        pid = pid_of(kube, device, "systemd")
+        assert_as_specified(device, pid, words, ADDED | BY_SYSTEMD)
         (unit,) = device.units("praetor-*.service")
         limits = device.unit(unit, "MemoryMax", "CPUQuotaPerSecUSec", "TasksMax", "NoNewPrivileges")
         assert limits == {
             "MemoryMax": str(64 * 2**20), "CPUQuotaPerSecUSec": "500ms", "TasksMax": "32", "NoNewPrivileges": "yes"
         }  # fmt: skip
+        assert "NoNewPrivs:\t1" in device.read(f"/proc/{pid}/status").splitlines()
+        files = device.unit(unit, "LimitNOFILESoft", "LimitNOFILE")
+        soft, hard = rlimits_of(device.read, pid)["Max open files"]
+        most = int(rlimits_of(device.read, 1)["Max open files"][1])  # systemd gives no more than it has
+        assert (soft, int(hard)) == (files["LimitNOFILESoft"], min(most, int(files["LimitNOFILE"])))
+        if not device.unit(unit, "ControlGroup")["ControlGroup"] or unit not in memory_group(device, pid):
+            pytest.skip("systemd on this device is not let to limit memory: its control groups are read-only")
+        assert limits_of(device.read, pid) == LIMITS
 
 
 def test_containers_get_what_the_spec_says(stack: Stack, kube: Kube, tmp_path: Path) -> None:
@@ -169,7 +199,7 @@ def test_containers_get_what_the_spec_says(stack: Stack, kube: Kube, tmp_path: P
     stack.add_agent(name, variables={"PRAETOR_AGENT_CONTAINER_RUNTIME": " ".join(PODMAN), **PODMAN_OPTIONS})
     try:
         spec = spec_of("container", words)
-        spec["execution"] |= {"workingDir": "/tmp", "resources": {"memory": "64Mi", "cpu": "500m", "tasks": 32}}
+        spec["execution"] |= {"workingDir": "/tmp"}
         spec["artifact"] = {"type": "oci", "url": image}
         spec["healthCheck"] = probed(["/bin/test", "-e", "/only-in-the-image"])
         kube.apply(deployment("container", spec))
@@ -185,6 +215,9 @@ def test_containers_get_what_the_spec_says(stack: Stack, kube: Kube, tmp_path: P
         )
         host = shown["HostConfig"]
         assert (host["Memory"], host["PidsLimit"], host["NetworkMode"]) == (64 * 2**20, 32, "host")
+        assert host["CpuQuota"] / host["CpuPeriod"] == 0.5
+        assert limits_of(read_here, pid) == LIMITS
+        assert rlimits_of(read_here, pid)["Max open files"] == ("1024", "1024")
         kube.delete(DEPLOYMENTS, "container")
         eventually(lambda: podman("ps", "-aq", "--filter", f"label={LABEL}={name}") == "", what="the container is gone")
     finally:
@@ -192,6 +225,20 @@ def test_containers_get_what_the_spec_says(stack: Stack, kube: Kube, tmp_path: P
         for container in podman("ps", "-aq", "--filter", f"label={LABEL}={name}").split():
             podman("rm", "-f", "-t", "0", container)
         podman("rmi", "-f", f"localhost/{name}:1")
+
+
+def memory_group(device: Device, pid: int) -> str:
+    """Return the control group that counts the memory of *pid*; that of all controllers in version 2."""
+    lines = device.read(f"/proc/{pid}/cgroup").splitlines()
+    groups = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in lines}
+    return groups.get("memory", groups.get("", ""))
+
+
+def read_here(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError as error:
+        raise LabError(f"{path}: {error.strerror}") from error
 
 
 def podman(*words: str) -> str:
