@@ -17,7 +17,7 @@ from praetor_api.kube.objects import Condition, ConditionStatus, DeviceProcessSt
 from praetor_api.protocol import ArtifactReason, Observation, RollbackReason
 from praetor_api.spec import RestartPolicy
 from praetor_api.wire import clean_text
-from praetor_gateway.reasons import ConditionType, Reason
+from praetor_gateway.reasons import ConditionReason, ConditionType, Reason
 from praetor_gateway.rows import ProcessRow
 
 SILENCE = "nothing was heard from the device for longer than its stale limit"
@@ -26,8 +26,8 @@ SILENCE = "nothing was heard from the device for longer than its stale limit"
 _OF_SPEC = (ConditionType.SPEC_OBSERVED, ConditionType.ROLLED_BACK, ConditionType.UPDATE_HELD)
 """What is said of the current spec, though the device may run an older one."""
 
-_ARTIFACT = {reason.value: Reason(reason.value) for reason in ArtifactReason}
-_ROLLED_BACK = {reason.value: Reason(reason.value) for reason in RollbackReason}
+_ARTIFACT = {reason.value: reason for reason in ArtifactReason}
+_ROLLED_BACK = {reason.value: reason for reason in RollbackReason}
 
 
 @frozen(kw_only=True)
@@ -36,7 +36,7 @@ class Finding:
 
     type: ConditionType
     holds: bool | None
-    reason: Reason
+    reason: ConditionReason
     message: str = ""
 
 
@@ -180,7 +180,7 @@ def _artifact(seen: Observation) -> Iterator[Finding]:
     error = seen.error_message or ""
     if seen.artifact_downloaded is not None:
         done = seen.artifact_downloaded
-        missing = _why(seen, Reason.DOWNLOAD_FAILED) if error else Reason.NOT_DOWNLOADED
+        missing = _why(seen, ArtifactReason.DOWNLOAD_FAILED) if error else Reason.NOT_DOWNLOADED
         yield Finding(
             type=ConditionType.ARTIFACT_DOWNLOADED,
             holds=done,
@@ -190,7 +190,7 @@ def _artifact(seen: Observation) -> Iterator[Finding]:
     if seen.artifact_verified is not None:
         done = seen.artifact_verified
         failed = bool(error) and bool(seen.artifact_downloaded)
-        missing = _why(seen, Reason.VERIFICATION_FAILED) if failed else Reason.NOT_VERIFIED
+        missing = _why(seen, ArtifactReason.VERIFICATION_FAILED) if failed else Reason.NOT_VERIFIED
         yield Finding(
             type=ConditionType.ARTIFACT_VERIFIED,
             holds=done,
@@ -199,7 +199,7 @@ def _artifact(seen: Observation) -> Iterator[Finding]:
         )
 
 
-def _why(seen: Observation, otherwise: Reason) -> Reason:
+def _why(seen: Observation, otherwise: ArtifactReason) -> ArtifactReason:
     """Return the word that the device gave if it is one of ours; its own words never become a reason."""
     return _ARTIFACT.get(seen.artifact_reason or "", otherwise)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TypeAlias
+
+from praetor_api.protocol import ArtifactReason, RollbackReason
 
 
 class ConditionType(StrEnum):
@@ -20,7 +23,7 @@ class ConditionType(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a condition is what it is."""
+    """Why a condition is what it is, in words of our own; the device's are those of the protocol."""
 
     HEARD = "HeartbeatReceived"
     SILENT = "HeartbeatMissed"
@@ -29,21 +32,8 @@ class Reason(StrEnum):
     HASH_MISSING = "HashNotReported"
     DOWNLOADED = "Downloaded"
     NOT_DOWNLOADED = "NotDownloaded"
-    DOWNLOAD_FAILED = "DownloadFailed"
     VERIFIED = "Verified"
     NOT_VERIFIED = "NotVerified"
-    VERIFICATION_FAILED = "VerificationFailed"
-    UNAUTHORIZED = "Unauthorized"
-    NOT_FOUND = "NotFound"
-    UNREACHABLE = "Unreachable"
-    DIGEST_MISMATCH = "DigestMismatch"
-    SIZE_MISMATCH = "SizeMismatch"
-    TOO_LARGE = "TooLarge"
-    DISK_FULL = "DiskFull"
-    UNSAFE_ARCHIVE = "UnsafeArchive"
-    PLATFORM_MISSING = "PlatformMissing"
-    UNSUPPORTED = "Unsupported"
-    NOT_ALLOWED = "NotAllowed"
     STARTED = "Started"
     NOT_STARTED = "NotStarted"
     START_FAILED = "StartFailed"
@@ -56,13 +46,14 @@ class Reason(StrEnum):
     WARNED = "Reported"
     NOT_WARNED = "NoWarning"
     GIVEN_UP = "SpecRolledBack"
-    CRASH_LOOP = "CrashLoop"
-    HEALTH_CHECK_FAILED = "HealthCheckFailed"
-    CONFIRM_TIMED_OUT = "ConfirmTimedOut"
     OTHER = "Other"
     NOT_ROLLED_BACK = "NotRolledBack"
     HELD = "HeldOnDevice"
     NOT_HELD = "NotHeld"
+
+
+ConditionReason: TypeAlias = Reason | ArtifactReason | RollbackReason
+"""All that a condition's reason may be."""
 
 
 class EventReason(StrEnum):
