@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections.abc
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from functools import cache
@@ -87,7 +87,7 @@ def fields_of(cls: type) -> tuple[_Field, ...]:
 def _fields(cls: type) -> tuple[_Field, ...]:
     hints, left_out = get_type_hints(cls), LEFT_OUT.get(cls, {})
     return tuple(
-        _Field(field.name, _default(field), _encoder(hints[field.name]), _decoder(hints[field.name]), _required(field))
+        _Field(field.name, _default(field), *_converters(hints[field.name]), _required(field))
         for field in attrs.fields(cls)
         if field.name not in left_out
     )
@@ -102,51 +102,38 @@ def _default(field: attrs.Attribute[Any]) -> Any:
     return field.default if factory is None else factory()
 
 
-def _encoder(hint: Any) -> Convert | None:
-    """Return what makes plain JSON of a *hint*; None when it is that already."""
+def _converters(hint: Any) -> tuple[Convert | None, Convert | None]:
+    """Return what makes plain JSON of a *hint*, and what makes a *hint* of that; None where it is the same."""
     hint = _bare(hint)
     if hint in _PLAIN:
-        return None
+        return None, None
     if hint is datetime:
-        return datetime.isoformat
+        return datetime.isoformat, datetime.fromisoformat
     if hint == LabelItems:
-        return lambda items: dict(sorted(items))
+        return lambda items: dict(sorted(items)), lambda items: frozenset(items.items())
     if _foreign(hint):
-        return encode
+        return encode, lambda data: decode(data, hint)
     if attrs.has(hint):
-        return _plain_template if hint is Template else plain
+        return _plain_template if hint is Template else plain, lambda data: _restored(data, hint)
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return lambda word: word.value
-    inner = _encoder(get_args(hint)[-1 if _origin(hint) is Mapping else 0])
-    each: Convert = inner or (lambda value: value)
-    if _origin(hint) is Mapping:
-        return lambda items: {str(key): each(value) for key, value in items.items()}
-    if _origin(hint) is frozenset:
-        return lambda items: sorted(map(each, items))
-    return lambda items: list(map(each, items))
+        return lambda word: word.value, hint
+    return _of_collection(_origin(hint), get_args(hint))
 
 
-def _decoder(hint: Any) -> Convert | None:
-    """Return what makes a *hint* of plain JSON; None when it is one already."""
-    hint = _bare(hint)
-    if hint in _PLAIN:
-        return None
-    if hint is datetime:
-        return datetime.fromisoformat
-    if hint == LabelItems:
-        return lambda items: frozenset(items.items())
-    if _foreign(hint):
-        return lambda data: decode(data, hint)
-    if attrs.has(hint):
-        return lambda data: _restored(data, hint)
-    if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return hint
-    each: Convert = _decoder(get_args(hint)[-1 if _origin(hint) is Mapping else 0]) or (lambda value: value)
-    if _origin(hint) is Mapping:
-        return lambda items: {key: each(value) for key, value in items.items()}
-    if _origin(hint) is frozenset:
-        return lambda items: frozenset(map(each, items))
-    return lambda items: tuple(map(each, items))
+def _of_collection(origin: type, arguments: Sequence[Any]) -> tuple[Convert, Convert]:
+    write, read = (each or _same for each in _converters(arguments[-1 if origin is Mapping else 0]))
+    if origin is Mapping:
+        return (
+            lambda items: {str(key): write(value) for key, value in items.items()},
+            lambda items: {key: read(value) for key, value in items.items()},
+        )
+    if origin is frozenset:
+        return lambda items: sorted(map(write, items)), lambda items: frozenset(map(read, items))
+    return lambda items: list(map(write, items)), lambda items: tuple(map(read, items))
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _bare(hint: Any) -> Any:
