@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from e2e.clusters.credentials import write_secret
+from e2e.clusters.kubectl import output_of
 from e2e.stack import strays
 from e2e.stack.program import Program
 
@@ -28,8 +31,11 @@ class Agent:
         self.home.mkdir(parents=True, exist_ok=True)
         self.state_dir = self.home / "state"
         self.token_file = write_secret(self.home / "token", token.encode())
-        flags = {"gateway": gateway, "device": device, "token-file": self.token_file, "state-dir": self.state_dir}
-        command = [*argv, *(f"--{name}={value}" for name, value in flags.items())]
+        self.hold_file = self.home / "hold"
+        self._places = (f"--state-dir={self.state_dir}", f"--hold-file={self.hold_file}")
+        self._tool = argv[0]
+        flags = {"gateway": gateway, "device": device, "token-file": self.token_file}
+        command = [*argv, *(f"--{name}={value}" for name, value in flags.items()), *self._places]
         self.program = Program("agent", command, workdir=self.home, env=env)
 
     def start(self) -> None:
@@ -49,6 +55,11 @@ class Agent:
         if self.program.running:
             self.program.kill()
         self.end_processes()
+
+    def thinks(self) -> dict[str, Any]:
+        """Return what `praetor-agent status` tells on the device."""
+        told: dict[str, Any] = json.loads(output_of([self._tool, "status", "-o=json", *self._places]))
+        return told
 
     def processes(self) -> frozenset[int]:
         """Return the ids of the processes that carry the agent's mark."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from e2e.clusters.cluster import Cluster
 from e2e.clusters.kubectl import output_of
 from e2e.stack.kube import Kube
 from e2e.stack.manifests import deployment, network_switch
-from e2e.stack.waiting import eventually
+from e2e.stack.waiting import eventually, steadily
 from e2e.suite.fleet import Fleet
 from e2e.suite.judging import await_ready
 from e2e.suite.running import environment_of
-from e2e.suite.workloads import sleeping
+from e2e.suite.workloads import change_template, sleeping
 
 Kubectl = Callable[..., str]
 
@@ -72,6 +73,23 @@ def test_events_are_seen_by_kubectl(kubectl: Kubectl, fleet: Fleet, kube: Kube) 
     )
 
 
+def test_the_veto_of_somebody_at_a_device_is_read_in_kubectl_get(kubectl: Kubectl, fleet: Fleet, kube: Kube) -> None:
+    (device,) = fleet.add()
+    kube.apply(deployment("sleeper", sleeping("1")))
+    pid = await_ready(kube, [device])[device]["status"]["pid"]
+    assert _cells(kubectl, "Held") == _cells(kubectl, "RolledBack") == [""]
+    hold = fleet.agent(device).hold_file
+    hold.write_text("fans are being changed,\nask the night shift\n")
+    eventually(lambda: _cells(kubectl, "Held"), lambda cells: cells == ["True"], what="the hold is seen")
+    assert _cells(kubectl, "Hold") == [f"held by {hold}: fans are being changed, ask the night shift"]
+    change_template(kube, "sleeper", sleeping("2"))
+    steadily(lambda: _revision(kube, device), lambda told: told == "1", what="nothing changes", for_s=2)
+    assert kube.processes()[device]["status"]["pid"] == pid
+    hold.unlink()
+    eventually(lambda: _revision(kube, device) == "2", what="the change is made")
+    eventually(lambda: _cells(kubectl, "Held"), lambda cells: cells == ["False"], what="the release is seen")
+
+
 def test_kubectl_tells_what_is_wrong_with_a_manifest(kubectl: Kubectl, kube: Kube) -> None:
     bad = deployment("bad", {"execution": {"backend": "magic", "command": ["x"]}})
     with pytest.raises(Exception, match=r"spec\.template\.spec\.execution\.backend"):
@@ -88,6 +106,16 @@ def _assert_columns(kubectl: Kubectl, device: str) -> None:
     assert (device in row, "Running" in row) == (True, True)
     head, row = kubectl("get", "nsw").splitlines()
     assert (head.startswith("NAME"), "True" in row) == (True, True)
+
+
+def _cells(kubectl: Kubectl, column: str) -> list[str]:
+    """Return what `kubectl get dp -o wide` shows in a column."""
+    head, *rows = kubectl("get", "dp", "-o", "wide").splitlines()
+    begin = re.search(rf"(^|\s){column.upper()}(\s|$)", head)
+    assert begin is not None, head
+    start = head.index(column.upper(), begin.start())
+    following = re.compile(r"\S").search(head, start + len(column))
+    return [row[start : following.start() if following else None].strip() for row in rows]
 
 
 def _revision(kube: Kube, device: str) -> str:
