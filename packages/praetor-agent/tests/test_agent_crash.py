@@ -33,7 +33,7 @@ from praetor_agent.restart import LOST
 from praetor_agent.state import JsonFile, Received, State
 from praetor_agent.telling import Teller, observations
 from praetor_agent.testing import item, process_spec, until
-from praetor_api.protocol import Desired, Observation, read_desired
+from praetor_api.protocol import Desired, Observation, RollbackReason, read_desired
 from praetor_api.spec import Backend
 
 Item = dict[str, Any]
@@ -560,3 +560,37 @@ def test_a_service_runs_on_and_is_kept_alive_until_its_successor_can_be_written_
     told = device.ear.told[OLD["uid"]]
     assert (device.times(OLD), device.times(after)) == (2, 1)
     assert (told.observed_spec_hash, told.error_message) == (after["specHash"], None)
+
+
+UNCONFIRMED = item("service", process_spec("/bin/sleep", "4", confirm={"mode": "Manual", "timeoutSeconds": 60}))
+
+
+@pytest.mark.parametrize("confirmed", [False, True], ids=["nobody confirms it", "somebody confirms it"])
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_change_is_taken_back_unless_it_is_confirmed_however_often_the_device_restarts_meanwhile(
+    new_device: Any, times: int, confirmed: bool
+) -> None:
+    device = new_device()
+    device.desire((OLD,))
+    device.settle(90)
+    device.desire((UNCONFIRMED,))
+    device.settle(5)
+    for _ in range(times):
+        device.lose_power(0)
+        device.boot()
+        device.settle(5)
+        assert device.processes.traces[OLD["uid"]].spec_hash == UNCONFIRMED["specHash"]
+        assert device.processes.running(OLD["uid"])
+    if confirmed:
+        State(device.directory).confirm(OLD["uid"], UNCONFIRMED["specHash"])
+    device.settle(35)
+    device.boot()
+    device.settle(60)
+    told = device.ear.told[OLD["uid"]]
+    assert device.processes.running(OLD["uid"])
+    wanted = (
+        (UNCONFIRMED["specHash"], None, None)
+        if confirmed
+        else (OLD["specHash"], UNCONFIRMED["specHash"], RollbackReason.CONFIRM_TIMED_OUT)
+    )
+    assert (told.observed_spec_hash, told.failed_spec_hash, told.rolled_back_reason) == wanted

@@ -235,6 +235,23 @@ def test_health_follows_the_probe(gateway: FakeGateway, agent: Agent, tmp_path: 
     gateway.wait_for(lambda: seen(gateway).healthy is False, "unhealthy again")
 
 
+def test_a_readiness_that_flips_is_reported_at_once_and_not_at_the_next_heartbeat(
+    gateway: FakeGateway, agent: Agent, tmp_path: Path
+) -> None:
+    gateway.heartbeat_seconds = 3600
+    probe = {"exec": {"command": ["test", "-e", str(tmp_path / "ok")]}, "periodSeconds": 1, "failureThreshold": 1}
+    gateway.desire(item("a", SLEEP | {"healthCheck": probe}))
+    agent.start()
+    for healthy in (False, True, False):
+        (tmp_path / "ok").touch() if healthy else (tmp_path / "ok").unlink(missing_ok=True)
+        gateway.wait_for(lambda wanted=healthy: seen(gateway).healthy is wanted, f"healthy is {healthy}")  # type: ignore[misc]
+    count = len(gateway.reports)
+    pid = wait_running(gateway)
+    os.kill(pid, signal.SIGKILL)
+    gateway.wait_for(lambda: seen(gateway).restart_count == 1, "the restart")
+    assert count < len(gateway.reports) < count + 10
+
+
 def test_a_probe_that_hangs_holds_up_nothing_and_fails(gateway: FakeGateway, agent: Agent) -> None:
     probe = {"exec": {"command": ["sleep", "1000"]}, "timeoutSeconds": 1, "failureThreshold": 1, "periodSeconds": 1}
     gateway.desire(item("a", SLEEP | {"healthCheck": probe}))
