@@ -25,6 +25,7 @@ BENCHMARKS = (
     "writes",
     "fanout",
     "planner",
+    "events",
     "gateway_memory",
     "agent_memory",
     "agent_start",
@@ -53,7 +54,7 @@ class Benchmark(Protocol):
 def main(
     names: tuple[str, ...], cluster: str, assets: Path | None, quick: bool, json_file: Path | None, as_markdown: bool
 ) -> None:
-    """Run the benchmarks NAME, or all of them: throughput, propagation, heartbeats, writes, fanout, planner,
+    """Run the benchmarks NAME, or all of them: throughput, propagation, heartbeats, writes, fanout, planner, events,
     gateway_memory, agent_memory, agent_start, agent_size."""
     told = machine()
     click.echo(f"{told}; cluster: {cluster}")

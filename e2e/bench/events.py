@@ -1,0 +1,180 @@
+"""What events of single devices cost the controller while a fleet is at rest, and how often it writes a status.
+
+The controller runs in this process on an API in memory. Its handlers, its queue and its passes are the real ones, told
+by an informer; seconds are of the processor. The burst runs on a cluster, where the apiserver counts the writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import statistics
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import structlog
+from attrs import frozen
+
+from e2e.bench.context import Context, until
+from e2e.bench.counts import of_kind, ours
+from e2e.bench.figures import Figure, at_most, median_figure, number
+from e2e.bench.fleet import CONCURRENCY, NAME, Fleet
+from e2e.bench.programs import running
+from e2e.stack.manifests import deployment, network_switch, process_spec
+from e2e.stack.stack import Settings, Stack
+from praetor_api.kube.client import KubeClient
+from praetor_api.kube.codec import format_time
+from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from praetor_api.kube.testing import FakeClock
+from praetor_controller import settings as controller
+from praetor_controller.changes import Changes
+from praetor_controller.main import Program
+from praetor_controller.testing import PatchingKube
+
+SIZES = (10_000, 100_000)
+STATUSES = "deviceprocessdeployments/status"
+ONCE_A_SECOND = at_most(1.0)
+
+
+class Switchable(Changes):
+    """Can be turned *off*: then every event makes a pass over all devices."""
+
+    off = False
+
+    def take(self, key: Key) -> frozenset[str] | None:
+        noted = super().take(key)
+        return None if self.off else noted
+
+
+@frozen
+class Cost:
+    """Processor seconds of the first event after a pass over all devices, of others, and of such that make a pass."""
+
+    first: float
+    alone: list[float]
+    among_all: list[float]
+
+
+def measure(context: Context) -> tuple[Figure, ...]:
+    """Let single devices fail and recover in fleets in memory, then thousands at once on a cluster."""
+    figures: list[Figure] = []
+    for devices in context.size(SIZES, (1_000,)):
+        figures += _figures(devices, asyncio.run(_cost(devices, context.size(40, 10))))
+    return (*figures, *_burst(context, context.size(2_000, 200)))
+
+
+def _figures(devices: int, cost: Cost) -> Iterator[Figure]:
+    alone, among_all = statistics.median(cost.alone), statistics.median(cost.among_all)
+    what = f"one device's event, {devices:,} devices at rest"
+    yield median_figure(
+        f"{what}: processor time",
+        [each * 1000 for each in cost.alone],
+        unit="ms",
+        detail=f"the first after a pass over all: {number(cost.first * 1000)} ms",
+    )
+    yield Figure(
+        what=f"{what}: events a core could absorb one by one",
+        value=1 / alone,
+        unit="/s",
+        detail=f"{number(1 / among_all)} with a pass over all devices for each",
+    )
+    yield Figure(
+        what=f"{what}: a pass over all devices against it",
+        value=among_all / alone,
+        unit="x",
+        detail=f"{number(among_all * 1000)} ms against {number(alone * 1000)} ms",
+    )
+
+
+async def _cost(devices: int, events: int) -> Cost:
+    """Return what events cost from the watch's telling to the write of the status, one by one."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    clock, changes = FakeClock(), Switchable()
+    kube = PatchingKube(clock)
+    names = [f"leaf-{each}" for each in range(devices)]
+    for name in names:
+        await kube.create(NETWORK_SWITCHES, "lab", network_switch(name))
+    await kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", deployment(NAME, process_spec(["/bin/sleep", "1000"])))
+    program = Program(kube, clock, controller.Settings(metrics=None, probes=None, qps=1e6, burst=1_000_000))
+    program.controller.changes = changes
+    stop = asyncio.Event()
+
+    async def absorb(number: int) -> float:
+        body = {"status": _report(clock.now(), "Running" if number % 2 else "Failed")}
+        await kube.patch(DEVICE_PROCESSES, Key("lab", f"{NAME}-{names[number // 2]}"), body, subresource="status")
+        gc.collect()
+        began = time.process_time()
+        await clock.advance(1.5)
+        return time.process_time() - began
+
+    async with asyncio.TaskGroup() as group:
+        ran = group.create_task(program.run(stop), name="controller")
+        while len(kube.objects(DEVICE_PROCESSES)) < devices:
+            await clock.advance(1)
+        for name in names:
+            body = {"status": _report(clock.now())}
+            await kube.patch(DEVICE_PROCESSES, Key("lab", f"{NAME}-{name}"), body, subresource="status")
+        await clock.advance(5)
+        first, *alone = [await absorb(number) for number in range(events)]
+        changes.off = True
+        among_all = [await absorb(number) for number in range(max(4, events // 4))]
+        stop.set()
+        await clock.advance(10)
+        await ran
+    return Cost(first, alone, among_all)
+
+
+def _report(now: datetime, phase: str = "Running") -> dict[str, Any]:
+    """Return the status of a process of the first generation that its device says is well, or is not."""
+    types = ("AgentConnected", "SpecObserved", "ProcessStarted", "Healthy")
+    conditions = [
+        {"type": each, "status": "True", "reason": "Told", "message": "", "lastTransitionTime": format_time(now)}
+        for each in types
+    ]
+    return {"phase": phase, "observedGeneration": 1, "conditions": conditions}
+
+
+def _burst(context: Context, devices: int) -> Iterator[Figure]:
+    """Report for all processes at once, and count how often the deployment's status is written meanwhile."""
+    with context.launched() as cluster:
+        stack = Stack(cluster, context.folder("stack"), Settings(namespace="default"))
+        with running(stack, stack.controller):
+            fleet = Fleet(stack, devices, workdir=context.folder("fleet"))
+            fleet.offer(1)
+            until(
+                lambda: _counted(fleet, "currentNumberScheduled") == devices, "every device has its process", poll_s=0.2
+            )
+            before, began = ours(cluster), time.monotonic()
+            asyncio.run(_report_all(cluster.kubeconfig, [f"{NAME}-{name}" for name in fleet.names]))
+            reported_s = time.monotonic() - began
+            until(lambda: _counted(fleet, "numberAvailable") == devices, "the status tells of every report")
+            told_s = time.monotonic() - began
+            written = sum(of_kind(ours(cluster) - before, STATUSES).values())
+    yield Figure(
+        what=f"status writes of a deployment a second, in a burst of {devices:,} status events",
+        value=max(0, written - 1) / told_s,  # the first one comes at once, each other one a second after the one before
+        goal=ONCE_A_SECOND,
+        detail=f"{written} in {told_s:.1f} s; {number(devices / reported_s)} events a second",
+    )
+    yield Figure(what="from the last event to the status that counts it", value=told_s - reported_s, unit="s")
+
+
+async def _report_all(kubeconfig: Path, names: list[str]) -> None:
+    left = iter(names)
+    body = {"status": _report(datetime.now(UTC))}
+    async with await KubeClient.from_config(str(kubeconfig)) as client, asyncio.TaskGroup() as group:
+
+        async def work() -> None:
+            for name in left:
+                await client.patch(DEVICE_PROCESSES, Key("default", name), body, subresource="status")
+
+        for number in range(CONCURRENCY):
+            group.create_task(work(), name=f"report {number}")
+
+
+def _counted(fleet: Fleet, field: str) -> int:
+    return int(fleet.kube.deployment(NAME).get("status", {}).get(field, 0))
