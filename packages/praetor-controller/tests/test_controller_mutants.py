@@ -106,6 +106,13 @@ def two_deployments_in_a_rack(world: Simulation) -> None:
     world.roll_out("tel", "v2")
 
 
+def a_rack_that_only_the_other_deployment_knows(world: Simulation) -> None:
+    four(world, 4, "tel", budgets=RACKS)
+    world.deploy("ctl", "v1", updateStrategy=rolling(4))
+    world.run(4)
+    world.roll_out("ctl", "v2")
+
+
 def a_device_that_is_down_in_a_crowded_rack(world: Simulation) -> None:
     four(world, 4, "tel", "ctl", budgets=RACKS)
     world.roll_out("ctl", "v2")  # takes a and c
@@ -283,6 +290,8 @@ FAULTS = [
     Fault("every_budget_holds", "domains", "if with_it > self._limit(domain)", "if False", a_rack_of_two),
     Fault("every_budget_holds", "gathering", "down_elsewhere=elsewhere.down,", "down_elsewhere=(),",
           two_deployments_in_a_rack),
+    Fault("every_budget_holds", "gathering", "shared_budgets=shared,", "shared_budgets=(),",
+          a_rack_that_only_the_other_deployment_knows),
     Fault("every_budget_holds", "domains", "if with_it > self._limit(domain)",
           "if with_it > self._limit(domain) and device.name not in down", a_device_that_is_down_in_a_crowded_rack),
     Fault("one_process_for_each_device", "planner", "if process is None or stands is None:",

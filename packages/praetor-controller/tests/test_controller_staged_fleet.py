@@ -256,7 +256,7 @@ def counts_only_half(given: Snapshot, now: datetime) -> Plan:
     return plan(_rolling(given, waves=tuple(evolve(wave, success_threshold=50) for wave in waves)), now)
 
 
-@pytest.mark.timeout(180)  # a search; how soon it finds depends on which modules Hypothesis takes its constants from
+@pytest.mark.timeout(400)  # a search; how soon it finds depends on which modules Hypothesis takes its constants from
 @pytest.mark.parametrize(
     "mutant",
     [

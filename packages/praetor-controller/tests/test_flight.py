@@ -30,7 +30,7 @@ from praetor_controller.metrics import Metrics
 from praetor_controller.planner import plan
 from praetor_controller.projection import project_deployment
 from praetor_controller.rows import DeploymentRow, ProcessRow
-from praetor_controller.snapshot import Plan, Snapshot
+from praetor_controller.snapshot import Plan, SharedBudget, Snapshot
 from praetor_controller.testing import START, Device, Fleet, deployment, device, process, snapshot
 
 NAMES = [f"leaf-{number}" for number in range(8)]
@@ -264,6 +264,13 @@ def test_every_field_comes_back() -> None:
     assert plain(full).keys() == recorded
     assert restored(json.loads(json.dumps(plain(full))), ProcessRow) == evolve(full, resource_version="")
     assert restored(plain(evolve(full, owner=None)), ProcessRow).owner is None
+
+
+def test_budgets_of_other_deployments_come_back() -> None:
+    selector = LabelSelector(match_labels={"role": "leaf"})
+    budget = Budget(group_by=("rack",), max_unavailable="50%")
+    shared = SharedBudget(owner="edge", selector=selector, budget=budget, sizes={"rack=r1": 4})
+    assert restored(json.loads(json.dumps(plain(shared))), SharedBudget) == shared
 
 
 def test_values_of_the_environment_and_credentials_are_not_written() -> None:

@@ -17,6 +17,15 @@ def amount(value: int | str, devices: int, path: str) -> int:
     return math.ceil(devices * int(percent) / 100)
 
 
+def is_amount(value: int | str) -> bool:
+    """Tell whether *value* is a number or a percentage."""
+    try:
+        amount(value, 0, "")
+    except InvalidDeployment:
+        return False
+    return True
+
+
 def max_unavailable(value: int | str, devices: int) -> int:
     """Return the number of *devices* that a number or a percentage, rounded up, stands for."""
     return amount(value, devices, "spec.updateStrategy.rollingUpdate.maxUnavailable")

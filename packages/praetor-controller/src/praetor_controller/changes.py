@@ -23,6 +23,10 @@ class Changes:
         """Note nothing more: anything may have changed."""
         self._names.pop(key, None)
 
+    def follows(self, key: Key) -> bool:
+        """Tell whether somebody keeps account of the deployment: then all its devices are at rest."""
+        return key in self._names
+
     def note(self, key: Key, device: str) -> None:
         """Note that *device*, or its process, is another than it was."""
         names = self._names.get(key)

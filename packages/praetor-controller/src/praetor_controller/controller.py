@@ -6,6 +6,7 @@ A deployment is looked at again at once, but not all the time: passes take at mo
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 import structlog
 
@@ -16,6 +17,7 @@ from praetor_api.kube.workqueue import Workqueue
 from praetor_controller.cache import BY_NAMESPACE, BY_UID, Cache
 from praetor_controller.changes import Changes
 from praetor_controller.deployment import DeploymentReconciler
+from praetor_controller.elsewhere import has_budgets
 from praetor_controller.errors import NotLeading
 from praetor_controller.markers import DEPLOYMENT_LABEL
 from praetor_controller.metrics import Metrics
@@ -111,7 +113,11 @@ class Controller:
         return retry_after
 
     def _on_deployment(self, key: Key, old: DeploymentRow | None, new: DeploymentRow | None) -> None:
-        self._add(key, deployment_news(old, new))
+        news = deployment_news(old, new)
+        self._add(key, news)
+        if news is not News.STATUS and any(row is not None and has_budgets(row) for row in (old, new)):
+            others = self._cache.deployments.by_index(BY_NAMESPACE, key.namespace)
+            self._add_waiting((each for each in others if each.name != key.name), None)
 
     def _on_device(self, key: Key, old: DeviceRow | None, new: DeviceRow | None) -> None:
         for deployment in self._cache.deployments.by_index(BY_NAMESPACE, key.namespace):
@@ -133,9 +139,17 @@ class Controller:
 
     def _add_sharing(self, row: ProcessRow | None) -> None:
         """Bring up the deployments that may wait for a failure domain with the device of *row*."""
-        for deployment in self._cache.deployments.by_index(BY_NAMESPACE, row.namespace) if row else ():
-            if deployment.policy.update_strategy.rolling_update.budgets and deployment.uid != (row and row.owner):
-                self._add(Key(deployment.namespace, deployment.name))
+        found = self._cache.deployments.by_index(BY_NAMESPACE, row.namespace) if row is not None else ()
+        deployments = tuple(found)
+        if row is not None and any(map(has_budgets, deployments)):
+            self._add_waiting(deployments, row.owner)
+
+    def _add_waiting(self, deployments: Iterable[DeploymentRow], owner: str | None) -> None:
+        """Bring up *deployments* besides the *owner*; those at rest wait for nothing."""
+        for deployment in deployments:
+            key = Key(deployment.namespace, deployment.name)
+            if deployment.uid != owner and not self.changes.follows(key):
+                self._add(key)
 
     def _tell_owner(self, row: ProcessRow, owner: str, news: News) -> None:
         owners = [each for each in self._cache.deployments.by_index(BY_UID, owner) if each.namespace == row.namespace]
@@ -163,4 +177,5 @@ class Controller:
 
 def _bearing(row: ProcessRow) -> tuple[object, ...]:
     """Return what decides whether other deployments count the device of *row* as down."""
-    return row.ready_since, row.connected, row.connected_since, row.reported, row.settled_since, row.offered_at
+    since = row.ready_since, row.connected_since, row.settled_since, row.offered_at
+    return *since, row.connected, row.reported, row.held, row.failure

@@ -1,7 +1,8 @@
 """Failure domains: how many devices that share a rack, a pair or a feed are down, whoever took them down. Pure.
 
 A domain is the values of a budget's labels; a device that lacks one of them is in none. A percentage is of the
-deployment's devices in the domain, rounded up. Several budgets hold at a time, and each must have room.
+deployment's devices in the domain, rounded up. Several budgets hold at a time, and each must have room. Those of other
+deployments hold, too, for the devices that these deployments match.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import TypeAlias
 from praetor_api.kube.objects import Budget
 from praetor_controller.amounts import amount
 from praetor_controller.rows import DeviceRow
+from praetor_controller.selectors import compile_selector
+from praetor_controller.snapshot import SharedBudget
 
 _PATH = "spec.updateStrategy.rollingUpdate.budgets"
 
@@ -23,12 +26,19 @@ Domain: TypeAlias = str | tuple[str, ...]
 
 
 class Domains:
-    """The failure domains of one pass. *down_elsewhere* are the devices that other deployments have down."""
+    """The failure domains of one pass. *down_elsewhere* are the devices that other deployments have down, and *shared*
+    the budgets of those that match some of the *devices*.
+    """
 
     def __init__(
-        self, budgets: Sequence[Budget], devices: Sequence[DeviceRow], down_elsewhere: Iterable[DeviceRow]
+        self,
+        budgets: Sequence[Budget],
+        devices: Sequence[DeviceRow],
+        down_elsewhere: Iterable[DeviceRow],
+        shared: Iterable[SharedBudget] = (),
     ) -> None:
-        self._budgets = [_Budget(index, budget, devices) for index, budget in enumerate(budgets)]
+        own = [_Budget(index, budget, devices) for index, budget in enumerate(budgets)]
+        self._budgets = [*own, *(_Shared(index, each) for index, each in enumerate(shared))]
         for device in down_elsewhere:
             self.take(device)
 
@@ -70,7 +80,7 @@ class _Budget:
             self._down.setdefault(domain, set()).add(device.name)
 
     def full(self, device: DeviceRow) -> str:
-        domain = self._domain(device)
+        domain = self._binding(device)
         if domain is None:
             return ""
         down = self._down.get(domain, ())
@@ -78,11 +88,15 @@ class _Budget:
         return self._name(domain, len(down)) if with_it > self._limit(domain) else ""
 
     def crowded(self, device: DeviceRow) -> str:
-        domain = self._domain(device)
+        domain = self._binding(device)
         if domain is None:
             return ""
         down = len(self._down.get(domain, ()))
         return self._name(domain, down) if down > self._limit(domain) else ""
+
+    def _binding(self, device: DeviceRow) -> Domain | None:
+        """Return the domain that *device* must have room in."""
+        return self._domain(device)
 
     def _domain(self, device: DeviceRow) -> Domain | None:
         try:
@@ -107,7 +121,37 @@ class _Budget:
         """Return the words for it, which all devices of the domain share."""
         name = self._names.get((domain, down))
         if name is None:
-            values = (domain,) if isinstance(domain, str) else domain
-            labels = ",".join(f"{key}={value}" for key, value in zip(self._keys, values, strict=True))
-            name = self._names[domain, down] = f"{labels} {down}/{self._limit(domain)}"
+            name = self._names[domain, down] = f"{domain_words(self._keys, domain)} {down}/{self._limit(domain)}"
         return name
+
+
+class _Shared(_Budget):
+    """A budget of another deployment: what is down counts whatever it is, but only its own devices are held back."""
+
+    def __init__(self, index: int, shared: SharedBudget) -> None:
+        super().__init__(index, shared.budget, ())
+        self._matches = compile_selector(shared.selector)
+        self._shared = shared
+
+    def _binding(self, device: DeviceRow) -> Domain | None:
+        return self._domain(device) if self._matches(device.labels) else None
+
+    def _size(self, domain: Domain) -> int:
+        return self._shared.sizes.get(domain_words(self._keys, domain), 0)
+
+    def _name(self, domain: Domain, down: int) -> str:
+        return f"{super()._name(domain, down)} of {self._shared.owner}"
+
+
+def domain_words(keys: Sequence[str], domain: Domain) -> str:
+    """Return the labels of *domain* in words."""
+    values = (domain,) if isinstance(domain, str) else domain
+    return ",".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+
+
+def domain_sizes(budget: Budget, devices: Iterable[DeviceRow]) -> dict[str, int]:
+    """Return how many of *devices* each failure domain of *budget* has."""
+    keys = budget.group_by
+    named = (tuple(map(device.labels.get, keys)) for device in devices)
+    sizes = Counter(tuple(values) for values in named if None not in values)
+    return {domain_words(keys, tuple(map(str, values))): count for values, count in sizes.items()}

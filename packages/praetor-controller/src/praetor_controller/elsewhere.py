@@ -1,4 +1,7 @@
-"""Devices that other deployments have down: they count in the failure domains that both share. Pure.
+"""What other deployments of a namespace have to do with one: the devices that they have down, and their budgets. Pure.
+
+A device that is down counts in its failure domains whoever took it down, and a budget binds all that write to its
+devices.
 
 What another deployment is about to write counts before it is written, so that two rollouts cannot both take the last
 place of a domain.
@@ -7,12 +10,16 @@ place of a domain.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from attrs import frozen
 
+from praetor_api.kube.objects import StrategyType
+from praetor_controller.amounts import is_amount
 from praetor_controller.availability import Standing, blamed_until, standing
+from praetor_controller.domains import domain_sizes
 from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.snapshot import SharedBudget
 
 TAKING_S = 1.0
 """After so long it is seen whether another deployment's write was made."""
@@ -48,6 +55,36 @@ def down_elsewhere(neighbours: Iterable[Neighbour], devices: Mapping[str, Device
             changes_at = min(changes_at, until)
     rows = (devices[name] for name in sorted(names & devices.keys()))
     return Elsewhere(tuple(row for row in rows if not row.maintained(now)), changes_at)
+
+
+def shared_budgets(
+    neighbours: Iterable[Neighbour], matching: Sequence[DeviceRow], devices: Iterable[DeviceRow]
+) -> tuple[SharedBudget, ...]:
+    """Return the budgets of those *neighbours* that match some of the devices *matching* the deployment, too.
+
+    *devices* are all of the namespace. A neighbour that cannot be acted on, or that does not roll, has none.
+    """
+    return tuple(
+        SharedBudget(
+            owner=other.name,
+            selector=other.policy.selector,
+            budget=budget,
+            sizes=domain_sizes(budget, (each for each in devices if other.matches(each.labels)))
+            if isinstance(budget.max_unavailable, str)
+            else {},
+        )
+        for other in (neighbour.deployment for neighbour in neighbours)
+        if has_budgets(other) and any(other.matches(device.labels) for device in matching)
+        for budget in other.policy.update_strategy.rolling_update.budgets
+        if is_amount(budget.max_unavailable)
+    )
+
+
+def has_budgets(deployment: DeploymentRow) -> bool:
+    """Tell whether the budgets of *deployment*, if it has any, hold."""
+    rolling = deployment.strategy is StrategyType.ROLLING_UPDATE
+    acted_on = rolling and not deployment.fault and not deployment.terminating
+    return acted_on and bool(deployment.policy.update_strategy.rolling_update.budgets)
 
 
 def _down(neighbour: Neighbour, devices: Mapping[str, DeviceRow], now: float) -> Iterator[tuple[str, float]]:

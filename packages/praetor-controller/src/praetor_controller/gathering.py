@@ -7,7 +7,8 @@ from datetime import datetime
 
 from attrs import frozen
 
-from praetor_controller.elsewhere import Elsewhere, Neighbour, down_elsewhere
+from praetor_api.kube.objects import StrategyType
+from praetor_controller.elsewhere import Elsewhere, Neighbour, down_elsewhere, has_budgets, shared_budgets
 from praetor_controller.memory import Memory
 from praetor_controller.revisions import RevisionRow, find_revision, rollout_start
 from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
@@ -35,10 +36,16 @@ def gather(
     devices = list(sources.devices)
     matches, uid, wanted = deployment.matches, deployment.uid, deployment.template.spec_hash
     newest = find_revision(sources.revisions, deployment.template.revision)
-    elsewhere = _elsewhere(deployment, devices, sources.neighbours, now.timestamp())
+    matching = [device for device in devices if matches(device.labels)]
+    neighbours = tuple(sources.neighbours)
+    rolling = deployment.strategy is StrategyType.ROLLING_UPDATE
+    shared = shared_budgets(neighbours, matching, devices) if rolling else ()
+    elsewhere = Elsewhere()
+    if shared or has_budgets(deployment):  # else nobody asks, and it takes a look at every process of the namespace
+        elsewhere = down_elsewhere(neighbours, {device.name: device for device in devices}, now.timestamp())
     return Snapshot(
         deployment=deployment,
-        devices=[device for device in devices if matches(device.labels)],
+        devices=matching,
         processes=[row for row in sources.processes if row.owner == uid and row.namespace == deployment.namespace],
         rollout_since=rollout_start(deployment, newest, now) if newest else now,
         taken_names=TakenNames(sources.find, deployment),
@@ -51,12 +58,5 @@ def gather(
         current_stored_as=frozenset(memory.stored_as.get(current.spec_hash, ()) if current else ()),
         down_elsewhere=elsewhere.down,
         elsewhere_changes_at=elsewhere.changes_at,
+        shared_budgets=shared,
     )
-
-
-def _elsewhere(
-    deployment: DeploymentRow, devices: Iterable[DeviceRow], neighbours: Iterable[Neighbour], now: float
-) -> Elsewhere:
-    if not deployment.policy.update_strategy.rolling_update.budgets:
-        return Elsewhere()  # nobody asks, and it would take a look at every process of the namespace
-    return down_elsewhere(neighbours, {device.name: device for device in devices}, now)

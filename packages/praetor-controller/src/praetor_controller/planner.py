@@ -14,8 +14,9 @@ that are unavailable already.
 
 A device whose wave is not open keeps what it has, and gets the current revision when it has nothing. If it is down
 since its last offer it is spent, for progressDeadlineSeconds: for longer, and it would hold up the waves before it.
-Each failure domain must have room, too. When the failure policy stops a revision no wave is open; when it takes the
-revision back, the plan is one for the current revision instead, under the same budgets and without waves.
+Each failure domain must have room, too, by the budgets of all deployments that match the device. When the failure
+policy stops a revision no wave is open; when it takes the revision back, the plan is one for the current revision
+instead, under the same budgets and without waves.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ class _Pass:
         self.frozen = deployment.policy.paused
         self.on_delete = deployment.strategy is StrategyType.ON_DELETE
         self.rolling = deployment.strategy is StrategyType.ROLLING_UPDATE
-        self.domains = Domains(rolling.budgets if self.rolling else (), snapshot.devices, snapshot.down_elsewhere)
+        budgets, shared = (rolling.budgets, snapshot.shared_budgets) if self.rolling else ((), ())
+        self.domains = Domains(budgets, snapshot.devices, snapshot.down_elsewhere, shared)
         self.update_hashes = snapshot.stored_as | {deployment.template.spec_hash}
         self.pairing = pair(snapshot.devices, snapshot.processes, self.min_ready_s, self.at)
         self.stop, self.stop_at = self._stop()

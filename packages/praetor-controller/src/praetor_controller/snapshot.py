@@ -8,11 +8,24 @@ from datetime import datetime
 
 from attrs import field, frozen
 
-from praetor_api.kube.objects import Condition
+from praetor_api.kube.objects import Budget, Condition, LabelSelector
 from praetor_controller.actions import Action
 from praetor_controller.reasons import Reason, ReasonCode
 from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow, Template
 from praetor_controller.waves import WaveState
+
+
+@frozen(kw_only=True)
+class SharedBudget:
+    """A budget of another deployment, *owner*: it binds the devices that its *selector* matches, whoever writes there.
+
+    *sizes* are how many of these each failure domain has, by its labels such as `rack=r12`; empty for a plain number.
+    """
+
+    owner: str
+    selector: LabelSelector
+    budget: Budget
+    sizes: Mapping[str, int] = field(factory=dict)
 
 
 @frozen(kw_only=True)
@@ -25,6 +38,7 @@ class Snapshot:
     *current* is the template of the revision that was rolled out last, None when nobody knows it, and
     *current_stored_as* what *stored_as* is for it. *down_elsewhere* are devices of the namespace, whether they match or
     not, that other deployments have down, and *elsewhere_changes_at* is when time alone may change that.
+    *shared_budgets* are those of the other deployments that match some of the *devices*, too.
     *in_flight* are devices with a write whose outcome nobody knows yet; *refusals* are those whose write was refused.
     """
 
@@ -42,6 +56,7 @@ class Snapshot:
     current_stored_as: frozenset[str] = frozenset()
     down_elsewhere: Sequence[DeviceRow] = ()
     elsewhere_changes_at: float = math.inf
+    shared_budgets: Sequence[SharedBudget] = ()
 
 
 @frozen(kw_only=True)

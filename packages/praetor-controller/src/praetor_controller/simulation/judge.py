@@ -117,6 +117,7 @@ class Judge:
             devices=self._stored.devices(),
             processes={name: self._stored.processes(name) for name in self._down},
             down={name: frozenset(down) for name, down in self._down.items()},
+            deployments=[self._stored.deployment(name) for name in self._down],
             began=self._progress.began,
             stood={name: self._progress.stood(name) for name in self._down},
             calm=evolve(self._calm, stopped=self._calm.stopped & self._stopped()),  # mended, never noted: no stop

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from attrs import frozen
@@ -40,7 +40,8 @@ class Facts:
     """The world at a write, the new process in it. *down* are the devices that our writes took down.
 
     *began* is when the present rollout did, and *stood* which of its waves have stood, and since when. All of these are
-    by deployment. *calm* is how it was when everybody had last come to rest: what came since may cross the write.
+    by deployment; *deployments* are all of them. *calm* is how it was when everybody had last come to rest: what came
+    since may cross the write.
     """
 
     now: float
@@ -49,6 +50,7 @@ class Facts:
     down: Mapping[str, frozenset[str]]
     began: Mapping[str, float]
     stood: Mapping[str, Mapping[str, float]]
+    deployments: Collection[DeploymentRow]
     calm: Calm
 
 
@@ -89,18 +91,19 @@ def max_unavailable_holds(write: Write, facts: Facts) -> str:
 
 
 def every_budget_holds(write: Write, facts: Facts) -> str:
-    """Nor more of a failure domain than any budget allows, whichever deployment took them down."""
+    """Nor more of a failure domain than any budget of any deployment allows, whichever took them down."""
     if not write.takes_down_first or not _rolling(write.deployment):
         return ""
     down = frozenset[str]().union(*facts.down.values())
-    for budget in write.deployment.policy.update_strategy.rolling_update.budgets:
+    others = (each for each in facts.deployments if _rolling(each) and each.matches(write.device.labels))
+    budgets = [(row, each) for row in others for each in row.policy.update_strategy.rolling_update.budgets]
+    for deployment, budget in budgets:
         domain = [write.device.labels.get(key) for key in budget.group_by]
-        there = [
-            row.name for row in facts.devices.values() if [row.labels.get(key) for key in budget.group_by] == domain
-        ]
-        limit = share(budget.max_unavailable, len(there))
-        if None not in domain and len(down & set(there)) > limit:
-            return f"{sorted(down & set(there))} of {domain} are down, at most {limit} may be"
+        there = [row for row in facts.devices.values() if [row.labels.get(key) for key in budget.group_by] == domain]
+        limit = share(budget.max_unavailable, sum(deployment.matches(row.labels) for row in there))
+        gone = sorted(down & {row.name for row in there})
+        if None not in domain and len(gone) > limit:
+            return f"{gone} of {domain} are down, at most {limit} may be by {deployment.name}"
     return ""
 
 
