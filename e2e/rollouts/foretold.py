@@ -74,6 +74,13 @@ class Foretold:
             yield change
 
     @contextmanager
+    def first(self, wanted: Mapping[str, Any], **options: bool) -> Iterator[Change]:
+        """Apply the manifest of a new deployment, and compare on leaving."""
+        with self.foretell(wanted, **options) as change:
+            self._kube.apply(wanted)
+            yield change
+
+    @contextmanager
     def present(self, name: str, **options: bool) -> Iterator[Change]:
         """Compare what comes of the deployment as it is; whoever enters may approve waves, or do nothing."""
         with self.foretell(manifest(name, self._kube.deployment(name)["spec"]), **options) as change:
@@ -118,6 +125,7 @@ class _Foretold:
     """The parts of a forecast that can be compared."""
 
     steps: Mapping[str, int]  # of each device that is to be offered something
+    deleted: frozenset[str]
     waves: Mapping[str, str]
     at_most: int
     budgets: Sequence[tuple[Sequence[str], Mapping[str, int]]]
@@ -130,6 +138,7 @@ def _read(forecast: Mapping[str, Any]) -> _Foretold:
         steps |= dict.fromkeys((*step["create"], *step["update"]), number)
     return _Foretold(
         steps=steps,
+        deleted=frozenset(name for step in forecast["steps"] for name in step["delete"]),
         waves={device: wave for wave, devices in forecast["waves"].items() for device in devices},
         at_most=forecast["unavailableAtMost"],
         budgets=[(each["budget"].partition(":")[0].split(","), each["domains"]) for each in forecast["budgets"]],
@@ -152,6 +161,7 @@ def deviations(
     return [
         *([f"it called the spec wrong: {forecast['fault']}"] if forecast["fault"] else []),
         *_of_devices(told, offers, stopped=stopped),
+        *_of_deleted(told, timeline.deleted, stopped=stopped),
         *_of_waves(told, offers),
         *_of_order(told, offers, labels),
         *_of_worst(told, timeline, labels),
@@ -168,6 +178,13 @@ def _of_devices(told: _Foretold, offers: Sequence[Offer], *, stopped: bool) -> I
         yield f"offered, but not foretold: {unforeseen}"
     if not stopped and (missing := sorted(told.steps.keys() - set(offered))):
         yield f"foretold, but not offered: {missing}"
+
+
+def _of_deleted(told: _Foretold, deleted: Sequence[str], *, stopped: bool) -> Iterator[str]:
+    if unforeseen := sorted(set(deleted) - told.deleted):
+        yield f"deleted, but not foretold: {unforeseen}"
+    if not stopped and (missing := sorted(told.deleted - set(deleted))):
+        yield f"foretold, but not deleted: {missing}"
 
 
 def _of_waves(told: _Foretold, offers: Sequence[Offer]) -> Iterator[str]:

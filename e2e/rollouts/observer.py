@@ -44,7 +44,7 @@ class Sample(NamedTuple):
 
 @frozen(kw_only=True)
 class Timeline:
-    """A rollout as it was observed. *began* is when the record did."""
+    """A rollout as it was observed. *began* is when the record did; *deleted* are the names of processes."""
 
     began: float
     samples: Sequence[Sample]
@@ -132,7 +132,7 @@ class _View:
         """Take one event in."""
         device, generation = process["spec"]["deviceRef"]["name"], process["metadata"]["generation"]
         if kind == "DELETED":
-            self.deleted.append(device)
+            self.deleted.append(process["metadata"]["name"])
             self._forget(device)
             return
         known = self.generation.get(device)

@@ -24,16 +24,6 @@ def is_ready(process: Mapping[str, Any]) -> bool:
     return current and good and phase(process) in ("Running", "Succeeded")
 
 
-def unavailable(devices: Collection[str]) -> Callable[[Mapping[str, Object]], int]:
-    """Return a measure: how many of *devices* have no ready process among the objects of one moment."""
-
-    def measure(objects: Mapping[str, Object]) -> int:
-        ready = {item["spec"]["deviceRef"]["name"] for item in objects.values() if is_ready(item)}
-        return len(set(devices) - ready)
-
-    return measure
-
-
 def revision(process: Mapping[str, Any]) -> str:
     """Return the value of the variable REVISION in the process's spec."""
     env = process["spec"]["execution"].get("env", ())
@@ -47,6 +37,17 @@ def await_ready(kube: Kube, devices: Collection[str], *, within_s: float = WITHI
         lambda found: set(found) == set(devices) and all(map(is_ready, found.values())),
         what=f"the processes of {', '.join(devices)} are ready, and there are no others",
         within_s=within_s,
+    )
+
+
+def await_revision(kube: Kube, devices: Collection[str], wanted: str) -> None:
+    """Return when exactly *devices* have a process each that is ready with the revision *wanted*."""
+    eventually(
+        kube.processes,
+        lambda found: (
+            set(found) == set(devices) and all(revision(item) == wanted and is_ready(item) for item in found.values())
+        ),
+        what=f"all run revision {wanted}",
     )
 
 

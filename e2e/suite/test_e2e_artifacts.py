@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from e2e.rollouts.foretold import Foretold
+from e2e.rollouts.story import await_done
 from e2e.stack.kube import Kube, Object, condition, conditions
 from e2e.stack.manifests import deployment, process_spec
 from e2e.stack.waiting import eventually, steadily
@@ -15,7 +17,7 @@ from e2e.suite.fleet import Fleet
 from e2e.suite.judging import await_process, await_ready
 from e2e.suite.running import argv_of, is_alive
 from e2e.suite.site import served
-from e2e.suite.workloads import GRACE_S, change_template, sleeping
+from e2e.suite.workloads import GRACE_S, sleeping
 
 SCRIPT = "#!/bin/sh\n# {}\nexec sleep infinity\n"
 WRONG = "0" * 64
@@ -87,22 +89,18 @@ def test_a_wrong_checksum_is_told_and_nothing_is_run(fleet: Fleet, kube: Kube, s
     ],
 )
 def test_the_old_process_runs_on_while_its_successor_cannot_be_had(
-    fleet: Fleet, kube: Kube, site: tuple[Path, str], name: str, checksum: str, kind: str
+    fleet: Fleet, kube: Kube, foretold: Foretold, site: tuple[Path, str], name: str, checksum: str, kind: str
 ) -> None:
     (device,) = fleet.add()
     folder, url = site
     _, good = program(folder, "tool")
     kube.apply(deployment("tool", sleeping()))
     pid = await_ready(kube, [device])[device]["status"]["pid"]
-    change_template(kube, "tool", running(name, "http", f"{url}/{name}", checksum) | {"execution": _execution(name)})
-    await_process(kube, device, lambda item: condition(item, kind) == "False", f"{kind} is False")
-    steadily(lambda: is_alive(pid), bool, what="the old process runs", for_s=2)
-    change_template(kube, "tool", running("tool", "http", f"{url}/tool", good) | {"execution": _execution("tool")})
+    with foretold.template("tool", running(name, "http", f"{url}/{name}", checksum), stopped=True):
+        await_process(kube, device, lambda item: condition(item, kind) == "False", f"{kind} is False")
+        steadily(lambda: is_alive(pid), bool, what="the old process runs", for_s=2)
+    with foretold.template("tool", running("tool", "http", f"{url}/tool", good)):
+        await_done(kube, "tool")
     process = await_ready(kube, [device])[device]
     assert_had(process, good)
     eventually(lambda: not is_alive(pid), what="the old process has ended")
-
-
-def _execution(name: str) -> Object:
-    """Return an execution that, merged over a sleeper's, leaves nothing of it."""
-    return {"command": [name], "args": None, "env": None}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from e2e.rollouts.foretold import Foretold
+from e2e.rollouts.story import await_done
 from e2e.stack.kube import Kube, condition, conditions
 from e2e.stack.manifests import deployment, process_spec
 from e2e.stack.waiting import eventually
 from e2e.suite.fleet import Fleet
 from e2e.suite.judging import await_phase, await_process, await_ready
-from e2e.suite.workloads import change_template, probed, shell, sleeping
+from e2e.suite.workloads import probed, shell, sleeping
 
 
 def test_a_failing_health_check_makes_the_process_unhealthy_and_a_good_one_healthy_again(
@@ -48,14 +50,17 @@ def test_the_failure_threshold_is_counted(fleet: Fleet, kube: Kube, tmp_path: Pa
     assert (healthy["status"], healthy["lastTransitionTime"]) == ("True", since)
 
 
-def test_a_command_that_does_not_exist_is_told_and_nothing_is_started(fleet: Fleet, kube: Kube) -> None:
+def test_a_command_that_does_not_exist_is_told_and_nothing_is_started(
+    fleet: Fleet, kube: Kube, foretold: Foretold
+) -> None:
     (device,) = fleet.add()
     kube.apply(deployment("absent", process_spec(["/no/such/program"])))
     process = await_process(kube, device, lambda item: condition(item, "ProcessStarted") == "False", "not started")
     assert "/no/such/program" in conditions(process)["ProcessStarted"]["message"]
     assert process["status"].get("phase") in ("Pending", "Failed")
     assert fleet.agent(device).processes() == frozenset()
-    change_template(kube, "absent", sleeping())
+    with foretold.template("absent", sleeping()):
+        await_done(kube, "absent")
     await_ready(kube, [device])
 
 
@@ -74,7 +79,7 @@ def test_a_process_that_crashes_is_restarted_and_counted(fleet: Fleet, kube: Kub
     assert process["status"]["lastTerminationReason"]
 
 
-def test_never_runs_to_completion_once(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
+def test_never_runs_to_completion_once(fleet: Fleet, kube: Kube, foretold: Foretold, tmp_path: Path) -> None:
     (device,) = fleet.add()
     ran = tmp_path / "ran"
     kube.apply(deployment("firmware", shell('echo x >>"$1"', str(ran), restartPolicy="Never")))
@@ -89,8 +94,9 @@ def test_never_runs_to_completion_once(fleet: Fleet, kube: Kube, tmp_path: Path)
     _heard_again(fleet, device)
     assert ran.read_text() == "x\n"
     assert conditions(kube.switch(device))["AgentConnected"]["lastTransitionTime"] == connected["lastTransitionTime"]
-    change_template(kube, "firmware", shell('echo again >>"$1"', str(ran), restartPolicy="Never"))
-    eventually(ran.read_text, lambda text: text == "x\nagain\n", what="a new spec runs once, too")
+    with foretold.template("firmware", shell('echo again >>"$1"', str(ran), restartPolicy="Never")):
+        await_done(kube, "firmware")
+    assert ran.read_text() == "x\nagain\n"  # a new spec runs once, too
 
 
 def test_never_tells_a_failure_and_does_not_try_again(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
@@ -115,12 +121,12 @@ def test_on_failure_tries_again_until_it_succeeds(fleet: Fleet, kube: Kube, tmp_
     assert ran.read_text() == "x\nx\n"
 
 
-def test_a_transition_time_moves_only_with_the_status(fleet: Fleet, kube: Kube) -> None:
+def test_a_transition_time_moves_only_with_the_status(fleet: Fleet, kube: Kube, foretold: Foretold) -> None:
     (device,) = fleet.add()
     kube.apply(deployment("sleeper", sleeping()))
     before = conditions(await_ready(kube, [device])[device])["AgentConnected"]
-    change_template(kube, "sleeper", sleeping("2"))
-    eventually(lambda: kube.processes()[device]["metadata"]["generation"] == 2, what="the spec changed")
+    with foretold.template("sleeper", sleeping("2")):
+        await_done(kube, "sleeper")
     after = conditions(await_ready(kube, [device])[device])["AgentConnected"]
     assert after["lastTransitionTime"] == before["lastTransitionTime"]
 

@@ -10,12 +10,14 @@ import pytest
 
 from e2e.lab.device import Device, why_unavailable
 from e2e.lab.payload import install
+from e2e.rollouts.foretold import Foretold
+from e2e.rollouts.story import await_done
 from e2e.stack.kube import DEPLOYMENTS, Kube, Object, condition
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 from e2e.suite.judging import await_phase, await_ready, is_ready
-from e2e.suite.workloads import change_template, probed
+from e2e.suite.workloads import probed
 
 pytestmark = pytest.mark.lab
 
@@ -57,7 +59,9 @@ def device(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: P
         yield booted
 
 
-def test_what_the_status_says_is_what_systemctl_says(device: Device, stack: Stack, kube: Kube) -> None:
+def test_what_the_status_says_is_what_systemctl_says(
+    device: Device, stack: Stack, kube: Kube, foretold: Foretold
+) -> None:
     kube.apply(deployment("exporter", _exporter("1")))
     process = await_ready(kube, [device.name])[device.name]
     unit = _unit(device)
@@ -72,7 +76,8 @@ def test_what_the_status_says_is_what_systemctl_says(device: Device, stack: Stac
     _assert_set_right_when_stopped(device, kube, unit)
     _assert_left_alone_by_a_restart_of_the_agent(device, kube, unit)
 
-    change_template(kube, "exporter", _exporter("2"))
+    with foretold.template("exporter", _exporter("2")):
+        await_done(kube, "exporter")
     process = eventually(
         lambda: kube.processes()[device.name],
         lambda item: is_ready(item) and item["metadata"]["generation"] == 2,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from e2e.rollouts.foretold import Foretold
+from e2e.rollouts.story import await_done
 from e2e.stack.kube import DEPLOYMENTS, PROCESSES, SWITCHES, Kube
 from e2e.stack.manifests import deployment
 from e2e.stack.waiting import eventually
@@ -35,12 +37,14 @@ def test_a_device_that_is_relabelled_loses_and_gets_its_process(fleet: Fleet, ku
     assert await_ready(kube, [device, other])[device]["status"]["pid"] != pid
 
 
-def test_a_changed_selector_moves_the_processes(fleet: Fleet, kube: Kube) -> None:
+def test_a_changed_selector_moves_the_processes(fleet: Fleet, kube: Kube, foretold: Foretold) -> None:
     (leaf,), (spine,) = fleet.add(labels=LEAF), fleet.add(labels={"role": "spine"})
     kube.apply(deployment("sleeper", sleeping(), match=LEAF))
     pid = await_ready(kube, [leaf])[leaf]["status"]["pid"]
-    kube.patch(DEPLOYMENTS, "sleeper", {"spec": {"selector": {"matchLabels": {"role": "spine"}}}})
-    await_ready(kube, [spine])
+    with foretold.change("sleeper", selector={"matchLabels": {"role": "spine"}}) as change:
+        await_ready(kube, [spine])
+        await_done(kube, "sleeper")
+    assert change.timeline.deleted == [f"sleeper-{leaf}"]
     eventually(lambda: not is_alive(pid), what="the process of the leaf ended")
 
 

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 import pytest
 
 from e2e.clusters.cluster import Capability
+from e2e.rollouts.foretold import Foretold
+from e2e.rollouts.story import await_done
 from e2e.stack.kube import PROCESSES, Kube
 from e2e.stack.manifests import deployment
-from e2e.stack.recorder import Recorder
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually, steadily
 from e2e.suite.fleet import Fleet
-from e2e.suite.judging import await_ready, is_ready, revision, unavailable
+from e2e.suite.judging import await_ready, await_revision, is_ready, revision
 from e2e.suite.running import is_alive
-from e2e.suite.workloads import change_template, sleeping
+from e2e.suite.workloads import sleeping
 
 BOTH_WAYS = pytest.mark.parametrize("kill", [False, True], ids=["graceful", "killed"])
 
@@ -42,46 +43,51 @@ def outage(stack: Stack) -> Iterator[Stack]:
 
 @BOTH_WAYS
 def test_a_rollout_goes_on_after_a_restart_of_the_controller(
-    stack: Stack, kube: Kube, devices: tuple[str, ...], kill: bool
+    stack: Stack, kube: Kube, foretold: Foretold, devices: tuple[str, ...], kill: bool
 ) -> None:
-    with Recorder(stack.cluster.kubeconfig, kube.path(PROCESSES)) as record:
-        change_template(kube, "sleeper", sleeping("2"))
+    with foretold.template("sleeper", sleeping("2")) as change:
         eventually(lambda: "2" in _revisions(kube), what="the rollout began")
         stack.controller.restart(kill=kill)
-        _await_revision(kube, devices, "2")
-    assert record.worst(unavailable(devices)) <= 1
+        await_done(kube, "sleeper")
+    await_revision(kube, devices, "2")
+    assert change.timeline.worst(lambda sample: sample.unavailable) <= 1
     assert len(kube.list(PROCESSES)) == len(devices)
 
 
-def test_processes_run_on_while_no_controller_is_there(stack: Stack, kube: Kube, devices: tuple[str, ...]) -> None:
+def test_processes_run_on_while_no_controller_is_there(
+    stack: Stack, kube: Kube, foretold: Foretold, devices: tuple[str, ...]
+) -> None:
     pids = _pids(kube)
     stack.controller.program.terminate()
-    change_template(kube, "sleeper", sleeping("2"))
-    steadily(lambda: list(map(is_alive, pids)), all, what="the processes run", for_s=1)
-    assert set(_revisions(kube)) == {"1"}
-    stack.controller.program.start()
-    stack.controller.wait_ready()
-    _await_revision(kube, devices, "2")
+    with foretold.template("sleeper", sleeping("2")):
+        steadily(lambda: list(map(is_alive, pids)), all, what="the processes run", for_s=1)
+        assert set(_revisions(kube)) == {"1"}
+        stack.controller.program.start()
+        await_done(kube, "sleeper")
+    await_revision(kube, devices, "2")
 
 
-def test_processes_run_on_through_a_restart_of_the_gateway(stack: Stack, kube: Kube, devices: tuple[str, ...]) -> None:
+def test_processes_run_on_through_a_restart_of_the_gateway(
+    stack: Stack, kube: Kube, foretold: Foretold, devices: tuple[str, ...]
+) -> None:
     pids = _pids(kube)
     stack.gateway.restart()
-    change_template(kube, "sleeper", sleeping("1", restartPolicy="OnFailure"))
-    eventually(lambda: not any(map(is_alive, pids)), what="devices got the change through the new gateway")
+    with foretold.template("sleeper", sleeping("1", restartPolicy="OnFailure")):
+        eventually(lambda: not any(map(is_alive, pids)), what="devices got the change through the new gateway")
+        await_done(kube, "sleeper")
     await_ready(kube, devices)
 
 
 def test_an_outage_of_the_gateway_stops_nothing_and_what_was_missed_is_made_up_for(
-    stack: Stack, kube: Kube, devices: tuple[str, ...]
+    stack: Stack, kube: Kube, foretold: Foretold, devices: tuple[str, ...]
 ) -> None:
     pids = _pids(kube)
     stack.gateway.program.kill()
-    change_template(kube, "sleeper", sleeping("2"))
-    steadily(lambda: list(map(is_alive, pids)), all, what="the processes run", for_s=2)
-    stack.gateway.program.start()
-    stack.gateway.wait_ready()
-    _await_revision(kube, devices, "2")
+    with foretold.template("sleeper", sleeping("2")):
+        steadily(lambda: list(map(is_alive, pids)), all, what="the processes run", for_s=2)
+        stack.gateway.program.start()
+        await_done(kube, "sleeper")
+    await_revision(kube, devices, "2")
 
 
 @BOTH_WAYS
@@ -129,7 +135,7 @@ def test_a_device_without_network_runs_what_it_knew_last(stack: Stack, fleet: Fl
 
 
 def test_an_outage_of_the_apiserver_stops_nothing_and_disconnects_nobody(
-    outage: Stack, kube: Kube, fleet: Fleet, devices: tuple[str, ...]
+    outage: Stack, kube: Kube, foretold: Foretold, devices: tuple[str, ...]
 ) -> None:
     pids = _pids(kube)
     outage.cluster.stop_apiserver()
@@ -137,10 +143,10 @@ def test_an_outage_of_the_apiserver_stops_nothing_and_disconnects_nobody(
     assert outage.gateway.ready
     assert all(server.program.running for server in outage.servers())
     outage.cluster.start_apiserver()
-    with Recorder(outage.cluster.kubeconfig, kube.path(PROCESSES)) as record:
-        change_template(kube, "sleeper", sleeping("2"))
-        _await_revision(kube, devices, "2")
-    assert record.worst(unavailable(devices)) <= 1
+    with foretold.template("sleeper", sleeping("2")) as change:
+        await_done(kube, "sleeper")
+    await_revision(kube, devices, "2")
+    assert change.timeline.worst(lambda sample: sample.unavailable) <= 1
 
 
 def test_a_device_can_restart_in_an_outage_of_the_apiserver(
@@ -165,13 +171,3 @@ def _pids(kube: Kube) -> list[int]:
 
 def _revisions(kube: Kube) -> list[str]:
     return [revision(item) for item in kube.list(PROCESSES)]
-
-
-def _await_revision(kube: Kube, devices: tuple[str, ...], wanted: str) -> None:
-    eventually(
-        kube.processes,
-        lambda found: (
-            set(found) == set(devices) and all(revision(item) == wanted and is_ready(item) for item in found.values())
-        ),
-        what=f"all run revision {wanted}",
-    )

@@ -76,13 +76,14 @@ def test_on_delete_waits_for_somebody_to_delete_each_process(scene: Scene) -> No
         scene.await_reasons(WaitingForDeletion=len(scene.devices))
     assert change.timeline.offers == []
     chosen = sorted(scene.devices)[:2]
-    for device in chosen:
-        scene.kube.delete(PROCESSES, scene.processes()[device]["metadata"]["name"])
+    names = [scene.processes()[device]["metadata"]["name"] for device in chosen]
+    for name in names:
+        scene.kube.delete(PROCESSES, name)
     left = {"WaitingForDeletion": len(scene.devices) - len(chosen), "UpToDate": len(chosen)}
     scene.await_reasons(**left)
     with scene.present():
         scene.await_reasons(**left)
     assert {device for device, each in scene.runs().items() if each == "2"} == set(chosen)
     seen = scene.judge()
-    assert sorted(seen.deleted) == chosen
+    assert sorted(seen.deleted) == names
     assert {offer.device for offer in seen.offers[-2:]} == set(chosen)

@@ -93,20 +93,22 @@ def test_what_several_deployments_have_down_is_counted_together_and_a_device_onc
 
 def test_a_deleted_process_is_neither_up_nor_down() -> None:
     timeline = watched(*START, (2.0, "MODIFIED", process("a", 2, 1)), (3.0, "DELETED", process("a", 2, 1)))
-    assert (timeline.deleted, sorted(timeline.samples[-1].taken)) == (["a"], [])
+    assert (timeline.deleted, sorted(timeline.samples[-1].taken)) == (["tel-a"], [])
     assert timeline.samples[-1].revisions == {"v1": 1}
 
 
 def forecast(**fields: Any) -> dict[str, Any]:
-    steps = [{"create": [], "update": ["a", "c"]}, {"create": [], "update": ["b"]}]
+    steps = [{"create": [], "update": ["a", "c"], "delete": []}, {"create": [], "update": ["b"], "delete": ["tel-d"]}]
     budgets = [{"budget": "rack: maxUnavailable 1", "domains": {"rack=r1": 1, "rack=r2": 1}}]
     told = {"fault": "", "steps": steps, "waves": {}, "unavailableAtMost": 2, "budgets": budgets, "left": {}}
     return told | fields
 
 
-def happened(*devices: str, at_once: tuple[str, ...] = ("a",), wave: str = "") -> Timeline:
+def happened(
+    *devices: str, at_once: tuple[str, ...] = ("a",), wave: str = "", deleted: tuple[str, ...] = ("tel-d",)
+) -> Timeline:
     offers = [Offer(float(number), each, "v2", wave, created=False) for number, each in enumerate(devices)]
-    return Timeline(began=0, samples=[Sample(0, frozenset(), frozenset(at_once), {})], offers=offers, deleted=[])
+    return Timeline(began=0, samples=[Sample(0, frozenset(), frozenset(at_once), {})], offers=offers, deleted=deleted)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,8 @@ def happened(*devices: str, at_once: tuple[str, ...] = ("a",), wave: str = "") -
         pytest.param(forecast(), happened("a", "c"), "not offered: ['b']", id="missing"),
         pytest.param(forecast(), happened("a", "c", "b", "b"), "more than once: ['b']", id="twice"),
         pytest.param(forecast(), happened("a", "c", "b", "d"), "not foretold: ['d']", id="unforeseen"),
+        pytest.param(forecast(), happened("a", "c", "b", deleted=()), "not deleted: ['tel-d']", id="kept"),
+        pytest.param(forecast(), happened("a", "c", "b", deleted=("tel-d", "tel-e")), "deleted, but not", id="deleted"),
         pytest.param(forecast(unavailableAtMost=0), happened("a", "c", "b"), "at most 0", id="too-many-down"),
         pytest.param(forecast(), happened("a", "c", "b", at_once=("a", "b")), "2 devices of rack=r1", id="domain"),
         pytest.param(forecast(fault="no"), happened("a", "c", "b"), "called the spec wrong", id="fault"),
