@@ -34,7 +34,7 @@ class Program:
         self.argv = tuple(argv)
         self.workdir = workdir
         self.log = workdir / f"{name}.log"
-        self._env = env
+        self.env = env
         self._pid_file = workdir / f"{name}.pid"
         self._guard: subprocess.Popen[bytes] | None = None
         self._pid = 0
@@ -69,7 +69,7 @@ class Program:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self._env,
+                env=self.env,
                 start_new_session=True,
             )
         self._pid = self._read_pid()

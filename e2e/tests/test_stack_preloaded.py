@@ -1,0 +1,91 @@
+"""A program that is a fork of what has imported its modules is like any other: ours to end, never to outlive us."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e.stack.errors import StackError
+from e2e.stack.preloaded import Preloaded
+from e2e.stack.program import Program
+from e2e.stack.waiting import eventually
+
+CONTROLLER = "praetor_controller.cli:main"
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process exists that is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def preloaded(workdir: Path, *arguments: str, main: str = CONTROLLER) -> Preloaded:
+    return Preloaded(Program("forked", ["praetor-controller", *arguments], workdir=workdir, env=dict(os.environ)), main)
+
+
+@pytest.fixture
+def sleeper(tmp_path: Path) -> Iterator[Preloaded]:
+    """A program that runs until it is ended."""
+    made = preloaded(tmp_path, "infinity", main="signal:pause")
+    yield made
+    made.stop()
+
+
+def test_it_is_the_program_itself_with_its_arguments_and_its_log(tmp_path: Path) -> None:
+    program = preloaded(tmp_path, "--version")
+    program.start()
+    assert eventually(lambda: program.exit_status, lambda status: status is not None, what="it ended") == 0
+    assert program.tail().startswith("praetor-controller, version ")
+    program.stop()
+
+
+def test_how_it_failed_is_told(tmp_path: Path) -> None:
+    program = preloaded(tmp_path, "--nonsense")
+    program.start()
+    assert eventually(lambda: program.exit_status, lambda status: status is not None, what="it ended") == 2
+    assert "No such option" in program.tail()
+    program.stop()
+
+
+def test_it_can_be_killed_and_started_again_and_again(sleeper: Preloaded) -> None:
+    seen = set()
+    for _ in range(5):
+        sleeper.start()
+        assert sleeper.running
+        seen.add(sleeper.pid)
+        sleeper.kill()
+        assert (sleeper.running, sleeper.exit_status) == (False, 128 + 9)
+    assert len(seen) == 5
+    assert not any(map(alive, seen))
+
+
+def test_it_runs_once_at_a_time(sleeper: Preloaded) -> None:
+    sleeper.start()
+    with pytest.raises(StackError, match="runs already"):
+        sleeper.start()
+
+
+def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib, sys\n"
+        "from e2e.stack.preloaded import Preloaded\n"
+        "from e2e.stack.program import Program\n"
+        "made = Program('forked', ['x'], workdir=pathlib.Path(sys.argv[1]), env=dict(os.environ))\n"
+        "made = Preloaded(made, 'signal:pause')\n"
+        "made.start()\n"
+        "print(made.pid, flush=True)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    root = Path(__file__).parents[2]
+    told = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=30, check=False
+    )
+    pid = int(told.stdout)
+    eventually(lambda: not alive(pid), what="it ended, too")
