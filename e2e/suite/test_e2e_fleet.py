@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from e2e.clusters.cluster import Cluster
+from e2e.clusters.launch import ClusterName
 from e2e.rollouts.fleet import SimulatedFleet
 from e2e.rollouts.observer import domain
 from e2e.rollouts.story import BAD, BETTER, CANARIES, FAILURES, PER_RACK, tell
@@ -13,9 +15,10 @@ from e2e.suite.judging import is_ready, revision
 
 
 def test_a_bad_version_stops_in_the_first_wave_and_is_taken_back_within_the_budgets(
-    stack: Stack, kube: Kube, simulated: SimulatedFleet, pytestconfig: pytest.Config
+    cluster: Cluster, stack: Stack, kube: Kube, simulated: SimulatedFleet, pytestconfig: pytest.Config
 ) -> None:
-    story = tell(stack, kube, simulated, pytestconfig.getoption("devices"))
+    usual = 100 if cluster.name == ClusterName.EMBEDDED else 300
+    story = tell(stack, kube, simulated, pytestconfig.getoption("devices") or usual)
     timeline, stopped = story.timeline, story.stopped
     bad = stopped["status"]["failedRevision"]
 

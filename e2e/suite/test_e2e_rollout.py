@@ -17,7 +17,7 @@ from e2e.suite.workloads import probed, sleeping
 NAME = "sleeper"
 
 
-@pytest.mark.parametrize(("number", "limit", "most"), [(4, 1, 1), (4, "50%", 2), (3, "10%", 1)])
+@pytest.mark.parametrize(("number", "limit", "most"), [(3, 1, 1), (4, "50%", 2), (2, "10%", 1)])
 def test_no_more_devices_are_down_at_a_time_than_may_be(
     fleet: Fleet, kube: Kube, foretold: Foretold, number: int, limit: int | str, most: int
 ) -> None:

@@ -13,6 +13,7 @@ from e2e.clusters.cluster import CONTROLLER, Capability
 from e2e.rollouts.fleet import SimulatedFleet
 from e2e.rollouts.foretold import Foretold
 from e2e.rollouts.story import await_done
+from e2e.stack.ctl import Ctl
 from e2e.stack.kube import PROCESSES, Kube
 from e2e.stack.manifests import deployment
 from e2e.stack.proxy import Proxy
@@ -23,7 +24,8 @@ from e2e.suite.judging import revision
 from e2e.suite.workloads import sleeping
 
 pytestmark = pytest.mark.needs(Capability.AUDIT)
-NAME, FIRST, SECOND, DEVICES, LIMIT, LEASE_S = "sleeper", "controller-1", "controller-2", 40, 2, 2
+NAME, FIRST, SECOND, DEVICES, LIMIT, LEASE_S = "sleeper", "controller-1", "controller-2", 18, 2, 2
+WAVES = ({"name": "first", "limit": LIMIT}, {"name": "others", "approval": "Manual"})
 
 
 @pytest.mark.parametrize("trouble", ["renewals-held-up", "leader-frozen"])
@@ -36,12 +38,16 @@ def test_a_leader_that_cannot_renew_its_lease_writes_nothing_once_another_has(
         kube.apply(deployment(NAME, sleeping("1"), max_unavailable=LIMIT, minReadySeconds=1))
         await_done(kube, NAME)
         other.start()
-        with foretold.template(NAME, sleeping("2")) as change:
+        rolling = {"maxUnavailable": LIMIT, "waves": WAVES}
+        strategy = {"type": "RollingUpdate", "rollingUpdate": rolling}
+        with foretold.template(NAME, sleeping("2"), updateStrategy=strategy, approved=True) as change:
             eventually(lambda: FIRST in _writers(stack, kube, "2"), what="the leader rolls out")
             if trouble == "renewals-held-up":
                 way.hold("/leases")
             else:
                 leader.program.freeze()
+            # only now, so that most of the rollout is left to whoever leads then, however late we come
+            Ctl(stack.cluster.kubeconfig, kube.namespace)("rollout", "approve", NAME)
             eventually(lambda: SECOND in _writers(stack, kube, "2"), what="the other one goes on with it")
             assert len(_at(kube, "1")) > LIMIT, "the rollout was over before the leader was relieved"
             way.release()
