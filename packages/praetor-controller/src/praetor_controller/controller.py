@@ -62,7 +62,7 @@ class Controller:
                 group.create_task(self._work(reconciler), name=f"reconcile {number}")
 
     async def _work(self, reconciler: DeploymentReconciler) -> None:
-        while True:
+        while not _cancelled():
             async with self._queue.get() as key:
                 with structlog.contextvars.bound_contextvars(namespace=key.namespace, deployment=key.name):
                     await self._process(reconciler, key)
@@ -173,6 +173,15 @@ class Controller:
     def _add(self, key: Key, news: News = News.MEMBERSHIP) -> None:
         until = self._calm_until if news is News.STATUS else self._rested_at
         self._queue.add_after(key, until.get(key, 0.0) - self._clock.monotonic())
+
+
+def _cancelled() -> bool:
+    """Tell whether the present task is to end; it may not have been told.
+
+    Before Python 3.13 a TaskGroup that is cancelled while one of its tasks fails raises the failure alone.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _bearing(row: ProcessRow) -> tuple[object, ...]:

@@ -242,6 +242,7 @@ class DeploymentReconciler:
         return None
 
     async def _write_status(self, key: Key, deployment: DeploymentRow, patch: Mapping[str, object]) -> None:
+        self._writer.check_leading()
         body = {"metadata": {"resourceVersion": deployment.resource_version}, "status": patch}
         try:
             stored = await self._api.patch(

@@ -89,6 +89,11 @@ class Writer:
                 group.create_task(self._work(queue, until, work), name=f"write {deployment.name} {number}")
         return outcome
 
+    def check_leading(self) -> None:
+        """Raise NotLeading unless the lease is surely ours: to be called before each write, by whoever writes."""
+        if not self._may_write():
+            raise NotLeading
+
     async def resolve(self, namespace: str, memory: Memory) -> None:
         """Read back the processes whose last write had no known outcome."""
         for device, name in tuple(memory.unknown.items()):
@@ -99,8 +104,7 @@ class Writer:
         for action in queue:
             async with self._slots:
                 await self._limiter.acquire()
-                if not self._may_write():
-                    raise NotLeading
+                self.check_leading()
                 await self._attempt(action, work)
             if work.outcome.trouble is not None or self._clock.monotonic() >= until:
                 work.outcome.look_again = True

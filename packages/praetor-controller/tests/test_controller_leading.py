@@ -1,0 +1,110 @@
+"""Whoever does not lead any more writes nothing, and stops working: in whatever moment it lost the lease."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from praetor_api.kube.events import EventRecorder
+from praetor_api.kube.limiter import TokenBucket
+from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from praetor_api.kube.testing import FakeClock
+from praetor_controller.cache import Cache
+from praetor_controller.controller import Controller
+from praetor_controller.deployment import DeploymentReconciler, Result
+from praetor_controller.errors import NotLeading
+from praetor_controller.history import History
+from praetor_controller.metrics import Metrics
+from praetor_controller.overlay import Overlay
+from praetor_controller.testing import PatchingKube
+from praetor_controller.writer import Writer
+
+TEL = Key("lab", "tel")
+
+
+class Parts:
+    """A controller's parts on an API in memory. *leads* is what the lease says."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.kube = PatchingKube(self.clock)
+        self.cache = Cache(self.kube, self.clock, ())
+        self.leads = True
+        metrics, recorder = Metrics(), EventRecorder(self.kube, self.clock, "praetor-controller", "me")
+        self.controller = Controller(self.cache, Overlay(), metrics, self.clock, workers=1)
+        limiter, may_write = TokenBucket(1000, 1000, self.clock), self.may_write
+        writer = Writer(self.kube, self.clock, limiter, metrics, may_write, Overlay())
+        history = History(self.kube, self.cache, self.clock, may_write)
+        self.reconciler = DeploymentReconciler(
+            self.kube, self.cache, writer, history, recorder, metrics, self.clock, self.controller.changes
+        )
+
+    def may_write(self) -> bool:
+        return self.leads
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Have a switch, a deployment, and a cache that follows them."""
+        await self.kube.create(NETWORK_SWITCHES, "lab", {"metadata": {"name": "a"}, "spec": {}})
+        spec = {"selector": {}, "template": {"spec": {"execution": {"command": ["v1"]}}}}
+        await self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", {"metadata": {"name": "tel"}, "spec": spec})
+        following = asyncio.create_task(self.cache.run())
+        await self.clock.advance(1)
+        yield
+        following.cancel()
+        await asyncio.wait((following,))
+
+    def writes(self) -> list[str]:
+        return [each.verb for each in self.kube.requests if each.verb in ("create", "patch", "delete")]
+
+
+async def test_a_status_is_not_written_by_whoever_does_not_lead_any_more() -> None:
+    parts = Parts()
+    async with parts.running():
+        await parts.reconciler.reconcile(TEL)
+        await parts.clock.advance(2)
+        await parts.reconciler.reconcile(TEL)
+        assert parts.kube.objects(DEVICE_PROCESS_DEPLOYMENTS)[TEL]["status"]["currentNumberScheduled"] == 1
+        await parts.kube.delete(DEVICE_PROCESSES, Key("lab", "tel-a"))
+        await parts.kube.delete(NETWORK_SWITCHES, Key("lab", "a"))
+        await parts.clock.advance(2)
+        before, parts.leads = parts.writes(), False
+        with pytest.raises(NotLeading):
+            await parts.reconciler.reconcile(TEL)
+        assert parts.writes() == before
+
+
+class Refused(DeploymentReconciler):
+    """Meets a lease that is not ours any more while it writes."""
+
+    def __init__(self) -> None:
+        self.writing, self.lost = asyncio.Event(), asyncio.Event()
+
+    async def reconcile(self, key: Key) -> Result:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._write())
+        return Result()
+
+    async def _write(self) -> None:
+        self.writing.set()
+        await self.lost.wait()
+        raise NotLeading
+
+
+async def test_work_that_is_cancelled_ends_even_when_a_write_is_refused_at_that_moment() -> None:
+    parts, refused = Parts(), Refused()
+    async with parts.running():
+        leading = asyncio.create_task(parts.controller.lead(refused))
+        await refused.writing.wait()
+        refused.lost.set()
+        leading.cancel()
+        await parts.clock.advance(20)
+        ended = leading.done()
+        for task in asyncio.all_tasks():
+            if task.get_name().startswith("reconcile"):
+                task.cancel()
+        await asyncio.wait((leading,))
+    assert ended
