@@ -152,3 +152,19 @@ def test_a_restarted_controller_knows_when_the_rollout_began(
 )
 def test_a_revision_that_somebody_broke_holds_no_template(broken: dict[str, Any]) -> None:
     assert template_of(broken) == {}
+
+
+def test_why_a_template_was_changed_goes_with_its_revision() -> None:
+    why = {"kubernetes.io/change-cause": "the registry moved"}
+    row = project_deployment(raw_deployment(TEMPLATE, annotations=why))
+    body = revision_changes(row, [], START).create
+    assert body is not None
+    assert project_revision(body).change_cause == "the registry moved"
+    silent = evolve(row, change_cause="")
+    newer = stored(row_of("v2"), 2)
+    renumbered = revision_changes(silent, [evolve(project_revision(body), number=1), newer], START).renumber
+    assert renumbered is not None
+    assert renumbered[1]["metadata"]["annotations"]["kubernetes.io/change-cause"] is None
+    again = revision_changes(row, [evolve(project_revision(body), number=1), newer], START).renumber
+    assert again is not None
+    assert again[1]["metadata"]["annotations"]["kubernetes.io/change-cause"] == "the registry moved"

@@ -386,8 +386,47 @@ def test_history_of_nothing_is_an_empty_table() -> None:
 
 
 def test_the_template_of_a_revision_is_shown(lab: Lab) -> None:
-    assert yaml.safe_load(lab.run("rollout", "history", "tel", "--revision", "1").output) == template("v1")
+    assert yaml.safe_load(lab.run("rollout", "history", "tel", "--revision", "1", "-o", "yaml").output) == template(
+        "v1"
+    )
     assert json.loads(lab.run("rollout", "history", "tel", "--revision", "1", "-o", "json").output) == template("v1")
+
+
+def test_a_revision_says_when_and_why_it_was_made_and_what_it_changed(lab: Lab) -> None:
+    notes = {
+        "kubernetes.io/change-cause": "registry moved\x1b[31m",
+        "azure.com/rollout-started-at": "2026-01-01T00:00:00Z",
+    }
+    uid = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]["uid"]
+    key = Key(NAMESPACE, f"tel-2-{uid}")
+    asyncio.run(lab.kube.patch(CONTROLLER_REVISIONS, key, {"metadata": {"annotations": notes}}))
+    lines = lab.run("rollout", "history", "tel", "--revision", "2").output.splitlines()
+    assert lines[0] == "tel revision 2"
+    assert "started:      2026-01-01T00:00:00Z (" in "\n".join(lines)
+    assert "change cause: registry moved\ufffd[31m" in lines
+    at = lines.index("changes:")
+    assert lines[at + 1 : at + 3] == ["  --- revision 1", "  +++ revision 2"]
+    assert [line.strip() for line in lines[at:] if line[2:3] in "+-" and "tel:" in line] == [
+        "-    url: registry/tel:v1",
+        "+    url: registry/tel:v2",
+    ]
+
+
+def test_the_cause_is_a_column_and_a_field(lab: Lab) -> None:
+    uid = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]["uid"]
+    notes = {"kubernetes.io/change-cause": "registry moved"}
+    key = Key(NAMESPACE, f"tel-2-{uid}")
+    asyncio.run(lab.kube.patch(CONTROLLER_REVISIONS, key, {"metadata": {"annotations": notes}}))
+    assert "registry moved" in lab.run("rollout", "history", "tel").output.splitlines()[2]
+    first, second = json.loads(lab.run("rollout", "history", "tel", "-o", "json").output)
+    assert (first["changeCause"], second["changeCause"]) == ("", "registry moved")
+    assert first["created"] == first["started"] == "2026-01-01T01:00:00Z"
+
+
+def test_the_oldest_revision_has_nothing_to_differ_from(lab: Lab) -> None:
+    output = lab.run("rollout", "history", "tel", "--revision", "1").output
+    assert output.endswith("it is the oldest revision that is kept\n")
+    assert "change cause: -" in output
 
 
 def test_undo_brings_the_template_before_back(lab: Lab) -> None:

@@ -16,6 +16,8 @@ OWN_ANNOTATIONS = frozenset({REVISION_ANNOTATION, OFFERED_AT_ANNOTATION, MANAGED
 
 STARTED_AT_ANNOTATION = "azure.com/rollout-started-at"
 """On a ControllerRevision: when its rollout began last."""
+CHANGE_CAUSE_ANNOTATION = "kubernetes.io/change-cause"
+"""On a deployment, and copied to the ControllerRevision that begins with it: why somebody changed the template."""
 RESTARTED_AT_ANNOTATION = "azure.com/restarted-at"
 """On a template: raised to restart every process under the rollout's policy."""
 APPROVED_WAVES_ANNOTATION = "azure.com/approved-waves"

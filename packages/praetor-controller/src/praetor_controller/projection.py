@@ -19,6 +19,7 @@ from praetor_api.wire import clean_text
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.markers import (
     APPROVED_WAVES_ANNOTATION,
+    CHANGE_CAUSE_ANNOTATION,
     DEPLOYMENT_LABEL,
     MANAGED_ANNOTATION,
     OFFERED_AT_ANNOTATION,
@@ -41,6 +42,7 @@ from praetor_controller.rows import (
 from praetor_controller.selectors import Matches, compile_selector
 
 _MAX_DETAIL = 200
+_MAX_CAUSE = 1024
 _RUNNING = (Phase.RUNNING.value, Phase.SUCCEEDED.value)
 
 
@@ -111,6 +113,7 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
 def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:
     """Return the row of a DeviceProcessDeployment; a spec that cannot be acted on becomes the row's fault."""
     metadata, spec, fault = obj["metadata"], obj.get("spec") or {}, ""
+    annotations = metadata.get("annotations") or {}
     policy = RolloutPolicy(selector=LabelSelector())
     matches: Matches = _nothing
     try:
@@ -130,7 +133,8 @@ def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:
         template=project_template(metadata["name"], spec.get("template") or {}),
         policy=policy,
         matches=matches,
-        approved=_approved((metadata.get("annotations") or {}).get(APPROVED_WAVES_ANNOTATION) or ""),
+        approved=_approved(annotations.get(APPROVED_WAVES_ANNOTATION) or ""),
+        change_cause=clean_text(annotations.get(CHANGE_CAUSE_ANNOTATION) or "")[:_MAX_CAUSE],
         status=_stored_status(obj.get("status") or {}),
         fault=fault,
     )

@@ -19,8 +19,14 @@ from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import ConditionStatus
 from praetor_api.kube.resource import CONTROLLER_REVISIONS
 from praetor_api.names import hashed_process_name, process_name
+from praetor_api.wire import clean_text
 from praetor_controller.bodies import owner_reference
-from praetor_controller.markers import DEPLOYMENT_LABEL, STARTED_AT_ANNOTATION, deployment_label
+from praetor_controller.markers import (
+    CHANGE_CAUSE_ANNOTATION,
+    DEPLOYMENT_LABEL,
+    STARTED_AT_ANNOTATION,
+    deployment_label,
+)
 from praetor_controller.projection import epoch, project_template
 from praetor_controller.rollout_status import PROGRESSING
 from praetor_controller.rows import DeploymentRow, Template
@@ -28,7 +34,9 @@ from praetor_controller.rows import DeploymentRow, Template
 
 @frozen(kw_only=True)
 class RevisionRow:
-    """A ControllerRevision. *started_at* is when its rollout began last, in seconds since the epoch."""
+    """A ControllerRevision. *started_at* is when its rollout began last, in seconds since the epoch, and *change_cause*
+    why, in somebody's words.
+    """
 
     name: str
     namespace: str
@@ -38,6 +46,7 @@ class RevisionRow:
     number: int
     template: Template
     started_at: float
+    change_cause: str = ""
     terminating: bool = False
 
 
@@ -63,7 +72,8 @@ def project_revision(obj: Mapping[str, Any]) -> RevisionRow:
     owner: Mapping[str, str] = next(
         (each for each in metadata.get("ownerReferences") or () if each.get("controller")), {}
     )
-    started_at = epoch((metadata.get("annotations") or {}).get(STARTED_AT_ANNOTATION))
+    annotations = metadata.get("annotations") or {}
+    started_at = epoch(annotations.get(STARTED_AT_ANNOTATION))
     return RevisionRow(
         name=metadata["name"],
         namespace=metadata.get("namespace", ""),
@@ -73,6 +83,7 @@ def project_revision(obj: Mapping[str, Any]) -> RevisionRow:
         number=int(obj.get("revision") or 0),
         template=project_template(owner.get("name", ""), template_of(obj)),
         started_at=started_at if started_at is not None else epoch(metadata.get("creationTimestamp")) or 0.0,
+        change_cause=clean_text(annotations.get(CHANGE_CAUSE_ANNOTATION) or ""),
         terminating=metadata.get("deletionTimestamp") is not None,
     )
 
@@ -97,7 +108,8 @@ def revision_changes(deployment: DeploymentRow, revisions: Sequence[RevisionRow]
     if row.number < newest:
         metadata = {
             "resourceVersion": row.resource_version,
-            "annotations": {STARTED_AT_ANNOTATION: format_time(now)},
+            "annotations": ({CHANGE_CAUSE_ANNOTATION: None} if row.change_cause else {})
+            | _annotations(deployment, now),
         }
         return RevisionChanges(renumber=(row, {"metadata": metadata, "revision": newest + 1}))
     return RevisionChanges()
@@ -120,6 +132,11 @@ def rollout_start(deployment: DeploymentRow, revision: RevisionRow, now: datetim
     return max(began, progressing.last_transition_time) if progressing.status is ConditionStatus.TRUE else began
 
 
+def _annotations(deployment: DeploymentRow, now: datetime) -> dict[str, Any]:
+    cause = {CHANGE_CAUSE_ANNOTATION: deployment.change_cause} if deployment.change_cause else {}
+    return {STARTED_AT_ANNOTATION: format_time(now)} | cause
+
+
 def _body(deployment: DeploymentRow, number: int, now: datetime) -> dict[str, Any]:
     return {
         "apiVersion": CONTROLLER_REVISIONS.api_version,
@@ -128,7 +145,7 @@ def _body(deployment: DeploymentRow, number: int, now: datetime) -> dict[str, An
             "name": revision_name(deployment),
             "namespace": deployment.namespace,
             "labels": {DEPLOYMENT_LABEL: deployment_label(deployment.name)},
-            "annotations": {STARTED_AT_ANNOTATION: format_time(now)},
+            "annotations": _annotations(deployment, now),
             "ownerReferences": [owner_reference(deployment)],
         },
         "data": json.loads(canonical_json({"spec": {"template": deployment.template.raw}})),

@@ -113,7 +113,8 @@ class StoredStatus:
 class DeploymentRow:
     """A deployment; *fault* says why it cannot be acted on, and is empty when it can.
 
-    *approved* are waves that somebody approved, as `<revision>/<wave>`.
+    *approved* are waves that somebody approved, as `<revision>/<wave>`. *change_cause* is why its template was changed
+    last, in somebody's words.
     """
 
     name: str
@@ -126,6 +127,7 @@ class DeploymentRow:
     policy: RolloutPolicy
     matches: Matches = field(eq=False)  # follows from policy.selector
     approved: frozenset[str] = frozenset()
+    change_cause: str = ""
     status: StoredStatus = StoredStatus()
     fault: str = ""
 

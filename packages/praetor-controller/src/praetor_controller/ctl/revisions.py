@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from difflib import unified_diff
 from typing import Any
 
 from praetor_api.kube.codec import format_time
 from praetor_controller.ctl.exits import CommandFailed
-from praetor_controller.ctl.output import OutputFormat, structured, table
+from praetor_controller.ctl.output import OutputFormat, painted, structured, table
 from praetor_controller.ctl.times import age
 from praetor_controller.revisions import RevisionRow, project_revision, template_of
 
-_HEADERS = ("REVISION", "HASH", "STARTED", "RUNS", "")
+_HEADERS = ("REVISION", "HASH", "STARTED", "RUNS")
+_MOST = 60
 
 
 def owned(objects: Sequence[Mapping[str, Any]], uid: str) -> list[Mapping[str, Any]]:
@@ -38,16 +40,18 @@ def history(revisions: Sequence[Mapping[str, Any]], current: str | None, output:
     """Return what is printed about *revisions*; *current* is the hash of the one that was rolled out last."""
     rows = [project_revision(each) for each in revisions]
     if output != OutputFormat.TABLE:
-        return structured([_data(row, current) for row in rows], output)
+        return structured([_data(row, each, current) for row, each in zip(rows, revisions, strict=True)], output)
     newest = rows[-1].number if rows else 0
+    told = any(row.change_cause for row in rows)
     return table(
-        _HEADERS,
+        (*_HEADERS, *(("CAUSE",) if told else ()), ""),
         [
             (
                 str(row.number),
                 row.template.revision,
-                age(_started(row, now), now),
+                age(_started(row), now),
                 _runs(row),
+                *((_shortened(row.change_cause) or "-",) if told else ()),
                 _mark(row, newest, current),
             )
             for row in rows
@@ -55,13 +59,64 @@ def history(revisions: Sequence[Mapping[str, Any]], current: str | None, output:
     )
 
 
-def _data(row: RevisionRow, current: str | None) -> dict[str, Any]:
+def details(revisions: Sequence[Mapping[str, Any]], number: int, current: str | None, name: str, now: datetime) -> str:
+    """Return what is printed about revision *number*: when and why it was made, its template, and what it changed."""
+    revision = chosen(revisions, number, name)
+    row, template = project_revision(revision), template_to_restore(revision, name)
+    facts = {
+        "hash": row.template.revision,
+        "created": _ago(_created(revision), now),
+        "started": _ago(_started(row), now),
+        "change cause": row.change_cause or "-",
+        "rolled out": "yes, last" if row.template.revision == current else "no, or not last",
+    }
+    width = max(map(len, facts)) + 2
+    lines = [f"{name} revision {number}", *(f"{fact + ':':{width}}{value}" for fact, value in facts.items())]
+    lines += ["template:", *_indented(_lines(template))]
+    before = _before(revisions, number)
+    if before is None:
+        return "\n".join([*lines, "it is the oldest revision that is kept"])
+    older, newer = (f"revision {each.get('revision')}" for each in (before, revision))
+    changes = list(unified_diff(_lines(template_of(before)), _lines(template), older, newer, lineterm=""))
+    return "\n".join([*lines, "changes:", *_indented(map(_painted, changes))])
+
+
+def _before(revisions: Sequence[Mapping[str, Any]], number: int) -> Mapping[str, Any] | None:
+    earlier = [each for each in revisions if int(each.get("revision") or 0) < number]
+    return earlier[-1] if earlier else None
+
+
+def _lines(template: Mapping[str, Any]) -> list[str]:
+    return structured(template, OutputFormat.YAML).splitlines()
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f"  {line}".rstrip() for line in lines]
+
+
+def _painted(line: str) -> str:
+    return painted(line, {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], ""))
+
+
+def _ago(at: str, now: datetime) -> str:
+    ago = age(at, now)
+    return f"{at} ({ago} ago)" if ago else "-"
+
+
+def _created(revision: Mapping[str, Any]) -> str:
+    return str(revision["metadata"].get("creationTimestamp") or "")
+
+
+def _data(row: RevisionRow, revision: Mapping[str, Any], current: str | None) -> dict[str, Any]:
     template = row.template
     return {
         "revision": row.number,
         "hash": template.revision,
         "template": dict(template.raw),
         "rolledOut": template.revision == current,
+        "created": _created(revision),
+        "started": _started(row),
+        "changeCause": row.change_cause,
     }
 
 
@@ -75,11 +130,16 @@ def _runs(row: RevisionRow) -> str:
     spec = row.template.raw.get("spec") or {}
     artifact, execution = spec.get("artifact") or {}, spec.get("execution") or {}
     words = artifact.get("url") or " ".join((*(execution.get("command") or ()), *(execution.get("args") or ())))
-    return words if len(words) <= 60 else words[:57] + "..."
+    return _shortened(words)
 
 
-def _started(row: RevisionRow, now: datetime) -> str:
-    return format_time(datetime.fromtimestamp(row.started_at, now.tzinfo))
+def _shortened(words: str) -> str:
+    """Return as much of *words* as a column takes."""
+    return words if len(words) <= _MOST else words[: _MOST - 3] + "..."
+
+
+def _started(row: RevisionRow) -> str:
+    return format_time(datetime.fromtimestamp(row.started_at, UTC))
 
 
 def template_to_restore(revision: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from praetor_api.kube.resource import CONTROLLER_REVISIONS
 from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options, list_all
 from praetor_controller.ctl.completion import deployment_names
 from praetor_controller.ctl.output import OutputFormat, output_option, show, structured
-from praetor_controller.ctl.revisions import chosen, owned, template_to_restore
+from praetor_controller.ctl.revisions import chosen, details, owned, template_to_restore
 from praetor_controller.ctl.revisions import history as printed
 from praetor_controller.ctl.rollout.spec import read
 from praetor_controller.markers import DEPLOYMENT_LABEL, deployment_label
@@ -19,20 +19,25 @@ from praetor_controller.markers import DEPLOYMENT_LABEL, deployment_label
 
 @click.command("history")
 @click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
-@click.option("--revision", type=click.IntRange(min=1), metavar="N", help="Show the template of this one.")
+@click.option("--revision", type=click.IntRange(min=1), metavar="N", help="Show this one, and what it changed.")
 @cluster_options
 @output_option
 def history(where: Where, opener: Opener, deployment: str, revision: int | None, output: str) -> None:
-    """Show the revisions of a deployment's template, oldest first."""
+    """Show the revisions of a deployment's template, oldest first.
+
+    With --revision: when and why that one was made, its template, and how it differs from the one before; as json or
+    yaml the template alone. The cause is the annotation kubernetes.io/change-cause that the deployment had.
+    """
 
     async def question(cluster: Cluster) -> str:
         found = await read(cluster, deployment)
         revisions = await revisions_of(cluster, found)
-        if revision is not None:
-            template = template_to_restore(chosen(revisions, revision, deployment), deployment)
-            return structured(template, OutputFormat.YAML if output == OutputFormat.TABLE else output)
-        current = (found.get("status") or {}).get("currentRevision")
-        return printed(revisions, current, output, cluster.clock.now())
+        current, now = (found.get("status") or {}).get("currentRevision"), cluster.clock.now()
+        if revision is None:
+            return printed(revisions, current, output, now)
+        if output == OutputFormat.TABLE:
+            return details(revisions, revision, current, deployment, now)
+        return structured(template_to_restore(chosen(revisions, revision, deployment), deployment), output)
 
     show(ask(opener, where, question))
 
