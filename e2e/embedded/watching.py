@@ -124,10 +124,18 @@ class Watch:
             except TimeoutError:
                 marked = loop.time()
             if self._bookmark_s and not self.frozen:
-                await self._flush(send)
-                await send(self._bookmark())
+                await self.mark(send)
             if loop.time() >= end:
                 return
+
+    async def mark(self, send: Send) -> None:
+        """Send what is queued, and a bookmark.
+
+        It goes through the queue: what is written while older lines go out is in the store's revision already, and
+        whoever resumed from a bookmark of that revision would never hear of it.
+        """
+        self._lines.append(self._bookmark())
+        await self._flush(send)
 
     async def _flush(self, send: Send) -> None:
         self._wake.clear()
