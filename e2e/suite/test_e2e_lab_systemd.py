@@ -12,12 +12,12 @@ from e2e.lab.device import Device, why_unavailable
 from e2e.lab.payload import install
 from e2e.rollouts.foretold import Foretold
 from e2e.rollouts.story import await_done
-from e2e.stack.kube import DEPLOYMENTS, Kube, Object, condition
+from e2e.stack.kube import DEPLOYMENTS, Kube, Object, condition, conditions
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 from e2e.suite.judging import await_phase, await_ready, is_ready
-from e2e.suite.workloads import probed
+from e2e.suite.workloads import change_template, probed
 
 pytestmark = pytest.mark.lab
 
@@ -86,7 +86,7 @@ def test_what_the_status_says_is_what_systemctl_says(
     pid = _assert_same(device, _unit(device), process)
     assert "REVISION=2" in device.words(f"/proc/{pid}/environ")
 
-    _assert_back_after_a_power_cut(device, stack, kube)
+    _assert_back_after_a_power_cut_and_without_the_change_that_nobody_confirmed(device, stack, kube)
 
     unit = _unit(device)
     kube.delete(DEPLOYMENTS, "exporter")
@@ -195,9 +195,18 @@ def _assert_left_alone_by_a_restart_of_the_agent(device: Device, kube: Kube, uni
     assert device.unit(unit, "MainPID", "InvocationID") == before
 
 
-def _assert_back_after_a_power_cut(device: Device, stack: Stack, kube: Kube) -> None:
-    """Check that a device that lost power and its disk but for the agent's state runs what it ran."""
-    started = kube.processes()[device.name]["status"]["startTime"]
+def _assert_back_after_a_power_cut_and_without_the_change_that_nobody_confirmed(
+    device: Device, stack: Stack, kube: Kube
+) -> None:
+    """Check that a device that lost power and its disk but for the agent's state runs what it ran; a change that
+    waited to be confirmed for the half of its window that is left, and then the version that it falls back to."""
+    change_template(kube, "exporter", _exporter("3") | {"confirm": {"mode": "Manual", "timeoutSeconds": 30}})
+    process = eventually(
+        lambda: kube.processes()[device.name],
+        lambda item: is_ready(item) and item["metadata"]["generation"] == 3,
+        what="the change runs",
+    )
+    started = process["status"]["startTime"]
     device.pull_the_plug()
     eventually(lambda: condition(kube.switch(device.name), "AgentConnected") == "False", what="it is disconnected")
     device.power_on()
@@ -207,4 +216,14 @@ def _assert_back_after_a_power_cut(device: Device, stack: Stack, kube: Kube) -> 
         lambda item: is_ready(item) and item["status"]["startTime"] != started,
         what="it runs again",
     )
-    _assert_same(device, _unit(device), process)
+    pid = _assert_same(device, _unit(device), process)
+    assert "REVISION=3" in device.words(f"/proc/{pid}/environ")
+    process = eventually(
+        lambda: kube.processes()[device.name],
+        lambda item: condition(item, "RolledBack") == "True" and item["status"].get("pid") not in (None, pid),
+        what="the change was taken back",
+    )
+    assert conditions(process)["RolledBack"]["reason"] == "ConfirmTimedOut"
+    pid = _assert_same(device, _unit(device), process)
+    # which of the two depends on whether one was healthy for a minute by then
+    assert {"REVISION=1", "REVISION=2"} & set(device.words(f"/proc/{pid}/environ"))
