@@ -93,6 +93,17 @@ def test_an_unchanged_unit_is_not_loaded_again(backend: SystemdBackend, systemct
     assert systemctl.verbs.count("daemon-reload") == 1
 
 
+def test_a_unit_that_was_written_but_not_loaded_is_loaded_before_it_is_started(
+    backend: SystemdBackend, systemctl: Systemctl
+) -> None:
+    """As when the agent is killed in between: systemd would start what the unit was before."""
+    backend.start(LAUNCH)
+    systemctl.show({"NeedDaemonReload": "yes"})
+    backend.start(LAUNCH)
+    assert systemctl.verbs.count("daemon-reload") == 2
+    assert systemctl.verbs[-1] == "restart"
+
+
 def test_what_runs_once_does_not_come_up_at_boot(backend: SystemdBackend, systemctl: Systemctl) -> None:
     backend.start(replace(LAUNCH, at_boot=False))
     assert "disable" in systemctl.verbs

@@ -70,7 +70,7 @@ class InitdBackend(ProcessBackend):
             replace_file(place / "job", job)
             path = self._write(launch, place)
         except OSError as e:
-            raise StartError(f"{e.filename} cannot be written: {e.strerror}") from e
+            raise StartError(f"{e.filename or place} cannot be written: {e.strerror}") from e
         environment = procfs.markers(launch.uid, place) | {"PATH": os.environ.get("PATH", os.defpath)}
         try:
             call(str(path), "start", env=environment)

@@ -92,7 +92,9 @@ class SystemdBackend:
             replace_file(self._copy(unit), text.encode())
             if before != text:
                 replace_file(path, text.encode(), mode=0o644)
-                _systemctl("daemon-reload")
+            elif "=yes" not in _systemctl("show", "--property=NeedDaemonReload", unit):
+                return unit  # else an agent was killed before it could say that the unit is another
+            _systemctl("daemon-reload")
         except OSError as e:
             raise StartError(f"{e.filename or path} cannot be written: {e.strerror}") from e
         return unit
@@ -166,7 +168,7 @@ def _blocks(text: str) -> Iterator[dict[str, str]]:
 
 
 def _enable(unit: str, launch: Launch) -> None:
-    _systemctl("enable" if launch.at_boot else "disable", "--quiet", unit)
+    _systemctl("enable" if launch.at_boot else "disable", "--quiet", "--no-reload", unit)
 
 
 def _systemctl(*words: str) -> str:
