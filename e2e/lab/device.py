@@ -20,6 +20,7 @@ from e2e.stack.errors import StackError
 from e2e.stack.program import Program
 from e2e.stack.waiting import eventually
 
+VARIABLE = "PRAETOR_LAB_ROOTFS"
 BOOT_S = 90
 GROUPS = ("memory", "cpu", "cpuacct", "pids")  # systemd uses both for processor time, or none
 OPEN_GROUPS = (
@@ -159,6 +160,12 @@ def _sweep_control_groups() -> None:
             if name.startswith("praetor-") or name.endswith((".slice", ".scope", ".service", ".mount", ".socket")):
                 with suppress(OSError):
                     Path(root).rmdir()
+
+
+def rootfs() -> Path | None:
+    """Return the root file system that PRAETOR_LAB_ROOTFS names."""
+    named = os.environ.get(VARIABLE)
+    return Path(named) if named else None
 
 
 def why_unavailable(rootfs: Path | None) -> str | None:

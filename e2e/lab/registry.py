@@ -83,7 +83,7 @@ def push_runnable(host: str, *layers: Mapping[str, bytes]) -> str:
 
 
 def archive(files: Mapping[str, bytes]) -> bytes:
-    """Return a tar archive of *files*; those in bin/ are programs, and a name with `->` is a link."""
+    """Return a tar archive of *files*; those in bin/ and lib are executable, and a name with `->` is a link."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as packed:
         for folder in sorted({name.rpartition("/")[0] for name in files} - {""}):
@@ -92,7 +92,7 @@ def archive(files: Mapping[str, bytes]) -> bytes:
             packed.addfile(entry)
         for name, content in files.items():
             entry = tarfile.TarInfo(name.partition("->")[0])
-            entry.size, entry.mode = len(content), 0o755 if name.startswith("bin/") else 0o644
+            entry.size, entry.mode = len(content), 0o755 if name.startswith(("bin/", "lib")) else 0o644
             if "->" in name:
                 entry.type, entry.linkname = tarfile.SYMTYPE, name.partition("->")[2]
             packed.addfile(entry, io.BytesIO(content))

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 from base64 import b64decode
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
@@ -15,10 +14,11 @@ import pytest
 
 from e2e.lab import sysv
 from e2e.lab.agent import PLACE, STATE, kill_agent, start_agent
-from e2e.lab.device import Device, why_unavailable
+from e2e.lab.device import Device, rootfs, why_unavailable
 from e2e.lab.errors import LabError
 from e2e.lab.limits import Limits, limits_of, rlimits_of
 from e2e.lab.payload import install
+from e2e.lab.podman import OPTIONS, PODMAN, made_image, podman
 from e2e.stack.kube import DEPLOYMENTS, Kube, Object, conditions
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.stack import Stack
@@ -31,8 +31,6 @@ pytestmark = pytest.mark.lab
 
 ADDED = {"PATH", "PRAETOR_PROCESS_UID", "PRAETOR_PROCESS_DIR"}
 BY_SYSTEMD = {"HOME", "INVOCATION_ID", "JOURNAL_STREAM", "LANG", "LOGNAME", "SHELL", "SYSTEMD_EXEC_PID", "USER"}
-PODMAN = ("podman", "--runtime", "runc", "--cgroup-manager", "cgroupfs")
-PODMAN_OPTIONS = {"PRAETOR_AGENT_CONTAINER_OPTIONS": "--ulimit nproc=1000:1000 --ulimit nofile=1024:1024"}
 LABEL = "azure.com/praetor-device"
 SCRIPT = "sleep 100000 & wait"
 RESOURCES = {"memory": "64Mi", "cpu": "500m", "tasks": 32}
@@ -159,8 +157,7 @@ def test_init_scripts_and_processes_get_what_the_spec_says_and_outlive_agent_and
 
 
 def test_units_get_what_the_spec_says(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> None:
-    named = os.environ.get("PRAETOR_LAB_ROOTFS")
-    root = Path(named) if named else None
+    root = rootfs()
     missing = why_unavailable(root)
     if missing and request.config.getoption("lab"):
         pytest.fail(missing)
@@ -196,7 +193,10 @@ def test_containers_get_what_the_spec_says(stack: Stack, kube: Kube, tmp_path: P
     name, words = f"{kube.namespace}-c", [word for word in nasty(400) if not {"\n", "\r"} & set(word)][:200]
     image = made_image(f"localhost/{name}", tmp_path)
     kube.apply(network_switch(name))
-    stack.add_agent(name, variables={"PRAETOR_AGENT_CONTAINER_RUNTIME": " ".join(PODMAN), **PODMAN_OPTIONS})
+    stack.add_agent(
+        name,
+        variables={"PRAETOR_AGENT_CONTAINER_RUNTIME": " ".join(PODMAN), "PRAETOR_AGENT_CONTAINER_OPTIONS": OPTIONS},
+    )
     try:
         spec = spec_of("container", words)
         spec["execution"] |= {"workingDir": "/tmp"}
@@ -239,22 +239,3 @@ def read_here(path: str) -> str:
         return Path(path).read_text()
     except OSError as error:
         raise LabError(f"{path}: {error.strerror}") from error
-
-
-def podman(*words: str) -> str:
-    return subprocess.run((*PODMAN, *words), capture_output=True, text=True, check=True, timeout=60).stdout
-
-
-def made_image(name: str, workdir: Path) -> str:
-    """Make an image of busybox from a folder; return its reference by digest."""
-    root = workdir / "root"
-    for folder in ("bin", "tmp", "etc"):
-        (root / folder).mkdir(parents=True)
-    shutil.copy(str(shutil.which("busybox")), root / "bin" / "busybox")
-    for applet in ("sh", "sleep", "test"):
-        (root / "bin" / applet).symlink_to("busybox")
-    (root / "only-in-the-image").touch()
-    (root / "etc" / "passwd").write_text("root:x:0:0::/:/bin/sh\nnobody:x:65534:65534::/:/bin/sh\n")
-    subprocess.run(("tar", "-C", str(root), "-cf", f"{root}.tar", "."), check=True)
-    podman("import", f"{root}.tar", f"{name}:1")
-    return f"{name}@{json.loads(podman('image', 'inspect', f'{name}:1'))[0]['Digest']}"

@@ -10,10 +10,12 @@ import os
 import random
 import secrets
 import shutil
+import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -21,11 +23,13 @@ import pytest
 from e2e.lab import disk as disks
 from e2e.lab import sysv
 from e2e.lab.agent import PLACE, STATE, await_agent, kill_agent, start_agent
-from e2e.lab.device import Device, why_unavailable
+from e2e.lab.device import Device, rootfs, why_unavailable
 from e2e.lab.disk import Disk
 from e2e.lab.payload import install
+from e2e.lab.podman import OPTIONS, PODMAN, busybox, podman
+from e2e.lab.registry import PROGRAM, push_runnable, serving
 from e2e.lab.witness import PLACE as SEEN
-from e2e.lab.witness import Witness, write_archive
+from e2e.lab.witness import Witness, files_of, write_archive
 from e2e.stack.kube import PROCESSES, Kube, Object, condition
 from e2e.stack.manifests import device_process, network_switch, process_spec
 from e2e.stack.stack import Stack
@@ -43,44 +47,34 @@ SLEEP = ("sleep", "100000")
 BACKENDS = {"systemd": ("systemd", "process"), "sysv": ("initd", "process")}
 
 
-class Victim:
-    """A device on a disk of its own, with a process of each backend, a job, and one that comes and goes."""
+class Victim(ABC):
+    """A device with a process of each of its backends, a job, and one that comes and goes."""
 
-    def __init__(self, init: str, rootfs: Path, folder: Path, kube: Kube, stack: Stack, site: tuple[Path, str]) -> None:
-        self.name = f"{kube.namespace}-{init}"
-        self.backends = BACKENDS[init]
-        self.disk = Disk(folder / f"disk-{init}")
-        self.witness = Witness(folder / f"witness-{init}")
-        self.state = self.disk.place / "state"
-        self._kube, self._stack, self._site = kube, stack, site
-        kept = {"/etc": self.disk.place / "etc", STATE: self.state, SEEN: self.witness.folder}
-        shared = {PLACE: folder / "payload"}
-        self.device = Device(self.name, rootfs, workdir=folder, shared=shared, kept=kept)
-        self._etc = rootfs / "etc"
+    backends: tuple[str, ...]
+    slowness = 1
+    """Of so many kills it gets one, that all are done at a time."""
 
-    def prepare(self) -> None:
-        """Put on the disk what the device boots from."""
-        shutil.copytree(self._etc, self.disk.place / "etc", symlinks=True)
-        self.state.mkdir()
-        os.sync()
-        self._kube.apply(network_switch(self.name))
+    def __init__(self, name: str, state: Path, folder: Path, kube: Kube) -> None:
+        self.name = name
+        self.state = state
+        self.witness = Witness(folder)
+        self._kube = kube
 
+    @abstractmethod
     def start(self) -> None:
         """Start the agent; returns when it is at work."""
-        start_agent(self.device, self._stack.gateway_url, self._stack.token(self.name), log=f"{SEEN}/agent.log")
-        await_agent(self.state, runs=True)
 
+    @abstractmethod
     def kill(self) -> None:
         """Kill the agent."""
-        kill_agent(self.device)
-        await_agent(self.state, runs=False)
 
-    def cut_power(self) -> None:
-        """Switch the device and its disk off, and on again; nobody starts the agent."""
-        self.disk.cut_power()
-        self.device.pull_the_plug()
-        self.disk.restore_power()
-        self.device.power_on()
+    @abstractmethod
+    def spec(self, words: Sequence[str], backend: str, revision: str) -> Object:
+        """Return the spec of the witness with *words*, out of an artifact of that revision."""
+
+    @abstractmethod
+    def check_definitions(self, revision: int) -> None:
+        """Check that init or runtime has a definition of what lasts, and none of what is gone."""
 
     def desire(self, revision: int) -> None:
         """Ask for *revision* of everything; the process `guest` is there for every other one only."""
@@ -103,7 +97,8 @@ class Victim:
             for name in (f"{backend}", f"still-{backend}"):
                 eventually(lambda name=name: is_ready(self._process(name)), what=f"{name} runs")  # type: ignore[misc]
             eventually(lambda backend=backend: self._ended(f"job-{backend}"), what="the job ended")  # type: ignore[misc]
-        eventually(lambda: len(self.present()) == len(self.lasting(revision)), what="what is not desired is gone")
+        lasting = sorted(self.lasting(revision))
+        eventually(self.present, lambda found: found == lasting, what=f"{', '.join(lasting)} run, and nothing else")
 
     def lasting(self, revision: int) -> list[str]:
         """Return the names of what runs for good when *revision* is desired."""
@@ -129,29 +124,12 @@ class Victim:
             assert started[f"job-{backend}", str(revision)] == 1 or (lost and boots > 1)
         for name in ("desired.json", "memory.json"):
             assert JsonFile(self.state / name).load() is not None, f"{name} cannot be read"
-        whole = [entry for entry in (self.state / "artifacts").iterdir() if not entry.name.startswith(".")]
-        assert whole
-        assert all((entry / "READY").is_file() for entry in whole)
-        self._check_definitions(revision)
+        entries = (entry for entry in (self.state / "artifacts").iterdir() if not entry.name.startswith("."))
+        assert all((entry / "READY").is_file() for entry in entries)
+        self.check_definitions(revision)
 
-    def _check_definitions(self, revision: int) -> None:
-        """Check that init has a definition of what lasts, begins it at boot, and has none of what is gone."""
-        etc = self.disk.place / "etc"
-        lasting = sum(not name.endswith("process") for name in self.lasting(revision))
-        if "systemd" in self.backends:
-            begun = list((etc / "systemd/system/multi-user.target.wants").glob("praetor-*"))
-            known = [path for path in (etc / "systemd/system").glob("praetor-*") if "-job-" not in path.name]
-        else:
-            begun = list((etc / "rc2.d").glob("S*praetor-*"))
-            known = [path for path in (etc / "init.d").glob("praetor-*") if "-job-" not in path.name]
-        assert len(known) == len(begun) == lasting, (known, begun)
-
-    def _apply(self, name: str, revision: str, backend: str, become: Sequence[str] = SLEEP, **spec: object) -> None:
-        folder, url = self._site
-        archive, checksum = write_archive(folder, revision)
-        execution = {"args": [name, revision, SEEN, *become], "terminationGracePeriodSeconds": 5}
-        artifact = {"type": "http", "url": f"{url}/{archive}", "checksumSHA256": checksum}
-        body = process_spec(["bin/run"], backend=backend, execution=execution, artifact=artifact, **spec)
+    def _apply(self, name: str, revision: str, backend: str, become: Sequence[str] = SLEEP, **more: object) -> None:
+        body = {**self.spec([name, revision, SEEN, *become], backend, revision), **more}
         self._kube.apply(device_process(f"{self.name}-{name}", self.name, body))
 
     def _process(self, name: str) -> Object:
@@ -164,12 +142,122 @@ class Victim:
         return current and (phase(process) == "Succeeded" or lost) and condition(process, "SpecObserved") == "True"
 
 
+class Booted(Victim):
+    """A device of its own init system, on a disk of its own."""
+
+    def __init__(self, init: str, root: Path, folder: Path, kube: Kube, stack: Stack, site: tuple[Path, str]) -> None:
+        self.backends = BACKENDS[init]
+        self.disk = Disk(folder / f"disk-{init}")
+        self._stack, self._site, self._etc = stack, site, root / "etc"
+        super().__init__(f"{kube.namespace}-{init}", self.disk.place / "state", folder / f"witness-{init}", kube)
+        kept = {"/etc": self.disk.place / "etc", STATE: self.state, SEEN: self.witness.folder}
+        self.device = Device(self.name, root, workdir=folder, shared={PLACE: folder / "payload"}, kept=kept)
+
+    def prepare(self) -> None:
+        """Put on the disk what the device boots from."""
+        shutil.copytree(self._etc, self.disk.place / "etc", symlinks=True)
+        self.state.mkdir()
+        os.sync()
+        self._kube.apply(network_switch(self.name))
+
+    def start(self) -> None:
+        start_agent(self.device, self._stack.gateway_url, self._stack.token(self.name), log=f"{SEEN}/agent.log")
+        await_agent(self.state, runs=True)
+
+    def kill(self) -> None:
+        kill_agent(self.device)
+        await_agent(self.state, runs=False)
+
+    def cut_power(self) -> None:
+        """Switch the device and its disk off, and on again; nobody starts the agent."""
+        self.disk.cut_power()
+        self.device.pull_the_plug()
+        self.disk.restore_power()
+        self.device.power_on()
+
+    def spec(self, words: Sequence[str], backend: str, revision: str) -> Object:
+        folder, url = self._site
+        archive, checksum = write_archive(folder, revision)
+        execution = {"args": list(words), "terminationGracePeriodSeconds": 5}
+        artifact = {"type": "http", "url": f"{url}/{archive}", "checksumSHA256": checksum}
+        return process_spec(["bin/run"], backend=backend, execution=execution, artifact=artifact)
+
+    def check_definitions(self, revision: int) -> None:
+        etc = self.disk.place / "etc"
+        lasting = sum(not name.endswith("process") for name in self.lasting(revision))
+        if "systemd" in self.backends:
+            begun = list((etc / "systemd/system/multi-user.target.wants").glob("praetor-*"))
+            known = [path for path in (etc / "systemd/system").glob("praetor-*") if "-job-" not in path.name]
+        else:
+            begun = list((etc / "rc2.d").glob("S*praetor-*"))
+            known = [path for path in (etc / "init.d").glob("praetor-*") if "-job-" not in path.name]
+        assert len(known) == len(begun) == lasting, (known, begun)
+
+
+class WithPodman(Victim):
+    """This machine, whose podman cannot pull what the agent can: from a registry without TLS."""
+
+    backends = ("container",)
+    slowness = 2
+
+    def __init__(self, folder: Path, kube: Kube, stack: Stack, host: str) -> None:
+        name = f"{kube.namespace}-podman"
+        super().__init__(name, stack.workdir / "devices" / name / "state", folder / "witness-podman", kube)
+        self._stack, self._host = stack, host
+        self._images: dict[str, str] = {}
+        kube.apply(network_switch(name))
+
+    def start(self) -> None:
+        if self.name in self._stack.agents:
+            self._stack.agents[self.name].program.start()
+        else:
+            settings = {
+                "CONTAINER_RUNTIME": " ".join(PODMAN),
+                "CONTAINER_OPTIONS": f"{OPTIONS} --volume {self.witness.folder}:{SEEN}",
+                "INSECURE_REGISTRY": self._host,
+            }
+            self._stack.add_agent(
+                self.name, variables={f"PRAETOR_AGENT_{name}": value for name, value in settings.items()}
+            )
+        await_agent(self.state, runs=True)
+
+    def kill(self) -> None:
+        self._stack.agents[self.name].program.kill()
+
+    def spec(self, words: Sequence[str], backend: str, revision: str) -> Object:
+        if revision not in self._images:
+            files = {f"app/{name}": content for name, content in files_of(revision).items()}
+            self._images[revision] = push_runnable(self._host, busybox(), files)
+        execution = {"args": list(words), "terminationGracePeriodSeconds": 5}
+        artifact = {"type": "oci", "url": self._images[revision]}
+        return process_spec(["/bin/sh", "/app/bin/run"], backend=backend, execution=execution, artifact=artifact)
+
+    def check_definitions(self, revision: int) -> None:
+        assert len(self._containers()) == len(self.lasting(revision)), self._containers()
+
+    def close(self) -> None:
+        """Leave nothing on this machine."""
+        self._stack.remove_agents([self.name] if self.name in self._stack.agents else [])
+        for container in self._containers("--all"):
+            podman("rm", "-f", "-t", "0", container)
+        for reference in self._images.values():
+            with suppress(subprocess.CalledProcessError):  # not every revision was loaded
+                podman("rmi", "-f", f"localhost/praetor-image:{reference.rpartition(':')[2]}")
+
+    def _containers(self, *flags: str) -> list[str]:
+        return podman("ps", "-q", *flags, "--filter", f"label=azure.com/praetor-device={self.name}").split()
+
+
+def why_no_podman() -> str | None:
+    missing = [program for program in ("podman", "runc", "busybox", PROGRAM) if shutil.which(program) is None]
+    return f"{', '.join(missing)} not installed" if missing else None
+
+
 @pytest.fixture
 def victims(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[list[Victim]]:
-    """A device of each init system."""
-    named = os.environ.get("PRAETOR_LAB_ROOTFS")
-    systemd, plain = Path(named) if named else None, sysv.rootfs()
-    missing = why_unavailable(systemd) or sysv.why_unavailable(plain) or disks.why_unavailable()
+    """A device of each init system, and one that has podman."""
+    systemd, plain = rootfs(), sysv.rootfs()
+    missing = why_unavailable(systemd) or sysv.why_unavailable(plain) or disks.why_unavailable() or why_no_podman()
     if missing and request.config.getoption("lab"):
         pytest.fail(missing)
     if missing or systemd is None or plain is None:
@@ -179,8 +267,7 @@ def victims(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: 
     with ExitStack() as opened:
         site = (tmp_path / "site", opened.enter_context(served(tmp_path / "site", pause=PAUSE_S)))
         found = [
-            Victim(init, rootfs, tmp_path, kube, stack, site)
-            for init, rootfs in (("systemd", systemd), ("sysv", plain))
+            Booted(init, root, tmp_path, kube, stack, site) for init, root in (("systemd", systemd), ("sysv", plain))
         ]
         for victim in found:
             opened.enter_context(victim.disk)
@@ -188,7 +275,9 @@ def victims(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: 
         pool = opened.enter_context(ThreadPoolExecutor())
         for booted in pool.map(lambda victim: opened.enter_context(victim.device), found):
             assert booted.init
-        yield found
+        contained = WithPodman(tmp_path, kube, stack, opened.enter_context(serving(tmp_path)))
+        opened.callback(contained.close)
+        yield [*found, contained]
 
 
 def test_agents_killed_and_devices_without_power_at_random_moments(
@@ -198,7 +287,10 @@ def test_agents_killed_and_devices_without_power_at_random_moments(
     seed = secrets.randbits(32)
     print(f"seed {seed}")  # told only when it fails
     with ThreadPoolExecutor() as pool:
-        stories = [pool.submit(_story, victim, kills, cuts, random.Random(seed)) for victim in victims]  # noqa: S311
+        stories = [
+            pool.submit(_story, victim, kills // victim.slowness, cuts, random.Random(seed))  # noqa: S311
+            for victim in victims
+        ]
         for story in stories:
             story.result()
 
@@ -219,7 +311,8 @@ def _story(victim: Victim, kills: int, cuts: int, chance: random.Random) -> None
         kills -= KILLS_A_CHANGE
         victim.settle(revision)
         victim.check(revision, boots=1)
-    for number in range(cuts):
+    for number in range(cuts if isinstance(victim, Booted) else 0):
+        assert isinstance(victim, Booted)
         revision += 1
         victim.desire(revision)
         time.sleep(chance.uniform(0, 2 * WORST_MOMENT_S))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from e2e.lab.device import Device, why_unavailable
+from e2e.lab.device import Device, rootfs, why_unavailable
 from e2e.lab.payload import install
 from e2e.rollouts.foretold import Foretold
 from e2e.rollouts.story import await_done
@@ -43,18 +42,17 @@ SCRIPT = 'trap "exit 0" TERM; while :; do sleep 1 & wait $!; done'
 @pytest.fixture
 def device(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[Device]:
     """A booted device with the agent as a service; its state outlives a power cut."""
-    named = os.environ.get("PRAETOR_LAB_ROOTFS")
-    rootfs = Path(named) if named else None
-    missing = why_unavailable(rootfs)
+    root = rootfs()
+    missing = why_unavailable(root)
     if missing and request.config.getoption("lab"):
         pytest.fail(missing)
-    if missing or rootfs is None:
+    if missing or root is None:
         pytest.skip(str(missing))
     (tmp_path / "state").mkdir()
     name = f"{kube.namespace}-s"
     kube.apply(network_switch(name, {"init": "systemd"}))
     shared = {PLACE: install(tmp_path / "payload")}
-    with Device(name, rootfs, workdir=tmp_path, shared=shared, kept={STATE: tmp_path / "state"}) as booted:
+    with Device(name, root, workdir=tmp_path, shared=shared, kept={STATE: tmp_path / "state"}) as booted:
         _install_agent(booted, stack)
         yield booted
 
