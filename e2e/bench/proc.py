@@ -15,6 +15,12 @@ def cpu_seconds(pid: int) -> float:
     return sum(int((thread / "schedstat").read_text().split()[0]) for thread in threads) / 1e9
 
 
+def cpu_seconds_of_ended_children(pid: int) -> float:
+    """Return the processor time, in clock ticks' precision, of the children that the process has waited for."""
+    fields = (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[13]) + int(fields[14])) / os.sysconf("SC_CLK_TCK")
+
+
 def resident_kib(pid: int) -> float:
     """Return the resident memory of the process, in KiB."""
     for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines():
