@@ -18,6 +18,7 @@ from e2e.stack.ctl import Ctl
 from e2e.stack.kube import DEPLOYMENTS, GROUP_VERSION, PROCESSES, SWITCHES, Kube, Object, accepted
 from e2e.stack.recorder import Recorder
 from e2e.stack.stack import Stack
+from e2e.stack.waiting import eventually
 
 READY_AFTER = ("--ready-after", "1s")
 CONCURRENT_WRITES = 32  # so many offers may overtake each other
@@ -102,10 +103,18 @@ class Foretold:
             )
             yield change
         # a record that has ended holds all that was written before the deployment was seen at its end
-        now = self._kube.deployment(change.name)
+        now = self._observed(change.name)
         left = {} if stopped else self._left(change.name)
         found = deviations(change.forecast, change.timeline, now, labels, left, stopped=stopped)
         assert not found, f"praetorctl plan was wrong about {change.name}:\n" + "\n".join(found)
+
+    def _observed(self, name: str) -> Object:
+        """Return the deployment once its status speaks of its present spec: it is written once a second at most."""
+
+        def speaks(item: Object) -> bool:
+            return bool(item["status"]["observedGeneration"] == item["metadata"]["generation"])
+
+        return eventually(lambda: self._kube.deployment(name), speaks, what=f"the status of {name} is up to date")
 
     def _left(self, name: str) -> dict[str, str]:
         """Return why each device that is not up to date is so, in the words of `explain`."""

@@ -13,14 +13,14 @@ from e2e.stack.waiting import eventually
 from e2e.suite.fleet import Fleet
 from e2e.suite.judging import await_process, await_ready, phase
 from e2e.suite.running import is_alive
-from e2e.suite.workloads import sleeping
+from e2e.suite.workloads import prompt
 
 
 def test_a_silent_device_is_disconnected_and_its_process_unknown_until_it_is_heard_again(
     fleet: Fleet, kube: Kube
 ) -> None:
     device, other = fleet.add(2)
-    kube.apply(deployment("sleeper", sleeping()))
+    kube.apply(deployment("sleeper", prompt()))
     pid = await_ready(kube, [device, other])[device]["status"]["pid"]
     fleet.agent(device).program.kill()
     switch = fleet.await_connected(device, "False")
@@ -63,7 +63,7 @@ def test_a_device_that_died_while_no_gateway_was_up_is_found_and_no_other_is_bla
     stack: Stack, fleet: Fleet, kube: Kube
 ) -> None:
     device, *_ = devices = fleet.add(3)
-    kube.apply(deployment("sleeper", sleeping()))
+    kube.apply(deployment("sleeper", prompt()))
     await_ready(kube, devices)
     with _disconnections(stack, kube) as disconnected:
         stack.gateway.program.kill()
@@ -77,7 +77,7 @@ def test_a_device_that_died_while_no_gateway_was_up_is_found_and_no_other_is_bla
 
 def test_a_restart_of_the_gateway_disconnects_nobody(stack: Stack, fleet: Fleet, kube: Kube) -> None:
     devices = fleet.add(3)
-    kube.apply(deployment("sleeper", sleeping()))
+    kube.apply(deployment("sleeper", prompt()))
     await_ready(kube, devices)
     with _disconnections(stack, kube) as disconnected:
         stack.gateway.restart()

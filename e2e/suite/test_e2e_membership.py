@@ -10,14 +10,14 @@ from e2e.stack.waiting import eventually
 from e2e.suite.fleet import Fleet
 from e2e.suite.judging import await_ready
 from e2e.suite.running import is_alive
-from e2e.suite.workloads import shell, sleeping
+from e2e.suite.workloads import prompt, shell
 
 LEAF = {"role": "leaf"}
 
 
 def test_a_device_that_is_added_gets_its_process(fleet: Fleet, kube: Kube) -> None:
     first = fleet.add(labels=LEAF)
-    kube.apply(deployment("sleeper", sleeping(), match=LEAF))
+    kube.apply(deployment("sleeper", prompt(), match=LEAF))
     before = await_ready(kube, first)[first[0]]["status"]["pid"]
     second = fleet.add(labels=LEAF)
     after = await_ready(kube, first + second)
@@ -27,7 +27,7 @@ def test_a_device_that_is_added_gets_its_process(fleet: Fleet, kube: Kube) -> No
 
 def test_a_device_that_is_relabelled_loses_and_gets_its_process(fleet: Fleet, kube: Kube) -> None:
     device, other = fleet.add(2, labels=LEAF)
-    kube.apply(deployment("sleeper", sleeping(), match=LEAF))
+    kube.apply(deployment("sleeper", prompt(), match=LEAF))
     pid = await_ready(kube, [device, other])[device]["status"]["pid"]
     fleet.label(device, {"role": "spine"})
     await_ready(kube, [other])
@@ -39,7 +39,7 @@ def test_a_device_that_is_relabelled_loses_and_gets_its_process(fleet: Fleet, ku
 
 def test_a_changed_selector_moves_the_processes(fleet: Fleet, kube: Kube, foretold: Foretold) -> None:
     (leaf,), (spine,) = fleet.add(labels=LEAF), fleet.add(labels={"role": "spine"})
-    kube.apply(deployment("sleeper", sleeping(), match=LEAF))
+    kube.apply(deployment("sleeper", prompt(), match=LEAF))
     pid = await_ready(kube, [leaf])[leaf]["status"]["pid"]
     with foretold.change("sleeper", selector={"matchLabels": {"role": "spine"}}) as change:
         await_ready(kube, [spine])
@@ -50,7 +50,7 @@ def test_a_changed_selector_moves_the_processes(fleet: Fleet, kube: Kube, foreto
 
 def test_a_device_that_is_removed_from_the_inventory_loses_its_process(fleet: Fleet, kube: Kube) -> None:
     device, other = fleet.add(2)
-    kube.apply(deployment("sleeper", sleeping()))
+    kube.apply(deployment("sleeper", prompt()))
     pid = await_ready(kube, [device, other])[device]["status"]["pid"]
     kube.delete(SWITCHES, device)
     await_ready(kube, [other])
@@ -59,7 +59,7 @@ def test_a_device_that_is_removed_from_the_inventory_loses_its_process(fleet: Fl
 
 def test_a_deleted_deployment_takes_its_processes_with_it(fleet: Fleet, kube: Kube) -> None:
     devices = fleet.add(2)
-    kube.apply(deployment("sleeper", sleeping()), deployment("other", sleeping()))
+    kube.apply(deployment("sleeper", prompt()), deployment("other", prompt()))
     eventually(lambda: len(kube.list(PROCESSES)) == 4, what="two processes on each device")
 
     def pids(name: str) -> list[int]:
@@ -76,7 +76,7 @@ def test_a_deleted_deployment_takes_its_processes_with_it(fleet: Fleet, kube: Ku
 
 def test_a_process_that_somebody_deleted_is_made_again(fleet: Fleet, kube: Kube) -> None:
     (device,) = fleet.add()
-    kube.apply(deployment("sleeper", sleeping()))
+    kube.apply(deployment("sleeper", prompt()))
     before = await_ready(kube, [device])[device]
     kube.delete(PROCESSES, before["metadata"]["name"])
     after = eventually(
@@ -90,7 +90,7 @@ def test_a_process_that_somebody_deleted_is_made_again(fleet: Fleet, kube: Kube)
 
 def test_a_spec_that_somebody_edited_is_set_right(fleet: Fleet, kube: Kube) -> None:
     device = fleet.declare()
-    kube.apply(deployment("sleeper", sleeping()))
+    kube.apply(deployment("sleeper", prompt()))
     eventually(lambda: device in kube.processes(), what="it exists")
     kube.patch(PROCESSES, f"sleeper-{device}", {"spec": {"execution": {"args": ["1"]}}})
     eventually(

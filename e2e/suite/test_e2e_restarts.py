@@ -16,7 +16,7 @@ from e2e.stack.waiting import eventually, steadily
 from e2e.suite.fleet import Fleet
 from e2e.suite.judging import await_ready, await_revision, is_ready, revision
 from e2e.suite.running import is_alive
-from e2e.suite.workloads import sleeping
+from e2e.suite.workloads import prompt, sleeping
 
 BOTH_WAYS = pytest.mark.parametrize("kill", [False, True], ids=["graceful", "killed"])
 
@@ -25,7 +25,7 @@ BOTH_WAYS = pytest.mark.parametrize("kill", [False, True], ids=["graceful", "kil
 def devices(fleet: Fleet, kube: Kube) -> tuple[str, ...]:
     """Three devices that run a sleeper of revision 1."""
     devices = fleet.add(3)
-    kube.apply(deployment("sleeper", sleeping("1"), max_unavailable=1))
+    kube.apply(deployment("sleeper", prompt("1"), max_unavailable=1))
     await_ready(kube, devices)
     return devices
 
@@ -59,7 +59,7 @@ def test_processes_run_on_while_no_controller_is_there(
 ) -> None:
     pids = _pids(kube)
     stack.controller.program.terminate()
-    with foretold.template("sleeper", sleeping("2")):
+    with foretold.template("sleeper", prompt("2")):
         steadily(lambda: list(map(is_alive, pids)), all, what="the processes run", for_s=1)
         assert set(_revisions(kube)) == {"1"}
         stack.controller.program.start()
@@ -72,7 +72,7 @@ def test_processes_run_on_through_a_restart_of_the_gateway(
 ) -> None:
     pids = _pids(kube)
     stack.gateway.restart()
-    with foretold.template("sleeper", sleeping("1", restartPolicy="OnFailure")):
+    with foretold.template("sleeper", prompt("1", restartPolicy="OnFailure")):
         eventually(lambda: not any(map(is_alive, pids)), what="devices got the change through the new gateway")
         await_done(kube, "sleeper")
     await_ready(kube, devices)
@@ -83,7 +83,7 @@ def test_an_outage_of_the_gateway_stops_nothing_and_what_was_missed_is_made_up_f
 ) -> None:
     pids = _pids(kube)
     stack.gateway.program.kill()
-    with foretold.template("sleeper", sleeping("2")):
+    with foretold.template("sleeper", prompt("2")):
         steadily(lambda: list(map(is_alive, pids)), all, what="the processes run", for_s=2)
         stack.gateway.program.start()
         await_done(kube, "sleeper")
@@ -98,7 +98,7 @@ def test_a_restart_of_the_agent_leaves_its_processes_alone(
     for device in devices:
         fleet.agent(device).restart(kill=kill)
     # a change that comes after the restart shows that the agents are at work again
-    kube.apply(deployment("second", sleeping()))
+    kube.apply(deployment("second", prompt()))
     eventually(
         lambda: [is_ready(item) for item in kube.list(PROCESSES)].count(True) == 6, what="the second deployment runs"
     )
@@ -143,7 +143,7 @@ def test_an_outage_of_the_apiserver_stops_nothing_and_disconnects_nobody(
     assert outage.gateway.ready
     assert all(server.program.running for server in outage.servers())
     outage.cluster.start_apiserver()
-    with foretold.template("sleeper", sleeping("2")) as change:
+    with foretold.template("sleeper", prompt("2")) as change:
         await_done(kube, "sleeper")
     await_revision(kube, devices, "2")
     assert change.timeline.worst(lambda sample: sample.unavailable) <= 1

@@ -12,7 +12,7 @@ from e2e.stack.waiting import eventually, steadily
 from e2e.suite.fleet import Fleet
 from e2e.suite.judging import await_ready, await_revision, is_ready, revision
 from e2e.suite.running import environment_of, is_alive
-from e2e.suite.workloads import probed, sleeping
+from e2e.suite.workloads import probed, prompt, sleeping
 
 NAME = "sleeper"
 
@@ -22,10 +22,10 @@ def test_no_more_devices_are_down_at_a_time_than_may_be(
     fleet: Fleet, kube: Kube, foretold: Foretold, number: int, limit: int | str, most: int
 ) -> None:
     devices = fleet.add(number)
-    with foretold.first(deployment(NAME, sleeping("1"), max_unavailable=limit)):
+    with foretold.first(deployment(NAME, prompt("1"), max_unavailable=limit)):
         await_done(kube, NAME)
     before = {device: item["status"]["pid"] for device, item in kube.processes().items()}
-    with foretold.template(NAME, sleeping("2")) as change:
+    with foretold.template(NAME, prompt("2")) as change:
         status = await_done(kube, NAME)["status"]
     assert 1 <= change.timeline.worst() <= most
     names = ("desiredNumberScheduled", "updatedNumberScheduled", "numberReady", "numberAvailable")
@@ -41,7 +41,7 @@ def test_a_version_that_does_not_become_healthy_goes_no_further_than_it_may(
     fleet: Fleet, kube: Kube, foretold: Foretold
 ) -> None:
     devices = fleet.add(3)
-    kube.apply(deployment(NAME, sleeping("1"), max_unavailable=1))
+    kube.apply(deployment(NAME, prompt("1"), max_unavailable=1))
     await_ready(kube, devices)
     with foretold.template(NAME, sleeping("bad", healthCheck=probed(["/bin/false"])), stopped=True):
         eventually(
@@ -66,7 +66,7 @@ def test_a_version_that_does_not_become_healthy_goes_no_further_than_it_may(
 
 def test_recreate_updates_all_at_once(fleet: Fleet, kube: Kube, foretold: Foretold) -> None:
     devices = fleet.add(3)
-    kube.apply(deployment(NAME, sleeping("1"), updateStrategy={"type": "Recreate"}))
+    kube.apply(deployment(NAME, prompt("1"), updateStrategy={"type": "Recreate"}))
     await_ready(kube, devices)
     with foretold.template(NAME, sleeping("2", healthCheck=probed(["/bin/false"])), stopped=True):
         eventually(
@@ -76,9 +76,9 @@ def test_recreate_updates_all_at_once(fleet: Fleet, kube: Kube, foretold: Foreto
 
 def test_a_paused_deployment_changes_nothing(fleet: Fleet, kube: Kube, foretold: Foretold) -> None:
     devices = fleet.add(2)
-    kube.apply(deployment(NAME, sleeping("1"), max_unavailable=1))
+    kube.apply(deployment(NAME, prompt("1"), max_unavailable=1))
     await_ready(kube, devices)
-    with foretold.template(NAME, sleeping("2"), paused=True) as paused:
+    with foretold.template(NAME, prompt("2"), paused=True) as paused:
         generation = kube.deployment(NAME)["metadata"]["generation"]
         eventually(
             lambda: kube.deployment(NAME)["status"]["observedGeneration"] == generation, what="the change was seen"

@@ -22,6 +22,11 @@ def sleeping(revision: str = "1", *, execution: Mapping[str, Any] | None = None,
     return process_spec(["/bin/sleep"], execution=fields, **spec)
 
 
+def prompt(revision: str = "1", **spec: Any) -> Object:
+    """Return a sleeper that is ready as soon as its probe says so; without one it is believed after two seconds."""
+    return sleeping(revision, healthCheck={"exec": {"command": ["/bin/true"]}}, **spec)
+
+
 def shell(script: str, *arguments: str, **spec: Any) -> Object:
     """Return a process that runs *script* in a shell; *arguments* are $1 and so on."""
     fields = {"args": ["-c", script, "sh", *arguments], "terminationGracePeriodSeconds": GRACE_S}
