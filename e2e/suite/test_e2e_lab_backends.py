@@ -143,6 +143,9 @@ def test_init_scripts_and_processes_get_what_the_spec_says_and_outlive_agent_and
         what="init has started it",
     )
     pid = int(told.split()[-1])
+    eventually(
+        lambda: words_of(device, f"/proc/{pid}/cmdline")[0] == "/bin/sh", what="our stage gave way to the program"
+    )
     assert_as_specified(device, pid, words)
     start_agent(device, stack.gateway_url, stack.token(device.name))
     eventually(lambda: kube.process(f"initd-{device.name}")["status"].get("pid") == pid, what="the agent has found it")
