@@ -85,6 +85,7 @@ def test_the_veto_of_somebody_at_a_device_is_read_in_kubectl_get(kubectl: Kubect
     change_template(kube, "sleeper", sleeping("2"))
     steadily(lambda: _revision(kube, device), lambda told: told == "1", what="nothing changes", for_s=2)
     assert kube.processes()[device]["status"]["pid"] == pid
+    assert kube.deployment("sleeper")["status"]["reasons"] == {"UpdateHeld": 1}
     hold.unlink()
     eventually(lambda: _revision(kube, device) == "2", what="the change is made")
     eventually(lambda: _cells(kubectl, "Held"), lambda cells: cells == ["False"], what="the release is seen")
