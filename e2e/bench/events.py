@@ -135,7 +135,7 @@ def _report(now: datetime, phase: str = "Running") -> dict[str, Any]:
     """Return the status of a process of the first generation that its device says is well, or is not."""
     types = ("AgentConnected", "SpecObserved", "ProcessStarted", "Healthy")
     conditions = [
-        {"type": each, "status": "True", "reason": "Told", "message": "", "lastTransitionTime": format_time(now)}
+        {"type": each, "status": "True", "reason": "Told", "message": "well", "lastTransitionTime": format_time(now)}
         for each in types
     ]
     return {"phase": phase, "observedGeneration": 1, "conditions": conditions}

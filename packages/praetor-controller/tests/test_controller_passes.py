@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key, Resource
 from praetor_api.kube.testing import FakeClock
 from praetor_api.kube.times import time
 from praetor_controller.changes import Changes
@@ -25,13 +26,13 @@ TEL = Key("lab", "tel")
 class World:
     """A controller and thirty devices that run what they shall."""
 
-    def __init__(self) -> None:
+    def __init__(self, kube: type[PatchingKube] = PatchingKube) -> None:
         self.clock = FakeClock()
-        self.kube = PatchingKube(self.clock)
+        self.kube = kube(self.clock)
         self.program = Program(self.kube, self.clock, Settings(metrics=None, probes=None))
 
-    async def deploy(self) -> None:
-        for name in NAMES:
+    async def deploy(self, devices: int = len(NAMES)) -> None:
+        for name in (f"leaf-{number}" for number in range(devices)):
             await self.kube.create(NETWORK_SWITCHES, "lab", {"metadata": {"name": name}, "spec": {}})
         body = {"selector": {}, "template": {"spec": {"execution": {"command": ["v1"]}}}}
         await self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", {"metadata": {"name": "tel"}, "spec": body})
@@ -44,11 +45,11 @@ class World:
         await self.kube.patch(DEVICE_PROCESSES, Key("lab", f"tel-{name}"), {"status": status}, subresource="status")
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
+    async def running(self, seconds: float = 5.0) -> AsyncIterator[None]:
         stop = asyncio.Event()
         async with asyncio.TaskGroup() as group:
             running = group.create_task(self.program.run(stop), name="controller")
-            await self.clock.advance(5)
+            await self.clock.advance(seconds)
             yield
             stop.set()
             await self.clock.advance(10)
@@ -145,6 +146,39 @@ async def test_our_own_writes_that_come_back_make_no_pass() -> None:
     async with world.running():
         assert len(world.kube.objects(DEVICE_PROCESSES)) == len(NAMES)
         assert world.passes("whole") + world.passes("changed") <= 6
+
+
+class Slow(PatchingKube):
+    """Takes its time for what it is asked to create."""
+
+    async def create(self, resource: Resource, *args: Any, **fields: Any) -> dict[str, Any]:
+        if resource == DEVICE_PROCESSES:
+            await self._clock.sleep(0.5)
+        return await super().create(resource, *args, **fields)
+
+
+def commands(world: World) -> Counter[str]:
+    return Counter(each["spec"]["execution"]["command"][0] for each in world.kube.objects(DEVICE_PROCESSES).values())
+
+
+async def test_a_slow_api_is_given_new_processes_without_a_break() -> None:
+    world = World(Slow)
+    await world.deploy(200)
+    async with world.running(4.0):
+        # 32 at a time: seven turns of half a second; a break after each second would leave three turns undone
+        assert sum(commands(world).values()) == 200
+        assert world.passes("whole") <= 2
+
+
+async def test_a_changed_template_breaks_a_long_fan_out() -> None:
+    world = World(Slow)
+    await world.deploy(400)
+    async with world.running(2.0):
+        template = {"spec": {"execution": {"command": ["v2"]}}}
+        await world.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"spec": {"template": template}})
+        await world.clock.advance(1.1)
+        assert commands(world)["v1"] <= 32 * 5
+        assert commands(world)["v2"] > 0
 
 
 class Deaf(Changes):

@@ -116,9 +116,16 @@ class DeploymentReconciler:
         spec_writes = (action for action in planned.actions if isinstance(action, Update) and action.spec)
         self._taking[deployment.uid] = frozenset(action.process.device for action in spec_writes)
         try:
-            return await self._writer.carry_out(deployment, planned.actions, memory)
+            return await self._writer.carry_out(
+                deployment, planned.actions, memory, lambda: self._superseded(deployment)
+            )
         finally:
             del self._taking[deployment.uid]
+
+    def _superseded(self, deployment: DeploymentRow) -> bool:
+        newest = self._cache.deployments.get(Key(deployment.namespace, deployment.name))
+        known = deployment.uid, deployment.generation, deployment.terminating
+        return newest is None or (newest.uid, newest.generation, newest.terminating) != known
 
     def _memory(self, key: Key, deployment: DeploymentRow) -> Memory:
         if self._uids.get(key) != deployment.uid:

@@ -39,6 +39,10 @@ FIELD_MANAGER = "praetor-controller"
 CONCURRENCY = 32
 SLICE_S = 1.0
 """So long at a time, then the plan is made anew: a changed template is not held up by a long fan-out."""
+LONG_SLICE_S = 5.0
+WORTHWHILE = 10 * CONCURRENCY
+"""When a slice ends, the last requests are awaited and no others are under way. Creates, which take nobody down, go on
+until that is a tenth of the slice: a slow apiserver would otherwise be left idle for a good part of the time."""
 
 _log = structlog.get_logger(__name__)
 
@@ -79,14 +83,23 @@ class Writer:
         self._slots = asyncio.Semaphore(CONCURRENCY)
         self.overlay = overlay
 
-    async def carry_out(self, deployment: DeploymentRow, actions: tuple[Action, ...], memory: Memory) -> Outcome:
-        """Carry out as many of *actions* as the time slice allows; NotLeading when the lease is not surely ours."""
+    async def carry_out(
+        self,
+        deployment: DeploymentRow,
+        actions: tuple[Action, ...],
+        memory: Memory,
+        superseded: Callable[[], bool] = lambda: False,
+    ) -> Outcome:
+        """Carry out as many of *actions* as the time slice allows; NotLeading when the lease is not surely ours.
+
+        *superseded* tells whether the deployment has become another one.
+        """
         outcome = Outcome()
-        work = _Work(deployment, memory, outcome)
-        queue, until = iter(actions), self._clock.monotonic() + SLICE_S
+        work = _Work(deployment, memory, outcome, superseded, self._clock.monotonic())
+        queue = iter(actions)
         async with asyncio.TaskGroup() as group:
             for number in range(min(CONCURRENCY, len(actions))):
-                group.create_task(self._work(queue, until, work), name=f"write {deployment.name} {number}")
+                group.create_task(self._work(queue, work), name=f"write {deployment.name} {number}")
         return outcome
 
     def check_leading(self) -> None:
@@ -100,13 +113,13 @@ class Writer:
             await self._read_back(Key(namespace, name), None)
             del memory.unknown[device]
 
-    async def _work(self, queue: Iterator[Action], until: float, work: _Work) -> None:
+    async def _work(self, queue: Iterator[Action], work: _Work) -> None:
         for action in queue:
             async with self._slots:
                 await self._limiter.acquire()
                 self.check_leading()
                 await self._attempt(action, work)
-            if work.outcome.trouble is not None or self._clock.monotonic() >= until:
+            if work.outcome.trouble is not None or work.is_over(action, self._clock.monotonic()):
                 work.outcome.look_again = True
                 return
 
@@ -191,12 +204,29 @@ class Writer:
 
 
 class _Work:
-    """Whose actions these are, and where to note what came of them."""
+    """Whose actions these are, where to note what came of them, and for how long they are carried out."""
 
-    def __init__(self, deployment: DeploymentRow, memory: Memory, outcome: Outcome) -> None:
+    def __init__(
+        self,
+        deployment: DeploymentRow,
+        memory: Memory,
+        outcome: Outcome,
+        superseded: Callable[[], bool],
+        began_at: float,
+    ) -> None:
         self.deployment = deployment
         self.memory = memory
         self.outcome = outcome
+        self._superseded = superseded
+        self._began_at = began_at
+
+    def is_over(self, action: Action, now: float) -> bool:
+        """Tell whether the time slice ends after *action*."""
+        lasted = now - self._began_at
+        if lasted < SLICE_S:
+            return False
+        worthwhile = self.outcome.created >= WORTHWHILE or lasted >= LONG_SLICE_S
+        return worthwhile or not isinstance(action, Create) or self._superseded()
 
 
 def _subject(action: Action, deployment: DeploymentRow) -> tuple[str, Key, ProcessRow | None]:
