@@ -304,6 +304,18 @@ async def test_a_deleted_deployment_is_not_acted_on(world: World) -> None:
     assert set(world.processes()) == {"tel-b", "tel-c"}
 
 
+async def test_a_deployment_that_is_gone_gets_nothing_however_recently_its_status_was_written(world: World) -> None:
+    await world.report_ready()
+    while world.status().get("numberAvailable") != 3:
+        await world.clock.advance(0.05)
+    await world.kube.delete(DEVICE_PROCESS_DEPLOYMENTS, TEL)
+    for resource in (DEVICE_PROCESSES, CONTROLLER_REVISIONS):  # as the garbage collector does
+        for key in world.kube.objects(resource):
+            await world.kube.delete(resource, key)
+    await world.clock.advance(30)
+    assert (world.processes(), world.history()) == ({}, {})
+
+
 async def test_a_new_leader_changes_nothing_and_the_lease_is_released(world: World) -> None:
     await world.report_ready()
     await world.clock.advance(5)

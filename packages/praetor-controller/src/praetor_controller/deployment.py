@@ -91,7 +91,9 @@ class DeploymentReconciler:
 
     async def reconcile(self, key: Key) -> Result:
         """Take one safe step; KubeError when the API did not take the status, or was not there."""
-        deployment = self._written.latest(key, self._cache.deployments.get(key), self._clock.monotonic())
+        cached = self._cache.deployments.get(key)
+        # of a deployment that is gone from the cache nothing that we wrote can be newer: we write to known ones only
+        deployment = self._written.latest(key, cached, self._clock.monotonic()) if cached is not None else None
         if deployment is None or deployment.terminating:
             self._forget(key)
             return Result()
@@ -135,6 +137,7 @@ class DeploymentReconciler:
         return self._memories[deployment.uid]
 
     def _forget(self, key: Key) -> None:
+        self._written.seen(key, None)
         self._changes.forget(key)
         uid = self._uids.pop(key, None)
         if uid is not None:
