@@ -134,6 +134,13 @@ def a_device_in_maintenance(world: Simulation) -> None:
     world.roll_out("tel", "v2")
 
 
+def a_device_that_holds_updates(world: Simulation) -> None:
+    four(world)
+    world.devices["a"].held = True
+    world.run(1)
+    world.roll_out("tel", "v2")
+
+
 def a_device_that_is_offline(world: Simulation) -> None:
     four(world)
     world.die("a")
@@ -308,6 +315,9 @@ FAULTS = [
           a_share_of_the_fleet),
     Fault("maintenance_is_respected", "planner", "if device.in_maintenance and device.maintained(self.at):",
           "if False:", a_device_in_maintenance),
+    Fault("held_devices_are_deferred", "planner",
+          "closed = Reason(ReasonCode.UPDATE_HELD, process.held) if process.held else self._closed(number)",
+          "closed = self._closed(number)", a_device_that_holds_updates),
     Fault("offline_devices_are_deferred", "availability", "    if connected:\n", "    if True:\n",
           a_device_that_is_offline),
     Fault("untested_revisions_wait_for_their_wave", "waves",

@@ -1,4 +1,4 @@
-"""The controller's way to the API: its view of processes can be held back, and it can die at any write."""
+"""The controller's way to the API: its view of processes can be held back, writes can fail, and it can die at one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, TypeAlias
 
 from praetor_api.kube.api import WatchEvent
+from praetor_api.kube.errors import Unreachable
 from praetor_api.kube.resource import DEVICE_PROCESSES, Key, Resource
 from praetor_api.kube.store import Store
 from praetor_api.kube.testing import FakeClock
@@ -28,6 +29,9 @@ class Client(PatchingKube):
         self.dies_after: int | None = None  # so many more writes
         self.applies_last = False
         self.dead = False
+        self.fails = 0  # so many of the next writes
+        self.applies_failed = False  # and only the answer is lost
+        self.failed = False  # any, ever
 
     async def watch(
         self, resource: Resource, namespace: str | None, **options: Any
@@ -68,10 +72,19 @@ class Client(PatchingKube):
         if self.dead or (dying and not self.applies_last):
             self.dead = True
             await asyncio.get_running_loop().create_future()
+        if not self.applies_failed:
+            self._fail()
         return dying
 
     async def _answer(self, made: dict[str, Any], *, dying: bool) -> dict[str, Any]:
         if dying:
             self.dead = True
             await asyncio.get_running_loop().create_future()
+        if self.applies_failed:
+            self._fail()
         return made
+
+    def _fail(self) -> None:
+        if self.fails > 0:
+            self.fails, self.failed = self.fails - 1, True
+            raise Unreachable("cut")

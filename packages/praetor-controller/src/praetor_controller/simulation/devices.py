@@ -19,10 +19,14 @@ _OBSERVED = ("SpecObserved", "ProcessStarted", "Healthy")
 
 @mutable
 class Pretend:
-    """A device: *alive* in truth, whatever the API says; a *broken* one fails with every version."""
+    """A device: *alive* in truth, whatever the API says; a *broken* one fails with every version.
+
+    One that is *held* goes on with what it has, for somebody there said so.
+    """
 
     alive: bool = True
     broken: bool = False
+    held: bool = False
 
 
 class Devices(dict[str, Pretend]):
@@ -42,10 +46,14 @@ class Devices(dict[str, Pretend]):
             if pretend is None or not pretend.alive or (names and device not in names):
                 continue
             version = obj["spec"]["execution"]["command"][0]
-            if version == KILLER and obj.get("status", {}).get("observedGeneration") != obj["metadata"]["generation"]:
+            is_new = obj.get("status", {}).get("observedGeneration") != obj["metadata"]["generation"]
+            if pretend.held and is_new:
+                said = {"AgentConnected": "True", "UpdateHeld": "True"}
+                await self._say(DEVICE_PROCESSES, key, obj, said, {})
+            elif version == KILLER and is_new:
                 pretend.alive = False
-                continue
-            await self._show(key, obj, good=version != BAD and not pretend.broken)
+            else:
+                await self._show(key, obj, good=version != BAD and not pretend.broken, held=pretend.held)
 
     async def notice(self) -> None:
         """Tell who is alive."""
@@ -60,8 +68,10 @@ class Devices(dict[str, Pretend]):
             if obj["spec"]["deviceRef"]["name"] == name and obj.get("status"):
                 await self._say(DEVICE_PROCESSES, each, obj, said, {"phase": "Running" if connected else "Unknown"})
 
-    async def _show(self, key: Key, obj: dict[str, Any], *, good: bool) -> None:
-        wanted = dict.fromkeys(_OBSERVED, "True") | {"AgentConnected": "True", "Healthy": str(good)}
+    async def _show(self, key: Key, obj: dict[str, Any], *, good: bool, held: bool) -> None:
+        wanted = dict.fromkeys(_OBSERVED, "True") | {
+            "AgentConnected": "True", "Healthy": str(good), "UpdateHeld": str(held),
+        }  # fmt: skip
         status = {"phase": "Running" if good else "Failed", "observedGeneration": obj["metadata"]["generation"]}
         await self._say(DEVICE_PROCESSES, key, obj, wanted, status)
 

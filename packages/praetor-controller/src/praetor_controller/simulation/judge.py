@@ -75,6 +75,7 @@ class Judge:
             on_delete=frozenset(row.name for row in deployments if row.strategy is StrategyType.ON_DELETE),
             stopped=self._stopped(),
             maintained=frozenset(row.name for row in devices.values() if row.in_maintenance),
+            held=frozenset(row.name for name in self._down for row in self._stored.processes(name) if row.held),
             offline=frozenset(row.name for row in devices.values() if row.connected is False),
         )
         for name, counted in shown.items() if not blind else ():  # the metrics use the words of the status
@@ -133,7 +134,7 @@ class Judge:
             blamed = {
                 each for each, row in rows.items() if now < (row.offered_at or 0.0) + policy.progress_deadline_seconds
             }
-            down &= {each for each in blamed if not _was_well(rows[each], policy.min_ready_seconds, now)}
+            down &= {each for each in blamed if not _is_spared(rows[each], policy.min_ready_seconds, now)}
 
     def _stopped(self) -> frozenset[tuple[str, int]]:
         rows = [self._stored.deployment(name) for name in self._down]
@@ -154,6 +155,9 @@ def _failed(process: ProcessRow, row: DeploymentRow) -> bool:
     return bool(process.failure) and process.revision == row.template.revision
 
 
-def _was_well(row: ProcessRow, wait_s: int, now: float) -> bool:
+def _is_spared(row: ProcessRow, wait_s: int, now: float) -> bool:
+    """Tell whether it was well, or goes on with what it had, for the device holds updates."""
+    if row.held and row.settled_since is None and not row.failure:
+        return True
     until = now if row.connected else min(now, row.connected_since or 0.0)
     return row.settled_since is not None and row.settled_since + wait_s <= until

@@ -100,6 +100,11 @@ class Fleet(RuleBasedStateMachine):
     def change_the_strategy(self, name: str, kind: str) -> None:
         self.world.edit(name, updateStrategy={"type": kind})
 
+    @rule(name=st.sampled_from(BOTH), limit=st.sampled_from([0, 1, 3, "30%"]))
+    @told
+    def change_the_limit(self, name: str, limit: int | str) -> None:
+        self.world.edit(name, updateStrategy={"rollingUpdate": {"maxUnavailable": limit}})
+
     @rule(name=st.sampled_from(BOTH))
     @told
     def toggle_pause(self, name: str) -> None:
@@ -135,6 +140,12 @@ class Fleet(RuleBasedStateMachine):
     def break_or_mend(self, name: str) -> None:
         if name in self.world.devices:
             self.world.devices[name].broken ^= True
+
+    @rule(name=st.sampled_from(NAMES), held=st.booleans())
+    @told
+    def hold_updates(self, name: str, held: bool) -> None:
+        if name in self.world.devices:
+            self.world.devices[name].held = held
 
     @rule(name=st.sampled_from(NAMES))
     @told
@@ -178,6 +189,11 @@ class Fleet(RuleBasedStateMachine):
     def die_at_a_write(self, number: int, applied: bool) -> None:
         self.world.die_at_write(number, applied=applied)
 
+    @rule(number=st.integers(1, 3), applied=st.booleans())
+    @told
+    def lose_writes(self, number: int, applied: bool) -> None:
+        self.world.fail_writes(number, applied=applied)
+
     @rule()
     @told
     def restart_the_controller(self) -> None:
@@ -188,9 +204,10 @@ class Fleet(RuleBasedStateMachine):
     @rule(name=st.sampled_from(BOTH))
     @told
     def nothing_is_written_while_nothing_changes(self, name: str) -> None:
-        self.world.rest(2)
+        self.world.rest(120 if self.world.client.failed else 2)  # what failed is tried again, by and by
         before = self.world.spec_writes, dict(self.world.status_writes)
-        if self.world.client.open.is_set() and self.world.client.dies_after is None:
+        client = self.world.client
+        if client.open.is_set() and client.dies_after is None and not client.fails:
             self.world.poke(name)
             if (self.world.spec_writes, dict(self.world.status_writes)) != before:
                 raise Broken("nothing_is_written_while_nothing_changes", name)
@@ -208,14 +225,16 @@ def converge(world: Simulation) -> None:
     """A good template, living devices, approvals and time bring everybody up to date, and then nothing is written."""
     world.hold_view(held=False)
     world.die_at_write(10**6, applied=False)
+    world.fail_writes(0, applied=False)
     for name in BOTH:
+        world.edit(name, updateStrategy={"rollingUpdate": {"maxUnavailable": 2}})
         if world.deployment(name).strategy == "OnDelete":
             world.edit(name, updateStrategy={"type": "RollingUpdate"})
         world.edit(name, paused=False, progressDeadlineSeconds=600)
         world.roll_out(name, "v9")
     world.approve("tel", "w1")
     for name, each in world.devices.items():
-        each.broken = False
+        each.broken = each.held = False
         world.maintain(name, on=False)
         world.revive(name)
     for _ in range(6 * len(world.devices) + 12):

@@ -43,6 +43,7 @@ class Progress:
             there = {each for each, note in waves_of.items() if note == wave.name}
             there |= {each.name for each in devices.values() if not waves_of.get(each.name) and selects(wave, each)}
             spared = {each for each in there if devices[each].in_maintenance or not devices[each].connected}
+            spared |= {each for each in there & processes.keys() if processes[each].held}
             taken = {each for each in spared if waves_of.get(each) == wave.name}
             since = _since(wave, there, spared, taken, {each: available[each] for each in there & available.keys()})
             if since <= self._clock.now().timestamp():

@@ -63,6 +63,7 @@ class Calm:
     on_delete: frozenset[str] = frozenset()
     stopped: frozenset[tuple[str, int]] = frozenset()  # deployments and generations that go, or must go, no further
     maintained: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()  # names of processes
     offline: frozenset[str] = frozenset()  # they had reported before
 
 
@@ -131,6 +132,12 @@ def maintenance_is_respected(write: Write, facts: Facts) -> str:
     return f"{write.device.name} was touched" if touched else ""
 
 
+def held_devices_are_deferred(write: Write, facts: Facts) -> str:
+    """A device on which somebody holds updates is offered nothing."""
+    held = write.old is not None and bool(write.old.held) and write.new.name in facts.calm.held
+    return f"{write.device.name} was offered {write.new.revision}" if held and not facts.calm.blind else ""
+
+
 def offline_devices_are_deferred(write: Write, facts: Facts) -> str:
     """A device that is offline is offered nothing."""
     offline = write.device.connected is False and write.device.name in facts.calm.offline
@@ -190,6 +197,7 @@ PROMISES: Final[tuple[Callable[[Write, Facts], str], ...]] = (
     paused_means_no_writes,
     on_delete_waits_for_the_deletion,
     maintenance_is_respected,
+    held_devices_are_deferred,
     offline_devices_are_deferred,
     untested_revisions_wait_for_their_wave,
     waves_soak,

@@ -100,6 +100,10 @@ class Simulation:
         """Let the controller die at that write, which is *applied* or not; the next rest starts another one."""
         self.client.dies_after, self.client.applies_last = number, applied
 
+    def fail_writes(self, number: int, *, applied: bool) -> None:
+        """Let so many of the controller's next writes fail; if *applied*, only their answers are lost."""
+        self.client.fails, self.client.applies_failed = number, applied
+
     def hold_view(self, *, held: bool) -> None:
         """Keep the controller from seeing changes of processes, or no longer."""
         (self.client.open.clear if held else self.client.open.set)()
