@@ -17,7 +17,7 @@ import structlog
 from attrs import frozen
 
 from praetor_controller import deployment as real
-from praetor_controller.simulation.promises import Broken
+from praetor_controller.simulation.promises import PROMISES, Broken
 from praetor_controller.simulation.world import Simulation
 
 SOURCES = Path(real.__file__).parent
@@ -336,6 +336,10 @@ FAULTS = [
     Fault("a_stopped_revision_is_offered_to_nobody", "failures", "if len(failed) <= limit:", "if True:", failures),
     Fault("a_stopped_revision_is_offered_to_nobody", "failures",
           "if status.failed_revision != deployment.template.revision:", "if True:", failures),
+    Fault("every_device_has_one_reason", "planner", 'map(attrgetter("code"), self.reasons)',
+          'map(attrgetter("code"), self.reasons[1:])', a_new_version),
+    Fault("no_reconcile_crashes", "deployment", '_log.debug("status written", fields=sorted(patch))', "raise ValueError",
+          a_new_version),
     Fault("status_is_written_once_a_second", "deployment", "if now < memory.status_due_at:", "if False:", a_busy_fleet),
     Fault("nothing_is_written_while_nothing_changes", "status_patch", "if stored.get(name) != value", "if True",
           nothing),
@@ -366,3 +370,7 @@ def test_the_fault_is_found_out_and_the_real_controller_has_it_not(fault: Fault)
     with pytest.raises(Broken) as caught:
         tell(fault, faulty(fault.module, fault.old, fault.new))
     assert caught.value.promise == fault.promise
+
+
+def test_every_promise_is_shown_to_bite() -> None:
+    assert {promise.__name__ for promise in PROMISES} <= {fault.promise for fault in FAULTS}
