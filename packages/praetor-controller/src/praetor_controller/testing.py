@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +12,7 @@ from praetor_api.kube.api import PatchType
 from praetor_api.kube.errors import api_error
 from praetor_api.kube.objects import Budget, LabelSelector, RollingUpdate, StrategyType, UpdateStrategy, Wave
 from praetor_api.kube.resource import Key, Resource
+from praetor_api.kube.store import copied
 from praetor_api.kube.testing import FakeKube
 from praetor_controller.actions import Create, Delete, Update
 from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow, RolloutPolicy, StoredStatus, Template
@@ -266,7 +266,7 @@ class PatchingKube(FakeKube):
 
 
 def _applied(old: Mapping[str, Any], operations: list[dict[str, Any]]) -> dict[str, Any]:
-    new: dict[str, Any] = copy.deepcopy(dict(old))
+    new: dict[str, Any] = copied(dict(old))
     for operation in operations:
         *parents, last = (part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:])
         target = new

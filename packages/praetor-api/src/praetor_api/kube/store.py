@@ -6,10 +6,9 @@ locking, finalizers, and the history that watches replay.
 
 from __future__ import annotations
 
-import copy
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from attrs import field, frozen, mutable
@@ -27,6 +26,7 @@ from praetor_api.kube.resource import (
 from praetor_api.kube.times import time
 
 Object = dict[str, Any]
+T = TypeVar("T")
 
 _WITH_STATUS = frozenset({DEVICE_PROCESSES, DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES})
 _SERVER_OWNED = ("uid", "creationTimestamp", "generation", "namespace", "name", "deletionTimestamp", "managedFields")
@@ -57,10 +57,10 @@ class Store:
         obj = self.objects.get(resource, {}).get(key)
         if obj is None:
             raise api_error(404, "NotFound", f'{resource.plural} "{key.name}" not found', {"name": key.name})
-        return copy.deepcopy(obj)
+        return copied(obj)
 
     def create(self, resource: Resource, namespace: str, body: Mapping[str, Any]) -> Object:
-        obj: Object = copy.deepcopy(dict(body))
+        obj: Object = copied(dict(body))
         metadata = obj.setdefault("metadata", {})
         name = metadata.get("name") or _generated_name(metadata)
         key = Key(namespace, name)
@@ -101,7 +101,7 @@ class Store:
         if not old["metadata"].get("finalizers"):
             self._commit(resource, key, old, None)
         elif "deletionTimestamp" not in old["metadata"]:
-            new = copy.deepcopy(old)
+            new = copied(old)
             new["metadata"]["deletionTimestamp"] = self._timestamp()
             self._commit(resource, key, old, new)
 
@@ -125,16 +125,26 @@ class Store:
         self.history.append(Change(self.version, resource, old, new))
         for listener in tuple(self.listeners):
             listener()
-        return copy.deepcopy(new or old or {})
+        return copied(new or old or {})
 
     def _timestamp(self) -> str:
         return time(self.clock.now())
 
 
+def copied(value: T) -> T:
+    """Return a deep copy of a JSON value, many times as fast as copy.deepcopy(), which is made for more."""
+    made: Any = value
+    if isinstance(value, dict):
+        made = {name: copied(each) for name, each in value.items()}
+    elif isinstance(value, list):
+        made = [copied(each) for each in value]
+    return made  # type: ignore[no-any-return]  # it has the type of what it was made of
+
+
 def merge(target: Any, patch: Any) -> Any:
     """Return *target* changed by the JSON merge patch *patch* (RFC 7386)."""
     if not isinstance(patch, Mapping):
-        return copy.deepcopy(patch)
+        return copied(patch)
     merged = dict(target) if isinstance(target, Mapping) else {}
     for name, value in patch.items():
         if value is None:
@@ -145,7 +155,7 @@ def merge(target: Any, patch: Any) -> Any:
 
 
 def _owned_by_client(resource: Resource, old: Object, new: Object, subresource: str | None) -> Object:
-    new = copy.deepcopy(new)
+    new = copied(new)
     for name in ("apiVersion", "kind"):
         new[name] = old[name]
     metadata = new["metadata"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import heapq
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,7 @@ from praetor_api.kube.clock import Clock, SystemClock
 from praetor_api.kube.errors import KubeError, Unreachable, api_error
 from praetor_api.kube.resource import Key, Resource
 from praetor_api.kube.selectors import matches
-from praetor_api.kube.store import Change, Store
+from praetor_api.kube.store import Change, Store, copied
 
 _MAX_SPINS = 100_000
 _SPINS_UNSEEN = 50  # for loops that do not show whether they have something to run
@@ -120,7 +119,7 @@ class FakeKube:
 
     def objects(self, resource: Resource) -> dict[Key, dict[str, Any]]:
         """Return copies of all objects of a kind."""
-        return copy.deepcopy(self._store.objects.get(resource, {}))
+        return copied(self._store.objects.get(resource, {}))
 
     def fail_next(
         self, error: KubeError, *, verb: str | None = None, resource: Resource | None = None, times: int = 1
@@ -194,7 +193,7 @@ class FakeKube:
             "apiVersion": resource.api_version,
             "kind": f"{resource.kind}List",
             "metadata": metadata,
-            "items": [copy.deepcopy(objects[key]) for key in page],
+            "items": [copied(objects[key]) for key in page],
         }
 
     async def create(
@@ -329,11 +328,11 @@ def _event(
 
     match shown(change.old), shown(change.new):
         case False, True:
-            return WatchEvent(WatchType.ADDED, copy.deepcopy(change.new or {}))
+            return WatchEvent(WatchType.ADDED, copied(change.new or {}))
         case True, True:
-            return WatchEvent(WatchType.MODIFIED, copy.deepcopy(change.new or {}))
+            return WatchEvent(WatchType.MODIFIED, copied(change.new or {}))
         case True, False:
-            last = copy.deepcopy(change.old or {})
+            last = copied(change.old or {})
             last["metadata"]["resourceVersion"] = str(change.version)
             return WatchEvent(WatchType.DELETED, last)
     return None

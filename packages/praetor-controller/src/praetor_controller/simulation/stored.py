@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from praetor_api.kube.resource import (
@@ -19,25 +20,26 @@ LAB = "lab"
 
 
 class Stored:
-    """Rows are made once for each version of an object."""
+    """Rows are made once for each version of an object, and gathered once for each version of the store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._rows: dict[tuple[Resource, Key], tuple[str, Any]] = {}
+        self._gathered_at = 0
+        self._processes: dict[str | None, tuple[ProcessRow, ...]] = {}  # by the uid of their owner
+        self._devices: dict[str, DeviceRow] = {}
 
     def deployment(self, name: str) -> DeploymentRow:
         row: DeploymentRow = self._row(DEVICE_PROCESS_DEPLOYMENTS, Key(LAB, name), project_deployment)
         return row
 
     def processes(self, deployment: str) -> tuple[ProcessRow, ...]:
-        uid = self.deployment(deployment).uid
-        keys = list(self.objects(DEVICE_PROCESSES))
-        rows: list[ProcessRow] = [self._row(DEVICE_PROCESSES, key, project_process) for key in keys]
-        return tuple(row for row in rows if row.owner == uid)
+        self._gather()
+        return self._processes.get(self.deployment(deployment).uid, ())
 
-    def devices(self) -> dict[str, DeviceRow]:
-        keys = list(self.objects(NETWORK_SWITCHES))
-        return {key.name: self._row(NETWORK_SWITCHES, key, project_device) for key in keys}
+    def devices(self) -> Mapping[str, DeviceRow]:
+        self._gather()
+        return self._devices
 
     def status(self, name: str) -> dict[str, Any]:
         status: dict[str, Any] = self.objects(DEVICE_PROCESS_DEPLOYMENTS)[Key(LAB, name)].get("status") or {}
@@ -51,6 +53,16 @@ class Stored:
 
     def objects(self, resource: Resource) -> dict[Key, dict[str, Any]]:
         return self._store.objects.get(resource, {})
+
+    def _gather(self) -> None:
+        if self._gathered_at == self._store.version:
+            return
+        self._gathered_at, self._processes = self._store.version, {}
+        for key in self.objects(DEVICE_PROCESSES):
+            row: ProcessRow = self._row(DEVICE_PROCESSES, key, project_process)
+            self._processes[row.owner] = (*self._processes.get(row.owner, ()), row)
+        keys = self.objects(NETWORK_SWITCHES)
+        self._devices = {key.name: self._row(NETWORK_SWITCHES, key, project_device) for key in keys}
 
     def _row(self, resource: Resource, key: Key, project: Any) -> Any:
         obj = self._store.objects[resource][key]
