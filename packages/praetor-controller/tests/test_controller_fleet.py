@@ -2,49 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
 
 from praetor_api.kube.objects import StrategyType
 from praetor_controller.planner import plan
 from praetor_controller.reasons import ReasonCode
 from praetor_controller.rows import DeploymentRow
+from praetor_controller.simulation.planned import FOR_EVER, NAMES, VERSIONS, PlannedFleet, Planner, tell
+from praetor_controller.simulation.story import Step
 from praetor_controller.snapshot import Plan, Snapshot
-from praetor_controller.testing import Device, Fleet, deployment, device
-
-NAMES = [f"leaf-{number}" for number in range(8)]
-VERSIONS = ["v1", "v2", "v3", "bad", "killer"]
-FOR_EVER = 10**7
-
-Planner = Callable[[Snapshot, datetime], Plan]
+from praetor_controller.testing import Fleet, deployment
 
 
-class Rollout(RuleBasedStateMachine):
+class Rollout(PlannedFleet):
     """Edits, deaths, recoveries and crashes in the middle of a round of writes, in any order."""
-
-    planner: Planner = staticmethod(plan)
 
     @initialize(limit=st.integers(0, 4), min_ready=st.sampled_from([0, 20]), size=st.integers(1, len(NAMES)))
     def begin(self, limit: int, min_ready: int, size: int) -> None:
-        self.fleet = Fleet(NAMES[:size], bad=frozenset({"bad"}), killers=frozenset({"killer"}))
-        self.limit, self.min_ready = limit, min_ready
-        self.version, self.paused = "v1", False
-        self.since = self.fleet.now
-        self.writes_when_paused = 0
+        self.start(NAMES[:size], limit, min_ready)
+        self.paused, self.writes_when_paused = False, 0
         self.reconcile(None)
         self.report_all()
         self.wait(self.min_ready)
@@ -57,9 +40,6 @@ class Rollout(RuleBasedStateMachine):
             progress_deadline_seconds=FOR_EVER,
             paused=self.paused,
         )
-
-    def look(self) -> Plan:
-        return type(self).planner(self.fleet.snapshot(self.row(), self.since), self.fleet.now)
 
     @rule(crash_after=st.none() | st.integers(0, 3))
     def reconcile(self, crash_after: int | None) -> None:
@@ -84,48 +64,10 @@ class Rollout(RuleBasedStateMachine):
         self.paused = not self.paused
         self.writes_when_paused = self.fleet.writes
 
-    @rule(name=st.sampled_from(NAMES))
-    def report(self, name: str) -> None:
-        if name in self.fleet.devices:
-            self.fleet.report(name)
-
-    @rule()
-    def report_all(self) -> None:
-        for name in self.fleet.devices:
-            self.fleet.report(name)
-
-    @rule(name=st.sampled_from(NAMES))
-    def go_silent(self, name: str) -> None:
-        if name in self.fleet.devices:
-            self.fleet.disconnect(name)
-
-    @rule(name=st.sampled_from(NAMES))
-    def come_back(self, name: str) -> None:
-        if name in self.fleet.devices:
-            self.fleet.reconnect(name)
-
-    @rule(seconds=st.sampled_from([1, 10, 60, 3600]))
-    def wait(self, seconds: int) -> None:
-        self.fleet.advance(seconds)
-
-    @rule(name=st.sampled_from(NAMES))
-    def add_or_remove(self, name: str) -> None:
-        if self.fleet.devices.pop(name, None) is None:
-            self.fleet.devices[name] = Device(row=device(name))
-
-    @precondition(lambda self: self.paused)
     @invariant()
-    def paused_means_no_writes(self) -> None:
-        assert self.fleet.writes == self.writes_when_paused
-
-    @invariant()
-    def never_more_down_by_our_doing_than_allowed(self) -> None:
-        assert self.fleet.down_by_us(self.min_ready) <= self.limit
-
-    @invariant()
-    def never_two_processes_on_a_device(self) -> None:
-        devices = [row.device for row in self.fleet.processes.values()]
-        assert len(devices) == len(set(devices))
+    def promises_are_kept(self) -> None:
+        super().promises_are_kept()
+        assert not self.paused or self.fleet.writes == self.writes_when_paused
 
     def teardown(self) -> None:
         """A good template, connected devices and time: everything converges, and then nothing is left to do."""
@@ -147,7 +89,6 @@ class Rollout(RuleBasedStateMachine):
 
 
 STEPS = settings(max_examples=60, stateful_step_count=30, deadline=None)
-SEARCH = settings(STEPS, max_examples=5000, derandomize=True, database=None, phases=[Phase.generate])
 
 
 def test_a_rollout_keeps_its_promises() -> None:
@@ -186,14 +127,30 @@ def _evolved(given: Snapshot, **changes: Any) -> Snapshot:
     return evolve(given, deployment=evolve(changed, status=given.deployment.status))
 
 
-@pytest.mark.timeout(180)  # a search; how soon it finds depends on which modules Hypothesis takes its constants from
-@pytest.mark.parametrize("mutant", [without_budget, deaf_to_pause, forgetful, blind])
-def test_a_broken_planner_is_found_out(mutant: Planner) -> None:
+def begun(**given: Any) -> Step:
+    return "begin", {"limit": 1, "min_ready": 0, "size": 4} | given
+
+
+def rolled(version: str) -> Step:
+    return "roll_a_step", {"version": version}
+
+
+@pytest.mark.parametrize(
+    ("mutant", "story"),
+    [
+        (without_budget, [begun(), rolled("bad")]),
+        (deaf_to_pause, [begun(), ("toggle_pause", {}), rolled("v2")]),
+        (forgetful, [begun(min_ready=20), rolled("killer"), rolled("v2")]),
+        (blind, [begun()]),
+    ],
+)
+def test_a_broken_planner_is_found_out(mutant: Planner, story: list[Step]) -> None:
     class Broken(Rollout):
         planner = staticmethod(mutant)
 
+    tell(Rollout, story)
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(Broken, settings=SEARCH)
+        tell(Broken, story)
 
 
 @pytest.mark.parametrize("strategy", [StrategyType.RECREATE, StrategyType.ROLLING_UPDATE])

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
 from praetor_api.kube.objects import Budget, FailureAction, FailurePolicy, LabelSelector, RollingUpdate, Wave
 from praetor_controller.actions import Create, Update
@@ -19,18 +18,15 @@ from praetor_controller.planner import plan
 from praetor_controller.reasons import ReasonCode
 from praetor_controller.rollout_status import was_rolled_out
 from praetor_controller.rows import DeploymentRow
+from praetor_controller.simulation.planned import FOR_EVER, NAMES, VERSIONS, PlannedFleet, Planner, tell
+from praetor_controller.simulation.story import Step
 from praetor_controller.snapshot import Plan, Snapshot
-from praetor_controller.testing import Device, Fleet, deployment, device
+from praetor_controller.testing import Device, deployment, device
 
-NAMES = [f"leaf-{number}" for number in range(9)]
-VERSIONS = ["v1", "v2", "v3", "bad", "killer"]
-FOR_EVER = 10**7
 PER_RACK = 1
 MAX_FAILURES = 1
 WAVES = tuple(Wave(name=f"w{ring}", selector=LabelSelector(match_labels={"ring": str(ring)})) for ring in range(2))
 BUDGETS = (Budget(group_by=("rack",), max_unavailable=PER_RACK),)
-
-Planner = Callable[[Snapshot, datetime], Plan]
 
 
 def ring_of(name: str) -> int:
@@ -41,22 +37,13 @@ def rack_of(name: str) -> str:
     return f"r{int(name.removeprefix('leaf-')) // 3}"
 
 
-def new_device(name: str) -> Device:
-    return Device(row=device(name, labels={"ring": str(ring_of(name)), "rack": rack_of(name)}))
-
-
-class StagedRollout(RuleBasedStateMachine):
+class StagedRollout(PlannedFleet):
     """Three rings, three racks, and a neighbour that takes devices down as it likes."""
-
-    planner: Planner = staticmethod(plan)
 
     @initialize(limit=st.integers(1, 4), min_ready=st.sampled_from([0, 20]), action=st.sampled_from(FailureAction))
     def begin(self, limit: int, min_ready: int, action: FailureAction) -> None:
-        self.fleet = Fleet([], bad=frozenset({"bad"}), killers=frozenset({"killer"}))
-        self.fleet.devices = {name: new_device(name) for name in NAMES}
-        self.limit, self.min_ready, self.action = limit, min_ready, action
-        self.version, self.generation, self.since = "v1", 1, self.fleet.now
-        self.deadline = FOR_EVER
+        self.start(NAMES, limit, min_ready)
+        self.action, self.generation, self.deadline = action, 1, FOR_EVER
         self.proven: set[int] = set()
         for _ in range(4):
             self.reconcile(None)
@@ -76,8 +63,8 @@ class StagedRollout(RuleBasedStateMachine):
         )
         return evolve(row, generation=self.generation, status=self.fleet.status)
 
-    def look(self) -> Plan:
-        return type(self).planner(self.fleet.snapshot(self.row(), self.since), self.fleet.now)
+    def new_device(self, name: str) -> Device:
+        return Device(row=device(name, labels={"ring": str(ring_of(name)), "rack": rack_of(name)}))
 
     @rule(crash_after=st.none() | st.integers(0, 3))
     def reconcile(self, crash_after: int | None) -> None:
@@ -150,47 +137,9 @@ class StagedRollout(RuleBasedStateMachine):
             self.report_all()
             self.wait(self.min_ready + 1)
 
-    @rule()
-    def report_all(self) -> None:
-        for name in self.fleet.devices:
-            self.fleet.report(name)
-
-    @rule(name=st.sampled_from(NAMES))
-    def report(self, name: str) -> None:
-        if name in self.fleet.devices:
-            self.fleet.report(name)
-
-    @rule(name=st.sampled_from(NAMES))
-    def go_silent(self, name: str) -> None:
-        if name in self.fleet.devices:
-            self.fleet.disconnect(name)
-
-    @rule(name=st.sampled_from(NAMES))
-    def come_back(self, name: str) -> None:
-        if name in self.fleet.devices:
-            self.fleet.reconnect(name)
-
     @rule(name=st.sampled_from(NAMES))
     def neighbour_takes_or_returns(self, name: str) -> None:
         self.fleet.down_elsewhere ^= {name}
-
-    @rule(seconds=st.sampled_from([1, 10, 60]))
-    def wait(self, seconds: int) -> None:
-        self.fleet.advance(seconds)
-
-    @rule(name=st.sampled_from(NAMES))
-    def add_or_remove(self, name: str) -> None:
-        if self.fleet.devices.pop(name, None) is None:
-            self.fleet.devices[name] = new_device(name)
-
-    @invariant()
-    def never_more_down_by_our_doing_than_allowed(self) -> None:
-        assert self.fleet.down_by_us(self.min_ready) <= self.limit
-
-    @invariant()
-    def never_two_processes_on_a_device(self) -> None:
-        devices = [row.device for row in self.fleet.processes.values()]
-        assert len(devices) == len(set(devices))
 
     def teardown(self) -> None:
         """A good template, connected devices and time: every wave opens, and then nothing is left to do."""
@@ -213,7 +162,6 @@ class StagedRollout(RuleBasedStateMachine):
 
 FACTOR = int(os.environ.get("PRAETOR_PROPERTY_FACTOR", "1"))
 STEPS = settings(max_examples=60 * FACTOR, stateful_step_count=30, deadline=None)
-SEARCH = settings(STEPS, max_examples=6000, derandomize=True, database=None, phases=[Phase.generate])
 
 
 def test_a_staged_rollout_keeps_its_promises() -> None:
@@ -256,21 +204,41 @@ def counts_only_half(given: Snapshot, now: datetime) -> Plan:
     return plan(_rolling(given, waves=tuple(evolve(wave, success_threshold=50) for wave in waves)), now)
 
 
-@pytest.mark.timeout(400)  # a search; how soon it finds depends on which modules Hypothesis takes its constants from
+def begun(**given: Any) -> Step:
+    return "begin", {"limit": 3, "min_ready": 0, "action": FailureAction.ROLLBACK} | given
+
+
+def rolled(version: str, rounds: int) -> Step:
+    return "roll", {"version": version, "rounds": rounds}
+
+
 @pytest.mark.parametrize(
-    "mutant",
+    ("mutant", "story"),
     [
-        without_waves,
-        without_domains,
-        deaf_to_neighbours,
-        forgets_that_it_stopped,
-        takes_every_wave_for_begun,
-        counts_only_half,
+        (without_waves, [begun()]),
+        (without_domains, [begun(), ("neighbour_takes_or_returns", {"name": "leaf-6"}), rolled("v3", 3)]),
+        (deaf_to_neighbours, [begun(), ("neighbour_takes_or_returns", {"name": "leaf-2"}), rolled("v2", 6)]),
+        (
+            forgets_that_it_stopped,
+            [begun(limit=2), rolled("killer", 2), ("add_or_remove", {"name": "leaf-3"}), rolled("killer", 3)],
+        ),
+        (
+            takes_every_wave_for_begun,
+            [
+                begun(limit=4, min_ready=20),
+                ("go_silent", {"name": "leaf-2"}),
+                rolled("v2", 5),
+                ("come_back", {"name": "leaf-5"}),
+                rolled("v1", 1),
+            ],
+        ),
+        (counts_only_half, [begun(limit=2)]),
     ],
 )
-def test_a_broken_staging_is_found_out(mutant: Planner) -> None:
+def test_a_broken_staging_is_found_out(mutant: Planner, story: list[Step]) -> None:
     class Broken(StagedRollout):
         planner = staticmethod(mutant)
 
+    tell(StagedRollout, story)
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(Broken, settings=SEARCH)
+        tell(Broken, story)
