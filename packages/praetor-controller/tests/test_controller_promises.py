@@ -139,7 +139,7 @@ def test_a_story_is_shortened_to_what_it_needs() -> None:
 def test_a_story_can_be_written_down_and_told_again() -> None:
     begin = {
         "size": 2, "limit": 1, "min_ready": 0, "action": "Pause", "failures": 1, "soak": 0, "first": None,
-        "threshold": 100, "rack": 1,
+        "threshold": 100, "rack": 1, "shared": True,
     }  # fmt: skip
     story: Story = [("begin", begin), ("die", {"name": "leaf-1"}), ("add_or_remove", {"name": "leaf-0"})]
     assert from_text(f"some words\n{as_text(story)}and more") == story

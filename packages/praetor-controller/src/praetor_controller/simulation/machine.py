@@ -41,7 +41,9 @@ def told(step: Callable[..., None]) -> Callable[..., None]:
 
 
 class Fleet(RuleBasedStateMachine):
-    """Two deployments share the devices and a budget; the first has waves and a failure policy."""
+    """Two deployments share the devices and a budget, which one of them or both ask for; the first has waves, too, and
+    a failure policy.
+    """
 
     story: ClassVar[list[Step]] = []  # of the latest run
     steps: ClassVar[int] = 0  # of all runs
@@ -51,12 +53,12 @@ class Fleet(RuleBasedStateMachine):
         min_ready=st.sampled_from([0, 20]), action=st.sampled_from(["Pause", "Rollback"]),
         failures=st.sampled_from([1, "20%"]), soak=st.sampled_from([0, 30]),
         first=st.sampled_from([None, 1, "50%"]), threshold=st.sampled_from([100, 50]),
-        rack=st.sampled_from([1, "50%"]),
+        rack=st.sampled_from([1, "50%"]), shared=st.booleans(),
     )  # fmt: skip
     @told
     def begin(
         self, size: int, limit: int | str, min_ready: int, action: str, failures: int | str, soak: int,
-        first: int | str | None, threshold: int, rack: int | str,
+        first: int | str | None, threshold: int, rack: int | str, shared: bool,
     ) -> None:  # fmt: skip
         self.world = Simulation()
         for name in NAMES[:size]:
@@ -64,7 +66,7 @@ class Fleet(RuleBasedStateMachine):
         budgets = [{"groupBy": ["rack"], "maxUnavailable": rack}]
         w0 = _W0 | {"soakSeconds": soak, "successThreshold": threshold} | ({"limit": first} if first else {})
         ours = {"maxUnavailable": limit, "budgets": budgets, "waves": [w0, _W1]}
-        theirs = {"maxUnavailable": 2, "budgets": budgets}
+        theirs = {"maxUnavailable": 2} | ({} if shared else {"budgets": budgets})
         policy = {"maxFailures": failures, "action": action}
         self.world.deploy(
             "tel", "v1", updateStrategy={"rollingUpdate": ours}, failurePolicy=policy, minReadySeconds=min_ready
