@@ -23,6 +23,8 @@ from praetor_agent.telling import Teller
 from praetor_agent.testing import FakeGateway, item, process_spec, until
 from praetor_api.protocol import Observation, Report, ReportAck
 
+pytestmark = pytest.mark.timeout(300)  # agents are programs of their own, which a busy machine starts slowly
+
 HOUR = 3600.0
 WALL = datetime(2025, 1, 31, 12, tzinfo=UTC)
 
@@ -65,7 +67,7 @@ def running(gateway: FakeGateway, state: Path, **environment: str) -> Iterator[s
         yield agent
     finally:
         agent.kill()
-        agent.wait(20)
+        agent.wait(60)
         backend = ProcessBackend(state / "processes", procfs.boot_id() or "")
         for uid in backend.observe():
             backend.stop(uid, grace_seconds=0, force=True)
@@ -168,7 +170,7 @@ def test_a_read_only_file_system_stops_nothing_and_a_new_agent_takes_over(gatewa
         with read_only(disk):
             heartbeats(gateway)
             agent.kill()
-            agent.wait(20)
+            agent.wait(60)
             gateway.observations.clear()
             with running(gateway, disk / "state"):
                 assert started(gateway) == pid

@@ -24,6 +24,8 @@ from praetor_agent import procfs
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.testing import FakeGateway, item, process_spec
 
+pytestmark = pytest.mark.timeout(300)  # agents are programs of their own, which a busy machine starts slowly
+
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
@@ -38,7 +40,7 @@ def agent(gateway: FakeGateway, state: Path) -> Iterator[None]:
         yield
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(60)
         backend = ProcessBackend(state / "processes", procfs.boot_id() or "")
         for uid in backend.observe():
             backend.stop(uid, grace_seconds=0, force=True)

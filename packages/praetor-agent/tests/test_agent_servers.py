@@ -26,6 +26,8 @@ from praetor_agent.artifacts.oci import this_machine
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.testing import FakeGateway, item, process_spec, until
 
+pytestmark = pytest.mark.timeout(300)  # agents are programs of their own, which a busy machine starts slowly
+
 PROGRAM = b"#!/bin/sh\nexec sleep 1000\n# " + os.urandom(600_000).hex().encode() + b"\n"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -126,7 +128,7 @@ def agent(gateway: FakeGateway, state: Path, *flags: str) -> Iterator[subprocess
         yield process
     finally:
         process.kill()
-        process.wait(20)
+        process.wait(60)
         backend = ProcessBackend(state / "processes", procfs.boot_id() or "")
         for uid in backend.observe():
             backend.stop(uid, grace_seconds=0, force=True)
@@ -194,7 +196,7 @@ def test_a_download_in_which_the_agent_was_killed_is_gone_on_with(
             gateway.desire(item("a", process_spec("./app", artifact=shop.artifact(kind, host, "http")), generation=2))
             until(lambda: bool(shop.ranges) and _largest(parts) >= 300_000, "half of it")
             process.kill()
-            process.wait(20)
+            process.wait(60)
             had = _largest(parts)
             assert procfs.start_ticks(pid) is not None
             shop.free.set()

@@ -25,6 +25,9 @@ from praetor_api.protocol import (
 )
 from praetor_api.wire import parse_json
 
+WITHIN_SECONDS = 60.0
+"""So long a machine with far more to do than it can may take to start an agent."""
+
 Answer = tuple[int, Mapping[str, str], bytes]
 
 
@@ -106,7 +109,7 @@ class FakeGateway:
         with self.changed:
             self._faults += faults
 
-    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = WITHIN_SECONDS) -> None:
         """Return when *condition* holds, looking at it whenever something came in; AssertionError if it never does."""
         with self.changed:
             if not self.changed.wait_for(condition, seconds):
@@ -196,7 +199,7 @@ def process_spec(*command: str, **more: Any) -> dict[str, Any]:
     return {"execution": execution | more.pop("execution", {})} | more
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], what: str, seconds: float = WITHIN_SECONDS) -> None:
     """Return when *condition* holds, looking often; AssertionError if it never does."""
     deadline = time.monotonic() + seconds
     while not condition():
