@@ -56,6 +56,8 @@ def status(state_dir: Path, hold_file: Path, output: str) -> None:
     agent = "runs" if is_locked(state_dir) else "does not run"
     sys.stdout.write(f"Device {device or '-'}: {known}; the agent {agent}\n")
     sys.stdout.write(f"Gateway: {_exchanged(view.exchange, clock.wall())}\n")
+    if world.hold is not None:
+        sys.stdout.write(f"Nothing is changed: {world.hold}\n")
     if told:
         rows = (_row(seen, memory[uid], waiting.get(uid)) for uid, seen in told.items())
         sys.stdout.write(table([COLUMNS, *rows]))
@@ -126,7 +128,7 @@ def _messages(seen: Observation, wait: Mapping[str, str] | None) -> Iterator[str
         yield f"is taken back at {wait['deadline']} unless it is confirmed ({by})"
     if seen.rolled_back_reason or seen.rolled_back_message:
         yield f"rolled back: {seen.rolled_back_reason or ''} {seen.rolled_back_message or ''}".strip()
-    yield from (said for said in (seen.update_held_message, seen.error_message, seen.warning_message) if said)
+    yield from (said for said in (seen.error_message, seen.warning_message) if said)
 
 
 def confirm(state_dir: Path, name: str, namespace: str | None) -> None:
