@@ -208,7 +208,7 @@ def test_a_download_in_which_the_agent_was_killed_is_gone_on_with(
     assert shop.ranges[1:] == [f"bytes={had}-"]
     (program,) = (path for path in (tmp_path / "state" / "artifacts").rglob("app") if path.is_file())
     assert program.read_bytes() == PROGRAM
-    assert [path.name for path in parts.iterdir() if re.fullmatch("[0-9a-f]+", path.name)] == []
+    assert [path.name for path in parts.glob("*") if re.fullmatch("[0-9a-f]+", path.name)] == []
 
 
 def _largest(parts: Path) -> int:
