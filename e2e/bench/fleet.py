@@ -23,16 +23,20 @@ CONCURRENCY = 32
 
 
 class Fleet:
-    """*count* NetworkSwitches in the namespace default, and a deployment `agent` to all of them."""
+    """*count* NetworkSwitches in the namespace default, by the label GROUP in *groups* of one size, and a deployment
+    `agent` to all of them.
+    """
 
-    def __init__(self, stack: Stack, count: int, *, workdir: Path, strategy: str = "RollingUpdate") -> None:
+    def __init__(
+        self, stack: Stack, count: int, *, workdir: Path, strategy: str = "RollingUpdate", groups: int = GROUPS
+    ) -> None:
         self.names = [f"leaf-{number}" for number in range(1, count + 1)]
         self.kube = stack.kube("default")
         self.workdir = workdir
         self._stack = stack
         self._strategy = strategy
         self._secret_file = write_secret(workdir / "secret", stack.secret.encode())
-        asyncio.run(create_switches(stack.cluster.kubeconfig, "default", self.names))
+        asyncio.run(create_switches(stack.cluster.kubeconfig, "default", self.names, groups))
 
     @contextmanager
     def simulated(self) -> Iterator[Program]:
@@ -77,14 +81,14 @@ def object_count(page: Object) -> int:
     return len(page.get("items", ())) + int(page["metadata"].get("remainingItemCount") or 0)
 
 
-async def create_switches(kubeconfig: Path, namespace: str, names: list[str]) -> None:
-    """Create a NetworkSwitch for each name, several at a time; by the label GROUP they are in GROUPS of one size."""
+async def create_switches(kubeconfig: Path, namespace: str, names: list[str], groups: int = GROUPS) -> None:
+    """Create a NetworkSwitch for each name, several at a time; by the label GROUP they are in *groups* of one size."""
     left = enumerate(names)
     async with await KubeClient.from_config(str(kubeconfig)) as client, asyncio.TaskGroup() as group:
 
         async def work() -> None:
             for number, name in left:
-                await client.create(NETWORK_SWITCHES, namespace, network_switch(name, {GROUP: str(number % GROUPS)}))
+                await client.create(NETWORK_SWITCHES, namespace, network_switch(name, {GROUP: str(number % groups)}))
 
         for number in range(CONCURRENCY):
             group.create_task(work(), name=f"create switches {number}")
