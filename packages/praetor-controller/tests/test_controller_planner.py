@@ -150,7 +150,12 @@ def test_devices_without_a_process_get_one_whatever_the_budget() -> None:
     ("fields", "code", "creates"),
     [
         pytest.param({"taken_names": {"tel-a"}}, ReasonCode.CREATING, 1, id="plain-name-taken"),
-        pytest.param({"leftovers": {"tel-a"}}, ReasonCode.TERMINATING, 0, id="predecessor-not-collected"),
+        pytest.param(
+            {"taken_names": {"tel-a"}, "leftovers": {"tel-a"}},
+            ReasonCode.TERMINATING,
+            0,
+            id="predecessor-not-collected",
+        ),
         pytest.param({"refusals": {"a": "no"}}, ReasonCode.CANNOT_CONVERGE, 0, id="refused"),
         pytest.param({"in_flight": frozenset({"a"})}, ReasonCode.CREATING, 0, id="outcome-unknown"),
     ],

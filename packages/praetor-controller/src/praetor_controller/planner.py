@@ -213,12 +213,13 @@ class _Pass:
         if closed is not None and current is None:
             return closed
         wanted = process_name(self.deployment.name, name)
-        if wanted in snapshot.leftovers:
+        taken = wanted in snapshot.taken_names  # seldom, and the leftovers are among these
+        if taken and wanted in snapshot.leftovers:
             self._look(self.at + _LOOK_AGAIN_S)
             return Reason(ReasonCode.TERMINATING, f"{wanted} of a deleted deployment is not collected yet")
-        if wanted in snapshot.taken_names:
+        if taken:
             wanted = hashed_process_name(self.deployment.name, name)
-        if wanted not in snapshot.taken_names:
+        if not taken or wanted not in snapshot.taken_names:
             template, wave = (self.template, self._wave(number)) if closed is None or current is None else (current, "")
             self.creates.append(Create(name, wanted, template, wave))
             return _CREATING

@@ -32,7 +32,7 @@ class SharedBudget:
 class Snapshot:
     """The world as one pass sees it: *devices* match the selector, *processes* belong to the deployment.
 
-    *taken_names* are names of existing processes, *leftovers* those of a deleted deployment of the same name.
+    *taken_names* are names of existing processes, *leftovers* those of them that a deleted deployment of the name left.
     *stored_as* are hashes that the API is known to store for this template, when it changes what we write.
     *rollout_since* is when the deadline began to run, *revision_since* when the revision did, if that was earlier.
     *current* is the template of the revision that was rolled out last, None when nobody knows it, and
