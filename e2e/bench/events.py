@@ -52,9 +52,8 @@ class Switchable(Changes):
 
 @frozen
 class Cost:
-    """Processor seconds of the first event after a pass over all devices, of others, and of such that make a pass."""
+    """Processor seconds of events that are told by the account, and of such that make a pass over all devices."""
 
-    first: float
     alone: list[float]
     among_all: list[float]
 
@@ -71,12 +70,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
 def _figures(devices: int, cost: Cost) -> Iterator[Figure]:
     alone, among_all = statistics.median(cost.alone), statistics.median(cost.among_all)
     what = f"one device's event, {devices:,} devices at rest"
-    yield median_figure(
-        f"{what}: processor time",
-        [each * 1000 for each in cost.alone],
-        unit="ms",
-        detail=f"the first after a pass over all: {number(cost.first * 1000)} ms",
-    )
+    yield median_figure(f"{what}: processor time", [each * 1000 for each in cost.alone], unit="ms")
     yield Figure(
         what=f"{what}: events a core could absorb one by one",
         value=1 / alone,
@@ -121,14 +115,14 @@ async def _cost(devices: int, events: int) -> Cost:
             await kube.patch(DEVICE_PROCESSES, Key("lab", f"{NAME}-{name}"), body, subresource="status")
         await clock.advance(5)
         gc.freeze()  # nor is walking the fleet that the API in memory holds
-        first, *alone = [await absorb(number) for number in range(events)]
+        alone = [await absorb(number) for number in range(events)]
         changes.off = True
         among_all = [await absorb(number) for number in range(max(4, events // 4))]
         gc.unfreeze()
         stop.set()
         await clock.advance(10)
         await ran
-    return Cost(first, alone, among_all)
+    return Cost(alone, among_all)
 
 
 def _report(now: datetime, phase: str = "Running") -> dict[str, Any]:

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 from attrs import evolve
 
@@ -18,6 +19,9 @@ from praetor_controller.planner import plan
 from praetor_controller.rollout_status import Facts, rollout_status, was_rolled_out
 from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.snapshot import Counts, Plan, Snapshot, Tally
+
+_Rows: TypeAlias = tuple[dict[str, DeviceRow], dict[str, ProcessRow]]
+"""The devices, and the process of each, by the device's name."""
 
 MOST = 0.1
 """If a greater share of the devices changed, a pass over all is cheaper."""
@@ -28,7 +32,7 @@ class Account:
 
     def __init__(self, snapshot: Snapshot, tally: Tally, now: datetime) -> None:
         self._whole = snapshot
-        self._rows: dict[str, tuple[DeviceRow, ProcessRow]] | None = None  # until somebody asks
+        self._rows: _Rows | None = None  # until somebody asks
         self._tally = tally
         self._knows_progress = True  # nobody asks once the revision was rolled out
         self._judged_at = now.timestamp()
@@ -36,8 +40,8 @@ class Account:
 
     def processes_of(self, devices: Iterable[str]) -> list[str]:
         """Return the names of the processes of those of the *devices* that are in the account."""
-        rows = self._counted()
-        return [rows[name][1].name for name in devices if name in rows]
+        _, processes = self._counted()
+        return [processes[name].name for name in devices if name in processes]
 
     def plan(self, changed: Snapshot, now: datetime) -> Plan | None:
         """Return what plan() would say of the whole fleet if *changed*, a snapshot of some of its devices as they are
@@ -75,21 +79,22 @@ class Account:
 
     def _before(self, changed: Snapshot) -> Snapshot | None:
         """Return the devices of *changed* as they were when they were counted; None when some were not."""
-        rows = self._counted()
-        found = [rows[device.name] for device in changed.devices if device.name in rows]
-        if len(found) != len(changed.devices):
+        devices, processes = self._counted()
+        names = [device.name for device in changed.devices]
+        if not all(name in devices for name in names):
             return None
-        return evolve(changed, devices=[device for device, _ in found], processes=[process for _, process in found])
+        return evolve(changed, devices=[devices[name] for name in names], processes=[processes[name] for name in names])
 
-    def _counted(self) -> dict[str, tuple[DeviceRow, ProcessRow]]:
+    def _counted(self) -> _Rows:
         if self._rows is None:
-            devices = {device.name: device for device in self._whole.devices}
-            self._rows = {each.device: (devices[each.device], each) for each in self._whole.processes}
+            whole = self._whole
+            self._rows = {each.name: each for each in whole.devices}, {each.device: each for each in whole.processes}
         return self._rows
 
     def _take(self, changed: Snapshot) -> None:
-        devices = {device.name: device for device in changed.devices}
-        self._counted().update({each.device: (devices[each.device], each) for each in changed.processes})
+        devices, processes = self._counted()
+        devices.update({each.name: each for each in changed.devices})
+        processes.update({each.device: each for each in changed.processes})
 
     def _told(self, changed: Snapshot, made: Plan, now: datetime) -> Plan:
         self._judged_at = now.timestamp()
