@@ -47,6 +47,9 @@ class Devices(dict[str, Pretend]):
                 continue
             version = obj["spec"]["execution"]["command"][0]
             is_new = obj.get("status", {}).get("observedGeneration") != obj["metadata"]["generation"]
+            if not pretend.held and _is_held(obj):
+                await self._say(DEVICE_PROCESSES, key, obj, {"UpdateHeld": "False"}, {})
+                obj = self._stored.objects(DEVICE_PROCESSES)[key]
             if pretend.held and is_new:
                 said = {"AgentConnected": "True", "UpdateHeld": "True"}
                 await self._say(DEVICE_PROCESSES, key, obj, said, {})
@@ -89,3 +92,8 @@ class Devices(dict[str, Pretend]):
                 old[type_] = {"type": type_, "status": value, "lastTransitionTime": time(self._clock.now())}
         body = {"status": status | {"conditions": list(old.values())}}
         await self._kube.patch(resource, key, body, subresource="status")
+
+
+def _is_held(obj: dict[str, Any]) -> bool:
+    conditions = obj.get("status", {}).get("conditions", ())
+    return any(each["type"] == "UpdateHeld" and each["status"] == "True" for each in conditions)

@@ -252,9 +252,10 @@ class Simulation:
         return self.stored.versions(deployment)
 
     def settled(self) -> bool:
-        """Tell whether every device of every deployment is up to date."""
+        """Tell whether every device of every deployment is up to date, and with what was asked for."""
         wanted = {"UpToDate": len(self.devices)} if self.devices else {}
-        return all(self.status(name).get("reasons") == wanted for name in self.judge.deployments)
+        told = [self.status(name) for name in self.judge.deployments]
+        return all(each.get("reasons") == wanted and "failedRevision" not in each for each in told)
 
     @property
     def spec_writes(self) -> int:
