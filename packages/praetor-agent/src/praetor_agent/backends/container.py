@@ -26,7 +26,8 @@ from praetor_api.spec import Backend, HealthCheck
 
 UID, DEVICE, HASH = (f"azure.com/praetor-{word}" for word in ("uid", "device", "spec-hash"))
 TIMEOUT_SECONDS = 30
-LOOK_SECONDS = 30.0
+ASK_AGAIN_SECONDS = 30.0
+LOOK_SECONDS = 300.0
 """For so long a container whose process lives is believed to be as it was: a runtime takes long to answer."""
 
 
@@ -77,9 +78,10 @@ class ContainerBackend:
         """Return by uid every container of this device; the latest of each."""
         alive = all(seen.pid and self._ticks[uid] == procfs.start_ticks(seen.pid) for uid, seen in self._seen.items())
         if not alive or time.monotonic() >= self._look_at:
-            self._look_at, self._problem = time.monotonic() + LOOK_SECONDS, None
+            self._look_at, self._problem = time.monotonic() + ASK_AGAIN_SECONDS, None
             try:
                 self._look()
+                self._look_at = time.monotonic() + LOOK_SECONDS
             except BackendError as e:
                 self._problem = e  # nor is one that does not answer asked again and again
         if self._problem is not None:
