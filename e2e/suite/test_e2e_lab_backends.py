@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.lab import sysv
+from e2e.lab import busybox, sysv
 from e2e.lab.agent import PLACE, STATE, kill_agent, start_agent
 from e2e.lab.device import Device, rootfs, why_unavailable
 from e2e.lab.errors import LabError
@@ -157,6 +157,36 @@ def test_init_scripts_and_processes_get_what_the_spec_says_and_outlive_agent_and
         what="nothing is left",
     )
     eventually(lambda: device.run("sh", "-c", f"test ! -e /proc/{pid}; echo $?") == "0\n", what="its process is gone")
+
+
+def test_an_init_script_comes_up_by_itself_under_the_init_of_busybox(
+    request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path
+) -> None:
+    root = sysv.rootfs()
+    missing = busybox.why_unavailable(root)
+    if missing and request.config.getoption("lab"):
+        pytest.fail(missing)
+    if missing or root is None or os.geteuid() != 0:
+        pytest.skip(missing or "devices are booted by root only")
+    name, words, shared = f"{kube.namespace}-b", nasty(50), {PLACE: install(tmp_path / "payload")}
+    kube.apply(network_switch(name))
+    with busybox.BusyboxDevice(
+        name, root, workdir=tmp_path, shared=shared, state=(STATE, tmp_path / "state")
+    ) as device:
+        assert "BusyBox" in device.run("/bin/sh", "-c", "/sbin/init --help 2>&1")
+        start_agent(device, stack.gateway_url, stack.token(name))
+        kube.apply(deployment("initd", spec_of("initd", words)))
+        assert_as_specified(device, pid_of(kube, device, "initd"), words)
+        (link,) = device.run("sh", "-c", "ls -d /etc/init.d/S95praetor-initd-*").split()
+
+        device.pull_the_plug()
+        device.power_on()  # nobody starts the agent
+        pid = int(device.run(link, "status").split()[-1])
+        assert_as_specified(device, pid, words)
+        start_agent(device, stack.gateway_url, stack.token(name))
+        eventually(lambda: kube.process(f"initd-{name}")["status"].get("pid") == pid, what="the agent has found it")
+        kube.delete(DEPLOYMENTS, "initd")
+        eventually(lambda: "praetor-" not in device.run("ls", "/etc/init.d"), what="nothing is left")
 
 
 def test_units_get_what_the_spec_says(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> None:

@@ -170,8 +170,8 @@ class Booted(Victim):
 
     def cut_power(self) -> None:
         """Switch the device and its disk off, and on again; nobody starts the agent."""
+        self.device.pull_the_plug()  # first, or what still runs would see a broken disk; nobody flushes meanwhile
         self.disk.cut_power()
-        self.device.pull_the_plug()
         self.disk.restore_power()
         self.device.power_on()
 
