@@ -207,7 +207,7 @@ def test_a_change_of_metadata_offers_nothing() -> None:
 def test_an_offer_without_a_wave_takes_the_note_of_an_earlier_one_away() -> None:
     old, gone = (
         process("a", wave="w1", annotated=True),
-        {"op": "remove", "path": "/metadata/annotations/azure.com~1wave"},
+        {"op": "add", "path": "/metadata/annotations/azure.com~1wave", "value": ""},
     )
     assert gone in process_patch(deployment(), Update(old, deployment("v2").template), START)
     assert gone not in process_patch(deployment(), Update(old, deployment("v2").template, wave="w0"), START)

@@ -61,7 +61,8 @@ def process_patch(deployment: DeploymentRow, action: Update, now: datetime) -> l
         "annotations", process, process.annotations, dict(template.annotations) | notes, managed.annotations
     )
     if action.spec and process.wave and not action.wave:  # else this rollout would seem to have begun that wave
-        operations.append({"op": "remove", "path": f"/metadata/annotations/{_escaped(WAVE_ANNOTATION)}"})
+        path = f"/metadata/annotations/{_escaped(WAVE_ANNOTATION)}"
+        operations.append({"op": "add", "path": path, "value": ""})  # the API refuses to remove what is gone already
     return operations
 
 

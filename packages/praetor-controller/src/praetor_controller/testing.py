@@ -272,6 +272,8 @@ def _applied(old: Mapping[str, Any], operations: list[dict[str, Any]]) -> dict[s
         target = new
         for part in parents:
             target = target[part]
+        if operation["op"] == "remove" and last not in target:
+            raise api_error(422, "Invalid", f"the server rejected our request: cannot remove {operation['path']}")
         if operation["op"] == "remove":
             del target[last]
         else:
