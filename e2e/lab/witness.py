@@ -10,9 +10,9 @@ import fcntl
 import gzip
 import hashlib
 import io
-import os
 import random
 import tarfile
+import threading
 from collections import Counter
 from pathlib import Path
 
@@ -78,6 +78,7 @@ def write_archive(folder: Path, revision: str) -> tuple[str, str]:
             archive.addfile(entry, io.BytesIO(content))
     body = gzip.compress(packed.getvalue(), 1, mtime=0)
     path = folder / f"run-{revision}.tar.gz"
-    path.with_suffix(".new").write_bytes(body)
-    os.replace(path.with_suffix(".new"), path)
+    part = path.with_suffix(f".{threading.get_ident()}")  # several devices' stories write the same revision at once
+    part.write_bytes(body)
+    part.replace(path)
     return path.name, hashlib.sha256(body).hexdigest()
