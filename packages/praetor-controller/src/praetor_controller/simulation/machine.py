@@ -254,6 +254,7 @@ def converge(world: Simulation) -> None:
         for name, each in world.devices.items():
             if not each.alive:  # it met the version that kills devices before the good one reached it
                 world.revive(name)
+                world.rest(2)  # the controller may look a moment later
     if not world.settled():
         raise Broken("every_fair_run_converges", str([world.status(name).get("reasons") for name in BOTH]))
     writes = world.spec_writes
