@@ -104,7 +104,7 @@ class Program:
     def begin_stop(self) -> None:
         """Ask the program to end without waiting, so that several end at the same time; `stop` waits."""
         if self.running:
-            with suppress(ProcessLookupError):  # it ended a moment ago
+            with suppress(ProcessLookupError, StackError):  # it ended a moment ago
                 self.signal(signal.SIGTERM)
                 self.thaw()
 
