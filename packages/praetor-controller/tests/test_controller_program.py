@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from praetor_api.kube.api import PatchType
 from praetor_api.kube.errors import Unreachable, api_error
 from praetor_api.kube.resource import (
     CONTROLLER_REVISIONS,
@@ -19,6 +20,7 @@ from praetor_api.kube.resource import (
     LEASES,
     NETWORK_SWITCHES,
     Key,
+    Resource,
 )
 from praetor_api.kube.testing import FakeClock, Request
 from praetor_api.kube.times import time
@@ -265,6 +267,35 @@ async def test_a_conflict_is_read_back_and_planned_again(world: World) -> None:
     await world.change_template("v2")
     await world.clock.advance(5)
     assert sorted(world.commands().values()) == ["v1", "v1", "v2"]
+
+
+async def test_a_label_that_somebody_removed_at_the_same_moment_is_no_refusal(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.report_ready()
+    await world.clock.advance(2)
+    patch = world.kube.patch
+
+    async def meddled(resource: Resource, key: Key, body: Any, **options: Any) -> dict[str, Any]:
+        if resource == DEVICE_PROCESSES and options.get("patch_type") is PatchType.JSON:
+            monkeypatch.undo()
+            await patch(resource, key, {"metadata": {"labels": {"app": None}}})
+        return await patch(resource, key, body, **options)
+
+    monkeypatch.setattr(world.kube, "patch", meddled)
+    await world.change_template("v2", labels={"app": None, "tier": "edge"})
+    await world.clock.advance(5)
+    assert sorted(world.commands().values()) == ["v1", "v1", "v2"]
+    assert "CannotConverge" not in world.status()["reasons"]
+
+
+async def test_a_change_that_is_refused_for_what_it_says_is_told(world: World) -> None:
+    await world.report_ready()
+    await world.clock.advance(2)
+    world.kube.fail_next(api_error(422, "Invalid", "spec.execution: no"), verb="patch", resource=DEVICE_PROCESSES)
+    await world.change_template("v2")
+    await world.clock.advance(5)
+    assert world.status()["reasons"]["CannotConverge"] == 1
 
 
 async def test_nothing_is_written_while_nothing_changes(world: World) -> None:

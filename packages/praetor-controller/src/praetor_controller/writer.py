@@ -175,6 +175,8 @@ class Writer:
             case NotFound() if row is not None:
                 work.outcome.look_again = True
                 self.overlay.deleted(row, self._clock.monotonic())
+            case Invalid() if isinstance(action, Update) and await self._is_stale(key, action.process, work.outcome):
+                work.outcome.look_again = True
             case Invalid() | Forbidden():  # a webhook, a quota, a role, or a namespace that is going away
                 until = self._clock.monotonic() + REFUSED_FOR_S
                 template = work.deployment.template if isinstance(action, Delete) else action.template
@@ -192,6 +194,13 @@ class Writer:
             await self._read_back(key, row)
         except KubeError as e:
             outcome.trouble = e
+
+    async def _is_stale(self, key: Key, row: ProcessRow, outcome: Outcome) -> bool:
+        """Tell whether the process became another one: a patch that removes a key that is gone already is refused as
+        invalid, before its version is compared."""
+        await self._read_back_or_leave(key, row, outcome)
+        latest = self.overlay.latest(key, row, self._clock.monotonic())
+        return latest is None or latest.resource_version != row.resource_version
 
     async def _read_back(self, key: Key, row: ProcessRow | None) -> None:
         try:
