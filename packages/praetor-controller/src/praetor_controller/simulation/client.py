@@ -17,6 +17,9 @@ OnWrite: TypeAlias = Callable[[Resource, dict[str, Any] | None, dict[str, Any], 
 """Told of each write: the kind, the object before and after, and the subresource."""
 _FOR_EVER_S = 1e9
 
+RETRIED_S = 120.0
+"""After so long whatever failed was tried again, by and by."""
+
 
 class Client(PatchingKube):
     """One life of a controller; the next one has a client of its own."""
@@ -32,6 +35,7 @@ class Client(PatchingKube):
         self.fails = 0  # so many of the next writes
         self.applies_failed = False  # and only the answer is lost
         self.failed = False  # any, ever
+        self.failed_at = -RETRIED_S
 
     async def watch(
         self, resource: Resource, namespace: str | None, **options: Any
@@ -86,5 +90,5 @@ class Client(PatchingKube):
 
     def _fail(self) -> None:
         if self.fails > 0:
-            self.fails, self.failed = self.fails - 1, True
+            self.fails, self.failed, self.failed_at = self.fails - 1, True, self._clock.monotonic()
             raise Unreachable("cut")

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from praetor_controller.simulation.client import RETRIED_S
 from praetor_controller.simulation.promises import Broken
 from praetor_controller.simulation.story import Step, Story
 from praetor_controller.simulation.world import Simulation
@@ -206,7 +207,7 @@ class Fleet(RuleBasedStateMachine):
     @rule(name=st.sampled_from(BOTH))
     @told
     def nothing_is_written_while_nothing_changes(self, name: str) -> None:
-        self.world.rest(120 if self.world.client.failed else 2)  # what failed is tried again, by and by
+        self.world.rest(RETRIED_S if self.world.client.failed else 2)  # what failed is tried again, by and by
         before = self.world.spec_writes, dict(self.world.status_writes)
         client = self.world.client
         if client.open.is_set() and client.dies_after is None and not client.fails:

@@ -23,7 +23,7 @@ from praetor_controller.metrics import Metrics
 from praetor_controller.overlay import Overlay
 from praetor_controller.reasons import ReasonCode
 from praetor_controller.rows import DeploymentRow, ProcessRow
-from praetor_controller.simulation.client import Client
+from praetor_controller.simulation.client import RETRIED_S, Client
 from praetor_controller.simulation.devices import Devices, Pretend
 from praetor_controller.simulation.judge import Judge
 from praetor_controller.simulation.promises import Broken
@@ -140,7 +140,10 @@ class Simulation:
             self.kill()
             self.start()
             self._do(self.clock.settle())
-        self.judge.at_rest(self.metrics.shown, self.metrics.faults(), blind=not self.client.open.is_set())
+        # while it waits to try a failed write again, the metrics tell of what was before
+        tried_again = self.clock.monotonic() >= self.client.failed_at + RETRIED_S
+        shown = self.metrics.shown if tried_again else {}
+        self.judge.at_rest(shown, self.metrics.faults(), blind=not self.client.open.is_set())
 
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self._loop.run_until_complete(work)
