@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from attrs import mutable
@@ -30,13 +31,14 @@ class Pretend:
 
 
 class Devices(dict[str, Pretend]):
-    """The devices that there are, by name, and the gateway that speaks for them."""
+    """The devices that there are, by name, and the gateway that speaks for them, after *before_news*."""
 
-    def __init__(self, kube: PatchingKube, stored: Stored, clock: Clock) -> None:
+    def __init__(self, kube: PatchingKube, stored: Stored, clock: Clock, before_news: Callable[[], None]) -> None:
         super().__init__()
         self._kube = kube
         self._stored = stored
         self._clock = clock
+        self._before_news = before_news
 
     async def report(self, *names: str) -> None:
         """Let devices (all of them by default) run what they shall, and say so."""
@@ -91,6 +93,7 @@ class Devices(dict[str, Pretend]):
             if old.get(type_, {}).get("status") != value:
                 old[type_] = {"type": type_, "status": value, "lastTransitionTime": time(self._clock.now())}
         body = {"status": status | {"conditions": list(old.values())}}
+        self._before_news()
         await self._kube.patch(resource, key, body, subresource="status")
 
 

@@ -66,7 +66,7 @@ class Judge:
     def at_rest(self, shown: Mapping[str, Mapping[ReasonCode, int]], faults: Sequence[Broken], *, blind: bool) -> None:
         """Note how it is when everybody has come to rest, with what the metrics have *shown*; raise what was broken."""
         self._broken += faults
-        self._look()
+        self.look()
         deployments = [self._stored.deployment(name) for name in self._down]
         devices = self._stored.devices()
         self._calm = Calm(
@@ -97,7 +97,7 @@ class Judge:
         if device not in devices:
             return
         before = project_process(old) if old is not None else None
-        self._look()
+        self.look()
         up = {name for name, down in self._down.items() if device not in down}
         ready = before is not None and before.ready_since is not None
         if before is None:
@@ -124,8 +124,10 @@ class Judge:
             calm=evolve(self._calm, stopped=self._calm.stopped & self._stopped()),  # mended, never noted: no stop
         )
 
-    def _look(self) -> None:
-        """Forget that we took down what was well for long enough since, is gone, or is held against us no more."""
+    def look(self) -> None:
+        """Note which waves stand, and forget that we took down what was well for long enough since, is gone, or is held
+        against us no more. To be called before anything changes: the controller may act on how it was.
+        """
         now = self._clock.now().timestamp()
         for name, down in self._down.items():
             self._progress.look(name)

@@ -74,7 +74,7 @@ class Simulation:
         self.kube = PatchingKube(self.clock, store=self.store)
         self.stored = Stored(self.store)
         self.judge = Judge(self.stored, self.clock)
-        self.devices = Devices(self.kube, self.stored, self.clock)
+        self.devices = Devices(self.kube, self.stored, self.clock, self.judge.look)
         self._loop = asyncio.new_event_loop()
         self._running: asyncio.Task[None] | None = None
         self.start()
