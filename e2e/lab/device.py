@@ -6,14 +6,16 @@ bound into it.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 from e2e.lab.errors import LabError
 from e2e.stack.errors import StackError
@@ -28,6 +30,8 @@ OPEN_GROUPS = (
     " [ ! -d /run/systemd/system ] || systemctl daemon-reexec"
 )
 COMMAND_S = 60
+TURN = Path(tempfile.gettempdir(), "praetor-lab-systemd.lock")
+TURN_S = 900
 UP = ("running", "degraded", "N 2", "N 3", "N 4", "N 5")
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
@@ -45,8 +49,9 @@ class Device:
         kept: Mapping[str, Path] | None = None,
     ) -> None:
         self.name = name
-        systemd = (rootfs / "lib" / "systemd" / "systemd").exists()
-        self._asking = ("systemctl", "is-system-running") if systemd else ("runlevel",)
+        self._systemd = (rootfs / "lib" / "systemd" / "systemd").exists()
+        self._asking = ("systemctl", "is-system-running") if self._systemd else ("runlevel",)
+        self._turn: IO[str] | None = None
         binds = [f"--bind-ro={source}:{place}" for place, source in (shared or {}).items()]
         binds += [f"--bind={source}:{place}" for place, source in (kept or {}).items()]
         options = ("-q", "-D", str(rootfs), "--volatile=overlay", f"--machine={name}", "-b", "--register=no")
@@ -65,6 +70,8 @@ class Device:
 
     def power_on(self) -> None:
         """Boot; returns when init says that the device is up."""
+        if self._systemd and self._turn is None:
+            self._turn = _my_turn()
         self.program.start()
         eventually(self._state, lambda state: state in UP, what=f"{self.name} is up", within_s=BOOT_S)
 
@@ -128,6 +135,9 @@ class Device:
         self.program.stop()
         if not Path("/run/systemd/system").exists():
             _sweep_control_groups()
+        if self._turn is not None:
+            self._turn.close()
+            self._turn = None
 
     def _state(self) -> str:
         """Return what init says of the device as a whole; "" while it says nothing."""
@@ -150,6 +160,24 @@ class Device:
             )
         except subprocess.TimeoutExpired as error:
             raise LabError(f"{self.name}: {' '.join(argv)} took longer than {COMMAND_S} s") from error
+
+
+def _my_turn() -> IO[str]:
+    """Return a lock that is ours until it is closed; it waits for other suites on this host.
+
+    On a host without systemd its devices have the host's own groups for their units, so two of them would find each
+    other's processes there, and `systemctl kill` fails at those.
+    """
+    lock = TURN.open("w")
+
+    def taken() -> bool:
+        with suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+
+    eventually(taken, what="no other suite has a device with systemd on this host", within_s=TURN_S)
+    return lock
 
 
 def _sweep_control_groups() -> None:
