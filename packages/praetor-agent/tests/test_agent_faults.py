@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -14,13 +13,12 @@ from pathlib import Path
 import pytest
 
 from praetor_agent import procfs, reporting
-from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.gateway import Address, GatewayClient
 from praetor_agent.poller import Inbox
 from praetor_agent.records import World
 from praetor_agent.reporting import Reporter
 from praetor_agent.telling import Teller
-from praetor_agent.testing import FakeGateway, item, process_spec, until
+from praetor_agent.testing import FakeGateway, item, process_spec, running_agent, until
 from praetor_api.protocol import Observation, Report, ReportAck
 
 pytestmark = pytest.mark.timeout(300)  # agents are programs of their own, which a busy machine starts slowly
@@ -54,23 +52,6 @@ def mounted(place: Path, *options: str) -> Iterator[None]:
         yield
     finally:
         subprocess.run(("umount", "-l", str(place)), check=True)
-
-
-@contextmanager
-def running(gateway: FakeGateway, state: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    command = (
-        sys.executable, "-m", "praetor_agent", "run", "--gateway", gateway.url, "--device", "leaf-1",
-        "--state-dir", str(state), "--token", "t", "--start-splay", "0",
-    )  # fmt: skip
-    agent = subprocess.Popen(command, env={**os.environ, **environment}, stderr=subprocess.DEVNULL, text=True)
-    try:
-        yield agent
-    finally:
-        agent.kill()
-        agent.wait(60)
-        backend = ProcessBackend(state / "processes", procfs.boot_id() or "")
-        for uid in backend.observe():
-            backend.stop(uid, grace_seconds=0, force=True)
 
 
 @pytest.fixture
@@ -128,7 +109,7 @@ def test_a_changed_spec_waits_for_the_disk_while_the_old_version_runs_on_and_wha
     disk, other = tmp_path / "disk", item("b", process_spec("sleep", "1000"))
     old, new = item("a", process_spec("sleep", "1000")), item("a", process_spec("sleep", "1001"), generation=2)
     gateway.desire(old, other)
-    with mounted(disk, "-t", "tmpfs", "-o", "size=512k", "tmpfs"), running(gateway, disk / "state"):
+    with mounted(disk, "-t", "tmpfs", "-o", "size=512k", "tmpfs"), running_agent(gateway, disk / "state"):
         pid = started(gateway)
         gateway.wait_for(lambda: "b" in gateway.observations and bool(gateway.observations["b"].pid), "the other")
         withdrawn = gateway.observations["b"].pid
@@ -151,7 +132,7 @@ def test_a_full_disk_stops_nothing_and_what_it_kept_from_starting_starts_when_th
     gateway: FakeGateway, tmp_path: Path
 ) -> None:
     disk = tmp_path / "disk"
-    with mounted(disk, "-t", "tmpfs", "-o", "size=512k", "tmpfs"), running(gateway, disk / "state"):
+    with mounted(disk, "-t", "tmpfs", "-o", "size=512k", "tmpfs"), running_agent(gateway, disk / "state"):
         first = started(gateway)
         with full(disk):
             heartbeats(gateway)
@@ -165,18 +146,18 @@ def test_a_full_disk_stops_nothing_and_what_it_kept_from_starting_starts_when_th
 
 def test_a_read_only_file_system_stops_nothing_and_a_new_agent_takes_over(gateway: FakeGateway, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    with mounted(disk, "-t", "tmpfs", "-o", "size=4m", "tmpfs"), running(gateway, disk / "state") as agent:
+    with mounted(disk, "-t", "tmpfs", "-o", "size=4m", "tmpfs"), running_agent(gateway, disk / "state") as agent:
         pid = started(gateway)
         with read_only(disk):
             heartbeats(gateway)
             agent.kill()
             agent.wait(60)
             gateway.observations.clear()
-            with running(gateway, disk / "state"):
+            with running_agent(gateway, disk / "state"):
                 assert started(gateway) == pid
                 os.kill(pid, signal.SIGKILL)
                 gateway.wait_for(lambda: "Read-only" in (gateway.observations["a"].error_message or ""), "the reason")
-        with running(gateway, disk / "state"):
+        with running_agent(gateway, disk / "state"):
             assert started(gateway, other_than=pid)
 
 
@@ -236,7 +217,7 @@ def test_a_device_without_systemd_or_a_container_runtime_says_so_and_runs_the_re
         item("a", process_spec("sleep", "1000")),
         item("other", process_spec("sleep", "1", execution={"backend": backend}, **more)),
     )
-    with running(gateway, tmp_path / "state", PATH=str(tmp_path)):
+    with running_agent(gateway, tmp_path / "state", PATH=str(tmp_path)):
         pid = started(gateway)
         gateway.wait_for(lambda: "other" in gateway.observations, "what is told of the other")
         told = gateway.observations["other"]
@@ -251,7 +232,7 @@ def test_a_device_without_systemd_or_a_container_runtime_says_so_and_runs_the_re
 
 
 def test_a_process_is_not_ended_for_a_backend_that_is_not_here(gateway: FakeGateway, tmp_path: Path) -> None:
-    with running(gateway, tmp_path / "state", PATH=str(tmp_path)):
+    with running_agent(gateway, tmp_path / "state", PATH=str(tmp_path)):
         pid = started(gateway)
         into_a_container = process_spec("sleep", "1", execution={"backend": "container"}, artifact=IMAGE)
         gateway.desire(item("a", into_a_container, generation=2))

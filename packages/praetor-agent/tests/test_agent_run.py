@@ -19,7 +19,7 @@ import pytest
 from praetor_agent import procfs
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.state import State
-from praetor_agent.testing import FakeGateway, Fault, item, process_spec, until
+from praetor_agent.testing import FakeGateway, Fault, end_processes, item, process_spec, until
 from praetor_api.protocol import Observation
 
 pytestmark = pytest.mark.timeout(300)  # agents are programs of their own, which a busy machine starts slowly
@@ -57,9 +57,7 @@ class Agent:
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.end(signal.SIGKILL)
-        backend = ProcessBackend(self.state / "processes", procfs.boot_id() or "")
-        for uid in backend.observe():
-            backend.stop(uid, grace_seconds=0, force=True)
+        end_processes(self.state)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import os
 import re
 import ssl
 import subprocess
-import sys
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,8 +22,7 @@ import pytest
 
 from praetor_agent import procfs
 from praetor_agent.artifacts.oci import this_machine
-from praetor_agent.backends.process import ProcessBackend
-from praetor_agent.testing import FakeGateway, item, process_spec, until
+from praetor_agent.testing import FakeGateway, item, process_spec, running_agent, until
 
 pytestmark = pytest.mark.timeout(300)  # agents are programs of their own, which a busy machine starts slowly
 
@@ -117,23 +115,6 @@ def opened(shop: Shop, certificate: Path | None = None) -> Iterator[str]:
             thread.join()
 
 
-@contextmanager
-def agent(gateway: FakeGateway, state: Path, *flags: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = (
-        sys.executable, "-m", "praetor_agent", "run", "--gateway", gateway.url, "--device", "leaf-1",
-        "--state-dir", str(state), "--start-splay", "0", *flags,
-    )  # fmt: skip
-    process = subprocess.Popen(command, env={**os.environ, "PRAETOR_AGENT_TOKEN": "t"}, stderr=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait(60)
-        backend = ProcessBackend(state / "processes", procfs.boot_id() or "")
-        for uid in backend.observe():
-            backend.stop(uid, grace_seconds=0, force=True)
-
-
 @pytest.fixture
 def gateway() -> Iterator[FakeGateway]:
     with FakeGateway(token="t", heartbeat_seconds=1) as gateway:
@@ -172,11 +153,11 @@ def test_servers_that_only_an_own_authority_vouches_for_are_trusted_when_it_is_n
     shop = Shop()
     with opened(shop, served) as host:
         gateway.desire(item("a", process_spec("./app", artifact=shop.artifact(kind, host, "https"))))
-        with agent(gateway, tmp_path / "state"):
+        with running_agent(gateway, tmp_path / "state"):
             gateway.wait_for(lambda: bool(told(gateway).get("reason")), "a reason")
             assert (told(gateway)["reason"], "is not trusted" in told(gateway)["error"]) == ("Unreachable", True)
             assert shop.ranges == []
-        with agent(gateway, tmp_path / "state", "--artifact-ca-bundle", str(bundle)):
+        with running_agent(gateway, tmp_path / "state", "--artifact-ca-bundle", str(bundle)):
             gateway.wait_for(lambda: bool(told(gateway).get("pid")), "the process")
             assert told(gateway)["reason"] is None
 
@@ -189,7 +170,7 @@ def test_a_download_in_which_the_agent_was_killed_is_gone_on_with(
     with opened(shop) as host:
         flags = ("--insecure-registry", host)
         gateway.desire(item("a", process_spec("sleep", "1000")))
-        with agent(gateway, tmp_path / "state", *flags) as process:
+        with running_agent(gateway, tmp_path / "state", *flags) as process:
             gateway.wait_for(lambda: bool(told(gateway).get("pid")), "the old process")
             pid = told(gateway)["pid"]
             shop.free.clear()
@@ -201,7 +182,7 @@ def test_a_download_in_which_the_agent_was_killed_is_gone_on_with(
             assert procfs.start_ticks(pid) is not None
             shop.free.set()
             gateway.observations.clear()
-            with agent(gateway, tmp_path / "state", *flags):
+            with running_agent(gateway, tmp_path / "state", *flags):
                 gateway.wait_for(lambda: told(gateway).get("pid") not in (None, pid), "the new process")
                 assert procfs.start_ticks(pid) is None
     assert shop.ranges[0] is None

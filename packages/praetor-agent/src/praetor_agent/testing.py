@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,6 +18,8 @@ from threading import Condition, Thread
 from types import TracebackType
 from typing import Any
 
+from praetor_agent import procfs
+from praetor_agent.backends.process import ProcessBackend
 from praetor_api.canonical import desired_etag, etag_matches, spec_hash
 from praetor_api.protocol import (
     DEFAULT_HEARTBEAT_SECONDS,
@@ -238,3 +243,29 @@ def _handler(gateway: FakeGateway) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(content)
 
     return Handler
+
+
+@contextmanager
+def running_agent(
+    gateway: FakeGateway, state: Path, *flags: str, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run an agent of the device leaf-1, whose token is `t`, in a process of its own; what it runs ends with it."""
+    command = (
+        sys.executable, "-m", "praetor_agent", "run", "--gateway", gateway.url, "--device", "leaf-1",
+        "--state-dir", str(state), "--start-splay", "0", *flags,
+    )  # fmt: skip
+    environment = {**os.environ, "PRAETOR_AGENT_TOKEN": "t", **environment}
+    agent = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        yield agent
+    finally:
+        agent.kill()
+        agent.wait(WITHIN_SECONDS)
+        end_processes(state)
+
+
+def end_processes(state: Path) -> None:
+    """End what an agent, which is gone, ran by itself."""
+    backend = ProcessBackend(state / "processes", procfs.boot_id() or "")
+    for uid in backend.observe():
+        backend.stop(uid, grace_seconds=0, force=True)
