@@ -128,9 +128,10 @@ class Judge:
         """Note which waves stand, and forget that we took down what was well for long enough since, is gone, or is held
         against us no more. To be called before anything changes: the controller may act on how it was.
         """
-        now = self._clock.now().timestamp()
+        now, devices = self._clock.now().timestamp(), self._stored.devices()
         for name, down in self._down.items():
             self._progress.look(name)
+            down.intersection_update(devices)  # who left the fleet counts no more, though its process is still there
             policy = self._stored.deployment(name).policy
             rows = {row.device: row for row in self._stored.processes(name) if row.device in down}
             blamed = {
