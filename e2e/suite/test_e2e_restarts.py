@@ -10,7 +10,7 @@ from e2e.clusters.cluster import Capability
 from e2e.rollouts.foretold import Foretold
 from e2e.rollouts.story import await_done
 from e2e.stack.kube import PROCESSES, Kube
-from e2e.stack.manifests import deployment
+from e2e.stack.manifests import deployment, network_switch
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually, steadily
 from e2e.suite.fleet import Fleet
@@ -31,14 +31,18 @@ def devices(fleet: Fleet, kube: Kube) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def outage(stack: Stack) -> Iterator[Stack]:
-    """A stack whose apiserver the test stops; it is up again afterwards."""
+def outage(stack: Stack, kube: Kube) -> Iterator[Stack]:
+    """A stack whose apiserver the test stops; it is up again afterwards, and followed by everybody."""
     if Capability.OUTAGE not in stack.cluster.capabilities:
         pytest.skip("this cluster's apiserver cannot be stopped")
     yield stack
     stack.cluster.start_apiserver()
     for server in stack.servers():
         eventually(lambda server=server: server.ready, what=f"{server.name} is ready again")  # type: ignore[misc]
+    # each kind is watched by itself: with a view of the switches from before, a first rollout is over at once
+    probe = f"{kube.namespace}-probe"
+    kube.apply(network_switch(probe), deployment("probe", sleeping()))
+    eventually(kube.processes, lambda found: probe in found, what="the controller follows the apiserver again")
 
 
 @BOTH_WAYS
