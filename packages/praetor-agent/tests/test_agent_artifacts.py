@@ -6,7 +6,6 @@ import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +21,7 @@ from praetor_agent.artifacts.web import Web
 from praetor_agent.clock import SystemClock
 from praetor_agent.errors import ArtifactError
 from praetor_agent.records import ArtifactState
-from praetor_agent.testing import until
+from praetor_agent.testing import HandClock, until
 from praetor_api.protocol import ArtifactReason, DesiredItem
 from praetor_api.spec import Artifact, ArtifactType, Backend, Execution, ProcessSpec
 
@@ -232,13 +231,19 @@ def fetcher(tmp_path: Path, woken: Event) -> Fetcher:
     return Fetcher(ArtifactStore(tmp_path / "artifacts"), device_sources(), SystemClock(), woken.set)
 
 
-def test_the_fetcher_has_an_artifact_ready_and_wakes_the_loop(tmp_path: Path) -> None:
+def fetched_file(tmp_path: Path, woken: Event) -> tuple[Fetcher, DesiredItem]:
+    """Return a fetcher that has fetched a file, and for which item."""
     (tmp_path / "fw").write_bytes(CONTENT)
-    woken = Event()
     wanted = item(artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE))
     fetching = fetcher(tmp_path, woken)
     fetching.want(wanted, 0)
     assert woken.wait(10)
+    return fetching, wanted
+
+
+def test_the_fetcher_has_an_artifact_ready_and_wakes_the_loop(tmp_path: Path) -> None:
+    woken = Event()
+    fetching, wanted = fetched_file(tmp_path, woken)
     assert fetching.states()["v1"].path is not None
     woken.clear()
     found = fetcher(tmp_path, woken)  # after a restart: nothing is copied again
@@ -440,12 +445,8 @@ def test_two_that_are_had_at_once_do_not_fill_the_store_beyond_its_size(tmp_path
 
 
 def test_what_somebody_took_out_of_the_store_is_fetched_again(tmp_path: Path) -> None:
-    (tmp_path / "fw").write_bytes(CONTENT)
     woken = Event()
-    wanted = item(artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE))
-    fetching = fetcher(tmp_path, woken)
-    fetching.want(wanted, 0)
-    assert woken.wait(10)
+    fetching, wanted = fetched_file(tmp_path, woken)
     path = Path(fetching.states()["v1"].path or "")
     path.unlink()
     assert fetching.states() == {}
@@ -453,19 +454,6 @@ def test_what_somebody_took_out_of_the_store_is_fetched_again(tmp_path: Path) ->
     fetching.want(wanted, 0)
     assert woken.wait(10)
     assert path.read_bytes() == CONTENT
-
-
-class HandClock:
-    """A clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def wall(self) -> datetime:
-        return datetime(2025, 1, 31, 12, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("reason", ArtifactReason)

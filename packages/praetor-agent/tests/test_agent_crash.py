@@ -11,7 +11,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from praetor_agent.records import Memory, Observed, Stage, World
 from praetor_agent.restart import LOST
 from praetor_agent.state import JsonFile, Received, State
 from praetor_agent.telling import Teller, observations
-from praetor_agent.testing import item, process_spec, until
+from praetor_agent.testing import HandClock, item, process_spec, until
 from praetor_api.protocol import Desired, Observation, RollbackReason, read_desired
 from praetor_api.spec import Backend
 
@@ -199,17 +198,6 @@ class Processes:
             self.traces[uid] = replace(self.traces[uid], running=False, exit_code=code, termination_reason=reason)
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def wall(self) -> datetime:
-        return datetime(2025, 1, 31, 12, tzinfo=UTC)
-
-
 class Ear(Teller):
     """Keeps what the gateway would be told."""
 
@@ -241,7 +229,7 @@ class Device:
         self.disk = Disk(self.steps)
         self.processes = Processes(self.steps, remembers=remembers)
         self.ear = Ear()
-        self._clock = Clock()
+        self._clock = HandClock()
         self._waker = waker
         self._sources = sources
         patch.setattr("praetor_agent.state.os", self.disk)

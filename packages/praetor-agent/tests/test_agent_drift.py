@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +22,11 @@ from praetor_agent.probes import Prober, Probes
 from praetor_agent.records import Observed
 from praetor_agent.state import Received, State
 from praetor_agent.telling import Teller
-from praetor_agent.testing import FakeGateway, item, process_spec
+from praetor_agent.testing import FakeGateway, HandClock, item, process_spec
 from praetor_api.protocol import Observation, Report, read_desired
 from praetor_api.spec import Backend
 
 UID = "uid-a"
-
-
-class Clock:
-    """A clock set by hand."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def now(self) -> float:
-        return self.seconds
-
-    def wall(self) -> datetime:
-        return datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -109,7 +95,7 @@ class Device:
     def __init__(self, directory: Path, gateway: FakeGateway) -> None:
         self.directory = directory
         self.gateway = gateway
-        self.clock = Clock()
+        self.clock = HandClock()
         self.backend = Scripts()
         self.hold = directory / "hold"
         self.waker = Waker()

@@ -18,27 +18,13 @@ from praetor_agent.poller import Inbox
 from praetor_agent.records import World
 from praetor_agent.reporting import Reporter
 from praetor_agent.telling import Teller
-from praetor_agent.testing import FakeGateway, item, process_spec, running_agent, until
+from praetor_agent.testing import FakeGateway, HandClock, item, process_spec, running_agent, until
 from praetor_api.protocol import Observation, Report, ReportAck
 
 pytestmark = pytest.mark.timeout(300)  # agents are programs of their own, which a busy machine starts slowly
 
 HOUR = 3600.0
 WALL = datetime(2025, 1, 31, 12, tzinfo=UTC)
-
-
-class Clock:
-    """Both clocks of a device, set by hand."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-        self.time = WALL
-
-    def now(self) -> float:
-        return self.seconds
-
-    def wall(self) -> datetime:
-        return self.time
 
 
 @contextmanager
@@ -163,7 +149,7 @@ def test_a_read_only_file_system_stops_nothing_and_a_new_agent_takes_over(gatewa
 
 @pytest.mark.parametrize("jump", [timedelta(hours=1), timedelta(hours=-1)], ids=["forward", "back"])
 def test_a_clock_that_jumps_moves_no_report_and_no_order_of_reports(gateway: FakeGateway, jump: timedelta) -> None:
-    clock = Clock()
+    clock = HandClock()
     client = GatewayClient(Address(url=gateway.url, device="leaf-1", token=lambda: "t"))
     teller = Teller(client, Inbox(lambda: None), clock, Report(), lambda: None, lambda _: {})
     next_at = teller.step(None, {}, World(boot_id="b"), {})

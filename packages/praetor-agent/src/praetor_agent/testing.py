@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Condition, Thread
@@ -269,3 +270,17 @@ def end_processes(state: Path) -> None:
     backend = ProcessBackend(state / "processes", procfs.boot_id() or "")
     for uid in backend.observe():
         backend.stop(uid, grace_seconds=0, force=True)
+
+
+class HandClock:
+    """Both clocks of a device, set by hand: *seconds* since its boot, and the *time* of the calendar."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+        self.time = datetime(2025, 1, 31, 12, tzinfo=UTC)
+
+    def now(self) -> float:
+        return self.seconds
+
+    def wall(self) -> datetime:
+        return self.time
