@@ -6,7 +6,7 @@ So a gateway of any size can be looked at without an apiserver of that size besi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -67,8 +67,12 @@ class Shelf:
         metadata = {"resourceVersion": "1000000", "continue": str(last) if last < count else ""}
         return {"items": [make(number) for number in range(first, last)], "metadata": metadata}
 
-    async def watch(self, resource: Resource, namespace: str | None, **_: Any) -> AsyncGenerator[WatchEvent, None]:
+    async def watch(
+        self, resource: Resource, namespace: str | None, *, on_open: Callable[[], None] | None = None, **_: Any
+    ) -> AsyncGenerator[WatchEvent, None]:
         """Tell nothing, for ever."""
+        if on_open is not None:
+            on_open()
         await asyncio.Event().wait()
         yield  # type: ignore[misc]  # never reached: it makes this a generator
 

@@ -312,6 +312,35 @@ async def test_a_watch_asks_for_bookmarks_from_its_version(tmp_path: Path) -> No
     assert recorder.asked == [("GET", f"{path}?{query}", None)]
 
 
+async def test_a_watch_is_open_before_there_is_anything_to_tell(tmp_path: Path) -> None:
+    opened = asyncio.Event()
+
+    async def tell_once_opened(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await opened.wait()
+        await response.write(event("ADDED", "leaf-1", 2))
+        return response
+
+    async with client_of(tell_once_opened, tmp_path) as client:
+        events = client.watch(DEVICE_PROCESSES, None, resource_version="1", timeout_s=300, on_open=opened.set)
+        async with aclosing(events):
+            async with asyncio.timeout(10):
+                assert (await anext(events)).object["metadata"]["name"] == "leaf-1"
+
+
+async def test_a_refused_watch_was_never_open(tmp_path: Path) -> None:
+    opened: list[bool] = []
+    async with client_of(Recorder(lambda: status(403, "Forbidden")), tmp_path) as client:
+        events = client.watch(
+            DEVICE_PROCESSES, None, resource_version="1", timeout_s=300, on_open=lambda: opened.append(True)
+        )
+        async with aclosing(events):
+            with pytest.raises(Forbidden):
+                await anext(events)
+    assert not opened
+
+
 async def test_events_are_found_wherever_the_chunks_are_cut(tmp_path: Path) -> None:
     lines = event("ADDED", "leaf-1", 2) + event("MODIFIED", "läaf-2", 3) + b"\n" + event("BOOKMARK", "", 4)
 

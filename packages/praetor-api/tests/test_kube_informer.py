@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from praetor_api.kube.errors import Forbidden, Gone, ServerError, TooManyRequests, Unreachable, api_error
-from praetor_api.kube.informer import SILENCE_S, Informer
+from praetor_api.kube.informer import CATCH_UP_S, SILENCE_S, Informer
 from praetor_api.kube.resource import DEVICE_PROCESSES, Key
 from praetor_api.kube.testing import FakeClock, FakeKube
 
@@ -155,6 +155,45 @@ async def test_bookmarks_move_the_version_from_which_a_watch_resumes() -> None:
         world.api.end_watches()
         await world.clock.advance(1)
         assert world.asked("list") == 1
+
+
+async def test_the_copy_is_of_now_while_it_is_followed() -> None:
+    world = World()
+    assert not world.informer.is_current()
+    async with world.running():
+        assert world.informer.is_current()
+        world.api.end_watches()
+        await world.clock.settle()
+        assert world.informer.is_current()  # as every watch ends after some minutes
+
+
+async def test_the_copy_is_not_of_now_while_the_api_cannot_be_followed_nor_before_it_told_what_was_missed() -> None:
+    world = World()
+    async with world.running():
+        world.api.unreachable = True
+        world.api.end_watches(Unreachable("cut"))
+        await world.clock.advance(60)
+        assert not world.informer.is_current()
+        world.api.heal()
+        asked = world.asked("watch")
+        while world.asked("watch") == asked:
+            await world.clock.advance(0.1)
+        assert world.informer.last_contact == pytest.approx(world.clock.monotonic(), abs=0.1)  # with nothing to tell
+        assert not world.informer.is_current()
+        await world.clock.advance(CATCH_UP_S)
+        assert world.informer.is_current()
+
+
+async def test_the_copy_is_of_now_at_once_after_a_list() -> None:
+    world = World()
+    async with world.running():
+        world.kube.expire_history()
+        world.api.end_watches(Gone(410, "Expired"))
+        await world.clock.settle()
+        assert not world.informer.is_current()
+        while world.asked("list") < 2:
+            await world.clock.advance(0.1)
+        assert world.informer.is_current()
 
 
 async def test_history_that_is_gone_leads_to_a_relist_that_tells_the_difference() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from praetor_api.kube.api import PatchType
-from praetor_api.kube.errors import Unreachable, api_error
+from praetor_api.kube.errors import ServerError, Unreachable, api_error
 from praetor_api.kube.resource import (
     CONTROLLER_REVISIONS,
     DEVICE_PROCESS_DEPLOYMENTS,
@@ -325,6 +325,24 @@ async def test_a_rollout_that_stands_still_is_told(world: World) -> None:
     reasons = [event["reason"] for event in world.kube.objects(EVENTS).values()]
     assert "ProgressDeadlineExceeded" in reasons
     assert "CreatedProcesses" in reasons
+
+
+async def test_nothing_is_decided_while_the_switches_of_before_an_outage_are_all_that_is_known(world: World) -> None:
+    world.kube.unreachable = True
+    world.kube.end_watches(Unreachable("cut"))
+    await world.clock.advance(1)
+    others = world.kube.another_client()
+    body = {"metadata": {"name": "new", "labels": {"role": "edge"}}, "spec": {}}
+    await others.create(NETWORK_SWITCHES, "lab", body)
+    spec = {"selector": {"matchLabels": {"role": "edge"}}, "template": {"spec": {"execution": {"command": ["v1"]}}}}
+    await others.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", {"metadata": {"name": "edge"}, "spec": spec})
+    world.kube.heal()
+    world.kube.fail_next(ServerError(500), verb="watch", resource=NETWORK_SWITCHES, times=4)
+    edge = Key("lab", "edge")
+    while "status" not in (stored := world.kube.objects(DEVICE_PROCESS_DEPLOYMENTS)[edge]):
+        await world.clock.advance(0.1)
+    assert stored["status"]["desiredNumberScheduled"] == 1
+    assert "edge-new" in world.processes()
 
 
 async def test_a_deleted_deployment_is_not_acted_on(world: World) -> None:

@@ -373,6 +373,17 @@ def test_history_shows_the_deployments_own_revisions_oldest_first(lab: Lab) -> N
     assert lines[2].endswith("registry/tel:v2   template")
 
 
+def test_history_tells_revisions_of_one_artifact_apart_by_their_commands() -> None:
+    lab = lab_with(status("X"))
+    uid = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]["uid"]
+    for number, level in ((1, "info"), (2, "debug")):
+        execution = {"backend": "process", "command": ["/opt/tel"], "args": ["--log", level]}
+        spec = {"artifact": {"url": "registry/tel:v1"}, "execution": execution}
+        revision(lab, uid, number, "", spec={"template": {"spec": spec}})
+    lines = lab.run("rollout", "history", "tel").output.splitlines()
+    assert ["/opt/tel --log info" in lines[1], "/opt/tel --log debug" in lines[2]] == [True, True]
+
+
 def test_history_marks_what_was_rolled_out(lab: Lab) -> None:
     first = json.loads(lab.run("rollout", "history", "tel", "-o", "json").output)[0]
     assert (first["revision"], first["template"], first["rolledOut"]) == (1, template("v1"), False)
@@ -432,6 +443,23 @@ def test_the_oldest_revision_has_nothing_to_differ_from(lab: Lab) -> None:
 def test_undo_brings_the_template_before_back(lab: Lab) -> None:
     assert lab.run("rollout", "undo", "tel").output == "tel: back to the template of revision 1\n"
     assert lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["spec"]["template"] == template("v1")
+
+
+CAUSE = "kubernetes.io/change-cause"
+
+
+@pytest.mark.parametrize("theirs", ["registry moved", ""])
+@pytest.mark.parametrize("ours", [None, {}, {"team": "x"}, {"team": "x", CAUSE: "v2 is out"}])
+def test_undo_brings_the_cause_of_the_template_back_too(lab: Lab, ours: dict[str, str] | None, theirs: str) -> None:
+    uid = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]["uid"]
+    noted = {"metadata": {"annotations": {CAUSE: theirs} if theirs else {}}}
+    asyncio.run(lab.kube.patch(CONTROLLER_REVISIONS, Key(NAMESPACE, f"tel-1-{uid}"), noted))
+    asyncio.run(lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, {"metadata": {"annotations": ours}}))
+    assert lab.run("rollout", "undo", "tel").exit_code == 0
+    stored = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"].get("annotations") or {}
+    assert stored == {key: value for key, value in (ours or {}).items() if key != CAUSE} | (
+        {CAUSE: theirs} if theirs else {}
+    )
 
 
 def test_undo_goes_to_any_revision(lab: Lab) -> None:

@@ -116,7 +116,8 @@ class GatewayClient:
             ) as response:
                 content = _bounded(response)
         except (requests.RequestException, OSError) as e:
-            raise GatewayError(f"cannot reach the gateway: {e}") from e
+            way = " through the proxy" if isinstance(e, requests.exceptions.ProxyError) else ""
+            raise GatewayError(f"cannot reach the gateway at {self._address.url}{way}: {_innermost(e)}") from e
         _refuse(response, content)
         self._address.answered()
         return response, content
@@ -141,6 +142,13 @@ def token_file(path: Path) -> Callable[[], str | None]:
             raise GatewayError(f"the token file {path} cannot be read: {e}") from e
 
     return token
+
+
+def _innermost(error: BaseException) -> str:
+    """Return what went wrong at the bottom of *error*, in a few words: requests and urllib3 wrap it four times."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return str(getattr(error, "strerror", None) or error) or type(error).__name__
 
 
 def _bounded(response: requests.Response) -> bytes:

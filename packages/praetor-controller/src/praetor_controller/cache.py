@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
+import structlog
+
 from praetor_api.kube.api import KubeApi
 from praetor_api.kube.clock import Clock
 from praetor_api.kube.informer import Handler, Informer
@@ -28,6 +30,9 @@ _AnyInformer: TypeAlias = Informer[DeviceRow] | Informer[ProcessRow] | Informer[
 BY_NAMESPACE = "namespace"
 BY_OWNER = "owner"
 BY_UID = "uid"
+LOOK_S = 0.2
+
+_log = structlog.get_logger(__name__)
 
 
 def owned_by(namespace: str, uid: str) -> str:
@@ -71,6 +76,8 @@ class Cache:
     """Devices, processes, deployments and their revisions as rows, kept up to date by run()."""
 
     def __init__(self, api: KubeApi, clock: Clock, namespaces: Sequence[str]) -> None:
+        self._clock = clock
+        self._looking = asyncio.Lock()
         watched: Sequence[str | None] = namespaces or (None,)
         self.devices: Informers[DeviceRow] = Informers(
             [
@@ -124,9 +131,28 @@ class Cache:
         """Whether every kind was listed once."""
         return all(event.is_set() for event in self._synced())
 
+    @property
+    def behind(self) -> list[str]:
+        """The kinds of which the view may be as old as an outage: each is followed, and taken up again, by itself."""
+        return [kind for kind, informers in self._kinds().items() if not all(each.is_current() for each in informers)]
+
     async def wait_synced(self) -> None:
         for event in self._synced():
             await event.wait()
+
+    async def wait_current(self) -> None:
+        """Return at once, unless a kind is behind: then, when none is.
+
+        With new deployments beside a fleet of before an outage, a first rollout would be over before it began.
+        """
+        if not self.behind:
+            return
+        async with self._looking:  # one looks and tells for all who wait
+            if behind := self.behind:
+                _log.warning("deciding nothing until the apiserver can be followed again", kinds=behind)
+                while self.behind:
+                    await self._clock.sleep(LOOK_S)
+                _log.info("the apiserver is followed again")
 
     async def run(self) -> None:
         """Follow the cluster for ever; cancel it to stop."""

@@ -48,6 +48,7 @@ class Controller:
         self._calm_until: dict[Key, float] = {}
         self.changes = Changes()
         metrics.queue.set_function(lambda: len(self._queue))
+        metrics.behind.set_function(lambda: len(cache.behind))
         cache.deployments.add_handler(self._on_deployment)
         cache.devices.add_handler(self._on_device)
         cache.processes.add_handler(self._on_process)
@@ -64,6 +65,7 @@ class Controller:
     async def _work(self, reconciler: DeploymentReconciler) -> None:
         while not _cancelled():
             async with self._queue.get() as key:
+                await self._cache.wait_current()
                 with structlog.contextvars.bound_contextvars(namespace=key.namespace, deployment=key.name):
                     await self._process(reconciler, key)
 

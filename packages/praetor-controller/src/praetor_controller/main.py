@@ -94,6 +94,7 @@ class Program:
         if self._settings.leader_elect:
             await self._elector.run(self._lead)
         else:
+            _log.info("leading, since there is no election")
             await self._lead()
 
     async def _lead(self) -> None:
@@ -111,7 +112,6 @@ class Program:
             self._flight,
         )
         self.metrics.leader.set(1)
-        _log.info("leading")
         try:
             await self.controller.lead(reconciler)
         finally:

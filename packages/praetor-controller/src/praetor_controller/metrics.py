@@ -41,6 +41,11 @@ class Metrics:
             registry=self.registry,
         )
         self.queue = Gauge("praetor_controller_queue_depth", "Deployments that wait.", registry=self.registry)
+        self.behind = Gauge(
+            "praetor_controller_kinds_behind",
+            "Kinds that cannot be followed at the apiserver at present. Nothing is decided meanwhile.",
+            registry=self.registry,
+        )
         self.writes = Counter(
             "praetor_controller_writes", "Writes of processes by verb and result.", ["verb", "result"],
             registry=self.registry,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -93,9 +93,11 @@ class KubeApi(Protocol):
         label_selector: str | None = None,
         field_selector: str | None = None,
         timeout_s: float,
+        on_open: Callable[[], None] | None = None,
     ) -> AsyncGenerator[WatchEvent, None]:
         """Yield what happened after *resource_version*, bookmarks too, for about *timeout_s*.
 
+        *on_open* is called once the API has agreed to tell, which may be long before there is anything to be told.
         Close it (contextlib.aclosing) when leaving it early.
         """
         ...

@@ -155,6 +155,7 @@ class KubeClient:
         label_selector: str | None = None,
         field_selector: str | None = None,
         timeout_s: float,
+        on_open: Callable[[], None] | None = None,
     ) -> AsyncGenerator[WatchEvent, None]:
         query = {
             "watch": "true",
@@ -171,6 +172,8 @@ class KubeClient:
             except Unauthorized:
                 await self._connection.renew(_authorization(response))
                 raise
+            if on_open is not None:
+                on_open()
             async for chunk in response.content.iter_any():
                 for line in lines.feed(chunk):
                     if line.strip():

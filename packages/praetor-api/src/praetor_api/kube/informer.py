@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
@@ -31,13 +32,19 @@ HEALTHY_S = 10.0  # an attempt that lasted so long, or heard an event, makes the
 SHORT_WATCH_S = 1.0
 WATCH_TIMEOUT_S = (300.0, 600.0)  # spread, so that replicas do not reconnect together
 LIST_TIMEOUT_S = 60.0
+CATCH_UP_S = 1.0
+"""So long after a watch was taken up again it tells what was missed, as fast as the API can."""
 _LIST_AGAIN = (400, 410, 504)  # invalid, too old, too new a version: it is of no more use
 
 _log = logging.getLogger(__name__)
 
 
 class Informer(Generic[T]):
-    """A local, read-only copy of one kind. ``last_contact`` is when the API last said anything (monotonic seconds)."""
+    """A local, read-only copy of one kind.
+
+    ``last_contact`` is when the API last said anything, ``behind_until`` when the copy can be taken for the present
+    again after the API could not be followed (monotonic seconds; infinite until it can be).
+    """
 
     def __init__(
         self,
@@ -64,8 +71,10 @@ class Informer(Generic[T]):
         self._failures = 0
         self._expiries = 0  # 410s in a row: a list mends one at once, so they do not wait for what failed before
         self._heard_event = False
+        self._missed_some = False  # since the copy was last known to be of now
         self.synced = asyncio.Event()
         self.last_contact: float | None = None
+        self.behind_until = math.inf
         self.last_error: KubeError | None = None
 
     def add_index(self, name: str, keys_of: Callable[[T], Iterable[str]]) -> None:
@@ -88,6 +97,10 @@ class Informer(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._store.rows)
+
+    def is_current(self) -> bool:
+        """Tell whether the copy is of now: what it shows may be milliseconds old, not as old as an outage was long."""
+        return self._clock.monotonic() >= self.behind_until
 
     async def run(self) -> None:
         """Keep the copy up to date for ever; cancel it to stop."""
@@ -121,6 +134,7 @@ class Informer(Generic[T]):
         for key in [key for key in self._store.rows if key not in seen]:
             self._remove(key)
         self._version = page["metadata"]["resourceVersion"]
+        self._missed_some = False
         self.synced.set()
 
     async def _list_page(self, token: str | None) -> dict[str, Any]:
@@ -140,6 +154,7 @@ class Informer(Generic[T]):
             self._namespace,
             resource_version=self._version or "",
             timeout_s=random.uniform(*WATCH_TIMEOUT_S),  # noqa: S311  # jitter
+            on_open=self._opened,
             **self._selectors,
         )
         async with aclosing(events):
@@ -147,6 +162,11 @@ class Informer(Generic[T]):
                 self._heard()
                 self._apply(event)
         self._heard()
+
+    def _opened(self) -> None:
+        self._heard()
+        if self.behind_until == math.inf:
+            self.behind_until = self._clock.monotonic() + (CATCH_UP_S if self._missed_some else 0.0)
 
     def _apply(self, event: WatchEvent) -> None:
         version = event.object["metadata"]["resourceVersion"]
@@ -193,6 +213,7 @@ class Informer(Generic[T]):
 
     def _after_failure(self, error: KubeError, began: float) -> float:
         self.last_error = error
+        self.behind_until, self._missed_some = math.inf, True
         if isinstance(error, ApiError):
             self._heard()
             if error.status in _LIST_AGAIN:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -232,6 +232,7 @@ class FakeKube:
         label_selector: str | None = None,
         field_selector: str | None = None,
         timeout_s: float,
+        on_open: Callable[[], None] | None = None,
     ) -> AsyncGenerator[WatchEvent, None]:
         await self._arrive(Request("watch", resource))
         version = int(resource_version)
@@ -239,6 +240,8 @@ class FakeKube:
             raise api_error(410, "Expired", "too old resource version")
         watch = _Watch(self._store, resource, version)
         self._watches.add(watch)
+        if on_open is not None:
+            on_open()
         timer = asyncio.ensure_future(self._clock.sleep(timeout_s))
         timer.add_done_callback(lambda _: watch.end(None))
         try:

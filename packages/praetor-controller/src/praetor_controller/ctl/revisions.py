@@ -43,6 +43,7 @@ def history(revisions: Sequence[Mapping[str, Any]], current: str | None, output:
         return structured([_data(row, each, current) for row, each in zip(rows, revisions, strict=True)], output)
     newest = rows[-1].number if rows else 0
     told = any(row.change_cause for row in rows)
+    telling = _command if len(set(map(_artifact, rows))) == 1 else _runs  # what all share tells none from another
     return table(
         (*_HEADERS, *(("CAUSE",) if told else ()), ""),
         [
@@ -50,7 +51,7 @@ def history(revisions: Sequence[Mapping[str, Any]], current: str | None, output:
                 str(row.number),
                 row.template.revision,
                 age(_started(row), now),
-                _runs(row),
+                _shortened(telling(row)),
                 *((_shortened(row.change_cause) or "-",) if told else ()),
                 _mark(row, newest, current),
             )
@@ -125,12 +126,18 @@ def _mark(row: RevisionRow, newest: int, current: str | None) -> str:
     return ", ".join(word for word in words if word)
 
 
-def _runs(row: RevisionRow) -> str:
-    """Return what tells templates apart for a person: the artifact, else the command."""
+def _artifact(row: RevisionRow) -> str:
     spec = row.template.raw.get("spec") or {}
-    artifact, execution = spec.get("artifact") or {}, spec.get("execution") or {}
-    words = artifact.get("url") or " ".join((*(execution.get("command") or ()), *(execution.get("args") or ())))
-    return _shortened(words)
+    return (spec.get("artifact") or {}).get("url") or ""
+
+
+def _command(row: RevisionRow) -> str:
+    execution = (row.template.raw.get("spec") or {}).get("execution") or {}
+    return " ".join((*(execution.get("command") or ()), *(execution.get("args") or ())))
+
+
+def _runs(row: RevisionRow) -> str:
+    return _artifact(row) or _command(row)
 
 
 def _shortened(words: str) -> str:

@@ -11,6 +11,7 @@ from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
 from praetor_api.names import is_device_name
 from praetor_controller.ctl.cluster import FIELD_MANAGER, Cluster
 from praetor_controller.ctl.exits import BadInput
+from praetor_controller.markers import CHANGE_CAUSE_ANNOTATION
 
 ATTEMPTS = 10
 """The controller writes the status of a rollout at most once a second: a tenth conflict has another cause."""
@@ -52,13 +53,28 @@ async def merge(cluster: Cluster, name: str, patch: Mapping[str, Any]) -> dict[s
     return await cluster.api.patch(DEVICE_PROCESS_DEPLOYMENTS, key, patch, field_manager=FIELD_MANAGER)
 
 
-async def replace_template(cluster: Cluster, deployment: Mapping[str, Any], template: Mapping[str, Any]) -> None:
-    """Give *deployment* another template as a whole; Conflict when somebody changed it since it was read."""
+async def replace_template(
+    cluster: Cluster, deployment: Mapping[str, Any], template: Mapping[str, Any], cause: str
+) -> None:
+    """Give *deployment* another template as a whole, and its *cause*; Conflict when somebody changed it meanwhile."""
     patch = [
         {"op": "replace", "path": "/metadata/resourceVersion", "value": deployment["metadata"]["resourceVersion"]},
         {"op": "replace", "path": "/spec/template", "value": dict(template)},
+        *_cause_changes(deployment["metadata"].get("annotations"), cause),
     ]
     key = Key(cluster.namespace, deployment["metadata"]["name"])
     await cluster.api.patch(
         DEVICE_PROCESS_DEPLOYMENTS, key, patch, patch_type=PatchType.JSON, field_manager=FIELD_MANAGER
     )
+
+
+def _cause_changes(annotations: Mapping[str, str] | None, cause: str) -> list[dict[str, Any]]:
+    """Return what makes *cause* the change cause, so that an older template is not explained by a newer one's."""
+    path = f"/metadata/annotations/{CHANGE_CAUSE_ANNOTATION.replace('/', '~1')}"
+    if annotations is None:
+        return (
+            [{"op": "add", "path": "/metadata/annotations", "value": {CHANGE_CAUSE_ANNOTATION: cause}}] if cause else []
+        )
+    if cause:
+        return [{"op": "add", "path": path, "value": cause}]
+    return [{"op": "remove", "path": path}] if CHANGE_CAUSE_ANNOTATION in annotations else []

@@ -12,6 +12,7 @@ from praetor_controller.ctl.output import show
 from praetor_controller.ctl.revisions import chosen, template_to_restore
 from praetor_controller.ctl.rollout.history import revisions_of
 from praetor_controller.ctl.rollout.spec import replace_template, rewrite
+from praetor_controller.revisions import project_revision
 
 
 @click.command("undo")
@@ -30,7 +31,7 @@ def undo(where: Where, opener: Opener, deployment: str, to_revision: int) -> Non
         number = revision.get("revision")
         if template == found["spec"].get("template"):
             return f"{deployment}: has the template of revision {number} already"
-        await replace_template(cluster, found, template)
+        await replace_template(cluster, found, template, project_revision(revision).change_cause)
         paused = "; it is paused, resume it to roll it out" if found["spec"].get("paused") else ""
         return f"{deployment}: back to the template of revision {number}{paused}"
 
