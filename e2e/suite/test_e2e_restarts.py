@@ -39,7 +39,7 @@ def outage(stack: Stack, kube: Kube) -> Iterator[Stack]:
     stack.cluster.start_apiserver()
     for server in stack.servers():
         eventually(lambda server=server: server.ready, what=f"{server.name} is ready again")  # type: ignore[misc]
-    # each kind is watched by itself: with a view of the switches from before, a first rollout is over at once
+    # who counts requests next must not meet the last attempts to follow it
     probe = f"{kube.namespace}-probe"
     kube.apply(network_switch(probe), deployment("probe", sleeping()))
     eventually(kube.processes, lambda found: probe in found, what="the controller follows the apiserver again")
@@ -167,6 +167,23 @@ def test_a_device_can_restart_in_an_outage_of_the_apiserver(
         lambda item: is_ready(item) and item["status"]["pid"] in agent.processes(),
         what="the status tells the new process",
     )
+
+
+def test_no_rollout_is_over_before_it_began_because_the_switches_are_those_of_before_an_outage(
+    outage: Stack, kube: Kube
+) -> None:
+    device = f"{kube.namespace}-new"
+    outage.cluster.stop_apiserver()
+    outage.cluster.start_apiserver()
+    kube.apply(network_switch(device), deployment("early", sleeping()))
+    told = eventually(
+        lambda: kube.deployment("early").get("status"),
+        lambda status: bool(status and status.get("conditions")),
+        what="the controller tells of the deployment",
+    )
+    assert told is not None
+    assert told["desiredNumberScheduled"] == 1
+    assert device in kube.processes()
 
 
 def _pids(kube: Kube) -> list[int]:
