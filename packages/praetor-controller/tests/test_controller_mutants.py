@@ -16,6 +16,7 @@ import pytest
 import structlog
 from attrs import frozen
 
+from praetor_api.kube.resource import NETWORK_SWITCHES
 from praetor_controller import deployment as real
 from praetor_controller.simulation.promises import PROMISES, Broken
 from praetor_controller.simulation.world import Simulation
@@ -132,6 +133,16 @@ def a_device_in_maintenance(world: Simulation) -> None:
     four(world)
     world.maintain("a", on=True)
     world.roll_out("tel", "v2")
+
+
+def a_device_in_maintenance_that_nobody_could_see(world: Simulation) -> None:
+    four(world)
+    world.lose_sight(NETWORK_SWITCHES)
+    world.maintain("a", on=True)
+    world.roll_out("tel", "v2")
+    world.lose_sight()
+    if "v2" not in world.versions("tel").values():
+        raise Broken("every_fair_run_converges", str(world.versions("tel")))
 
 
 def a_device_that_holds_updates(world: Simulation) -> None:
@@ -315,6 +326,8 @@ FAULTS = [
           a_share_of_the_fleet),
     Fault("maintenance_is_respected", "planner", "if device.in_maintenance and device.maintained(self.at):",
           "if False:", a_device_in_maintenance),
+    Fault("maintenance_is_respected", "cache", "return bool(behind)", "return False",
+          a_device_in_maintenance_that_nobody_could_see),
     Fault("held_devices_are_deferred", "planner",
           "closed = Reason(ReasonCode.UPDATE_HELD, process.held) if process.held else self._closed(number)",
           "closed = self._closed(number)", a_device_that_holds_updates),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -95,8 +95,11 @@ class World:
         return [each for each in self.kube.requests if each.resource != LEASES and each.verb not in ("list", "watch")]
 
     @asynccontextmanager
-    async def controller(self, recording: Recording | None = None) -> AsyncIterator[None]:
-        program = Program(self.kube, self.clock, Settings(metrics=None, probes=None, recording=recording))
+    async def controller(
+        self, recording: Recording | None = None, namespaces: tuple[str, ...] = ()
+    ) -> AsyncIterator[None]:
+        settings = Settings(metrics=None, probes=None, recording=recording, namespaces=namespaces)
+        program = Program(self.kube, self.clock, settings)
         stop = asyncio.Event()
         with program.recording():
             async with self._running(program, stop):
@@ -258,6 +261,101 @@ async def test_a_forbidden_process_is_told_and_not_asked_for_again_at_once(world
     await world.clock.advance(200)
     assert world.writes().count("create") == 3 + 1
     assert world.status()["reasons"]["CannotConverge"] == 1
+
+
+async def test_what_a_webhook_denies_without_a_code_of_its_own_is_told_and_stops_nobody_else(world: World) -> None:
+    denial = api_error(400, "", 'admission webhook "p.example.com" denied the request: label team is required')
+    world.kube.fail_next(denial, verb="create", resource=DEVICE_PROCESSES, times=3)
+    for name in "defgh":
+        await world.switch(name)
+    await world.clock.advance(5)
+    assert len(world.processes()) == 3 + 2
+    assert world.status()["reasons"]["CannotConverge"] == 3
+
+
+async def test_a_refused_deletion_is_told_and_not_asked_for_again_at_once(world: World) -> None:
+    refusal = api_error(403, "Forbidden", "policy says no")
+    world.kube.fail_next(refusal, verb="delete", resource=DEVICE_PROCESSES)
+    await world.kube.patch(NETWORK_SWITCHES, Key("lab", "a"), {"metadata": {"labels": {"role": "spine"}}})
+    await world.clock.advance(200)
+    assert world.writes().count("delete") == 1
+    assert any(each["reason"] == "WriteRefused" for each in world.kube.objects(EVENTS).values())
+    await world.clock.advance(200)
+    assert "tel-a" not in world.processes()
+
+
+async def test_a_device_whose_change_was_refused_still_loses_its_process_at_once(world: World) -> None:
+    await world.report_ready()
+    await world.clock.advance(2)
+    refusal = api_error(422, "Invalid", "spec.execution: no")
+    world.kube.fail_next(refusal, verb="patch", resource=DEVICE_PROCESSES, times=3)
+    await world.change_template("v2")
+    await world.clock.advance(5)
+    await world.kube.patch(NETWORK_SWITCHES, Key("lab", "a"), {"metadata": {"labels": {"role": "spine"}}})
+    await world.clock.advance(5)
+    assert "tel-a" not in world.processes()
+
+
+async def test_a_label_that_was_asked_for_mends_a_refusal_at_once(world: World) -> None:
+    refusal = api_error(403, "Forbidden", "label team is required")
+    world.kube.fail_next(refusal, verb="create", resource=DEVICE_PROCESSES)
+    await world.switch("d")
+    await world.clock.advance(5)
+    assert "tel-d" not in world.processes()
+    await world.change_template("v1", labels={"app": "tel", "team": "x"})
+    await world.clock.advance(5)
+    assert "tel-d" in world.processes()
+
+
+async def test_history_that_cannot_be_trimmed_hides_no_status(world: World) -> None:
+    await world.edit(revisionHistoryLimit=0)
+    await world.report_ready()
+    await world.clock.advance(5)
+    refusal = api_error(403, "Forbidden", "no")
+    world.kube.fail_next(refusal, verb="delete", resource=CONTROLLER_REVISIONS, times=1000)
+    await world.change_template("v2")
+    for _ in range(6):
+        await world.clock.advance(5)
+        await world.report_ready()
+    await world.clock.advance(60)
+    assert world.status()["numberReady"] == world.status()["updatedNumberScheduled"] == 3
+
+
+async def test_a_namespace_that_cannot_be_followed_holds_up_itself_alone() -> None:
+    world = World()
+    for namespace in ("lab", "gone"):
+        for name in ("a", "b", "c", "d", "e"):  # more deployments than workers
+            body = {"metadata": {"name": name, "labels": {"role": "leaf"}}, "spec": {}}
+            await world.kube.create(NETWORK_SWITCHES, namespace, body)
+            spec = {"selector": {}, "template": {"spec": {"execution": {"command": ["v1"]}}}}
+            await world.kube.create(DEVICE_PROCESS_DEPLOYMENTS, namespace, {"metadata": {"name": name}, "spec": spec})
+    watch, forbidden = world.kube.watch, []
+
+    async def guarded(resource: Resource, namespace: str | None, **options: Any) -> AsyncIterator[Any]:
+        if namespace in forbidden:
+            raise api_error(403, "Forbidden", "no")
+        async with aclosing(watch(resource, namespace, **options)) as events:
+            async for event in events:
+                yield event
+
+    world.kube.watch = guarded  # type: ignore[method-assign, assignment]
+    async with world.controller(namespaces=("lab", "gone")):
+        forbidden.append("gone")
+        world.kube.end_watches()
+        await world.clock.advance(5)
+        for namespace in ("gone", "lab"):
+            template = {"spec": {"execution": {"command": ["v2"]}}}
+            for name in ("a", "b", "c", "d", "e"):
+                await world.kube.patch(
+                    DEVICE_PROCESS_DEPLOYMENTS, Key(namespace, name), {"spec": {"template": template}}
+                )
+        await world.clock.advance(60)
+        seen = {
+            key.namespace
+            for key, obj in world.kube.objects(DEVICE_PROCESS_DEPLOYMENTS).items()
+            if obj["status"]["observedGeneration"] == 2
+        }
+        assert seen == {"lab"}
 
 
 async def test_a_conflict_is_read_back_and_planned_again(world: World) -> None:

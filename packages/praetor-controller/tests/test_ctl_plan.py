@@ -194,6 +194,7 @@ def test_approval_can_be_taken_for_granted() -> None:
     [
         ("a: [", "it is neither YAML nor JSON"),
         ("- 1", "a document is list, not an object"),
+        ("{kind: List, items: 5}", "items: is no list"),
         ("kind: ConfigMap", "there is no DeviceProcessDeployment in it"),
         ("kind: DeviceProcessDeployment", "metadata.name: is missing"),
         ("{kind: DeviceProcessDeployment, metadata: {name: tel}}", "tel: spec: is missing"),
@@ -204,6 +205,13 @@ def test_a_bad_manifest_is_named(text: str, words: str) -> None:
     with pytest.raises(BadInput, match=r"^-f: ") as raised:
         deployments_in(text)
     assert words in raised.value.message
+
+
+def test_a_date_is_the_text_that_it_is_written_as() -> None:
+    spec = "spec: {template: {metadata: {annotations: {build: 2026-01-01}}}}"
+    text = f"apiVersion: azure.com/v1alpha1\nkind: DeviceProcessDeployment\nmetadata: {{name: tel}}\n{spec}\n"
+    (found,) = deployments_in(text)
+    assert found["spec"]["template"]["metadata"]["annotations"] == {"build": "2026-01-01"}
 
 
 def test_a_file_that_cannot_be_read_is_no_traceback(tmp_path: Path) -> None:

@@ -25,12 +25,9 @@ from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
 
 T = TypeVar("T")
 
-_AnyInformer: TypeAlias = Informer[DeviceRow] | Informer[ProcessRow] | Informer[DeploymentRow] | Informer[RevisionRow]
-
 BY_NAMESPACE = "namespace"
 BY_OWNER = "owner"
 BY_UID = "uid"
-LOOK_S = 0.2
 
 _log = structlog.get_logger(__name__)
 
@@ -53,6 +50,11 @@ class Informers(Generic[T]):
     def all(self) -> Iterable[Informer[T]]:
         return self._informers.values()
 
+    def is_current(self, namespace: str) -> bool:
+        """Tell whether what is in *namespace* is known as it is now; where none is followed, nothing is missed."""
+        informer = self._of(namespace)
+        return informer is None or informer.is_current()
+
     def add_handler(self, handler: Handler[T]) -> None:
         for informer in self.all():
             informer.add_handler(handler)
@@ -69,15 +71,19 @@ class Informers(Generic[T]):
         return [key for informer in self.all() for key, _ in informer.items()]
 
     def _of(self, namespace: str) -> Informer[T] | None:
-        return self._informers.get(namespace) or self._informers.get(None)
+        return self._informers.get(namespace, self._informers.get(None))
+
+
+_AnyInformers: TypeAlias = (
+    Informers[DeviceRow] | Informers[ProcessRow] | Informers[DeploymentRow] | Informers[RevisionRow]
+)
 
 
 class Cache:
     """Devices, processes, deployments and their revisions as rows, kept up to date by run()."""
 
     def __init__(self, api: KubeApi, clock: Clock, namespaces: Sequence[str]) -> None:
-        self._clock = clock
-        self._looking = asyncio.Lock()
+        self._behind: set[str] = set()  # namespaces
         watched: Sequence[str | None] = namespaces or (None,)
         self.devices: Informers[DeviceRow] = Informers(
             [
@@ -132,42 +138,43 @@ class Cache:
         return all(event.is_set() for event in self._synced())
 
     @property
-    def behind(self) -> list[str]:
-        """The kinds of which the view may be as old as an outage: each is followed, and taken up again, by itself."""
-        return [kind for kind, informers in self._kinds().items() if not all(each.is_current() for each in informers)]
+    def kinds_behind(self) -> list[str]:
+        """The kinds that cannot be followed at present, in any namespace."""
+        return [kind for kind, known in self._kinds().items() if not all(each.is_current() for each in known.all())]
+
+    def is_behind(self, namespace: str) -> bool:
+        """Tell whether the view of *namespace* may be as old as an outage, of one kind at least.
+
+        Each kind is followed, and taken up again, by itself: with new deployments beside a fleet of before, a first
+        rollout would be over before it began.
+        """
+        behind = [kind for kind, known in self._kinds().items() if not known.is_current(namespace)]
+        if behind and namespace not in self._behind:
+            _log.warning("deciding nothing until all can be followed again", namespace=namespace, kinds=behind)
+            self._behind.add(namespace)
+        elif not behind and namespace in self._behind:
+            _log.info("all can be followed again", namespace=namespace)
+            self._behind.discard(namespace)
+        return bool(behind)
 
     async def wait_synced(self) -> None:
         for event in self._synced():
             await event.wait()
 
-    async def wait_current(self) -> None:
-        """Return at once, unless a kind is behind: then, when none is.
-
-        With new deployments beside a fleet of before an outage, a first rollout would be over before it began.
-        """
-        if not self.behind:
-            return
-        async with self._looking:  # one looks and tells for all who wait
-            if behind := self.behind:
-                _log.warning("deciding nothing until the apiserver can be followed again", kinds=behind)
-                while self.behind:
-                    await self._clock.sleep(LOOK_S)
-                _log.info("the apiserver is followed again")
-
     async def run(self) -> None:
         """Follow the cluster for ever; cancel it to stop."""
         async with asyncio.TaskGroup() as group:
             for kind, informers in self._kinds().items():
-                for informer in informers:
+                for informer in informers.all():
                     group.create_task(informer.run(), name=f"watch {kind}")
 
-    def _kinds(self) -> dict[str, list[_AnyInformer]]:
+    def _kinds(self) -> dict[str, _AnyInformers]:
         return {
-            "devices": list(self.devices.all()),
-            "processes": list(self.processes.all()),
-            "deployments": list(self.deployments.all()),
-            "revisions": list(self.revisions.all()),
+            "devices": self.devices,
+            "processes": self.processes,
+            "deployments": self.deployments,
+            "revisions": self.revisions,
         }
 
     def _synced(self) -> list[asyncio.Event]:
-        return [informer.synced for informers in self._kinds().values() for informer in informers]
+        return [informer.synced for informers in self._kinds().values() for informer in informers.all()]

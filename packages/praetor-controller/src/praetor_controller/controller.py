@@ -28,6 +28,8 @@ from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
 _REST = 4.0
 """So many times as long as its last pass took, a deployment rests."""
 _LONGEST_REST_S = 5.0
+_LOOK_S = 0.5
+"""So often it is looked whether what could not be followed is followed again."""
 
 _log = structlog.get_logger(__name__)
 
@@ -48,7 +50,7 @@ class Controller:
         self._calm_until: dict[Key, float] = {}
         self.changes = Changes()
         metrics.queue.set_function(lambda: len(self._queue))
-        metrics.behind.set_function(lambda: len(cache.behind))
+        metrics.behind.set_function(lambda: len(cache.kinds_behind))
         cache.deployments.add_handler(self._on_deployment)
         cache.devices.add_handler(self._on_device)
         cache.processes.add_handler(self._on_process)
@@ -65,7 +67,9 @@ class Controller:
     async def _work(self, reconciler: DeploymentReconciler) -> None:
         while not _cancelled():
             async with self._queue.get() as key:
-                await self._cache.wait_current()
+                if self._cache.is_behind(key.namespace):
+                    self._queue.add_after(key, _LOOK_S)
+                    continue
                 with structlog.contextvars.bound_contextvars(namespace=key.namespace, deployment=key.name):
                     await self._process(reconciler, key)
 

@@ -106,8 +106,8 @@ class DeploymentReconciler:
         self._metrics.plan_seconds.observe(pass_s)
         outcome = await self._carry_out(deployment, planned, memory)
         self._tell(deployment, write_notices(outcome.created, outcome.updated, outcome.deleted, outcome.refused))
+        status_after_s = await self._show(key, deployment, planned, memory)  # before what may fail for ever
         await self._history.trim(deployment, revisions, lambda: self._in_use(deployment))
-        status_after_s = await self._show(key, deployment, planned, memory)
         retry_at = memory.retry_at()
         refused_after_s = None if retry_at is None else retry_at - self._clock.monotonic()
         calm_s = max(0.0, (memory.status_due_at or 0.0) - self._clock.monotonic()) if memory.account else 0.0

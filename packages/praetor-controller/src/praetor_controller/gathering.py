@@ -52,7 +52,7 @@ def gather(
         leftovers=Leftovers(sources.find, deployment),
         stored_as=frozenset(memory.stored_as.get(wanted, ())),
         in_flight=frozenset(memory.unknown),
-        refusals=memory.refused({wanted, current.spec_hash} if current else {wanted}, monotonic),
+        refusals=memory.refused({each.revision for each in (deployment.template, current) if each}, monotonic),
         revision_since=datetime.fromtimestamp(newest.started_at, now.tzinfo) if newest else None,
         current=current,
         current_stored_as=frozenset(memory.stored_as.get(current.spec_hash, ()) if current else ()),

@@ -14,9 +14,10 @@ REFUSED_FOR_S = 300.0
 
 @frozen
 class Refusal:
-    """A write that the API will not take: *template* is the hash of what it was to be."""
+    """A write that the API will not take: *revision* is the hash of the template, labels and annotations included,
+    that it was made for."""
 
-    template: str
+    revision: str
     message: str
     until: float
 
@@ -35,12 +36,12 @@ class Memory:
     account: Account | None = None
     audit_at: float = 0.0
 
-    def refused(self, templates: Collection[str], now: float) -> Mapping[str, str]:
-        """Return the devices that one of *templates* was refused for, and why."""
+    def refused(self, revisions: Collection[str], now: float) -> Mapping[str, str]:
+        """Return the devices that one of *revisions* was refused for, and why; and what must be kept()."""
         self.refusals = {
             device: refusal
             for device, refusal in self.refusals.items()
-            if refusal.template in templates and now < refusal.until
+            if refusal.revision in revisions and now < refusal.until
         }
         return {device: refusal.message for device, refusal in self.refusals.items()}
 

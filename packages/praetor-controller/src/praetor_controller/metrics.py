@@ -43,7 +43,7 @@ class Metrics:
         self.queue = Gauge("praetor_controller_queue_depth", "Deployments that wait.", registry=self.registry)
         self.behind = Gauge(
             "praetor_controller_kinds_behind",
-            "Kinds that cannot be followed at the apiserver at present. Nothing is decided meanwhile.",
+            "Kinds that cannot be followed at the apiserver at present. Nothing is decided there meanwhile.",
             registry=self.registry,
         )
         self.writes = Counter(

@@ -42,7 +42,7 @@ from praetor_controller.pairing import Pairing, pair
 from praetor_controller.reasons import Reason, ReasonCode, Reasons
 from praetor_controller.rollout_status import Facts, fault_status, rollout_status, was_rolled_out
 from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow, Template
-from praetor_controller.snapshot import Plan, Snapshot, Tally
+from praetor_controller.snapshot import Plan, Snapshot, Tally, kept
 from praetor_controller.waves import Stage, stage
 
 _LOOK_AGAIN_S = 10.0
@@ -359,7 +359,8 @@ class _Pass:
     def _actions(self, pairing: Pairing) -> tuple[Action, ...]:
         strays = [Delete(process, "its device is gone or no longer matches") for process in pairing.strays]
         surplus = [Delete(process, "the device has an older process of the deployment") for process in pairing.surplus]
-        return (*strays, *surplus, *self.updates, *self.creates)
+        deletes = [each for each in (*strays, *surplus) if kept(each.process) not in self.snapshot.refusals]
+        return (*deletes, *self.updates, *self.creates)
 
     def _facts(self) -> Facts:
         counts, ready_since = counted(self.pairing, self.update_hashes)

@@ -39,7 +39,8 @@ class Snapshot:
     *current_stored_as* what *stored_as* is for it. *down_elsewhere* are devices of the namespace, whether they match or
     not, that other deployments have down, and *elsewhere_changes_at* is when time alone may change that.
     *shared_budgets* are those of the other deployments that match some of the *devices*, too.
-    *in_flight* are devices with a write whose outcome nobody knows yet; *refusals* are those whose write was refused.
+    *in_flight* are devices with a write whose outcome nobody knows yet; *refusals* are those whose write was refused,
+    and what must be kept(), with why.
     """
 
     deployment: DeploymentRow
@@ -57,6 +58,11 @@ class Snapshot:
     down_elsewhere: Sequence[DeviceRow] = ()
     elsewhere_changes_at: float = math.inf
     shared_budgets: Sequence[SharedBudget] = ()
+
+
+def kept(process: ProcessRow) -> str:
+    """Return by what `Snapshot.refusals` tells that *process* cannot be deleted; no device can be called so."""
+    return f"{process.device}/{process.uid}"
 
 
 @frozen(kw_only=True)

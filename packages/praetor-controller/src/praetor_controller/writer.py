@@ -16,6 +16,7 @@ from praetor_api.kube.api import KubeApi, PatchType
 from praetor_api.kube.clock import Clock
 from praetor_api.kube.errors import (
     AlreadyExists,
+    ApiError,
     Conflict,
     Forbidden,
     Invalid,
@@ -34,6 +35,7 @@ from praetor_controller.metrics import Metrics
 from praetor_controller.overlay import Overlay
 from praetor_controller.projection import project_process
 from praetor_controller.rows import DeploymentRow, ProcessRow, Template
+from praetor_controller.snapshot import kept
 
 FIELD_MANAGER = "praetor-controller"
 CONCURRENCY = 32
@@ -177,10 +179,14 @@ class Writer:
                 self.overlay.deleted(row, self._clock.monotonic())
             case Invalid() if isinstance(action, Update) and await self._is_stale(key, action.process, work.outcome):
                 work.outcome.look_again = True
-            case Invalid() | Forbidden():  # a webhook, a quota, a role, or a namespace that is going away
+            case Invalid() | Forbidden() | ApiError(status=400 | 413):  # a quota, a role, a namespace that is going
+                # away, or a webhook: what it denies without a code of its own is a 400
                 until = self._clock.monotonic() + REFUSED_FOR_S
-                template = work.deployment.template if isinstance(action, Delete) else action.template
-                work.memory.refusals[device] = Refusal(template.spec_hash, error.message, until)
+                if isinstance(action, Delete):
+                    device, template = kept(action.process), work.deployment.template
+                else:
+                    template = action.template
+                work.memory.refusals[device] = Refusal(template.revision, error.message, until)
                 work.outcome.refused = error.message
                 work.outcome.look_again = True
             case Unreachable() | ServerError():

@@ -11,10 +11,20 @@ from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS as KIND
 from praetor_controller.ctl.exits import BadInput
 
 
+class _Loader(yaml.SafeLoader):
+    """Takes dates for the text that they are, as kubectl does."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:timestamp"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def deployments_in(text: str) -> list[dict[str, Any]]:
     """Return the deployments in *text*, whatever else is there; BadInput naming what is wrong."""
     try:
-        documents = [each for document in yaml.safe_load_all(text) for each in _objects(document)]
+        documents = [each for document in yaml.load_all(text, Loader=_Loader) for each in _objects(document)]
     except yaml.YAMLError as e:
         raise BadInput(f"-f: it is neither YAML nor JSON: {' '.join(str(e).split())}") from e
     found = [each for each in documents if each.get("kind") == KIND.kind]
@@ -31,7 +41,10 @@ def _objects(document: Any) -> Iterator[dict[str, Any]]:
     if not isinstance(document, dict):
         raise BadInput(f"-f: a document is {type(document).__name__}, not an object; give manifests")
     if document.get("kind") == "List":
-        for item in document.get("items") or ():
+        items = document.get("items") or []
+        if not isinstance(items, list):
+            raise BadInput("-f: items: is no list; give manifests")
+        for item in items:
             yield from _objects(item)
     else:
         yield document

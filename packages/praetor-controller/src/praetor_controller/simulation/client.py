@@ -36,11 +36,19 @@ class Client(PatchingKube):
         self.applies_failed = False  # and only the answer is lost
         self.failed = False  # any, ever
         self.failed_at = -RETRIED_S
+        self.unseen: frozenset[Resource] = frozenset()  # kinds that cannot be followed
+
+    def lose_sight(self, kinds: frozenset[Resource]) -> None:
+        """Cut all watches off, and let those of *kinds* fail from now on; the others are taken up again."""
+        self.unseen = kinds
+        self.end_watches(Unreachable("cut"))
 
     async def watch(
         self, resource: Resource, namespace: str | None, **options: Any
     ) -> AsyncGenerator[WatchEvent, None]:
         options["timeout_s"] = _FOR_EVER_S  # between two watches the view is late, and a promise could not be judged
+        if resource in self.unseen:
+            raise Unreachable("cut")
         async for event in super().watch(resource, namespace, **options):
             if resource == DEVICE_PROCESSES:
                 await self.open.wait()

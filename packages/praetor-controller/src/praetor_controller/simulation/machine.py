@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
+from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES
 from praetor_controller.simulation.client import RETRIED_S
 from praetor_controller.simulation.promises import Broken
 from praetor_controller.simulation.story import Step, Story
@@ -18,6 +19,7 @@ from praetor_controller.simulation.world import Simulation
 NAMES = [f"leaf-{number}" for number in range(8)]
 VERSIONS = ["v1", "v2", "v3", "bad", "killer"]
 BOTH = ("tel", "ctl")
+KINDS = {each.plural: each for each in (NETWORK_SWITCHES, DEVICE_PROCESSES, DEVICE_PROCESS_DEPLOYMENTS)}
 _W0 = {"name": "w0", "selector": {"matchLabels": {"ring": "0"}}}
 _W1 = {"name": "w1", "selector": {"matchLabels": {"ring": "1"}}, "approval": "Manual"}
 
@@ -187,6 +189,11 @@ class Fleet(RuleBasedStateMachine):
     def see_late(self, held: bool) -> None:
         self.world.hold_view(held=held)
 
+    @rule(kinds=st.lists(st.sampled_from(list(KINDS)), max_size=2, unique=True))
+    @told
+    def lose_sight(self, kinds: list[str]) -> None:
+        self.world.lose_sight(*(KINDS[kind] for kind in kinds))
+
     @rule(number=st.integers(0, 4), applied=st.booleans())
     @told
     def die_at_a_write(self, number: int, applied: bool) -> None:
@@ -210,7 +217,7 @@ class Fleet(RuleBasedStateMachine):
         self.world.rest(RETRIED_S if self.world.client.failed else 2)  # what failed is tried again, by and by
         before = self.world.spec_writes, dict(self.world.status_writes)
         client = self.world.client
-        if client.open.is_set() and client.dies_after is None and not client.fails:
+        if client.open.is_set() and client.dies_after is None and not client.fails and not client.unseen:
             self.world.poke(name)
             if (self.world.spec_writes, dict(self.world.status_writes)) != before:
                 raise Broken("nothing_is_written_while_nothing_changes", name)
@@ -229,6 +236,7 @@ def converge(world: Simulation) -> None:
     written.
     """
     world.hold_view(held=False)
+    world.lose_sight()
     world.die_at_write(10**6, applied=False)
     world.fail_writes(0, applied=False)
     for name in BOTH:

@@ -13,9 +13,10 @@ from prometheus_client.samples import Sample
 
 from praetor_api.kube.api import PatchType
 from praetor_api.kube.events import EventRecorder
+from praetor_api.kube.informer import CATCH_UP_S, OUTAGE_BACKOFF
 from praetor_api.kube.limiter import TokenBucket
 from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key, Resource
-from praetor_api.kube.store import Store
+from praetor_api.kube.store import Store, merge
 from praetor_api.kube.testing import FakeClock
 from praetor_controller import deployment as real
 from praetor_controller.controller import Controller
@@ -31,6 +32,7 @@ from praetor_controller.simulation.stored import LAB, Stored
 from praetor_controller.testing import PatchingKube
 
 _BOOKMARK_S = 60.0
+_FOLLOWED_AGAIN_S = OUTAGE_BACKOFF.cap + CATCH_UP_S + 1.0
 
 
 class _Metrics(Metrics):
@@ -109,6 +111,11 @@ class Simulation:
         (self.client.open.clear if held else self.client.open.set)()
         self.rest()
 
+    def lose_sight(self, *kinds: Resource) -> None:
+        """Cut the controller's watches off; those of *kinds* stay so until this is called again without them."""
+        self.client.lose_sight(frozenset(kinds))
+        self.rest(_FOLLOWED_AGAIN_S)
+
     def close(self) -> None:
         self.kill()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
@@ -142,7 +149,7 @@ class Simulation:
             self._do(self.clock.settle())
         # while it waits to try a failed write again, the metrics tell of what was before
         tried_again = self.clock.monotonic() >= self.client.failed_at + RETRIED_S
-        shown = self.metrics.shown if tried_again else {}
+        shown = self.metrics.shown if tried_again and not self.client.unseen else {}
         self.judge.at_rest(shown, self.metrics.faults(), blind=not self.client.open.is_set())
 
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
@@ -184,9 +191,15 @@ class Simulation:
 
     def roll_out(self, name: str, version: str, *, restarted_at: str | None = None) -> None:
         self.clock.oversleep(1)  # notes are in whole seconds
-        annotations = {"azure.com/restarted-at": restarted_at}
-        self.judge.begin(name)
-        self.edit(name, template=_template(version) | {"metadata": {"annotations": annotations}})
+        wanted = _template(version) | {"metadata": {"annotations": {"azure.com/restarted-at": restarted_at}}}
+        if not self._has(name, wanted):  # the same template once more is no other rollout
+            self.judge.begin(name)
+        self.edit(name, template=wanted)
+
+    def _has(self, name: str, wanted: Mapping[str, Any]) -> bool:
+        stored = self.store.read(DEVICE_PROCESS_DEPLOYMENTS, Key(LAB, name))["spec"]["template"]
+        without_empty = {"metadata": {"annotations": {}}} | stored
+        return bool(merge(without_empty, wanted) == without_empty)
 
     def restart(self, name: str) -> None:
         """Restart every process in place, under the rollout's policy."""
