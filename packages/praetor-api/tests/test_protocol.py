@@ -57,6 +57,7 @@ def test_one_bad_observation_never_fails_the_others() -> None:
         pytest.param({"observations": [{}] * 65}, "observations", id="too-many"),
         pytest.param({"seq": -1}, "seq", id="negative-seq"),
         pytest.param({"facts": {str(n): "x" for n in range(33)}}, "facts", id="too-many-facts"),
+        pytest.param({"facts": {"x" * 318: "y"}}, "facts", id="long-name-of-a-fact"),
         pytest.param({"bootID": "x" * 65}, "bootID", id="boot-id"),
     ],
 )

@@ -255,13 +255,21 @@ async def test_bad_observations_come_back_and_do_not_spoil_the_good_one() -> Non
         good = await lab.running("leaf-1")
         other = await lab.running("leaf-2")
         answer = await lab.report(
-            "leaf-1", other, {"name": 3}, {**good, "uid": "older"}, {**good, "startTime": "noon"}, "junk", good
+            "leaf-1",
+            other,
+            {"name": 3},
+            {**good, "uid": "older"},
+            {**good, "startTime": "noon"},
+            {**good, "startTime": "0001-01-01T00:00:00+01:00"},
+            "junk",
+            {**good, "startTime": "0001-01-01T00:00:00Z"},
         )
         await lab.clock.advance(1)
         assert lab.process("leaf-1")["status"]["phase"] == "Running"
+        assert "startTime" not in lab.process("leaf-1")["status"]
         assert "ProcessStarted" not in conditions(lab.process("leaf-2"))
     reasons = [rejected["reason"] for rejected in answer["rejected"]]
-    assert len(reasons) == 5
+    assert len(reasons) == 6
     assert {"no such process on this device"} < set(reasons)
     assert any("startTime" in reason for reason in reasons)
     assert any("uid" in reason for reason in reasons)
@@ -290,6 +298,7 @@ async def test_a_name_in_two_namespaces_needs_the_namespace() -> None:
         pytest.param(b"[]", "", id="a-list"),
         pytest.param(b'{"seq": -1}', "seq", id="negative"),
         pytest.param(b'{"bootID": 7}', "bootID", id="wrong-type"),
+        pytest.param(json.dumps({"facts": {"x" * 318: "y"}}).encode(), "facts", id="long-name"),
         pytest.param(b'{"observations": {}}', "observations", id="no-list"),
         pytest.param(
             json.dumps({"observations": [{"name": "x"}] * (MAX_OBSERVATIONS + 1)}).encode(), "observations", id="many"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -209,15 +210,22 @@ def test_device_text_never_becomes_a_reason() -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [(None, None), ("", None), ("2026-01-01T01:00:00.9+01:00", datetime(2026, 1, 1, tzinfo=UTC))],
+    [
+        (None, None),
+        ("", None),
+        ("0001-01-01T00:00:00Z", None),
+        ("1969-12-31T23:59:59Z", None),
+        ("1970-01-01T00:00:00Z", datetime(1970, 1, 1, tzinfo=UTC)),
+        ("2026-01-01T01:00:00.9+01:00", datetime(2026, 1, 1, tzinfo=UTC)),
+    ],
 )
 def test_start_times_are_whole_seconds_in_utc(text: str | None, expected: datetime | None) -> None:
     assert start_time(text) == expected
 
 
-@pytest.mark.parametrize("text", ["yesterday", "2026-01-01"])
-def test_a_start_time_without_a_zone_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=text):
+@pytest.mark.parametrize("text", ["yesterday", "2026-01-01", "0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
+def test_a_start_time_without_a_zone_or_out_of_range_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(text)):
         start_time(text)
 
 

@@ -21,6 +21,7 @@ from praetor_api.constraints import Constraint, camel
 T = TypeVar("T")
 
 _NO_CONSTRAINT = Constraint()
+_MAX_KEY = 317  # of a label: 253 for the prefix, a slash, 63 for the name
 # C0 and C1 controls, and the marks that turn the direction of text: they would forge log lines and terminal output.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -189,6 +190,9 @@ def _read_mapping(hint: Any, constraint: Constraint, data: object, path: str, fa
         return None
     if constraint.max_items is not None and len(data) > constraint.max_items:
         faults.append(Fault(path, f"has {len(data)} entries; at most {constraint.max_items} are taken"))
+        return None
+    if (longest := max(map(len, data), default=0)) > _MAX_KEY:
+        faults.append(Fault(path, f"has a name of {longest} characters; at most {_MAX_KEY} are taken"))
         return None
     inner, bound = unannotated(typing.get_args(hint)[1])
     return {

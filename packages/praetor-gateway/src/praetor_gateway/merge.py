@@ -20,6 +20,7 @@ from praetor_api.wire import clean_text
 from praetor_gateway.reasons import ConditionReason, ConditionType, Reason
 from praetor_gateway.rows import ProcessRow
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SILENCE = "nothing was heard from the device for longer than its stale limit"
 
 
@@ -99,10 +100,17 @@ def phase(row: ProcessRow, status: DeviceProcessStatus) -> Phase:
 
 
 def start_time(text: str | None) -> datetime | None:
-    """Return the start time that a device reports, in whole seconds; ValueError when it is none."""
+    """Return the start time that a device reports, in whole seconds; ValueError when it is none.
+
+    Before 1970 nothing was started: it is the zero of some language, and the API takes no year below 1000.
+    """
     if not text:
         return None
-    return parse_time(text).astimezone(UTC).replace(microsecond=0)
+    try:
+        moment = parse_time(text).astimezone(UTC).replace(microsecond=0)
+    except OverflowError as e:
+        raise ValueError(f"{text!r} is out of range") from e
+    return moment if moment >= EPOCH else None
 
 
 def _ran_out(policy: RestartPolicy, exit_code: int | None) -> bool:
