@@ -325,6 +325,17 @@ def test_a_process_that_was_made_again_for_another_device_moves() -> None:
     assert device.etag != EMPTY_ETAG
 
 
+def test_a_switch_that_moves_to_another_site_is_told() -> None:
+    told: list[str] = []
+    fleet = Fleet(told.append)
+    row = switch_row(site="a")
+    fleet.on_switch(row.key, None, row)
+    fleet.on_switch(row.key, row, evolve(row, resource_version="4"))
+    assert told == ["leaf-1"]
+    fleet.on_switch(row.key, row, evolve(row, resource_version="5", site="b"))
+    assert told == ["leaf-1", "leaf-1"]
+
+
 def test_a_switch_that_is_gone_is_not_brought_back_by_an_answer() -> None:
     fleet = Fleet(lambda _: None)
     row = switch_row()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
+from praetor_api.kube.errors import api_error
 from praetor_api.kube.resource import DEVICE_PROCESSES, EVENTS, LEASES, NETWORK_SWITCHES, Key
 from praetor_gateway.testing import Lab, conditions, process_object, running_lab, switch_object
 
@@ -62,6 +63,44 @@ async def test_a_device_that_died_while_no_gateway_was_up_is_found_and_no_other(
         await beat(lab, 45, "leaf-2")
         assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "False"
         assert conditions(lab.switch("leaf-2"))["AgentConnected"] == "True"
+
+
+async def test_a_gateway_that_does_not_know_the_fleet_yet_judges_nobody() -> None:
+    async with running_lab() as first:
+        await first.declare("leaf-1")
+        await beat(first, 30, "leaf-1")
+    kube = first.kube.another_client()
+    kube.fail_next(api_error(500), verb="list", resource=NETWORK_SWITCHES, times=1000)
+    async with running_lab(kube=kube, clock=first.clock) as lab:
+        await beat(lab, 300, "leaf-1")
+        assert lab.gateway.unready()
+        assert lab.value("arbiter") == 0
+        kube.heal()
+        await beat(lab, 120, "leaf-1")
+        assert lab.value("arbiter") == 1
+        assert lab.value("devices_disconnected_total") == 0
+        assert conditions(lab.process("leaf-1"))["AgentConnected"] == "True"
+
+
+async def test_processes_that_come_and_go_while_nobody_judges_are_counted_afterwards() -> None:
+    async with running_lab() as lab:
+        for device in ("leaf-1", "leaf-2"):
+            await lab.declare(device)
+            await lab.report(device, await lab.running(device))
+        await beat(lab, 15, "leaf-1", "leaf-2")
+        assert lab.switch("leaf-1")["status"]["processes"] == {"desired": 1, "running": 1, "healthy": 1}
+        unchanged = lab.switch("leaf-2")
+        lab.kube.fail_next(api_error(500), verb="patch", resource=LEASES, times=1000)
+        await beat(lab, 15, "leaf-1", "leaf-2")
+        assert lab.value("arbiter") == 0
+        await lab.kube.delete(DEVICE_PROCESSES, Key("lab", "agent-leaf-1"))
+        await beat(lab, 15, "leaf-1", "leaf-2")
+        assert lab.switch("leaf-1")["status"]["processes"]["desired"] == 1
+        lab.kube.heal()
+        await beat(lab, 30, "leaf-1", "leaf-2")
+        assert lab.value("arbiter") == 1
+        assert lab.switch("leaf-1")["status"]["processes"] == {"desired": 0, "running": 0, "healthy": 0}
+        assert lab.switch("leaf-2") == unchanged
 
 
 async def test_a_process_of_a_disconnected_device_learns_of_it() -> None:

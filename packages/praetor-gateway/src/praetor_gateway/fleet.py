@@ -145,7 +145,7 @@ class Fleet:
         self._switches[row.key] = row
         device = self._declared(row.key.name)
         device.switches = _with(device.switches, row)
-        if known is None or known.uid != row.uid:
+        if known is None or known.uid != row.uid or known.site != row.site:
             self._tell(device)
 
     def _drop_switch(self, key: Key) -> None:

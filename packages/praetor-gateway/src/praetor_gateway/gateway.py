@@ -147,7 +147,7 @@ class Gateway:
         """Run the background work around the block; at its end write what is queued and give the Lease up."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(work, name=name) for name, work in self._work()]
-            arbiter = group.create_task(self._arbiter.run(), name="arbiter")
+            arbiter = group.create_task(self._arbitrate(), name="arbiter")
             try:
                 yield
                 self.drain()
@@ -174,6 +174,12 @@ class Gateway:
         if self._settings.credentials is not None:
             reloader = CredentialReloader(self._settings.credentials, self._authenticator, self._clock)
             yield "credential reloader", reloader.run()
+
+    async def _arbitrate(self) -> None:
+        """Judge once the whole fleet is known: until then every device is turned away, thus silent to us."""
+        for informer in self._informers:
+            await informer.synced.wait()
+        await self._arbiter.run()
 
     async def _finish(self) -> None:
         """Write what is queued, for at most half of the time that there is to stop."""

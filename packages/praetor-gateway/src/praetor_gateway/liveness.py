@@ -11,6 +11,7 @@ from praetor_gateway.fleet import Device, Fleet
 from praetor_gateway.judge import OWN, Judge, Rules, Verdict
 from praetor_gateway.merge import connection
 from praetor_gateway.queue import StatusQueue
+from praetor_gateway.switches import counts, shown_counts
 
 CONNECT_LINGER_S = 0.1
 FIRST_REPORT_LINGER_S = 0.5
@@ -73,6 +74,7 @@ class Liveness:
         self._judge = Judge(self._rules, now)
         for device in self._fleet:
             self._declare(self._judge, device, now)
+            self._recount(self._judge, device)
         for name, at in self._heard_at.items():
             if self._judge.hear(name, now, age=now - at):
                 self._publish(self._fleet.device(name), True)
@@ -107,6 +109,15 @@ class Liveness:
         connected = judge.connected(device.name)
         if connected is not None:
             self._publish(device, connected)
+
+    def _recount(self, judge: Judge, device: Device) -> None:
+        """Queue the counts that changed while nobody led, for nobody wrote them then."""
+        switch = device.switch
+        if switch is None or judge.connected(device.name) is None:
+            return
+        known = switch.status.processes
+        if shown_counts(known, counts(device.served)) != known:
+            self._queue.submit(Target(NETWORK_SWITCHES, switch.key), CONNECT_LINGER_S)
 
     def _publish(self, device: Device | None, connected: bool) -> None:
         """Queue all statuses that do not say so."""

@@ -41,7 +41,7 @@ def merge_switch(
         agent_version=agent_version or status.agent_version,
         boot_id=boot_id or status.boot_id,
         facts=facts if facts is not None else status.facts,
-        processes=_counted(status.processes, processes),
+        processes=shown_counts(status.processes, processes),
     )
     if connected is not None:
         merged = evolve(merged, conditions=set_connected(status.conditions, connected, row.generation, now))
@@ -50,7 +50,7 @@ def merge_switch(
     return evolve(merged, observed_generation=row.generation)
 
 
-def _counted(known: ProcessCounts | None, now: ProcessCounts | None) -> ProcessCounts | None:
+def shown_counts(known: ProcessCounts | None, now: ProcessCounts | None) -> ProcessCounts | None:
     """Return the counts to show: none as long as there is nothing to count."""
     if now is None or (known is None and not now.desired):
         return known
