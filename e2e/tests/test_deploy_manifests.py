@@ -14,10 +14,12 @@ import pytest
 import yaml
 
 from e2e.build import ROOT
+from e2e.embedded.patches import json_patch
 from e2e.images import COMPONENTS, Image
 from e2e.manifests import BASE, SYSTEM_NAMESPACE, ManifestError, Object, read
 from praetor_api.kube.codec import decode
 from praetor_api.kube.objects import DeviceProcess, DeviceProcessDeployment, NetworkSwitch
+from praetor_gateway.cli import main as gateway
 
 DEPLOY = ROOT / "deploy"
 SAMPLES = DEPLOY / "samples"
@@ -53,7 +55,9 @@ def files_below(folder: Path) -> set[Path]:
 
 def test_every_file_of_a_kustomization_is_named_in_it() -> None:
     for file in (*DEPLOY.rglob("kustomization.yaml"), ROOT / "crds" / "Kustomization"):
-        named = {file.parent / path for path in yaml.safe_load(file.read_text(encoding="utf-8"))["resources"]}
+        said = yaml.safe_load(file.read_text(encoding="utf-8"))
+        patches = [patch["path"] for patch in said.get("patches", ())]
+        named = {file.parent / path for path in (*said.get("resources", ()), *patches)}
         there = {path for path in file.parent.glob("*.yaml") if path != file}
         assert there - {SAMPLES / "original.yaml"} == {path for path in named if path.is_file()}
 
@@ -171,6 +175,67 @@ def test_components_speak_of_what_the_base_has(component: str) -> None:
             assert {subject["serviceAccount"]["name"] for subject in subjects} <= accounts.keys()
             selected = item["spec"].get("podSelector", {}).get("matchLabels", {})
             assert set(selected.values()) <= programs
+
+
+def with_replicas() -> Object:
+    patch = (DEPLOY / "components" / "replicas" / "gateway.yaml").read_text(encoding="utf-8")
+    patched: Object = json_patch(of_kind("Deployment")["praetor-gateway"], yaml.safe_load(patch))
+    return patched
+
+
+def test_replicas_tell_each_other_whom_they_heard() -> None:
+    pod = with_replicas()["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    secrets = {volume["name"]: volume["secret"]["secretName"] for volume in pod["volumes"]}
+    [port] = [each["containerPort"] for each in container["ports"] if each["name"] == "peers"]
+    assert with_replicas()["spec"]["replicas"] > 1
+    assert f"--peer-bind-address=:{port}" in container["args"]
+    assert f"--peer-advertise-address=$(POD_IP):{port}" in container["args"]
+    assert [each["name"] for each in container["env"]] == ["POD_IP"]
+    assert f"--peer-token-file={mounts['peers']}/token" in container["args"]
+    assert secrets["peers"] == "praetor-gateway-peers"
+    known = {option for each in gateway.params for option in each.opts}
+    assert {each.split("=")[0] for each in container["args"]} <= known
+
+
+def test_the_network_lets_replicas_tell_each_other() -> None:
+    [policy] = yaml.safe_load_all(
+        (DEPLOY / "components" / "networkpolicy" / "gateway.yaml").read_text(encoding="utf-8")
+    )
+    [container] = with_replicas()["spec"]["template"]["spec"]["containers"]
+    [port] = [each["containerPort"] for each in container["ports"] if each["name"] == "peers"]
+    ours = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "praetor-gateway"}}}
+    assert {"ports": [{"port": port}], "from": [ours]} in policy["spec"]["ingress"]
+    assert {"ports": [{"port": port}], "to": [ours]} in policy["spec"]["egress"]
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_kubectl_renders_base_with_all_components(tmp_path: Path) -> None:
+    if kubectl_version() < (1, 21):
+        pytest.skip("components need kubectl 1.21")
+    components = [path.name for path in (DEPLOY / "components").iterdir()]
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    shutil.copytree(ROOT / "crds", tmp_path / "crds")
+    said = {"resources": ["deploy/base"], "components": [f"deploy/components/{each}" for each in components]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(said), encoding="utf-8")
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+    )
+    [rendered] = [
+        item
+        for item in yaml.safe_load_all(done.stdout)
+        if (item["kind"], item["metadata"]["name"]) == ("Deployment", "praetor-gateway")
+    ]
+    assert rendered == with_replicas()
+
+
+def kubectl_version() -> tuple[int, int]:
+    said = subprocess.run(
+        ["kubectl", "version", "--client", "-o", "json"], capture_output=True, text=True, check=True, timeout=60
+    )
+    version = json.loads(said.stdout)["clientVersion"]
+    return int(version["major"]), int(version["minor"].rstrip("+"))
 
 
 def test_flow_schemas_cover_the_writes_of_the_roles() -> None:

@@ -88,7 +88,7 @@ _FILE = click.Path(path_type=Path)
     help="Seconds after which another replica may judge liveness in place of one that is silent.",
 )
 @click.option("--site-label", default="site", help="Label of switches that one fault may silence together.")
-@click.option("--kubeconfig", default=None, help="Kubeconfig file.  [default: in-cluster, or ~/.kube/config]")
+@click.option("--kubeconfig", default=None, help="Kubeconfig; $KUBECONFIG, ~/.kube/config or the pod's when unset.")
 @click.option("--context", default=None, help="Context of the kubeconfig.")
 @click.option("--tls-cert", type=_FILE, default=None, help="Certificate (PEM), to serve devices over TLS.")
 @click.option("--tls-key", type=_FILE, default=None, help="Its key (PEM).")
