@@ -23,6 +23,13 @@ URL = "http://127.0.0.1:1"
         (["run"], "--gateway is missing"),
         (["run", "--gateway", "ftp://x"], "--gateway 'ftp://x'"),
         (["run", "--gateway", "http://x:99999"], "bad port"),
+        (["run", "--gateway", "https://[gateway]:8443"], "--gateway 'https://[gateway]:8443' is not a URL"),
+        (["run", "--gateway", "https://[fe80::1"], "--gateway 'https://[fe80::1' is not a URL"),
+        (["run", "--gateway", URL, "--proxy", "http://[x"], "--proxy is no http(s) URL"),
+        (
+            ["run", "--gateway", URL, "--registry-mirror", "docker.io=http://[x"],
+            "--registry-mirror 'docker.io=http://[x'",
+        ),
         (["run", "--gateway", URL, "--device", "A_b"], "--device 'A_b'"),
         (["run", "--gateway", URL, "--token", "a", "--token-file", "/x"], "leave one out"),
         (["run", "--gateway", URL, "--token", ""], "--token is empty"),

@@ -15,10 +15,19 @@ from hypothesis import strategies as st
 
 from praetor_agent import settings
 from praetor_agent.artifacts.store import ArtifactStore
-from praetor_agent.backends.container import ContainerBackend, Runtime, check, probe_in, render_environment
+from praetor_agent.backends import container
+from praetor_agent.backends.container import (
+    ASK_AGAIN_SECONDS,
+    TIMEOUT_SECONDS,
+    ContainerBackend,
+    Runtime,
+    check,
+    probe_in,
+    render_environment,
+)
 from praetor_agent.backends.images import Images
 from praetor_agent.clock import SystemClock
-from praetor_agent.errors import StartError, UsageError
+from praetor_agent.errors import BackendError, StartError, UsageError
 from praetor_agent.launch import Launch, launch_of
 from praetor_agent.probes import Prober
 from praetor_agent.records import Observed, Revision
@@ -274,3 +283,62 @@ def test_a_runtime_that_cannot_be_used_is_refused_naming_the_flag(told: str) -> 
 
 def test_a_runtime_may_have_flags_of_its_own() -> None:
     assert settings.container_runtime_of("sh -x 'a b'") == (shutil.which("sh"), "-x", "a b")
+
+
+class HungRuntime(Runtime):
+    """A runtime whose daemon answers nobody, on a clock that goes on by what is waited for it."""
+
+    def __init__(self) -> None:
+        super().__init__(("docker",))
+        self.seconds, self.calls, self.patience = 1000.0, 0, float(TIMEOUT_SECONDS)
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def __call__(self, *words: str, timeout: int = TIMEOUT_SECONDS, merged: bool = False) -> str:
+        self.calls += 1
+        self.seconds += self.patience
+        raise BackendError(f"docker {words[0]}: timed out")
+
+
+@pytest.mark.parametrize(("patience", "pause"), [(TIMEOUT_SECONDS, 10 * TIMEOUT_SECONDS), (0, ASK_AGAIN_SECONDS)])
+def test_a_runtime_that_hangs_is_left_alone_for_ten_times_as_long_as_it_held_up_the_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float, pause: float
+) -> None:
+    runtime = HungRuntime()
+    runtime.patience = patience
+    monkeypatch.setattr(container, "time", runtime)
+    backend = ContainerBackend(DEVICE, tmp_path, runtime)
+    for _ in range(3):
+        with pytest.raises(BackendError, match="timed out"):
+            backend.observe()
+    assert runtime.calls == 1
+    runtime.seconds += pause
+    with pytest.raises(BackendError, match="timed out"):
+        backend.observe()
+    assert runtime.calls == 2
+
+
+def test_a_runtime_that_hangs_is_not_asked_more_often_for_a_container_that_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = subprocess.Popen(("/bin/sleep", "1000"))
+    labels = {container.UID: "uid-1", container.DEVICE: DEVICE}
+    shown = [{"Id": "c", "State": {"Running": True, "Pid": process.pid}, "Config": {"Labels": labels}}]
+
+    class Answering(HungRuntime):
+        def __call__(self, *words: str, timeout: int = TIMEOUT_SECONDS, merged: bool = False) -> str:
+            if process.returncode is None:
+                return "c" if words[0] == "ps" else json.dumps(shown)
+            return super().__call__(*words)
+
+    runtime = Answering()
+    monkeypatch.setattr(container, "time", runtime)
+    backend = ContainerBackend(DEVICE, tmp_path, runtime)
+    assert backend.observe()["uid-1"].running
+    process.kill()
+    process.wait()
+    for _ in range(3):
+        with pytest.raises(BackendError, match="timed out"):
+            backend.observe()
+    assert runtime.calls == 1

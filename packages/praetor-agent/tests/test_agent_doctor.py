@@ -74,7 +74,7 @@ def test_a_damaged_memory_an_open_directory_and_a_loose_token_are_told(gateway: 
     state.chmod(0o755)
     (state / "memory.json").write_text("torn")
     found = looked(gateway.url, state)
-    assert found["state"].mend == f"run: chmod 700 {state}"
+    assert found["state"].mend == f"run: chmod go-rw {state}"
     assert "memory.json" in found["memory"].message
     (tmp_path / "token").chmod(0o644)
     settings = RunSettings(gateway=gateway.url, device="leaf-1", state_dir=state, token_file=tmp_path / "token")
@@ -137,3 +137,13 @@ def test_the_settings_of_an_installed_agent_count_unless_something_else_is_said(
         [sys.executable, "-m", "praetor_agent", "status"], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout.startswith("Device -: it was never told")
+
+
+def test_the_mode_that_processes_of_other_users_need_is_no_fault(gateway: FakeGateway, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir()
+    state.chmod(0o711)
+    assert looked(gateway.url, state)["state"].verdict == "ok"
+    for mode in (0o715, 0o731):
+        state.chmod(mode)
+        assert looked(gateway.url, state)["state"].verdict == "warning"

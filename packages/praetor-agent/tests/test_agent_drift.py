@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,7 +34,7 @@ UID = "uid-a"
 class Scripts:
     """A backend in memory: definitions that somebody may edit, processes that may end, and what they wrote.
 
-    *stubborn* undoes each repair at once; *broken* is why nothing can be written or read.
+    *stubborn* undoes each repair at once; *broken* is why nothing can be written or read, *failure* what the disk says.
     """
 
     definitions: dict[str, Launch | str] = field(default_factory=dict)
@@ -45,6 +46,7 @@ class Scripts:
     asked: int = 0
     stubborn: bool = False
     broken: str | None = None
+    failure: OSError | None = None
 
     def observe(self) -> Mapping[str, Observed]:
         return {
@@ -77,6 +79,8 @@ class Scripts:
 
     def repair(self, launch: Launch) -> None:
         self.repairs += 1
+        if self.failure is not None:
+            raise self.failure
         if self.broken is not None:
             raise BackendError(self.broken)
         if not self.stubborn:
@@ -238,3 +242,15 @@ def test_output_that_cannot_be_told_is_left_out_and_holds_up_nothing(device: Dev
     device.step()
     device.step()
     assert (device.told().exit_code, device.told().output_tail, device.backend.asked) == (0, None, 1)
+
+
+def test_a_disk_that_refuses_an_action_holds_up_neither_the_reports_nor_the_other_processes(device: Device) -> None:
+    device.desire()
+    device.step()
+    device.backend.definitions[UID], device.backend.failure = "by hand", OSError(errno.ENOSPC, "No space left")
+    reports = len(device.gateway.reports)
+    assert device.step(20) <= RETRY_SECONDS
+    assert (device.backend.repairs, len(device.gateway.reports)) == (1, reports + 1)
+    device.backend.failure = None
+    device.step(RETRY_SECONDS)
+    assert (device.backend.definitions, device.told().drift_count) == (device.backend.written, 1)

@@ -88,6 +88,13 @@ def test_a_gateway_that_is_not_there_is_told_in_a_few_words() -> None:
     assert str(caught.value) == "cannot reach the gateway at http://127.0.0.1:1: Connection refused"
 
 
+@pytest.mark.parametrize("url", ["https://a..b", f"https://{'a' * 64}.b", "http://[x"])
+def test_a_gateway_whose_name_cannot_be_one_is_an_error_as_one_that_is_away(url: str) -> None:
+    with pytest.raises(GatewayError, match="cannot reach the gateway at http") as caught:
+        client(url).connect()
+    assert "\n" not in str(caught.value)
+
+
 def test_the_token_file_is_read_afresh(gateway: FakeGateway, tmp_path: Path) -> None:
     token = token_file(tmp_path / "token")
     with pytest.raises(GatewayError, match="token file"):

@@ -308,3 +308,15 @@ def test_only_what_carries_our_markers_is_ever_ended(backend: ProcessBackend, tm
     other.stop("uid-2", grace_seconds=0, force=True)
     backend.stop("uid-1", grace_seconds=0, force=True)
     assert seen(backend, "uid-2").running
+
+
+def test_a_process_begins_with_the_signals_that_python_and_the_launcher_ignore(backend: ProcessBackend) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as the launcher does where init runs it by a script
+    try:
+        backend.start(launch("/bin/grep", "SigIgn", "/proc/self/status"))
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert wait_end(backend).exit_code == 0
+    ignored = int(backend.tail("uid-1", 100).split()[1], 16)
+    for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
+        assert not ignored >> (number - 1) & 1, number

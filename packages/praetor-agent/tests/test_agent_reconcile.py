@@ -620,3 +620,28 @@ def test_with_time_a_desired_process_always_comes_to_run(events: list[tuple[obje
     assert device.process is not None
     assert device.process.running
     assert device.process.spec_hash == "v9Always"
+
+
+def silent(*seen: Observed) -> World:
+    why = {Backend.PROCESS: "backend process cannot be asked: timed out"}
+    return replace(world(*seen), unavailable=why, silent=why)
+
+
+def test_what_is_withdrawn_while_its_backend_cannot_be_asked_is_ended_with_its_grace_when_it_can() -> None:
+    waiting = plan_of(wanted(), silent(), record())
+    assert (waiting.actions, waiting.memory) == ((), {UID: record()})
+    later = reconcile(wanted(), world(running()), waiting.memory, 200.0)
+    assert (later.actions, later.wake_at) == ((Stop(uid=UID, backend=Backend.PROCESS),), 230)
+
+
+def test_nothing_starts_beside_what_a_backend_that_cannot_be_asked_may_still_run() -> None:
+    other = item("v2", backend=Backend.INITD)
+    moved = plan_of(wanted(other), silent(), record())
+    assert (moved.actions, moved.memory[UID].current) == ((), record().current)
+    made_again = plan_of(wanted(replace(other, uid="uid-2")), silent(), record())
+    assert (made_again.actions, made_again.memory[UID]) == ((), record())
+
+
+def test_what_is_withdrawn_is_forgotten_when_its_backend_is_gone_for_good() -> None:
+    gone = replace(world(), unavailable={Backend.PROCESS: "not here"})
+    assert plan_of(wanted(), gone, record()).memory == {}

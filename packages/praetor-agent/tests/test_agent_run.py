@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -518,3 +519,31 @@ def test_while_the_device_is_held_nothing_changes_but_what_runs_is_kept_alive(
     third = wait_running(gateway, other_than=second)
     assert Path(f"/proc/{third}/cmdline").read_bytes() == b"/usr/bin/sleep\x001004\x00"
     assert seen(gateway).update_held_message is None
+
+
+def test_under_the_strict_umask_of_its_service_artifacts_are_open_to_other_users_and_all_else_is_not(
+    gateway: FakeGateway, agent: Agent, tmp_path: Path
+) -> None:
+    program = tmp_path / "app"
+    program.write_text("#!/bin/sh\nexec sleep 1000\n")
+    program.chmod(0o755)
+    with tarfile.open(tmp_path / "app.tar", "w") as archive:
+        archive.add(program, "bin/app")
+    execution = {"env": [{"name": "PASSWORD", "value": "secret"}]}
+    artifact = {"type": "file", "url": str(tmp_path / "app.tar")}
+    gateway.desire(item("a", process_spec("bin/app", execution=execution, artifact=artifact)))
+    before = os.umask(0o077)
+    try:
+        agent.start()
+    finally:
+        os.umask(before)
+    wait_running(gateway)
+    store = agent.state / "artifacts"
+    modes = {path: path.stat().st_mode & 0o777 for path in agent.state.rglob("*") if ".parts" not in path.parts}
+    unpacked = {path.name: mode for path, mode in modes.items() if path.is_relative_to(store) and "root" in path.parts}
+    assert unpacked == {"root": 0o755, "bin": 0o755, "app": 0o755}
+    assert not [path for path, mode in modes.items() if path.is_relative_to(store) and path.is_dir() and ~mode & 0o055]
+    assert (store / ".parts").stat().st_mode & 0o777 == 0o700
+    open_files = [path for path, mode in modes.items() if mode & 0o077 and path.is_file()]
+    assert all(path.is_relative_to(store) for path in open_files), open_files
+    assert not [path for path, mode in modes.items() if path.parent.name == "processes" and mode & 0o077]

@@ -31,6 +31,7 @@ SYSTEMCTL = """#!/bin/sh
 echo "$*" >> {place}/calls
 case "$2" in
   show) shift 3; for unit in "$@"; do echo "Id=$unit"; cat {place}/show; echo; done ;;
+  disable) [ -e "{place}/units/$5" ] || {{ echo "Unit file $5 does not exist." >&2; exit 1; }} ;;
   restart) [ ! -e {place}/refuse ] || {{ echo "Job failed" >&2; exit 1; }} ;;
 esac
 """
@@ -221,6 +222,31 @@ def test_removing_leaves_nothing(backend: SystemdBackend, systemctl: Systemctl, 
     assert units(tmp_path) == []
     assert list((tmp_path / "state").iterdir()) == []
     assert systemctl.verbs[-2:] == ["daemon-reload", "reset-failed"]
+
+
+@pytest.mark.parametrize(("state", "stops"), [("inactive", 0), ("active", 1)])
+def test_what_is_left_of_a_unit_whose_file_is_gone_is_removed(
+    backend: SystemdBackend, systemctl: Systemctl, tmp_path: Path, state: str, stops: int
+) -> None:
+    """As when the agent is killed while it removes one, or somebody took the file away."""
+    backend.start(LAUNCH)
+    units(tmp_path)[0].unlink()
+    systemctl.show({"ActiveState": state, "SubState": "exited"})
+    assert backend.observe().keys() == {"u1"}
+    backend.remove("u1")
+    assert list((tmp_path / "state").iterdir()) == []
+    assert systemctl.verbs.count("stop") == stops
+    assert backend.observe() == {}
+
+
+def test_a_unit_that_systemd_does_not_let_go_of_is_kept(
+    backend: SystemdBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend.start(LAUNCH)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(BackendError, match="systemctl disable"):
+        backend.remove("u1")
+    assert len(units(tmp_path)) == 1
 
 
 def test_a_systemd_that_does_not_answer_is_an_error(

@@ -145,7 +145,8 @@ def _install(options: SimpleNamespace) -> None:
     if loose:  # somebody is here who can mend it
         raise UsageError(f"--token-file: {loose}")
     given: dict[str, str | None] = {name: getattr(options, name) for name in _kept_flags()}
-    given |= {name: os.path.abspath(text) for name in ("state_dir", "token_file", "ca_bundle") if (text := given[name])}
+    paths = ("state_dir", "token_file", "ca_bundle", "hold_file", "registry_auth_file", "artifact_ca_bundle")
+    given |= {name: os.path.abspath(text) for name in paths if (text := given[name])}
     variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": text for name, text in given.items() if text}
     sys.stdout.write(install(Path(os.path.abspath(options.root)), options.init, variables, chosen.token) + "\n")
 

@@ -95,8 +95,8 @@ def _state(place: Path) -> Iterator[Check]:
     took = time.monotonic() - began
     if took > SLOW_SECONDS:
         yield Check("state", WARNING, f"a flush to the disk of {place} took {took:.1f} s", "look at the disk")
-    elif place.stat().st_mode & 0o077:
-        yield Check("state", WARNING, f"others may look into {place}", f"run: chmod 700 {place}")
+    elif place.stat().st_mode & 0o066:
+        yield Check("state", WARNING, f"others may look into {place}", f"run: chmod go-rw {place}")
     else:
         yield Check("state", OK, f"{place} can be written")
     damaged = [name for name in ("desired.json", "memory.json") if not JsonFile(place / name).intact()]

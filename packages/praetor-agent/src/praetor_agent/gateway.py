@@ -115,7 +115,7 @@ class GatewayClient:
                 stream=True,
             ) as response:
                 content = _bounded(response)
-        except (requests.RequestException, OSError) as e:
+        except (OSError, ValueError) as e:  # the latter of urllib3, for a host that is none
             way = " through the proxy" if isinstance(e, requests.exceptions.ProxyError) else ""
             raise GatewayError(f"cannot reach the gateway at {self._address.url}{way}: {_innermost(e)}") from e
         _refuse(response, content)

@@ -57,19 +57,22 @@ class Host:
     def look(self) -> World:
         """Return the world as it is now. A backend that cannot be asked is unavailable for this pass."""
         observed: dict[str, Observed] = {}
-        unavailable = dict(self._unavailable)
+        silent: dict[BackendName, str] = {}
         for name, backend in self._backends.items():
             try:
                 seen = backend.observe()
             except BackendError as e:
                 log.warning("cannot observe backend=%s reason=%s", name, e)
-                unavailable[name] = f"backend {name} cannot be asked: {e}"
+                silent[name] = f"backend {name} cannot be asked: {e}"
                 continue
             for uid, process in seen.items():
                 if uid not in observed or process.running:
                     observed[uid] = process
         artifacts = self.fetcher.states()
-        return World(boot_id=self.boot_id, observed=observed, artifacts=artifacts, unavailable=unavailable)
+        unavailable = {**self._unavailable, **silent}
+        return World(
+            boot_id=self.boot_id, observed=observed, artifacts=artifacts, unavailable=unavailable, silent=silent
+        )
 
     def start(self, action: Start) -> None:
         """Start the action's revision; StartError when it cannot be, ArtifactGone when its artifact is not there."""

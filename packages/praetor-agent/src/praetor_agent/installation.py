@@ -23,10 +23,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from praetor_agent.__about__ import __version__
-from praetor_agent.backends.protocol import call
+from praetor_agent.backends.protocol import Backend, call
 from praetor_agent.errors import AgentError, BackendError, UsageError
 from praetor_agent.launcher import TRIAL_SECONDS
-from praetor_agent.state import replace_file, sync_directory
+from praetor_agent.state import is_locked, replace_file, sync_directory
 
 NAME = "praetor-agent"
 UNIT = Path("/etc/systemd/system") / f"{NAME}.service"
@@ -233,10 +233,14 @@ def upgrade(root: Path, file: str | None) -> str:
 
 def uninstall(root: Path, state_dir: Path, remove: Callable[[], None] | None) -> str:
     """Take the agent away; with *remove*, what it runs, its state and its settings as well."""
-    if not (root / "current").is_symlink():
+    if (root / "current").is_symlink():
+        if UNIT.exists() or SCRIPT.exists():  # else an uninstall before took it away and got no further
+            installed_service(root).uninstall()
+    elif remove is None or not (root / "agent.env").exists():
         raise AgentError(f"no agent is installed in {root}")
-    installed_service(root).uninstall()
     if remove is not None:
+        if is_locked(state_dir):
+            raise AgentError(f"an agent runs with {state_dir}; stop it, and try again")
         remove()
         shutil.rmtree(state_dir, ignore_errors=True)
         shutil.rmtree(root, ignore_errors=True)
@@ -262,15 +266,27 @@ def remove_processes(state_dir: Path) -> None:
     from praetor_agent.host import Backends
     from praetor_agent.state import State
 
+    problems = []
     for backend in Backends(State(state_dir).device(), state_dir, procfs.boot_id() or "").values():
-        deadline = time.monotonic() + END_SECONDS
-        for uid in backend.observe():
+        try:
+            _end_all(backend)
+        except (BackendError, OSError) as e:
+            problems.append(str(e))
+    if problems:
+        raise AgentError(f"not all processes could be removed: {'; '.join(problems)}; mend that, and try again")
+
+
+def _end_all(backend: Backend) -> None:
+    deadline = time.monotonic() + END_SECONDS
+    for uid, seen in backend.observe().items():
+        if seen.running:
             backend.stop(uid, grace_seconds=int(END_SECONDS), force=False)
-        while any(seen.running for seen in backend.observe().values()) and time.monotonic() < deadline:
-            time.sleep(0.2)
-        for uid in backend.observe():
+    while any(seen.running for seen in backend.observe().values()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    for uid, seen in backend.observe().items():
+        if seen.running:
             backend.stop(uid, grace_seconds=0, force=True)
-            backend.remove(uid)
+        backend.remove(uid)
 
 
 def promote() -> None:

@@ -195,7 +195,7 @@ class Loop:
                     self._parts.host.collect(self._memory)
                 case Repair():
                     return self._repair(action)
-        except BackendError as e:
+        except (BackendError, OSError) as e:
             log.warning("action failed action=%s reason=%s", type(action).__name__.lower(), e)
             self._retry_at = self._parts.clock.now() + RETRY_SECONDS
             return False

@@ -102,9 +102,10 @@ class _Step:
 def _wanted(desired: Desired, world: World, memory: Memory, now: float) -> Iterator[_Step]:
     wanted = {item.uid for item in desired.items}
     leaving = {
-        (memory[uid].namespace, memory[uid].name)
-        for uid, seen in world.observed.items()
-        if seen.running and uid in memory and uid not in wanted
+        (record.namespace, record.name)
+        for uid, record in memory.items()
+        if uid not in wanted
+        and ((uid in world.observed and world.observed[uid].running) or _unknown(record, world) is not None)
     }
     for item in desired.items:
         record = memory.get(item.uid) or _adopted(item, world.observed.get(item.uid))
@@ -159,12 +160,17 @@ def _step(item: DesiredItem, record: Record, world: World, now: float) -> _Step:
 
 
 def _why_not(item: DesiredItem, record: Record, world: World) -> Failure | None:
-    reason = world.unavailable.get(item.spec.execution.backend)
+    reason = world.unavailable.get(item.spec.execution.backend) or _unknown(record, world)
     if reason is not None:
         return Failure(reason="BackendUnavailable", message=reason)
     old = record.current is not None or record.uid in world.observed
     changes = old and record.spec_hash != item.spec_hash
     return _not_kept("not changed", world) if changes and world.unwritten is not None else None
+
+
+def _unknown(record: Record, world: World) -> str | None:
+    """Return why nobody can tell now whether what was started last runs, if so."""
+    return world.silent.get(record.current.item.spec.execution.backend) if record.current is not None else None
 
 
 def _not_kept(what: str, world: World) -> Failure:
@@ -306,6 +312,8 @@ def _retire(record: Record, world: World, now: float) -> _Step:
     seen = world.observed.get(record.uid)
     if world.hold is not None:
         return _fall_back(trial.judged(_caught_up(record, world, now), world, now), world, now)
+    if _unknown(record, world) is not None:
+        return _Step(record=record)
     if seen is not None and seen.running:
         return _stop(record, seen, now)
     actions = (Remove(uid=record.uid, backend=seen.backend),) if seen is not None else ()

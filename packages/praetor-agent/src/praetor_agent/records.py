@@ -162,7 +162,8 @@ class View:
 class World:
     """What one pass starts from, besides what is desired and remembered.
 
-    *artifacts* is by spec hash; *unavailable* tells for each backend that cannot be used why. *health* is by uid.
+    *artifacts* is by spec hash; *unavailable* tells for each backend that cannot be used why, *silent* for those that
+    did not answer this time, but may run what is not in *observed*. *health* is by uid.
     *hold* is why nothing may be changed, if somebody on the device said so; *confirmed* are the spec hashes, by uid,
     that somebody there confirmed. *heard_at* is when the latest exchange began to which the gateway answered.
     *unwritten* is why what is decided or desired cannot be written down, if so.
@@ -172,6 +173,7 @@ class World:
     observed: Mapping[str, Observed] = field(default_factory=dict)
     artifacts: Mapping[str, ArtifactState] = field(default_factory=dict)
     unavailable: Mapping[Backend, str] = field(default_factory=dict)
+    silent: Mapping[Backend, str] = field(default_factory=dict)
     health: Mapping[str, Health] = field(default_factory=dict)
     hold: str | None = None
     confirmed: Mapping[str, str] = field(default_factory=dict)

@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 def run(settings: RunSettings) -> None:
     """Run the agent until SIGTERM or SIGINT; AgentError when it cannot."""
+    os.umask(0o022)  # other users execute what is unpacked; what is secret has a mode of its own
     lock = lock_directory(settings.state_dir)
     waker = Waker()
     try:

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from praetor_agent.backends.resources import bytes_of
 from praetor_agent.errors import UsageError
@@ -57,7 +57,7 @@ def gateway_url(text: str | None) -> str:
     """Return the gateway's URL without a slash at its end; UsageError when it is missing or none."""
     if not text:
         raise UsageError("--gateway is missing; give the gateway's URL, such as https://gateway.example:8443")
-    parts = urlsplit(text)
+    parts = _split(text)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise UsageError(f"--gateway {text!r} is not a URL; write it as https://gateway.example:8443")
     try:
@@ -65,6 +65,13 @@ def gateway_url(text: str | None) -> str:
     except ValueError:
         raise UsageError(f"--gateway {text!r} has a bad port; a port is a number up to 65535") from None
     return text.rstrip("/")
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError:  # brackets around what is no address
+        return urlsplit("")
 
 
 def device_name(text: str | None) -> str:
@@ -100,7 +107,7 @@ def proxy_of(text: str | None) -> str | None:
     """Return the proxy's URL or DIRECT, None when the environment may choose; UsageError when it is neither."""
     if not text or text == DIRECT:
         return text or None
-    parts = urlsplit(text)
+    parts = _split(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"--proxy is no http(s) URL; write it as http://proxy.example:3128, or as {DIRECT}")
     return text
@@ -174,7 +181,7 @@ def registries_of(insecure: str | None, mirrors: str | None, auth_file: str | No
     found: dict[str, tuple[str, ...]] = {}
     for pair in filter(None, (mirrors or "").split(",")):
         host, _, url = pair.strip().partition("=")
-        parts = urlsplit(url)
+        parts = _split(url)
         if not host or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
             raise UsageError(f"--registry-mirror {pair!r} is none; write it as docker.io=https://mirror.example:5000")
         found[host] = (*found.get(host, ()), url)

@@ -77,13 +77,13 @@ class ContainerBackend:
     def observe(self) -> Mapping[str, Observed]:
         """Return by uid every container of this device; the latest of each."""
         alive = all(seen.pid and self._ticks[uid] == procfs.start_ticks(seen.pid) for uid, seen in self._seen.items())
-        if not alive or time.monotonic() >= self._look_at:
-            self._look_at, self._problem = time.monotonic() + ASK_AGAIN_SECONDS, None
+        if time.monotonic() >= self._look_at or not (alive or self._problem):
+            began, self._problem, pause = time.monotonic(), None, LOOK_SECONDS
             try:
                 self._look()
-                self._look_at = time.monotonic() + LOOK_SECONDS
-            except BackendError as e:
-                self._problem = e  # nor is one that does not answer asked again and again
+            except BackendError as e:  # nor may one that hangs hold up all else for more than a small part of the time
+                self._problem, pause = e, max(ASK_AGAIN_SECONDS, 10 * (time.monotonic() - began))
+            self._look_at = time.monotonic() + pause
         if self._problem is not None:
             raise self._problem
         return dict(self._seen)

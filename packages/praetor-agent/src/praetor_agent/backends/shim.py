@@ -84,6 +84,8 @@ def _supervise(
                 os.setgid(identity[1])
                 os.setuid(identity[0])
             os.chdir(cwd)
+            for ignored in (signals.SIGHUP, signals.SIGPIPE, signals.SIGXFSZ):  # by the launcher, and by Python
+                signals.signal(ignored, signals.SIG_DFL)
             os.execve(argv[0], argv, dict(entry.split(b"=", 1) for entry in env))  # noqa: S606 - no shell is meant
         except OSError as e:
             os.write(failed_write, str(e.strerror).encode())

@@ -100,7 +100,13 @@ class SystemdBackend:
         return unit
 
     def _take_away(self, unit: str) -> None:
-        _systemctl("disable", "--quiet", "--now", unit)
+        try:
+            _systemctl("disable", "--quiet", "--now", unit)
+        except BackendError:
+            if (self._units / unit).exists():
+                raise
+            if "=inactive" not in _systemctl("show", "--property=ActiveState", unit):
+                _systemctl("stop", unit)  # systemd knows it still, though its file is gone
         (self._units / unit).unlink(missing_ok=True)
         (self._directory / f"{unit}.env").unlink(missing_ok=True)
         self._copy(unit).unlink(missing_ok=True)

@@ -1,0 +1,140 @@
+"""`install` and `uninstall` with a systemctl that does nothing; booted devices prove the same in the lab."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from praetor_agent import installation, procfs
+from praetor_agent.backends.process import ProcessBackend
+from praetor_agent.cli import main
+from praetor_agent.launch import Launch
+from praetor_agent.state import Received, State, lock_directory
+from praetor_agent.testing import end_processes
+from praetor_api.protocol import read_desired
+
+DOCKER = """#!/bin/sh
+[ ! -e {place}/dead ] || {{ echo "Cannot connect to the Docker daemon" >&2; exit 1; }}
+"""
+
+
+class Device:
+    """A device below *place* with systemd and docker, whose daemon may be dead."""
+
+    def __init__(self, place: Path) -> None:
+        self.place, self.root, self.state = place, place / "root", place / "state"
+        self.unit = place / "praetor-agent.service"
+        (place / "bin").mkdir()
+        for name, text in (("systemctl", "#!/bin/sh\n"), ("docker", DOCKER.format(place=place))):
+            (place / "bin" / name).write_text(text)
+            (place / "bin" / name).chmod(0o755)
+
+    def install(self, *flags: str) -> None:
+        main(["install", "--init", "systemd", "--root", str(self.root), "--gateway", "http://127.0.0.1:1",
+              "--device", "leaf-1", "--state-dir", "state", *flags])  # fmt: skip
+
+    def uninstall(self, *flags: str) -> None:
+        main(["uninstall", "--root", str(self.root), *flags])
+
+    def run(self) -> ProcessBackend:
+        """Have one process run, and state as an agent leaves it."""
+        self.state.mkdir(exist_ok=True)
+        body: dict[str, object] = {"deviceName": "leaf-1", "items": []}
+        State(self.state).save_desired("leaf-1", Received(etag=None, body=body, desired=read_desired(body)))
+        backend = ProcessBackend(self.state / "processes", procfs.boot_id() or "")
+        backend.start(
+            Launch(
+                uid="uid-1", namespace="net", name="fw", spec_hash="v1", argv=("/bin/sleep", "1000"), env={},
+                working_dir="/", user=None, resources=None, grace_seconds=5, at_boot=True,
+            )
+        )  # fmt: skip
+        return backend
+
+
+@pytest.fixture
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    device = Device(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    monkeypatch.setenv("PRAETOR_AGENT_CONTAINER_RUNTIME", "docker")
+    monkeypatch.setattr(installation, "UNIT", device.unit)
+    monkeypatch.setattr(installation, "SCRIPT", tmp_path / "no-script")
+    yield device
+    end_processes(device.state)
+
+
+def complaint(capsys: pytest.CaptureFixture[str], status: object) -> str:
+    assert status == 1
+    return capsys.readouterr().err
+
+
+def test_the_service_finds_every_file_wherever_install_was_called(device: Device) -> None:
+    for name in ("auth.json", "ca.pem", "artifacts.pem", "token"):
+        (device.place / name).touch(mode=0o600)
+    device.install(
+        "--token-file", "token", "--ca-bundle", "ca.pem", "--hold-file", "hold",
+        "--registry-auth-file", "auth.json", "--artifact-ca-bundle", "artifacts.pem",
+    )  # fmt: skip
+    kept = dict(line.split("=", 1) for line in (device.root / "agent.env").read_text().splitlines())
+    for variable, name in (
+        ("STATE_DIR", "state"), ("TOKEN_FILE", "token"), ("CA_BUNDLE", "ca.pem"), ("HOLD_FILE", "hold"),
+        ("REGISTRY_AUTH_FILE", "auth.json"), ("ARTIFACT_CA_BUNDLE", "artifacts.pem"),
+    ):  # fmt: skip
+        assert kept[f"PRAETOR_AGENT_{variable}"] == str(device.place / name)
+    assert (device.root / "agent.env").stat().st_mode & 0o777 == 0o600
+
+
+def test_an_uninstall_that_a_dead_container_runtime_stops_ends_the_rest_and_can_be_repeated(
+    device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device.install()
+    backend = device.run()
+    (device.place / "dead").touch()
+    for _ in range(2):
+        with pytest.raises(SystemExit) as caught:
+            device.uninstall("--remove-processes")
+        told = complaint(capsys, caught.value.code)
+        assert "not all processes could be removed: docker ps failed (1): Cannot connect to the Docker daemon" in told
+        assert (backend.observe(), device.unit.exists(), device.state.exists()) == ({}, False, True)
+    (device.place / "dead").unlink()
+    device.uninstall("--remove-processes")
+    assert "are gone" in capsys.readouterr().out
+    assert not device.root.exists()
+    assert not device.state.exists()
+
+
+def test_what_an_uninstall_left_running_can_be_removed_later(device: Device) -> None:
+    device.install()
+    backend = device.run()
+    device.uninstall()
+    assert backend.observe()["uid-1"].running
+    device.uninstall("--remove-processes")
+    assert not backend.observe()
+    assert not device.state.exists()
+
+
+@pytest.mark.parametrize("flags", [(), ("--remove-processes",)])
+def test_without_an_installation_nothing_is_touched(
+    device: Device, flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    device.unit.write_text("of another root\n")
+    with pytest.raises(SystemExit) as caught:
+        device.uninstall(*flags)
+    assert f"no agent is installed in {device.root}" in complaint(capsys, caught.value.code)
+    assert device.unit.exists()
+
+
+def test_processes_are_not_removed_while_an_agent_would_start_them_again(
+    device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device.install()
+    backend = device.run()
+    lock = lock_directory(device.state)
+    with pytest.raises(SystemExit) as caught:
+        device.uninstall("--remove-processes")
+    os.close(lock)
+    assert f"an agent runs with {device.state}" in complaint(capsys, caught.value.code)
+    assert backend.observe()["uid-1"].running
