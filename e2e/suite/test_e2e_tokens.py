@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from e2e.clusters.cluster import GATEWAY
+from e2e.stack.kube import SWITCHES, Kube
 from e2e.stack.program import Program
 from e2e.stack.server import Server
 from e2e.stack.stack import Stack, environment, script
 from e2e.stack.waiting import eventually
 from e2e.suite.device_api import DeviceApi
+from e2e.suite.fleet import Fleet
 from praetor_api.tokens import device_token
 
 SHARED, SECRET, OLD_SECRET = "shared-token", "new-secret", "old-secret"
@@ -75,6 +78,28 @@ def test_a_refusal_does_not_tell_whether_the_device_exists(stack: Stack) -> None
     assert {answer.status_code for answer in answers} == {401}
     assert answers[0].json() == answers[1].json()
     assert answers[0].headers["Content-Type"] == "application/problem+json"
+
+
+def test_raising_the_credential_epoch_revokes_the_tokens_of_one_device(
+    stack: Stack, tmp_path: Path, fleet: Fleet, kube: Kube
+) -> None:
+    revoked, other = fleet.declare(), fleet.declare()
+    old, new = (device_token(SECRET.encode(), revoked, epoch) for epoch in (0, 1))
+    with gateway(stack, tmp_path, f"--device-token={SHARED}", f"--device-token-secret={SECRET}") as url:
+        assert [_statuses(DeviceApi(url, revoked, token)) for token in (old, SHARED)] == [[200] * 3] * 2
+        assert _statuses(DeviceApi(url, revoked, new)) == [401] * 3
+        with ThreadPoolExecutor() as pool:
+            poll = pool.submit(DeviceApi(url, revoked, old).desired, "*", wait_s=50)
+            kube.patch(SWITCHES, revoked, {"spec": {"credentialEpoch": 1}})
+            eventually(
+                lambda: DeviceApi(url, revoked, new).desired().status_code,
+                lambda status: status == 200,
+                what="the new token is good",
+            )
+            assert poll.result().status_code == 401
+        assert _statuses(DeviceApi(url, revoked, new)) == [200] * 3
+        assert [_statuses(DeviceApi(url, revoked, token)) for token in (old, SHARED)] == [[401] * 3] * 2
+        assert _statuses(DeviceApi(url, other, SHARED)) == [200] * 3
 
 
 @pytest.mark.parametrize(

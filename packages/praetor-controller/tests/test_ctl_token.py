@@ -66,6 +66,31 @@ def test_a_token_is_judged_as_a_gateway_would(secrets: str, device: str, token: 
     assert words in result.output
 
 
+def test_a_token_is_made_for_an_epoch_and_good_in_no_other(secrets: str) -> None:
+    token = run("mint", "leaf-1", "--secret-file", secrets, "--epoch", "2").output.strip()
+    assert token == device_token(NEWEST, "leaf-1", 2)
+    said = {
+        epoch: run("verify", "leaf-1", token, "--secret-file", secrets, "--epoch", epoch) for epoch in ("0", "1", "2")
+    }
+    assert {epoch: result.exit_code for epoch, result in said.items()} == {"0": 3, "1": 3, "2": 0}
+    assert said["1"].output == "refused: no secret makes this token for leaf-1 in epoch 1\n"
+    older = run("verify", "leaf-1", device_token(OLDER, "leaf-1", 2), "--secret-file", secrets, "--epoch", "2")
+    assert "it is of secret 2 of 2" in older.output
+
+
+@pytest.mark.parametrize("epoch", ["-1", "one", "1.5"])
+@pytest.mark.parametrize("command", [("mint", "leaf-1"), ("verify", "leaf-1", "token")], ids=["mint", "verify"])
+def test_what_is_no_epoch_is_refused_by_name(secrets: str, command: tuple[str, ...], epoch: str) -> None:
+    result = run(*command, "--secret-file", secrets, "--epoch", epoch)
+    assert result.exit_code == 2
+    assert "--epoch" in result.output
+
+
+def test_the_help_says_where_a_devices_epoch_is() -> None:
+    for command in ("mint", "verify"):
+        assert "spec.credentialEpoch" in run(command, "--help").output
+
+
 def test_programs_read_which_secret_made_a_token(secrets: str) -> None:
     result = run("verify", "leaf-1", device_token(OLDER, "leaf-1"), "--secret-file", secrets, "-o", "json")
     assert json.loads(result.output) == {"device": "leaf-1", "valid": True, "secret": 2}

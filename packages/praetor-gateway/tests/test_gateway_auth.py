@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from praetor_api.canonical import desired_etag
+from praetor_api.kube.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.tokens import device_token
 from praetor_gateway import cli
 from praetor_gateway.credentials import RELOAD_S
 from praetor_gateway.settings import Credentials
-from praetor_gateway.testing import AsgiClient, running_lab
+from praetor_gateway.testing import AsgiClient, Lab, running_lab, switch_object
 
 CONFIGURED = {
     "token": Credentials(tokens=("t1",)),
@@ -104,6 +107,130 @@ async def test_secrets_are_read_again_when_their_file_changes(tmp_path: Path) ->
         path.write_text("new\n")
         await lab.clock.advance(RELOAD_S)
         assert [(await c.get("/v1/devices/a/desired")).status for c in (old, new)] == [401, 200]
+
+
+# Revocation of one device's tokens
+
+
+async def raise_epoch(lab: Lab, device: str, epoch: int | None) -> None:
+    await lab.kube.patch(NETWORK_SWITCHES, Key("lab", device), {"spec": {"credentialEpoch": epoch}})
+    await lab.clock.settle()
+
+
+async def statuses(lab: Lab, device: str, *tokens: str) -> list[set[int]]:
+    """Return how the endpoints answer each token."""
+
+    async def answered(client: AsgiClient, method: str, action: str) -> int:
+        return (await client.request(method, f"/v1/devices/{device}/{action}", chunks=[b"{}"])).status
+
+    clients = [AsgiClient(lab.gateway.app, token) for token in tokens]
+    return [{await answered(client, *endpoint) for endpoint in ENDPOINTS} for client in clients]
+
+
+async def test_raising_the_epoch_revokes_the_tokens_of_that_device_alone() -> None:
+    async with running_lab(credentials=CONFIGURED["both"]) as lab:
+        for device in ("leaf-1", "leaf-2"):
+            await lab.declare(device)
+        old, new, newest = (device_token(b"s1", "leaf-1", epoch) for epoch in (0, 1, 2))
+        assert await statuses(lab, "leaf-1", old, new, "t1") == [{200}, {401}, {200}]
+        await raise_epoch(lab, "leaf-1", 1)
+        assert await statuses(lab, "leaf-1", old, new, newest, "t1") == [{401}, {200}, {401}, {401}]
+        await raise_epoch(lab, "leaf-1", 2)
+        assert await statuses(lab, "leaf-1", old, new, newest, "t1") == [{401}, {401}, {200}, {401}]
+        assert await statuses(lab, "leaf-2", device_token(b"s1", "leaf-2"), "t1") == [{200}, {200}]
+        assert await statuses(lab, "nobody", device_token(b"s1", "nobody"), "t1") == [{200}, {200}]
+
+
+async def test_a_revoked_token_is_refused_like_any_other() -> None:
+    async with running_lab(credentials=CONFIGURED["both"]) as lab:
+        await lab.declare("leaf-1")
+        await raise_epoch(lab, "leaf-1", 1)
+        tokens = (device_token(b"s1", "leaf-1"), "t1", "wrong", None)
+        answers = [await AsgiClient(lab.gateway.app, token).get("/v1/devices/leaf-1/desired") for token in tokens]
+    assert {answer.status for answer in answers} == {401}
+    assert len({(answer.body, tuple(answer.headers.items())) for answer in answers}) == 1
+
+
+async def test_a_gateway_without_secrets_lets_no_device_in_whose_tokens_were_revoked() -> None:
+    async with running_lab(credentials=CONFIGURED["token"]) as lab:
+        await lab.declare("leaf-1")
+        await raise_epoch(lab, "leaf-1", 1)
+        assert await statuses(lab, "leaf-1", "t1", device_token(b"t1", "leaf-1", 1)) == [{401}, {401}]
+
+
+async def test_a_device_that_is_declared_twice_has_the_higher_epoch() -> None:
+    async with running_lab(credentials=CONFIGURED["secret"]) as lab:
+        await lab.declare("leaf-1")
+        await lab.kube.create(NETWORK_SWITCHES, "other", switch_object("leaf-1") | {"spec": {"credentialEpoch": 1}})
+        await lab.clock.settle()
+        old, new = (device_token(b"s1", "leaf-1", epoch) for epoch in (0, 1))
+        assert await statuses(lab, "leaf-1", old, new) == [{401}, {409}]
+
+
+async def test_our_own_writes_of_its_status_do_not_bring_a_revoked_token_back() -> None:
+    async with running_lab(credentials=CONFIGURED["secret"]) as lab:
+        await lab.declare("leaf-1")
+        await raise_epoch(lab, "leaf-1", 1)
+        old, new = (device_token(b"s1", "leaf-1", epoch) for epoch in (0, 1))
+        lab.client.token = new
+        await lab.report("leaf-1", await lab.running("leaf-1"), agentVersion="2")
+        await lab.clock.advance(10)
+        assert lab.switch("leaf-1")["status"]["agentVersion"] == "2"
+        assert await statuses(lab, "leaf-1", old, new) == [{401}, {200}]
+
+
+@pytest.mark.parametrize("token", [device_token(b"s1", "leaf-1"), "t1"], ids=["own", "shared"])
+async def test_a_held_poll_ends_as_refused_when_its_token_is_revoked(token: str) -> None:
+    async with running_lab(credentials=CONFIGURED["both"]) as lab:
+        await lab.declare("leaf-1")
+        client = AsgiClient(lab.gateway.app, token)
+        poll = asyncio.ensure_future(client.get("/v1/devices/leaf-1/desired", if_none_match="*", prefer="wait=30"))
+        await lab.clock.settle()
+        assert (poll.done(), lab.value("waiters")) == (False, 1)
+        await raise_epoch(lab, "leaf-1", 1)
+        answer = await poll
+        assert (answer.status, lab.value("waiters")) == (401, 0)
+        assert b"items" not in answer.body
+
+
+async def test_a_held_poll_is_not_told_what_changes_once_its_token_is_revoked() -> None:
+    async with running_lab(credentials=CONFIGURED["secret"]) as lab:
+        client = AsgiClient(lab.gateway.app, device_token(b"s1", "leaf-1"))
+        nothing = desired_etag(())
+        poll = asyncio.ensure_future(client.get("/v1/devices/leaf-1/desired", if_none_match=nothing, prefer="wait=30"))
+        await lab.clock.settle()
+        await lab.kube.create(NETWORK_SWITCHES, "lab", switch_object("leaf-1") | {"spec": {"credentialEpoch": 1}})
+        await lab.declare("leaf-1", switch=False)
+        assert (await poll).status == 401
+
+
+async def test_a_poll_with_the_new_token_is_held_through_what_does_not_revoke_it() -> None:
+    async with running_lab(credentials=CONFIGURED["secret"]) as lab:
+        await lab.declare("leaf-1")
+        await raise_epoch(lab, "leaf-1", 1)
+        client = AsgiClient(lab.gateway.app, device_token(b"s1", "leaf-1", 1))
+        poll = asyncio.ensure_future(client.get("/v1/devices/leaf-1/desired", if_none_match="*", prefer="wait=30"))
+        await lab.clock.settle()
+        await lab.kube.patch(NETWORK_SWITCHES, Key("lab", "leaf-1"), {"spec": {"model": "x"}})
+        await lab.clock.settle()
+        assert not poll.done()
+        await lab.kube.patch(DEVICE_PROCESSES, Key("lab", "agent-leaf-1"), {"spec": {"restartPolicy": "Never"}})
+        assert (await poll).status == 200
+
+
+async def test_no_token_is_judged_while_the_epochs_are_not_known() -> None:
+    async with running_lab(credentials=CONFIGURED["both"]) as source:
+        await source.declare("leaf-1")
+        await raise_epoch(source, "leaf-1", 1)
+        kube = source.kube.another_client()
+        kube.unreachable = True
+        async with running_lab(kube=kube, clock=source.clock, credentials=CONFIGURED["both"]) as lab:
+            tokens = (device_token(b"s1", "leaf-1", 1), device_token(b"s1", "leaf-1"), "t1", "wrong", "")
+            assert await statuses(lab, "leaf-1", *tokens) == [{503}] * 5
+            assert lab.value("auth_total", kind="refused") == 0
+            kube.heal()
+            await lab.clock.advance(60)
+            assert await statuses(lab, "leaf-1", *tokens) == [{200}, {401}, {401}, {401}, {401}]
 
 
 def outcome(*args: str, env: dict[str, str] | None = None) -> tuple[int, str]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from praetor_api.canonical import canonical_json, spec_hash
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus, Phase, ProcessCounts
+from praetor_api.kube.resource import Key
 from praetor_api.kube.store import merge as apply_merge_patch
 from praetor_api.protocol import Observation, read_report
 from praetor_api.spec import RestartPolicy
@@ -334,6 +335,38 @@ def test_a_switch_that_moves_to_another_site_is_told() -> None:
     assert told == ["leaf-1"]
     fleet.on_switch(row.key, row, evolve(row, resource_version="5", site="b"))
     assert told == ["leaf-1", "leaf-1"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "epoch"),
+    [
+        ({"credentialEpoch": 3}, 3),
+        ({"credentialEpoch": 0}, 0),
+        ({}, 0),
+        (None, 0),
+        *(({"credentialEpoch": nonsense}, 0) for nonsense in (None, -1, True, "2", 2.0, [2])),
+    ],
+)
+def test_an_epoch_is_a_number_from_0_on_and_nonsense_counts_as_0(spec: object, epoch: int) -> None:
+    assert Projection("site").switch({**stored(), "spec": spec}).credential_epoch == epoch
+
+
+def test_a_device_has_the_highest_epoch_of_its_switches_and_0_without_one() -> None:
+    changed: list[str] = []
+    fleet = Fleet(changed.append)
+    assert fleet.epoch("leaf-1") == 0
+    row = switch_row(credential_epoch=2)
+    other = evolve(row, key=Key("other", "leaf-1"), uid="uid-o", credential_epoch=5)
+    for each in (row, other):
+        fleet.on_switch(each.key, None, each)
+    assert fleet.epoch("leaf-1") == 5
+    fleet.on_switch(other.key, other, None)
+    assert fleet.epoch("leaf-1") == 2
+    told = len(changed)
+    fleet.on_switch(row.key, row, evolve(row, resource_version="4"))
+    assert len(changed) == told
+    fleet.on_switch(row.key, row, evolve(row, resource_version="5", credential_epoch=3))
+    assert (fleet.epoch("leaf-1"), len(changed)) == (3, told + 1)
 
 
 def test_a_switch_that_is_gone_is_not_brought_back_by_an_answer() -> None:

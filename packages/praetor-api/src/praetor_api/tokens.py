@@ -1,7 +1,8 @@
 """Device tokens: one shared by all, or HMAC-SHA256 over the device's name.
 
-A check always does the same work and compares in constant time, and there is
-no path on which a token that matches nothing is accepted.
+A device's credential epoch tells its tokens from those that were revoked. A
+check always does the same work and compares in constant time, and there is no
+path on which a token that matches nothing is accepted.
 """
 
 from __future__ import annotations
@@ -18,11 +19,18 @@ class TokenKind(StrEnum):
     HMAC = "hmac"
 
 
-def device_token(secret: bytes, device: str) -> str:
-    """Return the token of *device*: `hex(HMAC-SHA256(secret, device))`, 64 characters. ValueError without a secret."""
+def device_token(secret: bytes, device: str, epoch: int = 0) -> str:
+    """Return the token of *device*: `hex(HMAC-SHA256(secret, device))`, 64 characters.
+
+    From epoch 1 on it is made of `device/epoch`: no device's name has a slash, so no two devices share a token.
+    ValueError without a secret, and for a negative epoch.
+    """
     if not secret:
         raise ValueError("the secret is empty")
-    return hmac.digest(secret, device.encode(), "sha256").hex()
+    if epoch < 0:
+        raise ValueError("the epoch is negative")
+    bearer = f"{device}/{epoch}" if epoch else device
+    return hmac.digest(secret, bearer.encode(), "sha256").hex()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +46,17 @@ class TokenVerifier:
         if not all((*self.shared, *self.secrets)):
             raise ValueError("an empty token or secret would let everybody in")
 
-    def verify(self, device: str, token: str) -> TokenKind | None:
-        """Return by what *token* is good for *device*, or None."""
+    def verify(self, device: str, token: str, epoch: int = 0) -> TokenKind | None:
+        """Return by what *token* is good for *device* in its *epoch*, or None.
+
+        A shared token is of epoch 0: whoever has it must not speak for a device whose tokens were revoked.
+        """
         given = token.encode("utf-8", "surrogatepass")
         kind = None
         for secret in self.secrets:
-            if hmac.compare_digest(given, device_token(secret, device).encode()):
+            if hmac.compare_digest(given, device_token(secret, device, epoch).encode()):
                 kind = TokenKind.HMAC
         for shared in self.shared:
-            if hmac.compare_digest(given, shared):
+            if hmac.compare_digest(given, shared) and epoch == 0:
                 kind = TokenKind.SHARED
         return kind if given else None

@@ -33,13 +33,13 @@ class Authenticator:
         if self._verifier is not None:
             self._verifier = verifier
 
-    def admits(self, device: str, token: bytes | None) -> bool:
-        """Tell whether *token* is good for *device*."""
-        admission = self._judge(device, token)
+    def admits(self, device: str, token: bytes | None, epoch: int) -> bool:
+        """Tell whether *token* is good for *device* in its credential *epoch*."""
+        admission = self._judge(device, token, epoch)
         self._count(admission)
         return admission is not Admission.REFUSED
 
-    def _judge(self, device: str, token: bytes | None) -> Admission:
+    def _judge(self, device: str, token: bytes | None, epoch: int) -> Admission:
         if self._verifier is None:
             return Admission.INSECURE
-        return _ADMITTED[self._verifier.verify(device, (token or b"").decode("utf-8", "surrogateescape"))]
+        return _ADMITTED[self._verifier.verify(device, (token or b"").decode("utf-8", "surrogateescape"), epoch)]

@@ -73,7 +73,7 @@ class DeviceApi:
                 await self._not_modified(send, _etag(device), applied)
                 return
             before = _etag(device)
-            if not await self._held(name, before, receive, applied):
+            if not await self._held(name, head, receive, applied):
                 return
             device = self._unambiguous(name)
             if _etag(device) == before:
@@ -106,15 +106,19 @@ class DeviceApi:
 
     def _admit(self, name: str, head: Head) -> Device | None:
         """Return the device behind a valid token, which counts as heard; None when nobody declared it."""
-        if not self._authenticator.admits(name, head.get(TOKEN)):
-            raise Problem(HTTPStatus.UNAUTHORIZED, UNAUTHORIZED_DETAIL, headers={"www-authenticate": "X-Device-Token"})
-        if not self._is_synced():  # an empty answer would stop what runs
+        if not self._is_synced():  # an empty answer would stop what runs, and the credential epoch is not known either
             detail = "the gateway does not know the desired state yet"
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"retry-after": "1"})
+        self._authenticate(name, head)
         device = self._unambiguous(name)
         if device is not None:
             self._intake.heard(device)
         return device
+
+    def _authenticate(self, name: str, head: Head) -> None:
+        """Raise the 401 if the token is not good for the device by what is known at this moment."""
+        if not self._authenticator.admits(name, head.get(TOKEN), self._fleet.epoch(name)):
+            raise Problem(HTTPStatus.UNAUTHORIZED, UNAUTHORIZED_DETAIL, headers={"www-authenticate": "X-Device-Token"})
 
     def _unambiguous(self, name: str) -> Device | None:
         device = self._fleet.device(name)
@@ -129,12 +133,18 @@ class DeviceApi:
             headers = {"retry-after": str(int(wait_s) + 1)}
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "the device reports too often", headers=headers)
 
-    async def _held(self, name: str, before: str, receive: Receive, wait_s: int) -> bool:
-        """Hold a 304 until the desired state differs or the time is up; False when the client went away."""
+    async def _held(self, name: str, head: Head, receive: Receive, wait_s: int) -> bool:
+        """Hold a 304 until the desired state differs or the time is up; False when the client went away.
+
+        The token is judged again after each wait, for it may have been revoked meanwhile.
+        """
         until = asyncio.get_running_loop().time() + wait_s
+        before = _etag(self._fleet.device(name))
         woken = Woken.CHANGED
         while woken is Woken.CHANGED and _etag(self._fleet.device(name)) == before:
             woken = await self._waiters.wait(name, receive, until)
+            if woken is not Woken.GONE:
+                self._authenticate(name, head)
         return woken is not Woken.GONE
 
     async def _send_desired(self, name: str, device: Device | None, send: Send, applied: int) -> None:

@@ -44,6 +44,11 @@ class Device:
         return len(self.processes) > 1 and len({row.device_namespace for row in self.processes}) > 1
 
     @property
+    def epoch(self) -> int:
+        """The credential epoch that its tokens must be of: the highest where several switches have its name."""
+        return max((row.credential_epoch for row in self.switches), default=0)
+
+    @property
     def served(self) -> tuple[ProcessRow, ...]:
         """The processes that it shall run, sorted by namespace and name.
 
@@ -69,7 +74,7 @@ class Device:
 
 
 class Fleet:
-    """All devices. *changed* is called with a device's name when its desired state may have become another one."""
+    """All devices. *changed* is called with a device's name when its desired state or its epoch may have changed."""
 
     def __init__(self, changed: Callable[[str], None]) -> None:
         self._changed = changed
@@ -85,6 +90,11 @@ class Fleet:
 
     def device(self, name: str) -> Device | None:
         return self._devices.get(name)
+
+    def epoch(self, name: str) -> int:
+        """Return the credential epoch of the device *name*, 0 if nobody declared it."""
+        device = self._devices.get(name)
+        return 0 if device is None else device.epoch
 
     def process(self, key: Key) -> ProcessRow | None:
         return self._processes.get(key)
@@ -145,7 +155,7 @@ class Fleet:
         self._switches[row.key] = row
         device = self._declared(row.key.name)
         device.switches = _with(device.switches, row)
-        if known is None or known.uid != row.uid or known.site != row.site:
+        if known is None or _standing(known) != _standing(row):
             self._tell(device)
 
     def _drop_switch(self, key: Key) -> None:
@@ -170,6 +180,10 @@ class Fleet:
 
 def _identity(row: ProcessRow) -> tuple[object, ...]:
     return (row.uid, row.generation, row.parts, row.deleting, row.device_namespace, row.confirmed)
+
+
+def _standing(row: SwitchRow) -> tuple[object, ...]:
+    return (row.uid, row.site, row.credential_epoch)
 
 
 def _with(rows: tuple[Row, ...], row: Row) -> tuple[Row, ...]:

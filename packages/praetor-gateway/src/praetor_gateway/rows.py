@@ -68,7 +68,10 @@ class ProcessRow:
 
 @frozen(kw_only=True, weakref_slot=False)
 class SwitchRow:
-    """A NetworkSwitch; *site* is the value of the site label, a group of devices that one fault may silence."""
+    """A NetworkSwitch; *site* is the value of the site label, a group of devices that one fault may silence.
+
+    Tokens of its device are good in *credential_epoch* only.
+    """
 
     key: Key
     uid: str
@@ -76,6 +79,7 @@ class SwitchRow:
     generation: int
     site: str
     status: NetworkSwitchStatus
+    credential_epoch: int = 0
 
 
 @define
@@ -118,6 +122,7 @@ class Projection:
             generation=metadata.get("generation", 0),
             site=sys.intern((metadata.get("labels") or {}).get(self.site_label, "")),
             status=status,
+            credential_epoch=_epoch(obj),
         )
 
     @property
@@ -152,6 +157,12 @@ class Projection:
                 self._pool.clear()
             condition = self._pool[key] = decode(raw, Condition)
         return condition
+
+
+def _epoch(obj: Mapping[str, Any]) -> int:
+    """Return the credential epoch of a NetworkSwitch; 0 for what its schema refuses, and JSON's true is no number."""
+    said = (obj.get("spec") or {}).get("credentialEpoch")
+    return said if type(said) is int and said > 0 else 0
 
 
 def _lean(status: DeviceProcessStatus) -> DeviceProcessStatus:

@@ -155,7 +155,16 @@ class NetworkSwitchSpec:
         Maintenance | None,
         Constraint(doc="While set, no rollout touches the device and it costs no budget."),
     ] = None
-    credential_epoch: Annotated[int | None, Constraint(doc="Raise it to revoke the device's tokens.", minimum=0)] = None
+    credential_epoch: Annotated[
+        int | None,
+        Constraint(
+            doc=(
+                "Raise it to revoke the device's tokens: all of them become invalid, and the shared one for it, until "
+                "it gets a token of this epoch (praetorctl token mint --epoch). 0 when unset."
+            ),
+            minimum=0,
+        ),
+    ] = None
 
 
 @frozen(kw_only=True)

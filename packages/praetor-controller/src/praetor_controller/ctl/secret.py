@@ -1,4 +1,5 @@
-"""Secrets for device tokens: from a file or standard input, never from the command line, which others can read."""
+"""What device tokens are made of: an epoch, and secrets, which come from a file or standard input, never from the
+command line, which others can read."""
 
 from __future__ import annotations
 
@@ -18,6 +19,15 @@ secret_option = click.option(
     required=True,
     type=click.Path(allow_dash=True),
     help="File of secrets, one a line, newest first; - reads standard input.",
+)
+
+
+epoch_option = click.option(
+    "--epoch",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="The device's credential epoch, spec.credentialEpoch of its NetworkSwitch; tokens of others are revoked.",
 )
 
 

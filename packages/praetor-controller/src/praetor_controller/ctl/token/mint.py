@@ -8,21 +8,22 @@ from praetor_api.names import is_device_name
 from praetor_api.tokens import device_token
 from praetor_controller.ctl.exits import BadInput
 from praetor_controller.ctl.output import OutputFormat, output_option, show, structured, table
-from praetor_controller.ctl.secret import read_secrets, secret_option
+from praetor_controller.ctl.secret import epoch_option, read_secrets, secret_option
 
 
 @click.command("mint")
 @click.argument("devices", metavar="DEVICE...", nargs=-1, required=True)
 @secret_option
+@epoch_option
 @output_option
-def mint(devices: tuple[str, ...], secret_file: str, output: str) -> None:
+def mint(devices: tuple[str, ...], secret_file: str, epoch: int, output: str) -> None:
     """Make the tokens of devices from the newest secret of the gateway.
 
     One device's token is printed alone, several in a table. No cluster is asked.
     """
     checked = [checked_name(device) for device in devices]
     newest = read_secrets(secret_file)[0]
-    show(minted({device: device_token(newest, device) for device in checked}, output))
+    show(minted({device: device_token(newest, device, epoch) for device in checked}, output))
 
 
 def minted(tokens: dict[str, str], output: str) -> str:
