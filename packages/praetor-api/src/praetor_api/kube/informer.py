@@ -71,7 +71,6 @@ class Informer(Generic[T]):
         self._failures = 0
         self._expiries = 0  # 410s in a row: a list mends one at once, so they do not wait for what failed before
         self._heard_event = False
-        self._missed_some = False  # since the copy was last known to be of now
         self.synced = asyncio.Event()
         self.last_contact: float | None = None
         self.behind_until = math.inf
@@ -134,7 +133,7 @@ class Informer(Generic[T]):
         for key in [key for key in self._store.rows if key not in seen]:
             self._remove(key)
         self._version = page["metadata"]["resourceVersion"]
-        self._missed_some = False
+        self.behind_until = self._clock.monotonic()
         self.synced.set()
 
     async def _list_page(self, token: str | None) -> dict[str, Any]:
@@ -166,7 +165,7 @@ class Informer(Generic[T]):
     def _opened(self) -> None:
         self._heard()
         if self.behind_until == math.inf:
-            self.behind_until = self._clock.monotonic() + (CATCH_UP_S if self._missed_some else 0.0)
+            self.behind_until = self._clock.monotonic() + CATCH_UP_S
 
     def _apply(self, event: WatchEvent) -> None:
         version = event.object["metadata"]["resourceVersion"]
@@ -213,7 +212,7 @@ class Informer(Generic[T]):
 
     def _after_failure(self, error: KubeError, began: float) -> float:
         self.last_error = error
-        self.behind_until, self._missed_some = math.inf, True
+        self.behind_until = math.inf
         if isinstance(error, ApiError):
             self._heard()
             if error.status in _LIST_AGAIN:
