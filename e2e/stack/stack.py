@@ -195,24 +195,31 @@ class Stack:
     def _controller(self) -> Server:
         return self.new_controller("controller", *self._watched(), *self.settings.controller_flags)
 
-    def _gateway(self, number: int) -> Server:
+    def new_gateway(self, name: str, *, peer_token: Path | None = None) -> Server:
+        """Return a gateway, not started, which whoever asked for it ends; with *peer_token* it knows of others."""
+
         def arguments(ports: Sequence[int]) -> Sequence[str]:
             return (
                 script(GATEWAY),
                 f"--kubeconfig={self.cluster.kubeconfig_for(GATEWAY)}",
                 *self._watched(),
                 f"--addr=127.0.0.1:{ports[0]}",
-                f"--health-probe-bind-address=127.0.0.1:{ports[1]}",
+                f"--health-probe-bind-address=127.0.0.1:{ports[-1]}",
                 f"--device-token-secret-file={self._secret_file}",
                 f"--lease-namespace={self.settings.system_namespace}",
                 f"--lease-duration={self.settings.lease}",
                 f"--default-heartbeat-seconds={self.settings.heartbeat}",
                 f"--stale-multiplier={self.settings.stale_multiplier}",
+                *(() if peer_token is None else (f"--peer-bind-address=127.0.0.1:{ports[1]}",)),
+                *(() if peer_token is None else (f"--peer-token-file={peer_token}",)),
                 *self.settings.gateway_flags,
             )
 
-        name = "gateway" if self.settings.gateways == 1 else f"gateway-{number}"
-        return Server(name, arguments, ports=2, workdir=self.workdir, env=environment())
+        ports = 2 if peer_token is None else 3
+        return Server(name, arguments, ports=ports, workdir=self.workdir, env=environment())
+
+    def _gateway(self, number: int) -> Server:
+        return self.new_gateway("gateway" if self.settings.gateways == 1 else f"gateway-{number}")
 
     def _watched(self) -> tuple[str, ...]:
         return () if self.settings.namespace is None else (f"--namespace={self.settings.namespace}",)

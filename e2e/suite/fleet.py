@@ -8,6 +8,7 @@ from itertools import count
 from e2e.stack.agent import Agent
 from e2e.stack.kube import SWITCHES, Kube, Object, condition
 from e2e.stack.manifests import network_switch
+from e2e.stack.server import Server
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 
@@ -27,10 +28,10 @@ class Fleet:
         self.kube.apply(network_switch(name, labels))
         return name
 
-    def power_on(self, device: str) -> Agent:
-        """Start an agent for *device*, with a fresh disk."""
+    def power_on(self, device: str, gateway: Server | None = None) -> Agent:
+        """Start an agent for *device*, with a fresh disk, which talks to *gateway* (the first one)."""
         self._mine.append(device)
-        return self.stack.add_agent(device)
+        return self.stack.add_agent(device, gateway=gateway)
 
     def add(self, number: int = 1, labels: Mapping[str, str] | None = None) -> tuple[str, ...]:
         """Declare devices, start their agents, and return their names once they are connected."""

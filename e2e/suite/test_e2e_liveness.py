@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
-from e2e.stack.kube import PROCESSES, SWITCHES, Kube, condition, conditions
+from e2e.stack.kube import Kube, condition, conditions
 from e2e.stack.manifests import deployment
-from e2e.stack.recorder import Recorder
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
+from e2e.suite.connections import disconnections, pass_time
 from e2e.suite.fleet import Fleet
 from e2e.suite.judging import await_process, await_ready, phase
 from e2e.suite.running import is_alive
@@ -65,7 +62,7 @@ def test_a_device_that_died_while_no_gateway_was_up_is_found_and_no_other_is_bla
     device, *_ = devices = fleet.add(3)
     kube.apply(deployment("sleeper", prompt()))
     await_ready(kube, devices)
-    with _disconnections(stack, kube) as disconnected:
+    with disconnections(stack, kube) as disconnected:
         stack.gateway.program.kill()
         fleet.agent(device).unplug()
         stack.gateway.program.start()
@@ -79,7 +76,7 @@ def test_a_restart_of_the_gateway_disconnects_nobody(stack: Stack, fleet: Fleet,
     devices = fleet.add(3)
     kube.apply(deployment("sleeper", prompt()))
     await_ready(kube, devices)
-    with _disconnections(stack, kube) as disconnected:
+    with disconnections(stack, kube) as disconnected:
         stack.gateway.restart()
         # a device that is made to die now is judged only after the others would have been
         fleet.agent(devices[0]).program.kill()
@@ -89,30 +86,11 @@ def test_a_restart_of_the_gateway_disconnects_nobody(stack: Stack, fleet: Fleet,
 
 def test_a_gateway_that_was_frozen_for_long_blames_no_device(stack: Stack, fleet: Fleet, kube: Kube) -> None:
     devices = fleet.add(2)
-    with _disconnections(stack, kube) as disconnected:
+    with disconnections(stack, kube) as disconnected:
         stack.gateway.program.freeze()
-        _pass_time(stack, seconds=2 * stack.settings.heartbeat * stack.settings.stale_multiplier)
+        pass_time(stack, seconds=2 * stack.settings.heartbeat * stack.settings.stale_multiplier)
         stack.gateway.program.thaw()
         stack.gateway.wait_ready()
         fleet.agent(devices[0]).program.kill()
         fleet.await_connected(devices[0], "False")
     assert disconnected() == {devices[0]}
-
-
-@contextmanager
-def _disconnections(stack: Stack, kube: Kube) -> Iterator[Callable[[], set[str]]]:
-    """Record switches and processes; yields what tells, after the context, which devices were ever not connected."""
-    kubeconfig = stack.cluster.kubeconfig
-    with Recorder(kubeconfig, kube.path(SWITCHES)) as switches, Recorder(kubeconfig, kube.path(PROCESSES)) as processes:
-        yield lambda: {
-            frame.object["spec"].get("deviceRef", frame.object["metadata"])["name"]
-            for frame in (*switches.frames, *processes.frames)
-            if condition(frame.object, "AgentConnected") != "True"
-        }
-
-
-def _pass_time(stack: Stack, *, seconds: int) -> None:
-    """Let time pass, held by a watch that the apiserver ends after so long."""
-    with stack.kube("default").api.watch("/api/v1/namespaces/default/events", timeout_s=seconds) as frames:
-        for _ in frames:
-            continue

@@ -1,0 +1,97 @@
+"""Several gateways: any of them serves any device, and the one that judges knows of those that talk to others."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from e2e.clusters.credentials import write_secret
+from e2e.stack.kube import Kube
+from e2e.stack.manifests import deployment
+from e2e.stack.server import Server
+from e2e.stack.stack import Stack
+from e2e.stack.waiting import eventually
+from e2e.suite.connections import disconnections, pass_time
+from e2e.suite.fleet import Fleet
+from e2e.suite.judging import await_ready, await_revision, revision
+from e2e.suite.workloads import prompt
+
+JUDGES = "praetor_gateway_arbiter 1.0"
+
+
+@pytest.fixture
+def replicas(stack: Stack) -> Iterator[tuple[Server, Server]]:
+    """Two gateways that tell each other whom they heard, in place of the one that the tests share."""
+    stack.gateway.program.terminate()
+    token = write_secret(stack.workdir / "peers-token", secrets.token_hex(32).encode())
+    with ExitStack() as opened:
+        servers = tuple(stack.new_gateway(f"replica-{number}", peer_token=token) for number in (1, 2))
+        for server in servers:
+            opened.callback(server.program.stop)
+            server.start()
+        yield servers[0], servers[1]
+
+
+@pytest.fixture
+def devices(fleet: Fleet, kube: Kube, replicas: tuple[Server, Server]) -> dict[Server, list[str]]:
+    """Two devices of each replica, which run a sleeper of revision 1."""
+    found: dict[Server, list[str]] = {}
+    for replica in replicas:
+        found[replica] = [fleet.declare() for _ in range(2)]
+        for device in found[replica]:
+            fleet.power_on(device, gateway=replica)
+    for device in _all(found):
+        fleet.await_connected(device)
+    kube.apply(deployment("sleeper", prompt("1"), max_unavailable=4))
+    await_ready(kube, _all(found))
+    return found
+
+
+def test_the_judge_knows_of_devices_that_talk_to_another_replica(
+    stack: Stack, fleet: Fleet, kube: Kube, devices: dict[Server, list[str]]
+) -> None:
+    judge = _judge(devices)
+    [other] = devices.keys() - {judge}
+    with disconnections(stack, kube) as disconnected:
+        pass_time(stack, seconds=2 * stack.settings.heartbeat * stack.settings.stale_multiplier)
+        for dead in (devices[judge][0], devices[other][0]):
+            fleet.agent(dead).program.kill()
+            fleet.await_connected(dead, "False")
+    assert disconnected() == {devices[judge][0], devices[other][0]}
+
+
+def test_the_death_of_the_judge_is_nothing_to_devices_of_another_replica(
+    stack: Stack, kube: Kube, devices: dict[Server, list[str]]
+) -> None:
+    judge = _judge(devices)
+    [other] = devices.keys() - {judge}
+    with disconnections(stack, kube) as disconnected:
+        judge.program.kill()
+        kube.apply(deployment("sleeper", prompt("2"), max_unavailable=4))
+        eventually(
+            lambda: [revision(kube.processes()[device]) for device in devices[other]],
+            lambda found: set(found) == {"2"},
+            what="the other replica's devices were given the change",
+        )
+        eventually(lambda: JUDGES in other.metrics(), what="the other replica judges")
+        judge.program.start()
+        judge.wait_ready()
+        await_revision(kube, _all(devices), "2")
+    assert not disconnected() & set(devices[other])
+
+
+def _judge(servers: dict[Server, list[str]]) -> Server:
+    """Return the replica that judges who is connected."""
+    found = eventually(
+        lambda: [server for server in servers if JUDGES in server.metrics()],
+        lambda judging: len(judging) == 1,
+        what="one replica judges",
+    )
+    return found[0]
+
+
+def _all(devices: dict[Server, list[str]]) -> list[str]:
+    return [device for each in devices.values() for device in each]
