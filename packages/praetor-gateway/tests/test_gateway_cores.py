@@ -25,7 +25,7 @@ from praetor_gateway.intake import PROGRESS_LINGER_S, RESULT_LINGER_S, linger_s
 from praetor_gateway.merge import merge
 from praetor_gateway.requests import preferred_wait
 from praetor_gateway.rows import POOL_SIZE, ProcessRow, Projection
-from praetor_gateway.sessions import REPLAY_WINDOW_S, Session
+from praetor_gateway.sessions import FACTS, REPLAY_WINDOW_S, Session
 from praetor_gateway.switches import counts, merge_switch
 from praetor_gateway.testing import process_row, switch_row
 
@@ -152,13 +152,11 @@ def test_a_heartbeat_read_by_hand_is_what_the_reader_reads(data: object) -> None
 def test_a_report_of_the_past_is_a_replay_for_a_while() -> None:
     session = Session()
     assert not session.is_replay("b", 5, 10.0)
-    session.boot_id = "b"
     assert session.is_replay("b", 4, 11.0)
     assert not session.is_replay("b", 5, 11.0)
     assert not session.is_replay("b", None, 11.0)
     assert not session.is_replay("", 1, 11.0)
     assert not session.is_replay("c", 1, 12.0)
-    session.boot_id = "c"
     assert not session.is_replay("c", 0, 12.0 + REPLAY_WINDOW_S)
 
 
@@ -180,6 +178,58 @@ def test_a_session_asks_for_what_was_not_reported() -> None:
     session.expect(("b",))
     session.expect(("a", "b"))
     assert list(session.unreported) == ["a", "b"]
+
+
+def test_a_session_asks_again_for_what_is_in_doubt_and_once() -> None:
+    session = Session()
+    session.expect(("a", "b"))
+    session.doubt("a")
+    assert list(session.unreported) == ["a", "b"]
+    session.reported("a")
+    session.reported("b")
+    session.doubt("a")
+    session.doubt("a")
+    session.doubt("other")
+    assert list(session.unreported) == ["a"]
+    session.expect(("a", "b", "c"))
+    assert list(session.unreported) == ["a", "c"]
+
+
+def known(session: Session) -> tuple[object, ...]:
+    return (session.agent_version, session.boot_id, session.facts)
+
+
+def test_a_session_forgets_what_another_replaced_on_record_and_asks_for_facts() -> None:
+    session = Session()
+    session.agent_version, session.boot_id, session.facts = "1", "b", {"os": "x"}
+    was = NetworkSwitchStatus(agent_version="1", boot_id="b", facts={"os": "x"})
+    session.superseded(was, evolve(was, observed_generation=2))
+    assert known(session) == ("1", "b", {"os": "x"})
+    session.superseded(was, NetworkSwitchStatus(agent_version="2", boot_id="c", facts={"os": "y"}))
+    assert known(session) == (None, None, None)
+    assert list(session.unreported) == [FACTS]
+    session.expect(("a",))
+    assert list(session.unreported) == ["a", FACTS]
+    session.reported(FACTS)
+    session.expect(("a",))
+    assert list(session.unreported) == ["a"]
+
+
+def test_a_session_keeps_what_it_heard_and_is_not_on_record_yet() -> None:
+    session = Session()
+    session.agent_version, session.boot_id, session.facts = "3", "d", {"os": "z"}
+    was = NetworkSwitchStatus(agent_version="1", boot_id="b", facts={"os": "x"})
+    session.superseded(was, NetworkSwitchStatus(agent_version="2", boot_id="c", facts={"os": "y"}))
+    assert known(session) == ("3", "d", {"os": "z"})
+    assert not session.unreported
+
+
+def test_a_replay_is_known_though_its_boot_is_superseded() -> None:
+    session = Session()
+    assert not session.is_replay("b", 5, 10.0)
+    session.boot_id = "b"
+    session.superseded(NetworkSwitchStatus(boot_id="b"), NetworkSwitchStatus(boot_id="c"))
+    assert session.is_replay("b", 4, 11.0)
 
 
 def news(**fields: Any) -> dict[str, Any]:
@@ -313,6 +363,36 @@ def test_a_stale_echo_does_not_undo_a_write() -> None:
     fleet.wrote_process(new)
     assert fleet.process(old.key) is None
     assert len(fleet) == 0
+
+
+def test_what_an_informer_tells_again_from_a_backup_is_believed() -> None:
+    fleet = Fleet(lambda _: None)
+    lost = process_row(resource_version="10", generation=3)
+    fleet.on_process(lost.key, None, lost)
+    fleet.wrote_process(evolve(lost, resource_version="11"))
+    restored = evolve(lost, resource_version="8", generation=2)
+    fleet.on_process(lost.key, lost, restored)
+    assert fleet.process(lost.key) == restored
+    switch = switch_row(resource_version="10")
+    fleet.on_switch(switch.key, None, switch)
+    fleet.on_switch(switch.key, switch, evolve(switch, resource_version="8"))
+    assert fleet.switch(switch.key) == evolve(switch, resource_version="8")
+
+
+def test_what_is_read_after_a_conflict_is_believed_unless_more_was_told_meanwhile() -> None:
+    fleet = Fleet(lambda _: None)
+    known, read = process_row(resource_version="10"), process_row(resource_version="8")
+    fleet.on_process(known.key, None, known)
+    fleet.read_process(read, newest=False)
+    assert fleet.process(known.key) == known
+    fleet.read_process(read, newest=True)
+    assert fleet.process(known.key) == read
+    switch, old = switch_row(resource_version="10"), switch_row(resource_version="8")
+    fleet.read_switch(old, newest=True)
+    assert fleet.switch(switch.key) is None
+    fleet.on_switch(switch.key, None, switch)
+    fleet.read_switch(old, newest=True)
+    assert fleet.switch(switch.key) == old
 
 
 def test_a_process_that_was_made_again_for_another_device_moves() -> None:

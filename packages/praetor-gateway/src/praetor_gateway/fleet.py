@@ -102,19 +102,19 @@ class Fleet:
     def switch(self, key: Key) -> SwitchRow | None:
         return self._switches.get(key)
 
-    def on_process(self, key: Key, _: ProcessRow | None, new: ProcessRow | None) -> None:
+    def on_process(self, key: Key, old: ProcessRow | None, new: ProcessRow | None) -> None:
         """Take a change that an informer tells."""
         if new is None:
             self._drop_process(key)
         else:
-            self._put_process(new)
+            self._put_process(new, restored=went_back(old, new))
 
-    def on_switch(self, key: Key, _: SwitchRow | None, new: SwitchRow | None) -> None:
+    def on_switch(self, key: Key, old: SwitchRow | None, new: SwitchRow | None) -> None:
         """Take a change that an informer tells."""
         if new is None:
             self._drop_switch(key)
         else:
-            self._put_switch(new)
+            self._put_switch(new, restored=went_back(old, new))
 
     def wrote_process(self, row: ProcessRow) -> None:
         """Take the answer to a write of ours, ahead of its echo; not if the object is gone by now."""
@@ -126,11 +126,23 @@ class Fleet:
         """Take the answer to a write of ours, ahead of its echo; not if the object is gone by now."""
         known = self._switches.get(row.key)
         if known is not None and known.uid == row.uid:
-            self._put_switch(row)
+            self._put_switch(row, own=True)
 
-    def _put_process(self, row: ProcessRow) -> None:
+    def read_process(self, row: ProcessRow, *, newest: bool) -> None:
+        """Take what was read; *newest* if nothing was told of it meanwhile, so that older means restored."""
         known = self._processes.get(row.key)
-        if known is not None and known.uid == row.uid and _is_older(row, known):
+        if known is not None and known.uid == row.uid:
+            self._put_process(row, restored=newest)
+
+    def read_switch(self, row: SwitchRow, *, newest: bool) -> None:
+        """Take what was read; *newest* if nothing was told of it meanwhile, so that older means restored."""
+        known = self._switches.get(row.key)
+        if known is not None and known.uid == row.uid:
+            self._put_switch(row, restored=newest)
+
+    def _put_process(self, row: ProcessRow, *, restored: bool = False) -> None:
+        known = self._processes.get(row.key)
+        if known is not None and known.uid == row.uid and is_older(row, known) and not restored:
             return
         if known is not None and known.device != row.device:
             self._drop_process(row.key)
@@ -148,13 +160,15 @@ class Fleet:
             device.processes = _without(device.processes, key)
             self._tell(device)
 
-    def _put_switch(self, row: SwitchRow) -> None:
+    def _put_switch(self, row: SwitchRow, *, restored: bool = False, own: bool = False) -> None:
         known = self._switches.get(row.key)
-        if known is not None and known.uid == row.uid and _is_older(row, known):
+        if known is not None and known.uid == row.uid and is_older(row, known) and not restored:
             return
         self._switches[row.key] = row
         device = self._declared(row.key.name)
         device.switches = _with(device.switches, row)
+        if known is not None and known.uid == row.uid and not own:
+            device.session.superseded(known.status, row.status)
         if known is None or _standing(known) != _standing(row):
             self._tell(device)
 
@@ -196,7 +210,12 @@ def _without(rows: tuple[Row, ...], key: Key) -> tuple[Row, ...]:
     return tuple(row for row in rows if row.key != key)
 
 
-def _is_older(row: Row, known: Row) -> bool:
+def is_older(row: Row, known: Row) -> bool:
     """Tell whether *row* is a version from before *known*: the echo of a write that another one overtook."""
     new, old = row.resource_version, known.resource_version
     return new.isdecimal() and old.isdecimal() and int(new) < int(old)
+
+
+def went_back(old: Row | None, new: Row) -> bool:
+    """Tell whether what an informer tells is from before what it told: the store was restored from a backup."""
+    return old is not None and old.uid == new.uid and is_older(new, old)

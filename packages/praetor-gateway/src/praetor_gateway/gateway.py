@@ -221,6 +221,7 @@ class Gateway:
             informer = Informer(
                 api, DEVICE_PROCESSES, project=projection.process, clock=self._clock, namespace=namespace
             )
+            informer.add_handler(self._statuses.on_process)  # compares with what the fleet knew
             informer.add_handler(self._fleet.on_process)
             informer.add_handler(self._counts.on_process)
             yield informer

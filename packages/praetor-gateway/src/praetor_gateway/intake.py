@@ -20,6 +20,7 @@ from praetor_gateway.merge import merge, start_time
 from praetor_gateway.queue import StatusQueue
 from praetor_gateway.reasons import ConditionType
 from praetor_gateway.rows import ProcessRow
+from praetor_gateway.sessions import FACTS
 from praetor_gateway.statuses import Statuses
 
 PROGRESS_LINGER_S = 0.3
@@ -68,7 +69,9 @@ class Intake:
         session = device.session
         session.agent_version = sys.intern(report.agent_version) or session.agent_version
         session.boot_id = report.boot_id or session.boot_id
-        session.facts = _shared(report.facts) if report.facts is not None else session.facts
+        if report.facts is not None:
+            session.facts = _shared(report.facts)
+            session.reported(FACTS)
         switch = device.switch
         if switch is not None and self._is_news(device):
             self._queue.submit(Target(NETWORK_SWITCHES, switch.key), AGENT_LINGER_S)

@@ -27,6 +27,7 @@ SILENCE = "nothing was heard from the device for longer than its stale limit"
 _OF_SPEC = (ConditionType.SPEC_OBSERVED, ConditionType.ROLLED_BACK, ConditionType.UPDATE_HELD)
 """What is said of the current spec, though the device may run an older one."""
 
+_REPORTED = frozenset(ConditionType) - {ConditionType.AGENT_CONNECTED}
 _ARTIFACT = {reason.value: reason for reason in ArtifactReason}
 _ROLLED_BACK = {reason.value: reason for reason in RollbackReason}
 
@@ -97,6 +98,13 @@ def phase(row: ProcessRow, status: DeviceProcessStatus) -> Phase:
     if current and started is not None and started.reason == Reason.START_FAILED:
         return Phase.FAILED
     return Phase.PENDING
+
+
+def reported(status: DeviceProcessStatus) -> DeviceProcessStatus:
+    """Return what of *status* comes from reports, without times: not the connection, nor what others write into it."""
+    said = (evolve(each, last_transition_time=None) for each in status.conditions if each.type in _REPORTED)
+    conditions = tuple(sorted(said, key=lambda each: each.type))
+    return evolve(status, phase=Phase.PENDING, conditions=conditions)
 
 
 def start_time(text: str | None) -> datetime | None:

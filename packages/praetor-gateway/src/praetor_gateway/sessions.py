@@ -5,17 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from praetor_api.kube.objects import NetworkSwitchStatus
+
+FACTS = "facts"
+"""Stands among the uids in ``unreported`` for what the device says of itself."""
 REPLAY_WINDOW_S = 60.0
 """How long a report may be under way. A lower number after that is an agent that counts anew."""
 
 
 class Session:
-    """The report state of one device; *agent_version*, *boot_id* and *facts* are what it said last."""
+    """The report state of one device.
+
+    *agent_version*, *boot_id* and *facts* are what it said last; None when it said nothing, or said later to another
+    replica what is on record now.
+    """
 
     __slots__ = (
         "_allowance",
         "_allowed_at",
         "_counted_at",
+        "_counted_boot",
         "_reported",
         "_seq",
         "agent_version",
@@ -31,13 +40,14 @@ class Session:
         self.unreported: tuple[str, ...] = ()
         self._reported: tuple[str, ...] = ()
         self._seq = -1
+        self._counted_boot = ""
         self._counted_at = 0.0
         self._allowance = 0.0
         self._allowed_at: float | None = None
 
     def expect(self, uids: Iterable[str]) -> None:
         """Ask for reports on the processes *uids* (``unreported``), as far as none came yet."""
-        wanted = tuple(uids)
+        wanted = (*uids, FACTS) if FACTS in self.unreported else tuple(uids)
         self._reported = tuple(uid for uid in self._reported if uid in wanted)
         self.unreported = tuple(uid for uid in wanted if uid not in self._reported)
 
@@ -47,6 +57,22 @@ class Session:
             self._reported = (*self._reported, uid)
             self.unreported = tuple(other for other in self.unreported if other != uid)
 
+    def doubt(self, uid: str) -> None:
+        """Ask for another report on the process *uid*, if one came: what it said is no longer what is on record."""
+        if uid in self._reported:
+            self._reported = tuple(other for other in self._reported if other != uid)
+            self.unreported = (*self.unreported, uid)
+
+    def superseded(self, was: NetworkSwitchStatus, now: NetworkSwitchStatus) -> None:
+        """Forget what was on record and is replaced: written again for another reason, it would undo the newer."""
+        if self.agent_version == was.agent_version != now.agent_version:
+            self.agent_version = None  # every report says it again, but facts are to be asked for
+        if self.boot_id == was.boot_id != now.boot_id:
+            self.boot_id = None
+        if self.facts is not None and self.facts == was.facts != now.facts:
+            self.facts = None
+            self.unreported = (*self.unreported, FACTS)
+
     def is_replay(self, boot_id: str, seq: int | None, now: float) -> bool:
         """Tell whether a report was overtaken by a newer one of the same boot, and remember its place if not.
 
@@ -54,10 +80,10 @@ class Session:
         """
         if not boot_id or seq is None:
             return False
-        recent = boot_id == self.boot_id and now - self._counted_at < REPLAY_WINDOW_S
+        recent = boot_id == self._counted_boot and now - self._counted_at < REPLAY_WINDOW_S
         if recent and seq < self._seq:
             return True
-        self._seq, self._counted_at = seq, now
+        self._counted_boot, self._seq, self._counted_at = boot_id, seq, now
         return False
 
     def allow(self, rate_per_s: float, burst: float, now: float) -> float:

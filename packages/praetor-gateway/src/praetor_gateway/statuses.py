@@ -13,8 +13,8 @@ from praetor_api.kube.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.protocol import Observation
 from praetor_gateway import drafts
 from praetor_gateway.drafts import Draft, Target
-from praetor_gateway.fleet import Device, Fleet
-from praetor_gateway.merge import merge
+from praetor_gateway.fleet import Device, Fleet, is_older, went_back
+from praetor_gateway.merge import EPOCH, merge, reported
 from praetor_gateway.rows import ProcessRow
 from praetor_gateway.switches import counts, merge_switch
 
@@ -43,6 +43,33 @@ class Statuses:
     def observe(self, row: ProcessRow, observation: Observation) -> None:
         """Keep what the device saw of *row* until it is written."""
         self._observed[row.key] = (row.uid, observation)
+
+    def on_process(self, _: Key, old: ProcessRow | None, new: ProcessRow | None) -> None:
+        """Take a change that an informer tells, before the fleet takes it."""
+        if new is not None:
+            self.saw(new, restored=went_back(old, new))
+
+    def saw(self, row: ProcessRow, *, restored: bool) -> None:
+        """Have the device asked again if another one than we changed what it reported to us.
+
+        Who writes last need not be who heard last: a write may be held up while the device talks to another replica.
+        Without the question nobody would notice, since devices report what changes and nothing else.
+        """
+        known = self._fleet.process(row.key)
+        if known is None or known.uid != row.uid or known.resource_version == row.resource_version:
+            return
+        if (is_older(row, known) and not restored) or reported(known.status) == reported(row.status):
+            return
+        device = self._fleet.device(row.device)
+        if device is not None and not self._is_ours(row):
+            device.session.doubt(row.uid)
+
+    def _is_ours(self, row: ProcessRow) -> bool:
+        """Tell whether *row* says what waits to be written: our own write, seen before its answer."""
+        uid, observation = self._observed.get(row.key, ("", None))
+        if observation is None or uid != row.uid:
+            return False
+        return reported(merge(row, observation, connected=None, now=EPOCH)) == reported(row.status)
 
     def forget(self, target: Target, now: datetime) -> None:
         """Drop the facts of *target* if its status, as known, says all that they do."""

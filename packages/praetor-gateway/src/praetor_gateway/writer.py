@@ -149,7 +149,17 @@ class StatusWriter:
             )
 
     async def _refresh(self, target: Target) -> None:
-        self._take(target, await self._api.get(target.resource, target.key))
+        """Read what conflicts: it is the newest, even if its version is older than what we know."""
+        if target.resource is DEVICE_PROCESSES:
+            process = self._fleet.process(target.key)
+            row = self._projection.process(await self._api.get(target.resource, target.key))
+            newest = self._fleet.process(target.key) is process
+            self._statuses.saw(row, restored=newest)
+            self._fleet.read_process(row, newest=newest)
+        else:
+            switch = self._fleet.switch(target.key)
+            read = self._projection.switch(await self._api.get(target.resource, target.key))
+            self._fleet.read_switch(read, newest=self._fleet.switch(target.key) is switch)
 
     def _take(self, target: Target, obj: dict[str, object]) -> None:
         if target.resource is DEVICE_PROCESSES:

@@ -1,0 +1,203 @@
+"""A status that is not what the device said last is found out: other replicas, backups, people."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from praetor_api.kube.errors import api_error
+from praetor_api.kube.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key
+from praetor_api.kube.testing import FakeKube
+from praetor_gateway.testing import Lab, conditions, running_lab
+
+KEY = Key("lab", "agent-leaf-1")
+
+
+@asynccontextmanager
+async def two_replicas() -> AsyncIterator[tuple[Lab, Lab, dict[str, Any]]]:
+    """Yield one that judges and another one, both told by a device that all is well, and that observation."""
+    async with (
+        running_lab() as first,
+        running_lab(first.kube.another_client(), first.clock, identity="gateway-2") as second,
+    ):
+        await first.declare("leaf-1")
+        good = await first.running("leaf-1")
+        for lab in (first, second):
+            await lab.report("leaf-1", good, agentVersion="1", bootID="b", facts={"os": "old"})
+        await first.clock.advance(5)
+        assert not await beat(first, good)
+        assert not await beat(second, good)
+        yield first, second, good
+
+
+async def beat(lab: Lab, *seen: dict[str, Any], version: str = "1", system: str = "old") -> bool:
+    """Send a heartbeat, and if it is asked for all that the device sees; tell whether it was."""
+    await lab.clock.advance(5)
+    asked: bool = (await lab.report("leaf-1", agentVersion=version, bootID="b"))["resync"]
+    if asked:
+        await lab.report("leaf-1", *seen, agentVersion=version, bootID="b", facts={"os": system})
+    await lab.clock.advance(5)
+    return asked
+
+
+def writes(*labs: Lab) -> int:
+    return sum(request.verb == "patch" and request.resource != LEASES for lab in labs for request in lab.kube.requests)
+
+
+async def test_an_old_report_that_is_written_late_is_corrected() -> None:
+    async with two_replicas() as (first, second, good):
+        first.kube.fail_next(api_error(500), verb="patch", resource=DEVICE_PROCESSES)
+        await first.report("leaf-1", {**good, "healthy": False}, agentVersion="1", bootID="b")
+        await second.report("leaf-1", good, agentVersion="1", bootID="b")
+        await first.clock.advance(5)
+        assert conditions(first.process("leaf-1"))["Healthy"] == "False"
+        assert await beat(second, good)
+        assert conditions(first.process("leaf-1"))["Healthy"] == "True"
+
+
+async def test_an_old_report_that_is_written_late_is_corrected_where_it_was_heard() -> None:
+    async with two_replicas() as (first, second, good):
+        first.kube.fail_next(api_error(500), verb="patch", resource=DEVICE_PROCESSES, times=1000)
+        await first.report("leaf-1", {**good, "healthy": False}, agentVersion="1", bootID="b")
+        await second.report("leaf-1", {**good, "pid": 43}, agentVersion="1", bootID="b")
+        await first.clock.advance(0.5)
+        assert first.process("leaf-1")["status"]["pid"] == 43
+        assert conditions(first.process("leaf-1"))["Healthy"] == "True"
+        first.kube.heal()
+        await first.clock.advance(10)
+        assert conditions(first.process("leaf-1"))["Healthy"] == "False"
+        assert await beat(first, {**good, "pid": 43})
+        assert conditions(first.process("leaf-1"))["Healthy"] == "True"
+        assert first.process("leaf-1")["status"]["pid"] == 43
+
+
+async def test_a_report_that_conflicts_with_another_replica_is_asked_for_again() -> None:
+    async with two_replicas() as (first, second, good):
+        first.kube.silence_watches()
+        await second.report("leaf-1", {**good, "pid": 43}, agentVersion="1", bootID="b")
+        await first.clock.advance(1)
+        await first.report("leaf-1", {**good, "healthy": False}, agentVersion="1", bootID="b")
+        await first.clock.advance(1)
+        assert first.value("status_writes_total", outcome="conflict") == 1
+        assert conditions(first.process("leaf-1"))["Healthy"] == "False"
+        assert await beat(first, {**good, "pid": 43})
+        assert conditions(first.process("leaf-1"))["Healthy"] == "True"
+
+
+async def test_replicas_do_not_ask_for_ever() -> None:
+    async with two_replicas() as (first, second, good):
+        first.kube.fail_next(api_error(500), verb="patch", resource=DEVICE_PROCESSES)
+        await first.report("leaf-1", {**good, "healthy": False}, agentVersion="1", bootID="b")
+        await second.report("leaf-1", {**good, "pid": 44}, agentVersion="1", bootID="b")
+        for lab in (second, first, second, first):
+            await beat(lab, {**good, "pid": 44})
+        status, before = first.process("leaf-1")["status"], writes(first, second)
+        for lab in (first, second) * 5:
+            assert not await beat(lab, {**good, "pid": 44})
+        assert conditions(first.process("leaf-1"))["Healthy"] == "True"
+        assert first.process("leaf-1")["status"] == status
+        assert writes(first, second) == before
+
+
+async def test_what_is_judged_of_a_connection_is_no_reason_to_ask() -> None:
+    async with two_replicas() as (first, second, good):
+        await first.clock.advance(120)
+        assert conditions(first.process("leaf-1"))["AgentConnected"] == "False"
+        assert not await beat(second, good)
+        assert not await beat(first, good)
+        assert conditions(first.process("leaf-1"))["AgentConnected"] == "True"
+        assert not await beat(second, good)
+
+
+class LateAnswers(FakeKube):
+    """Tells of a write before it answers it, as a network may."""
+
+    async def patch(self, *args: Any, **options: Any) -> dict[str, Any]:
+        answer = await super().patch(*args, **options)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        return answer
+
+
+async def test_our_own_write_is_no_reason_to_ask_even_if_its_echo_comes_before_its_answer() -> None:
+    async with (
+        running_lab() as world,
+        running_lab(LateAnswers(world.clock, store=world.kube._store), world.clock) as lab,
+    ):
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        for step in ({"processStarted": False, "healthy": None, "pid": None}, {}, {"healthy": False}, {}):
+            assert not (await lab.report("leaf-1", {**good, **step}, facts={"os": "old"}))["resync"]
+            await lab.clock.advance(5)
+            assert not await beat(lab, good)
+        assert lab.value("status_writes_total", outcome="written") > 4
+
+
+async def test_a_status_that_a_person_changed_is_put_right() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        await lab.report("leaf-1", good)
+        await lab.clock.advance(5)
+        other = {"type": "Audited", "status": "True", "reason": "Done", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+        said = lab.process("leaf-1")["status"]["conditions"]
+        await lab.kube.patch(DEVICE_PROCESSES, KEY, {"status": {"conditions": [*said, other]}}, subresource="status")
+        assert not await beat(lab, good)
+        await lab.kube.patch(DEVICE_PROCESSES, KEY, {"status": {"pid": 7}}, subresource="status")
+        assert await beat(lab, good)
+        assert lab.process("leaf-1")["status"]["pid"] == 42
+        assert conditions(lab.process("leaf-1"))["Audited"] == "True"
+
+
+async def test_what_was_heard_long_ago_is_not_written_over_what_another_replica_heard() -> None:
+    async with two_replicas() as (first, second, good):
+        news = {"agentVersion": "2", "bootID": "b", "facts": {"os": "new"}}
+        await second.report("leaf-1", good, **news)
+        await first.clock.advance(5)
+        await first.kube.delete(DEVICE_PROCESSES, KEY)  # makes the one that judges write the counts
+        await first.clock.advance(10)
+        status = first.switch("leaf-1")["status"]
+        assert status["processes"]["desired"] == 0
+        assert {name: status[name] for name in news} == news
+        assert await beat(first, version="2", system="new")
+        assert not await beat(first, version="2", system="new")
+
+
+async def test_after_a_restore_from_a_backup_the_restored_is_served_and_reported_on_anew() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        await lab.report("leaf-1", good, agentVersion="1", bootID="b", facts={"os": "old"})
+        await lab.clock.advance(20)  # the counts, too, are written
+        lab.kube.rewind(1)
+        await lab.kube.patch(DEVICE_PROCESSES, KEY, {"spec": {"restartPolicy": "Never"}})
+        await lab.kube.patch(DEVICE_PROCESSES, KEY, {"status": None}, subresource="status")
+        await lab.kube.patch(NETWORK_SWITCHES, Key("lab", "leaf-1"), {"status": None}, subresource="status")
+        lab.kube.send_bookmarks()
+        await lab.clock.advance(5)
+        assert (await lab.desired("leaf-1"))["items"][0]["spec"]["restartPolicy"] == "Never"
+        good = await lab.running("leaf-1")
+        assert await beat(lab, good)
+        assert lab.process("leaf-1")["status"]["phase"] == "Running"
+        assert lab.switch("leaf-1")["status"]["facts"] == {"os": "old"}
+        assert not await beat(lab, good)
+        assert lab.value("status_writes_total", outcome="conflict") == 0
+
+
+async def test_a_restore_that_no_watch_tells_of_costs_one_conflict() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        await lab.report("leaf-1", good, agentVersion="1", bootID="b")
+        await lab.clock.advance(5)
+        lab.kube.silence_watches()
+        lab.kube.rewind(1)
+        await lab.kube.patch(DEVICE_PROCESSES, KEY, {"metadata": {"labels": {"restored": "yes"}}})
+        await lab.kube.patch(NETWORK_SWITCHES, Key("lab", "leaf-1"), {"metadata": {"labels": {"restored": "yes"}}})
+        await lab.report("leaf-1", {**good, "pid": 43}, agentVersion="2", bootID="b")
+        await lab.clock.advance(5)
+        assert lab.process("leaf-1")["status"]["pid"] == 43
+        assert lab.switch("leaf-1")["status"]["agentVersion"] == "2"
+        assert lab.value("status_writes_total", outcome="conflict") == 2
