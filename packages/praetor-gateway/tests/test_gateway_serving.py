@@ -18,11 +18,12 @@ from starlette.types import Receive, Scope, Send
 
 from praetor_api.kube.clock import SystemClock
 from praetor_api.kube.resource import DEVICE_PROCESSES
-from praetor_api.kube.testing import FakeKube
+from praetor_api.kube.testing import FakeClock, FakeKube
+from praetor_gateway.certificates import LOOK_S, Tls
 from praetor_gateway.errors import ConfigurationError
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.main import serve
-from praetor_gateway.serving import Listener, Tls, on_loop_error
+from praetor_gateway.serving import Listener, on_loop_error
 from praetor_gateway.testing import SETTINGS, SHARED_TOKEN, process_object
 
 
@@ -175,6 +176,47 @@ def test_devices_are_served_over_tls(tmp_path: Path) -> None:
     answer, protocol = asyncio.run(scenario())
     assert answer.endswith(b"hi")
     assert protocol == "http/1.1"
+
+
+async def shown(port: int, name: str) -> bytes:
+    """Return the certificate that a client gets who asks for *name*, or for nobody."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=name)
+    der: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return ssl.DER_cert_to_PEM_cert(der).encode()
+
+
+@pytest.mark.parametrize("name", ["localhost", ""], ids=["by-name", "by-address"])
+async def test_a_renewed_certificate_is_served_and_half_of_one_is_not(tmp_path: Path, name: str) -> None:
+    def put(file: str, content: bytes) -> None:
+        """Replace a file, as mounted Secrets are."""
+        (tmp_path / "new").write_bytes(content)
+        (tmp_path / "new").replace(tmp_path / file)
+
+    async def nothing(*_: object) -> None:
+        """Answer nobody."""
+
+    (old_key, old), (new_key, new) = self_signed(), self_signed()
+    put("key.pem", old_key)
+    put("cert.pem", old)
+    clock, stop = FakeClock(), asyncio.Event()
+    tls = Tls(cert=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+    listener = Listener(nothing, "127.0.0.1:0", option="--addr", tls=tls, clock=clock)
+    serving = asyncio.ensure_future(listener.serve(stop.wait, 1.0))
+    assert await shown(listener.port, name) == old
+    put("cert.pem", new)
+    await clock.advance(LOOK_S)
+    assert await shown(listener.port, name) == old
+    tls.key.unlink()
+    await clock.advance(LOOK_S)
+    assert await shown(listener.port, name) == old
+    put("key.pem", new_key)
+    await clock.advance(LOOK_S)
+    assert await shown(listener.port, name) == new
+    stop.set()
+    await asyncio.wait_for(serving, 20)
 
 
 def self_signed() -> tuple[bytes, bytes]:

@@ -7,16 +7,15 @@ import asyncio.sslproto
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import structlog
-from attrs import frozen
 from hypercorn.asyncio.run import worker_serve
 from hypercorn.config import Config, Sockets
 from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from praetor_api.kube.clock import Clock, SystemClock
+from praetor_gateway.certificates import Certificate, Tls
 from praetor_gateway.errors import ConfigurationError
 
 KEEP_ALIVE_S = 75.0  # above every poll and heartbeat: a closed connection is a new handshake
@@ -26,28 +25,16 @@ HANDSHAKE_S = 10.0
 MAX_HEAD_BYTES = 16 * 1024
 TLS_BUFFER_BYTES = 16 * 1024
 
-_log = structlog.get_logger()
-
-
-@frozen(kw_only=True)
-class Tls:
-    """Certificate and key files."""
-
-    cert: Path
-    key: Path
-
 
 class Listener:
     """A bound address and the server on it. Raises ConfigurationError naming *option* when it cannot be bound."""
 
-    def __init__(self, app: ASGIApp, address: str, *, option: str, tls: Tls | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, address: str, *, option: str, tls: Tls | None = None, clock: Clock | None = None
+    ) -> None:
         self._app = app
         self._config = _config(tls)
-        try:
-            if tls is not None:
-                self._config.create_ssl_context()
-        except OSError as e:  # ssl.SSLError is one
-            raise ConfigurationError("--tls-cert", f"cannot use {tls.cert} with {tls.key}: {e}") from e  # type: ignore[union-attr]
+        self._certificate = _certificate(tls, self._config, clock or SystemClock()) if tls is not None else None
         try:
             self._socket = _bind(address)
         except OSError as e:
@@ -75,6 +62,7 @@ class Listener:
         serving = asyncio.create_task(
             worker_serve(app, self._config, sockets=self._sockets(), shutdown_trigger=stop), name="serve"
         )
+        following = asyncio.create_task(self._follow(), name="follow the certificate")
         stopping = asyncio.ensure_future(stop())
         try:
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -82,11 +70,16 @@ class Listener:
             await asyncio.wait({serving}, timeout=timeout_s)
         finally:
             stopping.cancel()
+            following.cancel()
             if not serving.done():
                 serving.cancel()
         await asyncio.wait({serving})
         if not serving.cancelled():
             serving.result()
+
+    async def _follow(self) -> None:
+        if self._certificate is not None:
+            await self._certificate.follow()
 
 
 def _bind(address: str) -> socket.socket:
@@ -127,8 +120,29 @@ def limit_tls_buffers() -> None:
     asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES  # not public
 
 
-def _config(tls: Tls | None) -> Config:
-    config = Config()
+class _Config(Config):
+    """Hypercorn's, with the *context* that follows the certificate."""
+
+    context: ssl.SSLContext | None = None
+
+    def create_ssl_context(self) -> ssl.SSLContext | None:
+        return self.context or super().create_ssl_context()
+
+
+def _certificate(tls: Tls, config: _Config, clock: Clock) -> Certificate:
+    def read() -> ssl.SSLContext:
+        return cast("ssl.SSLContext", Config.create_ssl_context(config))  # None only without files
+
+    try:
+        certificate = Certificate(tls, read, clock)
+    except OSError as e:  # ssl.SSLError is one
+        raise ConfigurationError("--tls-cert", f"cannot use {tls.cert} with {tls.key}: {e}") from e
+    config.context = certificate.context
+    return certificate
+
+
+def _config(tls: Tls | None) -> _Config:
+    config = _Config()
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.keep_alive_max_requests = KEEP_ALIVE_REQUESTS
     config.backlog = BACKLOG
