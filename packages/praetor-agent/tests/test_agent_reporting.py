@@ -220,6 +220,13 @@ def test_a_resync_sends_everything_again_with_the_facts() -> None:
     assert not reporter.facts_known
 
 
+def test_a_device_without_processes_tells_its_facts_again_when_asked_and_once() -> None:
+    reporter = fresh().acked(ACK, {}, (), 100, 0.5)
+    asked = reporter.acked(replace(ACK, resync=True), {}, (), 110, 0.5)
+    assert not asked.facts_known
+    assert asked.acked(replace(ACK, resync=True), {}, (), 120, 0.5).facts_known  # they were in that report
+
+
 def test_a_resync_that_was_just_fulfilled_or_comes_too_often_is_no_loop() -> None:
     current, again = many(100), replace(ACK, resync=True)
     full = many(2)

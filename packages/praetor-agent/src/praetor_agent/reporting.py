@@ -146,7 +146,8 @@ class Reporter:
         known = {uid: seen for uid, seen in self.acknowledged.items() if uid in current}
         known |= {uid: seen for uid, seen in current.items() if seen in reported}
         # Asked again and again, or just after all was told, it would be a loop between the two programs.
-        resync = ack.resync and now >= self.resync_after and len(known) > len(reported)
+        more = self.facts_known or len(known) > len(reported)
+        resync = ack.resync and now >= self.resync_after and more
         return replace(
             self,
             sent=self.sent + 1,
