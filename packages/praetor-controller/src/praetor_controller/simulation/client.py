@@ -21,14 +21,19 @@ RETRIED_S = 120.0
 """After so long whatever failed was tried again, by and by."""
 
 
+def _gate() -> asyncio.Event:
+    gate = asyncio.Event()
+    gate.set()
+    return gate
+
+
 class Client(PatchingKube):
     """One life of a controller; the next one has a client of its own."""
 
     def __init__(self, clock: FakeClock, store: Store, on_write: OnWrite) -> None:
         super().__init__(clock, store=store)
         self._on_write = on_write
-        self.open = asyncio.Event()
-        self.open.set()
+        self.open = _gate()  # of the connection that tells of processes
         self.dies_after: int | None = None  # so many more writes
         self.applies_last = False
         self.dead = False
@@ -49,9 +54,11 @@ class Client(PatchingKube):
         options["timeout_s"] = _FOR_EVER_S  # between two watches the view is late, and a promise could not be judged
         if resource in self.unseen:
             raise Unreachable("cut")
+        gate = _gate()
+        if resource == DEVICE_PROCESSES:
+            self.open = gate  # a connection that was silent for too long is replaced, and the next one is not held up
         async for event in super().watch(resource, namespace, **options):
-            if resource == DEVICE_PROCESSES:
-                await self.open.wait()
+            await gate.wait()
             yield event
 
     async def create(
