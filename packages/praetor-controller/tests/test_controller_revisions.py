@@ -12,6 +12,7 @@ from praetor_api.kube.conditions import set_condition
 from praetor_api.kube.objects import ConditionStatus
 from praetor_controller.projection import project_deployment
 from praetor_controller.revisions import (
+    RevisionChanges,
     RevisionRow,
     find_revision,
     project_revision,
@@ -72,15 +73,15 @@ def test_a_new_template_gets_the_next_number() -> None:
     first = stored(row_of("v1"), 4)
     changes = revision_changes(row_of("v2"), [first], START)
     assert changes.create is not None
-    assert (changes.create["revision"], changes.renumber) == (5, None)
+    assert (changes.create["revision"], changes.rewrite) == (5, None)
 
 
-def test_a_template_that_is_used_again_is_renumbered() -> None:
+def test_a_template_that_is_used_again_is_rewriteed() -> None:
     first, second = stored(row_of("v1"), 1, resource_version="7"), stored(row_of("v2"), 2)
     changes = revision_changes(row_of("v1"), [first, second], START + timedelta(hours=1))
     assert changes.create is None
-    assert changes.renumber is not None
-    row, patch = changes.renumber
+    assert changes.rewrite is not None
+    row, patch = changes.rewrite
     assert row == first
     assert patch == {
         "metadata": {
@@ -93,7 +94,7 @@ def test_a_template_that_is_used_again_is_renumbered() -> None:
 
 def test_the_newest_template_needs_no_change() -> None:
     changes = revision_changes(row_of("v2"), [stored(row_of("v1"), 1), stored(row_of("v2"), 2)], START)
-    assert (changes.create, changes.renumber) == (None, None)
+    assert (changes.create, changes.rewrite) == (None, None)
 
 
 def test_the_oldest_that_nobody_uses_go() -> None:
@@ -162,9 +163,21 @@ def test_why_a_template_was_changed_goes_with_its_revision() -> None:
     assert project_revision(body).change_cause == "the registry moved"
     silent = evolve(row, change_cause="")
     newer = stored(row_of("v2"), 2)
-    renumbered = revision_changes(silent, [evolve(project_revision(body), number=1), newer], START).renumber
+    renumbered = revision_changes(silent, [evolve(project_revision(body), number=1), newer], START).rewrite
     assert renumbered is not None
     assert renumbered[1]["metadata"]["annotations"]["kubernetes.io/change-cause"] is None
-    again = revision_changes(row, [evolve(project_revision(body), number=1), newer], START).renumber
+    again = revision_changes(row, [evolve(project_revision(body), number=1), newer], START).rewrite
     assert again is not None
     assert again[1]["metadata"]["annotations"]["kubernetes.io/change-cause"] == "the registry moved"
+
+
+def test_why_a_template_was_changed_may_be_told_afterwards() -> None:
+    revision = stored(row_of("v1"), 1)
+    told = evolve(row_of("v1"), change_cause="the registry moved")
+    changes = revision_changes(told, [revision], START).rewrite
+    assert changes is not None
+    assert "revision" not in changes[1]
+    assert changes[1]["metadata"]["annotations"] == {"kubernetes.io/change-cause": "the registry moved"}
+    known = evolve(revision, change_cause="the registry moved")
+    assert revision_changes(told, [known], START) == RevisionChanges()
+    assert revision_changes(row_of("v1"), [known], START) == RevisionChanges()  # nobody takes it back by silence

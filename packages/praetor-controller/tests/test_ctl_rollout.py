@@ -373,15 +373,25 @@ def test_history_shows_the_deployments_own_revisions_oldest_first(lab: Lab) -> N
     assert lines[2].endswith("registry/tel:v2   template")
 
 
-def test_history_tells_revisions_of_one_artifact_apart_by_their_commands() -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "told"),
+    [
+        ({"args": ["--log", "info"]}, {"args": ["--log", "debug"]}, ("/opt/tel --log info", "/opt/tel --log debug")),
+        ({"env": [{"name": "V", "value": "1"}]}, {"env": [{"name": "V", "value": "2"}]}, ("V=1", "V=2")),
+        ({"user": "a"}, {"user": "b"}, ("registry/tel:v1", "registry/tel:v1")),
+    ],
+    ids=["command", "environment", "something else"],
+)
+def test_history_tells_revisions_of_one_artifact_apart(
+    first: dict[str, Any], second: dict[str, Any], told: tuple[str, str]
+) -> None:
     lab = lab_with(status("X"))
     uid = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]["uid"]
-    for number, level in ((1, "info"), (2, "debug")):
-        execution = {"backend": "process", "command": ["/opt/tel"], "args": ["--log", level]}
-        spec = {"artifact": {"url": "registry/tel:v1"}, "execution": execution}
+    for number, more in ((1, first), (2, second)):
+        spec = {"artifact": {"url": "registry/tel:v1"}, "execution": {"command": ["/opt/tel"]} | more}
         revision(lab, uid, number, "", spec={"template": {"spec": spec}})
     lines = lab.run("rollout", "history", "tel").output.splitlines()
-    assert ["/opt/tel --log info" in lines[1], "/opt/tel --log debug" in lines[2]] == [True, True]
+    assert [words in line for words, line in zip(told, lines[1:], strict=True)] == [True, True]
 
 
 def test_history_marks_what_was_rolled_out(lab: Lab) -> None:

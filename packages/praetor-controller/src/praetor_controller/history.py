@@ -39,9 +39,9 @@ class History:
         changes = revision_changes(deployment, self._revisions(deployment), self._clock.now())
         if changes.create is not None:
             await self._create(deployment, changes.create)
-        elif changes.renumber is not None:
-            row, body = changes.renumber
-            await self._renumber(row, body)
+        elif changes.rewrite is not None:
+            row, body = changes.rewrite
+            await self._rewrite(row, body)
         return self._revisions(deployment)
 
     async def trim(
@@ -78,7 +78,7 @@ class History:
     async def _made(self, namespace: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return await self._api.create(CONTROLLER_REVISIONS, namespace, body, field_manager=FIELD_MANAGER)
 
-    async def _renumber(self, row: RevisionRow, body: Mapping[str, Any]) -> None:
+    async def _rewrite(self, row: RevisionRow, body: Mapping[str, Any]) -> None:
         self._lead()
         key = Key(row.namespace, row.name)
         try:

@@ -55,7 +55,7 @@ class RevisionChanges:
     """What makes the history right before anything is rolled out: at most one of both."""
 
     create: Mapping[str, Any] | None = None
-    renumber: tuple[RevisionRow, Mapping[str, Any]] | None = None
+    rewrite: tuple[RevisionRow, Mapping[str, Any]] | None = None
 
 
 def template_of(revision: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,7 +111,12 @@ def revision_changes(deployment: DeploymentRow, revisions: Sequence[RevisionRow]
             "annotations": ({CHANGE_CAUSE_ANNOTATION: None} if row.change_cause else {})
             | _annotations(deployment, now),
         }
-        return RevisionChanges(renumber=(row, {"metadata": metadata, "revision": newest + 1}))
+        return RevisionChanges(rewrite=(row, {"metadata": metadata, "revision": newest + 1}))
+    if deployment.change_cause and deployment.change_cause != row.change_cause:  # told afterwards, as to a Deployment
+        annotations = {CHANGE_CAUSE_ANNOTATION: deployment.change_cause}
+        return RevisionChanges(
+            rewrite=(row, {"metadata": {"resourceVersion": row.resource_version, "annotations": annotations}})
+        )
     return RevisionChanges()
 
 

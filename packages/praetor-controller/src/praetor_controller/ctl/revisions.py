@@ -43,7 +43,7 @@ def history(revisions: Sequence[Mapping[str, Any]], current: str | None, output:
         return structured([_data(row, each, current) for row, each in zip(rows, revisions, strict=True)], output)
     newest = rows[-1].number if rows else 0
     told = any(row.change_cause for row in rows)
-    telling = _command if len(set(map(_artifact, rows))) == 1 else _runs  # what all share tells none from another
+    telling = next((each for each in (_artifact, _command, _environment) if len(set(map(each, rows))) > 1), _runs)
     return table(
         (*_HEADERS, *(("CAUSE",) if told else ()), ""),
         [
@@ -134,6 +134,11 @@ def _artifact(row: RevisionRow) -> str:
 def _command(row: RevisionRow) -> str:
     execution = (row.template.raw.get("spec") or {}).get("execution") or {}
     return " ".join((*(execution.get("command") or ()), *(execution.get("args") or ())))
+
+
+def _environment(row: RevisionRow) -> str:
+    variables = (row.template.raw.get("spec") or {}).get("execution", {}).get("env") or ()
+    return " ".join(f"{each.get('name')}={each.get('value', '')}" for each in variables)
 
 
 def _runs(row: RevisionRow) -> str:

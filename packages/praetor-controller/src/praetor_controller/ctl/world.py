@@ -50,9 +50,9 @@ class World:
         changes = revision_changes(self.deployment, mine, self.now)
         if changes.create is not None:
             return (*seen.revisions, project_revision(changes.create))
-        if changes.renumber is not None:
-            again = evolve(changes.renumber[0], started_at=self.now.timestamp())
-            return (*(row for row in seen.revisions if row is not changes.renumber[0]), again)
+        if changes.rewrite is not None and "revision" in changes.rewrite[1]:
+            again = evolve(changes.rewrite[0], started_at=self.now.timestamp())
+            return (*(row for row in seen.revisions if row is not changes.rewrite[0]), again)
         return seen.revisions
 
     def plan(self) -> Plan:
