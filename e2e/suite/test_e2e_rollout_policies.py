@@ -5,10 +5,12 @@ from __future__ import annotations
 from contextlib import ExitStack
 
 from e2e.rollouts.foretold import manifest
-from e2e.stack.kube import DEPLOYMENTS, PROCESSES, conditions
+from e2e.stack.kube import DEPLOYMENTS, PROCESSES, Kube, conditions
+from e2e.stack.manifests import deployment
 from e2e.stack.waiting import eventually
+from e2e.suite.fleet import Fleet
 from e2e.suite.scene import CANARIES, Scene, rolling
-from e2e.suite.workloads import sleeping
+from e2e.suite.workloads import shell, sleeping
 
 
 def test_a_bad_version_is_taken_back_by_itself(scene: Scene) -> None:
@@ -33,6 +35,19 @@ def test_a_bad_version_is_taken_back_by_itself(scene: Scene) -> None:
     assert len(scene.runs()) == len(scene.devices)
     back = [offer.device for offer in scene.judge().offers if not offer.created and offer.revision != bad]
     assert sorted(back) == sorted(hit)
+
+
+def test_a_first_version_that_keeps_ending_is_stopped_long_before_its_deadline(fleet: Fleet, kube: Kube) -> None:
+    first, second = fleet.add(2)
+    policy = {"maxFailures": 0, "action": "Pause"}
+    kube.apply(deployment("crashing", shell("exit 7"), max_unavailable=1, failurePolicy=policy))
+    told = eventually(
+        lambda: kube.deployment("crashing"),
+        lambda found: conditions(found).get("Paused", {}).get("reason") == "FailurePolicy",
+        what="the failure policy stops it",
+    )
+    assert "ended 3 times: the process ended with exit code 7" in conditions(told)["Paused"]["message"]
+    assert set(kube.processes()) == {first, second}  # a first version takes nothing down: both were given it at once
 
 
 def test_two_deployments_keep_within_one_budget_of_the_racks_that_they_share(scene: Scene) -> None:

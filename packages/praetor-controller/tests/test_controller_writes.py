@@ -70,6 +70,16 @@ def test_a_note_that_somebody_broke_is_no_note() -> None:
     assert project_process(raw_process(READY, **{"azure.com/offered-at": "yesterday"})).offered_at is None
 
 
+EXITED = {
+    "phase": "Pending",
+    "observedGeneration": 2,
+    "conditions": [
+        condition("ProcessStarted", "False", reason="Exited", message="exit code 1"),
+        condition("Healthy", "False"),
+    ],
+}
+
+
 @pytest.mark.parametrize(
     ("status", "failure"),
     [
@@ -102,6 +112,8 @@ def test_a_note_that_somebody_broke_is_no_note() -> None:
             id="not-healthy",
         ),
         pytest.param(READY | {"conditions": [condition("Healthy", "False")]}, "", id="starting"),
+        pytest.param(EXITED | {"restartCount": 2}, "ended 3 times: exit code 1", id="keeps-ending"),
+        pytest.param(EXITED | {"restartCount": 1}, "", id="ended"),
         pytest.param(READY, "", id="well"),
     ],
 )

@@ -44,6 +44,8 @@ from praetor_controller.selectors import Matches, compile_selector
 _MAX_DETAIL = 200
 _MAX_CAUSE = 1024
 _RUNNING = (Phase.RUNNING.value, Phase.SUCCEEDED.value)
+CRASHES = 3
+"""A process that ended so often is failing: as often as an agent that has a version to go back to waits."""
 
 
 class _Fact(NamedTuple):
@@ -240,6 +242,9 @@ def _failure(status: Mapping[str, Any], facts: Mapping[str, _Fact]) -> str:
         return _bounded(f"phase Failed: {why}" if why else "phase Failed")
     if healthy.status == "False" and started.status == "True":
         return _words("not healthy", healthy)
+    ends = (status.get("restartCount") or 0) + 1  # since the current spec was started first
+    if started.status == "False" and started.reason == "Exited" and ends >= CRASHES:
+        return _words(f"ended {ends} times", started)
     return ""
 
 
