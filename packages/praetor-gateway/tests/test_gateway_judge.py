@@ -199,6 +199,24 @@ def test_while_nobody_at_all_is_heard_nobody_is_disconnected() -> None:
     assert not world.judge.suspect
 
 
+def test_too_few_devices_for_a_storm_are_believed_also_when_nobody_is_heard() -> None:
+    world = World(RULES.storm_floor - 1)
+    world.run(70, *names(RULES.storm_floor - 1))
+    world.run(60)
+    assert len(world.lost) == RULES.storm_floor - 1
+    assert not world.judge.suspect
+
+
+def test_a_fleet_whose_silence_comes_in_small_parts_is_believed_too() -> None:
+    world = World(120)
+    for _ in range(6):  # a heartbeat's time, in which a third of the fleet is heard with each scan
+        for third in range(3):
+            world.run(5, *names(40, 40 * third))
+    world.run(90)
+    assert len(world.lost) == 120
+    assert world.storms == []
+
+
 def test_a_site_that_falls_silent_is_a_storm_of_its_own() -> None:
     rules = evolve(RULES, storm_fleet_share=1.0)
     world = World(300, rules=rules, site="a")
