@@ -45,6 +45,21 @@ def test_the_fleet_is_a_table_in_order(lab: Lab) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("until", "told"),
+    [
+        pytest.param("2026-01-01T01:00:00Z", None, id="over-in-this-moment"),
+        pytest.param("2025-12-31T00:00:00Z", None, id="over-long-ago"),
+        pytest.param("2026-01-01T01:00:01Z", "new fan, until 2026-01-01T01:00:01Z", id="not-over-yet"),
+    ],
+)
+def test_maintenance_ends_in_the_table_when_it_ends_for_the_rollout(until: str, told: str | None) -> None:
+    lab = Lab()
+    lab.switch("leaf-1", spec={"maintenance": {"reason": "new fan", "until": until}})
+    assert json.loads(lab.run("devices", "-o", "json").output)[0]["maintenance"] == told
+    assert ("new fan" in lab.run("devices").output) is (told is not None)
+
+
 def test_devices_are_selected_by_label(lab: Lab) -> None:
     assert [line.split()[0] for line in lab.run("devices", "-l", "rack=r1").output.splitlines()] == ["DEVICE", "leaf-2"]
 

@@ -19,10 +19,11 @@ def devices(where: Where, opener: Opener, selector: str | None, output: str) -> 
 
     async def question(cluster: Cluster) -> tuple[str, int]:
         switches = await list_all(cluster, NETWORK_SWITCHES, selector)
-        lines = sorted(map(device_line, switches), key=lambda line: line.device)
+        now = cluster.clock.now()
+        lines = sorted((device_line(switch, now) for switch in switches), key=lambda line: line.device)
         if not lines and output == OutputFormat.TABLE:
             warn(f"no devices in namespace {cluster.namespace}" + (f" match {selector}" if selector else ""))
-        return fleet(lines, output, cluster.clock.now()), len(lines)
+        return fleet(lines, output, now), len(lines)
 
     printed, count = ask(opener, where, question)
     if count or output != OutputFormat.TABLE:

@@ -11,6 +11,7 @@ from attrs import asdict, frozen
 from praetor_api.constraints import camel
 from praetor_controller.ctl.output import Cell, OutputFormat, structured, table
 from praetor_controller.ctl.times import age
+from praetor_controller.projection import project_device
 
 NOTHING = "-"
 _HEADERS = ("DEVICE", "CONNECTED", "SINCE", "AGENT", "RUNNING", "MAINTENANCE", "MODEL")
@@ -31,12 +32,12 @@ class DeviceLine:
     model: str | None
 
 
-def device_line(switch: Mapping[str, Any]) -> DeviceLine:
-    """Return the line of a NetworkSwitch."""
+def device_line(switch: Mapping[str, Any], now: datetime) -> DeviceLine:
+    """Return the line of a NetworkSwitch. Maintenance is over at *now* when it is for the planner."""
     spec, status = switch.get("spec") or {}, switch.get("status") or {}
     conditions = {each.get("type"): each for each in status.get("conditions") or ()}
     connected = conditions.get("AgentConnected") or {}
-    processes, maintenance = status.get("processes") or {}, spec.get("maintenance")
+    processes, maintained = status.get("processes") or {}, project_device(switch).maintained(now.timestamp())
     return DeviceLine(
         device=switch["metadata"]["name"],
         connected={"True": True, "False": False}.get(connected.get("status", "")),
@@ -44,7 +45,7 @@ def device_line(switch: Mapping[str, Any]) -> DeviceLine:
         agent_version=status.get("agentVersion"),
         running=processes.get("running", 0 if processes else None),
         desired=processes.get("desired", 0 if processes else None),
-        maintenance=None if maintenance is None else _maintenance(maintenance),
+        maintenance=_maintenance(spec.get("maintenance") or {}) if maintained else None,
         model=spec.get("model"),
     )
 
