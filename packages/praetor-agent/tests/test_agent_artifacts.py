@@ -98,6 +98,14 @@ def held(store: Path) -> list[str]:
     return sorted(str(path.relative_to(store)) for path in store.rglob("*") if path.is_file())
 
 
+@pytest.mark.parametrize("checksum", [DIGEST, None])
+def test_a_file_is_known_to_be_the_one_only_if_its_checksum_was_given(tmp_path: Path, checksum: str | None) -> None:
+    (tmp_path / "fw").write_bytes(CONTENT)
+    wanted = artifact(str(tmp_path / "fw"), checksum, ArtifactType.FILE)
+    state = fetch(FileSource(), ArtifactStore(tmp_path / "artifacts"), wanted)
+    assert (state.digest, state.pinned) == (f"sha256:{DIGEST}", checksum is not None)
+
+
 def test_a_file_of_the_web_is_kept_under_its_digest_ready_to_execute(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "artifacts")
     with web_server(respond(200, {"Content-Length": str(len(CONTENT))}, CONTENT)) as url:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +20,16 @@ from praetor_api.protocol import (
     ReportAck,
     RollbackReason,
 )
-from praetor_api.spec import Backend, ExecProbe, Execution, HealthCheck, ProcessSpec
+from praetor_api.spec import (
+    Artifact,
+    ArtifactType,
+    Backend,
+    ExecProbe,
+    Execution,
+    Hardening,
+    HealthCheck,
+    ProcessSpec,
+)
 from praetor_api.wire import write
 
 ITEM = DesiredItem(
@@ -126,6 +136,52 @@ def test_an_artifact_is_told_of_when_there_is_one() -> None:
     assert told(artifact=ArtifactState()).artifact_verified is None
     used = told(replace(RECORD, current=Revision(item=ITEM, artifact_path="/a", artifact_digest="sha256:1")))
     assert (used.artifact_downloaded, used.artifact_digest) == (True, "sha256:1")
+
+
+IMAGE = Artifact(type=ArtifactType.OCI, url=f"r/a@sha256:{'b' * 64}")
+FILE = Artifact(type=ArtifactType.FILE, url="/srv/fw")
+
+
+def running(
+    used: Artifact | None = None, backend: Backend = Backend.PROCESS, hardening: Hardening | None = None
+) -> Record:
+    execution = Execution(backend=backend, command=("/bin/x",), hardening=hardening)
+    item = replace(ITEM, spec=ProcessSpec(artifact=used, execution=execution))
+    return replace(RECORD, current=Revision(item=item, artifact_path="/a" if used else None))
+
+
+@pytest.mark.parametrize("checksum", [None, "a" * 64])
+def test_an_artifact_is_verified_only_where_there_is_something_to_verify_it_by(checksum: str | None) -> None:
+    expected = True if checksum else None
+    record = running(replace(FILE, checksum_sha256=checksum))
+    assert (told(record).artifact_downloaded, told(record).artifact_verified) == (True, expected)
+    image = running(IMAGE)
+    assert told(image).artifact_verified is True
+    # what the next version was fetched from counts, not what the old one runs from
+    fetched = told(image, artifact=ArtifactState(path="/b", pinned=checksum is not None))
+    assert (fetched.artifact_downloaded, fetched.artifact_verified) == (True, expected)
+    failure = Failure(reason="x", message="artifact: no", artifact_downloaded=False, artifact_verified=False)
+    assert told(replace(record, failure=failure)).artifact_verified is False
+
+
+@pytest.mark.parametrize("backend", [Backend.PROCESS, Backend.INITD, Backend.CONTAINER])
+@pytest.mark.parametrize("hardening", [Hardening.STRICT, Hardening.BASELINE])
+def test_hardening_that_was_asked_for_and_does_nothing_is_warned_of(backend: Backend, hardening: Hardening) -> None:
+    expected = f"execution.hardening: {hardening} does nothing under the backend {backend}, only under systemd"
+    for seen in (RUNNING, None):  # a warning that went with each restart would be an event each time
+        assert told(running(None, backend, hardening), seen).warning_message == expected
+    both = told(running(None, backend, hardening), replace(RUNNING, unlimited=("cpu",))).warning_message
+    assert (both or "").split("; ")[1:] == [expected]
+    for quiet in (None, Hardening.UNCONFINED):
+        assert told(running(None, backend, quiet)).warning_message is None
+    assert told(running(None, Backend.SYSTEMD, hardening)).warning_message is None
+
+
+def test_a_checksum_that_is_not_compared_is_warned_of() -> None:
+    warning = told(running(replace(IMAGE, checksum_sha256="a" * 64))).warning_message
+    assert warning == "artifact.checksumSHA256: not compared: the digest in the url pins an oci artifact"
+    assert told(running(IMAGE)).warning_message is None
+    assert told(running(replace(FILE, checksum_sha256="a" * 64))).warning_message is None
 
 
 def test_limits_that_the_device_cannot_enforce_are_warned_of() -> None:

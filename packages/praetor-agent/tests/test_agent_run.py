@@ -296,6 +296,7 @@ def test_an_artifact_that_somebody_deleted_is_fetched_again_when_the_process_mus
     gateway.desire(item("a", process_spec("./fwd", artifact={"type": "file", "url": str(program)})))
     agent.start()
     first = wait_running(gateway)
+    assert (seen(gateway).artifact_downloaded, seen(gateway).artifact_verified) == (True, None)  # nothing to verify by
     store = agent.state / "artifacts"
     shutil.rmtree(store)
     os.kill(first, signal.SIGKILL)

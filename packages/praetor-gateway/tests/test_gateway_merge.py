@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -81,7 +82,11 @@ def test_drift_and_the_last_output_reach_the_status() -> None:
         pytest.param(seen(), {"SpecObserved": "True SpecCurrent"}, id="current"),
         pytest.param(seen(observed_spec_hash="x"), {"SpecObserved": "False SpecOutdated"}, id="outdated"),
         pytest.param(seen(observed_spec_hash=""), {"SpecObserved": "False HashNotReported"}, id="hashless"),
-        pytest.param(seen(artifact_downloaded=True), {"ArtifactDownloaded": "True Downloaded"}, id="downloaded"),
+        pytest.param(
+            seen(artifact_downloaded=True),
+            {"ArtifactDownloaded": "True Downloaded", "ArtifactVerified": "Unknown NothingToVerifyBy"},
+            id="downloaded-and-not-pinned",
+        ),
         pytest.param(seen(artifact_downloaded=False), {"ArtifactDownloaded": "False NotDownloaded"}, id="downloading"),
         pytest.param(
             seen(artifact_downloaded=False, error_message="404"),
@@ -144,6 +149,17 @@ def test_drift_and_the_last_output_reach_the_status() -> None:
 def test_conditions_say_what_the_device_reported(observation: Observation, expected: dict[str, str]) -> None:
     status = merge(process_row(), observation, connected=None, now=NOW)
     assert {"SpecObserved": "True SpecCurrent", **said(status)} == {"SpecObserved": "True SpecCurrent", **expected}
+
+
+def test_what_an_older_spec_pinned_is_not_said_of_one_that_pins_nothing() -> None:
+    pinned = seen(artifact_downloaded=True, artifact_verified=True, process_started=True, healthy=True, pid=7)
+    before = merge(process_row(), pinned, connected=True, now=NOW)
+    after = merge(process_row(status=before), replace(pinned, artifact_verified=None), connected=True, now=NOW)
+    assert (said(before)["ArtifactVerified"], said(after)["ArtifactVerified"]) == (
+        "True Verified",
+        "Unknown NothingToVerifyBy",
+    )
+    assert (after.phase, said(after)["Healthy"]) == (Phase.RUNNING, "True Healthy")  # neither hangs on it
 
 
 def test_a_warning_ends_when_it_is_no_longer_reported() -> None:

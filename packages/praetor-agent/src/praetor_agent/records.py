@@ -133,12 +133,14 @@ class ArtifactState:
     """How far the artifact of one spec is: *path* when it is ready, *failure* when the last attempt failed.
 
     *attempts* counts the attempts to have it, the one that worked included; 0 for one that was there.
+    *pinned* tells whether there was something to verify it by.
     """
 
     path: str | None = None
     digest: str | None = None
     failure: Failure | None = None
     attempts: int = 0
+    pinned: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from praetor_agent.artifacts.store import pinned
 from praetor_agent.clock import heartbeat_delay, retry_delay
 from praetor_agent.health import Health
 from praetor_agent.records import ArtifactState, Observed, Record, Stage
@@ -21,6 +22,7 @@ from praetor_api.protocol import (
     Report,
     ReportAck,
 )
+from praetor_api.spec import ArtifactType, Backend, Hardening
 from praetor_api.wire import write
 
 SEQ_PER_SECOND = 1000
@@ -67,9 +69,9 @@ def observation(
         exit_code=None if running else record.exit_code,
         termination_reason=record.termination_reason,
         error_message=error,
-        warning_message=_warning(record, seen),
+        warning_message="; ".join(_warnings(record, seen)) or None,
         artifact_downloaded=_had(record, failure.artifact_downloaded if failure else None, artifact),
-        artifact_verified=_had(record, failure.artifact_verified if failure else None, artifact),
+        artifact_verified=_verified(record, failure.artifact_verified if failure else None, artifact),
         artifact_digest=record.current.artifact_digest if record.current else None,
         drift_count=record.drift_count or None,
         output_tail=record.output_tail or None,
@@ -86,11 +88,19 @@ def _healthy(record: Record, health: Health | None, *, running: bool) -> bool | 
     return None if record.stage is Stage.PENDING else False
 
 
-def _warning(record: Record, seen: Observed | None) -> str | None:
-    if seen is None or not seen.unlimited or record.current is None:
-        return None
-    names, backend = ", ".join(seen.unlimited), record.current.item.spec.execution.backend
-    return f"execution.resources: {names} not limited by the backend {backend}: this device has no control group for it"
+def _warnings(record: Record, seen: Observed | None) -> Iterator[str]:
+    """Yield what the spec asks for and does not get."""
+    if record.current is None:
+        return
+    execution, artifact = record.current.item.spec.execution, record.current.item.spec.artifact
+    backend, hardening = execution.backend, execution.hardening
+    if seen is not None and seen.unlimited:
+        names, why = ", ".join(seen.unlimited), "this device has no control group for it"
+        yield f"execution.resources: {names} not limited by the backend {backend}: {why}"
+    if hardening not in (None, Hardening.UNCONFINED) and backend is not Backend.SYSTEMD:
+        yield f"execution.hardening: {hardening} does nothing under the backend {backend}, only under systemd"
+    if artifact is not None and artifact.type is ArtifactType.OCI and artifact.checksum_sha256:
+        yield "artifact.checksumSHA256: not compared: the digest in the url pins an oci artifact"
 
 
 def _had(record: Record, failed: bool | None, artifact: ArtifactState | None) -> bool | None:
@@ -100,6 +110,14 @@ def _had(record: Record, failed: bool | None, artifact: ArtifactState | None) ->
     if artifact is not None and artifact.path is not None:
         return True
     return True if record.current is not None and record.current.artifact_path is not None else None
+
+
+def _verified(record: Record, failed: bool | None, artifact: ArtifactState | None) -> bool | None:
+    """Tell whether the artifact is the one that was pinned; None when none was, too."""
+    had, spec = _had(record, failed, artifact), record.current and record.current.item.spec.artifact
+    if not had or (artifact.pinned if artifact and artifact.path else spec and pinned(spec)):
+        return had
+    return None
 
 
 def with_spec_hash(given: Observation, spec_hash: str) -> Observation:

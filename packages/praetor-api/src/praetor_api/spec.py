@@ -81,7 +81,8 @@ class Artifact:
     checksum_sha256: Annotated[
         str | None,
         Constraint(
-            doc="SHA-256 of the file, 64 hexadecimal digits. The process is not started from anything else.",
+            doc="SHA-256 of the file, 64 hexadecimal digits. The process is not started from anything else. "
+            "http and file; an oci artifact is pinned by the digest in its url.",
             wire="checksumSHA256",
             max_length=71,
             pattern=r"^(sha256:)?[0-9a-fA-F]{64}$",
@@ -176,7 +177,7 @@ class Execution:
         Constraint(
             doc="What systemd keeps from the process: Baseline when unset (no new privileges, control groups "
             "read-only), Strict (all files read-only but its working directory, a private /tmp, no devices), or "
-            "Unconfined."
+            "Unconfined. Other backends do not heed it, and the status warns of that."
         ),
     ] = None
     termination_grace_period_seconds: Annotated[

@@ -213,6 +213,10 @@ def _artifact(seen: Observation) -> Iterator[Finding]:
             reason=Reason.VERIFIED if done else missing,
             message=error if failed and not done else "",
         )
+    elif seen.artifact_downloaded:
+        # said, for what was found of an older spec, which pinned its artifact, is not so any more
+        message = "the spec gives no checksum to verify the artifact by"
+        yield Finding(type=ConditionType.ARTIFACT_VERIFIED, holds=None, reason=Reason.NOT_PINNED, message=message)
 
 
 def _why(seen: Observation, otherwise: ArtifactReason) -> ArtifactReason:

@@ -34,6 +34,7 @@ class Reason(StrEnum):
     NOT_DOWNLOADED = "NotDownloaded"
     VERIFIED = "Verified"
     NOT_VERIFIED = "NotVerified"
+    NOT_PINNED = "NothingToVerifyBy"
     STARTED = "Started"
     NOT_STARTED = "NotStarted"
     START_FAILED = "StartFailed"

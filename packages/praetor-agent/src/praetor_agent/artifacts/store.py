@@ -146,7 +146,9 @@ class ArtifactStore:
         if not (entry / READY).is_file():
             return None
         path = entry / ROOT if _is_tree(artifact) else entry / ROOT / file_name(artifact.url)
-        return ArtifactState(path=str(path), digest=f"sha256:{digest}") if path.exists() else None
+        if not path.exists():
+            return None
+        return ArtifactState(path=str(path), digest=f"sha256:{digest}", pinned=pinned(artifact) is not None)
 
 
 def _is_tree(artifact: Artifact) -> bool:
