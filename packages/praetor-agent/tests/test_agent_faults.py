@@ -15,11 +15,11 @@ import pytest
 from praetor_agent import procfs, reporting
 from praetor_agent.gateway import Address, GatewayClient
 from praetor_agent.poller import Inbox
-from praetor_agent.records import World
+from praetor_agent.records import Record, World
 from praetor_agent.reporting import Reporter
 from praetor_agent.telling import Teller
-from praetor_agent.testing import FakeGateway, HandClock, item, process_spec, running_agent, until
-from praetor_api.protocol import Observation, Report, ReportAck
+from praetor_agent.testing import FakeGateway, Fault, HandClock, item, process_spec, running_agent, until
+from praetor_api.protocol import Desired, Observation, Report, ReportAck
 
 pytestmark = pytest.mark.timeout(300)  # agents are programs of their own, which a busy machine starts slowly
 
@@ -161,6 +161,40 @@ def test_a_clock_that_jumps_moves_no_report_and_no_order_of_reports(gateway: Fak
     first, second = gateway.reports
     assert (first.timestamp, second.timestamp) == (reporting_time(WALL), reporting_time(WALL + jump))
     assert (second.seq or 0) > (first.seq or 0)
+    client.close()
+
+
+def test_a_report_that_was_not_taken_is_sent_again_with_all_that_it_said(gateway: FakeGateway) -> None:
+    clock, seen = HandClock(), {"uid-a": Record(uid="uid-a", name="a")}
+    client = GatewayClient(Address(url=gateway.url, device="leaf-1", token=lambda: "t"))
+    teller = Teller(client, Inbox(lambda: None), clock, Report(), lambda: None, lambda _: {})
+    desired = Desired(device_name="leaf-1")
+    gateway.fail(Fault(path="/report", status=200, body=b'{"ack": false, "heartbeatIntervalSeconds": 3600}'))
+    again_at = teller.step(desired, seen, World(boot_id="b"), {})
+    heard_at = teller.heard_at
+    assert 0 < again_at - clock.seconds <= 1.25
+    clock.seconds = again_at
+    teller.step(desired, seen, World(boot_id="b"), {})
+    assert (heard_at, teller.heard_at) == (None, again_at)
+    assert gateway.observations.keys() == {"a"}
+    client.close()
+
+
+def test_until_a_report_is_answered_the_desired_state_says_how_often_to_send(gateway: FakeGateway) -> None:
+    clock = HandClock()
+    client = GatewayClient(Address(url=gateway.url, device="leaf-1", token=lambda: "t"))
+    teller = Teller(client, Inbox(lambda: None), clock, Report(), lambda: None, lambda _: {})
+    kept = Desired(device_name="leaf-1", heartbeat_interval_seconds=600)
+    gateway.fail(Fault(path="/report", status=500, times=4))
+    for _ in range(3):
+        clock.seconds = teller.step(kept, {}, World(boot_id="b"), {})
+    assert 540 <= teller.step(kept, {}, World(boot_id="b"), {}) - clock.seconds <= 660
+    clock.seconds += 660
+    assert teller.step(kept, {}, World(boot_id="b"), {}) - clock.seconds <= 1.1  # the answer wins: it is newer
+    gateway.fail(Fault(path="/report", status=500, times=4))
+    for _ in range(5):
+        clock.seconds, before = teller.step(kept, {}, World(boot_id="b"), {}), clock.seconds
+        assert clock.seconds - before <= 1.25
     client.close()
 
 

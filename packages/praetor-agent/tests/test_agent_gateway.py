@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,6 +81,19 @@ def test_an_ack_that_makes_no_sense_is_an_error(gateway: FakeGateway) -> None:
     gateway.fail(Fault(path="/report", status=200, body=b'{"ack": "maybe"}'))
     with pytest.raises(GatewayError, match="ack"):
         client(gateway.url).report(Report())
+
+
+def test_a_report_that_was_not_taken_is_no_success(gateway: FakeGateway) -> None:
+    gateway.fail(Fault(path="/report", status=200, body=b'{"ack": false}'))
+    with pytest.raises(GatewayError, match="did not take"):
+        client(gateway.url).report(Report())
+
+
+def test_the_desired_state_of_another_device_is_refused(gateway: FakeGateway) -> None:
+    body = json.dumps({"deviceName": "leaf-2", "items": [ITEM]}).encode()
+    gateway.fail(Fault(path="/desired", status=200, body=body, headers={"ETag": '"2"'}))
+    with pytest.raises(GatewayError, match="'leaf-2'"):
+        client(gateway.url).desired(None)
 
 
 def test_a_gateway_that_is_not_there_is_told_in_a_few_words() -> None:

@@ -74,15 +74,20 @@ class GatewayClient:
             desired = read_desired(data)
         except WireError as e:
             raise GatewayError(f"the desired state cannot be read: {e}") from e
+        if desired.device_name != self._address.device:
+            raise GatewayError(f"the desired state is of the device {clean_text(desired.device_name)[:253]!r}")
         return Received(etag=response.headers.get("ETag"), body=data, desired=desired)
 
     def report(self, report: Report) -> ReportAck:
         """Send a report and return what the gateway answers."""
         _, body = self._send("POST", report_path(self._address.device), {}, write(report), READ_TIMEOUT_SECONDS)
         try:
-            return read(ReportAck, _decoded(body))
+            ack = read(ReportAck, _decoded(body))
         except WireError as e:
             raise GatewayError(f"the answer to the report cannot be read: {e}") from e
+        if not ack.ack:
+            raise GatewayError("the gateway did not take the report")
+        return ack
 
     def connect(self) -> None:
         """Tell that the device is there."""

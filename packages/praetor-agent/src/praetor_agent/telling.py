@@ -61,6 +61,8 @@ class Teller:
         """Send a report if one is due, one *ask_at* at the latest, and return when the next one is."""
         current = observations(desired, memory, world, health)
         self._reporter = reporting.asked(self._reporter, ask_at)
+        if desired is not None and self.heard_at is None:
+            self._reporter = replace(self._reporter, interval=float(desired.heartbeat_interval_seconds))
         if self._reporter.due_at(current, self._clock.now()) <= self._clock.now():
             self._send(current)
         return self._reporter.due_at(current, self._clock.now())
