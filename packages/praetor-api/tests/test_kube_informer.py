@@ -196,6 +196,28 @@ async def test_the_copy_is_of_now_at_once_after_a_list() -> None:
         assert world.informer.is_current()
 
 
+async def test_a_list_that_took_long_is_as_old_as_that_until_the_watch_tells_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World()
+    list_page = world.api.list_page
+
+    async def slow(*args: Any, **options: Any) -> dict[str, Any]:
+        page = await list_page(*args, **options)
+        await world.clock.sleep(40)
+        return page
+
+    monkeypatch.setattr(world.api, "list_page", slow)
+    async with world.running():
+        await world.create("made meanwhile")
+        await world.clock.advance(40)
+        assert world.informer.synced.is_set()
+        assert not world.informer.is_current()
+        await world.clock.advance(CATCH_UP_S)
+        assert set(world.rows()) == {"made meanwhile"}
+        assert world.informer.is_current()
+
+
 async def test_history_that_is_gone_leads_to_a_relist_that_tells_the_difference() -> None:
     world = World(page_size=2)
     await world.create("a", "b", "c")

@@ -72,6 +72,7 @@ def test_a_note_that_somebody_broke_is_no_note() -> None:
 
 EXITED = {
     "phase": "Pending",
+    "startTime": "2026-01-01T11:59:58Z",
     "observedGeneration": 2,
     "conditions": [
         condition("ProcessStarted", "False", reason="Exited", message="exit code 1"),
@@ -114,6 +115,7 @@ EXITED = {
         pytest.param(READY | {"conditions": [condition("Healthy", "False")]}, "", id="starting"),
         pytest.param(EXITED | {"restartCount": 2}, "ended 3 times: exit code 1", id="keeps-ending"),
         pytest.param(EXITED | {"restartCount": 1}, "", id="ended"),
+        pytest.param(EXITED | {"restartCount": 9, "startTime": "2026-01-01T11:49:00Z"}, "", id="ended-after-long"),
         pytest.param(READY, "", id="well"),
     ],
 )

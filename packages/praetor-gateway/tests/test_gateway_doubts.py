@@ -151,6 +151,41 @@ async def test_a_status_that_a_person_changed_is_put_right() -> None:
         assert conditions(lab.process("leaf-1"))["Audited"] == "True"
 
 
+async def test_a_connection_that_somebody_else_wrote_is_put_right_and_once() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        await lab.report("leaf-1", good, agentVersion="1", bootID="b")
+        await lab.clock.advance(20)
+        await lab.report("leaf-1", agentVersion="1", bootID="b")
+        before = [request.subresource for request in lab.kube.requests].count("status")
+        other = lab.kube.another_client()
+        for resource, key in ((NETWORK_SWITCHES, Key("lab", "leaf-1")), (DEVICE_PROCESSES, KEY)):
+            said = lab.kube.objects(resource)[key]["status"]["conditions"]
+            wrong = [each | ({"status": "False"} if each["type"] == "AgentConnected" else {}) for each in said]
+            await other.patch(resource, key, {"status": {"conditions": wrong}}, subresource="status")
+        await lab.clock.advance(5)
+        assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "True"
+        assert conditions(lab.process("leaf-1"))["AgentConnected"] == "True"
+        assert [request.subresource for request in lab.kube.requests].count("status") == before + 2
+
+
+async def test_facts_are_asked_for_as_often_as_somebody_else_writes_them() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        await lab.report("leaf-1", good, agentVersion="1", bootID="b", facts={"os": "old"})
+        await lab.clock.advance(5)
+        for foreign in ("y", "z"):
+            switch = Key("lab", "leaf-1")
+            await lab.kube.patch(NETWORK_SWITCHES, switch, {"status": {"facts": {"os": foreign}}}, subresource="status")
+            await lab.clock.advance(1)
+            await lab.kube.patch(NETWORK_SWITCHES, switch, {"metadata": {"labels": {"site": foreign}}})
+            await lab.clock.advance(1)
+            assert await beat(lab, good)
+            assert lab.switch("leaf-1")["status"]["facts"] == {"os": "old"}
+
+
 async def test_what_was_heard_long_ago_is_not_written_over_what_another_replica_heard() -> None:
     async with two_replicas() as (first, second, good):
         news = {"agentVersion": "2", "bootID": "b", "facts": {"os": "new"}}

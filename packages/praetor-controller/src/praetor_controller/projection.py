@@ -46,6 +46,8 @@ _MAX_CAUSE = 1024
 _RUNNING = (Phase.RUNNING.value, Phase.SUCCEEDED.value)
 CRASHES = 3
 """A process that ended so often is failing: as often as an agent that has a version to go back to waits."""
+STABLE_S = 600.0
+"""What ran for so long does not keep ending; an agent starts over with its backoff then."""
 
 
 class _Fact(NamedTuple):
@@ -242,10 +244,15 @@ def _failure(status: Mapping[str, Any], facts: Mapping[str, _Fact]) -> str:
         return _bounded(f"phase Failed: {why}" if why else "phase Failed")
     if healthy.status == "False" and started.status == "True":
         return _words("not healthy", healthy)
+    return _crash_loop(status, started)
+
+
+def _crash_loop(status: Mapping[str, Any], started: _Fact) -> str:
     ends = (status.get("restartCount") or 0) + 1  # since the current spec was started first
-    if started.status == "False" and started.reason == "Exited" and ends >= CRASHES:
-        return _words(f"ended {ends} times", started)
-    return ""
+    if started.status != "False" or started.reason != "Exited" or ends < CRASHES:
+        return ""
+    lasted_s = (started.since or 0.0) - (epoch(status.get("startTime")) or 0.0)
+    return _words(f"ended {ends} times", started) if lasted_s < STABLE_S else ""
 
 
 def _held(facts: Mapping[str, _Fact]) -> str:

@@ -223,6 +223,7 @@ class Gateway:
             )
             informer.add_handler(self._statuses.on_process)  # compares with what the fleet knew
             informer.add_handler(self._fleet.on_process)
+            informer.add_handler(self._liveness.on_process)
             informer.add_handler(self._counts.on_process)
             yield informer
 
@@ -232,6 +233,7 @@ class Gateway:
                 api, NETWORK_SWITCHES, project=projection.switch, clock=self._clock, namespace=namespace
             )
             informer.add_handler(self._fleet.on_switch)
+            informer.add_handler(self._liveness.on_switch)
             yield informer
 
     def _cache_age_s(self) -> float:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from praetor_api.kube.clock import Clock
-from praetor_api.kube.resource import DEVICE_PROCESSES, NETWORK_SWITCHES
+from praetor_api.kube.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_gateway.drafts import Target
 from praetor_gateway.fleet import Device, Fleet
 from praetor_gateway.judge import OWN, Judge, Rules, Verdict
 from praetor_gateway.merge import connection
 from praetor_gateway.queue import StatusQueue
+from praetor_gateway.rows import ProcessRow, SwitchRow
 from praetor_gateway.switches import counts, shown_counts
 
 CONNECT_LINGER_S = 0.1
@@ -92,6 +93,22 @@ class Liveness:
                 self._judge.forget(name)
         elif self._judge is not None:
             self._declare(self._judge, device, self._clock.monotonic())
+
+    def on_process(self, _: Key, old: ProcessRow | None, new: ProcessRow | None) -> None:
+        """Take a change that an informer tells, once the fleet took it."""
+        row = new or old
+        if row is not None:
+            self._correct(row.device)
+
+    def on_switch(self, key: Key, _: SwitchRow | None, __: SwitchRow | None) -> None:
+        """Take a change that an informer tells, once the fleet took it."""
+        self._correct(key.name)
+
+    def _correct(self, name: str) -> None:
+        """Write what we judge again where somebody else wrote otherwise: a person, or a judge of before, late."""
+        connected = self.connected(name)
+        if connected is not None:
+            self._publish(self._fleet.device(name), connected)
 
     def scan(self) -> Verdict:
         """Judge, and queue what is to be written about it; an empty verdict while not judging."""

@@ -54,7 +54,8 @@ class Session:
     def reported(self, uid: str) -> None:
         """Note that the process *uid* was reported on."""
         if uid in self.unreported:
-            self._reported = (*self._reported, uid)
+            if uid != FACTS:  # which may be asked for at any time
+                self._reported = (*self._reported, uid)
             self.unreported = tuple(other for other in self.unreported if other != uid)
 
     def doubt(self, uid: str) -> None:

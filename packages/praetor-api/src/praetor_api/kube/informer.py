@@ -119,6 +119,7 @@ class Informer(Generic[T]):
 
     async def _relist(self) -> None:
         """Read all pages, changing rows as they come; what no page shows was deleted meanwhile."""
+        began = self._clock.monotonic()
         seen: set[Key] = set()
         token: str | None = None
         while True:
@@ -133,7 +134,8 @@ class Informer(Generic[T]):
         for key in [key for key in self._store.rows if key not in seen]:
             self._remove(key)
         self._version = page["metadata"]["resourceVersion"]
-        self.behind_until = self._clock.monotonic()
+        now = self._clock.monotonic()
+        self.behind_until = now if now - began < CATCH_UP_S else math.inf  # a list is as old as it took
         self.synced.set()
 
     async def _list_page(self, token: str | None) -> dict[str, Any]:
