@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -286,37 +287,67 @@ def test_a_runtime_may_have_flags_of_its_own() -> None:
 
 
 class HungRuntime(Runtime):
-    """A runtime whose daemon answers nobody, on a clock that goes on by what is waited for it."""
+    """A runtime whose daemon answers nobody while it *hangs*, on a clock that goes on by what is waited for it."""
 
     def __init__(self) -> None:
         super().__init__(("docker",))
-        self.seconds, self.calls, self.patience = 1000.0, 0, float(TIMEOUT_SECONDS)
+        self.seconds, self.calls, self.patience, self.hangs = 1000.0, 0, float(TIMEOUT_SECONDS), True
+        self.pauses: list[float] = []
+        self._left = self.seconds
 
     def monotonic(self) -> float:
         return self.seconds
 
     def __call__(self, *words: str, timeout: int = TIMEOUT_SECONDS, merged: bool = False) -> str:
         self.calls += 1
-        self.seconds += self.patience
+        self.pauses.append(self.seconds - self._left)
+        self.seconds += self.patience if self.hangs else 0.0
+        self._left = self.seconds
+        if not self.hangs:
+            return ""
         raise BackendError(f"docker {words[0]}: timed out")
 
 
-@pytest.mark.parametrize(("patience", "pause"), [(TIMEOUT_SECONDS, 10 * TIMEOUT_SECONDS), (0, ASK_AGAIN_SECONDS)])
-def test_a_runtime_that_hangs_is_left_alone_for_ten_times_as_long_as_it_held_up_the_agent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float, pause: float
+def observe_until(calls: int, backend: ContainerBackend, runtime: HungRuntime) -> None:
+    """Look every second, as long as it takes until the runtime was asked so many times."""
+    while runtime.calls < calls:
+        with suppress(BackendError):
+            backend.observe()
+        runtime.seconds += 1
+
+
+@pytest.mark.parametrize(
+    ("patience", "pauses"),
+    [
+        pytest.param(TIMEOUT_SECONDS, [TIMEOUT_SECONDS, 10 * TIMEOUT_SECONDS, 10 * TIMEOUT_SECONDS], id="hangs"),
+        pytest.param(0.0, [ASK_AGAIN_SECONDS] * 3, id="fails-at-once"),
+    ],
+)
+def test_a_runtime_that_goes_on_hanging_is_left_alone_for_ten_times_as_long_as_it_held_up_the_agent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float, pauses: list[float]
 ) -> None:
     runtime = HungRuntime()
     runtime.patience = patience
     monkeypatch.setattr(container, "time", runtime)
+    observe_until(4, ContainerBackend(DEVICE, tmp_path, runtime), runtime)
+    assert runtime.pauses[1:] == pauses
+
+
+def test_a_runtime_that_was_slow_once_is_believed_again_soon_and_one_answer_ends_the_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = HungRuntime()
+    monkeypatch.setattr(container, "time", runtime)
     backend = ContainerBackend(DEVICE, tmp_path, runtime)
-    for _ in range(3):
-        with pytest.raises(BackendError, match="timed out"):
-            backend.observe()
-    assert runtime.calls == 1
-    runtime.seconds += pause
+    observe_until(1, backend, runtime)
     with pytest.raises(BackendError, match="timed out"):
         backend.observe()
-    assert runtime.calls == 2
+    runtime.hangs = False
+    observe_until(2, backend, runtime)
+    assert backend.observe() == {}
+    runtime.hangs = True
+    observe_until(4, backend, runtime)
+    assert runtime.pauses[1:] == [TIMEOUT_SECONDS, container.LOOK_SECONDS, TIMEOUT_SECONDS]
 
 
 def test_a_runtime_that_hangs_is_not_asked_more_often_for_a_container_that_ended(

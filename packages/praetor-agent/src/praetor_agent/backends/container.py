@@ -78,11 +78,13 @@ class ContainerBackend:
         """Return by uid every container of this device; the latest of each."""
         alive = all(seen.pid and self._ticks[uid] == procfs.start_ticks(seen.pid) for uid, seen in self._seen.items())
         if time.monotonic() >= self._look_at or not (alive or self._problem):
-            began, self._problem, pause = time.monotonic(), None, LOOK_SECONDS
+            began, before, pause = time.monotonic(), self._problem, LOOK_SECONDS
+            self._problem = None
             try:
                 self._look()
-            except BackendError as e:  # nor may one that hangs hold up all else for more than a small part of the time
-                self._problem, pause = e, max(ASK_AGAIN_SECONDS, 10 * (time.monotonic() - began))
+            except BackendError as e:  # one that goes on hanging must not hold up all else
+                took = time.monotonic() - began
+                self._problem, pause = e, max(ASK_AGAIN_SECONDS, 10 * took if before else took)
             self._look_at = time.monotonic() + pause
         if self._problem is not None:
             raise self._problem
