@@ -10,7 +10,8 @@ from praetor_agent import restart, trial
 from praetor_agent.clock import CRASH_RESET_SECONDS
 from praetor_agent.reconcile import Fetch, Plan, Remove, Repair, Start, Stop, reconcile
 from praetor_agent.records import ArtifactState, Failure, Memory, Observed, Record, Revision, Rollback, Stage, World
-from praetor_api.protocol import Desired, DesiredItem, InvalidItem, RollbackReason
+from praetor_agent.telling import observations
+from praetor_api.protocol import Desired, DesiredItem, InvalidItem, Observation, RollbackReason
 from praetor_api.spec import Artifact, ArtifactType, Backend, Execution, ProcessSpec, RestartPolicy
 from praetor_api.wire import Fault, read, write
 
@@ -622,8 +623,12 @@ def test_with_time_a_desired_process_always_comes_to_run(events: list[tuple[obje
     assert device.process.spec_hash == "v9Always"
 
 
+WHY = "backend process cannot be asked: timed out"
+V2 = item("v2")
+
+
 def silent(*seen: Observed) -> World:
-    why = {Backend.PROCESS: "backend process cannot be asked: timed out"}
+    why = {Backend.PROCESS: WHY}
     return replace(world(*seen), unavailable=why, silent=why)
 
 
@@ -640,6 +645,68 @@ def test_nothing_starts_beside_what_a_backend_that_cannot_be_asked_may_still_run
     assert (moved.actions, moved.memory[UID].current) == ((), record().current)
     made_again = plan_of(wanted(replace(other, uid="uid-2")), silent(), record())
     assert (made_again.actions, made_again.memory[UID]) == ((), record())
+    why = made_again.memory["uid-2"].failure
+    assert why is not None
+    assert (why.reason, why.message.partition(": ")[2]) == ("BackendUnavailable", WHY)
+    ended = reconcile(wanted(replace(other, uid="uid-2")), world(running()), made_again.memory, 200.0)
+    assert (ended.actions, ended.memory["uid-2"].failure) == ((Stop(uid=UID, backend=Backend.PROCESS),), None)
+    given_up = Rollback(spec_hash="v2", reason=RollbackReason.HEALTH_CHECK_FAILED, message="x")
+    back = record(last_good=Revision(item=item(backend=Backend.INITD)), rollback=given_up, current=Revision(item=V2))
+    assert plan_of(wanted(V2), silent(), back) == Plan(memory={UID: back})
+    assert plan_of(wanted(V2), world(), back).actions == (Start(revision=Revision(item=item(backend=Backend.INITD))),)
+
+
+def test_a_job_that_ended_keeps_nothing_from_starting_though_its_backend_cannot_be_asked() -> None:
+    done = record(item(policy=RestartPolicy.NEVER), stage=Stage.COMPLETED, exit_code=0, termination_reason="Completed")
+    other = item("v2", backend=Backend.INITD)
+    for new in (other, replace(other, uid="uid-2")):
+        plan = plan_of(wanted(new), silent(), done)
+        assert plan.actions == (Start(revision=Revision(item=new)),)
+        assert [*plan.memory] == [new.uid]
+    later = reconcile(wanted(), world(dead()), {}, 200.0)  # what it left is taken away when it can be
+    assert later.actions == (Remove(uid=UID, backend=Backend.PROCESS),)
+
+
+def told(known: Record, seen: World) -> Observation:
+    plan = plan_of(wanted(item()), seen, known)
+    return observations(wanted(item()), plan.memory, seen, {})[UID]
+
+
+def test_what_ran_is_not_told_to_have_failed_while_its_backend_cannot_be_asked() -> None:
+    seen = told(record(healthy_since=50.0, exit_code=1), silent())
+    assert (seen.process_started, seen.healthy, seen.exit_code) == (None, None, None)
+    assert (seen.error_message, seen.warning_message) == (None, WHY)
+    moved = plan_of(wanted(item("v2", backend=Backend.INITD)), silent(), record(healthy_since=50.0))
+    old = observations(wanted(item("v2", backend=Backend.INITD)), moved.memory, silent(), {})[UID]
+    assert (old.observed_spec_hash, old.process_started, old.warning_message) == ("v1", None, WHY)
+
+
+def test_a_new_version_does_not_pass_for_healthy_because_its_backend_cannot_be_asked() -> None:
+    # told as not known at all, it would inherit what was known of the version before it
+    seen = told(record(), silent())
+    assert (seen.process_started, seen.healthy, seen.error_message) == (True, None, None)
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        pytest.param(record(stage=Stage.WAITING, exit_code=3, not_before=500.0), id="waits-to-be-started-again"),
+        pytest.param(record(stage=Stage.STARTING, exit_code=3), id="was-not-seen-to-run"),
+        pytest.param(record(healthy_since=50.0, boot_id="boot-0", exit_code=3), id="ran-before-the-device-restarted"),
+    ],
+)
+def test_what_does_not_run_is_told_so_though_its_backend_cannot_be_asked_and_not_as_a_failed_start(
+    known: Record,
+) -> None:
+    seen = told(known, silent())
+    assert (seen.process_started, seen.healthy, seen.exit_code) == (False, False, 3)
+    assert (seen.error_message, seen.warning_message) == (None, WHY)
+
+
+def test_how_a_job_ended_is_told_though_its_backend_cannot_be_asked() -> None:
+    done = record(stage=Stage.COMPLETED, exit_code=0, termination_reason="Completed")
+    seen = told(done, silent())
+    assert (seen.process_started, seen.healthy, seen.exit_code) == (True, True, 0)
 
 
 def test_what_is_withdrawn_is_forgotten_when_its_backend_is_gone_for_good() -> None:

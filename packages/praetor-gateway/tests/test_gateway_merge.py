@@ -162,6 +162,14 @@ def test_what_an_older_spec_pinned_is_not_said_of_one_that_pins_nothing() -> Non
     assert (after.phase, said(after)["Healthy"]) == (Phase.RUNNING, "True Healthy")  # neither hangs on it
 
 
+def test_what_a_device_cannot_tell_for_now_stays_as_it_was_known() -> None:
+    healthy = merge(process_row(), seen(process_started=True, healthy=True, pid=7), connected=True, now=NOW)
+    unknown = seen(warning_message="backend container cannot be asked: timed out")
+    status = merge(process_row(status=healthy), unknown, connected=True, now=NOW)
+    assert status.phase is Phase.RUNNING
+    assert said(status) == {**said(healthy), "SpecWarning": "True Reported"}
+
+
 def test_a_warning_ends_when_it_is_no_longer_reported() -> None:
     warned = merge(process_row(), seen(warning_message="w"), connected=None, now=NOW)
     calm = merge(process_row(status=warned), seen(), connected=None, now=NOW)

@@ -102,18 +102,20 @@ class _Step:
 def _wanted(desired: Desired, world: World, memory: Memory, now: float) -> Iterator[_Step]:
     wanted = {item.uid for item in desired.items}
     leaving = {
-        (record.namespace, record.name)
+        (record.namespace, record.name): unknown(record, world)
         for uid, record in memory.items()
         if uid not in wanted
-        and ((uid in world.observed and world.observed[uid].running) or _unknown(record, world) is not None)
+        and ((uid in world.observed and world.observed[uid].running) or unknown(record, world) is not None)
     }
     for item in desired.items:
         record = memory.get(item.uid) or _adopted(item, world.observed.get(item.uid))
         record = replace(record, namespace=item.namespace, name=item.name)
         step = _step(item, record, world, now)
-        starts = any(isinstance(action, Start) for action in step.actions)
-        # deleted and made again, it is another, but must not run beside the one that it follows
-        yield _Step(record=record) if starts and (item.namespace, item.name) in leaving else step
+        key, starts = (item.namespace, item.name), any(isinstance(action, Start) for action in step.actions)
+        if starts and key in leaving:
+            # deleted and made again, it is another, but must not run beside the one that it follows
+            step = _Step(record=replace(record, failure=_waits(leaving[key])))
+        yield step
     for bad in desired.invalid:
         record = trial.judged(_caught_up(_of_invalid(bad, memory), world, now), world, now)
         message = "; ".join(map(str, bad.faults))
@@ -160,7 +162,7 @@ def _step(item: DesiredItem, record: Record, world: World, now: float) -> _Step:
 
 
 def _why_not(item: DesiredItem, record: Record, world: World) -> Failure | None:
-    reason = world.unavailable.get(item.spec.execution.backend) or _unknown(record, world)
+    reason = world.unavailable.get(item.spec.execution.backend) or unknown(record, world)
     if reason is not None:
         return Failure(reason="BackendUnavailable", message=reason)
     old = record.current is not None or record.uid in world.observed
@@ -168,9 +170,16 @@ def _why_not(item: DesiredItem, record: Record, world: World) -> Failure | None:
     return _not_kept("not changed", world) if changes and world.unwritten is not None else None
 
 
-def _unknown(record: Record, world: World) -> str | None:
-    """Return why nobody can tell now whether what was started last runs, if so."""
-    return world.silent.get(record.current.item.spec.execution.backend) if record.current is not None else None
+def unknown(record: Record, world: World) -> str | None:
+    """Return why nobody can tell now whether what was started last runs, if so. A job that ended does not."""
+    if record.current is None or record.stage is Stage.COMPLETED:
+        return None
+    return world.silent.get(record.current.item.spec.execution.backend)
+
+
+def _waits(why: str | None) -> Failure | None:
+    message = f"not started, for the one of this name before it may still run: {why}"
+    return Failure(reason="BackendUnavailable", message=message) if why else None
 
 
 def _not_kept(what: str, world: World) -> Failure:
@@ -205,7 +214,7 @@ def _fall_back(record: Record, world: World, now: float) -> _Step:
     old = record.last_good if record.rollback is not None else record.current
     if old is None:
         return _withdraw(record, world, now) if record.rollback is not None else _Step(record=record)
-    if old.item.spec.execution.backend in world.unavailable:
+    if old.item.spec.execution.backend in world.unavailable or unknown(record, world) is not None:
         return _Step(record=record)
     seen = world.observed.get(record.uid)
     runs = seen is not None and seen.running and _is_of(old, seen)
@@ -312,7 +321,7 @@ def _retire(record: Record, world: World, now: float) -> _Step:
     seen = world.observed.get(record.uid)
     if world.hold is not None:
         return _fall_back(trial.judged(_caught_up(record, world, now), world, now), world, now)
-    if _unknown(record, world) is not None:
+    if unknown(record, world) is not None:
         return _Step(record=record)
     if seen is not None and seen.running:
         return _stop(record, seen, now)

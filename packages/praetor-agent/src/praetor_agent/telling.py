@@ -13,7 +13,8 @@ from praetor_agent.errors import GatewayError
 from praetor_agent.gateway import GatewayClient
 from praetor_agent.health import Health
 from praetor_agent.poller import Inbox
-from praetor_agent.records import Exchange, Memory, World
+from praetor_agent.reconcile import unknown
+from praetor_agent.records import Exchange, Memory, Record, Stage, World
 from praetor_agent.reporting import Reporter
 from praetor_api.protocol import Desired, Observation, Report, ReportAck
 
@@ -128,5 +129,20 @@ def observations(
         seen = reporting.observation(
             record, world.observed.get(uid), health.get(uid), world.artifacts.get(wanted), world.hold
         )
-        told[uid] = reporting.with_spec_hash(seen, wanted)
+        told[uid] = reporting.with_spec_hash(_unless_unknown(seen, record, world), wanted)
     return told
+
+
+def _unless_unknown(seen: Observation, record: Record, world: World) -> Observation:
+    """Return *seen* without what nobody can tell while the backend is silent: that is a warning, not a failure."""
+    why = unknown(record, world)
+    if why is None:
+        return seen
+    error = None if seen.error_message == why else seen.error_message
+    warning = f"{seen.warning_message}; {why}" if seen.warning_message else why
+    seen = replace(seen, error_message=error, warning_message=warning)
+    if record.stage is not Stage.RUNNING or record.boot_id != world.boot_id:
+        return seen  # nobody saw it run, or it ended
+    # left out, what the gateway knows stands; but a new version must not pass for healthy because the old one was
+    started = True if record.healthy_since is None else None
+    return replace(seen, process_started=started, healthy=None, exit_code=None)
