@@ -137,8 +137,8 @@ def _command(row: RevisionRow) -> str:
 
 
 def _environment(row: RevisionRow) -> str:
-    variables = (row.template.raw.get("spec") or {}).get("execution", {}).get("env") or ()
-    return " ".join(f"{each.get('name')}={each.get('value', '')}" for each in variables)
+    execution = (row.template.raw.get("spec") or {}).get("execution") or {}
+    return " ".join(f"{each.get('name')}={each.get('value', '')}" for each in execution.get("env") or ())
 
 
 def _runs(row: RevisionRow) -> str:
