@@ -46,6 +46,7 @@ class Client(PatchingKube):
     def lose_sight(self, kinds: frozenset[Resource]) -> None:
         """Cut all watches off, and let those of *kinds* fail from now on; the others are taken up again."""
         self.unseen = kinds
+        self.open.set()  # what was held up is cut off, too
         self.end_watches(Unreachable("cut"))
 
     async def watch(
