@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -207,12 +208,27 @@ def test_too_few_devices_for_a_storm_are_believed_also_when_nobody_is_heard() ->
     assert not world.judge.suspect
 
 
-def test_a_fleet_whose_silence_comes_in_small_parts_is_believed_too() -> None:
+@pytest.mark.parametrize("heartbeat_s", [15, 60])
+def test_a_fleet_that_is_cut_off_falls_due_bit_by_bit_and_is_a_storm_all_the_same(heartbeat_s: int) -> None:
+    stale_s = 3.0 * heartbeat_s
+    rules = evolve(RULES, stale_s=stale_s, grace_s=stale_s + heartbeat_s, storm_window_s=float(heartbeat_s))
+    world, scans = World(240, rules=rules), heartbeat_s // 5
+    each = 240 // scans
+    for _ in range(6):  # heartbeats, in which each scan meets another part of the fleet
+        for part in range(scans):
+            world.run(5, *names(each, each * part))
+    world.run(int(2 * stale_s))
+    assert len(world.storms) == 1
+    assert len(world.lost) < RULES.storm_floor  # the first ones were believed
+    assert world.judge.suspect
+
+
+def test_devices_that_go_one_after_the_other_are_no_storm() -> None:
     world = World(120)
-    for _ in range(6):  # a heartbeat's time, in which a third of the fleet is heard with each scan
-        for third in range(3):
-            world.run(5, *names(40, 40 * third))
-    world.run(90)
+    world.run(70, *names(120))
+    for gone in range(10, 121, 10):  # ten a minute
+        world.run(60, *names(120 - gone, gone))
+    world.run(60)
     assert len(world.lost) == 120
     assert world.storms == []
 

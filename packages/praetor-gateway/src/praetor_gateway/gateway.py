@@ -259,6 +259,7 @@ def _rules(settings: Settings) -> Rules:
         grace_s=settings.takeover_grace_s,
         scan_s=settings.scan_s,
         flap_hold_s=2.0 * settings.heartbeat_s,
+        storm_window_s=float(settings.heartbeat_s),
     )
 
 

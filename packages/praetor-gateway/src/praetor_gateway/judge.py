@@ -6,7 +6,7 @@ are monotonic seconds of the judging process.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 
 from attrs import frozen
@@ -27,6 +27,7 @@ class Rules:
     freeze_s: float = 60.0
     stall_s: float = 3.0
     storm_floor: int = 50
+    storm_window_s: float = 15.0  # a heartbeat: who is cut off at once falls due within one, not at one moment
     storm_site_share: float = 0.2
     storm_fleet_share: float = 0.05
     storm_drip_per_s: float = 50.0
@@ -76,6 +77,7 @@ class Judge:
         self._storm_until: float | None = None
         self._was_deaf = False
         self._dripped_at = now
+        self._fallen: deque[tuple[float, Watched]] = deque()  # who was lately believed to be gone
 
     @property
     def suspect(self) -> bool:
@@ -132,6 +134,7 @@ class Judge:
         storm, released = self._weather([watched for _, watched in overdue], now)
         for _, watched in overdue[:released]:
             self._turn(watched, False, now)
+            self._fallen.append((now, watched))
         return Verdict(disconnected=tuple(name for name, _ in overdue[:released]), storm=storm)
 
     def _forgive_stall(self, now: float) -> None:
@@ -164,7 +167,7 @@ class Judge:
     def _weather(self, overdue: list[Watched], now: float) -> tuple[Storm | None, int]:
         """Return the storm that begins now, if one does, and how many of the *overdue* may be believed."""
         if self._storm_until is None:
-            storm = _storm(self._rules, overdue, self._watched.values())
+            storm = _storm(self._rules, overdue, self._lately_fallen(now), self._watched.values()) if overdue else None
             if storm is None:
                 return None, len(overdue)
             self._storm_until = now + self._rules.stale_s
@@ -186,6 +189,11 @@ class Judge:
         self._dripped_at += released / self._rules.storm_drip_per_s
         return None, released
 
+    def _lately_fallen(self, now: float) -> list[Watched]:
+        while self._fallen and now - self._fallen[0][0] > self._rules.storm_window_s:
+            self._fallen.popleft()
+        return [watched for _, watched in self._fallen if not watched.connected]
+
     def _is_deaf(self, now: float) -> bool:
         return all(now - watched.heard_at > self._rules.stale_s for watched in self._watched.values())
 
@@ -195,13 +203,15 @@ class Judge:
         self._storm_until = None
 
 
-def _storm(rules: Rules, overdue: list[Watched], fleet: Iterable[Watched]) -> Storm | None:
-    if len(overdue) < rules.storm_floor:
+def _storm(rules: Rules, overdue: list[Watched], fallen: list[Watched], fleet: Iterable[Watched]) -> Storm | None:
+    silent = [*overdue, *fallen]
+    if len(silent) < rules.storm_floor:
         return None
     sites = Counter(watched.site for watched in fleet if watched.connected)
-    if len(overdue) > rules.storm_fleet_share * sites.total():
-        return Storm(site=None, silent=len(overdue))
-    return _site_storm(rules, Counter(watched.site for watched in overdue), sites)
+    sites.update(watched.site for watched in fallen)
+    if len(silent) > rules.storm_fleet_share * sites.total():
+        return Storm(site=None, silent=len(silent))
+    return _site_storm(rules, Counter(watched.site for watched in silent), sites)
 
 
 def _site_storm(rules: Rules, overdue: Mapping[str, int], sites: Mapping[str, int]) -> Storm | None:
