@@ -25,6 +25,7 @@ from e2e.stack.manifests import deployment
 from e2e.stack.preloaded import Preloaded
 from e2e.stack.server import Server
 from e2e.stack.stack import Stack
+from e2e.stack.waiting import eventually
 from e2e.suite.judging import revision
 from e2e.suite.workloads import sleeping
 
@@ -117,13 +118,18 @@ def _kill(controller: Server, kills: int, chance: random.Random, kube: Kube) -> 
     killed_at, began = [time.time()], time.monotonic()
     controller.restart(kill=True)
     start_s = time.monotonic() - began
+    eventually(lambda: _versions(kube) == {"1", "2"}, what="the rollout began")  # it may not have before the first kill
     for number in range(1, kills):
         threading.Event().wait(chance.uniform(0.0, start_s + 0.7))
-        assert {revision(item) for item in kube.list(PROCESSES)} == {"1", "2"}, f"no rollout at kill {number}"
+        assert _versions(kube) == {"1", "2"}, f"no rollout at kill {number}"
         controller.program.kill()
         killed_at.append(time.time())
         controller.program.start()
     return killed_at
+
+
+def _versions(kube: Kube) -> set[str]:
+    return {revision(item) for item in kube.list(PROCESSES)}
 
 
 def _within_budgets(timeline: Timeline, fleet: SimulatedFleet, seed: str) -> None:
