@@ -183,12 +183,17 @@ def with_replicas() -> Object:
     return patched
 
 
+def peer_port(container: dict[str, Any]) -> int:
+    [port] = [each["containerPort"] for each in container["ports"] if each["name"] == "peers"]
+    return int(port)
+
+
 def test_replicas_tell_each_other_whom_they_heard() -> None:
     pod = with_replicas()["spec"]["template"]["spec"]
     [container] = pod["containers"]
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     secrets = {volume["name"]: volume["secret"]["secretName"] for volume in pod["volumes"]}
-    [port] = [each["containerPort"] for each in container["ports"] if each["name"] == "peers"]
+    port = peer_port(container)
     assert with_replicas()["spec"]["replicas"] > 1
     assert f"--peer-bind-address=:{port}" in container["args"]
     assert f"--peer-advertise-address=$(POD_IP):{port}" in container["args"]
@@ -204,7 +209,7 @@ def test_the_network_lets_replicas_tell_each_other() -> None:
         (DEPLOY / "components" / "networkpolicy" / "gateway.yaml").read_text(encoding="utf-8")
     )
     [container] = with_replicas()["spec"]["template"]["spec"]["containers"]
-    [port] = [each["containerPort"] for each in container["ports"] if each["name"] == "peers"]
+    port = peer_port(container)
     ours = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": "praetor-gateway"}}}
     assert {"ports": [{"port": port}], "from": [ours]} in policy["spec"]["ingress"]
     assert {"ports": [{"port": port}], "to": [ours]} in policy["spec"]["egress"]

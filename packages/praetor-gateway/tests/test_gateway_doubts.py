@@ -32,6 +32,17 @@ async def two_replicas() -> AsyncIterator[tuple[Lab, Lab, dict[str, Any]]]:
         yield first, second, good
 
 
+@asynccontextmanager
+async def told(**identity: Any) -> AsyncIterator[tuple[Lab, dict[str, Any]]]:
+    """Yield a gateway that a device told that all is well, 5 s ago, and that observation."""
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        await lab.report("leaf-1", good, **identity)
+        await lab.clock.advance(5)
+        yield lab, good
+
+
 async def beat(lab: Lab, *seen: dict[str, Any], version: str = "1", system: str = "old") -> bool:
     """Send a heartbeat, and if it is asked for all that the device sees; tell whether it was."""
     await lab.clock.advance(5)
@@ -40,6 +51,10 @@ async def beat(lab: Lab, *seen: dict[str, Any], version: str = "1", system: str 
         await lab.report("leaf-1", *seen, agentVersion=version, bootID="b", facts={"os": system})
     await lab.clock.advance(5)
     return asked
+
+
+def status_writes(lab: Lab) -> int:
+    return [request.subresource for request in lab.kube.requests].count("status")
 
 
 def writes(*labs: Lab) -> int:
@@ -136,11 +151,7 @@ async def test_our_own_write_is_no_reason_to_ask_even_if_its_echo_comes_before_i
 
 
 async def test_a_status_that_a_person_changed_is_put_right() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        good = await lab.running("leaf-1")
-        await lab.report("leaf-1", good)
-        await lab.clock.advance(5)
+    async with told() as (lab, good):
         other = {"type": "Audited", "status": "True", "reason": "Done", "lastTransitionTime": "2026-01-01T00:00:00Z"}
         said = lab.process("leaf-1")["status"]["conditions"]
         await lab.kube.patch(DEVICE_PROCESSES, KEY, {"status": {"conditions": [*said, other]}}, subresource="status")
@@ -152,13 +163,10 @@ async def test_a_status_that_a_person_changed_is_put_right() -> None:
 
 
 async def test_a_connection_that_somebody_else_wrote_is_put_right_and_once() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        good = await lab.running("leaf-1")
-        await lab.report("leaf-1", good, agentVersion="1", bootID="b")
-        await lab.clock.advance(20)
+    async with told(agentVersion="1", bootID="b") as (lab, _):
+        await lab.clock.advance(15)
         await lab.report("leaf-1", agentVersion="1", bootID="b")
-        before = [request.subresource for request in lab.kube.requests].count("status")
+        before = status_writes(lab)
         other = lab.kube.another_client()
         for resource, key in ((NETWORK_SWITCHES, Key("lab", "leaf-1")), (DEVICE_PROCESSES, KEY)):
             said = lab.kube.objects(resource)[key]["status"]["conditions"]
@@ -167,15 +175,11 @@ async def test_a_connection_that_somebody_else_wrote_is_put_right_and_once() -> 
         await lab.clock.advance(5)
         assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "True"
         assert conditions(lab.process("leaf-1"))["AgentConnected"] == "True"
-        assert [request.subresource for request in lab.kube.requests].count("status") == before + 2
+        assert status_writes(lab) == before + 2
 
 
 async def test_facts_are_asked_for_as_often_as_somebody_else_writes_them() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        good = await lab.running("leaf-1")
-        await lab.report("leaf-1", good, agentVersion="1", bootID="b", facts={"os": "old"})
-        await lab.clock.advance(5)
+    async with told(agentVersion="1", bootID="b", facts={"os": "old"}) as (lab, good):
         for foreign in ("y", "z"):
             switch = Key("lab", "leaf-1")
             await lab.kube.patch(NETWORK_SWITCHES, switch, {"status": {"facts": {"os": foreign}}}, subresource="status")
@@ -201,11 +205,8 @@ async def test_what_was_heard_long_ago_is_not_written_over_what_another_replica_
 
 
 async def test_after_a_restore_from_a_backup_the_restored_is_served_and_reported_on_anew() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        good = await lab.running("leaf-1")
-        await lab.report("leaf-1", good, agentVersion="1", bootID="b", facts={"os": "old"})
-        await lab.clock.advance(20)  # the counts, too, are written
+    async with told(agentVersion="1", bootID="b", facts={"os": "old"}) as (lab, good):
+        await lab.clock.advance(15)  # the counts, too, are written
         lab.kube.rewind(1)
         await lab.kube.patch(DEVICE_PROCESSES, KEY, {"spec": {"restartPolicy": "Never"}})
         await lab.kube.patch(DEVICE_PROCESSES, KEY, {"status": None}, subresource="status")
@@ -222,11 +223,7 @@ async def test_after_a_restore_from_a_backup_the_restored_is_served_and_reported
 
 
 async def test_a_restore_that_no_watch_tells_of_costs_one_conflict() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        good = await lab.running("leaf-1")
-        await lab.report("leaf-1", good, agentVersion="1", bootID="b")
-        await lab.clock.advance(5)
+    async with told(agentVersion="1", bootID="b") as (lab, good):
         lab.kube.silence_watches()
         lab.kube.rewind(1)
         await lab.kube.patch(DEVICE_PROCESSES, KEY, {"metadata": {"labels": {"restored": "yes"}}})
