@@ -20,7 +20,7 @@ from e2e.stack.stack import Settings, Stack
 
 LIKE_REQUESTS = at_most(1.1)
 REFERENCE = "import requests"
-IMPORT = "import praetor_agent.cli, praetor_agent.run"
+IMPORT = "import praetor_agent.cli, praetor_agent.app"
 COUNTS = (0, 1, 20)
 PLAIN = {"PATH": "/nonexistent"}
 """A device without a container runtime; where there is one, the agent holds what asks it, too."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from e2e.bench.context import Context
 from e2e.bench.figures import Figure, at_most
-from e2e.closure import PULLED, installed
+from e2e.release.closure import PULLED, installed
 
 WHEEL_KB = at_most(100.0)
 KB = 1000.0

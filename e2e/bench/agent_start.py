@@ -14,6 +14,7 @@ from typing import Any
 
 from attrs import frozen
 
+from agent_testing import FakeGateway, item, process_spec
 from e2e.bench.context import Context, own_environment, tell, until
 from e2e.bench.figures import Figure, median_figure
 from e2e.bench.proc import cpu_seconds, cpu_seconds_of_ended_children, resident_kib
@@ -23,10 +24,9 @@ from e2e.lab.agent import PLACE, STATE, await_agent, start_agent
 from e2e.lab.device import Device
 from e2e.lab.payload import install
 from e2e.lab.podman import OPTIONS, PODMAN, made_image, podman
-from praetor_agent import procfs
+from praetor_agent.backends import procfs
 from praetor_agent.backends.process import ProcessBackend
-from praetor_agent.testing import FakeGateway, item, process_spec
-from praetor_agent.trial import GOOD_SECONDS
+from praetor_agent.core.rollback import GOOD_SECONDS
 
 DAY_S = 86400.0
 SETTLE_S = GOOD_SECONDS + 5.0  # until then it still writes down which versions are good

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from praetor_gateway.serving import Listener
+from praetor_gateway.http.server import Listener
 
 DEVICE = "/v1/devices/{device}"
 STOP_S = 1.0

@@ -15,10 +15,10 @@ from typing import Any, cast
 from prometheus_client import CollectorRegistry
 
 from e2e.bench.proc import resident_kib
-from e2e.bench.shelf import Shelf, name_of
-from praetor_api.kube.api import KubeApi
-from praetor_api.kube.clock import SystemClock
-from praetor_api.kube.logs import configure_logs
+from e2e.bench.synthetic_api import Shelf, name_of
+from praetor_api.kube.client.api import KubeApi
+from praetor_api.kube.runtime.clock import SystemClock
+from praetor_api.kube.runtime.logs import configure_logs
 from praetor_api.protocol import TOKEN_HEADER, Report, report_path
 from praetor_api.tokens import device_token
 from praetor_api.wire import write

@@ -12,12 +12,12 @@ import time
 from datetime import UTC, datetime
 
 from e2e.stack.manifests import deployment, process_spec
-from praetor_api.kube.client import KubeClient
-from praetor_api.kube.resource import DEVICE_PROCESSES
-from praetor_controller.actions import Create
-from praetor_controller.bodies import process_body
-from praetor_controller.projection import project_deployment
-from praetor_controller.writer import CONCURRENCY, FIELD_MANAGER
+from praetor_api.kube.client.client import KubeClient
+from praetor_api.kube.client.resource import DEVICE_PROCESSES
+from praetor_controller.model.actions import Create
+from praetor_controller.model.manifests import process_body
+from praetor_controller.model.projection import project_deployment
+from praetor_controller.reconcile.writer import CONCURRENCY, FIELD_MANAGER
 
 
 async def create(kubeconfig: str, namespace: str, name: str, count: int) -> dict[str, float]:

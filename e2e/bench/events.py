@@ -19,6 +19,7 @@ from typing import Any
 import structlog
 from attrs import frozen
 
+from controller_testing import PatchingKube
 from e2e.bench.context import Context, tell, until
 from e2e.bench.counts import of_kind, ours
 from e2e.bench.figures import Figure, at_most, median_figure, number
@@ -26,14 +27,13 @@ from e2e.bench.fleet import CONCURRENCY, NAME, Fleet
 from e2e.bench.programs import running
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.stack import Settings, Stack
-from praetor_api.kube.client import KubeClient
+from kube_testing import FakeClock
+from praetor_api.kube.client.client import KubeClient
+from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.codec import format_time
-from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
-from praetor_api.kube.testing import FakeClock
 from praetor_controller import settings as controller
-from praetor_controller.changes import Changes
 from praetor_controller.main import Program
-from praetor_controller.testing import PatchingKube
+from praetor_controller.reconcile.dirty import Changes
 
 SIZES = (10_000, 100_000)
 STATUSES = "deviceprocessdeployments/status"

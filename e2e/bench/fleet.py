@@ -13,8 +13,8 @@ from e2e.stack.kube import Object
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.program import Program
 from e2e.stack.stack import Stack, environment, script
-from praetor_api.kube.client import KubeClient
-from praetor_api.kube.resource import NETWORK_SWITCHES
+from praetor_api.kube.client.client import KubeClient
+from praetor_api.kube.client.resource import NETWORK_SWITCHES
 
 NAME = "agent"
 GROUP = "group"

@@ -16,15 +16,15 @@ from attrs import evolve
 from e2e.bench.context import Context
 from e2e.bench.figures import Figure, Goal, at_most, median_figure
 from e2e.stack.manifests import deployment, process_spec
-from praetor_api.kube.indexer import Indexer
-from praetor_api.kube.resource import Key
-from praetor_controller.gathering import Sources, gather
-from praetor_controller.memory import Memory
-from praetor_controller.overlay import Overlay
-from praetor_controller.planner import plan
-from praetor_controller.projection import project_deployment
-from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow
-from praetor_controller.snapshot import Snapshot
+from praetor_api.kube.client.resource import Key
+from praetor_api.kube.runtime.indexer import Indexer
+from praetor_controller.model.projection import project_deployment
+from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.reconcile.assumed_cache import Overlay
+from praetor_controller.reconcile.snapshot_builder import Sources, gather
+from praetor_controller.reconcile.state import Memory
+from praetor_controller.rollout.planner import plan
+from praetor_controller.rollout.snapshot import Snapshot
 
 FLEET = 100_000
 SMALL = 10_000

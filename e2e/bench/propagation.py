@@ -12,9 +12,9 @@ from typing import Any
 
 from e2e.bench.context import Context, own_environment, tell, until
 from e2e.bench.figures import Figure, at_most, percentile
+from e2e.bench.first_seen import Sightings, delays, first_seen, whole_lines
 from e2e.bench.fleet import NAME, Fleet
 from e2e.bench.programs import running
-from e2e.bench.sightings import Sightings, delays, first_seen, whole_lines
 from e2e.clusters.cluster import Cluster
 from e2e.stack.kube import PROCESSES
 from e2e.stack.program import Program

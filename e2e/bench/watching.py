@@ -13,8 +13,8 @@ import time
 from contextlib import aclosing
 from pathlib import Path
 
-from praetor_api.kube.client import KubeClient
-from praetor_api.kube.resource import DEVICE_PROCESSES
+from praetor_api.kube.client.client import KubeClient
+from praetor_api.kube.client.resource import DEVICE_PROCESSES
 
 TIMEOUT_S = 300
 REPLAY_S = 1.0

@@ -16,7 +16,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 class Embedded(LocalCluster):
-    """`python -m e2e.embedded`; its objects outlive an outage of the process."""
+    """`python -m kubeplane`; its objects outlive an outage of the process."""
 
     name = "embedded"
     capabilities = frozenset(
@@ -53,7 +53,7 @@ class Embedded(LocalCluster):
         argv = [
             sys.executable,
             "-m",
-            "e2e.embedded",
+            "kubeplane",
             f"--port={self.url.rpartition(':')[2]}",
             f"--kubeconfig-out={self.workdir / 'embedded.kubeconfig'}",
             f"--cert-dir={self._cert_dir}",

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from e2e.clusters import guard
+from e2e.clusters import reaper
 from e2e.clusters.errors import ClusterError
 
 TAIL_LINES = 15
@@ -24,7 +24,7 @@ class Process:
         with log.open("ab") as output:
             # the guard is run by path, not as a module, so that it imports nothing of ours
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, str(grace_s), *argv],
+                [sys.executable, "-I", "-S", reaper.__file__, str(grace_s), *argv],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

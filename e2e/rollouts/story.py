@@ -9,8 +9,8 @@ from typing import Any
 from attrs import frozen
 
 from e2e.rollouts.fleet import SimulatedFleet
-from e2e.rollouts.foretold import Foretold
 from e2e.rollouts.observer import Timeline, observe
+from e2e.rollouts.plan_check import Foretold
 from e2e.stack.ctl import Ctl
 from e2e.stack.kube import PROCESSES, Kube, Object, conditions
 from e2e.stack.manifests import deployment

@@ -9,7 +9,7 @@ from typing import Any
 
 from e2e.clusters.credentials import write_secret
 from e2e.clusters.kubectl import output_of
-from e2e.stack import strays
+from e2e.stack import orphans
 from e2e.stack.program import Program
 
 
@@ -63,8 +63,8 @@ class Agent:
 
     def processes(self) -> frozenset[int]:
         """Return the ids of the processes that carry the agent's mark."""
-        return strays.marked(self.home)
+        return orphans.marked(self.home)
 
     def end_processes(self) -> None:
         """End the processes that the agent left."""
-        strays.end_marked(self.home)
+        orphans.end_marked(self.home)

@@ -10,7 +10,7 @@ from typing import Any
 from click.testing import CliRunner
 
 from e2e.stack.stack import environment, script
-from praetor_controller.ctl.command import main
+from praetor_controller.ctl.cli import main
 
 TIMEOUT_S = 120
 

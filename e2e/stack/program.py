@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from e2e.clusters import guard
+from e2e.clusters import reaper
 from e2e.stack.errors import StackError
 
 POLL_S = 0.02
@@ -65,7 +65,7 @@ class Program:
         command = ["/bin/sh", "-c", EXEC, str(self._pid_file), *self.argv]
         with self.log.open("ab") as output:
             self._guard = subprocess.Popen(
-                [sys.executable, "-I", "-S", guard.__file__, str(GRACE_S), *command],
+                [sys.executable, "-I", "-S", reaper.__file__, str(GRACE_S), *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

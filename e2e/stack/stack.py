@@ -21,8 +21,8 @@ from attrs import frozen
 from e2e.clusters.cluster import COMPONENTS, CONTROLLER, GATEWAY, Capability, Cluster
 from e2e.clusters.credentials import write_secret
 from e2e.clusters.rawapi import RawApi
-from e2e.manifests import install_rbac_for_users
-from e2e.stack import strays
+from e2e.release.manifests import install_rbac_for_users
+from e2e.stack import orphans
 from e2e.stack.agent import Agent
 from e2e.stack.kube import Kube, install_definitions
 from e2e.stack.program import Program
@@ -140,7 +140,7 @@ class Stack:
             server.program.begin_stop()
         for server in self.servers():
             server.program.stop()
-        strays.end_marked(self.workdir)
+        orphans.end_marked(self.workdir)
         self._opened.close()
 
     def servers(self) -> tuple[Server, ...]:
@@ -226,7 +226,7 @@ class Stack:
 
     def _start_watchdog(self) -> None:
         """Start what ends the devices' processes when this process is killed and cannot do it by itself."""
-        command = [sys.executable, "-I", "-S", strays.__file__, str(self.workdir)]
+        command = [sys.executable, "-I", "-S", orphans.__file__, str(self.workdir)]
         watchdog = self._opened.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
         self._opened.callback(watchdog.kill)
 

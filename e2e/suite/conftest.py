@@ -10,11 +10,11 @@ import pytest
 
 from e2e.clusters.cluster import Cluster
 from e2e.rollouts.fleet import SimulatedFleet
-from e2e.rollouts.foretold import Foretold
+from e2e.rollouts.plan_check import Foretold
 from e2e.stack.kube import Kube
 from e2e.stack.stack import Stack
 from e2e.suite.fleet import Fleet
-from e2e.suite.scene import DEVICES, FAULTS, Scene, labels
+from e2e.suite.rollout_fixture import DEVICES, FAULTS, Scene, labels
 
 TIMEOUT_S = 240
 HERE = Path(__file__).parent

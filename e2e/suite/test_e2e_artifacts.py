@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.rollouts.foretold import Foretold
+from e2e.rollouts.plan_check import Foretold
 from e2e.rollouts.story import await_done
 from e2e.stack.kube import Kube, Object, condition, conditions
 from e2e.stack.manifests import deployment, process_spec

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from e2e.rollouts.fleet import SimulatedFleet
-from e2e.rollouts.foretold import Foretold
 from e2e.rollouts.observer import Timeline
+from e2e.rollouts.plan_check import Foretold
 from e2e.rollouts.story import await_done
 from e2e.stack.ctl import Ctl
 from e2e.stack.kube import DEPLOYMENTS, PROCESSES, Kube, Object, accepted, conditions

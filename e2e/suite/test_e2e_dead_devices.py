@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from e2e.rollouts.fleet import SimulatedFleet
-from e2e.rollouts.foretold import Foretold
+from e2e.rollouts.plan_check import Foretold
 from e2e.rollouts.story import await_done
 from e2e.stack.kube import Kube, Object, condition, conditions
 from e2e.stack.manifests import deployment

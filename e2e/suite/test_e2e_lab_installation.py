@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from agent_testing import FakeGateway, item, process_spec
 from e2e.lab.device import Device, why_unavailable
 from e2e.lab.errors import LabError
 from e2e.lab.payload import install
+from e2e.release.zipapp import write_zip
 from e2e.stack.waiting import eventually
-from e2e.zipapp import write_zip
-from praetor_agent.testing import FakeGateway, item, process_spec
 
 pytestmark = pytest.mark.lab
 

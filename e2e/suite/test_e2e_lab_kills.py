@@ -23,13 +23,13 @@ import pytest
 from e2e.lab import disk as disks
 from e2e.lab import sysv
 from e2e.lab.agent import PLACE, STATE, await_agent, kill_agent, start_agent
+from e2e.lab.canary_process import PLACE as SEEN
+from e2e.lab.canary_process import Witness, files_of, write_archive
 from e2e.lab.device import Device, rootfs, why_unavailable
 from e2e.lab.disk import Disk
 from e2e.lab.payload import install
 from e2e.lab.podman import OPTIONS, PODMAN, busybox, podman
 from e2e.lab.registry import PROGRAM, push_runnable, serving
-from e2e.lab.witness import PLACE as SEEN
-from e2e.lab.witness import Witness, files_of, write_archive
 from e2e.stack.kube import PROCESSES, Kube, Object, condition
 from e2e.stack.manifests import device_process, network_switch, process_spec
 from e2e.stack.stack import Stack

@@ -9,7 +9,7 @@ import pytest
 
 from e2e.lab.device import Device, rootfs, why_unavailable
 from e2e.lab.payload import install
-from e2e.rollouts.foretold import Foretold
+from e2e.rollouts.plan_check import Foretold
 from e2e.rollouts.story import await_done
 from e2e.stack.kube import DEPLOYMENTS, Kube, Object, condition, conditions
 from e2e.stack.manifests import deployment, network_switch, process_spec

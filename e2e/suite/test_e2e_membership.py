@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from e2e.rollouts.foretold import Foretold
+from e2e.rollouts.plan_check import Foretold
 from e2e.rollouts.story import await_done
 from e2e.stack.kube import DEPLOYMENTS, PROCESSES, SWITCHES, Kube
 from e2e.stack.manifests import deployment

@@ -8,8 +8,8 @@ import pytest
 
 from e2e.clusters.cluster import COMPONENTS, Capability
 from e2e.clusters.rawapi import RawApi
-from e2e.manifests import SYSTEM_NAMESPACE, install_rbac_for_users
-from e2e.permissions import Request, is_allowed, questions
+from e2e.release.manifests import SYSTEM_NAMESPACE, install_rbac_for_users
+from e2e.release.permissions import Request, is_allowed, questions
 from e2e.stack.kube import Kube, accepted
 
 REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"

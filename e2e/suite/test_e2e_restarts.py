@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from e2e.clusters.cluster import Capability
-from e2e.rollouts.foretold import Foretold
+from e2e.rollouts.plan_check import Foretold
 from e2e.rollouts.story import await_done
 from e2e.stack.kube import PROCESSES, Kube
 from e2e.stack.manifests import deployment, network_switch

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 
-from e2e.rollouts.foretold import manifest
+from e2e.rollouts.plan_check import manifest
 from e2e.stack.kube import DEPLOYMENTS, PROCESSES, Kube, conditions
 from e2e.stack.manifests import deployment
 from e2e.stack.waiting import eventually
 from e2e.suite.fleet import Fleet
-from e2e.suite.scene import CANARIES, Scene, rolling
+from e2e.suite.rollout_fixture import CANARIES, Scene, rolling
 from e2e.suite.workloads import shell, sleeping
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from e2e.rollouts.foretold import manifest
+from e2e.rollouts.plan_check import manifest
 from e2e.stack.kube import conditions
 from e2e.stack.waiting import eventually, steadily
-from e2e.suite.scene import BULK, BULK_SIZE, CANARIES, LAST, Scene
+from e2e.suite.rollout_fixture import BULK, BULK_SIZE, CANARIES, LAST, Scene
 
 SLOWLY = {"minReadySeconds": 1}  # so that people come in time
 

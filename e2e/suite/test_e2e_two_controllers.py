@@ -11,7 +11,7 @@ import pytest
 from e2e.clusters.audit import Write, accepted_writes
 from e2e.clusters.cluster import CONTROLLER, Capability
 from e2e.rollouts.fleet import SimulatedFleet
-from e2e.rollouts.foretold import Foretold
+from e2e.rollouts.plan_check import Foretold
 from e2e.rollouts.story import await_done
 from e2e.stack.ctl import Ctl
 from e2e.stack.kube import PROCESSES, Kube

@@ -16,13 +16,13 @@ from click.testing import CliRunner
 
 from e2e.bench.__main__ import BENCHMARKS, main
 from e2e.bench.counts import of_kind
+from e2e.bench.first_seen import delays, first_seen, whole_lines
 from e2e.bench.load import body_length, run
 from e2e.bench.proc import cpu_seconds, resident_kib
-from e2e.bench.shelf import Shelf, name_of, process, switch
-from e2e.bench.sightings import delays, first_seen, whole_lines
+from e2e.bench.synthetic_api import Shelf, name_of, process, switch
 from e2e.clusters.cluster import Request
-from praetor_api.kube.resource import DEVICE_PROCESSES, NETWORK_SWITCHES
-from praetor_gateway.rows import Projection
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES
+from praetor_gateway.fleet.rows import Projection
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 REFUSAL = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n"

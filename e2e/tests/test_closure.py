@@ -7,7 +7,7 @@ from importlib.metadata import distribution, requires
 
 import pytest
 
-from e2e.closure import AGENT, MOST_BYTES, PULLED, ClosureError, complain, sizes_of, weigh
+from e2e.release.closure import AGENT, MOST_BYTES, PULLED, ClosureError, complain, sizes_of, weigh
 
 NAME = re.compile(r"[A-Za-z0-9._-]+")
 

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from e2e.embedded import EmbeddedControlPlane
-from praetor_api.kube.client import KubeClient
-from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Key
-from praetor_controller.ctl.command import main
+from kubeplane import EmbeddedControlPlane
+from praetor_api.kube.client.client import KubeClient
+from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Key
+from praetor_controller.ctl.cli import main
 
 CRDS = Path(__file__).parents[2] / "crds"
 KEY = Key("default", "tel")

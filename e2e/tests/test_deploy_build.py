@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from e2e import build
-from e2e.build import BuildError, Built, build_all, files_of, main, table
+from e2e.release import build
+from e2e.release.build import BuildError, Built, build_all, files_of, main, table
 
 PACKAGE = "praetor-agent"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from e2e.build import ROOT
-from e2e.images import COMPONENTS, Engine, Image, ImageError, build_argv, image_of, run_argv
-from e2e.pipsettings import PipSettings
+from e2e.release.build import ROOT
+from e2e.release.images import COMPONENTS, Engine, Image, ImageError, build_argv, image_of, run_argv
+from e2e.release.pipsettings import PipSettings
 
 IMAGE = Image(component="gateway", version="1.2.3")
 NO_SETTINGS = PipSettings(config="[global]\n", ca=None, folders=())

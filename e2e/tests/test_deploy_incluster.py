@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from e2e.clusters.errors import ClusterError
-from e2e.incluster import available, forwarded_port, gateway_url, token_secret
-from e2e.pods import deployment_of
+from e2e.release.incluster import available, forwarded_port, gateway_url, token_secret
+from e2e.release.pods import deployment_of
 
 KUBECTL = """#!/bin/sh
 echo "$@" > {folder}/arguments

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from e2e.clusters.rawapi import RawApi
-from e2e.manifests import ManifestError, install
+from e2e.release.manifests import ManifestError, install
 
 ROLE = {
     "apiVersion": "rbac.authorization.k8s.io/v1",

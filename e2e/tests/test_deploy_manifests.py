@@ -13,10 +13,10 @@ import jsonschema
 import pytest
 import yaml
 
-from e2e.build import ROOT
-from e2e.embedded.patches import json_patch
-from e2e.images import COMPONENTS, Image
-from e2e.manifests import BASE, SYSTEM_NAMESPACE, ManifestError, Object, read
+from e2e.release.build import ROOT
+from e2e.release.images import COMPONENTS, Image
+from e2e.release.manifests import BASE, SYSTEM_NAMESPACE, ManifestError, Object, read
+from kubeplane.registry.patches import json_patch
 from praetor_api.kube.codec import decode
 from praetor_api.kube.objects import DeviceProcess, DeviceProcessDeployment, NetworkSwitch
 from praetor_gateway.cli import main as gateway

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from e2e.pipsettings import CA_INSIDE, config_files, read_settings
+from e2e.release.pipsettings import CA_INSIDE, config_files, read_settings
 
 
 def written(folder: Path, name: str, text: str) -> Path:

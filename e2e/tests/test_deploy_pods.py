@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e.manifests import BASE, collection_of, read
-from e2e.pods import ACCOUNT, deployment_of, pod_options, pod_words, readable_folder
+from e2e.release.manifests import BASE, collection_of, read
+from e2e.release.pods import ACCOUNT, deployment_of, pod_options, pod_words, readable_folder
 
 SECRET = "praetor-device-tokens"
 

@@ -1,4 +1,4 @@
-"""The roles of deploy/base grant exactly what is written down in e2e.permissions."""
+"""The roles of deploy/base grant exactly what is written down in e2e.release.permissions."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from e2e.clusters.cluster import COMPONENTS
-from e2e.manifests import BASE, SYSTEM_NAMESPACE, Object, rbac_for_users, read
-from e2e.permissions import ALLOWED, Request, is_allowed, questions
+from e2e.release.manifests import BASE, SYSTEM_NAMESPACE, Object, rbac_for_users, read
+from e2e.release.permissions import ALLOWED, Request, is_allowed, questions
 
 USERS_ROLES = ("praetor-view", "praetor-edit")
 KINDS = {"networkswitches", "deviceprocesses", "deviceprocessdeployments"}

@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from agent_testing import until
 from e2e.lab import dockerd, registry
 from praetor_agent.artifacts.fetcher import device_sources
 from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.backends.command import launch_of
 from praetor_agent.backends.container import ContainerBackend, Runtime, probe_in
 from praetor_agent.backends.images import Images
+from praetor_agent.backends.probes import Prober
 from praetor_agent.clock import SystemClock
-from praetor_agent.launch import launch_of
-from praetor_agent.probes import Prober
-from praetor_agent.records import ArtifactState, Observed, Revision
+from praetor_agent.core.model import ArtifactState, Observed, Revision
 from praetor_agent.settings import Registries
-from praetor_agent.testing import until
 from praetor_api.protocol import DesiredItem
 from praetor_api.spec import (
     Artifact,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from e2e.rollouts.foretold import deviations
 from e2e.rollouts.observer import Offer, Sample, Timeline, observe, together
+from e2e.rollouts.plan_check import deviations
 from e2e.stack.recorder import Frame
 
 TRUE = ("AgentConnected", "SpecObserved", "Healthy")

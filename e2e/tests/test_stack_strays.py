@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from e2e.stack import strays
+from e2e.stack import orphans
 from e2e.stack.waiting import eventually
 
 MARK = "PRAETOR_PROCESS_UID"
@@ -54,13 +54,13 @@ def test_only_processes_that_the_folder_speaks_of_are_found(sleepers: Sleepers, 
     wanted = sleepers.start(uid)
     sleepers.start(None)
     sleepers.start(str(uuid4()))
-    assert strays.marked(tmp_path) == {wanted.pid}
+    assert orphans.marked(tmp_path) == {wanted.pid}
 
 
 def test_the_processes_of_the_folder_are_ended_and_no_others(sleepers: Sleepers, uid: str, tmp_path: Path) -> None:
     mine, other = sleepers.start(uid), sleepers.start(str(uuid4()))
     # a process that ended keeps its id until it is waited for, so another process ends them meanwhile
-    with subprocess.Popen([sys.executable, strays.__file__, str(tmp_path)], stdin=subprocess.PIPE) as watchdog:
+    with subprocess.Popen([sys.executable, orphans.__file__, str(tmp_path)], stdin=subprocess.PIPE) as watchdog:
         assert watchdog.stdin is not None
         watchdog.stdin.close()
         assert mine.wait(10) == -15
@@ -70,7 +70,7 @@ def test_the_processes_of_the_folder_are_ended_and_no_others(sleepers: Sleepers,
 
 def test_the_watchdog_does_nothing_while_its_starter_lives(sleepers: Sleepers, uid: str, tmp_path: Path) -> None:
     sleeper = sleepers.start(uid)
-    with subprocess.Popen([sys.executable, strays.__file__, str(tmp_path)], stdin=subprocess.PIPE) as watchdog:
+    with subprocess.Popen([sys.executable, orphans.__file__, str(tmp_path)], stdin=subprocess.PIPE) as watchdog:
         assert watchdog.stdin is not None
         watchdog.stdin.write(b"still here")
         watchdog.stdin.flush()

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from agent_testing import FakeGateway, item, process_spec
 from e2e.lab.payload import install
-from e2e.zipapp import write_zip
-from praetor_agent import procfs
+from e2e.release.zipapp import write_zip
+from praetor_agent.backends import procfs
 from praetor_agent.backends.process import ProcessBackend
-from praetor_agent.testing import FakeGateway, item, process_spec
 
 ALONE = (sys.executable, "-I", "-S")
 

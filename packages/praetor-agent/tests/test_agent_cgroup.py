@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from agent_testing import until
+from praetor_agent.backends.command import Launch
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.backends.resources import ROOT, limits
-from praetor_agent.launch import Launch
-from praetor_agent.testing import until
 from praetor_api.spec import Resources
 
 ALL = Resources(memory="64Mi", cpu="500m", tasks=20)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from agent_testing import item, process_spec
 from praetor_agent.__about__ import __version__
 from praetor_agent.cli import main
-from praetor_agent.records import Record, Revision, Stage
+from praetor_agent.core.model import Record, Revision, Stage
 from praetor_agent.state import Received, State
-from praetor_agent.testing import item, process_spec
 from praetor_api.protocol import read_desired
 
 URL = "http://127.0.0.1:1"
@@ -103,16 +103,6 @@ def test_status_of_a_device_that_was_never_told_anything(tmp_path: Path, capsys:
         main(["status", "--state-dir", str(tmp_path / "none")])
     assert caught.value.code == 1
     assert "--state-dir" in capsys.readouterr().err
-
-
-def test_simulate_says_what_to_install_where_the_pretend_fleet_is_not_there(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "praetor_simulate.main", None)  # as the import system marks what cannot be had
-    with pytest.raises(SystemExit) as caught:
-        main(["simulate", "--count", "3", "--gateway", URL])
-    assert caught.value.code == 1
-    assert "install the wheel praetor-simulate" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["status", "--count", "3"], ["run", "more"]])

@@ -14,9 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent_testing import until
 from praetor_agent import settings
 from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.backends import container
+from praetor_agent.backends.command import Launch, launch_of
 from praetor_agent.backends.container import (
     ASK_AGAIN_SECONDS,
     TIMEOUT_SECONDS,
@@ -27,12 +29,10 @@ from praetor_agent.backends.container import (
     render_environment,
 )
 from praetor_agent.backends.images import Images
+from praetor_agent.backends.probes import Prober
 from praetor_agent.clock import SystemClock
+from praetor_agent.core.model import Observed, Revision
 from praetor_agent.errors import BackendError, StartError, UsageError
-from praetor_agent.launch import Launch, launch_of
-from praetor_agent.probes import Prober
-from praetor_agent.records import Observed, Revision
-from praetor_agent.testing import until
 from praetor_api.protocol import DesiredItem
 from praetor_api.spec import (
     Artifact,

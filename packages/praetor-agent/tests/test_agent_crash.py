@@ -17,21 +17,21 @@ from typing import Any
 
 import pytest
 
+from agent_testing import HandClock, item, process_spec, until
 from praetor_agent.artifacts.fetcher import Fetcher, Sources, device_sources
 from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.backends.command import Launch
+from praetor_agent.backends.probes import Prober, Probes
 from praetor_agent.clock import Waker
+from praetor_agent.core.health import Health
+from praetor_agent.core.model import Memory, Observed, Stage, World
+from praetor_agent.core.restart import LOST
 from praetor_agent.errors import StartError
-from praetor_agent.health import Health
 from praetor_agent.host import Host
-from praetor_agent.launch import Launch
+from praetor_agent.link.poller import Inbox
+from praetor_agent.link.reporter import Teller, observations
 from praetor_agent.loop import Loop, Parts
-from praetor_agent.poller import Inbox
-from praetor_agent.probes import Prober, Probes
-from praetor_agent.records import Memory, Observed, Stage, World
-from praetor_agent.restart import LOST
 from praetor_agent.state import JsonFile, Received, State
-from praetor_agent.telling import Teller, observations
-from praetor_agent.testing import HandClock, item, process_spec, until
 from praetor_api.protocol import Desired, Observation, RollbackReason, read_desired
 from praetor_api.spec import Backend
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from agent_testing import FakeGateway, Fault, item, process_spec
 from praetor_agent.artifacts.files import FileSource
 from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.cli import main
-from praetor_agent.doctor import Check, checks
+from praetor_agent.service.doctor import Check, checks
 from praetor_agent.settings import RunSettings
 from praetor_agent.state import Received, State, lock_directory
-from praetor_agent.testing import FakeGateway, Fault, item, process_spec
 from praetor_api.protocol import read_desired
 from praetor_api.spec import Artifact, ArtifactType
 

@@ -10,20 +10,20 @@ from typing import Any
 
 import pytest
 
+from agent_testing import FakeGateway, HandClock, item, process_spec
 from praetor_agent.artifacts.fetcher import Fetcher
 from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.backends.command import Launch, probe_of
+from praetor_agent.backends.probes import Prober, Probes
 from praetor_agent.clock import Waker
+from praetor_agent.core.model import Observed
 from praetor_agent.errors import BackendError
-from praetor_agent.gateway import Address, GatewayClient
 from praetor_agent.host import OUTPUT_CHARACTERS, Host
-from praetor_agent.launch import Launch, probe_of
+from praetor_agent.link.client import Address, GatewayClient
+from praetor_agent.link.poller import Inbox
+from praetor_agent.link.reporter import Teller
 from praetor_agent.loop import RETRY_SECONDS, Loop, Parts
-from praetor_agent.poller import Inbox
-from praetor_agent.probes import Prober, Probes
-from praetor_agent.records import Observed
 from praetor_agent.state import Received, State
-from praetor_agent.telling import Teller
-from praetor_agent.testing import FakeGateway, HandClock, item, process_spec
 from praetor_api.protocol import Observation, Report, read_desired
 from praetor_api.spec import Backend
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from praetor_agent.facts import AGAIN_SECONDS, GIB, MIB, Facts, fixed_facts, size_words, step_of
+from praetor_agent.link.facts import AGAIN_SECONDS, GIB, MIB, Facts, fixed_facts, size_words, step_of
 
 
 def test_a_switch_with_dmi_tells_model_and_serial(tmp_path: Path) -> None:

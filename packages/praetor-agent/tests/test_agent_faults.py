@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from praetor_agent import procfs, reporting
-from praetor_agent.gateway import Address, GatewayClient
-from praetor_agent.poller import Inbox
-from praetor_agent.records import Record, World
-from praetor_agent.reporting import Reporter
-from praetor_agent.telling import Teller
-from praetor_agent.testing import FakeGateway, Fault, HandClock, item, process_spec, running_agent, until
+from agent_testing import FakeGateway, Fault, HandClock, item, process_spec, running_agent, until
+from praetor_agent.backends import procfs
+from praetor_agent.core import report
+from praetor_agent.core.model import Record, World
+from praetor_agent.core.report import Reporter
+from praetor_agent.link.client import Address, GatewayClient
+from praetor_agent.link.poller import Inbox
+from praetor_agent.link.reporter import Teller
 from praetor_api.protocol import Desired, Observation, Report, ReportAck
 
 pytestmark = pytest.mark.timeout(300)  # agents are programs of their own, which a busy machine starts slowly
@@ -215,7 +216,7 @@ def test_a_gateway_that_is_gone_for_an_hour_is_asked_within_each_interval_and_th
     assert due == tuple(changed.values())
     reporter = reporter.acked(ReportAck(ack=True), changed, due, now, 0.5)
     assert (reporter.lost, reporter.due(changed)) == (0, ())
-    assert reporting.report(Report(), reporter, (), "").seq == asked + 2
+    assert report.report(Report(), reporter, (), "").seq == asked + 2
 
 
 IMAGE = {"type": "oci", "url": f"registry.example/app@sha256:{'0' * 64}"}

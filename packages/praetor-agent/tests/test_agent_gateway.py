@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from agent_testing import FakeGateway, Fault, item, process_spec, until
 from praetor_agent.clock import SystemClock, Waker
 from praetor_agent.errors import GatewayError
-from praetor_agent.gateway import MAX_RETRY_AFTER_SECONDS, Address, GatewayClient, token_file
-from praetor_agent.poller import Inbox, Poller
+from praetor_agent.link.client import MAX_RETRY_AFTER_SECONDS, Address, GatewayClient, token_file
+from praetor_agent.link.poller import Inbox, Poller
 from praetor_agent.state import Received
-from praetor_agent.testing import FakeGateway, Fault, item, process_spec, until
 from praetor_api.protocol import Observation, Report, ReportAck
 
 ITEM = item("a", process_spec("sleep", "1"))

@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from praetor_agent.health import STARTUP_PERIOD_SECONDS, Health, probed, started
+from praetor_agent.core.health import STARTUP_PERIOD_SECONDS, Health, probed, started
 from praetor_api.spec import ExecProbe, HealthCheck
 
 

@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from praetor_agent import procfs
+from agent_testing import FakeGateway, item, process_spec
+from praetor_agent.backends import procfs
 from praetor_agent.backends.process import ProcessBackend
-from praetor_agent.testing import FakeGateway, item, process_spec
 
 pytestmark = pytest.mark.timeout(300)  # agents are programs of their own, which a busy machine starts slowly
 

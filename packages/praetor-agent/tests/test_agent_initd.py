@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from praetor_agent import procfs
+from agent_testing import until
+from praetor_agent.backends import procfs
+from praetor_agent.backends.command import Launch
 from praetor_agent.backends.initd import InitdBackend, Places, owner, quote, render_script
 from praetor_agent.backends.protocol import own_name
 from praetor_agent.errors import StartError
-from praetor_agent.launch import Launch
-from praetor_agent.testing import until
 
 BOOT = procfs.boot_id() or ""
 LAUNCH = Launch(

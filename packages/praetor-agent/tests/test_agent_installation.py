@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from praetor_agent import installation, procfs
+from agent_testing import end_processes
+from praetor_agent.backends import procfs
+from praetor_agent.backends.command import Launch
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.cli import main
-from praetor_agent.launch import Launch
+from praetor_agent.service import installation
 from praetor_agent.state import Received, State, lock_directory
-from praetor_agent.testing import end_processes
 from praetor_api.protocol import read_desired
 
 DOCKER = """#!/bin/sh

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from praetor_agent import launcher
-from praetor_agent.installation import promote, rejected
-from praetor_agent.procfs import boot_id
-from praetor_agent.testing import until
+from agent_testing import until
+from praetor_agent.backends.procfs import boot_id
+from praetor_agent.service import bootstrap
+from praetor_agent.service.installation import promote, rejected
 
 SAYS = "import os, sys; open(sys.argv[0] + '/ran', 'a').write(os.environ.get('PRAETOR_AGENT_ON_TRIAL', '-') + chr(10))"
 WAITS = f"{SAYS}; import time; time.sleep(1000)"
@@ -26,7 +26,7 @@ class Installation:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        (root / "launcher.py").write_text(Path(launcher.__file__).read_text())
+        (root / "launcher.py").write_text(Path(bootstrap.__file__).read_text())
 
     def version(self, name: str, program: str, link: str) -> Path:
         place = self.root / "versions" / name
@@ -63,13 +63,13 @@ def test_the_current_version_runs_with_the_settings_of_the_file(installation: In
 def test_a_version_that_crashes_on_trial_is_rejected_after_a_few_starts(installation: Installation) -> None:
     old = installation.version("1", SAYS, "current")
     new = installation.version("2", CRASHES, "trial")
-    for _ in range(launcher.ATTEMPTS):
+    for _ in range(bootstrap.ATTEMPTS):
         assert installation.start().wait(20) == 1
-    assert runs(new) == [str(installation.root)] * launcher.ATTEMPTS
+    assert runs(new) == [str(installation.root)] * bootstrap.ATTEMPTS
     assert runs(old) == []
     assert installation.start().wait(20) == 0
     assert runs(old) == ["-"]
-    assert rejected(installation.root) == f"2: it ended {launcher.ATTEMPTS} times before the gateway had answered it"
+    assert rejected(installation.root) == f"2: it ended {bootstrap.ATTEMPTS} times before the gateway had answered it"
     assert installation.current() == "1"
     assert not (installation.root / "trial").is_symlink()
 
@@ -77,11 +77,11 @@ def test_a_version_that_crashes_on_trial_is_rejected_after_a_few_starts(installa
 def test_a_version_that_hangs_is_ended_by_the_kernel_when_its_time_is_over(installation: Installation) -> None:
     old = installation.version("1", SAYS, "current")
     new = installation.version("2", WAITS, "trial")
-    began = time.clock_gettime(time.CLOCK_BOOTTIME) - launcher.TRIAL_SECONDS + 2
+    began = time.clock_gettime(time.CLOCK_BOOTTIME) - bootstrap.TRIAL_SECONDS + 2
     (installation.root / "attempts").write_text(f"1 {boot_id()} {began}\n")
     assert installation.start().wait(20) == -signal.SIGALRM
     assert len(runs(new)) == 1
-    until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) > began + launcher.TRIAL_SECONDS, "the end of its time")
+    until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) > began + bootstrap.TRIAL_SECONDS, "the end of its time")
     assert installation.start().wait(20) == 0
     assert len(runs(old)) == 1
     assert "did not answer it within" in rejected(installation.root)

@@ -15,10 +15,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from agent_testing import FakeGateway, item, process_spec, until
 from praetor_agent.errors import GatewayError, UsageError
-from praetor_agent.gateway import Address, GatewayClient, proxies_for
+from praetor_agent.link.client import Address, GatewayClient, proxies_for
 from praetor_agent.settings import gateway_url, loose_mode, proxy_of
-from praetor_agent.testing import FakeGateway, item, process_spec, until
 
 ITEM = item("a", process_spec("sleep", "1"))
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from praetor_agent import procfs
+from agent_testing import until
+from praetor_agent.backends import procfs
+from praetor_agent.backends.command import Launch, resolve
 from praetor_agent.backends.process import SHIM, ProcessBackend
+from praetor_agent.core.model import Observed
 from praetor_agent.errors import BackendError, StartError
-from praetor_agent.launch import Launch, resolve
-from praetor_agent.records import Observed
-from praetor_agent.testing import until
 
 BOOT = "boot-1"
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from praetor_agent import restart, trial
 from praetor_agent.clock import CRASH_RESET_SECONDS
-from praetor_agent.reconcile import Fetch, Plan, Remove, Repair, Start, Stop, reconcile
-from praetor_agent.records import ArtifactState, Failure, Memory, Observed, Record, Revision, Rollback, Stage, World
-from praetor_agent.telling import observations
+from praetor_agent.core import restart, rollback
+from praetor_agent.core.model import ArtifactState, Failure, Memory, Observed, Record, Revision, Rollback, Stage, World
+from praetor_agent.core.reconcile import Fetch, Plan, Remove, Repair, Start, Stop, reconcile
+from praetor_agent.link.reporter import observations
 from praetor_api.protocol import Desired, DesiredItem, InvalidItem, Observation, RollbackReason
 from praetor_api.spec import Artifact, ArtifactType, Backend, Execution, ProcessSpec, RestartPolicy
 from praetor_api.wire import Fault, read, write
@@ -87,8 +87,8 @@ def test_a_process_that_runs_as_desired_is_left_alone() -> None:
     plan = plan_of(wanted(item()), world(running()), record())
     assert plan.actions == ()
     assert plan.memory == {UID: record(healthy_since=100.0)}
-    assert plan.wake_at == 100 + trial.GOOD_SECONDS
-    good = plan_of(wanted(item()), world(running()), plan.memory[UID], 100 + trial.GOOD_SECONDS)
+    assert plan.wake_at == 100 + rollback.GOOD_SECONDS
+    good = plan_of(wanted(item()), world(running()), plan.memory[UID], 100 + rollback.GOOD_SECONDS)
     assert good.memory[UID].last_good == Revision(item=item())
     assert plan_of(wanted(item()), world(running()), good.memory[UID], 200) == Plan(memory=good.memory)
 
@@ -500,7 +500,7 @@ class Device:
         match action:
             case Start(revision=revision):
                 assert self.process is None or not self.process.running, "two instances"
-                assert self.unwritten is None or trial.is_kept(revision), "a job that nobody will know of"
+                assert self.unwritten is None or rollback.is_kept(revision), "a job that nobody will know of"
                 self.instance += 1
                 self.process = replace(running(revision.item.spec_hash), handle=f"h{self.instance}")
                 self.starts.append(revision.item.spec_hash)

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from praetor_agent import reporting, restart
-from praetor_agent.health import Health, started
-from praetor_agent.records import ArtifactState, Failure, Observed, Record, Revision, Rollback, Stage
-from praetor_agent.reporting import Reporter
+from praetor_agent.core import report, restart
+from praetor_agent.core.health import Health, started
+from praetor_agent.core.model import ArtifactState, Failure, Observed, Record, Revision, Rollback, Stage
+from praetor_agent.core.report import Reporter
 from praetor_api.protocol import (
     MAX_BODY_BYTES,
     MAX_OBSERVATIONS,
@@ -52,7 +52,7 @@ def told(
     health: Health | None = None,
     artifact: ArtifactState | None = None,
 ) -> Observation:
-    return reporting.observation(record, seen, health, artifact)
+    return report.observation(record, seen, health, artifact)
 
 
 def test_a_running_process_without_a_probe_is_healthy() -> None:
@@ -73,15 +73,15 @@ def test_a_version_that_was_given_up_is_told_beside_the_one_that_runs() -> None:
 
 
 def test_a_hold_is_told_in_its_own_words() -> None:
-    assert reporting.observation(RECORD, RUNNING, None, None, "held by x").update_held_message == "held by x"
+    assert report.observation(RECORD, RUNNING, None, None, "held by x").update_held_message == "held by x"
 
 
 def test_a_report_that_is_waited_for_goes_out_in_time_but_a_lost_one_keeps_its_backoff() -> None:
     waiting = Reporter(base=1, next_at=100.0)
-    assert reporting.asked(waiting, 50.0).next_at == 50
-    assert reporting.asked(waiting, None).next_at == 100
-    assert reporting.asked(replace(waiting, lost=1), 50.0).next_at == 100
-    assert reporting.asked(replace(waiting, quiet_until=70.0), 50.0).next_at == 70
+    assert report.asked(waiting, 50.0).next_at == 50
+    assert report.asked(waiting, None).next_at == 100
+    assert report.asked(replace(waiting, lost=1), 50.0).next_at == 100
+    assert report.asked(replace(waiting, quiet_until=70.0), 50.0).next_at == 70
 
 
 def test_health_is_unknown_until_a_probe_says_something() -> None:
@@ -119,8 +119,8 @@ def test_nothing_is_known_of_the_health_of_what_was_never_started() -> None:
     fresh = Record(uid="u", name="fw")
     assert told(fresh, None).healthy is None
     assert told(fresh, None).observed_spec_hash == ""
-    assert reporting.with_spec_hash(told(fresh, None), "v2").observed_spec_hash == "v2"
-    assert reporting.with_spec_hash(told(), "v2").observed_spec_hash == "v1"
+    assert report.with_spec_hash(told(fresh, None), "v2").observed_spec_hash == "v2"
+    assert report.with_spec_hash(told(), "v2").observed_spec_hash == "v1"
 
 
 def test_while_a_new_version_cannot_run_the_old_one_is_told_with_the_reason() -> None:
@@ -231,8 +231,8 @@ def test_a_change_is_reported_at_once_and_a_heartbeat_after_its_interval() -> No
 
 
 def test_before_the_first_contact_nothing_is_sent() -> None:
-    assert reporting.delayed(fresh(), 103).due_at(many(1), 100) == 103
-    assert reporting.delayed(fresh(), 103).due_at(many(1), 103) == 103
+    assert report.delayed(fresh(), 103).due_at(many(1), 100) == 103
+    assert report.delayed(fresh(), 103).due_at(many(1), 103) == 103
 
 
 def test_a_lost_report_is_retried_not_at_once_but_soon() -> None:
@@ -304,13 +304,13 @@ def test_what_is_gone_is_forgotten() -> None:
 
 def test_the_report_carries_its_number_and_the_facts_until_they_are_known() -> None:
     identity = Report(agent_version="1", boot_id="b", facts={"os": "x"})
-    first = reporting.report(identity, fresh(), (), "t")
+    first = report.report(identity, fresh(), (), "t")
     assert (first.seq, first.facts, first.boot_id, first.timestamp) == (5000, {"os": "x"}, "b", "t")
-    later = reporting.report(identity, fresh().acked(ACK, {}, (), 0, 0.5), (), "t")
+    later = report.report(identity, fresh().acked(ACK, {}, (), 0, 0.5), (), "t")
     assert (later.seq, later.facts) == (5001, None)
 
 
 @given(st.floats(0, 1e7), st.floats(0.01, 1e5), st.integers(1, 10))
 def test_numbers_grow_over_a_restart_of_the_agent(start: float, lived: float, reports_a_second: int) -> None:
-    reporter = Reporter(base=reporting.first_seq(start), next_at=0, sent=int(lived * reports_a_second))
-    assert reporting.first_seq(start + lived + 0.01) > reporter.seq
+    reporter = Reporter(base=report.first_seq(start), next_at=0, sent=int(lived * reports_a_second))
+    assert report.first_seq(start + lived + 0.01) > reporter.seq

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from praetor_agent import procfs
+from agent_testing import FakeGateway, Fault, end_processes, item, process_spec, until
+from praetor_agent.backends import procfs
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.state import State
-from praetor_agent.testing import FakeGateway, Fault, end_processes, item, process_spec, until
 from praetor_api.protocol import Observation
 
 pytestmark = pytest.mark.timeout(300)  # agents are programs of their own, which a busy machine starts slowly

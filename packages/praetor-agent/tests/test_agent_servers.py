@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from praetor_agent import procfs
+from agent_testing import FakeGateway, item, process_spec, running_agent, until
 from praetor_agent.artifacts.oci import this_machine
-from praetor_agent.testing import FakeGateway, item, process_spec, running_agent, until
+from praetor_agent.backends import procfs
 
 pytestmark = pytest.mark.timeout(300)  # agents are programs of their own, which a busy machine starts slowly
 

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent_testing import item, process_spec
+from praetor_agent.core.model import Failure, Record, Revision, Stage
 from praetor_agent.errors import AgentError
-from praetor_agent.records import Failure, Record, Revision, Stage
 from praetor_agent.state import JsonFile, Received, State, lock_directory
-from praetor_agent.testing import item, process_spec
 from praetor_api.protocol import read_desired
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from praetor_agent.backends.command import Launch
 from praetor_agent.backends.systemd import SystemdBackend
 from praetor_agent.errors import BackendError, StartError
-from praetor_agent.launch import Launch
 
 LAUNCH = Launch(
     uid="u1",

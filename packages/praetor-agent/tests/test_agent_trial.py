@@ -4,10 +4,10 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from praetor_agent import restart, trial
-from praetor_agent.health import Health
-from praetor_agent.reconcile import Remove, Start, Stop, reconcile
-from praetor_agent.records import Observed, Record, Revision, World
+from praetor_agent.core import restart, rollback
+from praetor_agent.core.health import Health
+from praetor_agent.core.model import Observed, Record, Revision, World
+from praetor_agent.core.reconcile import Remove, Start, Stop, reconcile
 from praetor_api.protocol import Desired, DesiredItem
 from praetor_api.spec import (
     Backend,
@@ -128,14 +128,14 @@ class Device:
 def with_good_version() -> Device:
     device = Device()
     device.converge(item("v1"))
-    device.wait(trial.STABLE_SECONDS)
-    device.wait(trial.GOOD_SECONDS)
+    device.wait(rollback.STABLE_SECONDS)
+    device.wait(rollback.GOOD_SECONDS)
     assert device.record.last_good == Revision(item=item("v1"))
     return device
 
 
 def crash_until_given_up(device: Device) -> None:
-    for _ in range(trial.CRASHES):
+    for _ in range(rollback.CRASHES):
         device.end(1)
         device.converge()
         device.wait(10)
@@ -176,7 +176,7 @@ def test_a_version_that_was_given_up_is_not_tried_again_before_the_spec_changes(
     device.wait(100_000)
     device.reboot()
     assert (device.runs, device.gave_up) == ("v1", ("v2", "StartFailed"))
-    assert device.starts.count("v2") == trial.START_FAILURES
+    assert device.starts.count("v2") == rollback.START_FAILURES
     device.converge(item("v3"))
     assert (device.runs, device.gave_up) == ("v3", None)
 
@@ -210,7 +210,7 @@ def test_a_first_version_has_nothing_to_give_way_to() -> None:
 def test_a_version_that_was_healthy_when_it_was_replaced_is_better_than_nothing() -> None:
     device = Device()
     device.converge(item("v1"))
-    device.wait(trial.STABLE_SECONDS)
+    device.wait(rollback.STABLE_SECONDS)
     device.converge(item("v2"))
     crash_until_given_up(device)
     assert (device.runs, device.gave_up) == ("v1", ("v2", "CrashLoop"))
@@ -271,9 +271,9 @@ def test_an_exchange_confirms_only_once_the_change_had_time_to_do_its_harm() -> 
     device = with_good_version()
     device.converge(item("v2", confirm=REACHABLE))
     began = device.now
-    device.wait(trial.STABLE_SECONDS)
-    assert device.ask_at == began + trial.SETTLE_SECONDS
-    device.heard_at = began + trial.SETTLE_SECONDS - 0.1
+    device.wait(rollback.STABLE_SECONDS)
+    assert device.ask_at == began + rollback.SETTLE_SECONDS
+    device.heard_at = began + rollback.SETTLE_SECONDS - 0.1
     device.wait(10)
     assert device.waits()
     device.heard_at = device.now

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from praetor_agent.backends.command import Launch
 from praetor_agent.backends.resources import bytes_of, cpu_percent
 from praetor_agent.backends.systemd import (
     Marks,
@@ -19,7 +20,6 @@ from praetor_agent.backends.systemd import (
     unit_name,
 )
 from praetor_agent.errors import StartError
-from praetor_agent.launch import Launch
 from praetor_api.spec import Hardening, Resources
 
 LAUNCH = Launch(

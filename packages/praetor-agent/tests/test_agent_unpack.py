@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from praetor_agent.artifacts.tree import MAX_ENTRIES, Tree
+from praetor_agent.artifacts.rootfs_writer import MAX_ENTRIES, Tree
 from praetor_agent.artifacts.unpack import unpack
 from praetor_agent.errors import ArtifactError
 from praetor_api.protocol import ArtifactReason as Reason

@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from praetor_api.kube.client import KubeClient, PatchType, WatchType
-from praetor_api.kube.clock import SystemClock
-from praetor_api.kube.connection import Connection, from_kubeconfig
-from praetor_api.kube.errors import (
+from praetor_api.kube.client.client import KubeClient, PatchType, WatchType
+from praetor_api.kube.client.connection import Connection, from_kubeconfig
+from praetor_api.kube.client.errors import (
     AlreadyExists,
     Conflict,
     Forbidden,
@@ -28,8 +27,9 @@ from praetor_api.kube.errors import (
     Unauthorized,
     Unreachable,
 )
-from praetor_api.kube.informer import Informer
-from praetor_api.kube.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key, Resource
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key, Resource
+from praetor_api.kube.runtime.clock import SystemClock
+from praetor_api.kube.runtime.informer import Informer
 
 KEY = Key("lab", "leaf-1")
 Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]

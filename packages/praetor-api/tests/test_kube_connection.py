@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from praetor_api.kube.client import KubeClient
-from praetor_api.kube.connection import Connection, from_kubeconfig, from_service_account
-from praetor_api.kube.errors import NotConfigured, Unauthorized, Unreachable
-from praetor_api.kube.resource import NETWORK_SWITCHES, Key
+from praetor_api.kube.client.client import KubeClient
+from praetor_api.kube.client.connection import Connection, from_kubeconfig, from_service_account
+from praetor_api.kube.client.errors import NotConfigured, Unauthorized, Unreachable
+from praetor_api.kube.client.resource import NETWORK_SWITCHES, Key
 
 KEY = Key("lab", "leaf-1")
 

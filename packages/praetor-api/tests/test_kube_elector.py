@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from praetor_api.kube.elector import Elector
-from praetor_api.kube.errors import ServerError
-from praetor_api.kube.resource import LEASES, Key
-from praetor_api.kube.testing import FakeClock, FakeKube
+from kube_testing import FakeClock, FakeKube
+from praetor_api.kube.client.errors import ServerError
+from praetor_api.kube.client.resource import LEASES, Key
+from praetor_api.kube.runtime.elector import Elector
 
 KEY = Key("praetor-system", "praetor-controller")
 

@@ -8,11 +8,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from praetor_api.kube.correlator import BURST, REFILL_S, REMEMBERED, SIMILAR_WINDOW_S, Correlator, Occurrence
-from praetor_api.kube.errors import Forbidden, ServerError, TooManyRequests
-from praetor_api.kube.events import QUEUE_SIZE, EventRecorder, ObjectRef, bounded
-from praetor_api.kube.resource import EVENTS
-from praetor_api.kube.testing import FakeClock, FakeKube
+from kube_testing import FakeClock, FakeKube
+from praetor_api.kube.client.errors import Forbidden, ServerError, TooManyRequests
+from praetor_api.kube.client.resource import EVENTS
+from praetor_api.kube.runtime.correlator import BURST, REFILL_S, REMEMBERED, SIMILAR_WINDOW_S, Correlator, Occurrence
+from praetor_api.kube.runtime.events import QUEUE_SIZE, EventRecorder, ObjectRef, bounded
 
 
 def ref(name: str = "leaf-1") -> ObjectRef:

@@ -3,8 +3,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from praetor_api.kube.indexer import Indexer
-from praetor_api.kube.resource import Key
+from praetor_api.kube.client.resource import Key
+from praetor_api.kube.runtime.indexer import Indexer
 
 Row = frozenset[str]
 

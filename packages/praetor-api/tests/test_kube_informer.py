@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from praetor_api.kube.errors import Forbidden, Gone, ServerError, TooManyRequests, Unreachable, api_error
-from praetor_api.kube.informer import CATCH_UP_S, SILENCE_S, Informer
-from praetor_api.kube.resource import DEVICE_PROCESSES, Key
-from praetor_api.kube.testing import FakeClock, FakeKube
+from kube_testing import FakeClock, FakeKube
+from praetor_api.kube.client.errors import Forbidden, Gone, ServerError, TooManyRequests, Unreachable, api_error
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
+from praetor_api.kube.runtime.informer import CATCH_UP_S, SILENCE_S, Informer
 
 Row = tuple[str, int]  # device and number
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from praetor_api.kube.backoff import Backoff
-from praetor_api.kube.limiter import TokenBucket
-from praetor_api.kube.testing import FakeClock
+from kube_testing import FakeClock
+from praetor_api.kube.runtime.backoff import Backoff
+from praetor_api.kube.runtime.limiter import TokenBucket
 
 
 async def test_a_burst_passes_at_once_and_the_rest_at_the_rate() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from praetor_api.kube.logs import configure_logs
+from praetor_api.kube.runtime.logs import configure_logs
 
 
 @pytest.fixture(autouse=True)

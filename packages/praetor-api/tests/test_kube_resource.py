@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from praetor_api.kube.errors import AlreadyExists, ApiError, Conflict, Gone, ServerError, api_error
-from praetor_api.kube.framing import LineSplitter, LineTooLong
-from praetor_api.kube.resource import DEVICE_PROCESSES, LEASES, Key, Resource
-from praetor_api.kube.selectors import labels_match, matches
-from praetor_api.kube.times import micro_time, time
+from kube_selectors import labels_match, matches
+from praetor_api.kube.client.errors import AlreadyExists, ApiError, Conflict, Gone, ServerError, api_error
+from praetor_api.kube.client.framing import LineSplitter, LineTooLong
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, Key, Resource
+from praetor_api.kube.runtime.times import micro_time, time
 
 NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from praetor_api.kube.api import KubeApi, PatchType
-from praetor_api.kube.clock import Clock, SystemClock, within
-from praetor_api.kube.errors import AlreadyExists, ApiError, Conflict, Gone, Invalid, NotFound, Unreachable
-from praetor_api.kube.resource import CONTROLLER_REVISIONS, DEVICE_PROCESSES, LEASES, Key
-from praetor_api.kube.testing import FakeClock, FakeKube, Request
+from kube_testing import FakeClock, FakeKube, Request
+from praetor_api.kube.client.api import KubeApi, PatchType
+from praetor_api.kube.client.errors import AlreadyExists, ApiError, Conflict, Gone, Invalid, NotFound, Unreachable
+from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, DEVICE_PROCESSES, LEASES, Key
+from praetor_api.kube.runtime.clock import Clock, SystemClock, within
 
 KEY = Key("lab", "a")
 SPEC = {"spec": {"x": 1}}

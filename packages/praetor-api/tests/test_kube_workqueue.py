@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from praetor_api.kube.backoff import Backoff
-from praetor_api.kube.testing import FakeClock
-from praetor_api.kube.workqueue import Workqueue
+from kube_testing import FakeClock
+from praetor_api.kube.runtime.backoff import Backoff
+from praetor_api.kube.runtime.workqueue import Workqueue
 
 
 class Workers:

@@ -11,13 +11,13 @@ from attrs import evolve
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from controller_testing import START, deployment, device, offline, process, snapshot, stored, template
 from praetor_api.kube.objects import Budget, FailurePolicy, StrategyType, Wave
-from praetor_controller.accounting import Account
-from praetor_controller.planner import plan
-from praetor_controller.reasons import ReasonCode
-from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow, StoredStatus
-from praetor_controller.snapshot import Plan, Snapshot
-from praetor_controller.testing import START, deployment, device, offline, process, snapshot, stored, template
+from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, StoredStatus
+from praetor_controller.rollout.incremental import Account
+from praetor_controller.rollout.planner import plan
+from praetor_controller.rollout.reasons import ReasonCode
+from praetor_controller.rollout.snapshot import Plan, Snapshot
 
 AT = START.timestamp()
 NAMES = tuple("abcdefgh")

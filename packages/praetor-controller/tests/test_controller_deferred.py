@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from controller_testing import START, deployment, device, process, snapshot, template
 from praetor_api.kube.objects import FailurePolicy, StrategyType, Wave
-from praetor_controller.actions import Update
-from praetor_controller.elsewhere import Neighbour, down_elsewhere
-from praetor_controller.planner import plan
-from praetor_controller.projection import project_process
-from praetor_controller.reasons import Reason, ReasonCode
-from praetor_controller.rollout_status import CONNECT_S
-from praetor_controller.rows import ProcessRow, StoredStatus
-from praetor_controller.snapshot import Plan
-from praetor_controller.testing import START, deployment, device, process, snapshot, template
+from praetor_controller.model.actions import Update
+from praetor_controller.model.projection import project_process
+from praetor_controller.model.rows import ProcessRow, StoredStatus
+from praetor_controller.rollout.neighbours import Neighbour, down_elsewhere
+from praetor_controller.rollout.planner import plan
+from praetor_controller.rollout.reasons import Reason, ReasonCode
+from praetor_controller.rollout.snapshot import Plan
+from praetor_controller.rollout.status import CONNECT_S
 
 AT = START.timestamp()
 TEXT = "maintenance window until Friday"

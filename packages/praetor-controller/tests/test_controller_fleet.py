@@ -11,14 +11,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
 
+from controller_simulation.planned import FOR_EVER, NAMES, VERSIONS, PlannedFleet, Planner, tell
+from controller_simulation.trace import Step
+from controller_testing import Fleet, deployment
 from praetor_api.kube.objects import StrategyType
-from praetor_controller.planner import plan
-from praetor_controller.reasons import ReasonCode
-from praetor_controller.rows import DeploymentRow
-from praetor_controller.simulation.planned import FOR_EVER, NAMES, VERSIONS, PlannedFleet, Planner, tell
-from praetor_controller.simulation.story import Step
-from praetor_controller.snapshot import Plan, Snapshot
-from praetor_controller.testing import Fleet, deployment
+from praetor_controller.model.rows import DeploymentRow
+from praetor_controller.rollout.planner import plan
+from praetor_controller.rollout.reasons import ReasonCode
+from praetor_controller.rollout.snapshot import Plan, Snapshot
 
 
 class Rollout(PlannedFleet):

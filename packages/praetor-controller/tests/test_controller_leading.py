@@ -8,19 +8,19 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from praetor_api.kube.events import EventRecorder
-from praetor_api.kube.limiter import TokenBucket
-from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
-from praetor_api.kube.testing import FakeClock
-from praetor_controller.cache import Cache
-from praetor_controller.controller import Controller
-from praetor_controller.deployment import DeploymentReconciler, Result
+from controller_testing import PatchingKube
+from kube_testing import FakeClock
+from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from praetor_api.kube.runtime.events import EventRecorder
+from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_controller.errors import NotLeading
-from praetor_controller.history import History
 from praetor_controller.metrics import Metrics
-from praetor_controller.overlay import Overlay
-from praetor_controller.testing import PatchingKube
-from praetor_controller.writer import Writer
+from praetor_controller.reconcile.assumed_cache import Overlay
+from praetor_controller.reconcile.cache import Cache
+from praetor_controller.reconcile.controller import Controller
+from praetor_controller.reconcile.reconciler import DeploymentReconciler, Result
+from praetor_controller.reconcile.revision_history import History
+from praetor_controller.reconcile.writer import Writer
 
 TEL = Key("lab", "tel")
 

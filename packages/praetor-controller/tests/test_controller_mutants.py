@@ -16,18 +16,14 @@ import pytest
 import structlog
 from attrs import frozen
 
-from praetor_api.kube.resource import NETWORK_SWITCHES
-from praetor_controller import deployment as real
-from praetor_controller.simulation.promises import PROMISES, Broken
-from praetor_controller.simulation.world import Simulation
+from controller_simulation.invariants import PROMISES, Broken
+from controller_simulation.world import Simulation
+from praetor_api.kube.client.resource import NETWORK_SWITCHES
+from praetor_controller.reconcile import reconciler as real
 
-SOURCES = Path(real.__file__).parent
-REACHED = {path.stem for path in SOURCES.glob("*.py")} - {
-    "__init__",
-    "testing",
-    "main",
-    "cli",
-}
+SOURCES = Path(real.__file__).parents[1]
+PLACES = {path.stem: path for folder in ("model", "rollout", "reconcile") for path in (SOURCES / folder).glob("*.py")}
+REACHED = set(PLACES) - {"__init__"}
 WAVES = [
     {"name": "w0", "selector": {"matchLabels": {"ring": "0"}}},
     {"name": "w1", "selector": {"matchLabels": {"ring": "1"}}, "approval": "Manual"},
@@ -36,8 +32,8 @@ RACKS = [{"groupBy": ["rack"], "maxUnavailable": 1}]
 
 
 def imports(module: str) -> set[str]:
-    text = (SOURCES / f"{module}.py").read_text()
-    return set(re.findall(r"^from praetor_controller\.(\w+) import", text, re.MULTILINE))
+    text = PLACES[module].read_text()
+    return set(re.findall(r"^from praetor_controller\.(?:model|rollout|reconcile)\.(\w+) import", text, re.MULTILINE))
 
 
 def faulty(module: str, old: str, new: str) -> ModuleType:
@@ -53,12 +49,12 @@ def faulty(module: str, old: str, new: str) -> ModuleType:
             return made[name]
         for needed in imports(name) & affected:
             load(needed)
-        text = (SOURCES / f"{name}.py").read_text()
+        text = PLACES[name].read_text()
         if name == module:
             assert text.count(old) == 1, f"{module}.py changed: name the fault anew"
             text = text.replace(old, new)
         text = re.sub(
-            r"^from praetor_controller\.(\w+) import",
+            r"^from praetor_controller\.(?:model|rollout|reconcile)\.(\w+) import",
             lambda found: f"from {prefix}{found[1]} import" if found[1] in affected else found[0],
             text,
             flags=re.MULTILINE,
@@ -67,7 +63,7 @@ def faulty(module: str, old: str, new: str) -> ModuleType:
         exec(compile(text, f"<faulty {name}>", "exec"), made[name].__dict__)  # noqa: S102  # our own text
         return made[name]
 
-    return load("deployment")
+    return load("reconciler")
 
 
 def rolling(limit: int, **fields: object) -> dict[str, object]:
@@ -305,12 +301,12 @@ FAULTS = [
           "room = self.pairing.devices, 9", a_new_version),
     Fault("max_unavailable_holds", "availability", "return Standing.SILENT_AFTER_OFFER",
           "return Standing.OFFLINE_BEFORE_OFFER", a_version_that_kills),
-    Fault("every_budget_holds", "domains", "if with_it > self._limit(domain)", "if False", a_rack_of_two),
-    Fault("every_budget_holds", "gathering", "down_elsewhere=elsewhere.down,", "down_elsewhere=(),",
+    Fault("every_budget_holds", "budgets", "if with_it > self._limit(domain)", "if False", a_rack_of_two),
+    Fault("every_budget_holds", "snapshot_builder", "down_elsewhere=elsewhere.down,", "down_elsewhere=(),",
           two_deployments_in_a_rack),
-    Fault("every_budget_holds", "gathering", "shared_budgets=shared,", "shared_budgets=(),",
+    Fault("every_budget_holds", "snapshot_builder", "shared_budgets=shared,", "shared_budgets=(),",
           a_rack_that_only_the_other_deployment_knows),
-    Fault("every_budget_holds", "domains", "if with_it > self._limit(domain)",
+    Fault("every_budget_holds", "budgets", "if with_it > self._limit(domain)",
           "if with_it > self._limit(domain) and device.name not in down", a_device_that_is_down_in_a_crowded_rack),
     Fault("one_process_for_each_device", "planner", "if process is None or stands is None:",
           "if process is None or stands is None or process.spec_hash not in self.hashes:", a_new_version),
@@ -320,7 +316,7 @@ FAULTS = [
           "self.on_delete = deployment.strategy is StrategyType.ON_DELETE", "self.on_delete = False", on_delete),
     Fault("recreate_takes_everybody_at_once", "planner",
           "self.rolling = deployment.strategy is StrategyType.ROLLING_UPDATE", "self.rolling = True", recreate),
-    Fault("a_restart_reaches_everybody", "bodies", "return {**template.spec, ",
+    Fault("a_restart_reaches_everybody", "manifests", "return {**template.spec, ",
           "return {**{k: v for k, v in template.spec.items() if k != 'restartedAt'}, ", a_restart),
     Fault("max_unavailable_holds", "amounts", "math.ceil(devices * int(percent) / 100)", "int(percent)",
           a_share_of_the_fleet),
@@ -337,7 +333,7 @@ FAULTS = [
           "if self.devices and threshold else 0", "if not self.devices else 0", waves),
     Fault("untested_revisions_wait_for_their_wave", "planner", "if closed is None or current is None else",
           "if True else", a_device_that_comes_in_between),
-    Fault("untested_revisions_wait_for_their_wave", "bodies", "if action.spec and process.wave and not action.wave:",
+    Fault("untested_revisions_wait_for_their_wave", "manifests", "if action.spec and process.wave and not action.wave:",
           "if False:", waves_after_everybody_at_once),
     Fault("waves_soak", "waves", "ends_at = reached_at + group.wave.soak_seconds if group.devices else 0.0",
           "ends_at = reached_at", waves_that_soak),
@@ -346,17 +342,18 @@ FAULTS = [
           a_wave_that_was_passed),
     Fault("approvals_are_asked_for", "waves", "return None if wanted in deployment.approved else",
           "return None if wanted else", a_wave_to_approve),
-    Fault("a_stopped_revision_is_offered_to_nobody", "failures", "if len(failed) <= limit:", "if True:", failures),
-    Fault("a_stopped_revision_is_offered_to_nobody", "failures",
+    Fault("a_stopped_revision_is_offered_to_nobody", "failure_policy",
+          "if len(failed) <= limit:", "if True:", failures),
+    Fault("a_stopped_revision_is_offered_to_nobody", "failure_policy",
           "if status.failed_revision != deployment.template.revision:", "if True:", failures),
     Fault("every_device_has_one_reason", "planner", 'map(attrgetter("code"), self.reasons)',
           'map(attrgetter("code"), self.reasons[1:])', a_new_version),
-    Fault("no_reconcile_crashes", "deployment",
+    Fault("no_reconcile_crashes", "reconciler",
           '_log.debug("status written", fields=sorted(patch))', "raise ValueError", a_new_version),
-    Fault("status_is_written_once_a_second", "deployment", "if now < memory.status_due_at:", "if False:", a_busy_fleet),
+    Fault("status_is_written_once_a_second", "reconciler", "if now < memory.status_due_at:", "if False:", a_busy_fleet),
     Fault("nothing_is_written_while_nothing_changes", "status_patch", "if stored.get(name) != value", "if True",
           nothing),
-    Fault("every_fair_run_converges", "elsewhere", "changes_at = min(changes_at, until)", "pass",
+    Fault("every_fair_run_converges", "neighbours", "changes_at = min(changes_at, until)", "pass",
           a_place_that_time_frees),
 ]  # fmt: skip
 NAMES = [f"{each.promise}-{each.module}-{number}" for number, each in enumerate(FAULTS)]

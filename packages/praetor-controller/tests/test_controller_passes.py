@@ -10,14 +10,20 @@ from typing import Any
 
 import pytest
 
-from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key, Resource
-from praetor_api.kube.testing import FakeClock
-from praetor_api.kube.times import time
-from praetor_controller.changes import Changes
-from praetor_controller.deployment import AUDIT_S
+from controller_testing import PatchingKube
+from kube_testing import FakeClock
+from praetor_api.kube.client.resource import (
+    DEVICE_PROCESS_DEPLOYMENTS,
+    DEVICE_PROCESSES,
+    NETWORK_SWITCHES,
+    Key,
+    Resource,
+)
+from praetor_api.kube.runtime.times import time
 from praetor_controller.main import Program
+from praetor_controller.reconcile.dirty import Changes
+from praetor_controller.reconcile.reconciler import AUDIT_S
 from praetor_controller.settings import Settings
-from praetor_controller.testing import PatchingKube
 
 NAMES = tuple(f"leaf-{number}" for number in range(30))
 TEL = Key("lab", "tel")

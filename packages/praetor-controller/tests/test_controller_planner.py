@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from controller_testing import START, deployment, device, offline, process, snapshot, stored, template
 from praetor_api.kube.objects import StrategyType
-from praetor_controller.actions import Create, Delete, Update
-from praetor_controller.amounts import max_unavailable
-from praetor_controller.availability import CLOCK_SKEW_S
 from praetor_controller.errors import InvalidDeployment
-from praetor_controller.planner import plan
-from praetor_controller.reasons import Reason, ReasonCode
-from praetor_controller.rows import ProcessRow, StoredStatus
-from praetor_controller.snapshot import Plan
-from praetor_controller.testing import START, deployment, device, offline, process, snapshot, stored, template
+from praetor_controller.model.actions import Create, Delete, Update
+from praetor_controller.model.rows import ProcessRow, StoredStatus
+from praetor_controller.rollout.amounts import max_unavailable
+from praetor_controller.rollout.availability import CLOCK_SKEW_S
+from praetor_controller.rollout.planner import plan
+from praetor_controller.rollout.reasons import Reason, ReasonCode
+from praetor_controller.rollout.snapshot import Plan
 
 AT = START.timestamp()
 NAMES = ["a", "b", "c", "d"]

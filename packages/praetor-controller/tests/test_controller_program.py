@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from praetor_api.kube.api import PatchType
-from praetor_api.kube.errors import ServerError, Unreachable, api_error
-from praetor_api.kube.resource import (
+from controller_testing import PatchingKube
+from kube_testing import FakeClock, Request
+from praetor_api.kube.client.api import PatchType
+from praetor_api.kube.client.errors import ServerError, Unreachable, api_error
+from praetor_api.kube.client.resource import (
     CONTROLLER_REVISIONS,
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
@@ -22,13 +24,11 @@ from praetor_api.kube.resource import (
     Key,
     Resource,
 )
-from praetor_api.kube.testing import FakeClock, Request
-from praetor_api.kube.times import time
-from praetor_controller.flight.replay import replay
+from praetor_api.kube.runtime.times import time
+from praetor_controller.journal.replay import replay
 from praetor_controller.main import Program
-from praetor_controller.revisions import template_of
+from praetor_controller.model.revisions import template_of
 from praetor_controller.settings import Recording, Settings
-from praetor_controller.testing import PatchingKube
 
 TEL = Key("lab", "tel")
 

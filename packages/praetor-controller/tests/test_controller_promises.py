@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import structlog
 
-from praetor_controller.simulation.machine import Fleet, tell
-from praetor_controller.simulation.promises import Broken
-from praetor_controller.simulation.story import Story, as_text, from_text, shortened
-from praetor_controller.simulation.world import Simulation
+from controller_simulation.invariants import Broken
+from controller_simulation.machine import Fleet, tell
+from controller_simulation.trace import Story, as_text, from_text, shortened
+from controller_simulation.world import Simulation
 
 WAVES = [
     {"name": "w0", "selector": {"matchLabels": {"ring": "0"}}},
@@ -52,7 +52,7 @@ def deploy(world: Simulation, **fields: object) -> None:
 
 @pytest.mark.timeout(240)
 def test_a_rollout_keeps_its_promises() -> None:
-    command = [sys.executable, "-m", "praetor_controller.simulation.search", "--steps", "3000", "--seed", "1"]
+    command = [sys.executable, "-m", "controller_simulation.search", "--steps", "3000", "--seed", "1"]
     limits = ["--seconds", "90", "--shorten-seconds", "45"]
     done = subprocess.run([*command, *limits], capture_output=True, text=True, check=False, timeout=220)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from controller_testing import START, deployment
 from praetor_api.kube.conditions import set_condition
 from praetor_api.kube.objects import ConditionStatus
-from praetor_controller.projection import project_deployment
-from praetor_controller.revisions import (
+from praetor_controller.model.projection import project_deployment
+from praetor_controller.model.revisions import (
     RevisionChanges,
     RevisionRow,
     find_revision,
@@ -21,8 +22,7 @@ from praetor_controller.revisions import (
     surplus_revisions,
     template_of,
 )
-from praetor_controller.rows import DeploymentRow
-from praetor_controller.testing import START, deployment
+from praetor_controller.model.rows import DeploymentRow
 
 TEMPLATE = {"metadata": {"labels": {"app": "x"}}, "spec": {"execution": {"command": ["a < b && c > d", "ü"]}}}
 

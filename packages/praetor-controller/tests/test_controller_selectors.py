@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from praetor_api.kube.objects import LabelSelector, LabelSelectorRequirement, SelectorOperator
 from praetor_controller.errors import InvalidDeployment
-from praetor_controller.selectors import compile_selector
+from praetor_controller.model.selectors import compile_selector
 
 
 def requirement(key: str, operator: SelectorOperator, *values: str) -> LabelSelector:

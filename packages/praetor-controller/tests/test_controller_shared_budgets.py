@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from controller_simulation.world import Simulation
+from controller_testing import START, deployment, device, process
 from praetor_api.kube.objects import Budget, LabelSelector, StrategyType
-from praetor_controller.actions import Update
-from praetor_controller.elsewhere import Neighbour
-from praetor_controller.gathering import Sources, gather
-from praetor_controller.memory import Memory
-from praetor_controller.planner import plan
-from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow, RolloutPolicy
-from praetor_controller.selectors import compile_selector
-from praetor_controller.simulation.world import Simulation
-from praetor_controller.snapshot import Plan
-from praetor_controller.testing import START, deployment, device, process
+from praetor_controller.model.actions import Update
+from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, RolloutPolicy
+from praetor_controller.model.selectors import compile_selector
+from praetor_controller.reconcile.snapshot_builder import Sources, gather
+from praetor_controller.reconcile.state import Memory
+from praetor_controller.rollout.neighbours import Neighbour
+from praetor_controller.rollout.planner import plan
+from praetor_controller.rollout.snapshot import Plan
 
 RACK = Budget(group_by=("rack",), max_unavailable=1)
 HALF = Budget(group_by=("rack",), max_unavailable="50%")

@@ -12,16 +12,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
+from controller_simulation.planned import FOR_EVER, NAMES, VERSIONS, PlannedFleet, Planner, tell
+from controller_simulation.trace import Step
+from controller_testing import Device, deployment, device
 from praetor_api.kube.objects import Budget, FailureAction, FailurePolicy, LabelSelector, RollingUpdate, Wave
-from praetor_controller.actions import Create, Update
-from praetor_controller.planner import plan
-from praetor_controller.reasons import ReasonCode
-from praetor_controller.rollout_status import was_rolled_out
-from praetor_controller.rows import DeploymentRow
-from praetor_controller.simulation.planned import FOR_EVER, NAMES, VERSIONS, PlannedFleet, Planner, tell
-from praetor_controller.simulation.story import Step
-from praetor_controller.snapshot import Plan, Snapshot
-from praetor_controller.testing import Device, deployment, device
+from praetor_controller.model.actions import Create, Update
+from praetor_controller.model.rows import DeploymentRow
+from praetor_controller.rollout.planner import plan
+from praetor_controller.rollout.reasons import ReasonCode
+from praetor_controller.rollout.snapshot import Plan, Snapshot
+from praetor_controller.rollout.status import was_rolled_out
 
 PER_RACK = 1
 MAX_FAILURES = 1

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from controller_testing import START, deployment, device, offline, process, snapshot, stored, template
 from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import (
     Approval,
@@ -19,15 +20,14 @@ from praetor_api.kube.objects import (
     StrategyType,
     Wave,
 )
-from praetor_controller.actions import Create, Update
-from praetor_controller.domains import Domains
-from praetor_controller.elsewhere import TAKING_S, Neighbour, down_elsewhere
-from praetor_controller.planner import plan
-from praetor_controller.reasons import ReasonCode
-from praetor_controller.rows import DeploymentRow, DeviceRow, ProcessRow, StoredStatus
-from praetor_controller.snapshot import Plan
-from praetor_controller.testing import START, deployment, device, offline, process, snapshot, stored, template
-from praetor_controller.waves import REST
+from praetor_controller.model.actions import Create, Update
+from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, StoredStatus
+from praetor_controller.rollout.budgets import Domains
+from praetor_controller.rollout.neighbours import TAKING_S, Neighbour, down_elsewhere
+from praetor_controller.rollout.planner import plan
+from praetor_controller.rollout.reasons import ReasonCode
+from praetor_controller.rollout.snapshot import Plan
+from praetor_controller.rollout.waves import REST
 
 AT = START.timestamp()
 CANARY = Wave(name="canary", selector=LabelSelector(match_labels={"ring": "0"}))

@@ -7,20 +7,20 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from controller_testing import NAMESPACE, START, deployment, process
+from praetor_api.kube.client.resource import Key
 from praetor_api.kube.codec import encode
 from praetor_api.kube.objects import Condition, ConditionStatus
-from praetor_api.kube.resource import Key
-from praetor_controller.actions import Create, Update
-from praetor_controller.bodies import process_body, process_patch
-from praetor_controller.markers import ManagedKeys, deployment_label, managed_keys, parse_managed_keys
-from praetor_controller.notices import transition_notices, write_notices
-from praetor_controller.overlay import LIFETIME_S, Overlay
-from praetor_controller.projection import project_deployment, project_device, project_process
-from praetor_controller.reasons import ReasonCode
-from praetor_controller.rows import ProcessRow
-from praetor_controller.snapshot import Counts, RolloutStatus
-from praetor_controller.status_patch import status_patch
-from praetor_controller.testing import NAMESPACE, START, deployment, process
+from praetor_controller.model.actions import Create, Update
+from praetor_controller.model.annotations import ManagedKeys, deployment_label, managed_keys, parse_managed_keys
+from praetor_controller.model.manifests import process_body, process_patch
+from praetor_controller.model.projection import project_deployment, project_device, project_process
+from praetor_controller.model.rows import ProcessRow
+from praetor_controller.reconcile.assumed_cache import LIFETIME_S, Overlay
+from praetor_controller.reconcile.events import transition_notices, write_notices
+from praetor_controller.rollout.reasons import ReasonCode
+from praetor_controller.rollout.snapshot import Counts, RolloutStatus
+from praetor_controller.rollout.status_patch import status_patch
 
 KEY = Key(NAMESPACE, "tel-a")
 NOON = "2026-01-01T12:00:00Z"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from click.shell_completion import ShellComplete
 
-from praetor_api.kube.errors import Unreachable
-from praetor_controller.ctl.command import main
-from praetor_controller.ctl.testing import Lab
+from ctl_testing import Lab
+from praetor_api.kube.client.errors import Unreachable
+from praetor_controller.ctl.cli import main
 
 
 def completed(lab: Lab, args: list[str], incomplete: str) -> list[str]:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from praetor_api.kube.errors import KubeError, Unreachable, api_error
+from ctl_testing import Lab
+from praetor_api.kube.client.errors import KubeError, Unreachable, api_error
+from praetor_controller.ctl.cli import main
 from praetor_controller.ctl.cluster import Where
-from praetor_controller.ctl.command import main
 from praetor_controller.ctl.output import painted, table, wants_colour
-from praetor_controller.ctl.testing import Lab
 
 
 def connected(status: str, **rest: Any) -> dict[str, Any]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Key
-from praetor_controller.ctl.explanation import MEANINGS
-from praetor_controller.ctl.testing import NAMESPACE, Lab
-from praetor_controller.reasons import ReasonCode
+from ctl_testing import NAMESPACE, Lab
+from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Key
+from praetor_controller.ctl.explain import MEANINGS
+from praetor_controller.rollout.reasons import ReasonCode
 
 LONG_AGO = "2026-01-01T00:00:00Z"
 OLD, NEW = {"execution": {"backend": "process"}}, {"execution": {"backend": "systemd"}}

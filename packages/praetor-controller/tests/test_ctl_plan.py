@@ -13,12 +13,12 @@ from click.testing import Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from praetor_api.kube.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Key
-from praetor_controller.ctl.exits import BadInput
+from ctl_testing import NAMESPACE, Lab
+from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Key
+from praetor_controller.ctl.errors import BadInput
 from praetor_controller.ctl.forecast import MOST_STEPS
 from praetor_controller.ctl.manifest import deployments_in
-from praetor_controller.ctl.testing import NAMESPACE, Lab
-from praetor_controller.patching import json_patched, merge_patched
+from praetor_controller.model.patching import json_patched, merge_patched
 
 LONG_AGO = "2026-01-01T00:00:00Z"
 OLD, NEW = {"execution": {"backend": "process"}}, {"execution": {"backend": "systemd"}}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from praetor_controller.ctl.exits import Exit
+from praetor_controller.ctl.errors import Exit
 from praetor_controller.ctl.progress import Progress, Verdict, as_data, bar, final_line, line, progress
 
 

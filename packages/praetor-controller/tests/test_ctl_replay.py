@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from praetor_controller.ctl.testing import Lab
-from praetor_controller.flight.entry import Decision, Written, entry
-from praetor_controller.planner import plan
-from praetor_controller.testing import Fleet, deployment
+from controller_testing import Fleet, deployment
+from ctl_testing import Lab
+from praetor_controller.journal.entry import Decision, Written, entry
+from praetor_controller.rollout.planner import plan
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from praetor_api.kube.errors import Forbidden, KubeError, NotFound, api_error
-from praetor_api.kube.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Key
+from ctl_testing import NAMESPACE, Lab, LabKube
+from praetor_api.kube.client.errors import Forbidden, KubeError, NotFound, api_error
+from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Key
 from praetor_controller.ctl.cluster import Cluster, Where
+from praetor_controller.ctl.commands.rollout.status import Screen, look
 from praetor_controller.ctl.progress import Progress, Verdict
-from praetor_controller.ctl.rollout.status import Screen, look
-from praetor_controller.ctl.testing import NAMESPACE, Lab, LabKube
 
 KEY = Key(NAMESPACE, "tel")
 

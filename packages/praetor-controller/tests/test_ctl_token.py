@@ -10,7 +10,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from praetor_api.tokens import TokenVerifier, device_token
-from praetor_controller.ctl.command import main
+from praetor_controller.ctl.cli import main
 
 NEWEST, OLDER = b"newest", b"older"
 

@@ -17,21 +17,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from controller_testing import START, Device, Fleet, deployment, device, process, snapshot
+from kube_testing import FakeClock
 from praetor_api.kube.objects import Budget, FailureAction, FailurePolicy, LabelSelector, Wave
-from praetor_api.kube.testing import FakeClock
-from praetor_controller.actions import Update
-from praetor_controller.flight.codec import LEFT_OUT, REDACTED, NotRecorded, plain, redacted, restored
-from praetor_controller.flight.entry import Decision, Written, entry
-from praetor_controller.flight.inputs import Reconstruction
-from praetor_controller.flight.recorder import RETRY_S, FlightRecorder, listening
-from praetor_controller.flight.replay import Planner, Replayed, Unreadable, replay
-from praetor_controller.flight.tape import Tape
+from praetor_controller.journal.codec import LEFT_OUT, REDACTED, NotRecorded, plain, redacted, restored
+from praetor_controller.journal.entry import Decision, Written, entry
+from praetor_controller.journal.inputs import Reconstruction
+from praetor_controller.journal.recorder import RETRY_S, FlightRecorder, listening
+from praetor_controller.journal.replay import Planner, Replayed, Unreadable, replay
+from praetor_controller.journal.tape import Tape
 from praetor_controller.metrics import Metrics
-from praetor_controller.planner import plan
-from praetor_controller.projection import project_deployment
-from praetor_controller.rows import DeploymentRow, ProcessRow
-from praetor_controller.snapshot import Plan, SharedBudget, Snapshot
-from praetor_controller.testing import START, Device, Fleet, deployment, device, process, snapshot
+from praetor_controller.model.actions import Update
+from praetor_controller.model.projection import project_deployment
+from praetor_controller.model.rows import DeploymentRow, ProcessRow
+from praetor_controller.rollout.planner import plan
+from praetor_controller.rollout.snapshot import Plan, SharedBudget, Snapshot
 
 NAMES = [f"leaf-{number}" for number in range(8)]
 WAVES = (Wave(name="canary", selector=LabelSelector(match_labels={"ring": "0"}), soak_seconds=5), Wave(name="more"))

@@ -7,10 +7,10 @@ import json
 
 import pytest
 
+from gateway_testing import Answer, Lab, conditions, process_object, run_impatiently, running_lab, switch_object
 from praetor_api.canonical import desired_etag, spec_hash
-from praetor_api.kube.resource import DEVICE_PROCESSES, EVENTS, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, EVENTS, NETWORK_SWITCHES, Key
 from praetor_api.protocol import MAX_BODY_BYTES, MAX_OBSERVATIONS
-from praetor_gateway.testing import Answer, Lab, conditions, process_object, run_impatiently, running_lab, switch_object
 
 DESIRED = "/v1/devices/leaf-1/desired"
 REPORT = "/v1/devices/leaf-1/report"

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from gateway_testing import AsgiClient, Lab, running_lab, switch_object
 from praetor_api.canonical import desired_etag
-from praetor_api.kube.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.tokens import device_token
 from praetor_gateway import cli
-from praetor_gateway.credentials import RELOAD_S
+from praetor_gateway.http.credentials import RELOAD_S
 from praetor_gateway.settings import Credentials
-from praetor_gateway.testing import AsgiClient, Lab, running_lab, switch_object
 
 CONFIGURED = {
     "token": Credentials(tokens=("t1",)),

@@ -11,23 +11,23 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway_testing import process_row, switch_row
+from kube_store import merge as apply_merge_patch
 from praetor_api.canonical import canonical_json, spec_hash
+from praetor_api.kube.client.resource import Key
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus, Phase, ProcessCounts
-from praetor_api.kube.resource import Key
-from praetor_api.kube.store import merge as apply_merge_patch
 from praetor_api.protocol import Observation, read_report
 from praetor_api.spec import RestartPolicy
-from praetor_gateway import transitions
-from praetor_gateway.drafts import difference, of_switch
-from praetor_gateway.fleet import EMPTY_ETAG, Fleet
-from praetor_gateway.heartbeats import read_heartbeat
-from praetor_gateway.intake import PROGRESS_LINGER_S, RESULT_LINGER_S, linger_s
-from praetor_gateway.merge import merge
-from praetor_gateway.requests import preferred_wait
-from praetor_gateway.rows import POOL_SIZE, ProcessRow, Projection
-from praetor_gateway.sessions import FACTS, REPLAY_WINDOW_S, Session
-from praetor_gateway.switches import counts, merge_switch
-from praetor_gateway.testing import process_row, switch_row
+from praetor_gateway.fleet.fleet import EMPTY_ETAG, Fleet
+from praetor_gateway.fleet.rows import POOL_SIZE, ProcessRow, Projection
+from praetor_gateway.fleet.session import FACTS, REPLAY_WINDOW_S, Session
+from praetor_gateway.http.requests import preferred_wait
+from praetor_gateway.reports.handler import PROGRESS_LINGER_S, RESULT_LINGER_S, linger_s
+from praetor_gateway.reports.heartbeats import read_heartbeat
+from praetor_gateway.status import transitions
+from praetor_gateway.status.merge import merge
+from praetor_gateway.status.patch import difference, of_switch
+from praetor_gateway.status.switch import counts, merge_switch
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 

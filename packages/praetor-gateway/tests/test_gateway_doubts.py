@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from praetor_api.kube.errors import api_error
-from praetor_api.kube.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key
-from praetor_api.kube.testing import FakeKube
-from praetor_gateway.testing import Lab, conditions, running_lab
+from gateway_testing import Lab, conditions, running_lab
+from kube_testing import FakeKube
+from praetor_api.kube.client.errors import api_error
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key
 
 KEY = Key("lab", "agent-leaf-1")
 

@@ -7,7 +7,7 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from praetor_gateway.judge import Judge, Rules, Storm
+from praetor_gateway.liveness.detector import Judge, Rules, Storm
 
 RULES = Rules(stale_s=45.0, grace_s=60.0, scan_s=5.0, flap_hold_s=30.0)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
-from praetor_api.kube.errors import api_error
-from praetor_api.kube.resource import DEVICE_PROCESSES, EVENTS, LEASES, NETWORK_SWITCHES, Key
-from praetor_gateway.testing import Lab, conditions, process_object, running_lab, switch_object
+from gateway_testing import Lab, conditions, process_object, running_lab, switch_object
+from praetor_api.kube.client.errors import api_error
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, EVENTS, LEASES, NETWORK_SWITCHES, Key
 
 
 async def beat(lab: Lab, seconds: int, *devices: str) -> None:

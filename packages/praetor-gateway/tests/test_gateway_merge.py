@@ -13,15 +13,15 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway_testing import process_row
 from praetor_api.kube.codec import decode, encode
 from praetor_api.kube.objects import ConditionStatus, DeviceProcessStatus, Phase
 from praetor_api.protocol import Observation
 from praetor_api.spec import RestartPolicy
-from praetor_gateway import drafts, transitions
-from praetor_gateway.desired import render
-from praetor_gateway.merge import connection, merge, start_time
-from praetor_gateway.reasons import Reason
-from praetor_gateway.testing import process_row
+from praetor_gateway.http.desired import render
+from praetor_gateway.status import patch, transitions
+from praetor_gateway.status.merge import connection, merge, start_time
+from praetor_gateway.status.reasons import Reason
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 CURRENT = process_row().spec_hash
@@ -283,7 +283,7 @@ def test_the_same_facts_again_change_nothing_and_survive_the_wire(
         again = evolve(row, status=status)
         assert merge(again, observation, connected=connected, now=now + timedelta(hours=1)) == status
         assert decode(encode(status), DeviceProcessStatus) == status
-        assert drafts.of_process(again, status, has_switch=True) is None
+        assert patch.of_process(again, status, has_switch=True) is None
         for condition in status.conditions:
             assert condition.last_transition_time is not None
             assert condition.last_transition_time <= now

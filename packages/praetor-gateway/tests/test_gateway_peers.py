@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from praetor_api.kube.resource import LEASES, Key
-from praetor_api.kube.testing import FakeClock, FakeKube
+from gateway_testing import AsgiClient, Lab, conditions, running_lab
+from kube_testing import FakeClock, FakeKube
+from praetor_api.kube.client.resource import LEASES, Key
 from praetor_gateway import cli
-from praetor_gateway.peers import PATH, Heard, HttpPeerTransport
-from praetor_gateway.serving import Listener
+from praetor_gateway.http.server import Listener
+from praetor_gateway.liveness.peers import PATH, Heard, HttpPeerTransport
 from praetor_gateway.settings import PeerSettings
-from praetor_gateway.testing import AsgiClient, Lab, conditions, running_lab
 
 
 class Wire:

@@ -16,15 +16,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
-from praetor_api.kube.clock import SystemClock
-from praetor_api.kube.resource import DEVICE_PROCESSES
-from praetor_api.kube.testing import FakeClock, FakeKube
-from praetor_gateway.certificates import LOOK_S, Tls
+from gateway_testing import SETTINGS, SHARED_TOKEN, process_object
+from kube_testing import FakeClock, FakeKube
+from praetor_api.kube.client.resource import DEVICE_PROCESSES
+from praetor_api.kube.runtime.clock import SystemClock
 from praetor_gateway.errors import ConfigurationError
 from praetor_gateway.gateway import Gateway
+from praetor_gateway.http.certificates import LOOK_S, Tls
+from praetor_gateway.http.server import Listener, on_loop_error
 from praetor_gateway.main import serve
-from praetor_gateway.serving import Listener, on_loop_error
-from praetor_gateway.testing import SETTINGS, SHARED_TOKEN, process_object
 
 
 @asynccontextmanager

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from praetor_api.kube.errors import Unreachable, api_error
-from praetor_api.kube.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key
-from praetor_gateway.testing import Lab, conditions, process_object, running_lab
+from gateway_testing import Lab, conditions, process_object, running_lab
+from praetor_api.kube.client.errors import Unreachable, api_error
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key
 
 KEY = Key("lab", "agent-leaf-1")
 

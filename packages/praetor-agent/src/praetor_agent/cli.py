@@ -65,7 +65,7 @@ def _run(options: SimpleNamespace) -> None:
     for name in ("argparse", "gettext"):  # the command line is read: what they held serves for what is loaded now
         sys.modules.pop(name, None)
     gc.collect()
-    from praetor_agent.run import run
+    from praetor_agent.app import run
 
     run(chosen)
 
@@ -101,26 +101,22 @@ def _status(options: SimpleNamespace) -> None:
 
     if options.output not in ("table", "json"):
         raise UsageError(f"--output {options.output!r} is none; choose table or json")
-    from praetor_agent.status import status
+    from praetor_agent.service.status import status
 
     status(Path(options.state_dir), Path(options.hold_file), options.output)
 
 
 def _simulate(options: SimpleNamespace) -> None:
-    from importlib import import_module
+    from praetor_agent.simulate.main import main as simulate
 
-    try:
-        program = import_module("praetor_simulate.main")  # of a wheel that builds upon this one
-    except ModuleNotFoundError as e:
-        raise AgentError("no device needs pretend ones; install the wheel praetor-simulate beside this one") from e
-    program.main(options.rest)
+    simulate(options.rest)
 
 
 def _doctor(options: SimpleNamespace) -> None:
     if options.output not in ("table", "json"):
         raise UsageError(f"--output {options.output!r} is none; choose table or json")
     chosen = _run_settings(options)
-    from praetor_agent.doctor import doctor
+    from praetor_agent.service.doctor import doctor
 
     if not doctor(chosen, options.output):
         sys.exit(1)
@@ -129,7 +125,7 @@ def _doctor(options: SimpleNamespace) -> None:
 def _confirm(options: SimpleNamespace) -> None:
     from pathlib import Path
 
-    from praetor_agent.status import confirm
+    from praetor_agent.service.status import confirm
 
     confirm(Path(options.state_dir), options.name, options.namespace)
 
@@ -137,7 +133,7 @@ def _confirm(options: SimpleNamespace) -> None:
 def _install(options: SimpleNamespace) -> None:
     from pathlib import Path
 
-    from praetor_agent.installation import install
+    from praetor_agent.service.installation import install
     from praetor_agent.settings import loose_mode
 
     chosen = _run_settings(options)
@@ -163,7 +159,7 @@ def _kept_flags() -> list[str]:
 def _upgrade(options: SimpleNamespace) -> None:
     from pathlib import Path
 
-    from praetor_agent.installation import upgrade
+    from praetor_agent.service.installation import upgrade
 
     sys.stdout.write(upgrade(Path(os.path.abspath(options.root)), options.file) + "\n")
 
@@ -172,7 +168,7 @@ def _uninstall(options: SimpleNamespace) -> None:
     from functools import partial
     from pathlib import Path
 
-    from praetor_agent.installation import remove_processes, state_dir_of, uninstall
+    from praetor_agent.service.installation import remove_processes, state_dir_of, uninstall
 
     root = Path(os.path.abspath(options.root))
     state_dir = Path(state_dir_of(root) or DEFAULT_STATE_DIR)

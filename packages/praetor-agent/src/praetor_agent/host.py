@@ -9,18 +9,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from praetor_agent import procfs
 from praetor_agent.artifacts.fetcher import Fetcher
+from praetor_agent.backends import procfs
 from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Backend, KeepsDefinition, KeepsOutput
+from praetor_agent.core.model import Memory, Observed, Record, Revision, World
+from praetor_agent.core.reconcile import Remove, Repair, Start, Stop
 from praetor_agent.errors import ArtifactGone, BackendError
-from praetor_agent.reconcile import Remove, Repair, Start, Stop
-from praetor_agent.records import Memory, Observed, Record, Revision, World
 from praetor_agent.settings import container_runtime_of
 from praetor_api.spec import Backend as BackendName
 from praetor_api.wire import clean_text
 
 if TYPE_CHECKING:
-    from praetor_agent.launch import Launch
+    from praetor_agent.backends.command import Launch
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,7 @@ class Host:
 
 
 def _launch_of(revision: Revision) -> Launch:
-    from praetor_agent.launch import launch_of
+    from praetor_agent.backends.command import launch_of
 
     return launch_of(revision)
 

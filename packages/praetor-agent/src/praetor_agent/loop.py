@@ -8,17 +8,17 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from praetor_agent import restart
+from praetor_agent.backends.probes import Probes
 from praetor_agent.clock import Clock, Waker, rfc3339
+from praetor_agent.core import restart
+from praetor_agent.core.health import Health
+from praetor_agent.core.model import Memory, Record, View, World
+from praetor_agent.core.reconcile import Action, Fetch, Plan, Remove, Repair, Start, Stop, reconcile
 from praetor_agent.errors import ArtifactGone, BackendError, StartError
-from praetor_agent.health import Health
 from praetor_agent.host import Host, artifacts_of, revisions_of
-from praetor_agent.poller import Inbox
-from praetor_agent.probes import Probes
-from praetor_agent.reconcile import Action, Fetch, Plan, Remove, Repair, Start, Stop, reconcile
-from praetor_agent.records import Memory, Record, View, World
+from praetor_agent.link.poller import Inbox
+from praetor_agent.link.reporter import Teller
 from praetor_agent.state import Received, State, read_hold
-from praetor_agent.telling import Teller
 
 log = logging.getLogger(__name__)
 

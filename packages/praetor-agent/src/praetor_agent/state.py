@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from praetor_agent.core.model import Memory, Record, View
 from praetor_agent.errors import AgentError
-from praetor_agent.records import Memory, Record, View
 from praetor_api.canonical import canonical_json
 from praetor_api.protocol import Desired, read_desired
 from praetor_api.wire import WireError, clean_text, parse_json, read, write

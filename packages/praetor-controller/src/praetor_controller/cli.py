@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 import structlog
 
-from praetor_api.kube.errors import KubeError
-from praetor_api.kube.logs import configure_logs
+from praetor_api.kube.client.errors import KubeError
+from praetor_api.kube.runtime.logs import configure_logs
 from praetor_controller.__about__ import __version__
 from praetor_controller.errors import BadSettings
 from praetor_controller.main import run

@@ -12,25 +12,25 @@ from uuid import uuid4
 
 import structlog
 
-from praetor_api.kube.api import KubeApi
-from praetor_api.kube.client import KubeClient
-from praetor_api.kube.clock import Clock, SystemClock, within
-from praetor_api.kube.elector import Elector
-from praetor_api.kube.events import EventRecorder
-from praetor_api.kube.limiter import TokenBucket
-from praetor_api.kube.resource import Key
-from praetor_controller.cache import Cache
-from praetor_controller.controller import Controller
-from praetor_controller.deployment import DeploymentReconciler
-from praetor_controller.flight.recorder import FlightRecorder
-from praetor_controller.flight.tape import Tape
-from praetor_controller.history import History
+from praetor_api.kube.client.api import KubeApi
+from praetor_api.kube.client.client import KubeClient
+from praetor_api.kube.client.resource import Key
+from praetor_api.kube.runtime.clock import Clock, SystemClock, within
+from praetor_api.kube.runtime.elector import Elector
+from praetor_api.kube.runtime.events import EventRecorder
+from praetor_api.kube.runtime.limiter import TokenBucket
+from praetor_controller.journal.recorder import FlightRecorder
+from praetor_controller.journal.tape import Tape
 from praetor_controller.metrics import Metrics
-from praetor_controller.overlay import Overlay
+from praetor_controller.model.rows import ProcessRow
 from praetor_controller.probes import serve
-from praetor_controller.rows import ProcessRow
+from praetor_controller.reconcile.assumed_cache import Overlay
+from praetor_controller.reconcile.cache import Cache
+from praetor_controller.reconcile.controller import Controller
+from praetor_controller.reconcile.reconciler import DeploymentReconciler
+from praetor_controller.reconcile.revision_history import History
+from praetor_controller.reconcile.writer import Writer
 from praetor_controller.settings import Recording, Settings
-from praetor_controller.writer import Writer
 
 LEASE = "praetor-controller"
 _FLUSH_S = 2.0

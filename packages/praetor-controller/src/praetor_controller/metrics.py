@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from praetor_api.kube.resource import Key, Resource
-from praetor_controller.reasons import ReasonCode
+from praetor_api.kube.client.resource import Key, Resource
+from praetor_controller.rollout.reasons import ReasonCode
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

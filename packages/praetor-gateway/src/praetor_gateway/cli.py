@@ -12,8 +12,8 @@ from typing import Any
 
 import click
 
-from praetor_api.kube.errors import NotConfigured
-from praetor_api.kube.logs import configure_logs
+from praetor_api.kube.client.errors import NotConfigured
+from praetor_api.kube.runtime.logs import configure_logs
 from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS, DEFAULT_STALE_MULTIPLIER, MAX_WAIT_SECONDS
 from praetor_gateway.__about__ import __version__
 from praetor_gateway.errors import ConfigurationError

@@ -11,34 +11,34 @@ import structlog
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
-from praetor_api.kube.api import KubeApi
-from praetor_api.kube.clock import Clock, within
-from praetor_api.kube.elector import Elector
-from praetor_api.kube.events import EventRecorder
-from praetor_api.kube.informer import Informer
-from praetor_api.kube.limiter import TokenBucket
-from praetor_api.kube.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
-from praetor_gateway.ambiguity import AmbiguityWatch
-from praetor_gateway.app import create_app
-from praetor_gateway.arbiter import Arbiter
-from praetor_gateway.auth import Authenticator
-from praetor_gateway.counting import CountWatch
-from praetor_gateway.credentials import CredentialReloader
-from praetor_gateway.device_api import DeviceApi, Terms
-from praetor_gateway.fleet import Fleet
-from praetor_gateway.intake import Allowance, Intake
-from praetor_gateway.judge import Rules
-from praetor_gateway.liveness import Liveness
+from praetor_api.kube.client.api import KubeApi
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from praetor_api.kube.runtime.clock import Clock, within
+from praetor_api.kube.runtime.elector import Elector
+from praetor_api.kube.runtime.events import EventRecorder
+from praetor_api.kube.runtime.informer import Informer
+from praetor_api.kube.runtime.limiter import TokenBucket
+from praetor_gateway.fleet.fleet import Fleet
+from praetor_gateway.fleet.rows import ProcessRow, Projection, SwitchRow
+from praetor_gateway.http.app import create_app
+from praetor_gateway.http.auth import Authenticator
+from praetor_gateway.http.credentials import CredentialReloader
+from praetor_gateway.http.device_api import DeviceApi, Terms
+from praetor_gateway.http.long_poll import Waiters
+from praetor_gateway.http.probes import create_probe_app
+from praetor_gateway.http.problems import ProblemHandlers
+from praetor_gateway.liveness.arbiter import Arbiter
+from praetor_gateway.liveness.detector import Rules
+from praetor_gateway.liveness.peers import ADDRESS_ANNOTATION, PeerPusher, PeerTransport, create_peer_app
+from praetor_gateway.liveness.tracker import Liveness
 from praetor_gateway.metrics import Metrics
-from praetor_gateway.peers import ADDRESS_ANNOTATION, PeerPusher, PeerTransport, create_peer_app
-from praetor_gateway.probes import create_probe_app
-from praetor_gateway.problems import ProblemHandlers
-from praetor_gateway.queue import StatusQueue
-from praetor_gateway.rows import ProcessRow, Projection, SwitchRow
+from praetor_gateway.reports.handler import Allowance, Intake
 from praetor_gateway.settings import Settings, load_verifier
-from praetor_gateway.statuses import Statuses
-from praetor_gateway.waiters import Waiters
-from praetor_gateway.writer import StatusWriter
+from praetor_gateway.status.ambiguity import AmbiguityWatch
+from praetor_gateway.status.pending import Statuses
+from praetor_gateway.status.process_counts import CountWatch
+from praetor_gateway.status.queue import StatusQueue
+from praetor_gateway.status.writer import StatusWriter
 
 LEASE = "praetor-gateway-arbiter"
 COMPONENT = "praetor-gateway"

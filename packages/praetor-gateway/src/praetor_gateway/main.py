@@ -9,13 +9,13 @@ from collections.abc import Callable
 import structlog
 from prometheus_client import CollectorRegistry
 
-from praetor_api.kube.client import KubeClient
-from praetor_api.kube.clock import SystemClock
+from praetor_api.kube.client.client import KubeClient
+from praetor_api.kube.runtime.clock import SystemClock
 from praetor_gateway.__about__ import __version__
-from praetor_gateway.certificates import Tls
 from praetor_gateway.gateway import Gateway
-from praetor_gateway.peers import HttpPeerTransport
-from praetor_gateway.serving import Listener, on_loop_error
+from praetor_gateway.http.certificates import Tls
+from praetor_gateway.http.server import Listener, on_loop_error
+from praetor_gateway.liveness.peers import HttpPeerTransport
 from praetor_gateway.settings import Settings
 
 _log = structlog.get_logger()

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from praetor_api.kube.resource import Resource
-from praetor_gateway.auth import Admission
-from praetor_gateway.writer import Outcome
+from praetor_api.kube.client.resource import Resource
+from praetor_gateway.http.auth import Admission
+from praetor_gateway.status.writer import Outcome
 
 
 class Metrics:

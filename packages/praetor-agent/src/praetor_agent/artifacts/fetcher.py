@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from praetor_agent.artifacts.store import ArtifactStore, pinned
 from praetor_agent.clock import Clock, doubling
+from praetor_agent.core.model import ArtifactState, Failure
 from praetor_agent.errors import ArtifactError
-from praetor_agent.records import ArtifactState, Failure
 from praetor_api.protocol import ArtifactReason, DesiredItem
 from praetor_api.spec import Artifact, ArtifactType, Backend
 
 if TYPE_CHECKING:
-    from praetor_agent.artifacts.part import Work
+    from praetor_agent.artifacts.partial_download import Work
     from praetor_agent.settings import Registries
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import os
 import stat
 from urllib.parse import unquote, urlsplit
 
-from praetor_agent.artifacts.part import Work, download
+from praetor_agent.artifacts.partial_download import Work, download
 from praetor_agent.artifacts.store import pinned
 from praetor_agent.artifacts.web import Web
 from praetor_agent.errors import ArtifactError

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from praetor_agent.artifacts.part import Part, Work, download
+from praetor_agent.artifacts.partial_download import Part, Work, download
 from praetor_agent.artifacts.web import Answer, Web
 from praetor_agent.errors import ArtifactError
 from praetor_agent.settings import Registries
@@ -209,7 +209,7 @@ class OciSource:
 
     def pack(self, artifact: Artifact, work: Work) -> str:
         """Put the image into *work* as a file that container runtimes load."""
-        from praetor_agent.artifacts.layout import pack
+        from praetor_agent.artifacts.oci_layout import pack
 
         return self._bring(artifact, work, pack)
 

@@ -13,15 +13,15 @@ from threading import Lock
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from praetor_agent.core.model import ArtifactState
 from praetor_agent.errors import ArtifactError
-from praetor_agent.records import ArtifactState
 from praetor_agent.settings import DEFAULT_STORE_BYTES
 from praetor_agent.state import sync_directory
 from praetor_api.protocol import ArtifactReason as Reason
 from praetor_api.spec import Artifact, ArtifactType
 
 if TYPE_CHECKING:
-    from praetor_agent.artifacts.part import Work
+    from praetor_agent.artifacts.partial_download import Work
 
 READY = "READY"
 ROOT = "root"
@@ -53,7 +53,7 @@ class ArtifactStore:
 
         *used* are paths that are needed even if the room is, too.
         """
-        from praetor_agent.artifacts.part import Work  # what writes artifacts is loaded with the first one
+        from praetor_agent.artifacts.partial_download import Work  # what writes artifacts is loaded with the first one
 
         try:
             parts = self._directory / _PARTS
@@ -122,7 +122,7 @@ class ArtifactStore:
         return {path.relative_to(self._directory).parts[0] for path in paths if self._directory in path.parents}
 
     def _name(self, place: Path, digest: str, artifact: Artifact) -> None:
-        from praetor_agent.artifacts.tree import sync_tree
+        from praetor_agent.artifacts.rootfs_writer import sync_tree
 
         sync_tree(place / ROOT)
         size = sum(os.lstat(os.path.join(at, name)).st_size for at, _, names in os.walk(place / ROOT) for name in names)

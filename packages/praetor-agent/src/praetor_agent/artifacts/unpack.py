@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from typing import BinaryIO
 
-from praetor_agent.artifacts.tree import PIECE_BYTES, Tree, unsafe
+from praetor_agent.artifacts.rootfs_writer import PIECE_BYTES, Tree, unsafe
 from praetor_agent.errors import ArtifactError
 from praetor_api.protocol import ArtifactReason as Reason
 

@@ -15,12 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from praetor_agent import procfs
+from praetor_agent.backends import procfs
+from praetor_agent.backends.command import Launch, Probe, probe_of
 from praetor_agent.backends.protocol import own_name, reason_of
 from praetor_agent.backends.resources import wanted
+from praetor_agent.core.model import Observed, Revision
 from praetor_agent.errors import BackendError, StartError
-from praetor_agent.launch import Launch, Probe, probe_of
-from praetor_agent.records import Observed, Revision
 from praetor_agent.state import replace_file
 from praetor_api.spec import Backend, HealthCheck
 

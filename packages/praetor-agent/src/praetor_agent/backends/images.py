@@ -15,8 +15,8 @@ from typing import Any
 
 from praetor_agent.artifacts.fetcher import Fetcher, Key
 from praetor_agent.backends.container import Runtime
+from praetor_agent.core.model import ArtifactState
 from praetor_agent.errors import ArtifactError, BackendError
-from praetor_agent.records import ArtifactState
 from praetor_agent.state import replace_file
 from praetor_api.protocol import ArtifactReason as Reason
 from praetor_api.spec import Artifact, ArtifactType, Backend
@@ -74,8 +74,8 @@ class Images(Fetcher):
 
     def _fetched_image(self, artifact: Artifact, used: Iterable[str]) -> str:
         """Return the id of the image after it was fetched and loaded; the runtime alone keeps it."""
-        from praetor_agent.artifacts.layout import FILE, name_of
         from praetor_agent.artifacts.oci import OciSource
+        from praetor_agent.artifacts.oci_layout import FILE, name_of
 
         source = self._source(ArtifactType.OCI)
         if not isinstance(source, OciSource):

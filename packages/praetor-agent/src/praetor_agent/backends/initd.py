@@ -17,12 +17,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from praetor_agent import procfs
+from praetor_agent.backends import procfs
+from praetor_agent.backends.command import Launch
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, call, own_name
+from praetor_agent.core.model import Observed
 from praetor_agent.errors import BackendError, StartError
-from praetor_agent.launch import Launch
-from praetor_agent.records import Observed
 from praetor_agent.state import read_text, replace_file
 from praetor_api.spec import Backend
 

@@ -19,13 +19,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from praetor_agent import procfs
-from praetor_agent.backends import resources
+from praetor_agent.backends import procfs, resources
+from praetor_agent.backends.command import Identity, Launch, identity_of
 from praetor_agent.backends.protocol import reason_of
+from praetor_agent.core.model import Observed
+from praetor_agent.core.restart import LOST, START_ERROR, START_ERROR_EXIT_CODE
 from praetor_agent.errors import BackendError, StartError
-from praetor_agent.launch import Identity, Launch, identity_of
-from praetor_agent.records import Observed
-from praetor_agent.restart import LOST, START_ERROR, START_ERROR_EXIT_CODE
 from praetor_agent.state import read_text, replace_file
 from praetor_api.spec import Backend
 

@@ -12,13 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from praetor_agent.core.model import Observed
+from praetor_agent.core.restart import COMPLETED, ERROR
 from praetor_agent.errors import BackendError
-from praetor_agent.records import Observed
-from praetor_agent.restart import COMPLETED, ERROR
 from praetor_api.spec import Backend as BackendName
 
 if TYPE_CHECKING:
-    from praetor_agent.launch import Launch
+    from praetor_agent.backends.command import Launch
 
 CALL_SECONDS = 30
 DEFINITIONS = {BackendName.SYSTEMD: Path("/etc/systemd/system"), BackendName.INITD: Path("/etc/init.d")}

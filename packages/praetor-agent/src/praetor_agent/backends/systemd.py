@@ -12,11 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from praetor_agent.backends.command import Launch
 from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, call, own_name, readable, reason_of
 from praetor_agent.backends.resources import wanted
+from praetor_agent.core.model import Observed
 from praetor_agent.errors import BackendError, StartError
-from praetor_agent.launch import Launch
-from praetor_agent.records import Observed
 from praetor_agent.state import read_text, replace_file
 from praetor_api.spec import Backend, Hardening, Resources
 

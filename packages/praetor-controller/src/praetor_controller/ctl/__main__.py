@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from praetor_controller.ctl.command import main
+from praetor_controller.ctl.cli import main
 
 if __name__ == "__main__":
     main()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from praetor_controller.ctl.exits import CommandFailed
-from praetor_controller.markers import APPROVED_WAVES_ANNOTATION
-from praetor_controller.projection import project_deployment
+from praetor_controller.ctl.errors import CommandFailed
+from praetor_controller.model.annotations import APPROVED_WAVES_ANNOTATION
+from praetor_controller.model.projection import project_deployment
 
 MANUAL = "Manual"
 

@@ -12,11 +12,11 @@ from typing import Any, TypeAlias, TypeVar
 import click
 from attrs import frozen
 
-from praetor_api.kube.api import KubeApi
-from praetor_api.kube.client import KubeClient
-from praetor_api.kube.clock import Clock, SystemClock
-from praetor_api.kube.connection import Connection, from_kubeconfig
-from praetor_api.kube.resource import Resource
+from praetor_api.kube.client.api import KubeApi
+from praetor_api.kube.client.client import KubeClient
+from praetor_api.kube.client.connection import Connection, from_kubeconfig
+from praetor_api.kube.client.resource import Resource
+from praetor_api.kube.runtime.clock import Clock, SystemClock
 from praetor_controller.ctl.kubeconfig import default_namespace
 
 T = TypeVar("T")

@@ -1,44 +1,196 @@
-"""`praetorctl explain`."""
+"""Why devices and deployments are where they are, in the controller's own words: it runs the very planner. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
-import click
+from attrs import frozen
 
-from praetor_controller.ctl.census import Census, take_census
-from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
-from praetor_controller.ctl.completion import subject_names
-from praetor_controller.ctl.exits import CommandFailed
-from praetor_controller.ctl.explanation import deployment_text, device_text, explain_deployment, explain_device
-from praetor_controller.ctl.output import output_option, show
+from praetor_controller.ctl.errors import CommandFailed
+from praetor_controller.ctl.inventory import Census
+from praetor_controller.ctl.output import OutputFormat, painted, structured, table
+from praetor_controller.model.actions import Create, Delete, Update
+from praetor_controller.model.rows import DeploymentRow
+from praetor_controller.rollout.planner import plan
+from praetor_controller.rollout.reasons import Reason, ReasonCode
+from praetor_controller.rollout.snapshot import Plan
+
+MEANINGS: Mapping[str, str] = {
+    "UpToDate": "runs the template and is available",
+    "Creating": "is being given its first process",
+    "Updating": "is being given the template, or has not reported it yet",
+    "NotReady": "has the template and is not ready yet",
+    "BecomingAvailable": "is ready, and waits for minReadySeconds",
+    "Failing": "has the template, and its process fails",
+    "SilentSinceOffer": "went silent after it was offered a template, and counts as down",
+    "OfflineSince": "was offline before the offer; it is deferred and costs nothing",
+    "NeverConnected": "has never connected; it is deferred and costs nothing",
+    "InMaintenance": "is in maintenance, and not touched",
+    "UpdateHeld": "takes no change, because somebody on the device said so; it is deferred and costs nothing",
+    "Paused": "is not touched while the rollout is paused or stopped",
+    "BudgetExhausted": "waits, because as many devices are down as may be",
+    "WaitingForWave": "waits for the waves before its own",
+    "Soaking": "waits until the wave before has been watched for long enough",
+    "AwaitingApproval": "waits until somebody approves its wave: praetorctl rollout approve",
+    "WaitingForDeletion": "waits until somebody deletes its process, as OnDelete asks",
+    "Terminating": "waits until an older process is gone",
+    "NameTaken": "waits for a name that somebody else's process has",
+    "CannotConverge": "cannot get the template: the API refuses it",
+}
+_COLOURS = {
+    ReasonCode.UP_TO_DATE: "green",
+    ReasonCode.FAILING: "red",
+    ReasonCode.SILENT_SINCE_OFFER: "red",
+    ReasonCode.NAME_TAKEN: "red",
+    ReasonCode.CANNOT_CONVERGE: "red",
+}
 
 
-@click.command("explain")
-@click.argument("subject", metavar="DEVICE|DPD[/DEVICE]", shell_complete=subject_names)
-@click.option("--max-devices", type=click.IntRange(min=1), default=10, show_default=True, help="Shown for each reason.")
-@cluster_options
-@output_option
-def explain(where: Where, opener: Opener, subject: str, max_devices: int, output: str) -> None:
-    """Tell why a device is where it is, or why each device of a deployment is.
+@frozen(kw_only=True)
+class Explained:
+    """A deployment and what the planner says of it now. *fresh*: the controller has seen its present spec."""
 
-    The controller's own planner is run over what the cluster says now; nothing is written. What only the running
-    controller remembers, a write that the API refused, shows in the deployment's status.reasons alone.
-    """
-
-    async def question(cluster: Cluster) -> str:
-        return explained(await take_census(cluster), subject, output, max_devices, cluster.clock.now())
-
-    show(ask(opener, where, question))
+    deployment: DeploymentRow
+    plan: Plan
+    fresh: bool
 
 
-def explained(seen: Census, subject: str, output: str, most: int, now: datetime) -> str:
-    """Return what is printed about *subject*: a deployment, a device, or a deployment's device."""
-    deployment, slash, device = subject.partition("/")
-    if slash:
-        return device_text(device, explain_device(seen, device, now, deployment), output)
-    if subject in seen.deployments:  # a device of the same name is asked for as DPD/DEVICE
-        return deployment_text(explain_deployment(seen, subject, now), output, most)
-    if subject in seen.devices:
-        return device_text(subject, explain_device(seen, subject, now), output)
-    raise CommandFailed(f"not found: {subject} is neither a device nor a deployment; check the name and --namespace")
+def explain_deployment(seen: Census, name: str, now: datetime) -> Explained:
+    """Return what the planner says of the deployment *name*; CommandFailed when there is none."""
+    deployment = seen.deployments.get(name)
+    if deployment is None:
+        known = ", ".join(seen.deployments) or "none"
+        raise CommandFailed(f"not found: there is no deployment {name}; there are: {known}")
+    observed = deployment.status.raw.get("observedGeneration") or 0
+    planned = plan(seen.snapshot(deployment, now), now)
+    return Explained(deployment=deployment, plan=planned, fresh=observed >= deployment.generation)
+
+
+def deployment_text(explained: Explained, output: str, most: int) -> str:
+    """Return what is printed about a deployment, with at most *most* devices for each reason in a table."""
+    if output != OutputFormat.TABLE:
+        return structured(_deployment_data(explained), output)
+    status, name = explained.plan.status, explained.deployment.name
+    if status is None:
+        return f"{name}: is being deleted"
+    lines = [f"{name}: {each.type}={each.status} {each.reason}: {each.message}" for each in status.conditions]
+    if not explained.fresh:
+        lines.append(f"{name}: the controller has not seen its present spec yet; is it running?")
+    lines.append(f"{name}: the controller's next writes: {_writes(explained.plan)}")
+    groups = by_reason(explained.plan.reasons)
+    for code in sorted(groups, key=lambda code: _COLOURS.get(code) != "red"):  # what is wrong comes first
+        devices = groups[code]
+        plural = "" if len(devices) == 1 else "s"
+        head = painted(code, _COLOURS.get(code, ""))
+        details = {detail for _, detail in devices}
+        shared = details.pop() if len(details) == 1 and len(devices) > 1 else ""
+        why = f" ({shared})" if shared else ""
+        lines.append(f"{head}: {len(devices)} device{plural}: {MEANINGS[code]}{why}")
+        shown = [f"{device} ({detail})" if detail and not shared else device for device, detail in devices[:most]]
+        rest = [f"and {len(devices) - most} more"] if len(devices) > most else []
+        lines.append("    " + ", ".join([*shown, *rest]))
+    return "\n".join(lines)
+
+
+def by_reason(reasons: Mapping[str, Reason]) -> dict[ReasonCode, list[tuple[str, str]]]:
+    """Return the devices of each reason with their details, the most frequent reason first."""
+    groups: dict[ReasonCode, list[tuple[str, str]]] = {}
+    for device, reason in sorted(reasons.items()):
+        groups.setdefault(reason.code, []).append((device, reason.detail))
+    return dict(sorted(groups.items(), key=lambda group: (-len(group[1]), group[0])))
+
+
+def _writes(planned: Plan) -> str:
+    kinds = ((Create, "create"), (Update, "update"), (Delete, "delete"))
+    counts = [(sum(isinstance(action, kind) for action in planned.actions), word) for kind, word in kinds]
+    return ", ".join(f"{word} {count}" for count, word in counts if count) or "none"
+
+
+def _deployment_data(explained: Explained) -> dict[str, Any]:
+    status = explained.plan.status
+    conditions = status.conditions if status is not None else ()
+    return {
+        "deployment": explained.deployment.name,
+        "observed": explained.fresh,
+        "conditions": [
+            {"type": each.type, "status": each.status.value, "reason": each.reason, "message": each.message}
+            for each in conditions
+        ],
+        "reasons": [
+            {
+                "reason": code.value,
+                "count": len(devices),
+                "devices": [{"device": device, "detail": detail} for device, detail in devices],
+            }
+            for code, devices in by_reason(explained.plan.reasons).items()
+        ],
+    }
+
+
+@frozen(kw_only=True)
+class DeviceReason:
+    """Why a device is where it is with one deployment; *process* and *revision* are empty when it has none."""
+
+    deployment: str
+    reason: Reason
+    process: str
+    revision: str
+    wanted: str
+
+
+def explain_device(seen: Census, name: str, now: datetime, deployment: str | None = None) -> list[DeviceReason]:
+    """Return the reasons of a device, one for each deployment that selects it; CommandFailed when it is unknown."""
+    if name not in seen.devices:
+        raise CommandFailed(f"not found: there is no device {name}; praetorctl devices shows those that are there")
+    found = []
+    for each in [deployment] if deployment else list(seen.deployments):
+        explained = explain_deployment(seen, each, now)
+        reason = explained.plan.reasons.get(name)
+        if reason is not None:
+            found.append(_device_reason(seen, explained.deployment, name, reason))
+    return found
+
+
+def _device_reason(seen: Census, deployment: DeploymentRow, device: str, reason: Reason) -> DeviceReason:
+    process = next((row for row in seen.on(device) if row.owner == deployment.uid), None)
+    return DeviceReason(
+        deployment=deployment.name,
+        reason=reason,
+        process=process.name if process else "",
+        revision=process.revision if process else "",
+        wanted=deployment.template.revision,
+    )
+
+
+def device_text(device: str, found: Sequence[DeviceReason], output: str) -> str:
+    """Return what is printed about a device."""
+    if output != OutputFormat.TABLE:
+        return structured({"device": device, "deployments": [_device_data(each) for each in found]}, output)
+    if not found:
+        return f"{device}: no deployment selects it"
+    headers = ("DEPLOYMENT", "REASON", "DETAIL", "HAS", "WANTED", "MEANING")
+    rows = [
+        (
+            each.deployment,
+            (each.reason.code.value, _COLOURS.get(each.reason.code, "")),
+            each.reason.detail or "-",
+            each.revision or "-",
+            each.wanted,
+            MEANINGS[each.reason.code],
+        )
+        for each in found
+    ]
+    return table(headers, rows)
+
+
+def _device_data(each: DeviceReason) -> dict[str, Any]:
+    return {
+        "deployment": each.deployment,
+        "reason": each.reason.code.value,
+        "detail": each.reason.detail,
+        "process": each.process,
+        "revision": each.revision,
+        "wanted": each.wanted,
+    }

@@ -8,13 +8,13 @@ from typing import Any
 
 from attrs import field, frozen, mutable
 
-from praetor_controller.actions import Action, Create, Delete, Update
-from praetor_controller.ctl.explanation import MEANINGS, by_reason
+from praetor_controller.ctl.explain import MEANINGS, by_reason
+from praetor_controller.ctl.forecast_model import World
 from praetor_controller.ctl.output import OutputFormat, structured, table
 from praetor_controller.ctl.times import span
-from praetor_controller.ctl.world import World
-from praetor_controller.reasons import Reason, ReasonCode
-from praetor_controller.snapshot import Plan
+from praetor_controller.model.actions import Action, Create, Delete, Update
+from praetor_controller.rollout.reasons import Reason, ReasonCode
+from praetor_controller.rollout.snapshot import Plan
 
 MOST_STEPS = 2000
 _IDLE_LOOKS = 20

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from praetor_api.kube.resource import DEVICE_PROCESS_DEPLOYMENTS as KIND
-from praetor_controller.ctl.exits import BadInput
+from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS as KIND
+from praetor_controller.ctl.errors import BadInput
 
 
 class _Loader(yaml.SafeLoader):

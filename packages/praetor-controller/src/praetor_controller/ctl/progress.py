@@ -8,10 +8,10 @@ from typing import Any
 
 from attrs import asdict, frozen
 
-from praetor_controller.ctl.exits import Exit
-from praetor_controller.reasons import ReasonCode
-from praetor_controller.rollout_status import PAUSED, PROGRESSING, ConditionReason
-from praetor_controller.waves import WaveState
+from praetor_controller.ctl.errors import Exit
+from praetor_controller.rollout.reasons import ReasonCode
+from praetor_controller.rollout.status import PAUSED, PROGRESSING, ConditionReason
+from praetor_controller.rollout.waves import WaveState
 
 BAR_WIDTH = 30
 _SPARED = (ReasonCode.IN_MAINTENANCE, ReasonCode.OFFLINE_SINCE, ReasonCode.NEVER_CONNECTED, ReasonCode.UPDATE_HELD)

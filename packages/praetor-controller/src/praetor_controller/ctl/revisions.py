@@ -8,10 +8,10 @@ from difflib import unified_diff
 from typing import Any
 
 from praetor_api.kube.codec import format_time
-from praetor_controller.ctl.exits import CommandFailed
+from praetor_controller.ctl.errors import CommandFailed
 from praetor_controller.ctl.output import OutputFormat, painted, structured, table
 from praetor_controller.ctl.times import age
-from praetor_controller.revisions import RevisionRow, project_revision, template_of
+from praetor_controller.model.revisions import RevisionRow, project_revision, template_of
 
 _HEADERS = ("REVISION", "HASH", "STARTED", "RUNS")
 _MOST = 60

@@ -1,0 +1,114 @@
+"""The manifests of deploy/ as objects: what kustomize prints for them, without needing kubectl."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from e2e.clusters.rawapi import Answer, RawApi
+from e2e.release.build import ROOT
+
+BASE = ROOT / "deploy" / "base"
+SYSTEM_NAMESPACE = "praetor-system"
+KUSTOMIZATIONS = ("kustomization.yaml", "Kustomization")
+UNDERSTOOD = {"apiVersion", "kind", "resources"}
+
+Object = dict[str, Any]
+
+
+class ManifestError(ValueError):
+    """A kustomization says more than is understood here, or a cluster refused an object."""
+
+
+def read(folder: Path) -> tuple[Object, ...]:
+    """Return the objects of a kustomization, in its order; one that transforms its resources is a ManifestError."""
+    file = next(folder / name for name in KUSTOMIZATIONS if (folder / name).is_file())
+    kustomization = yaml.safe_load(file.read_text(encoding="utf-8"))
+    if foreign := kustomization.keys() - UNDERSTOOD:
+        raise ManifestError(f"{file} has {', '.join(sorted(foreign))}: render it with kubectl kustomize")
+    return tuple(_objects(folder / path for path in kustomization["resources"]))
+
+
+def rbac_for_users(users: Iterable[str], lease_namespace: str = SYSTEM_NAMESPACE) -> tuple[Object, ...]:
+    """Return the roles of deploy/base, and bindings of them to the plain *users* that are named like the programs.
+
+    In a cluster the programs are service accounts; a control plane without nodes knows them as users. The roles of
+    their Leases go to *lease_namespace*.
+    """
+    roles = [item for item in read(BASE) if item["kind"] in ("ClusterRole", "Role")]
+    for role in roles:
+        if role["kind"] == "Role":
+            role["metadata"]["namespace"] = lease_namespace
+    return (*roles, *(_binding(role, user) for role in roles for user in users if _is_of(role, user)))
+
+
+def install(api: RawApi, objects: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Create or merge *objects* as the administrator; return the kinds that this cluster is too old for.
+
+    Server-side apply would be the natural way, but a Kubernetes of before 1.25 answers 500 to fields of a CRD that it
+    does not know, where it drops them from a plain request.
+    """
+    unknown = []
+    for item in objects:
+        answer = _create_or_merge(api, item)
+        if answer.status == HTTPStatus.NOT_FOUND and not _tells_what(answer):
+            unknown.append(f"{item['kind']} ({item['apiVersion']})")
+        elif answer.status >= HTTPStatus.BAD_REQUEST:
+            raise ManifestError(f"{item['kind']} {item['metadata']['name']}: {answer.status} {answer.message}")
+    return tuple(unknown)
+
+
+def install_rbac_for_users(api: RawApi, users: Iterable[str], lease_namespace: str = SYSTEM_NAMESPACE) -> None:
+    """Apply `rbac_for_users`; the namespace of the Leases must exist."""
+    install(api, rbac_for_users(users, lease_namespace))
+
+
+def collection_of(item: Mapping[str, Any]) -> str:
+    """Return where the API keeps an object's kind; those of deploy/ form their plurals with an s, or es."""
+    version, metadata = item["apiVersion"], item["metadata"]
+    root = "/apis" if "/" in version else "/api"
+    place = f"namespaces/{metadata['namespace']}/" if "namespace" in metadata else ""
+    plural = item["kind"].lower() + ("es" if item["kind"].endswith(("s", "ch")) else "s")
+    return f"{root}/{version}/{place}{plural}"
+
+
+def _create_or_merge(api: RawApi, item: Mapping[str, Any]) -> Answer:
+    path = collection_of(item)
+    answer = api.post(path, item)
+    if answer.status == HTTPStatus.CONFLICT and answer.reason == "AlreadyExists":
+        return api.patch(f"{path}/{item['metadata']['name']}", item)
+    return answer
+
+
+def _objects(paths: Iterable[Path]) -> Iterator[Object]:
+    for path in paths:
+        if path.is_dir():
+            yield from read(path)
+        else:
+            yield from yaml.safe_load_all(path.read_text(encoding="utf-8"))
+
+
+def _tells_what(answer: Answer) -> bool:
+    """Whether a 404 is about an object, such as a missing namespace, rather than about a path that is not served."""
+    return isinstance(answer.body, dict) and bool(answer.body.get("details"))
+
+
+def _is_of(role: Mapping[str, Any], user: str) -> bool:
+    labels: Mapping[str, str] = role["metadata"]["labels"]
+    return labels.get("app.kubernetes.io/name") == user
+
+
+def _binding(role: Mapping[str, Any], user: str) -> Object:
+    group, name = "rbac.authorization.k8s.io", role["metadata"]["name"]
+    place = {"namespace": role["metadata"]["namespace"]} if role["kind"] == "Role" else {}
+    return {
+        "apiVersion": role["apiVersion"],
+        "kind": f"{role['kind']}Binding",
+        "metadata": {"name": name, **place},
+        "roleRef": {"apiGroup": group, "kind": role["kind"], "name": name},
+        "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
+    }

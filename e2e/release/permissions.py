@@ -1,0 +1,95 @@
+"""What each program may do with the API, written down apart from the roles that grant it: both are held to this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import product
+from typing import NamedTuple
+
+from e2e.clusters.cluster import COMPONENTS, CONTROLLER, GATEWAY
+from e2e.release.manifests import SYSTEM_NAMESPACE
+
+OURS = "azure.com"
+APPS = "apps"
+EVENTS = "events.k8s.io"
+LEASES = "coordination.k8s.io"
+VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+READ = ("get", "list", "watch")
+DEVICES_NAMESPACE = "default"
+
+
+class Request(NamedTuple):
+    """A request as the apiserver authorizes it; *resource* is `plural` or `plural/subresource`."""
+
+    user: str
+    verb: str
+    group: str
+    resource: str
+    namespace: str = DEVICES_NAMESPACE
+    name: str = ""
+
+
+def _requests(user: str, verbs: Iterable[str], group: str, *resources: str) -> Iterator[Request]:
+    return (Request(user, verb, group, resource) for verb, resource in product(verbs, resources))
+
+
+def _of_lease(user: str, name: str) -> Iterator[Request]:
+    yield Request(user, "create", LEASES, "leases", SYSTEM_NAMESPACE)
+    for verb in ("get", "patch"):
+        yield Request(user, verb, LEASES, "leases", SYSTEM_NAMESPACE, name)
+
+
+ALLOWED = frozenset(
+    (
+        *_requests(CONTROLLER, READ, OURS, "networkswitches", "deviceprocessdeployments", "deviceprocesses"),
+        *_requests(CONTROLLER, ("create", "patch", "delete"), OURS, "deviceprocesses"),
+        *_requests(CONTROLLER, (*READ, "create", "patch", "delete"), APPS, "controllerrevisions"),
+        *_requests(CONTROLLER, ("patch",), OURS, "deviceprocessdeployments/status"),
+        *_requests(CONTROLLER, ("update",), OURS, "deviceprocessdeployments/finalizers"),
+        *_requests(CONTROLLER, ("create", "patch"), EVENTS, "events"),
+        *_of_lease(CONTROLLER, "praetor-controller"),
+        *_requests(GATEWAY, READ, OURS, "networkswitches", "deviceprocesses"),
+        *_requests(GATEWAY, ("patch",), OURS, "networkswitches/status", "deviceprocesses/status"),
+        *_requests(GATEWAY, ("create", "patch"), EVENTS, "events"),
+        *_of_lease(GATEWAY, "praetor-gateway-arbiter"),
+    )
+)
+"""All that a program may do; whatever else is refused."""
+
+_TARGETS = (
+    *product(
+        (OURS,),
+        (
+            f"{plural}{part}"
+            for plural in ("networkswitches", "deviceprocesses", "deviceprocessdeployments")
+            for part in ("", "/status", "/finalizers", "/scale")
+        ),
+    ),
+    *product((EVENTS, ""), ("events",)),
+    *product(
+        ("",),
+        ("secrets", "configmaps", "pods", "pods/exec", "nodes", "namespaces", "serviceaccounts/token"),
+    ),
+    *product((APPS,), ("deployments", "controllerrevisions")),
+    *product(("rbac.authorization.k8s.io",), ("roles", "rolebindings", "clusterroles", "clusterrolebindings")),
+    *product(("apiextensions.k8s.io",), ("customresourcedefinitions",)),
+)
+
+
+def questions() -> Iterator[Request]:
+    """Yield every verb on everything that matters, in both namespaces, and on the Leases of both and of others."""
+    for user, verb in product(COMPONENTS, VERBS):
+        for (group, resource), namespace in product(_TARGETS, (DEVICES_NAMESPACE, SYSTEM_NAMESPACE)):
+            yield Request(user, verb, group, resource, namespace)
+        for name, namespace in product(
+            ("", "praetor-controller", "praetor-gateway-arbiter", "kube-scheduler"),
+            (DEVICES_NAMESPACE, SYSTEM_NAMESPACE),
+        ):
+            yield Request(user, verb, LEASES, "leases", namespace, name)
+
+
+def is_allowed(request: Request) -> bool:
+    """Tell what the answer must be: our kinds and events are in any namespace, and a create has no name yet."""
+    if request.group == LEASES:
+        return (request._replace(name="") if request.verb == "create" else request) in ALLOWED
+    return request._replace(namespace=DEVICES_NAMESPACE) in ALLOWED

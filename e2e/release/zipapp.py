@@ -1,0 +1,85 @@
+"""`hatch run build-zipapp`: the agent as a single file that runs on any Python 3.11 or later with nothing installed.
+
+The same sources give the same bytes: locked wheels without compiled parts, sorted names, one time stamp.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import tempfile
+import venv
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from e2e.release.build import ROOT, BuildError, build_all
+
+OURS = ("praetor-api", "praetor-agent")
+LOCK = ROOT / "requirements" / "agent.txt"
+SHEBANG = b"#!/usr/bin/env python3\n"
+TIME = (2020, 2, 2, 0, 0, 0)
+MODE = 0o644 << 16
+INSTALL_S = 300
+
+
+def build_zipapp(out: Path) -> Path:
+    """Write praetor-agent.pyz into *out* and return it."""
+    with tempfile.TemporaryDirectory(prefix="praetor-zipapp-") as name:
+        folder, tree = Path(name), Path(name) / "tree"
+        _install_locked(folder / "env", tree)
+        for built in build_all(OURS, folder / "dist"):
+            if built.path.suffix == ".whl":
+                with zipfile.ZipFile(built.path) as wheel:
+                    wheel.extractall(tree)
+        (tree / "__main__.py").write_bytes((tree / "praetor_agent" / "__main__.py").read_bytes())
+        out.mkdir(parents=True, exist_ok=True)
+        target = out / "praetor-agent.pyz"
+        write_zip(tree, target)
+        return target
+
+
+def write_zip(tree: Path, target: Path) -> None:
+    """Write what Python needs of *tree*, and the licences, as a program."""
+    with target.open("wb") as file:
+        file.write(SHEBANG)
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as zipped:
+            for path in _files(tree):
+                info = zipfile.ZipInfo(str(path.relative_to(tree)), TIME)
+                info.external_attr, info.create_system = MODE, 3
+                zipped.writestr(info, path.read_bytes(), zipfile.ZIP_DEFLATED, 9)
+    target.chmod(0o755)
+
+
+def _files(tree: Path) -> Iterator[Path]:
+    for path in sorted(tree.rglob("*")):
+        parts = path.relative_to(tree).parts
+        metadata = parts[0].endswith(".dist-info") and "licenses" not in parts and path.name != "METADATA"
+        if path.is_file() and not metadata and parts[0] != "bin" and parts[:2] != ("praetor_api", "kube"):
+            yield path
+
+
+def _install_locked(environment: Path, target: Path) -> None:
+    venv.create(environment, with_pip=True)
+    command = (
+        str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", "--target", str(target), "--no-deps",
+        "--no-compile", "--require-hashes", "--only-binary", ":all:", "--platform", "any", "--requirement", str(LOCK),
+    )  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)
+    if done.returncode:
+        raise BuildError(f"what the agent needs could not be had:\n{done.stderr.rstrip()}")
+
+
+@click.command()
+@click.option("--out", type=click.Path(path_type=Path), default=ROOT / "dist", help="Where the file goes; else dist/.")
+def main(out: Path) -> None:
+    """Build the single-file agent and tell its size and digest."""
+    target = build_zipapp(out)
+    content = target.read_bytes()
+    click.echo(f"{target.name}  {len(content):,} B  sha256 {hashlib.sha256(content).hexdigest()}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""`praetor-agent run`: builds the parts, starts the two threads, and leaves the processes running when told to stop."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import random
+import signal
+from collections.abc import Callable
+
+from praetor_agent.__about__ import __version__
+from praetor_agent.artifacts.fetcher import Fetcher, device_sources
+from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.backends import procfs
+from praetor_agent.backends.probes import Prober, Probes
+from praetor_agent.clock import SystemClock, Waker
+from praetor_agent.host import Backends, Host
+from praetor_agent.link.client import Address, GatewayClient, proxies_for, token_file
+from praetor_agent.link.facts import Facts
+from praetor_agent.link.poller import Inbox, Poller
+from praetor_agent.link.reporter import Teller
+from praetor_agent.loop import Loop, Parts
+from praetor_agent.settings import DEFAULT_WAIT_SECONDS, RunSettings, loose_mode
+from praetor_agent.state import State, lock_directory
+from praetor_api.protocol import Report
+
+log = logging.getLogger(__name__)
+
+
+def run(settings: RunSettings) -> None:
+    """Run the agent until SIGTERM or SIGINT; AgentError when it cannot."""
+    os.umask(0o022)  # other users execute what is unpacked; what is secret has a mode of its own
+    lock = lock_directory(settings.state_dir)
+    waker = Waker()
+    try:
+        poller, loop = _build(settings, waker)
+        _on_signals(loop.stop, waker)
+        loose = settings.token_file and loose_mode(settings.token_file)
+        if loose:  # no reason to leave the device alone: it may be out of everybody's reach
+            log.warning("token file is not safe reason=%s", loose)
+        log.info("agent starts device=%s gateway=%s version=%s", settings.device, settings.gateway, __version__)
+        poller.start()
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays; later collections need not touch its pages
+        loop.run()
+        poller.stop()
+        log.info("agent stops; the processes keep running")
+    finally:
+        os.close(lock)
+
+
+def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
+    clock, state = SystemClock(), State(settings.state_dir)
+    boot_id = procfs.boot_id() or os.urandom(16).hex()
+    inbox = Inbox(waker.wake, state.load_desired(settings.device))
+    sources = device_sources(settings.registries, settings.artifact_ca_bundle)
+    backends = Backends(
+        settings.device, settings.state_dir, boot_id, settings.container_runtime, settings.container_options
+    )
+    store = ArtifactStore(settings.state_dir / "artifacts", max_bytes=settings.artifact_store_bytes)
+    fetching = (store, sources, clock, waker.wake)
+    fetcher = Fetcher(*fetching)
+    probe = None
+    if settings.container_runtime is not None:
+        from praetor_agent.backends.container import Runtime, probe_in
+        from praetor_agent.backends.images import Images
+
+        runtime = Runtime(settings.container_runtime)
+        fetcher = Images(runtime, settings.state_dir / "containers" / "images", *fetching)
+        probe = probe_in(runtime, settings.device)
+    address = address_of(settings)
+    splay = settings.start_splay * random.random()  # noqa: S311 - no secret
+    poller = Poller(GatewayClient(address), inbox, clock, wait=DEFAULT_WAIT_SECONDS, splay=splay)
+    identity = Report(agent_version=__version__, boot_id=boot_id)
+    teller = Teller(GatewayClient(address), inbox, clock, identity, poller.nudge, Facts(settings.state_dir).at)
+    teller.delay(splay)
+    parts = Parts(
+        state=state,
+        inbox=inbox,
+        host=Host(backends, backends.unavailable, fetcher, boot_id),
+        probes=Probes(Prober(), clock, probe),
+        teller=teller,
+        waker=waker,
+        clock=clock,
+        hold=settings.hold_file,
+    )
+    return poller, Loop(settings.device, parts)
+
+
+def address_of(settings: RunSettings) -> Address:
+    """Return where the gateway is and how the device proves itself."""
+    token = token_file(settings.token_file) if settings.token_file is not None else lambda: settings.token
+    return Address(
+        url=settings.gateway,
+        device=settings.device,
+        token=token,
+        verify=settings.ca_bundle or True,
+        proxies=proxies_for(settings.gateway, settings.proxy),
+        version=__version__,
+        answered=_promote,
+    )
+
+
+def _promote() -> None:
+    if "PRAETOR_AGENT_ON_TRIAL" in os.environ:
+        from praetor_agent.service.installation import promote
+
+        promote()
+
+
+def _on_signals(stop: Callable[[], None], waker: Waker) -> None:
+    signal.set_wakeup_fd(waker.descriptor, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop())

@@ -1,0 +1,194 @@
+"""Bytes that are coming in, and the place where an artifact is put together."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from praetor_agent.artifacts.rootfs_writer import SPARE_BYTES, Tree
+from praetor_agent.artifacts.store import file_name, is_archive
+from praetor_agent.errors import ArtifactError
+from praetor_api.protocol import ArtifactReason as Reason
+
+if TYPE_CHECKING:
+    from praetor_agent.artifacts.web import Web
+
+CHECK_BYTES = 1024**2
+"""Written between two looks at the free disk."""
+
+
+class Part:
+    """A file that grows. It outlives the agent, so that a download goes on where it was cut off.
+
+    What is verified and what is used is read by one descriptor: nothing can be changed in between.
+    """
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self._path = path
+        self._note = path.with_name(path.name + ".note")
+        self._limit = limit
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self.file = os.fdopen(descriptor, "r+b", buffering=0)
+        self.size = os.fstat(descriptor).st_size
+        self._checked = 0
+
+    def append(self, piece: bytes) -> None:
+        """Write *piece* at the end; ArtifactError when it is too much, or the disk is full."""
+        if self.size + len(piece) > self._limit:
+            raise ArtifactError(f"the artifact is longer than {self._limit} bytes", Reason.TOO_LARGE)
+        if not self._checked or self.size - self._checked >= CHECK_BYTES:
+            self.make_sure(len(piece))
+            self._checked = self.size or 1
+        try:
+            self.file.seek(self.size)
+            self.file.write(piece)
+        except OSError as e:
+            raise ArtifactError(f"the disk cannot be written: {e.strerror}", Reason.DISK_FULL) from e
+        self.size = os.fstat(self.file.fileno()).st_size
+
+    def make_sure(self, count: int) -> None:
+        """ArtifactError unless the disk has room for *count* bytes more, and some to spare."""
+        disk = os.fstatvfs(self.file.fileno())
+        free = disk.f_bavail * disk.f_frsize
+        if free < count + SPARE_BYTES:
+            missing = f"{free} bytes are free, {count} are needed and {SPARE_BYTES} stay free"
+            raise ArtifactError(f"the disk has too little room: {missing}", Reason.DISK_FULL)
+
+    def restart(self) -> None:
+        """Begin again with nothing."""
+        self.file.truncate(0)
+        self.size = 0
+
+    def digest(self) -> str:
+        """Return the SHA-256 of what is on disk."""
+        self.file.seek(0)
+        return hashlib.file_digest(self.file, "sha256").hexdigest()
+
+    def verify(self, digest: str, what: str) -> None:
+        """ArtifactError, and nothing kept, unless the content is the one of *digest*."""
+        found = self.digest()
+        if found != digest:
+            self.remove()
+            raise ArtifactError(f"{what} has sha256 {found}, not {digest}", Reason.DIGEST_MISMATCH)
+
+    def validator(self) -> str | None:
+        """Return what the server called the version that these bytes are of."""
+        with suppress(OSError, UnicodeDecodeError):
+            return self._note.read_text() or None
+        return None
+
+    def note(self, validator: str | None) -> None:
+        """Keep the server's name for the version that is coming in."""
+        self._note.write_text(validator or "")
+
+    def close(self) -> None:
+        """Let go of the file; it stays."""
+        self.file.close()
+
+    def remove(self) -> None:
+        """Take the file away; the descriptor still reads it."""
+        for path in (self._path, self._note):
+            path.unlink(missing_ok=True)
+
+
+class Work:
+    """What a source works with: parts below *parts*, and *root*, an empty directory that becomes the artifact.
+
+    *opened* are the parts that are being written, each by whom.
+    """
+
+    def __init__(self, parts: Path, root: Path, max_bytes: int, opened: dict[str, object] | None = None) -> None:
+        self._parts = parts
+        self._opened = {} if opened is None else opened
+        self.root = root
+        self.max_bytes = max_bytes
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[Part]:
+        """Open the part of that name. One that the disk has no room for is not kept."""
+        while self._opened.setdefault(name, self) is not self:  # as when two images share a layer
+            name += "+"
+        try:
+            part = Part(self._parts / name, self.max_bytes)
+            try:
+                yield part
+            except ArtifactError as e:
+                if e.reason in (Reason.DISK_FULL, Reason.TOO_LARGE, Reason.SIZE_MISMATCH, Reason.UNSAFE_ARCHIVE):
+                    part.remove()
+                raise
+            finally:
+                part.close()
+        finally:
+            self._opened.pop(name, None)
+
+    @contextmanager
+    def tree(self, *, image: bool = False) -> Iterator[Tree]:
+        """Open the root to unpack into it."""
+        tree = Tree(self.root, self.max_bytes, image=image)
+        try:
+            yield tree
+        finally:
+            tree.close()
+
+    def take(self, part: Part, url: str) -> None:
+        """Put the verified *part* into the root: unpacked if its name says that it is an archive, else as it is."""
+        name = file_name(url)
+        with self.tree() as tree:
+            tree.meter.packed(part.size)
+            if is_archive(name):
+                from praetor_agent.artifacts.unpack import unpack
+
+                unpack(part.file, part.size, tree)
+            else:
+                part.file.seek(0)
+                tree.file(name, part.size, part.file.read, executable=True)
+        part.remove()
+
+
+def download(web: Web, url: str, part: Part, *, headers: dict[str, str] | None = None, size: int | None = None) -> None:
+    """Bring *part* up to the content of *url*, of which it may hold a beginning; *size* is known where it is pinned."""
+    headers, had = dict(headers or {}), part.size
+    if size is not None and part.size > size:
+        part.restart()
+    validator = part.validator()
+    if part.size and (validator or size is not None):
+        headers["Range"] = f"bytes={part.size}-"
+        if size is None and validator:
+            headers["If-Range"] = validator
+    else:
+        part.restart()
+    if size is not None and part.size == size:
+        return
+    try:
+        with web.get(url, headers) as answer:
+            if answer.status == 416:
+                part.restart()
+            answer.expect(200, 206)
+            begins = answer.headers.get("Content-Range", "").startswith(f"bytes {part.size}-")
+            if answer.status == 200 or not begins:
+                part.restart()
+                had = 0
+            if answer.status == 206 and not begins:
+                raise ArtifactError(f"{url} sent another range than the one asked for")
+            if size is not None and answer.length is not None and part.size + answer.length != size:
+                message = f"{url} has {part.size + answer.length} bytes, not {size}"
+                raise ArtifactError(message, Reason.SIZE_MISMATCH)
+            part.note(_strong(answer.headers.get("ETag")) or answer.headers.get("Last-Modified"))
+            part.make_sure(answer.length or 0)
+            for piece in answer.pieces():
+                if size is not None and part.size + len(piece) > size:
+                    raise ArtifactError(f"{url} has more than {size} bytes", Reason.SIZE_MISMATCH)
+                part.append(piece)
+    except ArtifactError as e:
+        e.progress = part.size - had >= CHECK_BYTES
+        raise
+    if size is not None and part.size != size:
+        raise ArtifactError(f"{url} has {part.size} bytes, not {size}", Reason.SIZE_MISMATCH)
+
+
+def _strong(etag: str | None) -> str | None:
+    return etag if etag and etag.startswith('"') else None

@@ -1,0 +1,163 @@
+"""From a spec to what is executed: user, argv, environment, directory. Pure but for looks at what is on the device."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from praetor_agent.core.model import Revision
+from praetor_agent.errors import StartError
+from praetor_api.spec import Backend, Hardening, HealthCheck, Resources
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """A user, its group and all its groups, by number."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+def identity_of(user: str | None) -> Identity | None:
+    """Return what to change to for *user*, or None when the agent's own user is meant; StartError when impossible."""
+    if user is None:
+        return None
+    try:
+        entry = pwd.getpwuid(int(user)) if user.isdigit() else pwd.getpwnam(user)
+    except (KeyError, OverflowError):
+        raise StartError(f"spec.execution.user: there is no user {user!r} on this device") from None
+    if entry.pw_uid == os.geteuid():
+        return None
+    if os.geteuid() != 0:
+        raise StartError(f"spec.execution.user: the agent must run as root to run a process as {user!r}")
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    return Identity(uid=entry.pw_uid, gid=entry.pw_gid, groups=tuple(groups))
+
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """A process ready to be executed: *argv* begins with an absolute path, *env* is all that it gets.
+
+    In a container *artifact_path* is the image, which adds its own variables; the first *entrypoint* words of *argv*,
+    if any, take the place of the image's entrypoint and are looked for in there.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    spec_hash: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    working_dir: str
+    user: str | None
+    resources: Resources | None
+    grace_seconds: int
+    at_boot: bool
+    artifact_path: str | None = None
+    entrypoint: int = 0
+    hardening: Hardening = Hardening.BASELINE
+
+
+def launch_of(revision: Revision) -> Launch:
+    """Return how *revision* is executed; StartError naming what is wrong with the spec."""
+    item, execution = revision.item, revision.item.spec.execution
+    env, root = _environment(revision), _root(revision)
+    words = (*execution.command, *execution.args)
+    contained = execution.backend is Backend.CONTAINER
+    if contained and revision.artifact_path is None:
+        raise StartError("spec.artifact: the backend container needs an artifact of type oci, which is its image")
+    if any("\0" in word for word in (*words, *env.values(), execution.working_dir or "")):
+        raise StartError("spec.execution: command, args, env and workingDir cannot hold a NUL character")
+    if not (item.uid + item.spec_hash).isprintable():
+        raise StartError("uid and specHash cannot hold control characters")
+    return Launch(
+        uid=item.uid,
+        namespace=item.namespace,
+        name=item.name,
+        spec_hash=item.spec_hash,
+        argv=words if contained else resolve(words, env["PATH"], root),
+        env={variable.name: variable.value for variable in execution.env} if contained else env,
+        working_dir=execution.working_dir or "" if contained else _working_dir(revision),
+        user=execution.user,
+        resources=execution.resources,
+        grace_seconds=execution.termination_grace_period_seconds,
+        at_boot=item.spec.restart_policy.value == "Always",
+        artifact_path=revision.artifact_path,
+        entrypoint=len(execution.command) if contained else 0,
+        hardening=execution.hardening or Hardening.BASELINE,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A health probe ready to be executed: beside the process, as the same user."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    working_dir: str
+    user: str | None
+    timeout_seconds: int
+
+
+def probe_of(revision: Revision, check: HealthCheck) -> Probe:
+    """Return how *check* is executed for *revision*; StartError when it cannot be."""
+    env, root = _environment(revision), _root(revision)
+    return Probe(
+        argv=resolve(check.exec.command, env["PATH"], root),
+        env=env,
+        working_dir=_working_dir(revision),
+        user=revision.item.spec.execution.user,
+        timeout_seconds=check.timeout_seconds,
+    )
+
+
+def _environment(revision: Revision) -> dict[str, str]:
+    return {"PATH": DEFAULT_PATH} | {variable.name: variable.value for variable in revision.item.spec.execution.env}
+
+
+def _root(revision: Revision) -> Path | None:
+    path = Path(revision.artifact_path) if revision.artifact_path else None
+    return path if path is None or path.is_dir() else path.parent
+
+
+def _working_dir(revision: Revision) -> str:
+    root, wanted = _root(revision), revision.item.spec.execution.working_dir or ""
+    path = os.path.join(root or "/", wanted)
+    if root is not None and not os.path.isabs(wanted) and not _is_within(root, path):
+        raise StartError(
+            f"workingDir: {wanted!r} leads out of the artifact; name a directory inside, or an absolute one"
+        )
+    return path
+
+
+def _is_within(root: Path, path: str) -> bool:
+    """Tell whether *path* is in *root*, wherever links lead."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def resolve(words: tuple[str, ...], path: str, root: Path | None) -> tuple[str, ...]:
+    """Return *words* with the program as an absolute path: in the artifact's directory *root* first, then on *path*."""
+    if not words or not words[0]:
+        raise StartError("the command is empty; name the program to run")
+    program = words[0]
+    if os.path.isabs(program):
+        return words
+    inside = os.path.join(root, os.path.normpath(program)) if root is not None else ""
+    if root is not None and ".." not in program.split("/") and os.path.isfile(inside):
+        if not _is_within(root, inside):
+            raise StartError(f"command[0]: {program!r} leads out of the artifact; give its absolute path")
+        return (inside, *words[1:])
+    if "/" not in program:
+        for directory in path.split(":"):
+            candidate = os.path.join(directory or "/", program)
+            if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+                return (candidate, *words[1:])
+    where = "in the artifact or on PATH" if root is not None else "on PATH"
+    raise StartError(f"command[0]: {program!r} is not found {where}; give its absolute path")

@@ -1,0 +1,191 @@
+"""Runs health probes beside the loop, which never waits for one, and keeps what they said."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from praetor_agent.clock import Clock
+from praetor_agent.core import health as healths
+from praetor_agent.core.health import Health
+from praetor_agent.core.model import Memory, Revision, World
+from praetor_agent.errors import StartError
+from praetor_api.spec import HealthCheck
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from praetor_agent.backends.command import Probe
+
+log = logging.getLogger(__name__)
+
+
+class Probes:
+    """Keeps *health* by uid for the processes that run and have a health check."""
+
+    def __init__(
+        self, prober: Prober, clock: Clock, probe: Callable[[Revision, HealthCheck], Probe] | None = None
+    ) -> None:
+        self.health: dict[str, Health] = {}
+        self._prober = prober
+        self._probe = probe
+        self._clock = clock
+
+    def step(self, memory: Memory, world: World) -> float | None:
+        """Take results, start what is due, and return when to be called again."""
+        checked = {uid: (handle, revision, check) for uid, handle, revision, check in _checked(memory, world)}
+        for uid in set(self.health) - set(checked):
+            self._prober.forget(uid)
+            del self.health[uid]
+        now = self._clock.now()
+        results = self._prober.results(now)
+        for uid, (handle, revision, check) in checked.items():
+            health = self.health.get(uid)
+            if health is None or health.handle != handle:
+                self._prober.forget(uid)
+                # Judged healthy before the agent restarted, it stays so until its probes fail often enough.
+                known = memory[uid].healthy_since is not None and memory[uid].handle == handle
+                health = healths.started(handle, now, since=memory[uid].started_at, healthy=known or None)
+            elif uid in results and results[uid].handle == handle:
+                health = self._judged(uid, health, check, results[uid].problem, now)
+            if now >= health.next_at:
+                problem = self._start(uid, handle, revision, check, now)
+                if problem is not None:
+                    health = self._judged(uid, health, check, problem, now)
+            self.health[uid] = health
+        return self._next_at(now)
+
+    def pids(self) -> tuple[int, ...]:
+        """Return the probes that run."""
+        return self._prober.pids()
+
+    def close(self) -> None:
+        """End all probes."""
+        self._prober.close()
+
+    def _start(self, uid: str, handle: str, revision: Revision, check: HealthCheck, now: float) -> str | None:
+        from praetor_agent.backends.command import probe_of
+
+        try:
+            return self._prober.start(uid, handle, (self._probe or probe_of)(revision, check), now)
+        except StartError as e:
+            return f"healthCheck.exec.{e}"
+
+    def _judged(self, uid: str, health: Health, check: HealthCheck, problem: str | None, now: float) -> Health:
+        judged = healths.probed(health, check, problem, now)
+        if judged.healthy is not health.healthy:
+            log.info("health changed uid=%s healthy=%s problem=%s", uid, judged.healthy, problem)
+        return judged
+
+    def _next_at(self, now: float) -> float | None:
+        due = [health.next_at for health in self.health.values() if health.next_at > now]
+        deadline = self._prober.next_deadline()
+        return min((*due, deadline) if deadline is not None else due, default=None)
+
+
+def _checked(memory: Memory, world: World) -> Iterator[tuple[str, str, Revision, HealthCheck]]:
+    for uid, record in memory.items():
+        seen = world.observed.get(uid)
+        if record.current is None or seen is None or not seen.running or seen.spec_hash != record.spec_hash:
+            continue
+        check = record.current.item.spec.health_check
+        if check is not None:
+            yield uid, seen.handle or "", record.current, check
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Running:
+    handle: str
+    process: subprocess.Popen[bytes]
+    deadline: float
+    timeout: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """How a probe of the instance *handle* ended; *problem* is None for a success."""
+
+    handle: str
+    problem: str | None
+
+
+class Prober:
+    """At most one probe at a time for each process, each in a process group of its own."""
+
+    def __init__(self) -> None:
+        self._probes: dict[str, _Running] = {}
+
+    def start(self, uid: str, handle: str, probe: Probe, now: float) -> str | None:
+        """Start a probe unless one runs; return why it cannot be started, if so."""
+        if uid in self._probes:
+            return None
+        import subprocess  # here, for few devices run probes
+
+        from praetor_agent.backends.command import identity_of
+
+        try:
+            identity = identity_of(probe.user)
+            process = subprocess.Popen(
+                probe.argv,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env=dict(probe.env),
+                cwd=probe.working_dir,
+                start_new_session=True,
+                user=identity.uid if identity else None,
+                group=identity.gid if identity else None,
+                extra_groups=identity.groups if identity else None,
+            )
+        except (OSError, ValueError, StartError) as e:
+            return f"cannot execute {probe.argv[0]!r}: {e}"
+        self._probes[uid] = _Running(
+            handle=handle, process=process, deadline=now + probe.timeout_seconds, timeout=probe.timeout_seconds
+        )
+        return None
+
+    def results(self, now: float) -> Mapping[str, Result]:
+        """Return by uid the probes that ended since; one that took too long is ended, with all that it started."""
+        ended: dict[str, Result] = {}
+        for uid, probe in list(self._probes.items()):
+            code = probe.process.poll()
+            if code is None and now < probe.deadline:
+                continue
+            problem = None
+            if code is None:
+                problem = f"no answer within {probe.timeout} s"
+            elif code != 0:
+                problem = f"exit status {code}" if code > 0 else f"ended by signal {-code}"
+            self._end(uid)
+            ended[uid] = Result(handle=probe.handle, problem=problem)
+        return ended
+
+    def forget(self, uid: str) -> None:
+        """End a probe whose result is of no use any more."""
+        if uid in self._probes:
+            self._end(uid)
+
+    def pids(self) -> tuple[int, ...]:
+        """Return the probes that run."""
+        return tuple(probe.process.pid for probe in self._probes.values())
+
+    def next_deadline(self) -> float | None:
+        """Return when the first probe has taken too long."""
+        return min((probe.deadline for probe in self._probes.values()), default=None)
+
+    def close(self) -> None:
+        """End all probes."""
+        for uid in list(self._probes):
+            self._end(uid)
+
+    def _end(self, uid: str) -> None:
+        probe = self._probes.pop(uid)
+        if probe.process.returncode is None:  # once it is reaped, the number may be somebody else's
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(probe.process.pid, signal.SIGKILL)
+        probe.process.wait()

@@ -1,0 +1,183 @@
+"""What the agent remembers of each process, on disk and between passes; and what it sees of the world."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from praetor_agent.core.health import Health
+from praetor_api.protocol import DesiredItem, RollbackReason
+from praetor_api.spec import Backend
+
+
+class Stage(StrEnum):
+    """How far a process has come under its current spec."""
+
+    PENDING = "Pending"
+    STARTING = "Starting"
+    RUNNING = "Running"
+    WAITING = "Waiting"
+    COMPLETED = "Completed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why the wanted spec does not run; *reason* is a CamelCase word for machines, an ArtifactReason for artifacts."""
+
+    reason: str
+    message: str
+    artifact_downloaded: bool | None = None
+    artifact_verified: bool | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revision:
+    """A spec that was started, with the artifact that it was started from; enough to start it again offline."""
+
+    item: DesiredItem
+    artifact_path: str | None = None
+    artifact_digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollback:
+    """A spec that was given up, and why; it is not tried again before the spec changes."""
+
+    spec_hash: str
+    reason: RollbackReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmation:
+    """The dead-man timer of a change: by *deadline*, seconds since the boot *boot_id*, it must be confirmed.
+
+    *seconds* is the window that was given under that boot.
+    """
+
+    boot_id: str
+    seconds: float
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """Memory of one process. Times are seconds since boot and count only while *boot_id* is the running boot.
+
+    *current* is what was started last; *last_good* is the latest revision that came to be good, and *rollback* tells
+    which one was given up for it. *healthy_since* is about the running instance; *confirmation* is what it waits for.
+    *handle* names the very instance that was seen last, so that one started by somebody else is noticed, which counts
+    as drift. *output_tail* is the end of what the latest run that ended had written; None until it was asked for.
+    """
+
+    uid: str
+    namespace: str = ""
+    name: str = ""
+    stage: Stage = Stage.PENDING
+    current: Revision | None = None
+    last_good: Revision | None = None
+    boot_id: str = ""
+    handle: str | None = None
+    started_at: float = 0.0
+    start_time: str | None = None
+    restart_count: int = 0
+    failures: int = 0
+    not_before: float = 0.0
+    exit_code: int | None = None
+    termination_reason: str | None = None
+    stop_deadline: float | None = None
+    failure: Failure | None = None
+    healthy_since: float | None = None
+    rollback: Rollback | None = None
+    confirmation: Confirmation | None = None
+    drift_count: int = 0
+    output_tail: str | None = None
+
+    @property
+    def spec_hash(self) -> str | None:
+        """Hash of the spec that was started last."""
+        return self.current.item.spec_hash if self.current else None
+
+
+Memory = Mapping[str, Record]
+"""Records by uid."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """What a backend sees of one process: one that runs, or one that ended and left its exit status.
+
+    An *exit_code* of None in one that ended means that nobody saw how it ended, and a *handle* of None
+    that it was never seen to run under this boot. *watch* is the process whose end
+    tells that there is something new to observe. *edited* tells that somebody changed what the backend wrote for it,
+    *unlimited* names the resources of the spec that cannot be limited on this device.
+    """
+
+    uid: str
+    backend: Backend
+    spec_hash: str
+    running: bool
+    handle: str | None = None
+    pid: int | None = None
+    watch: int | None = None
+    exit_code: int | None = None
+    termination_reason: str | None = None
+    error: str | None = None
+    edited: bool = False
+    unlimited: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArtifactState:
+    """How far the artifact of one spec is: *path* when it is ready, *failure* when the last attempt failed.
+
+    *attempts* counts the attempts to have it, the one that worked included; 0 for one that was there.
+    *pinned* tells whether there was something to verify it by.
+    """
+
+    path: str | None = None
+    digest: str | None = None
+    failure: Failure | None = None
+    attempts: int = 0
+    pinned: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """The latest report: when it was sent, what came of it, and when one was acknowledged last."""
+
+    at: str
+    answer: str
+    acknowledged_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What only the running agent knows, for whoever looks at the device. *health* is by uid."""
+
+    exchange: Exchange | None = None
+    health: Mapping[str, Health] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What one pass starts from, besides what is desired and remembered.
+
+    *artifacts* is by spec hash; *unavailable* tells for each backend that cannot be used why, *silent* for those that
+    did not answer this time, but may run what is not in *observed*. *health* is by uid.
+    *hold* is why nothing may be changed, if somebody on the device said so; *confirmed* are the spec hashes, by uid,
+    that somebody there confirmed. *heard_at* is when the latest exchange began to which the gateway answered.
+    *unwritten* is why what is decided or desired cannot be written down, if so.
+    """
+
+    boot_id: str
+    observed: Mapping[str, Observed] = field(default_factory=dict)
+    artifacts: Mapping[str, ArtifactState] = field(default_factory=dict)
+    unavailable: Mapping[Backend, str] = field(default_factory=dict)
+    silent: Mapping[Backend, str] = field(default_factory=dict)
+    health: Mapping[str, Health] = field(default_factory=dict)
+    hold: str | None = None
+    confirmed: Mapping[str, str] = field(default_factory=dict)
+    heard_at: float | None = None
+    unwritten: str | None = None

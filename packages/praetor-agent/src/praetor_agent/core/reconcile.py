@@ -1,0 +1,332 @@
+"""From what is desired, observed and remembered to actions. Pure: no I/O, no clock, no logging.
+
+A process that runs is stopped only when it is no longer desired or when
+everything that its successor needs is at hand. While the device is held it is
+not stopped at all, but for a restore that has begun or that is due because
+nobody confirmed the change. While nothing can be written down, nothing is
+replaced and no job is started, for a later agent would not know of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from praetor_agent.clock import CRASH_RESET_SECONDS
+from praetor_agent.core import restart, rollback
+from praetor_agent.core.model import Failure, Memory, Observed, Record, Revision, Stage, World
+from praetor_api.protocol import Desired, DesiredItem, InvalidItem
+from praetor_api.spec import Backend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetch:
+    """Have the item's artifact ready; nothing is stopped for it."""
+
+    item: DesiredItem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """Start the revision; its predecessor has ended."""
+
+    revision: Revision
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """Ask the process to end, by force if *force* is set."""
+
+    uid: str
+    backend: Backend
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remove:
+    """Take away what is left of a process that ended."""
+
+    uid: str
+    backend: Backend
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """Write again what the backend wrote for the revision, which somebody changed; what runs goes on."""
+
+    revision: Revision
+
+
+Action: TypeAlias = Fetch | Start | Stop | Remove | Repair
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """Actions in their order, the memory to write before acting, and when to look again at the latest.
+
+    From *ask_at* an exchange with the gateway is waited for.
+    """
+
+    actions: tuple[Action, ...] = ()
+    memory: Memory
+    wake_at: float | None = None
+    ask_at: float | None = None
+
+
+def reconcile(desired: Desired, world: World, memory: Memory, now: float) -> Plan:
+    """Return what brings the device one safe step closer to *desired*."""
+    steps = [*_wanted(desired, world, memory, now)]
+    kept = {step.record.uid for step in steps}
+    steps += [
+        _retire(memory.get(uid) or Record(uid=uid), world, now) for uid in sorted({*memory, *world.observed} - kept)
+    ]
+    wakes = [step.wake_at for step in steps if step.wake_at is not None]
+    asks = [at for step in steps if (at := rollback.ask_at(step.record, world)) is not None]
+    return Plan(
+        actions=tuple(action for step in steps for action in step.actions),
+        memory={step.record.uid: step.record for step in steps if not step.forget},
+        wake_at=min(wakes, default=None),
+        ask_at=min(asks, default=None),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    record: Record
+    actions: tuple[Action, ...] = ()
+    wake_at: float | None = None
+    forget: bool = False
+
+
+def _wanted(desired: Desired, world: World, memory: Memory, now: float) -> Iterator[_Step]:
+    wanted = {item.uid for item in desired.items}
+    leaving = {
+        (record.namespace, record.name): unknown(record, world)
+        for uid, record in memory.items()
+        if uid not in wanted
+        and ((uid in world.observed and world.observed[uid].running) or unknown(record, world) is not None)
+    }
+    for item in desired.items:
+        record = memory.get(item.uid) or _adopted(item, world.observed.get(item.uid))
+        record = replace(record, namespace=item.namespace, name=item.name)
+        step = _step(item, record, world, now)
+        key, starts = (item.namespace, item.name), any(isinstance(action, Start) for action in step.actions)
+        if starts and key in leaving:
+            # deleted and made again, it is another, but must not run beside the one that it follows
+            step = _Step(record=replace(record, failure=_waits(leaving[key])))
+        yield step
+    for bad in desired.invalid:
+        record = rollback.judged(_caught_up(_of_invalid(bad, memory), world, now), world, now)
+        message = "; ".join(map(str, bad.faults))
+        yield _fall_back(replace(record, failure=Failure(reason="InvalidSpec", message=message)), world, now)
+
+
+def _of_invalid(bad: InvalidItem, memory: Memory) -> Record:
+    if bad.uid:
+        return memory.get(bad.uid) or Record(uid=bad.uid, namespace=bad.namespace, name=bad.name)
+    named = (record for record in memory.values() if (record.namespace, record.name) == (bad.namespace, bad.name))
+    uid = f"{bad.namespace}/{bad.name}"  # no uid holds a slash
+    return next(named, Record(uid=uid, namespace=bad.namespace, name=bad.name))
+
+
+def _adopted(item: DesiredItem, seen: Observed | None) -> Record:
+    """Return the record of a process that memory does not know; one that runs or ran this spec is taken over."""
+    if seen is None or seen.spec_hash != item.spec_hash:
+        return Record(uid=item.uid)
+    return Record(uid=item.uid, stage=Stage.RUNNING, current=Revision(item=item), handle=seen.handle)
+
+
+def _step(item: DesiredItem, record: Record, world: World, now: float) -> _Step:
+    if record.current is not None and record.spec_hash == item.spec_hash:
+        record = replace(record, current=replace(record.current, item=item))
+    record = rollback.judged(_caught_up(record, world, now), world, now)
+    gave_up = record.rollback is not None and record.rollback.spec_hash == item.spec_hash
+    if gave_up or world.hold is not None:
+        return _fall_back(record, world, now)
+    why_not = _why_not(item, record, world)
+    if why_not is not None:
+        return _fall_back(replace(record, failure=why_not), world, now)
+    if record.current and record.spec_hash == item.spec_hash and _startable(record.current, world):
+        revision = replace(record.current, item=item)
+        return _supervise(revision, _settled(record), world, now)
+    if item.spec.artifact is None:
+        return _supervise(Revision(item=item), _settled(record), world, now)
+    artifact = world.artifacts.get(item.spec_hash)
+    if artifact is None or artifact.path is None:
+        failure = artifact.failure if artifact else None
+        step = _fall_back(replace(record, failure=failure), world, now)
+        return replace(step, actions=(Fetch(item=item), *step.actions))
+    revision = Revision(item=item, artifact_path=artifact.path, artifact_digest=artifact.digest)
+    return _supervise(revision, _settled(record), world, now)
+
+
+def _why_not(item: DesiredItem, record: Record, world: World) -> Failure | None:
+    reason = world.unavailable.get(item.spec.execution.backend) or unknown(record, world)
+    if reason is not None:
+        return Failure(reason="BackendUnavailable", message=reason)
+    old = record.current is not None or record.uid in world.observed
+    changes = old and record.spec_hash != item.spec_hash
+    return _not_kept("not changed", world) if changes and world.unwritten is not None else None
+
+
+def unknown(record: Record, world: World) -> str | None:
+    """Return why nobody can tell now whether what was started last runs, if so. A job that ended does not."""
+    if record.current is None or record.stage is Stage.COMPLETED:
+        return None
+    return world.silent.get(record.current.item.spec.execution.backend)
+
+
+def _waits(why: str | None) -> Failure | None:
+    message = f"not started, for the one of this name before it may still run: {why}"
+    return Failure(reason="BackendUnavailable", message=message) if why else None
+
+
+def _not_kept(what: str, world: World) -> Failure:
+    message = f"{what}: it cannot be written down in the state directory: {world.unwritten}"
+    return Failure(reason="MemoryNotKept", message=message)
+
+
+def _startable(revision: Revision, world: World) -> bool:
+    """Tell whether *revision* has its artifact, or needs none now because it runs from what we wrote."""
+    seen = world.observed.get(revision.item.uid)
+    running = seen is not None and seen.running and seen.spec_hash == revision.item.spec_hash and not seen.edited
+    return _is_whole(revision) or running
+
+
+def _is_whole(revision: Revision) -> bool:
+    return revision.item.spec.artifact is None or revision.artifact_path is not None
+
+
+def _settled(record: Record) -> Record:
+    """Return the record without what no longer holds, now that the wanted spec can run.
+
+    How the current spec failed to start is kept.
+    """
+    record = replace(record, rollback=None)
+    if record.failure is not None and record.failure.reason != restart.START_ERROR:
+        return replace(record, failure=None)
+    return record
+
+
+def _fall_back(record: Record, world: World, now: float) -> _Step:
+    """Keep what was started before, or the good version before it, for what is wanted cannot run (yet)."""
+    old = record.last_good if record.rollback is not None else record.current
+    if old is None:
+        return _withdraw(record, world, now) if record.rollback is not None else _Step(record=record)
+    if old.item.spec.execution.backend in world.unavailable or unknown(record, world) is not None:
+        return _Step(record=record)
+    seen = world.observed.get(record.uid)
+    runs = seen is not None and seen.running and _is_of(old, seen)
+    if not runs and not _is_whole(old):  # somebody took its artifact away
+        artifact = world.artifacts.get(old.item.spec_hash)
+        if artifact is None or artifact.path is None:
+            return _Step(record=record, actions=(Fetch(item=old.item),))
+        old = replace(old, artifact_path=artifact.path, artifact_digest=artifact.digest)
+    return _supervise(old, record, world, now)
+
+
+def _withdraw(record: Record, world: World, now: float) -> _Step:
+    """Restore what was before the first version, which is nothing: not even at boot does it come up again."""
+    seen = world.observed.get(record.uid)
+    if seen is None:
+        return _Step(record=record)
+    if seen.running:
+        return _stop(record, seen, now)
+    return _Step(record=restart.fresh(record), actions=(Remove(uid=record.uid, backend=seen.backend),))
+
+
+def _caught_up(record: Record, world: World, now: float) -> Record:
+    """Return the record with what has become of the process that was started last."""
+    current, seen = record.current, world.observed.get(record.uid)
+    if current is None or record.stop_deadline is not None:
+        return record
+    if current.item.spec.execution.backend in world.unavailable:
+        return record
+    mine = _is_of(current, seen)
+    if seen is not None and seen.running:
+        if mine:
+            record = restart.seen_running(record, seen, world.boot_id, now)
+            record = replace(record, healthy_since=rollback.healthy_since(record, seen, world, now))
+        return record
+    seen = seen if mine else None
+    if restart.has_ended(record, seen, world.boot_id):
+        return restart.ended(record, current.item.spec.restart_policy, seen, world.boot_id, now)
+    return record
+
+
+def _is_of(revision: Revision, seen: Observed | None) -> bool:
+    item = revision.item
+    return seen is not None and seen.spec_hash == item.spec_hash and seen.backend is item.spec.execution.backend
+
+
+def _supervise(revision: Revision, record: Record, world: World, now: float) -> _Step:
+    item, seen = revision.item, world.observed.get(record.uid)
+    if seen is not None and seen.running:
+        if _is_of(revision, seen) and record.stop_deadline is None:
+            if record.stage is not Stage.RUNNING:  # memory did not know what runs until it was asked for
+                record = restart.seen_running(record, seen, world.boot_id, now)
+            return replace(_keep(revision, record, now), actions=_repairs(revision, seen, world))
+        if world.hold is not None and record.rollback is None:
+            return _Step(record=record)
+        return _stop(record, seen, now)
+    new = record.spec_hash != item.spec_hash
+    afresh = new or record.stop_deadline is not None
+    if record.stage is Stage.COMPLETED and not afresh:
+        return _Step(record=record)
+    if record.stage is Stage.WAITING and now < record.not_before and not afresh:
+        return _Step(record=record, wake_at=record.not_before)
+    if world.unwritten is not None and not rollback.is_kept(revision):
+        return _Step(record=replace(record, failure=_not_kept("not started, for it might run twice", world)))
+    if new:
+        record = rollback.begun(record, revision, world.boot_id, now)
+    return _start(revision, restart.fresh(record) if afresh else record, seen, world, now)
+
+
+def _keep(revision: Revision, record: Record, now: float) -> _Step:
+    record = replace(record, current=revision)
+    resets_at = record.started_at + CRASH_RESET_SECONDS if record.failures else None
+    wakes = [at for at in (resets_at, rollback.wake_at(record, now)) if at is not None]
+    return _Step(record=record, wake_at=min(wakes, default=None))
+
+
+def _repairs(revision: Revision, seen: Observed, world: World) -> tuple[Action, ...]:
+    # one that memory lost is known without its artifact's path, and what is written names that path
+    wrong = seen.edited and world.hold is None and _is_whole(revision)
+    return (Repair(revision=revision),) if wrong else ()
+
+
+def _stop(record: Record, seen: Observed, now: float) -> _Step:
+    if record.stop_deadline is None:
+        grace = record.current.item.spec.execution.termination_grace_period_seconds if record.current else 0
+        stopping = replace(record, stop_deadline=now + grace)
+        action = Stop(uid=record.uid, backend=seen.backend)
+        return _Step(record=stopping, actions=(action,), wake_at=stopping.stop_deadline)
+    if now < record.stop_deadline:
+        return _Step(record=record, wake_at=record.stop_deadline)
+    again = now + restart.KILL_AGAIN_SECONDS
+    force = Stop(uid=record.uid, backend=seen.backend, force=True)
+    return _Step(record=record, actions=(force,), wake_at=again)
+
+
+def _start(revision: Revision, record: Record, seen: Observed | None, world: World, now: float) -> _Step:
+    actions: tuple[Action, ...] = (Start(revision=revision),)
+    if seen is not None and seen.backend is not revision.item.spec.execution.backend:
+        actions = (Remove(uid=record.uid, backend=seen.backend), *actions)
+    return _Step(record=restart.starting(record, revision, world.boot_id, now), actions=actions)
+
+
+def _retire(record: Record, world: World, now: float) -> _Step:
+    """Stop what is no longer desired, then take away what it left."""
+    seen = world.observed.get(record.uid)
+    if world.hold is not None:
+        return _fall_back(rollback.judged(_caught_up(record, world, now), world, now), world, now)
+    if unknown(record, world) is not None:
+        return _Step(record=record)
+    if seen is not None and seen.running:
+        return _stop(record, seen, now)
+    actions = (Remove(uid=record.uid, backend=seen.backend),) if seen is not None else ()
+    if world.unwritten is not None and record.current is not None and not rollback.is_kept(record.current):
+        # what is desired on disk may still hold the job, which a later agent must not run again
+        return _Step(record=replace(record, stage=Stage.COMPLETED, stop_deadline=None), actions=actions)
+    return _Step(record=record, actions=actions, forget=True)

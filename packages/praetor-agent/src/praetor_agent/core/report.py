@@ -1,0 +1,224 @@
+"""What goes into the next report, and when it is sent. Pure.
+
+A heartbeat carries the observations that the gateway has not acknowledged in
+their present form, or all of them after it asked for a resync.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from praetor_agent.artifacts.store import pinned
+from praetor_agent.clock import heartbeat_delay, retry_delay
+from praetor_agent.core.health import Health
+from praetor_agent.core.model import ArtifactState, Observed, Record, Stage
+from praetor_api.protocol import (
+    DEFAULT_HEARTBEAT_SECONDS,
+    MAX_BODY_BYTES,
+    MAX_OBSERVATIONS,
+    Observation,
+    Report,
+    ReportAck,
+)
+from praetor_api.spec import ArtifactType, Backend, Hardening
+from praetor_api.wire import write
+
+SEQ_PER_SECOND = 1000
+"""Reports are numbered from the time since boot, so that numbers grow over a restart of the agent, too."""
+
+Observations = Mapping[str, Observation]
+"""Observations by the uid of the record that they are about."""
+
+
+def observation(
+    record: Record,
+    seen: Observed | None,
+    health: Health | None,
+    artifact: ArtifactState | None,
+    hold: str | None = None,
+) -> Observation:
+    """Return what the device tells of one process.
+
+    It speaks of the spec that was started last. While a newer one cannot run, or was given up, the message says why
+    and the hash stays the old one, so that nobody takes the old process for the new.
+    """
+    rollback = record.rollback
+    running = seen is not None and seen.running and seen.spec_hash == record.spec_hash
+    completed = record.stage is Stage.COMPLETED and record.exit_code is not None
+    failure, error = record.failure, record.failure.message if record.failure else None
+    if error is None and health is not None and health.healthy is False:
+        error = f"health check failed: {health.message}"
+    return Observation(
+        namespace=record.namespace,
+        name=record.name,
+        uid=record.uid if "/" not in record.uid else "",
+        observed_spec_hash=record.spec_hash or "",
+        process_started=running or (completed and record.termination_reason != "StartError"),
+        healthy=_healthy(record, health, running=running),
+        failed_spec_hash=rollback.spec_hash if rollback else None,
+        rolled_back_reason=rollback.reason if rollback else None,
+        rolled_back_message=rollback.message if rollback else None,
+        update_held_message=hold,
+        artifact_reason=failure.reason if failure and failure.artifact_downloaded is not None else None,
+        artifact_attempts=artifact.attempts or None if artifact else None,
+        pid=seen.pid if running and seen else None,
+        start_time=record.start_time,
+        restart_count=record.restart_count,
+        exit_code=None if running else record.exit_code,
+        termination_reason=record.termination_reason,
+        error_message=error,
+        warning_message="; ".join(_warnings(record, seen)) or None,
+        artifact_downloaded=_had(record, failure.artifact_downloaded if failure else None, artifact),
+        artifact_verified=_verified(record, failure.artifact_verified if failure else None, artifact),
+        artifact_digest=record.current.artifact_digest if record.current else None,
+        drift_count=record.drift_count or None,
+        output_tail=record.output_tail or None,
+    )
+
+
+def _healthy(record: Record, health: Health | None, *, running: bool) -> bool | None:
+    if running and record.current is not None:
+        if health is not None:
+            return health.healthy
+        return True if record.healthy_since is not None else None
+    if record.stage is Stage.COMPLETED:
+        return record.exit_code == 0
+    return None if record.stage is Stage.PENDING else False
+
+
+def _warnings(record: Record, seen: Observed | None) -> Iterator[str]:
+    """Yield what the spec asks for and does not get."""
+    if record.current is None:
+        return
+    execution, artifact = record.current.item.spec.execution, record.current.item.spec.artifact
+    backend, hardening = execution.backend, execution.hardening
+    if seen is not None and seen.unlimited:
+        names, why = ", ".join(seen.unlimited), "this device has no control group for it"
+        yield f"execution.resources: {names} not limited by the backend {backend}: {why}"
+    if hardening not in (None, Hardening.UNCONFINED) and backend is not Backend.SYSTEMD:
+        yield f"execution.hardening: {hardening} does nothing under the backend {backend}, only under systemd"
+    if artifact is not None and artifact.type is ArtifactType.OCI and artifact.checksum_sha256:
+        yield "artifact.checksumSHA256: not compared: the digest in the url pins an oci artifact"
+
+
+def _had(record: Record, failed: bool | None, artifact: ArtifactState | None) -> bool | None:
+    """Tell whether the artifact was had; None when there is none, or no attempt has ended."""
+    if failed is not None:
+        return failed
+    if artifact is not None and artifact.path is not None:
+        return True
+    return True if record.current is not None and record.current.artifact_path is not None else None
+
+
+def _verified(record: Record, failed: bool | None, artifact: ArtifactState | None) -> bool | None:
+    """Tell whether the artifact is the one that was pinned; None when none was, too."""
+    had, spec = _had(record, failed, artifact), record.current and record.current.item.spec.artifact
+    if not had or (artifact.pinned if artifact and artifact.path else spec and pinned(spec)):
+        return had
+    return None
+
+
+def with_spec_hash(given: Observation, spec_hash: str) -> Observation:
+    """Return the observation as one about *spec_hash*, for a process of which nothing was ever started."""
+    return given if given.observed_spec_hash else replace(given, observed_spec_hash=spec_hash)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reporter:
+    """Where reporting stands: what was acknowledged, and when to send next. A value; each method returns the next one.
+
+    *base* is the number of the agent's first report.
+    """
+
+    base: int
+    next_at: float
+    interval: float = DEFAULT_HEARTBEAT_SECONDS
+    sent: int = 0
+    lost: int = 0
+    acknowledged: Observations = field(default_factory=dict)
+    facts_known: bool = False
+    resync_after: float = 0.0
+    quiet_until: float = 0.0
+
+    @property
+    def seq(self) -> int:
+        """Number of the next report."""
+        return self.base + self.sent
+
+    def due(self, current: Observations) -> tuple[Observation, ...]:
+        """Return the observations of the next report, at most as many as one may carry."""
+        changed = [seen for uid, seen in sorted(current.items()) if self.acknowledged.get(uid) != seen]
+        return tuple(_fitting(changed[:MAX_OBSERVATIONS]))
+
+    def due_at(self, current: Observations, now: float) -> float:
+        """Return when to send: at once when something changed, unless the last report was lost."""
+        changed = not self.lost and now >= self.quiet_until and bool(self.due(current))
+        return min(now, self.next_at) if changed else self.next_at
+
+    def acked(
+        self, ack: ReportAck, current: Observations, reported: tuple[Observation, ...], now: float, fraction: float
+    ) -> Reporter:
+        """Return where reporting stands after *reported* was taken; *fraction* is random in [0, 1)."""
+        known = {uid: seen for uid, seen in self.acknowledged.items() if uid in current}
+        known |= {uid: seen for uid, seen in current.items() if seen in reported}
+        # Asked again and again, or just after all was told, it would be a loop between the two programs.
+        more = self.facts_known or len(known) > len(reported)
+        resync = ack.resync and now >= self.resync_after and more
+        return replace(
+            self,
+            sent=self.sent + 1,
+            lost=0,
+            acknowledged={} if resync else known,
+            facts_known=not resync,
+            resync_after=now + ack.heartbeat_interval_seconds if resync else self.resync_after,
+            interval=float(ack.heartbeat_interval_seconds),
+            next_at=now + heartbeat_delay(ack.heartbeat_interval_seconds, fraction),
+        )
+
+    def failed(self, now: float, fraction: float, retry_after: float | None = None) -> Reporter:
+        """Return where reporting stands after a report was lost, or refused for *retry_after* seconds."""
+        lost = self.lost + 1
+        pause = retry_delay(lost, self.interval, fraction)
+        if retry_after is not None:
+            pause = max(retry_after * (1.0 + 0.25 * fraction), pause)
+        return replace(self, sent=self.sent + 1, lost=lost, next_at=now + pause)
+
+
+def _fitting(changed: list[Observation]) -> Iterator[Observation]:
+    """Yield the first of *changed*, and the next ones while they fit in half a body: the facts need room, too."""
+    left = MAX_BODY_BYTES // 2
+    for index, seen in enumerate(changed):
+        left -= len(json.dumps(write(seen)))
+        if left < 0 and index:
+            return
+        yield seen
+
+
+def first_seq(now: float) -> int:
+    """Return the number of the first report of an agent that starts *now* seconds after boot."""
+    return int(now * SEQ_PER_SECOND)
+
+
+def delayed(reporter: Reporter, until: float) -> Reporter:
+    """Return the reporter with nothing due before *until*, changes included."""
+    return replace(reporter, next_at=until, quiet_until=until)
+
+
+def asked(reporter: Reporter, at: float | None) -> Reporter:
+    """Return the reporter with a report due *at* the latest, unless the last one was lost: that has its own backoff."""
+    if at is None or reporter.lost:
+        return reporter
+    return replace(reporter, next_at=min(reporter.next_at, max(at, reporter.quiet_until)))
+
+
+def report(identity: Report, reporter: Reporter, observations: tuple[Observation, ...], timestamp: str) -> Report:
+    """Return the report to send; the facts of *identity* go with it until the gateway knows them."""
+    return replace(
+        identity,
+        timestamp=timestamp,
+        seq=reporter.seq,
+        facts=None if reporter.facts_known else identity.facts,
+        observations=observations,
+    )

@@ -1,0 +1,144 @@
+"""Restart policies: what becomes of a process that ended, and when it is started again. Pure.
+
+`Never` and `OnFailure` run to completion once per spec, whatever happens to the agent meanwhile.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from praetor_agent.clock import CRASH_RESET_SECONDS, crash_delay
+from praetor_agent.core.model import Failure, Observed, Record, Revision, Stage
+from praetor_api.spec import RestartPolicy
+
+KILL_AGAIN_SECONDS = 5.0
+"""Between two forced stops of a process that does not go away."""
+
+COMPLETED = "Completed"
+ERROR = "Error"
+LOST = "Lost"
+START_ERROR = "StartError"
+
+START_ERROR_EXIT_CODE = 128
+"""Exit code of a process that never came to run, as container runtimes give it."""
+
+
+def fresh(record: Record) -> Record:
+    """Return the record ready for a spec that was not started yet, or was stopped by us: nothing counts against it."""
+    return replace(
+        record,
+        stage=Stage.PENDING,
+        restart_count=0,
+        failures=0,
+        not_before=0.0,
+        exit_code=None,
+        termination_reason=None,
+        stop_deadline=None,
+        failure=None,
+        healthy_since=None,
+        output_tail=None,
+    )
+
+
+def starting(record: Record, revision: Revision, boot_id: str, now: float) -> Record:
+    """Return the record to write before *revision* is started; its handle stays that of the run before."""
+    again = record.stage is Stage.WAITING
+    return replace(
+        record,
+        stage=Stage.STARTING,
+        current=revision,
+        boot_id=boot_id,
+        started_at=now,
+        healthy_since=None,
+        restart_count=record.restart_count + again,
+    )
+
+
+def started(record: Record, start_time: str) -> Record:
+    """Return the record of a start that worked; *start_time* is for people."""
+    return replace(record, stage=Stage.RUNNING, handle=None, start_time=start_time, failure=None)
+
+
+def start_failed(record: Record, message: str, now: float) -> Record:
+    """Return the record of a start that did not work; `Never` is not tried again."""
+    record = replace(record, failure=Failure(reason=START_ERROR, message=message), start_time=None)
+    policy = record.current.item.spec.restart_policy if record.current else RestartPolicy.ALWAYS
+    if policy is RestartPolicy.NEVER:
+        return replace(
+            record,
+            stage=Stage.COMPLETED,
+            exit_code=START_ERROR_EXIT_CODE,
+            termination_reason=START_ERROR,
+        )
+    return _waiting(record, now)
+
+
+def artifact_gone(record: Record) -> Record:
+    """Return the record of a start that was not made, for its artifact is gone: fetch it again."""
+    current, good = record.current, record.last_good
+    if current is not None:
+        current = replace(current, artifact_path=None)
+        good = current if good is not None and good.item.spec_hash == record.spec_hash else good
+    return replace(record, stage=Stage.PENDING, current=current, last_good=good)
+
+
+def seen_running(record: Record, seen: Observed, boot_id: str, now: float) -> Record:
+    """Return the record of a process that runs as it should; an instance that is not ours to the letter is counted."""
+    replaced = record.stage is Stage.RUNNING and record.handle not in (None, seen.handle)
+    meddled = replaced and record.boot_id == boot_id  # at boot it is init that starts it, as it shall
+    if replaced or record.boot_id != boot_id or record.stage is not Stage.RUNNING:
+        started_at = record.started_at if record.stage is Stage.STARTING else now
+        record = replace(record, stage=Stage.RUNNING, boot_id=boot_id, started_at=started_at, healthy_since=None)
+    if now - record.started_at >= CRASH_RESET_SECONDS:
+        record = replace(record, failures=0)
+    return replace(
+        record,
+        handle=seen.handle,
+        restart_count=record.restart_count + replaced,
+        drift_count=record.drift_count + meddled,
+    )
+
+
+def repaired(record: Record) -> Record:
+    """Return the record after what somebody changed was written again as it was."""
+    return replace(record, drift_count=record.drift_count + 1)
+
+
+def wants_output(record: Record) -> bool:
+    """Tell whether a run has ended and nobody asked yet what it had written; one that could not start wrote nothing."""
+    ended_so = record.termination_reason not in (None, START_ERROR)
+    return ended_so and record.stage is not Stage.RUNNING and record.output_tail is None
+
+
+def has_ended(record: Record, seen: Observed | None, boot_id: str) -> bool:
+    """Tell whether a process that does not run now did run, and its end is not in the record yet.
+
+    One whose start was written down but that left no trace never came to run, unless the device restarted since
+    and the trace with it. What the run before left is none: systemd remembers it when the new unit is written already.
+    """
+    if record.stage is Stage.STARTING:
+        return (seen is not None and seen.handle not in (None, record.handle)) or record.boot_id != boot_id
+    return record.stage is Stage.RUNNING
+
+
+def ended(record: Record, policy: RestartPolicy, seen: Observed | None, boot_id: str, now: float) -> Record:
+    """Return the record after the process ended; *seen* is what it left, if anything."""
+    code = seen.exit_code if seen else None
+    reason = (seen.termination_reason if seen else None) or LOST
+    handle = seen.handle if seen else record.handle
+    record = replace(record, exit_code=code, termination_reason=reason, handle=handle, healthy_since=None)
+    record = replace(record, output_tail=None)
+    if seen is not None and seen.error:
+        record = replace(record, failure=Failure(reason=START_ERROR, message=seen.error))
+    if policy is RestartPolicy.NEVER or (policy is RestartPolicy.ON_FAILURE and code == 0):
+        return replace(record, stage=Stage.COMPLETED)
+    if record.boot_id != boot_id:  # the device restarted: no fault of the process
+        return replace(record, stage=Stage.WAITING, failures=0, not_before=0.0)
+    if now - record.started_at >= CRASH_RESET_SECONDS:
+        record = replace(record, failures=0)
+    return _waiting(record, now)
+
+
+def _waiting(record: Record, now: float) -> Record:
+    failures = record.failures + 1
+    return replace(record, stage=Stage.WAITING, failures=failures, not_before=now + crash_delay(failures))

@@ -1,0 +1,174 @@
+"""Judges what was started last: when it is good, when it is confirmed, and when the old version is restored. Pure.
+
+Only what is kept running (policy Always) is ever restored: running an old job again would break its once-per-spec.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from praetor_agent.core.model import Confirmation, Observed, Record, Revision, Rollback, Stage, World
+from praetor_agent.core.restart import START_ERROR
+from praetor_api.protocol import RollbackReason
+from praetor_api.spec import Confirm, ConfirmMode, RestartPolicy
+
+STABLE_SECONDS = 2.0
+"""A process without a health check counts as healthy when it was up this long."""
+
+GOOD_SECONDS = 60.0
+"""A version that was healthy this long without a break is what a later one falls back to."""
+
+START_FAILURES = 2
+CRASHES = 3
+"""Starts that failed, or ends, in a row, after which a version that never came to be good is given up."""
+
+SETTLE_SECONDS = 5.0
+"""A change may take this long to cut the device off: an exchange with the gateway before that proves nothing."""
+
+LOOK_SECONDS = 1.0
+"""Between two looks for somebody's word on the device, while one is waited for."""
+
+
+def is_kept(revision: Revision | None) -> bool:
+    """Tell whether *revision* is kept running, rather than run to its end."""
+    return revision is not None and revision.item.spec.restart_policy is RestartPolicy.ALWAYS
+
+
+def begun(record: Record, revision: Revision, boot_id: str, now: float) -> Record:
+    """Return the record for the first start of a spec: what to fall back to, and the dead-man timer of the change."""
+    old = record.current
+    good = record.last_good if is_kept(revision) else None
+    if good is None and is_kept(old) and is_kept(revision) and record.healthy_since is not None:
+        good = old  # not proven for long, but better than nothing
+    confirm = revision.item.spec.confirm
+    pending = is_kept(revision) and not _is(revision, good) and not _by_annotation(revision)
+    timer = None
+    if confirm is not None and pending:
+        seconds = float(confirm.timeout_seconds)
+        timer = Confirmation(boot_id=boot_id, seconds=seconds, deadline=now + seconds)
+    return replace(record, last_good=good, confirmation=timer)
+
+
+def judged(record: Record, world: World, now: float) -> Record:
+    """Return the record after a look at how the version that was started last does."""
+    current = record.current
+    if current is None or record.rollback is not None or not is_kept(current):
+        return record
+    record = _confirmed(record, world, now)
+    reason, message = _timed_out(record, now) or _failed(record, world) or (None, "")
+    if reason is not None:
+        failed = Rollback(spec_hash=current.item.spec_hash, reason=reason, message=message)
+        return replace(record, rollback=failed, confirmation=None, healthy_since=None)
+    if record.stop_deadline is None and record.confirmation is None and _proven(record, now):
+        return replace(record, last_good=current)
+    return record
+
+
+def healthy_since(record: Record, seen: Observed, world: World, now: float) -> float | None:
+    """Return since when the running instance is healthy; None when it is not, or not yet."""
+    check = record.current.item.spec.health_check if record.current is not None else None
+    if check is None:
+        healthy = now >= record.started_at + STABLE_SECONDS
+    else:
+        health = world.health.get(record.uid)
+        if health is None or health.handle != (seen.handle or ""):
+            return record.healthy_since  # nothing new is known
+        healthy = health.healthy is True
+    if not healthy:
+        return None
+    return now if record.healthy_since is None else record.healthy_since
+
+
+def ask_at(record: Record, world: World) -> float | None:
+    """Return from when an exchange with the gateway would confirm the change; None when none is waited for."""
+    confirm, settled = _confirm(record), _settled_at(record)
+    if record.confirmation is None or confirm is None or confirm.mode is not ConfirmMode.GATEWAY_REACHABLE:
+        return None
+    return None if settled is None or _heard_since(world, settled) else settled
+
+
+def wake_at(record: Record, now: float) -> float | None:
+    """Return when time alone changes the verdict on a running process."""
+    times = []
+    current = record.current
+    if record.healthy_since is None and current and current.item.spec.health_check is None:
+        times.append(record.started_at + STABLE_SECONDS)
+    if record.healthy_since is not None and is_kept(current) and not _is(current, record.last_good):
+        times.append(record.healthy_since + GOOD_SECONDS)
+    if record.confirmation is not None:
+        times += [record.confirmation.deadline, now + LOOK_SECONDS]
+    return min((at for at in times if at > now), default=None)
+
+
+def _confirmed(record: Record, world: World, now: float) -> Record:
+    timer, confirm = record.confirmation, _confirm(record)
+    if timer is None:
+        return record
+    if confirm is None or _by_annotation(record.current) or world.confirmed.get(record.uid) == record.spec_hash:
+        return replace(record, confirmation=None)
+    if timer.boot_id != world.boot_id:
+        # Nobody knows how much of the window was used: half of it is left, so that a change that makes the device
+        # restart over and over runs out of time.
+        timer = Confirmation(boot_id=world.boot_id, seconds=timer.seconds / 2, deadline=now + timer.seconds / 2)
+        return replace(record, confirmation=timer)
+    settled = _settled_at(record)
+    by_exchange = confirm.mode is ConfirmMode.GATEWAY_REACHABLE and settled is not None
+    if by_exchange and settled is not None and _heard_since(world, settled) and now < timer.deadline:
+        return replace(record, confirmation=None)
+    return record
+
+
+def _timed_out(record: Record, now: float) -> tuple[RollbackReason, str] | None:
+    timer, confirm = record.confirmation, _confirm(record)
+    if timer is None or confirm is None or now < timer.deadline:
+        return None
+    what = "no exchange with the gateway" if confirm.mode is ConfirmMode.GATEWAY_REACHABLE else "nobody"
+    message = f"{what} confirmed the change within {confirm.timeout_seconds} s"
+    return RollbackReason.CONFIRM_TIMED_OUT, message
+
+
+def _failed(record: Record, world: World) -> tuple[RollbackReason, str] | None:
+    """Return why a version that is on trial is given up; one on trial has a predecessor that was good."""
+    if record.last_good is None or _is(record.current, record.last_good):
+        return None
+    if world.hold is not None or record.stop_deadline is not None:
+        return None
+    failure, health = record.failure, world.health.get(record.uid)
+    if failure is not None and failure.reason == START_ERROR and record.failures >= START_FAILURES:
+        return RollbackReason.START_FAILED, failure.message
+    if record.failures >= CRASHES:
+        code = "unknown" if record.exit_code is None else record.exit_code
+        how = f"it ended {record.failures} times in a row, last with exit code {code} ({record.termination_reason})"
+        return RollbackReason.CRASH_LOOP, how
+    runs = record.stage is Stage.RUNNING and health is not None and health.handle == record.handle
+    if health is not None and runs and health.healthy is False:
+        return RollbackReason.HEALTH_CHECK_FAILED, f"health check failed: {health.message}"
+    return None
+
+
+def _proven(record: Record, now: float) -> bool:
+    good = record.healthy_since is not None and now >= record.healthy_since + GOOD_SECONDS
+    return good and record.current != record.last_good
+
+
+def _settled_at(record: Record) -> float | None:
+    confirm = _confirm(record)
+    if confirm is None or record.healthy_since is None:
+        return None
+    return max(record.healthy_since, record.started_at + min(SETTLE_SECONDS, confirm.timeout_seconds / 2))
+
+
+def _heard_since(world: World, moment: float) -> bool:
+    return world.heard_at is not None and world.heard_at >= moment
+
+
+def _confirm(record: Record) -> Confirm | None:
+    return record.current.item.spec.confirm if record.current else None
+
+
+def _by_annotation(revision: Revision | None) -> bool:
+    return revision is not None and revision.item.confirmed_spec_hash == revision.item.spec_hash
+
+
+def _is(revision: Revision | None, other: Revision | None) -> bool:
+    return revision is not None and other is not None and revision.item.spec_hash == other.item.spec_hash

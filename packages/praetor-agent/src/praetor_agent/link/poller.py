@@ -1,0 +1,125 @@
+"""Holds the long poll, in a thread of its own, and the desired state that it brings for the loop."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from threading import Event, Lock, Thread
+
+from praetor_agent.clock import Clock, full_jitter, heartbeat_delay
+from praetor_agent.errors import GatewayError
+from praetor_agent.link.client import GatewayClient
+from praetor_agent.state import Received
+from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS
+
+
+class Inbox:
+    """Holds the latest desired state; *wake* is called when a new one comes in."""
+
+    def __init__(self, wake: Callable[[], None], latest: Received | None = None) -> None:
+        self._lock = Lock()
+        self._wake = wake
+        self._latest = latest
+
+    def put(self, received: Received) -> bool:
+        """Take *received* and tell whether it is new."""
+        with self._lock:
+            if self._latest is not None and self._latest.etag == received.etag and self._latest.body == received.body:
+                return False
+            self._latest = received
+        self._wake()
+        return True
+
+    def latest(self) -> Received | None:
+        """Return the latest desired state; None when the device was never told any."""
+        with self._lock:
+            return self._latest
+
+    def etag(self) -> str | None:
+        """Return the ETag of the latest desired state."""
+        latest = self.latest()
+        return latest.etag if latest else None
+
+
+log = logging.getLogger(__name__)
+
+BACKOFF_FIRST_SECONDS = 2.0
+BACKOFF_CAP_SECONDS = 60.0
+QUICK_SECONDS = 1.0
+"""An answer without news that comes faster was not waited for; asking again at once would be a hot loop."""
+
+
+class Poller:
+    """Asks for the desired state, over and over, and puts what is new into the inbox."""
+
+    def __init__(self, client: GatewayClient, inbox: Inbox, clock: Clock, *, wait: int, splay: float = 0.0) -> None:
+        self._client = client
+        self._inbox = inbox
+        self._clock = clock
+        self._wait = wait
+        self._splay = splay
+        self._nudged = Event()
+        self._stopping = False
+        self._failures = 0
+        self._thread = Thread(target=self._run, name="poll desired", daemon=True)
+
+    def start(self) -> None:
+        """Begin polling; the first contact comes within the splay."""
+        self._thread.start()
+
+    def nudge(self) -> None:
+        """End a pause now: the gateway is there, or has something new."""
+        self._nudged.set()
+
+    def stop(self) -> None:
+        """Poll no more. A poll that is held is not waited for; the thread ends with the program."""
+        self._stopping = True
+        self._nudged.set()
+
+    def _run(self) -> None:
+        self._nudged.wait(self._splay)
+        self._greet()
+        while not self._stopping:
+            self._nudged.clear()
+            pause = self._poll()
+            if pause > 0 and not self._stopping:
+                self._nudged.wait(pause)
+        self._client.close()
+
+    def _greet(self) -> None:
+        try:
+            self._client.connect()
+        except GatewayError as e:
+            log.info("gateway not reached yet reason=%s", e)
+
+    def _poll(self) -> float:
+        """Poll once and return the seconds to pause."""
+        began = self._clock.now()
+        try:
+            received = self._client.desired(self._inbox.etag(), self._wait)
+        except GatewayError as e:
+            return self._failed(e)
+        except Exception:  # a bug must not leave the device without news for ever
+            log.exception("poll crashed")
+            return BACKOFF_CAP_SECONDS
+        if self._failures:
+            log.info("gateway reached again")
+            self._failures = 0
+        return self._after(received, self._clock.now() - began)
+
+    def _after(self, received: Received | None, took: float) -> float:
+        new = received is not None and self._inbox.put(received)
+        if new or took >= QUICK_SECONDS:
+            return 0.0
+        return heartbeat_delay(DEFAULT_HEARTBEAT_SECONDS, random.random())  # noqa: S311 - no secret
+
+    def _failed(self, error: GatewayError) -> float:
+        self._failures += 1
+        level = logging.ERROR if error.unauthorized else logging.WARNING
+        log.log(level, "cannot poll failures=%d reason=%s", self._failures, error)
+        fraction = random.random()  # noqa: S311 - no secret
+        pause = full_jitter(self._failures, fraction, first=BACKOFF_FIRST_SECONDS, cap=BACKOFF_CAP_SECONDS)
+        if error.unauthorized:
+            pause = max(pause, BACKOFF_FIRST_SECONDS)
+        return pause if error.retry_after is None else error.retry_after * (1.0 + 0.25 * fraction)

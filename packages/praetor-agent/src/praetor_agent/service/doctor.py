@@ -1,0 +1,184 @@
+"""`praetor-agent doctor`: looks at the host as the agent would use it, and says how to mend what is not right."""
+
+from __future__ import annotations
+
+import errno
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.backends import procfs
+from praetor_agent.errors import BackendError, GatewayError
+from praetor_agent.host import Backends
+from praetor_agent.link.facts import MIB, free_bytes, size_words
+from praetor_agent.service.status import table
+from praetor_agent.settings import RunSettings, loose_mode
+from praetor_agent.state import JsonFile, State, is_locked, read_hold, replace_file
+
+LEAST_FREE = 100 * MIB
+ALMOST = 0.9
+SLOW_SECONDS = 1.0
+SKEW_SECONDS = 300.0
+_MENDS = {
+    errno.ENOSPC: "free space on its disk",
+    errno.EROFS: "mount its file system writable",
+    errno.EACCES: "try as root",
+}
+OK, WARNING, FAULT = "ok", "warning", "fault"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was looked at, how it is, and what to do about it."""
+
+    name: str
+    verdict: str
+    message: str
+    mend: str = ""
+
+
+def doctor(settings: RunSettings, output: str) -> bool:
+    """Print what was found and return whether the agent can work."""
+    found = list(checks(settings))
+    if output == "json":
+        sys.stdout.write(json.dumps([asdict(check) for check in found], indent=2) + "\n")
+    else:
+        rows = [(check.verdict, check.name, f"{check.message}{check.mend and '; '}{check.mend}") for check in found]
+        sys.stdout.write(table(rows))
+    return all(check.verdict != FAULT for check in found)
+
+
+def checks(settings: RunSettings) -> Iterator[Check]:
+    """Yield a check for each thing that the agent needs."""
+    yield _python()
+    yield from _state(settings.state_dir)
+    yield _store(settings)
+    yield _hold(settings.hold_file)
+    yield from _backends(settings)
+    if settings.token_file is not None:
+        loose = loose_mode(settings.token_file)
+        said, _, mend = (loose or "").partition("; ")
+        yield Check("token", FAULT, said, mend) if loose else Check("token", OK, f"{settings.token_file} is secret")
+    yield from _gateway(settings)
+
+
+def _python() -> Check:
+    import requests
+
+    version, library = sys.version.split()[0], requests.__version__
+    message = f"Python {version}, requests {library}"
+    if sys.version_info < (3, 11) or tuple(map(int, library.split(".")[:2])) < (2, 32):
+        return Check(
+            "python", FAULT, message, "Python 3.11 and requests 2.32 are the least; the zipapp has its requests"
+        )
+    return Check("python", OK, message)
+
+
+def _state(place: Path) -> Iterator[Check]:
+    if not place.is_dir():
+        yield Check("state", WARNING, f"{place} is not there", "the agent makes it when it starts")
+        return
+    probe = place / "doctor"
+    began = time.monotonic()
+    try:
+        replace_file(probe, b"written and flushed\n")
+        probe.unlink()
+    except OSError as e:
+        yield Check("state", FAULT, f"{place} cannot be written: {e.strerror}", _MENDS.get(e.errno or 0, ""))
+        return
+    took = time.monotonic() - began
+    if took > SLOW_SECONDS:
+        yield Check("state", WARNING, f"a flush to the disk of {place} took {took:.1f} s", "look at the disk")
+    elif place.stat().st_mode & 0o066:
+        yield Check("state", WARNING, f"others may look into {place}", f"run: chmod go-rw {place}")
+    else:
+        yield Check("state", OK, f"{place} can be written")
+    damaged = [name for name in ("desired.json", "memory.json") if not JsonFile(place / name).intact()]
+    if damaged:
+        yield Check("memory", WARNING, f"{' and '.join(damaged)} in {place} cannot be read", "the agent writes it anew")
+    free = free_bytes(place) or 0
+    low = free < LEAST_FREE
+    mend = "artifacts need space to be unpacked; free some" if low else ""
+    yield Check("disk", WARNING if low else OK, f"{size_words(free)} free below {place}", mend)
+    yield Check("agent", OK, f"an agent {'runs' if is_locked(place) else 'does not run'} with {place}")
+
+
+def _store(settings: RunSettings) -> Check:
+    limit = settings.artifact_store_bytes
+    used = ArtifactStore(settings.state_dir / "artifacts", max_bytes=limit).used_bytes()
+    message = f"artifacts hold {size_words(used)} of {size_words(limit)}"
+    if used < limit * ALMOST:
+        return Check("artifacts", OK, message)
+    return Check("artifacts", WARNING, message, "a new one may have no room; raise --artifact-store-size")
+
+
+def _hold(file: Path) -> Check:
+    held = read_hold(file)
+    if held is None:
+        return Check("hold", OK, f"nothing is held: {file} is not there")
+    return Check("hold", WARNING, f"nothing is changed: {held}", f"remove {file} to let changes be made")
+
+
+def _backends(settings: RunSettings) -> Iterator[Check]:
+    backends = Backends(settings.device, settings.state_dir, procfs.boot_id() or "")
+    received = State(settings.state_dir).load_desired(settings.device) if settings.state_dir.is_dir() else None
+    wanted = {item.spec.execution.backend for item in received.desired.items} if received else set()
+    for name, backend in backends.all().items():
+        try:
+            backend.observe()
+        except BackendError as e:
+            yield Check(name, FAULT, str(e), "try as root")
+        else:
+            yield Check(name, OK, "processes can be run by it")
+    for name, reason in backends.unavailable.items():
+        needed = name in wanted
+        mend = "a process of this device asks for it; choose another execution.backend" if needed else ""
+        yield Check(name, FAULT if needed else OK, f"not here: {reason}", mend)
+
+
+def _gateway(settings: RunSettings) -> Iterator[Check]:
+    from praetor_agent.app import address_of
+    from praetor_agent.link.client import GatewayClient
+
+    where = settings.gateway
+    client = GatewayClient(address_of(settings))
+    began = time.monotonic()
+    try:
+        date = client.date()
+    except GatewayError as e:
+        yield Check("gateway", FAULT, str(e), mend_of(e))
+        return
+    finally:
+        client.close()
+    yield Check("gateway", OK, f"{where} answered after {time.monotonic() - began:.2f} s and knows {settings.device}")
+    try:
+        skew = (datetime.now(UTC) - parsedate_to_datetime(date or "")).total_seconds()
+    except (ValueError, TypeError):  # none, or one without a zone
+        return
+    if abs(skew) > SKEW_SECONDS:
+        mend = "the agent does not care, but certificates and logs do; set the clock"
+        yield Check("clock", WARNING, f"the clock differs by {skew:+.0f} s from the gateway's", mend)
+    else:
+        yield Check("clock", OK, f"the clock differs by {skew:+.0f} s from the gateway's")
+
+
+def mend_of(error: GatewayError) -> str:
+    """Return what to do about *error*."""
+    import requests
+
+    if error.unauthorized:
+        return "make the token again (praetorctl token mint) for this very name, and look at --device"
+    match error.__cause__:
+        case requests.exceptions.ProxyError():
+            return "look at --proxy, HTTPS_PROXY and NO_PROXY"
+        case requests.exceptions.SSLError():
+            return "name the authority that vouches for the gateway by --ca-bundle, and look at the clock"
+        case requests.exceptions.ConnectionError() | requests.exceptions.Timeout():
+            return "look at --gateway, the routes, the name server and the firewalls between"
+    return "look at --gateway: a Praetor gateway answers otherwise"

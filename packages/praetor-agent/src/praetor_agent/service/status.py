@@ -1,0 +1,153 @@
+"""`praetor-agent status`: what the device thinks, without network, whether the agent runs or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from praetor_agent.backends import procfs
+from praetor_agent.clock import Clock, SystemClock, rfc3339
+from praetor_agent.core.model import Exchange, Observed, Record, World
+from praetor_agent.errors import AgentError, BackendError
+from praetor_agent.host import Backends
+from praetor_agent.link.reporter import observations
+from praetor_agent.state import State, is_locked, read_hold
+from praetor_api.protocol import Observation
+from praetor_api.spec import ConfirmMode
+from praetor_api.wire import clean_text, write
+
+COLUMNS = ("NAMESPACE", "NAME", "STATE", "HEALTH", "PID", "RESTARTS", "EXIT", "SPEC", "ARTIFACT", "MESSAGE")
+
+
+def status(state_dir: Path, hold_file: Path, output: str) -> None:
+    """Print the processes of *state_dir* as a table, or as JSON; AgentError when it cannot be read."""
+    if not os.access(state_dir, os.R_OK | os.X_OK):
+        raise AgentError(f"--state-dir {state_dir} cannot be read; no agent ran there, or you may not (try as root)")
+    state, boot_id, clock = State(state_dir), procfs.boot_id() or "", SystemClock()
+    device, view, memory = state.device(), state.load_view(), state.load_memory()
+    received = state.load_desired(device) if device else None
+    world = World(boot_id=boot_id, observed=_observed(state_dir, device), hold=read_hold(hold_file))
+    health = {
+        uid: one
+        for uid, one in view.health.items()
+        if uid in world.observed and world.observed[uid].handle == one.handle
+    }
+    told = observations(received.desired if received else None, memory, world, health)
+    waiting = {uid: wait for uid in told if (wait := waits(memory[uid], boot_id, clock)) is not None}
+    if output == "json":
+        document = {
+            "device": device,
+            "agentRuns": is_locked(state_dir),
+            "desiredETag": received.etag if received else None,
+            "lastExchange": write(view.exchange) if view.exchange else None,
+            "held": world.hold,
+            "processes": [
+                write(seen) | {"stage": memory[uid].stage, "confirmation": waiting.get(uid)}
+                for uid, seen in told.items()
+            ],
+        }
+        sys.stdout.write(json.dumps(document, indent=2) + "\n")
+        return
+    known = f"{len(told)} processes" if received else "it was never told what to run"
+    agent = "runs" if is_locked(state_dir) else "does not run"
+    sys.stdout.write(f"Device {device or '-'}: {known}; the agent {agent}\n")
+    sys.stdout.write(f"Gateway: {_exchanged(view.exchange, clock.wall())}\n")
+    if world.hold is not None:
+        sys.stdout.write(f"Nothing is changed: {world.hold}\n")
+    if told:
+        rows = (_row(seen, memory[uid], waiting.get(uid)) for uid, seen in told.items())
+        sys.stdout.write(table([COLUMNS, *rows]))
+
+
+def waits(record: Record, boot_id: str, clock: Clock) -> dict[str, str] | None:
+    """Return for what the change waits to be confirmed, and until when."""
+    timer, spec = record.confirmation, record.current.item.spec if record.current else None
+    if timer is None or spec is None or spec.confirm is None:
+        return None
+    same_boot = timer.boot_id == boot_id  # else half of the window begins when an agent runs
+    left = timer.deadline - clock.now() if same_boot else timer.seconds / 2
+    return {"mode": spec.confirm.mode, "deadline": rfc3339(clock.wall() + timedelta(seconds=left))}
+
+
+def _exchanged(last: Exchange | None, now: datetime) -> str:
+    if last is None:
+        return "no report was sent yet"
+    text = f"{_ago(last.at, now)}: {last.answer}"
+    if last.acknowledged_at == last.at:
+        return text
+    return f"{text}; last acknowledged {_ago(last.acknowledged_at, now) if last.acknowledged_at else 'never'}"
+
+
+def _ago(at: str, now: datetime) -> str:
+    try:
+        return f"{at} ({(now - datetime.fromisoformat(at)).total_seconds():.0f} s ago)"
+    except ValueError:
+        return at
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Return *rows* as lines with aligned columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "".join(line + "\n" for line in lines)
+
+
+def _observed(state_dir: Path, device: str | None) -> Mapping[str, Observed]:
+    observed: dict[str, Observed] = {}
+    for backend in Backends(device, state_dir, procfs.boot_id() or "").values():
+        try:
+            observed |= backend.observe()
+        except BackendError as e:
+            raise AgentError(str(e)) from e
+    return observed
+
+
+def _row(seen: Observation, record: Record, wait: Mapping[str, str] | None) -> tuple[str, ...]:
+    return (
+        seen.namespace or "-",
+        seen.name,
+        record.stage,
+        "-" if seen.healthy is None else "Healthy" if seen.healthy else "Unhealthy",
+        str(seen.pid or "-"),
+        str(seen.restart_count),
+        "-" if seen.exit_code is None else str(seen.exit_code),
+        seen.observed_spec_hash.removeprefix("sha256:")[:12] or "-",
+        (seen.artifact_digest or "-").removeprefix("sha256:")[:12],
+        clean_text("; ".join(_messages(seen, wait))).replace("\n", " "),
+    )
+
+
+def _messages(seen: Observation, wait: Mapping[str, str] | None) -> Iterator[str]:
+    if wait is not None:
+        manual = wait["mode"] == ConfirmMode.MANUAL
+        by = f"run: praetor-agent confirm {seen.name}" if manual else "an exchange with the gateway confirms it"
+        yield f"is taken back at {wait['deadline']} unless it is confirmed ({by})"
+    if seen.rolled_back_reason or seen.rolled_back_message:
+        yield f"rolled back: {seen.rolled_back_reason or ''} {seen.rolled_back_message or ''}".strip()
+    yield from (said for said in (seen.error_message, seen.warning_message) if said)
+
+
+def confirm(state_dir: Path, name: str, namespace: str | None) -> None:
+    """Confirm the pending change of the process *name*; AgentError when there is none or it cannot be."""
+    if not os.access(state_dir, os.R_OK | os.X_OK):
+        raise AgentError(f"--state-dir {state_dir} cannot be read; no agent ran there, or you may not (try as root)")
+    state = State(state_dir)
+    named = [record for record in state.load_memory().values() if record.name == name]
+    found = [record for record in named if namespace in (None, record.namespace)]
+    if not found:
+        raise AgentError(f"there is no process {name!r} on this device; praetor-agent status shows those that are")
+    if len(found) > 1:
+        namespaces = ", ".join(sorted(record.namespace for record in found))
+        raise AgentError(f"several processes are called {name!r}; choose one with --namespace: {namespaces}")
+    record = found[0]
+    if record.confirmation is None or record.spec_hash is None:
+        raise AgentError(f"no change of {name!r} waits to be confirmed")
+    try:
+        state.confirm(record.uid, record.spec_hash)
+    except OSError as e:
+        raise AgentError(f"--state-dir {state_dir} cannot be written: {e.strerror}; try as root") from e
+    sys.stdout.write(f"{record.namespace}/{name}: {record.spec_hash} is confirmed\n")

@@ -1,0 +1,197 @@
+"""One pretend device: polls, pretends to run what it is told, and reports like a real one."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from praetor_agent.__about__ import __version__
+from praetor_agent.clock import Clock, full_jitter, heartbeat_delay, rfc3339
+from praetor_agent.core.report import Reporter, delayed, first_seq, report
+from praetor_agent.errors import GatewayError
+from praetor_agent.simulate.faults import NO_FAULTS, Faults
+from praetor_agent.simulate.http import Connection, Endpoint, Response
+from praetor_agent.simulate.statistics import Statistics
+from praetor_api.protocol import (
+    DEFAULT_HEARTBEAT_SECONDS,
+    Observation,
+    Report,
+    ReportAck,
+    connect_path,
+    desired_path,
+    report_path,
+)
+from praetor_api.wire import WireError, parse_json, read, write
+
+WAIT_SECONDS = 50
+TIMEOUT_SECONDS = 10.0
+IDLE_SECONDS = 3600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fleet:
+    """What all devices share. *on_change* is called with device, spec hash and time of day for each changed spec."""
+
+    endpoint: Endpoint
+    clock: Clock
+    statistics: Statistics
+    fail_rate: float = 0.0
+    faults: Faults = NO_FAULTS
+    start_splay: float = 0.0
+    on_change: Callable[[str, str, str], None] | None = None
+    random: random.Random = field(default_factory=random.Random)
+
+
+class Device:
+    """A device named *name* in the fleet."""
+
+    def __init__(self, name: str, token: str | None, fleet: Fleet) -> None:
+        self.name = name
+        self._fleet = fleet
+        self._polling = Connection(fleet.endpoint, token)
+        self._reporting = Connection(fleet.endpoint, token)
+        self._etag: str | None = None
+        self._observed: dict[str, Observation] = {}
+        self._since: dict[str, float] = {}
+        self._changed = asyncio.Event()
+        self._pid = 1000
+        self._silent = fleet.faults.is_dead(name)
+        now = fleet.clock.now()
+        facts = {"os": "simulated", "hostname": name}
+        boot_id = f"{fleet.random.getrandbits(128):032x}"
+        self._identity = Report(agent_version=__version__, boot_id=boot_id, facts=facts)
+        self._reporter = Reporter(base=first_seq(now), next_at=now)
+
+    @property
+    def is_connected(self) -> bool:
+        """Tell whether the device's last report arrived."""
+        return not self._silent and self._reporter.sent > 0 and self._reporter.lost == 0
+
+    async def run(self) -> None:
+        """Be a device until cancelled, or for as long as a device lives that a fault kills."""
+        splay = self._fleet.start_splay * self._fleet.random.random()
+        await asyncio.sleep(splay)
+        self._reporter = delayed(self._reporter, self._fleet.clock.now())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._poll(), name=f"poll {self.name}")
+                group.create_task(self._report(), name=f"report {self.name}")
+        finally:
+            self._polling.close()
+            self._reporting.close()
+
+    async def _poll(self) -> None:
+        failures = 0
+        while not self._silent:
+            began = self._fleet.clock.now()
+            try:
+                if failures or self._etag is None:
+                    await self._ask("POST", connect_path(self.name), "", b"", self._polling, TIMEOUT_SECONDS)
+                news = await self._poll_once()
+            except (GatewayError, WireError) as e:
+                failures += 1
+                self._fleet.statistics.failed(e)
+                pause = full_jitter(failures, self._fleet.random.random(), first=2.0)
+                retry_after = e.retry_after if isinstance(e, GatewayError) else None
+                await asyncio.sleep(max(pause, retry_after or 0.0))
+                continue
+            failures = 0
+            if not news and self._fleet.clock.now() - began < 1.0:
+                await asyncio.sleep(heartbeat_delay(DEFAULT_HEARTBEAT_SECONDS, self._fleet.random.random()))
+
+    async def _poll_once(self) -> bool:
+        headers = f"Prefer: wait={WAIT_SECONDS}\r\n"
+        if self._etag is not None:
+            headers += f"If-None-Match: {self._etag}\r\n"
+        answer = await self._ask(
+            "GET", desired_path(self.name), headers, b"", self._polling, WAIT_SECONDS + TIMEOUT_SECONDS
+        )
+        self._fleet.statistics.polls += 1
+        if answer.status == 304:
+            return False
+        before, self._etag = self._etag, answer.headers.get("etag")
+        self._take(parse_json(answer.body))
+        return before != self._etag
+
+    def _take(self, body: object) -> None:
+        """Pretend to run what is desired now."""
+        items = body.get("items", []) if isinstance(body, dict) else []
+        wanted = {item["uid"]: item for item in items if isinstance(item, dict) and isinstance(item.get("uid"), str)}
+        self._silent = any(self._fleet.faults.silences(self.name, item) for item in wanted.values())
+        for uid in set(self._observed) - set(wanted):
+            del self._observed[uid]
+        now = self._fleet.clock.now()
+        for uid, item in wanted.items():
+            spec_hash = str(item.get("specHash", ""))
+            known = self._observed.get(uid)
+            if known is None or known.observed_spec_hash != spec_hash:
+                self._observed[uid] = self._started(uid, spec_hash, item)
+                self._since[uid] = now
+                self._fleet.statistics.received(spec_hash, now, changed=known is not None)
+                if self._fleet.on_change is not None:
+                    self._fleet.on_change(self.name, spec_hash, self._fleet.clock.wall().isoformat())
+        self._changed.set()
+
+    def _started(self, uid: str, spec_hash: str, item: Mapping[str, Any]) -> Observation:
+        self._pid += 1
+        fails = self._fleet.random.random() < self._fleet.fail_rate or self._fleet.faults.fails(self.name, item)
+        return Observation(
+            namespace=str(item.get("namespace", "")),
+            name=str(item.get("name", "")),
+            uid=uid,
+            observed_spec_hash=spec_hash,
+            process_started=not fails,
+            healthy=not fails,
+            pid=None if fails else self._pid,
+            start_time=rfc3339(self._fleet.clock.wall()),
+            error_message="simulated failure" if fails else None,
+        )
+
+    async def _report(self) -> None:
+        while not self._silent:
+            self._changed.clear()
+            current = dict(self._observed)
+            now = self._fleet.clock.now()
+            due_at = self._reporter.due_at(current, now)
+            if due_at <= now:
+                await self._report_once(current)
+                continue
+            try:
+                async with asyncio.timeout(min(due_at - now, IDLE_SECONDS)):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+
+    async def _report_once(self, current: Mapping[str, Observation]) -> None:
+        due = self._reporter.due(current)
+        told = report(self._identity, self._reporter, due, rfc3339(self._fleet.clock.wall()))
+        body, fraction = json.dumps(write(told)).encode(), self._fleet.random.random()
+        try:
+            answer = await self._ask("POST", report_path(self.name), "", body, self._reporting, TIMEOUT_SECONDS)
+            ack = read(ReportAck, parse_json(answer.body))
+        except (GatewayError, WireError) as e:
+            self._fleet.statistics.failed(e)
+            retry_after = e.retry_after if isinstance(e, GatewayError) else None
+            self._reporter = self._reporter.failed(self._fleet.clock.now(), fraction, retry_after)
+            return
+        now = self._fleet.clock.now()
+        self._fleet.statistics.reports += 1
+        for seen in due:
+            since = self._since.pop(seen.uid, None)
+            if since is not None:
+                self._fleet.statistics.reported.append(now - since)
+        self._reporter = self._reporter.acked(ack, current, due, now, fraction)
+
+    async def _ask(
+        self, method: str, path: str, headers: str, body: bytes, connection: Connection, timeout: float
+    ) -> Response:
+        answer = await connection.request(method, path, headers, body, timeout)
+        if answer.status not in (200, 304):
+            retry_after = answer.headers.get("retry-after", "")
+            seconds = float(retry_after) if retry_after.isdigit() else None
+            raise GatewayError(f"the gateway answered {answer.status}", retry_after=seconds)
+        return answer

@@ -1,0 +1,102 @@
+"""The command line of `praetor-agent simulate`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from praetor_agent import settings
+from praetor_agent.cli import flag, gateway_flags
+from praetor_agent.errors import UsageError
+from praetor_agent.simulate.faults import BadVersion, Faults
+from praetor_agent.simulate.fleet import SimulateSettings
+
+MAX_DEVICES = 200_000
+_A_SHARE = "a share from 0 to 1"
+
+
+def settings_of(arguments: Sequence[str]) -> SimulateSettings:
+    """Return what *arguments* ask for; UsageError naming the flag that is wrong, and the mend."""
+    options = _parser().parse_args(arguments)
+    if options.token_secret_file and (options.token or options.token_file):
+        raise UsageError("--token-secret-file and a token are both given; leave one out")
+    token, token_file = settings.token_of(options.token, options.token_file)
+    if token_file is not None:
+        token = _text("--token-file", str(token_file)).strip()
+    return SimulateSettings(
+        gateway=settings.gateway_url(options.gateway),
+        devices=_devices(options),
+        token=token,
+        secret=_secret(options.token_secret_file),
+        ca_bundle=settings.ca_bundle_of(options.ca_bundle),
+        start_splay=settings.seconds("--start-splay", options.start_splay),
+        fail_rate=settings.number("--fail-rate", options.fail_rate, 1.0, _A_SHARE),
+        faults=Faults(
+            fail=_bad_versions("--fail-on", options.fail_on),
+            silent=_bad_versions("--silent-on", options.silent_on),
+            dead=settings.number("--dead-rate", options.dead_rate, 1.0, _A_SHARE),
+        ),
+        summary_seconds=max(0.1, settings.seconds("--summary-seconds", options.summary_seconds)),
+        changes_file=Path(options.changes_file) if options.changes_file else None,
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="praetor-agent simulate", description="Be many pretend devices until SIGTERM, for demos and load."
+    )
+    gateway_flags(parser)
+    flag(parser, "--count", help="how many devices")
+    flag(parser, "--prefix", default="sim-", help="devices are named PREFIX1, PREFIX2, …")
+    flag(parser, "--devices-file", help="file with a device's name on each line, instead of --count and --prefix")
+    flag(parser, "--token-secret-file", help="file with the gateway's secret, to mint each device's token")
+    flag(parser, "--start-splay", default="5", help="spread the first contacts over this many seconds")
+    flag(parser, "--fail-rate", default="0", help="share of starts that fail, from 0 to 1")
+    flag(parser, "--fail-on", help="TEXT[=SHARE],…: specs that hold TEXT fail, on this share of the devices (all)")
+    flag(parser, "--silent-on", help="TEXT[=SHARE],…: devices that are offered such a spec are never heard again")
+    flag(parser, "--dead-rate", default="0", help="share of devices that are never heard at all, from 0 to 1")
+    flag(parser, "--summary-seconds", default="5", help="seconds between two summary lines")
+    flag(parser, "--changes-file", help="append a line of JSON for each spec that a device got")
+    return parser
+
+
+def _bad_versions(flag: str, text: str | None) -> tuple[BadVersion, ...]:
+    """Return the versions that TEXT[=SHARE][,…] names."""
+    found = []
+    for word in text.split(",") if text else ():
+        name, given, share = word.partition("=")
+        if not name:
+            raise UsageError(f"{flag} {text!r} names no version; say TEXT or TEXT=SHARE, several with commas")
+        found.append(BadVersion(name, settings.number(flag, share, 1.0, _A_SHARE) if given else 1.0))
+    return tuple(found)
+
+
+def _devices(options: argparse.Namespace) -> tuple[str, ...]:
+    if options.devices_file:
+        if options.count:
+            raise UsageError("--count and --devices-file are both given; leave one out")
+        names = tuple(_text("--devices-file", options.devices_file).split())
+    elif options.count:
+        if not options.count.isdigit() or not 0 < int(options.count) <= MAX_DEVICES:
+            raise UsageError(f"--count {options.count!r} is not a whole number from 1 to {MAX_DEVICES}")
+        names = tuple(f"{options.prefix}{number}" for number in range(1, int(options.count) + 1))
+    else:
+        raise UsageError("--count is missing; say how many devices to be, or name them with --devices-file")
+    return tuple(settings.device_name(name) for name in names)
+
+
+def _secret(file: str | None) -> bytes | None:
+    if not file:
+        return None
+    secrets = _text("--token-secret-file", file).split()
+    if not secrets:
+        raise UsageError(f"--token-secret-file {file} is empty")
+    return secrets[0].encode()  # one a line, newest first, as the gateway reads it
+
+
+def _text(flag: str, file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise UsageError(f"{flag} {file} cannot be read: {e}") from e

@@ -1,0 +1,286 @@
+"""A gateway on loopback that speaks the real protocol, for tests: long polls, ETags, and faults on demand."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Condition, Thread
+from types import TracebackType
+from typing import Any
+
+from praetor_agent.backends import procfs
+from praetor_agent.backends.process import ProcessBackend
+from praetor_api.canonical import desired_etag, etag_matches, spec_hash
+from praetor_api.protocol import (
+    DEFAULT_HEARTBEAT_SECONDS,
+    TOKEN_HEADER,
+    Observation,
+    Report,
+    read_report,
+)
+from praetor_api.wire import parse_json
+
+WITHIN_SECONDS = 60.0
+"""So long a machine with far more to do than it can may take to start an agent."""
+
+Answer = tuple[int, Mapping[str, str], bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """An answer given instead of the right one, *times* times to requests whose path ends in *path*."""
+
+    path: str
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b"{}"
+    times: int = 1
+
+
+class FakeGateway:
+    """Serves one desired state to every device and keeps what was reported. A context manager."""
+
+    def __init__(
+        self,
+        *,
+        token: str | None = None,
+        heartbeat_seconds: int = DEFAULT_HEARTBEAT_SECONDS,
+        host: str = "127.0.0.1",
+        certificate: Path | None = None,
+    ) -> None:
+        self.token = token
+        self.heartbeat_seconds = heartbeat_seconds
+        self.resync = False
+        self.reports: list[Report] = []
+        self.observations: dict[str, Observation] = {}
+        self.history: list[Observation] = []
+        self.requests: list[tuple[str, str, Mapping[str, str]]] = []
+        self.changed = Condition()
+        self._items: tuple[dict[str, Any], ...] = ()
+        self._faults: list[Fault] = []
+        self._closing = False
+        self._host = f"[{host}]" if ":" in host else host
+        self._scheme = "https" if certificate else "http"
+        self._server = (_Server6 if ":" in host else _Server)((host, 0), _handler(self))
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+
+    def __enter__(self) -> FakeGateway:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing = True
+        with self.changed:
+            self.changed.notify_all()
+        self._server.shutdown()
+        self._server.server_close()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"{self._scheme}://{self._host}:{self._server.server_address[1]}"
+
+    @property
+    def etag(self) -> str:
+        """The ETag of what is desired now."""
+        return desired_etag(
+            (item["uid"], item["namespace"], item["name"], item["generation"], item["specHash"]) for item in self._items
+        )
+
+    def desire(self, *items: dict[str, Any]) -> None:
+        """Change what is desired and answer every poll that waits."""
+        with self.changed:
+            self._items = items
+            self.changed.notify_all()
+
+    def fail(self, *faults: Fault) -> None:
+        """Answer coming requests with *faults*."""
+        with self.changed:
+            self._faults += faults
+
+    def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = WITHIN_SECONDS) -> None:
+        """Return when *condition* holds, looking at it whenever something came in; AssertionError if it never does."""
+        with self.changed:
+            if not self.changed.wait_for(condition, seconds):
+                raise AssertionError(f"never came: {what}; observations: {self.observations}")
+
+    def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Return status, headers and body of the answer to one request."""
+        with self.changed:
+            self.requests.append((method, path, headers))
+            self.changed.notify_all()
+            fault = self._fault(path)
+            if fault is not None:
+                return fault.status, fault.headers, fault.body
+            if self.token is not None and headers.get(TOKEN_HEADER) != self.token:
+                return 401, {}, b'{"title": "Unauthorized", "status": 401}'
+            if method == "GET":
+                return self._desired(path.split("/")[3], headers)
+            return self._posted(path, body)
+
+    def _fault(self, path: str) -> Fault | None:
+        for index, fault in enumerate(self._faults):
+            if path.endswith(fault.path):
+                left = fault.times - 1
+                self._faults[index : index + 1] = [Fault(**{**vars(fault), "times": left})] if left else []
+                return fault
+        return None
+
+    def _desired(self, device: str, headers: Mapping[str, str]) -> Answer:
+        wait = headers.get("Prefer", "").removeprefix("wait=")
+        known, extra = headers.get("If-None-Match"), {}
+        if wait.isdigit():
+            extra["Preference-Applied"] = f"wait={wait}"
+            self.changed.wait_for(lambda: self._closing or not etag_matches(known, self.etag), float(wait))
+        if etag_matches(known, self.etag):
+            return 304, {"ETag": self.etag, **extra}, b""
+        body = {
+            "deviceName": device,
+            "heartbeatIntervalSeconds": self.heartbeat_seconds,
+            "items": list(self._items),
+        }
+        return 200, {"ETag": self.etag, **extra}, json.dumps(body).encode()
+
+    def _posted(self, path: str, body: bytes) -> Answer:
+        ack = {
+            "ack": True,
+            "desiredETag": self.etag,
+            "heartbeatIntervalSeconds": self.heartbeat_seconds,
+            "resync": self.resync,
+        }
+        if path.endswith("/report"):
+            report, observations, _ = read_report(parse_json(body))
+            self.reports.append(report)
+            self.history += observations
+            self.observations |= {seen.name: seen for seen in observations}
+            self.resync = False
+            self.changed.notify_all()
+        return 200, {}, json.dumps(ack).encode()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 512  # many devices come at once
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that went away."""
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+def item(name: str, spec: Mapping[str, Any], *, uid: str = "", generation: int = 1) -> dict[str, Any]:
+    """Return a desired item as the gateway writes it."""
+    return {
+        "uid": uid or f"uid-{name}",
+        "namespace": "default",
+        "name": name,
+        "generation": generation,
+        "spec": dict(spec),
+        "specHash": spec_hash(spec),
+    }
+
+
+def process_spec(*command: str, **more: Any) -> dict[str, Any]:
+    """Return the spec of *command* under the backend `process`; *more* are further fields of the spec."""
+    execution = {"backend": "process", "command": list(command), "terminationGracePeriodSeconds": 5}
+    return {"execution": execution | more.pop("execution", {})} | more
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = WITHIN_SECONDS) -> None:
+    """Return when *condition* holds, looking often; AssertionError if it never does."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"never came: {what}")
+        time.sleep(0.01)
+
+
+def _handler(gateway: FakeGateway) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_GET(self) -> None:
+            self._answer()
+
+        def do_POST(self) -> None:
+            self._answer()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+        def _answer(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            status, headers, content = gateway.answer(self.command, self.path, dict(self.headers.items()), body)
+            with suppress(ConnectionError):  # an agent that was killed does not wait for its answer
+                self._send(status, headers, content)
+
+        def _send(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
+            self.send_response_only(status)
+            for name, value in ({"Date": self.date_time_string()} | dict(headers)).items():
+                self.send_header(name, value)
+            if status != 304:
+                self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    return Handler
+
+
+@contextmanager
+def running_agent(
+    gateway: FakeGateway, state: Path, *flags: str, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run an agent of the device leaf-1, whose token is `t`, in a process of its own; what it runs ends with it."""
+    command = (
+        sys.executable, "-m", "praetor_agent", "run", "--gateway", gateway.url, "--device", "leaf-1",
+        "--state-dir", str(state), "--start-splay", "0", *flags,
+    )  # fmt: skip
+    environment = {**os.environ, "PRAETOR_AGENT_TOKEN": "t", **environment}
+    agent = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        yield agent
+    finally:
+        agent.kill()
+        agent.wait(WITHIN_SECONDS)
+        end_processes(state)
+
+
+def end_processes(state: Path) -> None:
+    """End what an agent, which is gone, ran by itself."""
+    backend = ProcessBackend(state / "processes", procfs.boot_id() or "")
+    for uid in backend.observe():
+        backend.stop(uid, grace_seconds=0, force=True)
+
+
+class HandClock:
+    """Both clocks of a device, set by hand: *seconds* since its boot, and the *time* of the calendar."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+        self.time = datetime(2025, 1, 31, 12, tzinfo=UTC)
+
+    def now(self) -> float:
+        return self.seconds
+
+    def wall(self) -> datetime:
+        return self.time

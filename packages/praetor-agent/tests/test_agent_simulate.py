@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_testing import FakeGateway, item, process_spec, until
+from praetor_agent.cli import main
+from praetor_agent.clock import SystemClock
+from praetor_agent.simulate.faults import BadVersion, Faults
+from praetor_agent.simulate.statistics import Statistics, percentile
+from praetor_api.protocol import Observation
+from praetor_api.tokens import device_token
+
+URL = "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "--count is missing"),
+        (["--count", "-1"], "--count '-1'"),
+        (["--count", "1", "--devices-file", "/x"], "leave one out"),
+        (["--devices-file", "/no/such"], "--devices-file /no/such"),
+        (["--count", "1", "--prefix", "A_"], "--device 'A_1'"),
+        (["--count", "1", "--fail-rate", "2"], "--fail-rate '2'"),
+        (["--count", "1", "--fail-on", "v2=3"], "--fail-on '3'"),
+        (["--count", "1", "--silent-on", "=1"], "--silent-on '=1' names no version"),
+        (["--count", "1", "--dead-rate", "-1"], "--dead-rate '-1'"),
+        (["--count", "1", "--token", "a", "--token-secret-file", "/x"], "leave one out"),
+        (["--count", "1", "--token-secret-file", "/no/such"], "--token-secret-file"),
+        (["--gateway", "ftp://x"], "--gateway 'ftp://x'"),
+        (["--cuont", "1"], "unrecognized arguments: --cuont 1"),
+    ],
+)
+def test_bad_input_names_the_flag_and_exits_2(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["simulate", "--gateway", URL, *arguments])
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_help_and_variables_are_those_of_the_agents_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["simulate", "--help"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: praetor-agent simulate ")
+    monkeypatch.setenv("PRAETOR_AGENT_COUNT", "none")
+    with pytest.raises(SystemExit):
+        main(["simulate", "--gateway", URL])
+    assert "--count 'none'" in capsys.readouterr().err
+
+
+def test_a_pretend_fleet_polls_runs_and_reports(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t\n")
+    with FakeGateway(token="t", heartbeat_seconds=1) as gateway:
+        gateway.desire(item("a", process_spec("x")))
+        fleet = subprocess.Popen(
+            [
+                sys.executable, "-m", "praetor_agent", "simulate", "--gateway", gateway.url, "--count", "20",
+                "--token-file", str(tmp_path / "token"), "--start-splay", "0", "--summary-seconds", "0.2",
+                "--changes-file", str(tmp_path / "changes"),
+            ],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            gateway.wait_for(lambda: len(gateway.history) >= 20, "the first reports")
+            changed = item("a", process_spec("y"), generation=2)
+            gateway.desire(changed)
+            gateway.wait_for(
+                lambda: len([1 for seen in gateway.history if seen.observed_spec_hash == changed["specHash"]]) >= 20,
+                "the reports of the change",
+            )
+            devices = {path.split("/")[3] for _, path, _ in gateway.requests}
+            assert devices == {f"sim-{number}" for number in range(1, 21)}
+            assert all(seen.process_started and seen.healthy and seen.pid for seen in gateway.history)
+        finally:
+            fleet.send_signal(signal.SIGTERM)
+            out, _ = fleet.communicate(timeout=20)
+    assert fleet.returncode == 0
+    assert out.splitlines()[-1].startswith("devices=20 connected=20 ")
+    assert "errors=0" in out
+    changes = [json.loads(line) for line in (tmp_path / "changes").read_text().splitlines()]
+    assert len([1 for change in changes if change["specHash"] == changed["specHash"]]) == 20
+
+
+def test_pretend_devices_may_have_tokens_of_their_own_and_fail(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("new\nold\n")
+    (tmp_path / "devices").write_text("leaf-7\n")
+    with FakeGateway(token=device_token(b"new", "leaf-7"), heartbeat_seconds=1) as gateway:
+        gateway.desire(item("a", process_spec("x")))
+        fleet = subprocess.Popen(
+            [
+                sys.executable, "-m", "praetor_agent", "simulate", "--gateway", gateway.url, "--fail-rate", "1",
+                "--devices-file", str(tmp_path / "devices"), "--token-secret-file", str(tmp_path / "secret"),
+                "--start-splay", "0",
+            ],
+            stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            gateway.wait_for(lambda: bool(gateway.history), "a report")
+            assert gateway.history[0].error_message == "simulated failure"
+            assert gateway.history[0].process_started is False
+        finally:
+            fleet.terminate()
+            fleet.wait(20)
+
+
+def test_pretend_devices_meet_versions_that_fail_or_silence_them_and_some_are_dead(tmp_path: Path) -> None:
+    devices = [f"sim-{number}" for number in range(1, 41)]
+    faults = Faults(fail=(BadVersion("bad", 0.5),), silent=(BadVersion("worse"),), dead=0.2)
+    living = {device for device in devices if not faults.is_dead(device)}
+    (tmp_path / "token").write_text("t\n")
+    with FakeGateway(token="t", heartbeat_seconds=1) as gateway:
+        gateway.desire(item("a", process_spec("good")))
+        fleet = subprocess.Popen(
+            [
+                sys.executable, "-m", "praetor_agent", "simulate", "--gateway", gateway.url, "--count", "40",
+                "--token-file", str(tmp_path / "token"), "--start-splay", "0", "--summary-seconds", "0.2",
+                "--fail-on", "bad=0.5", "--silent-on", "worse", "--dead-rate", "0.2",
+            ],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        try:
+            gateway.wait_for(lambda: len(gateway.history) >= len(living), "the first reports")
+            bad, worse = item("a", process_spec("bad"), generation=2), item("a", process_spec("worse"), generation=3)
+            gateway.desire(bad)
+            gateway.wait_for(lambda: len(_reported(gateway, bad)) >= len(living), "the reports of the bad version")
+            gateway.desire(worse)
+            summary = fleet.stdout
+            assert summary is not None
+            until(lambda: "connected=0 " in summary.readline(), "all are silent")
+        finally:
+            fleet.send_signal(signal.SIGTERM)
+            fleet.communicate(timeout=20)
+    assert {path.split("/")[3] for _, path, _ in gateway.requests} == living
+    assert 0 < len(living) < len(devices)
+    failed = [seen.process_started for seen in _reported(gateway, bad)].count(False)
+    assert failed == sum(faults.fails(device, bad) for device in living)
+    assert 0 < failed < len(living)
+    assert _reported(gateway, worse) == []
+
+
+def _reported(gateway: FakeGateway, wanted: Mapping[str, Any]) -> list[Observation]:
+    return [seen for seen in gateway.history if seen.observed_spec_hash == wanted["specHash"]]
+
+
+def test_percentiles_are_of_what_there_is() -> None:
+    assert percentile([], 0.5) is None
+    assert percentile([3, 1, 2], 0.5) == 2
+    assert percentile(range(100), 0.99) == 99
+
+
+def test_only_changes_count_for_the_spread() -> None:
+    statistics, now = Statistics(), SystemClock().now()
+    statistics.received("v1", now, changed=False)
+    statistics.received("v2", now, changed=True)
+    statistics.received("v2", now + 0.5, changed=True)
+    assert list(statistics.spread) == [0, 0.5]
+    statistics.failed(OSError("gone"))
+    assert "spread_ms[p50=500 p99=500] reported_ms[p50=- p99=-] errors=1 last_error='gone'" in statistics.line(1, 0)
+
+
+def test_a_fleet_that_needs_too_many_files_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY or hard > 300_000:
+        pytest.skip("this machine allows any number")
+    with pytest.raises(SystemExit):
+        main(["simulate", "--gateway", URL, "--count", "200000"])
+    assert "ulimit -n" in capsys.readouterr().err

@@ -1,0 +1,103 @@
+"""The few verbs of the Kubernetes API that the programs use, on raw objects. Client and fake both speak them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Mapping
+from enum import StrEnum
+from typing import Any, Protocol
+
+from attrs import frozen
+
+from praetor_api.kube.client.resource import Key, Resource
+
+
+class PatchType(StrEnum):
+    """The four ways to write a change; the value is its content type."""
+
+    JSON = "application/json-patch+json"
+    MERGE = "application/merge-patch+json"
+    STRATEGIC = "application/strategic-merge-patch+json"
+    APPLY = "application/apply-patch+yaml"
+
+
+class WatchType(StrEnum):
+    """What a watch event tells. Errors are raised, they are no events here."""
+
+    ADDED = "ADDED"
+    MODIFIED = "MODIFIED"
+    DELETED = "DELETED"
+    BOOKMARK = "BOOKMARK"
+
+
+@frozen
+class WatchEvent:
+    """One line of a watch."""
+
+    type: WatchType
+    object: dict[str, Any]
+
+
+class KubeApi(Protocol):
+    """Raises only KubeError; every call ends within a bounded time."""
+
+    async def get(self, resource: Resource, key: Key) -> dict[str, Any]:
+        """Return one object."""
+        ...
+
+    async def list_page(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        *,
+        limit: int = 500,
+        continue_token: str | None = None,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+        resource_version: str | None = None,
+    ) -> dict[str, Any]:
+        """Return one page of a list; ``metadata.continue`` is the next page's token, if there is one."""
+        ...
+
+    async def create(
+        self, resource: Resource, namespace: str, body: Mapping[str, Any], *, field_manager: str | None = None
+    ) -> dict[str, Any]:
+        """Create *body* and return it as stored."""
+        ...
+
+    async def patch(
+        self,
+        resource: Resource,
+        key: Key,
+        body: Any,
+        *,
+        patch_type: PatchType = PatchType.MERGE,
+        subresource: str | None = None,
+        field_manager: str | None = None,
+        force: bool = False,
+    ) -> dict[str, Any]:
+        """Change an object and return it as stored; ``metadata.resourceVersion`` in *body* makes it conditional."""
+        ...
+
+    async def delete(
+        self, resource: Resource, key: Key, *, uid: str | None = None, propagation: str = "Background"
+    ) -> None:
+        """Delete an object; with *uid*, only if it is still that one (else Conflict)."""
+        ...
+
+    def watch(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        *,
+        resource_version: str,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+        timeout_s: float,
+        on_open: Callable[[], None] | None = None,
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """Yield what happened after *resource_version*, bookmarks too, for about *timeout_s*.
+
+        *on_open* is called once the API has agreed to tell, which may be long before there is anything to be told.
+        Close it (contextlib.aclosing) when leaving it early.
+        """
+        ...

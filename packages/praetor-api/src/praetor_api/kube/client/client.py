@@ -1,0 +1,325 @@
+"""The Kubernetes client: raw objects over aiohttp, each request with a timeout, each failure a KubeError.
+
+The official client's own request path is not used: it takes one scalar timeout for a whole watch, does not check
+a watch's HTTP status, and mislabels patches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import json
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import urlencode
+
+import aiohttp
+from yarl import URL
+
+from praetor_api.kube.client.api import KubeApi, PatchType, WatchEvent, WatchType
+from praetor_api.kube.client.connection import Connection, from_kubeconfig
+from praetor_api.kube.client.errors import ApiError, TooManyRequests, Unauthorized, Unreachable, api_error
+from praetor_api.kube.client.framing import LineSplitter, LineTooLong
+from praetor_api.kube.client.resource import Key, Resource
+from praetor_api.kube.runtime.clock import Clock, SystemClock
+
+__all__ = ["KubeApi", "KubeClient", "OnRequest", "PatchType", "WatchEvent", "WatchType"]
+
+OnRequest = Callable[[str, Resource, int], None]
+
+CONNECT_TIMEOUT_S = 5.0
+REQUEST_TIMEOUT_S = 30.0
+WATCH_IDLE_S = 150.0  # a bookmark comes every minute: silence of this length is a dead connection
+MAX_EVENT_BYTES = 8 * 2**20  # etcd keeps no more than 1.5 MiB; managed fields and encoding come on top
+_READ_BUFFER = 2**17  # bounds how many events of a burst are handled before others get a turn
+_MAX_MESSAGE = 512
+_MAX_ERROR_BYTES = 2**20
+_THROTTLED_RETRIES = 3
+_MAX_THROTTLE_S = 5.0
+_GO_ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
+
+
+class KubeClient:
+    """A KubeApi over HTTP. ``on_request(verb, resource, code)`` is told of each answer; code 0 means there was none.
+
+    With *dry_run* the API answers every write as if it took place, defaulted and validated, and nothing is stored.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        clock: Clock | None = None,
+        user_agent: str = "praetor",
+        request_timeout_s: float = REQUEST_TIMEOUT_S,
+        watch_idle_s: float = WATCH_IDLE_S,
+        dry_run: bool = False,
+    ) -> None:
+        self._connection = connection
+        self._write_query = {"dryRun": "All"} if dry_run else {}
+        self._clock = clock or SystemClock()
+        self._request_timeout = aiohttp.ClientTimeout(total=request_timeout_s, sock_connect=CONNECT_TIMEOUT_S)
+        self._watch_timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=watch_idle_s)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=100, ssl=connection.ssl_context()),
+            headers={"Accept": "application/json", "User-Agent": user_agent},
+            read_bufsize=_READ_BUFFER,
+            trust_env=True,
+        )
+        self.on_request: OnRequest | None = None
+
+    @classmethod
+    async def from_config(cls, kubeconfig: str | None = None, context: str | None = None) -> KubeClient:
+        """Return a client for *kubeconfig*, else $KUBECONFIG, else ~/.kube/config, else the pod's service account.
+
+        Raises NotConfigured. Use the client as an async context manager, or close() it.
+        """
+        return cls(await Connection.open(from_kubeconfig(kubeconfig, context)))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def get(self, resource: Resource, key: Key) -> dict[str, Any]:
+        return await self._call("get", resource, "GET", resource.path(key.namespace, key.name))
+
+    async def list_page(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        *,
+        limit: int = 500,
+        continue_token: str | None = None,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+        resource_version: str | None = None,
+    ) -> dict[str, Any]:
+        query = {
+            "limit": limit,
+            "continue": continue_token,
+            "labelSelector": label_selector,
+            "fieldSelector": field_selector,
+            "resourceVersion": resource_version,
+        }
+        return await self._call("list", resource, "GET", resource.path(namespace), query)
+
+    async def create(
+        self, resource: Resource, namespace: str, body: Mapping[str, Any], *, field_manager: str | None = None
+    ) -> dict[str, Any]:
+        query = {"fieldManager": field_manager, **self._write_query}
+        return await self._call("create", resource, "POST", resource.path(namespace), query, body)
+
+    async def patch(
+        self,
+        resource: Resource,
+        key: Key,
+        body: Any,
+        *,
+        patch_type: PatchType = PatchType.MERGE,
+        subresource: str | None = None,
+        field_manager: str | None = None,
+        force: bool = False,
+    ) -> dict[str, Any]:
+        if isinstance(body, (list, tuple)) != (patch_type is PatchType.JSON):
+            raise ValueError(f"{patch_type.value} does not take a {type(body).__name__}: only a JSON patch is a list")
+        path = resource.path(key.namespace, key.name, subresource)
+        query = {"fieldManager": field_manager, "force": "true" if force else None, **self._write_query}
+        return await self._call("patch", resource, "PATCH", path, query, body, patch_type.value)
+
+    async def delete(
+        self, resource: Resource, key: Key, *, uid: str | None = None, propagation: str = "Background"
+    ) -> None:
+        body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        await self._call("delete", resource, "DELETE", resource.path(key.namespace, key.name), self._write_query, body)
+
+    async def watch(
+        self,
+        resource: Resource,
+        namespace: str | None,
+        *,
+        resource_version: str,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+        timeout_s: float,
+        on_open: Callable[[], None] | None = None,
+    ) -> AsyncGenerator[WatchEvent, None]:
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": max(1, int(timeout_s)),
+            "labelSelector": label_selector,
+            "fieldSelector": field_selector,
+        }
+        lines = LineSplitter(MAX_EVENT_BYTES)
+        async with self._answer("watch", resource, "GET", resource.path(namespace), query) as response:
+            try:
+                await _raise_for_status(response)
+            except Unauthorized:
+                await self._connection.renew(_authorization(response))
+                raise
+            if on_open is not None:
+                on_open()
+            async for chunk in response.content.iter_any():
+                for line in lines.feed(chunk):
+                    if line.strip():
+                        yield _parse_event(line)
+            if not lines.empty:
+                raise Unreachable(f"the watch of {resource.plural} was cut off within an event")
+
+    async def _call(
+        self,
+        verb: str,
+        resource: Resource,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        data = None if body is None else _as_go_writes_it(body)
+        attempt = 0
+        while True:
+            try:
+                async with self._answer(verb, resource, method, path, query, data, content_type) as response:
+                    await _raise_for_status(response)
+                    return _parse_object(await response.read())
+            except Unauthorized:
+                if attempt or not await self._connection.renew(_authorization(response)):
+                    raise
+            except TooManyRequests as e:  # refused before anything happened: safe to send again, whatever the verb
+                if e.retry_after is None or e.retry_after > _MAX_THROTTLE_S or attempt >= _THROTTLED_RETRIES:
+                    raise
+                await self._clock.sleep(e.retry_after * random.uniform(1.0, 1.5))  # noqa: S311  # jitter
+            attempt += 1
+
+    @asynccontextmanager
+    async def _answer(
+        self,
+        verb: str,
+        resource: Resource,
+        method: str,
+        path: str,
+        query: Mapping[str, Any] | None = None,
+        data: bytes | None = None,
+        content_type: str = "application/json",
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        headers = await self._connection.headers()
+        if data is not None:
+            headers["Content-Type"] = content_type
+        code = 0
+        try:
+            async with self._session.request(
+                method,
+                self._url(path, query),
+                data=data,
+                headers=headers,
+                timeout=self._watch_timeout if verb == "watch" else self._request_timeout,
+                allow_redirects=False,
+                **self._connection.request_options(),
+            ) as response:
+                code = response.status
+                yield response
+        except (aiohttp.ClientError, OSError, TimeoutError, LineTooLong) as e:
+            raise Unreachable(f"cannot {verb} {resource.plural}: {str(e) or type(e).__name__}") from e
+        finally:
+            if self.on_request is not None:
+                self.on_request(verb, resource, code)
+
+    def _url(self, path: str, query: Mapping[str, Any] | None) -> URL:
+        given = {name: value for name, value in (query or {}).items() if value is not None}
+        return URL(f"{self._connection.host}{path}{'?' if given else ''}{urlencode(given)}", encoded=True)
+
+
+def _as_go_writes_it(body: Any) -> bytes:
+    """Return *body* as JSON in the apiserver's own spelling.
+
+    The data of a ControllerRevision is kept and compared as bytes: spelled otherwise, it would be called changed as
+    soon as the apiserver writes the object anew.
+    """
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False).translate(_GO_ESCAPES)
+    return text.encode("utf-8", "replace")
+
+
+def _parse_object(body: bytes) -> dict[str, Any]:
+    try:
+        parsed = json.loads(body)
+    except ValueError as e:
+        raise Unreachable(f"the answer is not JSON: {body[:80]!r}") from e
+    if not isinstance(parsed, dict):
+        raise Unreachable(f"the answer is no object: {body[:80]!r}")
+    return parsed
+
+
+def _parse_event(line: bytes) -> WatchEvent:
+    event = _parse_object(line)
+    if event.get("type") == "ERROR":
+        raise _from_status_object(event.get("object") or {}, 500, None)
+    try:
+        return WatchEvent(WatchType(event["type"]), event["object"])
+    except (KeyError, ValueError) as e:
+        raise Unreachable(f"not a watch event: {line[:80]!r}") from e
+
+
+def _authorization(response: aiohttp.ClientResponse) -> dict[str, str]:
+    sent = response.request_info.headers.get("Authorization")
+    return {"Authorization": sent} if sent else {}
+
+
+async def _raise_for_status(response: aiohttp.ClientResponse) -> None:
+    if response.status < 300:
+        return
+    body = b""
+    async with asyncio.timeout(REQUEST_TIMEOUT_S):  # a watch has no total timeout of its own
+        async for chunk in response.content.iter_any():
+            body += chunk
+            if len(body) > _MAX_ERROR_BYTES:
+                break
+    retry_after = _seconds(response.headers.get("Retry-After"))
+    try:
+        status = json.loads(body)
+    except ValueError:
+        status = None
+    if not isinstance(status, dict):  # a proxy, or the apiserver before it knows what is asked: plain text
+        text = body.decode("utf-8", "replace").strip()[:_MAX_MESSAGE]
+        raise api_error(response.status, response.reason or "", text, None, retry_after)
+    raise _from_status_object(status, response.status, retry_after)
+
+
+def _from_status_object(status: Mapping[str, Any], default_code: int, retry_after: float | None) -> ApiError:
+    details = status.get("details") or {}
+    if retry_after is None and details.get("retryAfterSeconds"):
+        retry_after = float(details["retryAfterSeconds"])
+    code = int(status.get("code") or default_code)
+    return api_error(code, status.get("reason") or "", status.get("message") or "", details, retry_after)
+
+
+def _seconds(header: str | None) -> float | None:
+    """Return what a Retry-After header asks for: seconds, or until a date."""
+    if not header:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        until = email.utils.parsedate_to_datetime(header)
+    except ValueError:
+        return None
+    if until.tzinfo is None:
+        until = until.replace(tzinfo=UTC)
+    return max(0.0, (until - SystemClock().now()).total_seconds())

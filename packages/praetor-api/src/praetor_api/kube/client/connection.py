@@ -1,0 +1,137 @@
+"""Where the API is and who we are to it: kubeconfig or service account, TLS, the Authorization header.
+
+The official client's configuration does the loading, so that exec plugins, OIDC and the rest work as with kubectl;
+it is imported late, because it costs a second and what only uses fakes does not need it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import ssl
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from praetor_api.kube.client.errors import NotConfigured
+
+_SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_LOAD_TIMEOUT_S = 60.0  # an exec plugin or an identity provider may be slow
+
+Load = Callable[[], Awaitable[Any]]
+
+
+@frozen(eq=False)
+class Connection:
+    """A loaded configuration; load() makes a fresh one from the same sources."""
+
+    configuration: Any
+    load: Load
+    _renewing: asyncio.Lock = field(factory=asyncio.Lock, init=False)
+
+    @classmethod
+    async def open(cls, load: Load) -> Connection:
+        return cls(await load(), load)
+
+    @property
+    def host(self) -> str:
+        return str(self.configuration.host).rstrip("/")
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """Return the TLS settings: CA, client certificate, verification."""
+        from kubernetes.aio.client.rest import RESTClientObject
+
+        # Python 3.13 refuses CAs without an Authority Key Identifier, which many clusters have and kubectl accepts.
+        self.configuration.disable_strict_ssl_verification = True
+        try:
+            context: ssl.SSLContext = RESTClientObject(self.configuration).ssl_context
+        except (OSError, ValueError) as e:
+            raise NotConfigured(f"cannot use the certificates of the kubeconfig: {e}") from e
+        return context
+
+    def request_options(self) -> dict[str, Any]:
+        """Return what each aiohttp request needs to get to this host."""
+        options = {"proxy": self.configuration.proxy, "server_hostname": self.configuration.tls_server_name}
+        return {name: value for name, value in options.items() if value}
+
+    async def headers(self) -> dict[str, str]:
+        """Return the Authorization header, refreshed when its time has come."""
+        token = await self.configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+        # A token file may end with a newline, which no header may hold.
+        return {"Authorization": token.strip()} if token and token.strip() else {}
+
+    async def renew(self, rejected: Mapping[str, str]) -> bool:
+        """Load the credentials anew after the headers *rejected* met a 401; tell whether there are other ones now."""
+        async with self._renewing:
+            if await self.headers() == rejected:  # else another request was faster
+                fresh = await self.load()
+                self.configuration.api_key = fresh.api_key
+                # The old hook would bring the old token back, which it holds for a minute.
+                self.configuration.refresh_api_key_hook = fresh.refresh_api_key_hook
+            return await self.headers() != rejected
+
+
+def from_kubeconfig(
+    path: str | None, context: str | None, *, environ: Mapping[str, str] = os.environ, home: Path | None = None
+) -> Load:
+    """Return the loader of *path*, else of $KUBECONFIG, else of ~/.kube/config, else of the service account."""
+    default = (home or Path.home()) / ".kube" / "config"
+    found = path or environ.get("KUBECONFIG") or (str(default) if default.exists() else None)
+    if found is None:
+        return from_service_account(environ=environ)
+
+    async def load() -> Any:
+        return await _load_kubeconfig(found, context)
+
+    return load
+
+
+def from_service_account(folder: Path = _SERVICE_ACCOUNT, environ: Mapping[str, str] = os.environ) -> Load:
+    """Return the loader of what a pod is given."""
+
+    async def load() -> Any:
+        from kubernetes.aio.client import Configuration
+        from kubernetes.aio.config import ConfigException
+        from kubernetes.aio.config.incluster_config import InClusterConfigLoader
+
+        configuration = Configuration()
+        load_into: Any = InClusterConfigLoader
+        try:
+            load_into(str(folder / "token"), str(folder / "ca.crt"), environ=environ).load_and_set(configuration)
+        except (ConfigException, OSError) as e:
+            raise NotConfigured(f"no kubeconfig was found, and this is no pod: {e}; give --kubeconfig") from e
+        return configuration
+
+    return load
+
+
+async def _load_kubeconfig(path: str, context: str | None) -> Any:
+    from kubernetes.aio.client import Configuration
+    from kubernetes.aio.config import load_kube_config
+
+    load_into: Any = load_kube_config
+    if not _exists(path):
+        raise NotConfigured(f"the kubeconfig {path} does not exist")
+    configuration = Configuration()
+    try:
+        async with asyncio.timeout(_LOAD_TIMEOUT_S):
+            loader = await load_into(
+                config_file=path, context=context, client_configuration=configuration, persist_config=False
+            )
+    except Exception as e:  # whatever a broken file makes the loader raise, the file is what a person must mend
+        raise NotConfigured(f"cannot load the kubeconfig {path}: {type(e).__name__}: {e}") from e
+    _refuse_failed_plugin(path, loader, configuration)
+    return configuration
+
+
+def _exists(path: str) -> bool:
+    return any(Path(part).expanduser().is_file() for part in path.split(os.pathsep) if part)
+
+
+def _refuse_failed_plugin(path: str, loader: Any, configuration: Any) -> None:
+    # The loader only logs that a plugin failed, and would go on as nobody.
+    user = getattr(loader, "_user", None)
+    if user is not None and "exec" in user and not (configuration.api_key or configuration.cert_file):
+        raise NotConfigured(f"the exec plugin of the kubeconfig {path} gave no credentials")

@@ -1,0 +1,210 @@
+"""Leader election on a Lease, after client-go's.
+
+Others' leases are judged by when we saw them change, on the monotonic clock, never by their timestamps. Our own
+counts from before the renewal was sent, so we always stop before anybody else may start.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from praetor_api.kube.client.api import KubeApi
+from praetor_api.kube.client.errors import AlreadyExists, Conflict, KubeError, NotFound
+from praetor_api.kube.client.resource import LEASES, Key
+from praetor_api.kube.runtime.clock import Clock, first, within
+from praetor_api.kube.runtime.times import micro_time
+
+_JITTER = 1.2
+
+_log = logging.getLogger(__name__)
+
+
+class Elector:
+    """One candidate for *key*. *identity* must differ between processes; *annotations* tell others about the holder.
+
+    Unless given, the renew deadline is two thirds of the lease's duration and the retry period two fifteenths of it.
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        key: Key,
+        identity: str,
+        clock: Clock,
+        *,
+        lease_duration_s: float = 15.0,
+        renew_deadline_s: float | None = None,
+        retry_period_s: float | None = None,
+        annotations: Mapping[str, str] | None = None,
+    ) -> None:
+        renew_deadline_s = lease_duration_s * 2 / 3 if renew_deadline_s is None else renew_deadline_s
+        retry_period_s = lease_duration_s * 2 / 15 if retry_period_s is None else retry_period_s
+        if not lease_duration_s > renew_deadline_s > retry_period_s * _JITTER > 0:
+            raise ValueError("lease_duration_s must exceed renew_deadline_s, and that 1.2 times retry_period_s")
+        self._api = api
+        self._key = key
+        self._identity = identity
+        self._clock = clock
+        self._lease_duration_s = lease_duration_s
+        self._renew_deadline_s = renew_deadline_s
+        self._retry_period_s = retry_period_s
+        self._annotations = dict(annotations or {})
+        self._lease: dict[str, Any] | None = None  # as last seen
+        self._changed_at = 0.0  # when we saw its spec change, monotonic
+        self._certain = False  # whether nobody can have written since
+        self._renewed_at: float | None = None  # None: we do not lead
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether we hold the lease and may act."""
+        return self.fresh(self._clock.monotonic())
+
+    @property
+    def holder(self) -> str | None:
+        """The holder's identity as last seen; None while nobody holds the lease."""
+        return _spec(self._lease).get("holderIdentity") or None
+
+    @property
+    def holder_annotations(self) -> Mapping[str, str]:
+        """The annotations of the lease as last seen."""
+        return ((self._lease or {}).get("metadata") or {}).get("annotations") or {}
+
+    def fresh(self, now_monotonic: float) -> bool:
+        """Tell whether the last successful renewal is younger than the renew deadline: check before each write."""
+        return self._renewed_at is not None and now_monotonic - self._renewed_at < self._renew_deadline_s
+
+    async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
+        """Campaign for ever, and run *lead* while holding the lease.
+
+        A lost lease cancels *lead* and starts a new campaign. When *lead* returns or raises, the lease is released
+        and run() ends so, too; also when cancelled.
+        """
+        lost = True
+        while lost:
+            await self._campaign()
+            _log.info("leading %s as %s", self._key, self._identity)
+            try:
+                lost = await first(_led(lead), self._keep())
+            finally:
+                self._renewed_at = None
+                await self._release()
+            _log.info("no longer leading %s", self._key)
+
+    async def _campaign(self) -> None:
+        while not await self._attempt(self._retry_period_s):
+            await self._clock.sleep(self._retry_period_s * random.uniform(1.0, _JITTER))  # noqa: S311  # jitter
+
+    async def _keep(self) -> bool:
+        """Renew until the lease is lost, and return True then: always before it can expire."""
+        while (left := self._time_left()) > 0:
+            await self._clock.sleep(min(self._retry_period_s, left))
+            if (left := self._time_left()) <= 0:
+                break
+            await self._attempt(min(self._retry_period_s, left))
+            if self.holder not in (None, self._identity):
+                _log.warning("lost %s to %s", self._key, self.holder)
+                break
+        self._renewed_at = None  # from this moment on, whatever the cancelled work still tries
+        return True
+
+    def _time_left(self) -> float:
+        return (self._renewed_at or 0.0) + self._renew_deadline_s - self._clock.monotonic()
+
+    async def _attempt(self, timeout_s: float) -> bool:
+        """Try once to take or renew the lease; tell whether it is ours now."""
+        sent_at = self._clock.monotonic()
+        try:
+            held = await within(self._clock, timeout_s, self._take())
+        except (KubeError, TimeoutError) as e:
+            self._certain = False  # it may have been written nevertheless
+            _log.warning("cannot take or renew %s: %s", self._key, e)
+            return False
+        if held:
+            self._renewed_at = sent_at
+        return held
+
+    async def _take(self) -> bool:
+        if not self._certain:
+            try:
+                self._see(await self._api.get(LEASES, self._key))
+            except NotFound:
+                return await self._create()
+        if self._lease is None or self._held_by_another():
+            return False
+        try:
+            lease = await self._api.patch(LEASES, self._key, self._claim(self._lease))
+        except (Conflict, NotFound):  # somebody was faster; see who, next time
+            self._certain = False
+            return False
+        self._see(lease)
+        self._certain = True
+        return True
+
+    async def _create(self) -> bool:
+        metadata = {"name": self._key.name, "namespace": self._key.namespace}
+        body = self._claim({"metadata": {}})
+        try:
+            lease = await self._api.create(
+                LEASES, self._key.namespace, {**body, "metadata": body["metadata"] | metadata}
+            )
+        except AlreadyExists:
+            return False
+        self._see(lease)
+        self._certain = True
+        return True
+
+    def _see(self, lease: dict[str, Any]) -> None:
+        if self._lease is None or _spec(lease) != _spec(self._lease):
+            self._changed_at = self._clock.monotonic()
+        self._lease = lease
+
+    def _held_by_another(self) -> bool:
+        if self.holder in (None, self._identity):
+            return False
+        duration = _spec(self._lease).get("leaseDurationSeconds") or self._lease_duration_s
+        return self._clock.monotonic() < self._changed_at + float(duration)
+
+    def _claim(self, lease: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the merge patch that makes *lease* ours, or ours for longer, provided it is still as we saw it."""
+        before = _spec(lease)
+        now = micro_time(self._clock.now())
+        spec: dict[str, Any] = {
+            "holderIdentity": self._identity,
+            "leaseDurationSeconds": max(1, round(self._lease_duration_s)),
+            "renewTime": now,
+        }
+        if before.get("holderIdentity") != self._identity:
+            spec["acquireTime"] = now
+            spec["leaseTransitions"] = (before.get("leaseTransitions") or 0) + 1 if before else 0
+        metadata: dict[str, Any] = {"annotations": self._annotations}
+        if "resourceVersion" in lease["metadata"]:
+            metadata["resourceVersion"] = lease["metadata"]["resourceVersion"]
+        return {"metadata": metadata, "spec": spec}
+
+    async def _release(self) -> None:
+        """Give the lease up if it is ours, so that the next one need not wait for it to expire."""
+        self._certain = False
+        try:
+            await within(self._clock, self._retry_period_s, self._give_up())
+        except (KubeError, TimeoutError) as e:
+            _log.warning("cannot release %s, it will expire: %s", self._key, e)
+
+    async def _give_up(self) -> None:
+        lease = await self._api.get(LEASES, self._key)
+        self._see(lease)
+        if self.holder == self._identity:
+            spec = {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": micro_time(self._clock.now())}
+            metadata = {"resourceVersion": lease["metadata"]["resourceVersion"]}
+            self._see(await self._api.patch(LEASES, self._key, {"metadata": metadata, "spec": spec}))
+
+
+async def _led(lead: Callable[[], Awaitable[None]]) -> bool:
+    await lead()
+    return False
+
+
+def _spec(lease: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return (lease or {}).get("spec") or {}

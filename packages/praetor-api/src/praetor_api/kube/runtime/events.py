@@ -1,0 +1,160 @@
+"""Events (events.k8s.io/v1) about objects: recorded without waiting, correlated, limited, written in the background.
+
+Losing an event is allowed; delaying, failing or flooding because of one is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from typing import Any
+from uuid import uuid4
+
+from attrs import frozen
+
+from praetor_api.kube.client.api import KubeApi
+from praetor_api.kube.client.errors import ApiError, KubeError, NotFound, ServerError, TooManyRequests
+from praetor_api.kube.client.resource import EVENTS, Key
+from praetor_api.kube.runtime.backoff import Backoff
+from praetor_api.kube.runtime.clock import Clock, within
+from praetor_api.kube.runtime.correlator import Correlator, Occurrence, Series
+from praetor_api.kube.runtime.times import micro_time
+
+QUEUE_SIZE = 1000
+TRIES = 5
+BACKOFF = Backoff(base=1.0, factor=2.0, cap=10.0, jitter=0.5)
+CALL_TIMEOUT_S = 30.0
+# The API's limits, in bytes.
+MAX_NOTE = 1024
+MAX_REASON = 128
+MAX_ACTION = 128
+MAX_INSTANCE = 128
+_MAX_NAME_OF_REGARDING = 230  # a dot and a suffix follow; the whole may have 253
+
+_log = logging.getLogger(__name__)
+
+
+@frozen(kw_only=True)
+class ObjectRef:
+    """The object that an event is about."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+
+class EventRecorder:
+    """Records for *component* (a program's name), running as *instance*. ``dropped`` counts what was not written."""
+
+    def __init__(self, api: KubeApi, clock: Clock, component: str, instance: str) -> None:
+        self._api = api
+        self._clock = clock
+        self._component = component
+        self._instance = bounded(instance, MAX_INSTANCE)
+        self._correlator: Correlator[ObjectRef] = Correlator()
+        self._queue: deque[Occurrence[ObjectRef]] = deque()
+        self._news = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.dropped = 0
+
+    def record(self, regarding: ObjectRef, *, type: str, reason: str, action: str, note: str) -> None:
+        """Queue an event: *type* ``Normal`` or ``Warning``, *reason* and *action* CamelCase words for machines."""
+        if len(self._queue) >= QUEUE_SIZE:
+            self.dropped += 1
+            return
+        self._queue.append(
+            Occurrence(
+                regarding=regarding,
+                type=type,
+                reason=bounded(reason, MAX_REASON),
+                action=bounded(action, MAX_ACTION),
+                note=bounded(note, MAX_NOTE),
+                at=self._clock.now(),
+            )
+        )
+        self._idle.clear()
+        self._news.set()
+
+    async def run(self) -> None:
+        """Write what was recorded, for ever; cancel it to stop."""
+        while True:
+            while self._queue:
+                await self._handle(self._queue.popleft())
+            self._idle.set()
+            self._news.clear()
+            await self._news.wait()
+
+    async def flush(self) -> None:
+        """Return when everything recorded so far was written or given up (run() must be running)."""
+        await self._idle.wait()
+
+    async def _handle(self, occurrence: Occurrence[ObjectRef]) -> None:
+        series = self._correlator.correlate(occurrence, self._clock.monotonic())
+        if series is None:
+            self.dropped += 1
+            return
+        for attempt in range(TRIES):
+            try:
+                await within(self._clock, CALL_TIMEOUT_S, self._write(series))
+                return
+            except (KubeError, TimeoutError) as e:
+                if isinstance(e, ApiError) and not isinstance(e, (TooManyRequests, ServerError)):
+                    _log.warning("the event is refused: %s", e)
+                    break
+                error: Exception = e
+            wished = getattr(error, "retry_after", None) or 0.0
+            await self._clock.sleep(max(wished, BACKOFF.delay(attempt, random.random())))  # noqa: S311  # jitter
+        self.dropped += 1
+
+    async def _write(self, series: Series[ObjectRef]) -> None:
+        regarding = series.last.regarding
+        namespace = regarding.namespace or "default"
+        if series.name is not None:
+            try:
+                await self._api.patch(EVENTS, Key(namespace, series.name), {"series": _counted(series)})
+                return
+            except NotFound:  # it was kept for its hour; start another one
+                series.restart()
+        name = f"{regarding.name[:_MAX_NAME_OF_REGARDING].rstrip('.-')}.{uuid4().hex[:16]}"
+        await self._api.create(EVENTS, namespace, self._body(namespace, name, series))
+        series.name = name
+
+    def _body(self, namespace: str, name: str, series: Series[ObjectRef]) -> dict[str, Any]:
+        occurrence, regarding = series.last, series.last.regarding
+        return {
+            "apiVersion": EVENTS.api_version,
+            "kind": EVENTS.kind,
+            "metadata": {"name": name, "namespace": namespace},
+            "eventTime": micro_time(occurrence.at),
+            "reportingController": self._component,
+            "reportingInstance": self._instance,
+            "type": occurrence.type,
+            "reason": occurrence.reason,
+            "action": occurrence.action,
+            "note": bounded(occurrence.note, MAX_NOTE),
+            "regarding": {
+                "apiVersion": regarding.api_version,
+                "kind": regarding.kind,
+                "namespace": regarding.namespace,
+                "name": regarding.name,
+                "uid": regarding.uid,
+            },
+            **({"series": _counted(series)} if series.count > 1 else {}),
+        }
+
+
+def _counted(series: Series[ObjectRef]) -> dict[str, Any]:
+    return {"count": series.count, "lastObservedTime": micro_time(series.last.at)}
+
+
+def bounded(text: str, size: int) -> str:
+    """Return *text* in at most *size* bytes of UTF-8, cut at a character, with an ellipsis where it was cut."""
+    raw = text.encode("utf-8", "replace")
+    if len(raw) <= size:
+        return raw.decode()
+    return raw[: size - 3].decode("utf-8", "ignore") + "…"

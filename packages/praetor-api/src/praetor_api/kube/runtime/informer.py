@@ -1,0 +1,251 @@
+"""An informer: lists and watches one kind into a local store and calls handlers on change.
+
+The store keeps what *project* makes of an object, never the object. It is never emptied:
+while a relist is under way it serves what it knew, and handlers then see the difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+from typing import Any, Generic, TypeVar
+
+from praetor_api.kube.client.api import KubeApi, WatchEvent, WatchType
+from praetor_api.kube.client.errors import ApiError, Gone, KubeError, Unreachable
+from praetor_api.kube.client.resource import Key, Resource
+from praetor_api.kube.runtime.backoff import Backoff
+from praetor_api.kube.runtime.clock import Clock, first, within
+from praetor_api.kube.runtime.indexer import Indexer
+
+T = TypeVar("T")
+
+Handler = Callable[[Key, T | None, T | None], None]
+
+BACKOFF = Backoff(base=0.8, factor=2.0, cap=30.0, jitter=1.0)
+OUTAGE_BACKOFF = Backoff(base=0.8, factor=2.0, cap=5.0, jitter=1.0)  # nobody is there to be spared
+SILENCE_S = 150.0  # bookmarks come every minute
+HEALTHY_S = 10.0  # an attempt that lasted so long, or heard an event, makes the next failure a first one
+SHORT_WATCH_S = 1.0
+WATCH_TIMEOUT_S = (300.0, 600.0)  # spread, so that replicas do not reconnect together
+LIST_TIMEOUT_S = 60.0
+CATCH_UP_S = 1.0
+"""So long after a watch was taken up again it tells what was missed, as fast as the API can."""
+_LIST_AGAIN = (400, 410, 504)  # invalid, too old, too new a version: it is of no more use
+
+_log = logging.getLogger(__name__)
+
+
+class Informer(Generic[T]):
+    """A local, read-only copy of one kind.
+
+    ``last_contact`` is when the API last said anything, ``behind_until`` when the copy can be taken for the present
+    again after the API could not be followed (monotonic seconds; infinite until it can be).
+    """
+
+    def __init__(
+        self,
+        api: KubeApi,
+        resource: Resource,
+        *,
+        project: Callable[[dict[str, Any]], T],
+        clock: Clock,
+        namespace: str | None = None,
+        label_selector: str | None = None,
+        field_selector: str | None = None,
+        page_size: int = 500,
+    ) -> None:
+        self._api = api
+        self._resource = resource
+        self._project = project
+        self._clock = clock
+        self._namespace = namespace
+        self._selectors: dict[str, str | None] = {"label_selector": label_selector, "field_selector": field_selector}
+        self._page_size = page_size
+        self._store: Indexer[T] = Indexer()
+        self._handlers: list[Handler[T]] = []
+        self._version: str | None = None  # None: list before watching
+        self._failures = 0
+        self._expiries = 0  # 410s in a row: a list mends one at once, so they do not wait for what failed before
+        self._heard_event = False
+        self.synced = asyncio.Event()
+        self.last_contact: float | None = None
+        self.behind_until = math.inf
+        self.last_error: KubeError | None = None
+
+    def add_index(self, name: str, keys_of: Callable[[T], Iterable[str]]) -> None:
+        """Add an index before run(): *keys_of* says under which values a row is found."""
+        self._store.add_index(name, keys_of)
+
+    def add_handler(self, handler: Handler[T]) -> None:
+        """Have *handler* called with (key, old, new) when a row changes; it must be quick and must not raise."""
+        self._handlers.append(handler)
+
+    def get(self, key: Key) -> T | None:
+        return self._store.rows.get(key)
+
+    def by_index(self, name: str, value: str) -> tuple[T, ...]:
+        """Return the rows that *name* files under *value*."""
+        return self._store.by_index(name, value)
+
+    def items(self) -> Iterable[tuple[Key, T]]:
+        return self._store.rows.items()
+
+    def __len__(self) -> int:
+        return len(self._store.rows)
+
+    def is_current(self) -> bool:
+        """Tell whether the copy is of now: what it shows may be milliseconds old, not as old as an outage was long."""
+        return self._clock.monotonic() >= self.behind_until
+
+    async def run(self) -> None:
+        """Keep the copy up to date for ever; cancel it to stop."""
+        while True:
+            began, version, self._heard_event = self._clock.monotonic(), self._version, False
+            try:
+                if self._version is None:
+                    await self._relist()
+                    version = self._version
+                await first(self._watch(), self._listen_for_silence())
+            except KubeError as e:
+                delay = self._after_failure(e, began)
+            else:
+                delay = self._after_end(began, progressed=self._version != version)
+            if delay > 0:
+                await self._clock.sleep(delay)
+
+    async def _relist(self) -> None:
+        """Read all pages, changing rows as they come; what no page shows was deleted meanwhile."""
+        began = self._clock.monotonic()
+        seen: set[Key] = set()
+        token: str | None = None
+        while True:
+            page = await self._list_page(token)
+            for obj in page["items"]:
+                key = Key.of(obj)
+                seen.add(key)
+                self._upsert(key, obj)
+            token = page["metadata"].get("continue")
+            if not token:
+                break
+        for key in [key for key in self._store.rows if key not in seen]:
+            self._remove(key)
+        self._version = page["metadata"]["resourceVersion"]
+        now = self._clock.monotonic()
+        self.behind_until = now if now - began < CATCH_UP_S else math.inf  # a list is as old as it took
+        self.synced.set()
+
+    async def _list_page(self, token: str | None) -> dict[str, Any]:
+        request = self._api.list_page(
+            self._resource, self._namespace, limit=self._page_size, continue_token=token, **self._selectors
+        )
+        try:
+            page = await within(self._clock, LIST_TIMEOUT_S, request)
+        except TimeoutError as e:
+            raise Unreachable(f"cannot list {self._resource.plural}: {e}") from e
+        self._heard()
+        return page
+
+    async def _watch(self) -> None:
+        events = self._api.watch(
+            self._resource,
+            self._namespace,
+            resource_version=self._version or "",
+            timeout_s=random.uniform(*WATCH_TIMEOUT_S),  # noqa: S311  # jitter
+            on_open=self._opened,
+            **self._selectors,
+        )
+        async with aclosing(events):
+            async for event in events:
+                self._heard()
+                self._apply(event)
+        self._heard()
+
+    def _opened(self) -> None:
+        self._heard()
+        if self.behind_until == math.inf:
+            self.behind_until = self._clock.monotonic() + CATCH_UP_S
+
+    def _apply(self, event: WatchEvent) -> None:
+        version = event.object["metadata"]["resourceVersion"]
+        if _went_back(self._version, version):
+            raise Gone(410, "Expired", f"the watch went back from version {self._version} to {version}")
+        match event.type:
+            case WatchType.ADDED | WatchType.MODIFIED:
+                self._upsert(Key.of(event.object), event.object)
+            case WatchType.DELETED:
+                self._remove(Key.of(event.object))
+            case WatchType.BOOKMARK:
+                pass
+        self._version, self._heard_event = version, True
+
+    def _upsert(self, key: Key, obj: dict[str, Any]) -> None:
+        try:
+            new = self._project(obj)
+        except Exception:  # one object that a projection chokes on must not blind us to all the others
+            _log.exception("cannot project %s %s, keeping what was known of it", self._resource.kind, key)
+            return
+        if self._store.rows.get(key) != new:
+            self._tell(key, self._store.put(key, new), new)
+
+    def _remove(self, key: Key) -> None:
+        old = self._store.remove(key)
+        if old is not None:
+            self._tell(key, old, None)
+
+    def _tell(self, key: Key, old: T | None, new: T | None) -> None:
+        for handler in self._handlers:
+            handler(key, old, new)
+
+    def _heard(self) -> None:
+        self.last_contact = self._clock.monotonic()
+
+    async def _listen_for_silence(self) -> None:
+        began = self._clock.monotonic()
+        while True:
+            since = max(began, self.last_contact or began)
+            left = since + SILENCE_S - self._clock.monotonic()
+            if left <= 0:
+                raise Unreachable(f"the watch of {self._resource.plural} was silent for {SILENCE_S:g} s")
+            await self._clock.sleep(left)
+
+    def _after_failure(self, error: KubeError, began: float) -> float:
+        self.last_error = error
+        self.behind_until = math.inf
+        if isinstance(error, ApiError):
+            self._heard()
+            if error.status in _LIST_AGAIN:
+                self._version = None
+        self._forget_failures_after_health(began)
+        delay = self._delay_of_expiry() if isinstance(error, Gone) else self._next_delay(error)
+        delay = max(delay, (error.retry_after or 0.0) * random.uniform(1.0, 1.2))  # noqa: S311
+        _log.warning("cannot follow %s, next attempt in %.1f s: %s", self._resource.plural, delay, error)
+        return delay
+
+    def _after_end(self, began: float, *, progressed: bool) -> float:
+        self.last_error = None
+        if progressed or self._clock.monotonic() - began >= SHORT_WATCH_S:
+            self._failures = self._expiries = 0
+            return 0.0
+        return self._next_delay(None)  # a server that closes at once would otherwise be asked in a hot loop
+
+    def _forget_failures_after_health(self, began: float) -> None:
+        if self._heard_event or self._clock.monotonic() - began >= HEALTHY_S:
+            self._failures = self._expiries = 0
+
+    def _delay_of_expiry(self) -> float:
+        self._expiries += 1
+        return BACKOFF.delay(self._expiries - 1, random.random())  # noqa: S311  # jitter
+
+    def _next_delay(self, error: KubeError | None) -> float:
+        self._failures += 1
+        backoff = OUTAGE_BACKOFF if isinstance(error, Unreachable) else BACKOFF
+        return backoff.delay(self._failures - 1, random.random())  # noqa: S311  # jitter
+
+
+def _went_back(before: str | None, after: str) -> bool:
+    """Tell whether versions decrease: a stale watch cache, or a store that was restored from a backup."""
+    return before is not None and before.isdecimal() and after.isdecimal() and int(after) < int(before)

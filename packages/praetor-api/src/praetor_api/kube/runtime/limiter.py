@@ -1,0 +1,47 @@
+"""A token bucket, so that our own writes never become the apiserver's problem."""
+
+from __future__ import annotations
+
+from praetor_api.kube.runtime.clock import Clock
+
+
+class TokenBucket:
+    """Lets *burst* through at once and *rate_per_s* a second after that, first come, first served."""
+
+    def __init__(self, rate_per_s: float, burst: int, clock: Clock) -> None:
+        if rate_per_s <= 0 or burst < 1:
+            raise ValueError("rate_per_s must be positive and burst at least 1")
+        self._rate_per_s = rate_per_s
+        self._burst = float(burst)
+        self._clock = clock
+        self._tokens = float(burst)  # negative: so many wait already
+        self._filled_at = clock.monotonic()
+
+    async def acquire(self) -> None:
+        """Return when it is the caller's turn."""
+        self._refill()
+        self._tokens -= 1.0
+        if self._tokens < 0.0:
+            await self._wait(-self._tokens / self._rate_per_s)
+
+    def try_acquire(self) -> bool:
+        """Take a token if there is one now."""
+        self._refill()
+        if self._tokens < 1.0:
+            return False
+        self._tokens -= 1.0
+        return True
+
+    async def _wait(self, seconds: float) -> None:
+        granted = False
+        try:
+            await self._clock.sleep(seconds)
+            granted = True
+        finally:
+            if not granted:  # cancelled: its turn goes to those who come later
+                self._tokens += 1.0
+
+    def _refill(self) -> None:
+        now = self._clock.monotonic()
+        self._tokens = min(self._burst, self._tokens + (now - self._filled_at) * self._rate_per_s)
+        self._filled_at = now

@@ -1,0 +1,148 @@
+"""A queue of keys, after client-go's workqueue.
+
+A key waits at most once and is never handed to two workers at a time. A key
+added while it is being processed is handed out again afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar
+
+from praetor_api.kube.runtime.backoff import Backoff
+from praetor_api.kube.runtime.clock import Clock, within
+
+K = TypeVar("K")
+
+DEFAULT_BACKOFF = Backoff(base=0.05, factor=2.0, cap=60.0, jitter=0.5)
+
+
+class Workqueue(Generic[K]):
+    """Hands keys to any number of workers: ``async with queue.get() as key``."""
+
+    def __init__(self, clock: Clock, backoff: Backoff = DEFAULT_BACKOFF) -> None:
+        self._clock = clock
+        self._backoff = backoff
+        self._queue: deque[K] = deque()
+        self._dirty: set[K] = set()  # waits, or was added while being processed
+        self._processing: set[K] = set()
+        self._due: dict[K, float] = {}
+        self._delayed: list[tuple[float, int, K]] = []  # a heap; entries that _due does not confirm are void
+        self._sequence = 0
+        self._failures: dict[K, int] = {}
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._timekeeper: asyncio.Future[None] | None = None  # the one waiter that also waits for the next delay
+
+    def __len__(self) -> int:
+        """Return how many keys could be handed out now."""
+        self._promote()
+        return len(self._queue)
+
+    def add(self, key: K) -> None:
+        """Hand *key* out as soon as a worker is free."""
+        if key in self._dirty:
+            return
+        self._dirty.add(key)
+        if key not in self._processing:
+            self._queue.append(key)
+            self._wake()
+
+    def add_after(self, key: K, delay_s: float) -> None:
+        """Add *key* after *delay_s*; of several delays the earliest counts."""
+        if delay_s <= 0:
+            self.add(key)
+            return
+        due = self._clock.monotonic() + delay_s
+        if self._due.get(key, due + 1.0) <= due:
+            return
+        self._due[key] = due
+        self._sequence += 1
+        heapq.heappush(self._delayed, (due, self._sequence, key))
+        if self._delayed[0][2] == key:
+            self._wake(self._timekeeper)
+
+    def add_rate_limited(self, key: K) -> None:
+        """Add *key* after a delay that grows with each call until forget()."""
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        self.add_after(key, self._backoff.delay(failures, random.random()))  # noqa: S311  # jitter
+
+    def forget(self, key: K) -> None:
+        """Start the delays of add_rate_limited anew: *key* succeeded, or is beyond help."""
+        self._failures.pop(key, None)
+
+    def requeues(self, key: K) -> int:
+        """Return how often *key* was rate-limited since it was last forgotten."""
+        return self._failures.get(key, 0)
+
+    @asynccontextmanager
+    async def get(self) -> AsyncIterator[K]:
+        """Wait for a key; it counts as being processed until the block ends."""
+        key = await self._take()
+        try:
+            yield key
+        finally:
+            self._done(key)
+
+    async def _take(self) -> K:
+        try:
+            while True:
+                self._promote()
+                if self._queue:
+                    key = self._queue.popleft()
+                    self._dirty.discard(key)
+                    self._processing.add(key)
+                    return key
+                await self._wait()
+        finally:  # also when cancelled just after being woken
+            if self._queue or (self._delayed and self._timekeeper is None):
+                self._wake()
+
+    def _done(self, key: K) -> None:
+        self._processing.discard(key)
+        if key in self._dirty:
+            self._queue.append(key)
+            self._wake()
+
+    async def _wait(self) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            if self._timekeeper is None and self._delayed:
+                await self._wait_as_timekeeper(waiter)
+            else:
+                await waiter
+        finally:
+            self._waiters.remove(waiter)
+
+    async def _wait_as_timekeeper(self, waiter: asyncio.Future[None]) -> None:
+        self._timekeeper = waiter
+        try:
+            await within(self._clock, self._delayed[0][0] - self._clock.monotonic(), _settled(waiter))
+        except TimeoutError:
+            return
+        finally:
+            self._timekeeper = None
+
+    def _wake(self, waiter: asyncio.Future[None] | None = None) -> None:
+        for candidate in (waiter,) if waiter is not None else tuple(self._waiters):
+            if not candidate.done():
+                candidate.set_result(None)
+                return
+
+    def _promote(self) -> None:
+        now = self._clock.monotonic()
+        while self._delayed and self._delayed[0][0] <= now:
+            due, _, key = heapq.heappop(self._delayed)
+            if self._due.get(key) == due:
+                del self._due[key]
+                self.add(key)
+
+
+async def _settled(future: asyncio.Future[None]) -> None:
+    await future

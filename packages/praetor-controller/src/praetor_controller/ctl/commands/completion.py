@@ -1,0 +1,60 @@
+"""`praetorctl completion`, and the names of objects that a shell may complete."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+from praetor_api.kube.client.errors import KubeError
+from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Resource
+from praetor_controller.ctl.cluster import Opener, Where, list_all, opened
+from praetor_controller.ctl.output import show
+
+_PATIENCE_S = 3.0
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print what teaches a shell to complete praetorctl, names of devices and deployments included.
+
+    \b
+      bash:  source <(praetorctl completion bash)          in ~/.bashrc
+      zsh:   source <(praetorctl completion zsh)           in ~/.zshrc, after compinit
+      fish:  praetorctl completion fish | source           in ~/.config/fish/config.fish
+    """
+    cls = get_completion_class(shell)
+    assert cls is not None  # noqa: S101  # the choices above are click's own
+    show(cls(context.find_root().command, {}, "praetorctl", "_PRAETORCTL_COMPLETE").source())
+
+
+def names_of(*resources: Resource) -> Complete:
+    """Return what completes the names of objects of *resources*; nothing when the cluster does not answer soon."""
+
+    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        given = context.params
+        where = Where(
+            kubeconfig=given.get("kubeconfig"), context=given.get("context"), namespace=given.get("namespace")
+        )
+        try:
+            found = asyncio.run(_names(context.obj or opened, where, resources))
+        except (KubeError, OSError, ValueError, TimeoutError, click.ClickException):
+            return []  # a shell is no place for errors
+        return [CompletionItem(name) for name in sorted(found) if name.startswith(incomplete)]
+
+    return complete
+
+
+async def _names(opener: Opener, where: Where, resources: tuple[Resource, ...]) -> set[str]:
+    async with asyncio.timeout(_PATIENCE_S), opener(where) as cluster:
+        return {obj["metadata"]["name"] for each in resources for obj in await list_all(cluster, each)}
+
+
+deployment_names = names_of(DEVICE_PROCESS_DEPLOYMENTS)
+device_names = names_of(NETWORK_SWITCHES)
+subject_names = names_of(DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES)

@@ -1,0 +1,162 @@
+"""`praetorctl replay`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+
+from praetor_controller.__about__ import __version__
+from praetor_controller.ctl.errors import BadInput, Exit
+from praetor_controller.ctl.output import OutputFormat, output_option, painted, show, structured
+from praetor_controller.journal.replay import Difference, Replayed, Unreadable
+from praetor_controller.journal.replay import replay as replayed
+
+_CLEAR_LINE = "\r\x1b[2K"
+_EACH = 1 << 18
+
+
+@click.command("replay")
+@click.argument("file", type=click.Path(allow_dash=True))
+@output_option
+@click.pass_context
+def replay(context: click.Context, file: str, output: str) -> None:
+    """Feed what praetor-controller --record FILE took down to the planner again.
+
+    The first decision that comes out otherwise is shown: a line of FILE, a deployment, a device, what was recorded and
+    what comes out now. No cluster is asked. A last line that was cut off is passed over.
+
+    \b
+    Exit codes:
+      0  every decision comes out as it was recorded
+      1  one does not, or a line was changed since
+      2  FILE cannot be read, or is no recording
+    """
+    try:
+        done = _last(file)
+    except Unreadable as e:
+        raise BadInput(f"{file}: {e}; give a file that praetor-controller --record wrote") from e
+    except OSError as e:
+        raise BadInput(
+            f"{file}: cannot be read: {e.strerror}; give a file that praetor-controller --record wrote"
+        ) from e
+    show(told(file, done, output))
+    context.exit(Exit.DONE if done.difference is None else Exit.DIFFERENT)
+
+
+def _last(file: str) -> Replayed:
+    if file == "-":
+        return _followed(sys.stdin.buffer, 0)
+    with Path(file).open("rb") as lines:
+        return _followed(lines, Path(file).stat().st_size)
+
+
+def _followed(lines: BinaryIO, size: int) -> Replayed:
+    """Replay *lines*, of *size* bytes (0: nobody knows), and show on a terminal how far it has come."""
+    progress = Meter(size, watched=sys.stderr.isatty())
+    done = Replayed()
+    try:
+        for done in replayed(progress.through(lines)):
+            progress.show(done)
+    finally:
+        progress.end()
+    return done
+
+
+class Meter:
+    """Tells a person who waits how far a file was read."""
+
+    def __init__(self, size: int, *, watched: bool) -> None:
+        self._size = size
+        self._watched = watched
+        self._read = 0
+        self._shown = 0
+
+    def through(self, lines: BinaryIO) -> Iterator[bytes]:
+        for line in lines:
+            self._read += len(line)
+            yield line
+
+    def show(self, done: Replayed) -> None:
+        if not self._watched or self._read - self._shown < _EACH:
+            return
+        self._shown = self._read
+        part = f"{100 * self._read // self._size}%, " if self._size else ""
+        click.echo(f"{_CLEAR_LINE}replaying: {part}{done.decisions} decisions", err=True, nl=False)
+
+    def end(self) -> None:
+        if self._shown:
+            click.echo(_CLEAR_LINE, err=True, nl=False)
+
+
+def told(file: str, done: Replayed, output: str) -> str:
+    """Return what is printed about a replay."""
+    if output != OutputFormat.TABLE:
+        return structured(_data(file, done), output)
+    found = done.difference
+    count = f"{done.decisions} decision{'' if done.decisions == 1 else 's'} of {_deployments(done)}"
+    if found is None:
+        lines = [f"{painted('same', 'green')}: {count} come out as they were recorded"]
+    else:
+        lines = [f"{painted('different', 'red')}: {file}, line {found.line}, the last of {count}", *_words(found)]
+    if done.truncated:
+        lines.append("note: the last line was cut off, and passed over")
+    if done.lost:
+        lines.append(
+            f"note: {done.lost} decisions were never recorded, see praetor_controller_recorded_decisions_total"
+        )
+    if done.orphans:
+        lines.append(
+            f"note: {done.orphans} lines were passed over, because their deployment's whole inputs are not here"
+        )
+    return "\n".join(lines)
+
+
+def _deployments(done: Replayed) -> str:
+    names = sorted(done.deployments)
+    return names[0] if len(names) == 1 else f"{len(names)} deployments"
+
+
+def _words(found: Difference) -> list[str]:
+    about = (
+        ("deployment", found.deployment),
+        ("device", found.device),
+        ("at", found.time),
+        ("what", found.what),
+        ("recorded", f"{found.recorded}   (by version {found.version})"),
+        ("now", f"{found.now}   (by version {__version__})"),
+    )
+    lines = [f"    {name + ':':<12}{value}" for name, value in about if value]
+    if found.what == "digest of the inputs":
+        lines.append("    The inputs in this line, or in one before it, were changed after they were written.")
+    return lines
+
+
+def _data(file: str, done: Replayed) -> dict[str, Any]:
+    found = done.difference
+    return {
+        "file": file,
+        "same": found is None,
+        "decisions": done.decisions,
+        "deployments": sorted(done.deployments),
+        "recordedBy": sorted(done.versions),
+        "replayedBy": __version__,
+        "truncated": done.truncated,
+        "lost": done.lost,
+        "passedOver": done.orphans,
+        "difference": None
+        if found is None
+        else {
+            "line": found.line,
+            "time": found.time,
+            "deployment": found.deployment,
+            "device": found.device or None,
+            "what": found.what,
+            "recorded": found.recorded,
+            "now": found.now,
+            "version": found.version,
+        },
+    }

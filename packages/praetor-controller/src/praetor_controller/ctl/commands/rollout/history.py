@@ -1,0 +1,49 @@
+"""`praetorctl rollout history`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from praetor_api.kube.client.resource import CONTROLLER_REVISIONS
+from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options, list_all
+from praetor_controller.ctl.commands.completion import deployment_names
+from praetor_controller.ctl.output import OutputFormat, output_option, show, structured
+from praetor_controller.ctl.revisions import chosen, details, owned, template_to_restore
+from praetor_controller.ctl.revisions import history as printed
+from praetor_controller.ctl.rollout_patch import read
+from praetor_controller.model.annotations import DEPLOYMENT_LABEL, deployment_label
+
+
+@click.command("history")
+@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
+@click.option("--revision", type=click.IntRange(min=1), metavar="N", help="Show this one, and what it changed.")
+@cluster_options
+@output_option
+def history(where: Where, opener: Opener, deployment: str, revision: int | None, output: str) -> None:
+    """Show the revisions of a deployment's template, oldest first.
+
+    With --revision: when and why that one was made, its template, and how it differs from the one before; as json or
+    yaml the template alone. The cause is the annotation kubernetes.io/change-cause that the deployment had.
+    """
+
+    async def question(cluster: Cluster) -> str:
+        found = await read(cluster, deployment)
+        revisions = await revisions_of(cluster, found)
+        current, now = (found.get("status") or {}).get("currentRevision"), cluster.clock.now()
+        if revision is None:
+            return printed(revisions, current, output, now)
+        if output == OutputFormat.TABLE:
+            return details(revisions, revision, current, deployment, now)
+        return structured(template_to_restore(chosen(revisions, revision, deployment), deployment), output)
+
+    show(ask(opener, where, question))
+
+
+async def revisions_of(cluster: Cluster, deployment: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the raw ControllerRevisions of *deployment*, oldest first."""
+    metadata = deployment["metadata"]
+    selector = f"{DEPLOYMENT_LABEL}={deployment_label(metadata['name'])}"
+    return owned(await list_all(cluster, CONTROLLER_REVISIONS, selector), metadata["uid"])

@@ -1,0 +1,27 @@
+"""`praetorctl rollout restart`."""
+
+from __future__ import annotations
+
+import click
+
+from praetor_api.kube.codec import format_time
+from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
+from praetor_controller.ctl.commands.completion import deployment_names
+from praetor_controller.ctl.output import show
+from praetor_controller.ctl.rollout_patch import merge
+from praetor_controller.model.annotations import RESTARTED_AT_ANNOTATION
+
+
+@click.command("restart")
+@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
+@cluster_options
+def restart(where: Where, opener: Opener, deployment: str) -> None:
+    """Restart every process of a deployment, as a rollout: under its budget, in its waves."""
+
+    async def question(cluster: Cluster) -> str:
+        at = format_time(cluster.clock.now())
+        metadata = {"annotations": {RESTARTED_AT_ANNOTATION: at}}
+        await merge(cluster, deployment, {"spec": {"template": {"metadata": metadata}}})
+        return f"{deployment}: restarting as of {at}"
+
+    show(ask(opener, where, question))

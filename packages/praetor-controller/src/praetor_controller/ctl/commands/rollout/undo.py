@@ -1,0 +1,38 @@
+"""`praetorctl rollout undo`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
+from praetor_controller.ctl.commands.completion import deployment_names
+from praetor_controller.ctl.commands.rollout.history import revisions_of
+from praetor_controller.ctl.output import show
+from praetor_controller.ctl.revisions import chosen, template_to_restore
+from praetor_controller.ctl.rollout_patch import replace_template, rewrite
+from praetor_controller.model.revisions import project_revision
+
+
+@click.command("undo")
+@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
+@click.option("--to-revision", type=click.IntRange(min=0), default=0, metavar="N", help="0 is the one before.")
+@cluster_options
+def undo(where: Where, opener: Opener, deployment: str, to_revision: int) -> None:
+    """Bring an earlier template back, as a rollout: under the deployment's budget, in its waves."""
+
+    async def question(cluster: Cluster) -> str:
+        return await rewrite(cluster, deployment, lambda found: write(cluster, found))
+
+    async def write(cluster: Cluster, found: dict[str, Any]) -> str:
+        revision = chosen(await revisions_of(cluster, found), to_revision, deployment)
+        template = template_to_restore(revision, deployment)
+        number = revision.get("revision")
+        if template == found["spec"].get("template"):
+            return f"{deployment}: has the template of revision {number} already"
+        await replace_template(cluster, found, template, project_revision(revision).change_cause)
+        paused = "; it is paused, resume it to roll it out" if found["spec"].get("paused") else ""
+        return f"{deployment}: back to the template of revision {number}{paused}"
+
+    show(ask(opener, where, question))

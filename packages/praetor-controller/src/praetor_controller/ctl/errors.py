@@ -1,0 +1,57 @@
+"""How the command ends: one exit code for each thing that scripts tell apart, and errors without tracebacks."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import click
+
+from praetor_api.kube.client.errors import Forbidden, KubeError, NotConfigured, NotFound, Unauthorized, Unreachable
+
+
+class Exit(IntEnum):
+    """Exit codes."""
+
+    DONE = 0
+    ERROR = 1
+    DIFFERENT = 1
+    USAGE = 2
+    FAILED = 3
+    PAUSED = 4
+    TIMEOUT = 5
+    IN_PROGRESS = 6
+    INTERRUPTED = 130
+
+
+class CommandFailed(click.ClickException):
+    """The command cannot go on; the message names what is wrong and the mend."""
+
+    exit_code = Exit.ERROR
+
+
+class BadInput(click.ClickException):
+    """What was given cannot be used; the message names the field and the mend."""
+
+    exit_code = Exit.USAGE
+
+
+def explained(error: KubeError) -> CommandFailed:
+    """Return what to tell a person about a failed request."""
+    match error:
+        case NotConfigured():
+            return CommandFailed(f"{error}; give --kubeconfig or set KUBECONFIG")
+        case Unreachable():
+            return CommandFailed(
+                f"the cluster is not reachable: {error}; check --kubeconfig, --context and the network"
+            )
+        case Unauthorized():
+            return CommandFailed(f"the cluster does not know you: {error}; check the credentials of --context")
+        case Forbidden():
+            return CommandFailed(f"not allowed: {error.message or error}; ask for a role that may, see deploy/")
+        case NotFound():
+            mend = "check the name and --namespace"
+            if not error.details.get("name"):  # it may be the kind that the API does not know
+                mend += ", and that the CRDs are installed: kubectl apply -f crds/"
+            return CommandFailed(f"not found: {error.message or error}; {mend}")
+        case _:
+            return CommandFailed(str(error))

@@ -1,0 +1,76 @@
+"""The fleet as a table: one line for each device. Pure, and tolerant of whatever a status lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from attrs import asdict, frozen
+
+from praetor_api.constraints import camel
+from praetor_controller.ctl.output import Cell, OutputFormat, structured, table
+from praetor_controller.ctl.times import age
+from praetor_controller.model.projection import project_device
+
+NOTHING = "-"
+_HEADERS = ("DEVICE", "CONNECTED", "SINCE", "AGENT", "RUNNING", "MAINTENANCE", "MODEL")
+_WORDS = {True: ("yes", "green"), False: ("no", "red"), None: ("unknown", "yellow")}
+
+
+@frozen(kw_only=True)
+class DeviceLine:
+    """What the table says of a device. *connected* None: never judged."""
+
+    device: str
+    connected: bool | None
+    since: str | None
+    agent_version: str | None
+    running: int | None
+    desired: int | None
+    maintenance: str | None  # why or until when; empty text when neither is said, None outside of maintenance
+    model: str | None
+
+
+def device_line(switch: Mapping[str, Any], now: datetime) -> DeviceLine:
+    """Return the line of a NetworkSwitch. Maintenance is over at *now* when it is for the planner."""
+    spec, status = switch.get("spec") or {}, switch.get("status") or {}
+    conditions = {each.get("type"): each for each in status.get("conditions") or ()}
+    connected = conditions.get("AgentConnected") or {}
+    processes, maintained = status.get("processes") or {}, project_device(switch).maintained(now.timestamp())
+    return DeviceLine(
+        device=switch["metadata"]["name"],
+        connected={"True": True, "False": False}.get(connected.get("status", "")),
+        since=connected.get("lastTransitionTime"),
+        agent_version=status.get("agentVersion"),
+        running=processes.get("running", 0 if processes else None),
+        desired=processes.get("desired", 0 if processes else None),
+        maintenance=_maintenance(spec.get("maintenance") or {}) if maintained else None,
+        model=spec.get("model"),
+    )
+
+
+def _maintenance(maintenance: Mapping[str, Any]) -> str:
+    until = maintenance.get("until")
+    return ", ".join(part for part in (maintenance.get("reason"), until and f"until {until}") if part)
+
+
+def fleet(lines: list[DeviceLine], output: str, now: datetime) -> str:
+    """Return what is printed about the devices."""
+    if output != OutputFormat.TABLE:
+        return structured([{camel(name): value for name, value in asdict(line).items()} for line in lines], output)
+    return table(_HEADERS, [_row(line, now) for line in lines])
+
+
+def _row(line: DeviceLine, now: datetime) -> list[str | Cell]:
+    idle = line.running is None or line.desired is None
+    running = NOTHING if idle else f"{line.running}/{line.desired}"
+    return [
+        line.device,
+        _WORDS[line.connected],
+        age(line.since, now) or NOTHING,
+        line.agent_version or NOTHING,
+        (running, "" if line.running == line.desired else "yellow"),
+        (line.maintenance or "yes", "yellow") if line.maintenance is not None else NOTHING,
+        line.model or NOTHING,
+    ]

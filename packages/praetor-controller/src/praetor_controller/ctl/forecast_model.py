@@ -1,0 +1,139 @@
+"""A model of the cluster for forecasts: it does what a plan asks for, and every device that is offered something
+becomes ready. Pure: it is given the time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, assert_never
+
+from attrs import evolve
+
+from praetor_api.kube.client.resource import Key
+from praetor_api.kube.codec import format_time
+from praetor_controller.ctl.inventory import Census
+from praetor_controller.model.actions import Action, Create, Delete, Update
+from praetor_controller.model.manifests import process_body, process_patch
+from praetor_controller.model.patching import json_patched, merge_patched
+from praetor_controller.model.projection import project_deployment, project_process
+from praetor_controller.model.revisions import project_revision, revision_changes
+from praetor_controller.model.rows import DeviceRow, ProcessRow
+from praetor_controller.rollout.availability import Standing, standing
+from praetor_controller.rollout.planner import plan
+from praetor_controller.rollout.snapshot import Plan
+from praetor_controller.rollout.status_patch import status_patch
+
+_DOWN = (Standing.UNAVAILABLE, Standing.SILENT_AFTER_OFFER)
+_TRUE = ("AgentConnected", "SpecObserved", "ProcessStarted", "Healthy")
+
+
+class World:
+    """The objects of a namespace and one deployment that is rolled out there."""
+
+    def __init__(
+        self, seen: Census, processes: Sequence[dict[str, Any]], deployment: Mapping[str, Any], now: datetime
+    ) -> None:
+        self.now = now.replace(microsecond=0)  # the API keeps whole seconds
+        self.deployment = project_deployment(deployment)
+        self._raw_deployment = deployment
+        self._raw = {Key.of(obj): obj for obj in processes}
+        self._rows = dict(seen.processes)
+        self._had = {row.device for row in self._rows.values() if row.owner == self.deployment.uid}
+        self._offered: set[Key] = set()
+        self._seen = evolve(seen, processes=self._rows, revisions=self._revisions(seen))
+
+    def _revisions(self, seen: Census) -> Any:
+        """Return the history with the deployment's template as the newest: its rollout begins now."""
+        mine = [row for row in seen.revisions if row.owner == self.deployment.uid]
+        changes = revision_changes(self.deployment, mine, self.now)
+        if changes.create is not None:
+            return (*seen.revisions, project_revision(changes.create))
+        if changes.rewrite is not None and "revision" in changes.rewrite[1]:
+            again = evolve(changes.rewrite[0], started_at=self.now.timestamp())
+            return (*(row for row in seen.revisions if row is not changes.rewrite[0]), again)
+        return seen.revisions
+
+    def plan(self) -> Plan:
+        """Return what the controller would do now; its status is stored as it would be."""
+        planned = plan(self._seen.snapshot(self.deployment, self.now), self.now)
+        if planned.status is not None:
+            patch = status_patch(self.deployment.status.raw, planned.status)
+            status = merge_patched(self.deployment.status.raw, patch)
+            self._raw_deployment = {**self._raw_deployment, "status": status}
+            self.deployment = project_deployment(self._raw_deployment)
+        return planned
+
+    def carry_out(self, actions: Sequence[Action]) -> None:
+        """Do what *actions* ask for, as the API does."""
+        for action in actions:
+            match action:
+                case Create():
+                    body = process_body(self.deployment, action, self.now)
+                    key = Key(self.deployment.namespace, action.name)
+                    self._store(key, _created(body, self.now))
+                    self._offered.add(key)
+                case Update(process):
+                    key = Key(process.namespace, process.name)
+                    patched = json_patched(self._raw[key], process_patch(self.deployment, action, self.now))
+                    if action.spec:
+                        patched["metadata"]["generation"] = patched["metadata"].get("generation", 0) + 1
+                        self._offered.add(key)
+                    self._store(key, patched)
+                case Delete(process):
+                    self._forget(Key(process.namespace, process.name))
+                case _:
+                    assert_never(action)
+
+    def settle(self) -> None:
+        """Let every connected device that was offered something be ready with it now, and what is going be gone."""
+        for key in self._offered:
+            device = self._seen.devices.get(self._rows[key].device)
+            if device is not None and device.connected:
+                self._store(key, {**self._raw[key], "status": _ready(self._raw[key], self.now)})
+        self._offered.clear()
+        for key in [key for key, row in self._rows.items() if row.terminating]:
+            self._forget(key)
+
+    def down(self) -> list[DeviceRow]:
+        """Return the selected devices that had a process at the beginning and have none that is available now."""
+        min_ready_s, at = float(self.deployment.policy.min_ready_seconds), self.now.timestamp()
+        found = []
+        for row in self._rows.values():
+            device = self._seen.devices.get(row.device)
+            mine = row.owner == self.deployment.uid and row.device in self._had
+            if mine and device is not None and standing(row, device, min_ready_s, at) in _DOWN:
+                found.append(device)
+        return found
+
+    def down_by_domain(self) -> Counter[tuple[int, str]]:
+        """Return how many are down in each failure domain, by the number of its budget and its labels."""
+        counts: Counter[tuple[int, str]] = Counter()
+        for device in self.down():
+            for number, budget in enumerate(self.deployment.policy.update_strategy.rolling_update.budgets):
+                if all(key in device.labels for key in budget.group_by):
+                    counts[number, ",".join(f"{key}={device.labels[key]}" for key in budget.group_by)] += 1
+        return counts
+
+    def _store(self, key: Key, obj: dict[str, Any]) -> None:
+        self._raw[key] = obj
+        self._rows[key] = project_process(obj)
+
+    def _forget(self, key: Key) -> ProcessRow:
+        del self._raw[key]
+        self._offered.discard(key)
+        return self._rows.pop(key)
+
+
+def _created(body: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    name = body["metadata"]["name"]
+    stored = {"uid": f"forecast-{name}", "resourceVersion": "1", "generation": 1, "creationTimestamp": format_time(now)}
+    return {**body, "metadata": {**body["metadata"], **stored}}
+
+
+def _ready(process: Mapping[str, Any], now: datetime) -> dict[str, Any]:
+    generation = process["metadata"].get("generation", 1)
+    at = format_time(now)
+    conditions = [{"type": type_, "status": "True", "reason": "Forecast", "lastTransitionTime": at} for type_ in _TRUE]
+    return {"phase": "Running", "observedGeneration": generation, "conditions": conditions}

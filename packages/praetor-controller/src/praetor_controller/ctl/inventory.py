@@ -1,0 +1,79 @@
+"""A namespace as the controller's planner sees it: read once, then asked for the snapshot of any of its deployments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from attrs import frozen
+
+from praetor_api.kube.client.resource import (
+    CONTROLLER_REVISIONS,
+    DEVICE_PROCESS_DEPLOYMENTS,
+    DEVICE_PROCESSES,
+    NETWORK_SWITCHES,
+    Key,
+)
+from praetor_controller.ctl.cluster import Cluster, list_all
+from praetor_controller.model.annotations import DEPLOYMENT_LABEL
+from praetor_controller.model.projection import project_deployment, project_device, project_process
+from praetor_controller.model.revisions import RevisionRow, project_revision
+from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.reconcile.snapshot_builder import Sources, gather
+from praetor_controller.reconcile.state import Memory
+from praetor_controller.rollout.neighbours import Neighbour
+from praetor_controller.rollout.snapshot import Snapshot
+
+
+@frozen(kw_only=True)
+class Census:
+    """All rows of a namespace. What only the running controller remembers (refused writes) is not among them."""
+
+    devices: Mapping[str, DeviceRow]
+    processes: Mapping[Key, ProcessRow]
+    deployments: Mapping[str, DeploymentRow]
+    revisions: tuple[RevisionRow, ...]
+
+    def snapshot(self, deployment: DeploymentRow, now: datetime) -> Snapshot:
+        """Return what the controller would plan *deployment* from."""
+        sources = Sources(
+            devices=self.devices.values(),
+            processes=self.processes.values(),
+            revisions=[row for row in self.revisions if row.owner == deployment.uid],
+            find=self.processes.get,
+            neighbours=[self._neighbour(each) for each in self.deployments.values() if each.uid != deployment.uid],
+        )
+        return gather(deployment, sources, Memory(), now=now)
+
+    def _neighbour(self, deployment: DeploymentRow) -> Neighbour:
+        return Neighbour(deployment, [row for row in self.processes.values() if row.owner == deployment.uid])
+
+    def on(self, device: str) -> list[ProcessRow]:
+        """Return the processes of *device*, in order of their names."""
+        return sorted((row for row in self.processes.values() if row.device == device), key=lambda row: row.name)
+
+
+def census(
+    switches: list[dict[str, Any]],
+    processes: list[dict[str, Any]],
+    deployments: list[dict[str, Any]],
+    revisions: list[dict[str, Any]],
+) -> Census:
+    """Return the rows of raw objects."""
+    return Census(
+        devices={row.name: row for row in sorted(map(project_device, switches), key=lambda row: row.name)},
+        processes={Key(row.namespace, row.name): row for row in map(project_process, processes)},
+        deployments={row.name: row for row in sorted(map(project_deployment, deployments), key=lambda row: row.name)},
+        revisions=tuple(map(project_revision, revisions)),
+    )
+
+
+async def take_census(cluster: Cluster) -> Census:
+    """Read the namespace."""
+    return census(
+        await list_all(cluster, NETWORK_SWITCHES),
+        await list_all(cluster, DEVICE_PROCESSES),
+        await list_all(cluster, DEVICE_PROCESS_DEPLOYMENTS),
+        await list_all(cluster, CONTROLLER_REVISIONS, DEPLOYMENT_LABEL),
+    )

@@ -1,0 +1,185 @@
+"""What the planner sees, as plain JSON and back: led by the types of the classes, so that new fields are recorded, too.
+
+Absent means the default, or None. Left out is what no plan is made from (raw objects, versions of stored objects) and
+what nobody should find in a file: values of environment variables, and credentials in URLs. Pure.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from enum import StrEnum
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import attrs
+
+from praetor_api.kube.codec import DecodeError, decode, encode
+from praetor_api.kube.objects import Condition
+from praetor_api.wire import unannotated
+from praetor_controller.model.rows import DeploymentRow, LabelItems, ProcessRow, RolloutPolicy, StoredStatus, Template
+
+T = TypeVar("T")
+Convert = Callable[[Any], Any]
+
+REDACTED = "(redacted)"
+LEFT_OUT: Mapping[type, Mapping[str, Any]] = {
+    DeploymentRow: {"matches": lambda labels: True, "resource_version": ""},
+    ProcessRow: {"resource_version": ""},
+    StoredStatus: {"raw": {}},
+    Template: {"raw": {}},
+}
+"""Fields that are not recorded, and what they are when they come back."""
+_PLAIN = (str, int, float, bool, Any, object)
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
+
+
+class NotRecorded(ValueError):
+    """What was read is not what was recorded; the message says where."""
+
+
+class _Field(NamedTuple):
+    name: str
+    default: Any
+    encode: Convert | None
+    decode: Convert | None
+    required: bool
+
+
+def plain(value: Any) -> dict[str, Any]:
+    """Return *value*, of one of our attrs classes, as plain JSON."""
+    data = {}
+    for name, default, convert, _, _ in fields_of(type(value)):
+        part = getattr(value, name)
+        if part is not None and part != default:
+            data[name] = part if convert is None else convert(part)
+    return data
+
+
+def restored(data: Mapping[str, Any], cls: type[T]) -> T:
+    """Return the *cls* that plain() made *data* of; NotRecorded when it did not."""
+    try:
+        return _restored(data, cls)
+    except (DecodeError, TypeError, ValueError, AttributeError) as e:
+        raise NotRecorded(f"no {cls.__name__}: {e}") from e
+
+
+def _restored(data: Mapping[str, Any], cls: type[T]) -> T:
+    values = dict(LEFT_OUT.get(cls, {}))
+    for name, _, _, convert, required in fields_of(cls):
+        part = data.get(name)
+        if part is not None:
+            values[name] = part if convert is None else convert(part)
+        elif required:
+            values[name] = None
+    return cls(**values)
+
+
+def fields_of(cls: type) -> tuple[_Field, ...]:
+    """Return the fields of *cls* that are recorded."""
+    return _fields(cls)
+
+
+@cache
+def _fields(cls: type) -> tuple[_Field, ...]:
+    hints, left_out = get_type_hints(cls), LEFT_OUT.get(cls, {})
+    return tuple(
+        _Field(field.name, _default(field), *_converters(hints[field.name]), _required(field))
+        for field in attrs.fields(cls)
+        if field.name not in left_out
+    )
+
+
+def _required(field: attrs.Attribute[Any]) -> bool:
+    return field.default is attrs.NOTHING
+
+
+def _default(field: attrs.Attribute[Any]) -> Any:
+    factory = getattr(field.default, "factory", None)
+    return field.default if factory is None else factory()
+
+
+def _converters(hint: Any) -> tuple[Convert | None, Convert | None]:
+    """Return what makes plain JSON of a *hint*, and what makes a *hint* of that; None where it is the same."""
+    hint = _bare(hint)
+    if hint in _PLAIN:
+        return None, None
+    if hint is datetime:
+        return datetime.isoformat, datetime.fromisoformat
+    if hint == LabelItems:
+        return lambda items: dict(sorted(items)), lambda items: frozenset(items.items())
+    if _foreign(hint):
+        return encode, lambda data: decode(data, hint)
+    if attrs.has(hint):
+        return _plain_template if hint is Template else plain, lambda data: _restored(data, hint)
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return lambda word: word.value, hint
+    return _of_collection(_origin(hint), get_args(hint))
+
+
+def _of_collection(origin: type, arguments: Sequence[Any]) -> tuple[Convert, Convert]:
+    write, read = (each or _same for each in _converters(arguments[-1 if origin is Mapping else 0]))
+    if origin is Mapping:
+        return (
+            lambda items: {str(key): write(value) for key, value in items.items()},
+            lambda items: {key: read(value) for key, value in items.items()},
+        )
+    if origin is frozenset:
+        return lambda items: sorted(map(write, items)), lambda items: frozenset(map(read, items))
+    return lambda items: list(map(write, items)), lambda items: tuple(map(read, items))
+
+
+def _same(value: Any) -> Any:
+    return value
+
+
+def _bare(hint: Any) -> Any:
+    """Return *hint* without annotations and None; a union of plain types is plain."""
+    hint = unannotated(hint)[0]
+    if get_origin(hint) not in (Union, UnionType):
+        return hint
+    others = [each for each in get_args(hint) if each is not NoneType]
+    return _bare(others[0]) if len(others) == 1 else object
+
+
+def _origin(hint: Any) -> Any:
+    origin = get_origin(hint)
+    if origin in (collections.abc.Mapping, dict):
+        return Mapping
+    if origin in (frozenset, collections.abc.Container, collections.abc.Collection):
+        return frozenset
+    if origin in (tuple, collections.abc.Sequence):
+        return tuple
+    raise TypeError(f"{hint} cannot be recorded; tell the codec of the flight recorder how")
+
+
+def _foreign(hint: Any) -> bool:
+    """Tell whether *hint* is a class of the API, which its own codec knows."""
+    return hint is RolloutPolicy or (attrs.has(hint) and hint.__module__ == Condition.__module__)
+
+
+def _plain_template(template: Template) -> dict[str, Any]:
+    data = plain(template)
+    return data | {"spec": redacted(data["spec"])}
+
+
+def redacted(spec: Any) -> Any:
+    """Return *spec* without values of environment variables and without credentials in URLs."""
+    if isinstance(spec, Mapping):
+        return {
+            name: _without_values(value) if name == "env" else redacted(value)
+            for name, value in spec.items()
+            if value is not None
+        }
+    if isinstance(spec, str):
+        return _USER_INFO.sub(REDACTED, spec)
+    return [redacted(each) for each in spec] if isinstance(spec, list | tuple) else spec
+
+
+def _without_values(env: Any) -> Any:
+    if not isinstance(env, list | tuple):
+        return REDACTED
+    return [{**each, "value": REDACTED} if isinstance(each, Mapping) and "value" in each else each for each in env]

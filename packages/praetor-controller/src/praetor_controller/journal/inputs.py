@@ -1,0 +1,171 @@
+"""A snapshot as one JSON document, what changed in it since the one before, and its digest. Pure.
+
+Rows stand by their names. A change is a JSON merge patch (RFC 7386). The digest is sha256 over the canonical JSON of
+the document, in which each collection of rows stands as their number and the sum, modulo 2^256, of the sha256 of the
+canonical JSON of each [name, row]: so the order of rows does not matter, and a change costs what changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+from attrs import evolve, field, frozen
+
+from praetor_api.canonical import canonical_json
+from praetor_controller.journal.codec import NotRecorded, fields_of, plain, restored
+from praetor_controller.model.patching import merge_patched
+from praetor_controller.model.rows import DeviceRow, ProcessRow
+from praetor_controller.rollout.snapshot import Snapshot
+
+Document: TypeAlias = dict[str, Any]
+
+ROWS: Mapping[str, type[DeviceRow] | type[ProcessRow]] = {
+    "devices": DeviceRow,
+    "processes": ProcessRow,
+    "down_elsewhere": DeviceRow,
+}
+MODULUS = 1 << 256
+_BREATH = 64
+"""After so many rows somebody else may have the interpreter."""
+
+
+@frozen
+class _Kept:
+    row: DeviceRow | ProcessRow
+    digest: int
+
+
+@frozen(kw_only=True)
+class Known:
+    """The snapshot that was recorded last, kept as the rows it was made of; nothing of it is ever changed."""
+
+    rest: Document = field(factory=dict)
+    rows: Mapping[str, Mapping[str, _Kept]] = field(factory=dict)
+    sums: Mapping[str, int] = field(factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """The digest of the whole."""
+        return _digest(self.rest, {name: len(rows) for name, rows in self.rows.items()}, self.sums)
+
+
+def changes(known: Known, snapshot: Snapshot, breathe: Callable[[], None] = lambda: None) -> tuple[Document, Known]:
+    """Return the merge patch that makes *snapshot* of what is *known*, and what is known then."""
+    rest = _rest(snapshot)
+    patch = merge_patch(known.rest, rest)
+    rows: dict[str, Mapping[str, _Kept]] = {}
+    sums: dict[str, int] = {}
+    for name in ROWS:
+        before = known.rows.get(name, {})
+        part, rows[name], change = _row_changes(before, getattr(snapshot, name), breathe)
+        sums[name] = (known.sums.get(name, 0) + change) % MODULUS
+        if part:
+            patch[name] = part
+    return patch, Known(rest=rest, rows=rows, sums=sums)
+
+
+def _rest(snapshot: Snapshot) -> Document:
+    data = {}
+    for name, default, convert, _, _ in fields_of(Snapshot):
+        value = getattr(snapshot, name)
+        if name not in ROWS and value is not None and value != default:
+            data[name] = value if convert is None else convert(value)
+    return data
+
+
+def _row_changes(
+    before: Mapping[str, _Kept], rows: Iterable[DeviceRow | ProcessRow], breathe: Callable[[], None]
+) -> tuple[Document, Mapping[str, _Kept], int]:
+    patch: Document = {}
+    after: dict[str, _Kept] = {}
+    change = looked = 0
+    for row in rows:
+        name = row.name
+        had = before.get(name)
+        if had is not None and had.row is row:
+            after[name] = had
+            looked += 1
+            if looked % (_BREATH * _BREATH) == 0:
+                breathe()
+            continue
+        data = _row_data(row)
+        kept = after[name] = _Kept(row, row_digest(name, data))
+        if had is None or had.digest != kept.digest:
+            patch[name] = data if had is None else merge_patch(_row_data(had.row), data)
+            change += kept.digest - (had.digest if had is not None else 0)
+            if len(patch) % _BREATH == 0:
+                breathe()
+    for name in before.keys() - after.keys():
+        patch[name] = None
+        change -= before[name].digest
+    return patch, after, change
+
+
+def _row_data(row: DeviceRow | ProcessRow) -> Document:
+    data = plain(row)
+    del data["name"]  # it stands by it
+    return data
+
+
+def row_digest(name: str, data: object) -> int:
+    """Return what a row adds to the sum of its collection."""
+    return int.from_bytes(hashlib.sha256(canonical_json([name, data])).digest())
+
+
+class Reconstruction:
+    """The inputs as a reader of the file has them, line by line."""
+
+    def __init__(self) -> None:
+        self._rest: Document = {}
+        self._data: dict[str, Document] = {name: {} for name in ROWS}
+        self._rows: dict[str, dict[str, Any]] = {name: {} for name in ROWS}
+        self._sums = dict.fromkeys(ROWS, 0)
+
+    def change(self, patch: Mapping[str, Any]) -> None:
+        """Apply *patch*; NotRecorded when it is none."""
+        for name in ROWS:
+            part = patch.get(name) or {}
+            if not isinstance(part, Mapping):
+                raise NotRecorded(f"{name}: must be an object")
+            for row, changed in part.items():
+                self._change_row(name, row, changed)
+        rest = {name: value for name, value in patch.items() if name not in ROWS}
+        self._rest = merge_patched(self._rest, rest)
+
+    def _change_row(self, name: str, row: str, changed: Any) -> None:
+        had = self._data[name].pop(row, None)
+        self._rows[name].pop(row, None)
+        change = -row_digest(row, had) if had is not None else 0
+        data = merge_patched(had, changed)
+        if data is not None:
+            self._rows[name][row] = restored({**data, "name": row}, ROWS[name])
+            self._data[name][row] = data
+            change += row_digest(row, data)
+        self._sums[name] = (self._sums[name] + change) % MODULUS
+
+    @property
+    def digest(self) -> str:
+        return _digest(self._rest, {name: len(rows) for name, rows in self._rows.items()}, self._sums)
+
+    def snapshot(self) -> Snapshot:
+        """Return what the planner was given; NotRecorded when it cannot have been this."""
+        rows: dict[str, Any] = {name: tuple(rows.values()) for name, rows in self._rows.items()}
+        return evolve(restored(self._rest, Snapshot), **rows)
+
+
+def _digest(rest: Document, counts: Mapping[str, int], sums: Mapping[str, int]) -> str:
+    summed = {name: [counts.get(name, 0), f"{sums.get(name, 0):064x}"] for name in ROWS}
+    return "sha256:" + hashlib.sha256(canonical_json(rest | summed)).hexdigest()
+
+
+def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Document:
+    """Return the merge patch that makes *new* of *old*."""
+    patch: Document = dict.fromkeys(old.keys() - new.keys())
+    for name, value in new.items():
+        had = old.get(name)
+        if had == value:
+            continue
+        patch[name] = merge_patch(had, value) if isinstance(had, dict) and isinstance(value, dict) else value
+    return patch

@@ -1,0 +1,112 @@
+"""What is written to the API, from actions. Pure.
+
+A change of a process is one JSON patch: all of spec, and of the metadata only
+the keys that came from the template. It holds only for the version it was made for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES
+from praetor_api.kube.codec import format_time
+from praetor_api.spec import DeviceKind
+from praetor_controller.model.actions import Create, Update
+from praetor_controller.model.annotations import (
+    MANAGED_ANNOTATION,
+    OFFERED_AT_ANNOTATION,
+    REVISION_ANNOTATION,
+    WAVE_ANNOTATION,
+    parse_managed_keys,
+)
+from praetor_controller.model.rows import DeploymentRow, LabelItems, ProcessRow, Template
+
+Operation = dict[str, Any]
+
+
+def process_body(deployment: DeploymentRow, action: Create, now: datetime) -> dict[str, Any]:
+    """Return the DeviceProcess to create."""
+    template = action.template
+    return {
+        "apiVersion": DEVICE_PROCESSES.api_version,
+        "kind": DEVICE_PROCESSES.kind,
+        "metadata": {
+            "name": action.name,
+            "namespace": deployment.namespace,
+            "labels": dict(sorted(template.labels)),
+            "annotations": dict(sorted(template.annotations)) | _notes(action, now),
+            "ownerReferences": [owner_reference(deployment)],
+        },
+        "spec": _spec(template, action.device, deployment.namespace),
+    }
+
+
+def process_patch(deployment: DeploymentRow, action: Update, now: datetime) -> list[Operation]:
+    """Return the JSON patch that brings a process to the template; it conflicts when the process changed meanwhile."""
+    template, process = action.template, action.process
+    managed = parse_managed_keys(process.managed)
+    notes = _notes(action, now)
+    if not action.spec:
+        del notes[OFFERED_AT_ANNOTATION]  # the device is not offered anything
+    operations: list[Operation] = [
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": process.resource_version}
+    ]
+    if action.spec:
+        spec = _spec(template, process.device, deployment.namespace)
+        operations.append({"op": "replace", "path": "/spec", "value": spec})
+    operations += _keys("labels", process, process.labels, dict(template.labels), managed.labels)
+    operations += _keys(
+        "annotations", process, process.annotations, dict(template.annotations) | notes, managed.annotations
+    )
+    if action.spec and process.wave and not action.wave:  # else this rollout would seem to have begun that wave
+        path = f"/metadata/annotations/{_escaped(WAVE_ANNOTATION)}"
+        operations.append({"op": "add", "path": path, "value": ""})  # the API refuses to remove what is gone already
+    return operations
+
+
+def owner_reference(deployment: DeploymentRow) -> dict[str, Any]:
+    """Return the reference that makes the process go when its deployment goes."""
+    return {
+        "apiVersion": DEVICE_PROCESS_DEPLOYMENTS.api_version,
+        "kind": DEVICE_PROCESS_DEPLOYMENTS.kind,
+        "name": deployment.name,
+        "uid": deployment.uid,
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def _spec(template: Template, device: str, namespace: str) -> dict[str, Any]:
+    ref = {"kind": DeviceKind.NETWORK_SWITCH.value, "name": device, "namespace": namespace}
+    return {**template.spec, "deviceRef": ref}
+
+
+def _notes(action: Create | Update, now: datetime) -> dict[str, str]:
+    notes = {
+        REVISION_ANNOTATION: action.template.revision,
+        OFFERED_AT_ANNOTATION: format_time(now),
+        MANAGED_ANNOTATION: action.template.managed,
+    }
+    return notes | {WAVE_ANNOTATION: action.wave} if action.wave else notes
+
+
+def _keys(
+    field: str, process: ProcessRow, current: LabelItems, wanted: Mapping[str, str], managed: frozenset[str]
+) -> list[Operation]:
+    there = dict(current)
+    path = f"/metadata/{field}"
+    if not there and not (field == "annotations" and process.annotated):
+        return [{"op": "add", "path": path, "value": dict(wanted)}] if wanted else []
+    added = [
+        {"op": "add", "path": f"{path}/{_escaped(key)}", "value": value}
+        for key, value in sorted(wanted.items())
+        if there.get(key) != value
+    ]
+    gone = sorted((managed - wanted.keys()) & there.keys())
+    return added + [{"op": "remove", "path": f"{path}/{_escaped(key)}"} for key in gone]
+
+
+def _escaped(key: str) -> str:
+    return key.replace("~", "~0").replace("/", "~1")

@@ -1,0 +1,290 @@
+"""From raw objects of the API to rows. Pure, tolerant: what a newer API added is carried along or ignored."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from praetor_api.canonical import spec_hash
+from praetor_api.kube.codec import DecodeError, decode, parse_time
+from praetor_api.kube.objects import (
+    DeviceProcessDeploymentStatus,
+    LabelSelector,
+    Phase,
+)
+from praetor_api.spec import DeviceKind
+from praetor_api.wire import clean_text
+from praetor_controller.errors import InvalidDeployment
+from praetor_controller.model.annotations import (
+    APPROVED_WAVES_ANNOTATION,
+    CHANGE_CAUSE_ANNOTATION,
+    DEPLOYMENT_LABEL,
+    MANAGED_ANNOTATION,
+    OFFERED_AT_ANNOTATION,
+    OWN_ANNOTATIONS,
+    RESTARTED_AT_ANNOTATION,
+    REVISION_ANNOTATION,
+    WAVE_ANNOTATION,
+    deployment_label,
+    managed_keys,
+)
+from praetor_controller.model.rows import (
+    DeploymentRow,
+    DeviceRow,
+    LabelItems,
+    ProcessRow,
+    RolloutPolicy,
+    StoredStatus,
+    Template,
+)
+from praetor_controller.model.selectors import Matches, compile_selector
+
+_MAX_DETAIL = 200
+_MAX_CAUSE = 1024
+_RUNNING = (Phase.RUNNING.value, Phase.SUCCEEDED.value)
+CRASHES = 3
+"""A process that ended so often is failing: as often as an agent that has a version to go back to waits."""
+STABLE_S = 600.0
+"""What ran for so long does not keep ending; an agent starts over with its backoff then."""
+
+
+class _Fact(NamedTuple):
+    status: str
+    since: float | None
+    reason: str
+    message: str
+    generation: int = 0
+
+
+_UNKNOWN = _Fact("Unknown", None, "", "")
+
+
+def project_device(obj: Mapping[str, Any]) -> DeviceRow:
+    """Return the row of a NetworkSwitch."""
+    metadata, spec = obj["metadata"], obj.get("spec") or {}
+    maintenance = spec.get("maintenance")
+    connected = _facts(obj.get("status") or {}).get("AgentConnected", _UNKNOWN)
+    return DeviceRow(
+        name=metadata["name"],
+        namespace=metadata.get("namespace", ""),
+        labels=metadata.get("labels") or {},
+        connected=_truth(connected),
+        connected_since=connected.since,
+        in_maintenance=maintenance is not None,
+        maintenance_until=epoch((maintenance or {}).get("until")),
+    )
+
+
+def project_process(obj: Mapping[str, Any]) -> ProcessRow:
+    """Return the row of a DeviceProcess."""
+    metadata, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
+    namespace, annotations = metadata.get("namespace", ""), metadata.get("annotations") or {}
+    facts = _facts(status)
+    connected = facts.get("AgentConnected", _UNKNOWN)
+    offered_at = epoch(annotations.get(OFFERED_AT_ANNOTATION))
+    observed_generation = status.get("observedGeneration") or 0
+    observed = observed_generation == metadata.get("generation", 0) and observed_generation > 0
+    return ProcessRow(
+        name=metadata["name"],
+        namespace=namespace,
+        uid=metadata.get("uid", ""),
+        resource_version=metadata.get("resourceVersion", ""),
+        device=_device(spec.get("deviceRef") or {}, namespace),
+        owner=_owner(metadata),
+        spec_hash=sys.intern(spec_hash({name: value for name, value in spec.items() if name != "deviceRef"})),
+        labels=_shared(frozenset((metadata.get("labels") or {}).items())),
+        annotations=_shared(frozenset(item for item in annotations.items() if item[0] not in OWN_ANNOTATIONS)),
+        annotated=bool(annotations),
+        revision=sys.intern(annotations.get(REVISION_ANNOTATION, "")),
+        managed=sys.intern(annotations.get(MANAGED_ANNOTATION, "")),
+        wave=sys.intern(annotations.get(WAVE_ANNOTATION, "")),
+        offered_at=offered_at,
+        created_at=epoch(metadata.get("creationTimestamp")) or 0.0,
+        terminating=metadata.get("deletionTimestamp") is not None,
+        connected=_truth(connected),
+        connected_since=connected.since,
+        reported=observed_generation > 0,
+        observed=observed,
+        ready_since=_ready_since(status, facts, offered_at or 0.0) if observed else None,
+        settled_since=_settled_since(status, facts, offered_at or 0.0) if observed else None,
+        failure=_failure(status, facts) if observed or _gave_up(metadata, facts) else "",
+        held=_held(facts),
+    )
+
+
+def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:
+    """Return the row of a DeviceProcessDeployment; a spec that cannot be acted on becomes the row's fault."""
+    metadata, spec, fault = obj["metadata"], obj.get("spec") or {}, ""
+    annotations = metadata.get("annotations") or {}
+    policy = RolloutPolicy(selector=LabelSelector())
+    matches: Matches = _nothing
+    try:
+        policy = decode(spec, RolloutPolicy)
+        matches = compile_selector(policy.selector)
+    except DecodeError as e:
+        fault = "; ".join(f"spec.{each.path}: {each.message}" for each in e.faults)
+    except InvalidDeployment as e:
+        fault = str(e)
+    return DeploymentRow(
+        name=metadata["name"],
+        namespace=metadata.get("namespace", ""),
+        uid=metadata.get("uid", ""),
+        resource_version=metadata.get("resourceVersion", ""),
+        generation=metadata.get("generation", 0),
+        terminating=metadata.get("deletionTimestamp") is not None,
+        template=project_template(metadata["name"], spec.get("template") or {}),
+        policy=policy,
+        matches=matches,
+        approved=_approved(annotations.get(APPROVED_WAVES_ANNOTATION) or ""),
+        change_cause=clean_text(annotations.get(CHANGE_CAUSE_ANNOTATION) or "")[:_MAX_CAUSE],
+        status=_stored_status(obj.get("status") or {}),
+        fault=fault,
+    )
+
+
+def _nothing(labels: Mapping[str, str]) -> bool:
+    return False
+
+
+def project_template(deployment: str, raw: Mapping[str, Any]) -> Template:
+    """Return what *raw*, a spec.template of the deployment of that name, makes of every process."""
+    spec, metadata = raw.get("spec") or {}, raw.get("metadata") or {}
+    labels = (metadata.get("labels") or {}) | {DEPLOYMENT_LABEL: deployment_label(deployment)}
+    annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if k not in OWN_ANNOTATIONS}
+    if RESTARTED_AT_ANNOTATION in annotations:  # only a changed spec makes a device restart anything
+        spec = {**spec, "restartedAt": annotations[RESTARTED_AT_ANNOTATION]}
+    revision = spec_hash({"spec": spec, "labels": labels, "annotations": annotations})
+    return Template(
+        spec=spec,
+        spec_hash=spec_hash(spec),
+        labels=frozenset(labels.items()),
+        annotations=frozenset(annotations.items()),
+        revision=revision.removeprefix("sha256:")[:10],
+        managed=managed_keys(labels, annotations),
+        raw=raw,
+    )
+
+
+def _approved(note: str) -> frozenset[str]:
+    return frozenset(each.strip() for each in note.split(",") if each.strip())
+
+
+def _stored_status(raw: Mapping[str, Any]) -> StoredStatus:
+    try:
+        status = decode(raw, DeviceProcessDeploymentStatus)
+    except DecodeError:  # somebody else wrote there; it is ours, and is written anew
+        return StoredStatus(raw=raw)
+    return StoredStatus(
+        current_revision=status.current_revision,
+        update_revision=status.update_revision,
+        failed_revision=status.failed_revision,
+        conditions=status.conditions,
+        raw=raw,
+    )
+
+
+def _device(ref: Mapping[str, Any], namespace: str) -> str:
+    kind = ref.get("kind", DeviceKind.NETWORK_SWITCH)
+    here = (ref.get("namespace") or namespace) == namespace
+    return ref.get("name", "") if here and kind == DeviceKind.NETWORK_SWITCH else ""
+
+
+def _owner(metadata: Mapping[str, Any]) -> str | None:
+    for reference in metadata.get("ownerReferences") or ():
+        if reference.get("controller"):
+            return sys.intern(reference.get("uid", ""))
+    return None
+
+
+def _facts(status: Mapping[str, Any]) -> dict[str, _Fact]:
+    return {
+        condition["type"]: _Fact(
+            condition.get("status", "Unknown"),
+            epoch(condition.get("lastTransitionTime")),
+            condition.get("reason") or "",
+            condition.get("message") or "",
+            condition.get("observedGeneration") or 0,
+        )
+        for condition in status.get("conditions") or ()
+    }
+
+
+def _ready_since(status: Mapping[str, Any], facts: Mapping[str, _Fact], offered_at: float) -> float | None:
+    needed = [facts.get(name, _UNKNOWN) for name in ("AgentConnected", "SpecObserved", "Healthy")]
+    if status.get("phase") not in _RUNNING or any(fact.status != "True" for fact in needed):
+        return None
+    # A condition that stayed True while the spec changed is older than the offer: it says nothing of this spec before.
+    return max(offered_at, *(fact.since or 0.0 for fact in needed))
+
+
+def _settled_since(status: Mapping[str, Any], facts: Mapping[str, _Fact], offered_at: float) -> float | None:
+    observed, healthy = facts.get("SpecObserved", _UNKNOWN), facts.get("Healthy", _UNKNOWN)
+    if healthy.status == "False" or status.get("phase") in (Phase.PENDING, Phase.FAILED, None):
+        return None
+    since = healthy.since if healthy.status == "True" else None  # Unknown since it went silent, else
+    return max(offered_at, observed.since or 0.0, since or 0.0)
+
+
+def _gave_up(metadata: Mapping[str, Any], facts: Mapping[str, _Fact]) -> bool:
+    """Tell whether the device gave the current spec up; its status speaks of the older one that runs again."""
+    fact = facts.get("RolledBack", _UNKNOWN)
+    return fact.status == "True" and fact.generation == metadata.get("generation", 0)
+
+
+def _failure(status: Mapping[str, Any], facts: Mapping[str, _Fact]) -> str:
+    rolled_back, healthy = facts.get("RolledBack", _UNKNOWN), facts.get("Healthy", _UNKNOWN)
+    started = facts.get("ProcessStarted", _UNKNOWN)
+    if rolled_back.status == "True":
+        return _words("RolledBack", rolled_back)
+    if status.get("phase") == Phase.FAILED:
+        not_started = started.message if started.status == "False" else ""
+        why = status.get("lastTerminationReason") or not_started or healthy.message
+        return _bounded(f"phase Failed: {why}" if why else "phase Failed")
+    if healthy.status == "False" and started.status == "True":
+        return _words("not healthy", healthy)
+    return _crash_loop(status, started)
+
+
+def _crash_loop(status: Mapping[str, Any], started: _Fact) -> str:
+    ends = (status.get("restartCount") or 0) + 1  # since the current spec was started first
+    if started.status != "False" or started.reason != "Exited" or ends < CRASHES:
+        return ""
+    lasted_s = (started.since or 0.0) - (epoch(status.get("startTime")) or 0.0)
+    return _words(f"ended {ends} times", started) if lasted_s < STABLE_S else ""
+
+
+def _held(facts: Mapping[str, _Fact]) -> str:
+    held = facts.get("UpdateHeld", _UNKNOWN)
+    if held.status != "True" or facts.get("AgentConnected", _UNKNOWN).status != "True":
+        return ""  # what a device said before it went silent may hold no more
+    return sys.intern(_bounded(held.message) or "held on the device")
+
+
+def _words(what: str, fact: _Fact) -> str:
+    return _bounded(": ".join(part for part in (what, fact.message or fact.reason) if part))
+
+
+def _bounded(text: str) -> str:
+    return clean_text(text)[:_MAX_DETAIL]
+
+
+def _truth(fact: _Fact) -> bool | None:
+    return {"True": True, "False": False}.get(fact.status)
+
+
+def epoch(text: str | None) -> float | None:
+    """Return what *text* says in seconds since the epoch; None for nothing, and for what is no time."""
+    if not text:
+        return None
+    try:
+        return parse_time(text).timestamp()
+    except ValueError:  # an annotation that somebody edited
+        return None
+
+
+@lru_cache(maxsize=1024)
+def _shared(items: LabelItems) -> LabelItems:
+    """Return an equal set, the same one for all the rows that have these items."""
+    return items

@@ -1,0 +1,158 @@
+"""Revisions of a deployment's template: one ControllerRevision each, numbered in the order of their use. Pure.
+
+A template that is used again keeps its revision and gets a new number. What processes, the status or the spec speak
+of is never removed; of the others the newest are kept, as many as revisionHistoryLimit says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from attrs import frozen
+
+from praetor_api.canonical import canonical_json
+from praetor_api.kube.client.resource import CONTROLLER_REVISIONS
+from praetor_api.kube.codec import format_time
+from praetor_api.kube.conditions import get_condition
+from praetor_api.kube.objects import ConditionStatus
+from praetor_api.names import hashed_process_name, process_name
+from praetor_api.wire import clean_text
+from praetor_controller.model.annotations import (
+    CHANGE_CAUSE_ANNOTATION,
+    DEPLOYMENT_LABEL,
+    STARTED_AT_ANNOTATION,
+    deployment_label,
+)
+from praetor_controller.model.manifests import owner_reference
+from praetor_controller.model.projection import epoch, project_template
+from praetor_controller.model.rows import DeploymentRow, Template
+from praetor_controller.rollout.status import PROGRESSING
+
+
+@frozen(kw_only=True)
+class RevisionRow:
+    """A ControllerRevision. *started_at* is when its rollout began last, in seconds since the epoch, and *change_cause*
+    why, in somebody's words.
+    """
+
+    name: str
+    namespace: str
+    uid: str
+    resource_version: str
+    owner: str | None
+    number: int
+    template: Template
+    started_at: float
+    change_cause: str = ""
+    terminating: bool = False
+
+
+@frozen(kw_only=True)
+class RevisionChanges:
+    """What makes the history right before anything is rolled out: at most one of both."""
+
+    create: Mapping[str, Any] | None = None
+    rewrite: tuple[RevisionRow, Mapping[str, Any]] | None = None
+
+
+def template_of(revision: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the template that *revision*, a raw ControllerRevision, holds, as spec.template takes it; {} if none."""
+    part: object = revision
+    for name in ("data", "spec", "template"):  # anybody may have written it
+        part = part.get(name) if isinstance(part, Mapping) else None
+    return dict(part) if isinstance(part, Mapping) else {}
+
+
+def project_revision(obj: Mapping[str, Any]) -> RevisionRow:
+    """Return the row of a ControllerRevision."""
+    metadata = obj["metadata"]
+    owner: Mapping[str, str] = next(
+        (each for each in metadata.get("ownerReferences") or () if each.get("controller")), {}
+    )
+    annotations = metadata.get("annotations") or {}
+    started_at = epoch(annotations.get(STARTED_AT_ANNOTATION))
+    return RevisionRow(
+        name=metadata["name"],
+        namespace=metadata.get("namespace", ""),
+        uid=metadata.get("uid", ""),
+        resource_version=metadata.get("resourceVersion", ""),
+        owner=owner.get("uid"),
+        number=int(obj.get("revision") or 0),
+        template=project_template(owner.get("name", ""), template_of(obj)),
+        started_at=started_at if started_at is not None else epoch(metadata.get("creationTimestamp")) or 0.0,
+        change_cause=clean_text(annotations.get(CHANGE_CAUSE_ANNOTATION) or ""),
+        terminating=metadata.get("deletionTimestamp") is not None,
+    )
+
+
+def find_revision(revisions: Sequence[RevisionRow], revision: str | None) -> RevisionRow | None:
+    """Return the row of the template whose hash is *revision*."""
+    return next((row for row in revisions if row.template.revision == revision), None)
+
+
+def revision_name(deployment: DeploymentRow, *, taken: bool = False) -> str:
+    """Return the name of the revision of the present template; another one when a predecessor's has that *taken*."""
+    plain = process_name(deployment.name, deployment.template.revision)
+    return hashed_process_name(plain, deployment.uid) if taken else plain
+
+
+def revision_changes(deployment: DeploymentRow, revisions: Sequence[RevisionRow], now: datetime) -> RevisionChanges:
+    """Return what makes the present template the newest of *revisions*."""
+    newest = max((row.number for row in revisions), default=0)
+    row = find_revision(revisions, deployment.template.revision)
+    if row is None:
+        return RevisionChanges(create=_body(deployment, newest + 1, now))
+    if row.number < newest:
+        metadata = {
+            "resourceVersion": row.resource_version,
+            "annotations": ({CHANGE_CAUSE_ANNOTATION: None} if row.change_cause else {})
+            | _annotations(deployment, now),
+        }
+        return RevisionChanges(rewrite=(row, {"metadata": metadata, "revision": newest + 1}))
+    if deployment.change_cause and deployment.change_cause != row.change_cause:  # told afterwards, as to a Deployment
+        annotations = {CHANGE_CAUSE_ANNOTATION: deployment.change_cause}
+        return RevisionChanges(
+            rewrite=(row, {"metadata": {"resourceVersion": row.resource_version, "annotations": annotations}})
+        )
+    return RevisionChanges()
+
+
+def surplus_revisions(revisions: Sequence[RevisionRow], in_use: Collection[str], limit: int) -> tuple[RevisionRow, ...]:
+    """Return the oldest of those that nobody uses, above the *limit* of how many of them are kept."""
+    unused = sorted((row for row in revisions if row.template.revision not in in_use), key=lambda row: row.number)
+    return tuple(unused[: max(0, len(unused) - limit)])
+
+
+def rollout_start(deployment: DeploymentRow, revision: RevisionRow, now: datetime) -> datetime:
+    """Return since when the rollout's deadline runs: from its beginning, or from when its pause ended."""
+    began = datetime.fromtimestamp(revision.started_at, now.tzinfo)
+    progressing = get_condition(deployment.status.conditions, PROGRESSING)
+    if progressing is None or progressing.last_transition_time is None:
+        return began
+    if progressing.status is ConditionStatus.UNKNOWN:
+        return now
+    return max(began, progressing.last_transition_time) if progressing.status is ConditionStatus.TRUE else began
+
+
+def _annotations(deployment: DeploymentRow, now: datetime) -> dict[str, Any]:
+    cause = {CHANGE_CAUSE_ANNOTATION: deployment.change_cause} if deployment.change_cause else {}
+    return {STARTED_AT_ANNOTATION: format_time(now)} | cause
+
+
+def _body(deployment: DeploymentRow, number: int, now: datetime) -> dict[str, Any]:
+    return {
+        "apiVersion": CONTROLLER_REVISIONS.api_version,
+        "kind": CONTROLLER_REVISIONS.kind,
+        "metadata": {
+            "name": revision_name(deployment),
+            "namespace": deployment.namespace,
+            "labels": {DEPLOYMENT_LABEL: deployment_label(deployment.name)},
+            "annotations": _annotations(deployment, now),
+            "ownerReferences": [owner_reference(deployment)],
+        },
+        "data": json.loads(canonical_json({"spec": {"template": deployment.template.raw}})),
+        "revision": number,
+    }

@@ -1,0 +1,140 @@
+"""What the planner sees of objects: compact rows with slots, made once per change of an object.
+
+Times are seconds since the epoch. Everything that an event can settle is settled here, not in each pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+from praetor_api.kube.objects import (
+    Condition,
+    FailurePolicy,
+    LabelSelector,
+    StrategyType,
+    UpdateStrategy,
+)
+from praetor_controller.model.selectors import Matches
+
+LabelItems = frozenset[tuple[str, str]]
+
+
+@frozen(kw_only=True)
+class DeviceRow:
+    """A device that deployments can select."""
+
+    name: str
+    namespace: str
+    labels: Mapping[str, str]
+    connected: bool | None = None  # None: never judged
+    connected_since: float | None = None
+    in_maintenance: bool = False
+    maintenance_until: float | None = None
+
+    def maintained(self, now: float) -> bool:
+        """Tell whether somebody works on it at *now*."""
+        return self.in_maintenance and (self.maintenance_until is None or now < self.maintenance_until)
+
+
+@frozen(kw_only=True)
+class ProcessRow:
+    """A DeviceProcess. *device* is empty when it is bound to something that no deployment selects.
+
+    *revision*, *managed*, *wave* and *offered_at* are what we noted on it with our last spec write.
+    """
+
+    name: str
+    namespace: str
+    uid: str
+    resource_version: str
+    device: str
+    owner: str | None  # uid of the controlling owner
+    spec_hash: str  # of the spec without deviceRef
+    labels: LabelItems = frozenset()
+    annotations: LabelItems = frozenset()
+    annotated: bool = False  # it has annotations at all, ours included
+    revision: str = ""
+    managed: str = ""
+    wave: str = ""
+    offered_at: float | None = None
+    created_at: float = 0.0
+    terminating: bool = False
+    connected: bool | None = None
+    connected_since: float | None = None
+    reported: bool = False  # the device said something about it at least once
+    observed: bool = False  # its status speaks of its current spec
+    ready_since: float | None = None
+    settled_since: float | None = None  # as ready_since, but still known after the device went silent
+    failure: str = ""  # why it counts as failing; empty when it does not
+    held: str = ""  # why its device, which is connected, takes no change now; empty when it does
+
+
+@frozen(kw_only=True)
+class RolloutPolicy:
+    """The part of a deployment's spec that says how, for the codec."""
+
+    selector: LabelSelector
+    update_strategy: UpdateStrategy = field(factory=UpdateStrategy)
+    min_ready_seconds: int = 0
+    progress_deadline_seconds: int = 600
+    revision_history_limit: int = 10
+    paused: bool = False
+    failure_policy: FailurePolicy | None = None
+
+
+@frozen(kw_only=True)
+class Template:
+    """What every process shall be. *spec* is as stored, so that fields of a newer API survive; *raw* is all of it."""
+
+    spec: Mapping[str, Any]
+    spec_hash: str
+    labels: LabelItems = frozenset()
+    annotations: LabelItems = frozenset()
+    revision: str = ""
+    managed: str = ""
+    raw: Mapping[str, Any] = {}
+
+
+@frozen(kw_only=True)
+class StoredStatus:
+    """What the deployment's status said when it was read, and its raw form to compare with."""
+
+    current_revision: str | None = None
+    update_revision: str | None = None
+    failed_revision: str | None = None
+    conditions: tuple[Condition, ...] = ()
+    raw: Mapping[str, Any] = {}
+
+
+@frozen(kw_only=True)
+class DeploymentRow:
+    """A deployment; *fault* says why it cannot be acted on, and is empty when it can.
+
+    *approved* are waves that somebody approved, as `<revision>/<wave>`. *change_cause* is why its template was changed
+    last, in somebody's words.
+    """
+
+    name: str
+    namespace: str
+    uid: str
+    resource_version: str = ""
+    generation: int = 0
+    terminating: bool = False
+    template: Template
+    policy: RolloutPolicy
+    matches: Matches = field(eq=False)  # follows from policy.selector
+    approved: frozenset[str] = frozenset()
+    change_cause: str = ""
+    status: StoredStatus = StoredStatus()
+    fault: str = ""
+
+    @property
+    def strategy(self) -> StrategyType:
+        return self.policy.update_strategy.type
+
+    @property
+    def max_unavailable(self) -> int | str:
+        return self.policy.update_strategy.rolling_update.max_unavailable

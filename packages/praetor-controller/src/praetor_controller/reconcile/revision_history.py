@@ -1,0 +1,105 @@
+"""Keeps the ControllerRevisions of deployments, one write at a time and before the processes that speak of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from praetor_api.kube.client.api import KubeApi
+from praetor_api.kube.client.errors import AlreadyExists, Conflict, NotFound
+from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, Key
+from praetor_api.kube.runtime.clock import Clock
+from praetor_controller.errors import NotLeading
+from praetor_controller.model.revisions import (
+    RevisionRow,
+    project_revision,
+    revision_changes,
+    revision_name,
+    surplus_revisions,
+)
+from praetor_controller.model.rows import DeploymentRow
+from praetor_controller.reconcile.assumed_cache import Overlay
+from praetor_controller.reconcile.cache import BY_OWNER, Cache, owned_by
+from praetor_controller.reconcile.writer import FIELD_MANAGER
+
+
+class History:
+    """Writes ControllerRevisions for all deployments."""
+
+    def __init__(self, api: KubeApi, cache: Cache, clock: Clock, may_write: Callable[[], bool]) -> None:
+        self._api = api
+        self._cache = cache
+        self._clock = clock
+        self._may_write = may_write
+        self._overlay: Overlay[RevisionRow] = Overlay()
+
+    async def record(self, deployment: DeploymentRow) -> tuple[RevisionRow, ...]:
+        """Make the present template the newest revision, and return all; NotLeading, or what the API answered."""
+        changes = revision_changes(deployment, self._revisions(deployment), self._clock.now())
+        if changes.create is not None:
+            await self._create(deployment, changes.create)
+        elif changes.rewrite is not None:
+            row, body = changes.rewrite
+            await self._rewrite(row, body)
+        return self._revisions(deployment)
+
+    async def trim(
+        self, deployment: DeploymentRow, revisions: Sequence[RevisionRow], in_use: Callable[[], Collection[str]]
+    ) -> None:
+        """Remove the oldest revisions above the limit; *in_use* is asked only when there may be any."""
+        limit = deployment.policy.revision_history_limit
+        if len(revisions) <= limit:
+            return
+        for row in surplus_revisions(revisions, in_use(), limit):
+            self._lead()
+            with suppress(NotFound):
+                await self._api.delete(CONTROLLER_REVISIONS, Key(row.namespace, row.name), uid=row.uid)
+            self._overlay.deleted(row, self._clock.monotonic())
+
+    def _revisions(self, deployment: DeploymentRow) -> tuple[RevisionRow, ...]:
+        owner = owned_by(deployment.namespace, deployment.uid)
+        cached = self._cache.revisions.by_index(BY_OWNER, owner)
+        rows = self._overlay.over(cached, self._clock.monotonic())
+        return tuple(row for row in rows if row.owner == deployment.uid and not row.terminating)
+
+    async def _create(self, deployment: DeploymentRow, body: Mapping[str, Any]) -> None:
+        self._lead()
+        try:
+            stored = await self._made(deployment.namespace, body)
+        except AlreadyExists:
+            row = await self._read(Key(deployment.namespace, body["metadata"]["name"]))
+            if row is None or row.owner == deployment.uid:
+                return  # ours, and the cache did not show it yet; or gone again: the next pass will know
+            other = {"metadata": {**body["metadata"], "name": revision_name(deployment, taken=True)}}
+            stored = await self._made(deployment.namespace, {**body, **other})
+        self._wrote(stored)
+
+    async def _made(self, namespace: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        return await self._api.create(CONTROLLER_REVISIONS, namespace, body, field_manager=FIELD_MANAGER)
+
+    async def _rewrite(self, row: RevisionRow, body: Mapping[str, Any]) -> None:
+        self._lead()
+        key = Key(row.namespace, row.name)
+        try:
+            self._wrote(await self._api.patch(CONTROLLER_REVISIONS, key, body, field_manager=FIELD_MANAGER))
+        except NotFound:
+            self._overlay.deleted(row, self._clock.monotonic())
+        except Conflict:
+            await self._read(key)
+            raise
+
+    async def _read(self, key: Key) -> RevisionRow | None:
+        try:
+            return self._wrote(await self._api.get(CONTROLLER_REVISIONS, key))
+        except NotFound:
+            return None
+
+    def _wrote(self, stored: Mapping[str, Any]) -> RevisionRow:
+        row = project_revision(stored)
+        self._overlay.wrote(row, self._clock.monotonic())
+        return row
+
+    def _lead(self) -> None:
+        if not self._may_write():
+            raise NotLeading

@@ -1,0 +1,157 @@
+"""Failure domains: how many devices that share a rack, a pair or a feed are down, whoever took them down. Pure.
+
+A domain is the values of a budget's labels; a device that lacks one of them is in none. A percentage is of the
+deployment's devices in the domain, rounded up. Several budgets hold at a time, and each must have room. Those of other
+deployments hold, too, for the devices that these deployments match.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import TypeAlias
+
+from praetor_api.kube.objects import Budget
+from praetor_controller.model.rows import DeviceRow
+from praetor_controller.model.selectors import compile_selector
+from praetor_controller.rollout.amounts import amount
+from praetor_controller.rollout.snapshot import SharedBudget
+
+_PATH = "spec.updateStrategy.rollingUpdate.budgets"
+
+
+Domain: TypeAlias = str | tuple[str, ...]
+"""The value of a budget's only label, or the values of its several."""
+
+
+class Domains:
+    """The failure domains of one pass. *down_elsewhere* are the devices that other deployments have down, and *shared*
+    the budgets of those that match some of the *devices*.
+    """
+
+    def __init__(
+        self,
+        budgets: Sequence[Budget],
+        devices: Sequence[DeviceRow],
+        down_elsewhere: Iterable[DeviceRow],
+        shared: Iterable[SharedBudget] = (),
+    ) -> None:
+        own = [_Budget(index, budget, devices) for index, budget in enumerate(budgets)]
+        self._budgets = [*own, *(_Shared(index, each) for index, each in enumerate(shared))]
+        for device in down_elsewhere:
+            self.take(device)
+
+    def __bool__(self) -> bool:
+        return bool(self._budgets)
+
+    def take(self, device: DeviceRow) -> None:
+        """Count *device* as down, once."""
+        for budget in self._budgets:
+            budget.take(device)
+
+    def full(self, device: DeviceRow) -> str:
+        """Return the first domain that has no room for *device*, such as `rack=r12 1/1`; empty when all have."""
+        return next((full for budget in self._budgets if (full := budget.full(device))), "")
+
+    def crowded(self, device: DeviceRow) -> str:
+        """Return the first domain of *device*, which is down already, that has more down than it may; empty if none."""
+        return next((full for budget in self._budgets if (full := budget.crowded(device))), "")
+
+
+class _Budget:
+    """One budget and the devices that are down in each of its domains."""
+
+    def __init__(self, index: int, budget: Budget, devices: Sequence[DeviceRow]) -> None:
+        self._keys = budget.group_by
+        self._labels: Callable[[Mapping[str, str]], Domain] = itemgetter(*budget.group_by)
+        self._value = budget.max_unavailable
+        self._path = f"{_PATH}[{index}].maxUnavailable"
+        self._devices = devices
+        self._down: dict[Domain, set[str]] = {}
+        self._limits: dict[Domain, int] = {}
+        self._sizes: Counter[Domain | None] | None = None  # until somebody asks
+        self._names: dict[tuple[Domain, int], str] = {}
+        amount(self._value, 0, self._path)  # refuse nonsense whether or not it is ever asked for
+
+    def take(self, device: DeviceRow) -> None:
+        domain = self._domain(device)
+        if domain is not None:
+            self._down.setdefault(domain, set()).add(device.name)
+
+    def full(self, device: DeviceRow) -> str:
+        domain = self._binding(device)
+        if domain is None:
+            return ""
+        down = self._down.get(domain, ())
+        with_it = len(down) + (device.name not in down)  # what is down for another deployment stays down for this one
+        return self._name(domain, len(down)) if with_it > self._limit(domain) else ""
+
+    def crowded(self, device: DeviceRow) -> str:
+        domain = self._binding(device)
+        if domain is None:
+            return ""
+        down = len(self._down.get(domain, ()))
+        return self._name(domain, down) if down > self._limit(domain) else ""
+
+    def _binding(self, device: DeviceRow) -> Domain | None:
+        """Return the domain that *device* must have room in."""
+        return self._domain(device)
+
+    def _domain(self, device: DeviceRow) -> Domain | None:
+        try:
+            return self._labels(device.labels)
+        except KeyError:
+            return None
+
+    def _limit(self, domain: Domain) -> int:
+        limit = self._limits.get(domain)
+        if limit is None:
+            limit = self._limits[domain] = amount(self._value, self._size(domain), self._path)
+        return limit
+
+    def _size(self, domain: Domain) -> int:
+        if not isinstance(self._value, str):
+            return 0  # nobody counts for a plain number
+        if self._sizes is None:
+            self._sizes = Counter(map(self._domain, self._devices))
+        return self._sizes[domain]
+
+    def _name(self, domain: Domain, down: int) -> str:
+        """Return the words for it, which all devices of the domain share."""
+        name = self._names.get((domain, down))
+        if name is None:
+            name = self._names[domain, down] = f"{domain_words(self._keys, domain)} {down}/{self._limit(domain)}"
+        return name
+
+
+class _Shared(_Budget):
+    """A budget of another deployment: what is down counts whatever it is, but only its own devices are held back."""
+
+    def __init__(self, index: int, shared: SharedBudget) -> None:
+        super().__init__(index, shared.budget, ())
+        self._matches = compile_selector(shared.selector)
+        self._shared = shared
+
+    def _binding(self, device: DeviceRow) -> Domain | None:
+        return self._domain(device) if self._matches(device.labels) else None
+
+    def _size(self, domain: Domain) -> int:
+        return self._shared.sizes.get(domain_words(self._keys, domain), 0)
+
+    def _name(self, domain: Domain, down: int) -> str:
+        return f"{super()._name(domain, down)} of {self._shared.owner}"
+
+
+def domain_words(keys: Sequence[str], domain: Domain) -> str:
+    """Return the labels of *domain* in words."""
+    values = (domain,) if isinstance(domain, str) else domain
+    return ",".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
+
+
+def domain_sizes(budget: Budget, devices: Iterable[DeviceRow]) -> dict[str, int]:
+    """Return how many of *devices* each failure domain of *budget* has."""
+    keys = budget.group_by
+    named = (tuple(map(device.labels.get, keys)) for device in devices)
+    sizes = Counter(tuple(values) for values in named if None not in values)
+    return {domain_words(keys, tuple(map(str, values))): count for values, count in sizes.items()}

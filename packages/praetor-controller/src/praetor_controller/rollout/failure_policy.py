@@ -1,0 +1,109 @@
+"""The failure policy: which devices failed at the revision that is being rolled out, and whether to stop. Pure.
+
+Once stopped, a revision stays so, although its failures may go away: a pause until the spec changes, a rollback until
+the template does. The status remembers which revision that is, so a restarted controller does, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+from attrs import frozen
+
+from praetor_api.kube.conditions import get_condition
+from praetor_api.kube.objects import ConditionStatus, FailureAction, StrategyType
+from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.rollout.amounts import amount
+from praetor_controller.rollout.assignment import Pairing
+from praetor_controller.rollout.availability import Standing
+from praetor_controller.rollout.status import PAUSED, ROLLED_BACK, ConditionReason, was_rolled_out
+
+_SHOWN = 3
+_PATH = "spec.failurePolicy.maxFailures"
+
+
+@frozen
+class Stop:
+    """Why the present revision goes no further, whether it is taken back, and whether the status says so already."""
+
+    message: str
+    rollback: bool
+    remembered: bool = False
+
+
+def stopped(
+    deployment: DeploymentRow, pairing: Pairing, hashes: Collection[str], now: float, *, can_roll_back: bool
+) -> tuple[Stop | None, float]:
+    """Return why the rollout must stop, or has stopped, and when time alone may change that; InvalidDeployment for a
+    bad limit. None while it may go on.
+    """
+    policy = deployment.policy.failure_policy
+    if policy is None or deployment.strategy is StrategyType.ON_DELETE:
+        return None, math.inf
+    limit = amount(policy.max_failures, len(pairing.devices), _PATH)
+    remembered = _remembered(deployment, can_roll_back=can_roll_back)
+    if remembered is not None or deployment.policy.paused or was_rolled_out(deployment):
+        return remembered, math.inf
+    judge = _Judge(deployment, hashes, now)
+    failed = [
+        (device.name, why)
+        for device, process, stands in pairing
+        if stands is not Standing.AVAILABLE and process is not None and (why := judge.failure(device, process, stands))
+    ]
+    if len(failed) <= limit:
+        return None, judge.next_deadline
+    rollback = can_roll_back and policy.action is FailureAction.ROLLBACK
+    return Stop(_message(deployment, failed, limit), rollback), math.inf
+
+
+class _Judge:
+    """Tells what is a failure."""
+
+    def __init__(self, deployment: DeploymentRow, hashes: Collection[str], now: float) -> None:
+        self._hashes = hashes
+        self._now = now
+        self._deadline_s = float(deployment.policy.progress_deadline_seconds)
+        self.next_deadline = math.inf  # when the first of those that are not ready yet fails
+
+    def failure(self, device: DeviceRow, process: ProcessRow, stands: Standing | None) -> str:
+        """Return why *device* failed at the revision; empty when it did not."""
+        if process.spec_hash not in self._hashes or process.ready_since is not None:
+            return ""
+        if process.terminating or device.maintained(self._now):
+            return ""
+        if stands is Standing.SILENT_AFTER_OFFER:
+            return "silent since the offer"
+        if stands is not Standing.UNAVAILABLE:
+            return ""
+        return process.failure or self._late(process)
+
+    def _late(self, process: ProcessRow) -> str:
+        deadline = (process.offered_at or process.created_at) + self._deadline_s
+        if deadline <= self._now:
+            return "not ready in time"
+        self.next_deadline = min(self.next_deadline, deadline)
+        return ""
+
+
+def _remembered(deployment: DeploymentRow, *, can_roll_back: bool) -> Stop | None:
+    status = deployment.status
+    if status.failed_revision != deployment.template.revision:
+        return None
+    rolled_back = get_condition(status.conditions, ROLLED_BACK)
+    if rolled_back is not None and rolled_back.status is ConditionStatus.TRUE:
+        return Stop(rolled_back.message, rollback=can_roll_back, remembered=True)
+    paused = get_condition(status.conditions, PAUSED)
+    if paused is None or paused.reason != ConditionReason.FAILURE_POLICY:
+        return None
+    if paused.observed_generation != deployment.generation:
+        return None
+    return Stop(paused.message, rollback=False, remembered=True)
+
+
+def _message(deployment: DeploymentRow, failed: Sequence[tuple[str, str]], limit: int) -> str:
+    shown = "; ".join(f"{device}: {why}" for device, why in sorted(failed)[:_SHOWN])
+    more = f"; and {len(failed) - _SHOWN} more" if len(failed) > _SHOWN else ""
+    revision = deployment.template.revision
+    devices = "device" if len(failed) == 1 else "devices"
+    return f"{len(failed)} {devices} failed at revision {revision}, at most {limit} may: {shown}{more}"

@@ -1,0 +1,104 @@
+"""What other deployments of a namespace have to do with one: the devices that they have down, and their budgets. Pure.
+
+A device that is down counts in its failure domains whoever took it down, and a budget binds all that write to its
+devices.
+
+What another deployment is about to write counts before it is written, so that two rollouts cannot both take the last
+place of a domain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from attrs import frozen
+
+from praetor_api.kube.objects import StrategyType
+from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.rollout.amounts import is_amount
+from praetor_controller.rollout.availability import Standing, blamed_until, standing
+from praetor_controller.rollout.budgets import domain_sizes
+from praetor_controller.rollout.snapshot import SharedBudget
+
+TAKING_S = 1.0
+"""After so long it is seen whether another deployment's write was made."""
+
+
+@frozen
+class Neighbour:
+    """Another deployment of the namespace, and the devices that it is about to write to, or may have written to."""
+
+    deployment: DeploymentRow
+    processes: Iterable[ProcessRow]
+    taking: Collection[str] = frozenset()
+
+
+@frozen
+class Elsewhere:
+    """Devices that other deployments have *down*, by name, and when time alone may change that (inf: never)."""
+
+    down: tuple[DeviceRow, ...] = ()
+    changes_at: float = math.inf
+
+
+def down_elsewhere(neighbours: Iterable[Neighbour], devices: Mapping[str, DeviceRow], now: float) -> Elsewhere:
+    """Return those of *devices*, all of the namespace by name, that one of the *neighbours* has down at *now*."""
+    names: set[str] = set()
+    changes_at = math.inf
+    for neighbour in neighbours:
+        if neighbour.taking:  # a write that comes to nothing makes no event
+            names.update(neighbour.taking)
+            changes_at = min(changes_at, now + TAKING_S)
+        for name, until in _down(neighbour, devices, now):
+            names.add(name)
+            changes_at = min(changes_at, until)
+    rows = (devices[name] for name in sorted(names & devices.keys()))
+    return Elsewhere(tuple(row for row in rows if not row.maintained(now)), changes_at)
+
+
+def shared_budgets(
+    neighbours: Iterable[Neighbour], matching: Sequence[DeviceRow], devices: Iterable[DeviceRow]
+) -> tuple[SharedBudget, ...]:
+    """Return the budgets of those *neighbours* that match some of the devices *matching* the deployment, too.
+
+    *devices* are all of the namespace. A neighbour that cannot be acted on, or that does not roll, has none.
+    """
+    return tuple(
+        SharedBudget(
+            owner=other.name,
+            selector=other.policy.selector,
+            budget=budget,
+            sizes=domain_sizes(budget, (each for each in devices if other.matches(each.labels)))
+            if isinstance(budget.max_unavailable, str)
+            else {},
+        )
+        for other in (neighbour.deployment for neighbour in neighbours)
+        if has_budgets(other) and any(other.matches(device.labels) for device in matching)
+        for budget in other.policy.update_strategy.rolling_update.budgets
+        if is_amount(budget.max_unavailable)
+    )
+
+
+def has_budgets(deployment: DeploymentRow) -> bool:
+    """Tell whether the budgets of *deployment*, if it has any, hold."""
+    rolling = deployment.strategy is StrategyType.ROLLING_UPDATE
+    acted_on = rolling and not deployment.fault and not deployment.terminating
+    return acted_on and bool(deployment.policy.update_strategy.rolling_update.budgets)
+
+
+def _down(neighbour: Neighbour, devices: Mapping[str, DeviceRow], now: float) -> Iterator[tuple[str, float]]:
+    """Yield the devices that *neighbour* has down, each with the time when it may be so no more by itself."""
+    policy = neighbour.deployment.policy
+    min_ready_s, deadline_s = float(policy.min_ready_seconds), float(policy.progress_deadline_seconds)
+    for process in neighbour.processes:
+        device = devices.get(process.device)
+        if device is None:
+            continue
+        stands = standing(process, device, min_ready_s, now)
+        if stands is Standing.SILENT_AFTER_OFFER:
+            blamed = blamed_until(process, device, min_ready_s, deadline_s)
+            if now < blamed:
+                yield process.device, blamed
+        elif stands is Standing.UNAVAILABLE:
+            yield process.device, math.inf if process.ready_since is None else process.ready_since + min_ready_s

@@ -1,0 +1,224 @@
+"""What a rollout promises, one function each: it looks at one spec write of the controller, and the facts at it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Final
+
+from attrs import frozen
+
+from praetor_api.kube.objects import StrategyType, Wave
+from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
+
+
+class Broken(AssertionError):
+    """A promise was not kept; *promise* is its name."""
+
+    def __init__(self, promise: str, what: str) -> None:
+        super().__init__(f"{promise}: {what}")
+        self.promise = promise
+
+
+@frozen(kw_only=True)
+class Write:
+    """A spec write: of *old* became *new*; *old* is None for a new process.
+
+    *takes_down*: the device was up, as far as this deployment goes; *takes_down_first*: for all the others, too.
+    """
+
+    deployment: DeploymentRow
+    device: DeviceRow
+    old: ProcessRow | None
+    new: ProcessRow
+    takes_down: bool = False
+    takes_down_first: bool = False
+
+
+@frozen(kw_only=True)
+class Facts:
+    """The world at a write, the new process in it. *down* are the devices that our writes took down.
+
+    *began* is when the present rollout did, and *stood* which of its waves have stood, and since when. All of these are
+    by deployment; *deployments* are all of them. *calm* is how it was when everybody had last come to rest: what came
+    since may cross the write.
+    """
+
+    now: float
+    devices: Mapping[str, DeviceRow]
+    processes: Mapping[str, tuple[ProcessRow, ...]]
+    down: Mapping[str, frozenset[str]]
+    began: Mapping[str, float]
+    stood: Mapping[str, Mapping[str, float]]
+    deployments: Collection[DeploymentRow]
+    calm: Calm
+
+
+@frozen(kw_only=True)
+class Calm:
+    """What the controller surely knew: *blind* when it was kept from seeing processes."""
+
+    blind: bool = False
+    paused: frozenset[str] = frozenset()
+    on_delete: frozenset[str] = frozenset()
+    stopped: frozenset[tuple[str, int]] = frozenset()  # deployments and generations that go, or must go, no further
+    maintained: frozenset[str] = frozenset()
+    held: frozenset[str] = frozenset()  # names of processes
+    offline: frozenset[str] = frozenset()  # they had reported before
+
+
+def share(value: int | str, devices: int) -> int:
+    """Return how many of *devices* a number or a percentage stands for."""
+    return math.ceil(devices * int(value.removesuffix("%")) / 100) if isinstance(value, str) else value
+
+
+def noted(row: DeploymentRow, process: ProcessRow, began: float) -> str:
+    """Return the wave that *process* was given the update revision in, since the rollout *began*; empty if none."""
+    recent = process.offered_at is not None and process.offered_at >= math.floor(began)
+    return process.wave if recent and process.revision == row.template.revision else ""
+
+
+def selects(wave: Wave, device: DeviceRow) -> bool:
+    wanted = wave.selector.match_labels if wave.selector is not None else {}
+    return all(device.labels.get(key) == value for key, value in wanted.items())
+
+
+def max_unavailable_holds(write: Write, facts: Facts) -> str:
+    """Never more than maxUnavailable devices are down by our doing."""
+    row, down = write.deployment, facts.down[write.deployment.name]
+    limit = share(row.max_unavailable, len(facts.devices))
+    more = write.takes_down and _rolling(row) and len(down) > limit
+    return f"{sorted(down)} are down, at most {limit} may be" if more else ""
+
+
+def every_budget_holds(write: Write, facts: Facts) -> str:
+    """Nor more of a failure domain than any budget of any deployment allows, whichever took them down."""
+    if not write.takes_down_first or not _rolling(write.deployment):
+        return ""
+    down = frozenset[str]().union(*facts.down.values())
+    others = (each for each in facts.deployments if _rolling(each) and each.matches(write.device.labels))
+    budgets = [(row, each) for row in others for each in row.policy.update_strategy.rolling_update.budgets]
+    for deployment, budget in budgets:
+        domain = [write.device.labels.get(key) for key in budget.group_by]
+        there = [row for row in facts.devices.values() if [row.labels.get(key) for key in budget.group_by] == domain]
+        limit = share(budget.max_unavailable, sum(deployment.matches(row.labels) for row in there))
+        gone = sorted(down & {row.name for row in there})
+        if None not in domain and len(gone) > limit:
+            return f"{gone} of {domain} are down, at most {limit} may be by {deployment.name}"
+    return ""
+
+
+def one_process_for_each_device(write: Write, facts: Facts) -> str:
+    """Never two processes for one deployment and device."""
+    there = [row.name for row in facts.processes[write.deployment.name] if row.device == write.device.name]
+    return f"{write.device.name} has {there}" if len(there) > 1 else ""
+
+
+def paused_means_no_writes(write: Write, facts: Facts) -> str:
+    """While a deployment is paused no spec is written."""
+    paused = write.deployment.policy.paused and write.deployment.name in facts.calm.paused
+    return f"{write.new.name} was written" if paused else ""
+
+
+def on_delete_waits_for_the_deletion(write: Write, facts: Facts) -> str:
+    """With OnDelete a process stays as it is until somebody deletes it."""
+    spared = write.deployment.strategy is StrategyType.ON_DELETE and write.deployment.name in facts.calm.on_delete
+    return f"{write.new.name} was written" if spared and write.old is not None else ""
+
+
+def maintenance_is_respected(write: Write, facts: Facts) -> str:
+    """A device in maintenance is not touched."""
+    touched = write.old is not None and write.device.in_maintenance and write.device.name in facts.calm.maintained
+    return f"{write.device.name} was touched" if touched else ""
+
+
+def held_devices_are_deferred(write: Write, facts: Facts) -> str:
+    """A device on which somebody holds updates is offered nothing."""
+    held = write.old is not None and bool(write.old.held) and write.new.name in facts.calm.held
+    return f"{write.device.name} was offered {write.new.revision}" if held and not facts.calm.blind else ""
+
+
+def offline_devices_are_deferred(write: Write, facts: Facts) -> str:
+    """A device that is offline is offered nothing."""
+    offline = write.device.connected is False and write.device.name in facts.calm.offline
+    offered = offline and write.old is not None and write.old.reported
+    return f"{write.device.name} was offered {write.new.revision}" if offered and not facts.calm.blind else ""
+
+
+def untested_revisions_wait_for_their_wave(write: Write, facts: Facts) -> str:
+    """A revision reaches a device, old or new, only when the waves before the device's own have stood."""
+    stood = facts.stood[write.deployment.name]
+    missing = [wave.name for wave in _waves_before(write) if wave.name not in stood]
+    return f"{write.device.name} got {write.new.revision} before {missing} stood" if missing else ""
+
+
+def waves_soak(write: Write, facts: Facts) -> str:
+    """A wave begins only when each one before it has stood for its soak time."""
+    stood, now = facts.stood[write.deployment.name], facts.now
+    early = [each.name for each in _waves_before(write) if now < stood.get(each.name, -math.inf) + each.soak_seconds]
+    return f"{write.device.name} got {write.new.revision} before {early} had soaked" if early else ""
+
+
+def waves_keep_their_limit(write: Write, facts: Facts) -> str:
+    """A wave takes no more devices than its limit."""
+    row, name = write.deployment, write.new.wave
+    wave = next((each for each in row.policy.update_strategy.rolling_update.waves if each.name == name), None)
+    if wave is None or wave.limit is None or not _is_untested(write):
+        return ""
+    rows = [each for each in facts.processes[row.name] if each.device in facts.devices]
+    there = sorted(each.device for each in rows if noted(row, each, facts.began[row.name]) == name)
+    limit = share(wave.limit, sum(selects(wave, device) for device in facts.devices.values()))
+    return f"{there} are in {name}, at most {limit} may be" if len(there) > limit else ""
+
+
+def approvals_are_asked_for(write: Write, facts: Facts) -> str:
+    """A wave with manual approval begins when this revision was approved for it."""
+    row, wave = write.deployment, write.new.wave
+    manual = {each.name for each in row.policy.update_strategy.rolling_update.waves if each.approval == "Manual"}
+    if wave not in manual or write.new.revision != row.template.revision or not _rolling(row):
+        return ""
+    approved = f"{row.template.revision}/{wave}" in row.approved
+    return "" if approved else f"{write.device.name} got {write.new.revision} in {wave}, which nobody approved"
+
+
+def a_stopped_revision_is_offered_to_nobody(write: Write, facts: Facts) -> str:
+    """What the failure policy stopped reaches no further device."""
+    row = write.deployment
+    if (row.name, row.generation) not in facts.calm.stopped or write.new.revision == row.status.current_revision:
+        return ""
+    offered = write.new.revision == row.template.revision
+    return f"{write.device.name} got {write.new.revision}" if offered and not facts.calm.blind else ""
+
+
+PROMISES: Final[tuple[Callable[[Write, Facts], str], ...]] = (
+    max_unavailable_holds,
+    every_budget_holds,
+    one_process_for_each_device,
+    paused_means_no_writes,
+    on_delete_waits_for_the_deletion,
+    maintenance_is_respected,
+    held_devices_are_deferred,
+    offline_devices_are_deferred,
+    untested_revisions_wait_for_their_wave,
+    waves_soak,
+    waves_keep_their_limit,
+    approvals_are_asked_for,
+    a_stopped_revision_is_offered_to_nobody,
+)
+
+
+def _rolling(row: DeploymentRow) -> bool:
+    return row.strategy is StrategyType.ROLLING_UPDATE
+
+
+def _is_untested(write: Write) -> bool:
+    row = write.deployment
+    is_new = write.new.revision == row.template.revision != row.status.current_revision
+    return is_new and _rolling(row)
+
+
+def _waves_before(write: Write) -> tuple[Wave, ...]:
+    """Return the waves that have to stand before the write, which gave a device a revision that is not proven."""
+    waves = write.deployment.policy.update_strategy.rolling_update.waves if _is_untested(write) else ()
+    names = [wave.name for wave in waves]
+    return waves[: names.index(write.new.wave)] if write.new.wave in names else waves

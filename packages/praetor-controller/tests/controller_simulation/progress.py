@@ -1,0 +1,75 @@
+"""How far a rollout in waves has come: judged anew from what the API stores, for the promises.
+
+It knows nothing of how the planner places devices; where it cannot tell, it takes a wave to have stood.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+from controller_simulation.invariants import noted, selects, share
+from controller_simulation.stored import Stored
+from praetor_api.kube.objects import Wave
+from praetor_api.kube.runtime.clock import Clock
+from praetor_controller.model.rows import DeploymentRow, ProcessRow
+
+_ALWAYS = -math.inf
+
+
+class Progress:
+    """Which waves of the present rollouts have stood, and since when: remembered, for a device may fail later."""
+
+    def __init__(self, stored: Stored, clock: Clock) -> None:
+        self._stored = stored
+        self._clock = clock
+        self.began: dict[str, float] = {}
+        self._stood: dict[str, dict[str, float]] = {}
+
+    def begin(self, name: str) -> None:
+        self.began[name] = self._clock.now().timestamp()
+        self._stood[name] = {}
+
+    def stood(self, name: str) -> Mapping[str, float]:
+        return self._stood[name]
+
+    def look(self, name: str) -> None:
+        """Note the waves of *name* that stand now."""
+        row, devices = self._stored.deployment(name), self._stored.devices()
+        processes = {each.device: each for each in self._stored.processes(name) if each.device in devices}
+        waves_of = {each: noted(row, process, self.began[name]) for each, process in processes.items()}
+        available = self._available(row, processes)
+        for wave in row.policy.update_strategy.rolling_update.waves:
+            there = {each for each, note in waves_of.items() if note == wave.name}
+            there |= {each.name for each in devices.values() if not waves_of.get(each.name) and selects(wave, each)}
+            spared = {each for each in there if devices[each].in_maintenance or not devices[each].connected}
+            spared |= {each for each in there & processes.keys() if processes[each].held}
+            taken = {each for each in spared if waves_of.get(each) == wave.name}
+            since = _since(wave, there, spared, taken, {each: available[each] for each in there & available.keys()})
+            if since <= self._clock.now().timestamp():
+                self._stood[name][wave.name] = min(since, self._stood[name].get(wave.name, math.inf))
+
+    def _available(self, row: DeploymentRow, processes: Mapping[str, ProcessRow]) -> dict[str, float]:
+        """Return the devices that have the revision and are ready, and when they became, or become, available."""
+        wait_s, wanted = row.policy.min_ready_seconds, row.template.revision
+        return {
+            device: process.ready_since + wait_s
+            for device, process in processes.items()
+            if process.ready_since is not None and process.revision == wanted
+        }
+
+
+def _since(
+    wave: Wave,
+    there: Collection[str],
+    spared: Collection[str],
+    taken: Collection[str],
+    available: Mapping[str, float],
+) -> float:
+    """Return since when *wave* stands, at most, with the devices that may be *there*; inf when it does not."""
+    if not there or not wave.success_threshold:
+        return _ALWAYS
+    room = math.inf if wave.limit is None else share(wave.limit, len(there)) - len(taken)
+    counted = max(0.0, min(room, len(there) - len(spared)))
+    needed = max(1, math.ceil(counted * wave.success_threshold / 100))
+    return sorted(available.values())[needed - 1] if len(available) >= needed else math.inf

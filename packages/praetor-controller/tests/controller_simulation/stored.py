@@ -1,0 +1,73 @@
+"""What the API stores: as the rows that the controller makes of it, and as people read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from kube_store import Store
+from praetor_api.kube.client.resource import (
+    DEVICE_PROCESS_DEPLOYMENTS,
+    DEVICE_PROCESSES,
+    NETWORK_SWITCHES,
+    Key,
+    Resource,
+)
+from praetor_controller.model.projection import project_deployment, project_device, project_process
+from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
+
+LAB = "lab"
+
+
+class Stored:
+    """Rows are made once for each version of an object, and gathered once for each version of the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._rows: dict[tuple[Resource, Key], tuple[str, Any]] = {}
+        self._gathered_at = 0
+        self._processes: dict[str | None, tuple[ProcessRow, ...]] = {}  # by the uid of their owner
+        self._devices: dict[str, DeviceRow] = {}
+
+    def deployment(self, name: str) -> DeploymentRow:
+        row: DeploymentRow = self._row(DEVICE_PROCESS_DEPLOYMENTS, Key(LAB, name), project_deployment)
+        return row
+
+    def processes(self, deployment: str) -> tuple[ProcessRow, ...]:
+        self._gather()
+        return self._processes.get(self.deployment(deployment).uid, ())
+
+    def devices(self) -> Mapping[str, DeviceRow]:
+        self._gather()
+        return self._devices
+
+    def status(self, name: str) -> dict[str, Any]:
+        status: dict[str, Any] = self.objects(DEVICE_PROCESS_DEPLOYMENTS)[Key(LAB, name)].get("status") or {}
+        return status
+
+    def versions(self, deployment: str) -> dict[str, str]:
+        """Return the version of every device's process."""
+        uid, found = self.deployment(deployment).uid, self.objects(DEVICE_PROCESSES).values()
+        ours = [each for each in found if each["metadata"]["ownerReferences"][0]["uid"] == uid]
+        return {each["spec"]["deviceRef"]["name"]: each["spec"]["execution"]["command"][0] for each in ours}
+
+    def objects(self, resource: Resource) -> dict[Key, dict[str, Any]]:
+        return self._store.objects.get(resource, {})
+
+    def _gather(self) -> None:
+        if self._gathered_at == self._store.version:
+            return
+        self._gathered_at, self._processes = self._store.version, {}
+        for key in self.objects(DEVICE_PROCESSES):
+            row: ProcessRow = self._row(DEVICE_PROCESSES, key, project_process)
+            self._processes[row.owner] = (*self._processes.get(row.owner, ()), row)
+        keys = self.objects(NETWORK_SWITCHES)
+        self._devices = {key.name: self._row(NETWORK_SWITCHES, key, project_device) for key in keys}
+
+    def _row(self, resource: Resource, key: Key, project: Any) -> Any:
+        obj = self._store.objects[resource][key]
+        version = obj["metadata"]["resourceVersion"]
+        known = self._rows.get((resource, key))
+        if known is None or known[0] != version:
+            known = self._rows[resource, key] = (version, project(obj))
+        return known[1]

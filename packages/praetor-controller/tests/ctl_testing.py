@@ -1,0 +1,77 @@
+"""For tests: a cluster in memory that commands are run against."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from click.testing import CliRunner, Result
+
+from controller_testing import PatchingKube
+from kube_testing import FakeClock
+from praetor_api.kube.client.resource import (
+    DEVICE_PROCESS_DEPLOYMENTS,
+    DEVICE_PROCESSES,
+    NETWORK_SWITCHES,
+    Key,
+    Resource,
+)
+from praetor_controller.ctl.cli import main
+from praetor_controller.ctl.cluster import Cluster, Where
+
+NAMESPACE = "lab"
+
+
+class LabKube(PatchingKube):
+    """Objects in memory that can be rehearsed on."""
+
+    def rehearsal(self) -> LabKube:
+        """Return a client of a copy: it answers writes, and the objects stay as they are."""
+        return LabKube(self._clock, store=copy.deepcopy(self._store))
+
+
+class Lab:
+    """A namespace, the commands that look at it, and what they were told about where it is."""
+
+    def __init__(self, now: datetime = datetime(2026, 1, 1, 1, tzinfo=UTC)) -> None:
+        self.clock = FakeClock(now)
+        self.kube = LabKube(self.clock)
+        self.asked: list[Where] = []
+
+    @asynccontextmanager
+    async def open(self, where: Where) -> AsyncIterator[Cluster]:
+        self.asked.append(where)
+        api = self.kube.rehearsal() if where.dry_run else self.kube
+        yield Cluster(api=api, namespace=where.namespace or NAMESPACE, clock=self.clock)
+
+    def run(self, *args: str, **settings: Any) -> Result:
+        return CliRunner().invoke(main, args, obj=self.open, **settings)
+
+    def put(self, resource: Resource, name: str, metadata: Mapping[str, Any] | None = None, **parts: Any) -> str:
+        """Create an object, with its status if *parts* has one, and return its uid."""
+        body = {"metadata": {"name": name} | dict(metadata or {}), **parts}
+        return asyncio.run(self._put(resource, name, body))
+
+    def switch(self, name: str, labels: Mapping[str, str] | None = None, **parts: Any) -> str:
+        return self.put(NETWORK_SWITCHES, name, {"labels": dict(labels or {})}, **parts)
+
+    def deployment(self, name: str, metadata: Mapping[str, Any] | None = None, **parts: Any) -> str:
+        return self.put(DEVICE_PROCESS_DEPLOYMENTS, name, metadata, **parts)
+
+    def process(self, name: str, metadata: Mapping[str, Any] | None = None, **parts: Any) -> str:
+        return self.put(DEVICE_PROCESSES, name, metadata, **parts)
+
+    def stored(self, resource: Resource, name: str) -> dict[str, Any]:
+        return self.kube.objects(resource)[Key(NAMESPACE, name)]
+
+    async def _put(self, resource: Resource, name: str, body: dict[str, Any]) -> str:
+        made = await self.kube.create(resource, NAMESPACE, body)
+        if "status" in body:
+            status = {"status": body["status"]}
+            await self.kube.patch(resource, Key(NAMESPACE, name), status, subresource="status")
+        uid: str = made["metadata"]["uid"]
+        return uid

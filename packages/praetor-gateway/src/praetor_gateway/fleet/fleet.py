@@ -1,0 +1,221 @@
+"""The devices that are declared, by name, and what each shall run: what every request is answered from.
+
+Kept up to date by the informers and by our own writes, never by devices: a name
+that nobody declared leaves no trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from praetor_api.canonical import desired_etag
+from praetor_api.kube.client.resource import Key
+from praetor_gateway.fleet.rows import ProcessRow, SwitchRow
+from praetor_gateway.fleet.session import Session
+
+Row = TypeVar("Row", ProcessRow, SwitchRow)
+
+EMPTY_ETAG = desired_etag(())
+
+
+class Device:
+    """One declared device: its processes and its NetworkSwitch (several of one name are ambiguous)."""
+
+    __slots__ = ("_etag", "name", "processes", "session", "switches")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.processes: tuple[ProcessRow, ...] = ()
+        self.switches: tuple[SwitchRow, ...] = ()
+        self.session = Session()
+        self._etag: str | None = None
+
+    @property
+    def switch(self) -> SwitchRow | None:
+        """Its NetworkSwitch, if there is exactly one."""
+        return self.switches[0] if len(self.switches) == 1 else None
+
+    @property
+    def ambiguous(self) -> bool:
+        """Whether the name alone does not say which device is meant."""
+        if self.switches:
+            return len(self.switches) > 1
+        return len(self.processes) > 1 and len({row.device_namespace for row in self.processes}) > 1
+
+    @property
+    def epoch(self) -> int:
+        """The credential epoch that its tokens must be of: the highest where several switches have its name."""
+        return max((row.credential_epoch for row in self.switches), default=0)
+
+    @property
+    def served(self) -> tuple[ProcessRow, ...]:
+        """The processes that it shall run, sorted by namespace and name.
+
+        A declared switch is one device in one namespace: processes that refer to another one of its name are not its.
+        """
+        if self.ambiguous:
+            return ()
+        namespace = self.switches[0].key.namespace if self.switches else None
+        return tuple(row for row in self.processes if not row.deleting and namespace in (None, row.device_namespace))
+
+    @property
+    def etag(self) -> str:
+        """The ETag of its desired state."""
+        if self._etag is None:
+            served = self.served
+            self._etag = desired_etag(row.version for row in served) if served else EMPTY_ETAG
+        return self._etag
+
+    def changed(self) -> None:
+        """Forget what was derived from the rows."""
+        self._etag = None
+        self.session.expect(row.uid for row in self.served)
+
+
+class Fleet:
+    """All devices. *changed* is called with a device's name when its desired state or its epoch may have changed."""
+
+    def __init__(self, changed: Callable[[str], None]) -> None:
+        self._changed = changed
+        self._devices: dict[str, Device] = {}
+        self._processes: dict[Key, ProcessRow] = {}
+        self._switches: dict[Key, SwitchRow] = {}
+
+    def __len__(self) -> int:
+        return len(self._devices)
+
+    def __iter__(self) -> Iterator[Device]:
+        return iter(self._devices.values())
+
+    def device(self, name: str) -> Device | None:
+        return self._devices.get(name)
+
+    def epoch(self, name: str) -> int:
+        """Return the credential epoch of the device *name*, 0 if nobody declared it."""
+        device = self._devices.get(name)
+        return 0 if device is None else device.epoch
+
+    def process(self, key: Key) -> ProcessRow | None:
+        return self._processes.get(key)
+
+    def switch(self, key: Key) -> SwitchRow | None:
+        return self._switches.get(key)
+
+    def on_process(self, key: Key, old: ProcessRow | None, new: ProcessRow | None) -> None:
+        """Take a change that an informer tells."""
+        if new is None:
+            self._drop_process(key)
+        else:
+            self._put_process(new, restored=went_back(old, new))
+
+    def on_switch(self, key: Key, old: SwitchRow | None, new: SwitchRow | None) -> None:
+        """Take a change that an informer tells."""
+        if new is None:
+            self._drop_switch(key)
+        else:
+            self._put_switch(new, restored=went_back(old, new))
+
+    def wrote_process(self, row: ProcessRow) -> None:
+        """Take the answer to a write of ours, ahead of its echo; not if the object is gone by now."""
+        known = self._processes.get(row.key)
+        if known is not None and known.uid == row.uid:
+            self._put_process(row)
+
+    def wrote_switch(self, row: SwitchRow) -> None:
+        """Take the answer to a write of ours, ahead of its echo; not if the object is gone by now."""
+        known = self._switches.get(row.key)
+        if known is not None and known.uid == row.uid:
+            self._put_switch(row, own=True)
+
+    def read_process(self, row: ProcessRow, *, newest: bool) -> None:
+        """Take what was read; *newest* if nothing was told of it meanwhile, so that older means restored."""
+        known = self._processes.get(row.key)
+        if known is not None and known.uid == row.uid:
+            self._put_process(row, restored=newest)
+
+    def read_switch(self, row: SwitchRow, *, newest: bool) -> None:
+        """Take what was read; *newest* if nothing was told of it meanwhile, so that older means restored."""
+        known = self._switches.get(row.key)
+        if known is not None and known.uid == row.uid:
+            self._put_switch(row, restored=newest)
+
+    def _put_process(self, row: ProcessRow, *, restored: bool = False) -> None:
+        known = self._processes.get(row.key)
+        if known is not None and known.uid == row.uid and is_older(row, known) and not restored:
+            return
+        if known is not None and known.device != row.device:
+            self._drop_process(row.key)
+            known = None
+        self._processes[row.key] = row
+        device = self._declared(row.device)
+        device.processes = _with(device.processes, row)
+        if known is None or _identity(known) != _identity(row):
+            self._tell(device)
+
+    def _drop_process(self, key: Key) -> None:
+        row = self._processes.pop(key, None)
+        if row is not None:
+            device = self._devices[row.device]
+            device.processes = _without(device.processes, key)
+            self._tell(device)
+
+    def _put_switch(self, row: SwitchRow, *, restored: bool = False, own: bool = False) -> None:
+        known = self._switches.get(row.key)
+        if known is not None and known.uid == row.uid and is_older(row, known) and not restored:
+            return
+        self._switches[row.key] = row
+        device = self._declared(row.key.name)
+        device.switches = _with(device.switches, row)
+        if known is not None and known.uid == row.uid and not own:
+            device.session.superseded(known.status, row.status)
+        if known is None or _standing(known) != _standing(row):
+            self._tell(device)
+
+    def _drop_switch(self, key: Key) -> None:
+        row = self._switches.pop(key, None)
+        if row is not None:
+            device = self._devices[key.name]
+            device.switches = _without(device.switches, key)
+            self._tell(device)
+
+    def _declared(self, name: str) -> Device:
+        device = self._devices.get(name)
+        if device is None:
+            device = self._devices[name] = Device(name)
+        return device
+
+    def _tell(self, device: Device) -> None:
+        if not device.processes and not device.switches:
+            del self._devices[device.name]
+        device.changed()
+        self._changed(device.name)
+
+
+def _identity(row: ProcessRow) -> tuple[object, ...]:
+    return (row.uid, row.generation, row.parts, row.deleting, row.device_namespace, row.confirmed)
+
+
+def _standing(row: SwitchRow) -> tuple[object, ...]:
+    return (row.uid, row.site, row.credential_epoch)
+
+
+def _with(rows: tuple[Row, ...], row: Row) -> tuple[Row, ...]:
+    changed = [other for other in rows if other.key != row.key]
+    changed.append(row)
+    return tuple(sorted(changed, key=lambda each: each.key))
+
+
+def _without(rows: tuple[Row, ...], key: Key) -> tuple[Row, ...]:
+    return tuple(row for row in rows if row.key != key)
+
+
+def is_older(row: Row, known: Row) -> bool:
+    """Tell whether *row* is a version from before *known*: the echo of a write that another one overtook."""
+    new, old = row.resource_version, known.resource_version
+    return new.isdecimal() and old.isdecimal() and int(new) < int(old)
+
+
+def went_back(old: Row | None, new: Row) -> bool:
+    """Tell whether what an informer tells is from before what it told: the store was restored from a backup."""
+    return old is not None and old.uid == new.uid and is_older(new, old)

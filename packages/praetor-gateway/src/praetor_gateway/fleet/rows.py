@@ -1,0 +1,171 @@
+"""The compact rows that the informers keep of DeviceProcesses and NetworkSwitches.
+
+A fleet has a hundred thousand of them: raw objects are dropped at once, and
+conditions and texts that many devices share are kept once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from attrs import define, evolve, field, frozen
+
+from praetor_api.canonical import ItemVersion, canonical_json
+from praetor_api.kube.client.resource import Key
+from praetor_api.kube.codec import DecodeError, decode
+from praetor_api.kube.objects import Condition, DeviceProcessStatus, NetworkSwitchStatus
+from praetor_api.spec import RestartPolicy
+
+Status = TypeVar("Status", DeviceProcessStatus, NetworkSwitchStatus)
+
+CONFIRMED_ANNOTATION = "azure.com/confirmed"
+"""Somebody lets a change stay that asks to be confirmed: the hash of its spec."""
+
+POOL_SIZE = 65_536
+_MAX_HASH = 128
+_CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
+
+
+@frozen(kw_only=True, weakref_slot=False)
+class ProcessRow:
+    """A DeviceProcess; *parts* make its spec, *device_namespace* is where its device lives.
+
+    A fleet differs in its deviceRef only: what comes before and after it is kept once. *confirmed* is the hash of the
+    spec that somebody confirmed by the annotation.
+    """
+
+    key: Key
+    uid: str
+    resource_version: str
+    generation: int
+    device: str
+    device_namespace: str
+    deleting: bool
+    restart_policy: RestartPolicy
+    parts: tuple[bytes, bytes, bytes]
+    status: DeviceProcessStatus
+    confirmed: str = ""
+
+    @property
+    def spec(self) -> bytes:
+        """The stored spec as canonical JSON."""
+        return b"".join(self.parts)
+
+    @property
+    def spec_hash(self) -> str:
+        """The hash that devices echo; not kept, since it takes a microsecond and would cost 120 bytes a row."""
+        return "sha256:" + hashlib.sha256(self.spec).hexdigest()
+
+    @property
+    def version(self) -> ItemVersion:
+        """What the ETag covers of it."""
+        said = f"{self.spec_hash} {self.confirmed}" if self.confirmed else self.spec_hash
+        return (self.uid, self.key.namespace, self.key.name, self.generation, said)
+
+
+@frozen(kw_only=True, weakref_slot=False)
+class SwitchRow:
+    """A NetworkSwitch; *site* is the value of the site label, a group of devices that one fault may silence.
+
+    Tokens of its device are good in *credential_epoch* only.
+    """
+
+    key: Key
+    uid: str
+    resource_version: str
+    generation: int
+    site: str
+    status: NetworkSwitchStatus
+    credential_epoch: int = 0
+
+
+@define
+class Projection:
+    """Makes rows of objects as the API delivers them."""
+
+    site_label: str
+    _pool: dict[tuple[Any, ...], Condition] = field(factory=dict, init=False)
+    _texts: dict[bytes, bytes] = field(factory=dict, init=False)
+
+    def process(self, obj: Mapping[str, Any]) -> ProcessRow:
+        """Return the row of a DeviceProcess; KeyError or ValueError for one that breaks its schema."""
+        metadata, spec = obj["metadata"], obj["spec"]
+        ref = spec["deviceRef"]
+        return ProcessRow(
+            key=Key(sys.intern(metadata["namespace"]), metadata["name"]),
+            uid=metadata["uid"],
+            resource_version=metadata["resourceVersion"],
+            generation=metadata.get("generation", 0),
+            device=ref["name"],
+            device_namespace=sys.intern(ref.get("namespace") or metadata["namespace"]),
+            deleting="deletionTimestamp" in metadata,
+            restart_policy=RestartPolicy(spec.get("restartPolicy", RestartPolicy.ALWAYS)),
+            parts=self._parts(spec),
+            status=_lean(self._status(obj, DeviceProcessStatus)),
+            confirmed=((metadata.get("annotations") or {}).get(CONFIRMED_ANNOTATION) or "")[:_MAX_HASH],
+        )
+
+    def switch(self, obj: Mapping[str, Any]) -> SwitchRow:
+        """Return the row of a NetworkSwitch."""
+        metadata = obj["metadata"]
+        status = self._status(obj, NetworkSwitchStatus)
+        if status.facts is not None:
+            facts = {sys.intern(name): sys.intern(value) for name, value in status.facts.items()}
+            status = evolve(status, facts=facts)
+        return SwitchRow(
+            key=Key(sys.intern(metadata["namespace"]), metadata["name"]),
+            uid=metadata["uid"],
+            resource_version=metadata["resourceVersion"],
+            generation=metadata.get("generation", 0),
+            site=sys.intern((metadata.get("labels") or {}).get(self.site_label, "")),
+            status=status,
+            credential_epoch=_epoch(obj),
+        )
+
+    @property
+    def pooled(self) -> int:
+        """How many conditions are kept to be shared."""
+        return len(self._pool)
+
+    def _parts(self, spec: Mapping[str, Any]) -> tuple[bytes, bytes, bytes]:
+        before, ref, after = canonical_json(spec).partition(canonical_json(spec["deviceRef"]))
+        return self._shared(before), ref, self._shared(after)
+
+    def _shared(self, text: bytes) -> bytes:
+        """Return an equal text, the same one for all the rows that have it."""
+        if len(self._texts) >= POOL_SIZE:
+            self._texts.clear()
+        return self._texts.setdefault(text, text)
+
+    def _status(self, obj: Mapping[str, Any], cls: type[Status]) -> Status:
+        raw = obj.get("status") or {}
+        try:
+            conditions = tuple(map(self._condition, raw.get("conditions") or ()))
+            return evolve(decode({**raw, "conditions": None}, cls), conditions=conditions)
+        except (DecodeError, AttributeError, TypeError):  # nonsense: what the device reports next replaces it
+            return cls()
+
+    def _condition(self, raw: Mapping[str, Any]) -> Condition:
+        """Return the condition that *raw* says; the same object for all devices on which it says the same."""
+        key = tuple(map(raw.get, _CONDITION_FIELDS))
+        condition = self._pool.get(key)
+        if condition is None:
+            if len(self._pool) >= POOL_SIZE:
+                self._pool.clear()
+            condition = self._pool[key] = decode(raw, Condition)
+        return condition
+
+
+def _epoch(obj: Mapping[str, Any]) -> int:
+    """Return the credential epoch of a NetworkSwitch; 0 for what its schema refuses, and JSON's true is no number."""
+    said = (obj.get("spec") or {}).get("credentialEpoch")
+    return said if type(said) is int and said > 0 else 0
+
+
+def _lean(status: DeviceProcessStatus) -> DeviceProcessStatus:
+    """Return *status* with the texts that a fleet shares kept once."""
+    digest = status.artifact_digest
+    return status if digest is None else evolve(status, artifact_digest=sys.intern(digest))

@@ -1,0 +1,67 @@
+"""The TLS certificate, read again when its files change, so that it can be renewed without a restart."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from attrs import frozen
+
+from praetor_api.kube.runtime.clock import Clock
+
+LOOK_S = 30.0
+
+_log = structlog.get_logger()
+
+
+@frozen(kw_only=True)
+class Tls:
+    """Certificate and key files."""
+
+    cert: Path
+    key: Path
+
+
+class Certificate:
+    """Follows the files of *tls*; *read* makes a context of them. Raises OSError when that cannot be done.
+
+    The context is replaced as a whole, in each handshake: loading a certificate into one that is in use would leave it
+    without a key when the files do not match, as while they are being written.
+    """
+
+    def __init__(self, tls: Tls, read: Callable[[], ssl.SSLContext], clock: Clock) -> None:
+        self._tls = tls
+        self._read = read
+        self._clock = clock
+        self._stamp = _stamp(tls)
+        self._current = read()
+        self.context = read()
+        """What to listen with: each handshake gets the certificate that is current then."""
+        self.context.sni_callback = self._choose  # called for clients, too, that name no server
+
+    async def follow(self) -> None:
+        """Look at the files every half minute, for ever. Files that turned bad change nothing, and are tried again."""
+        while True:
+            await self._clock.sleep(LOOK_S)
+            try:
+                self._look()
+            except OSError as e:  # ssl.SSLError is one
+                _log.warning("certificate not reloaded", cert=str(self._tls.cert), key=str(self._tls.key), error=str(e))
+
+    def _look(self) -> None:
+        stamp = _stamp(self._tls)
+        if stamp != self._stamp:
+            self._current = self._read()
+            self._stamp = stamp
+            _log.info("certificate reloaded", cert=str(self._tls.cert))
+
+    def _choose(self, connection: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
+        connection.context = self._current
+
+
+def _stamp(tls: Tls) -> tuple[tuple[int, int, int], ...]:
+    """Return what differs when a file was written, or replaced by another one as mounted Secrets are."""
+    stats = [path.stat() for path in (tls.cert, tls.key)]
+    return tuple((stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in stats)

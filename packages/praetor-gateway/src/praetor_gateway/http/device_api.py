@@ -1,0 +1,189 @@
+"""The device protocol's endpoints. Nothing here waits for the apiserver: all answers come from memory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+
+from attrs import frozen
+from starlette.types import Receive, Scope, Send
+
+from praetor_api.canonical import etag_matches
+from praetor_api.protocol import Observation, Rejected, Report, read_report
+from praetor_api.wire import WireError, parse_json, write
+from praetor_gateway.fleet.fleet import EMPTY_ETAG, Device, Fleet
+from praetor_gateway.http.auth import Authenticator
+from praetor_gateway.http.desired import render
+from praetor_gateway.http.long_poll import Waiters, Woken
+from praetor_gateway.http.problems import UNAUTHORIZED_DETAIL, Problem, raise_for_body
+from praetor_gateway.http.requests import IF_NONE_MATCH, TOKEN, Head, preferred_wait, read_body, read_head
+from praetor_gateway.reports.handler import Intake
+from praetor_gateway.reports.heartbeats import read_heartbeat
+
+_JSON = (b"content-type", b"application/json")
+_NO_STORE = (b"cache-control", b"no-store")
+
+
+@frozen(kw_only=True)
+class Terms:
+    """What the gateway hands out to every device."""
+
+    heartbeat_s: int
+    max_wait_s: int
+
+
+class DeviceApi:
+    """Answers devices, once *is_synced* says that the fleet is known. *count* is told of each answer."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        waiters: Waiters,
+        authenticator: Authenticator,
+        intake: Intake,
+        terms: Terms,
+        *,
+        is_synced: Callable[[], bool],
+        count: Callable[[str, int], None],
+    ) -> None:
+        self._is_synced = is_synced
+        self._count = count
+        self._fleet = fleet
+        self._waiters = waiters
+        self._authenticator = authenticator
+        self._intake = intake
+        self._terms = terms
+        self._quiet = {
+            resync: b',"heartbeatIntervalSeconds":%d,"resync":%b}' % (terms.heartbeat_s, json.dumps(resync).encode())
+            for resync in (False, True)
+        }
+
+    async def desired(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """GET and HEAD of the desired state: 200, 304, or a held 304."""
+        head = read_head(scope)
+        device = self._admit(name, head)
+        known = head.get(IF_NONE_MATCH)
+        applied = 0
+        if known is not None and etag_matches(known.decode("latin-1"), _etag(device)):
+            if scope["method"] == "GET":
+                applied = preferred_wait(head, self._terms.max_wait_s)
+            if not applied:
+                await self._not_modified(send, _etag(device), applied)
+                return
+            before = _etag(device)
+            if not await self._held(name, head, receive, applied):
+                return
+            device = self._unambiguous(name)
+            if _etag(device) == before:
+                await self._not_modified(send, before, applied)
+                return
+        await self._send_desired(name, device, send, applied)
+
+    async def report(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """POST of a report."""
+        head = read_head(scope)
+        device = self._admit(name, head)
+        if device is not None:
+            self._spend(device)
+        body = await read_body(head, receive)
+        report, observations, rejected = _read(body)
+        resync = False
+        if device is not None:
+            rejected += self._intake.report(device, report, observations)
+            resync = bool(device.session.unreported)
+        self._count("report", HTTPStatus.OK)
+        await self._acknowledge(send, device, resync, rejected)
+
+    async def connect(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """POST of an immediate "I am here"."""
+        head = read_head(scope)
+        device = self._admit(name, head)
+        await read_body(head, receive)
+        self._count("connect", HTTPStatus.OK)
+        await self._acknowledge(send, device, device is not None and bool(device.session.unreported), ())
+
+    def _admit(self, name: str, head: Head) -> Device | None:
+        """Return the device behind a valid token, which counts as heard; None when nobody declared it."""
+        if not self._is_synced():  # an empty answer would stop what runs, and the credential epoch is not known either
+            detail = "the gateway does not know the desired state yet"
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"retry-after": "1"})
+        self._authenticate(name, head)
+        device = self._unambiguous(name)
+        if device is not None:
+            self._intake.heard(device)
+        return device
+
+    def _authenticate(self, name: str, head: Head) -> None:
+        """Raise the 401 if the token is not good for the device by what is known at this moment."""
+        if not self._authenticator.admits(name, head.get(TOKEN), self._fleet.epoch(name)):
+            raise Problem(HTTPStatus.UNAUTHORIZED, UNAUTHORIZED_DETAIL, headers={"www-authenticate": "X-Device-Token"})
+
+    def _unambiguous(self, name: str) -> Device | None:
+        device = self._fleet.device(name)
+        if device is not None and len(device.processes) + len(device.switches) > 1 and device.ambiguous:
+            detail = "several namespaces declare a device of this name; rename all but one"
+            raise Problem(HTTPStatus.CONFLICT, detail)
+        return device
+
+    def _spend(self, device: Device) -> None:
+        wait_s = self._intake.spend(device)
+        if wait_s > 0:
+            headers = {"retry-after": str(int(wait_s) + 1)}
+            raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "the device reports too often", headers=headers)
+
+    async def _held(self, name: str, head: Head, receive: Receive, wait_s: int) -> bool:
+        """Hold a 304 until the desired state differs or the time is up; False when the client went away.
+
+        The token is judged again after each wait, for it may have been revoked meanwhile.
+        """
+        until = asyncio.get_running_loop().time() + wait_s
+        before = _etag(self._fleet.device(name))
+        woken = Woken.CHANGED
+        while woken is Woken.CHANGED and _etag(self._fleet.device(name)) == before:
+            woken = await self._waiters.wait(name, receive, until)
+            if woken is not Woken.GONE:
+                self._authenticate(name, head)
+        return woken is not Woken.GONE
+
+    async def _send_desired(self, name: str, device: Device | None, send: Send, applied: int) -> None:
+        body = render(name, self._terms.heartbeat_s, device.served if device is not None else ())
+        headers = [_JSON, _NO_STORE, (b"etag", _etag(device).encode()), (b"content-length", b"%d" % len(body))]
+        self._count("desired", HTTPStatus.OK)
+        await _send(send, HTTPStatus.OK, headers + _preference(applied), body)
+
+    async def _not_modified(self, send: Send, etag: str, applied: int) -> None:
+        headers = [_NO_STORE, (b"etag", etag.encode()), *_preference(applied)]
+        self._count("desired", HTTPStatus.NOT_MODIFIED)
+        await _send(send, HTTPStatus.NOT_MODIFIED, headers, b"")
+
+    async def _acknowledge(self, send: Send, device: Device | None, resync: bool, rejected: Sequence[Rejected]) -> None:
+        quoted = b'"\\"%b\\""' % _etag(device)[1:-1].encode()  # an ETag is hexadecimal between quotes
+        body = b'{"ack":true,"desiredETag":' + quoted + self._quiet[resync]
+        if rejected:
+            body = b'%b,"rejected":%b}' % (body[:-1], json.dumps(write(tuple(rejected))).encode())
+        headers = [_JSON, _NO_STORE, (b"content-length", b"%d" % len(body))]
+        await _send(send, HTTPStatus.OK, headers, body)
+
+
+def _read(body: bytes) -> tuple[Report, tuple[Observation, ...], tuple[Rejected, ...]]:
+    try:
+        data = parse_json(body)
+        heartbeat = read_heartbeat(data)
+        return (heartbeat, (), ()) if heartbeat is not None else read_report(data)
+    except WireError as e:
+        raise_for_body(e)
+
+
+def _etag(device: Device | None) -> str:
+    return EMPTY_ETAG if device is None else device.etag
+
+
+def _preference(applied: int) -> list[tuple[bytes, bytes]]:
+    return [(b"preference-applied", b"wait=%d" % applied)] if applied else []
+
+
+async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,83 @@
+"""What a request says, read defensively: its headers, and its body up to a size and a time."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+from http import HTTPStatus
+
+from starlette.types import Receive, Scope
+
+from praetor_api.protocol import MAX_BODY_BYTES
+from praetor_gateway.http.problems import Problem
+
+BODY_DEADLINE_S = 10.0
+
+TOKEN = b"x-device-token"
+IF_NONE_MATCH = b"if-none-match"
+PREFER = b"prefer"
+_LENGTH = b"content-length"
+_CHUNKED = b"transfer-encoding"
+_ENCODING = b"content-encoding"
+_WANTED = frozenset({TOKEN, IF_NONE_MATCH, PREFER, _LENGTH, _CHUNKED, _ENCODING})
+_WAIT = re.compile(rb'(?:^|[,;])\s*wait\s*=\s*"?([0-9]{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
+_CLOSE = {"connection": "close"}
+
+Head = Mapping[bytes, bytes]
+
+
+def read_head(scope: Scope) -> Head:
+    """Return the headers that matter here, repeated ones joined; Problem when it is unclear where the body ends."""
+    head: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in _WANTED:
+            head[name] = head[name] + b", " + value if name in head else value
+    if _LENGTH in head and _CHUNKED in head:
+        detail = "Content-Length and Transfer-Encoding exclude each other; send one of them"
+        raise Problem(HTTPStatus.BAD_REQUEST, detail, headers=_CLOSE)
+    return head
+
+
+def preferred_wait(head: Head, most: int) -> int:
+    """Return for how many seconds the client wants to wait (RFC 7240), at most *most*; 0 when it does not say."""
+    prefer = head.get(PREFER)
+    found = _WAIT.search(prefer) if prefer is not None else None
+    return min(int(found[1]), most) if found else 0
+
+
+async def read_body(head: Head, receive: Receive) -> bytes:
+    """Return the body; Problem when it is encoded, too large, too slow or cut off."""
+    if head.get(_ENCODING, b"identity").lower() != b"identity":
+        detail = "the body must not be compressed; leave Content-Encoding out"
+        raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, headers=_CLOSE)
+    length = head.get(_LENGTH, b"0")
+    if not length.isdigit() or int(length[:20]) > MAX_BODY_BYTES:
+        raise _too_large()
+    try:
+        async with asyncio.timeout(BODY_DEADLINE_S):
+            return await _collect(receive)
+    except TimeoutError as e:
+        detail = f"the body did not arrive within {BODY_DEADLINE_S:g} s"
+        raise Problem(HTTPStatus.REQUEST_TIMEOUT, detail, headers=_CLOSE) from e
+
+
+async def _collect(receive: Receive) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Problem(HTTPStatus.BAD_REQUEST, "the connection ended before the body did", headers=_CLOSE)
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > MAX_BODY_BYTES:
+            raise _too_large()
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def _too_large() -> Problem:
+    detail = f"the body has more than {MAX_BODY_BYTES} bytes"
+    return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail, headers=_CLOSE)

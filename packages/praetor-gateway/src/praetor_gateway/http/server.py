@@ -1,0 +1,157 @@
+"""Hypercorn, with the limits and the end of a program that serves many long-lived connections."""
+
+from __future__ import annotations
+
+import asyncio
+import asyncio.sslproto
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from hypercorn.asyncio.run import worker_serve
+from hypercorn.config import Config, Sockets
+from hypercorn.utils import wrap_app
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from praetor_api.kube.runtime.clock import Clock, SystemClock
+from praetor_gateway.errors import ConfigurationError
+from praetor_gateway.http.certificates import Certificate, Tls
+
+KEEP_ALIVE_S = 75.0  # above every poll and heartbeat: a closed connection is a new handshake
+KEEP_ALIVE_REQUESTS = 100_000
+BACKLOG = 4096
+HANDSHAKE_S = 10.0
+MAX_HEAD_BYTES = 16 * 1024
+TLS_BUFFER_BYTES = 16 * 1024
+
+
+class Listener:
+    """A bound address and the server on it. Raises ConfigurationError naming *option* when it cannot be bound."""
+
+    def __init__(
+        self, app: ASGIApp, address: str, *, option: str, tls: Tls | None = None, clock: Clock | None = None
+    ) -> None:
+        self._app = app
+        self._config = _config(tls)
+        self._certificate = _certificate(tls, self._config, clock or SystemClock()) if tls is not None else None
+        try:
+            self._socket = _bind(address)
+        except OSError as e:
+            raise ConfigurationError(option, f"cannot listen on {address}: {e.strerror}; choose another one") from e
+        if tls is not None:
+            limit_tls_buffers()
+
+    @property
+    def sends_at_once(self) -> bool:
+        """Whether what is written leaves without waiting for more to be written."""
+        return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
+
+    @property
+    def port(self) -> int:
+        port: int = self._socket.getsockname()[1]
+        return port
+
+    def _sockets(self) -> Sockets:
+        plain, secure = ([], [self._socket]) if self._config.ssl_enabled else ([self._socket], [])
+        return Sockets(secure_sockets=secure, insecure_sockets=plain, quic_sockets=[])
+
+    async def serve(self, stop: Callable[[], Awaitable[object]], timeout_s: float) -> None:
+        """Serve until *stop* returns, then for at most *timeout_s* to end what is under way."""
+        app = wrap_app(without_lifespan(self._app), self._config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
+        serving = asyncio.create_task(
+            worker_serve(app, self._config, sockets=self._sockets(), shutdown_trigger=stop), name="serve"
+        )
+        following = asyncio.create_task(self._follow(), name="follow the certificate")
+        stopping = asyncio.ensure_future(stop())
+        try:
+            await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            # Hypercorn's own limit does not hold on Python 3.12.1 and later: it waits for every connection
+            await asyncio.wait({serving}, timeout=timeout_s)
+        finally:
+            stopping.cancel()
+            following.cancel()
+            if not serving.done():
+                serving.cancel()
+        await asyncio.wait({serving})
+        if not serving.cancelled():
+            serving.result()
+
+    async def _follow(self) -> None:
+        if self._certificate is not None:
+            await self._certificate.follow()
+
+
+def _bind(address: str) -> socket.socket:
+    """Return a socket that listens: from now on who connects waits, and is not refused."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
+    bound.setblocking(False)
+    # accepted sockets inherit it; asyncio would not set it on them, and head and body would wait for each other's ACK
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return bound
+
+
+def without_lifespan(app: ASGIApp) -> ASGIApp:
+    """Return *app* for a server whose program runs the lifespan itself: it must end even if the server does not."""
+
+    async def served(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await app(scope, receive, send)
+
+    return served
+
+
+def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Take what no task handles: a peer's failed handshake, and connections cut at the end, are nobody's fault."""
+    if not isinstance(context.get("exception"), ssl.SSLError | asyncio.CancelledError | TimeoutError):
+        loop.default_exception_handler(context)
+
+
+def limit_tls_buffers() -> None:
+    """Have asyncio read 16 KiB of TLS at a time: its 256 KiB are allocated for every idle connection."""
+    asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES  # not public
+
+
+class _Config(Config):
+    """Hypercorn's, with the *context* that follows the certificate."""
+
+    context: ssl.SSLContext | None = None
+
+    def create_ssl_context(self) -> ssl.SSLContext | None:
+        return self.context or super().create_ssl_context()
+
+
+def _certificate(tls: Tls, config: _Config, clock: Clock) -> Certificate:
+    def read() -> ssl.SSLContext:
+        return cast("ssl.SSLContext", Config.create_ssl_context(config))  # None only without files
+
+    try:
+        certificate = Certificate(tls, read, clock)
+    except OSError as e:  # ssl.SSLError is one
+        raise ConfigurationError("--tls-cert", f"cannot use {tls.cert} with {tls.key}: {e}") from e
+    config.context = certificate.context
+    return certificate
+
+
+def _config(tls: Tls | None) -> _Config:
+    config = _Config()
+    config.keep_alive_timeout = KEEP_ALIVE_S
+    config.keep_alive_max_requests = KEEP_ALIVE_REQUESTS
+    config.backlog = BACKLOG
+    config.ssl_handshake_timeout = HANDSHAKE_S
+    config.h11_max_incomplete_size = MAX_HEAD_BYTES
+    config.alpn_protocols = ["http/1.1"]
+    config.include_server_header = False
+    config.graceful_timeout = 2.0
+    config.loglevel = "WARNING"
+    if tls is not None:
+        config.certfile, config.keyfile = str(tls.cert), str(tls.key)
+    return config

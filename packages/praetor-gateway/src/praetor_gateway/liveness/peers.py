@@ -1,0 +1,147 @@
+"""How replicas tell the one that judges whom they heard: ages, never timestamps, once a second over a port of its own.
+
+An empty push counts, too: it proves that the observer works.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+from typing import Protocol
+
+import aiohttp
+import structlog
+from attrs import frozen
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from praetor_api.kube.runtime.clock import Clock
+from praetor_api.kube.runtime.elector import Elector
+from praetor_api.wire import Fault, WireError, parse_json
+from praetor_gateway.liveness.tracker import Liveness
+
+ADDRESS_ANNOTATION = "azure.com/praetor-gateway-peer-address"
+PATH = "/v1/heard"
+PUSH_S = 1.0
+TIMEOUT_S = 5.0
+MAX_BODY_BYTES = 16 * 2**20  # 100,000 names and their ages are about 4 MiB
+
+_log = structlog.get_logger()
+
+
+@frozen(kw_only=True)
+class Heard:
+    """One push: the seconds since *observer* heard each device."""
+
+    observer: str
+    ages: Mapping[str, float]
+
+
+class PeerTransport(Protocol):
+    """Sends pushes."""
+
+    async def push(self, address: str, heard: Heard) -> bool:
+        """Push to the replica at *address*; tell whether it took it."""
+        ...
+
+
+class HttpPeerTransport:
+    """Pushes over HTTP, with *token* as bearer."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+        self._session: aiohttp.ClientSession | None = None
+
+    async def push(self, address: str, heard: Heard) -> bool:
+        """Push; False for every failure, since the next push says it again."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
+        headers = {"authorization": f"Bearer {self._token}"}
+        body = {"observer": heard.observer, "ages": dict(heard.ages)}
+        try:
+            async with self._session.post(f"http://{address}{PATH}", json=body, headers=headers) as answer:
+                return answer.status == HTTPStatus.NO_CONTENT
+        except (aiohttp.ClientError, TimeoutError) as e:
+            _log.warning("push to the arbiter failed", address=address, error=str(e) or type(e).__name__)
+            return False
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+
+
+class PeerPusher:
+    """Tells the holder of the Lease whom we heard."""
+
+    def __init__(
+        self, elector: Elector, liveness: Liveness, transport: PeerTransport, *, identity: str, clock: Clock
+    ) -> None:
+        self._elector = elector
+        self._liveness = liveness
+        self._transport = transport
+        self._identity = identity
+        self._clock = clock
+        self._told: str | None = None  # the holder that knows all that was heard before _told_at
+        self._told_at = 0.0
+
+    async def run(self) -> None:
+        """Push every second, for ever."""
+        while True:
+            await self._clock.sleep(PUSH_S)
+            holder = self._elector.holder
+            address = self._elector.holder_annotations.get(ADDRESS_ANNOTATION)
+            if holder is not None and holder != self._identity and address:
+                await self._push(holder, address)
+
+    async def _push(self, holder: str, address: str) -> None:
+        now = self._clock.monotonic()
+        since = self._told_at if holder == self._told else float("-inf")  # a new one is told everything
+        ages = {name: round(now - at, 3) for name, at in self._liveness.heard_at.items() if at >= since}
+        if await self._transport.push(address, Heard(observer=self._identity, ages=ages)):
+            self._told, self._told_at = holder, now
+
+
+def create_peer_app(token: str, liveness: Liveness, is_leading: Callable[[], bool]) -> Starlette:
+    """Return the application of the peer port: it takes pushes while *is_leading*."""
+    expected = f"Bearer {token}".encode()
+
+    async def heard(request: Request) -> Response:
+        given = request.headers.get("authorization", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(given, expected):
+            return Response(status_code=HTTPStatus.UNAUTHORIZED)
+        if not is_leading():
+            return Response(status_code=HTTPStatus.SERVICE_UNAVAILABLE)
+        try:
+            push = _read(await _body(request))
+        except WireError:
+            return Response(status_code=HTTPStatus.BAD_REQUEST)
+        liveness.pushed(push.observer)
+        for device, age in push.ages.items():
+            liveness.heard(device, age=age, observer=push.observer)
+        return Response(status_code=HTTPStatus.NO_CONTENT)
+
+    return Starlette(routes=[Route(PATH, heard, methods=["POST"])])
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise WireError(Fault("", "is too large"))
+    return bytes(body)
+
+
+def _read(body: bytes) -> Heard:
+    data = parse_json(body)
+    observer = data.get("observer") if isinstance(data, dict) else None
+    ages = data.get("ages") if isinstance(data, dict) else None
+    if not isinstance(observer, str) or not observer or not isinstance(ages, dict):
+        raise WireError(Fault("", "needs an observer and ages"))
+    if not all(type(age) in (int, float) and age >= 0 for age in ages.values()):
+        raise WireError(Fault("ages", "must be seconds"))
+    return Heard(observer=observer, ages=ages)

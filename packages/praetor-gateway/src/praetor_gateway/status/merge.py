@@ -1,0 +1,284 @@
+"""How an observation and the device's liveness become the status of a DeviceProcess. Pure.
+
+The same facts give an equal status, so that what is unchanged is never written.
+Text from devices goes into messages only, never into reasons.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from attrs import evolve, frozen
+
+from praetor_api.kube.codec import parse_time
+from praetor_api.kube.conditions import get_condition, set_condition, without_condition
+from praetor_api.kube.objects import Condition, ConditionStatus, DeviceProcessStatus, Phase
+from praetor_api.protocol import ArtifactReason, Observation, RollbackReason
+from praetor_api.spec import RestartPolicy
+from praetor_api.wire import clean_text
+from praetor_gateway.fleet.rows import ProcessRow
+from praetor_gateway.status.reasons import ConditionReason, ConditionType, Reason
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SILENCE = "nothing was heard from the device for longer than its stale limit"
+
+
+_OF_SPEC = (ConditionType.SPEC_OBSERVED, ConditionType.ROLLED_BACK, ConditionType.UPDATE_HELD)
+"""What is said of the current spec, though the device may run an older one."""
+
+_REPORTED = frozenset(ConditionType) - {ConditionType.AGENT_CONNECTED}
+_ARTIFACT = {reason.value: reason for reason in ArtifactReason}
+_ROLLED_BACK = {reason.value: reason for reason in RollbackReason}
+
+
+@frozen(kw_only=True)
+class Finding:
+    """What one condition shall say."""
+
+    type: ConditionType
+    holds: bool | None
+    reason: ConditionReason
+    message: str = ""
+
+
+def merge(
+    row: ProcessRow, observation: Observation | None, *, connected: bool | None, now: datetime
+) -> DeviceProcessStatus:
+    """Return the status of *row* after what the device saw of it, and whether it is *connected*.
+
+    None stands for no news: no observation, or not ours to judge.
+    """
+    status = row.status
+    if observation is not None:
+        status = _observed(row, status, observation, now)
+    if connected is not None:
+        conditions = set_connected(status.conditions, connected, row.generation, now)
+        status = evolve(status, conditions=conditions)
+    return evolve(status, phase=phase(row, status))
+
+
+def set_connected(
+    conditions: tuple[Condition, ...], connected: bool, generation: int, now: datetime
+) -> tuple[Condition, ...]:
+    """Return *conditions* with AgentConnected as it is; untouched when it says so already."""
+    known = get_condition(conditions, ConditionType.AGENT_CONNECTED)
+    status = ConditionStatus.TRUE if connected else ConditionStatus.FALSE
+    if known is not None and known.status is status:
+        return conditions
+    return set_condition(
+        conditions,
+        type=ConditionType.AGENT_CONNECTED,
+        status=status,
+        reason=Reason.HEARD if connected else Reason.SILENT,
+        message="" if connected else SILENCE,
+        observed_generation=generation,
+        now=now,
+    )
+
+
+def connection(conditions: tuple[Condition, ...]) -> bool | None:
+    """Return what AgentConnected says; None when nobody judged yet."""
+    condition = get_condition(conditions, ConditionType.AGENT_CONNECTED)
+    if condition is None or condition.status is ConditionStatus.UNKNOWN:
+        return None
+    return condition.status is ConditionStatus.TRUE
+
+
+def phase(row: ProcessRow, status: DeviceProcessStatus) -> Phase:
+    """Return in one word where the process is; what ran to completion stays so when the device is gone."""
+    current = status.observed_spec_hash == row.spec_hash
+    started = get_condition(status.conditions, ConditionType.PROCESS_STARTED)
+    if current and not status.pid and _ran_out(row.restart_policy, status.exit_code):
+        return Phase.SUCCEEDED if status.exit_code == 0 else Phase.FAILED
+    if connection(status.conditions) is False:
+        return Phase.UNKNOWN
+    if started is not None and started.status is ConditionStatus.TRUE:
+        return Phase.RUNNING
+    if current and started is not None and started.reason == Reason.START_FAILED:
+        return Phase.FAILED
+    return Phase.PENDING
+
+
+def reported(status: DeviceProcessStatus) -> DeviceProcessStatus:
+    """Return what of *status* comes from reports, without times: not the connection, nor what others write into it."""
+    said = (evolve(each, last_transition_time=None) for each in status.conditions if each.type in _REPORTED)
+    conditions = tuple(sorted(said, key=lambda each: each.type))
+    return evolve(status, phase=Phase.PENDING, conditions=conditions)
+
+
+def start_time(text: str | None) -> datetime | None:
+    """Return the start time that a device reports, in whole seconds; ValueError when it is none.
+
+    Before 1970 nothing was started: it is the zero of some language, and the API takes no year below 1000.
+    """
+    if not text:
+        return None
+    try:
+        moment = parse_time(text).astimezone(UTC).replace(microsecond=0)
+    except OverflowError as e:
+        raise ValueError(f"{text!r} is out of range") from e
+    return moment if moment >= EPOCH else None
+
+
+def _ran_out(policy: RestartPolicy, exit_code: int | None) -> bool:
+    """Tell whether a process that ended so is not started again."""
+    if exit_code is None or policy is RestartPolicy.ALWAYS:
+        return False
+    return exit_code == 0 or policy is RestartPolicy.NEVER
+
+
+def _observed(row: ProcessRow, status: DeviceProcessStatus, seen: Observation, now: datetime) -> DeviceProcessStatus:
+    current = seen.observed_spec_hash == row.spec_hash
+    generation = row.generation if current else status.observed_generation
+    conditions = status.conditions
+    if generation != status.observed_generation:
+        # what was observed was an older spec: that this one is observed is news, and readiness counts from now
+        conditions = without_condition(conditions, ConditionType.SPEC_OBSERVED)
+    for finding in _findings(row, conditions, seen):
+        of_spec = finding.type in _OF_SPEC
+        conditions = set_condition(
+            conditions,
+            type=finding.type,
+            status=_status_of(finding.holds),
+            reason=finding.reason,
+            message=finding.message,
+            observed_generation=row.generation if of_spec else generation or None,
+            now=now,
+        )
+    return evolve(
+        status,
+        observed_generation=generation,
+        conditions=conditions,
+        observed_spec_hash=clean_text(seen.observed_spec_hash) or None,
+        artifact_digest=clean_text(seen.artifact_digest) if seen.artifact_digest else None,
+        pid=seen.pid,
+        start_time=start_time(seen.start_time),
+        restart_count=seen.restart_count,
+        exit_code=seen.exit_code,
+        last_termination_reason=seen.termination_reason,
+        artifact_attempts=seen.artifact_attempts,
+        failed_spec_hash=clean_text(seen.failed_spec_hash) if seen.failed_spec_hash else None,
+        drift_count=seen.drift_count,
+        output_tail=seen.output_tail,
+    )
+
+
+def _status_of(holds: bool | None) -> ConditionStatus:
+    if holds is None:
+        return ConditionStatus.UNKNOWN
+    return ConditionStatus.TRUE if holds else ConditionStatus.FALSE
+
+
+def _findings(row: ProcessRow, known: tuple[Condition, ...], seen: Observation) -> Iterator[Finding]:
+    yield _spec(row, seen)
+    yield from _artifact(seen)
+    yield from _started(row, seen)
+    yield from _healthy(row, seen)
+    yield from _warning(known, seen)
+    yield from _rolled_back(row, known, seen)
+    yield from _held(known, seen)
+
+
+def _spec(row: ProcessRow, seen: Observation) -> Finding:
+    kind = ConditionType.SPEC_OBSERVED
+    if seen.observed_spec_hash == row.spec_hash:
+        return Finding(type=kind, holds=True, reason=Reason.CURRENT)
+    if not seen.observed_spec_hash:
+        return Finding(type=kind, holds=False, reason=Reason.HASH_MISSING, message="the device names no spec")
+    if seen.failed_spec_hash == row.spec_hash:
+        return Finding(type=kind, holds=False, reason=Reason.GIVEN_UP, message="the device went back to an older spec")
+    message = "the device does not act on the current spec yet"
+    return Finding(type=kind, holds=False, reason=Reason.OUTDATED, message=message)
+
+
+def _artifact(seen: Observation) -> Iterator[Finding]:
+    error = seen.error_message or ""
+    if seen.artifact_downloaded is not None:
+        done = seen.artifact_downloaded
+        missing = _why(seen, ArtifactReason.DOWNLOAD_FAILED) if error else Reason.NOT_DOWNLOADED
+        yield Finding(
+            type=ConditionType.ARTIFACT_DOWNLOADED,
+            holds=done,
+            reason=Reason.DOWNLOADED if done else missing,
+            message="" if done else error,
+        )
+    if seen.artifact_verified is not None:
+        done = seen.artifact_verified
+        failed = bool(error) and bool(seen.artifact_downloaded)
+        missing = _why(seen, ArtifactReason.VERIFICATION_FAILED) if failed else Reason.NOT_VERIFIED
+        yield Finding(
+            type=ConditionType.ARTIFACT_VERIFIED,
+            holds=done,
+            reason=Reason.VERIFIED if done else missing,
+            message=error if failed and not done else "",
+        )
+    elif seen.artifact_downloaded:
+        # said, for what was found of an older spec, which pinned its artifact, is not so any more
+        message = "the spec gives no checksum to verify the artifact by"
+        yield Finding(type=ConditionType.ARTIFACT_VERIFIED, holds=None, reason=Reason.NOT_PINNED, message=message)
+
+
+def _why(seen: Observation, otherwise: ArtifactReason) -> ArtifactReason:
+    """Return the word that the device gave if it is one of ours; its own words never become a reason."""
+    return _ARTIFACT.get(seen.artifact_reason or "", otherwise)
+
+
+def _started(row: ProcessRow, seen: Observation) -> Iterator[Finding]:
+    kind, error = ConditionType.PROCESS_STARTED, seen.error_message or ""
+    if _is_completed(row, seen):
+        yield Finding(type=kind, holds=True, reason=Reason.COMPLETED)
+    elif seen.process_started:
+        yield Finding(type=kind, holds=True, reason=Reason.STARTED)
+    elif seen.process_started is False:
+        if error:
+            yield Finding(type=kind, holds=False, reason=Reason.START_FAILED, message=error)
+        elif seen.exit_code is not None:
+            message = f"the process ended with exit code {seen.exit_code}"
+            yield Finding(type=kind, holds=False, reason=Reason.EXITED, message=message)
+        else:
+            yield Finding(type=kind, holds=False, reason=Reason.NOT_STARTED)
+
+
+def _healthy(row: ProcessRow, seen: Observation) -> Iterator[Finding]:
+    kind = ConditionType.HEALTHY
+    if _is_completed(row, seen):
+        yield Finding(type=kind, holds=True, reason=Reason.COMPLETED)
+    elif seen.process_started is False:
+        yield Finding(type=kind, holds=False, reason=Reason.NOT_RUNNING)
+    elif seen.healthy:
+        yield Finding(type=kind, holds=True, reason=Reason.HEALTHY)
+    elif seen.healthy is False:
+        yield Finding(type=kind, holds=False, reason=Reason.UNHEALTHY, message=seen.error_message or "")
+    elif seen.process_started:
+        yield Finding(type=kind, holds=None, reason=Reason.NOT_PROBED)
+
+
+def _warning(known: tuple[Condition, ...], seen: Observation) -> Iterator[Finding]:
+    kind = ConditionType.SPEC_WARNING
+    if seen.warning_message:
+        yield Finding(type=kind, holds=True, reason=Reason.WARNED, message=seen.warning_message)
+    elif get_condition(known, kind) is not None:
+        yield Finding(type=kind, holds=False, reason=Reason.NOT_WARNED)
+
+
+def _rolled_back(row: ProcessRow, known: tuple[Condition, ...], seen: Observation) -> Iterator[Finding]:
+    kind = ConditionType.ROLLED_BACK
+    if seen.failed_spec_hash == row.spec_hash:
+        reason = _ROLLED_BACK.get(seen.rolled_back_reason or "", Reason.OTHER)
+        yield Finding(type=kind, holds=True, reason=reason, message=seen.rolled_back_message or "")
+    elif get_condition(known, kind) is not None:
+        yield Finding(type=kind, holds=False, reason=Reason.NOT_ROLLED_BACK)
+
+
+def _held(known: tuple[Condition, ...], seen: Observation) -> Iterator[Finding]:
+    kind = ConditionType.UPDATE_HELD
+    if seen.update_held_message is not None:
+        yield Finding(type=kind, holds=True, reason=Reason.HELD, message=seen.update_held_message)
+    elif get_condition(known, kind) is not None:
+        yield Finding(type=kind, holds=False, reason=Reason.NOT_HELD)
+
+
+def _is_completed(row: ProcessRow, seen: Observation) -> bool:
+    current = seen.observed_spec_hash == row.spec_hash
+    return current and not seen.pid and seen.exit_code == 0 and row.restart_policy is not RestartPolicy.ALWAYS

@@ -1,0 +1,301 @@
+"""What tests of the gateway share: builders of objects, an ASGI client, a whole gateway on fakes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import selectors
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from attrs import evolve, field, frozen, mutable
+from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp, Message
+
+from kube_testing import FakeClock, FakeKube
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
+from praetor_api.spec import RestartPolicy
+from praetor_gateway.fleet.rows import ProcessRow, SwitchRow
+from praetor_gateway.gateway import Gateway
+from praetor_gateway.liveness.peers import PeerTransport
+from praetor_gateway.settings import Credentials, Settings
+
+T = TypeVar("T")
+
+SHARED_TOKEN = "open sesame"
+
+SETTINGS = Settings(
+    addr="127.0.0.1:0",
+    probe_addr="127.0.0.1:0",
+    credentials=Credentials(tokens=(SHARED_TOKEN,)),
+    heartbeat_s=15,
+    stale_multiplier=3.0,
+    takeover_grace_s=60.0,
+    max_wait_s=55,
+    device_rate_per_s=2.0,
+    namespaces=(),
+    lease_namespace="lab",
+    lease_duration_s=15.0,
+    site_label="site",
+    kubeconfig=None,
+    context=None,
+    tls_cert=None,
+    tls_key=None,
+    shutdown_timeout_s=20.0,
+    log_level="info",
+    log_format="json",
+    identity="gateway-1",
+)
+
+
+def process_row(**fields: Any) -> ProcessRow:
+    """Return a row with defaults for what is not given."""
+    row = ProcessRow(
+        key=Key("lab", "agent-leaf-1"),
+        uid="uid-1",
+        resource_version="7",
+        generation=2,
+        device="leaf-1",
+        device_namespace="lab",
+        deleting=False,
+        restart_policy=RestartPolicy.ALWAYS,
+        parts=(b"", b'{"a":1}', b""),
+        status=DeviceProcessStatus(),
+    )
+    return evolve(row, **fields)
+
+
+def switch_row(**fields: Any) -> SwitchRow:
+    """Return a row with defaults for what is not given."""
+    row = SwitchRow(
+        key=Key("lab", "leaf-1"),
+        uid="uid-s",
+        resource_version="3",
+        generation=1,
+        site="",
+        status=NetworkSwitchStatus(),
+    )
+    return evolve(row, **fields)
+
+
+def process_object(device: str, name: str = "", **spec: Any) -> dict[str, Any]:
+    """Return a DeviceProcess as a person writes it."""
+    execution = {"backend": "process", "command": ["sleep", "9"]}
+    return {
+        "metadata": {"name": name or f"agent-{device}"},
+        "spec": {"deviceRef": {"name": device}, "execution": execution, **spec},
+    }
+
+
+def switch_object(name: str, **labels: str) -> dict[str, Any]:
+    """Return a NetworkSwitch as a person writes it."""
+    return {"metadata": {"name": name, "labels": labels}, "spec": {}}
+
+
+@frozen(kw_only=True)
+class Answer:
+    """What came back; headers by lower-case name."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@mutable
+class AsgiClient:
+    """Calls an ASGI application without a socket."""
+
+    app: ASGIApp
+    token: str | None = SHARED_TOKEN
+
+    async def get(self, path: str, **headers: str) -> Answer:
+        """GET *path*; a header's name has `_` for `-`."""
+        return await self.request("GET", path, headers=headers)
+
+    async def post(self, path: str, body: object = None, **headers: str) -> Answer:
+        """POST *body*: bytes as they are, anything else as JSON."""
+        raw = body if isinstance(body, bytes) else json.dumps({} if body is None else body).encode()
+        return await self.request("POST", path, headers=headers, chunks=(raw,))
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
+        chunks: Sequence[bytes] = (b"",),
+        gone: asyncio.Event | None = None,
+    ) -> Answer:
+        """Send a request whose body comes in *chunks*; the client goes away when *gone* is set."""
+        exchange = _Exchange(chunks=list(chunks), gone=gone or asyncio.Event())
+        pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+        if self.token is not None:
+            pairs.append(("X-Device-Token", self.token))
+        raw_path, _, query = path.partition("?")
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": raw_path.replace("%2f", "/").replace("%2d", "-"),
+            "raw_path": raw_path.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [(name.replace("_", "-").lower().encode(), value.encode()) for name, value in pairs],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
+        }
+        await self.app(scope, exchange.receive, exchange.send)
+        return exchange.answer()
+
+
+@mutable
+class _Exchange:
+    chunks: list[bytes]
+    gone: asyncio.Event
+    sent: list[Message] = field(factory=list)
+
+    async def receive(self) -> Message:
+        if self.chunks:
+            chunk = self.chunks.pop(0)
+            return {"type": "http.request", "body": chunk, "more_body": bool(self.chunks)}
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    def answer(self) -> Answer:
+        if not self.sent:
+            return Answer(status=0, headers={}, body=b"")
+        headers = {name.decode(): value.decode() for name, value in self.sent[0]["headers"]}
+        body = b"".join(message.get("body", b"") for message in self.sent[1:])
+        return Answer(status=self.sent[0]["status"], headers=headers, body=body)
+
+
+@frozen(kw_only=True)
+class Lab:
+    """A running gateway, and the world around it."""
+
+    kube: FakeKube
+    clock: FakeClock
+    gateway: Gateway
+    client: AsgiClient
+    registry: CollectorRegistry
+
+    async def declare(self, device: str, *, switch: bool = True, **spec: Any) -> None:
+        """Create a process of *device*, and its switch."""
+        if switch:
+            await self.kube.create(NETWORK_SWITCHES, "lab", switch_object(device))
+        await self.kube.create(DEVICE_PROCESSES, "lab", process_object(device, **spec))
+        await self.clock.settle()
+
+    async def desired(self, device: str) -> Any:
+        return (await self.client.get(f"/v1/devices/{device}/desired")).json()
+
+    async def report(self, device: str, *observations: object, **report: Any) -> Any:
+        """Send a report and let what it causes happen, but for what waits for time."""
+        body = {"heartbeat": True, **report, "observations": list(observations)}
+        answer = await self.client.post(f"/v1/devices/{device}/report", body)
+        await self.clock.settle()
+        return answer.json()
+
+    async def running(self, device: str) -> dict[str, Any]:
+        """Return the observation of the device's first process as it should be."""
+        item = (await self.desired(device))["items"][0]
+        return {
+            "namespace": item["namespace"],
+            "name": item["name"],
+            "uid": item["uid"],
+            "observedSpecHash": item["specHash"],
+            "processStarted": True,
+            "healthy": True,
+            "pid": 42,
+        }
+
+    def process(self, device: str) -> dict[str, Any]:
+        return self.kube.objects(DEVICE_PROCESSES)[Key("lab", f"agent-{device}")]
+
+    def switch(self, device: str) -> dict[str, Any]:
+        return self.kube.objects(NETWORK_SWITCHES)[Key("lab", device)]
+
+    def value(self, metric: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"praetor_gateway_{metric}", labels) or 0.0
+
+
+def conditions(obj: Mapping[str, Any]) -> dict[str, str]:
+    """Return the status of each condition of an object."""
+    return {each["type"]: each["status"] for each in obj.get("status", {}).get("conditions", ())}
+
+
+@asynccontextmanager
+async def running_lab(
+    kube: FakeKube | None = None,
+    clock: FakeClock | None = None,
+    transport: PeerTransport | None = None,
+    **settings: Any,
+) -> AsyncIterator[Lab]:
+    """Run a gateway on fakes; *settings* replace those of SETTINGS."""
+    clock = clock or FakeClock()
+    kube = kube or FakeKube(clock)
+    registry = CollectorRegistry()
+    gateway = Gateway(kube, evolve(SETTINGS, **settings), clock, registry, transport)
+    client = AsgiClient(gateway.app)
+    async with _on_time(gateway, clock):
+        await clock.settle()
+        yield Lab(kube=kube, clock=clock, gateway=gateway, client=client, registry=registry)
+
+
+@asynccontextmanager
+async def _on_time(gateway: Gateway, clock: FakeClock) -> AsyncIterator[None]:
+    """Run the lifespan, time passing while it ends."""
+    opened, finish = asyncio.Event(), asyncio.Event()
+
+    async def live() -> None:
+        async with gateway.lifespan():
+            opened.set()
+            await finish.wait()
+
+    task = asyncio.ensure_future(live())
+    opener = asyncio.ensure_future(opened.wait())
+    await asyncio.wait({task, opener}, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        yield
+    finally:
+        finish.set()
+        while not task.done():
+            await clock.advance(0.5)
+        task.result()
+
+
+class _ImpatientSelector(selectors.DefaultSelector):
+    """Where a loop would wait for time to pass, time has passed."""
+
+    skipped_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        events = super().select(0 if timeout is not None else None)
+        if not events and timeout:
+            self.skipped_s += timeout
+        return events
+
+
+class _ImpatientLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._impatient = _ImpatientSelector()
+        super().__init__(self._impatient)
+
+    def time(self) -> float:
+        return super().time() + self._impatient.skipped_s
+
+
+def run_impatiently(work: Coroutine[Any, Any, T]) -> T:
+    """Run *work* on a loop that does not wait for its own timeouts: for what asyncio itself times."""
+    with asyncio.Runner(loop_factory=_ImpatientLoop) as runner:
+        return runner.run(work)

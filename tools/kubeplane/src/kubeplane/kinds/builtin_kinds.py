@@ -1,0 +1,363 @@
+"""The kinds that are served without a definition, with as much of their schemas as the project needs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kubeplane.errors import Obj
+from kubeplane.kinds import event_views
+from kubeplane.registry.resources import ALL_VERBS, Column, Resource, View
+from kubeplane.schema.schemas import (
+    array,
+    boolean,
+    free,
+    integer,
+    map_list,
+    mapping,
+    micro_time,
+    root,
+    string,
+    strings,
+    struct,
+    time,
+)
+
+REFERENCE = struct(
+    "ObjectReference contains enough information to let you inspect or modify the referred object.",
+    **{key: string() for key in ("apiVersion", "kind", "name", "namespace", "uid", "resourceVersion", "fieldPath")},
+)
+_RULE = struct(
+    "A rule holds what may be done to which resources.",
+    apiGroups=strings(),
+    resources=strings(),
+    resourceNames=strings(),
+    verbs=strings(),
+    nonResourceURLs=strings(),
+)
+_SUBJECT = struct(
+    "A subject is a user, a group or a service account.",
+    kind=string(),
+    apiGroup=string(),
+    name=string(),
+    namespace=string(),
+)
+_ROLE_REF = struct("The role that is bound. Cannot be updated.", apiGroup=string(), kind=string(), name=string())
+_SERIES = struct("What a repeated event counts.", count=integer(), lastObservedTime=micro_time(), state=string())
+_SOURCE = struct("The component that reports.", component=string(), host=string())
+
+NAMESPACE = root(
+    "Namespace provides a scope for Names. Use of multiple namespaces is optional.",
+    spec=struct("Spec defines the behavior of the Namespace.", finalizers=strings()),
+    status=struct(
+        "Status describes the current status of a Namespace.",
+        phase=string(),
+        conditions=map_list(free(), "type"),
+    ),
+)
+CONFIG_MAP = root(
+    "ConfigMap holds configuration data for pods to consume.",
+    data=mapping("Data contains the configuration data."),
+    binaryData=mapping("BinaryData contains the binary data.", string(format="byte")),
+    immutable=boolean("Immutable, if set to true, ensures that data stored in the ConfigMap cannot be updated."),
+)
+SECRET = root(
+    "Secret holds secret data of a certain type.",
+    data=mapping("Data contains the secret data, in base64.", string(format="byte")),
+    stringData=mapping("stringData allows specifying non-binary secret data in string form. Write-only."),
+    type=string("Used to facilitate programmatic handling of secret data.", default="Opaque"),
+    immutable=boolean("Immutable, if set to true, ensures that data stored in the Secret cannot be updated."),
+)
+SERVICE_ACCOUNT = root(
+    "ServiceAccount binds together a name, a principal and a set of secrets.",
+    secrets=map_list(REFERENCE, "name"),
+    imagePullSecrets=array(struct(name=string())),
+    automountServiceAccountToken=boolean(),
+)
+LEASE = root(
+    "Lease defines a lease concept.",
+    spec=struct(
+        "spec contains the specification of the Lease.",
+        holderIdentity=string("holderIdentity contains the identity of the holder of a current lease."),
+        leaseDurationSeconds=integer("How long candidates wait, measured from renewTime.", format="int32"),
+        acquireTime=micro_time("When the current lease was acquired."),
+        renewTime=micro_time("When the current holder has last updated the lease."),
+        leaseTransitions=integer("The number of transitions of a lease between holders.", format="int32"),
+        strategy=string(),
+        preferredHolder=string(),
+    ),
+)
+EVENT = root(
+    "Event is a report of an event somewhere in the cluster.",
+    involvedObject=REFERENCE,
+    reason=string("A short, machine understandable string that gives the reason for the transition."),
+    message=string("A human-readable description of the status of this operation."),
+    source=_SOURCE,
+    firstTimestamp=time("The time at which the event was first recorded."),
+    lastTimestamp=time("The time at which the most recent occurrence of this event was recorded."),
+    count=integer("The number of times this event has occurred.", format="int32"),
+    type=string("Type of this event (Normal, Warning), new types could be added in the future."),
+    eventTime=micro_time("Time when this Event was first observed."),
+    series=_SERIES,
+    action=string("What action was taken/failed regarding to the Regarding object."),
+    related=REFERENCE,
+    reportingComponent=string("Name of the controller that emitted this Event."),
+    reportingInstance=string("ID of the controller instance."),
+)
+EVENT_V1 = root(
+    "Event is a report of an event somewhere in the cluster, as events.k8s.io has it.",
+    eventTime=micro_time("eventTime is the time when this Event was first observed. It is required."),
+    series=_SERIES,
+    reportingController=string("Name of the controller that emitted this Event."),
+    reportingInstance=string("ID of the controller instance."),
+    action=string("What action was taken/failed regarding to the regarding object."),
+    reason=string("Why the action was taken."),
+    regarding=REFERENCE,
+    related=REFERENCE,
+    note=string("A human-readable description of the status of this operation."),
+    type=string("Type of this event (Normal, Warning)."),
+    deprecatedSource=_SOURCE,
+    deprecatedFirstTimestamp=time(),
+    deprecatedLastTimestamp=time(),
+    deprecatedCount=integer(),
+)
+CONTROLLER_REVISION = root(
+    "ControllerRevision implements an immutable snapshot of state data.",
+    data=free("Data is the serialized representation of the state."),
+    revision=integer("Revision indicates the revision of the state.", format="int64", default=0),
+)
+
+
+def _rbac(kind: str, **properties: Obj) -> Obj:
+    return root(f"{kind} is stored, and enforced when RBAC is switched on.", **properties)
+
+
+_DEFINITION = root(
+    "CustomResourceDefinition represents a resource that should be exposed on the API server.",
+    spec=free("spec describes how the user wants the resources to appear"),
+    status=struct(
+        "status indicates the actual state of the CustomResourceDefinition",
+        acceptedNames=free(),
+        conditions=map_list(free(), "type"),
+        storedVersions=strings(),
+    ),
+)
+
+
+def _workload(kind: str) -> Obj:
+    return root(f"{kind}: stored, with nothing that runs it.", spec=free(), status=free())
+
+
+def _resource(group: str, version: str, kind: str, plural: str, schema: Obj, **more: Any) -> Resource:
+    more = {"singular": kind.lower(), "list_kind": f"{kind}List", "table": f"{group}/{plural}"} | more
+    return Resource(group=group, version=version, kind=kind, plural=plural, schema=schema, **more)
+
+
+_AGE = Column("Age", "date", ".metadata.creationTimestamp", "When the object was created.")
+_RBAC = "rbac.authorization.k8s.io"
+_ABOUT = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
+_EVENT_FIELDS = (*(f"involvedObject.{key}" for key in _ABOUT), "reason", "reportingComponent", "source", "type")
+_EVENT_V1_FIELDS = (*(f"regarding.{key}" for key in _ABOUT), "reason", "reportingController", "type")
+_EVENT_COLUMNS = (
+    Column("Last Seen", "date", ".lastSeen"),
+    Column("Type", "string", ".type"),
+    Column("Reason", "string", ".reason"),
+    Column("Object", "string", ".object"),
+    Column("Subobject", "string", ".involvedObject.fieldPath", priority=1),
+    Column("Source", "string", ".reporter", priority=1),
+    Column("Message", "string", ".message"),
+    Column("First Seen", "date", ".firstSeen", priority=1),
+    Column("Count", "string", ".times", priority=1),
+    Column("Name", "string", ".metadata.name", format="name", priority=1),
+)
+
+BUILTIN: tuple[Resource, ...] = (
+    _resource(
+        "",
+        "v1",
+        "Namespace",
+        "namespaces",
+        NAMESPACE,
+        verbs=tuple(verb for verb in ALL_VERBS if verb != "deletecollection"),
+        namespaced=False,
+        short_names=("ns",),
+        status=True,
+        selectable=("status.phase",),
+        columns=(Column("Status", "string", ".status.phase"), _AGE),
+    ),
+    _resource(
+        "",
+        "v1",
+        "ConfigMap",
+        "configmaps",
+        CONFIG_MAP,
+        short_names=("cm",),
+        columns=(Column("Data", "integer", ".dataCount"), _AGE),
+    ),
+    _resource(
+        "",
+        "v1",
+        "Secret",
+        "secrets",
+        SECRET,
+        selectable=("type",),
+        columns=(Column("Type", "string", ".type"), Column("Data", "integer", ".dataCount"), _AGE),
+    ),
+    _resource("", "v1", "ServiceAccount", "serviceaccounts", SERVICE_ACCOUNT, short_names=("sa",), columns=(_AGE,)),
+    _resource(
+        "",
+        "v1",
+        "Event",
+        "events",
+        EVENT,
+        table="/events",
+        short_names=("ev",),
+        selectable=_EVENT_FIELDS,
+        columns=_EVENT_COLUMNS,
+    ),
+    _resource(
+        "events.k8s.io",
+        "v1",
+        "Event",
+        "events",
+        EVENT_V1,
+        table="/events",
+        short_names=("ev",),
+        selectable=_EVENT_V1_FIELDS,
+        columns=_EVENT_COLUMNS,
+        view=View("events.k8s.io/v1", event_views.to_events_v1, event_views.to_core_v1),
+    ),
+    _resource(
+        "",
+        "v1",
+        "Service",
+        "services",
+        _workload("Service"),
+        short_names=("svc",),
+        status=True,
+        columns=(Column("Type", "string", ".spec.type"), _AGE),
+    ),
+    _resource("", "v1", "Pod", "pods", _workload("Pod"), short_names=("po",), status=True, columns=(_AGE,)),
+    _resource("", "v1", "Node", "nodes", _workload("Node"), namespaced=False, short_names=("no",), columns=(_AGE,)),
+    _resource(
+        "apps",
+        "v1",
+        "ControllerRevision",
+        "controllerrevisions",
+        CONTROLLER_REVISION,
+        columns=(
+            Column("Controller", "string", ".controller"),
+            Column("Revision", "integer", ".revision"),
+            _AGE,
+        ),
+    ),
+    _resource(
+        "apps",
+        "v1",
+        "Deployment",
+        "deployments",
+        _workload("Deployment"),
+        short_names=("deploy",),
+        categories=("all",),
+        status=True,
+        generation=True,
+        columns=(_AGE,),
+    ),
+    _resource(
+        "coordination.k8s.io",
+        "v1",
+        "Lease",
+        "leases",
+        LEASE,
+        columns=(Column("Holder", "string", ".spec.holderIdentity"), _AGE),
+    ),
+    _resource(
+        "policy",
+        "v1",
+        "PodDisruptionBudget",
+        "poddisruptionbudgets",
+        _workload("PodDisruptionBudget"),
+        short_names=("pdb",),
+        status=True,
+        generation=True,
+        columns=(_AGE,),
+    ),
+    _resource(
+        "networking.k8s.io",
+        "v1",
+        "NetworkPolicy",
+        "networkpolicies",
+        _workload("NetworkPolicy"),
+        short_names=("netpol",),
+        generation=True,
+        columns=(_AGE,),
+    ),
+    _resource(
+        "flowcontrol.apiserver.k8s.io",
+        "v1",
+        "FlowSchema",
+        "flowschemas",
+        _workload("FlowSchema"),
+        namespaced=False,
+        status=True,
+        generation=True,
+        columns=(_AGE,),
+    ),
+    _resource(
+        "flowcontrol.apiserver.k8s.io",
+        "v1",
+        "PriorityLevelConfiguration",
+        "prioritylevelconfigurations",
+        _workload("PriorityLevelConfiguration"),
+        namespaced=False,
+        status=True,
+        generation=True,
+        columns=(_AGE,),
+    ),
+    _resource(
+        _RBAC,
+        "v1",
+        "ClusterRole",
+        "clusterroles",
+        _rbac("ClusterRole", rules=array(_RULE), aggregationRule=free()),
+        namespaced=False,
+        columns=(Column("Created At", "date", ".metadata.creationTimestamp"),),
+    ),
+    _resource(
+        _RBAC,
+        "v1",
+        "Role",
+        "roles",
+        _rbac("Role", rules=array(_RULE)),
+        columns=(Column("Created At", "date", ".metadata.creationTimestamp"),),
+    ),
+    _resource(
+        _RBAC,
+        "v1",
+        "ClusterRoleBinding",
+        "clusterrolebindings",
+        _rbac("ClusterRoleBinding", subjects=array(_SUBJECT), roleRef=_ROLE_REF),
+        namespaced=False,
+        columns=(Column("Role", "string", ".role"), _AGE),
+    ),
+    _resource(
+        _RBAC,
+        "v1",
+        "RoleBinding",
+        "rolebindings",
+        _rbac("RoleBinding", subjects=array(_SUBJECT), roleRef=_ROLE_REF),
+        columns=(Column("Role", "string", ".role"), _AGE),
+    ),
+    _resource(
+        "apiextensions.k8s.io",
+        "v1",
+        "CustomResourceDefinition",
+        "customresourcedefinitions",
+        _DEFINITION,
+        namespaced=False,
+        short_names=("crd", "crds"),
+        categories=("api-extensions",),
+        status=True,
+        generation=True,
+        columns=(Column("Created At", "date", ".metadata.creationTimestamp"),),
+    ),
+)
