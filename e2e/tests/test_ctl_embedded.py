@@ -11,7 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from kubeplane import EmbeddedControlPlane
+from kubeplane import ControlPlane
 from praetor_api.kube.client.client import KubeClient
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Key
 from praetor_controller.ctl.cli import main
@@ -51,7 +51,7 @@ async def run(config: str, *args: str, text: str | None = None) -> Result:
 
 
 async def test_a_plan_is_validated_and_defaulted_by_the_api_and_writes_nothing(tmp_path: Path) -> None:
-    async with EmbeddedControlPlane(crds=CRDS) as plane:
+    async with ControlPlane(crds=CRDS) as plane:
         config = kubeconfig(tmp_path, plane.url)
         async with await KubeClient.from_config(config) as kube:
             for name in ("leaf-1", "leaf-2"):
@@ -74,7 +74,7 @@ async def test_a_plan_is_validated_and_defaulted_by_the_api_and_writes_nothing(t
 
 @pytest.mark.parametrize("reason", ["NewRevisionRolledOut", "RolloutInProgress"])
 async def test_a_rollout_is_followed_and_steered(tmp_path: Path, reason: str) -> None:
-    async with EmbeddedControlPlane(crds=CRDS) as plane:
+    async with ControlPlane(crds=CRDS) as plane:
         config = kubeconfig(tmp_path, plane.url)
         async with await KubeClient.from_config(config) as kube:
             await kube.create(DEVICE_PROCESS_DEPLOYMENTS, "default", manifest())

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from kubeplane import EmbeddedControlPlane, User
+from kubeplane import ControlPlane, User
 
 MAPS = "/api/v1/namespaces/default/configmaps"
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -82,7 +82,7 @@ async def event(stream: aiohttp.ClientResponse) -> tuple[str, Any]:
 
 @asynccontextmanager
 async def running(**options: Any) -> AsyncIterator[Client]:
-    async with EmbeddedControlPlane(**options) as plane, aiohttp.ClientSession() as session:
+    async with ControlPlane(**options) as plane, aiohttp.ClientSession() as session:
         yield Client(session, plane.url)
 
 
@@ -138,7 +138,7 @@ async def test_a_watch_resumes_and_is_gone_when_history_is() -> None:
         async with client.watch(f"{MAPS}?watch=1&resourceVersion={since}") as stream:
             kind, found = await event(stream)
             assert (kind, found["metadata"]["name"]) == ("ADDED", "b")
-        await client.ask("POST", "/_praetor/compact")
+        await client.ask("POST", "/_kubeplane/compact")
         async with client.watch(f"{MAPS}?watch=1&resourceVersion={since}") as stream:
             kind, status = await event(stream)
             assert (kind, status["code"], status["reason"]) == ("ERROR", 410, "Expired")
@@ -170,7 +170,7 @@ async def test_pages_show_one_snapshot() -> None:
         await client.ask("DELETE", f"{MAPS}/c")
         _, rest = await client.ask("GET", f"{MAPS}?limit=2&continue={first['metadata']['continue']}")
         assert [item["metadata"]["name"] for item in first["items"] + rest["items"]] == ["a", "b", "c"]
-        await client.ask("POST", "/_praetor/compact")
+        await client.ask("POST", "/_kubeplane/compact")
         status, gone = await client.ask("GET", f"{MAPS}?limit=2&continue={first['metadata']['continue']}")
         assert (status, gone["reason"]) == (410, "Expired")
 
@@ -250,19 +250,19 @@ async def test_a_definition_takes_its_objects_with_it() -> None:
 async def test_it_misbehaves_when_told_to_and_as_often(action: str, status: int, reason: str) -> None:
     async with running() as client:
         fault = {"action": action, "verb": "list", "resource": "configmaps", "count": 1}
-        assert (await client.ask("POST", "/_praetor/faults", fault))[0] == 201
+        assert (await client.ask("POST", "/_kubeplane/faults", fault))[0] == 201
         assert (await client.ask("GET", "/api/v1/namespaces"))[0] == 200
         answered, said = await client.ask("GET", MAPS)
         assert (answered, said["reason"]) == (status, reason)
         assert (await client.ask("GET", MAPS))[0] == 200
-        assert (await client.ask("GET", "/_praetor/faults"))[1]["faults"][0]["hits"] == 1
-        await client.ask("DELETE", "/_praetor/faults")
-        assert (await client.ask("GET", "/_praetor/faults"))[1]["faults"] == []
+        assert (await client.ask("GET", "/_kubeplane/faults"))[1]["faults"][0]["hits"] == 1
+        await client.ask("DELETE", "/_kubeplane/faults")
+        assert (await client.ask("GET", "/_kubeplane/faults"))[1]["faults"] == []
 
 
 async def test_a_hung_request_ends_in_a_broken_connection() -> None:
     async with running() as client:
-        await client.ask("POST", "/_praetor/faults", {"action": "hang", "resource": "configmaps", "seconds": 0.01})
+        await client.ask("POST", "/_kubeplane/faults", {"action": "hang", "resource": "configmaps", "seconds": 0.01})
         with pytest.raises(aiohttp.ClientError):
             await client.ask("GET", MAPS)
 
@@ -270,11 +270,11 @@ async def test_a_hung_request_ends_in_a_broken_connection() -> None:
 async def test_watches_break_in_the_middle_of_a_line_or_fall_silent() -> None:
     async with running(bookmark_s=0.05) as client:
         await client.ask("POST", MAPS, config_map("a"))
-        await client.ask("POST", "/_praetor/faults", {"action": "truncate", "verb": "watch", "count": 1})
+        await client.ask("POST", "/_kubeplane/faults", {"action": "truncate", "verb": "watch", "count": 1})
         async with client.watch(f"{MAPS}?watch=1") as stream:
             with pytest.raises(aiohttp.ClientPayloadError):
                 await stream.read()
-        await client.ask("POST", "/_praetor/faults", {"action": "freeze", "verb": "watch", "count": 1})
+        await client.ask("POST", "/_kubeplane/faults", {"action": "freeze", "verb": "watch", "count": 1})
         async with client.watch(f"{MAPS}?watch=1&allowWatchBookmarks=true&timeoutSeconds=1") as stream:
             assert (await event(stream))[0] == "ADDED"
             await client.ask("POST", MAPS, config_map("b"))
@@ -283,7 +283,7 @@ async def test_watches_break_in_the_middle_of_a_line_or_fall_silent() -> None:
 
 async def test_a_fault_that_is_not_known_is_refused() -> None:
     async with running() as client:
-        status, refused = await client.ask("POST", "/_praetor/faults", {"action": "explode"})
+        status, refused = await client.ask("POST", "/_kubeplane/faults", {"action": "explode"})
         assert (status, refused["reason"]) == (400, "BadRequest")
 
 
@@ -291,12 +291,12 @@ async def test_requests_are_counted_by_who_asked_for_what() -> None:
     async with running(tokens={"secret": User("gateway")}) as client:
         await client.ask("GET", MAPS, Authorization="Bearer secret")
         await client.ask("GET", f"{MAPS}/nope", Authorization="Bearer secret")
-        _, counted = await client.ask("GET", "/_praetor/requests", Authorization="Bearer secret")
+        _, counted = await client.ask("GET", "/_kubeplane/requests", Authorization="Bearer secret")
         rows = {(row["verb"], row["resource"], row["user"], row["code"]): row["count"] for row in counted["requests"]}
         assert rows == {("list", "configmaps", "gateway", 200): 1, ("get", "configmaps", "gateway", 404): 1}
         _, metrics = await client.ask("GET", "/metrics", Authorization="Bearer secret")
         assert 'resource="configmaps",subresource="",user="gateway",verb="LIST"} 1' in metrics
-        _, counted = await client.ask("DELETE", "/_praetor/requests", Authorization="Bearer secret")
+        _, counted = await client.ask("DELETE", "/_kubeplane/requests", Authorization="Bearer secret")
         assert counted["total"] == 0
 
 
@@ -329,7 +329,7 @@ async def test_definitions_of_a_folder_are_there_from_the_start(tmp_path: Path) 
 
 
 async def test_with_a_certificate_folder_it_talks_tls(tmp_path: Path) -> None:
-    async with EmbeddedControlPlane(cert_dir=tmp_path) as plane, aiohttp.ClientSession() as session:
+    async with ControlPlane(cert_dir=tmp_path) as plane, aiohttp.ClientSession() as session:
         trust = ssl.create_default_context(cafile=str(tmp_path / "apiserver.crt"))
         async with session.get(f"{plane.url}/version", ssl=trust) as answer:
             assert (await answer.json())["major"] == "1"

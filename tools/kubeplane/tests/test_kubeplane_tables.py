@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from kubeplane.errors import ApiError
-from kubeplane.http.routes import Route, route
 from kubeplane.http.tables import age, human_duration, lookup
 from kubeplane.http.wire_format import decode
 from kubeplane.kinds.event_views import to_core_v1, to_events_v1
+from kubeplane.routes import Route, route
 
 OBJ: dict[str, Any] = {
     "metadata": {"labels": {"a.b/c": "x"}},

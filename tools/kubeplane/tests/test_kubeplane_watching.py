@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from kubeplane.http.rendering import Form
-from kubeplane.registry.resources import Resource
-from kubeplane.storage.selection import selection
+from kubeplane.http.watching import Watch
+from kubeplane.kinds.resources import Resource
+from kubeplane.registry.selection import selection
 from kubeplane.storage.store import Store
-from kubeplane.storage.watching import Watch
 
 THINGS = Resource(group="example.com", version="v1", kind="Thing", plural="things", table="things", schema={})
 

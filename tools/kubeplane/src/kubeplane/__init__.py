@@ -1,8 +1,8 @@
-"""A control plane in one process, for trying Praetor and for its tests."""
+"""A Kubernetes control plane in one process, for demos and tests."""
 
 from __future__ import annotations
 
 from kubeplane.access.authentication import User
-from kubeplane.plane import EmbeddedControlPlane
+from kubeplane.plane import ControlPlane
 
-__all__ = ["EmbeddedControlPlane", "User"]
+__all__ = ["ControlPlane", "User"]

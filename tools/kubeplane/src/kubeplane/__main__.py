@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from kubeplane.access.authentication import User, read_token_file
-from kubeplane.plane import EmbeddedControlPlane
+from kubeplane.plane import ControlPlane
 
 
 def _options() -> argparse.Namespace:
@@ -40,14 +40,14 @@ def kubeconfig(url: str, tokens: Mapping[str, User], cert_dir: Path | None) -> s
     """A kubeconfig, in JSON, which is YAML; its user has the first token."""
     user = {"token": next(iter(tokens))} if tokens else {}
     cluster = {"server": url} | ({"certificate-authority": str(cert_dir / "apiserver.crt")} if cert_dir else {})
-    context = {"cluster": "praetor", "user": "admin", "namespace": "default"}
+    context = {"cluster": "kubeplane", "user": "admin", "namespace": "default"}
     config = {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "praetor", "cluster": cluster}],
+        "clusters": [{"name": "kubeplane", "cluster": cluster}],
         "users": [{"name": "admin", "user": user}],
-        "contexts": [{"name": "praetor", "context": context}],
-        "current-context": "praetor",
+        "contexts": [{"name": "kubeplane", "context": context}],
+        "current-context": "kubeplane",
     }
     return json.dumps(config, indent=2) + "\n"
 
@@ -63,7 +63,7 @@ async def _run(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    plane = EmbeddedControlPlane(
+    plane = ControlPlane(
         port=options.port,
         data=options.data,
         tokens=tokens,

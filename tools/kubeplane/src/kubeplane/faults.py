@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from kubeplane.errors import ApiError, Obj, bad_request, conflict
-from kubeplane.http.routes import Route
+from kubeplane.routes import Route
 
 
 class Action(StrEnum):

@@ -17,26 +17,26 @@ from kubeplane.faults import Faults
 from kubeplane.http.api import Api
 from kubeplane.http.auditing import Audit
 from kubeplane.http.counting import Requests
+from kubeplane.http.reading import Reader
 from kubeplane.http.server import Server
+from kubeplane.kinds import definitions
 from kubeplane.kinds.builtin_kinds import BUILTIN
-from kubeplane.registry import definitions
+from kubeplane.kinds.resources import Catalog, Resource
 from kubeplane.registry.gc import Collector
 from kubeplane.registry.registry import Registry
-from kubeplane.registry.resources import Catalog, Resource
 from kubeplane.registry.writing import Options
 from kubeplane.schema import cel
-from kubeplane.storage.reading import Reader
 from kubeplane.storage.store import Change, Store
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
-_OWN = Options(manager="praetor-embedded", trusted=True)
+_OWN = Options(manager="kubeplane", trusted=True)
 
 
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
-class EmbeddedControlPlane:
+class ControlPlane:
     """A control plane on loopback, as an async context manager; `url` is where it answers.
 
     *data* is a SQLite file that keeps the objects over restarts; *tokens* maps bearer tokens to users, and without

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from kubeplane.access.authentication import User
 from kubeplane.errors import ApiError, Obj, forbidden
-from kubeplane.http.routes import Route
+from kubeplane.routes import Route
 from kubeplane.storage.store import Store
 
 _GROUP = "rbac.authorization.k8s.io"

@@ -9,6 +9,7 @@ from typing import Any
 
 from kubeplane.access.authentication import Authenticator, User
 from kubeplane.access.authorization import Authorizer, refusal
+from kubeplane.access.reviews import review
 from kubeplane.errors import (
     ApiError,
     Obj,
@@ -19,22 +20,21 @@ from kubeplane.faults import Action, Fault, Faults, error_of
 from kubeplane.http import bodies, discovery, openapi
 from kubeplane.http.auditing import Audit
 from kubeplane.http.counting import Requests
+from kubeplane.http.reading import Reader
 from kubeplane.http.rendering import Form, asked_form
-from kubeplane.http.routes import Route, route
 from kubeplane.http.server import Request, Response, Send
-from kubeplane.kinds.reviews import review
+from kubeplane.http.watching import Watch
+from kubeplane.kinds.resources import Resource
 from kubeplane.registry.registry import Registry
-from kubeplane.registry.resources import Resource
+from kubeplane.registry.selection import selection
 from kubeplane.registry.writing import Options
-from kubeplane.storage.reading import Reader
-from kubeplane.storage.selection import selection
+from kubeplane.routes import Route, route
 from kubeplane.storage.store import Stored, encode
-from kubeplane.storage.watching import Watch
 
 log = logging.getLogger(__name__)
 
 _HEALTH = ("/healthz", "/livez", "/readyz")
-_CONTROL = "/_praetor/"
+_CONTROL = "/_kubeplane/"
 
 
 class Api:
@@ -78,7 +78,7 @@ class Api:
         at = route(request.method, request.path, request.query)
         if at is None:
             return self._guarded(lambda: self._other(request))
-        response = await self._misbehaving(at, request, user)
+        response = await self._with_faults(at, request, user)
         self._requests.count(at, user.name, response.status)
         self._audit.note(at, user.name, request, response)
         return response
@@ -89,7 +89,7 @@ class Api:
         except ApiError as error:
             return _refusal(error)
 
-    async def _misbehaving(self, at: Route, request: Request, user: User) -> Response:
+    async def _with_faults(self, at: Route, request: Request, user: User) -> Response:
         """The answer, or what a fault that was set makes of it."""
         fault = self._faults.take(at, user.name)
         if fault is None:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import TextIO
 
-from kubeplane.http.routes import Route
 from kubeplane.http.server import Request, Response
+from kubeplane.routes import Route
 
 _VERBS = ("create", "update", "patch", "delete")
 _GROUPS = ("azure.com", "apps")

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import astuple, dataclass
 
 from kubeplane.errors import Obj
-from kubeplane.http.routes import Route
+from kubeplane.routes import Route
 
 _METHODS = {"create": "POST", "update": "PUT"}  # of these, a real one counts the methods
 

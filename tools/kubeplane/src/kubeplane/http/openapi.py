@@ -8,7 +8,7 @@ from typing import Any
 
 from kubeplane.errors import Obj
 from kubeplane.http.discovery import VERSION
-from kubeplane.registry.resources import Catalog, Resource
+from kubeplane.kinds.resources import Catalog, Resource
 from kubeplane.schema.schemas import OBJECT_META
 from kubeplane.storage.store import encode
 

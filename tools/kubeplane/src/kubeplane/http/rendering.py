@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kubeplane.errors import ApiError, Obj, bad_request
-from kubeplane.registry.resources import Resource
+from kubeplane.kinds.resources import Resource
 from kubeplane.storage.store import Stored, encode
 
 _WRITABLE = ("application/json", "application/*", "*/*")

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from kubeplane.errors import Obj
-from kubeplane.registry.resources import Column, Resource
+from kubeplane.kinds.resources import Column, Resource
 from kubeplane.schema.schemas import NAME
 from kubeplane.storage.store import Stored
 

@@ -31,7 +31,7 @@ def _make(certificate: Path, key: Path) -> None:
     from cryptography.hazmat.primitives.asymmetric import ec
 
     private = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "praetor-embedded")])
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "kubeplane")])
     now = datetime.datetime.now(datetime.UTC)
     loopback = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     usage = x509.KeyUsage(

@@ -6,7 +6,7 @@ from typing import Any
 
 from kubeplane.errors import Obj
 from kubeplane.kinds import event_views
-from kubeplane.registry.resources import ALL_VERBS, Column, Resource, View
+from kubeplane.kinds.resources import ALL_VERBS, Column, Resource, View
 from kubeplane.schema.schemas import (
     array,
     boolean,

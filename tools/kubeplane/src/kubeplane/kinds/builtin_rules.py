@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 
 from kubeplane.errors import Cause, Obj
-from kubeplane.registry import definitions
-from kubeplane.registry.resources import Resource
+from kubeplane.kinds import definitions
+from kubeplane.kinds.resources import Resource
 from kubeplane.schema.validation import invalid_value, required
 
 _CONFIG_KEY = re.compile(r"[-._a-zA-Z0-9]+")

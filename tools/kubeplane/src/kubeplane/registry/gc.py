@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections import defaultdict, deque
 
 from kubeplane.errors import ApiError, Obj
-from kubeplane.registry import definitions
+from kubeplane.kinds import definitions
+from kubeplane.kinds.resources import Resource
 from kubeplane.registry.registry import CLEANUP, FOREGROUND, ORPHAN, Registry
-from kubeplane.registry.resources import Resource
 from kubeplane.registry.writing import Options
 from kubeplane.storage.store import Change, Key, Stored
 

@@ -9,11 +9,11 @@ from typing import Any
 
 from kubeplane import errors
 from kubeplane.errors import Obj, bad_request
-from kubeplane.kinds import builtin_rules
-from kubeplane.registry import apply, definitions, patches, writing
+from kubeplane.kinds import builtin_rules, definitions
+from kubeplane.kinds.resources import Catalog, Resource
+from kubeplane.registry import apply, patches, writing
 from kubeplane.registry.apply import Writer
 from kubeplane.registry.metadata import SYSTEM
-from kubeplane.registry.resources import Catalog, Resource
 from kubeplane.registry.writing import Options
 from kubeplane.storage.store import Store, Stored
 

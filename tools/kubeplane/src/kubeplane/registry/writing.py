@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kubeplane.errors import ApiError, Cause, Obj, bad_request, invalid
-from kubeplane.kinds import builtin_rules
-from kubeplane.registry import definitions, metadata
-from kubeplane.registry.resources import Resource
+from kubeplane.kinds import builtin_rules, definitions
+from kubeplane.kinds.resources import Resource
+from kubeplane.registry import metadata
 from kubeplane.schema.structural import default, prune
 from kubeplane.schema.validation import duplicates, invalid_value, validate
 

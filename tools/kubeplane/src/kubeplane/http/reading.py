@@ -12,10 +12,10 @@ from kubeplane import errors
 from kubeplane.errors import ApiError, Obj, bad_request
 from kubeplane.http import tables
 from kubeplane.http.rendering import Form, encoded, item_head, list_item, partial
-from kubeplane.registry.resources import Resource
-from kubeplane.storage.selection import Selection
+from kubeplane.http.watching import Watch
+from kubeplane.kinds.resources import Resource
+from kubeplane.registry.selection import Selection
 from kubeplane.storage.store import Store, Stored, encode
-from kubeplane.storage.watching import Watch
 
 
 def number(text: str) -> int:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from kubeplane.errors import bad_request
-from kubeplane.registry.resources import Resource
+from kubeplane.kinds.resources import Resource
 from kubeplane.schema import selectors
 from kubeplane.schema.selectors import FieldTerm, Selector
 from kubeplane.storage.store import Stored

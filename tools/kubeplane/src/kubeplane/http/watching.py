@@ -10,7 +10,7 @@ from kubeplane.errors import ApiError, Obj
 from kubeplane.http import tables
 from kubeplane.http.rendering import Form, encoded, partial
 from kubeplane.http.server import Send
-from kubeplane.storage.selection import Selection
+from kubeplane.registry.selection import Selection
 from kubeplane.storage.store import Change, Store, Stored, encode
 
 
@@ -39,7 +39,7 @@ class Watch:
         self._after = 0
         self._unsubscribe: Callable[[], None] = lambda: None
         self.failed = False
-        self.frozen = False  # misbehaving on purpose: nothing is sent any more
+        self.frozen = False  # by an injected fault: nothing is sent any more
 
     def begin(self, rv: int, *, listed: bool, marked: bool) -> None:
         """Queue what is there or what happened after *rv*, and listen from now on."""

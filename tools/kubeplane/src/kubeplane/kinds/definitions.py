@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kubeplane.errors import Cause, Obj
-from kubeplane.registry.resources import Column, Resource, View
+from kubeplane.kinds.resources import Column, Resource, View
 from kubeplane.schema.cel import Rules, expressions, syntax_error
 from kubeplane.schema.schemas import API_VERSION, KIND, OBJECT_META, string
 from kubeplane.schema.structural import join

@@ -8,7 +8,7 @@ from typing import Any
 from kubeplane.access.authentication import Authenticator, User
 from kubeplane.access.authorization import Authorizer
 from kubeplane.errors import ApiError, Obj, bad_request
-from kubeplane.http.routes import Route
+from kubeplane.routes import Route
 
 
 def review(
