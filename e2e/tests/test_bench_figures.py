@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from e2e.bench.figures import (
+from e2e.bench.measure.figures import (
     Figure,
     as_json,
     at_least,
@@ -96,7 +96,7 @@ def test_the_spread_of_many_rounds_is_between_their_quartiles() -> None:
         (-3.14159, "-3.14"),
     ],
 )
-def test_numbers_are_told_in_three_digits(value: float, text: str) -> None:
+def test_numbers_have_three_significant_digits(value: float, text: str) -> None:
     assert number(value) == text
 
 

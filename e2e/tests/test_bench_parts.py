@@ -1,9 +1,8 @@
-"""What benchmarks are made of: answers' framing, sightings, counts, a fleet out of nothing, the command."""
+"""Parts of the benchmarks: framing of answers, first observations, counts, a synthetic fleet, the command."""
 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import json
 import os
 from collections import Counter
@@ -15,11 +14,11 @@ import pytest
 from click.testing import CliRunner
 
 from e2e.bench.__main__ import BENCHMARKS, main
-from e2e.bench.counts import of_kind
-from e2e.bench.first_seen import delays, first_seen, whole_lines
-from e2e.bench.load import body_length, run
-from e2e.bench.proc import cpu_seconds, resident_kib
-from e2e.bench.synthetic_api import Shelf, name_of, process, switch
+from e2e.bench.gateway.load import body_length, run
+from e2e.bench.gateway.synthetic_api import SyntheticApi, name_of, process, switch
+from e2e.bench.measure.counts import of_kind
+from e2e.bench.measure.first_seen import delays, first_seen, whole_lines
+from e2e.bench.measure.proc import cpu_seconds, resident_kib
 from e2e.clusters.cluster import Request
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES
 from praetor_gateway.fleet.rows import Projection
@@ -77,7 +76,7 @@ async def test_the_load_fails_when_a_request_is_refused() -> None:
             await run({"rounds": 1, "turn_s": 0.05, "targets": [target]})
 
 
-def test_a_process_tells_its_processor_time_and_its_memory() -> None:
+def test_the_processor_time_and_the_memory_of_a_process_are_read() -> None:
     assert cpu_seconds(os.getpid()) > 0
     assert resident_kib(os.getpid()) > 1000
 
@@ -91,14 +90,14 @@ LINES = [
 ]
 
 
-def test_only_the_first_sighting_counts() -> None:
+def test_only_the_first_observation_counts() -> None:
     assert first_seen(LINES) == {("a", 1): 1.0, ("b", 1): 2.0}
 
 
-def test_a_delay_is_between_the_sightings_of_both_and_never_negative() -> None:
+def test_a_delay_lies_between_both_first_observations_and_is_never_negative() -> None:
     sink = {("a", 1): 1.5, ("b", 1): 1.9, ("c", 1): 7.0}
     assert delays(first_seen(LINES), sink) == [0.5, 0.0]
-    assert delays({("a", 1): None, ("b", 1): 1.0}, sink) == [pytest.approx(0.9)]  # when it came first is not known
+    assert delays({("a", 1): None, ("b", 1): 1.0}, sink) == [pytest.approx(0.9)]  # when it was first seen is not known
 
 
 def test_a_line_that_is_still_being_written_is_left_for_later(tmp_path: Path) -> None:
@@ -115,25 +114,24 @@ def test_counts_are_chosen_by_resource_and_verb() -> None:
     assert of_kind(counts, "events", "PATCH") == {patch: 2}
 
 
-async def test_a_shelf_lists_every_object_once_and_all_of_them_are_as_the_gateway_takes_them() -> None:
-    shelf, projection = Shelf(processes=7, switches=3), Projection("site")
+async def test_the_synthetic_api_lists_every_object_once_in_the_form_that_the_gateway_reads() -> None:
+    api, projection = SyntheticApi(processes=7, switches=3), Projection("site")
     names, token = [], None
     while token != "":
-        page = await shelf.list_page(DEVICE_PROCESSES, None, limit=3, continue_token=token)
+        page = await api.list_page(DEVICE_PROCESSES, None, limit=3, continue_token=token)
         names += [projection.process(item).device for item in page["items"]]
         token = page["metadata"]["continue"]
     assert names == [name_of(number) for number in range(7)]
-    switches = (await shelf.list_page(NETWORK_SWITCHES, None))["items"]
+    switches = (await api.list_page(NETWORK_SWITCHES, None))["items"]
     assert [projection.switch(item).site for item in switches] == ["dc-0", "dc-1", "dc-2"]
     assert projection.process(process(5)).status.phase == "Running"
     assert switch(2)["status"]["conditions"][0]["status"] == "True"
 
 
 def test_every_benchmark_says_in_a_line_what_it_measures() -> None:
-    for name in BENCHMARKS:
-        module = importlib.import_module(f"e2e.bench.{name}")
-        assert (module.__doc__ or "").splitlines()[0].endswith(".")
-        assert callable(module.measure)
+    for benchmark in BENCHMARKS.values():
+        assert benchmark.__doc__.splitlines()[0].endswith(".")
+        assert callable(benchmark.measure)
 
 
 def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`python -m e2e.bench.baseline PORT`: empty Starlette routes behind the gateway's own Hypercorn settings.
+"""`python -m e2e.bench.gateway.baseline PORT`: empty Starlette routes behind the gateway's own Hypercorn settings.
 
 What the gateway does beyond serving HTTP is the difference to this.
 """
@@ -31,8 +31,8 @@ async def unchanged(_: Request) -> Response:
     return Response(status_code=304)
 
 
-async def taken(_: Request) -> Response:
-    """Answer as if a report had been taken."""
+async def accepted(_: Request) -> Response:
+    """Answer as if a report had been accepted."""
     return Response(b'{"ack":true}', media_type="application/json")
 
 
@@ -52,7 +52,7 @@ async def serve(port: int) -> None:
         routes=[
             Route("/readyz", ready),
             Route(f"{DEVICE}/desired", unchanged),
-            Route(f"{DEVICE}/report", taken, methods=["POST"]),
+            Route(f"{DEVICE}/report", accepted, methods=["POST"]),
             Route(f"{DEVICE}/hold", Hold()),
         ]
     )

@@ -1,6 +1,6 @@
 """How fast the controller fans a deployment out, against a bare loop of creates with the same client.
 
-The loop creates the same objects in another namespace, so many at a time as the controller, and does nothing else.
+The loop creates the same objects in another namespace, as many at a time as the controller, and does nothing else.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import time
 
 from attrs import frozen
 
-from e2e.bench.context import BenchError, Context, own_environment, tell, until
-from e2e.bench.figures import Figure, at_least, ratio_figure
-from e2e.bench.fleet import GROUP, GROUPS, Fleet, object_count
-from e2e.bench.proc import cpu_seconds
-from e2e.bench.programs import running
+from e2e.bench.measure.context import BenchError, Context, own_environment, progress, until
+from e2e.bench.measure.figures import Figure, at_least, ratio_figure
+from e2e.bench.measure.fleet import GROUP, GROUPS, Fleet, object_count
+from e2e.bench.measure.proc import cpu_seconds
+from e2e.bench.measure.programs import running
 from e2e.stack.kube import PROCESSES, Kube
 from e2e.stack.manifests import deployment, process_spec
 from e2e.stack.server import Server
@@ -51,7 +51,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
                 for name, made in (("bare", loop), ("fanned out", controller)):
                     rates[name].append(count / made.wall_s)
                     costs[name].append(made.cpu_s / count * 1000)
-                tell(
+                progress(
                     f"round {number + 1}: {count} in {loop.wall_s:.1f} s bare, in {controller.wall_s:.1f} s fanned out"
                 )
     what = f"{rounds} times {count:,} processes, fan-out against a bare loop"
@@ -79,7 +79,7 @@ def object_count_of(kube: Kube) -> int:
 def _bare_loop(stack: Stack, kube: Kube, number: int, count: int) -> Made:
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "e2e.bench.creates"),
+            *(sys.executable, "-m", "e2e.bench.controller.creates"),
             *(str(stack.cluster.kubeconfig), kube.namespace, f"agent-{number}", str(count)),
         ],
         env=own_environment(),

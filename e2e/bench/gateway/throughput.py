@@ -15,10 +15,10 @@ from typing import Any
 
 import requests
 
-from e2e.bench.context import BenchError, Context, own_environment, tell, until
-from e2e.bench.figures import Figure, at_least, median_figure, ratio_figure
-from e2e.bench.load import Turn
-from e2e.bench.programs import running
+from e2e.bench.gateway.load import Turn
+from e2e.bench.measure.context import BenchError, Context, own_environment, progress, until
+from e2e.bench.measure.figures import Figure, at_least, median_figure, ratio_figure
+from e2e.bench.measure.programs import running
 from e2e.stack.manifests import device_process, network_switch, process_spec
 from e2e.stack.server import Server
 from e2e.stack.stack import Settings, Stack
@@ -48,7 +48,7 @@ def baseline_server(context: Context) -> Server:
     """Return the running server of empty routes."""
 
     def arguments(ports: Sequence[int]) -> Sequence[str]:
-        return (sys.executable, "-m", "e2e.bench.baseline", str(ports[0]))
+        return (sys.executable, "-m", "e2e.bench.gateway.baseline", str(ports[0]))
 
     server = Server("baseline", arguments, ports=1, workdir=context.folder("baseline"), env=own_environment())
     server.start()
@@ -67,7 +67,7 @@ def _figures(context: Context, stack: Stack, baseline: Server) -> tuple[Figure, 
     for (way, name), taken in turns.items():
         wall, server, own = (statistics.median(turn[key] for turn in taken) for key in ("wall_s", "server_s", "own_s"))
         rate = statistics.median(turn["requests"] / turn["wall_s"] for turn in taken)
-        tell(f"{way}, {name}: {rate:,.0f}/s on the clock; server busy {server / wall:.0%}, load {own / wall:.0%}")
+        progress(f"{way}, {name}: {rate:,.0f}/s on the clock; server busy {server / wall:.0%}, load {own / wall:.0%}")
     rates = {key: [turn["requests"] / turn["server_s"] for turn in taken] for key, taken in turns.items()}
     devices = [rate * HEARTBEAT_S for rate in rates["heartbeat", stack.gateway.name]]
     return (
@@ -122,7 +122,7 @@ def _target(server: Server, requests: Sequence[str]) -> dict[str, Any]:
 
 def _load(plan: Mapping[str, Any]) -> list[list[Turn]]:
     done = subprocess.run(
-        [sys.executable, "-m", "e2e.bench.load"],
+        [sys.executable, "-m", "e2e.bench.gateway.load"],
         input=json.dumps(plan),
         env=own_environment(),
         capture_output=True,

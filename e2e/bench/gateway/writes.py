@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from e2e.bench.context import Context, until
-from e2e.bench.counts import of_kind, ours
-from e2e.bench.figures import Figure, at_most
-from e2e.bench.fleet import Fleet
-from e2e.bench.programs import running
+from e2e.bench.measure.context import Context, until
+from e2e.bench.measure.counts import of_kind, ours
+from e2e.bench.measure.figures import Figure, at_most
+from e2e.bench.measure.fleet import Fleet
+from e2e.bench.measure.programs import running
 from e2e.clusters.cluster import Cluster, Request
 from e2e.stack.stack import Settings, Stack
 

@@ -1,4 +1,4 @@
-"""The apiserver's own counts of requests for what the programs deal with."""
+"""The apiserver's own counts of requests for the kinds that our programs use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m e2e.bench.watching KUBECONFIG NAMESPACE OUTPUT`: note when a watch tells of each generation.
+"""`python -m e2e.bench.gateway.watching KUBECONFIG NAMESPACE OUTPUT`: record when a watch delivers each generation.
 
 A line `{name, generation, at}` for each event, *at* in monotonic seconds of this machine; `{}` once it is watching.
 It is a process and a connection of its own, so that the gateway's own delay is not taken for the apiserver's.
@@ -36,7 +36,7 @@ async def watch(kubeconfig: Path, namespace: str, output: Path) -> None:
                         at = now if now - opened >= REPLAY_S else None
                         seen = {"name": metadata.get("name"), "generation": metadata.get("generation"), "at": at}
                         file.write(json.dumps(seen) + "\n")
-                opened = time.monotonic()  # the apiserver ends the watches of those who read too slowly
+                opened = time.monotonic()  # the apiserver ends the watches of slow readers
 
 
 if __name__ == "__main__":

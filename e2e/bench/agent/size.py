@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from e2e.bench.context import Context
-from e2e.bench.figures import Figure, at_most
+from e2e.bench.measure.context import Context
+from e2e.bench.measure.figures import Figure, at_most
 from e2e.release.closure import PULLED, installed
 
 WHEEL_KB = at_most(100.0)

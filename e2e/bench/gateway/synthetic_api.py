@@ -1,6 +1,6 @@
 """A KubeApi that makes a fleet's objects when they are listed, and keeps none of them.
 
-So a gateway of any size can be looked at without an apiserver of that size beside it.
+So a gateway of any size is measured without an apiserver of that size beside it.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ CONDITIONS = ("AgentConnected", "SpecObserved", "ArtifactDownloaded", "ArtifactV
 
 
 @frozen(kw_only=True)
-class Shelf:
-    """So many DeviceProcesses, each on a device of its own, and so many NetworkSwitches. Writes leave no trace."""
+class SyntheticApi:
+    """Serve *processes* DeviceProcesses, each on a device of its own, and *switches* NetworkSwitches; drop writes."""
 
     processes: int
     switches: int
@@ -70,30 +70,30 @@ class Shelf:
     async def watch(
         self, resource: Resource, namespace: str | None, *, on_open: Callable[[], None] | None = None, **_: Any
     ) -> AsyncGenerator[WatchEvent, None]:
-        """Tell nothing, for ever."""
+        """Report nothing, until cancelled."""
         if on_open is not None:
             on_open()
         await asyncio.Event().wait()
         yield  # type: ignore[misc]  # never reached: it makes this a generator
 
     async def get(self, resource: Resource, key: Key) -> dict[str, Any]:
-        """There is nothing but what is listed."""
+        """Raise NotFound: objects are only listed."""
         raise NotFound(404, "NotFound", f"{key} is not there")
 
     async def create(
         self, resource: Resource, namespace: str, body: Mapping[str, Any], *, field_manager: str | None = None
     ) -> dict[str, Any]:
-        """Take it."""
+        """Accept it."""
         return {**body, "metadata": {**body["metadata"], "uid": "made", "resourceVersion": "1"}}
 
     async def patch(
         self, resource: Resource, key: Key, body: Any, *, patch_type: PatchType = PatchType.MERGE, **_: Any
     ) -> dict[str, Any]:
-        """Refuse it: nothing that is listed shall change."""
+        """Raise NotFound: listed objects do not change."""
         raise NotFound(404, "NotFound", f"{key} is not there")
 
     async def delete(self, resource: Resource, key: Key, **_: Any) -> None:
-        """Take it."""
+        """Accept it."""
 
 
 def name_of(number: int) -> str:

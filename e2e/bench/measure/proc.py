@@ -1,4 +1,4 @@
-"""What Linux tells of a process: the processor time it used and the memory it holds."""
+"""What Linux says of a process: the processor time it used and the memory it holds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def resident_kib(pid: int) -> float:
     for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines():
         if line.startswith("Rss:"):
             return float(line.split()[1])
-    raise ValueError(f"process {pid} tells no memory")
+    raise ValueError(f"process {pid} reports no resident memory")
 
 
 def machine() -> str:

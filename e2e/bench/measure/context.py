@@ -1,4 +1,4 @@
-"""What a benchmark is given: a folder, a cluster when it asks for one, and how long it may take."""
+"""What a benchmark gets: a folder, a cluster on demand, and how long it may take."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from e2e.clusters.cluster import Cluster
 from e2e.clusters.launch import launch
 from e2e.stack.stack import environment
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 POLL_S = 0.02
 WITHIN_S = 120.0
 
@@ -29,7 +29,7 @@ class BenchError(click.ClickException):
 
 @frozen(kw_only=True)
 class Context:
-    """*quick* asks for a glance instead of a measurement."""
+    """*quick* asks for seconds instead of minutes."""
 
     workdir: Path
     cluster: str
@@ -37,7 +37,7 @@ class Context:
     quick: bool
 
     def size(self, full: T, quick: T) -> T:
-        """Return *full*, or *quick* for a glance."""
+        """Return *full*, or *quick* in a quick run."""
         return quick if self.quick else full
 
     def folder(self, name: str) -> Path:
@@ -53,8 +53,8 @@ class Context:
             yield cluster
 
 
-def tell(what: str) -> None:
-    """Tell the person who waits what happens."""
+def progress(what: str) -> None:
+    """Print *what* happens to standard error, for the user who waits."""
     click.echo(f"  {what}", err=True)
 
 

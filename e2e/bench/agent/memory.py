@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import praetor_agent
 import praetor_api
-from e2e.bench.context import Context, own_environment, until
-from e2e.bench.figures import Figure, at_most, number, ratio_figure
-from e2e.bench.proc import resident_kib
-from e2e.bench.programs import running
+from e2e.bench.measure.context import Context, own_environment, until
+from e2e.bench.measure.figures import Figure, at_most, number, ratio_figure
+from e2e.bench.measure.proc import resident_kib
+from e2e.bench.measure.programs import running
 from e2e.stack.kube import Kube
 from e2e.stack.manifests import device_process, network_switch, process_spec
 from e2e.stack.stack import Settings, Stack

@@ -1,8 +1,10 @@
-"""`python -m e2e.bench.pollers PLAN OUTPUT`: devices that hold a long poll each, and note when an answer has arrived.
+"""Devices that hold a long poll each, and record when an answer has arrived.
+
+`python -m e2e.bench.gateway.pollers PLAN OUTPUT` runs them until a signal ends it.
 
 PLAN is a JSON file: `{host, port, path?, devices: {name: token}}`; with a path, each device holds a request to
 `/v1/devices/NAME/PATH` and no more. For each answer with a body, a line `{name, generation, at}` for each of its
-items goes to OUTPUT, *at* in monotonic seconds of this machine; `{waiting: N}` tells when so many devices wait.
+items goes to OUTPUT, *at* in monotonic seconds of this machine; `{waiting: N}` says how many devices wait.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from e2e.bench.load import body_length
+from e2e.bench.gateway.load import body_length
 from praetor_api.protocol import TOKEN_HEADER, desired_path
 
 WAIT_S = 50
@@ -30,7 +32,7 @@ class Crowd:
         self._output = output
         self._connecting = asyncio.Semaphore(CONNECTING)
         self._waiting = 0
-        self._told = 0
+        self._written = 0
 
     async def run(self) -> None:
         """Be all devices until cancelled."""
@@ -39,7 +41,7 @@ class Crowd:
             for name, token in self._plan["devices"].items():
                 device = self._hold(name, token, hold) if hold else self._poll(name, token)
                 group.create_task(device, name=name)
-            group.create_task(self._tell(), name="tell")
+            group.create_task(self._write_waiting(), name="write waiting")
 
     async def _poll(self, name: str, token: str) -> None:
         head = f"GET {desired_path(name)} HTTP/1.1\r\nHost: gateway\r\n{TOKEN_HEADER}: {token}\r\n"
@@ -47,7 +49,7 @@ class Crowd:
             reader, writer = await self._connect()
             etag, body, at = await self._ask(reader, writer, head)
         while True:
-            self._note(name, body, at)
+            self._record(name, body, at)
             self._waiting += 1
             asked = f"{head}If-None-Match: {etag}\r\nPrefer: wait={WAIT_S}\r\n"
             etag, body, at = await self._ask(reader, writer, asked)
@@ -76,14 +78,14 @@ class Crowd:
         at = time.monotonic()
         return head.lower().partition(b"\r\netag:")[2].partition(b"\r\n")[0].strip().decode(), body, at
 
-    def _note(self, name: str, body: bytes, at: float) -> None:
+    def _record(self, name: str, body: bytes, at: float) -> None:
         for item in json.loads(body)["items"] if body else ():
             self._write({"name": item["name"], "generation": item["generation"], "at": at})
 
-    async def _tell(self) -> None:
+    async def _write_waiting(self) -> None:
         while True:
-            if self._waiting != self._told:
-                self._told = self._waiting
+            if self._waiting != self._written:
+                self._written = self._waiting
                 self._write({"waiting": self._waiting})
             await asyncio.sleep(0.2)
 

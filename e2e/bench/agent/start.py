@@ -15,9 +15,9 @@ from typing import Any
 from attrs import frozen
 
 from agent_testing import FakeGateway, item, process_spec
-from e2e.bench.context import Context, own_environment, tell, until
-from e2e.bench.figures import Figure, median_figure
-from e2e.bench.proc import cpu_seconds, cpu_seconds_of_ended_children, resident_kib
+from e2e.bench.measure.context import Context, own_environment, progress, until
+from e2e.bench.measure.figures import Figure, median_figure
+from e2e.bench.measure.proc import cpu_seconds, cpu_seconds_of_ended_children, resident_kib
 from e2e.lab import device as systemd_lab
 from e2e.lab import sysv
 from e2e.lab.agent import PLACE, STATE, await_agent, start_agent
@@ -29,7 +29,7 @@ from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.core.rollback import GOOD_SECONDS
 
 DAY_S = 86400.0
-SETTLE_S = GOOD_SECONDS + 5.0  # until then it still writes down which versions are good
+SETTLE_S = GOOD_SECONDS + 5.0  # until then it still records which versions are good
 PROCESSES = 20
 MIB = 1024.0
 
@@ -43,15 +43,15 @@ class Host:
 
 
 def measure(context: Context) -> tuple[Figure, ...]:
-    """For each backend that can be had here, let an agent start one process after the other, then leave it alone."""
+    """For each backend that this machine can run, let an agent start one process after the other, then stay idle."""
     figures: list[Figure] = []
     count = context.size(PROCESSES, 5)
-    for backend, opened in BACKENDS.items():
-        missing = opened.missing()
+    for backend, choice in BACKENDS.items():
+        missing = choice.missing()
         if missing:
-            tell(f"no backend {backend}: {missing}")
+            progress(f"no backend {backend}: {missing}")
             continue
-        with FakeGateway(token="t") as gateway, opened.host(context.folder(backend), gateway) as host:
+        with FakeGateway(token="t") as gateway, choice.host(context.folder(backend), gateway) as host:
             until(lambda gateway=gateway: len(gateway.requests) > 2, "the agent waits")  # type: ignore[misc]
             took = [_start(gateway, host.spec, number) for number in range(count)]
             figures.append(median_figure(f"desired state to ProcessStarted, backend {backend}", took, unit="ms"))
@@ -172,16 +172,16 @@ def _no_podman() -> str | None:
 
 
 @frozen
-class Opened:
-    """How a backend is had, and why it cannot be."""
+class BackendHost:
+    """How to run an agent with one backend, and why that is impossible here (None: it is possible)."""
 
     host: Any
     missing: Any = lambda: None
 
 
 BACKENDS = {
-    "process": Opened(_process),
-    "systemd": Opened(_systemd, lambda: systemd_lab.why_unavailable(systemd_lab.rootfs())),
-    "initd": Opened(_initd, lambda: sysv.why_unavailable(sysv.rootfs())),
-    "container": Opened(_container, _no_podman),
+    "process": BackendHost(_process),
+    "systemd": BackendHost(_systemd, lambda: systemd_lab.why_unavailable(systemd_lab.rootfs())),
+    "initd": BackendHost(_initd, lambda: sysv.why_unavailable(sysv.rootfs())),
+    "container": BackendHost(_container, _no_podman),
 }

@@ -13,8 +13,8 @@ from typing import Any
 
 from attrs import evolve
 
-from e2e.bench.context import Context
-from e2e.bench.figures import Figure, Goal, at_most, median_figure
+from e2e.bench.measure.context import Context
+from e2e.bench.measure.figures import Figure, Goal, at_most, median_figure
 from e2e.stack.manifests import deployment, process_spec
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.runtime.indexer import Indexer
@@ -116,7 +116,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def snapshot(devices: int, outdated_every: int, policies: Mapping[str, Any]) -> Snapshot:
-    """Return a connected, ready fleet; every so manyth device has not got the newest template yet (0: all have)."""
+    """Return a connected, ready fleet; one device in *outdated_every* lacks the newest template (0: none does)."""
     row = _deployment(policies)
     names = [f"leaf-{number}" for number in range(devices)]
     processes = [

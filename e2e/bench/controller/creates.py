@@ -1,6 +1,6 @@
-"""`python -m e2e.bench.creates KUBECONFIG NAMESPACE DEPLOYMENT COUNT`: create so many DeviceProcesses at full speed.
+"""Create COUNT DeviceProcesses at full speed, with the bodies that the controller writes.
 
-The bodies are those that the controller writes. Prints what it took, in seconds, as JSON.
+`python -m e2e.bench.controller.creates KUBECONFIG NAMESPACE DEPLOYMENT COUNT` prints as JSON how many seconds it took.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from praetor_controller.reconcile.writer import CONCURRENCY, FIELD_MANAGER
 async def create(kubeconfig: str, namespace: str, name: str, count: int) -> dict[str, float]:
     """Return how many seconds it took, without what comes before the first and after the last request."""
     manifest = deployment(name, process_spec(["/bin/sleep", "1000"]))
-    manifest["metadata"] |= {"namespace": namespace, "uid": "of-nobody", "generation": 1}
+    manifest["metadata"] |= {"namespace": namespace, "uid": "no-owner", "generation": 1}
     row = project_deployment(manifest)
     now = datetime.now(UTC)
     actions = (Create(f"leaf-{n}", f"{name}-leaf-{n}", row.template) for n in range(count))
@@ -32,7 +32,7 @@ async def create(kubeconfig: str, namespace: str, name: str, count: int) -> dict
 
         async def work() -> None:
             for body in bodies:
-                del body["metadata"]["ownerReferences"]  # nobody would be there, and it would be collected
+                del body["metadata"]["ownerReferences"]  # no such owner: it would be collected
                 await client.create(DEVICE_PROCESSES, namespace, body, field_manager=FIELD_MANAGER)
 
         began, cpu = time.monotonic(), time.process_time()

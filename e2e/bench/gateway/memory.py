@@ -5,13 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from e2e.bench.context import BenchError, Context, own_environment, until
-from e2e.bench.figures import Figure, at_most, number
-from e2e.bench.fleet import Fleet
-from e2e.bench.proc import resident_kib
-from e2e.bench.programs import running
-from e2e.bench.propagation import crowd
-from e2e.bench.throughput import baseline_server
+from e2e.bench.gateway.propagation import crowd
+from e2e.bench.gateway.throughput import baseline_server
+from e2e.bench.measure.context import BenchError, Context, own_environment, until
+from e2e.bench.measure.figures import Figure, at_most, number
+from e2e.bench.measure.fleet import Fleet
+from e2e.bench.measure.proc import resident_kib
+from e2e.bench.measure.programs import running
 from e2e.stack.server import Server
 from e2e.stack.stack import Settings, Stack
 
@@ -39,7 +39,7 @@ def _of_cache(context: Context) -> tuple[Figure, ...]:
 
 def _cached(processes: int, switches: int) -> float:
     done = subprocess.run(
-        [sys.executable, "-m", "e2e.bench.cached", str(processes), str(switches)],
+        [sys.executable, "-m", "e2e.bench.gateway.cached", str(processes), str(switches)],
         env=own_environment(),
         capture_output=True,
         text=True,

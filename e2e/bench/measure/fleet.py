@@ -1,4 +1,4 @@
-"""Many pretend devices in one process, declared and rolled out to as an operator would."""
+"""Many simulated devices in one process, declared and rolled out to as an operator would."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from e2e.bench.context import until
+from e2e.bench.measure.context import until
 from e2e.clusters.credentials import write_secret
 from e2e.stack.kube import Object
 from e2e.stack.manifests import deployment, network_switch, process_spec

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from e2e.bench.context import Context, own_environment, tell, until
-from e2e.bench.figures import Figure, at_most, percentile
-from e2e.bench.first_seen import Sightings, delays, first_seen, whole_lines
-from e2e.bench.fleet import NAME, Fleet
-from e2e.bench.programs import running
+from e2e.bench.measure.context import Context, own_environment, progress, until
+from e2e.bench.measure.figures import Figure, at_most, percentile
+from e2e.bench.measure.first_seen import FirstSeen, delays, first_seen, whole_lines
+from e2e.bench.measure.fleet import NAME, Fleet
+from e2e.bench.measure.programs import running
 from e2e.clusters.cluster import Cluster
 from e2e.stack.kube import PROCESSES
 from e2e.stack.program import Program
@@ -44,10 +44,10 @@ def _of_fleet(context: Context, devices: int) -> tuple[Figure, ...]:
             tokens = {name: stack.token(name) for name in fleet.names}
             with crowd(folder, {"port": stack.gateway.ports[0], "devices": tokens}) as seen:
                 until(lambda: len(first_seen(whole_lines(seen))) == devices, "every device has the first spec")
-                with _watched(folder, cluster, fleet) as told:
-                    rounds = [_change(fleet, number, told, seen) for number in range(2, context.size(5, 3))]
-                    stack.controller.program.terminate()  # it would take the single changes back
-                    single = _change_singly(fleet, context.size(60, 20), told, seen)
+                with _watched(folder, cluster, fleet) as watched:
+                    rounds = [_change(fleet, number, watched, seen) for number in range(2, context.size(5, 3))]
+                    stack.controller.program.terminate()  # it would revert the single changes
+                    single = _change_singly(fleet, context.size(60, 20), watched, seen)
     late = [delay for each, _ in rounds for delay in each]
     rate = devices / max(seconds for _, seconds in rounds)
     burst = f"{len(rounds)} changes of all at {rate:,.0f} specs a second"
@@ -68,7 +68,7 @@ def _figures(what: str, late: Sequence[float], detail: str) -> Iterator[Figure]:
         )
 
 
-def _change_singly(fleet: Fleet, count: int, told: Path, seen: Path) -> list[float]:
+def _change_singly(fleet: Fleet, count: int, watched: Path, seen: Path) -> list[float]:
     """Return the delays of changes of single processes, each made when the one before has arrived."""
     keys = []
     for name in fleet.names[:count]:
@@ -76,24 +76,24 @@ def _change_singly(fleet: Fleet, count: int, told: Path, seen: Path) -> list[flo
         key = (changed["metadata"]["name"], changed["metadata"]["generation"])
         until(lambda key=key: key in first_seen(whole_lines(seen)[-TAIL:]), f"{name} has its spec")  # type: ignore[misc]
         keys.append(key)
-    until(lambda: set(keys) <= first_seen(whole_lines(told)).keys(), "the watch told of every spec")
+    until(lambda: set(keys) <= first_seen(whole_lines(watched)).keys(), "the watch saw every spec")
     sink = first_seen(whole_lines(seen))
-    return delays(first_seen(whole_lines(told)), {key: sink[key] for key in keys})
+    return delays(first_seen(whole_lines(watched)), {key: sink[key] for key in keys})
 
 
-def _change(fleet: Fleet, revision: int, told: Path, seen: Path) -> tuple[list[float], float]:
+def _change(fleet: Fleet, revision: int, watched: Path, seen: Path) -> tuple[list[float], float]:
     """Return the delays of one change of all specs, and how many seconds the change took in all."""
     before, began = set(first_seen(whole_lines(seen))), time.monotonic()
 
-    def arrived() -> Sightings:
+    def arrived() -> FirstSeen:
         return {key: at for key, at in first_seen(whole_lines(seen)).items() if key not in before}
 
     fleet.offer(revision)
     until(lambda: len(arrived()) == len(fleet.names), f"every device has spec {revision}", poll_s=0.5)
     sink = arrived()
-    until(lambda: sink.keys() <= first_seen(whole_lines(told)).keys(), "the watch told of every spec", poll_s=0.5)
-    late, seconds = delays(first_seen(whole_lines(told)), sink), time.monotonic() - began
-    tell(f"{len(late)} specs in {seconds:.1f} s: p50 {percentile(late, 0.5) * 1000:.0f} ms")
+    until(lambda: sink.keys() <= first_seen(whole_lines(watched)).keys(), "the watch saw every spec", poll_s=0.5)
+    late, seconds = delays(first_seen(whole_lines(watched)), sink), time.monotonic() - began
+    progress(f"{len(late)} specs in {seconds:.1f} s: p50 {percentile(late, 0.5) * 1000:.0f} ms")
     return late, seconds
 
 
@@ -113,7 +113,7 @@ def crowd(folder: Path, plan: Mapping[str, Any]) -> Iterator[Path]:
 
 @contextmanager
 def _watched(folder: Path, cluster: Cluster, fleet: Fleet) -> Iterator[Path]:
-    output = folder / "told.jsonl"
+    output = folder / "watched.jsonl"
     program = _module("watching", folder, str(cluster.kubeconfig), fleet.kube.namespace, str(output))
     try:
         until(lambda: _alive(program) and bool(whole_lines(output)), "the watch is open")
@@ -123,7 +123,7 @@ def _watched(folder: Path, cluster: Cluster, fleet: Fleet) -> Iterator[Path]:
 
 
 def _module(name: str, folder: Path, *arguments: str) -> Program:
-    argv = [sys.executable, "-m", f"e2e.bench.{name}", *arguments]
+    argv = [sys.executable, "-m", f"e2e.bench.gateway.{name}", *arguments]
     program = Program(name, argv, workdir=folder, env=own_environment())
     program.start()
     return program

@@ -20,7 +20,7 @@ class Goal:
     at_least: bool = False
 
     def met(self, value: float) -> bool:
-        """Tell whether *value* keeps the limit."""
+        """Return whether *value* keeps the limit."""
         return value >= self.limit if self.at_least else value <= self.limit
 
     def __str__(self) -> str:
@@ -87,17 +87,19 @@ def ratio_figure(what: str, ours: Sequence[float], theirs: Sequence[float], *, g
 
 
 def number(value: float) -> str:
-    """Return *value* as people read it: three significant digits, thousands in groups."""
+    """Return *value* with three significant digits, thousands in groups."""
     if value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """Return the figures as aligned columns."""
+    """Return the figures as aligned columns, without the columns that stay empty."""
     head = ("measured", "value", "spread", "goal", "", "made from")
-    rows = [head, *map(_row, figures)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    cells = list(map(_row, figures))
+    used = [column for column in range(len(head)) if any(row[column] for row in cells)]
+    rows = [[row[column] for column in used] for row in (head, *cells)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(used))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from e2e.bench.context import Context, until
-from e2e.bench.counts import LEASES, of_kind, ours
-from e2e.bench.figures import Figure, at_most
-from e2e.bench.fleet import Fleet
-from e2e.bench.programs import running
+from e2e.bench.measure.context import Context, until
+from e2e.bench.measure.counts import LEASES, of_kind, ours
+from e2e.bench.measure.figures import Figure, at_most
+from e2e.bench.measure.fleet import Fleet
+from e2e.bench.measure.programs import running
 from e2e.clusters.cluster import Cluster, Request
 from e2e.stack.stack import Settings, Stack
 from e2e.suite.heartbeats import Beats
@@ -30,7 +30,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
             with fleet.simulated():
                 fleet.deploy(1)
             beats = Beats(stack.gateway_url, {name: stack.token(name) for name in fleet.names})
-            beats.send(1)  # tells that another agent runs on the devices now
+            beats.send(1)  # reports another agent version and boot once, which is written
             before = _settled(cluster)
             began = time.monotonic()
             sent = beats.send(rounds)

@@ -1,6 +1,6 @@
-"""`python -m e2e.bench.cached PROCESSES SWITCHES`: a gateway that knows so many objects and heard all their devices.
+"""The memory of a gateway that caches a fleet and has heard of every device.
 
-Prints its resident memory in KiB.
+`python -m e2e.bench.gateway.cached PROCESSES SWITCHES` prints its resident memory in KiB.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 
-from e2e.bench.proc import resident_kib
-from e2e.bench.synthetic_api import Shelf, name_of
+from e2e.bench.gateway.synthetic_api import SyntheticApi, name_of
+from e2e.bench.measure.proc import resident_kib
 from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.runtime.clock import SystemClock
 from praetor_api.kube.runtime.logs import configure_logs
@@ -33,13 +33,13 @@ FLAGS = (f"--device-token-secret={SECRET}", "--log-level=error", "--lease-namesp
 
 async def measure(processes: int, switches: int) -> float:
     """Return the memory, in KiB, after every device sent a heartbeat."""
-    shelf = cast(KubeApi, Shelf(processes=processes, switches=switches))
+    api = cast(KubeApi, SyntheticApi(processes=processes, switches=switches))
     settings = read_settings(main.make_context("praetor-gateway", list(FLAGS)).params)
     configure_logs(settings.log_level, settings.log_format)
-    gateway = Gateway(shelf, settings, SystemClock(), CollectorRegistry())
+    gateway = Gateway(api, settings, SystemClock(), CollectorRegistry())
     async with gateway.lifespan():
         async with asyncio.timeout(SYNC_S):
-            while not gateway.is_synced():  # noqa: ASYNC110 - the gateway tells when it is asked
+            while not gateway.is_synced():  # noqa: ASYNC110 - the gateway has no event for it
                 await asyncio.sleep(POLL_S)
         for number in range(max(processes, switches)):
             await _beat(gateway, number)
@@ -49,8 +49,8 @@ async def measure(processes: int, switches: int) -> float:
 
 async def _beat(gateway: Gateway, number: int) -> None:
     name = name_of(number)
-    told = Report(agent_version="0.1.0", boot_id=f"{number:032x}", seq=1, timestamp="2026-01-01T00:00:00Z")
-    body = json.dumps(write(told)).encode()
+    report = Report(agent_version="0.1.0", boot_id=f"{number:032x}", seq=1, timestamp="2026-01-01T00:00:00Z")
+    body = json.dumps(write(report)).encode()
     token = device_token(SECRET.encode(), name)
     headers = [(TOKEN_HEADER.lower().encode(), token.encode()), (b"content-length", b"%d" % len(body))]
     path = report_path(name)
@@ -76,4 +76,4 @@ async def _beat(gateway: Gateway, number: int) -> None:
 if __name__ == "__main__":
     print(asyncio.run(measure(int(sys.argv[1]), int(sys.argv[2]))))
     sys.stdout.flush()
-    os._exit(0)  # what is left to write is nobody's
+    os._exit(0)  # skip the cleanup of a large heap; no output is pending

@@ -1,10 +1,10 @@
-"""`python -m e2e.bench.load`: as many requests as servers take, one server at a time, in short turns.
+"""`python -m e2e.bench.gateway.load`: as many requests as servers take, one server at a time, in short turns.
 
 Reads a plan as JSON from standard input: `{rounds, turn_s, targets: [{host, port, pid, requests: [text, ...]}]}`. A
-target has one connection for each of its requests, which is sent again and again while it is the target's turn. Writes
+target has one connection for each of its requests, which is sent again and again during the target's turn. Writes
 for each target a list of its turns, the first (in which it warms up) left out: `{requests, wall_s, server_s, own_s}`,
 how many were answered, and the seconds on the clock, of the server's processor (*pid*) and of ours. Turns are
-short because a machine that others use is slower now and then: what is compared should meet the same weather.
+short because a machine that others use is slower now and then: what is compared must meet the same load.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any, TypedDict
 
-from e2e.bench.proc import cpu_seconds
+from e2e.bench.measure.proc import cpu_seconds
 
 CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 NO_BODY = (b"304", b"204")

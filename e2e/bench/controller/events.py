@@ -1,6 +1,6 @@
 """What events of single devices cost the controller while a fleet is at rest, and how often it writes a status.
 
-The controller runs in this process on an API in memory. Its handlers, its queue and its passes are the real ones, told
+The controller runs in this process on an API in memory. Its handlers, its queue and its passes are the real ones, fed
 by an informer; seconds are of the processor. The burst runs on a cluster, where the apiserver counts the writes.
 """
 
@@ -20,11 +20,11 @@ import structlog
 from attrs import frozen
 
 from controller_testing import PatchingKube
-from e2e.bench.context import Context, tell, until
-from e2e.bench.counts import of_kind, ours
-from e2e.bench.figures import Figure, at_most, median_figure, number
-from e2e.bench.fleet import CONCURRENCY, NAME, Fleet
-from e2e.bench.programs import running
+from e2e.bench.measure.context import Context, progress, until
+from e2e.bench.measure.counts import of_kind, ours
+from e2e.bench.measure.figures import Figure, at_most, median_figure, number
+from e2e.bench.measure.fleet import CONCURRENCY, NAME, Fleet
+from e2e.bench.measure.programs import running
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.stack import Settings, Stack
 from kube_testing import FakeClock
@@ -46,13 +46,13 @@ class Switchable(Changes):
     off = False
 
     def take(self, key: Key) -> frozenset[str] | None:
-        noted = super().take(key)
-        return None if self.off else noted
+        recorded = super().take(key)
+        return None if self.off else recorded
 
 
 @frozen
 class Cost:
-    """Processor seconds of events that are told by the account, and of such that make a pass over all devices."""
+    """Processor seconds of events handled incrementally, and of events that make a pass over all devices."""
 
     alone: list[float]
     among_all: list[float]
@@ -62,7 +62,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
     """Let single devices fail and recover in fleets in memory, then thousands at once on a cluster."""
     figures: list[Figure] = []
     for devices in context.size(SIZES, (1_000,)):
-        tell(f"a fleet of {devices:,} devices in memory")
+        progress(f"a fleet of {devices:,} devices in memory")
         figures += _figures(devices, asyncio.run(_cost(devices, context.size(40, 10))))
     return (*figures, *_burst(context, context.size(2_000, 200)))
 
@@ -86,7 +86,7 @@ def _figures(devices: int, cost: Cost) -> Iterator[Figure]:
 
 
 async def _cost(devices: int, events: int) -> Cost:
-    """Return what events cost from the watch's telling to the write of the status, one by one."""
+    """Return what events cost, one by one, from the watch event to the write of the status."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     clock, changes = FakeClock(), Switchable()
     kube = PatchingKube(clock)
@@ -126,10 +126,10 @@ async def _cost(devices: int, events: int) -> Cost:
 
 
 def _report(now: datetime, phase: str = "Running") -> dict[str, Any]:
-    """Return the status of a process of the first generation that its device says is well, or is not."""
+    """Return the status that a device reports for a process of the first generation."""
     types = ("AgentConnected", "SpecObserved", "ProcessStarted", "Healthy")
     conditions = [
-        {"type": each, "status": "True", "reason": "Told", "message": "well", "lastTransitionTime": format_time(now)}
+        {"type": each, "status": "True", "reason": "Reported", "message": "ok", "lastTransitionTime": format_time(now)}
         for each in types
     ]
     return {"phase": phase, "observedGeneration": 1, "conditions": conditions}
@@ -148,16 +148,16 @@ def _burst(context: Context, devices: int) -> Iterator[Figure]:
             before, began = ours(cluster), time.monotonic()
             asyncio.run(_report_all(cluster.kubeconfig, [f"{NAME}-{name}" for name in fleet.names]))
             reported_s = time.monotonic() - began
-            until(lambda: _counted(fleet, "numberAvailable") == devices, "the status tells of every report")
-            told_s = time.monotonic() - began
+            until(lambda: _counted(fleet, "numberAvailable") == devices, "the status counts every report")
+            counted_s = time.monotonic() - began
             written = sum(of_kind(ours(cluster) - before, STATUSES).values())
     yield Figure(
         what=f"status writes of a deployment a second, in a burst of {devices:,} status events",
-        value=max(0, written - 1) / told_s,  # the first one comes at once, each other one a second after the one before
+        value=max(0, written - 1) / counted_s,  # the first is immediate; the others are a second apart
         goal=ONCE_A_SECOND,
-        detail=f"{written} in {told_s:.1f} s; {number(devices / reported_s)} events a second",
+        detail=f"{written} in {counted_s:.1f} s; {number(devices / reported_s)} events a second",
     )
-    yield Figure(what="from the last event to the status that counts it", value=told_s - reported_s, unit="s")
+    yield Figure(what="from the last event to the status that counts it", value=counted_s - reported_s, unit="s")
 
 
 async def _report_all(kubeconfig: Path, names: list[str]) -> None:
