@@ -18,11 +18,11 @@ from praetor_controller.model.revisions import (
     find_revision,
     project_revision,
     revision_changes,
-    rollout_start,
     surplus_revisions,
     template_of,
 )
 from praetor_controller.model.rows import DeploymentRow
+from praetor_controller.rollout.status import rollout_start
 
 TEMPLATE = {"metadata": {"labels": {"app": "x"}}, "spec": {"execution": {"command": ["a < b && c > d", "ü"]}}}
 
@@ -123,10 +123,10 @@ def test_a_restart_is_a_revision_with_another_spec() -> None:
 @pytest.mark.parametrize(
     ("status", "since", "expected"),
     [
-        pytest.param(None, None, START, id="nothing-told-yet"),
+        pytest.param(None, None, START, id="no-condition-yet"),
         pytest.param("Unknown", 600, START + timedelta(hours=1), id="pause-just-ended"),
         pytest.param("True", 600, START + timedelta(seconds=600), id="pause-ended-then"),
-        pytest.param("True", -600, START, id="told-before-it-began"),
+        pytest.param("True", -600, START, id="condition-older-than-the-rollout"),
         pytest.param("False", 600, START, id="stuck"),
     ],
 )
@@ -143,7 +143,7 @@ def test_a_restarted_controller_knows_when_the_rollout_began(
             now=START.astimezone(UTC) + timedelta(seconds=since),
         )
         row = evolve(row, status=evolve(row.status, conditions=conditions))
-    assert rollout_start(row, stored(row_of("v1"), 1), now) == expected
+    assert rollout_start(row, stored(row_of("v1"), 1).started_at, now) == expected
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from praetor_controller.reconcile.assumed_cache import LIFETIME_S, Overlay
 from praetor_controller.reconcile.events import transition_notices, write_notices
 from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.snapshot import Counts, RolloutStatus
-from praetor_controller.rollout.status_patch import status_patch
+from praetor_controller.rollout.status import status_patch
 
 KEY = Key(NAMESPACE, "tel-a")
 NOON = "2026-01-01T12:00:00Z"

@@ -23,7 +23,7 @@ from praetor_controller.model.rows import DeviceRow, ProcessRow
 from praetor_controller.rollout.availability import Standing, standing
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import Plan
-from praetor_controller.rollout.status_patch import status_patch
+from praetor_controller.rollout.status import status_patch
 
 _DOWN = (Standing.UNAVAILABLE, Standing.SILENT_AFTER_OFFER)
 _TRUE = ("AgentConnected", "SpecObserved", "ProcessStarted", "Healthy")

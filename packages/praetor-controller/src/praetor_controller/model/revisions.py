@@ -16,8 +16,6 @@ from attrs import frozen
 from praetor_api.canonical import canonical_json
 from praetor_api.kube.client.resource import CONTROLLER_REVISIONS
 from praetor_api.kube.codec import format_time
-from praetor_api.kube.conditions import get_condition
-from praetor_api.kube.objects import ConditionStatus
 from praetor_api.names import hashed_process_name, process_name
 from praetor_api.wire import clean_text
 from praetor_controller.model.annotations import (
@@ -29,7 +27,6 @@ from praetor_controller.model.annotations import (
 from praetor_controller.model.manifests import owner_reference
 from praetor_controller.model.projection import epoch, project_template
 from praetor_controller.model.rows import DeploymentRow, Template
-from praetor_controller.rollout.status import PROGRESSING
 
 
 @frozen(kw_only=True)
@@ -124,17 +121,6 @@ def surplus_revisions(revisions: Sequence[RevisionRow], in_use: Collection[str],
     """Return the oldest of those that nobody uses, above the *limit* of how many of them are kept."""
     unused = sorted((row for row in revisions if row.template.revision not in in_use), key=lambda row: row.number)
     return tuple(unused[: max(0, len(unused) - limit)])
-
-
-def rollout_start(deployment: DeploymentRow, revision: RevisionRow, now: datetime) -> datetime:
-    """Return since when the rollout's deadline runs: from its beginning, or from when its pause ended."""
-    began = datetime.fromtimestamp(revision.started_at, now.tzinfo)
-    progressing = get_condition(deployment.status.conditions, PROGRESSING)
-    if progressing is None or progressing.last_transition_time is None:
-        return began
-    if progressing.status is ConditionStatus.UNKNOWN:
-        return now
-    return max(began, progressing.last_transition_time) if progressing.status is ConditionStatus.TRUE else began
 
 
 def _annotations(deployment: DeploymentRow, now: datetime) -> dict[str, Any]:

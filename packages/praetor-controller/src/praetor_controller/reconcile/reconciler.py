@@ -36,7 +36,7 @@ from praetor_controller.rollout.incremental import Account
 from praetor_controller.rollout.neighbours import Neighbour
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import Plan, Snapshot
-from praetor_controller.rollout.status_patch import status_patch
+from praetor_controller.rollout.status import status_patch
 
 STATUS_PERIOD_S = 1.0
 LOOK_AGAIN_S = 0.2

@@ -8,12 +8,13 @@ from datetime import datetime
 from attrs import frozen
 
 from praetor_api.kube.objects import StrategyType
-from praetor_controller.model.revisions import RevisionRow, find_revision, rollout_start
+from praetor_controller.model.revisions import RevisionRow, find_revision
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.reconcile.name_conflicts import Find, Leftovers, TakenNames
 from praetor_controller.reconcile.state import Memory
 from praetor_controller.rollout.neighbours import Elsewhere, Neighbour, down_elsewhere, has_budgets, shared_budgets
 from praetor_controller.rollout.snapshot import Snapshot
+from praetor_controller.rollout.status import rollout_start
 
 
 @frozen(kw_only=True)
@@ -47,7 +48,7 @@ def gather(
         deployment=deployment,
         devices=matching,
         processes=[row for row in sources.processes if row.owner == uid and row.namespace == deployment.namespace],
-        rollout_since=rollout_start(deployment, newest, now) if newest else now,
+        rollout_since=rollout_start(deployment, newest.started_at, now) if newest else now,
         taken_names=TakenNames(sources.find, deployment),
         leftovers=Leftovers(sources.find, deployment),
         stored_as=frozenset(memory.stored_as.get(wanted, ())),

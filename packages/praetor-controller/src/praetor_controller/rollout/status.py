@@ -1,4 +1,4 @@
-"""The status of a deployment, from what a pass counted. Pure.
+"""The status of a deployment, from what a pass counted, and the merge patch that writes it. Pure.
 
 Available: no more devices are unavailable than maxUnavailable, and at least one is available. Progressing: as a
 Deployment's, with the deadline counted from the last step forward (an offer, or a device that became available) or
@@ -13,9 +13,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from attrs import frozen
 
+from praetor_api.kube.codec import encode
 from praetor_api.kube.conditions import get_condition, set_condition, without_condition
 from praetor_api.kube.objects import Condition, ConditionStatus, StrategyType
 from praetor_controller.model.rows import DeploymentRow
@@ -141,6 +143,17 @@ def was_rolled_out(deployment: DeploymentRow) -> bool:
     )
 
 
+def rollout_start(deployment: DeploymentRow, started_at: float, now: datetime) -> datetime:
+    """Return since when the progress deadline runs: since *started_at* (epoch seconds), or since a pause ended."""
+    began = datetime.fromtimestamp(started_at, now.tzinfo)
+    progressing = get_condition(deployment.status.conditions, PROGRESSING)
+    if progressing is None or progressing.last_transition_time is None:
+        return began
+    if progressing.status is ConditionStatus.UNKNOWN:
+        return now
+    return max(began, progressing.last_transition_time) if progressing.status is ConditionStatus.TRUE else began
+
+
 def _available(facts: Facts) -> _Verdict:
     counts = facts.counts
     message = f"{counts.available} of {counts.desired} devices are available"
@@ -213,3 +226,39 @@ def _set(
 
 def _summary(reasons: Mapping[ReasonCode, int]) -> str:
     return ", ".join(f"{count} {code}" for code, count in sorted(reasons.items()))
+
+
+def status_patch(stored: Mapping[str, Any], status: RolloutStatus) -> dict[str, Any]:
+    """Return the merge patch that makes *status* of *stored*, a raw status; empty when they are equal."""
+    wanted = _fields(status)
+    patch = {name: value for name, value in wanted.items() if stored.get(name) != value}
+    patch |= {name: None for name, value in _optional(status).items() if value is None and name in stored}
+    if "reasons" in patch:  # a merge patch keeps what it does not name
+        gone = (stored.get("reasons") or {}).keys() - wanted["reasons"].keys()
+        patch["reasons"] = wanted["reasons"] | dict.fromkeys(gone)
+    return patch
+
+
+def _fields(status: RolloutStatus) -> dict[str, Any]:
+    counts = status.counts
+    fields: dict[str, Any] = {
+        "observedGeneration": status.observed_generation,
+        "desiredNumberScheduled": counts.desired,
+        "currentNumberScheduled": counts.current,
+        "updatedNumberScheduled": counts.updated,
+        "numberReady": counts.ready,
+        "numberAvailable": counts.available,
+        "numberUnavailable": counts.unavailable,
+        "updateRevision": status.update_revision,
+        "reasons": {code.value: count for code, count in sorted(status.reasons.items())},
+        "conditions": [encode(condition) for condition in status.conditions],
+    }
+    return fields | {name: value for name, value in _optional(status).items() if value is not None}
+
+
+def _optional(status: RolloutStatus) -> dict[str, str | None]:
+    return {
+        "currentRevision": status.current_revision,
+        "wave": status.wave,
+        "failedRevision": status.failed_revision,
+    }
