@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.cluster import Capability, Cluster
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.launch import ClusterName, launch
-from e2e.clusters.rawapi import RawApi
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

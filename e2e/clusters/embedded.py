@@ -9,8 +9,8 @@ from pathlib import Path
 from e2e.clusters.cluster import Capability
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.local import LocalCluster
-from e2e.clusters.ports import free_ports
-from e2e.clusters.process import Process
+from e2e.clusters.programs.ports import free_ports
+from e2e.clusters.programs.process import Process
 
 PROJECT = Path(__file__).resolve().parents[2]
 

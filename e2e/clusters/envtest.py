@@ -10,13 +10,13 @@ from pathlib import Path
 
 import requests
 
-from e2e.clusters import audit, credentials
+from e2e.clusters.api import audit, credentials
+from e2e.clusters.api.readiness import served
 from e2e.clusters.cluster import Capability
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.local import LocalCluster
-from e2e.clusters.ports import free_ports
-from e2e.clusters.process import Process
-from e2e.clusters.readiness import served
+from e2e.clusters.programs.ports import free_ports
+from e2e.clusters.programs.process import Process
 
 ASSETS_VARIABLES = ("KUBEBUILDER_ASSETS", "PRAETOR_ASSETS")
 GRACE_S = 0.5  # the apiserver would wait a minute for its watches; etcd holds all that matters

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from secrets import token_hex
 
-from e2e.clusters.certificates import kubeconfig_with_certificate
+from e2e.clusters.api.certificates import kubeconfig_with_certificate
+from e2e.clusters.api.kubectl import output_of
 from e2e.clusters.cluster import COMPONENTS, Capability
 from e2e.clusters.errors import ClusterError
-from e2e.clusters.kubectl import output_of
 from e2e.clusters.remote import RemoteCluster
 
 ENGINES = ("docker", "podman", "nerdctl")

@@ -7,15 +7,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from e2e.clusters import credentials
+from e2e.clusters.api import credentials
+from e2e.clusters.api.counts import parse_counts
+from e2e.clusters.api.credentials import ADMIN
+from e2e.clusters.api.kubectl import find_kubectl
+from e2e.clusters.api.rawapi import RawApi
+from e2e.clusters.api.readiness import wait_ready
 from e2e.clusters.cluster import COMPONENTS, Capability, Request
-from e2e.clusters.counts import parse_counts
-from e2e.clusters.credentials import ADMIN
 from e2e.clusters.errors import ClusterError, NotSupported
-from e2e.clusters.kubectl import find_kubectl
-from e2e.clusters.process import Process
-from e2e.clusters.rawapi import RawApi
-from e2e.clusters.readiness import wait_ready
+from e2e.clusters.programs.process import Process
 
 ATTEMPTS = 3
 READY_S = 60.0

@@ -8,12 +8,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from e2e.clusters.api.counts import parse_counts
+from e2e.clusters.api.kubectl import find_kubectl
+from e2e.clusters.api.rawapi import RawApi
+from e2e.clusters.api.readiness import served
 from e2e.clusters.cluster import Capability, Request
-from e2e.clusters.counts import parse_counts
 from e2e.clusters.errors import NotSupported
-from e2e.clusters.kubectl import find_kubectl
-from e2e.clusters.rawapi import RawApi
-from e2e.clusters.readiness import served
 
 
 class RemoteCluster:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.cluster import Cluster
-from e2e.clusters.rawapi import RawApi
 from e2e.contract.widgets import (
     GROUP,
     Collection,

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.cluster import GATEWAY, Cluster
-from e2e.clusters.rawapi import RawApi
 from e2e.contract.widgets import GROUP, Collection, Eventually, InNamespace, widget
 
 pytestmark = pytest.mark.needs("rbac")

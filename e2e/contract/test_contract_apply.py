@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.rawapi import APPLY
+from e2e.clusters.api.rawapi import APPLY
 from e2e.contract.widgets import VERSION, Collection, brief, widget
 
 CONFLICT = "FieldManagerConflict"

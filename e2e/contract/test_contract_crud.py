@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.rawapi import RawApi
+from e2e.clusters.api.rawapi import RawApi
 from e2e.contract.widgets import GROUP, VERSION, Collection, brief, widget
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.rawapi import JSON_PATCH
+from e2e.clusters.api.rawapi import JSON_PATCH
 from e2e.contract.widgets import Collection, widget
 
 DEFAULTS = {"color": "red", "enabled": True, "nested": {"mode": "auto", "retries": 3}, "size": 1}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.rawapi import RawApi
+from e2e.clusters.api.rawapi import RawApi
 from e2e.contract.widgets import GROUP, INTEGER, VERSION, Collection, Eventually, definition
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

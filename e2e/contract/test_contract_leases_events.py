@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.rawapi import STRATEGIC
+from e2e.clusters.api.rawapi import STRATEGIC
 from e2e.contract.widgets import VERSION, Collection, InNamespace, brief
 
 LEASES = "coordination.k8s.io/v1"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import requests
 
+from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.cluster import Cluster, Request
-from e2e.clusters.rawapi import RawApi
 from e2e.contract.widgets import Collection, widget
 
 

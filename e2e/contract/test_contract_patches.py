@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.rawapi import JSON_PATCH, MERGE, STRATEGIC
+from e2e.clusters.api.rawapi import JSON_PATCH, MERGE, STRATEGIC
 from e2e.contract.widgets import VERSION, Collection, InNamespace, brief, widget
 
 

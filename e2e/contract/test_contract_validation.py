@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.rawapi import Answer
+from e2e.clusters.api.rawapi import Answer
 from e2e.contract.widgets import GROUP, VERSION, Collection, brief, widget
 
 REQUIRED = {"FieldValueRequired"}

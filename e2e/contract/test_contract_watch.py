@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.rawapi import WatchFrame
+from e2e.clusters.api.rawapi import WatchFrame
 from e2e.contract.widgets import Collection, InNamespace, widget
 
 

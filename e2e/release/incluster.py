@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.cluster import Cluster
 from e2e.clusters.errors import ClusterError
-from e2e.clusters.rawapi import RawApi
 from e2e.release.images import Image
 from e2e.release.manifests import BASE, SYSTEM_NAMESPACE, Object, collection_of, install, read
 from e2e.stack.kube import accepted

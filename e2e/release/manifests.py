@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from e2e.clusters.rawapi import Answer, RawApi
+from e2e.clusters.api.rawapi import Answer, RawApi
 from e2e.release.build import ROOT
 
 BASE = ROOT / "deploy" / "base"

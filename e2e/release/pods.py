@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 import requests
 from attrs import frozen
 
-from e2e.clusters.ports import free_ports
-from e2e.clusters.rawapi import RawApi
+from e2e.clusters.api.rawapi import RawApi
+from e2e.clusters.programs.ports import free_ports
 from e2e.release.images import LIMITS, RUN_S, Engine, ImageError, output_of
 from e2e.release.manifests import BASE, Object, read
 from e2e.stack.kube import accepted

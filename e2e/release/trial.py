@@ -19,10 +19,10 @@ import click
 import yaml
 from attrs import frozen
 
+from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.cluster import Cluster
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.launch import ClusterName, launch
-from e2e.clusters.rawapi import RawApi
 from e2e.release.build import PACKAGES, ROOT, build_all
 from e2e.release.images import COMPONENTS, Engine, ImageError, build_images, find_engine, image_of
 from e2e.release.incluster import TOKENS, gateway_url, install_base

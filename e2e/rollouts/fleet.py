@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from itertools import count
 
-from e2e.clusters.credentials import write_secret
+from e2e.clusters.api.credentials import write_secret
 from e2e.stack.errors import Refused
 from e2e.stack.kube import SWITCHES, Kube, condition
 from e2e.stack.manifests import network_switch

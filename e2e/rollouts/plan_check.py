@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import frozen
 
-from e2e.clusters.rawapi import JSON_PATCH
+from e2e.clusters.api.rawapi import JSON_PATCH
 from e2e.rollouts.observer import Labels, Offer, Timeline, domain, observe
 from e2e.stack.ctl import Ctl
 from e2e.stack.kube import DEPLOYMENTS, GROUP_VERSION, PROCESSES, SWITCHES, Kube, Object, accepted

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from e2e.clusters.credentials import write_secret
-from e2e.clusters.kubectl import output_of
+from e2e.clusters.api.credentials import write_secret
+from e2e.clusters.api.kubectl import output_of
 from e2e.stack import orphans
 from e2e.stack.program import Program
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import yaml
 
-from e2e.clusters.rawapi import Answer, RawApi
+from e2e.clusters.api.rawapi import Answer, RawApi
 from e2e.stack.errors import Refused
 from e2e.stack.waiting import eventually
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from e2e.clusters import reaper
+from e2e.clusters.programs import reaper
 from e2e.stack.errors import StackError
 
 POLL_S = 0.02

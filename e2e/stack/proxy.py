@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from e2e.clusters.credentials import write_kubeconfig
+from e2e.clusters.api.credentials import write_kubeconfig
 
 POLL_S = 0.02
 ENDED = (OSError, EOFError, asyncio.LimitOverrunError)

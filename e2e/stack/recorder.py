@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 import requests
 
-from e2e.clusters.rawapi import RawApi
+from e2e.clusters.api.rawapi import RawApi
 from e2e.stack.errors import Refused
 
 WINDOW_S = 1  # a watch is asked for anew so often, which is how soon the thread of a recorder stops

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import requests
 
-from e2e.clusters.ports import free_ports
+from e2e.clusters.programs.ports import free_ports
 from e2e.stack.errors import StackError
 from e2e.stack.program import Program
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from e2e.clusters.api.kubectl import output_of
 from e2e.clusters.cluster import Cluster
-from e2e.clusters.kubectl import output_of
 from e2e.stack.kube import Kube
 from e2e.stack.manifests import deployment, network_switch
 from e2e.stack.waiting import eventually, steadily

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.cluster import COMPONENTS, Capability
-from e2e.clusters.rawapi import RawApi
 from e2e.release.manifests import SYSTEM_NAMESPACE, install_rbac_for_users
 from e2e.release.permissions import Request, is_allowed, questions
 from e2e.stack.kube import Kube, accepted

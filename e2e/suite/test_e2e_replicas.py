@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from e2e.clusters.credentials import write_secret
+from e2e.clusters.api.credentials import write_secret
 from e2e.stack.kube import Kube
 from e2e.stack.manifests import deployment
 from e2e.stack.server import Server

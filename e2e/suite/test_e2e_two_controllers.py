@@ -8,7 +8,7 @@ from itertools import groupby
 
 import pytest
 
-from e2e.clusters.audit import Write, accepted_writes
+from e2e.clusters.api.audit import Write, accepted_writes
 from e2e.clusters.cluster import CONTROLLER, Capability
 from e2e.rollouts.fleet import SimulatedFleet
 from e2e.rollouts.plan_check import Foretold

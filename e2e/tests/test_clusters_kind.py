@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from e2e.clusters.credentials import write_kubeconfig
+from e2e.clusters.api.credentials import write_kubeconfig
 
 PROJECT = Path(__file__).parents[2]
 KIND = """#!/bin/sh

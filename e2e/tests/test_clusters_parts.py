@@ -9,17 +9,17 @@ import pytest
 import yaml
 from cryptography.hazmat.primitives import serialization
 
-from e2e.clusters import credentials
+from e2e.clusters.api import credentials
+from e2e.clusters.api.counts import parse_counts
+from e2e.clusters.api.kubectl import find_kubectl, output_of
+from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.cluster import Request
-from e2e.clusters.counts import parse_counts
 from e2e.clusters.envtest import find_assets
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.existing import current_kubeconfig
 from e2e.clusters.kind import Kind, missing_parts
-from e2e.clusters.kubectl import find_kubectl, output_of
 from e2e.clusters.launch import launch
-from e2e.clusters.ports import free_ports
-from e2e.clusters.rawapi import RawApi
+from e2e.clusters.programs.ports import free_ports
 
 METRICS = """\
 # TYPE apiserver_request_total counter

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from e2e.clusters.errors import ClusterError
-from e2e.clusters.process import Process
+from e2e.clusters.programs.process import Process
 
 TELL = "print(os.getpid(), flush=True)"
 LIMIT_S = 20.0
@@ -81,7 +81,7 @@ def test_the_program_does_not_outlive_whoever_started_it(tmp_path: Path, sign: s
     log = tmp_path / "log"
     program = [sys.executable, "-c", f"import os, time; {TELL}; time.sleep(600)"]
     starter = (
-        "import sys, time; from pathlib import Path; from e2e.clusters.process import Process\n"
+        "import sys, time; from pathlib import Path; from e2e.clusters.programs.process import Process\n"
         f"process = Process({program!r}, log=Path({str(log)!r}), cwd=Path({str(tmp_path)!r}))\n"
         "time.sleep(600)"
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.rawapi import RawApi
+from e2e.clusters.api.rawapi import RawApi
 from e2e.release.manifests import ManifestError, install
 
 ROLE = {

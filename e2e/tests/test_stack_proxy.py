@@ -11,7 +11,7 @@ import pytest
 import requests
 import yaml
 
-from e2e.clusters.credentials import write_kubeconfig
+from e2e.clusters.api.credentials import write_kubeconfig
 from e2e.stack.proxy import Proxy
 
 

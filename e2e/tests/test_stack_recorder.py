@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.launch import launch
-from e2e.clusters.rawapi import RawApi
 from e2e.stack.kube import SWITCHES, Kube, install_definitions
 from e2e.stack.manifests import network_switch
 from e2e.stack.recorder import Recorder

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from e2e.bench.measure.context import until
-from e2e.clusters.credentials import write_secret
+from e2e.clusters.api.credentials import write_secret
 from e2e.stack.kube import Object
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.program import Program

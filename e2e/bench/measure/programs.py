@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.cluster import COMPONENTS, Capability
-from e2e.clusters.rawapi import RawApi
 from e2e.release.manifests import install_rbac_for_users
 from e2e.stack.kube import Kube, install_definitions
 from e2e.stack.server import Server

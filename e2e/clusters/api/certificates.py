@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from e2e.clusters.credentials import write_secret
+from e2e.clusters.api.credentials import write_secret
+from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.errors import ClusterError
-from e2e.clusters.rawapi import RawApi
 
 REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"
 SIGNER = "kubernetes.io/kube-apiserver-client"

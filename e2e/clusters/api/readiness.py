@@ -8,9 +8,9 @@ from http import HTTPStatus
 
 import requests
 
+from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.cluster import Capability
 from e2e.clusters.errors import ClusterError
-from e2e.clusters.rawapi import RawApi
 
 PAUSE_S = 0.1
 CEL_SINCE = (1, 29)

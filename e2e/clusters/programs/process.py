@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from e2e.clusters import reaper
 from e2e.clusters.errors import ClusterError
+from e2e.clusters.programs import reaper
 
 TAIL_LINES = 15
 
