@@ -1,11 +1,12 @@
-"""A watch tells of every change, in order, whatever is written while its reader is slow."""
+"""A watch sends every change, in order, whatever is written while its reader is slow."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
+from kubeplane.clock import SystemClock
 from kubeplane.http.rendering import Form
 from kubeplane.http.watching import Watch
 from kubeplane.kinds.resources import Resource
@@ -16,12 +17,18 @@ THINGS = Resource(group="example.com", version="v1", kind="Thing", plural="thing
 
 
 class SlowReader:
-    """Takes what is sent; each of the first *writes* sends lasts so long that somebody writes an object meanwhile."""
+    """Takes what is sent; during each of the first *writes* sends, another client writes an object."""
 
     def __init__(self, store: Store, writes: int) -> None:
         self._store = store
         self._writes = writes
         self.frames: list[tuple[str, int]] = []
+        self._more = asyncio.Event()
+
+    async def took(self, frames: int) -> None:
+        while len(self.frames) < frames:
+            self._more.clear()
+            await self._more.wait()
 
     async def send(self, data: bytes) -> None:
         if self._writes:
@@ -29,6 +36,7 @@ class SlowReader:
             put(self._store, f"late-{self._writes}")
         for frame in map(json.loads, data.splitlines()):
             self.frames.append((frame["type"], int(frame["object"]["metadata"]["resourceVersion"])))
+        self._more.set()
 
 
 def put(store: Store, name: str) -> None:
@@ -42,12 +50,15 @@ def versions(frames: Iterable[tuple[str, int]], wanted: str) -> list[int]:
 async def test_a_bookmark_is_not_ahead_of_what_was_sent() -> None:
     store = Store()
     put(store, "early")
-    watch = Watch(store, selection(THINGS, "", {}), Form(), lambda: datetime.now(UTC), timeout_s=60, bookmark_s=60)
+    watch = Watch(store, selection(THINGS, "", {}), Form(), SystemClock(), timeout_s=60, bookmark_s=60)
     watch.begin(1, listed=False, marked=False)
+    watch.mark()
     reader = SlowReader(store, writes=1)
-    await watch.mark(reader.send)
+    stream = asyncio.create_task(watch.stream(reader.send))
+    await reader.took(3)
+    stream.cancel()
     kinds = [kind for kind, _ in reader.frames]
-    (told,), (marked,) = (versions(reader.frames, kind) for kind in ("ADDED", "BOOKMARK"))
-    assert kinds == ["ADDED", "BOOKMARK"]
-    assert told == marked
-    assert [change.rv for change in store.since("things", marked)] == [marked + 1]  # whoever resumes hears of it
+    (first, late), (marked,) = (versions(reader.frames, kind) for kind in ("ADDED", "BOOKMARK"))
+    assert kinds == ["ADDED", "BOOKMARK", "ADDED"]
+    assert first == marked
+    assert [change.rv for change in store.since("things", marked)] == [late] == [marked + 1]

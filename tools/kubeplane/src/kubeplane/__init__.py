@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kubeplane.access.authentication import User
+from kubeplane.http.messages import Request, Response, Send
 from kubeplane.plane import ControlPlane
 
-__all__ = ["ControlPlane", "User"]
+__all__ = ["ControlPlane", "Request", "Response", "Send", "User"]

@@ -1,4 +1,4 @@
-"""The embedded control plane put together: everything that it is made of is built here."""
+"""The control plane put together: everything that it is made of is built here."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from kubeplane.access.authentication import Authenticator, User
 from kubeplane.access.authorization import AlwaysAllow, Rbac
+from kubeplane.clock import Clock, SystemClock
 from kubeplane.faults import Faults
 from kubeplane.http.api import Api
 from kubeplane.http.auditing import Audit
 from kubeplane.http.counting import Requests
+from kubeplane.http.messages import Request, Response
 from kubeplane.http.reading import Reader
 from kubeplane.http.server import Server
 from kubeplane.kinds import definitions
@@ -32,17 +33,21 @@ NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 _OWN = Options(manager="kubeplane", trusted=True)
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 class ControlPlane:
-    """A control plane on loopback, as an async context manager; `url` is where it answers.
+    """A Kubernetes API. As an async context manager it listens on loopback, at *url*; `handle` needs no socket.
 
-    *data* is a SQLite file that keeps the objects over restarts; *tokens* maps bearer tokens to users, and without
-    any everybody is let in; *crds* is a folder of definitions to begin with; *bookmark_s* is the time between
-    bookmarks; with *cert_dir*, which gets a certificate of its own, it talks TLS; with *rbac*, the stored roles and
-    bindings decide who may do what; *audit_log* is a file that tells who wrote what.
+    Args:
+        port: port on 127.0.0.1; 0 takes a free one.
+        data: SQLite file that keeps the objects over restarts; without it they are in memory.
+        tokens: users by bearer token; without any, every client is let in.
+        crds: folder of CustomResourceDefinitions to begin with.
+        bookmark_s: seconds between the bookmarks of a watch; 0: only those of `send_bookmarks`.
+        history: how many changes watches can resume from.
+        cert_dir: folder of the certificate, made if missing, with which it talks TLS.
+        rbac: whether the stored roles and bindings decide who may do what.
+        audit_log: file that records accepted and refused writes.
+        clock: for timestamps, timeouts and bookmarks.
+        origin: a control plane whose objects and kinds this one begins with; its history is not taken over.
     """
 
     def __init__(
@@ -56,39 +61,54 @@ class ControlPlane:
         cert_dir: Path | None = None,
         rbac: bool = False,
         audit_log: Path | None = None,
+        clock: Clock | None = None,
+        origin: ControlPlane | None = None,
     ) -> None:
         self._cert_dir = cert_dir
         self._port = port
         self._journal = _journal(data) if data else None
-        self._crds = crds
-        self.store = Store(journal=self._journal, history=history)
-        self.catalog = Catalog(BUILTIN)
+        clock = clock or SystemClock()
+        self.store: Store = origin.store.copy() if origin else Store(journal=self._journal, history=history)
+        self.catalog: Catalog = Catalog(tuple(origin.catalog) if origin else BUILTIN)
         self.requests = Requests()
         self.faults = Faults()
-        self.registry = Registry(self.store, self.catalog, _now)
-        authenticator = Authenticator(tokens or {})
-        api = Api(
+        self.registry = Registry(self.store, self.catalog, clock.now)
+        self._reader = Reader(self.store, clock, bookmark_s=bookmark_s)
+        self._api = Api(
             registry=self.registry,
-            reader=Reader(self.store, _now, bookmark_s=bookmark_s),
-            authenticator=authenticator,
+            reader=self._reader,
+            authenticator=Authenticator(tokens or {}),
             authorizer=Rbac(self.store) if rbac else AlwaysAllow(),
             requests=self.requests,
             faults=self.faults,
             compact=self.store.compact,
             audit=Audit(audit_log),
+            clock=clock,
         )
-        self._server = Server(api.handle)
+        self._server = Server(self._api.handle)
         self._work = asyncio.Event()
         self._background: tuple[asyncio.Task[None], ...] = ()
         self.url = ""
+        if origin is None:
+            self._load(crds)
+
+    async def handle(self, request: Request) -> Response:
+        """Answer *request* in this process, as the server answers one that comes over a socket.
+
+        A watch's `Response.stream` sends lines until it is cancelled or its time is over. Without `start` there is
+        no garbage collection: owners that go leave their dependents behind, as without a controller manager.
+        """
+        return await self._api.handle(request)
+
+    def send_bookmarks(self) -> None:
+        """Send a bookmark on every open watch."""
+        self._reader.send_bookmarks()
 
     async def start(self) -> None:
-        """Load, listen, and begin the background work."""
-        for definition in self.store.items(definitions.TABLE):
-            self.registry.install(definition.obj)
+        """Listen, and begin the background work."""
         collector = Collector(self.registry)
         self.store.subscribe("", self._wake)
-        self._bootstrap()
+        self._work.set()  # what a restart interrupted
         tls = _tls(self._cert_dir) if self._cert_dir else None
         port = await self._server.start("127.0.0.1", self._port, tls)
         self.url = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
@@ -105,13 +125,16 @@ class ControlPlane:
         assert found is not None
         return found
 
-    def _bootstrap(self) -> None:
+    def _load(self, crds: Path | None) -> None:
+        """Serve the kinds that the journal brought, and make what is there from the beginning."""
+        for definition in self.store.items(definitions.TABLE):
+            self.registry.install(definition.obj)
         namespaces = self._resource("", "namespaces")
         for name in NAMESPACES:
             if not self.store.get("/namespaces", ("", name)):
                 body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
                 self.registry.create(namespaces, "", body, _OWN)
-        for body in _documents(self._crds) if self._crds else ():
+        for body in _documents(crds) if crds else ():
             if not self.store.get(definitions.TABLE, ("", body["metadata"]["name"])):
                 self.registry.create(self._resource(definitions.GROUP, definitions.PLURAL), "", body, _OWN)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from kubeplane.access.authentication import Authenticator, User
 from kubeplane.access.authorization import Authorizer, refusal
 from kubeplane.access.reviews import review
+from kubeplane.clock import Clock
 from kubeplane.errors import (
     ApiError,
     Obj,
@@ -20,9 +20,9 @@ from kubeplane.faults import Action, Fault, Faults, error_of
 from kubeplane.http import bodies, discovery, openapi
 from kubeplane.http.auditing import Audit
 from kubeplane.http.counting import Requests
+from kubeplane.http.messages import Request, Response, Send
 from kubeplane.http.reading import Reader
 from kubeplane.http.rendering import Form, asked_form
-from kubeplane.http.server import Request, Response, Send
 from kubeplane.http.watching import Watch
 from kubeplane.kinds.resources import Resource
 from kubeplane.registry.registry import Registry
@@ -51,6 +51,7 @@ class Api:
         faults: Faults,
         compact: Callable[[], None],
         audit: Audit,
+        clock: Clock,
     ) -> None:
         self._registry = registry
         self._reader = reader
@@ -60,6 +61,7 @@ class Api:
         self._faults = faults
         self._compact = compact
         self._audit = audit
+        self._clock = clock
         self._openapi: dict[str, tuple[int, bytes, str]] = {}
 
     async def handle(self, request: Request) -> Response:
@@ -99,7 +101,7 @@ class Api:
         if error := error_of(fault, at):
             return _refusal(error)
         if fault.action in (Action.HANG, Action.SLOW):
-            await asyncio.sleep(fault.seconds)
+            await self._clock.sleep(fault.seconds)
         if fault.action is Action.HANG:
             return Response(status=503, stream=_nothing, cut=True)
         return self._guarded(lambda: self._resource(at, request, user, fault))

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import TextIO
 
-from kubeplane.http.server import Request, Response
+from kubeplane.http.messages import Request, Response
 from kubeplane.routes import Route
 
 _VERBS = ("create", "update", "patch", "delete")

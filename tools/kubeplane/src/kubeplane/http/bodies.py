@@ -7,7 +7,7 @@ from typing import Any
 
 from kubeplane.errors import ApiError, Cause, Obj, bad_request, invalid, unsupported_media_type
 from kubeplane.http import wire_format
-from kubeplane.http.server import Request
+from kubeplane.http.messages import Request
 from kubeplane.kinds.resources import Resource
 from kubeplane.registry import patches
 from kubeplane.registry.writing import Options

@@ -5,10 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import random
-from collections.abc import Callable
-from datetime import datetime
+from weakref import WeakSet
 
 from kubeplane import errors
+from kubeplane.clock import Clock
 from kubeplane.errors import ApiError, Obj, bad_request
 from kubeplane.http import tables
 from kubeplane.http.rendering import Form, encoded, item_head, list_item, partial
@@ -29,19 +29,20 @@ def number(text: str) -> int:
 
 
 class Reader:
-    """Reads for one store. *now* is for the ages in tables."""
+    """Reads for one store. Watches send a bookmark every *bookmark_s* seconds; 0: none by themselves."""
 
-    def __init__(self, store: Store, now: Callable[[], datetime], *, bookmark_s: float = 60.0) -> None:
+    def __init__(self, store: Store, clock: Clock, *, bookmark_s: float = 60.0) -> None:
         self._store = store
-        self._now = now
+        self._clock = clock
         self._bookmark_s = bookmark_s
+        self._watches: WeakSet[Watch] = WeakSet()
 
     def one(self, resource: Resource, stored: Stored, form: Form) -> bytes:
         """The body for a single object."""
         match form.kind:
             case "Table":
                 meta = {"resourceVersion": str(stored.rv)}
-                return encode(tables.table(resource, [stored], meta, self._now(), form.include))
+                return encode(tables.table(resource, [stored], meta, self._clock.now(), form.include))
             case "PartialObjectMetadata":
                 return encode(partial(stored.obj))
         return encoded(resource, stored)
@@ -53,7 +54,7 @@ class Reader:
 
     def list_of(self, resource: Resource, items: list[Stored], meta: Obj, form: Form) -> bytes:
         if form.kind == "Table":
-            return encode(tables.table(resource, items, meta, self._now(), form.include))
+            return encode(tables.table(resource, items, meta, self._clock.now(), form.include))
         if form.kind:
             parts = [encode(partial(item.obj)) for item in items]
             kind, version = "PartialObjectMetadataList", "meta.k8s.io/v1"
@@ -126,9 +127,15 @@ class Reader:
         timeout = float(seconds) if seconds.isdigit() and int(seconds) else random.uniform(1800, 3600)  # noqa: S311
         listed = initial == "true" or (initial is None and not rv)
         bookmarks = self._bookmark_s if query.get("allowWatchBookmarks") in ("true", "1") else 0.0
-        watch = Watch(self._store, chosen, form, self._now, timeout_s=timeout, bookmark_s=bookmarks)
+        watch = Watch(self._store, chosen, form, self._clock, timeout_s=timeout, bookmark_s=bookmarks)
         watch.begin(self._store.rv if initial == "false" and not rv else rv, listed=listed, marked=initial == "true")
+        self._watches.add(watch)
         return watch
+
+    def send_bookmarks(self) -> None:
+        """Send a bookmark on every open watch now."""
+        for watch in tuple(self._watches):
+            watch.mark()
 
 
 def _limit(text: str) -> int:

@@ -7,45 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 import h11
 
+from kubeplane.http.messages import Handler, Request, Response
+
 MAX_BODY = 8 * 1024 * 1024
 _READ = 65536
 _SLOW_READER = 64 * 1024 * 1024  # bytes that may wait for a watcher before it is dropped
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request; *query* holds the last value of each parameter, *headers* are by lower-case name."""
-
-    method: str
-    path: str
-    query: dict[str, str]
-    headers: dict[str, str]
-    body: bytes = b""
-
-
-Send: TypeAlias = Callable[[bytes], Awaitable[None]]
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """One response; with *stream*, the body is what that sends, in chunks. *cut* ends the connection in the middle."""
-
-    status: int = 200
-    body: bytes = b""
-    content_type: str = "application/json"
-    headers: tuple[tuple[str, str], ...] = ()
-    stream: Callable[[Send], Awaitable[None]] | None = field(default=None)
-    cut: bool = False
-
-
-Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 
 
 class Connection:
@@ -66,7 +37,7 @@ class Connection:
             if self._http.our_state is h11.IDLE:
                 await self._respond(Response(error.error_status_hint, str(error).encode(), "text/plain"), close=True)
         except ConnectionError:
-            pass  # the client went; there is nobody to tell
+            pass  # the client went: there is no one to answer
         finally:
             self._writer.close()
 

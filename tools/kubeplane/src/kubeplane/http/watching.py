@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import datetime
 
+from kubeplane.clock import Clock
 from kubeplane.errors import ApiError, Obj
 from kubeplane.http import tables
+from kubeplane.http.messages import Send
 from kubeplane.http.rendering import Form, encoded, partial
-from kubeplane.http.server import Send
 from kubeplane.registry.selection import Selection
 from kubeplane.storage.store import Change, Store, Stored, encode
 
@@ -22,7 +22,7 @@ class Watch:
         store: Store,
         chosen: Selection,
         form: Form,
-        now: Callable[[], datetime],
+        clock: Clock,
         *,
         timeout_s: float,
         bookmark_s: float,
@@ -30,7 +30,7 @@ class Watch:
         self._store = store
         self._chosen = chosen
         self._form = form
-        self._now = now
+        self._clock = clock
         self._timeout_s = timeout_s
         self._bookmark_s = bookmark_s
         self._lines: list[bytes] = []
@@ -38,7 +38,7 @@ class Watch:
         self._headed = True
         self._after = 0
         self._unsubscribe: Callable[[], None] = lambda: None
-        self.failed = False
+        self._over = False
         self.frozen = False  # by an injected fault: nothing is sent any more
 
     def begin(self, rv: int, *, listed: bool, marked: bool) -> None:
@@ -47,7 +47,7 @@ class Watch:
             past = [] if listed else self._store.since(self._chosen.resource.table, rv)
         except ApiError as error:
             self._lines.append(_line(b"ERROR", encode(error.as_status())))
-            self.failed = True
+            self._over = True
             return
         self._after = 0 if listed else rv
         if listed:
@@ -88,7 +88,7 @@ class Watch:
         if self._form.kind == "Table":
             meta = {"resourceVersion": str(stored.rv)}
             headed, self._headed = self._headed, False
-            return encode(tables.table(resource, [stored], meta, self._now(), self._form.include, headed))
+            return encode(tables.table(resource, [stored], meta, self._clock.now(), self._form.include, headed))
         return encode(partial(stored.obj)) if self._form.kind else encoded(resource, stored)
 
     def _bookmark(self, annotations: dict[str, str] | None = None) -> bytes:
@@ -98,44 +98,41 @@ class Watch:
             meta["annotations"] = annotations
         obj: Obj = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": meta}
         if self._form.kind == "Table":
-            obj = tables.table(resource, [], meta, self._now(), self._form.include, headed=False)
+            obj = tables.table(resource, [], meta, self._clock.now(), self._form.include, headed=False)
         return _line(b"BOOKMARK", encode(obj))
+
+    def mark(self) -> None:
+        """Queue a bookmark behind what is queued already.
+
+        It goes through the queue: what is written while older lines go out is in the store's revision already, and a
+        client that resumed from a bookmark of that revision would never hear of it.
+        """
+        if not self.frozen:
+            self._lines.append(self._bookmark())
+            self._wake.set()
 
     async def stream(self, send: Send) -> None:
         """Send until the watch's time is over; a bookmark goes out now and then and before the end."""
+        timer = asyncio.create_task(self._keep_time(), name="keep a watch's time")
         try:
-            await self._stream(send)
+            while True:
+                await self._flush(send)
+                if self._over:
+                    return
+                await self._wake.wait()
         finally:
+            timer.cancel()
             self._unsubscribe()
 
-    async def _stream(self, send: Send) -> None:
-        loop = asyncio.get_running_loop()
-        end = loop.time() + self._timeout_s
-        marked = loop.time()
-        while True:
-            await self._flush(send)
-            if self.failed:
-                return
-            due = min(end, marked + self._bookmark_s) if self._bookmark_s else end
-            try:
-                async with asyncio.timeout_at(due):
-                    await self._wake.wait()
-                continue
-            except TimeoutError:
-                marked = loop.time()
-            if self._bookmark_s and not self.frozen:
-                await self.mark(send)
-            if loop.time() >= end:
-                return
-
-    async def mark(self, send: Send) -> None:
-        """Send what is queued, and a bookmark.
-
-        It goes through the queue: what is written while older lines go out is in the store's revision already, and
-        whoever resumed from a bookmark of that revision would never hear of it.
-        """
-        self._lines.append(self._bookmark())
-        await self._flush(send)
+    async def _keep_time(self) -> None:
+        """Mark at each interval and at the end."""
+        end = self._clock.monotonic() + self._timeout_s
+        while (left := end - self._clock.monotonic()) > 0:
+            await self._clock.sleep(min(left, self._bookmark_s or left))
+            if self._bookmark_s:
+                self.mark()
+        self._over = True
+        self._wake.set()
 
     async def _flush(self, send: Send) -> None:
         self._wake.clear()

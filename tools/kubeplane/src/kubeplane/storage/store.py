@@ -155,6 +155,19 @@ class Store:
             self._history.popleft()
         self.compacted = max(self.compacted, upto)
 
+    def restart_at(self, rv: int) -> None:
+        """Go on at revision *rv* without the history: ahead as after writes elsewhere, back as after a restore."""
+        self.rv = self.compacted = rv
+        self._history.clear()
+
+    def copy(self) -> Store:
+        """Return another store of the same objects, without the history and its readers."""
+        made = Store(history=self._limit)
+        made._tables = {table: dict(rows) for table, rows in self._tables.items()}  # the values never change
+        made._order = dict(self._order)
+        made.rv = made.compacted = self.rv
+        return made
+
     def subscribe(self, table: str, listener: Callable[[Change], None]) -> Callable[[], None]:
         """Call *listener* with each change of *table* ("" for all); returns how to end it."""
         self._tokens += 1

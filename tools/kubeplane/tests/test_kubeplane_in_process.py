@@ -1,0 +1,111 @@
+"""The control plane without a socket: requests in, responses and streams out, on a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from kubeplane import ControlPlane, Request
+
+MAPS = "/api/v1/namespaces/default/configmaps"
+
+
+class HandClock:
+    """Stands still until `advance`, which wakes the one sleeper that is due."""
+
+    def __init__(self) -> None:
+        self._seconds = 0.0
+        self._sleepers: list[tuple[float, asyncio.Event]] = []
+
+    def now(self) -> datetime:
+        return datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=self._seconds)
+
+    def monotonic(self) -> float:
+        return self._seconds
+
+    async def sleep(self, seconds: float) -> None:
+        due = asyncio.Event()
+        self._sleepers.append((self._seconds + seconds, due))
+        await due.wait()
+
+    def advance(self, seconds: float) -> None:
+        self._seconds += seconds
+        for at, due in self._sleepers:
+            if at <= self._seconds:
+                due.set()
+
+
+async def ask(plane: ControlPlane, method: str, path: str, body: Any = None, **query: str) -> tuple[int, Any]:
+    sent = json.dumps(body).encode() if body is not None else b""
+    response = await plane.handle(Request(method, path, query, {"content-type": "application/json"}, sent))
+    return response.status, json.loads(response.body)
+
+
+def config(name: str) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "data": {"k": "v"}}
+
+
+async def test_objects_are_written_and_read_without_a_socket() -> None:
+    plane = ControlPlane(clock=HandClock())
+    status, made = await ask(plane, "POST", MAPS, config("a"))
+    assert (status, made["metadata"]["creationTimestamp"]) == (201, "2030-01-01T00:00:00Z")
+    assert await ask(plane, "GET", f"{MAPS}/a") == (200, made)
+    status, refused = await ask(plane, "POST", MAPS, config("A"))
+    assert (status, refused["reason"]) == (422, "Invalid")
+
+
+async def test_a_watch_streams_changes_and_bookmarks_and_ends_by_the_clock() -> None:
+    clock = HandClock()
+    plane = ControlPlane(clock=clock, bookmark_s=60)
+    query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": "90", "resourceVersion": "1"}
+    response = await plane.handle(Request("GET", MAPS, query, {}))
+    lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def send(data: bytes) -> None:
+        for line in data.splitlines():
+            lines.put_nowait(json.loads(line))
+
+    assert response.stream is not None
+    stream = asyncio.ensure_future(response.stream(send))
+    await ask(plane, "POST", MAPS, config("a"))
+    added = await lines.get()
+    assert (added["type"], added["object"]["metadata"]["name"]) == ("ADDED", "a")
+    plane.send_bookmarks()
+    assert (await lines.get())["object"]["metadata"]["resourceVersion"] == str(plane.store.rv)
+    clock.advance(60)
+    assert (await lines.get())["type"] == "BOOKMARK"
+    clock.advance(30)
+    await stream
+    assert lines.get_nowait()["type"] == "BOOKMARK"
+
+
+async def test_a_copy_begins_with_the_objects_of_its_origin_and_goes_its_own_way() -> None:
+    origin = ControlPlane()
+    await ask(origin, "POST", MAPS, config("a"))
+    copy = ControlPlane(origin=origin)
+    assert await ask(copy, "GET", f"{MAPS}/a") == await ask(origin, "GET", f"{MAPS}/a")
+    await ask(copy, "DELETE", f"{MAPS}/a")
+    await ask(copy, "POST", MAPS, config("b"))
+    assert (await ask(origin, "GET", f"{MAPS}/a"))[0] == 200
+    assert (await ask(origin, "GET", f"{MAPS}/b"))[0] == 404
+
+
+async def test_after_a_restore_older_versions_are_gone_and_newer_ones_wait() -> None:
+    plane = ControlPlane()
+    _, made = await ask(plane, "POST", MAPS, config("a"))
+    before = plane.store.rv
+    plane.store.restart_at(before + 5)
+    old = await plane.handle(Request("GET", MAPS, {"watch": "true", "resourceVersion": str(before)}, {}))
+    lines: list[bytes] = []
+
+    async def send(data: bytes) -> None:
+        lines.append(data)
+
+    assert old.stream is not None
+    await old.stream(send)
+    assert json.loads(lines[0])["object"]["code"] == 410
+    plane.store.restart_at(before)
+    assert await ask(plane, "GET", f"{MAPS}/a") == (200, made)
+    assert (await ask(plane, "GET", MAPS, resourceVersion=str(before + 5)))[0] == 504
