@@ -11,6 +11,7 @@ from typing import Protocol
 
 import click
 
+from e2e.bench import journeys
 from e2e.bench.agent import memory as agent_memory
 from e2e.bench.agent import size as agent_size
 from e2e.bench.agent import start as agent_start
@@ -47,6 +48,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "agent_memory": agent_memory,
     "agent_start": agent_start,
     "agent_size": agent_size,
+    "journeys": journeys,
 }
 CLUSTERS = (ClusterName.EMBEDDED.value, ClusterName.ENVTEST.value)
 

@@ -19,8 +19,11 @@ from e2e.bench.gateway.synthetic_api import SyntheticApi, name_of, process, swit
 from e2e.bench.measure.counts import of_kind
 from e2e.bench.measure.first_seen import delays, first_seen, whole_lines
 from e2e.bench.measure.proc import cpu_seconds, resident_kib
+from e2e.bench.measure.trace import Counts, Trace, tracing
 from e2e.clusters.cluster import Request
+from praetor_api.canonical import canonical_json
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES
+from praetor_api.names import is_device_name
 from praetor_gateway.fleet.rows import Projection
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -141,6 +144,31 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
     data = json.loads(file.read_text())
     assert set(data["figures"]) == {"planner"}
     assert all(figure["what"] in done.output for figure in data["figures"]["planner"])
+
+
+def test_a_trace_counts_files_moves_calls_and_flushes_of_the_wheels_only_while_it_is_on(tmp_path: Path) -> None:
+    trace = Trace()
+    with tracing(trace), (tmp_path / "file").open("w") as file:
+        is_device_name("leaf-1")
+        with trace.on():
+            is_device_name("leaf-1")
+            is_device_name("leaf-2")
+            body_length(ANSWER)
+            canonical_json({})
+            is_device_name("leaf-3")
+            os.fsync(file.fileno())
+    assert trace.counts == Counts(files=2, moves=3, fsyncs=1)
+    assert trace.calls_of(is_device_name) == 3
+
+
+@pytest.mark.timeout(300)
+def test_each_journey_is_traced_to_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    done = CliRunner().invoke(main, ["journeys", "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    values = {each["what"]: each["value"] for each in json.loads(file.read_text())["figures"]["journeys"]}
+    assert len(values) == 11
+    assert all(value > 0 for value in values.values())
 
 
 def test_an_unknown_benchmark_is_refused() -> None:

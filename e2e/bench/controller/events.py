@@ -8,31 +8,23 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
 import statistics
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import structlog
 from attrs import frozen
 
-from controller_testing import PatchingKube
+from e2e.bench.controller.in_memory import ready_status, running_controller
 from e2e.bench.measure.context import Context, progress, until
 from e2e.bench.measure.counts import of_kind, ours
 from e2e.bench.measure.figures import Figure, at_most, median_figure, number
 from e2e.bench.measure.fleet import CONCURRENCY, NAME, Fleet
 from e2e.bench.measure.programs import running
-from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.stack import Settings, Stack
-from kube_testing import FakeClock
 from praetor_api.kube.client.client import KubeClient
-from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
-from praetor_api.kube.codec import format_time
-from praetor_controller import settings as controller
-from praetor_controller.main import Program
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
 from praetor_controller.reconcile.dirty import Changes
 
 SIZES = (10_000, 100_000)
@@ -87,52 +79,22 @@ def _figures(devices: int, cost: Cost) -> Iterator[Figure]:
 
 async def _cost(devices: int, events: int) -> Cost:
     """Return what events cost, one by one, from the watch event to the write of the status."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    clock, changes = FakeClock(), Switchable()
-    kube = PatchingKube(clock)
-    names = [f"leaf-{each}" for each in range(devices)]
-    for name in names:
-        await kube.create(NETWORK_SWITCHES, "lab", network_switch(name))
-    await kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", deployment(NAME, process_spec(["/bin/sleep", "1000"])))
-    program = Program(kube, clock, controller.Settings(metrics=None, probes=None, qps=1e6, burst=1_000_000))
-    program.controller.changes = changes
-    stop = asyncio.Event()
+    changes = Switchable()
+    async with running_controller(devices, changes) as fleet:
 
-    async def absorb(number: int) -> float:
-        body = {"status": _report(clock.now(), "Running" if number % 2 else "Failed")}
-        await kube.patch(DEVICE_PROCESSES, Key("lab", f"{NAME}-{names[number // 2]}"), body, subresource="status")
-        gc.collect()  # the garbage of the event before is not this one's
-        began = time.process_time()
-        await clock.advance(1.5)
-        return time.process_time() - began
+        async def absorb(number: int) -> float:
+            await fleet.report(number // 2, "Running" if number % 2 else "Failed")
+            gc.collect()  # the garbage of the event before is not this one's
+            began = time.process_time()
+            await fleet.clock.advance(1.5)
+            return time.process_time() - began
 
-    async with asyncio.TaskGroup() as group:
-        ran = group.create_task(program.run(stop), name="controller")
-        while len(kube.objects(DEVICE_PROCESSES)) < devices:
-            await clock.advance(1)
-        for name in names:
-            body = {"status": _report(clock.now())}
-            await kube.patch(DEVICE_PROCESSES, Key("lab", f"{NAME}-{name}"), body, subresource="status")
-        await clock.advance(5)
         gc.freeze()  # nor is walking the fleet that the API in memory holds
         alone = [await absorb(number) for number in range(events)]
         changes.off = True
         among_all = [await absorb(number) for number in range(max(4, events // 4))]
         gc.unfreeze()
-        stop.set()
-        await clock.advance(10)
-        await ran
     return Cost(alone, among_all)
-
-
-def _report(now: datetime, phase: str = "Running") -> dict[str, Any]:
-    """Return the status that a device reports for a process of the first generation."""
-    types = ("AgentConnected", "SpecObserved", "ProcessStarted", "Healthy")
-    conditions = [
-        {"type": each, "status": "True", "reason": "Reported", "message": "ok", "lastTransitionTime": format_time(now)}
-        for each in types
-    ]
-    return {"phase": phase, "observedGeneration": 1, "conditions": conditions}
 
 
 def _burst(context: Context, devices: int) -> Iterator[Figure]:
@@ -162,7 +124,7 @@ def _burst(context: Context, devices: int) -> Iterator[Figure]:
 
 async def _report_all(kubeconfig: Path, names: list[str]) -> None:
     left = iter(names)
-    body = {"status": _report(datetime.now(UTC))}
+    body = {"status": ready_status(datetime.now(UTC))}
     async with await KubeClient.from_config(str(kubeconfig)) as client, asyncio.TaskGroup() as group:
 
         async def work() -> None:

@@ -87,8 +87,8 @@ def ratio_figure(what: str, ours: Sequence[float], theirs: Sequence[float], *, g
 
 
 def number(value: float) -> str:
-    """Return *value* with three significant digits, thousands in groups."""
-    if value == 0 or abs(value) >= 100:
+    """Return *value* with three significant digits, a count with all of them, thousands in groups."""
+    if isinstance(value, int) or value == 0 or abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
