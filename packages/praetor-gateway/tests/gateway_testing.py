@@ -17,7 +17,7 @@ from kube_testing import FakeClock, FakeKube
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
 from praetor_api.spec import RestartPolicy
-from praetor_gateway.fleet.rows import ProcessRow, SwitchRow
+from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.liveness.peers import PeerTransport
 from praetor_gateway.settings import Credentials, Settings
@@ -50,9 +50,9 @@ SETTINGS = Settings(
 )
 
 
-def process_row(**fields: Any) -> ProcessRow:
+def process_row(**fields: Any) -> CachedProcess:
     """Return a row with defaults for what is not given."""
-    row = ProcessRow(
+    row = CachedProcess(
         key=Key("lab", "agent-leaf-1"),
         uid="uid-1",
         resource_version="7",
@@ -67,9 +67,9 @@ def process_row(**fields: Any) -> ProcessRow:
     return evolve(row, **fields)
 
 
-def switch_row(**fields: Any) -> SwitchRow:
+def switch_row(**fields: Any) -> CachedSwitch:
     """Return a row with defaults for what is not given."""
-    row = SwitchRow(
+    row = CachedSwitch(
         key=Key("lab", "leaf-1"),
         uid="uid-s",
         resource_version="3",

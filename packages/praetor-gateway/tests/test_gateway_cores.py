@@ -18,16 +18,16 @@ from praetor_api.kube.client.resource import Key
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus, Phase, ProcessCounts
 from praetor_api.protocol import Observation, read_report
 from praetor_api.spec import RestartPolicy
-from praetor_gateway.fleet.fleet import EMPTY_ETAG, Fleet
-from praetor_gateway.fleet.rows import POOL_SIZE, ProcessRow, Projection
-from praetor_gateway.fleet.session import FACTS, REPLAY_WINDOW_S, Session
+from praetor_gateway.fleet.devices import EMPTY_ETAG, DeviceIndex
+from praetor_gateway.fleet.rows import POOL_SIZE, CachedProcess, Projection
+from praetor_gateway.fleet.session import FACTS, REPLAY_WINDOW_S, DeviceSession
 from praetor_gateway.http.requests import preferred_wait
-from praetor_gateway.reports.handler import PROGRESS_LINGER_S, RESULT_LINGER_S, linger_s
 from praetor_gateway.reports.heartbeats import read_heartbeat
-from praetor_gateway.status import transitions
+from praetor_gateway.status import events
 from praetor_gateway.status.merge import merge
 from praetor_gateway.status.patch import difference, of_switch
-from praetor_gateway.status.switch import counts, merge_switch
+from praetor_gateway.status.pending import PROGRESS_DEBOUNCE_S, RESULT_DEBOUNCE_S, debounce_s
+from praetor_gateway.status.switch import SwitchFacts, counts, merge_switch
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -39,7 +39,7 @@ def seen(**fields: Any) -> Observation:
 UP = seen(process_started=True, healthy=True, pid=1)
 
 
-def after(row: ProcessRow, observation: Observation | None, connected: bool | None = True) -> ProcessRow:
+def after(row: CachedProcess, observation: Observation | None, connected: bool | None = True) -> CachedProcess:
     return evolve(row, status=merge(row, observation, connected=connected, now=NOW))
 
 
@@ -92,16 +92,16 @@ NEVER = process_row(restart_policy=RestartPolicy.NEVER)
         ),
     ],
 )
-def test_events_tell_of_transitions_only(row: ProcessRow, then: Observation, told: set[str]) -> None:
+def test_events_tell_of_transitions_only(row: CachedProcess, then: Observation, told: set[str]) -> None:
     new = merge(row, then, connected=True, now=NOW)
-    assert {each.reason for each in transitions.of_process(row.status, new, has_switch=False)} == told
+    assert {each.reason for each in events.of_process(row.status, new, has_switch=False)} == told
 
 
 def test_a_lost_connection_is_told_on_the_switch_if_there_is_one() -> None:
     row = after(process_row(), UP)
     lost = merge(row, None, connected=False, now=NOW)
-    assert [each.reason for each in transitions.of_process(row.status, lost, has_switch=False)] == ["AgentDisconnected"]
-    assert transitions.of_process(row.status, lost, has_switch=True) == ()
+    assert [each.reason for each in events.of_process(row.status, lost, has_switch=False)] == ["AgentDisconnected"]
+    assert events.of_process(row.status, lost, has_switch=True) == ()
 
 
 def test_failures_are_written_at_once_and_progress_waits_for_the_result() -> None:
@@ -109,10 +109,10 @@ def test_failures_are_written_at_once_and_progress_waits_for_the_result() -> Non
     down = after(up, seen(process_started=False, error_message="x"))
     sick = after(up, seen(process_started=True, healthy=False, pid=1))
     waiting = after(process_row(), seen(artifact_downloaded=True))
-    assert linger_s(up.status, down.status) == 0.0
-    assert linger_s(up.status, sick.status) == 0.0
-    assert linger_s(waiting.status, up.status) == RESULT_LINGER_S
-    assert linger_s(waiting.status, after(waiting, seen(artifact_verified=True)).status) == PROGRESS_LINGER_S
+    assert debounce_s(up.status, down.status) == 0.0
+    assert debounce_s(up.status, sick.status) == 0.0
+    assert debounce_s(waiting.status, up.status) == RESULT_DEBOUNCE_S
+    assert debounce_s(waiting.status, after(waiting, seen(artifact_verified=True)).status) == PROGRESS_DEBOUNCE_S
 
 
 plain = {"agentVersion": "1", "timestamp": "t", "heartbeat": True, "bootID": "b", "seq": 4, "observations": []}
@@ -150,7 +150,7 @@ def test_a_heartbeat_read_by_hand_is_what_the_reader_reads(data: object) -> None
 
 
 def test_a_report_of_the_past_is_a_replay_for_a_while() -> None:
-    session = Session()
+    session = DeviceSession()
     assert not session.is_replay("b", 5, 10.0)
     assert session.is_replay("b", 4, 11.0)
     assert not session.is_replay("b", 5, 11.0)
@@ -161,13 +161,13 @@ def test_a_report_of_the_past_is_a_replay_for_a_while() -> None:
 
 
 def test_an_allowance_fills_up_again_but_not_over() -> None:
-    session = Session()
+    session = DeviceSession()
     assert [session.allow(2.0, 2.0, 0.0) for _ in range(3)] == [0.0, 0.0, 0.5]
     assert [session.allow(2.0, 2.0, 100.0) for _ in range(3)] == [0.0, 0.0, 0.5]
 
 
 def test_a_session_asks_for_what_was_not_reported() -> None:
-    session = Session()
+    session = DeviceSession()
     session.expect(("a", "b"))
     session.reported("a")
     session.reported("a")
@@ -181,26 +181,26 @@ def test_a_session_asks_for_what_was_not_reported() -> None:
 
 
 def test_a_session_asks_again_for_what_is_in_doubt_and_once() -> None:
-    session = Session()
+    session = DeviceSession()
     session.expect(("a", "b"))
-    session.doubt("a")
+    session.request_resync("a")
     assert list(session.unreported) == ["a", "b"]
     session.reported("a")
     session.reported("b")
-    session.doubt("a")
-    session.doubt("a")
-    session.doubt("other")
+    session.request_resync("a")
+    session.request_resync("a")
+    session.request_resync("other")
     assert list(session.unreported) == ["a"]
     session.expect(("a", "b", "c"))
     assert list(session.unreported) == ["a", "c"]
 
 
-def known(session: Session) -> tuple[object, ...]:
+def known(session: DeviceSession) -> tuple[object, ...]:
     return (session.agent_version, session.boot_id, session.facts)
 
 
 def test_a_session_forgets_what_another_replaced_on_record_and_asks_for_facts() -> None:
-    session = Session()
+    session = DeviceSession()
     session.agent_version, session.boot_id, session.facts = "1", "b", {"os": "x"}
     was = NetworkSwitchStatus(agent_version="1", boot_id="b", facts={"os": "x"})
     session.superseded(was, evolve(was, observed_generation=2))
@@ -216,7 +216,7 @@ def test_a_session_forgets_what_another_replaced_on_record_and_asks_for_facts() 
 
 
 def test_a_session_keeps_what_it_heard_and_is_not_on_record_yet() -> None:
-    session = Session()
+    session = DeviceSession()
     session.agent_version, session.boot_id, session.facts = "3", "d", {"os": "z"}
     was = NetworkSwitchStatus(agent_version="1", boot_id="b", facts={"os": "x"})
     session.superseded(was, NetworkSwitchStatus(agent_version="2", boot_id="c", facts={"os": "y"}))
@@ -225,16 +225,11 @@ def test_a_session_keeps_what_it_heard_and_is_not_on_record_yet() -> None:
 
 
 def test_a_replay_is_known_though_its_boot_is_superseded() -> None:
-    session = Session()
+    session = DeviceSession()
     assert not session.is_replay("b", 5, 10.0)
     session.boot_id = "b"
     session.superseded(NetworkSwitchStatus(boot_id="b"), NetworkSwitchStatus(boot_id="c"))
     assert session.is_replay("b", 4, 11.0)
-
-
-def news(**fields: Any) -> dict[str, Any]:
-    nothing = {"agent_version": None, "boot_id": None, "facts": None, "processes": None, "connected": None, "now": NOW}
-    return {**nothing, **fields}
 
 
 NONE, ONE = ProcessCounts(desired=0, running=0, healthy=0), ProcessCounts(desired=1, running=0, healthy=0)
@@ -242,31 +237,32 @@ NONE, ONE = ProcessCounts(desired=0, running=0, healthy=0), ProcessCounts(desire
 
 def test_a_switch_without_news_keeps_its_status() -> None:
     row = switch_row(status=NetworkSwitchStatus(agent_version="1", observed_generation=1), generation=9)
-    assert merge_switch(row, **news()) is row.status
-    assert of_switch(row, row.status) is None
-    assert merge_switch(row, **news(processes=NONE)) is row.status
+    assert merge_switch(row, SwitchFacts(), NOW) is row.status
+    assert of_switch(row, row.status, None) is None
+    assert merge_switch(row, SwitchFacts(processes=NONE), NOW) is row.status
 
 
 def test_a_switch_takes_what_its_agent_says() -> None:
     row = switch_row(generation=9)
     status = merge_switch(
         row,
-        **news(agent_version="2", boot_id="b", facts={"os": "x"}, processes=ONE, connected=True),
+        SwitchFacts(agent_version="2", boot_id="b", facts={"os": "x"}, processes=ONE, connected=True),
+        NOW,
     )
     assert (status.agent_version, status.boot_id, status.facts) == ("2", "b", {"os": "x"})
     assert (status.processes, status.observed_generation) == (ONE, 9)
-    emptied = merge_switch(evolve(row, status=status), **news(processes=NONE))
+    emptied = merge_switch(evolve(row, status=status), SwitchFacts(processes=NONE), NOW)
     assert emptied.processes == NONE
-    draft = of_switch(evolve(row, status=status), emptied)
-    assert draft is not None
-    assert draft.patch["status"] == {"processes": {"desired": 0}}
+    patch = of_switch(evolve(row, status=status), emptied, None)
+    assert patch is not None
+    assert patch.body["status"] == {"processes": {"desired": 0}}
 
 
 def test_that_nothing_runs_yet_is_written_as_a_number() -> None:
-    status = merge_switch(switch_row(), **news(processes=ONE))
-    draft = of_switch(switch_row(), status)
-    assert draft is not None
-    assert draft.patch["status"]["processes"] == {"desired": 1, "running": 0, "healthy": 0}
+    status = merge_switch(switch_row(), SwitchFacts(processes=ONE), NOW)
+    patch = of_switch(switch_row(), status, None)
+    assert patch is not None
+    assert patch.body["status"]["processes"] == {"desired": 1, "running": 0, "healthy": 0}
 
 
 def test_counts_say_how_many_run_and_are_healthy() -> None:
@@ -353,7 +349,7 @@ def test_a_spec_that_repeats_its_device_elsewhere_is_served_as_it_is_stored() ->
 
 
 def test_a_stale_echo_does_not_undo_a_write() -> None:
-    fleet = Fleet(lambda _: None)
+    fleet = DeviceIndex(lambda _: None)
     old, new = process_row(resource_version="9"), process_row(resource_version="10", generation=3)
     fleet.on_process(old.key, None, old)
     fleet.wrote_process(new)
@@ -366,7 +362,7 @@ def test_a_stale_echo_does_not_undo_a_write() -> None:
 
 
 def test_what_an_informer_tells_again_from_a_backup_is_believed() -> None:
-    fleet = Fleet(lambda _: None)
+    fleet = DeviceIndex(lambda _: None)
     lost = process_row(resource_version="10", generation=3)
     fleet.on_process(lost.key, None, lost)
     fleet.wrote_process(evolve(lost, resource_version="11"))
@@ -380,7 +376,7 @@ def test_what_an_informer_tells_again_from_a_backup_is_believed() -> None:
 
 
 def test_what_is_read_after_a_conflict_is_believed_unless_more_was_told_meanwhile() -> None:
-    fleet = Fleet(lambda _: None)
+    fleet = DeviceIndex(lambda _: None)
     known, read = process_row(resource_version="10"), process_row(resource_version="8")
     fleet.on_process(known.key, None, known)
     fleet.read_process(read, newest=False)
@@ -396,7 +392,7 @@ def test_what_is_read_after_a_conflict_is_believed_unless_more_was_told_meanwhil
 
 
 def test_a_process_that_was_made_again_for_another_device_moves() -> None:
-    fleet = Fleet(lambda _: None)
+    fleet = DeviceIndex(lambda _: None)
     row = process_row()
     fleet.on_process(row.key, None, row)
     fleet.on_process(row.key, row, evolve(row, uid="uid-2", device="leaf-2"))
@@ -408,7 +404,7 @@ def test_a_process_that_was_made_again_for_another_device_moves() -> None:
 
 def test_a_switch_that_moves_to_another_site_is_told() -> None:
     told: list[str] = []
-    fleet = Fleet(told.append)
+    fleet = DeviceIndex(told.append)
     row = switch_row(site="a")
     fleet.on_switch(row.key, None, row)
     fleet.on_switch(row.key, row, evolve(row, resource_version="4"))
@@ -433,7 +429,7 @@ def test_an_epoch_is_a_number_from_0_on_and_nonsense_counts_as_0(spec: object, e
 
 def test_a_device_has_the_highest_epoch_of_its_switches_and_0_without_one() -> None:
     changed: list[str] = []
-    fleet = Fleet(changed.append)
+    fleet = DeviceIndex(changed.append)
     assert fleet.epoch("leaf-1") == 0
     row = switch_row(credential_epoch=2)
     other = evolve(row, key=Key("other", "leaf-1"), uid="uid-o", credential_epoch=5)
@@ -450,7 +446,7 @@ def test_a_device_has_the_highest_epoch_of_its_switches_and_0_without_one() -> N
 
 
 def test_a_switch_that_is_gone_is_not_brought_back_by_an_answer() -> None:
-    fleet = Fleet(lambda _: None)
+    fleet = DeviceIndex(lambda _: None)
     row = switch_row()
     fleet.wrote_switch(row)
     fleet.on_switch(row.key, row, None)

@@ -19,7 +19,7 @@ from praetor_api.kube.objects import ConditionStatus, DeviceProcessStatus, Phase
 from praetor_api.protocol import Observation
 from praetor_api.spec import RestartPolicy
 from praetor_gateway.http.desired import render
-from praetor_gateway.status import patch, transitions
+from praetor_gateway.status import events, patch
 from praetor_gateway.status.merge import connection, merge, start_time
 from praetor_gateway.status.reasons import Reason
 
@@ -283,7 +283,7 @@ def test_the_same_facts_again_change_nothing_and_survive_the_wire(
         again = evolve(row, status=status)
         assert merge(again, observation, connected=connected, now=now + timedelta(hours=1)) == status
         assert decode(encode(status), DeviceProcessStatus) == status
-        assert patch.of_process(again, status, has_switch=True) is None
+        assert patch.of_process(again, status, None, has_switch=True) is None
         for condition in status.conditions:
             assert condition.last_transition_time is not None
             assert condition.last_transition_time <= now
@@ -330,7 +330,7 @@ def test_a_spec_that_the_device_gave_up_is_rolled_back_at_the_current_generation
     assert condition.observed_generation == row.generation
     assert said(status)["SpecObserved"] == "False SpecRolledBack"
     assert status.failed_spec_hash == CURRENT
-    happened = transitions.of_process(row.status, status, has_switch=True)
+    happened = events.of_process(row.status, status, has_switch=True)
     assert ("RolledBack", "it ended 3 times") in [(each.reason, each.note) for each in happened]
     mended = merge(evolve(row, status=status), seen(process_started=True), connected=True, now=NOW)
     assert said(mended)["RolledBack"] == "False NotRolledBack"
@@ -352,7 +352,7 @@ def test_a_held_device_says_so_and_when_it_is_released() -> None:
     assert said(held)["UpdateHeld"] == "True HeldOnDevice"
     free = merge(evolve(row, status=held), seen(), connected=True, now=NOW)
     assert said(free)["UpdateHeld"] == "False NotHeld"
-    assert [each.reason for each in transitions.of_process(held, free, has_switch=True)] == ["UpdateReleased"]
+    assert [each.reason for each in events.of_process(held, free, has_switch=True)] == ["UpdateReleased"]
     assert "UpdateHeld" not in said(merge(row, seen(), connected=True, now=NOW))
 
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
 import pytest
 
 from gateway_testing import Lab, conditions, process_object, running_lab
+from kube_testing import FakeKube
 from praetor_api.kube.client.errors import Unreachable, api_error
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key, Resource
+from praetor_gateway.status.composer import StatusComposer
+from praetor_gateway.status.merge import merge
 
 KEY = Key("lab", "agent-leaf-1")
 
@@ -230,3 +241,84 @@ async def test_what_was_and_passed_while_waiting_to_be_written_is_not_told() -> 
         await lab.clock.advance(10)
         assert lab.process("leaf-1") == before
         assert writes(lab) == written
+
+
+@contextmanager
+def counted_calls(*functions: Callable[..., object]) -> Iterator[Counter[str]]:
+    """Count the calls of *functions* by name while the block runs, as a profiler sees them."""
+    names = {function.__code__: function.__name__ for function in functions}
+    calls: Counter[str] = Counter()
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code in names:
+            calls[names[frame.f_code]] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(profile)
+    try:
+        yield calls
+    finally:
+        sys.setprofile(before)
+
+
+async def test_a_changed_observation_is_merged_at_most_three_times_until_it_is_written() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        await lab.report("leaf-1", good)
+        await lab.clock.advance(10)
+        before = writes(lab)
+        with counted_calls(merge, StatusComposer.compose) as calls:
+            await lab.report("leaf-1", {**good, "healthy": False})
+            await lab.clock.advance(1)
+        assert writes(lab) == before + 1
+        assert conditions(lab.process("leaf-1"))["Healthy"] == "False"
+        assert 1 <= calls["merge"] <= 3
+        assert calls["compose"] == 1
+
+
+async def test_each_attempt_to_write_composes_the_status_once() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        await lab.report("leaf-1", good)
+        await lab.clock.advance(10)
+        before = writes(lab)
+        lab.kube.fail_next(api_error(409, "Conflict"), verb="patch", resource=DEVICE_PROCESSES)
+        lab.kube.fail_next(api_error(500), verb="patch", resource=DEVICE_PROCESSES)
+        with counted_calls(StatusComposer.compose) as calls:
+            await lab.report("leaf-1", {**good, "healthy": False})
+            await lab.clock.advance(2)
+        assert conditions(lab.process("leaf-1"))["Healthy"] == "False"
+        assert calls["compose"] == writes(lab) - before == 3
+
+
+async def test_a_report_that_comes_while_the_last_one_is_written_is_written_as_well() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        good = await lab.running("leaf-1")
+        await lab.report("leaf-1", good)
+        await lab.clock.advance(10)
+        slow = SlowAnswers(lab.clock, store=lab.kube._store)
+        async with running_lab(slow, lab.clock, identity="gateway-2") as other:
+            await other.report("leaf-1", {**good, "healthy": False})
+            await slow.sent.wait()
+            await other.report("leaf-1", good)  # what the status said before
+            slow.answer.set()
+            await lab.clock.advance(1)
+            assert conditions(other.process("leaf-1"))["Healthy"] == "True"
+            assert other.value("status_writes_total", outcome="written") == 2
+
+
+class SlowAnswers(FakeKube):
+    """Holds each write of a status until it is let go."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.sent, self.answer = asyncio.Event(), asyncio.Event()
+
+    async def patch(self, resource: Resource, *args: Any, **options: Any) -> dict[str, Any]:
+        if resource is DEVICE_PROCESSES:
+            self.sent.set()
+            await self.answer.wait()
+        return await super().patch(resource, *args, **options)

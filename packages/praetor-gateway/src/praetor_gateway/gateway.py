@@ -18,26 +18,26 @@ from praetor_api.kube.runtime.elector import Elector
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.informer import Informer
 from praetor_api.kube.runtime.limiter import TokenBucket
-from praetor_gateway.fleet.fleet import Fleet
-from praetor_gateway.fleet.rows import ProcessRow, Projection, SwitchRow
+from praetor_gateway.fleet.devices import DeviceIndex
+from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Projection
 from praetor_gateway.http.app import create_app
 from praetor_gateway.http.auth import Authenticator
 from praetor_gateway.http.credentials import CredentialReloader
 from praetor_gateway.http.device_api import DeviceApi, Terms
-from praetor_gateway.http.long_poll import Waiters
+from praetor_gateway.http.long_poll import LongPolls
 from praetor_gateway.http.probes import create_probe_app
 from praetor_gateway.http.problems import ProblemHandlers
 from praetor_gateway.liveness.arbiter import Arbiter
-from praetor_gateway.liveness.detector import Rules
+from praetor_gateway.liveness.detector import DetectorLimits
 from praetor_gateway.liveness.peers import ADDRESS_ANNOTATION, PeerPusher, PeerTransport, create_peer_app
-from praetor_gateway.liveness.tracker import Liveness
+from praetor_gateway.liveness.tracker import LivenessTracker
 from praetor_gateway.metrics import Metrics
-from praetor_gateway.reports.handler import Allowance, Intake
+from praetor_gateway.reports.handler import ReportHandler, ReportRate
 from praetor_gateway.settings import Settings, load_verifier
-from praetor_gateway.status.ambiguity import AmbiguityWatch
-from praetor_gateway.status.pending import Statuses
-from praetor_gateway.status.process_counts import CountWatch
-from praetor_gateway.status.queue import StatusQueue
+from praetor_gateway.status.ambiguity import AmbiguityReporter
+from praetor_gateway.status.composer import StatusComposer
+from praetor_gateway.status.pending import PendingStatuses
+from praetor_gateway.status.resync import ResyncRequester
 from praetor_gateway.status.writer import StatusWriter
 
 LEASE = "praetor-gateway-arbiter"
@@ -69,9 +69,9 @@ class Gateway:
         self._draining = False
         self.metrics = Metrics(registry)
         self._recorder = EventRecorder(api, clock, COMPONENT, settings.identity)
-        self._waiters = Waiters()
-        self._queue = StatusQueue(clock)
-        self._fleet = Fleet(self._changed)
+        self._long_polls = LongPolls()
+        self._pending = PendingStatuses(clock)
+        self._fleet = DeviceIndex(self._changed)
         annotations = {ADDRESS_ANNOTATION: settings.peers.advertise} if settings.peers is not None else {}
         lease = Key(settings.lease_namespace, LEASE)
         self._elector = Elector(
@@ -82,32 +82,33 @@ class Gateway:
             lease_duration_s=settings.lease_duration_s,
             annotations=annotations,
         )
-        rules = _rules(settings)
-        self._liveness = Liveness(self._fleet, self._queue, rules, clock, self._is_fresh)
-        self._statuses = Statuses(self._fleet, self._liveness.connected)
+        limits = _limits(settings)
+        self._liveness = LivenessTracker(self._fleet, self._pending, limits, clock, self._is_fresh)
+        self._composer = StatusComposer(self._fleet, self._pending, self._liveness.connected)
+        self._resync = ResyncRequester(self._fleet, self._pending)
         self._arbiter = Arbiter(
             self._elector,
             self._liveness,
             self._fleet,
             self._recorder,
             clock=clock,
-            scan_s=rules.scan_s,
+            scan_s=limits.scan_s,
             count=self.metrics.disconnected,
         )
         projection = Projection(settings.site_label)
         self._writer = StatusWriter(
             api,
-            self._queue,
+            self._pending,
+            self._composer,
+            self._resync,
             self._fleet,
-            self._statuses,
             projection,
             self._recorder,
             clock=clock,
             limiter=TokenBucket(WRITES_PER_S, WRITE_BURST, clock),
             count=self.metrics.write,
         )
-        self._ambiguity = AmbiguityWatch(self._fleet, self._recorder)
-        self._counts = CountWatch(self._fleet, self._queue)
+        self._ambiguity = AmbiguityReporter(self._fleet, self._recorder)
         self._informers: tuple[Informer[Any], ...] = (
             *self._process_informers(api, projection),
             *self._switch_informers(api, projection),
@@ -135,12 +136,12 @@ class Gateway:
 
     def traces(self) -> int:
         """Return how many entries are kept on behalf of devices: 0 while nobody is declared or waits."""
-        return len(self._fleet) + len(self._waiters) + len(self._liveness.heard_at) + len(self._statuses)
+        return len(self._fleet) + len(self._long_polls) + len(self._liveness.heard_at) + self._pending.observed
 
     def drain(self) -> None:
         """Be unready from now on, and answer all who wait."""
         self._draining = True
-        self._waiters.release()
+        self._long_polls.release()
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette | None = None) -> AsyncIterator[None]:
@@ -187,47 +188,47 @@ class Gateway:
         try:
             await within(self._clock, flush_s, self._flush())
         except TimeoutError:
-            _log.warning("statuses left unwritten, devices will report them again", count=len(self._queue))
+            _log.warning("statuses left unwritten, devices will report them again", count=len(self._pending))
 
     async def _flush(self) -> None:
-        await self._queue.flush()
+        await self._pending.flush()
         await self._recorder.flush()
 
     def _is_fresh(self) -> bool:
         return self._elector.fresh(self._clock.monotonic())
 
     def _changed(self, device: str) -> None:
-        self._waiters.wake(device)
+        self._long_polls.wake(device)
         self._liveness.changed(device)
         self._ambiguity.changed(device)
 
     def _device_api(self) -> DeviceApi:
         settings = self._settings
         rate = settings.device_rate_per_s
-        allowance = Allowance(rate_per_s=rate, burst=max(1.0, rate * REPORT_BURST_S))
-        intake = Intake(self._statuses, self._queue, self._liveness, self._clock, allowance)
+        report_rate = ReportRate(rate_per_s=rate, burst=max(1.0, rate * REPORT_BURST_S))
+        reports = ReportHandler(self._pending, self._liveness, self._clock, report_rate)
         return DeviceApi(
             self._fleet,
-            self._waiters,
+            self._long_polls,
             self._authenticator,
-            intake,
+            reports,
             Terms(heartbeat_s=settings.heartbeat_s, max_wait_s=settings.max_wait_s),
             is_synced=self.is_synced,
             count=self.metrics.request,
         )
 
-    def _process_informers(self, api: KubeApi, projection: Projection) -> Iterator[Informer[ProcessRow]]:
+    def _process_informers(self, api: KubeApi, projection: Projection) -> Iterator[Informer[CachedProcess]]:
         for namespace in self._settings.namespaces or (None,):
             informer = Informer(
                 api, DEVICE_PROCESSES, project=projection.process, clock=self._clock, namespace=namespace
             )
-            informer.add_handler(self._statuses.on_process)  # compares with what the fleet knew
+            informer.add_handler(self._resync.on_process)  # compares with what the fleet has
             informer.add_handler(self._fleet.on_process)
             informer.add_handler(self._liveness.on_process)
-            informer.add_handler(self._counts.on_process)
+            informer.add_handler(self._composer.on_process)
             yield informer
 
-    def _switch_informers(self, api: KubeApi, projection: Projection) -> Iterator[Informer[SwitchRow]]:
+    def _switch_informers(self, api: KubeApi, projection: Projection) -> Iterator[Informer[CachedSwitch]]:
         for namespace in self._settings.namespaces or (None,):
             informer = Informer(
                 api, NETWORK_SWITCHES, project=projection.switch, clock=self._clock, namespace=namespace
@@ -243,18 +244,18 @@ class Gateway:
 
     def _add_gauges(self) -> None:
         gauge = self.metrics.gauge
-        gauge("waiters", "Devices that wait in a long poll.", lambda: len(self._waiters))
+        gauge("waiters", "Devices that wait in a long poll.", lambda: len(self._long_polls))
         gauge("devices", "Declared devices.", lambda: len(self._fleet))
         gauge("devices_connected", "Devices judged connected; 0 unless leading.", self._liveness.connected_count)
         gauge("arbiter", "1 while this replica judges liveness.", lambda: float(self._is_fresh()))
         gauge("observer_suspect", "1 while too many devices are silent at once.", lambda: float(self._liveness.suspect))
-        gauge("queue_depth", "Statuses that wait to be written.", lambda: len(self._queue))
+        gauge("queue_depth", "Statuses that wait to be written.", lambda: len(self._pending))
         gauge("cache_age_seconds", "Seconds since the apiserver last said anything.", self._cache_age_s)
         gauge("events_dropped", "Events that were not written.", lambda: self._recorder.dropped)
 
 
-def _rules(settings: Settings) -> Rules:
-    return Rules(
+def _limits(settings: Settings) -> DetectorLimits:
+    return DetectorLimits(
         stale_s=settings.stale_s,
         grace_s=settings.takeover_grace_s,
         scan_s=settings.scan_s,

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from praetor_api.kube.client.resource import Resource
 from praetor_gateway.http.auth import Admission
-from praetor_gateway.status.writer import Outcome
+from praetor_gateway.status.writer import WriteOutcome
 
 
 class Metrics:
@@ -22,7 +22,7 @@ class Metrics:
         auth = Counter("praetor_gateway_auth", "Decisions on tokens.", ["kind"], registry=registry)
         self._auth = {admission: auth.labels(admission.value) for admission in Admission}
         writes = Counter("praetor_gateway_status_writes", "Attempts to write a status.", ["outcome"], registry=registry)
-        self._writes = {outcome: writes.labels(outcome.value) for outcome in Outcome}
+        self._writes = {outcome: writes.labels(outcome.value) for outcome in WriteOutcome}
         self._api = Counter(
             "praetor_gateway_apiserver_requests",
             "Requests to the apiserver; code 0 stands for no answer.",
@@ -44,7 +44,7 @@ class Metrics:
         """Count a decision on a token."""
         self._auth[admission].inc()
 
-    def write(self, outcome: Outcome) -> None:
+    def write(self, outcome: WriteOutcome) -> None:
         """Count an attempt to write a status."""
         self._writes[outcome].inc()
 

@@ -28,15 +28,38 @@ def set_condition(
     observed_generation: int | None = None,
     now: datetime,
 ) -> tuple[Condition, ...]:
-    """Return *conditions* with one of them set, sorted by type; an equal tuple when it was so already.
+    """Return *conditions* with one of them set, sorted by type; an equal tuple when it was so already."""
+    new = next_condition(
+        get_condition(conditions, type),
+        type=type,
+        status=status,
+        reason=reason,
+        message=message,
+        observed_generation=observed_generation,
+        now=now,
+    )
+    others = [condition for condition in conditions if condition.type != type]
+    return tuple(sorted((*others, new), key=lambda condition: condition.type))
+
+
+def next_condition(
+    old: Condition | None,
+    *,
+    type: str,
+    status: ConditionStatus,
+    reason: str,
+    message: str = "",
+    observed_generation: int | None = None,
+    now: datetime,
+) -> Condition:
+    """Return the condition that follows *old*, which is None when there was none of its type.
 
     A clock that goes back does not take the transition time with it.
     """
-    old = get_condition(conditions, type)
     since = now.replace(microsecond=0)  # the apiserver keeps whole seconds
     if old is not None and old.last_transition_time is not None:
         since = old.last_transition_time if old.status is status else max(since, old.last_transition_time)
-    new = Condition(
+    return Condition(
         type=type,
         status=status,
         reason=reason,
@@ -44,8 +67,6 @@ def set_condition(
         last_transition_time=since,
         observed_generation=observed_generation,
     )
-    others = [condition for condition in conditions if condition.type != type]
-    return tuple(sorted((*others, new), key=lambda condition: condition.type))
 
 
 def without_condition(conditions: tuple[Condition, ...], type: str) -> tuple[Condition, ...]:

@@ -30,7 +30,7 @@ _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime"
 
 
 @frozen(kw_only=True, weakref_slot=False)
-class ProcessRow:
+class CachedProcess:
     """A DeviceProcess; *parts* make its spec, *device_namespace* is where its device lives.
 
     A fleet differs in its deviceRef only: what comes before and after it is kept once. *confirmed* is the hash of the
@@ -67,7 +67,7 @@ class ProcessRow:
 
 
 @frozen(kw_only=True, weakref_slot=False)
-class SwitchRow:
+class CachedSwitch:
     """A NetworkSwitch; *site* is the value of the site label, a group of devices that one fault may silence.
 
     Tokens of its device are good in *credential_epoch* only.
@@ -90,11 +90,11 @@ class Projection:
     _pool: dict[tuple[Any, ...], Condition] = field(factory=dict, init=False)
     _texts: dict[bytes, bytes] = field(factory=dict, init=False)
 
-    def process(self, obj: Mapping[str, Any]) -> ProcessRow:
+    def process(self, obj: Mapping[str, Any]) -> CachedProcess:
         """Return the row of a DeviceProcess; KeyError or ValueError for one that breaks its schema."""
         metadata, spec = obj["metadata"], obj["spec"]
         ref = spec["deviceRef"]
-        return ProcessRow(
+        return CachedProcess(
             key=Key(sys.intern(metadata["namespace"]), metadata["name"]),
             uid=metadata["uid"],
             resource_version=metadata["resourceVersion"],
@@ -108,14 +108,14 @@ class Projection:
             confirmed=((metadata.get("annotations") or {}).get(CONFIRMED_ANNOTATION) or "")[:_MAX_HASH],
         )
 
-    def switch(self, obj: Mapping[str, Any]) -> SwitchRow:
+    def switch(self, obj: Mapping[str, Any]) -> CachedSwitch:
         """Return the row of a NetworkSwitch."""
         metadata = obj["metadata"]
         status = self._status(obj, NetworkSwitchStatus)
         if status.facts is not None:
             facts = {sys.intern(name): sys.intern(value) for name, value in status.facts.items()}
             status = evolve(status, facts=facts)
-        return SwitchRow(
+        return CachedSwitch(
             key=Key(sys.intern(metadata["namespace"]), metadata["name"]),
             uid=metadata["uid"],
             resource_version=metadata["resourceVersion"],

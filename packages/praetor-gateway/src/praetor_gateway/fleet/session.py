@@ -1,5 +1,5 @@
-"""What this gateway heard from a device since it started: which reports are news, what is still to be asked for, and
-how many it may send. Values and `now` (monotonic seconds) in, values out."""
+"""What this gateway heard from a device since it started: which reports are new, what is still to be requested, and how
+many it may send. Values and `now` (monotonic seconds) in, values out."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from praetor_api.kube.objects import NetworkSwitchStatus
 FACTS = "facts"
 """Stands among the uids in ``unreported`` for what the device says of itself."""
 REPLAY_WINDOW_S = 60.0
-"""How long a report may be under way. A lower number after that is an agent that counts anew."""
+"""How long a report may be under way; an agent waits 12 s for an answer. A lower number after that comes from an
+agent that counts from the beginning again."""
 
 
-class Session:
+class DeviceSession:
     """The report state of one device.
 
-    *agent_version*, *boot_id* and *facts* are what it said last; None when it said nothing, or said later to another
-    replica what is on record now.
+    *agent_version*, *boot_id* and *facts* are what it said last; None when it said nothing, or when another replica
+    heard it later and wrote that.
     """
 
     __slots__ = (
@@ -52,13 +53,13 @@ class Session:
         self.unreported = tuple(uid for uid in wanted if uid not in self._reported)
 
     def reported(self, uid: str) -> None:
-        """Note that the process *uid* was reported on."""
+        """Record that the process *uid* was reported on."""
         if uid in self.unreported:
-            if uid != FACTS:  # which may be asked for at any time
+            if uid != FACTS:  # which may be requested at any time
                 self._reported = (*self._reported, uid)
             self.unreported = tuple(other for other in self.unreported if other != uid)
 
-    def doubt(self, uid: str) -> None:
+    def request_resync(self, uid: str) -> None:
         """Ask for another report on the process *uid*, if one came: what it said is no longer what is on record."""
         if uid in self._reported:
             self._reported = tuple(other for other in self._reported if other != uid)
@@ -67,15 +68,23 @@ class Session:
     def superseded(self, was: NetworkSwitchStatus, now: NetworkSwitchStatus) -> None:
         """Forget what was on record and is replaced: written again for another reason, it would undo the newer."""
         if self.agent_version == was.agent_version != now.agent_version:
-            self.agent_version = None  # every report says it again, but facts are to be asked for
+            self.agent_version = None  # every report says it again, but facts must be requested
         if self.boot_id == was.boot_id != now.boot_id:
             self.boot_id = None
         if self.facts is not None and self.facts == was.facts != now.facts:
             self.facts = None
             self.unreported = (*self.unreported, FACTS)
 
+    def differs_from(self, status: NetworkSwitchStatus) -> bool:
+        """Return whether the device said something else than *status*, which its switch has."""
+        return (
+            self.agent_version not in (None, status.agent_version)
+            or self.boot_id not in (None, status.boot_id)
+            or (self.facts is not None and self.facts != status.facts)
+        )
+
     def is_replay(self, boot_id: str, seq: int | None, now: float) -> bool:
-        """Tell whether a report was overtaken by a newer one of the same boot, and remember its place if not.
+        """Return whether a report was overtaken by a newer one of the same boot; record its place if not.
 
         The same number again is a retry whose answer was lost: taking it twice changes nothing.
         """
@@ -88,7 +97,7 @@ class Session:
         return False
 
     def allow(self, rate_per_s: float, burst: float, now: float) -> float:
-        """Take one report from the device's allowance; return 0, or the seconds after which to try again."""
+        """Take one report from what the device may send; return 0, or the seconds after which to try again."""
         if self._allowed_at is None:
             self._allowance = burst
         else:

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from praetor_api.canonical import canonical_json
-from praetor_gateway.fleet.rows import ProcessRow
+from praetor_gateway.fleet.rows import CachedProcess
 
 
-def render(device: str, heartbeat_s: int, rows: Iterable[ProcessRow]) -> bytes:
+def render(device: str, heartbeat_s: int, rows: Iterable[CachedProcess]) -> bytes:
     """Return the body of a 200: the items in the order of *rows*, each spec as it is stored."""
     head = canonical_json({"deviceName": device, "heartbeatIntervalSeconds": heartbeat_s})
     return b"%b,%b%b]}" % (head[:-1], b'"items":[', b",".join(map(_item, rows)))
 
 
-def _item(row: ProcessRow) -> bytes:
+def _item(row: CachedProcess) -> bytes:
     identity = {
         "uid": row.uid,
         "namespace": row.key.namespace,

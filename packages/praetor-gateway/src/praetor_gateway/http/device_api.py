@@ -13,13 +13,13 @@ from starlette.types import Receive, Scope, Send
 from praetor_api.canonical import etag_matches
 from praetor_api.protocol import Observation, Rejected, Report, read_report
 from praetor_api.wire import WireError, parse_json, write
-from praetor_gateway.fleet.fleet import EMPTY_ETAG, Device, Fleet
+from praetor_gateway.fleet.devices import EMPTY_ETAG, DeclaredDevice, DeviceIndex
 from praetor_gateway.http.auth import Authenticator
 from praetor_gateway.http.desired import render
-from praetor_gateway.http.long_poll import Waiters, Woken
+from praetor_gateway.http.long_poll import LongPolls, Woken
 from praetor_gateway.http.problems import UNAUTHORIZED_DETAIL, Problem, raise_for_body
 from praetor_gateway.http.requests import IF_NONE_MATCH, TOKEN, Head, preferred_wait, read_body, read_head
-from praetor_gateway.reports.handler import Intake
+from praetor_gateway.reports.handler import ReportHandler
 from praetor_gateway.reports.heartbeats import read_heartbeat
 
 _JSON = (b"content-type", b"application/json")
@@ -39,10 +39,10 @@ class DeviceApi:
 
     def __init__(
         self,
-        fleet: Fleet,
-        waiters: Waiters,
+        fleet: DeviceIndex,
+        long_polls: LongPolls,
         authenticator: Authenticator,
-        intake: Intake,
+        reports: ReportHandler,
         terms: Terms,
         *,
         is_synced: Callable[[], bool],
@@ -51,9 +51,9 @@ class DeviceApi:
         self._is_synced = is_synced
         self._count = count
         self._fleet = fleet
-        self._waiters = waiters
+        self._long_polls = long_polls
         self._authenticator = authenticator
-        self._intake = intake
+        self._reports = reports
         self._terms = terms
         self._quiet = {
             resync: b',"heartbeatIntervalSeconds":%d,"resync":%b}' % (terms.heartbeat_s, json.dumps(resync).encode())
@@ -91,7 +91,7 @@ class DeviceApi:
         report, observations, rejected = _read(body)
         resync = False
         if device is not None:
-            rejected += self._intake.report(device, report, observations)
+            rejected += self._reports.report(device, report, observations)
             resync = bool(device.session.unreported)
         self._count("report", HTTPStatus.OK)
         await self._acknowledge(send, device, resync, rejected)
@@ -104,7 +104,7 @@ class DeviceApi:
         self._count("connect", HTTPStatus.OK)
         await self._acknowledge(send, device, device is not None and bool(device.session.unreported), ())
 
-    def _admit(self, name: str, head: Head) -> Device | None:
+    def _admit(self, name: str, head: Head) -> DeclaredDevice | None:
         """Return the device behind a valid token, which counts as heard; None when nobody declared it."""
         if not self._is_synced():  # an empty answer would stop what runs, and the credential epoch is not known either
             detail = "the gateway does not know the desired state yet"
@@ -112,7 +112,7 @@ class DeviceApi:
         self._authenticate(name, head)
         device = self._unambiguous(name)
         if device is not None:
-            self._intake.heard(device)
+            self._reports.heard(device)
         return device
 
     def _authenticate(self, name: str, head: Head) -> None:
@@ -120,15 +120,15 @@ class DeviceApi:
         if not self._authenticator.admits(name, head.get(TOKEN), self._fleet.epoch(name)):
             raise Problem(HTTPStatus.UNAUTHORIZED, UNAUTHORIZED_DETAIL, headers={"www-authenticate": "X-Device-Token"})
 
-    def _unambiguous(self, name: str) -> Device | None:
+    def _unambiguous(self, name: str) -> DeclaredDevice | None:
         device = self._fleet.device(name)
         if device is not None and len(device.processes) + len(device.switches) > 1 and device.ambiguous:
             detail = "several namespaces declare a device of this name; rename all but one"
             raise Problem(HTTPStatus.CONFLICT, detail)
         return device
 
-    def _spend(self, device: Device) -> None:
-        wait_s = self._intake.spend(device)
+    def _spend(self, device: DeclaredDevice) -> None:
+        wait_s = self._reports.spend(device)
         if wait_s > 0:
             headers = {"retry-after": str(int(wait_s) + 1)}
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "the device reports too often", headers=headers)
@@ -142,12 +142,12 @@ class DeviceApi:
         before = _etag(self._fleet.device(name))
         woken = Woken.CHANGED
         while woken is Woken.CHANGED and _etag(self._fleet.device(name)) == before:
-            woken = await self._waiters.wait(name, receive, until)
+            woken = await self._long_polls.wait(name, receive, until)
             if woken is not Woken.GONE:
                 self._authenticate(name, head)
         return woken is not Woken.GONE
 
-    async def _send_desired(self, name: str, device: Device | None, send: Send, applied: int) -> None:
+    async def _send_desired(self, name: str, device: DeclaredDevice | None, send: Send, applied: int) -> None:
         body = render(name, self._terms.heartbeat_s, device.served if device is not None else ())
         headers = [_JSON, _NO_STORE, (b"etag", _etag(device).encode()), (b"content-length", b"%d" % len(body))]
         self._count("desired", HTTPStatus.OK)
@@ -158,7 +158,9 @@ class DeviceApi:
         self._count("desired", HTTPStatus.NOT_MODIFIED)
         await _send(send, HTTPStatus.NOT_MODIFIED, headers, b"")
 
-    async def _acknowledge(self, send: Send, device: Device | None, resync: bool, rejected: Sequence[Rejected]) -> None:
+    async def _acknowledge(
+        self, send: Send, device: DeclaredDevice | None, resync: bool, rejected: Sequence[Rejected]
+    ) -> None:
         quoted = b'"\\"%b\\""' % _etag(device)[1:-1].encode()  # an ETag is hexadecimal between quotes
         body = b'{"ack":true,"desiredETag":' + quoted + self._quiet[resync]
         if rejected:
@@ -176,7 +178,7 @@ def _read(body: bytes) -> tuple[Report, tuple[Observation, ...], tuple[Rejected,
         raise_for_body(e)
 
 
-def _etag(device: Device | None) -> str:
+def _etag(device: DeclaredDevice | None) -> str:
     return EMPTY_ETAG if device is None else device.etag
 
 

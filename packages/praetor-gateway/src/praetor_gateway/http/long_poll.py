@@ -23,7 +23,7 @@ class Woken(Enum):
 _NOW = 0.0  # a time in the past: a timeout moved there ends in the loop's next round
 
 
-class Waiters:
+class LongPolls:
     """All requests that wait, by device. Nothing is kept of those that ended."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Judges while this process holds the Lease: scans, counts and tells of storms."""
+"""Runs the failure detector while this process holds the Lease: scans, counts and reports storms."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import structlog
 from praetor_api.kube.client.resource import NETWORK_SWITCHES
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.elector import Elector
-from praetor_gateway.fleet.fleet import Fleet
+from praetor_api.kube.runtime.events import EventRecorder
+from praetor_gateway.fleet.devices import DeviceIndex
 from praetor_gateway.liveness.detector import Storm
-from praetor_gateway.liveness.tracker import Liveness
-from praetor_gateway.status.patch import regarding
-from praetor_gateway.status.reasons import EventReason, EventType
-from praetor_gateway.status.writer import Recorder
+from praetor_gateway.liveness.tracker import LivenessTracker
+from praetor_gateway.status.events import EventReason, EventType
+from praetor_gateway.status.writer import regarding
 
 _log = structlog.get_logger()
 
 
 class Arbiter:
-    """Runs the judge every *scan_s* while leading; *count* is told how many devices each scan found gone."""
+    """Scans every *scan_s* seconds while leading; *count* is called with how many devices a scan found gone."""
 
     def __init__(
         self,
         elector: Elector,
-        liveness: Liveness,
-        fleet: Fleet,
-        recorder: Recorder,
+        liveness: LivenessTracker,
+        fleet: DeviceIndex,
+        recorder: EventRecorder,
         *,
         clock: Clock,
         scan_s: float,
@@ -42,7 +42,7 @@ class Arbiter:
         self._scan_s = scan_s
 
     async def run(self) -> None:
-        """Campaign and judge for ever; cancel it to give the Lease up."""
+        """Campaign and scan until cancelled, which gives the Lease up."""
         await self._elector.run(self._lead)
 
     async def _lead(self) -> None:
@@ -51,16 +51,16 @@ class Arbiter:
         try:
             while True:
                 await self._clock.sleep(self._scan_s)
-                verdict = self._liveness.scan()
-                if verdict.disconnected:
-                    self._count(len(verdict.disconnected))
-                    _log.info("devices disconnected", count=len(verdict.disconnected), first=verdict.disconnected[0])
-                if verdict.storm is not None:
-                    self._tell(verdict.storm)
+                found = self._liveness.scan()
+                if found.disconnected:
+                    self._count(len(found.disconnected))
+                    _log.info("devices disconnected", count=len(found.disconnected), first=found.disconnected[0])
+                if found.storm is not None:
+                    self._report(found.storm)
         finally:
             self._liveness.step_down()
 
-    def _tell(self, storm: Storm) -> None:
+    def _report(self, storm: Storm) -> None:
         """Record one event for all the devices, on the first switch of those concerned."""
         where = f"site {storm.site}" if storm.site is not None else "the fleet"
         note = f"{storm.silent} devices of {where} fell silent at once; none is called disconnected for now"

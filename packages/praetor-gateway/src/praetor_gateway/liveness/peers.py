@@ -21,7 +21,7 @@ from starlette.routing import Route
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.elector import Elector
 from praetor_api.wire import Fault, WireError, parse_json
-from praetor_gateway.liveness.tracker import Liveness
+from praetor_gateway.liveness.tracker import LivenessTracker
 
 ADDRESS_ANNOTATION = "azure.com/praetor-gateway-peer-address"
 PATH = "/v1/heard"
@@ -78,7 +78,7 @@ class PeerPusher:
     """Tells the holder of the Lease whom we heard."""
 
     def __init__(
-        self, elector: Elector, liveness: Liveness, transport: PeerTransport, *, identity: str, clock: Clock
+        self, elector: Elector, liveness: LivenessTracker, transport: PeerTransport, *, identity: str, clock: Clock
     ) -> None:
         self._elector = elector
         self._liveness = liveness
@@ -105,7 +105,7 @@ class PeerPusher:
             self._told, self._told_at = holder, now
 
 
-def create_peer_app(token: str, liveness: Liveness, is_leading: Callable[[], bool]) -> Starlette:
+def create_peer_app(token: str, liveness: LivenessTracker, is_leading: Callable[[], bool]) -> Starlette:
     """Return the application of the peer port: it takes pushes while *is_leading*."""
     expected = f"Bearer {token}".encode()
 

@@ -6,18 +6,18 @@ Text from devices goes into messages only, never into reasons.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 
 from attrs import evolve, frozen
 
 from praetor_api.kube.codec import parse_time
-from praetor_api.kube.conditions import get_condition, set_condition, without_condition
+from praetor_api.kube.conditions import get_condition, next_condition
 from praetor_api.kube.objects import Condition, ConditionStatus, DeviceProcessStatus, Phase
 from praetor_api.protocol import ArtifactReason, Observation, RollbackReason
 from praetor_api.spec import RestartPolicy
 from praetor_api.wire import clean_text
-from praetor_gateway.fleet.rows import ProcessRow
+from praetor_gateway.fleet.rows import CachedProcess
 from praetor_gateway.status.reasons import ConditionReason, ConditionType, Reason
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -43,49 +43,59 @@ class Finding:
 
 
 def merge(
-    row: ProcessRow, observation: Observation | None, *, connected: bool | None, now: datetime
+    row: CachedProcess, observation: Observation | None, *, connected: bool | None, now: datetime
 ) -> DeviceProcessStatus:
     """Return the status of *row* after what the device saw of it, and whether it is *connected*.
 
-    None stands for no news: no observation, or not ours to judge.
+    *observation* None: there is no new one. *connected* None: it is not known, or not ours to say.
     """
-    status = row.status
+    status, conditions = row.status, by_type(row.status.conditions)
     if observation is not None:
-        status = _observed(row, status, observation, now)
+        status = _observed(row, status, observation)
+        _set_observed(conditions, row, observation, now)
     if connected is not None:
-        conditions = set_connected(status.conditions, connected, row.generation, now)
-        status = evolve(status, conditions=conditions)
+        set_connected(conditions, connected, row.generation, now)
+    status = evolve(status, conditions=in_order(conditions, row.status.conditions))
     return evolve(status, phase=phase(row, status))
 
 
-def set_connected(
-    conditions: tuple[Condition, ...], connected: bool, generation: int, now: datetime
-) -> tuple[Condition, ...]:
-    """Return *conditions* with AgentConnected as it is; untouched when it says so already."""
-    known = get_condition(conditions, ConditionType.AGENT_CONNECTED)
+def by_type(conditions: tuple[Condition, ...]) -> dict[str, Condition]:
+    """Return *conditions* by their type, to be changed."""
+    return {condition.type: condition for condition in conditions}
+
+
+def in_order(conditions: Mapping[str, Condition], before: tuple[Condition, ...]) -> tuple[Condition, ...]:
+    """Return *conditions* as a status holds them, sorted by type; *before* itself when it says the same."""
+    if conditions == by_type(before):
+        return before
+    return tuple(conditions[type] for type in sorted(conditions))
+
+
+def set_connected(conditions: dict[str, Condition], connected: bool, generation: int, now: datetime) -> None:
+    """Set AgentConnected; a condition that says so already is left untouched."""
+    known = conditions.get(ConditionType.AGENT_CONNECTED)
     status = ConditionStatus.TRUE if connected else ConditionStatus.FALSE
-    if known is not None and known.status is status:
-        return conditions
-    return set_condition(
-        conditions,
-        type=ConditionType.AGENT_CONNECTED,
-        status=status,
-        reason=Reason.HEARD if connected else Reason.SILENT,
-        message="" if connected else SILENCE,
-        observed_generation=generation,
-        now=now,
-    )
+    if known is None or known.status is not status:
+        conditions[ConditionType.AGENT_CONNECTED] = next_condition(
+            known,
+            type=ConditionType.AGENT_CONNECTED,
+            status=status,
+            reason=Reason.HEARD if connected else Reason.SILENT,
+            message="" if connected else SILENCE,
+            observed_generation=generation,
+            now=now,
+        )
 
 
 def connection(conditions: tuple[Condition, ...]) -> bool | None:
-    """Return what AgentConnected says; None when nobody judged yet."""
+    """Return what AgentConnected says; None while no replica has decided yet."""
     condition = get_condition(conditions, ConditionType.AGENT_CONNECTED)
     if condition is None or condition.status is ConditionStatus.UNKNOWN:
         return None
     return condition.status is ConditionStatus.TRUE
 
 
-def phase(row: ProcessRow, status: DeviceProcessStatus) -> Phase:
+def phase(row: CachedProcess, status: DeviceProcessStatus) -> Phase:
     """Return in one word where the process is; what ran to completion stays so when the device is gone."""
     current = status.observed_spec_hash == row.spec_hash
     started = get_condition(status.conditions, ConditionType.PROCESS_STARTED)
@@ -122,34 +132,18 @@ def start_time(text: str | None) -> datetime | None:
 
 
 def _ran_out(policy: RestartPolicy, exit_code: int | None) -> bool:
-    """Tell whether a process that ended so is not started again."""
+    """Return whether a process that ended so is not started again."""
     if exit_code is None or policy is RestartPolicy.ALWAYS:
         return False
     return exit_code == 0 or policy is RestartPolicy.NEVER
 
 
-def _observed(row: ProcessRow, status: DeviceProcessStatus, seen: Observation, now: datetime) -> DeviceProcessStatus:
+def _observed(row: CachedProcess, status: DeviceProcessStatus, seen: Observation) -> DeviceProcessStatus:
+    """Return *status* with the fields that *seen* gives, all but the conditions and the phase."""
     current = seen.observed_spec_hash == row.spec_hash
-    generation = row.generation if current else status.observed_generation
-    conditions = status.conditions
-    if generation != status.observed_generation:
-        # what was observed was an older spec: that this one is observed is news, and readiness counts from now
-        conditions = without_condition(conditions, ConditionType.SPEC_OBSERVED)
-    for finding in _findings(row, conditions, seen):
-        of_spec = finding.type in _OF_SPEC
-        conditions = set_condition(
-            conditions,
-            type=finding.type,
-            status=_status_of(finding.holds),
-            reason=finding.reason,
-            message=finding.message,
-            observed_generation=row.generation if of_spec else generation or None,
-            now=now,
-        )
     return evolve(
         status,
-        observed_generation=generation,
-        conditions=conditions,
+        observed_generation=row.generation if current else status.observed_generation,
         observed_spec_hash=clean_text(seen.observed_spec_hash) or None,
         artifact_digest=clean_text(seen.artifact_digest) if seen.artifact_digest else None,
         pid=seen.pid,
@@ -164,13 +158,31 @@ def _observed(row: ProcessRow, status: DeviceProcessStatus, seen: Observation, n
     )
 
 
+def _set_observed(conditions: dict[str, Condition], row: CachedProcess, seen: Observation, now: datetime) -> None:
+    generation = row.status.observed_generation
+    if seen.observed_spec_hash == row.spec_hash and generation != row.generation:
+        # an older spec was observed so far: that this one is observed is a transition, and readiness counts from now
+        generation = row.generation
+        conditions.pop(ConditionType.SPEC_OBSERVED, None)
+    for finding in _findings(row, conditions, seen):
+        conditions[finding.type] = next_condition(
+            conditions.get(finding.type),
+            type=finding.type,
+            status=_status_of(finding.holds),
+            reason=finding.reason,
+            message=finding.message,
+            observed_generation=row.generation if finding.type in _OF_SPEC else generation or None,
+            now=now,
+        )
+
+
 def _status_of(holds: bool | None) -> ConditionStatus:
     if holds is None:
         return ConditionStatus.UNKNOWN
     return ConditionStatus.TRUE if holds else ConditionStatus.FALSE
 
 
-def _findings(row: ProcessRow, known: tuple[Condition, ...], seen: Observation) -> Iterator[Finding]:
+def _findings(row: CachedProcess, known: Mapping[str, Condition], seen: Observation) -> Iterator[Finding]:
     yield _spec(row, seen)
     yield from _artifact(seen)
     yield from _started(row, seen)
@@ -180,7 +192,7 @@ def _findings(row: ProcessRow, known: tuple[Condition, ...], seen: Observation) 
     yield from _held(known, seen)
 
 
-def _spec(row: ProcessRow, seen: Observation) -> Finding:
+def _spec(row: CachedProcess, seen: Observation) -> Finding:
     kind = ConditionType.SPEC_OBSERVED
     if seen.observed_spec_hash == row.spec_hash:
         return Finding(type=kind, holds=True, reason=Reason.CURRENT)
@@ -224,7 +236,7 @@ def _why(seen: Observation, otherwise: ArtifactReason) -> ArtifactReason:
     return _ARTIFACT.get(seen.artifact_reason or "", otherwise)
 
 
-def _started(row: ProcessRow, seen: Observation) -> Iterator[Finding]:
+def _started(row: CachedProcess, seen: Observation) -> Iterator[Finding]:
     kind, error = ConditionType.PROCESS_STARTED, seen.error_message or ""
     if _is_completed(row, seen):
         yield Finding(type=kind, holds=True, reason=Reason.COMPLETED)
@@ -240,7 +252,7 @@ def _started(row: ProcessRow, seen: Observation) -> Iterator[Finding]:
             yield Finding(type=kind, holds=False, reason=Reason.NOT_STARTED)
 
 
-def _healthy(row: ProcessRow, seen: Observation) -> Iterator[Finding]:
+def _healthy(row: CachedProcess, seen: Observation) -> Iterator[Finding]:
     kind = ConditionType.HEALTHY
     if _is_completed(row, seen):
         yield Finding(type=kind, holds=True, reason=Reason.COMPLETED)
@@ -254,31 +266,31 @@ def _healthy(row: ProcessRow, seen: Observation) -> Iterator[Finding]:
         yield Finding(type=kind, holds=None, reason=Reason.NOT_PROBED)
 
 
-def _warning(known: tuple[Condition, ...], seen: Observation) -> Iterator[Finding]:
+def _warning(known: Mapping[str, Condition], seen: Observation) -> Iterator[Finding]:
     kind = ConditionType.SPEC_WARNING
     if seen.warning_message:
         yield Finding(type=kind, holds=True, reason=Reason.WARNED, message=seen.warning_message)
-    elif get_condition(known, kind) is not None:
+    elif kind in known:
         yield Finding(type=kind, holds=False, reason=Reason.NOT_WARNED)
 
 
-def _rolled_back(row: ProcessRow, known: tuple[Condition, ...], seen: Observation) -> Iterator[Finding]:
+def _rolled_back(row: CachedProcess, known: Mapping[str, Condition], seen: Observation) -> Iterator[Finding]:
     kind = ConditionType.ROLLED_BACK
     if seen.failed_spec_hash == row.spec_hash:
         reason = _ROLLED_BACK.get(seen.rolled_back_reason or "", Reason.OTHER)
         yield Finding(type=kind, holds=True, reason=reason, message=seen.rolled_back_message or "")
-    elif get_condition(known, kind) is not None:
+    elif kind in known:
         yield Finding(type=kind, holds=False, reason=Reason.NOT_ROLLED_BACK)
 
 
-def _held(known: tuple[Condition, ...], seen: Observation) -> Iterator[Finding]:
+def _held(known: Mapping[str, Condition], seen: Observation) -> Iterator[Finding]:
     kind = ConditionType.UPDATE_HELD
     if seen.update_held_message is not None:
         yield Finding(type=kind, holds=True, reason=Reason.HELD, message=seen.update_held_message)
-    elif get_condition(known, kind) is not None:
+    elif kind in known:
         yield Finding(type=kind, holds=False, reason=Reason.NOT_HELD)
 
 
-def _is_completed(row: ProcessRow, seen: Observation) -> bool:
+def _is_completed(row: CachedProcess, seen: Observation) -> bool:
     current = seen.observed_spec_hash == row.spec_hash
     return current and not seen.pid and seen.exit_code == 0 and row.restart_policy is not RestartPolicy.ALWAYS

@@ -1,4 +1,4 @@
-"""A status write before it is sent: what changes, and which events tell of it. Pure."""
+"""A status write before it is sent: what changes, and the events that follow. Pure."""
 
 from __future__ import annotations
 
@@ -7,56 +7,40 @@ from typing import Any
 
 from attrs import frozen
 
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key, Resource
 from praetor_api.kube.codec import encode
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
-from praetor_api.kube.runtime.events import ObjectRef
-from praetor_gateway.fleet.rows import ProcessRow, SwitchRow
-from praetor_gateway.status import transitions
-from praetor_gateway.status.transitions import Transition
-
-
-@frozen
-class Target:
-    """The object whose status is to be written."""
-
-    resource: Resource
-    key: Key
+from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
+from praetor_gateway.status import events
+from praetor_gateway.status.events import StatusEvent
 
 
 @frozen(kw_only=True)
-class Draft:
-    """A conditional merge patch of a status, the events to record once it is written, and what they are about."""
+class StatusPatch:
+    """A merge patch of the status of *row* and the events to record once it is written.
 
-    patch: Mapping[str, Any]
-    transitions: tuple[Transition, ...]
-    regarding: ObjectRef
+    *facts* are what the new status was computed from.
+    """
+
+    row: CachedProcess | CachedSwitch
+    body: Mapping[str, Any]
+    events: tuple[StatusEvent, ...]
+    facts: object
 
 
-def of_process(row: ProcessRow, status: DeviceProcessStatus, *, has_switch: bool) -> Draft | None:
+def of_process(
+    row: CachedProcess, status: DeviceProcessStatus, facts: object, *, has_switch: bool
+) -> StatusPatch | None:
     """Return how to make *status* that of *row*; None when it is so already."""
     if status == row.status:
         return None
-    happened = transitions.of_process(row.status, status, has_switch=has_switch)
-    return _draft(DEVICE_PROCESSES, row, status, happened)
+    return _patch(row, status, facts, events.of_process(row.status, status, has_switch=has_switch))
 
 
-def of_switch(row: SwitchRow, status: NetworkSwitchStatus) -> Draft | None:
+def of_switch(row: CachedSwitch, status: NetworkSwitchStatus, facts: object) -> StatusPatch | None:
     """Return how to make *status* that of *row*; None when it is so already."""
     if status == row.status:
         return None
-    return _draft(NETWORK_SWITCHES, row, status, transitions.of_switch(row.status, status))
-
-
-def regarding(resource: Resource, row: ProcessRow | SwitchRow) -> ObjectRef:
-    """Return how events refer to the object of *row*."""
-    return ObjectRef(
-        api_version=resource.api_version,
-        kind=resource.kind,
-        namespace=row.key.namespace,
-        name=row.key.name,
-        uid=row.uid,
-    )
+    return _patch(row, status, facts, events.of_switch(row.status, status))
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,15 +56,15 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]
     return patch
 
 
-def _draft(
-    resource: Resource,
-    row: ProcessRow | SwitchRow,
+def _patch(
+    row: CachedProcess | CachedSwitch,
     status: DeviceProcessStatus | NetworkSwitchStatus,
-    happened: tuple[Transition, ...],
-) -> Draft:
-    # the condition is on the version: conditions are replaced as a whole, so another writer's must not be lost
-    patch = {
+    facts: object,
+    happened: tuple[StatusEvent, ...],
+) -> StatusPatch:
+    # the write holds for this version only: conditions are replaced as a whole, and another writer's must not be lost
+    body = {
         "metadata": {"resourceVersion": row.resource_version},
         "status": difference(encode(row.status), encode(status)),
     }
-    return Draft(patch=patch, transitions=happened, regarding=regarding(resource, row))
+    return StatusPatch(row=row, body=body, events=happened, facts=facts)

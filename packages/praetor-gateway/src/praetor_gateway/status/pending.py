@@ -1,123 +1,125 @@
-"""What devices reported and is not written yet, one entry an object, and the status that it makes.
+"""Which statuses wait to be written, with which observations, and for how long.
 
-A status is computed when it is about to be written, from the facts and from the
-newest object: the latest facts win, and a conflict is computed anew.
+Each object waits at most once, whatever happens to it meanwhile. Nothing is kept
+for a device that no one declared.
 """
 
 from __future__ import annotations
 
-from datetime import datetime
-from typing import Protocol
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from attrs import frozen
+
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
+from praetor_api.kube.conditions import is_true
+from praetor_api.kube.objects import DeviceProcessStatus, Phase
+from praetor_api.kube.runtime.clock import Clock
+from praetor_api.kube.runtime.workqueue import Workqueue
 from praetor_api.protocol import Observation
-from praetor_gateway.fleet.fleet import Device, Fleet, is_older, went_back
-from praetor_gateway.fleet.rows import ProcessRow
-from praetor_gateway.status import patch
-from praetor_gateway.status.merge import EPOCH, merge, reported
-from praetor_gateway.status.patch import Draft, Target
-from praetor_gateway.status.switch import counts, merge_switch
+from praetor_gateway.fleet.rows import CachedProcess
+from praetor_gateway.status.reasons import ConditionType
+
+PROGRESS_DEBOUNCE_S = 0.3
+"""How long a step on the way (downloaded, started) waits for the next one: a start that takes less than this between
+its steps costs one write instead of four."""
+RESULT_DEBOUNCE_S = 0.1
+"""How long a result (a new phase, healthy) waits: a device sends what belongs together within one report, and a tenth
+of a second joins what its next report adds. People do not notice it."""
+CONNECTED_DEBOUNCE_S = 0.1
+"""How long a connection that was found waits, as a result does. A lost one does not wait."""
+FIRST_REPORT_DEBOUNCE_S = 0.5
+"""How long the first AgentConnected of a process waits for the first report on it, to be written together."""
+AGENT_DEBOUNCE_S = 0.5
+"""How long what an agent says of itself waits: version, boot and facts come in its first reports."""
+COUNTS_DEBOUNCE_S = 5.0
+"""How long the counts of a switch wait: many processes change in one rollout step."""
 
 
-class Judgement(Protocol):
-    """Whether a device is connected; None while that is not ours to say."""
+@frozen
+class StatusKey:
+    """The object whose status is to be written."""
 
-    def __call__(self, device: str) -> bool | None: ...
+    resource: Resource
+    object: Key
 
 
-class Statuses:
-    """Composes the statuses to write."""
+class PendingStatuses:
+    """A workqueue of statuses that can be flushed, and the newest observation of each process in it."""
 
-    def __init__(self, fleet: Fleet, connected: Judgement) -> None:
-        self._fleet = fleet
-        self._connected = connected
-        self._observed: dict[Key, tuple[str, Observation]] = {}
+    def __init__(self, clock: Clock) -> None:
+        self._queue: Workqueue[StatusKey] = Workqueue(clock)
+        self._observations: dict[StatusKey, tuple[str, Observation]] = {}  # with the uid of what was observed
+        self._waiting: set[StatusKey] = set()
+        self._busy = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def __len__(self) -> int:
-        return len(self._observed)
+        """Return how many statuses wait to be written, or are being written."""
+        return len(self._waiting) + self._busy
 
-    def is_waiting(self, target: Target) -> bool:
-        """Tell whether facts about *target* wait to be written."""
-        return target.key in self._observed
+    @property
+    def observed(self) -> int:
+        """How many observations are kept."""
+        return len(self._observations)
 
-    def observe(self, row: ProcessRow, observation: Observation) -> None:
-        """Keep what the device saw of *row* until it is written."""
-        self._observed[row.key] = (row.uid, observation)
+    def observe(self, row: CachedProcess, observation: Observation, status: DeviceProcessStatus) -> None:
+        """Keep what the device saw of *row* until it is written; *status* is what it makes of the status of *row*."""
+        key = StatusKey(DEVICE_PROCESSES, row.key)
+        if status != row.status:
+            self._observations[key] = (row.uid, observation)
+            self.submit(key, debounce_s(row.status, status))
+        elif key in self._observations:  # back to what is written: what was in between must not be
+            self._observations[key] = (row.uid, observation)
 
-    def on_process(self, _: Key, old: ProcessRow | None, new: ProcessRow | None) -> None:
-        """Take a change that an informer tells, before the fleet takes it."""
-        if new is not None:
-            self.saw(new, restored=went_back(old, new))
+    def observation(self, row: CachedProcess) -> Observation | None:
+        """Return what waits to be written of *row*; None of one that was deleted and created again meanwhile."""
+        uid, observation = self._observations.get(StatusKey(DEVICE_PROCESSES, row.key), ("", None))
+        return observation if uid == row.uid else None
 
-    def saw(self, row: ProcessRow, *, restored: bool) -> None:
-        """Have the device asked again if another one than we changed what it reported to us.
+    def submit(self, key: StatusKey, delay_s: float = 0.0) -> None:
+        """Write the status, if it differs then, after *delay_s*; of several delays the shortest counts."""
+        self._waiting.add(key)
+        self._idle.clear()
+        self._queue.add_after(key, delay_s)
 
-        Who writes last need not be who heard last: a write may be held up while the device talks to another replica.
-        Without the question nobody would notice, since devices report what changes and nothing else.
-        """
-        known = self._fleet.process(row.key)
-        if known is None or known.uid != row.uid or known.resource_version == row.resource_version:
-            return
-        if (is_older(row, known) and not restored) or reported(known.status) == reported(row.status):
-            return
-        device = self._fleet.device(row.device)
-        if device is not None and not self._is_ours(row):
-            device.session.doubt(row.uid)
+    def retry(self, key: StatusKey) -> None:
+        """Write the status later, after a delay that grows until done()."""
+        self._waiting.add(key)
+        self._queue.add_rate_limited(key)
 
-    def _is_ours(self, row: ProcessRow) -> bool:
-        """Tell whether *row* says what waits to be written: our own write, seen before its answer."""
-        uid, observation = self._observed.get(row.key, ("", None))
-        if observation is None or uid != row.uid:
-            return False
-        return reported(merge(row, observation, connected=None, now=EPOCH)) == reported(row.status)
+    def done(self, key: StatusKey) -> None:
+        """Drop the observation: it is written, or cannot be."""
+        self._observations.pop(key, None)
+        self._queue.forget(key)
 
-    def forget(self, target: Target, now: datetime) -> None:
-        """Drop the facts of *target* if its status, as known, says all that they do."""
-        if target.resource is DEVICE_PROCESSES and self.compose(target, now) is None:
-            self._observed.pop(target.key, None)
+    @asynccontextmanager
+    async def take(self) -> AsyncIterator[StatusKey]:
+        """Wait for a status to write; no other worker gets it until the block ends."""
+        async with self._queue.get() as key:
+            self._waiting.discard(key)
+            self._busy += 1
+            try:
+                yield key
+            finally:
+                self._busy -= 1
+                if not self._waiting and not self._busy:
+                    self._idle.set()
 
-    def drop(self, target: Target) -> None:
-        """Drop the facts of *target*: they cannot be written."""
-        if target.resource is DEVICE_PROCESSES:
-            self._observed.pop(target.key, None)
-
-    def compose(self, target: Target, now: datetime) -> Draft | None:
-        """Return the write that *target* needs; None when its status says all, or when it is gone."""
-        if target.resource is DEVICE_PROCESSES:
-            return self._compose_process(target.key, now)
-        return self._compose_switch(target.key, now)
-
-    def _compose_process(self, key: Key, now: datetime) -> Draft | None:
-        row = self._fleet.process(key)
-        if row is None:
-            return None
-        uid, observation = self._observed.get(key, ("", None))
-        if uid != row.uid:  # it was deleted and created again meanwhile
-            observation = None
-        device = self._fleet.device(row.device)
-        served = device is not None and row in device.served
-        status = merge(row, observation, connected=self._connected(row.device) if served else None, now=now)
-        return patch.of_process(row, status, has_switch=device is not None and device.switch is not None)
-
-    def _compose_switch(self, key: Key, now: datetime) -> Draft | None:
-        row = self._fleet.switch(key)
-        device = self._fleet.device(key.name)
-        if row is None or device is None or device.switch is None:
-            return None
-        connected = self._connected(device.name)
-        status = merge_switch(
-            row,
-            agent_version=device.session.agent_version,
-            boot_id=device.session.boot_id,
-            facts=device.session.facts,
-            processes=counts(device.served) if connected is not None else None,
-            connected=connected,
-            now=now,
-        )
-        return patch.of_switch(row, status)
+    async def flush(self) -> None:
+        """Return when nothing waits any more, delays cut short."""
+        for key in self._waiting:
+            self._queue.add(key)
+        await self._idle.wait()
 
 
-def targets(device: Device) -> tuple[Target, ...]:
-    """Return all objects whose status says whether *device* is connected."""
-    from_switch = (Target(NETWORK_SWITCHES, device.switch.key),) if device.switch is not None else ()
-    return (*from_switch, *(Target(DEVICE_PROCESSES, row.key) for row in device.served))
+def debounce_s(old: DeviceProcessStatus, new: DeviceProcessStatus) -> float:
+    """Return how long a change may wait for the next one: failures not at all."""
+    was_healthy, is_healthy = (is_true(status.conditions, ConditionType.HEALTHY) for status in (old, new))
+    if (new.phase is Phase.FAILED and old.phase is not Phase.FAILED) or (was_healthy and not is_healthy):
+        return 0.0
+    if new.phase is not old.phase or is_healthy is not was_healthy:
+        return RESULT_DEBOUNCE_S
+    return PROGRESS_DEBOUNCE_S

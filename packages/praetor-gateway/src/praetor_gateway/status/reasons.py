@@ -1,4 +1,4 @@
-"""The closed set of words that the gateway writes for machines: condition types, reasons and events."""
+"""The closed set of words that the gateway writes into conditions for machines: types and reasons."""
 
 from __future__ import annotations
 
@@ -55,30 +55,3 @@ class Reason(StrEnum):
 
 ConditionReason: TypeAlias = Reason | ArtifactReason | RollbackReason
 """All that a condition's reason may be."""
-
-
-class EventReason(StrEnum):
-    """What happened, in one word."""
-
-    AGENT_CONNECTED = "AgentConnected"
-    AGENT_DISCONNECTED = "AgentDisconnected"
-    MANY_AGENTS_SILENT = "ManyAgentsSilent"
-    DEVICE_AMBIGUOUS = "DeviceAmbiguous"
-    SPEC_OBSERVED = "SpecObserved"
-    SPEC_WARNING = "SpecWarning"
-    ROLLED_BACK = "RolledBack"
-    UPDATE_HELD = "UpdateHeld"
-    UPDATE_RELEASED = "UpdateReleased"
-    PROCESS_STARTED = "ProcessStarted"
-    PROCESS_RESTARTED = "ProcessRestarted"
-    PROCESS_SUCCEEDED = "ProcessSucceeded"
-    PROCESS_FAILED = "ProcessFailed"
-    HEALTHY = "Healthy"
-    UNHEALTHY = "Unhealthy"
-
-
-class EventType(StrEnum):
-    """Whether a person should look."""
-
-    NORMAL = "Normal"
-    WARNING = "Warning"

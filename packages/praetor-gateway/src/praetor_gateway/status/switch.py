@@ -5,16 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from praetor_api.kube.conditions import is_true
 from praetor_api.kube.objects import NetworkSwitchStatus, Phase, ProcessCounts
-from praetor_gateway.fleet.rows import ProcessRow, SwitchRow
-from praetor_gateway.status.merge import set_connected
+from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
+from praetor_gateway.status.merge import by_type, in_order, set_connected
 from praetor_gateway.status.reasons import ConditionType
 
 
-def counts(rows: Iterable[ProcessRow]) -> ProcessCounts:
+@frozen(kw_only=True)
+class SwitchFacts:
+    """What is known of a switch; None where nothing is, or where it is not ours to say."""
+
+    agent_version: str | None = None
+    boot_id: str | None = None
+    facts: Mapping[str, str] | None = None
+    processes: ProcessCounts | None = None
+    connected: bool | None = None
+
+
+def counts(rows: Iterable[CachedProcess]) -> ProcessCounts:
     """Return how many of the processes there are, run, and are healthy."""
     rows = tuple(rows)
     return ProcessCounts(
@@ -24,27 +35,20 @@ def counts(rows: Iterable[ProcessRow]) -> ProcessCounts:
     )
 
 
-def merge_switch(
-    row: SwitchRow,
-    *,
-    agent_version: str | None,
-    boot_id: str | None,
-    facts: Mapping[str, str] | None,
-    processes: ProcessCounts | None,
-    connected: bool | None,
-    now: datetime,
-) -> NetworkSwitchStatus:
-    """Return the status of *row*; None stands for no news. The same status when nothing changed."""
+def merge_switch(row: CachedSwitch, facts: SwitchFacts, now: datetime) -> NetworkSwitchStatus:
+    """Return the status of *row* with *facts* in it. The same status when nothing changed."""
     status = row.status
     merged = evolve(
         status,
-        agent_version=agent_version or status.agent_version,
-        boot_id=boot_id or status.boot_id,
-        facts=facts if facts is not None else status.facts,
-        processes=shown_counts(status.processes, processes),
+        agent_version=facts.agent_version or status.agent_version,
+        boot_id=facts.boot_id or status.boot_id,
+        facts=facts.facts if facts.facts is not None else status.facts,
+        processes=shown_counts(status.processes, facts.processes),
     )
-    if connected is not None:
-        merged = evolve(merged, conditions=set_connected(status.conditions, connected, row.generation, now))
+    if facts.connected is not None:
+        conditions = by_type(status.conditions)
+        set_connected(conditions, facts.connected, row.generation, now)
+        merged = evolve(merged, conditions=in_order(conditions, status.conditions))
     if merged == status:
         return status
     return evolve(merged, observed_generation=row.generation)

@@ -1,6 +1,6 @@
-"""Writes statuses in the background: latest wins, a limited number at a time, at a limited rate.
+"""Writes statuses in the background: the newest facts win, a limited number at a time, at a limited rate.
 
-An entry stays queued until it is written or pointless, so that an outage of the
+A status stays pending until it is written or pointless, so that an outage of the
 apiserver loses nothing and costs no more memory than there are objects.
 """
 
@@ -10,32 +10,33 @@ import asyncio
 import random
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Protocol
 
 import structlog
 
 from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.errors import Conflict, Invalid, KubeError, NotFound, TooManyRequests, Unreachable
-from praetor_api.kube.client.resource import DEVICE_PROCESSES
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, Resource
 from praetor_api.kube.runtime.backoff import Backoff
 from praetor_api.kube.runtime.clock import Clock
-from praetor_api.kube.runtime.events import ObjectRef
+from praetor_api.kube.runtime.events import EventRecorder, ObjectRef
 from praetor_api.kube.runtime.limiter import TokenBucket
-from praetor_gateway.fleet.fleet import Fleet
-from praetor_gateway.fleet.rows import Projection
-from praetor_gateway.status.patch import Draft, Target
-from praetor_gateway.status.pending import Statuses
-from praetor_gateway.status.queue import StatusQueue
+from praetor_gateway.fleet.devices import DeviceIndex
+from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Projection
+from praetor_gateway.status.composer import StatusComposer
+from praetor_gateway.status.patch import StatusPatch
+from praetor_gateway.status.pending import PendingStatuses, StatusKey
+from praetor_gateway.status.resync import ResyncRequester
 
 WORKERS = 8
-TRIES = 3
+"""Writes at a time. At 20 ms a write they make 400 a second, four times what the limiter lets through."""
 OUTAGE_BACKOFF = Backoff(base=0.5, factor=2.0, cap=15.0, jitter=0.5)
+"""How long all writes pause while the apiserver does not answer; 15 s is a heartbeat, in which more facts come."""
 
 _log = structlog.get_logger()
 
 
-class Outcome(StrEnum):
-    """How an attempt to write a status ended."""
+class WriteOutcome(StrEnum):
+    """How an attempt to write a status ended; the values are labels of a metric."""
 
     WRITTEN = "written"
     CONFLICT = "conflict"
@@ -44,34 +45,28 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-class Recorder(Protocol):
-    """Who records events."""
-
-    def record(self, regarding: ObjectRef, *, type: str, reason: str, action: str, note: str) -> None:
-        """Record one."""
-        ...
-
-
 class StatusWriter:
-    """Sends what Statuses composes; *count* is told how each attempt ended."""
+    """Sends what *composer* composes, once an attempt; *count* is called with the outcome of each."""
 
     def __init__(
         self,
         api: KubeApi,
-        queue: StatusQueue,
-        fleet: Fleet,
-        statuses: Statuses,
+        pending: PendingStatuses,
+        composer: StatusComposer,
+        resync: ResyncRequester,
+        fleet: DeviceIndex,
         projection: Projection,
-        recorder: Recorder,
+        recorder: EventRecorder,
         *,
         clock: Clock,
         limiter: TokenBucket,
-        count: Callable[[Outcome], None],
+        count: Callable[[WriteOutcome], None],
     ) -> None:
         self._api = api
-        self._queue = queue
+        self._pending = pending
+        self._composer = composer
+        self._resync = resync
         self._fleet = fleet
-        self._statuses = statuses
         self._projection = projection
         self._recorder = recorder
         self._clock = clock
@@ -81,105 +76,114 @@ class StatusWriter:
         self._resume_at = 0.0
 
     async def run(self) -> None:
-        """Write for ever; cancel it to stop."""
+        """Write until cancelled."""
         async with asyncio.TaskGroup() as group:
             for number in range(WORKERS):
                 group.create_task(self._work(), name=f"write statuses {number}")
 
     async def _work(self) -> None:
         while True:
-            async with self._queue.take() as target:
-                await self._attempt(target)
+            await self._limiter.acquire()
+            while await self._write_next() is None:
+                pass  # nothing was sent: the turn is still ours
 
-    async def _attempt(self, target: Target) -> None:
-        try:
-            await self._write(target)
-        except KubeError as e:
-            self._after_failure(target, e)
-        except Exception:  # a bug met by one object must not stop the others
-            _log.exception("status write crashed", kind=target.resource.kind, key=str(target.key))
-            self._queue.retry(target)
-
-    async def _write(self, target: Target) -> None:
-        for _ in range(TRIES):
-            draft = await self._turn(target)
-            if draft is None:
-                self._queue.forget(target)
-                self._statuses.forget(target, self._clock.now())
-                return
+    async def _write_next(self) -> WriteOutcome | None:
+        """Wait for a status and attempt to write it; return the outcome, None when there was nothing to write."""
+        async with self._pending.take() as key:
+            if (wait_s := self._resume_at - self._clock.monotonic()) > 0:
+                await self._clock.sleep(wait_s)
             try:
-                await self._send(target, draft)
-            except Conflict:
-                self._count(Outcome.CONFLICT)
-                await self._refresh(target)
-            except NotFound:
-                self._count(Outcome.GONE)
-                self._give_up(target)
-                return
-            except Invalid as e:
-                self._count(Outcome.REFUSED)
-                _log.error("status refused", kind=target.resource.kind, key=str(target.key), error=str(e))
-                self._give_up(target)
-                return
-            else:
-                self._statuses.forget(target, self._clock.now())
-                self._outages = 0
-        self._queue.retry(target)
+                return await self._attempt(key)
+            except KubeError as e:
+                return self._failed(key, e)
+            except Exception:  # a bug met by one object must not stop the others
+                _log.exception("status write crashed", kind=key.resource.kind, key=str(key.object))
+                self._pending.retry(key)
+                return WriteOutcome.FAILED
 
-    async def _turn(self, target: Target) -> Draft | None:
-        """Return what to write once it is our turn to write; None when there is nothing to write."""
-        if self._statuses.compose(target, self._clock.now()) is None:
+    async def _attempt(self, key: StatusKey) -> WriteOutcome | None:
+        patch = self._composer.compose(key, self._clock.now())
+        if patch is None:
+            self._pending.done(key)
             return None
-        await self._limiter.acquire()
-        if (wait_s := self._resume_at - self._clock.monotonic()) > 0:
-            await self._clock.sleep(wait_s)
-        return self._statuses.compose(target, self._clock.now())  # anew: more may be known after waiting
+        try:
+            obj = await self._api.patch(key.resource, key.object, patch.body, subresource="status")
+        except Conflict:
+            self._count(WriteOutcome.CONFLICT)
+            await self._refresh(key)
+            self._pending.retry(key)
+            return WriteOutcome.CONFLICT
+        self._count(WriteOutcome.WRITTEN)
+        self._written(key, patch, obj)
+        return WriteOutcome.WRITTEN
 
-    async def _send(self, target: Target, draft: Draft) -> None:
-        obj = await self._api.patch(target.resource, target.key, draft.patch, subresource="status")
-        self._count(Outcome.WRITTEN)
-        self._take(target, obj)
-        for transition in draft.transitions:
-            self._recorder.record(
-                draft.regarding,
-                type=transition.type,
-                reason=transition.reason,
-                action="ReportStatus",
-                note=transition.note,
-            )
-
-    async def _refresh(self, target: Target) -> None:
-        """Read what conflicts: it is the newest, even if its version is older than what we know."""
-        if target.resource is DEVICE_PROCESSES:
-            process = self._fleet.process(target.key)
-            row = self._projection.process(await self._api.get(target.resource, target.key))
-            newest = self._fleet.process(target.key) is process
-            self._statuses.saw(row, restored=newest)
-            self._fleet.read_process(row, newest=newest)
-        else:
-            switch = self._fleet.switch(target.key)
-            read = self._projection.switch(await self._api.get(target.resource, target.key))
-            self._fleet.read_switch(read, newest=self._fleet.switch(target.key) is switch)
-
-    def _take(self, target: Target, obj: dict[str, object]) -> None:
-        if target.resource is DEVICE_PROCESSES:
+    def _written(self, key: StatusKey, patch: StatusPatch, obj: dict[str, object]) -> None:
+        self._outages = 0
+        if key.resource is DEVICE_PROCESSES:
             self._fleet.wrote_process(self._projection.process(obj))
         else:
             self._fleet.wrote_switch(self._projection.switch(obj))
+        for event in patch.events:
+            self._recorder.record(
+                regarding(key.resource, patch.row),
+                type=event.type,
+                reason=event.reason,
+                action="ReportStatus",
+                note=event.note,
+            )
+        if self._composer.is_current(key, patch):
+            self._pending.done(key)
+        else:  # more came while it was sent
+            self._pending.submit(key)
 
-    def _after_failure(self, target: Target, error: KubeError) -> None:
-        self._count(Outcome.FAILED)
-        _log.warning("status write failed", kind=target.resource.kind, key=str(target.key), error=str(error))
-        if isinstance(error, NotFound):  # it went while it was read again
-            self._give_up(target)
-        elif isinstance(error, Unreachable | TooManyRequests):  # not this object's fault: all wait
-            delay_s = OUTAGE_BACKOFF.delay(self._outages, random.random())  # noqa: S311 - jitter
-            self._outages += 1
-            self._resume_at = self._clock.monotonic() + max(delay_s, error.retry_after or 0.0)
-            self._queue.submit(target)
+    async def _refresh(self, key: StatusKey) -> None:
+        """Read what conflicts: it is the newest, even if its version is older than what we know."""
+        if key.resource is DEVICE_PROCESSES:
+            process = self._fleet.process(key.object)
+            row = self._projection.process(await self._api.get(key.resource, key.object))
+            newest = self._fleet.process(key.object) is process
+            self._resync.check(row, restored=newest)
+            self._fleet.read_process(row, newest=newest)
         else:
-            self._queue.retry(target)
+            switch = self._fleet.switch(key.object)
+            read = self._projection.switch(await self._api.get(key.resource, key.object))
+            self._fleet.read_switch(read, newest=self._fleet.switch(key.object) is switch)
 
-    def _give_up(self, target: Target) -> None:
-        self._queue.forget(target)
-        self._statuses.drop(target)
+    def _failed(self, key: StatusKey, error: KubeError) -> WriteOutcome:
+        outcome = _outcome(error)
+        self._count(outcome)
+        log = _log.bind(kind=key.resource.kind, key=str(key.object), error=str(error))
+        if outcome is WriteOutcome.REFUSED:
+            log.error("status refused")
+        elif outcome is WriteOutcome.FAILED:
+            log.warning("status write failed")
+        if outcome is not WriteOutcome.FAILED:
+            self._pending.done(key)
+        elif isinstance(error, Unreachable | TooManyRequests):  # not this object's fault: all wait
+            self._pause(error.retry_after)
+            self._pending.submit(key)
+        else:
+            self._pending.retry(key)
+        return outcome
+
+    def _pause(self, retry_after_s: float | None) -> None:
+        delay_s = OUTAGE_BACKOFF.delay(self._outages, random.random())  # noqa: S311 - jitter
+        self._outages += 1
+        self._resume_at = self._clock.monotonic() + max(delay_s, retry_after_s or 0.0)
+
+
+def _outcome(error: KubeError) -> WriteOutcome:
+    if isinstance(error, NotFound):
+        return WriteOutcome.GONE
+    return WriteOutcome.REFUSED if isinstance(error, Invalid) else WriteOutcome.FAILED
+
+
+def regarding(resource: Resource, row: CachedProcess | CachedSwitch) -> ObjectRef:
+    """Return how events refer to the object of *row*."""
+    return ObjectRef(
+        api_version=resource.api_version,
+        kind=resource.kind,
+        namespace=row.key.namespace,
+        name=row.key.name,
+        uid=row.uid,
+    )

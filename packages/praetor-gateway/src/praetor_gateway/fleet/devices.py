@@ -11,28 +11,28 @@ from typing import TypeVar
 
 from praetor_api.canonical import desired_etag
 from praetor_api.kube.client.resource import Key
-from praetor_gateway.fleet.rows import ProcessRow, SwitchRow
-from praetor_gateway.fleet.session import Session
+from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
+from praetor_gateway.fleet.session import DeviceSession
 
-Row = TypeVar("Row", ProcessRow, SwitchRow)
+Row = TypeVar("Row", CachedProcess, CachedSwitch)
 
 EMPTY_ETAG = desired_etag(())
 
 
-class Device:
+class DeclaredDevice:
     """One declared device: its processes and its NetworkSwitch (several of one name are ambiguous)."""
 
     __slots__ = ("_etag", "name", "processes", "session", "switches")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.processes: tuple[ProcessRow, ...] = ()
-        self.switches: tuple[SwitchRow, ...] = ()
-        self.session = Session()
+        self.processes: tuple[CachedProcess, ...] = ()
+        self.switches: tuple[CachedSwitch, ...] = ()
+        self.session = DeviceSession()
         self._etag: str | None = None
 
     @property
-    def switch(self) -> SwitchRow | None:
+    def switch(self) -> CachedSwitch | None:
         """Its NetworkSwitch, if there is exactly one."""
         return self.switches[0] if len(self.switches) == 1 else None
 
@@ -49,7 +49,7 @@ class Device:
         return max((row.credential_epoch for row in self.switches), default=0)
 
     @property
-    def served(self) -> tuple[ProcessRow, ...]:
+    def served(self) -> tuple[CachedProcess, ...]:
         """The processes that it shall run, sorted by namespace and name.
 
         A declared switch is one device in one namespace: processes that refer to another one of its name are not its.
@@ -73,22 +73,22 @@ class Device:
         self.session.expect(row.uid for row in self.served)
 
 
-class Fleet:
+class DeviceIndex:
     """All devices. *changed* is called with a device's name when its desired state or its epoch may have changed."""
 
     def __init__(self, changed: Callable[[str], None]) -> None:
         self._changed = changed
-        self._devices: dict[str, Device] = {}
-        self._processes: dict[Key, ProcessRow] = {}
-        self._switches: dict[Key, SwitchRow] = {}
+        self._devices: dict[str, DeclaredDevice] = {}
+        self._processes: dict[Key, CachedProcess] = {}
+        self._switches: dict[Key, CachedSwitch] = {}
 
     def __len__(self) -> int:
         return len(self._devices)
 
-    def __iter__(self) -> Iterator[Device]:
+    def __iter__(self) -> Iterator[DeclaredDevice]:
         return iter(self._devices.values())
 
-    def device(self, name: str) -> Device | None:
+    def device(self, name: str) -> DeclaredDevice | None:
         return self._devices.get(name)
 
     def epoch(self, name: str) -> int:
@@ -96,51 +96,51 @@ class Fleet:
         device = self._devices.get(name)
         return 0 if device is None else device.epoch
 
-    def process(self, key: Key) -> ProcessRow | None:
+    def process(self, key: Key) -> CachedProcess | None:
         return self._processes.get(key)
 
-    def switch(self, key: Key) -> SwitchRow | None:
+    def switch(self, key: Key) -> CachedSwitch | None:
         return self._switches.get(key)
 
-    def on_process(self, key: Key, old: ProcessRow | None, new: ProcessRow | None) -> None:
+    def on_process(self, key: Key, old: CachedProcess | None, new: CachedProcess | None) -> None:
         """Take a change that an informer tells."""
         if new is None:
             self._drop_process(key)
         else:
             self._put_process(new, restored=went_back(old, new))
 
-    def on_switch(self, key: Key, old: SwitchRow | None, new: SwitchRow | None) -> None:
+    def on_switch(self, key: Key, old: CachedSwitch | None, new: CachedSwitch | None) -> None:
         """Take a change that an informer tells."""
         if new is None:
             self._drop_switch(key)
         else:
             self._put_switch(new, restored=went_back(old, new))
 
-    def wrote_process(self, row: ProcessRow) -> None:
+    def wrote_process(self, row: CachedProcess) -> None:
         """Take the answer to a write of ours, ahead of its echo; not if the object is gone by now."""
         known = self._processes.get(row.key)
         if known is not None and known.uid == row.uid:
             self._put_process(row)
 
-    def wrote_switch(self, row: SwitchRow) -> None:
+    def wrote_switch(self, row: CachedSwitch) -> None:
         """Take the answer to a write of ours, ahead of its echo; not if the object is gone by now."""
         known = self._switches.get(row.key)
         if known is not None and known.uid == row.uid:
             self._put_switch(row, own=True)
 
-    def read_process(self, row: ProcessRow, *, newest: bool) -> None:
+    def read_process(self, row: CachedProcess, *, newest: bool) -> None:
         """Take what was read; *newest* if nothing was told of it meanwhile, so that older means restored."""
         known = self._processes.get(row.key)
         if known is not None and known.uid == row.uid:
             self._put_process(row, restored=newest)
 
-    def read_switch(self, row: SwitchRow, *, newest: bool) -> None:
+    def read_switch(self, row: CachedSwitch, *, newest: bool) -> None:
         """Take what was read; *newest* if nothing was told of it meanwhile, so that older means restored."""
         known = self._switches.get(row.key)
         if known is not None and known.uid == row.uid:
             self._put_switch(row, restored=newest)
 
-    def _put_process(self, row: ProcessRow, *, restored: bool = False) -> None:
+    def _put_process(self, row: CachedProcess, *, restored: bool = False) -> None:
         known = self._processes.get(row.key)
         if known is not None and known.uid == row.uid and is_older(row, known) and not restored:
             return
@@ -160,7 +160,7 @@ class Fleet:
             device.processes = _without(device.processes, key)
             self._tell(device)
 
-    def _put_switch(self, row: SwitchRow, *, restored: bool = False, own: bool = False) -> None:
+    def _put_switch(self, row: CachedSwitch, *, restored: bool = False, own: bool = False) -> None:
         known = self._switches.get(row.key)
         if known is not None and known.uid == row.uid and is_older(row, known) and not restored:
             return
@@ -179,24 +179,24 @@ class Fleet:
             device.switches = _without(device.switches, key)
             self._tell(device)
 
-    def _declared(self, name: str) -> Device:
+    def _declared(self, name: str) -> DeclaredDevice:
         device = self._devices.get(name)
         if device is None:
-            device = self._devices[name] = Device(name)
+            device = self._devices[name] = DeclaredDevice(name)
         return device
 
-    def _tell(self, device: Device) -> None:
+    def _tell(self, device: DeclaredDevice) -> None:
         if not device.processes and not device.switches:
             del self._devices[device.name]
         device.changed()
         self._changed(device.name)
 
 
-def _identity(row: ProcessRow) -> tuple[object, ...]:
+def _identity(row: CachedProcess) -> tuple[object, ...]:
     return (row.uid, row.generation, row.parts, row.deleting, row.device_namespace, row.confirmed)
 
 
-def _standing(row: SwitchRow) -> tuple[object, ...]:
+def _standing(row: CachedSwitch) -> tuple[object, ...]:
     return (row.uid, row.site, row.credential_epoch)
 
 

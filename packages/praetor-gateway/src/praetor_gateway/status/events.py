@@ -1,19 +1,47 @@
-"""Which events tell of the step from one status to the next: transitions only. Pure."""
+"""Which events report the step from one status to the next: transitions only. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import StrEnum
 
 from attrs import frozen
 
 from praetor_api.kube.conditions import get_condition, is_true
 from praetor_api.kube.objects import Condition, DeviceProcessStatus, NetworkSwitchStatus, Phase
 from praetor_gateway.status.merge import connection
-from praetor_gateway.status.reasons import ConditionType, EventReason, EventType
+from praetor_gateway.status.reasons import ConditionType
+
+
+class EventReason(StrEnum):
+    """What happened, in one word."""
+
+    AGENT_CONNECTED = "AgentConnected"
+    AGENT_DISCONNECTED = "AgentDisconnected"
+    MANY_AGENTS_SILENT = "ManyAgentsSilent"
+    DEVICE_AMBIGUOUS = "DeviceAmbiguous"
+    SPEC_OBSERVED = "SpecObserved"
+    SPEC_WARNING = "SpecWarning"
+    ROLLED_BACK = "RolledBack"
+    UPDATE_HELD = "UpdateHeld"
+    UPDATE_RELEASED = "UpdateReleased"
+    PROCESS_STARTED = "ProcessStarted"
+    PROCESS_RESTARTED = "ProcessRestarted"
+    PROCESS_SUCCEEDED = "ProcessSucceeded"
+    PROCESS_FAILED = "ProcessFailed"
+    HEALTHY = "Healthy"
+    UNHEALTHY = "Unhealthy"
+
+
+class EventType(StrEnum):
+    """Whether a person should act."""
+
+    NORMAL = "Normal"
+    WARNING = "Warning"
 
 
 @frozen(kw_only=True)
-class Transition:
+class StatusEvent:
     """Something worth an event; *note* is for people and may hold text from the device."""
 
     type: EventType
@@ -21,20 +49,20 @@ class Transition:
     note: str
 
 
-def of_process(old: DeviceProcessStatus, new: DeviceProcessStatus, *, has_switch: bool) -> tuple[Transition, ...]:
-    """Return what happened to a process; its device's connection is told on the switch when it *has_switch*."""
+def of_process(old: DeviceProcessStatus, new: DeviceProcessStatus, *, has_switch: bool) -> tuple[StatusEvent, ...]:
+    """Return what happened to a process; its device's connection is reported on the switch if it *has_switch*."""
     found = list(_of_spec(old, new)) + list(_of_run(old, new))
     if not has_switch:
         found += _of_connection(old.conditions, new.conditions)
     return tuple(found)
 
 
-def of_switch(old: NetworkSwitchStatus, new: NetworkSwitchStatus) -> tuple[Transition, ...]:
+def of_switch(old: NetworkSwitchStatus, new: NetworkSwitchStatus) -> tuple[StatusEvent, ...]:
     """Return what happened to a device."""
     return tuple(_of_connection(old.conditions, new.conditions))
 
 
-def _of_connection(old: tuple[Condition, ...], new: tuple[Condition, ...]) -> Iterator[Transition]:
+def _of_connection(old: tuple[Condition, ...], new: tuple[Condition, ...]) -> Iterator[StatusEvent]:
     before, after = connection(old), connection(new)
     if after and not before:
         yield _normal(EventReason.AGENT_CONNECTED, "the agent is connected")
@@ -42,7 +70,7 @@ def _of_connection(old: tuple[Condition, ...], new: tuple[Condition, ...]) -> It
         yield _warning(EventReason.AGENT_DISCONNECTED, _message(new, ConditionType.AGENT_CONNECTED))
 
 
-def _of_spec(old: DeviceProcessStatus, new: DeviceProcessStatus) -> Iterator[Transition]:
+def _of_spec(old: DeviceProcessStatus, new: DeviceProcessStatus) -> Iterator[StatusEvent]:
     if _became_true(old, new, ConditionType.SPEC_OBSERVED) or (
         is_true(new.conditions, ConditionType.SPEC_OBSERVED) and old.observed_spec_hash != new.observed_spec_hash
     ):
@@ -60,7 +88,7 @@ def _of_spec(old: DeviceProcessStatus, new: DeviceProcessStatus) -> Iterator[Tra
         yield _normal(EventReason.UPDATE_RELEASED, "the device takes changes again")
 
 
-def _of_run(old: DeviceProcessStatus, new: DeviceProcessStatus) -> Iterator[Transition]:
+def _of_run(old: DeviceProcessStatus, new: DeviceProcessStatus) -> Iterator[StatusEvent]:
     if _became_true(old, new, ConditionType.PROCESS_STARTED) and new.phase is not Phase.SUCCEEDED:
         yield _normal(EventReason.PROCESS_STARTED, "the process was started")
     if (new.restart_count or 0) > (old.restart_count or 0) and old.observed_spec_hash == new.observed_spec_hash:
@@ -73,7 +101,7 @@ def _of_run(old: DeviceProcessStatus, new: DeviceProcessStatus) -> Iterator[Tran
         yield _warning(EventReason.UNHEALTHY, _message(new.conditions, ConditionType.HEALTHY))
 
 
-def _of_phase(new: DeviceProcessStatus) -> Iterator[Transition]:
+def _of_phase(new: DeviceProcessStatus) -> Iterator[StatusEvent]:
     if new.phase is Phase.SUCCEEDED:
         yield _normal(EventReason.PROCESS_SUCCEEDED, "the process ran to completion")
     elif new.phase is Phase.FAILED:
@@ -90,9 +118,9 @@ def _message(conditions: tuple[Condition, ...], kind: ConditionType) -> str:
     return (condition.message or condition.reason) if condition is not None else ""
 
 
-def _normal(reason: EventReason, note: str) -> Transition:
-    return Transition(type=EventType.NORMAL, reason=reason, note=note)
+def _normal(reason: EventReason, note: str) -> StatusEvent:
+    return StatusEvent(type=EventType.NORMAL, reason=reason, note=note)
 
 
-def _warning(reason: EventReason, note: str) -> Transition:
-    return Transition(type=EventType.WARNING, reason=reason, note=note)
+def _warning(reason: EventReason, note: str) -> StatusEvent:
+    return StatusEvent(type=EventType.WARNING, reason=reason, note=note)

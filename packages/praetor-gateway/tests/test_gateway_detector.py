@@ -1,0 +1,277 @@
+"""The judge of liveness, on numbers alone."""
+
+from __future__ import annotations
+
+import pytest
+from attrs import evolve
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from praetor_gateway.liveness.detector import DetectorLimits, FailureDetector, Storm
+
+LIMITS = DetectorLimits(stale_s=45.0, grace_s=60.0, scan_s=5.0, flap_hold_s=30.0)
+
+
+class DetectorScenario:
+    """A judge whose scans are on time."""
+
+    def __init__(
+        self, devices: int = 1, *, limits: DetectorLimits = LIMITS, connected: bool | None = True, site: str = ""
+    ) -> None:
+        self.now = 1000.0
+        self.detector = FailureDetector(limits, self.now)
+        self.limits = limits
+        self.lost: list[str] = []
+        self.storms: list[Storm] = []
+        for number in range(devices):
+            self.detector.declare(f"d{number}", site=site, connected=connected, now=self.now)
+
+    def run(self, seconds: float, *beating: str, observer: str = "") -> None:
+        end = self.now + seconds
+        while self.now < end:
+            self.now = min(end, self.now + self.limits.scan_s)
+            if observer:
+                self.detector.push(observer, self.now)
+            for device in beating:
+                self.detector.hear(device, self.now, observer=observer)
+            verdict = self.detector.scan(self.now)
+            self.lost += verdict.disconnected
+            if verdict.storm is not None:
+                self.storms.append(verdict.storm)
+
+
+def test_a_device_that_fell_silent_is_disconnected_after_its_stale_limit() -> None:
+    scenario = DetectorScenario(2)
+    scenario.run(100, "d0", "d1")
+    scenario.run(45, "d1")
+    assert scenario.lost == []
+    scenario.run(10, "d1")
+    assert scenario.lost == ["d0"]
+    assert (scenario.detector.connected("d0"), scenario.detector.connected("d1")) == (False, True)
+    assert scenario.detector.count() == 1
+
+
+def test_nobody_is_disconnected_within_the_grace() -> None:
+    scenario = DetectorScenario(3)
+    scenario.run(55)
+    assert scenario.lost == []
+    scenario.run(10)
+    assert sorted(scenario.lost) == ["d0", "d1", "d2"]
+
+
+def test_a_device_that_died_while_nobody_judged_is_found() -> None:
+    scenario = DetectorScenario(2)
+    scenario.run(70, "d1")
+    assert scenario.lost == ["d0"]
+
+
+def test_what_was_never_connected_is_not_called_disconnected() -> None:
+    scenario = DetectorScenario(1, connected=None)
+    scenario.run(500)
+    assert scenario.lost == []
+    assert scenario.detector.connected("d0") is None
+
+
+def test_what_is_disconnected_already_is_not_told_again() -> None:
+    scenario = DetectorScenario(1, connected=False)
+    scenario.run(500)
+    assert scenario.lost == []
+
+
+def test_hearing_connects_once() -> None:
+    scenario = DetectorScenario(1, connected=False)
+    assert scenario.detector.hear("d0", scenario.now) is True
+    assert scenario.detector.hear("d0", scenario.now) is False
+    assert scenario.detector.connected("d0") is True
+
+
+def test_old_news_does_not_connect() -> None:
+    scenario = DetectorScenario(1, connected=False)
+    scenario.run(100)
+    assert scenario.detector.hear("d0", scenario.now, age=46.0) is False
+
+
+def test_old_news_does_not_make_a_device_older() -> None:
+    scenario = DetectorScenario(1)
+    scenario.run(70, "d0")
+    scenario.detector.hear("d0", scenario.now, age=40.0)
+    scenario.run(40)
+    assert scenario.lost == []
+
+
+def test_undeclared_devices_are_not_heard() -> None:
+    scenario = DetectorScenario(0)
+    assert scenario.detector.hear("ghost", scenario.now) is False
+    assert scenario.detector.connected("ghost") is None
+    scenario.detector.forget("ghost")
+
+
+def test_a_forgotten_device_is_not_judged() -> None:
+    scenario = DetectorScenario(1)
+    scenario.detector.forget("d0")
+    scenario.run(500)
+    assert scenario.lost == []
+
+
+def test_a_device_that_is_declared_again_keeps_what_is_known() -> None:
+    scenario = DetectorScenario(1)
+    scenario.detector.declare("d0", site="s", connected=False, now=scenario.now)
+    assert scenario.detector.connected("d0") is True
+
+
+def test_a_pause_of_the_judge_is_not_the_devices_silence() -> None:
+    scenario = DetectorScenario(1)
+    scenario.run(70, "d0")
+    scenario.now += 90
+    scenario.run(40)
+    assert scenario.lost == []
+    scenario.run(20)
+    assert scenario.lost == ["d0"]
+
+
+def test_devices_of_a_silent_observer_are_frozen_for_a_while() -> None:
+    scenario = DetectorScenario(1)
+    scenario.run(100, "d0", observer="other")
+    scenario.run(55)
+    assert scenario.lost == []
+    scenario.run(15)
+    assert scenario.lost == ["d0"]
+
+
+def test_a_working_observer_that_hears_nothing_is_believed() -> None:
+    scenario = DetectorScenario(1)
+    scenario.run(100, "d0", observer="other")
+    scenario.run(60, observer="other")
+    assert scenario.lost == ["d0"]
+
+
+def test_a_device_that_flaps_is_held_disconnected_until_it_is_steady() -> None:
+    scenario = DetectorScenario(1)
+    scenario.run(70, "d0")
+    for _ in range(2):
+        scenario.run(60)
+        scenario.run(5, "d0")
+    assert scenario.detector.connected("d0") is True
+    scenario.run(60)
+    scenario.run(25, "d0")
+    assert scenario.detector.connected("d0") is False
+    scenario.run(20, "d0")
+    assert scenario.detector.connected("d0") is True
+
+
+def names(count: int, start: int = 0) -> list[str]:
+    return [f"d{number}" for number in range(start, start + count)]
+
+
+def test_a_storm_is_held_and_ends_without_a_write_when_they_come_back() -> None:
+    scenario = DetectorScenario(200)
+    scenario.run(70, *names(200))
+    scenario.run(60, *names(100))
+    assert scenario.lost == []
+    assert scenario.storms == [Storm(site=None, silent=100)]
+    assert scenario.detector.suspect
+    scenario.run(60, *names(200))
+    assert scenario.lost == []
+    assert not scenario.detector.suspect
+
+
+def test_a_storm_that_lasts_is_believed_slowly() -> None:
+    scenario = DetectorScenario(2000, limits=evolve(LIMITS, scan_s=1.0))
+    scenario.run(70, *names(2000))
+    scenario.run(46, *names(1000))
+    assert len(scenario.storms) == 1
+    scenario.run(40, *names(1000))
+    assert scenario.lost == []
+    scenario.run(14, *names(1000))
+    assert 400 <= len(scenario.lost) <= 600
+    scenario.run(20, *names(1000))
+    assert len(scenario.lost) == 1000
+    assert not scenario.detector.suspect
+
+
+def test_while_nobody_at_all_is_heard_nobody_is_disconnected() -> None:
+    scenario = DetectorScenario(100)
+    scenario.run(70, *names(100))
+    scenario.run(1000)
+    assert scenario.lost == []
+    scenario.run(5, "d0")
+    scenario.run(40, "d0")
+    assert scenario.lost == []
+    assert not scenario.detector.suspect
+
+
+def test_too_few_devices_for_a_storm_are_believed_also_when_nobody_is_heard() -> None:
+    scenario = DetectorScenario(LIMITS.storm_floor - 1)
+    scenario.run(70, *names(LIMITS.storm_floor - 1))
+    scenario.run(60)
+    assert len(scenario.lost) == LIMITS.storm_floor - 1
+    assert not scenario.detector.suspect
+
+
+@pytest.mark.parametrize("heartbeat_s", [15, 60])
+def test_a_fleet_that_is_cut_off_falls_due_bit_by_bit_and_is_a_storm_all_the_same(heartbeat_s: int) -> None:
+    stale_s = 3.0 * heartbeat_s
+    limits = evolve(LIMITS, stale_s=stale_s, grace_s=stale_s + heartbeat_s, storm_window_s=float(heartbeat_s))
+    scenario, scans = DetectorScenario(240, limits=limits), heartbeat_s // 5
+    each = 240 // scans
+    for _ in range(6):  # heartbeats, in which each scan meets another part of the fleet
+        for part in range(scans):
+            scenario.run(5, *names(each, each * part))
+    scenario.run(int(2 * stale_s))
+    assert len(scenario.storms) == 1
+    assert len(scenario.lost) < LIMITS.storm_floor  # the first ones were believed
+    assert scenario.detector.suspect
+
+
+def test_devices_that_go_one_after_the_other_are_no_storm() -> None:
+    scenario = DetectorScenario(120)
+    scenario.run(70, *names(120))
+    for gone in range(10, 121, 10):  # ten a minute
+        scenario.run(60, *names(120 - gone, gone))
+    scenario.run(60)
+    assert len(scenario.lost) == 120
+    assert scenario.storms == []
+
+
+def test_a_site_that_falls_silent_is_a_storm_of_its_own() -> None:
+    limits = evolve(LIMITS, storm_fleet_share=1.0)
+    scenario = DetectorScenario(300, limits=limits, site="a")
+    for number in range(300, 400):
+        scenario.detector.declare(f"d{number}", site="b", connected=True, now=scenario.now)
+    scenario.run(70, *names(400))
+    scenario.run(50, *names(300))
+    assert scenario.storms == [Storm(site="b", silent=100)]
+    assert scenario.lost == []
+
+
+def test_many_of_a_large_site_are_no_storm() -> None:
+    limits = evolve(LIMITS, storm_fleet_share=1.0)
+    scenario = DetectorScenario(400, limits=limits, site="a")
+    scenario.run(70, *names(400))
+    scenario.run(50, *names(340))
+    assert scenario.storms == []
+    assert len(scenario.lost) == 60
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    beats=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 40)), max_size=40),
+    stalls=st.sets(st.integers(0, 39), max_size=3),
+)
+def test_a_device_that_beats_in_time_is_never_lost(beats: list[tuple[int, int]], stalls: set[int]) -> None:
+    """Whatever the others do, and however often the judge is paused."""
+    scenario = DetectorScenario(4)
+    for index, (other, seconds) in enumerate(beats):
+        if index in stalls:
+            scenario.now += 120
+        scenario.run(float(seconds), "d3", f"d{other}")
+    assert "d3" not in scenario.lost
+
+
+@settings(max_examples=60, deadline=None)
+@given(silent_after=st.integers(1, 300))
+def test_a_device_that_died_is_always_found(silent_after: int) -> None:
+    scenario = DetectorScenario(2)
+    scenario.run(float(silent_after), "d0", "d1")
+    scenario.run(120, "d1")
+    assert scenario.lost == ["d0"]
