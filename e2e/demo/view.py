@@ -11,10 +11,16 @@ from rich.table import Table
 from rich.text import Text
 
 from e2e.stack.kube import condition
+from praetor_api.annotations import REVISION_ANNOTATION
+from praetor_api.conditions import ConditionType
 
 COLUMNS = ("DEVICE", "VERSION", "REVISION", "PHASE", "CONNECTED", "OBSERVED", "STARTED", "HEALTHY", "PID", "RESTARTS")
-CONDITIONS = ("AgentConnected", "SpecObserved", "ProcessStarted", "Healthy")
-REVISION = "azure.com/revision"
+CONDITIONS = (
+    ConditionType.AGENT_CONNECTED,
+    ConditionType.SPEC_OBSERVED,
+    ConditionType.PROCESS_STARTED,
+    ConditionType.HEALTHY,
+)
 COLOURS = {"True": "green", "False": "red", "Unknown": "yellow", "Running": "green", "Failed": "red", "Pending": "cyan"}
 SHOWN_AS = {"True": "yes", "False": "no", "": "-"}
 
@@ -57,7 +63,7 @@ def row(device: str, process: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the cells of one device."""
     status = process.get("status") or {}
     env = {entry["name"]: entry.get("value", "") for entry in process["spec"]["execution"].get("env", ())}
-    revision = process["metadata"].get("annotations", {}).get(REVISION, "-")
+    revision = process["metadata"].get("annotations", {}).get(REVISION_ANNOTATION, "-")
     shown = (SHOWN_AS.get(value, value) for value in (condition(dict(process), kind) for kind in CONDITIONS))
     return (
         device,

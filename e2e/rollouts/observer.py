@@ -17,8 +17,7 @@ from attrs import field, frozen, mutable
 from e2e.stack.kube import Object, conditions
 from e2e.stack.recorder import Frame
 from e2e.suite.judging import READY_CONDITIONS, is_ready
-
-ANNOTATIONS = ("azure.com/revision", "azure.com/wave", "azure.com/offered-at")
+from praetor_api.annotations import DEPLOYMENT_LABEL, OFFERED_AT_ANNOTATION, REVISION_ANNOTATION, WAVE_ANNOTATION
 
 Labels = Mapping[str, Mapping[str, str]]
 
@@ -82,7 +81,7 @@ def observe(frames: Sequence[Frame], deployment: str, *, listed: int, min_ready_
     samples: list[Sample] = []
     for number, frame in enumerate(frames):
         samples += view.pass_time(frame.wall)
-        mine = frame.object["metadata"].get("labels", {}).get("azure.com/deployment") == deployment
+        mine = frame.object["metadata"].get("labels", {}).get(DEPLOYMENT_LABEL) == deployment
         if mine:
             view.take(frame.type, frame.object, frame.wall, initial=number < listed)
         if mine and number >= max(0, listed - 1):
@@ -139,7 +138,7 @@ class _View:
         if known != generation and not initial:
             self._offered(device, process, now, created=known is None)
         self.generation[device] = generation
-        self.revision[device] = _note(process, ANNOTATIONS[0])
+        self.revision[device] = _note(process, REVISION_ANNOTATION)
         self.ripening.pop(device, None)
         ripe_at = available_at(process, self.min_ready_s)
         if ripe_at is not None and ripe_at <= now:
@@ -153,7 +152,7 @@ class _View:
         return Sample(at, frozenset(self.unavailable), frozenset(self.taken), Counter(self.revision.values()))
 
     def _offered(self, device: str, process: Object, now: float, *, created: bool) -> None:
-        revision, wave, _ = (_note(process, name) for name in ANNOTATIONS)
+        revision, wave = (_note(process, name) for name in (REVISION_ANNOTATION, WAVE_ANNOTATION))
         self.offers.append(Offer(now, device, revision, wave, created))
         if not created and device not in self.unavailable:
             self.taken.add(device)
@@ -174,7 +173,7 @@ def available_at(process: Mapping[str, Any], min_ready_s: float) -> float | None
     if not is_ready(process) or "deletionTimestamp" in process["metadata"]:
         return None
     times = [conditions(process)[kind]["lastTransitionTime"] for kind in READY_CONDITIONS]
-    offered_at = _note(process, ANNOTATIONS[2])
+    offered_at = _note(process, OFFERED_AT_ANNOTATION)
     return max(_epoch(each) for each in [*times, *([offered_at] if offered_at else [])]) + min_ready_s
 
 

@@ -14,6 +14,7 @@ from attrs import frozen
 
 from e2e.stack.manifests import device_process, network_switch
 from praetor_api.canonical import spec_hash
+from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.api import PatchType, WatchEvent
 from praetor_api.kube.client.errors import NotFound
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key, Resource
@@ -37,7 +38,14 @@ SPEC = {
     "restartPolicy": "Always",
     "healthCheck": {"exec": {"command": ["/usr/bin/agent", "--check"]}, "periodSeconds": 30},
 }
-CONDITIONS = ("AgentConnected", "SpecObserved", "ArtifactDownloaded", "ArtifactVerified", "ProcessStarted", "Healthy")
+CONDITIONS = (
+    ConditionType.AGENT_CONNECTED,
+    ConditionType.SPEC_OBSERVED,
+    ConditionType.ARTIFACT_DOWNLOADED,
+    ConditionType.ARTIFACT_VERIFIED,
+    ConditionType.PROCESS_STARTED,
+    ConditionType.HEALTHY,
+)
 
 
 @frozen(kw_only=True)
@@ -136,7 +144,7 @@ def switch(number: int) -> dict[str, Any]:
     body = network_switch(name, {"site": f"dc-{number % 20}"}, model="S5248F", serialNumber=f"SN{number:08}")
     at = format_time(START + timedelta(seconds=number % ROLLOUT_S))
     connected = {
-        "type": "AgentConnected",
+        "type": ConditionType.AGENT_CONNECTED,
         "status": "True",
         "reason": "HeartbeatReceived",
         "message": "",

@@ -33,6 +33,7 @@ from praetor_agent.backends.probes import Prober
 from praetor_agent.clock import SystemClock
 from praetor_agent.core.model import Observed, Revision
 from praetor_agent.errors import BackendError, StartError, UsageError
+from praetor_api.annotations import CONTAINER_DEVICE_LABEL, CONTAINER_UID_LABEL
 from praetor_api.protocol import DesiredItem
 from praetor_api.spec import (
     Artifact,
@@ -354,7 +355,7 @@ def test_a_runtime_that_hangs_is_not_asked_more_often_for_a_container_that_ended
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = subprocess.Popen(("/bin/sleep", "1000"))
-    labels = {container.UID: "uid-1", container.DEVICE: DEVICE}
+    labels = {CONTAINER_UID_LABEL: "uid-1", CONTAINER_DEVICE_LABEL: DEVICE}
     shown = [{"Id": "c", "State": {"Running": True, "Pid": process.pid}, "Config": {"Labels": labels}}]
 
     class Answering(HungRuntime):

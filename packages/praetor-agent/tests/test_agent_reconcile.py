@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from praetor_agent.clock import CRASH_RESET_SECONDS
 from praetor_agent.core import restart, rollback
 from praetor_agent.core.model import ArtifactState, Failure, Memory, Observed, Record, Revision, Rollback, Stage, World
 from praetor_agent.core.reconcile import Fetch, Plan, Remove, Repair, Start, Stop, reconcile
 from praetor_agent.link.reporter import observations
+from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.protocol import Desired, DesiredItem, InvalidItem, Observation, RollbackReason
 from praetor_api.spec import Artifact, ArtifactType, Backend, Execution, ProcessSpec, RestartPolicy
 from praetor_api.wire import Fault, read, write
@@ -162,15 +162,15 @@ def test_a_crash_is_restarted_after_its_backoff_and_counted() -> None:
 def test_crashes_in_a_row_wait_longer_until_one_was_up_for_long() -> None:
     soon = record(failures=3, started_at=90.0)
     assert plan_of(wanted(item()), world(dead(1)), soon).wake_at == 108
-    late = record(failures=3, started_at=100.0 - CRASH_RESET_SECONDS)
+    late = record(failures=3, started_at=100.0 - STABILITY_WINDOW_SECONDS)
     assert plan_of(wanted(item()), world(dead(1)), late).wake_at == 101
 
 
 def test_failures_are_forgotten_while_a_process_is_up() -> None:
     known = record(failures=3, started_at=90.0)
     early = plan_of(wanted(item()), world(running()), replace(known, last_good=known.current, healthy_since=92.0))
-    assert early.wake_at == 90 + CRASH_RESET_SECONDS
-    late = plan_of(wanted(item()), world(running()), known, 90 + CRASH_RESET_SECONDS)
+    assert early.wake_at == 90 + STABILITY_WINDOW_SECONDS
+    late = plan_of(wanted(item()), world(running()), known, 90 + STABILITY_WINDOW_SECONDS)
     assert late.memory[UID].failures == 0
 
 

@@ -8,6 +8,7 @@ from praetor_agent.core import restart, rollback
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import Observed, Record, Revision, World
 from praetor_agent.core.reconcile import Remove, Start, Stop, reconcile
+from praetor_api.conditions import CRASH_LOOP_COUNT
 from praetor_api.protocol import Desired, DesiredItem
 from praetor_api.spec import (
     Backend,
@@ -135,7 +136,7 @@ def with_good_version() -> Device:
 
 
 def crash_until_given_up(device: Device) -> None:
-    for _ in range(rollback.CRASHES):
+    for _ in range(CRASH_LOOP_COUNT):
         device.end(1)
         device.converge()
         device.wait(10)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway_testing import process_row
+from praetor_api.conditions import ProcessReason
 from praetor_api.kube.codec import decode, encode
 from praetor_api.kube.objects import ConditionStatus, DeviceProcessStatus, Phase
 from praetor_api.protocol import Observation
@@ -21,7 +22,6 @@ from praetor_api.spec import RestartPolicy
 from praetor_gateway.http.desired import render
 from praetor_gateway.status import events, patch
 from praetor_gateway.status.merge import connection, merge, start_time
-from praetor_gateway.status.reasons import Reason
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 CURRENT = process_row().spec_hash
@@ -227,7 +227,7 @@ def test_device_text_never_becomes_a_reason() -> None:
         connected=True,
         now=NOW,
     )
-    assert {condition.reason for condition in status.conditions} <= set(Reason)
+    assert {condition.reason for condition in status.conditions} <= set(ProcessReason)
     assert "\x07" not in (status.observed_spec_hash or "")
     assert "\x1b" not in (status.artifact_digest or "")
 

@@ -113,8 +113,6 @@ def _is_readable(descriptor: int) -> bool:
 
 CRASH_FIRST_SECONDS = 1.0
 CRASH_CAP_SECONDS = 300.0
-CRASH_RESET_SECONDS = 600.0
-"""A process that was up this long starts over with the shortest delay."""
 
 HEARTBEAT_RETRY_SECONDS = (1.0, 2.0, 4.0)
 RETRY_JITTER = 0.25

@@ -12,12 +12,13 @@ from controller_simulation.invariants import PROMISES, Broken, Calm, Facts, Writ
 from controller_simulation.progress import Progress
 from controller_simulation.stored import Stored
 from kube_testing import FakeClock
+from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Resource
 from praetor_api.kube.objects import StrategyType
 from praetor_controller.model.projection import project_process
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.rollout.reasons import ReasonCode
-from praetor_controller.rollout.status import PAUSED, ROLLED_BACK, was_rolled_out
+from praetor_controller.rollout.status import was_rolled_out
 
 STATUS_PERIOD_S = 1.0
 
@@ -148,7 +149,7 @@ class Judge:
             return False
         if row.status.failed_revision == row.template.revision:
             holds = {each.type: each.observed_generation for each in row.status.conditions}
-            return ROLLED_BACK in holds or holds.get(PAUSED) == row.generation
+            return ConditionType.ROLLED_BACK in holds or holds.get(ConditionType.PAUSED) == row.generation
         bad = [each for each in self._stored.processes(row.name) if _failed(each, row)]
         most = share(row.policy.failure_policy.max_failures, len(self._stored.devices()))
         return len(bad) > most and not was_rolled_out(row)

@@ -11,6 +11,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
+from praetor_api.annotations import PEER_ADDRESS_ANNOTATION
 from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.runtime.clock import Clock, within
@@ -29,7 +30,7 @@ from praetor_gateway.http.probes import create_probe_app
 from praetor_gateway.http.problems import ProblemHandlers
 from praetor_gateway.liveness.arbiter import Arbiter
 from praetor_gateway.liveness.detector import DetectorLimits
-from praetor_gateway.liveness.peers import ADDRESS_ANNOTATION, PeerPusher, PeerTransport, create_peer_app
+from praetor_gateway.liveness.peers import PeerPusher, PeerTransport, create_peer_app
 from praetor_gateway.liveness.tracker import LivenessTracker
 from praetor_gateway.metrics import Metrics
 from praetor_gateway.reports.handler import ReportHandler, ReportRate
@@ -72,7 +73,7 @@ class Gateway:
         self._long_polls = LongPolls()
         self._pending = PendingStatuses(clock)
         self._fleet = DeviceIndex(self._changed)
-        annotations = {ADDRESS_ANNOTATION: settings.peers.advertise} if settings.peers is not None else {}
+        annotations = {PEER_ADDRESS_ANNOTATION: settings.peers.advertise} if settings.peers is not None else {}
         lease = Key(settings.lease_namespace, LEASE)
         self._elector = Elector(
             api,

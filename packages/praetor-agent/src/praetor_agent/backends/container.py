@@ -22,9 +22,9 @@ from praetor_agent.backends.resources import wanted
 from praetor_agent.core.model import Observed, Revision
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.state import replace_file
+from praetor_api.annotations import CONTAINER_DEVICE_LABEL, CONTAINER_SPEC_HASH_LABEL, CONTAINER_UID_LABEL
 from praetor_api.spec import Backend, HealthCheck
 
-UID, DEVICE, HASH = (f"azure.com/praetor-{word}" for word in ("uid", "device", "spec-hash"))
 TIMEOUT_SECONDS = 30
 ASK_AGAIN_SECONDS = 30.0
 LOOK_SECONDS = 300.0
@@ -114,20 +114,20 @@ class ContainerBackend:
     def stop(self, uid: str, *, grace_seconds: int, force: bool) -> None:
         """Ask the container's process to end, or end the container by force."""
         for shown in self._ours():
-            if shown["Config"]["Labels"][UID] == uid and shown["State"].get("Pid"):
+            if shown["Config"]["Labels"][CONTAINER_UID_LABEL] == uid and shown["State"].get("Pid"):
                 with suppress(BackendError):  # it ended meanwhile
                     self._run("kill", "--signal", "KILL" if force else "TERM", shown["Id"])
 
     def remove(self, uid: str) -> None:
         """Take the containers of the process away."""
         for shown in self._ours():
-            if shown["Config"]["Labels"][UID] == uid:
+            if shown["Config"]["Labels"][CONTAINER_UID_LABEL] == uid:
                 self._run("rm", "-f", shown["Id"])
 
     def tail(self, uid: str, limit: int) -> str:
         """Return the end of what the container wrote, as its runtime kept it."""
         for shown in self._ours():
-            if shown["Config"]["Labels"][UID] == uid:
+            if shown["Config"]["Labels"][CONTAINER_UID_LABEL] == uid:
                 return self._run("logs", "--tail", "100", shown["Id"], merged=True)[-limit:]
         return ""
 
@@ -140,7 +140,11 @@ class ContainerBackend:
             "--restart",
             "no",
         )
-        for label, value in ((UID, launch.uid), (DEVICE, self._device), (HASH, launch.spec_hash)):
+        for label, value in (
+            (CONTAINER_UID_LABEL, launch.uid),
+            (CONTAINER_DEVICE_LABEL, self._device),
+            (CONTAINER_SPEC_HASH_LABEL, launch.spec_hash),
+        ):
             yield from ("--label", f"{label}={value}")
         yield from ("--env-file", env_file)
         if launch.working_dir:
@@ -161,7 +165,7 @@ class ContainerBackend:
 
     def _look(self) -> None:
         found = sorted(self._ours(), key=lambda shown: str(shown.get("Created")))
-        self._seen = {shown["Config"]["Labels"][UID]: _seen(shown) for shown in found}
+        self._seen = {shown["Config"]["Labels"][CONTAINER_UID_LABEL]: _seen(shown) for shown in found}
         self._ticks = {uid: procfs.start_ticks(seen.pid) if seen.pid else None for uid, seen in self._seen.items()}
 
     def _image(self, launch: Launch) -> str:
@@ -177,11 +181,21 @@ class ContainerBackend:
 
     def _ours(self) -> list[dict[str, Any]]:
         told = self._run(
-            "ps", "--all", "--no-trunc", "--filter", f"label={DEVICE}={self._device}", "--format", "{{.ID}}"
+            "ps",
+            "--all",
+            "--no-trunc",
+            "--filter",
+            f"label={CONTAINER_DEVICE_LABEL}={self._device}",
+            "--format",
+            "{{.ID}}",
         )
         shown = self._inspect(*told.split()) if told.split() else []
         labels = [(each, each["Config"].get("Labels") or {}) for each in shown]
-        return [each for each, label in labels if label.get(DEVICE) == self._device and label.get(UID)]
+        return [
+            each
+            for each, label in labels
+            if label.get(CONTAINER_DEVICE_LABEL) == self._device and label.get(CONTAINER_UID_LABEL)
+        ]
 
     def _inspect(self, *names: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self._run("container", "inspect", *names))
@@ -246,9 +260,9 @@ def _seen(shown: Mapping[str, Any]) -> Observed:
     started = status not in ("created", "configured", "initialized")
     code = state.get("ExitCode") if started and not running else None
     return Observed(
-        uid=labels[UID],
+        uid=labels[CONTAINER_UID_LABEL],
         backend=Backend.CONTAINER,
-        spec_hash=labels.get(HASH, ""),
+        spec_hash=labels.get(CONTAINER_SPEC_HASH_LABEL, ""),
         running=running,
         handle=f"{shown['Id']}/{state.get('StartedAt')}" if started else None,
         pid=pid if running else None,

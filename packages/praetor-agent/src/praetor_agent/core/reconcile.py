@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from praetor_agent.clock import CRASH_RESET_SECONDS
 from praetor_agent.core import restart, rollback
 from praetor_agent.core.model import Failure, Memory, Observed, Record, Revision, Stage, World
+from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.protocol import Desired, DesiredItem, InvalidItem
 from praetor_api.spec import Backend
 
@@ -285,7 +285,7 @@ def _supervise(revision: Revision, record: Record, world: World, now: float) -> 
 
 def _keep(revision: Revision, record: Record, now: float) -> _Step:
     record = replace(record, current=revision)
-    resets_at = record.started_at + CRASH_RESET_SECONDS if record.failures else None
+    resets_at = record.started_at + STABILITY_WINDOW_SECONDS if record.failures else None
     wakes = [at for at in (resets_at, rollback.wake_at(record, now)) if at is not None]
     return _Step(record=record, wake_at=min(wakes, default=None))
 

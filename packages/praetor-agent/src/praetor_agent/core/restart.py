@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from praetor_agent.clock import CRASH_RESET_SECONDS, crash_delay
+from praetor_agent.clock import crash_delay
 from praetor_agent.core.model import Failure, Observed, Record, Revision, Stage
+from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.spec import RestartPolicy
 
 KILL_AGAIN_SECONDS = 5.0
@@ -89,7 +90,7 @@ def seen_running(record: Record, seen: Observed, boot_id: str, now: float) -> Re
     if replaced or record.boot_id != boot_id or record.stage is not Stage.RUNNING:
         started_at = record.started_at if record.stage is Stage.STARTING else now
         record = replace(record, stage=Stage.RUNNING, boot_id=boot_id, started_at=started_at, healthy_since=None)
-    if now - record.started_at >= CRASH_RESET_SECONDS:
+    if now - record.started_at >= STABILITY_WINDOW_SECONDS:
         record = replace(record, failures=0)
     return replace(
         record,
@@ -134,7 +135,7 @@ def ended(record: Record, policy: RestartPolicy, seen: Observed | None, boot_id:
         return replace(record, stage=Stage.COMPLETED)
     if record.boot_id != boot_id:  # the device restarted: no fault of the process
         return replace(record, stage=Stage.WAITING, failures=0, not_before=0.0)
-    if now - record.started_at >= CRASH_RESET_SECONDS:
+    if now - record.started_at >= STABILITY_WINDOW_SECONDS:
         record = replace(record, failures=0)
     return _waiting(record, now)
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from praetor_agent.core.model import Confirmation, Observed, Record, Revision, Rollback, Stage, World
 from praetor_agent.core.restart import START_ERROR
+from praetor_api.conditions import CRASH_LOOP_COUNT
 from praetor_api.protocol import RollbackReason
 from praetor_api.spec import Confirm, ConfirmMode, RestartPolicy
 
@@ -19,8 +20,7 @@ GOOD_SECONDS = 60.0
 """A version that was healthy this long without a break is what a later one falls back to."""
 
 START_FAILURES = 2
-CRASHES = 3
-"""Starts that failed, or ends, in a row, after which a version that never came to be good is given up."""
+"""Failed starts in a row after which a version that never became good is rolled back."""
 
 SETTLE_SECONDS = 5.0
 """A change may take this long to cut the device off: an exchange with the gateway before that proves nothing."""
@@ -136,7 +136,7 @@ def _failed(record: Record, world: World) -> tuple[RollbackReason, str] | None:
     failure, health = record.failure, world.health.get(record.uid)
     if failure is not None and failure.reason == START_ERROR and record.failures >= START_FAILURES:
         return RollbackReason.START_FAILED, failure.message
-    if record.failures >= CRASHES:
+    if record.failures >= CRASH_LOOP_COUNT:
         code = "unknown" if record.exit_code is None else record.exit_code
         how = f"it ended {record.failures} times in a row, last with exit code {code} ({record.termination_reason})"
         return RollbackReason.CRASH_LOOP, how

@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 import yaml
 from attrs import frozen
 
+from praetor_api.conditions import ConditionType
 from praetor_api.constraints import Rule
 from praetor_api.kube.objects import (
     API_VERSION,
@@ -73,7 +74,7 @@ CUSTOM_RESOURCES = (
         plural="networkswitches",
         short_name="nsw",
         columns=(
-            Column("Connected", _condition("AgentConnected")),
+            Column("Connected", _condition(ConditionType.AGENT_CONNECTED)),
             Column("Model", ".spec.model"),
             Column("Agent", ".status.agentVersion"),
             Column("Running", ".status.processes.running", "integer"),
@@ -81,7 +82,7 @@ CUSTOM_RESOURCES = (
             Column("Maintenance", ".spec.maintenance.reason", priority=1),
             Column("Address", ".spec.managementAddress", priority=1),
             Column("Serial", ".spec.serialNumber", priority=1),
-            Column("Since", _condition("AgentConnected", "lastTransitionTime"), "date", priority=1),
+            Column("Since", _condition(ConditionType.AGENT_CONNECTED, "lastTransitionTime"), "date", priority=1),
             _AGE,
         ),
     ),
@@ -92,18 +93,18 @@ CUSTOM_RESOURCES = (
         columns=(
             Column("Device", ".spec.deviceRef.name"),
             Column("Phase", ".status.phase"),
-            Column("Healthy", _condition("Healthy")),
-            Column("Connected", _condition("AgentConnected")),
-            Column("Observed", _condition("SpecObserved")),
-            Column("RolledBack", _condition("RolledBack")),
-            Column("Held", _condition("UpdateHeld")),
+            Column("Healthy", _condition(ConditionType.HEALTHY)),
+            Column("Connected", _condition(ConditionType.AGENT_CONNECTED)),
+            Column("Observed", _condition(ConditionType.SPEC_OBSERVED)),
+            Column("RolledBack", _condition(ConditionType.ROLLED_BACK)),
+            Column("Held", _condition(ConditionType.UPDATE_HELD)),
             Column("Restarts", ".status.restartCount", "integer"),
             Column("Backend", ".spec.execution.backend", priority=1),
             Column("PID", ".status.pid", "integer", priority=1),
             Column("Exit", ".status.exitCode", "integer", priority=1),
-            Column("Reason", _condition("Healthy", "reason"), priority=1),
-            Column("Rollback", _condition("RolledBack", "reason"), priority=1),
-            Column("Hold", _condition("UpdateHeld", "message"), priority=1),
+            Column("Reason", _condition(ConditionType.HEALTHY, "reason"), priority=1),
+            Column("Rollback", _condition(ConditionType.ROLLED_BACK, "reason"), priority=1),
+            Column("Hold", _condition(ConditionType.UPDATE_HELD, "message"), priority=1),
             _AGE,
         ),
         selectable=(".spec.deviceRef.name",),
@@ -118,7 +119,7 @@ CUSTOM_RESOURCES = (
             Column("Updated", ".status.updatedNumberScheduled", "integer"),
             Column("Ready", ".status.numberReady", "integer"),
             Column("Available", ".status.numberAvailable", "integer"),
-            Column("Progressing", _condition("Progressing", "reason")),
+            Column("Progressing", _condition(ConditionType.PROGRESSING, "reason")),
             Column("Wave", ".status.wave", priority=1),
             Column("Revision", ".status.updateRevision", priority=1),
             Column("Strategy", ".spec.updateStrategy.type", priority=1),

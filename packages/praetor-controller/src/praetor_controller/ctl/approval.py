@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from praetor_api.annotations import APPROVED_WAVES_ANNOTATION
 from praetor_controller.ctl.errors import CommandFailed
-from praetor_controller.model.annotations import APPROVED_WAVES_ANNOTATION
 from praetor_controller.model.projection import project_deployment
 
 MANUAL = "Manual"

@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import asdict, frozen
 
+from praetor_api.conditions import ConditionType
 from praetor_api.constraints import camel
 from praetor_controller.ctl.output import Cell, OutputFormat, structured, table
 from praetor_controller.ctl.times import age
@@ -36,7 +37,7 @@ def device_line(switch: Mapping[str, Any], now: datetime) -> DeviceLine:
     """Return the line of a NetworkSwitch. Maintenance is over at *now* when it is for the planner."""
     spec, status = switch.get("spec") or {}, switch.get("status") or {}
     conditions = {each.get("type"): each for each in status.get("conditions") or ()}
-    connected = conditions.get("AgentConnected") or {}
+    connected = conditions.get(ConditionType.AGENT_CONNECTED) or {}
     processes, maintained = status.get("processes") or {}, project_device(switch).maintained(now.timestamp())
     return DeviceLine(
         device=switch["metadata"]["name"],

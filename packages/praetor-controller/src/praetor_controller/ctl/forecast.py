@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import field, frozen, mutable
 
+from praetor_api.conditions import DeploymentReason
 from praetor_controller.ctl.explain import MEANINGS, by_reason
 from praetor_controller.ctl.forecast_model import World
 from praetor_controller.ctl.output import OutputFormat, structured, table
@@ -117,7 +118,7 @@ def _count(told: Forecast, world: World, actions: Sequence[Action]) -> None:
 
 def _fault(planned: Plan) -> str:
     conditions = planned.status.conditions if planned.status is not None else ()
-    return next((each.message for each in conditions if each.reason == "InvalidSpec"), "")
+    return next((each.message for each in conditions if each.reason == DeploymentReason.INVALID_SPEC), "")
 
 
 def forecast_text(told: Forecast, most: int) -> str:

@@ -11,6 +11,7 @@ from typing import Any, assert_never
 
 from attrs import evolve
 
+from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.codec import format_time
 from praetor_controller.ctl.inventory import Census
@@ -26,7 +27,12 @@ from praetor_controller.rollout.snapshot import Plan
 from praetor_controller.rollout.status import status_patch
 
 _DOWN = (Standing.UNAVAILABLE, Standing.SILENT_AFTER_OFFER)
-_TRUE = ("AgentConnected", "SpecObserved", "ProcessStarted", "Healthy")
+_TRUE = (
+    ConditionType.AGENT_CONNECTED,
+    ConditionType.SPEC_OBSERVED,
+    ConditionType.PROCESS_STARTED,
+    ConditionType.HEALTHY,
+)
 
 
 class World:

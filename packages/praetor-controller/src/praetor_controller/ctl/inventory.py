@@ -8,6 +8,7 @@ from typing import Any
 
 from attrs import frozen
 
+from praetor_api.annotations import DEPLOYMENT_LABEL
 from praetor_api.kube.client.resource import (
     CONTROLLER_REVISIONS,
     DEVICE_PROCESS_DEPLOYMENTS,
@@ -16,7 +17,6 @@ from praetor_api.kube.client.resource import (
     Key,
 )
 from praetor_controller.ctl.cluster import Cluster, list_all
-from praetor_controller.model.annotations import DEPLOYMENT_LABEL
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, project_revision
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow

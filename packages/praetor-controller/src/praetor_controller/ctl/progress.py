@@ -8,9 +8,9 @@ from typing import Any
 
 from attrs import asdict, frozen
 
+from praetor_api.conditions import ConditionType, DeploymentReason
 from praetor_controller.ctl.errors import Exit
 from praetor_controller.rollout.reasons import ReasonCode
-from praetor_controller.rollout.status import PAUSED, PROGRESSING, ConditionReason
 from praetor_controller.rollout.waves import WaveState
 
 BAR_WIDTH = 30
@@ -90,17 +90,21 @@ def _judged(metadata: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[Ver
     if (status.get("observedGeneration") or 0) < metadata.get("generation", 0):
         return Verdict.IN_PROGRESS, "NotObserved", "the controller has not seen the change yet; is it running?"
     conditions = {each["type"]: each for each in status.get("conditions") or ()}
-    rolled_back = conditions.get("RolledBack") or {}
+    rolled_back = conditions.get(ConditionType.ROLLED_BACK) or {}
     if rolled_back.get("status") == "True":
-        return Verdict.FAILED, "RolledBack", rolled_back.get("message") or "the failure policy rolled it back"
-    progressing = conditions.get(PROGRESSING) or {}
+        return (
+            Verdict.FAILED,
+            ConditionType.ROLLED_BACK,
+            rolled_back.get("message") or "the failure policy rolled it back",
+        )
+    progressing = conditions.get(ConditionType.PROGRESSING) or {}
     reason, message = progressing.get("reason") or "", progressing.get("message") or ""
     if progressing.get("status") == "False":
         return Verdict.FAILED, reason, message
-    if (conditions.get(PAUSED) or {}).get("status") == "True":
-        paused = conditions[PAUSED]
+    if (conditions.get(ConditionType.PAUSED) or {}).get("status") == "True":
+        paused = conditions[ConditionType.PAUSED]
         return Verdict.PAUSED, paused.get("reason") or reason, paused.get("message") or message
-    done = reason == ConditionReason.NEW_REVISION_ROLLED_OUT
+    done = reason == DeploymentReason.NEW_REVISION_ROLLED_OUT
     return Verdict.DONE if done else Verdict.IN_PROGRESS, reason, message
 
 
@@ -111,7 +115,7 @@ def line(shown: Progress, *, name_waves: bool = True) -> str:
     parts = [f"{shown.name} {bar(shown)} {', '.join([counts, *others])}"]
     if shown.waves and name_waves:
         parts.append(waves(shown))
-    if shown.reason not in ("", ConditionReason.ROLLOUT_IN_PROGRESS):
+    if shown.reason not in ("", DeploymentReason.ROLLOUT_IN_PROGRESS):
         parts.append(shown.reason)
     return "; ".join(parts)
 

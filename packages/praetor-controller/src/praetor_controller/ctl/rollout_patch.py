@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from praetor_api.annotations import CHANGE_CAUSE_ANNOTATION
 from praetor_api.kube.client.api import PatchType
 from praetor_api.kube.client.errors import Conflict
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
 from praetor_api.names import is_device_name
 from praetor_controller.ctl.cluster import FIELD_MANAGER, Cluster
 from praetor_controller.ctl.errors import BadInput
-from praetor_controller.model.annotations import CHANGE_CAUSE_ANNOTATION
 
 ATTEMPTS = 10
 """The controller writes the status of a rollout at most once a second: a tenth conflict has another cause."""

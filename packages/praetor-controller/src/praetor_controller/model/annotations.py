@@ -7,21 +7,10 @@ import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
-DEPLOYMENT_LABEL = "azure.com/deployment"
-REVISION_ANNOTATION = "azure.com/revision"
-OFFERED_AT_ANNOTATION = "azure.com/offered-at"
-MANAGED_ANNOTATION = "azure.com/template-keys"
-WAVE_ANNOTATION = "azure.com/wave"
-OWN_ANNOTATIONS = frozenset({REVISION_ANNOTATION, OFFERED_AT_ANNOTATION, MANAGED_ANNOTATION, WAVE_ANNOTATION})
+from praetor_api.annotations import MANAGED_ANNOTATION, OFFERED_AT_ANNOTATION, REVISION_ANNOTATION, WAVE_ANNOTATION
 
-STARTED_AT_ANNOTATION = "azure.com/rollout-started-at"
-"""On a ControllerRevision: when its rollout began last."""
-CHANGE_CAUSE_ANNOTATION = "kubernetes.io/change-cause"
-"""On a deployment, and copied to the ControllerRevision that begins with it: why somebody changed the template."""
-RESTARTED_AT_ANNOTATION = "azure.com/restarted-at"
-"""On a template: raised to restart every process under the rollout's policy."""
-APPROVED_WAVES_ANNOTATION = "azure.com/approved-waves"
-"""On a deployment: `<revision>/<wave>[,…]`, so that an approval never carries over to another revision."""
+OWN_ANNOTATIONS = frozenset({REVISION_ANNOTATION, OFFERED_AT_ANNOTATION, MANAGED_ANNOTATION, WAVE_ANNOTATION})
+"""Annotations of a process that the controller alone writes; all others are left as they are."""
 
 _MAX_LABEL = 63
 _HASH_LENGTH = 10

@@ -10,17 +10,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from praetor_api.annotations import MANAGED_ANNOTATION, OFFERED_AT_ANNOTATION, REVISION_ANNOTATION, WAVE_ANNOTATION
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES
 from praetor_api.kube.codec import format_time
 from praetor_api.spec import DeviceKind
 from praetor_controller.model.actions import Create, Update
-from praetor_controller.model.annotations import (
-    MANAGED_ANNOTATION,
-    OFFERED_AT_ANNOTATION,
-    REVISION_ANNOTATION,
-    WAVE_ANNOTATION,
-    parse_managed_keys,
-)
+from praetor_controller.model.annotations import parse_managed_keys
 from praetor_controller.model.rows import DeploymentRow, LabelItems, ProcessRow, Template
 
 Operation = dict[str, Any]

@@ -7,7 +7,18 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from praetor_api.annotations import (
+    APPROVED_WAVES_ANNOTATION,
+    CHANGE_CAUSE_ANNOTATION,
+    DEPLOYMENT_LABEL,
+    MANAGED_ANNOTATION,
+    OFFERED_AT_ANNOTATION,
+    RESTARTED_AT_ANNOTATION,
+    REVISION_ANNOTATION,
+    WAVE_ANNOTATION,
+)
 from praetor_api.canonical import spec_hash
+from praetor_api.conditions import CRASH_LOOP_COUNT, STABILITY_WINDOW_SECONDS, ConditionType, ProcessReason
 from praetor_api.kube.codec import DecodeError, decode, parse_time
 from praetor_api.kube.objects import (
     DeviceProcessDeploymentStatus,
@@ -17,19 +28,7 @@ from praetor_api.kube.objects import (
 from praetor_api.spec import DeviceKind
 from praetor_api.wire import clean_text
 from praetor_controller.errors import InvalidDeployment
-from praetor_controller.model.annotations import (
-    APPROVED_WAVES_ANNOTATION,
-    CHANGE_CAUSE_ANNOTATION,
-    DEPLOYMENT_LABEL,
-    MANAGED_ANNOTATION,
-    OFFERED_AT_ANNOTATION,
-    OWN_ANNOTATIONS,
-    RESTARTED_AT_ANNOTATION,
-    REVISION_ANNOTATION,
-    WAVE_ANNOTATION,
-    deployment_label,
-    managed_keys,
-)
+from praetor_controller.model.annotations import OWN_ANNOTATIONS, deployment_label, managed_keys
 from praetor_controller.model.rows import (
     DeploymentRow,
     DeviceRow,
@@ -43,11 +42,8 @@ from praetor_controller.model.selectors import Matches, compile_selector
 
 _MAX_DETAIL = 200
 _MAX_CAUSE = 1024
+_READY = (ConditionType.AGENT_CONNECTED, ConditionType.SPEC_OBSERVED, ConditionType.HEALTHY)
 _RUNNING = (Phase.RUNNING.value, Phase.SUCCEEDED.value)
-CRASHES = 3
-"""A process that ended so often is failing: as often as an agent that has a version to go back to waits."""
-STABLE_S = 600.0
-"""What ran for so long does not keep ending; an agent starts over with its backoff then."""
 
 
 class _Fact(NamedTuple):
@@ -65,7 +61,7 @@ def project_device(obj: Mapping[str, Any]) -> DeviceRow:
     """Return the row of a NetworkSwitch."""
     metadata, spec = obj["metadata"], obj.get("spec") or {}
     maintenance = spec.get("maintenance")
-    connected = _facts(obj.get("status") or {}).get("AgentConnected", _UNKNOWN)
+    connected = _facts(obj.get("status") or {}).get(ConditionType.AGENT_CONNECTED, _UNKNOWN)
     return DeviceRow(
         name=metadata["name"],
         namespace=metadata.get("namespace", ""),
@@ -82,7 +78,7 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
     metadata, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     namespace, annotations = metadata.get("namespace", ""), metadata.get("annotations") or {}
     facts = _facts(status)
-    connected = facts.get("AgentConnected", _UNKNOWN)
+    connected = facts.get(ConditionType.AGENT_CONNECTED, _UNKNOWN)
     offered_at = epoch(annotations.get(OFFERED_AT_ANNOTATION))
     observed_generation = status.get("observedGeneration") or 0
     observed = observed_generation == metadata.get("generation", 0) and observed_generation > 0
@@ -212,7 +208,7 @@ def _facts(status: Mapping[str, Any]) -> dict[str, _Fact]:
 
 
 def _ready_since(status: Mapping[str, Any], facts: Mapping[str, _Fact], offered_at: float) -> float | None:
-    needed = [facts.get(name, _UNKNOWN) for name in ("AgentConnected", "SpecObserved", "Healthy")]
+    needed = [facts.get(name, _UNKNOWN) for name in _READY]
     if status.get("phase") not in _RUNNING or any(fact.status != "True" for fact in needed):
         return None
     # A condition that stayed True while the spec changed is older than the offer: it says nothing of this spec before.
@@ -220,7 +216,7 @@ def _ready_since(status: Mapping[str, Any], facts: Mapping[str, _Fact], offered_
 
 
 def _settled_since(status: Mapping[str, Any], facts: Mapping[str, _Fact], offered_at: float) -> float | None:
-    observed, healthy = facts.get("SpecObserved", _UNKNOWN), facts.get("Healthy", _UNKNOWN)
+    observed, healthy = facts.get(ConditionType.SPEC_OBSERVED, _UNKNOWN), facts.get(ConditionType.HEALTHY, _UNKNOWN)
     if healthy.status == "False" or status.get("phase") in (Phase.PENDING, Phase.FAILED, None):
         return None
     since = healthy.since if healthy.status == "True" else None  # Unknown since it went silent, else
@@ -229,15 +225,15 @@ def _settled_since(status: Mapping[str, Any], facts: Mapping[str, _Fact], offere
 
 def _gave_up(metadata: Mapping[str, Any], facts: Mapping[str, _Fact]) -> bool:
     """Tell whether the device gave the current spec up; its status speaks of the older one that runs again."""
-    fact = facts.get("RolledBack", _UNKNOWN)
+    fact = facts.get(ConditionType.ROLLED_BACK, _UNKNOWN)
     return fact.status == "True" and fact.generation == metadata.get("generation", 0)
 
 
 def _failure(status: Mapping[str, Any], facts: Mapping[str, _Fact]) -> str:
-    rolled_back, healthy = facts.get("RolledBack", _UNKNOWN), facts.get("Healthy", _UNKNOWN)
-    started = facts.get("ProcessStarted", _UNKNOWN)
+    rolled_back, healthy = facts.get(ConditionType.ROLLED_BACK, _UNKNOWN), facts.get(ConditionType.HEALTHY, _UNKNOWN)
+    started = facts.get(ConditionType.PROCESS_STARTED, _UNKNOWN)
     if rolled_back.status == "True":
-        return _words("RolledBack", rolled_back)
+        return _words(ConditionType.ROLLED_BACK, rolled_back)
     if status.get("phase") == Phase.FAILED:
         not_started = started.message if started.status == "False" else ""
         why = status.get("lastTerminationReason") or not_started or healthy.message
@@ -249,15 +245,15 @@ def _failure(status: Mapping[str, Any], facts: Mapping[str, _Fact]) -> str:
 
 def _crash_loop(status: Mapping[str, Any], started: _Fact) -> str:
     ends = (status.get("restartCount") or 0) + 1  # since the current spec was started first
-    if started.status != "False" or started.reason != "Exited" or ends < CRASHES:
+    if started.status != "False" or started.reason != ProcessReason.EXITED or ends < CRASH_LOOP_COUNT:
         return ""
     lasted_s = (started.since or 0.0) - (epoch(status.get("startTime")) or 0.0)
-    return _words(f"ended {ends} times", started) if lasted_s < STABLE_S else ""
+    return _words(f"ended {ends} times", started) if lasted_s < STABILITY_WINDOW_SECONDS else ""
 
 
 def _held(facts: Mapping[str, _Fact]) -> str:
-    held = facts.get("UpdateHeld", _UNKNOWN)
-    if held.status != "True" or facts.get("AgentConnected", _UNKNOWN).status != "True":
+    held = facts.get(ConditionType.UPDATE_HELD, _UNKNOWN)
+    if held.status != "True" or facts.get(ConditionType.AGENT_CONNECTED, _UNKNOWN).status != "True":
         return ""  # what a device said before it went silent may hold no more
     return sys.intern(_bounded(held.message) or "held on the device")
 

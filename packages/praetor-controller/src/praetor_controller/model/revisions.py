@@ -13,17 +13,13 @@ from typing import Any
 
 from attrs import frozen
 
+from praetor_api.annotations import CHANGE_CAUSE_ANNOTATION, DEPLOYMENT_LABEL, STARTED_AT_ANNOTATION
 from praetor_api.canonical import canonical_json
 from praetor_api.kube.client.resource import CONTROLLER_REVISIONS
 from praetor_api.kube.codec import format_time
 from praetor_api.names import hashed_process_name, process_name
 from praetor_api.wire import clean_text
-from praetor_controller.model.annotations import (
-    CHANGE_CAUSE_ANNOTATION,
-    DEPLOYMENT_LABEL,
-    STARTED_AT_ANNOTATION,
-    deployment_label,
-)
+from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.manifests import owner_reference
 from praetor_controller.model.projection import epoch, project_template
 from praetor_controller.model.rows import DeploymentRow, Template

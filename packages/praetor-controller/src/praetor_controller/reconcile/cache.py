@@ -8,6 +8,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 import structlog
 
+from praetor_api.annotations import DEPLOYMENT_LABEL
 from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.resource import (
     CONTROLLER_REVISIONS,
@@ -18,7 +19,6 @@ from praetor_api.kube.client.resource import (
 )
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.informer import Handler, Informer
-from praetor_controller.model.annotations import DEPLOYMENT_LABEL
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, project_revision
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow

@@ -10,13 +10,13 @@ from collections.abc import Iterable
 
 import structlog
 
+from praetor_api.annotations import DEPLOYMENT_LABEL
 from praetor_api.kube.client.errors import Conflict, KubeError
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.workqueue import Workqueue
 from praetor_controller.errors import NotLeading
 from praetor_controller.metrics import Metrics
-from praetor_controller.model.annotations import DEPLOYMENT_LABEL
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.reconcile.assumed_cache import Overlay
 from praetor_controller.reconcile.cache import BY_NAMESPACE, BY_UID, Cache

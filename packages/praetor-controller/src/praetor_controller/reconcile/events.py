@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from attrs import frozen
 
+from praetor_api.conditions import ConditionType, DeploymentReason
 from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import Condition
-from praetor_controller.rollout.status import PROGRESSING, ConditionReason
 
 _WORTH_TELLING = {
-    ConditionReason.ROLLOUT_IN_PROGRESS: ("Normal", "RolloutStarted"),
-    ConditionReason.NEW_REVISION_ROLLED_OUT: ("Normal", "RolloutComplete"),
-    ConditionReason.PROGRESS_DEADLINE_EXCEEDED: ("Warning", "ProgressDeadlineExceeded"),
-    ConditionReason.DEPLOYMENT_PAUSED: ("Normal", "RolloutPaused"),
-    ConditionReason.FAILURE_POLICY: ("Warning", "RolloutStopped"),
-    ConditionReason.INVALID_SPEC: ("Warning", "InvalidSpec"),
+    DeploymentReason.ROLLOUT_IN_PROGRESS: ("Normal", "RolloutStarted"),
+    DeploymentReason.NEW_REVISION_ROLLED_OUT: ("Normal", "RolloutComplete"),
+    DeploymentReason.PROGRESS_DEADLINE_EXCEEDED: ("Warning", "ProgressDeadlineExceeded"),
+    DeploymentReason.DEPLOYMENT_PAUSED: ("Normal", "RolloutPaused"),
+    DeploymentReason.FAILURE_POLICY: ("Warning", "RolloutStopped"),
+    DeploymentReason.INVALID_SPEC: ("Warning", "InvalidSpec"),
 }
 
 
@@ -30,10 +30,10 @@ class Notice:
 
 def transition_notices(old: tuple[Condition, ...], new: tuple[Condition, ...]) -> tuple[Notice, ...]:
     """Return what is worth telling about the way from *old* to *new*."""
-    before, after = get_condition(old, PROGRESSING), get_condition(new, PROGRESSING)
+    before, after = get_condition(old, ConditionType.PROGRESSING), get_condition(new, ConditionType.PROGRESSING)
     if after is None or (before is not None and before.reason == after.reason):
         return ()
-    told = _WORTH_TELLING.get(ConditionReason(after.reason))
+    told = _WORTH_TELLING.get(DeploymentReason(after.reason))
     return (Notice(told[0], told[1], "Rollout", after.message),) if told else ()
 
 

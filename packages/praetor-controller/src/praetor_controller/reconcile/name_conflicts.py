@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
+from praetor_api.annotations import DEPLOYMENT_LABEL
 from praetor_api.kube.client.resource import Key
-from praetor_controller.model.annotations import DEPLOYMENT_LABEL, deployment_label
+from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
 
 Find: TypeAlias = Callable[[Key], ProcessRow | None]

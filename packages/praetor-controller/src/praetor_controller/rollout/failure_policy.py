@@ -11,13 +11,14 @@ from collections.abc import Collection, Sequence
 
 from attrs import frozen
 
+from praetor_api.conditions import ConditionType, DeploymentReason
 from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import ConditionStatus, FailureAction, StrategyType
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.rollout.amounts import amount
 from praetor_controller.rollout.assignment import Pairing
 from praetor_controller.rollout.availability import Standing
-from praetor_controller.rollout.status import PAUSED, ROLLED_BACK, ConditionReason, was_rolled_out
+from praetor_controller.rollout.status import was_rolled_out
 
 _SHOWN = 3
 _PATH = "spec.failurePolicy.maxFailures"
@@ -90,11 +91,11 @@ def _remembered(deployment: DeploymentRow, *, can_roll_back: bool) -> Stop | Non
     status = deployment.status
     if status.failed_revision != deployment.template.revision:
         return None
-    rolled_back = get_condition(status.conditions, ROLLED_BACK)
+    rolled_back = get_condition(status.conditions, ConditionType.ROLLED_BACK)
     if rolled_back is not None and rolled_back.status is ConditionStatus.TRUE:
         return Stop(rolled_back.message, rollback=can_roll_back, remembered=True)
-    paused = get_condition(status.conditions, PAUSED)
-    if paused is None or paused.reason != ConditionReason.FAILURE_POLICY:
+    paused = get_condition(status.conditions, ConditionType.PAUSED)
+    if paused is None or paused.reason != DeploymentReason.FAILURE_POLICY:
         return None
     if paused.observed_generation != deployment.generation:
         return None

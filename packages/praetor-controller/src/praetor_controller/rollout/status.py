@@ -12,22 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 from attrs import frozen
 
+from praetor_api.conditions import ConditionType, DeploymentReason
 from praetor_api.kube.codec import encode
 from praetor_api.kube.conditions import get_condition, set_condition, without_condition
 from praetor_api.kube.objects import Condition, ConditionStatus, StrategyType
 from praetor_controller.model.rows import DeploymentRow
 from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.snapshot import Counts, RolloutStatus
-
-AVAILABLE = "Available"
-PROGRESSING = "Progressing"
-PAUSED = "Paused"
-ROLLED_BACK = "RolledBack"
 
 _SETTLED = frozenset(
     {
@@ -43,20 +38,6 @@ CONNECT_S = 60.0
 """So long after the last step forward a first rollout waits for devices that have never connected."""
 
 _PATIENT = frozenset({ReasonCode.SOAKING, ReasonCode.AWAITING_APPROVAL})
-
-
-class ConditionReason(StrEnum):
-    """Why a condition of a deployment is as it is."""
-
-    MINIMUM_DEVICES_AVAILABLE = "MinimumDevicesAvailable"
-    TOO_MANY_UNAVAILABLE = "TooManyUnavailable"
-    ROLLOUT_IN_PROGRESS = "RolloutInProgress"
-    NEW_REVISION_ROLLED_OUT = "NewRevisionRolledOut"
-    PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
-    WAITING_FOR_DELETION = "WaitingForDeletion"
-    DEPLOYMENT_PAUSED = "DeploymentPaused"
-    FAILURE_POLICY = "FailurePolicy"
-    INVALID_SPEC = "InvalidSpec"
 
 
 @frozen(kw_only=True)
@@ -79,7 +60,7 @@ class Facts:
 @frozen
 class _Verdict:
     status: ConditionStatus
-    reason: ConditionReason
+    reason: DeploymentReason
     message: str
     deadline: float | None = None
 
@@ -93,7 +74,7 @@ def rollout_status(deployment: DeploymentRow, facts: Facts, now: datetime) -> tu
     complete = shown or (settled and not facts.reasons)
     progressing = _progressing(deployment, facts, now, complete=complete)
     conditions = deployment.status.conditions
-    for type_, verdict in ((AVAILABLE, _available(facts)), (PROGRESSING, progressing)):
+    for type_, verdict in ((ConditionType.AVAILABLE, _available(facts)), (ConditionType.PROGRESSING, progressing)):
         conditions = _set(conditions, type_, verdict, deployment.generation, now)
     conditions = _paused(conditions, deployment, facts, now)
     conditions = _rolled_back(conditions, deployment, facts, now)
@@ -120,7 +101,7 @@ def _connects_by(deployment: DeploymentRow, facts: Facts) -> float:
 
 def fault_status(deployment: DeploymentRow, fault: str, now: datetime) -> RolloutStatus:
     """Return the status of a deployment that cannot be acted on: nothing is counted, the condition says why."""
-    verdict = _Verdict(ConditionStatus.FALSE, ConditionReason.INVALID_SPEC, fault)
+    verdict = _Verdict(ConditionStatus.FALSE, DeploymentReason.INVALID_SPEC, fault)
     return RolloutStatus(
         observed_generation=deployment.generation,
         counts=Counts(),
@@ -128,25 +109,25 @@ def fault_status(deployment: DeploymentRow, fault: str, now: datetime) -> Rollou
         update_revision=deployment.template.revision,
         reasons={},
         failed_revision=deployment.status.failed_revision,
-        conditions=_set(deployment.status.conditions, PROGRESSING, verdict, deployment.generation, now),
+        conditions=_set(deployment.status.conditions, ConditionType.PROGRESSING, verdict, deployment.generation, now),
     )
 
 
 def was_rolled_out(deployment: DeploymentRow) -> bool:
     """Tell whether the stored status says that the present template was rolled out."""
     status, revision = deployment.status, deployment.template.revision
-    condition = get_condition(status.conditions, PROGRESSING)
+    condition = get_condition(status.conditions, ConditionType.PROGRESSING)
     return (
         status.current_revision == status.update_revision == revision
         and condition is not None
-        and condition.reason == ConditionReason.NEW_REVISION_ROLLED_OUT
+        and condition.reason == DeploymentReason.NEW_REVISION_ROLLED_OUT
     )
 
 
 def rollout_start(deployment: DeploymentRow, started_at: float, now: datetime) -> datetime:
     """Return since when the progress deadline runs: since *started_at* (epoch seconds), or since a pause ended."""
     began = datetime.fromtimestamp(started_at, now.tzinfo)
-    progressing = get_condition(deployment.status.conditions, PROGRESSING)
+    progressing = get_condition(deployment.status.conditions, ConditionType.PROGRESSING)
     if progressing is None or progressing.last_transition_time is None:
         return began
     if progressing.status is ConditionStatus.UNKNOWN:
@@ -158,60 +139,60 @@ def _available(facts: Facts) -> _Verdict:
     counts = facts.counts
     message = f"{counts.available} of {counts.desired} devices are available"
     if counts.unavailable <= facts.limit and (counts.available or not counts.desired):
-        return _Verdict(ConditionStatus.TRUE, ConditionReason.MINIMUM_DEVICES_AVAILABLE, message)
+        return _Verdict(ConditionStatus.TRUE, DeploymentReason.MINIMUM_DEVICES_AVAILABLE, message)
     message += f"; at most {facts.limit} may be unavailable" if counts.available else "; at least one must be"
-    return _Verdict(ConditionStatus.FALSE, ConditionReason.TOO_MANY_UNAVAILABLE, message)
+    return _Verdict(ConditionStatus.FALSE, DeploymentReason.TOO_MANY_UNAVAILABLE, message)
 
 
 def _progressing(deployment: DeploymentRow, facts: Facts, now: datetime, *, complete: bool) -> _Verdict:
     revision, where = deployment.template.revision, _summary(facts.reasons)
     if deployment.policy.paused and not was_rolled_out(deployment):
-        return _Verdict(ConditionStatus.UNKNOWN, ConditionReason.DEPLOYMENT_PAUSED, "nothing is written while paused")
+        return _Verdict(ConditionStatus.UNKNOWN, DeploymentReason.DEPLOYMENT_PAUSED, "nothing is written while paused")
     if facts.stopped:
-        return _Verdict(ConditionStatus.FALSE, ConditionReason.FAILURE_POLICY, f"{facts.stopped}: {where}")
+        return _Verdict(ConditionStatus.FALSE, DeploymentReason.FAILURE_POLICY, f"{facts.stopped}: {where}")
     if complete or was_rolled_out(deployment):
         message = f"revision {revision} was rolled out: {where}" if where else "no device matches the selector"
-        return _Verdict(ConditionStatus.TRUE, ConditionReason.NEW_REVISION_ROLLED_OUT, message)
+        return _Verdict(ConditionStatus.TRUE, DeploymentReason.NEW_REVISION_ROLLED_OUT, message)
     if deployment.strategy is StrategyType.ON_DELETE:
         message = f"revision {revision} is used as processes are deleted: {where}"
-        return _Verdict(ConditionStatus.TRUE, ConditionReason.WAITING_FOR_DELETION, message)
+        return _Verdict(ConditionStatus.TRUE, DeploymentReason.WAITING_FOR_DELETION, message)
     if deployment.strategy is StrategyType.ROLLING_UPDATE and facts.limit == 0:
         where += "; maxUnavailable is 0, so only devices that are unavailable already are updated"
     if facts.reasons.keys() & _PATIENT:
         message = f"revision {revision} waits as asked: {where}"
-        return _Verdict(ConditionStatus.TRUE, ConditionReason.ROLLOUT_IN_PROGRESS, message)
+        return _Verdict(ConditionStatus.TRUE, DeploymentReason.ROLLOUT_IN_PROGRESS, message)
     deadline_s = deployment.policy.progress_deadline_seconds
     deadline = facts.progress_at + deadline_s
     if now.timestamp() >= deadline:
         message = f"revision {revision} made no progress for {deadline_s} s: {where}"
-        return _Verdict(ConditionStatus.FALSE, ConditionReason.PROGRESS_DEADLINE_EXCEEDED, message)
+        return _Verdict(ConditionStatus.FALSE, DeploymentReason.PROGRESS_DEADLINE_EXCEEDED, message)
     message = f"revision {revision} is being rolled out: {where}"
-    return _Verdict(ConditionStatus.TRUE, ConditionReason.ROLLOUT_IN_PROGRESS, message, deadline)
+    return _Verdict(ConditionStatus.TRUE, DeploymentReason.ROLLOUT_IN_PROGRESS, message, deadline)
 
 
 def _paused(
     conditions: tuple[Condition, ...], deployment: DeploymentRow, facts: Facts, now: datetime
 ) -> tuple[Condition, ...]:
     if deployment.policy.paused:
-        verdict = _Verdict(ConditionStatus.TRUE, ConditionReason.DEPLOYMENT_PAUSED, "spec.paused is true")
+        verdict = _Verdict(ConditionStatus.TRUE, DeploymentReason.DEPLOYMENT_PAUSED, "spec.paused is true")
     elif facts.stopped and not facts.rolled_back:
-        verdict = _Verdict(ConditionStatus.TRUE, ConditionReason.FAILURE_POLICY, facts.stopped)
+        verdict = _Verdict(ConditionStatus.TRUE, DeploymentReason.FAILURE_POLICY, facts.stopped)
     else:
-        return without_condition(conditions, PAUSED)
-    return _set(conditions, PAUSED, verdict, deployment.generation, now)
+        return without_condition(conditions, ConditionType.PAUSED)
+    return _set(conditions, ConditionType.PAUSED, verdict, deployment.generation, now)
 
 
 def _rolled_back(
     conditions: tuple[Condition, ...], deployment: DeploymentRow, facts: Facts, now: datetime
 ) -> tuple[Condition, ...]:
     if not facts.rolled_back:
-        return without_condition(conditions, ROLLED_BACK)
-    verdict = _Verdict(ConditionStatus.TRUE, ConditionReason.FAILURE_POLICY, facts.stopped)
-    return _set(conditions, ROLLED_BACK, verdict, deployment.generation, now)
+        return without_condition(conditions, ConditionType.ROLLED_BACK)
+    verdict = _Verdict(ConditionStatus.TRUE, DeploymentReason.FAILURE_POLICY, facts.stopped)
+    return _set(conditions, ConditionType.ROLLED_BACK, verdict, deployment.generation, now)
 
 
 def _set(
-    conditions: tuple[Condition, ...], type_: str, verdict: _Verdict, generation: int, now: datetime
+    conditions: tuple[Condition, ...], type_: ConditionType, verdict: _Verdict, generation: int, now: datetime
 ) -> tuple[Condition, ...]:
     return set_condition(
         conditions,

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from attrs import define, evolve, field, frozen
 
+from praetor_api.annotations import CONFIRMED_ANNOTATION
 from praetor_api.canonical import ItemVersion, canonical_json
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.codec import DecodeError, decode
@@ -21,7 +22,6 @@ from praetor_api.spec import RestartPolicy
 
 Status = TypeVar("Status", DeviceProcessStatus, NetworkSwitchStatus)
 
-CONFIRMED_ANNOTATION = "azure.com/confirmed"
 """Somebody lets a change stay that asks to be confirmed: the hash of its spec."""
 
 POOL_SIZE = 65_536

@@ -18,12 +18,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from praetor_api.annotations import PEER_ADDRESS_ANNOTATION
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.elector import Elector
 from praetor_api.wire import Fault, WireError, parse_json
 from praetor_gateway.liveness.tracker import LivenessTracker
 
-ADDRESS_ANNOTATION = "azure.com/praetor-gateway-peer-address"
 PATH = "/v1/heard"
 PUSH_S = 1.0
 TIMEOUT_S = 5.0
@@ -93,7 +93,7 @@ class PeerPusher:
         while True:
             await self._clock.sleep(PUSH_S)
             holder = self._elector.holder
-            address = self._elector.holder_annotations.get(ADDRESS_ANNOTATION)
+            address = self._elector.holder_annotations.get(PEER_ADDRESS_ANNOTATION)
             if holder is not None and holder != self._identity and address:
                 await self._push(holder, address)
 

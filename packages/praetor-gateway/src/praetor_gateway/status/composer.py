@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
+from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.conditions import is_true
 from praetor_api.kube.objects import Phase
@@ -15,7 +16,6 @@ from praetor_gateway.status import patch
 from praetor_gateway.status.merge import merge
 from praetor_gateway.status.patch import StatusPatch
 from praetor_gateway.status.pending import COUNTS_DEBOUNCE_S, PendingStatuses, StatusKey
-from praetor_gateway.status.reasons import ConditionType
 from praetor_gateway.status.switch import SwitchFacts, counts, merge_switch
 
 

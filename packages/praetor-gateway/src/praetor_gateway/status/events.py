@@ -7,10 +7,10 @@ from enum import StrEnum
 
 from attrs import frozen
 
+from praetor_api.conditions import ConditionType
 from praetor_api.kube.conditions import get_condition, is_true
 from praetor_api.kube.objects import Condition, DeviceProcessStatus, NetworkSwitchStatus, Phase
 from praetor_gateway.status.merge import connection
-from praetor_gateway.status.reasons import ConditionType
 
 
 class EventReason(StrEnum):

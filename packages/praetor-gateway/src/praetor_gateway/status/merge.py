@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from attrs import evolve, frozen
 
+from praetor_api.conditions import ConditionType, ProcessReason
 from praetor_api.kube.codec import parse_time
 from praetor_api.kube.conditions import get_condition, next_condition
 from praetor_api.kube.objects import Condition, ConditionStatus, DeviceProcessStatus, Phase
@@ -18,7 +19,6 @@ from praetor_api.protocol import ArtifactReason, Observation, RollbackReason
 from praetor_api.spec import RestartPolicy
 from praetor_api.wire import clean_text
 from praetor_gateway.fleet.rows import CachedProcess
-from praetor_gateway.status.reasons import ConditionReason, ConditionType, Reason
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SILENCE = "nothing was heard from the device for longer than its stale limit"
@@ -27,7 +27,12 @@ SILENCE = "nothing was heard from the device for longer than its stale limit"
 _OF_SPEC = (ConditionType.SPEC_OBSERVED, ConditionType.ROLLED_BACK, ConditionType.UPDATE_HELD)
 """What is said of the current spec, though the device may run an older one."""
 
-_REPORTED = frozenset(ConditionType) - {ConditionType.AGENT_CONNECTED}
+_REPORTED = frozenset(ConditionType) - {
+    ConditionType.AGENT_CONNECTED,  # judged by heartbeats
+    ConditionType.AVAILABLE,  # of deployments
+    ConditionType.PROGRESSING,
+    ConditionType.PAUSED,
+}
 _ARTIFACT = {reason.value: reason for reason in ArtifactReason}
 _ROLLED_BACK = {reason.value: reason for reason in RollbackReason}
 
@@ -38,7 +43,7 @@ class Finding:
 
     type: ConditionType
     holds: bool | None
-    reason: ConditionReason
+    reason: ProcessReason | ArtifactReason | RollbackReason
     message: str = ""
 
 
@@ -80,7 +85,7 @@ def set_connected(conditions: dict[str, Condition], connected: bool, generation:
             known,
             type=ConditionType.AGENT_CONNECTED,
             status=status,
-            reason=Reason.HEARD if connected else Reason.SILENT,
+            reason=ProcessReason.HEARD if connected else ProcessReason.SILENT,
             message="" if connected else SILENCE,
             observed_generation=generation,
             now=now,
@@ -105,7 +110,7 @@ def phase(row: CachedProcess, status: DeviceProcessStatus) -> Phase:
         return Phase.UNKNOWN
     if started is not None and started.status is ConditionStatus.TRUE:
         return Phase.RUNNING
-    if current and started is not None and started.reason == Reason.START_FAILED:
+    if current and started is not None and started.reason == ProcessReason.START_FAILED:
         return Phase.FAILED
     return Phase.PENDING
 
@@ -195,40 +200,44 @@ def _findings(row: CachedProcess, known: Mapping[str, Condition], seen: Observat
 def _spec(row: CachedProcess, seen: Observation) -> Finding:
     kind = ConditionType.SPEC_OBSERVED
     if seen.observed_spec_hash == row.spec_hash:
-        return Finding(type=kind, holds=True, reason=Reason.CURRENT)
+        return Finding(type=kind, holds=True, reason=ProcessReason.CURRENT)
     if not seen.observed_spec_hash:
-        return Finding(type=kind, holds=False, reason=Reason.HASH_MISSING, message="the device names no spec")
+        return Finding(type=kind, holds=False, reason=ProcessReason.HASH_MISSING, message="the device names no spec")
     if seen.failed_spec_hash == row.spec_hash:
-        return Finding(type=kind, holds=False, reason=Reason.GIVEN_UP, message="the device went back to an older spec")
+        return Finding(
+            type=kind, holds=False, reason=ProcessReason.GIVEN_UP, message="the device went back to an older spec"
+        )
     message = "the device does not act on the current spec yet"
-    return Finding(type=kind, holds=False, reason=Reason.OUTDATED, message=message)
+    return Finding(type=kind, holds=False, reason=ProcessReason.OUTDATED, message=message)
 
 
 def _artifact(seen: Observation) -> Iterator[Finding]:
     error = seen.error_message or ""
     if seen.artifact_downloaded is not None:
         done = seen.artifact_downloaded
-        missing = _why(seen, ArtifactReason.DOWNLOAD_FAILED) if error else Reason.NOT_DOWNLOADED
+        missing = _why(seen, ArtifactReason.DOWNLOAD_FAILED) if error else ProcessReason.NOT_DOWNLOADED
         yield Finding(
             type=ConditionType.ARTIFACT_DOWNLOADED,
             holds=done,
-            reason=Reason.DOWNLOADED if done else missing,
+            reason=ProcessReason.DOWNLOADED if done else missing,
             message="" if done else error,
         )
     if seen.artifact_verified is not None:
         done = seen.artifact_verified
         failed = bool(error) and bool(seen.artifact_downloaded)
-        missing = _why(seen, ArtifactReason.VERIFICATION_FAILED) if failed else Reason.NOT_VERIFIED
+        missing = _why(seen, ArtifactReason.VERIFICATION_FAILED) if failed else ProcessReason.NOT_VERIFIED
         yield Finding(
             type=ConditionType.ARTIFACT_VERIFIED,
             holds=done,
-            reason=Reason.VERIFIED if done else missing,
+            reason=ProcessReason.VERIFIED if done else missing,
             message=error if failed and not done else "",
         )
     elif seen.artifact_downloaded:
         # said, for what was found of an older spec, which pinned its artifact, is not so any more
         message = "the spec gives no checksum to verify the artifact by"
-        yield Finding(type=ConditionType.ARTIFACT_VERIFIED, holds=None, reason=Reason.NOT_PINNED, message=message)
+        yield Finding(
+            type=ConditionType.ARTIFACT_VERIFIED, holds=None, reason=ProcessReason.NOT_PINNED, message=message
+        )
 
 
 def _why(seen: Observation, otherwise: ArtifactReason) -> ArtifactReason:
@@ -239,56 +248,56 @@ def _why(seen: Observation, otherwise: ArtifactReason) -> ArtifactReason:
 def _started(row: CachedProcess, seen: Observation) -> Iterator[Finding]:
     kind, error = ConditionType.PROCESS_STARTED, seen.error_message or ""
     if _is_completed(row, seen):
-        yield Finding(type=kind, holds=True, reason=Reason.COMPLETED)
+        yield Finding(type=kind, holds=True, reason=ProcessReason.COMPLETED)
     elif seen.process_started:
-        yield Finding(type=kind, holds=True, reason=Reason.STARTED)
+        yield Finding(type=kind, holds=True, reason=ProcessReason.STARTED)
     elif seen.process_started is False:
         if error:
-            yield Finding(type=kind, holds=False, reason=Reason.START_FAILED, message=error)
+            yield Finding(type=kind, holds=False, reason=ProcessReason.START_FAILED, message=error)
         elif seen.exit_code is not None:
             message = f"the process ended with exit code {seen.exit_code}"
-            yield Finding(type=kind, holds=False, reason=Reason.EXITED, message=message)
+            yield Finding(type=kind, holds=False, reason=ProcessReason.EXITED, message=message)
         else:
-            yield Finding(type=kind, holds=False, reason=Reason.NOT_STARTED)
+            yield Finding(type=kind, holds=False, reason=ProcessReason.NOT_STARTED)
 
 
 def _healthy(row: CachedProcess, seen: Observation) -> Iterator[Finding]:
     kind = ConditionType.HEALTHY
     if _is_completed(row, seen):
-        yield Finding(type=kind, holds=True, reason=Reason.COMPLETED)
+        yield Finding(type=kind, holds=True, reason=ProcessReason.COMPLETED)
     elif seen.process_started is False:
-        yield Finding(type=kind, holds=False, reason=Reason.NOT_RUNNING)
+        yield Finding(type=kind, holds=False, reason=ProcessReason.NOT_RUNNING)
     elif seen.healthy:
-        yield Finding(type=kind, holds=True, reason=Reason.HEALTHY)
+        yield Finding(type=kind, holds=True, reason=ProcessReason.HEALTHY)
     elif seen.healthy is False:
-        yield Finding(type=kind, holds=False, reason=Reason.UNHEALTHY, message=seen.error_message or "")
+        yield Finding(type=kind, holds=False, reason=ProcessReason.UNHEALTHY, message=seen.error_message or "")
     elif seen.process_started:
-        yield Finding(type=kind, holds=None, reason=Reason.NOT_PROBED)
+        yield Finding(type=kind, holds=None, reason=ProcessReason.NOT_PROBED)
 
 
 def _warning(known: Mapping[str, Condition], seen: Observation) -> Iterator[Finding]:
     kind = ConditionType.SPEC_WARNING
     if seen.warning_message:
-        yield Finding(type=kind, holds=True, reason=Reason.WARNED, message=seen.warning_message)
+        yield Finding(type=kind, holds=True, reason=ProcessReason.WARNED, message=seen.warning_message)
     elif kind in known:
-        yield Finding(type=kind, holds=False, reason=Reason.NOT_WARNED)
+        yield Finding(type=kind, holds=False, reason=ProcessReason.NOT_WARNED)
 
 
 def _rolled_back(row: CachedProcess, known: Mapping[str, Condition], seen: Observation) -> Iterator[Finding]:
     kind = ConditionType.ROLLED_BACK
     if seen.failed_spec_hash == row.spec_hash:
-        reason = _ROLLED_BACK.get(seen.rolled_back_reason or "", Reason.OTHER)
+        reason = _ROLLED_BACK.get(seen.rolled_back_reason or "", ProcessReason.OTHER)
         yield Finding(type=kind, holds=True, reason=reason, message=seen.rolled_back_message or "")
     elif kind in known:
-        yield Finding(type=kind, holds=False, reason=Reason.NOT_ROLLED_BACK)
+        yield Finding(type=kind, holds=False, reason=ProcessReason.NOT_ROLLED_BACK)
 
 
 def _held(known: Mapping[str, Condition], seen: Observation) -> Iterator[Finding]:
     kind = ConditionType.UPDATE_HELD
     if seen.update_held_message is not None:
-        yield Finding(type=kind, holds=True, reason=Reason.HELD, message=seen.update_held_message)
+        yield Finding(type=kind, holds=True, reason=ProcessReason.HELD, message=seen.update_held_message)
     elif kind in known:
-        yield Finding(type=kind, holds=False, reason=Reason.NOT_HELD)
+        yield Finding(type=kind, holds=False, reason=ProcessReason.NOT_HELD)
 
 
 def _is_completed(row: CachedProcess, seen: Observation) -> bool:

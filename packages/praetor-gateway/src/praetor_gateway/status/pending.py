@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 from attrs import frozen
 
+from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
 from praetor_api.kube.conditions import is_true
 from praetor_api.kube.objects import DeviceProcessStatus, Phase
@@ -19,7 +20,6 @@ from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.workqueue import Workqueue
 from praetor_api.protocol import Observation
 from praetor_gateway.fleet.rows import CachedProcess
-from praetor_gateway.status.reasons import ConditionType
 
 PROGRESS_DEBOUNCE_S = 0.3
 """How long a step on the way (downloaded, started) waits for the next one: a start that takes less than this between

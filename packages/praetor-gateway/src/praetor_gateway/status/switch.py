@@ -7,11 +7,11 @@ from datetime import datetime
 
 from attrs import evolve, frozen
 
+from praetor_api.conditions import ConditionType
 from praetor_api.kube.conditions import is_true
 from praetor_api.kube.objects import NetworkSwitchStatus, Phase, ProcessCounts
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
 from praetor_gateway.status.merge import by_type, in_order, set_connected
-from praetor_gateway.status.reasons import ConditionType
 
 
 @frozen(kw_only=True)

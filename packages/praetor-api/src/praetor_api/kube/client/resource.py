@@ -8,6 +8,8 @@ from urllib.parse import quote
 
 from attrs import frozen
 
+from praetor_api.kube.objects import GROUP, VERSION
+
 
 @frozen(order=True)
 class Key:
@@ -51,11 +53,11 @@ class Resource:
         return "/".join(parts)
 
 
-DEVICE_PROCESSES = Resource(group="azure.com", version="v1alpha1", plural="deviceprocesses", kind="DeviceProcess")
+DEVICE_PROCESSES = Resource(group=GROUP, version=VERSION, plural="deviceprocesses", kind="DeviceProcess")
 DEVICE_PROCESS_DEPLOYMENTS = Resource(
-    group="azure.com", version="v1alpha1", plural="deviceprocessdeployments", kind="DeviceProcessDeployment"
+    group=GROUP, version=VERSION, plural="deviceprocessdeployments", kind="DeviceProcessDeployment"
 )
-NETWORK_SWITCHES = Resource(group="azure.com", version="v1alpha1", plural="networkswitches", kind="NetworkSwitch")
+NETWORK_SWITCHES = Resource(group=GROUP, version=VERSION, plural="networkswitches", kind="NetworkSwitch")
 LEASES = Resource(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease")
 EVENTS = Resource(group="events.k8s.io", version="v1", plural="events", kind="Event")
 CONTROLLER_REVISIONS = Resource(group="apps", version="v1", plural="controllerrevisions", kind="ControllerRevision")

@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
+from praetor_api.annotations import APPROVED_WAVES_ANNOTATION
 from praetor_controller.ctl.approval import approved
 from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
 from praetor_controller.ctl.commands.completion import deployment_names
 from praetor_controller.ctl.output import show
 from praetor_controller.ctl.rollout_patch import merge, rewrite
-from praetor_controller.model.annotations import APPROVED_WAVES_ANNOTATION
 
 
 @click.command("approve")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from praetor_api.annotations import DEPLOYMENT_LABEL
 from praetor_api.kube.client.resource import CONTROLLER_REVISIONS
 from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options, list_all
 from praetor_controller.ctl.commands.completion import deployment_names
@@ -14,7 +15,7 @@ from praetor_controller.ctl.output import OutputFormat, output_option, show, str
 from praetor_controller.ctl.revisions import chosen, details, owned, template_to_restore
 from praetor_controller.ctl.revisions import history as printed
 from praetor_controller.ctl.rollout_patch import read
-from praetor_controller.model.annotations import DEPLOYMENT_LABEL, deployment_label
+from praetor_controller.model.annotations import deployment_label
 
 
 @click.command("history")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
+from praetor_api.annotations import RESTARTED_AT_ANNOTATION
 from praetor_api.kube.codec import format_time
 from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
 from praetor_controller.ctl.commands.completion import deployment_names
 from praetor_controller.ctl.output import show
 from praetor_controller.ctl.rollout_patch import merge
-from praetor_controller.model.annotations import RESTARTED_AT_ANNOTATION
 
 
 @click.command("restart")

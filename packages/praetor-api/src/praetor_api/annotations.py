@@ -1,0 +1,66 @@
+"""Every label and annotation that Praetor's programs write or read. They are stored data: names never change.
+
+A name ends in `LABEL` where Kubernetes or a container runtime selects by it, in `ANNOTATION` where it only carries
+a value.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "APPROVED_WAVES_ANNOTATION",
+    "CHANGE_CAUSE_ANNOTATION",
+    "CONFIRMED_ANNOTATION",
+    "CONTAINER_DEVICE_LABEL",
+    "CONTAINER_SPEC_HASH_LABEL",
+    "CONTAINER_UID_LABEL",
+    "DEPLOYMENT_LABEL",
+    "MANAGED_ANNOTATION",
+    "OFFERED_AT_ANNOTATION",
+    "PEER_ADDRESS_ANNOTATION",
+    "RESTARTED_AT_ANNOTATION",
+    "REVISION_ANNOTATION",
+    "STARTED_AT_ANNOTATION",
+    "WAVE_ANNOTATION",
+]
+
+DEPLOYMENT_LABEL = "azure.com/deployment"
+"""On a DeviceProcess and a ControllerRevision: the deployment's name, or its beginning and a hash."""
+
+REVISION_ANNOTATION = "azure.com/revision"
+"""On a DeviceProcess: the revision (a hash) of the template that its spec comes from."""
+
+OFFERED_AT_ANNOTATION = "azure.com/offered-at"
+"""On a DeviceProcess: when the controller last wrote its spec (RFC 3339)."""
+
+MANAGED_ANNOTATION = "azure.com/template-keys"
+"""On a DeviceProcess: the label and annotation keys that came from the template and leave with it (JSON)."""
+
+WAVE_ANNOTATION = "azure.com/wave"
+"""On a DeviceProcess: the rollout wave in which its spec was written."""
+
+CONFIRMED_ANNOTATION = "azure.com/confirmed"
+"""On a DeviceProcess: the spec hash that an operator confirmed."""
+
+RESTARTED_AT_ANNOTATION = "azure.com/restarted-at"
+"""On a template: raised to restart every process under the rollout's policy (RFC 3339)."""
+
+APPROVED_WAVES_ANNOTATION = "azure.com/approved-waves"
+"""On a deployment: `<revision>/<wave>[,…]`, so that an approval never carries over to another revision."""
+
+STARTED_AT_ANNOTATION = "azure.com/rollout-started-at"
+"""On a ControllerRevision: when its rollout began last (RFC 3339)."""
+
+CHANGE_CAUSE_ANNOTATION = "kubernetes.io/change-cause"
+"""On a deployment, and copied to the ControllerRevision that begins with it: why a user changed the template."""
+
+PEER_ADDRESS_ANNOTATION = "azure.com/praetor-gateway-peer-address"
+"""On the gateways' Lease: the `host:port` at which the holder accepts reports from the other replicas."""
+
+CONTAINER_UID_LABEL = "azure.com/praetor-uid"
+"""On a container on a device: the UID of its DeviceProcess."""
+
+CONTAINER_DEVICE_LABEL = "azure.com/praetor-device"
+"""On a container on a device: the name of the device that owns it."""
+
+CONTAINER_SPEC_HASH_LABEL = "azure.com/praetor-spec-hash"
+"""On a container on a device: the hash of the spec that it was created from."""

@@ -1,0 +1,97 @@
+"""The words of status conditions, and the limits that decide when a process counts as crash-looping.
+
+Types and reasons are stored data: they never change. `praetor_api.kube.conditions` sets them on objects.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = [
+    "CRASH_LOOP_COUNT",
+    "STABILITY_WINDOW_SECONDS",
+    "ConditionType",
+    "DeploymentReason",
+    "ProcessReason",
+]
+
+CRASH_LOOP_COUNT = 3
+"""Exits in a row after which a process is in a crash loop: the agent rolls it back, the controller counts it failing.
+
+Both must use the same number, or a rollout would go on while its devices roll back.
+"""
+
+STABILITY_WINDOW_SECONDS = 600.0
+"""Uptime after which a process is stable: the agent's restart backoff starts over, earlier exits no longer count.
+
+Ten minutes, as the kubelet resets a container's backoff.
+"""
+
+
+class ConditionType(StrEnum):
+    """The `type` of a condition on a NetworkSwitch, a DeviceProcess or a DeviceProcessDeployment."""
+
+    # of NetworkSwitch and DeviceProcess, written by the gateway
+    AGENT_CONNECTED = "AgentConnected"
+    # of DeviceProcess, written by the gateway
+    SPEC_OBSERVED = "SpecObserved"
+    ARTIFACT_DOWNLOADED = "ArtifactDownloaded"
+    ARTIFACT_VERIFIED = "ArtifactVerified"
+    PROCESS_STARTED = "ProcessStarted"
+    HEALTHY = "Healthy"
+    SPEC_WARNING = "SpecWarning"
+    UPDATE_HELD = "UpdateHeld"
+    # of DeviceProcess, written by the gateway, and of DeviceProcessDeployment, written by the controller
+    ROLLED_BACK = "RolledBack"
+    # of DeviceProcessDeployment, written by the controller
+    AVAILABLE = "Available"
+    PROGRESSING = "Progressing"
+    PAUSED = "Paused"
+
+
+class ProcessReason(StrEnum):
+    """The `reason` of a condition that the gateway writes, besides those that a device reports.
+
+    A device's reasons are `praetor_api.protocol.ArtifactReason` and `RollbackReason`.
+    """
+
+    HEARD = "HeartbeatReceived"
+    SILENT = "HeartbeatMissed"
+    CURRENT = "SpecCurrent"
+    OUTDATED = "SpecOutdated"
+    HASH_MISSING = "HashNotReported"
+    DOWNLOADED = "Downloaded"
+    NOT_DOWNLOADED = "NotDownloaded"
+    VERIFIED = "Verified"
+    NOT_VERIFIED = "NotVerified"
+    NOT_PINNED = "NothingToVerifyBy"
+    STARTED = "Started"
+    NOT_STARTED = "NotStarted"
+    START_FAILED = "StartFailed"
+    EXITED = "Exited"
+    COMPLETED = "Completed"
+    HEALTHY = "Healthy"
+    UNHEALTHY = "Unhealthy"
+    NOT_PROBED = "NotProbedYet"
+    NOT_RUNNING = "NotRunning"
+    WARNED = "Reported"
+    NOT_WARNED = "NoWarning"
+    GIVEN_UP = "SpecRolledBack"
+    OTHER = "Other"
+    NOT_ROLLED_BACK = "NotRolledBack"
+    HELD = "HeldOnDevice"
+    NOT_HELD = "NotHeld"
+
+
+class DeploymentReason(StrEnum):
+    """The `reason` of a condition of a DeviceProcessDeployment, written by the controller."""
+
+    MINIMUM_DEVICES_AVAILABLE = "MinimumDevicesAvailable"
+    TOO_MANY_UNAVAILABLE = "TooManyUnavailable"
+    ROLLOUT_IN_PROGRESS = "RolloutInProgress"
+    NEW_REVISION_ROLLED_OUT = "NewRevisionRolledOut"
+    PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    WAITING_FOR_DELETION = "WaitingForDeletion"
+    DEPLOYMENT_PAUSED = "DeploymentPaused"
+    FAILURE_POLICY = "FailurePolicy"
+    INVALID_SPEC = "InvalidSpec"

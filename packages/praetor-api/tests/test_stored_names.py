@@ -1,0 +1,55 @@
+"""Golden copies of names that stand in stored objects and on devices: changing one would orphan stored data."""
+
+from __future__ import annotations
+
+import praetor_api.annotations as keys
+from praetor_api.conditions import (
+    CRASH_LOOP_COUNT,
+    STABILITY_WINDOW_SECONDS,
+    ConditionType,
+    DeploymentReason,
+    ProcessReason,
+)
+
+
+def test_label_and_annotation_keys_never_change() -> None:
+    assert {name: getattr(keys, name) for name in keys.__all__} == {
+        "APPROVED_WAVES_ANNOTATION": "azure.com/approved-waves",
+        "CHANGE_CAUSE_ANNOTATION": "kubernetes.io/change-cause",
+        "CONFIRMED_ANNOTATION": "azure.com/confirmed",
+        "CONTAINER_DEVICE_LABEL": "azure.com/praetor-device",
+        "CONTAINER_SPEC_HASH_LABEL": "azure.com/praetor-spec-hash",
+        "CONTAINER_UID_LABEL": "azure.com/praetor-uid",
+        "DEPLOYMENT_LABEL": "azure.com/deployment",
+        "MANAGED_ANNOTATION": "azure.com/template-keys",
+        "OFFERED_AT_ANNOTATION": "azure.com/offered-at",
+        "PEER_ADDRESS_ANNOTATION": "azure.com/praetor-gateway-peer-address",
+        "RESTARTED_AT_ANNOTATION": "azure.com/restarted-at",
+        "REVISION_ANNOTATION": "azure.com/revision",
+        "STARTED_AT_ANNOTATION": "azure.com/rollout-started-at",
+        "WAVE_ANNOTATION": "azure.com/wave",
+    }
+
+
+def test_condition_types_never_change() -> None:
+    assert {each.value for each in ConditionType} == {
+        "AgentConnected", "SpecObserved", "ArtifactDownloaded", "ArtifactVerified", "ProcessStarted", "Healthy",
+        "SpecWarning", "UpdateHeld", "RolledBack", "Available", "Progressing", "Paused",
+    }  # fmt: skip
+
+
+def test_condition_reasons_never_change() -> None:
+    assert {each.value for each in ProcessReason} == {
+        "HeartbeatReceived", "HeartbeatMissed", "SpecCurrent", "SpecOutdated", "HashNotReported", "Downloaded",
+        "NotDownloaded", "Verified", "NotVerified", "NothingToVerifyBy", "Started", "NotStarted", "StartFailed",
+        "Exited", "Completed", "Healthy", "Unhealthy", "NotProbedYet", "NotRunning", "Reported", "NoWarning",
+        "SpecRolledBack", "Other", "NotRolledBack", "HeldOnDevice", "NotHeld",
+    }  # fmt: skip
+    assert {each.value for each in DeploymentReason} == {
+        "MinimumDevicesAvailable", "TooManyUnavailable", "RolloutInProgress", "NewRevisionRolledOut",
+        "ProgressDeadlineExceeded", "WaitingForDeletion", "DeploymentPaused", "FailurePolicy", "InvalidSpec",
+    }  # fmt: skip
+
+
+def test_a_crash_loop_is_three_exits_each_within_ten_minutes() -> None:
+    assert (CRASH_LOOP_COUNT, STABILITY_WINDOW_SECONDS) == (3, 600.0)
