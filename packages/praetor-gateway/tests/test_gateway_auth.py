@@ -14,7 +14,7 @@ from praetor_api.canonical import desired_etag
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.tokens import device_token
 from praetor_gateway import cli
-from praetor_gateway.http.credentials import RELOAD_S
+from praetor_gateway.http.auth import RELOAD_S
 from praetor_gateway.settings import Credentials
 
 CONFIGURED = {

@@ -22,7 +22,7 @@ from praetor_api.kube.client.resource import DEVICE_PROCESSES
 from praetor_api.kube.runtime.clock import SystemClock
 from praetor_gateway.errors import ConfigurationError
 from praetor_gateway.gateway import Gateway
-from praetor_gateway.http.certificates import LOOK_S, Tls
+from praetor_gateway.http.certificates import CHECK_S, Tls
 from praetor_gateway.http.server import Listener, on_loop_error
 from praetor_gateway.main import serve
 
@@ -207,13 +207,13 @@ async def test_a_renewed_certificate_is_served_and_half_of_one_is_not(tmp_path: 
     serving = asyncio.ensure_future(listener.serve(stop.wait, 1.0))
     assert await shown(listener.port, name) == old
     put("cert.pem", new)
-    await clock.advance(LOOK_S)
+    await clock.advance(CHECK_S)
     assert await shown(listener.port, name) == old
     tls.key.unlink()
-    await clock.advance(LOOK_S)
+    await clock.advance(CHECK_S)
     assert await shown(listener.port, name) == old
     put("key.pem", new_key)
-    await clock.advance(LOOK_S)
+    await clock.advance(CHECK_S)
     assert await shown(listener.port, name) == new
     stop.set()
     await asyncio.wait_for(serving, 20)

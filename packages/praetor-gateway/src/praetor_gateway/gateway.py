@@ -22,8 +22,7 @@ from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_gateway.fleet.devices import DeviceIndex
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Projection
 from praetor_gateway.http.app import create_app
-from praetor_gateway.http.auth import Authenticator
-from praetor_gateway.http.credentials import CredentialReloader
+from praetor_gateway.http.auth import Authenticator, CredentialReloader
 from praetor_gateway.http.device_api import DeviceApi, Terms
 from praetor_gateway.http.long_poll import LongPolls
 from praetor_gateway.http.probes import create_probe_app
@@ -44,9 +43,12 @@ from praetor_gateway.status.writer import StatusWriter
 LEASE = "praetor-gateway-arbiter"
 COMPONENT = "praetor-gateway"
 WRITES_PER_S = 100.0
+"""Status writes a second in the long run, so that a fleet that changes at once leaves room for the apiserver's other
+clients."""
 WRITE_BURST = 200
+"""Status writes at once: two seconds' worth."""
 REPORT_BURST_S = 10.0
-"""A device may send at once what its rate allows in so many seconds."""
+"""A device may send at once what its rate allows in this many seconds: it reports each step of a start at once."""
 
 _log = structlog.get_logger()
 
@@ -54,7 +56,7 @@ _log = structlog.get_logger()
 class Gateway:
     """Serves devices from *api*'s objects; ``app``, ``probe_app`` and ``peer_app`` are its faces.
 
-    Several replicas need a *transport*, to tell the one that judges whom they heard.
+    Several replicas need a *transport*, to report to the leader which devices they heard.
     """
 
     def __init__(
@@ -126,7 +128,7 @@ class Gateway:
         self._add_gauges()
 
     def is_synced(self) -> bool:
-        """Tell whether the whole fleet was read."""
+        """Return whether the whole fleet was read."""
         return all(informer.synced.is_set() for informer in self._informers)
 
     def unready(self) -> str:
@@ -136,11 +138,11 @@ class Gateway:
         return "" if self.is_synced() else "the cache is not synced yet"
 
     def traces(self) -> int:
-        """Return how many entries are kept on behalf of devices: 0 while nobody is declared or waits."""
+        """Return how many entries are kept on behalf of devices: 0 while none is declared or waits."""
         return len(self._fleet) + len(self._long_polls) + len(self._liveness.heard_at) + self._pending.observed
 
     def drain(self) -> None:
-        """Be unready from now on, and answer all who wait."""
+        """Be unready from now on, and answer all requests that wait."""
         self._draining = True
         self._long_polls.release()
 
@@ -178,7 +180,7 @@ class Gateway:
             yield "credential reloader", reloader.run()
 
     async def _arbitrate(self) -> None:
-        """Judge once the whole fleet is known: until then every device is turned away, thus silent to us."""
+        """Join the election once the whole fleet is known: until then we refuse all devices, and they seem silent."""
         for informer in self._informers:
             await informer.synced.wait()
         await self._arbiter.run()

@@ -1,4 +1,4 @@
-"""Builds the gateway and runs it until it is told to stop."""
+"""Builds the gateway and runs it until a signal stops it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _announce(port: int, probe_port: int) -> None:
 async def serve(
     gateway: Gateway, settings: Settings, stop: asyncio.Event, announce: Callable[[int, int], None]
 ) -> None:
-    """Serve *gateway* until *stop*; *announce* is told both ports once they are bound."""
+    """Serve *gateway* until *stop*; *announce* is called with both ports once they are bound."""
     tls = Tls(cert=settings.tls_cert, key=settings.tls_key) if settings.tls_cert and settings.tls_key else None
     devices = Listener(gateway.app, settings.addr, option="--addr", tls=tls)
     probes = Listener(gateway.probe_app, settings.probe_addr, option="--health-probe-bind-address")

@@ -57,5 +57,5 @@ class Metrics:
         self._disconnected.inc(count)
 
     def gauge(self, name: str, doc: str, value: Callable[[], float]) -> None:
-        """Add a gauge whose *value* is asked for with every scrape."""
+        """Add a gauge; *value* is called with every scrape."""
         Gauge(f"praetor_gateway_{name}", doc, registry=self._registry).set_function(value)

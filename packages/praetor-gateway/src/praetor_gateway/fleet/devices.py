@@ -1,7 +1,7 @@
 """The devices that are declared, by name, and what each shall run: what every request is answered from.
 
 Kept up to date by the informers and by our own writes, never by devices: a name
-that nobody declared leaves no trace.
+that is not declared leaves no trace.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class DeviceIndex:
         return self._devices.get(name)
 
     def epoch(self, name: str) -> int:
-        """Return the credential epoch of the device *name*, 0 if nobody declared it."""
+        """Return the credential epoch of the device *name*, 0 if it is not declared."""
         device = self._devices.get(name)
         return 0 if device is None else device.epoch
 
@@ -103,14 +103,14 @@ class DeviceIndex:
         return self._switches.get(key)
 
     def on_process(self, key: Key, old: CachedProcess | None, new: CachedProcess | None) -> None:
-        """Take a change that an informer tells."""
+        """Take a change that an informer reports."""
         if new is None:
             self._drop_process(key)
         else:
             self._put_process(new, restored=went_back(old, new))
 
     def on_switch(self, key: Key, old: CachedSwitch | None, new: CachedSwitch | None) -> None:
-        """Take a change that an informer tells."""
+        """Take a change that an informer reports."""
         if new is None:
             self._drop_switch(key)
         else:
@@ -129,13 +129,13 @@ class DeviceIndex:
             self._put_switch(row, own=True)
 
     def read_process(self, row: CachedProcess, *, newest: bool) -> None:
-        """Take what was read; *newest* if nothing was told of it meanwhile, so that older means restored."""
+        """Take what was read; *newest* if no change came meanwhile, so that older means restored."""
         known = self._processes.get(row.key)
         if known is not None and known.uid == row.uid:
             self._put_process(row, restored=newest)
 
     def read_switch(self, row: CachedSwitch, *, newest: bool) -> None:
-        """Take what was read; *newest* if nothing was told of it meanwhile, so that older means restored."""
+        """Take what was read; *newest* if no change came meanwhile, so that older means restored."""
         known = self._switches.get(row.key)
         if known is not None and known.uid == row.uid:
             self._put_switch(row, restored=newest)
@@ -151,14 +151,14 @@ class DeviceIndex:
         device = self._declared(row.device)
         device.processes = _with(device.processes, row)
         if known is None or _identity(known) != _identity(row):
-            self._tell(device)
+            self._notify(device)
 
     def _drop_process(self, key: Key) -> None:
         row = self._processes.pop(key, None)
         if row is not None:
             device = self._devices[row.device]
             device.processes = _without(device.processes, key)
-            self._tell(device)
+            self._notify(device)
 
     def _put_switch(self, row: CachedSwitch, *, restored: bool = False, own: bool = False) -> None:
         known = self._switches.get(row.key)
@@ -169,15 +169,15 @@ class DeviceIndex:
         device.switches = _with(device.switches, row)
         if known is not None and known.uid == row.uid and not own:
             device.session.superseded(known.status, row.status)
-        if known is None or _standing(known) != _standing(row):
-            self._tell(device)
+        if known is None or _declaration(known) != _declaration(row):
+            self._notify(device)
 
     def _drop_switch(self, key: Key) -> None:
         row = self._switches.pop(key, None)
         if row is not None:
             device = self._devices[key.name]
             device.switches = _without(device.switches, key)
-            self._tell(device)
+            self._notify(device)
 
     def _declared(self, name: str) -> DeclaredDevice:
         device = self._devices.get(name)
@@ -185,7 +185,7 @@ class DeviceIndex:
             device = self._devices[name] = DeclaredDevice(name)
         return device
 
-    def _tell(self, device: DeclaredDevice) -> None:
+    def _notify(self, device: DeclaredDevice) -> None:
         if not device.processes and not device.switches:
             del self._devices[device.name]
         device.changed()
@@ -196,7 +196,7 @@ def _identity(row: CachedProcess) -> tuple[object, ...]:
     return (row.uid, row.generation, row.parts, row.deleting, row.device_namespace, row.confirmed)
 
 
-def _standing(row: CachedSwitch) -> tuple[object, ...]:
+def _declaration(row: CachedSwitch) -> tuple[object, ...]:
     return (row.uid, row.site, row.credential_epoch)
 
 
@@ -211,11 +211,11 @@ def _without(rows: tuple[Row, ...], key: Key) -> tuple[Row, ...]:
 
 
 def is_older(row: Row, known: Row) -> bool:
-    """Tell whether *row* is a version from before *known*: the echo of a write that another one overtook."""
+    """Return whether *row* is a version from before *known*: the echo of a write that another one overtook."""
     new, old = row.resource_version, known.resource_version
     return new.isdecimal() and old.isdecimal() and int(new) < int(old)
 
 
 def went_back(old: Row | None, new: Row) -> bool:
-    """Tell whether what an informer tells is from before what it told: the store was restored from a backup."""
+    """Return whether an informer went back to an older version: the store was restored from a backup."""
     return old is not None and old.uid == new.uid and is_older(new, old)

@@ -22,8 +22,6 @@ from praetor_api.spec import RestartPolicy
 
 Status = TypeVar("Status", DeviceProcessStatus, NetworkSwitchStatus)
 
-"""Somebody lets a change stay that asks to be confirmed: the hash of its spec."""
-
 POOL_SIZE = 65_536
 _MAX_HASH = 128
 _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
@@ -34,7 +32,7 @@ class CachedProcess:
     """A DeviceProcess; *parts* make its spec, *device_namespace* is where its device lives.
 
     A fleet differs in its deviceRef only: what comes before and after it is kept once. *confirmed* is the hash of the
-    spec that somebody confirmed by the annotation.
+    spec that a user confirmed by the annotation.
     """
 
     key: Key
@@ -145,7 +143,7 @@ class Projection:
         try:
             conditions = tuple(map(self._condition, raw.get("conditions") or ()))
             return evolve(decode({**raw, "conditions": None}, cls), conditions=conditions)
-        except (DecodeError, AttributeError, TypeError):  # nonsense: what the device reports next replaces it
+        except (DecodeError, AttributeError, TypeError):  # not a status: what the device reports next replaces it
             return cls()
 
     def _condition(self, raw: Mapping[str, Any]) -> Condition:

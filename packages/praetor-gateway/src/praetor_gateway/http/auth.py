@@ -1,12 +1,24 @@
-"""Which requests are from the device that they name. Fails closed: without a verifier nothing is admitted, unless the
-operator said `--insecure`."""
+"""Which requests are from the device that they name, by tokens that can be rotated without a restart.
+
+Fails closed: without a verifier nothing is admitted, unless the operator gave `--insecure`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
 
+import structlog
+
+from praetor_api.kube.runtime.clock import Clock
 from praetor_api.tokens import TokenKind, TokenVerifier
+from praetor_gateway.errors import ConfigurationError
+from praetor_gateway.settings import Credentials, load_verifier
+
+RELOAD_S = 5.0
+"""How often files of tokens are read again: they are small, and a revoked secret should not stay good for long."""
+
+_log = structlog.get_logger()
 
 
 class Admission(StrEnum):
@@ -22,7 +34,7 @@ _ADMITTED = {None: Admission.REFUSED, TokenKind.SHARED: Admission.SHARED, TokenK
 
 
 class Authenticator:
-    """Checks tokens; *count* is told of each decision. *verifier* None stands for `--insecure`."""
+    """Checks tokens; *count* is called with each decision. *verifier* None stands for `--insecure`."""
 
     def __init__(self, verifier: TokenVerifier | None, count: Callable[[Admission], None]) -> None:
         self._verifier = verifier
@@ -34,12 +46,36 @@ class Authenticator:
             self._verifier = verifier
 
     def admits(self, device: str, token: bytes | None, epoch: int) -> bool:
-        """Tell whether *token* is good for *device* in its credential *epoch*."""
-        admission = self._judge(device, token, epoch)
+        """Return whether *token* is good for *device* in its credential *epoch*."""
+        admission = self._admission(device, token, epoch)
         self._count(admission)
         return admission is not Admission.REFUSED
 
-    def _judge(self, device: str, token: bytes | None, epoch: int) -> Admission:
+    def _admission(self, device: str, token: bytes | None, epoch: int) -> Admission:
         if self._verifier is None:
             return Admission.INSECURE
         return _ADMITTED[self._verifier.verify(device, (token or b"").decode("utf-8", "surrogateescape"), epoch)]
+
+
+class CredentialReloader:
+    """Reads tokens and secrets again when their files change."""
+
+    def __init__(self, credentials: Credentials, authenticator: Authenticator, clock: Clock) -> None:
+        self._credentials = credentials
+        self._authenticator = authenticator
+        self._clock = clock
+
+    async def run(self) -> None:
+        """Read the files every RELOAD_S seconds until cancelled. A file that turned bad changes nothing."""
+        active = load_verifier(self._credentials)
+        while True:
+            await self._clock.sleep(RELOAD_S)
+            try:
+                fresh = load_verifier(self._credentials)
+            except ConfigurationError as e:
+                _log.warning("credentials not reloaded", error=str(e))
+                continue
+            if fresh != active:
+                active = fresh
+                self._authenticator.replace(fresh)
+                _log.info("credentials reloaded", tokens=len(fresh.shared), secrets=len(fresh.secrets))

@@ -11,7 +11,8 @@ from attrs import frozen
 
 from praetor_api.kube.runtime.clock import Clock
 
-LOOK_S = 30.0
+CHECK_S = 30.0
+"""How often the files are checked: certificates are renewed long before they expire."""
 
 _log = structlog.get_logger()
 
@@ -42,15 +43,15 @@ class Certificate:
         self.context.sni_callback = self._choose  # called for clients, too, that name no server
 
     async def follow(self) -> None:
-        """Look at the files every half minute, for ever. Files that turned bad change nothing, and are tried again."""
+        """Read the files again when they changed, every CHECK_S seconds until cancelled. Bad ones change nothing."""
         while True:
-            await self._clock.sleep(LOOK_S)
+            await self._clock.sleep(CHECK_S)
             try:
-                self._look()
+                self._check()
             except OSError as e:  # ssl.SSLError is one
                 _log.warning("certificate not reloaded", cert=str(self._tls.cert), key=str(self._tls.key), error=str(e))
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         stamp = _stamp(self._tls)
         if stamp != self._stamp:
             self._current = self._read()

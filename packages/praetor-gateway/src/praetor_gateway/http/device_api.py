@@ -28,14 +28,15 @@ _NO_STORE = (b"cache-control", b"no-store")
 
 @frozen(kw_only=True)
 class Terms:
-    """What the gateway hands out to every device."""
+    """What the gateway tells every device to keep to; in seconds."""
 
     heartbeat_s: int
     max_wait_s: int
 
 
 class DeviceApi:
-    """Answers devices, once *is_synced* says that the fleet is known. *count* is told of each answer."""
+    """Answers devices, once *is_synced* returns that the fleet is known. *count* is called with the route and status of
+    each answer."""
 
     def __init__(
         self,
@@ -105,7 +106,7 @@ class DeviceApi:
         await self._acknowledge(send, device, device is not None and bool(device.session.unreported), ())
 
     def _admit(self, name: str, head: Head) -> DeclaredDevice | None:
-        """Return the device behind a valid token, which counts as heard; None when nobody declared it."""
+        """Return the device behind a valid token, which counts as heard; None when it is not declared."""
         if not self._is_synced():  # an empty answer would stop what runs, and the credential epoch is not known either
             detail = "the gateway does not know the desired state yet"
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"retry-after": "1"})
@@ -136,7 +137,7 @@ class DeviceApi:
     async def _held(self, name: str, head: Head, receive: Receive, wait_s: int) -> bool:
         """Hold a 304 until the desired state differs or the time is up; False when the client went away.
 
-        The token is judged again after each wait, for it may have been revoked meanwhile.
+        The token is checked again after each wait, for it may have been revoked meanwhile.
         """
         until = asyncio.get_running_loop().time() + wait_s
         before = _etag(self._fleet.device(name))

@@ -1,6 +1,6 @@
-"""Long polls: who waits for which device's desired state to change.
+"""Long polls: the requests that wait for a device's desired state to change.
 
-A waiter sits in `receive()`, so that a client that goes away is noticed at once,
+A poll waits in `receive()`, so that a client that goes away is noticed at once,
 and costs no task of its own: it is woken by moving its timeout to now.
 """
 
@@ -35,13 +35,13 @@ class LongPolls:
         return self._count
 
     def wake(self, device: str) -> None:
-        """Let all who wait for *device* look again."""
-        for waiter in self._waiting.get(device, ()):
-            if not waiter.expired():
-                waiter.reschedule(_NOW)
+        """Wake all polls of *device*, to compare again."""
+        for poll in self._waiting.get(device, ()):
+            if not poll.expired():
+                poll.reschedule(_NOW)
 
     def release(self) -> None:
-        """Let all go, and nobody wait any more: the gateway stops."""
+        """End all polls, and let none wait any more: the gateway stops."""
         self._released = True
         for device in self._waiting:
             self.wake(device)
@@ -50,22 +50,22 @@ class LongPolls:
         """Return when *device* changed, when the loop's clock reaches *until*, or when the client went away."""
         if self._released:
             return Woken.EXPIRED
-        waiter = asyncio.timeout_at(until)
-        self._waiting.setdefault(device, set()).add(waiter)
+        poll = asyncio.timeout_at(until)
+        self._waiting.setdefault(device, set()).add(poll)
         self._count += 1
         try:
-            async with waiter:
+            async with poll:
                 while (await receive())["type"] != "http.disconnect":
                     pass
             return Woken.GONE
         except TimeoutError:
-            return Woken.CHANGED if waiter.when() == _NOW and not self._released else Woken.EXPIRED
+            return Woken.CHANGED if poll.when() == _NOW and not self._released else Woken.EXPIRED
         finally:
-            self._forget(device, waiter)
+            self._forget(device, poll)
 
-    def _forget(self, device: str, waiter: asyncio.Timeout) -> None:
+    def _forget(self, device: str, poll: asyncio.Timeout) -> None:
         self._count -= 1
         others = self._waiting[device]
-        others.discard(waiter)
+        others.discard(poll)
         if not others:
             del self._waiting[device]

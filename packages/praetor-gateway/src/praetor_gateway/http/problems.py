@@ -42,7 +42,7 @@ def raise_for_body(error: WireError) -> NoReturn:
 
 
 class ProblemHandlers:
-    """Turn what went wrong into answers; *count* is told of each."""
+    """Turn what went wrong into answers; *count* is called with each route and status."""
 
     def __init__(self, count: Callable[[str, int], None]) -> None:
         self._count = count

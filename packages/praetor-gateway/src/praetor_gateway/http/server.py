@@ -21,7 +21,7 @@ from praetor_gateway.http.certificates import Certificate, Tls
 KEEP_ALIVE_S = 75.0  # above every poll and heartbeat: a closed connection is a new handshake
 KEEP_ALIVE_REQUESTS = 100_000
 BACKLOG = 4096
-HANDSHAKE_S = 10.0
+HANDSHAKE_S = 10.0  # of a device behind a slow link
 MAX_HEAD_BYTES = 16 * 1024
 TLS_BUFFER_BYTES = 16 * 1024
 
@@ -83,7 +83,7 @@ class Listener:
 
 
 def _bind(address: str) -> socket.socket:
-    """Return a socket that listens: from now on who connects waits, and is not refused."""
+    """Return a socket that listens: from now on a client that connects waits, and is not refused."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -110,7 +110,7 @@ def without_lifespan(app: ASGIApp) -> ASGIApp:
 
 
 def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Take what no task handles: a peer's failed handshake, and connections cut at the end, are nobody's fault."""
+    """Log what no task handles, but for what is no error of ours: failed handshakes, and connections cut at the end."""
     if not isinstance(context.get("exception"), ssl.SSLError | asyncio.CancelledError | TimeoutError):
         loop.default_exception_handler(context)
 

@@ -1,4 +1,4 @@
-"""How replicas tell the one that judges whom they heard: ages, never timestamps, once a second over a port of its own.
+"""How replicas report to the leader which devices they heard: ages, never timestamps, once a second on their own port.
 
 An empty push counts, too: it proves that the observer works.
 """
@@ -26,7 +26,9 @@ from praetor_gateway.liveness.tracker import LivenessTracker
 
 PATH = "/v1/heard"
 PUSH_S = 1.0
+"""How often to push: a fifth of the silence after which the leader freezes the devices of a replica."""
 TIMEOUT_S = 5.0
+"""How long a push may take; after that silence the leader counts the replica as failed anyway."""
 MAX_BODY_BYTES = 16 * 2**20  # 100,000 names and their ages are about 4 MiB
 
 _log = structlog.get_logger()
@@ -44,7 +46,7 @@ class PeerTransport(Protocol):
     """Sends pushes."""
 
     async def push(self, address: str, heard: Heard) -> bool:
-        """Push to the replica at *address*; tell whether it took it."""
+        """Push to the replica at *address*; return whether it took it."""
         ...
 
 
@@ -75,7 +77,7 @@ class HttpPeerTransport:
 
 
 class PeerPusher:
-    """Tells the holder of the Lease whom we heard."""
+    """Reports to the holder of the Lease which devices we heard."""
 
     def __init__(
         self, elector: Elector, liveness: LivenessTracker, transport: PeerTransport, *, identity: str, clock: Clock
@@ -85,11 +87,11 @@ class PeerPusher:
         self._transport = transport
         self._identity = identity
         self._clock = clock
-        self._told: str | None = None  # the holder that knows all that was heard before _told_at
-        self._told_at = 0.0
+        self._informed: str | None = None  # the holder that knows all that was heard before _informed_at
+        self._informed_at = 0.0
 
     async def run(self) -> None:
-        """Push every second, for ever."""
+        """Push every second until cancelled."""
         while True:
             await self._clock.sleep(PUSH_S)
             holder = self._elector.holder
@@ -99,10 +101,10 @@ class PeerPusher:
 
     async def _push(self, holder: str, address: str) -> None:
         now = self._clock.monotonic()
-        since = self._told_at if holder == self._told else float("-inf")  # a new one is told everything
+        since = self._informed_at if holder == self._informed else float("-inf")  # a new one gets all
         ages = {name: round(now - at, 3) for name, at in self._liveness.heard_at.items() if at >= since}
         if await self._transport.push(address, Heard(observer=self._identity, ages=ages)):
-            self._told, self._told_at = holder, now
+            self._informed, self._informed_at = holder, now
 
 
 def create_peer_app(token: str, liveness: LivenessTracker, is_leading: Callable[[], bool]) -> Starlette:

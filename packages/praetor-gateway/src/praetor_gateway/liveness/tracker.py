@@ -111,7 +111,7 @@ class LivenessTracker:
             self._publish(self._fleet.device(name), connected)
 
     def scan(self) -> ScanResult:
-        """Look for silent devices and queue what is to be written about them; an empty result unless leading."""
+        """Find silent devices and queue what is to be written about them; an empty result unless leading."""
         if self._detector is None or not self._is_fresh():
             return ScanResult()
         found = self._detector.scan(self._clock.monotonic())

@@ -27,12 +27,17 @@ SILENCE = "nothing was heard from the device for longer than its stale limit"
 _OF_SPEC = (ConditionType.SPEC_OBSERVED, ConditionType.ROLLED_BACK, ConditionType.UPDATE_HELD)
 """What is said of the current spec, though the device may run an older one."""
 
-_REPORTED = frozenset(ConditionType) - {
-    ConditionType.AGENT_CONNECTED,  # judged by heartbeats
-    ConditionType.AVAILABLE,  # of deployments
-    ConditionType.PROGRESSING,
-    ConditionType.PAUSED,
+_REPORTED = {
+    ConditionType.SPEC_OBSERVED,
+    ConditionType.ARTIFACT_DOWNLOADED,
+    ConditionType.ARTIFACT_VERIFIED,
+    ConditionType.PROCESS_STARTED,
+    ConditionType.HEALTHY,
+    ConditionType.SPEC_WARNING,
+    ConditionType.UPDATE_HELD,
+    ConditionType.ROLLED_BACK,
 }
+"""What is said of a report; AgentConnected comes from heartbeats."""
 _ARTIFACT = {reason.value: reason for reason in ArtifactReason}
 _ROLLED_BACK = {reason.value: reason for reason in RollbackReason}
 

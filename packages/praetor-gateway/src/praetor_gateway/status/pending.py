@@ -22,8 +22,8 @@ from praetor_api.protocol import Observation
 from praetor_gateway.fleet.rows import CachedProcess
 
 PROGRESS_DEBOUNCE_S = 0.3
-"""How long a step on the way (downloaded, started) waits for the next one: a start that takes less than this between
-its steps costs one write instead of four."""
+"""How long a step on the way (downloaded, started) waits for the next one: a start costs two writes at most, not one a
+step."""
 RESULT_DEBOUNCE_S = 0.1
 """How long a result (a new phase, healthy) waits: a device sends what belongs together within one report, and a tenth
 of a second joins what its next report adds. People do not notice it."""
