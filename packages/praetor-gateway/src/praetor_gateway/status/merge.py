@@ -23,7 +23,6 @@ from praetor_gateway.fleet.rows import CachedProcess
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SILENCE = "nothing was heard from the device for longer than its stale limit"
 
-
 _OF_SPEC = (ConditionType.SPEC_OBSERVED, ConditionType.ROLLED_BACK, ConditionType.UPDATE_HELD)
 """What is said of the current spec, though the device may run an older one."""
 
@@ -37,7 +36,7 @@ _REPORTED = {
     ConditionType.UPDATE_HELD,
     ConditionType.ROLLED_BACK,
 }
-"""What is said of a report; AgentConnected comes from heartbeats."""
+"""What reports say; AgentConnected comes from heartbeats, and other types from other writers."""
 _ARTIFACT = {reason.value: reason for reason in ArtifactReason}
 _ROLLED_BACK = {reason.value: reason for reason in RollbackReason}
 
