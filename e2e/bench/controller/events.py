@@ -25,14 +25,14 @@ from e2e.bench.measure.programs import running
 from e2e.stack.stack import Settings, Stack
 from praetor_api.kube.client.client import KubeClient
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
-from praetor_controller.reconcile.dirty import Changes
+from praetor_controller.reconcile.state import DirtySet
 
 SIZES = (10_000, 100_000)
 STATUSES = "deviceprocessdeployments/status"
 ONCE_A_SECOND = at_most(1.0)
 
 
-class Switchable(Changes):
+class Switchable(DirtySet):
     """Can be turned *off*: then every event makes a pass over all devices."""
 
     off = False
@@ -79,8 +79,8 @@ def _figures(devices: int, cost: Cost) -> Iterator[Figure]:
 
 async def _cost(devices: int, events: int) -> Cost:
     """Return what events cost, one by one, from the watch event to the write of the status."""
-    changes = Switchable()
-    async with running_controller(devices, changes) as fleet:
+    dirty = Switchable()
+    async with running_controller(devices, dirty) as fleet:
 
         async def absorb(number: int) -> float:
             await fleet.report(number // 2, "Running" if number % 2 else "Failed")
@@ -91,7 +91,7 @@ async def _cost(devices: int, events: int) -> Cost:
 
         gc.freeze()  # nor is walking the fleet that the API in memory holds
         alone = [await absorb(number) for number in range(events)]
-        changes.off = True
+        dirty.off = True
         among_all = [await absorb(number) for number in range(max(4, events // 4))]
         gc.unfreeze()
     return Cost(alone, among_all)

@@ -18,7 +18,7 @@ from kube_testing import FakeClock
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.codec import format_time
 from praetor_controller.main import Program
-from praetor_controller.reconcile.dirty import Changes
+from praetor_controller.reconcile.state import DirtySet
 from praetor_controller.settings import Settings
 
 NAME = "agent"
@@ -46,10 +46,10 @@ class InMemoryFleet:
 
 
 @asynccontextmanager
-async def running_controller(size: int, changes: Changes | None = None) -> AsyncIterator[InMemoryFleet]:
+async def running_controller(size: int, dirty: DirtySet | None = None) -> AsyncIterator[InMemoryFleet]:
     """Run a controller around the block, which begins when *size* devices are ready and nothing happens any more.
 
-    *changes* replaces the controller's own account of what changed.
+    *dirty* replaces the dirty set of the controller.
     """
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     clock = FakeClock()
@@ -59,8 +59,8 @@ async def running_controller(size: int, changes: Changes | None = None) -> Async
     spec = process_spec(["/bin/sleep", "1"])
     await fleet.kube.create(DEVICE_PROCESS_DEPLOYMENTS, NAMESPACE, deployment(NAME, spec))
     program = Program(fleet.kube, clock, SETTINGS)
-    if changes is not None:
-        program.controller.changes = changes
+    if dirty is not None:
+        program.controller.dirty = dirty
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         ran = group.create_task(program.run(stop), name="controller")

@@ -9,22 +9,27 @@ import gc
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from attrs import evolve
 
+from controller_testing import PatchingKube
 from e2e.bench.measure.context import Context
 from e2e.bench.measure.figures import Figure, Goal, at_most, median_figure
 from e2e.stack.manifests import deployment, process_spec
-from praetor_api.kube.client.resource import Key
+from kube_testing import FakeClock
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
 from praetor_api.kube.runtime.indexer import Indexer
-from praetor_controller.model.projection import project_deployment
+from praetor_api.kube.runtime.informer import Informer
+from praetor_controller.model.projection import project_deployment, project_process
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
-from praetor_controller.reconcile.assumed_cache import Overlay
-from praetor_controller.reconcile.snapshot_builder import Sources, gather
-from praetor_controller.reconcile.state import Memory
+from praetor_controller.reconcile.assumed_cache import AssumedCache, Row
+from praetor_controller.reconcile.snapshot_builder import Sources, build_snapshot
+from praetor_controller.reconcile.state import ReconcilerState
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import Snapshot
+
+R = TypeVar("R", bound=Row)
 
 FLEET = 100_000
 SMALL = 10_000
@@ -59,29 +64,37 @@ def measure(context: Context) -> tuple[Figure, ...]:
     )
 
 
+class Prefilled(Informer[R]):
+    """An informer that was given its rows and follows nothing."""
+
+    def put(self, row: R) -> None:
+        self._store.put(Key(row.namespace, row.name), row)
+
+
 def _collecting(passes: int) -> Figure:
     """Time what the controller does before a pass: find the rows in its cache, newer ones of its own writes first."""
-    given = snapshot(FLEET, 0, {})
-    devices: Indexer[DeviceRow] = Indexer()
-    processes: Indexer[ProcessRow] = Indexer()
+    given, clock = snapshot(FLEET, 0, {}), FakeClock()
+    kube = PatchingKube(clock)
+    devices = Indexer[DeviceRow]()
     devices.add_index("all", lambda _: ("",))
-    processes.add_index("all", lambda _: ("",))
     for device in given.devices:
         devices.put(Key(device.namespace, device.name), device)
+    shown = Prefilled[ProcessRow](kube, DEVICE_PROCESSES, project=project_process, clock=clock)
+    processes = AssumedCache([(None, shown)], clock)
+    processes.add_index("all", lambda _: ("",))
     for process in given.processes:
-        processes.put(Key(process.namespace, process.name), process)
-    overlay: Overlay[ProcessRow] = Overlay()
+        shown.put(process)
     for process in given.processes[:UNSEEN]:
-        overlay.wrote(evolve(process, resource_version="12"), 0.0)
+        processes.assume(evolve(process, resource_version="12"))
 
     def collect() -> None:
         sources = Sources(
             devices=devices.by_index("all", ""),
-            processes=overlay.over(processes.by_index("all", ""), 0.0),
+            processes=processes.by_index("all", ""),
             revisions=(),
-            find=processes.rows.get,
+            find=processes.get,
         )
-        gather(given.deployment, sources, Memory(), now=NOW)
+        build_snapshot(given.deployment, sources, ReconcilerState(), now=NOW)
 
     seconds = [_timed(collect) for _ in range(passes)]
     return _milliseconds(f"collecting the rows of {FLEET:,} devices, {UNSEEN:,} just written", seconds)

@@ -15,11 +15,10 @@ from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_controller.errors import NotLeading
 from praetor_controller.metrics import Metrics
-from praetor_controller.reconcile.assumed_cache import Overlay
 from praetor_controller.reconcile.cache import Cache
 from praetor_controller.reconcile.controller import Controller
 from praetor_controller.reconcile.reconciler import DeploymentReconciler, Result
-from praetor_controller.reconcile.revision_history import History
+from praetor_controller.reconcile.revision_history import RevisionHistory
 from praetor_controller.reconcile.writer import Writer
 
 TEL = Key("lab", "tel")
@@ -34,12 +33,12 @@ class Parts:
         self.cache = Cache(self.kube, self.clock, ())
         self.leads = True
         metrics, recorder = Metrics(), EventRecorder(self.kube, self.clock, "praetor-controller", "me")
-        self.controller = Controller(self.cache, Overlay(), metrics, self.clock, workers=1)
+        self.controller = Controller(self.cache, metrics, self.clock, workers=1)
         limiter, may_write = TokenBucket(1000, 1000, self.clock), self.may_write
-        writer = Writer(self.kube, self.clock, limiter, metrics, may_write, Overlay())
-        history = History(self.kube, self.cache, self.clock, may_write)
+        writer = Writer(self.kube, self.cache, self.clock, limiter, metrics, may_write)
+        history = RevisionHistory(self.kube, self.cache, self.clock, may_write)
         self.reconciler = DeploymentReconciler(
-            self.kube, self.cache, writer, history, recorder, metrics, self.clock, self.controller.changes
+            self.kube, self.cache, writer, history, recorder, metrics, self.clock, self.controller.dirty
         )
 
     def may_write(self) -> bool:

@@ -21,16 +21,16 @@ from praetor_api.kube.client.resource import (
 )
 from praetor_api.kube.runtime.times import time
 from praetor_controller.main import Program
-from praetor_controller.reconcile.dirty import Changes
 from praetor_controller.reconcile.reconciler import AUDIT_S
+from praetor_controller.reconcile.state import DirtySet
 from praetor_controller.settings import Settings
 
 NAMES = tuple(f"leaf-{number}" for number in range(30))
 TEL = Key("lab", "tel")
 
 
-class World:
-    """A controller and thirty devices that run what they shall."""
+class Fleet:
+    """A controller, and up to thirty devices that run what they shall."""
 
     def __init__(self, kube: type[PatchingKube] = PatchingKube) -> None:
         self.clock = FakeClock()
@@ -42,6 +42,10 @@ class World:
             await self.kube.create(NETWORK_SWITCHES, "lab", {"metadata": {"name": name}, "spec": {}})
         body = {"selector": {}, "template": {"spec": {"execution": {"command": ["v1"]}}}}
         await self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", {"metadata": {"name": "tel"}, "spec": body})
+
+    async def change_template(self, command: str) -> None:
+        template = {"spec": {"execution": {"command": [command]}}}
+        await self.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"spec": {"template": template}})
 
     async def report(self, name: str, phase: str = "Running", **fields: Any) -> None:
         now = time(self.clock.now())
@@ -64,6 +68,9 @@ class World:
     def passes(self, devices: str) -> int:
         return self._sample("praetor_controller_passes_total", devices=devices)
 
+    def all_passes(self) -> int:
+        return self.passes("whole") + self.passes("changed")
+
     def wrong(self) -> int:
         return self._sample("praetor_controller_account_errors_total")
 
@@ -80,82 +87,151 @@ class World:
 
 
 @pytest.fixture
-async def world() -> AsyncIterator[World]:
-    world = World()
-    await world.deploy()
-    async with world.running():
+async def fleet() -> AsyncIterator[Fleet]:
+    fleet = Fleet()
+    await fleet.deploy()
+    async with fleet.running():
         for name in NAMES:
-            await world.report(name)
-        await world.clock.advance(5)
-        assert world.status()["reasons"] == {"UpToDate": 30}
-        yield world
-        assert world.wrong() == 0
+            await fleet.report(name)
+        await fleet.clock.advance(5)
+        assert fleet.status()["reasons"] == {"UpToDate": 30}
+        yield fleet
+        assert fleet.wrong() == 0
 
 
-async def test_what_one_device_does_is_counted_without_the_others(world: World) -> None:
-    before = world.passes("whole")
-    await world.report("leaf-7", "Failed")
-    await world.clock.advance(3)
-    assert world.status()["reasons"] == {"UpToDate": 29, "Failing": 1}
-    assert world.status()["numberAvailable"] == 29
-    await world.report("leaf-7")
-    await world.clock.advance(3)
-    assert world.status()["reasons"] == {"UpToDate": 30}
-    assert world.passes("whole") == before
+async def test_what_one_device_does_is_counted_without_the_others(fleet: Fleet) -> None:
+    before = fleet.passes("whole")
+    await fleet.report("leaf-7", "Failed")
+    await fleet.clock.advance(3)
+    assert fleet.status()["reasons"] == {"UpToDate": 29, "Failing": 1}
+    assert fleet.status()["numberAvailable"] == 29
+    await fleet.report("leaf-7")
+    await fleet.clock.advance(3)
+    assert fleet.status()["reasons"] == {"UpToDate": 30}
+    assert fleet.passes("whole") == before
 
 
-async def test_what_nobody_looks_at_makes_no_pass_at_all(world: World) -> None:
-    before = world.passes("whole"), world.passes("changed")
+async def test_a_change_that_no_pass_reads_makes_no_pass(fleet: Fleet) -> None:
+    before = fleet.all_passes()
     key = Key("lab", "tel-leaf-7")
-    await world.kube.patch(DEVICE_PROCESSES, key, {"status": {"pid": 4711, "restartCount": 3}}, subresource="status")
-    await world.clock.advance(3)
-    assert (world.passes("whole"), world.passes("changed")) == before
+    await fleet.kube.patch(DEVICE_PROCESSES, key, {"status": {"pid": 4711, "restartCount": 3}}, subresource="status")
+    await fleet.clock.advance(3)
+    assert fleet.all_passes() == before
 
 
-async def test_a_burst_of_events_makes_one_write_of_the_status_a_second(world: World) -> None:
-    before, seconds = world.status_writes(), 4
+async def test_a_burst_of_events_makes_one_write_of_the_status_a_second(fleet: Fleet) -> None:
+    before, seconds = fleet.status_writes(), 4
     for _ in range(10 * seconds):
         for name in NAMES[:5]:
-            await world.report(name, "Failed" if world.clock.now().microsecond else "Running")
-        await world.clock.advance(0.1)
-    await world.clock.advance(2)
-    assert world.status_writes() - before <= seconds + 2
+            await fleet.report(name, "Failed" if fleet.clock.now().microsecond else "Running")
+        await fleet.clock.advance(0.1)
+    await fleet.clock.advance(2)
+    assert fleet.status_writes() - before <= seconds + 2
 
 
-async def test_a_pass_over_all_confirms_the_account_once_a_minute(world: World) -> None:
-    await world.report("leaf-7", "Failed")
-    await world.clock.advance(AUDIT_S)
-    before = world.passes("whole")
-    await world.report("leaf-8", "Failed")
-    await world.clock.advance(3)
-    assert world.passes("whole") == before + 1
-    assert world.status()["reasons"] == {"UpToDate": 28, "Failing": 2}
+async def test_a_pass_over_all_devices_confirms_the_incremental_status_once_a_minute(fleet: Fleet) -> None:
+    await fleet.report("leaf-7", "Failed")
+    await fleet.clock.advance(AUDIT_S)
+    before = fleet.passes("whole")
+    await fleet.report("leaf-8", "Failed")
+    await fleet.clock.advance(3)
+    assert fleet.passes("whole") == before + 1
+    assert fleet.status()["reasons"] == {"UpToDate": 28, "Failing": 2}
 
 
-async def test_what_concerns_more_than_one_device_is_seen_at_once(world: World) -> None:
-    await world.report("leaf-7", "Failed")
-    await world.clock.advance(0.1)
-    await world.kube.create(NETWORK_SWITCHES, "lab", {"metadata": {"name": "leaf-99"}, "spec": {}})
-    await world.kube.delete(NETWORK_SWITCHES, Key("lab", "leaf-0"))
+async def test_what_concerns_more_than_one_device_makes_a_pass_over_all_at_once(fleet: Fleet) -> None:
+    await fleet.report("leaf-7", "Failed")
+    await fleet.clock.advance(0.1)
+    await fleet.kube.create(NETWORK_SWITCHES, "lab", {"metadata": {"name": "leaf-99"}, "spec": {}})
+    await fleet.kube.delete(NETWORK_SWITCHES, Key("lab", "leaf-0"))
     evil = {"spec": {"execution": {"command": ["evil"]}}}
-    await world.kube.patch(DEVICE_PROCESSES, Key("lab", "tel-leaf-3"), evil)
-    await world.clock.advance(0.5)
-    processes = {key.name: each for key, each in world.kube.objects(DEVICE_PROCESSES).items()}
+    await fleet.kube.patch(DEVICE_PROCESSES, Key("lab", "tel-leaf-3"), evil)
+    await fleet.clock.advance(0.5)
+    processes = {key.name: each for key, each in fleet.kube.objects(DEVICE_PROCESSES).items()}
     assert "tel-leaf-99" in processes
     assert "tel-leaf-0" not in processes
     assert processes["tel-leaf-3"]["spec"]["execution"]["command"] == ["v1"]
 
 
-async def test_our_own_writes_that_come_back_make_no_pass() -> None:
-    world = World()
-    await world.deploy()
-    async with world.running():
-        assert len(world.kube.objects(DEVICE_PROCESSES)) == len(NAMES)
-        assert world.passes("whole") + world.passes("changed") <= 6
+@pytest.fixture
+async def small() -> AsyncIterator[Fleet]:
+    """Five devices in steady state."""
+    fleet = Fleet()
+    await fleet.deploy(5)
+    async with fleet.running():
+        for name in NAMES[:5]:
+            await fleet.report(name)
+        await fleet.clock.advance(5)
+        assert fleet.status()["reasons"] == {"UpToDate": 5}
+        yield fleet
+
+
+async def test_one_change_of_the_template_makes_one_pass_and_one_more_to_show_what_was_written(small: Fleet) -> None:
+    before = small.all_passes()
+    await small.change_template("v2")
+    await small.clock.advance(0.5)
+    assert commands(small) == {"v1": 4, "v2": 1}
+    assert small.all_passes() - before == 1
+    assert small.status()["observedGeneration"] == 2
+    await small.clock.advance(5)
+    assert small.status()["reasons"] == {"Updating": 1, "BudgetExhausted": 4}
+    assert small.status()["updatedNumberScheduled"] == 1
+    assert small.all_passes() - before == 2
+
+
+async def test_a_report_makes_one_pass_that_writes_the_next_device(small: Fleet) -> None:
+    await small.change_template("v2")
+    await small.clock.advance(5)
+    before = small.all_passes()
+    await small.report("leaf-0", observedGeneration=2)
+    await small.clock.advance(0.5)
+    assert commands(small) == {"v1": 3, "v2": 2}
+    assert small.all_passes() - before == 1
+
+
+async def test_the_return_of_a_status_write_makes_no_pass(small: Fleet) -> None:
+    passes, writes = small.all_passes(), small.status_writes()
+    await small.report("leaf-3", "Failed")
+    await small.clock.advance(5)
+    assert small.status_writes() - writes == 1
+    assert small.all_passes() - passes == 1
+
+
+async def test_a_status_that_another_client_wrote_makes_a_pass_that_writes_it_again(small: Fleet) -> None:
+    before = small.all_passes()
+    await small.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"status": {"numberReady": 0}}, subresource="status")
+    await small.clock.advance(5)
+    assert small.status()["numberReady"] == 5
+    assert small.all_passes() - before == 1
+
+
+async def test_the_end_of_a_rollout_makes_one_more_pass_that_begins_the_steady_state(small: Fleet) -> None:
+    await small.change_template("v2")
+    for name in NAMES[:5]:
+        await small.clock.advance(2)
+        await small.report(name, observedGeneration=2)
+    before = small.all_passes()
+    await small.clock.advance(5)
+    assert small.status()["reasons"] == {"UpToDate": 5}
+    assert small.status()["currentRevision"] == small.status()["updateRevision"]
+    assert small.all_passes() - before == 2
+    whole = small.passes("whole")
+    await small.report("leaf-3", "Failed", observedGeneration=2)
+    await small.clock.advance(2)
+    assert small.passes("whole") == whole
+
+
+async def test_created_processes_make_one_pass_and_one_more_to_show_them() -> None:
+    fleet = Fleet()
+    await fleet.deploy()
+    async with fleet.running():
+        assert len(fleet.kube.objects(DEVICE_PROCESSES)) == len(NAMES)
+        assert fleet.status()["currentNumberScheduled"] == len(NAMES)
+        assert fleet.all_passes() == 2
 
 
 class Slow(PatchingKube):
-    """Takes its time for what it is asked to create."""
+    """Needs half a second to create a process."""
 
     async def create(self, resource: Resource, *args: Any, **fields: Any) -> dict[str, Any]:
         if resource == DEVICE_PROCESSES:
@@ -163,46 +239,45 @@ class Slow(PatchingKube):
         return await super().create(resource, *args, **fields)
 
 
-def commands(world: World) -> Counter[str]:
-    return Counter(each["spec"]["execution"]["command"][0] for each in world.kube.objects(DEVICE_PROCESSES).values())
+def commands(fleet: Fleet) -> Counter[str]:
+    return Counter(each["spec"]["execution"]["command"][0] for each in fleet.kube.objects(DEVICE_PROCESSES).values())
 
 
-async def test_a_slow_api_is_given_new_processes_without_a_break() -> None:
-    world = World(Slow)
-    await world.deploy(200)
-    async with world.running(4.0):
+async def test_a_slow_api_gets_new_processes_without_a_break() -> None:
+    fleet = Fleet(Slow)
+    await fleet.deploy(200)
+    async with fleet.running(4.0):
         # 32 at a time: seven turns of half a second; a break after each second would leave three turns undone
-        assert sum(commands(world).values()) == 200
-        assert world.passes("whole") <= 2
+        assert sum(commands(fleet).values()) == 200
+        assert fleet.passes("whole") <= 2
 
 
 async def test_a_changed_template_breaks_a_long_fan_out() -> None:
-    world = World(Slow)
-    await world.deploy(400)
-    async with world.running(2.0):
-        template = {"spec": {"execution": {"command": ["v2"]}}}
-        await world.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"spec": {"template": template}})
-        await world.clock.advance(1.1)
-        assert commands(world)["v1"] <= 32 * 5
-        assert commands(world)["v2"] > 0
+    fleet = Fleet(Slow)
+    await fleet.deploy(400)
+    async with fleet.running(2.0):
+        await fleet.change_template("v2")
+        await fleet.clock.advance(1.1)
+        assert commands(fleet)["v1"] <= 32 * 5
+        assert commands(fleet)["v2"] > 0
 
 
-class Deaf(Changes):
-    """Loses what it is told."""
+class Forgetful(DirtySet):
+    """Loses what is added."""
 
-    def note(self, key: Key, device: str) -> None:
+    def add(self, deployment: Key, device: str) -> None:
         return
 
 
-async def test_an_account_that_is_wrong_is_noticed_and_closed() -> None:
-    world = World()
-    world.program.controller.changes = Deaf()
-    await world.deploy()
-    async with world.running():
+async def test_an_incremental_status_that_is_wrong_is_found_and_given_up() -> None:
+    fleet = Fleet()
+    fleet.program.controller.dirty = Forgetful()
+    await fleet.deploy()
+    async with fleet.running():
         for name in NAMES:
-            await world.report(name)
-        await world.clock.advance(5)
-        assert world.status()["reasons"] == {"NeverConnected": 30}
-        await world.clock.advance(AUDIT_S)
-        assert world.wrong() == 1
-        assert world.status()["reasons"] == {"UpToDate": 30}
+            await fleet.report(name)
+        await fleet.clock.advance(5)
+        assert fleet.status()["reasons"] == {"NeverConnected": 30}
+        await fleet.clock.advance(AUDIT_S)
+        assert fleet.wrong() == 1
+        assert fleet.status()["reasons"] == {"UpToDate": 30}

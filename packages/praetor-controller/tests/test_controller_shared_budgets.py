@@ -14,8 +14,8 @@ from praetor_api.kube.objects import Budget, LabelSelector, StrategyType
 from praetor_controller.model.actions import Update
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, RolloutPolicy
 from praetor_controller.model.selectors import compile_selector
-from praetor_controller.reconcile.snapshot_builder import Sources, gather
-from praetor_controller.reconcile.state import Memory
+from praetor_controller.reconcile.snapshot_builder import Sources, build_snapshot
+from praetor_controller.reconcile.state import ReconcilerState
 from praetor_controller.rollout.neighbours import Neighbour
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import Plan
@@ -54,7 +54,7 @@ def planned(
         find=lambda key: None,
         neighbours=iter([Neighbour(other, iter(theirs or []))]),
     )
-    return plan(gather(row, sources, Memory(), now=START), START)
+    return plan(build_snapshot(row, sources, ReconcilerState(), now=START), START)
 
 
 def updated(made: Plan) -> list[str]:
@@ -97,7 +97,7 @@ def test_what_is_down_of_the_domain_counts_though_the_other_does_not_match_it() 
         neighbours=[Neighbour(declaring(), [])],
     )
     row = deployment("v1", max_unavailable=4)
-    assert updated(plan(gather(row, sources, Memory(), now=START), START)) == []
+    assert updated(plan(build_snapshot(row, sources, ReconcilerState(), now=START), START)) == []
 
 
 @pytest.mark.parametrize(

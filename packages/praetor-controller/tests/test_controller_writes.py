@@ -1,4 +1,4 @@
-"""Rows, overlay, bodies and status patches: what is read, and what is written."""
+"""Rows, manifests, status patches and events: what is read, and what is written."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from praetor_controller.model.actions import Create, Update
 from praetor_controller.model.annotations import ManagedKeys, deployment_label, managed_keys, parse_managed_keys
 from praetor_controller.model.manifests import process_body, process_patch
 from praetor_controller.model.projection import project_deployment, project_device, project_process
-from praetor_controller.model.rows import ProcessRow
-from praetor_controller.reconcile.assumed_cache import LIFETIME_S, Overlay
-from praetor_controller.reconcile.events import transition_notices, write_notices
+from praetor_controller.reconcile.events import transition_events, write_events
 from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.snapshot import Counts, RolloutStatus
 from praetor_controller.rollout.status import status_patch
@@ -66,7 +64,7 @@ def test_a_condition_that_stayed_true_is_no_older_than_the_offer() -> None:
     assert row.ready_since == row.settled_since == NOON_EPOCH + 3600
 
 
-def test_a_note_that_somebody_broke_is_no_note() -> None:
+def test_an_annotation_that_a_user_broke_is_ignored() -> None:
     assert project_process(raw_process(READY, **{"azure.com/offered-at": "yesterday"})).offered_at is None
 
 
@@ -119,12 +117,12 @@ EXITED = {
         pytest.param(READY, "", id="well"),
     ],
 )
-def test_failing_is_told_in_words(status: dict[str, Any], failure: str) -> None:
+def test_a_failure_is_described(status: dict[str, Any], failure: str) -> None:
     assert project_process(raw_process(status)).failure == failure
 
 
 @pytest.mark.parametrize(("generation", "failure"), [(2, "RolledBack: it ended 3 times"), (1, "")])
-def test_a_device_that_gave_the_current_spec_up_fails_though_it_runs_an_older_one(
+def test_a_device_that_rolled_the_current_spec_back_fails_though_it_runs_an_older_one(
     generation: int, failure: str
 ) -> None:
     gave_up: dict[str, Any] = condition("RolledBack", reason="CrashLoop", message="it ended 3 times")
@@ -142,7 +140,7 @@ def test_a_device_that_gave_the_current_spec_up_fails_though_it_runs_an_older_on
         pytest.param(READY | {"conditions": [condition("Healthy", "False")]}, None, id="unhealthy"),
     ],
 )
-def test_having_been_well_is_known_after_it_went_silent(status: dict[str, Any], settled: float | None) -> None:
+def test_readiness_is_known_after_the_device_went_silent(status: dict[str, Any], settled: float | None) -> None:
     assert project_process(raw_process(status)).settled_since == settled
 
 
@@ -161,7 +159,7 @@ def test_only_the_controlling_owner_counts() -> None:
     assert project_process(obj).owner == "2"
 
 
-def test_a_device_says_whether_it_is_connected_and_in_maintenance() -> None:
+def test_a_device_row_shows_connection_and_maintenance() -> None:
     obj: dict[str, Any] = {
         "metadata": {"name": "a", "namespace": NAMESPACE},
         "spec": {"maintenance": {"until": NOON}},
@@ -210,7 +208,7 @@ def test_a_patch_names_only_our_keys() -> None:
     ]
 
 
-def test_a_change_of_metadata_offers_nothing() -> None:
+def test_a_change_of_metadata_is_no_offer() -> None:
     patch = process_patch(deployment(), Update(process("a", annotated=True), deployment().template, spec=False), START)
     paths = [each["path"] for each in patch]
     assert "/spec" not in paths
@@ -218,7 +216,7 @@ def test_a_change_of_metadata_offers_nothing() -> None:
     assert "/metadata/annotations/azure.com~1revision" in paths
 
 
-def test_an_offer_without_a_wave_takes_the_note_of_an_earlier_one_away() -> None:
+def test_an_update_without_a_wave_clears_the_annotation_of_an_earlier_one() -> None:
     old, gone = (
         process("a", wave="w1", annotated=True),
         {"op": "add", "path": "/metadata/annotations/azure.com~1wave", "value": ""},
@@ -235,7 +233,7 @@ def test_a_patch_for_a_process_without_labels_brings_all_of_them() -> None:
 
 
 @pytest.mark.parametrize("note", ["", "{", "[]", '{"labels": 1}', '"x"'])
-def test_a_broken_note_of_keys_removes_nothing(note: str) -> None:
+def test_a_broken_annotation_of_managed_keys_removes_nothing(note: str) -> None:
     assert parse_managed_keys(note) == ManagedKeys()
 
 
@@ -244,49 +242,6 @@ def test_a_long_deployment_name_is_hashed_into_its_label() -> None:
     long = deployment_label("x" * 100)
     assert len(long) == 63
     assert long != deployment_label("x" * 101)
-
-
-def test_what_was_written_outdates_the_cache_until_it_catches_up() -> None:
-    overlay: Overlay[ProcessRow] = Overlay()
-    old, new = process("a", resource_version="5"), process("a", "v2", resource_version="7")
-    overlay.wrote(new, 0.0)
-    assert overlay.latest(KEY, old, 1.0) == new
-    assert list(overlay.over([old], 1.0)) == [new]
-    assert list(overlay.over([], 1.0)) == [new]
-    overlay.seen(KEY, evolve(old, resource_version="6"))
-    assert len(overlay) == 1
-    overlay.seen(KEY, evolve(new, resource_version="8"))
-    assert overlay.latest(KEY, old, 1.0) == old
-
-
-@pytest.mark.parametrize(
-    ("cached", "seen"),
-    [
-        pytest.param(process("a"), None, id="not-seen-to-go"),
-        pytest.param(process("a", terminating=True), process("a", terminating=True), id="a-finalizer-keeps-it"),
-        pytest.param(
-            process("a", uid="another", resource_version="9"), process("a", uid="another", resource_version="9"),
-            id="made-anew",
-        ),
-        pytest.param(process("a", uid="another", resource_version="0"), None, id="an-older-one-of-that-name"),
-    ],
-)  # fmt: skip
-def test_what_was_deleted_is_gone_before_the_cache_knows(cached: ProcessRow, seen: ProcessRow | None) -> None:
-    overlay: Overlay[ProcessRow] = Overlay()
-    overlay.deleted(process("a"), 0.0)
-    assert overlay.latest(KEY, cached, 1.0) == seen
-
-
-def test_the_overlay_forgets_what_was_deleted_or_never_confirmed() -> None:
-    overlay: Overlay[ProcessRow] = Overlay()
-    overlay.wrote(process("a"), 0.0)
-    overlay.seen(KEY, None)
-    assert list(overlay.over([], 1.0)) == []
-    overlay.wrote(process("a"), 0.0)
-    assert list(overlay.over([], LIFETIME_S + 1)) == []
-    overlay.deleted(process("a"), 0.0)
-    assert list(overlay.over([process("a")], 1.0)) == []
-    overlay.seen(Key(NAMESPACE, "other"), None)
 
 
 PROGRESSING = Condition(type="Progressing", status=ConditionStatus.TRUE, reason="RolloutInProgress", message="m")
@@ -310,17 +265,17 @@ def test_only_what_changed_is_written() -> None:
     assert status_patch(full, later) == {"reasons": {"UpToDate": 3, "Updating": None}, "currentRevision": "r2"}
 
 
-def test_transitions_are_told_once() -> None:
+def test_a_transition_makes_one_event() -> None:
     done = evolve(PROGRESSING, reason="NewRevisionRolledOut")
-    assert [each.reason for each in transition_notices((PROGRESSING,), (done,))] == ["RolloutComplete"]
-    assert transition_notices((done,), (done,)) == ()
-    assert transition_notices((), ()) == ()
-    assert transition_notices((), (evolve(PROGRESSING, reason="WaitingForDeletion"),)) == ()
+    assert [each.reason for each in transition_events((PROGRESSING,), (done,))] == ["RolloutComplete"]
+    assert transition_events((done,), (done,)) == ()
+    assert transition_events((), ()) == ()
+    assert transition_events((), (evolve(PROGRESSING, reason="WaitingForDeletion"),)) == ()
 
 
-def test_writes_are_told_in_sum() -> None:
-    told = write_notices(5, 1, 0, "no room")
-    assert [each.note for each in told] == [
+def test_a_round_of_writes_makes_one_event_of_each_kind() -> None:
+    events = write_events(5, 1, 0, "no room")
+    assert [each.note for each in events] == [
         "created 5 processes",
         "updated 1 process",
         "the API refused a process: no room",

@@ -22,13 +22,11 @@ from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_controller.journal.recorder import FlightRecorder
 from praetor_controller.journal.tape import Tape
 from praetor_controller.metrics import Metrics
-from praetor_controller.model.rows import ProcessRow
 from praetor_controller.probes import serve
-from praetor_controller.reconcile.assumed_cache import Overlay
 from praetor_controller.reconcile.cache import Cache
 from praetor_controller.reconcile.controller import Controller
 from praetor_controller.reconcile.reconciler import DeploymentReconciler
-from praetor_controller.reconcile.revision_history import History
+from praetor_controller.reconcile.revision_history import RevisionHistory
 from praetor_controller.reconcile.writer import Writer
 from praetor_controller.settings import Recording, Settings
 
@@ -60,19 +58,18 @@ class Program:
         self._settings = settings
         self._cache = Cache(api, clock, settings.namespaces)
         self._limiter = TokenBucket(settings.qps, settings.burst, clock)
-        self._overlay: Overlay[ProcessRow] = Overlay()
         self._recorder = EventRecorder(api, clock, "praetor-controller", identity)
         self._flight = _flight(settings.recording, self.metrics, clock)
-        self.controller = Controller(self._cache, self._overlay, self.metrics, clock, workers=settings.workers)
+        self.controller = Controller(self._cache, self.metrics, clock, workers=settings.workers)
         lease = Key(settings.leader_elect_namespace, LEASE)
         self._elector = Elector(api, lease, identity, clock, lease_duration_s=settings.lease_duration_s)
 
     def ready(self) -> bool:
-        """Tell whether the cache is filled."""
+        """Return whether the cache is filled."""
         return self._cache.synced
 
     def recording(self) -> AbstractContextManager[object]:
-        """Return the context in which decisions are taken down, if that was asked for."""
+        """Return the context in which decisions are recorded, if that was asked for."""
         return self._flight or nullcontext()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -98,8 +95,8 @@ class Program:
             await self._lead()
 
     async def _lead(self) -> None:
-        writer = Writer(self._api, self._clock, self._limiter, self.metrics, self._may_write, self._overlay)
-        history = History(self._api, self._cache, self._clock, self._may_write)
+        writer = Writer(self._api, self._cache, self._clock, self._limiter, self.metrics, self._may_write)
+        history = RevisionHistory(self._api, self._cache, self._clock, self._may_write)
         reconciler = DeploymentReconciler(
             self._api,
             self._cache,
@@ -108,7 +105,7 @@ class Program:
             self._recorder,
             self.metrics,
             self._clock,
-            self.controller.changes,
+            self.controller.dirty,
             self._flight,
         )
         self.metrics.leader.set(1)

@@ -31,9 +31,8 @@ from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.informer import CATCH_UP_S, OUTAGE_BACKOFF
 from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_controller.metrics import Metrics
-from praetor_controller.model.rows import DeploymentRow, ProcessRow
+from praetor_controller.model.rows import DeploymentRow
 from praetor_controller.reconcile import reconciler as real
-from praetor_controller.reconcile.assumed_cache import Overlay
 from praetor_controller.reconcile.controller import Controller
 from praetor_controller.rollout.reasons import ReasonCode
 
@@ -129,13 +128,13 @@ class Simulation:
 
     async def _run(self, client: Client) -> None:
         program, clock = self.program, self.clock
-        cache, overlay = program.Cache(client, clock, [LAB]), Overlay[ProcessRow]()
-        writer = program.Writer(client, clock, TokenBucket(2000, 2000, clock), self.metrics, lambda: True, overlay)
-        history = program.History(client, cache, clock, lambda: True)
+        cache = program.Cache(client, clock, [LAB])
+        writer = program.Writer(client, cache, clock, TokenBucket(2000, 2000, clock), self.metrics, lambda: True)
+        history = program.RevisionHistory(client, cache, clock, lambda: True)
         recorder = EventRecorder(client, clock, "praetor-controller", "simulated")
-        controller = Controller(cache, overlay, self.metrics, clock, workers=2)
+        controller = Controller(cache, self.metrics, clock, workers=2)
         reconciler = program.DeploymentReconciler(
-            client, cache, writer, history, recorder, self.metrics, clock, controller.changes
+            client, cache, writer, history, recorder, self.metrics, clock, controller.dirty
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(cache.run())

@@ -20,8 +20,8 @@ from praetor_controller.ctl.cluster import Cluster, list_all
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, project_revision
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
-from praetor_controller.reconcile.snapshot_builder import Sources, gather
-from praetor_controller.reconcile.state import Memory
+from praetor_controller.reconcile.snapshot_builder import Sources, build_snapshot
+from praetor_controller.reconcile.state import ReconcilerState
 from praetor_controller.rollout.neighbours import Neighbour
 from praetor_controller.rollout.snapshot import Snapshot
 
@@ -44,7 +44,7 @@ class Census:
             find=self.processes.get,
             neighbours=[self._neighbour(each) for each in self.deployments.values() if each.uid != deployment.uid],
         )
-        return gather(deployment, sources, Memory(), now=now)
+        return build_snapshot(deployment, sources, ReconcilerState(), now=now)
 
     def _neighbour(self, deployment: DeploymentRow) -> Neighbour:
         return Neighbour(deployment, [row for row in self.processes.values() if row.owner == deployment.uid])

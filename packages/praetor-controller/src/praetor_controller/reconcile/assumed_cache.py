@@ -1,23 +1,69 @@
-"""What we wrote and the cache does not show yet: read your own writes, or a stale cache would exceed the budget.
+"""The rows of one kind as the API stores them: what informers show, and newer rows that this process just wrote.
 
-An entry yields as soon as the cache shows that version or a newer one.
+As in kube-scheduler's assumed cache, a write is assumed where it is made, and an event of the informer confirms it.
+Without that a pass over a stale cache would exceed the budget. An assumed row yields as soon as the informer shows
+that version or a newer one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from attrs import frozen
 
 from praetor_api.kube.client.resource import Key
+from praetor_api.kube.runtime.clock import Clock
+from praetor_api.kube.runtime.informer import Handler, Informer
 
 LIFETIME_S = 300.0
-"""Longer than a relist takes. After it an entry that no event confirmed is dropped, and a write would find out."""
+"""Longer than a relist takes. An assumed row that no event confirmed expires then: the next write finds the truth."""
+
+T = TypeVar("T")
+
+
+class Informers(Generic[T]):
+    """The informers of one kind, by the namespace each follows (None: all namespaces), read as if they were one."""
+
+    def __init__(self, informers: Sequence[tuple[str | None, Informer[T]]]) -> None:
+        self._informers = dict(informers)
+
+    def all(self) -> Iterable[Informer[T]]:
+        return self._informers.values()
+
+    def is_current(self, namespace: str) -> bool:
+        """Return whether the rows of *namespace* are those of now; where none is followed, nothing is missed."""
+        informer = self._of(namespace)
+        return informer is None or informer.is_current()
+
+    def add_index(self, name: str, values_of: Callable[[T], Iterable[str]]) -> None:
+        """Add an index before the informers run: *values_of* returns the values that a row is found under."""
+        for informer in self.all():
+            informer.add_index(name, values_of)
+
+    def add_handler(self, handler: Handler[T]) -> None:
+        """Call *handler* with the key, the old and the new row of each change."""
+        for informer in self.all():
+            informer.add_handler(handler)
+
+    def get(self, key: Key) -> T | None:
+        informer = self._of(key.namespace)
+        return informer.get(key) if informer else None
+
+    def by_index(self, name: str, value: str) -> Iterable[T]:
+        """Return the rows that the index *name* files under *value*."""
+        for informer in self.all():
+            yield from informer.by_index(name, value)
+
+    def all_keys(self) -> list[Key]:
+        return [key for informer in self.all() for key, _ in informer.items()]
+
+    def _of(self, namespace: str) -> Informer[T] | None:
+        return self._informers.get(namespace, self._informers.get(None))
 
 
 class Row(Protocol):
-    """What the overlay needs to know of a row."""
+    """What is needed of a row to compare its versions."""
 
     @property
     def name(self) -> str: ...
@@ -35,68 +81,94 @@ R = TypeVar("R", bound=Row)
 
 
 @frozen
-class _Entry(Generic[R]):
+class _Assumed(Generic[R]):
     row: R
     deleted: bool
-    written_at: float
+    expires_at: float  # monotonic seconds
 
 
-class Overlay(Generic[R]):
-    """The rows that are newer than the cache's. Times are monotonic seconds."""
+class AssumedCache(Informers[R]):
+    """Informers whose rows may be overtaken by what was written; all readers see the same rows."""
 
-    def __init__(self) -> None:
-        self._entries: dict[Key, _Entry[R]] = {}
+    def __init__(self, informers: Sequence[tuple[str | None, Informer[R]]], clock: Clock) -> None:
+        super().__init__(informers)
+        self._clock = clock
+        self._assumed: dict[Key, _Assumed[R]] = {}
+        self._handlers: list[Handler[R]] = []
+        self._indexes: dict[str, Callable[[R], Iterable[str]]] = {}
+        super().add_handler(self._on_event)
 
-    def __len__(self) -> int:
-        return len(self._entries)
+    def assume(self, row: R, *, is_new: bool = False) -> None:
+        """Serve *row*, which the API answered, until the informer shows that version or a newer one.
 
-    def wrote(self, row: R, now: float) -> None:
-        """Note that *row* is what the API stores now."""
-        self._entries[_key(row)] = _Entry(row, False, now)
+        Unless *is_new* the row has to be in the cache: an update of one that is gone meanwhile is no news of it.
+        """
+        if is_new or self.get(_key(row)) is not None:
+            self._set(row, deleted=False)
 
-    def deleted(self, row: R, now: float) -> None:
-        """Note that *row* is gone, or going."""
-        self._entries[_key(row)] = _Entry(row, True, now)
+    def assume_deleted(self, row: R) -> None:
+        """Serve *row* no longer: it is gone, or going."""
+        self._set(row, deleted=True)
 
-    def seen(self, key: Key, cached: R | None) -> None:
-        """Forget what the cache, which holds *cached* now, has caught up with; None means it saw a deletion."""
-        entry = self._entries.get(key)
-        if entry is not None and (cached is None or not _outdates(entry, cached)):
-            del self._entries[key]
+    def add_index(self, name: str, values_of: Callable[[R], Iterable[str]]) -> None:
+        self._indexes[name] = values_of
+        super().add_index(name, values_of)
 
-    def latest(self, key: Key, cached: R | None, now: float) -> R | None:
-        """Return the newest that is known under *key*."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return cached
-        if now - entry.written_at > LIFETIME_S or (cached is not None and not _outdates(entry, cached)):
-            del self._entries[key]
-            return cached
-        return None if entry.deleted else entry.row
+    def add_handler(self, handler: Handler[R]) -> None:
+        """Call *handler* when what get() returns changes; not for assumed rows, nor when the informer confirms them."""
+        self._handlers.append(handler)
 
-    def over_cached(self, cached: Iterable[R], now: float) -> Iterator[R]:
-        """Yield the newest of the *cached* rows that are not gone."""
-        return self._over(cached, now, set())
+    def add_event_handler(self, handler: Handler[R]) -> None:
+        """Call *handler* with what the informer itself shows; that includes the return of own writes."""
+        super().add_handler(handler)
 
-    def over(self, cached: Iterable[R], now: float) -> Iterator[R]:
-        """Yield the newest of the *cached* rows, then the rows that the cache does not have at all."""
+    def get(self, key: Key) -> R | None:
+        return self._newest(key, super().get(key))
+
+    def by_index(self, name: str, value: str) -> Iterable[R]:
+        shown = super().by_index(name, value)
+        return self._newest_of(shown, self._indexes[name], value) if self._assumed else shown
+
+    def _set(self, row: R, *, deleted: bool) -> None:
+        self._assumed[_key(row)] = _Assumed(row, deleted, self._clock.monotonic() + LIFETIME_S)
+
+    def _on_event(self, key: Key, old: R | None, new: R | None) -> None:
+        if key in self._assumed:
+            old = self._newest(key, old)
+            assumed = self._assumed.get(key)
+            if assumed is not None and (new is None or not _is_newer(assumed, new)):
+                del self._assumed[key]
+            new = self._newest(key, new)
+            if old == new:
+                return
+        for handler in self._handlers:
+            handler(key, old, new)
+
+    def _newest(self, key: Key, shown: R | None) -> R | None:
+        """Return what is known of *key*, of which the informer shows *shown*."""
+        assumed = self._assumed.get(key)
+        if assumed is None:
+            return shown
+        if self._clock.monotonic() > assumed.expires_at or (shown is not None and not _is_newer(assumed, shown)):
+            del self._assumed[key]
+            return shown
+        return None if assumed.deleted else assumed.row
+
+    def _newest_of(self, shown: Iterable[R], values_of: Callable[[R], Iterable[str]], value: str) -> Iterator[R]:
+        names = {key.name for key in self._assumed}  # most rows are not among them, and need not be looked up by key
         seen: set[Key] = set()
-        yield from self._over(cached, now, seen)
-        for key in [key for key in self._entries if key not in seen]:
-            newest = self.latest(key, None, now)
-            if newest is not None:
-                yield newest
-
-    def _over(self, cached: Iterable[R], now: float, seen: set[Key]) -> Iterator[R]:
-        names = {key.name for key in self._entries}  # most rows are not among them, and need not be looked up by key
-        for row in cached:
+        for row in shown:
             if row.name not in names:
                 yield row
                 continue
             key = _key(row)
             seen.add(key)
-            newest = self.latest(key, row, now)
-            if newest is not None:
+            newest = self._newest(key, row)
+            if newest is not None and value in values_of(newest):
+                yield newest
+        for key in self._assumed.keys() - seen:
+            newest = self.get(key)
+            if newest is not None and value in values_of(newest):
                 yield newest
 
 
@@ -104,13 +176,10 @@ def _key(row: Row) -> Key:
     return Key(row.namespace, row.name)
 
 
-def _outdates(entry: _Entry[R], cached: R) -> bool:
-    """Tell whether *entry* is newer than *cached*."""
-    if cached.uid != entry.row.uid:
-        return _version(entry.row) > _version(cached)
-    if entry.deleted:
-        return not cached.terminating
-    return _version(entry.row) > _version(cached)
+def _is_newer(assumed: _Assumed[R], shown: R) -> bool:
+    if shown.uid == assumed.row.uid and assumed.deleted:
+        return not shown.terminating
+    return _version(assumed.row) > _version(shown)
 
 
 def _version(row: Row) -> int:

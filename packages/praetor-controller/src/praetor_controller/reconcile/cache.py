@@ -1,10 +1,10 @@
-"""The controller's view of the cluster: informers of four kinds, one set for each watched namespace."""
+"""The controller's view of the cluster: devices, processes, deployments and their revisions, of each namespace."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Generic, TypeAlias, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import structlog
 
@@ -15,13 +15,14 @@ from praetor_api.kube.client.resource import (
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
     NETWORK_SWITCHES,
-    Key,
+    Resource,
 )
 from praetor_api.kube.runtime.clock import Clock
-from praetor_api.kube.runtime.informer import Handler, Informer
+from praetor_api.kube.runtime.informer import Informer
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, project_revision
-from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.model.rows import DeploymentRow, ProcessRow
+from praetor_controller.reconcile.assumed_cache import AssumedCache, Informers
 
 T = TypeVar("T")
 
@@ -32,105 +33,39 @@ BY_UID = "uid"
 _log = structlog.get_logger(__name__)
 
 
-def owned_by(namespace: str, uid: str) -> str:
-    """Return what processes of the owner *uid* are filed under; an owner in another namespace is none."""
-    return f"{namespace}/{uid}"
-
-
-def _owners(row: ProcessRow | RevisionRow) -> tuple[str, ...]:
-    return () if row.owner is None else (owned_by(row.namespace, row.owner),)
-
-
-class Informers(Generic[T]):
-    """The informers of one kind, looked up as if they were one."""
-
-    def __init__(self, informers: Sequence[tuple[str | None, Informer[T]]]) -> None:
-        self._informers = dict(informers)
-
-    def all(self) -> Iterable[Informer[T]]:
-        return self._informers.values()
-
-    def is_current(self, namespace: str) -> bool:
-        """Tell whether what is in *namespace* is known as it is now; where none is followed, nothing is missed."""
-        informer = self._of(namespace)
-        return informer is None or informer.is_current()
-
-    def add_handler(self, handler: Handler[T]) -> None:
-        for informer in self.all():
-            informer.add_handler(handler)
-
-    def get(self, key: Key) -> T | None:
-        informer = self._of(key.namespace)
-        return informer.get(key) if informer else None
-
-    def by_index(self, name: str, value: str) -> Iterable[T]:
-        for informer in self.all():
-            yield from informer.by_index(name, value)
-
-    def all_keys(self) -> list[Key]:
-        return [key for informer in self.all() for key, _ in informer.items()]
-
-    def _of(self, namespace: str) -> Informer[T] | None:
-        return self._informers.get(namespace, self._informers.get(None))
-
-
-_AnyInformers: TypeAlias = (
-    Informers[DeviceRow] | Informers[ProcessRow] | Informers[DeploymentRow] | Informers[RevisionRow]
-)
+def owned_by(deployment: DeploymentRow) -> str:
+    """Return what the index BY_OWNER files the rows of *deployment* under; an owner in another namespace is none."""
+    return f"{deployment.namespace}/{deployment.uid}"
 
 
 class Cache:
-    """Devices, processes, deployments and their revisions as rows, kept up to date by run()."""
+    """Rows of four kinds, kept up to date by run().
+
+    *namespaces* are those to follow, all of them when there are none. What this process writes is assumed in
+    *processes*, *deployments* and *revisions*; nothing of it is written to devices.
+    """
 
     def __init__(self, api: KubeApi, clock: Clock, namespaces: Sequence[str]) -> None:
         self._behind: set[str] = set()  # namespaces
-        watched: Sequence[str | None] = namespaces or (None,)
-        self.devices: Informers[DeviceRow] = Informers(
-            [
-                (name, Informer(api, NETWORK_SWITCHES, project=project_device, clock=clock, namespace=name))
-                for name in watched
-            ]
-        )
-        self.processes: Informers[ProcessRow] = Informers(
-            [
-                (name, Informer(api, DEVICE_PROCESSES, project=project_process, clock=clock, namespace=name))
-                for name in watched
-            ]
-        )
-        self.deployments: Informers[DeploymentRow] = Informers(
-            [
-                (
-                    name,
-                    Informer(api, DEVICE_PROCESS_DEPLOYMENTS, project=project_deployment, clock=clock, namespace=name),
-                )
-                for name in watched
-            ]
-        )
-        self.revisions: Informers[RevisionRow] = Informers(
-            [
-                (
-                    name,
-                    Informer(
-                        api,
-                        CONTROLLER_REVISIONS,
-                        project=project_revision,
-                        clock=clock,
-                        namespace=name,
-                        label_selector=DEPLOYMENT_LABEL,
-                    ),
-                )
-                for name in watched
-            ]
-        )
-        for devices in self.devices.all():
-            devices.add_index(BY_NAMESPACE, lambda row: (row.namespace,))
-        for processes in self.processes.all():
-            processes.add_index(BY_OWNER, _owners)
-        for revisions in self.revisions.all():
-            revisions.add_index(BY_OWNER, _owners)
-        for deployments in self.deployments.all():
-            deployments.add_index(BY_NAMESPACE, lambda row: (row.namespace,))
-            deployments.add_index(BY_UID, lambda row: (row.uid,))
+
+        def informers(
+            resource: Resource, project: Callable[[dict[str, Any]], T], label_selector: str | None = None
+        ) -> Sequence[tuple[str | None, Informer[T]]]:
+            return [
+                (name, Informer(api, resource, project=project, clock=clock, namespace=name,
+                                label_selector=label_selector))
+                for name in namespaces or (None,)
+            ]  # fmt: skip
+
+        self.devices = Informers(informers(NETWORK_SWITCHES, project_device))
+        self.processes = AssumedCache(informers(DEVICE_PROCESSES, project_process), clock)
+        self.deployments = AssumedCache(informers(DEVICE_PROCESS_DEPLOYMENTS, project_deployment), clock)
+        self.revisions = AssumedCache(informers(CONTROLLER_REVISIONS, project_revision, DEPLOYMENT_LABEL), clock)
+        self.devices.add_index(BY_NAMESPACE, lambda row: (row.namespace,))
+        self.processes.add_index(BY_OWNER, _owners)
+        self.revisions.add_index(BY_OWNER, _owners)
+        self.deployments.add_index(BY_NAMESPACE, lambda row: (row.namespace,))
+        self.deployments.add_index(BY_UID, lambda row: (row.uid,))
 
     @property
     def synced(self) -> bool:
@@ -143,9 +78,9 @@ class Cache:
         return [kind for kind, known in self._kinds().items() if not all(each.is_current() for each in known.all())]
 
     def is_behind(self, namespace: str) -> bool:
-        """Tell whether the view of *namespace* may be as old as an outage, of one kind at least.
+        """Return whether the view of *namespace* may be as old as an outage, of one kind at least.
 
-        Each kind is followed, and taken up again, by itself: with new deployments beside a fleet of before, a first
+        Each kind is followed, and followed again, by itself: with new deployments beside a fleet of before, a first
         rollout would be over before it began.
         """
         behind = [kind for kind, known in self._kinds().items() if not known.is_current(namespace)]
@@ -162,13 +97,13 @@ class Cache:
             await event.wait()
 
     async def run(self) -> None:
-        """Follow the cluster for ever; cancel it to stop."""
+        """Follow the cluster until cancelled."""
         async with asyncio.TaskGroup() as group:
             for kind, informers in self._kinds().items():
                 for informer in informers.all():
                     group.create_task(informer.run(), name=f"watch {kind}")
 
-    def _kinds(self) -> dict[str, _AnyInformers]:
+    def _kinds(self) -> Mapping[str, Informers[Any]]:
         return {
             "devices": self.devices,
             "processes": self.processes,
@@ -178,3 +113,7 @@ class Cache:
 
     def _synced(self) -> list[asyncio.Event]:
         return [informer.synced for informers in self._kinds().values() for informer in informers.all()]
+
+
+def _owners(row: ProcessRow | RevisionRow) -> tuple[str, ...]:
+    return () if row.owner is None else (f"{row.namespace}/{row.owner}",)

@@ -1,4 +1,4 @@
-"""Which events a change of a deployment's conditions and a round of writes are worth. Pure: transitions only."""
+"""The Kubernetes events that a change of a deployment's conditions and a round of writes are worth. Pure."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from praetor_api.conditions import ConditionType, DeploymentReason
 from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import Condition
 
-_WORTH_TELLING = {
+_TRANSITIONS = {
     DeploymentReason.ROLLOUT_IN_PROGRESS: ("Normal", "RolloutStarted"),
     DeploymentReason.NEW_REVISION_ROLLED_OUT: ("Normal", "RolloutComplete"),
     DeploymentReason.PROGRESS_DEADLINE_EXCEEDED: ("Warning", "ProgressDeadlineExceeded"),
@@ -19,8 +19,8 @@ _WORTH_TELLING = {
 
 
 @frozen
-class Notice:
-    """An event to record about a deployment."""
+class DeploymentEvent:
+    """An event about a deployment; the fields are those of events.k8s.io/v1."""
 
     type: str
     reason: str
@@ -28,23 +28,25 @@ class Notice:
     note: str
 
 
-def transition_notices(old: tuple[Condition, ...], new: tuple[Condition, ...]) -> tuple[Notice, ...]:
-    """Return what is worth telling about the way from *old* to *new*."""
+def transition_events(old: tuple[Condition, ...], new: tuple[Condition, ...]) -> tuple[DeploymentEvent, ...]:
+    """Return the event of the transition from conditions *old* to *new*, if it is worth one."""
     before, after = get_condition(old, ConditionType.PROGRESSING), get_condition(new, ConditionType.PROGRESSING)
     if after is None or (before is not None and before.reason == after.reason):
         return ()
-    told = _WORTH_TELLING.get(DeploymentReason(after.reason))
-    return (Notice(told[0], told[1], "Rollout", after.message),) if told else ()
+    found = _TRANSITIONS.get(DeploymentReason(after.reason))
+    return (DeploymentEvent(found[0], found[1], "Rollout", after.message),) if found else ()
 
 
-def write_notices(created: int, updated: int, deleted: int, refused: str) -> tuple[Notice, ...]:
+def write_events(created: int, updated: int, deleted: int, refused: str) -> tuple[DeploymentEvent, ...]:
     """Return one event for each kind of write that happened."""
     counted = (("Create", "Created", created), ("Update", "Updated", updated), ("Delete", "Deleted", deleted))
-    notices = [
-        Notice("Normal", f"{done}Processes", action, f"{done.lower()} {count} process{'es' if count > 1 else ''}")
+    events = [
+        DeploymentEvent(
+            "Normal", f"{done}Processes", action, f"{done.lower()} {count} process{'es' if count > 1 else ''}"
+        )
         for action, done, count in counted
         if count
     ]
     if refused:
-        notices.append(Notice("Warning", "WriteRefused", "Rollout", f"the API refused a process: {refused}"))
-    return tuple(notices)
+        events.append(DeploymentEvent("Warning", "WriteRefused", "Rollout", f"the API refused a process: {refused}"))
+    return tuple(events)

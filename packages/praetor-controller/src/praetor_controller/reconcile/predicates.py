@@ -1,4 +1,4 @@
-"""What an event says to the deployment that it concerns. Pure."""
+"""Which events concern a deployment, and how much of it. Pure."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from attrs import evolve
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 
 
-class News(Enum):
-    """How much of a deployment may be another after an event.
+class Impact(Enum):
+    """How much of a deployment may be different after an event.
 
-    NONE: nothing that it does not know. STATUS: how a device is. SPEC: what a device shall be. MEMBERSHIP: which
+    NONE: nothing that a pass reads. STATUS: the state of a device. SPEC: what a device shall be. MEMBERSHIP: which
     devices and processes there are.
     """
 
@@ -22,35 +22,45 @@ class News(Enum):
     MEMBERSHIP = auto()
 
 
-def process_news(before: ProcessRow | None, after: ProcessRow | None) -> News:
-    """Return what is new in *after*, a process as a pass would see it, for who saw it as *before*."""
+def process_impact(before: ProcessRow | None, after: ProcessRow | None) -> Impact:
+    """Return the impact on the owner when a process, as a pass sees it, changes from *before* to *after*."""
     if before is None or after is None:
-        return News.NONE if before is after else News.MEMBERSHIP
+        return Impact.NONE if before is after else Impact.MEMBERSHIP
     if evolve(before, resource_version=after.resource_version) == after:
-        return News.NONE  # our own write comes back, or nobody looks at what changed
+        return Impact.NONE  # only what no pass reads has changed
     if (before.uid, before.owner, before.device) != (after.uid, after.owner, after.device):
-        return News.MEMBERSHIP
-    return News.STATUS if _wanted(before) == _wanted(after) else News.SPEC
+        return Impact.MEMBERSHIP
+    return Impact.STATUS if _wanted(before) == _wanted(after) else Impact.SPEC
 
 
 def _wanted(row: ProcessRow) -> tuple[object, ...]:
-    notes = row.revision, row.managed, row.wave, row.offered_at
-    return row.spec_hash, row.labels, row.annotations, row.annotated, row.terminating, notes
+    annotations = row.revision, row.managed, row.wave, row.offered_at
+    return row.spec_hash, row.labels, row.annotations, row.annotated, row.terminating, annotations
 
 
-def device_news(before: DeviceRow | None, after: DeviceRow | None, *, matched: bool, matches: bool) -> News:
-    """Return what is new in *after* for a deployment whose selector *matched* it as it was *before*."""
+def device_impact(before: DeviceRow | None, after: DeviceRow | None, *, matched: bool, matches: bool) -> Impact:
+    """Return the impact on a deployment whose selector *matched* the device *before*, and now *matches* it or not."""
     if before is None or after is None or matched != matches:
-        return News.MEMBERSHIP if matched or matches else News.NONE
+        return Impact.MEMBERSHIP if matched or matches else Impact.NONE
     if not matches:
-        return News.NONE
+        return Impact.NONE
     as_before = evolve(after, connected=before.connected, connected_since=before.connected_since)
-    return News.STATUS if as_before == before else News.SPEC
+    return Impact.STATUS if as_before == before else Impact.SPEC
 
 
-def deployment_news(before: DeploymentRow | None, after: DeploymentRow | None) -> News:
-    """Return what is new in *after*; the status is its own, and ours."""
+def deployment_impact(before: DeploymentRow | None, after: DeploymentRow | None) -> Impact:
+    """Return the impact of a change of the deployment itself."""
     if before is None or after is None:
-        return News.MEMBERSHIP
+        return Impact.MEMBERSHIP
     as_before = evolve(after, status=before.status, resource_version=before.resource_version)
-    return News.STATUS if as_before == before else News.SPEC
+    return Impact.STATUS if as_before == before else Impact.SPEC
+
+
+def availability_changed(before: ProcessRow | None, after: ProcessRow | None) -> bool:
+    """Return whether other deployments may have to count the device of a process differently."""
+    return before is None or after is None or _availability(before) != _availability(after)
+
+
+def _availability(row: ProcessRow) -> tuple[object, ...]:
+    since = row.ready_since, row.connected_since, row.settled_since, row.offered_at
+    return *since, row.connected, row.reported, row.held, row.failure

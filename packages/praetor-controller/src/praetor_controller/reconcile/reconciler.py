@@ -1,6 +1,6 @@
 """Reconciles one deployment: a snapshot from the cache, a plan, its writes, its status.
 
-It is told a key, never an event, and whatever was missed or seen twice is all alike.
+It gets a key, never an event: events that were missed, merged or repeated make no difference.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from typing import TypeVar
 import structlog
 from attrs import frozen
 
+from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.errors import NotFound
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
+from praetor_api.kube.conditions import is_true
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.events import EventRecorder, ObjectRef
 from praetor_controller.journal.entry import Decision
@@ -23,25 +25,24 @@ from praetor_controller.metrics import Metrics
 from praetor_controller.model.actions import Update
 from praetor_controller.model.projection import project_deployment
 from praetor_controller.model.revisions import RevisionRow
-from praetor_controller.model.rows import DeploymentRow, ProcessRow
-from praetor_controller.reconcile.assumed_cache import Overlay
+from praetor_controller.model.rows import DeploymentRow
 from praetor_controller.reconcile.cache import BY_NAMESPACE, BY_OWNER, Cache, owned_by
-from praetor_controller.reconcile.dirty import Changes
-from praetor_controller.reconcile.events import Notice, transition_notices, write_notices
-from praetor_controller.reconcile.revision_history import History
-from praetor_controller.reconcile.snapshot_builder import Sources, gather
-from praetor_controller.reconcile.state import Memory
-from praetor_controller.reconcile.writer import FIELD_MANAGER, Outcome, Writer
+from praetor_controller.reconcile.events import DeploymentEvent, transition_events, write_events
+from praetor_controller.reconcile.revision_history import RevisionHistory
+from praetor_controller.reconcile.snapshot_builder import Sources, build_snapshot
+from praetor_controller.reconcile.state import DirtySet, ReconcilerState
+from praetor_controller.reconcile.writer import FIELD_MANAGER, WriteOutcome, Writer
 from praetor_controller.rollout.incremental import Account
 from praetor_controller.rollout.neighbours import Neighbour
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import Plan, Snapshot
-from praetor_controller.rollout.status import status_patch
+from praetor_controller.rollout.status import status_patch, was_rolled_out
 
 STATUS_PERIOD_S = 1.0
-LOOK_AGAIN_S = 0.2
+"""The status of a deployment is written at most this often."""
+REQUEUE_S = 0.2
 AUDIT_S = 60.0
-"""So long an account is kept before a pass over all devices confirms it."""
+"""How often a pass over all devices confirms what was counted incrementally."""
 
 T = TypeVar("T")
 
@@ -50,14 +51,14 @@ _log = structlog.get_logger(__name__)
 
 @frozen
 class Result:
-    """When to look again, in seconds (None when an event will tell), and how long the loop was held up.
+    """When to reconcile again, in seconds (None: after an event), and how long the pass blocked the event loop.
 
-    *calm_s* is for how long events that can change nothing but the status need not be looked at.
+    For *status_cooldown_s* events that can change nothing but the status need no pass.
     """
 
     after_s: float | None = None
     pass_s: float = 0.0
-    calm_s: float = 0.0
+    status_cooldown_s: float = 0.0
 
 
 class DeploymentReconciler:
@@ -68,15 +69,15 @@ class DeploymentReconciler:
         api: KubeApi,
         cache: Cache,
         writer: Writer,
-        history: History,
+        history: RevisionHistory,
         recorder: EventRecorder,
         metrics: Metrics,
         clock: Clock,
-        changes: Changes,
+        dirty: DirtySet,
         flight: FlightRecorder | None = None,
     ) -> None:
         self._flight = flight
-        self._changes = changes
+        self._dirty = dirty
         self._history = history
         self._api = api
         self._cache = cache
@@ -84,118 +85,114 @@ class DeploymentReconciler:
         self._recorder = recorder
         self._metrics = metrics
         self._clock = clock
-        self._memories: dict[str, Memory] = {}
+        self._states: dict[str, ReconcilerState] = {}
         self._uids: dict[Key, str] = {}
-        self._taking: dict[str, frozenset[str]] = {}
-        self._written: Overlay[DeploymentRow] = Overlay()
+        self._writing_to: dict[str, frozenset[str]] = {}
 
     async def reconcile(self, key: Key) -> Result:
-        """Take one safe step; KubeError when the API did not take the status, or was not there."""
-        cached = self._cache.deployments.get(key)
-        # of a deployment that is gone from the cache nothing that we wrote can be newer: we write to known ones only
-        deployment = self._written.latest(key, cached, self._clock.monotonic()) if cached is not None else None
+        """Do one safe step; KubeError when the API refuses the status, or cannot be reached."""
+        deployment = self._cache.deployments.get(key)
         if deployment is None or deployment.terminating:
             self._forget(key)
             return Result()
-        memory = self._memory(key, deployment)
-        await self._writer.resolve(key.namespace, memory)
+        state = self._state(key, deployment)
+        await self._writer.resolve(key.namespace, state)
         revisions = () if deployment.fault else await self._history.record(deployment)
         began = self._clock.monotonic()
-        planned = self._plan(deployment, memory, revisions)
+        planned = self._plan(deployment, state, revisions)
         pass_s = self._clock.monotonic() - began
         self._metrics.plan_seconds.observe(pass_s)
-        outcome = await self._carry_out(deployment, planned, memory)
-        self._tell(deployment, write_notices(outcome.created, outcome.updated, outcome.deleted, outcome.refused))
-        status_after_s = await self._show(key, deployment, planned, memory)  # before what may fail for ever
+        outcome = await self._carry_out(deployment, planned, state)
+        self._record(deployment, write_events(outcome.created, outcome.updated, outcome.deleted, outcome.refused))
+        status_after_s = await self._update_status(key, deployment, planned, state)  # before what may keep failing
         await self._history.trim(deployment, revisions, lambda: self._in_use(deployment))
-        retry_at = memory.retry_at()
-        refused_after_s = None if retry_at is None else retry_at - self._clock.monotonic()
-        calm_s = max(0.0, (memory.status_due_at or 0.0) - self._clock.monotonic()) if memory.account else 0.0
-        return Result(self._next_look(planned, outcome, status_after_s, refused_after_s), pass_s, calm_s)
+        if outcome.trouble is not None:
+            raise outcome.trouble
+        status_cooldown_s = self._until(state.status_due_at) if state.account else 0.0
+        return Result(self._requeue_after(planned, outcome, state, status_after_s), pass_s, status_cooldown_s)
 
-    async def _carry_out(self, deployment: DeploymentRow, planned: Plan, memory: Memory) -> Outcome:
-        """Write, and let others count meanwhile what is about to be written: no await lies between plan and note."""
+    async def _carry_out(self, deployment: DeploymentRow, planned: Plan, state: ReconcilerState) -> WriteOutcome:
+        """Write, and let neighbours count what is about to be written: no await lies between plan and announcement."""
         spec_writes = (action for action in planned.actions if isinstance(action, Update) and action.spec)
-        self._taking[deployment.uid] = frozenset(action.process.device for action in spec_writes)
+        self._writing_to[deployment.uid] = frozenset(action.process.device for action in spec_writes)
         try:
             return await self._writer.carry_out(
-                deployment, planned.actions, memory, lambda: self._superseded(deployment)
+                deployment, planned.actions, state, lambda: self._superseded(deployment)
             )
         finally:
-            del self._taking[deployment.uid]
+            del self._writing_to[deployment.uid]
 
     def _superseded(self, deployment: DeploymentRow) -> bool:
         newest = self._cache.deployments.get(Key(deployment.namespace, deployment.name))
         known = deployment.uid, deployment.generation, deployment.terminating
         return newest is None or (newest.uid, newest.generation, newest.terminating) != known
 
-    def _memory(self, key: Key, deployment: DeploymentRow) -> Memory:
+    def _state(self, key: Key, deployment: DeploymentRow) -> ReconcilerState:
         if self._uids.get(key) != deployment.uid:
             self._forget(key)
             self._uids[key] = deployment.uid
-            self._memories[deployment.uid] = Memory()
-        return self._memories[deployment.uid]
+            self._states[deployment.uid] = ReconcilerState()
+        return self._states[deployment.uid]
 
     def _forget(self, key: Key) -> None:
-        self._written.seen(key, None)
-        self._changes.forget(key)
+        self._dirty.untrack(key)
         uid = self._uids.pop(key, None)
         if uid is not None:
-            self._memories.pop(uid, None)
+            self._states.pop(uid, None)
             if self._flight is not None:
                 self._flight.forget(uid)
             self._metrics.forget_devices(key)
 
-    def _plan(self, deployment: DeploymentRow, memory: Memory, revisions: Sequence[RevisionRow]) -> Plan:
+    def _plan(self, deployment: DeploymentRow, state: ReconcilerState, revisions: Sequence[RevisionRow]) -> Plan:
         key = Key(deployment.namespace, deployment.name)
-        recounted = self._recount(key, deployment, memory, revisions)
-        if recounted is not None and self._clock.monotonic() < memory.audit_at:
-            planned = recounted
+        incremental = self._plan_changed(key, deployment, state, revisions)
+        if incremental is not None and self._clock.monotonic() < state.audit_at:
+            planned = incremental
         else:
-            planned = self._plan_all(key, deployment, memory, revisions)
-            self._audit(recounted, planned)
+            planned = self._plan_all(key, deployment, state, revisions)
+            self._audit(incremental, planned)
         if planned.status is not None:
             self._metrics.show_devices(key, planned.status.reasons)
         return planned
 
-    def _audit(self, recounted: Plan | None, planned: Plan) -> None:
-        if recounted is not None and recounted.status != planned.status:
+    def _audit(self, incremental: Plan | None, planned: Plan) -> None:
+        if incremental is not None and incremental.status != planned.status:
             self._metrics.account_errors.inc()
-            _log.error("account of devices was wrong", kept=str(recounted.status), counted=str(planned.status))
+            _log.error("incremental status was wrong", kept=str(incremental.status), counted=str(planned.status))
 
-    def _recount(
-        self, key: Key, deployment: DeploymentRow, memory: Memory, revisions: Sequence[RevisionRow]
+    def _plan_changed(
+        self, key: Key, deployment: DeploymentRow, state: ReconcilerState, revisions: Sequence[RevisionRow]
     ) -> Plan | None:
-        """Return the plan by the account and what changed since; None when a pass over all devices has to tell."""
-        names, account = self._changes.take(key), memory.account
+        """Return the plan by what changed since the last pass; None when only a pass over all devices can decide."""
+        names, account = self._dirty.take(key), state.account
         if names is None or account is None:
             return None
-        processes = [Key(key.namespace, name) for name in account.processes_of(names)]
+        find = self._cache.processes.get
         sources = Sources(
             devices=_known(self._cache.devices.get(Key(key.namespace, name)) for name in names),
-            processes=_known(map(self._process, processes)),
+            processes=_known(find(Key(key.namespace, name)) for name in account.processes_of(names)),
             revisions=revisions,
-            find=self._process,
+            find=find,
         )
         now = self._clock.now()
-        changed = gather(deployment, sources, memory, now=now, monotonic=self._clock.monotonic())
+        changed = build_snapshot(deployment, sources, state, now=now, monotonic=self._clock.monotonic())
         planned = account.plan(changed, now) if len(changed.devices) == len(names) else None
         if planned is not None:
             self._metrics.passes.labels("changed").inc()
         return planned
 
-    def _plan_all(self, key: Key, deployment: DeploymentRow, memory: Memory, revisions: Sequence[RevisionRow]) -> Plan:
-        """Return the plan by all devices, and open an account when they are at rest."""
-        snapshot, now = self._snapshot(deployment, memory, revisions), self._clock.now()
+    def _plan_all(
+        self, key: Key, deployment: DeploymentRow, state: ReconcilerState, revisions: Sequence[RevisionRow]
+    ) -> Plan:
+        """Return the plan by all devices, and track their changes when they are in steady state."""
+        snapshot, now = self._snapshot(deployment, state, revisions), self._clock.now()
         planned = self._decide(snapshot, now)
         self._metrics.passes.labels("whole").inc()
-        memory.account = None
-        self._changes.forget(key)
-        if (
-            planned.tally is not None and self._flight is None
-        ):  # who records decisions wants all that they are made from
-            memory.account, memory.audit_at = Account(snapshot, planned.tally, now), self._clock.monotonic() + AUDIT_S
-            self._changes.follow(key)
+        state.account = None
+        self._dirty.untrack(key)
+        if planned.tally is not None and self._flight is None:  # a record of decisions needs all of their inputs
+            state.account, state.audit_at = Account(snapshot, planned.tally, now), self._clock.monotonic() + AUDIT_S
+            self._dirty.track(key)
         return planned
 
     def _decide(self, snapshot: Snapshot, now: datetime) -> Plan:
@@ -206,66 +203,68 @@ class DeploymentReconciler:
         self._flight.record(Decision(now=now, snapshot=snapshot, plan=planned))
         return planned
 
-    def _snapshot(self, deployment: DeploymentRow, memory: Memory, revisions: Sequence[RevisionRow]) -> Snapshot:
-        now = self._clock.monotonic()
-        owner = owned_by(deployment.namespace, deployment.uid)
+    def _snapshot(
+        self, deployment: DeploymentRow, state: ReconcilerState, revisions: Sequence[RevisionRow]
+    ) -> Snapshot:
         sources = Sources(
             devices=self._cache.devices.by_index(BY_NAMESPACE, deployment.namespace),
-            processes=self._writer.overlay.over(self._cache.processes.by_index(BY_OWNER, owner), now),
+            processes=self._cache.processes.by_index(BY_OWNER, owned_by(deployment)),
             revisions=revisions,
-            find=self._process,
-            neighbours=self._neighbours(deployment, now),
+            find=self._cache.processes.get,
+            neighbours=self._neighbours(deployment),
         )
-        return gather(deployment, sources, memory, now=self._clock.now(), monotonic=now)
+        return build_snapshot(deployment, sources, state, now=self._clock.now(), monotonic=self._clock.monotonic())
 
-    def _neighbours(self, deployment: DeploymentRow, now: float) -> Iterator[Neighbour]:
+    def _neighbours(self, deployment: DeploymentRow) -> Iterator[Neighbour]:
         for other in self._cache.deployments.by_index(BY_NAMESPACE, deployment.namespace):
             if other.uid != deployment.uid:
-                cached = self._cache.processes.by_index(BY_OWNER, owned_by(other.namespace, other.uid))
-                memory = self._memories.get(other.uid)
-                taking = self._taking.get(other.uid, frozenset()) | (memory.unknown.keys() if memory else set())
-                yield Neighbour(other, self._writer.overlay.over_cached(cached, now), taking)
+                state = self._states.get(other.uid)
+                uncertain = state.unknown.keys() if state else set()
+                writing_to = self._writing_to.get(other.uid, frozenset()) | uncertain
+                yield Neighbour(other, self._cache.processes.by_index(BY_OWNER, owned_by(other)), writing_to)
 
     def _in_use(self, deployment: DeploymentRow) -> set[str]:
-        cached = self._cache.processes.by_index(BY_OWNER, owned_by(deployment.namespace, deployment.uid))
-        processes = self._writer.overlay.over(cached, self._clock.monotonic())
-        status = deployment.status
-        named = {deployment.template.revision, status.current_revision}
+        processes = self._cache.processes.by_index(BY_OWNER, owned_by(deployment))
+        named = {deployment.template.revision, deployment.status.current_revision}
         return {row.revision for row in processes} | {each for each in named if each}
 
-    def _process(self, key: Key) -> ProcessRow | None:
-        return self._writer.overlay.latest(key, self._cache.processes.get(key), self._clock.monotonic())
-
-    async def _show(self, key: Key, deployment: DeploymentRow, planned: Plan, memory: Memory) -> float | None:
-        """Write the status if it changed and is due; return in how many seconds it will be due, None if it is right."""
+    async def _update_status(
+        self, key: Key, deployment: DeploymentRow, planned: Plan, state: ReconcilerState
+    ) -> float | None:
+        """Write the status if it changed and is due; return in how many seconds it needs another pass (None: never)."""
         status, now = planned.status, self._clock.monotonic()
         if status is None or not (patch := status_patch(deployment.status.raw, status)):
             return None
-        if memory.status_due_at is None:
-            memory.status_due_at = now + STATUS_PERIOD_S if planned.actions else now
-        if now < memory.status_due_at:
-            return memory.status_due_at - now
-        memory.status_due_at = now + STATUS_PERIOD_S
-        await self._write_status(key, deployment, patch)
-        self._tell(deployment, transition_notices(deployment.status.conditions, status.conditions))
+        if state.status_due_at is None:
+            state.status_due_at = now + STATUS_PERIOD_S if planned.actions else now
+        if now < state.status_due_at:
+            return state.status_due_at - now
+        state.status_due_at = now + STATUS_PERIOD_S
+        stored = await self._write_status(key, deployment, patch)
+        self._record(deployment, transition_events(deployment.status.conditions, status.conditions))
         _log.debug("status written", fields=sorted(patch))
-        return None
+        return 0.0 if stored is not None and _planned_by(stored) != _planned_by(deployment) else None
 
-    async def _write_status(self, key: Key, deployment: DeploymentRow, patch: Mapping[str, object]) -> None:
+    async def _write_status(
+        self, key: Key, deployment: DeploymentRow, patch: Mapping[str, object]
+    ) -> DeploymentRow | None:
+        """Return the deployment as it is stored then; None when it was deleted meanwhile."""
         self._writer.check_leading()
         body = {"metadata": {"resourceVersion": deployment.resource_version}, "status": patch}
         try:
             stored = await self._api.patch(
                 DEVICE_PROCESS_DEPLOYMENTS, key, body, subresource="status", field_manager=FIELD_MANAGER
             )
-        except NotFound:  # deleted meanwhile
-            return
+        except NotFound:
+            return None
         self._metrics.status_writes.inc()
-        self._written.wrote(project_deployment(stored), self._clock.monotonic())
+        row = project_deployment(stored)
+        self._cache.deployments.assume(row)
+        return row
 
-    def _tell(self, deployment: DeploymentRow, notices: tuple[Notice, ...]) -> None:
-        for notice in notices:
-            _log.info("event", reason=notice.reason, note=notice.note)
+    def _record(self, deployment: DeploymentRow, events: tuple[DeploymentEvent, ...]) -> None:
+        for event in events:
+            _log.info("event", reason=event.reason, note=event.note)
             self._recorder.record(
                 ObjectRef(
                     api_version=DEVICE_PROCESS_DEPLOYMENTS.api_version,
@@ -274,26 +273,41 @@ class DeploymentReconciler:
                     name=deployment.name,
                     uid=deployment.uid,
                 ),
-                type=notice.type,
-                reason=notice.reason,
-                action=notice.action,
-                note=notice.note,
+                type=event.type,
+                reason=event.reason,
+                action=event.action,
+                note=event.note,
             )
 
-    def _next_look(self, planned: Plan, outcome: Outcome, *waiting_s: float | None) -> float | None:
-        if outcome.trouble is not None:
-            raise outcome.trouble
-        waits = [wait for wait in waiting_s if wait is not None]
+    def _requeue_after(
+        self, planned: Plan, outcome: WriteOutcome, state: ReconcilerState, status_after_s: float | None
+    ) -> float | None:
+        """Return in how many seconds the next pass is due if no event comes before; None when none is."""
+        waits = [wait for wait in (status_after_s,) if wait is not None]
+        retry_at = state.retry_at()
+        if retry_at is not None:
+            waits.append(self._until(retry_at))
         if planned.next_look is not None:
-            waits.append(max(0.0, _seconds_until(planned.next_look, self._clock.now())))
-        if outcome.wrote or outcome.look_again:
-            waits.append(0.0 if outcome.wrote else LOOK_AGAIN_S)
-        return min(waits, default=None)
+            waits.append((planned.next_look - self._clock.now()).total_seconds())
+        if outcome.wrote:  # the status is to show what was written
+            waits.append(self._until(state.status_due_at))
+        if outcome.requeue:
+            waits.append(REQUEUE_S)
+        if outcome.interrupted:
+            waits.append(0.0)
+        return max(0.0, min(waits)) if waits else None
+
+    def _until(self, monotonic: float | None) -> float:
+        """Return the seconds until *monotonic*; 0 for none, and for the past."""
+        return max(0.0, (monotonic or 0.0) - self._clock.monotonic())
+
+
+def _planned_by(deployment: DeploymentRow) -> tuple[object, ...]:
+    """Return what plan() decides by of the deployment's own status."""
+    status = deployment.status
+    rolled_back = is_true(status.conditions, ConditionType.ROLLED_BACK)
+    return status.current_revision, status.failed_revision, rolled_back, was_rolled_out(deployment)
 
 
 def _known(rows: Iterable[T | None]) -> list[T]:
     return [row for row in rows if row is not None]
-
-
-def _seconds_until(moment: datetime, now: datetime) -> float:
-    return (moment - now).total_seconds()

@@ -1,4 +1,4 @@
-"""Keeps the ControllerRevisions of deployments, one write at a time and before the processes that speak of them."""
+"""Keeps the ControllerRevisions of deployments, one write at a time and before the processes that name them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ from praetor_controller.model.revisions import (
     surplus_revisions,
 )
 from praetor_controller.model.rows import DeploymentRow
-from praetor_controller.reconcile.assumed_cache import Overlay
 from praetor_controller.reconcile.cache import BY_OWNER, Cache, owned_by
 from praetor_controller.reconcile.writer import FIELD_MANAGER
 
 
-class History:
+class RevisionHistory:
     """Writes ControllerRevisions for all deployments."""
 
     def __init__(self, api: KubeApi, cache: Cache, clock: Clock, may_write: Callable[[], bool]) -> None:
@@ -32,7 +31,6 @@ class History:
         self._cache = cache
         self._clock = clock
         self._may_write = may_write
-        self._overlay: Overlay[RevisionRow] = Overlay()
 
     async def record(self, deployment: DeploymentRow) -> tuple[RevisionRow, ...]:
         """Make the present template the newest revision, and return all; NotLeading, or what the API answered."""
@@ -47,59 +45,56 @@ class History:
     async def trim(
         self, deployment: DeploymentRow, revisions: Sequence[RevisionRow], in_use: Callable[[], Collection[str]]
     ) -> None:
-        """Remove the oldest revisions above the limit; *in_use* is asked only when there may be any."""
+        """Remove the oldest revisions above the limit; *in_use*, the hashes to keep, is called only if need be."""
         limit = deployment.policy.revision_history_limit
         if len(revisions) <= limit:
             return
         for row in surplus_revisions(revisions, in_use(), limit):
-            self._lead()
+            self._check_leading()
             with suppress(NotFound):
                 await self._api.delete(CONTROLLER_REVISIONS, Key(row.namespace, row.name), uid=row.uid)
-            self._overlay.deleted(row, self._clock.monotonic())
+            self._cache.revisions.assume_deleted(row)
 
     def _revisions(self, deployment: DeploymentRow) -> tuple[RevisionRow, ...]:
-        owner = owned_by(deployment.namespace, deployment.uid)
-        cached = self._cache.revisions.by_index(BY_OWNER, owner)
-        rows = self._overlay.over(cached, self._clock.monotonic())
-        return tuple(row for row in rows if row.owner == deployment.uid and not row.terminating)
+        rows = self._cache.revisions.by_index(BY_OWNER, owned_by(deployment))
+        return tuple(row for row in rows if not row.terminating)
 
     async def _create(self, deployment: DeploymentRow, body: Mapping[str, Any]) -> None:
-        self._lead()
+        self._check_leading()
         try:
-            stored = await self._made(deployment.namespace, body)
+            stored = await self._post(deployment.namespace, body)
         except AlreadyExists:
             row = await self._read(Key(deployment.namespace, body["metadata"]["name"]))
             if row is None or row.owner == deployment.uid:
                 return  # ours, and the cache did not show it yet; or gone again: the next pass will know
             other = {"metadata": {**body["metadata"], "name": revision_name(deployment, taken=True)}}
-            stored = await self._made(deployment.namespace, {**body, **other})
-        self._wrote(stored)
+            stored = await self._post(deployment.namespace, {**body, **other})
+        self._cache.revisions.assume(project_revision(stored), is_new=True)
 
-    async def _made(self, namespace: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def _post(self, namespace: str, body: Mapping[str, Any]) -> dict[str, Any]:
         return await self._api.create(CONTROLLER_REVISIONS, namespace, body, field_manager=FIELD_MANAGER)
 
     async def _rewrite(self, row: RevisionRow, body: Mapping[str, Any]) -> None:
-        self._lead()
+        self._check_leading()
         key = Key(row.namespace, row.name)
         try:
-            self._wrote(await self._api.patch(CONTROLLER_REVISIONS, key, body, field_manager=FIELD_MANAGER))
+            stored = await self._api.patch(CONTROLLER_REVISIONS, key, body, field_manager=FIELD_MANAGER)
         except NotFound:
-            self._overlay.deleted(row, self._clock.monotonic())
+            self._cache.revisions.assume_deleted(row)
         except Conflict:
             await self._read(key)
             raise
+        else:
+            self._cache.revisions.assume(project_revision(stored))
 
     async def _read(self, key: Key) -> RevisionRow | None:
         try:
-            return self._wrote(await self._api.get(CONTROLLER_REVISIONS, key))
+            row = project_revision(await self._api.get(CONTROLLER_REVISIONS, key))
         except NotFound:
             return None
-
-    def _wrote(self, stored: Mapping[str, Any]) -> RevisionRow:
-        row = project_revision(stored)
-        self._overlay.wrote(row, self._clock.monotonic())
+        self._cache.revisions.assume(row, is_new=True)
         return row
 
-    def _lead(self) -> None:
+    def _check_leading(self) -> None:
         if not self._may_write():
             raise NotLeading

@@ -1,37 +1,45 @@
-"""Gathers the snapshot of one deployment from rows, for the controller and for who asks what it thinks. Pure."""
+"""Builds the snapshot that the planner reads, for the controller and for praetorctl. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from typing import TypeAlias
 
 from attrs import frozen
 
+from praetor_api.annotations import DEPLOYMENT_LABEL
+from praetor_api.kube.client.resource import Key
 from praetor_api.kube.objects import StrategyType
+from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.revisions import RevisionRow, find_revision
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
-from praetor_controller.reconcile.name_conflicts import Find, Leftovers, TakenNames
-from praetor_controller.reconcile.state import Memory
+from praetor_controller.reconcile.state import ReconcilerState
 from praetor_controller.rollout.neighbours import Elsewhere, Neighbour, down_elsewhere, has_budgets, shared_budgets
 from praetor_controller.rollout.snapshot import Snapshot
 from praetor_controller.rollout.status import rollout_start
 
+FindProcess: TypeAlias = Callable[[Key], ProcessRow | None]
+
 
 @frozen(kw_only=True)
 class Sources:
-    """Where the rows of a deployment's namespace come from; more than its own may be among them."""
+    """Where the rows of a deployment's namespace come from; more than its own may be among them.
+
+    *find* returns the process of a key, whichever deployment it belongs to.
+    """
 
     devices: Iterable[DeviceRow]
     processes: Iterable[ProcessRow]
     revisions: Sequence[RevisionRow]
-    find: Find
+    find: FindProcess
     neighbours: Iterable[Neighbour] = ()
 
 
-def gather(
-    deployment: DeploymentRow, sources: Sources, memory: Memory, *, now: datetime, monotonic: float = 0.0
+def build_snapshot(
+    deployment: DeploymentRow, sources: Sources, state: ReconcilerState, *, now: datetime, monotonic: float = 0.0
 ) -> Snapshot:
-    """Return the snapshot that plan() takes; *monotonic* is the clock that *memory* was kept by."""
+    """Return the snapshot that plan() reads; *monotonic* is the clock of the times in *state*, in seconds."""
     rolled_out = find_revision(sources.revisions, deployment.status.current_revision)
     current = rolled_out.template if rolled_out else None
     devices = list(sources.devices)
@@ -42,22 +50,50 @@ def gather(
     rolling = deployment.strategy is StrategyType.ROLLING_UPDATE
     shared = shared_budgets(neighbours, matching, devices) if rolling else ()
     elsewhere = Elsewhere()
-    if shared or has_budgets(deployment):  # else nobody asks, and it takes a look at every process of the namespace
+    if shared or has_budgets(deployment):  # else no budget counts them, and it reads every process of the namespace
         elsewhere = down_elsewhere(neighbours, {device.name: device for device in devices}, now.timestamp())
     return Snapshot(
         deployment=deployment,
         devices=matching,
         processes=[row for row in sources.processes if row.owner == uid and row.namespace == deployment.namespace],
         rollout_since=rollout_start(deployment, newest.started_at, now) if newest else now,
-        taken_names=TakenNames(sources.find, deployment),
+        taken_names=NameConflicts(sources.find, deployment),
         leftovers=Leftovers(sources.find, deployment),
-        stored_as=frozenset(memory.stored_as.get(wanted, ())),
-        in_flight=frozenset(memory.unknown),
-        refusals=memory.refused({each.revision for each in (deployment.template, current) if each}, monotonic),
+        stored_as=frozenset(state.stored_as.get(wanted, ())),
+        in_flight=frozenset(state.unknown),
+        refusals=state.refused({each.revision for each in (deployment.template, current) if each}, monotonic),
         revision_since=datetime.fromtimestamp(newest.started_at, now.tzinfo) if newest else None,
         current=current,
-        current_stored_as=frozenset(memory.stored_as.get(current.spec_hash, ()) if current else ()),
+        current_stored_as=frozenset(state.stored_as.get(current.spec_hash, ()) if current else ()),
         down_elsewhere=elsewhere.down,
         elsewhere_changes_at=elsewhere.changes_at,
         shared_budgets=shared,
     )
+
+
+class NameConflicts:
+    """Names of existing processes in the deployment's namespace, of all owners.
+
+    They are looked up one by one: copying them all would cost more than the plan.
+    """
+
+    def __init__(self, find: FindProcess, deployment: DeploymentRow) -> None:
+        self._find = find
+        self._namespace = deployment.namespace
+
+    def __contains__(self, name: object) -> bool:
+        return self._find(Key(self._namespace, str(name))) is not None
+
+
+class Leftovers:
+    """Names of processes of a deleted deployment that had this one's name, and that are not collected yet."""
+
+    def __init__(self, find: FindProcess, deployment: DeploymentRow) -> None:
+        self._find = find
+        self._namespace = deployment.namespace
+        self._uid = deployment.uid
+        self._label = (DEPLOYMENT_LABEL, deployment_label(deployment.name))
+
+    def __contains__(self, name: object) -> bool:
+        row = self._find(Key(self._namespace, str(name)))
+        return row is not None and row.owner not in (None, self._uid) and self._label in row.labels

@@ -6,16 +6,20 @@ from collections.abc import Collection, Mapping
 
 from attrs import field, frozen, mutable
 
+from praetor_api.kube.client.resource import Key
 from praetor_controller.rollout.incremental import Account
 
 REFUSED_FOR_S = 300.0
-"""After so long a write that the API refused is tried again: its schema or its webhooks may have been mended."""
+"""A write that the API refused is tried again after this time: its schema or its webhooks may have been fixed."""
 
 
 @frozen
 class Refusal:
-    """A write that the API will not take: *revision* is the hash of the template, labels and annotations included,
-    that it was made for."""
+    """A write that the API will not take.
+
+    *revision* is the hash of the template that it was made for, labels and annotations included; *until* is in
+    monotonic seconds.
+    """
 
     revision: str
     message: str
@@ -23,10 +27,11 @@ class Refusal:
 
 
 @mutable(kw_only=True)
-class Memory:
-    """One deployment's. *unknown* are the names of processes, by device, whose last write had no known outcome.
+class ReconcilerState:
+    """The state of one deployment. *unknown* are the names of processes, by device, whose last write had no known
+    outcome.
 
-    *account* is there while the devices are at rest, and *audit_at* is when a pass over all is to confirm it.
+    *account* is there in steady state, and *audit_at* is when a pass over all devices is to confirm it.
     """
 
     refusals: dict[str, Refusal] = field(factory=dict)
@@ -37,7 +42,7 @@ class Memory:
     audit_at: float = 0.0
 
     def refused(self, revisions: Collection[str], now: float) -> Mapping[str, str]:
-        """Return the devices that one of *revisions* was refused for, and why; and what must be kept()."""
+        """Return why writes for one of *revisions* were refused, by device or delete-refusal key; forget the others."""
         self.refusals = {
             device: refusal
             for device, refusal in self.refusals.items()
@@ -48,3 +53,40 @@ class Memory:
     def retry_at(self) -> float | None:
         """Return when the first of the refused writes may be tried again."""
         return min((refusal.until for refusal in self.refusals.values()), default=None)
+
+
+class DirtySet:
+    """The devices of each deployment in steady state that changed since its last pass.
+
+    Events add devices and a pass takes them. An event that may concern other devices, too, makes the set stop tracking
+    the deployment: then only a pass over all its devices can decide.
+    """
+
+    def __init__(self) -> None:
+        self._devices: dict[Key, set[str]] = {}
+
+    def track(self, deployment: Key) -> None:
+        """Collect from now on which devices of *deployment* change."""
+        self._devices[deployment] = set()
+
+    def untrack(self, deployment: Key) -> None:
+        """Collect nothing more: any device may have changed."""
+        self._devices.pop(deployment, None)
+
+    def tracks(self, deployment: Key) -> bool:
+        """Return whether *deployment* is tracked: then all its devices are in steady state."""
+        return deployment in self._devices
+
+    def add(self, deployment: Key, device: str) -> None:
+        """Mark *device* as changed, or its process."""
+        devices = self._devices.get(deployment)
+        if devices is not None:
+            devices.add(device)
+
+    def take(self, deployment: Key) -> frozenset[str] | None:
+        """Return the devices that changed since the last call, and start over; None when any may have."""
+        devices = self._devices.get(deployment)
+        if devices is None:
+            return None
+        self._devices[deployment] = set()
+        return frozenset(devices)

@@ -1,0 +1,196 @@
+"""Read your own writes: rows that were written are served before the informer shows them, and until it does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from controller_testing import PatchingKube
+from kube_testing import FakeClock
+from praetor_api.kube.client.errors import Unreachable
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
+from praetor_api.kube.runtime.informer import Informer
+from praetor_controller.model.projection import project_process
+from praetor_controller.model.rows import ProcessRow
+from praetor_controller.reconcile.assumed_cache import LIFETIME_S, AssumedCache
+
+KEY = Key("lab", "tel-a")
+BY_DEVICE = "device"
+Change = tuple[Key, ProcessRow | None, ProcessRow | None]
+
+
+class Fixture:
+    """Processes in an API, the cache that follows them, and what its handlers were called with."""
+
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.kube = PatchingKube(self.clock)
+        self.informer = Informer(self.kube, DEVICE_PROCESSES, project=project_process, clock=self.clock)
+        self.cache = AssumedCache([(None, self.informer)], self.clock)
+        self.cache.add_index(BY_DEVICE, lambda row: (row.device,))
+        self.changes: list[Change] = []
+        self.events: list[Change] = []
+        self.cache.add_handler(lambda *change: self.changes.append(change))
+        self.cache.add_event_handler(lambda *change: self.events.append(change))
+
+    async def create(self, device: str = "a", **metadata: Any) -> ProcessRow:
+        body = {"metadata": {"name": f"tel-{device}"} | metadata, "spec": {"deviceRef": {"name": device}}}
+        return project_process(await self.kube.create(DEVICE_PROCESSES, "lab", body))
+
+    async def write(self, command: str, device: str = "a") -> ProcessRow:
+        spec = {"deviceRef": {"name": device}, "execution": {"command": [command]}}
+        return project_process(await self.kube.patch(DEVICE_PROCESSES, KEY, {"spec": spec}))
+
+    async def delete(self) -> None:
+        await self.kube.delete(DEVICE_PROCESSES, KEY)
+
+    async def catch_up(self) -> None:
+        await self.clock.advance(0.1)
+
+    def on(self, device: str) -> list[ProcessRow]:
+        return list(self.cache.by_index(BY_DEVICE, device))
+
+
+@pytest.fixture
+async def fixture() -> AsyncIterator[Fixture]:
+    fixture = Fixture()
+    await fixture.create()
+    running = asyncio.create_task(fixture.informer.run())
+    await fixture.catch_up()
+    fixture.changes.clear()
+    fixture.events.clear()
+    yield fixture
+    running.cancel()
+    await asyncio.wait((running,))
+
+
+async def test_a_write_is_read_back_at_once_and_its_event_is_no_change(fixture: Fixture) -> None:
+    written = await fixture.write("v2")
+    fixture.cache.assume(written)
+    assert fixture.informer.get(KEY) != written
+    assert fixture.cache.get(KEY) == written
+    assert fixture.on("a") == [written]
+    await fixture.catch_up()
+    assert fixture.informer.get(KEY) == fixture.cache.get(KEY) == written
+    assert fixture.changes == []
+    assert [new for _, _, new in fixture.events] == [written]
+
+
+async def test_a_change_of_another_client_is_a_change_from_what_was_assumed(fixture: Fixture) -> None:
+    written = await fixture.write("v2")
+    fixture.cache.assume(written)
+    other = await fixture.write("v3")
+    await fixture.catch_up()
+    assert fixture.cache.get(KEY) == other
+    assert fixture.changes == [(KEY, written, other)]
+    assert len(fixture.events) == 2
+
+
+async def test_an_older_version_that_the_informer_shows_late_is_not_served(fixture: Fixture) -> None:
+    shown = fixture.cache.get(KEY)
+    assert shown is not None
+    newer = evolve(shown, spec_hash="newer", resource_version=str(int(shown.resource_version) + 100))
+    fixture.cache.assume(newer)
+    late = await fixture.write("v2")
+    await fixture.catch_up()
+    assert [new for _, _, new in fixture.events] == [late]
+    assert fixture.changes == []
+    assert fixture.cache.get(KEY) == newer
+
+
+async def test_a_created_row_is_served_before_the_informer_has_it(fixture: Fixture) -> None:
+    created = await fixture.create("b")
+    fixture.cache.assume(created, is_new=True)
+    assert fixture.informer.get(Key("lab", "tel-b")) is None
+    assert fixture.on("b") == [created]
+    await fixture.catch_up()
+    assert fixture.on("b") == [created]
+    assert fixture.changes == []
+
+
+async def test_the_index_follows_what_is_assumed(fixture: Fixture) -> None:
+    moved = await fixture.write("v2", device="b")
+    fixture.cache.assume(moved)
+    assert (fixture.on("a"), fixture.on("b")) == ([], [moved])
+
+
+async def test_an_update_of_a_row_that_is_gone_meanwhile_does_not_bring_it_back(fixture: Fixture) -> None:
+    written = await fixture.write("v2")
+    await fixture.delete()
+    await fixture.catch_up()
+    fixture.cache.assume(written)
+    assert fixture.cache.get(KEY) is None
+    assert fixture.on("a") == []
+
+
+async def test_a_deleted_row_is_gone_before_the_informer_shows_it(fixture: Fixture) -> None:
+    row = fixture.cache.get(KEY)
+    assert row is not None
+    await fixture.delete()
+    fixture.cache.assume_deleted(row)
+    assert fixture.cache.get(KEY) is None
+    assert fixture.on("a") == []
+    await fixture.catch_up()
+    assert fixture.changes == []
+    assert [new for _, _, new in fixture.events] == [None]
+
+
+async def test_a_row_of_the_same_name_that_is_created_after_the_deletion_is_served(fixture: Fixture) -> None:
+    row = fixture.cache.get(KEY)
+    assert row is not None
+    await fixture.delete()
+    fixture.cache.assume_deleted(row)
+    recreated = await fixture.create()
+    await fixture.catch_up()
+    assert fixture.cache.get(KEY) == recreated
+    assert fixture.changes == [(KEY, None, recreated)]
+
+
+async def test_a_deleted_row_that_a_finalizer_keeps_is_served_as_terminating(fixture: Fixture) -> None:
+    await fixture.kube.patch(DEVICE_PROCESSES, KEY, {"metadata": {"finalizers": ["keep"]}})
+    await fixture.catch_up()
+    row = fixture.cache.get(KEY)
+    assert row is not None
+    await fixture.delete()
+    fixture.cache.assume_deleted(row)
+    assert fixture.cache.get(KEY) is None
+    await fixture.catch_up()
+    kept = fixture.cache.get(KEY)
+    assert kept is not None
+    assert kept.terminating
+
+
+async def test_a_deleted_incarnation_does_not_overtake_the_present_one(fixture: Fixture) -> None:
+    before = fixture.cache.get(KEY)
+    assert before is not None
+    await fixture.delete()
+    recreated = await fixture.create()
+    await fixture.catch_up()
+    fixture.cache.assume_deleted(before)
+    assert fixture.cache.get(KEY) == recreated
+
+
+async def test_an_assumed_row_that_no_event_confirms_expires(fixture: Fixture) -> None:
+    shown = fixture.cache.get(KEY)
+    fixture.kube.unreachable = True
+    fixture.kube.end_watches(Unreachable("cut"))
+    written = project_process(await fixture.kube.another_client().patch(DEVICE_PROCESSES, KEY, {"spec": {"x": 1}}))
+    fixture.cache.assume(written)
+    await fixture.clock.advance(LIFETIME_S - 1)
+    assert fixture.cache.get(KEY) == written
+    await fixture.clock.advance(2)
+    assert fixture.cache.get(KEY) == shown
+    assert fixture.on("a") == [shown]
+
+
+async def test_a_deletion_that_the_informer_shows_first_ends_what_was_assumed(fixture: Fixture) -> None:
+    written = await fixture.write("v2")
+    fixture.cache.assume(written)
+    await fixture.delete()
+    await fixture.catch_up()
+    assert fixture.cache.get(KEY) is None
+    assert fixture.changes == [(KEY, written, None)]
