@@ -13,7 +13,7 @@ from rich.console import Console
 
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.launch import ClusterName
-from e2e.demo.story import Demo, DemoFailed, Options
+from e2e.demo.scenario import Demo, DemoFailed, Options
 from e2e.stack.errors import Refused, StackError
 
 INTERRUPTED = 130

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from e2e.lab.device import Device
+from e2e.lab.device import LabDevice
 from e2e.stack.waiting import eventually
 
 PLACE, STATE, TOKEN = "/opt/praetor", "/var/lib/praetor-agent", "/etc/praetor-token"
@@ -17,7 +17,7 @@ START = (
 )
 
 
-def start_agent(device: Device, gateway: str, token: str, *, log: str = LOG) -> None:
+def start_agent(device: LabDevice, gateway: str, token: str, *, log: str = LOG) -> None:
     """Start the agent; returns at once."""
     device.write(TOKEN, token)
     device.run("chmod", "600", TOKEN)
@@ -25,7 +25,7 @@ def start_agent(device: Device, gateway: str, token: str, *, log: str = LOG) -> 
     device.run("/bin/sh", "-c", text)
 
 
-def kill_agent(device: Device) -> None:
+def kill_agent(device: LabDevice) -> None:
     """End the agent without its noticing."""
     device.run("pkill", "-KILL", "-f", "praetor_agent run")
 

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from e2e.lab import sysv
-from e2e.lab.device import Device
+from e2e.lab.device import LabDevice
 
 PROGRAM = "busybox"
 HIDDEN = ("/usr/sbin/update-rc.d", "/sbin/start-stop-daemon")
@@ -22,7 +22,7 @@ echo running >/run/booted
 """
 
 
-class BusyboxDevice(Device):
+class BusyboxDevice(LabDevice):
     """One device, booted from *rootfs*; its /etc and the agent's *state* outlive a power cut."""
 
     def __init__(

@@ -16,7 +16,7 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-PLACE = "/srv/witness"
+PLACE = "/srv/canary"
 DATA_BYTES = 200_000
 PROGRAM = """#!/bin/sh
 # $1 is a name, $2 a revision, $3 the folder, $4 what to become
@@ -30,7 +30,7 @@ exec "$@"
 """
 
 
-class Witness:
+class CanaryLog:
     """What the processes wrote in *folder*, which their devices have at PLACE."""
 
     def __init__(self, folder: Path) -> None:

@@ -36,7 +36,7 @@ UP = ("running", "degraded", "N 2", "N 3", "N 4", "N 5")
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
-class Device:
+class LabDevice:
     """One device; *shared* binds folders of the host (read-only) and *kept* ones that outlive a power cut."""
 
     def __init__(

@@ -6,12 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
-from e2e.lab.device import Device
+from e2e.lab.device import LabDevice
 
 VARIABLE = "PRAETOR_LAB_ROOTFS_SYSV"
 
 
-class SysvDevice(Device):
+class SysvDevice(LabDevice):
     """One device, booted from *rootfs*; *state* is where its agent's state directory is kept."""
 
     def __init__(

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from e2e.clusters.launch import ClusterName, launch
 from e2e.rollouts.fleet import SimulatedFleet
 from e2e.rollouts.observer import domain
-from e2e.rollouts.story import PER_RACK, Story, tell
+from e2e.rollouts.scenario import PER_RACK, Story, tell
 from e2e.rollouts.svg import Chart, document
 from e2e.stack.stack import Stack
 

@@ -1,6 +1,6 @@
-"""`praetorctl plan` held to what then happened: it is asked before each change, and compared with the record after it.
+"""Compare each forecast of `praetorctl plan` with what a watch then shows of the rollout.
 
-A forecast knows no failures. Of a rollout that a failure stops, only what was offered until then is compared.
+A forecast knows no failures. Of a rollout that a failure stops, only the offers made until then are compared.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 
 READY_AFTER = ("--ready-after", "1s")
-CONCURRENT_WRITES = 32  # so many offers may overtake each other
+CONCURRENT_WRITES = 32  # as many offers may overtake each other
 
 
 @frozen(kw_only=True)
 class Change:
-    """One change of a deployment: what was foretold of it, and what a watch has shown since."""
+    """One change of a deployment: its forecast, and what a watch has shown since."""
 
     name: str
     forecast: Mapping[str, Any]
@@ -45,7 +45,7 @@ class Change:
         )
 
 
-class Foretold:
+class PlanCheck:
     """Makes changes to deployments of one namespace, each with its forecast, and checks the forecasts."""
 
     def __init__(self, stack: Stack, kube: Kube) -> None:
@@ -57,12 +57,12 @@ class Foretold:
     def change(self, name: str, *, stopped: bool = False, approved: bool = False, **spec: Any) -> Iterator[Change]:
         """Replace fields of the deployment's *spec* (None takes one away), and compare on leaving.
 
-        The body of the context waits for the end. *stopped*: something stops the rollout before its foretold end.
+        The body of the context waits for the end. *stopped*: something stops the rollout before it ends as planned.
         *approved*: each wave that asks for approval gets it.
         """
         before = self._kube.deployment(name)["spec"]
         after = {key: value for key, value in {**before, **spec}.items() if value is not None}
-        with self.foretell(manifest(name, after), stopped=stopped, approved=approved) as change:
+        with self.compare(manifest(name, after), stopped=stopped, approved=approved) as change:
             patch = [{"op": "add", "path": "/spec", "value": after}]
             accepted(self._kube.api.patch(self._kube.path(DEPLOYMENTS, name), patch, JSON_PATCH))
             yield change
@@ -77,19 +77,19 @@ class Foretold:
     @contextmanager
     def first(self, wanted: Mapping[str, Any], **options: bool) -> Iterator[Change]:
         """Apply the manifest of a new deployment, and compare on leaving."""
-        with self.foretell(wanted, **options) as change:
+        with self.compare(wanted, **options) as change:
             self._kube.apply(wanted)
             yield change
 
     @contextmanager
     def present(self, name: str, **options: bool) -> Iterator[Change]:
-        """Compare what comes of the deployment as it is; whoever enters may approve waves, or do nothing."""
-        with self.foretell(manifest(name, self._kube.deployment(name)["spec"]), **options) as change:
+        """Compare what becomes of the deployment as it is; the body of the context may approve waves, or do nothing."""
+        with self.compare(manifest(name, self._kube.deployment(name)["spec"]), **options) as change:
             yield change
 
     @contextmanager
-    def foretell(self, wanted: Mapping[str, Any], *, stopped: bool = False, approved: bool = False) -> Iterator[Change]:
-        """Ask what the manifest *wanted* would do and record what happens; whoever enters makes the change."""
+    def compare(self, wanted: Mapping[str, Any], *, stopped: bool = False, approved: bool = False) -> Iterator[Change]:
+        """Forecast what the manifest *wanted* does and record what happens; the body makes the change."""
         words = ("plan", "-f", "-", *READY_AFTER, *(("--approve",) if approved else ()))
         (forecast,) = self._ctl.read(*words, text=json.dumps(wanted))
         labels = {item["metadata"]["name"]: item["metadata"].get("labels", {}) for item in self._kube.list(SWITCHES)}
@@ -109,17 +109,17 @@ class Foretold:
         assert not found, f"praetorctl plan was wrong about {change.name}:\n" + "\n".join(found)
 
     def _observed(self, name: str) -> Object:
-        """Return the deployment once its status speaks of its present spec: it is written once a second at most."""
+        """Return the deployment once its status is about its present spec; it is written once a second at most."""
 
-        def speaks(item: Object) -> bool:
+        def is_current(item: Object) -> bool:
             return bool(item["status"]["observedGeneration"] == item["metadata"]["generation"])
 
-        return eventually(lambda: self._kube.deployment(name), speaks, what=f"the status of {name} is up to date")
+        return eventually(lambda: self._kube.deployment(name), is_current, what=f"the status of {name} is up to date")
 
     def _left(self, name: str) -> dict[str, str]:
         """Return why each device that is not up to date is so, in the words of `explain`."""
-        told = self._ctl.read("explain", name)
-        reasons = {each["device"]: group["reason"] for group in told["reasons"] for each in group["devices"]}
+        explained = self._ctl.read("explain", name)
+        reasons = {each["device"]: group["reason"] for group in explained["reasons"] for each in group["devices"]}
         return {device: reason for device, reason in reasons.items() if reason != "UpToDate"}
 
 
@@ -130,7 +130,7 @@ def manifest(name: str, spec: Mapping[str, Any]) -> Object:
 
 
 @frozen(kw_only=True)
-class _Foretold:
+class _Forecast:
     """The parts of a forecast that can be compared."""
 
     steps: Mapping[str, int]  # of each device that is to be offered something
@@ -141,11 +141,11 @@ class _Foretold:
     left: Mapping[str, str]
 
 
-def _read(forecast: Mapping[str, Any]) -> _Foretold:
+def _read(forecast: Mapping[str, Any]) -> _Forecast:
     steps: dict[str, int] = {}
     for number, step in enumerate(forecast["steps"]):
         steps |= dict.fromkeys((*step["create"], *step["update"]), number)
-    return _Foretold(
+    return _Forecast(
         steps=steps,
         deleted=frozenset(name for step in forecast["steps"] for name in step["delete"]),
         waves={device: wave for wave, devices in forecast["waves"].items() for device in devices},
@@ -164,46 +164,46 @@ def deviations(
     *,
     stopped: bool,
 ) -> list[str]:
-    """Return in what the forecast differs from what happened; empty when it came true."""
-    told, revision = _read(forecast), deployment["status"]["updateRevision"]
+    """Return the differences between the forecast and what happened; empty when there are none."""
+    planned, revision = _read(forecast), deployment["status"]["updateRevision"]
     offers = timeline.offered(revision)
     return [
-        *([f"it called the spec wrong: {forecast['fault']}"] if forecast["fault"] else []),
-        *_of_devices(told, offers, stopped=stopped),
-        *_of_deleted(told, timeline.deleted, stopped=stopped),
-        *_of_waves(told, offers),
-        *_of_order(told, offers, labels),
-        *_of_worst(told, timeline, labels),
-        *([] if stopped or told.left == left else [f"left at the end: foretold {told.left}, and it was {left}"]),
+        *([f"it reported a wrong spec: {forecast['fault']}"] if forecast["fault"] else []),
+        *_of_devices(planned, offers, stopped=stopped),
+        *_of_deleted(planned, timeline.deleted, stopped=stopped),
+        *_of_waves(planned, offers),
+        *_of_order(planned, offers, labels),
+        *_of_worst(planned, timeline, labels),
+        *([] if stopped or planned.left == left else [f"left at the end: planned {planned.left}, but it was {left}"]),
     ]
 
 
-def _of_devices(told: _Foretold, offers: Sequence[Offer], *, stopped: bool) -> Iterator[str]:
+def _of_devices(planned: _Forecast, offers: Sequence[Offer], *, stopped: bool) -> Iterator[str]:
     offered = [offer.device for offer in offers]
     twice = sorted({device for device in offered if offered.count(device) > 1})
     if twice:
         yield f"offered more than once: {twice}"
-    if unforeseen := sorted(set(offered) - told.steps.keys()):
-        yield f"offered, but not foretold: {unforeseen}"
-    if not stopped and (missing := sorted(told.steps.keys() - set(offered))):
-        yield f"foretold, but not offered: {missing}"
+    if unforeseen := sorted(set(offered) - planned.steps.keys()):
+        yield f"offered, but not planned: {unforeseen}"
+    if not stopped and (missing := sorted(planned.steps.keys() - set(offered))):
+        yield f"planned, but not offered: {missing}"
 
 
-def _of_deleted(told: _Foretold, deleted: Sequence[str], *, stopped: bool) -> Iterator[str]:
-    if unforeseen := sorted(set(deleted) - told.deleted):
-        yield f"deleted, but not foretold: {unforeseen}"
-    if not stopped and (missing := sorted(told.deleted - set(deleted))):
-        yield f"foretold, but not deleted: {missing}"
+def _of_deleted(planned: _Forecast, deleted: Sequence[str], *, stopped: bool) -> Iterator[str]:
+    if unforeseen := sorted(set(deleted) - planned.deleted):
+        yield f"deleted, but not planned: {unforeseen}"
+    if not stopped and (missing := sorted(planned.deleted - set(deleted))):
+        yield f"planned, but not deleted: {missing}"
 
 
-def _of_waves(told: _Foretold, offers: Sequence[Offer]) -> Iterator[str]:
-    """Each device comes in its wave, and no wave before the one that was foretold before it."""
-    order = sorted(set(told.waves.values()), key=lambda wave: _last_step(told, wave))
+def _of_waves(planned: _Forecast, offers: Sequence[Offer]) -> Iterator[str]:
+    """Each device comes in its wave, and no wave before one that is planned earlier."""
+    order = sorted(set(planned.waves.values()), key=lambda wave: _last_step(planned, wave))
     latest = 0
     for offer in offers:
-        foretold = told.waves.get(offer.device, "")
-        if offer.wave != foretold:
-            yield f"{offer.device} was foretold for the wave {foretold!r} and came in {offer.wave!r}"
+        wave = planned.waves.get(offer.device, "")
+        if offer.wave != wave:
+            yield f"{offer.device} was planned for the wave {wave!r} and came in {offer.wave!r}"
         elif offer.wave:
             index = order.index(offer.wave)
             if index < latest:
@@ -211,32 +211,32 @@ def _of_waves(told: _Foretold, offers: Sequence[Offer]) -> Iterator[str]:
             latest = max(latest, index)
 
 
-def _last_step(told: _Foretold, wave: str) -> int:
-    return max(told.steps[device] for device, each in told.waves.items() if each == wave)
+def _last_step(planned: _Forecast, wave: str) -> int:
+    return max(planned.steps[device] for device, each in planned.waves.items() if each == wave)
 
 
-def _of_order(told: _Foretold, offers: Sequence[Offer], labels: Labels) -> Iterator[str]:
-    """Devices of the same wave and the same failure domains come in the foretold order, but for concurrent writes."""
+def _of_order(planned: _Forecast, offers: Sequence[Offer], labels: Labels) -> Iterator[str]:
+    """Devices of the same wave and the same failure domains come in the planned order, but for concurrent writes."""
     groups: dict[tuple[object, ...], list[str]] = {}
     for offer in offers:
-        domains = (domain(keys, labels.get(offer.device, {})) for keys, _ in told.budgets)
+        domains = (domain(keys, labels.get(offer.device, {})) for keys, _ in planned.budgets)
         groups.setdefault((offer.created, offer.wave, *domains), []).append(offer.device)
-    slack = max(1, min(CONCURRENT_WRITES, told.at_most or CONCURRENT_WRITES))
+    slack = max(1, min(CONCURRENT_WRITES, planned.at_most or CONCURRENT_WRITES))
     for devices in groups.values():
-        foretold = sorted(devices, key=lambda device: told.steps.get(device, -1))
+        order = sorted(devices, key=lambda device: planned.steps.get(device, -1))
         for place, device in enumerate(devices):
-            step = told.steps.get(device, -1)
-            ahead = sum(told.steps.get(other, -1) < step for other in foretold)
-            behind = len(devices) - sum(told.steps.get(other, -1) > step for other in foretold) - 1
+            step = planned.steps.get(device, -1)
+            ahead = sum(planned.steps.get(other, -1) < step for other in order)
+            behind = len(devices) - sum(planned.steps.get(other, -1) > step for other in order) - 1
             if not ahead - slack < place < behind + slack:
-                yield f"{device} came as number {place + 1} of {devices}, foretold was {foretold}"
+                yield f"{device} came as number {place + 1} of {devices}, planned was {order}"
 
 
-def _of_worst(told: _Foretold, timeline: Timeline, labels: Labels) -> Iterator[str]:
+def _of_worst(planned: _Forecast, timeline: Timeline, labels: Labels) -> Iterator[str]:
     worst = timeline.worst()
-    if worst > told.at_most:
-        yield f"{worst} devices were taken down at a time, foretold were at most {told.at_most}"
-    for keys, domains in told.budgets:
+    if worst > planned.at_most:
+        yield f"{worst} devices were taken down at a time, planned were at most {planned.at_most}"
+    for keys, domains in planned.budgets:
         for name, count in timeline.worst_by_domain(keys, labels).items():
             if count > domains.get(name, 0):
-                yield f"{count} devices of {name} were taken down at a time, foretold were {domains.get(name, 0)}"
+                yield f"{count} devices of {name} were taken down at a time, planned were {domains.get(name, 0)}"

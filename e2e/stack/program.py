@@ -36,7 +36,7 @@ class Program:
         self.log = workdir / f"{name}.log"
         self.env = env
         self._pid_file = workdir / f"{name}.pid"
-        self._guard: subprocess.Popen[bytes] | None = None
+        self._reaper: subprocess.Popen[bytes] | None = None
         self._pid = 0
 
     @property
@@ -49,12 +49,12 @@ class Program:
     @property
     def running(self) -> bool:
         """Whether the program was started and has not ended."""
-        return self._guard is not None and self._guard.poll() is None
+        return self._reaper is not None and self._reaper.poll() is None
 
     @property
     def exit_status(self) -> int | None:
         """How the program ended: its status, or 128 plus the signal; None while it runs or before it ran."""
-        return None if self._guard is None else self._guard.poll()
+        return None if self._reaper is None else self._reaper.poll()
 
     def start(self) -> None:
         """Run the program; returns when its process exists."""
@@ -64,7 +64,7 @@ class Program:
         self._pid_file.unlink(missing_ok=True)
         command = ["/bin/sh", "-c", EXEC, str(self._pid_file), *self.argv]
         with self.log.open("ab") as output:
-            self._guard = subprocess.Popen(
+            self._reaper = subprocess.Popen(
                 [sys.executable, "-I", "-S", reaper.__file__, str(GRACE_S), *command],
                 stdin=subprocess.PIPE,
                 stdout=output,
@@ -116,16 +116,16 @@ class Program:
 
     def _release(self) -> None:
         """Let go of the guard, which ends what still runs."""
-        if self._guard is not None:
-            if self._guard.stdin is not None:
-                self._guard.stdin.close()
-            self._guard.wait()
+        if self._reaper is not None:
+            if self._reaper.stdin is not None:
+                self._reaper.stdin.close()
+            self._reaper.wait()
 
     def _wait(self, within_s: float) -> int:
-        if self._guard is None:
+        if self._reaper is None:
             raise StackError(f"{self.name} was not started")
         try:
-            return self._guard.wait(within_s)
+            return self._reaper.wait(within_s)
         except subprocess.TimeoutExpired as error:
             raise StackError(f"{self.name} has not ended after {within_s:g} s; log:\n{self.tail()}") from error
 

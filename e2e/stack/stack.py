@@ -34,7 +34,7 @@ PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "TERM")
 
 
 @frozen(kw_only=True)
-class Settings:
+class StackSettings:
     """How the programs are run. *namespace* limits what controller and gateway watch; times are in seconds.
 
     *lease* is how long a leader that was killed holds up its successor.
@@ -56,10 +56,10 @@ class Stack:
     Controller and gateway run as their own users of the cluster. Agents get a token each, derived from *secret*.
     """
 
-    def __init__(self, cluster: Cluster, workdir: Path, settings: Settings | None = None) -> None:
+    def __init__(self, cluster: Cluster, workdir: Path, settings: StackSettings | None = None) -> None:
         self.cluster = cluster
         self.workdir = workdir
-        self.settings = settings or Settings()
+        self.settings = settings or StackSettings()
         self.secret = secrets.token_hex(32)
         self.agents: dict[str, Agent] = {}
         self._opened = ExitStack()

@@ -10,11 +10,11 @@ import pytest
 
 from e2e.clusters.cluster import Cluster
 from e2e.rollouts.fleet import SimulatedFleet
-from e2e.rollouts.plan_check import Foretold
+from e2e.rollouts.plan_check import PlanCheck
 from e2e.stack.kube import Kube
 from e2e.stack.stack import Stack
-from e2e.suite.fleet import Fleet
-from e2e.suite.rollout_fixture import DEVICES, FAULTS, Scene, labels
+from e2e.suite.fleet import AgentFleet
+from e2e.suite.rollout_fixture import DEVICES, FAULTS, RolloutFixture, labels
 
 TIMEOUT_S = 240
 HERE = Path(__file__).parent
@@ -73,9 +73,9 @@ def kube(stack: Stack) -> Iterator[Kube]:
 
 
 @pytest.fixture
-def fleet(stack: Stack, kube: Kube) -> Iterator[Fleet]:
+def fleet(stack: Stack, kube: Kube) -> Iterator[AgentFleet]:
     """Devices of the test's own."""
-    fleet = Fleet(stack, kube)
+    fleet = AgentFleet(stack, kube)
     yield fleet
     fleet.close()
 
@@ -102,13 +102,13 @@ def shared(session_stack: Stack) -> Iterator[tuple[Kube, SimulatedFleet]]:
 
 
 @pytest.fixture
-def scene(stack: Stack, shared: tuple[Kube, SimulatedFleet]) -> Iterator[Scene]:
+def rollout(stack: Stack, shared: tuple[Kube, SimulatedFleet]) -> Iterator[RolloutFixture]:
     """A deployment of the test's own on the module's devices, and a record of all that happens to it."""
-    with Scene(stack, *shared) as scene:
-        yield scene
+    with RolloutFixture(stack, *shared) as rollout:
+        yield rollout
 
 
 @pytest.fixture
-def foretold(stack: Stack, kube: Kube) -> Foretold:
+def plan_check(stack: Stack, kube: Kube) -> PlanCheck:
     """Changes that `praetorctl plan` foretells, and that are compared with what happened."""
-    return Foretold(stack, kube)
+    return PlanCheck(stack, kube)

@@ -13,7 +13,7 @@ from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 
 
-class Fleet:
+class AgentFleet:
     """Devices whose names nobody else uses, for a device's name must be clear across namespaces."""
 
     def __init__(self, stack: Stack, kube: Kube) -> None:

@@ -9,8 +9,8 @@ from typing import Any, Self
 
 from e2e.rollouts.fleet import SimulatedFleet
 from e2e.rollouts.observer import Timeline, observe, together
-from e2e.rollouts.plan_check import Change, Foretold
-from e2e.rollouts.story import await_done
+from e2e.rollouts.plan_check import Change, PlanCheck
+from e2e.rollouts.scenario import await_done
 from e2e.stack.ctl import Ctl
 from e2e.stack.kube import DEPLOYMENTS, PROCESSES, SWITCHES, Kube, Object
 from e2e.stack.manifests import deployment
@@ -35,12 +35,12 @@ def labels(number: int) -> dict[str, str]:
 
 
 def rolling(*waves: Object) -> Object:
-    """Return the strategy that the tests roll out by, in *waves*."""
+    """Return the update strategy of the tests, in *waves*."""
     budgets = [{"groupBy": ["rack"], "maxUnavailable": PER_RACK}]
     return {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": LIMIT, "waves": waves, "budgets": budgets}}
 
 
-class Scene:
+class RolloutFixture:
     """A deployment on all devices of *fleet*; it is gone, with whatever else was deployed, when the context is left."""
 
     name = "sleeper"
@@ -49,32 +49,32 @@ class Scene:
         self.stack = stack
         self.kube = kube
         self.devices = fleet.devices
-        self.foretold = Foretold(stack, kube)
+        self.plan_check = PlanCheck(stack, kube)
         self.ctl = Ctl(stack.cluster.kubeconfig, kube.namespace)
         self._fleet = fleet
         self._record = Recorder(stack.cluster.kubeconfig, kube.path(PROCESSES))
 
     def start(self, *names: str, **spec: Any) -> None:
-        """Have all devices run revision 1, by deployments called *names*, or by the one that the scene is called by."""
+        """Have all devices run revision 1, by deployments called *names*, or by the one called `sleeper`."""
         for name in names or (self.name,):
             self.kube.apply(deployment(name, sleeping("1"), **{"updateStrategy": rolling(), **spec}))
         for name in names or (self.name,):
             self.await_done(name)
 
     def change(self, **spec: Any) -> AbstractContextManager[Change]:
-        """Replace fields of the spec, as `Foretold.change` does."""
-        return self.foretold.change(self.name, **spec)
+        """Replace fields of the spec, as `PlanCheck.change` does."""
+        return self.plan_check.change(self.name, **spec)
 
     def roll_out(self, wanted: str, *waves: Object, **options: Any) -> AbstractContextManager[Change]:
         """Have revision *wanted* rolled out, in *waves* if there are any; *options* are those of `change`."""
         strategy = {"updateStrategy": rolling(*waves)} if waves else {}
-        return self.foretold.template(self.name, sleeping(wanted), **strategy, **options)
+        return self.plan_check.template(self.name, sleeping(wanted), **strategy, **options)
 
     def present(self, **options: bool) -> AbstractContextManager[Change]:
-        """Let the rollout go on, as `Foretold.present` does."""
-        return self.foretold.present(self.name, **options)
+        """Let the rollout go on, as `PlanCheck.present` does."""
+        return self.plan_check.present(self.name, **options)
 
-    def rollout(self, word: str) -> None:
+    def command(self, word: str) -> None:
         """Run `praetorctl rollout` for the deployment."""
         self.ctl("rollout", word, self.name)
 
@@ -83,7 +83,7 @@ class Scene:
         return dict(self.kube.deployment(name)["spec"])
 
     def await_reasons(self, **counts: int) -> None:
-        """Return when the status says of the present spec why so many devices are where they are."""
+        """Return when the status of the present spec has these *counts* of devices by reason."""
         self._await_status(f"reasons {counts}", lambda status: status["reasons"] == counts)
 
     def await_observed(self) -> None:
@@ -113,7 +113,7 @@ class Scene:
 
     @contextmanager
     def in_maintenance(self, device: str) -> Iterator[None]:
-        """Have somebody work on a device meanwhile."""
+        """Put a device into maintenance around the block."""
         self.kube.patch(SWITCHES, device, {"spec": {"maintenance": {"reason": "a new fan"}}})
         try:
             yield
@@ -121,7 +121,7 @@ class Scene:
             self.kube.patch(SWITCHES, device, {"spec": {"maintenance": None}})
 
     def judge(self, *names: str) -> Timeline:
-        """End the record; return what it shows of the deployments called *names*, by default the scene's own.
+        """End the record; return what it shows of the deployments called *names*, by default the fixture's own.
 
         AssertionError when more devices were down than may be, of all or of a rack, or one had two processes.
         """
@@ -141,10 +141,10 @@ class Scene:
         return observe(self._record.frames, name, listed=self._record.listed, min_ready_s=wait_s)
 
     def _await_status(self, what: str, happened: Callable[[Object], bool]) -> None:
-        def told(item: Object) -> bool:
+        def is_current(item: Object) -> bool:
             return item["status"]["observedGeneration"] == item["metadata"]["generation"] and happened(item["status"])
 
-        eventually(lambda: self.kube.deployment(self.name), told, what=f"{self.name}: {what}")
+        eventually(lambda: self.kube.deployment(self.name), is_current, what=f"{self.name}: {what}")
 
     def __enter__(self) -> Self:
         self._record.__enter__()

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from e2e.rollouts.plan_check import Foretold
-from e2e.rollouts.story import await_done
+from e2e.rollouts.plan_check import PlanCheck
+from e2e.rollouts.scenario import await_done
 from e2e.stack.kube import Kube, Object, condition, conditions
 from e2e.stack.manifests import deployment, process_spec
 from e2e.stack.waiting import eventually, steadily
-from e2e.suite.fleet import Fleet
+from e2e.suite.fleet import AgentFleet
 from e2e.suite.judging import await_process, await_ready
 from e2e.suite.running import argv_of, is_alive
 from e2e.suite.site import served
@@ -53,7 +53,7 @@ def assert_had(process: Object, checksum: str) -> None:
     assert checksum in process["status"]["artifactDigest"]
 
 
-def test_a_file_artifact_is_verified_and_run(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
+def test_a_file_artifact_is_verified_and_run(fleet: AgentFleet, kube: Kube, tmp_path: Path) -> None:
     (device,) = fleet.add()
     path, checksum = program(tmp_path, "tool")
     kube.apply(deployment("tool", running("tool", "file", f"file://{path}", checksum)))
@@ -62,7 +62,7 @@ def test_a_file_artifact_is_verified_and_run(fleet: Fleet, kube: Kube, tmp_path:
     assert argv_of(process["status"]["pid"])[:1] == ("sleep",)
 
 
-def test_an_http_artifact_is_fetched_verified_and_run(fleet: Fleet, kube: Kube, site: tuple[Path, str]) -> None:
+def test_an_http_artifact_is_fetched_verified_and_run(fleet: AgentFleet, kube: Kube, site: tuple[Path, str]) -> None:
     (device,) = fleet.add()
     folder, url = site
     _, checksum = program(folder, "tool")
@@ -70,7 +70,7 @@ def test_an_http_artifact_is_fetched_verified_and_run(fleet: Fleet, kube: Kube, 
     assert_had(await_ready(kube, [device])[device], checksum)
 
 
-def test_a_wrong_checksum_is_told_and_nothing_is_run(fleet: Fleet, kube: Kube, site: tuple[Path, str]) -> None:
+def test_a_wrong_checksum_is_told_and_nothing_is_run(fleet: AgentFleet, kube: Kube, site: tuple[Path, str]) -> None:
     (device,) = fleet.add()
     folder, url = site
     program(folder, "tool")
@@ -89,17 +89,17 @@ def test_a_wrong_checksum_is_told_and_nothing_is_run(fleet: Fleet, kube: Kube, s
     ],
 )
 def test_the_old_process_runs_on_while_its_successor_cannot_be_had(
-    fleet: Fleet, kube: Kube, foretold: Foretold, site: tuple[Path, str], name: str, checksum: str, kind: str
+    fleet: AgentFleet, kube: Kube, plan_check: PlanCheck, site: tuple[Path, str], name: str, checksum: str, kind: str
 ) -> None:
     (device,) = fleet.add()
     folder, url = site
     _, good = program(folder, "tool")
     kube.apply(deployment("tool", sleeping()))
     pid = await_ready(kube, [device])[device]["status"]["pid"]
-    with foretold.template("tool", running(name, "http", f"{url}/{name}", checksum), stopped=True):
+    with plan_check.template("tool", running(name, "http", f"{url}/{name}", checksum), stopped=True):
         await_process(kube, device, lambda item: condition(item, kind) == "False", f"{kind} is False")
         steadily(lambda: is_alive(pid), bool, what="the old process runs", for_s=2)
-    with foretold.template("tool", running("tool", "http", f"{url}/tool", good)):
+    with plan_check.template("tool", running("tool", "http", f"{url}/tool", good)):
         await_done(kube, "tool")
     process = await_ready(kube, [device])[device]
     assert_had(process, good)

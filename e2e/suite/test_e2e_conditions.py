@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from e2e.rollouts.plan_check import Foretold
-from e2e.rollouts.story import await_done
+from e2e.rollouts.plan_check import PlanCheck
+from e2e.rollouts.scenario import await_done
 from e2e.stack.kube import Kube, condition, conditions
 from e2e.stack.manifests import deployment, process_spec
 from e2e.stack.waiting import eventually
-from e2e.suite.fleet import Fleet
+from e2e.suite.fleet import AgentFleet
 from e2e.suite.judging import await_phase, await_process, await_ready
 from e2e.suite.workloads import probed, shell, sleeping
 
 
 def test_a_failing_health_check_makes_the_process_unhealthy_and_a_good_one_healthy_again(
-    fleet: Fleet, kube: Kube, tmp_path: Path
+    fleet: AgentFleet, kube: Kube, tmp_path: Path
 ) -> None:
     (device,) = fleet.add()
     flag = tmp_path / "healthy"
@@ -36,7 +36,7 @@ def test_a_failing_health_check_makes_the_process_unhealthy_and_a_good_one_healt
     await_ready(kube, [device])
 
 
-def test_the_failure_threshold_is_counted(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
+def test_the_failure_threshold_is_counted(fleet: AgentFleet, kube: Kube, tmp_path: Path) -> None:
     (device,) = fleet.add()
     tally = tmp_path / "tally"
     # fails in its second and third run only: one short of the threshold
@@ -51,7 +51,7 @@ def test_the_failure_threshold_is_counted(fleet: Fleet, kube: Kube, tmp_path: Pa
 
 
 def test_a_command_that_does_not_exist_is_told_and_nothing_is_started(
-    fleet: Fleet, kube: Kube, foretold: Foretold
+    fleet: AgentFleet, kube: Kube, plan_check: PlanCheck
 ) -> None:
     (device,) = fleet.add()
     kube.apply(deployment("absent", process_spec(["/no/such/program"])))
@@ -59,12 +59,12 @@ def test_a_command_that_does_not_exist_is_told_and_nothing_is_started(
     assert "/no/such/program" in conditions(process)["ProcessStarted"]["message"]
     assert process["status"].get("phase") in ("Pending", "Failed")
     assert fleet.agent(device).processes() == frozenset()
-    with foretold.template("absent", sleeping()):
+    with plan_check.template("absent", sleeping()):
         await_done(kube, "absent")
     await_ready(kube, [device])
 
 
-def test_a_process_that_crashes_is_restarted_and_counted(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
+def test_a_process_that_crashes_is_restarted_and_counted(fleet: AgentFleet, kube: Kube, tmp_path: Path) -> None:
     (device,) = fleet.add()
     flag = tmp_path / "crashed"
     script = 'if [ -e "$1" ]; then exec sleep infinity; fi; touch "$1"; exit 3'
@@ -79,7 +79,7 @@ def test_a_process_that_crashes_is_restarted_and_counted(fleet: Fleet, kube: Kub
     assert process["status"]["lastTerminationReason"]
 
 
-def test_never_runs_to_completion_once(fleet: Fleet, kube: Kube, foretold: Foretold, tmp_path: Path) -> None:
+def test_never_runs_to_completion_once(fleet: AgentFleet, kube: Kube, plan_check: PlanCheck, tmp_path: Path) -> None:
     (device,) = fleet.add()
     ran = tmp_path / "ran"
     kube.apply(deployment("firmware", shell('echo x >>"$1"', str(ran), restartPolicy="Never")))
@@ -94,12 +94,12 @@ def test_never_runs_to_completion_once(fleet: Fleet, kube: Kube, foretold: Foret
     _heard_again(fleet, device)
     assert ran.read_text() == "x\n"
     assert conditions(kube.switch(device))["AgentConnected"]["lastTransitionTime"] == connected["lastTransitionTime"]
-    with foretold.template("firmware", shell('echo again >>"$1"', str(ran), restartPolicy="Never")):
+    with plan_check.template("firmware", shell('echo again >>"$1"', str(ran), restartPolicy="Never")):
         await_done(kube, "firmware")
     assert ran.read_text() == "x\nagain\n"  # a new spec runs once, too
 
 
-def test_never_tells_a_failure_and_does_not_try_again(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
+def test_never_tells_a_failure_and_does_not_try_again(fleet: AgentFleet, kube: Kube, tmp_path: Path) -> None:
     (device,) = fleet.add()
     ran = tmp_path / "ran"
     kube.apply(deployment("firmware", shell('echo x >>"$1"; exit 7', str(ran), restartPolicy="Never")))
@@ -111,7 +111,7 @@ def test_never_tells_a_failure_and_does_not_try_again(fleet: Fleet, kube: Kube, 
     assert ran.read_text() == "x\n"
 
 
-def test_on_failure_tries_again_until_it_succeeds(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
+def test_on_failure_tries_again_until_it_succeeds(fleet: AgentFleet, kube: Kube, tmp_path: Path) -> None:
     (device,) = fleet.add()
     ran = tmp_path / "ran"
     script = 'echo x >>"$1"; [ "$(wc -l <"$1")" -ge 2 ]'
@@ -121,17 +121,17 @@ def test_on_failure_tries_again_until_it_succeeds(fleet: Fleet, kube: Kube, tmp_
     assert ran.read_text() == "x\nx\n"
 
 
-def test_a_transition_time_moves_only_with_the_status(fleet: Fleet, kube: Kube, foretold: Foretold) -> None:
+def test_a_transition_time_moves_only_with_the_status(fleet: AgentFleet, kube: Kube, plan_check: PlanCheck) -> None:
     (device,) = fleet.add()
     kube.apply(deployment("sleeper", sleeping()))
     before = conditions(await_ready(kube, [device])[device])["AgentConnected"]
-    with foretold.template("sleeper", sleeping("2")):
+    with plan_check.template("sleeper", sleeping("2")):
         await_done(kube, "sleeper")
     after = conditions(await_ready(kube, [device])[device])["AgentConnected"]
     assert after["lastTransitionTime"] == before["lastTransitionTime"]
 
 
-def _heard_again(fleet: Fleet, device: str) -> None:
+def _heard_again(fleet: AgentFleet, device: str) -> None:
     """Return when the restarted agent has fetched its state and reported."""
     agent = fleet.agent(device)
     boot = fleet.kube.switch(device)["status"].get("bootID")

@@ -7,7 +7,7 @@ from typing import Any
 from e2e.stack.kube import PROCESSES, Kube, Object, condition, conditions
 from e2e.stack.manifests import deployment
 from e2e.stack.waiting import eventually
-from e2e.suite.fleet import Fleet
+from e2e.suite.fleet import AgentFleet
 from e2e.suite.judging import await_process, await_ready, revision
 from e2e.suite.running import environment_of, is_alive
 from e2e.suite.workloads import change_template, sleeping
@@ -19,12 +19,12 @@ def manual(seconds: int) -> Object:
     return {"mode": "Manual", "timeoutSeconds": seconds}
 
 
-def waits(fleet: Fleet, device: str) -> Any:
+def waits(fleet: AgentFleet, device: str) -> Any:
     """Return what the device itself says that the change waits for."""
     return [process["confirmation"] for process in fleet.agent(device).thinks()["processes"]]
 
 
-def changed(fleet: Fleet, kube: Kube, seconds: int) -> tuple[str, Object]:
+def changed(fleet: AgentFleet, kube: Kube, seconds: int) -> tuple[str, Object]:
     """Return a device and its process after a change that somebody must confirm within *seconds*."""
     (device,) = fleet.add()
     kube.apply(deployment("sleeper", sleeping("1")))
@@ -43,7 +43,9 @@ def annotate(kube: Kube, process: Object, spec_hash: str) -> None:
     kube.patch(PROCESSES, process["metadata"]["name"], {"metadata": {"annotations": {CONFIRMED: spec_hash}}})
 
 
-def test_the_annotation_with_the_hash_of_the_spec_confirms_a_change_and_no_other_does(fleet: Fleet, kube: Kube) -> None:
+def test_the_annotation_with_the_hash_of_the_spec_confirms_a_change_and_no_other_does(
+    fleet: AgentFleet, kube: Kube
+) -> None:
     device, process = changed(fleet, kube, 3600)
     agent = fleet.agent(device)
     before = agent.thinks()
@@ -59,7 +61,7 @@ def test_the_annotation_with_the_hash_of_the_spec_confirms_a_change_and_no_other
 
 
 def test_a_change_that_nobody_confirms_is_taken_back_though_the_agent_was_killed_meanwhile(
-    fleet: Fleet, kube: Kube
+    fleet: AgentFleet, kube: Kube
 ) -> None:
     device, process = changed(fleet, kube, 10)
     fleet.agent(device).restart(kill=True)

@@ -17,8 +17,8 @@ import pytest
 
 from e2e.rollouts.fleet import SimulatedFleet
 from e2e.rollouts.observer import Timeline
-from e2e.rollouts.plan_check import Foretold
-from e2e.rollouts.story import await_done
+from e2e.rollouts.plan_check import PlanCheck
+from e2e.rollouts.scenario import await_done
 from e2e.stack.ctl import Ctl
 from e2e.stack.kube import DEPLOYMENTS, PROCESSES, Kube, Object, accepted, conditions
 from e2e.stack.manifests import deployment
@@ -58,8 +58,8 @@ def test_the_end_is_the_same_and_no_budget_is_exceeded_when_the_controller_is_ki
             for each in fleets:
                 await_done(each, NAME)
             with (
-                Foretold(stack, calm).change(NAME, approved=True, **_change()) as quiet,
-                Foretold(stack, kube).change(NAME, approved=True, **_change()) as stormy,
+                PlanCheck(stack, calm).change(NAME, approved=True, **_change()) as quiet,
+                PlanCheck(stack, kube).change(NAME, approved=True, **_change()) as stormy,
             ):
                 killed_at = _kill(storm, kills, random.Random(seed), kube)  # noqa: S311  # not secret
                 for each in fleets:

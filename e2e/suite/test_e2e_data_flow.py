@@ -7,13 +7,13 @@ from e2e.stack.manifests import deployment, device_process
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 from e2e.suite.device_api import DeviceApi
-from e2e.suite.fleet import Fleet
+from e2e.suite.fleet import AgentFleet
 from e2e.suite.judging import await_phase, await_ready, phase
 from e2e.suite.running import argv_of, environment_of, is_alive
 from e2e.suite.workloads import sleeping
 
 
-def test_a_deployment_makes_one_process_for_every_matching_device(fleet: Fleet, kube: Kube) -> None:
+def test_a_deployment_makes_one_process_for_every_matching_device(fleet: AgentFleet, kube: Kube) -> None:
     leaves = {fleet.declare({"role": "leaf"}), fleet.declare({"role": "leaf"})}
     fleet.declare({"role": "spine"})
     kube.apply(deployment("sleeper", sleeping(), match={"role": "leaf"}, labels={"app": "sleeper", "tier": "x"}))
@@ -29,7 +29,7 @@ def test_a_deployment_makes_one_process_for_every_matching_device(fleet: Fleet, 
         assert process["spec"]["execution"]["command"] == ["/bin/sleep"]
 
 
-def test_a_device_without_an_agent_leaves_its_process_pending(fleet: Fleet, kube: Kube) -> None:
+def test_a_device_without_an_agent_leaves_its_process_pending(fleet: AgentFleet, kube: Kube) -> None:
     device = fleet.declare()
     kube.apply(deployment("sleeper", sleeping()))
     eventually(kube.processes, lambda processes: device in processes, what="its process exists")
@@ -43,7 +43,7 @@ def test_a_device_without_an_agent_leaves_its_process_pending(fleet: Fleet, kube
     assert condition(state, "Available") == "False"
 
 
-def test_what_the_gateway_serves_is_what_the_controller_wrote(stack: Stack, fleet: Fleet, kube: Kube) -> None:
+def test_what_the_gateway_serves_is_what_the_controller_wrote(stack: Stack, fleet: AgentFleet, kube: Kube) -> None:
     device = fleet.declare()
     kube.apply(deployment("sleeper", sleeping()))
     answer = eventually(
@@ -63,7 +63,7 @@ def test_what_the_gateway_serves_is_what_the_controller_wrote(stack: Stack, flee
     assert item["spec"]["execution"]["args"] == ["infinity"]
 
 
-def test_the_device_runs_the_process_and_its_status_tells_the_truth(fleet: Fleet, kube: Kube) -> None:
+def test_the_device_runs_the_process_and_its_status_tells_the_truth(fleet: AgentFleet, kube: Kube) -> None:
     (device,) = fleet.add()
     kube.apply(deployment("sleeper", sleeping("7")))
     process = await_ready(kube, [device])[device]
@@ -79,7 +79,7 @@ def test_the_device_runs_the_process_and_its_status_tells_the_truth(fleet: Fleet
         assert (entry["status"], bool(entry["reason"]), bool(entry["lastTransitionTime"])) == ("True", True, True)
 
 
-def test_the_deployment_counts_its_processes_and_becomes_available(fleet: Fleet, kube: Kube) -> None:
+def test_the_deployment_counts_its_processes_and_becomes_available(fleet: AgentFleet, kube: Kube) -> None:
     fleet.add(2)
     kube.apply(deployment("sleeper", sleeping()))
     done = eventually(
@@ -95,7 +95,7 @@ def test_the_deployment_counts_its_processes_and_becomes_available(fleet: Fleet,
     assert condition(done, "Progressing") == "True"
 
 
-def test_the_device_is_connected_and_its_switch_tells_what_the_agent_found(fleet: Fleet) -> None:
+def test_the_device_is_connected_and_its_switch_tells_what_the_agent_found(fleet: AgentFleet) -> None:
     device = fleet.declare()
     fleet.power_on(device)
     switch = fleet.await_connected(device)
@@ -107,7 +107,7 @@ def test_the_device_is_connected_and_its_switch_tells_what_the_agent_found(fleet
     assert conditions(switch)["AgentConnected"]["reason"]
 
 
-def test_what_happens_is_told_as_events(fleet: Fleet, kube: Kube) -> None:
+def test_what_happens_is_told_as_events(fleet: AgentFleet, kube: Kube) -> None:
     (device,) = fleet.add()
     kube.apply(deployment("sleeper", sleeping()))
     name = await_ready(kube, [device])[device]["metadata"]["name"]
@@ -119,7 +119,9 @@ def test_what_happens_is_told_as_events(fleet: Fleet, kube: Kube) -> None:
     eventually(reasons, lambda told: told >= wanted, what=f"events {wanted}")
 
 
-def test_a_process_written_by_hand_needs_neither_deployment_nor_switch(stack: Stack, kube: Kube, fleet: Fleet) -> None:
+def test_a_process_written_by_hand_needs_neither_deployment_nor_switch(
+    stack: Stack, kube: Kube, fleet: AgentFleet
+) -> None:
     device = f"{kube.namespace}-bmc"
     fleet.power_on(device)
     kube.apply(device_process("collector", device, sleeping(), kind="BMC"))
@@ -129,7 +131,7 @@ def test_a_process_written_by_hand_needs_neither_deployment_nor_switch(stack: St
     eventually(lambda: not is_alive(process["status"]["pid"]), what="the process ended on the device")
 
 
-def test_a_deployment_that_matches_nothing_is_available_and_idle(fleet: Fleet, kube: Kube) -> None:
+def test_a_deployment_that_matches_nothing_is_available_and_idle(fleet: AgentFleet, kube: Kube) -> None:
     fleet.declare({"role": "leaf"})
     kube.apply(deployment("nowhere", sleeping(), match={"role": "none"}))
     status = eventually(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from e2e.rollouts.fleet import SimulatedFleet
-from e2e.rollouts.plan_check import Foretold
-from e2e.rollouts.story import await_done
+from e2e.rollouts.plan_check import PlanCheck
+from e2e.rollouts.scenario import await_done
 from e2e.stack.kube import Kube, Object, condition, conditions
 from e2e.stack.manifests import deployment
 from e2e.stack.waiting import eventually
@@ -15,7 +15,7 @@ NAME, DEADLY, DEVICES, CANARIES, LIMIT = "sleeper", "v3-deadly", 100, 6, 10
 
 
 def test_a_fleet_with_dead_devices_finishes_and_a_version_that_kills_devices_stops(
-    kube: Kube, simulated: SimulatedFleet, foretold: Foretold
+    kube: Kube, simulated: SimulatedFleet, plan_check: PlanCheck
 ) -> None:
     devices = simulated.declare(DEVICES)
     dying, living = devices[:5], devices[5:]
@@ -27,13 +27,13 @@ def test_a_fleet_with_dead_devices_finishes_and_a_version_that_kills_devices_sto
     doomed.stop()
     simulated.await_connected(dying, "False")
 
-    with foretold.template(NAME, sleeping("2")) as change:
+    with plan_check.template(NAME, sleeping("2")) as change:
         await_done(kube, NAME)
     assert {device for device, item in kube.processes().items() if not is_ready(item)} == set(dying)
     assert {revision(kube.processes()[device]) for device in living} == {"2"}
     assert 1 <= change.timeline.worst() <= LIMIT
 
-    with foretold.template(NAME, sleeping(DEADLY), stopped=True) as change:
+    with plan_check.template(NAME, sleeping(DEADLY), stopped=True) as change:
         stopped = eventually(
             lambda: kube.deployment(NAME),
             lambda item: conditions(item).get("Paused", {}).get("reason") == "FailurePolicy",

@@ -14,14 +14,14 @@ from e2e.stack.manifests import deployment, device_process
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 from e2e.suite.device_api import DeviceApi
-from e2e.suite.fleet import Fleet
+from e2e.suite.fleet import AgentFleet
 from e2e.suite.workloads import change_template, sleeping
 
 PROBLEM = "application/problem+json"
 
 
 @pytest.fixture
-def device(stack: Stack, fleet: Fleet, kube: Kube) -> DeviceApi:
+def device(stack: Stack, fleet: AgentFleet, kube: Kube) -> DeviceApi:
     """A device with one process and no agent: the test is its agent."""
     name = fleet.declare()
     kube.apply(deployment("sleeper", sleeping()))
@@ -154,7 +154,7 @@ def test_one_bad_observation_does_not_spoil_the_others(device: DeviceApi, kube: 
     )
 
 
-def test_a_device_cannot_speak_for_another_ones_process(stack: Stack, fleet: Fleet, kube: Kube) -> None:
+def test_a_device_cannot_speak_for_another_ones_process(stack: Stack, fleet: AgentFleet, kube: Kube) -> None:
     mine, others = fleet.declare(), fleet.declare()
     kube.apply(device_process("victim", others, sleeping()))
     owner, attacker = DeviceApi.of(stack, others), DeviceApi.of(stack, mine)

@@ -8,7 +8,7 @@ from e2e.clusters.cluster import Cluster
 from e2e.clusters.launch import ClusterName
 from e2e.rollouts.fleet import SimulatedFleet
 from e2e.rollouts.observer import domain
-from e2e.rollouts.story import BAD, BETTER, CANARIES, FAILURES, PER_RACK, tell
+from e2e.rollouts.scenario import BAD, BETTER, CANARIES, FAILURES, PER_RACK, tell
 from e2e.stack.kube import Kube, conditions
 from e2e.stack.stack import Stack
 from e2e.suite.judging import is_ready, revision

@@ -13,7 +13,7 @@ import pytest
 from e2e.clusters.cluster import Cluster, Request
 from e2e.stack.kube import GROUP_VERSION, Kube, accepted
 from e2e.stack.manifests import deployment, network_switch
-from e2e.stack.stack import Settings, Stack
+from e2e.stack.stack import Stack, StackSettings
 from e2e.stack.waiting import eventually
 from e2e.suite.device_api import DeviceApi
 from e2e.suite.heartbeats import Beats
@@ -32,7 +32,7 @@ OURS = ("deviceprocesses", "deviceprocessdeployments", "networkswitches", "event
 def calm(stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[Stack]:
     """A gateway for the test's namespace alone, at a real fleet's pace but for how often a device may report."""
     stack.gateway.program.terminate()
-    settings = Settings(namespace=kube.namespace, heartbeat=15, gateway_flags=("--device-rate=1000",))
+    settings = StackSettings(namespace=kube.namespace, heartbeat=15, gateway_flags=("--device-rate=1000",))
     own = Stack(stack.cluster, tmp_path / "calm", settings)
     own.gateway.start()
     yield own

@@ -15,7 +15,7 @@ from e2e.clusters.cluster import Cluster
 from e2e.stack.kube import Kube
 from e2e.stack.manifests import deployment, network_switch
 from e2e.stack.waiting import eventually, steadily
-from e2e.suite.fleet import Fleet
+from e2e.suite.fleet import AgentFleet
 from e2e.suite.judging import await_ready
 from e2e.suite.running import environment_of
 from e2e.suite.workloads import change_template, sleeping
@@ -36,7 +36,7 @@ def kubectl(cluster: Cluster, kube: Kube, tmp_path: Path) -> Kubectl:
     return run
 
 
-def test_the_everyday_flow_works(kubectl: Kubectl, fleet: Fleet, kube: Kube) -> None:
+def test_the_everyday_flow_works(kubectl: Kubectl, fleet: AgentFleet, kube: Kube) -> None:
     device = f"{kube.namespace}-k"
     switch = network_switch(device, {"role": "leaf"}, model="SN5600", managementAddress="192.0.2.1")
     manifests = [switch, deployment("sleeper", sleeping("1"), match={"role": "leaf"})]
@@ -57,7 +57,7 @@ def test_the_everyday_flow_works(kubectl: Kubectl, fleet: Fleet, kube: Kube) -> 
     eventually(lambda: kubectl("get", "dp", "-o", "name") == "", what="its processes are gone")
 
 
-def test_events_are_seen_by_kubectl(kubectl: Kubectl, fleet: Fleet, kube: Kube) -> None:
+def test_events_are_seen_by_kubectl(kubectl: Kubectl, fleet: AgentFleet, kube: Kube) -> None:
     (device,) = fleet.add()
     kube.apply(deployment("sleeper", sleeping()))
     await_ready(kube, [device])
@@ -73,7 +73,9 @@ def test_events_are_seen_by_kubectl(kubectl: Kubectl, fleet: Fleet, kube: Kube) 
     )
 
 
-def test_the_veto_of_somebody_at_a_device_is_read_in_kubectl_get(kubectl: Kubectl, fleet: Fleet, kube: Kube) -> None:
+def test_the_veto_of_somebody_at_a_device_is_read_in_kubectl_get(
+    kubectl: Kubectl, fleet: AgentFleet, kube: Kube
+) -> None:
     (device,) = fleet.add()
     kube.apply(deployment("sleeper", sleeping("1")))
     pid = await_ready(kube, [device])[device]["status"]["pid"]

@@ -14,7 +14,7 @@ import pytest
 
 from e2e.lab import busybox, sysv
 from e2e.lab.agent import PLACE, STATE, kill_agent, start_agent
-from e2e.lab.device import Device, rootfs, why_unavailable
+from e2e.lab.device import LabDevice, rootfs, why_unavailable
 from e2e.lab.errors import LabError
 from e2e.lab.limits import Limits, limits_of, rlimits_of
 from e2e.lab.payload import install
@@ -51,7 +51,7 @@ def nasty(count: int) -> list[str]:
 
 
 @pytest.fixture
-def device(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[Device]:
+def device(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[LabDevice]:
     """A booted SysV device with an agent."""
     root = sysv.rootfs()
     missing = sysv.why_unavailable(root)
@@ -77,17 +77,17 @@ def spec_of(backend: str, words: Sequence[str]) -> Object:
     return process_spec(["/bin/sh"], backend=backend, execution=execution)
 
 
-def pid_of(kube: Kube, device: Device, backend: str) -> int:
+def pid_of(kube: Kube, device: LabDevice, backend: str) -> int:
     process = eventually(lambda: kube.process(f"{backend}-{device.name}"), is_ready, what=f"{backend} is ready")
     return int(process["status"]["pid"])
 
 
-def words_of(device: Device, path: str) -> tuple[str, ...]:
+def words_of(device: LabDevice, path: str) -> tuple[str, ...]:
     """Return the words of a file in /proc; in base64, for text loses carriage returns."""
     return tuple(b64decode(device.run("base64", "-w0", path)).decode().split("\0")[:-1])
 
 
-def assert_as_specified(device: Device, pid: int, words: Sequence[str], added: Set[str] = ADDED) -> None:
+def assert_as_specified(device: LabDevice, pid: int, words: Sequence[str], added: Set[str] = ADDED) -> None:
     assert words_of(device, f"/proc/{pid}/cmdline") == ("/bin/sh", "-c", SCRIPT, "sh", *words)
     told = dict(word.split("=", 1) for word in words_of(device, f"/proc/{pid}/environ"))
     assert {name: told[name] for name in told.keys() - added} == {
@@ -97,7 +97,7 @@ def assert_as_specified(device: Device, pid: int, words: Sequence[str], added: S
     assert device.run("stat", "-c", "%U", f"/proc/{pid}").strip() == "nobody"
 
 
-def assert_limited(kube: Kube, device: Device, backend: str, pid: int) -> None:
+def assert_limited(kube: Kube, device: LabDevice, backend: str, pid: int) -> None:
     """Check that the kernel limits the process as its spec says, or that its status says that nothing does.
 
     Control groups limit it; what it may have as a process, its rlimits, is what its agent may have.
@@ -114,7 +114,7 @@ def assert_limited(kube: Kube, device: Device, backend: str, pid: int) -> None:
 
 
 def test_init_scripts_and_processes_get_what_the_spec_says_and_outlive_agent_and_power(
-    device: Device, stack: Stack, kube: Kube
+    device: LabDevice, stack: Stack, kube: Kube
 ) -> None:
     words = nasty(200)
     for backend in ("initd", "process"):
@@ -199,7 +199,7 @@ def test_units_get_what_the_spec_says(request: pytest.FixtureRequest, stack: Sta
     words = [word for word in nasty(400) if word.isprintable()][:200]
     name = f"{kube.namespace}-u"
     kube.apply(network_switch(name))
-    with Device(name, root, workdir=tmp_path, shared={PLACE: install(tmp_path / "payload")}) as device:
+    with LabDevice(name, root, workdir=tmp_path, shared={PLACE: install(tmp_path / "payload")}) as device:
         device.open_control_groups()
         start_agent(device, stack.gateway_url, stack.token(name))
         kube.apply(deployment("systemd", spec_of("systemd", words)))
@@ -260,7 +260,7 @@ def test_containers_get_what_the_spec_says(stack: Stack, kube: Kube, tmp_path: P
         podman("rmi", "-f", f"localhost/{name}:1")
 
 
-def memory_group(device: Device, pid: int) -> str:
+def memory_group(device: LabDevice, pid: int) -> str:
     """Return the control group that counts the memory of *pid*; that of all controllers in version 2."""
     lines = device.read(f"/proc/{pid}/cgroup").splitlines()
     groups = {line.split(":", 2)[1]: line.split(":", 2)[2] for line in lines}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent_testing import FakeGateway, item, process_spec
-from e2e.lab.device import Device, why_unavailable
+from e2e.lab.device import LabDevice, why_unavailable
 from e2e.lab.errors import LabError
 from e2e.lab.payload import install
 from e2e.release.zipapp import write_zip
@@ -24,7 +24,7 @@ CRASHES = "raise SystemExit('this version is broken')\n"
 MUTE = "import time\ntime.sleep(3600)\n"
 
 
-class Switch(Device):
+class Switch(LabDevice):
     """A device of either init system."""
 
     def agent(self, *words: str) -> str:

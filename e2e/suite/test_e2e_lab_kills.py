@@ -24,8 +24,8 @@ from e2e.lab import disk as disks
 from e2e.lab import sysv
 from e2e.lab.agent import PLACE, STATE, await_agent, kill_agent, start_agent
 from e2e.lab.canary_process import PLACE as SEEN
-from e2e.lab.canary_process import Witness, files_of, write_archive
-from e2e.lab.device import Device, rootfs, why_unavailable
+from e2e.lab.canary_process import CanaryLog, files_of, write_archive
+from e2e.lab.device import LabDevice, rootfs, why_unavailable
 from e2e.lab.disk import Disk
 from e2e.lab.payload import install
 from e2e.lab.podman import OPTIONS, PODMAN, busybox, podman
@@ -57,7 +57,7 @@ class Victim(ABC):
     def __init__(self, name: str, state: Path, folder: Path, kube: Kube) -> None:
         self.name = name
         self.state = state
-        self.witness = Witness(folder)
+        self.canary = CanaryLog(folder)
         self._kube = kube
 
     @abstractmethod
@@ -70,7 +70,7 @@ class Victim(ABC):
 
     @abstractmethod
     def spec(self, words: Sequence[str], backend: str, revision: str) -> Object:
-        """Return the spec of the witness with *words*, out of an artifact of that revision."""
+        """Return the spec of the canary process with *words*, out of an artifact of that revision."""
 
     @abstractmethod
     def check_definitions(self, revision: int) -> None:
@@ -107,14 +107,14 @@ class Victim(ABC):
 
     def present(self) -> list[str]:
         """Return the names of what lives, asked of the processes themselves."""
-        locks = (path.stem for path in self.witness.folder.glob("*.lock"))
-        return sorted(name for name in locks if self.witness.lives(name))
+        locks = (path.stem for path in self.canary.folder.glob("*.lock"))
+        return sorted(name for name in locks if self.canary.lives(name))
 
     def check(self, revision: int, *, boots: int) -> None:
         """Check what the device has become once *revision* is settled, after it was switched on *boots* times."""
-        assert self.witness.wrong() == []
+        assert self.canary.wrong() == []
         assert self.present() == sorted(self.lasting(revision))
-        started = self.witness.started()
+        started = self.canary.started()
         for (name, at), times in started.items():
             assert times <= (1 if name.startswith("job-") else boots), f"{name} {at} was started {times} times"
         for backend in self.backends:
@@ -149,9 +149,9 @@ class Booted(Victim):
         self.backends = BACKENDS[init]
         self.disk = Disk(folder / f"disk-{init}")
         self._stack, self._site, self._etc = stack, site, root / "etc"
-        super().__init__(f"{kube.namespace}-{init}", self.disk.place / "state", folder / f"witness-{init}", kube)
-        kept = {"/etc": self.disk.place / "etc", STATE: self.state, SEEN: self.witness.folder}
-        self.device = Device(self.name, root, workdir=folder, shared={PLACE: folder / "payload"}, kept=kept)
+        super().__init__(f"{kube.namespace}-{init}", self.disk.place / "state", folder / f"canary-{init}", kube)
+        kept = {"/etc": self.disk.place / "etc", STATE: self.state, SEEN: self.canary.folder}
+        self.device = LabDevice(self.name, root, workdir=folder, shared={PLACE: folder / "payload"}, kept=kept)
 
     def prepare(self) -> None:
         """Put on the disk what the device boots from."""
@@ -202,7 +202,7 @@ class WithPodman(Victim):
 
     def __init__(self, folder: Path, kube: Kube, stack: Stack, host: str) -> None:
         name = f"{kube.namespace}-podman"
-        super().__init__(name, stack.workdir / "devices" / name / "state", folder / "witness-podman", kube)
+        super().__init__(name, stack.workdir / "devices" / name / "state", folder / "canary-podman", kube)
         self._stack, self._host = stack, host
         self._images: dict[str, str] = {}
         kube.apply(network_switch(name))
@@ -213,7 +213,7 @@ class WithPodman(Victim):
         else:
             settings = {
                 "CONTAINER_RUNTIME": " ".join(PODMAN),
-                "CONTAINER_OPTIONS": f"{OPTIONS} --volume {self.witness.folder}:{SEEN}",
+                "CONTAINER_OPTIONS": f"{OPTIONS} --volume {self.canary.folder}:{SEEN}",
                 "INSECURE_REGISTRY": self._host,
             }
             self._stack.add_agent(

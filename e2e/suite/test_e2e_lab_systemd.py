@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from e2e.lab.device import Device, rootfs, why_unavailable
+from e2e.lab.device import LabDevice, rootfs, why_unavailable
 from e2e.lab.payload import install
-from e2e.rollouts.plan_check import Foretold
-from e2e.rollouts.story import await_done
+from e2e.rollouts.plan_check import PlanCheck
+from e2e.rollouts.scenario import await_done
 from e2e.stack.kube import DEPLOYMENTS, Kube, Object, condition, conditions
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.stack import Stack
@@ -40,7 +40,7 @@ SCRIPT = 'trap "exit 0" TERM; while :; do sleep 1 & wait $!; done'
 
 
 @pytest.fixture
-def device(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[Device]:
+def device(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[LabDevice]:
     """A booted device with the agent as a service; its state outlives a power cut."""
     root = rootfs()
     missing = why_unavailable(root)
@@ -52,13 +52,13 @@ def device(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: P
     name = f"{kube.namespace}-s"
     kube.apply(network_switch(name, {"init": "systemd"}))
     shared = {PLACE: install(tmp_path / "payload")}
-    with Device(name, root, workdir=tmp_path, shared=shared, kept={STATE: tmp_path / "state"}) as booted:
+    with LabDevice(name, root, workdir=tmp_path, shared=shared, kept={STATE: tmp_path / "state"}) as booted:
         _install_agent(booted, stack)
         yield booted
 
 
 def test_what_the_status_says_is_what_systemctl_says(
-    device: Device, stack: Stack, kube: Kube, foretold: Foretold
+    device: LabDevice, stack: Stack, kube: Kube, plan_check: PlanCheck
 ) -> None:
     kube.apply(deployment("exporter", _exporter("1")))
     process = await_ready(kube, [device.name])[device.name]
@@ -74,7 +74,7 @@ def test_what_the_status_says_is_what_systemctl_says(
     _assert_set_right_when_stopped(device, kube, unit)
     _assert_left_alone_by_a_restart_of_the_agent(device, kube, unit)
 
-    with foretold.template("exporter", _exporter("2")):
+    with plan_check.template("exporter", _exporter("2")):
         await_done(kube, "exporter")
     process = eventually(
         lambda: kube.processes()[device.name],
@@ -96,7 +96,7 @@ def test_what_the_status_says_is_what_systemctl_says(
     )
 
 
-def test_a_unit_that_runs_to_completion_runs_once(device: Device, kube: Kube) -> None:
+def test_a_unit_that_runs_to_completion_runs_once(device: LabDevice, kube: Kube) -> None:
     spec = process_spec(["/bin/sh"], backend="systemd", execution={"args": ["-c", "echo x >>/var/tmp/ran"]})
     kube.apply(deployment("firmware", {**spec, "restartPolicy": "Never"}))
     process = await_phase(kube, device.name, "Succeeded")
@@ -107,7 +107,7 @@ def test_a_unit_that_runs_to_completion_runs_once(device: Device, kube: Kube) ->
     assert device.run("cat", "/var/tmp/ran") == "x\n"
 
 
-def test_what_systemd_cannot_execute_is_told(device: Device, kube: Kube) -> None:
+def test_what_systemd_cannot_execute_is_told(device: LabDevice, kube: Kube) -> None:
     kube.apply(deployment("absent", process_spec(["/no/such/program"], backend="systemd")))
     process = eventually(
         lambda: kube.processes()[device.name],
@@ -129,7 +129,7 @@ def _exporter(revision: str) -> Object:
     )
 
 
-def _install_agent(device: Device, stack: Stack) -> None:
+def _install_agent(device: LabDevice, stack: Stack) -> None:
     device.write(TOKEN, stack.token(device.name))
     device.run("chmod", "600", TOKEN)
     text = AGENT_UNIT.format(place=PLACE, state=STATE, token=TOKEN, gateway=stack.gateway_url, device=device.name)
@@ -137,16 +137,16 @@ def _install_agent(device: Device, stack: Stack) -> None:
     device.run("systemctl", "enable", "--now", AGENT)
 
 
-def _units(device: Device) -> tuple[str, ...]:
+def _units(device: LabDevice) -> tuple[str, ...]:
     return tuple(name for name in device.units("praetor-*.service") if name != AGENT)
 
 
-def _unit(device: Device) -> str:
+def _unit(device: LabDevice) -> str:
     (unit,) = _units(device)
     return unit
 
 
-def _assert_same(device: Device, unit: str, process: Object) -> int:
+def _assert_same(device: LabDevice, unit: str, process: Object) -> int:
     """Check that systemd and the status agree on one running process; return its id on the device."""
     told = device.unit(unit, "ActiveState", "SubState", "MainPID", "LoadState")
     pid = process["status"]["pid"]
@@ -155,7 +155,7 @@ def _assert_same(device: Device, unit: str, process: Object) -> int:
     return int(pid)
 
 
-def _assert_new_instance(device: Device, kube: Kube, unit: str, old: int) -> None:
+def _assert_new_instance(device: LabDevice, kube: Kube, unit: str, old: int) -> None:
     process = eventually(
         lambda: kube.processes()[device.name],
         lambda item: is_ready(item) and item["status"]["pid"] != old,
@@ -165,18 +165,18 @@ def _assert_new_instance(device: Device, kube: Kube, unit: str, old: int) -> Non
     assert process["status"]["restartCount"] >= 1
 
 
-def _assert_restarted_when_killed(device: Device, kube: Kube, unit: str, pid: int) -> None:
+def _assert_restarted_when_killed(device: LabDevice, kube: Kube, unit: str, pid: int) -> None:
     device.run("kill", "-KILL", str(pid))
     _assert_new_instance(device, kube, unit, pid)
 
 
-def _assert_set_right_when_stopped(device: Device, kube: Kube, unit: str) -> None:
+def _assert_set_right_when_stopped(device: LabDevice, kube: Kube, unit: str) -> None:
     pid = int(device.unit(unit, "MainPID")["MainPID"])
     device.run("systemctl", "stop", unit)
     _assert_new_instance(device, kube, unit, pid)
 
 
-def _assert_left_alone_by_a_restart_of_the_agent(device: Device, kube: Kube, unit: str) -> None:
+def _assert_left_alone_by_a_restart_of_the_agent(device: LabDevice, kube: Kube, unit: str) -> None:
     before = device.unit(unit, "MainPID", "InvocationID")
     for command in ("restart", "kill"):
         agent = device.unit(AGENT, "MainPID")
@@ -194,7 +194,7 @@ def _assert_left_alone_by_a_restart_of_the_agent(device: Device, kube: Kube, uni
 
 
 def _assert_back_after_a_power_cut_and_without_the_change_that_nobody_confirmed(
-    device: Device, stack: Stack, kube: Kube
+    device: LabDevice, stack: Stack, kube: Kube
 ) -> None:
     """Check that a device that lost power and its disk but for the agent's state runs what it ran; a change that
     waited to be confirmed for the half of its window that is left, and then the version that it falls back to."""

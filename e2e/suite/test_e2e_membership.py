@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from e2e.rollouts.plan_check import Foretold
-from e2e.rollouts.story import await_done
+from e2e.rollouts.plan_check import PlanCheck
+from e2e.rollouts.scenario import await_done
 from e2e.stack.kube import DEPLOYMENTS, PROCESSES, SWITCHES, Kube
 from e2e.stack.manifests import deployment
 from e2e.stack.waiting import eventually
-from e2e.suite.fleet import Fleet
+from e2e.suite.fleet import AgentFleet
 from e2e.suite.judging import await_ready
 from e2e.suite.running import is_alive
 from e2e.suite.workloads import prompt, shell
@@ -15,7 +15,7 @@ from e2e.suite.workloads import prompt, shell
 LEAF = {"role": "leaf"}
 
 
-def test_a_device_that_is_added_gets_its_process(fleet: Fleet, kube: Kube) -> None:
+def test_a_device_that_is_added_gets_its_process(fleet: AgentFleet, kube: Kube) -> None:
     first = fleet.add(labels=LEAF)
     kube.apply(deployment("sleeper", prompt(), match=LEAF))
     before = await_ready(kube, first)[first[0]]["status"]["pid"]
@@ -25,7 +25,7 @@ def test_a_device_that_is_added_gets_its_process(fleet: Fleet, kube: Kube) -> No
     eventually(lambda: kube.deployment("sleeper")["status"]["numberAvailable"] == 2, what="both are counted")
 
 
-def test_a_device_that_is_relabelled_loses_and_gets_its_process(fleet: Fleet, kube: Kube) -> None:
+def test_a_device_that_is_relabelled_loses_and_gets_its_process(fleet: AgentFleet, kube: Kube) -> None:
     device, other = fleet.add(2, labels=LEAF)
     kube.apply(deployment("sleeper", prompt(), match=LEAF))
     pid = await_ready(kube, [device, other])[device]["status"]["pid"]
@@ -37,18 +37,18 @@ def test_a_device_that_is_relabelled_loses_and_gets_its_process(fleet: Fleet, ku
     assert await_ready(kube, [device, other])[device]["status"]["pid"] != pid
 
 
-def test_a_changed_selector_moves_the_processes(fleet: Fleet, kube: Kube, foretold: Foretold) -> None:
+def test_a_changed_selector_moves_the_processes(fleet: AgentFleet, kube: Kube, plan_check: PlanCheck) -> None:
     (leaf,), (spine,) = fleet.add(labels=LEAF), fleet.add(labels={"role": "spine"})
     kube.apply(deployment("sleeper", prompt(), match=LEAF))
     pid = await_ready(kube, [leaf])[leaf]["status"]["pid"]
-    with foretold.change("sleeper", selector={"matchLabels": {"role": "spine"}}) as change:
+    with plan_check.change("sleeper", selector={"matchLabels": {"role": "spine"}}) as change:
         await_ready(kube, [spine])
         await_done(kube, "sleeper")
     assert change.timeline.deleted == [f"sleeper-{leaf}"]
     eventually(lambda: not is_alive(pid), what="the process of the leaf ended")
 
 
-def test_a_device_that_is_removed_from_the_inventory_loses_its_process(fleet: Fleet, kube: Kube) -> None:
+def test_a_device_that_is_removed_from_the_inventory_loses_its_process(fleet: AgentFleet, kube: Kube) -> None:
     device, other = fleet.add(2)
     kube.apply(deployment("sleeper", prompt()))
     pid = await_ready(kube, [device, other])[device]["status"]["pid"]
@@ -57,7 +57,7 @@ def test_a_device_that_is_removed_from_the_inventory_loses_its_process(fleet: Fl
     eventually(lambda: not is_alive(pid), what="its process ended")
 
 
-def test_a_deleted_deployment_takes_its_processes_with_it(fleet: Fleet, kube: Kube) -> None:
+def test_a_deleted_deployment_takes_its_processes_with_it(fleet: AgentFleet, kube: Kube) -> None:
     devices = fleet.add(2)
     kube.apply(deployment("sleeper", prompt()), deployment("other", prompt()))
     eventually(lambda: len(kube.list(PROCESSES)) == 4, what="two processes on each device")
@@ -74,7 +74,7 @@ def test_a_deleted_deployment_takes_its_processes_with_it(fleet: Fleet, kube: Ku
     assert all(map(is_alive, spared))
 
 
-def test_a_process_that_somebody_deleted_is_made_again(fleet: Fleet, kube: Kube) -> None:
+def test_a_process_that_somebody_deleted_is_made_again(fleet: AgentFleet, kube: Kube) -> None:
     (device,) = fleet.add()
     kube.apply(deployment("sleeper", prompt()))
     before = await_ready(kube, [device])[device]
@@ -88,7 +88,7 @@ def test_a_process_that_somebody_deleted_is_made_again(fleet: Fleet, kube: Kube)
     eventually(lambda: not is_alive(before["status"]["pid"]), what="the old process ended")
 
 
-def test_a_spec_that_somebody_edited_is_set_right(fleet: Fleet, kube: Kube) -> None:
+def test_a_spec_that_somebody_edited_is_set_right(fleet: AgentFleet, kube: Kube) -> None:
     device = fleet.declare()
     kube.apply(deployment("sleeper", prompt()))
     eventually(lambda: device in kube.processes(), what="it exists")
@@ -99,7 +99,7 @@ def test_a_spec_that_somebody_edited_is_set_right(fleet: Fleet, kube: Kube) -> N
     )
 
 
-def test_a_process_that_ignores_the_wish_to_end_is_ended_by_force(fleet: Fleet, kube: Kube) -> None:
+def test_a_process_that_ignores_the_wish_to_end_is_ended_by_force(fleet: AgentFleet, kube: Kube) -> None:
     (device,) = fleet.add()
     stubborn = shell("trap '' TERM; while :; do sleep 0.2; done")
     stubborn["execution"]["terminationGracePeriodSeconds"] = 1

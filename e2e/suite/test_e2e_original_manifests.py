@@ -12,7 +12,7 @@ import yaml
 
 from e2e.stack.kube import DEPLOYMENTS, PROCESSES, Kube, condition, conditions
 from e2e.stack.waiting import eventually
-from e2e.suite.fleet import Fleet
+from e2e.suite.fleet import AgentFleet
 from e2e.suite.judging import await_ready
 from e2e.suite.running import argv_of, directory_of, environment_of, user_of
 from praetor_agent.host import Backends
@@ -62,7 +62,9 @@ spec:
 PROGRAM = "#!/bin/sh\nwhile :; do sleep 1; done\n"
 
 
-def test_the_originals_fields_reach_the_process_as_they_were_written(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
+def test_the_originals_fields_reach_the_process_as_they_were_written(
+    fleet: AgentFleet, kube: Kube, tmp_path: Path
+) -> None:
     (device,) = fleet.add(labels={"role": "leaf"})
     (tmp_path / "exporter").write_text(PROGRAM)
     checksum = hashlib.sha256(PROGRAM.encode()).hexdigest()
@@ -80,7 +82,7 @@ def test_the_originals_fields_reach_the_process_as_they_were_written(fleet: Flee
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run processes as another user")
-def test_a_process_runs_as_the_user_that_was_named(fleet: Fleet, kube: Kube) -> None:
+def test_a_process_runs_as_the_user_that_was_named(fleet: AgentFleet, kube: Kube) -> None:
     (device,) = fleet.add(labels={"role": "leaf"})
     execution = {"backend": "process", "command": ["/bin/sleep"], "args": ["infinity"], "user": "nobody"}
     manifest = yaml.safe_load(MANIFEST.format(folder="/", checksum="0" * 64, user="nobody"))
@@ -100,7 +102,7 @@ def test_the_samples_apply_and_what_they_say_is_stored(kube: Kube) -> None:
         assert _contains(stored["spec"], item["spec"]), item["metadata"]["name"]
 
 
-def test_a_backend_that_the_device_lacks_is_told_and_not_guessed(fleet: Fleet, kube: Kube, tmp_path: Path) -> None:
+def test_a_backend_that_the_device_lacks_is_told_and_not_guessed(fleet: AgentFleet, kube: Kube, tmp_path: Path) -> None:
     lacking = Backends("leaf-1", tmp_path, "boot").unavailable.keys() - {
         Backend.CONTAINER
     }  # which needs an image to be told

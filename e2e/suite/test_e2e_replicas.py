@@ -15,7 +15,7 @@ from e2e.stack.server import Server
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 from e2e.suite.connections import disconnections, pass_time
-from e2e.suite.fleet import Fleet
+from e2e.suite.fleet import AgentFleet
 from e2e.suite.judging import await_ready, await_revision, revision
 from e2e.suite.workloads import prompt
 
@@ -36,7 +36,7 @@ def replicas(stack: Stack) -> Iterator[tuple[Server, Server]]:
 
 
 @pytest.fixture
-def devices(fleet: Fleet, kube: Kube, replicas: tuple[Server, Server]) -> dict[Server, list[str]]:
+def devices(fleet: AgentFleet, kube: Kube, replicas: tuple[Server, Server]) -> dict[Server, list[str]]:
     """Two devices of each replica, which run a sleeper of revision 1."""
     found: dict[Server, list[str]] = {}
     for replica in replicas:
@@ -51,7 +51,7 @@ def devices(fleet: Fleet, kube: Kube, replicas: tuple[Server, Server]) -> dict[S
 
 
 def test_the_judge_knows_of_devices_that_talk_to_another_replica(
-    stack: Stack, fleet: Fleet, kube: Kube, devices: dict[Server, list[str]]
+    stack: Stack, fleet: AgentFleet, kube: Kube, devices: dict[Server, list[str]]
 ) -> None:
     judge = _judge(devices)
     [other] = devices.keys() - {judge}

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from e2e.clusters.cluster import Capability
-from e2e.rollouts.plan_check import Foretold
-from e2e.rollouts.story import await_done
+from e2e.rollouts.plan_check import PlanCheck
+from e2e.rollouts.scenario import await_done
 from e2e.stack.kube import PROCESSES, Kube
 from e2e.stack.manifests import deployment, network_switch
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually, steadily
-from e2e.suite.fleet import Fleet
+from e2e.suite.fleet import AgentFleet
 from e2e.suite.judging import await_ready, await_revision, is_ready, revision
 from e2e.suite.running import is_alive
 from e2e.suite.workloads import prompt, sleeping
@@ -22,7 +22,7 @@ BOTH_WAYS = pytest.mark.parametrize("kill", [False, True], ids=["graceful", "kil
 
 
 @pytest.fixture
-def devices(fleet: Fleet, kube: Kube) -> tuple[str, ...]:
+def devices(fleet: AgentFleet, kube: Kube) -> tuple[str, ...]:
     """Three devices that run a sleeper of revision 1."""
     devices = fleet.add(3)
     kube.apply(deployment("sleeper", prompt("1"), max_unavailable=1))
@@ -47,9 +47,9 @@ def outage(stack: Stack, kube: Kube) -> Iterator[Stack]:
 
 @BOTH_WAYS
 def test_a_rollout_goes_on_after_a_restart_of_the_controller(
-    stack: Stack, kube: Kube, foretold: Foretold, devices: tuple[str, ...], kill: bool
+    stack: Stack, kube: Kube, plan_check: PlanCheck, devices: tuple[str, ...], kill: bool
 ) -> None:
-    with foretold.template("sleeper", sleeping("2")) as change:
+    with plan_check.template("sleeper", sleeping("2")) as change:
         eventually(lambda: "2" in _revisions(kube), what="the rollout began")
         stack.controller.restart(kill=kill)
         await_done(kube, "sleeper")
@@ -59,11 +59,11 @@ def test_a_rollout_goes_on_after_a_restart_of_the_controller(
 
 
 def test_processes_run_on_while_no_controller_is_there(
-    stack: Stack, kube: Kube, foretold: Foretold, devices: tuple[str, ...]
+    stack: Stack, kube: Kube, plan_check: PlanCheck, devices: tuple[str, ...]
 ) -> None:
     pids = _pids(kube)
     stack.controller.program.terminate()
-    with foretold.template("sleeper", prompt("2")):
+    with plan_check.template("sleeper", prompt("2")):
         steadily(lambda: list(map(is_alive, pids)), all, what="the processes run", for_s=1)
         assert set(_revisions(kube)) == {"1"}
         stack.controller.program.start()
@@ -72,22 +72,22 @@ def test_processes_run_on_while_no_controller_is_there(
 
 
 def test_processes_run_on_through_a_restart_of_the_gateway(
-    stack: Stack, kube: Kube, foretold: Foretold, devices: tuple[str, ...]
+    stack: Stack, kube: Kube, plan_check: PlanCheck, devices: tuple[str, ...]
 ) -> None:
     pids = _pids(kube)
     stack.gateway.restart()
-    with foretold.template("sleeper", prompt("1", restartPolicy="OnFailure")):
+    with plan_check.template("sleeper", prompt("1", restartPolicy="OnFailure")):
         eventually(lambda: not any(map(is_alive, pids)), what="devices got the change through the new gateway")
         await_done(kube, "sleeper")
     await_ready(kube, devices)
 
 
 def test_an_outage_of_the_gateway_stops_nothing_and_what_was_missed_is_made_up_for(
-    stack: Stack, kube: Kube, foretold: Foretold, devices: tuple[str, ...]
+    stack: Stack, kube: Kube, plan_check: PlanCheck, devices: tuple[str, ...]
 ) -> None:
     pids = _pids(kube)
     stack.gateway.program.kill()
-    with foretold.template("sleeper", prompt("2")):
+    with plan_check.template("sleeper", prompt("2")):
         steadily(lambda: list(map(is_alive, pids)), all, what="the processes run", for_s=2)
         stack.gateway.program.start()
         await_done(kube, "sleeper")
@@ -96,7 +96,7 @@ def test_an_outage_of_the_gateway_stops_nothing_and_what_was_missed_is_made_up_f
 
 @BOTH_WAYS
 def test_a_restart_of_the_agent_leaves_its_processes_alone(
-    stack: Stack, kube: Kube, fleet: Fleet, devices: tuple[str, ...], kill: bool
+    stack: Stack, kube: Kube, fleet: AgentFleet, devices: tuple[str, ...], kill: bool
 ) -> None:
     before = kube.processes()
     for device in devices:
@@ -114,7 +114,7 @@ def test_a_restart_of_the_agent_leaves_its_processes_alone(
 
 
 def test_a_process_that_ended_while_no_agent_was_there_is_started_again(
-    fleet: Fleet, kube: Kube, devices: tuple[str, ...]
+    fleet: AgentFleet, kube: Kube, devices: tuple[str, ...]
 ) -> None:
     device = devices[0]
     pid = kube.processes()[device]["status"]["pid"]
@@ -127,7 +127,9 @@ def test_a_process_that_ended_while_no_agent_was_there_is_started_again(
     )
 
 
-def test_a_device_without_network_runs_what_it_knew_last(stack: Stack, fleet: Fleet, devices: tuple[str, ...]) -> None:
+def test_a_device_without_network_runs_what_it_knew_last(
+    stack: Stack, fleet: AgentFleet, devices: tuple[str, ...]
+) -> None:
     agent = fleet.agent(devices[0])
     agent.unplug()
     stack.gateway.program.kill()
@@ -139,7 +141,7 @@ def test_a_device_without_network_runs_what_it_knew_last(stack: Stack, fleet: Fl
 
 
 def test_an_outage_of_the_apiserver_stops_nothing_and_disconnects_nobody(
-    outage: Stack, kube: Kube, foretold: Foretold, devices: tuple[str, ...]
+    outage: Stack, kube: Kube, plan_check: PlanCheck, devices: tuple[str, ...]
 ) -> None:
     pids = _pids(kube)
     outage.cluster.stop_apiserver()
@@ -147,14 +149,14 @@ def test_an_outage_of_the_apiserver_stops_nothing_and_disconnects_nobody(
     assert outage.gateway.ready
     assert all(server.program.running for server in outage.servers())
     outage.cluster.start_apiserver()
-    with foretold.template("sleeper", prompt("2")) as change:
+    with plan_check.template("sleeper", prompt("2")) as change:
         await_done(kube, "sleeper")
     await_revision(kube, devices, "2")
     assert change.timeline.worst(lambda sample: sample.unavailable) <= 1
 
 
 def test_a_device_can_restart_in_an_outage_of_the_apiserver(
-    outage: Stack, kube: Kube, fleet: Fleet, devices: tuple[str, ...]
+    outage: Stack, kube: Kube, fleet: AgentFleet, devices: tuple[str, ...]
 ) -> None:
     agent = fleet.agent(devices[0])
     outage.cluster.stop_apiserver()

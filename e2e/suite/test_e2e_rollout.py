@@ -1,15 +1,15 @@
-"""A changed template: every device gets it as foretold, never more are down than may be, judged from watch events."""
+"""A changed template: every device gets it as planned, and the watch never shows more devices down than allowed."""
 
 from __future__ import annotations
 
 import pytest
 
-from e2e.rollouts.plan_check import Foretold
-from e2e.rollouts.story import await_done
+from e2e.rollouts.plan_check import PlanCheck
+from e2e.rollouts.scenario import await_done
 from e2e.stack.kube import PROCESSES, Kube, condition
 from e2e.stack.manifests import deployment
 from e2e.stack.waiting import eventually, steadily
-from e2e.suite.fleet import Fleet
+from e2e.suite.fleet import AgentFleet
 from e2e.suite.judging import await_ready, await_revision, is_ready, revision
 from e2e.suite.running import environment_of, is_alive
 from e2e.suite.workloads import probed, prompt, sleeping
@@ -19,13 +19,13 @@ NAME = "sleeper"
 
 @pytest.mark.parametrize(("number", "limit", "most"), [(3, 1, 1), (4, "50%", 2), (2, "10%", 1)])
 def test_no_more_devices_are_down_at_a_time_than_may_be(
-    fleet: Fleet, kube: Kube, foretold: Foretold, number: int, limit: int | str, most: int
+    fleet: AgentFleet, kube: Kube, plan_check: PlanCheck, number: int, limit: int | str, most: int
 ) -> None:
     devices = fleet.add(number)
-    with foretold.first(deployment(NAME, prompt("1"), max_unavailable=limit)):
+    with plan_check.first(deployment(NAME, prompt("1"), max_unavailable=limit)):
         await_done(kube, NAME)
     before = {device: item["status"]["pid"] for device, item in kube.processes().items()}
-    with foretold.template(NAME, prompt("2")) as change:
+    with plan_check.template(NAME, prompt("2")) as change:
         status = await_done(kube, NAME)["status"]
     assert 1 <= change.timeline.worst() <= most
     names = ("desiredNumberScheduled", "updatedNumberScheduled", "numberReady", "numberAvailable")
@@ -38,12 +38,12 @@ def test_no_more_devices_are_down_at_a_time_than_may_be(
 
 
 def test_a_version_that_does_not_become_healthy_goes_no_further_than_it_may(
-    fleet: Fleet, kube: Kube, foretold: Foretold
+    fleet: AgentFleet, kube: Kube, plan_check: PlanCheck
 ) -> None:
     devices = fleet.add(3)
     kube.apply(deployment(NAME, prompt("1"), max_unavailable=1))
     await_ready(kube, devices)
-    with foretold.template(NAME, sleeping("bad", healthCheck=probed(["/bin/false"])), stopped=True):
+    with plan_check.template(NAME, sleeping("bad", healthCheck=probed(["/bin/false"])), stopped=True):
         eventually(
             lambda: [revision(item) for item in kube.list(PROCESSES)],
             lambda found: found.count("bad") == 1,
@@ -59,26 +59,26 @@ def test_a_version_that_does_not_become_healthy_goes_no_further_than_it_may(
             return sum(revision(item) == "bad" for item in items), sum(map(is_ready, items))
 
         steadily(spread, lambda seen: seen == (1, 2), what="one device has it and two are ready", for_s=2)
-    with foretold.template(NAME, sleeping("3", healthCheck=probed(["/bin/true"]))):
+    with plan_check.template(NAME, sleeping("3", healthCheck=probed(["/bin/true"]))):
         await_done(kube, NAME)
     await_revision(kube, devices, "3")
 
 
-def test_recreate_updates_all_at_once(fleet: Fleet, kube: Kube, foretold: Foretold) -> None:
+def test_recreate_updates_all_at_once(fleet: AgentFleet, kube: Kube, plan_check: PlanCheck) -> None:
     devices = fleet.add(3)
     kube.apply(deployment(NAME, prompt("1"), updateStrategy={"type": "Recreate"}))
     await_ready(kube, devices)
-    with foretold.template(NAME, sleeping("2", healthCheck=probed(["/bin/false"])), stopped=True):
+    with plan_check.template(NAME, sleeping("2", healthCheck=probed(["/bin/false"])), stopped=True):
         eventually(
             lambda: {revision(item) for item in kube.list(PROCESSES)}, lambda seen: seen == {"2"}, what="all have it"
         )
 
 
-def test_a_paused_deployment_changes_nothing(fleet: Fleet, kube: Kube, foretold: Foretold) -> None:
+def test_a_paused_deployment_changes_nothing(fleet: AgentFleet, kube: Kube, plan_check: PlanCheck) -> None:
     devices = fleet.add(2)
     kube.apply(deployment(NAME, prompt("1"), max_unavailable=1))
     await_ready(kube, devices)
-    with foretold.template(NAME, prompt("2"), paused=True) as paused:
+    with plan_check.template(NAME, prompt("2"), paused=True) as paused:
         generation = kube.deployment(NAME)["metadata"]["generation"]
         eventually(
             lambda: kube.deployment(NAME)["status"]["observedGeneration"] == generation, what="the change was seen"
@@ -90,19 +90,19 @@ def test_a_paused_deployment_changes_nothing(fleet: Fleet, kube: Kube, foretold:
             for_s=1,
         )
     assert paused.timeline.offers == []
-    with foretold.change(NAME, paused=False):
+    with plan_check.change(NAME, paused=False):
         await_done(kube, NAME)
     await_revision(kube, devices, "2")
 
 
 def test_a_changed_label_of_the_template_reaches_processes_without_restarting_them(
-    fleet: Fleet, kube: Kube, foretold: Foretold
+    fleet: AgentFleet, kube: Kube, plan_check: PlanCheck
 ) -> None:
     (device,) = fleet.add()
     kube.apply(deployment(NAME, sleeping(), labels={"app": NAME}))
     before = await_ready(kube, [device])[device]
     template = {"metadata": {"labels": {"app": NAME, "tier": "gold"}}, "spec": sleeping()}
-    with foretold.change(NAME, template=template) as change:
+    with plan_check.change(NAME, template=template) as change:
         await_done(kube, NAME)
         eventually(
             lambda: kube.processes()[device]["metadata"]["labels"].get("tier") == "gold",

@@ -16,7 +16,7 @@ from e2e.stack.server import Server
 from e2e.stack.stack import Stack, environment, script
 from e2e.stack.waiting import eventually
 from e2e.suite.device_api import DeviceApi
-from e2e.suite.fleet import Fleet
+from e2e.suite.fleet import AgentFleet
 from praetor_api.tokens import device_token
 
 SHARED, SECRET, OLD_SECRET = "shared-token", "new-secret", "old-secret"
@@ -81,7 +81,7 @@ def test_a_refusal_does_not_tell_whether_the_device_exists(stack: Stack) -> None
 
 
 def test_raising_the_credential_epoch_revokes_the_tokens_of_one_device(
-    stack: Stack, tmp_path: Path, fleet: Fleet, kube: Kube
+    stack: Stack, tmp_path: Path, fleet: AgentFleet, kube: Kube
 ) -> None:
     revoked, other = fleet.declare(), fleet.declare()
     old, new = (device_token(SECRET.encode(), revoked, epoch) for epoch in (0, 1))

@@ -11,8 +11,8 @@ import pytest
 from e2e.clusters.api.audit import Write, accepted_writes
 from e2e.clusters.cluster import CONTROLLER, Capability
 from e2e.rollouts.fleet import SimulatedFleet
-from e2e.rollouts.plan_check import Foretold
-from e2e.rollouts.story import await_done
+from e2e.rollouts.plan_check import PlanCheck
+from e2e.rollouts.scenario import await_done
 from e2e.stack.ctl import Ctl
 from e2e.stack.kube import PROCESSES, Kube
 from e2e.stack.manifests import deployment
@@ -30,7 +30,7 @@ WAVES = ({"name": "first", "limit": LIMIT}, {"name": "others", "approval": "Manu
 
 @pytest.mark.parametrize("trouble", ["renewals-held-up", "leader-frozen"])
 def test_a_leader_that_cannot_renew_its_lease_writes_nothing_once_another_has(
-    stack: Stack, kube: Kube, simulated: SimulatedFleet, foretold: Foretold, trouble: str
+    stack: Stack, kube: Kube, simulated: SimulatedFleet, plan_check: PlanCheck, trouble: str
 ) -> None:
     with _two_controllers(stack) as (leader, other, way):
         devices = simulated.add(DEVICES)
@@ -40,7 +40,7 @@ def test_a_leader_that_cannot_renew_its_lease_writes_nothing_once_another_has(
         other.start()
         rolling = {"maxUnavailable": LIMIT, "waves": WAVES}
         strategy = {"type": "RollingUpdate", "rollingUpdate": rolling}
-        with foretold.template(NAME, sleeping("2"), updateStrategy=strategy, approved=True) as change:
+        with plan_check.template(NAME, sleeping("2"), updateStrategy=strategy, approved=True) as change:
             eventually(lambda: FIRST in _writers(stack, kube, "2"), what="the leader rolls out")
             if trouble == "renewals-held-up":
                 way.hold("/leases")

@@ -100,8 +100,8 @@ def test_a_deleted_process_is_neither_up_nor_down() -> None:
 def forecast(**fields: Any) -> dict[str, Any]:
     steps = [{"create": [], "update": ["a", "c"], "delete": []}, {"create": [], "update": ["b"], "delete": ["tel-d"]}]
     budgets = [{"budget": "rack: maxUnavailable 1", "domains": {"rack=r1": 1, "rack=r2": 1}}]
-    told = {"fault": "", "steps": steps, "waves": {}, "unavailableAtMost": 2, "budgets": budgets, "left": {}}
-    return told | fields
+    planned = {"fault": "", "steps": steps, "waves": {}, "unavailableAtMost": 2, "budgets": budgets, "left": {}}
+    return planned | fields
 
 
 def happened(
@@ -112,30 +112,30 @@ def happened(
 
 
 @pytest.mark.parametrize(
-    ("told", "seen", "words"),
+    ("planned", "seen", "words"),
     [
         pytest.param(forecast(), happened("a", "c", "b"), "", id="came-true"),
         pytest.param(forecast(), happened("c", "a", "b"), "", id="other-racks-may-be-faster"),
         pytest.param(forecast(), happened("a", "c"), "not offered: ['b']", id="missing"),
         pytest.param(forecast(), happened("a", "c", "b", "b"), "more than once: ['b']", id="twice"),
-        pytest.param(forecast(), happened("a", "c", "b", "d"), "not foretold: ['d']", id="unforeseen"),
+        pytest.param(forecast(), happened("a", "c", "b", "d"), "not planned: ['d']", id="unforeseen"),
         pytest.param(forecast(), happened("a", "c", "b", deleted=()), "not deleted: ['tel-d']", id="kept"),
         pytest.param(forecast(), happened("a", "c", "b", deleted=("tel-d", "tel-e")), "deleted, but not", id="deleted"),
         pytest.param(forecast(unavailableAtMost=0), happened("a", "c", "b"), "at most 0", id="too-many-down"),
         pytest.param(forecast(), happened("a", "c", "b", at_once=("a", "b")), "2 devices of rack=r1", id="domain"),
-        pytest.param(forecast(fault="no"), happened("a", "c", "b"), "called the spec wrong", id="fault"),
+        pytest.param(forecast(fault="no"), happened("a", "c", "b"), "reported a wrong spec", id="fault"),
         pytest.param(forecast(left={"a": {"reason": "Paused"}}), happened("a", "c", "b"), "left at the end", id="left"),
         pytest.param(
             forecast(waves={"canary": ["a", "c"], "(rest)": ["b"]}),
             happened("a", "c", "b", wave="canary"),
-            "b was foretold for the wave '(rest)' and came in 'canary'",
+            "b was planned for the wave '(rest)' and came in 'canary'",
             id="wave",
         ),
         pytest.param(forecast(budgets=[], unavailableAtMost=1), happened("b", "a", "c"), "number 1", id="order"),
     ],
 )
-def test_a_forecast_is_held_to_what_happened(told: dict[str, Any], seen: Timeline, words: str) -> None:
-    found = deviations(told, seen, DEPLOYMENT, LABELS, {}, stopped=False)
+def test_a_forecast_is_compared_with_what_happened(planned: dict[str, Any], seen: Timeline, words: str) -> None:
+    found = deviations(planned, seen, DEPLOYMENT, LABELS, {}, stopped=False)
     assert any(words in each for each in found) if words else found == []
 
 

@@ -16,7 +16,7 @@ from e2e.bench.measure.proc import resident_kib
 from e2e.bench.measure.programs import running
 from e2e.stack.kube import Kube
 from e2e.stack.manifests import device_process, network_switch, process_spec
-from e2e.stack.stack import Settings, Stack
+from e2e.stack.stack import Stack, StackSettings
 
 LIKE_REQUESTS = at_most(1.1)
 REFERENCE = "import requests"
@@ -33,7 +33,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
         compileall.compile_dir(package.__path__[0], quiet=2)
     reference = _imported(REFERENCE)
     with context.launched() as cluster:
-        stack = Stack(cluster, context.folder("stack"), Settings(heartbeat=5))
+        stack = Stack(cluster, context.folder("stack"), StackSettings(heartbeat=5))
         with running(stack, stack.gateway):
             kube = stack.kube("default")
             for count in COUNTS:

@@ -21,7 +21,7 @@ from e2e.bench.measure.proc import cpu_seconds, cpu_seconds_of_ended_children, r
 from e2e.lab import device as systemd_lab
 from e2e.lab import sysv
 from e2e.lab.agent import PLACE, STATE, await_agent, start_agent
-from e2e.lab.device import Device
+from e2e.lab.device import LabDevice
 from e2e.lab.payload import install
 from e2e.lab.podman import OPTIONS, PODMAN, made_image, podman
 from praetor_agent.backends import procfs
@@ -126,7 +126,7 @@ def _container(folder: Path, gateway: FakeGateway) -> Iterator[Host]:
 
 
 @contextmanager
-def _booted(device: Device, state: Path, gateway: FakeGateway, backend: str) -> Iterator[Host]:
+def _booted(device: LabDevice, state: Path, gateway: FakeGateway, backend: str) -> Iterator[Host]:
     with device:
         start_agent(device, gateway.url, "t")
         await_agent(state, runs=True)
@@ -134,7 +134,7 @@ def _booted(device: Device, state: Path, gateway: FakeGateway, backend: str) -> 
         yield Host(_outside(device, inside), process_spec("/bin/sleep", "1000", execution={"backend": backend}))
 
 
-def _outside(device: Device, inside: str) -> int:
+def _outside(device: LabDevice, inside: str) -> int:
     """Return the process id, on this machine, of the device's process *inside*."""
     space = os.readlink(f"/proc/{device.init}/ns/pid")
     for status in Path("/proc").glob("[0-9]*/status"):
@@ -152,7 +152,7 @@ def _systemd(folder: Path, gateway: FakeGateway) -> AbstractContextManager[Host]
     shared, kept = {PLACE: install(folder / "payload")}, {STATE: folder / "state"}
     root = systemd_lab.rootfs()
     assert root is not None
-    device = Device(f"bench-{os.getpid()}-s", root, workdir=folder, shared=shared, kept=kept)
+    device = LabDevice(f"bench-{os.getpid()}-s", root, workdir=folder, shared=shared, kept=kept)
     return _booted(device, folder / "state", gateway, "systemd")
 
 

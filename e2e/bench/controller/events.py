@@ -20,9 +20,9 @@ from e2e.bench.controller.in_memory import ready_status, running_controller
 from e2e.bench.measure.context import Context, progress, until
 from e2e.bench.measure.counts import of_kind, ours
 from e2e.bench.measure.figures import Figure, at_most, median_figure, number
-from e2e.bench.measure.fleet import CONCURRENCY, NAME, Fleet
+from e2e.bench.measure.fleet import CONCURRENCY, NAME, DeployedFleet
 from e2e.bench.measure.programs import running
-from e2e.stack.stack import Settings, Stack
+from e2e.stack.stack import Stack, StackSettings
 from praetor_api.kube.client.client import KubeClient
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
 from praetor_controller.reconcile.state import DirtySet
@@ -100,9 +100,9 @@ async def _cost(devices: int, events: int) -> Cost:
 def _burst(context: Context, devices: int) -> Iterator[Figure]:
     """Report for all processes at once, and count how often the deployment's status is written meanwhile."""
     with context.launched() as cluster:
-        stack = Stack(cluster, context.folder("stack"), Settings(namespace="default"))
+        stack = Stack(cluster, context.folder("stack"), StackSettings(namespace="default"))
         with running(stack, stack.controller):
-            fleet = Fleet(stack, devices, workdir=context.folder("fleet"))
+            fleet = DeployedFleet(stack, devices, workdir=context.folder("fleet"))
             fleet.offer(1)
             until(
                 lambda: _counted(fleet, "currentNumberScheduled") == devices, "every device has its process", poll_s=0.2
@@ -135,5 +135,5 @@ async def _report_all(kubeconfig: Path, names: list[str]) -> None:
             group.create_task(work(), name=f"report {number}")
 
 
-def _counted(fleet: Fleet, field: str) -> int:
+def _counted(fleet: DeployedFleet, field: str) -> int:
     return int(fleet.kube.deployment(NAME).get("status", {}).get(field, 0))

@@ -14,13 +14,13 @@ from attrs import frozen
 
 from e2e.bench.measure.context import BenchError, Context, own_environment, progress, until
 from e2e.bench.measure.figures import Figure, at_least, ratio_figure
-from e2e.bench.measure.fleet import GROUP, GROUPS, Fleet, object_count
+from e2e.bench.measure.fleet import GROUP, GROUPS, DeployedFleet, object_count
 from e2e.bench.measure.proc import cpu_seconds
 from e2e.bench.measure.programs import running
 from e2e.stack.kube import PROCESSES, Kube
 from e2e.stack.manifests import deployment, process_spec
 from e2e.stack.server import Server
-from e2e.stack.stack import Settings, Stack
+from e2e.stack.stack import Stack, StackSettings
 
 LIKE_A_BARE_LOOP = at_least(0.85)
 BARE = "bare"
@@ -41,9 +41,9 @@ def measure(context: Context) -> tuple[Figure, ...]:
     rates: dict[str, list[float]] = {"fanned out": [], "bare": []}
     costs: dict[str, list[float]] = {"fanned out": [], "bare": []}
     with context.launched() as cluster:
-        stack = Stack(cluster, context.folder("stack"), Settings(namespace="default"))
+        stack = Stack(cluster, context.folder("stack"), StackSettings(namespace="default"))
         with running(stack, stack.controller):
-            fleet = Fleet(stack, count * rounds, workdir=context.folder("fleet"), groups=rounds)
+            fleet = DeployedFleet(stack, count * rounds, workdir=context.folder("fleet"), groups=rounds)
             bare = stack.kube(BARE).create_namespace()
             for number in range(rounds):
                 loop = _bare_loop(stack, bare, number, count)
@@ -61,7 +61,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
     )
 
 
-def _fan_out(fleet: Fleet, controller: Server, number: int, count: int) -> Made:
+def _fan_out(fleet: DeployedFleet, controller: Server, number: int, count: int) -> Made:
     """Return what it took until a new deployment, to one group of the devices, has all its processes."""
     before = object_count_of(fleet.kube)
     began, cpu = time.monotonic(), cpu_seconds(controller.program.pid)

@@ -8,10 +8,10 @@ from collections import Counter
 from e2e.bench.measure.context import Context, until
 from e2e.bench.measure.counts import LEASES, of_kind, ours
 from e2e.bench.measure.figures import Figure, at_most
-from e2e.bench.measure.fleet import Fleet
+from e2e.bench.measure.fleet import DeployedFleet
 from e2e.bench.measure.programs import running
 from e2e.clusters.cluster import Cluster, Request
-from e2e.stack.stack import Settings, Stack
+from e2e.stack.stack import Stack, StackSettings
 from e2e.suite.heartbeats import Beats
 
 HEARTBEATS = 10_000
@@ -23,10 +23,10 @@ def measure(context: Context) -> tuple[Figure, ...]:
     devices = context.size(200, 50)
     rounds = context.size(HEARTBEATS, 1_000) // devices
     with context.launched() as cluster:
-        settings = Settings(heartbeat=15, gateway_flags=("--device-rate=1000000",))
+        settings = StackSettings(heartbeat=15, gateway_flags=("--device-rate=1000000",))
         stack = Stack(cluster, context.folder("stack"), settings)
         with running(stack, *stack.servers()):
-            fleet = Fleet(stack, devices, workdir=context.folder("fleet"))
+            fleet = DeployedFleet(stack, devices, workdir=context.folder("fleet"))
             with fleet.simulated():
                 fleet.deploy(1)
             beats = Beats(stack.gateway_url, {name: stack.token(name) for name in fleet.names})

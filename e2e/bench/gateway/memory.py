@@ -9,11 +9,11 @@ from e2e.bench.gateway.propagation import crowd
 from e2e.bench.gateway.throughput import baseline_server
 from e2e.bench.measure.context import BenchError, Context, own_environment, until
 from e2e.bench.measure.figures import Figure, at_most, number
-from e2e.bench.measure.fleet import Fleet
+from e2e.bench.measure.fleet import DeployedFleet
 from e2e.bench.measure.proc import resident_kib
 from e2e.bench.measure.programs import running
 from e2e.stack.server import Server
-from e2e.stack.stack import Settings, Stack
+from e2e.stack.stack import Stack, StackSettings
 
 FEW = 100
 PER_PROCESS_KIB = at_most(2.0)
@@ -54,9 +54,9 @@ def _cached(processes: int, switches: int) -> float:
 def _of_connections(context: Context) -> tuple[Figure, ...]:
     count = context.size(2_000, 200)
     with context.launched() as cluster:
-        stack = Stack(cluster, context.folder("stack"), Settings(heartbeat=15))
+        stack = Stack(cluster, context.folder("stack"), StackSettings(heartbeat=15))
         with running(stack, stack.gateway):
-            fleet = Fleet(stack, count, workdir=context.folder("fleet"))
+            fleet = DeployedFleet(stack, count, workdir=context.folder("fleet"))
             tokens = {name: stack.token(name) for name in fleet.names}
             until(lambda: f"praetor_gateway_devices {count}.0" in stack.gateway.metrics(), "all devices are known")
             ours = _grown(context, stack.gateway, {"devices": tokens})

@@ -13,12 +13,12 @@ from typing import Any
 from e2e.bench.measure.context import Context, own_environment, progress, until
 from e2e.bench.measure.figures import Figure, at_most, percentile
 from e2e.bench.measure.first_seen import FirstSeen, delays, first_seen, whole_lines
-from e2e.bench.measure.fleet import NAME, Fleet
+from e2e.bench.measure.fleet import NAME, DeployedFleet
 from e2e.bench.measure.programs import running
 from e2e.clusters.cluster import Cluster
 from e2e.stack.kube import PROCESSES
 from e2e.stack.program import Program
-from e2e.stack.stack import Settings, Stack
+from e2e.stack.stack import Stack, StackSettings
 
 P50 = at_most(50.0)
 P99 = at_most(250.0)
@@ -36,10 +36,10 @@ def measure(context: Context) -> tuple[Figure, ...]:
 def _of_fleet(context: Context, devices: int) -> tuple[Figure, ...]:
     folder = context.folder(f"{devices}-devices")
     with context.launched(folder) as cluster:
-        stack = Stack(cluster, folder / "stack", Settings(heartbeat=15))
+        stack = Stack(cluster, folder / "stack", StackSettings(heartbeat=15))
         with running(stack, *stack.servers()):
             (folder / "fleet").mkdir()
-            fleet = Fleet(stack, devices, workdir=folder / "fleet", strategy="Recreate")
+            fleet = DeployedFleet(stack, devices, workdir=folder / "fleet", strategy="Recreate")
             fleet.offer(1)
             tokens = {name: stack.token(name) for name in fleet.names}
             with crowd(folder, {"port": stack.gateway.ports[0], "devices": tokens}) as seen:
@@ -68,7 +68,7 @@ def _figures(what: str, late: Sequence[float], detail: str) -> Iterator[Figure]:
         )
 
 
-def _change_singly(fleet: Fleet, count: int, watched: Path, seen: Path) -> list[float]:
+def _change_singly(fleet: DeployedFleet, count: int, watched: Path, seen: Path) -> list[float]:
     """Return the delays of changes of single processes, each made when the one before has arrived."""
     keys = []
     for name in fleet.names[:count]:
@@ -81,7 +81,7 @@ def _change_singly(fleet: Fleet, count: int, watched: Path, seen: Path) -> list[
     return delays(first_seen(whole_lines(watched)), {key: sink[key] for key in keys})
 
 
-def _change(fleet: Fleet, revision: int, watched: Path, seen: Path) -> tuple[list[float], float]:
+def _change(fleet: DeployedFleet, revision: int, watched: Path, seen: Path) -> tuple[list[float], float]:
     """Return the delays of one change of all specs, and how many seconds the change took in all."""
     before, began = set(first_seen(whole_lines(seen))), time.monotonic()
 
@@ -112,7 +112,7 @@ def crowd(folder: Path, plan: Mapping[str, Any]) -> Iterator[Path]:
 
 
 @contextmanager
-def _watched(folder: Path, cluster: Cluster, fleet: Fleet) -> Iterator[Path]:
+def _watched(folder: Path, cluster: Cluster, fleet: DeployedFleet) -> Iterator[Path]:
     output = folder / "watched.jsonl"
     program = _module("watching", folder, str(cluster.kubeconfig), fleet.kube.namespace, str(output))
     try:

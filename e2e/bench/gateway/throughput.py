@@ -21,7 +21,7 @@ from e2e.bench.measure.figures import Figure, at_least, median_figure, ratio_fig
 from e2e.bench.measure.programs import running
 from e2e.stack.manifests import device_process, network_switch, process_spec
 from e2e.stack.server import Server
-from e2e.stack.stack import Settings, Stack
+from e2e.stack.stack import Stack, StackSettings
 from praetor_api.protocol import TOKEN_HEADER, Report, desired_path, report_path
 from praetor_api.wire import write
 
@@ -35,7 +35,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
     """Measure 304s and heartbeats, the gateway's and the empty route's in turns."""
     with context.launched() as cluster:
         flags = ("--device-rate=1000000",)  # few devices stand for many here
-        stack = Stack(cluster, context.folder("stack"), Settings(heartbeat=HEARTBEAT_S, gateway_flags=flags))
+        stack = Stack(cluster, context.folder("stack"), StackSettings(heartbeat=HEARTBEAT_S, gateway_flags=flags))
         with running(stack, stack.gateway):
             baseline = baseline_server(context)
             try:

@@ -8,10 +8,10 @@ from collections import Counter
 from e2e.bench.measure.context import Context, until
 from e2e.bench.measure.counts import of_kind, ours
 from e2e.bench.measure.figures import Figure, at_most
-from e2e.bench.measure.fleet import Fleet
+from e2e.bench.measure.fleet import DeployedFleet
 from e2e.bench.measure.programs import running
 from e2e.clusters.cluster import Cluster, Request
-from e2e.stack.stack import Settings, Stack
+from e2e.stack.stack import Stack, StackSettings
 
 STATUS = ("deviceprocesses/status", "networkswitches/status", "deviceprocessdeployments/status", "events")
 LINGER_S = 5.5
@@ -22,9 +22,9 @@ def measure(context: Context) -> tuple[Figure, ...]:
     """Roll out for the first time, then roll a change out; the devices are simulated ones that all get healthy."""
     devices = context.size(200, 50)
     with context.launched() as cluster:
-        stack = Stack(cluster, context.folder("stack"), Settings(heartbeat=15))
+        stack = Stack(cluster, context.folder("stack"), StackSettings(heartbeat=15))
         with running(stack, *stack.servers()):
-            fleet = Fleet(stack, devices, workdir=context.folder("fleet"))
+            fleet = DeployedFleet(stack, devices, workdir=context.folder("fleet"))
             with fleet.simulated():
                 _await_quiet(cluster)  # every device has connected, and been introduced
                 first = _rollout(cluster, fleet, 1, "first rollout")
@@ -32,7 +32,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
     return (*first, *change)
 
 
-def _rollout(cluster: Cluster, fleet: Fleet, revision: int, what: str) -> tuple[Figure, ...]:
+def _rollout(cluster: Cluster, fleet: DeployedFleet, revision: int, what: str) -> tuple[Figure, ...]:
     before = ours(cluster)
     seconds = fleet.deploy(revision)
     last = _await_quiet(cluster)

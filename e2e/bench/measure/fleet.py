@@ -22,7 +22,7 @@ GROUPS = 5
 CONCURRENCY = 32
 
 
-class Fleet:
+class DeployedFleet:
     """*count* NetworkSwitches in the namespace default, by the label GROUP in *groups* of one size, and a deployment
     `agent` to all of them.
     """

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from e2e.rollouts.fleet import SimulatedFleet
 from e2e.rollouts.observer import Timeline, observe
-from e2e.rollouts.plan_check import Foretold
+from e2e.rollouts.plan_check import PlanCheck
 from e2e.stack.ctl import Ctl
 from e2e.stack.kube import PROCESSES, Kube, Object, conditions
 from e2e.stack.manifests import deployment
@@ -73,11 +73,11 @@ def tell(stack: Stack, kube: Kube, fleet: SimulatedFleet, count: int) -> Story:
     devices = fleet.add(count, *FAULTS, labels=labels)
     kube.apply(telemetry())
     await_done(kube, NAME)
-    foretold, ctl = Foretold(stack, kube), Ctl(stack.cluster.kubeconfig, kube.namespace)
+    plan_check, ctl = PlanCheck(stack, kube), Ctl(stack.cluster.kubeconfig, kube.namespace)
     marks: dict[str, float] = {}
     with Recorder(stack.cluster.kubeconfig, kube.path(PROCESSES)) as record:
         marks["bad version"] = time.time()
-        with foretold.template(NAME, sleeping(BAD), stopped=True):
+        with plan_check.template(NAME, sleeping(BAD), stopped=True):
             stopped = eventually(lambda: kube.deployment(NAME), _is_stopped, what="the failure policy stops it")
         marks["stopped"] = time.time()
         explained = _explained(ctl)
@@ -85,7 +85,7 @@ def tell(stack: Stack, kube: Kube, fleet: SimulatedFleet, count: int) -> Story:
         ctl("rollout", "undo", NAME)
         await_done(kube, NAME)
         marks["good version"] = time.time()
-        with foretold.template(NAME, sleeping(BETTER)):
+        with plan_check.template(NAME, sleeping(BETTER)):
             await_done(kube, NAME)
         marks["done"] = time.time()
     timeline = observe(record.frames, NAME, listed=record.listed, min_ready_s=1)

@@ -20,7 +20,7 @@ from e2e.demo.view import View
 from e2e.stack.kube import DEPLOYMENTS, PROCESSES, Object, condition
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.recorder import Recorder
-from e2e.stack.stack import Settings, Stack
+from e2e.stack.stack import Stack, StackSettings
 
 NAME = "beacon"
 MAX_UNAVAILABLE = 2
@@ -72,7 +72,7 @@ class Demo:
             cluster = opened.enter_context(
                 launch(options.cluster, self._workdir / "cluster", assets=options.assets, kubeconfig=options.kubeconfig)
             )
-            settings = Settings(namespace=cluster.namespace)
+            settings = StackSettings(namespace=cluster.namespace)
             self._stack = opened.enter_context(Stack(cluster, self._workdir / "stack", settings))
             self._kube = self._stack.kube(cluster.namespace)
             self._note("control plane, controller and gateway ready", self._elapsed())
