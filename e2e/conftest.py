@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--assets", type=Path, help="envtest: folder of etcd and kube-apiserver, else KUBEBUILDER_ASSETS")
     group.addoption("--lab", action="store_true", help="fail where a device cannot be booted, instead of skipping")
     sizes = "default: 300, or 100 on the embedded control plane, which shows the same sooner"
-    group.addoption("--devices", type=int, help=f"size of a large pretend fleet, {sizes}")
+    group.addoption("--devices", type=int, help=f"size of a large simulated fleet, {sizes}")
     group.addoption("--kills", type=int, default=50, help="how often a controller is killed, default: %(default)s")
     group.addoption(
         "--agent-kills", type=int, default=6, help="how often the agent of a device is killed, default: %(default)s"

@@ -26,12 +26,12 @@ def start_agent(device: LabDevice, gateway: str, token: str, *, log: str = LOG) 
 
 
 def kill_agent(device: LabDevice) -> None:
-    """End the agent without its noticing."""
+    """End the agent with SIGKILL."""
     device.run("pkill", "-KILL", "-f", "praetor_agent run")
 
 
 def runs_with(state: Path) -> bool:
-    """Tell whether an agent runs that has the state directory *state*, without touching its lock."""
+    """Return whether an agent runs on the state directory *state*, without touching its lock."""
     try:
         lock = (state / "lock").stat()
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Processes that write down what became of them, in a folder that no power cut reaches.
+"""Canary processes: they record what happens to them, in a folder that no power cut reaches.
 
 Each holds a lock for as long as it lives, so that a second instance is noticed whenever it was there; checks its own
-artifact before it does anything; and notes that it was started.
+artifact before it does anything; and records that it was started.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ exec "$@"
 
 
 class CanaryLog:
-    """What the processes wrote in *folder*, which their devices have at PLACE."""
+    """What the canary processes wrote in *folder*, which their devices have at PLACE."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -47,7 +47,7 @@ class CanaryLog:
         return [*self._lines("overlapping"), *self._lines("damaged")]
 
     def lives(self, name: str) -> bool:
-        """Tell whether a process of that name lives."""
+        """Return whether a process of that name lives."""
         with (self.folder / f"{name}.lock").open() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -62,7 +62,7 @@ class CanaryLog:
 
 
 def files_of(revision: str) -> dict[str, bytes]:
-    """Return the files of an artifact: the program, and data that it can tell to be whole."""
+    """Return the files of an artifact: the program, and data that it verifies."""
     data = random.Random(revision).randbytes(DATA_BYTES)  # noqa: S311 - no secret
     sums = f"{hashlib.sha256(data).hexdigest()}  data\n"
     return {"bin/run": PROGRAM.encode(), "data": data, "revision": revision.encode(), "sums": sums.encode()}
@@ -78,7 +78,7 @@ def write_archive(folder: Path, revision: str) -> tuple[str, str]:
             archive.addfile(entry, io.BytesIO(content))
     body = gzip.compress(packed.getvalue(), 1, mtime=0)
     path = folder / f"run-{revision}.tar.gz"
-    part = path.with_suffix(f".{threading.get_ident()}")  # several devices' stories write the same revision at once
+    part = path.with_suffix(f".{threading.get_ident()}")  # several devices' scenarios write the same revision at once
     part.write_bytes(body)
     part.replace(path)
     return path.name, hashlib.sha256(body).hexdigest()

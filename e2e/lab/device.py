@@ -109,14 +109,14 @@ class LabDevice:
             self.run("/bin/sh", "-c", OPEN_GROUPS)
 
     def unit(self, name: str, *properties: str) -> dict[str, str]:
-        """Return properties of a unit as `systemctl show` tells them."""
-        told = self.run("systemctl", "show", f"--property={','.join(properties)}", name)
-        return dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
+        """Return properties of a unit as `systemctl show` prints them."""
+        output = self.run("systemctl", "show", f"--property={','.join(properties)}", name)
+        return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
 
     def units(self, pattern: str) -> tuple[str, ...]:
         """Return the names of the units that systemd has loaded, by a glob pattern."""
-        told = self.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "--full", pattern)
-        return tuple(line.split()[0] for line in told.splitlines())
+        output = self.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "--full", pattern)
+        return tuple(line.split()[0] for line in output.splitlines())
 
     def __enter__(self) -> Self:
         try:

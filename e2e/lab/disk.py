@@ -35,7 +35,7 @@ class Disk:
         return self.place.with_name(f"{self.place.name}-{self._lives}.img")
 
     def cut_power(self) -> None:
-        """Let no write reach the disk from now on; whoever writes gets an error."""
+        """Let no write reach the disk from now on; every write gets an error."""
         descriptor = os.open(self.place, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.ioctl(descriptor, SHUTDOWN, WITHOUT_THE_JOURNAL)
@@ -43,11 +43,11 @@ class Disk:
             os.close(descriptor)
 
     def restore_power(self) -> None:
-        """Mount what the disk held when its power was cut. Nobody may use it meanwhile."""
+        """Mount what the disk held when its power was cut. It must not be in use meanwhile."""
         was = self._image
         self._unmount()
         self._lives += 1
-        # a copy: whoever else sees the mount, such as a machine that boots just now, may hold the old one for a while
+        # a copy: another user of the mount, such as a machine that boots just now, may hold the old one for a while
         subprocess.run(("cp", "--sparse=always", was, self._image), check=True)
         was.unlink()
         self._mount()
@@ -72,7 +72,7 @@ class Disk:
 
 
 def why_unavailable() -> str | None:
-    """Return why no such disk can be had here, or None."""
+    """Return why such a disk cannot be made here, or None."""
     if os.geteuid() != 0:
         return "disks are mounted by root only"
     if not Path("/dev/loop-control").exists():

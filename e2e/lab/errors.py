@@ -1,4 +1,4 @@
-"""What goes wrong with the lab itself, told to the person who runs it."""
+"""Errors of the lab itself, with messages for the user who runs it."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ def busybox() -> dict[str, bytes]:
     """Return the files of an image that has busybox, and this machine's flock, which Debian's busybox has not."""
     program = Path(str(shutil.which("busybox"))).read_bytes()
     flock = str(shutil.which("flock"))
-    told = subprocess.run(("ldd", flock), capture_output=True, text=True, check=True).stdout
-    libraries = re.findall(r"(/\S+) \(", told)
+    output = subprocess.run(("ldd", flock), capture_output=True, text=True, check=True).stdout
+    libraries = re.findall(r"(/\S+) \(", output)
     return {
         "bin/busybox": program,
         **{f"bin/{applet}->busybox": b"" for applet in APPLETS},

@@ -12,28 +12,28 @@ from tempfile import TemporaryDirectory
 from e2e.clusters.launch import ClusterName, launch
 from e2e.rollouts.fleet import SimulatedFleet
 from e2e.rollouts.observer import domain
-from e2e.rollouts.scenario import PER_RACK, Story, tell
+from e2e.rollouts.scenario import PER_RACK, ScenarioResult, run_scenario
 from e2e.rollouts.svg import Chart, document
 from e2e.stack.stack import Stack
 
 TITLE = "A bad version is stopped and taken back, a good one goes through three waves"
 
 
-def draw(story: Story) -> str:
-    """Return the picture of a story: who runs what, how many are down, and how many in a rack."""
-    timeline, began = story.timeline, story.timeline.began
-    end = max(story.marks.values()) - began
-    marks = {word: at - began for word, at in story.marks.items() if word not in ("done", "stopped")}
-    names = dict(zip(_revisions(story), ("v1", "v2, bad", "v3"), strict=True))
+def draw(result: ScenarioResult) -> str:
+    """Return the picture of a result: which devices run what, how many are down, and how many in a rack."""
+    timeline, began = result.timeline, result.timeline.began
+    end = max(result.marks.values()) - began
+    marks = {word: at - began for word, at in result.marks.items() if word not in ("done", "stopped")}
+    names = dict(zip(_revisions(result), ("v1", "v2, bad", "v3"), strict=True))
     runs = {
         words: [(sample.at - began, float(sample.revisions.get(revision, 0))) for sample in timeline.samples]
         for revision, words in names.items()
     }
-    down = [(sample.at - began, float(len(sample.taken))) for sample in timeline.samples]
-    worst = [(sample.at - began, float(_worst_rack(story, sample.taken))) for sample in timeline.samples]
-    limit = (f"maxUnavailable 10% = {story.limit}", float(story.limit))
+    down = [(sample.at - began, float(len(sample.disrupted))) for sample in timeline.samples]
+    worst = [(sample.at - began, float(_worst_rack(result, sample.disrupted))) for sample in timeline.samples]
+    limit = (f"maxUnavailable 10% = {result.limit}", float(result.limit))
     rack = (f"budget of a rack: {PER_RACK}", float(PER_RACK))
-    count = len(story.devices)
+    count = len(result.devices)
     return document(
         TITLE,
         [
@@ -44,35 +44,35 @@ def draw(story: Story) -> str:
     )
 
 
-def summary(story: Story) -> str:
-    """Return the figures of a story in words."""
-    timeline = story.timeline
-    hit = len(timeline.offered(story.stopped["status"]["failedRevision"]))
-    racks = max(timeline.worst_by_domain(["rack"], story.labels).values())
+def summary(result: ScenarioResult) -> str:
+    """Return the figures of a result as a sentence."""
+    timeline = result.timeline
+    hit = len(timeline.offered(result.stopped["status"]["failedRevision"]))
+    racks = max(timeline.worst_by_domain(["rack"], result.labels).values())
     return (
-        f"{len(story.devices)} devices; the bad version reached {hit}; down at most {timeline.worst()} of "
-        f"{story.limit} allowed, in a rack at most {racks} of {PER_RACK}; {len(timeline.samples)} states judged"
+        f"{len(result.devices)} devices; the bad version reached {hit}; down at most {timeline.worst()} of "
+        f"{result.limit} allowed, in a rack at most {racks} of {PER_RACK}; {len(timeline.samples)} states checked"
     )
 
 
-def _revisions(story: Story) -> list[str]:
-    first = next(revision for revision, number in _at_start(story).items() if number)
-    later = [offer.revision for offer in story.timeline.offers]
+def _revisions(result: ScenarioResult) -> list[str]:
+    first = next(revision for revision, number in _at_start(result).items() if number)
+    later = [offer.revision for offer in result.timeline.offers]
     return list(dict.fromkeys([first, *later]))
 
 
-def _at_start(story: Story) -> dict[str, int]:
+def _at_start(result: ScenarioResult) -> dict[str, int]:
     """Return how many devices have each revision at the beginning."""
-    return dict(story.timeline.samples[0].revisions)
+    return dict(result.timeline.samples[0].revisions)
 
 
-def _worst_rack(story: Story, devices: frozenset[str]) -> int:
-    counts = Counter(domain(["rack"], story.labels[device]) for device in devices)
+def _worst_rack(result: ScenarioResult, devices: frozenset[str]) -> int:
+    counts = Counter(domain(["rack"], result.labels[device]) for device in devices)
     return max(counts.values(), default=0)
 
 
 def main() -> None:
-    """Run the story once and write `rollout.svg`."""
+    """Run the scenario once and write `rollout.svg`."""
     parser = argparse.ArgumentParser(prog="python -m e2e.rollouts", description=TITLE)
     parser.add_argument("--cluster", choices=[name.value for name in ClusterName], default="embedded")
     parser.add_argument("--devices", type=int, default=300)
@@ -83,15 +83,15 @@ def main() -> None:
         launch(options.cluster, Path(folder)) as cluster,
         Stack(cluster, Path(folder, "stack")) as stack,
     ):
-        kube = stack.kube(f"story-{secrets.token_hex(2)}").create_namespace()
+        kube = stack.kube(f"result-{secrets.token_hex(2)}").create_namespace()
         fleet = SimulatedFleet(stack, kube)
         try:
-            story = tell(stack, kube, fleet, options.devices)
+            result = run_scenario(stack, kube, fleet, options.devices)
         finally:
             fleet.close()
     file = options.out / "rollout.svg"
-    file.write_text(draw(story), encoding="utf-8")
-    sys.stdout.write(f"{summary(story)}\n{file}\n")
+    file.write_text(draw(result), encoding="utf-8")
+    sys.stdout.write(f"{summary(result)}\n{file}\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Many pretend devices in a namespace: declared one by one, run by one program for all, or a few programs."""
+"""Many simulated devices in a namespace: declared one by one, run by one program or a few."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPLAY_S = 1
 
 
 class SimulatedFleet:
-    """Switches whose names nobody else uses, and the programs that pretend to be them."""
+    """Switches with unique names, and the programs that simulate them."""
 
     def __init__(self, stack: Stack, kube: Kube) -> None:
         self.labels: dict[str, Mapping[str, str]] = {}

@@ -1,8 +1,8 @@
-"""What a watch showed of a rollout, judged by rules that share nothing with the programs. Pure.
+"""Evaluate what a watch showed of a rollout, by rules that share nothing with the programs. Pure.
 
-A device is *taken down* from the moment when the spec of its process is written while it is available, until its
-process is available again. That is what budgets promise to bound. A device that goes down by itself is unavailable,
-but nobody took it down.
+A device is *disrupted* from the moment when the spec of its process is written while it is available, until its
+process is available again. That is what budgets bound. A device that goes down by itself is unavailable, but not
+disrupted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from attrs import field, frozen, mutable
 
 from e2e.stack.kube import Object, conditions
 from e2e.stack.recorder import Frame
-from e2e.suite.judging import READY_CONDITIONS, is_ready
+from e2e.suite.readiness import READY_CONDITIONS, is_ready
 from praetor_api.annotations import DEPLOYMENT_LABEL, OFFERED_AT_ANNOTATION, REVISION_ANNOTATION, WAVE_ANNOTATION
 
 Labels = Mapping[str, Mapping[str, str]]
@@ -37,7 +37,7 @@ class Sample(NamedTuple):
 
     at: float
     unavailable: frozenset[str]
-    taken: frozenset[str]
+    disrupted: frozenset[str]
     revisions: Mapping[str, int]
 
 
@@ -51,14 +51,14 @@ class Timeline:
     deleted: Sequence[str]
 
     def worst(self, chosen: Callable[[Sample], Iterable[str]] | None = None) -> int:
-        """Return the greatest number of devices that were taken down at a time, or of those that are *chosen*."""
-        return max((len(list((chosen or _taken)(sample))) for sample in self.samples), default=0)
+        """Return the greatest number of devices that were disrupted at a time, or of those that are *chosen*."""
+        return max((len(list((chosen or _disrupted)(sample))) for sample in self.samples), default=0)
 
     def worst_by_domain(self, keys: Sequence[str], labels: Labels) -> dict[str, int]:
-        """Return for each failure domain, `key=value,…`, how many of its devices were taken down at a time at most."""
+        """Return for each failure domain, `key=value,…`, how many of its devices were disrupted at a time at most."""
         worst: Counter[str] = Counter()
         for sample in self.samples:
-            worst |= Counter(filter(None, (domain(keys, labels.get(name, {})) for name in sample.taken)))
+            worst |= Counter(filter(None, (domain(keys, labels.get(name, {})) for name in sample.disrupted)))
         return dict(worst)
 
     def offered(self, revision: str) -> list[Offer]:
@@ -72,18 +72,18 @@ def domain(keys: Sequence[str], labels: Mapping[str, str]) -> str:
 
 
 def observe(frames: Sequence[Frame], deployment: str, *, listed: int, min_ready_s: float) -> Timeline:
-    """Return what *frames* tell of the processes of *deployment*.
+    """Return what *frames* show of the processes of *deployment*.
 
     The first *listed* are the world at the beginning. Their wall clock is the one of the times in the objects.
     """
-    view = _View(min_ready_s)
+    view = _ObservedProcesses(min_ready_s)
     began = frames[0].wall if frames else 0.0
     samples: list[Sample] = []
     for number, frame in enumerate(frames):
         samples += view.pass_time(frame.wall)
         mine = frame.object["metadata"].get("labels", {}).get(DEPLOYMENT_LABEL) == deployment
         if mine:
-            view.take(frame.type, frame.object, frame.wall, initial=number < listed)
+            view.apply(frame.type, frame.object, frame.wall, initial=number < listed)
         if mine and number >= max(0, listed - 1):
             samples.append(view.sample(frame.wall))
     return Timeline(began=began, samples=samples, offers=view.offers, deleted=view.deleted)
@@ -97,8 +97,8 @@ def together(*timelines: Timeline) -> Timeline:
     for at, number, sample in sorted(every, key=lambda item: item[0]):
         latest[number] = sample
         unavailable = frozenset[str]().union(*(each.unavailable for each in latest))
-        taken = frozenset[str]().union(*(each.taken for each in latest))
-        samples.append(Sample(at, unavailable, taken, sum((Counter(each.revisions) for each in latest), Counter())))
+        disrupted = frozenset[str]().union(*(each.disrupted for each in latest))
+        samples.append(Sample(at, unavailable, disrupted, sum((Counter(each.revisions) for each in latest), Counter())))
     return Timeline(
         began=min(each.began for each in timelines),
         samples=samples,
@@ -108,14 +108,14 @@ def together(*timelines: Timeline) -> Timeline:
 
 
 @mutable
-class _View:
+class _ObservedProcesses:
     """The processes as they are now."""
 
     min_ready_s: float
     generation: dict[str, int] = field(factory=dict)
     revision: dict[str, str] = field(factory=dict)
     unavailable: set[str] = field(factory=set)
-    taken: set[str] = field(factory=set)
+    disrupted: set[str] = field(factory=set)
     ripening: dict[str, float] = field(factory=dict)  # ready, and available from then on
     offers: list[Offer] = field(factory=list)
     deleted: list[str] = field(factory=list)
@@ -127,8 +127,8 @@ class _View:
                 self._available(device)
                 yield self.sample(at)
 
-    def take(self, kind: str, process: Object, now: float, *, initial: bool) -> None:
-        """Take one event in."""
+    def apply(self, kind: str, process: Object, now: float, *, initial: bool) -> None:
+        """Apply one event."""
         device, generation = process["spec"]["deviceRef"]["name"], process["metadata"]["generation"]
         if kind == "DELETED":
             self.deleted.append(process["metadata"]["name"])
@@ -138,7 +138,7 @@ class _View:
         if known != generation and not initial:
             self._offered(device, process, now, created=known is None)
         self.generation[device] = generation
-        self.revision[device] = _note(process, REVISION_ANNOTATION)
+        self.revision[device] = _annotation(process, REVISION_ANNOTATION)
         self.ripening.pop(device, None)
         ripe_at = available_at(process, self.min_ready_s)
         if ripe_at is not None and ripe_at <= now:
@@ -149,18 +149,18 @@ class _View:
             self.ripening[device] = ripe_at
 
     def sample(self, at: float) -> Sample:
-        return Sample(at, frozenset(self.unavailable), frozenset(self.taken), Counter(self.revision.values()))
+        return Sample(at, frozenset(self.unavailable), frozenset(self.disrupted), Counter(self.revision.values()))
 
     def _offered(self, device: str, process: Object, now: float, *, created: bool) -> None:
-        revision, wave = (_note(process, name) for name in (REVISION_ANNOTATION, WAVE_ANNOTATION))
+        revision, wave = (_annotation(process, name) for name in (REVISION_ANNOTATION, WAVE_ANNOTATION))
         self.offers.append(Offer(now, device, revision, wave, created))
         if not created and device not in self.unavailable:
-            self.taken.add(device)
+            self.disrupted.add(device)
 
     def _available(self, device: str) -> None:
         self.ripening.pop(device, None)
         self.unavailable.discard(device)
-        self.taken.discard(device)
+        self.disrupted.discard(device)
 
     def _forget(self, device: str) -> None:
         self._available(device)
@@ -173,11 +173,11 @@ def available_at(process: Mapping[str, Any], min_ready_s: float) -> float | None
     if not is_ready(process) or "deletionTimestamp" in process["metadata"]:
         return None
     times = [conditions(process)[kind]["lastTransitionTime"] for kind in READY_CONDITIONS]
-    offered_at = _note(process, OFFERED_AT_ANNOTATION)
+    offered_at = _annotation(process, OFFERED_AT_ANNOTATION)
     return max(_epoch(each) for each in [*times, *([offered_at] if offered_at else [])]) + min_ready_s
 
 
-def _note(process: Mapping[str, Any], name: str) -> str:
+def _annotation(process: Mapping[str, Any], name: str) -> str:
     return str((process["metadata"].get("annotations") or {}).get(name, ""))
 
 
@@ -185,5 +185,5 @@ def _epoch(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
-def _taken(sample: Sample) -> frozenset[str]:
-    return sample.taken
+def _disrupted(sample: Sample) -> frozenset[str]:
+    return sample.disrupted

@@ -235,8 +235,8 @@ def _of_order(planned: _Forecast, offers: Sequence[Offer], labels: Labels) -> It
 def _of_worst(planned: _Forecast, timeline: Timeline, labels: Labels) -> Iterator[str]:
     worst = timeline.worst()
     if worst > planned.at_most:
-        yield f"{worst} devices were taken down at a time, planned were at most {planned.at_most}"
+        yield f"{worst} devices were disrupted at a time, planned were at most {planned.at_most}"
     for keys, domains in planned.budgets:
         for name, count in timeline.worst_by_domain(keys, labels).items():
             if count > domains.get(name, 0):
-                yield f"{count} devices of {name} were taken down at a time, planned were {domains.get(name, 0)}"
+                yield f"{count} devices of {name} were disrupted at a time, planned were {domains.get(name, 0)}"

@@ -50,7 +50,7 @@ def telemetry() -> Object:
 
 
 @frozen(kw_only=True)
-class Story:
+class ScenarioResult:
     """What happened. *marks* are moments by their names; *stopped* is the deployment when the bad version was stopped,
     *explained* what `praetorctl explain` said of each device then."""
 
@@ -68,8 +68,8 @@ class Story:
         return -(-len(self.devices) // 10)
 
 
-def tell(stack: Stack, kube: Kube, fleet: SimulatedFleet, count: int) -> Story:
-    """Have it all happen to a new fleet of *count* devices."""
+def run_scenario(stack: Stack, kube: Kube, fleet: SimulatedFleet, count: int) -> ScenarioResult:
+    """Run the whole scenario on a new fleet of *count* devices."""
     devices = fleet.add(count, *FAULTS, labels=labels)
     kube.apply(telemetry())
     await_done(kube, NAME)
@@ -89,7 +89,7 @@ def tell(stack: Stack, kube: Kube, fleet: SimulatedFleet, count: int) -> Story:
             await_done(kube, NAME)
         marks["done"] = time.time()
     timeline = observe(record.frames, NAME, listed=record.listed, min_ready_s=1)
-    return Story(
+    return ScenarioResult(
         devices=devices,
         labels=fleet.labels,
         timeline=timeline,
@@ -119,9 +119,11 @@ def _explained(ctl: Ctl) -> dict[str, tuple[str, str]]:
     """Return reason and detail of each device, once none is still being updated."""
 
     def ask() -> dict[str, tuple[str, str]]:
-        told: Any = ctl.read("explain", NAME)
+        explained: Any = ctl.read("explain", NAME)
         return {
-            each["device"]: (group["reason"], each["detail"]) for group in told["reasons"] for each in group["devices"]
+            each["device"]: (group["reason"], each["detail"])
+            for group in explained["reasons"]
+            for each in group["devices"]
         }
 
     return eventually(

@@ -39,7 +39,7 @@ class Agent:
         self.program = Program("agent", command, workdir=self.home, env=env)
 
     def start(self) -> None:
-        """Start the agent; it is not waited for: AgentConnected tells."""
+        """Start the agent; returns at once, so wait for AgentConnected."""
         self.program.start()
 
     def restart(self, *, kill: bool = False) -> None:
@@ -56,10 +56,10 @@ class Agent:
             self.program.kill()
         self.end_processes()
 
-    def thinks(self) -> dict[str, Any]:
-        """Return what `praetor-agent status` tells on the device."""
-        told: dict[str, Any] = json.loads(output_of([self._tool, "status", "-o=json", *self._places]))
-        return told
+    def status(self) -> dict[str, Any]:
+        """Return what `praetor-agent status` prints on the device."""
+        printed: dict[str, Any] = json.loads(output_of([self._tool, "status", "-o=json", *self._places]))
+        return printed
 
     def processes(self) -> frozenset[int]:
         """Return the ids of the processes that carry the agent's mark."""

@@ -1,4 +1,4 @@
-"""`praetorctl` with an administrator's kubeconfig: as a person runs it, or in this process to read what it tells."""
+"""`praetorctl` with an administrator's kubeconfig: as a user runs it, or in this process to read its output."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Ctl:
         self._settings = {"PRAETOR_CTL_KUBECONFIG": str(kubeconfig), "PRAETOR_CTL_NAMESPACE": namespace}
 
     def run(self, *words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run it with *text* as standard input, and return how it ended, whatever it says."""
+        """Run it with *text* as standard input, and return how it ended, successful or not."""
         return subprocess.run(
             [script("praetorctl"), *words],
             input=text,
@@ -40,7 +40,7 @@ class Ctl:
         return ended.stdout
 
     def read(self, *words: str, text: str | None = None) -> Any:
-        """Run it with `-o json` and return what it printed, decoded; in this process, for there is much to read."""
+        """Run it with `-o json` and return what it printed, decoded; in this process, since outputs are many."""
         ended = CliRunner().invoke(main, [*words, "-o", "json"], input=text, env=self._settings)
         assert ended.exit_code == 0, f"praetorctl {' '.join(words)} ended with {ended.exit_code}: {ended.stderr}"
         return json.loads(ended.stdout)

@@ -1,4 +1,4 @@
-"""What goes wrong with the programs under test, told to the person who runs them."""
+"""Errors of the programs under test, with messages for the user who runs them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Import a program's modules once, and run it as often as asked, each time as a fork of this process.
 
 Kept to the standard library; the first argument names the function to run, as `module:function`. On standard input
-each line asks for something, in JSON: to start the program, or to tell how it ended. When that closes, all is over.
+each line asks for something, in JSON: to start the program, or to return how it ended. When it closes, they all end.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def run(entry: Any, argv: list[str], log: str) -> NoReturn:
 def main() -> None:
     """Do what the lines of standard input ask for, and answer each with a number."""
     module, _, name = sys.argv[1].partition(":")
+    # by name, so that this file needs only the standard library and runs with any program's interpreter settings
     entry = getattr(import_module(module), name)
     for line in sys.stdin:
         asked = json.loads(line)

@@ -1,7 +1,7 @@
 """Ending what agents left running: they let their processes live on when they are stopped.
 
 Only processes whose mark, the uid of a DeviceProcess, stands in an agent's files are touched. Run as a program
-(`strays.py FOLDER`), it waits until its standard input closes and then ends them, so that nothing outlives a
+(`orphans.py FOLDER`), it waits until its standard input closes and then ends them, so that nothing outlives a
 starter that was killed. Kept to the standard library so that it starts at once.
 """
 
@@ -22,7 +22,7 @@ LINGER_S = 7.0  # an agent that is being ended may start a process once more
 
 
 def marked(folder: Path) -> frozenset[int]:
-    """Return the ids of processes that carry the mark of something that the files of *folder* speak of."""
+    """Return the ids of the processes whose mark occurs in the files of *folder*."""
     marks = dict(_marks())
     if not marks:
         return frozenset()
@@ -53,7 +53,7 @@ def _marks() -> Iterator[tuple[int, bytes]]:
     for pid in _pids():
         try:
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except OSError:  # it ended meanwhile, or is not ours to look at
+        except OSError:  # it ended meanwhile, or it is not ours to read
             continue
         yield from ((pid, word.removeprefix(MARK)) for word in environment if word.startswith(MARK))
 

@@ -1,4 +1,4 @@
-"""A Python program that is started again and again: its imports, most of what a start costs, are done once."""
+"""A Python program that is restarted often: its imports, most of the cost of a start, are done once."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Preloaded(Program):
             self._parent = None
 
     def _ends(self, within_s: float) -> bool:
-        """Tell whether the process has ended, or does so in time; how is noted."""
+        """Return whether the process has ended, or does so in time; record its status."""
         if self._exit is None:
             return True
         if not select.select([self._exit], [], [], within_s)[0]:

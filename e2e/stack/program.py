@@ -1,6 +1,6 @@
 """One program under test as a process of its own, which can be asked to end, killed, frozen and started again.
 
-It runs under the guard of e2e.clusters: however we end, the program ends, too.
+It runs under the reaper of e2e.clusters: however this process ends, the program ends, too.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from e2e.stack.errors import StackError
 POLL_S = 0.02
 STARTED_S = 20.0
 STOPPED_S = 30.0
-GRACE_S = 5.0  # when it is ended because nobody needs it any more
+GRACE_S = 5.0  # for its own cleanup before it is killed
 TAIL_LINES = 40
-# the shell tells its own process id and then becomes the program
+# the shell writes its own process id and then becomes the program
 EXEC = 'echo $$ >"$0.new" && /bin/mv "$0.new" "$0" && exec "$@"'
 
 
@@ -80,16 +80,16 @@ class Program:
         return self._wait(within_s)
 
     def kill(self) -> None:
-        """End the program without its noticing."""
+        """End the program with SIGKILL."""
         self.signal(signal.SIGKILL)
         self._wait(STOPPED_S)
 
     def freeze(self) -> None:
-        """Stop the program's clockwork: it holds its connections and does nothing."""
+        """Suspend the program: it keeps its connections and does nothing."""
         self.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen program go on."""
+        """Resume a suspended program."""
         self.signal(signal.SIGCONT)
 
     def signal(self, sign: signal.Signals) -> None:
@@ -115,7 +115,7 @@ class Program:
         return "\n".join(self.log.read_bytes()[since:].decode(errors="replace").splitlines()[-lines:])
 
     def _release(self) -> None:
-        """Let go of the guard, which ends what still runs."""
+        """Release the reaper, which ends what still runs."""
         if self._reaper is not None:
             if self._reaper.stdin is not None:
                 self._reaper.stdin.close()

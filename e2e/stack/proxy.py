@@ -1,4 +1,4 @@
-"""A way to the apiserver that can hold some requests up, and that tells the apiserver whose requests they are."""
+"""A proxy before the apiserver that can hold requests up, and that names the client in their User-Agent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A record of everything that a watch shows, kept by a thread, to judge afterwards what was true at every moment."""
+"""Record everything that a watch shows, in a thread, to check afterwards what was true at every moment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import requests
 from e2e.clusters.api.rawapi import RawApi
 from e2e.stack.errors import Refused
 
-WINDOW_S = 1  # a watch is asked for anew so often, which is how soon the thread of a recorder stops
+WINDOW_S = 1  # a watch lasts that long, which is how soon the thread of a recorder stops
 CAUGHT_UP_S = 30
 POLL_S = 0.02
 
@@ -45,10 +45,10 @@ class Recorder:
 
     def __init__(self, kubeconfig: Path, path: str) -> None:
         self.frames: list[Frame] = []
-        self.listed = 0  # so many of them are the initial list
+        self.listed = 0  # how many of them are the initial list
         self._api = RawApi.from_kubeconfig(kubeconfig)
         self._path = path
-        self._versions: dict[str, str] = {}  # of each object, as the frames tell it
+        self._versions: dict[str, str] = {}  # of each object, by the frames
         self._ended = threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"record {path}", daemon=True)
@@ -91,7 +91,7 @@ class Recorder:
     def _list(self) -> str:
         now = self._read()
         for item in now["items"]:
-            self._note("ADDED", item)
+            self._record("ADDED", item)
         self.listed = len(self.frames)
         return str(now["metadata"]["resourceVersion"])
 
@@ -111,7 +111,7 @@ class Recorder:
         deadline = time.monotonic() + CAUGHT_UP_S
         while self._failure is None and (left := missing()):
             if time.monotonic() > deadline:
-                raise AssertionError(f"the watch of {self._path} does not tell of {sorted(left)}")
+                raise AssertionError(f"the watch of {self._path} lacks {sorted(left)}")
             self._ended.wait(POLL_S)
 
     def _run(self) -> None:
@@ -139,9 +139,9 @@ class Recorder:
             raise AssertionError(f"the watch of {self._path} failed: {item}")
         self._version = item["metadata"]["resourceVersion"]
         if kind != "BOOKMARK" and not self._ended.is_set():
-            self._note(kind, item)
+            self._record(kind, item)
 
-    def _note(self, kind: str, item: dict[str, Any]) -> None:
+    def _record(self, kind: str, item: dict[str, Any]) -> None:
         self.frames.append(Frame.now(kind, item))
         name = item["metadata"]["name"]
         if kind == "DELETED":

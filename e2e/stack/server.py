@@ -68,7 +68,7 @@ class Server:
         return requests.get(f"http://127.0.0.1:{self.ports[self._metrics]}/metrics", timeout=5).text
 
     def start(self) -> None:
-        """Start and return when ready; on the first start other ports are taken when somebody was faster."""
+        """Start and return when ready; on the first start it tries other ports when its own are in use."""
         for _ in range(ATTEMPTS):
             since = self.program.log.stat().st_size if self.program.log.exists() else 0
             self.program.start()

@@ -37,7 +37,7 @@ PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "TERM")
 class StackSettings:
     """How the programs are run. *namespace* limits what controller and gateway watch; times are in seconds.
 
-    *lease* is how long a leader that was killed holds up its successor.
+    *lease* is how long a killed leader holds up its successor.
     """
 
     namespace: str | None = None
@@ -176,7 +176,7 @@ class Stack:
         self.stop()
 
     def new_controller(self, name: str, *flags: str, kubeconfig: Path | None = None) -> Server:
-        """Return a further controller, not started, which whoever asked for it ends; later *flags* win."""
+        """Return a further controller, not started, which the caller stops; later *flags* win."""
 
         def arguments(ports: Sequence[int]) -> Sequence[str]:
             return (
@@ -196,7 +196,7 @@ class Stack:
         return self.new_controller("controller", *self._watched(), *self.settings.controller_flags)
 
     def new_gateway(self, name: str, *, peer_token: Path | None = None) -> Server:
-        """Return a gateway, not started, which whoever asked for it ends; with *peer_token* it knows of others."""
+        """Return a gateway, not started, which the caller stops; with *peer_token* it has peers."""
 
         def arguments(ports: Sequence[int]) -> Sequence[str]:
             return (
@@ -225,7 +225,7 @@ class Stack:
         return () if self.settings.namespace is None else (f"--namespace={self.settings.namespace}",)
 
     def _start_watchdog(self) -> None:
-        """Start what ends the devices' processes when this process is killed and cannot do it by itself."""
+        """Start the watchdog that ends the devices' processes if this process is killed."""
         command = [sys.executable, "-I", "-S", orphans.__file__, str(self.workdir)]
         watchdog = self._opened.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True))
         self._opened.callback(watchdog.kill)

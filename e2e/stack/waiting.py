@@ -1,4 +1,4 @@
-"""Waiting for the world to become as it should, and telling how it was when it did not."""
+"""Wait for a state of the system, and report the last state seen when it does not come."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def eventually(
     what: str,
     within_s: float = WITHIN_S,
 ) -> T:
-    """Return what *observe* returns as soon as *happened* says yes to it.
+    """Return what *observe* returns as soon as *happened* is true of it.
 
     An apiserver that does not answer and a field that is not there count as "not yet". AssertionError, with the last
     state, when time is up.
@@ -44,7 +44,7 @@ def eventually(
 
 
 def steadily(observe: Callable[[], T], holds: Callable[[T], object], *, what: str, for_s: float) -> None:
-    """Return when *holds* said yes to every look at the world for *for_s*; AssertionError at the first no."""
+    """Return when *holds* was true at every check for *for_s* seconds; AssertionError at the first when it is not."""
     deadline = time.monotonic() + for_s
     while time.monotonic() < deadline:
         state = observe()

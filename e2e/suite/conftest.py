@@ -82,7 +82,7 @@ def fleet(stack: Stack, kube: Kube) -> Iterator[AgentFleet]:
 
 @pytest.fixture
 def simulated(stack: Stack, kube: Kube) -> Iterator[SimulatedFleet]:
-    """Pretend devices of the test's own, of which there can be many."""
+    """Simulated devices of the test's own, of which there can be many."""
     fleet = SimulatedFleet(stack, kube)
     yield fleet
     fleet.close()
@@ -90,7 +90,7 @@ def simulated(stack: Stack, kube: Kube) -> Iterator[SimulatedFleet]:
 
 @pytest.fixture(scope="module")
 def shared(session_stack: Stack) -> Iterator[tuple[Kube, SimulatedFleet]]:
-    """Pretend devices that the tests of a module share, in a namespace of their own."""
+    """Simulated devices that the tests of a module share, in a namespace of their own."""
     kube = _ready(session_stack).kube(f"e2e-{secrets.token_hex(3)}").create_namespace()
     fleet = SimulatedFleet(session_stack, kube)
     try:
@@ -110,5 +110,5 @@ def rollout(stack: Stack, shared: tuple[Kube, SimulatedFleet]) -> Iterator[Rollo
 
 @pytest.fixture
 def plan_check(stack: Stack, kube: Kube) -> PlanCheck:
-    """Changes that `praetorctl plan` foretells, and that are compared with what happened."""
+    """Changes whose forecast by `praetorctl plan` is compared with what happened."""
     return PlanCheck(stack, kube)

@@ -1,4 +1,4 @@
-"""Who was ever not connected, by what the apiserver told meanwhile."""
+"""Which devices were ever not connected, by the apiserver's watch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from e2e.stack.stack import Stack
 
 @contextmanager
 def disconnections(stack: Stack, kube: Kube) -> Iterator[Callable[[], set[str]]]:
-    """Record switches and processes; yields what tells, after the context, which devices were ever not connected."""
+    """Record switches and processes; yield a function that returns which devices were disconnected meanwhile."""
     kubeconfig = stack.cluster.kubeconfig
     with Recorder(kubeconfig, kube.path(SWITCHES)) as switches, Recorder(kubeconfig, kube.path(PROCESSES)) as processes:
         yield lambda: {

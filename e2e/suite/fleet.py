@@ -14,7 +14,7 @@ from e2e.stack.waiting import eventually
 
 
 class AgentFleet:
-    """Devices whose names nobody else uses, for a device's name must be clear across namespaces."""
+    """Devices with unique names: a device's name must be unique across namespaces."""
 
     def __init__(self, stack: Stack, kube: Kube) -> None:
         self.stack = stack

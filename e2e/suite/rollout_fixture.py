@@ -17,7 +17,7 @@ from e2e.stack.manifests import deployment
 from e2e.stack.recorder import Recorder
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
-from e2e.suite.judging import is_ready, revision
+from e2e.suite.readiness import is_ready, revision
 from e2e.suite.workloads import sleeping
 
 DEVICES, RACK, LIMIT, PER_RACK = 12, 3, 4, 1
@@ -120,7 +120,7 @@ class RolloutFixture:
         finally:
             self.kube.patch(SWITCHES, device, {"spec": {"maintenance": None}})
 
-    def judge(self, *names: str) -> Timeline:
+    def check(self, *names: str) -> Timeline:
         """End the record; return what it shows of the deployments called *names*, by default the fixture's own.
 
         AssertionError when more devices were down than may be, of all or of a rack, or one had two processes.

@@ -16,7 +16,7 @@ PIECE_BYTES = 16 * 1024
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
-    """Serves a folder without a word."""
+    """Serves a folder and logs nothing."""
 
     def __init__(self, *words: Any, pause: float = 0.0, **named: Any) -> None:
         self._pause = pause
@@ -29,12 +29,12 @@ class QuietHandler(SimpleHTTPRequestHandler):
         while piece := source.read(PIECE_BYTES):
             try:
                 outputfile.write(piece)
-            except ConnectionError:  # whoever asked was killed
+            except ConnectionError:  # the client was killed
                 return
             time.sleep(self._pause)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager

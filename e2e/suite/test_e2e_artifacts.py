@@ -1,4 +1,4 @@
-"""Artifacts: fetched, verified, and only then run; what runs is never stopped for one that cannot be had."""
+"""Artifacts: fetched, verified, and only then run; no process is stopped for an artifact that cannot be fetched."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from e2e.stack.kube import Kube, Object, condition, conditions
 from e2e.stack.manifests import deployment, process_spec
 from e2e.stack.waiting import eventually, steadily
 from e2e.suite.fleet import AgentFleet
-from e2e.suite.judging import await_process, await_ready
+from e2e.suite.readiness import await_process, await_ready
 from e2e.suite.running import argv_of, is_alive
 from e2e.suite.site import served
 from e2e.suite.workloads import GRACE_S, sleeping
@@ -46,8 +46,8 @@ def running(name: str, kind: str, url: str, checksum: str | None) -> Object:
     return process_spec([name], execution={"terminationGracePeriodSeconds": GRACE_S}, artifact=artifact)
 
 
-def assert_had(process: Object, checksum: str) -> None:
-    """Check what the status tells of an artifact that was fetched and is what it shall be."""
+def assert_fetched(process: Object, checksum: str) -> None:
+    """Check the status of an artifact that was fetched and has the *checksum*."""
     assert condition(process, "ArtifactDownloaded") == "True"
     assert condition(process, "ArtifactVerified") == "True"
     assert checksum in process["status"]["artifactDigest"]
@@ -58,7 +58,7 @@ def test_a_file_artifact_is_verified_and_run(fleet: AgentFleet, kube: Kube, tmp_
     path, checksum = program(tmp_path, "tool")
     kube.apply(deployment("tool", running("tool", "file", f"file://{path}", checksum)))
     process = await_ready(kube, [device])[device]
-    assert_had(process, checksum)
+    assert_fetched(process, checksum)
     assert argv_of(process["status"]["pid"])[:1] == ("sleep",)
 
 
@@ -67,10 +67,10 @@ def test_an_http_artifact_is_fetched_verified_and_run(fleet: AgentFleet, kube: K
     folder, url = site
     _, checksum = program(folder, "tool")
     kube.apply(deployment("tool", running("tool", "http", f"{url}/tool", checksum)))
-    assert_had(await_ready(kube, [device])[device], checksum)
+    assert_fetched(await_ready(kube, [device])[device], checksum)
 
 
-def test_a_wrong_checksum_is_told_and_nothing_is_run(fleet: AgentFleet, kube: Kube, site: tuple[Path, str]) -> None:
+def test_a_wrong_checksum_is_reported_and_nothing_is_run(fleet: AgentFleet, kube: Kube, site: tuple[Path, str]) -> None:
     (device,) = fleet.add()
     folder, url = site
     program(folder, "tool")
@@ -88,7 +88,7 @@ def test_a_wrong_checksum_is_told_and_nothing_is_run(fleet: AgentFleet, kube: Ku
         pytest.param("absent", WRONG, "ArtifactDownloaded", id="not-found"),
     ],
 )
-def test_the_old_process_runs_on_while_its_successor_cannot_be_had(
+def test_the_old_process_runs_on_while_the_new_artifact_cannot_be_fetched(
     fleet: AgentFleet, kube: Kube, plan_check: PlanCheck, site: tuple[Path, str], name: str, checksum: str, kind: str
 ) -> None:
     (device,) = fleet.add()
@@ -102,5 +102,5 @@ def test_the_old_process_runs_on_while_its_successor_cannot_be_had(
     with plan_check.template("tool", running("tool", "http", f"{url}/tool", good)):
         await_done(kube, "tool")
     process = await_ready(kube, [device])[device]
-    assert_had(process, good)
+    assert_fetched(process, good)
     eventually(lambda: not is_alive(pid), what="the old process has ended")

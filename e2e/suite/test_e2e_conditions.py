@@ -10,7 +10,7 @@ from e2e.stack.kube import Kube, condition, conditions
 from e2e.stack.manifests import deployment, process_spec
 from e2e.stack.waiting import eventually
 from e2e.suite.fleet import AgentFleet
-from e2e.suite.judging import await_phase, await_process, await_ready
+from e2e.suite.readiness import await_phase, await_process, await_ready
 from e2e.suite.workloads import probed, shell, sleeping
 
 
@@ -38,19 +38,19 @@ def test_a_failing_health_check_makes_the_process_unhealthy_and_a_good_one_healt
 
 def test_the_failure_threshold_is_counted(fleet: AgentFleet, kube: Kube, tmp_path: Path) -> None:
     (device,) = fleet.add()
-    tally = tmp_path / "tally"
+    counter = tmp_path / "counter"
     # fails in its second and third run only: one short of the threshold
-    probe = f'echo x >>{tally}; n=$(wc -l <{tally}); [ "$n" -lt 2 ] || [ "$n" -gt 3 ]'
+    probe = f'echo x >>{counter}; n=$(wc -l <{counter}); [ "$n" -lt 2 ] || [ "$n" -gt 3 ]'
     check = probed(["/bin/sh", "-c", probe], failureThreshold=3)
     kube.apply(deployment("probed", sleeping(healthCheck=check)))
     await_ready(kube, [device])
     since = conditions(kube.processes()[device])["Healthy"]["lastTransitionTime"]
-    eventually(lambda: tally.read_text().count("x") >= 6, what="the probe ran on")
+    eventually(lambda: counter.read_text().count("x") >= 6, what="the probe ran on")
     healthy = conditions(kube.processes()[device])["Healthy"]
     assert (healthy["status"], healthy["lastTransitionTime"]) == ("True", since)
 
 
-def test_a_command_that_does_not_exist_is_told_and_nothing_is_started(
+def test_a_command_that_does_not_exist_is_reported_and_nothing_is_started(
     fleet: AgentFleet, kube: Kube, plan_check: PlanCheck
 ) -> None:
     (device,) = fleet.add()
@@ -99,7 +99,7 @@ def test_never_runs_to_completion_once(fleet: AgentFleet, kube: Kube, plan_check
     assert ran.read_text() == "x\nagain\n"  # a new spec runs once, too
 
 
-def test_never_tells_a_failure_and_does_not_try_again(fleet: AgentFleet, kube: Kube, tmp_path: Path) -> None:
+def test_never_reports_a_failure_and_does_not_try_again(fleet: AgentFleet, kube: Kube, tmp_path: Path) -> None:
     (device,) = fleet.add()
     ran = tmp_path / "ran"
     kube.apply(deployment("firmware", shell('echo x >>"$1"; exit 7', str(ran), restartPolicy="Never")))

@@ -1,4 +1,4 @@
-"""Changes that must be confirmed: by the annotation, over apiserver, gateway and agent; or taken back by the device."""
+"""Changes that need confirmation: the annotation reaches the agent, or the device reverts them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from e2e.stack.kube import PROCESSES, Kube, Object, condition, conditions
 from e2e.stack.manifests import deployment
 from e2e.stack.waiting import eventually
 from e2e.suite.fleet import AgentFleet
-from e2e.suite.judging import await_process, await_ready, revision
+from e2e.suite.readiness import await_process, await_ready, revision
 from e2e.suite.running import environment_of, is_alive
 from e2e.suite.workloads import change_template, sleeping
 
@@ -21,11 +21,11 @@ def manual(seconds: int) -> Object:
 
 def waits(fleet: AgentFleet, device: str) -> Any:
     """Return what the device itself says that the change waits for."""
-    return [process["confirmation"] for process in fleet.agent(device).thinks()["processes"]]
+    return [process["confirmation"] for process in fleet.agent(device).status()["processes"]]
 
 
 def changed(fleet: AgentFleet, kube: Kube, seconds: int) -> tuple[str, Object]:
-    """Return a device and its process after a change that somebody must confirm within *seconds*."""
+    """Return a device and its process after a change that must be confirmed within *seconds*."""
     (device,) = fleet.add()
     kube.apply(deployment("sleeper", sleeping("1")))
     await_ready(kube, [device])
@@ -33,8 +33,8 @@ def changed(fleet: AgentFleet, kube: Kube, seconds: int) -> tuple[str, Object]:
 
     def runs(process: Object) -> bool:
         status = process["status"]
-        told = status.get("observedGeneration") == process["metadata"]["generation"] and status.get("pid")
-        return revision(process) == "2" and condition(process, "ProcessStarted") == "True" and bool(told)
+        current = status.get("observedGeneration") == process["metadata"]["generation"] and status.get("pid")
+        return revision(process) == "2" and condition(process, "ProcessStarted") == "True" and bool(current)
 
     return device, await_process(kube, device, runs, "the change runs")
 
@@ -48,25 +48,27 @@ def test_the_annotation_with_the_hash_of_the_spec_confirms_a_change_and_no_other
 ) -> None:
     device, process = changed(fleet, kube, 3600)
     agent = fleet.agent(device)
-    before = agent.thinks()
+    before = agent.status()
     assert [wait["mode"] for wait in waits(fleet, device)] == ["Manual"]
     annotate(kube, process, "sha256:" + "0" * 64)
-    eventually(agent.thinks, lambda told: told["desiredETag"] != before["desiredETag"], what="the wrong word arrived")
+    eventually(
+        agent.status, lambda status: status["desiredETag"] != before["desiredETag"], what="the wrong hash arrived"
+    )
     assert [wait["mode"] for wait in waits(fleet, device)] == ["Manual"]
     annotate(kube, process, process["status"]["observedSpecHash"])
-    eventually(lambda: waits(fleet, device), lambda told: told == [None], what="the change is confirmed")
+    eventually(lambda: waits(fleet, device), lambda found: found == [None], what="the change is confirmed")
     after = await_ready(kube, [device])[device]
     assert (after["status"]["pid"], revision(after)) == (process["status"]["pid"], "2")
     assert condition(after, "RolledBack") != "True"
 
 
-def test_a_change_that_nobody_confirms_is_taken_back_though_the_agent_was_killed_meanwhile(
+def test_an_unconfirmed_change_is_reverted_although_the_agent_was_killed_meanwhile(
     fleet: AgentFleet, kube: Kube
 ) -> None:
     device, process = changed(fleet, kube, 10)
     fleet.agent(device).restart(kill=True)
-    told = await_process(kube, device, lambda item: condition(item, "RolledBack") == "True", "rolled back")
-    rolled_back = conditions(told)["RolledBack"]
+    process_after = await_process(kube, device, lambda item: condition(item, "RolledBack") == "True", "rolled back")
+    rolled_back = conditions(process_after)["RolledBack"]
     assert rolled_back["reason"] == "ConfirmTimedOut"
     assert rolled_back["message"] == "nobody confirmed the change within 10 s"
     assert not is_alive(process["status"]["pid"])

@@ -1,4 +1,4 @@
-"""The controller is killed again and again in one rollout, which ends as a quiet one does, within all budgets."""
+"""The controller is killed many times in one rollout, which ends as an undisturbed one does, within all budgets."""
 
 from __future__ import annotations
 
@@ -26,31 +26,31 @@ from e2e.stack.preloaded import Preloaded
 from e2e.stack.server import Server
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
-from e2e.suite.judging import revision
+from e2e.suite.readiness import revision
 from e2e.suite.workloads import sleeping
 
 NAME, LIMIT, PER_RACK, RACKS, CANARIES = "sleeper", 2, 1, 10, 5
 DEVICES, LAST = 60, 6
 FINISH_S = 150
 MAIN = "praetor_controller.cli:main"
-A_FEW = 10  # at least one kill of so many meets a controller that has begun to write
+A_FEW = 10  # at least one kill in ten meets a controller that has begun to write
 
 
 @pytest.fixture
-def calm(stack: Stack, kube: Kube) -> Iterator[Kube]:
-    """A second namespace, where nobody is killed."""
-    other = stack.kube(f"{kube.namespace}-calm").create_namespace()
+def undisturbed(stack: Stack, kube: Kube) -> Iterator[Kube]:
+    """A second namespace, where no controller is killed."""
+    other = stack.kube(f"{kube.namespace}-undisturbed").create_namespace()
     yield other
     other.delete_namespace()
 
 
 @pytest.mark.timeout(480)
 def test_the_end_is_the_same_and_no_budget_is_exceeded_when_the_controller_is_killed_at_random_moments(
-    stack: Stack, kube: Kube, calm: Kube, pytestconfig: pytest.Config
+    stack: Stack, kube: Kube, undisturbed: Kube, pytestconfig: pytest.Config
 ) -> None:
     kills, seed = pytestconfig.getoption("kills"), secrets.randbits(32)
-    fleets = {each: SimulatedFleet(stack, each) for each in (kube, calm)}
-    with _only(stack, _alone(stack, kube), _alone(stack, calm)) as (storm, _):
+    fleets = {each: SimulatedFleet(stack, each) for each in (kube, undisturbed)}
+    with _only(stack, _alone(stack, kube), _alone(stack, undisturbed)) as (storm, _):
         try:
             for each, fleet in fleets.items():
                 fleet.add(DEVICES, labels=lambda number: {"rack": f"r{number % RACKS}"})
@@ -58,17 +58,17 @@ def test_the_end_is_the_same_and_no_budget_is_exceeded_when_the_controller_is_ki
             for each in fleets:
                 await_done(each, NAME)
             with (
-                PlanCheck(stack, calm).change(NAME, approved=True, **_change()) as quiet,
+                PlanCheck(stack, undisturbed).change(NAME, approved=True, **_change()) as quiet,
                 PlanCheck(stack, kube).change(NAME, approved=True, **_change()) as stormy,
             ):
                 killed_at = _kill(storm, kills, random.Random(seed), kube)  # noqa: S311  # not secret
                 for each in fleets:
                     Ctl(stack.cluster.kubeconfig, each.namespace)("rollout", "approve", NAME, "--wave", "last")
                     await_done(each, NAME, within_s=FINISH_S)
-            for change, each in ((stormy, kube), (quiet, calm)):
+            for change, each in ((stormy, kube), (quiet, undisturbed)):
                 _within_budgets(change.timeline, fleets[each], f"seed {seed}")
                 assert _most_processes_of_a_device(change.record.states()) == 1
-            assert _end(kube) == _end(calm), f"seed {seed}"
+            assert _end(kube) == _end(undisturbed), f"seed {seed}"
             writers = {bisect(killed_at, offer.at) for offer in stormy.timeline.offers} - {len(killed_at)}
             assert len(writers) >= kills // A_FEW, f"seed {seed}: only {len(writers)} of {kills} kills met a writer"
             assert {item["metadata"]["generation"] for item in kube.list(PROCESSES)} == {2}
@@ -111,7 +111,7 @@ def _only(stack: Stack, *servers: Server) -> Iterator[tuple[Server, ...]]:
 
 
 def _kill(controller: Server, kills: int, chance: random.Random, kube: Kube) -> list[float]:
-    """Kill and restart *controller* so many times, at any moment from its start to well after its first write.
+    """Kill and restart *controller* *kills* times, at any moment from its start to well after its first write.
 
     Return when that was.
     """
@@ -146,14 +146,14 @@ def _most_processes_of_a_device(states: Sequence[dict[str, Object]]) -> int:
 
 def _end(kube: Kube) -> Any:
     """Return all that is left in the namespace, without what differs by time or chance."""
-    told = kube.deployment(NAME)
+    stored = kube.deployment(NAME)
     revisions = accepted(kube.api.get(f"/apis/apps/v1/namespaces/{kube.namespace}/controllerrevisions"))["items"]
     processes = {device: _process(item) for device, item in kube.processes().items()}
-    status = {key: value for key, value in told["status"].items() if key != "conditions"}
+    status = {key: value for key, value in stored["status"].items() if key != "conditions"}
     end = {
-        "status": status | {"conditions": {kind: each["status"] for kind, each in conditions(told).items()}},
-        "spec": told["spec"],
-        "generation": told["metadata"]["generation"],
+        "status": status | {"conditions": {kind: each["status"] for kind, each in conditions(stored).items()}},
+        "spec": stored["spec"],
+        "generation": stored["metadata"]["generation"],
         "revisions": sorted((item["revision"], item["metadata"]["name"], item["data"]) for item in revisions),
         "processes": processes,
         "deployments": len(kube.list(DEPLOYMENTS)),
@@ -163,11 +163,11 @@ def _end(kube: Kube) -> Any:
 
 def _process(item: Object) -> Object:
     metadata, status = item["metadata"], item["status"]
-    notes = {key: value for key, value in metadata["annotations"].items() if key != "azure.com/offered-at"}
+    annotations = {key: value for key, value in metadata["annotations"].items() if key != "azure.com/offered-at"}
     return {
         "name": metadata["name"],
         "labels": metadata["labels"],
-        "annotations": notes,
+        "annotations": annotations,
         "spec": item["spec"],
         "phase": status["phase"],
         "observed": status["observedGeneration"],

@@ -8,7 +8,7 @@ from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 from e2e.suite.device_api import DeviceApi
 from e2e.suite.fleet import AgentFleet
-from e2e.suite.judging import await_phase, await_ready, phase
+from e2e.suite.readiness import await_phase, await_ready, phase
 from e2e.suite.running import argv_of, environment_of, is_alive
 from e2e.suite.workloads import sleeping
 
@@ -63,7 +63,7 @@ def test_what_the_gateway_serves_is_what_the_controller_wrote(stack: Stack, flee
     assert item["spec"]["execution"]["args"] == ["infinity"]
 
 
-def test_the_device_runs_the_process_and_its_status_tells_the_truth(fleet: AgentFleet, kube: Kube) -> None:
+def test_the_device_runs_the_process_and_its_status_agrees_with_the_kernel(fleet: AgentFleet, kube: Kube) -> None:
     (device,) = fleet.add()
     kube.apply(deployment("sleeper", sleeping("7")))
     process = await_ready(kube, [device])[device]
@@ -95,19 +95,19 @@ def test_the_deployment_counts_its_processes_and_becomes_available(fleet: AgentF
     assert condition(done, "Progressing") == "True"
 
 
-def test_the_device_is_connected_and_its_switch_tells_what_the_agent_found(fleet: AgentFleet) -> None:
+def test_the_device_is_connected_and_its_switch_has_the_facts_of_the_agent(fleet: AgentFleet) -> None:
     device = fleet.declare()
     fleet.power_on(device)
     switch = fleet.await_connected(device)
-    told = eventually(
-        lambda: fleet.kube.switch(device)["status"], lambda status: status.get("facts"), what="facts are told"
+    status = eventually(
+        lambda: fleet.kube.switch(device)["status"], lambda status: status.get("facts"), what="facts are reported"
     )
-    assert told["agentVersion"]
-    assert told["bootID"]
+    assert status["agentVersion"]
+    assert status["bootID"]
     assert conditions(switch)["AgentConnected"]["reason"]
 
 
-def test_what_happens_is_told_as_events(fleet: AgentFleet, kube: Kube) -> None:
+def test_changes_are_recorded_as_events(fleet: AgentFleet, kube: Kube) -> None:
     (device,) = fleet.add()
     kube.apply(deployment("sleeper", sleeping()))
     name = await_ready(kube, [device])[device]["metadata"]["name"]
@@ -116,7 +116,7 @@ def test_what_happens_is_told_as_events(fleet: AgentFleet, kube: Kube) -> None:
         return {(event["regarding"]["name"], event["reason"]) for event in kube.events()}
 
     wanted = {(name, "ProcessStarted"), (name, "Healthy"), (device, "AgentConnected")}
-    eventually(reasons, lambda told: told >= wanted, what=f"events {wanted}")
+    eventually(reasons, lambda seen: seen >= wanted, what=f"events {wanted}")
 
 
 def test_a_process_written_by_hand_needs_neither_deployment_nor_switch(

@@ -1,4 +1,4 @@
-"""Devices that are dead hold nothing up; a version that kills devices goes no further than its first wave."""
+"""Dead devices hold nothing up; a version that kills devices goes no further than its first wave."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from e2e.rollouts.scenario import await_done
 from e2e.stack.kube import Kube, Object, condition, conditions
 from e2e.stack.manifests import deployment
 from e2e.stack.waiting import eventually
-from e2e.suite.judging import is_ready, revision
+from e2e.suite.readiness import is_ready, revision
 from e2e.suite.workloads import sleeping
 
 NAME, DEADLY, DEVICES, CANARIES, LIMIT = "sleeper", "v3-deadly", 100, 6, 10
@@ -20,11 +20,11 @@ def test_a_fleet_with_dead_devices_finishes_and_a_version_that_kills_devices_sto
     devices = simulated.declare(DEVICES)
     dying, living = devices[:5], devices[5:]
     simulated.power_on(living, f"--silent-on={DEADLY}")
-    doomed = simulated.power_on(dying)
+    lost = simulated.power_on(dying)
     simulated.await_connected((*living, *dying))
     kube.apply(_sleeper())
     await_done(kube, NAME)
-    doomed.stop()
+    lost.stop()
     simulated.await_connected(dying, "False")
 
     with plan_check.template(NAME, sleeping("2")) as change:

@@ -92,7 +92,7 @@ def test_a_long_poll_that_waits_in_vain_ends_with_304_in_its_time(device: Device
     assert 0.9 < time.monotonic() - started < 20
 
 
-def test_a_device_that_nobody_declared_gets_an_empty_state(stack: Stack, kube: Kube) -> None:
+def test_an_undeclared_device_gets_an_empty_state(stack: Stack, kube: Kube) -> None:
     stranger = DeviceApi.of(stack, f"{kube.namespace}-stranger")
     answer = stranger.desired()
     assert (answer.status_code, answer.json()["items"]) == (200, [])
@@ -107,7 +107,7 @@ def test_a_report_is_acknowledged_with_what_saves_the_next_poll(device: DeviceAp
     assert ack["heartbeatIntervalSeconds"] == 1
 
 
-def test_the_original_agents_report_is_taken(device: DeviceApi, kube: Kube) -> None:
+def test_the_original_agents_report_is_accepted(device: DeviceApi, kube: Kube) -> None:
     item = device.desired().json()["items"][0]
     observation = {
         "namespace": item["namespace"],
@@ -164,7 +164,7 @@ def test_a_device_cannot_speak_for_another_ones_process(stack: Stack, fleet: Age
     assert answer.status_code == 200
     owner.report(heartbeat=True, observations=[{**lie, "processStarted": True, "healthy": True}])
     status = eventually(
-        lambda: kube.process("victim").get("status") or {}, lambda seen: seen.get("phase"), what="a phase is told"
+        lambda: kube.process("victim").get("status") or {}, lambda seen: seen.get("phase"), what="a phase is reported"
     )
     assert status["phase"] == "Running"
 

@@ -1,4 +1,4 @@
-"""Heartbeats that tell nothing new cost the apiserver nothing, counted by the apiserver itself."""
+"""Heartbeats without a change cost the apiserver no request, by its own count."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from e2e.stack.stack import Stack, StackSettings
 from e2e.stack.waiting import eventually
 from e2e.suite.device_api import DeviceApi
 from e2e.suite.heartbeats import Beats
-from e2e.suite.judging import await_ready
+from e2e.suite.readiness import await_ready
 from e2e.suite.workloads import sleeping
 
 DEVICES = 200
@@ -29,51 +29,51 @@ OURS = ("deviceprocesses", "deviceprocessdeployments", "networkswitches", "event
 
 
 @pytest.fixture
-def calm(stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[Stack]:
+def own_gateway(stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[Stack]:
     """A gateway for the test's namespace alone, at a real fleet's pace but for how often a device may report."""
     stack.gateway.program.terminate()
     settings = StackSettings(namespace=kube.namespace, heartbeat=15, gateway_flags=("--device-rate=1000",))
-    own = Stack(stack.cluster, tmp_path / "calm", settings)
+    own = Stack(stack.cluster, tmp_path / "own-gateway", settings)
     own.gateway.start()
     yield own
     own.stop()
 
 
 @pytest.mark.needs("counts")
-def test_ten_thousand_heartbeats_with_nothing_new_cause_no_request(
-    cluster: Cluster, calm: Stack, kube: Kube, record_testsuite_property: Any
+def test_ten_thousand_heartbeats_without_a_change_cause_no_request(
+    cluster: Cluster, own_gateway: Stack, kube: Kube, record_testsuite_property: Any
 ) -> None:
     devices = [f"{kube.namespace}-{number}" for number in range(DEVICES)]
     kube.apply(*map(network_switch, devices), deployment("sleeper", sleeping()))
     eventually(kube.processes, lambda found: len(found) == DEVICES, what="every device has a process")
-    told = {device: [_started(calm, device)] for device in devices}
-    beats = Beats(calm.gateway_url, {device: calm.token(device) for device in devices})
-    beats.send(1, told.__getitem__)
+    observations = {device: [_started(own_gateway, device)] for device in devices}
+    beats = Beats(own_gateway.gateway_url, {device: own_gateway.token(device) for device in devices})
+    beats.send(1, observations.__getitem__)
     await_ready(kube, devices)
     # counts know no namespaces, and those of earlier tests are not waited for when they are deleted
     eventually(lambda: _deployed(kube), lambda found: found == {kube.namespace}, what="earlier deployments are gone")
     before = _settled(cluster)
-    sent = beats.send(ROUNDS - 1) + beats.send(1, told.__getitem__)
+    sent = beats.send(ROUNDS - 1) + beats.send(1, observations.__getitem__)
     caused = _ours(cluster) - before
     renewals = sum(count for request, count in caused.items() if request.resource == LEASES)
-    beyond = {request: count for request, count in caused.items() if not _by_the_clock(request, count)}
+    beyond = {request: count for request, count in caused.items() if not _is_periodic(request, count)}
     record_testsuite_property("lease requests meanwhile", renewals)
     print(f"{sent} heartbeats; requests for Leases meanwhile: {renewals}")
     assert sent == DEVICES * ROUNDS
     assert beyond == {}
 
 
-def _by_the_clock(request: Request, count: int) -> bool:
-    """Tell whether heartbeats have no part in it: Leases are renewed, and each watch is renewed after minutes."""
+def _is_periodic(request: Request, count: int) -> bool:
+    """Return whether the requests happen without heartbeats: Leases, and watches after minutes, are renewed."""
     return request.resource == LEASES or (request.verb == "WATCH" and count <= WATCHERS)
 
 
 def _started(stack: Stack, device: str) -> dict[str, Any]:
     """Return the observation of the device's process, running as it shall."""
     (item,) = DeviceApi.of(stack, device).desired().json()["items"]
-    told = {"observedSpecHash": item["specHash"], "processStarted": True, "healthy": True}
-    told |= {"pid": 42, "startTime": "2026-01-01T00:00:00Z"}
-    return {key: item[key] for key in ("namespace", "name", "uid")} | told
+    observation = {"observedSpecHash": item["specHash"], "processStarted": True, "healthy": True}
+    observation |= {"pid": 42, "startTime": "2026-01-01T00:00:00Z"}
+    return {key: item[key] for key in ("namespace", "name", "uid")} | observation
 
 
 def _deployed(kube: Kube) -> set[str]:

@@ -16,7 +16,7 @@ from e2e.stack.kube import Kube
 from e2e.stack.manifests import deployment, network_switch
 from e2e.stack.waiting import eventually, steadily
 from e2e.suite.fleet import AgentFleet
-from e2e.suite.judging import await_ready
+from e2e.suite.readiness import await_ready
 from e2e.suite.running import environment_of
 from e2e.suite.workloads import change_template, sleeping
 
@@ -63,19 +63,17 @@ def test_events_are_seen_by_kubectl(kubectl: Kubectl, fleet: AgentFleet, kube: K
     await_ready(kube, [device])
     eventually(
         lambda: kubectl("get", "events"),
-        lambda told: all(word in told for word in ("ProcessStarted", "Healthy", f"sleeper-{device}")),
+        lambda printed: all(word in printed for word in ("ProcessStarted", "Healthy", f"sleeper-{device}")),
         what="kubectl get events shows them",
     )
     eventually(
         lambda: kubectl("describe", "dp", f"sleeper-{device}"),
-        lambda told: "ProcessStarted" in told.partition("Events:")[2],
+        lambda printed: "ProcessStarted" in printed.partition("Events:")[2],
         what="kubectl describe shows them",
     )
 
 
-def test_the_veto_of_somebody_at_a_device_is_read_in_kubectl_get(
-    kubectl: Kubectl, fleet: AgentFleet, kube: Kube
-) -> None:
+def test_a_hold_on_a_device_is_shown_by_kubectl_get(kubectl: Kubectl, fleet: AgentFleet, kube: Kube) -> None:
     (device,) = fleet.add()
     kube.apply(deployment("sleeper", sleeping("1")))
     pid = await_ready(kube, [device])[device]["status"]["pid"]
@@ -85,7 +83,7 @@ def test_the_veto_of_somebody_at_a_device_is_read_in_kubectl_get(
     eventually(lambda: _cells(kubectl, "Held"), lambda cells: cells == ["True"], what="the hold is seen")
     assert _cells(kubectl, "Hold") == [f"held by {hold}: fans are being changed, ask the night shift"]
     change_template(kube, "sleeper", sleeping("2"))
-    steadily(lambda: _revision(kube, device), lambda told: told == "1", what="nothing changes", for_s=2)
+    steadily(lambda: _revision(kube, device), lambda found: found == "1", what="nothing changes", for_s=2)
     assert kube.processes()[device]["status"]["pid"] == pid
     assert kube.deployment("sleeper")["status"]["reasons"] == {"UpdateHeld": 1}
     hold.unlink()
@@ -93,7 +91,7 @@ def test_the_veto_of_somebody_at_a_device_is_read_in_kubectl_get(
     eventually(lambda: _cells(kubectl, "Held"), lambda cells: cells == ["False"], what="the release is seen")
 
 
-def test_kubectl_tells_what_is_wrong_with_a_manifest(kubectl: Kubectl, kube: Kube) -> None:
+def test_kubectl_reports_the_wrong_field_of_a_manifest(kubectl: Kubectl, kube: Kube) -> None:
     bad = deployment("bad", {"execution": {"backend": "magic", "command": ["x"]}})
     with pytest.raises(Exception, match=r"spec\.template\.spec\.execution\.backend"):
         kubectl("apply", "--validate=false", "-f", "-", stdin=yaml.safe_dump(bad))

@@ -23,7 +23,7 @@ from e2e.stack.kube import DEPLOYMENTS, Kube, Object, conditions
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
-from e2e.suite.judging import await_ready, is_ready
+from e2e.suite.readiness import await_ready, is_ready
 from e2e.suite.running import argv_of, directory_of, environment_of, user_of
 from e2e.suite.workloads import probed
 
@@ -89,8 +89,8 @@ def words_of(device: LabDevice, path: str) -> tuple[str, ...]:
 
 def assert_as_specified(device: LabDevice, pid: int, words: Sequence[str], added: Set[str] = ADDED) -> None:
     assert words_of(device, f"/proc/{pid}/cmdline") == ("/bin/sh", "-c", SCRIPT, "sh", *words)
-    told = dict(word.split("=", 1) for word in words_of(device, f"/proc/{pid}/environ"))
-    assert {name: told[name] for name in told.keys() - added} == {
+    environment = dict(word.split("=", 1) for word in words_of(device, f"/proc/{pid}/environ"))
+    assert {name: environment[name] for name in environment.keys() - added} == {
         f"V{number}": word for number, word in enumerate(words)
     }
     assert device.run("readlink", f"/proc/{pid}/cwd").strip() == "/var/tmp"
@@ -103,14 +103,14 @@ def assert_limited(kube: Kube, device: LabDevice, backend: str, pid: int) -> Non
     Control groups limit it; what it may have as a process, its rlimits, is what its agent may have.
     """
     process = kube.process(f"{backend}-{device.name}")
-    told = str(conditions(process).get("SpecWarning", {}).get("message", ""))
-    missing = {resource for resource in RESOURCES if resource in told}
+    warning = str(conditions(process).get("SpecWarning", {}).get("message", ""))
+    missing = {resource for resource in RESOURCES if resource in warning}
     expected = Limits(**{name: None if name in missing else getattr(LIMITS, name) for name in RESOURCES})
-    assert limits_of(device.read, pid) == expected, told
+    assert limits_of(device.read, pid) == expected, warning
     agent = int(device.run("pgrep", "-o", "-f", "praetor_agent run"))
     assert rlimits_of(device.read, pid) == rlimits_of(device.read, agent)
     writable = device.run("sh", "-c", "test -w /sys/fs/cgroup/memory -o -w /sys/fs/cgroup/cgroup.procs; echo $?")
-    assert (missing == set()) == (writable == "0\n"), told
+    assert (missing == set()) == (writable == "0\n"), warning
 
 
 def test_init_scripts_and_processes_get_what_the_spec_says_and_outlive_agent_and_power(
@@ -136,13 +136,13 @@ def test_init_scripts_and_processes_get_what_the_spec_says_and_outlive_agent_and
         assert_as_specified(device, pid, words)
 
     device.pull_the_plug()
-    device.power_on()  # nobody starts the agent
-    told = eventually(
+    device.power_on()  # and start no agent
+    printed = eventually(
         lambda: device.run("/bin/sh", "-c", f"{script} status; true"),
         lambda said: " runs, process " in said,
         what="init has started it",
     )
-    pid = int(told.split()[-1])
+    pid = int(printed.split()[-1])
     eventually(
         lambda: words_of(device, f"/proc/{pid}/cmdline")[0] == "/bin/sh", what="our stage gave way to the program"
     )
@@ -180,7 +180,7 @@ def test_an_init_script_comes_up_by_itself_under_the_init_of_busybox(
         (link,) = device.run("sh", "-c", "ls -d /etc/init.d/S95praetor-initd-*").split()
 
         device.pull_the_plug()
-        device.power_on()  # nobody starts the agent
+        device.power_on()  # and start no agent
         pid = int(device.run(link, "status").split()[-1])
         assert_as_specified(device, pid, words)
         start_agent(device, stack.gateway_url, stack.token(name))
@@ -238,8 +238,8 @@ def test_containers_get_what_the_spec_says(stack: Stack, kube: Kube, tmp_path: P
         kube.apply(deployment("container", spec))
         pid = int(await_ready(kube, [name])[name]["status"]["pid"])
         assert argv_of(pid) == ("/bin/sh", "-c", SCRIPT, "sh", *words)
-        told = environment_of(pid)
-        assert {key: value for key, value in told.items() if key[0] == "V"} == {
+        environment = environment_of(pid)
+        assert {key: value for key, value in environment.items() if key[0] == "V"} == {
             f"V{n}": word for n, word in enumerate(words)
         }
         assert (directory_of(pid), user_of(pid)) == (Path("/tmp"), 65534)

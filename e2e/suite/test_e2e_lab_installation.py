@@ -33,8 +33,8 @@ class Switch(LabDevice):
 
     def agent_pid(self) -> int:
         """Return the process id of the agent that runs."""
-        told = self._run(("pgrep", "-o", "-f", "--", f"-I {ROOT}/versions"), None).stdout
-        return int(told or 0)
+        printed = self._run(("pgrep", "-o", "-f", "--", f"-I {ROOT}/versions"), None).stdout
+        return int(printed or 0)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_an_installed_agent_comes_back_when_killed_and_its_processes_do_not_care
         switch.run("ls", "-d", STATE)
 
 
-def test_a_broken_new_version_gives_way_to_the_old_one_which_tells_of_it(switch: Switch, gateway: FakeGateway) -> None:
+def test_a_broken_new_version_gives_way_to_the_old_one_which_reports_it(switch: Switch, gateway: FakeGateway) -> None:
     pid = _installed(switch, gateway)
     with pytest.raises(LabError, match=r"is back: 9.9.9-"):
         switch.agent("upgrade", f"{PLACE}/crashes.pyz")

@@ -34,7 +34,7 @@ from e2e.stack.kube import PROCESSES, Kube, Object, condition
 from e2e.stack.manifests import device_process, network_switch, process_spec
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
-from e2e.suite.judging import is_ready, phase
+from e2e.suite.readiness import is_ready, phase
 from e2e.suite.site import served
 from praetor_agent.state import JsonFile
 
@@ -47,12 +47,12 @@ SLEEP = ("sleep", "100000")
 BACKENDS = {"systemd": ("systemd", "process"), "sysv": ("initd", "process")}
 
 
-class Victim(ABC):
+class Target(ABC):
     """A device with a process of each of its backends, a job, and one that comes and goes."""
 
     backends: tuple[str, ...]
     slowness = 1
-    """Of so many kills it gets one, that all are done at a time."""
+    """It gets one kill in that many, so that all devices are done at a time."""
 
     def __init__(self, name: str, state: Path, folder: Path, kube: Kube) -> None:
         self.name = name
@@ -87,7 +87,7 @@ class Victim(ABC):
                 self._kube.delete(PROCESSES, f"{self.name}-guest-{backend}")
 
     def desire_bystanders(self) -> None:
-        """Ask for processes that nobody changes."""
+        """Ask for processes that never change."""
         for backend in self.backends:
             self._apply(f"still-{backend}", "0", backend)
 
@@ -138,11 +138,11 @@ class Victim(ABC):
     def _ended(self, name: str) -> bool:
         process = self._process(name)
         current = process["status"]["observedGeneration"] >= process["metadata"]["generation"]
-        lost = process["status"].get("lastTerminationReason") == "Lost"  # nobody knows whether it ran
+        lost = process["status"].get("lastTerminationReason") == "Lost"  # so it is unknown whether it ran
         return current and (phase(process) == "Succeeded" or lost) and condition(process, "SpecObserved") == "True"
 
 
-class Booted(Victim):
+class Booted(Target):
     """A device of its own init system, on a disk of its own."""
 
     def __init__(self, init: str, root: Path, folder: Path, kube: Kube, stack: Stack, site: tuple[Path, str]) -> None:
@@ -169,8 +169,8 @@ class Booted(Victim):
         await_agent(self.state, runs=False)
 
     def cut_power(self) -> None:
-        """Switch the device and its disk off, and on again; nobody starts the agent."""
-        self.device.pull_the_plug()  # first, or what still runs would see a broken disk; nobody flushes meanwhile
+        """Switch the device and its disk off, and on again; the agent is not started."""
+        self.device.pull_the_plug()  # first, or what still runs would see a broken disk
         self.disk.cut_power()
         self.disk.restore_power()
         self.device.power_on()
@@ -194,7 +194,7 @@ class Booted(Victim):
         assert len(known) == len(begun) == lasting, (known, begun)
 
 
-class WithPodman(Victim):
+class WithPodman(Target):
     """This machine, whose podman cannot pull what the agent can: from a registry without TLS."""
 
     backends = ("container",)
@@ -236,7 +236,7 @@ class WithPodman(Victim):
         assert len(self._containers()) == len(self.lasting(revision)), self._containers()
 
     def close(self) -> None:
-        """Leave nothing on this machine."""
+        """Remove everything from this machine."""
         self._stack.remove_agents([self.name] if self.name in self._stack.agents else [])
         for container in self._containers("--all"):
             podman("rm", "-f", "-t", "0", container)
@@ -254,7 +254,7 @@ def why_no_podman() -> str | None:
 
 
 @pytest.fixture
-def victims(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[list[Victim]]:
+def targets(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[list[Target]]:
     """A device of each init system, and one that has podman."""
     systemd, plain = rootfs(), sysv.rootfs()
     missing = why_unavailable(systemd) or sysv.why_unavailable(plain) or disks.why_unavailable() or why_no_podman()
@@ -269,11 +269,11 @@ def victims(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: 
         found = [
             Booted(init, root, tmp_path, kube, stack, site) for init, root in (("systemd", systemd), ("sysv", plain))
         ]
-        for victim in found:
-            opened.enter_context(victim.disk)
-            victim.prepare()
+        for target in found:
+            opened.enter_context(target.disk)
+            target.prepare()
         pool = opened.enter_context(ThreadPoolExecutor())
-        for booted in pool.map(lambda victim: opened.enter_context(victim.device), found):
+        for booted in pool.map(lambda target: opened.enter_context(target.device), found):
             assert booted.init
         contained = WithPodman(tmp_path, kube, stack, opened.enter_context(serving(tmp_path)))
         opened.callback(contained.close)
@@ -281,42 +281,42 @@ def victims(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: 
 
 
 def test_agents_killed_and_devices_without_power_at_random_moments(
-    victims: list[Victim], pytestconfig: pytest.Config
+    targets: list[Target], pytestconfig: pytest.Config
 ) -> None:
     kills, cuts = (pytestconfig.getoption(option) for option in ("agent_kills", "power_cuts"))
     seed = secrets.randbits(32)
-    print(f"seed {seed}")  # told only when it fails
+    print(f"seed {seed}")  # pytest shows it only when the test fails
     with ThreadPoolExecutor() as pool:
-        stories = [
-            pool.submit(_story, victim, kills // victim.slowness, cuts, random.Random(seed))  # noqa: S311
-            for victim in victims
+        scenarios = [
+            pool.submit(_scenario, target, kills // target.slowness, cuts, random.Random(seed))  # noqa: S311
+            for target in targets
         ]
-        for story in stories:
-            story.result()
+        for scenario in scenarios:
+            scenario.result()
 
 
-def _story(victim: Victim, kills: int, cuts: int, chance: random.Random) -> None:
-    victim.desire_bystanders()
-    victim.desire(0)
-    victim.start()
-    victim.settle(0)
+def _scenario(target: Target, kills: int, cuts: int, chance: random.Random) -> None:
+    target.desire_bystanders()
+    target.desire(0)
+    target.start()
+    target.settle(0)
     revision = 0
     while kills > 0:
         revision += 1
-        victim.desire(revision)
+        target.desire(revision)
         for _ in range(min(kills, KILLS_A_CHANGE)):
             time.sleep(chance.uniform(0, WORST_MOMENT_S))
-            victim.kill()
-            victim.start()
+            target.kill()
+            target.start()
         kills -= KILLS_A_CHANGE
-        victim.settle(revision)
-        victim.check(revision, boots=1)
-    for number in range(cuts if isinstance(victim, Booted) else 0):
-        assert isinstance(victim, Booted)
+        target.settle(revision)
+        target.check(revision, boots=1)
+    for number in range(cuts if isinstance(target, Booted) else 0):
+        assert isinstance(target, Booted)
         revision += 1
-        victim.desire(revision)
+        target.desire(revision)
         time.sleep(chance.uniform(0, 2 * WORST_MOMENT_S))
-        victim.cut_power()
-        victim.start()
-        victim.settle(revision)
-        victim.check(revision, boots=number + 2)
+        target.cut_power()
+        target.start()
+        target.settle(revision)
+        target.check(revision, boots=number + 2)

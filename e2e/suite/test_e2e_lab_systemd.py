@@ -15,7 +15,7 @@ from e2e.stack.kube import DEPLOYMENTS, Kube, Object, condition, conditions
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
-from e2e.suite.judging import await_phase, await_ready, is_ready
+from e2e.suite.readiness import await_phase, await_ready, is_ready
 from e2e.suite.workloads import change_template, probed
 
 pytestmark = pytest.mark.lab
@@ -65,13 +65,13 @@ def test_what_the_status_says_is_what_systemctl_says(
     unit = _unit(device)
     pid = _assert_same(device, unit, process)
     assert device.words(f"/proc/{pid}/cmdline")[1:] == ("-c", SCRIPT, "exporter", *ARGUMENTS)
-    told = dict(word.split("=", 1) for word in device.words(f"/proc/{pid}/environ"))
-    assert (told["REVISION"], told["ODD"]) == ("1", ODD)
+    environment = dict(word.split("=", 1) for word in device.words(f"/proc/{pid}/environ"))
+    assert (environment["REVISION"], environment["ODD"]) == ("1", ODD)
     assert device.run("readlink", f"/proc/{pid}/cwd").strip() == "/var/tmp"
     assert device.run("stat", "-c", "%U", f"/proc/{pid}").strip() == "nobody"
 
     _assert_restarted_when_killed(device, kube, unit, pid)
-    _assert_set_right_when_stopped(device, kube, unit)
+    _assert_started_again_when_stopped(device, kube, unit)
     _assert_left_alone_by_a_restart_of_the_agent(device, kube, unit)
 
     with plan_check.template("exporter", _exporter("2")):
@@ -84,7 +84,7 @@ def test_what_the_status_says_is_what_systemctl_says(
     pid = _assert_same(device, _unit(device), process)
     assert "REVISION=2" in device.words(f"/proc/{pid}/environ")
 
-    _assert_back_after_a_power_cut_and_without_the_change_that_nobody_confirmed(device, stack, kube)
+    _assert_back_after_a_power_cut_and_without_the_unconfirmed_change(device, stack, kube)
 
     unit = _unit(device)
     kube.delete(DEPLOYMENTS, "exporter")
@@ -107,12 +107,12 @@ def test_a_unit_that_runs_to_completion_runs_once(device: LabDevice, kube: Kube)
     assert device.run("cat", "/var/tmp/ran") == "x\n"
 
 
-def test_what_systemd_cannot_execute_is_told(device: LabDevice, kube: Kube) -> None:
+def test_a_command_that_systemd_cannot_execute_is_reported(device: LabDevice, kube: Kube) -> None:
     kube.apply(deployment("absent", process_spec(["/no/such/program"], backend="systemd")))
     process = eventually(
         lambda: kube.processes()[device.name],
         lambda item: condition(item, "ProcessStarted") == "False" and "203/EXEC" in str(item["status"]),
-        what="the status tells why",
+        what="the status has the reason",
     )
     assert not is_ready(process)
 
@@ -148,9 +148,9 @@ def _unit(device: LabDevice) -> str:
 
 def _assert_same(device: LabDevice, unit: str, process: Object) -> int:
     """Check that systemd and the status agree on one running process; return its id on the device."""
-    told = device.unit(unit, "ActiveState", "SubState", "MainPID", "LoadState")
+    state = device.unit(unit, "ActiveState", "SubState", "MainPID", "LoadState")
     pid = process["status"]["pid"]
-    assert told == {"ActiveState": "active", "SubState": "running", "MainPID": str(pid), "LoadState": "loaded"}
+    assert state == {"ActiveState": "active", "SubState": "running", "MainPID": str(pid), "LoadState": "loaded"}
     assert process["status"]["phase"] == "Running"
     return int(pid)
 
@@ -159,7 +159,7 @@ def _assert_new_instance(device: LabDevice, kube: Kube, unit: str, old: int) -> 
     process = eventually(
         lambda: kube.processes()[device.name],
         lambda item: is_ready(item) and item["status"]["pid"] != old,
-        what="the status tells a new process",
+        what="the status has a new process",
     )
     _assert_same(device, unit, process)
     assert process["status"]["restartCount"] >= 1
@@ -170,7 +170,7 @@ def _assert_restarted_when_killed(device: LabDevice, kube: Kube, unit: str, pid:
     _assert_new_instance(device, kube, unit, pid)
 
 
-def _assert_set_right_when_stopped(device: LabDevice, kube: Kube, unit: str) -> None:
+def _assert_started_again_when_stopped(device: LabDevice, kube: Kube, unit: str) -> None:
     pid = int(device.unit(unit, "MainPID")["MainPID"])
     device.run("systemctl", "stop", unit)
     _assert_new_instance(device, kube, unit, pid)
@@ -183,7 +183,7 @@ def _assert_left_alone_by_a_restart_of_the_agent(device: LabDevice, kube: Kube, 
         device.run("systemctl", command, AGENT)
         eventually(
             lambda agent=agent: device.unit(AGENT, "MainPID", "SubState"),  # type: ignore[misc]
-            lambda told, agent=agent: told["SubState"] == "running" and told["MainPID"] != agent["MainPID"],  # type: ignore[misc]
+            lambda state, agent=agent: state["SubState"] == "running" and state["MainPID"] != agent["MainPID"],  # type: ignore[misc]
             what="another agent runs",
         )
     kube.apply(deployment("probe", process_spec(["/bin/sleep", "infinity"], backend="systemd")))
@@ -193,7 +193,7 @@ def _assert_left_alone_by_a_restart_of_the_agent(device: LabDevice, kube: Kube, 
     assert device.unit(unit, "MainPID", "InvocationID") == before
 
 
-def _assert_back_after_a_power_cut_and_without_the_change_that_nobody_confirmed(
+def _assert_back_after_a_power_cut_and_without_the_unconfirmed_change(
     device: LabDevice, stack: Stack, kube: Kube
 ) -> None:
     """Check that a device that lost power and its disk but for the agent's state runs what it ran; a change that

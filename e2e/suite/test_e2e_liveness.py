@@ -1,4 +1,4 @@
-"""Who is connected: silence is noticed, also across our own restarts, and nobody is called dead for our sake."""
+"""Liveness: silent devices are found, also across restarts of the gateway, and no other device is disconnected."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 from e2e.suite.connections import disconnections, pass_time
 from e2e.suite.fleet import AgentFleet
-from e2e.suite.judging import await_process, await_ready, phase
+from e2e.suite.readiness import await_process, await_ready, phase
 from e2e.suite.running import is_alive
 from e2e.suite.workloads import prompt
 
@@ -34,7 +34,7 @@ def test_a_silent_device_is_disconnected_and_its_process_unknown_until_it_is_hea
     assert condition(fleet.await_connected(device), "AgentConnected") == "True"
 
 
-def test_disconnection_and_return_are_told_as_events(fleet: AgentFleet, kube: Kube) -> None:
+def test_disconnection_and_reconnection_are_recorded_as_events(fleet: AgentFleet, kube: Kube) -> None:
     device, _ = fleet.add(2)
     fleet.agent(device).program.kill()
     fleet.await_connected(device, "False")
@@ -45,7 +45,7 @@ def test_disconnection_and_return_are_told_as_events(fleet: AgentFleet, kube: Ku
         return {event["reason"] for event in kube.events() if event["regarding"]["name"] == device}
 
     wanted = {"AgentConnected", "AgentDisconnected"}
-    eventually(reasons, lambda told: told >= wanted, what=f"events {wanted}")
+    eventually(reasons, lambda seen: seen >= wanted, what=f"events {wanted}")
 
 
 def test_a_frozen_agent_is_silent_and_a_thawed_one_is_back(fleet: AgentFleet) -> None:
@@ -56,7 +56,7 @@ def test_a_frozen_agent_is_silent_and_a_thawed_one_is_back(fleet: AgentFleet) ->
     fleet.await_connected(device)
 
 
-def test_a_device_that_died_while_no_gateway_was_up_is_found_and_no_other_is_blamed(
+def test_a_device_that_died_while_no_gateway_was_up_is_found_and_no_other_is_disconnected(
     stack: Stack, fleet: AgentFleet, kube: Kube
 ) -> None:
     device, *_ = devices = fleet.add(3)
@@ -72,7 +72,7 @@ def test_a_device_that_died_while_no_gateway_was_up_is_found_and_no_other_is_bla
     assert disconnected() == {device}
 
 
-def test_a_restart_of_the_gateway_disconnects_nobody(stack: Stack, fleet: AgentFleet, kube: Kube) -> None:
+def test_a_restart_of_the_gateway_disconnects_no_device(stack: Stack, fleet: AgentFleet, kube: Kube) -> None:
     devices = fleet.add(3)
     kube.apply(deployment("sleeper", prompt()))
     await_ready(kube, devices)
@@ -84,7 +84,7 @@ def test_a_restart_of_the_gateway_disconnects_nobody(stack: Stack, fleet: AgentF
     assert disconnected() == {devices[0]}
 
 
-def test_a_gateway_that_was_frozen_for_long_blames_no_device(stack: Stack, fleet: AgentFleet, kube: Kube) -> None:
+def test_a_gateway_that_was_frozen_for_long_disconnects_no_device(stack: Stack, fleet: AgentFleet, kube: Kube) -> None:
     devices = fleet.add(2)
     with disconnections(stack, kube) as disconnected:
         stack.gateway.program.freeze()

@@ -8,7 +8,7 @@ from e2e.stack.kube import DEPLOYMENTS, PROCESSES, SWITCHES, Kube
 from e2e.stack.manifests import deployment
 from e2e.stack.waiting import eventually
 from e2e.suite.fleet import AgentFleet
-from e2e.suite.judging import await_ready
+from e2e.suite.readiness import await_ready
 from e2e.suite.running import is_alive
 from e2e.suite.workloads import prompt, shell
 
@@ -66,15 +66,15 @@ def test_a_deleted_deployment_takes_its_processes_with_it(fleet: AgentFleet, kub
         found = (kube.process(f"{name}-{device}") for device in devices)
         return [pid for item in found if (pid := item.get("status", {}).get("pid"))]
 
-    doomed = eventually(lambda: pids("sleeper"), lambda found: len(found) == 2, what="the first deployment runs")
+    deleted = eventually(lambda: pids("sleeper"), lambda found: len(found) == 2, what="the first deployment runs")
     spared = eventually(lambda: pids("other"), lambda found: len(found) == 2, what="the second deployment runs")
     kube.delete(DEPLOYMENTS, "sleeper")
-    eventually(lambda: not any(map(is_alive, doomed)), what="its processes ended on the devices")
+    eventually(lambda: not any(map(is_alive, deleted)), what="its processes ended on the devices")
     eventually(lambda: len(kube.list(PROCESSES)) == 2, what="their objects are gone")
     assert all(map(is_alive, spared))
 
 
-def test_a_process_that_somebody_deleted_is_made_again(fleet: AgentFleet, kube: Kube) -> None:
+def test_a_deleted_process_is_created_again(fleet: AgentFleet, kube: Kube) -> None:
     (device,) = fleet.add()
     kube.apply(deployment("sleeper", prompt()))
     before = await_ready(kube, [device])[device]
@@ -88,7 +88,7 @@ def test_a_process_that_somebody_deleted_is_made_again(fleet: AgentFleet, kube: 
     eventually(lambda: not is_alive(before["status"]["pid"]), what="the old process ended")
 
 
-def test_a_spec_that_somebody_edited_is_set_right(fleet: AgentFleet, kube: Kube) -> None:
+def test_an_edited_spec_is_reverted(fleet: AgentFleet, kube: Kube) -> None:
     device = fleet.declare()
     kube.apply(deployment("sleeper", prompt()))
     eventually(lambda: device in kube.processes(), what="it exists")
@@ -99,7 +99,7 @@ def test_a_spec_that_somebody_edited_is_set_right(fleet: AgentFleet, kube: Kube)
     )
 
 
-def test_a_process_that_ignores_the_wish_to_end_is_ended_by_force(fleet: AgentFleet, kube: Kube) -> None:
+def test_a_process_that_ignores_sigterm_is_killed(fleet: AgentFleet, kube: Kube) -> None:
     (device,) = fleet.add()
     stubborn = shell("trap '' TERM; while :; do sleep 0.2; done")
     stubborn["execution"]["terminationGracePeriodSeconds"] = 1

@@ -13,7 +13,7 @@ import yaml
 from e2e.stack.kube import DEPLOYMENTS, PROCESSES, Kube, condition, conditions
 from e2e.stack.waiting import eventually
 from e2e.suite.fleet import AgentFleet
-from e2e.suite.judging import await_ready
+from e2e.suite.readiness import await_ready
 from e2e.suite.running import argv_of, directory_of, environment_of, user_of
 from praetor_agent.host import Backends
 from praetor_api.spec import Backend
@@ -74,8 +74,8 @@ def test_the_originals_fields_reach_the_process_as_they_were_written(
     assert process["metadata"]["labels"]["app"] == "exporter"
     pid = process["status"]["pid"]
     assert argv_of(pid)[2:] == ("--listen", "127.0.0.1:9100", "two words", "$HOME %n")
-    told = environment_of(pid)
-    assert (told["LOG_LEVEL"], told["ODD"]) == ("info", "a=b 'c' \"d\" $E")
+    environment = environment_of(pid)
+    assert (environment["LOG_LEVEL"], environment["ODD"]) == ("info", "a=b 'c' \"d\" $E")
     assert (directory_of(pid), user_of(pid)) == (tmp_path, os.geteuid())
     for kind in ("ArtifactDownloaded", "ArtifactVerified", "ProcessStarted", "Healthy"):
         assert condition(process, kind) == "True"
@@ -102,10 +102,12 @@ def test_the_samples_apply_and_what_they_say_is_stored(kube: Kube) -> None:
         assert _contains(stored["spec"], item["spec"]), item["metadata"]["name"]
 
 
-def test_a_backend_that_the_device_lacks_is_told_and_not_guessed(fleet: AgentFleet, kube: Kube, tmp_path: Path) -> None:
+def test_a_backend_that_the_device_lacks_is_reported_and_no_other_is_used(
+    fleet: AgentFleet, kube: Kube, tmp_path: Path
+) -> None:
     lacking = Backends("leaf-1", tmp_path, "boot").unavailable.keys() - {
         Backend.CONTAINER
-    }  # which needs an image to be told
+    }  # which is only found out with an image
     if not lacking:
         pytest.skip("this host has every backend")
     backend = min(lacking)
@@ -114,13 +116,15 @@ def test_a_backend_that_the_device_lacks_is_told_and_not_guessed(fleet: AgentFle
     manifest["spec"]["template"]["spec"] = {"execution": {"backend": backend.value, "command": ["/bin/true"]}}
     kube.apply(manifest)
     process = eventually(
-        lambda: kube.processes().get(device, {}), lambda item: condition(item, "ProcessStarted") == "False", what="told"
+        lambda: kube.processes().get(device, {}),
+        lambda item: condition(item, "ProcessStarted") == "False",
+        what="reported",
     )
     assert backend.value in conditions(process)["ProcessStarted"]["message"]
 
 
 def _contains(stored: Any, wanted: Any) -> bool:
-    """Tell whether *stored* says all that *wanted* says; defaults may have been added."""
+    """Return whether *stored* has every field of *wanted*; defaults may have been added."""
     if isinstance(wanted, dict):
         return all(key in stored and _contains(stored[key], value) for key, value in wanted.items())
     if isinstance(wanted, list):

@@ -1,4 +1,4 @@
-"""Several gateways: any of them serves any device, and the one that judges knows of those that talk to others."""
+"""Several gateways: any of them serves any device, and the arbiter knows of devices that talk to others."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 from e2e.suite.connections import disconnections, pass_time
 from e2e.suite.fleet import AgentFleet
-from e2e.suite.judging import await_ready, await_revision, revision
+from e2e.suite.readiness import await_ready, await_revision, revision
 from e2e.suite.workloads import prompt
 
-JUDGES = "praetor_gateway_arbiter 1.0"
+IS_ARBITER = "praetor_gateway_arbiter 1.0"
 
 
 @pytest.fixture
 def replicas(stack: Stack) -> Iterator[tuple[Server, Server]]:
-    """Two gateways that tell each other whom they heard, in place of the one that the tests share."""
+    """Two gateways that exchange which devices they heard, in place of the one that the tests share."""
     stack.gateway.program.terminate()
     token = write_secret(stack.workdir / "peers-token", secrets.token_hex(32).encode())
     with ExitStack() as opened:
@@ -50,45 +50,45 @@ def devices(fleet: AgentFleet, kube: Kube, replicas: tuple[Server, Server]) -> d
     return found
 
 
-def test_the_judge_knows_of_devices_that_talk_to_another_replica(
+def test_the_arbiter_knows_of_devices_that_talk_to_another_replica(
     stack: Stack, fleet: AgentFleet, kube: Kube, devices: dict[Server, list[str]]
 ) -> None:
-    judge = _judge(devices)
-    [other] = devices.keys() - {judge}
+    arbiter = _arbiter(devices)
+    [other] = devices.keys() - {arbiter}
     with disconnections(stack, kube) as disconnected:
         pass_time(stack, seconds=2 * stack.settings.heartbeat * stack.settings.stale_multiplier)
-        for dead in (devices[judge][0], devices[other][0]):
+        for dead in (devices[arbiter][0], devices[other][0]):
             fleet.agent(dead).program.kill()
             fleet.await_connected(dead, "False")
-    assert disconnected() == {devices[judge][0], devices[other][0]}
+    assert disconnected() == {devices[arbiter][0], devices[other][0]}
 
 
-def test_the_death_of_the_judge_is_nothing_to_devices_of_another_replica(
+def test_the_death_of_the_arbiter_does_not_affect_devices_of_another_replica(
     stack: Stack, kube: Kube, devices: dict[Server, list[str]]
 ) -> None:
-    judge = _judge(devices)
-    [other] = devices.keys() - {judge}
+    arbiter = _arbiter(devices)
+    [other] = devices.keys() - {arbiter}
     with disconnections(stack, kube) as disconnected:
-        judge.program.kill()
+        arbiter.program.kill()
         kube.apply(deployment("sleeper", prompt("2"), max_unavailable=4))
         eventually(
             lambda: [revision(kube.processes()[device]) for device in devices[other]],
             lambda found: set(found) == {"2"},
             what="the other replica's devices were given the change",
         )
-        eventually(lambda: JUDGES in other.metrics(), what="the other replica judges")
-        judge.program.start()
-        judge.wait_ready()
+        eventually(lambda: IS_ARBITER in other.metrics(), what="the other replica is the arbiter")
+        arbiter.program.start()
+        arbiter.wait_ready()
         await_revision(kube, _all(devices), "2")
     assert not disconnected() & set(devices[other])
 
 
-def _judge(servers: dict[Server, list[str]]) -> Server:
-    """Return the replica that judges who is connected."""
+def _arbiter(servers: dict[Server, list[str]]) -> Server:
+    """Return the replica that decides who is connected."""
     found = eventually(
-        lambda: [server for server in servers if JUDGES in server.metrics()],
-        lambda judging: len(judging) == 1,
-        what="one replica judges",
+        lambda: [server for server in servers if IS_ARBITER in server.metrics()],
+        lambda arbiters: len(arbiters) == 1,
+        what="one replica is the arbiter",
     )
     return found[0]
 

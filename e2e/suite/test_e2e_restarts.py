@@ -1,4 +1,4 @@
-"""Any component may end in the middle: what runs on devices runs on, and what was asked for is done afterwards."""
+"""Any component may end at any moment: processes on devices run on, and pending changes are made afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from e2e.stack.manifests import deployment, network_switch
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually, steadily
 from e2e.suite.fleet import AgentFleet
-from e2e.suite.judging import await_ready, await_revision, is_ready, revision
+from e2e.suite.readiness import await_ready, await_revision, is_ready, revision
 from e2e.suite.running import is_alive
 from e2e.suite.workloads import prompt, sleeping
 
@@ -32,14 +32,14 @@ def devices(fleet: AgentFleet, kube: Kube) -> tuple[str, ...]:
 
 @pytest.fixture
 def outage(stack: Stack, kube: Kube) -> Iterator[Stack]:
-    """A stack whose apiserver the test stops; it is up again afterwards, and followed by everybody."""
+    """A stack whose apiserver the test stops; it is up again afterwards, and every program watches it again."""
     if Capability.OUTAGE not in stack.cluster.capabilities:
         pytest.skip("this cluster's apiserver cannot be stopped")
     yield stack
     stack.cluster.start_apiserver()
     for server in stack.servers():
         eventually(lambda server=server: server.ready, what=f"{server.name} is ready again")  # type: ignore[misc]
-    # who counts requests next must not meet the last attempts to follow it
+    # a test that counts requests next must not meet the last attempts to watch it
     probe = f"{kube.namespace}-probe"
     kube.apply(network_switch(probe), deployment("probe", sleeping()))
     eventually(kube.processes, lambda found: probe in found, what="the controller follows the apiserver again")
@@ -140,7 +140,7 @@ def test_a_device_without_network_runs_what_it_knew_last(
     fleet.await_connected(devices[0])
 
 
-def test_an_outage_of_the_apiserver_stops_nothing_and_disconnects_nobody(
+def test_an_outage_of_the_apiserver_stops_nothing_and_disconnects_no_device(
     outage: Stack, kube: Kube, plan_check: PlanCheck, devices: tuple[str, ...]
 ) -> None:
     pids = _pids(kube)
@@ -167,7 +167,7 @@ def test_a_device_can_restart_in_an_outage_of_the_apiserver(
     eventually(
         lambda: kube.processes()[devices[0]],
         lambda item: is_ready(item) and item["status"]["pid"] in agent.processes(),
-        what="the status tells the new process",
+        what="the status has the new process",
     )
 
 
@@ -178,13 +178,13 @@ def test_no_rollout_is_over_before_it_began_because_the_switches_are_those_of_be
     outage.cluster.stop_apiserver()
     outage.cluster.start_apiserver()
     kube.apply(network_switch(device), deployment("early", sleeping()))
-    told = eventually(
+    status = eventually(
         lambda: kube.deployment("early").get("status"),
         lambda status: bool(status and status.get("conditions")),
-        what="the controller tells of the deployment",
+        what="the controller has written the status of the deployment",
     )
-    assert told is not None
-    assert told["desiredNumberScheduled"] == 1
+    assert status is not None
+    assert status["desiredNumberScheduled"] == 1
     assert device in kube.processes()
 
 

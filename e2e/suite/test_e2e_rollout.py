@@ -10,7 +10,7 @@ from e2e.stack.kube import PROCESSES, Kube, condition
 from e2e.stack.manifests import deployment
 from e2e.stack.waiting import eventually, steadily
 from e2e.suite.fleet import AgentFleet
-from e2e.suite.judging import await_ready, await_revision, is_ready, revision
+from e2e.suite.readiness import await_ready, await_revision, is_ready, revision
 from e2e.suite.running import environment_of, is_alive
 from e2e.suite.workloads import probed, prompt, sleeping
 

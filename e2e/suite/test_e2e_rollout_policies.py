@@ -22,18 +22,18 @@ def test_a_bad_version_is_taken_back_by_itself(rollout: RolloutFixture) -> None:
             what="the failure policy takes it back",
         )
         rollout.await_reasons(UpToDate=len(rollout.devices))
-    told = rollout.kube.deployment(rollout.name)
-    bad = told["status"]["failedRevision"]
+    stored = rollout.kube.deployment(rollout.name)
+    bad = stored["status"]["failedRevision"]
     hit = {offer.device for offer in failed.timeline.offered(bad)}
     assert len(hit) > 1
     assert hit <= rollout.having(ring="canary")
-    assert "simulated failure" in conditions(told)["RolledBack"]["message"]
+    assert "simulated failure" in conditions(stored)["RolledBack"]["message"]
     with rollout.present() as afterwards:
         rollout.await_reasons(UpToDate=len(rollout.devices))
     assert afterwards.timeline.offers == []
     assert set(rollout.runs().values()) == {"1"}
     assert len(rollout.runs()) == len(rollout.devices)
-    back = [offer.device for offer in rollout.judge().offers if not offer.created and offer.revision != bad]
+    back = [offer.device for offer in rollout.check().offers if not offer.created and offer.revision != bad]
     assert sorted(back) == sorted(hit)
 
 
@@ -41,13 +41,13 @@ def test_a_first_version_that_keeps_ending_is_stopped_long_before_its_deadline(f
     first, second = fleet.add(2)
     policy = {"maxFailures": 0, "action": "Pause"}
     kube.apply(deployment("crashing", shell("exit 7"), max_unavailable=1, failurePolicy=policy))
-    told = eventually(
+    stored = eventually(
         lambda: kube.deployment("crashing"),
         lambda found: conditions(found).get("Paused", {}).get("reason") == "FailurePolicy",
         what="the failure policy stops it",
     )
-    assert "ended 3 times: the process ended with exit code 7" in conditions(told)["Paused"]["message"]
-    assert set(kube.processes()) == {first, second}  # a first version takes nothing down: both were given it at once
+    assert "ended 3 times: the process ended with exit code 7" in conditions(stored)["Paused"]["message"]
+    assert set(kube.processes()) == {first, second}  # a first version disrupts nothing: both got it at once
 
 
 def test_two_deployments_keep_within_one_budget_of_the_racks_that_they_share(rollout: RolloutFixture) -> None:
@@ -67,7 +67,7 @@ def test_two_deployments_keep_within_one_budget_of_the_racks_that_they_share(rol
             rollout.kube.patch(DEPLOYMENTS, name, {"spec": spec})
         for name in wanted:
             rollout.await_done(name)
-    assert rollout.judge(*wanted).worst() >= 2
+    assert rollout.check(*wanted).worst() >= 2
     assert all(rollout.runs(name) == dict.fromkeys(rollout.devices, "2") for name in wanted)
 
 
@@ -84,7 +84,7 @@ def test_what_one_deployment_has_down_holds_another_up_in_the_racks_that_they_sh
         rollout.await_done(stuck)
         rollout.await_done()
     assert rollout.runs() == dict.fromkeys(rollout.devices, "2")
-    rollout.judge(stuck, name)
+    rollout.check(stuck, name)
 
 
 def test_recreate_takes_all_down_at_once(rollout: RolloutFixture) -> None:
@@ -100,7 +100,7 @@ def test_recreate_takes_all_down_at_once(rollout: RolloutFixture) -> None:
     assert set(rollout.runs().values()) == {"3"}
 
 
-def test_on_delete_waits_for_somebody_to_delete_each_process(rollout: RolloutFixture) -> None:
+def test_on_delete_updates_a_process_only_when_it_is_deleted(rollout: RolloutFixture) -> None:
     rollout.start(updateStrategy={"type": "OnDelete"})
     with rollout.roll_out("2") as change:
         rollout.await_reasons(WaitingForDeletion=len(rollout.devices))
@@ -114,6 +114,6 @@ def test_on_delete_waits_for_somebody_to_delete_each_process(rollout: RolloutFix
     with rollout.present():
         rollout.await_reasons(**left)
     assert {device for device, each in rollout.runs().items() if each == "2"} == set(chosen)
-    seen = rollout.judge()
+    seen = rollout.check()
     assert sorted(seen.deleted) == names
     assert {offer.device for offer in seen.offers[-2:]} == set(chosen)

@@ -20,7 +20,7 @@ def test_a_wave_waits_for_its_approval_and_then_goes_on(rollout: RolloutFixture)
         rollout.await_done()
     assert {offer.device for offer in approved.timeline.offers} == rollout.having(ring="other")
     assert rollout.runs() == dict.fromkeys(rollout.devices, "2")
-    assert rollout.judge().offers[-1].wave == "last"
+    assert rollout.check().offers[-1].wave == "last"
 
 
 def test_a_rollout_that_is_paused_under_way_writes_nothing_until_it_is_resumed(rollout: RolloutFixture) -> None:
@@ -40,7 +40,7 @@ def test_a_rollout_that_is_paused_under_way_writes_nothing_until_it_is_resumed(r
     with rollout.change(paused=None, approved=True) as resumed:
         rollout.await_done()
     assert {offer.device for offer in resumed.timeline.offers} == set(rollout.devices) - reached
-    rollout.judge()
+    rollout.check()
 
 
 def test_an_edit_under_way_takes_the_place_of_the_version_before(rollout: RolloutFixture) -> None:
@@ -53,7 +53,7 @@ def test_an_edit_under_way_takes_the_place_of_the_version_before(rollout: Rollou
         rollout.command("approve")
         rollout.await_done()
     assert rollout.runs() == dict.fromkeys(rollout.devices, "3")
-    offers = [offer for offer in rollout.judge().offers if not offer.created]
+    offers = [offer for offer in rollout.check().offers if not offer.created]
     edited = offers[-1].revision
     abandoned = [offer for offer in offers if offer.revision != edited]
     assert offers[: len(abandoned)] == abandoned
@@ -70,7 +70,7 @@ def test_undo_under_way_touches_only_the_devices_that_have_left_the_old_template
         rollout.await_done()
     assert {offer.device for offer in undone.timeline.offers} == rollout.having(ring="canary")
     assert rollout.runs() == dict.fromkeys(rollout.devices, "1")
-    rollout.judge()
+    rollout.check()
 
 
 def test_a_restart_is_a_rollout_of_the_same_template(rollout: RolloutFixture) -> None:
@@ -85,7 +85,7 @@ def test_a_restart_is_a_rollout_of_the_same_template(rollout: RolloutFixture) ->
     assert rollout.runs() == dict.fromkeys(rollout.devices, "1")
     assert all(item["spec"].get("restartedAt") for item in rollout.processes().values())
     assert rollout.spec()["template"]["spec"] == before["spec"]
-    assert rollout.judge().worst() >= 1
+    assert rollout.check().worst() >= 1
 
 
 def test_a_device_that_goes_into_maintenance_under_way_is_left_alone_until_it_is_back(rollout: RolloutFixture) -> None:
@@ -103,4 +103,4 @@ def test_a_device_that_goes_into_maintenance_under_way_is_left_alone_until_it_is
     eventually(
         lambda: rollout.runs() == dict.fromkeys(rollout.devices, "2"), what="it gets the version once it is back"
     )
-    assert rollout.judge().offers[-1].device == serviced
+    assert rollout.check().offers[-1].device == serviced

@@ -1,4 +1,4 @@
-"""Who gets in: in no combination of flags a wrong, missing, empty or other device's token."""
+"""Authentication: no combination of flags accepts a wrong, missing, empty or other device's token."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_only_the_right_token_gets_in(
             assert _statuses(DeviceApi(url, DEVICE, wrong)) == [401, 401, 401], wrong
 
 
-def test_a_refusal_does_not_tell_whether_the_device_exists(stack: Stack) -> None:
+def test_a_refusal_does_not_reveal_whether_the_device_exists(stack: Stack) -> None:
     answers = [DeviceApi(stack.gateway_url, name, "wrong").desired() for name in (DEVICE, "no-such-device")]
     assert {answer.status_code for answer in answers} == {401}
     assert answers[0].json() == answers[1].json()
@@ -103,7 +103,7 @@ def test_raising_the_credential_epoch_revokes_the_tokens_of_one_device(
 
 
 @pytest.mark.parametrize(
-    ("flags", "mend"),
+    ("flags", "remedy"),
     [
         pytest.param((), "--insecure", id="none"),
         pytest.param(("--device-token=",), "--device-token", id="empty-token"),
@@ -112,7 +112,7 @@ def test_raising_the_credential_epoch_revokes_the_tokens_of_one_device(
     ],
 )
 def test_a_gateway_without_clear_authentication_refuses_to_start(
-    stack: Stack, tmp_path: Path, flags: tuple[str, ...], mend: str
+    stack: Stack, tmp_path: Path, flags: tuple[str, ...], remedy: str
 ) -> None:
     base = (f"--kubeconfig={stack.cluster.kubeconfig_for(GATEWAY)}", "--addr=127.0.0.1:0")
     program = Program("gateway", (script(GATEWAY), *base, *flags), workdir=tmp_path, env=environment())
@@ -122,7 +122,7 @@ def test_a_gateway_without_clear_authentication_refuses_to_start(
     finally:
         program.stop()
     assert program.exit_status not in (0, None)
-    assert mend in program.tail()
+    assert remedy in program.tail()
     assert "Traceback" not in program.tail()
 
 

@@ -20,7 +20,7 @@ from e2e.stack.proxy import Proxy
 from e2e.stack.server import Server
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
-from e2e.suite.judging import revision
+from e2e.suite.readiness import revision
 from e2e.suite.workloads import sleeping
 
 pytestmark = pytest.mark.needs(Capability.AUDIT)
@@ -46,7 +46,7 @@ def test_a_leader_that_cannot_renew_its_lease_writes_nothing_once_another_has(
                 way.hold("/leases")
             else:
                 leader.program.freeze()
-            # only now, so that most of the rollout is left to whoever leads then, however late we come
+            # only now, so that most of the rollout is left to the next leader, however late we come
             Ctl(stack.cluster.kubeconfig, kube.namespace)("rollout", "approve", NAME)
             eventually(lambda: SECOND in _writers(stack, kube, "2"), what="the other one goes on with it")
             assert len(_at(kube, "1")) > LIMIT, "the rollout was over before the leader was relieved"
@@ -61,7 +61,7 @@ def test_a_leader_that_cannot_renew_its_lease_writes_nothing_once_another_has(
 
 @contextmanager
 def _two_controllers(stack: Stack) -> Iterator[tuple[Server, Server, Proxy]]:
-    """Yield two controllers, not started, that the apiserver can tell apart, and the first one's way to it."""
+    """Yield two controllers, not started, with different user agents, and the first one's way to it."""
     stack.controller.program.terminate()
     with ExitStack() as opened:
         servers, ways = [], []

@@ -1,4 +1,4 @@
-"""Processes that the suite has devices run."""
+"""Processes that the suite runs on devices."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ GRACE_S = 5
 
 
 def sleeping(revision: str = "1", *, execution: Mapping[str, Any] | None = None, **spec: Any) -> Object:
-    """Return a process that sleeps, ends at once when asked, and tells its revision in its environment."""
+    """Return a process that sleeps, ends at once when asked, and has its revision in its environment."""
     fields = {
         "args": ["infinity"],
         "env": [{"name": "REVISION", "value": revision}],
@@ -23,7 +23,7 @@ def sleeping(revision: str = "1", *, execution: Mapping[str, Any] | None = None,
 
 
 def prompt(revision: str = "1", **spec: Any) -> Object:
-    """Return a sleeper that is ready as soon as its probe says so; without one it is believed after two seconds."""
+    """Return a sleeper that is ready as soon as its probe succeeds; without a probe that takes two seconds."""
     return sleeping(revision, healthCheck={"exec": {"command": ["/bin/true"]}}, **spec)
 
 
@@ -34,7 +34,7 @@ def shell(script: str, *arguments: str, **spec: Any) -> Object:
 
 
 def probed(command: list[str], **fields: int) -> Object:
-    """Return a health check that runs every second and believes the first answer, unless *fields* say otherwise."""
+    """Return a health check that runs every second and trusts the first result, unless *fields* say otherwise."""
     return {"exec": {"command": command}, "periodSeconds": 1, "failureThreshold": 1, **fields}
 
 

@@ -58,8 +58,8 @@ async def test_a_plan_is_validated_and_defaulted_by_the_api_and_writes_nothing(t
                 switch = {"apiVersion": "azure.com/v1alpha1", "kind": "NetworkSwitch", "metadata": {"name": name}}
                 await kube.create(NETWORK_SWITCHES, "default", switch)
             result = await run(config, "plan", "-f", "-", "-o", "json", text=yaml.safe_dump(manifest()))
-            told = json.loads(result.stdout)[0]
-            assert [step["create"] for step in told["steps"]] == [["leaf-1", "leaf-2"]]
+            forecast = json.loads(result.stdout)[0]
+            assert [step["create"] for step in forecast["steps"]] == [["leaf-1", "leaf-2"]]
             assert (await kube.list_page(DEVICE_PROCESS_DEPLOYMENTS, "default"))["items"] == []
 
             made = await kube.create(DEVICE_PROCESS_DEPLOYMENTS, "default", manifest())
@@ -89,7 +89,7 @@ async def test_a_rollout_is_followed_and_steered(tmp_path: Path, reason: str) ->
                 "reason": reason,
                 "lastTransitionTime": "2026-01-01T00:00:00Z",
             }
-            told = {"observedGeneration": stored["metadata"]["generation"], "conditions": [condition]}
-            await kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, {"status": told}, subresource="status")
+            status = {"observedGeneration": stored["metadata"]["generation"], "conditions": [condition]}
+            await kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, {"status": status}, subresource="status")
             result = await following
             assert result.exit_code == (0 if reason == "NewRevisionRolledOut" else 3)

@@ -41,7 +41,7 @@ START = ((1.0, "ADDED", process("a", 1, 1)), (1.0, "ADDED", process("b", 1, 1)))
 
 def test_a_device_is_down_from_the_write_of_its_spec_until_it_is_ready_with_it() -> None:
     timeline = watched(*START, (2.0, "MODIFIED", process("a", 2, 1)), (3.0, "MODIFIED", process("a", 2, 2)))
-    assert [(each.at, sorted(each.taken)) for each in timeline.samples] == [(1.0, []), (2.0, ["a"]), (3.0, [])]
+    assert [(each.at, sorted(each.disrupted)) for each in timeline.samples] == [(1.0, []), (2.0, ["a"]), (3.0, [])]
     assert timeline.offers == [Offer(2.0, "a", "v2", "canary", created=False)]
     assert timeline.worst() == 1
     assert timeline.samples[-1].revisions == {"v1": 1, "v2": 1}
@@ -58,10 +58,14 @@ def test_a_ready_device_is_down_for_min_ready_seconds_more() -> None:
     ready = process("a", 2, 2, since="1970-01-01T00:00:03Z")
     later = (9.0, "MODIFIED", process("b", 1, 1))
     timeline = watched(*START, (2.0, "MODIFIED", process("a", 2, 1)), (3.0, "MODIFIED", ready), later, min_ready_s=0.5)
-    assert [(each.at, sorted(each.taken)) for each in timeline.samples[1:4]] == [(2.0, ["a"]), (3.0, ["a"]), (3.5, [])]
+    assert [(each.at, sorted(each.disrupted)) for each in timeline.samples[1:4]] == [
+        (2.0, ["a"]),
+        (3.0, ["a"]),
+        (3.5, []),
+    ]
 
 
-def test_a_device_that_goes_down_by_itself_was_not_taken_down() -> None:
+def test_a_device_that_goes_down_by_itself_is_unavailable_but_not_disrupted() -> None:
     silent = process("a", 1, 1)
     silent["status"]["phase"] = "Unknown"
     timeline = watched(*START, (2.0, "MODIFIED", silent), (3.0, "MODIFIED", process("a", 2, 1)))
@@ -84,7 +88,7 @@ def test_what_several_deployments_have_down_is_counted_together_and_a_device_onc
         )
     ]
     both = together(*(observe(frames, name, listed=4, min_ready_s=1) for name in ("tel", "log")))
-    down = {sample.at: sorted(sample.taken) for sample in both.samples}
+    down = {sample.at: sorted(sample.disrupted) for sample in both.samples}
     assert down == {1.0: [], 2.0: ["a"], 3.0: ["a"], 4.0: ["a", "b"], 5.0: ["a", "b"], 6.0: ["a", "b"], 6.5: ["b"]}
     assert [(offer.at, offer.device) for offer in both.offers] == [(2.0, "a"), (3.0, "a"), (4.0, "b")]
     assert both.worst_by_domain(["rack"], LABELS) == {"rack=r1": 2}
@@ -93,7 +97,7 @@ def test_what_several_deployments_have_down_is_counted_together_and_a_device_onc
 
 def test_a_deleted_process_is_neither_up_nor_down() -> None:
     timeline = watched(*START, (2.0, "MODIFIED", process("a", 2, 1)), (3.0, "DELETED", process("a", 2, 1)))
-    assert (timeline.deleted, sorted(timeline.samples[-1].taken)) == (["tel-a"], [])
+    assert (timeline.deleted, sorted(timeline.samples[-1].disrupted)) == (["tel-a"], [])
     assert timeline.samples[-1].revisions == {"v1": 1}
 
 

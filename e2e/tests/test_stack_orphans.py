@@ -1,4 +1,4 @@
-"""What agents left running is found by their mark, and only what the files of a folder speak of is ended."""
+"""Processes that agents left are found by their mark, and only those that the files of a folder name are ended."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def uid(tmp_path: Path) -> str:
     return made
 
 
-def test_only_processes_that_the_folder_speaks_of_are_found(sleepers: Sleepers, uid: str, tmp_path: Path) -> None:
+def test_only_processes_that_the_folder_names_are_found(sleepers: Sleepers, uid: str, tmp_path: Path) -> None:
     wanted = sleepers.start(uid)
     sleepers.start(None)
     sleepers.start(str(uuid4()))

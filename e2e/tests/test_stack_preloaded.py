@@ -1,4 +1,4 @@
-"""A program that is a fork of what has imported its modules is like any other: ours to end, never to outlive us."""
+"""A program that is forked with its modules imported can be ended like any other, and never outlives its starter."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_it_is_the_program_itself_with_its_arguments_and_its_log(tmp_path: Path)
     program.stop()
 
 
-def test_how_it_failed_is_told(tmp_path: Path) -> None:
+def test_its_failure_is_in_its_exit_status_and_its_log(tmp_path: Path) -> None:
     program = preloaded(tmp_path, "--nonsense")
     program.start()
     assert eventually(lambda: program.exit_status, lambda status: status is not None, what="it ended") == 2
@@ -72,7 +72,7 @@ def test_it_runs_once_at_a_time(sleeper: Preloaded) -> None:
         sleeper.start()
 
 
-def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
+def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     code = (
         "import os, pathlib, sys\n"
         "from e2e.stack.preloaded import Preloaded\n"
@@ -84,8 +84,8 @@ def test_it_ends_with_whoever_started_it(tmp_path: Path) -> None:
         "os.kill(os.getpid(), 9)\n"
     )
     root = Path(__file__).parents[2]
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=30, check=False
     )
-    pid = int(told.stdout)
+    pid = int(done.stdout)
     eventually(lambda: not alive(pid), what="it ended, too")

@@ -1,4 +1,4 @@
-"""A program under test is ours to end, in every way, and never outlives us."""
+"""A program under test can be ended in every way, and never outlives its starter."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_program_that_does_not_run_has_no_process_id(program: Program) -> None
         _ = program.pid
 
 
-def test_a_program_that_cannot_be_run_tells_why(tmp_path: Path) -> None:
+def test_the_log_of_a_program_that_cannot_be_run_has_the_reason(tmp_path: Path) -> None:
     program = Program("absent", ["/no/such/program"], workdir=tmp_path)
     program.start()
     eventually(lambda: not program.running, what="it ended")
@@ -76,7 +76,7 @@ def test_a_frozen_program_is_ended_like_any_other(program: Program) -> None:
     assert not alive(pid)
 
 
-def test_a_program_outlives_nobody_who_started_it(tmp_path: Path) -> None:
+def test_a_program_does_not_outlive_its_starter(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib, time; from e2e.stack.program import Program;"
         f"p = Program('sleeper', {SLEEPER!r}, workdir=pathlib.Path({str(tmp_path)!r})); p.start();"

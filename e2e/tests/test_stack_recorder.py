@@ -32,8 +32,8 @@ def test_the_last_write_is_recorded_however_soon_the_record_ends(kubeconfig: Pat
                 kube.apply(network_switch(f"new-{number}"))
                 kube.patch(SWITCHES, "leaf-1", {"spec": {"model": f"model {number}"}})
                 kube.delete(SWITCHES, f"new-{number}")
-            told = [(frame.type, frame.object["metadata"]["name"]) for frame in record.frames[record.listed :]]
-            assert told == [("ADDED", f"new-{number}"), ("MODIFIED", "leaf-1"), ("DELETED", f"new-{number}")]
+            events = [(frame.type, frame.object["metadata"]["name"]) for frame in record.frames[record.listed :]]
+            assert events == [("ADDED", f"new-{number}"), ("MODIFIED", "leaf-1"), ("DELETED", f"new-{number}")]
             kube.patch(SWITCHES, "leaf-1", {"spec": {"model": "later"}})
             assert list(record.states()[-1]) == ["leaf-1"]
             assert record.states()[-1]["leaf-1"]["spec"]["model"] == f"model {number}"

@@ -1,4 +1,4 @@
-"""Waiting ends as soon as the world is as wished, and a wait in vain says how the world was."""
+"""Waiting ends as soon as the state is there; a wait that times out reports the last state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_the_state_that_was_waited_for_is_returned() -> None:
     assert eventually(lambda: next(states), lambda state: state == 2, what="two") == 2
 
 
-def test_a_wait_in_vain_tells_what_was_seen_last() -> None:
+def test_a_wait_that_times_out_reports_the_last_state() -> None:
     with pytest.raises(AssertionError, match=r"not within 0 s: the phase is Running; last seen:\n'Pending'"):
         eventually(lambda: "Pending", lambda phase: phase == "Running", what="the phase is Running", within_s=0)
 
@@ -42,7 +42,7 @@ def test_any_other_error_is_not_waited_out() -> None:
         eventually(observe, what="it is there")
 
 
-def test_what_must_stay_so_fails_at_the_first_look_at_which_it_is_not() -> None:
+def test_steadily_fails_at_the_first_check_that_fails() -> None:
     states = iter([1, 1, 2, 1])
     with pytest.raises(AssertionError, match="no longer so: it is one"):
         steadily(lambda: next(states), lambda state: state == 1, what="it is one", for_s=30)

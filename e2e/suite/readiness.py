@@ -1,4 +1,4 @@
-"""What the contract calls ready, read from objects by rules that share nothing with the programs."""
+"""What the contract calls ready, read from objects by rules that share no code with the programs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ READY_CONDITIONS = ("AgentConnected", "SpecObserved", "Healthy")
 
 
 def phase(process: Mapping[str, Any]) -> str:
-    """Return the phase, or "" when none is told."""
+    """Return the phase, or "" when there is none."""
     return str((process.get("status") or {}).get("phase", ""))
 
 
 def is_ready(process: Mapping[str, Any]) -> bool:
-    """Tell whether the process runs (or has run to its end) as its current spec says."""
+    """Return whether the process runs (or has run to its end) as its current spec says."""
     status = process.get("status") or {}
     current = status.get("observedGeneration", 0) >= process["metadata"]["generation"]
     good = all(condition(process, kind) == "True" for kind in READY_CONDITIONS)
@@ -52,7 +52,7 @@ def await_revision(kube: Kube, devices: Collection[str], wanted: str) -> None:
 
 
 def await_process(kube: Kube, device: str, happened: Callable[[Object], object], what: str) -> Object:
-    """Return the one process of *device* once *happened* says yes to it."""
+    """Return the one process of *device* once *happened* is true of it."""
     found = eventually(
         kube.processes, lambda processes: device in processes and happened(processes[device]), what=f"{device}: {what}"
     )
@@ -60,7 +60,7 @@ def await_process(kube: Kube, device: str, happened: Callable[[Object], object],
 
 
 def await_phase(kube: Kube, device: str, wanted: str) -> Object:
-    """Return the process of *device* once its phase is *wanted* and speaks of its current spec."""
+    """Return the process of *device* once its phase is *wanted* and is about its current spec."""
 
     def reached(process: Object) -> bool:
         return phase(process) == wanted and process["status"]["observedGeneration"] >= process["metadata"]["generation"]
