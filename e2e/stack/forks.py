@@ -41,7 +41,7 @@ def run(entry: Any, argv: list[str], log: str) -> NoReturn:
 def main() -> None:
     """Do what the lines of standard input ask for, and answer each with a number."""
     module, _, name = sys.argv[1].partition(":")
-    # by name, so that this file needs only the standard library and runs with any program's interpreter settings
+    # by name: the caller chooses what to preload, and this file is run by its path, so it imports nothing itself
     entry = getattr(import_module(module), name)
     for line in sys.stdin:
         asked = json.loads(line)
