@@ -29,7 +29,7 @@ from praetor_gateway.status.merge import merge
 
 Journey = Callable[[Trace], Coroutine[Any, Any, None]]
 
-WITHIN_S = 60.0
+WITHIN_S = 300.0
 DEVICES = 5
 POLL_S = 0.05
 QUIET_S = 0.5

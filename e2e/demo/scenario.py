@@ -25,7 +25,7 @@ from e2e.stack.stack import Stack, StackSettings
 NAME = "beacon"
 MAX_UNAVAILABLE = 2
 LOOK_S = 0.1
-STEP_S = 60.0
+STEP_S = 300.0
 BEACON = """#!{python}
 import os, time
 while True:

@@ -23,13 +23,13 @@ from e2e.stack.program import Program
 from e2e.stack.waiting import eventually
 
 VARIABLE = "PRAETOR_LAB_ROOTFS"
-BOOT_S = 90
+BOOT_S = 600
 GROUPS = ("memory", "cpu", "cpuacct", "pids")  # systemd uses both for processor time, or none
 OPEN_GROUPS = (
     f"for each in {' '.join(GROUPS)}; do mount -o remount,bind,rw /sys/fs/cgroup/$each 2>/dev/null; done;"
     " [ ! -d /run/systemd/system ] || systemctl daemon-reexec"
 )
-COMMAND_S = 60
+COMMAND_S = 300
 TURN = Path(tempfile.gettempdir(), "praetor-lab-systemd.lock")
 TURN_S = 900
 UP = ("running", "degraded", "N 2", "N 3", "N 4", "N 5")

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from e2e.lab.errors import LabError
 
-UP_S = 60.0
+UP_S = 300.0
 
 
 def why_unavailable() -> str | None:

@@ -15,7 +15,7 @@ APPLETS = ("sh", "sleep", "test", "sha256sum", "cat", "true")
 
 def podman(*words: str) -> str:
     """Run podman and return what it printed."""
-    return subprocess.run((*PODMAN, *words), capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run((*PODMAN, *words), capture_output=True, text=True, check=True, timeout=300).stdout
 
 
 def busybox() -> dict[str, bytes]:

@@ -50,10 +50,10 @@ def serving(folder: Path) -> Iterator[str]:
 def push(host: str, content: bytes, media_type: str) -> dict[str, Any]:
     """Push one blob and return its descriptor."""
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-    begun = requests.post(f"http://{host}/v2/{REPOSITORY}/blobs/uploads/", timeout=10)
+    begun = requests.post(f"http://{host}/v2/{REPOSITORY}/blobs/uploads/", timeout=60)
     begun.raise_for_status()
     where = begun.headers["Location"]
-    done = requests.put(f"{where}{'&' if '?' in where else '?'}digest={digest}", data=content, timeout=10)
+    done = requests.put(f"{where}{'&' if '?' in where else '?'}digest={digest}", data=content, timeout=60)
     done.raise_for_status()
     return {"mediaType": media_type, "digest": digest, "size": len(content)}
 
@@ -63,7 +63,7 @@ def push_manifest(host: str, body: Mapping[str, Any], media_type: str = MANIFEST
     content = json.dumps({"schemaVersion": 2, "mediaType": media_type, **body}).encode()
     digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
     url = f"http://{host}/v2/{REPOSITORY}/manifests/{digest}"
-    requests.put(url, data=content, headers={"Content-Type": media_type}, timeout=10).raise_for_status()
+    requests.put(url, data=content, headers={"Content-Type": media_type}, timeout=60).raise_for_status()
     return {"mediaType": media_type, "digest": digest, "size": len(content)}
 
 
@@ -100,10 +100,10 @@ def archive(files: Mapping[str, bytes]) -> bytes:
 
 
 def _await_answer(url: str) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while True:
         try:
-            requests.get(url, timeout=2).raise_for_status()
+            requests.get(url, timeout=10).raise_for_status()
         except requests.RequestException:
             if time.monotonic() > deadline:
                 raise

@@ -74,7 +74,7 @@ class SimulatedFleet:
             found = {item["metadata"]["name"]: condition(item, "AgentConnected") for item in self._kube.list(SWITCHES)}
             return sorted(device for device in wanted if found.get(device) != status)
 
-        eventually(others, lambda left: not left, what=f"AgentConnected of all devices is {status}", within_s=90)
+        eventually(others, lambda left: not left, what=f"AgentConnected of all devices is {status}", within_s=300)
 
     def close(self) -> None:
         """End the programs."""

@@ -22,7 +22,7 @@ from e2e.suite.workloads import sleeping
 NAME = "telemetry"
 GOOD, BAD, BETTER = "v1-good", "v2-bad", "v3-good"
 CANARIES, FAILURES, PER_RACK, RACK_SIZE = 10, 3, 2, 10
-WITHIN_S = 120
+WITHIN_S = 600
 FAULTS = (f"--fail-on={BAD}",)
 
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from e2e.stack.stack import environment, script
 from praetor_controller.ctl.cli import main
 
-TIMEOUT_S = 120
+TIMEOUT_S = 600
 
 
 class Ctl:

@@ -18,8 +18,8 @@ from e2e.clusters.programs import reaper
 from e2e.stack.errors import StackError
 
 POLL_S = 0.02
-STARTED_S = 20.0
-STOPPED_S = 30.0
+STARTED_S = 120.0
+STOPPED_S = 120.0
 GRACE_S = 5.0  # for its own cleanup before it is killed
 TAIL_LINES = 40
 # the shell writes its own process id and then becomes the program

@@ -15,7 +15,7 @@ from e2e.clusters.api.rawapi import RawApi
 from e2e.stack.errors import Refused
 
 WINDOW_S = 1  # a watch lasts that long, which is how soon the thread of a recorder stops
-CAUGHT_UP_S = 30
+CAUGHT_UP_S = 300
 POLL_S = 0.02
 
 

@@ -15,7 +15,7 @@ from e2e.stack.program import Program
 
 ATTEMPTS = 4
 POLL_S = 0.05
-READY_S = 60.0
+READY_S = 300.0
 IN_USE = "address already in use"
 
 Arguments = Callable[[Sequence[int]], Sequence[str]]
@@ -59,13 +59,13 @@ class Server:
     def probe(self, path: str) -> int | None:
         """Return the status that *path* of the probe port answers, or None when nothing does."""
         try:
-            return requests.get(self.probe_url + path, timeout=2).status_code
+            return requests.get(self.probe_url + path, timeout=10).status_code
         except requests.RequestException:
             return None
 
     def metrics(self) -> str:
         """Return what `/metrics` says."""
-        return requests.get(f"http://127.0.0.1:{self.ports[self._metrics]}/metrics", timeout=5).text
+        return requests.get(f"http://127.0.0.1:{self.ports[self._metrics]}/metrics", timeout=60).text
 
     def start(self) -> None:
         """Start and return when ready; on the first start it tries other ports when its own are in use."""

@@ -12,7 +12,7 @@ import requests
 from e2e.stack.errors import Refused
 
 POLL_S = 0.05
-WITHIN_S = 60.0
+WITHIN_S = 300.0  # ten times what a slow step takes, so that a busy machine fails nothing
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from e2e.stack.stack import Stack
 from e2e.suite.fleet import AgentFleet
 from e2e.suite.rollout_fixture import DEVICES, FAULTS, RolloutFixture, labels
 
-TIMEOUT_S = 240
+TIMEOUT_S = 1800
 HERE = Path(__file__).parent
 
 

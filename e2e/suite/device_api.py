@@ -9,7 +9,7 @@ import requests
 
 from e2e.stack.stack import Stack
 
-TIMEOUT_S = (5, 70)
+TIMEOUT_S = (60, 300)
 
 
 class DeviceApi:

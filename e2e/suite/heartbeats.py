@@ -33,7 +33,7 @@ class Beats:
         return sum(counts)
 
     def _share(self, devices: Sequence[str], rounds: int, observations: Observations) -> int:
-        connection = http.client.HTTPConnection(self._host, timeout=30)
+        connection = http.client.HTTPConnection(self._host, timeout=300)
         try:
             for number in range(self._sent, self._sent + rounds):
                 for device in devices:

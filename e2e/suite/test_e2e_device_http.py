@@ -18,6 +18,7 @@ from e2e.suite.fleet import AgentFleet
 from e2e.suite.workloads import change_template, sleeping
 
 PROBLEM = "application/problem+json"
+WAIT_S = 50
 
 
 @pytest.fixture
@@ -69,19 +70,18 @@ def test_a_long_poll_is_held_until_something_changes(stack: Stack, device: Devic
     answers: list[tuple[requests.Response, float]] = []
 
     def poll() -> None:
-        answers.append((device.desired(etag, wait_s=50), time.monotonic()))
+        answers.append((device.desired(etag, wait_s=WAIT_S), time.monotonic()))
 
     waiting = threading.Thread(target=poll)
-    before = waiters(stack)
+    before, asked = waiters(stack), time.monotonic()
     waiting.start()
     eventually(lambda: waiters(stack), lambda count: count > before, what="the poll is held")
     change_template(kube, "sleeper", sleeping("2"))
-    changed = time.monotonic()
     waiting.join()
     ((answer, answered),) = answers
     assert (answer.status_code, answer.headers["ETag"] != etag) == (200, True)
     assert answer.headers.get("Preference-Applied", "").startswith("wait")
-    assert answered - changed < 20  # not at the end of the wait
+    assert answered - asked < WAIT_S  # not at the end of the wait
 
 
 def test_a_long_poll_that_waits_in_vain_ends_with_304_in_its_time(device: DeviceApi) -> None:
@@ -89,7 +89,7 @@ def test_a_long_poll_that_waits_in_vain_ends_with_304_in_its_time(device: Device
     started = time.monotonic()
     answer = device.desired(etag, wait_s=1)
     assert answer.status_code == 304
-    assert 0.9 < time.monotonic() - started < 20
+    assert 0.9 < time.monotonic() - started < WAIT_S
 
 
 def test_an_undeclared_device_gets_an_empty_state(stack: Stack, kube: Kube) -> None:
@@ -171,7 +171,7 @@ def test_a_device_cannot_speak_for_another_ones_process(stack: Stack, fleet: Age
 
 @pytest.mark.parametrize("path", ["/v1/devices/UPPER/desired", "/v1/devices/a%2fb/desired", "/v1/devices/-/desired"])
 def test_a_name_that_is_no_device_name_is_never_served(stack: Stack, path: str) -> None:
-    answer = requests.get(stack.gateway_url + path, headers={"X-Device-Token": stack.token("a")}, timeout=10)
+    answer = requests.get(stack.gateway_url + path, headers={"X-Device-Token": stack.token("a")}, timeout=60)
     assert answer.status_code in (400, 401, 404)
 
 

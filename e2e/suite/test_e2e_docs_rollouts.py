@@ -21,7 +21,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "rollouts.md"
 DEVICES = [f"leaf-{number}" for number in range(1, 9)]
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _NAMED = re.compile(r"# (\S+\.yaml)\n")
-STEP_S = 120
+STEP_S = 600
 
 
 @frozen

@@ -31,7 +31,7 @@ def kubectl(cluster: Cluster, kube: Kube, tmp_path: Path) -> Kubectl:
     base = [cluster.kubectl, f"--kubeconfig={cluster.kubeconfig}", f"--cache-dir={tmp_path / 'cache'}"]
 
     def run(*arguments: str, stdin: str | None = None) -> str:
-        return output_of([*base, f"--namespace={kube.namespace}", *arguments], stdin=stdin, timeout_s=120)
+        return output_of([*base, f"--namespace={kube.namespace}", *arguments], stdin=stdin, timeout_s=600)
 
     return run
 
@@ -43,7 +43,7 @@ def test_the_everyday_flow_works(kubectl: Kubectl, fleet: AgentFleet, kube: Kube
     applied = kubectl("apply", "-f", "-", stdin=yaml.safe_dump_all(manifests))
     assert f"networkswitch.azure.com/{device} created" in applied
     fleet.power_on(device)
-    waited = kubectl("wait", "--for=condition=Available", "--timeout=90s", "dpd/sleeper")
+    waited = kubectl("wait", "--for=condition=Available", "--timeout=300s", "dpd/sleeper")
     assert "condition met" in waited
     await_ready(kube, [device])
     _assert_columns(kubectl, device)

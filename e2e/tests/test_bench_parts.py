@@ -161,7 +161,6 @@ def test_a_trace_counts_files_moves_calls_and_flushes_of_the_wheels_only_while_i
     assert trace.calls_of(is_device_name) == 3
 
 
-@pytest.mark.timeout(300)
 def test_each_journey_is_traced_to_its_end(tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     done = CliRunner().invoke(main, ["journeys", "--json", str(file)])

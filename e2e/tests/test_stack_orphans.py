@@ -63,7 +63,7 @@ def test_the_processes_of_the_folder_are_ended_and_no_others(sleepers: Sleepers,
     with subprocess.Popen([sys.executable, orphans.__file__, str(tmp_path)], stdin=subprocess.PIPE) as watchdog:
         assert watchdog.stdin is not None
         watchdog.stdin.close()
-        assert mine.wait(10) == -15
+        assert mine.wait(300) == -15
         watchdog.kill()
     assert other.poll() is None
 

@@ -85,7 +85,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
     )
     root = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=300, check=False
     )
     pid = int(done.stdout)
     eventually(lambda: not alive(pid), what="it ended, too")

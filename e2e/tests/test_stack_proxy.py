@@ -49,10 +49,10 @@ def test_requests_pass_but_those_that_are_held_which_pass_when_released(kubeconf
         url = config["clusters"][0]["cluster"]["server"]
         assert config["users"][0]["user"] == {"token": "t"}
         for body in ("one", "two"):
-            assert session.post(f"{url}/a", data=body, timeout=5).text == f"/a agent-1 {body}"
+            assert session.post(f"{url}/a", data=body, timeout=60).text == f"/a agent-1 {body}"
         proxy.hold("/leases")
         with pytest.raises(requests.Timeout):
             requests.post(f"{url}/leases/x", data="three", timeout=0.3)
-        assert session.post(f"{url}/a", data="four", timeout=5).text == "/a agent-1 four"
+        assert session.post(f"{url}/a", data="four", timeout=60).text == "/a agent-1 four"
         proxy.release()
-        assert requests.post(f"{url}/leases/x", data="five", timeout=5).text == "/leases/x agent-1 five"
+        assert requests.post(f"{url}/leases/x", data="five", timeout=60).text == "/leases/x agent-1 five"

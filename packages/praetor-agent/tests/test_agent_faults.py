@@ -22,8 +22,6 @@ from praetor_agent.link.poller import Inbox
 from praetor_agent.link.reporter import Teller
 from praetor_api.protocol import Desired, Observation, Report, ReportAck
 
-pytestmark = pytest.mark.timeout(300)  # agents are programs of their own, which a busy machine starts slowly
-
 HOUR = 3600.0
 WALL = datetime(2025, 1, 31, 12, tzinfo=UTC)
 

@@ -24,8 +24,6 @@ from agent_testing import FakeGateway, item, process_spec
 from praetor_agent.backends import procfs
 from praetor_agent.backends.process import ProcessBackend
 
-pytestmark = pytest.mark.timeout(300)  # agents are programs of their own, which a busy machine starts slowly
-
 Answer = Callable[[BaseHTTPRequestHandler], None]
 
 

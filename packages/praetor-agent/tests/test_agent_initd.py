@@ -59,7 +59,7 @@ def group_is_there(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(words=st.lists(st.one_of(TEXT, st.sampled_from(NASTY)), min_size=60, max_size=100))
 def test_words_come_out_of_a_real_shell_as_they_went_in(shell: tuple[str, ...], words: list[str]) -> None:
     program = "printf '%s\\0' " + " ".join(map(quote, words))

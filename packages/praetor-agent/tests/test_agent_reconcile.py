@@ -568,7 +568,7 @@ def happen(device: Device, event: tuple[object, ...]) -> None:
             device.now += seconds
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(EVENTS, max_size=25))
 def test_whatever_happens_there_is_one_instance_it_is_never_stopped_early_and_the_device_comes_to_rest(
     events: list[tuple[object, ...]],
@@ -580,7 +580,7 @@ def test_whatever_happens_there_is_one_instance_it_is_never_stopped_early_and_th
         assert reconcile(device.desired, device.world, device.memory, device.now).memory == device.memory
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     st.sampled_from([RestartPolicy.NEVER, RestartPolicy.ON_FAILURE]),
     st.lists(
@@ -606,7 +606,7 @@ def test_a_run_that_completed_is_never_repeated_for_the_same_spec(
     assert len(device.starts) == 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(EVENTS, max_size=15))
 def test_with_time_a_desired_process_always_comes_to_run(events: list[tuple[object, ...]]) -> None:
     device = Device()

@@ -23,8 +23,6 @@ from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.state import State
 from praetor_api.protocol import Observation
 
-pytestmark = pytest.mark.timeout(300)  # agents are programs of their own, which a busy machine starts slowly
-
 SLEEP = process_spec("sleep", "1000")
 
 

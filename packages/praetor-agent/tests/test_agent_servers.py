@@ -24,8 +24,6 @@ from agent_testing import FakeGateway, item, process_spec, running_agent, until
 from praetor_agent.artifacts.oci import this_machine
 from praetor_agent.backends import procfs
 
-pytestmark = pytest.mark.timeout(300)  # agents are programs of their own, which a busy machine starts slowly
-
 PROGRAM = b"#!/bin/sh\nexec sleep 1000\n# " + os.urandom(600_000).hex().encode() + b"\n"
 LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 CONFIG = "application/vnd.oci.image.config.v1+json"

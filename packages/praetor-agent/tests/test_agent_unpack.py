@@ -137,7 +137,7 @@ HOSTILE = [
     pytest.param(lambda: packed(member("a", content=b"1"), member("a/b", content=b"2")), id="below-a-file"),
     pytest.param(lambda: packed(member("Run/a"), member("run/b")), id="case"),
     pytest.param(lambda: sparse(1024**4), id="sparse-1TB"),
-    pytest.param(lambda: many(1_000_000), id="1M-entries", marks=pytest.mark.timeout(300)),
+    pytest.param(lambda: many(1_000_000), id="1M-entries"),
     pytest.param(lambda: packed(member("z", content=bytes(48 * 1024**2)), compress=True), id="1000:1"),
     pytest.param(lambda: packed(member("/".join("d" * 100))), id="deep"),
     pytest.param(lambda: packed(member("n" * 256)), id="long-name"),
@@ -254,7 +254,7 @@ MEMBERS = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(layers=st.lists(st.lists(MEMBERS, max_size=8), min_size=1, max_size=3), image=st.booleans())
 def test_no_archive_whatsoever_writes_or_leads_outside(
     tmp_path_factory: pytest.TempPathFactory, layers: list[list[Member]], image: bool
@@ -273,7 +273,7 @@ PATHS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     files=st.dictionaries(PATHS.map("/".join), st.binary(max_size=2000), max_size=6),
     form=st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),

@@ -111,7 +111,7 @@ def agrees(kept: Plan, counted: Plan) -> bool:
     return kept.status == counted.status and kept.actions == counted.actions == () and early
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(policies, st.lists(st.tuples(devices, processes), max_size=4), steps)
 def test_an_account_agrees_with_a_pass_over_all(
     policy: dict[str, Any],

@@ -88,7 +88,7 @@ class Rollout(PlannedFleet):
         assert settled.actions == ()
 
 
-STEPS = settings(max_examples=60, stateful_step_count=30, deadline=None)
+STEPS = settings(max_examples=60, stateful_step_count=30)
 
 
 def test_a_rollout_keeps_its_promises() -> None:

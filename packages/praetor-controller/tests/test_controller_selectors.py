@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from praetor_api.kube.objects import LabelSelector, LabelSelectorRequirement, SelectorOperator
@@ -52,7 +52,6 @@ def test_a_bad_requirement_is_refused_by_its_path(selector: LabelSelector, words
 label_sets = st.dictionaries(st.sampled_from("abc"), st.sampled_from("123"))
 
 
-@settings(deadline=None)
 @given(labels=label_sets, key=st.sampled_from("abc"), values=st.sets(st.sampled_from("123"), min_size=1))
 def test_in_and_not_in_are_opposites(labels: dict[str, str], key: str, values: set[str]) -> None:
     among = compile_selector(requirement(key, SelectorOperator.IN, *values))
@@ -60,7 +59,6 @@ def test_in_and_not_in_are_opposites(labels: dict[str, str], key: str, values: s
     assert among(labels) is not outside(labels)
 
 
-@settings(deadline=None)
 @given(labels=label_sets, wanted=label_sets)
 def test_all_parts_must_hold(labels: dict[str, str], wanted: dict[str, str]) -> None:
     expressions = tuple(

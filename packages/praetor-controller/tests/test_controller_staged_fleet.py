@@ -161,7 +161,7 @@ class StagedRollout(PlannedFleet):
 
 
 FACTOR = int(os.environ.get("PRAETOR_PROPERTY_FACTOR", "1"))
-STEPS = settings(max_examples=60 * FACTOR, stateful_step_count=30, deadline=None)
+STEPS = settings(max_examples=60 * FACTOR, stateful_step_count=30)
 
 
 def test_a_staged_rollout_keeps_its_promises() -> None:

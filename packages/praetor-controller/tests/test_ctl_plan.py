@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from click.testing import Result
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ctl_testing import NAMESPACE, Lab
@@ -226,7 +226,6 @@ def test_a_bad_ready_after_is_a_usage_error() -> None:
     assert plan(Lab(), manifest(), "--ready-after", "soon").exit_code == 2
 
 
-@settings(deadline=None)
 @given(devices=st.integers(0, 12), limit=st.integers(0, 5))
 def test_a_forecast_keeps_the_budget_and_ends(devices: int, limit: int) -> None:
     told = forecast(lab_of(devices), manifest(rolling={"maxUnavailable": limit}))

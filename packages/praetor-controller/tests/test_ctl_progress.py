@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from praetor_controller.ctl.errors import Exit
@@ -137,7 +137,6 @@ def test_the_last_line_says_what_came_of_it(verdict: Verdict, words: str) -> Non
 COUNT = st.integers(0, 50)
 
 
-@settings(deadline=None)
 @given(desired=COUNT, up=COUNT, updated=COUNT, spared=COUNT, width=st.integers(1, 60))
 def test_a_bar_is_always_as_wide_as_it_shall_be(desired: int, up: int, updated: int, spared: int, width: int) -> None:
     state = Progress(
@@ -147,7 +146,6 @@ def test_a_bar_is_always_as_wide_as_it_shall_be(desired: int, up: int, updated: 
     assert len(bar(state, width)) == width + 2
 
 
-@settings(deadline=None)
 @given(desired=st.integers(1, 50), up=COUNT)
 def test_a_full_bar_means_that_all_are_up_to_date(desired: int, up: int) -> None:
     up = min(up, desired)

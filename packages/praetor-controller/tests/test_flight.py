@@ -104,7 +104,7 @@ def end(lines: list[bytes], planner: Planner = plan) -> Replayed:
 A_ROLLOUT = [("report", ""), ("report", ""), ("report", ""), ("edit", "v2"), *[("report", "")] * 8]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(EVENTS, max_size=25))
 def test_whatever_was_recorded_is_decided_again(events: list[tuple[str, str]]) -> None:
     lines = run(events).lines()

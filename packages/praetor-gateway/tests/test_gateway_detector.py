@@ -253,7 +253,7 @@ def test_many_of_a_large_site_are_no_storm() -> None:
     assert len(scenario.lost) == 60
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     beats=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 40)), max_size=40),
     stalls=st.sets(st.integers(0, 39), max_size=3),
@@ -268,7 +268,7 @@ def test_a_device_that_beats_in_time_is_never_lost(beats: list[tuple[int, int]],
     assert "d3" not in scenario.lost
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(silent_after=st.integers(1, 300))
 def test_a_device_that_died_is_always_found(silent_after: int) -> None:
     scenario = DetectorScenario(2)
