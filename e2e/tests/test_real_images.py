@@ -16,7 +16,7 @@ from agent_testing import until
 from e2e.lab import dockerd, registry
 from praetor_agent.artifacts.fetcher import device_sources
 from praetor_agent.artifacts.store import ArtifactStore
-from praetor_agent.backends.command import launch_of
+from praetor_agent.backends.command import command_of
 from praetor_agent.backends.container import ContainerBackend, Runtime, probe_in
 from praetor_agent.backends.images import Images
 from praetor_agent.backends.probes import Prober
@@ -113,7 +113,7 @@ def test_an_image_that_the_runtime_cannot_pull_is_fetched_loaded_and_run(
     assert [path.name for path in (tmp_path / "artifacts").iterdir() if path.name != ".parts"] == []
     backend = ContainerBackend(DEVICE, tmp_path / "containers", command, options)
     revision = Revision(item=wanted, artifact_path=state.path, artifact_digest=state.digest)
-    backend.start(launch_of(revision))
+    backend.start(command_of(revision))
     try:
         seen = backend.observe()["uid-1"]
         assert_as_specified(seen, env)

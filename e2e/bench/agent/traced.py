@@ -29,8 +29,8 @@ def main(gateway: str, device: str, token: str, folder: Path) -> None:
     trace = Trace()
     Thread(target=answer, args=(trace,), name="answer", daemon=True).start()  # before the block, so it is not traced
     with tracing(trace):
-        hold_file = folder / "hold"
-        run(RunSettings(gateway=gateway, device=device, token=token, state_dir=folder / "state", hold_file=hold_file))
+        state, freeze = folder / "state", folder / "hold"
+        run(RunSettings(gateway=gateway, device=device, token=token, state_dir=state, freeze_file=freeze))
 
 
 if __name__ == "__main__":

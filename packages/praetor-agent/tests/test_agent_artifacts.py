@@ -16,11 +16,12 @@ import pytest
 from agent_testing import HandClock, until
 from praetor_agent.artifacts.fetcher import Fetcher, Source, device_sources
 from praetor_agent.artifacts.files import FileSource, HttpSource, file_path
+from praetor_agent.artifacts.names import file_name
 from praetor_agent.artifacts.partial_download import Work
-from praetor_agent.artifacts.store import ArtifactStore, file_name, pinned
+from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.artifacts.web import Web
 from praetor_agent.clock import SystemClock
-from praetor_agent.core.model import ArtifactState
+from praetor_agent.core.model import ArtifactState, pinned
 from praetor_agent.errors import ArtifactError
 from praetor_api.protocol import ArtifactReason, DesiredItem
 from praetor_api.spec import Artifact, ArtifactType, Backend, Execution, ProcessSpec

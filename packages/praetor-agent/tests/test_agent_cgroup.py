@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from agent_testing import until
-from praetor_agent.backends.command import Launch
+from praetor_agent.backends.command import Command
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.backends.resources import ROOT, limits
 from praetor_api.spec import Resources
 
 ALL = Resources(memory="64Mi", cpu="500m", tasks=20)
-LAUNCH = Launch(
+COMMAND = Command(
     uid="u1", namespace="net", name="fw", spec_hash="v1", argv=("/bin/sleep", "1000"), env={"PATH": "/bin:/usr/bin"},
     working_dir="/", user=None, resources=Resources(), grace_seconds=5, at_boot=True,
 )  # fmt: skip
@@ -47,7 +47,7 @@ def test_a_group_that_cannot_be_made_is_told_and_the_process_runs(
     backend = ProcessBackend(tmp_path / "p", "b")
     (tmp_path / "cgroup.controllers").write_text("memory\n")
     monkeypatch.setattr("praetor_agent.backends.resources.limits.__defaults__", (tmp_path,))
-    backend.start(replace(LAUNCH, resources=ALL))
+    backend.start(replace(COMMAND, resources=ALL))
     seen = backend.observe()["u1"]
     backend.stop("u1", grace_seconds=0, force=True)
     assert (seen.running, set(seen.unlimited)) == (True, {"memory", "cpu", "tasks"})
@@ -59,11 +59,11 @@ def test_a_group_that_cannot_be_made_is_told_and_the_process_runs(
 def test_a_process_runs_within_its_groups_and_an_end_for_want_of_memory_is_told(tmp_path: Path) -> None:
     backend = ProcessBackend(tmp_path / "p", "b")
     hungry = "x=a; while :; do x=$x$x$x; done"
-    backend.start(replace(LAUNCH, argv=("/bin/sh", "-c", hungry), resources=ALL))
+    backend.start(replace(COMMAND, argv=("/bin/sh", "-c", hungry), resources=ALL))
     until(lambda: not backend.observe()["u1"].running, "its end")
     seen = backend.observe()["u1"]
     assert (seen.termination_reason, seen.exit_code) == ("OOMKilled", 137)
-    backend.start(replace(LAUNCH, resources=ALL))
+    backend.start(replace(COMMAND, resources=ALL))
     seen = backend.observe()["u1"]
     groups = dict(line.split(":")[1:] for line in Path(f"/proc/{seen.pid}/cgroup").read_text().splitlines())
     values = {

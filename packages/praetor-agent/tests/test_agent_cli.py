@@ -10,7 +10,7 @@ import pytest
 from agent_testing import item, process_spec
 from praetor_agent.__about__ import __version__
 from praetor_agent.cli import main
-from praetor_agent.core.model import Record, Revision, Stage
+from praetor_agent.core.model import ProcessStage, Record, Revision
 from praetor_agent.state import Received, State
 from praetor_api.protocol import read_desired
 
@@ -77,7 +77,8 @@ def test_status_tells_what_the_device_thinks(tmp_path: Path, capsys: pytest.Capt
     desired = read_desired(body)
     State(tmp_path).save_desired("leaf-1", Received(etag='"e"', body=body, desired=desired))
     record = Record(
-        uid="uid-fw", namespace="default", name="fw", stage=Stage.WAITING, current=Revision(item=desired.items[0]),
+        uid="uid-fw", namespace="default", name="fw", stage=ProcessStage.WAITING,
+        current=Revision(item=desired.items[0]),
         restart_count=3, exit_code=1, termination_reason="Error",
     )  # fmt: skip
     State(tmp_path).save_memory({"uid-fw": record})

@@ -18,7 +18,7 @@ from agent_testing import until
 from praetor_agent import settings
 from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.backends import container
-from praetor_agent.backends.command import Launch, launch_of
+from praetor_agent.backends.command import Command, command_of
 from praetor_agent.backends.container import (
     ASK_AGAIN_SECONDS,
     TIMEOUT_SECONDS,
@@ -107,8 +107,8 @@ def fetched(tmp_path: Path, wanted: DesiredItem) -> Revision:
     return Revision(item=wanted, artifact_path=state.path, artifact_digest=state.digest)
 
 
-def run(backend: ContainerBackend, tmp_path: Path, wanted: DesiredItem) -> Launch:
-    launch = launch_of(fetched(tmp_path, wanted))
+def run(backend: ContainerBackend, tmp_path: Path, wanted: DesiredItem) -> Command:
+    launch = command_of(fetched(tmp_path, wanted))
     backend.start(launch)
     return launch
 
@@ -210,7 +210,7 @@ def answered(prober: Prober, problem: str | None) -> bool:
 @real
 def test_probes_run_inside_the_container(backend: ContainerBackend, tmp_path: Path, image: str) -> None:
     revision = fetched(tmp_path, item(image, "/bin/sleep", "1000"))
-    backend.start(launch_of(revision))
+    backend.start(command_of(revision))
     prober = Prober()
     for command, problem in (
         (("/bin/test", "-e", "/bin/busybox"), None),
@@ -258,7 +258,7 @@ def test_a_variable_that_a_line_cannot_carry_is_refused(value: str) -> None:
 
 
 def test_a_container_that_is_not_what_was_asked_for_is_never_started(tmp_path: Path) -> None:
-    launch = launch_of(
+    launch = command_of(
         Revision(
             artifact_path="/i", item=item("x@sha256:1", "/bin/a", "b", args=("c",), env=(EnvVar(name="A", value="1"),))
         )
@@ -272,7 +272,7 @@ def test_a_container_that_is_not_what_was_asked_for_is_never_started(tmp_path: P
 
 
 def test_without_a_command_the_images_entrypoint_gets_the_arguments(tmp_path: Path) -> None:
-    launch = launch_of(Revision(artifact_path="/i", item=item("x@sha256:1", args=("--peers", "all"))))
+    launch = command_of(Revision(artifact_path="/i", item=item("x@sha256:1", args=("--peers", "all"))))
     assert (launch.argv, launch.entrypoint) == (("--peers", "all"), 0)
     check(launch, {"Config": {"Entrypoint": ["/bgp"], "Cmd": ["--peers", "all"], "Env": []}})
 

@@ -20,17 +20,18 @@ import pytest
 from agent_testing import HandClock, item, process_spec, until
 from praetor_agent.artifacts.fetcher import Fetcher, Sources, device_sources
 from praetor_agent.artifacts.store import ArtifactStore
-from praetor_agent.backends.command import Launch
+from praetor_agent.backends.command import Command
 from praetor_agent.backends.probes import Prober, Probes
 from praetor_agent.clock import Waker
 from praetor_agent.core.health import Health
-from praetor_agent.core.model import Memory, Observed, Stage, World
+from praetor_agent.core.model import Memory, Observed, ObservedDevice, ProcessStage
+from praetor_agent.core.report import observations
 from praetor_agent.core.restart import LOST
 from praetor_agent.errors import StartError
 from praetor_agent.host import Host
 from praetor_agent.link.poller import Inbox
-from praetor_agent.link.reporter import Teller, observations
-from praetor_agent.loop import Loop, Parts
+from praetor_agent.link.reporter import Reporter
+from praetor_agent.loop import Dependencies, Loop
 from praetor_agent.state import JsonFile, Received, State
 from praetor_api.protocol import Desired, Observation, RollbackReason, read_desired
 from praetor_api.spec import Backend
@@ -144,7 +145,7 @@ class Processes:
         self.step("before observe")
         return dict(self.traces)
 
-    def start(self, launch: Launch) -> None:
+    def start(self, launch: Command) -> None:
         self.step("before start")
         assert not self.running(launch.uid), f"a second instance of {launch.uid}"
         before = self.traces.pop(launch.uid, None)
@@ -198,7 +199,7 @@ class Processes:
             self.traces[uid] = replace(self.traces[uid], running=False, exit_code=code, termination_reason=reason)
 
 
-class Ear(Teller):
+class Ear(Reporter):
     """Keeps what the gateway would be told."""
 
     def __init__(self) -> None:
@@ -209,7 +210,7 @@ class Ear(Teller):
         self,
         desired: Desired | None,
         memory: Memory,
-        world: World,
+        world: ObservedDevice,
         health: Mapping[str, Health],
         ask_at: float | None = None,
     ) -> float:
@@ -217,7 +218,7 @@ class Ear(Teller):
         return float("inf")
 
 
-class Device:
+class CrashingDevice:
     """A device whose disk, processes and clock outlive its agents."""
 
     def __init__(
@@ -241,17 +242,17 @@ class Device:
         self._inbox = Inbox(lambda: None, state.load_desired("leaf-1"))
         store = ArtifactStore(self.directory / "artifacts", max_bytes=STORE_BYTES)
         fetcher = Fetcher(store, self._sources, self._clock, lambda: None)
-        parts = Parts(
+        dependencies = Dependencies(
             state=state,
             inbox=self._inbox,
             host=Host({Backend.PROCESS: self.processes}, {}, fetcher, self.processes.boot_id),
             probes=Probes(Prober(), self._clock),
-            teller=self.ear,
+            reporter=self.ear,
             waker=self._waker,
             clock=self._clock,
-            hold=self.directory / "hold",
+            freeze_file=self.directory / "hold",
         )
-        self._loop = Loop("leaf-1", parts)
+        self._loop = Loop("leaf-1", dependencies)
 
     def desire(self, items: tuple[Item, ...]) -> None:
         body = {"deviceName": "leaf-1", "heartbeatIntervalSeconds": 15, "items": list(items)}
@@ -306,14 +307,14 @@ CHANGES: dict[str, Change] = {
 def new_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     waker, number = Waker(), count()
 
-    def new(sources: Sources | None = None, *, remembers: bool = False) -> Device:
-        return Device(tmp_path / str(next(number)), waker, monkeypatch, sources or {}, remembers)
+    def new(sources: Sources | None = None, *, remembers: bool = False) -> CrashingDevice:
+        return CrashingDevice(tmp_path / str(next(number)), waker, monkeypatch, sources or {}, remembers)
 
     yield new
     waker.close()
 
 
-def killed_at(device: Device, change: Change, point: int) -> str | None:
+def killed_at(device: CrashingDevice, change: Change, point: int) -> str | None:
     """Make *change*, with the agent killed at step *point*; return which step that was, None when there are fewer."""
     before, after, _ = change
     device.desire(before)
@@ -328,7 +329,7 @@ def killed_at(device: Device, change: Change, point: int) -> str | None:
     return None
 
 
-def recover(device: Device, change: Change) -> None:
+def recover(device: CrashingDevice, change: Change) -> None:
     """Let a new agent begin without network, and then learn what is desired; check what comes of it."""
     for name in ("desired.json", "memory.json"):
         assert JsonFile(device.directory / name).load() is not None, f"{name} cannot be read"
@@ -387,7 +388,7 @@ def test_a_device_that_loses_power_at_any_step_comes_back(new_device: Any, chang
                 break
             unsafe = device.disk.unsafe
             device.lose_power(kept)
-            begun = {record.spec_hash for record in device.memory().values() if record.stage is Stage.STARTING}
+            begun = {record.spec_hash for record in device.memory().values() if record.stage is ProcessStage.STARTING}
             recover(device, change)
             where = f"power lost at step {point}, {step}, with {kept} of {unsafe}"
             assert device.times(SIDE) == 2, where

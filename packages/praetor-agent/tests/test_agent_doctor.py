@@ -95,7 +95,7 @@ def test_a_backend_that_is_missing_is_a_fault_only_where_it_is_asked_for(gateway
 def test_a_hold_and_a_store_that_is_almost_full_are_told_with_the_mend(gateway: FakeGateway, tmp_path: Path) -> None:
     hold, state = tmp_path / "hold", tmp_path / "state"
     settings = RunSettings(
-        gateway=gateway.url, device="leaf-1", state_dir=state, token="t", hold_file=hold, artifact_store_bytes=4 << 20
+        gateway=gateway.url, device="leaf-1", state_dir=state, token="t", freeze_file=hold, artifact_store_bytes=4 << 20
     )
     before = {check.name: check for check in checks(settings)}
     assert (before["hold"].verdict, before["artifacts"].verdict) == ("ok", "ok")

@@ -13,7 +13,7 @@ import pytest
 from agent_testing import FakeGateway, HandClock, item, process_spec
 from praetor_agent.artifacts.fetcher import Fetcher
 from praetor_agent.artifacts.store import ArtifactStore
-from praetor_agent.backends.command import Launch, probe_of
+from praetor_agent.backends.command import Command, probe_of
 from praetor_agent.backends.probes import Prober, Probes
 from praetor_agent.clock import Waker
 from praetor_agent.core.model import Observed
@@ -21,8 +21,8 @@ from praetor_agent.errors import BackendError
 from praetor_agent.host import OUTPUT_CHARACTERS, Host
 from praetor_agent.link.client import Address, GatewayClient
 from praetor_agent.link.poller import Inbox
-from praetor_agent.link.reporter import Teller
-from praetor_agent.loop import RETRY_SECONDS, Loop, Parts
+from praetor_agent.link.reporter import Reporter
+from praetor_agent.loop import RETRY_SECONDS, Dependencies, Loop
 from praetor_agent.state import Received, State
 from praetor_api.protocol import Observation, Report, read_desired
 from praetor_api.spec import Backend
@@ -37,8 +37,8 @@ class Scripts:
     *stubborn* undoes each repair at once; *broken* is why nothing can be written or read, *failure* what the disk says.
     """
 
-    definitions: dict[str, Launch | str] = field(default_factory=dict)
-    written: dict[str, Launch] = field(default_factory=dict)
+    definitions: dict[str, Command | str] = field(default_factory=dict)
+    written: dict[str, Command] = field(default_factory=dict)
     processes: dict[str, Observed] = field(default_factory=dict)
     output: dict[str, str] = field(default_factory=dict)
     instance: int = 0
@@ -54,7 +54,7 @@ class Scripts:
             for uid, seen in self.processes.items()
         }
 
-    def start(self, launch: Launch) -> None:
+    def start(self, launch: Command) -> None:
         self.definitions[launch.uid] = self.written[launch.uid] = launch
         self.output[launch.uid] = ""
         self.again(launch.uid, launch.spec_hash)
@@ -77,7 +77,7 @@ class Scripts:
     def remove(self, uid: str) -> None:
         del self.processes[uid], self.definitions[uid]
 
-    def repair(self, launch: Launch) -> None:
+    def repair(self, launch: Command) -> None:
         self.repairs += 1
         if self.failure is not None:
             raise self.failure
@@ -93,7 +93,7 @@ class Scripts:
         return self.output[uid][-limit:]
 
 
-class Device:
+class EditedDevice:
     """An agent's loop, pass by pass."""
 
     def __init__(self, directory: Path, gateway: FakeGateway) -> None:
@@ -109,17 +109,17 @@ class Device:
 
     def new_loop(self) -> Loop:
         fetcher = Fetcher(ArtifactStore(self.directory / "artifacts"), {}, self.clock, self.waker.wake)
-        parts = Parts(
+        dependencies = Dependencies(
             state=State(self.directory),
             inbox=self.inbox,
             host=Host({Backend.PROCESS: self.backend}, {}, fetcher, "boot-1"),
             probes=Probes(Prober(), self.clock, probe_of),
-            teller=Teller(self.client, self.inbox, self.clock, Report(), lambda: None, lambda _: {}),
+            reporter=Reporter(self.client, self.inbox, self.clock, Report(), lambda: None, lambda _: {}),
             waker=self.waker,
             clock=self.clock,
-            hold=self.hold,
+            freeze_file=self.hold,
         )
-        return Loop("leaf-1", parts)
+        return Loop("leaf-1", dependencies)
 
     def desire(self, **spec: Any) -> None:
         wanted = item("a", process_spec("sleep", "1000", **spec))
@@ -136,14 +136,14 @@ class Device:
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Iterator[Device]:
+def device(tmp_path: Path) -> Iterator[EditedDevice]:
     with FakeGateway() as gateway:
-        device = Device(tmp_path, gateway)
+        device = EditedDevice(tmp_path, gateway)
         yield device
         device.client.close()
 
 
-def test_a_definition_that_somebody_edits_is_set_right_counted_and_what_runs_goes_on(device: Device) -> None:
+def test_an_edited_definition_is_rewritten_and_counted_while_the_process_runs_on(device: EditedDevice) -> None:
     device.desire()
     device.step()
     assert device.told().drift_count is None
@@ -160,7 +160,7 @@ def test_a_definition_that_somebody_edits_is_set_right_counted_and_what_runs_goe
     assert device.told().drift_count == 2
 
 
-def test_a_repair_that_fails_is_tried_again_after_a_while_and_not_counted(device: Device) -> None:
+def test_a_failed_repair_is_retried_after_a_while_and_not_counted(device: EditedDevice) -> None:
     device.desire()
     device.step()
     device.backend.definitions[UID], device.backend.broken = "by hand", "read-only file system"
@@ -171,7 +171,7 @@ def test_a_repair_that_fails_is_tried_again_after_a_while_and_not_counted(device
     assert (device.backend.repairs, device.told().drift_count) == (2, 1)
 
 
-def test_somebody_who_undoes_each_repair_is_met_once_in_a_pass(device: Device) -> None:
+def test_a_definition_that_is_edited_again_at_once_is_repaired_once_per_pass(device: EditedDevice) -> None:
     device.desire()
     device.step()
     device.backend.definitions[UID], device.backend.stubborn = "by hand", True
@@ -181,7 +181,7 @@ def test_somebody_who_undoes_each_repair_is_met_once_in_a_pass(device: Device) -
     assert (device.backend.repairs, device.told().drift_count) == (2, 2)
 
 
-def test_what_is_edited_while_the_device_is_held_waits_for_the_end_of_the_hold(device: Device) -> None:
+def test_a_definition_edited_during_a_freeze_is_repaired_after_the_freeze(device: EditedDevice) -> None:
     device.desire()
     device.step()
     device.hold.write_text("maintenance")
@@ -193,7 +193,7 @@ def test_what_is_edited_while_the_device_is_held_waits_for_the_end_of_the_hold(d
     assert (device.backend.repairs, device.told().drift_count) == (1, 1)
 
 
-def test_an_instance_that_somebody_put_in_the_place_of_ours_is_counted(device: Device) -> None:
+def test_an_instance_that_replaced_ours_is_counted_as_drift(device: EditedDevice) -> None:
     device.desire()
     device.step()
     device.step()
@@ -202,7 +202,7 @@ def test_an_instance_that_somebody_put_in_the_place_of_ours_is_counted(device: D
     assert (device.told().drift_count, device.told().restart_count) == (1, 1)
 
 
-def test_the_end_of_the_output_is_asked_for_once_cleaned_and_kept(device: Device) -> None:
+def test_the_output_tail_is_read_once_cleaned_and_kept(device: EditedDevice) -> None:
     device.desire(restartPolicy="Never")
     device.step()
     assert device.told().output_tail is None
@@ -218,7 +218,9 @@ def test_the_end_of_the_output_is_asked_for_once_cleaned_and_kept(device: Device
     assert (device.backend.asked, device.told().output_tail) == (1, tail)
 
 
-def test_each_crash_of_a_service_tells_its_own_last_words_and_a_new_version_begins_without(device: Device) -> None:
+def test_each_crash_reports_its_own_output_and_a_new_version_begins_without_any(
+    device: EditedDevice,
+) -> None:
     device.desire()
     device.step()
     for words in ("no config\n", "no memory\n"):
@@ -234,7 +236,7 @@ def test_each_crash_of_a_service_tells_its_own_last_words_and_a_new_version_begi
     assert device.told().output_tail is None
 
 
-def test_output_that_cannot_be_told_is_left_out_and_holds_up_nothing(device: Device) -> None:
+def test_output_that_cannot_be_read_is_omitted_and_delays_nothing(device: EditedDevice) -> None:
     device.desire(restartPolicy="Never")
     device.step()
     device.backend.broken = "the journal is gone"
@@ -244,7 +246,9 @@ def test_output_that_cannot_be_told_is_left_out_and_holds_up_nothing(device: Dev
     assert (device.told().exit_code, device.told().output_tail, device.backend.asked) == (0, None, 1)
 
 
-def test_a_disk_that_refuses_an_action_holds_up_neither_the_reports_nor_the_other_processes(device: Device) -> None:
+def test_an_action_that_fails_on_disk_delays_neither_reports_nor_other_processes(
+    device: EditedDevice,
+) -> None:
     device.desire()
     device.step()
     device.backend.definitions[UID], device.backend.failure = "by hand", OSError(errno.ENOSPC, "No space left")

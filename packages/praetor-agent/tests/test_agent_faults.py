@@ -15,11 +15,11 @@ import pytest
 from agent_testing import FakeGateway, Fault, HandClock, item, process_spec, running_agent, until
 from praetor_agent.backends import procfs
 from praetor_agent.core import report
-from praetor_agent.core.model import Record, World
-from praetor_agent.core.report import Reporter
+from praetor_agent.core.model import ObservedDevice, Record
+from praetor_agent.core.report import ReportState
 from praetor_agent.link.client import Address, GatewayClient
 from praetor_agent.link.poller import Inbox
-from praetor_agent.link.reporter import Teller
+from praetor_agent.link.reporter import Reporter
 from praetor_api.protocol import Desired, Observation, Report, ReportAck
 
 HOUR = 3600.0
@@ -150,13 +150,13 @@ def test_a_read_only_file_system_stops_nothing_and_a_new_agent_takes_over(gatewa
 def test_a_clock_that_jumps_moves_no_report_and_no_order_of_reports(gateway: FakeGateway, jump: timedelta) -> None:
     clock = HandClock()
     client = GatewayClient(Address(url=gateway.url, device="leaf-1", token=lambda: "t"))
-    teller = Teller(client, Inbox(lambda: None), clock, Report(), lambda: None, lambda _: {})
-    next_at = teller.step(None, {}, World(boot_id="b"), {})
+    reporter = Reporter(client, Inbox(lambda: None), clock, Report(), lambda: None, lambda _: {})
+    next_at = reporter.step(None, {}, ObservedDevice(boot_id="b"), {})
     clock.time += jump
-    assert teller.step(None, {}, World(boot_id="b"), {}) == next_at
+    assert reporter.step(None, {}, ObservedDevice(boot_id="b"), {}) == next_at
     assert len(gateway.reports) == 1
     clock.seconds = next_at
-    teller.step(None, {}, World(boot_id="b"), {})
+    reporter.step(None, {}, ObservedDevice(boot_id="b"), {})
     first, second = gateway.reports
     assert (first.timestamp, second.timestamp) == (reporting_time(WALL), reporting_time(WALL + jump))
     assert (second.seq or 0) > (first.seq or 0)
@@ -166,15 +166,15 @@ def test_a_clock_that_jumps_moves_no_report_and_no_order_of_reports(gateway: Fak
 def test_a_report_that_was_not_taken_is_sent_again_with_all_that_it_said(gateway: FakeGateway) -> None:
     clock, seen = HandClock(), {"uid-a": Record(uid="uid-a", name="a")}
     client = GatewayClient(Address(url=gateway.url, device="leaf-1", token=lambda: "t"))
-    teller = Teller(client, Inbox(lambda: None), clock, Report(), lambda: None, lambda _: {})
+    reporter = Reporter(client, Inbox(lambda: None), clock, Report(), lambda: None, lambda _: {})
     desired = Desired(device_name="leaf-1")
     gateway.fail(Fault(path="/report", status=200, body=b'{"ack": false, "heartbeatIntervalSeconds": 3600}'))
-    again_at = teller.step(desired, seen, World(boot_id="b"), {})
-    heard_at = teller.heard_at
+    again_at = reporter.step(desired, seen, ObservedDevice(boot_id="b"), {})
+    heard_at = reporter.heard_at
     assert 0 < again_at - clock.seconds <= 1.25
     clock.seconds = again_at
-    teller.step(desired, seen, World(boot_id="b"), {})
-    assert (heard_at, teller.heard_at) == (None, again_at)
+    reporter.step(desired, seen, ObservedDevice(boot_id="b"), {})
+    assert (heard_at, reporter.heard_at) == (None, again_at)
     assert gateway.observations.keys() == {"a"}
     client.close()
 
@@ -182,17 +182,19 @@ def test_a_report_that_was_not_taken_is_sent_again_with_all_that_it_said(gateway
 def test_until_a_report_is_answered_the_desired_state_says_how_often_to_send(gateway: FakeGateway) -> None:
     clock = HandClock()
     client = GatewayClient(Address(url=gateway.url, device="leaf-1", token=lambda: "t"))
-    teller = Teller(client, Inbox(lambda: None), clock, Report(), lambda: None, lambda _: {})
+    reporter = Reporter(client, Inbox(lambda: None), clock, Report(), lambda: None, lambda _: {})
     kept = Desired(device_name="leaf-1", heartbeat_interval_seconds=600)
     gateway.fail(Fault(path="/report", status=500, times=4))
     for _ in range(3):
-        clock.seconds = teller.step(kept, {}, World(boot_id="b"), {})
-    assert 540 <= teller.step(kept, {}, World(boot_id="b"), {}) - clock.seconds <= 660
+        clock.seconds = reporter.step(kept, {}, ObservedDevice(boot_id="b"), {})
+    assert 540 <= reporter.step(kept, {}, ObservedDevice(boot_id="b"), {}) - clock.seconds <= 660
     clock.seconds += 660
-    assert teller.step(kept, {}, World(boot_id="b"), {}) - clock.seconds <= 1.1  # the answer wins: it is newer
+    assert (
+        reporter.step(kept, {}, ObservedDevice(boot_id="b"), {}) - clock.seconds <= 1.1
+    )  # the answer wins: it is newer
     gateway.fail(Fault(path="/report", status=500, times=4))
     for _ in range(5):
-        clock.seconds, before = teller.step(kept, {}, World(boot_id="b"), {}), clock.seconds
+        clock.seconds, before = reporter.step(kept, {}, ObservedDevice(boot_id="b"), {}), clock.seconds
         assert clock.seconds - before <= 1.25
     client.close()
 
@@ -202,7 +204,7 @@ def reporting_time(moment: datetime) -> str:
 
 
 def test_a_gateway_that_is_gone_for_an_hour_is_asked_within_each_interval_and_then_told_all() -> None:
-    reporter = Reporter(base=1, next_at=0.0)
+    reporter = ReportState(base=1, next_at=0.0)
     changed = {"u": Observation(name="a", restart_count=7)}
     now, asked = 0.0, 0
     while now < HOUR:

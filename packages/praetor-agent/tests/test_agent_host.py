@@ -38,7 +38,7 @@ def test_an_agent_that_has_nothing_to_run_loads_no_backend_and_nothing_that_writ
     assert "praetor_agent.loop" in loaded
     parts = {name.removeprefix("praetor_agent.") for name in loaded if "backends." in name or "artifacts." in name}
     readers = {"backends.probes", "backends.procfs"}  # what the loop itself needs
-    assert parts - readers == {"backends.protocol", "backends.resources", "artifacts.fetcher", "artifacts.store"}
+    assert parts - readers == {"backends.protocol", "artifacts.names", "artifacts.fetcher", "artifacts.store"}
     assert {"argparse", "subprocess"}.isdisjoint(loaded)
 
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 
 from agent_testing import until
 from praetor_agent.backends import procfs
-from praetor_agent.backends.command import Launch
+from praetor_agent.backends.command import Command
 from praetor_agent.backends.initd import InitdBackend, Places, owner, quote, render_script
 from praetor_agent.backends.protocol import own_name
 from praetor_agent.errors import StartError
 
 BOOT = procfs.boot_id() or ""
-LAUNCH = Launch(
+COMMAND = Command(
     uid="u1", namespace="net", name="fw", spec_hash="v1", argv=("/bin/sleep", "1000"),
     env={"PATH": "/bin:/usr/bin", "SECRET": "s"}, working_dir="/", user=None, resources=None,
     grace_seconds=5, at_boot=True,
@@ -69,9 +69,9 @@ def test_words_come_out_of_a_real_shell_as_they_went_in(shell: tuple[str, ...], 
 
 @given(name=TEXT, namespace=TEXT, uid=TEXT, place=TEXT)
 def test_what_a_spec_names_never_becomes_a_command(name: str, namespace: str, uid: str, place: str) -> None:
-    plain = render_script(LAUNCH, "leaf-1", PLACES)
+    plain = render_script(COMMAND, "leaf-1", PLACES)
     try:
-        launch = replace(LAUNCH, name=name, namespace=namespace, uid=uid)
+        launch = replace(COMMAND, name=name, namespace=namespace, uid=uid)
         text = render_script(launch, "leaf-1", replace(PLACES, place=place))
     except StartError:
         assert not (name + namespace + uid).isprintable()
@@ -84,7 +84,7 @@ def test_what_a_spec_names_never_becomes_a_command(name: str, namespace: str, ui
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
 def test_a_script_starts_tells_and_stops(backend: InitdBackend, tmp_path: Path, shell: tuple[str, ...]) -> None:
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     path, first = the_script(tmp_path), backend.observe()["u1"]
     assert first.running
     assert call(path, "status", shell).stdout == f"{path.name} runs, process {first.pid}\n"
@@ -101,7 +101,7 @@ def test_a_script_starts_tells_and_stops(backend: InitdBackend, tmp_path: Path, 
 
 
 def test_two_starts_at_once_make_one_process(backend: InitdBackend, tmp_path: Path) -> None:
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     path = the_script(tmp_path)
     call(path, "stop")
     starts = [subprocess.Popen((str(path), "start"), stdout=subprocess.DEVNULL) for _ in range(4)]
@@ -112,7 +112,7 @@ def test_two_starts_at_once_make_one_process(backend: InitdBackend, tmp_path: Pa
 
 
 def test_a_reused_pid_is_not_taken_for_ours(backend: InitdBackend, tmp_path: Path) -> None:
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     backend.stop("u1", grace_seconds=0, force=True)
     until(lambda: not backend.observe()["u1"].running, "its end")
     run = backend.place("u1") / "run"
@@ -125,7 +125,7 @@ def test_a_reused_pid_is_not_taken_for_ours(backend: InitdBackend, tmp_path: Pat
 
 
 def test_an_init_that_starts_it_under_another_boot_is_understood(backend: InitdBackend, tmp_path: Path) -> None:
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     backend.stop("u1", grace_seconds=0, force=True)
     until(lambda: not backend.observe()["u1"].running, "its end")
     run = backend.place("u1") / "run"
@@ -136,23 +136,23 @@ def test_an_init_that_starts_it_under_another_boot_is_understood(backend: InitdB
 
 
 def test_the_environment_is_secret_and_not_in_the_script(backend: InitdBackend, tmp_path: Path) -> None:
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     assert (backend.place("u1") / "job").stat().st_mode & 0o777 == 0o600
     assert "SECRET" not in the_script(tmp_path).read_text()
 
 
 def test_a_program_that_is_not_there_is_told(backend: InitdBackend) -> None:
     with pytest.raises(StartError, match=r"cannot execute '/no/such'.*No such file"):
-        backend.start(replace(LAUNCH, argv=("/no/such",)))
+        backend.start(replace(COMMAND, argv=("/no/such",)))
 
 
 def test_an_edited_script_is_noticed_and_set_right(backend: InitdBackend, tmp_path: Path) -> None:
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     path, before = the_script(tmp_path), backend.observe()["u1"]
     assert not before.edited
     path.write_text(path.read_text() + "# mine\n")
     assert backend.observe()["u1"].edited
-    backend.repair(LAUNCH)
+    backend.repair(COMMAND)
     assert backend.observe()["u1"] == before
 
 
@@ -160,13 +160,13 @@ def test_a_script_of_somebody_else_is_left(backend: InitdBackend, tmp_path: Path
     path = tmp_path / "init.d" / own_name("fw", "u1")
     path.write_text("#!/bin/sh\n")
     with pytest.raises(StartError, match="was not written by praetor-agent"):
-        backend.start(LAUNCH)
+        backend.start(COMMAND)
     assert path.read_text() == "#!/bin/sh\n"
     assert backend.observe() == {}
 
 
 def test_a_script_that_was_written_but_never_started_is_taken_away(backend: InitdBackend, tmp_path: Path) -> None:
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     backend.stop("u1", grace_seconds=0, force=True)
     (backend.place("u1") / "run").unlink()
     assert not backend.observe()["u1"].running
@@ -176,22 +176,22 @@ def test_a_script_that_was_written_but_never_started_is_taken_away(backend: Init
 
 
 def test_the_tail_of_the_output_is_kept(backend: InitdBackend) -> None:
-    backend.start(replace(LAUNCH, argv=("/bin/sh", "-c", "echo first; echo last")))
+    backend.start(replace(COMMAND, argv=("/bin/sh", "-c", "echo first; echo last")))
     until(lambda: not backend.observe()["u1"].running, "its end")
     assert backend.tail("u1", 5) == "last\n"
     assert backend.tail("u2", 5) == ""
 
 
 def test_a_renamed_process_leaves_no_old_script(backend: InitdBackend, tmp_path: Path) -> None:
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     backend.stop("u1", grace_seconds=0, force=True)
     until(lambda: not backend.observe()["u1"].running, "its end")
-    backend.start(replace(LAUNCH, name="other"))
+    backend.start(replace(COMMAND, name="other"))
     assert the_script(tmp_path).name == own_name("other", "u1")
 
 
 def test_stopping_reaches_a_process_that_ignores_the_request(backend: InitdBackend, tmp_path: Path) -> None:
-    backend.start(replace(LAUNCH, argv=("/bin/sh", "-c", "trap '' TERM; sleep 1000"), grace_seconds=1))
+    backend.start(replace(COMMAND, argv=("/bin/sh", "-c", "trap '' TERM; sleep 1000"), grace_seconds=1))
     pid = backend.observe()["u1"].pid or 0
     assert call(the_script(tmp_path), "stop").returncode == 0
     until(lambda: not group_is_there(pid), "the group to end")

@@ -10,7 +10,7 @@ import pytest
 
 from agent_testing import end_processes
 from praetor_agent.backends import procfs
-from praetor_agent.backends.command import Launch
+from praetor_agent.backends.command import Command
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.cli import main
 from praetor_agent.service import installation
@@ -22,7 +22,7 @@ DOCKER = """#!/bin/sh
 """
 
 
-class Device:
+class InitSystem:
     """A device below *place* with systemd and docker, whose daemon may be dead."""
 
     def __init__(self, place: Path) -> None:
@@ -47,7 +47,7 @@ class Device:
         State(self.state).save_desired("leaf-1", Received(etag=None, body=body, desired=read_desired(body)))
         backend = ProcessBackend(self.state / "processes", procfs.boot_id() or "")
         backend.start(
-            Launch(
+            Command(
                 uid="uid-1", namespace="net", name="fw", spec_hash="v1", argv=("/bin/sleep", "1000"), env={},
                 working_dir="/", user=None, resources=None, grace_seconds=5, at_boot=True,
             )
@@ -56,8 +56,8 @@ class Device:
 
 
 @pytest.fixture
-def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
-    device = Device(tmp_path)
+def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InitSystem]:
+    device = InitSystem(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("PRAETOR_AGENT_CONTAINER_RUNTIME", "docker")
@@ -72,7 +72,7 @@ def complaint(capsys: pytest.CaptureFixture[str], status: object) -> str:
     return capsys.readouterr().err
 
 
-def test_the_service_finds_every_file_wherever_install_was_called(device: Device) -> None:
+def test_the_service_finds_every_file_wherever_install_was_called(device: InitSystem) -> None:
     for name in ("auth.json", "ca.pem", "artifacts.pem", "token"):
         (device.place / name).touch(mode=0o600)
     device.install(
@@ -89,7 +89,7 @@ def test_the_service_finds_every_file_wherever_install_was_called(device: Device
 
 
 def test_an_uninstall_that_a_dead_container_runtime_stops_ends_the_rest_and_can_be_repeated(
-    device: Device, capsys: pytest.CaptureFixture[str]
+    device: InitSystem, capsys: pytest.CaptureFixture[str]
 ) -> None:
     device.install()
     backend = device.run()
@@ -107,7 +107,7 @@ def test_an_uninstall_that_a_dead_container_runtime_stops_ends_the_rest_and_can_
     assert not device.state.exists()
 
 
-def test_what_an_uninstall_left_running_can_be_removed_later(device: Device) -> None:
+def test_what_an_uninstall_left_running_can_be_removed_later(device: InitSystem) -> None:
     device.install()
     backend = device.run()
     device.uninstall()
@@ -119,7 +119,7 @@ def test_what_an_uninstall_left_running_can_be_removed_later(device: Device) -> 
 
 @pytest.mark.parametrize("flags", [(), ("--remove-processes",)])
 def test_without_an_installation_nothing_is_touched(
-    device: Device, flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+    device: InitSystem, flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     device.unit.write_text("of another root\n")
     with pytest.raises(SystemExit) as caught:
@@ -129,7 +129,7 @@ def test_without_an_installation_nothing_is_touched(
 
 
 def test_processes_are_not_removed_while_an_agent_would_start_them_again(
-    device: Device, capsys: pytest.CaptureFixture[str]
+    device: InitSystem, capsys: pytest.CaptureFixture[str]
 ) -> None:
     device.install()
     backend = device.run()

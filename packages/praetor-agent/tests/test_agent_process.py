@@ -14,7 +14,7 @@ import pytest
 
 from agent_testing import until
 from praetor_agent.backends import procfs
-from praetor_agent.backends.command import Launch, resolve
+from praetor_agent.backends.command import Command, resolve
 from praetor_agent.backends.process import SHIM, ProcessBackend
 from praetor_agent.core.model import Observed
 from praetor_agent.errors import BackendError, StartError
@@ -30,8 +30,8 @@ def backend(tmp_path: Path) -> Iterator[ProcessBackend]:
         backend.stop(uid, grace_seconds=0, force=True)
 
 
-def launch(*argv: str, uid: str = "uid-1", **more: object) -> Launch:
-    plain = Launch(
+def launch(*argv: str, uid: str = "uid-1", **more: object) -> Command:
+    plain = Command(
         uid=uid, namespace="net", name="fw", spec_hash="v1", argv=argv, env={"PATH": "/bin:/usr/bin"},
         working_dir="/", user=None, resources=None, grace_seconds=5, at_boot=True,
     )  # fmt: skip
@@ -213,7 +213,7 @@ class Overheard(ProcessBackend):
 
     job = b""
 
-    def _ignite(self, launch: Launch, place: Path, job: bytes) -> str:
+    def _ignite(self, launch: Command, place: Path, job: bytes) -> str:
         self.job = job
         return "ok"
 

@@ -7,9 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from praetor_agent.core import restart, rollback
-from praetor_agent.core.model import ArtifactState, Failure, Memory, Observed, Record, Revision, Rollback, Stage, World
-from praetor_agent.core.reconcile import Fetch, Plan, Remove, Repair, Start, Stop, reconcile
-from praetor_agent.link.reporter import observations
+from praetor_agent.core.model import (
+    ArtifactState,
+    Failure,
+    Memory,
+    Observed,
+    ObservedDevice,
+    ProcessStage,
+    Record,
+    Revision,
+    Rollback,
+)
+from praetor_agent.core.reconcile import Decision, Fetch, Remove, Repair, Start, Stop, reconcile
+from praetor_agent.core.report import observations
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.protocol import Desired, DesiredItem, InvalidItem, Observation, RollbackReason
 from praetor_api.spec import Artifact, ArtifactType, Backend, Execution, ProcessSpec, RestartPolicy
@@ -54,8 +64,8 @@ def dead(code: int | None = 0, version: str = "v1", backend: Backend = Backend.P
     )
 
 
-def world(*seen: Observed, boot: str = BOOT, artifacts: dict[str, ArtifactState] | None = None) -> World:
-    return World(boot_id=boot, observed={one.uid: one for one in seen}, artifacts=artifacts or {})
+def world(*seen: Observed, boot: str = BOOT, artifacts: dict[str, ArtifactState] | None = None) -> ObservedDevice:
+    return ObservedDevice(boot_id=boot, observed={one.uid: one for one in seen}, artifacts=artifacts or {})
 
 
 def record(given_item: DesiredItem | None = None, **more: object) -> Record:
@@ -64,7 +74,7 @@ def record(given_item: DesiredItem | None = None, **more: object) -> Record:
         uid=UID,
         namespace="net",
         name="fw",
-        stage=Stage.RUNNING,
+        stage=ProcessStage.RUNNING,
         current=Revision(item=given_item, artifact_path="/store/fw" if given_item.spec.artifact else None),
         boot_id=BOOT,
         handle="h1",
@@ -72,14 +82,14 @@ def record(given_item: DesiredItem | None = None, **more: object) -> Record:
     return replace(known, **more)  # type: ignore[arg-type]
 
 
-def plan_of(desired: Desired, seen: World, known: Record | None = None, now: float = 100.0) -> Plan:
+def plan_of(desired: Desired, seen: ObservedDevice, known: Record | None = None, now: float = 100.0) -> Decision:
     return reconcile(desired, seen, {known.uid: known} if known else {}, now)
 
 
 def test_a_new_process_is_written_down_and_started() -> None:
     plan = plan_of(wanted(item()), world())
     assert plan.actions == (Start(revision=Revision(item=item())),)
-    assert plan.memory[UID].stage is Stage.STARTING
+    assert plan.memory[UID].stage is ProcessStage.STARTING
     assert plan.memory[UID].boot_id == BOOT
 
 
@@ -90,7 +100,7 @@ def test_a_process_that_runs_as_desired_is_left_alone() -> None:
     assert plan.wake_at == 100 + rollback.GOOD_SECONDS
     good = plan_of(wanted(item()), world(running()), plan.memory[UID], 100 + rollback.GOOD_SECONDS)
     assert good.memory[UID].last_good == Revision(item=item())
-    assert plan_of(wanted(item()), world(running()), good.memory[UID], 200) == Plan(memory=good.memory)
+    assert plan_of(wanted(item()), world(running()), good.memory[UID], 200) == Decision(memory=good.memory)
 
 
 def test_a_changed_spec_stops_the_old_process_then_starts_the_new_one() -> None:
@@ -125,7 +135,7 @@ def test_what_is_no_longer_desired_is_stopped_and_then_taken_away() -> None:
     gone = plan_of(wanted(), world(dead()), record())
     assert gone.actions == (Remove(uid=UID, backend=Backend.PROCESS),)
     assert gone.memory == {}
-    assert plan_of(wanted(), world(), record()) == Plan(memory={})
+    assert plan_of(wanted(), world(), record()) == Decision(memory={})
 
 
 def test_a_process_that_memory_does_not_know_is_stopped_without_grace_when_not_desired() -> None:
@@ -137,13 +147,13 @@ def test_a_process_that_memory_does_not_know_is_stopped_without_grace_when_not_d
 def test_a_process_that_memory_lost_is_taken_over() -> None:
     plan = plan_of(wanted(item()), world(running()))
     assert plan.actions == ()
-    assert plan.memory[UID].stage is Stage.RUNNING
+    assert plan.memory[UID].stage is ProcessStage.RUNNING
 
 
 def test_a_run_that_memory_lost_is_not_repeated() -> None:
     plan = plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(dead(0)))
     assert plan.actions == ()
-    assert plan.memory[UID].stage is Stage.COMPLETED
+    assert plan.memory[UID].stage is ProcessStage.COMPLETED
 
 
 def test_an_old_version_that_memory_lost_gives_way_to_the_new_one() -> None:
@@ -184,7 +194,7 @@ def test_an_instance_that_somebody_else_started_counts_as_a_restart() -> None:
 def test_an_instance_that_came_up_at_boot_or_that_we_started_is_no_drift() -> None:
     booted = plan_of(wanted(item()), world(running(handle="h2"), boot="boot-2"), record())
     assert booted.memory[UID].drift_count == 0
-    ours = record(stage=Stage.STARTING, handle=None)
+    ours = record(stage=ProcessStage.STARTING, handle=None)
     assert plan_of(wanted(item()), world(running(handle="h2")), ours).memory[UID].drift_count == 0
 
 
@@ -198,9 +208,9 @@ def test_what_somebody_edited_is_written_again_and_what_runs_goes_on() -> None:
 
 def test_nothing_is_repaired_while_the_device_is_held_or_when_the_process_does_not_run_or_is_to_end() -> None:
     edited = replace(running(), edited=True)
-    assert plan_of(wanted(item()), replace(world(edited), hold="by x"), record()).actions == ()
+    assert plan_of(wanted(item()), replace(world(edited), freeze="by x"), record()).actions == ()
     ended = replace(dead(1), edited=True)
-    assert plan_of(wanted(item()), world(ended), record(stage=Stage.WAITING, not_before=200.0)).actions == ()
+    assert plan_of(wanted(item()), world(ended), record(stage=ProcessStage.WAITING, not_before=200.0)).actions == ()
     stop = (Stop(uid=UID, backend=Backend.PROCESS),)
     assert plan_of(wanted(item("v2")), world(edited), record()).actions == stop
     assert plan_of(wanted(), world(edited), record()).actions == stop
@@ -247,18 +257,18 @@ def test_after_a_reboot_the_output_is_wanted_before_the_next_run_begins() -> Non
 @pytest.mark.parametrize(
     ("policy", "code", "stage"),
     [
-        (RestartPolicy.ALWAYS, 0, Stage.WAITING),
-        (RestartPolicy.ALWAYS, 1, Stage.WAITING),
-        (RestartPolicy.ON_FAILURE, 0, Stage.COMPLETED),
-        (RestartPolicy.ON_FAILURE, 1, Stage.WAITING),
-        (RestartPolicy.ON_FAILURE, None, Stage.WAITING),
-        (RestartPolicy.NEVER, 0, Stage.COMPLETED),
-        (RestartPolicy.NEVER, 1, Stage.COMPLETED),
-        (RestartPolicy.NEVER, None, Stage.COMPLETED),
+        (RestartPolicy.ALWAYS, 0, ProcessStage.WAITING),
+        (RestartPolicy.ALWAYS, 1, ProcessStage.WAITING),
+        (RestartPolicy.ON_FAILURE, 0, ProcessStage.COMPLETED),
+        (RestartPolicy.ON_FAILURE, 1, ProcessStage.WAITING),
+        (RestartPolicy.ON_FAILURE, None, ProcessStage.WAITING),
+        (RestartPolicy.NEVER, 0, ProcessStage.COMPLETED),
+        (RestartPolicy.NEVER, 1, ProcessStage.COMPLETED),
+        (RestartPolicy.NEVER, None, ProcessStage.COMPLETED),
     ],
 )
 def test_the_restart_policy_decides_what_becomes_of_a_process_that_ended(
-    policy: RestartPolicy, code: int | None, stage: Stage
+    policy: RestartPolicy, code: int | None, stage: ProcessStage
 ) -> None:
     wanted_item = item(policy=policy)
     ended = plan_of(wanted(wanted_item), world(dead(code)), record(wanted_item)).memory[UID]
@@ -266,7 +276,7 @@ def test_the_restart_policy_decides_what_becomes_of_a_process_that_ended(
 
 
 def test_what_ran_to_completion_is_not_run_again_before_its_spec_changes() -> None:
-    done = record(item(policy=RestartPolicy.NEVER), stage=Stage.COMPLETED, exit_code=0)
+    done = record(item(policy=RestartPolicy.NEVER), stage=ProcessStage.COMPLETED, exit_code=0)
     assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(dead(0)), done).actions == ()
     assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(boot="boot-2"), done).actions == ()
     changed = plan_of(wanted(item("v2", policy=RestartPolicy.NEVER)), world(dead(0)), done)
@@ -295,7 +305,7 @@ def test_a_run_that_a_reboot_cut_short_is_repeated_only_on_failure() -> None:
 
 
 def test_a_start_that_was_written_down_but_never_made_is_made() -> None:
-    known = record(item(policy=RestartPolicy.NEVER), stage=Stage.STARTING, handle=None)
+    known = record(item(policy=RestartPolicy.NEVER), stage=ProcessStage.STARTING, handle=None)
     assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(), known).actions
     assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(dead(0)), known).actions == ()
     never_ran = replace(dead(None), handle=None)
@@ -303,19 +313,19 @@ def test_a_start_that_was_written_down_but_never_made_is_made() -> None:
 
 
 def test_a_start_that_a_reboot_hides_is_not_repeated_for_never() -> None:
-    known = record(item(policy=RestartPolicy.NEVER), stage=Stage.STARTING)
+    known = record(item(policy=RestartPolicy.NEVER), stage=ProcessStage.STARTING)
     assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(boot="boot-2"), known).actions == ()
 
 
 def test_what_an_earlier_run_left_is_not_taken_for_the_end_of_a_job_that_never_ran() -> None:
     """As systemd has it: the unit names the new spec already, and what is told of its last run is of the old one."""
     job = item("v2", policy=RestartPolicy.NEVER)
-    completed = record(item(policy=RestartPolicy.NEVER), stage=Stage.COMPLETED)
+    completed = record(item(policy=RestartPolicy.NEVER), stage=ProcessStage.COMPLETED)
     written = plan_of(wanted(job), world(dead()), completed).memory[UID]
     assert plan_of(wanted(job), world(dead(version="v2")), written).actions == (Start(revision=Revision(item=job)),)
     ran = world(replace(dead(version="v2"), handle="h2"))
     plan = plan_of(wanted(job), ran, written)
-    assert (plan.actions, plan.memory[UID].stage) == ((), Stage.COMPLETED)
+    assert (plan.actions, plan.memory[UID].stage) == ((), ProcessStage.COMPLETED)
 
 
 def test_a_process_that_was_deleted_and_made_again_waits_for_the_end_of_the_one_before() -> None:
@@ -329,9 +339,9 @@ def test_a_process_that_was_deleted_and_made_again_waits_for_the_end_of_the_one_
 
 
 def test_a_process_just_started_keeps_the_time_of_its_start() -> None:
-    known = record(stage=Stage.STARTING, handle=None, started_at=99.0)
+    known = record(stage=ProcessStage.STARTING, handle=None, started_at=99.0)
     plan = plan_of(wanted(item()), world(running()), known)
-    assert (plan.memory[UID].stage, plan.memory[UID].started_at) == (Stage.RUNNING, 99)
+    assert (plan.memory[UID].stage, plan.memory[UID].started_at) == (ProcessStage.RUNNING, 99)
     assert plan.memory[UID].restart_count == 0
 
 
@@ -354,7 +364,7 @@ def test_the_old_version_runs_on_until_the_artifact_is_there() -> None:
 
 
 def test_the_old_version_is_even_restarted_while_the_artifact_is_missing() -> None:
-    plan = plan_of(wanted(item("v2", artifact=True)), world(), record(stage=Stage.WAITING))
+    plan = plan_of(wanted(item("v2", artifact=True)), world(), record(stage=ProcessStage.WAITING))
     assert plan.actions == (Fetch(item=item("v2", artifact=True)), Start(revision=Revision(item=item("v1"))))
 
 
@@ -366,20 +376,22 @@ def test_a_first_version_waits_for_its_artifact() -> None:
 
 def test_an_artifact_that_was_used_needs_no_fetching() -> None:
     used = item(artifact=True)
-    plan = plan_of(wanted(used), world(), record(used, stage=Stage.WAITING))
+    plan = plan_of(wanted(used), world(), record(used, stage=ProcessStage.WAITING))
     assert plan.actions == (Start(revision=Revision(item=used, artifact_path="/store/fw")),)
 
 
 def test_an_artifact_of_a_process_taken_over_is_fetched_when_it_must_be_started_again() -> None:
     used = item(artifact=True)
     assert plan_of(wanted(used), world(running())).actions == ()
-    lost = record(used, current=Revision(item=used), stage=Stage.WAITING)
+    lost = record(used, current=Revision(item=used), stage=ProcessStage.WAITING)
     assert Fetch(item=used) in plan_of(wanted(used), world(), lost).actions
 
 
 def test_an_artifact_that_somebody_took_away_is_fetched_again_and_counts_as_no_start() -> None:
     used = item(artifact=True)
-    starting = restart.starting(record(used, stage=Stage.PENDING), record(used).current or Revision(item=used), BOOT, 1)
+    starting = restart.starting(
+        record(used, stage=ProcessStage.PENDING), record(used).current or Revision(item=used), BOOT, 1
+    )
     gone = restart.artifact_gone(replace(starting, last_good=starting.current))
     missing = plan_of(wanted(used), world(), gone)
     assert Fetch(item=used) in missing.actions
@@ -405,7 +417,7 @@ def test_an_item_that_cannot_be_understood_keeps_the_good_version_running() -> N
     kept = plan_of(wanted(invalid=(bad,)), world(running()), record())
     assert kept.actions == ()
     assert kept.memory[UID].failure == Failure(reason="InvalidSpec", message="items[0].spec: is bad")
-    crashed = plan_of(wanted(invalid=(bad,)), world(), record(stage=Stage.WAITING))
+    crashed = plan_of(wanted(invalid=(bad,)), world(), record(stage=ProcessStage.WAITING))
     assert crashed.actions == (Start(revision=Revision(item=item())),)
     alone = plan_of(wanted(invalid=(bad,)), world())
     assert (alone.actions, alone.memory[UID].name) == ((), "fw")
@@ -434,7 +446,7 @@ def test_nothing_is_started_again_through_a_backend_that_cannot_be_asked() -> No
 def test_a_failure_ends_with_its_cause_but_a_failed_start_is_told_until_one_works() -> None:
     bad, failed = Failure(reason="InvalidSpec", message="x"), Failure(reason=restart.START_ERROR, message="y")
     assert plan_of(wanted(item()), world(running()), record(failure=bad)).memory[UID].failure is None
-    waiting = record(failure=failed, stage=Stage.WAITING, not_before=200.0)
+    waiting = record(failure=failed, stage=ProcessStage.WAITING, not_before=200.0)
     assert plan_of(wanted(item()), world(), waiting).memory[UID].failure == failed
 
 
@@ -447,11 +459,11 @@ def test_a_changed_backend_takes_away_what_the_old_one_holds() -> None:
 def test_a_start_that_fails_is_tried_again_but_not_for_never() -> None:
     starting = restart.starting(record(), Revision(item=item()), BOOT, 100)
     failed = restart.start_failed(starting, "no such file", 100)
-    assert (failed.stage, failed.not_before) == (Stage.WAITING, 101)
+    assert (failed.stage, failed.not_before) == (ProcessStage.WAITING, 101)
     never = Revision(item=item(policy=RestartPolicy.NEVER))
     given_up = restart.start_failed(restart.starting(record(), never, BOOT, 100), "no such file", 100)
-    assert (given_up.stage, given_up.exit_code) == (Stage.COMPLETED, restart.START_ERROR_EXIT_CODE)
-    assert restart.start_failed(Record(uid=UID), "x", 0).stage is Stage.WAITING
+    assert (given_up.stage, given_up.exit_code) == (ProcessStage.COMPLETED, restart.START_ERROR_EXIT_CODE)
+    assert restart.start_failed(Record(uid=UID), "x", 0).stage is ProcessStage.WAITING
 
 
 def test_a_start_that_works_clears_the_failure() -> None:
@@ -466,7 +478,7 @@ def test_a_process_that_could_not_be_executed_tells_why_when_it_ended() -> None:
 
 
 @dataclass
-class Device:
+class ModelDevice:
     """A device on which actions work at once, and which life happens to."""
 
     now: float = 1000.0
@@ -474,18 +486,20 @@ class Device:
     desired: Desired = field(default_factory=wanted)
     memory: Memory = field(default_factory=dict)
     process: Observed | None = None
-    unwritten: str | None = None
+    persistence_error: str | None = None
     artifacts: dict[str, ArtifactState] = field(default_factory=dict)
     starts: list[str] = field(default_factory=list)
     instance: int = 0
 
     @property
-    def world(self) -> World:
+    def world(self) -> ObservedDevice:
         seen = {UID: self.process} if self.process else {}
         boot = f"boot-{self.boot}"
-        return World(boot_id=boot, observed=seen, artifacts=self.artifacts, unwritten=self.unwritten)
+        return ObservedDevice(
+            boot_id=boot, observed=seen, artifacts=self.artifacts, persistence_error=self.persistence_error
+        )
 
-    def converge(self) -> Plan:
+    def converge(self) -> Decision:
         for _ in range(6):
             plan = reconcile(self.desired, self.world, self.memory, self.now)
             self.memory = plan.memory
@@ -500,7 +514,7 @@ class Device:
         match action:
             case Start(revision=revision):
                 assert self.process is None or not self.process.running, "two instances"
-                assert self.unwritten is None or rollback.is_kept(revision), "a job that nobody will know of"
+                assert self.persistence_error is None or rollback.is_kept(revision), "a job that nobody will know of"
                 self.instance += 1
                 self.process = replace(running(revision.item.spec_hash), handle=f"h{self.instance}")
                 self.starts.append(revision.item.spec_hash)
@@ -520,7 +534,7 @@ class Device:
     def may_be_stopped(self, process: Observed) -> None:
         for one in self.desired.items:
             assert one.spec_hash != process.spec_hash, "stopped though desired"
-            assert self.unwritten is None, "stopped for a successor that nobody will know of"
+            assert self.persistence_error is None, "stopped for a successor that nobody will know of"
             assert one.spec.artifact is None or one.spec_hash in self.artifacts, "stopped before its successor is there"
         assert not self.desired.invalid, "stopped for a successor that nobody understands"
 
@@ -537,7 +551,7 @@ EVENTS = st.one_of(
 )
 
 
-def happen(device: Device, event: tuple[object, ...]) -> None:
+def happen(device: ModelDevice, event: tuple[object, ...]) -> None:
     match event:
         case ("want", str() as version, RestartPolicy() as policy):
             device.desired = wanted(item(f"{version}{policy}", policy=policy))
@@ -558,7 +572,7 @@ def happen(device: Device, event: tuple[object, ...]) -> None:
             if device.process is not None and device.process.running:
                 device.process = replace(device.process, running=False, exit_code=None, termination_reason="Lost")
         case ("disk", str() | None as problem):
-            device.unwritten = problem
+            device.persistence_error = problem
         case ("edited",) if device.process is not None and device.process.running:
             device.process = replace(device.process, edited=True)
         case ("ends", code) if device.process is not None and device.process.running:
@@ -573,7 +587,7 @@ def happen(device: Device, event: tuple[object, ...]) -> None:
 def test_whatever_happens_there_is_one_instance_it_is_never_stopped_early_and_the_device_comes_to_rest(
     events: list[tuple[object, ...]],
 ) -> None:
-    device = Device()
+    device = ModelDevice()
     for event in events:
         happen(device, event)
         device.converge()
@@ -595,7 +609,7 @@ def test_whatever_happens_there_is_one_instance_it_is_never_stopped_early_and_th
 def test_a_run_that_completed_is_never_repeated_for_the_same_spec(
     policy: RestartPolicy, events: list[tuple[object, ...]]
 ) -> None:
-    device = Device()
+    device = ModelDevice()
     happen(device, ("want", "v1", policy))
     device.converge()
     happen(device, ("ends", 0))
@@ -609,7 +623,7 @@ def test_a_run_that_completed_is_never_repeated_for_the_same_spec(
 @settings(max_examples=60)
 @given(st.lists(EVENTS, max_size=15))
 def test_with_time_a_desired_process_always_comes_to_run(events: list[tuple[object, ...]]) -> None:
-    device = Device()
+    device = ModelDevice()
     for event in events:
         happen(device, event)
         device.converge()
@@ -627,7 +641,7 @@ WHY = "backend process cannot be asked: timed out"
 V2 = item("v2")
 
 
-def silent(*seen: Observed) -> World:
+def silent(*seen: Observed) -> ObservedDevice:
     why = {Backend.PROCESS: WHY}
     return replace(world(*seen), unavailable=why, silent=why)
 
@@ -652,12 +666,14 @@ def test_nothing_starts_beside_what_a_backend_that_cannot_be_asked_may_still_run
     assert (ended.actions, ended.memory["uid-2"].failure) == ((Stop(uid=UID, backend=Backend.PROCESS),), None)
     given_up = Rollback(spec_hash="v2", reason=RollbackReason.HEALTH_CHECK_FAILED, message="x")
     back = record(last_good=Revision(item=item(backend=Backend.INITD)), rollback=given_up, current=Revision(item=V2))
-    assert plan_of(wanted(V2), silent(), back) == Plan(memory={UID: back})
+    assert plan_of(wanted(V2), silent(), back) == Decision(memory={UID: back})
     assert plan_of(wanted(V2), world(), back).actions == (Start(revision=Revision(item=item(backend=Backend.INITD))),)
 
 
 def test_a_job_that_ended_keeps_nothing_from_starting_though_its_backend_cannot_be_asked() -> None:
-    done = record(item(policy=RestartPolicy.NEVER), stage=Stage.COMPLETED, exit_code=0, termination_reason="Completed")
+    done = record(
+        item(policy=RestartPolicy.NEVER), stage=ProcessStage.COMPLETED, exit_code=0, termination_reason="Completed"
+    )
     other = item("v2", backend=Backend.INITD)
     for new in (other, replace(other, uid="uid-2")):
         plan = plan_of(wanted(new), silent(), done)
@@ -667,7 +683,7 @@ def test_a_job_that_ended_keeps_nothing_from_starting_though_its_backend_cannot_
     assert later.actions == (Remove(uid=UID, backend=Backend.PROCESS),)
 
 
-def told(known: Record, seen: World) -> Observation:
+def told(known: Record, seen: ObservedDevice) -> Observation:
     plan = plan_of(wanted(item()), seen, known)
     return observations(wanted(item()), plan.memory, seen, {})[UID]
 
@@ -690,8 +706,8 @@ def test_a_new_version_does_not_pass_for_healthy_because_its_backend_cannot_be_a
 @pytest.mark.parametrize(
     "known",
     [
-        pytest.param(record(stage=Stage.WAITING, exit_code=3, not_before=500.0), id="waits-to-be-started-again"),
-        pytest.param(record(stage=Stage.STARTING, exit_code=3), id="was-not-seen-to-run"),
+        pytest.param(record(stage=ProcessStage.WAITING, exit_code=3, not_before=500.0), id="waits-to-be-started-again"),
+        pytest.param(record(stage=ProcessStage.STARTING, exit_code=3), id="was-not-seen-to-run"),
         pytest.param(record(healthy_since=50.0, boot_id="boot-0", exit_code=3), id="ran-before-the-device-restarted"),
     ],
 )
@@ -704,7 +720,7 @@ def test_what_does_not_run_is_told_so_though_its_backend_cannot_be_asked_and_not
 
 
 def test_how_a_job_ended_is_told_though_its_backend_cannot_be_asked() -> None:
-    done = record(stage=Stage.COMPLETED, exit_code=0, termination_reason="Completed")
+    done = record(stage=ProcessStage.COMPLETED, exit_code=0, termination_reason="Completed")
     seen = told(done, silent())
     assert (seen.process_started, seen.healthy, seen.exit_code) == (True, True, 0)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from praetor_agent.core import report, restart
 from praetor_agent.core.health import Health, started
-from praetor_agent.core.model import ArtifactState, Failure, Observed, Record, Revision, Rollback, Stage
-from praetor_agent.core.report import Reporter
+from praetor_agent.core.model import ArtifactState, Failure, Observed, ProcessStage, Record, Revision, Rollback
+from praetor_agent.core.report import ReportState
 from praetor_api.protocol import (
     MAX_BODY_BYTES,
     MAX_OBSERVATIONS,
@@ -42,7 +42,7 @@ ITEM = DesiredItem(
 PROBED = replace(ITEM, spec=replace(ITEM.spec, health_check=HealthCheck(exec=ExecProbe(command=("/bin/true",)))))
 RUNNING = Observed(uid="u", backend=Backend.PROCESS, spec_hash="v1", running=True, handle="h", pid=7)
 RECORD = Record(
-    uid="u", namespace="net", name="fw", stage=Stage.RUNNING, current=Revision(item=ITEM), healthy_since=2.0
+    uid="u", namespace="net", name="fw", stage=ProcessStage.RUNNING, current=Revision(item=ITEM), healthy_since=2.0
 )
 
 
@@ -77,7 +77,7 @@ def test_a_hold_is_told_in_its_own_words() -> None:
 
 
 def test_a_report_that_is_waited_for_goes_out_in_time_but_a_lost_one_keeps_its_backoff() -> None:
-    waiting = Reporter(base=1, next_at=100.0)
+    waiting = ReportState(base=1, next_at=100.0)
     assert report.asked(waiting, 50.0).next_at == 50
     assert report.asked(waiting, None).next_at == 100
     assert report.asked(replace(waiting, lost=1), 50.0).next_at == 100
@@ -94,7 +94,7 @@ def test_health_is_unknown_until_a_probe_says_something() -> None:
 
 
 def test_a_run_that_completed_was_started_and_is_as_healthy_as_its_exit_code() -> None:
-    done = replace(RECORD, stage=Stage.COMPLETED, exit_code=0, termination_reason="Completed")
+    done = replace(RECORD, stage=ProcessStage.COMPLETED, exit_code=0, termination_reason="Completed")
     seen = told(done, None)
     assert (seen.process_started, seen.healthy, seen.exit_code, seen.pid) == (True, True, 0, None)
     failed = told(replace(done, exit_code=3, termination_reason="Error"), None)
@@ -102,12 +102,12 @@ def test_a_run_that_completed_was_started_and_is_as_healthy_as_its_exit_code() -
 
 
 def test_a_run_that_could_not_be_started_was_not_started() -> None:
-    given_up = replace(RECORD, stage=Stage.COMPLETED, exit_code=128, termination_reason=restart.START_ERROR)
+    given_up = replace(RECORD, stage=ProcessStage.COMPLETED, exit_code=128, termination_reason=restart.START_ERROR)
     assert told(given_up, None).process_started is False
 
 
 def test_a_process_between_two_starts_is_not_healthy_and_tells_how_it_ended() -> None:
-    seen = told(replace(RECORD, stage=Stage.WAITING, exit_code=1, termination_reason="Error"), None)
+    seen = told(replace(RECORD, stage=ProcessStage.WAITING, exit_code=1, termination_reason="Error"), None)
     assert (seen.process_started, seen.healthy, seen.exit_code, seen.termination_reason) == (False, False, 1, "Error")
 
 
@@ -206,8 +206,8 @@ def many(count: int) -> dict[str, Observation]:
     return {f"u{index:03}": Observation(name=f"p{index}") for index in range(count)}
 
 
-def fresh() -> Reporter:
-    return Reporter(base=5000, next_at=100.0)
+def fresh() -> ReportState:
+    return ReportState(base=5000, next_at=100.0)
 
 
 ACK = ReportAck(ack=True, heartbeat_interval_seconds=10)
@@ -312,5 +312,5 @@ def test_the_report_carries_its_number_and_the_facts_until_they_are_known() -> N
 
 @given(st.floats(0, 1e7), st.floats(0.01, 1e5), st.integers(1, 10))
 def test_numbers_grow_over_a_restart_of_the_agent(start: float, lived: float, reports_a_second: int) -> None:
-    reporter = Reporter(base=report.first_seq(start), next_at=0, sent=int(lived * reports_a_second))
+    reporter = ReportState(base=report.first_seq(start), next_at=0, sent=int(lived * reports_a_second))
     assert report.first_seq(start + lived + 0.01) > reporter.seq

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_testing import item, process_spec
-from praetor_agent.core.model import Failure, Record, Revision, Stage
+from praetor_agent.core.model import Failure, ProcessStage, Record, Revision
 from praetor_agent.errors import AgentError
 from praetor_agent.state import JsonFile, Received, State, lock_directory
 from praetor_api.protocol import read_desired
@@ -92,7 +92,7 @@ def test_a_desired_state_that_makes_no_sense_is_none(tmp_path: Path, stored: obj
 def test_memory_comes_back_as_it_was(tmp_path: Path) -> None:
     current = Revision(item=read_desired(body()).items[0], artifact_path="/a", artifact_digest="sha256:1")
     record = Record(
-        uid="u", namespace="n", name="a", stage=Stage.WAITING, current=current, boot_id="b", handle="h",
+        uid="u", namespace="n", name="a", stage=ProcessStage.WAITING, current=current, boot_id="b", handle="h",
         started_at=1.5, start_time="t", restart_count=2, failures=3, not_before=9.25, exit_code=1,
         termination_reason="Error", stop_deadline=4.0, failure=Failure(reason="r", message="m"),
     )  # fmt: skip

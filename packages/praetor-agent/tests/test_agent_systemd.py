@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from praetor_agent.backends.command import Launch
+from praetor_agent.backends.command import Command
 from praetor_agent.backends.systemd import SystemdBackend
 from praetor_agent.errors import BackendError, StartError
 
-LAUNCH = Launch(
+COMMAND = Command(
     uid="u1",
     namespace="net",
     name="fw",
@@ -79,7 +79,7 @@ def units(tmp_path: Path) -> list[Path]:
 def test_a_start_writes_the_unit_and_its_secret_environment(
     backend: SystemdBackend, systemctl: Systemctl, tmp_path: Path
 ) -> None:
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     (unit,) = units(tmp_path)
     environment = tmp_path / "state" / f"{unit.name}.env"
     assert environment.stat().st_mode & 0o777 == 0o600
@@ -89,8 +89,8 @@ def test_a_start_writes_the_unit_and_its_secret_environment(
 
 
 def test_an_unchanged_unit_is_not_loaded_again(backend: SystemdBackend, systemctl: Systemctl) -> None:
-    backend.start(LAUNCH)
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
+    backend.start(COMMAND)
     assert systemctl.verbs.count("daemon-reload") == 1
 
 
@@ -98,21 +98,21 @@ def test_a_unit_that_was_written_but_not_loaded_is_loaded_before_it_is_started(
     backend: SystemdBackend, systemctl: Systemctl
 ) -> None:
     """As when the agent is killed in between: systemd would start what the unit was before."""
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     systemctl.show({"NeedDaemonReload": "yes"})
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     assert systemctl.verbs.count("daemon-reload") == 2
     assert systemctl.verbs[-1] == "restart"
 
 
 def test_what_runs_once_does_not_come_up_at_boot(backend: SystemdBackend, systemctl: Systemctl) -> None:
-    backend.start(replace(LAUNCH, at_boot=False))
+    backend.start(replace(COMMAND, at_boot=False))
     assert "disable" in systemctl.verbs
 
 
 def test_a_renamed_process_leaves_no_old_unit(backend: SystemdBackend, tmp_path: Path) -> None:
-    backend.start(LAUNCH)
-    backend.start(replace(LAUNCH, name="other"))
+    backend.start(COMMAND)
+    backend.start(replace(COMMAND, name="other"))
     assert len(units(tmp_path)) == 1
 
 
@@ -121,7 +121,7 @@ def test_only_units_of_this_device_are_seen_and_touched(
 ) -> None:
     foreign = tmp_path / "units" / "praetor-foreign.service"
     foreign.write_text("[Unit]\nX-Praetor-UID=u1\n")
-    SystemdBackend("leaf-2", tmp_path / "state2", tmp_path / "units").start(LAUNCH)
+    SystemdBackend("leaf-2", tmp_path / "state2", tmp_path / "units").start(COMMAND)
     before = [(unit, unit.read_text()) for unit in units(tmp_path)]
     assert backend.observe() == {}
     backend.stop("u1", grace_seconds=1, force=True)
@@ -131,11 +131,11 @@ def test_only_units_of_this_device_are_seen_and_touched(
 
 
 def test_a_unit_of_somebody_else_in_the_way_is_left(backend: SystemdBackend, tmp_path: Path) -> None:
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     (unit,) = units(tmp_path)
     unit.write_text("[Service]\n")
     with pytest.raises(StartError, match="was not written by praetor-agent"):
-        backend.start(LAUNCH)
+        backend.start(COMMAND)
     assert unit.read_text() == "[Service]\n"
 
 
@@ -172,7 +172,7 @@ def test_what_systemd_shows_is_understood(
     code: int | None,
     reason: str | None,
 ) -> None:
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     systemctl.show({"ExecMainStartTimestampMonotonic": "5", "InvocationID": "abc", "MainPID": "0"} | properties)
     seen = backend.observe()["u1"]
     assert (seen.running, seen.exit_code, seen.termination_reason) == (running, code, reason)
@@ -184,16 +184,16 @@ def test_a_program_that_cannot_be_executed_is_told(backend: SystemdBackend, syst
     systemctl.refuse()
     systemctl.show({"ExecMainStatus": "203"})
     with pytest.raises(StartError, match="status=203/EXEC"):
-        backend.start(LAUNCH)
+        backend.start(COMMAND)
     systemctl.show({"ExecMainStatus": "1"})
     with pytest.raises(StartError, match="Job failed"):
-        backend.start(LAUNCH)
+        backend.start(COMMAND)
 
 
 def test_a_stop_leaves_the_grace_to_systemd_and_force_kills_the_group(
     backend: SystemdBackend, systemctl: Systemctl
 ) -> None:
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     backend.stop("u1", grace_seconds=5, force=False)
     assert systemctl.verbs[-1] == "stop"
     backend.stop("u1", grace_seconds=5, force=True)
@@ -203,21 +203,21 @@ def test_a_stop_leaves_the_grace_to_systemd_and_force_kills_the_group(
 def test_an_edited_unit_is_noticed_and_set_right_without_a_restart(
     backend: SystemdBackend, systemctl: Systemctl, tmp_path: Path
 ) -> None:
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     (unit,) = units(tmp_path)
     text = unit.read_text()
     assert not backend.observe()["u1"].edited
     for edit in (lambda: unit.write_text(text + "Nice=5\n"), unit.unlink):
         edit()
         assert backend.observe()["u1"].edited
-        backend.repair(LAUNCH)
+        backend.repair(COMMAND)
         assert unit.read_text() == text
         assert not backend.observe()["u1"].edited
     assert systemctl.verbs.count("restart") == 1
 
 
 def test_removing_leaves_nothing(backend: SystemdBackend, systemctl: Systemctl, tmp_path: Path) -> None:
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     backend.remove("u1")
     assert units(tmp_path) == []
     assert list((tmp_path / "state").iterdir()) == []
@@ -229,7 +229,7 @@ def test_what_is_left_of_a_unit_whose_file_is_gone_is_removed(
     backend: SystemdBackend, systemctl: Systemctl, tmp_path: Path, state: str, stops: int
 ) -> None:
     """As when the agent is killed while it removes one, or somebody took the file away."""
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     units(tmp_path)[0].unlink()
     systemctl.show({"ActiveState": state, "SubState": "exited"})
     assert backend.observe().keys() == {"u1"}
@@ -242,7 +242,7 @@ def test_what_is_left_of_a_unit_whose_file_is_gone_is_removed(
 def test_a_unit_that_systemd_does_not_let_go_of_is_kept(
     backend: SystemdBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BackendError, match="systemctl disable"):
         backend.remove("u1")
@@ -252,7 +252,7 @@ def test_a_unit_that_systemd_does_not_let_go_of_is_kept(
 def test_a_systemd_that_does_not_answer_is_an_error(
     backend: SystemdBackend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend.start(LAUNCH)
+    backend.start(COMMAND)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BackendError, match="systemctl show"):
         backend.observe()

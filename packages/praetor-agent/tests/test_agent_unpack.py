@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from praetor_agent.artifacts.rootfs_writer import MAX_ENTRIES, Tree
+from praetor_agent.artifacts.rootfs_writer import MAX_ENTRIES, RootfsWriter
 from praetor_agent.artifacts.unpack import unpack
 from praetor_agent.errors import ArtifactError
 from praetor_api.protocol import ArtifactReason as Reason
@@ -69,7 +69,7 @@ def outside(world: Path, root: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def lay(root: Path, *layers: bytes, image: bool = False, max_bytes: int = 64 * 1024**2) -> None:
-    tree = Tree(root, max_bytes, image=image)
+    tree = RootfsWriter(root, max_bytes, image=image)
     try:
         for layer in layers:
             unpack(io.BytesIO(layer), len(layer), tree, image=image)

@@ -16,11 +16,11 @@ from praetor_agent.backends import procfs
 from praetor_agent.backends.probes import Prober, Probes
 from praetor_agent.clock import SystemClock, Waker
 from praetor_agent.host import Backends, Host
-from praetor_agent.link.client import Address, GatewayClient, proxies_for, token_file
+from praetor_agent.link.client import GatewayClient, address_of
 from praetor_agent.link.facts import Facts
 from praetor_agent.link.poller import Inbox, Poller
-from praetor_agent.link.reporter import Teller
-from praetor_agent.loop import Loop, Parts
+from praetor_agent.link.reporter import Reporter
+from praetor_agent.loop import Dependencies, Loop
 from praetor_agent.settings import DEFAULT_WAIT_SECONDS, RunSettings, loose_mode
 from praetor_agent.state import State, lock_directory
 from praetor_api.protocol import Report
@@ -69,37 +69,23 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
         runtime = Runtime(settings.container_runtime)
         fetcher = Images(runtime, settings.state_dir / "containers" / "images", *fetching)
         probe = probe_in(runtime, settings.device)
-    address = address_of(settings)
+    address = address_of(settings, _promote)
     splay = settings.start_splay * random.random()  # noqa: S311 - no secret
     poller = Poller(GatewayClient(address), inbox, clock, wait=DEFAULT_WAIT_SECONDS, splay=splay)
     identity = Report(agent_version=__version__, boot_id=boot_id)
-    teller = Teller(GatewayClient(address), inbox, clock, identity, poller.nudge, Facts(settings.state_dir).at)
-    teller.delay(splay)
-    parts = Parts(
+    reporter = Reporter(GatewayClient(address), inbox, clock, identity, poller.nudge, Facts(settings.state_dir).at)
+    reporter.delay(splay)
+    dependencies = Dependencies(
         state=state,
         inbox=inbox,
         host=Host(backends, backends.unavailable, fetcher, boot_id),
         probes=Probes(Prober(), clock, probe),
-        teller=teller,
+        reporter=reporter,
         waker=waker,
         clock=clock,
-        hold=settings.hold_file,
+        freeze_file=settings.freeze_file,
     )
-    return poller, Loop(settings.device, parts)
-
-
-def address_of(settings: RunSettings) -> Address:
-    """Return where the gateway is and how the device proves itself."""
-    token = token_file(settings.token_file) if settings.token_file is not None else lambda: settings.token
-    return Address(
-        url=settings.gateway,
-        device=settings.device,
-        token=token,
-        verify=settings.ca_bundle or True,
-        proxies=proxies_for(settings.gateway, settings.proxy),
-        version=__version__,
-        answered=_promote,
-    )
+    return poller, Loop(settings.device, dependencies)
 
 
 def _promote() -> None:

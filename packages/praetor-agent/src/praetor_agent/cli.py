@@ -11,17 +11,11 @@ import os
 import sys
 from collections.abc import MutableMapping, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
 
-from praetor_agent.__about__ import __version__
+from praetor_agent import flags
 from praetor_agent.errors import AgentError, UsageError
-from praetor_agent.settings import DEFAULT_HOLD_FILE, DEFAULT_ROOT, DEFAULT_STATE_DIR, DEFAULT_STORE_SIZE, RunSettings
-
-if TYPE_CHECKING:
-    import argparse
-
-ENVIRONMENT_PREFIX = "PRAETOR_AGENT_"
-LOG_LEVELS = ("debug", "info", "warning", "error")
+from praetor_agent.flags import ENVIRONMENT_PREFIX, LOG_LEVELS
+from praetor_agent.settings import DEFAULT_ROOT, DEFAULT_STATE_DIR, RunSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -85,7 +79,7 @@ def _run_settings(options: SimpleNamespace) -> RunSettings:
         ca_bundle=settings.ca_bundle_of(options.ca_bundle),
         proxy=settings.proxy_of(options.proxy),
         start_splay=settings.seconds("--start-splay", options.start_splay),
-        hold_file=Path(options.hold_file),
+        freeze_file=Path(options.hold_file),
         registries=settings.registries_of(
             options.insecure_registry, options.registry_mirror, options.registry_auth_file
         ),
@@ -107,9 +101,10 @@ def _status(options: SimpleNamespace) -> None:
 
 
 def _simulate(options: SimpleNamespace) -> None:
-    from praetor_agent.simulate.main import main as simulate
+    from praetor_agent.simulate.flags import settings_of
+    from praetor_agent.simulate.fleet import simulate
 
-    simulate(options.rest)
+    simulate(settings_of(options.rest))
 
 
 def _doctor(options: SimpleNamespace) -> None:
@@ -152,7 +147,7 @@ def _kept_flags() -> list[str]:
     import argparse
 
     parser = argparse.ArgumentParser(add_help=False)
-    _run_flags(parser)
+    flags.run_flags(parser)
     return sorted(name for name in vars(parser.parse_args([])) if name != "token")
 
 
@@ -196,87 +191,8 @@ def _log(level: str) -> None:
 
 
 def _options(arguments: Sequence[str] | None) -> SimpleNamespace:
-    parser = _parser()
+    parser = flags.parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "simulate":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return SimpleNamespace(**vars(options), rest=rest)
-
-
-def _parser() -> argparse.ArgumentParser:
-    import argparse
-
-    parser = argparse.ArgumentParser(
-        prog="praetor-agent", description="Runs processes on this device, as the gateway asks, and reports."
-    )
-    parser.add_argument("--version", action="version", version=f"praetor-agent {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _run_flags(commands.add_parser("run", help="run the agent", description="Run the agent until SIGTERM."))
-    _status_flags(commands.add_parser("status", help="show what this device thinks, without network"))
-    _installation(commands)
-    _confirm_flags(commands.add_parser("confirm", help="let a changed process stay, whose spec asks to be confirmed"))
-    commands.add_parser("simulate", add_help=False, help="be many pretend devices, for demos and load")
-    return parser
-
-
-def _installation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("doctor", help="look at this host and say how to mend what is not right")
-    _run_flags(parser)
-    flag(parser, "-o", "--output", default="table", help="table or json")
-    parser = commands.add_parser("install", help="make this agent a service that is kept running")
-    _run_flags(parser)
-    flag(parser, "--root", default=DEFAULT_ROOT, help="where versions are kept")
-    flag(parser, "--init", default="auto", help="systemd, sysv or auto")
-    parser = commands.add_parser("upgrade", help="put this agent in place of the installed one, if it comes up")
-    parser.add_argument("file", nargs="?", help="a zipapp to take instead of this agent")
-    flag(parser, "--root", default=DEFAULT_ROOT, help="where versions are kept")
-    parser = commands.add_parser("uninstall", help="take the installed agent away")
-    flag(parser, "--root", default=DEFAULT_ROOT, help="where versions are kept")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--keep-processes", action="store_true", help="leave the processes running (default)")
-    which.add_argument("--remove-processes", action="store_true", help="end them; state and settings go, too")
-
-
-def _status_flags(parser: argparse.ArgumentParser) -> None:
-    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
-    flag(parser, "--hold-file", default=DEFAULT_HOLD_FILE, help="the file that the agent was told of")
-    flag(parser, "-o", "--output", default="table", help="table or json")
-
-
-def _confirm_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="name of the DeviceProcess")
-    parser.add_argument("--namespace", help="its namespace, where several have that name")
-    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
-
-
-def _run_flags(parser: argparse.ArgumentParser) -> None:
-    gateway_flags(parser)
-    flag(parser, "--proxy", help="HTTP(S) proxy to the gateway, or none; else as HTTPS_PROXY and NO_PROXY say")
-    flag(parser, "--device", help="name of this device (the host's name)")
-    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
-    flag(parser, "--hold-file", default=DEFAULT_HOLD_FILE, help="while this file is there, nothing is changed")
-    flag(
-        parser, "--container-runtime", help="docker, podman or nerdctl with flags of its own (the first that is there)"
-    )
-    flag(parser, "--container-options", help="further options for each container, such as --ulimit=nofile=1024:1024")
-    flag(parser, "--start-splay", default="3", help="spread the first contact over this many seconds")
-    flag(parser, "--registry-auth-file", help="file of credentials for registries, as docker login writes it")
-    flag(parser, "--registry-mirror", help="HOST=URL,…: where to look before the registry HOST")
-    flag(parser, "--insecure-registry", help="HOST[:PORT],…: registries that may be reached without TLS")
-    flag(parser, "--artifact-ca-bundle", help="PEM file of more authorities that may vouch for servers of artifacts")
-    flag(parser, "--artifact-store-size", default=DEFAULT_STORE_SIZE, help="how much all artifacts may hold together")
-
-
-def gateway_flags(parser: argparse.ArgumentParser) -> None:
-    flag(parser, "--gateway", help="URL of the gateway")
-    flag(parser, "--token", help="the token; better in a file or in the environment, for argv can be seen by all")
-    flag(parser, "--token-file", help="file that holds the token; read again with each request")
-    flag(parser, "--ca-bundle", help="PEM file of the authorities that may vouch for the gateway")
-    flag(parser, "--log-level", default="info", help=f"one of {', '.join(LOG_LEVELS)}")
-
-
-def flag(parser: argparse.ArgumentParser, *names: str, default: str | None = None, help: str) -> None:
-    """Add a flag whose default comes from the environment: `--state-dir` from PRAETOR_AGENT_STATE_DIR."""
-    variable = ENVIRONMENT_PREFIX + names[-1].removeprefix("--").replace("-", "_").upper()
-    text = f"{help} [{variable}{', default ' + default if default else ''}]"
-    parser.add_argument(*names, default=os.environ.get(variable) or default, help=text)

@@ -14,8 +14,6 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Protocol
 
-from praetor_api.protocol import HEARTBEAT_JITTER
-
 
 class Clock(Protocol):
     """Where the shell reads the time; the cores are handed `now`."""
@@ -109,48 +107,3 @@ def _is_readable(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
-
-
-CRASH_FIRST_SECONDS = 1.0
-CRASH_CAP_SECONDS = 300.0
-
-HEARTBEAT_RETRY_SECONDS = (1.0, 2.0, 4.0)
-RETRY_JITTER = 0.25
-
-_MOST_DOUBLINGS = 32
-
-
-def crash_delay(failures: int) -> float:
-    """Return the seconds to wait before a restart after *failures* ends in a row: 1, 2, 4, … 300."""
-    return doubling(failures, first=CRASH_FIRST_SECONDS, cap=CRASH_CAP_SECONDS)
-
-
-def doubling(failures: int, *, first: float, cap: float) -> float:
-    """Return *first* seconds, doubled with each failure after the first one, at most *cap*; 0 without a failure."""
-    if failures <= 0:
-        return 0.0
-    return min(cap, first * 2.0 ** min(failures - 1, _MOST_DOUBLINGS))
-
-
-def full_jitter(failures: int, fraction: float, *, first: float = 1.0, cap: float = 60.0) -> float:
-    """Return a delay anywhere up to the doubled one; *fraction* is random in [0, 1).
-
-    Spreading over the whole range keeps a fleet from returning in step to a gateway that restarted.
-    """
-    return fraction * doubling(failures, first=first, cap=cap)
-
-
-def heartbeat_delay(interval: float, fraction: float) -> float:
-    """Return the seconds to the next heartbeat: *interval* ± 10 %."""
-    return interval * (1.0 + HEARTBEAT_JITTER * (2.0 * fraction - 1.0))
-
-
-def retry_delay(lost: int, interval: float, fraction: float) -> float:
-    """Return the seconds until a lost heartbeat is sent again: 1, 2, 4 ± 25 %, then the ordinary interval.
-
-    Three lost heartbeats make a device stale, so a lossy link must not lose a whole interval with each.
-    """
-    if lost > len(HEARTBEAT_RETRY_SECONDS):
-        return heartbeat_delay(interval, fraction)
-    delay = HEARTBEAT_RETRY_SECONDS[lost - 1] * (1.0 + RETRY_JITTER * (2.0 * fraction - 1.0))
-    return min(delay, heartbeat_delay(interval, fraction))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from praetor_agent.artifacts.fetcher import Fetcher
 from praetor_agent.backends import procfs
 from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Backend, KeepsDefinition, KeepsOutput
-from praetor_agent.core.model import Memory, Observed, Record, Revision, World
+from praetor_agent.core.model import Memory, Observed, ObservedDevice, Record, Revision
 from praetor_agent.core.reconcile import Remove, Repair, Start, Stop
 from praetor_agent.errors import ArtifactGone, BackendError
 from praetor_agent.settings import container_runtime_of
@@ -20,7 +20,7 @@ from praetor_api.spec import Backend as BackendName
 from praetor_api.wire import clean_text
 
 if TYPE_CHECKING:
-    from praetor_agent.backends.command import Launch
+    from praetor_agent.backends.command import Command
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +54,8 @@ class Host:
             name: f"backend {name} is not available on this device: {reason}" for name, reason in unavailable.items()
         }
 
-    def look(self) -> World:
-        """Return the world as it is now. A backend that cannot be asked is unavailable for this pass."""
+    def look(self) -> ObservedDevice:
+        """Return the device as it is now. A backend that cannot be asked is unavailable for this pass."""
         observed: dict[str, Observed] = {}
         silent: dict[BackendName, str] = {}
         for name, backend in self._backends.items():
@@ -70,7 +70,7 @@ class Host:
                     observed[uid] = process
         artifacts = self.fetcher.states()
         unavailable = {**self._unavailable, **silent}
-        return World(
+        return ObservedDevice(
             boot_id=self.boot_id, observed=observed, artifacts=artifacts, unavailable=unavailable, silent=silent
         )
 
@@ -80,7 +80,7 @@ class Host:
         if path and not Path(path).exists():
             raise ArtifactGone(f"the artifact {path} is gone from this device")
         log.info("starting process namespace=%s name=%s hash=%s", item.namespace, item.name, item.spec_hash)
-        self._backends[item.spec.execution.backend].start(_launch_of(action.revision))
+        self._backends[item.spec.execution.backend].start(_command_of(action.revision))
 
     def stop(self, action: Stop, record: Record | None) -> None:
         """Ask the action's process to end."""
@@ -99,7 +99,7 @@ class Host:
         backend = self._backends[item.spec.execution.backend]
         if isinstance(backend, KeepsDefinition):
             log.warning("definition was changed by somebody, writing it again name=%s", item.name)
-            backend.repair(_launch_of(action.revision))
+            backend.repair(_command_of(action.revision))
 
     def tail(self, record: Record) -> str:
         """Return the end of what the process wrote, fit to be shown; empty when there is nothing, or nobody knows."""
@@ -118,10 +118,10 @@ class Host:
         self.fetcher.collect(artifacts_of(memory))
 
 
-def _launch_of(revision: Revision) -> Launch:
-    from praetor_agent.backends.command import launch_of
+def _command_of(revision: Revision) -> Command:
+    from praetor_agent.backends.command import command_of
 
-    return launch_of(revision)
+    return command_of(revision)
 
 
 def revisions_of(memory: Memory) -> list[Revision]:

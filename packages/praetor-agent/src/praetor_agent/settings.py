@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 from collections.abc import Mapping
@@ -10,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from praetor_agent.backends.resources import bytes_of
 from praetor_agent.errors import UsageError
 from praetor_api.names import is_device_name
 
 DEFAULT_STATE_DIR = "/var/lib/praetor-agent"
 DEFAULT_ROOT = "/opt/praetor-agent"
-DEFAULT_HOLD_FILE = "/run/praetor/hold"
+DEFAULT_FREEZE_FILE = "/run/praetor/hold"
 DEFAULT_STORE_SIZE, DEFAULT_STORE_BYTES = "4Gi", 4 * 1024**3
 DEFAULT_WAIT_SECONDS = 50
 CONTAINER_RUNTIMES = ("docker", "podman", "nerdctl")
@@ -45,7 +45,7 @@ class RunSettings:
     ca_bundle: str | None = None
     proxy: str | None = None
     start_splay: float = 0.0
-    hold_file: Path = Path(DEFAULT_HOLD_FILE)
+    freeze_file: Path = Path(DEFAULT_FREEZE_FILE)
     registries: Registries | None = None
     artifact_ca_bundle: str | None = None
     artifact_store_bytes: int = DEFAULT_STORE_BYTES
@@ -174,6 +174,21 @@ def store_size(text: str) -> int:
     if size < 1024**2:
         raise UsageError(f"--artifact-store-size {text!r} is not a size of 1Mi or more; write it as 512Mi or 4Gi")
     return size
+
+
+_QUANTITY_SUFFIXES = {
+    "": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
+    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
+}  # fmt: skip
+_QUANTITY = re.compile(r"([0-9]+)([A-Za-z]*)")
+
+
+def bytes_of(quantity: int | str) -> int:
+    """Return the bytes of a memory quantity, such as `64Mi`."""
+    match = _QUANTITY.fullmatch(str(quantity))
+    if match is None or match[2] not in _QUANTITY_SUFFIXES:
+        raise ValueError(f"{quantity!r} is no quantity")
+    return int(match[1]) * _QUANTITY_SUFFIXES[match[2]]
 
 
 def registries_of(insecure: str | None, mirrors: str | None, auth_file: str | None) -> Registries:

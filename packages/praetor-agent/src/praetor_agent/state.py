@@ -141,7 +141,7 @@ def _decode(content: bytes) -> object:
 MAX_BYTES = 512
 
 
-def read_hold(path: Path) -> str | None:
+def read_freeze(path: Path) -> str | None:
     """Return why nothing may be changed, in the words of the file *path*; None when it is not there.
 
     One that cannot be read holds as well.

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from praetor_agent.artifacts.store import ArtifactStore, pinned
-from praetor_agent.clock import Clock, doubling
-from praetor_agent.core.model import ArtifactState, Failure
+from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.clock import Clock
+from praetor_agent.core.backoff import doubling
+from praetor_agent.core.model import ArtifactState, Failure, pinned
 from praetor_agent.errors import ArtifactError
 from praetor_api.protocol import ArtifactReason, DesiredItem
 from praetor_api.spec import Artifact, ArtifactType, Backend

@@ -8,8 +8,8 @@ import stat
 from urllib.parse import unquote, urlsplit
 
 from praetor_agent.artifacts.partial_download import Work, download
-from praetor_agent.artifacts.store import pinned
 from praetor_agent.artifacts.web import Web
+from praetor_agent.core.model import pinned
 from praetor_agent.errors import ArtifactError
 from praetor_api.protocol import ArtifactReason as Reason
 from praetor_api.spec import Artifact

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
-from praetor_agent.artifacts.partial_download import Part, Work, download
+from praetor_agent.artifacts.partial_download import PartialDownload, Work, download
 from praetor_agent.artifacts.web import Answer, Web
 from praetor_agent.errors import ArtifactError
 from praetor_agent.settings import Registries
@@ -187,7 +187,7 @@ class Image:
     media_type: str
     config: Descriptor
     layers: list[Descriptor]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, PartialDownload]
 
     @property
     def runs(self) -> bool:
@@ -205,15 +205,10 @@ class OciSource:
 
     def fetch(self, artifact: Artifact, work: Work) -> str:
         """Put what the image or artifact holds into *work*; registries are tried in their order."""
-        return self._bring(artifact, work, _unpack)
+        return self.fetch_with(artifact, work, _unpack)
 
-    def pack(self, artifact: Artifact, work: Work) -> str:
-        """Put the image into *work* as a file that container runtimes load."""
-        from praetor_agent.artifacts.oci_layout import pack
-
-        return self._bring(artifact, work, pack)
-
-    def _bring(self, artifact: Artifact, work: Work, lay: Callable[[Image, Work], None]) -> str:
+    def fetch_with(self, artifact: Artifact, work: Work, write: Callable[[Image, Work], None]) -> str:
+        """Fetch the image or artifact, let *write* put it into *work*, and return its digest."""
         found = _REFERENCE.fullmatch(artifact.url)
         if found is None:
             what = f"{artifact.url!r} names no artifact by digest; write registry/repository@sha256:…"
@@ -221,7 +216,7 @@ class OciSource:
         problem: ArtifactError | None = None
         for registry in registries_for(self._registries, self._web, found["host"], found["repository"]):
             try:
-                self._pull(registry, artifact.url, work, lay)
+                self._pull(registry, artifact.url, work, write)
             except ArtifactError as e:
                 # What is wrong with the device or with the content is so wherever it is had from.
                 if e.reason in _FINAL:
@@ -231,7 +226,7 @@ class OciSource:
                 return found["digest"]
         raise problem or ArtifactError(f"{found['host']} is no registry", Reason.UNSUPPORTED)
 
-    def _pull(self, registry: Registry, reference: str, work: Work, lay: Callable[[Image, Work], None]) -> None:
+    def _pull(self, registry: Registry, reference: str, work: Work, write: Callable[[Image, Work], None]) -> None:
         digest = reference.rpartition(":")[2]
         body, manifest = self._manifest(registry, digest)
         if "manifests" in manifest:
@@ -241,7 +236,7 @@ class OciSource:
         if not isinstance(layers, list) or not 0 < len(layers) <= MAX_LAYERS:
             raise _unsupported(f"a manifest of {len(layers) if isinstance(layers, list) else 'no'} layers")
         described = [_described(layer) for layer in layers]
-        if lay is _unpack:
+        if write is _unpack:
             for layer in described:
                 _check_kind(layer)
         if config.size > MAX_MANIFEST_BYTES or sum(layer.size for layer in described) > work.max_bytes:
@@ -263,7 +258,7 @@ class OciSource:
             )
             if image.runs:
                 self._check_platform(parts[config.digest])
-            lay(image, work)
+            write(image, work)
             for part in parts.values():
                 part.remove()
 
@@ -306,7 +301,7 @@ class OciSource:
         plain = f"linux/{architecture}"
         return [*(f"{plain}/{variant}" for variant in variants), plain]
 
-    def _check_platform(self, config: Part) -> None:
+    def _check_platform(self, config: PartialDownload) -> None:
         config.file.seek(0)
         try:
             said = parse_json(config.file.read(MAX_MANIFEST_BYTES))
@@ -325,7 +320,7 @@ def this_machine() -> str:
     return machine
 
 
-def _download(registry: Registry, blob: Descriptor, part: Part) -> None:
+def _download(registry: Registry, blob: Descriptor, part: PartialDownload) -> None:
     for again in (False, True):
         url, headers = registry.blob(blob.digest, again=again)
         try:
@@ -338,22 +333,22 @@ def _download(registry: Registry, blob: Descriptor, part: Part) -> None:
 
 
 def _unpack(image: Image, work: Work) -> None:
-    with work.tree(image=True) as tree:
+    with work.rootfs(image=True) as rootfs:
         for layer in image.layers:
-            _lay(layer, image.parts[layer.digest], tree)
+            _lay(layer, image.parts[layer.digest], rootfs)
 
 
-def _lay(layer: Descriptor, part: Part, tree: Any) -> None:
+def _lay(layer: Descriptor, part: PartialDownload, rootfs: Any) -> None:
     title = layer.annotations.get(TITLE)
     if title and layer.annotations.get(UNPACK) != "true":
-        tree.next_layer()
-        tree.meter.packed(part.size)
+        rootfs.next_layer()
+        rootfs.meter.packed(part.size)
         part.file.seek(0)
-        tree.file(title, part.size, part.file.read, executable=True)
+        rootfs.file(title, part.size, part.file.read, executable=True)
         return
     from praetor_agent.artifacts.unpack import unpack
 
-    unpack(part.file, part.size, tree, image=True)
+    unpack(part.file, part.size, rootfs, image=True)
 
 
 def _check_kind(layer: Descriptor) -> None:

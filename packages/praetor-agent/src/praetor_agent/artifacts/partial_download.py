@@ -9,8 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from praetor_agent.artifacts.rootfs_writer import SPARE_BYTES, Tree
-from praetor_agent.artifacts.store import file_name, is_archive
+from praetor_agent.artifacts.names import file_name, is_archive
+from praetor_agent.artifacts.rootfs_writer import SPARE_BYTES, RootfsWriter
 from praetor_agent.errors import ArtifactError
 from praetor_api.protocol import ArtifactReason as Reason
 
@@ -21,7 +21,7 @@ CHECK_BYTES = 1024**2
 """Written between two looks at the free disk."""
 
 
-class Part:
+class PartialDownload:
     """A file that grows. It outlives the agent, so that a download goes on where it was cut off.
 
     What is verified and what is used is read by one descriptor: nothing can be changed in between.
@@ -108,12 +108,12 @@ class Work:
         self.max_bytes = max_bytes
 
     @contextmanager
-    def part(self, name: str) -> Iterator[Part]:
+    def part(self, name: str) -> Iterator[PartialDownload]:
         """Open the part of that name. One that the disk has no room for is not kept."""
         while self._opened.setdefault(name, self) is not self:  # as when two images share a layer
             name += "+"
         try:
-            part = Part(self._parts / name, self.max_bytes)
+            part = PartialDownload(self._parts / name, self.max_bytes)
             try:
                 yield part
             except ArtifactError as e:
@@ -126,30 +126,32 @@ class Work:
             self._opened.pop(name, None)
 
     @contextmanager
-    def tree(self, *, image: bool = False) -> Iterator[Tree]:
+    def rootfs(self, *, image: bool = False) -> Iterator[RootfsWriter]:
         """Open the root to unpack into it."""
-        tree = Tree(self.root, self.max_bytes, image=image)
+        rootfs = RootfsWriter(self.root, self.max_bytes, image=image)
         try:
-            yield tree
+            yield rootfs
         finally:
-            tree.close()
+            rootfs.close()
 
-    def take(self, part: Part, url: str) -> None:
+    def take(self, part: PartialDownload, url: str) -> None:
         """Put the verified *part* into the root: unpacked if its name says that it is an archive, else as it is."""
         name = file_name(url)
-        with self.tree() as tree:
-            tree.meter.packed(part.size)
+        with self.rootfs() as rootfs:
+            rootfs.meter.packed(part.size)
             if is_archive(name):
                 from praetor_agent.artifacts.unpack import unpack
 
-                unpack(part.file, part.size, tree)
+                unpack(part.file, part.size, rootfs)
             else:
                 part.file.seek(0)
-                tree.file(name, part.size, part.file.read, executable=True)
+                rootfs.file(name, part.size, part.file.read, executable=True)
         part.remove()
 
 
-def download(web: Web, url: str, part: Part, *, headers: dict[str, str] | None = None, size: int | None = None) -> None:
+def download(
+    web: Web, url: str, part: PartialDownload, *, headers: dict[str, str] | None = None, size: int | None = None
+) -> None:
     """Bring *part* up to the content of *url*, of which it may hold a beginning; *size* is known where it is pinned."""
     headers, had = dict(headers or {}), part.size
     if size is not None and part.size > size:

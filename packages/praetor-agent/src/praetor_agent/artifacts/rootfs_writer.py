@@ -28,7 +28,7 @@ SPARE_BYTES = 16 * 1024**2
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
-Parts = tuple[str, ...]
+Segments = tuple[str, ...]
 
 
 def unsafe(message: str) -> ArtifactError:
@@ -68,7 +68,7 @@ class Meter:
             raise ArtifactError("the disk has too little room for what is unpacked", Reason.DISK_FULL)
 
 
-class Tree:
+class RootfsWriter:
     """A directory that grows by entries of archives. *image* allows links, and layers that replace what was there."""
 
     def __init__(self, root: Path, max_bytes: int, *, image: bool = False) -> None:
@@ -151,7 +151,7 @@ class Tree:
         with self._parent((*path, "x")) as directory:
             self._clear(directory, "/".join(path))
 
-    def _path(self, name: str, *, new: bool = True) -> Parts:
+    def _path(self, name: str, *, new: bool = True) -> Segments:
         path = tuple(part for part in name.split("/") if part not in ("", "."))
         if new:
             self.meter.entry()
@@ -168,7 +168,7 @@ class Tree:
                 self._fold(path)
         return path
 
-    def _fold(self, path: Parts) -> None:
+    def _fold(self, path: Segments) -> None:
         """Refuse two names that are one where case does not count."""
         for end in range(1, len(path) + 1):
             exact = "/".join(path[:end])
@@ -176,7 +176,7 @@ class Tree:
                 raise unsafe(f"{exact!r} and {self._folded[exact.casefold()]!r} differ in case only")
 
     @contextmanager
-    def _parent(self, path: Parts, *, make: bool = True) -> Iterator[int]:
+    def _parent(self, path: Segments, *, make: bool = True) -> Iterator[int]:
         """Yield a descriptor of the directory that *path* is in; what is missing is made."""
         if not path:
             raise unsafe("an entry has no name")
@@ -202,7 +202,7 @@ class Tree:
             self.meter.bytes(DIRECTORY_BYTES)
 
     @contextmanager
-    def _place(self, path: Parts) -> Iterator[int]:
+    def _place(self, path: Segments) -> Iterator[int]:
         """Yield the directory for a new entry whose name is free in it."""
         with self._parent(path) as parent:
             if self._image:
@@ -246,7 +246,7 @@ def _mode(name: str, parent: int) -> int | None:
         return None
 
 
-def _confined(path: Parts, target: str) -> str:
+def _confined(path: Segments, target: str) -> str:
     """Return *target* as a path from the link's own directory that climbs no higher than the root.
 
     The climbing comes first, from a directory that is none by way of a link; names follow, each of which may be a link

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
-from praetor_agent.core.model import ArtifactState
+from praetor_agent.artifacts.names import entry_name, file_name, is_archive
+from praetor_agent.core.model import ArtifactState, pinned
 from praetor_agent.errors import ArtifactError
 from praetor_agent.settings import DEFAULT_STORE_BYTES
 from praetor_agent.state import sync_directory
@@ -155,37 +154,8 @@ def _is_tree(artifact: Artifact) -> bool:
     return artifact.type is ArtifactType.OCI or is_archive(file_name(artifact.url))
 
 
-def entry_name(artifact: Artifact, digest: str) -> str:
-    """Return the name of the artifact's directory. One content under two file names is two artifacts."""
-    if artifact.type is ArtifactType.OCI:
-        return f"{digest}.oci"
-    name = file_name(artifact.url)
-    if is_archive(name):
-        return f"{digest}.tree"
-    return f"{digest}-{zlib.crc32(name.encode(errors='surrogateescape')):08x}"
-
-
 def _size(entry: Path) -> int:
     try:
         return int((entry / READY).read_text())
     except (OSError, ValueError):
         return 0
-
-
-def pinned(artifact: Artifact) -> str | None:
-    """Return the checksum that the spec demands, as 64 lower-case hexadecimal digits."""
-    if artifact.type is ArtifactType.OCI:
-        return artifact.url.rpartition("@sha256:")[2].lower() if "@sha256:" in artifact.url else None
-    checksum = artifact.checksum_sha256
-    return checksum.removeprefix("sha256:").lower() if checksum else None
-
-
-def file_name(url: str) -> str:
-    """Return the name that a file from *url* gets: the last part of its path."""
-    name = PurePosixPath(unquote(urlsplit(url).path)).name
-    return name.replace("\0", "").replace("/", "_")[:255] if name not in ("", ".", "..") else "artifact"
-
-
-def is_archive(name: str) -> bool:
-    """Tell whether a file of that name is unpacked."""
-    return name.endswith((".tar", ".tar.gz", ".tgz"))

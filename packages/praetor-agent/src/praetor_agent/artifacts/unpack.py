@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Callable
 from typing import BinaryIO
 
-from praetor_agent.artifacts.rootfs_writer import PIECE_BYTES, Tree, unsafe
+from praetor_agent.artifacts.rootfs_writer import PIECE_BYTES, RootfsWriter, unsafe
 from praetor_agent.errors import ArtifactError
 from praetor_api.protocol import ArtifactReason as Reason
 
@@ -17,27 +17,27 @@ WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
 _KINDS = {"3": "a device", "4": "a device", "6": "a FIFO", "S": "a sparse file"}
 
 
-def unpack(file: BinaryIO, size: int, tree: Tree, *, image: bool = False) -> None:
-    """Unpack the *size* bytes of *file* into *tree*; ArtifactError for anything that has no place there."""
+def unpack(file: BinaryIO, size: int, rootfs: RootfsWriter, *, image: bool = False) -> None:
+    """Unpack the *size* bytes of *file* into *rootfs*; ArtifactError for anything that has no place there."""
     file.seek(0)
     packed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
-    tree.meter.packed(size)
-    tree.next_layer()
+    rootfs.meter.packed(size)
+    rootfs.next_layer()
     try:
         if not packed:
-            _Archive(file.read, tree, image).unpack()
+            _Archive(file.read, rootfs, image).unpack()
         else:
             with gzip.GzipFile(fileobj=file, mode="rb") as stream:
-                _Archive(stream.read, tree, image).unpack()
+                _Archive(stream.read, rootfs, image).unpack()
     except (EOFError, zlib.error, gzip.BadGzipFile) as e:
         raise ArtifactError(f"the archive is damaged: {e}", Reason.VERIFICATION_FAILED) from e
 
 
 class _Archive:
-    def __init__(self, read: Callable[[int], bytes], tree: Tree, image: bool) -> None:
+    def __init__(self, read: Callable[[int], bytes], rootfs: RootfsWriter, image: bool) -> None:
         self._source = read
-        self._tree = tree
+        self._rootfs = rootfs
         self._image = image
 
     def unpack(self) -> None:
@@ -71,13 +71,13 @@ class _Archive:
                 self._skip(size)
             else:
                 executable = bool(_number(header[100:108]) & 0o111)
-                self._tree.file(name, size, self._some, executable=executable)
+                self._rootfs.file(name, size, self._some, executable=executable)
             self._skip(-size % BLOCK)
         elif kind == "5":
-            self._tree.directory(name)
+            self._rootfs.directory(name)
         elif kind in "12":
             target = given.get("linkpath") or _text(header[157:257])
-            (self._tree.link if kind == "1" else self._tree.symlink)(name, target)
+            (self._rootfs.link if kind == "1" else self._rootfs.symlink)(name, target)
         else:
             raise unsafe(f"{name!r} is {_KINDS.get(kind, f'of the type {kind!r}')}, which is refused")
 
@@ -85,11 +85,11 @@ class _Archive:
         directory, _, base = name.rpartition("/")
         if not base.startswith(WHITEOUT):
             return False
-        self._tree.meter.entry()
+        self._rootfs.meter.entry()
         if base == OPAQUE:
-            self._tree.opaque(directory)
+            self._rootfs.opaque(directory)
         elif base[len(WHITEOUT) :] not in ("", ".", ".."):
-            self._tree.whiteout(f"{directory}/{base[len(WHITEOUT) :]}" if directory else base[len(WHITEOUT) :])
+            self._rootfs.whiteout(f"{directory}/{base[len(WHITEOUT) :]}" if directory else base[len(WHITEOUT) :])
         return True
 
     def _extension(self, header: bytes, kind: str) -> dict[str, str]:

@@ -42,7 +42,7 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Launch:
+class Command:
     """A process ready to be executed: *argv* begins with an absolute path, *env* is all that it gets.
 
     In a container *artifact_path* is the image, which adds its own variables; the first *entrypoint* words of *argv*,
@@ -65,7 +65,7 @@ class Launch:
     hardening: Hardening = Hardening.BASELINE
 
 
-def launch_of(revision: Revision) -> Launch:
+def command_of(revision: Revision) -> Command:
     """Return how *revision* is executed; StartError naming what is wrong with the spec."""
     item, execution = revision.item, revision.item.spec.execution
     env, root = _environment(revision), _root(revision)
@@ -77,7 +77,7 @@ def launch_of(revision: Revision) -> Launch:
         raise StartError("spec.execution: command, args, env and workingDir cannot hold a NUL character")
     if not (item.uid + item.spec_hash).isprintable():
         raise StartError("uid and specHash cannot hold control characters")
-    return Launch(
+    return Command(
         uid=item.uid,
         namespace=item.namespace,
         name=item.name,

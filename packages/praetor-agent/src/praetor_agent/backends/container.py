@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from praetor_agent.backends import procfs
-from praetor_agent.backends.command import Launch, Probe, probe_of
+from praetor_agent.backends.command import Command, Probe, probe_of
 from praetor_agent.backends.protocol import own_name, reason_of
 from praetor_agent.backends.resources import wanted
 from praetor_agent.core.model import Observed, Revision
@@ -90,20 +90,20 @@ class ContainerBackend:
             raise self._problem
         return dict(self._seen)
 
-    def start(self, launch: Launch) -> None:
+    def start(self, command: Command) -> None:
         """Create the container, see that it is what was asked for, and start it."""
-        self.remove(launch.uid)
-        env_file = self._directory / f"{container_name(self._device, launch.name, launch.uid)}.env"
+        self.remove(command.uid)
+        env_file = self._directory / f"{container_name(self._device, command.name, command.uid)}.env"
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            replace_file(env_file, render_environment(launch.env).encode())
+            replace_file(env_file, render_environment(command.env).encode())
             made = (
-                self._run("create", *self._flags(launch, str(env_file), self._image(launch))).strip().splitlines()[-1]
+                self._run("create", *self._flags(command, str(env_file), self._image(command))).strip().splitlines()[-1]
             )
-            check(launch, self._inspect(made)[0])
+            check(command, self._inspect(made)[0])
             self._run("start", made)
         except BackendError as e:
-            self.remove(launch.uid)
+            self.remove(command.uid)
             raise e if isinstance(e, StartError) else StartError(str(e)) from e
         except OSError as e:
             raise StartError(f"{e.filename or self._directory} cannot be written: {e.strerror}") from e
@@ -131,32 +131,32 @@ class ContainerBackend:
                 return self._run("logs", "--tail", "100", shown["Id"], merged=True)[-limit:]
         return ""
 
-    def _flags(self, launch: Launch, env_file: str, image: str) -> Iterator[str]:
+    def _flags(self, command: Command, env_file: str, image: str) -> Iterator[str]:
         yield from (
             "--name",
-            container_name(self._device, launch.name, launch.uid),
+            container_name(self._device, command.name, command.uid),
             "--network",
             "host",
             "--restart",
             "no",
         )
         for label, value in (
-            (CONTAINER_UID_LABEL, launch.uid),
+            (CONTAINER_UID_LABEL, command.uid),
             (CONTAINER_DEVICE_LABEL, self._device),
-            (CONTAINER_SPEC_HASH_LABEL, launch.spec_hash),
+            (CONTAINER_SPEC_HASH_LABEL, command.spec_hash),
         ):
             yield from ("--label", f"{label}={value}")
         yield from ("--env-file", env_file)
-        if launch.working_dir:
-            yield from ("--workdir", launch.working_dir)
-        if launch.user is not None:
-            yield from ("--user", launch.user)
-        for resource, value in wanted(launch.resources):
+        if command.working_dir:
+            yield from ("--workdir", command.working_dir)
+        if command.user is not None:
+            yield from ("--user", command.user)
+        for resource, value in wanted(command.resources):
             flag = {"memory": "--memory", "cpu": "--cpus", "tasks": "--pids-limit"}[resource]
             yield from (flag, str(float(value) / 100) if resource == "cpu" else value)
         yield from self._options
-        words = launch.argv
-        if launch.entrypoint:
+        words = command.argv
+        if command.entrypoint:
             # podman takes what looks like JSON for JSON, so there it is always JSON
             program = json.dumps(words[:1]) if self._runtime.name == "podman" else words[0]
             yield from ("--entrypoint", program)
@@ -168,9 +168,9 @@ class ContainerBackend:
         self._seen = {shown["Config"]["Labels"][CONTAINER_UID_LABEL]: _seen(shown) for shown in found}
         self._ticks = {uid: procfs.start_ticks(seen.pid) if seen.pid else None for uid, seen in self._seen.items()}
 
-    def _image(self, launch: Launch) -> str:
+    def _image(self, command: Command) -> str:
         """Return the image's id; one that somebody removed is pulled again, for nothing runs that could wait for it."""
-        place = Path(launch.artifact_path or "")
+        place = Path(command.artifact_path or "")
         image, reference = place.read_text(encoding="utf-8").split()
         try:
             return self._runtime.image_id(image)
@@ -240,15 +240,15 @@ def render_environment(env: Mapping[str, str]) -> str:
     return "".join(f"{name}={value}\n" for name, value in env.items())
 
 
-def check(launch: Launch, shown: Mapping[str, Any]) -> None:
+def check(command: Command, shown: Mapping[str, Any]) -> None:
     """Raise StartError when the container that was made is not what was asked for."""
     config = shown["Config"]
     entrypoint = config.get("Entrypoint") or []
     words = [*([entrypoint] if isinstance(entrypoint, str) else entrypoint), *(config.get("Cmd") or [])]
-    if launch.entrypoint and tuple(words) != launch.argv:
-        raise StartError(f"the container runtime made {words!r} of the command {list(launch.argv)!r}")
+    if command.entrypoint and tuple(words) != command.argv:
+        raise StartError(f"the container runtime made {words!r} of the command {list(command.argv)!r}")
     made = config.get("Env") or []
-    for name, value in launch.env.items():
+    for name, value in command.env.items():
         if f"{name}={value}" not in made:
             raise StartError(f"spec.execution: env[{name}]: the container runtime does not take its value as it is")
 

@@ -75,13 +75,13 @@ class Images(Fetcher):
     def _fetched_image(self, artifact: Artifact, used: Iterable[str]) -> str:
         """Return the id of the image after it was fetched and loaded; the runtime alone keeps it."""
         from praetor_agent.artifacts.oci import OciSource
-        from praetor_agent.artifacts.oci_layout import FILE, name_of
+        from praetor_agent.artifacts.oci_layout import FILE, name_of, pack
 
         source = self._source(ArtifactType.OCI)
         if not isinstance(source, OciSource):
             raise ArtifactError("the agent itself fetches no images here", Reason.UNSUPPORTED)
         packed = Artifact(type=ArtifactType.FILE, url=f"/{FILE}", checksum_sha256=artifact.url.rpartition("@")[2])
-        state = self._store.add(packed, lambda _, work: source.pack(artifact, work), used)
+        state = self._store.add(packed, lambda _, work: source.fetch_with(artifact, work, pack), used)
         try:
             self._runtime("load", "--input", str(state.path), timeout=PULL_SECONDS)
             return self._runtime.image_id(name_of(artifact.url))

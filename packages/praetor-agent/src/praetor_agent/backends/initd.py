@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from praetor_agent.backends import procfs
-from praetor_agent.backends.command import Launch
+from praetor_agent.backends.command import Command
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, call, own_name
 from praetor_agent.core.model import Observed
@@ -49,8 +49,8 @@ class InitdBackend(ProcessBackend):
                 seen[owned[0]] = Observed(uid=owned[0], backend=self.name, spec_hash="", running=False)
         return seen
 
-    def repair(self, launch: Launch) -> None:
-        self._write(launch, self.place(launch.uid))
+    def repair(self, command: Command) -> None:
+        self._write(command, self.place(command.uid))
 
     def remove(self, uid: str) -> None:
         """Take away the script and the directory of a process that ended."""
@@ -62,39 +62,39 @@ class InitdBackend(ProcessBackend):
     def _boot_of_job(self) -> str:
         return ""  # the stage asks the kernel: it may be another boot when init starts it
 
-    def _ignite(self, launch: Launch, place: Path, job: bytes) -> str:
+    def _ignite(self, command: Command, place: Path, job: bytes) -> str:
         from pkgutil import get_data
 
         try:
             replace_file(self._directory / "shim.py", get_data(__package__, "shim.py") or b"")
             replace_file(place / "job", job)
-            path = self._write(launch, place)
+            path = self._write(command, place)
         except OSError as e:
             raise StartError(f"{e.filename or place} cannot be written: {e.strerror}") from e
-        environment = procfs.markers(launch.uid, place) | {"PATH": os.environ.get("PATH", os.defpath)}
+        environment = procfs.markers(command.uid, place) | {"PATH": os.environ.get("PATH", os.defpath)}
         try:
             call(str(path), "start", env=environment)
         except BackendError as e:
             return str(e)
         return "ok"
 
-    def _write(self, launch: Launch, place: Path) -> Path:
-        name = own_name(launch.name, launch.uid)
+    def _write(self, command: Command, place: Path) -> Path:
+        name = own_name(command.name, command.uid)
         path = self._scripts / name
         places = Places(
             place=str(place), shim=str(self._directory / "shim.py"), python=os.path.realpath(sys.executable)
         )
-        text = render_script(launch, self._device, places).encode()
+        text = render_script(command, self._device, places).encode()
         if path.exists() and owner(read_text(path)) is None:
             raise StartError(f"{path} was not written by praetor-agent; move it away")
-        for stale in self._scripts_of(launch.uid):
+        for stale in self._scripts_of(command.uid):
             if stale != path:  # renamed
                 _enable(stale.name, False, self._scripts)
                 stale.unlink()
         if not path.exists() or path.read_bytes() != text:
             replace_file(path, text, mode=0o755)
         replace_file(place / "script", text)
-        if not _enable(name, launch.at_boot, self._scripts) and launch.at_boot:
+        if not _enable(name, command.at_boot, self._scripts) and command.at_boot:
             log.warning("init will not start it at boot without the agent script=%s", path)
         return path
 
@@ -217,18 +217,18 @@ class Places:
     python: str
 
 
-def render_script(launch: Launch, device: str, places: Places) -> str:
-    """Return the script that starts and stops *launch*; StartError naming what cannot be written safely."""
+def render_script(command: Command, device: str, places: Places) -> str:
+    """Return the script that starts and stops *command*; StartError naming what cannot be written safely."""
     return _SCRIPT.format(
         marker=MARKER,
-        uid=_comment("uid", launch.uid),
+        uid=_comment("uid", command.uid),
         device=_comment("device", device),
-        name=own_name(launch.name, launch.uid),
-        title=_comment("name", f"{launch.namespace}/{launch.name}"),
+        name=own_name(command.name, command.uid),
+        title=_comment("name", f"{command.namespace}/{command.name}"),
         place=quote(places.place),
         shim=quote(places.shim),
         python=quote(places.python),
-        grace=max(1, launch.grace_seconds),
+        grace=max(1, command.grace_seconds),
     )
 
 

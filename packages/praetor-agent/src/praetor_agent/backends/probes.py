@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from praetor_agent.clock import Clock
 from praetor_agent.core import health as healths
 from praetor_agent.core.health import Health
-from praetor_agent.core.model import Memory, Revision, World
+from praetor_agent.core.model import Memory, ObservedDevice, Revision
 from praetor_agent.errors import StartError
 from praetor_api.spec import HealthCheck
 
@@ -36,9 +36,9 @@ class Probes:
         self._probe = probe
         self._clock = clock
 
-    def step(self, memory: Memory, world: World) -> float | None:
+    def step(self, memory: Memory, device: ObservedDevice) -> float | None:
         """Take results, start what is due, and return when to be called again."""
-        checked = {uid: (handle, revision, check) for uid, handle, revision, check in _checked(memory, world)}
+        checked = {uid: (handle, revision, check) for uid, handle, revision, check in _checked(memory, device)}
         for uid in set(self.health) - set(checked):
             self._prober.forget(uid)
             del self.health[uid]
@@ -88,9 +88,9 @@ class Probes:
         return min((*due, deadline) if deadline is not None else due, default=None)
 
 
-def _checked(memory: Memory, world: World) -> Iterator[tuple[str, str, Revision, HealthCheck]]:
+def _checked(memory: Memory, device: ObservedDevice) -> Iterator[tuple[str, str, Revision, HealthCheck]]:
     for uid, record in memory.items():
-        seen = world.observed.get(uid)
+        seen = device.observed.get(uid)
         if record.current is None or seen is None or not seen.running or seen.spec_hash != record.spec_hash:
             continue
         check = record.current.item.spec.health_check

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from praetor_agent.backends import procfs, resources
-from praetor_agent.backends.command import Identity, Launch, identity_of
+from praetor_agent.backends.command import Command, Identity, identity_of
 from praetor_agent.backends.protocol import reason_of
 from praetor_agent.core.model import Observed
 from praetor_agent.core.restart import LOST, START_ERROR, START_ERROR_EXIT_CODE
@@ -60,19 +60,19 @@ class ProcessBackend:
     def observe(self) -> Mapping[str, Observed]:
         return {run.uid: self._seen(place, run) for place, run in self._runs()}
 
-    def start(self, launch: Launch) -> None:
-        identity = identity_of(launch.user)
-        place = self.place(launch.uid)
-        self._end_strays(launch.uid)
+    def start(self, command: Command) -> None:
+        identity = identity_of(command.user)
+        place = self.place(command.uid)
+        self._end_strays(command.uid)
         try:
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
             (place / "run").unlink(missing_ok=True)
             (place / "exit").unlink(missing_ok=True)
         except OSError as e:
             raise StartError(f"{place} cannot be written: {e.strerror}") from e
-        answer = self._ignite(launch, place, self._job(launch, place, identity))
+        answer = self._ignite(command, place, self._job(command, place, identity))
         if answer != "ok":
-            raise StartError(f"cannot execute {launch.argv[0]!r} in {launch.working_dir!r}: {answer}")
+            raise StartError(f"cannot execute {command.argv[0]!r} in {command.working_dir!r}: {answer}")
 
     def stop(self, uid: str, *, grace_seconds: int, force: bool) -> None:
         """Ask the process group to end, or end by force all that carries the marker."""
@@ -102,19 +102,19 @@ class ProcessBackend:
         except OSError as e:
             raise BackendError(f"the log cannot be read: {e.strerror}") from e
 
-    def _ignite(self, launch: Launch, place: Path, job: bytes) -> str:
+    def _ignite(self, command: Command, place: Path, job: bytes) -> str:
         """Have the stage started with *job*; return its answer."""
-        return _run_shim(self._shim(), job, procfs.markers(launch.uid, place))
+        return _run_shim(self._shim(), job, procfs.markers(command.uid, place))
 
-    def _job(self, launch: Launch, place: Path, identity: Identity | None) -> bytes:
-        head = "\n".join((launch.uid, launch.spec_hash, self._boot_of_job()))
-        limits = "\n".join(resources.limits(launch.resources, place))
-        env = dict(launch.env) | procfs.markers(launch.uid, place)
+    def _job(self, command: Command, place: Path, identity: Identity | None) -> bytes:
+        head = "\n".join((command.uid, command.spec_hash, self._boot_of_job()))
+        limits = "\n".join(resources.limits(command.resources, place))
+        env = dict(command.env) | procfs.markers(command.uid, place)
         changed = (str(identity.uid), str(identity.gid), " ".join(map(str, identity.groups))) if identity else ("",) * 3
         words = (
-            str(place), str(self._log_bytes), *changed, launch.working_dir, head, limits,
-            str(len(launch.argv)),
-            *launch.argv, *(f"{name}={value}" for name, value in env.items()),
+            str(place), str(self._log_bytes), *changed, command.working_dir, head, limits,
+            str(len(command.argv)),
+            *command.argv, *(f"{name}={value}" for name, value in env.items()),
         )  # fmt: skip
         job = b"".join(os.fsencode(word) + b"\0" for word in words)
         return b"%d\0" % len(job) + job  # a pipe may break off anywhere, also between two words

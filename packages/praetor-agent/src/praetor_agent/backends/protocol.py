@@ -18,7 +18,7 @@ from praetor_agent.errors import BackendError
 from praetor_api.spec import Backend as BackendName
 
 if TYPE_CHECKING:
-    from praetor_agent.backends.command import Launch
+    from praetor_agent.backends.command import Command
 
 CALL_SECONDS = 30
 DEFINITIONS = {BackendName.SYSTEMD: Path("/etc/systemd/system"), BackendName.INITD: Path("/etc/init.d")}
@@ -32,7 +32,7 @@ class Backend(Protocol):
         """Return by uid every process of ours that runs or left its exit status. BackendError when unknown."""
         ...
 
-    def start(self, launch: Launch) -> None:
+    def start(self, command: Command) -> None:
         """Start a process that does not run; StartError with the reason when it cannot be."""
         ...
 
@@ -64,7 +64,7 @@ class KeepsDefinition(Protocol):
     It tells so by `Observed.edited`, and only while it is so.
     """
 
-    def repair(self, launch: Launch) -> None:
+    def repair(self, command: Command) -> None:
         """Write the definition again as it was; the process that runs is not touched. BackendError when impossible."""
         ...
 

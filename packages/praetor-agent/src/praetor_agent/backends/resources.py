@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from praetor_agent.settings import bytes_of
 from praetor_agent.state import read_text
 from praetor_api.spec import Resources
 
@@ -52,21 +52,6 @@ def wanted(resources: Resources | None) -> Iterator[tuple[str, str]]:
         yield "cpu", cpu_percent(resources.cpu)
     if resources.tasks is not None:
         yield "tasks", str(resources.tasks)
-
-
-_SUFFIXES = {
-    "": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
-    "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
-}  # fmt: skip
-_QUANTITY = re.compile(r"([0-9]+)([A-Za-z]*)")
-
-
-def bytes_of(quantity: int | str) -> int:
-    """Return the bytes of a memory quantity, such as `64Mi`."""
-    match = _QUANTITY.fullmatch(str(quantity))
-    if match is None or match[2] not in _SUFFIXES:
-        raise ValueError(f"{quantity!r} is no quantity")
-    return int(match[1]) * _SUFFIXES[match[2]]
 
 
 def cpu_percent(quantity: int | str) -> str:

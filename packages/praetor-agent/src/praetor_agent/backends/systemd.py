@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from praetor_agent.backends.command import Launch
+from praetor_agent.backends.command import Command
 from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, call, own_name, readable, reason_of
 from praetor_agent.backends.resources import wanted
 from praetor_agent.core.model import Observed
@@ -47,8 +47,8 @@ class SystemdBackend:
             if (unit := props.get("Id", "")) in ours
         }
 
-    def repair(self, launch: Launch) -> None:
-        _enable(self._write(launch), launch)
+    def repair(self, command: Command) -> None:
+        _enable(self._write(command), command)
 
     def tail(self, uid: str, limit: int) -> str:
         for unit in self._units_of(uid):
@@ -56,13 +56,13 @@ class SystemdBackend:
             return call(*words)[-limit:]
         return ""
 
-    def start(self, launch: Launch) -> None:
-        unit = self._write(launch)
-        for stale in self._units_of(launch.uid):
+    def start(self, command: Command) -> None:
+        unit = self._write(command)
+        for stale in self._units_of(command.uid):
             if stale != unit:  # renamed
                 self._take_away(stale)
         try:
-            _enable(unit, launch)
+            _enable(unit, command)
             _systemctl("restart", unit)
         except BackendError as e:
             raise StartError(self._why(unit) or str(e)) from e
@@ -78,10 +78,10 @@ class SystemdBackend:
         for unit in self._units_of(uid):
             self._take_away(unit)
 
-    def _write(self, launch: Launch) -> str:
-        unit = unit_name(launch.name, launch.uid)
+    def _write(self, command: Command) -> str:
+        unit = unit_name(command.name, command.uid)
         env_path = self._directory / f"{unit}.env"
-        text, environment = render_unit(launch, self._device, str(env_path)), render_environment(launch.env)
+        text, environment = render_unit(command, self._device, str(env_path)), render_environment(command.env)
         path = self._units / unit
         try:
             before = path.read_text(encoding="utf-8") if path.exists() else None
@@ -173,8 +173,8 @@ def _blocks(text: str) -> Iterator[dict[str, str]]:
             yield dict(line.split("=", 1) for line in block.strip().split("\n") if "=" in line)
 
 
-def _enable(unit: str, launch: Launch) -> None:
-    _systemctl("enable" if launch.at_boot else "disable", "--quiet", "--no-reload", unit)
+def _enable(unit: str, command: Command) -> None:
+    _systemctl("enable" if command.at_boot else "disable", "--quiet", "--no-reload", unit)
 
 
 def _systemctl(*words: str) -> str:
@@ -207,32 +207,32 @@ def unit_name(name: str, uid: str) -> str:
     return f"{own_name(name, uid)}.service"
 
 
-def render_unit(launch: Launch, device: str, environment_file: str) -> str:
-    """Return the unit that runs *launch*; StartError naming the field that cannot be written safely."""
+def render_unit(command: Command, device: str, environment_file: str) -> str:
+    """Return the unit that runs *command*; StartError naming the field that cannot be written safely."""
     lines = [
         MARKER,
         "[Unit]",
-        f"Description=Praetor process {_plain('namespace', launch.namespace)}/{_plain('name', launch.name)}",
-        f"X-Praetor-UID={_mark('uid', launch.uid)}",
+        f"Description=Praetor process {_plain('namespace', command.namespace)}/{_plain('name', command.name)}",
+        f"X-Praetor-UID={_mark('uid', command.uid)}",
         f"X-Praetor-Device={_mark('device', device)}",
-        f"X-Praetor-SpecHash={_mark('specHash', launch.spec_hash)}",
+        f"X-Praetor-SpecHash={_mark('specHash', command.spec_hash)}",
         "After=network.target",
         "StartLimitIntervalSec=0",
         "",
         "[Service]",
         "Type=exec",
-        f"ExecStart={exec_line(launch.argv)}",
-        f"WorkingDirectory={_path('workingDir', launch.working_dir)}",
+        f"ExecStart={exec_line(command.argv)}",
+        f"WorkingDirectory={_path('workingDir', command.working_dir)}",
         f"EnvironmentFile={_path('EnvironmentFile', environment_file)}",
-        *([f"User={_plain('user', launch.user)}"] if launch.user is not None else []),
+        *([f"User={_plain('user', command.user)}"] if command.user is not None else []),
         "RemainAfterExit=yes",  # how it ended stays to be read
         "Restart=no",  # the agent restarts, with the backoff and the policy of the spec
         "KillMode=control-group",
-        f"TimeoutStopSec={max(1, launch.grace_seconds)}",
-        f"SyslogIdentifier={PREFIX}{readable(launch.name)}",
-        *_hardening(launch),
-        *_limits(launch.resources),
-        *(["", "[Install]", "WantedBy=multi-user.target"] if launch.at_boot else []),
+        f"TimeoutStopSec={max(1, command.grace_seconds)}",
+        f"SyslogIdentifier={PREFIX}{readable(command.name)}",
+        *_hardening(command),
+        *_limits(command.resources),
+        *(["", "[Install]", "WantedBy=multi-user.target"] if command.at_boot else []),
     ]
     return "\n".join(lines) + "\n"
 
@@ -276,14 +276,14 @@ def read_marks(text: str) -> Marks | None:
         return None
 
 
-def _hardening(launch: Launch) -> list[str]:
+def _hardening(command: Command) -> list[str]:
     """Return what systemd keeps from the process. The baseline breaks nothing that upgrades firmware or routes."""
-    if launch.hardening is Hardening.UNCONFINED:
+    if command.hardening is Hardening.UNCONFINED:
         return []
-    if launch.hardening is Hardening.BASELINE:
+    if command.hardening is Hardening.BASELINE:
         return [f"{directive}=yes" for directive in BASELINE]
-    path = launch.working_dir.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    own = [f'ReadWritePaths="{path}"'] if launch.working_dir.strip("/") else []
+    path = command.working_dir.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    own = [f'ReadWritePaths="{path}"'] if command.working_dir.strip("/") else []
     return [f"{directive}=yes" for directive in (*BASELINE, *STRICT)] + [
         "ProtectSystem=strict",
         "ProtectHome=read-only",

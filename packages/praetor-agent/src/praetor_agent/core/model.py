@@ -1,4 +1,4 @@
-"""What the agent remembers of each process, on disk and between passes; and what it sees of the world."""
+"""What the agent remembers of each process, on disk and between passes; and what it sees of the device."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from enum import StrEnum
 
 from praetor_agent.core.health import Health
 from praetor_api.protocol import DesiredItem, RollbackReason
-from praetor_api.spec import Backend
+from praetor_api.spec import Artifact, ArtifactType, Backend
 
 
-class Stage(StrEnum):
+class ProcessStage(StrEnum):
     """How far a process has come under its current spec."""
 
     PENDING = "Pending"
@@ -74,7 +74,7 @@ class Record:
     uid: str
     namespace: str = ""
     name: str = ""
-    stage: Stage = Stage.PENDING
+    stage: ProcessStage = ProcessStage.PENDING
     current: Revision | None = None
     last_good: Revision | None = None
     boot_id: str = ""
@@ -161,14 +161,14 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class World:
+class ObservedDevice:
     """What one pass starts from, besides what is desired and remembered.
 
     *artifacts* is by spec hash; *unavailable* tells for each backend that cannot be used why, *silent* for those that
     did not answer this time, but may run what is not in *observed*. *health* is by uid.
-    *hold* is why nothing may be changed, if somebody on the device said so; *confirmed* are the spec hashes, by uid,
+    *freeze* is why nothing may be changed, if somebody on the device said so; *confirmed* are the spec hashes, by uid,
     that somebody there confirmed. *heard_at* is when the latest exchange began to which the gateway answered.
-    *unwritten* is why what is decided or desired cannot be written down, if so.
+    *persistence_error* is why what is decided or desired cannot be written down, if so.
     """
 
     boot_id: str
@@ -177,7 +177,15 @@ class World:
     unavailable: Mapping[Backend, str] = field(default_factory=dict)
     silent: Mapping[Backend, str] = field(default_factory=dict)
     health: Mapping[str, Health] = field(default_factory=dict)
-    hold: str | None = None
+    freeze: str | None = None
     confirmed: Mapping[str, str] = field(default_factory=dict)
     heard_at: float | None = None
-    unwritten: str | None = None
+    persistence_error: str | None = None
+
+
+def pinned(artifact: Artifact) -> str | None:
+    """Return the checksum that the spec demands, as 64 lower-case hexadecimal digits."""
+    if artifact.type is ArtifactType.OCI:
+        return artifact.url.rpartition("@sha256:")[2].lower() if "@sha256:" in artifact.url else None
+    checksum = artifact.checksum_sha256
+    return checksum.removeprefix("sha256:").lower() if checksum else None

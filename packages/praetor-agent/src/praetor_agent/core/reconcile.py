@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from praetor_agent.core import restart, rollback
-from praetor_agent.core.model import Failure, Memory, Observed, Record, Revision, Stage, World
+from praetor_agent.core.model import Failure, Memory, Observed, ObservedDevice, ProcessStage, Record, Revision
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.protocol import Desired, DesiredItem, InvalidItem
 from praetor_api.spec import Backend
@@ -62,7 +62,7 @@ Action: TypeAlias = Fetch | Start | Stop | Remove | Repair
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Decision:
     """Actions in their order, the memory to write before acting, and when to look again at the latest.
 
     From *ask_at* an exchange with the gateway is waited for.
@@ -74,16 +74,16 @@ class Plan:
     ask_at: float | None = None
 
 
-def reconcile(desired: Desired, world: World, memory: Memory, now: float) -> Plan:
+def reconcile(desired: Desired, device: ObservedDevice, memory: Memory, now: float) -> Decision:
     """Return what brings the device one safe step closer to *desired*."""
-    steps = [*_wanted(desired, world, memory, now)]
+    steps = [*_wanted(desired, device, memory, now)]
     kept = {step.record.uid for step in steps}
     steps += [
-        _retire(memory.get(uid) or Record(uid=uid), world, now) for uid in sorted({*memory, *world.observed} - kept)
+        _retire(memory.get(uid) or Record(uid=uid), device, now) for uid in sorted({*memory, *device.observed} - kept)
     ]
     wakes = [step.wake_at for step in steps if step.wake_at is not None]
-    asks = [at for step in steps if (at := rollback.ask_at(step.record, world)) is not None]
-    return Plan(
+    asks = [at for step in steps if (at := rollback.ask_at(step.record, device)) is not None]
+    return Decision(
         actions=tuple(action for step in steps for action in step.actions),
         memory={step.record.uid: step.record for step in steps if not step.forget},
         wake_at=min(wakes, default=None),
@@ -99,27 +99,27 @@ class _Step:
     forget: bool = False
 
 
-def _wanted(desired: Desired, world: World, memory: Memory, now: float) -> Iterator[_Step]:
+def _wanted(desired: Desired, device: ObservedDevice, memory: Memory, now: float) -> Iterator[_Step]:
     wanted = {item.uid for item in desired.items}
     leaving = {
-        (record.namespace, record.name): unknown(record, world)
+        (record.namespace, record.name): unknown(record, device)
         for uid, record in memory.items()
         if uid not in wanted
-        and ((uid in world.observed and world.observed[uid].running) or unknown(record, world) is not None)
+        and ((uid in device.observed and device.observed[uid].running) or unknown(record, device) is not None)
     }
     for item in desired.items:
-        record = memory.get(item.uid) or _adopted(item, world.observed.get(item.uid))
+        record = memory.get(item.uid) or _adopted(item, device.observed.get(item.uid))
         record = replace(record, namespace=item.namespace, name=item.name)
-        step = _step(item, record, world, now)
+        step = _step(item, record, device, now)
         key, starts = (item.namespace, item.name), any(isinstance(action, Start) for action in step.actions)
         if starts and key in leaving:
             # deleted and made again, it is another, but must not run beside the one that it follows
             step = _Step(record=replace(record, failure=_waits(leaving[key])))
         yield step
     for bad in desired.invalid:
-        record = rollback.judged(_caught_up(_of_invalid(bad, memory), world, now), world, now)
+        record = rollback.judged(_caught_up(_of_invalid(bad, memory), device, now), device, now)
         message = "; ".join(map(str, bad.faults))
-        yield _fall_back(replace(record, failure=Failure(reason="InvalidSpec", message=message)), world, now)
+        yield _fall_back(replace(record, failure=Failure(reason="InvalidSpec", message=message)), device, now)
 
 
 def _of_invalid(bad: InvalidItem, memory: Memory) -> Record:
@@ -134,47 +134,47 @@ def _adopted(item: DesiredItem, seen: Observed | None) -> Record:
     """Return the record of a process that memory does not know; one that runs or ran this spec is taken over."""
     if seen is None or seen.spec_hash != item.spec_hash:
         return Record(uid=item.uid)
-    return Record(uid=item.uid, stage=Stage.RUNNING, current=Revision(item=item), handle=seen.handle)
+    return Record(uid=item.uid, stage=ProcessStage.RUNNING, current=Revision(item=item), handle=seen.handle)
 
 
-def _step(item: DesiredItem, record: Record, world: World, now: float) -> _Step:
+def _step(item: DesiredItem, record: Record, device: ObservedDevice, now: float) -> _Step:
     if record.current is not None and record.spec_hash == item.spec_hash:
         record = replace(record, current=replace(record.current, item=item))
-    record = rollback.judged(_caught_up(record, world, now), world, now)
+    record = rollback.judged(_caught_up(record, device, now), device, now)
     gave_up = record.rollback is not None and record.rollback.spec_hash == item.spec_hash
-    if gave_up or world.hold is not None:
-        return _fall_back(record, world, now)
-    why_not = _why_not(item, record, world)
+    if gave_up or device.freeze is not None:
+        return _fall_back(record, device, now)
+    why_not = _why_not(item, record, device)
     if why_not is not None:
-        return _fall_back(replace(record, failure=why_not), world, now)
-    if record.current and record.spec_hash == item.spec_hash and _startable(record.current, world):
+        return _fall_back(replace(record, failure=why_not), device, now)
+    if record.current and record.spec_hash == item.spec_hash and _startable(record.current, device):
         revision = replace(record.current, item=item)
-        return _supervise(revision, _settled(record), world, now)
+        return _supervise(revision, _settled(record), device, now)
     if item.spec.artifact is None:
-        return _supervise(Revision(item=item), _settled(record), world, now)
-    artifact = world.artifacts.get(item.spec_hash)
+        return _supervise(Revision(item=item), _settled(record), device, now)
+    artifact = device.artifacts.get(item.spec_hash)
     if artifact is None or artifact.path is None:
         failure = artifact.failure if artifact else None
-        step = _fall_back(replace(record, failure=failure), world, now)
+        step = _fall_back(replace(record, failure=failure), device, now)
         return replace(step, actions=(Fetch(item=item), *step.actions))
     revision = Revision(item=item, artifact_path=artifact.path, artifact_digest=artifact.digest)
-    return _supervise(revision, _settled(record), world, now)
+    return _supervise(revision, _settled(record), device, now)
 
 
-def _why_not(item: DesiredItem, record: Record, world: World) -> Failure | None:
-    reason = world.unavailable.get(item.spec.execution.backend) or unknown(record, world)
+def _why_not(item: DesiredItem, record: Record, device: ObservedDevice) -> Failure | None:
+    reason = device.unavailable.get(item.spec.execution.backend) or unknown(record, device)
     if reason is not None:
         return Failure(reason="BackendUnavailable", message=reason)
-    old = record.current is not None or record.uid in world.observed
+    old = record.current is not None or record.uid in device.observed
     changes = old and record.spec_hash != item.spec_hash
-    return _not_kept("not changed", world) if changes and world.unwritten is not None else None
+    return _not_kept("not changed", device) if changes and device.persistence_error is not None else None
 
 
-def unknown(record: Record, world: World) -> str | None:
+def unknown(record: Record, device: ObservedDevice) -> str | None:
     """Return why nobody can tell now whether what was started last runs, if so. A job that ended does not."""
-    if record.current is None or record.stage is Stage.COMPLETED:
+    if record.current is None or record.stage is ProcessStage.COMPLETED:
         return None
-    return world.silent.get(record.current.item.spec.execution.backend)
+    return device.silent.get(record.current.item.spec.execution.backend)
 
 
 def _waits(why: str | None) -> Failure | None:
@@ -182,14 +182,14 @@ def _waits(why: str | None) -> Failure | None:
     return Failure(reason="BackendUnavailable", message=message) if why else None
 
 
-def _not_kept(what: str, world: World) -> Failure:
-    message = f"{what}: it cannot be written down in the state directory: {world.unwritten}"
+def _not_kept(what: str, device: ObservedDevice) -> Failure:
+    message = f"{what}: it cannot be written down in the state directory: {device.persistence_error}"
     return Failure(reason="MemoryNotKept", message=message)
 
 
-def _startable(revision: Revision, world: World) -> bool:
+def _startable(revision: Revision, device: ObservedDevice) -> bool:
     """Tell whether *revision* has its artifact, or needs none now because it runs from what we wrote."""
-    seen = world.observed.get(revision.item.uid)
+    seen = device.observed.get(revision.item.uid)
     running = seen is not None and seen.running and seen.spec_hash == revision.item.spec_hash and not seen.edited
     return _is_whole(revision) or running
 
@@ -209,26 +209,26 @@ def _settled(record: Record) -> Record:
     return record
 
 
-def _fall_back(record: Record, world: World, now: float) -> _Step:
+def _fall_back(record: Record, device: ObservedDevice, now: float) -> _Step:
     """Keep what was started before, or the good version before it, for what is wanted cannot run (yet)."""
     old = record.last_good if record.rollback is not None else record.current
     if old is None:
-        return _withdraw(record, world, now) if record.rollback is not None else _Step(record=record)
-    if old.item.spec.execution.backend in world.unavailable or unknown(record, world) is not None:
+        return _withdraw(record, device, now) if record.rollback is not None else _Step(record=record)
+    if old.item.spec.execution.backend in device.unavailable or unknown(record, device) is not None:
         return _Step(record=record)
-    seen = world.observed.get(record.uid)
+    seen = device.observed.get(record.uid)
     runs = seen is not None and seen.running and _is_of(old, seen)
     if not runs and not _is_whole(old):  # somebody took its artifact away
-        artifact = world.artifacts.get(old.item.spec_hash)
+        artifact = device.artifacts.get(old.item.spec_hash)
         if artifact is None or artifact.path is None:
             return _Step(record=record, actions=(Fetch(item=old.item),))
         old = replace(old, artifact_path=artifact.path, artifact_digest=artifact.digest)
-    return _supervise(old, record, world, now)
+    return _supervise(old, record, device, now)
 
 
-def _withdraw(record: Record, world: World, now: float) -> _Step:
+def _withdraw(record: Record, device: ObservedDevice, now: float) -> _Step:
     """Restore what was before the first version, which is nothing: not even at boot does it come up again."""
-    seen = world.observed.get(record.uid)
+    seen = device.observed.get(record.uid)
     if seen is None:
         return _Step(record=record)
     if seen.running:
@@ -236,22 +236,22 @@ def _withdraw(record: Record, world: World, now: float) -> _Step:
     return _Step(record=restart.fresh(record), actions=(Remove(uid=record.uid, backend=seen.backend),))
 
 
-def _caught_up(record: Record, world: World, now: float) -> Record:
+def _caught_up(record: Record, device: ObservedDevice, now: float) -> Record:
     """Return the record with what has become of the process that was started last."""
-    current, seen = record.current, world.observed.get(record.uid)
+    current, seen = record.current, device.observed.get(record.uid)
     if current is None or record.stop_deadline is not None:
         return record
-    if current.item.spec.execution.backend in world.unavailable:
+    if current.item.spec.execution.backend in device.unavailable:
         return record
     mine = _is_of(current, seen)
     if seen is not None and seen.running:
         if mine:
-            record = restart.seen_running(record, seen, world.boot_id, now)
-            record = replace(record, healthy_since=rollback.healthy_since(record, seen, world, now))
+            record = restart.seen_running(record, seen, device.boot_id, now)
+            record = replace(record, healthy_since=rollback.healthy_since(record, seen, device, now))
         return record
     seen = seen if mine else None
-    if restart.has_ended(record, seen, world.boot_id):
-        return restart.ended(record, current.item.spec.restart_policy, seen, world.boot_id, now)
+    if restart.has_ended(record, seen, device.boot_id):
+        return restart.ended(record, current.item.spec.restart_policy, seen, device.boot_id, now)
     return record
 
 
@@ -260,27 +260,27 @@ def _is_of(revision: Revision, seen: Observed | None) -> bool:
     return seen is not None and seen.spec_hash == item.spec_hash and seen.backend is item.spec.execution.backend
 
 
-def _supervise(revision: Revision, record: Record, world: World, now: float) -> _Step:
-    item, seen = revision.item, world.observed.get(record.uid)
+def _supervise(revision: Revision, record: Record, device: ObservedDevice, now: float) -> _Step:
+    item, seen = revision.item, device.observed.get(record.uid)
     if seen is not None and seen.running:
         if _is_of(revision, seen) and record.stop_deadline is None:
-            if record.stage is not Stage.RUNNING:  # memory did not know what runs until it was asked for
-                record = restart.seen_running(record, seen, world.boot_id, now)
-            return replace(_keep(revision, record, now), actions=_repairs(revision, seen, world))
-        if world.hold is not None and record.rollback is None:
+            if record.stage is not ProcessStage.RUNNING:  # memory did not know what runs until it was asked for
+                record = restart.seen_running(record, seen, device.boot_id, now)
+            return replace(_keep(revision, record, now), actions=_repairs(revision, seen, device))
+        if device.freeze is not None and record.rollback is None:
             return _Step(record=record)
         return _stop(record, seen, now)
     new = record.spec_hash != item.spec_hash
     afresh = new or record.stop_deadline is not None
-    if record.stage is Stage.COMPLETED and not afresh:
+    if record.stage is ProcessStage.COMPLETED and not afresh:
         return _Step(record=record)
-    if record.stage is Stage.WAITING and now < record.not_before and not afresh:
+    if record.stage is ProcessStage.WAITING and now < record.not_before and not afresh:
         return _Step(record=record, wake_at=record.not_before)
-    if world.unwritten is not None and not rollback.is_kept(revision):
-        return _Step(record=replace(record, failure=_not_kept("not started, for it might run twice", world)))
+    if device.persistence_error is not None and not rollback.is_kept(revision):
+        return _Step(record=replace(record, failure=_not_kept("not started, for it might run twice", device)))
     if new:
-        record = rollback.begun(record, revision, world.boot_id, now)
-    return _start(revision, restart.fresh(record) if afresh else record, seen, world, now)
+        record = rollback.begun(record, revision, device.boot_id, now)
+    return _start(revision, restart.fresh(record) if afresh else record, seen, device, now)
 
 
 def _keep(revision: Revision, record: Record, now: float) -> _Step:
@@ -290,9 +290,9 @@ def _keep(revision: Revision, record: Record, now: float) -> _Step:
     return _Step(record=record, wake_at=min(wakes, default=None))
 
 
-def _repairs(revision: Revision, seen: Observed, world: World) -> tuple[Action, ...]:
+def _repairs(revision: Revision, seen: Observed, device: ObservedDevice) -> tuple[Action, ...]:
     # one that memory lost is known without its artifact's path, and what is written names that path
-    wrong = seen.edited and world.hold is None and _is_whole(revision)
+    wrong = seen.edited and device.freeze is None and _is_whole(revision)
     return (Repair(revision=revision),) if wrong else ()
 
 
@@ -309,24 +309,24 @@ def _stop(record: Record, seen: Observed, now: float) -> _Step:
     return _Step(record=record, actions=(force,), wake_at=again)
 
 
-def _start(revision: Revision, record: Record, seen: Observed | None, world: World, now: float) -> _Step:
+def _start(revision: Revision, record: Record, seen: Observed | None, device: ObservedDevice, now: float) -> _Step:
     actions: tuple[Action, ...] = (Start(revision=revision),)
     if seen is not None and seen.backend is not revision.item.spec.execution.backend:
         actions = (Remove(uid=record.uid, backend=seen.backend), *actions)
-    return _Step(record=restart.starting(record, revision, world.boot_id, now), actions=actions)
+    return _Step(record=restart.starting(record, revision, device.boot_id, now), actions=actions)
 
 
-def _retire(record: Record, world: World, now: float) -> _Step:
+def _retire(record: Record, device: ObservedDevice, now: float) -> _Step:
     """Stop what is no longer desired, then take away what it left."""
-    seen = world.observed.get(record.uid)
-    if world.hold is not None:
-        return _fall_back(rollback.judged(_caught_up(record, world, now), world, now), world, now)
-    if unknown(record, world) is not None:
+    seen = device.observed.get(record.uid)
+    if device.freeze is not None:
+        return _fall_back(rollback.judged(_caught_up(record, device, now), device, now), device, now)
+    if unknown(record, device) is not None:
         return _Step(record=record)
     if seen is not None and seen.running:
         return _stop(record, seen, now)
     actions = (Remove(uid=record.uid, backend=seen.backend),) if seen is not None else ()
-    if world.unwritten is not None and record.current is not None and not rollback.is_kept(record.current):
+    if device.persistence_error is not None and record.current is not None and not rollback.is_kept(record.current):
         # what is desired on disk may still hold the job, which a later agent must not run again
-        return _Step(record=replace(record, stage=Stage.COMPLETED, stop_deadline=None), actions=actions)
+        return _Step(record=replace(record, stage=ProcessStage.COMPLETED, stop_deadline=None), actions=actions)
     return _Step(record=record, actions=actions, forget=True)

@@ -10,14 +10,15 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from praetor_agent.artifacts.store import pinned
-from praetor_agent.clock import heartbeat_delay, retry_delay
+from praetor_agent.core.backoff import heartbeat_delay, retry_delay
 from praetor_agent.core.health import Health
-from praetor_agent.core.model import ArtifactState, Observed, Record, Stage
+from praetor_agent.core.model import ArtifactState, Memory, Observed, ObservedDevice, ProcessStage, Record, pinned
+from praetor_agent.core.reconcile import unknown
 from praetor_api.protocol import (
     DEFAULT_HEARTBEAT_SECONDS,
     MAX_BODY_BYTES,
     MAX_OBSERVATIONS,
+    Desired,
     Observation,
     Report,
     ReportAck,
@@ -37,7 +38,7 @@ def observation(
     seen: Observed | None,
     health: Health | None,
     artifact: ArtifactState | None,
-    hold: str | None = None,
+    freeze: str | None = None,
 ) -> Observation:
     """Return what the device tells of one process.
 
@@ -46,7 +47,7 @@ def observation(
     """
     rollback = record.rollback
     running = seen is not None and seen.running and seen.spec_hash == record.spec_hash
-    completed = record.stage is Stage.COMPLETED and record.exit_code is not None
+    completed = record.stage is ProcessStage.COMPLETED and record.exit_code is not None
     failure, error = record.failure, record.failure.message if record.failure else None
     if error is None and health is not None and health.healthy is False:
         error = f"health check failed: {health.message}"
@@ -60,7 +61,7 @@ def observation(
         failed_spec_hash=rollback.spec_hash if rollback else None,
         rolled_back_reason=rollback.reason if rollback else None,
         rolled_back_message=rollback.message if rollback else None,
-        update_held_message=hold,
+        update_held_message=freeze,
         artifact_reason=failure.reason if failure and failure.artifact_downloaded is not None else None,
         artifact_attempts=artifact.attempts or None if artifact else None,
         pid=seen.pid if running and seen else None,
@@ -83,9 +84,9 @@ def _healthy(record: Record, health: Health | None, *, running: bool) -> bool | 
         if health is not None:
             return health.healthy
         return True if record.healthy_since is not None else None
-    if record.stage is Stage.COMPLETED:
+    if record.stage is ProcessStage.COMPLETED:
         return record.exit_code == 0
-    return None if record.stage is Stage.PENDING else False
+    return None if record.stage is ProcessStage.PENDING else False
 
 
 def _warnings(record: Record, seen: Observed | None) -> Iterator[str]:
@@ -125,8 +126,43 @@ def with_spec_hash(given: Observation, spec_hash: str) -> Observation:
     return given if given.observed_spec_hash else replace(given, observed_spec_hash=spec_hash)
 
 
+def observations(
+    desired: Desired | None, memory: Memory, device: ObservedDevice, health: Mapping[str, Health]
+) -> dict[str, Observation]:
+    """Return by the record's uid what to tell of each process that is desired."""
+    if desired is None:
+        return {}
+    hashes = {item.uid: item.spec_hash for item in desired.items}
+    hashes |= {bad.uid or f"{bad.namespace}/{bad.name}": bad.spec_hash for bad in desired.invalid}
+    found = {}
+    for uid, record in memory.items():
+        if not record.name:
+            continue
+        wanted = hashes.get(uid, "")
+        seen = observation(
+            record, device.observed.get(uid), health.get(uid), device.artifacts.get(wanted), device.freeze
+        )
+        found[uid] = with_spec_hash(_unless_unknown(seen, record, device), wanted)
+    return found
+
+
+def _unless_unknown(seen: Observation, record: Record, device: ObservedDevice) -> Observation:
+    """Return *seen* without what nobody can tell while the backend is silent: that is a warning, not a failure."""
+    why = unknown(record, device)
+    if why is None:
+        return seen
+    error = None if seen.error_message == why else seen.error_message
+    warning = f"{seen.warning_message}; {why}" if seen.warning_message else why
+    seen = replace(seen, error_message=error, warning_message=warning)
+    if record.stage is not ProcessStage.RUNNING or record.boot_id != device.boot_id:
+        return seen  # nobody saw it run, or it ended
+    # left out, what the gateway knows stands; but a new version must not pass for healthy because the old one was
+    started = True if record.healthy_since is None else None
+    return replace(seen, process_started=started, healthy=None, exit_code=None)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reporter:
+class ReportState:
     """Where reporting stands: what was acknowledged, and when to send next. A value; each method returns the next one.
 
     *base* is the number of the agent's first report.
@@ -159,7 +195,7 @@ class Reporter:
 
     def acked(
         self, ack: ReportAck, current: Observations, reported: tuple[Observation, ...], now: float, fraction: float
-    ) -> Reporter:
+    ) -> ReportState:
         """Return where reporting stands after *reported* was taken; *fraction* is random in [0, 1)."""
         known = {uid: seen for uid, seen in self.acknowledged.items() if uid in current}
         known |= {uid: seen for uid, seen in current.items() if seen in reported}
@@ -177,7 +213,7 @@ class Reporter:
             next_at=now + heartbeat_delay(ack.heartbeat_interval_seconds, fraction),
         )
 
-    def failed(self, now: float, fraction: float, retry_after: float | None = None) -> Reporter:
+    def failed(self, now: float, fraction: float, retry_after: float | None = None) -> ReportState:
         """Return where reporting stands after a report was lost, or refused for *retry_after* seconds."""
         lost = self.lost + 1
         pause = retry_delay(lost, self.interval, fraction)
@@ -201,19 +237,19 @@ def first_seq(now: float) -> int:
     return int(now * SEQ_PER_SECOND)
 
 
-def delayed(reporter: Reporter, until: float) -> Reporter:
+def delayed(reporter: ReportState, until: float) -> ReportState:
     """Return the reporter with nothing due before *until*, changes included."""
     return replace(reporter, next_at=until, quiet_until=until)
 
 
-def asked(reporter: Reporter, at: float | None) -> Reporter:
+def asked(reporter: ReportState, at: float | None) -> ReportState:
     """Return the reporter with a report due *at* the latest, unless the last one was lost: that has its own backoff."""
     if at is None or reporter.lost:
         return reporter
     return replace(reporter, next_at=min(reporter.next_at, max(at, reporter.quiet_until)))
 
 
-def report(identity: Report, reporter: Reporter, observations: tuple[Observation, ...], timestamp: str) -> Report:
+def report(identity: Report, reporter: ReportState, observations: tuple[Observation, ...], timestamp: str) -> Report:
     """Return the report to send; the facts of *identity* go with it until the gateway knows them."""
     return replace(
         identity,

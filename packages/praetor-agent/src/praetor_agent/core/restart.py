@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from praetor_agent.clock import crash_delay
-from praetor_agent.core.model import Failure, Observed, Record, Revision, Stage
+from praetor_agent.core.backoff import crash_delay
+from praetor_agent.core.model import Failure, Observed, ProcessStage, Record, Revision
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.spec import RestartPolicy
 
@@ -28,7 +28,7 @@ def fresh(record: Record) -> Record:
     """Return the record ready for a spec that was not started yet, or was stopped by us: nothing counts against it."""
     return replace(
         record,
-        stage=Stage.PENDING,
+        stage=ProcessStage.PENDING,
         restart_count=0,
         failures=0,
         not_before=0.0,
@@ -43,10 +43,10 @@ def fresh(record: Record) -> Record:
 
 def starting(record: Record, revision: Revision, boot_id: str, now: float) -> Record:
     """Return the record to write before *revision* is started; its handle stays that of the run before."""
-    again = record.stage is Stage.WAITING
+    again = record.stage is ProcessStage.WAITING
     return replace(
         record,
-        stage=Stage.STARTING,
+        stage=ProcessStage.STARTING,
         current=revision,
         boot_id=boot_id,
         started_at=now,
@@ -57,7 +57,7 @@ def starting(record: Record, revision: Revision, boot_id: str, now: float) -> Re
 
 def started(record: Record, start_time: str) -> Record:
     """Return the record of a start that worked; *start_time* is for people."""
-    return replace(record, stage=Stage.RUNNING, handle=None, start_time=start_time, failure=None)
+    return replace(record, stage=ProcessStage.RUNNING, handle=None, start_time=start_time, failure=None)
 
 
 def start_failed(record: Record, message: str, now: float) -> Record:
@@ -67,7 +67,7 @@ def start_failed(record: Record, message: str, now: float) -> Record:
     if policy is RestartPolicy.NEVER:
         return replace(
             record,
-            stage=Stage.COMPLETED,
+            stage=ProcessStage.COMPLETED,
             exit_code=START_ERROR_EXIT_CODE,
             termination_reason=START_ERROR,
         )
@@ -80,16 +80,16 @@ def artifact_gone(record: Record) -> Record:
     if current is not None:
         current = replace(current, artifact_path=None)
         good = current if good is not None and good.item.spec_hash == record.spec_hash else good
-    return replace(record, stage=Stage.PENDING, current=current, last_good=good)
+    return replace(record, stage=ProcessStage.PENDING, current=current, last_good=good)
 
 
 def seen_running(record: Record, seen: Observed, boot_id: str, now: float) -> Record:
     """Return the record of a process that runs as it should; an instance that is not ours to the letter is counted."""
-    replaced = record.stage is Stage.RUNNING and record.handle not in (None, seen.handle)
+    replaced = record.stage is ProcessStage.RUNNING and record.handle not in (None, seen.handle)
     meddled = replaced and record.boot_id == boot_id  # at boot it is init that starts it, as it shall
-    if replaced or record.boot_id != boot_id or record.stage is not Stage.RUNNING:
-        started_at = record.started_at if record.stage is Stage.STARTING else now
-        record = replace(record, stage=Stage.RUNNING, boot_id=boot_id, started_at=started_at, healthy_since=None)
+    if replaced or record.boot_id != boot_id or record.stage is not ProcessStage.RUNNING:
+        started_at = record.started_at if record.stage is ProcessStage.STARTING else now
+        record = replace(record, stage=ProcessStage.RUNNING, boot_id=boot_id, started_at=started_at, healthy_since=None)
     if now - record.started_at >= STABILITY_WINDOW_SECONDS:
         record = replace(record, failures=0)
     return replace(
@@ -108,7 +108,7 @@ def repaired(record: Record) -> Record:
 def wants_output(record: Record) -> bool:
     """Tell whether a run has ended and nobody asked yet what it had written; one that could not start wrote nothing."""
     ended_so = record.termination_reason not in (None, START_ERROR)
-    return ended_so and record.stage is not Stage.RUNNING and record.output_tail is None
+    return ended_so and record.stage is not ProcessStage.RUNNING and record.output_tail is None
 
 
 def has_ended(record: Record, seen: Observed | None, boot_id: str) -> bool:
@@ -117,9 +117,9 @@ def has_ended(record: Record, seen: Observed | None, boot_id: str) -> bool:
     One whose start was written down but that left no trace never came to run, unless the device restarted since
     and the trace with it. What the run before left is none: systemd remembers it when the new unit is written already.
     """
-    if record.stage is Stage.STARTING:
+    if record.stage is ProcessStage.STARTING:
         return (seen is not None and seen.handle not in (None, record.handle)) or record.boot_id != boot_id
-    return record.stage is Stage.RUNNING
+    return record.stage is ProcessStage.RUNNING
 
 
 def ended(record: Record, policy: RestartPolicy, seen: Observed | None, boot_id: str, now: float) -> Record:
@@ -132,9 +132,9 @@ def ended(record: Record, policy: RestartPolicy, seen: Observed | None, boot_id:
     if seen is not None and seen.error:
         record = replace(record, failure=Failure(reason=START_ERROR, message=seen.error))
     if policy is RestartPolicy.NEVER or (policy is RestartPolicy.ON_FAILURE and code == 0):
-        return replace(record, stage=Stage.COMPLETED)
+        return replace(record, stage=ProcessStage.COMPLETED)
     if record.boot_id != boot_id:  # the device restarted: no fault of the process
-        return replace(record, stage=Stage.WAITING, failures=0, not_before=0.0)
+        return replace(record, stage=ProcessStage.WAITING, failures=0, not_before=0.0)
     if now - record.started_at >= STABILITY_WINDOW_SECONDS:
         record = replace(record, failures=0)
     return _waiting(record, now)
@@ -142,4 +142,4 @@ def ended(record: Record, policy: RestartPolicy, seen: Observed | None, boot_id:
 
 def _waiting(record: Record, now: float) -> Record:
     failures = record.failures + 1
-    return replace(record, stage=Stage.WAITING, failures=failures, not_before=now + crash_delay(failures))
+    return replace(record, stage=ProcessStage.WAITING, failures=failures, not_before=now + crash_delay(failures))

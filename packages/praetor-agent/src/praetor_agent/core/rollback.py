@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from praetor_agent.core.model import Confirmation, Observed, Record, Revision, Rollback, Stage, World
+from praetor_agent.core.model import Confirmation, Observed, ObservedDevice, ProcessStage, Record, Revision, Rollback
 from praetor_agent.core.restart import START_ERROR
 from praetor_api.conditions import CRASH_LOOP_COUNT
 from praetor_api.protocol import RollbackReason
@@ -49,13 +49,13 @@ def begun(record: Record, revision: Revision, boot_id: str, now: float) -> Recor
     return replace(record, last_good=good, confirmation=timer)
 
 
-def judged(record: Record, world: World, now: float) -> Record:
+def judged(record: Record, device: ObservedDevice, now: float) -> Record:
     """Return the record after a look at how the version that was started last does."""
     current = record.current
     if current is None or record.rollback is not None or not is_kept(current):
         return record
-    record = _confirmed(record, world, now)
-    reason, message = _timed_out(record, now) or _failed(record, world) or (None, "")
+    record = _confirmed(record, device, now)
+    reason, message = _timed_out(record, now) or _failed(record, device) or (None, "")
     if reason is not None:
         failed = Rollback(spec_hash=current.item.spec_hash, reason=reason, message=message)
         return replace(record, rollback=failed, confirmation=None, healthy_since=None)
@@ -64,13 +64,13 @@ def judged(record: Record, world: World, now: float) -> Record:
     return record
 
 
-def healthy_since(record: Record, seen: Observed, world: World, now: float) -> float | None:
+def healthy_since(record: Record, seen: Observed, device: ObservedDevice, now: float) -> float | None:
     """Return since when the running instance is healthy; None when it is not, or not yet."""
     check = record.current.item.spec.health_check if record.current is not None else None
     if check is None:
         healthy = now >= record.started_at + STABLE_SECONDS
     else:
-        health = world.health.get(record.uid)
+        health = device.health.get(record.uid)
         if health is None or health.handle != (seen.handle or ""):
             return record.healthy_since  # nothing new is known
         healthy = health.healthy is True
@@ -79,12 +79,12 @@ def healthy_since(record: Record, seen: Observed, world: World, now: float) -> f
     return now if record.healthy_since is None else record.healthy_since
 
 
-def ask_at(record: Record, world: World) -> float | None:
+def ask_at(record: Record, device: ObservedDevice) -> float | None:
     """Return from when an exchange with the gateway would confirm the change; None when none is waited for."""
     confirm, settled = _confirm(record), _settled_at(record)
     if record.confirmation is None or confirm is None or confirm.mode is not ConfirmMode.GATEWAY_REACHABLE:
         return None
-    return None if settled is None or _heard_since(world, settled) else settled
+    return None if settled is None or _heard_since(device, settled) else settled
 
 
 def wake_at(record: Record, now: float) -> float | None:
@@ -100,20 +100,20 @@ def wake_at(record: Record, now: float) -> float | None:
     return min((at for at in times if at > now), default=None)
 
 
-def _confirmed(record: Record, world: World, now: float) -> Record:
+def _confirmed(record: Record, device: ObservedDevice, now: float) -> Record:
     timer, confirm = record.confirmation, _confirm(record)
     if timer is None:
         return record
-    if confirm is None or _by_annotation(record.current) or world.confirmed.get(record.uid) == record.spec_hash:
+    if confirm is None or _by_annotation(record.current) or device.confirmed.get(record.uid) == record.spec_hash:
         return replace(record, confirmation=None)
-    if timer.boot_id != world.boot_id:
+    if timer.boot_id != device.boot_id:
         # Nobody knows how much of the window was used: half of it is left, so that a change that makes the device
         # restart over and over runs out of time.
-        timer = Confirmation(boot_id=world.boot_id, seconds=timer.seconds / 2, deadline=now + timer.seconds / 2)
+        timer = Confirmation(boot_id=device.boot_id, seconds=timer.seconds / 2, deadline=now + timer.seconds / 2)
         return replace(record, confirmation=timer)
     settled = _settled_at(record)
     by_exchange = confirm.mode is ConfirmMode.GATEWAY_REACHABLE and settled is not None
-    if by_exchange and settled is not None and _heard_since(world, settled) and now < timer.deadline:
+    if by_exchange and settled is not None and _heard_since(device, settled) and now < timer.deadline:
         return replace(record, confirmation=None)
     return record
 
@@ -127,20 +127,20 @@ def _timed_out(record: Record, now: float) -> tuple[RollbackReason, str] | None:
     return RollbackReason.CONFIRM_TIMED_OUT, message
 
 
-def _failed(record: Record, world: World) -> tuple[RollbackReason, str] | None:
+def _failed(record: Record, device: ObservedDevice) -> tuple[RollbackReason, str] | None:
     """Return why a version that is on trial is given up; one on trial has a predecessor that was good."""
     if record.last_good is None or _is(record.current, record.last_good):
         return None
-    if world.hold is not None or record.stop_deadline is not None:
+    if device.freeze is not None or record.stop_deadline is not None:
         return None
-    failure, health = record.failure, world.health.get(record.uid)
+    failure, health = record.failure, device.health.get(record.uid)
     if failure is not None and failure.reason == START_ERROR and record.failures >= START_FAILURES:
         return RollbackReason.START_FAILED, failure.message
     if record.failures >= CRASH_LOOP_COUNT:
         code = "unknown" if record.exit_code is None else record.exit_code
         how = f"it ended {record.failures} times in a row, last with exit code {code} ({record.termination_reason})"
         return RollbackReason.CRASH_LOOP, how
-    runs = record.stage is Stage.RUNNING and health is not None and health.handle == record.handle
+    runs = record.stage is ProcessStage.RUNNING and health is not None and health.handle == record.handle
     if health is not None and runs and health.healthy is False:
         return RollbackReason.HEALTH_CHECK_FAILED, f"health check failed: {health.message}"
     return None
@@ -158,8 +158,8 @@ def _settled_at(record: Record) -> float | None:
     return max(record.healthy_since, record.started_at + min(SETTLE_SECONDS, confirm.timeout_seconds / 2))
 
 
-def _heard_since(world: World, moment: float) -> bool:
-    return world.heard_at is not None and world.heard_at >= moment
+def _heard_since(device: ObservedDevice, moment: float) -> bool:
+    return device.heard_at is not None and device.heard_at >= moment
 
 
 def _confirm(record: Record) -> Confirm | None:

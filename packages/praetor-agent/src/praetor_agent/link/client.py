@@ -9,8 +9,9 @@ from typing import Any
 
 import requests
 
+from praetor_agent.__about__ import __version__
 from praetor_agent.errors import GatewayError
-from praetor_agent.settings import DIRECT
+from praetor_agent.settings import DIRECT, RunSettings
 from praetor_agent.state import Received
 from praetor_api.protocol import (
     TOKEN_HEADER,
@@ -45,6 +46,20 @@ class Address:
     version: str = ""
     proxies: Mapping[str, str] = field(default_factory=dict)
     answered: Callable[[], None] = lambda: None
+
+
+def address_of(settings: RunSettings, answered: Callable[[], None] = lambda: None) -> Address:
+    """Return where the gateway is and how the device proves itself; *answered* is called after each answer."""
+    token = token_file(settings.token_file) if settings.token_file is not None else lambda: settings.token
+    return Address(
+        url=settings.gateway,
+        device=settings.device,
+        token=token,
+        verify=settings.ca_bundle or True,
+        proxies=proxies_for(settings.gateway, settings.proxy),
+        version=__version__,
+        answered=answered,
+    )
 
 
 class GatewayClient:

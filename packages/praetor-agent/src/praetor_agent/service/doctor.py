@@ -19,7 +19,7 @@ from praetor_agent.host import Backends
 from praetor_agent.link.facts import MIB, free_bytes, size_words
 from praetor_agent.service.status import table
 from praetor_agent.settings import RunSettings, loose_mode
-from praetor_agent.state import JsonFile, State, is_locked, read_hold, replace_file
+from praetor_agent.state import JsonFile, State, is_locked, read_freeze, replace_file
 
 LEAST_FREE = 100 * MIB
 ALMOST = 0.9
@@ -59,7 +59,7 @@ def checks(settings: RunSettings) -> Iterator[Check]:
     yield _python()
     yield from _state(settings.state_dir)
     yield _store(settings)
-    yield _hold(settings.hold_file)
+    yield _freeze(settings.freeze_file)
     yield from _backends(settings)
     if settings.token_file is not None:
         loose = loose_mode(settings.token_file)
@@ -118,8 +118,8 @@ def _store(settings: RunSettings) -> Check:
     return Check("artifacts", WARNING, message, "a new one may have no room; raise --artifact-store-size")
 
 
-def _hold(file: Path) -> Check:
-    held = read_hold(file)
+def _freeze(file: Path) -> Check:
+    held = read_freeze(file)
     if held is None:
         return Check("hold", OK, f"nothing is held: {file} is not there")
     return Check("hold", WARNING, f"nothing is changed: {held}", f"remove {file} to let changes be made")
@@ -143,8 +143,7 @@ def _backends(settings: RunSettings) -> Iterator[Check]:
 
 
 def _gateway(settings: RunSettings) -> Iterator[Check]:
-    from praetor_agent.app import address_of
-    from praetor_agent.link.client import GatewayClient
+    from praetor_agent.link.client import GatewayClient, address_of
 
     where = settings.gateway
     client = GatewayClient(address_of(settings))

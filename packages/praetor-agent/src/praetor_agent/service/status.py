@@ -11,11 +11,11 @@ from pathlib import Path
 
 from praetor_agent.backends import procfs
 from praetor_agent.clock import Clock, SystemClock, rfc3339
-from praetor_agent.core.model import Exchange, Observed, Record, World
+from praetor_agent.core.model import Exchange, Observed, ObservedDevice, Record
+from praetor_agent.core.report import observations
 from praetor_agent.errors import AgentError, BackendError
 from praetor_agent.host import Backends
-from praetor_agent.link.reporter import observations
-from praetor_agent.state import State, is_locked, read_hold
+from praetor_agent.state import State, is_locked, read_freeze
 from praetor_api.protocol import Observation
 from praetor_api.spec import ConfirmMode
 from praetor_api.wire import clean_text, write
@@ -23,20 +23,20 @@ from praetor_api.wire import clean_text, write
 COLUMNS = ("NAMESPACE", "NAME", "STATE", "HEALTH", "PID", "RESTARTS", "EXIT", "SPEC", "ARTIFACT", "MESSAGE")
 
 
-def status(state_dir: Path, hold_file: Path, output: str) -> None:
+def status(state_dir: Path, freeze_file: Path, output: str) -> None:
     """Print the processes of *state_dir* as a table, or as JSON; AgentError when it cannot be read."""
     if not os.access(state_dir, os.R_OK | os.X_OK):
         raise AgentError(f"--state-dir {state_dir} cannot be read; no agent ran there, or you may not (try as root)")
     state, boot_id, clock = State(state_dir), procfs.boot_id() or "", SystemClock()
     device, view, memory = state.device(), state.load_view(), state.load_memory()
     received = state.load_desired(device) if device else None
-    world = World(boot_id=boot_id, observed=_observed(state_dir, device), hold=read_hold(hold_file))
+    observed = ObservedDevice(boot_id=boot_id, observed=_observed(state_dir, device), freeze=read_freeze(freeze_file))
     health = {
         uid: one
         for uid, one in view.health.items()
-        if uid in world.observed and world.observed[uid].handle == one.handle
+        if uid in observed.observed and observed.observed[uid].handle == one.handle
     }
-    told = observations(received.desired if received else None, memory, world, health)
+    told = observations(received.desired if received else None, memory, observed, health)
     waiting = {uid: wait for uid in told if (wait := waits(memory[uid], boot_id, clock)) is not None}
     if output == "json":
         document = {
@@ -44,7 +44,7 @@ def status(state_dir: Path, hold_file: Path, output: str) -> None:
             "agentRuns": is_locked(state_dir),
             "desiredETag": received.etag if received else None,
             "lastExchange": write(view.exchange) if view.exchange else None,
-            "held": world.hold,
+            "held": observed.freeze,
             "processes": [
                 write(seen) | {"stage": memory[uid].stage, "confirmation": waiting.get(uid)}
                 for uid, seen in told.items()
@@ -56,8 +56,8 @@ def status(state_dir: Path, hold_file: Path, output: str) -> None:
     agent = "runs" if is_locked(state_dir) else "does not run"
     sys.stdout.write(f"Device {device or '-'}: {known}; the agent {agent}\n")
     sys.stdout.write(f"Gateway: {_exchanged(view.exchange, clock.wall())}\n")
-    if world.hold is not None:
-        sys.stdout.write(f"Nothing is changed: {world.hold}\n")
+    if observed.freeze is not None:
+        sys.stdout.write(f"Nothing is changed: {observed.freeze}\n")
     if told:
         rows = (_row(seen, memory[uid], waiting.get(uid)) for uid, seen in told.items())
         sys.stdout.write(table([COLUMNS, *rows]))

@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from praetor_agent.__about__ import __version__
-from praetor_agent.clock import Clock, full_jitter, heartbeat_delay, rfc3339
-from praetor_agent.core.report import Reporter, delayed, first_seq, report
+from praetor_agent.clock import Clock, rfc3339
+from praetor_agent.core.backoff import full_jitter, heartbeat_delay
+from praetor_agent.core.report import ReportState, delayed, first_seq, report
 from praetor_agent.errors import GatewayError
 from praetor_agent.simulate.faults import NO_FAULTS, Faults
 from praetor_agent.simulate.http import Connection, Endpoint, Response
@@ -64,7 +65,7 @@ class Device:
         facts = {"os": "simulated", "hostname": name}
         boot_id = f"{fleet.random.getrandbits(128):032x}"
         self._identity = Report(agent_version=__version__, boot_id=boot_id, facts=facts)
-        self._reporter = Reporter(base=first_seq(now), next_at=now)
+        self._reporter = ReportState(base=first_seq(now), next_at=now)
 
     @property
     def is_connected(self) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from praetor_agent import settings
-from praetor_agent.cli import flag, gateway_flags
 from praetor_agent.errors import UsageError
+from praetor_agent.flags import flag, gateway_flags
 from praetor_agent.simulate.faults import BadVersion, Faults
 from praetor_agent.simulate.fleet import SimulateSettings
 

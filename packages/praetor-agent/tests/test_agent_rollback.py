@@ -6,7 +6,7 @@ import pytest
 
 from praetor_agent.core import restart, rollback
 from praetor_agent.core.health import Health
-from praetor_agent.core.model import Observed, Record, Revision, World
+from praetor_agent.core.model import Observed, ObservedDevice, Record, Revision
 from praetor_agent.core.reconcile import Remove, Start, Stop, reconcile
 from praetor_api.conditions import CRASH_LOOP_COUNT
 from praetor_api.protocol import Desired, DesiredItem
@@ -40,7 +40,7 @@ def item(
 
 
 @dataclass
-class Device:
+class RollbackDevice:
     """A device in memory that does what plans say. Versions in *broken* cannot be executed."""
 
     now: float = 1000.0
@@ -50,7 +50,7 @@ class Device:
     process: Observed | None = None
     starts: list[str] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
-    hold: str | None = None
+    freeze: str | None = None
     heard_at: float | None = None
     confirmed: dict[str, str] = field(default_factory=dict)
     health: dict[str, Health] = field(default_factory=dict)
@@ -60,10 +60,10 @@ class Device:
         self.wanted = desired or self.wanted
         for _ in range(6):
             seen = {UID: self.process} if self.process else {}
-            world = World(
+            world = ObservedDevice(
                 boot_id=self.boot,
                 observed=seen,
-                hold=self.hold,
+                freeze=self.freeze,
                 heard_at=self.heard_at,
                 confirmed=self.confirmed,
                 health=self.health,
@@ -126,8 +126,8 @@ class Device:
         return (given_up.spec_hash, given_up.reason.value) if given_up else None
 
 
-def with_good_version() -> Device:
-    device = Device()
+def with_good_version() -> RollbackDevice:
+    device = RollbackDevice()
     device.converge(item("v1"))
     device.wait(rollback.STABLE_SECONDS)
     device.wait(rollback.GOOD_SECONDS)
@@ -135,7 +135,7 @@ def with_good_version() -> Device:
     return device
 
 
-def crash_until_given_up(device: Device) -> None:
+def crash_until_given_up(device: RollbackDevice) -> None:
     for _ in range(CRASH_LOOP_COUNT):
         device.end(1)
         device.converge()
@@ -201,7 +201,7 @@ def test_a_version_that_came_to_be_good_is_restarted_however_often_it_ends() -> 
 
 
 def test_a_first_version_has_nothing_to_give_way_to() -> None:
-    device = Device()
+    device = RollbackDevice()
     device.converge(item("v1"))
     crash_until_given_up(device)
     device.wait(1000)
@@ -209,7 +209,7 @@ def test_a_first_version_has_nothing_to_give_way_to() -> None:
 
 
 def test_a_version_that_was_healthy_when_it_was_replaced_is_better_than_nothing() -> None:
-    device = Device()
+    device = RollbackDevice()
     device.converge(item("v1"))
     device.wait(rollback.STABLE_SECONDS)
     device.converge(item("v2"))
@@ -219,7 +219,7 @@ def test_a_version_that_was_healthy_when_it_was_replaced_is_better_than_nothing(
 
 @pytest.mark.parametrize("policy", [RestartPolicy.NEVER, RestartPolicy.ON_FAILURE])
 def test_what_runs_to_its_end_is_never_taken_back_nor_run_again_as_an_old_version(policy: RestartPolicy) -> None:
-    device = Device()
+    device = RollbackDevice()
     device.converge(item("job-1", policy=policy))
     device.end(0)
     device.converge(item("job-2", policy=policy, confirm=REACHABLE))
@@ -294,7 +294,7 @@ def test_an_exchange_does_not_confirm_what_asks_for_a_person() -> None:
 
 
 def test_a_first_version_that_nobody_confirms_is_taken_away() -> None:
-    device = Device()
+    device = RollbackDevice()
     device.converge(item("v1", confirm=REACHABLE))
     device.wait(120)
     assert (device.process, device.gave_up) == (None, ("v1", "ConfirmTimedOut"))
@@ -321,7 +321,7 @@ def test_a_restore_that_a_reboot_cut_short_is_finished() -> None:
     device = with_good_version()
     device.converge(item("v2", confirm=MANUAL))
     device.now += 120
-    seen = World(boot_id=device.boot, observed={UID: device.process} if device.process else {})
+    seen = ObservedDevice(boot_id=device.boot, observed={UID: device.process} if device.process else {})
     plan = reconcile(
         Desired(device_name="leaf-1", items=(item("v2", confirm=MANUAL),)), seen, device.memory, device.now
     )
@@ -333,7 +333,7 @@ def test_a_restore_that_a_reboot_cut_short_is_finished() -> None:
 def test_while_held_a_failing_version_is_not_taken_back_but_an_unconfirmed_one_is() -> None:
     device = with_good_version()
     device.converge(item("v2", confirm=MANUAL))
-    device.hold = "held by /run/praetor/hold"
+    device.freeze = "held by /run/praetor/hold"
     crash_until_given_up(device)
     assert (device.runs, device.gave_up) == ("v2", None)
     device.wait(120)
@@ -342,7 +342,7 @@ def test_while_held_a_failing_version_is_not_taken_back_but_an_unconfirmed_one_i
 
 def test_while_held_nothing_is_started_changed_or_ended() -> None:
     device = with_good_version()
-    device.hold = "held"
+    device.freeze = "held"
     device.converge(item("v2"))
     assert device.runs == "v1"
     device.wanted = None
@@ -352,9 +352,9 @@ def test_while_held_nothing_is_started_changed_or_ended() -> None:
     device.converge()
     device.wait(10)
     assert device.runs == "v1"
-    device.hold = None
+    device.freeze = None
     device.converge()
     assert device.process is None
-    fresh = Device(hold="held")
+    fresh = RollbackDevice(freeze="held")
     fresh.converge(item("v1"))
     assert fresh.starts == []

@@ -1,0 +1,30 @@
+"""Names of artifacts in the store: directories and files."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from praetor_api.spec import Artifact, ArtifactType
+
+
+def entry_name(artifact: Artifact, digest: str) -> str:
+    """Return the name of the artifact's directory. One content under two file names is two artifacts."""
+    if artifact.type is ArtifactType.OCI:
+        return f"{digest}.oci"
+    name = file_name(artifact.url)
+    if is_archive(name):
+        return f"{digest}.tree"
+    return f"{digest}-{zlib.crc32(name.encode(errors='surrogateescape')):08x}"
+
+
+def file_name(url: str) -> str:
+    """Return the name that a file from *url* gets: the last part of its path."""
+    name = PurePosixPath(unquote(urlsplit(url).path)).name
+    return name.replace("\0", "").replace("/", "_")[:255] if name not in ("", ".", "..") else "artifact"
+
+
+def is_archive(name: str) -> bool:
+    """Tell whether a file of that name is unpacked."""
+    return name.endswith((".tar", ".tar.gz", ".tgz"))
