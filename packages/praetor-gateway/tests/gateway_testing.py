@@ -274,28 +274,28 @@ async def _on_time(gateway: Gateway, clock: FakeClock) -> AsyncIterator[None]:
         task.result()
 
 
-class _ImpatientSelector(selectors.DefaultSelector):
-    """Where a loop would wait for time to pass, time has passed."""
+class _VirtualTimeSelector(selectors.DefaultSelector):
+    """Moves time on where a loop would wait for it."""
 
-    skipped_s = 0.0
+    now_s = 0.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         events = super().select(0 if timeout is not None else None)
         if not events and timeout:
-            self.skipped_s += timeout
+            self.now_s += timeout
         return events
 
 
-class _ImpatientLoop(asyncio.SelectorEventLoop):
+class _VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
-        self._impatient = _ImpatientSelector()
-        super().__init__(self._impatient)
+        self._virtual = _VirtualTimeSelector()
+        super().__init__(self._virtual)
 
     def time(self) -> float:
-        return super().time() + self._impatient.skipped_s
+        return self._virtual.now_s
 
 
-def run_impatiently(work: Coroutine[Any, Any, T]) -> T:
-    """Run *work* on a loop that does not wait for its own timeouts: for what asyncio itself times."""
-    with asyncio.Runner(loop_factory=_ImpatientLoop) as runner:
+def run_in_virtual_time(work: Coroutine[Any, Any, T]) -> T:
+    """Run *work* on a loop whose time is virtual: it passes in no real time, and only where the loop would wait."""
+    with asyncio.Runner(loop_factory=_VirtualTimeLoop) as runner:
         return runner.run(work)

@@ -1,4 +1,4 @@
-"""The judge of liveness, on numbers alone."""
+"""The failure detector, on numbers alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LIMITS = DetectorLimits(stale_s=45.0, grace_s=60.0, scan_s=5.0, flap_hold_s=30.0
 
 
 class DetectorScenario:
-    """A judge whose scans are on time."""
+    """A failure detector whose scans are on time."""
 
     def __init__(
         self, devices: int = 1, *, limits: DetectorLimits = LIMITS, connected: bool | None = True, site: str = ""
@@ -26,18 +26,18 @@ class DetectorScenario:
         for number in range(devices):
             self.detector.declare(f"d{number}", site=site, connected=connected, now=self.now)
 
-    def run(self, seconds: float, *beating: str, observer: str = "") -> None:
+    def run(self, seconds: float, *alive: str, observer: str = "") -> None:
         end = self.now + seconds
         while self.now < end:
             self.now = min(end, self.now + self.limits.scan_s)
             if observer:
                 self.detector.push(observer, self.now)
-            for device in beating:
+            for device in alive:
                 self.detector.hear(device, self.now, observer=observer)
-            verdict = self.detector.scan(self.now)
-            self.lost += verdict.disconnected
-            if verdict.storm is not None:
-                self.storms.append(verdict.storm)
+            found = self.detector.scan(self.now)
+            self.lost += found.disconnected
+            if found.storm is not None:
+                self.storms.append(found.storm)
 
 
 def test_a_device_that_fell_silent_is_disconnected_after_its_stale_limit() -> None:
@@ -51,7 +51,7 @@ def test_a_device_that_fell_silent_is_disconnected_after_its_stale_limit() -> No
     assert scenario.detector.count() == 1
 
 
-def test_nobody_is_disconnected_within_the_grace() -> None:
+def test_no_device_is_disconnected_within_the_grace() -> None:
     scenario = DetectorScenario(3)
     scenario.run(55)
     assert scenario.lost == []
@@ -59,20 +59,20 @@ def test_nobody_is_disconnected_within_the_grace() -> None:
     assert sorted(scenario.lost) == ["d0", "d1", "d2"]
 
 
-def test_a_device_that_died_while_nobody_judged_is_found() -> None:
+def test_a_device_that_died_before_the_takeover_is_found() -> None:
     scenario = DetectorScenario(2)
     scenario.run(70, "d1")
     assert scenario.lost == ["d0"]
 
 
-def test_what_was_never_connected_is_not_called_disconnected() -> None:
+def test_a_device_that_was_never_connected_is_not_disconnected() -> None:
     scenario = DetectorScenario(1, connected=None)
     scenario.run(500)
     assert scenario.lost == []
     assert scenario.detector.connected("d0") is None
 
 
-def test_what_is_disconnected_already_is_not_told_again() -> None:
+def test_a_device_that_is_already_disconnected_is_not_reported_again() -> None:
     scenario = DetectorScenario(1, connected=False)
     scenario.run(500)
     assert scenario.lost == []
@@ -85,13 +85,13 @@ def test_hearing_connects_once() -> None:
     assert scenario.detector.connected("d0") is True
 
 
-def test_old_news_does_not_connect() -> None:
+def test_a_push_older_than_the_stale_limit_does_not_connect() -> None:
     scenario = DetectorScenario(1, connected=False)
     scenario.run(100)
     assert scenario.detector.hear("d0", scenario.now, age=46.0) is False
 
 
-def test_old_news_does_not_make_a_device_older() -> None:
+def test_an_older_push_does_not_move_the_last_heartbeat_back() -> None:
     scenario = DetectorScenario(1)
     scenario.run(70, "d0")
     scenario.detector.hear("d0", scenario.now, age=40.0)
@@ -106,20 +106,20 @@ def test_undeclared_devices_are_not_heard() -> None:
     scenario.detector.forget("ghost")
 
 
-def test_a_forgotten_device_is_not_judged() -> None:
+def test_a_forgotten_device_is_not_reported() -> None:
     scenario = DetectorScenario(1)
     scenario.detector.forget("d0")
     scenario.run(500)
     assert scenario.lost == []
 
 
-def test_a_device_that_is_declared_again_keeps_what_is_known() -> None:
+def test_a_device_that_is_declared_again_keeps_its_state() -> None:
     scenario = DetectorScenario(1)
     scenario.detector.declare("d0", site="s", connected=False, now=scenario.now)
     assert scenario.detector.connected("d0") is True
 
 
-def test_a_pause_of_the_judge_is_not_the_devices_silence() -> None:
+def test_a_pause_of_the_process_does_not_count_as_silence_of_the_devices() -> None:
     scenario = DetectorScenario(1)
     scenario.run(70, "d0")
     scenario.now += 90
@@ -163,7 +163,7 @@ def names(count: int, start: int = 0) -> list[str]:
     return [f"d{number}" for number in range(start, start + count)]
 
 
-def test_a_storm_is_held_and_ends_without_a_write_when_they_come_back() -> None:
+def test_the_storm_gate_opens_without_a_disconnect_when_the_devices_come_back() -> None:
     scenario = DetectorScenario(200)
     scenario.run(70, *names(200))
     scenario.run(60, *names(100))
@@ -175,7 +175,7 @@ def test_a_storm_is_held_and_ends_without_a_write_when_they_come_back() -> None:
     assert not scenario.detector.suspect
 
 
-def test_a_storm_that_lasts_is_believed_slowly() -> None:
+def test_a_storm_that_lasts_disconnects_devices_at_the_release_rate() -> None:
     scenario = DetectorScenario(2000, limits=evolve(LIMITS, scan_s=1.0))
     scenario.run(70, *names(2000))
     scenario.run(46, *names(1000))
@@ -189,7 +189,7 @@ def test_a_storm_that_lasts_is_believed_slowly() -> None:
     assert not scenario.detector.suspect
 
 
-def test_while_nobody_at_all_is_heard_nobody_is_disconnected() -> None:
+def test_an_isolated_gateway_disconnects_no_device() -> None:
     scenario = DetectorScenario(100)
     scenario.run(70, *names(100))
     scenario.run(1000)
@@ -200,7 +200,7 @@ def test_while_nobody_at_all_is_heard_nobody_is_disconnected() -> None:
     assert not scenario.detector.suspect
 
 
-def test_too_few_devices_for_a_storm_are_believed_also_when_nobody_is_heard() -> None:
+def test_a_fleet_below_the_storm_floor_is_disconnected_even_if_all_of_it_is_silent() -> None:
     scenario = DetectorScenario(LIMITS.storm_floor - 1)
     scenario.run(70, *names(LIMITS.storm_floor - 1))
     scenario.run(60)
@@ -209,7 +209,7 @@ def test_too_few_devices_for_a_storm_are_believed_also_when_nobody_is_heard() ->
 
 
 @pytest.mark.parametrize("heartbeat_s", [15, 60])
-def test_a_fleet_that_is_cut_off_falls_due_bit_by_bit_and_is_a_storm_all_the_same(heartbeat_s: int) -> None:
+def test_a_fleet_that_is_cut_off_is_a_storm_though_its_devices_fall_due_over_a_heartbeat(heartbeat_s: int) -> None:
     stale_s = 3.0 * heartbeat_s
     limits = evolve(LIMITS, stale_s=stale_s, grace_s=stale_s + heartbeat_s, storm_window_s=float(heartbeat_s))
     scenario, scans = DetectorScenario(240, limits=limits), heartbeat_s // 5
@@ -223,7 +223,7 @@ def test_a_fleet_that_is_cut_off_falls_due_bit_by_bit_and_is_a_storm_all_the_sam
     assert scenario.detector.suspect
 
 
-def test_devices_that_go_one_after_the_other_are_no_storm() -> None:
+def test_devices_that_fail_one_after_the_other_are_no_storm() -> None:
     scenario = DetectorScenario(120)
     scenario.run(70, *names(120))
     for gone in range(10, 121, 10):  # ten a minute
@@ -258,8 +258,8 @@ def test_many_of_a_large_site_are_no_storm() -> None:
     beats=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 40)), max_size=40),
     stalls=st.sets(st.integers(0, 39), max_size=3),
 )
-def test_a_device_that_beats_in_time_is_never_lost(beats: list[tuple[int, int]], stalls: set[int]) -> None:
-    """Whatever the others do, and however often the judge is paused."""
+def test_a_device_with_timely_heartbeats_is_never_disconnected(beats: list[tuple[int, int]], stalls: set[int]) -> None:
+    """Whatever the others do, and however often the process is paused."""
     scenario = DetectorScenario(4)
     for index, (other, seconds) in enumerate(beats):
         if index in stalls:

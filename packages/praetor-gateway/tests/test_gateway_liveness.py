@@ -9,7 +9,7 @@ from praetor_api.kube.client.errors import api_error
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, EVENTS, LEASES, NETWORK_SWITCHES, Key
 
 
-async def beat(lab: Lab, seconds: int, *devices: str) -> None:
+async def heartbeats(lab: Lab, seconds: int, *devices: str) -> None:
     for _ in range(0, seconds, 15):
         for device in devices:
             await lab.report(device)
@@ -21,9 +21,9 @@ async def test_a_silent_device_is_disconnected_on_its_switch_and_its_processes()
         await lab.declare("leaf-1")
         await lab.declare("leaf-2")
         await lab.report("leaf-1", await lab.running("leaf-1"))
-        await beat(lab, 60, "leaf-1", "leaf-2")
+        await heartbeats(lab, 60, "leaf-1", "leaf-2")
         assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "True"
-        await beat(lab, 75, "leaf-2")
+        await heartbeats(lab, 75, "leaf-2")
         assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "False"
         assert conditions(lab.process("leaf-1"))["AgentConnected"] == "False"
         assert conditions(lab.process("leaf-1"))["Healthy"] == "True"
@@ -39,7 +39,7 @@ async def test_a_silent_device_is_disconnected_on_its_switch_and_its_processes()
         assert lab.value("devices_disconnected_total") == 1
 
 
-async def test_a_device_without_a_switch_is_judged_on_its_processes() -> None:
+async def test_the_connection_of_a_device_without_a_switch_is_written_to_its_processes() -> None:
     async with running_lab() as lab:
         await lab.declare("leaf-1", switch=False)
         await lab.report("leaf-1", await lab.running("leaf-1"))
@@ -51,59 +51,59 @@ async def test_a_device_without_a_switch_is_judged_on_its_processes() -> None:
         assert reasons.count("AgentDisconnected") == 1
 
 
-async def test_a_device_that_died_while_no_gateway_was_up_is_found_and_no_other() -> None:
+async def test_a_device_that_died_while_no_gateway_ran_is_disconnected_and_no_other() -> None:
     async with running_lab() as lab:
         await lab.declare("leaf-1")
         await lab.declare("leaf-2")
-        await beat(lab, 30, "leaf-1", "leaf-2")
+        await heartbeats(lab, 30, "leaf-1", "leaf-2")
     await lab.clock.advance(3600)
     async with running_lab(kube=lab.kube, clock=lab.clock) as lab:
-        await beat(lab, 45, "leaf-2")
+        await heartbeats(lab, 45, "leaf-2")
         assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "True"
-        await beat(lab, 45, "leaf-2")
+        await heartbeats(lab, 45, "leaf-2")
         assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "False"
         assert conditions(lab.switch("leaf-2"))["AgentConnected"] == "True"
 
 
-async def test_a_gateway_that_does_not_know_the_fleet_yet_judges_nobody() -> None:
+async def test_a_gateway_does_not_lead_before_it_has_read_the_fleet() -> None:
     async with running_lab() as first:
         await first.declare("leaf-1")
-        await beat(first, 30, "leaf-1")
+        await heartbeats(first, 30, "leaf-1")
     kube = first.kube.another_client()
     kube.fail_next(api_error(500), verb="list", resource=NETWORK_SWITCHES, times=1000)
     async with running_lab(kube=kube, clock=first.clock) as lab:
-        await beat(lab, 300, "leaf-1")
+        await heartbeats(lab, 300, "leaf-1")
         assert lab.gateway.unready()
         assert lab.value("arbiter") == 0
         kube.heal()
-        await beat(lab, 120, "leaf-1")
+        await heartbeats(lab, 120, "leaf-1")
         assert lab.value("arbiter") == 1
         assert lab.value("devices_disconnected_total") == 0
         assert conditions(lab.process("leaf-1"))["AgentConnected"] == "True"
 
 
-async def test_processes_that_come_and_go_while_nobody_judges_are_counted_afterwards() -> None:
+async def test_counts_that_changed_while_no_replica_led_are_written_after_the_takeover() -> None:
     async with running_lab() as lab:
         for device in ("leaf-1", "leaf-2"):
             await lab.declare(device)
             await lab.report(device, await lab.running(device))
-        await beat(lab, 15, "leaf-1", "leaf-2")
+        await heartbeats(lab, 15, "leaf-1", "leaf-2")
         assert lab.switch("leaf-1")["status"]["processes"] == {"desired": 1, "running": 1, "healthy": 1}
         unchanged = lab.switch("leaf-2")
         lab.kube.fail_next(api_error(500), verb="patch", resource=LEASES, times=1000)
-        await beat(lab, 15, "leaf-1", "leaf-2")
+        await heartbeats(lab, 15, "leaf-1", "leaf-2")
         assert lab.value("arbiter") == 0
         await lab.kube.delete(DEVICE_PROCESSES, Key("lab", "agent-leaf-1"))
-        await beat(lab, 15, "leaf-1", "leaf-2")
+        await heartbeats(lab, 15, "leaf-1", "leaf-2")
         assert lab.switch("leaf-1")["status"]["processes"]["desired"] == 1
         lab.kube.heal()
-        await beat(lab, 30, "leaf-1", "leaf-2")
+        await heartbeats(lab, 30, "leaf-1", "leaf-2")
         assert lab.value("arbiter") == 1
         assert lab.switch("leaf-1")["status"]["processes"] == {"desired": 0, "running": 0, "healthy": 0}
         assert lab.switch("leaf-2") == unchanged
 
 
-async def test_a_process_of_a_disconnected_device_learns_of_it() -> None:
+async def test_a_new_process_of_a_disconnected_device_is_disconnected() -> None:
     async with running_lab() as lab:
         await lab.declare("leaf-1")
         await lab.report("leaf-1")
@@ -128,7 +128,7 @@ async def test_a_gateway_that_does_not_hold_the_lease_writes_no_connection() -> 
         assert "status" not in second.switch("leaf-1") or not conditions(second.switch("leaf-1"))
 
 
-async def test_a_gateway_that_takes_over_knows_whom_it_heard() -> None:
+async def test_a_gateway_that_takes_over_knows_the_devices_that_it_heard() -> None:
     async with AsyncExitStack() as stack:
         async with running_lab() as first:
             kube = first.kube.another_client()
@@ -141,36 +141,36 @@ async def test_a_gateway_that_takes_over_knows_whom_it_heard() -> None:
         assert conditions(second.switch("leaf-1"))["AgentConnected"] == "True"
 
 
-async def test_an_apiserver_outage_disconnects_nobody() -> None:
+async def test_an_apiserver_outage_disconnects_no_device() -> None:
     async with running_lab() as lab:
         await lab.declare("leaf-1")
-        await beat(lab, 90, "leaf-1")
+        await heartbeats(lab, 90, "leaf-1")
         lab.kube.unreachable = True
         await lab.clock.advance(600)
         lab.kube.heal()
         await lab.clock.advance(30)
-        await beat(lab, 120, "leaf-1")
+        await heartbeats(lab, 120, "leaf-1")
         assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "True"
         reasons = [event["reason"] for event in lab.kube.objects(EVENTS).values()]
         assert "AgentDisconnected" not in reasons
 
 
-async def test_a_storm_writes_nothing_and_tells_once() -> None:
+async def test_a_storm_writes_no_status_and_one_event() -> None:
     async with running_lab() as lab:
         for number in range(60):
             await lab.kube.create(NETWORK_SWITCHES, "lab", switch_object(f"leaf-{number}", site="a"))
         await lab.clock.settle()
         names = [f"leaf-{number}" for number in range(60)]
-        await beat(lab, 60, *names)
-        await beat(lab, 75, "leaf-0")
+        await heartbeats(lab, 60, *names)
+        await heartbeats(lab, 75, "leaf-0")
         states = [conditions(lab.switch(name))["AgentConnected"] for name in names]
         assert states == ["True"] * 60
-        told = [event for event in lab.kube.objects(EVENTS).values() if event["reason"] == "ManyAgentsSilent"]
-        assert len(told) == 1
+        storms = [event for event in lab.kube.objects(EVENTS).values() if event["reason"] == "ManyAgentsSilent"]
+        assert len(storms) == 1
         assert lab.value("observer_suspect") == 1
 
 
-async def test_the_lease_is_given_up_at_the_end() -> None:
+async def test_the_lease_is_released_at_shutdown() -> None:
     async with running_lab() as lab:
         await lab.clock.advance(1)
         assert lab.kube.objects(LEASES)[Key("lab", "praetor-gateway-arbiter")]["spec"]["holderIdentity"] == "gateway-1"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway_testing import process_row
@@ -68,11 +68,11 @@ def test_the_phase_says_where_a_process_is(policy: str, observation: Observation
 
 
 def test_drift_and_the_last_output_reach_the_status() -> None:
-    told = merge(process_row(), seen(drift_count=2, output_tail="no config\n"), connected=True, now=NOW)
-    assert (told.drift_count, told.output_tail) == (2, "no config\n")
-    assert encode(told)["driftCount"] == 2
-    assert encode(told)["outputTail"] == "no config\n"
-    later = merge(process_row(status=told), seen(), connected=True, now=NOW)
+    first = merge(process_row(), seen(drift_count=2, output_tail="no config\n"), connected=True, now=NOW)
+    assert (first.drift_count, first.output_tail) == (2, "no config\n")
+    assert encode(first)["driftCount"] == 2
+    assert encode(first)["outputTail"] == "no config\n"
+    later = merge(process_row(status=first), seen(), connected=True, now=NOW)
     assert (later.drift_count, later.output_tail) == (None, None)
 
 
@@ -151,7 +151,7 @@ def test_conditions_say_what_the_device_reported(observation: Observation, expec
     assert {"SpecObserved": "True SpecCurrent", **said(status)} == {"SpecObserved": "True SpecCurrent", **expected}
 
 
-def test_what_an_older_spec_pinned_is_not_said_of_one_that_pins_nothing() -> None:
+def test_a_spec_without_a_checksum_is_not_verified_though_the_older_one_was() -> None:
     pinned = seen(artifact_downloaded=True, artifact_verified=True, process_started=True, healthy=True, pid=7)
     before = merge(process_row(), pinned, connected=True, now=NOW)
     after = merge(process_row(status=before), replace(pinned, artifact_verified=None), connected=True, now=NOW)
@@ -162,7 +162,7 @@ def test_what_an_older_spec_pinned_is_not_said_of_one_that_pins_nothing() -> Non
     assert (after.phase, said(after)["Healthy"]) == (Phase.RUNNING, "True Healthy")  # neither hangs on it
 
 
-def test_what_a_device_cannot_tell_for_now_stays_as_it_was_known() -> None:
+def test_what_a_device_cannot_observe_for_now_keeps_its_conditions() -> None:
     healthy = merge(process_row(), seen(process_started=True, healthy=True, pid=7), connected=True, now=NOW)
     unknown = seen(warning_message="backend container cannot be asked: timed out")
     status = merge(process_row(status=healthy), unknown, connected=True, now=NOW)
@@ -172,11 +172,11 @@ def test_what_a_device_cannot_tell_for_now_stays_as_it_was_known() -> None:
 
 def test_a_warning_ends_when_it_is_no_longer_reported() -> None:
     warned = merge(process_row(), seen(warning_message="w"), connected=None, now=NOW)
-    calm = merge(process_row(status=warned), seen(), connected=None, now=NOW)
-    assert said(calm)["SpecWarning"] == "False NoWarning"
+    without = merge(process_row(status=warned), seen(), connected=None, now=NOW)
+    assert said(without)["SpecWarning"] == "False NoWarning"
 
 
-def test_what_ran_to_completion_counts_as_started_and_healthy() -> None:
+def test_a_completed_process_counts_as_started_and_healthy() -> None:
     row = process_row(restart_policy=RestartPolicy.NEVER)
     status = merge(row, seen(exit_code=0, process_started=False, healthy=False), connected=True, now=NOW)
     assert said(status)["Healthy"] == "True Completed"
@@ -197,7 +197,7 @@ def test_the_observed_generation_moves_only_with_the_current_hash() -> None:
         (seen(process_started=False, exit_code=1), "Never", Phase.FAILED),
     ],
 )
-def test_a_lost_connection_makes_unknown_what_may_have_changed(
+def test_a_lost_connection_makes_the_phase_unknown_unless_the_process_ended(
     observation: Observation, policy: str, phase: Phase
 ) -> None:
     row = process_row(restart_policy=RestartPolicy(policy))
@@ -206,7 +206,7 @@ def test_a_lost_connection_makes_unknown_what_may_have_changed(
     assert connection(lost.conditions) is False
 
 
-def test_a_device_that_comes_back_is_as_it_was() -> None:
+def test_a_device_that_reconnects_has_its_former_status() -> None:
     row = process_row()
     before = merge(row, seen(process_started=True, pid=1), connected=True, now=NOW)
     lost = merge(evolve(row, status=before), None, connected=False, now=NOW)
@@ -214,12 +214,12 @@ def test_a_device_that_comes_back_is_as_it_was() -> None:
     assert back == before
 
 
-def test_no_news_of_the_connection_leaves_it_alone() -> None:
+def test_an_unknown_connection_leaves_the_condition_as_it_is() -> None:
     row = process_row(status=merge(process_row(), None, connected=True, now=NOW))
     assert merge(row, None, connected=None, now=NOW) == row.status
 
 
-def test_device_text_never_becomes_a_reason() -> None:
+def test_control_characters_of_a_device_never_reach_reasons_or_hashes() -> None:
     evil = "Reason\x1b[31m"
     status = merge(
         process_row(),
@@ -272,8 +272,9 @@ observations = st.builds(
 steps = st.lists(st.tuples(st.none() | observations, maybe, st.integers(0, 90)), max_size=8)
 
 
+@settings(deadline=None)
 @given(steps=steps, policy=st.sampled_from(list(RestartPolicy)))
-def test_the_same_facts_again_change_nothing_and_survive_the_wire(
+def test_merging_is_idempotent_and_statuses_survive_encoding(
     steps: list[tuple[Observation | None, bool | None, int]], policy: RestartPolicy
 ) -> None:
     row, now = process_row(restart_policy=policy), NOW
@@ -290,6 +291,7 @@ def test_the_same_facts_again_change_nothing_and_survive_the_wire(
         row = again
 
 
+@settings(deadline=None)
 @given(steps=steps)
 def test_only_a_current_spec_can_be_ready(steps: list[tuple[Observation | None, bool | None, int]]) -> None:
     row = process_row()
@@ -302,7 +304,7 @@ def test_only_a_current_spec_can_be_ready(steps: list[tuple[Observation | None, 
     assert all(condition.status in ConditionStatus for condition in row.status.conditions)
 
 
-def test_a_new_spec_that_is_observed_at_once_still_counts_as_news() -> None:
+def test_observing_a_new_spec_moves_the_transition_time_even_if_it_is_observed_at_once() -> None:
     """Else a process would be available under the new spec by how long the old one had been ready."""
     good = seen(process_started=True, healthy=True, pid=3)
     first = merge(process_row(generation=1), good, connected=True, now=NOW)
@@ -314,7 +316,7 @@ def test_a_new_spec_that_is_observed_at_once_still_counts_as_news() -> None:
     assert merge(row, good, connected=True, now=NOW + timedelta(hours=2)) == later
 
 
-def test_a_spec_that_the_device_gave_up_is_rolled_back_at_the_current_generation() -> None:
+def test_a_spec_that_failed_on_the_device_is_rolled_back_at_the_current_generation() -> None:
     row = process_row()
     observation = seen(
         observed_spec_hash="sha256:old",
@@ -332,21 +334,21 @@ def test_a_spec_that_the_device_gave_up_is_rolled_back_at_the_current_generation
     assert status.failed_spec_hash == CURRENT
     happened = events.of_process(row.status, status, has_switch=True)
     assert ("RolledBack", "it ended 3 times") in [(each.reason, each.note) for each in happened]
-    mended = merge(evolve(row, status=status), seen(process_started=True), connected=True, now=NOW)
-    assert said(mended)["RolledBack"] == "False NotRolledBack"
+    fixed = merge(evolve(row, status=status), seen(process_started=True), connected=True, now=NOW)
+    assert said(fixed)["RolledBack"] == "False NotRolledBack"
 
 
-def test_words_of_a_device_never_become_a_reason() -> None:
+def test_a_rollback_reason_that_is_not_of_the_protocol_becomes_other() -> None:
     observation = seen(observed_spec_hash="x", failed_spec_hash=CURRENT, rolled_back_reason="DROP TABLE")
     assert said(merge(process_row(), observation, connected=True, now=NOW))["RolledBack"] == "True Other"
 
 
-def test_an_older_spec_that_was_given_up_says_nothing_of_the_current_one() -> None:
+def test_a_failed_older_spec_does_not_mark_the_current_one_as_rolled_back() -> None:
     observation = seen(failed_spec_hash="sha256:older", rolled_back_reason="CrashLoop")
     assert "RolledBack" not in said(merge(process_row(), observation, connected=True, now=NOW))
 
 
-def test_a_held_device_says_so_and_when_it_is_released() -> None:
+def test_a_held_update_is_a_condition_until_it_is_released() -> None:
     row = process_row()
     held = merge(row, seen(update_held_message="held by /run/praetor/hold"), connected=True, now=NOW)
     assert said(held)["UpdateHeld"] == "True HeldOnDevice"

@@ -1,4 +1,4 @@
-"""Several replicas: one judges, all tell it whom they heard."""
+"""Several replicas: one leads, the others report to it which devices they heard."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from praetor_gateway.liveness.peers import PATH, Heard, HttpPeerTransport
 from praetor_gateway.settings import PeerSettings
 
 
-class Wire:
-    """Carries pushes between the labs, while it is whole."""
+class PeerNetwork:
+    """Carries pushes between the gateways until it is cut."""
 
     def __init__(self) -> None:
         self.labs: dict[str, Lab] = {}
@@ -34,12 +34,12 @@ class Wire:
         return (await client.post(PATH, body, authorization="Bearer secret")).status == 204
 
 
-async def replica(stack: AsyncExitStack, wire: Wire, name: str, kube: FakeKube, clock: FakeClock) -> Lab:
+async def replica(stack: AsyncExitStack, network: PeerNetwork, name: str, kube: FakeKube, clock: FakeClock) -> Lab:
     peers = PeerSettings(addr="127.0.0.1:0", advertise=name, token="secret")
     lab = await stack.enter_async_context(
-        running_lab(kube.another_client(), clock, transport=wire, identity=name, peers=peers)
+        running_lab(kube.another_client(), clock, transport=network, identity=name, peers=peers)
     )
-    wire.labs[name] = lab
+    network.labs[name] = lab
     return lab
 
 
@@ -55,11 +55,11 @@ def lost(lab: Lab, *devices: str) -> list[str]:
 
 
 async def test_a_device_that_another_replica_hears_is_connected() -> None:
-    clock, wire = FakeClock(), Wire()
+    clock, network = FakeClock(), PeerNetwork()
     kube = FakeKube(clock)
     async with AsyncExitStack() as stack:
-        first = await replica(stack, wire, "first", kube, clock)
-        second = await replica(stack, wire, "second", kube, clock)
+        first = await replica(stack, network, "first", kube, clock)
+        second = await replica(stack, network, "second", kube, clock)
         for device in ("leaf-1", "leaf-2"):
             await first.declare(device)
         await beat(first, 10, "leaf-1")
@@ -73,30 +73,30 @@ async def test_a_device_that_another_replica_hears_is_connected() -> None:
         assert lost(first, "leaf-1", "leaf-2") == ["leaf-2"]
 
 
-async def test_a_replica_that_is_cut_off_freezes_its_devices_for_a_while() -> None:
-    clock, wire = FakeClock(), Wire()
+async def test_devices_of_a_replica_that_is_cut_off_are_frozen_for_a_while() -> None:
+    clock, network = FakeClock(), PeerNetwork()
     kube = FakeKube(clock)
     async with AsyncExitStack() as stack:
-        first = await replica(stack, wire, "first", kube, clock)
-        second = await replica(stack, wire, "second", kube, clock)
+        first = await replica(stack, network, "first", kube, clock)
+        second = await replica(stack, network, "second", kube, clock)
         await first.declare("leaf-2")
         await beat(second, 90, "leaf-2")
-        wire.cut = True
+        network.cut = True
         await beat(second, 55, "leaf-2")
         assert lost(first, "leaf-2") == []
-        wire.cut = False
+        network.cut = False
         await beat(second, 60, "leaf-2")
         assert lost(first, "leaf-2") == []
 
 
-async def test_the_next_arbiter_knows_all_that_the_others_heard() -> None:
-    clock, wire = FakeClock(), Wire()
+async def test_the_next_arbiter_knows_every_device_that_the_others_heard() -> None:
+    clock, network = FakeClock(), PeerNetwork()
     kube = FakeKube(clock)
     async with AsyncExitStack() as stack:
         async with AsyncExitStack() as short:
-            await replica(short, wire, "first", kube, clock)
-            second = await replica(stack, wire, "second", kube, clock)
-            third = await replica(stack, wire, "third", kube, clock)
+            await replica(short, network, "first", kube, clock)
+            second = await replica(stack, network, "second", kube, clock)
+            third = await replica(stack, network, "third", kube, clock)
             await second.declare("leaf-2")
             await second.declare("leaf-3")
             for _ in range(12):
@@ -133,7 +133,7 @@ async def test_pushes_are_checked(token: str, body: object, status: int) -> None
         assert (await client.post(PATH, body, authorization=f"Bearer {token}")).status == status
 
 
-async def test_a_replica_that_does_not_judge_takes_no_push() -> None:
+async def test_a_replica_that_does_not_lead_refuses_pushes() -> None:
     peers = PeerSettings(addr="a:1", advertise="a:1", token="secret")
     async with (
         running_lab() as first,
@@ -145,7 +145,7 @@ async def test_a_replica_that_does_not_judge_takes_no_push() -> None:
     assert answer.status == 503
 
 
-async def test_pushes_travel_over_http() -> None:
+async def test_pushes_are_sent_over_http_with_the_token() -> None:
     async with running_lab(peers=PeerSettings(addr="a:1", advertise="a:1", token="secret")) as lab:
         assert lab.gateway.peer_app is not None
         listener = Listener(lab.gateway.peer_app, "127.0.0.1:0", option="--peer-bind-address")

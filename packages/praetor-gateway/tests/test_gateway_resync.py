@@ -1,4 +1,4 @@
-"""A status that is not what the device said last is found out: other replicas, backups, people."""
+"""A status that is not what the device reported last is corrected: other replicas, backups, users."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KEY = Key("lab", "agent-leaf-1")
 
 @asynccontextmanager
 async def two_replicas() -> AsyncIterator[tuple[Lab, Lab, dict[str, Any]]]:
-    """Yield one that judges and another one, both told by a device that all is well, and that observation."""
+    """Yield a replica that leads, another one, and an observation that a device reported to both: all is well."""
     async with (
         running_lab() as first,
         running_lab(first.kube.another_client(), first.clock, identity="gateway-2") as second,
@@ -33,8 +33,8 @@ async def two_replicas() -> AsyncIterator[tuple[Lab, Lab, dict[str, Any]]]:
 
 
 @asynccontextmanager
-async def told(**identity: Any) -> AsyncIterator[tuple[Lab, dict[str, Any]]]:
-    """Yield a gateway that a device told that all is well, 5 s ago, and that observation."""
+async def reported_to(**identity: Any) -> AsyncIterator[tuple[Lab, dict[str, Any]]]:
+    """Yield a gateway and an observation that a device reported to it 5 s ago: all is well."""
     async with running_lab() as lab:
         await lab.declare("leaf-1")
         good = await lab.running("leaf-1")
@@ -44,7 +44,7 @@ async def told(**identity: Any) -> AsyncIterator[tuple[Lab, dict[str, Any]]]:
 
 
 async def beat(lab: Lab, *seen: dict[str, Any], version: str = "1", system: str = "old") -> bool:
-    """Send a heartbeat, and if it is asked for all that the device sees; tell whether it was."""
+    """Send a heartbeat, and on a resync request all observations; return whether there was one."""
     await lab.clock.advance(5)
     asked: bool = (await lab.report("leaf-1", agentVersion=version, bootID="b"))["resync"]
     if asked:
@@ -72,7 +72,7 @@ async def test_an_old_report_that_is_written_late_is_corrected() -> None:
         assert conditions(first.process("leaf-1"))["Healthy"] == "True"
 
 
-async def test_an_old_report_that_is_written_late_is_corrected_where_it_was_heard() -> None:
+async def test_an_old_report_that_is_written_late_is_corrected_through_the_replica_that_wrote_it() -> None:
     async with two_replicas() as (first, second, good):
         first.kube.fail_next(api_error(500), verb="patch", resource=DEVICE_PROCESSES, times=1000)
         await first.report("leaf-1", {**good, "healthy": False}, agentVersion="1", bootID="b")
@@ -88,7 +88,7 @@ async def test_an_old_report_that_is_written_late_is_corrected_where_it_was_hear
         assert first.process("leaf-1")["status"]["pid"] == 43
 
 
-async def test_a_report_that_conflicts_with_another_replica_is_asked_for_again() -> None:
+async def test_a_report_that_conflicts_with_another_replica_requests_a_resync() -> None:
     async with two_replicas() as (first, second, good):
         first.kube.silence_watches()
         await second.report("leaf-1", {**good, "pid": 43}, agentVersion="1", bootID="b")
@@ -101,7 +101,7 @@ async def test_a_report_that_conflicts_with_another_replica_is_asked_for_again()
         assert conditions(first.process("leaf-1"))["Healthy"] == "True"
 
 
-async def test_replicas_do_not_ask_for_ever() -> None:
+async def test_replicas_stop_requesting_resyncs_once_they_agree() -> None:
     async with two_replicas() as (first, second, good):
         first.kube.fail_next(api_error(500), verb="patch", resource=DEVICE_PROCESSES)
         await first.report("leaf-1", {**good, "healthy": False}, agentVersion="1", bootID="b")
@@ -116,7 +116,7 @@ async def test_replicas_do_not_ask_for_ever() -> None:
         assert writes(first, second) == before
 
 
-async def test_what_is_judged_of_a_connection_is_no_reason_to_ask() -> None:
+async def test_a_changed_connection_requests_no_resync() -> None:
     async with two_replicas() as (first, second, good):
         await first.clock.advance(120)
         assert conditions(first.process("leaf-1"))["AgentConnected"] == "False"
@@ -127,7 +127,7 @@ async def test_what_is_judged_of_a_connection_is_no_reason_to_ask() -> None:
 
 
 class LateAnswers(FakeKube):
-    """Tells of a write before it answers it, as a network may."""
+    """Sends the echo of a write before its answer, as a network may."""
 
     async def patch(self, *args: Any, **options: Any) -> dict[str, Any]:
         answer = await super().patch(*args, **options)
@@ -136,7 +136,7 @@ class LateAnswers(FakeKube):
         return answer
 
 
-async def test_our_own_write_is_no_reason_to_ask_even_if_its_echo_comes_before_its_answer() -> None:
+async def test_our_own_write_requests_no_resync_even_if_its_echo_comes_before_its_answer() -> None:
     async with (
         running_lab() as world,
         running_lab(LateAnswers(world.clock, store=world.kube._store), world.clock) as lab,
@@ -150,8 +150,8 @@ async def test_our_own_write_is_no_reason_to_ask_even_if_its_echo_comes_before_i
         assert lab.value("status_writes_total", outcome="written") > 4
 
 
-async def test_a_status_that_a_person_changed_is_put_right() -> None:
-    async with told() as (lab, good):
+async def test_a_status_that_a_user_changed_is_corrected() -> None:
+    async with reported_to() as (lab, good):
         other = {"type": "Audited", "status": "True", "reason": "Done", "lastTransitionTime": "2026-01-01T00:00:00Z"}
         said = lab.process("leaf-1")["status"]["conditions"]
         await lab.kube.patch(DEVICE_PROCESSES, KEY, {"status": {"conditions": [*said, other]}}, subresource="status")
@@ -162,8 +162,8 @@ async def test_a_status_that_a_person_changed_is_put_right() -> None:
         assert conditions(lab.process("leaf-1"))["Audited"] == "True"
 
 
-async def test_a_connection_that_somebody_else_wrote_is_put_right_and_once() -> None:
-    async with told(agentVersion="1", bootID="b") as (lab, _):
+async def test_a_connection_that_another_client_wrote_is_corrected_with_one_write() -> None:
+    async with reported_to(agentVersion="1", bootID="b") as (lab, _):
         await lab.clock.advance(15)
         await lab.report("leaf-1", agentVersion="1", bootID="b")
         before = status_writes(lab)
@@ -178,8 +178,8 @@ async def test_a_connection_that_somebody_else_wrote_is_put_right_and_once() -> 
         assert status_writes(lab) == before + 2
 
 
-async def test_facts_are_asked_for_as_often_as_somebody_else_writes_them() -> None:
-    async with told(agentVersion="1", bootID="b", facts={"os": "old"}) as (lab, good):
+async def test_facts_are_requested_each_time_another_client_writes_them() -> None:
+    async with reported_to(agentVersion="1", bootID="b", facts={"os": "old"}) as (lab, good):
         for foreign in ("y", "z"):
             switch = Key("lab", "leaf-1")
             await lab.kube.patch(NETWORK_SWITCHES, switch, {"status": {"facts": {"os": foreign}}}, subresource="status")
@@ -190,22 +190,22 @@ async def test_facts_are_asked_for_as_often_as_somebody_else_writes_them() -> No
             assert lab.switch("leaf-1")["status"]["facts"] == {"os": "old"}
 
 
-async def test_what_was_heard_long_ago_is_not_written_over_what_another_replica_heard() -> None:
+async def test_old_facts_are_not_written_over_newer_ones_of_another_replica() -> None:
     async with two_replicas() as (first, second, good):
-        news = {"agentVersion": "2", "bootID": "b", "facts": {"os": "new"}}
-        await second.report("leaf-1", good, **news)
+        newer = {"agentVersion": "2", "bootID": "b", "facts": {"os": "new"}}
+        await second.report("leaf-1", good, **newer)
         await first.clock.advance(5)
-        await first.kube.delete(DEVICE_PROCESSES, KEY)  # makes the one that judges write the counts
+        await first.kube.delete(DEVICE_PROCESSES, KEY)  # makes the leader write the counts
         await first.clock.advance(10)
         status = first.switch("leaf-1")["status"]
         assert status["processes"]["desired"] == 0
-        assert {name: status[name] for name in news} == news
+        assert {name: status[name] for name in newer} == newer
         assert await beat(first, version="2", system="new")
         assert not await beat(first, version="2", system="new")
 
 
-async def test_after_a_restore_from_a_backup_the_restored_is_served_and_reported_on_anew() -> None:
-    async with told(agentVersion="1", bootID="b", facts={"os": "old"}) as (lab, good):
+async def test_after_a_restore_from_a_backup_the_restored_spec_is_served_and_reported() -> None:
+    async with reported_to(agentVersion="1", bootID="b", facts={"os": "old"}) as (lab, good):
         await lab.clock.advance(15)  # the counts, too, are written
         lab.kube.rewind(1)
         await lab.kube.patch(DEVICE_PROCESSES, KEY, {"spec": {"restartPolicy": "Never"}})
@@ -222,8 +222,8 @@ async def test_after_a_restore_from_a_backup_the_restored_is_served_and_reported
         assert lab.value("status_writes_total", outcome="conflict") == 0
 
 
-async def test_a_restore_that_no_watch_tells_of_costs_one_conflict() -> None:
-    async with told(agentVersion="1", bootID="b") as (lab, good):
+async def test_a_restore_that_no_watch_reports_costs_one_conflict_an_object() -> None:
+    async with reported_to(agentVersion="1", bootID="b") as (lab, good):
         lab.kube.silence_watches()
         lab.kube.rewind(1)
         await lab.kube.patch(DEVICE_PROCESSES, KEY, {"metadata": {"labels": {"restored": "yes"}}})

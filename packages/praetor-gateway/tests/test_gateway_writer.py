@@ -33,6 +33,7 @@ def writes(lab: Lab, device: str = "leaf-1") -> int:
     )
 
 
+@pytest.mark.timeout(600)  # ten thousand requests
 async def test_heartbeats_with_nothing_changed_cost_no_request() -> None:
     async with running_lab(device_rate_per_s=1000.0) as lab:
         await lab.declare("leaf-1")
@@ -79,7 +80,7 @@ async def test_a_clean_start_and_a_clean_update_take_at_most_two_writes_each() -
         assert writes(lab) - before <= 2
 
 
-async def test_a_restarted_gateway_asks_again_and_writes_nothing_anew() -> None:
+async def test_a_restarted_gateway_requests_a_resync_and_writes_nothing_that_is_written() -> None:
     async with running_lab() as lab:
         await lab.declare("leaf-1")
         good = await lab.running("leaf-1")
@@ -94,7 +95,7 @@ async def test_a_restarted_gateway_asks_again_and_writes_nothing_anew() -> None:
         assert writes(lab) == 0
 
 
-async def test_a_conflict_is_computed_anew_and_loses_nothing_of_the_others() -> None:
+async def test_after_a_conflict_the_status_is_computed_again_and_other_writers_lose_nothing() -> None:
     async with running_lab() as lab:
         await lab.declare("leaf-1")
         lab.kube.silence_watches()
@@ -107,7 +108,7 @@ async def test_a_conflict_is_computed_anew_and_loses_nothing_of_the_others() -> 
         assert lab.value("status_writes_total", outcome="conflict") == 1
 
 
-async def test_what_a_status_no_longer_says_is_removed() -> None:
+async def test_a_field_that_is_no_longer_reported_is_removed_from_the_status() -> None:
     async with running_lab() as lab:
         await lab.declare("leaf-1")
         good = await lab.running("leaf-1")
@@ -139,7 +140,7 @@ async def test_a_write_that_fails_is_made_later(error: Exception) -> None:
         assert lab.value("status_writes_total", outcome="failed") == 4
 
 
-async def test_an_outage_loses_nothing_and_the_latest_facts_win() -> None:
+async def test_an_outage_loses_nothing_and_the_newest_observation_wins() -> None:
     async with running_lab() as lab:
         await lab.declare("leaf-1")
         good = await lab.running("leaf-1")
@@ -154,7 +155,7 @@ async def test_an_outage_loses_nothing_and_the_latest_facts_win() -> None:
         assert lab.value("queue_depth") == 0
 
 
-async def test_what_is_gone_or_refused_is_dropped() -> None:
+async def test_a_write_to_a_deleted_object_or_one_that_is_invalid_is_dropped() -> None:
     async with running_lab() as lab:
         await lab.declare("leaf-1", switch=False)
         await lab.declare("leaf-2", switch=False)
@@ -169,7 +170,7 @@ async def test_what_is_gone_or_refused_is_dropped() -> None:
         assert lab.value("queue_depth") == 0
 
 
-async def test_a_process_that_goes_while_it_conflicts_is_dropped() -> None:
+async def test_a_process_that_is_deleted_during_a_conflict_is_dropped() -> None:
     async with running_lab() as lab:
         await lab.declare("leaf-1", switch=False)
         good = await lab.running("leaf-1")
@@ -181,7 +182,7 @@ async def test_a_process_that_goes_while_it_conflicts_is_dropped() -> None:
         assert lab.value("queue_depth") == 0
 
 
-async def test_facts_about_a_process_do_not_outlive_it() -> None:
+async def test_an_observation_does_not_outlive_its_process() -> None:
     async with running_lab() as lab:
         await lab.declare("leaf-1", switch=False)
         good = await lab.running("leaf-1")
@@ -213,7 +214,7 @@ async def test_an_outage_does_not_keep_the_gateway_from_ending() -> None:
     assert lab.clock.monotonic() - began < 8.0
 
 
-async def test_our_own_writes_coming_back_cause_no_more_of_them() -> None:
+async def test_the_echo_of_our_own_write_causes_no_further_write() -> None:
     async with running_lab() as lab:
         await lab.declare("leaf-1")
         good = await lab.running("leaf-1")
@@ -229,7 +230,7 @@ async def test_our_own_writes_coming_back_cause_no_more_of_them() -> None:
     assert [r for r in later if r.verb == "list"] != []
 
 
-async def test_what_was_and_passed_while_waiting_to_be_written_is_not_told() -> None:
+async def test_a_change_that_is_reverted_while_it_is_debounced_is_not_written() -> None:
     async with running_lab() as lab:
         await lab.declare("leaf-1")
         good = await lab.running("leaf-1")
