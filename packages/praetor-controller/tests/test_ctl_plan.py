@@ -18,7 +18,6 @@ from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, DEVICE_PROCES
 from praetor_controller.ctl.errors import BadInput
 from praetor_controller.ctl.forecast import MOST_STEPS
 from praetor_controller.ctl.manifest import deployments_in
-from praetor_controller.model.patching import json_patched, merge_patched
 
 LONG_AGO = "2026-01-01T00:00:00Z"
 OLD, NEW = {"execution": {"backend": "process"}}, {"execution": {"backend": "systemd"}}
@@ -232,24 +231,6 @@ def test_a_forecast_keeps_the_budget_and_ends(devices: int, limit: int) -> None:
     assert told["unavailableAtMost"] <= limit
     assert len(told["steps"]) <= min(devices, MOST_STEPS)
     assert len(told["left"]) == (0 if limit else devices)
-
-
-def test_json_patches() -> None:
-    obj = {"metadata": {"labels": {"a/b": "1", "c": "2"}}}
-    operations: list[dict[str, Any]] = [
-        {"op": "replace", "path": "/metadata/labels/a~1b", "value": "3"},
-        {"op": "remove", "path": "/metadata/labels/c"},
-        {"op": "add", "path": "/metadata/annotations", "value": {"x": "y"}},
-    ]
-    assert json_patched(obj, operations) == {"metadata": {"labels": {"a/b": "3"}, "annotations": {"x": "y"}}}
-    assert obj == {"metadata": {"labels": {"a/b": "1", "c": "2"}}}
-
-
-def test_merge_patches() -> None:
-    assert merge_patched({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"b": None, "e": {"f": 1}}, "d": [2]}) == {
-        "a": {"c": 2, "e": {"f": 1}},
-        "d": [2],
-    }
 
 
 def test_a_way_back_to_an_earlier_template_is_a_rollout_that_begins_now() -> None:

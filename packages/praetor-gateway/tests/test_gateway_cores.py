@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway_testing import process_row, switch_row
-from kube_store import merge as apply_merge_patch
 from praetor_api.canonical import canonical_json, spec_hash
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus, Phase, ProcessCounts
@@ -25,7 +23,7 @@ from praetor_gateway.http.requests import preferred_wait
 from praetor_gateway.reports.heartbeats import read_heartbeat
 from praetor_gateway.status import events
 from praetor_gateway.status.merge import merge
-from praetor_gateway.status.patch import difference, of_switch
+from praetor_gateway.status.patch import of_switch
 from praetor_gateway.status.pending import PROGRESS_DEBOUNCE_S, RESULT_DEBOUNCE_S, debounce_s
 from praetor_gateway.status.switch import SwitchFacts, counts, merge_switch
 
@@ -270,22 +268,6 @@ def test_counts_say_how_many_run_and_are_healthy() -> None:
     rows = (after(process_row(), UP), process_row(), after(process_row(), seen(process_started=True, healthy=False)))
     assert rows[2].status.phase is Phase.RUNNING
     assert counts(rows) == ProcessCounts(desired=3, running=2, healthy=1)
-
-
-leaves = st.integers(0, 3) | st.sampled_from(["a", "b"]) | st.lists(st.integers(0, 1), max_size=2)
-trees = st.recursive(
-    st.dictionaries(st.sampled_from("xyz"), leaves, max_size=3),
-    lambda inner: st.dictionaries(st.sampled_from("xyz"), leaves | inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@settings(deadline=None)
-@given(old=trees, new=trees)
-def test_the_difference_applied_to_the_old_document_gives_the_new_one(old: dict[str, Any], new: dict[str, Any]) -> None:
-    patch = difference(old, new)
-    assert apply_merge_patch(old, json.loads(json.dumps(patch))) == new
-    assert difference(new, new) == {}
 
 
 @pytest.mark.parametrize(

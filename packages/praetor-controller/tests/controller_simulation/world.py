@@ -17,9 +17,10 @@ from controller_simulation.devices import Devices, Pretend
 from controller_simulation.invariants import Broken
 from controller_simulation.stored import LAB, Stored
 from controller_testing import PatchingKube
-from kube_store import Store, merge
+from kube_store import Store
 from kube_testing import FakeClock
 from praetor_api.kube.client.api import PatchType
+from praetor_api.kube.client.patches import apply_merge_patch
 from praetor_api.kube.client.resource import (
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
@@ -204,7 +205,7 @@ class Simulation:
     def _has(self, name: str, wanted: Mapping[str, Any]) -> bool:
         stored = self.store.read(DEVICE_PROCESS_DEPLOYMENTS, Key(LAB, name))["spec"]["template"]
         without_empty = {"metadata": {"annotations": {}}} | stored
-        return bool(merge(without_empty, wanted) == without_empty)
+        return bool(apply_merge_patch(without_empty, wanted) == without_empty)
 
     def restart(self, name: str) -> None:
         """Restart every process in place, under the rollout's policy."""

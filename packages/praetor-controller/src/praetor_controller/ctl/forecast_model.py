@@ -12,12 +12,12 @@ from typing import Any, assert_never
 from attrs import evolve
 
 from praetor_api.conditions import ConditionType
+from praetor_api.kube.client.patches import apply_json_patch, apply_merge_patch
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.codec import format_time
 from praetor_controller.ctl.inventory import Census
 from praetor_controller.model.actions import Action, Create, Delete, Update
 from praetor_controller.model.manifests import process_body, process_patch
-from praetor_controller.model.patching import json_patched, merge_patched
 from praetor_controller.model.projection import project_deployment, project_process
 from praetor_controller.model.revisions import project_revision, revision_changes
 from praetor_controller.model.rows import DeviceRow, ProcessRow
@@ -66,7 +66,7 @@ class World:
         planned = plan(self._seen.snapshot(self.deployment, self.now), self.now)
         if planned.status is not None:
             patch = status_patch(self.deployment.status.raw, planned.status)
-            status = merge_patched(self.deployment.status.raw, patch)
+            status = apply_merge_patch(self.deployment.status.raw, patch)
             self._raw_deployment = {**self._raw_deployment, "status": status}
             self.deployment = project_deployment(self._raw_deployment)
         return planned
@@ -82,7 +82,7 @@ class World:
                     self._offered.add(key)
                 case Update(process):
                     key = Key(process.namespace, process.name)
-                    patched = json_patched(self._raw[key], process_patch(self.deployment, action, self.now))
+                    patched = apply_json_patch(self._raw[key], process_patch(self.deployment, action, self.now))
                     if action.spec:
                         patched["metadata"]["generation"] = patched["metadata"].get("generation", 0) + 1
                         self._offered.add(key)

@@ -8,6 +8,7 @@ from typing import Any
 from praetor_api.annotations import CHANGE_CAUSE_ANNOTATION
 from praetor_api.kube.client.api import PatchType
 from praetor_api.kube.client.errors import Conflict
+from praetor_api.kube.client.patches import json_pointer
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
 from praetor_api.names import is_device_name
 from praetor_controller.ctl.cluster import FIELD_MANAGER, Cluster
@@ -70,7 +71,7 @@ async def replace_template(
 
 def _cause_changes(annotations: Mapping[str, str] | None, cause: str) -> list[dict[str, Any]]:
     """Return what makes *cause* the change cause, so that an older template is not explained by a newer one's."""
-    path = f"/metadata/annotations/{CHANGE_CAUSE_ANNOTATION.replace('/', '~1')}"
+    path = json_pointer("metadata", "annotations", CHANGE_CAUSE_ANNOTATION)
     if annotations is None:
         return (
             [{"op": "add", "path": "/metadata/annotations", "value": {CHANGE_CAUSE_ANNOTATION: cause}}] if cause else []

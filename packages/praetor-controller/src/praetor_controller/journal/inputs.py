@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 from attrs import evolve, field, frozen
 
 from praetor_api.canonical import canonical_json
+from praetor_api.kube.client.patches import apply_merge_patch, diff_merge_patch
 from praetor_controller.journal.codec import NotRecorded, fields_of, plain, restored
-from praetor_controller.model.patching import merge_patched
 from praetor_controller.model.rows import DeviceRow, ProcessRow
 from praetor_controller.rollout.snapshot import Snapshot
 
@@ -54,7 +54,7 @@ class Known:
 def changes(known: Known, snapshot: Snapshot, breathe: Callable[[], None] = lambda: None) -> tuple[Document, Known]:
     """Return the merge patch that makes *snapshot* of what is *known*, and what is known then."""
     rest = _rest(snapshot)
-    patch = merge_patch(known.rest, rest)
+    patch = diff_merge_patch(known.rest, rest)
     rows: dict[str, Mapping[str, _Kept]] = {}
     sums: dict[str, int] = {}
     for name in ROWS:
@@ -93,7 +93,7 @@ def _row_changes(
         data = _row_data(row)
         kept = after[name] = _Kept(row, row_digest(name, data))
         if had is None or had.digest != kept.digest:
-            patch[name] = data if had is None else merge_patch(_row_data(had.row), data)
+            patch[name] = data if had is None else diff_merge_patch(_row_data(had.row), data)
             change += kept.digest - (had.digest if had is not None else 0)
             if len(patch) % _BREATH == 0:
                 breathe()
@@ -132,13 +132,13 @@ class Reconstruction:
             for row, changed in part.items():
                 self._change_row(name, row, changed)
         rest = {name: value for name, value in patch.items() if name not in ROWS}
-        self._rest = merge_patched(self._rest, rest)
+        self._rest = apply_merge_patch(self._rest, rest)
 
     def _change_row(self, name: str, row: str, changed: Any) -> None:
         had = self._data[name].pop(row, None)
         self._rows[name].pop(row, None)
         change = -row_digest(row, had) if had is not None else 0
-        data = merge_patched(had, changed)
+        data = apply_merge_patch(had, changed)
         if data is not None:
             self._rows[name][row] = restored({**data, "name": row}, ROWS[name])
             self._data[name][row] = data
@@ -158,14 +158,3 @@ class Reconstruction:
 def _digest(rest: Document, counts: Mapping[str, int], sums: Mapping[str, int]) -> str:
     summed = {name: [counts.get(name, 0), f"{sums.get(name, 0):064x}"] for name in ROWS}
     return "sha256:" + hashlib.sha256(canonical_json(rest | summed)).hexdigest()
-
-
-def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Document:
-    """Return the merge patch that makes *new* of *old*."""
-    patch: Document = dict.fromkeys(old.keys() - new.keys())
-    for name, value in new.items():
-        had = old.get(name)
-        if had == value:
-            continue
-        patch[name] = merge_patch(had, value) if isinstance(had, dict) and isinstance(value, dict) else value
-    return patch

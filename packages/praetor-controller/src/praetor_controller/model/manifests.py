@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from praetor_api.annotations import MANAGED_ANNOTATION, OFFERED_AT_ANNOTATION, REVISION_ANNOTATION, WAVE_ANNOTATION
+from praetor_api.kube.client.patches import json_pointer
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES
 from praetor_api.kube.codec import format_time
 from praetor_api.spec import DeviceKind
@@ -56,7 +57,7 @@ def process_patch(deployment: DeploymentRow, action: Update, now: datetime) -> l
         "annotations", process, process.annotations, dict(template.annotations) | notes, managed.annotations
     )
     if action.spec and process.wave and not action.wave:  # else this rollout would seem to have begun that wave
-        path = f"/metadata/annotations/{_escaped(WAVE_ANNOTATION)}"
+        path = json_pointer("metadata", "annotations", WAVE_ANNOTATION)
         operations.append({"op": "add", "path": path, "value": ""})  # the API refuses to remove what is gone already
     return operations
 
@@ -91,17 +92,12 @@ def _keys(
     field: str, process: ProcessRow, current: LabelItems, wanted: Mapping[str, str], managed: frozenset[str]
 ) -> list[Operation]:
     there = dict(current)
-    path = f"/metadata/{field}"
     if not there and not (field == "annotations" and process.annotated):
-        return [{"op": "add", "path": path, "value": dict(wanted)}] if wanted else []
+        return [{"op": "add", "path": json_pointer("metadata", field), "value": dict(wanted)}] if wanted else []
     added = [
-        {"op": "add", "path": f"{path}/{_escaped(key)}", "value": value}
+        {"op": "add", "path": json_pointer("metadata", field, key), "value": value}
         for key, value in sorted(wanted.items())
         if there.get(key) != value
     ]
     gone = sorted((managed - wanted.keys()) & there.keys())
-    return added + [{"op": "remove", "path": f"{path}/{_escaped(key)}"} for key in gone]
-
-
-def _escaped(key: str) -> str:
-    return key.replace("~", "~0").replace("/", "~1")
+    return added + [{"op": "remove", "path": json_pointer("metadata", field, key)} for key in gone]

@@ -7,6 +7,7 @@ from typing import Any
 
 from attrs import frozen
 
+from praetor_api.kube.client.patches import diff_merge_patch
 from praetor_api.kube.codec import encode
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
@@ -43,19 +44,6 @@ def of_switch(row: CachedSwitch, status: NetworkSwitchStatus, facts: object) -> 
     return _patch(row, status, facts, events.of_switch(row.status, status))
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the JSON merge patch (RFC 7386) from *old* to *new*, lists whole."""
-    patch: dict[str, Any] = {name: None for name in old if name not in new}
-    for name, value in new.items():
-        before = old.get(name)
-        if isinstance(value, Mapping) and isinstance(before, Mapping):
-            if inner := difference(before, value):
-                patch[name] = inner
-        elif value != before:
-            patch[name] = value
-    return patch
-
-
 def _patch(
     row: CachedProcess | CachedSwitch,
     status: DeviceProcessStatus | NetworkSwitchStatus,
@@ -65,6 +53,6 @@ def _patch(
     # the write holds for this version only: conditions are replaced as a whole, and another writer's must not be lost
     body = {
         "metadata": {"resourceVersion": row.resource_version},
-        "status": difference(encode(row.status), encode(status)),
+        "status": diff_merge_patch(encode(row.status), encode(status)),
     }
     return StatusPatch(row=row, body=body, events=happened, facts=facts)
