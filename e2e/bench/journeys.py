@@ -22,7 +22,7 @@ from e2e.bench.controller.in_memory import running_controller
 from e2e.bench.measure.context import BenchError, Context, own_environment
 from e2e.bench.measure.figures import Figure, at_most
 from e2e.bench.measure.trace import Counts, Trace, tracing
-from gateway_testing import Lab, running_lab
+from gateway_testing import GatewayLab, running_lab
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
 from praetor_controller.rollout.planner import plan
 from praetor_gateway.status.merge import merge
@@ -103,7 +103,7 @@ async def _report(trace: Trace) -> None:
 
 
 @asynccontextmanager
-async def _settled() -> AsyncIterator[Lab]:
+async def _settled() -> AsyncIterator[GatewayLab]:
     """Run a gateway around the block, which begins when its device is known to run its process."""
     async with running_lab() as lab:
         await lab.declare(DEVICE)

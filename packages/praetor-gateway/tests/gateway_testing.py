@@ -20,13 +20,13 @@ from praetor_api.spec import RestartPolicy
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.liveness.peers import PeerTransport
-from praetor_gateway.settings import Credentials, Settings
+from praetor_gateway.settings import Credentials, GatewaySettings
 
 T = TypeVar("T")
 
 SHARED_TOKEN = "open sesame"
 
-SETTINGS = Settings(
+SETTINGS = GatewaySettings(
     addr="127.0.0.1:0",
     probe_addr="127.0.0.1:0",
     credentials=Credentials(tokens=(SHARED_TOKEN,)),
@@ -180,7 +180,7 @@ class _Exchange:
 
 
 @frozen(kw_only=True)
-class Lab:
+class GatewayLab:
     """A running gateway, and the world around it."""
 
     kube: FakeKube
@@ -240,7 +240,7 @@ async def running_lab(
     clock: FakeClock | None = None,
     transport: PeerTransport | None = None,
     **settings: Any,
-) -> AsyncIterator[Lab]:
+) -> AsyncIterator[GatewayLab]:
     """Run a gateway on fakes; *settings* replace those of SETTINGS."""
     clock = clock or FakeClock()
     kube = kube or FakeKube(clock)
@@ -249,7 +249,7 @@ async def running_lab(
     client = AsgiClient(gateway.app)
     async with _on_time(gateway, clock):
         await clock.settle()
-        yield Lab(kube=kube, clock=clock, gateway=gateway, client=client, registry=registry)
+        yield GatewayLab(kube=kube, clock=clock, gateway=gateway, client=client, registry=registry)
 
 
 @asynccontextmanager

@@ -7,7 +7,15 @@ import json
 
 import pytest
 
-from gateway_testing import Answer, Lab, conditions, process_object, run_in_virtual_time, running_lab, switch_object
+from gateway_testing import (
+    Answer,
+    GatewayLab,
+    conditions,
+    process_object,
+    run_in_virtual_time,
+    running_lab,
+    switch_object,
+)
 from praetor_api.canonical import desired_etag, spec_hash
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, EVENTS, NETWORK_SWITCHES, Key
 from praetor_api.protocol import MAX_BODY_BYTES, MAX_OBSERVATIONS
@@ -399,7 +407,7 @@ async def test_connect_is_acknowledged_like_a_heartbeat() -> None:
 # Long polls
 
 
-async def _etag(lab: Lab) -> str:
+async def _etag(lab: GatewayLab) -> str:
     return (await lab.client.get(DESIRED)).headers["etag"]
 
 

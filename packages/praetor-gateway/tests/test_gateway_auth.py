@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gateway_testing import AsgiClient, Lab, running_lab, switch_object
+from gateway_testing import AsgiClient, GatewayLab, running_lab, switch_object
 from praetor_api.canonical import desired_etag
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.tokens import device_token
@@ -112,12 +112,12 @@ async def test_secrets_are_read_again_when_their_file_changes(tmp_path: Path) ->
 # Revocation of one device's tokens
 
 
-async def raise_epoch(lab: Lab, device: str, epoch: int | None) -> None:
+async def raise_epoch(lab: GatewayLab, device: str, epoch: int | None) -> None:
     await lab.kube.patch(NETWORK_SWITCHES, Key("lab", device), {"spec": {"credentialEpoch": epoch}})
     await lab.clock.settle()
 
 
-async def statuses(lab: Lab, device: str, *tokens: str) -> list[set[int]]:
+async def statuses(lab: GatewayLab, device: str, *tokens: str) -> list[set[int]]:
     """Return how the endpoints answer each token."""
 
     async def answered(client: AsgiClient, method: str, action: str) -> int:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
-from gateway_testing import Lab, conditions, process_object, running_lab, switch_object
+from gateway_testing import GatewayLab, conditions, process_object, running_lab, switch_object
 from praetor_api.kube.client.errors import api_error
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, EVENTS, LEASES, NETWORK_SWITCHES, Key
 
 
-async def heartbeats(lab: Lab, seconds: int, *devices: str) -> None:
+async def heartbeats(lab: GatewayLab, seconds: int, *devices: str) -> None:
     for _ in range(0, seconds, 15):
         for device in devices:
             await lab.report(device)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gateway_testing import AsgiClient, Lab, conditions, running_lab
+from gateway_testing import AsgiClient, GatewayLab, conditions, running_lab
 from kube_testing import FakeClock, FakeKube
 from praetor_api.kube.client.resource import LEASES, Key
 from praetor_gateway import cli
 from praetor_gateway.http.server import Listener
-from praetor_gateway.liveness.peers import PATH, Heard, HttpPeerTransport
+from praetor_gateway.liveness.peers import PATH, HttpPeerTransport, PeerPush
 from praetor_gateway.settings import PeerSettings
 
 
@@ -22,10 +22,10 @@ class PeerNetwork:
     """Carries pushes between the gateways until it is cut."""
 
     def __init__(self) -> None:
-        self.labs: dict[str, Lab] = {}
+        self.labs: dict[str, GatewayLab] = {}
         self.cut = False
 
-    async def push(self, address: str, heard: Heard) -> bool:
+    async def push(self, address: str, heard: PeerPush) -> bool:
         lab = self.labs.get(address)
         if lab is None or self.cut or lab.gateway.peer_app is None:
             return False
@@ -34,7 +34,9 @@ class PeerNetwork:
         return (await client.post(PATH, body, authorization="Bearer secret")).status == 204
 
 
-async def replica(stack: AsyncExitStack, network: PeerNetwork, name: str, kube: FakeKube, clock: FakeClock) -> Lab:
+async def replica(
+    stack: AsyncExitStack, network: PeerNetwork, name: str, kube: FakeKube, clock: FakeClock
+) -> GatewayLab:
     peers = PeerSettings(addr="127.0.0.1:0", advertise=name, token="secret")
     lab = await stack.enter_async_context(
         running_lab(kube.another_client(), clock, transport=network, identity=name, peers=peers)
@@ -43,14 +45,14 @@ async def replica(stack: AsyncExitStack, network: PeerNetwork, name: str, kube: 
     return lab
 
 
-async def beat(lab: Lab, seconds: int, *devices: str) -> None:
+async def beat(lab: GatewayLab, seconds: int, *devices: str) -> None:
     for _ in range(0, seconds, 5):
         for device in devices:
             await lab.client.post(f"/v1/devices/{device}/connect")
         await lab.clock.advance(5)
 
 
-def lost(lab: Lab, *devices: str) -> list[str]:
+def lost(lab: GatewayLab, *devices: str) -> list[str]:
     return [device for device in devices if conditions(lab.switch(device)).get("AgentConnected") == "False"]
 
 
@@ -152,7 +154,7 @@ async def test_pushes_are_sent_over_http_with_the_token() -> None:
         stop = asyncio.Event()
         serving = asyncio.ensure_future(listener.serve(stop.wait, 1.0))
         right, wrong = HttpPeerTransport("secret"), HttpPeerTransport("wrong")
-        heard = Heard(observer="x", ages={"leaf-1": 0.5})
+        heard = PeerPush(observer="x", ages={"leaf-1": 0.5})
         assert await right.push(f"127.0.0.1:{listener.port}", heard) is True
         assert await wrong.push(f"127.0.0.1:{listener.port}", heard) is False
         assert await right.push("127.0.0.1:1", heard) is False

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway_testing import Lab, conditions, running_lab
+from gateway_testing import GatewayLab, conditions, running_lab
 from kube_testing import FakeKube
 from praetor_api.kube.client.errors import api_error
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key
@@ -16,7 +16,7 @@ KEY = Key("lab", "agent-leaf-1")
 
 
 @asynccontextmanager
-async def two_replicas() -> AsyncIterator[tuple[Lab, Lab, dict[str, Any]]]:
+async def two_replicas() -> AsyncIterator[tuple[GatewayLab, GatewayLab, dict[str, Any]]]:
     """Yield a replica that leads, another one, and an observation that a device reported to both: all is well."""
     async with (
         running_lab() as first,
@@ -33,7 +33,7 @@ async def two_replicas() -> AsyncIterator[tuple[Lab, Lab, dict[str, Any]]]:
 
 
 @asynccontextmanager
-async def reported_to(**identity: Any) -> AsyncIterator[tuple[Lab, dict[str, Any]]]:
+async def reported_to(**identity: Any) -> AsyncIterator[tuple[GatewayLab, dict[str, Any]]]:
     """Yield a gateway and an observation that a device reported to it 5 s ago: all is well."""
     async with running_lab() as lab:
         await lab.declare("leaf-1")
@@ -43,7 +43,7 @@ async def reported_to(**identity: Any) -> AsyncIterator[tuple[Lab, dict[str, Any
         yield lab, good
 
 
-async def beat(lab: Lab, *seen: dict[str, Any], version: str = "1", system: str = "old") -> bool:
+async def beat(lab: GatewayLab, *seen: dict[str, Any], version: str = "1", system: str = "old") -> bool:
     """Send a heartbeat, and on a resync request all observations; return whether there was one."""
     await lab.clock.advance(5)
     asked: bool = (await lab.report("leaf-1", agentVersion=version, bootID="b"))["resync"]
@@ -53,11 +53,11 @@ async def beat(lab: Lab, *seen: dict[str, Any], version: str = "1", system: str 
     return asked
 
 
-def status_writes(lab: Lab) -> int:
+def status_writes(lab: GatewayLab) -> int:
     return [request.subresource for request in lab.kube.requests].count("status")
 
 
-def writes(*labs: Lab) -> int:
+def writes(*labs: GatewayLab) -> int:
     return sum(request.verb == "patch" and request.resource != LEASES for lab in labs for request in lab.kube.requests)
 
 

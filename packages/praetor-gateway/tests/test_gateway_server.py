@@ -22,7 +22,7 @@ from praetor_api.kube.client.resource import DEVICE_PROCESSES
 from praetor_api.kube.runtime.clock import SystemClock
 from praetor_gateway.errors import ConfigurationError
 from praetor_gateway.gateway import Gateway
-from praetor_gateway.http.certificates import CHECK_S, Tls
+from praetor_gateway.http.certificates import CHECK_S, TlsFiles
 from praetor_gateway.http.server import Listener, on_loop_error
 from praetor_gateway.main import serve
 
@@ -109,7 +109,7 @@ def test_a_bad_certificate_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "junk.pem"
     path.write_text("junk")
     with pytest.raises(ConfigurationError, match="--tls-cert: cannot use"):
-        Listener(lambda *_: None, "127.0.0.1:0", option="--addr", tls=Tls(cert=path, key=path))  # type: ignore[arg-type]
+        Listener(lambda *_: None, "127.0.0.1:0", option="--addr", tls=TlsFiles(cert=path, key=path))  # type: ignore[arg-type]
 
 
 async def test_a_hung_request_does_not_keep_the_server_from_ending() -> None:
@@ -149,7 +149,7 @@ def test_devices_are_served_over_tls(tmp_path: Path) -> None:
     key, certificate = self_signed()
     (tmp_path / "key.pem").write_bytes(key)
     (tmp_path / "cert.pem").write_bytes(certificate)
-    tls = Tls(cert=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+    tls = TlsFiles(cert=tmp_path / "cert.pem", key=tmp_path / "key.pem")
 
     async def scenario() -> tuple[bytes, str | None]:
         async def hello(_: Scope, __: Receive, send: Send) -> None:
@@ -201,7 +201,7 @@ async def test_a_renewed_certificate_is_served_once_its_key_matches(tmp_path: Pa
     put("key.pem", old_key)
     put("cert.pem", old)
     clock, stop = FakeClock(), asyncio.Event()
-    tls = Tls(cert=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+    tls = TlsFiles(cert=tmp_path / "cert.pem", key=tmp_path / "key.pem")
     listener = Listener(nothing, "127.0.0.1:0", option="--addr", tls=tls, clock=clock)
     serving = asyncio.ensure_future(listener.serve(stop.wait, 1.0))
     assert await shown(listener.port, name) == old

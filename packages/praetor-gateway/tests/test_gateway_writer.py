@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway_testing import Lab, conditions, process_object, running_lab
+from gateway_testing import GatewayLab, conditions, process_object, running_lab
 from kube_testing import FakeKube
 from praetor_api.kube.client.errors import Unreachable, api_error
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key, Resource
@@ -22,12 +22,12 @@ from praetor_gateway.status.merge import merge
 KEY = Key("lab", "agent-leaf-1")
 
 
-def asked(lab: Lab) -> int:
+def asked(lab: GatewayLab) -> int:
     """Return how many requests reached the apiserver, renewals of the Lease apart."""
     return sum(request.resource != LEASES and request.verb != "watch" for request in lab.kube.requests)
 
 
-def writes(lab: Lab, device: str = "leaf-1") -> int:
+def writes(lab: GatewayLab, device: str = "leaf-1") -> int:
     return sum(
         request.verb == "patch" and request.key == Key("lab", f"agent-{device}") for request in lab.kube.requests
     )

@@ -18,7 +18,14 @@ from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS, DEFAULT_STALE_MULTIP
 from praetor_gateway.__about__ import __version__
 from praetor_gateway.errors import ConfigurationError
 from praetor_gateway.main import run
-from praetor_gateway.settings import Credentials, PeerSettings, Settings, load_verifier, parse_address, read_lines
+from praetor_gateway.settings import (
+    Credentials,
+    GatewaySettings,
+    PeerSettings,
+    load_verifier,
+    parse_address,
+    read_lines,
+)
 
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -30,74 +37,88 @@ _FILE = click.Path(path_type=Path)
 @click.option("--addr", default=":8080", help="Where devices are served, host:port.")
 @click.option("--health-probe-bind-address", "probe_addr", default=":8081", help="Probes and metrics, host:port.")
 @click.option("--device-token", multiple=True, help="A token that every device may use. Repeatable.")
-@click.option("--device-token-file", multiple=True, type=_FILE, help="File of such tokens, one a line.")
+@click.option("--device-token-file", multiple=True, type=_FILE, help="Path of a file of such tokens, one per line.")
 @click.option("--device-token-secret", multiple=True, help="Secret of hex(HMAC-SHA256(secret, device)). Repeatable.")
 @click.option(
     "--device-token-secret-file",
     multiple=True,
     type=_FILE,
-    help="File of such secrets, one a line, newest first. Read again when it changes.",
+    help="Path of a file of such secrets, one per line, newest first. Read again when it changes.",
 )
-@click.option("--insecure", is_flag=True, help="Serve everybody, without tokens.")
+@click.option("--insecure", is_flag=True, help="Admit every request without a token.")
 @click.option(
     "--default-heartbeat-seconds",
     "heartbeat_s",
     type=click.IntRange(1, 3600),
     default=DEFAULT_HEARTBEAT_SECONDS,
-    help="How often devices shall report.",
+    help="Seconds between the reports of a device.",
 )
 @click.option(
     "--stale-multiplier",
     type=click.FloatRange(1.0, 1000.0, min_open=True),
     default=float(DEFAULT_STALE_MULTIPLIER),
-    help="A device is disconnected after so many silent heartbeats.",
+    help="Silent heartbeats after which a device is disconnected.",
 )
 @click.option(
     "--takeover-grace-seconds",
     "takeover_grace_s",
     type=click.FloatRange(min=0.0),
     default=None,
-    help="After taking over, call no device disconnected for so long.  [default: the stale limit and one heartbeat]",
+    help="Seconds after taking over in which no device is disconnected.  [default: the stale limit and one heartbeat]",
 )
 @click.option(
     "--max-wait-seconds",
     "max_wait_s",
     type=click.IntRange(0, MAX_WAIT_SECONDS),
     default=MAX_WAIT_SECONDS,
-    help="The longest that a poll is held.",
+    help="Maximum seconds that a poll is held.",
 )
 @click.option(
     "--device-rate",
     "device_rate_per_s",
     type=click.FloatRange(min=0.0, min_open=True),
     default=2.0,
-    help="Reports per second that one device may send in the long run.",
+    help="Maximum reports per second of one device in the long run.",
 )
 @click.option("--namespace", "namespaces", multiple=True, help="Watch this namespace. Repeatable.  [default: all]")
 @click.option("--lease-namespace", default=None, help="Namespace of the Lease.  [default: the pod's, or default]")
-@click.option("--peer-bind-address", "peer_addr", default=None, help="Where other replicas report, host:port.")
 @click.option(
-    "--peer-advertise-address", "peer_advertise", default=None, help="Under which they reach it.  [default: host name]"
+    "--peer-bind-address",
+    "peer_addr",
+    default=None,
+    help="Where other replicas report whom they heard, host:port.",
 )
-@click.option("--peer-token-file", type=_FILE, default=None, help="File of the secret that all replicas share.")
+@click.option(
+    "--peer-advertise-address",
+    "peer_advertise",
+    default=None,
+    help="Address of this replica for the others, host:port.  [default: host name]",
+)
+@click.option(
+    "--peer-token-file", type=_FILE, default=None, help="Path of the file with the secret that all replicas share."
+)
 @click.option(
     "--lease-duration",
     "lease_duration_s",
     type=click.FloatRange(1.0, 3600.0),
     default=15.0,
-    help="Seconds after which another replica may judge liveness in place of one that is silent.",
+    help="Seconds after which another replica may take over from a silent leader.",
 )
-@click.option("--site-label", default="site", help="Label of switches that one fault may silence together.")
+@click.option(
+    "--site-label",
+    default="site",
+    help="Label of switches that names their site, which one fault may silence.",
+)
 @click.option("--kubeconfig", default=None, help="Kubeconfig; $KUBECONFIG, ~/.kube/config or the pod's when unset.")
 @click.option("--context", default=None, help="Context of the kubeconfig.")
-@click.option("--tls-cert", type=_FILE, default=None, help="Certificate (PEM), to serve devices over TLS.")
-@click.option("--tls-key", type=_FILE, default=None, help="Its key (PEM).")
+@click.option("--tls-cert", type=_FILE, default=None, help="Path of the certificate (PEM), to serve devices over TLS.")
+@click.option("--tls-key", type=_FILE, default=None, help="Path of its key (PEM).")
 @click.option(
     "--shutdown-timeout",
     "shutdown_timeout_s",
     type=click.FloatRange(min=1.0),
     default=20.0,
-    help="Seconds to end what is under way and to write what is queued.",
+    help="Seconds to end requests and to write pending statuses.",
 )
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
@@ -113,7 +134,7 @@ def main(**options: Any) -> None:
         raise click.BadParameter(str(e), param_hint="--kubeconfig") from e
 
 
-def read_settings(options: Mapping[str, Any]) -> Settings:
+def read_settings(options: Mapping[str, Any]) -> GatewaySettings:
     """Return the settings that *options*, as click gives them, ask for; ConfigurationError naming a bad one."""
     given = dict(options)
     credentials = Credentials(
@@ -128,7 +149,7 @@ def read_settings(options: Mapping[str, Any]) -> Settings:
     peers = _peers(given.pop("peer_addr"), given.pop("peer_advertise"), given.pop("peer_token_file"))
     grace_s = given.pop("takeover_grace_s")
     heartbeat_s, multiplier = given["heartbeat_s"], given["stale_multiplier"]
-    return Settings(
+    return GatewaySettings(
         addr=parse_address("--addr", given.pop("addr")),
         probe_addr=parse_address("--health-probe-bind-address", given.pop("probe_addr")),
         credentials=None if insecure else credentials,
@@ -147,7 +168,7 @@ def _check_authentication(credentials: Credentials, insecure: bool) -> None:
     if not insecure and not credentials:
         message = (
             "no authentication is configured; give --device-token-secret, --device-token or their -file variants, "
-            "or --insecure to serve everybody"
+            "or --insecure to admit every request"
         )
         raise ConfigurationError("--device-token-secret", message)
     if credentials:
@@ -171,7 +192,7 @@ def _peers(addr: str | None, advertise: str | None, token_file: Path | None) -> 
         return None
     bound = parse_address("--peer-bind-address", addr)
     if token_file is None:
-        message = "is needed with --peer-bind-address, or anybody could say which devices are alive"
+        message = "is needed with --peer-bind-address, or any client could say which devices are alive"
         raise ConfigurationError("--peer-token-file", message)
     host, _, port = bound.rpartition(":")
     own = socket.gethostname() if host == "0.0.0.0" else host  # noqa: S104 - compared, not bound

@@ -22,7 +22,7 @@ from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_gateway.fleet.devices import DeviceIndex
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Projection
 from praetor_gateway.http.app import create_app
-from praetor_gateway.http.auth import Authenticator, CredentialReloader
+from praetor_gateway.http.auth import CredentialReloader, DeviceAuthenticator
 from praetor_gateway.http.device_api import DeviceApi, Terms
 from praetor_gateway.http.long_poll import LongPolls
 from praetor_gateway.http.probes import create_probe_app
@@ -31,9 +31,9 @@ from praetor_gateway.liveness.arbiter import Arbiter
 from praetor_gateway.liveness.detector import DetectorLimits
 from praetor_gateway.liveness.peers import PeerPusher, PeerTransport, create_peer_app
 from praetor_gateway.liveness.tracker import LivenessTracker
-from praetor_gateway.metrics import Metrics
+from praetor_gateway.metrics import GatewayMetrics
 from praetor_gateway.reports.handler import ReportHandler, ReportRate
-from praetor_gateway.settings import Settings, load_verifier
+from praetor_gateway.settings import GatewaySettings, load_verifier
 from praetor_gateway.status.ambiguity import AmbiguityReporter
 from praetor_gateway.status.composer import StatusComposer
 from praetor_gateway.status.pending import PendingStatuses
@@ -62,7 +62,7 @@ class Gateway:
     def __init__(
         self,
         api: KubeApi,
-        settings: Settings,
+        settings: GatewaySettings,
         clock: Clock,
         registry: CollectorRegistry,
         transport: PeerTransport | None = None,
@@ -70,7 +70,7 @@ class Gateway:
         self._settings = settings
         self._clock = clock
         self._draining = False
-        self.metrics = Metrics(registry)
+        self.metrics = GatewayMetrics(registry)
         self._recorder = EventRecorder(api, clock, COMPONENT, settings.identity)
         self._long_polls = LongPolls()
         self._pending = PendingStatuses(clock)
@@ -257,7 +257,7 @@ class Gateway:
         gauge("events_dropped", "Events that were not written.", lambda: self._recorder.dropped)
 
 
-def _limits(settings: Settings) -> DetectorLimits:
+def _limits(settings: GatewaySettings) -> DetectorLimits:
     return DetectorLimits(
         stale_s=settings.stale_s,
         grace_s=settings.takeover_grace_s,
@@ -267,6 +267,6 @@ def _limits(settings: Settings) -> DetectorLimits:
     )
 
 
-def _authenticator(settings: Settings, metrics: Metrics) -> Authenticator:
+def _authenticator(settings: GatewaySettings, metrics: GatewayMetrics) -> DeviceAuthenticator:
     verifier = load_verifier(settings.credentials) if settings.credentials is not None else None
-    return Authenticator(verifier, metrics.auth)
+    return DeviceAuthenticator(verifier, metrics.auth)

@@ -13,15 +13,15 @@ from praetor_api.kube.client.client import KubeClient
 from praetor_api.kube.runtime.clock import SystemClock
 from praetor_gateway.__about__ import __version__
 from praetor_gateway.gateway import Gateway
-from praetor_gateway.http.certificates import Tls
+from praetor_gateway.http.certificates import TlsFiles
 from praetor_gateway.http.server import Listener, on_loop_error
 from praetor_gateway.liveness.peers import HttpPeerTransport
-from praetor_gateway.settings import Settings
+from praetor_gateway.settings import GatewaySettings
 
 _log = structlog.get_logger()
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: GatewaySettings) -> None:
     """Serve until SIGTERM or SIGINT. ConfigurationError or NotConfigured when the settings cannot work."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -44,10 +44,10 @@ def _announce(port: int, probe_port: int) -> None:
 
 
 async def serve(
-    gateway: Gateway, settings: Settings, stop: asyncio.Event, announce: Callable[[int, int], None]
+    gateway: Gateway, settings: GatewaySettings, stop: asyncio.Event, announce: Callable[[int, int], None]
 ) -> None:
     """Serve *gateway* until *stop*; *announce* is called with both ports once they are bound."""
-    tls = Tls(cert=settings.tls_cert, key=settings.tls_key) if settings.tls_cert and settings.tls_key else None
+    tls = TlsFiles(cert=settings.tls_cert, key=settings.tls_key) if settings.tls_cert and settings.tls_key else None
     devices = Listener(gateway.app, settings.addr, option="--addr", tls=tls)
     probes = Listener(gateway.probe_app, settings.probe_addr, option="--health-probe-bind-address")
     others = [probes]

@@ -8,10 +8,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from praetor_api.kube.client.resource import Resource
 from praetor_gateway.http.auth import Admission
-from praetor_gateway.status.writer import WriteOutcome
+from praetor_gateway.status.writer import StatusOutcome
 
 
-class Metrics:
+class GatewayMetrics:
     """Counters by name, and gauges that ask when they are scraped."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -22,7 +22,7 @@ class Metrics:
         auth = Counter("praetor_gateway_auth", "Decisions on tokens.", ["kind"], registry=registry)
         self._auth = {admission: auth.labels(admission.value) for admission in Admission}
         writes = Counter("praetor_gateway_status_writes", "Attempts to write a status.", ["outcome"], registry=registry)
-        self._writes = {outcome: writes.labels(outcome.value) for outcome in WriteOutcome}
+        self._writes = {outcome: writes.labels(outcome.value) for outcome in StatusOutcome}
         self._api = Counter(
             "praetor_gateway_apiserver_requests",
             "Requests to the apiserver; code 0 stands for no answer.",
@@ -44,7 +44,7 @@ class Metrics:
         """Count a decision on a token."""
         self._auth[admission].inc()
 
-    def write(self, outcome: WriteOutcome) -> None:
+    def write(self, outcome: StatusOutcome) -> None:
         """Count an attempt to write a status."""
         self._writes[outcome].inc()
 

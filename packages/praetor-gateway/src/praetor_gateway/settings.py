@@ -1,4 +1,4 @@
-"""What the operator asked for, checked."""
+"""The options of the gateway, checked."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from attrs import frozen
 
 from praetor_api.tokens import TokenVerifier
 from praetor_gateway.errors import ConfigurationError
-
-MIN_RETRY_S = 0.2
 
 
 @frozen(kw_only=True)
@@ -35,7 +33,7 @@ class PeerSettings:
 
 
 @frozen(kw_only=True)
-class Settings:
+class GatewaySettings:
     """The gateway's options. *credentials* None stands for `--insecure`; durations in seconds."""
 
     addr: str
@@ -66,7 +64,7 @@ class Settings:
 
     @property
     def scan_s(self) -> float:
-        """How often liveness is judged: a third of a heartbeat, at most every 5 s."""
+        """Seconds between scans for silent devices: a third of a heartbeat, at most 5."""
         return min(5.0, self.heartbeat_s / 3)
 
 
@@ -100,13 +98,13 @@ def read_lines(option: str, path: Path) -> list[str]:
         raise ConfigurationError(option, f"cannot read {path}: {reason}") from e
     words = [line.strip() for line in lines if line.strip()]
     if not words:
-        raise ConfigurationError(option, f"{path} is empty; write one a line, newest first")
+        raise ConfigurationError(option, f"{path} is empty; write one per line, newest first")
     return [_word(option, word) for word in words]
 
 
 def _word(option: str, word: str) -> str:
     if not word.strip():
-        raise ConfigurationError(option, "it is empty, which would let everybody in; give a value or leave it out")
+        raise ConfigurationError(option, "it is empty, which would admit every client; give a value or leave it out")
     if not (word.isascii() and word.isprintable()):
         raise ConfigurationError(option, "only printable ASCII can be sent in a header; choose another value")
     return word.strip()

@@ -33,7 +33,7 @@ class Admission(StrEnum):
 _ADMITTED = {None: Admission.REFUSED, TokenKind.SHARED: Admission.SHARED, TokenKind.HMAC: Admission.HMAC}
 
 
-class Authenticator:
+class DeviceAuthenticator:
     """Checks tokens; *count* is called with each decision. *verifier* None stands for `--insecure`."""
 
     def __init__(self, verifier: TokenVerifier | None, count: Callable[[Admission], None]) -> None:
@@ -60,7 +60,7 @@ class Authenticator:
 class CredentialReloader:
     """Reads tokens and secrets again when their files change."""
 
-    def __init__(self, credentials: Credentials, authenticator: Authenticator, clock: Clock) -> None:
+    def __init__(self, credentials: Credentials, authenticator: DeviceAuthenticator, clock: Clock) -> None:
         self._credentials = credentials
         self._authenticator = authenticator
         self._clock = clock

@@ -18,21 +18,21 @@ _log = structlog.get_logger()
 
 
 @frozen(kw_only=True)
-class Tls:
+class TlsFiles:
     """Certificate and key files."""
 
     cert: Path
     key: Path
 
 
-class Certificate:
+class CertificateReloader:
     """Follows the files of *tls*; *read* makes a context of them. Raises OSError when that cannot be done.
 
     The context is replaced as a whole, in each handshake: loading a certificate into one that is in use would leave it
     without a key when the files do not match, as while they are being written.
     """
 
-    def __init__(self, tls: Tls, read: Callable[[], ssl.SSLContext], clock: Clock) -> None:
+    def __init__(self, tls: TlsFiles, read: Callable[[], ssl.SSLContext], clock: Clock) -> None:
         self._tls = tls
         self._read = read
         self._clock = clock
@@ -62,7 +62,7 @@ class Certificate:
         connection.context = self._current
 
 
-def _stamp(tls: Tls) -> tuple[tuple[int, int, int], ...]:
+def _stamp(tls: TlsFiles) -> tuple[tuple[int, int, int], ...]:
     """Return what differs when a file was written, or replaced by another one as mounted Secrets are."""
     stats = [path.stat() for path in (tls.cert, tls.key)]
     return tuple((stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in stats)

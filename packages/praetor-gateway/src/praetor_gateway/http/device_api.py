@@ -14,11 +14,11 @@ from praetor_api.canonical import etag_matches
 from praetor_api.protocol import Observation, Rejected, Report, read_report
 from praetor_api.wire import WireError, parse_json, write
 from praetor_gateway.fleet.devices import EMPTY_ETAG, DeclaredDevice, DeviceIndex
-from praetor_gateway.http.auth import Authenticator
+from praetor_gateway.http.auth import DeviceAuthenticator
 from praetor_gateway.http.desired import render
 from praetor_gateway.http.long_poll import LongPolls, Woken
 from praetor_gateway.http.problems import UNAUTHORIZED_DETAIL, Problem, raise_for_body
-from praetor_gateway.http.requests import IF_NONE_MATCH, TOKEN, Head, preferred_wait, read_body, read_head
+from praetor_gateway.http.requests import IF_NONE_MATCH, TOKEN, RequestHead, preferred_wait, read_body, read_head
 from praetor_gateway.reports.handler import ReportHandler
 from praetor_gateway.reports.heartbeats import read_heartbeat
 
@@ -42,7 +42,7 @@ class DeviceApi:
         self,
         fleet: DeviceIndex,
         long_polls: LongPolls,
-        authenticator: Authenticator,
+        authenticator: DeviceAuthenticator,
         reports: ReportHandler,
         terms: Terms,
         *,
@@ -105,7 +105,7 @@ class DeviceApi:
         self._count("connect", HTTPStatus.OK)
         await self._acknowledge(send, device, device is not None and bool(device.session.unreported), ())
 
-    def _admit(self, name: str, head: Head) -> DeclaredDevice | None:
+    def _admit(self, name: str, head: RequestHead) -> DeclaredDevice | None:
         """Return the device behind a valid token, which counts as heard; None when it is not declared."""
         if not self._is_synced():  # an empty answer would stop what runs, and the credential epoch is not known either
             detail = "the gateway does not know the desired state yet"
@@ -116,7 +116,7 @@ class DeviceApi:
             self._reports.heard(device)
         return device
 
-    def _authenticate(self, name: str, head: Head) -> None:
+    def _authenticate(self, name: str, head: RequestHead) -> None:
         """Raise the 401 if the token is not good for the device by what is known at this moment."""
         if not self._authenticator.admits(name, head.get(TOKEN), self._fleet.epoch(name)):
             raise Problem(HTTPStatus.UNAUTHORIZED, UNAUTHORIZED_DETAIL, headers={"www-authenticate": "X-Device-Token"})
@@ -134,7 +134,7 @@ class DeviceApi:
             headers = {"retry-after": str(int(wait_s) + 1)}
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "the device reports too often", headers=headers)
 
-    async def _held(self, name: str, head: Head, receive: Receive, wait_s: int) -> bool:
+    async def _held(self, name: str, head: RequestHead, receive: Receive, wait_s: int) -> bool:
         """Hold a 304 until the desired state differs or the time is up; False when the client went away.
 
         The token is checked again after each wait, for it may have been revoked meanwhile.

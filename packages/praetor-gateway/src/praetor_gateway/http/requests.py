@@ -24,10 +24,10 @@ _WANTED = frozenset({TOKEN, IF_NONE_MATCH, PREFER, _LENGTH, _CHUNKED, _ENCODING}
 _WAIT = re.compile(rb'(?:^|[,;])\s*wait\s*=\s*"?([0-9]{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
 _CLOSE = {"connection": "close"}
 
-Head = Mapping[bytes, bytes]
+RequestHead = Mapping[bytes, bytes]
 
 
-def read_head(scope: Scope) -> Head:
+def read_head(scope: Scope) -> RequestHead:
     """Return the headers that matter here, repeated ones joined; Problem when it is unclear where the body ends."""
     head: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
@@ -39,14 +39,14 @@ def read_head(scope: Scope) -> Head:
     return head
 
 
-def preferred_wait(head: Head, most: int) -> int:
+def preferred_wait(head: RequestHead, most: int) -> int:
     """Return for how many seconds the client wants to wait (RFC 7240), at most *most*; 0 when it does not say."""
     prefer = head.get(PREFER)
     found = _WAIT.search(prefer) if prefer is not None else None
     return min(int(found[1]), most) if found else 0
 
 
-async def read_body(head: Head, receive: Receive) -> bytes:
+async def read_body(head: RequestHead, receive: Receive) -> bytes:
     """Return the body; Problem when it is encoded, too large, too slow or cut off."""
     if head.get(_ENCODING, b"identity").lower() != b"identity":
         detail = "the body must not be compressed; leave Content-Encoding out"

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from praetor_api.kube.runtime.clock import Clock, SystemClock
 from praetor_gateway.errors import ConfigurationError
-from praetor_gateway.http.certificates import Certificate, Tls
+from praetor_gateway.http.certificates import CertificateReloader, TlsFiles
 
 KEEP_ALIVE_S = 75.0  # above every poll and heartbeat: a closed connection is a new handshake
 KEEP_ALIVE_REQUESTS = 100_000
@@ -30,7 +30,7 @@ class Listener:
     """A bound address and the server on it. Raises ConfigurationError naming *option* when it cannot be bound."""
 
     def __init__(
-        self, app: ASGIApp, address: str, *, option: str, tls: Tls | None = None, clock: Clock | None = None
+        self, app: ASGIApp, address: str, *, option: str, tls: TlsFiles | None = None, clock: Clock | None = None
     ) -> None:
         self._app = app
         self._config = _config(tls)
@@ -129,19 +129,19 @@ class _Config(Config):
         return self.context or super().create_ssl_context()
 
 
-def _certificate(tls: Tls, config: _Config, clock: Clock) -> Certificate:
+def _certificate(tls: TlsFiles, config: _Config, clock: Clock) -> CertificateReloader:
     def read() -> ssl.SSLContext:
         return cast("ssl.SSLContext", Config.create_ssl_context(config))  # None only without files
 
     try:
-        certificate = Certificate(tls, read, clock)
+        certificate = CertificateReloader(tls, read, clock)
     except OSError as e:  # ssl.SSLError is one
         raise ConfigurationError("--tls-cert", f"cannot use {tls.cert} with {tls.key}: {e}") from e
     config.context = certificate.context
     return certificate
 
 
-def _config(tls: Tls | None) -> _Config:
+def _config(tls: TlsFiles | None) -> _Config:
     config = _Config()
     config.keep_alive_timeout = KEEP_ALIVE_S
     config.keep_alive_max_requests = KEEP_ALIVE_REQUESTS

@@ -35,7 +35,7 @@ _log = structlog.get_logger()
 
 
 @frozen(kw_only=True)
-class Heard:
+class PeerPush:
     """One push: the seconds since *observer* heard each device."""
 
     observer: str
@@ -45,7 +45,7 @@ class Heard:
 class PeerTransport(Protocol):
     """Sends pushes."""
 
-    async def push(self, address: str, heard: Heard) -> bool:
+    async def push(self, address: str, heard: PeerPush) -> bool:
         """Push to the replica at *address*; return whether it took it."""
         ...
 
@@ -57,7 +57,7 @@ class HttpPeerTransport:
         self._token = token
         self._session: aiohttp.ClientSession | None = None
 
-    async def push(self, address: str, heard: Heard) -> bool:
+    async def push(self, address: str, heard: PeerPush) -> bool:
         """Push; False for every failure, since the next push says it again."""
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
@@ -103,7 +103,7 @@ class PeerPusher:
         now = self._clock.monotonic()
         since = self._informed_at if holder == self._informed else float("-inf")  # a new one gets all
         ages = {name: round(now - at, 3) for name, at in self._liveness.heard_at.items() if at >= since}
-        if await self._transport.push(address, Heard(observer=self._identity, ages=ages)):
+        if await self._transport.push(address, PeerPush(observer=self._identity, ages=ages)):
             self._informed, self._informed_at = holder, now
 
 
@@ -138,7 +138,7 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _read(body: bytes) -> Heard:
+def _read(body: bytes) -> PeerPush:
     data = parse_json(body)
     observer = data.get("observer") if isinstance(data, dict) else None
     ages = data.get("ages") if isinstance(data, dict) else None
@@ -146,4 +146,4 @@ def _read(body: bytes) -> Heard:
         raise WireError(Fault("", "needs an observer and ages"))
     if not all(type(age) in (int, float) and age >= 0 for age in ages.values()):
         raise WireError(Fault("ages", "must be seconds"))
-    return Heard(observer=observer, ages=ages)
+    return PeerPush(observer=observer, ages=ages)

@@ -35,7 +35,7 @@ OUTAGE_BACKOFF = Backoff(base=0.5, factor=2.0, cap=15.0, jitter=0.5)
 _log = structlog.get_logger()
 
 
-class WriteOutcome(StrEnum):
+class StatusOutcome(StrEnum):
     """How an attempt to write a status ended; the values are labels of a metric."""
 
     WRITTEN = "written"
@@ -60,7 +60,7 @@ class StatusWriter:
         *,
         clock: Clock,
         limiter: TokenBucket,
-        count: Callable[[WriteOutcome], None],
+        count: Callable[[StatusOutcome], None],
     ) -> None:
         self._api = api
         self._pending = pending
@@ -87,7 +87,7 @@ class StatusWriter:
             while await self._write_next() is None:
                 pass  # nothing was sent: the turn is still ours
 
-    async def _write_next(self) -> WriteOutcome | None:
+    async def _write_next(self) -> StatusOutcome | None:
         """Wait for a status and attempt to write it; return the outcome, None when there was nothing to write."""
         async with self._pending.take() as key:
             if (wait_s := self._resume_at - self._clock.monotonic()) > 0:
@@ -99,9 +99,9 @@ class StatusWriter:
             except Exception:  # a bug met by one object must not stop the others
                 _log.exception("status write crashed", kind=key.resource.kind, key=str(key.object))
                 self._pending.retry(key)
-                return WriteOutcome.FAILED
+                return StatusOutcome.FAILED
 
-    async def _attempt(self, key: StatusKey) -> WriteOutcome | None:
+    async def _attempt(self, key: StatusKey) -> StatusOutcome | None:
         patch = self._composer.compose(key, self._clock.now())
         if patch is None:
             self._pending.done(key)
@@ -109,13 +109,13 @@ class StatusWriter:
         try:
             obj = await self._api.patch(key.resource, key.object, patch.body, subresource="status")
         except Conflict:
-            self._count(WriteOutcome.CONFLICT)
+            self._count(StatusOutcome.CONFLICT)
             await self._refresh(key)
             self._pending.retry(key)
-            return WriteOutcome.CONFLICT
-        self._count(WriteOutcome.WRITTEN)
+            return StatusOutcome.CONFLICT
+        self._count(StatusOutcome.WRITTEN)
         self._written(key, patch, obj)
-        return WriteOutcome.WRITTEN
+        return StatusOutcome.WRITTEN
 
     def _written(self, key: StatusKey, patch: StatusPatch, obj: dict[str, object]) -> None:
         self._outages = 0
@@ -149,15 +149,15 @@ class StatusWriter:
             read = self._projection.switch(await self._api.get(key.resource, key.object))
             self._fleet.read_switch(read, newest=self._fleet.switch(key.object) is switch)
 
-    def _failed(self, key: StatusKey, error: KubeError) -> WriteOutcome:
+    def _failed(self, key: StatusKey, error: KubeError) -> StatusOutcome:
         outcome = _outcome(error)
         self._count(outcome)
         log = _log.bind(kind=key.resource.kind, key=str(key.object), error=str(error))
-        if outcome is WriteOutcome.REFUSED:
+        if outcome is StatusOutcome.REFUSED:
             log.error("status refused")
-        elif outcome is WriteOutcome.FAILED:
+        elif outcome is StatusOutcome.FAILED:
             log.warning("status write failed")
-        if outcome is not WriteOutcome.FAILED:
+        if outcome is not StatusOutcome.FAILED:
             self._pending.done(key)
         elif isinstance(error, Unreachable | TooManyRequests):  # not this object's fault: all wait
             self._pause(error.retry_after)
@@ -172,10 +172,10 @@ class StatusWriter:
         self._resume_at = self._clock.monotonic() + max(delay_s, retry_after_s or 0.0)
 
 
-def _outcome(error: KubeError) -> WriteOutcome:
+def _outcome(error: KubeError) -> StatusOutcome:
     if isinstance(error, NotFound):
-        return WriteOutcome.GONE
-    return WriteOutcome.REFUSED if isinstance(error, Invalid) else WriteOutcome.FAILED
+        return StatusOutcome.GONE
+    return StatusOutcome.REFUSED if isinstance(error, Invalid) else StatusOutcome.FAILED
 
 
 def regarding(resource: Resource, row: CachedProcess | CachedSwitch) -> ObjectRef:
