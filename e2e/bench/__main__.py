@@ -23,7 +23,7 @@ from e2e.bench.measure.figures import Figure, as_json, markdown, table
 from e2e.bench.measure.proc import machine
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.launch import ClusterName
-from e2e.stack.errors import Refused, StackError
+from e2e.stack.errors import StackError
 
 
 class Benchmark(Protocol):
@@ -75,7 +75,7 @@ def main(
             context = Context(workdir=Path(folder), cluster=cluster, assets=assets, quick=quick)
             try:
                 results[name] = benchmark.measure(context)
-            except (ClusterError, StackError, Refused) as error:
+            except (ClusterError, StackError, AssertionError) as error:
                 raise BenchError(str(error)) from error
         click.echo((markdown if as_markdown else table)(results[name]))
         click.echo(f"({time.monotonic() - began:.0f} s)")

@@ -11,13 +11,14 @@ import shutil
 import socket
 import subprocess
 import tarfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import requests
+
+from e2e.stack.waiting import eventually
 
 PROGRAM = "docker-registry"
 REPOSITORY = "team/app"
@@ -40,7 +41,7 @@ def serving(folder: Path) -> Iterator[str]:
     with (folder / "registry.log").open("wb") as log:
         process = subprocess.Popen([str(shutil.which(PROGRAM)), "serve", str(config)], stdout=log, stderr=log)
         try:
-            _await_answer(f"http://{host}/v2/")
+            eventually(lambda: requests.get(f"http://{host}/v2/", timeout=10).ok, what="the registry answers")
             yield host
         finally:
             process.terminate()
@@ -97,16 +98,3 @@ def archive(files: Mapping[str, bytes]) -> bytes:
                 entry.type, entry.linkname = tarfile.SYMTYPE, name.partition("->")[2]
             packed.addfile(entry, io.BytesIO(content))
     return out.getvalue()
-
-
-def _await_answer(url: str) -> None:
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            requests.get(url, timeout=10).raise_for_status()
-        except requests.RequestException:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.05)
-        else:
-            return

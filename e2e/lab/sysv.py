@@ -33,5 +33,7 @@ def why_unavailable(root: Path | None) -> str | None:
     """Return why no device with SysV init can be booted here, or None."""
     if root is None or not (root / "etc" / "inittab").exists():
         return f"{VARIABLE} does not name a root file system that boots with SysV init"
+    if os.geteuid() != 0:
+        return "devices are booted by root only"
     missing = [program for program in ("systemd-nspawn", "nsenter") if shutil.which(program) is None]
     return f"{' and '.join(missing)} are not installed" if missing else None

@@ -44,11 +44,7 @@ class Agent:
 
     def restart(self, *, kill: bool = False) -> None:
         """End the agent, gracefully or not, and start it again; its processes run on."""
-        if kill:
-            self.program.kill()
-        else:
-            self.program.terminate()
-        self.program.start()
+        self.program.restart(kill=kill)
 
     def unplug(self) -> None:
         """End the agent and every process of the device at once, as a power cut does; its state stays on disk."""

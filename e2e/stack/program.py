@@ -84,6 +84,14 @@ class Program:
         self.signal(signal.SIGKILL)
         self._wait(STOPPED_S)
 
+    def restart(self, *, kill: bool = False) -> None:
+        """End the program, gracefully or by SIGKILL, and start it again."""
+        if kill:
+            self.kill()
+        else:
+            self.terminate()
+        self.start()
+
     def freeze(self) -> None:
         """Suspend the program: it keeps its connections and does nothing."""
         self.signal(signal.SIGSTOP)

@@ -87,11 +87,7 @@ class Server:
 
     def restart(self, *, kill: bool = False) -> None:
         """End the program, gracefully or not, and start it on the same ports; returns when it is ready."""
-        if kill:
-            self.program.kill()
-        else:
-            self.program.terminate()
-        self.program.start()
+        self.program.restart(kill=kill)
         self.wait_ready()
 
     def _became_ready(self, since: int) -> bool:

@@ -12,7 +12,7 @@ import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -123,15 +123,30 @@ class Stack:
 
     def start(self) -> None:
         """Install CRDs and roles, then start controller and gateways; returns when they are ready."""
+        self.prepare()
+        with ThreadPoolExecutor() as pool:
+            for starting in [pool.submit(server.start) for server in self.servers()]:
+                starting.result()
+
+    @contextmanager
+    def running(self, *servers: Server) -> Iterator[Self]:
+        """Run only *servers*, which are of this stack, around the block: what does not run disturbs no measurement."""
+        try:
+            self.prepare()
+            for server in servers:
+                server.start()
+            yield self
+        finally:
+            self.stop()
+
+    def prepare(self) -> None:
+        """Install CRDs and roles, and start the watchdog of the devices' processes."""
         with RawApi.from_kubeconfig(self.cluster.kubeconfig) as api:
             Kube(api, self.settings.system_namespace).create_namespace()
             install_definitions(api)
             if Capability.RBAC in self.cluster.capabilities:
                 install_rbac_for_users(api, COMPONENTS, self.settings.system_namespace)
         self._start_watchdog()
-        with ThreadPoolExecutor() as pool:
-            for starting in [pool.submit(server.start) for server in self.servers()]:
-                starting.result()
 
     def stop(self) -> None:
         """End everything; a second call does nothing."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 from e2e.clusters.cluster import Cluster, Request
 from e2e.stack.kube import GROUP_VERSION, Kube, accepted
 from e2e.stack.manifests import deployment, network_switch
+from e2e.stack.request_counts import LEASES, ours, settled
 from e2e.stack.stack import Stack, StackSettings
 from e2e.stack.waiting import eventually
 from e2e.suite.device_api import DeviceApi
@@ -22,10 +21,7 @@ from e2e.suite.workloads import sleeping
 
 DEVICES = 200
 ROUNDS = 50
-QUIET_S = 3.0
-LEASES = "leases"
 WATCHERS = 2  # the controller and the gateway, each of which watches a kind once
-OURS = ("deviceprocesses", "deviceprocessdeployments", "networkswitches", "events", "controllerrevisions", LEASES)
 
 
 @pytest.fixture
@@ -52,9 +48,9 @@ def test_ten_thousand_heartbeats_without_a_change_cause_no_request(
     await_ready(kube, devices)
     # counts know no namespaces, and those of earlier tests are not waited for when they are deleted
     eventually(lambda: _deployed(kube), lambda found: found == {kube.namespace}, what="earlier deployments are gone")
-    before = _settled(cluster)
+    before = settled(cluster)
     sent = beats.send(ROUNDS - 1) + beats.send(1, observations.__getitem__)
-    caused = _ours(cluster) - before
+    caused = ours(cluster) - before
     renewals = sum(count for request, count in caused.items() if request.resource == LEASES)
     beyond = {request: count for request, count in caused.items() if not _is_periodic(request, count)}
     record_testsuite_property("lease requests meanwhile", renewals)
@@ -80,25 +76,3 @@ def _deployed(kube: Kube) -> set[str]:
     """Return the namespaces that hold deployments."""
     items = accepted(kube.api.get(f"/apis/{GROUP_VERSION}/deviceprocessdeployments"))["items"]
     return {item["metadata"]["namespace"] for item in items}
-
-
-def _ours(cluster: Cluster) -> Counter[Request]:
-    """Return the apiserver's counts of requests for what the programs deal with."""
-    counts = cluster.request_counts()
-    return Counter({request: count for request, count in counts.items() if request.resource.split("/")[0] in OURS})
-
-
-def _settled(cluster: Cluster) -> Counter[Request]:
-    """Return the counts once nothing but Leases was asked for during QUIET_S."""
-    last, since = _ours(cluster), time.monotonic()
-
-    def quiet() -> bool:
-        nonlocal last, since
-        now = _ours(cluster)
-        if any(request.resource != LEASES for request in now - last):
-            since = time.monotonic()
-        last = now
-        return time.monotonic() - since > QUIET_S
-
-    eventually(quiet, what=f"no request for {QUIET_S:g} s")
-    return last

@@ -19,6 +19,7 @@ from e2e.lab.errors import LabError
 from e2e.lab.limits import Limits, limits_of, rlimits_of
 from e2e.lab.payload import install
 from e2e.lab.podman import OPTIONS, PODMAN, made_image, podman
+from e2e.lab.requirements import required
 from e2e.stack.kube import DEPLOYMENTS, Kube, Object, conditions
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.stack import Stack
@@ -53,12 +54,7 @@ def nasty(count: int) -> list[str]:
 @pytest.fixture
 def device(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[LabDevice]:
     """A booted SysV device with an agent."""
-    root = sysv.rootfs()
-    missing = sysv.why_unavailable(root)
-    if missing and request.config.getoption("lab"):
-        pytest.fail(missing)
-    if missing or root is None or os.geteuid() != 0:
-        pytest.skip(missing or "devices are booted by root only")
+    root = required(request, sysv.rootfs(), sysv.why_unavailable(sysv.rootfs()))
     name = f"{kube.namespace}-v"
     kube.apply(network_switch(name))
     shared = {PLACE: install(tmp_path / "payload")}
@@ -162,12 +158,7 @@ def test_init_scripts_and_processes_get_what_the_spec_says_and_outlive_agent_and
 def test_an_init_script_comes_up_by_itself_under_the_init_of_busybox(
     request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path
 ) -> None:
-    root = sysv.rootfs()
-    missing = busybox.why_unavailable(root)
-    if missing and request.config.getoption("lab"):
-        pytest.fail(missing)
-    if missing or root is None or os.geteuid() != 0:
-        pytest.skip(missing or "devices are booted by root only")
+    root = required(request, sysv.rootfs(), busybox.why_unavailable(sysv.rootfs()))
     name, words, shared = f"{kube.namespace}-b", nasty(50), {PLACE: install(tmp_path / "payload")}
     kube.apply(network_switch(name))
     with busybox.BusyboxDevice(
@@ -190,12 +181,7 @@ def test_an_init_script_comes_up_by_itself_under_the_init_of_busybox(
 
 
 def test_units_get_what_the_spec_says(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> None:
-    root = rootfs()
-    missing = why_unavailable(root)
-    if missing and request.config.getoption("lab"):
-        pytest.fail(missing)
-    if missing or root is None:
-        pytest.skip(str(missing))
+    root = required(request, rootfs(), why_unavailable(rootfs()))
     words = [word for word in nasty(400) if word.isprintable()][:200]
     name = f"{kube.namespace}-u"
     kube.apply(network_switch(name))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,16 +9,19 @@ from pathlib import Path
 import pytest
 
 from agent_testing import FakeGateway, item, process_spec
-from e2e.lab.device import LabDevice, why_unavailable
+from e2e.lab import device as systemd
+from e2e.lab import sysv
+from e2e.lab.device import LabDevice
 from e2e.lab.errors import LabError
 from e2e.lab.payload import install
+from e2e.lab.requirements import required
 from e2e.release.zipapp import write_zip
 from e2e.stack.waiting import eventually
 
 pytestmark = pytest.mark.lab
 
 PLACE, ROOT, STATE = "/opt/files", "/opt/praetor-agent", "/var/lib/praetor-agent"
-VARIABLES = {"systemd": "PRAETOR_LAB_ROOTFS", "sysv": "PRAETOR_LAB_ROOTFS_SYSV"}
+INITS = {"systemd": systemd, "sysv": sysv}
 CRASHES = "raise SystemExit('this version is broken')\n"
 MUTE = "import time\ntime.sleep(3600)\n"
 
@@ -43,10 +45,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("files")
     for name, main in {"praetor-agent": None, "newer": "", "crashes": CRASHES, "mute": MUTE}.items():
         tree = install(folder / name)
-        about, run = tree / "praetor_agent" / "__about__.py", tree / "praetor_agent" / "run.py"
+        about, app = tree / "praetor_agent" / "__about__.py", tree / "praetor_agent" / "app.py"
         if main is not None:
             about.write_text('__version__ = "9.9.9"\n')
-            run.write_text(main or run.read_text())
+            app.write_text(main or app.read_text())
         (tree / "__main__.py").write_bytes((tree / "praetor_agent" / "__main__.py").read_bytes())
         write_zip(tree, folder / f"{name}.pyz")
     return folder
@@ -60,16 +62,12 @@ def gateway() -> Iterator[FakeGateway]:
         yield gateway
 
 
-@pytest.fixture(params=sorted(VARIABLES))
+@pytest.fixture(params=sorted(INITS))
 def switch(request: pytest.FixtureRequest, tmp_path: Path, files: Path) -> Iterator[Switch]:
-    named = os.environ.get(VARIABLES[request.param])
-    rootfs = Path(named) if named else None
-    missing = None if rootfs else f"{VARIABLES[request.param]} names no root file system"
-    missing = missing or (why_unavailable(rootfs) if request.param == "systemd" else None)
-    if missing or rootfs is None:
-        pytest.skip(str(missing))
+    init = INITS[request.param]
+    root = required(request, init.rootfs(), init.why_unavailable(init.rootfs()))
     name = f"installed-{secrets.token_hex(2)}"
-    with Switch(name, rootfs, workdir=tmp_path, shared={PLACE: files}) as booted:
+    with Switch(name, root, workdir=tmp_path, shared={PLACE: files}) as booted:
         booted.write("/etc/token", "t0ken")
         booted.run("chmod", "600", "/etc/token")
         yield booted

@@ -30,6 +30,7 @@ from e2e.lab.disk import Disk
 from e2e.lab.payload import install
 from e2e.lab.podman import OPTIONS, PODMAN, busybox, podman
 from e2e.lab.registry import PROGRAM, push_runnable, serving
+from e2e.lab.requirements import required
 from e2e.stack.kube import PROCESSES, Kube, Object, condition
 from e2e.stack.manifests import device_process, network_switch, process_spec
 from e2e.stack.stack import Stack
@@ -256,12 +257,8 @@ def why_no_podman() -> str | None:
 @pytest.fixture
 def targets(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[list[Target]]:
     """A device of each init system, and one that has podman."""
-    systemd, plain = rootfs(), sysv.rootfs()
-    missing = why_unavailable(systemd) or sysv.why_unavailable(plain) or disks.why_unavailable() or why_no_podman()
-    if missing and request.config.getoption("lab"):
-        pytest.fail(missing)
-    if missing or systemd is None or plain is None:
-        pytest.skip(str(missing))
+    systemd = required(request, rootfs(), why_unavailable(rootfs()) or disks.why_unavailable() or why_no_podman())
+    plain = required(request, sysv.rootfs(), sysv.why_unavailable(sysv.rootfs()))
     install(tmp_path / "payload")
     (tmp_path / "site").mkdir()
     with ExitStack() as opened:

@@ -9,6 +9,7 @@ import pytest
 
 from e2e.lab.device import LabDevice, rootfs, why_unavailable
 from e2e.lab.payload import install
+from e2e.lab.requirements import required
 from e2e.rollouts.plan_check import PlanCheck
 from e2e.rollouts.scenario import await_done
 from e2e.stack.kube import DEPLOYMENTS, Kube, Object, condition, conditions
@@ -42,12 +43,7 @@ SCRIPT = 'trap "exit 0" TERM; while :; do sleep 1 & wait $!; done'
 @pytest.fixture
 def device(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[LabDevice]:
     """A booted device with the agent as a service; its state outlives a power cut."""
-    root = rootfs()
-    missing = why_unavailable(root)
-    if missing and request.config.getoption("lab"):
-        pytest.fail(missing)
-    if missing or root is None:
-        pytest.skip(str(missing))
+    root = required(request, rootfs(), why_unavailable(rootfs()))
     (tmp_path / "state").mkdir()
     name = f"{kube.namespace}-s"
     kube.apply(network_switch(name, {"init": "systemd"}))

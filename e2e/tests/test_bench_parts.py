@@ -16,11 +16,11 @@ from click.testing import CliRunner
 from e2e.bench.__main__ import BENCHMARKS, main
 from e2e.bench.gateway.load import body_length, run
 from e2e.bench.gateway.synthetic_api import SyntheticApi, name_of, process, switch
-from e2e.bench.measure.counts import of_kind
 from e2e.bench.measure.first_seen import delays, first_seen, whole_lines
 from e2e.bench.measure.proc import cpu_seconds, resident_kib
 from e2e.bench.measure.trace import Counts, Trace, tracing
 from e2e.clusters.cluster import Request
+from e2e.stack.request_counts import of_kind
 from praetor_api.canonical import canonical_json
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES
 from praetor_api.names import is_device_name

@@ -14,16 +14,9 @@ from e2e.stack.errors import StackError
 from e2e.stack.preloaded import Preloaded
 from e2e.stack.program import Program
 from e2e.stack.waiting import eventually
+from e2e.suite.running import is_alive
 
 CONTROLLER = "praetor_controller.cli:main"
-
-
-def alive(pid: int) -> bool:
-    """Return whether a process exists that is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def preloaded(workdir: Path, *arguments: str, main: str = CONTROLLER) -> Preloaded:
@@ -63,7 +56,7 @@ def test_it_can_be_killed_and_started_again_and_again(sleeper: Preloaded) -> Non
         sleeper.kill()
         assert (sleeper.running, sleeper.exit_status) == (False, 128 + 9)
     assert len(seen) == 5
-    assert not any(map(alive, seen))
+    assert not any(map(is_alive, seen))
 
 
 def test_it_runs_once_at_a_time(sleeper: Preloaded) -> None:
@@ -88,4 +81,4 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], cwd=root, capture_output=True, text=True, timeout=300, check=False
     )
     pid = int(done.stdout)
-    eventually(lambda: not alive(pid), what="it ended, too")
+    eventually(lambda: not is_alive(pid), what="it ended, too")

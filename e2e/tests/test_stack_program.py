@@ -12,17 +12,10 @@ import pytest
 from e2e.stack.errors import StackError
 from e2e.stack.program import Program
 from e2e.stack.waiting import eventually
+from e2e.suite.running import is_alive
 
 SLEEPER = ("/bin/sh", "-c", "echo up; exec sleep 600")
 STUBBORN = (sys.executable, "-c", "import signal,time; signal.signal(15, lambda *_: print('asked')); time.sleep(600)")
-
-
-def alive(pid: int) -> bool:
-    """Return whether a process exists that is no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 @pytest.fixture
@@ -42,7 +35,7 @@ def test_a_killed_program_is_gone_and_can_be_started_again(program: Program) -> 
     program.start()
     first = program.pid
     program.kill()
-    assert (program.running, alive(first), program.exit_status) == (False, False, 128 + 9)
+    assert (program.running, is_alive(first), program.exit_status) == (False, False, 128 + 9)
     program.start()
     assert program.pid != first
 
@@ -73,7 +66,7 @@ def test_a_frozen_program_is_ended_like_any_other(program: Program) -> None:
     pid = program.pid
     program.freeze()
     program.stop()
-    assert not alive(pid)
+    assert not is_alive(pid)
 
 
 def test_a_program_does_not_outlive_its_starter(tmp_path: Path) -> None:
@@ -86,4 +79,4 @@ def test_a_program_does_not_outlive_its_starter(tmp_path: Path) -> None:
         assert starter.stdout is not None
         pid = int(starter.stdout.readline())
         starter.kill()
-    eventually(lambda: not alive(pid), what="the program ended with its starter")
+    eventually(lambda: not is_alive(pid), what="the program ended with its starter")

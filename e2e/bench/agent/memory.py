@@ -13,7 +13,6 @@ import praetor_api
 from e2e.bench.measure.context import Context, own_environment, until
 from e2e.bench.measure.figures import Figure, at_most, number, ratio_figure
 from e2e.bench.measure.proc import resident_kib
-from e2e.bench.measure.programs import running
 from e2e.stack.kube import Kube
 from e2e.stack.manifests import device_process, network_switch, process_spec
 from e2e.stack.stack import Stack, StackSettings
@@ -34,7 +33,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
     reference = _imported(REFERENCE)
     with context.launched() as cluster:
         stack = Stack(cluster, context.folder("stack"), StackSettings(heartbeat=5))
-        with running(stack, stack.gateway):
+        with stack.running(stack.gateway):
             kube = stack.kube("default")
             for count in COUNTS:
                 _declare(kube, stack, count)

@@ -18,10 +18,9 @@ from attrs import frozen
 
 from e2e.bench.controller.in_memory import ready_status, running_controller
 from e2e.bench.measure.context import Context, progress, until
-from e2e.bench.measure.counts import of_kind, ours
 from e2e.bench.measure.figures import Figure, at_most, median_figure, number
 from e2e.bench.measure.fleet import CONCURRENCY, NAME, DeployedFleet
-from e2e.bench.measure.programs import running
+from e2e.stack.request_counts import of_kind, ours
 from e2e.stack.stack import Stack, StackSettings
 from praetor_api.kube.client.client import KubeClient
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
@@ -101,7 +100,7 @@ def _burst(context: Context, devices: int) -> Iterator[Figure]:
     """Report for all processes at once, and count how often the deployment's status is written meanwhile."""
     with context.launched() as cluster:
         stack = Stack(cluster, context.folder("stack"), StackSettings(namespace="default"))
-        with running(stack, stack.controller):
+        with stack.running(stack.controller):
             fleet = DeployedFleet(stack, devices, workdir=context.folder("fleet"))
             fleet.offer(1)
             until(

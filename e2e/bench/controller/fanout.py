@@ -6,17 +6,14 @@ The loop creates the same objects in another namespace, as many at a time as the
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 
 from attrs import frozen
 
-from e2e.bench.measure.context import BenchError, Context, own_environment, progress, until
+from e2e.bench.measure.context import Context, progress, run_module, until
 from e2e.bench.measure.figures import Figure, at_least, ratio_figure
 from e2e.bench.measure.fleet import GROUP, GROUPS, DeployedFleet, object_count
 from e2e.bench.measure.proc import cpu_seconds
-from e2e.bench.measure.programs import running
 from e2e.stack.kube import PROCESSES, Kube
 from e2e.stack.manifests import deployment, process_spec
 from e2e.stack.server import Server
@@ -42,7 +39,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
     costs: dict[str, list[float]] = {"fanned out": [], "bare": []}
     with context.launched() as cluster:
         stack = Stack(cluster, context.folder("stack"), StackSettings(namespace="default"))
-        with running(stack, stack.controller):
+        with stack.running(stack.controller):
             fleet = DeployedFleet(stack, count * rounds, workdir=context.folder("fleet"), groups=rounds)
             bare = stack.kube(BARE).create_namespace()
             for number in range(rounds):
@@ -77,17 +74,5 @@ def object_count_of(kube: Kube) -> int:
 
 
 def _bare_loop(stack: Stack, kube: Kube, number: int, count: int) -> Made:
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "e2e.bench.controller.creates"),
-            *(str(stack.cluster.kubeconfig), kube.namespace, f"agent-{number}", str(count)),
-        ],
-        env=own_environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    if done.returncode:
-        raise BenchError(f"the bare loop failed:\n{done.stderr}")
-    return Made(**json.loads(done.stdout))
+    where = (str(stack.cluster.kubeconfig), kube.namespace, f"agent-{number}", str(count))
+    return Made(**json.loads(run_module("e2e.bench.controller.creates", *where)))

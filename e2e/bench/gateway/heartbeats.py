@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 
-from e2e.bench.measure.context import Context, until
-from e2e.bench.measure.counts import LEASES, of_kind, ours
+from e2e.bench.measure.context import Context
 from e2e.bench.measure.figures import Figure, at_most
 from e2e.bench.measure.fleet import DeployedFleet
-from e2e.bench.measure.programs import running
-from e2e.clusters.cluster import Cluster, Request
+from e2e.stack.request_counts import LEASES, of_kind, ours, settled
 from e2e.stack.stack import Stack, StackSettings
 from e2e.suite.heartbeats import Beats
 
 HEARTBEATS = 10_000
-QUIET_S = 3.0
 
 
 def measure(context: Context) -> tuple[Figure, ...]:
@@ -25,13 +21,13 @@ def measure(context: Context) -> tuple[Figure, ...]:
     with context.launched() as cluster:
         settings = StackSettings(heartbeat=15, gateway_flags=("--device-rate=1000000",))
         stack = Stack(cluster, context.folder("stack"), settings)
-        with running(stack, *stack.servers()):
+        with stack.running(*stack.servers()):
             fleet = DeployedFleet(stack, devices, workdir=context.folder("fleet"))
             with fleet.simulated():
                 fleet.deploy(1)
             beats = Beats(stack.gateway_url, {name: stack.token(name) for name in fleet.names})
             beats.send(1)  # reports another agent version and boot once, which is written
-            before = _settled(cluster)
+            before = settled(cluster)
             began = time.monotonic()
             sent = beats.send(rounds)
             took = time.monotonic() - began
@@ -50,19 +46,3 @@ def measure(context: Context) -> tuple[Figure, ...]:
             what="Lease requests meanwhile, of both programs", value=renewals, detail=f"{renewals / took:.1f} a second"
         ),
     )
-
-
-def _settled(cluster: Cluster) -> Counter[Request]:
-    """Return the counts once nothing but Leases was asked for during QUIET_S."""
-    last, since = ours(cluster), time.monotonic()
-
-    def quiet() -> bool:
-        nonlocal last, since
-        now = ours(cluster)
-        if any(request.resource != LEASES for request in now - last):
-            since = time.monotonic()
-        last = now
-        return time.monotonic() - since > QUIET_S
-
-    until(quiet, f"no request for {QUIET_S:g} s", poll_s=0.2)
-    return last

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 from e2e.bench.gateway.propagation import crowd
 from e2e.bench.gateway.throughput import baseline_server
-from e2e.bench.measure.context import BenchError, Context, own_environment, until
+from e2e.bench.measure.context import Context, run_module, until
 from e2e.bench.measure.figures import Figure, at_most, number
 from e2e.bench.measure.fleet import DeployedFleet
 from e2e.bench.measure.proc import resident_kib
-from e2e.bench.measure.programs import running
 from e2e.stack.server import Server
 from e2e.stack.stack import Stack, StackSettings
 
@@ -38,24 +34,14 @@ def _of_cache(context: Context) -> tuple[Figure, ...]:
 
 
 def _cached(processes: int, switches: int) -> float:
-    done = subprocess.run(
-        [sys.executable, "-m", "e2e.bench.gateway.cached", str(processes), str(switches)],
-        env=own_environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    if done.returncode:
-        raise BenchError(f"the gateway failed:\n{done.stderr}")
-    return float(done.stdout)
+    return float(run_module("e2e.bench.gateway.cached", str(processes), str(switches)))
 
 
 def _of_connections(context: Context) -> tuple[Figure, ...]:
     count = context.size(2_000, 200)
     with context.launched() as cluster:
         stack = Stack(cluster, context.folder("stack"), StackSettings(heartbeat=15))
-        with running(stack, stack.gateway):
+        with stack.running(stack.gateway):
             fleet = DeployedFleet(stack, count, workdir=context.folder("fleet"))
             tokens = {name: stack.token(name) for name in fleet.names}
             until(lambda: f"praetor_gateway_devices {count}.0" in stack.gateway.metrics(), "all devices are known")

@@ -14,7 +14,6 @@ from e2e.bench.measure.context import Context, own_environment, progress, until
 from e2e.bench.measure.figures import Figure, at_most, percentile
 from e2e.bench.measure.first_seen import FirstSeen, delays, first_seen, whole_lines
 from e2e.bench.measure.fleet import NAME, DeployedFleet
-from e2e.bench.measure.programs import running
 from e2e.clusters.cluster import Cluster
 from e2e.stack.kube import PROCESSES
 from e2e.stack.program import Program
@@ -37,7 +36,7 @@ def _of_fleet(context: Context, devices: int) -> tuple[Figure, ...]:
     folder = context.folder(f"{devices}-devices")
     with context.launched(folder) as cluster:
         stack = Stack(cluster, folder / "stack", StackSettings(heartbeat=15))
-        with running(stack, *stack.servers()):
+        with stack.running(*stack.servers()):
             (folder / "fleet").mkdir()
             fleet = DeployedFleet(stack, devices, workdir=folder / "fleet", strategy="Recreate")
             fleet.offer(1)

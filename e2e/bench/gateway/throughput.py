@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -16,9 +15,8 @@ from typing import Any
 import requests
 
 from e2e.bench.gateway.load import Turn
-from e2e.bench.measure.context import BenchError, Context, own_environment, progress, until
+from e2e.bench.measure.context import Context, own_environment, progress, run_module, until
 from e2e.bench.measure.figures import Figure, at_least, median_figure, ratio_figure
-from e2e.bench.measure.programs import running
 from e2e.stack.manifests import device_process, network_switch, process_spec
 from e2e.stack.server import Server
 from e2e.stack.stack import Stack, StackSettings
@@ -36,7 +34,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
     with context.launched() as cluster:
         flags = ("--device-rate=1000000",)  # few devices stand for many here
         stack = Stack(cluster, context.folder("stack"), StackSettings(heartbeat=HEARTBEAT_S, gateway_flags=flags))
-        with running(stack, stack.gateway):
+        with stack.running(stack.gateway):
             baseline = baseline_server(context)
             try:
                 return _figures(context, stack, baseline)
@@ -121,16 +119,5 @@ def _target(server: Server, requests: Sequence[str]) -> dict[str, Any]:
 
 
 def _load(plan: Mapping[str, Any]) -> list[list[Turn]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "e2e.bench.gateway.load"],
-        input=json.dumps(plan),
-        env=own_environment(),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    if done.returncode:
-        raise BenchError(f"the load failed:\n{done.stderr}")
-    turns: list[list[Turn]] = json.loads(done.stdout)
+    turns: list[list[Turn]] = json.loads(run_module("e2e.bench.gateway.load", text=json.dumps(plan)))
     return turns

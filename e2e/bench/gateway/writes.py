@@ -6,11 +6,10 @@ import time
 from collections import Counter
 
 from e2e.bench.measure.context import Context, until
-from e2e.bench.measure.counts import of_kind, ours
 from e2e.bench.measure.figures import Figure, at_most
 from e2e.bench.measure.fleet import DeployedFleet
-from e2e.bench.measure.programs import running
 from e2e.clusters.cluster import Cluster, Request
+from e2e.stack.request_counts import of_kind, ours
 from e2e.stack.stack import Stack, StackSettings
 
 STATUS = ("deviceprocesses/status", "networkswitches/status", "deviceprocessdeployments/status", "events")
@@ -23,7 +22,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
     devices = context.size(200, 50)
     with context.launched() as cluster:
         stack = Stack(cluster, context.folder("stack"), StackSettings(heartbeat=15))
-        with running(stack, *stack.servers()):
+        with stack.running(*stack.servers()):
             fleet = DeployedFleet(stack, devices, workdir=context.folder("fleet"))
             with fleet.simulated():
                 _await_quiet(cluster)  # every device has connected, and been introduced

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -66,6 +68,22 @@ def until(done: Callable[[], bool], what: str, *, within_s: float = WITHIN_S, po
             raise BenchError(f"not within {within_s:g} s: {what}")
         time.sleep(poll_s)
     return time.monotonic() - began
+
+
+def run_module(name: str, *arguments: str, text: str | None = None, within_s: float = 300.0) -> str:
+    """Run a module as a process with *text* as its input, and return its output; BenchError when it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", name, *arguments],
+        input=text,
+        env=own_environment(),
+        capture_output=True,
+        text=True,
+        timeout=within_s,
+        check=False,
+    )
+    if done.returncode:
+        raise BenchError(f"{name} failed:\n{done.stderr}")
+    return done.stdout
 
 
 def own_environment() -> dict[str, str]:

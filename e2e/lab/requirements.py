@@ -1,0 +1,14 @@
+"""What a test of the lab needs of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+
+def required(request: pytest.FixtureRequest, root: Path | None, missing: str | None) -> Path:
+    """Return *root*; when something is *missing*, skip the test, or fail it if `--lab` asks for devices that boot."""
+    if missing or root is None:
+        (pytest.fail if request.config.getoption("lab") else pytest.skip)(missing or "no root file system is named")
+    return root
