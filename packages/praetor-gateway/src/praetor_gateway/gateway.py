@@ -42,6 +42,7 @@ from praetor_gateway.status.writer import StatusWriter
 
 LEASE = "praetor-gateway-arbiter"
 COMPONENT = "praetor-gateway"
+"""Who reports our events."""
 WRITES_PER_S = 100.0
 """Status writes a second in the long run, so that a fleet that changes at once leaves room for the apiserver's other
 clients."""
@@ -54,7 +55,10 @@ _log = structlog.get_logger()
 
 
 class Gateway:
-    """Serves devices from *api*'s objects; ``app``, ``probe_app`` and ``peer_app`` are its faces.
+    """Serves devices from the objects of *api*: ``app`` to devices, ``probe_app`` to probes, ``peer_app`` to replicas.
+
+    ``app`` runs the background work in its lifespan; a server that has none enters ``lifespan()`` itself. Metrics are
+    registered in *registry*. All timing but that of held polls and request bodies is by *clock*.
 
     Several replicas need a *transport*, to report to the leader which devices they heard.
     """
@@ -132,7 +136,7 @@ class Gateway:
         return all(informer.synced.is_set() for informer in self._informers)
 
     def unready(self) -> str:
-        """Return why no device should be sent here, or nothing."""
+        """Return why no device should be routed here; empty when it may."""
         if self._draining:
             return "draining"
         return "" if self.is_synced() else "the cache is not synced yet"
@@ -148,7 +152,7 @@ class Gateway:
 
     @asynccontextmanager
     async def lifespan(self, _: Starlette | None = None) -> AsyncIterator[None]:
-        """Run the background work around the block; at its end write what is queued and give the Lease up."""
+        """Run the background work around the block; at its end write the pending statuses and release the Lease."""
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(work, name=name) for name, work in self._work()]
             arbiter = group.create_task(self._arbitrate(), name="arbiter")
@@ -157,7 +161,7 @@ class Gateway:
                 self.drain()
                 await self._finish()
             finally:
-                arbiter.cancel()  # gives the Lease up
+                arbiter.cancel()  # releases the Lease
                 for task in tasks:
                     task.cancel()
 
@@ -186,7 +190,7 @@ class Gateway:
         await self._arbiter.run()
 
     async def _finish(self) -> None:
-        """Write what is queued, for at most half of the time that there is to stop."""
+        """Write the pending statuses, for at most half of the shutdown timeout; the server has the other half."""
         flush_s = self._settings.shutdown_timeout_s / 2
         try:
             await within(self._clock, flush_s, self._flush())

@@ -12,7 +12,7 @@ from praetor_gateway.errors import ConfigurationError
 
 @frozen(kw_only=True)
 class Credentials:
-    """Tokens and secrets as given: in flags, or in files of one a line, newest first."""
+    """Tokens and secrets as given: in flags, or in files of one per line, newest first."""
 
     tokens: tuple[str, ...] = ()
     token_files: tuple[Path, ...] = ()
@@ -25,7 +25,7 @@ class Credentials:
 
 @frozen(kw_only=True)
 class PeerSettings:
-    """Where this replica takes pushes, under which address others reach it, and the secret that all share."""
+    """Where this replica takes pushes, the address under which others reach it, and the secret that all share."""
 
     addr: str
     advertise: str

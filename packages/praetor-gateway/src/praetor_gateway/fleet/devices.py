@@ -1,4 +1,4 @@
-"""The devices that are declared, by name, and what each shall run: what every request is answered from.
+"""The declared devices by name, and the desired processes of each: every request is answered from them.
 
 Kept up to date by the informers and by our own writes, never by devices: a name
 that is not declared leaves no trace.
@@ -50,7 +50,7 @@ class DeclaredDevice:
 
     @property
     def served(self) -> tuple[CachedProcess, ...]:
-        """The processes that it shall run, sorted by namespace and name.
+        """The processes that are served to it, sorted by namespace and name.
 
         A declared switch is one device in one namespace: processes that refer to another one of its name are not its.
         """
@@ -68,13 +68,16 @@ class DeclaredDevice:
         return self._etag
 
     def changed(self) -> None:
-        """Forget what was derived from the rows."""
+        """Drop what was derived from the rows, after they changed."""
         self._etag = None
         self.session.expect(row.uid for row in self.served)
 
 
 class DeviceIndex:
-    """All devices. *changed* is called with a device's name when its desired state or its epoch may have changed."""
+    """All declared devices, by name.
+
+    *changed* is called with a device's name when its desired state or its credential epoch may have changed.
+    """
 
     def __init__(self, changed: Callable[[str], None]) -> None:
         self._changed = changed
@@ -103,39 +106,39 @@ class DeviceIndex:
         return self._switches.get(key)
 
     def on_process(self, key: Key, old: CachedProcess | None, new: CachedProcess | None) -> None:
-        """Take a change that an informer reports."""
+        """Apply a change that an informer reports; *new* is None for a deletion."""
         if new is None:
             self._drop_process(key)
         else:
             self._put_process(new, restored=went_back(old, new))
 
     def on_switch(self, key: Key, old: CachedSwitch | None, new: CachedSwitch | None) -> None:
-        """Take a change that an informer reports."""
+        """Apply a change that an informer reports; *new* is None for a deletion."""
         if new is None:
             self._drop_switch(key)
         else:
             self._put_switch(new, restored=went_back(old, new))
 
     def wrote_process(self, row: CachedProcess) -> None:
-        """Take the answer to a write of ours, ahead of its echo; not if the object is gone by now."""
+        """Apply the answer to a write of ours, ahead of its echo; not if the object is gone by now."""
         known = self._processes.get(row.key)
         if known is not None and known.uid == row.uid:
             self._put_process(row)
 
     def wrote_switch(self, row: CachedSwitch) -> None:
-        """Take the answer to a write of ours, ahead of its echo; not if the object is gone by now."""
+        """Apply the answer to a write of ours, ahead of its echo; not if the object is gone by now."""
         known = self._switches.get(row.key)
         if known is not None and known.uid == row.uid:
             self._put_switch(row, own=True)
 
     def read_process(self, row: CachedProcess, *, newest: bool) -> None:
-        """Take what was read; *newest* if no change came meanwhile, so that older means restored."""
+        """Apply what was read; *newest*: no change came meanwhile, so that an older version means a restored backup."""
         known = self._processes.get(row.key)
         if known is not None and known.uid == row.uid:
             self._put_process(row, restored=newest)
 
     def read_switch(self, row: CachedSwitch, *, newest: bool) -> None:
-        """Take what was read; *newest* if no change came meanwhile, so that older means restored."""
+        """Apply what was read; *newest*: no change came meanwhile, so that an older version means a restored backup."""
         known = self._switches.get(row.key)
         if known is not None and known.uid == row.uid:
             self._put_switch(row, restored=newest)

@@ -1,7 +1,7 @@
 """The compact rows that the informers keep of DeviceProcesses and NetworkSwitches.
 
 A fleet has a hundred thousand of them: raw objects are dropped at once, and
-conditions and texts that many devices share are kept once.
+conditions and texts that many devices share are pooled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from praetor_api.spec import RestartPolicy
 Status = TypeVar("Status", DeviceProcessStatus, NetworkSwitchStatus)
 
 POOL_SIZE = 65_536
-_MAX_HASH = 128
+"""Conditions, and texts, that a pool holds before it is emptied: messages of devices differ without end."""
+_MAX_HASH = 128  # characters; a hash has 71, and an annotation may hold 256 KiB
 _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
 
 
@@ -68,7 +69,7 @@ class CachedProcess:
 class CachedSwitch:
     """A NetworkSwitch; *site* is the value of the site label, a group of devices that one fault may silence.
 
-    Tokens of its device are good in *credential_epoch* only.
+    Tokens of its device are valid in *credential_epoch* only.
     """
 
     key: Key
@@ -82,7 +83,7 @@ class CachedSwitch:
 
 @define
 class Projection:
-    """Makes rows of objects as the API delivers them."""
+    """Makes rows of objects as the API delivers them. *site_label* is the label of switches that names their site."""
 
     site_label: str
     _pool: dict[tuple[Any, ...], Condition] = field(factory=dict, init=False)
@@ -125,7 +126,7 @@ class Projection:
 
     @property
     def pooled(self) -> int:
-        """How many conditions are kept to be shared."""
+        """How many conditions are pooled."""
         return len(self._pool)
 
     def _parts(self, spec: Mapping[str, Any]) -> tuple[bytes, bytes, bytes]:
@@ -133,7 +134,7 @@ class Projection:
         return self._shared(before), ref, self._shared(after)
 
     def _shared(self, text: bytes) -> bytes:
-        """Return an equal text, the same one for all the rows that have it."""
+        """Return an equal text, one object for all rows that have it."""
         if len(self._texts) >= POOL_SIZE:
             self._texts.clear()
         return self._texts.setdefault(text, text)
@@ -147,7 +148,7 @@ class Projection:
             return cls()
 
     def _condition(self, raw: Mapping[str, Any]) -> Condition:
-        """Return the condition that *raw* says; the same object for all devices on which it says the same."""
+        """Return the condition that *raw* says, one object for all devices that have an equal one."""
         key = tuple(map(raw.get, _CONDITION_FIELDS))
         condition = self._pool.get(key)
         if condition is None:
@@ -164,6 +165,6 @@ def _epoch(obj: Mapping[str, Any]) -> int:
 
 
 def _lean(status: DeviceProcessStatus) -> DeviceProcessStatus:
-    """Return *status* with the texts that a fleet shares kept once."""
+    """Return *status* with the texts that a fleet shares interned."""
     digest = status.artifact_digest
     return status if digest is None else evolve(status, artifact_digest=sys.intern(digest))

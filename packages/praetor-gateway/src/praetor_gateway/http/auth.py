@@ -22,7 +22,7 @@ _log = structlog.get_logger()
 
 
 class Admission(StrEnum):
-    """How a request was admitted, or that it was not."""
+    """How a request was admitted, or that it was refused; the values are labels of a metric."""
 
     SHARED = "shared"
     HMAC = "hmac"
@@ -41,7 +41,7 @@ class DeviceAuthenticator:
         self._count = count
 
     def replace(self, verifier: TokenVerifier) -> None:
-        """Check with other tokens and secrets from now on; an insecure gateway stays one."""
+        """Check with *verifier* from now on; an insecure gateway stays insecure."""
         if self._verifier is not None:
             self._verifier = verifier
 

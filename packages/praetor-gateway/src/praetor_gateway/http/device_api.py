@@ -28,7 +28,7 @@ _NO_STORE = (b"cache-control", b"no-store")
 
 @frozen(kw_only=True)
 class Terms:
-    """What the gateway tells every device to keep to; in seconds."""
+    """What the gateway asks of every device: the interval of its reports, and the longest poll. In seconds."""
 
     heartbeat_s: int
     max_wait_s: int
@@ -62,7 +62,7 @@ class DeviceApi:
         }
 
     async def desired(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """GET and HEAD of the desired state: 200, 304, or a held 304."""
+        """Answer GET and HEAD of the desired state: 200, 304, or a 304 that is held as long as the client prefers."""
         head = read_head(scope)
         device = self._admit(name, head)
         known = head.get(IF_NONE_MATCH)
@@ -83,7 +83,7 @@ class DeviceApi:
         await self._send_desired(name, device, send, applied)
 
     async def report(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """POST of a report."""
+        """Answer POST of a report: 200 with the acknowledgement, 429 when the device reports too often."""
         head = read_head(scope)
         device = self._admit(name, head)
         if device is not None:
@@ -98,7 +98,7 @@ class DeviceApi:
         await self._acknowledge(send, device, resync, rejected)
 
     async def connect(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """POST of an immediate "I am here"."""
+        """Answer POST of connect, a heartbeat without a report."""
         head = read_head(scope)
         device = self._admit(name, head)
         await read_body(head, receive)
@@ -117,7 +117,7 @@ class DeviceApi:
         return device
 
     def _authenticate(self, name: str, head: RequestHead) -> None:
-        """Raise the 401 if the token is not good for the device by what is known at this moment."""
+        """Raise Problem (401) if the token is not valid for the device by what is known at this moment."""
         if not self._authenticator.admits(name, head.get(TOKEN), self._fleet.epoch(name)):
             raise Problem(HTTPStatus.UNAUTHORIZED, UNAUTHORIZED_DETAIL, headers={"www-authenticate": "X-Device-Token"})
 

@@ -19,7 +19,7 @@ UNAUTHORIZED_DETAIL = "the token is missing or not valid for this device"
 
 
 class Problem(Exception):
-    """A request that is answered with an error; *faults* name bad fields of its body."""
+    """A request that is answered with *status* and *detail*; *faults* name bad fields of its body."""
 
     def __init__(
         self,
@@ -42,13 +42,13 @@ def raise_for_body(error: WireError) -> NoReturn:
 
 
 class ProblemHandlers:
-    """Turn what went wrong into answers; *count* is called with each route and status."""
+    """Turns errors into answers; *count* is called with each route and status."""
 
     def __init__(self, count: Callable[[str, int], None]) -> None:
         self._count = count
 
     def table(self) -> dict[Any, ExceptionHandler]:
-        """Return the handlers of what goes wrong beside devices' requests, by exception, as starlette takes them."""
+        """Return the handlers of errors outside the device endpoints, by exception, as Starlette takes them."""
         return {HTTPException: self._on_http_exception, Exception: self.on_crash}
 
     def answer(self, scope: Scope, problem: Problem) -> Response:
@@ -57,7 +57,7 @@ class ProblemHandlers:
         return _response(problem)
 
     async def on_crash(self, request: Request, _: Exception) -> Response:
-        """Answer after a bug of ours; the server logs it."""
+        """Answer 500 after a bug of ours; the server logs it."""
         detail = "the gateway failed to answer; try again"
         return self.answer(request.scope, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
 

@@ -1,4 +1,4 @@
-"""What a request says, read defensively: its headers, and its body up to a size and a time."""
+"""Reads requests defensively: the headers that matter, and the body up to a size and a time."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from praetor_api.protocol import MAX_BODY_BYTES
 from praetor_gateway.http.problems import Problem
 
 BODY_DEADLINE_S = 10.0
+"""How long a body may take to arrive; an agent gives up its request after 12 s."""
 
 TOKEN = b"x-device-token"
 IF_NONE_MATCH = b"if-none-match"
@@ -28,7 +29,10 @@ RequestHead = Mapping[bytes, bytes]
 
 
 def read_head(scope: Scope) -> RequestHead:
-    """Return the headers that matter here, repeated ones joined; Problem when it is unclear where the body ends."""
+    """Return the headers that matter here, repeated ones joined.
+
+    Raises Problem (400) when both Content-Length and Transfer-Encoding are given: where the body ends would be unclear.
+    """
     head: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
         if name in _WANTED:
@@ -40,14 +44,17 @@ def read_head(scope: Scope) -> RequestHead:
 
 
 def preferred_wait(head: RequestHead, most: int) -> int:
-    """Return for how many seconds the client wants to wait (RFC 7240), at most *most*; 0 when it does not say."""
+    """Return the seconds that the client wants to wait (`Prefer: wait=N`, RFC 7240), at most *most*; else 0."""
     prefer = head.get(PREFER)
     found = _WAIT.search(prefer) if prefer is not None else None
     return min(int(found[1]), most) if found else 0
 
 
 async def read_body(head: RequestHead, receive: Receive) -> bytes:
-    """Return the body; Problem when it is encoded, too large, too slow or cut off."""
+    """Return the body.
+
+    Raises Problem: 415 when it is encoded, 413 when it is too large, 408 when it is too slow, 400 when it is cut off.
+    """
     if head.get(_ENCODING, b"identity").lower() != b"identity":
         detail = "the body must not be compressed; leave Content-Encoding out"
         raise Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, detail, headers=_CLOSE)

@@ -18,16 +18,26 @@ from praetor_api.kube.runtime.clock import Clock, SystemClock
 from praetor_gateway.errors import ConfigurationError
 from praetor_gateway.http.certificates import CertificateReloader, TlsFiles
 
-KEEP_ALIVE_S = 75.0  # above every poll and heartbeat: a closed connection is a new handshake
+KEEP_ALIVE_S = 75.0
+"""Longer than every poll (55 s) and heartbeat: a connection that is closed between them costs a new handshake."""
 KEEP_ALIVE_REQUESTS = 100_000
+"""Requests before a connection is closed: two weeks of heartbeats. Hypercorn's default of 1000 is some hours."""
 BACKLOG = 4096
-HANDSHAKE_S = 10.0  # of a device behind a slow link
+"""Connections that wait to be accepted: a fleet reconnects at once after a restart."""
+HANDSHAKE_S = 10.0
+"""How long a TLS handshake may take; Hypercorn's default of 60 s lets idle peers hold memory."""
 MAX_HEAD_BYTES = 16 * 1024
+"""Limit of a request's head; a device sends less than 1 KiB."""
 TLS_BUFFER_BYTES = 16 * 1024
+"""One TLS record; see limit_tls_buffers()."""
 
 
 class Listener:
-    """A bound address and the server on it. Raises ConfigurationError naming *option* when it cannot be bound."""
+    """A bound address and the server of *app* on it, over TLS with *tls*.
+
+    Raises ConfigurationError naming *option*, the flag of *address*, when it cannot be bound, and `--tls-cert` when the
+    certificate cannot be used.
+    """
 
     def __init__(
         self, app: ASGIApp, address: str, *, option: str, tls: TlsFiles | None = None, clock: Clock | None = None
@@ -57,7 +67,7 @@ class Listener:
         return Sockets(secure_sockets=secure, insecure_sockets=plain, quic_sockets=[])
 
     async def serve(self, stop: Callable[[], Awaitable[object]], timeout_s: float) -> None:
-        """Serve until *stop* returns, then for at most *timeout_s* to end what is under way."""
+        """Serve until *stop* returns, then for at most *timeout_s* seconds to end requests."""
         app = wrap_app(without_lifespan(self._app), self._config.wsgi_max_body_size, "asgi")  # type: ignore[arg-type]
         serving = asyncio.create_task(
             worker_serve(app, self._config, sockets=self._sockets(), shutdown_trigger=stop), name="serve"
@@ -83,7 +93,7 @@ class Listener:
 
 
 def _bind(address: str) -> socket.socket:
-    """Return a socket that listens: from now on a client that connects waits, and is not refused."""
+    """Return a socket that listens: a client that connects from now on waits, and is not refused."""
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -121,7 +131,7 @@ def limit_tls_buffers() -> None:
 
 
 class _Config(Config):
-    """Hypercorn's, with the *context* that follows the certificate."""
+    """Hypercorn's configuration, with the *context* that follows the certificate."""
 
     context: ssl.SSLContext | None = None
 
@@ -150,7 +160,7 @@ def _config(tls: TlsFiles | None) -> _Config:
     config.h11_max_incomplete_size = MAX_HEAD_BYTES
     config.alpn_protocols = ["http/1.1"]
     config.include_server_header = False
-    config.graceful_timeout = 2.0
+    config.graceful_timeout = 2.0  # for requests that are under way; see serve() for the bound that holds
     config.loglevel = "WARNING"
     if tls is not None:
         config.certfile, config.keyfile = str(tls.cert), str(tls.key)

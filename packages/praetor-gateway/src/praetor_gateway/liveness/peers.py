@@ -36,14 +36,14 @@ _log = structlog.get_logger()
 
 @frozen(kw_only=True)
 class PeerPush:
-    """One push: the seconds since *observer* heard each device."""
+    """What one replica sends: the seconds since *observer* heard each device, by name."""
 
     observer: str
     ages: Mapping[str, float]
 
 
 class PeerTransport(Protocol):
-    """Sends pushes."""
+    """Sends pushes to the leader."""
 
     async def push(self, address: str, heard: PeerPush) -> bool:
         """Push to the replica at *address*; return whether it took it."""
