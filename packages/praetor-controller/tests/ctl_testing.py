@@ -21,7 +21,7 @@ from praetor_api.kube.client.resource import (
     Resource,
 )
 from praetor_controller.ctl.cli import main
-from praetor_controller.ctl.cluster import Cluster, Where
+from praetor_controller.ctl.cluster import Cluster, Target
 
 NAMESPACE = "lab"
 
@@ -40,13 +40,13 @@ class Lab:
     def __init__(self, now: datetime = datetime(2026, 1, 1, 1, tzinfo=UTC)) -> None:
         self.clock = FakeClock(now)
         self.kube = LabKube(self.clock)
-        self.asked: list[Where] = []
+        self.asked: list[Target] = []
 
     @asynccontextmanager
-    async def open(self, where: Where) -> AsyncIterator[Cluster]:
-        self.asked.append(where)
-        api = self.kube.rehearsal() if where.dry_run else self.kube
-        yield Cluster(api=api, namespace=where.namespace or NAMESPACE, clock=self.clock)
+    async def open(self, target: Target) -> AsyncIterator[Cluster]:
+        self.asked.append(target)
+        api = self.kube.rehearsal() if target.dry_run else self.kube
+        yield Cluster(api=api, namespace=target.namespace or NAMESPACE, clock=self.clock)
 
     def run(self, *args: str, **settings: Any) -> Result:
         return CliRunner().invoke(main, args, obj=self.open, **settings)

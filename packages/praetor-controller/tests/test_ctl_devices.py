@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from ctl_testing import Lab
 from praetor_api.kube.client.errors import KubeError, Unreachable, api_error
 from praetor_controller.ctl.cli import main
-from praetor_controller.ctl.cluster import Where
+from praetor_controller.ctl.cluster import Target
 from praetor_controller.ctl.output import painted, table, wants_colour
 
 
@@ -100,14 +100,14 @@ def test_all_pages_are_read(lab: Lab) -> None:
 def test_options_say_which_cluster(lab: Lab) -> None:
     lab.run("devices", "--kubeconfig", "file", "--context", "prod", "-n", "fleet")
     lab.run("devices", env={"PRAETOR_CTL_NAMESPACE": "other", "PRAETOR_CTL_OUTPUT": "json"})
-    assert lab.asked == [Where(kubeconfig="file", context="prod", namespace="fleet"), Where(namespace="other")]
+    assert lab.asked == [Target(kubeconfig="file", context="prod", namespace="fleet"), Target(namespace="other")]
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
         (Unreachable("connection refused"), "the cluster is not reachable: connection refused; check --kubeconfig"),
-        (api_error(401, "Unauthorized", "no"), "the cluster does not know you"),
+        (api_error(401, "Unauthorized", "no"), "the cluster refuses the credentials"),
         (api_error(403, "Forbidden", "you may not list"), "not allowed: you may not list"),
         (api_error(404, "NotFound", "no such kind"), "not found: no such kind; check the name and --namespace"),
         (api_error(500, "InternalError", "etcd"), "500 InternalError: etcd"),

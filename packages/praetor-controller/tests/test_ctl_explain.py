@@ -57,9 +57,9 @@ def test_a_deployment_is_explained_by_the_reasons_of_its_devices(lab: Lab) -> No
     assert lines[0].startswith("tel: Available=True MinimumDevicesAvailable: 3 of 4 devices are available")
     assert lines[1].startswith("tel: Progressing=True RolloutInProgress: ")
     assert lines[2:] == [
-        "tel: the controller has not seen its present spec yet; is it running?",
+        "tel: the controller has not observed its present spec yet; check that it runs",
         "tel: the controller's next writes: create 1, update 1",
-        "BudgetExhausted: 2 devices: waits, because as many devices are down as may be (maxUnavailable=1)",
+        "BudgetExhausted: 2 devices: waits, because no more devices may be unavailable (maxUnavailable=1)",
         "    leaf-2, leaf-3",
         "Creating: 1 device: is being given its first process",
         "    leaf-4",
@@ -130,7 +130,7 @@ def test_a_spec_that_was_seen_is_not_called_unseen() -> None:
     lab = Lab()
     spec = {"selector": {}, "template": {"spec": NEW}}
     lab.deployment("tel", spec=spec, status={"observedGeneration": 1})
-    assert "has not seen" not in lab.run("explain", "tel").output
+    assert "has not observed" not in lab.run("explain", "tel").output
 
 
 @pytest.mark.parametrize(

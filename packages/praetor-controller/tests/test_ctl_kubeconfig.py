@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from praetor_controller.ctl.kubeconfig import context_namespace, default_namespace
+from praetor_controller.ctl.cluster import context_namespace, default_namespace
 
 LAB = {"current-context": "lab", "contexts": [{"name": "lab", "context": {"namespace": "fleet"}}, {"name": "bare"}]}
 OTHER = {"current-context": "prod", "contexts": [{"name": "prod", "context": {"namespace": "live"}}]}

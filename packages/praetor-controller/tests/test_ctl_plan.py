@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from ctl_testing import NAMESPACE, Lab
 from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Key
+from praetor_controller.ctl.commands.plan import deployments_in
 from praetor_controller.ctl.errors import BadInput
-from praetor_controller.ctl.forecast import MOST_STEPS
-from praetor_controller.ctl.manifest import deployments_in
+from praetor_controller.ctl.forecast import MAX_STEPS
 
 LONG_AGO = "2026-01-01T00:00:00Z"
 OLD, NEW = {"execution": {"backend": "process"}}, {"execution": {"backend": "systemd"}}
@@ -95,7 +95,7 @@ def test_nothing_is_written() -> None:
     plan(lab, manifest())
     plan(lab, {**manifest(), "metadata": {"name": "other"}})
     assert {kind: lab.kube.objects(kind) for kind in before} == before
-    assert all(where.dry_run for where in lab.asked)
+    assert all(target.dry_run for target in lab.asked)
 
 
 def test_a_new_deployment_creates_at_once_and_takes_nothing_down() -> None:
@@ -191,9 +191,9 @@ def test_approval_can_be_taken_for_granted() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("a: [", "it is neither YAML nor JSON"),
+        ("a: [", "not YAML or JSON"),
         ("- 1", "a document is list, not an object"),
-        ("{kind: List, items: 5}", "items: is no list"),
+        ("{kind: List, items: 5}", "items: is not a list"),
         ("kind: ConfigMap", "there is no DeviceProcessDeployment in it"),
         ("kind: DeviceProcessDeployment", "metadata.name: is missing"),
         ("{kind: DeviceProcessDeployment, metadata: {name: tel}}", "tel: spec: is missing"),
@@ -229,7 +229,7 @@ def test_a_bad_ready_after_is_a_usage_error() -> None:
 def test_a_forecast_keeps_the_budget_and_ends(devices: int, limit: int) -> None:
     told = forecast(lab_of(devices), manifest(rolling={"maxUnavailable": limit}))
     assert told["unavailableAtMost"] <= limit
-    assert len(told["steps"]) <= min(devices, MOST_STEPS)
+    assert len(told["steps"]) <= min(devices, MAX_STEPS)
     assert len(told["left"]) == (0 if limit else devices)
 
 

@@ -1,4 +1,4 @@
-"""Where a rollout stands: what scripts branch on and people see."""
+"""Target a rollout stands: what scripts branch on and people see."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from praetor_controller.ctl.errors import Exit
+from praetor_controller.ctl.errors import ExitCode
 from praetor_controller.ctl.progress import Progress, Verdict, as_data, bar, final_line, line, progress
 
 
@@ -27,62 +27,62 @@ def deployment(*conditions: tuple[str, str, str], observed: int = 2, **status: A
             deployment(("Progressing", "True", "NewRevisionRolledOut")),
             Verdict.DONE,
             "NewRevisionRolledOut",
-            Exit.DONE,
+            ExitCode.DONE,
             id="done",
         ),
         pytest.param(
             deployment(("Progressing", "True", "NewRevisionRolledOut"), observed=1),
             Verdict.IN_PROGRESS,
             "NotObserved",
-            Exit.IN_PROGRESS,
+            ExitCode.IN_PROGRESS,
             id="done-with-an-older-spec",
         ),
         pytest.param(
             deployment(("Progressing", "False", "ProgressDeadlineExceeded")),
             Verdict.FAILED,
             "ProgressDeadlineExceeded",
-            Exit.FAILED,
+            ExitCode.FAILED,
             id="deadline",
         ),
         pytest.param(
             deployment(("Progressing", "False", "X"), ("Paused", "True", "TooManyFailures")),
             Verdict.FAILED,
             "X",
-            Exit.FAILED,
+            ExitCode.FAILED,
             id="stopped-by-its-failure-policy",
         ),
         pytest.param(
             deployment(("RolledBack", "True", "Y"), ("Progressing", "True", "NewRevisionRolledOut")),
             Verdict.FAILED,
             "RolledBack",
-            Exit.FAILED,
+            ExitCode.FAILED,
             id="rolled-back",
         ),
         pytest.param(
             deployment(("Progressing", "Unknown", "DeploymentPaused"), ("Paused", "True", "DeploymentPaused")),
             Verdict.PAUSED,
             "DeploymentPaused",
-            Exit.PAUSED,
+            ExitCode.PAUSED,
             id="paused",
         ),
         pytest.param(
             deployment(("Paused", "False", "X"), ("Progressing", "True", "RolloutInProgress")),
             Verdict.IN_PROGRESS,
             "RolloutInProgress",
-            Exit.IN_PROGRESS,
+            ExitCode.IN_PROGRESS,
             id="under-way",
         ),
-        pytest.param(deployment(), Verdict.IN_PROGRESS, "", Exit.IN_PROGRESS, id="no-conditions-yet"),
+        pytest.param(deployment(), Verdict.IN_PROGRESS, "", ExitCode.IN_PROGRESS, id="no-conditions-yet"),
         pytest.param(
             {"metadata": {"name": "tel", "generation": 1}},
             Verdict.IN_PROGRESS,
             "NotObserved",
-            Exit.IN_PROGRESS,
+            ExitCode.IN_PROGRESS,
             id="new",
         ),
     ],
 )
-def test_verdicts(obj: dict[str, Any], verdict: Verdict, reason: str, code: Exit) -> None:
+def test_verdicts(obj: dict[str, Any], verdict: Verdict, reason: str, code: ExitCode) -> None:
     state = progress(obj)
     assert (state.verdict, state.reason, state.exit_code) == (verdict, reason, code)
 
@@ -137,11 +137,11 @@ def test_the_last_line_says_what_came_of_it(verdict: Verdict, words: str) -> Non
 COUNT = st.integers(0, 50)
 
 
-@given(desired=COUNT, up=COUNT, updated=COUNT, spared=COUNT, width=st.integers(1, 60))
-def test_a_bar_is_always_as_wide_as_it_shall_be(desired: int, up: int, updated: int, spared: int, width: int) -> None:
+@given(desired=COUNT, up=COUNT, updated=COUNT, deferred=COUNT, width=st.integers(1, 60))
+def test_a_bar_is_always_as_wide_as_it_shall_be(desired: int, up: int, updated: int, deferred: int, width: int) -> None:
     state = Progress(
         name="tel", verdict=Verdict.IN_PROGRESS, reason="", message="",
-        desired=desired, up_to_date=up, updated=updated, spared=spared,
+        desired=desired, up_to_date=up, updated=updated, deferred=deferred,
     )  # fmt: skip
     assert len(bar(state, width)) == width + 2
 

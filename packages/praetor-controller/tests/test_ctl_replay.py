@@ -47,7 +47,7 @@ def edited(lines: list[bytes]) -> list[bytes]:
 
 def test_a_recording_that_comes_out_the_same(tmp_path: Path, lines: list[bytes]) -> None:
     result = Lab().run("replay", written_to(tmp_path, lines))
-    assert (result.exit_code, result.stdout) == (0, "same: 4 decisions of lab/tel come out as they were recorded\n")
+    assert (result.exit_code, result.stdout) == (0, "same: 4 decisions of lab/tel are as they were recorded\n")
 
 
 def test_the_first_difference_is_told_in_words(tmp_path: Path, lines: list[bytes]) -> None:
@@ -67,14 +67,14 @@ def test_programs_read_it_as_json_and_yaml(tmp_path: Path, lines: list[bytes]) -
 
 
 def test_a_cut_off_line_and_lost_ones_are_noted(tmp_path: Path, lines: list[bytes]) -> None:
-    stray = json.loads(lines[1]) | {"uid": "other"}
+    orphan = json.loads(lines[1]) | {"uid": "other"}
     lost = json.loads(lines[1]) | {"lost": 3}
-    file = written_to(tmp_path, [lines[0], json.dumps(lost).encode(), b"\n", json.dumps(stray).encode(), b"\n{"])
+    file = written_to(tmp_path, [lines[0], json.dumps(lost).encode(), b"\n", json.dumps(orphan).encode(), b"\n{"])
     result = Lab().run("replay", file)
     assert result.exit_code == 0
     assert "the last line was cut off" in result.stdout
     assert "3 decisions were never recorded" in result.stdout
-    assert "1 lines were passed over" in result.stdout
+    assert "1 lines were skipped" in result.stdout
 
 
 def test_standard_input_can_be_replayed(lines: list[bytes]) -> None:

@@ -12,9 +12,9 @@ import yaml
 from ctl_testing import NAMESPACE, Lab, LabKube
 from praetor_api.kube.client.errors import Forbidden, KubeError, NotFound, api_error
 from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Key
-from praetor_controller.ctl.cluster import Cluster, Where
-from praetor_controller.ctl.commands.rollout.status import Screen, look
+from praetor_controller.ctl.cluster import Cluster, Target
 from praetor_controller.ctl.progress import Progress, Verdict
+from praetor_controller.ctl.rollout_watch import Screen, follow
 
 KEY = Key(NAMESPACE, "tel")
 
@@ -120,7 +120,7 @@ async def test_bars_move_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> No
     await lab.kube.create(NETWORK_SWITCHES, NAMESPACE, body)
     cluster = Cluster(api=lab.kube, namespace=NAMESPACE, clock=lab.clock)
     screen = Screen(terminal=True, quiet=False)
-    following = asyncio.ensure_future(look(cluster, "tel", screen, watch=True, timeout_s=10))
+    following = asyncio.ensure_future(follow(cluster, "tel", screen, watch=True, timeout_s=10))
     await lab.clock.advance(12)
     await asyncio.wait_for(following, 5)
     assert "\n  canary [....." in capsys.readouterr().out
@@ -130,12 +130,12 @@ def test_a_name_that_no_deployment_can_have_is_refused() -> None:
     for command in ("status", "pause", "restart"):
         result = Lab().run("rollout", command, "dpd/tel")
         assert result.exit_code == 2
-        assert "DPD: 'dpd/tel' is no name of a deployment" in result.stderr
+        assert "DPD: 'dpd/tel' is not a name of a deployment" in result.stderr
 
 
 def test_ctrl_c_is_told_from_failure() -> None:
     class Interrupted(Lab):
-        def open(self, where: Where) -> Any:
+        def open(self, target: Target) -> Any:
             raise KeyboardInterrupt
 
     assert Interrupted().run("rollout", "status", "tel").exit_code == 130
@@ -150,7 +150,7 @@ def test_a_deployment_that_is_not_there_is_an_error() -> None:
 def test_a_bad_timeout_is_a_usage_error() -> None:
     result = Lab().run("rollout", "status", "tel", "--timeout", "soon")
     assert result.exit_code == 2
-    assert "write it as 90s, 10m or 1h30m" in result.stderr
+    assert "write 90s, 10m or 1h30m" in result.stderr
 
 
 class Follower:
@@ -160,7 +160,7 @@ class Follower:
         self.lab = lab
         cluster = Cluster(api=lab.kube, namespace=NAMESPACE, clock=lab.clock)
         screen = Screen(terminal=False, quiet=False)
-        self.task = asyncio.ensure_future(look(cluster, "tel", screen, watch=True, timeout_s=timeout_s))
+        self.task = asyncio.ensure_future(follow(cluster, "tel", screen, watch=True, timeout_s=timeout_s))
 
     async def tell(self, told: dict[str, Any]) -> None:
         await self.lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, {"status": told}, subresource="status")
@@ -268,13 +268,13 @@ def test_the_command_says_when_time_was_up() -> None:
 class Impatient(Lab):
     """A lab whose clock runs by itself."""
 
-    def open(self, where: Where) -> Any:
+    def open(self, target: Target) -> Any:
         async def run() -> None:
             for _ in range(50):
                 await self.clock.advance(1)
 
         self.running = asyncio.ensure_future(run())
-        return super().open(where)
+        return super().open(target)
 
 
 # pause, resume, restart

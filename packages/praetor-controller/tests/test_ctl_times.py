@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from praetor_controller.ctl.times import age, parse_span, span
+from praetor_controller.ctl.times import age, format_duration, parse_duration
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -16,7 +16,7 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
     [(-5, "0s"), (0, "0s"), (12.4, "12s"), (60, "1m"), (61, "1m1s"), (3600, "1h"), (90061, "1d1h"), (86460, "1d")],
 )
 def test_spans_have_the_two_greatest_units(seconds: float, text: str) -> None:
-    assert span(seconds) == text
+    assert format_duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -28,10 +28,10 @@ def test_ages(since: str | None, text: str) -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("1d", 86400)])
 def test_durations_are_read(text: str, seconds: float) -> None:
-    assert parse_span(text) == seconds
+    assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "10 m", "m", "1.5h", "-3s", "10x"])
 def test_a_bad_duration_says_how_to_write_one(text: str) -> None:
-    with pytest.raises(ValueError, match="write it as 90s, 10m or 1h30m"):
-        parse_span(text)
+    with pytest.raises(ValueError, match="write 90s, 10m or 1h30m"):
+        parse_duration(text)

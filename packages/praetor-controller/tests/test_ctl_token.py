@@ -100,7 +100,7 @@ def test_programs_read_which_secret_made_a_token(secrets: str) -> None:
     ("content", "words"),
     [
         pytest.param(b"\n \n", "is empty; write one secret a line", id="empty"),
-        pytest.param("schlüssel".encode(), "only printable ASCII", id="not-ascii"),
+        pytest.param("schlüssel".encode(), "is not printable ASCII", id="not-ascii"),
         pytest.param(b"\xff\xfe", "is not text", id="binary"),
     ],
 )

@@ -22,22 +22,24 @@ from praetor_controller.settings import Recording, Settings, parse_address
 )
 @click.option("--context", help="Context of the kubeconfig; its current one when unset.")
 @click.option("--namespace", multiple=True, help="Namespace to watch; may be repeated. All of them when unset.")
-@click.option("--metrics-bind-address", default=":8080", help="Where /metrics is served; 0 turns it off.")
-@click.option("--health-probe-bind-address", default=":8081", help="Where /healthz and /readyz are; 0 turns them off.")
+@click.option("--metrics-bind-address", default=":8080", help="Address of /metrics; 0 turns it off.")
+@click.option("--health-probe-bind-address", default=":8081", help="Address of /healthz and /readyz; 0 turns them off.")
 @click.option("--leader-elect/--no-leader-elect", default=True, help="Take part in leader election.")
 @click.option("--leader-elect-namespace", default="praetor-system", help="Namespace of the Lease praetor-controller.")
 @click.option(
     "--leader-elect-lease-duration",
     type=click.FloatRange(1.0, 3600.0),
     default=15.0,
-    help="Seconds after which others may take over from a leader that is silent.",
+    help="Seconds after which another replica may replace a silent leader.",
 )
-@click.option("--qps", type=click.FloatRange(min=0, min_open=True), default=2000.0, help="Most writes a second.")
-@click.option("--burst", type=click.IntRange(min=1), default=2000, help="Most writes at once after a quiet time.")
+@click.option("--qps", type=click.FloatRange(min=0, min_open=True), default=2000.0, help="Maximum writes per second.")
+@click.option("--burst", type=click.IntRange(min=1), default=2000, help="Maximum writes at once after a quiet time.")
 @click.option("--workers", type=click.IntRange(1, 64), default=4, help="Deployments reconciled at the same time.")
-@click.option("--record", metavar="FILE", help="Take every decision down in FILE, for praetorctl replay.")
-@click.option("--record-max-mib", type=click.IntRange(1, 1 << 20), default=256, help="Largest size of that file.")
-@click.option("--record-files", type=click.IntRange(1, 100), default=4, help="How many there may be, FILE.1 and so on.")
+@click.option("--record", metavar="FILE", help="Record every decision in FILE, for praetorctl replay.")
+@click.option("--record-max-mib", type=click.IntRange(1, 1 << 20), default=256, help="Maximum size of FILE in MiB.")
+@click.option(
+    "--record-files", type=click.IntRange(1, 100), default=4, help="Maximum number of files, FILE.1 and so on."
+)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
 @click.version_option(__version__, prog_name="praetor-controller")
@@ -83,6 +85,6 @@ def main(
         raise click.UsageError(str(e)) from e
     except KubeError as e:
         raise click.UsageError(f"--kubeconfig: {e}") from e
-    except ExceptionGroup:  # a part failed in a way that nobody foresaw: whoever supervises us starts us again
+    except ExceptionGroup:  # an unexpected failure of a part: the supervisor starts the process again
         structlog.get_logger(__name__).exception("the controller failed")
         raise SystemExit(1) from None

@@ -1,4 +1,4 @@
-"""What can go wrong in the controller, split by who can mend it."""
+"""The errors of the controller, split by who can fix them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ class ControllerError(Exception):
 
 
 class InvalidDeployment(ControllerError):
-    """A deployment cannot be acted on until somebody changes it; the message names field and mend."""
+    """A user has to change the deployment first; the message names the field and what to write instead."""
 
 
 class BadSettings(ControllerError):
-    """An option cannot be used; the message names the flag and the mend."""
+    """An option cannot be used; the message names the flag and what to write instead."""
 
 
 class NotLeading(ControllerError):

@@ -1,4 +1,4 @@
-"""What the controller counts, for Prometheus. Label values come from closed sets or from names of deployments."""
+"""The controller's metrics. Label values come from closed sets or from names of deployments."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class Metrics:
         )
         self.passes = Counter(
             "praetor_controller_passes",
-            "Passes over a deployment: whole, or over what changed alone.",
+            "Passes over a deployment: of the whole, or of what changed.",
             ["devices"],
             registry=self.registry,
         )
         self.account_errors = Counter(
             "praetor_controller_account_errors",
-            "Accounts of devices at rest that a pass over all of them did not confirm. Never, unless there is a bug.",
+            "Incremental statuses that a pass over all devices did not confirm; 0 unless there is a bug.",
             registry=self.registry,
         )
-        self.queue = Gauge("praetor_controller_queue_depth", "Deployments that wait.", registry=self.registry)
+        self.queue = Gauge("praetor_controller_queue_depth", "Deployments in the workqueue.", registry=self.registry)
         self.behind = Gauge(
             "praetor_controller_kinds_behind",
-            "Kinds that cannot be followed at the apiserver at present. Nothing is decided there meanwhile.",
+            "Kinds whose watch is interrupted at present. Nothing is decided meanwhile.",
             registry=self.registry,
         )
         self.writes = Counter(
@@ -77,12 +77,12 @@ class Metrics:
         self.requests.labels(verb, resource.plural, str(code)).inc()
 
     def show_devices(self, key: Key, reasons: Mapping[ReasonCode, int]) -> None:
-        """Show how many devices of a deployment are where they are for which reason."""
+        """Show the number of devices of a deployment by reason."""
         for code in ReasonCode:
             self.devices.labels(key.namespace, key.name, code.value).set(reasons.get(code, 0))
 
     def forget_devices(self, key: Key) -> None:
-        """Show nothing of a deployment that is gone."""
+        """Remove the series of a deployment that is gone."""
         for code in ReasonCode:
             self.devices.remove(key.namespace, key.name, code.value)
 

@@ -20,7 +20,7 @@ _SHUTDOWN_S = 1.0
 
 @asynccontextmanager
 async def serve(settings: Settings, metrics: Metrics, ready: Callable[[], bool]) -> AsyncIterator[None]:
-    """Serve what *settings* ask for within the block; BadSettings when an address cannot be had."""
+    """Serve what *settings* ask for within the block; BadSettings when an address cannot be bound."""
     async with AsyncExitStack() as stack:
         if settings.metrics is not None and settings.metrics == settings.probes:
             both = [*_probe_routes(ready), _metrics_route(metrics)]

@@ -19,7 +19,7 @@ class Address:
 
 @frozen(kw_only=True)
 class Recording:
-    """Where decisions are taken down, how large a file may become, and how many there may be."""
+    """The file that decisions are recorded in, its maximum size, and the maximum number of such files."""
 
     path: Path
     max_bytes: int
@@ -28,7 +28,7 @@ class Recording:
 
 @frozen(kw_only=True)
 class Settings:
-    """What the command line and the environment said."""
+    """The options of the command line and the environment."""
 
     kubeconfig: str | None = None
     context: str | None = None

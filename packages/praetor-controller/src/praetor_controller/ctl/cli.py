@@ -1,56 +1,80 @@
-"""The command `praetorctl`: its groups, and where a failed request becomes a sentence."""
+"""The command `praetorctl`: its groups, and where a failed request becomes a sentence.
+
+A command is imported when it is run, so that help and errors of usage come at once: the path of a command is the path
+of its module below commands/.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import click
 
 from praetor_api.kube.client.errors import KubeError
 from praetor_controller.__about__ import __version__
-from praetor_controller.ctl.commands.completion import completion
-from praetor_controller.ctl.commands.devices import devices
-from praetor_controller.ctl.commands.explain import explain
-from praetor_controller.ctl.commands.plan import plan
-from praetor_controller.ctl.commands.replay import replay
-from praetor_controller.ctl.commands.rollout.approve import approve
-from praetor_controller.ctl.commands.rollout.history import history
-from praetor_controller.ctl.commands.rollout.pause import pause
-from praetor_controller.ctl.commands.rollout.restart import restart
-from praetor_controller.ctl.commands.rollout.resume import resume
-from praetor_controller.ctl.commands.rollout.status import status
-from praetor_controller.ctl.commands.rollout.undo import undo
-from praetor_controller.ctl.commands.token.mint import mint
-from praetor_controller.ctl.commands.token.verify import verify
-from praetor_controller.ctl.errors import Exit, explained
+from praetor_controller.ctl.errors import ExitCode, command_failed
 from praetor_controller.ctl.output import warn
 
+_COMMANDS = "praetor_controller.ctl.commands"
 
-class Commands(click.Group):
-    """A group whose commands may raise KubeError."""
+
+class LazyGroup(click.Group):
+    """A group whose commands may raise KubeError.
+
+    *summaries* are its commands' lines in the help, by name; *package* is where their modules are.
+    """
+
+    def __init__(self, *args: Any, package: str = "", summaries: Mapping[str, str] | None = None, **attrs: Any) -> None:
+        super().__init__(*args, **attrs)
+        self._package = package
+        self._summaries = summaries or {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *self._summaries})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._summaries:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(f"{self._package}.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups = {name: group.get_short_help_str(limit=formatter.width) for name, group in self.commands.items()}
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted({**groups, **self._summaries}.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except KubeError as e:
-            raise explained(e) from e
+            raise command_failed(e) from e
         except KeyboardInterrupt:
             warn("")  # whatever was painted last stays whole
-            ctx.exit(Exit.INTERRUPTED)
+            ctx.exit(ExitCode.INTERRUPTED)
 
 
 @click.group(
-    cls=Commands,
+    cls=LazyGroup,
+    package=_COMMANDS,
+    summaries={
+        "completion": "Print the script that teaches a shell to complete praetorctl.",
+        "devices": "Show the devices: connection, agent, running processes.",
+        "explain": "Explain the state of a device, or of each device of a deployment.",
+        "plan": "Forecast what the controller would do with the deployments in a file.",
+        "replay": "Replay the decisions that praetor-controller --record FILE recorded.",
+    },
     context_settings={"auto_envvar_prefix": "PRAETOR_CTL", "help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__, prog_name="praetorctl")
 def main() -> None:
-    """Look at devices and rollouts of Praetor, and steer them. As a plugin: kubectl praetor.
+    """Inspect devices and rollouts of Praetor, and control them. As a plugin: kubectl praetor.
 
     \b
     Exit codes:
       0  done
-      1  the cluster cannot be reached, refuses, or lacks what was named; a replay that comes out otherwise
+      1  the cluster cannot be reached, refuses, or lacks what was named; a replay with a different outcome
       2  the command line, or something it names, cannot be used
       3  failed: a rollout that stopped, a token that is refused
       4  the rollout is paused
@@ -65,24 +89,30 @@ def main() -> None:
     """
 
 
-@main.group()
+@main.group(
+    cls=LazyGroup,
+    package=f"{_COMMANDS}.token",
+    summaries={
+        "mint": "Make the tokens of devices from the newest secret of the gateway.",
+        "verify": "Check whether a gateway with these secrets accepts TOKEN from DEVICE.",
+    },
+)
 def token() -> None:
     """Make and check the tokens of devices."""
 
 
-main.add_command(completion)
-main.add_command(devices)
-main.add_command(explain)
-main.add_command(plan)
-main.add_command(replay)
-token.add_command(mint)
-token.add_command(verify)
-
-
-@main.group()
+@main.group(
+    cls=LazyGroup,
+    package=f"{_COMMANDS}.rollout",
+    summaries={
+        "approve": "Let a wave with approval: Manual begin.",
+        "history": "Show the revisions of a deployment's template, oldest first.",
+        "pause": "Stop a rollout where it is.",
+        "restart": "Restart every process of a deployment, as a rollout.",
+        "resume": "Let a paused rollout go on.",
+        "status": "Follow the rollout of a deployment to its end: it is done, has failed or is paused.",
+        "undo": "Bring an earlier template back, as a rollout.",
+    },
+)
 def rollout() -> None:
-    """Follow and steer the rollouts of deployments."""
-
-
-for each in (status, history, undo, pause, resume, restart, approve):
-    rollout.add_command(each)
+    """Follow and control the rollouts of deployments."""

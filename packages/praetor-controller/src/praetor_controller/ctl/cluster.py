@@ -1,15 +1,16 @@
-"""The cluster that a command speaks to: options that say which, a client for it, and lists read whole."""
+"""The cluster of a command: the options that select it, a client for it, and lists read whole."""
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 import click
+import yaml
 from attrs import frozen
 
 from praetor_api.kube.client.api import KubeApi
@@ -17,17 +18,21 @@ from praetor_api.kube.client.client import KubeClient
 from praetor_api.kube.client.connection import Connection, from_kubeconfig
 from praetor_api.kube.client.resource import Resource
 from praetor_api.kube.runtime.clock import Clock, SystemClock
-from praetor_controller.ctl.kubeconfig import default_namespace
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 
 FIELD_MANAGER = "praetorctl"
+DEFAULT_NAMESPACE = "default"
+POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 @frozen(kw_only=True)
-class Where:
-    """Which cluster and namespace, as given; None means what the kubeconfig says. *dry_run*: writes change nothing."""
+class Target:
+    """The cluster and namespace that the options select; None means as the kubeconfig says.
+
+    *dry_run*: the API answers writes and stores nothing.
+    """
 
     kubeconfig: str | None = None
     context: str | None = None
@@ -37,24 +42,24 @@ class Where:
 
 @frozen(kw_only=True)
 class Cluster:
-    """A cluster to speak to, and the namespace that is meant."""
+    """A client of the cluster, and the namespace that was selected."""
 
     api: KubeApi
     namespace: str
     clock: Clock
 
 
-Opener: TypeAlias = Callable[[Where], AbstractAsyncContextManager[Cluster]]
+Opener: TypeAlias = Callable[[Target], AbstractAsyncContextManager[Cluster]]
 
 
 def cluster_options(command: F) -> F:
-    """Add the options that say which cluster; the command gets them as one *where*, and how to open it as *opener*."""
+    """Add the options that select a cluster; the command gets them as *target*, and how to connect as *opener*."""
 
-    def with_where(*args: Any, kubeconfig: str | None, context: str | None, namespace: str | None, **rest: Any) -> Any:
-        where = Where(kubeconfig=kubeconfig, context=context, namespace=namespace)
-        return command(*args, where=where, opener=click.get_current_context().obj or opened, **rest)
+    def with_target(*args: Any, kubeconfig: str | None, context: str | None, namespace: str | None, **rest: Any) -> Any:
+        target = Target(kubeconfig=kubeconfig, context=context, namespace=namespace)
+        return command(*args, target=target, opener=click.get_current_context().obj or opened, **rest)
 
-    with_where.__doc__ = command.__doc__
+    with_target.__doc__ = command.__doc__
     options = (
         click.option(
             "-n", "--namespace", envvar="PRAETOR_CTL_NAMESPACE", help="Namespace; the kubeconfig context's when unset."
@@ -69,7 +74,7 @@ def cluster_options(command: F) -> F:
             help="Kubeconfig; $KUBECONFIG, ~/.kube/config or the pod's when unset.",
         ),
     )
-    decorated: Any = with_where
+    decorated: Any = with_target
     for option in options:
         decorated = option(decorated)
     if hasattr(command, "__click_params__"):
@@ -79,22 +84,22 @@ def cluster_options(command: F) -> F:
 
 
 @asynccontextmanager
-async def opened(where: Where) -> AsyncIterator[Cluster]:
-    """Open a client as a kubeconfig says."""
-    connection = await Connection.open(from_kubeconfig(where.kubeconfig, where.context))
-    namespace = where.namespace or default_namespace(where.kubeconfig, where.context, os.environ, Path.home())
-    async with KubeClient(connection, user_agent="praetorctl", dry_run=where.dry_run) as client:
+async def opened(target: Target) -> AsyncIterator[Cluster]:
+    """Connect to the cluster that *target* selects."""
+    connection = await Connection.open(from_kubeconfig(target.kubeconfig, target.context))
+    namespace = target.namespace or default_namespace(target.kubeconfig, target.context, os.environ, Path.home())
+    async with KubeClient(connection, user_agent="praetorctl", dry_run=target.dry_run) as client:
         yield Cluster(api=client, namespace=namespace, clock=SystemClock())
 
 
-def ask(opener: Opener, where: Where, question: Callable[[Cluster], Coroutine[Any, Any, T]]) -> T:
-    """Return the answer of the cluster to *question*; KubeError when it has none."""
+def run_on_cluster(opener: Opener, target: Target, work: Callable[[Cluster], Coroutine[Any, Any, T]]) -> T:
+    """Connect to the cluster and return what *work* returns; KubeError when a request fails."""
 
-    async def answer() -> T:
-        async with opener(where) as cluster:
-            return await question(cluster)
+    async def run() -> T:
+        async with opener(target) as cluster:
+            return await work(cluster)
 
-    return asyncio.run(answer())
+    return asyncio.run(run())
 
 
 async def list_all(cluster: Cluster, resource: Resource, label_selector: str | None = None) -> list[dict[str, Any]]:
@@ -109,3 +114,31 @@ async def list_all(cluster: Cluster, resource: Resource, label_selector: str | N
         token = page["metadata"].get("continue")
         if not token:
             return objects
+
+
+def default_namespace(path: str | None, context: str | None, environ: Mapping[str, str], home: Path) -> str:
+    """Return the namespace to use when none is given: the context's, else the pod's, else `default`."""
+    given = path or environ.get("KUBECONFIG") or str(home / ".kube" / "config")
+    files = [Path(part).expanduser() for part in given.split(os.pathsep) if part]
+    found = [file for file in files if file.is_file()]
+    if not found and POD_NAMESPACE.is_file():
+        return POD_NAMESPACE.read_text(encoding="utf-8").strip()
+    return context_namespace([_document(file) for file in found], context)
+
+
+def context_namespace(documents: Sequence[Mapping[str, Any]], context: str | None) -> str:
+    """Return the namespace of *context*, else of the current one, in *documents*: the first that says so wins."""
+    wanted = context or next((each["current-context"] for each in documents if each.get("current-context")), None)
+    for document in documents:
+        for entry in document.get("contexts") or ():
+            if entry.get("name") == wanted:
+                return (entry.get("context") or {}).get("namespace") or DEFAULT_NAMESPACE
+    return DEFAULT_NAMESPACE
+
+
+def _document(file: Path) -> Mapping[str, Any]:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):  # the client names what is wrong with it
+        return {}
+    return content if isinstance(content, dict) else {}

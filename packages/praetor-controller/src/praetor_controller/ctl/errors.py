@@ -1,4 +1,4 @@
-"""How the command ends: one exit code for each thing that scripts tell apart, and errors without tracebacks."""
+"""How the command ends: one exit code for each outcome that scripts distinguish, and errors without tracebacks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 from praetor_api.kube.client.errors import Forbidden, KubeError, NotConfigured, NotFound, Unauthorized, Unreachable
 
 
-class Exit(IntEnum):
+class ExitCode(IntEnum):
     """Exit codes."""
 
     DONE = 0
@@ -24,19 +24,19 @@ class Exit(IntEnum):
 
 
 class CommandFailed(click.ClickException):
-    """The command cannot go on; the message names what is wrong and the mend."""
+    """The command cannot go on; the message names what is wrong and what to do."""
 
-    exit_code = Exit.ERROR
+    exit_code = ExitCode.ERROR
 
 
 class BadInput(click.ClickException):
-    """What was given cannot be used; the message names the field and the mend."""
+    """An argument or a file cannot be used; the message names the field and what to write instead."""
 
-    exit_code = Exit.USAGE
+    exit_code = ExitCode.USAGE
 
 
-def explained(error: KubeError) -> CommandFailed:
-    """Return what to tell a person about a failed request."""
+def command_failed(error: KubeError) -> CommandFailed:
+    """Return the error of a failed request for a user, with what to do about it."""
     match error:
         case NotConfigured():
             return CommandFailed(f"{error}; give --kubeconfig or set KUBECONFIG")
@@ -45,13 +45,13 @@ def explained(error: KubeError) -> CommandFailed:
                 f"the cluster is not reachable: {error}; check --kubeconfig, --context and the network"
             )
         case Unauthorized():
-            return CommandFailed(f"the cluster does not know you: {error}; check the credentials of --context")
+            return CommandFailed(f"the cluster refuses the credentials: {error}; check those of --context")
         case Forbidden():
             return CommandFailed(f"not allowed: {error.message or error}; ask for a role that may, see deploy/")
         case NotFound():
-            mend = "check the name and --namespace"
+            remedy = "check the name and --namespace"
             if not error.details.get("name"):  # it may be the kind that the API does not know
-                mend += ", and that the CRDs are installed: kubectl apply -f crds/"
-            return CommandFailed(f"not found: {error.message or error}; {mend}")
+                remedy += ", and that the CRDs are installed: kubectl apply -f crds/"
+            return CommandFailed(f"not found: {error.message or error}; {remedy}")
         case _:
             return CommandFailed(str(error))

@@ -1,4 +1,4 @@
-"""Why devices and deployments are where they are, in the controller's own words: it runs the very planner. Pure."""
+"""Explains the state of devices and deployments with the controller's own planner. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from attrs import frozen
 
 from praetor_controller.ctl.errors import CommandFailed
-from praetor_controller.ctl.inventory import Census
+from praetor_controller.ctl.inventory import Inventory
 from praetor_controller.ctl.output import OutputFormat, painted, structured, table
 from praetor_controller.model.actions import Create, Delete, Update
 from praetor_controller.model.rows import DeploymentRow
@@ -28,15 +28,15 @@ MEANINGS: Mapping[str, str] = {
     "OfflineSince": "was offline before the offer; it is deferred and costs nothing",
     "NeverConnected": "has never connected; it is deferred and costs nothing",
     "InMaintenance": "is in maintenance, and not touched",
-    "UpdateHeld": "takes no change, because somebody on the device said so; it is deferred and costs nothing",
+    "UpdateHeld": "takes no change, because updates are held on the device; it is deferred and costs nothing",
     "Paused": "is not touched while the rollout is paused or stopped",
-    "BudgetExhausted": "waits, because as many devices are down as may be",
+    "BudgetExhausted": "waits, because no more devices may be unavailable",
     "WaitingForWave": "waits for the waves before its own",
     "Soaking": "waits until the wave before has been watched for long enough",
-    "AwaitingApproval": "waits until somebody approves its wave: praetorctl rollout approve",
-    "WaitingForDeletion": "waits until somebody deletes its process, as OnDelete asks",
+    "AwaitingApproval": "waits for the approval of its wave: praetorctl rollout approve",
+    "WaitingForDeletion": "waits until its process is deleted, as OnDelete asks",
     "Terminating": "waits until an older process is gone",
-    "NameTaken": "waits for a name that somebody else's process has",
+    "NameTaken": "waits for a name that a process of another owner has",
     "CannotConverge": "cannot get the template: the API refuses it",
 }
 _COLOURS = {
@@ -49,38 +49,38 @@ _COLOURS = {
 
 
 @frozen(kw_only=True)
-class Explained:
-    """A deployment and what the planner says of it now. *fresh*: the controller has seen its present spec."""
+class Explanation:
+    """A deployment and its plan now. *fresh*: the controller has observed its present spec."""
 
     deployment: DeploymentRow
     plan: Plan
     fresh: bool
 
 
-def explain_deployment(seen: Census, name: str, now: datetime) -> Explained:
-    """Return what the planner says of the deployment *name*; CommandFailed when there is none."""
-    deployment = seen.deployments.get(name)
+def explain_deployment(inventory: Inventory, name: str, now: datetime) -> Explanation:
+    """Return the plan of the deployment *name*; CommandFailed when there is none."""
+    deployment = inventory.deployments.get(name)
     if deployment is None:
-        known = ", ".join(seen.deployments) or "none"
+        known = ", ".join(inventory.deployments) or "none"
         raise CommandFailed(f"not found: there is no deployment {name}; there are: {known}")
     observed = deployment.status.raw.get("observedGeneration") or 0
-    planned = plan(seen.snapshot(deployment, now), now)
-    return Explained(deployment=deployment, plan=planned, fresh=observed >= deployment.generation)
+    planned = plan(inventory.snapshot(deployment, now), now)
+    return Explanation(deployment=deployment, plan=planned, fresh=observed >= deployment.generation)
 
 
-def deployment_text(explained: Explained, output: str, most: int) -> str:
+def deployment_text(explanation: Explanation, output: str, most: int) -> str:
     """Return what is printed about a deployment, with at most *most* devices for each reason in a table."""
     if output != OutputFormat.TABLE:
-        return structured(_deployment_data(explained), output)
-    status, name = explained.plan.status, explained.deployment.name
+        return structured(_deployment_data(explanation), output)
+    status, name = explanation.plan.status, explanation.deployment.name
     if status is None:
         return f"{name}: is being deleted"
     lines = [f"{name}: {each.type}={each.status} {each.reason}: {each.message}" for each in status.conditions]
-    if not explained.fresh:
-        lines.append(f"{name}: the controller has not seen its present spec yet; is it running?")
-    lines.append(f"{name}: the controller's next writes: {_writes(explained.plan)}")
-    groups = by_reason(explained.plan.reasons)
-    for code in sorted(groups, key=lambda code: _COLOURS.get(code) != "red"):  # what is wrong comes first
+    if not explanation.fresh:
+        lines.append(f"{name}: the controller has not observed its present spec yet; check that it runs")
+    lines.append(f"{name}: the controller's next writes: {_writes(explanation.plan)}")
+    groups = by_reason(explanation.plan.reasons)
+    for code in sorted(groups, key=lambda code: _COLOURS.get(code) != "red"):  # failures come first
         devices = groups[code]
         plural = "" if len(devices) == 1 else "s"
         head = painted(code, _COLOURS.get(code, ""))
@@ -108,12 +108,12 @@ def _writes(planned: Plan) -> str:
     return ", ".join(f"{word} {count}" for count, word in counts if count) or "none"
 
 
-def _deployment_data(explained: Explained) -> dict[str, Any]:
-    status = explained.plan.status
+def _deployment_data(explanation: Explanation) -> dict[str, Any]:
+    status = explanation.plan.status
     conditions = status.conditions if status is not None else ()
     return {
-        "deployment": explained.deployment.name,
-        "observed": explained.fresh,
+        "deployment": explanation.deployment.name,
+        "observed": explanation.fresh,
         "conditions": [
             {"type": each.type, "status": each.status.value, "reason": each.reason, "message": each.message}
             for each in conditions
@@ -124,14 +124,14 @@ def _deployment_data(explained: Explained) -> dict[str, Any]:
                 "count": len(devices),
                 "devices": [{"device": device, "detail": detail} for device, detail in devices],
             }
-            for code, devices in by_reason(explained.plan.reasons).items()
+            for code, devices in by_reason(explanation.plan.reasons).items()
         ],
     }
 
 
 @frozen(kw_only=True)
 class DeviceReason:
-    """Why a device is where it is with one deployment; *process* and *revision* are empty when it has none."""
+    """The reason of a device with one deployment; *process* and *revision* are empty when it has none."""
 
     deployment: str
     reason: Reason
@@ -140,21 +140,21 @@ class DeviceReason:
     wanted: str
 
 
-def explain_device(seen: Census, name: str, now: datetime, deployment: str | None = None) -> list[DeviceReason]:
+def explain_device(inventory: Inventory, name: str, now: datetime, deployment: str | None = None) -> list[DeviceReason]:
     """Return the reasons of a device, one for each deployment that selects it; CommandFailed when it is unknown."""
-    if name not in seen.devices:
+    if name not in inventory.devices:
         raise CommandFailed(f"not found: there is no device {name}; praetorctl devices shows those that are there")
     found = []
-    for each in [deployment] if deployment else list(seen.deployments):
-        explained = explain_deployment(seen, each, now)
-        reason = explained.plan.reasons.get(name)
+    for each in [deployment] if deployment else list(inventory.deployments):
+        explanation = explain_deployment(inventory, each, now)
+        reason = explanation.plan.reasons.get(name)
         if reason is not None:
-            found.append(_device_reason(seen, explained.deployment, name, reason))
+            found.append(_device_reason(inventory, explanation.deployment, name, reason))
     return found
 
 
-def _device_reason(seen: Census, deployment: DeploymentRow, device: str, reason: Reason) -> DeviceReason:
-    process = next((row for row in seen.on(device) if row.owner == deployment.uid), None)
+def _device_reason(inventory: Inventory, deployment: DeploymentRow, device: str, reason: Reason) -> DeviceReason:
+    process = next((row for row in inventory.on(device) if row.owner == deployment.uid), None)
     return DeviceReason(
         deployment=deployment.name,
         reason=reason,

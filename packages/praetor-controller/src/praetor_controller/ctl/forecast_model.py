@@ -1,5 +1,6 @@
-"""A model of the cluster for forecasts: it does what a plan asks for, and every device that is offered something
-becomes ready. Pure: it is given the time.
+"""A model of the cluster for forecasts: it carries plans out, and every device that gets a template becomes ready.
+
+Pure: the time is passed in.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.patches import apply_json_patch, apply_merge_patch
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.codec import format_time
-from praetor_controller.ctl.inventory import Census
+from praetor_controller.ctl.inventory import Inventory
 from praetor_controller.model.actions import Action, Create, Delete, Update
 from praetor_controller.model.manifests import process_body, process_patch
 from praetor_controller.model.projection import project_deployment, project_process
@@ -35,35 +36,35 @@ _TRUE = (
 )
 
 
-class World:
+class ForecastModel:
     """The objects of a namespace and one deployment that is rolled out there."""
 
     def __init__(
-        self, seen: Census, processes: Sequence[dict[str, Any]], deployment: Mapping[str, Any], now: datetime
+        self, inventory: Inventory, processes: Sequence[dict[str, Any]], deployment: Mapping[str, Any], now: datetime
     ) -> None:
         self.now = now.replace(microsecond=0)  # the API keeps whole seconds
         self.deployment = project_deployment(deployment)
         self._raw_deployment = deployment
         self._raw = {Key.of(obj): obj for obj in processes}
-        self._rows = dict(seen.processes)
+        self._rows = dict(inventory.processes)
         self._had = {row.device for row in self._rows.values() if row.owner == self.deployment.uid}
         self._offered: set[Key] = set()
-        self._seen = evolve(seen, processes=self._rows, revisions=self._revisions(seen))
+        self._inventory = evolve(inventory, processes=self._rows, revisions=self._revisions(inventory))
 
-    def _revisions(self, seen: Census) -> Any:
+    def _revisions(self, inventory: Inventory) -> Any:
         """Return the history with the deployment's template as the newest: its rollout begins now."""
-        mine = [row for row in seen.revisions if row.owner == self.deployment.uid]
+        mine = [row for row in inventory.revisions if row.owner == self.deployment.uid]
         changes = revision_changes(self.deployment, mine, self.now)
         if changes.create is not None:
-            return (*seen.revisions, project_revision(changes.create))
+            return (*inventory.revisions, project_revision(changes.create))
         if changes.rewrite is not None and "revision" in changes.rewrite[1]:
             again = evolve(changes.rewrite[0], started_at=self.now.timestamp())
-            return (*(row for row in seen.revisions if row is not changes.rewrite[0]), again)
-        return seen.revisions
+            return (*(row for row in inventory.revisions if row is not changes.rewrite[0]), again)
+        return inventory.revisions
 
     def plan(self) -> Plan:
-        """Return what the controller would do now; its status is stored as it would be."""
-        planned = plan(self._seen.snapshot(self.deployment, self.now), self.now)
+        """Return what the controller would do now, and store the status that it would write."""
+        planned = plan(self._inventory.snapshot(self.deployment, self.now), self.now)
         if planned.status is not None:
             patch = status_patch(self.deployment.status.raw, planned.status)
             status = apply_merge_patch(self.deployment.status.raw, patch)
@@ -72,7 +73,7 @@ class World:
         return planned
 
     def carry_out(self, actions: Sequence[Action]) -> None:
-        """Do what *actions* ask for, as the API does."""
+        """Apply *actions*, as the API does."""
         for action in actions:
             match action:
                 case Create():
@@ -93,9 +94,9 @@ class World:
                     assert_never(action)
 
     def settle(self) -> None:
-        """Let every connected device that was offered something be ready with it now, and what is going be gone."""
+        """Make every connected device ready with its new template, and remove what is terminating."""
         for key in self._offered:
-            device = self._seen.devices.get(self._rows[key].device)
+            device = self._inventory.devices.get(self._rows[key].device)
             if device is not None and device.connected:
                 self._store(key, {**self._raw[key], "status": _ready(self._raw[key], self.now)})
         self._offered.clear()
@@ -107,7 +108,7 @@ class World:
         min_ready_s, at = float(self.deployment.policy.min_ready_seconds), self.now.timestamp()
         found = []
         for row in self._rows.values():
-            device = self._seen.devices.get(row.device)
+            device = self._inventory.devices.get(row.device)
             mine = row.owner == self.deployment.uid and row.device in self._had
             if mine and device is not None and standing(row, device, min_ready_s, at) in _DOWN:
                 found.append(device)

@@ -1,4 +1,4 @@
-"""A namespace as the controller's planner sees it: read once, then asked for the snapshot of any of its deployments."""
+"""The rows of a namespace, read once, and the snapshots that the planner needs of its deployments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from praetor_controller.rollout.snapshot import Snapshot
 
 
 @frozen(kw_only=True)
-class Census:
+class Inventory:
     """All rows of a namespace. What only the running controller remembers (refused writes) is not among them."""
 
     devices: Mapping[str, DeviceRow]
@@ -36,7 +36,7 @@ class Census:
     revisions: tuple[RevisionRow, ...]
 
     def snapshot(self, deployment: DeploymentRow, now: datetime) -> Snapshot:
-        """Return what the controller would plan *deployment* from."""
+        """Return the snapshot that the controller would plan *deployment* from."""
         sources = Sources(
             devices=self.devices.values(),
             processes=self.processes.values(),
@@ -54,14 +54,14 @@ class Census:
         return sorted((row for row in self.processes.values() if row.device == device), key=lambda row: row.name)
 
 
-def census(
+def inventory_of(
     switches: list[dict[str, Any]],
     processes: list[dict[str, Any]],
     deployments: list[dict[str, Any]],
     revisions: list[dict[str, Any]],
-) -> Census:
+) -> Inventory:
     """Return the rows of raw objects."""
-    return Census(
+    return Inventory(
         devices={row.name: row for row in sorted(map(project_device, switches), key=lambda row: row.name)},
         processes={Key(row.namespace, row.name): row for row in map(project_process, processes)},
         deployments={row.name: row for row in sorted(map(project_deployment, deployments), key=lambda row: row.name)},
@@ -69,9 +69,9 @@ def census(
     )
 
 
-async def take_census(cluster: Cluster) -> Census:
+async def read_inventory(cluster: Cluster) -> Inventory:
     """Read the namespace."""
-    return census(
+    return inventory_of(
         await list_all(cluster, NETWORK_SWITCHES),
         await list_all(cluster, DEVICE_PROCESSES),
         await list_all(cluster, DEVICE_PROCESS_DEPLOYMENTS),

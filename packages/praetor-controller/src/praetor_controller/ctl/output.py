@@ -10,7 +10,6 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 
 import click
-import yaml
 
 Cell: TypeAlias = tuple[str, str]
 """A text and its colour; no colour when that is empty."""
@@ -59,17 +58,19 @@ def painted(text: str, colour: str) -> str:
 def structured(value: Mapping[str, Any] | Sequence[Any], output: str) -> str:
     """Return *value* as JSON or YAML."""
     if output == OutputFormat.YAML:
+        import yaml  # only here: help and tables do not wait for it
+
         return str(yaml.safe_dump(value, sort_keys=False, allow_unicode=True)).rstrip("\n")
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def wants_colour(environ: Mapping[str, str], *, terminal: bool) -> bool:
-    """Tell whether colours are welcome: on a terminal, unless NO_COLOR is set or the terminal is dumb."""
+    """Return whether to use colours: on a terminal, unless NO_COLOR is set or the terminal is dumb."""
     return terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
 def on_terminal() -> bool:
-    """Tell whether a person watches standard output."""
+    """Return whether standard output is a terminal."""
     return sys.stdout.isatty()
 
 

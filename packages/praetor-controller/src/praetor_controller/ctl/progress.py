@@ -1,4 +1,4 @@
-"""Where a rollout stands, from a raw deployment: a verdict for scripts, a bar for people. Pure."""
+"""The progress of a rollout, from a raw deployment: a verdict for scripts, a bar for people. Pure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from attrs import asdict, frozen
 
 from praetor_api.conditions import ConditionType, DeploymentReason
-from praetor_controller.ctl.errors import Exit
+from praetor_controller.ctl.errors import ExitCode
 from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.waves import WaveState
 
 BAR_WIDTH = 30
-_SPARED = (ReasonCode.IN_MAINTENANCE, ReasonCode.OFFLINE_SINCE, ReasonCode.NEVER_CONNECTED, ReasonCode.UPDATE_HELD)
+_DEFERRED = (ReasonCode.IN_MAINTENANCE, ReasonCode.OFFLINE_SINCE, ReasonCode.NEVER_CONNECTED, ReasonCode.UPDATE_HELD)
 LAST_WAVE = "(rest)"
 
 
 class Verdict(StrEnum):
-    """How a rollout stands."""
+    """The state of a rollout."""
 
     DONE = "Done"
     FAILED = "Failed"
@@ -27,18 +27,18 @@ class Verdict(StrEnum):
     IN_PROGRESS = "InProgress"
 
 
-_EXITS = {
-    Verdict.DONE: Exit.DONE,
-    Verdict.FAILED: Exit.FAILED,
-    Verdict.PAUSED: Exit.PAUSED,
-    Verdict.IN_PROGRESS: Exit.IN_PROGRESS,
+_EXIT_CODES = {
+    Verdict.DONE: ExitCode.DONE,
+    Verdict.FAILED: ExitCode.FAILED,
+    Verdict.PAUSED: ExitCode.PAUSED,
+    Verdict.IN_PROGRESS: ExitCode.IN_PROGRESS,
 }
 _COLOURS = {Verdict.DONE: "green", Verdict.FAILED: "red", Verdict.PAUSED: "yellow", Verdict.IN_PROGRESS: ""}
 
 
 @frozen(kw_only=True)
 class Progress:
-    """A rollout as its status tells it. *waves* are the names in order, the implicit last one not among them."""
+    """A rollout by its status. *waves* are the names in order, without the implicit last one."""
 
     name: str
     verdict: Verdict
@@ -49,14 +49,14 @@ class Progress:
     updated: int = 0
     available: int = 0
     up_to_date: int = 0
-    spared: int = 0
+    deferred: int = 0
     reasons: Mapping[str, int] = {}
     wave: str | None = None
     waves: tuple[str, ...] = ()
 
     @property
-    def exit_code(self) -> Exit:
-        return _EXITS[self.verdict]
+    def exit_code(self) -> ExitCode:
+        return _EXIT_CODES[self.verdict]
 
     @property
     def colour(self) -> str:
@@ -64,9 +64,9 @@ class Progress:
 
 
 def progress(deployment: Mapping[str, Any]) -> Progress:
-    """Return where the rollout of *deployment*, a raw object, stands."""
+    """Return the progress of the rollout of *deployment*, a raw object."""
     metadata, spec, status = deployment["metadata"], deployment.get("spec") or {}, deployment.get("status") or {}
-    verdict, reason, message = _judged(metadata, status)
+    verdict, reason, message = _verdict(metadata, status)
     reasons: dict[str, int] = status.get("reasons") or {}
     rolling = ((spec.get("updateStrategy") or {}).get("rollingUpdate") or {}).get("waves") or ()
     return Progress(
@@ -79,16 +79,16 @@ def progress(deployment: Mapping[str, Any]) -> Progress:
         updated=status.get("updatedNumberScheduled") or 0,
         available=status.get("numberAvailable") or 0,
         up_to_date=reasons.get(ReasonCode.UP_TO_DATE, 0),
-        spared=sum(reasons.get(code, 0) for code in _SPARED),
+        deferred=sum(reasons.get(code, 0) for code in _DEFERRED),
         reasons=reasons,
         wave=status.get("wave"),
         waves=tuple(each["name"] for each in rolling),
     )
 
 
-def _judged(metadata: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[Verdict, str, str]:
+def _verdict(metadata: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[Verdict, str, str]:
     if (status.get("observedGeneration") or 0) < metadata.get("generation", 0):
-        return Verdict.IN_PROGRESS, "NotObserved", "the controller has not seen the change yet; is it running?"
+        return Verdict.IN_PROGRESS, "NotObserved", "the controller has not observed the change yet; check that it runs"
     conditions = {each["type"]: each for each in status.get("conditions") or ()}
     rolled_back = conditions.get(ConditionType.ROLLED_BACK) or {}
     if rolled_back.get("status") == "True":
@@ -124,7 +124,7 @@ def bar(shown: Progress, width: int = BAR_WIDTH) -> str:
     """Return the bar: `#` is up to date, `o` has the template and is not available, `-` is deferred, `.` waits."""
     total = max(1, shown.desired)
     done = min(width, width * shown.up_to_date // total)
-    deferred = min(width - done, width * shown.spared // total)
+    deferred = min(width - done, width * shown.deferred // total)
     moving = min(width - done - deferred, width * max(0, shown.updated - shown.up_to_date) // total)
     return f"[{'#' * done}{'o' * moving}{'.' * (width - done - moving - deferred)}{'-' * deferred}]"
 
@@ -155,7 +155,7 @@ def _wave_bar(state: WaveState, width: int = BAR_WIDTH) -> str:
 
 
 def _wave_words(shown: Progress, state: WaveState, after_open: int) -> str:
-    """Return where a wave stands that is *after_open* places behind the last open one, plus one."""
+    """Return the state of a wave; *after_open* is its distance from the first wave that is not open."""
     if state.open:
         return "done" if state.available >= state.needed else "now"
     if after_open:
@@ -166,12 +166,12 @@ def _wave_words(shown: Progress, state: WaveState, after_open: int) -> str:
 
 
 def wave_data(states: Sequence[WaveState]) -> list[dict[str, Any]]:
-    """Return what programs read about waves."""
+    """Return the waves for JSON and YAML."""
     return [asdict(each) for each in states]
 
 
 def final_line(shown: Progress) -> str:
-    """Return the last line: what came of the rollout."""
+    """Return the last line: the outcome of the rollout."""
     words = {
         Verdict.DONE: "rolled out",
         Verdict.FAILED: f"failed ({shown.reason})",
@@ -182,7 +182,7 @@ def final_line(shown: Progress) -> str:
 
 
 def as_data(shown: Progress) -> dict[str, Any]:
-    """Return what programs read about a rollout."""
+    """Return a rollout for JSON and YAML."""
     return {
         "name": shown.name,
         "verdict": shown.verdict.value,

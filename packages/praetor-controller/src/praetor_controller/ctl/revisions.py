@@ -1,4 +1,4 @@
-"""The history of a deployment as a table, and which revision an undo means. Pure."""
+"""The history of a deployment as a table, and the revision that an undo restores. Pure."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ def history(revisions: Sequence[Mapping[str, Any]], current: str | None, output:
     if output != OutputFormat.TABLE:
         return structured([_data(row, each, current) for row, each in zip(rows, revisions, strict=True)], output)
     newest = rows[-1].number if rows else 0
-    told = any(row.change_cause for row in rows)
-    telling = next((each for each in (_artifact, _command, _environment) if len(set(map(each, rows))) > 1), _runs)
+    has_causes = any(row.change_cause for row in rows)
+    differs = next((each for each in (_artifact, _command, _environment) if len(set(map(each, rows))) > 1), _runs)
     return table(
-        (*_HEADERS, *(("CAUSE",) if told else ()), ""),
+        (*_HEADERS, *(("CAUSE",) if has_causes else ()), ""),
         [
             (
                 str(row.number),
                 row.template.revision,
                 age(_started(row), now),
-                _shortened(telling(row)),
-                *((_shortened(row.change_cause) or "-",) if told else ()),
+                _shortened(differs(row)),
+                *((_shortened(row.change_cause) or "-",) if has_causes else ()),
                 _mark(row, newest, current),
             )
             for row in rows
@@ -155,7 +155,7 @@ def _started(row: RevisionRow) -> str:
 
 
 def template_to_restore(revision: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return the template that *revision* holds; CommandFailed when somebody broke it."""
+    """Return the template that *revision* holds; CommandFailed when it holds none."""
     template = template_of(revision)
     if not template:
         raise CommandFailed(f"revision {revision.get('revision')} of {name} holds no template; choose another one")

@@ -1,4 +1,4 @@
-"""Times as people read and write them: how long ago, how long still. Pure."""
+"""Durations as users read and write them. Pure."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _PART = re.compile(r"(\d+)([dhms])")
 def age(since: str | None, now: datetime) -> str:
     """Return how long ago *since* (as the API writes times) was; empty when it cannot be read."""
     try:
-        return span((now - parse_time(since or "")).total_seconds())
+        return format_duration((now - parse_time(since or "")).total_seconds())
     except ValueError:
         return ""
 
 
-def span(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return *seconds* in the two greatest units that matter: `3d4h`, `5m`, `12s`."""
     left = max(0, round(seconds))
     parts: list[str] = []
@@ -35,18 +35,18 @@ def span(seconds: float) -> str:
     return "".join(parts) or "0s"
 
 
-def parse_span(text: str) -> float:
-    """Return the seconds that `90`, `90s`, `10m` or `1h30m` stand for; ValueError for anything else."""
+def parse_duration(text: str) -> float:
+    """Return the seconds of *text*, such as `90`, `90s`, `10m` or `1h30m`; ValueError for anything else."""
     if text.isdecimal():
         return float(text)
     if not text or _PART.sub("", text):
-        raise ValueError(f"{text!r} is no duration; write it as 90s, 10m or 1h30m")
+        raise ValueError(f"{text!r} is not a duration; write 90s, 10m or 1h30m")
     return float(sum(int(count) * dict(_UNITS)[unit] for count, unit in _PART.findall(text)))
 
 
-def seconds_option(context: click.Context, parameter: click.Parameter, text: str) -> float:
-    """Return the seconds that the option *parameter* stands for."""
+def duration_option(context: click.Context, parameter: click.Parameter, text: str) -> float:
+    """Return the seconds of *text*, the value of the option *parameter*; click calls it."""
     try:
-        return parse_span(text)
+        return parse_duration(text)
     except ValueError as e:
         raise click.BadParameter(str(e), context, parameter) from e

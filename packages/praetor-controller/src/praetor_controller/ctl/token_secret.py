@@ -1,5 +1,7 @@
-"""What device tokens are made of: an epoch, and secrets, which come from a file or standard input, never from the
-command line, which others can read."""
+"""The options that device tokens are made from: an epoch, and secrets.
+
+Secrets come from a file or standard input, never from the command line, which other users can read.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +34,12 @@ epoch_option = click.option(
 
 
 def read_secrets(given: str) -> tuple[bytes, ...]:
-    """Return the secrets in the file *given*; BadInput when there is none that a gateway would take."""
+    """Return the secrets in the file *given*; BadInput when a gateway would not accept them."""
     words = [line.strip() for line in _text(given).splitlines() if line.strip()]
     if not words:
         raise BadInput(f"{OPTION}: {given} is empty; write one secret a line, newest first")
     if not all(word.isascii() and word.isprintable() for word in words):
-        raise BadInput(f"{OPTION}: only printable ASCII is taken, as by the gateway; choose another secret")
+        raise BadInput(f"{OPTION}: is not printable ASCII, which the gateway requires; choose another secret")
     return tuple(word.encode() for word in words)
 
 

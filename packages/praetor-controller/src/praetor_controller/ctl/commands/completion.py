@@ -10,10 +10,10 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 from praetor_api.kube.client.errors import KubeError
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Resource
-from praetor_controller.ctl.cluster import Opener, Where, list_all, opened
+from praetor_controller.ctl.cluster import Opener, Target, list_all, opened
 from praetor_controller.ctl.output import show
 
-_PATIENCE_S = 3.0
+_TIMEOUT_S = 3.0
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 
 
@@ -21,7 +21,9 @@ Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print what teaches a shell to complete praetorctl, names of devices and deployments included.
+    """Print the script that teaches a shell to complete praetorctl.
+
+    It completes names of devices and deployments, too.
 
     \b
       bash:  source <(praetorctl completion bash)          in ~/.bashrc
@@ -34,15 +36,15 @@ def completion(context: click.Context, shell: str) -> None:
 
 
 def names_of(*resources: Resource) -> Complete:
-    """Return what completes the names of objects of *resources*; nothing when the cluster does not answer soon."""
+    """Return a function that completes names of *resources*; nothing when the cluster does not answer in time."""
 
     def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
         given = context.params
-        where = Where(
+        target = Target(
             kubeconfig=given.get("kubeconfig"), context=given.get("context"), namespace=given.get("namespace")
         )
         try:
-            found = asyncio.run(_names(context.obj or opened, where, resources))
+            found = asyncio.run(_names(context.obj or opened, target, resources))
         except (KubeError, OSError, ValueError, TimeoutError, click.ClickException):
             return []  # a shell is no place for errors
         return [CompletionItem(name) for name in sorted(found) if name.startswith(incomplete)]
@@ -50,8 +52,8 @@ def names_of(*resources: Resource) -> Complete:
     return complete
 
 
-async def _names(opener: Opener, where: Where, resources: tuple[Resource, ...]) -> set[str]:
-    async with asyncio.timeout(_PATIENCE_S), opener(where) as cluster:
+async def _names(opener: Opener, target: Target, resources: tuple[Resource, ...]) -> set[str]:
+    async with asyncio.timeout(_TIMEOUT_S), opener(target) as cluster:
         return {obj["metadata"]["name"] for each in resources for obj in await list_all(cluster, each)}
 
 

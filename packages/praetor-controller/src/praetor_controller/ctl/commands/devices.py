@@ -1,30 +1,100 @@
-"""`praetorctl devices`."""
+"""`praetorctl devices`: a table with one line for each device, tolerant of whatever a status lacks."""
 
 from __future__ import annotations
 
-import click
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
 
+import click
+from attrs import asdict, frozen
+
+from praetor_api.conditions import ConditionType
+from praetor_api.constraints import camel
 from praetor_api.kube.client.resource import NETWORK_SWITCHES
-from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options, list_all
-from praetor_controller.ctl.fleet_table import device_line, fleet
-from praetor_controller.ctl.output import OutputFormat, output_option, show, warn
+from praetor_controller.ctl.cluster import Cluster, Opener, Target, cluster_options, list_all, run_on_cluster
+from praetor_controller.ctl.output import Cell, OutputFormat, output_option, show, structured, table, warn
+from praetor_controller.ctl.times import age
+from praetor_controller.model.projection import project_device
+
+NOTHING = "-"
+_HEADERS = ("DEVICE", "CONNECTED", "SINCE", "AGENT", "RUNNING", "MAINTENANCE", "MODEL")
+_WORDS = {True: ("yes", "green"), False: ("no", "red"), None: ("unknown", "yellow")}
 
 
 @click.command("devices")
 @click.option("-l", "--selector", metavar="SELECTOR", help="Labels, such as rack=r12,role!=spine.")
 @cluster_options
 @output_option
-def devices(where: Where, opener: Opener, selector: str | None, output: str) -> None:
-    """Show the fleet: who is connected, since when, with which agent and how many running processes."""
+def devices(target: Target, opener: Opener, selector: str | None, output: str) -> None:
+    """Show the devices: connection, agent, running processes."""
 
-    async def question(cluster: Cluster) -> tuple[str, int]:
+    async def work(cluster: Cluster) -> tuple[str, int]:
         switches = await list_all(cluster, NETWORK_SWITCHES, selector)
         now = cluster.clock.now()
         lines = sorted((device_line(switch, now) for switch in switches), key=lambda line: line.device)
         if not lines and output == OutputFormat.TABLE:
             warn(f"no devices in namespace {cluster.namespace}" + (f" match {selector}" if selector else ""))
-        return fleet(lines, output, now), len(lines)
+        return devices_text(lines, output, now), len(lines)
 
-    printed, count = ask(opener, where, question)
+    printed, count = run_on_cluster(opener, target, work)
     if count or output != OutputFormat.TABLE:
         show(printed)
+
+
+@frozen(kw_only=True)
+class DeviceLine:
+    """What the table says of a device. *connected* None: never judged."""
+
+    device: str
+    connected: bool | None
+    since: str | None
+    agent_version: str | None
+    running: int | None
+    desired: int | None
+    maintenance: str | None  # why or until when; empty text when neither is said, None outside of maintenance
+    model: str | None
+
+
+def device_line(switch: Mapping[str, Any], now: datetime) -> DeviceLine:
+    """Return the line of a NetworkSwitch. Maintenance is over at *now* when it is for the planner."""
+    spec, status = switch.get("spec") or {}, switch.get("status") or {}
+    conditions = {each.get("type"): each for each in status.get("conditions") or ()}
+    connected = conditions.get(ConditionType.AGENT_CONNECTED) or {}
+    processes, maintained = status.get("processes") or {}, project_device(switch).maintained(now.timestamp())
+    return DeviceLine(
+        device=switch["metadata"]["name"],
+        connected={"True": True, "False": False}.get(connected.get("status", "")),
+        since=connected.get("lastTransitionTime"),
+        agent_version=status.get("agentVersion"),
+        running=processes.get("running", 0 if processes else None),
+        desired=processes.get("desired", 0 if processes else None),
+        maintenance=_maintenance(spec.get("maintenance") or {}) if maintained else None,
+        model=spec.get("model"),
+    )
+
+
+def _maintenance(maintenance: Mapping[str, Any]) -> str:
+    until = maintenance.get("until")
+    return ", ".join(part for part in (maintenance.get("reason"), until and f"until {until}") if part)
+
+
+def devices_text(lines: list[DeviceLine], output: str, now: datetime) -> str:
+    """Return what is printed about the devices."""
+    if output != OutputFormat.TABLE:
+        return structured([{camel(name): value for name, value in asdict(line).items()} for line in lines], output)
+    return table(_HEADERS, [_row(line, now) for line in lines])
+
+
+def _row(line: DeviceLine, now: datetime) -> list[str | Cell]:
+    idle = line.running is None or line.desired is None
+    running = NOTHING if idle else f"{line.running}/{line.desired}"
+    return [
+        line.device,
+        _WORDS[line.connected],
+        age(line.since, now) or NOTHING,
+        line.agent_version or NOTHING,
+        (running, "" if line.running == line.desired else "yellow"),
+        (line.maintenance or "yes", "yellow") if line.maintenance is not None else NOTHING,
+        line.model or NOTHING,
+    ]

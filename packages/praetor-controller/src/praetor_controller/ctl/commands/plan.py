@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+import yaml
 from attrs import evolve
 
 from praetor_api.kube.client.api import PatchType
 from praetor_api.kube.client.errors import NotFound
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Key
-from praetor_controller.ctl.approval import all_approved
-from praetor_controller.ctl.cluster import FIELD_MANAGER, Cluster, Opener, Where, ask, cluster_options, list_all
+from praetor_controller.ctl.cluster import (
+    FIELD_MANAGER,
+    Cluster,
+    Opener,
+    Target,
+    cluster_options,
+    list_all,
+    run_on_cluster,
+)
 from praetor_controller.ctl.errors import BadInput
 from praetor_controller.ctl.forecast import Forecast, forecast, forecasts
-from praetor_controller.ctl.forecast_model import World
-from praetor_controller.ctl.inventory import take_census
-from praetor_controller.ctl.manifest import deployments_in
+from praetor_controller.ctl.forecast_model import ForecastModel
+from praetor_controller.ctl.inventory import read_inventory
 from praetor_controller.ctl.output import output_option, show
-from praetor_controller.ctl.times import seconds_option
+from praetor_controller.ctl.rollout_patch import all_approved
+from praetor_controller.ctl.times import duration_option
 
 
 @click.command("plan")
@@ -29,39 +38,39 @@ from praetor_controller.ctl.times import seconds_option
 )
 @click.option(
     "--ready-after",
-    callback=seconds_option,
+    callback=duration_option,
     default="10s",
     show_default=True,
-    help="How long a device takes to be ready with what it is offered.",
+    help="Time that a device needs to be ready with a new template.",
 )
-@click.option("--approve", is_flag=True, help="As if each wave with approval: Manual were approved.")
+@click.option("--approve", is_flag=True, help="Assume that each wave with approval: Manual is approved.")
 @click.option("--max-steps", type=click.IntRange(min=1), default=50, show_default=True, help="Shown in the table.")
 @cluster_options
 @output_option
 def plan(
-    where: Where, opener: Opener, filename: str, ready_after: float, approve: bool, max_steps: int, output: str
+    target: Target, opener: Opener, filename: str, ready_after: float, approve: bool, max_steps: int, output: str
 ) -> None:
-    """Tell what the controller would do if the deployments in a file were applied. Nothing is written.
+    """Forecast what the controller would do with the deployments in a file. Nothing is written.
 
-    The API validates and defaults the manifest in a dry run. The controller's own planner is then run to the end on a
-    model of the cluster in which every connected device that is offered something becomes ready. Each deployment is
-    taken as if its spec were exactly what the file says, and by itself.
+    The API validates and defaults the manifest in a dry run. The controller's own planner then runs to the end on a
+    model of the cluster in which every connected device becomes ready with what it is given. Each deployment is
+    planned by itself, as if its spec were exactly what the file says.
     """
     manifests = deployments_in(_text(filename))
-    where = evolve(where, namespace=_namespace(where, manifests), dry_run=True)
+    target = evolve(target, namespace=_namespace(target, manifests), dry_run=True)
 
-    async def question(cluster: Cluster) -> list[Forecast]:
+    async def work(cluster: Cluster) -> list[Forecast]:
         return [await _forecast(cluster, each, ready_after, approve=approve) for each in manifests]
 
-    show(forecasts(ask(opener, where, question), output, max_steps))
+    show(forecasts(run_on_cluster(opener, target, work), output, max_steps))
 
 
 async def _forecast(cluster: Cluster, manifest: dict[str, Any], ready_after_s: float, *, approve: bool) -> Forecast:
     deployment = await _as_stored(cluster, manifest)
     if approve:
         deployment = all_approved(deployment)
-    seen, processes = await take_census(cluster), await list_all(cluster, DEVICE_PROCESSES)
-    return forecast(World(seen, processes, deployment, cluster.clock.now()), ready_after_s)
+    inventory, processes = await read_inventory(cluster), await list_all(cluster, DEVICE_PROCESSES)
+    return forecast(ForecastModel(inventory, processes, deployment, cluster.clock.now()), ready_after_s)
 
 
 async def _as_stored(cluster: Cluster, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -78,9 +87,9 @@ async def _as_stored(cluster: Cluster, manifest: dict[str, Any]) -> dict[str, An
     )
 
 
-def _namespace(where: Where, manifests: list[dict[str, Any]]) -> str | None:
+def _namespace(target: Target, manifests: list[dict[str, Any]]) -> str | None:
     named = (each["metadata"].get("namespace") for each in manifests)
-    wanted = {str(each) for each in (where.namespace, *named) if each}
+    wanted = {str(each) for each in (target.namespace, *named) if each}
     if len(wanted) > 1:
         raise BadInput(f"-f: metadata.namespace: {', '.join(sorted(wanted))}; one namespace at a time, see --namespace")
     return next(iter(wanted), None)
@@ -94,3 +103,55 @@ def _text(filename: str) -> str:
         raise BadInput(f"-f: cannot read {filename}: {e.strerror}; give a manifest") from e
     except UnicodeDecodeError as e:
         raise BadInput(f"-f: {filename} is not text; give a manifest") from e
+
+
+class _Loader(yaml.SafeLoader):
+    """Loads dates as text, as kubectl does."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:timestamp"]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def deployments_in(text: str) -> list[dict[str, Any]]:
+    """Return the deployments among the manifests in *text*; BadInput naming what is wrong."""
+    try:
+        documents = [each for document in yaml.load_all(text, Loader=_Loader) for each in _objects(document)]
+    except yaml.YAMLError as e:
+        raise BadInput(f"-f: not YAML or JSON: {' '.join(str(e).split())}") from e
+    found = [each for each in documents if each.get("kind") == DEVICE_PROCESS_DEPLOYMENTS.kind]
+    if not found:
+        raise BadInput(f"-f: there is no {DEVICE_PROCESS_DEPLOYMENTS.kind} in it; give the manifest of one")
+    for each in found:
+        _check(each)
+    return found
+
+
+def _objects(document: Any) -> Iterator[dict[str, Any]]:
+    if document is None:
+        return
+    if not isinstance(document, dict):
+        raise BadInput(f"-f: a document is {type(document).__name__}, not an object; give manifests")
+    if document.get("kind") == "List":
+        items = document.get("items") or []
+        if not isinstance(items, list):
+            raise BadInput("-f: items: is not a list; give a list of manifests")
+        for item in items:
+            yield from _objects(item)
+    else:
+        yield document
+
+
+def _check(deployment: dict[str, Any]) -> None:
+    metadata = deployment.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+        raise BadInput("-f: metadata.name: is missing; write the name of the deployment")
+    if not isinstance(deployment.get("spec"), dict):
+        raise BadInput(f"-f: {metadata['name']}: spec: is missing; write what to run")
+    if deployment.get("apiVersion") != DEVICE_PROCESS_DEPLOYMENTS.api_version:
+        version = deployment.get("apiVersion")
+        raise BadInput(
+            f"-f: {metadata['name']}: apiVersion: is {version!r}; use {DEVICE_PROCESS_DEPLOYMENTS.api_version}"
+        )

@@ -10,13 +10,13 @@ from typing import Any, BinaryIO
 import click
 
 from praetor_controller.__about__ import __version__
-from praetor_controller.ctl.errors import BadInput, Exit
+from praetor_controller.ctl.errors import BadInput, ExitCode
 from praetor_controller.ctl.output import OutputFormat, output_option, painted, show, structured
 from praetor_controller.journal.replay import Difference, Replayed, Unreadable
 from praetor_controller.journal.replay import replay as replayed
 
 _CLEAR_LINE = "\r\x1b[2K"
-_EACH = 1 << 18
+_SHOW_EVERY_BYTES = 1 << 18
 
 
 @click.command("replay")
@@ -24,15 +24,16 @@ _EACH = 1 << 18
 @output_option
 @click.pass_context
 def replay(context: click.Context, file: str, output: str) -> None:
-    """Feed what praetor-controller --record FILE took down to the planner again.
+    """Replay the decisions that praetor-controller --record FILE recorded.
 
-    The first decision that comes out otherwise is shown: a line of FILE, a deployment, a device, what was recorded and
-    what comes out now. No cluster is asked. A last line that was cut off is passed over.
+    The planner of this version gets the recorded inputs. The first decision that differs is shown: a line of FILE, a
+    deployment, a device, what was recorded and what is planned now. No cluster is needed. A last line that was cut off
+    is skipped.
 
     \b
-    Exit codes:
-      0  every decision comes out as it was recorded
-      1  one does not, or a line was changed since
+    ExitCode codes:
+      0  every decision is as it was recorded
+      1  one differs, or a line was changed since
       2  FILE cannot be read, or is no recording
     """
     try:
@@ -43,20 +44,20 @@ def replay(context: click.Context, file: str, output: str) -> None:
         raise BadInput(
             f"{file}: cannot be read: {e.strerror}; give a file that praetor-controller --record wrote"
         ) from e
-    show(told(file, done, output))
-    context.exit(Exit.DONE if done.difference is None else Exit.DIFFERENT)
+    show(replay_text(file, done, output))
+    context.exit(ExitCode.DONE if done.difference is None else ExitCode.DIFFERENT)
 
 
 def _last(file: str) -> Replayed:
     if file == "-":
-        return _followed(sys.stdin.buffer, 0)
+        return _replay(sys.stdin.buffer, 0)
     with Path(file).open("rb") as lines:
-        return _followed(lines, Path(file).stat().st_size)
+        return _replay(lines, Path(file).stat().st_size)
 
 
-def _followed(lines: BinaryIO, size: int) -> Replayed:
-    """Replay *lines*, of *size* bytes (0: nobody knows), and show on a terminal how far it has come."""
-    progress = Meter(size, watched=sys.stderr.isatty())
+def _replay(lines: BinaryIO, size: int) -> Replayed:
+    """Replay *lines*, of *size* bytes (0: unknown), and show the progress on a terminal."""
+    progress = ProgressLine(size, watched=sys.stderr.isatty())
     done = Replayed()
     try:
         for done in replayed(progress.through(lines)):
@@ -66,8 +67,8 @@ def _followed(lines: BinaryIO, size: int) -> Replayed:
     return done
 
 
-class Meter:
-    """Tells a person who waits how far a file was read."""
+class ProgressLine:
+    """Shows on a terminal how much of a file was read."""
 
     def __init__(self, size: int, *, watched: bool) -> None:
         self._size = size
@@ -81,7 +82,7 @@ class Meter:
             yield line
 
     def show(self, done: Replayed) -> None:
-        if not self._watched or self._read - self._shown < _EACH:
+        if not self._watched or self._read - self._shown < _SHOW_EVERY_BYTES:
             return
         self._shown = self._read
         part = f"{100 * self._read // self._size}%, " if self._size else ""
@@ -92,25 +93,25 @@ class Meter:
             click.echo(_CLEAR_LINE, err=True, nl=False)
 
 
-def told(file: str, done: Replayed, output: str) -> str:
+def replay_text(file: str, done: Replayed, output: str) -> str:
     """Return what is printed about a replay."""
     if output != OutputFormat.TABLE:
         return structured(_data(file, done), output)
     found = done.difference
     count = f"{done.decisions} decision{'' if done.decisions == 1 else 's'} of {_deployments(done)}"
     if found is None:
-        lines = [f"{painted('same', 'green')}: {count} come out as they were recorded"]
+        lines = [f"{painted('same', 'green')}: {count} are as they were recorded"]
     else:
         lines = [f"{painted('different', 'red')}: {file}, line {found.line}, the last of {count}", *_words(found)]
     if done.truncated:
-        lines.append("note: the last line was cut off, and passed over")
+        lines.append("note: the last line was cut off, and skipped")
     if done.lost:
         lines.append(
             f"note: {done.lost} decisions were never recorded, see praetor_controller_recorded_decisions_total"
         )
     if done.orphans:
         lines.append(
-            f"note: {done.orphans} lines were passed over, because their deployment's whole inputs are not here"
+            f"note: {done.orphans} lines were skipped, because the whole inputs of their deployment are not here"
         )
     return "\n".join(lines)
 

@@ -7,21 +7,20 @@ from typing import Any
 import click
 
 from praetor_api.annotations import APPROVED_WAVES_ANNOTATION
-from praetor_controller.ctl.approval import approved
-from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
+from praetor_controller.ctl.cluster import Cluster, Opener, Target, cluster_options, run_on_cluster
 from praetor_controller.ctl.commands.completion import deployment_names
 from praetor_controller.ctl.output import show
-from praetor_controller.ctl.rollout_patch import merge, rewrite
+from praetor_controller.ctl.rollout_patch import approved, merge, rewrite
 
 
 @click.command("approve")
 @click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
-@click.option("--wave", metavar="NAME", help="The next wave that waits when unset.")
+@click.option("--wave", metavar="NAME", help="Wave to approve; the next one that waits when unset.")
 @cluster_options
-def approve(where: Where, opener: Opener, deployment: str, wave: str | None) -> None:
+def approve(target: Target, opener: Opener, deployment: str, wave: str | None) -> None:
     """Let a wave with approval: Manual begin. It is approved for the present template, not for later ones."""
 
-    async def question(cluster: Cluster) -> str:
+    async def work(cluster: Cluster) -> str:
         return await rewrite(cluster, deployment, lambda found: write(cluster, found))
 
     async def write(cluster: Cluster, found: dict[str, Any]) -> str:
@@ -33,4 +32,4 @@ def approve(where: Where, opener: Opener, deployment: str, wave: str | None) -> 
         await merge(cluster, deployment, {"metadata": metadata})
         return f"{deployment}: wave {name} is approved"
 
-    show(ask(opener, where, question))
+    show(run_on_cluster(opener, target, work))

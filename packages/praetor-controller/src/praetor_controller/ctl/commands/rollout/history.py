@@ -9,7 +9,7 @@ import click
 
 from praetor_api.annotations import DEPLOYMENT_LABEL
 from praetor_api.kube.client.resource import CONTROLLER_REVISIONS
-from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options, list_all
+from praetor_controller.ctl.cluster import Cluster, Opener, Target, cluster_options, list_all, run_on_cluster
 from praetor_controller.ctl.commands.completion import deployment_names
 from praetor_controller.ctl.output import OutputFormat, output_option, show, structured
 from praetor_controller.ctl.revisions import chosen, details, owned, template_to_restore
@@ -23,14 +23,14 @@ from praetor_controller.model.annotations import deployment_label
 @click.option("--revision", type=click.IntRange(min=1), metavar="N", help="Show this one, and what it changed.")
 @cluster_options
 @output_option
-def history(where: Where, opener: Opener, deployment: str, revision: int | None, output: str) -> None:
+def history(target: Target, opener: Opener, deployment: str, revision: int | None, output: str) -> None:
     """Show the revisions of a deployment's template, oldest first.
 
     With --revision: when and why that one was made, its template, and how it differs from the one before; as json or
     yaml the template alone. The cause is the annotation kubernetes.io/change-cause that the deployment had.
     """
 
-    async def question(cluster: Cluster) -> str:
+    async def work(cluster: Cluster) -> str:
         found = await read(cluster, deployment)
         revisions = await revisions_of(cluster, found)
         current, now = (found.get("status") or {}).get("currentRevision"), cluster.clock.now()
@@ -40,7 +40,7 @@ def history(where: Where, opener: Opener, deployment: str, revision: int | None,
             return details(revisions, revision, current, deployment, now)
         return structured(template_to_restore(chosen(revisions, revision, deployment), deployment), output)
 
-    show(ask(opener, where, question))
+    show(run_on_cluster(opener, target, work))
 
 
 async def revisions_of(cluster: Cluster, deployment: Mapping[str, Any]) -> list[Mapping[str, Any]]:

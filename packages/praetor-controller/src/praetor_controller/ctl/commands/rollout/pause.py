@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
+from praetor_controller.ctl.cluster import Cluster, Opener, Target, cluster_options, run_on_cluster
 from praetor_controller.ctl.commands.completion import deployment_names
 from praetor_controller.ctl.output import show
 from praetor_controller.ctl.rollout_patch import merge, read
@@ -13,13 +13,13 @@ from praetor_controller.ctl.rollout_patch import merge, read
 @click.command("pause")
 @click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
 @cluster_options
-def pause(where: Where, opener: Opener, deployment: str) -> None:
-    """Stop a rollout where it is: no process is written until it is resumed. What runs goes on running."""
-    show(ask(opener, where, lambda cluster: set_paused(cluster, deployment, paused=True)))
+def pause(target: Target, opener: Opener, deployment: str) -> None:
+    """Stop a rollout where it is. No process is written until it is resumed; what runs goes on running."""
+    show(run_on_cluster(opener, target, lambda cluster: set_paused(cluster, deployment, paused=True)))
 
 
 async def set_paused(cluster: Cluster, name: str, *, paused: bool) -> str:
-    """Set spec.paused, and return what to tell."""
+    """Set spec.paused, and return what to print."""
     word = "paused" if paused else "resumed"
     if bool((await read(cluster, name)).get("spec", {}).get("paused")) is paused:
         return f"{name}: is {'paused' if paused else 'not paused'} already"

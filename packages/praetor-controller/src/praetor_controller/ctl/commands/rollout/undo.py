@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from praetor_controller.ctl.cluster import Cluster, Opener, Where, ask, cluster_options
+from praetor_controller.ctl.cluster import Cluster, Opener, Target, cluster_options, run_on_cluster
 from praetor_controller.ctl.commands.completion import deployment_names
 from praetor_controller.ctl.commands.rollout.history import revisions_of
 from praetor_controller.ctl.output import show
@@ -19,10 +19,10 @@ from praetor_controller.model.revisions import project_revision
 @click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
 @click.option("--to-revision", type=click.IntRange(min=0), default=0, metavar="N", help="0 is the one before.")
 @cluster_options
-def undo(where: Where, opener: Opener, deployment: str, to_revision: int) -> None:
-    """Bring an earlier template back, as a rollout: under the deployment's budget, in its waves."""
+def undo(target: Target, opener: Opener, deployment: str, to_revision: int) -> None:
+    """Bring an earlier template back, as a rollout. It keeps to the deployment's budget and waves."""
 
-    async def question(cluster: Cluster) -> str:
+    async def work(cluster: Cluster) -> str:
         return await rewrite(cluster, deployment, lambda found: write(cluster, found))
 
     async def write(cluster: Cluster, found: dict[str, Any]) -> str:
@@ -35,4 +35,4 @@ def undo(where: Where, opener: Opener, deployment: str, to_revision: int) -> Non
         paused = "; it is paused, resume it to roll it out" if found["spec"].get("paused") else ""
         return f"{deployment}: back to the template of revision {number}{paused}"
 
-    show(ask(opener, where, question))
+    show(run_on_cluster(opener, target, work))

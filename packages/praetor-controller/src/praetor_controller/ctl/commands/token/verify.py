@@ -6,7 +6,7 @@ import click
 
 from praetor_api.tokens import TokenVerifier, device_token
 from praetor_controller.ctl.commands.token.mint import checked_name
-from praetor_controller.ctl.errors import Exit
+from praetor_controller.ctl.errors import ExitCode
 from praetor_controller.ctl.output import OutputFormat, output_option, show, structured
 from praetor_controller.ctl.token_secret import epoch_option, read_secrets, secret_option
 
@@ -19,10 +19,10 @@ from praetor_controller.ctl.token_secret import epoch_option, read_secrets, secr
 @output_option
 @click.pass_context
 def verify(context: click.Context, device: str, token: str, secret_file: str, epoch: int, output: str) -> None:
-    """Tell whether a gateway with these secrets would take TOKEN from DEVICE.
+    """Check whether a gateway with these secrets accepts TOKEN from DEVICE.
 
     \b
-    Exit codes:
+    ExitCode codes:
       0  the token is good
       2  the command line is wrong, or the secrets cannot be read
       3  the token is refused
@@ -30,7 +30,7 @@ def verify(context: click.Context, device: str, token: str, secret_file: str, ep
     secrets = read_secrets(secret_file)
     number = secret_number(checked_name(device), token, secrets, epoch)
     show(judged(device, number, len(secrets), epoch, output))
-    context.exit(Exit.FAILED if number is None else Exit.DONE)
+    context.exit(ExitCode.FAILED if number is None else ExitCode.DONE)
 
 
 def secret_number(device: str, token: str, secrets: tuple[bytes, ...], epoch: int) -> int | None:
