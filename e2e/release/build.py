@@ -1,10 +1,16 @@
-"""`hatch run build`: the wheel and the sdist of every package, into dist/."""
+"""`hatch run build`: the wheel and the sdist of every package, into dist/, and a check of what the wheels weigh.
+
+A wheel may grow by a twentieth over its recorded size. One that grows by more is refused until its changelog says so.
+"""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tempfile
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -13,10 +19,14 @@ from attrs import frozen
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("praetor-api", "praetor-controller", "praetor-gateway", "praetor-agent")
 SUFFIXES = (".whl", ".tar.gz")
+RECORDED = Path(__file__).with_name("wheel-sizes.toml")
+GROWTH = 1.05
+UNRELEASED = re.compile(r"^## .*unreleased.*?$(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL | re.IGNORECASE)
+EXPLAINED = re.compile(r"\bwheel\b.*?([0-9]+) kB", re.IGNORECASE)
 
 
 class BuildError(click.ClickException):
-    """A package could not be built."""
+    """A package could not be built, or its wheel grew without an explanation."""
 
 
 @frozen(kw_only=True)
@@ -72,12 +82,69 @@ def table(built: tuple[Built, ...]) -> str:
     return "\n".join(f"{file.path.name:<{width}}  {file.size:>9,} B" for file in built)
 
 
+def unexplained_growth(package: str, size: int, recorded: int, changelog: str) -> str | None:
+    """Return what is wrong with the wheel of *package*, which has *size* bytes and had *recorded*; None if nothing is.
+
+    An entry of the unreleased section of *changelog* that has the word "wheel" and a size in kB, such as "The wheel has
+    140 kB: it simulates devices", explains growth up to that size.
+    """
+    if size <= recorded * GROWTH or _explained(changelog) * 1000 >= size:
+        return None
+    return (
+        f"the wheel of {package} grew by {size / recorded - 1:.1%}, from {recorded:,} to {size:,} bytes; "
+        f"make it smaller, or add to the unreleased section of packages/{package}/CHANGELOG.md: "
+        f"- The wheel has {-(-size // 1000)} kB: <what the rest is for>"
+    )
+
+
+def read_sizes(file: Path) -> dict[str, int]:
+    """Return the recorded bytes of each package's wheel."""
+    sizes: dict[str, int] = tomllib.loads(file.read_text(encoding="utf-8"))
+    return sizes
+
+
+def write_sizes(file: Path, sizes: Mapping[str, int]) -> None:
+    """Record the bytes of each package's wheel."""
+    lines = [f"{package} = {size}\n" for package, size in sorted(sizes.items())]
+    file.write_text("# Bytes of each wheel, as `hatch run build --record` found them.\n" + "".join(lines))
+
+
+def _explained(changelog: str) -> int:
+    """Return the greatest size of the wheel, in kB, that the unreleased section has; 0 if it has none."""
+    found = UNRELEASED.search(changelog)
+    entries = re.split(r"^- ", found[1], flags=re.MULTILINE) if found else []
+    return max((int(size) for entry in entries for size in EXPLAINED.findall(" ".join(entry.split()))), default=0)
+
+
 @click.command()
 @click.argument("packages", nargs=-1, type=click.Choice(PACKAGES))
-@click.option("--out", type=click.Path(path_type=Path), default=ROOT / "dist", help="Where the files go; else dist/.")
-def main(packages: tuple[str, ...], out: Path) -> None:
-    """Build PACKAGES, or all of them, and list the files."""
-    click.echo(table(build_all(packages or PACKAGES, out)))
+@click.option(
+    "--out", type=click.Path(path_type=Path), default=ROOT / "dist", help="Where the files go; default: dist/."
+)
+@click.option("--record", is_flag=True, help="Record what the wheels weigh, for instance at a release.")
+@click.option(
+    "--sizes", type=click.Path(path_type=Path), default=RECORDED, help="Recorded sizes; default: the repository's."
+)
+def main(packages: tuple[str, ...], out: Path, record: bool, sizes: Path) -> None:
+    """Build PACKAGES, or all of them, list the files, and check that no wheel grew without an explanation."""
+    built = build_all(packages or PACKAGES, out)
+    click.echo(table(built))
+    wheels = {file.package: file.size for file in built if file.path.suffix == ".whl"}
+    recorded = read_sizes(sizes) if sizes.exists() else {}
+    if record:
+        write_sizes(sizes, recorded | wheels)
+        return
+    faults = [
+        unexplained_growth(package, size, recorded[package], _changelog(package))
+        for package, size in wheels.items()
+        if package in recorded
+    ]
+    if found := [fault for fault in faults if fault]:
+        raise BuildError("\n".join(found))
+
+
+def _changelog(package: str) -> str:
+    return (ROOT / "packages" / package / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":

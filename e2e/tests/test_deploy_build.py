@@ -9,7 +9,17 @@ import pytest
 from click.testing import CliRunner
 
 from e2e.release import build
-from e2e.release.build import BuildError, Built, build_all, files_of, main, table
+from e2e.release.build import (
+    BuildError,
+    Built,
+    build_all,
+    files_of,
+    main,
+    read_sizes,
+    table,
+    unexplained_growth,
+    write_sizes,
+)
 
 PACKAGE = "praetor-agent"
 
@@ -19,7 +29,7 @@ def test_a_package_becomes_a_wheel_and_an_sdist_and_older_builds_of_it_go(tmp_pa
     others = tmp_path / "praetor_api-0.0.1-py3-none-any.whl"
     for file in (stale, others):
         file.touch()
-    done = CliRunner().invoke(main, [PACKAGE, "--out", str(tmp_path)])
+    done = CliRunner().invoke(main, [PACKAGE, "--out", str(tmp_path), "--sizes", str(tmp_path / "none")])
     assert done.exit_code == 0
     wheel, sdist = files_of(PACKAGE, tmp_path)
     assert (wheel.suffix, sdist.name.endswith(".tar.gz")) == (".whl", True)
@@ -35,7 +45,7 @@ def test_a_package_becomes_a_wheel_and_an_sdist_and_older_builds_of_it_go(tmp_pa
         assert "praetor_agent/py.typed" in archive.namelist()
 
 
-def test_a_package_that_cannot_be_built_is_an_error_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_package_that_cannot_be_built_is_an_error_and_older_builds_stay(tmp_path: Path) -> None:
     before = tmp_path / "praetor_missing-0.0.1.tar.gz"
     before.touch()
     with pytest.raises(BuildError, match="praetor-missing could not be built"):
@@ -56,3 +66,56 @@ def test_every_package_of_the_workspace_is_built() -> None:
 def test_the_table_has_a_line_for_each_file_with_its_size() -> None:
     files = (Built(package="a", path=Path("a-1.whl"), size=1234), Built(package="a", path=Path("a-1.tar.gz"), size=5))
     assert table(files).splitlines() == ["a-1.whl         1,234 B", "a-1.tar.gz          5 B"]
+
+
+CHANGELOG = """# Changelog
+
+## 0.2.0 - unreleased
+
+- Something else.
+- The wheel of the agent
+  has 106 kB: it speaks to a third kind of registry.
+
+## 0.1.0
+
+- The wheel has 900 kB.
+"""
+
+
+@pytest.mark.parametrize(
+    ("size", "changelog", "refused"),
+    [
+        pytest.param(105_000, "", False, id="a-twentieth"),
+        pytest.param(105_001, "", True, id="more"),
+        pytest.param(106_000, CHANGELOG, False, id="explained"),
+        pytest.param(106_001, CHANGELOG, True, id="more-than-explained"),
+        pytest.param(900, CHANGELOG, False, id="smaller"),
+    ],
+)
+def test_a_wheel_that_grows_needs_an_entry_in_its_changelog(size: int, changelog: str, refused: bool) -> None:
+    assert (unexplained_growth(PACKAGE, size, 100_000, changelog) is not None) is refused
+
+
+def test_the_message_says_how_much_a_wheel_grew_and_which_entry_is_missing() -> None:
+    fault = unexplained_growth(PACKAGE, 110_500, 100_000, "")
+    assert fault is not None
+    assert "the wheel of praetor-agent grew by 10.5%, from 100,000 to 110,500 bytes" in fault
+    entry = "- The wheel has 111 kB: "
+    assert "packages/praetor-agent/CHANGELOG.md" in fault
+    assert entry in fault
+    assert unexplained_growth(PACKAGE, 110_500, 100_000, f"## Unreleased\n\n{entry}reasons") is None
+
+
+def test_a_build_is_refused_for_a_wheel_that_grew_until_its_size_is_recorded(tmp_path: Path) -> None:
+    sizes, arguments = tmp_path / "sizes.toml", ["praetor-gateway", "--out", str(tmp_path)]
+    write_sizes(sizes, {"praetor-gateway": 1000, PACKAGE: 7})
+    refused = CliRunner().invoke(main, [*arguments, "--sizes", str(sizes)])
+    assert refused.exit_code == 1
+    assert "the wheel of praetor-gateway grew" in refused.output
+    assert CliRunner().invoke(main, [*arguments, "--sizes", str(sizes), "--record"]).exit_code == 0
+    [wheel] = tmp_path.glob("*.whl")
+    assert read_sizes(sizes) == {"praetor-gateway": wheel.stat().st_size, PACKAGE: 7}
+
+
+def test_the_size_of_every_wheel_is_recorded() -> None:
+    assert read_sizes(build.RECORDED).keys() == set(build.PACKAGES)
