@@ -1,4 +1,4 @@
-"""`python -m e2e [--cluster embedded|envtest|kind|existing] [pytest's arguments]`: run the suite on a cluster."""
+"""`python -m e2e [--cluster embedded|envtest|kind|node|existing] [pytest's arguments]`: run the suite on a cluster."""
 
 from __future__ import annotations
 
@@ -11,16 +11,21 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 SUITE = HERE / "suite"
+PODS = HERE / "pods"
 NOT_SELECTING = ("--deselect", "--ignore", "--ignore-glob", "--rootdir", "--confcutdir", "--basetemp", "-c")
 """Flags of pytest whose value is a path, but no test to run."""
 
 
 def with_suite(arguments: Sequence[str]) -> list[str]:
-    """Return *arguments*, and the whole suite unless they name tests of this folder."""
+    """Return *arguments*, and a whole suite unless they name tests of this folder: on a node, that of Pods."""
     selecting = (word for flag, word in pairwise(("", *arguments)) if flag not in NOT_SELECTING)
     paths = (Path(word.partition("::")[0]).resolve() for word in selecting)
     named = any(path.exists() and path.is_relative_to(HERE) for path in paths)
-    return [*arguments, *(() if named else (str(SUITE),))]
+    return [*arguments, *(() if named else (str(PODS if _on_node(arguments) else SUITE),))]
+
+
+def _on_node(arguments: Sequence[str]) -> bool:
+    return "--cluster=node" in arguments or ("--cluster", "node") in pairwise(arguments)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The control plane that tests run on: `--cluster embedded|envtest|kind|existing`, started once a session."""
+"""The control plane that tests run on: `--cluster embedded|envtest|kind|node|existing`, started once a session."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -24,7 +24,6 @@ class Capability(StrEnum):
     COUNTS = "counts"  # request_counts
     COMPACT = "compact"  # compact
     AUDIT = "audit"  # audit_log
-    LOAD = "load"  # load: images reach the nodes
 
 
 class Request(NamedTuple):
@@ -80,15 +79,11 @@ class Cluster(Protocol):
         ...
 
     def audit_log(self) -> Path:
-        """Return the file that tells each write of our kinds, an audit.k8s.io/v1 Event on each line."""
+        """Return the file that records each write of our kinds, an audit.k8s.io/v1 Event on each line."""
         ...
 
     def compact(self) -> None:
         """Forget all history, so that older resourceVersions are 410 Gone."""
-        ...
-
-    def load(self, images: Iterable[str]) -> None:
-        """Bring container images to the cluster's nodes."""
         ...
 
     def stop(self) -> None:

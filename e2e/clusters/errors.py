@@ -1,11 +1,11 @@
-"""What goes wrong with a cluster as a whole, told to the person who asked for it."""
+"""What can go wrong with a cluster as a whole."""
 
 from __future__ import annotations
 
 
 class ClusterError(Exception):
-    """A cluster cannot be started or used; the message says what is missing and how to mend it."""
+    """A cluster cannot be started or used; the message says what is missing and what to do."""
 
 
 class NotSupported(ClusterError):
-    """This kind of cluster cannot do that; `Cluster.capabilities` tells beforehand."""
+    """This kind of cluster cannot do that; see `Cluster.capabilities`."""

@@ -1,4 +1,4 @@
-"""A cluster that somebody else runs; everything that we make is inside one namespace of our own."""
+"""A cluster that runs already; everything that we make is inside one namespace of our own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from http import HTTPStatus
 from pathlib import Path
 from secrets import token_hex
 
-from e2e.clusters.cluster import COMPONENTS
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.remote import RemoteCluster
 
@@ -38,12 +37,6 @@ class Existing(RemoteCluster):
         super().__init__(workdir, kubeconfig=current_kubeconfig(kubeconfig))
         self.namespace = f"praetor-e2e-{token_hex(4)}"
         self._create_namespace()
-
-    def kubeconfig_for(self, user: str) -> Path:
-        """Return the given kubeconfig: users of that cluster are not ours to make, so RBAC is not tested."""
-        if user not in COMPONENTS:
-            raise ClusterError(f"no user {user!r}; there are {', '.join(COMPONENTS)}")
-        return self.kubeconfig
 
     def stop(self) -> None:
         """Remove the namespace; anything that does not carry our label stays."""

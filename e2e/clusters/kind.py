@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from secrets import token_hex
 
@@ -15,7 +14,6 @@ from e2e.clusters.remote import RemoteCluster
 
 ENGINES = ("docker", "podman", "nerdctl")
 CREATE_S = 600
-LOAD_S = 300
 
 
 def missing_parts() -> list[str]:
@@ -50,8 +48,8 @@ class Kind(RemoteCluster):
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What the version allows, and loading of images."""
-        return super().capabilities | {Capability.RBAC, Capability.LOAD}
+        """What the version allows, and users of our own."""
+        return super().capabilities | {Capability.RBAC}
 
     def kubeconfig_for(self, user: str) -> Path:
         """Return a kubeconfig with a client certificate that names *user*."""
@@ -59,10 +57,6 @@ class Kind(RemoteCluster):
             raise ClusterError(f"no user {user!r}; there are {', '.join(COMPONENTS)}")
         path = self.workdir / f"{user}.kubeconfig"
         return path if path.exists() else kubeconfig_with_certificate(self.kubeconfig, user, path)
-
-    def load(self, images: Iterable[str]) -> None:
-        """Copy images of the local container engine to the nodes."""
-        self._kind("load", "docker-image", *images, timeout_s=LOAD_S)
 
     def stop(self) -> None:
         """Delete the cluster."""

@@ -11,6 +11,7 @@ from e2e.clusters.embedded import Embedded
 from e2e.clusters.envtest import Envtest
 from e2e.clusters.existing import Existing
 from e2e.clusters.kind import Kind
+from e2e.clusters.node import Node
 
 
 class ClusterName(StrEnum):
@@ -19,6 +20,7 @@ class ClusterName(StrEnum):
     EMBEDDED = "embedded"
     ENVTEST = "envtest"
     KIND = "kind"
+    NODE = "node"
     EXISTING = "existing"
 
 
@@ -34,6 +36,8 @@ def launch(name: str, workdir: Path, *, assets: Path | None = None, kubeconfig: 
             return Envtest(workdir, assets=assets)
         case ClusterName.KIND:
             return Kind(workdir)
+        case ClusterName.NODE:
+            return Node(workdir)
         case ClusterName.EXISTING:
             return Existing(workdir, kubeconfig=kubeconfig)
         case unknown:

@@ -66,7 +66,7 @@ class LocalCluster:
             self._apiserver = None
 
     def start_apiserver(self) -> None:
-        """Run the apiserver at the address that it had; return when it is ready."""
+        """Run the apiserver at the same address; return when it is ready."""
         if self._apiserver is None:
             self._apiserver = self._run_apiserver()
         self._wait_ready()
@@ -82,10 +82,6 @@ class LocalCluster:
     def compact(self) -> None:
         """Forget all history."""
         raise NotSupported(f"{self.name} cannot forget its history on demand")
-
-    def load(self, images: Iterable[str]) -> None:
-        """There are no nodes here."""
-        raise NotSupported(f"{self.name} has no nodes to load {', '.join(images)} to; use --cluster kind")
 
     def stop(self) -> None:
         """End the apiserver and forget the connections to it."""
@@ -103,7 +99,7 @@ class LocalCluster:
         self.stop()
 
     def _start(self, launch: Callable[[], None]) -> None:
-        """Call *launch* until the apiserver is ready; other ports are taken when somebody was faster on one."""
+        """Call *launch* until the apiserver is ready, with other ports when another program took one of them."""
         for attempt in range(ATTEMPTS):
             try:
                 launch()

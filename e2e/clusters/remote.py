@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -12,8 +12,8 @@ from e2e.clusters.api.counts import parse_counts
 from e2e.clusters.api.kubectl import find_kubectl
 from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.api.readiness import served
-from e2e.clusters.cluster import Capability, Request
-from e2e.clusters.errors import NotSupported
+from e2e.clusters.cluster import COMPONENTS, Capability, Request
+from e2e.clusters.errors import ClusterError, NotSupported
 
 
 class RemoteCluster:
@@ -37,6 +37,12 @@ class RemoteCluster:
     def _served(self) -> frozenset[Capability]:
         return served(self._api)
 
+    def kubeconfig_for(self, user: str) -> Path:
+        """Return the administrator's kubeconfig: users of such a cluster are not ours to make."""
+        if user not in COMPONENTS:
+            raise ClusterError(f"no user {user!r}; there are {', '.join(COMPONENTS)}")
+        return self.kubeconfig
+
     def stop_apiserver(self) -> None:
         """The control plane is not ours to stop."""
         raise NotSupported(f"the apiserver of {self.name} cannot be stopped from here")
@@ -56,10 +62,6 @@ class RemoteCluster:
     def compact(self) -> None:
         """The storage is not ours."""
         raise NotSupported(f"the history of {self.name} cannot be compacted from here")
-
-    def load(self, images: Iterable[str]) -> None:
-        """The nodes are not ours."""
-        raise NotSupported(f"cannot load {', '.join(images)} to {self.name}; push them to a registry that it reaches")
 
     def stop(self) -> None:
         """Forget the connections."""

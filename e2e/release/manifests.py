@@ -7,6 +7,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import jsonpatch
 import yaml
 
 from e2e.clusters.api.rawapi import Answer, RawApi
@@ -21,7 +22,7 @@ Object = dict[str, Any]
 
 
 class ManifestError(ValueError):
-    """A kustomization says more than is understood here, or a cluster refused an object."""
+    """A kustomization has fields that are not understood here, or a cluster refused an object."""
 
 
 def read(folder: Path) -> tuple[Object, ...]:
@@ -31,6 +32,18 @@ def read(folder: Path) -> tuple[Object, ...]:
     if foreign := kustomization.keys() - UNDERSTOOD:
         raise ManifestError(f"{file} has {', '.join(sorted(foreign))}: render it with kubectl kustomize")
     return tuple(_objects(folder / path for path in kustomization["resources"]))
+
+
+def with_component(objects: Iterable[Object], folder: Path) -> tuple[Object, ...]:
+    """Return *objects* with the JSON patches of the kustomize component in *folder*, each made to its target."""
+    component = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    patched = list(objects)
+    for patch in component["patches"]:
+        operations = yaml.safe_load((folder / patch["path"]).read_text(encoding="utf-8"))
+        target = (patch["target"]["kind"], patch["target"]["name"])
+        [place] = [n for n, item in enumerate(patched) if (item["kind"], item["metadata"]["name"]) == target]
+        patched[place] = jsonpatch.apply_patch(patched[place], operations)
+    return tuple(patched)
 
 
 def rbac_for_users(users: Iterable[str], lease_namespace: str = SYSTEM_NAMESPACE) -> tuple[Object, ...]:
@@ -55,7 +68,7 @@ def install(api: RawApi, objects: Iterable[Mapping[str, Any]]) -> tuple[str, ...
     unknown = []
     for item in objects:
         answer = _create_or_merge(api, item)
-        if answer.status == HTTPStatus.NOT_FOUND and not _tells_what(answer):
+        if answer.status == HTTPStatus.NOT_FOUND and not _names_an_object(answer):
             unknown.append(f"{item['kind']} ({item['apiVersion']})")
         elif answer.status >= HTTPStatus.BAD_REQUEST:
             raise ManifestError(f"{item['kind']} {item['metadata']['name']}: {answer.status} {answer.message}")
@@ -92,8 +105,8 @@ def _objects(paths: Iterable[Path]) -> Iterator[Object]:
             yield from yaml.safe_load_all(path.read_text(encoding="utf-8"))
 
 
-def _tells_what(answer: Answer) -> bool:
-    """Whether a 404 is about an object, such as a missing namespace, rather than about a path that is not served."""
+def _names_an_object(answer: Answer) -> bool:
+    """Return whether a 404 is about an object, such as a missing namespace; else the path is not served."""
     return isinstance(answer.body, dict) and bool(answer.body.get("details"))
 
 

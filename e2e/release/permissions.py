@@ -89,7 +89,7 @@ def questions() -> Iterator[Request]:
 
 
 def is_allowed(request: Request) -> bool:
-    """Tell what the answer must be: our kinds and events are in any namespace, and a create has no name yet."""
+    """Return what the answer must be: our kinds and events are in any namespace, and a create has no name yet."""
     if request.group == LEASES:
         return (request._replace(name="") if request.verb == "create" else request) in ALLOWED
     return request._replace(namespace=DEVICES_NAMESPACE) in ALLOWED

@@ -1,6 +1,6 @@
-"""What this machine's pip is told about where packages come from, in a form that an image's build can be given.
+"""Where this machine's pip finds packages, in a form for the build of an image.
 
-It reaches the build as a secret and is in no layer: a repository's address is a matter of whoever builds.
+It reaches the build as a secret and is in no layer: the address of an index belongs to the machine that builds.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ class PipSettings:
 
 
 def config_files(environ: Mapping[str, str], home: Path) -> tuple[Path, ...]:
-    """Return where pip looks, in its order: the later one wins."""
+    """Return the files that pip reads, in its order: a later one wins."""
     own = environ.get("PIP_CONFIG_FILE")
     machine_and_user = (Path("/etc/pip.conf"), home / ".pip" / "pip.conf", home / ".config" / "pip" / "pip.conf")
     return machine_and_user if own is None else (*machine_and_user, Path(own))
 
 
 def read_settings(files: Iterable[Path], environ: Mapping[str, str]) -> PipSettings:
-    """Return what *files* and the PIP_* variables of *environ* say together."""
+    """Return the settings of *files* and of the PIP_* variables of *environ*, which win."""
     found: dict[str, str] = {}
     for file in files:
         found |= _of_file(file)
@@ -59,7 +59,7 @@ def settings_here() -> PipSettings:
 
 def _of_file(file: Path) -> dict[str, str]:
     parser = configparser.RawConfigParser()
-    parser.read(file, encoding="utf-8")  # one that is not there says nothing
+    parser.read(file, encoding="utf-8")  # a missing file is an empty one
     return {
         name.replace("_", "-"): value
         for section in SECTIONS

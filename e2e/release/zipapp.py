@@ -69,13 +69,13 @@ def _install_locked(environment: Path, target: Path) -> None:
     )  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)
     if done.returncode:
-        raise BuildError(f"what the agent needs could not be had:\n{done.stderr.rstrip()}")
+        raise BuildError(f"the packages that the agent needs could not be installed:\n{done.stderr.rstrip()}")
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), default=ROOT / "dist", help="Where the file goes; else dist/.")
+@click.option("--out", type=click.Path(path_type=Path), default=ROOT / "dist", help="Output folder; default: dist/.")
 def main(out: Path) -> None:
-    """Build the single-file agent and tell its size and digest."""
+    """Build the single-file agent and print its size and digest."""
     target = build_zipapp(out)
     content = target.read_bytes()
     click.echo(f"{target.name}  {len(content):,} B  sha256 {hashlib.sha256(content).hexdigest()}")

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from e2e.clusters.api.rawapi import RawApi
-from e2e.release.manifests import ManifestError, install
+from e2e.release.manifests import BASE, ManifestError, collection_of, install, read
 
 ROLE = {
     "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -85,7 +85,7 @@ def test_installing_twice_brings_what_is_there_up_to_date(api: RawApi, stored: d
     assert list(stored.values()) == [changed]
 
 
-def test_a_kind_that_the_cluster_is_too_old_for_is_told_and_the_rest_is_installed(
+def test_a_kind_that_the_cluster_is_too_old_for_is_returned_and_the_rest_is_installed(
     api: RawApi, stored: dict[str, dict[str, Any]]
 ) -> None:
     assert install(api, [BUDGET, ROLE]) == ("PodDisruptionBudget (policy/v1)",)
@@ -96,3 +96,14 @@ def test_a_missing_namespace_is_an_error_and_not_an_old_cluster(api: RawApi) -> 
     lost = ROLE | {"metadata": {"name": "leases", "namespace": "nowhere"}}
     with pytest.raises(ManifestError, match="Role leases: 404 no such namespace"):
         install(api, [lost])
+
+
+def test_every_kind_of_the_base_has_its_place_in_the_api() -> None:
+    places = {item["kind"]: collection_of(item) for item in read(BASE)}
+    assert places["Namespace"] == "/api/v1/namespaces"
+    assert places["ServiceAccount"] == "/api/v1/namespaces/praetor-system/serviceaccounts"
+    assert places["ClusterRole"] == "/apis/rbac.authorization.k8s.io/v1/clusterroles"
+    assert places["Deployment"] == "/apis/apps/v1/namespaces/praetor-system/deployments"
+    assert collection_of({"apiVersion": "azure.com/v1alpha1", "kind": "NetworkSwitch", "metadata": {}}) == (
+        "/apis/azure.com/v1alpha1/networkswitches"
+    )

@@ -15,8 +15,7 @@ import yaml
 
 from e2e.release.build import ROOT
 from e2e.release.images import COMPONENTS, Image
-from e2e.release.manifests import BASE, SYSTEM_NAMESPACE, ManifestError, Object, read
-from kubeplane.registry.patches import json_patch
+from e2e.release.manifests import BASE, SYSTEM_NAMESPACE, ManifestError, Object, read, with_component
 from praetor_api.kube.codec import decode
 from praetor_api.kube.objects import DeviceProcess, DeviceProcessDeployment, NetworkSwitch
 from praetor_gateway.cli import main as gateway
@@ -62,7 +61,7 @@ def test_every_file_of_a_kustomization_is_named_in_it() -> None:
         assert there - {SAMPLES / "original.yaml"} == {path for path in named if path.is_file()}
 
 
-def test_a_kustomization_that_transforms_is_not_taken_for_its_parts(tmp_path: Path) -> None:
+def test_a_kustomization_that_transforms_its_resources_is_refused(tmp_path: Path) -> None:
     (tmp_path / "kustomization.yaml").write_text("resources: []\nnamePrefix: lab-\n", encoding="utf-8")
     with pytest.raises(ManifestError, match="namePrefix"):
         read(tmp_path)
@@ -165,7 +164,7 @@ def test_the_service_and_the_budget_find_the_gateways_pods() -> None:
 
 
 @pytest.mark.parametrize("component", ["flowcontrol", "networkpolicy"])
-def test_components_speak_of_what_the_base_has(component: str) -> None:
+def test_components_name_accounts_and_programs_of_the_base(component: str) -> None:
     folder = DEPLOY / "components" / component
     accounts = of_kind("ServiceAccount")
     programs = {f"praetor-{program}" for program in PROGRAMS}
@@ -178,9 +177,11 @@ def test_components_speak_of_what_the_base_has(component: str) -> None:
 
 
 def with_replicas() -> Object:
-    patch = (DEPLOY / "components" / "replicas" / "gateway.yaml").read_text(encoding="utf-8")
-    patched: Object = json_patch(of_kind("Deployment")["praetor-gateway"], yaml.safe_load(patch))
-    return patched
+    objects = with_component(read(BASE), DEPLOY / "components" / "replicas")
+    [gateway] = [
+        item for item in objects if (item["kind"], item["metadata"]["name"]) == ("Deployment", "praetor-gateway")
+    ]
+    return gateway
 
 
 def peer_port(container: dict[str, Any]) -> int:
@@ -188,7 +189,7 @@ def peer_port(container: dict[str, Any]) -> int:
     return int(port)
 
 
-def test_replicas_tell_each_other_whom_they_heard() -> None:
+def test_replicas_can_report_to_each_other() -> None:
     pod = with_replicas()["spec"]["template"]["spec"]
     [container] = pod["containers"]
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
@@ -204,7 +205,7 @@ def test_replicas_tell_each_other_whom_they_heard() -> None:
     assert {each.split("=")[0] for each in container["args"]} <= known
 
 
-def test_the_network_lets_replicas_tell_each_other() -> None:
+def test_the_network_policies_let_replicas_report_to_each_other() -> None:
     [policy] = yaml.safe_load_all(
         (DEPLOY / "components" / "networkpolicy" / "gateway.yaml").read_text(encoding="utf-8")
     )
@@ -268,7 +269,7 @@ def test_flow_schemas_cover_the_writes_of_the_roles() -> None:
     assert covered == written
 
 
-def test_our_place_in_the_queues_is_asked_for_before_that_of_all_service_accounts() -> None:
+def test_our_flow_schemas_match_before_the_one_of_all_service_accounts() -> None:
     folder = DEPLOY / "components" / "flowcontrol"
     documents = [item for file in files_below(folder) for item in yaml.safe_load_all(file.read_text(encoding="utf-8"))]
     schemas = {item["metadata"]["name"]: item["spec"] for item in documents if item["kind"] == "FlowSchema"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.__main__ import SUITE, with_suite
+from e2e.__main__ import PODS, SUITE, with_suite
 
 
 @pytest.mark.parametrize(
@@ -19,6 +19,11 @@ from e2e.__main__ import SUITE, with_suite
 )
 def test_without_named_tests_the_whole_suite_runs(arguments: list[str]) -> None:
     assert with_suite(arguments) == [*arguments, str(SUITE)]
+
+
+@pytest.mark.parametrize("arguments", [["--cluster", "node"], ["--cluster=node", "-x"]])
+def test_on_a_node_the_tests_of_pods_run(arguments: list[str]) -> None:
+    assert with_suite(arguments) == [*arguments, str(PODS)]
 
 
 @pytest.mark.parametrize("selected", ["", "::test_x[y]"])

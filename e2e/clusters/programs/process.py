@@ -1,4 +1,4 @@
-"""A child process with a log file that ends with us, by its own hand or by the guard's."""
+"""A child process with a log file that ends with us, by itself or by the reaper."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Process:
         self.name = Path(argv[0]).name
         self.log = log
         with log.open("ab") as output:
-            # the guard is run by path, not as a module, so that it imports nothing of ours
-            self._guard = subprocess.Popen(
+            # the reaper is run by path, not as a module, so that it imports nothing of ours
+            self._reaper = subprocess.Popen(
                 [sys.executable, "-I", "-S", reaper.__file__, str(grace_s), *argv],
                 stdin=subprocess.PIPE,
                 stdout=output,
@@ -35,13 +35,13 @@ class Process:
     @property
     def running(self) -> bool:
         """Whether the program has not ended."""
-        return self._guard.poll() is None
+        return self._reaper.poll() is None
 
     def check(self) -> None:
         """Raise ClusterError with the end of the log when the program is gone."""
         if not self.running:
             raise ClusterError(
-                f"{self.name} ended with status {self._guard.returncode}; {self.log} ends:\n{self.tail()}"
+                f"{self.name} ended with status {self._reaper.returncode}; {self.log} ends:\n{self.tail()}"
             )
 
     def tail(self) -> str:
@@ -50,6 +50,6 @@ class Process:
 
     def stop(self) -> None:
         """End the program and everything it started; a second call does nothing."""
-        if self._guard.stdin is not None and not self._guard.stdin.closed:
-            self._guard.stdin.close()
-        self._guard.wait()
+        if self._reaper.stdin is not None and not self._reaper.stdin.closed:
+            self._reaper.stdin.close()
+        self._reaper.wait()

@@ -1,4 +1,4 @@
-"""Run a command that cannot outlive whoever started it.
+"""Run a command that cannot outlive its starter.
 
 The starter holds the write end of this process's standard input; when that closes, however the starter
 ended, the command's whole process group is ended. Kept to the standard library so that it starts at once.
@@ -18,7 +18,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Ask Linux to kill this process when the guard is killed; other systems have no such call."""
+    """Ask Linux to kill this process when the reaper is killed; other systems have no such call."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -37,7 +37,7 @@ def end(child: subprocess.Popen[bytes], grace_s: float) -> int:
     return child.wait()
 
 
-def guard(argv: list[str], grace_s: float) -> int:
+def run(argv: list[str], grace_s: float) -> int:
     """Run *argv* until it exits or standard input closes; return its exit status."""
     read_end, write_end = os.pipe()
     signal.signal(signal.SIGTERM, lambda *_: os.write(write_end, b"t"))
@@ -52,8 +52,8 @@ def guard(argv: list[str], grace_s: float) -> int:
 
 
 def main() -> NoReturn:
-    """Guard the command in this process's arguments, the first of which is the grace in seconds."""
-    status = guard(sys.argv[2:], float(sys.argv[1]))
+    """Run the command in this process's arguments, the first of which is the grace in seconds."""
+    status = run(sys.argv[2:], float(sys.argv[1]))
     sys.exit(status if status >= 0 else 128 - status)
 
 

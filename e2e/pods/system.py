@@ -1,0 +1,151 @@
+"""Controller and gateways as a cluster runs them: deploy/base with several gateways, in Pods of a kubelet."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import requests
+
+from e2e.clusters.api.kubectl import output_of
+from e2e.clusters.api.rawapi import RawApi
+from e2e.clusters.node import Node
+from e2e.release.build import ROOT
+from e2e.release.images import Image
+from e2e.release.manifests import BASE, SYSTEM_NAMESPACE, Object, install, read, with_component
+from e2e.stack.kube import accepted
+from e2e.stack.waiting import eventually
+from praetor_api.tokens import device_token
+
+REPLICAS = ROOT / "deploy" / "components" / "replicas"
+GATEWAY_FLAGS = ("--default-heartbeat-seconds=5",)  # a silent device is noticed within the test, after 15 s
+PROGRAMS = ("controller", "gateway")
+PROBES = 8081
+WITHIN_S = 600.0
+
+
+def secret(name: str, namespace: str, **data: str) -> Object:
+    """Return a Secret with *data*."""
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}
+
+
+def is_ready(pod: Mapping[str, Any]) -> bool:
+    """Return whether the kubelet says that a Pod is ready."""
+    conditions = pod.get("status", {}).get("conditions", ())
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+
+def is_rolled_out(deployment: Mapping[str, Any]) -> bool:
+    """Return whether every replica of an apps/v1 Deployment is of its newest version and available."""
+    status, wanted = deployment.get("status", {}), deployment["spec"]["replicas"]
+    counts = [status.get(name, 0) for name in ("updatedReplicas", "availableReplicas", "replicas")]
+    return status.get("observedGeneration", 0) >= deployment["metadata"]["generation"] and counts == [wanted] * 3
+
+
+class System:
+    """The installation on *node*, and what an operator does with it."""
+
+    def __init__(self, node: Node, api: RawApi) -> None:
+        self.node = node
+        self.api = api
+        self._secret = secrets.token_hex(32)
+
+    def token(self, device: str) -> str:
+        """Return the token of *device*."""
+        return device_token(self._secret.encode(), device)
+
+    def install(self, images: Iterable[Image], progress: Callable[[str], None]) -> None:
+        """Bring *images* to the node and apply the manifests; returns when every replica is available."""
+        for image in images:
+            progress(f"loading {image.name} on the node")
+            self.node.load([image.name])
+        objects = with_component(read(BASE), REPLICAS)
+        named = {(item["kind"], _name(item)): item for item in objects}
+        namespace = named["Namespace", SYSTEM_NAMESPACE]
+        tokens = secret("praetor-device-tokens", SYSTEM_NAMESPACE, secrets=self._secret)
+        peers = secret("praetor-gateway-peers", SYSTEM_NAMESPACE, token=secrets.token_hex(32))
+        named["Deployment", "praetor-gateway"]["spec"]["template"]["spec"]["containers"][0]["args"] += GATEWAY_FLAGS
+        for kind in install(self.api, (namespace, tokens, peers, *objects)):
+            progress(f"not installed, for this cluster is too old for it: {kind}")
+        progress("waiting for controller and gateways")
+        for program in PROGRAMS:
+            self.await_rollout(program)
+
+    def gateway_url(self) -> str:
+        """Return the URL of the gateways' Service, by its cluster address."""
+        service = accepted(self.api.get(f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/services/praetor-gateway"))
+        return f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}"
+
+    def pods(self, program: str) -> tuple[Object, ...]:
+        """Return the Pods of *program* that are not being deleted."""
+        query = {"labelSelector": f"app.kubernetes.io/name=praetor-{program}"}
+        items = accepted(self.api.get(pods_path(), **query))["items"]
+        return tuple(item for item in items if "deletionTimestamp" not in item["metadata"])
+
+    def await_rollout(self, program: str) -> None:
+        """Return when every replica of *program* is of the newest version and available."""
+        path = f"/apis/apps/v1/namespaces/{SYSTEM_NAMESPACE}/deployments/praetor-{program}"
+        eventually(
+            lambda: accepted(self.api.get(path)), is_rolled_out, what=f"{program} is rolled out", within_s=WITHIN_S
+        )
+
+    def restart(self, program: str) -> None:
+        """Replace the Pods of *program* one after another; returns when all are available."""
+        self.kubectl("rollout", "restart", f"deployment/praetor-{program}")
+        self.await_rollout(program)
+
+    def lose(self, program: str, *pods: str) -> None:
+        """Delete *pods* of *program* at once, without a grace period; returns when others are available."""
+        self.kubectl("delete", "pod", *pods, "--grace-period=0", "--force")
+        eventually(
+            lambda: {_name(pod) for pod in self.pods(program)},
+            lambda left: not left & set(pods),
+            what=f"{', '.join(pods)} are gone",
+            within_s=WITHIN_S,
+        )
+        self.await_rollout(program)
+
+    def lease_holder(self, name: str) -> str:
+        """Return who holds the Lease *name*."""
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM_NAMESPACE}/leases/{name}"
+        return str(accepted(self.api.get(path))["spec"]["holderIdentity"])
+
+    def metrics(self, pod: Mapping[str, Any]) -> str:
+        """Return the metrics of a Pod, from its own address."""
+        return self.probe(pod, "/metrics").text
+
+    def probe(self, pod: Mapping[str, Any], path: str) -> requests.Response:
+        """Return what a Pod answers on its probe port."""
+        return requests.get(f"http://{pod['status']['podIP']}:{PROBES}{path}", timeout=60)
+
+    def run_in(self, pod: Mapping[str, Any], code: str) -> Any:
+        """Run Python *code* in the container of a Pod and return what it prints, decoded as JSON."""
+        return json.loads(self.kubectl("exec", _name(pod), "--", "/opt/praetor/bin/python3", "-c", code))
+
+    def kubectl(self, *words: str) -> str:
+        """Run kubectl in the system namespace and return what it prints."""
+        argv = [str(self.node.kubectl), f"--kubeconfig={self.node.kubeconfig}", f"--namespace={SYSTEM_NAMESPACE}"]
+        return output_of([*argv, *words], timeout_s=WITHIN_S)
+
+    def logs(self) -> str:
+        """Return what every Pod is about and the end of its log."""
+        selector = "--selector=app.kubernetes.io/part-of=praetor"
+        return "\n".join(
+            (
+                self.kubectl("get", "pods", "--all-namespaces", "--output=wide"),
+                self.kubectl("get", "events", "--all-namespaces"),
+                self.kubectl("logs", selector, "--prefix", "--tail=40"),
+            )
+        )
+
+
+def pods_path(namespace: str = SYSTEM_NAMESPACE) -> str:
+    """Return the path of the Pods of *namespace*."""
+    return f"/api/v1/namespaces/{namespace}/pods"
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    return str(item["metadata"]["name"])

@@ -1,0 +1,158 @@
+"""deploy/ on a real kubelet: the Pods, their limits and rights, and devices that do not notice when Pods go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any
+
+import pytest
+
+from e2e.pods.devices import Devices
+from e2e.pods.system import PROGRAMS, WITHIN_S, System, is_ready, pods_path
+from e2e.stack.kube import PROCESSES, SWITCHES, condition
+from e2e.stack.recorder import Frame, Recorder
+from e2e.stack.waiting import eventually
+
+REPLICAS = {"controller": 2, "gateway": 3}
+LIMITS_OF_A_PROCESS = """
+import json, os
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+try:
+    open("/opt/praetor/written", "w")
+except OSError as error:
+    writable = error.strerror
+print(json.dumps({
+    "user": os.getuid(), "group": os.getgid(), "root": writable,
+    "capabilities": int(status["CapEff"], 16), "bounding": int(status["CapBnd"], 16),
+    "no new privileges": int(status["NoNewPrivs"]), "seccomp": int(status["Seccomp"]),
+}))
+"""
+FILTERED = 2  # seccomp's mode with a profile
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_all_pods_become_ready_without_a_restart_and_answer_their_probes(system: System, program: str) -> None:
+    pods = system.pods(program)
+    assert len(pods) == REPLICAS[program]
+    assert all(map(is_ready, pods))
+    assert [container["restartCount"] for pod in pods for container in pod["status"]["containerStatuses"]] == (
+        [0] * len(pods)
+    )
+    for path in ("/livez", "/readyz"):
+        assert {system.probe(pod, path).status_code for pod in pods} == {HTTPStatus.OK}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_pods_program_has_no_more_rights_than_the_manifest_gives(system: System, program: str) -> None:
+    for pod in system.pods(program):
+        assert system.run_in(pod, LIMITS_OF_A_PROCESS) == {
+            "user": 65532,
+            "group": 65532,
+            "root": "Read-only file system",
+            "capabilities": 0,
+            "bounding": 0,
+            "no new privileges": 1,
+            "seccomp": FILTERED,
+        }
+
+
+def test_the_sample_runs_on_a_device_outside_the_cluster_and_in_the_agents_image(devices: Devices) -> None:
+    devices.change("20s")
+    status = devices.await_available()
+    assert (status["numberAvailable"], status["desiredNumberScheduled"]) == (3, 3)
+    assert devices.values_on_host() == {"20s"}
+    assert [devices.values_in_pod(device) for device in devices.in_pods] == [{"20s"}] * 2
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_the_apiserver_forbids_the_programs_nothing_that_they_ask_for(
+    system: System, devices: Devices, program: str
+) -> None:
+    counted = [
+        line
+        for pod in system.pods(program)
+        for line in system.metrics(pod).splitlines()
+        if "_apiserver_requests_total{" in line
+    ]
+    assert counted
+    assert not [line for line in counted if 'code="403"' in line]
+
+
+def test_replacing_the_gateways_one_by_one_disconnects_no_device(system: System, devices: Devices) -> None:
+    before = {pod["metadata"]["name"] for pod in system.pods("gateway")}
+    with Recorder(system.node.kubeconfig, pods_path()) as pods, connected_all_the_while(system, devices):
+        system.restart("gateway")
+        eventually(lambda: before & _deleted(pods.frames), lambda gone: gone == before, what="the old Pods end")
+        devices.change("30s")
+        devices.await_available()
+    assert devices.values_on_host() == {"30s"}
+    assert _exit_codes(pods.frames, before) == dict.fromkeys(before, 0), "they end by themselves when asked"
+
+
+def test_losing_all_gateways_at_once_disconnects_no_device(system: System, devices: Devices) -> None:
+    with connected_all_the_while(system, devices):
+        system.lose("gateway", *(pod["metadata"]["name"] for pod in system.pods("gateway")))
+        devices.change("40s")
+        devices.await_available()
+    assert devices.values_on_host() == {"40s"}
+
+
+def test_another_controller_takes_over_from_one_that_is_lost(system: System, devices: Devices) -> None:
+    lost = system.lease_holder("praetor-controller")
+    [pod] = [pod["metadata"]["name"] for pod in system.pods("controller") if pod["metadata"]["name"] in lost]
+    system.lose("controller", pod)
+    devices.change("50s")
+    devices.await_available()
+    assert devices.values_on_host() == {"50s"}
+    assert system.lease_holder("praetor-controller") != lost
+
+
+def test_a_device_that_falls_silent_is_disconnected_and_comes_back(system: System, devices: Devices) -> None:
+    """The tests above could not see a false disconnection if gateways in Pods saw none at all."""
+    name = devices.agent.device
+
+    def await_connected(status: str) -> None:
+        eventually(
+            lambda: condition(devices.kube.switch(name), "AgentConnected"),
+            lambda found: found == status,
+            what=f"{name}: AgentConnected is {status}",
+            within_s=WITHIN_S,
+        )
+
+    devices.agent.program.kill()
+    await_connected("False")
+    devices.agent.start()
+    await_connected("True")
+    devices.await_available()
+
+
+@contextmanager
+def connected_all_the_while(system: System, devices: Devices) -> Iterator[None]:
+    """Assert at the end that no switch and no process was recorded as disconnected meanwhile."""
+    kubeconfig, path = system.node.kubeconfig, devices.kube.path
+    with Recorder(kubeconfig, path(SWITCHES)) as switches, Recorder(kubeconfig, path(PROCESSES)) as processes:
+        yield
+    frames = (*switches.frames, *processes.frames)
+    assert {frame.object["metadata"]["name"] for frame in switches.frames} == set(devices.names)
+    assert [_described(frame) for frame in frames if condition(frame.object, "AgentConnected") != "True"] == []
+
+
+def _described(frame: Frame) -> dict[str, Any]:
+    return {"kind": frame.object["kind"], "name": frame.object["metadata"]["name"], "status": frame.object["status"]}
+
+
+def _deleted(frames: list[Frame]) -> set[str]:
+    return {frame.object["metadata"]["name"] for frame in frames if frame.type == "DELETED"}
+
+
+def _exit_codes(frames: list[Frame], names: set[str]) -> dict[str, int]:
+    """Return the last exit status of the container of each Pod of *names*."""
+    return {
+        frame.object["metadata"]["name"]: container["state"]["terminated"]["exitCode"]
+        for frame in frames
+        if frame.object["metadata"]["name"] in names
+        for container in frame.object["status"].get("containerStatuses", ())
+        if "terminated" in container["state"]
+    }
