@@ -1,4 +1,4 @@
-"""The kind launcher against a stand-in for the kind program that writes down what it is asked for."""
+"""The kind launcher against a stand-in for the kind program that records its arguments."""
 
 from __future__ import annotations
 

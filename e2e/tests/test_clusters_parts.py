@@ -38,7 +38,7 @@ def test_ports_are_different() -> None:
     assert len(set(free_ports(10))) == 10
 
 
-def test_the_token_file_makes_the_administrator_a_master_and_nobody_else() -> None:
+def test_only_the_administrator_is_a_master_in_the_token_file() -> None:
     assert credentials.token_file({"admin": "t1", "praetor-gateway": "t2"}) == (
         't1,admin,admin,"system:masters"\nt2,praetor-gateway,praetor-gateway\n'
     )
@@ -58,7 +58,7 @@ def test_secrets_are_readable_by_their_owner_only(tmp_path: Path) -> None:
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
 
 
-def test_a_kubeconfig_leads_to_its_cluster(tmp_path: Path) -> None:
+def test_a_client_talks_to_the_cluster_of_its_kubeconfig(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
     credentials.write_kubeconfig(path, url="http://127.0.0.1:1", user="me", credentials={"token": "t"})
     config = yaml.safe_load(path.read_text())
@@ -67,7 +67,7 @@ def test_a_kubeconfig_leads_to_its_cluster(tmp_path: Path) -> None:
         assert api.url == "http://127.0.0.1:1"
 
 
-def test_a_kubeconfig_with_a_plugin_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_kubeconfig_with_a_credential_plugin_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "kubeconfig"
     credentials.write_kubeconfig(path, url="http://127.0.0.1:1", user="me", credentials={})
     config = yaml.safe_load(path.read_text())
@@ -88,7 +88,7 @@ def test_assets_must_be_complete(tmp_path: Path) -> None:
         find_assets(tmp_path)
 
 
-def test_assets_are_found_where_they_were_named(tmp_path: Path) -> None:
+def test_assets_are_found_in_the_named_folder(tmp_path: Path) -> None:
     for program in ("etcd", "kube-apiserver", "kubectl"):
         (tmp_path / program).touch(mode=0o755)
     assert find_assets(tmp_path) == tmp_path
@@ -103,7 +103,7 @@ def test_kind_names_what_is_missing(tmp_path: Path) -> None:
     assert all(part in str(error.value) for part in missing)
 
 
-def test_a_kubeconfig_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_kubeconfig_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ClusterError, match=r"there is no kubeconfig .*nope; give --kubeconfig"):
         current_kubeconfig(tmp_path / "nope")
 
@@ -115,7 +115,7 @@ def test_a_kubeconfig_that_is_not_there_is_told(tmp_path: Path) -> None:
         (["sh", "-c", "echo it hurts >&2; exit 4"], "failed with 4: it hurts"),
     ],
 )
-def test_a_tool_that_fails_is_told_with_its_complaint(argv: list[str], message: str) -> None:
+def test_the_error_output_of_a_tool_that_fails_is_reported(argv: list[str], message: str) -> None:
     with pytest.raises(ClusterError, match=message):
         output_of(argv)
 

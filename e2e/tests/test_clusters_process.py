@@ -14,8 +14,8 @@ import pytest
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.programs.process import Process
 
-TELL = "print(os.getpid(), flush=True)"
-LIMIT_S = 20.0
+PRINT_PID = "print(os.getpid(), flush=True)"
+LIMIT_S = 50.0
 
 
 def first_line(log: Path) -> str:
@@ -28,7 +28,7 @@ def first_line(log: Path) -> str:
 
 
 def alive(pid: int) -> bool:
-    """Tell whether there is such a process that has not ended, collected by its parent or not."""
+    """Return whether the process runs: one that ended is not alive, even if its parent has not collected it."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):  # the latter when it ends while it is read
@@ -37,7 +37,7 @@ def alive(pid: int) -> bool:
 
 
 def soon(holds: Callable[[], bool]) -> bool:
-    """Tell whether *holds* comes true within the limit."""
+    """Return whether *holds* becomes true within the limit."""
     deadline = time.monotonic() + LIMIT_S
     while not holds():
         if time.monotonic() > deadline:
@@ -47,7 +47,7 @@ def soon(holds: Callable[[], bool]) -> bool:
 
 def sleeper(log: Path) -> tuple[Process, int]:
     """Return a program that sleeps, and its process id."""
-    argv = [sys.executable, "-c", f"import os, time; {TELL}; time.sleep(600)"]
+    argv = [sys.executable, "-c", f"import os, time; {PRINT_PID}; time.sleep(600)"]
     return Process(argv, log=log, cwd=log.parent), int(first_line(log))
 
 
@@ -68,7 +68,7 @@ def test_stopping_twice_is_stopping_once(tmp_path: Path) -> None:
 
 def test_stopping_ends_what_the_program_started(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    grandchild = f"import os, time; {TELL}; time.sleep(600)"
+    grandchild = f"import os, time; {PRINT_PID}; time.sleep(600)"
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {grandchild!r}])"
     process = Process([sys.executable, "-c", child], log=log, cwd=tmp_path)
     pid = int(first_line(log))
@@ -77,9 +77,9 @@ def test_stopping_ends_what_the_program_started(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
-def test_the_program_does_not_outlive_whoever_started_it(tmp_path: Path, sign: signal.Signals) -> None:
+def test_the_program_does_not_outlive_its_starter(tmp_path: Path, sign: signal.Signals) -> None:
     log = tmp_path / "log"
-    program = [sys.executable, "-c", f"import os, time; {TELL}; time.sleep(600)"]
+    program = [sys.executable, "-c", f"import os, time; {PRINT_PID}; time.sleep(600)"]
     starter = (
         "import sys, time; from pathlib import Path; from e2e.clusters.programs.process import Process\n"
         f"process = Process({program!r}, log=Path({str(log)!r}), cwd=Path({str(tmp_path)!r}))\n"
@@ -91,7 +91,7 @@ def test_the_program_does_not_outlive_whoever_started_it(tmp_path: Path, sign: s
     assert soon(lambda: not alive(pid))
 
 
-def test_a_program_that_ended_by_itself_is_told_with_its_last_words(tmp_path: Path) -> None:
+def test_a_program_that_ended_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     argv = [sys.executable, "-c", "print('no such thing'); raise SystemExit(3)"]
     process = Process(argv, log=tmp_path / "log", cwd=tmp_path)
     assert soon(lambda: not process.running)
@@ -100,7 +100,7 @@ def test_a_program_that_ended_by_itself_is_told_with_its_last_words(tmp_path: Pa
     process.stop()
 
 
-def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_program_is_reported(tmp_path: Path) -> None:
     process = Process([str(tmp_path / "nope")], log=tmp_path / "log", cwd=tmp_path)
     assert soon(lambda: not process.running)
     with pytest.raises(ClusterError, match="nope ended with status"):
@@ -108,9 +108,9 @@ def test_a_program_that_is_not_there_is_told(tmp_path: Path) -> None:
     process.stop()
 
 
-def test_a_program_that_will_not_listen_is_killed(tmp_path: Path) -> None:
-    deaf = f"import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); {TELL}; time.sleep(600)"
-    process = Process([sys.executable, "-c", deaf], log=tmp_path / "log", cwd=tmp_path, grace_s=0.1)
+def test_a_program_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    ignoring = f"import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); {PRINT_PID}; time.sleep(600)"
+    process = Process([sys.executable, "-c", ignoring], log=tmp_path / "log", cwd=tmp_path, grace_s=0.1)
     pid = int(first_line(tmp_path / "log"))
     process.stop()
     assert soon(lambda: not alive(pid))

@@ -1,4 +1,4 @@
-"""The settings of this machine's pip reach an image's build, and nothing else does."""
+"""An image's build gets the settings of this machine's pip that are about packages, and no others."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_certificate_authority_is_named_by_its_place_inside(tmp_path: Path) ->
     assert str(tmp_path) not in found.config
 
 
-def test_settings_that_say_nothing_about_packages_stay_outside() -> None:
+def test_settings_that_are_not_about_packages_are_not_passed_on() -> None:
     found = read_settings((), {"PIP_CACHE_DIR": "/cache", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_LOG": "/log"})
     assert found.config == "[global]\n"
     assert found.ca is None

@@ -16,7 +16,7 @@ KINDS = {"networkswitches", "deviceprocesses", "deviceprocessdeployments"}
 
 
 def rule_covers(rule: Mapping[str, Any], request: Request) -> bool:
-    """Tell whether a rule grants a request, as the apiserver's RBAC does."""
+    """Return whether a rule grants a request, as the apiserver's RBAC does."""
     named = rule.get("resourceNames", [])
     return (
         request.verb in rule["verbs"]
@@ -27,7 +27,7 @@ def rule_covers(rule: Mapping[str, Any], request: Request) -> bool:
 
 
 def granted(objects: Iterable[Object], request: Request) -> bool:
-    """Tell whether the bindings and roles among *objects* grant a plain user's request."""
+    """Return whether the bindings and roles among *objects* grant a plain user's request."""
     objects = tuple(objects)
     roles = {(item["kind"], item["metadata"]["name"]): item for item in objects}
     return any(
@@ -86,7 +86,7 @@ def test_service_accounts_of_the_system_namespace_are_the_only_subjects() -> Non
 
 
 @pytest.mark.parametrize("name", USERS_ROLES)
-def test_people_get_our_kinds_through_the_built_in_roles_but_never_a_status(name: str) -> None:
+def test_users_get_our_kinds_through_the_built_in_roles_but_never_a_status(name: str) -> None:
     [role] = [item for item in read(BASE) if item["metadata"]["name"] == name]
     assert role["metadata"]["labels"]["rbac.authorization.k8s.io/aggregate-to-edit"] == "true"
     assert [(rule["apiGroups"], set(rule["resources"])) for rule in role["rules"]] == [(["azure.com"], KINDS)]

@@ -1,6 +1,6 @@
 """An image that the runtime cannot pull is fetched by the agent, loaded and run: real runtimes, and a real registry.
 
-The registry of the image's name does not exist; a mirror that the agent alone was told of has it.
+The registry of the image's name does not exist; a mirror that only the agent knows has it.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def test_an_image_that_the_runtime_cannot_pull_is_fetched_loaded_and_run(
     nowhere = fetched(tmp_path, command, wanted, Registries())
     assert nowhere.failure is not None
     assert nowhere.failure.reason == "Unreachable"
-    assert command.name in nowhere.failure.message, "both tell why"
+    assert command.name in nowhere.failure.message, "both give their reason"
 
     state = fetched(tmp_path, command, wanted, mirrored)
     assert state.failure is None, state.failure
@@ -134,8 +134,8 @@ def assert_as_specified(seen: Observed, env: tuple[EnvVar, ...]) -> None:
     proc = Path(f"/proc/{seen.pid}")
     words = (proc / "cmdline").read_bytes().split(b"\0")[:-1]
     assert words == [os.fsencode(word) for word in ("/bin/sh", "-c", "sleep 1000; :", *ARGUMENTS)]
-    told = set((proc / "environ").read_bytes().split(b"\0"))
-    assert {os.fsencode(f"{each.name}={each.value}") for each in env} | {b"FROM_IMAGE=1"} <= told
+    environment = set((proc / "environ").read_bytes().split(b"\0"))
+    assert {os.fsencode(f"{each.name}={each.value}") for each in env} | {b"FROM_IMAGE=1"} <= environment
     assert (os.readlink(proc / "cwd").endswith("/bin"), proc.stat().st_uid) == (True, 65534)
 
 
