@@ -14,7 +14,7 @@ from rich.console import Console
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.launch import ClusterName
 from e2e.demo.scenario import Demo, DemoFailed, Options
-from e2e.stack.errors import Refused, StackError
+from e2e.stack.errors import StackError
 
 INTERRUPTED = 130
 CLUSTERS = click.Choice([name.value for name in ClusterName])
@@ -23,11 +23,11 @@ CLUSTERS = click.Choice([name.value for name in ClusterName])
 @click.command()
 @click.option("--cluster", type=CLUSTERS, default=ClusterName.EMBEDDED.value, show_default=True, help="Where to run.")
 @click.option("--devices", type=click.IntRange(2, 200), default=5, show_default=True, help="How many devices.")
-@click.option("--stay", is_flag=True, help="Keep everything running at the end, to play with.")
+@click.option("--stay", is_flag=True, help="Keep everything running at the end, to try it out.")
 @click.option("--assets", type=click.Path(path_type=Path), help="Folder of etcd and kube-apiserver, for envtest.")
 @click.option("--kubeconfig", type=click.Path(path_type=Path), help="Kubeconfig, for an existing cluster.")
 def main(cluster: str, devices: int, stay: bool, assets: Path | None, kubeconfig: Path | None) -> None:
-    """Start a control plane, a controller, a gateway and devices; roll out, roll over, break things, recover."""
+    """Run the whole system on this machine: roll out two versions, break things, and watch it recover."""
     console = Console(highlight=False)
     signal.signal(signal.SIGTERM, _interrupt)
     options = Options(cluster=cluster, devices=devices, stay=stay, assets=assets, kubeconfig=kubeconfig)
@@ -35,9 +35,9 @@ def main(cluster: str, devices: int, stay: bool, assets: Path | None, kubeconfig
         try:
             Demo(options, Path(folder), console).run()
         except KeyboardInterrupt:
-            console.print("\n[yellow]Stopped; everything was ended.[/]")
+            console.print("\n[yellow]Stopped; all programs were ended.[/]")
             sys.exit(INTERRUPTED)
-        except (ClusterError, StackError, Refused, DemoFailed) as error:
+        except (ClusterError, StackError, AssertionError, DemoFailed) as error:
             Console(stderr=True, highlight=False).print(f"demo: {error}", style="red", markup=False)
             sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""The demo's story: roll out, roll over, lose a process, lose an agent, sum up."""
+"""The steps of the demo: roll out two versions, lose a process, lose an agent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from e2e.stack.stack import Stack, StackSettings
 
 NAME = "beacon"
 MAX_UNAVAILABLE = 2
-LOOK_S = 0.1
+POLL_S = 0.1
 STEP_S = 300.0
 BEACON = """#!{python}
 import os, time
@@ -38,12 +38,12 @@ Happened = Callable[[dict[str, Object], Counts], bool]
 
 
 class DemoFailed(Exception):
-    """A step did not happen in time; the message says which, and holds the programs' last words."""
+    """A step did not end in time or not as it should; the message says which, with the end of the programs' logs."""
 
 
 @frozen(kw_only=True)
 class Options:
-    """What the command line said."""
+    """The options of the command line."""
 
     cluster: str
     devices: int
@@ -53,7 +53,7 @@ class Options:
 
 
 class Demo:
-    """Runs the story once; all that it starts ends with it."""
+    """Runs the steps once; all that it starts ends with it."""
 
     def __init__(self, options: Options, workdir: Path, console: Console) -> None:
         self._options = options
@@ -61,13 +61,19 @@ class Demo:
         self._console = console
         self._view = View(console)
         self._started = time.monotonic()
-        self._facts: list[tuple[str, str]] = []
+        self._step_started = self._started
+        self._steps = 0
         self._devices = [f"leaf-{number}" for number in range(1, options.devices + 1)]
 
     def run(self) -> None:
-        """Tell the story; DemoFailed when a step does not happen."""
+        """Run all steps; DemoFailed when one fails."""
+        self._console.print(
+            f"This demo runs Praetor on this machine: a control plane, a controller, a gateway\n"
+            f"and {len(self._devices)} devices, each with an agent as a process of its own. "
+            "Ctrl-C ends it."
+        )
         with ExitStack() as opened:
-            self._say("Starting a control plane, a controller and a gateway")
+            self._begin("Start the control plane, the controller and the gateway")
             options = self._options
             cluster = opened.enter_context(
                 launch(options.cluster, self._workdir / "cluster", assets=options.assets, kubeconfig=options.kubeconfig)
@@ -75,43 +81,40 @@ class Demo:
             settings = StackSettings(namespace=cluster.namespace)
             self._stack = opened.enter_context(Stack(cluster, self._workdir / "stack", settings))
             self._kube = self._stack.kube(cluster.namespace)
-            self._note("control plane, controller and gateway ready", self._elapsed())
+            self._done("all three are ready")
             opened.callback(self._clear)
             self._roll_out()
             self._roll_over()
             self._lose_a_process()
             self._lose_an_agent()
-            self._sum_up()
+            self._console.print(f"\n[bold]All {self._steps} steps passed[/] in {_seconds(self._started)}.")
             if options.stay:
                 self._stay(cluster.kubeconfig)
 
     def _roll_out(self) -> None:
         count = len(self._devices)
-        self._say(f"Declaring {count} switches, starting their agents and applying a deployment")
+        self._begin(f"Start {count} agents and deploy version 1 to their devices")
         for device in self._devices:
             self._stack.add_agent(device)
-        began = time.monotonic()
         self._kube.apply(*(network_switch(device, {"role": "leaf"}, model="demo") for device in self._devices))
         self._kube.apply(self._deployment("1"))
         self._await(f"{count} devices run version 1", self._all_run("1"))
-        self._note(f"version 1 on {count} devices, each reporting a real process", _seconds(began))
+        self._done(f"version 1 runs on all {count} devices, as a real process on each")
 
     def _roll_over(self) -> None:
-        self._say(f"Changing the template: version 2, at most {MAX_UNAVAILABLE} devices unavailable at a time")
-        began = time.monotonic()
+        self._begin(f"Deploy version 2, with at most {MAX_UNAVAILABLE} devices unavailable at a time")
         with Recorder(self._stack.cluster.kubeconfig, self._kube.path(PROCESSES)) as recorder:
             self._kube.apply(self._deployment("2"))
             self._await("every device runs version 2", self._all_run("2"))
         worst = recorder.worst(lambda state: sum(not _is_ready(process) for process in state.values()))
         if worst > MAX_UNAVAILABLE:
             raise DemoFailed(f"{worst} devices were unavailable at a time; {MAX_UNAVAILABLE} were allowed")
-        self._note(f"version 2 everywhere; at most {worst} of {len(self._devices)} unavailable", _seconds(began))
+        self._done(f"version 2 runs on all devices; at most {worst} were unavailable at a time")
 
     def _lose_a_process(self) -> None:
         device = self._devices[0]
         pid = self._pid(device)
-        self._say(f"Killing the process of {device} (pid {pid})")
-        began = time.monotonic()
+        self._begin(f"Kill the process of {device} (pid {pid})")
         os.kill(pid, signal.SIGKILL)
 
         def recovered(processes: dict[str, Object], _: Counts) -> bool:
@@ -119,34 +122,25 @@ class Demo:
             return status.get("pid") not in (None, pid) and _is_ready(processes[device])
 
         self._await(f"{device} runs again", recovered)
-        self._note(f"{device} restarted its process and said so", _seconds(began))
+        self._done(f"the agent of {device} restarted the process and reported it")
 
     def _lose_an_agent(self) -> None:
         device = self._devices[-1]
         pid = self._pid(device)
-        self._say(f"Killing the agent of {device}; its process (pid {pid}) must live on")
-        began = time.monotonic()
+        self._begin(f"Kill the agent of {device}; its process (pid {pid}) must keep running")
         self._stack.agents[device].program.kill()
         self._await(
             f"{device} is shown as disconnected",
             lambda processes, _: condition(processes[device], "AgentConnected") == "False",
         )
         os.kill(pid, 0)  # raises when the process is gone
-        self._note(f"{device} shown as disconnected, its process still running", _seconds(began))
-        self._say(f"Starting the agent of {device} again")
-        began = time.monotonic()
+        self._done(f"{device} is shown as disconnected, and its process still runs")
+        self._begin(f"Start the agent of {device} again")
         self._stack.agents[device].start()
         self._await(f"{device} is back", lambda processes, _: _is_ready(processes[device]))
         if self._pid(device) != pid:
             raise DemoFailed(f"the process of {device} was restarted; it should have been left alone")
-        self._note(f"{device} connected again, same process", _seconds(began))
-
-    def _sum_up(self) -> None:
-        self._console.print()
-        self._console.print("[bold]What happened[/]")
-        for fact, took in self._facts:
-            self._console.print(f"  [green]✓[/] {fact} [dim]({took})[/]")
-        self._console.print(f"  in {self._elapsed()} altogether")
+        self._done(f"{device} is connected again, with the same process")
 
     def _stay(self, kubeconfig: Path) -> None:
         device, namespace = self._devices[0], self._kube.namespace
@@ -161,11 +155,11 @@ class Demo:
             f'curl -i -H "X-Device-Token: $TOKEN" $GATEWAY/v1/devices/{device}/desired',
         ):
             self._console.print(f"  {line}", soft_wrap=True, markup=False)
-        self._console.print("\nCtrl-C ends it all.")
+        self._console.print("\nCtrl-C ends everything.")
         signal.pause()
 
     def _clear(self) -> None:
-        """Take our objects away from a cluster that lives on."""
+        """Delete our objects from a cluster that outlives the demo."""
         if self._options.cluster == "existing":
             self._kube.delete(DEPLOYMENTS, NAME)
 
@@ -199,20 +193,18 @@ class Demo:
                 if happened(processes, counts):
                     return
                 if time.monotonic() > deadline:
-                    raise DemoFailed(f"not within {STEP_S:g} s: {what}\n{self._stack.logs()}")
-                time.sleep(LOOK_S)
+                    raise DemoFailed(f"not within {STEP_S:g} s: {what}; the logs end:\n{self._stack.logs()}")
+                time.sleep(POLL_S)
 
     def _pid(self, device: str) -> int:
         return int(self._kube.processes()[device]["status"]["pid"])
 
-    def _say(self, text: str) -> None:
-        self._console.print(f"\n[bold cyan]{self._elapsed():>7}[/] [bold]{text}[/]", soft_wrap=True)
+    def _begin(self, text: str) -> None:
+        self._steps, self._step_started = self._steps + 1, time.monotonic()
+        self._console.print(f"\n[bold cyan]Step {self._steps}[/]  [bold]{text}[/]", soft_wrap=True)
 
-    def _note(self, fact: str, took: str) -> None:
-        self._facts.append((fact, took))
-
-    def _elapsed(self) -> str:
-        return _seconds(self._started)
+    def _done(self, result: str) -> None:
+        self._console.print(f"  [green]✓[/] {result} [dim]({_seconds(self._step_started)})[/]", soft_wrap=True)
 
 
 def _seconds(since: float) -> str:
