@@ -336,12 +336,12 @@ def test_a_spec_that_repeats_its_device_reference_is_served_as_it_is_stored() ->
 def test_a_stale_echo_does_not_revert_a_write() -> None:
     fleet = DeviceIndex(lambda _: None)
     old, new = process_row(resource_version="9"), process_row(resource_version="10", generation=3)
-    fleet.on_process(old.key, None, old)
-    fleet.wrote_process(new)
-    fleet.on_process(old.key, None, old)
+    fleet.on_change(old.key, None, old)
+    fleet.update(new, own=True)
+    fleet.on_change(old.key, None, old)
     assert fleet.process(old.key) == new
-    fleet.on_process(old.key, new, None)
-    fleet.wrote_process(new)
+    fleet.on_change(old.key, new, None)
+    fleet.update(new, own=True)
     assert fleet.process(old.key) is None
     assert len(fleet) == 0
 
@@ -349,38 +349,38 @@ def test_a_stale_echo_does_not_revert_a_write() -> None:
 def test_an_older_version_from_a_restored_backup_replaces_the_newer_one() -> None:
     fleet = DeviceIndex(lambda _: None)
     lost = process_row(resource_version="10", generation=3)
-    fleet.on_process(lost.key, None, lost)
-    fleet.wrote_process(evolve(lost, resource_version="11"))
+    fleet.on_change(lost.key, None, lost)
+    fleet.update(evolve(lost, resource_version="11"), own=True)
     restored = evolve(lost, resource_version="8", generation=2)
-    fleet.on_process(lost.key, lost, restored)
+    fleet.on_change(lost.key, lost, restored)
     assert fleet.process(lost.key) == restored
     switch = switch_row(resource_version="10")
-    fleet.on_switch(switch.key, None, switch)
-    fleet.on_switch(switch.key, switch, evolve(switch, resource_version="8"))
+    fleet.on_change(switch.key, None, switch)
+    fleet.on_change(switch.key, switch, evolve(switch, resource_version="8"))
     assert fleet.switch(switch.key) == evolve(switch, resource_version="8")
 
 
 def test_the_object_read_after_a_conflict_replaces_the_cached_one_unless_it_changed_meanwhile() -> None:
     fleet = DeviceIndex(lambda _: None)
     known, read = process_row(resource_version="10"), process_row(resource_version="8")
-    fleet.on_process(known.key, None, known)
-    fleet.read_process(read, newest=False)
+    fleet.on_change(known.key, None, known)
+    fleet.update(read, restored=False)
     assert fleet.process(known.key) == known
-    fleet.read_process(read, newest=True)
+    fleet.update(read, restored=True)
     assert fleet.process(known.key) == read
     switch, old = switch_row(resource_version="10"), switch_row(resource_version="8")
-    fleet.read_switch(old, newest=True)
+    fleet.update(old, restored=True)
     assert fleet.switch(switch.key) is None
-    fleet.on_switch(switch.key, None, switch)
-    fleet.read_switch(old, newest=True)
+    fleet.on_change(switch.key, None, switch)
+    fleet.update(old, restored=True)
     assert fleet.switch(switch.key) == old
 
 
 def test_a_process_that_is_created_again_for_another_device_moves_there() -> None:
     fleet = DeviceIndex(lambda _: None)
     row = process_row()
-    fleet.on_process(row.key, None, row)
-    fleet.on_process(row.key, row, evolve(row, uid="uid-2", device="leaf-2"))
+    fleet.on_change(row.key, None, row)
+    fleet.on_change(row.key, row, evolve(row, uid="uid-2", device="leaf-2"))
     assert fleet.device("leaf-1") is None
     device = fleet.device("leaf-2")
     assert device is not None
@@ -391,10 +391,10 @@ def test_a_switch_that_moves_to_another_site_is_reported_as_changed() -> None:
     changed: list[str] = []
     fleet = DeviceIndex(changed.append)
     row = switch_row(site="a")
-    fleet.on_switch(row.key, None, row)
-    fleet.on_switch(row.key, row, evolve(row, resource_version="4"))
+    fleet.on_change(row.key, None, row)
+    fleet.on_change(row.key, row, evolve(row, resource_version="4"))
     assert changed == ["leaf-1"]
-    fleet.on_switch(row.key, row, evolve(row, resource_version="5", site="b"))
+    fleet.on_change(row.key, row, evolve(row, resource_version="5", site="b"))
     assert changed == ["leaf-1", "leaf-1"]
 
 
@@ -419,23 +419,23 @@ def test_a_device_has_the_highest_epoch_of_its_switches_and_0_without_one() -> N
     row = switch_row(credential_epoch=2)
     other = evolve(row, key=Key("other", "leaf-1"), uid="uid-o", credential_epoch=5)
     for each in (row, other):
-        fleet.on_switch(each.key, None, each)
+        fleet.on_change(each.key, None, each)
     assert fleet.epoch("leaf-1") == 5
-    fleet.on_switch(other.key, other, None)
+    fleet.on_change(other.key, other, None)
     assert fleet.epoch("leaf-1") == 2
     before = len(changed)
-    fleet.on_switch(row.key, row, evolve(row, resource_version="4"))
+    fleet.on_change(row.key, row, evolve(row, resource_version="4"))
     assert len(changed) == before
-    fleet.on_switch(row.key, row, evolve(row, resource_version="5", credential_epoch=3))
+    fleet.on_change(row.key, row, evolve(row, resource_version="5", credential_epoch=3))
     assert (fleet.epoch("leaf-1"), len(changed)) == (3, before + 1)
 
 
 def test_the_answer_to_a_write_does_not_bring_a_deleted_switch_back() -> None:
     fleet = DeviceIndex(lambda _: None)
     row = switch_row()
-    fleet.wrote_switch(row)
-    fleet.on_switch(row.key, row, None)
+    fleet.update(row, own=True)
+    fleet.on_change(row.key, row, None)
     assert fleet.switch(row.key) is None
-    fleet.on_switch(row.key, None, row)
-    fleet.on_switch(row.key, None, evolve(row, resource_version="1"))
+    fleet.on_change(row.key, None, row)
+    fleet.on_change(row.key, None, evolve(row, resource_version="1"))
     assert fleet.switch(row.key) == row

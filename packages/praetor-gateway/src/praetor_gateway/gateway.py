@@ -230,7 +230,7 @@ class Gateway:
                 api, DEVICE_PROCESSES, project=projection.process, clock=self._clock, namespace=namespace
             )
             informer.add_handler(self._resync.on_process)  # compares with what the fleet has
-            informer.add_handler(self._fleet.on_process)
+            informer.add_handler(self._fleet.on_change)
             informer.add_handler(self._liveness.on_process)
             informer.add_handler(self._composer.on_process)
             yield informer
@@ -240,7 +240,7 @@ class Gateway:
             informer = Informer(
                 api, NETWORK_SWITCHES, project=projection.switch, clock=self._clock, namespace=namespace
             )
-            informer.add_handler(self._fleet.on_switch)
+            informer.add_handler(self._fleet.on_change)
             informer.add_handler(self._liveness.on_switch)
             yield informer
 

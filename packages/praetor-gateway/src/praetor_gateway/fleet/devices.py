@@ -7,14 +7,15 @@ that is not declared leaves no trace.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from praetor_api.canonical import desired_etag
-from praetor_api.kube.client.resource import Key
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
 from praetor_gateway.fleet.session import DeviceSession
 
-Row = TypeVar("Row", CachedProcess, CachedSwitch)
+Row: TypeAlias = CachedProcess | CachedSwitch
+R = TypeVar("R", CachedProcess, CachedSwitch)
 
 EMPTY_ETAG = desired_etag(())
 
@@ -67,6 +68,20 @@ class DeclaredDevice:
             self._etag = desired_etag(row.version for row in served) if served else EMPTY_ETAG
         return self._etag
 
+    def put(self, row: Row) -> None:
+        """Add *row*, or replace the one of the same key."""
+        if isinstance(row, CachedProcess):
+            self.processes = _with(self.processes, row)
+        else:
+            self.switches = _with(self.switches, row)
+
+    def remove(self, row: Row) -> None:
+        """Remove the row of that key."""
+        if isinstance(row, CachedProcess):
+            self.processes = _without(self.processes, row.key)
+        else:
+            self.switches = _without(self.switches, row.key)
+
     def changed(self) -> None:
         """Drop what was derived from the rows, after they changed."""
         self._etag = None
@@ -99,94 +114,58 @@ class DeviceIndex:
         device = self._devices.get(name)
         return 0 if device is None else device.epoch
 
+    def row(self, resource: Resource, key: Key) -> Row | None:
+        return self.process(key) if resource is DEVICE_PROCESSES else self.switch(key)
+
     def process(self, key: Key) -> CachedProcess | None:
         return self._processes.get(key)
 
     def switch(self, key: Key) -> CachedSwitch | None:
         return self._switches.get(key)
 
-    def on_process(self, key: Key, old: CachedProcess | None, new: CachedProcess | None) -> None:
+    def on_change(self, _: Key, old: Row | None, new: Row | None) -> None:
         """Apply a change that an informer reports; *new* is None for a deletion."""
-        if new is None:
-            self._drop_process(key)
-        else:
-            self._put_process(new, restored=went_back(old, new))
+        if new is not None:
+            self._put(new, restored=went_back(old, new))
+        elif old is not None:
+            self._drop(old)
 
-    def on_switch(self, key: Key, old: CachedSwitch | None, new: CachedSwitch | None) -> None:
-        """Apply a change that an informer reports; *new* is None for a deletion."""
-        if new is None:
-            self._drop_switch(key)
-        else:
-            self._put_switch(new, restored=went_back(old, new))
+    def update(self, row: Row, *, restored: bool = False, own: bool = False) -> None:
+        """Apply what the API answered; not if the object is gone by now.
 
-    def wrote_process(self, row: CachedProcess) -> None:
-        """Apply the answer to a write of ours, ahead of its echo; not if the object is gone by now."""
-        known = self._processes.get(row.key)
+        *own*: the answer to a write of ours. *restored*: an older version than ours means a restored backup.
+        """
+        known: Row | None = self._table(row).get(row.key)
         if known is not None and known.uid == row.uid:
-            self._put_process(row)
+            self._put(row, restored=restored, own=own)
 
-    def wrote_switch(self, row: CachedSwitch) -> None:
-        """Apply the answer to a write of ours, ahead of its echo; not if the object is gone by now."""
-        known = self._switches.get(row.key)
-        if known is not None and known.uid == row.uid:
-            self._put_switch(row, own=True)
-
-    def read_process(self, row: CachedProcess, *, newest: bool) -> None:
-        """Apply what was read; *newest*: no change came meanwhile, so that an older version means a restored backup."""
-        known = self._processes.get(row.key)
-        if known is not None and known.uid == row.uid:
-            self._put_process(row, restored=newest)
-
-    def read_switch(self, row: CachedSwitch, *, newest: bool) -> None:
-        """Apply what was read; *newest*: no change came meanwhile, so that an older version means a restored backup."""
-        known = self._switches.get(row.key)
-        if known is not None and known.uid == row.uid:
-            self._put_switch(row, restored=newest)
-
-    def _put_process(self, row: CachedProcess, *, restored: bool = False) -> None:
-        known = self._processes.get(row.key)
+    def _put(self, row: Row, *, restored: bool, own: bool = False) -> None:
+        table = self._table(row)
+        known: Row | None = table.get(row.key)
         if known is not None and known.uid == row.uid and is_older(row, known) and not restored:
             return
         if known is not None and known.device != row.device:
-            self._drop_process(row.key)
+            self._drop(known)
             known = None
-        self._processes[row.key] = row
-        device = self._declared(row.device)
-        device.processes = _with(device.processes, row)
-        if known is None or _identity(known) != _identity(row):
-            self._notify(device)
-
-    def _drop_process(self, key: Key) -> None:
-        row = self._processes.pop(key, None)
-        if row is not None:
-            device = self._devices[row.device]
-            device.processes = _without(device.processes, key)
-            self._notify(device)
-
-    def _put_switch(self, row: CachedSwitch, *, restored: bool = False, own: bool = False) -> None:
-        known = self._switches.get(row.key)
-        if known is not None and known.uid == row.uid and is_older(row, known) and not restored:
-            return
-        self._switches[row.key] = row
-        device = self._declared(row.key.name)
-        device.switches = _with(device.switches, row)
-        if known is not None and known.uid == row.uid and not own:
-            device.session.superseded(known.status, row.status)
-        if known is None or _declaration(known) != _declaration(row):
-            self._notify(device)
-
-    def _drop_switch(self, key: Key) -> None:
-        row = self._switches.pop(key, None)
-        if row is not None:
-            device = self._devices[key.name]
-            device.switches = _without(device.switches, key)
-            self._notify(device)
-
-    def _declared(self, name: str) -> DeclaredDevice:
-        device = self._devices.get(name)
+        table[row.key] = row
+        device = self._devices.get(row.device)
         if device is None:
-            device = self._devices[name] = DeclaredDevice(name)
-        return device
+            device = self._devices[row.device] = DeclaredDevice(row.device)
+        device.put(row)
+        if isinstance(known, CachedSwitch) and isinstance(row, CachedSwitch) and known.uid == row.uid and not own:
+            device.session.superseded(known.status, row.status)
+        if known is None or known.declaration != row.declaration:
+            self._notify(device)
+
+    def _drop(self, row: Row) -> None:
+        known: Row | None = self._table(row).pop(row.key, None)
+        if known is not None:
+            device = self._devices[known.device]
+            device.remove(known)
+            self._notify(device)
+
+    def _table(self, row: Row) -> dict[Key, Any]:
+        return self._processes if isinstance(row, CachedProcess) else self._switches
 
     def _notify(self, device: DeclaredDevice) -> None:
         if not device.processes and not device.switches:
@@ -195,21 +174,13 @@ class DeviceIndex:
         self._changed(device.name)
 
 
-def _identity(row: CachedProcess) -> tuple[object, ...]:
-    return (row.uid, row.generation, row.parts, row.deleting, row.device_namespace, row.confirmed)
-
-
-def _declaration(row: CachedSwitch) -> tuple[object, ...]:
-    return (row.uid, row.site, row.credential_epoch)
-
-
-def _with(rows: tuple[Row, ...], row: Row) -> tuple[Row, ...]:
+def _with(rows: tuple[R, ...], row: R) -> tuple[R, ...]:
     changed = [other for other in rows if other.key != row.key]
     changed.append(row)
     return tuple(sorted(changed, key=lambda each: each.key))
 
 
-def _without(rows: tuple[Row, ...], key: Key) -> tuple[Row, ...]:
+def _without(rows: tuple[R, ...], key: Key) -> tuple[R, ...]:
     return tuple(row for row in rows if row.key != key)
 
 

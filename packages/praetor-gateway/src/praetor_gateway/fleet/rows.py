@@ -15,7 +15,7 @@ from attrs import define, evolve, field, frozen
 
 from praetor_api.annotations import CONFIRMED_ANNOTATION
 from praetor_api.canonical import ItemVersion, canonical_json
-from praetor_api.kube.client.resource import Key
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
 from praetor_api.kube.codec import DecodeError, decode
 from praetor_api.kube.objects import Condition, DeviceProcessStatus, NetworkSwitchStatus
 from praetor_api.spec import RestartPolicy
@@ -59,6 +59,11 @@ class CachedProcess:
         return "sha256:" + hashlib.sha256(self.spec).hexdigest()
 
     @property
+    def declaration(self) -> tuple[object, ...]:
+        """What devices learn of it, or are found by: all but its status."""
+        return (self.uid, self.generation, self.parts, self.deleting, self.device_namespace, self.confirmed)
+
+    @property
     def version(self) -> ItemVersion:
         """What the ETag covers of it."""
         said = f"{self.spec_hash} {self.confirmed}" if self.confirmed else self.spec_hash
@@ -80,6 +85,16 @@ class CachedSwitch:
     status: NetworkSwitchStatus
     credential_epoch: int = 0
 
+    @property
+    def device(self) -> str:
+        """The name of its device."""
+        return self.key.name
+
+    @property
+    def declaration(self) -> tuple[object, ...]:
+        """What devices are found and admitted by: all but its status."""
+        return (self.uid, self.site, self.credential_epoch)
+
 
 @define
 class Projection:
@@ -88,6 +103,10 @@ class Projection:
     site_label: str
     _pool: dict[tuple[Any, ...], Condition] = field(factory=dict, init=False)
     _texts: dict[bytes, bytes] = field(factory=dict, init=False)
+
+    def row(self, resource: Resource, obj: Mapping[str, Any]) -> CachedProcess | CachedSwitch:
+        """Return the row of an object of *resource*."""
+        return self.process(obj) if resource is DEVICE_PROCESSES else self.switch(obj)
 
     def process(self, obj: Mapping[str, Any]) -> CachedProcess:
         """Return the row of a DeviceProcess; KeyError or ValueError for one that breaks its schema."""

@@ -15,7 +15,7 @@ import structlog
 
 from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.errors import Conflict, Invalid, KubeError, NotFound, TooManyRequests, Unreachable
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, Resource
+from praetor_api.kube.client.resource import Resource
 from praetor_api.kube.runtime.backoff import Backoff
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.events import EventRecorder, ObjectRef
@@ -119,10 +119,7 @@ class StatusWriter:
 
     def _written(self, key: StatusKey, patch: StatusPatch, obj: dict[str, object]) -> None:
         self._outages = 0
-        if key.resource is DEVICE_PROCESSES:
-            self._fleet.wrote_process(self._projection.process(obj))
-        else:
-            self._fleet.wrote_switch(self._projection.switch(obj))
+        self._fleet.update(self._projection.row(key.resource, obj), own=True)
         for event in patch.events:
             self._recorder.record(
                 regarding(key.resource, patch.row),
@@ -138,16 +135,12 @@ class StatusWriter:
 
     async def _refresh(self, key: StatusKey) -> None:
         """Read what conflicts: it is the newest, even if its version is older than what we know."""
-        if key.resource is DEVICE_PROCESSES:
-            process = self._fleet.process(key.object)
-            row = self._projection.process(await self._api.get(key.resource, key.object))
-            newest = self._fleet.process(key.object) is process
+        known = self._fleet.row(key.resource, key.object)
+        row = self._projection.row(key.resource, await self._api.get(key.resource, key.object))
+        newest = self._fleet.row(key.resource, key.object) is known
+        if isinstance(row, CachedProcess):
             self._resync.check(row, restored=newest)
-            self._fleet.read_process(row, newest=newest)
-        else:
-            switch = self._fleet.switch(key.object)
-            read = self._projection.switch(await self._api.get(key.resource, key.object))
-            self._fleet.read_switch(read, newest=self._fleet.switch(key.object) is switch)
+        self._fleet.update(row, restored=newest)
 
     def _failed(self, key: StatusKey, error: KubeError) -> StatusOutcome:
         outcome = _outcome(error)
