@@ -110,7 +110,7 @@ class World:
         async with asyncio.TaskGroup() as group:
             running = group.create_task(program.run(stop), name="controller")
             await self.clock.advance(5)
-            assert program.ready()
+            assert not program.unready()
             yield
             stop.set()
             await self.clock.advance(10)

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message
 from kube_testing import FakeClock, FakeKube
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
+from praetor_api.kube.options import Address
 from praetor_api.spec import RestartPolicy
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
 from praetor_gateway.gateway import Gateway
@@ -27,8 +28,8 @@ T = TypeVar("T")
 SHARED_TOKEN = "open sesame"
 
 SETTINGS = GatewaySettings(
-    addr="127.0.0.1:0",
-    probe_addr="127.0.0.1:0",
+    addr=Address("127.0.0.1", 0),
+    probe_addr=Address("127.0.0.1", 0),
     credentials=Credentials(tokens=(SHARED_TOKEN,)),
     heartbeat_s=15,
     stale_multiplier=3.0,

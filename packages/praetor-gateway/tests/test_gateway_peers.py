@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from gateway_testing import AsgiClient, GatewayLab, conditions, running_lab
 from kube_testing import FakeClock, FakeKube
 from praetor_api.kube.client.resource import LEASES, Key
+from praetor_api.kube.options import Address
 from praetor_gateway import cli
 from praetor_gateway.http.server import Listener
 from praetor_gateway.liveness.peers import PATH, HttpPeerTransport, PeerPush
@@ -37,7 +39,7 @@ class PeerNetwork:
 async def replica(
     stack: AsyncExitStack, network: PeerNetwork, name: str, kube: FakeKube, clock: FakeClock
 ) -> GatewayLab:
-    peers = PeerSettings(addr="127.0.0.1:0", advertise=name, token="secret")
+    peers = PeerSettings(addr=Address("127.0.0.1", 0), advertise=name, token="secret")
     lab = await stack.enter_async_context(
         running_lab(kube.another_client(), clock, transport=network, identity=name, peers=peers)
     )
@@ -128,7 +130,7 @@ async def test_the_next_arbiter_knows_every_device_that_the_others_heard() -> No
     ],
 )
 async def test_pushes_are_checked(token: str, body: object, status: int) -> None:
-    async with running_lab(peers=PeerSettings(addr="a:1", advertise="a:1", token="secret")) as lab:
+    async with running_lab(peers=PeerSettings(addr=Address("a", 1), advertise="a:1", token="secret")) as lab:
         await lab.declare("leaf-1")
         assert lab.gateway.peer_app is not None
         client = AsgiClient(lab.gateway.peer_app, None)
@@ -136,7 +138,7 @@ async def test_pushes_are_checked(token: str, body: object, status: int) -> None
 
 
 async def test_a_replica_that_does_not_lead_refuses_pushes() -> None:
-    peers = PeerSettings(addr="a:1", advertise="a:1", token="secret")
+    peers = PeerSettings(addr=Address("a", 1), advertise="a:1", token="secret")
     async with (
         running_lab() as first,
         running_lab(first.kube.another_client(), first.clock, identity="second", peers=peers) as second,
@@ -148,9 +150,9 @@ async def test_a_replica_that_does_not_lead_refuses_pushes() -> None:
 
 
 async def test_pushes_are_sent_over_http_with_the_token() -> None:
-    async with running_lab(peers=PeerSettings(addr="a:1", advertise="a:1", token="secret")) as lab:
+    async with running_lab(peers=PeerSettings(addr=Address("a", 1), advertise="a:1", token="secret")) as lab:
         assert lab.gateway.peer_app is not None
-        listener = Listener(lab.gateway.peer_app, "127.0.0.1:0", option="--peer-bind-address")
+        listener = Listener(lab.gateway.peer_app, Address("127.0.0.1", 0), option="--peer-bind-address")
         stop = asyncio.Event()
         serving = asyncio.ensure_future(listener.serve(stop.wait, 1.0))
         right, wrong = HttpPeerTransport("secret"), HttpPeerTransport("wrong")
@@ -179,11 +181,12 @@ def test_peers_need_a_secret(args: list[str], words: str) -> None:
     assert words in result.output
 
 
-def test_peers_are_found_under_the_host_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("address", [":9", "0.0.0.0:9"])
+def test_peers_are_found_under_the_host_name(tmp_path: Path, address: str) -> None:
     path = tmp_path / "token"
     path.write_text("secret\n")
-    args = ["--insecure", "--peer-bind-address", ":9", "--peer-token-file", str(path)]
+    args = ["--insecure", "--peer-bind-address", address, "--peer-token-file", str(path)]
     peers = cli.read_settings(cli.main.make_context("gateway", args).params).peers
     assert peers is not None
     assert peers.token == "secret"
-    assert peers.advertise.endswith(":9")
+    assert peers.advertise == f"{socket.gethostname()}:9"

@@ -9,21 +9,32 @@ import click
 import structlog
 
 from praetor_api.kube.client.errors import KubeError
+from praetor_api.kube.options import (
+    ADDRESS_OR_OFF,
+    Address,
+    BadOption,
+    kubeconfig_options,
+    log_options,
+    namespaces_option,
+)
 from praetor_api.kube.runtime.logs import configure_logs
 from praetor_controller.__about__ import __version__
-from praetor_controller.errors import BadSettings
 from praetor_controller.main import run
-from praetor_controller.settings import Recording, Settings, parse_address
+from praetor_controller.settings import Recording, Settings
 
 
 @click.command(context_settings={"auto_envvar_prefix": "PRAETOR_CONTROLLER", "show_default": True})
+@kubeconfig_options()
+@namespaces_option()
 @click.option(
-    "--kubeconfig", type=click.Path(), help="Kubeconfig; $KUBECONFIG, ~/.kube/config or the pod's when unset."
+    "--metrics-bind-address", type=ADDRESS_OR_OFF, default=":8080", help="Address of /metrics; 0 turns it off."
 )
-@click.option("--context", help="Context of the kubeconfig; its current one when unset.")
-@click.option("--namespace", multiple=True, help="Namespace to watch; may be repeated. All of them when unset.")
-@click.option("--metrics-bind-address", default=":8080", help="Address of /metrics; 0 turns it off.")
-@click.option("--health-probe-bind-address", default=":8081", help="Address of /healthz and /readyz; 0 turns them off.")
+@click.option(
+    "--health-probe-bind-address",
+    type=ADDRESS_OR_OFF,
+    default=":8081",
+    help="Address of /healthz and /readyz; 0 turns them off.",
+)
 @click.option("--leader-elect/--no-leader-elect", default=True, help="Take part in leader election.")
 @click.option("--leader-elect-namespace", default="praetor-system", help="Namespace of the Lease praetor-controller.")
 @click.option(
@@ -40,15 +51,14 @@ from praetor_controller.settings import Recording, Settings, parse_address
 @click.option(
     "--record-files", type=click.IntRange(1, 100), default=4, help="Maximum number of files, FILE.1 and so on."
 )
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
+@log_options()
 @click.version_option(__version__, prog_name="praetor-controller")
 def main(
     kubeconfig: str | None,
     context: str | None,
-    namespace: tuple[str, ...],
-    metrics_bind_address: str,
-    health_probe_bind_address: str,
+    namespaces: tuple[str, ...],
+    metrics_bind_address: Address | None,
+    health_probe_bind_address: Address | None,
     leader_elect: bool,
     leader_elect_namespace: str,
     leader_elect_lease_duration: float,
@@ -67,9 +77,9 @@ def main(
         settings = Settings(
             kubeconfig=kubeconfig,
             context=context,
-            namespaces=namespace,
-            metrics=parse_address(metrics_bind_address, "--metrics-bind-address"),
-            probes=parse_address(health_probe_bind_address, "--health-probe-bind-address"),
+            namespaces=namespaces,
+            metrics=metrics_bind_address,
+            probes=health_probe_bind_address,
             leader_elect=leader_elect,
             leader_elect_namespace=leader_elect_namespace,
             lease_duration_s=leader_elect_lease_duration,
@@ -81,10 +91,8 @@ def main(
             else None,
         )
         asyncio.run(run(settings))
-    except BadSettings as e:
-        raise click.UsageError(str(e)) from e
     except KubeError as e:
-        raise click.UsageError(f"--kubeconfig: {e}") from e
+        raise BadOption("--kubeconfig", str(e)) from e
     except ExceptionGroup:  # an unexpected failure of a part: the supervisor starts the process again
         structlog.get_logger(__name__).exception("the controller failed")
         raise SystemExit(1) from None

@@ -11,9 +11,5 @@ class InvalidDeployment(ControllerError):
     """A user has to change the deployment first; the message names the field and what to write instead."""
 
 
-class BadSettings(ControllerError):
-    """An option cannot be used; the message names the flag and what to write instead."""
-
-
 class NotLeading(ControllerError):
     """The lease is not surely ours: nothing may be written."""

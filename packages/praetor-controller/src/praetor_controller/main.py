@@ -19,10 +19,10 @@ from praetor_api.kube.runtime.clock import Clock, SystemClock, within
 from praetor_api.kube.runtime.elector import Elector
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.limiter import TokenBucket
+from praetor_api.kube.runtime.probes import serve_probes
 from praetor_controller.journal.recorder import FlightRecorder
 from praetor_controller.journal.tape import Tape
 from praetor_controller.metrics import Metrics
-from praetor_controller.probes import serve
 from praetor_controller.reconcile.cache import Cache
 from praetor_controller.reconcile.controller import Controller
 from praetor_controller.reconcile.reconciler import DeploymentReconciler
@@ -43,7 +43,9 @@ async def run(settings: Settings) -> None:
         program = Program(client, clock, settings)
         client.on_request = program.metrics.requested
         with _stop_signal() as stop, program.recording():
-            async with serve(settings, program.metrics, program.ready):
+            async with serve_probes(
+                settings.probes, settings.metrics, unready=program.unready, registry=program.metrics.registry
+            ):
                 await program.run(stop)
 
 
@@ -64,9 +66,9 @@ class Program:
         lease = Key(settings.leader_elect_namespace, LEASE)
         self._elector = Elector(api, lease, identity, clock, lease_duration_s=settings.lease_duration_s)
 
-    def ready(self) -> bool:
-        """Return whether the cache is filled."""
-        return self._cache.synced
+    def unready(self) -> str:
+        """Return why the program is not ready, or "": ready means that the cache is filled."""
+        return "" if self._cache.synced else "the cache is not filled yet"
 
     def recording(self) -> AbstractContextManager[object]:
         """Return the context in which decisions are recorded, if that was asked for."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from praetor_api.kube.client.resource import Key, Resource
 from praetor_controller.rollout.reasons import ReasonCode
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
@@ -85,7 +83,3 @@ class Metrics:
         """Remove the series of a deployment that is gone."""
         for code in ReasonCode:
             self.devices.remove(key.namespace, key.name, code.value)
-
-    def render(self) -> bytes:
-        """Return the text that Prometheus scrapes."""
-        return generate_latest(self.registry)

@@ -6,15 +6,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from praetor_controller.errors import BadSettings
-
-
-@frozen(kw_only=True)
-class Address:
-    """Where to listen; an empty host is every interface."""
-
-    host: str
-    port: int
+from praetor_api.kube.options import Address
 
 
 @frozen(kw_only=True)
@@ -42,13 +34,3 @@ class Settings:
     burst: int = 2000
     workers: int = 4
     recording: Recording | None = None
-
-
-def parse_address(text: str, flag: str) -> Address | None:
-    """Return the address that `host:port` or `:port` names; None for `0`, which turns the server off."""
-    if text == "0":
-        return None
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise BadSettings(f"{flag}: {text!r} is no address; give host:port or :port, or 0 to turn it off")
-    return Address(host=host.strip("[]"), port=int(port))

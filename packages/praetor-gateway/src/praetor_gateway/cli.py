@@ -13,17 +13,16 @@ from typing import Any
 import click
 
 from praetor_api.kube.client.errors import NotConfigured
+from praetor_api.kube.options import ADDRESS, Address, BadOption, kubeconfig_options, log_options, namespaces_option
 from praetor_api.kube.runtime.logs import configure_logs
 from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS, DEFAULT_STALE_MULTIPLIER, MAX_WAIT_SECONDS
 from praetor_gateway.__about__ import __version__
-from praetor_gateway.errors import ConfigurationError
 from praetor_gateway.main import run
 from praetor_gateway.settings import (
     Credentials,
     GatewaySettings,
     PeerSettings,
     load_verifier,
-    parse_address,
     read_lines,
 )
 
@@ -34,8 +33,10 @@ _FILE = click.Path(path_type=Path)
 
 @click.command(context_settings={"auto_envvar_prefix": "PRAETOR_GATEWAY", "show_default": True})
 @click.version_option(__version__, prog_name="praetor-gateway")
-@click.option("--addr", default=":8080", help="Where devices are served, host:port.")
-@click.option("--health-probe-bind-address", "probe_addr", default=":8081", help="Probes and metrics, host:port.")
+@click.option("--addr", type=ADDRESS, default=":8080", help="Where devices are served, host:port.")
+@click.option(
+    "--health-probe-bind-address", "probe_addr", type=ADDRESS, default=":8081", help="Probes and metrics, host:port."
+)
 @click.option("--device-token", multiple=True, help="A token that every device may use. Repeatable.")
 @click.option("--device-token-file", multiple=True, type=_FILE, help="Path of a file of such tokens, one per line.")
 @click.option("--device-token-secret", multiple=True, help="Secret of hex(HMAC-SHA256(secret, device)). Repeatable.")
@@ -80,11 +81,12 @@ _FILE = click.Path(path_type=Path)
     default=2.0,
     help="Maximum reports per second of one device in the long run.",
 )
-@click.option("--namespace", "namespaces", multiple=True, help="Watch this namespace. Repeatable.  [default: all]")
+@namespaces_option()
 @click.option("--lease-namespace", default=None, help="Namespace of the Lease.  [default: the pod's, or default]")
 @click.option(
     "--peer-bind-address",
     "peer_addr",
+    type=ADDRESS,
     default=None,
     help="Where other replicas report whom they heard, host:port.",
 )
@@ -109,8 +111,7 @@ _FILE = click.Path(path_type=Path)
     default="site",
     help="Label of switches that names their site, which one fault may silence.",
 )
-@click.option("--kubeconfig", default=None, help="Kubeconfig; $KUBECONFIG, ~/.kube/config or the pod's when unset.")
-@click.option("--context", default=None, help="Context of the kubeconfig.")
+@kubeconfig_options()
 @click.option("--tls-cert", type=_FILE, default=None, help="Path of the certificate (PEM), to serve devices over TLS.")
 @click.option("--tls-key", type=_FILE, default=None, help="Path of its key (PEM).")
 @click.option(
@@ -120,22 +121,19 @@ _FILE = click.Path(path_type=Path)
     default=20.0,
     help="Seconds to end requests and to write pending statuses.",
 )
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info")
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text")
+@log_options()
 def main(**options: Any) -> None:
     """Serve devices their desired state, take their reports and write their status."""
     try:
         settings = read_settings(options)
         configure_logs(settings.log_level, settings.log_format)
         asyncio.run(run(settings))
-    except ConfigurationError as e:
-        raise click.BadParameter(str(e).partition(": ")[2], param_hint=e.option) from e
     except NotConfigured as e:
-        raise click.BadParameter(str(e), param_hint="--kubeconfig") from e
+        raise BadOption("--kubeconfig", str(e)) from e
 
 
 def read_settings(options: Mapping[str, Any]) -> GatewaySettings:
-    """Return the settings that *options*, as click gives them, ask for; ConfigurationError naming a bad one."""
+    """Return the settings that *options*, as click gives them, ask for; BadOption naming a bad one."""
     given = dict(options)
     credentials = Credentials(
         tokens=given.pop("device_token"),
@@ -150,8 +148,6 @@ def read_settings(options: Mapping[str, Any]) -> GatewaySettings:
     grace_s = given.pop("takeover_grace_s")
     heartbeat_s, multiplier = given["heartbeat_s"], given["stale_multiplier"]
     return GatewaySettings(
-        addr=parse_address("--addr", given.pop("addr")),
-        probe_addr=parse_address("--health-probe-bind-address", given.pop("probe_addr")),
         credentials=None if insecure else credentials,
         takeover_grace_s=heartbeat_s * (multiplier + 1.0) if grace_s is None else grace_s,
         lease_namespace=given.pop("lease_namespace") or _own_namespace(),
@@ -164,40 +160,39 @@ def read_settings(options: Mapping[str, Any]) -> GatewaySettings:
 def _check_authentication(credentials: Credentials, insecure: bool) -> None:
     if insecure and credentials:
         message = "contradicts the tokens that are given as well; leave one of them out"
-        raise ConfigurationError("--insecure", message)
+        raise BadOption("--insecure", message)
     if not insecure and not credentials:
         message = (
             "no authentication is configured; give --device-token-secret, --device-token or their -file variants, "
             "or --insecure to admit every request"
         )
-        raise ConfigurationError("--device-token-secret", message)
+        raise BadOption("--device-token-secret", message)
     if credentials:
         load_verifier(credentials)
 
 
 def _check_tls(cert: Path | None, key: Path | None) -> None:
     if cert is None and key is not None:
-        raise ConfigurationError("--tls-cert", "is needed with --tls-key; give the certificate's file")
+        raise BadOption("--tls-cert", "is needed with --tls-key; give the certificate's file")
     if cert is not None and key is None:
-        raise ConfigurationError("--tls-key", "is needed with --tls-cert; give the key's file")
+        raise BadOption("--tls-key", "is needed with --tls-cert; give the key's file")
     for option, path in (("--tls-cert", cert), ("--tls-key", key)):
         if path is not None and not os.access(path, os.R_OK):
-            raise ConfigurationError(option, f"cannot read {path}; name a readable PEM file")
+            raise BadOption(option, f"cannot read {path}; name a readable PEM file")
 
 
-def _peers(addr: str | None, advertise: str | None, token_file: Path | None) -> PeerSettings | None:
+def _peers(addr: Address | None, advertise: str | None, token_file: Path | None) -> PeerSettings | None:
     if addr is None:
         if token_file is not None or advertise is not None:
-            raise ConfigurationError("--peer-bind-address", "is needed with the other --peer flags; give host:port")
+            raise BadOption("--peer-bind-address", "is needed with the other --peer flags; give host:port")
         return None
-    bound = parse_address("--peer-bind-address", addr)
     if token_file is None:
         message = "is needed with --peer-bind-address, or any client could say which devices are alive"
-        raise ConfigurationError("--peer-token-file", message)
-    host, _, port = bound.rpartition(":")
-    own = socket.gethostname() if host == "0.0.0.0" else host  # noqa: S104 - compared, not bound
+        raise BadOption("--peer-token-file", message)
+    everywhere = addr.host in ("", "0.0.0.0")  # noqa: S104 - compared, not bound
+    own = Address(socket.gethostname() if everywhere else addr.host, addr.port)
     token = read_lines("--peer-token-file", token_file)[0]
-    return PeerSettings(addr=bound, advertise=advertise or f"{own}:{port}", token=token)
+    return PeerSettings(addr=addr, advertise=advertise or str(own), token=token)
 
 
 def _own_namespace() -> str:

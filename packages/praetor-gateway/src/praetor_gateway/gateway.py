@@ -25,7 +25,6 @@ from praetor_gateway.http.app import create_app
 from praetor_gateway.http.auth import CredentialReloader, DeviceAuthenticator
 from praetor_gateway.http.device_api import DeviceApi, Terms
 from praetor_gateway.http.long_poll import LongPolls
-from praetor_gateway.http.probes import create_probe_app
 from praetor_gateway.http.problems import ProblemHandlers
 from praetor_gateway.liveness.arbiter import Arbiter
 from praetor_gateway.liveness.detector import DetectorLimits
@@ -55,7 +54,7 @@ _log = structlog.get_logger()
 
 
 class Gateway:
-    """Serves devices from the objects of *api*: ``app`` to devices, ``probe_app`` to probes, ``peer_app`` to replicas.
+    """Serves devices from the objects of *api*: ``app`` to devices, ``peer_app`` to replicas.
 
     ``app`` runs the background work in its lifespan; a server that has none enters ``lifespan()`` itself. Metrics are
     registered in *registry*. All timing but that of held polls and request bodies is by *clock*.
@@ -122,7 +121,6 @@ class Gateway:
         )
         self._authenticator = _authenticator(settings, self.metrics)
         self.app = create_app(self._device_api(), ProblemHandlers(self.metrics.request), self.lifespan)
-        self.probe_app = create_probe_app(registry, self.unready)
         self.peer_app = (
             create_peer_app(settings.peers.token, self._liveness, self._is_fresh)
             if settings.peers is not None

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from praetor_api.kube.client.client import KubeClient
 from praetor_api.kube.runtime.clock import SystemClock
+from praetor_api.kube.runtime.probes import serve_probes
 from praetor_gateway.__about__ import __version__
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.http.certificates import TlsFiles
@@ -22,7 +23,7 @@ _log = structlog.get_logger()
 
 
 async def run(settings: GatewaySettings) -> None:
-    """Serve until SIGTERM or SIGINT. ConfigurationError or NotConfigured when the settings cannot work."""
+    """Serve until SIGTERM or SIGINT. BadOption or NotConfigured when the settings cannot work."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(on_loop_error)
@@ -49,15 +50,17 @@ async def serve(
     """Serve *gateway* until *stop*; *announce* is called with both ports once they are bound."""
     tls = TlsFiles(cert=settings.tls_cert, key=settings.tls_key) if settings.tls_cert and settings.tls_key else None
     devices = Listener(gateway.app, settings.addr, option="--addr", tls=tls)
-    probes = Listener(gateway.probe_app, settings.probe_addr, option="--health-probe-bind-address")
-    others = [probes]
+    peers = None
     if settings.peers is not None and gateway.peer_app is not None:
-        others.append(Listener(gateway.peer_app, settings.peers.addr, option="--peer-bind-address"))
-    announce(devices.port, probes.port)
-    ended = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        for listener in others:
-            group.create_task(listener.serve(ended.wait, 1.0), name="serve probes and peers")
+        peers = Listener(gateway.peer_app, settings.peers.addr, option="--peer-bind-address")
+    at, ended = settings.probe_addr, asyncio.Event()
+    async with (
+        serve_probes(at, at, unready=gateway.unready, registry=gateway.metrics.registry) as probe_port,
+        asyncio.TaskGroup() as group,
+    ):
+        announce(devices.port, probe_port)
+        if peers is not None:
+            group.create_task(peers.serve(ended.wait, 1.0), name="serve peers")
         try:
             async with gateway.lifespan():
                 draining = group.create_task(_drain(gateway, stop), name="drain")

@@ -15,7 +15,7 @@ class GatewayMetrics:
     """Counters by name, and gauges that ask when they are scraped."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
+        self.registry = registry
         requests = Counter("praetor_gateway_requests", "Answers to devices.", ["route", "code"], registry=registry)
         self._requests: dict[tuple[str, int], Counter] = {}
         self._request_counter = requests
@@ -58,4 +58,4 @@ class GatewayMetrics:
 
     def gauge(self, name: str, doc: str, value: Callable[[], float]) -> None:
         """Add a gauge; *value* is called with every scrape."""
-        Gauge(f"praetor_gateway_{name}", doc, registry=self._registry).set_function(value)
+        Gauge(f"praetor_gateway_{name}", doc, registry=self.registry).set_function(value)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from attrs import frozen
 
+from praetor_api.kube.options import Address, BadOption
 from praetor_api.tokens import TokenVerifier
-from praetor_gateway.errors import ConfigurationError
 
 
 @frozen(kw_only=True)
@@ -27,7 +27,7 @@ class Credentials:
 class PeerSettings:
     """Where this replica takes pushes, the address under which others reach it, and the secret that all share."""
 
-    addr: str
+    addr: Address
     advertise: str
     token: str
 
@@ -36,8 +36,8 @@ class PeerSettings:
 class GatewaySettings:
     """The gateway's options. *credentials* None stands for `--insecure`; durations in seconds."""
 
-    addr: str
-    probe_addr: str
+    addr: Address
+    probe_addr: Address
     credentials: Credentials | None
     heartbeat_s: int
     stale_multiplier: float
@@ -68,16 +68,8 @@ class GatewaySettings:
         return min(5.0, self.heartbeat_s / 3)
 
 
-def parse_address(option: str, text: str) -> str:
-    """Return *text*, `host:port` or `:port` for all interfaces, as the server binds it."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > 65535:
-        raise ConfigurationError(option, f"{text!r} is not an address; write host:port, or :port for all interfaces")
-    return f"{host or '0.0.0.0'}:{port}"  # noqa: S104 - what ":port" asks for
-
-
 def load_verifier(credentials: Credentials) -> TokenVerifier:
-    """Return what the credentials allow, files read now; ConfigurationError naming the flag that is bad."""
+    """Return what the credentials allow, files read now; BadOption naming the flag that is bad."""
     tokens = [_word("--device-token", token) for token in credentials.tokens]
     for path in credentials.token_files:
         tokens += read_lines("--device-token-file", path)
@@ -90,21 +82,21 @@ def load_verifier(credentials: Credentials) -> TokenVerifier:
 
 
 def read_lines(option: str, path: Path) -> list[str]:
-    """Return the words in the file, one a line; ConfigurationError naming *option* when there is none."""
+    """Return the words in the file, one a line; BadOption naming *option* when there is none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "it is not UTF-8 text"
-        raise ConfigurationError(option, f"cannot read {path}: {reason}") from e
+        raise BadOption(option, f"cannot read {path}: {reason}") from e
     words = [line.strip() for line in lines if line.strip()]
     if not words:
-        raise ConfigurationError(option, f"{path} is empty; write one per line, newest first")
+        raise BadOption(option, f"{path} is empty; write one per line, newest first")
     return [_word(option, word) for word in words]
 
 
 def _word(option: str, word: str) -> str:
     if not word.strip():
-        raise ConfigurationError(option, "it is empty, which would admit every client; give a value or leave it out")
+        raise BadOption(option, "it is empty, which would admit every client; give a value or leave it out")
     if not (word.isascii() and word.isprintable()):
-        raise ConfigurationError(option, "only printable ASCII can be sent in a header; choose another value")
+        raise BadOption(option, "only printable ASCII can be sent in a header; choose another value")
     return word.strip()

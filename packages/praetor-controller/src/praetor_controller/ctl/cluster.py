@@ -17,6 +17,7 @@ from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.client import KubeClient
 from praetor_api.kube.client.connection import Connection, from_kubeconfig
 from praetor_api.kube.client.resource import Resource
+from praetor_api.kube.options import kubeconfig_options
 from praetor_api.kube.runtime.clock import Clock, SystemClock
 
 T = TypeVar("T")
@@ -60,23 +61,10 @@ def cluster_options(command: F) -> F:
         return command(*args, target=target, opener=click.get_current_context().obj or opened, **rest)
 
     with_target.__doc__ = command.__doc__
-    options = (
-        click.option(
-            "-n", "--namespace", envvar="PRAETOR_CTL_NAMESPACE", help="Namespace; the kubeconfig context's when unset."
-        ),
-        click.option(
-            "--context", envvar="PRAETOR_CTL_CONTEXT", help="Context of the kubeconfig; its current one when unset."
-        ),
-        click.option(
-            "--kubeconfig",
-            type=click.Path(),
-            envvar="PRAETOR_CTL_KUBECONFIG",
-            help="Kubeconfig; $KUBECONFIG, ~/.kube/config or the pod's when unset.",
-        ),
+    namespace_option = click.option(
+        "-n", "--namespace", envvar="PRAETOR_CTL_NAMESPACE", help="Namespace; the kubeconfig context's when unset."
     )
-    decorated: Any = with_target
-    for option in options:
-        decorated = option(decorated)
+    decorated: Any = namespace_option(kubeconfig_options("PRAETOR_CTL")(with_target))
     if hasattr(command, "__click_params__"):
         decorated.__click_params__ += command.__click_params__
     result: F = decorated

@@ -13,8 +13,9 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from praetor_api.names import is_device_name
+from praetor_gateway.errors import Problem
 from praetor_gateway.http.device_api import DeviceApi
-from praetor_gateway.http.problems import Problem, ProblemHandlers
+from praetor_gateway.http.problems import ProblemHandlers
 
 PREFIX = b"/v1/devices/"
 _AFTER_PREFIX = len(PREFIX)

@@ -10,9 +10,9 @@ from enum import StrEnum
 
 import structlog
 
+from praetor_api.kube.options import BadOption
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.tokens import TokenKind, TokenVerifier
-from praetor_gateway.errors import ConfigurationError
 from praetor_gateway.settings import Credentials, load_verifier
 
 RELOAD_S = 5.0
@@ -72,7 +72,7 @@ class CredentialReloader:
             await self._clock.sleep(RELOAD_S)
             try:
                 fresh = load_verifier(self._credentials)
-            except ConfigurationError as e:
+            except BadOption as e:
                 _log.warning("credentials not reloaded", error=str(e))
                 continue
             if fresh != active:

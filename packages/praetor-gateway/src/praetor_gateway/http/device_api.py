@@ -13,11 +13,12 @@ from starlette.types import Receive, Scope, Send
 from praetor_api.canonical import etag_matches
 from praetor_api.protocol import Observation, Rejected, Report, read_report
 from praetor_api.wire import WireError, parse_json, write
+from praetor_gateway.errors import Problem
 from praetor_gateway.fleet.devices import EMPTY_ETAG, DeclaredDevice, DeviceIndex
 from praetor_gateway.http.auth import DeviceAuthenticator
 from praetor_gateway.http.desired import render
 from praetor_gateway.http.long_poll import LongPolls, Woken
-from praetor_gateway.http.problems import UNAUTHORIZED_DETAIL, Problem, raise_for_body
+from praetor_gateway.http.problems import UNAUTHORIZED_DETAIL, raise_for_body
 from praetor_gateway.http.requests import IF_NONE_MATCH, TOKEN, RequestHead, preferred_wait, read_body, read_head
 from praetor_gateway.reports.handler import ReportHandler
 from praetor_gateway.reports.heartbeats import read_heartbeat

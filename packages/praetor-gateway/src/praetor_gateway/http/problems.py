@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Any, NoReturn
 
@@ -12,28 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler, Scope
 
-from praetor_api.wire import Fault, WireError
+from praetor_api.wire import WireError
+from praetor_gateway.errors import Problem
 
 MEDIA_TYPE = "application/problem+json"
 UNAUTHORIZED_DETAIL = "the token is missing or not valid for this device"
-
-
-class Problem(Exception):
-    """A request that is answered with *status* and *detail*; *faults* name bad fields of its body."""
-
-    def __init__(
-        self,
-        status: int,
-        detail: str,
-        *,
-        faults: tuple[Fault, ...] = (),
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(status, detail)
-        self.status = status
-        self.detail = detail
-        self.faults = faults
-        self.headers = dict(headers or {})
 
 
 def raise_for_body(error: WireError) -> NoReturn:

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from starlette.types import Receive, Scope
 
 from praetor_api.protocol import MAX_BODY_BYTES
-from praetor_gateway.http.problems import Problem
+from praetor_gateway.errors import Problem
 
 BODY_DEADLINE_S = 10.0
 """How long a body may take to arrive; an agent gives up its request after 12 s."""

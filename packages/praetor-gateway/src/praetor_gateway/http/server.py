@@ -14,8 +14,8 @@ from hypercorn.config import Config, Sockets
 from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from praetor_api.kube.options import Address, BadOption
 from praetor_api.kube.runtime.clock import Clock, SystemClock
-from praetor_gateway.errors import ConfigurationError
 from praetor_gateway.http.certificates import CertificateReloader, TlsFiles
 
 KEEP_ALIVE_S = 75.0
@@ -35,12 +35,12 @@ TLS_BUFFER_BYTES = 16 * 1024
 class Listener:
     """A bound address and the server of *app* on it, over TLS with *tls*.
 
-    Raises ConfigurationError naming *option*, the flag of *address*, when it cannot be bound, and `--tls-cert` when the
+    Raises BadOption naming *option*, the flag of *address*, when it cannot be bound, and `--tls-cert` when the
     certificate cannot be used.
     """
 
     def __init__(
-        self, app: ASGIApp, address: str, *, option: str, tls: TlsFiles | None = None, clock: Clock | None = None
+        self, app: ASGIApp, address: Address, *, option: str, tls: TlsFiles | None = None, clock: Clock | None = None
     ) -> None:
         self._app = app
         self._config = _config(tls)
@@ -48,7 +48,7 @@ class Listener:
         try:
             self._socket = _bind(address)
         except OSError as e:
-            raise ConfigurationError(option, f"cannot listen on {address}: {e.strerror}; choose another one") from e
+            raise BadOption(option, f"cannot listen on {address}: {e.strerror}; choose another one") from e
         if tls is not None:
             limit_tls_buffers()
 
@@ -92,12 +92,10 @@ class Listener:
             await self._certificate.follow()
 
 
-def _bind(address: str) -> socket.socket:
+def _bind(address: Address) -> socket.socket:
     """Return a socket that listens: a client that connects from now on waits, and is not refused."""
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.create_server((host, int(port)), family=family, backlog=BACKLOG)
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    bound = socket.create_server(address, family=family, backlog=BACKLOG)
     bound.setblocking(False)
     # accepted sockets inherit it; asyncio would not set it on them, and head and body would wait for each other's ACK
     bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -146,7 +144,7 @@ def _certificate(tls: TlsFiles, config: _Config, clock: Clock) -> CertificateRel
     try:
         certificate = CertificateReloader(tls, read, clock)
     except OSError as e:  # ssl.SSLError is one
-        raise ConfigurationError("--tls-cert", f"cannot use {tls.cert} with {tls.key}: {e}") from e
+        raise BadOption("--tls-cert", f"cannot use {tls.cert} with {tls.key}: {e}") from e
     config.context = certificate.context
     return certificate
 

@@ -1,0 +1,77 @@
+"""Health probes and metrics over HTTP: `/livez`, `/healthz`, `/readyz` and `/metrics`, on one port or on two.
+
+Alive means that the event loop runs. Ready is what the program says: it must not depend on whether the apiserver
+answers right now, or one outage of it would take every replica out of service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from praetor_api.kube.options import Address, BadOption
+
+__all__ = ["serve_probes"]
+
+_SHUTDOWN_S = 1.0
+
+
+@asynccontextmanager
+async def serve_probes(
+    probes: Address | None, metrics: Address | None, *, unready: Callable[[], str], registry: CollectorRegistry
+) -> AsyncIterator[int]:
+    """Serve health on *probes* and *registry* on *metrics* within the block, and give the port of *probes*.
+
+    None turns one off; equal addresses share a port. *unready* returns why the program is not ready, or "" when it is.
+    BadOption names the flag of an address that cannot be bound.
+    """
+    async with AsyncExitStack() as stack:
+        health, scrape = _health_routes(unready), [_metrics_route(registry)]
+        if metrics == probes:
+            health, metrics = [*health, *scrape], None
+        port = 0
+        if metrics is not None:
+            await stack.enter_async_context(_listening(metrics, scrape, "--metrics-bind-address"))
+        if probes is not None:
+            port = await stack.enter_async_context(_listening(probes, health, "--health-probe-bind-address"))
+        yield port
+
+
+@asynccontextmanager
+async def _listening(address: Address, routes: Sequence[web.RouteDef], option: str) -> AsyncIterator[int]:
+    app = web.Application()
+    app.add_routes(routes)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, address.host or None, address.port).start()
+        except OSError as e:
+            reason = e.strerror or str(e)
+            raise BadOption(option, f"cannot listen on {address} ({reason}); choose another address") from e
+        port: int = runner.addresses[0][1]
+        yield port
+    finally:
+        await runner.cleanup()
+
+
+def _health_routes(unready: Callable[[], str]) -> list[web.RouteDef]:
+    async def live(_: web.Request) -> web.Response:
+        return web.Response(text="ok")
+
+    async def ready(_: web.Request) -> web.Response:
+        reason = unready()
+        return web.Response(text=reason or "ok", status=503 if reason else 200)
+
+    return [web.get("/healthz", live), web.get("/livez", live), web.get("/readyz", ready)]
+
+
+def _metrics_route(registry: CollectorRegistry) -> web.RouteDef:
+    async def scrape(_: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    return web.get("/metrics", scrape)
