@@ -30,7 +30,7 @@ def _logging_as_before() -> Iterator[None]:
         (["--kubeconfig", "/nonexistent/kubeconfig"], "/nonexistent/kubeconfig"),
     ],
 )
-def test_bad_input_is_told_without_a_traceback(arguments: list[str], words: str) -> None:
+def test_bad_input_is_reported_without_a_traceback(arguments: list[str], words: str) -> None:
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 2
     assert words in done.output

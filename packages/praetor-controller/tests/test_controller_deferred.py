@@ -1,4 +1,4 @@
-"""Devices that cost nothing and hold nobody up: those that have never connected, and those that hold updates."""
+"""Devices that cost nothing and delay no rollout: those that never connected, and those that hold updates."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_later_rollouts_do_not_wait_for_devices_that_have_never_connected() -> N
     assert progressing(planned(rows, status=ROLLED_OUT)) == "NewRevisionRolledOut"
 
 
-def test_a_device_that_holds_updates_is_offered_nothing_and_costs_nothing() -> None:
+def test_a_device_that_holds_updates_is_not_updated_and_costs_nothing() -> None:
     rows = [process("a", "v0", held=TEXT), process("b", "v0"), process("c", "v0")]
     made = planned(rows, max_unavailable=1)
     assert updated(made) == ["b"]
@@ -85,7 +85,7 @@ def test_a_device_that_holds_updates_is_offered_nothing_and_costs_nothing() -> N
     assert planned([evolve(rows[0], held="")], max_unavailable=1).reasons["a"] == Reason(ReasonCode.UPDATING)
 
 
-def test_a_device_that_held_before_it_took_the_offer_costs_nothing() -> None:
+def test_a_device_that_held_updates_before_it_observed_the_spec_costs_nothing() -> None:
     made = planned([process("a", **UNTAKEN), process("b", "v0")], max_unavailable=1)
     assert made.reasons["a"] == HELD
     assert updated(made) == ["b"]

@@ -1,4 +1,4 @@
-"""Whoever does not lead any more writes nothing, and stops working: in whatever moment it lost the lease."""
+"""A former leader writes nothing and stops working, at whatever moment it lost the lease."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from praetor_controller.reconcile.writer import Writer
 TEL = Key("lab", "tel")
 
 
-class Parts:
-    """A controller's parts on an API in memory. *leads* is what the lease says."""
+class LeadershipFixture:
+    """A controller on an API in memory that leads while *leads* is true."""
 
     def __init__(self) -> None:
         self.clock = FakeClock()
@@ -46,7 +46,7 @@ class Parts:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Have a switch, a deployment, and a cache that follows them."""
+        """Create a switch and a deployment, and run a cache that follows them."""
         await self.kube.create(NETWORK_SWITCHES, "lab", {"metadata": {"name": "a"}, "spec": {}})
         spec = {"selector": {}, "template": {"spec": {"execution": {"command": ["v1"]}}}}
         await self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", {"metadata": {"name": "tel"}, "spec": spec})
@@ -60,24 +60,24 @@ class Parts:
         return [each.verb for each in self.kube.requests if each.verb in ("create", "patch", "delete")]
 
 
-async def test_a_status_is_not_written_by_whoever_does_not_lead_any_more() -> None:
-    parts = Parts()
-    async with parts.running():
-        await parts.reconciler.reconcile(TEL)
-        await parts.clock.advance(2)
-        await parts.reconciler.reconcile(TEL)
-        assert parts.kube.objects(DEVICE_PROCESS_DEPLOYMENTS)[TEL]["status"]["currentNumberScheduled"] == 1
-        await parts.kube.delete(DEVICE_PROCESSES, Key("lab", "tel-a"))
-        await parts.kube.delete(NETWORK_SWITCHES, Key("lab", "a"))
-        await parts.clock.advance(2)
-        before, parts.leads = parts.writes(), False
+async def test_a_former_leader_writes_no_status() -> None:
+    fixture = LeadershipFixture()
+    async with fixture.running():
+        await fixture.reconciler.reconcile(TEL)
+        await fixture.clock.advance(2)
+        await fixture.reconciler.reconcile(TEL)
+        assert fixture.kube.objects(DEVICE_PROCESS_DEPLOYMENTS)[TEL]["status"]["currentNumberScheduled"] == 1
+        await fixture.kube.delete(DEVICE_PROCESSES, Key("lab", "tel-a"))
+        await fixture.kube.delete(NETWORK_SWITCHES, Key("lab", "a"))
+        await fixture.clock.advance(2)
+        before, fixture.leads = fixture.writes(), False
         with pytest.raises(NotLeading):
-            await parts.reconciler.reconcile(TEL)
-        assert parts.writes() == before
+            await fixture.reconciler.reconcile(TEL)
+        assert fixture.writes() == before
 
 
-class Refused(DeploymentReconciler):
-    """Meets a lease that is not ours any more while it writes."""
+class LosingReconciler(DeploymentReconciler):
+    """Loses the lease while it writes."""
 
     def __init__(self) -> None:
         self.writing, self.lost = asyncio.Event(), asyncio.Event()
@@ -94,13 +94,13 @@ class Refused(DeploymentReconciler):
 
 
 async def test_work_that_is_cancelled_ends_even_when_a_write_is_refused_at_that_moment() -> None:
-    parts, refused = Parts(), Refused()
-    async with parts.running():
-        leading = asyncio.create_task(parts.controller.lead(refused))
-        await refused.writing.wait()
-        refused.lost.set()
+    fixture, losing = LeadershipFixture(), LosingReconciler()
+    async with fixture.running():
+        leading = asyncio.create_task(fixture.controller.lead(losing))
+        await losing.writing.wait()
+        losing.lost.set()
         leading.cancel()
-        await parts.clock.advance(20)
+        await fixture.clock.advance(20)
         ended = leading.done()
         for task in asyncio.all_tasks():
             if task.get_name().startswith("reconcile"):

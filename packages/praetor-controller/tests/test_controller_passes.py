@@ -29,8 +29,8 @@ NAMES = tuple(f"leaf-{number}" for number in range(30))
 TEL = Key("lab", "tel")
 
 
-class Fleet:
-    """A controller, and up to thirty devices that run what they shall."""
+class CountingFixture:
+    """A controller whose passes are counted, and up to thirty devices."""
 
     def __init__(self, kube: type[PatchingKube] = PatchingKube) -> None:
         self.clock = FakeClock()
@@ -87,8 +87,8 @@ class Fleet:
 
 
 @pytest.fixture
-async def fleet() -> AsyncIterator[Fleet]:
-    fleet = Fleet()
+async def fleet() -> AsyncIterator[CountingFixture]:
+    fleet = CountingFixture()
     await fleet.deploy()
     async with fleet.running():
         for name in NAMES:
@@ -99,7 +99,7 @@ async def fleet() -> AsyncIterator[Fleet]:
         assert fleet.wrong() == 0
 
 
-async def test_what_one_device_does_is_counted_without_the_others(fleet: Fleet) -> None:
+async def test_what_one_device_does_is_counted_without_the_others(fleet: CountingFixture) -> None:
     before = fleet.passes("whole")
     await fleet.report("leaf-7", "Failed")
     await fleet.clock.advance(3)
@@ -111,7 +111,7 @@ async def test_what_one_device_does_is_counted_without_the_others(fleet: Fleet) 
     assert fleet.passes("whole") == before
 
 
-async def test_a_change_that_no_pass_reads_makes_no_pass(fleet: Fleet) -> None:
+async def test_a_change_that_no_pass_reads_makes_no_pass(fleet: CountingFixture) -> None:
     before = fleet.all_passes()
     key = Key("lab", "tel-leaf-7")
     await fleet.kube.patch(DEVICE_PROCESSES, key, {"status": {"pid": 4711, "restartCount": 3}}, subresource="status")
@@ -119,7 +119,7 @@ async def test_a_change_that_no_pass_reads_makes_no_pass(fleet: Fleet) -> None:
     assert fleet.all_passes() == before
 
 
-async def test_a_burst_of_events_makes_one_write_of_the_status_a_second(fleet: Fleet) -> None:
+async def test_a_burst_of_events_makes_one_write_of_the_status_a_second(fleet: CountingFixture) -> None:
     before, seconds = fleet.status_writes(), 4
     for _ in range(10 * seconds):
         for name in NAMES[:5]:
@@ -129,7 +129,7 @@ async def test_a_burst_of_events_makes_one_write_of_the_status_a_second(fleet: F
     assert fleet.status_writes() - before <= seconds + 2
 
 
-async def test_a_pass_over_all_devices_confirms_the_incremental_status_once_a_minute(fleet: Fleet) -> None:
+async def test_a_pass_over_all_devices_confirms_the_incremental_status_once_a_minute(fleet: CountingFixture) -> None:
     await fleet.report("leaf-7", "Failed")
     await fleet.clock.advance(AUDIT_S)
     before = fleet.passes("whole")
@@ -139,7 +139,7 @@ async def test_a_pass_over_all_devices_confirms_the_incremental_status_once_a_mi
     assert fleet.status()["reasons"] == {"UpToDate": 28, "Failing": 2}
 
 
-async def test_what_concerns_more_than_one_device_makes_a_pass_over_all_at_once(fleet: Fleet) -> None:
+async def test_what_concerns_more_than_one_device_makes_a_pass_over_all_at_once(fleet: CountingFixture) -> None:
     await fleet.report("leaf-7", "Failed")
     await fleet.clock.advance(0.1)
     await fleet.kube.create(NETWORK_SWITCHES, "lab", {"metadata": {"name": "leaf-99"}, "spec": {}})
@@ -154,9 +154,9 @@ async def test_what_concerns_more_than_one_device_makes_a_pass_over_all_at_once(
 
 
 @pytest.fixture
-async def small() -> AsyncIterator[Fleet]:
+async def small() -> AsyncIterator[CountingFixture]:
     """Five devices in steady state."""
-    fleet = Fleet()
+    fleet = CountingFixture()
     await fleet.deploy(5)
     async with fleet.running():
         for name in NAMES[:5]:
@@ -166,7 +166,9 @@ async def small() -> AsyncIterator[Fleet]:
         yield fleet
 
 
-async def test_one_change_of_the_template_makes_one_pass_and_one_more_to_show_what_was_written(small: Fleet) -> None:
+async def test_a_changed_template_makes_one_pass_and_one_more_to_show_what_was_written(
+    small: CountingFixture,
+) -> None:
     before = small.all_passes()
     await small.change_template("v2")
     await small.clock.advance(0.5)
@@ -179,7 +181,7 @@ async def test_one_change_of_the_template_makes_one_pass_and_one_more_to_show_wh
     assert small.all_passes() - before == 2
 
 
-async def test_a_report_makes_one_pass_that_writes_the_next_device(small: Fleet) -> None:
+async def test_a_report_makes_one_pass_that_writes_the_next_device(small: CountingFixture) -> None:
     await small.change_template("v2")
     await small.clock.advance(5)
     before = small.all_passes()
@@ -189,7 +191,7 @@ async def test_a_report_makes_one_pass_that_writes_the_next_device(small: Fleet)
     assert small.all_passes() - before == 1
 
 
-async def test_the_return_of_a_status_write_makes_no_pass(small: Fleet) -> None:
+async def test_the_return_of_a_status_write_makes_no_pass(small: CountingFixture) -> None:
     passes, writes = small.all_passes(), small.status_writes()
     await small.report("leaf-3", "Failed")
     await small.clock.advance(5)
@@ -197,7 +199,7 @@ async def test_the_return_of_a_status_write_makes_no_pass(small: Fleet) -> None:
     assert small.all_passes() - passes == 1
 
 
-async def test_a_status_that_another_client_wrote_makes_a_pass_that_writes_it_again(small: Fleet) -> None:
+async def test_a_status_that_another_client_wrote_makes_a_pass_that_writes_it_again(small: CountingFixture) -> None:
     before = small.all_passes()
     await small.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"status": {"numberReady": 0}}, subresource="status")
     await small.clock.advance(5)
@@ -205,7 +207,7 @@ async def test_a_status_that_another_client_wrote_makes_a_pass_that_writes_it_ag
     assert small.all_passes() - before == 1
 
 
-async def test_the_end_of_a_rollout_makes_one_more_pass_that_begins_the_steady_state(small: Fleet) -> None:
+async def test_the_end_of_a_rollout_makes_one_more_pass_that_begins_the_steady_state(small: CountingFixture) -> None:
     await small.change_template("v2")
     for name in NAMES[:5]:
         await small.clock.advance(2)
@@ -222,7 +224,7 @@ async def test_the_end_of_a_rollout_makes_one_more_pass_that_begins_the_steady_s
 
 
 async def test_created_processes_make_one_pass_and_one_more_to_show_them() -> None:
-    fleet = Fleet()
+    fleet = CountingFixture()
     await fleet.deploy()
     async with fleet.running():
         assert len(fleet.kube.objects(DEVICE_PROCESSES)) == len(NAMES)
@@ -239,12 +241,12 @@ class Slow(PatchingKube):
         return await super().create(resource, *args, **fields)
 
 
-def commands(fleet: Fleet) -> Counter[str]:
+def commands(fleet: CountingFixture) -> Counter[str]:
     return Counter(each["spec"]["execution"]["command"][0] for each in fleet.kube.objects(DEVICE_PROCESSES).values())
 
 
 async def test_a_slow_api_gets_new_processes_without_a_break() -> None:
-    fleet = Fleet(Slow)
+    fleet = CountingFixture(Slow)
     await fleet.deploy(200)
     async with fleet.running(4.0):
         # 32 at a time: seven turns of half a second; a break after each second would leave three turns undone
@@ -253,7 +255,7 @@ async def test_a_slow_api_gets_new_processes_without_a_break() -> None:
 
 
 async def test_a_changed_template_breaks_a_long_fan_out() -> None:
-    fleet = Fleet(Slow)
+    fleet = CountingFixture(Slow)
     await fleet.deploy(400)
     async with fleet.running(2.0):
         await fleet.change_template("v2")
@@ -270,7 +272,7 @@ class Forgetful(DirtySet):
 
 
 async def test_an_incremental_status_that_is_wrong_is_found_and_given_up() -> None:
-    fleet = Fleet()
+    fleet = CountingFixture()
     fleet.program.controller.dirty = Forgetful()
     await fleet.deploy()
     async with fleet.running():

@@ -63,7 +63,7 @@ def test_a_revision_without_a_template_has_none(data: Any) -> None:
     assert template_of({"data": data}) == {}
 
 
-def test_a_revision_of_unknown_making_began_when_it_was_created() -> None:
+def test_a_revision_without_a_start_time_began_when_it_was_created() -> None:
     metadata = {"name": "r", "creationTimestamp": "2026-01-01T00:00:00Z"}
     assert project_revision({"metadata": metadata}).started_at == START.timestamp()
     assert project_revision({"metadata": {"name": "r"}}).started_at == 0.0
@@ -97,7 +97,7 @@ def test_the_newest_template_needs_no_change() -> None:
     assert (changes.create, changes.rewrite) == (None, None)
 
 
-def test_the_oldest_that_nobody_uses_go() -> None:
+def test_the_oldest_unused_revisions_are_removed() -> None:
     rows = [stored(row_of(f"v{number}"), number) for number in range(1, 6)]
     used = {rows[0].template.revision, rows[4].template.revision}
     assert [row.number for row in surplus_revisions(rows, used, 2)] == [2]
@@ -151,11 +151,11 @@ def test_a_restarted_controller_knows_when_the_rollout_began(
     [{}, {"data": "text"}, {"data": {"spec": "text"}}, {"data": {"spec": {"template": []}}}, {"data": None}],
     ids=str,
 )
-def test_a_revision_that_somebody_broke_holds_no_template(broken: dict[str, Any]) -> None:
+def test_a_damaged_revision_holds_no_template(broken: dict[str, Any]) -> None:
     assert template_of(broken) == {}
 
 
-def test_why_a_template_was_changed_goes_with_its_revision() -> None:
+def test_a_revision_keeps_its_change_cause() -> None:
     why = {"kubernetes.io/change-cause": "the registry moved"}
     row = project_deployment(raw_deployment(TEMPLATE, annotations=why))
     body = revision_changes(row, [], START).create
@@ -171,13 +171,13 @@ def test_why_a_template_was_changed_goes_with_its_revision() -> None:
     assert again[1]["metadata"]["annotations"]["kubernetes.io/change-cause"] == "the registry moved"
 
 
-def test_why_a_template_was_changed_may_be_told_afterwards() -> None:
+def test_a_change_cause_may_be_added_afterwards() -> None:
     revision = stored(row_of("v1"), 1)
-    told = evolve(row_of("v1"), change_cause="the registry moved")
-    changes = revision_changes(told, [revision], START).rewrite
+    annotated = evolve(row_of("v1"), change_cause="the registry moved")
+    changes = revision_changes(annotated, [revision], START).rewrite
     assert changes is not None
     assert "revision" not in changes[1]
     assert changes[1]["metadata"]["annotations"] == {"kubernetes.io/change-cause": "the registry moved"}
     known = evolve(revision, change_cause="the registry moved")
-    assert revision_changes(told, [known], START) == RevisionChanges()
-    assert revision_changes(row_of("v1"), [known], START) == RevisionChanges()  # nobody takes it back by silence
+    assert revision_changes(annotated, [known], START) == RevisionChanges()
+    assert revision_changes(row_of("v1"), [known], START) == RevisionChanges()  # an absent cause keeps the known one

@@ -43,7 +43,7 @@ def test_the_namespace_that_was_given_is_asked(lab: Lab) -> None:
     assert lab.asked[-1].namespace == "other"
 
 
-def test_a_cluster_that_does_not_answer_completes_nothing(lab: Lab) -> None:
+def test_an_unreachable_cluster_completes_nothing(lab: Lab) -> None:
     lab.kube.fail_next(Unreachable("cut off"), verb="list")
     assert completed(lab, ["rollout", "status"], "") == []
 

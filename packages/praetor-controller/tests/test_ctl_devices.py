@@ -1,4 +1,4 @@
-"""`praetorctl devices`, its options, and what every command says when a cluster does not play along."""
+"""`praetorctl devices`, its options, and the errors of requests that every command shares."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ def test_the_fleet_is_a_table_in_order(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    ("until", "told"),
+    ("until", "expected"),
     [
         pytest.param("2026-01-01T01:00:00Z", None, id="over-in-this-moment"),
         pytest.param("2025-12-31T00:00:00Z", None, id="over-long-ago"),
         pytest.param("2026-01-01T01:00:01Z", "new fan, until 2026-01-01T01:00:01Z", id="not-over-yet"),
     ],
 )
-def test_maintenance_ends_in_the_table_when_it_ends_for_the_rollout(until: str, told: str | None) -> None:
+def test_maintenance_ends_in_the_table_when_it_ends_for_the_rollout(until: str, expected: str | None) -> None:
     lab = Lab()
     lab.switch("leaf-1", spec={"maintenance": {"reason": "new fan", "until": until}})
-    assert json.loads(lab.run("devices", "-o", "json").output)[0]["maintenance"] == told
-    assert ("new fan" in lab.run("devices").output) is (told is not None)
+    assert json.loads(lab.run("devices", "-o", "json").output)[0]["maintenance"] == expected
+    assert ("new fan" in lab.run("devices").output) is (expected is not None)
 
 
 def test_devices_are_selected_by_label(lab: Lab) -> None:
@@ -78,7 +78,7 @@ def test_programs_read_the_fleet(lab: Lab) -> None:
     }
 
 
-def test_a_device_that_nobody_judged_is_unknown() -> None:
+def test_a_device_without_a_condition_has_an_unknown_connection() -> None:
     lab = Lab()
     lab.switch("leaf-1")
     assert lab.run("devices").output.splitlines()[1].split() == ["leaf-1", "unknown", "-", "-", "-", "-", "-"]
@@ -113,7 +113,7 @@ def test_options_say_which_cluster(lab: Lab) -> None:
         (api_error(500, "InternalError", "etcd"), "500 InternalError: etcd"),
     ],
 )
-def test_what_goes_wrong_is_a_sentence(lab: Lab, error: KubeError, words: str) -> None:
+def test_a_failed_request_is_one_sentence(lab: Lab, error: KubeError, words: str) -> None:
     lab.kube.fail_next(error)
     result = lab.run("devices")
     assert result.exit_code == 1
@@ -121,7 +121,7 @@ def test_what_goes_wrong_is_a_sentence(lab: Lab, error: KubeError, words: str) -
     assert words in result.stderr
 
 
-def test_without_a_kubeconfig_the_mend_is_named(tmp_path: Path) -> None:
+def test_without_a_kubeconfig_the_message_names_the_option(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["devices", "--kubeconfig", str(tmp_path / "none")])
     assert result.exit_code == 1
     assert "does not exist; give --kubeconfig or set KUBECONFIG" in result.stderr

@@ -73,9 +73,9 @@ def test_the_devices_of_a_reason_are_bounded(lab: Lab) -> None:
 
 
 def test_programs_read_all_of_them(lab: Lab) -> None:
-    told = json.loads(lab.run("explain", "tel", "-o", "json", "--max-devices", "1").output)
-    assert told["deployment"] == "tel"
-    assert told["reasons"][0] == {
+    data = json.loads(lab.run("explain", "tel", "-o", "json", "--max-devices", "1").output)
+    assert data["deployment"] == "tel"
+    assert data["reasons"][0] == {
         "reason": "BudgetExhausted",
         "count": 2,
         "devices": [{"device": f"leaf-{number}", "detail": "maxUnavailable=1"} for number in (2, 3)],
@@ -90,8 +90,8 @@ def test_a_device_is_explained_with_each_deployment_that_selects_it(lab: Lab, su
 
 
 def test_programs_read_the_reasons_of_a_device(lab: Lab) -> None:
-    told = json.loads(lab.run("explain", "leaf-4", "-o", "json").output)
-    assert told["deployments"][0] | {"wanted": ""} == {
+    data = json.loads(lab.run("explain", "leaf-4", "-o", "json").output)
+    assert data["deployments"][0] | {"wanted": ""} == {
         "deployment": "tel",
         "reason": "Creating",
         "detail": "",
@@ -105,7 +105,7 @@ def test_a_device_without_any_says_so(lab: Lab) -> None:
     assert lab.run("explain", "spine-1").output == "spine-1: no deployment selects it\n"
 
 
-def test_a_deployment_goes_before_a_device_of_its_name(lab: Lab) -> None:
+def test_a_deployment_takes_precedence_over_a_device_of_the_same_name(lab: Lab) -> None:
     lab.switch("tel", {"rack": "r9"})
     assert lab.run("explain", "tel").output.startswith("tel: Available=")
     assert lab.run("explain", "tel/tel").output.splitlines()[1].split()[1] == "Creating"
@@ -119,7 +119,7 @@ def test_a_deployment_that_cannot_be_acted_on_says_why() -> None:
     assert "next writes: none" in output
 
 
-def test_a_deployment_that_goes_says_so(lab: Lab) -> None:
+def test_a_deployment_that_is_being_deleted_is_shown_as_such(lab: Lab) -> None:
     lab.deployment("old", {"finalizers": ["example.com/hold"]}, spec={"selector": {}})
     asyncio.run(lab.kube.delete(DEVICE_PROCESS_DEPLOYMENTS, Key(NAMESPACE, "old")))
     assert lab.run("explain", "old").output == "old: is being deleted\n"
@@ -169,13 +169,13 @@ def test_what_other_deployments_have_down_counts_in_shared_failure_domains(lab: 
 
 
 def test_a_device_that_holds_updates_says_in_its_own_words_why(lab: Lab) -> None:
-    held = {"type": "UpdateHeld", "status": "True", "message": "nobody touches it before Monday"}
+    held = {"type": "UpdateHeld", "status": "True", "message": "no change before Monday"}
     status = running() | {"conditions": [*running()["conditions"], held]}
     key = Key(NAMESPACE, "tel-leaf-2")
     asyncio.run(lab.kube.patch(DEVICE_PROCESSES, key, {"status": status}, subresource="status"))
     line = lab.run("explain", "leaf-2").output.splitlines()[1]
     assert "UpdateHeld" in line
-    assert "nobody touches it before Monday" in line
+    assert "no change before Monday" in line
 
 
 def test_explaining_writes_nothing(lab: Lab) -> None:

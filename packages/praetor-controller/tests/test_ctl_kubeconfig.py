@@ -1,4 +1,4 @@
-"""Which namespace a kubeconfig means."""
+"""The namespace that a kubeconfig selects."""
 
 from __future__ import annotations
 
@@ -41,4 +41,4 @@ def test_files_are_found_as_kubectl_finds_them(tmp_path: Path) -> None:
     assert default_namespace(str(tmp_path / "flag"), None, environ, tmp_path) == "flag"
     assert default_namespace(None, None, environ, tmp_path) == "environment"
     assert default_namespace(None, None, {}, tmp_path) == "home"
-    assert default_namespace(None, None, {}, tmp_path / "nobody") == "default"
+    assert default_namespace(None, None, {}, tmp_path / "missing") == "default"

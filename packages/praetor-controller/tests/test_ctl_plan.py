@@ -73,11 +73,11 @@ def plan(lab: Lab, body: dict[str, Any], *args: str) -> Result:
 def forecast(lab: Lab, body: dict[str, Any], *args: str) -> dict[str, Any]:
     result = plan(lab, body, "-o", "json", *args)
     assert result.exit_code == 0, result.stderr
-    told: dict[str, Any] = json.loads(result.stdout)[0]
-    return told
+    outcome: dict[str, Any] = json.loads(result.stdout)[0]
+    return outcome
 
 
-def test_a_rollout_is_told_step_by_step() -> None:
+def test_a_forecast_lists_the_steps_of_a_rollout() -> None:
     lines = plan(lab_of(5), manifest(minReadySeconds=20)).output.splitlines()
     assert lines[0] == "tel: 3 steps in about 1m30s, if no device fails"
     assert lines[1].split() == ["STEP", "AFTER", "WAVE", "CREATE", "UPDATE", "DELETE", "UNAVAILABLE"]
@@ -98,18 +98,18 @@ def test_nothing_is_written() -> None:
     assert all(target.dry_run for target in lab.asked)
 
 
-def test_a_new_deployment_creates_at_once_and_takes_nothing_down() -> None:
-    told = forecast(lab_of(3, with_processes=0), {**manifest(), "metadata": {"name": "other"}})
-    assert [len(step["create"]) for step in told["steps"]] == [3]
-    assert (told["unavailableAtMost"], told["left"]) == (0, {})
+def test_a_new_deployment_creates_at_once_and_makes_nothing_unavailable() -> None:
+    outcome = forecast(lab_of(3, with_processes=0), {**manifest(), "metadata": {"name": "other"}})
+    assert [len(step["create"]) for step in outcome["steps"]] == [3]
+    assert (outcome["unavailableAtMost"], outcome["left"]) == (0, {})
 
 
 def test_devices_that_do_not_match_any_more_lose_their_process() -> None:
     body = manifest(OLD)
     body["spec"]["selector"] = {"matchLabels": {"rack": "r0"}}
-    told = forecast(lab_of(4), body)
-    assert sorted(told["steps"][0]["delete"]) == ["tel-leaf-1", "tel-leaf-3"]
-    assert told["devices"] == 2
+    outcome = forecast(lab_of(4), body)
+    assert sorted(outcome["steps"][0]["delete"]) == ["tel-leaf-1", "tel-leaf-3"]
+    assert outcome["devices"] == 2
 
 
 def test_what_is_applied_already_needs_no_step() -> None:
@@ -120,21 +120,21 @@ def test_what_is_applied_already_needs_no_step() -> None:
     assert lines[2].startswith("    Paused: leaf-0, leaf-1: ")
 
 
-def test_who_does_not_get_there_is_told_with_the_reason() -> None:
+def test_devices_that_are_not_up_to_date_at_the_end_are_listed_with_the_reason() -> None:
     lab = lab_of(
         4,
         leaf_1={"spec": {"maintenance": {}}},
         leaf_2={"spec": {"maintenance": {"until": "2026-01-01T03:00:00Z"}}},
     )
-    told = forecast(lab, manifest())
-    assert told["left"] == {"leaf-1": {"reason": "InMaintenance", "detail": ""}}
-    assert [step["update"] for step in told["steps"]] == [["leaf-0", "leaf-3"], ["leaf-2"]]
-    assert told["steps"][1]["afterSeconds"] == 7200
+    outcome = forecast(lab, manifest())
+    assert outcome["left"] == {"leaf-1": {"reason": "InMaintenance", "detail": ""}}
+    assert [step["update"] for step in outcome["steps"]] == [["leaf-0", "leaf-3"], ["leaf-2"]]
+    assert outcome["steps"][1]["afterSeconds"] == 7200
 
 
-def test_a_device_that_is_offline_is_not_taken_for_one_that_comes_back() -> None:
-    told = forecast(lab_of(2, 0, leaf_1={"status": {"conditions": [connected("False")]}}), manifest())
-    assert list(told["left"]) == ["leaf-1"]
+def test_an_offline_device_stays_offline_in_a_forecast() -> None:
+    outcome = forecast(lab_of(2, 0, leaf_1={"status": {"conditions": [connected("False")]}}), manifest())
+    assert list(outcome["left"]) == ["leaf-1"]
 
 
 def test_a_spec_that_cannot_be_acted_on_is_named() -> None:
@@ -143,13 +143,13 @@ def test_a_spec_that_cannot_be_acted_on_is_named() -> None:
     assert plan(lab_of(1), body).output.startswith("tel: the spec cannot be acted on: spec.updateStrategy")
 
 
-def test_budgets_tell_their_worst_domain() -> None:
+def test_a_budget_names_its_worst_domain() -> None:
     budgets = [{"groupBy": ["rack"], "maxUnavailable": 2}, {"groupBy": ["row"], "maxUnavailable": 1}]
     lab = lab_of(6)
-    told = forecast(lab, manifest(rolling={"maxUnavailable": 2, "budgets": budgets}))
-    assert told["budgets"][0]["budget"] == "rack: maxUnavailable 2"
-    assert set(told["budgets"][0]["domains"]) == {"rack=r0", "rack=r1"}
-    assert max(told["budgets"][0]["domains"].values()) <= 2
+    outcome = forecast(lab, manifest(rolling={"maxUnavailable": 2, "budgets": budgets}))
+    assert outcome["budgets"][0]["budget"] == "rack: maxUnavailable 2"
+    assert set(outcome["budgets"][0]["domains"]) == {"rack=r0", "rack=r1"}
+    assert max(outcome["budgets"][0]["domains"].values()) <= 2
     text = plan(lab, manifest(rolling={"maxUnavailable": 2, "budgets": budgets})).output
     assert "budget rack: maxUnavailable 2: unavailable at most: 1, in rack=r0, rack=r1\n" in text
     assert "budget row: maxUnavailable 1: unavailable at most: 0\n" in text
@@ -165,8 +165,8 @@ def test_several_deployments_are_planned_each() -> None:
     lab = lab_of(1)
     other = {**manifest(), "metadata": {"name": "other"}}
     text = yaml.safe_dump_all([manifest(), None, {"kind": "ConfigMap"}, {"kind": "List", "items": [other]}])
-    told = json.loads(lab.run("plan", "-f", "-", "-o", "json", input=text).stdout)
-    assert [each["deployment"] for each in told] == ["tel", "other"]
+    outcome = json.loads(lab.run("plan", "-f", "-", "-o", "json", input=text).stdout)
+    assert [each["deployment"] for each in outcome] == ["tel", "other"]
 
 
 def test_the_namespace_of_the_manifest_counts(tmp_path: Path) -> None:
@@ -181,11 +181,11 @@ def test_the_namespace_of_the_manifest_counts(tmp_path: Path) -> None:
     assert "-f: metadata.namespace: lab, other; one namespace at a time" in result.stderr
 
 
-def test_approval_can_be_taken_for_granted() -> None:
+def test_approve_assumes_that_each_wave_is_approved() -> None:
     waves = [{"name": "canary", "limit": 1, "approval": "Manual"}]
-    told = forecast(lab_of(3), manifest(rolling={"maxUnavailable": 3, "waves": waves}), "--approve")
-    assert told["waves"] == {"canary": ["leaf-0"], "(rest)": ["leaf-1", "leaf-2"]}
-    assert told["left"] == {}
+    outcome = forecast(lab_of(3), manifest(rolling={"maxUnavailable": 3, "waves": waves}), "--approve")
+    assert outcome["waves"] == {"canary": ["leaf-0"], "(rest)": ["leaf-1", "leaf-2"]}
+    assert outcome["left"] == {}
 
 
 @pytest.mark.parametrize(
@@ -227,10 +227,10 @@ def test_a_bad_ready_after_is_a_usage_error() -> None:
 
 @given(devices=st.integers(0, 12), limit=st.integers(0, 5))
 def test_a_forecast_keeps_the_budget_and_ends(devices: int, limit: int) -> None:
-    told = forecast(lab_of(devices), manifest(rolling={"maxUnavailable": limit}))
-    assert told["unavailableAtMost"] <= limit
-    assert len(told["steps"]) <= min(devices, MAX_STEPS)
-    assert len(told["left"]) == (0 if limit else devices)
+    outcome = forecast(lab_of(devices), manifest(rolling={"maxUnavailable": limit}))
+    assert outcome["unavailableAtMost"] <= limit
+    assert len(outcome["steps"]) <= min(devices, MAX_STEPS)
+    assert len(outcome["left"]) == (0 if limit else devices)
 
 
 def test_a_way_back_to_an_earlier_template_is_a_rollout_that_begins_now() -> None:
@@ -242,8 +242,8 @@ def test_a_way_back_to_an_earlier_template_is_a_rollout_that_begins_now() -> Non
         notes = {"labels": {"azure.com/deployment": "tel"}, "ownerReferences": [owner]}
         lab.put(CONTROLLER_REVISIONS, f"tel-{number}", notes, revision=number, data=data)
     waves = [{"name": "canary", "limit": 1, "soakSeconds": 60}]
-    told = forecast(lab, manifest(rolling={"maxUnavailable": 2, "waves": waves}))
-    assert [(step["afterSeconds"], step["update"]) for step in told["steps"]] == [(0, ["leaf-0"]), (70, ["leaf-1"])]
+    outcome = forecast(lab, manifest(rolling={"maxUnavailable": 2, "waves": waves}))
+    assert [(step["afterSeconds"], step["update"]) for step in outcome["steps"]] == [(0, ["leaf-0"]), (70, ["leaf-1"])]
 
 
 def test_a_process_that_is_going_makes_room_for_its_successor() -> None:
@@ -255,6 +255,6 @@ def test_a_process_that_is_going_makes_room_for_its_successor() -> None:
     lab.process("tel-leaf-0", going, spec={**OLD, "deviceRef": ref}, status=running())
     asyncio.run(lab.kube.delete(DEVICE_PROCESSES, Key(NAMESPACE, "tel-leaf-0")))
     lab.switch("leaf-1", status={"conditions": [connected()]})
-    told = forecast(lab, manifest())
-    assert [step["create"] for step in told["steps"]] == [["leaf-1"], ["leaf-0"]]
-    assert told["left"] == {}
+    outcome = forecast(lab, manifest())
+    assert [step["create"] for step in outcome["steps"]] == [["leaf-1"], ["leaf-0"]]
+    assert outcome["left"] == {}

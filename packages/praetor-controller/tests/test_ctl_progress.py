@@ -1,4 +1,4 @@
-"""Target a rollout stands: what scripts branch on and people see."""
+"""The progress of a rollout: verdicts for scripts, bars and lines for users."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from praetor_controller.ctl.progress import Progress, Verdict, as_data, bar, fin
 
 
 def deployment(*conditions: tuple[str, str, str], observed: int = 2, **status: Any) -> dict[str, Any]:
-    told = [{"type": kind, "status": value, "reason": reason, "message": "m"} for kind, value, reason in conditions]
+    stated = [{"type": kind, "status": value, "reason": reason, "message": "m"} for kind, value, reason in conditions]
     return {
         "metadata": {"name": "tel", "generation": 2},
-        "status": {"observedGeneration": observed, "conditions": told, **status},
+        "status": {"observedGeneration": observed, "conditions": stated, **status},
     }
 
 
@@ -129,7 +129,7 @@ def test_an_unusual_reason_is_on_the_line() -> None:
         (Verdict.IN_PROGRESS, "tel: under way"),
     ],
 )
-def test_the_last_line_says_what_came_of_it(verdict: Verdict, words: str) -> None:
+def test_the_last_line_states_the_outcome(verdict: Verdict, words: str) -> None:
     assert final_line(Progress(name="tel", verdict=verdict, reason="R", message="")) == words
     assert final_line(Progress(name="tel", verdict=verdict, reason="R", message="why")) == words + ": why"
 
@@ -138,7 +138,7 @@ COUNT = st.integers(0, 50)
 
 
 @given(desired=COUNT, up=COUNT, updated=COUNT, deferred=COUNT, width=st.integers(1, 60))
-def test_a_bar_is_always_as_wide_as_it_shall_be(desired: int, up: int, updated: int, deferred: int, width: int) -> None:
+def test_a_bar_always_has_its_width(desired: int, up: int, updated: int, deferred: int, width: int) -> None:
     state = Progress(
         name="tel", verdict=Verdict.IN_PROGRESS, reason="", message="",
         desired=desired, up_to_date=up, updated=updated, deferred=deferred,

@@ -1,4 +1,4 @@
-"""`praetorctl replay`: what a person and a script are told about a recording."""
+"""`praetorctl replay`: what users and scripts read about a recording."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def edited(lines: list[bytes]) -> list[bytes]:
     return [json.dumps(line).encode() + b"\n", *lines[1:]]
 
 
-def test_a_recording_that_comes_out_the_same(tmp_path: Path, lines: list[bytes]) -> None:
+def test_a_recording_without_a_difference(tmp_path: Path, lines: list[bytes]) -> None:
     result = Lab().run("replay", written_to(tmp_path, lines))
     assert (result.exit_code, result.stdout) == (0, "same: 4 decisions of lab/tel are as they were recorded\n")
 
 
-def test_the_first_difference_is_told_in_words(tmp_path: Path, lines: list[bytes]) -> None:
+def test_the_first_difference_is_described(tmp_path: Path, lines: list[bytes]) -> None:
     result = Lab().run("replay", written_to(tmp_path, edited(lines)))
     assert result.exit_code == 1
     first, *rest = result.stdout.splitlines()
@@ -61,9 +61,9 @@ def test_the_first_difference_is_told_in_words(tmp_path: Path, lines: list[bytes
 
 def test_programs_read_it_as_json_and_yaml(tmp_path: Path, lines: list[bytes]) -> None:
     file = written_to(tmp_path, edited(lines))
-    told = json.loads(Lab().run("replay", file, "-o", "json").stdout)
-    assert told == yaml.safe_load(Lab().run("replay", file, "-o", "yaml").stdout)
-    assert (told["same"], told["difference"]["line"], told["difference"]["device"]) == (False, 1, "leaf-2")
+    data = json.loads(Lab().run("replay", file, "-o", "json").stdout)
+    assert data == yaml.safe_load(Lab().run("replay", file, "-o", "yaml").stdout)
+    assert (data["same"], data["difference"]["line"], data["difference"]["device"]) == (False, 1, "leaf-2")
 
 
 def test_a_cut_off_line_and_lost_ones_are_noted(tmp_path: Path, lines: list[bytes]) -> None:
@@ -84,7 +84,9 @@ def test_standard_input_can_be_replayed(lines: list[bytes]) -> None:
 @pytest.mark.parametrize(
     ("content", "words"), [(None, "No such file"), (b"", "holds no decision"), (b"hello\nyou\n", "line 1: is no")]
 )
-def test_what_is_no_recording_is_refused_with_the_mend(tmp_path: Path, content: bytes | None, words: str) -> None:
+def test_a_file_that_is_no_recording_is_refused_with_a_remedy(
+    tmp_path: Path, content: bytes | None, words: str
+) -> None:
     path = tmp_path / "flight.jsonl"
     if content is not None:
         path.write_bytes(content)

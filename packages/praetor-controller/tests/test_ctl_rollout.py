@@ -1,4 +1,4 @@
-"""`praetorctl rollout`: exit codes that scripts can trust, and writes that say no more than was meant."""
+"""`praetorctl rollout`: exit codes for scripts, and writes that change only what was asked for."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def status(reason: str, value: str = "True", **rest: Any) -> dict[str, Any]:
     return {"observedGeneration": 1, "conditions": [condition], **rest}
 
 
-def lab_with(told: dict[str, Any], **spec: Any) -> Lab:
+def lab_with(reported: dict[str, Any], **spec: Any) -> Lab:
     lab = Lab()
-    lab.deployment("tel", spec={"selector": {}, "template": template("v2"), **spec}, status=told)
+    lab.deployment("tel", spec={"selector": {}, "template": template("v2"), **spec}, status=reported)
     return lab
 
 
@@ -59,18 +59,18 @@ def lab() -> Lab:
 
 
 @pytest.mark.parametrize(
-    ("told", "code", "words"),
+    ("reported", "code", "words"),
     [
         (status("NewRevisionRolledOut"), 0, "tel: rolled out: because"),
         (status("ProgressDeadlineExceeded", "False"), 3, "tel: failed (ProgressDeadlineExceeded): because"),
     ],
 )
-def test_a_rollout_that_ended_is_told_at_once(told: dict[str, Any], code: int, words: str) -> None:
-    result = lab_with(told).run("rollout", "status", "tel")
+def test_a_rollout_that_has_ended_is_reported_at_once(reported: dict[str, Any], code: int, words: str) -> None:
+    result = lab_with(reported).run("rollout", "status", "tel")
     assert (result.exit_code, result.output) == (code, words + "\n")
 
 
-def test_no_watch_tells_what_is_under_way_and_that_it_is() -> None:
+def test_no_watch_shows_a_rollout_that_is_under_way() -> None:
     result = lab_with(status("RolloutInProgress")).run("rollout", "status", "tel", "--no-watch", "-o", "json")
     assert result.exit_code == 6
     assert json.loads(result.output)["verdict"] == "InProgress"
@@ -83,8 +83,8 @@ def staged_lab() -> Lab:
     """Return a lab with a canary and another device, of which neither has a process yet."""
     lab = Lab()
     strategy = {"updateStrategy": {"rollingUpdate": WAVE}}
-    told = status("RolloutInProgress", desiredNumberScheduled=2)
-    lab.deployment("tel", spec={"selector": {}, "template": template("v2"), **strategy}, status=told)
+    reported = status("RolloutInProgress", desiredNumberScheduled=2)
+    lab.deployment("tel", spec={"selector": {}, "template": template("v2"), **strategy}, status=reported)
     connected = {"type": "AgentConnected", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}
     for name, ring in (("leaf-1", "canary"), ("leaf-2", "other")):
         lab.switch(name, {"ring": ring}, status={"conditions": [connected]})
@@ -98,14 +98,14 @@ def test_each_wave_has_a_bar() -> None:
 
 
 def test_programs_read_the_waves() -> None:
-    told = json.loads(staged_lab().run("rollout", "status", "tel", "--watch=false", "-o", "json").output)
-    assert [(each["name"], each["devices"], each["needed"], each["open"]) for each in told["waves"]] == [
+    reported = json.loads(staged_lab().run("rollout", "status", "tel", "--watch=false", "-o", "json").output)
+    assert [(each["name"], each["devices"], each["needed"], each["open"]) for each in reported["waves"]] == [
         ("canary", 1, 1, True),
         ("(rest)", 1, 1, False),
     ]
 
 
-def test_who_may_not_look_at_devices_sees_no_waves() -> None:
+def test_without_permission_to_list_devices_no_waves_are_shown() -> None:
     lab = staged_lab()
     lab.kube.fail_next(api_error(403, "Forbidden", "no list"), verb="list")
     result = lab.run("rollout", "status", "tel", "--watch=false")
@@ -133,7 +133,7 @@ def test_a_name_that_no_deployment_can_have_is_refused() -> None:
         assert "DPD: 'dpd/tel' is not a name of a deployment" in result.stderr
 
 
-def test_ctrl_c_is_told_from_failure() -> None:
+def test_ctrl_c_has_its_own_exit_code() -> None:
     class Interrupted(Lab):
         def open(self, target: Target) -> Any:
             raise KeyboardInterrupt
@@ -162,44 +162,44 @@ class Follower:
         screen = Screen(terminal=False, quiet=False)
         self.task = asyncio.ensure_future(follow(cluster, "tel", screen, watch=True, timeout_s=timeout_s))
 
-    async def tell(self, told: dict[str, Any]) -> None:
-        await self.lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, {"status": told}, subresource="status")
+    async def report(self, reported: dict[str, Any]) -> None:
+        await self.lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, {"status": reported}, subresource="status")
         await self.lab.clock.advance(2)
 
     async def end(self) -> tuple[Progress, bool]:
         return await asyncio.wait_for(self.task, 5)
 
 
-async def made(told: dict[str, Any]) -> Lab:
+async def made(reported: dict[str, Any]) -> Lab:
     lab = Lab()
     body = {"metadata": {"name": "tel"}, "spec": {"selector": {}}}
     await lab.kube.create(DEVICE_PROCESS_DEPLOYMENTS, NAMESPACE, body)
-    await lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, {"status": told}, subresource="status")
+    await lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, {"status": reported}, subresource="status")
     return lab
 
 
 @pytest.mark.parametrize(
-    ("told", "verdict"),
+    ("reported", "verdict"),
     [
         (status("NewRevisionRolledOut"), Verdict.DONE),
         (status("ProgressDeadlineExceeded", "False"), Verdict.FAILED),
     ],
 )
 async def test_a_rollout_is_followed_to_its_end(
-    told: dict[str, Any], verdict: Verdict, capsys: pytest.CaptureFixture[str]
+    reported: dict[str, Any], verdict: Verdict, capsys: pytest.CaptureFixture[str]
 ) -> None:
     follower = Follower(await made(status("RolloutInProgress", desiredNumberScheduled=2)))
     await follower.lab.clock.advance(5)
-    await follower.tell(status("RolloutInProgress", desiredNumberScheduled=2, reasons={"UpToDate": 1}))
+    await follower.report(status("RolloutInProgress", desiredNumberScheduled=2, reasons={"UpToDate": 1}))
     assert not follower.task.done()
-    await follower.tell(told)
+    await follower.report(reported)
     state, in_time = await follower.end()
     assert (state.verdict, in_time) == (verdict, True)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split("] ")[1] for line in lines[:2]] == ["0/2 up to date", "1/2 up to date"]
 
 
-async def test_time_is_up_while_it_goes_on() -> None:
+async def test_the_timeout_expires_while_the_rollout_is_under_way() -> None:
     follower = Follower(await made(status("RolloutInProgress")), timeout_s=30)
     await follower.lab.clock.advance(29)
     assert not follower.task.done()
@@ -212,7 +212,7 @@ async def test_a_timeout_of_0_is_none() -> None:
     follower = Follower(await made(status("RolloutInProgress")), timeout_s=0)
     await follower.lab.clock.advance(100_000)
     assert not follower.task.done()
-    await follower.tell(status("NewRevisionRolledOut"))
+    await follower.report(status("NewRevisionRolledOut"))
     assert (await follower.end())[1]
 
 
@@ -224,7 +224,7 @@ async def test_an_outage_of_the_apiserver_is_waited_out() -> None:
     await follower.lab.clock.advance(60)
     follower.lab.kube.heal()
     await follower.lab.clock.advance(60)
-    await follower.tell(status("NewRevisionRolledOut"))
+    await follower.report(status("NewRevisionRolledOut"))
     assert (await follower.end())[0].verdict is Verdict.DONE
 
 
@@ -299,7 +299,7 @@ def test_a_restart_changes_the_template_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("command", ["pause", "resume", "restart", "history", "undo", "approve"])
-def test_what_is_not_there_cannot_be_steered(command: str) -> None:
+def test_a_deployment_that_does_not_exist_is_not_found(command: str) -> None:
     result = Lab().run("rollout", command, "none")
     assert result.exit_code == 1
     assert "check the name and --namespace" in result.stderr
@@ -316,7 +316,7 @@ def test_a_refused_write_is_an_error(error: KubeError) -> None:
 
 
 class Meddled(LabKube):
-    """Somebody writes to the deployment just before the command does, so many times."""
+    """Another client writes to the deployment just before the command does, this many times."""
 
     def __init__(self, lab: Lab, body: dict[str, Any], subresource: str | None, times: int) -> None:
         super().__init__(lab.clock, store=lab.kube._store)
@@ -333,7 +333,7 @@ class Meddled(LabKube):
 
 
 @pytest.mark.parametrize("command", ["undo", "approve"])
-def test_status_writes_in_between_are_in_nobodys_way(lab: Lab, command: str) -> None:
+def test_status_writes_in_between_make_no_conflict(lab: Lab, command: str) -> None:
     asyncio.run(lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, {"spec": WITH_WAVES}))
     lab.kube = Meddled(lab, {"status": status("Y")}, "status", times=3)
     result = lab.run("rollout", command, "tel")
@@ -347,7 +347,7 @@ def test_status_writes_in_between_are_in_nobodys_way(lab: Lab, command: str) -> 
 
 
 @pytest.mark.parametrize("command", ["undo", "approve"])
-def test_a_template_that_somebody_else_changed_meanwhile_is_left_alone(lab: Lab, command: str) -> None:
+def test_a_template_that_another_client_changed_meanwhile_is_left_alone(lab: Lab, command: str) -> None:
     asyncio.run(lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, {"spec": WITH_WAVES}))
     lab.kube = Meddled(lab, {"spec": {"template": template("v3")}}, None, times=1)
     result = lab.run("rollout", command, "tel")
@@ -356,7 +356,7 @@ def test_a_template_that_somebody_else_changed_meanwhile_is_left_alone(lab: Lab,
     assert lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["spec"]["template"] == template("v3")
 
 
-def test_conflicts_without_end_are_told(lab: Lab) -> None:
+def test_endless_conflicts_are_an_error(lab: Lab) -> None:
     lab.kube = Meddled(lab, {"status": status("Y")}, "status", times=100)
     result = lab.run("rollout", "undo", "tel")
     assert result.exit_code == 1
@@ -374,7 +374,7 @@ def test_history_shows_the_deployments_own_revisions_oldest_first(lab: Lab) -> N
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "told"),
+    ("first", "second", "reported"),
     [
         ({"args": ["--log", "info"]}, {"args": ["--log", "debug"]}, ("/opt/tel --log info", "/opt/tel --log debug")),
         ({"env": [{"name": "V", "value": "1"}]}, {"env": [{"name": "V", "value": "2"}]}, ("V=1", "V=2")),
@@ -382,8 +382,8 @@ def test_history_shows_the_deployments_own_revisions_oldest_first(lab: Lab) -> N
     ],
     ids=["command", "environment", "something else"],
 )
-def test_history_tells_revisions_of_one_artifact_apart(
-    first: dict[str, Any], second: dict[str, Any], told: tuple[str, str]
+def test_history_shows_how_revisions_of_one_artifact_differ(
+    first: dict[str, Any], second: dict[str, Any], reported: tuple[str, str]
 ) -> None:
     lab = lab_with(status("X"))
     uid = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]["uid"]
@@ -391,14 +391,14 @@ def test_history_tells_revisions_of_one_artifact_apart(
         spec = {"artifact": {"url": "registry/tel:v1"}, "execution": {"command": ["/opt/tel"]} | more}
         revision(lab, uid, number, "", spec={"template": {"spec": spec}})
     lines = lab.run("rollout", "history", "tel").output.splitlines()
-    assert [words in line for words, line in zip(told, lines[1:], strict=True)] == [True, True]
+    assert [words in line for words, line in zip(reported, lines[1:], strict=True)] == [True, True]
 
 
 def test_history_marks_what_was_rolled_out(lab: Lab) -> None:
     first = json.loads(lab.run("rollout", "history", "tel", "-o", "json").output)[0]
     assert (first["revision"], first["template"], first["rolledOut"]) == (1, template("v1"), False)
-    told = {"status": status("X", currentRevision=first["hash"])}
-    asyncio.run(lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, told, subresource="status"))
+    reported = {"status": status("X", currentRevision=first["hash"])}
+    asyncio.run(lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, reported, subresource="status"))
     assert lab.run("rollout", "history", "tel").output.splitlines()[1].endswith("rolled out")
 
 

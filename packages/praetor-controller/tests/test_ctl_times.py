@@ -1,4 +1,4 @@
-"""Times as people read and write them."""
+"""Durations as users read and write them."""
 
 from __future__ import annotations
 

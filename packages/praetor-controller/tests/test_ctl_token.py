@@ -1,4 +1,4 @@
-"""`praetorctl token`: secrets from files only, and no token is called good that a gateway would refuse."""
+"""`praetorctl token`: secrets from files only, and no token is valid that a gateway would refuse."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def test_secrets_come_from_standard_input() -> None:
         pytest.param("leaf-1", "", 3, "refused", id="empty"),
     ],
 )
-def test_a_token_is_judged_as_a_gateway_would(secrets: str, device: str, token: str, code: int, words: str) -> None:
+def test_a_token_is_verified_as_a_gateway_does(secrets: str, device: str, token: str, code: int, words: str) -> None:
     result = run("verify", device, token, "--secret-file", secrets)
     assert result.exit_code == code
     assert words in result.output
 
 
-def test_a_token_is_made_for_an_epoch_and_good_in_no_other(secrets: str) -> None:
+def test_a_token_is_valid_in_its_epoch_alone(secrets: str) -> None:
     token = run("mint", "leaf-1", "--secret-file", secrets, "--epoch", "2").output.strip()
     assert token == device_token(NEWEST, "leaf-1", 2)
     said = {
@@ -91,7 +91,7 @@ def test_the_help_says_where_a_devices_epoch_is() -> None:
         assert "spec.credentialEpoch" in run(command, "--help").output
 
 
-def test_programs_read_which_secret_made_a_token(secrets: str) -> None:
+def test_the_data_of_a_token_name_its_secret(secrets: str) -> None:
     result = run("verify", "leaf-1", device_token(OLDER, "leaf-1"), "--secret-file", secrets, "-o", "json")
     assert json.loads(result.output) == {"device": "leaf-1", "valid": True, "secret": 2}
 
