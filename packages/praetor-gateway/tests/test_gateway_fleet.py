@@ -1,151 +1,19 @@
-"""The small pure parts: events of a step, the fast path of heartbeats, sessions, switches, patches, rows, headers."""
+"""The fleet in memory: sessions, rows and the index of devices."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from attrs import evolve
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gateway_testing import process_row, switch_row
 from praetor_api.canonical import canonical_json, spec_hash
 from praetor_api.kube.client.resource import Key
-from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus, Phase, ProcessCounts
-from praetor_api.protocol import Observation, read_report
-from praetor_api.spec import RestartPolicy
+from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
 from praetor_gateway.fleet.devices import EMPTY_ETAG, DeviceIndex
-from praetor_gateway.fleet.rows import POOL_SIZE, CachedProcess, Projection
+from praetor_gateway.fleet.rows import POOL_SIZE, Projection
 from praetor_gateway.fleet.session import FACTS, REPLAY_WINDOW_S, DeviceSession
-from praetor_gateway.http.requests import preferred_wait
-from praetor_gateway.reports.heartbeats import read_heartbeat
-from praetor_gateway.status import events
-from praetor_gateway.status.merge import merge
-from praetor_gateway.status.patch import of_switch
-from praetor_gateway.status.pending import PROGRESS_DEBOUNCE_S, RESULT_DEBOUNCE_S, debounce_s
-from praetor_gateway.status.switch import SwitchFacts, counts, merge_switch
-
-NOW = datetime(2026, 3, 1, tzinfo=UTC)
-
-
-def seen(**fields: Any) -> Observation:
-    return Observation(**{"name": "agent-leaf-1", "observed_spec_hash": process_row().spec_hash, **fields})
-
-
-UP = seen(process_started=True, healthy=True, pid=1)
-
-
-def after(row: CachedProcess, observation: Observation | None, connected: bool | None = True) -> CachedProcess:
-    return evolve(row, status=merge(row, observation, connected=connected, now=NOW))
-
-
-NEVER = process_row(restart_policy=RestartPolicy.NEVER)
-
-
-@pytest.mark.parametrize(
-    ("row", "then", "expected"),
-    [
-        pytest.param(process_row(), UP, {"SpecObserved", "ProcessStarted", "Healthy", "AgentConnected"}, id="first"),
-        pytest.param(after(process_row(), UP), UP, set(), id="nothing-new"),
-        pytest.param(
-            after(process_row(), UP),
-            seen(process_started=True, healthy=False, pid=1),
-            {"Unhealthy"},
-            id="unhealthy",
-        ),
-        pytest.param(
-            after(process_row(), UP),
-            seen(process_started=False, error_message="boom"),
-            {"ProcessFailed", "Unhealthy"},
-            id="failed",
-        ),
-        pytest.param(
-            after(process_row(), UP),
-            seen(process_started=True, healthy=True, pid=2, restart_count=1),
-            {"ProcessRestarted"},
-            id="restarted",
-        ),
-        pytest.param(after(NEVER, UP), seen(exit_code=0), {"ProcessSucceeded"}, id="completed"),
-        pytest.param(
-            after(NEVER, UP), seen(exit_code=4, process_started=True), {"ProcessFailed", "Unhealthy"}, id="never-failed"
-        ),
-        pytest.param(
-            after(process_row(), UP),
-            seen(process_started=True, healthy=True, pid=1, warning_message="w"),
-            {"SpecWarning"},
-            id="warned",
-        ),
-        pytest.param(
-            evolve(after(process_row(), UP), parts=(b"", b"{}", b""), generation=3),
-            seen(
-                process_started=True,
-                healthy=True,
-                pid=5,
-                observed_spec_hash=process_row(parts=(b"", b"{}", b"")).spec_hash,
-            ),
-            {"SpecObserved"},
-            id="next-spec",
-        ),
-    ],
-)
-def test_events_report_transitions_only(row: CachedProcess, then: Observation, expected: set[str]) -> None:
-    new = merge(row, then, connected=True, now=NOW)
-    assert {each.reason for each in events.of_process(row.status, new, has_switch=False)} == expected
-
-
-def test_a_lost_connection_is_reported_on_the_switch_if_there_is_one() -> None:
-    row = after(process_row(), UP)
-    lost = merge(row, None, connected=False, now=NOW)
-    assert [each.reason for each in events.of_process(row.status, lost, has_switch=False)] == ["AgentDisconnected"]
-    assert events.of_process(row.status, lost, has_switch=True) == ()
-
-
-def test_failures_are_not_debounced_and_progress_waits_longer_than_results() -> None:
-    up = after(process_row(), UP)
-    down = after(up, seen(process_started=False, error_message="x"))
-    sick = after(up, seen(process_started=True, healthy=False, pid=1))
-    waiting = after(process_row(), seen(artifact_downloaded=True))
-    assert debounce_s(up.status, down.status) == 0.0
-    assert debounce_s(up.status, sick.status) == 0.0
-    assert debounce_s(waiting.status, up.status) == RESULT_DEBOUNCE_S
-    assert debounce_s(waiting.status, after(waiting, seen(artifact_verified=True)).status) == PROGRESS_DEBOUNCE_S
-
-
-plain = {"agentVersion": "1", "timestamp": "t", "heartbeat": True, "bootID": "b", "seq": 4, "observations": []}
-words = st.sampled_from(["", "x", "\x1b", "y" * 64, "z" * 65])
-heartbeats = st.fixed_dictionaries(
-    {},
-    optional={
-        "agentVersion": words | st.none() | st.just(3),
-        "timestamp": words | st.none(),
-        "heartbeat": st.booleans() | st.none() | st.just(1),
-        "bootID": words,
-        "seq": st.integers(-1, 2**63) | st.booleans() | st.just(1.5),
-        "observations": st.just([]) | st.just([{"name": "p"}]) | st.just({}) | st.none(),
-        "facts": st.just({"os": "x"}),
-    },
-)
-
-
-def test_a_plain_heartbeat_takes_the_fast_path() -> None:
-    assert read_heartbeat(plain) == read_report(plain)[0]
-
-
-@pytest.mark.parametrize(
-    "change", [{"observations": {}}, {"seq": True}, {"seq": -1}, {"heartbeat": 1}, {"bootID": "z" * 65}, {"facts": {}}]
-)
-def test_a_report_that_is_no_plain_heartbeat_is_left_to_the_full_reader(change: dict[str, object]) -> None:
-    assert read_heartbeat({**plain, **change}) is None
-
-
-@settings(deadline=None)
-@given(heartbeats | st.builds(lambda changed: {**plain, **changed}, heartbeats) | st.just([]))
-def test_the_fast_path_reads_what_the_full_reader_reads(data: object) -> None:
-    fast = read_heartbeat(data)
-    if fast is not None:
-        assert read_report(data) == (fast, (), ())
 
 
 def test_a_report_with_a_lower_number_is_a_replay_for_a_while() -> None:
@@ -229,63 +97,6 @@ def test_a_replay_is_recognized_after_its_boot_was_superseded() -> None:
     session.boot_id = "b"
     session.superseded(NetworkSwitchStatus(boot_id="b"), NetworkSwitchStatus(boot_id="c"))
     assert session.is_replay("b", 4, 11.0)
-
-
-NONE, ONE = ProcessCounts(desired=0, running=0, healthy=0), ProcessCounts(desired=1, running=0, healthy=0)
-
-
-def test_a_switch_without_new_facts_keeps_its_status() -> None:
-    row = switch_row(status=NetworkSwitchStatus(agent_version="1", observed_generation=1), generation=9)
-    assert merge_switch(row, SwitchFacts(), NOW) is row.status
-    assert of_switch(row, row.status, None) is None
-    assert merge_switch(row, SwitchFacts(processes=NONE), NOW) is row.status
-
-
-def test_what_an_agent_reports_of_itself_is_written_to_its_switch() -> None:
-    row = switch_row(generation=9)
-    status = merge_switch(
-        row,
-        SwitchFacts(agent_version="2", boot_id="b", facts={"os": "x"}, processes=ONE, connected=True),
-        NOW,
-    )
-    assert (status.agent_version, status.boot_id, status.facts) == ("2", "b", {"os": "x"})
-    assert (status.processes, status.observed_generation) == (ONE, 9)
-    emptied = merge_switch(evolve(row, status=status), SwitchFacts(processes=NONE), NOW)
-    assert emptied.processes == NONE
-    patch = of_switch(evolve(row, status=status), emptied, None)
-    assert patch is not None
-    assert patch.body["status"] == {"processes": {"desired": 0}}
-
-
-def test_counts_of_zero_are_written() -> None:
-    status = merge_switch(switch_row(), SwitchFacts(processes=ONE), NOW)
-    patch = of_switch(switch_row(), status, None)
-    assert patch is not None
-    assert patch.body["status"]["processes"] == {"desired": 1, "running": 0, "healthy": 0}
-
-
-def test_counts_say_how_many_run_and_are_healthy() -> None:
-    rows = (after(process_row(), UP), process_row(), after(process_row(), seen(process_started=True, healthy=False)))
-    assert rows[2].status.phase is Phase.RUNNING
-    assert counts(rows) == ProcessCounts(desired=3, running=2, healthy=1)
-
-
-@pytest.mark.parametrize(
-    ("prefer", "wait"),
-    [
-        (None, 0),
-        (b"wait=10", 10),
-        (b"wait=100", 55),
-        (b"respond-async; wait = 7", 7),
-        (b'x, WAIT="8", y', 8),
-        (b"wait=-1", 0),
-        (b"await=9", 0),
-        (b"wait=1.5", 0),
-        (b"wait=99999999999", 0),
-    ],
-)
-def test_a_wait_is_read_from_prefer(prefer: bytes | None, wait: int) -> None:
-    assert preferred_wait({} if prefer is None else {b"prefer": prefer}, 55) == wait
 
 
 def stored(**changes: Any) -> dict[str, Any]:
