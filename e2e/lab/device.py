@@ -163,7 +163,7 @@ class LabDevice:
 
 
 def _my_turn() -> IO[str]:
-    """Return a lock that is ours until it is closed; it waits for other suites on this host.
+    """Return a lock that is held until it is closed; wait for other suites on this host.
 
     On a host without systemd its devices have the host's own groups for their units, so two of them would find each
     other's processes there, and `systemctl kill` fails at those.

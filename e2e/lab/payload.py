@@ -1,4 +1,4 @@
-"""What is put on a device: the agent, the words it shares with the gateway, and requests with its own four.
+"""The files of an agent on a device: the agent, the modules it shares with the gateway, and requests with its four.
 
 Nothing else is there, so that an import of anything else fails on the device.
 """

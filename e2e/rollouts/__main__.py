@@ -16,7 +16,7 @@ from e2e.rollouts.scenario import PER_RACK, ScenarioResult, run_scenario
 from e2e.rollouts.svg import Chart, document
 from e2e.stack.stack import Stack
 
-TITLE = "A bad version is stopped and taken back, a good one goes through three waves"
+TITLE = "A bad version is stopped and rolled back, a good one goes through three waves"
 
 
 def draw(result: ScenarioResult) -> str:

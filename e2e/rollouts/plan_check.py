@@ -117,7 +117,7 @@ class PlanCheck:
         return eventually(lambda: self._kube.deployment(name), is_current, what=f"the status of {name} is up to date")
 
     def _left(self, name: str) -> dict[str, str]:
-        """Return why each device that is not up to date is so, in the words of `explain`."""
+        """Return why each device that is not up to date is so, as `praetorctl explain` says."""
         explained = self._ctl.read("explain", name)
         reasons = {each["device"]: group["reason"] for group in explained["reasons"] for each in group["devices"]}
         return {device: reason for device, reason in reasons.items() if reason != "UpToDate"}

@@ -1,4 +1,4 @@
-"""A bad version meets a fleet and is taken back, then a good one goes through three waves; all of it is recorded."""
+"""A bad version is stopped and rolled back, then a good one goes through three waves; all of it is recorded."""
 
 from __future__ import annotations
 

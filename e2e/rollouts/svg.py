@@ -16,7 +16,7 @@ Points = Sequence[tuple[float, float]]
 
 @frozen(kw_only=True)
 class Chart:
-    """*lines* by their names; *limit* is drawn across, *marks* are moments with a word for each."""
+    """*lines* by their names; *limit* is drawn across, *marks* are moments by their names."""
 
     title: str
     lines: Mapping[str, Points]

@@ -34,7 +34,7 @@ class Ctl:
         )
 
     def __call__(self, *words: str, text: str | None = None) -> str:
-        """Run it and return what it printed; AssertionError with its words when it fails."""
+        """Run it and return what it printed; AssertionError with its message when it fails."""
         ended = self.run(*words, text=text)
         assert ended.returncode == 0, f"praetorctl {' '.join(words)} ended with {ended.returncode}: {ended.stderr}"
         return ended.stdout

@@ -1,4 +1,4 @@
-"""What a person does with Kubernetes, for one namespace, without kubectl and without the production client."""
+"""What a user does with Kubernetes in one namespace, without kubectl and without the production client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Object = dict[str, Any]
 
 
 class Kube:
-    """Requests to one namespace; what is refused raises Refused with the server's words."""
+    """Requests to one namespace; a refusal raises Refused with the server's message."""
 
     def __init__(self, api: RawApi, namespace: str) -> None:
         self.api = api
@@ -38,7 +38,7 @@ class Kube:
         return f"/apis/{GROUP_VERSION}/namespaces/{self.namespace}/{plural}" + (f"/{name}" if name else "")
 
     def apply(self, *objects: Mapping[str, Any]) -> None:
-        """Server-side apply; the namespace is ours whatever the objects say."""
+        """Server-side apply; the namespace is always this one."""
         for item in objects:
             body = {**item, "metadata": {**item["metadata"], "namespace": self.namespace}}
             path = self.path(PLURALS[item["kind"]], item["metadata"]["name"])
@@ -58,7 +58,7 @@ class Kube:
         return accepted(self.api.patch(self.path(plural, name), body))
 
     def delete(self, plural: str, name: str) -> None:
-        """Delete the object; garbage collection takes what it owns."""
+        """Delete the object; garbage collection deletes what it owns."""
         accepted(self.api.delete(self.path(plural, name), {"propagationPolicy": "Background"}))
 
     def switch(self, name: str) -> Object:
@@ -99,7 +99,7 @@ class Kube:
 
 
 def accepted(answer: Answer) -> Object:
-    """Return the body of an answer that is no refusal."""
+    """Return the body of an answer; Refused when it is a refusal."""
     if answer.status >= HTTPStatus.BAD_REQUEST:
         raise Refused(f"{answer.status} {answer.reason}: {answer.message}")
     for item in answer.body.get("items", [answer.body]):

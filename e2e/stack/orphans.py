@@ -1,4 +1,4 @@
-"""Ending what agents left running: they let their processes live on when they are stopped.
+"""End the processes that stopped agents left running.
 
 Only processes whose mark, the uid of a DeviceProcess, stands in an agent's files are touched. Run as a program
 (`orphans.py FOLDER`), it waits until its standard input closes and then ends them, so that nothing outlives a
@@ -53,7 +53,7 @@ def _marks() -> Iterator[tuple[int, bytes]]:
     for pid in _pids():
         try:
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-        except OSError:  # it ended meanwhile, or it is not ours to read
+        except OSError:  # it ended meanwhile, or it may not be read
             continue
         yield from ((pid, word.removeprefix(MARK)) for word in environment if word.startswith(MARK))
 

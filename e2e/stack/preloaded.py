@@ -31,7 +31,7 @@ class Preloaded(Program):
 
     @property
     def exit_status(self) -> int | None:
-        """How the program ended, in the words of `Program`."""
+        """How the program ended, as in `Program`."""
         return None if self.running else self._status
 
     def start(self) -> None:

@@ -252,6 +252,6 @@ def script(name: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of the programs: little of ours, so that no setting leaks into them."""
+    """Return the environment of the programs: little of this process's, so that no setting leaks into them."""
     kept = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     return {**kept, "PYTHONUNBUFFERED": "1"}

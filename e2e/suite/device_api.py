@@ -1,4 +1,4 @@
-"""The device protocol in raw HTTP, as `curl` would speak it."""
+"""The device protocol in raw HTTP, as `curl` would send it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class DeviceApi:
         return self.request("POST", "report", json=fields)
 
     def connect(self) -> requests.Response:
-        """Say "I am here"."""
+        """Report that the device is connected."""
         return self.request("POST", "connect")
 
     def request(

@@ -70,7 +70,7 @@ def test_an_unconfirmed_change_is_reverted_although_the_agent_was_killed_meanwhi
     process_after = await_process(kube, device, lambda item: condition(item, "RolledBack") == "True", "rolled back")
     rolled_back = conditions(process_after)["RolledBack"]
     assert rolled_back["reason"] == "ConfirmTimedOut"
-    assert rolled_back["message"] == "nobody confirmed the change within 10 s"
+    assert rolled_back["message"] == "no user confirmed the change within 10 s"
     assert not is_alive(process["status"]["pid"])
     old = await_process(
         kube, device, lambda item: item["status"].get("pid") not in (None, process["status"]["pid"]), "the old one runs"

@@ -83,7 +83,7 @@ def _strategy(*waves: Object) -> Object:
 
 
 def _change() -> Object:
-    """Return a new template and waves, the last of which waits for us, so that all kills are within the rollout."""
+    """Return a new template and waves, the last of which needs an approval, so that all kills meet the rollout."""
     bulk = {"name": "bulk", "limit": DEVICES - LAST - CANARIES}
     waves = ({"name": "canary", "limit": CANARIES}, bulk, {"name": "last", "approval": "Manual"})
     return {"template": {"spec": sleeping("2")}, "updateStrategy": _strategy(*waves)}

@@ -1,4 +1,4 @@
-"""The HTTP surface for devices, spoken raw: 200 and 304, ETags, long poll, bad requests."""
+"""The HTTP API for devices, in raw requests: 200 and 304, ETags, long poll, bad requests."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_long_poll_is_held_until_something_changes(stack: Stack, device: Devic
     assert answered - asked < WAIT_S  # not at the end of the wait
 
 
-def test_a_long_poll_that_waits_in_vain_ends_with_304_in_its_time(device: DeviceApi) -> None:
+def test_a_long_poll_without_a_change_ends_with_304_after_its_wait(device: DeviceApi) -> None:
     etag = device.desired().headers["ETag"]
     started = time.monotonic()
     answer = device.desired(etag, wait_s=1)
@@ -100,7 +100,7 @@ def test_an_undeclared_device_gets_an_empty_state(stack: Stack, kube: Kube) -> N
     assert stranger.connect().json()["ack"] is True
 
 
-def test_a_report_is_acknowledged_with_what_saves_the_next_poll(device: DeviceApi) -> None:
+def test_the_answer_to_a_report_has_the_etag_that_saves_the_next_poll(device: DeviceApi) -> None:
     ack = device.report(agentVersion="x", timestamp="2026-01-01T00:00:00Z", heartbeat=True, observations=[]).json()
     assert ack["ack"] is True
     assert ack["desiredETag"] == device.desired().headers["ETag"]
@@ -154,7 +154,7 @@ def test_one_bad_observation_does_not_spoil_the_others(device: DeviceApi, kube: 
     )
 
 
-def test_a_device_cannot_speak_for_another_ones_process(stack: Stack, fleet: AgentFleet, kube: Kube) -> None:
+def test_a_device_cannot_report_on_the_process_of_another(stack: Stack, fleet: AgentFleet, kube: Kube) -> None:
     mine, others = fleet.declare(), fleet.declare()
     kube.apply(device_process("victim", others, sleeping()))
     owner, attacker = DeviceApi.of(stack, others), DeviceApi.of(stack, mine)

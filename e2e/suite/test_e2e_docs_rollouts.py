@@ -70,7 +70,7 @@ def test_the_shell_examples_do_what_the_page_says(
 
 
 def environment_for(cluster: Cluster, kube: Kube) -> dict[str, str]:
-    """Return the environment of a person whose kubeconfig speaks of the test's namespace."""
+    """Return the environment of a user whose kubeconfig names the test's namespace."""
     config = yaml.safe_load(cluster.kubeconfig.read_text(encoding="utf-8"))
     for context in config["contexts"]:
         context["context"]["namespace"] = kube.namespace

@@ -14,7 +14,7 @@ from e2e.stack.stack import Stack
 from e2e.suite.readiness import is_ready, revision
 
 
-def test_a_bad_version_stops_in_the_first_wave_and_is_taken_back_within_the_budgets(
+def test_a_bad_version_stops_in_the_first_wave_and_is_rolled_back_within_the_budgets(
     cluster: Cluster, stack: Stack, kube: Kube, simulated: SimulatedFleet, pytestconfig: pytest.Config
 ) -> None:
     usual = 100 if cluster.name == ClusterName.EMBEDDED else 300

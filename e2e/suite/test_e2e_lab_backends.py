@@ -43,7 +43,7 @@ PIECES = (
 
 
 def nasty(count: int) -> list[str]:
-    """Return words that break whatever takes them for more than words; the same ones each time.
+    """Return strings that break code which interprets them; the same ones each time.
 
     None is empty: apply of Kubernetes 1.20 takes an empty string in a list for null, and refuses it.
     """

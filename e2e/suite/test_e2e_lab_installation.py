@@ -1,4 +1,4 @@
-"""The agent installed, upgraded and taken away on devices with real init systems; the gateway is on the host."""
+"""The agent is installed, upgraded and uninstalled on devices with real init systems; the gateway is on the host."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Switch(LabDevice):
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Zipapps: this agent, one that is newer, and newer ones that crash or never speak to the gateway."""
+    """Zipapps: this agent, one that is newer, and newer ones that crash or never reach the gateway."""
     folder = tmp_path_factory.mktemp("files")
     for name, main in {"praetor-agent": None, "newer": "", "crashes": CRASHES, "mute": MUTE}.items():
         tree = install(folder / name)
@@ -85,9 +85,7 @@ def _version(gateway: FakeGateway) -> str:
     return gateway.reports[-1].agent_version
 
 
-def test_an_installed_agent_comes_back_when_killed_and_its_processes_do_not_care(
-    switch: Switch, gateway: FakeGateway
-) -> None:
+def test_a_killed_agent_is_started_again_and_its_processes_keep_running(switch: Switch, gateway: FakeGateway) -> None:
     pid = _installed(switch, gateway)
     first = switch.agent_pid()
     switch.run("kill", "-KILL", str(first))
@@ -114,7 +112,7 @@ def test_an_installed_agent_comes_back_when_killed_and_its_processes_do_not_care
         switch.run("ls", "-d", STATE)
 
 
-def test_a_broken_new_version_gives_way_to_the_old_one_which_reports_it(switch: Switch, gateway: FakeGateway) -> None:
+def test_a_broken_new_version_is_replaced_by_the_old_one_which_reports_it(switch: Switch, gateway: FakeGateway) -> None:
     pid = _installed(switch, gateway)
     with pytest.raises(LabError, match=r"is back: 9.9.9-"):
         switch.agent("upgrade", f"{PLACE}/crashes.pyz")
@@ -127,7 +125,7 @@ def test_a_broken_new_version_gives_way_to_the_old_one_which_reports_it(switch: 
     assert switch.run("cat", f"/proc/{pid}/cmdline") == "/bin/sleep\x001000\x00"
 
 
-def test_a_new_version_that_never_speaks_to_the_gateway_gives_way_in_time(switch: Switch, gateway: FakeGateway) -> None:
+def test_a_new_version_that_never_reaches_the_gateway_is_replaced_in_time(switch: Switch, gateway: FakeGateway) -> None:
     pid = _installed(switch, gateway)
     # most of its time is over already, as if it had been started a while ago
     launcher = f"{ROOT}/launcher.py"

@@ -277,7 +277,7 @@ def targets(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: 
         yield [*found, contained]
 
 
-def test_agents_killed_and_devices_without_power_at_random_moments(
+def test_processes_survive_killed_agents_and_power_cuts_at_random_moments(
     targets: list[Target], pytestconfig: pytest.Config
 ) -> None:
     kills, cuts = (pytestconfig.getoption(option) for option in ("agent_kills", "power_cuts"))

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.lab
 
 AGENT = "praetor-agent.service"
 PLACE, STATE, TOKEN = "/opt/praetor", "/var/lib/praetor-agent", "/etc/praetor-token"
-# as an operator would install it; what it runs are units of their own, so they live on when it stops
+# as an operator would install it; what it runs are units of their own, so they keep running when it stops
 AGENT_UNIT = """[Unit]
 Description=Praetor agent
 [Service]

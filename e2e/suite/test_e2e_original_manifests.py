@@ -82,7 +82,7 @@ def test_the_originals_fields_reach_the_process_as_they_were_written(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run processes as another user")
-def test_a_process_runs_as_the_user_that_was_named(fleet: AgentFleet, kube: Kube) -> None:
+def test_a_process_runs_as_the_user_of_its_spec(fleet: AgentFleet, kube: Kube) -> None:
     (device,) = fleet.add(labels={"role": "leaf"})
     execution = {"backend": "process", "command": ["/bin/sleep"], "args": ["infinity"], "user": "nobody"}
     manifest = yaml.safe_load(MANIFEST.format(folder="/", checksum="0" * 64, user="nobody"))

@@ -36,7 +36,7 @@ def review(api: RawApi, request: Request) -> bool:
 
 
 @pytest.mark.needs(Capability.RBAC)
-def test_programs_may_do_exactly_what_is_written_down(api: RawApi) -> None:
+def test_programs_may_do_exactly_what_their_roles_list(api: RawApi) -> None:
     Kube(api, SYSTEM_NAMESPACE).create_namespace()
     install_rbac_for_users(api, COMPONENTS)
     asked = tuple(questions())

@@ -82,7 +82,7 @@ def test_processes_run_on_through_a_restart_of_the_gateway(
     await_ready(kube, devices)
 
 
-def test_an_outage_of_the_gateway_stops_nothing_and_what_was_missed_is_made_up_for(
+def test_an_outage_of_the_gateway_stops_nothing_and_changes_arrive_afterwards(
     stack: Stack, kube: Kube, plan_check: PlanCheck, devices: tuple[str, ...]
 ) -> None:
     pids = _pids(kube)
@@ -127,7 +127,7 @@ def test_a_process_that_ended_while_no_agent_was_there_is_started_again(
     )
 
 
-def test_a_device_without_network_runs_what_it_knew_last(
+def test_a_device_without_network_runs_its_last_known_state(
     stack: Stack, fleet: AgentFleet, devices: tuple[str, ...]
 ) -> None:
     agent = fleet.agent(devices[0])
@@ -171,9 +171,7 @@ def test_a_device_can_restart_in_an_outage_of_the_apiserver(
     )
 
 
-def test_no_rollout_is_over_before_it_began_because_the_switches_are_those_of_before_an_outage(
-    outage: Stack, kube: Kube
-) -> None:
+def test_a_rollout_right_after_an_outage_includes_a_switch_that_was_created_then(outage: Stack, kube: Kube) -> None:
     device = f"{kube.namespace}-new"
     outage.cluster.stop_apiserver()
     outage.cluster.start_apiserver()

@@ -18,7 +18,7 @@ NAME = "sleeper"
 
 
 @pytest.mark.parametrize(("number", "limit", "most"), [(3, 1, 1), (4, "50%", 2), (2, "10%", 1)])
-def test_no_more_devices_are_down_at_a_time_than_may_be(
+def test_no_more_devices_are_down_at_a_time_than_allowed(
     fleet: AgentFleet, kube: Kube, plan_check: PlanCheck, number: int, limit: int | str, most: int
 ) -> None:
     devices = fleet.add(number)
@@ -37,7 +37,7 @@ def test_no_more_devices_are_down_at_a_time_than_may_be(
         assert item["metadata"]["generation"] == 2  # it was written once
 
 
-def test_a_version_that_does_not_become_healthy_goes_no_further_than_it_may(
+def test_a_version_that_does_not_become_healthy_reaches_no_more_devices_than_allowed(
     fleet: AgentFleet, kube: Kube, plan_check: PlanCheck
 ) -> None:
     devices = fleet.add(3)

@@ -13,7 +13,7 @@ from e2e.suite.rollout_fixture import CANARIES, RolloutFixture, rolling
 from e2e.suite.workloads import shell, sleeping
 
 
-def test_a_bad_version_is_taken_back_by_itself(rollout: RolloutFixture) -> None:
+def test_a_bad_version_is_rolled_back_without_a_user(rollout: RolloutFixture) -> None:
     policy = {"maxFailures": 1, "action": "Rollback"}
     rollout.start(failurePolicy=policy, updateStrategy=rolling(CANARIES))
     with rollout.roll_out("bad", stopped=True) as failed:
@@ -71,7 +71,7 @@ def test_two_deployments_keep_within_one_budget_of_the_racks_that_they_share(rol
     assert all(rollout.runs(name) == dict.fromkeys(rollout.devices, "2") for name in wanted)
 
 
-def test_what_one_deployment_has_down_holds_another_up_in_the_racks_that_they_share(rollout: RolloutFixture) -> None:
+def test_devices_that_one_deployment_has_down_count_in_the_budgets_of_another(rollout: RolloutFixture) -> None:
     stuck, name = f"{rollout.name}-stuck", rollout.name
     rollout.start(stuck, name, updateStrategy=rolling(CANARIES))
     with rollout.plan_check.template(stuck, sleeping("bad"), stopped=True):

@@ -23,7 +23,7 @@ def test_a_wave_waits_for_its_approval_and_then_goes_on(rollout: RolloutFixture)
     assert rollout.check().offers[-1].wave == "last"
 
 
-def test_a_rollout_that_is_paused_under_way_writes_nothing_until_it_is_resumed(rollout: RolloutFixture) -> None:
+def test_a_paused_rollout_writes_nothing_until_it_is_resumed(rollout: RolloutFixture) -> None:
     rollout.start(**SLOWLY)
     with rollout.roll_out("2", BULK, LAST, stopped=True):
         eventually(lambda: "2" in rollout.offered().values(), what="the rollout began")
@@ -43,7 +43,7 @@ def test_a_rollout_that_is_paused_under_way_writes_nothing_until_it_is_resumed(r
     rollout.check()
 
 
-def test_an_edit_under_way_takes_the_place_of_the_version_before(rollout: RolloutFixture) -> None:
+def test_an_edit_during_a_rollout_replaces_the_version_before(rollout: RolloutFixture) -> None:
     rollout.start(**SLOWLY)
     with rollout.roll_out("2", BULK, LAST, stopped=True):
         eventually(lambda: "2" in rollout.offered().values(), what="the rollout began")
@@ -60,7 +60,7 @@ def test_an_edit_under_way_takes_the_place_of_the_version_before(rollout: Rollou
     assert {offer.device for offer in abandoned} <= set(rollout.devices[:BULK_SIZE])
 
 
-def test_undo_under_way_touches_only_the_devices_that_have_left_the_old_template(rollout: RolloutFixture) -> None:
+def test_undo_during_a_rollout_writes_only_the_devices_that_have_left_the_old_template(rollout: RolloutFixture) -> None:
     rollout.start()
     before = rollout.spec()["template"]
     with rollout.roll_out("2", CANARIES, LAST):
@@ -88,7 +88,7 @@ def test_a_restart_is_a_rollout_of_the_same_template(rollout: RolloutFixture) ->
     assert rollout.check().worst() >= 1
 
 
-def test_a_device_that_goes_into_maintenance_under_way_is_left_alone_until_it_is_back(rollout: RolloutFixture) -> None:
+def test_a_device_that_enters_maintenance_in_a_rollout_is_left_alone_until_it_is_back(rollout: RolloutFixture) -> None:
     rollout.start()
     with rollout.roll_out("2", CANARIES, LAST):
         rollout.await_reasons(UpToDate=4, AwaitingApproval=8)

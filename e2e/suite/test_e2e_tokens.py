@@ -126,7 +126,7 @@ def test_a_gateway_without_clear_authentication_refuses_to_start(
     assert "Traceback" not in program.tail()
 
 
-def test_an_insecure_gateway_is_what_was_asked_for(stack: Stack, tmp_path: Path) -> None:
+def test_an_insecure_gateway_accepts_devices_without_a_token(stack: Stack, tmp_path: Path) -> None:
     with gateway(stack, tmp_path, "--insecure") as url:
         assert DeviceApi(url, DEVICE, None).desired().status_code == 200
 

@@ -46,7 +46,7 @@ def test_a_leader_that_cannot_renew_its_lease_writes_nothing_once_another_has(
                 way.hold("/leases")
             else:
                 leader.program.freeze()
-            # only now, so that most of the rollout is left to the next leader, however late we come
+            # only now, so that most of the rollout is left to the next leader, however late this happens
             Ctl(stack.cluster.kubeconfig, kube.namespace)("rollout", "approve", NAME)
             eventually(lambda: SECOND in _writers(stack, kube, "2"), what="the other one goes on with it")
             assert len(_at(kube, "1")) > LIMIT, "the rollout was over before the leader was relieved"

@@ -36,7 +36,7 @@ def test_a_percentile_of_one_to_a_hundred_is_its_number(share: float, expected: 
     assert percentile(range(1, 101), share) == expected
 
 
-def test_nothing_has_no_percentile() -> None:
+def test_an_empty_sample_has_no_percentile() -> None:
     with pytest.raises(ValueError, match="no values"):
         percentile([], 0.5)
 
@@ -119,7 +119,7 @@ def test_markdown_has_the_same_cells() -> None:
     assert lines[3] == "| a longer name | 2,000 |  |  |  | of many |"
 
 
-def test_json_has_what_there_is() -> None:
+def test_json_has_every_field_that_is_set() -> None:
     first, second = map(as_json, FIGURES)
     assert first == {
         "what": "requests",

@@ -43,7 +43,7 @@ def kubeconfig(tmp_path: Path) -> Iterator[Path]:
         serving.join()
 
 
-def test_requests_pass_but_those_that_are_held_which_pass_when_released(kubeconfig: Path, tmp_path: Path) -> None:
+def test_held_requests_pass_only_when_they_are_released(kubeconfig: Path, tmp_path: Path) -> None:
     with Proxy(kubeconfig, "agent-1", tmp_path) as proxy, requests.Session() as session:
         config = yaml.safe_load(proxy.kubeconfig.read_text())
         url = config["clusters"][0]["cluster"]["server"]

@@ -27,7 +27,7 @@ MIB = 1024.0
 
 
 def measure(context: Context) -> tuple[Figure, ...]:
-    """Run agents with no, one and many processes against a gateway, and look at them when they are idle."""
+    """Run agents with no, one and many processes against a gateway, and measure them when they are idle."""
     for package in (praetor_agent, praetor_api):  # as an installer leaves them; to compile them takes memory
         compileall.compile_dir(package.__path__[0], quiet=2)
     reference = _imported(REFERENCE)

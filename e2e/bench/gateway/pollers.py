@@ -94,7 +94,7 @@ class Crowd:
 
 
 def main(plan: Path, output: Path) -> None:
-    """Run until a signal ends us."""
+    """Run until a signal ends the process."""
     with output.open("w", buffering=1, encoding="utf-8") as file:
         asyncio.run(Crowd(json.loads(plan.read_text()), file).run())
 

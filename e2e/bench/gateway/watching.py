@@ -21,7 +21,7 @@ REPLAY_S = 1.0
 
 
 async def watch(kubeconfig: Path, namespace: str, output: Path) -> None:
-    """Write lines until a signal ends us. *at* is null for what may have happened while no watch was open."""
+    """Write lines until a signal ends the process. *at* is null for what may have happened while no watch was open."""
     async with await KubeClient.from_config(str(kubeconfig)) as client:
         page = await client.list_page(DEVICE_PROCESSES, namespace, limit=1)
         version, opened = page["metadata"]["resourceVersion"], -REPLAY_S

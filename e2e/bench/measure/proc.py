@@ -30,7 +30,7 @@ def resident_kib(pid: int) -> float:
 
 
 def machine() -> str:
-    """Return this machine in words."""
+    """Return a description of this machine."""
     model = next(
         (
             line.partition(":")[2].strip()

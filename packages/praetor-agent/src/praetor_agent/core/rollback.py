@@ -122,7 +122,7 @@ def _timed_out(record: Record, now: float) -> tuple[RollbackReason, str] | None:
     timer, confirm = record.confirmation, _confirm(record)
     if timer is None or confirm is None or now < timer.deadline:
         return None
-    what = "no exchange with the gateway" if confirm.mode is ConfirmMode.GATEWAY_REACHABLE else "nobody"
+    what = "no exchange with the gateway" if confirm.mode is ConfirmMode.GATEWAY_REACHABLE else "no user"
     message = f"{what} confirmed the change within {confirm.timeout_seconds} s"
     return RollbackReason.CONFIRM_TIMED_OUT, message
 
