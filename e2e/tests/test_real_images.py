@@ -41,10 +41,13 @@ PODMAN_OPTIONS = ("--ulimit", "nproc=1000:1000", "--ulimit", "nofile=1024:1024")
 DEVICE = f"leaf-{os.getpid()}"
 ARGUMENTS = ("$HOME", "a\"b'c\\", "%n", ";", "é", '["x"]', " ")
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not all(map(shutil.which, (registry.PROGRAM, "busybox"))),
-    reason="needs root, docker-registry and busybox-static",
-)
+pytestmark = [
+    pytest.mark.timeout(300),  # an image takes four seconds on two idle cores
+    pytest.mark.skipif(
+        os.geteuid() != 0 or not all(map(shutil.which, (registry.PROGRAM, "busybox"))),
+        reason="needs root, docker-registry and busybox-static",
+    ),
+]
 
 
 def podman_runtime() -> Iterator[tuple[Runtime, tuple[str, ...]]]:

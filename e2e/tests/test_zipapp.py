@@ -16,6 +16,7 @@ from e2e.release.zipapp import write_zip
 from praetor_agent.backends import procfs
 from praetor_agent.backends.process import ProcessBackend
 
+pytestmark = pytest.mark.timeout(300)  # three seconds on two idle cores
 ALONE = (sys.executable, "-I", "-S")
 
 
