@@ -48,6 +48,7 @@ class Options:
     cluster: str
     devices: int
     stay: bool
+    picture: bool = False
     assets: Path | None = None
     kubeconfig: Path | None = None
 
@@ -59,7 +60,7 @@ class Demo:
         self._options = options
         self._workdir = workdir
         self._console = console
-        self._view = View(console)
+        self._view = View(console, last_only=options.picture)
         self._started = time.monotonic()
         self._step_started = self._started
         self._steps = 0

@@ -28,12 +28,16 @@ Processes = Mapping[str, Mapping[str, Any]]
 class View:
     """Shows the processes while they change; a context manager around each wait."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, last_only: bool = False) -> None:
         self._console = console
+        self._last_only = last_only  # for a picture: the table as it is when a wait ends
+        self._last: Table | None = None
         self._live: Live | None = None
         self._shown: dict[str, tuple[str, ...]] = {}
 
     def __enter__(self) -> View:
+        if self._last_only:
+            return self
         if self._console.is_terminal:
             self._live = Live(console=self._console, auto_refresh=False)
             self._live.__enter__()
@@ -42,6 +46,9 @@ class View:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._last is not None:
+            self._console.print(self._last)
+            self._last = None
         if self._live is not None:
             self._live.__exit__(None, None, None)
             self._live = None
@@ -49,6 +56,9 @@ class View:
     def show(self, processes: Processes, counts: Mapping[str, Any]) -> None:
         """Show the state of every device, and the deployment's counts."""
         rows = {device: row(device, process) for device, process in sorted(processes.items())}
+        if self._last_only:
+            self._last = table(rows, counts)
+            return
         if self._live is not None:
             self._live.update(table(rows, counts), refresh=True)
             return
