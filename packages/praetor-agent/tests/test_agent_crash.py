@@ -69,6 +69,7 @@ class Disk:
 
     def __init__(self, step: Steps) -> None:
         self.full: tuple[str, ...] = ()
+        self.flushes = 0
         self._step = step
         self._ids = count()
         self._open: dict[int, int] = {}
@@ -98,10 +99,13 @@ class Disk:
             self._now[path] = identity
             if not known:
                 self._unsafe.append(dict(self._now))
+        elif path in self._now:
+            self._open[descriptor] = self._now[path]
         return descriptor
 
     def fsync(self, descriptor: int) -> None:
         self._step("before fsync")
+        self.flushes += 1
         if descriptor in self._open:
             self._bytes[self._open[descriptor]] = Path(f"/proc/self/fd/{descriptor}").read_bytes()
         else:
@@ -403,6 +407,37 @@ def test_a_device_that_loses_power_at_any_step_comes_back(new_device: Any, chang
     assert point > 20, "so few steps cannot be all"
     starts_a_job = any(job in after and job not in before for job in (JOB, NEXT))
     assert bool(unknown) == starts_a_job, "the one moment when nobody can know was never met"
+
+
+def test_a_change_of_version_flushes_the_disk_four_times(new_device: Any) -> None:
+    """Twice each, for a file and its name: the desired state, and the record of the start."""
+    device = new_device()
+    device.desire((SIDE, OLD))
+    device.settle(90)
+    device.disk.flushes = 0
+    device.desire((SIDE, NEW))
+    device.settle(30)
+    assert device.processes.traces[NEW["uid"]].spec_hash == NEW["specHash"]
+    assert device.disk.flushes == 4
+
+
+def test_a_power_cut_soon_after_a_start_loses_neither_the_start_nor_the_version_to_fall_back_to(
+    new_device: Any,
+) -> None:
+    kept, unsafe = 0, 0
+    while kept <= unsafe:
+        device = new_device()
+        device.desire((SIDE, OLD))
+        device.settle(90)
+        device.desire((SIDE, NEW))
+        device.settle(1)
+        unsafe = device.disk.unsafe
+        assert unsafe, "that the process runs is stored without a flush"
+        device.lose_power(kept)
+        record = device.memory()[NEW["uid"]]
+        assert record.spec_hash == NEW["specHash"]
+        assert record.last_good.item.spec_hash == OLD["specHash"]
+        kept += 1
 
 
 def test_an_agent_that_was_restarted_makes_no_room_at_the_cost_of_what_runs(new_device: Any, tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ class EditedDevice:
             inbox=self.inbox,
             host=Host({Backend.PROCESS: self.backend}, {}, fetcher, "boot-1"),
             probes=Probes(Prober(), self.clock, probe_of),
-            reporter=Reporter(self.client, self.inbox, self.clock, Report(), lambda: None, lambda _: {}),
+            reporter=Reporter(self.client, self.inbox, self.clock, Report(), lambda: None, dict),
             waker=self.waker,
             clock=self.clock,
             freeze_file=self.hold,

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from praetor_agent.link.facts import AGAIN_SECONDS, GIB, MIB, Facts, fixed_facts, size_words, step_of
+from agent_testing import FakeGateway, HandClock
+from praetor_agent.core.model import ObservedDevice
+from praetor_agent.link.client import Address, GatewayClient
+from praetor_agent.link.facts import GIB, MIB, Facts, fixed_facts, size_words, step_of
+from praetor_agent.link.poller import Inbox
+from praetor_agent.link.reporter import FACTS_SECONDS, Reporter
+from praetor_api.protocol import Report
 
 
 def test_a_switch_with_dmi_tells_model_and_serial(tmp_path: Path) -> None:
@@ -61,16 +67,33 @@ def test_sizes_in_words() -> None:
     assert [size_words(size) for size in (MIB, 512 * MIB, 16 * GIB)] == ["1MiB", "512MiB", "16GiB"]
 
 
-def test_facts_are_looked_at_again_after_a_while_only(tmp_path: Path) -> None:
+def test_facts_are_short_and_equal_while_nothing_changes(tmp_path: Path) -> None:
     facts = Facts(tmp_path)
-    first = facts.at(0)
+    first = facts.read()
     assert first["diskFree"].endswith("iB")
-    assert facts.at(AGAIN_SECONDS - 1) is first
-    again = facts.at(AGAIN_SECONDS)
-    assert again is not first
-    assert again == first
+    assert facts.read() == first
     assert all(len(value) <= 256 for value in first.values())
 
 
-def test_a_file_system_that_cannot_be_asked_is_not_told_of(tmp_path: Path) -> None:
-    assert "diskFree" not in Facts(tmp_path / "none").at(0)
+def test_the_reporter_reads_the_facts_again_after_a_while_only() -> None:
+    clock, reads = HandClock(), []
+
+    def facts() -> dict[str, str]:
+        reads.append(clock.seconds)
+        return {"diskFree": "1GiB"}
+
+    with FakeGateway() as gateway:
+        address = Address(url=gateway.url, device="leaf-1", token=lambda: None)
+        client = GatewayClient(address)
+        reporter = Reporter(client, Inbox(lambda: None), clock, Report(), lambda: None, facts)
+        began = clock.seconds
+        while clock.seconds < began + FACTS_SECONDS:
+            clock.seconds = reporter.step(None, {}, ObservedDevice(boot_id="b"), {})
+        reporter.step(None, {}, ObservedDevice(boot_id="b"), {})
+        client.close()
+    assert reads == [began, clock.seconds]
+    assert len(gateway.reports) > len(reads)
+
+
+def test_the_free_space_of_a_missing_file_system_is_left_out(tmp_path: Path) -> None:
+    assert "diskFree" not in Facts(tmp_path / "none").read()

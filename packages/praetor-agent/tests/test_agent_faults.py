@@ -150,7 +150,7 @@ def test_a_read_only_file_system_stops_nothing_and_a_new_agent_takes_over(gatewa
 def test_a_clock_that_jumps_moves_no_report_and_no_order_of_reports(gateway: FakeGateway, jump: timedelta) -> None:
     clock = HandClock()
     client = GatewayClient(Address(url=gateway.url, device="leaf-1", token=lambda: "t"))
-    reporter = Reporter(client, Inbox(lambda: None), clock, Report(), lambda: None, lambda _: {})
+    reporter = Reporter(client, Inbox(lambda: None), clock, Report(), lambda: None, dict)
     next_at = reporter.step(None, {}, ObservedDevice(boot_id="b"), {})
     clock.time += jump
     assert reporter.step(None, {}, ObservedDevice(boot_id="b"), {}) == next_at
@@ -166,7 +166,7 @@ def test_a_clock_that_jumps_moves_no_report_and_no_order_of_reports(gateway: Fak
 def test_a_report_that_was_not_taken_is_sent_again_with_all_that_it_said(gateway: FakeGateway) -> None:
     clock, seen = HandClock(), {"uid-a": Record(uid="uid-a", name="a")}
     client = GatewayClient(Address(url=gateway.url, device="leaf-1", token=lambda: "t"))
-    reporter = Reporter(client, Inbox(lambda: None), clock, Report(), lambda: None, lambda _: {})
+    reporter = Reporter(client, Inbox(lambda: None), clock, Report(), lambda: None, dict)
     desired = Desired(device_name="leaf-1")
     gateway.fail(Fault(path="/report", status=200, body=b'{"ack": false, "heartbeatIntervalSeconds": 3600}'))
     again_at = reporter.step(desired, seen, ObservedDevice(boot_id="b"), {})
@@ -182,7 +182,7 @@ def test_a_report_that_was_not_taken_is_sent_again_with_all_that_it_said(gateway
 def test_until_a_report_is_answered_the_desired_state_says_how_often_to_send(gateway: FakeGateway) -> None:
     clock = HandClock()
     client = GatewayClient(Address(url=gateway.url, device="leaf-1", token=lambda: "t"))
-    reporter = Reporter(client, Inbox(lambda: None), clock, Report(), lambda: None, lambda _: {})
+    reporter = Reporter(client, Inbox(lambda: None), clock, Report(), lambda: None, dict)
     kept = Desired(device_name="leaf-1", heartbeat_interval_seconds=600)
     gateway.fail(Fault(path="/report", status=500, times=4))
     for _ in range(3):

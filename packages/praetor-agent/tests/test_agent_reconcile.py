@@ -296,6 +296,15 @@ def test_a_process_that_came_up_by_itself_after_a_reboot_is_kept() -> None:
     assert (plan.memory[UID].boot_id, plan.memory[UID].started_at) == ("boot-2", 100)
 
 
+def test_a_process_that_came_up_by_itself_after_a_power_cut_during_its_start_is_kept_and_counted_as_restarted() -> None:
+    cut = record(stage=ProcessStage.STARTING, started_at=9000.0, handle=None)
+    plan = plan_of(wanted(item()), world(running(handle="h2"), boot="boot-2"), cut)
+    known = plan.memory[UID]
+    assert (plan.actions, known.stage, known.handle) == ((), ProcessStage.RUNNING, "h2")
+    assert (known.boot_id, known.started_at, known.restart_count) == ("boot-2", 100, 1)
+    assert known.drift_count == 0
+
+
 def test_a_run_that_a_reboot_cut_short_is_repeated_only_on_failure() -> None:
     never, on_failure = item(policy=RestartPolicy.NEVER), item(policy=RestartPolicy.ON_FAILURE)
     cut = plan_of(wanted(never), world(boot="boot-2"), record(never))

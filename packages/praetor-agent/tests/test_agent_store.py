@@ -38,6 +38,20 @@ def test_a_damaged_file_falls_back_to_the_one_before(
     assert file.load() == {"a": 1}
 
 
+def test_the_previous_file_is_the_last_flushed_one(tmp_path: Path) -> None:
+    file = JsonFile(tmp_path / "x.json")
+    file.save({"a": 1})
+    file.save({"a": 2}, flush=False)
+    file.save({"a": 3}, flush=False)
+    assert file.load() == {"a": 3}
+    (tmp_path / "x.json").write_bytes(b"")  # as after a power cut
+    assert JsonFile(tmp_path / "x.json").load() == {"a": 1}
+    restarted = JsonFile(tmp_path / "x.json")
+    restarted.save({"a": 4}, flush=False)
+    (tmp_path / "x.json").write_bytes(b"")
+    assert restarted.load() == {"a": 1}
+
+
 def test_a_crash_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     file = JsonFile(tmp_path / "x.json")
     file.save({"a": 1})

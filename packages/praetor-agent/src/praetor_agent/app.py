@@ -69,11 +69,11 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
         runtime = Runtime(settings.container_runtime)
         fetcher = Images(runtime, settings.state_dir / "containers" / "images", *fetching)
         probe = probe_in(runtime, settings.device)
-    address = address_of(settings, _promote)
+    address = address_of(settings, _promotion())
     splay = settings.start_splay * random.random()  # noqa: S311 - no secret
     poller = Poller(GatewayClient(address), inbox, clock, wait=DEFAULT_WAIT_SECONDS, splay=splay)
     identity = Report(agent_version=__version__, boot_id=boot_id)
-    reporter = Reporter(GatewayClient(address), inbox, clock, identity, poller.nudge, Facts(settings.state_dir).at)
+    reporter = Reporter(GatewayClient(address), inbox, clock, identity, poller.nudge, Facts(settings.state_dir).read)
     reporter.delay(splay)
     dependencies = Dependencies(
         state=state,
@@ -88,11 +88,13 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
     return poller, Loop(settings.device, dependencies)
 
 
-def _promote() -> None:
-    if "PRAETOR_AGENT_ON_TRIAL" in os.environ:
-        from praetor_agent.service.installation import promote
+def _promotion() -> Callable[[], None] | None:
+    """Return what makes a version on trial the current one, to be called when the gateway answers; else None."""
+    if "PRAETOR_AGENT_ON_TRIAL" not in os.environ:
+        return None
+    from praetor_agent.service.installation import promote
 
-        promote()
+    return promote
 
 
 def _on_signals(stop: Callable[[], None], waker: Waker) -> None:

@@ -54,7 +54,7 @@ class Host:
             name: f"backend {name} is not available on this device: {reason}" for name, reason in unavailable.items()
         }
 
-    def look(self) -> ObservedDevice:
+    def observe(self) -> ObservedDevice:
         """Return the device as it is now. A backend that cannot be asked is unavailable for this pass."""
         observed: dict[str, Observed] = {}
         silent: dict[BackendName, str] = {}

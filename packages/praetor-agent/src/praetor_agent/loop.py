@@ -1,4 +1,4 @@
-"""The loop: observe, reconcile, act, probe, report; then wait for whatever comes first."""
+"""The loop: observe, reconcile, act, probe, report; then wait for the next event."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ from praetor_agent.state import Received, State, read_freeze
 
 log = logging.getLogger(__name__)
 
-MOST_ROUNDS = 4
-"""Rounds of observing and acting in one pass: what was just started is seen, and reported, at once."""
+MAX_ROUNDS = 4
+"""Rounds of observing and acting in one pass, so that a process is seen, and reported, in the pass that started it."""
 
 RETRY_SECONDS = 5.0
-"""Until an action that failed is tried again, and until it is looked again whether the device is still held or full."""
+"""Until a failed action is retried, and until the freeze file and a full disk are checked again."""
+
+IDLE_SECONDS = 60.0
+"""Between two passes when nothing is due."""
 
 _DESIRED, _MEMORY = "the desired state", "memory"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
-    """What the loop works with. While the file *hold* is there, nothing is changed."""
+    """What the loop works with. Nothing is changed while *freeze_file* exists."""
 
     state: State
     inbox: Inbox
@@ -46,13 +49,12 @@ class Dependencies:
 
 
 class Loop:
-    """Keeps the device as desired. One thread; nothing in a pass waits for a process."""
+    """Brings *device* to its desired state. One thread; no pass waits for a process."""
 
     def __init__(self, device: str, dependencies: Dependencies) -> None:
         self._device = device
         self._deps = dependencies
         self._memory: dict[str, Record] = dependencies.state.load_memory()
-        self._written = dict(self._memory)
         self._received: Received | None = dependencies.inbox.latest()
         self._persistence_errors: dict[str, str] = {}
         self._retry_at: float | None = None
@@ -61,12 +63,12 @@ class Loop:
         self._stopping = False
 
     def stop(self) -> None:
-        """End `run` soon; the processes stay. May be called from a signal handler."""
+        """End `run` soon; the processes keep running. Safe in a signal handler."""
         self._stopping = True
         self._deps.waker.wake()
 
     def run(self) -> None:
-        """Pass after pass until stopped."""
+        """Make passes until stopped."""
         while not self._stopping:
             wake_at, pids = self._guarded_step()
             if not self._stopping:
@@ -76,44 +78,43 @@ class Loop:
     def _guarded_step(self) -> tuple[float, tuple[int, ...]]:
         try:
             return self.step()
-        except Exception:  # a bug met by one process must not leave the others without care
+        except Exception:  # a bug that one process triggers must not stop the supervision of the others
             log.exception("pass crashed")
             return self._deps.clock.now() + RETRY_SECONDS, ()
 
     def step(self) -> tuple[float, tuple[int, ...]]:
-        """Make one pass; return when the next is due at the latest, and the processes whose end it shall not miss."""
+        """Make one pass; return the latest time of the next pass, and the pids whose end must cause one earlier."""
         self._retry_at = None
         self._repaired.clear()
         self._receive()
-        if self._received is not None:  # first, for what is fetched must not take the room of what is in use
+        if self._received is not None:  # first, so that a download makes no room at the cost of what is in use
             items = (*self._received.desired.items, *(revision.item for revision in revisions_of(self._memory)))
             self._deps.host.fetcher.keep(items, artifacts_of(self._memory))
         wakes: list[float | None] = []
-        device, ask_at = self._look(), None
+        device, ask_at = self._observe(), None
         before = _verdicts(self._deps.probes)
         if self._received is not None:
-            device, plan = self._converge(self._received, device)
-            wakes.append(plan.wake_at)
-            ask_at = plan.ask_at
-        wakes.append(self._deps.probes.step(self._memory, device))
+            device, decision = self._converge(self._received, device)
+            wakes.append(decision.wake_at)
+            ask_at = decision.ask_at
+        probes, reporter = self._deps.probes, self._deps.reporter
+        wakes.append(probes.step(self._memory, device))
         desired = self._received.desired if self._received is not None else None
-        wakes.append(self._deps.reporter.step(desired, self._memory, device, self._deps.probes.health, ask_at))
-        self._show()
+        wakes.append(reporter.step(desired, self._memory, device, probes.health, ask_at))
+        self._save_view()
         now = self._deps.clock.now()
-        heard = ask_at is not None and device.heard_at != self._deps.reporter.heard_at
-        if heard or before != _verdicts(self._deps.probes):
-            wakes.append(now)  # what was just learnt may change what is to be done
+        heard = ask_at is not None and device.heard_at != reporter.heard_at
+        if heard or before != _verdicts(probes):
+            wakes.append(now)  # what this pass learned may change the decision
         if device.freeze is not None or device.persistence_error is not None:
-            wakes.append(now + (0.0 if device.freeze is None and self._why_not_persisted() is None else RETRY_SECONDS))
+            solved = device.freeze is None and self._persistence_error() is None
+            wakes.append(now if solved else now + RETRY_SECONDS)
         wakes += [self._retry_at, self._deps.host.fetcher.next_at(now)]
         pids = tuple(seen.watch for seen in device.observed.values() if seen.watch is not None)
-        return min((at for at in wakes if at is not None), default=now + 60.0), (
-            *pids,
-            *self._deps.probes.pids(),
-        )
+        return min((at for at in wakes if at is not None), default=now + IDLE_SECONDS), (*pids, *probes.pids())
 
-    def _show(self) -> None:
-        """Leave for `praetor-agent status` what it could not know otherwise."""
+    def _save_view(self) -> None:
+        """Store for `praetor-agent status` what only this agent knows."""
         health = {
             uid: Health(handle=one.handle, next_at=0.0, healthy=one.healthy, message=one.message)
             for uid, one in self._deps.probes.health.items()
@@ -124,17 +125,17 @@ class Loop:
             with suppress(OSError):
                 self._deps.state.save_view(view)
 
-    def _look(self) -> ObservedDevice:
+    def _observe(self) -> ObservedDevice:
         return replace(
-            self._deps.host.look(),
+            self._deps.host.observe(),
             health=dict(self._deps.probes.health),
             freeze=read_freeze(self._deps.freeze_file),
             confirmed=self._deps.state.confirmed(self._memory),
             heard_at=self._deps.reporter.heard_at,
-            persistence_error=self._why_not_persisted(),
+            persistence_error=self._persistence_error(),
         )
 
-    def _why_not_persisted(self) -> str | None:
+    def _persistence_error(self) -> str | None:
         return next(iter(self._persistence_errors.values()), None) or self._deps.state.full()
 
     def _receive(self) -> None:
@@ -145,45 +146,45 @@ class Loop:
         elif latest is None or _DESIRED not in self._persistence_errors:
             return
         self._received = latest
-        self._write(_DESIRED, lambda: self._deps.state.save_desired(self._device, latest))
+        self._persist(_DESIRED, lambda: self._deps.state.save_desired(self._device, latest))
 
     def _converge(self, received: Received, device: ObservedDevice) -> tuple[ObservedDevice, Decision]:
-        for _ in range(MOST_ROUNDS):
+        for _ in range(MAX_ROUNDS):
             before = self._memory
-            plan = self._decide(received, device)
+            decision = self._decide(received, device)
             if self._persistence_errors and device.persistence_error is None:
-                self._memory = before  # decide again, knowing that it cannot be written down
-                device = replace(device, persistence_error=self._why_not_persisted())
-                plan = self._decide(received, device)
-            acted = [self._act(action) for action in plan.actions]
+                self._memory = before  # decide again, knowing that the decision cannot be stored
+                device = replace(device, persistence_error=self._persistence_error())
+                decision = self._decide(received, device)
+            acted = [self._act(action) for action in decision.actions]
             if not any(acted):
                 break
             self._remember(self._memory)
-            device = self._look()
-        return device, plan
+            device = self._observe()
+        return device, decision
 
     def _decide(self, received: Received, device: ObservedDevice) -> Decision:
-        plan = reconcile(received.desired, device, self._memory, self._deps.clock.now())
-        self._tell_restores(plan.memory)
-        self._remember(self._with_output(plan.memory))
-        return plan
+        decision = reconcile(received.desired, device, self._memory, self._deps.clock.now())
+        self._log_rollbacks(decision.memory)
+        self._remember(self._with_output(decision.memory))
+        return decision
 
     def _with_output(self, memory: Memory) -> Memory:
-        """Return *memory* with the output of what has ended, asked for once and before a next run writes over it."""
+        """Return *memory* with the output of each run that ended, which the next run would overwrite."""
         return {
             uid: replace(record, output_tail=self._deps.host.tail(record)) if restart.wants_output(record) else record
             for uid, record in memory.items()
         }
 
-    def _tell_restores(self, memory: Memory) -> None:
+    def _log_rollbacks(self, memory: Memory) -> None:
         for uid, record in memory.items():
-            old, given_up = self._memory.get(uid), record.rollback
-            if given_up is not None and (old is None or old.rollback != given_up):
-                why, message = given_up.reason, given_up.message
-                log.error("version given up name=%s reason=%s message=%s", record.name, why, message)
+            old, rollback = self._memory.get(uid), record.rollback
+            if rollback is not None and (old is None or old.rollback != rollback):
+                reason, message = rollback.reason, rollback.message
+                log.error("version rolled back name=%s reason=%s message=%s", record.name, reason, message)
 
     def _act(self, action: Action) -> bool:
-        """Carry out one action; tell whether the device may have changed by it."""
+        """Carry out one action; return whether the device may have changed by it."""
         try:
             match action:
                 case Fetch(item=item):
@@ -205,7 +206,7 @@ class Loop:
         return True
 
     def _repair(self, action: Repair) -> bool:
-        """Repair once in a pass, however many rounds it has: somebody may be quicker to change it again."""
+        """Repair at most once in a pass: what changed the definition may change it again before the next round."""
         uid = action.revision.item.uid
         if uid in self._repaired:
             return False
@@ -229,15 +230,12 @@ class Loop:
             self._memory[uid] = restart.started(record, rfc3339(self._deps.clock.wall()))
 
     def _remember(self, memory: Memory) -> None:
-        """Keep *memory*, on disk too if it changed: what is about to be done is written before it is done."""
+        """Keep *memory*, and store it before the actions that follow from it."""
         self._memory = dict(memory)
-        if _MEMORY in self._persistence_errors or self._memory != self._written:
-            self._write(_MEMORY, lambda: self._deps.state.save_memory(self._memory))
-            if _MEMORY not in self._persistence_errors:
-                self._written = dict(self._memory)
+        self._persist(_MEMORY, lambda: self._deps.state.save_memory(self._memory))
 
-    def _write(self, what: str, save: Callable[[], None]) -> None:
-        """Save *what*; why that cannot be is kept until it can."""
+    def _persist(self, what: str, save: Callable[[], None]) -> None:
+        """Call *save*; while that fails, keep the reason."""
         try:
             save()
         except OSError as e:

@@ -1,5 +1,5 @@
-"""What the device keeps on disk, in files that survive a crash and a power cut: checksummed, replaced whole, with the
-previous one to fall back to. Also the veto of whoever is at the device.
+"""The files in the agent's state directory. They survive a crash and a power cut: each has a checksum and is replaced
+as a whole, and the version before it is kept. Also the freeze file, by which an operator on the device forbids changes.
 """
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -15,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from praetor_agent.core.model import Memory, Record, View
+from praetor_agent.core.model import Memory, Record, View, durable
 from praetor_agent.errors import AgentError
-from praetor_api.canonical import canonical_json
 from praetor_api.protocol import Desired, read_desired
 from praetor_api.wire import WireError, clean_text, parse_json, read, write
 
@@ -25,14 +25,15 @@ log = logging.getLogger(__name__)
 
 
 class JsonFile:
-    """One JSON value in a file whose first line is the SHA-256 of the rest."""
+    """One JSON value in a file whose first line is the SHA-256 of the rest. `<name>.previous` is the version before."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._previous = path.with_name(path.name + ".previous")
+        self._is_flushed: bool | None = None
 
     def load(self) -> object:
-        """Return the value last written, or the one before if that is damaged; None when there is neither."""
+        """Return the latest value, or the previous one if the latest is damaged; None if neither can be read."""
         for path in (self._path, self._previous):
             try:
                 return _decode(path.read_bytes())
@@ -43,7 +44,7 @@ class JsonFile:
         return None
 
     def intact(self) -> bool:
-        """Tell whether the file can be read, or is not there yet."""
+        """Return whether the latest value can be read, or none was written yet."""
         try:
             _decode(self._path.read_bytes())
         except FileNotFoundError:
@@ -52,15 +53,25 @@ class JsonFile:
             return False
         return True
 
-    def save(self, value: object) -> None:
-        """Write *value* so that either it or what was there before is found after a crash at any moment."""
-        replace_file(self._path, _encode(value), keep=self._previous)
+    def save(self, value: object, *, flush: bool = True) -> None:
+        """Replace the value. After a crash of the agent at any moment, the new or the old value is found.
+
+        A power cut may lose a value that was not *flush*ed to disk; the latest flushed one is found then, because
+        only a flushed value is ever moved to `<name>.previous`.
+        """
+        if self._is_flushed is None:  # an agent before this one may have left it without a flush
+            self._is_flushed = self.intact() and _flush_file(self._path)
+        replace_file(self._path, _encode(value), keep=self._previous if self._is_flushed else None, flush=flush)
+        self._is_flushed = flush
 
 
 def replace_file(
     path: Path, content: bytes, *, mode: int = 0o600, keep: Path | None = None, flush: bool = True
 ) -> None:
-    """Write *content* beside *path*, flush it to disk and move it there; *keep* gets what was there."""
+    """Write *content* to a new file, flush it to disk unless *flush* is False, and move it to *path*.
+
+    The old file is moved to *keep* first, if that is given.
+    """
     fresh = path.with_name(path.name + ".new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     with os.fdopen(descriptor, "wb") as file:
@@ -77,7 +88,7 @@ def replace_file(
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file, and none of one that cannot be read."""
+    """Return the text of a file, or "" if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -93,11 +104,24 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
+def _flush_file(path: Path) -> bool:
+    """Flush the content of *path* to disk and return True, or return False if there is no such file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return True
+
+
 def lock_directory(path: Path) -> int:
-    """Take the state directory *path* for this agent alone and return the lock's descriptor, which holds it."""
+    """Lock the state directory *path* for this agent; return the descriptor that holds the lock."""
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # for reading: where the file system has become read-only, an agent that starts anew shall find its way
+        # for reading, so that an agent can still start after the file system became read-only
         descriptor = os.open(path / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as e:
         raise AgentError(f"--state-dir {path} cannot be used: {e.strerror}; name a directory you may write to") from e
@@ -112,7 +136,7 @@ def lock_directory(path: Path) -> int:
 
 
 def is_locked(place: Path) -> bool:
-    """Tell whether an agent runs with the state directory *place*."""
+    """Return whether an agent runs with the state directory *place*."""
     try:
         descriptor = os.open(place / "lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -127,7 +151,8 @@ def is_locked(place: Path) -> bool:
 
 
 def _encode(value: object) -> bytes:
-    body = canonical_json(value)
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    body = text.encode("utf-8", "surrogatepass")
     return hashlib.sha256(body).hexdigest().encode() + b"\n" + body
 
 
@@ -138,20 +163,20 @@ def _decode(content: bytes) -> object:
     return parse_json(body)
 
 
-MAX_BYTES = 512
+MAX_FREEZE_BYTES = 512
 
 
 def read_freeze(path: Path) -> str | None:
-    """Return why nothing may be changed, in the words of the file *path*; None when it is not there.
+    """Return why nothing may be changed, with the text of the freeze file *path*; None if there is no such file.
 
-    One that cannot be read holds as well.
+    A freeze file that cannot be read freezes the device, too.
     """
     if not os.path.lexists(path):
         return None
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for its writer
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a FIFO would wait
         try:
-            text = os.read(descriptor, MAX_BYTES).decode(errors="replace")
+            text = os.read(descriptor, MAX_FREEZE_BYTES).decode(errors="replace")
         finally:
             os.close(descriptor)
     except OSError:
@@ -162,12 +187,12 @@ def read_freeze(path: Path) -> str | None:
 
 FORMAT = 1
 LEAST_FREE_BYTES = 256 * 1024
-"""With less, what does not fit may be the record of a process whose predecessor was ended for it."""
+"""With less free space the disk counts as full: the next record may not fit, and its process would be forgotten."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """A desired state as the gateway sent it; the raw body too, of which an upgraded agent may understand more."""
+    """A desired state as the gateway sent it. *body* is kept because an upgraded agent may understand more of it."""
 
     etag: str | None
     body: Mapping[str, Any]
@@ -175,16 +200,18 @@ class Received:
 
 
 class State:
-    """The files of the state directory."""
+    """The files of the state directory *directory*."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._desired = JsonFile(directory / "desired.json")
         self._memory = JsonFile(directory / "memory.json")
         self._view = directory / "view.json"
+        self._written: Memory | None = None
+        self._flushed: Memory | None = None
 
     def full(self) -> str | None:
-        """Return how much is free if that is next to nothing."""
+        """Return how much space is free if that is too little; None if there is enough."""
         with suppress(OSError):
             disk = os.statvfs(self._directory)
             free = disk.f_bfree * disk.f_frsize
@@ -193,12 +220,12 @@ class State:
         return None
 
     def device(self) -> str | None:
-        """Return the device that the stored desired state is for."""
+        """Return the name of the device that the stored desired state is for."""
         device = _mapping(self._desired.load()).get("device")
         return device if isinstance(device, str) else None
 
     def load_desired(self, device: str) -> Received | None:
-        """Return what *device* shall run as last known, or None when that is not known."""
+        """Return the stored desired state of *device*; None if there is none, or it cannot be read."""
         data = _mapping(self._desired.load())
         if data.get("device") != device:
             return None
@@ -210,11 +237,11 @@ class State:
             return None
 
     def save_desired(self, device: str, received: Received) -> None:
-        """Keep *received* for the next start without network."""
+        """Store *received* for a start of the agent without network."""
         self._desired.save({"format": FORMAT, "device": device, "etag": received.etag, "body": received.body})
 
     def load_memory(self) -> dict[str, Record]:
-        """Return the records; one that cannot be read is left out, for the backends know what runs."""
+        """Return the stored records. A record that cannot be read is left out: the backends know what runs."""
         records = _mapping(self._memory.load()).get("records")
         memory = {}
         for data in records if isinstance(records, list) else ():
@@ -224,38 +251,49 @@ class State:
                 log.warning("record cannot be read reason=%s", e)
                 continue
             memory[record.uid] = record
+        self._written = dict(memory) if self._memory.intact() else None
+        self._flushed = _durable(memory)
         return memory
 
     def save_memory(self, memory: Memory) -> None:
-        """Keep *memory*."""
-        self._memory.save({"format": FORMAT, "records": [write(memory[uid]) for uid in sorted(memory)]})
+        """Store *memory* if it changed. Flush it to disk unless a restart of the device makes the change void."""
+        if memory == self._written:
+            return
+        self._written, kept = None, _durable(memory)  # if writing fails, the next call tries again
+        records = [write(memory[uid]) for uid in sorted(memory)]
+        self._memory.save({"format": FORMAT, "records": records}, flush=kept != self._flushed)
+        self._written, self._flushed = dict(memory), kept
 
     def load_view(self) -> View:
-        """Return what an agent last left to be looked at."""
+        """Return what an agent last stored for `praetor-agent status`."""
         try:
             return read(View, JsonFile(self._view).load() or {})
         except WireError:
             return View()
 
     def save_view(self, view: View) -> None:
-        """Leave *view* to be looked at. It changes with every heartbeat, so that no disk is made to flush it."""
+        """Store *view* for `praetor-agent status`, without a flush, because it changes with every heartbeat."""
         replace_file(self._view, _encode(write(view)), flush=False)
 
     def confirm(self, uid: str, spec_hash: str) -> None:
-        """Leave word for the agent that somebody confirmed *spec_hash*."""
-        replace_file(self._word(uid), spec_hash.encode())
+        """Store for the agent that an operator confirmed *spec_hash* of the process *uid*."""
+        replace_file(self._confirmation(uid), spec_hash.encode())
 
     def confirmed(self, memory: Memory) -> dict[str, str]:
-        """Return by uid what was confirmed of the changes that wait for it."""
+        """Return by uid the confirmed spec hashes of the processes in *memory* that wait for a confirmation."""
         found = {}
         for uid, record in memory.items():
             if record.confirmation is not None:
                 with suppress(OSError):
-                    found[uid] = self._word(uid).read_bytes().decode(errors="replace")
+                    found[uid] = self._confirmation(uid).read_bytes().decode(errors="replace")
         return found
 
-    def _word(self, uid: str) -> Path:
+    def _confirmation(self, uid: str) -> Path:
         return self._directory / f"confirmed-{hashlib.sha256(uid.encode()).hexdigest()[:32]}"
+
+
+def _durable(memory: Memory) -> Memory:
+    return {uid: durable(record) for uid, record in memory.items()}
 
 
 def _mapping(data: object) -> Mapping[str, Any]:

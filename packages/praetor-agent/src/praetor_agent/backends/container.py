@@ -17,9 +17,10 @@ from typing import Any
 
 from praetor_agent.backends import procfs
 from praetor_agent.backends.command import Command, Probe, probe_of
-from praetor_agent.backends.protocol import own_name, reason_of
+from praetor_agent.backends.protocol import own_name
 from praetor_agent.backends.resources import wanted
 from praetor_agent.core.model import Observed, Revision
+from praetor_agent.core.restart import reason_of
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.state import replace_file
 from praetor_api.annotations import CONTAINER_DEVICE_LABEL, CONTAINER_SPEC_HASH_LABEL, CONTAINER_UID_LABEL

@@ -21,9 +21,8 @@ from pathlib import Path
 
 from praetor_agent.backends import procfs, resources
 from praetor_agent.backends.command import Command, Identity, identity_of
-from praetor_agent.backends.protocol import reason_of
 from praetor_agent.core.model import Observed
-from praetor_agent.core.restart import LOST, START_ERROR, START_ERROR_EXIT_CODE
+from praetor_agent.core.restart import LOST, START_ERROR, START_ERROR_EXIT_CODE, reason_of
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.state import read_text, replace_file
 from praetor_api.spec import Backend
@@ -108,7 +107,7 @@ class ProcessBackend:
 
     def _job(self, command: Command, place: Path, identity: Identity | None) -> bytes:
         head = "\n".join((command.uid, command.spec_hash, self._boot_of_job()))
-        limits = "\n".join(resources.limits(command.resources, place))
+        limits = "\n".join(resources.limits(command.resources, place)) if command.resources else ""
         env = dict(command.env) | procfs.markers(command.uid, place)
         changed = (str(identity.uid), str(identity.gid), " ".join(map(str, identity.groups))) if identity else ("",) * 3
         words = (

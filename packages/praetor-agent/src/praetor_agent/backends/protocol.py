@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from praetor_agent.core.model import Observed
-from praetor_agent.core.restart import COMPLETED, ERROR
 from praetor_agent.errors import BackendError
 from praetor_api.spec import Backend as BackendName
 
@@ -83,18 +81,6 @@ def own_name(name: str, uid: str) -> str:
 def readable(name: str) -> str:
     """Return what a file's name or a log's identifier can hold of *name*."""
     return _UNSAFE.sub("-", name.lower())[:_READABLE_LENGTH]
-
-
-def reason_of(code: int, *, signalled: bool, out_of_memory: bool = False) -> str:
-    """Return in a word how a process ended whose exit code is *code*: 128 and more where it was *signalled*."""
-    if out_of_memory:
-        return "OOMKilled"
-    if not signalled:
-        return ERROR if code else COMPLETED
-    try:
-        return f"Signal:{signal.Signals(code - 128).name}"
-    except ValueError:
-        return f"Signal:{code - 128}"
 
 
 def call(*command: str, timeout: float = CALL_SECONDS, env: Mapping[str, str] | None = None) -> str:

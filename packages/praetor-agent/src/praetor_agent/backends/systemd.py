@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from praetor_agent.backends.command import Command
-from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, call, own_name, readable, reason_of
+from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, call, own_name, readable
 from praetor_agent.backends.resources import wanted
 from praetor_agent.core.model import Observed
+from praetor_agent.core.restart import reason_of
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.state import read_text, replace_file
 from praetor_api.spec import Backend, Hardening, Resources

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from praetor_api.protocol import HEARTBEAT_JITTER
-
 CRASH_FIRST_SECONDS = 1.0
 CRASH_CAP_SECONDS = 300.0
-
-HEARTBEAT_RETRY_SECONDS = (1.0, 2.0, 4.0)
-RETRY_JITTER = 0.25
 
 _MOST_DOUBLINGS = 32
 
@@ -31,19 +26,3 @@ def full_jitter(failures: int, fraction: float, *, first: float = 1.0, cap: floa
     Spreading over the whole range keeps a fleet from returning in step to a gateway that restarted.
     """
     return fraction * doubling(failures, first=first, cap=cap)
-
-
-def heartbeat_delay(interval: float, fraction: float) -> float:
-    """Return the seconds to the next heartbeat: *interval* ± 10 %."""
-    return interval * (1.0 + HEARTBEAT_JITTER * (2.0 * fraction - 1.0))
-
-
-def retry_delay(lost: int, interval: float, fraction: float) -> float:
-    """Return the seconds until a lost heartbeat is sent again: 1, 2, 4 ± 25 %, then the ordinary interval.
-
-    Three lost heartbeats make a device stale, so a lossy link must not lose a whole interval with each.
-    """
-    if lost > len(HEARTBEAT_RETRY_SECONDS):
-        return heartbeat_delay(interval, fraction)
-    delay = HEARTBEAT_RETRY_SECONDS[lost - 1] * (1.0 + RETRY_JITTER * (2.0 * fraction - 1.0))
-    return min(delay, heartbeat_delay(interval, fraction))

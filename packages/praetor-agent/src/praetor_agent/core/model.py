@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from praetor_agent.core.health import Health
 from praetor_api.protocol import DesiredItem, RollbackReason
-from praetor_api.spec import Artifact, ArtifactType, Backend
+from praetor_api.spec import Artifact, ArtifactType, Backend, RestartPolicy
 
 
 class ProcessStage(StrEnum):
@@ -98,6 +98,20 @@ class Record:
     def spec_hash(self) -> str | None:
         """Hash of the spec that was started last."""
         return self.current.item.spec_hash if self.current else None
+
+
+def durable(record: Record) -> Record:
+    """Return *record* without what a restart of the device makes void. What is equal then needs no flush to disk.
+
+    A service is started again after a restart, however far its start or stop had come. Of a job everything counts,
+    because it runs once per spec.
+    """
+    if record.current is None or record.current.item.spec.restart_policy is not RestartPolicy.ALWAYS:
+        return record
+    stage = ProcessStage.RUNNING if record.stage is ProcessStage.STARTING else record.stage
+    return replace(
+        record, stage=stage, handle=None, started_at=0.0, start_time=None, healthy_since=None, stop_deadline=None
+    )
 
 
 Memory = Mapping[str, Record]

@@ -10,12 +10,12 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from praetor_agent.core.backoff import heartbeat_delay, retry_delay
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import ArtifactState, Memory, Observed, ObservedDevice, ProcessStage, Record, pinned
 from praetor_agent.core.reconcile import unknown
 from praetor_api.protocol import (
     DEFAULT_HEARTBEAT_SECONDS,
+    HEARTBEAT_JITTER,
     MAX_BODY_BYTES,
     MAX_OBSERVATIONS,
     Desired,
@@ -28,6 +28,9 @@ from praetor_api.wire import write
 
 SEQ_PER_SECOND = 1000
 """Reports are numbered from the time since boot, so that numbers grow over a restart of the agent, too."""
+
+HEARTBEAT_RETRY_SECONDS = (1.0, 2.0, 4.0)
+RETRY_JITTER = 0.25
 
 Observations = Mapping[str, Observation]
 """Observations by the uid of the record that they are about."""
@@ -258,3 +261,19 @@ def report(identity: Report, reporter: ReportState, observations: tuple[Observat
         facts=None if reporter.facts_known else identity.facts,
         observations=observations,
     )
+
+
+def heartbeat_delay(interval: float, fraction: float) -> float:
+    """Return the seconds to the next heartbeat: *interval* ± 10 %."""
+    return interval * (1.0 + HEARTBEAT_JITTER * (2.0 * fraction - 1.0))
+
+
+def retry_delay(lost: int, interval: float, fraction: float) -> float:
+    """Return the seconds until a lost heartbeat is sent again: 1, 2, 4 ± 25 %, then the ordinary interval.
+
+    Three lost heartbeats make a device stale, so a lossy link must not lose a whole interval with each.
+    """
+    if lost > len(HEARTBEAT_RETRY_SECONDS):
+        return heartbeat_delay(interval, fraction)
+    delay = HEARTBEAT_RETRY_SECONDS[lost - 1] * (1.0 + RETRY_JITTER * (2.0 * fraction - 1.0))
+    return min(delay, heartbeat_delay(interval, fraction))

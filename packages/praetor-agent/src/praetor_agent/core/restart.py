@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import replace
 
 from praetor_agent.core.backoff import crash_delay
@@ -85,10 +86,12 @@ def artifact_gone(record: Record) -> Record:
 
 def seen_running(record: Record, seen: Observed, boot_id: str, now: float) -> Record:
     """Return the record of a process that runs as it should; an instance that is not ours to the letter is counted."""
+    rebooted, starting = record.boot_id != boot_id, record.stage is ProcessStage.STARTING
     replaced = record.stage is ProcessStage.RUNNING and record.handle not in (None, seen.handle)
-    meddled = replaced and record.boot_id == boot_id  # at boot it is init that starts it, as it shall
-    if replaced or record.boot_id != boot_id or record.stage is not ProcessStage.RUNNING:
-        started_at = record.started_at if record.stage is ProcessStage.STARTING else now
+    replaced = replaced or (starting and rebooted)  # how far the start came was not flushed before the power cut
+    meddled = replaced and not rebooted  # after a restart of the device, init starts it
+    if replaced or rebooted or record.stage is not ProcessStage.RUNNING:
+        started_at = record.started_at if starting and not rebooted else now
         record = replace(record, stage=ProcessStage.RUNNING, boot_id=boot_id, started_at=started_at, healthy_since=None)
     if now - record.started_at >= STABILITY_WINDOW_SECONDS:
         record = replace(record, failures=0)
@@ -143,3 +146,15 @@ def ended(record: Record, policy: RestartPolicy, seen: Observed | None, boot_id:
 def _waiting(record: Record, now: float) -> Record:
     failures = record.failures + 1
     return replace(record, stage=ProcessStage.WAITING, failures=failures, not_before=now + crash_delay(failures))
+
+
+def reason_of(code: int, *, signalled: bool, out_of_memory: bool = False) -> str:
+    """Return in one word how a process with the exit code *code* ended; *signalled* adds 128 to the signal's number."""
+    if out_of_memory:
+        return "OOMKilled"
+    if not signalled:
+        return ERROR if code else COMPLETED
+    try:
+        return f"Signal:{signal.Signals(code - 128).name}"
+    except ValueError:
+        return f"Signal:{code - 128}"

@@ -9,9 +9,6 @@ from pathlib import Path
 
 from praetor_agent.state import read_text
 
-AGAIN_SECONDS = 300.0
-"""How often the facts that may change are looked at again."""
-
 MIB, GIB = 2**20, 2**30
 SLACK = 0.1
 """How far beyond its step, as a share of it, a number must be before another step is told."""
@@ -26,18 +23,13 @@ class Facts:
         self._disk = disk
         self._fixed = fixed_facts(root)
         self._step: int | None = None
-        self._next_at = float("-inf")
-        self._known: Mapping[str, str] = {}
 
-    def at(self, now: float) -> Mapping[str, str]:
-        """Return the facts, looked at again if they are old at *now*. Equal ones mean that nothing changed."""
-        if now >= self._next_at:
-            self._next_at = now + AGAIN_SECONDS
-            free = free_bytes(self._disk)
-            self._step = None if free is None else step_of(free, self._step)
-            found = self._fixed | ({} if self._step is None else {"diskFree": size_words(self._step)})
-            self._known = {key: value[:256] for key, value in found.items()}
-        return self._known
+    def read(self) -> Mapping[str, str]:
+        """Return the facts as they are now, each at most 256 characters long."""
+        free = free_bytes(self._disk)
+        self._step = None if free is None else step_of(free, self._step)
+        found = self._fixed | ({} if self._step is None else {"diskFree": size_words(self._step)})
+        return {key: value[:256] for key, value in found.items()}
 
 
 def fixed_facts(root: Path) -> dict[str, str]:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from threading import Event, Lock, Thread
 
 from praetor_agent.clock import Clock
-from praetor_agent.core.backoff import full_jitter, heartbeat_delay
+from praetor_agent.core.backoff import full_jitter
+from praetor_agent.core.report import heartbeat_delay
 from praetor_agent.errors import GatewayError
 from praetor_agent.link.client import GatewayClient
 from praetor_agent.state import Received

@@ -19,6 +19,9 @@ from praetor_api.protocol import Desired, Observation, Report, ReportAck
 
 log = logging.getLogger(__name__)
 
+FACTS_SECONDS = 300.0
+"""Between two reads of the facts."""
+
 
 class Reporter:
     """Tells the gateway what the device sees. *nudge* wakes the poller when the gateway holds something newer;
@@ -32,7 +35,7 @@ class Reporter:
         clock: Clock,
         identity: Report,
         nudge: Callable[[], None],
-        facts: Callable[[float], Mapping[str, str]],
+        facts: Callable[[], Mapping[str, str]],
     ) -> None:
         self._client = client
         self._inbox = inbox
@@ -40,6 +43,7 @@ class Reporter:
         self._identity = identity
         self._nudge = nudge
         self._facts = facts
+        self._facts_at = float("-inf")
         self._differs = 0
         self.heard_at: float | None = None
         self.exchange: Exchange | None = None
@@ -68,7 +72,7 @@ class Reporter:
         return self._state.due_at(current, self._clock.now())
 
     def _send(self, current: Mapping[str, Observation]) -> None:
-        self._look()
+        self._update_facts()
         state, due, sent_at = self._state, self._state.due(current), self._clock.now()
         at, last = rfc3339(self._clock.wall()), self.exchange.acknowledged_at if self.exchange else None
         report = reports.report(self._identity, state, due, at)
@@ -89,8 +93,11 @@ class Reporter:
         self._state = state.acked(ack, current, due, self._clock.now(), fraction)
         self._compare(ack)
 
-    def _look(self) -> None:
-        facts = self._facts(self._clock.now())
+    def _update_facts(self) -> None:
+        now = self._clock.now()
+        if now < self._facts_at:
+            return
+        facts, self._facts_at = self._facts(), now + FACTS_SECONDS
         if facts != self._identity.facts:
             self._identity = replace(self._identity, facts=facts)
             self._state = replace(self._state, facts_known=False)

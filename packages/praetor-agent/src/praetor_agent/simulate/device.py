@@ -11,8 +11,8 @@ from typing import Any
 
 from praetor_agent.__about__ import __version__
 from praetor_agent.clock import Clock, rfc3339
-from praetor_agent.core.backoff import full_jitter, heartbeat_delay
-from praetor_agent.core.report import ReportState, delayed, first_seq, report
+from praetor_agent.core.backoff import full_jitter
+from praetor_agent.core.report import ReportState, delayed, first_seq, heartbeat_delay, report
 from praetor_agent.errors import GatewayError
 from praetor_agent.simulate.faults import NO_FAULTS, Faults
 from praetor_agent.simulate.http import Connection, Endpoint, Response
