@@ -41,7 +41,7 @@ from praetor_gateway.status.writer import StatusWriter
 
 LEASE = "praetor-gateway-arbiter"
 COMPONENT = "praetor-gateway"
-"""Who reports our events."""
+"""The reporting controller of our events."""
 WRITES_PER_S = 100.0
 """Status writes a second in the long run, so that a fleet that changes at once leaves room for the apiserver's other
 clients."""

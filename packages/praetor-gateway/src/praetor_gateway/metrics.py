@@ -30,7 +30,7 @@ class GatewayMetrics:
             registry=registry,
         )
         self._disconnected = Counter(
-            "praetor_gateway_devices_disconnected", "Devices that were judged gone.", registry=registry
+            "praetor_gateway_devices_disconnected", "Devices that were disconnected.", registry=registry
         )
 
     def request(self, route: str, code: int) -> None:
@@ -53,7 +53,7 @@ class GatewayMetrics:
         self._api.labels(verb, resource.plural, str(code)).inc()
 
     def disconnected(self, count: int) -> None:
-        """Count devices that were judged gone."""
+        """Count devices that were disconnected."""
         self._disconnected.inc(count)
 
     def gauge(self, name: str, doc: str, value: Callable[[], float]) -> None:

@@ -47,7 +47,7 @@ class Arbiter:
 
     async def _lead(self) -> None:
         self._liveness.take_over()
-        _log.info("judging liveness")
+        _log.info("failure detector started")
         try:
             while True:
                 await self._clock.sleep(self._scan_s)

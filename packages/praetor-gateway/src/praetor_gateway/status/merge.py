@@ -43,7 +43,7 @@ _ROLLED_BACK = {reason.value: reason for reason in RollbackReason}
 
 @frozen(kw_only=True)
 class Finding:
-    """What one condition shall say."""
+    """What one condition is to say; *holds* None stands for Unknown."""
 
     type: ConditionType
     holds: bool | None
@@ -58,14 +58,15 @@ def merge(
 
     *observation* None: there is no new one. *connected* None: it is not known, or not ours to say.
     """
-    status, conditions = row.status, by_type(row.status.conditions)
+    status, conditions, spec_hash = row.status, by_type(row.status.conditions), row.spec_hash
     if observation is not None:
-        status = _observed(row, status, observation)
-        _set_observed(conditions, row, observation, now)
+        generation = row.generation if observation.observed_spec_hash == spec_hash else status.observed_generation
+        _set_observed(conditions, row, spec_hash, generation, observation, now)
+        status = _observed(status, generation, observation)
     if connected is not None:
         set_connected(conditions, connected, row.generation, now)
     status = evolve(status, conditions=in_order(conditions, row.status.conditions))
-    return evolve(status, phase=phase(row, status))
+    return evolve(status, phase=_phase(row.restart_policy, spec_hash, status))
 
 
 def by_type(conditions: tuple[Condition, ...]) -> dict[str, Condition]:
@@ -104,11 +105,11 @@ def connection(conditions: tuple[Condition, ...]) -> bool | None:
     return condition.status is ConditionStatus.TRUE
 
 
-def phase(row: CachedProcess, status: DeviceProcessStatus) -> Phase:
+def _phase(policy: RestartPolicy, spec_hash: str, status: DeviceProcessStatus) -> Phase:
     """Return in one word where the process is; what ran to completion stays so when the device is gone."""
-    current = status.observed_spec_hash == row.spec_hash
+    current = status.observed_spec_hash == spec_hash
     started = get_condition(status.conditions, ConditionType.PROCESS_STARTED)
-    if current and not status.pid and _ran_out(row.restart_policy, status.exit_code):
+    if current and not status.pid and _ran_out(policy, status.exit_code):
         return Phase.SUCCEEDED if status.exit_code == 0 else Phase.FAILED
     if connection(status.conditions) is False:
         return Phase.UNKNOWN
@@ -147,12 +148,11 @@ def _ran_out(policy: RestartPolicy, exit_code: int | None) -> bool:
     return exit_code == 0 or policy is RestartPolicy.NEVER
 
 
-def _observed(row: CachedProcess, status: DeviceProcessStatus, seen: Observation) -> DeviceProcessStatus:
+def _observed(status: DeviceProcessStatus, generation: int, seen: Observation) -> DeviceProcessStatus:
     """Return *status* with the fields that *seen* gives, all but the conditions and the phase."""
-    current = seen.observed_spec_hash == row.spec_hash
     return evolve(
         status,
-        observed_generation=row.generation if current else status.observed_generation,
+        observed_generation=generation,
         observed_spec_hash=clean_text(seen.observed_spec_hash) or None,
         artifact_digest=clean_text(seen.artifact_digest) if seen.artifact_digest else None,
         pid=seen.pid,
@@ -167,13 +167,19 @@ def _observed(row: CachedProcess, status: DeviceProcessStatus, seen: Observation
     )
 
 
-def _set_observed(conditions: dict[str, Condition], row: CachedProcess, seen: Observation, now: datetime) -> None:
-    generation = row.status.observed_generation
-    if seen.observed_spec_hash == row.spec_hash and generation != row.generation:
+def _set_observed(
+    conditions: dict[str, Condition],
+    row: CachedProcess,
+    spec_hash: str,
+    generation: int,
+    seen: Observation,
+    now: datetime,
+) -> None:
+    """Set what *seen* says; *generation* is the one that the device acts on, as far as it is known."""
+    if generation != row.status.observed_generation:
         # an older spec was observed so far: that this one is observed is a transition, and readiness counts from now
-        generation = row.generation
         conditions.pop(ConditionType.SPEC_OBSERVED, None)
-    for finding in _findings(row, conditions, seen):
+    for finding in _findings(row.restart_policy, spec_hash, conditions, seen):
         conditions[finding.type] = next_condition(
             conditions.get(finding.type),
             type=finding.type,
@@ -191,23 +197,27 @@ def _status_of(holds: bool | None) -> ConditionStatus:
     return ConditionStatus.TRUE if holds else ConditionStatus.FALSE
 
 
-def _findings(row: CachedProcess, known: Mapping[str, Condition], seen: Observation) -> Iterator[Finding]:
-    yield _spec(row, seen)
+def _findings(
+    policy: RestartPolicy, spec_hash: str, known: Mapping[str, Condition], seen: Observation
+) -> Iterator[Finding]:
+    current = seen.observed_spec_hash == spec_hash
+    completed = current and not seen.pid and seen.exit_code == 0 and policy is not RestartPolicy.ALWAYS
+    yield _spec(spec_hash, seen)
     yield from _artifact(seen)
-    yield from _started(row, seen)
-    yield from _healthy(row, seen)
+    yield from _started(completed, seen)
+    yield from _healthy(completed, seen)
     yield from _warning(known, seen)
-    yield from _rolled_back(row, known, seen)
+    yield from _rolled_back(spec_hash, known, seen)
     yield from _held(known, seen)
 
 
-def _spec(row: CachedProcess, seen: Observation) -> Finding:
+def _spec(spec_hash: str, seen: Observation) -> Finding:
     kind = ConditionType.SPEC_OBSERVED
-    if seen.observed_spec_hash == row.spec_hash:
+    if seen.observed_spec_hash == spec_hash:
         return Finding(type=kind, holds=True, reason=ProcessReason.CURRENT)
     if not seen.observed_spec_hash:
         return Finding(type=kind, holds=False, reason=ProcessReason.HASH_MISSING, message="the device names no spec")
-    if seen.failed_spec_hash == row.spec_hash:
+    if seen.failed_spec_hash == spec_hash:
         return Finding(
             type=kind, holds=False, reason=ProcessReason.GIVEN_UP, message="the device went back to an older spec"
         )
@@ -249,9 +259,9 @@ def _why(seen: Observation, otherwise: ArtifactReason) -> ArtifactReason:
     return _ARTIFACT.get(seen.artifact_reason or "", otherwise)
 
 
-def _started(row: CachedProcess, seen: Observation) -> Iterator[Finding]:
+def _started(completed: bool, seen: Observation) -> Iterator[Finding]:
     kind, error = ConditionType.PROCESS_STARTED, seen.error_message or ""
-    if _is_completed(row, seen):
+    if completed:
         yield Finding(type=kind, holds=True, reason=ProcessReason.COMPLETED)
     elif seen.process_started:
         yield Finding(type=kind, holds=True, reason=ProcessReason.STARTED)
@@ -265,9 +275,9 @@ def _started(row: CachedProcess, seen: Observation) -> Iterator[Finding]:
             yield Finding(type=kind, holds=False, reason=ProcessReason.NOT_STARTED)
 
 
-def _healthy(row: CachedProcess, seen: Observation) -> Iterator[Finding]:
+def _healthy(completed: bool, seen: Observation) -> Iterator[Finding]:
     kind = ConditionType.HEALTHY
-    if _is_completed(row, seen):
+    if completed:
         yield Finding(type=kind, holds=True, reason=ProcessReason.COMPLETED)
     elif seen.process_started is False:
         yield Finding(type=kind, holds=False, reason=ProcessReason.NOT_RUNNING)
@@ -287,9 +297,9 @@ def _warning(known: Mapping[str, Condition], seen: Observation) -> Iterator[Find
         yield Finding(type=kind, holds=False, reason=ProcessReason.NOT_WARNED)
 
 
-def _rolled_back(row: CachedProcess, known: Mapping[str, Condition], seen: Observation) -> Iterator[Finding]:
+def _rolled_back(spec_hash: str, known: Mapping[str, Condition], seen: Observation) -> Iterator[Finding]:
     kind = ConditionType.ROLLED_BACK
-    if seen.failed_spec_hash == row.spec_hash:
+    if seen.failed_spec_hash == spec_hash:
         reason = _ROLLED_BACK.get(seen.rolled_back_reason or "", ProcessReason.OTHER)
         yield Finding(type=kind, holds=True, reason=reason, message=seen.rolled_back_message or "")
     elif kind in known:
@@ -302,8 +312,3 @@ def _held(known: Mapping[str, Condition], seen: Observation) -> Iterator[Finding
         yield Finding(type=kind, holds=True, reason=ProcessReason.HELD, message=seen.update_held_message)
     elif kind in known:
         yield Finding(type=kind, holds=False, reason=ProcessReason.NOT_HELD)
-
-
-def _is_completed(row: CachedProcess, seen: Observation) -> bool:
-    current = seen.observed_spec_hash == row.spec_hash
-    return current and not seen.pid and seen.exit_code == 0 and row.restart_policy is not RestartPolicy.ALWAYS

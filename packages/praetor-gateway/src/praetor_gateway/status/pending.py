@@ -1,7 +1,7 @@
 """Which statuses wait to be written, with which observations, and for how long.
 
 Each object waits at most once, whatever happens to it meanwhile. Nothing is kept
-for a device that no one declared.
+for an undeclared device.
 """
 
 from __future__ import annotations
