@@ -18,7 +18,7 @@ READ = ("get", "list", "watch")
 DEVICES_NAMESPACE = "default"
 
 
-class Request(NamedTuple):
+class AccessRequest(NamedTuple):
     """A request as the apiserver authorizes it; *resource* is `plural` or `plural/subresource`."""
 
     user: str
@@ -29,14 +29,14 @@ class Request(NamedTuple):
     name: str = ""
 
 
-def _requests(user: str, verbs: Iterable[str], group: str, *resources: str) -> Iterator[Request]:
-    return (Request(user, verb, group, resource) for verb, resource in product(verbs, resources))
+def _requests(user: str, verbs: Iterable[str], group: str, *resources: str) -> Iterator[AccessRequest]:
+    return (AccessRequest(user, verb, group, resource) for verb, resource in product(verbs, resources))
 
 
-def _of_lease(user: str, name: str) -> Iterator[Request]:
-    yield Request(user, "create", LEASES, "leases", SYSTEM_NAMESPACE)
+def _of_lease(user: str, name: str) -> Iterator[AccessRequest]:
+    yield AccessRequest(user, "create", LEASES, "leases", SYSTEM_NAMESPACE)
     for verb in ("get", "patch"):
-        yield Request(user, verb, LEASES, "leases", SYSTEM_NAMESPACE, name)
+        yield AccessRequest(user, verb, LEASES, "leases", SYSTEM_NAMESPACE, name)
 
 
 ALLOWED = frozenset(
@@ -76,19 +76,19 @@ _TARGETS = (
 )
 
 
-def questions() -> Iterator[Request]:
+def questions() -> Iterator[AccessRequest]:
     """Yield every verb on everything that matters, in both namespaces, and on the Leases of both and of others."""
     for user, verb in product(COMPONENTS, VERBS):
         for (group, resource), namespace in product(_TARGETS, (DEVICES_NAMESPACE, SYSTEM_NAMESPACE)):
-            yield Request(user, verb, group, resource, namespace)
+            yield AccessRequest(user, verb, group, resource, namespace)
         for name, namespace in product(
             ("", "praetor-controller", "praetor-gateway-arbiter", "kube-scheduler"),
             (DEVICES_NAMESPACE, SYSTEM_NAMESPACE),
         ):
-            yield Request(user, verb, LEASES, "leases", namespace, name)
+            yield AccessRequest(user, verb, LEASES, "leases", namespace, name)
 
 
-def is_allowed(request: Request) -> bool:
+def is_allowed(request: AccessRequest) -> bool:
     """Return what the answer must be: our kinds and events are in any namespace, and a create has no name yet."""
     if request.group == LEASES:
         return (request._replace(name="") if request.verb == "create" else request) in ALLOWED

@@ -9,14 +9,14 @@ import pytest
 from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.cluster import COMPONENTS, Capability
 from e2e.release.manifests import SYSTEM_NAMESPACE, install_rbac_for_users
-from e2e.release.permissions import Request, is_allowed, questions
+from e2e.release.permissions import AccessRequest, is_allowed, questions
 from e2e.stack.kube import Kube, accepted
 
 REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 AT_A_TIME = 8
 
 
-def review(api: RawApi, request: Request) -> bool:
+def review(api: RawApi, request: AccessRequest) -> bool:
     """Return whether the apiserver's authorizer allows *request*."""
     resource, _, subresource = request.resource.partition("/")
     attributes = {

@@ -9,13 +9,13 @@ import pytest
 
 from e2e.clusters.cluster import COMPONENTS
 from e2e.release.manifests import BASE, SYSTEM_NAMESPACE, Object, rbac_for_users, read
-from e2e.release.permissions import ALLOWED, Request, is_allowed, questions
+from e2e.release.permissions import ALLOWED, AccessRequest, is_allowed, questions
 
 USERS_ROLES = ("praetor-view", "praetor-edit")
 KINDS = {"networkswitches", "deviceprocesses", "deviceprocessdeployments"}
 
 
-def rule_covers(rule: Mapping[str, Any], request: Request) -> bool:
+def rule_covers(rule: Mapping[str, Any], request: AccessRequest) -> bool:
     """Return whether a rule grants a request, as the apiserver's RBAC does."""
     named = rule.get("resourceNames", [])
     return (
@@ -26,7 +26,7 @@ def rule_covers(rule: Mapping[str, Any], request: Request) -> bool:
     )
 
 
-def granted(objects: Iterable[Object], request: Request) -> bool:
+def granted(objects: Iterable[Object], request: AccessRequest) -> bool:
     """Return whether the bindings and roles among *objects* grant a plain user's request."""
     objects = tuple(objects)
     roles = {(item["kind"], item["metadata"]["name"]): item for item in objects}
