@@ -15,7 +15,7 @@ from e2e.clusters.errors import ClusterError
 from e2e.clusters.programs.process import Process
 
 PRINT_PID = "print(os.getpid(), flush=True)"
-LIMIT_S = 50.0
+LIMIT_S = 300.0
 
 
 def first_line(log: Path) -> str:

@@ -59,7 +59,7 @@ def test_the_file_runs_processes_which_outlive_it(zipapp: Path, tmp_path: Path) 
         try:
             gateway.wait_for(lambda: "a" in gateway.observations and bool(gateway.observations["a"].pid), "it runs")
             agent.send_signal(signal.SIGTERM)
-            assert agent.wait(50) == 0
+            assert agent.wait(300) == 0
             assert [seen.running for seen in backend.observe().values()] == [True]
             status = subprocess.run(
                 [*ALONE, str(zipapp), "status", "--state-dir", str(state)],

@@ -31,8 +31,8 @@ from praetor_api.protocol import (
 )
 from praetor_api.wire import parse_json
 
-WITHIN_SECONDS = 60.0
-"""So long a machine with far more to do than it can may take to start an agent."""
+WITHIN_SECONDS = 300.0
+"""Seconds that an overloaded machine may take to start an agent."""
 
 Answer = tuple[int, Mapping[str, str], bytes]
 

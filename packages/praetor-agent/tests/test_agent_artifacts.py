@@ -13,7 +13,7 @@ from threading import Event, Thread
 
 import pytest
 
-from agent_testing import HandClock, until
+from agent_testing import WITHIN_SECONDS, HandClock, until
 from praetor_agent.artifacts.fetcher import Fetcher, Source, device_sources
 from praetor_agent.artifacts.files import FileSource, HttpSource, file_path
 from praetor_agent.artifacts.names import file_name
@@ -246,7 +246,7 @@ def fetched_file(tmp_path: Path, woken: Event) -> tuple[Fetcher, DesiredItem]:
     wanted = item(artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE))
     fetching = fetcher(tmp_path, woken)
     fetching.want(wanted, 0)
-    assert woken.wait(10)
+    assert woken.wait(WITHIN_SECONDS)
     return fetching, wanted
 
 
@@ -269,7 +269,7 @@ def test_an_artifact_that_fails_is_not_tried_again_before_its_backoff_is_over(tm
     wanted = item(artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE))
     fetching = fetcher(tmp_path, woken)
     fetching.want(wanted, clock.now())
-    assert woken.wait(10)
+    assert woken.wait(WITHIN_SECONDS)
     failure = fetching.states()["v1"].failure
     assert failure is not None
     assert (failure.reason, failure.artifact_downloaded, failure.artifact_verified) == ("NotFound", False, False)
@@ -282,7 +282,7 @@ def test_an_artifact_that_fails_is_not_tried_again_before_its_backoff_is_over(tm
     fetching.want(wanted, due - 0.1)
     assert fetching.states()["v1"].path is None
     fetching.want(wanted, due)
-    assert woken.wait(10)
+    assert woken.wait(WITHIN_SECONDS)
     assert fetching.states()["v1"].path is not None
     assert fetching.next_at(now) is None
 
@@ -292,7 +292,7 @@ def test_a_wrong_checksum_is_told_apart_from_a_failed_download(tmp_path: Path) -
     woken = Event()
     fetching = fetcher(tmp_path, woken)
     fetching.want(item(artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE)), 0)
-    assert woken.wait(10)
+    assert woken.wait(WITHIN_SECONDS)
     failure = fetching.states()["v1"].failure
     assert failure is not None
     assert (failure.reason, failure.artifact_downloaded) == ("DigestMismatch", True)
@@ -336,7 +336,7 @@ def test_two_specs_with_one_artifact_share_it_and_its_backoff(tmp_path: Path) ->
     wanted = artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE)
     fetching = fetcher(tmp_path, woken)
     fetching.want(item(wanted, "v1"), clock.now())
-    assert woken.wait(10)
+    assert woken.wait(WITHIN_SECONDS)
     (tmp_path / "fw").write_bytes(CONTENT)
     fetching.want(item(wanted, "v2"), clock.now() - 1)
     assert fetching.states()["v2"] == fetching.states()["v1"]
@@ -370,7 +370,7 @@ def test_what_was_just_fetched_survives_a_collection(tmp_path: Path) -> None:
     woken = Event()
     fetching = fetcher(tmp_path, woken)
     fetching.want(item(artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE)), 0)
-    assert woken.wait(10)
+    assert woken.wait(WITHIN_SECONDS)
     path = fetching.states()["v1"].path
     assert path is not None
     fetching.collect([])
@@ -385,7 +385,7 @@ def test_a_slow_server_holds_up_its_own_artifact_and_not_the_next_one(tmp_path: 
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         asked.append(handler.path)
-        go.wait(20)
+        go.wait(WITHIN_SECONDS)
         respond(200, {"Content-Length": str(len(CONTENT))}, CONTENT)(handler)
 
     (tmp_path / "fw").write_bytes(CONTENT)
@@ -400,7 +400,7 @@ def test_a_slow_server_holds_up_its_own_artifact_and_not_the_next_one(tmp_path: 
             until(lambda: len(asked) == 1, "the first request")
             fetching.want(first, 0)
             fetching.want(here, 0)
-            assert woken.wait(10)
+            assert woken.wait(WITHIN_SECONDS)
             assert fetching.states()["here"].path is not None
             fetching.want(second, 0)
             until(lambda: len(asked) == 2, "the second request")
@@ -461,7 +461,7 @@ def test_what_somebody_took_out_of_the_store_is_fetched_again(tmp_path: Path) ->
     assert fetching.states() == {}
     woken.clear()
     fetching.want(wanted, 0)
-    assert woken.wait(10)
+    assert woken.wait(WITHIN_SECONDS)
     assert path.read_bytes() == CONTENT
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_testing import until
+from agent_testing import WITHIN_SECONDS, until
 from praetor_agent.backends.procfs import boot_id
 from praetor_agent.service import bootstrap
 from praetor_agent.service.installation import promote, rejected
@@ -56,7 +56,7 @@ def test_the_current_version_runs_with_the_settings_of_the_file(installation: In
     says = "import os, sys; open(sys.argv[0] + '/ran', 'w').write(os.environ['PRAETOR_AGENT_GATEWAY'] + sys.argv[1])"
     place = installation.version("1", says, "current")
     (installation.root / "agent.env").write_text("# a comment\nPRAETOR_AGENT_GATEWAY=http://x?a=b\n")
-    assert installation.start().wait(20) == 0
+    assert installation.start().wait(WITHIN_SECONDS) == 0
     assert runs(place) == ["http://x?a=brun"]
 
 
@@ -64,10 +64,10 @@ def test_a_version_that_crashes_on_trial_is_rejected_after_a_few_starts(installa
     old = installation.version("1", SAYS, "current")
     new = installation.version("2", CRASHES, "trial")
     for _ in range(bootstrap.ATTEMPTS):
-        assert installation.start().wait(20) == 1
+        assert installation.start().wait(WITHIN_SECONDS) == 1
     assert runs(new) == [str(installation.root)] * bootstrap.ATTEMPTS
     assert runs(old) == []
-    assert installation.start().wait(20) == 0
+    assert installation.start().wait(WITHIN_SECONDS) == 0
     assert runs(old) == ["-"]
     assert rejected(installation.root) == f"2: it ended {bootstrap.ATTEMPTS} times before the gateway had answered it"
     assert installation.current() == "1"
@@ -79,10 +79,10 @@ def test_a_version_that_hangs_is_ended_by_the_kernel_when_its_time_is_over(insta
     new = installation.version("2", WAITS, "trial")
     began = time.clock_gettime(time.CLOCK_BOOTTIME) - bootstrap.TRIAL_SECONDS + 2
     (installation.root / "attempts").write_text(f"1 {boot_id()} {began}\n")
-    assert installation.start().wait(20) == -signal.SIGALRM
+    assert installation.start().wait(WITHIN_SECONDS) == -signal.SIGALRM
     assert len(runs(new)) == 1
     until(lambda: time.clock_gettime(time.CLOCK_BOOTTIME) > began + bootstrap.TRIAL_SECONDS, "the end of its time")
-    assert installation.start().wait(20) == 0
+    assert installation.start().wait(WITHIN_SECONDS) == 0
     assert len(runs(old)) == 1
     assert "did not answer it within" in rejected(installation.root)
 
@@ -91,7 +91,7 @@ def test_a_power_cut_in_a_trial_gives_it_its_time_again(installation: Installati
     installation.version("1", SAYS, "current")
     new = installation.version("2", SAYS, "trial")
     (installation.root / "attempts").write_text("1 another-boot 0.5\n")
-    assert installation.start().wait(20) == 0
+    assert installation.start().wait(WITHIN_SECONDS) == 0
     assert len(runs(new)) == 1
 
 
@@ -100,7 +100,7 @@ def test_what_is_left_of_a_torn_write_counts_as_nothing(installation: Installati
     installation.version("1", SAYS, "current")
     new = installation.version("2", SAYS, "trial")
     (installation.root / "attempts").write_text(text)
-    assert installation.start().wait(20) == 0
+    assert installation.start().wait(WITHIN_SECONDS) == 0
     assert len(runs(new)) == 1
 
 
@@ -129,6 +129,6 @@ def test_without_an_init_system_that_cares_the_launcher_starts_the_agent_again(i
         until(lambda: len(runs(place)) == 2, "the second start")
     finally:
         parent.terminate()
-        assert parent.wait(20) == 0
+        assert parent.wait(WITHIN_SECONDS) == 0
     child = int(runs(place)[1])
     until(lambda: not Path(f"/proc/{child}").exists(), "the end of the agent")

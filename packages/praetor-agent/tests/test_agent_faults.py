@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_testing import FakeGateway, Fault, HandClock, item, process_spec, running_agent, until
+from agent_testing import WITHIN_SECONDS, FakeGateway, Fault, HandClock, item, process_spec, running_agent, until
 from praetor_agent.backends import procfs
 from praetor_agent.core import report
 from praetor_agent.core.model import ObservedDevice, Record
@@ -136,7 +136,7 @@ def test_a_read_only_file_system_stops_nothing_and_a_new_agent_takes_over(gatewa
         with read_only(disk):
             heartbeats(gateway)
             agent.kill()
-            agent.wait(60)
+            agent.wait(WITHIN_SECONDS)
             gateway.observations.clear()
             with running_agent(gateway, disk / "state"):
                 assert started(gateway) == pid

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from agent_testing import FakeGateway, item, process_spec
+from agent_testing import WITHIN_SECONDS, FakeGateway, item, process_spec
 from praetor_agent.backends import procfs
 from praetor_agent.backends.process import ProcessBackend
 
@@ -38,7 +38,7 @@ def agent(gateway: FakeGateway, state: Path) -> Iterator[None]:
         yield
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(WITHIN_SECONDS)
         backend = ProcessBackend(state / "processes", procfs.boot_id() or "")
         for uid in backend.observe():
             backend.stop(uid, grace_seconds=0, force=True)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from agent_testing import FakeGateway, item, process_spec, until
+from agent_testing import WITHIN_SECONDS, FakeGateway, item, process_spec, until
 from praetor_agent.errors import GatewayError, UsageError
 from praetor_agent.link.client import Address, GatewayClient, proxies_for
 from praetor_agent.settings import gateway_url, loose_mode, proxy_of
@@ -231,4 +231,4 @@ def test_the_agent_says_at_its_start_that_its_token_is_no_secret_and_runs(tmp_pa
             until(lambda: "mode 0644" in log.read_text(), "the warning")
         finally:
             agent.terminate()
-            assert agent.wait(20) == 0
+            assert agent.wait(WITHIN_SECONDS) == 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_testing import until
+from agent_testing import WITHIN_SECONDS, until
 from praetor_agent.backends import procfs
 from praetor_agent.backends.command import Command, resolve
 from praetor_agent.backends.process import SHIM, ProcessBackend
@@ -225,10 +225,10 @@ def test_a_job_that_was_cut_off_anywhere_is_not_started(backend: ProcessBackend,
     job, command = overheard.job, (sys.executable, "-I", "-S", str(SHIM))
     ends = [at for at, byte in enumerate(job) if byte == 0]  # cut between two words it would look the most complete
     for cut in {0, 1, 4096, len(job) - 1, *ends, *(at + 1 for at in ends[:-1])}:
-        done = subprocess.run(command, input=job[:cut], capture_output=True, timeout=20, check=False)
+        done = subprocess.run(command, input=job[:cut], capture_output=True, timeout=WITHIN_SECONDS, check=False)
         assert (done.returncode, done.stdout) == (1, b"the job is not complete"), cut
     assert (backend.observe(), (tmp_path / "ran").exists()) == ({}, False)
-    assert subprocess.run(command, input=job, capture_output=True, timeout=20, check=True).stdout == b"ok"
+    assert subprocess.run(command, input=job, capture_output=True, timeout=WITHIN_SECONDS, check=True).stdout == b"ok"
     wait_end(backend)
     assert (tmp_path / "ran").read_text() == "ran\n"
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_testing import FakeGateway, Fault, end_processes, item, process_spec, until
+from agent_testing import WITHIN_SECONDS, FakeGateway, Fault, end_processes, item, process_spec, until
 from praetor_agent.backends import procfs
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.state import State
@@ -51,7 +51,7 @@ class Agent:
     def end(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None
         self.process.send_signal(number)
-        return self.process.wait(60)
+        return self.process.wait(WITHIN_SECONDS)
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:

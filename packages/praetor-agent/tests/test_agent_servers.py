@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from agent_testing import FakeGateway, item, process_spec, running_agent, until
+from agent_testing import WITHIN_SECONDS, FakeGateway, item, process_spec, running_agent, until
 from praetor_agent.artifacts.oci import this_machine
 from praetor_agent.backends import procfs
 
@@ -73,7 +73,7 @@ class Shop:
         half = len(content) // 2 if handler.path in self.big and not start else len(content)
         handler.wfile.write(content[start:half])
         handler.wfile.flush()
-        self.free.wait(60)
+        self.free.wait(WITHIN_SECONDS)
         handler.wfile.write(content[half:])
 
     def artifact(self, kind: str, host: str, scheme: str) -> dict[str, str]:
@@ -175,7 +175,7 @@ def test_a_download_in_which_the_agent_was_killed_is_gone_on_with(
             gateway.desire(item("a", process_spec("./app", artifact=shop.artifact(kind, host, "http")), generation=2))
             until(lambda: bool(shop.ranges) and _largest(parts) >= 300_000, "half of it")
             process.kill()
-            process.wait(60)
+            process.wait(WITHIN_SECONDS)
             had = _largest(parts)
             assert procfs.start_ticks(pid) is not None
             shop.free.set()
