@@ -17,7 +17,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.reconciles = Counter(
             "praetor_controller_reconciles",
-            "Reconciles by result: done, failed, crashed.",
+            "Reconciles by result: done, failed, crashed, not_leading.",
             ["result"],
             registry=self.registry,
         )

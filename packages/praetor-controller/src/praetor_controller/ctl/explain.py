@@ -13,7 +13,6 @@ from praetor_controller.ctl.inventory import Inventory
 from praetor_controller.ctl.output import OutputFormat, painted, structured, table
 from praetor_controller.model.actions import Create, Delete, Update
 from praetor_controller.model.rows import DeploymentRow
-from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.reasons import Reason, ReasonCode
 from praetor_controller.rollout.snapshot import Plan
 
@@ -64,12 +63,12 @@ def explain_deployment(inventory: Inventory, name: str, now: datetime) -> Explan
         known = ", ".join(inventory.deployments) or "none"
         raise CommandFailed(f"not found: there is no deployment {name}; there are: {known}")
     observed = deployment.status.raw.get("observedGeneration") or 0
-    planned = plan(inventory.snapshot(deployment, now), now)
+    planned = inventory.plan(deployment, now)
     return Explanation(deployment=deployment, plan=planned, fresh=observed >= deployment.generation)
 
 
-def deployment_text(explanation: Explanation, output: str, most: int) -> str:
-    """Return what is printed about a deployment, with at most *most* devices for each reason in a table."""
+def deployment_text(explanation: Explanation, output: str, max_devices: int) -> str:
+    """Return what is printed about a deployment, with at most *max_devices* devices for each reason in a table."""
     if output != OutputFormat.TABLE:
         return structured(_deployment_data(explanation), output)
     status, name = explanation.plan.status, explanation.deployment.name
@@ -88,8 +87,10 @@ def deployment_text(explanation: Explanation, output: str, most: int) -> str:
         shared = details.pop() if len(details) == 1 and len(devices) > 1 else ""
         why = f" ({shared})" if shared else ""
         lines.append(f"{head}: {len(devices)} device{plural}: {MEANINGS[code]}{why}")
-        shown = [f"{device} ({detail})" if detail and not shared else device for device, detail in devices[:most]]
-        rest = [f"and {len(devices) - most} more"] if len(devices) > most else []
+        shown = [
+            f"{device} ({detail})" if detail and not shared else device for device, detail in devices[:max_devices]
+        ]
+        rest = [f"and {len(devices) - max_devices} more"] if len(devices) > max_devices else []
         lines.append("    " + ", ".join([*shown, *rest]))
     return "\n".join(lines)
 
@@ -154,7 +155,7 @@ def explain_device(inventory: Inventory, name: str, now: datetime, deployment: s
 
 
 def _device_reason(inventory: Inventory, deployment: DeploymentRow, device: str, reason: Reason) -> DeviceReason:
-    process = next((row for row in inventory.on(device) if row.owner == deployment.uid), None)
+    process = next((row for row in inventory.processes_on(device) if row.owner == deployment.uid), None)
     return DeviceReason(
         deployment=deployment.name,
         reason=reason,

@@ -122,8 +122,8 @@ def _fault(planned: Plan) -> str:
     return next((each.message for each in conditions if each.reason == DeploymentReason.INVALID_SPEC), "")
 
 
-def forecast_text(result: Forecast, most: int) -> str:
-    """Return a forecast for people, with at most *most* steps."""
+def forecast_text(result: Forecast, max_steps: int) -> str:
+    """Return a forecast for people, with at most *max_steps* steps."""
     if result.fault:
         return f"{result.name}: the spec cannot be acted on: {result.fault}"
     if not result.steps:
@@ -131,9 +131,9 @@ def forecast_text(result: Forecast, most: int) -> str:
     else:
         count = f"{len(result.steps)} step{'' if len(result.steps) == 1 else 's'}"
         lines = [f"{result.name}: {count} in about {format_duration(result.seconds)}, if no device fails"]
-        rows = [_row(number, each) for number, each in enumerate(result.steps[:most], 1)]
+        rows = [_row(number, each) for number, each in enumerate(result.steps[:max_steps], 1)]
         lines.append(table(("STEP", "AFTER", "WAVE", "CREATE", "UPDATE", "DELETE", "UNAVAILABLE"), rows))
-        lines += [f"... and {len(result.steps) - most} more steps"] if len(result.steps) > most else []
+        lines += [f"... and {len(result.steps) - max_steps} more steps"] if len(result.steps) > max_steps else []
         lines.append(f"unavailable at most: {result.unavailable_at_most} of {result.devices} devices")
         lines += [_budget_line(result, number, words) for number, words in enumerate(result.budgets)]
     up = result.devices - len(result.left)
@@ -200,8 +200,8 @@ def forecast_data(result: Forecast) -> dict[str, Any]:
     }
 
 
-def forecasts(found: list[Forecast], output: str, most: int) -> str:
+def forecasts(found: list[Forecast], output: str, max_steps: int) -> str:
     """Return what is printed about *found*."""
     if output != OutputFormat.TABLE:
         return structured([forecast_data(each) for each in found], output)
-    return "\n\n".join(forecast_text(each, most) for each in found)
+    return "\n\n".join(forecast_text(each, max_steps) for each in found)

@@ -23,7 +23,6 @@ from praetor_controller.model.projection import project_deployment, project_proc
 from praetor_controller.model.revisions import project_revision, revision_changes
 from praetor_controller.model.rows import DeviceRow, ProcessRow
 from praetor_controller.rollout.availability import Standing, standing
-from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import Plan
 from praetor_controller.rollout.status import status_patch
 
@@ -47,8 +46,8 @@ class ForecastModel:
         self._raw_deployment = deployment
         self._raw = {Key.of(obj): obj for obj in processes}
         self._rows = dict(inventory.processes)
-        self._had = {row.device for row in self._rows.values() if row.owner == self.deployment.uid}
-        self._offered: set[Key] = set()
+        self._had_process = {row.device for row in self._rows.values() if row.owner == self.deployment.uid}
+        self._updated: set[Key] = set()
         self._inventory = evolve(inventory, processes=self._rows, revisions=self._revisions(inventory))
 
     def _revisions(self, inventory: Inventory) -> Any:
@@ -64,7 +63,7 @@ class ForecastModel:
 
     def plan(self) -> Plan:
         """Return what the controller would do now, and store the status that it would write."""
-        planned = plan(self._inventory.snapshot(self.deployment, self.now), self.now)
+        planned = self._inventory.plan(self.deployment, self.now)
         if planned.status is not None:
             patch = status_patch(self.deployment.status.raw, planned.status)
             status = apply_merge_patch(self.deployment.status.raw, patch)
@@ -80,13 +79,13 @@ class ForecastModel:
                     body = process_body(self.deployment, action, self.now)
                     key = Key(self.deployment.namespace, action.name)
                     self._store(key, _created(body, self.now))
-                    self._offered.add(key)
+                    self._updated.add(key)
                 case Update(process):
                     key = Key(process.namespace, process.name)
                     patched = apply_json_patch(self._raw[key], process_patch(self.deployment, action, self.now))
                     if action.spec:
                         patched["metadata"]["generation"] = patched["metadata"].get("generation", 0) + 1
-                        self._offered.add(key)
+                        self._updated.add(key)
                     self._store(key, patched)
                 case Delete(process):
                     self._forget(Key(process.namespace, process.name))
@@ -95,11 +94,11 @@ class ForecastModel:
 
     def settle(self) -> None:
         """Make every connected device ready with its new template, and remove what is terminating."""
-        for key in self._offered:
+        for key in self._updated:
             device = self._inventory.devices.get(self._rows[key].device)
             if device is not None and device.connected:
                 self._store(key, {**self._raw[key], "status": _ready(self._raw[key], self.now)})
-        self._offered.clear()
+        self._updated.clear()
         for key in [key for key, row in self._rows.items() if row.terminating]:
             self._forget(key)
 
@@ -109,7 +108,7 @@ class ForecastModel:
         found = []
         for row in self._rows.values():
             device = self._inventory.devices.get(row.device)
-            mine = row.owner == self.deployment.uid and row.device in self._had
+            mine = row.owner == self.deployment.uid and row.device in self._had_process
             if mine and device is not None and standing(row, device, min_ready_s, at) in _DOWN:
                 found.append(device)
         return found
@@ -129,7 +128,7 @@ class ForecastModel:
 
     def _forget(self, key: Key) -> ProcessRow:
         del self._raw[key]
-        self._offered.discard(key)
+        self._updated.discard(key)
         return self._rows.pop(key)
 
 

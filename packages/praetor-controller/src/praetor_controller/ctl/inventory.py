@@ -1,4 +1,4 @@
-"""The rows of a namespace, read once, and the snapshots that the planner needs of its deployments."""
+"""The rows of a namespace, read once, and the plans that the controller would make from them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.reconcile.snapshot_builder import Sources, build_snapshot
 from praetor_controller.reconcile.state import ReconcilerState
 from praetor_controller.rollout.neighbours import Neighbour
-from praetor_controller.rollout.snapshot import Snapshot
+from praetor_controller.rollout.planner import plan
+from praetor_controller.rollout.snapshot import Plan, Snapshot
 
 
 @frozen(kw_only=True)
@@ -35,7 +36,7 @@ class Inventory:
     deployments: Mapping[str, DeploymentRow]
     revisions: tuple[RevisionRow, ...]
 
-    def snapshot(self, deployment: DeploymentRow, now: datetime) -> Snapshot:
+    def _snapshot(self, deployment: DeploymentRow, now: datetime) -> Snapshot:
         """Return the snapshot that the controller would plan *deployment* from."""
         sources = Sources(
             devices=self.devices.values(),
@@ -46,10 +47,14 @@ class Inventory:
         )
         return build_snapshot(deployment, sources, ReconcilerState(), now=now)
 
+    def plan(self, deployment: DeploymentRow, now: datetime) -> Plan:
+        """Return what the controller's planner decides about *deployment* at *now*."""
+        return plan(self._snapshot(deployment, now), now)
+
     def _neighbour(self, deployment: DeploymentRow) -> Neighbour:
         return Neighbour(deployment, [row for row in self.processes.values() if row.owner == deployment.uid])
 
-    def on(self, device: str) -> list[ProcessRow]:
+    def processes_on(self, device: str) -> list[ProcessRow]:
         """Return the processes of *device*, in order of their names."""
         return sorted((row for row in self.processes.values() if row.device == device), key=lambda row: row.name)
 

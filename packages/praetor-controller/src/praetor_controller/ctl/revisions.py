@@ -14,7 +14,7 @@ from praetor_controller.ctl.times import age
 from praetor_controller.model.revisions import RevisionRow, project_revision, template_of
 
 _HEADERS = ("REVISION", "HASH", "STARTED", "RUNS")
-_MOST = 60
+_MAX_WIDTH = 60
 
 
 def owned(objects: Sequence[Mapping[str, Any]], uid: str) -> list[Mapping[str, Any]]:
@@ -146,8 +146,8 @@ def _runs(row: RevisionRow) -> str:
 
 
 def _shortened(words: str) -> str:
-    """Return as much of *words* as a column takes."""
-    return words if len(words) <= _MOST else words[: _MOST - 3] + "..."
+    """Return *words*, cut to the width of a column."""
+    return words if len(words) <= _MAX_WIDTH else words[: _MAX_WIDTH - 3] + "..."
 
 
 def _started(row: RevisionRow) -> str:

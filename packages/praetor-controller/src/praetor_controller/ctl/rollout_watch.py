@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Sequence
+from datetime import datetime
 
 from praetor_api.kube.client.errors import Forbidden, NotFound, Unauthorized, api_error
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
@@ -16,7 +17,6 @@ from praetor_controller.ctl.output import show
 from praetor_controller.ctl.progress import Progress, Verdict, line, progress, wave_lines
 from praetor_controller.ctl.rollout_patch import checked
 from praetor_controller.reconcile.cache import BY_NAMESPACE, Cache
-from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.waves import WaveState
 
 _CHECK_S = 1.0
@@ -74,8 +74,7 @@ async def waves_of(cluster: Cluster, state: Progress) -> tuple[WaveState, ...]:
         inventory = await read_inventory(cluster)
     except (Forbidden, NotFound):
         return ()
-    deployment, now = inventory.deployments.get(state.name), cluster.clock.now()
-    return plan(inventory.snapshot(deployment, now), now).waves if deployment is not None else ()
+    return _waves(inventory, state.name, cluster.clock.now())
 
 
 class Following:
@@ -154,9 +153,7 @@ class WaveWatch:
         """Return the waves as they stand; empty without waves, once all is rolled out, or while nothing is known."""
         if not self._cache.synced:
             return ()
-        now, inventory = self._clock.now(), self._inventory()
-        deployment = inventory.deployments.get(self._name)
-        return plan(inventory.snapshot(deployment, now), now).waves if deployment is not None else ()
+        return _waves(self._inventory(), self._name, self._clock.now())
 
     def _inventory(self) -> Inventory:
         cache, namespace = self._cache, self._namespace
@@ -168,3 +165,8 @@ class WaveWatch:
             deployments={row.name: row for row in cache.deployments.by_index(BY_NAMESPACE, namespace)},
             revisions=tuple(revisions),
         )
+
+
+def _waves(inventory: Inventory, name: str, now: datetime) -> tuple[WaveState, ...]:
+    deployment = inventory.deployments.get(name)
+    return inventory.plan(deployment, now).waves if deployment is not None else ()

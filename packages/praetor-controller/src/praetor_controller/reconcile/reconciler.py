@@ -41,6 +41,7 @@ from praetor_controller.rollout.status import status_patch, was_rolled_out
 STATUS_PERIOD_S = 1.0
 """The status of a deployment is written at most this often."""
 REQUEUE_S = 0.2
+"""The delay of the next pass when writes met a conflict or a refusal: by then the informer shows more."""
 AUDIT_S = 60.0
 """How often a pass over all devices confirms what was counted incrementally."""
 

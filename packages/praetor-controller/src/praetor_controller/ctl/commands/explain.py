@@ -32,13 +32,13 @@ def explain(target: Target, opener: Opener, subject: str, max_devices: int, outp
     show(run_on_cluster(opener, target, work))
 
 
-def explanation_text(inventory: Inventory, subject: str, output: str, most: int, now: datetime) -> str:
+def explanation_text(inventory: Inventory, subject: str, output: str, max_devices: int, now: datetime) -> str:
     """Return what is printed about *subject*: a deployment, a device, or a deployment's device."""
     deployment, slash, device = subject.partition("/")
     if slash:
         return device_text(device, explain_device(inventory, device, now, deployment), output)
     if subject in inventory.deployments:  # a device of the same name is asked for as DPD/DEVICE
-        return deployment_text(explain_deployment(inventory, subject, now), output, most)
+        return deployment_text(explain_deployment(inventory, subject, now), output, max_devices)
     if subject in inventory.devices:
         return device_text(subject, explain_device(inventory, subject, now), output)
     raise CommandFailed(f"not found: {subject} is neither a device nor a deployment; check the name and --namespace")

@@ -36,7 +36,7 @@ def minted(tokens: dict[str, str], output: str) -> str:
 
 
 def checked_name(device: str) -> str:
-    """Return *device* if a device can be called so, else raise BadInput."""
+    """Return *device* if it is a valid name of a device, else raise BadInput."""
     if not is_device_name(device):
-        raise BadInput(f"DEVICE: {device!r} is no device name; use lower-case letters, digits, '-' and '.'")
+        raise BadInput(f"DEVICE: {device!r} is not a device name; use lower-case letters, digits, '-' and '.'")
     return device
