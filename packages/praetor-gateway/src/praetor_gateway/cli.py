@@ -18,13 +18,7 @@ from praetor_api.kube.runtime.logs import configure_logs
 from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS, DEFAULT_STALE_MULTIPLIER, MAX_WAIT_SECONDS
 from praetor_gateway.__about__ import __version__
 from praetor_gateway.main import run
-from praetor_gateway.settings import (
-    Credentials,
-    GatewaySettings,
-    PeerSettings,
-    load_verifier,
-    read_lines,
-)
+from praetor_gateway.settings import Credentials, GatewaySettings, PeerSettings, load_verifier, read_lines
 
 POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -88,7 +82,7 @@ _FILE = click.Path(path_type=Path)
     "peer_addr",
     type=ADDRESS,
     default=None,
-    help="Where other replicas report whom they heard, host:port.",
+    help="Where other replicas report the devices they heard, host:port.",
 )
 @click.option(
     "--peer-advertise-address",
@@ -107,9 +101,7 @@ _FILE = click.Path(path_type=Path)
     help="Seconds after which another replica may take over from a silent leader.",
 )
 @click.option(
-    "--site-label",
-    default="site",
-    help="Label of switches that names their site, which one fault may silence.",
+    "--site-label", default="site", help="Label of switches that names their site, which one fault may silence."
 )
 @kubeconfig_options()
 @click.option("--tls-cert", type=_FILE, default=None, help="Path of the certificate (PEM), to serve devices over TLS.")

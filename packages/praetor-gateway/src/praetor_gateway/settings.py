@@ -34,7 +34,12 @@ class PeerSettings:
 
 @frozen(kw_only=True)
 class GatewaySettings:
-    """The gateway's options. *credentials* None stands for `--insecure`; durations in seconds."""
+    """The gateway's options; durations in seconds.
+
+    *credentials* None: `--insecure`. *namespaces* empty: all. *heartbeat_s*: the interval that devices are asked to
+    report in. *stale_multiplier*: silent heartbeats after which a device is disconnected. *identity*: holder of the
+    Lease and reporting instance of events; it differs between processes. *peers* None: the only replica.
+    """
 
     addr: Address
     probe_addr: Address
@@ -60,6 +65,7 @@ class GatewaySettings:
 
     @property
     def stale_s(self) -> float:
+        """Silence after which a device is disconnected."""
         return self.heartbeat_s * self.stale_multiplier
 
     @property
@@ -82,7 +88,7 @@ def load_verifier(credentials: Credentials) -> TokenVerifier:
 
 
 def read_lines(option: str, path: Path) -> list[str]:
-    """Return the words in the file, one a line; BadOption naming *option* when there is none."""
+    """Return the words in the file, one per line; BadOption naming *option* when there is none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as e:
