@@ -12,9 +12,8 @@ from typing import Any
 import structlog
 from attrs import frozen
 
-from controller_testing import PatchingKube
 from e2e.stack.manifests import deployment, network_switch, process_spec
-from kube_testing import FakeClock
+from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.codec import format_time
 from praetor_controller.main import Program
@@ -30,7 +29,7 @@ SETTINGS = Settings(metrics=None, probes=None, leader_elect=False, qps=1e6, burs
 class InMemoryFleet:
     """*size* devices of one deployment, NAME, and the API and the clock that they share with a controller."""
 
-    kube: PatchingKube
+    kube: InProcessKube
     clock: FakeClock
     size: int
 
@@ -53,7 +52,7 @@ async def running_controller(size: int, dirty: DirtySet | None = None) -> AsyncI
     """
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     clock = FakeClock()
-    fleet = InMemoryFleet(PatchingKube(clock), clock, size)
+    fleet = InMemoryFleet(InProcessKube(clock), clock, size)
     for number in range(size):
         await fleet.kube.create(NETWORK_SWITCHES, NAMESPACE, network_switch(f"leaf-{number}"))
     spec = process_spec(["/bin/sleep", "1"])
@@ -64,7 +63,7 @@ async def running_controller(size: int, dirty: DirtySet | None = None) -> AsyncI
     stop = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         ran = group.create_task(program.run(stop), name="controller")
-        while len(fleet.kube.objects(DEVICE_PROCESSES)) < size:
+        while len(fleet.kube.peek(DEVICE_PROCESSES)) < size:
             await clock.advance(1)
         for number in range(size):
             await fleet.report(number)

@@ -13,11 +13,10 @@ from typing import Any, TypeVar
 
 from attrs import evolve
 
-from controller_testing import PatchingKube
 from e2e.bench.measure.context import Context
 from e2e.bench.measure.figures import Figure, Goal, at_most, median_figure
 from e2e.stack.manifests import deployment, process_spec
-from kube_testing import FakeClock
+from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
 from praetor_api.kube.runtime.indexer import Indexer
 from praetor_api.kube.runtime.informer import Informer
@@ -74,7 +73,7 @@ class Prefilled(Informer[R]):
 def _collecting(passes: int) -> Figure:
     """Time what the controller does before a pass: find the rows in its cache, newer ones of its own writes first."""
     given, clock = snapshot(FLEET, 0, {}), FakeClock()
-    kube = PatchingKube(clock)
+    kube = InProcessKube(clock)
     devices = Indexer[DeviceRow]()
     devices.add_index("all", lambda _: ("",))
     for device in given.devices:

@@ -1,22 +1,34 @@
-"""Fakes with real behaviour for the tests of the programs: a clock that the test moves, a Kubernetes API in memory."""
+"""For tests of the programs: a clock that the test moves, and the Kubernetes API of a control plane in the process."""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
+import json
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from attrs import frozen
 
-from kube_selectors import matches
-from kube_store import Change, Store, copied
+import kubeplane
+from kubeplane import ControlPlane
 from praetor_api.kube.client.api import PatchType, WatchEvent, WatchType
 from praetor_api.kube.client.errors import KubeError, Unreachable, api_error
 from praetor_api.kube.client.resource import Key, Resource
 from praetor_api.kube.runtime.clock import Clock, SystemClock
 
+CRDS = Path(__file__).resolve().parents[3] / "crds"
+NAMESPACES = ("lab", "other", "elsewhere", "one", "two", "three", "third", "a", "b", "praetor-system")
+"""The namespaces that tests find, beside those of every control plane."""
+
+_DEFINITIONS = Resource(
+    "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
+)
 _MAX_SPINS = 100_000
 _SPINS_UNSEEN = 50  # for loops that do not show whether they have something to run
 
@@ -46,7 +58,7 @@ class FakeClock:
         await woken
 
     async def advance(self, seconds: float) -> None:
-        """Move both clocks on; whoever sleeps meanwhile wakes at its time and runs until everybody waits again."""
+        """Move both clocks on; each task that sleeps wakes at its time and runs until all tasks wait again."""
         end = self._monotonic + seconds
         await self.settle()
         while self._sleepers and self._sleepers[0][0] <= end:
@@ -64,7 +76,7 @@ class FakeClock:
         self._now += timedelta(seconds=seconds)
 
     def oversleep(self, seconds: float) -> None:
-        """Move both clocks on with nobody running meanwhile, as a stopped process or a sleeping machine sees it."""
+        """Move both clocks on while no task runs, as a stopped process or a sleeping machine sees it."""
         self._move(seconds)
 
     async def settle(self) -> None:
@@ -82,7 +94,7 @@ class FakeClock:
 
 @frozen
 class Request:
-    """One request that reached the fake; *verb* as RBAC calls it (get, list, create, patch, delete, watch)."""
+    """One request that a client sent; *verb* as RBAC calls it (get, list, create, patch, delete, watch)."""
 
     verb: str
     resource: Resource
@@ -91,7 +103,7 @@ class Request:
 
 
 @frozen
-class _Trouble:
+class _Fault:
     error: KubeError | None  # None: never answers
     verb: str | None
     resource: Resource | None
@@ -100,51 +112,81 @@ class _Trouble:
         return self.verb in (None, request.verb) and self.resource in (None, request.resource)
 
 
-class FakeKube:
-    """A KubeApi in memory. Another client of the same API, with troubles of its own, comes from another_client()."""
+@cache
+def _origin() -> ControlPlane:
+    """Return a control plane that holds the project's kinds; it is made once, and copied for each test."""
+    return ControlPlane(crds=CRDS, namespaces=NAMESPACES)
 
-    def __init__(self, clock: Clock | None = None, *, store: Store | None = None) -> None:
+
+class InProcessKube:
+    """A KubeApi on a control plane in this process.
+
+    Another client of the same objects, with faults of its own, comes from another_client().
+
+    Args:
+        clock: of the control plane, and of its watches.
+        plane: the control plane of another client; by default a new one that holds the project's kinds.
+    """
+
+    def __init__(self, clock: Clock | None = None, *, plane: ControlPlane | None = None) -> None:
         self._clock: Clock = clock or SystemClock()
-        self._store = store or Store(self._clock)
-        self._troubles: list[_Trouble] = []
+        self.plane = plane or ControlPlane(clock=self._clock, bookmark_s=0, origin=_origin())
+        self._faults: list[_Fault] = []
         self._watches: set[_Watch] = set()
         self.requests: list[Request] = []
         self.unreachable = False  # while true, every request fails; open watches stay silent
 
-    def another_client(self) -> FakeKube:
+    def another_client(self) -> InProcessKube:
         """Return a second client of the same objects, as another process has one."""
-        return FakeKube(self._clock, store=self._store)
+        return InProcessKube(self._clock, plane=self.plane)
 
-    # The world, for tests to look at and to shape.
+    # The objects and the faults, for tests.
 
     def objects(self, resource: Resource) -> dict[Key, dict[str, Any]]:
         """Return copies of all objects of a kind."""
-        return copied(self._store.objects.get(resource, {}))
+        return {key: copied(obj) for key, obj in self.peek(resource).items()}
+
+    def peek(self, resource: Resource) -> dict[Key, dict[str, Any]]:
+        """Return all objects of a kind as they are stored; they must not be changed."""
+        stored = self.plane.objects(resource.group, resource.version, resource.plural)
+        return {Key(*key): obj for key, obj in stored.items()}
+
+    @property
+    def version(self) -> int:
+        """The resourceVersion of the newest change."""
+        return self.plane.store.rv
+
+    async def loosen(self, resource: Resource) -> None:
+        """Serve *resource* without validation and defaults, as an earlier definition did."""
+        name = f"{resource.plural}.{resource.group}"
+        (version,) = self.peek(_DEFINITIONS)[Key("", name)]["spec"]["versions"]
+        schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        spec = {"versions": [version | {"schema": {"openAPIV3Schema": schema}}]}
+        await self._exchange("PATCH", _DEFINITIONS.path(None, name), {}, {"spec": spec}, PatchType.MERGE.value)
 
     def fail_next(
         self, error: KubeError, *, verb: str | None = None, resource: Resource | None = None, times: int = 1
     ) -> None:
         """Let the next *times* requests (of *verb*, of *resource*) fail without effect."""
-        self._troubles += [_Trouble(error, verb, resource)] * times
+        self._faults += [_Fault(error, verb, resource)] * times
 
     def hang_next(self, *, verb: str | None = None, resource: Resource | None = None, times: int = 1) -> None:
         """Let the next *times* requests (of *verb*, of *resource*) have no effect and no answer, until cancelled."""
-        self._troubles += [_Trouble(None, verb, resource)] * times
+        self._faults += [_Fault(None, verb, resource)] * times
 
     def heal(self) -> None:
         """Forget failures and hangs that were not met yet."""
-        self._troubles.clear()
+        self._faults.clear()
         self.unreachable = False
 
     def expire_history(self) -> None:
         """Compact: a watch from an older version gets 410; this client's open watches end so, too."""
-        self._store.expire()
+        self.plane.store.restart_at(self.version + 1)
         self.end_watches(api_error(410, "Expired", "too old resource version"))
 
     def rewind(self, version: int) -> None:
         """Set the resourceVersion back, as restoring etcd from a backup does."""
-        self._store.version = version
-        self._store.history.clear()
+        self.plane.store.restart_at(version)
 
     def end_watches(self, error: KubeError | None = None) -> None:
         """End this client's open watches, as a server does: normally, or with *error*."""
@@ -152,20 +194,18 @@ class FakeKube:
             watch.end(error)
 
     def silence_watches(self) -> None:
-        """Cut this client's open watches off without a word, as a dead network does."""
+        """Let nothing more arrive on this client's open watches, as in a dead network."""
         for watch in self._watches:
             watch.silent = True
 
     def send_bookmarks(self) -> None:
-        """Send a bookmark on each of this client's open watches."""
-        for watch in self._watches:
-            watch.bookmark()
+        """Send a bookmark on each open watch."""
+        self.plane.send_bookmarks()
 
     # KubeApi
 
     async def get(self, resource: Resource, key: Key) -> dict[str, Any]:
-        await self._arrive(Request("get", resource, key))
-        return self._store.read(resource, key)
+        return await self._call(Request("get", resource, key), "GET", resource.path(key.namespace, key.name))
 
     async def list_page(
         self,
@@ -178,30 +218,21 @@ class FakeKube:
         field_selector: str | None = None,
         resource_version: str | None = None,
     ) -> dict[str, Any]:
-        await self._arrive(Request("list", resource))
-        version, after = _parse_token(continue_token) if continue_token else (self._store.version, Key("", ""))
-        if version < self._store.oldest_watchable:
-            raise api_error(410, "Expired", "The provided continue parameter is too old")
-        objects = self._store.objects.get(resource, {})
-        shown = [key for key in sorted(objects) if key > after]
-        shown = [key for key in shown if matches(objects[key], namespace, label_selector, field_selector)]
-        page, rest = (shown[:limit], shown[limit:]) if limit else (shown, [])
-        metadata = {"resourceVersion": str(version)}
-        if rest:
-            metadata |= {"continue": f"{version} {page[-1]}", "remainingItemCount": str(len(rest))}
-        return {
-            "apiVersion": resource.api_version,
-            "kind": f"{resource.kind}List",
-            "metadata": metadata,
-            "items": [copied(objects[key]) for key in page],
+        query = {
+            "limit": str(limit),
+            "continue": continue_token,
+            "labelSelector": label_selector,
+            "fieldSelector": field_selector,
+            "resourceVersion": resource_version,
         }
+        return await self._call(Request("list", resource), "GET", resource.path(namespace), query)
 
     async def create(
         self, resource: Resource, namespace: str, body: Mapping[str, Any], *, field_manager: str | None = None
     ) -> dict[str, Any]:
         name = body.get("metadata", {}).get("name")
-        await self._arrive(Request("create", resource, Key(namespace, name) if name else None))
-        return self._store.create(resource, namespace, body)
+        request = Request("create", resource, Key(namespace, name) if name else None)
+        return await self._call(request, "POST", resource.path(namespace), {"fieldManager": field_manager}, body)
 
     async def patch(
         self,
@@ -214,14 +245,19 @@ class FakeKube:
         field_manager: str | None = None,
         force: bool = False,
     ) -> dict[str, Any]:
-        await self._arrive(Request("patch", resource, key, subresource))
-        return self._store.patch(resource, key, body, patch_type, subresource)
+        request = Request("patch", resource, key, subresource)
+        query = {"fieldManager": field_manager, "force": "true" if force else None}
+        path = resource.path(key.namespace, key.name, subresource)
+        return await self._call(request, "PATCH", path, query, body, patch_type.value)
 
     async def delete(
         self, resource: Resource, key: Key, *, uid: str | None = None, propagation: str = "Background"
     ) -> None:
-        await self._arrive(Request("delete", resource, key))
-        self._store.delete(resource, key, uid)
+        body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        path = resource.path(key.namespace, key.name)
+        await self._call(Request("delete", resource, key), "DELETE", path, {}, body)
 
     async def watch(
         self,
@@ -235,113 +271,129 @@ class FakeKube:
         on_open: Callable[[], None] | None = None,
     ) -> AsyncGenerator[WatchEvent, None]:
         await self._arrive(Request("watch", resource))
-        version = int(resource_version)
-        if version < self._store.oldest_watchable:
-            raise api_error(410, "Expired", "too old resource version")
-        watch = _Watch(self._store, resource, version)
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(max(1, int(timeout_s))),
+            "labelSelector": label_selector,
+            "fieldSelector": field_selector,
+        }
+        response = await self._exchange("GET", resource.path(namespace), query)
+        watch = _Watch(response)
         self._watches.add(watch)
         if on_open is not None:
             on_open()
-        timer = asyncio.ensure_future(self._clock.sleep(timeout_s))
-        timer.add_done_callback(lambda _: watch.end(None))
         try:
-            async for change in watch:
-                if isinstance(change, WatchEvent):
-                    yield change
-                elif event := _event(change, namespace, label_selector, field_selector):
-                    yield event
+            async for event in watch.events():
+                yield event
         finally:
             self._watches.discard(watch)
-            timer.cancel()
+
+    async def _call(
+        self,
+        request: Request,
+        method: str,
+        path: str,
+        query: Mapping[str, str | None] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        await self._arrive(request)
+        answer: dict[str, Any] = json.loads((await self._exchange(method, path, query or {}, body, content_type)).body)
+        return answer
 
     async def _arrive(self, request: Request) -> None:
         self.requests.append(request)
         await asyncio.sleep(0)  # others get a turn, as with a real network
         if self.unreachable:
-            raise Unreachable("the fake API is unreachable")
-        trouble = next((trouble for trouble in self._troubles if trouble.hits(request)), None)
-        if trouble is None:
+            raise Unreachable("the API is unreachable")
+        fault = next((fault for fault in self._faults if fault.hits(request)), None)
+        if fault is None:
             return
-        self._troubles.remove(trouble)
-        if trouble.error is None:
+        self._faults.remove(fault)
+        if fault.error is None:
             await asyncio.get_running_loop().create_future()
         else:
-            raise trouble.error
+            raise fault.error
+
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str | None],
+        body: Any = None,
+        content_type: str = "application/json",
+    ) -> kubeplane.Response:
+        given = {name: value for name, value in query.items() if value is not None}
+        data = json.dumps(body).encode() if body is not None else b""
+        headers = {"content-type": content_type, "user-agent": "praetor"}
+        response = await self.plane.handle(kubeplane.Request(method, unquote(path), given, headers, data))
+        if response.status >= 300:
+            raise _refusal(json.loads(response.body))
+        return response
 
 
 class _Watch:
-    """One open watch: reads the history from its version on, waits for more."""
+    """One open watch: takes the lines that the control plane sends, until it is cut off."""
 
-    def __init__(self, store: Store, resource: Resource, version: int) -> None:
-        self._store = store
-        self._resource = resource
-        self._version = version
+    def __init__(self, response: kubeplane.Response) -> None:
+        self._response = response
+        self._lines: deque[bytes] = deque()
+        self._wake = asyncio.Event()
         self._ended = False
         self._error: KubeError | None = None
-        self._marked = False
-        self._news = asyncio.Event()
         self.silent = False
-        store.listeners.add(self._news.set)
 
     def end(self, error: KubeError | None) -> None:
         if not self.silent:
             self._ended, self._error = True, error
-            self._news.set()
+            self._wake.set()
 
-    def bookmark(self) -> None:
-        self._marked = True
-        self._news.set()
-
-    async def __aiter__(self) -> AsyncIterator[Change | WatchEvent]:
+    async def events(self) -> AsyncIterator[WatchEvent]:
+        stream = asyncio.create_task(self._run(), name="stream a watch")
         try:
             while True:
-                self._news.clear()  # before taking: what comes while the reader is busy is news, too
-                for item in self._take():
-                    yield item
-                if self._ended and not self.silent:
+                self._wake.clear()
+                while self._lines:
+                    yield _event(json.loads(self._lines.popleft()))
+                if self._ended:
                     break
-                await self._news.wait()
+                await self._wake.wait()
         finally:
-            self._store.listeners.discard(self._news.set)
+            stream.cancel()
         if self._error is not None:
             raise self._error
 
-    def _take(self) -> list[Change | WatchEvent]:
-        if self.silent:
-            return []
-        news = [c for c in self._store.history_after(self._version) if c.resource == self._resource]
-        self._version = max(self._version, self._store.version)
-        marked, self._marked = self._marked, False
-        return [*news, self._bookmark()] if marked else [*news]
+    async def _run(self) -> None:
+        assert self._response.stream is not None
+        await self._response.stream(self._take)
+        self.end(None)
 
-    def _bookmark(self) -> WatchEvent:
-        """Return a bookmark of now: one of when it was asked for might be older than the news before it."""
-        metadata = {"resourceVersion": str(self._store.version), "creationTimestamp": None}
-        obj = {"kind": self._resource.kind, "apiVersion": self._resource.api_version, "metadata": metadata}
-        return WatchEvent(WatchType.BOOKMARK, obj)
+    async def _take(self, data: bytes) -> None:
+        if not self.silent:
+            self._lines.extend(data.splitlines())
+            self._wake.set()
 
 
-def _event(
-    change: Change, namespace: str | None, label_selector: str | None, field_selector: str | None
-) -> WatchEvent | None:
-    """Return what a watch with these selectors sees of *change*: an object that stops matching is DELETED to it."""
-
-    def shown(obj: dict[str, Any] | None) -> bool:
-        return obj is not None and matches(obj, namespace, label_selector, field_selector)
-
-    match shown(change.old), shown(change.new):
-        case False, True:
-            return WatchEvent(WatchType.ADDED, copied(change.new or {}))
-        case True, True:
-            return WatchEvent(WatchType.MODIFIED, copied(change.new or {}))
-        case True, False:
-            last = copied(change.old or {})
-            last["metadata"]["resourceVersion"] = str(change.version)
-            return WatchEvent(WatchType.DELETED, last)
-    return None
+def _event(line: dict[str, Any]) -> WatchEvent:
+    if line["type"] == "ERROR":
+        raise _refusal(line["object"])
+    return WatchEvent(WatchType(line["type"]), line["object"])
 
 
-def _parse_token(token: str) -> tuple[int, Key]:
-    version, _, key = token.partition(" ")
-    namespace, _, name = key.rpartition("/")
-    return int(version), Key(namespace, name)
+def _refusal(status: Mapping[str, Any]) -> KubeError:
+    details = status.get("details") or {}
+    seconds = details.get("retryAfterSeconds")
+    return api_error(status["code"], status["reason"], status["message"], details, float(seconds) if seconds else None)
+
+
+def body_of(resource: Resource, name: str, metadata: Mapping[str, Any] | None = None, **parts: Any) -> dict[str, Any]:
+    """Return an object of *resource* as a client sends it: *parts* are its spec, status or data."""
+    head = {"apiVersion": resource.api_version, "kind": resource.kind}
+    return {**head, "metadata": {"name": name, **(metadata or {})}, **parts}
+
+
+def copied(obj: Any) -> Any:
+    """Return a deep copy of a JSON value."""
+    return json.loads(json.dumps(obj))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kube_testing import FakeClock, FakeKube
+from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.errors import ServerError
 from praetor_api.kube.client.resource import LEASES, Key
 from praetor_api.kube.runtime.elector import Elector
@@ -19,7 +19,7 @@ KEY = Key("praetor-system", "praetor-controller")
 class Candidate:
     """One process; notes from when to when its work ran."""
 
-    def __init__(self, kube: FakeKube, clock: FakeClock, name: str, **options: Any) -> None:
+    def __init__(self, kube: InProcessKube, clock: FakeClock, name: str, **options: Any) -> None:
         self.api = kube.another_client()
         self.clock = clock
         self.elector = Elector(self.api, KEY, name, clock, **options)
@@ -51,7 +51,7 @@ class Candidate:
 class World:
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.kube = FakeKube(self.clock)
+        self.kube = InProcessKube(self.clock)
         self.a = Candidate(self.kube, self.clock, "a", annotations={"address": "10.0.0.1:9443"})
         self.b = Candidate(self.kube, self.clock, "b")
 
@@ -234,7 +234,13 @@ def test_durations_that_cannot_be_safe_are_refused(lease: float, deadline: float
     clock = FakeClock()
     with pytest.raises(ValueError, match="lease_duration_s must exceed"):
         Elector(
-            FakeKube(clock), KEY, "a", clock, lease_duration_s=lease, renew_deadline_s=deadline, retry_period_s=retry
+            InProcessKube(clock),
+            KEY,
+            "a",
+            clock,
+            lease_duration_s=lease,
+            renew_deadline_s=deadline,
+            retry_period_s=retry,
         )
 
 

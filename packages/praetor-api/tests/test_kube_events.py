@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kube_testing import FakeClock, FakeKube
+from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.errors import Forbidden, ServerError, TooManyRequests
 from praetor_api.kube.client.resource import EVENTS
 from praetor_api.kube.runtime.correlator import BURST, REFILL_S, REMEMBERED, SIMILAR_WINDOW_S, Correlator, Occurrence
@@ -24,7 +24,7 @@ def ref(name: str = "leaf-1") -> ObjectRef:
 class World:
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.kube = FakeKube(self.clock)
+        self.kube = InProcessKube(self.clock)
         self.recorder = EventRecorder(self.kube, self.clock, "praetor-gateway", "gateway-0")
 
     def record(self, note: str = "gone", name: str = "leaf-1") -> None:

@@ -7,41 +7,42 @@ from typing import Any
 
 import pytest
 
-from kube_testing import FakeClock, FakeKube
+from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.errors import Forbidden, Gone, ServerError, TooManyRequests, Unreachable, api_error
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
+from praetor_api.kube.client.resource import Key, Resource
 from praetor_api.kube.runtime.informer import CATCH_UP_S, SILENCE_S, Informer
 
+CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 Row = tuple[str, int]  # device and number
 
 
 def project(obj: dict[str, Any]) -> Row:
-    return obj["spec"]["device"], obj["spec"]["number"]
+    return obj["data"]["device"], int(obj["data"]["number"])
 
 
 def body(name: str, device: str = "leaf-1", number: int = 0, **labels: str) -> dict[str, Any]:
-    return {"metadata": {"name": name, "labels": labels}, "spec": {"device": device, "number": number}}
+    return {"metadata": {"name": name, "labels": labels}, "data": {"device": device, "number": str(number)}}
 
 
 class World:
     def __init__(self, **options: Any) -> None:
         self.clock = FakeClock()
-        self.kube = FakeKube(self.clock)
+        self.kube = InProcessKube(self.clock)
         self.api = self.kube.another_client()  # the informer's, with its own troubles
-        self.informer = Informer(self.api, DEVICE_PROCESSES, project=project, clock=self.clock, **options)
+        self.informer = Informer(self.api, CONFIG_MAPS, project=project, clock=self.clock, **options)
         self.log: list[tuple[str, Row | None, Row | None]] = []
         self.informer.add_index("device", lambda row: [row[0]])
         self.informer.add_handler(lambda key, old, new: self.log.append((key.name, old, new)))
 
     async def create(self, *names: str, **more: Any) -> None:
         for name in names:
-            await self.kube.create(DEVICE_PROCESSES, "lab", body(name, **more))
+            await self.kube.create(CONFIG_MAPS, "lab", body(name, **more))
 
     async def set_number(self, name: str, number: int) -> None:
-        await self.kube.patch(DEVICE_PROCESSES, Key("lab", name), {"spec": {"number": number}})
+        await self.kube.patch(CONFIG_MAPS, Key("lab", name), {"data": {"number": str(number)}})
 
     async def delete(self, name: str) -> None:
-        await self.kube.delete(DEVICE_PROCESSES, Key("lab", name))
+        await self.kube.delete(CONFIG_MAPS, Key("lab", name))
 
     def rows(self) -> dict[str, Row]:
         return {key.name: row for key, row in self.informer.items()}
@@ -104,11 +105,11 @@ async def test_rows_are_found_by_index() -> None:
 
 async def test_what_leaves_the_selection_is_deleted() -> None:
     world = World(label_selector="site=ams")
-    await world.kube.create(DEVICE_PROCESSES, "lab", body("a", site="ams"))
-    await world.kube.create(DEVICE_PROCESSES, "lab", body("b", site="fra"))
+    await world.kube.create(CONFIG_MAPS, "lab", body("a", site="ams"))
+    await world.kube.create(CONFIG_MAPS, "lab", body("b", site="fra"))
     async with world.running():
         assert set(world.rows()) == {"a"}
-        await world.kube.patch(DEVICE_PROCESSES, Key("lab", "a"), {"metadata": {"labels": {"site": "fra"}}})
+        await world.kube.patch(CONFIG_MAPS, Key("lab", "a"), {"metadata": {"labels": {"site": "fra"}}})
         await world.clock.settle()
         assert world.rows() == {}
 
@@ -117,7 +118,7 @@ async def test_a_change_that_the_row_does_not_show_calls_nobody() -> None:
     world = World()
     await world.create("a")
     async with world.running():
-        await world.kube.patch(DEVICE_PROCESSES, Key("lab", "a"), {"metadata": {"annotations": {"x": "y"}}})
+        await world.kube.patch(CONFIG_MAPS, Key("lab", "a"), {"metadata": {"annotations": {"x": "y"}}})
         await world.clock.settle()
         assert len(world.log) == 1
 
@@ -148,7 +149,7 @@ async def test_bookmarks_move_the_version_from_which_a_watch_resumes() -> None:
     await world.create("a")
     async with world.running():
         for i in range(5):
-            await world.kube.create(DEVICE_PROCESSES, "elsewhere", body(f"x{i}"))
+            await world.kube.create(CONFIG_MAPS, "other", body(f"x{i}"))
         world.api.send_bookmarks()
         await world.clock.settle()
         assert world.informer.last_contact == world.clock.monotonic()
@@ -209,12 +210,12 @@ async def test_a_list_that_took_long_is_as_old_as_that_until_the_watch_tells_the
 
     monkeypatch.setattr(world.api, "list_page", slow)
     async with world.running():
-        await world.create("made meanwhile")
+        await world.create("made-meanwhile")
         await world.clock.advance(40)
         assert world.informer.synced.is_set()
         assert not world.informer.is_current()
         await world.clock.advance(CATCH_UP_S)
-        assert set(world.rows()) == {"made meanwhile"}
+        assert set(world.rows()) == {"made-meanwhile"}
         assert world.informer.is_current()
 
 
@@ -355,11 +356,11 @@ async def test_an_object_that_cannot_be_projected_does_not_blind_us(caplog: pyte
     world = World()
     await world.create("a", "b")
     async with world.running():
-        await world.kube.patch(DEVICE_PROCESSES, Key("lab", "a"), {"spec": {"device": None}})
+        await world.kube.patch(CONFIG_MAPS, Key("lab", "a"), {"data": {"device": None}})
         await world.set_number("b", 1)
         await world.clock.settle()
         assert world.rows() == {"a": ("leaf-1", 0), "b": ("leaf-1", 1)}
-    assert "cannot project DeviceProcess lab/a" in caplog.text
+    assert "cannot project ConfigMap lab/a" in caplog.text
 
 
 async def test_an_outage_soon_after_another_is_not_held_against_the_api() -> None:

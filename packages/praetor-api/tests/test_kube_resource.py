@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kube_selectors import labels_match, matches
 from praetor_api.kube.client.errors import AlreadyExists, ApiError, Conflict, Gone, ServerError, api_error
 from praetor_api.kube.client.framing import LineSplitter, LineTooLong
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, Key, Resource
@@ -78,42 +77,3 @@ def test_a_line_beyond_the_limit_is_refused() -> None:
     assert not splitter.empty
     with pytest.raises(LineTooLong):
         splitter.feed(b"e")
-
-
-@pytest.mark.parametrize(
-    ("selector", "expected"),
-    [
-        ("", True),
-        ("site=ams", True),
-        ("site==ams,rack=r1", True),
-        ("site=fra", False),
-        ("site!=fra", True),
-        ("role!=spine", True),
-        ("site in (fra, ams)", True),
-        ("site in (fra)", False),
-        ("site notin (fra,lon),rack", True),
-        ("role notin (spine)", True),
-        ("rack", True),
-        ("!rack", False),
-        ("!role", True),
-        ("role", False),
-    ],
-)
-def test_label_selectors(selector: str, expected: bool) -> None:
-    assert labels_match({"site": "ams", "rack": "r1"}, selector) is expected
-
-
-@pytest.mark.parametrize(
-    ("selector", "expected"),
-    [
-        ("metadata.name=a", True),
-        ("metadata.name==a,spec.deviceRef.name=leaf-1", True),
-        ("spec.deviceRef.name!=leaf-1", False),
-        ("spec.missing.name=x", False),
-        ("spec.missing=", True),
-    ],
-)
-def test_field_selectors(selector: str, expected: bool) -> None:
-    obj = {"metadata": {"name": "a", "namespace": "lab"}, "spec": {"deviceRef": {"name": "leaf-1"}}}
-    assert matches(obj, "lab", None, selector) is expected
-    assert not matches(obj, "elsewhere", None, selector)

@@ -1,4 +1,4 @@
-"""The fakes behave as the real things do."""
+"""The clock that tests move, and the client of a control plane in the process with its injected faults."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ from typing import Any
 
 import pytest
 
-from kube_testing import FakeClock, FakeKube, Request
+from kube_testing import FakeClock, InProcessKube, Request, body_of
 from praetor_api.kube.client.api import KubeApi, PatchType
 from praetor_api.kube.client.errors import AlreadyExists, ApiError, Conflict, Gone, Invalid, NotFound, Unreachable
 from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, DEVICE_PROCESSES, LEASES, Key
 from praetor_api.kube.runtime.clock import Clock, SystemClock, within
 
 KEY = Key("lab", "a")
-SPEC = {"spec": {"x": 1}}
+EXECUTION = {"backend": "process", "command": ["v1"]}
 
 
-def world() -> tuple[FakeClock, FakeKube]:
+def world() -> tuple[FakeClock, InProcessKube]:
     clock = FakeClock()
-    return clock, FakeKube(clock)
+    return clock, InProcessKube(clock)
 
 
-def named(name: str, **more: Any) -> dict[str, Any]:
-    return {"metadata": {"name": name}, **SPEC, **more}
+def lease(name: str, **labels: str) -> dict[str, Any]:
+    return body_of(LEASES, name, {"labels": labels}, spec={"leaseTransitions": 1})
+
+
+def process(name: str, **parts: Any) -> dict[str, Any]:
+    return body_of(DEVICE_PROCESSES, name, spec={"deviceRef": {"name": "leaf-1"}, "execution": EXECUTION}, **parts)
 
 
 async def test_sleepers_wake_in_order_at_their_time() -> None:
@@ -80,48 +84,62 @@ async def test_within_gives_the_result_the_error_or_up() -> None:
 async def test_an_object_gets_what_the_server_owns() -> None:
     _clock, kube = world()
     api: KubeApi = kube
-    stored = await api.create(DEVICE_PROCESSES, "lab", named("a", status={"phase": "Running"}))
+    stored = await api.create(DEVICE_PROCESSES, "lab", process("a", status={"phase": "Running"}))
     assert stored["kind"] == "DeviceProcess"
     assert stored["metadata"]["generation"] == 1
     assert stored["metadata"]["creationTimestamp"] == "2026-01-01T00:00:00Z"
     assert "status" not in stored
     assert await api.get(DEVICE_PROCESSES, KEY) == stored
     with pytest.raises(AlreadyExists):
-        await api.create(DEVICE_PROCESSES, "lab", named("a"))
+        await api.create(DEVICE_PROCESSES, "lab", process("a"))
     with pytest.raises(Invalid):
-        await api.create(DEVICE_PROCESSES, "lab", {"metadata": {}})
-    made = await api.create(CONTROLLER_REVISIONS, "lab", {"metadata": {"generateName": "rev-"}, "revision": 1})
+        await api.create(DEVICE_PROCESSES, "lab", process(""))
+    made = await api.create(
+        CONTROLLER_REVISIONS, "lab", {"metadata": {"generateName": "rev-"}, "revision": 1, "data": {}}
+    )
     assert made["metadata"]["name"].startswith("rev-")
     assert "generation" not in made["metadata"]
     with pytest.raises(NotFound):
         await api.get(LEASES, KEY)
 
 
-async def test_generation_follows_the_spec_and_status_has_a_door_of_its_own() -> None:
+async def test_objects_are_validated_defaulted_and_pruned_by_the_projects_definitions() -> None:
     _clock, kube = world()
-    await kube.create(DEVICE_PROCESSES, "lab", named("a"))
-    patched = await kube.patch(DEVICE_PROCESSES, KEY, {"spec": {"x": 2}, "status": {"phase": "Running"}})
-    assert (patched["metadata"]["generation"], patched["spec"]) == (2, {"x": 2})
-    assert "status" not in patched
-    patched = await kube.patch(
-        DEVICE_PROCESSES, KEY, {"spec": {"x": 3}, "status": {"phase": "Running"}}, subresource="status"
-    )
-    assert (patched["metadata"]["generation"], patched["spec"]) == (2, {"x": 2})
-    assert patched["status"] == {"phase": "Running"}
-    patched = await kube.patch(DEVICE_PROCESSES, KEY, {"metadata": {"labels": {"a": "b"}}, "spec": {"x": None, "y": 1}})
-    assert (patched["metadata"]["generation"], patched["spec"]) == (3, {"y": 1})
-    assert patched["status"] == {"phase": "Running"}
-    again = await kube.patch(DEVICE_PROCESSES, KEY, {"spec": {"y": 1}})
+    body = process("a")
+    stored = await kube.create(DEVICE_PROCESSES, "lab", body | {"spec": body["spec"] | {"unknown": 1}})
+    assert stored["spec"]["restartPolicy"] == "Always"
+    assert "unknown" not in stored["spec"]
+    with pytest.raises(Invalid, match=r"execution\.command is needed"):
+        await kube.patch(DEVICE_PROCESSES, KEY, {"spec": {"execution": {"command": None}}})
+    await kube.loosen(DEVICE_PROCESSES)
+    await kube.patch(DEVICE_PROCESSES, KEY, {"spec": {"execution": {"command": None}}})
+
+
+async def test_generation_follows_the_spec_and_status_is_written_through_its_subresource() -> None:
+    _clock, kube = world()
+    await kube.create(DEVICE_PROCESSES, "lab", process("a"))
+
+    async def patch(user: str, subresource: str | None = None) -> tuple[int, str, Any]:
+        body = {"spec": {"execution": {"user": user}}, "status": {"phase": "Running"}}
+        made = await kube.patch(DEVICE_PROCESSES, KEY, body, subresource=subresource)
+        return made["metadata"]["generation"], made["spec"]["execution"]["user"], made.get("status")
+
+    assert await patch("a") == (2, "a", None)
+    assert await patch("b", "status") == (2, "a", {"phase": "Running"})
+    assert await patch("b") == (3, "b", {"phase": "Running"})
+    patched = await kube.get(DEVICE_PROCESSES, KEY)
+    again = await kube.patch(DEVICE_PROCESSES, KEY, {"spec": {"execution": {"user": "b"}}})
     assert again["metadata"]["resourceVersion"] == patched["metadata"]["resourceVersion"]
 
 
 async def test_preconditions_are_checked() -> None:
     _clock, kube = world()
-    old = (await kube.create(LEASES, "lab", named("a")))["metadata"]
-    await kube.patch(LEASES, KEY, {"metadata": {"resourceVersion": old["resourceVersion"]}, "spec": {"x": 2}})
+    old = (await kube.create(LEASES, "lab", lease("a")))["metadata"]
+    version = {"metadata": {"resourceVersion": old["resourceVersion"]}}
+    await kube.patch(LEASES, KEY, version | {"spec": {"leaseTransitions": 2}})
     with pytest.raises(Conflict):
-        await kube.patch(LEASES, KEY, {"metadata": {"resourceVersion": old["resourceVersion"]}, "spec": {"x": 3}})
-    with pytest.raises(Conflict):
+        await kube.patch(LEASES, KEY, version | {"spec": {"leaseTransitions": 3}})
+    with pytest.raises(Invalid, match=r"metadata\.uid"):
         await kube.patch(LEASES, KEY, {"metadata": {"uid": "other"}})
     with pytest.raises(Conflict):
         await kube.delete(LEASES, KEY, uid="other")
@@ -130,18 +148,22 @@ async def test_preconditions_are_checked() -> None:
         await kube.delete(LEASES, KEY)
 
 
-async def test_apply_creates_and_unknown_patches_are_refused() -> None:
+async def test_patches_of_every_type_are_applied() -> None:
     _clock, kube = world()
-    await kube.patch(LEASES, KEY, named("a"), patch_type=PatchType.APPLY, field_manager="praetor")
-    await kube.patch(LEASES, KEY, {"spec": {"y": 2}}, patch_type=PatchType.APPLY, field_manager="praetor")
-    assert kube.objects(LEASES)[KEY]["spec"] == {"x": 1, "y": 2}
+    await kube.patch(LEASES, KEY, lease("a"), patch_type=PatchType.APPLY, field_manager="praetor")
+    await kube.patch(LEASES, KEY, {"metadata": {"labels": {"b": "2"}}})
+    await kube.patch(LEASES, KEY, {"metadata": {"labels": {"c": "3"}}}, patch_type=PatchType.STRATEGIC)
+    operation = {"op": "add", "path": "/metadata/labels/d", "value": "4"}
+    await kube.patch(LEASES, KEY, [operation], patch_type=PatchType.JSON)
+    assert kube.objects(LEASES)[KEY]["metadata"]["labels"] == {"b": "2", "c": "3", "d": "4"}
+    await kube.create(DEVICE_PROCESSES, "lab", process("a"))
     with pytest.raises(ApiError, match="415"):
-        await kube.patch(LEASES, KEY, [], patch_type=PatchType.JSON)
+        await kube.patch(DEVICE_PROCESSES, KEY, {}, patch_type=PatchType.STRATEGIC)
 
 
 async def test_finalizers_hold_an_object_back() -> None:
     _clock, kube = world()
-    await kube.create(LEASES, "lab", {"metadata": {"name": "a", "finalizers": ["x"]}})
+    await kube.create(LEASES, "lab", body_of(LEASES, "a", {"finalizers": ["example.com/x"]}))
     await kube.delete(LEASES, KEY)
     await kube.delete(LEASES, KEY)
     assert kube.objects(LEASES)[KEY]["metadata"]["deletionTimestamp"] == "2026-01-01T00:00:00Z"
@@ -152,13 +174,13 @@ async def test_finalizers_hold_an_object_back() -> None:
 async def test_pages_end_and_expire() -> None:
     _clock, kube = world()
     for name in "abc":
-        await kube.create(LEASES, "lab", named(name))
+        await kube.create(LEASES, "lab", lease(name))
     page = await kube.list_page(LEASES, "lab", limit=2)
     assert [item["metadata"]["name"] for item in page["items"]] == ["a", "b"]
     token = page["metadata"]["continue"]
     rest = await kube.list_page(LEASES, "lab", limit=2, continue_token=token)
     assert [item["metadata"]["name"] for item in rest["items"]] == ["c"]
-    assert "continue" not in rest["metadata"]
+    assert not rest["metadata"].get("continue")
     assert len((await kube.list_page(LEASES, None, limit=0))["items"]) == 3
     kube.expire_history()
     with pytest.raises(Gone):
@@ -168,16 +190,17 @@ async def test_pages_end_and_expire() -> None:
 async def test_a_watch_replays_selects_and_ends() -> None:
     clock, kube = world()
     start = (await kube.list_page(LEASES, None))["metadata"]["resourceVersion"]
-    await kube.create(LEASES, "lab", {"metadata": {"name": "a", "labels": {"k": "v"}}})
-    await kube.create(LEASES, "other", {"metadata": {"name": "b", "labels": {"k": "v"}}})
-    seen: list[tuple[str, str]] = []
+    await kube.create(LEASES, "lab", lease("a", k="v"))
+    await kube.create(LEASES, "other", lease("b", k="v"))
+    seen: list[tuple[str, int]] = []
 
     async def watch() -> None:
         async with aclosing(
             kube.watch(LEASES, "lab", resource_version=start, label_selector="k=v", timeout_s=60)
         ) as events:
             async for event in events:
-                seen.append((event.type.value, event.object["metadata"]["resourceVersion"]))  # noqa: PERF401
+                later = int(event.object["metadata"]["resourceVersion"]) - int(start)
+                seen.append((event.type.value, later))
 
     task = asyncio.create_task(watch())
     await clock.settle()
@@ -187,28 +210,61 @@ async def test_a_watch_replays_selects_and_ends() -> None:
     kube.send_bookmarks()
     await clock.advance(61)
     assert task.done()
-    assert seen == [("ADDED", "2"), ("MODIFIED", "4"), ("DELETED", "5"), ("BOOKMARK", "5")]
+    assert seen == [("ADDED", 1), ("MODIFIED", 3), ("DELETED", 4), ("BOOKMARK", 4)]
     kube.expire_history()
     with pytest.raises(Gone):
         await anext(kube.watch(LEASES, None, resource_version=start, timeout_s=60))
 
 
-async def test_a_bookmark_is_never_older_than_the_news_before_it() -> None:
+async def test_a_bookmark_is_sent_in_the_order_of_the_changes() -> None:
     _clock, kube = world()
-    await kube.create(LEASES, "lab", named("a"))
-    async with aclosing(kube.watch(LEASES, "lab", resource_version="1", timeout_s=60)) as events:
+    start = kube.version
+    await kube.create(LEASES, "lab", lease("a"))
+    async with aclosing(kube.watch(LEASES, "lab", resource_version=str(start), timeout_s=60)) as events:
         seen = [await anext(events)]
         kube.send_bookmarks()
         await kube.patch(LEASES, KEY, {"metadata": {"labels": {"z": "z"}}})  # the reader was busy until now
         seen += [await anext(events), await anext(events)]
-    assert [event.object["metadata"]["resourceVersion"] for event in seen] == ["2", "3", "3"]
+    versions = [int(event.object["metadata"]["resourceVersion"]) - start for event in seen]
+    assert list(zip([event.type.value for event in seen], versions, strict=True)) == [
+        ("ADDED", 1),
+        ("BOOKMARK", 1),
+        ("MODIFIED", 2),
+    ]
 
 
-async def test_troubles_hit_whom_they_are_meant_for() -> None:
+async def test_a_watch_that_was_silenced_receives_nothing_and_does_not_end() -> None:
+    clock, kube = world()
+    seen: list[str] = []
+
+    async def watch() -> None:
+        async with aclosing(kube.watch(LEASES, "lab", resource_version=str(kube.version), timeout_s=60)) as events:
+            seen.extend([event.type.value async for event in events])
+
+    task = asyncio.create_task(watch())
+    await clock.settle()
+    kube.silence_watches()
+    await kube.create(LEASES, "lab", lease("a"))
+    kube.end_watches()
+    await clock.advance(120)
+    assert not task.done()
+    assert seen == []
+    task.cancel()
+
+
+async def test_the_version_goes_back_as_after_a_restore() -> None:
+    _clock, kube = world()
+    before = kube.version
+    await kube.create(LEASES, "lab", lease("a"))
+    kube.rewind(before)
+    assert (await kube.list_page(LEASES, None))["metadata"]["resourceVersion"] == str(before)
+
+
+async def test_faults_hit_the_requests_that_they_name_of_one_client() -> None:
     _clock, kube = world()
     other = kube.another_client()
     kube.fail_next(Unreachable("cut"), verb="get", resource=LEASES)
-    await kube.create(LEASES, "lab", named("a"))
+    await kube.create(LEASES, "lab", lease("a"))
     await other.get(LEASES, KEY)
     with pytest.raises(Unreachable, match="cut"):
         await kube.get(LEASES, KEY)

@@ -8,11 +8,6 @@ from typing import Any
 
 from attrs import evolve, mutable
 
-from kube_store import copied
-from kube_testing import FakeKube
-from praetor_api.kube.client.api import PatchType
-from praetor_api.kube.client.errors import api_error
-from praetor_api.kube.client.resource import Key, Resource
 from praetor_api.kube.objects import Budget, LabelSelector, RollingUpdate, StrategyType, UpdateStrategy, Wave
 from praetor_controller.model.actions import Create, Delete, Update
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, RolloutPolicy, StoredStatus, Template
@@ -20,6 +15,11 @@ from praetor_controller.rollout.snapshot import Plan, RolloutStatus, Snapshot
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NAMESPACE = "lab"
+
+
+def runs(command: str) -> dict[str, Any]:
+    """Return the spec of a process that runs *command*, as a user writes it."""
+    return {"execution": {"backend": "process", "command": [command]}}
 
 
 def template(version: str) -> Template:
@@ -241,51 +241,3 @@ def stored(status: RolloutStatus, raw: Mapping[str, Any] | None = None) -> Store
         conditions=status.conditions,
         raw=raw or {},
     )
-
-
-class PatchingKube(FakeKube):
-    """A FakeKube that takes the JSON patches of spec writes, too: as the merge patch that has the same effect."""
-
-    async def patch(
-        self,
-        resource: Resource,
-        key: Key,
-        body: Any,
-        *,
-        patch_type: PatchType = PatchType.MERGE,
-        subresource: str | None = None,
-        field_manager: str | None = None,
-        force: bool = False,
-    ) -> dict[str, Any]:
-        if patch_type is PatchType.JSON:
-            old = self._store.objects.get(resource, {}).get(key)
-            if old is None:
-                raise api_error(404, "NotFound", f"{key} not found")
-            body, patch_type = _merge_patch(old, _applied(old, body)), PatchType.MERGE
-        return await super().patch(resource, key, body, patch_type=patch_type, subresource=subresource)
-
-
-def _applied(old: Mapping[str, Any], operations: list[dict[str, Any]]) -> dict[str, Any]:
-    new: dict[str, Any] = copied(dict(old))
-    for operation in operations:
-        *parents, last = (part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:])
-        target = new
-        for part in parents:
-            target = target[part]
-        if operation["op"] == "remove" and last not in target:
-            raise api_error(422, "Invalid", f"the server rejected our request: cannot remove {operation['path']}")
-        if operation["op"] == "remove":
-            del target[last]
-        else:
-            target[last] = operation["value"]
-    return new
-
-
-def _merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    patch: dict[str, Any] = dict.fromkeys(old.keys() - new.keys())
-    for name, value in new.items():
-        if isinstance(value, Mapping) and isinstance(old.get(name), Mapping):
-            patch[name] = _merge_patch(old[name], value)
-        elif old.get(name) != value or name == "resourceVersion":
-            patch[name] = value
-    return patch

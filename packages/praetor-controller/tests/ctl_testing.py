@@ -1,9 +1,8 @@
-"""For tests: a cluster in memory that commands are run against."""
+"""For tests: a cluster in the process that commands are run against."""
 
 from __future__ import annotations
 
 import asyncio
-import copy
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -11,8 +10,8 @@ from typing import Any
 
 from click.testing import CliRunner, Result
 
-from controller_testing import PatchingKube
-from kube_testing import FakeClock
+from kube_testing import FakeClock, InProcessKube, body_of
+from kubeplane import ControlPlane
 from praetor_api.kube.client.resource import (
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
@@ -26,16 +25,16 @@ from praetor_controller.ctl.cluster import Cluster, Target
 NAMESPACE = "lab"
 
 
-class LabKube(PatchingKube):
-    """Objects in memory that can be rehearsed on."""
+class LabKube(InProcessKube):
+    """A client that a rehearsal can be made of."""
 
     def rehearsal(self) -> LabKube:
         """Return a client of a copy: it answers writes, and the objects stay as they are."""
-        return LabKube(self._clock, store=copy.deepcopy(self._store))
+        return LabKube(self._clock, plane=ControlPlane(clock=self._clock, bookmark_s=0, origin=self.plane))
 
 
 class Lab:
-    """A namespace, the commands that look at it, and what they were told about where it is."""
+    """A namespace, the commands that read and change it, and where they were asked to find it."""
 
     def __init__(self, now: datetime = datetime(2026, 1, 1, 1, tzinfo=UTC)) -> None:
         self.clock = FakeClock(now)
@@ -53,8 +52,7 @@ class Lab:
 
     def put(self, resource: Resource, name: str, metadata: Mapping[str, Any] | None = None, **parts: Any) -> str:
         """Create an object, with its status if *parts* has one, and return its uid."""
-        body = {"metadata": {"name": name} | dict(metadata or {}), **parts}
-        return asyncio.run(self._put(resource, name, body))
+        return asyncio.run(self._put(resource, name, body_of(resource, name, metadata, **parts)))
 
     def switch(self, name: str, labels: Mapping[str, str] | None = None, **parts: Any) -> str:
         return self.put(NETWORK_SWITCHES, name, {"labels": dict(labels or {})}, **parts)

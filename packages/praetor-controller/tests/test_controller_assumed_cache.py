@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from controller_testing import PatchingKube
-from kube_testing import FakeClock
+from controller_testing import runs
+from kube_testing import FakeClock, InProcessKube, body_of
 from praetor_api.kube.client.errors import Unreachable
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
 from praetor_api.kube.runtime.informer import Informer
@@ -28,7 +28,7 @@ class Fixture:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.kube = PatchingKube(self.clock)
+        self.kube = InProcessKube(self.clock)
         self.informer = Informer(self.kube, DEVICE_PROCESSES, project=project_process, clock=self.clock)
         self.cache = AssumedCache([(None, self.informer)], self.clock)
         self.cache.add_index(BY_DEVICE, lambda row: (row.device,))
@@ -38,12 +38,12 @@ class Fixture:
         self.cache.add_event_handler(lambda *change: self.events.append(change))
 
     async def create(self, device: str = "a", **metadata: Any) -> ProcessRow:
-        body = {"metadata": {"name": f"tel-{device}"} | metadata, "spec": {"deviceRef": {"name": device}}}
+        spec = runs("v1") | {"deviceRef": {"name": device}}
+        body = body_of(DEVICE_PROCESSES, f"tel-{device}", metadata, spec=spec)
         return project_process(await self.kube.create(DEVICE_PROCESSES, "lab", body))
 
-    async def write(self, command: str, device: str = "a") -> ProcessRow:
-        spec = {"deviceRef": {"name": device}, "execution": {"command": [command]}}
-        return project_process(await self.kube.patch(DEVICE_PROCESSES, KEY, {"spec": spec}))
+    async def write(self, command: str) -> ProcessRow:
+        return project_process(await self.kube.patch(DEVICE_PROCESSES, KEY, {"spec": runs(command)}))
 
     async def delete(self) -> None:
         await self.kube.delete(DEVICE_PROCESSES, KEY)
@@ -113,7 +113,7 @@ async def test_a_created_row_is_served_before_the_informer_has_it(fixture: Fixtu
 
 
 async def test_the_index_follows_what_is_assumed(fixture: Fixture) -> None:
-    moved = await fixture.write("v2", device="b")
+    moved = evolve(await fixture.write("v2"), device="b")
     fixture.cache.assume(moved)
     assert (fixture.on("a"), fixture.on("b")) == ([], [moved])
 

@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from controller_testing import PatchingKube
-from kube_testing import FakeClock
+from controller_testing import runs
+from kube_testing import FakeClock, InProcessKube, body_of
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.limiter import TokenBucket
@@ -29,7 +29,7 @@ class LeadershipFixture:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.kube = PatchingKube(self.clock)
+        self.kube = InProcessKube(self.clock)
         self.cache = Cache(self.kube, self.clock, ())
         self.leads = True
         metrics, recorder = Metrics(), EventRecorder(self.kube, self.clock, "praetor-controller", "me")
@@ -47,9 +47,9 @@ class LeadershipFixture:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Create a switch and a deployment, and run a cache that follows them."""
-        await self.kube.create(NETWORK_SWITCHES, "lab", {"metadata": {"name": "a"}, "spec": {}})
-        spec = {"selector": {}, "template": {"spec": {"execution": {"command": ["v1"]}}}}
-        await self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", {"metadata": {"name": "tel"}, "spec": spec})
+        await self.kube.create(NETWORK_SWITCHES, "lab", body_of(NETWORK_SWITCHES, "a", spec={}))
+        spec = {"selector": {}, "template": {"spec": runs("v1")}}
+        await self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", body_of(DEVICE_PROCESS_DEPLOYMENTS, "tel", spec=spec))
         following = asyncio.create_task(self.cache.run())
         await self.clock.advance(1)
         yield

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from controller_testing import PatchingKube
-from kube_testing import FakeClock
+from controller_testing import runs
+from kube_testing import FakeClock, InProcessKube, body_of
 from praetor_api.kube.client.resource import (
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
@@ -32,19 +32,19 @@ TEL = Key("lab", "tel")
 class CountingFixture:
     """A controller whose passes are counted, and up to thirty devices."""
 
-    def __init__(self, kube: type[PatchingKube] = PatchingKube) -> None:
+    def __init__(self, kube: type[InProcessKube] = InProcessKube) -> None:
         self.clock = FakeClock()
         self.kube = kube(self.clock)
         self.program = Program(self.kube, self.clock, Settings(metrics=None, probes=None))
 
     async def deploy(self, devices: int = len(NAMES)) -> None:
         for name in (f"leaf-{number}" for number in range(devices)):
-            await self.kube.create(NETWORK_SWITCHES, "lab", {"metadata": {"name": name}, "spec": {}})
-        body = {"selector": {}, "template": {"spec": {"execution": {"command": ["v1"]}}}}
-        await self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", {"metadata": {"name": "tel"}, "spec": body})
+            await self.kube.create(NETWORK_SWITCHES, "lab", body_of(NETWORK_SWITCHES, name, spec={}))
+        spec = {"selector": {}, "template": {"spec": runs("v1")}}
+        await self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", body_of(DEVICE_PROCESS_DEPLOYMENTS, "tel", spec=spec))
 
     async def change_template(self, command: str) -> None:
-        template = {"spec": {"execution": {"command": [command]}}}
+        template = {"spec": runs(command)}
         await self.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"spec": {"template": template}})
 
     async def report(self, name: str, phase: str = "Running", **fields: Any) -> None:
@@ -142,9 +142,9 @@ async def test_a_pass_over_all_devices_confirms_the_incremental_status_once_a_mi
 async def test_what_concerns_more_than_one_device_makes_a_pass_over_all_at_once(fleet: CountingFixture) -> None:
     await fleet.report("leaf-7", "Failed")
     await fleet.clock.advance(0.1)
-    await fleet.kube.create(NETWORK_SWITCHES, "lab", {"metadata": {"name": "leaf-99"}, "spec": {}})
+    await fleet.kube.create(NETWORK_SWITCHES, "lab", body_of(NETWORK_SWITCHES, "leaf-99", spec={}))
     await fleet.kube.delete(NETWORK_SWITCHES, Key("lab", "leaf-0"))
-    evil = {"spec": {"execution": {"command": ["evil"]}}}
+    evil = {"spec": runs("evil")}
     await fleet.kube.patch(DEVICE_PROCESSES, Key("lab", "tel-leaf-3"), evil)
     await fleet.clock.advance(0.5)
     processes = {key.name: each for key, each in fleet.kube.objects(DEVICE_PROCESSES).items()}
@@ -232,7 +232,7 @@ async def test_created_processes_make_one_pass_and_one_more_to_show_them() -> No
         assert fleet.all_passes() == 2
 
 
-class Slow(PatchingKube):
+class Slow(InProcessKube):
     """Needs half a second to create a process."""
 
     async def create(self, resource: Resource, *args: Any, **fields: Any) -> dict[str, Any]:

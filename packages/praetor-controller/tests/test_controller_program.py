@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from controller_testing import PatchingKube
-from kube_testing import FakeClock, Request
+from controller_testing import runs
+from kube_testing import FakeClock, InProcessKube, Request, body_of
 from praetor_api.kube.client.api import PatchType
 from praetor_api.kube.client.errors import ServerError, Unreachable, api_error
 from praetor_api.kube.client.resource import (
@@ -38,25 +38,26 @@ class ProgramFixture:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
-        self.kube = PatchingKube(self.clock)
+        self.kube = InProcessKube(self.clock)
 
     async def switch(self, name: str, **labels: str) -> None:
-        body = {"metadata": {"name": name, "labels": {"role": "leaf"} | labels}, "spec": {}}
+        body = body_of(NETWORK_SWITCHES, name, {"labels": {"role": "leaf"} | labels}, spec={})
         await self.kube.create(NETWORK_SWITCHES, "lab", body)
 
     async def deploy(self, name: str = "tel", **spec: Any) -> None:
         body: dict[str, Any] = {
             "selector": {"matchLabels": {"role": "leaf"}},
-            "template": {"metadata": {"labels": {"app": "tel"}}, "spec": {"execution": {"command": ["v1"]}}},
+            "template": {"metadata": {"labels": {"app": "tel"}}, "spec": runs("v1")},
             "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
         }
-        await self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", {"metadata": {"name": name}, "spec": body | spec})
+        deployment = body_of(DEVICE_PROCESS_DEPLOYMENTS, name, spec=body | spec)
+        await self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", deployment)
 
     async def edit(self, **spec: Any) -> None:
         await self.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"spec": spec})
 
     async def change_template(self, command: str, **metadata: Any) -> None:
-        await self.edit(template={"metadata": metadata, "spec": {"execution": {"command": [command]}}})
+        await self.edit(template={"metadata": metadata, "spec": runs(command)})
 
     async def report_ready(self, *names: str) -> None:
         for key, obj in self.kube.objects(DEVICE_PROCESSES).items():
@@ -193,7 +194,7 @@ async def test_keys_of_others_stay_and_keys_of_the_template_go(fixture: ProgramF
 
 async def test_drift_made_by_hand_is_corrected(fixture: ProgramFixture) -> None:
     await fixture.report_ready()
-    await fixture.kube.patch(DEVICE_PROCESSES, Key("lab", "tel-b"), {"spec": {"execution": {"command": ["evil"]}}})
+    await fixture.kube.patch(DEVICE_PROCESSES, Key("lab", "tel-b"), {"spec": runs("evil")})
     await fixture.clock.advance(5)
     assert fixture.commands()["tel-b"] == "v1"
 
@@ -223,16 +224,15 @@ async def test_a_paused_deployment_writes_no_process(fixture: ProgramFixture) ->
 
 
 async def test_a_process_of_another_owner_is_left_alone(fixture: ProgramFixture) -> None:
-    await fixture.kube.create(
-        DEVICE_PROCESSES, "lab", {"metadata": {"name": "tel-z"}, "spec": {"deviceRef": {"name": "q"}}}
-    )
+    spec = runs("other") | {"deviceRef": {"name": "q"}}
+    theirs = await fixture.kube.create(DEVICE_PROCESSES, "lab", body_of(DEVICE_PROCESSES, "tel-z", spec=spec))
     await fixture.clock.advance(1)
     await fixture.switch("z")
     await fixture.clock.advance(5)
     ours = [name for name, obj in fixture.processes().items() if obj["spec"]["deviceRef"]["name"] == "z"]
     assert len(ours) == 1
     assert ours[0].startswith("tel-z-")
-    assert fixture.processes()["tel-z"]["spec"] == {"deviceRef": {"name": "q"}}
+    assert fixture.processes()["tel-z"]["spec"] == theirs["spec"]
 
 
 async def test_a_write_without_an_answer_is_read_back(fixture: ProgramFixture) -> None:
@@ -323,12 +323,13 @@ async def test_history_that_cannot_be_trimmed_hides_no_status(fixture: ProgramFi
 
 async def test_a_namespace_that_cannot_be_followed_holds_up_itself_alone() -> None:
     fixture = ProgramFixture()
-    for namespace in ("lab", "gone"):
+    for namespace in ("lab", "other"):
         for name in ("a", "b", "c", "d", "e"):  # more deployments than workers
-            body = {"metadata": {"name": name, "labels": {"role": "leaf"}}, "spec": {}}
+            body = body_of(NETWORK_SWITCHES, name, {"labels": {"role": "leaf"}}, spec={})
             await fixture.kube.create(NETWORK_SWITCHES, namespace, body)
-            spec = {"selector": {}, "template": {"spec": {"execution": {"command": ["v1"]}}}}
-            await fixture.kube.create(DEVICE_PROCESS_DEPLOYMENTS, namespace, {"metadata": {"name": name}, "spec": spec})
+            spec = {"selector": {}, "template": {"spec": runs("v1")}}
+            deployment = body_of(DEVICE_PROCESS_DEPLOYMENTS, name, spec=spec)
+            await fixture.kube.create(DEVICE_PROCESS_DEPLOYMENTS, namespace, deployment)
     watch, forbidden = fixture.kube.watch, []
 
     async def guarded(resource: Resource, namespace: str | None, **options: Any) -> AsyncIterator[Any]:
@@ -339,12 +340,12 @@ async def test_a_namespace_that_cannot_be_followed_holds_up_itself_alone() -> No
                 yield event
 
     fixture.kube.watch = guarded  # type: ignore[method-assign, assignment]
-    async with fixture.controller(namespaces=("lab", "gone")):
-        forbidden.append("gone")
+    async with fixture.controller(namespaces=("lab", "other")):
+        forbidden.append("other")
         fixture.kube.end_watches()
         await fixture.clock.advance(5)
-        for namespace in ("gone", "lab"):
-            template = {"spec": {"execution": {"command": ["v2"]}}}
+        for namespace in ("other", "lab"):
+            template = {"spec": runs("v2")}
             for name in ("a", "b", "c", "d", "e"):
                 await fixture.kube.patch(
                     DEVICE_PROCESS_DEPLOYMENTS, Key(namespace, name), {"spec": {"template": template}}
@@ -405,6 +406,7 @@ async def test_nothing_is_written_while_nothing_changes(fixture: ProgramFixture)
 
 
 async def test_a_bad_selector_is_shown_until_it_is_fixed(fixture: ProgramFixture) -> None:
+    await fixture.kube.loosen(DEVICE_PROCESS_DEPLOYMENTS)
     await fixture.edit(selector={"matchExpressions": [{"key": "a", "operator": "In", "values": []}]})
     await fixture.clock.advance(5)
     assert fixture.condition("Progressing") == ("False", "InvalidSpec")
@@ -432,10 +434,10 @@ async def test_nothing_is_decided_while_only_switches_from_before_an_outage_are_
     fixture.kube.end_watches(Unreachable("cut"))
     await fixture.clock.advance(1)
     others = fixture.kube.another_client()
-    body = {"metadata": {"name": "new", "labels": {"role": "edge"}}, "spec": {}}
+    body = body_of(NETWORK_SWITCHES, "new", {"labels": {"role": "edge"}}, spec={})
     await others.create(NETWORK_SWITCHES, "lab", body)
-    spec = {"selector": {"matchLabels": {"role": "edge"}}, "template": {"spec": {"execution": {"command": ["v1"]}}}}
-    await others.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", {"metadata": {"name": "edge"}, "spec": spec})
+    spec = {"selector": {"matchLabels": {"role": "edge"}}, "template": {"spec": runs("v1")}}
+    await others.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", body_of(DEVICE_PROCESS_DEPLOYMENTS, "edge", spec=spec))
     fixture.kube.heal()
     fixture.kube.fail_next(ServerError(500), verb="watch", resource=NETWORK_SWITCHES, times=4)
     edge = Key("lab", "edge")
@@ -446,7 +448,7 @@ async def test_nothing_is_decided_while_only_switches_from_before_an_outage_are_
 
 
 async def test_a_deleted_deployment_is_not_acted_on(fixture: ProgramFixture) -> None:
-    await fixture.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"metadata": {"finalizers": ["keep"]}})
+    await fixture.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"metadata": {"finalizers": ["example.com/keep"]}})
     await fixture.kube.delete(DEVICE_PROCESS_DEPLOYMENTS, TEL)
     await fixture.kube.delete(DEVICE_PROCESSES, Key("lab", "tel-a"))
     await fixture.clock.advance(5)
@@ -521,8 +523,10 @@ async def test_a_status_conflict_is_retried(fixture: ProgramFixture) -> None:
 
 async def test_a_process_in_another_namespace_does_not_belong_to_the_deployment(fixture: ProgramFixture) -> None:
     owner = fixture.kube.objects(DEVICE_PROCESS_DEPLOYMENTS)[TEL]["metadata"]["uid"]
-    metadata = {"name": "tel-a", "ownerReferences": [{"uid": owner, "controller": True}]}
-    await fixture.kube.create(DEVICE_PROCESSES, "other", {"metadata": metadata, "spec": {"deviceRef": {"name": "a"}}})
+    reference = {"apiVersion": "azure.com/v1alpha1", "kind": "DeviceProcessDeployment", "name": "tel", "uid": owner}
+    metadata = {"ownerReferences": [reference | {"controller": True}]}
+    spec = runs("v1") | {"deviceRef": {"name": "a"}}
+    await fixture.kube.create(DEVICE_PROCESSES, "other", body_of(DEVICE_PROCESSES, "tel-a", metadata, spec=spec))
     await fixture.clock.advance(10)
     assert Key("other", "tel-a") in fixture.kube.objects(DEVICE_PROCESSES)
 

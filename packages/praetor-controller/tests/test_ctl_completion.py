@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from click.shell_completion import ShellComplete
 
+from controller_testing import runs
 from ctl_testing import Lab
 from praetor_api.kube.client.errors import Unreachable
 from praetor_controller.ctl.cli import main
@@ -21,7 +22,10 @@ def completed(lab: Lab, args: list[str], incomplete: str) -> list[str]:
 @pytest.fixture
 def lab() -> Lab:
     lab = Lab()
-    spec: dict[str, Any] = {"selector": {}}
+    spec: dict[str, Any] = {
+        "selector": {},
+        "template": {"spec": runs("/opt/tel")},
+    }
     for name in ("beacon", "telemetry"):
         lab.deployment(name, spec=spec)
     lab.switch("leaf-1")

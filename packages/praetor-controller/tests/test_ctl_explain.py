@@ -14,7 +14,7 @@ from praetor_controller.ctl.explain import MEANINGS
 from praetor_controller.rollout.reasons import ReasonCode
 
 LONG_AGO = "2026-01-01T00:00:00Z"
-OLD, NEW = {"execution": {"backend": "process"}}, {"execution": {"backend": "systemd"}}
+OLD, NEW = ({"execution": {"backend": backend, "command": ["/opt/tel"]}} for backend in ("process", "systemd"))
 
 
 def connected(value: str = "True") -> dict[str, Any]:
@@ -113,6 +113,7 @@ def test_a_deployment_takes_precedence_over_a_device_of_the_same_name(lab: Lab) 
 
 def test_a_deployment_that_cannot_be_acted_on_says_why() -> None:
     lab = Lab()
+    asyncio.run(lab.kube.loosen(DEVICE_PROCESS_DEPLOYMENTS))
     lab.deployment("bad", spec={"template": {"spec": NEW}})
     output = lab.run("explain", "bad").output
     assert "Progressing=False InvalidSpec: spec.selector" in output
@@ -120,7 +121,7 @@ def test_a_deployment_that_cannot_be_acted_on_says_why() -> None:
 
 
 def test_a_deployment_that_is_being_deleted_is_shown_as_such(lab: Lab) -> None:
-    lab.deployment("old", {"finalizers": ["example.com/hold"]}, spec={"selector": {}})
+    lab.deployment("old", {"finalizers": ["example.com/hold"]}, spec={"selector": {}, "template": {"spec": NEW}})
     asyncio.run(lab.kube.delete(DEVICE_PROCESS_DEPLOYMENTS, Key(NAMESPACE, "old")))
     assert lab.run("explain", "old").output == "old: is being deleted\n"
     assert json.loads(lab.run("explain", "old", "-o", "json").output)["conditions"] == []

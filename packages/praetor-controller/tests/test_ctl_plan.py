@@ -20,7 +20,9 @@ from praetor_controller.ctl.errors import BadInput
 from praetor_controller.ctl.forecast import MAX_STEPS
 
 LONG_AGO = "2026-01-01T00:00:00Z"
-OLD, NEW = {"execution": {"backend": "process"}}, {"execution": {"backend": "systemd"}}
+OLD, NEW = ({"execution": {"backend": backend, "command": ["/opt/tel"]}} for backend in ("process", "systemd"))
+
+OWNER = {"apiVersion": "azure.com/v1alpha1", "kind": "DeviceProcessDeployment", "name": "tel", "controller": True}
 
 
 def connected(value: str = "True") -> dict[str, Any]:
@@ -50,7 +52,6 @@ def lab_of(devices: int, with_processes: int | None = None, **switches: dict[str
     """Return a lab with the old deployment; *switches* are parts of single devices, with `_` for `-`."""
     lab = Lab()
     uid = lab.deployment("tel", spec=manifest(OLD)["spec"])
-    owner = {"apiVersion": "azure.com/v1alpha1", "kind": "DeviceProcessDeployment", "name": "tel", "controller": True}
     for number in range(devices):
         name = f"leaf-{number}"
         parts = {"status": {"conditions": [connected()]}} | switches.get(name.replace("-", "_"), {})
@@ -58,7 +59,7 @@ def lab_of(devices: int, with_processes: int | None = None, **switches: dict[str
         if with_processes is None or number < with_processes:
             metadata = {
                 "labels": {"azure.com/deployment": "tel"},
-                "ownerReferences": [owner | {"uid": uid}],
+                "ownerReferences": [OWNER | {"uid": uid}],
                 "annotations": {"azure.com/offered-at": LONG_AGO, "azure.com/revision": "old"},
             }
             ref = {"kind": "NetworkSwitch", "name": name, "namespace": NAMESPACE}
@@ -138,9 +139,10 @@ def test_an_offline_device_stays_offline_in_a_forecast() -> None:
 
 
 def test_a_spec_that_cannot_be_acted_on_is_named() -> None:
-    body = manifest(rolling={"maxUnavailable": "many"})
-    assert "maxUnavailable" in forecast(lab_of(1), body)["fault"]
-    assert plan(lab_of(1), body).output.startswith("tel: the spec cannot be acted on: spec.updateStrategy")
+    body, lab = manifest(rolling={"maxUnavailable": "many"}), lab_of(1)
+    asyncio.run(lab.kube.loosen(DEVICE_PROCESS_DEPLOYMENTS))
+    assert "maxUnavailable" in forecast(lab, body)["fault"]
+    assert plan(lab, body).output.startswith("tel: the spec cannot be acted on: spec.updateStrategy")
 
 
 def test_a_budget_names_its_worst_domain() -> None:
@@ -236,7 +238,7 @@ def test_a_forecast_keeps_the_budget_and_ends(devices: int, limit: int) -> None:
 def test_a_way_back_to_an_earlier_template_is_a_rollout_that_begins_now() -> None:
     lab = lab_of(2)
     metadata = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]
-    owner = {"kind": "DeviceProcessDeployment", "name": "tel", "controller": True, "uid": metadata["uid"]}
+    owner = OWNER | {"uid": metadata["uid"]}
     for number, template in ((1, NEW), (2, OLD)):
         data = {"spec": {"template": {"spec": template}}}
         notes = {"labels": {"azure.com/deployment": "tel"}, "ownerReferences": [owner]}
@@ -249,7 +251,7 @@ def test_a_way_back_to_an_earlier_template_is_a_rollout_that_begins_now() -> Non
 def test_a_process_that_is_going_makes_room_for_its_successor() -> None:
     lab = lab_of(1, with_processes=0)
     uid = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]["uid"]
-    owner = {"kind": "DeviceProcessDeployment", "name": "tel", "controller": True, "uid": uid}
+    owner = OWNER | {"uid": uid}
     going = {"finalizers": ["example.com/hold"], "ownerReferences": [owner]}
     ref = {"kind": "NetworkSwitch", "name": "leaf-0", "namespace": NAMESPACE}
     lab.process("tel-leaf-0", going, spec={**OLD, "deviceRef": ref}, status=running())

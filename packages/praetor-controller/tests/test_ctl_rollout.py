@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from ctl_testing import NAMESPACE, Lab, LabKube
+from kube_testing import body_of
 from praetor_api.kube.client.errors import Forbidden, KubeError, NotFound, api_error
 from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Key
 from praetor_controller.ctl.cluster import Cluster, Target
@@ -20,7 +21,9 @@ KEY = Key(NAMESPACE, "tel")
 
 
 def template(version: str) -> dict[str, Any]:
-    return {"spec": {"artifact": {"url": f"registry/tel:{version}"}, "execution": {"backend": "process"}}}
+    artifact = {"type": "file", "url": f"/registry/tel:{version}"}
+    execution = {"backend": "process", "command": ["/opt/tel"], "terminationGracePeriodSeconds": 30}
+    return {"spec": {"artifact": artifact, "execution": execution, "restartPolicy": "Always"}}
 
 
 def status(reason: str, value: str = "True", **rest: Any) -> dict[str, Any]:
@@ -115,8 +118,8 @@ def test_without_permission_to_list_devices_no_waves_are_shown() -> None:
 async def test_bars_move_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     lab = Lab()
     spec = {"selector": {}, "template": template("v2"), "updateStrategy": {"rollingUpdate": WAVE}}
-    await lab.kube.create(DEVICE_PROCESS_DEPLOYMENTS, NAMESPACE, {"metadata": {"name": "tel"}, "spec": spec})
-    body = {"metadata": {"name": "leaf-1", "labels": {"ring": "canary"}}, "spec": {}}
+    await lab.kube.create(DEVICE_PROCESS_DEPLOYMENTS, NAMESPACE, body_of(DEVICE_PROCESS_DEPLOYMENTS, "tel", spec=spec))
+    body = body_of(NETWORK_SWITCHES, "leaf-1", {"labels": {"ring": "canary"}}, spec={})
     await lab.kube.create(NETWORK_SWITCHES, NAMESPACE, body)
     cluster = Cluster(api=lab.kube, namespace=NAMESPACE, clock=lab.clock)
     screen = Screen(terminal=True, quiet=False)
@@ -172,7 +175,7 @@ class Follower:
 
 async def made(reported: dict[str, Any]) -> Lab:
     lab = Lab()
-    body = {"metadata": {"name": "tel"}, "spec": {"selector": {}}}
+    body = body_of(DEVICE_PROCESS_DEPLOYMENTS, "tel", spec={"selector": {}, "template": template("v2")})
     await lab.kube.create(DEVICE_PROCESS_DEPLOYMENTS, NAMESPACE, body)
     await lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, KEY, {"status": reported}, subresource="status")
     return lab
@@ -258,7 +261,7 @@ def test_a_terminal_shows_one_line_that_changes(capsys: pytest.CaptureFixture[st
 
 def test_the_command_says_when_time_was_up() -> None:
     lab = Impatient()
-    lab.deployment("tel", spec={"selector": {}}, status=status("RolloutInProgress"))
+    lab.deployment("tel", spec={"selector": {}, "template": template("v2")}, status=status("RolloutInProgress"))
     result = lab.run("rollout", "status", "tel", "--timeout", "1s")
     assert result.exit_code == 5
     assert "--timeout: 1s were up; the rollout goes on" in result.stderr
@@ -319,7 +322,7 @@ class Meddled(LabKube):
     """Another client writes to the deployment just before the command does, this many times."""
 
     def __init__(self, lab: Lab, body: dict[str, Any], subresource: str | None, times: int) -> None:
-        super().__init__(lab.clock, store=lab.kube._store)
+        super().__init__(lab.clock, plane=lab.kube.plane)
         self._meddling = body, subresource
         self._times = times
 
@@ -428,8 +431,8 @@ def test_a_revision_says_when_and_why_it_was_made_and_what_it_changed(lab: Lab) 
     at = lines.index("changes:")
     assert lines[at + 1 : at + 3] == ["  --- revision 1", "  +++ revision 2"]
     assert [line.strip() for line in lines[at:] if line[2:3] in "+-" and "tel:" in line] == [
-        "-    url: registry/tel:v1",
-        "+    url: registry/tel:v2",
+        "-    url: /registry/tel:v1",
+        "+    url: /registry/tel:v2",
     ]
 
 

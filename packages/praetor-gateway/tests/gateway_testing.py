@@ -13,7 +13,7 @@ from attrs import evolve, field, frozen, mutable
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message
 
-from kube_testing import FakeClock, FakeKube
+from kube_testing import FakeClock, InProcessKube, body_of
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
 from praetor_api.kube.options import Address
@@ -84,15 +84,13 @@ def switch_row(**fields: Any) -> CachedSwitch:
 def process_object(device: str, name: str = "", **spec: Any) -> dict[str, Any]:
     """Return a DeviceProcess as a person writes it."""
     execution = {"backend": "process", "command": ["sleep", "9"]}
-    return {
-        "metadata": {"name": name or f"agent-{device}"},
-        "spec": {"deviceRef": {"name": device}, "execution": execution, **spec},
-    }
+    spec = {"deviceRef": {"name": device}, "execution": execution, **spec}
+    return body_of(DEVICE_PROCESSES, name or f"agent-{device}", spec=spec)
 
 
 def switch_object(name: str, **labels: str) -> dict[str, Any]:
     """Return a NetworkSwitch as a person writes it."""
-    return {"metadata": {"name": name, "labels": labels}, "spec": {}}
+    return body_of(NETWORK_SWITCHES, name, {"labels": labels}, spec={})
 
 
 @frozen(kw_only=True)
@@ -184,7 +182,7 @@ class _Exchange:
 class GatewayLab:
     """A running gateway, and the world around it."""
 
-    kube: FakeKube
+    kube: InProcessKube
     clock: FakeClock
     gateway: Gateway
     client: AsgiClient
@@ -237,14 +235,14 @@ def conditions(obj: Mapping[str, Any]) -> dict[str, str]:
 
 @asynccontextmanager
 async def running_lab(
-    kube: FakeKube | None = None,
+    kube: InProcessKube | None = None,
     clock: FakeClock | None = None,
     transport: PeerTransport | None = None,
     **settings: Any,
 ) -> AsyncIterator[GatewayLab]:
     """Run a gateway on fakes; *settings* replace those of SETTINGS."""
     clock = clock or FakeClock()
-    kube = kube or FakeKube(clock)
+    kube = kube or InProcessKube(clock)
     registry = CollectorRegistry()
     gateway = Gateway(kube, evolve(SETTINGS, **settings), clock, registry, transport)
     client = AsgiClient(gateway.app)

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway_testing import AsgiClient, GatewayLab, conditions, running_lab
-from kube_testing import FakeClock, FakeKube
+from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.resource import LEASES, Key
 from praetor_api.kube.options import Address
 from praetor_gateway import cli
@@ -37,7 +37,7 @@ class PeerNetwork:
 
 
 async def replica(
-    stack: AsyncExitStack, network: PeerNetwork, name: str, kube: FakeKube, clock: FakeClock
+    stack: AsyncExitStack, network: PeerNetwork, name: str, kube: InProcessKube, clock: FakeClock
 ) -> GatewayLab:
     peers = PeerSettings(addr=Address("127.0.0.1", 0), advertise=name, token="secret")
     lab = await stack.enter_async_context(
@@ -60,7 +60,7 @@ def lost(lab: GatewayLab, *devices: str) -> list[str]:
 
 async def test_a_device_that_another_replica_hears_is_connected() -> None:
     clock, network = FakeClock(), PeerNetwork()
-    kube = FakeKube(clock)
+    kube = InProcessKube(clock)
     async with AsyncExitStack() as stack:
         first = await replica(stack, network, "first", kube, clock)
         second = await replica(stack, network, "second", kube, clock)
@@ -79,7 +79,7 @@ async def test_a_device_that_another_replica_hears_is_connected() -> None:
 
 async def test_devices_of_a_replica_that_is_cut_off_are_frozen_for_a_while() -> None:
     clock, network = FakeClock(), PeerNetwork()
-    kube = FakeKube(clock)
+    kube = InProcessKube(clock)
     async with AsyncExitStack() as stack:
         first = await replica(stack, network, "first", kube, clock)
         second = await replica(stack, network, "second", kube, clock)
@@ -95,7 +95,7 @@ async def test_devices_of_a_replica_that_is_cut_off_are_frozen_for_a_while() -> 
 
 async def test_the_next_arbiter_knows_every_device_that_the_others_heard() -> None:
     clock, network = FakeClock(), PeerNetwork()
-    kube = FakeKube(clock)
+    kube = InProcessKube(clock)
     async with AsyncExitStack() as stack:
         async with AsyncExitStack() as short:
             await replica(short, network, "first", kube, clock)

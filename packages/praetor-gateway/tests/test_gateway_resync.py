@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from gateway_testing import GatewayLab, conditions, running_lab
-from kube_testing import FakeKube
+from kube_testing import InProcessKube
 from praetor_api.kube.client.errors import api_error
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key
 
@@ -126,7 +126,7 @@ async def test_a_changed_connection_requests_no_resync() -> None:
         assert not await beat(second, good)
 
 
-class LateAnswers(FakeKube):
+class LateAnswers(InProcessKube):
     """Sends the echo of a write before its answer, as a network may."""
 
     async def patch(self, *args: Any, **options: Any) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class LateAnswers(FakeKube):
 async def test_our_own_write_requests_no_resync_even_if_its_echo_comes_before_its_answer() -> None:
     async with (
         running_lab() as world,
-        running_lab(LateAnswers(world.clock, store=world.kube._store), world.clock) as lab,
+        running_lab(LateAnswers(world.clock, plane=world.kube.plane), world.clock) as lab,
     ):
         await lab.declare("leaf-1")
         good = await lab.running("leaf-1")

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
 from gateway_testing import SETTINGS, SHARED_TOKEN, process_object
-from kube_testing import FakeClock, FakeKube
+from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.resource import DEVICE_PROCESSES
 from praetor_api.kube.options import Address, BadOption
 from praetor_api.kube.runtime.clock import SystemClock
@@ -28,9 +28,9 @@ from praetor_gateway.main import serve
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[tuple[FakeKube, int, int, asyncio.Event, asyncio.Task[None]]]:
+async def served() -> AsyncIterator[tuple[InProcessKube, int, int, asyncio.Event, asyncio.Task[None]]]:
     """Run the program on a fake API; yield the API, both ports, the event that stops it, and its task."""
-    kube, stop = FakeKube(), asyncio.Event()
+    kube, stop = InProcessKube(), asyncio.Event()
     await kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1"))
     gateway = Gateway(kube, SETTINGS, SystemClock(), CollectorRegistry())
     ports: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateway_testing import GatewayLab, conditions, process_object, running_lab
-from kube_testing import FakeKube
+from kube_testing import InProcessKube
 from praetor_api.kube.client.errors import Unreachable, api_error
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key, Resource
 from praetor_gateway.status.composer import StatusComposer
@@ -300,7 +300,7 @@ async def test_a_report_that_comes_while_the_last_one_is_written_is_written_as_w
         good = await lab.running("leaf-1")
         await lab.report("leaf-1", good)
         await lab.clock.advance(10)
-        slow = SlowAnswers(lab.clock, store=lab.kube._store)
+        slow = SlowAnswers(lab.clock, plane=lab.kube.plane)
         async with running_lab(slow, lab.clock, identity="gateway-2") as other:
             await other.report("leaf-1", {**good, "healthy": False})
             await slow.sent.wait()
@@ -311,7 +311,7 @@ async def test_a_report_that_comes_while_the_last_one_is_written_is_written_as_w
             assert other.value("status_writes_total", outcome="written") == 2
 
 
-class SlowAnswers(FakeKube):
+class SlowAnswers(InProcessKube):
     """Holds each write of a status until it is let go."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -22,6 +22,7 @@ LABELS = {"app": "router", "tier": "edge", "rack": "12"}
         ("app in (router, switch)", True),
         ("app in (switch),tier=edge", False),
         ("app notin (switch)", True),
+        ("app notin (switch,hub),rack", True),
         ("absent notin (x)", True),
         ("app", True),
         ("absent", False),

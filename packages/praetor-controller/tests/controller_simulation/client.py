@@ -6,9 +6,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, TypeAlias
 
-from controller_testing import PatchingKube
-from kube_store import Store
-from kube_testing import FakeClock
+from kube_testing import FakeClock, InProcessKube
+from kubeplane import ControlPlane
 from praetor_api.kube.client.api import WatchEvent
 from praetor_api.kube.client.errors import Unreachable
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
@@ -27,11 +26,11 @@ def _gate() -> asyncio.Event:
     return gate
 
 
-class Client(PatchingKube):
+class Client(InProcessKube):
     """One life of a controller; the next one has a client of its own."""
 
-    def __init__(self, clock: FakeClock, store: Store, on_write: OnWrite) -> None:
-        super().__init__(clock, store=store)
+    def __init__(self, clock: FakeClock, plane: ControlPlane, on_write: OnWrite) -> None:
+        super().__init__(clock, plane=plane)
         self._on_write = on_write
         self.open = _gate()  # of the connection that tells of processes
         self.dies_after: int | None = None  # so many more writes
@@ -72,7 +71,7 @@ class Client(PatchingKube):
 
     async def patch(self, resource: Resource, key: Key, body: Any, **options: Any) -> dict[str, Any]:
         dying = await self._live()
-        old = self._store.objects.get(resource, {}).get(key)
+        old = self.peek(resource).get(key)
         made = await super().patch(resource, key, body, **options)
         self._on_write(resource, old, made, options.get("subresource"))
         return await self._answer(made, dying=dying)

@@ -8,7 +8,7 @@ from typing import Any
 from attrs import mutable
 
 from controller_simulation.stored import LAB, Stored
-from controller_testing import PatchingKube
+from kube_testing import InProcessKube
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key, Resource
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.times import time
@@ -33,7 +33,7 @@ class Pretend:
 class Devices(dict[str, Pretend]):
     """The devices that there are, by name, and the gateway that speaks for them, after *before_news*."""
 
-    def __init__(self, kube: PatchingKube, stored: Stored, clock: Clock, before_news: Callable[[], None]) -> None:
+    def __init__(self, kube: InProcessKube, stored: Stored, clock: Clock, before_news: Callable[[], None]) -> None:
         super().__init__()
         self._kube = kube
         self._stored = stored

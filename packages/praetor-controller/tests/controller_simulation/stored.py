@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kube_store import Store
+from kube_testing import InProcessKube
 from praetor_api.kube.client.resource import (
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
@@ -22,8 +22,10 @@ LAB = "lab"
 class Stored:
     """Rows are made once for each version of an object, and gathered once for each version of the store."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, kube: InProcessKube) -> None:
+        self._kube = kube
+        self._read_at = 0
+        self._objects: dict[Resource, dict[Key, dict[str, Any]]] = {}
         self._rows: dict[tuple[Resource, Key], tuple[str, Any]] = {}
         self._gathered_at = 0
         self._processes: dict[str | None, tuple[ProcessRow, ...]] = {}  # by the uid of their owner
@@ -52,12 +54,16 @@ class Stored:
         return {each["spec"]["deviceRef"]["name"]: each["spec"]["execution"]["command"][0] for each in ours}
 
     def objects(self, resource: Resource) -> dict[Key, dict[str, Any]]:
-        return self._store.objects.get(resource, {})
+        if self._read_at != self._kube.version:
+            self._read_at, self._objects = self._kube.version, {}
+        if resource not in self._objects:
+            self._objects[resource] = self._kube.peek(resource)
+        return self._objects[resource]
 
     def _gather(self) -> None:
-        if self._gathered_at == self._store.version:
+        if self._gathered_at == self._kube.version:
             return
-        self._gathered_at, self._processes = self._store.version, {}
+        self._gathered_at, self._processes = self._kube.version, {}
         for key in self.objects(DEVICE_PROCESSES):
             row: ProcessRow = self._row(DEVICE_PROCESSES, key, project_process)
             self._processes[row.owner] = (*self._processes.get(row.owner, ()), row)
@@ -65,7 +71,7 @@ class Stored:
         self._devices = {key.name: self._row(NETWORK_SWITCHES, key, project_device) for key in keys}
 
     def _row(self, resource: Resource, key: Key, project: Any) -> Any:
-        obj = self._store.objects[resource][key]
+        obj = self.objects(resource)[key]
         version = obj["metadata"]["resourceVersion"]
         known = self._rows.get((resource, key))
         if known is None or known[0] != version:

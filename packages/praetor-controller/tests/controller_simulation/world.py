@@ -16,9 +16,8 @@ from controller_simulation.client import RETRIED_S, Client
 from controller_simulation.devices import Devices, Pretend
 from controller_simulation.invariants import Broken
 from controller_simulation.stored import LAB, Stored
-from controller_testing import PatchingKube
-from kube_store import Store
-from kube_testing import FakeClock
+from controller_testing import runs
+from kube_testing import FakeClock, InProcessKube, body_of
 from praetor_api.kube.client.api import PatchType
 from praetor_api.kube.client.patches import apply_merge_patch
 from praetor_api.kube.client.resource import (
@@ -31,6 +30,7 @@ from praetor_api.kube.client.resource import (
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.informer import CATCH_UP_S, OUTAGE_BACKOFF
 from praetor_api.kube.runtime.limiter import TokenBucket
+from praetor_api.kube.runtime.times import time
 from praetor_controller.metrics import Metrics
 from praetor_controller.model.rows import DeploymentRow
 from praetor_controller.reconcile import reconciler as real
@@ -78,9 +78,8 @@ class Simulation:
     def __init__(self, program: ModuleType = real) -> None:
         self.program = program
         self.clock = FakeClock()
-        self.store = Store(self.clock)
-        self.kube = PatchingKube(self.clock, store=self.store)
-        self.stored = Stored(self.store)
+        self.kube = InProcessKube(self.clock)
+        self.stored = Stored(self.kube)
         self.judge = Judge(self.stored, self.clock)
         self.devices = Devices(self.kube, self.stored, self.clock, self.judge.look)
         self._loop = asyncio.new_event_loop()
@@ -92,7 +91,7 @@ class Simulation:
     def start(self) -> None:
         """Start a controller that remembers nothing."""
         self.judge.another_controller()
-        self.client = Client(self.clock, self.store, self.judge.wrote)
+        self.client = Client(self.clock, self.kube.plane, self.judge.wrote)
         self.metrics = _Metrics()
         self._running = self._loop.create_task(self._run(self.client))
         self._do(self.clock.settle())
@@ -164,8 +163,7 @@ class Simulation:
     # What people do.
 
     def add(self, name: str, **labels: str) -> None:
-        body = {"metadata": {"name": name, "labels": labels}, "spec": {}}
-        self._do(self.kube.create(NETWORK_SWITCHES, LAB, body))
+        self._do(self.kube.create(NETWORK_SWITCHES, LAB, body_of(NETWORK_SWITCHES, name, {"labels": labels}, spec={})))
         self.devices[name] = Pretend()
         self._do(self.devices.connect(name, connected=True))
         self.rest()
@@ -186,8 +184,9 @@ class Simulation:
         self.rest()
 
     def deploy(self, name: str, version: str, **spec: Any) -> None:
-        body = {"selector": {}, "template": _template(version), "progressDeadlineSeconds": 10**7} | spec
-        self._do(self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, LAB, {"metadata": {"name": name}, "spec": body}))
+        body = {"selector": {}, "template": _template(version), "progressDeadlineSeconds": 2_592_000} | spec
+        deployment = body_of(DEVICE_PROCESS_DEPLOYMENTS, name, spec=body)
+        self._do(self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, LAB, deployment))
         self.judge.begin(name)
         self.rest()
 
@@ -203,14 +202,14 @@ class Simulation:
         self.edit(name, template=wanted)
 
     def _has(self, name: str, wanted: Mapping[str, Any]) -> bool:
-        stored = self.store.read(DEVICE_PROCESS_DEPLOYMENTS, Key(LAB, name))["spec"]["template"]
+        stored = self.stored.objects(DEVICE_PROCESS_DEPLOYMENTS)[Key(LAB, name)]["spec"]["template"]
         without_empty = {"metadata": {"annotations": {}}} | stored
         return bool(apply_merge_patch(without_empty, wanted) == without_empty)
 
     def restart(self, name: str) -> None:
         """Restart every process in place, under the rollout's policy."""
         command = self.deployment(name).template.spec["execution"]["command"][0]
-        self.roll_out(name, command, restarted_at=str(self.clock.now()))
+        self.roll_out(name, command, restarted_at=time(self.clock.now()))
 
     def approve(self, name: str, *waves: str) -> None:
         revision = self.deployment(name).template.revision
@@ -220,7 +219,7 @@ class Simulation:
 
     def poke(self, name: str) -> None:
         """Have the controller look at a deployment of which nothing changed."""
-        note = {"metadata": {"annotations": {"poke": str(self.store.version)}}}
+        note = {"metadata": {"annotations": {"poke": str(self.kube.version)}}}
         self._patch(DEVICE_PROCESS_DEPLOYMENTS, name, note)
         self.rest()
 
@@ -289,4 +288,4 @@ class Simulation:
 
 
 def _template(version: str) -> dict[str, Any]:
-    return {"spec": {"execution": {"command": [version]}}}
+    return {"spec": runs(version)}

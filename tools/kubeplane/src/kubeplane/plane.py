@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +13,7 @@ from typing import Any, Self
 from kubeplane.access.authentication import Authenticator, User
 from kubeplane.access.authorization import AlwaysAllow, Rbac
 from kubeplane.clock import Clock, SystemClock
+from kubeplane.errors import Obj
 from kubeplane.faults import Faults
 from kubeplane.http.api import Api
 from kubeplane.http.auditing import Audit
@@ -27,7 +28,7 @@ from kubeplane.registry.gc import Collector
 from kubeplane.registry.registry import Registry
 from kubeplane.registry.writing import Options
 from kubeplane.schema import cel
-from kubeplane.storage.store import Change, Store
+from kubeplane.storage.store import Change, Key, Store
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 _OWN = Options(manager="kubeplane", trusted=True)
@@ -41,6 +42,7 @@ class ControlPlane:
         data: SQLite file that keeps the objects over restarts; without it they are in memory.
         tokens: users by bearer token; without any, every client is let in.
         crds: folder of CustomResourceDefinitions to begin with.
+        namespaces: names of namespaces to begin with, beside those that every control plane has.
         bookmark_s: seconds between the bookmarks of a watch; 0: only those of `send_bookmarks`.
         history: how many changes watches can resume from.
         cert_dir: folder of the certificate, made if missing, with which it talks TLS.
@@ -56,6 +58,7 @@ class ControlPlane:
         data: Path | None = None,
         tokens: Mapping[str, User] | None = None,
         crds: Path | None = None,
+        namespaces: Sequence[str] = (),
         bookmark_s: float = 60.0,
         history: int = 100_000,
         cert_dir: Path | None = None,
@@ -90,7 +93,7 @@ class ControlPlane:
         self._background: tuple[asyncio.Task[None], ...] = ()
         self.url = ""
         if origin is None:
-            self._load(crds)
+            self._load(crds, namespaces)
 
     async def handle(self, request: Request) -> Response:
         """Answer *request* in this process, as the server answers one that comes over a socket.
@@ -99,6 +102,13 @@ class ControlPlane:
         no garbage collection: owners that go leave their dependents behind, as without a controller manager.
         """
         return await self._api.handle(request)
+
+    def objects(self, group: str, version: str, plural: str) -> dict[Key, Obj]:
+        """Return the objects of a kind by namespace and name; they are the stored ones and must not be changed."""
+        resource = self.catalog.find(group, version, plural)
+        if resource is None:
+            raise LookupError(f"{plural} of {group}/{version} are not served")
+        return {stored.key: resource.wire(stored.obj) for stored in self.store.items(resource.table)}
 
     def send_bookmarks(self) -> None:
         """Send a bookmark on every open watch."""
@@ -125,12 +135,12 @@ class ControlPlane:
         assert found is not None
         return found
 
-    def _load(self, crds: Path | None) -> None:
+    def _load(self, crds: Path | None, more: Sequence[str]) -> None:
         """Serve the kinds that the journal brought, and make what is there from the beginning."""
         for definition in self.store.items(definitions.TABLE):
             self.registry.install(definition.obj)
         namespaces = self._resource("", "namespaces")
-        for name in NAMESPACES:
+        for name in (*NAMESPACES, *more):
             if not self.store.get("/namespaces", ("", name)):
                 body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
                 self.registry.create(namespaces, "", body, _OWN)

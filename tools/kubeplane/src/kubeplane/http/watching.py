@@ -49,7 +49,7 @@ class Watch:
             self._lines.append(_line(b"ERROR", encode(error.as_status())))
             self._over = True
             return
-        self._after = 0 if listed else rv
+        self._after = rv if not listed and rv > self._store.rv else 0  # of the future: nothing is new until then
         if listed:
             for stored in self._store.items(self._chosen.resource.table, self._chosen.namespace):
                 if self._chosen.takes(stored):

@@ -21,11 +21,6 @@ Program = Callable[[Any, Any], Any]
 _MISSING = object()
 
 
-def has_rules(schema: Obj) -> bool:
-    """Whether the schema or anything below it has a rule; computed once for a schema object."""
-    return bool(schema.get("x-kubernetes-validations")) or any(has_rules(below) for below in _below(schema))
-
-
 def _below(schema: Obj) -> Iterator[Obj]:
     yield from (schema.get("properties") or {}).values()
     for key in ("items", "additionalProperties"):
@@ -46,7 +41,22 @@ class Rules:
 
     def __init__(self, schema: Obj) -> None:
         self._schema = schema
-        self._ruled = {id(part) for part in _walk(schema) if has_rules(part)}
+        self._ruled: set[int] = set()  # subtrees with any rule
+        self._transitions: set[int] = set()  # subtrees with a rule that compares with the old value
+        self._note(schema)
+
+    def _note(self, schema: Obj) -> tuple[bool, bool]:
+        """Record whether the schema or anything below it has a rule, and whether one of them is a transition rule."""
+        rules = schema.get("x-kubernetes-validations") or ()
+        ruled, transition = bool(rules), any("oldSelf" in rule["rule"] for rule in rules)
+        for below in _below(schema):
+            found = self._note(below)
+            ruled, transition = ruled or found[0], transition or found[1]
+        if ruled:
+            self._ruled.add(id(schema))
+        if transition:
+            self._transitions.add(id(schema))
+        return ruled, transition
 
     @property
     def any(self) -> bool:
@@ -60,8 +70,12 @@ class Rules:
     def _check(self, value: Any, old: Any, schema: Obj, path: str) -> Iterator[Cause]:
         if id(schema) not in self._ruled or value is None:
             return
+        unchanged = value == old
+        if unchanged and id(schema) not in self._transitions:
+            return  # what did not change is not judged again: an older schema may have allowed it
         for rule in schema.get("x-kubernetes-validations") or ():
-            yield from _broken(rule, value, old, schema, path)
+            if not unchanged or "oldSelf" in rule["rule"]:
+                yield from _broken(rule, value, old, schema, path)
         if isinstance(value, dict):
             known, extra = schema.get("properties") or {}, schema.get("additionalProperties")
             for key, item in value.items():
@@ -74,12 +88,6 @@ class Rules:
             for index, item in enumerate(value):
                 before = before_by_key.get(_mark(item, schema), _MISSING) if before_by_key else _MISSING
                 yield from self._check(item, before, schema["items"], join(path, index))
-
-
-def _walk(schema: Obj) -> Iterator[Obj]:
-    yield schema
-    for below in _below(schema):
-        yield from _walk(below)
 
 
 def _mark(item: Any, schema: Obj) -> str:
