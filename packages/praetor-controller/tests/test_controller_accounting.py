@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from controller_testing import START, deployment, device, offline, process, snapshot, stored, template
 from praetor_api.kube.objects import Budget, FailurePolicy, StrategyType, Wave
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, StoredStatus
-from praetor_controller.rollout.incremental import Account
+from praetor_controller.rollout.incremental import IncrementalAggregate
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.snapshot import Plan, Snapshot
@@ -81,7 +81,7 @@ class World:
         self.devices = {device_row.name: device_row for device_row, _ in rows}
         self.processes = {process_row.device: process_row for _, process_row in rows}
         self.now = START
-        self.account: Account | None = None
+        self.account: IncrementalAggregate | None = None
         self.pass_over_all()
 
     def snapshot(self, *names: str) -> Snapshot:
@@ -92,7 +92,7 @@ class World:
     def pass_over_all(self) -> Plan:
         whole = self.snapshot()
         planned = plan(whole, self.now)
-        self.account = Account(whole, planned.tally, self.now) if planned.tally else None
+        self.account = IncrementalAggregate(whole, planned.aggregate, self.now) if planned.aggregate else None
         return planned
 
     def by_account(self, *names: str) -> Plan | None:
@@ -107,7 +107,7 @@ class World:
 
 def agrees(kept: Plan, counted: Plan) -> bool:
     """Tell whether *kept* is as good as *counted*; it may look again earlier, for a device that changed back since."""
-    early = counted.next_look is None or (kept.next_look is not None and kept.next_look <= counted.next_look)
+    early = counted.recheck_at is None or (kept.recheck_at is not None and kept.recheck_at <= counted.recheck_at)
     return kept.status == counted.status and kept.actions == counted.actions == () and early
 
 
@@ -250,7 +250,7 @@ def test_a_step_forward_moves_the_deadline() -> None:
     world.change("c", {}, {"ready_since": AT + 90, "settled_since": AT + 90})
     kept = world.by_account("c")
     assert kept is not None
-    assert kept.next_look == START + timedelta(seconds=90 + 600)
+    assert kept.recheck_at == START + timedelta(seconds=90 + 600)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_a_first_rollout_waits_a_minute_for_devices_that_have_never_connected() 
     early = planned(rows, START + timedelta(seconds=1))
     assert early.reasons["b"] == Reason(ReasonCode.NEVER_CONNECTED)
     assert progressing(early) == "RolloutInProgress"
-    assert early.next_look == START + timedelta(seconds=CONNECT_S)
+    assert early.recheck_at == START + timedelta(seconds=CONNECT_S)
     done = planned(rows, START + timedelta(seconds=CONNECT_S))
     assert progressing(done) == "NewRevisionRolledOut"
     assert done.status is not None

@@ -173,7 +173,7 @@ def test_when_both_names_are_taken_it_says_so() -> None:
 
     made = plan(snapshot(deployment(), [device("a")], [], taken_names=Everything()), START)
     assert (codes(made), made.actions) == ({"a": ReasonCode.NAME_TAKEN}, ())
-    assert made.next_look is not None
+    assert made.recheck_at is not None
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_when_both_names_are_taken_it_says_so() -> None:
 )
 def test_a_process_that_is_left_alone_is_looked_at_when_it_becomes_available(policy: dict[str, Any]) -> None:
     made = planned("v2", [process("a", ready_since=AT - 10)], min_ready_seconds=30, **policy)
-    assert (made.actions, made.next_look) == ((), START + timedelta(seconds=20))
+    assert (made.actions, made.recheck_at) == ((), START + timedelta(seconds=20))
 
 
 def test_a_paused_deployment_makes_nothing() -> None:
@@ -226,7 +226,7 @@ def test_what_counts_against_the_budget(first: ProcessRow, moving: list[str]) ->
 
 def test_a_silent_device_is_looked_at_again_when_its_blame_ends() -> None:
     row = offline(process("a", offered_at=AT - 100, observed=False, settled_since=None), AT - 60)
-    assert planned("v2", [row, process("b")]).next_look == START + timedelta(seconds=500)
+    assert planned("v2", [row, process("b")]).recheck_at == START + timedelta(seconds=500)
 
 
 def test_ready_processes_wait_while_too_many_are_down() -> None:
@@ -264,7 +264,7 @@ def test_a_device_in_maintenance_is_not_touched_and_costs_nothing() -> None:
     assert updated(made) == ["b"]
     assert str(made.reasons["a"]) == "InMaintenance(until 2026-01-01T00:01:00Z)"
     assert str(made.reasons["c"]) == "InMaintenance"
-    assert made.next_look == START + timedelta(seconds=60)
+    assert made.recheck_at == START + timedelta(seconds=60)
 
 
 def test_maintenance_ends_by_itself() -> None:
@@ -397,7 +397,7 @@ def test_going_back_and_forth_is_a_rollout_of_its_own() -> None:
 def test_the_deadline_runs_from_the_last_step_forward() -> None:
     rows = [process("a", "v2", **FAILING, offered_at=AT - 100), process("b")]
     made = planned("v2", rows, max_unavailable=0)
-    assert made.next_look == START + timedelta(seconds=600)  # the rollout began at START
+    assert made.recheck_at == START + timedelta(seconds=600)  # the rollout began at START
     devices = [device("a"), device("b")]
     late = plan(snapshot(deployment("v2", max_unavailable=0), devices, rows), START + timedelta(seconds=600))
     assert late.status is not None

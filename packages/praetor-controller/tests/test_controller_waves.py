@@ -114,7 +114,7 @@ def test_a_wave_opens_when_those_before_it_stand(wave: dict[str, Any], second: P
 def test_the_end_of_a_soak_is_when_to_look_again_and_no_deadline_runs() -> None:
     waves = (evolve(CANARY, soak_seconds=9000),)
     made = planned(DEVICES, [new("a", "canary"), new("b", "canary"), *OLD[2:]], waves, after=5000)
-    assert made.next_look == START + timedelta(seconds=9000)
+    assert made.recheck_at == START + timedelta(seconds=9000)
     assert condition(made, "Progressing") == ("True", "RolloutInProgress")
 
 
@@ -322,7 +322,7 @@ def test_it_is_known_when_time_alone_frees_a_place(row: ProcessRow, taking: froz
     found = down_elsewhere([Neighbour(deployment(min_ready_seconds=30), [row], taking)], {"a": device("a")}, AT)
     assert found.changes_at == changes_at
     made = planned(RACKS, OLD, (), budgets=(RACK,), given={"elsewhere_changes_at": AT + 61})
-    assert made.next_look == START + timedelta(seconds=61)
+    assert made.recheck_at == START + timedelta(seconds=61)
 
 
 def test_what_is_about_to_be_written_counts_unless_it_is_in_maintenance() -> None:
@@ -440,7 +440,7 @@ def test_a_stopped_revision_is_not_recreated_either() -> None:
 def test_what_may_fail_by_time_alone_is_looked_at_in_time() -> None:
     rows = [process("a", "v2", **STARTING, offered_at=AT), new("b", "", since=AT + 50), *OLD[2:]]
     made = with_policy(FailureAction.PAUSE, rows, limit=0)
-    assert made.next_look == START + timedelta(seconds=600)
+    assert made.recheck_at == START + timedelta(seconds=600)
 
 
 def test_a_first_rollout_has_nothing_to_go_back_to() -> None:

@@ -125,7 +125,7 @@ def without_reasons(given: Snapshot, now: datetime) -> Plan:
 
 def later(given: Snapshot, now: datetime) -> Plan:
     planned = plan(given, now)
-    return evolve(planned, next_look=now + timedelta(days=1))
+    return evolve(planned, recheck_at=now + timedelta(days=1))
 
 
 @pytest.mark.parametrize(

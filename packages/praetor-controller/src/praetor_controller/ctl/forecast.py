@@ -72,7 +72,7 @@ def forecast(model: ForecastModel, ready_after_s: float) -> Forecast:
             if idle >= _MAX_IDLE_PASSES or not result.complete or not _goes_on(model, planned):
                 break
             idle += 1
-            model.now = planned.next_look or model.now
+            model.now = planned.recheck_at or model.now
             model.settle()
             continue
         idle = 0
@@ -92,7 +92,7 @@ def forecast(model: ForecastModel, ready_after_s: float) -> Forecast:
 def _goes_on(model: ForecastModel, planned: Plan) -> bool:
     """Return whether time alone advances the rollout."""
     settled = all(each.code is ReasonCode.UP_TO_DATE for each in planned.reasons.values())
-    return not settled and planned.next_look is not None and planned.next_look > model.now
+    return not settled and planned.recheck_at is not None and planned.recheck_at > model.now
 
 
 def _step(model: ForecastModel, planned: Plan, at_s: int) -> Step:

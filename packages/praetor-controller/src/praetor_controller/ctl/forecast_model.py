@@ -22,11 +22,11 @@ from praetor_controller.model.manifests import process_body, process_patch
 from praetor_controller.model.projection import project_deployment, project_process
 from praetor_controller.model.revisions import project_revision, revision_changes
 from praetor_controller.model.rows import DeviceRow, ProcessRow
-from praetor_controller.rollout.availability import Standing, standing
+from praetor_controller.rollout.availability import Availability, availability_of
 from praetor_controller.rollout.snapshot import Plan
 from praetor_controller.rollout.status import status_patch
 
-_DOWN = (Standing.UNAVAILABLE, Standing.SILENT_AFTER_OFFER)
+_DOWN = (Availability.UNAVAILABLE, Availability.SILENT_AFTER_OFFER)
 _TRUE = (
     ConditionType.AGENT_CONNECTED,
     ConditionType.SPEC_OBSERVED,
@@ -109,7 +109,7 @@ class ForecastModel:
         for row in self._rows.values():
             device = self._inventory.devices.get(row.device)
             mine = row.owner == self.deployment.uid and row.device in self._had_process
-            if mine and device is not None and standing(row, device, min_ready_s, at) in _DOWN:
+            if mine and device is not None and availability_of(row, device, min_ready_s, at) in _DOWN:
                 found.append(device)
         return found
 

@@ -31,8 +31,8 @@ def decision(planned: Plan) -> dict[str, Any]:
     told: dict[str, Any] = {"actions": _actions(planned.actions)}
     if planned.status is not None:
         told["status"] = plain(planned.status)
-    if planned.next_look is not None:
-        told["next_look"] = planned.next_look.isoformat()
+    if planned.recheck_at is not None:
+        told["next_look"] = planned.recheck_at.isoformat()
     return told
 
 

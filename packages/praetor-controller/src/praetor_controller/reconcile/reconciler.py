@@ -32,7 +32,7 @@ from praetor_controller.reconcile.revision_history import RevisionHistory
 from praetor_controller.reconcile.snapshot_builder import Sources, build_snapshot
 from praetor_controller.reconcile.state import DirtySet, ReconcilerState
 from praetor_controller.reconcile.writer import FIELD_MANAGER, WriteOutcome, Writer
-from praetor_controller.rollout.incremental import Account
+from praetor_controller.rollout.incremental import IncrementalAggregate
 from praetor_controller.rollout.neighbours import Neighbour
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import Plan, Snapshot
@@ -191,8 +191,9 @@ class DeploymentReconciler:
         self._metrics.passes.labels("whole").inc()
         state.account = None
         self._dirty.untrack(key)
-        if planned.tally is not None and self._flight is None:  # a record of decisions needs all of their inputs
-            state.account, state.audit_at = Account(snapshot, planned.tally, now), self._clock.monotonic() + AUDIT_S
+        if planned.aggregate is not None and self._flight is None:  # a record of decisions needs all of their inputs
+            state.account = IncrementalAggregate(snapshot, planned.aggregate, now)
+            state.audit_at = self._clock.monotonic() + AUDIT_S
             self._dirty.track(key)
         return planned
 
@@ -288,8 +289,8 @@ class DeploymentReconciler:
         retry_at = state.retry_at()
         if retry_at is not None:
             waits.append(self._until(retry_at))
-        if planned.next_look is not None:
-            waits.append((planned.next_look - self._clock.now()).total_seconds())
+        if planned.recheck_at is not None:
+            waits.append((planned.recheck_at - self._clock.now()).total_seconds())
         if outcome.wrote:  # the status is to show what was written
             waits.append(self._until(state.status_due_at))
         if outcome.requeue:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from attrs import field, frozen, mutable
 
 from praetor_api.kube.client.resource import Key
-from praetor_controller.rollout.incremental import Account
+from praetor_controller.rollout.incremental import IncrementalAggregate
 
 REFUSED_FOR_S = 300.0
 """A write that the API refused is tried again after this time: its schema or its webhooks may have been fixed."""
@@ -38,7 +38,7 @@ class ReconcilerState:
     stored_as: dict[str, set[str]] = field(factory=dict)
     unknown: dict[str, str] = field(factory=dict)
     status_due_at: float | None = None
-    account: Account | None = None
+    account: IncrementalAggregate | None = None
     audit_at: float = 0.0
 
     def refused(self, revisions: Collection[str], now: float) -> Mapping[str, str]:

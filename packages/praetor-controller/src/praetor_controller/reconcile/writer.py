@@ -35,7 +35,7 @@ from praetor_controller.model.projection import project_process
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.reconcile.cache import Cache
 from praetor_controller.reconcile.state import REFUSED_FOR_S, ReconcilerState, Refusal
-from praetor_controller.rollout.snapshot import kept
+from praetor_controller.rollout.snapshot import delete_refusal_key
 
 FIELD_MANAGER = "praetor-controller"
 CONCURRENCY = 32
@@ -188,7 +188,7 @@ class Writer:
                 # away, or a webhook: what it denies without a code of its own is a 400
                 until = self._clock.monotonic() + REFUSED_FOR_S
                 if isinstance(action, Delete):
-                    device, template = kept(action.process), work.deployment.template
+                    device, template = delete_refusal_key(action.process), work.deployment.template
                 else:
                     template = action.template
                 work.state.refusals[device] = Refusal(template.revision, error.message, until)

@@ -1,7 +1,7 @@
-"""Which process belongs to which device, and how it stands with it: one each, and what to do with the others. Pure.
+"""Which process belongs to which device: one each, and those that are to be deleted. Pure.
 
 All that a pass asks of a fleet is in sequences of one order, which are walked side by side: a look-up by name for each
-question would be most of what a pass over a hundred thousand devices costs.
+question would be most of what a pass over 100,000 devices costs.
 """
 
 from __future__ import annotations
@@ -12,49 +12,49 @@ from typing import NamedTuple
 from attrs import frozen
 
 from praetor_controller.model.rows import DeviceRow, ProcessRow
-from praetor_controller.rollout.availability import Standing, standings
+from praetor_controller.rollout.availability import Availability, availabilities
 
 
 @frozen(kw_only=True)
-class Pairing:
-    """*names* and *processes* are those of the *devices*, in their order; None where there is no process.
+class Assignment:
+    """The process of each device. All sequences are in the order of the *devices*; None where there is no process.
 
-    *hashes* are of the specs of these processes, and *stands* how they stand, in the same order.
-    *strays* have no matching device; *surplus* are the younger ones of several on one device.
+    *hashes* are of the specs of the *processes*. *orphans* are processes without a matching device, and *surplus* the
+    younger ones of several on one device; both are without those that are being deleted already.
     """
 
     devices: Sequence[DeviceRow]
     names: Sequence[str]
     processes: Sequence[ProcessRow | None]
     hashes: Sequence[str | None]
-    stands: Sequence[Standing | None]
-    strays: tuple[ProcessRow, ...]
+    availabilities: Sequence[Availability | None]
+    orphans: tuple[ProcessRow, ...]
     surplus: tuple[ProcessRow, ...]
 
-    def __iter__(self) -> Iterator[tuple[DeviceRow, ProcessRow | None, Standing | None]]:
-        return zip(self.devices, self.processes, self.stands, strict=True)
+    def __iter__(self) -> Iterator[tuple[DeviceRow, ProcessRow | None, Availability | None]]:
+        return zip(self.devices, self.processes, self.availabilities, strict=True)
 
 
 class _Matched(NamedTuple):
     processes: Sequence[ProcessRow | None]
-    strays: tuple[ProcessRow, ...]
+    orphans: tuple[ProcessRow, ...]
     surplus: tuple[ProcessRow, ...]
 
 
-def pair(devices: Sequence[DeviceRow], processes: Sequence[ProcessRow], min_ready_s: float, now: float) -> Pairing:
-    """Return the one process of each device, and those that are to go and do not go yet."""
+def assign(devices: Sequence[DeviceRow], processes: Sequence[ProcessRow], min_ready_s: float, now: float) -> Assignment:
+    """Return the process of each device at *now* (seconds since the epoch), and those that are to be deleted."""
     names = [device.name for device in devices]
     if names == [process.device for process in processes]:  # as the API lists a fleet: nothing has to be looked up
-        paired, strays, surplus = _Matched(processes, (), ())
+        matched, orphans, surplus = _Matched(processes, (), ())
     else:
-        paired, strays, surplus = _matched(names, processes)
-    return Pairing(
+        matched, orphans, surplus = _matched(names, processes)
+    return Assignment(
         devices=devices,
         names=names,
-        processes=paired,
-        hashes=[process.spec_hash if process is not None else None for process in paired],
-        stands=standings(devices, paired, min_ready_s, now),
-        strays=strays,
+        processes=matched,
+        hashes=[process.spec_hash if process is not None else None for process in matched],
+        availabilities=availabilities(devices, matched, min_ready_s, now),
+        orphans=orphans,
         surplus=surplus,
     )
 
@@ -63,16 +63,16 @@ def _matched(names: Sequence[str], processes: Iterable[ProcessRow]) -> _Matched:
     process_of: dict[str, ProcessRow] = {}
     younger: list[ProcessRow] = []
     for process in processes:
-        kept = process_of.setdefault(process.device, process)
-        if kept is not process:
-            first, second = sorted((kept, process), key=_age)
+        known = process_of.setdefault(process.device, process)
+        if known is not process:
+            first, second = sorted((known, process), key=_age)
             process_of[process.device] = first
             younger.append(second)
     matching = frozenset(names if younger else ())
-    paired = [process_of.pop(name, None) for name in names]  # what is left belongs to none of them
-    strays = (*process_of.values(), *(process for process in younger if process.device not in matching))
+    matched = [process_of.pop(name, None) for name in names]  # what is left belongs to none of them
+    orphans = (*process_of.values(), *(process for process in younger if process.device not in matching))
     surplus = (process for process in younger if process.device in matching)
-    return _Matched(paired, _staying(strays), _staying(surplus))
+    return _Matched(matched, _staying(orphans), _staying(surplus))
 
 
 def _age(process: ProcessRow) -> tuple[bool, float, str]:

@@ -1,12 +1,13 @@
-"""How a process stands with its device, by cause. Pure.
+"""Whether the process of a device is available, and if it is not, why. Pure.
 
+* Connected: available once it was ready for minReadySeconds, and unavailable until then, whatever the cause.
+* Held: a file on the device has its agent change nothing, and it had not taken the last write by then. It costs no
+  budget.
 * Not connected, and never reported by its device: nothing of ours ran there. It costs no budget.
-* Offline before the offer of what it shall run: deferred. It costs no budget, and is offered nothing until it is back.
-* Silent after the offer: a failure, held against the budget. When the template changes again it stays so held as long
-  as the device never became available under the offer, for progressDeadlineSeconds at most: else two quick bad
-  templates could take down twice the budget, and a device that died for good would hold up every later rollout.
-* Held: somebody on the device has its agent change nothing, and it had not taken the offer by then. It costs no budget.
-* Connected: available once it was ready for minReadySeconds, and unavailable till then, whatever the cause.
+* Offline before the last write: deferred. It costs no budget, and nothing is written to it until it is back.
+* Silent after the last write: a failure, held against the budget. When the template changes again it stays so as long
+  as the device never became available after the write, for progressDeadlineSeconds at most: else two quick bad
+  templates could take twice the budget down, and a device that died for good would hold up every later rollout.
 """
 
 from __future__ import annotations
@@ -17,11 +18,15 @@ from enum import StrEnum
 from praetor_controller.model.rows import DeviceRow, ProcessRow
 
 CLOCK_SKEW_S = 30.0
-"""The gateway tells when a device went silent, we when it was offered something; their clocks may differ by this."""
+"""The most that the clocks of gateway and controller may differ, in seconds.
+
+The gateway reports when a device went silent, the controller records when it wrote to it. Servers with NTP differ by
+less than a second; 30 s is an assumption that leaves room for one without.
+"""
 
 
-class Standing(StrEnum):
-    """How a process stands with its device."""
+class Availability(StrEnum):
+    """Whether a process is available, and if it is not, why."""
 
     AVAILABLE = "Available"
     UNAVAILABLE = "Unavailable"
@@ -31,38 +36,39 @@ class Standing(StrEnum):
     HELD = "Held"
 
 
-def standing(process: ProcessRow, device: DeviceRow, min_ready_s: float, now: float) -> Standing:
-    """Return how *process* stands with *device* at *now*."""
+def availability_of(process: ProcessRow, device: DeviceRow, min_ready_s: float, now: float) -> Availability:
+    """Return the availability of *process* on *device* at *now* (seconds since the epoch)."""
     if process.ready_since is not None:
-        return Standing.AVAILABLE if process.ready_since + min_ready_s <= now else Standing.UNAVAILABLE
+        return Availability.AVAILABLE if process.ready_since + min_ready_s <= now else Availability.UNAVAILABLE
     connected = device.connected if process.connected is None else process.connected
     if connected:
-        untaken = process.held and process.settled_since is None and not process.failure
-        return Standing.HELD if untaken else Standing.UNAVAILABLE
+        not_taken = process.held and process.settled_since is None and not process.failure
+        return Availability.HELD if not_taken else Availability.UNAVAILABLE
     if not process.reported:
-        return Standing.NEVER_REPORTED
+        return Availability.NEVER_REPORTED
     since = offline_since(process, device)
     if since is not None and process.offered_at is not None and since + CLOCK_SKEW_S < process.offered_at:
-        return Standing.OFFLINE_BEFORE_OFFER
-    return Standing.SILENT_AFTER_OFFER
+        return Availability.OFFLINE_BEFORE_OFFER
+    return Availability.SILENT_AFTER_OFFER
 
 
-def standings(
+def availabilities(
     devices: Iterable[DeviceRow], processes: Iterable[ProcessRow | None], min_ready_s: float, now: float
-) -> list[Standing | None]:
-    """Return how the process of each of the *devices*, in the same order, stands with it; None where there is none."""
+) -> list[Availability | None]:
+    """Return the availability of the process of each of the *devices*, in their order; None where there is none."""
+    available = Availability.AVAILABLE  # looked up once: in Python 3.11 each look-up in an enumeration calls a function
     return [
         None
         if process is None
-        else Standing.AVAILABLE  # as most are, so not worth a call
+        else available  # as most are, so not worth a call
         if process.ready_since is not None and process.ready_since + min_ready_s <= now
-        else standing(process, device, min_ready_s, now)
+        else availability_of(process, device, min_ready_s, now)
         for device, process in zip(devices, processes, strict=True)
     ]
 
 
 def offline_since(process: ProcessRow, device: DeviceRow) -> float | None:
-    """Return since when a device that is not connected is known to be so; None while nobody has judged it yet."""
+    """Return since when a device is disconnected, in seconds since the epoch; None when it is not known to be."""
     row = device if process.connected is None else process
     return row.connected_since if row.connected is False else None
 

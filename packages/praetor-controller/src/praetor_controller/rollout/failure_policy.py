@@ -1,7 +1,7 @@
 """The failure policy: which devices failed at the revision that is being rolled out, and whether to stop. Pure.
 
-Once stopped, a revision stays so, although its failures may go away: a pause until the spec changes, a rollback until
-the template does. The status remembers which revision that is, so a restarted controller does, too.
+A stopped revision stays stopped, although its failures may go away: a pause until the spec changes, a rollback until
+the template does. The status records which revision that is, so a restarted controller knows it, too.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import ConditionStatus, FailureAction, StrategyType
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.rollout.amounts import amount
-from praetor_controller.rollout.assignment import Pairing
-from praetor_controller.rollout.availability import Standing
+from praetor_controller.rollout.assignment import Assignment
+from praetor_controller.rollout.availability import Availability
 from praetor_controller.rollout.status import was_rolled_out
 
 _SHOWN = 3
@@ -26,7 +26,10 @@ _PATH = "spec.failurePolicy.maxFailures"
 
 @frozen
 class Stop:
-    """Why the present revision goes no further, whether it is taken back, and whether the status says so already."""
+    """Why the update revision goes no further.
+
+    *rollback*: devices go back to the current revision. *remembered*: the stored status says so already.
+    """
 
     message: str
     rollback: bool
@@ -34,32 +37,35 @@ class Stop:
 
 
 def stopped(
-    deployment: DeploymentRow, pairing: Pairing, hashes: Collection[str], now: float, *, can_roll_back: bool
+    deployment: DeploymentRow, assignment: Assignment, hashes: Collection[str], now: float, *, can_roll_back: bool
 ) -> tuple[Stop | None, float]:
-    """Return why the rollout must stop, or has stopped, and when time alone may change that; InvalidDeployment for a
-    bad limit. None while it may go on.
+    """Return why the rollout stops (None while it goes on), and when time alone may stop it (epoch; inf: never).
+
+    *hashes* are those of specs of the update revision. InvalidDeployment for a bad limit.
     """
     policy = deployment.policy.failure_policy
     if policy is None or deployment.strategy is StrategyType.ON_DELETE:
         return None, math.inf
-    limit = amount(policy.max_failures, len(pairing.devices), _PATH)
+    limit = amount(policy.max_failures, len(assignment.devices), _PATH)
     remembered = _remembered(deployment, can_roll_back=can_roll_back)
     if remembered is not None or deployment.policy.paused or was_rolled_out(deployment):
         return remembered, math.inf
-    judge = _Judge(deployment, hashes, now)
+    failures = _Failures(deployment, hashes, now)
     failed = [
         (device.name, why)
-        for device, process, stands in pairing
-        if stands is not Standing.AVAILABLE and process is not None and (why := judge.failure(device, process, stands))
+        for device, process, availability in assignment
+        if availability is not Availability.AVAILABLE
+        and process is not None
+        and (why := failures.of(device, process, availability))
     ]
     if len(failed) <= limit:
-        return None, judge.next_deadline
+        return None, failures.next_deadline
     rollback = can_roll_back and policy.action is FailureAction.ROLLBACK
     return Stop(_message(deployment, failed, limit), rollback), math.inf
 
 
-class _Judge:
-    """Tells what is a failure."""
+class _Failures:
+    """Which devices failed at the revision whose specs have one of *hashes*."""
 
     def __init__(self, deployment: DeploymentRow, hashes: Collection[str], now: float) -> None:
         self._hashes = hashes
@@ -67,15 +73,15 @@ class _Judge:
         self._deadline_s = float(deployment.policy.progress_deadline_seconds)
         self.next_deadline = math.inf  # when the first of those that are not ready yet fails
 
-    def failure(self, device: DeviceRow, process: ProcessRow, stands: Standing | None) -> str:
-        """Return why *device* failed at the revision; empty when it did not."""
+    def of(self, device: DeviceRow, process: ProcessRow, availability: Availability | None) -> str:
+        """Return why *device* failed; empty when it did not."""
         if process.spec_hash not in self._hashes or process.ready_since is not None:
             return ""
         if process.terminating or device.maintained(self._now):
             return ""
-        if stands is Standing.SILENT_AFTER_OFFER:
+        if availability is Availability.SILENT_AFTER_OFFER:
             return "silent since the offer"
-        if stands is not Standing.UNAVAILABLE:
+        if availability is not Availability.UNAVAILABLE:
             return ""
         return process.failure or self._late(process)
 

@@ -1,7 +1,8 @@
-"""Keeps account of a fleet at rest: what a pass counted, corrected device by device. Pure.
+"""Plans a deployment in steady state from the devices that changed, without a pass over all of them. Pure.
 
-At rest every device can be judged by itself, so what a few of them were before and what they are now is all that has to
-be looked at: planner.plan() is asked about these alone, twice. Whatever else changed, only a pass over all can tell.
+In steady state every device is judged by itself, so the aggregate over the fleet is corrected by what the changed
+devices were before and what they are now: planner.plan() is asked about these alone, twice. Whatever else changed needs
+a pass over all devices.
 """
 
 from __future__ import annotations
@@ -17,111 +18,117 @@ from attrs import evolve
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.rollout.amounts import max_unavailable
 from praetor_controller.rollout.planner import plan
-from praetor_controller.rollout.snapshot import Counts, Plan, Snapshot, Tally
+from praetor_controller.rollout.snapshot import Aggregate, Counts, Plan, Snapshot
 from praetor_controller.rollout.status import Facts, rollout_status, was_rolled_out
 
 _Rows: TypeAlias = tuple[dict[str, DeviceRow], dict[str, ProcessRow]]
 """The devices, and the process of each, by the device's name."""
 
-MOST = 0.1
-"""If a greater share of the devices changed, a pass over all is cheaper."""
+MAX_SHARE = 0.1
+"""The greatest share of the devices that is planned incrementally; above, two plans cost about as much as one pass."""
 
 
-class Account:
-    """The account of one deployment, opened with a pass over all of its devices."""
+class IncrementalAggregate:
+    """The aggregate of one deployment, which begins with a pass over all of its devices.
 
-    def __init__(self, snapshot: Snapshot, tally: Tally, now: datetime) -> None:
+    snapshot: what the pass was made from.
+    aggregate: what the pass came to.
+    now: the time of the pass.
+    """
+
+    def __init__(self, snapshot: Snapshot, aggregate: Aggregate, now: datetime) -> None:
         self._whole = snapshot
-        self._rows: _Rows | None = None  # until somebody asks
-        self._tally = tally
-        self._knows_progress = True  # nobody asks once the revision was rolled out
-        self._judged_at = now.timestamp()
+        self._rows: _Rows | None = None  # made when they are needed
+        self._aggregate = aggregate
+        self._knows_progress = True  # of no use once the revision was rolled out
+        self._planned_at = now.timestamp()
         self._limit = max_unavailable(snapshot.deployment.max_unavailable, len(snapshot.devices))
 
     def processes_of(self, devices: Iterable[str]) -> list[str]:
-        """Return the names of the processes of those of the *devices* that are in the account."""
-        _, processes = self._counted()
+        """Return the names of the processes of those of *devices* that are part of the aggregate."""
+        _, processes = self._members()
         return [processes[name].name for name in devices if name in processes]
 
     def plan(self, changed: Snapshot, now: datetime) -> Plan | None:
-        """Return what plan() would say of the whole fleet if *changed*, a snapshot of some of its devices as they are
-        now, is all that changed. None when that cannot be told from these devices. Its reasons are theirs only.
+        """Return the plan of the whole fleet; None when it takes a pass over all devices.
+
+        *changed* is a snapshot of all devices that changed since the last plan. The plan has the reasons of these only.
         """
         if not self._still_holds(changed, now):
             return None
         if not changed.devices:
-            return self._told(changed, Plan(), now)
+            return self._planned(changed, Plan(), now)
         before = self._before(changed)
         if before is None:
             return None
         had, has = plan(before, now), plan(changed, now)
-        if had.tally is None or has.tally is None:
+        if had.aggregate is None or has.aggregate is None:
             return None
-        forgotten = had.tally.progress_at >= self._tally.progress_at > has.tally.progress_at
-        knows_progress = self._knows_progress and not forgotten
+        lost = had.aggregate.progress_at >= self._aggregate.progress_at > has.aggregate.progress_at
+        knows_progress = self._knows_progress and not lost
         if not knows_progress and not was_rolled_out(changed.deployment):
-            return None  # somebody else came forward last, and nobody noted who
+            return None  # another device made the last step forward, and which one is not recorded
         self._knows_progress = knows_progress
-        self._tally = _replaced(self._tally, had.tally, has.tally)
-        self._take(changed)
-        return self._told(changed, has, now)
+        self._aggregate = _replaced(self._aggregate, had.aggregate, has.aggregate)
+        self._update(changed)
+        return self._planned(changed, has, now)
 
     def _still_holds(self, changed: Snapshot, now: datetime) -> bool:
         whole, at = self._whole, now.timestamp()
         return (
-            self._judged_at <= at < self._tally.next_look
+            self._planned_at <= at < self._aggregate.recheck_at
             and (self._knows_progress or was_rolled_out(changed.deployment))
             and _spec(changed.deployment) == _spec(whole.deployment)
             and (changed.stored_as, changed.in_flight, changed.refusals)
             == (whole.stored_as, whole.in_flight, whole.refusals)
-            and len(changed.devices) <= max(1, MOST * len(whole.devices))
+            and len(changed.devices) <= max(1, MAX_SHARE * len(whole.devices))
         )
 
     def _before(self, changed: Snapshot) -> Snapshot | None:
-        """Return the devices of *changed* as they were when they were counted; None when some were not."""
-        devices, processes = self._counted()
+        """Return the devices of *changed* as they are in the aggregate; None when some are not part of it."""
+        devices, processes = self._members()
         names = [device.name for device in changed.devices]
         if not all(name in devices for name in names):
             return None
         return evolve(changed, devices=[devices[name] for name in names], processes=[processes[name] for name in names])
 
-    def _counted(self) -> _Rows:
+    def _members(self) -> _Rows:
         if self._rows is None:
             whole = self._whole
             self._rows = {each.name: each for each in whole.devices}, {each.device: each for each in whole.processes}
         return self._rows
 
-    def _take(self, changed: Snapshot) -> None:
-        devices, processes = self._counted()
+    def _update(self, changed: Snapshot) -> None:
+        devices, processes = self._members()
         devices.update({each.name: each for each in changed.devices})
         processes.update({each.device: each for each in changed.processes})
 
-    def _told(self, changed: Snapshot, made: Plan, now: datetime) -> Plan:
-        self._judged_at = now.timestamp()
-        tally = self._tally
+    def _planned(self, changed: Snapshot, made: Plan, now: datetime) -> Plan:
+        self._planned_at = now.timestamp()
+        aggregate = self._aggregate
         facts = Facts(
-            counts=tally.counts,
-            reasons=tally.reasons,
+            counts=aggregate.counts,
+            reasons=aggregate.reasons,
             limit=self._limit,
-            progress_at=max(tally.progress_at, changed.rollout_since.timestamp()),
+            progress_at=max(aggregate.progress_at, changed.rollout_since.timestamp()),
         )
         status, deadline = rollout_status(changed.deployment, facts, now)
-        look = min(tally.next_look, math.inf if deadline is None else deadline)
-        next_look = None if look == math.inf else datetime.fromtimestamp(look, UTC)
-        return Plan(status=status, next_look=next_look, reasons=made.reasons, tally=tally)
+        recheck = min(aggregate.recheck_at, math.inf if deadline is None else deadline)
+        recheck_at = None if recheck == math.inf else datetime.fromtimestamp(recheck, UTC)
+        return Plan(status=status, recheck_at=recheck_at, reasons=made.reasons, aggregate=aggregate)
 
 
 def _spec(deployment: DeploymentRow) -> tuple[object, ...]:
-    """Return what decides how devices are judged; the status does not, once they are at rest."""
+    """Return what the verdicts depend on; in steady state they do not depend on the status."""
     return deployment.uid, deployment.generation, deployment.approved, deployment.terminating, deployment.fault
 
 
-def _replaced(total: Tally, had: Tally, has: Tally) -> Tally:
-    """Return *total* with *has* in the place of *had*; it may look again earlier than it would have to."""
+def _replaced(total: Aggregate, had: Aggregate, has: Aggregate) -> Aggregate:
+    """Return *total* with *has* in the place of *had*; its recheck may be earlier than needed."""
     reasons = Counter(total.reasons)
     reasons.subtract(had.reasons)
     reasons.update(has.reasons)
-    return Tally(
+    return Aggregate(
         counts=Counts(
             desired=total.counts.desired - had.counts.desired + has.counts.desired,
             current=total.counts.current - had.counts.current + has.counts.current,
@@ -131,5 +138,5 @@ def _replaced(total: Tally, had: Tally, has: Tally) -> Tally:
         ),
         reasons={code: count for code, count in reasons.items() if count},
         progress_at=max(total.progress_at, has.progress_at),
-        next_look=min(total.next_look, has.next_look),
+        recheck_at=min(total.recheck_at, has.recheck_at),
     )

@@ -17,7 +17,7 @@ from attrs import frozen
 from praetor_api.kube.objects import StrategyType
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.rollout.amounts import is_amount
-from praetor_controller.rollout.availability import Standing, blamed_until, standing
+from praetor_controller.rollout.availability import Availability, availability_of, blamed_until
 from praetor_controller.rollout.budgets import domain_sizes
 from praetor_controller.rollout.snapshot import SharedBudget
 
@@ -95,10 +95,10 @@ def _down(neighbour: Neighbour, devices: Mapping[str, DeviceRow], now: float) ->
         device = devices.get(process.device)
         if device is None:
             continue
-        stands = standing(process, device, min_ready_s, now)
-        if stands is Standing.SILENT_AFTER_OFFER:
+        availability = availability_of(process, device, min_ready_s, now)
+        if availability is Availability.SILENT_AFTER_OFFER:
             blamed = blamed_until(process, device, min_ready_s, deadline_s)
             if now < blamed:
                 yield process.device, blamed
-        elif stands is Standing.UNAVAILABLE:
+        elif availability is Availability.UNAVAILABLE:
             yield process.device, math.inf if process.ready_since is None else process.ready_since + min_ready_s

@@ -17,7 +17,7 @@ from praetor_controller.rollout.waves import WaveState
 
 @frozen(kw_only=True)
 class SharedBudget:
-    """A budget of another deployment, *owner*: it binds the devices that its *selector* matches, whoever writes there.
+    """A budget of another deployment, *owner*: it binds all that write to the devices that its *selector* matches.
 
     *sizes* are how many of these each failure domain has, by its labels such as `rack=r12`; empty for a plain number.
     """
@@ -30,17 +30,22 @@ class SharedBudget:
 
 @frozen(kw_only=True)
 class Snapshot:
-    """The world as one pass sees it: *devices* match the selector, *processes* belong to the deployment.
+    """The state of one deployment when it is planned. The flight recorder writes these fields, by these names.
 
-    *taken_names* are names of existing processes, *leftovers* those of them that a deleted deployment of the name left.
-    *stored_as* are hashes that the API is known to store for this template, when it changes what we write.
-    *rollout_since* is when the deadline began to run, *revision_since* when the revision did, if that was earlier.
-    *current* is the template of the revision that was rolled out last, None when nobody knows it, and
-    *current_stored_as* what *stored_as* is for it. *down_elsewhere* are devices of the namespace, whether they match or
-    not, that other deployments have down, and *elsewhere_changes_at* is when time alone may change that.
-    *shared_budgets* are those of the other deployments that match some of the *devices*, too.
-    *in_flight* are devices with a write whose outcome nobody knows yet; *refusals* are those whose write was refused,
-    and what must be kept(), with why.
+    devices: those that match the selector.
+    processes: those that the deployment owns.
+    rollout_since: when the progress deadline began to run.
+    taken_names: names of existing processes, of any owner.
+    leftovers: those of *taken_names* that a deleted deployment of the same name left.
+    stored_as: hashes that the API is known to store for the template, when it changes what is written.
+    in_flight: devices with a write of unknown outcome.
+    refusals: devices and delete-refusal keys whose write the API refused, with its message.
+    revision_since: when the revision's rollout began, if that was before *rollout_since*.
+    current: the template of the revision that was rolled out last; None when it is unknown.
+    current_stored_as: as *stored_as*, for *current*.
+    down_elsewhere: devices of the namespace, matching or not, that neighbours (other deployments) have down.
+    elsewhere_changes_at: when time alone may change *down_elsewhere*, in seconds since the epoch (inf: never).
+    shared_budgets: budgets of neighbours that match some of the *devices*.
     """
 
     deployment: DeploymentRow
@@ -60,14 +65,14 @@ class Snapshot:
     shared_budgets: Sequence[SharedBudget] = ()
 
 
-def kept(process: ProcessRow) -> str:
-    """Return by what `Snapshot.refusals` tells that *process* cannot be deleted; no device can be called so."""
+def delete_refusal_key(process: ProcessRow) -> str:
+    """Return the key of `Snapshot.refusals` for a refused deletion of *process*; no device can have this name."""
     return f"{process.device}/{process.uid}"
 
 
 @frozen(kw_only=True)
 class Counts:
-    """How many devices, by how they are."""
+    """How many devices match, have a process, have the update revision, are ready, and are available."""
 
     desired: int = 0
     current: int = 0
@@ -82,7 +87,7 @@ class Counts:
 
 @frozen(kw_only=True)
 class RolloutStatus:
-    """What the deployment's status shall say."""
+    """The status that the deployment is to have."""
 
     observed_generation: int
     counts: Counts
@@ -95,30 +100,30 @@ class RolloutStatus:
 
 
 @frozen(kw_only=True)
-class Tally:
-    """What devices at rest amount to: those that nothing is to be done about, each judged by itself.
+class Aggregate:
+    """The sum over devices in steady state, each of which is judged by itself, and needs nothing.
 
-    *progress_at* is the last step forward that one of them made, and *next_look* when time alone may change one (inf:
-    never); both are seconds since the epoch.
+    *progress_at* is the last step forward that one of them made, and *recheck_at* when time alone may change one (inf:
+    never); both are in seconds since the epoch.
     """
 
     counts: Counts
     reasons: Mapping[ReasonCode, int]
     progress_at: float
-    next_look: float
+    recheck_at: float
 
 
 @frozen(kw_only=True)
 class Plan:
-    """What to do now, what to tell, when to look again, and why each device is where it is.
+    """What to write, the status to show, when to plan again, and each device's reason.
 
-    *waves* is how far each wave has come, empty without waves and once everything was rolled out. *tally* is there when
-    all devices are at rest.
+    *recheck_at* is when time alone may change the plan; None: never. *waves* is how far each wave has come, empty
+    without waves and once the revision is rolled out. *aggregate* is None unless all devices are in steady state.
     """
 
     actions: tuple[Action, ...] = ()
     status: RolloutStatus | None = None
-    next_look: datetime | None = None
+    recheck_at: datetime | None = None
     reasons: Mapping[str, Reason] = field(factory=dict)
     waves: tuple[WaveState, ...] = ()
-    tally: Tally | None = None
+    aggregate: Aggregate | None = None

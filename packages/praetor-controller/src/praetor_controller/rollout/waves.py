@@ -1,12 +1,12 @@
 """Waves: which device belongs to which, and which of them are open. Pure, and derived from the snapshot alone.
 
-A device that has the update revision keeps the wave that was noted on its process. Of the others each belongs to the
-first wave that selects it and has room, reachable ones first, then by name; what no wave takes is the last one. A
-wave starts when in every wave before it enough devices were available for long enough, and somebody approved it where
-that is asked for. It stays open once one of its devices was given the revision. A wave without devices is passed over;
-the devices that come into it later still wait for its approval. Devices in maintenance, those that hold updates, and
-those offline since before the offer are not counted; but a wave of such devices only has shown nothing, and the next
-one waits.
+A device that has the update revision keeps the wave that is recorded on its process. Each of the others belongs to the
+first wave that selects it and has room, reachable devices first, then by name; what no wave takes is the last wave.
+
+A wave opens when in every wave before it enough devices were available for long enough, and when it is approved, if it
+needs that. It stays open once one of its devices has got the revision. A wave without devices is passed over; devices
+that come into it later still wait for its approval. Devices in maintenance, those that hold updates, and those offline
+since before the last write are not counted; but a wave of only such devices has shown nothing, and the next one waits.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from praetor_api.kube.objects import Approval, LabelSelector, Wave
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.model.selectors import Matches, compile_selector
 from praetor_controller.rollout.amounts import amount
-from praetor_controller.rollout.assignment import Pairing
-from praetor_controller.rollout.availability import Standing, blamed_until
+from praetor_controller.rollout.assignment import Assignment
+from praetor_controller.rollout.availability import Availability, blamed_until
 from praetor_controller.rollout.reasons import Reason, ReasonCode
 
 REST = "(rest)"
-"""Name of the last wave, which no wave of the spec can have."""
+"""Name of the last wave; the CRD allows no wave of a spec this name."""
 _PATH = "spec.updateStrategy.rollingUpdate.waves"
-_NOWHERE = -1
-_SPARED = (Standing.NEVER_REPORTED, Standing.OFFLINE_BEFORE_OFFER, Standing.HELD)
+_NONE = -1
+_NOT_COUNTED = (Availability.NEVER_REPORTED, Availability.OFFLINE_BEFORE_OFFER, Availability.HELD)
 
 
 @frozen(kw_only=True)
 class WaveState:
-    """One wave, for people: of *counted* devices *available* have the revision, and *needed* must."""
+    """How far one wave has come: of *counted* devices *available* have the revision; *needed* of them open the next."""
 
     name: str
     devices: int
@@ -47,11 +47,12 @@ class WaveState:
 
 
 @frozen(kw_only=True)
-class Stage:
-    """How far a rollout has come: waves with an index below *open* are, unless they are among the *passed* over, which
-    say why; *blocker* says why the next one is not.
+class WaveProgress:
+    """How far a rollout has come: waves with an index below *open* are open, except those *passed* over, with why.
 
-    *place* is the index of each device's wave, in the order of the devices; empty when there are no waves.
+    *blocker* is why the next wave is closed. *place* is the index of each device's wave, in the order of the devices;
+    empty when there are no waves. *recheck_at* is when time alone may open a wave, *progress_at* when a soak that ended
+    opened the last one; both are seconds since the epoch.
     """
 
     place: Sequence[int]
@@ -59,8 +60,23 @@ class Stage:
     blocker: Reason | None
     waves: tuple[WaveState, ...]
     passed: Mapping[int, Reason] = field(factory=dict)
-    look_at: float = math.inf
-    progress_at: float = 0.0  # when the last wave was opened by a soak that ended
+    recheck_at: float = math.inf
+    progress_at: float = 0.0
+
+    def closed(self, number: int) -> Reason | None:
+        """Return why the wave of the device at *number* is closed; None when it is open."""
+        if self.place and self.place[number] < self.open:
+            return self.passed.get(self.place[number])
+        return self.blocker
+
+    def name_of(self, number: int) -> str:
+        """Return the name of the wave of the device at *number*; empty when there are no waves."""
+        return self.waves[self.place[number]].name if self.waves else ""
+
+    @property
+    def current(self) -> str | None:
+        """The name of the wave that is being rolled out; None when there are no waves."""
+        return self.waves[max(0, self.open - 1)].name if self.waves else None
 
 
 @mutable(kw_only=True)
@@ -88,71 +104,84 @@ class _Members:
         )
 
 
-def stage(deployment: DeploymentRow, pairing: Pairing, hashes: Collection[str], now: float, since: float) -> Stage:
-    """Return where the rollout stands at *now*; it began at *since*. InvalidDeployment for a bad limit or selector."""
+def wave_progress(
+    deployment: DeploymentRow, assignment: Assignment, hashes: Collection[str], now: float, since: float
+) -> WaveProgress:
+    """Return how far the waves are at *now* of a rollout that began at *since*, in seconds since the epoch.
+
+    *hashes* are those of specs that are the target. InvalidDeployment for a bad limit or selector.
+    """
     waves = deployment.policy.update_strategy.rolling_update.waves
-    seen = _Seen(deployment, pairing, hashes, now, since)
-    place = _place(waves, seen)
+    fleet = _Fleet(deployment, assignment, hashes, now, since)
+    place = _place(waves, fleet)
     members = [_Members(wave=wave) for wave in (*waves, Wave(name=REST))]
-    for index, counted, available_at, note in zip(place, seen.counted, seen.available_at, seen.notes, strict=True):
+    for index, counted, available_at, wave in zip(
+        place, fleet.counted, fleet.available_at, fleet.recorded, strict=True
+    ):
         group = members[index]
         group.devices += 1
         if counted:
             group.counted += 1
             if available_at is not None:
                 group.available_at.append(available_at)
-        if note == group.wave.name:
+        if wave == group.wave.name:
             group.started = True
     return _opened(deployment, members, place, now, since)
 
 
-class _Seen:
-    """What waves look for in the devices, in their order.
+class _Fleet:
+    """What decides about waves in each device, in the order of the devices.
 
-    *notes* are the waves that updated devices were given the revision in, *available_at* when they became available.
+    *updated*: it has the target. *counted*: waves wait for it. *available_at* is when an updated device became
+    available. *recorded* is the name of the wave that an updated device got the target in.
     """
 
     def __init__(
-        self, deployment: DeploymentRow, pairing: Pairing, hashes: Collection[str], now: float, since: float
+        self, deployment: DeploymentRow, assignment: Assignment, hashes: Collection[str], now: float, since: float
     ) -> None:
         self._revision = deployment.template.revision
         self._deadline_s = float(deployment.policy.progress_deadline_seconds)
         self._min_ready_s = float(deployment.policy.min_ready_seconds)
         self._now = now
         self._since = since
-        self._names = pairing.names
-        self.devices = pairing.devices
-        self.updated = [each in hashes for each in pairing.hashes]
+        self._names = assignment.names
+        self.devices = assignment.devices
+        self.updated = [each in hashes for each in assignment.hashes]
+        available = Availability.AVAILABLE  # looked up once: in Python 3.11 each look-up in an enumeration is a call
         self.counted = [
             not (device.in_maintenance and device.maintained(now))
-            and ((stands is Standing.AVAILABLE and updated) or self._counts(device, process, stands, updated=updated))
-            for (device, process, stands), updated in zip(pairing, self.updated, strict=True)
+            and (
+                (updated and availability is available) or self._counts(device, process, availability, updated=updated)
+            )
+            for (device, process, availability), updated in zip(assignment, self.updated, strict=True)
         ]
         self.available_at = [
             (process.ready_since or 0.0) + self._min_ready_s
-            if updated and process is not None and stands is Standing.AVAILABLE and not process.terminating
+            if updated and process is not None and availability is available and not process.terminating
             else None
-            for (_, process, stands), updated in zip(pairing, self.updated, strict=True)
+            for (_, process, availability), updated in zip(assignment, self.updated, strict=True)
         ]
-        self.notes = [
-            self._note(process) if updated and process is not None else ""
-            for process, updated in zip(pairing.processes, self.updated, strict=True)
+        self.recorded = [
+            self._recorded(process) if updated and process is not None else ""
+            for process, updated in zip(assignment.processes, self.updated, strict=True)
         ]
 
-    def _note(self, process: ProcessRow) -> str:
+    def _recorded(self, process: ProcessRow) -> str:
         recent = process.offered_at is not None and process.offered_at >= self._since  # not an earlier rollout of it
         return process.wave if recent and process.revision == self._revision else ""
 
-    def _counts(self, device: DeviceRow, process: ProcessRow | None, stands: Standing | None, *, updated: bool) -> bool:
+    def _counts(
+        self, device: DeviceRow, process: ProcessRow | None, availability: Availability | None, *, updated: bool
+    ) -> bool:
         if process is None:
             return device.connected is not False
-        if stands is Standing.SILENT_AFTER_OFFER and not updated:
+        if availability is Availability.SILENT_AFTER_OFFER and not updated:
             return self._now < blamed_until(process, device, self._min_ready_s, self._deadline_s)
-        return stands not in _SPARED and (updated or not process.held)
+        return availability not in _NOT_COUNTED and (updated or not process.held)
 
-    def left(self, place: Sequence[int]) -> list[int]:
-        """Return the devices without a place in the order in which waves take them."""
-        left = [number for number, index in enumerate(place) if index == _NOWHERE]
+    def without_wave(self, place: Sequence[int]) -> list[int]:
+        """Return the devices that have no place yet, in the order in which waves take them."""
+        left = [number for number, index in enumerate(place) if index == _NONE]
         left.sort(key=self._names.__getitem__)
         left.sort(key=self._rank)
         return left
@@ -161,28 +190,28 @@ class _Seen:
         return not self.updated[number], not self.counted[number], self.devices[number].connected is None
 
 
-def _place(waves: Sequence[Wave], seen: _Seen) -> list[int]:
+def _place(waves: Sequence[Wave], fleet: _Fleet) -> list[int]:
     """Return the index of each device's wave."""
     index_of = {wave.name: index for index, wave in enumerate(waves)} | {REST: len(waves)}
-    place = [index_of.get(note, _NOWHERE) for note in seen.notes]
-    kept = Counter(place)
-    left = seen.left(place)
+    place = [index_of.get(name, _NONE) for name in fleet.recorded]
+    recorded = Counter(place)
+    left = fleet.without_wave(place)
     for index, wave in enumerate(waves):
         takes = compile_selector(wave.selector or LabelSelector(), f"{_PATH}[{index}].selector")
-        room = _limit(index, wave, seen, takes) - kept[index]
-        left = _fill(index, takes, room, seen, place, left)
+        room = _limit(index, wave, fleet, takes) - recorded[index]
+        left = _fill(index, takes, room, fleet, place, left)
     for number in left:
         place[number] = len(waves)
     return place
 
 
-def _fill(index: int, takes: Matches, room: float, seen: _Seen, place: list[int], left: Sequence[int]) -> list[int]:
+def _fill(index: int, takes: Matches, room: float, fleet: _Fleet, place: list[int], left: Sequence[int]) -> list[int]:
     """Give the wave at *index* those of the devices *left* that it takes; return the others."""
     others: list[int] = []
     for at, number in enumerate(left):
         if room <= 0:
             return [*others, *left[at:]]
-        if takes(seen.devices[number].labels):
+        if takes(fleet.devices[number].labels):
             place[number] = index
             room -= 1
         else:
@@ -190,18 +219,18 @@ def _fill(index: int, takes: Matches, room: float, seen: _Seen, place: list[int]
     return others
 
 
-def _limit(index: int, wave: Wave, seen: _Seen, takes: Matches) -> float:
+def _limit(index: int, wave: Wave, fleet: _Fleet, takes: Matches) -> float:
     if wave.limit is None:
         return math.inf
-    candidates = sum(takes(device.labels) for device in seen.devices) if isinstance(wave.limit, str) else 0
+    candidates = sum(takes(device.labels) for device in fleet.devices) if isinstance(wave.limit, str) else 0
     return amount(wave.limit, candidates, f"{_PATH}[{index}].limit")
 
 
 def _opened(
     deployment: DeploymentRow, members: Sequence[_Members], place: Sequence[int], now: float, since: float
-) -> Stage:
+) -> WaveProgress:
     open_ = max((index + 1 for index, group in enumerate(members) if group.started), default=0)
-    progress_at, look_at, blocker = 0.0, math.inf, None
+    progress_at, recheck_at, blocker = 0.0, math.inf, None
     while open_ < len(members) and blocker is None:
         group = members[open_]
         blocker, passed_at = _gates(members[:open_], now, since)
@@ -209,27 +238,27 @@ def _opened(
             progress_at = passed_at
             blocker = _approval(deployment, group)
         elif passed_at > now:
-            look_at = passed_at
+            recheck_at = passed_at
         open_ += blocker is None
     passed = {index: reason for index, group in enumerate(members[:open_]) if (reason := _passed(deployment, group))}
-    return Stage(
+    return WaveProgress(
         place=place,
         open=open_,
         blocker=blocker,
         waves=tuple(group.state(open=index < open_ and index not in passed) for index, group in enumerate(members)),
         passed=passed,
-        look_at=look_at,
+        recheck_at=recheck_at,
         progress_at=progress_at,
     )
 
 
 def _passed(deployment: DeploymentRow, group: _Members) -> Reason | None:
-    """Return what a wave still waits for that had no devices when it was its turn."""
+    """Return what a wave waits for that had no devices when its turn came."""
     return None if group.started else _approval(deployment, group)
 
 
 def _gates(before: Sequence[_Members], now: float, since: float) -> tuple[Reason | None, float]:
-    """Return what holds the next wave up, if anything does, and when the gates open or opened (0: nobody knows)."""
+    """Return what the next wave waits for (None: nothing), and when that ends or ended (epoch seconds; 0: unknown)."""
     opens_at = 0.0
     for group in before:
         available = len(group.available_at)

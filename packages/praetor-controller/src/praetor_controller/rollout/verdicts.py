@@ -1,0 +1,409 @@
+"""What is to be done about each device, by itself: a verdict from one table. Pure.
+
+The table says for what a device *runs* of the deployment, which *gate* keeps the controller from writing to it, and how
+the device *fares*: the reason that is shown, whether the device counts as unavailable, and the step to take. What the
+budgets have to admit is decided afterwards, over all devices, by admission. docs/rollouts.md shows the same table.
+
+Why these costs: a device that is down by our doing counts as unavailable, also while it waits, but after
+progressDeadlineSeconds no longer, or it would hold up the waves before its own without end. A device that is connected
+and unavailable is updated at once: it cannot get worse, and the update may fix it. Recreate asks for no budget, but
+defers offline devices, too: what is held against them would be forgotten with a new target, and the budget is back
+when the strategy changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from itertools import product
+
+from attrs import frozen
+
+from praetor_api.kube.codec import format_time
+from praetor_api.kube.objects import StrategyType
+from praetor_api.names import hashed_process_name, process_name
+from praetor_controller.model.rows import DeviceRow, ProcessRow
+from praetor_controller.rollout.assignment import Assignment
+from praetor_controller.rollout.availability import Availability, blamed_until, offline_since
+from praetor_controller.rollout.reasons import Reason, ReasonCode
+from praetor_controller.rollout.snapshot import Snapshot
+from praetor_controller.rollout.waves import WaveProgress
+
+NAME_RETRY_S = 10.0
+"""After this time a name that another process has is tried again: its deletion makes no event for this deployment."""
+
+
+class Runs(StrEnum):
+    """What a device has of the deployment."""
+
+    NOTHING = "nothing"
+    TARGET = "the target revision"
+    OTHER = "another revision"
+
+
+class Gate(StrEnum):
+    """What keeps the controller from writing to a device; the first that applies, in this order."""
+
+    MAINTENANCE = "in maintenance"
+    TERMINATING = "its process is being deleted"
+    IN_FLIGHT = "a write with an unknown outcome"
+    REFUSED = "the API refused the write"
+    PAUSED = "`spec.paused`"
+    ON_DELETE = "`OnDelete`"
+    HELD = "the device holds updates"
+    WAVE = "its wave is closed"
+    WAVE_CURRENT = "its wave is closed, and a revision was rolled out before"
+    NAME_LEFTOVER = "a deleted deployment's process has the name"
+    NAME_TAKEN = "another owner's process has the name"
+    RECREATE = "none, `Recreate`"
+    OPEN = "none"
+
+
+class Health(StrEnum):
+    """How a process and its device fare: Availability, and why it is not available."""
+
+    AVAILABLE = "available"
+    BECOMING_AVAILABLE = "ready, not yet for `minReadySeconds`"
+    FAILING = "fails"
+    UNREADY = "not ready"
+    UNREPORTED = "not reported since the last write"
+    HELD = "holds updates"
+    NEVER_CONNECTED = "has never connected"
+    NEVER_REPORTED = "disconnected, has never reported the process"
+    OFFLINE = "offline since before the last write"
+    SILENT = "silent since the last write"
+
+
+class Cost(StrEnum):
+    """Whether a device counts as unavailable."""
+
+    FREE = "no"
+    DOWN = "yes"
+    UNTIL_DEADLINE = "until `progressDeadlineSeconds` after the last write"
+
+
+class Step(StrEnum):
+    """What is written to a device."""
+
+    NONE = "none"
+    CREATE = "create"
+    CREATE_CURRENT = "create with `status.currentRevision`"
+    UPDATE = "update"
+    UPDATE_IN_BUDGET = "update unless a budget is exceeded"
+    UPDATE_WITH_PLACE = "update when every budget has a place"
+
+
+@frozen
+class Rule:
+    """One row of the table: what follows for any of *runs*, of *gates* and of *healths* together.
+
+    *reason* is None where the wave gives the reason.
+    """
+
+    runs: tuple[Runs, ...]
+    gates: tuple[Gate, ...]
+    healths: tuple[Health | None, ...]  # None where there is no process
+    reason: ReasonCode | None
+    cost: Cost = Cost.FREE
+    step: Step = Step.NONE
+
+    def cases(self) -> Iterator[tuple[Runs, Gate, Health | None]]:
+        """Yield the combinations that the rule is for."""
+        return product(self.runs, self.gates, self.healths)
+
+
+_NOTHING, _TARGET, _OTHER = Runs
+_AVAILABLE, _HEALTHY = Availability.AVAILABLE, Health.AVAILABLE
+_OPEN_GATE, _ON_DELETE, _ROLLING = Gate.OPEN, StrategyType.ON_DELETE, StrategyType.ROLLING_UPDATE
+"""Members that every device asks for have names: in Python 3.11 each look-up in an enumeration calls a function."""
+
+_NO_PROCESS = (None,)
+_ANY = tuple(Health)
+_UNAVAILABLE = (Health.UNREADY, Health.UNREPORTED)
+_DOWN = (*_UNAVAILABLE, Health.BECOMING_AVAILABLE)
+_NEVER_REPORTED = (Health.NEVER_CONNECTED, Health.NEVER_REPORTED)
+_DEFERRED = (Health.HELD, *_NEVER_REPORTED, Health.OFFLINE)
+_MAY_UPDATE = (Gate.OPEN, Gate.RECREATE)
+
+TABLE: tuple[Rule, ...] = (
+    Rule((*Runs,), (Gate.MAINTENANCE,), (None, *_ANY), ReasonCode.IN_MAINTENANCE),
+    Rule((_NOTHING,), (Gate.IN_FLIGHT,), _NO_PROCESS, ReasonCode.CREATING),
+    Rule((_NOTHING,), (Gate.REFUSED,), _NO_PROCESS, ReasonCode.CANNOT_CONVERGE),
+    Rule((_NOTHING,), (Gate.PAUSED,), _NO_PROCESS, ReasonCode.PAUSED),
+    Rule((_NOTHING,), (Gate.WAVE,), _NO_PROCESS, None),
+    Rule((_NOTHING,), (Gate.NAME_LEFTOVER,), _NO_PROCESS, ReasonCode.TERMINATING),
+    Rule((_NOTHING,), (Gate.NAME_TAKEN,), _NO_PROCESS, ReasonCode.NAME_TAKEN),
+    Rule((_NOTHING,), (Gate.WAVE_CURRENT,), _NO_PROCESS, ReasonCode.CREATING, step=Step.CREATE_CURRENT),
+    Rule((_NOTHING,), (Gate.OPEN,), _NO_PROCESS, ReasonCode.CREATING, step=Step.CREATE),
+    Rule((_TARGET, _OTHER), (Gate.TERMINATING,), _ANY, ReasonCode.TERMINATING, Cost.DOWN),
+    Rule((_TARGET, _OTHER), (Gate.IN_FLIGHT,), _ANY, ReasonCode.UPDATING, Cost.DOWN),
+    Rule((_TARGET,), (Gate.OPEN,), (Health.AVAILABLE,), ReasonCode.UP_TO_DATE),
+    Rule((_TARGET,), (Gate.OPEN,), (Health.BECOMING_AVAILABLE,), ReasonCode.BECOMING_AVAILABLE, Cost.DOWN),
+    Rule((_TARGET,), (Gate.OPEN,), (Health.FAILING,), ReasonCode.FAILING, Cost.DOWN),
+    Rule((_TARGET,), (Gate.OPEN,), (Health.UNREADY,), ReasonCode.NOT_READY, Cost.DOWN),
+    Rule((_TARGET,), (Gate.OPEN,), (Health.UNREPORTED,), ReasonCode.UPDATING, Cost.DOWN),
+    Rule((_TARGET,), (Gate.OPEN,), (Health.SILENT,), ReasonCode.SILENT_SINCE_OFFER, Cost.DOWN),
+    Rule((_TARGET,), (Gate.OPEN,), (Health.HELD,), ReasonCode.UPDATE_HELD),
+    Rule((_TARGET,), (Gate.OPEN,), (Health.NEVER_CONNECTED,), ReasonCode.NEVER_CONNECTED),
+    Rule((_TARGET,), (Gate.OPEN,), (Health.NEVER_REPORTED, Health.OFFLINE), ReasonCode.OFFLINE_SINCE),
+    Rule((_OTHER,), (Gate.REFUSED,), (Health.AVAILABLE,), ReasonCode.CANNOT_CONVERGE),
+    Rule((_OTHER,), (Gate.REFUSED,), (*_DOWN, Health.SILENT, *_DEFERRED), ReasonCode.CANNOT_CONVERGE, Cost.DOWN),
+    Rule((_OTHER,), (Gate.PAUSED,), _ANY, ReasonCode.PAUSED),
+    Rule((_OTHER,), (Gate.ON_DELETE,), _ANY, ReasonCode.WAITING_FOR_DELETION),
+    Rule((_OTHER,), (Gate.HELD,), (*_DOWN, Health.SILENT), ReasonCode.UPDATE_HELD, Cost.UNTIL_DEADLINE),
+    Rule((_OTHER,), (Gate.HELD,), (Health.AVAILABLE, *_DEFERRED), ReasonCode.UPDATE_HELD),
+    Rule((_OTHER,), (Gate.WAVE,), (*_DOWN, Health.SILENT), None, Cost.UNTIL_DEADLINE),
+    Rule((_OTHER,), (Gate.WAVE,), (Health.AVAILABLE, *_DEFERRED), None),
+    Rule((_OTHER,), (Gate.OPEN,), (Health.AVAILABLE,), ReasonCode.UPDATING, Cost.FREE, Step.UPDATE_WITH_PLACE),
+    Rule((_OTHER,), (Gate.OPEN,), (Health.BECOMING_AVAILABLE,), ReasonCode.UPDATING, Cost.DOWN, Step.UPDATE_IN_BUDGET),
+    Rule((_OTHER,), (Gate.OPEN,), _UNAVAILABLE, ReasonCode.UPDATING, Cost.DOWN, Step.UPDATE),
+    Rule((_OTHER,), (Gate.RECREATE,), (Health.AVAILABLE, *_DOWN), ReasonCode.UPDATING, Cost.FREE, Step.UPDATE),
+    Rule((_OTHER,), _MAY_UPDATE, _NEVER_REPORTED, ReasonCode.UPDATING, Cost.FREE, Step.UPDATE),
+    Rule((_OTHER,), _MAY_UPDATE, (Health.SILENT,), ReasonCode.SILENT_SINCE_OFFER, Cost.UNTIL_DEADLINE),
+    Rule((_OTHER,), _MAY_UPDATE, (Health.OFFLINE,), ReasonCode.OFFLINE_SINCE),
+)
+"""Every case, once. An update of labels and annotations alone is not part of it: it costs nothing."""
+
+RULES = {key: rule for rule in TABLE for key in rule.cases()}
+
+
+@frozen
+class Verdict:
+    """What is to be done about one device.
+
+    *down*: it counts as unavailable. *recheck_at* is when time alone may change the verdict, in seconds since the
+    epoch. *name* is that of the process to create. *on_target*: its process has the target, and is left to settle.
+    """
+
+    reason: Reason
+    step: Step = Step.NONE
+    down: bool = False
+    on_target: bool = False
+    recheck_at: float = math.inf
+    name: str = ""
+
+
+@frozen(kw_only=True)
+class Context:
+    """What the verdicts of one pass depend on besides the device. *at* is now, in seconds since the epoch.
+
+    *hashes* are those of specs that are the target. *waves* is None when every device may have the target.
+    """
+
+    snapshot: Snapshot
+    at: float
+    hashes: frozenset[str]
+    waves: WaveProgress | None
+    strategy: StrategyType
+    paused: bool
+    min_ready_s: float
+    deadline_s: float
+
+    @classmethod
+    def of(cls, snapshot: Snapshot, at: float, hashes: frozenset[str], waves: WaveProgress | None) -> Context:
+        """Return the context of a pass over *snapshot*."""
+        policy = snapshot.deployment.policy
+        return cls(
+            snapshot=snapshot,
+            at=at,
+            hashes=hashes,
+            waves=waves,
+            strategy=snapshot.deployment.strategy,
+            paused=policy.paused,
+            min_ready_s=float(policy.min_ready_seconds),
+            deadline_s=float(policy.progress_deadline_seconds),
+        )
+
+    def closed(self, number: int) -> Reason | None:
+        """Return why the wave of the device at *number* is closed; None when it is open."""
+        return None if self.waves is None else self.waves.closed(number)
+
+
+@frozen
+class Verdicts:
+    """The verdicts of all devices, in their order; *others* are the numbers of those that are not simply up to date."""
+
+    all: Sequence[Verdict]
+    others: Sequence[int]
+
+    def with_step(self, step: Step) -> list[int]:
+        """Return the numbers of the devices for which *step* is to be taken."""
+        return [number for number in self.others if self.all[number].step is step]
+
+
+def classify_all(context: Context, assignment: Assignment) -> Verdicts:
+    """Return the verdict of each device."""
+    hashes, in_flight = context.hashes, context.snapshot.in_flight
+    verdicts = [
+        _UP_TO_DATE  # as most are, so not worth a call
+        if process is not None
+        and availability is _AVAILABLE
+        and process.spec_hash in hashes
+        and not (process.terminating or device.in_maintenance or device.name in in_flight)
+        else classify(context, number, device, process, availability)
+        for number, (device, process, availability) in enumerate(assignment)
+    ]
+    return Verdicts(verdicts, [number for number, verdict in enumerate(verdicts) if verdict is not _UP_TO_DATE])
+
+
+def classify(
+    context: Context, number: int, device: DeviceRow, process: ProcessRow | None, availability: Availability | None
+) -> Verdict:
+    """Return the verdict of the device at *number* in the order of the snapshot; *availability* is its process's."""
+    if process is None or availability is None:
+        gate, name = _gate_of_creation(context, number, device)
+        return _verdict(context, RULES[_NOTHING, gate, None], number, device, None, name)
+    runs = _TARGET if process.spec_hash in context.hashes else _OTHER
+    gate = _gate_of_update(context, number, device, process, runs)
+    healthy = availability is _AVAILABLE
+    key = runs, gate, _HEALTHY if healthy else _health(context, device, process, availability, runs)
+    return _SHARED.get(key) or _verdict(context, RULES[key], number, device, process)
+
+
+def _gate_of_creation(context: Context, number: int, device: DeviceRow) -> tuple[Gate, str]:
+    """Return what keeps a process from being created, and the name that it would have."""
+    snapshot, name = context.snapshot, device.name
+    if device.maintained(context.at):
+        return Gate.MAINTENANCE, ""
+    if name in snapshot.in_flight:
+        return Gate.IN_FLIGHT, ""
+    if name in snapshot.refusals:
+        return Gate.REFUSED, ""
+    if context.paused:
+        return Gate.PAUSED, ""
+    closed = context.closed(number) is not None
+    if closed and snapshot.current is None:
+        return Gate.WAVE, ""
+    wanted = process_name(snapshot.deployment.name, name)
+    if wanted in snapshot.taken_names:  # rare, and the leftovers are among these
+        if wanted in snapshot.leftovers:
+            return Gate.NAME_LEFTOVER, wanted
+        wanted = hashed_process_name(snapshot.deployment.name, name)
+        if wanted in snapshot.taken_names:
+            return Gate.NAME_TAKEN, wanted
+    return Gate.WAVE_CURRENT if closed else Gate.OPEN, wanted
+
+
+def _gate_of_update(context: Context, number: int, device: DeviceRow, process: ProcessRow, runs: Runs) -> Gate:
+    if device.in_maintenance and device.maintained(context.at):
+        return Gate.MAINTENANCE
+    if process.terminating:
+        return Gate.TERMINATING
+    if device.name in context.snapshot.in_flight:
+        return Gate.IN_FLIGHT
+    if runs is _TARGET:
+        return _OPEN_GATE
+    if device.name in context.snapshot.refusals:
+        return Gate.REFUSED
+    if context.paused:
+        return Gate.PAUSED
+    if context.strategy is _ON_DELETE:
+        return Gate.ON_DELETE
+    if process.held:
+        return Gate.HELD
+    if context.waves is not None and context.waves.closed(number) is not None:
+        return Gate.WAVE
+    return _OPEN_GATE if context.strategy is _ROLLING else Gate.RECREATE
+
+
+def _health(context: Context, device: DeviceRow, process: ProcessRow, availability: Availability, runs: Runs) -> Health:
+    match availability:
+        case Availability.AVAILABLE:
+            return Health.AVAILABLE
+        case Availability.UNAVAILABLE:
+            if process.failure and runs is _TARGET:
+                return Health.FAILING
+            if process.ready_since is not None:
+                return Health.BECOMING_AVAILABLE
+            return Health.UNREADY if process.observed else Health.UNREPORTED
+        case Availability.HELD:
+            return Health.HELD
+        case Availability.NEVER_REPORTED:
+            return Health.NEVER_CONNECTED if offline_since(process, device) is None else Health.NEVER_REPORTED
+        case Availability.OFFLINE_BEFORE_OFFER:
+            return Health.OFFLINE
+        case Availability.SILENT_AFTER_OFFER:
+            blamed = blamed_until(process, device, context.min_ready_s, context.deadline_s)
+            return Health.SILENT if runs is _TARGET or context.at < blamed else Health.OFFLINE
+
+
+def _verdict(
+    context: Context, rule: Rule, number: int, device: DeviceRow, process: ProcessRow | None, name: str = ""
+) -> Verdict:
+    down, recheck_at = rule.cost is Cost.DOWN, math.inf
+    if rule.cost is Cost.UNTIL_DEADLINE and process is not None:
+        recheck_at = _deadline(context, process)
+        down = context.at < recheck_at
+    elif rule.reason is ReasonCode.IN_MAINTENANCE and device.maintenance_until is not None:
+        recheck_at = device.maintenance_until
+    elif rule.gates[0] in (Gate.NAME_LEFTOVER, Gate.NAME_TAKEN):
+        recheck_at = context.at + NAME_RETRY_S
+    reason = _reason(context, rule, number, device, process, name)
+    return Verdict(reason, rule.step, down, _on_target(rule), recheck_at, name)
+
+
+def _deadline(context: Context, process: ProcessRow) -> float:
+    """Return until when a device that waits is held against the budget."""
+    deadline = (process.offered_at or process.created_at) + context.deadline_s
+    return deadline if process.ready_since is None else max(deadline, process.ready_since + context.min_ready_s)
+
+
+def _reason(
+    context: Context, rule: Rule, number: int, device: DeviceRow, process: ProcessRow | None, name: str
+) -> Reason:
+    if rule.reason is None:
+        return context.closed(number) or Reason(ReasonCode.WAITING_FOR_WAVE)
+    return Reason(rule.reason, _detail(context, rule, device, process, name))
+
+
+def _detail(context: Context, rule: Rule, device: DeviceRow, process: ProcessRow | None, name: str) -> str:
+    match rule.reason:
+        case ReasonCode.IN_MAINTENANCE:
+            return "" if device.maintenance_until is None else f"until {_time(device.maintenance_until)}"
+        case ReasonCode.CANNOT_CONVERGE:
+            return context.snapshot.refusals[device.name]
+        case ReasonCode.TERMINATING if name:
+            return f"{name} of a deleted deployment is not collected yet"
+        case ReasonCode.NAME_TAKEN:
+            return f"{name} belongs to another owner"
+    if process is None:
+        return ""
+    match rule.reason:
+        case ReasonCode.UPDATE_HELD:
+            return process.held
+        case ReasonCode.FAILING:
+            return process.failure
+        case ReasonCode.BECOMING_AVAILABLE:
+            return f"at {_time((process.ready_since or 0.0) + context.min_ready_s)}"
+        case ReasonCode.OFFLINE_SINCE | ReasonCode.SILENT_SINCE_OFFER:
+            since = offline_since(process, device)
+            return "" if since is None else _time(since)
+    return ""
+
+
+def _on_target(rule: Rule) -> bool:
+    return rule.runs == (_TARGET,)
+
+
+def _time(epoch: float) -> str:
+    return format_time(datetime.fromtimestamp(epoch, UTC))
+
+
+_WITHOUT_DETAIL = (
+    ReasonCode.UP_TO_DATE,
+    ReasonCode.UPDATING,
+    ReasonCode.NOT_READY,
+    ReasonCode.PAUSED,
+    ReasonCode.NEVER_CONNECTED,
+    ReasonCode.WAITING_FOR_DELETION,
+    ReasonCode.TERMINATING,
+)
+_SHARED = {
+    key: Verdict(Reason(rule.reason), rule.step, rule.cost is Cost.DOWN, _on_target(rule))
+    for key, rule in RULES.items()
+    if key[0] is not _NOTHING and rule.reason in _WITHOUT_DETAIL and rule.cost is not Cost.UNTIL_DEADLINE
+}
+"""Verdicts that depend on the rule alone: most devices share them."""
+_UP_TO_DATE = _SHARED[_TARGET, Gate.OPEN, Health.AVAILABLE]
