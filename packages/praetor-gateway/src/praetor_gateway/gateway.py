@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -20,7 +21,7 @@ from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.informer import Informer
 from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_gateway.fleet.devices import DeviceIndex
-from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Projection
+from praetor_gateway.fleet.rows import Projection
 from praetor_gateway.http.app import create_app
 from praetor_gateway.http.auth import CredentialReloader, DeviceAuthenticator
 from praetor_gateway.http.device_api import DeviceApi, Terms
@@ -49,6 +50,8 @@ WRITE_BURST = 200
 """Status writes at once: two seconds' worth."""
 REPORT_BURST_S = 10.0
 """A device may send at once what its rate allows in this many seconds: it reports each step of a start at once."""
+
+Handlers: TypeAlias = tuple[Callable[[Key, Any, Any], None], ...]
 
 _log = structlog.get_logger()
 
@@ -115,10 +118,7 @@ class Gateway:
             count=self.metrics.write,
         )
         self._ambiguity = AmbiguityReporter(self._fleet, self._recorder)
-        self._informers: tuple[Informer[Any], ...] = (
-            *self._process_informers(api, projection),
-            *self._switch_informers(api, projection),
-        )
+        self._informers = tuple(self._make_informers(api, projection))
         self._authenticator = _authenticator(settings, self.metrics)
         self.app = create_app(self._device_api(), ProblemHandlers(self.metrics.request), self.lifespan)
         self.peer_app = (
@@ -222,25 +222,20 @@ class Gateway:
             count=self.metrics.request,
         )
 
-    def _process_informers(self, api: KubeApi, projection: Projection) -> Iterator[Informer[CachedProcess]]:
-        for namespace in self._settings.namespaces or (None,):
-            informer = Informer(
-                api, DEVICE_PROCESSES, project=projection.process, clock=self._clock, namespace=namespace
-            )
-            informer.add_handler(self._resync.on_process)  # compares with what the fleet has
-            informer.add_handler(self._fleet.on_change)
-            informer.add_handler(self._liveness.on_process)
-            informer.add_handler(self._composer.on_process)
-            yield informer
-
-    def _switch_informers(self, api: KubeApi, projection: Projection) -> Iterator[Informer[CachedSwitch]]:
-        for namespace in self._settings.namespaces or (None,):
-            informer = Informer(
-                api, NETWORK_SWITCHES, project=projection.switch, clock=self._clock, namespace=namespace
-            )
-            informer.add_handler(self._fleet.on_change)
-            informer.add_handler(self._liveness.on_switch)
-            yield informer
+    def _make_informers(self, api: KubeApi, projection: Projection) -> Iterator[Informer[Any]]:
+        fleet, liveness = self._fleet.on_change, self._liveness.on_change
+        # resync compares a change with what the fleet has, the others with what it has then
+        on_process: Handlers = (self._resync.on_process, fleet, liveness, self._composer.on_process)
+        on_switch: Handlers = (fleet, liveness)
+        for resource, handlers in ((DEVICE_PROCESSES, on_process), (NETWORK_SWITCHES, on_switch)):
+            project = partial(projection.row, resource)
+            for namespace in self._settings.namespaces or (None,):
+                informer: Informer[Any] = Informer(
+                    api, resource, project=project, clock=self._clock, namespace=namespace
+                )
+                for handler in handlers:
+                    informer.add_handler(handler)
+                yield informer
 
     def _cache_age_s(self) -> float:
         contacts = [informer.last_contact for informer in self._informers]
@@ -251,8 +246,8 @@ class Gateway:
         gauge = self.metrics.gauge
         gauge("waiters", "Devices that wait in a long poll.", lambda: len(self._long_polls))
         gauge("devices", "Declared devices.", lambda: len(self._fleet))
-        gauge("devices_connected", "Devices judged connected; 0 unless leading.", self._liveness.connected_count)
-        gauge("arbiter", "1 while this replica judges liveness.", lambda: float(self._is_fresh()))
+        gauge("devices_connected", "Connected devices; 0 unless leading.", self._liveness.connected_count)
+        gauge("arbiter", "1 while this replica holds the Lease.", lambda: float(self._is_fresh()))
         gauge("observer_suspect", "1 while too many devices are silent at once.", lambda: float(self._liveness.suspect))
         gauge("queue_depth", "Statuses that wait to be written.", lambda: len(self._pending))
         gauge("cache_age_seconds", "Seconds since the apiserver last said anything.", self._cache_age_s)

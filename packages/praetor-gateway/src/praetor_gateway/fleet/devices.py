@@ -7,14 +7,13 @@ that is not declared leaves no trace.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from praetor_api.canonical import desired_etag
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
-from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
+from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Row
 from praetor_gateway.fleet.session import DeviceSession
 
-Row: TypeAlias = CachedProcess | CachedSwitch
 R = TypeVar("R", CachedProcess, CachedSwitch)
 
 EMPTY_ETAG = desired_etag(())

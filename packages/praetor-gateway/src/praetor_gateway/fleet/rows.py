@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from attrs import define, evolve, field, frozen
 
@@ -96,6 +96,9 @@ class CachedSwitch:
         return (self.uid, self.site, self.credential_epoch)
 
 
+Row: TypeAlias = CachedProcess | CachedSwitch
+
+
 @define
 class Projection:
     """Makes rows of objects as the API delivers them. *site_label* is the label of switches that names their site."""
@@ -104,7 +107,7 @@ class Projection:
     _pool: dict[tuple[Any, ...], Condition] = field(factory=dict, init=False)
     _texts: dict[bytes, bytes] = field(factory=dict, init=False)
 
-    def row(self, resource: Resource, obj: Mapping[str, Any]) -> CachedProcess | CachedSwitch:
+    def row(self, resource: Resource, obj: Mapping[str, Any]) -> Row:
         """Return the row of an object of *resource*."""
         return self.process(obj) if resource is DEVICE_PROCESSES else self.switch(obj)
 

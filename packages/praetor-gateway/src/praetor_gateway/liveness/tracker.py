@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.runtime.clock import Clock
 from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex
-from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
+from praetor_gateway.fleet.rows import Row
 from praetor_gateway.liveness.detector import OWN, DetectorLimits, FailureDetector, ScanResult
 from praetor_gateway.status.merge import connection
 from praetor_gateway.status.pending import CONNECTED_DEBOUNCE_S, FIRST_REPORT_DEBOUNCE_S, PendingStatuses, StatusKey
@@ -94,21 +94,14 @@ class LivenessTracker:
         elif self._detector is not None:
             self._declare(self._detector, device, self._clock.monotonic())
 
-    def on_process(self, _: Key, old: CachedProcess | None, new: CachedProcess | None) -> None:
-        """Check a change that an informer reports. Called once the fleet has the change."""
+    def on_change(self, _: Key, old: Row | None, new: Row | None) -> None:
+        """Check a change that an informer reports. Called once the fleet has the change.
+
+        Our decision is written again where another client wrote otherwise: a user, or a former leader, late.
+        """
         row = new or old
-        if row is not None:
-            self._correct(row.device)
-
-    def on_switch(self, key: Key, _: CachedSwitch | None, __: CachedSwitch | None) -> None:
-        """Check a change that an informer reports. Called once the fleet has the change."""
-        self._correct(key.name)
-
-    def _correct(self, name: str) -> None:
-        """Write our decision again where another client wrote otherwise: a person, or a former leader, late."""
-        connected = self.connected(name)
-        if connected is not None:
-            self._publish(self._fleet.device(name), connected)
+        if row is not None and (connected := self.connected(row.device)) is not None:
+            self._publish(self._fleet.device(row.device), connected)
 
     def scan(self) -> ScanResult:
         """Find silent devices and queue what is to be written about them; an empty result unless leading."""

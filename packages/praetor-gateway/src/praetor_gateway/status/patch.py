@@ -10,7 +10,7 @@ from attrs import frozen
 from praetor_api.kube.client.patches import diff_merge_patch
 from praetor_api.kube.codec import encode
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
-from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
+from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Row
 from praetor_gateway.status import events
 from praetor_gateway.status.events import StatusEvent
 
@@ -22,7 +22,7 @@ class StatusPatch:
     *facts* are what the new status was computed from.
     """
 
-    row: CachedProcess | CachedSwitch
+    row: Row
     body: Mapping[str, Any]
     events: tuple[StatusEvent, ...]
     facts: object
@@ -45,7 +45,7 @@ def of_switch(row: CachedSwitch, status: NetworkSwitchStatus, facts: object) -> 
 
 
 def _patch(
-    row: CachedProcess | CachedSwitch,
+    row: Row,
     status: DeviceProcessStatus | NetworkSwitchStatus,
     facts: object,
     happened: tuple[StatusEvent, ...],

@@ -21,7 +21,7 @@ from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.events import EventRecorder, ObjectRef
 from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_gateway.fleet.devices import DeviceIndex
-from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Projection
+from praetor_gateway.fleet.rows import CachedProcess, Projection, Row
 from praetor_gateway.status.composer import StatusComposer
 from praetor_gateway.status.patch import StatusPatch
 from praetor_gateway.status.pending import PendingStatuses, StatusKey
@@ -171,7 +171,7 @@ def _outcome(error: KubeError) -> StatusOutcome:
     return StatusOutcome.REFUSED if isinstance(error, Invalid) else StatusOutcome.FAILED
 
 
-def regarding(resource: Resource, row: CachedProcess | CachedSwitch) -> ObjectRef:
+def regarding(resource: Resource, row: Row) -> ObjectRef:
     """Return how events refer to the object of *row*."""
     return ObjectRef(
         api_version=resource.api_version,
