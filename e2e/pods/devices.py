@@ -8,14 +8,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Self
 
-from e2e.clusters.api.kubectl import output_of
-from e2e.pods.system import WITHIN_S, System, is_ready, pods_path, secret
+from e2e.pods.system import WITHIN_S, System, secret
 from e2e.release.build import ROOT
 from e2e.release.images import Image
 from e2e.release.manifests import Object, install, read
 from e2e.stack import orphans
 from e2e.stack.agent import Agent
-from e2e.stack.kube import DEPLOYMENTS, Kube, accepted
+from e2e.stack.kube import DEPLOYMENTS, Kube
 from e2e.stack.stack import environment, script
 from e2e.stack.waiting import eventually
 
@@ -92,8 +91,8 @@ class Devices:
     def values_in_pod(self, device: str) -> set[str]:
         """Return the value of the variable in each process that the agent in a Pod runs."""
         command = "for p in /proc/[0-9]*; do [ $(cat $p/comm) = sleep ] && tr '\\0' '\\n' < $p/environ; done"
-        kubectl = [str(self._system.node.kubectl), f"--kubeconfig={self._system.node.kubeconfig}"]
-        printed = output_of([*kubectl, "exec", device, "--", "/bin/sh", "-c", f"{command}; true"], timeout_s=WITHIN_S)
+        words = ("exec", device, f"--namespace={NAMESPACE}", "--", "/bin/sh", "-c", f"{command}; true")
+        printed = self._system.kubectl(*words)
         pairs = [line.partition("=") for line in printed.splitlines()]
         return {value for name, _, value in pairs if name == VARIABLE}
 
@@ -105,12 +104,9 @@ class Devices:
         for name in self.in_pods:
             install(self._system.api, (secret(name, NAMESPACE, token=self._system.token(name)), self._pod(name)))
         self.agent.start()
-        eventually(
-            lambda: accepted(self._system.api.get(pods_path(NAMESPACE)))["items"],
-            lambda pods: {_name(pod) for pod in pods if is_ready(pod)} >= set(self.in_pods),
-            what=f"the Pods of {' and '.join(self.in_pods)} are ready",
-            within_s=WITHIN_S,
-        )
+        pods = (f"pod/{name}" for name in self.in_pods)
+        within = f"--timeout={WITHIN_S:g}s"
+        self._system.kubectl("wait", "--for=condition=Ready", *pods, f"--namespace={NAMESPACE}", within)
 
     def _pod(self, name: str) -> Object:
         flags = {"gateway": self._system.gateway_url(), "device": name, "token-file": "/etc/praetor/token"}

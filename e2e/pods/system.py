@@ -16,7 +16,6 @@ from e2e.release.build import ROOT
 from e2e.release.images import Image
 from e2e.release.manifests import BASE, SYSTEM_NAMESPACE, Object, install, read, with_component
 from e2e.stack.kube import accepted
-from e2e.stack.waiting import eventually
 from praetor_api.tokens import device_token
 
 REPLICAS = ROOT / "deploy" / "components" / "replicas"
@@ -30,19 +29,6 @@ def secret(name: str, namespace: str, **data: str) -> Object:
     """Return a Secret with *data*."""
     metadata = {"name": name, "namespace": namespace}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}
-
-
-def is_ready(pod: Mapping[str, Any]) -> bool:
-    """Return whether the kubelet says that a Pod is ready."""
-    conditions = pod.get("status", {}).get("conditions", ())
-    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-
-
-def is_rolled_out(deployment: Mapping[str, Any]) -> bool:
-    """Return whether every replica of an apps/v1 Deployment is of its newest version and available."""
-    status, wanted = deployment.get("status", {}), deployment["spec"]["replicas"]
-    counts = [status.get(name, 0) for name in ("updatedReplicas", "availableReplicas", "replicas")]
-    return status.get("observedGeneration", 0) >= deployment["metadata"]["generation"] and counts == [wanted] * 3
 
 
 class System:
@@ -87,10 +73,7 @@ class System:
 
     def await_rollout(self, program: str) -> None:
         """Return when every replica of *program* is of the newest version and available."""
-        path = f"/apis/apps/v1/namespaces/{SYSTEM_NAMESPACE}/deployments/praetor-{program}"
-        eventually(
-            lambda: accepted(self.api.get(path)), is_rolled_out, what=f"{program} is rolled out", within_s=WITHIN_S
-        )
+        self.kubectl("rollout", "status", f"deployment/praetor-{program}")
 
     def restart(self, program: str) -> None:
         """Replace the Pods of *program* one after another; returns when all are available."""
@@ -100,22 +83,12 @@ class System:
     def lose(self, program: str, *pods: str) -> None:
         """Delete *pods* of *program* at once, without a grace period; returns when others are available."""
         self.kubectl("delete", "pod", *pods, "--grace-period=0", "--force")
-        eventually(
-            lambda: {_name(pod) for pod in self.pods(program)},
-            lambda left: not left & set(pods),
-            what=f"{', '.join(pods)} are gone",
-            within_s=WITHIN_S,
-        )
         self.await_rollout(program)
 
     def lease_holder(self, name: str) -> str:
         """Return who holds the Lease *name*."""
         path = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM_NAMESPACE}/leases/{name}"
         return str(accepted(self.api.get(path))["spec"]["holderIdentity"])
-
-    def metrics(self, pod: Mapping[str, Any]) -> str:
-        """Return the metrics of a Pod, from its own address."""
-        return self.probe(pod, "/metrics").text
 
     def probe(self, pod: Mapping[str, Any], path: str) -> requests.Response:
         """Return what a Pod answers on its probe port."""
@@ -126,7 +99,7 @@ class System:
         return json.loads(self.kubectl("exec", _name(pod), "--", "/opt/praetor/bin/python3", "-c", code))
 
     def kubectl(self, *words: str) -> str:
-        """Run kubectl in the system namespace and return what it prints."""
+        """Run kubectl, in the system namespace unless *words* name another, and return what it prints."""
         argv = [str(self.node.kubectl), f"--kubeconfig={self.node.kubeconfig}", f"--namespace={SYSTEM_NAMESPACE}"]
         return output_of([*argv, *words], timeout_s=WITHIN_S)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from e2e.pods.devices import Devices
-from e2e.pods.system import PROGRAMS, WITHIN_S, System, is_ready, pods_path
+from e2e.pods.system import PROGRAMS, WITHIN_S, System, pods_path
 from e2e.stack.kube import PROCESSES, SWITCHES, condition
 from e2e.stack.recorder import Frame, Recorder
 from e2e.stack.waiting import eventually
@@ -36,10 +36,8 @@ FILTERED = 2  # seccomp's mode with a profile
 def test_all_pods_become_ready_without_a_restart_and_answer_their_probes(system: System, program: str) -> None:
     pods = system.pods(program)
     assert len(pods) == REPLICAS[program]
-    assert all(map(is_ready, pods))
-    assert [container["restartCount"] for pod in pods for container in pod["status"]["containerStatuses"]] == (
-        [0] * len(pods)
-    )
+    containers = [container for pod in pods for container in pod["status"]["containerStatuses"]]
+    assert [(container["ready"], container["restartCount"]) for container in containers] == [(True, 0)] * len(pods)
     for path in ("/livez", "/readyz"):
         assert {system.probe(pod, path).status_code for pod in pods} == {HTTPStatus.OK}
 
@@ -73,7 +71,7 @@ def test_the_apiserver_forbids_the_programs_nothing_that_they_ask_for(
     counted = [
         line
         for pod in system.pods(program)
-        for line in system.metrics(pod).splitlines()
+        for line in system.probe(pod, "/metrics").text.splitlines()
         if "_apiserver_requests_total{" in line
     ]
     assert counted

@@ -134,14 +134,16 @@ def test_without_a_base_the_dockerfiles_own_is_used(tmp_path: Path) -> None:
     assert not [word for word in argv if "BASE" in word]
 
 
-@pytest.mark.skipif(not shutil.which("buildah"), reason="buildah is not installed")
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_a_folder_becomes_a_base_without_what_the_kernel_mounts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", [Engine.BUILDAH, Engine.PODMAN])
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("buildah"), reason="needs root and buildah")
+def test_a_folder_becomes_a_base_without_what_the_kernel_mounts(engine: Engine, tmp_path: Path) -> None:
+    if not shutil.which(engine):
+        pytest.skip(f"{engine} is not installed")
     root = tmp_path / "root"
     for place in ("etc/hostname", "proc/version"):
         (root / place).parent.mkdir(parents=True)
         (root / place).write_text("leaf-1")
-    name = import_base(Engine.BUILDAH, root, name=f"localhost/praetor-test-{os.getpid()}")
+    name = import_base(engine, root, name=f"localhost/praetor-test-{os.getpid()}")
     try:
         container = output_of(["buildah", "from", "--pull-never", name]).strip()
         mounted = Path(output_of(["buildah", "mount", container]).strip())
