@@ -19,7 +19,7 @@ from e2e.stack.kube import accepted
 from praetor_api.tokens import device_token
 
 REPLICAS = ROOT / "deploy" / "components" / "replicas"
-GATEWAY_FLAGS = ("--default-heartbeat-seconds=5",)  # a silent device is noticed within the test, after 15 s
+GATEWAY_FLAGS = ("--default-heartbeat-seconds=10",)  # silence of 30 s disconnects: less than a restart of all takes
 PROGRAMS = ("controller", "gateway")
 PROBES = 8081
 WITHIN_S = 600.0
