@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from praetor_controller.ctl import commands
 from praetor_controller.ctl.cli import LazyGroup, main
 
 HEAVY = ("aiohttp", "attrs", "cattrs", "kubernetes", "prometheus_client", "structlog", "yaml")
@@ -30,6 +33,13 @@ def test_the_summary_of_a_command_is_the_first_sentence_of_its_help(group: LazyG
         assert command.name == name
         summary = command.get_short_help_str(limit=200)
         assert f"{name} {summary.removesuffix('.')}" in " ".join(group.get_help(context).split())
+
+
+@pytest.mark.parametrize("group", groups(), ids=lambda group: str(group.name))
+def test_every_module_of_a_group_is_a_command(group: LazyGroup) -> None:
+    folder = Path(commands.__file__).parent / ("" if group is main else str(group.name))
+    modules = {found.name for found in pkgutil.iter_modules([str(folder)])}
+    assert set(group.list_commands(click.Context(group))) == modules
 
 
 def test_a_command_that_does_not_exist_is_a_usage_error() -> None:

@@ -12,4 +12,4 @@ class InvalidDeployment(ControllerError):
 
 
 class NotLeading(ControllerError):
-    """The lease is not surely ours: nothing may be written."""
+    """Another replica may lead by now: nothing may be written."""

@@ -71,7 +71,7 @@ class Program:
         return "" if self._cache.synced else "the cache is not filled yet"
 
     def recording(self) -> AbstractContextManager[object]:
-        """Return the context in which decisions are recorded, if that was asked for."""
+        """Return the context in which decisions are recorded, if --record is given."""
         return self._flight or nullcontext()
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -86,9 +86,7 @@ class DeploymentReconciler:
         self._recorder = recorder
         self._metrics = metrics
         self._clock = clock
-        self._states: dict[str, ReconcilerState] = {}
-        self._uids: dict[Key, str] = {}
-        self._writing_to: dict[str, frozenset[str]] = {}
+        self._states: dict[Key, ReconcilerState] = {}
 
     async def reconcile(self, key: Key) -> Result:
         """Do one safe step; KubeError when the API refuses the status, or cannot be reached."""
@@ -115,13 +113,13 @@ class DeploymentReconciler:
     async def _carry_out(self, deployment: DeploymentRow, planned: Plan, state: ReconcilerState) -> WriteOutcome:
         """Write, and let neighbours count what is about to be written: no await lies between plan and announcement."""
         spec_writes = (action for action in planned.actions if isinstance(action, Update) and action.spec)
-        self._writing_to[deployment.uid] = frozenset(action.process.device for action in spec_writes)
+        state.writing_to = frozenset(action.process.device for action in spec_writes)
         try:
             return await self._writer.carry_out(
                 deployment, planned.actions, state, lambda: self._superseded(deployment)
             )
         finally:
-            del self._writing_to[deployment.uid]
+            state.writing_to = frozenset()
 
     def _superseded(self, deployment: DeploymentRow) -> bool:
         newest = self._cache.deployments.get(Key(deployment.namespace, deployment.name))
@@ -129,19 +127,18 @@ class DeploymentReconciler:
         return newest is None or (newest.uid, newest.generation, newest.terminating) != known
 
     def _state(self, key: Key, deployment: DeploymentRow) -> ReconcilerState:
-        if self._uids.get(key) != deployment.uid:
+        state = self._states.get(key)
+        if state is None or state.uid != deployment.uid:
             self._forget(key)
-            self._uids[key] = deployment.uid
-            self._states[deployment.uid] = ReconcilerState()
-        return self._states[deployment.uid]
+            state = self._states[key] = ReconcilerState(uid=deployment.uid)
+        return state
 
     def _forget(self, key: Key) -> None:
         self._dirty.untrack(key)
-        uid = self._uids.pop(key, None)
-        if uid is not None:
-            self._states.pop(uid, None)
+        state = self._states.pop(key, None)
+        if state is not None:
             if self._flight is not None:
-                self._flight.forget(uid)
+                self._flight.forget(state.uid)
             self._metrics.forget_devices(key)
 
     def _plan(self, deployment: DeploymentRow, state: ReconcilerState, revisions: Sequence[RevisionRow]) -> Plan:
@@ -220,10 +217,9 @@ class DeploymentReconciler:
     def _neighbours(self, deployment: DeploymentRow) -> Iterator[Neighbour]:
         for other in self._cache.deployments.by_index(BY_NAMESPACE, deployment.namespace):
             if other.uid != deployment.uid:
-                state = self._states.get(other.uid)
-                uncertain = state.unknown.keys() if state else set()
-                writing_to = self._writing_to.get(other.uid, frozenset()) | uncertain
-                yield Neighbour(other, self._cache.processes.by_index(BY_OWNER, owned_by(other)), writing_to)
+                state = self._states.get(Key(other.namespace, other.name))
+                uncertain = state.writing_to | state.unknown.keys() if state and state.uid == other.uid else frozenset()
+                yield Neighbour(other, self._cache.processes.by_index(BY_OWNER, owned_by(other)), uncertain)
 
     def _in_use(self, deployment: DeploymentRow) -> set[str]:
         processes = self._cache.processes.by_index(BY_OWNER, owned_by(deployment))

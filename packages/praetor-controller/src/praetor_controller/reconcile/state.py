@@ -28,12 +28,15 @@ class Refusal:
 
 @mutable(kw_only=True)
 class ReconcilerState:
-    """The state of one deployment. *unknown* are the names of processes, by device, whose last write had no known
-    outcome.
+    """The state of the deployment *uid*.
 
-    *account* is there in steady state, and *audit_at* is when a pass over all devices is to confirm it.
+    *writing_to* are the devices whose processes are being updated. *unknown* are the names of processes, by device,
+    whose last write had no known outcome. *account* is there in steady state, and *audit_at* is when a pass over all
+    devices is to confirm it, in monotonic seconds, as *status_due_at* is.
     """
 
+    uid: str = ""
+    writing_to: frozenset[str] = frozenset()
     refusals: dict[str, Refusal] = field(factory=dict)
     stored_as: dict[str, set[str]] = field(factory=dict)
     unknown: dict[str, str] = field(factory=dict)

@@ -97,7 +97,7 @@ class Writer:
         state: ReconcilerState,
         superseded: Callable[[], bool] = lambda: False,
     ) -> WriteOutcome:
-        """Carry out as many of *actions* as the time slice allows; NotLeading when the lease is not surely ours.
+        """Carry out as many of *actions* as the time slice allows; NotLeading when another replica may lead by now.
 
         *superseded* returns whether the deployment has changed since it was planned.
         """
@@ -110,7 +110,7 @@ class Writer:
         return outcome
 
     def check_leading(self) -> None:
-        """Raise NotLeading unless the lease is surely ours: to be called before each write."""
+        """Raise NotLeading when another replica may lead by now; call it before each write."""
         if not self._may_write():
             raise NotLeading
 

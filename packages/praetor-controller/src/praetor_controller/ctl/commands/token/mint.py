@@ -19,7 +19,7 @@ from praetor_controller.ctl.token_secret import epoch_option, read_secrets, secr
 def mint(devices: tuple[str, ...], secret_file: str, epoch: int, output: str) -> None:
     """Make the tokens of devices from the newest secret of the gateway.
 
-    One device's token is printed alone, several in a table. No cluster is asked.
+    One device's token is printed alone, several in a table. No cluster is needed.
     """
     checked = [checked_name(device) for device in devices]
     newest = read_secrets(secret_file)[0]
