@@ -110,9 +110,6 @@ async def test_secrets_are_read_again_when_their_file_changes(tmp_path: Path) ->
         assert [(await c.get("/v1/devices/a/desired")).status for c in (old, new)] == [401, 200]
 
 
-# Revocation of one device's tokens
-
-
 async def raise_epoch(lab: GatewayLab, device: str, epoch: int | None) -> None:
     await lab.kube.patch(NETWORK_SWITCHES, Key("lab", device), {"spec": {"credentialEpoch": epoch}})
     await lab.clock.settle()

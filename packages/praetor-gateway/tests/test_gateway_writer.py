@@ -312,7 +312,7 @@ async def test_a_report_that_comes_while_the_last_one_is_written_is_written_as_w
 
 
 class SlowAnswers(InProcessKube):
-    """Holds each write of a status until it is let go."""
+    """Holds each write of a status until `answer` is set."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)

@@ -1,0 +1,216 @@
+"""The desired state as devices get it, and the routes of the device protocol."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway_testing import process_object, running_lab, switch_object
+from praetor_api.canonical import desired_etag, spec_hash
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, EVENTS, NETWORK_SWITCHES, Key
+
+DESIRED = "/v1/devices/leaf-1/desired"
+REPORT = "/v1/devices/leaf-1/report"
+
+
+async def test_a_device_gets_its_processes_as_they_are_stored() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        await lab.kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1", name="a"))
+        await lab.clock.settle()
+        answer = await lab.client.get(DESIRED)
+        stored = lab.process("leaf-1")
+    body = answer.json()
+    assert (body["deviceName"], body["heartbeatIntervalSeconds"]) == ("leaf-1", 15)
+    assert [item["name"] for item in body["items"]] == ["a", "agent-leaf-1"]
+    item = body["items"][1]
+    assert item["spec"] == stored["spec"]
+    assert item["specHash"] == spec_hash(stored["spec"])
+    assert (item["uid"], item["generation"]) == (stored["metadata"]["uid"], 1)
+    versions = [(i["uid"], i["namespace"], i["name"], i["generation"], i["specHash"]) for i in body["items"]]
+    assert answer.headers["etag"] == desired_etag(versions)
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["content-length"] == str(len(answer.body))
+
+
+@pytest.mark.parametrize("form", ["{}", "W/{}", '"other", {}', "*"])
+async def test_a_known_etag_is_answered_with_304(form: str) -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        etag = (await lab.client.get(DESIRED)).headers["etag"]
+        answer = await lab.client.get(DESIRED, if_none_match=form.format(etag))
+    assert (answer.status, answer.body, answer.headers["etag"]) == (304, b"", etag)
+    assert "preference-applied" not in answer.headers
+
+
+async def test_another_etag_is_answered_with_200() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        assert (await lab.client.get(DESIRED, if_none_match='"other"')).status == 200
+
+
+async def test_head_answers_like_get_and_never_waits() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        etag = (await lab.client.get(DESIRED)).headers["etag"]
+        headers = {"If-None-Match": etag, "Prefer": "wait=9"}
+        assert (await lab.client.request("HEAD", DESIRED, headers=headers)).status == 304
+        assert (await lab.client.request("HEAD", DESIRED)).headers["etag"] == etag
+
+
+async def test_an_undeclared_device_gets_nothing_and_leaves_no_trace() -> None:
+    async with running_lab() as lab:
+        answer = await lab.client.get("/v1/devices/ghost/desired")
+        assert (answer.status, answer.json()["items"]) == (200, [])
+        assert answer.headers["etag"] == desired_etag(())
+        acknowledged = await lab.report("ghost", {"name": "x"})
+        assert acknowledged["ack"] is True
+        assert acknowledged["resync"] is False
+        assert (await lab.client.post("/v1/devices/ghost/connect")).json()["ack"] is True
+        assert lab.value("devices") == 0
+        assert lab.gateway.traces() == 0
+
+
+async def test_a_process_that_is_being_deleted_is_no_longer_desired() -> None:
+    async with running_lab() as lab:
+        body = process_object("leaf-1")
+        body["metadata"]["finalizers"] = ["example.com/hold"]
+        await lab.kube.create(DEVICE_PROCESSES, "lab", body)
+        await lab.clock.settle()
+        assert len((await lab.desired("leaf-1"))["items"]) == 1
+        await lab.kube.delete(DEVICE_PROCESSES, Key("lab", "agent-leaf-1"))
+        await lab.clock.settle()
+        assert (await lab.desired("leaf-1"))["items"] == []
+
+
+async def test_a_changed_spec_gets_another_etag_and_a_changed_status_does_not() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        first = (await lab.client.get(DESIRED)).headers["etag"]
+        await lab.report("leaf-1", await lab.running("leaf-1"))
+        await lab.clock.advance(1)
+        assert lab.process("leaf-1")["status"]["phase"] == "Running"
+        assert (await lab.client.get(DESIRED)).headers["etag"] == first
+        key = Key("lab", "agent-leaf-1")
+        await lab.kube.patch(DEVICE_PROCESSES, key, {"spec": {"restartPolicy": "Never"}})
+        await lab.clock.settle()
+        assert (await lab.client.get(DESIRED)).headers["etag"] != first
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/devices/leaf%2d1/desired",
+        "/v1/devices/a%2f..%2fb/desired",
+        "/v1/devices/Leaf-1/desired",
+        "/v1/devices/-leaf/desired",
+        "/v1/devices//desired",
+        f"/v1/devices/{'a' * 254}/desired",
+    ],
+)
+async def test_a_bad_device_name_is_refused_before_anything_else(path: str) -> None:
+    async with running_lab() as lab:
+        lab.client.token = None
+        answer = await lab.client.get(path)
+    assert answer.status == 400
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 404),
+        ("GET", "/v1/devices/leaf-1", 404),
+        ("GET", "/v1/devices/leaf-1/desired/x", 404),
+        ("GET", "/v2/devices/leaf-1/desired", 404),
+        ("POST", DESIRED, 405),
+        ("GET", REPORT, 405),
+        ("DELETE", "/v1/devices/leaf-1/connect", 405),
+    ],
+)
+async def test_an_unknown_path_or_method_is_answered_with_a_problem(method: str, path: str, status: int) -> None:
+    async with running_lab() as lab:
+        answer = await lab.client.request(method, path)
+    problem = answer.json()
+    assert (answer.status, problem["status"], problem["type"]) == (status, status, "about:blank")
+    assert set(problem) >= {"title", "detail"}
+    if status == 405:
+        assert "OPTIONS" in answer.headers["allow"]
+
+
+async def test_options_names_the_methods() -> None:
+    async with running_lab() as lab:
+        answer = await lab.client.request("OPTIONS", DESIRED)
+    assert (answer.status, answer.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
+
+
+async def test_two_switches_of_one_name_are_ambiguous_and_get_an_event() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        await lab.kube.create(NETWORK_SWITCHES, "other", switch_object("leaf-1"))
+        await lab.clock.settle()
+        for answer in (await lab.client.get(DESIRED), await lab.client.post(REPORT)):
+            assert answer.status == 409
+        events = lab.kube.objects(EVENTS).values()
+        assert {e["regarding"]["namespace"] for e in events if e["reason"] == "DeviceAmbiguous"} == {"lab", "other"}
+        await lab.kube.delete(NETWORK_SWITCHES, Key("other", "leaf-1"))
+        await lab.clock.settle()
+        assert (await lab.client.get(DESIRED)).status == 200
+
+
+async def test_a_process_needs_no_switch_and_cannot_reach_a_declared_one_from_elsewhere() -> None:
+    async with running_lab() as lab:
+        await lab.kube.create(DEVICE_PROCESSES, "elsewhere", process_object("leaf-1"))
+        await lab.clock.settle()
+        assert len((await lab.desired("leaf-1"))["items"]) == 1
+        await lab.kube.create(NETWORK_SWITCHES, "lab", switch_object("leaf-1"))
+        await lab.clock.settle()
+        assert (await lab.desired("leaf-1"))["items"] == []
+        ref = {"name": "leaf-1", "namespace": "lab"}
+        await lab.kube.create(DEVICE_PROCESSES, "third", process_object("leaf-1", deviceRef=ref))
+        await lab.clock.settle()
+        assert [item["namespace"] for item in (await lab.desired("leaf-1"))["items"]] == ["third"]
+
+
+async def test_processes_of_several_namespaces_without_a_switch_are_ambiguous() -> None:
+    async with running_lab() as lab:
+        await lab.kube.create(DEVICE_PROCESSES, "a", process_object("leaf-1"))
+        await lab.kube.create(DEVICE_PROCESSES, "b", process_object("leaf-1"))
+        await lab.clock.settle()
+        assert (await lab.client.get(DESIRED)).status == 409
+
+
+async def test_nothing_is_answered_from_a_cache_that_is_not_synced() -> None:
+    async with running_lab() as source:
+        kube = source.kube
+        await source.declare("leaf-1")
+        another = kube.another_client()
+        another.unreachable = True
+        async with running_lab(kube=another, clock=source.clock) as lab:
+            assert lab.gateway.unready()
+            answer = await lab.client.get(DESIRED)
+            assert answer.status == 503
+            assert "retry-after" in answer.headers
+            another.heal()
+            await lab.clock.advance(60)
+            assert lab.gateway.unready() == ""
+            assert len((await lab.desired("leaf-1"))["items"]) == 1
+
+
+async def test_the_cache_serves_while_the_apiserver_is_away() -> None:
+    async with running_lab() as lab:
+        await lab.declare("leaf-1")
+        lab.kube.unreachable = True
+        lab.kube.end_watches()
+        await lab.clock.advance(300)
+        assert lab.gateway.unready() == ""
+        assert len((await lab.desired("leaf-1"))["items"]) == 1
+        assert lab.value("cache_age_seconds") >= 290
+
+
+async def test_only_the_given_namespaces_are_watched() -> None:
+    async with running_lab(namespaces=("lab", "two")) as lab:
+        for namespace in ("lab", "two", "three"):
+            await lab.kube.create(DEVICE_PROCESSES, namespace, process_object(f"in-{namespace}"))
+        await lab.clock.settle()
+        served = [len((await lab.desired(f"in-{each}"))["items"]) for each in ("lab", "two", "three")]
+    assert served == [1, 1, 0]
