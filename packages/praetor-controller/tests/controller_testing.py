@@ -23,7 +23,7 @@ def runs(command: str) -> dict[str, Any]:
 
 
 def template(version: str) -> Template:
-    """Return a template that is told from others by *version*."""
+    """Return a template that *version* identifies."""
     return Template(spec={"version": version}, spec_hash=version, revision=f"rev-{version}")
 
 
@@ -100,20 +100,20 @@ def snapshot(
 
 
 @mutable(kw_only=True)
-class Device:
-    """A pretend device: what it runs, and whether somebody took it down."""
+class PlannedDevice:
+    """A simulated device and whether a write of the planner made it unavailable."""
 
     row: DeviceRow
     healthy: bool = True
-    taken_down: bool = False  # by a spec write of ours, and not available since
+    down: bool = False  # by a spec write of ours, and not available since
 
 
-class Fleet:
-    """A world that plans change: processes as the API stores them, and devices that follow after a while."""
+class PlannedFleet:
+    """A fleet that plans are carried out on: processes as the API stores them, and devices that follow later."""
 
     def __init__(self, names: list[str], *, bad: frozenset[str] = frozenset(), killers: frozenset[str] = frozenset()):
         self.now = START
-        self.devices = {name: Device(row=device(name)) for name in names}
+        self.devices = {name: PlannedDevice(row=device(name)) for name in names}
         self.processes: dict[str, ProcessRow] = {}
         self.status = StoredStatus()
         self.bad = bad
@@ -136,7 +136,7 @@ class Fleet:
         )
 
     def carry_out(self, plan: Plan, row: DeploymentRow) -> None:
-        """Do what *plan* asks for, as the shell and the API do."""
+        """Carry *plan* out, as the writer and the API do."""
         for action in plan.actions:
             self.writes += 1
             self._version += 1
@@ -166,7 +166,7 @@ class Fleet:
             self.processes[row.name] = self._settled(back) if row.observed else back
 
     def report(self, name: str) -> None:
-        """Let a connected device bring its processes to their spec and tell so."""
+        """Let a connected device bring its processes to their spec and report it."""
         target = self.devices[name]
         for row in self._on(name):
             if not target.row.connected or (row.observed and row.ready_since is not None):
@@ -177,15 +177,15 @@ class Fleet:
                 self.processes[row.name] = self._settled(evolve(row, connected=True, reported=True, observed=True))
 
     def down_by_us(self, min_ready_s: float) -> int:
-        """Return how many devices a spec write took down that were not available since, and are not spared."""
-        return len(self.taken_down(min_ready_s))
+        """Return how many devices are down by a spec write and were not available since."""
+        return len(self.devices_down(min_ready_s))
 
-    def taken_down(self, min_ready_s: float) -> frozenset[str]:
+    def devices_down(self, min_ready_s: float) -> frozenset[str]:
         """Return the devices that down_by_us() counts."""
         for name, target in self.devices.items():
             if any(self._is_available(row, min_ready_s) for row in self._on(name)):
-                target.taken_down = False
-        return frozenset(name for name, target in self.devices.items() if target.taken_down and self._on(name))
+                target.down = False
+        return frozenset(name for name, target in self.devices.items() if target.down and self._on(name))
 
     def _created(self, name: str, process_name: str, wanted: Template, wave: str) -> ProcessRow:
         at = self.now.timestamp()
@@ -208,7 +208,7 @@ class Fleet:
         if not spec:
             return new
         target = self.devices[old.device]
-        target.taken_down = target.taken_down or old.ready_since is not None
+        target.down = target.down or old.ready_since is not None
         at = self.now.timestamp()
         return evolve(
             new, spec_hash=wanted.spec_hash, offered_at=at, observed=False, ready_since=None,

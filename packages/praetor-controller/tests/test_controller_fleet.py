@@ -1,4 +1,4 @@
-"""A pretend fleet that plans are carried out on: the promises of a rollout, whatever happens and in whatever order."""
+"""The invariants of a rollout, over a simulated fleet that plans are carried out on and random events."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule, run_state_machine_as_test
 
-from controller_simulation.planned import FOR_EVER, NAMES, VERSIONS, PlannedFleet, Planner, tell
+from controller_simulation.planned import NAMES, NO_DEADLINE_S, VERSIONS, PlannedFleetMachine, Planner, replay
 from controller_simulation.trace import Step
-from controller_testing import Fleet, deployment
+from controller_testing import PlannedFleet, deployment
 from praetor_api.kube.objects import StrategyType
 from praetor_controller.model.rows import DeploymentRow
 from praetor_controller.rollout.planner import plan
@@ -21,7 +21,7 @@ from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.snapshot import Plan, Snapshot
 
 
-class Rollout(PlannedFleet):
+class Rollout(PlannedFleetMachine):
     """Edits, deaths, recoveries and crashes in the middle of a round of writes, in any order."""
 
     @initialize(limit=st.integers(0, 4), min_ready=st.sampled_from([0, 20]), size=st.integers(1, len(NAMES)))
@@ -37,13 +37,13 @@ class Rollout(PlannedFleet):
             self.version,
             max_unavailable=self.limit,
             min_ready_seconds=self.min_ready,
-            progress_deadline_seconds=FOR_EVER,
+            progress_deadline_seconds=NO_DEADLINE_S,
             paused=self.paused,
         )
 
     @rule(crash_after=st.none() | st.integers(0, 3))
     def reconcile(self, crash_after: int | None) -> None:
-        planned = self.look()
+        planned = self.next_plan()
         assert planned.reasons.keys() == self.fleet.devices.keys()
         if crash_after is not None:
             planned = Plan(actions=planned.actions[:crash_after])
@@ -65,8 +65,8 @@ class Rollout(PlannedFleet):
         self.writes_when_paused = self.fleet.writes
 
     @invariant()
-    def promises_are_kept(self) -> None:
-        super().promises_are_kept()
+    def invariants_hold(self) -> None:
+        super().invariants_hold()
         assert not self.paused or self.fleet.writes == self.writes_when_paused
 
     def teardown(self) -> None:
@@ -77,13 +77,13 @@ class Rollout(PlannedFleet):
         for name in self.fleet.devices:
             self.fleet.reconnect(name)
         for _ in range(6 * len(self.fleet.devices) + 6):
-            self.fleet.carry_out(self.look(), self.row())
+            self.fleet.carry_out(self.next_plan(), self.row())
             self.fleet.advance(self.min_ready + 1)
             for name in self.fleet.devices:
                 self.fleet.report(name)
             self.fleet.advance(self.min_ready + 1)
             assert self.fleet.down_by_us(self.min_ready) <= self.limit
-        settled = self.look()
+        settled = self.next_plan()
         assert {reason.code for reason in settled.reasons.values()} <= {ReasonCode.UP_TO_DATE}
         assert settled.actions == ()
 
@@ -91,7 +91,7 @@ class Rollout(PlannedFleet):
 STEPS = settings(max_examples=60, stateful_step_count=30)
 
 
-def test_a_rollout_keeps_its_promises() -> None:
+def test_a_rollout_keeps_its_invariants() -> None:
     run_state_machine_as_test(Rollout, settings=STEPS)
 
 
@@ -105,7 +105,7 @@ def deaf_to_pause(given: Snapshot, now: datetime) -> Plan:
 
 def forgetful(given: Snapshot, now: datetime) -> Plan:
     """Forget what silent devices were offered, so that nobody is blamed for them."""
-    rows = [evolve(row, offered_at=0.0, created_at=-FOR_EVER) for row in given.processes]
+    rows = [evolve(row, offered_at=0.0, created_at=-NO_DEADLINE_S) for row in given.processes]
     return plan(evolve(given, processes=rows), now)
 
 
@@ -136,7 +136,7 @@ def rolled(version: str) -> Step:
 
 
 @pytest.mark.parametrize(
-    ("mutant", "story"),
+    ("mutant", "trace"),
     [
         (without_budget, [begun(), rolled("bad")]),
         (deaf_to_pause, [begun(), ("toggle_pause", {}), rolled("v2")]),
@@ -144,18 +144,18 @@ def rolled(version: str) -> Step:
         (blind, [begun()]),
     ],
 )
-def test_a_broken_planner_is_found_out(mutant: Planner, story: list[Step]) -> None:
-    class Broken(Rollout):
+def test_a_broken_planner_is_detected(mutant: Planner, trace: list[Step]) -> None:
+    class Mutant(Rollout):
         planner = staticmethod(mutant)
 
-    tell(Rollout, story)
+    replay(Rollout, trace)
     with pytest.raises(AssertionError):
-        tell(Broken, story)
+        replay(Mutant, trace)
 
 
 @pytest.mark.parametrize("strategy", [StrategyType.RECREATE, StrategyType.ROLLING_UPDATE])
 def test_every_strategy_converges(strategy: StrategyType) -> None:
-    fleet = Fleet(NAMES)
+    fleet = PlannedFleet(NAMES)
     for version in ("v1", "v2"):
         row = deployment(version, max_unavailable="25%", strategy=strategy)
         for _ in range(20):

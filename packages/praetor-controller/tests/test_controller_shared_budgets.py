@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from controller_simulation.world import Simulation
+from controller_simulation.simulation import Simulation
 from controller_testing import START, deployment, device, process
 from praetor_api.kube.objects import Budget, LabelSelector, StrategyType
 from praetor_controller.model.actions import Update
@@ -120,45 +120,47 @@ def test_recreate_keeps_no_budget_of_anybody() -> None:
 
 
 @pytest.fixture
-def world() -> Iterator[Simulation]:
-    world = Simulation()
+def simulation() -> Iterator[Simulation]:
+    simulation = Simulation()
     for number, name in enumerate("abcd"):
-        world.add(name, rack=str(number // 2))
+        simulation.add(name, rack=str(number // 2))
     budgets = [{"groupBy": ["rack"], "maxUnavailable": 1}]
-    world.deploy("edge", "v1", updateStrategy={"rollingUpdate": {"maxUnavailable": 4, "budgets": budgets}})
-    world.deploy("tel", "v1", updateStrategy={"rollingUpdate": {"maxUnavailable": 4}})
-    world.run(4)
-    assert world.settled()
-    yield world
-    world.close()
+    simulation.deploy("edge", "v1", updateStrategy={"rollingUpdate": {"maxUnavailable": 4, "budgets": budgets}})
+    simulation.deploy("tel", "v1", updateStrategy={"rollingUpdate": {"maxUnavailable": 4}})
+    simulation.run(4)
+    assert simulation.settled()
+    yield simulation
+    simulation.close()
 
 
-def count(world: Simulation, name: str, version: str) -> int:
-    return sum(each == version for each in world.versions(name).values())
+def count(simulation: Simulation, name: str, version: str) -> int:
+    return sum(each == version for each in simulation.versions(name).values())
 
 
-def ends(world: Simulation) -> None:
-    world.run(6)
+def ends(simulation: Simulation) -> None:
+    simulation.run(6)
 
 
-def loses_its_budget(world: Simulation) -> None:
-    world.edit("edge", updateStrategy={"rollingUpdate": {"maxUnavailable": 4, "budgets": []}})
+def loses_its_budget(simulation: Simulation) -> None:
+    simulation.edit("edge", updateStrategy={"rollingUpdate": {"maxUnavailable": 4, "budgets": []}})
 
 
 @pytest.mark.parametrize("happens", [ends, loses_its_budget])
-def test_the_controller_rolls_it_out_rack_by_rack(world: Simulation, happens: Callable[[Simulation], None]) -> None:
-    world.roll_out("tel", "v2")
-    assert count(world, "tel", "v2") == 2
-    happens(world)
-    assert count(world, "tel", "v2") == 4
+def test_the_controller_rolls_it_out_rack_by_rack(
+    simulation: Simulation, happens: Callable[[Simulation], None]
+) -> None:
+    simulation.roll_out("tel", "v2")
+    assert count(simulation, "tel", "v2") == 2
+    happens(simulation)
+    assert count(simulation, "tel", "v2") == 4
 
 
-def test_two_rollouts_at_once_share_the_racks(world: Simulation) -> None:
-    world.roll_out("edge", "v2")
-    world.roll_out("tel", "v2")
-    assert count(world, "edge", "v2") == 2
-    assert {name for name, version in world.versions("tel").items() if version == "v2"} <= {
-        name for name, version in world.versions("edge").items() if version == "v2"
+def test_two_rollouts_at_once_share_the_racks(simulation: Simulation) -> None:
+    simulation.roll_out("edge", "v2")
+    simulation.roll_out("tel", "v2")
+    assert count(simulation, "edge", "v2") == 2
+    assert {name for name, version in simulation.versions("tel").items() if version == "v2"} <= {
+        name for name, version in simulation.versions("edge").items() if version == "v2"
     }
-    world.run(12)
-    assert world.settled()
+    simulation.run(12)
+    assert simulation.settled()

@@ -1,4 +1,4 @@
-"""The promises of waves, failure domains and the failure policy, over a pretend fleet and any order of events."""
+"""The invariants of waves, failure domains and the failure policy, over a simulated fleet and random events."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
-from controller_simulation.planned import FOR_EVER, NAMES, VERSIONS, PlannedFleet, Planner, tell
+from controller_simulation.planned import NAMES, NO_DEADLINE_S, VERSIONS, PlannedFleetMachine, Planner, replay
 from controller_simulation.trace import Step
-from controller_testing import Device, deployment, device
+from controller_testing import PlannedDevice, deployment, device
 from praetor_api.kube.objects import Budget, FailureAction, FailurePolicy, LabelSelector, RollingUpdate, Wave
 from praetor_controller.model.actions import Create, Update
 from praetor_controller.model.rows import DeploymentRow
@@ -37,13 +37,13 @@ def rack_of(name: str) -> str:
     return f"r{int(name.removeprefix('leaf-')) // 3}"
 
 
-class StagedRollout(PlannedFleet):
+class StagedRollout(PlannedFleetMachine):
     """Three rings, three racks, and a neighbour that takes devices down as it likes."""
 
     @initialize(limit=st.integers(1, 4), min_ready=st.sampled_from([0, 20]), action=st.sampled_from(FailureAction))
     def begin(self, limit: int, min_ready: int, action: FailureAction) -> None:
         self.start(NAMES, limit, min_ready)
-        self.action, self.generation, self.deadline = action, 1, FOR_EVER
+        self.action, self.generation, self.deadline = action, 1, NO_DEADLINE_S
         self.proven: set[int] = set()
         for _ in range(4):
             self.reconcile(None)
@@ -63,13 +63,13 @@ class StagedRollout(PlannedFleet):
         )
         return evolve(row, generation=self.generation, status=self.fleet.status)
 
-    def new_device(self, name: str) -> Device:
-        return Device(row=device(name, labels={"ring": str(ring_of(name)), "rack": rack_of(name)}))
+    def new_device(self, name: str) -> PlannedDevice:
+        return PlannedDevice(row=device(name, labels={"ring": str(ring_of(name)), "rack": rack_of(name)}))
 
     @rule(crash_after=st.none() | st.integers(0, 3))
     def reconcile(self, crash_after: int | None) -> None:
-        row, before = self.row(), self.fleet.taken_down(self.min_ready)
-        planned = self.look()
+        row, before = self.row(), self.fleet.devices_down(self.min_ready)
+        planned = self.next_plan()
         assert planned.reasons.keys() == self.fleet.devices.keys()
         self.prove()
         offered = self.offered(planned)
@@ -79,8 +79,8 @@ class StagedRollout(PlannedFleet):
         if crash_after is not None:
             planned = Plan(actions=planned.actions[:crash_after])
         self.fleet.carry_out(planned, row)
-        if self.deadline == FOR_EVER:
-            self.no_domain_gives_up_more_than_it_may(self.fleet.taken_down(self.min_ready) - before)
+        if self.deadline == NO_DEADLINE_S:
+            self.no_domain_gives_up_more_than_it_may(self.fleet.devices_down(self.min_ready) - before)
 
     def offered(self, planned: Plan) -> frozenset[str]:
         """Return the devices that *planned* gives the update revision's spec."""
@@ -117,7 +117,7 @@ class StagedRollout(PlannedFleet):
             assert not offered or current == row.template.revision
 
     def no_domain_gives_up_more_than_it_may(self, newly: frozenset[str]) -> None:
-        down = self.fleet.taken_down(self.min_ready) | (self.fleet.down_elsewhere & self.fleet.devices.keys())
+        down = self.fleet.devices_down(self.min_ready) | (self.fleet.down_elsewhere & self.fleet.devices.keys())
         for rack in {rack_of(name) for name in newly - self.fleet.down_elsewhere}:
             assert sum(rack_of(name) == rack for name in down) <= PER_RACK
 
@@ -155,7 +155,7 @@ class StagedRollout(PlannedFleet):
             self.reconcile(None)
             self.report_all()
             self.wait(self.min_ready + 1)
-        settled = self.look()
+        settled = self.next_plan()
         assert {reason.code for reason in settled.reasons.values()} <= {ReasonCode.UP_TO_DATE}
         assert settled.actions == ()
 
@@ -164,7 +164,7 @@ FACTOR = int(os.environ.get("PRAETOR_PROPERTY_FACTOR", "1"))
 STEPS = settings(max_examples=60 * FACTOR, stateful_step_count=30)
 
 
-def test_a_staged_rollout_keeps_its_promises() -> None:
+def test_a_staged_rollout_keeps_its_invariants() -> None:
     run_state_machine_as_test(StagedRollout, settings=STEPS)
 
 
@@ -213,7 +213,7 @@ def rolled(version: str, rounds: int) -> Step:
 
 
 @pytest.mark.parametrize(
-    ("mutant", "story"),
+    ("mutant", "trace"),
     [
         (without_waves, [begun()]),
         (without_domains, [begun(), ("neighbour_takes_or_returns", {"name": "leaf-6"}), rolled("v3", 3)]),
@@ -235,10 +235,10 @@ def rolled(version: str, rounds: int) -> Step:
         (counts_only_half, [begun(limit=2)]),
     ],
 )
-def test_a_broken_staging_is_found_out(mutant: Planner, story: list[Step]) -> None:
-    class Broken(StagedRollout):
+def test_a_broken_staging_is_detected(mutant: Planner, trace: list[Step]) -> None:
+    class Mutant(StagedRollout):
         planner = staticmethod(mutant)
 
-    tell(StagedRollout, story)
+    replay(StagedRollout, trace)
     with pytest.raises(AssertionError):
-        tell(Broken, story)
+        replay(Mutant, trace)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from controller_testing import Fleet, deployment
+from controller_testing import PlannedFleet, deployment
 from ctl_testing import Lab
 from praetor_controller.journal.entry import Decision, Written, entry
 from praetor_controller.rollout.planner import plan
@@ -18,7 +18,7 @@ from praetor_controller.rollout.planner import plan
 @pytest.fixture
 def lines() -> list[bytes]:
     """Return a recorded rollout of three devices."""
-    fleet, row = Fleet(["leaf-1", "leaf-2", "leaf-3"]), deployment()
+    fleet, row = PlannedFleet(["leaf-1", "leaf-2", "leaf-3"]), deployment()
     written: Written | None = None
     found = []
     for _ in range(4):

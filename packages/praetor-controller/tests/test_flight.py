@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from controller_testing import START, Device, Fleet, deployment, device, process, snapshot
+from controller_testing import START, PlannedDevice, PlannedFleet, deployment, device, process, snapshot
 from kube_testing import FakeClock
 from praetor_api.kube.objects import Budget, FailureAction, FailurePolicy, LabelSelector, Wave
 from praetor_controller.journal.codec import LEFT_OUT, REDACTED, NotRecorded, plain, redacted, restored
@@ -42,9 +42,9 @@ class Run:
     """A random run: a fleet, and the decisions that were made for it."""
 
     def __init__(self) -> None:
-        self.fleet = Fleet([], bad=frozenset({"bad"}), killers=frozenset({"killer"}))
+        self.fleet = PlannedFleet([], bad=frozenset({"bad"}), killers=frozenset({"killer"}))
         labels = {name: {"ring": str(number % 3), "rack": f"r{number // 3}"} for number, name in enumerate(NAMES)}
-        self.fleet.devices = {name: Device(row=device(name, labels=labels[name])) for name in NAMES}
+        self.fleet.devices = {name: PlannedDevice(row=device(name, labels=labels[name])) for name in NAMES}
         self.version, self.since = "v1", self.fleet.now
         self.made: list[Decision] = []
 

@@ -1,1 +1,1 @@
-"""For tests, and in no wheel: the real controller on a cluster and devices in memory, and what a rollout promises."""
+"""The real controller on a cluster and devices in memory, and the invariants of a rollout."""

@@ -1,4 +1,4 @@
-"""Judges what the controller does by what the API stores, and not by the controller's own counters."""
+"""Check what the controller writes against what the API stores, and not by the controller's own counters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import evolve
 
-from controller_simulation.invariants import PROMISES, Broken, Calm, Facts, Write, share
+from controller_simulation.invariants import INVARIANTS, Facts, InvariantViolation, SteadyState, Write, share
 from controller_simulation.progress import Progress
 from controller_simulation.stored import Stored
 from kube_testing import FakeClock
@@ -23,16 +23,16 @@ from praetor_controller.rollout.status import was_rolled_out
 STATUS_PERIOD_S = 1.0
 
 
-class Judge:
-    """Told of every write; raises what was broken when everybody has come to rest."""
+class Checker:
+    """Is called with every write; raises the first violation when the simulation has settled."""
 
     def __init__(self, stored: Stored, clock: FakeClock) -> None:
         self._stored = stored
         self._clock = clock
         self._progress = Progress(stored, clock)
         self._down: dict[str, set[str]] = {}
-        self._calm = Calm()
-        self._broken: list[Broken] = []
+        self._steady = SteadyState()
+        self._violations: list[InvariantViolation] = []
         self._status_at: dict[str, float] = {}
         self.spec_writes = 0
         self.status_writes: Counter[str] = Counter()
@@ -42,35 +42,37 @@ class Judge:
         return tuple(self._down)
 
     def begin(self, name: str) -> None:
-        """Note that a rollout of *name* begins."""
+        """Record that a rollout of *name* begins."""
         self._down.setdefault(name, set())
         self._progress.begin(name)
 
-    def another_controller(self) -> None:
-        self._status_at = {}  # it cannot know when the one before wrote
+    def controller_restarted(self) -> None:
+        self._status_at = {}  # it cannot know when the one before check_write
 
-    def somebody_else_has(self, device: str) -> None:
-        """Note that what becomes of *device* is somebody else's doing from now on."""
+    def exclude(self, device: str) -> None:
+        """Count *device* against no deployment any more: a user took it over."""
         for down in self._down.values():
             down.discard(device)
 
-    def wrote(
+    def check_write(
         self, resource: Resource, old: dict[str, Any] | None, new: dict[str, Any], subresource: str | None
     ) -> None:
-        """Judge what the controller just wrote."""
+        """Checker what the controller just check_write."""
         if resource == DEVICE_PROCESS_DEPLOYMENTS and subresource == "status":
             self._status_written(new["metadata"]["name"])
         if resource == DEVICE_PROCESSES and (old is None or old["spec"] != new["spec"]):
             self.spec_writes += 1
             self._spec_written(old, new)
 
-    def at_rest(self, shown: Mapping[str, Mapping[ReasonCode, int]], faults: Sequence[Broken], *, blind: bool) -> None:
-        """Note how it is when everybody has come to rest, with what the metrics have *shown*; raise what was broken."""
-        self._broken += faults
-        self.look()
+    def check_steady_state(
+        self, shown: Mapping[str, Mapping[ReasonCode, int]], faults: Sequence[InvariantViolation], *, blind: bool
+    ) -> None:
+        """Record the settled state and check what the metrics have *shown*; raise the first violation."""
+        self._violations += faults
+        self.update()
         deployments = [self._stored.deployment(name) for name in self._down]
         devices = self._stored.devices()
-        self._calm = Calm(
+        self._steady = SteadyState(
             blind=blind,
             paused=frozenset(row.name for row in deployments if row.policy.paused),
             on_delete=frozenset(row.name for row in deployments if row.strategy is StrategyType.ON_DELETE),
@@ -81,14 +83,16 @@ class Judge:
         )
         for name, counted in shown.items() if not blind else ():  # the metrics use the words of the status
             if sum(counted.values()) != len(devices):
-                self._broken.append(Broken("every_device_has_one_reason", f"{name}: {counted} of {len(devices)}"))
-        if self._broken:
-            raise self._broken[0]
+                self._violations.append(
+                    InvariantViolation("every_device_has_one_reason", f"{name}: {counted} of {len(devices)}")
+                )
+        if self._violations:
+            raise self._violations[0]
 
     def _status_written(self, name: str) -> None:
         now = self._clock.monotonic()
         if now - self._status_at.get(name, -1.0) < STATUS_PERIOD_S:
-            self._broken.append(Broken("status_is_written_once_a_second", name))
+            self._violations.append(InvariantViolation("status_is_written_once_a_second", name))
         self._status_at[name] = now
         self.status_writes[name] += 1
 
@@ -98,11 +102,11 @@ class Judge:
         if device not in devices:
             return
         before = project_process(old) if old is not None else None
-        self.look()
+        self.update()
         up = {name for name, down in self._down.items() if device not in down}
         ready = before is not None and before.ready_since is not None
         if before is None:
-            self._down[owner].discard(device)  # whoever deleted it took it down
+            self._down[owner].discard(device)  # it was down by its deletion already
         elif ready:
             self._down[owner].add(device)
         write = Write(
@@ -110,8 +114,8 @@ class Judge:
             takes_down=ready and owner in up, takes_down_first=ready and up == self._down.keys(),
         )  # fmt: skip
         facts = self._facts()
-        broken = ((promise.__name__, promise(write, facts)) for promise in PROMISES)
-        self._broken += [Broken(name, what) for name, what in broken if what]
+        broken = ((invariant.__name__, invariant(write, facts)) for invariant in INVARIANTS)
+        self._violations += [InvariantViolation(name, what) for name, what in broken if what]
 
     def _facts(self) -> Facts:
         return Facts(
@@ -122,17 +126,19 @@ class Judge:
             deployments=[self._stored.deployment(name) for name in self._down],
             began=self._progress.began,
             stood={name: self._progress.stood(name) for name in self._down},
-            calm=evolve(self._calm, stopped=self._calm.stopped & self._stopped()),  # mended, never noted: no stop
+            steady=evolve(self._steady, stopped=self._steady.stopped & self._stopped()),  # fixed, never recorded
         )
 
-    def look(self) -> None:
-        """Note which waves stand, and forget that we took down what was well for long enough since, is gone, or is held
-        against us no more. To be called before anything changes: the controller may act on how it was.
+    def update(self) -> None:
+        """Record which waves stand, and forget the devices that we took down and that count against us no more.
+
+        These were available for long enough since, are gone, or are past their deadline. Call it before anything
+        changes: the controller may act on how it was.
         """
         now, devices = self._clock.now().timestamp(), self._stored.devices()
         for name, down in self._down.items():
-            self._progress.look(name)
-            down.intersection_update(devices)  # who left the fleet counts no more, though its process is still there
+            self._progress.update(name)
+            down.intersection_update(devices)  # a device that left counts no more
             policy = self._stored.deployment(name).policy
             rows = {row.device: row for row in self._stored.processes(name) if row.device in down}
             blamed = {
@@ -160,7 +166,7 @@ def _failed(process: ProcessRow, row: DeploymentRow) -> bool:
 
 
 def _is_spared(row: ProcessRow, wait_s: int, now: float) -> bool:
-    """Tell whether it was well, or goes on with what it had, for the device holds updates."""
+    """Return whether it was available, or keeps what it had because the device holds updates."""
     if row.held and row.settled_since is None and not row.failure:
         return True
     until = now if row.connected else min(now, row.connected_since or 0.0)

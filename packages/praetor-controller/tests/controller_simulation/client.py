@@ -1,4 +1,4 @@
-"""The controller's way to the API: its view of processes can be held back, writes can fail, and it can die at one."""
+"""The controller's client, with faults: its view of processes can be held back, writes fail, and it can die at one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from praetor_api.kube.client.errors import Unreachable
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
 
 OnWrite: TypeAlias = Callable[[Resource, dict[str, Any] | None, dict[str, Any], str | None], None]
-"""Told of each write: the kind, the object before and after, and the subresource."""
-_FOR_EVER_S = 1e9
+"""Called with each write: the kind, the object before and after, and the subresource."""
+_UNLIMITED_S = 1e9
 
 RETRIED_S = 120.0
-"""After so long whatever failed was tried again, by and by."""
+"""Seconds after which everything that failed was tried again."""
 
 
 def _gate() -> asyncio.Event:
@@ -26,23 +26,23 @@ def _gate() -> asyncio.Event:
     return gate
 
 
-class Client(InProcessKube):
+class ControllerClient(InProcessKube):
     """One life of a controller; the next one has a client of its own."""
 
     def __init__(self, clock: FakeClock, plane: ControlPlane, on_write: OnWrite) -> None:
         super().__init__(clock, plane=plane)
         self._on_write = on_write
-        self.open = _gate()  # of the connection that tells of processes
-        self.dies_after: int | None = None  # so many more writes
+        self.open = _gate()  # of the connection that carries changes of processes
+        self.dies_after: int | None = None  # number of writes that it still makes
         self.applies_last = False
         self.dead = False
-        self.fails = 0  # so many of the next writes
+        self.fails = 0  # number of the next writes that fail
         self.applies_failed = False  # and only the answer is lost
         self.failed = False  # any, ever
         self.failed_at = -RETRIED_S
         self.unseen: frozenset[Resource] = frozenset()  # kinds that cannot be followed
 
-    def lose_sight(self, kinds: frozenset[Resource]) -> None:
+    def cut_watches(self, kinds: frozenset[Resource]) -> None:
         """Cut all watches off, and let those of *kinds* fail from now on; the others are taken up again."""
         self.unseen = kinds
         self.open.set()  # what was held up is cut off, too
@@ -51,7 +51,7 @@ class Client(InProcessKube):
     async def watch(
         self, resource: Resource, namespace: str | None, **options: Any
     ) -> AsyncGenerator[WatchEvent, None]:
-        options["timeout_s"] = _FOR_EVER_S  # between two watches the view is late, and a promise could not be judged
+        options["timeout_s"] = _UNLIMITED_S  # between two watches the view lags: nothing could be checked
         if resource in self.unseen:
             raise Unreachable("cut")
         gate = _gate()
@@ -84,7 +84,7 @@ class Client(InProcessKube):
         await self._answer({}, dying=dying)
 
     async def _live(self) -> bool:
-        """Tell whether this write is the last one; never return when the controller is dead."""
+        """Return whether this write is the last one; never return when the controller is dead."""
         dying = self.dies_after == 0
         if self.dies_after is not None:
             self.dies_after -= 1

@@ -1,4 +1,4 @@
-"""Pretend devices: what they do with what they shall run, and what the gateway says of them."""
+"""Simulated devices: what they do with their specs, and the status that the gateway writes of them."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _OBSERVED = ("SpecObserved", "ProcessStarted", "Healthy")
 
 
 @mutable
-class Pretend:
-    """A device: *alive* in truth, whatever the API says; a *broken* one fails with every version.
+class SimulatedDevice:
+    """A device: whether it is *alive*, whatever the API shows; a *broken* one fails with every version.
 
-    One that is *held* goes on with what it has, for somebody there said so.
+    One that is *held* keeps what it runs: an operator holds updates there.
     """
 
     alive: bool = True
@@ -30,70 +30,72 @@ class Pretend:
     held: bool = False
 
 
-class Devices(dict[str, Pretend]):
-    """The devices that there are, by name, and the gateway that speaks for them, after *before_news*."""
+class SimulatedDevices(dict[str, SimulatedDevice]):
+    """The devices by name, and their gateway, which calls *before_report* before it writes a status."""
 
-    def __init__(self, kube: InProcessKube, stored: Stored, clock: Clock, before_news: Callable[[], None]) -> None:
+    def __init__(self, kube: InProcessKube, stored: Stored, clock: Clock, before_report: Callable[[], None]) -> None:
         super().__init__()
         self._kube = kube
         self._stored = stored
         self._clock = clock
-        self._before_news = before_news
+        self._before_report = before_report
 
     async def report(self, *names: str) -> None:
-        """Let devices (all of them by default) run what they shall, and say so."""
+        """Let devices (all of them by default) run what their specs say, and report it."""
         for key, obj in list(self._stored.objects(DEVICE_PROCESSES).items()):
-            device = obj["spec"]["deviceRef"]["name"]
-            pretend = self.get(device)
-            if pretend is None or not pretend.alive or (names and device not in names):
+            name = obj["spec"]["deviceRef"]["name"]
+            device = self.get(name)
+            if device is None or not device.alive or (names and name not in names):
                 continue
             version = obj["spec"]["execution"]["command"][0]
             is_new = obj.get("status", {}).get("observedGeneration") != obj["metadata"]["generation"]
-            if not pretend.held and _is_held(obj):
-                await self._say(DEVICE_PROCESSES, key, obj, {"UpdateHeld": "False"}, {})
+            if not device.held and _is_held(obj):
+                await self._write(DEVICE_PROCESSES, key, obj, {"UpdateHeld": "False"}, {})
                 obj = self._stored.objects(DEVICE_PROCESSES)[key]
-            if pretend.held and is_new:
-                said = {"AgentConnected": "True", "UpdateHeld": "True"}
-                await self._say(DEVICE_PROCESSES, key, obj, said, {})
+            if device.held and is_new:
+                conditions = {"AgentConnected": "True", "UpdateHeld": "True"}
+                await self._write(DEVICE_PROCESSES, key, obj, conditions, {})
             elif version == KILLER and is_new:
-                pretend.alive = False
+                device.alive = False
             else:
-                await self._show(key, obj, good=version != BAD and not pretend.broken, held=pretend.held)
+                await self._show(key, obj, good=version != BAD and not device.broken, held=device.held)
 
-    async def notice(self) -> None:
-        """Tell who is alive."""
+    async def detect_failures(self) -> None:
+        """Write which devices are connected."""
         for name, each in self.items():
             await self.connect(name, connected=each.alive)
 
     async def connect(self, name: str, *, connected: bool) -> None:
-        said = {"AgentConnected": str(connected)}
+        conditions = {"AgentConnected": str(connected)}
         key = Key(LAB, name)
-        await self._say(NETWORK_SWITCHES, key, self._stored.objects(NETWORK_SWITCHES)[key], said, {})
+        await self._write(NETWORK_SWITCHES, key, self._stored.objects(NETWORK_SWITCHES)[key], conditions, {})
         for each, obj in list(self._stored.objects(DEVICE_PROCESSES).items()):
             if obj["spec"]["deviceRef"]["name"] == name and obj.get("status"):
-                await self._say(DEVICE_PROCESSES, each, obj, said, {"phase": "Running" if connected else "Unknown"})
+                await self._write(
+                    DEVICE_PROCESSES, each, obj, conditions, {"phase": "Running" if connected else "Unknown"}
+                )
 
     async def _show(self, key: Key, obj: dict[str, Any], *, good: bool, held: bool) -> None:
         wanted = dict.fromkeys(_OBSERVED, "True") | {
             "AgentConnected": "True", "Healthy": str(good), "UpdateHeld": str(held),
         }  # fmt: skip
         status = {"phase": "Running" if good else "Failed", "observedGeneration": obj["metadata"]["generation"]}
-        await self._say(DEVICE_PROCESSES, key, obj, wanted, status)
+        await self._write(DEVICE_PROCESSES, key, obj, wanted, status)
 
-    async def _say(
+    async def _write(
         self, resource: Resource, key: Key, obj: dict[str, Any], wanted: dict[str, str], status: dict[str, Any]
     ) -> None:
-        told = obj.get("status") or {}
-        old = {each["type"]: each for each in told.get("conditions") or ()}
+        stored = obj.get("status") or {}
+        old = {each["type"]: each for each in stored.get("conditions") or ()}
         if all(old.get(type_, {}).get("status") == value for type_, value in wanted.items()) and (
-            status.get("observedGeneration") == told.get("observedGeneration") or "observedGeneration" not in status
+            status.get("observedGeneration") == stored.get("observedGeneration") or "observedGeneration" not in status
         ):
             return
         for type_, value in wanted.items():
             if old.get(type_, {}).get("status") != value:
                 old[type_] = {"type": type_, "status": value, "lastTransitionTime": time(self._clock.now())}
         body = {"status": status | {"conditions": list(old.values())}}
-        self._before_news()
+        self._before_report()
         await self._kube.patch(resource, key, body, subresource="status")
 
 

@@ -1,4 +1,4 @@
-"""What a rollout promises, one function each: it looks at one spec write of the controller, and the facts at it."""
+"""The invariants of a rollout: each is a function of one spec write of the controller and the facts at that moment."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from praetor_api.kube.objects import StrategyType, Wave
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 
 
-class Broken(AssertionError):
-    """A promise was not kept; *promise* is its name."""
+class InvariantViolation(AssertionError):
+    """An invariant does not hold; *invariant* is its name."""
 
-    def __init__(self, promise: str, what: str) -> None:
-        super().__init__(f"{promise}: {what}")
-        self.promise = promise
+    def __init__(self, invariant: str, what: str) -> None:
+        super().__init__(f"{invariant}: {what}")
+        self.invariant = invariant
 
 
 @frozen(kw_only=True)
 class Write:
-    """A spec write: of *old* became *new*; *old* is None for a new process.
+    """A spec write from *old* to *new*; *old* is None for a new process.
 
     *takes_down*: the device was up, as far as this deployment goes; *takes_down_first*: for all the others, too.
     """
@@ -37,10 +37,10 @@ class Write:
 
 @frozen(kw_only=True)
 class Facts:
-    """The world at a write, the new process in it. *down* are the devices that our writes took down.
+    """The fleet at a write, the new process in it. *down* are the devices that our writes took down.
 
     *began* is when the present rollout did, and *stood* which of its waves have stood, and since when. All of these are
-    by deployment; *deployments* are all of them. *calm* is how it was when everybody had last come to rest: what came
+    by deployment; *deployments* are all of them. *steady* is the last settled state: what came
     since may cross the write.
     """
 
@@ -51,12 +51,12 @@ class Facts:
     began: Mapping[str, float]
     stood: Mapping[str, Mapping[str, float]]
     deployments: Collection[DeploymentRow]
-    calm: Calm
+    steady: SteadyState
 
 
 @frozen(kw_only=True)
-class Calm:
-    """What the controller surely knew: *blind* when it was kept from seeing processes."""
+class SteadyState:
+    """What the controller knew when all had settled; *blind*: changes of processes were held back from it."""
 
     blind: bool = False
     paused: frozenset[str] = frozenset()
@@ -72,7 +72,7 @@ def share(value: int | str, devices: int) -> int:
     return math.ceil(devices * int(value.removesuffix("%")) / 100) if isinstance(value, str) else value
 
 
-def noted(row: DeploymentRow, process: ProcessRow, began: float) -> str:
+def wave_of(row: DeploymentRow, process: ProcessRow, began: float) -> str:
     """Return the wave that *process* was given the update revision in, since the rollout *began*; empty if none."""
     recent = process.offered_at is not None and process.offered_at >= math.floor(began)
     return process.wave if recent and process.revision == row.template.revision else ""
@@ -84,7 +84,7 @@ def selects(wave: Wave, device: DeviceRow) -> bool:
 
 
 def max_unavailable_holds(write: Write, facts: Facts) -> str:
-    """Never more than maxUnavailable devices are down by our doing."""
+    """Never more than maxUnavailable devices are down by the controller's writes."""
     row, down = write.deployment, facts.down[write.deployment.name]
     limit = share(row.max_unavailable, len(facts.devices))
     more = write.takes_down and _rolling(row) and len(down) > limit
@@ -116,33 +116,33 @@ def one_process_for_each_device(write: Write, facts: Facts) -> str:
 
 def paused_means_no_writes(write: Write, facts: Facts) -> str:
     """While a deployment is paused no spec is written."""
-    paused = write.deployment.policy.paused and write.deployment.name in facts.calm.paused
+    paused = write.deployment.policy.paused and write.deployment.name in facts.steady.paused
     return f"{write.new.name} was written" if paused else ""
 
 
 def on_delete_waits_for_the_deletion(write: Write, facts: Facts) -> str:
-    """With OnDelete a process stays as it is until somebody deletes it."""
-    spared = write.deployment.strategy is StrategyType.ON_DELETE and write.deployment.name in facts.calm.on_delete
+    """With OnDelete a process stays as it is until a user deletes it."""
+    spared = write.deployment.strategy is StrategyType.ON_DELETE and write.deployment.name in facts.steady.on_delete
     return f"{write.new.name} was written" if spared and write.old is not None else ""
 
 
 def maintenance_is_respected(write: Write, facts: Facts) -> str:
     """A device in maintenance is not touched."""
-    touched = write.old is not None and write.device.in_maintenance and write.device.name in facts.calm.maintained
+    touched = write.old is not None and write.device.in_maintenance and write.device.name in facts.steady.maintained
     return f"{write.device.name} was touched" if touched else ""
 
 
 def held_devices_are_deferred(write: Write, facts: Facts) -> str:
-    """A device on which somebody holds updates is offered nothing."""
-    held = write.old is not None and bool(write.old.held) and write.new.name in facts.calm.held
-    return f"{write.device.name} was offered {write.new.revision}" if held and not facts.calm.blind else ""
+    """A device that holds updates is offered nothing."""
+    held = write.old is not None and bool(write.old.held) and write.new.name in facts.steady.held
+    return f"{write.device.name} was offered {write.new.revision}" if held and not facts.steady.blind else ""
 
 
 def offline_devices_are_deferred(write: Write, facts: Facts) -> str:
     """A device that is offline is offered nothing."""
-    offline = write.device.connected is False and write.device.name in facts.calm.offline
+    offline = write.device.connected is False and write.device.name in facts.steady.offline
     offered = offline and write.old is not None and write.old.reported
-    return f"{write.device.name} was offered {write.new.revision}" if offered and not facts.calm.blind else ""
+    return f"{write.device.name} was offered {write.new.revision}" if offered and not facts.steady.blind else ""
 
 
 def untested_revisions_wait_for_their_wave(write: Write, facts: Facts) -> str:
@@ -166,7 +166,7 @@ def waves_keep_their_limit(write: Write, facts: Facts) -> str:
     if wave is None or wave.limit is None or not _is_untested(write):
         return ""
     rows = [each for each in facts.processes[row.name] if each.device in facts.devices]
-    there = sorted(each.device for each in rows if noted(row, each, facts.began[row.name]) == name)
+    there = sorted(each.device for each in rows if wave_of(row, each, facts.began[row.name]) == name)
     limit = share(wave.limit, sum(selects(wave, device) for device in facts.devices.values()))
     return f"{there} are in {name}, at most {limit} may be" if len(there) > limit else ""
 
@@ -178,19 +178,19 @@ def approvals_are_asked_for(write: Write, facts: Facts) -> str:
     if wave not in manual or write.new.revision != row.template.revision or not _rolling(row):
         return ""
     approved = f"{row.template.revision}/{wave}" in row.approved
-    return "" if approved else f"{write.device.name} got {write.new.revision} in {wave}, which nobody approved"
+    return "" if approved else f"{write.device.name} got {write.new.revision} in {wave}, which is not approved"
 
 
-def a_stopped_revision_is_offered_to_nobody(write: Write, facts: Facts) -> str:
+def a_stopped_revision_is_offered_to_no_device(write: Write, facts: Facts) -> str:
     """What the failure policy stopped reaches no further device."""
     row = write.deployment
-    if (row.name, row.generation) not in facts.calm.stopped or write.new.revision == row.status.current_revision:
+    if (row.name, row.generation) not in facts.steady.stopped or write.new.revision == row.status.current_revision:
         return ""
     offered = write.new.revision == row.template.revision
-    return f"{write.device.name} got {write.new.revision}" if offered and not facts.calm.blind else ""
+    return f"{write.device.name} got {write.new.revision}" if offered and not facts.steady.blind else ""
 
 
-PROMISES: Final[tuple[Callable[[Write, Facts], str], ...]] = (
+INVARIANTS: Final[tuple[Callable[[Write, Facts], str], ...]] = (
     max_unavailable_holds,
     every_budget_holds,
     one_process_for_each_device,
@@ -203,7 +203,7 @@ PROMISES: Final[tuple[Callable[[Write, Facts], str], ...]] = (
     waves_soak,
     waves_keep_their_limit,
     approvals_are_asked_for,
-    a_stopped_revision_is_offered_to_nobody,
+    a_stopped_revision_is_offered_to_no_device,
 )
 
 

@@ -1,4 +1,4 @@
-"""What may happen to a fleet that plans alone are carried out on: no API, no controller, only the planner and time."""
+"""Random events on a fleet that plans are carried out on: no API and no controller, only the planner and time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TypeAlias
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from controller_simulation.trace import Story
-from controller_testing import Device, Fleet, device
+from controller_simulation.trace import Trace
+from controller_testing import PlannedDevice, PlannedFleet, device
 from praetor_controller.model.rows import DeploymentRow
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import Plan, Snapshot
@@ -19,17 +19,17 @@ Planner: TypeAlias = Callable[[Snapshot, datetime], Plan]
 
 NAMES = [f"leaf-{number}" for number in range(9)]
 VERSIONS = ["v1", "v2", "v3", "bad", "killer"]
-FOR_EVER = 10**7
+NO_DEADLINE_S = 10**7
 _NAME = st.sampled_from(NAMES)
 
 
-class PlannedFleet(RuleBasedStateMachine):
-    """One deployment; its machine says what row() it is, and looks at the plans."""
+class PlannedFleetMachine(RuleBasedStateMachine):
+    """One deployment; a subclass says which row() it is, and checks the plans."""
 
     planner: Planner = staticmethod(plan)
 
     def start(self, names: Sequence[str], limit: int, min_ready: int) -> None:
-        self.fleet = Fleet([], bad=frozenset({"bad"}), killers=frozenset({"killer"}))
+        self.fleet = PlannedFleet([], bad=frozenset({"bad"}), killers=frozenset({"killer"}))
         self.fleet.devices = {name: self.new_device(name) for name in names}
         self.limit, self.min_ready = limit, min_ready
         self.version, self.since = "v1", self.fleet.now
@@ -37,10 +37,10 @@ class PlannedFleet(RuleBasedStateMachine):
     def row(self) -> DeploymentRow:
         raise NotImplementedError
 
-    def new_device(self, name: str) -> Device:
-        return Device(row=device(name))
+    def new_device(self, name: str) -> PlannedDevice:
+        return PlannedDevice(row=device(name))
 
-    def look(self) -> Plan:
+    def next_plan(self) -> Plan:
         return type(self).planner(self.fleet.snapshot(self.row(), self.since), self.fleet.now)
 
     @rule()
@@ -73,17 +73,17 @@ class PlannedFleet(RuleBasedStateMachine):
             self.fleet.devices[name] = self.new_device(name)
 
     @invariant()
-    def promises_are_kept(self) -> None:
-        """Never more are down by our doing than may be, and never two processes on a device."""
+    def invariants_hold(self) -> None:
+        """Check that no more devices are down by our writes than may be, and that no device has two processes."""
         assert self.fleet.down_by_us(self.min_ready) <= self.limit
         devices = [row.device for row in self.fleet.processes.values()]
         assert len(devices) == len(set(devices))
 
 
-def tell(machine: type[PlannedFleet], story: Story) -> None:
-    """Make these steps, look at the promises after each, and end as every run does."""
+def replay(machine: type[PlannedFleetMachine], trace: Trace) -> None:
+    """Make these steps, check the invariants after each, and end as every run does."""
     fleet = machine()
-    for name, given in story:
+    for name, given in trace:
         getattr(fleet, name)(**given)
-        fleet.promises_are_kept()
+        fleet.invariants_hold()
     fleet.teardown()

@@ -1,6 +1,6 @@
-"""How far a rollout in waves has come: judged anew from what the API stores, for the promises.
+"""How far a rollout in waves has come, computed from what the API stores, for the invariants.
 
-It knows nothing of how the planner places devices; where it cannot tell, it takes a wave to have stood.
+It knows nothing of how the planner places devices; where the objects do not show it, a wave counts as stood.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 
-from controller_simulation.invariants import noted, selects, share
+from controller_simulation.invariants import selects, share, wave_of
 from controller_simulation.stored import Stored
 from praetor_api.kube.objects import Wave
 from praetor_api.kube.runtime.clock import Clock
@@ -18,7 +18,7 @@ _ALWAYS = -math.inf
 
 
 class Progress:
-    """Which waves of the present rollouts have stood, and since when: remembered, for a device may fail later."""
+    """Which waves of the present rollouts have stood, and since when: kept, because a device may fail later."""
 
     def __init__(self, stored: Stored, clock: Clock) -> None:
         self._stored = stored
@@ -33,11 +33,11 @@ class Progress:
     def stood(self, name: str) -> Mapping[str, float]:
         return self._stood[name]
 
-    def look(self, name: str) -> None:
-        """Note the waves of *name* that stand now."""
+    def update(self, name: str) -> None:
+        """Record the waves of *name* that stand now."""
         row, devices = self._stored.deployment(name), self._stored.devices()
         processes = {each.device: each for each in self._stored.processes(name) if each.device in devices}
-        waves_of = {each: noted(row, process, self.began[name]) for each, process in processes.items()}
+        waves_of = {each: wave_of(row, process, self.began[name]) for each, process in processes.items()}
         available = self._available(row, processes)
         for wave in row.policy.update_strategy.rolling_update.waves:
             there = {each for each, note in waves_of.items() if note == wave.name}

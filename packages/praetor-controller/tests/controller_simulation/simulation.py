@@ -1,20 +1,19 @@
-"""A cluster and devices in memory, and the real controller on them: it may see late, or die at any write."""
+"""The real controller on a control plane and devices in memory: its view may lag, and it may die at any write."""
 
 from __future__ import annotations
 
 import asyncio
 import collections
 from collections.abc import Coroutine, Mapping
-from types import ModuleType
 from typing import Any
 
 from prometheus_client import Counter
 from prometheus_client.samples import Sample
 
-from controller_simulation.checker import Judge
-from controller_simulation.client import RETRIED_S, Client
-from controller_simulation.devices import Devices, Pretend
-from controller_simulation.invariants import Broken
+from controller_simulation.checker import Checker
+from controller_simulation.client import RETRIED_S, ControllerClient
+from controller_simulation.devices import SimulatedDevice, SimulatedDevices
+from controller_simulation.invariants import InvariantViolation
 from controller_simulation.stored import LAB, Stored
 from controller_testing import runs
 from kube_testing import FakeClock, InProcessKube, body_of
@@ -33,8 +32,11 @@ from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_api.kube.runtime.times import time
 from praetor_controller.metrics import Metrics
 from praetor_controller.model.rows import DeploymentRow
-from praetor_controller.reconcile import reconciler as real
+from praetor_controller.reconcile.cache import Cache
 from praetor_controller.reconcile.controller import Controller
+from praetor_controller.reconcile.reconciler import DeploymentReconciler
+from praetor_controller.reconcile.revision_history import RevisionHistory
+from praetor_controller.reconcile.writer import Writer
 from praetor_controller.rollout.reasons import ReasonCode
 
 _BOOKMARK_S = 60.0
@@ -52,17 +54,17 @@ class _Metrics(Metrics):
         super().show_devices(key, reasons)
         self.shown[key.name] = reasons
 
-    def faults(self) -> tuple[Broken, ...]:
-        """Return what the controller counts that never may be."""
+    def faults(self) -> tuple[InvariantViolation, ...]:
+        """Return the violations that the controller itself counts."""
         crashes = sum(each.value for each in _samples(self.reconciles) if each.labels.get("result") == "crashed")
-        told = (
-            (crashes, Broken("no_reconcile_crashes", "the log says why")),
+        counts = (
+            (crashes, InvariantViolation("no_reconcile_crashes", "the log says why")),
             (
                 sum(each.value for each in _samples(self.account_errors)),
-                Broken("every_device_has_one_reason", "a pass over all devices found others"),
+                InvariantViolation("every_device_has_one_reason", "a pass over all devices found others"),
             ),
         )
-        return tuple(broken for count, broken in told if count)
+        return tuple(violation for count, violation in counts if count)
 
 
 def _samples(counter: Counter) -> list[Sample]:
@@ -70,18 +72,17 @@ def _samples(counter: Counter) -> list[Sample]:
 
 
 class Simulation:
-    """Every method runs until everybody has come to rest, and raises Broken for a promise that was not kept.
+    """Each method runs until all tasks wait for time, and raises InvariantViolation for an invariant that fails.
 
-    *program* is the module that the reconciler and its parts are taken from: the real one, or one with a fault.
+    It has a loop of its own, on which everything but the steps themselves runs.
     """
 
-    def __init__(self, program: ModuleType = real) -> None:
-        self.program = program
+    def __init__(self) -> None:
         self.clock = FakeClock()
         self.kube = InProcessKube(self.clock)
         self.stored = Stored(self.kube)
-        self.judge = Judge(self.stored, self.clock)
-        self.devices = Devices(self.kube, self.stored, self.clock, self.judge.look)
+        self.checker = Checker(self.stored, self.clock)
+        self.devices = SimulatedDevices(self.kube, self.stored, self.clock, self.checker.update)
         self._loop = asyncio.new_event_loop()
         self._running: asyncio.Task[None] | None = None
         self.start()
@@ -89,9 +90,9 @@ class Simulation:
     # The controller.
 
     def start(self) -> None:
-        """Start a controller that remembers nothing."""
-        self.judge.another_controller()
-        self.client = Client(self.clock, self.kube.plane, self.judge.wrote)
+        """Start a controller without any state of the one before."""
+        self.checker.controller_restarted()
+        self.client = ControllerClient(self.clock, self.kube.plane, self.checker.check_write)
         self.metrics = _Metrics()
         self._running = self._loop.create_task(self._run(self.client))
         self._do(self.clock.settle())
@@ -104,44 +105,44 @@ class Simulation:
         self._running = None
 
     def die_at_write(self, number: int, *, applied: bool) -> None:
-        """Let the controller die at that write, which is *applied* or not; the next rest starts another one."""
+        """Let the controller die at that write, which is *applied* or not; settle() starts another one."""
         self.client.dies_after, self.client.applies_last = number, applied
 
     def fail_writes(self, number: int, *, applied: bool) -> None:
-        """Let so many of the controller's next writes fail; if *applied*, only their answers are lost."""
+        """Let the controller's next *number* writes fail; if *applied*, only their answers are lost."""
         self.client.fails, self.client.applies_failed = number, applied
 
     def hold_view(self, *, held: bool) -> None:
-        """Keep the controller from seeing changes of processes, or no longer."""
+        """Hold changes of processes back from the controller, or let them through again."""
         (self.client.open.clear if held else self.client.open.set)()
-        self.rest()
+        self.settle()
 
-    def lose_sight(self, *kinds: Resource) -> None:
-        """Cut the controller's watches off; those of *kinds* stay so until this is called again without them."""
-        self.client.lose_sight(frozenset(kinds))
-        self.rest(_FOLLOWED_AGAIN_S)
+    def cut_watches(self, *kinds: Resource) -> None:
+        """Cut the controller's watches off; those of *kinds* stay cut until this is called again without them."""
+        self.client.cut_watches(frozenset(kinds))
+        self.settle(_FOLLOWED_AGAIN_S)
 
     def close(self) -> None:
         self.kill()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
-    async def _run(self, client: Client) -> None:
-        program, clock = self.program, self.clock
-        cache = program.Cache(client, clock, [LAB])
-        writer = program.Writer(client, cache, clock, TokenBucket(2000, 2000, clock), self.metrics, lambda: True)
-        history = program.RevisionHistory(client, cache, clock, lambda: True)
+    async def _run(self, client: ControllerClient) -> None:
+        clock = self.clock
+        cache = Cache(client, clock, [LAB])
+        writer = Writer(client, cache, clock, TokenBucket(2000, 2000, clock), self.metrics, lambda: True)
+        history = RevisionHistory(client, cache, clock, lambda: True)
         recorder = EventRecorder(client, clock, "praetor-controller", "simulated")
         controller = Controller(cache, self.metrics, clock, workers=2)
-        reconciler = program.DeploymentReconciler(
+        reconciler = DeploymentReconciler(
             client, cache, writer, history, recorder, self.metrics, clock, controller.dirty
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(cache.run())
             group.create_task(controller.lead(reconciler))
 
-    def rest(self, seconds: float = 0.0) -> None:
-        """Let time pass, and everybody come to rest; a controller that died is started again."""
+    def settle(self, seconds: float = 0.0) -> None:
+        """Let time pass until all tasks wait again; a controller that died is started again."""
         self.client.send_bookmarks()
         while seconds > _BOOKMARK_S:
             self._do(self.clock.advance(_BOOKMARK_S))
@@ -152,53 +153,53 @@ class Simulation:
             self.kill()
             self.start()
             self._do(self.clock.settle())
-        # while it waits to try a failed write again, the metrics tell of what was before
+        # while it waits to retry a failed write, the metrics show the state before it
         tried_again = self.clock.monotonic() >= self.client.failed_at + RETRIED_S
         shown = self.metrics.shown if tried_again and not self.client.unseen else {}
-        self.judge.at_rest(shown, self.metrics.faults(), blind=not self.client.open.is_set())
+        self.checker.check_steady_state(shown, self.metrics.faults(), blind=not self.client.open.is_set())
 
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self._loop.run_until_complete(work)
 
-    # What people do.
+    # What users do.
 
     def add(self, name: str, **labels: str) -> None:
         self._do(self.kube.create(NETWORK_SWITCHES, LAB, body_of(NETWORK_SWITCHES, name, {"labels": labels}, spec={})))
-        self.devices[name] = Pretend()
+        self.devices[name] = SimulatedDevice()
         self._do(self.devices.connect(name, connected=True))
-        self.rest()
+        self.settle()
 
     def remove(self, name: str) -> None:
         del self.devices[name]
         self._do(self.kube.delete(NETWORK_SWITCHES, Key(LAB, name)))
-        self.rest()
+        self.settle()
 
     def label(self, name: str, **labels: str) -> None:
         self._patch(NETWORK_SWITCHES, name, {"metadata": {"labels": labels}})
-        self.rest()
+        self.settle()
 
     def maintain(self, name: str, *, on: bool) -> None:
         self._patch(NETWORK_SWITCHES, name, {"spec": {"maintenance": {"reason": "work"} if on else None}})
         if on:
-            self.judge.somebody_else_has(name)
-        self.rest()
+            self.checker.exclude(name)
+        self.settle()
 
     def deploy(self, name: str, version: str, **spec: Any) -> None:
         body = {"selector": {}, "template": _template(version), "progressDeadlineSeconds": 2_592_000} | spec
         deployment = body_of(DEVICE_PROCESS_DEPLOYMENTS, name, spec=body)
         self._do(self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, LAB, deployment))
-        self.judge.begin(name)
-        self.rest()
+        self.checker.begin(name)
+        self.settle()
 
     def edit(self, name: str, **spec: Any) -> None:
         self._patch(DEVICE_PROCESS_DEPLOYMENTS, name, {"spec": spec})
-        self.rest()
+        self.settle()
 
     def roll_out(self, name: str, version: str, *, restarted_at: str | None = None) -> None:
-        self.clock.oversleep(1)  # notes are in whole seconds
+        self.clock.oversleep(1)  # annotations are in whole seconds
         wanted = _template(version) | {"metadata": {"annotations": {"azure.com/restarted-at": restarted_at}}}
         if not self._has(name, wanted):  # the same template once more is no other rollout
-            self.judge.begin(name)
+            self.checker.begin(name)
         self.edit(name, template=wanted)
 
     def _has(self, name: str, wanted: Mapping[str, Any]) -> bool:
@@ -215,52 +216,52 @@ class Simulation:
         revision = self.deployment(name).template.revision
         note = ",".join(f"{revision}/{wave}" for wave in waves)
         self._patch(DEVICE_PROCESS_DEPLOYMENTS, name, {"metadata": {"annotations": {"azure.com/approved-waves": note}}})
-        self.rest()
+        self.settle()
 
     def poke(self, name: str) -> None:
-        """Have the controller look at a deployment of which nothing changed."""
+        """Have the controller reconcile a deployment of which nothing changed."""
         note = {"metadata": {"annotations": {"poke": str(self.kube.version)}}}
         self._patch(DEVICE_PROCESS_DEPLOYMENTS, name, note)
-        self.rest()
+        self.settle()
 
     def delete_process(self, deployment: str, device: str) -> None:
         for row in self.stored.processes(deployment):
             if row.device == device:
                 self._do(self.kube.delete(DEVICE_PROCESSES, Key(LAB, row.name)))
-        self.rest()
+        self.settle()
 
     def _patch(self, resource: Resource, name: str, body: dict[str, Any]) -> None:
         self._do(self.kube.patch(resource, Key(LAB, name), body, patch_type=PatchType.MERGE))
 
-    # What devices do, and what the gateway says of them.
+    # What devices and the gateway do.
 
     def die(self, name: str) -> None:
-        """Let a device die; nobody knows yet."""
+        """Let a device die; the gateway has not detected it yet."""
         self.devices[name].alive = False
 
-    def notice(self) -> None:
-        """Let the gateway tell who is alive."""
-        self._do(self.devices.notice())
-        self.rest()
+    def detect_failures(self) -> None:
+        """Let the gateway write which devices are alive."""
+        self._do(self.devices.detect_failures())
+        self.settle()
 
     def revive(self, name: str) -> None:
         self.devices[name].alive = True
         self._do(self.devices.connect(name, connected=True))
-        self.rest()
+        self.settle()
 
     def report(self, *names: str) -> None:
-        """Let devices (all of them by default) run what they shall, and say so."""
+        """Let devices (all of them by default) run what their specs say, and report it."""
         self._do(self.devices.report(*names))
-        self.rest()
+        self.settle()
 
     def run(self, rounds: int, seconds: float = 2.0) -> None:
-        """Let devices report, the gateway judge, and time pass, that often."""
+        """Let devices report, the gateway detect failures, and *seconds* pass, *rounds* times."""
         for _ in range(rounds):
             self.report()
-            self.notice()
-            self.rest(seconds)
+            self.detect_failures()
+            self.settle(seconds)
 
-    # What there is to see.
+    # What the API stores.
 
     def deployment(self, name: str) -> DeploymentRow:
         return self.stored.deployment(name)
@@ -273,18 +274,18 @@ class Simulation:
         return self.stored.versions(deployment)
 
     def settled(self) -> bool:
-        """Tell whether every device of every deployment is up to date, and with what was asked for."""
+        """Return whether every device of every deployment is up to date with the template that was asked for."""
         wanted = {"UpToDate": len(self.devices)} if self.devices else {}
-        told = [self.status(name) for name in self.judge.deployments]
-        return all(each.get("reasons") == wanted and "failedRevision" not in each for each in told)
+        statuses = [self.status(name) for name in self.checker.deployments]
+        return all(each.get("reasons") == wanted and "failedRevision" not in each for each in statuses)
 
     @property
     def spec_writes(self) -> int:
-        return self.judge.spec_writes
+        return self.checker.spec_writes
 
     @property
     def status_writes(self) -> collections.Counter[str]:
-        return self.judge.status_writes
+        return self.checker.status_writes
 
 
 def _template(version: str) -> dict[str, Any]:

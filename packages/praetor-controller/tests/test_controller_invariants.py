@@ -1,0 +1,147 @@
+"""The invariants of a rollout, on the real controller over a simulated fleet and random events.
+
+A search in a process of its own: Hypothesis draws from the constants of whatever modules are loaded, so that beside
+other tests the same seed would search other steps each time. Traces that it found once have tests of their own.
+"""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+import structlog
+
+from controller_simulation.invariants import InvariantViolation
+from controller_simulation.machine import RolloutMachine, replay
+from controller_simulation.simulation import Simulation
+from controller_simulation.trace import Trace, as_text, from_text, shortened
+
+WAVES = [
+    {"name": "w0", "selector": {"matchLabels": {"ring": "0"}}},
+    {"name": "w1", "selector": {"matchLabels": {"ring": "1"}}, "approval": "Manual"},
+]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def simulation() -> Iterator[Simulation]:
+    """Five devices in three rings: a, b | c, d | e."""
+    made = Simulation()
+    for number, name in enumerate("abcde"):
+        made.add(name, ring=str(number // 2))
+    yield made
+    made.close()
+
+
+def deploy(simulation: Simulation, **fields: object) -> None:
+    rolling = {"maxUnavailable": 5, "waves": WAVES} | fields
+    simulation.deploy("tel", "v1", updateStrategy={"rollingUpdate": rolling})
+    simulation.approve("tel", "w1")
+    simulation.run(4)
+    assert set(simulation.versions("tel").values()) == {"v1"}
+
+
+def test_a_random_search_finds_no_violation() -> None:
+    command = [sys.executable, "-m", "controller_simulation.search", "--steps", "3000", "--seed", "1"]
+    limits = ["--seconds", "90", "--shorten-seconds", "45"]
+    done = subprocess.run([*command, *limits], capture_output=True, text=True, check=False, timeout=220)
+    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
+
+
+def test_a_revision_that_comes_back_counts_its_waves_again(simulation: Simulation) -> None:
+    """A device that got it in the first wave, and is in the second one now, does not stand for the first any more."""
+    deploy(simulation)
+    simulation.remove("b")
+    simulation.devices["a"].broken = True
+    simulation.roll_out("tel", "v2")
+    simulation.approve("tel", "w1")
+    simulation.run(3)
+    assert simulation.versions("tel") == {"a": "v2", "c": "v1", "d": "v1", "e": "v1"}
+    simulation.label("a", ring="1")
+    simulation.roll_out("tel", "v3")
+    simulation.roll_out("tel", "v2")  # no device is in w0 any more, and w1 was approved
+    assert simulation.versions("tel") == {"a": "v2", "c": "v2", "d": "v2", "e": "v1"}
+
+
+def test_a_wave_that_was_begun_under_another_strategy_does_not_count_as_open(simulation: Simulation) -> None:
+    deploy(simulation)
+    simulation.roll_out("tel", "v2")
+    simulation.edit("tel", updateStrategy={"type": "Recreate"})
+    assert set(simulation.versions("tel").values()) == {"v2"}
+    simulation.edit("tel", updateStrategy={"type": "RollingUpdate"})
+    simulation.delete_process("tel", "d")
+    assert simulation.versions("tel")["d"] == "v1"
+
+
+def test_a_device_that_comes_into_a_wave_that_was_passed_over_waits_for_its_approval(simulation: Simulation) -> None:
+    for name in "cd":
+        simulation.label(name, ring="2")
+    deploy(simulation)
+    simulation.roll_out("tel", "v2")
+    simulation.run(3)
+    assert set(simulation.versions("tel").values()) == {"v2"}
+    simulation.roll_out("tel", "v3")
+    simulation.devices["e"].broken = True  # so that the rollout is not over
+    simulation.run(3)
+    simulation.label("d", ring="1")
+    simulation.delete_process("tel", "d")
+    assert simulation.versions("tel")["d"] == "v2"
+    simulation.approve("tel", "w1")
+    assert simulation.versions("tel")["d"] == "v3"
+
+
+def test_devices_that_a_version_killed_count_against_the_budget_through_a_recreate(simulation: Simulation) -> None:
+    deploy(simulation, maxUnavailable=2, waves=[])
+    simulation.roll_out("tel", "killer")
+    simulation.run(2)
+    simulation.edit("tel", updateStrategy={"type": "Recreate"})
+    simulation.settle(60)
+    simulation.roll_out("tel", "v2")
+    simulation.run(2)
+    assert simulation.versions("tel") == {"a": "killer", "b": "killer", "c": "v2", "d": "v2", "e": "v2"}
+    simulation.edit("tel", updateStrategy={"type": "RollingUpdate"})
+    simulation.roll_out("tel", "v3")
+    simulation.run(3)
+    assert simulation.versions("tel") == {"a": "killer", "b": "killer", "c": "v2", "d": "v2", "e": "v2"}
+    simulation.revive("a")
+    simulation.run(5)
+    assert simulation.versions("tel") == {"a": "v3", "b": "killer", "c": "v3", "d": "v3", "e": "v3"}
+
+
+def test_a_violation_names_its_invariant() -> None:
+    assert InvariantViolation("it", "what").invariant == "it"
+
+
+def test_a_trace_is_shortened_to_what_it_needs() -> None:
+    trace: Trace = [("begin", {}), *((str(number), {}) for number in range(40))]
+
+    def needs(*steps: str) -> Callable[[Trace], bool]:
+        return lambda less: {"begin", *steps} <= {name for name, _ in less}
+
+    def short(trace: Trace, fails: Callable[[Trace], bool], *, late: bool = False) -> list[str]:
+        return [name for name, _ in shortened(trace, fails, lambda: late)]
+
+    assert short(trace, needs("3", "17", "39")) == ["begin", "3", "17", "39"]
+    assert short(trace, needs()) == ["begin"]
+    assert len(short(trace, needs("3"), late=True)) == 41
+
+
+def test_a_trace_can_be_written_and_replayed() -> None:
+    begin = {
+        "size": 2, "limit": 1, "min_ready": 0, "action": "Pause", "failures": 1, "soak": 0, "first": None,
+        "threshold": 100, "rack": 1, "shared": True,
+    }  # fmt: skip
+    trace: Trace = [("begin", begin), ("die", {"name": "leaf-1"}), ("add_or_remove", {"name": "leaf-0"})]
+    assert from_text(f"some words\n{as_text(trace)}and more") == trace
+    assert replay(trace) == ""
+    assert RolloutMachine.trace == trace
+    assert replay([*trace, ("no_such_step", {})]) == "AttributeError"
