@@ -15,7 +15,7 @@ _HEAD = ("Runs", "What keeps it from being written to", "How it fares", "Reason"
 
 def table() -> str:
     """Return the table in Markdown, one line a rule."""
-    lines = [_HEAD, ("---",) * len(_HEAD), *map(_row, TABLE)]
+    lines = [_HEAD, ("--",) * len(_HEAD), *map(_row, TABLE)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
