@@ -218,7 +218,15 @@ async def test_a_failure_is_the_error_that_its_status_names(
     assert vars(caught.value)["details"] == {"name": "leaf-1"}
 
 
-async def test_throttling_is_waited_out_as_the_server_wishes(tmp_path: Path) -> None:
+async def test_a_throttled_request_is_sent_at_most_four_times(tmp_path: Path) -> None:
+    recorder = Recorder(lambda: web.Response(status=429, headers={"Retry-After": "0"}, text="Too many requests"))
+    async with client_of(recorder, tmp_path) as client:
+        with pytest.raises(TooManyRequests):
+            await client.get(DEVICE_PROCESSES, KEY)
+    assert len(recorder.asked) == 4
+
+
+async def test_a_throttled_request_is_sent_again_after_the_delay_that_the_server_asks_for(tmp_path: Path) -> None:
     recorder = Recorder(lambda: web.Response(status=429, headers={"Retry-After": "0"}, text="Too many requests"), ok)
     async with client_of(recorder, tmp_path) as client:
         assert await client.create(DEVICE_PROCESSES, "lab", {}) == {"metadata": {"name": "leaf-1"}}

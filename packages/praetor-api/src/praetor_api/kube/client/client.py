@@ -18,11 +18,12 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 import aiohttp
+from tenacity import AsyncRetrying, RetryCallState, stop_after_attempt
 from yarl import URL
 
 from praetor_api.kube.client.api import KubeApi, PatchType, WatchEvent, WatchType
 from praetor_api.kube.client.connection import Connection, from_kubeconfig
-from praetor_api.kube.client.errors import ApiError, TooManyRequests, Unauthorized, Unreachable, api_error
+from praetor_api.kube.client.errors import ApiError, KubeError, TooManyRequests, Unauthorized, Unreachable, api_error
 from praetor_api.kube.client.framing import LineSplitter, LineTooLong
 from praetor_api.kube.client.resource import Key, Resource
 from praetor_api.kube.runtime.clock import Clock, SystemClock
@@ -38,8 +39,8 @@ MAX_EVENT_BYTES = 8 * 2**20  # etcd keeps no more than 1.5 MiB; managed fields a
 _READ_BUFFER = 2**17  # bounds how many events of a burst are handled before others get a turn
 _MAX_MESSAGE = 512
 _MAX_ERROR_BYTES = 2**20
-_THROTTLED_RETRIES = 3
-_MAX_THROTTLE_S = 5.0
+_ATTEMPTS = 4
+_MAX_THROTTLE_S = 5.0  # a longer wait is left to the caller, which may have better things to do
 _GO_ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 
 
@@ -192,20 +193,31 @@ class KubeClient:
         content_type: str = "application/json",
     ) -> dict[str, Any]:
         data = None if body is None else _as_go_writes_it(body)
-        attempt = 0
-        while True:
-            try:
-                async with self._answer(verb, resource, method, path, query, data, content_type) as response:
-                    await _raise_for_status(response)
-                    return _parse_object(await response.read())
-            except Unauthorized:
-                if attempt or not await self._connection.renew(_authorization(response)):
-                    raise
-            except TooManyRequests as e:  # refused before anything happened: safe to send again, whatever the verb
-                if e.retry_after is None or e.retry_after > _MAX_THROTTLE_S or attempt >= _THROTTLED_RETRIES:
-                    raise
-                await self._clock.sleep(e.retry_after * random.uniform(1.0, 1.5))  # noqa: S311  # jitter
-            attempt += 1
+        sent: dict[str, str] = {}
+
+        async def send() -> dict[str, Any]:
+            nonlocal sent
+            async with self._answer(verb, resource, method, path, query, data, content_type) as response:
+                sent = _authorization(response)
+                await _raise_for_status(response)
+                return _parse_object(await response.read())
+
+        async def may_send_again(state: RetryCallState) -> bool:
+            error = _error_of(state)
+            if isinstance(error, Unauthorized):  # once: credentials that were just renewed are not renewed again
+                return state.attempt_number == 1 and await self._connection.renew(sent)
+            # a throttled request was refused before anything happened: safe to send again, whatever the verb
+            asked = error.retry_after if isinstance(error, TooManyRequests) else None
+            return asked is not None and asked <= _MAX_THROTTLE_S
+
+        retrying = AsyncRetrying(
+            retry=may_send_again,
+            wait=_asked_delay,
+            stop=stop_after_attempt(_ATTEMPTS),
+            sleep=self._clock.sleep,
+            reraise=True,
+        )
+        return await retrying(send)
 
     @asynccontextmanager
     async def _answer(
@@ -273,6 +285,17 @@ def _parse_event(line: bytes) -> WatchEvent:
         return WatchEvent(WatchType(event["type"]), event["object"])
     except (KeyError, ValueError) as e:
         raise Unreachable(f"not a watch event: {line[:80]!r}") from e
+
+
+def _error_of(state: RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome is not None else None
+
+
+def _asked_delay(state: RetryCallState) -> float:
+    """Return the seconds that the API asked for, and up to half of it more, so that clients do not return in step."""
+    error = _error_of(state)
+    asked = error.retry_after if isinstance(error, KubeError) else None
+    return (asked or 0.0) * random.uniform(1.0, 1.5)  # noqa: S311  # jitter
 
 
 def _authorization(response: aiohttp.ClientResponse) -> dict[str, str]:

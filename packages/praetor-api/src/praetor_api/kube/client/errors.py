@@ -1,4 +1,23 @@
-"""What can go wrong between us and the Kubernetes API, split by what a caller does about it."""
+"""Failures of requests to the Kubernetes API, split by what a caller does about them.
+
+KubeError                  any failure; ``retry_after`` is the delay that the server asks for
+├── NotConfigured          no usable kubeconfig: report it to the user
+├── Unreachable            no usable answer: retry; whether a write happened is unknown
+└── ApiError               the API answered with a failure
+    ├── Unauthorized       401: renew the credentials
+    ├── Forbidden          403: report it; only an administrator can change it
+    ├── NotFound           404: the object is gone
+    ├── AlreadyExists      409 of a create: read the object that has the name
+    ├── Conflict           409: read again, then recompute the write
+    ├── Gone               410: list again
+    ├── Invalid            422: give up until the object changes
+    ├── TooManyRequests    429: retry after ``retry_after``
+    └── ServerError        5xx: retry after a backoff
+
+The other errors of praetor_api stand with what raises them: WireError (praetor_api.wire) for a body that breaks the
+device protocol, DecodeError (praetor_api.kube.codec) for an object that breaks its schema, BadOption
+(praetor_api.kube.options) for a command line that cannot be used.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +26,7 @@ from typing import Any
 
 
 class KubeError(Exception):
-    """Every failure of a request; ``retry_after`` is the server's wish in seconds, if it had one."""
+    """Any failure of a request; ``retry_after`` is the delay in seconds that the server asks for, None without one."""
 
     retry_after: float | None = None
 
@@ -23,7 +42,8 @@ class Unreachable(KubeError):
 class ApiError(KubeError):
     """The API answered with a failure.
 
-    *status* is the HTTP code, *reason* the API's machine-readable word (may be empty), *details* the Status object's.
+    *status* is the HTTP code, *reason* the API's machine-readable word (may be empty), *details* those of the Status
+    object, *retry_after* a delay in seconds.
     """
 
     def __init__(
@@ -48,11 +68,11 @@ class ApiError(KubeError):
 
 
 class Unauthorized(ApiError):
-    """401: the API does not know us."""
+    """401: the credentials are missing, wrong or expired."""
 
 
 class Forbidden(ApiError):
-    """403: the API knows us and says no (RBAC, or a namespace that is going away)."""
+    """403: not allowed, by RBAC or because the namespace is being deleted."""
 
 
 class NotFound(ApiError):
@@ -72,15 +92,15 @@ class Gone(ApiError):
 
 
 class Invalid(ApiError):
-    """422: the object breaks its schema; trying again cannot help until it changes."""
+    """422: the object breaks its schema; retrying cannot help until it changes."""
 
 
 class TooManyRequests(ApiError):
-    """429: try again after ``retry_after``."""
+    """429: retry after ``retry_after``."""
 
 
 class ServerError(ApiError):
-    """5xx: the API failed; try again after a backoff."""
+    """5xx: the API failed; retry after a backoff."""
 
 
 _BY_STATUS: Mapping[int, type[ApiError]] = {

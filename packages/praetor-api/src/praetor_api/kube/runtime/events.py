@@ -13,6 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 from attrs import frozen
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.errors import ApiError, KubeError, NotFound, ServerError, TooManyRequests
@@ -23,7 +24,7 @@ from praetor_api.kube.runtime.correlator import Correlator, Occurrence, Series
 from praetor_api.kube.runtime.times import micro_time
 
 QUEUE_SIZE = 1000
-TRIES = 5
+ATTEMPTS = 5
 BACKOFF = Backoff(base=1.0, factor=2.0, cap=10.0, jitter=0.5)
 CALL_TIMEOUT_S = 30.0
 # The API's limits, in bytes.
@@ -98,18 +99,22 @@ class EventRecorder:
         if series is None:
             self.dropped += 1
             return
-        for attempt in range(TRIES):
-            try:
-                await within(self._clock, CALL_TIMEOUT_S, self._write(series))
-                return
-            except (KubeError, TimeoutError) as e:
-                if isinstance(e, ApiError) and not isinstance(e, (TooManyRequests, ServerError)):
-                    _log.warning("the event is refused: %s", e)
-                    break
-                error: Exception = e
-            wished = getattr(error, "retry_after", None) or 0.0
-            await self._clock.sleep(max(wished, BACKOFF.delay(attempt, random.random())))  # noqa: S311  # jitter
-        self.dropped += 1
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(_may_pass),
+            wait=_delay,
+            stop=stop_after_attempt(ATTEMPTS),
+            sleep=self._clock.sleep,
+            reraise=True,
+        )
+
+        async def attempt() -> None:
+            await within(self._clock, CALL_TIMEOUT_S, self._write(series))
+
+        try:
+            await retrying(attempt)
+        except (KubeError, TimeoutError) as e:
+            _log.warning("event dropped: %s", e)
+            self.dropped += 1
 
     async def _write(self, series: Series[ObjectRef]) -> None:
         regarding = series.last.regarding
@@ -146,6 +151,18 @@ class EventRecorder:
             },
             **({"series": _counted(series)} if series.count > 1 else {}),
         }
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Return whether a later attempt may succeed: no answer, throttled, or a failure of the server."""
+    refused = isinstance(error, ApiError) and not isinstance(error, (TooManyRequests, ServerError))
+    return isinstance(error, (KubeError, TimeoutError)) and not refused
+
+
+def _delay(state: RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome is not None else None
+    asked = error.retry_after if isinstance(error, KubeError) else None
+    return max(asked or 0.0, BACKOFF.delay(state.attempt_number - 1, random.random()))  # noqa: S311  # jitter
 
 
 def _counted(series: Series[ObjectRef]) -> dict[str, Any]:
