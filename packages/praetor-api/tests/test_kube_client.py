@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from praetor_api.kube.client.client import KubeClient, PatchType, WatchType
+from praetor_api.kube.client.api import PatchType, WatchType
+from praetor_api.kube.client.client import KubeClient
 from praetor_api.kube.client.connection import Connection, from_kubeconfig
 from praetor_api.kube.client.errors import (
     AlreadyExists,

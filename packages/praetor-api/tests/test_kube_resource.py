@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from praetor_api.kube.client.errors import AlreadyExists, ApiError, Conflict, Gone, ServerError, api_error
 from praetor_api.kube.client.framing import LineSplitter, LineTooLong
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, Key, Resource
-from praetor_api.kube.runtime.times import micro_time, time
+from praetor_api.kube.codec import format_micro_time, format_time
 
 NODES = Resource("", "v1", "nodes", "Node", namespaced=False)
 
@@ -54,9 +54,9 @@ def test_errors_are_split_by_what_to_do_about_them(status: int, reason: str, cls
 
 def test_moments_are_written_in_utc() -> None:
     moment = datetime(2026, 1, 1, 2, 0, 0, 7, tzinfo=timezone(timedelta(hours=2)))
-    assert time(moment) == "2026-01-01T00:00:00Z"
-    assert micro_time(moment) == "2026-01-01T00:00:00.000007Z"
-    assert micro_time(datetime(2026, 1, 1, tzinfo=UTC)) == "2026-01-01T00:00:00.000000Z"
+    assert format_time(moment) == "2026-01-01T00:00:00Z"
+    assert format_micro_time(moment) == "2026-01-01T00:00:00.000007Z"
+    assert format_micro_time(datetime(2026, 1, 1, tzinfo=UTC)) == "2026-01-01T00:00:00.000000Z"
 
 
 @given(st.lists(st.binary(max_size=20).map(lambda raw: raw.replace(b"\n", b"")), max_size=20), st.data())

@@ -19,7 +19,7 @@ from praetor_api.kube.client.resource import (
     Key,
     Resource,
 )
-from praetor_api.kube.runtime.times import time
+from praetor_api.kube.codec import format_time
 from praetor_controller.main import Program
 from praetor_controller.reconcile.reconciler import AUDIT_S
 from praetor_controller.reconcile.state import DirtySet
@@ -48,7 +48,7 @@ class CountingFixture:
         await self.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"spec": {"template": template}})
 
     async def report(self, name: str, phase: str = "Running", **fields: Any) -> None:
-        now = time(self.clock.now())
+        now = format_time(self.clock.now())
         types = ("AgentConnected", "SpecObserved", "ProcessStarted", "Healthy")
         conditions = [{"type": each, "status": "True", "lastTransitionTime": now} for each in types]
         status = {"phase": phase, "observedGeneration": 1, "conditions": conditions} | fields

@@ -24,7 +24,7 @@ from praetor_api.kube.client.resource import (
     Key,
     Resource,
 )
-from praetor_api.kube.runtime.times import time
+from praetor_api.kube.codec import format_time
 from praetor_controller.journal.replay import replay
 from praetor_controller.main import Program
 from praetor_controller.model.revisions import template_of
@@ -63,7 +63,7 @@ class ProgramFixture:
         for key, obj in self.kube.objects(DEVICE_PROCESSES).items():
             if names and key.name not in names:
                 continue
-            now = time(self.clock.now())
+            now = format_time(self.clock.now())
             types = ("AgentConnected", "SpecObserved", "ProcessStarted", "Healthy")
             conditions = [{"type": each, "status": "True", "lastTransitionTime": now} for each in types]
             generation = obj["metadata"]["generation"]

@@ -23,6 +23,7 @@ __all__ = [
     "WAVE_ANNOTATION",
 ]
 
+
 DEPLOYMENT_LABEL = "azure.com/deployment"
 """On a DeviceProcess and a ControllerRevision: the deployment's name, or its beginning and a hash."""
 

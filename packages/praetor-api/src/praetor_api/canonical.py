@@ -11,6 +11,8 @@ import json
 import re
 from collections.abc import Iterable
 
+__all__ = ["ItemVersion", "canonical_json", "desired_etag", "etag_matches", "spec_hash"]
+
 ItemVersion = tuple[str, str, str, int, str]
 """uid, namespace, name, generation and spec hash of one desired item."""
 

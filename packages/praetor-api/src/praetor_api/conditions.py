@@ -7,13 +7,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = [
-    "CRASH_LOOP_COUNT",
-    "STABILITY_WINDOW_SECONDS",
-    "ConditionType",
-    "DeploymentReason",
-    "ProcessReason",
-]
+__all__ = ["CRASH_LOOP_COUNT", "STABILITY_WINDOW_SECONDS", "ConditionType", "DeploymentReason", "ProcessReason"]
+
 
 CRASH_LOOP_COUNT = 3
 """Exits in a row after which a process is in a crash loop: the agent rolls it back, the controller counts it failing.

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+__all__ = ["Constraint", "Rule", "camel"]
+
 _WORD = re.compile(r"_([a-z0-9])")
 
 

@@ -7,6 +7,8 @@ import re
 
 from praetor_api.spec import NAME_PATTERN
 
+__all__ = ["MAX_NAME_LENGTH", "hashed_process_name", "is_device_name", "process_name"]
+
 MAX_NAME_LENGTH = 253
 """Longest object name (RFC 1123 subdomain), in characters."""
 

@@ -16,6 +16,33 @@ from praetor_api.constraints import Constraint
 from praetor_api.spec import ProcessSpec
 from praetor_api.wire import Fault, WireError, clean_text, read
 
+__all__ = [
+    "DEFAULT_HEARTBEAT_SECONDS",
+    "DEFAULT_STALE_MULTIPLIER",
+    "HEARTBEAT_JITTER",
+    "MAX_BODY_BYTES",
+    "MAX_OBSERVATIONS",
+    "MAX_WAIT_SECONDS",
+    "TOKEN_HEADER",
+    "ArtifactReason",
+    "Desired",
+    "DesiredItem",
+    "Facts",
+    "InvalidItem",
+    "Name",
+    "Observation",
+    "Rejected",
+    "Report",
+    "ReportAck",
+    "RollbackReason",
+    "Text",
+    "connect_path",
+    "desired_path",
+    "read_desired",
+    "read_report",
+    "report_path",
+]
+
 TOKEN_HEADER = "X-Device-Token"  # noqa: S105 - the header's name, not a token
 MAX_BODY_BYTES = 256 * 1024
 MAX_OBSERVATIONS = 64

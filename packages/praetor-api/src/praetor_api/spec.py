@@ -8,6 +8,29 @@ from typing import Annotated
 
 from praetor_api.constraints import Constraint, Rule
 
+__all__ = [
+    "EXECUTION_RULES",
+    "NAME_PATTERN",
+    "QUANTITY_SCHEMA",
+    "Artifact",
+    "ArtifactType",
+    "Backend",
+    "Confirm",
+    "ConfirmMode",
+    "DeviceKind",
+    "DeviceProcessSpec",
+    "DeviceRef",
+    "EnvVar",
+    "ExecProbe",
+    "Execution",
+    "Hardening",
+    "HealthCheck",
+    "ProcessSpec",
+    "Resources",
+    "RestartPolicy",
+    "Word",
+]
+
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 QUANTITY_SCHEMA = {"x-kubernetes-int-or-string": True}
 

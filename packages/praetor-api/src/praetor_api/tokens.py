@@ -11,6 +11,8 @@ import hmac
 from dataclasses import dataclass
 from enum import StrEnum
 
+__all__ = ["TokenKind", "TokenVerifier", "device_token"]
+
 
 class TokenKind(StrEnum):
     """By what a token was accepted."""

@@ -18,6 +18,19 @@ from typing import Annotated, Any, TypeVar
 
 from praetor_api.constraints import Constraint, camel
 
+__all__ = [
+    "Fault",
+    "WireError",
+    "WireField",
+    "clean_text",
+    "parse_json",
+    "read",
+    "unannotated",
+    "violations",
+    "wire_fields",
+    "write",
+]
+
 T = TypeVar("T")
 
 _NO_CONSTRAINT = Constraint()

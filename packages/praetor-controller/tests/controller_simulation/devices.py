@@ -10,8 +10,8 @@ from attrs import mutable
 from controller_simulation.stored import LAB, Stored
 from kube_testing import InProcessKube
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key, Resource
+from praetor_api.kube.codec import format_time
 from praetor_api.kube.runtime.clock import Clock
-from praetor_api.kube.runtime.times import time
 
 BAD, KILLER = "bad", "killer"
 """Versions: one that fails, and one that takes its device with it."""
@@ -93,7 +93,7 @@ class SimulatedDevices(dict[str, SimulatedDevice]):
             return
         for type_, value in wanted.items():
             if old.get(type_, {}).get("status") != value:
-                old[type_] = {"type": type_, "status": value, "lastTransitionTime": time(self._clock.now())}
+                old[type_] = {"type": type_, "status": value, "lastTransitionTime": format_time(self._clock.now())}
         body = {"status": status | {"conditions": list(old.values())}}
         self._before_report()
         await self._kube.patch(resource, key, body, subresource="status")

@@ -26,10 +26,10 @@ from praetor_api.kube.client.resource import (
     Key,
     Resource,
 )
+from praetor_api.kube.codec import format_time
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.informer import CATCH_UP_S, OUTAGE_BACKOFF
 from praetor_api.kube.runtime.limiter import TokenBucket
-from praetor_api.kube.runtime.times import time
 from praetor_controller.metrics import Metrics
 from praetor_controller.model.rows import DeploymentRow
 from praetor_controller.reconcile.cache import Cache
@@ -210,7 +210,7 @@ class Simulation:
     def restart(self, name: str) -> None:
         """Restart every process in place, under the rollout's policy."""
         command = self.deployment(name).template.spec["execution"]["command"][0]
-        self.roll_out(name, command, restarted_at=time(self.clock.now()))
+        self.roll_out(name, command, restarted_at=format_time(self.clock.now()))
 
     def approve(self, name: str, *waves: str) -> None:
         revision = self.deployment(name).template.revision

@@ -24,6 +24,8 @@ from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, overrid
 from praetor_api.constraints import camel
 from praetor_api.wire import Fault, unannotated
 
+__all__ = ["DecodeError", "decode", "encode", "format_micro_time", "format_time", "parse_time"]
+
 T = TypeVar("T")
 
 _ATTRIBUTE = re.compile(r"(?<=\.)\w+")
@@ -62,8 +64,13 @@ def parse_time(text: str) -> datetime:
 
 
 def format_time(value: datetime) -> str:
-    """Return *value* as the API writes times: UTC, whole seconds."""
+    """Return *value* as metav1.Time writes it, UTC in whole seconds: `2026-01-01T00:00:00Z`."""
     return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def format_micro_time(value: datetime) -> str:
+    """Return *value* as metav1.MicroTime writes it, UTC with six digits: `2026-01-01T00:00:00.000000Z`."""
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 @cache

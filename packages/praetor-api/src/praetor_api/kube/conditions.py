@@ -6,6 +6,8 @@ from datetime import datetime
 
 from praetor_api.kube.objects import Condition, ConditionStatus
 
+__all__ = ["get_condition", "is_true", "next_condition", "set_condition", "without_condition"]
+
 
 def get_condition(conditions: tuple[Condition, ...], type: str) -> Condition | None:
     """Return the condition of that *type*, if there is one."""

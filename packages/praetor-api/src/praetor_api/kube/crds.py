@@ -25,6 +25,8 @@ from praetor_api.kube.schema import object_schema
 from praetor_api.spec import EXECUTION_RULES, DeviceProcessSpec, ProcessSpec
 from praetor_api.wire import unannotated
 
+__all__ = ["CUSTOM_RESOURCES", "RULES", "Column", "CustomResource", "crd", "main"]
+
 RULES: Mapping[type, tuple[Rule, ...]] = {
     ProcessSpec: EXECUTION_RULES,
     DeviceProcessSpec: EXECUTION_RULES,

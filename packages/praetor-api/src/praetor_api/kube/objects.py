@@ -16,6 +16,50 @@ from attrs import field, frozen
 from praetor_api.constraints import Constraint
 from praetor_api.spec import NAME_PATTERN, DeviceProcessSpec, ProcessSpec
 
+__all__ = [
+    "API_VERSION",
+    "ATOMIC",
+    "GROUP",
+    "INT_OR_STRING",
+    "LABEL_KEY_PATTERN",
+    "MAP_BY_TYPE",
+    "PERCENT_PATTERN",
+    "VERSION",
+    "Annotations",
+    "Approval",
+    "Budget",
+    "Condition",
+    "ConditionStatus",
+    "Conditions",
+    "DeviceProcess",
+    "DeviceProcessDeployment",
+    "DeviceProcessDeploymentSpec",
+    "DeviceProcessDeploymentStatus",
+    "DeviceProcessStatus",
+    "FailureAction",
+    "FailurePolicy",
+    "LabelSelector",
+    "LabelSelectorRequirement",
+    "Labels",
+    "Maintenance",
+    "NetworkSwitch",
+    "NetworkSwitchSpec",
+    "NetworkSwitchStatus",
+    "ObjectMeta",
+    "ObservedGeneration",
+    "OwnerReference",
+    "Phase",
+    "ProcessCounts",
+    "ProcessTemplate",
+    "RollingUpdate",
+    "SelectorOperator",
+    "StrategyType",
+    "TemplateMeta",
+    "UpdateStrategy",
+    "Wave",
+    "int_or_percent",
+]
+
 GROUP = "azure.com"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"

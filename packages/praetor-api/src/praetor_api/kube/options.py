@@ -18,6 +18,7 @@ __all__ = [
     "parse_address",
 ]
 
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 

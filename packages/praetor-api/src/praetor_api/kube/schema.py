@@ -16,6 +16,8 @@ import attrs
 from praetor_api.constraints import Constraint, Rule, camel
 from praetor_api.wire import unannotated
 
+__all__ = ["Rules", "Schema", "object_schema", "value_schema"]
+
 Schema = dict[str, Any]
 Rules = Mapping[type, tuple[Rule, ...]]
 

@@ -10,6 +10,8 @@ from attrs import frozen
 
 from praetor_api.kube.client.resource import Key, Resource
 
+__all__ = ["KubeApi", "PatchType", "WatchEvent", "WatchType"]
+
 
 class PatchType(StrEnum):
     """The four ways to write a change; the value is its content type."""

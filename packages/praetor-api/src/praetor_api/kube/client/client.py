@@ -12,7 +12,7 @@ import json
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlencode
@@ -21,14 +21,14 @@ import aiohttp
 from tenacity import AsyncRetrying, RetryCallState, stop_after_attempt
 from yarl import URL
 
-from praetor_api.kube.client.api import KubeApi, PatchType, WatchEvent, WatchType
+from praetor_api.kube.client.api import PatchType, WatchEvent, WatchType
 from praetor_api.kube.client.connection import Connection, from_kubeconfig
 from praetor_api.kube.client.errors import ApiError, KubeError, TooManyRequests, Unauthorized, Unreachable, api_error
 from praetor_api.kube.client.framing import LineSplitter, LineTooLong
 from praetor_api.kube.client.resource import Key, Resource
-from praetor_api.kube.runtime.clock import Clock, SystemClock
 
-__all__ = ["KubeApi", "KubeClient", "OnRequest", "PatchType", "WatchEvent", "WatchType"]
+__all__ = ["CONNECT_TIMEOUT_S", "MAX_EVENT_BYTES", "REQUEST_TIMEOUT_S", "WATCH_IDLE_S", "KubeClient", "OnRequest"]
+
 
 OnRequest = Callable[[str, Resource, int], None]
 
@@ -54,7 +54,6 @@ class KubeClient:
         self,
         connection: Connection,
         *,
-        clock: Clock | None = None,
         user_agent: str = "praetor",
         request_timeout_s: float = REQUEST_TIMEOUT_S,
         watch_idle_s: float = WATCH_IDLE_S,
@@ -62,7 +61,6 @@ class KubeClient:
     ) -> None:
         self._connection = connection
         self._write_query = {"dryRun": "All"} if dry_run else {}
-        self._clock = clock or SystemClock()
         self._request_timeout = aiohttp.ClientTimeout(total=request_timeout_s, sock_connect=CONNECT_TIMEOUT_S)
         self._watch_timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=watch_idle_s)
         self._session = aiohttp.ClientSession(
@@ -214,7 +212,6 @@ class KubeClient:
             retry=may_send_again,
             wait=_asked_delay,
             stop=stop_after_attempt(_ATTEMPTS),
-            sleep=self._clock.sleep,
             reraise=True,
         )
         return await retrying(send)
@@ -345,4 +342,4 @@ def _seconds(header: str | None) -> float | None:
         return None
     if until.tzinfo is None:
         until = until.replace(tzinfo=UTC)
-    return max(0.0, (until - SystemClock().now()).total_seconds())
+    return max(0.0, (until - datetime.now(UTC)).total_seconds())

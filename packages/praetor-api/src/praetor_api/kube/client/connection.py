@@ -17,6 +17,8 @@ from attrs import field, frozen
 
 from praetor_api.kube.client.errors import NotConfigured
 
+__all__ = ["Connection", "Load", "from_kubeconfig", "from_service_account"]
+
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _LOAD_TIMEOUT_S = 60.0  # an exec plugin or an identity provider may be slow
 

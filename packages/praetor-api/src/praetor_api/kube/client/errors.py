@@ -24,6 +24,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+__all__ = [
+    "AlreadyExists",
+    "ApiError",
+    "Conflict",
+    "Forbidden",
+    "Gone",
+    "Invalid",
+    "KubeError",
+    "NotConfigured",
+    "NotFound",
+    "ServerError",
+    "TooManyRequests",
+    "Unauthorized",
+    "Unreachable",
+    "api_error",
+]
+
 
 class KubeError(Exception):
     """Any failure of a request; ``retry_after`` is the delay in seconds that the server asks for, None without one."""

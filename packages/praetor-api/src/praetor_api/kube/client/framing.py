@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+__all__ = ["LineSplitter", "LineTooLong"]
+
 
 class LineTooLong(ValueError):
     """A line grew beyond the limit."""

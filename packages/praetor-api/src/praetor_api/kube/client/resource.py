@@ -10,6 +10,17 @@ from attrs import frozen
 
 from praetor_api.kube.objects import GROUP, VERSION
 
+__all__ = [
+    "CONTROLLER_REVISIONS",
+    "DEVICE_PROCESSES",
+    "DEVICE_PROCESS_DEPLOYMENTS",
+    "EVENTS",
+    "LEASES",
+    "NETWORK_SWITCHES",
+    "Key",
+    "Resource",
+]
+
 
 @frozen(order=True)
 class Key:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from attrs import frozen
 
+__all__ = ["Backoff"]
+
 _MAX_EXPONENT = 64  # beyond it every cap is reached, and a float overflows some time
 
 

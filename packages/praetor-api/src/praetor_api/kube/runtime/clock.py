@@ -8,6 +8,8 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime
 from typing import Any, Protocol, TypeVar
 
+__all__ = ["Clock", "SystemClock", "first", "within"]
+
 T = TypeVar("T")
 
 # Unlike CLOCK_MONOTONIC it counts suspended time too: a lease of a machine that slept has expired.

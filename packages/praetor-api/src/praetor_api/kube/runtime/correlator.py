@@ -14,6 +14,18 @@ from typing import Generic, TypeVar
 
 from attrs import evolve, field, frozen, mutable
 
+__all__ = [
+    "BURST",
+    "COMBINED",
+    "REFILL_S",
+    "REMEMBERED",
+    "SIMILAR_LIMIT",
+    "SIMILAR_WINDOW_S",
+    "Correlator",
+    "Occurrence",
+    "Series",
+]
+
 R = TypeVar("R", bound=Hashable)
 H = TypeVar("H", bound=Hashable)
 V = TypeVar("V")

@@ -14,8 +14,10 @@ from typing import Any
 from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.errors import AlreadyExists, Conflict, KubeError, NotFound
 from praetor_api.kube.client.resource import LEASES, Key
+from praetor_api.kube.codec import format_micro_time
 from praetor_api.kube.runtime.clock import Clock, first, within
-from praetor_api.kube.runtime.times import micro_time
+
+__all__ = ["Elector"]
 
 _JITTER = 1.2
 
@@ -170,7 +172,7 @@ class Elector:
     def _claim(self, lease: Mapping[str, Any]) -> dict[str, Any]:
         """Return the merge patch that makes *lease* ours, or ours for longer, provided it is still as we saw it."""
         before = _spec(lease)
-        now = micro_time(self._clock.now())
+        now = format_micro_time(self._clock.now())
         spec: dict[str, Any] = {
             "holderIdentity": self._identity,
             "leaseDurationSeconds": max(1, round(self._lease_duration_s)),
@@ -196,7 +198,7 @@ class Elector:
         lease = await self._api.get(LEASES, self._key)
         self._see(lease)
         if self.holder == self._identity:
-            spec = {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": micro_time(self._clock.now())}
+            spec = {"holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": format_micro_time(self._clock.now())}
             metadata = {"resourceVersion": lease["metadata"]["resourceVersion"]}
             self._see(await self._api.patch(LEASES, self._key, {"metadata": metadata, "spec": spec}))
 

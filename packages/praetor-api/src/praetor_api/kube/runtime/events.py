@@ -18,10 +18,24 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.errors import ApiError, KubeError, NotFound, ServerError, TooManyRequests
 from praetor_api.kube.client.resource import EVENTS, Key
+from praetor_api.kube.codec import format_micro_time
 from praetor_api.kube.runtime.backoff import Backoff
 from praetor_api.kube.runtime.clock import Clock, within
 from praetor_api.kube.runtime.correlator import Correlator, Occurrence, Series
-from praetor_api.kube.runtime.times import micro_time
+
+__all__ = [
+    "ATTEMPTS",
+    "BACKOFF",
+    "CALL_TIMEOUT_S",
+    "MAX_ACTION",
+    "MAX_INSTANCE",
+    "MAX_NOTE",
+    "MAX_REASON",
+    "QUEUE_SIZE",
+    "EventRecorder",
+    "ObjectRef",
+    "bounded",
+]
 
 QUEUE_SIZE = 1000
 ATTEMPTS = 5
@@ -135,7 +149,7 @@ class EventRecorder:
             "apiVersion": EVENTS.api_version,
             "kind": EVENTS.kind,
             "metadata": {"name": name, "namespace": namespace},
-            "eventTime": micro_time(occurrence.at),
+            "eventTime": format_micro_time(occurrence.at),
             "reportingController": self._component,
             "reportingInstance": self._instance,
             "type": occurrence.type,
@@ -166,7 +180,7 @@ def _delay(state: RetryCallState) -> float:
 
 
 def _counted(series: Series[ObjectRef]) -> dict[str, Any]:
-    return {"count": series.count, "lastObservedTime": micro_time(series.last.at)}
+    return {"count": series.count, "lastObservedTime": format_micro_time(series.last.at)}
 
 
 def bounded(text: str, size: int) -> str:

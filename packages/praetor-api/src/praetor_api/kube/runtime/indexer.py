@@ -7,6 +7,8 @@ from typing import Generic, TypeAlias, TypeVar
 
 from praetor_api.kube.client.resource import Key
 
+__all__ = ["Bucket", "Indexer"]
+
 T = TypeVar("T")
 
 _FEW = 8  # up to here a tuple is smaller than a dict, and copying it costs nothing

@@ -21,6 +21,19 @@ from praetor_api.kube.runtime.backoff import Backoff
 from praetor_api.kube.runtime.clock import Clock, first, within
 from praetor_api.kube.runtime.indexer import Indexer
 
+__all__ = [
+    "BACKOFF",
+    "CATCH_UP_S",
+    "HEALTHY_S",
+    "LIST_TIMEOUT_S",
+    "OUTAGE_BACKOFF",
+    "SHORT_WATCH_S",
+    "SILENCE_S",
+    "WATCH_TIMEOUT_S",
+    "Handler",
+    "Informer",
+]
+
 T = TypeVar("T")
 
 Handler = Callable[[Key, T | None, T | None], None]

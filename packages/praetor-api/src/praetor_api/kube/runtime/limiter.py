@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from praetor_api.kube.runtime.clock import Clock
 
+__all__ = ["TokenBucket"]
+
 
 class TokenBucket:
     """Lets *burst* through at once and *rate_per_s* a second after that, first come, first served."""

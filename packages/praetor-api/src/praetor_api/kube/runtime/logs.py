@@ -8,6 +8,8 @@ import sys
 import structlog
 from structlog.typing import Processor
 
+__all__ = ["configure_logs"]
+
 
 def configure_logs(level: str, log_format: str) -> None:
     """Log from *level* (`info`) on, as lines for people (`text`) or for machines (`json`)."""

@@ -17,6 +17,7 @@ from praetor_api.kube.options import Address, BadOption
 
 __all__ = ["serve_probes"]
 
+
 _SHUTDOWN_S = 1.0
 
 

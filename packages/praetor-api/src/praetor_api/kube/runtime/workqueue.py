@@ -17,6 +17,8 @@ from typing import Generic, TypeVar
 from praetor_api.kube.runtime.backoff import Backoff
 from praetor_api.kube.runtime.clock import Clock, within
 
+__all__ = ["DEFAULT_BACKOFF", "Workqueue"]
+
 K = TypeVar("K")
 
 DEFAULT_BACKOFF = Backoff(base=0.05, factor=2.0, cap=60.0, jitter=0.5)
