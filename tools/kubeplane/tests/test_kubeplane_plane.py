@@ -176,7 +176,7 @@ async def test_pages_show_one_snapshot() -> None:
 
 
 async def absent(client: Client, path: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while (await client.ask("GET", path))[0] != 404:
             pass
 
