@@ -72,8 +72,15 @@ def test_the_watchdog_does_nothing_while_its_starter_lives(sleepers: Sleepers, u
     sleeper = sleepers.start(uid)
     with subprocess.Popen([sys.executable, orphans.__file__, str(tmp_path)], stdin=subprocess.PIPE) as watchdog:
         assert watchdog.stdin is not None
+        status = Path(f"/proc/{watchdog.pid}/status")
+        eventually(lambda: _ignored(status.read_text()) >> (signal.SIGINT - 1) & 1, what="it ignores a Ctrl-C")
         watchdog.stdin.write(b"still here")
         watchdog.stdin.flush()
-        watchdog.send_signal(signal.SIGINT)  # as a Ctrl-C in a terminal reaches it, too
+        watchdog.send_signal(signal.SIGINT)
         assert (sleeper.poll(), watchdog.poll()) == (None, None)
         watchdog.kill()
+
+
+def _ignored(status: str) -> int:
+    """Return the signals that a process ignores as a bit mask, by its `/proc/PID/status`."""
+    return next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigIgn:"))
