@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateway_testing import GatewayLab, conditions, process_object, running_lab
-from kube_testing import InProcessKube
+from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.errors import Unreachable, api_error
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key, Resource
 from praetor_gateway.status.composer import StatusComposer
@@ -309,6 +309,26 @@ async def test_a_report_that_comes_while_the_last_one_is_written_is_written_as_w
             await lab.clock.advance(1)
             assert conditions(other.process("leaf-1"))["Healthy"] == "True"
             assert other.value("status_writes_total", outcome="written") == 2
+
+
+async def test_a_connection_that_is_lost_while_the_former_one_is_written_is_written_as_well() -> None:
+    clock = FakeClock()
+    slow = SlowAnswers(clock)
+    slow.answer.set()
+    async with running_lab(slow, clock) as lab:
+        await lab.declare("leaf-1", switch=False)
+        await lab.report("leaf-1", await lab.running("leaf-1"))
+        await clock.advance(120)
+        assert conditions(lab.process("leaf-1"))["AgentConnected"] == "False"
+        slow.answer.clear()
+        await lab.report("leaf-1")
+        await clock.advance(1)
+        await clock.advance(120)
+        slow.silence_watches()  # else the echo of the write corrects it, too
+        slow.answer.set()
+        await clock.advance(1)
+        assert conditions(lab.process("leaf-1"))["AgentConnected"] == "False"
+        assert lab.value("status_writes_total", outcome="written") == 4
 
 
 class SlowAnswers(InProcessKube):
