@@ -25,7 +25,7 @@ URL = "http://127.0.0.1:1"
         (["run", "--gateway", "http://x:99999"], "bad port"),
         (["run", "--gateway", "https://[gateway]:8443"], "--gateway 'https://[gateway]:8443' is not a URL"),
         (["run", "--gateway", "https://[fe80::1"], "--gateway 'https://[fe80::1' is not a URL"),
-        (["run", "--gateway", URL, "--proxy", "http://[x"], "--proxy is no http(s) URL"),
+        (["run", "--gateway", URL, "--proxy", "http://[x"], "--proxy is not an http(s) URL"),
         (
             ["run", "--gateway", URL, "--registry-mirror", "docker.io=http://[x"],
             "--registry-mirror 'docker.io=http://[x'",
@@ -39,8 +39,8 @@ URL = "http://127.0.0.1:1"
         (["run", "--gateway", URL, "--start-splay", "nan"], "--start-splay 'nan'"),
         (["run", "--gateway", URL, "--artifact-store-size", "4 gigs"], "--artifact-store-size '4 gigs'"),
         (["run", "--gateway", URL, "--artifact-store-size", "4"], "--artifact-store-size '4' is not a size of 1Mi"),
-        (["run", "--gateway", URL, "--log-level", "loud"], "--log-level 'loud'"),
-        (["status", "-o", "yaml"], "--output 'yaml'"),
+        (["run", "--gateway", URL, "--log-level", "loud"], "--log-level: invalid choice 'loud'"),
+        (["status", "-o", "yaml"], "--output: invalid choice 'yaml'; choose table or json"),
     ],
 )
 def test_bad_input_names_the_flag_and_exits_2(
@@ -98,7 +98,7 @@ def test_status_tells_what_the_device_thinks(tmp_path: Path, capsys: pytest.Capt
 def test_status_of_a_device_that_was_never_told_anything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["status", "--state-dir", str(tmp_path)])
     assert capsys.readouterr().out == (
-        "Device -: it was never told what to run; the agent does not run\nGateway: no report was sent yet\n"
+        "Device -: no desired state was received yet; the agent does not run\nGateway: no report was sent yet\n"
     )
     with pytest.raises(SystemExit) as caught:
         main(["status", "--state-dir", str(tmp_path / "none")])

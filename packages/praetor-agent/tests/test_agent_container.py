@@ -348,7 +348,7 @@ def test_a_runtime_that_was_slow_once_is_believed_again_soon_and_one_answer_ends
     assert backend.observe() == {}
     runtime.hangs = True
     observe_until(4, backend, runtime)
-    assert runtime.pauses[1:] == [TIMEOUT_SECONDS, container.LOOK_SECONDS, TIMEOUT_SECONDS]
+    assert runtime.pauses[1:] == [TIMEOUT_SECONDS, container.OBSERVE_SECONDS, TIMEOUT_SECONDS]
 
 
 def test_a_runtime_that_hangs_is_not_asked_more_often_for_a_container_that_ended(

@@ -474,7 +474,7 @@ def test_no_job_is_started_while_its_start_cannot_be_written_down(new_device: An
     assert (device.times(OLD), device.times(job)) == (1, 0)
     told = device.ear.told[job["uid"]]
     assert (told.process_started, told.exit_code, told.healthy) == (False, None, None)
-    assert (told.error_message or "").endswith("cannot be written down in the state directory: No space left on device")
+    assert (told.error_message or "").endswith("the state directory cannot be written: No space left on device")
     device.disk.full = ()
     device.settle(30)
     assert (device.times(OLD), device.times(job)) == (1, 1)
@@ -545,7 +545,7 @@ def test_a_job_that_was_replaced_never_runs_again_and_its_successor_waits_for_th
     device.desire((OLD, NEXT))
     device.settle(30)
     assert (device.times(JOB), device.times(NEXT)) == (1, 0)
-    assert "cannot be written down" in (device.ear.told[JOB["uid"]].error_message or "")
+    assert "cannot be written" in (device.ear.told[JOB["uid"]].error_message or "")
     device.boot()
     device.settle(30)
     assert (device.times(JOB), device.times(NEXT)) == (1, 0)

@@ -48,15 +48,15 @@ def test_a_sound_host_is_told_to_be_sound(gateway: FakeGateway, tmp_path: Path) 
 
 def test_a_refused_token_and_a_gateway_that_is_away_are_told_apart(gateway: FakeGateway, tmp_path: Path) -> None:
     refused = looked(gateway.url, tmp_path / "state", "wrong")["gateway"]
-    assert (refused.verdict, "praetorctl token mint" in refused.mend) == ("fault", True)
+    assert (refused.verdict, "praetorctl token mint" in refused.remedy) == ("fault", True)
     away = looked("http://127.0.0.1:1", tmp_path / "state")["gateway"]
-    assert (away.verdict, "firewalls" in away.mend) == ("fault", True)
+    assert (away.verdict, "firewalls" in away.remedy) == ("fault", True)
     gateway.fail(Fault(path="/desired", status=404))
-    assert "answers otherwise" in looked(gateway.url, tmp_path / "state")["gateway"].mend
+    assert "not from a Praetor gateway" in looked(gateway.url, tmp_path / "state")["gateway"].remedy
 
 
 def test_a_gateway_that_does_not_speak_tls_is_told(gateway: FakeGateway, tmp_path: Path) -> None:
-    assert "--ca-bundle" in looked(gateway.url.replace("http:", "https:"), tmp_path / "state")["gateway"].mend
+    assert "--ca-bundle" in looked(gateway.url.replace("http:", "https:"), tmp_path / "state")["gateway"].remedy
 
 
 @pytest.mark.parametrize(("hours", "verdict"), [(1, "warning"), (-1, "warning"), (0, "ok")])
@@ -74,12 +74,12 @@ def test_a_damaged_memory_an_open_directory_and_a_loose_token_are_told(gateway: 
     state.chmod(0o755)
     (state / "memory.json").write_text("torn")
     found = looked(gateway.url, state)
-    assert found["state"].mend == f"run: chmod go-rw {state}"
+    assert found["state"].remedy == f"run: chmod go-rw {state}"
     assert "memory.json" in found["memory"].message
     (tmp_path / "token").chmod(0o644)
     settings = RunSettings(gateway=gateway.url, device="leaf-1", state_dir=state, token_file=tmp_path / "token")
     (token,) = (check for check in checks(settings) if check.name == "token")
-    assert (token.verdict, token.mend) == ("fault", f"run: chmod 600 {tmp_path / 'token'}")
+    assert (token.verdict, token.remedy) == ("fault", f"run: chmod 600 {tmp_path / 'token'}")
 
 
 def test_a_backend_that_is_missing_is_a_fault_only_where_it_is_asked_for(gateway: FakeGateway, tmp_path: Path) -> None:
@@ -106,9 +106,9 @@ def test_a_hold_and_a_store_that_is_almost_full_are_told_with_the_mend(gateway: 
     ArtifactStore(state / "artifacts", max_bytes=4 << 20).add(app, FileSource().fetch)
     found = {check.name: check for check in checks(settings)}
     assert found["hold"].message == f"nothing is changed: held by {hold}: ask the night shift"
-    assert (found["hold"].verdict, found["hold"].mend) == ("warning", f"remove {hold} to let changes be made")
+    assert (found["hold"].verdict, found["hold"].remedy) == ("warning", f"remove {hold} to allow changes")
     assert found["artifacts"].message == "artifacts hold 3MiB of 4MiB"
-    assert found["artifacts"].mend == "a new one may have no room; raise --artifact-store-size"
+    assert found["artifacts"].remedy == "a new one may have no room; raise --artifact-store-size"
 
 
 def test_the_agent_that_runs_is_told_of(gateway: FakeGateway, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_the_settings_of_an_installed_agent_count_unless_something_else_is_said(
     done = subprocess.run(
         [sys.executable, "-m", "praetor_agent", "status"], capture_output=True, text=True, env=environment, check=True
     )
-    assert done.stdout.startswith("Device -: it was never told")
+    assert done.stdout.startswith("Device -: no desired state was received yet")
 
 
 def test_the_mode_that_processes_of_other_users_need_is_no_fault(gateway: FakeGateway, tmp_path: Path) -> None:

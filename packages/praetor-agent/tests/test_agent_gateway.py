@@ -85,7 +85,7 @@ def test_an_ack_that_makes_no_sense_is_an_error(gateway: FakeGateway) -> None:
 
 def test_a_report_that_was_not_taken_is_no_success(gateway: FakeGateway) -> None:
     gateway.fail(Fault(path="/report", status=200, body=b'{"ack": false}'))
-    with pytest.raises(GatewayError, match="did not take"):
+    with pytest.raises(GatewayError, match="did not accept"):
         client(gateway.url).report(Report())
 
 

@@ -213,7 +213,7 @@ class Overheard(ProcessBackend):
 
     job = b""
 
-    def _ignite(self, launch: Command, place: Path, job: bytes) -> str:
+    def _launch_shim(self, launch: Command, place: Path, job: bytes) -> str:
         self.job = job
         return "ok"
 

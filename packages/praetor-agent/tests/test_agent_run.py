@@ -479,7 +479,7 @@ def test_status_tells_health_what_waits_to_be_confirmed_and_the_last_exchange(
     lines = status(agent).splitlines()
     assert re.fullmatch(r"Gateway: \S+Z \(\d+ s ago\): acknowledged", lines[1])
     assert "health check failed: exit status 1" in lines[3]
-    assert re.search(r"is taken back at \S+Z unless it is confirmed \(run: praetor-agent confirm a\)", lines[3])
+    assert re.search(r"rolls back at \S+Z unless it is confirmed \(run: praetor-agent confirm a\)", lines[3])
     told = json.loads(status(agent, "-o", "json"))
     waits = told["processes"][0]["confirmation"]
     assert waits["mode"] == "Manual"

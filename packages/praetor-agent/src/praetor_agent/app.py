@@ -1,4 +1,4 @@
-"""`praetor-agent run`: builds the parts, starts the two threads, and leaves the processes running when told to stop."""
+"""`praetor-agent run`: builds everything and runs the two threads. The processes outlive the agent."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ log = logging.getLogger(__name__)
 
 
 def run(settings: RunSettings) -> None:
-    """Run the agent until SIGTERM or SIGINT; AgentError when it cannot."""
-    os.umask(0o022)  # other users execute what is unpacked; what is secret has a mode of its own
+    """Run the agent until SIGTERM or SIGINT; AgentError if that is impossible."""
+    os.umask(0o022)  # other users execute unpacked files; secrets get a stricter mode
     lock = lock_directory(settings.state_dir)
     waker = Waker()
     try:
         poller, loop = _build(settings, waker)
         _on_signals(loop.stop, waker)
         loose = settings.token_file and loose_mode(settings.token_file)
-        if loose:  # no reason to leave the device alone: it may be out of everybody's reach
+        if loose:  # only a warning: an agent that refuses to start may be out of reach
             log.warning("token file is not safe reason=%s", loose)
         log.info("agent starts device=%s gateway=%s version=%s", settings.device, settings.gateway, __version__)
         poller.start()
         gc.collect()
-        gc.freeze()  # what is loaded by now stays; later collections need not touch its pages
+        gc.freeze()  # later collections need not touch the pages of what is loaded by now
         loop.run()
         poller.stop()
         log.info("agent stops; the processes keep running")

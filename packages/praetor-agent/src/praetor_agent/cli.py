@@ -1,6 +1,6 @@
 """The command line: flags, their environment variables, and one call for each command.
 
-Nothing beyond what a command needs is loaded for it.
+A command loads no module that it does not need.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except AgentError as e:
         _complain(f"praetor-agent {options.command}: {e}")
         sys.exit(1)
-    except OSError as e:  # such as a disk that is full or gone; no traceback tells more
+    except OSError as e:  # such as a full or missing disk; a traceback would not help
         _complain(f"praetor-agent {options.command}: {e}")
         sys.exit(1)
     except KeyboardInterrupt:
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _adopt_installed(environment: MutableMapping[str, str]) -> None:
-    """Take the installed agent's settings where nothing else is said, so that `status` and `doctor` speak of it."""
+    """Use the installed agent's settings as defaults, so that `status` and `doctor` are about that agent."""
     root = environment.get(ENVIRONMENT_PREFIX + "ROOT") or DEFAULT_ROOT
     try:
         with open(os.path.join(root, "agent.env"), encoding="utf-8") as file:
@@ -56,7 +56,7 @@ def _complain(message: str) -> None:
 def _run(options: SimpleNamespace) -> None:
     chosen = _run_settings(options)
     _log(options.log_level)
-    for name in ("argparse", "gettext"):  # the command line is read: what they held serves for what is loaded now
+    for name in ("argparse", "gettext"):  # parsed; their memory is free for what is loaded next
         sys.modules.pop(name, None)
     gc.collect()
     from praetor_agent.app import run
@@ -94,7 +94,7 @@ def _status(options: SimpleNamespace) -> None:
     from pathlib import Path
 
     if options.output not in ("table", "json"):
-        raise UsageError(f"--output {options.output!r} is none; choose table or json")
+        raise UsageError(f"--output: invalid choice {options.output!r}; choose table or json")
     from praetor_agent.service.status import status
 
     status(Path(options.state_dir), Path(options.hold_file), options.output)
@@ -109,7 +109,7 @@ def _simulate(options: SimpleNamespace) -> None:
 
 def _doctor(options: SimpleNamespace) -> None:
     if options.output not in ("table", "json"):
-        raise UsageError(f"--output {options.output!r} is none; choose table or json")
+        raise UsageError(f"--output: invalid choice {options.output!r}; choose table or json")
     chosen = _run_settings(options)
     from praetor_agent.service.doctor import doctor
 
@@ -133,7 +133,7 @@ def _install(options: SimpleNamespace) -> None:
 
     chosen = _run_settings(options)
     loose = chosen.token_file and loose_mode(chosen.token_file)
-    if loose:  # somebody is here who can mend it
+    if loose:  # the operator who installs can fix it
         raise UsageError(f"--token-file: {loose}")
     given: dict[str, str | None] = {name: getattr(options, name) for name in _kept_flags()}
     paths = ("state_dir", "token_file", "ca_bundle", "hold_file", "registry_auth_file", "artifact_ca_bundle")
@@ -143,7 +143,7 @@ def _install(options: SimpleNamespace) -> None:
 
 
 def _kept_flags() -> list[str]:
-    """Return what `run` knows of, but for the token: that is a secret and goes to a file of its own."""
+    """Return the flags of `run` but for the token, which is a secret and goes to a file of its own."""
     import argparse
 
     parser = argparse.ArgumentParser(add_help=False)
@@ -185,7 +185,7 @@ _COMMANDS = {
 
 def _log(level: str) -> None:
     if level not in LOG_LEVELS:
-        raise UsageError(f"--log-level {level!r} is none; choose one of {', '.join(LOG_LEVELS)}")
+        raise UsageError(f"--log-level: invalid choice {level!r}; choose one of {', '.join(LOG_LEVELS)}")
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("urllib3").setLevel(logging.ERROR)
 

@@ -1,7 +1,7 @@
-"""Time: the device's clocks, how long to wait (pure), and waiting for whatever comes first: a time, a word from another
-thread, a signal, or the end of a process.
+"""The device's clocks, and a wait that ends at a time, at a wake-up from another thread, at a signal or when a process
+ends.
 
-One clock neither jumps nor stops in a suspended device; the wall clock is for people.
+`Clock.now` neither jumps nor stops while the device is suspended; the wall clock is for people.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Where the shell reads the time; the cores are handed `now`."""
+    """What the shell reads the time from. Decisions in `core` get `now` as a parameter."""
 
     def now(self) -> float:
         """Return seconds since the device booted."""
@@ -45,7 +45,7 @@ def rfc3339(moment: datetime) -> str:
 
 MAX_WAIT_SECONDS = 60.0
 BLIND_WAIT_SECONDS = 1.0
-"""Where the kernel cannot tell that a process ended, it is looked at this often."""
+"""How often to check processes where the kernel cannot notify us of their end (no pidfd before Linux 5.3)."""
 
 
 class Waker:
@@ -61,7 +61,7 @@ class Waker:
         return self._writer
 
     def wake(self) -> None:
-        """Let the loop go on at once."""
+        """End a wait, the current or the next one, at once."""
         with suppress(BlockingIOError):  # it is woken already
             os.write(self._writer, b"w")
 
@@ -77,13 +77,13 @@ class Waker:
             self._drain()
 
     def close(self) -> None:
-        """Let all descriptors go."""
+        """Close all descriptors."""
         self._watch(set())
         os.close(self._reader)
         os.close(self._writer)
 
     def _watch(self, pids: set[int]) -> bool:
-        """Hold a descriptor for each of *pids*; tell whether all could be had."""
+        """Open a descriptor for each of *pids*; return whether that worked for all."""
         for pid in set(self._watched) - pids:
             os.close(self._watched.pop(pid))
         complete = True

@@ -1,20 +1,34 @@
-"""What can go wrong in the agent, split by what the caller does about it."""
+"""The agent's errors, by what the caller does about them.
+
+AgentFailure
+├── AgentError            the command ends with exit status 1
+│   └── UsageError        … with exit status 2
+├── BackendError          retry the action after a backoff
+│   └── StartError        report it, restart by the policy
+│       └── ArtifactGone  fetch the artifact again
+├── ArtifactError         report it, fetch again after a backoff
+└── GatewayError          retry the request after a backoff
+"""
 
 from __future__ import annotations
 
 from praetor_api.protocol import ArtifactReason
 
 
-class AgentError(Exception):
-    """The agent cannot go on; the message names the cause and the mend."""
+class AgentFailure(Exception):
+    """Base of the agent's errors; the message is fit for people."""
+
+
+class AgentError(AgentFailure):
+    """The agent cannot go on; the message names the cause and the fix."""
 
 
 class UsageError(AgentError):
     """A flag or variable is missing or wrong; the message names it."""
 
 
-class BackendError(Exception):
-    """A backend could not do what it was asked; it is tried again after a backoff."""
+class BackendError(AgentFailure):
+    """A backend could not carry out an action; it is retried after a backoff."""
 
 
 class StartError(BackendError):
@@ -22,11 +36,11 @@ class StartError(BackendError):
 
 
 class ArtifactGone(StartError):
-    """Somebody took away what the process was to be started from; it is fetched again."""
+    """The artifact of the process was removed from the device; it is fetched again."""
 
 
-class ArtifactError(Exception):
-    """The artifact could not be had; *reason* is the word for machines, *progress* tells that bytes came."""
+class ArtifactError(AgentFailure):
+    """The artifact could not be fetched; *reason* is for machines, *progress* is whether bytes were received."""
 
     def __init__(
         self, message: str, reason: ArtifactReason = ArtifactReason.DOWNLOAD_FAILED, *, progress: bool = False
@@ -37,15 +51,15 @@ class ArtifactError(Exception):
 
     @property
     def downloaded(self) -> bool:
-        """Tell whether its bytes were had, so that only the check failed."""
+        """Whether it was downloaded, so that only its verification failed."""
         return self.reason in _CHECKS
 
 
 _CHECKS = (ArtifactReason.DIGEST_MISMATCH, ArtifactReason.UNSAFE_ARCHIVE, ArtifactReason.VERIFICATION_FAILED)
 
 
-class GatewayError(Exception):
-    """The gateway did not answer as hoped; try again after a backoff, or after *retry_after* seconds if given."""
+class GatewayError(AgentFailure):
+    """The gateway did not answer as it should; retry after a backoff, or after *retry_after* seconds if given."""
 
     def __init__(self, message: str, *, retry_after: float | None = None, unauthorized: bool = False) -> None:
         super().__init__(message)

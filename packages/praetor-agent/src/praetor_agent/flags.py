@@ -19,71 +19,78 @@ def parser() -> argparse.ArgumentParser:
     import argparse
 
     root = argparse.ArgumentParser(
-        prog="praetor-agent", description="Runs processes on this device, as the gateway asks, and reports."
+        prog="praetor-agent", description="Runs this device's desired processes and reports their state to the gateway."
     )
     root.add_argument("--version", action="version", version=f"praetor-agent {__version__}")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run_flags(commands.add_parser("run", help="run the agent", description="Run the agent until SIGTERM."))
-    _status_flags(commands.add_parser("status", help="show what this device thinks, without network"))
+    _status_flags(commands.add_parser("status", help="show this device's processes, without network"))
     _installation(commands)
-    _confirm_flags(commands.add_parser("confirm", help="let a changed process stay, whose spec asks to be confirmed"))
+    _confirm_flags(commands.add_parser("confirm", help="confirm a change that is rolled back otherwise"))
     commands.add_parser("simulate", add_help=False, help="simulate many devices, for demos and load tests")
     return root
 
 
 def _installation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("doctor", help="look at this host and say how to mend what is not right")
+    parser = commands.add_parser("doctor", help="check this host and say how to fix each problem")
     run_flags(parser)
     flag(parser, "-o", "--output", default="table", help="table or json")
-    parser = commands.add_parser("install", help="make this agent a service that is kept running")
+    parser = commands.add_parser("install", help="install this agent as a service")
     run_flags(parser)
-    flag(parser, "--root", default=DEFAULT_ROOT, help="where versions are kept")
+    flag(parser, "--root", default=DEFAULT_ROOT, help="directory of the installed versions")
     flag(parser, "--init", default="auto", help="systemd, sysv or auto")
-    parser = commands.add_parser("upgrade", help="put this agent in place of the installed one, if it comes up")
-    parser.add_argument("file", nargs="?", help="a zipapp to take instead of this agent")
-    flag(parser, "--root", default=DEFAULT_ROOT, help="where versions are kept")
-    parser = commands.add_parser("uninstall", help="take the installed agent away")
-    flag(parser, "--root", default=DEFAULT_ROOT, help="where versions are kept")
+    parser = commands.add_parser("upgrade", help="replace the installed agent, and roll back if the new one fails")
+    parser.add_argument("file", nargs="?", help="a zipapp to install instead of this agent")
+    flag(parser, "--root", default=DEFAULT_ROOT, help="directory of the installed versions")
+    parser = commands.add_parser("uninstall", help="uninstall the agent")
+    flag(parser, "--root", default=DEFAULT_ROOT, help="directory of the installed versions")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--keep-processes", action="store_true", help="leave the processes running (default)")
-    which.add_argument("--remove-processes", action="store_true", help="end them; state and settings go, too")
+    which.add_argument("--remove-processes", action="store_true", help="stop them, and remove state and settings, too")
 
 
 def _status_flags(parser: argparse.ArgumentParser) -> None:
-    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
-    flag(parser, "--hold-file", default=DEFAULT_FREEZE_FILE, help="the file that the agent was told of")
+    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="the agent's state directory")
+    flag(parser, "--hold-file", default=DEFAULT_FREEZE_FILE, help="path of the freeze file")
     flag(parser, "-o", "--output", default="table", help="table or json")
 
 
 def _confirm_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", help="name of the DeviceProcess")
     parser.add_argument("--namespace", help="its namespace, where several have that name")
-    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
+    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="the agent's state directory")
 
 
 def run_flags(parser: argparse.ArgumentParser) -> None:
     gateway_flags(parser)
-    flag(parser, "--proxy", help="HTTP(S) proxy to the gateway, or none; else as HTTPS_PROXY and NO_PROXY say")
-    flag(parser, "--device", help="name of this device (the host's name)")
-    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="where the agent keeps what it knows")
-    flag(parser, "--hold-file", default=DEFAULT_FREEZE_FILE, help="while this file is there, nothing is changed")
+    flag(parser, "--proxy", help="HTTP(S) proxy to the gateway, or none (default: HTTPS_PROXY and NO_PROXY)")
+    flag(parser, "--device", help="name of this device (default: the host's name)")
+    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="the agent's state directory")
     flag(
-        parser, "--container-runtime", help="docker, podman or nerdctl with flags of its own (the first that is there)"
+        parser,
+        "--hold-file",
+        default=DEFAULT_FREEZE_FILE,
+        help="path of the freeze file, which forbids changes",
     )
-    flag(parser, "--container-options", help="further options for each container, such as --ulimit=nofile=1024:1024")
+    flag(
+        parser,
+        "--container-runtime",
+        help="docker, podman or nerdctl, with its own flags (default: the first one found)",
+    )
+    flag(parser, "--container-options", help="more options for each container, such as --ulimit=nofile=1024:1024")
     flag(parser, "--start-splay", default="3", help="spread the first contact over this many seconds")
-    flag(parser, "--registry-auth-file", help="file of credentials for registries, as docker login writes it")
-    flag(parser, "--registry-mirror", help="HOST=URL,…: where to look before the registry HOST")
-    flag(parser, "--insecure-registry", help="HOST[:PORT],…: registries that may be reached without TLS")
-    flag(parser, "--artifact-ca-bundle", help="PEM file of more authorities that may vouch for servers of artifacts")
-    flag(parser, "--artifact-store-size", default=DEFAULT_STORE_SIZE, help="how much all artifacts may hold together")
+    flag(parser, "--registry-auth-file", help="registry credentials, in the format that docker login writes")
+    flag(parser, "--registry-mirror", help="HOST=URL,…: mirrors to try before the registry HOST")
+    flag(parser, "--insecure-registry", help="HOST[:PORT],…: registries to reach without TLS")
+    flag(parser, "--artifact-ca-bundle", help="PEM file of further CA certificates for artifact servers")
+    flag(parser, "--artifact-store-size", default=DEFAULT_STORE_SIZE, help="maximum size of all artifacts together")
 
 
 def gateway_flags(parser: argparse.ArgumentParser) -> None:
     flag(parser, "--gateway", help="URL of the gateway")
-    flag(parser, "--token", help="the token; better in a file or in the environment, for argv can be seen by all")
-    flag(parser, "--token-file", help="file that holds the token; read again with each request")
-    flag(parser, "--ca-bundle", help="PEM file of the authorities that may vouch for the gateway")
+    flag(parser, "--token", help="the token; prefer a file or the variable, because every user can read argv")
+    flag(parser, "--token-file", help="file with the token, read for each request")
+    flag(parser, "--ca-bundle", help="PEM file of the CA certificates for the gateway")
     flag(parser, "--log-level", default="info", help=f"one of {', '.join(LOG_LEVELS)}")
 
 

@@ -1,4 +1,4 @@
-"""The device as the loop sees it: all backends together, and the actions carried out on them."""
+"""All backends of the device together: what they observe, and the actions on them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SYSTEMD = "/run/systemd/system"
 _NOT_ROOT = "the agent does not run as root"
 
 OUTPUT_CHARACTERS = 2000
-"""How much of what a process wrote is kept, its end; the protocol takes little more."""
+"""How much of the end of a process's output is kept; the protocol allows little more."""
 
 
 class Host:
@@ -63,7 +63,7 @@ class Host:
                 seen = backend.observe()
             except BackendError as e:
                 log.warning("cannot observe backend=%s reason=%s", name, e)
-                silent[name] = f"backend {name} cannot be asked: {e}"
+                silent[name] = f"backend {name} does not answer: {e}"
                 continue
             for uid, process in seen.items():
                 if uid not in observed or process.running:
@@ -75,7 +75,7 @@ class Host:
         )
 
     def start(self, action: Start) -> None:
-        """Start the action's revision; StartError when it cannot be, ArtifactGone when its artifact is not there."""
+        """Start the action's revision; StartError if that fails, ArtifactGone if its artifact is missing."""
         item, path = action.revision.item, action.revision.artifact_path
         if path and not Path(path).exists():
             raise ArtifactGone(f"the artifact {path} is gone from this device")
@@ -89,32 +89,32 @@ class Host:
         self._backends[action.backend].stop(action.uid, grace_seconds=grace, force=action.force)
 
     def remove(self, action: Remove) -> None:
-        """Take away what the action's process left."""
+        """Remove what the action's process left."""
         log.info("removing process uid=%s", action.uid)
         self._backends[action.backend].remove(action.uid)
 
     def repair(self, action: Repair) -> None:
-        """Write the definition of the action's process again; StartError or BackendError when it cannot be."""
+        """Write the definition of the action's process again; StartError or BackendError if that fails."""
         item = action.revision.item
         backend = self._backends[item.spec.execution.backend]
         if isinstance(backend, KeepsDefinition):
-            log.warning("definition was changed by somebody, writing it again name=%s", item.name)
+            log.warning("definition was edited, writing it again name=%s", item.name)
             backend.repair(_command_of(action.revision))
 
     def tail(self, record: Record) -> str:
-        """Return the end of what the process wrote, fit to be shown; empty when there is nothing, or nobody knows."""
+        """Return the end of what the process wrote, cleaned for display; "" if there is none or it cannot be read."""
         backend: object = self._backends.get(record.current.item.spec.execution.backend) if record.current else None
         if not isinstance(backend, KeepsOutput):
             return ""
         try:
             text = backend.tail(record.uid, 4 * OUTPUT_CHARACTERS)  # bytes, of which a character has up to four
         except BackendError as e:
-            log.warning("cannot tell the output name=%s reason=%s", record.name, e)
+            log.warning("cannot read the output name=%s reason=%s", record.name, e)
             return ""
         return clean_text(text)[-OUTPUT_CHARACTERS:]
 
     def collect(self, memory: Memory) -> None:
-        """Forget artifacts that nothing in *memory* refers to."""
+        """Remove artifacts that nothing in *memory* refers to."""
         self.fetcher.collect(artifacts_of(memory))
 
 
@@ -125,19 +125,19 @@ def _command_of(revision: Revision) -> Command:
 
 
 def revisions_of(memory: Memory) -> list[Revision]:
-    """Return what runs, and what it would go back to."""
+    """Return the current revisions and those to roll back to."""
     return [revision for record in memory.values() for revision in (record.current, record.last_good) if revision]
 
 
 def artifacts_of(memory: Memory) -> list[str]:
-    """Return the paths that what runs, and what it would go back to, need."""
+    """Return the artifact paths of the current revisions and of those to roll back to."""
     return [revision.artifact_path for revision in revisions_of(memory) if revision.artifact_path]
 
 
 class Backends(dict[BackendName, Backend]):
-    """The backends in use, those of which something is on the device; any other is loaded when it is first asked for.
+    """The backends that have something on the device; any other is loaded on first use.
 
-    *unavailable* tells why this device cannot use the others; *options* are for the container *runtime*.
+    *unavailable* says why this device cannot use the others; *options* are for the container *runtime*.
     """
 
     def __init__(
@@ -207,5 +207,5 @@ def _no_initd() -> str | None:
     if not DEFINITIONS[BackendName.INITD].is_dir():
         return f"there is no {DEFINITIONS[BackendName.INITD]}"
     if procfs.boot_id() is None:
-        return "the kernel does not tell one boot from another"
+        return "the kernel has no boot id"
     return None if os.geteuid() == 0 else _NOT_ROOT

@@ -1,4 +1,4 @@
-"""What the agent was told on its command line and in its environment."""
+"""The agent's settings, and the checks of the flags and variables that they come from."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ DEFAULT_STORE_SIZE, DEFAULT_STORE_BYTES = "4Gi", 4 * 1024**3
 DEFAULT_WAIT_SECONDS = 50
 CONTAINER_RUNTIMES = ("docker", "podman", "nerdctl")
 DIRECT = "none"
-"""The `--proxy` that means none, whatever the environment says."""
+"""The value of `--proxy` for no proxy, whatever the environment says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registries:
-    """What the operator said of registries. *mirrors* are tried before the host that they stand for."""
+    """How to reach registries. *mirrors* are URLs by host, tried before it; *insecure* hosts speak plain HTTP."""
 
     insecure: frozenset[str] = frozenset()
     mirrors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -35,7 +35,10 @@ class Registries:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
-    """What `run` needs. One of *token* and *token_file* is set, or neither where the gateway asks for none."""
+    """Settings of `run`. At most one of *token* and *token_file* is set; neither if the gateway needs no token.
+
+    *start_splay* is in seconds: the first contact with the gateway is spread over it. *container_runtime* is a command.
+    """
 
     gateway: str
     device: str
@@ -54,7 +57,7 @@ class RunSettings:
 
 
 def gateway_url(text: str | None) -> str:
-    """Return the gateway's URL without a slash at its end; UsageError when it is missing or none."""
+    """Return the gateway's URL without a slash at its end; UsageError if it is missing or not a URL."""
     if not text:
         raise UsageError("--gateway is missing; give the gateway's URL, such as https://gateway.example:8443")
     parts = _split(text)
@@ -83,7 +86,7 @@ def device_name(text: str | None) -> str:
 
 
 def token_of(token: str | None, file: str | None) -> tuple[str | None, Path | None]:
-    """Return the token or the file to read it from; UsageError when it cannot be used."""
+    """Return the token or the file to read it from; UsageError if it cannot be used."""
     if token and file:
         raise UsageError("--token and --token-file are both given; leave one out")
     if file:
@@ -109,21 +112,21 @@ def proxy_of(text: str | None) -> str | None:
         return text or None
     parts = _split(text)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UsageError(f"--proxy is no http(s) URL; write it as http://proxy.example:3128, or as {DIRECT}")
+        raise UsageError(f"--proxy is not an http(s) URL; write it as http://proxy.example:3128, or as {DIRECT}")
     return text
 
 
 def loose_mode(file: Path) -> str | None:
-    """Return why the token in *file* is no secret, or None."""
+    """Return why the token in *file* is not secret; None if only its owner can read it."""
     mode = file.stat().st_mode & 0o777
     if not mode & 0o077:
         return None
     return f"{file} has mode {mode:04o}, so that others may read or change the token; run: chmod 600 {file}"
 
 
-def container_runtime_of(told: str | None) -> tuple[str, ...] | None:
-    """Return the command of the container runtime, by default the first that is there; UsageError when it is not."""
-    command = words("--container-runtime", told)
+def container_runtime_of(text: str | None) -> tuple[str, ...] | None:
+    """Return the command of the container runtime, by default the first one found; UsageError if there is no *text*."""
+    command = words("--container-runtime", text)
     found = shutil.which(command[0]) if command else next(filter(None, map(_installed, CONTAINER_RUNTIMES)), None)
     if command and found is None:
         raise UsageError(f"--container-runtime: {command[0]!r} is not found; name docker, podman or nerdctl")
@@ -131,7 +134,7 @@ def container_runtime_of(told: str | None) -> tuple[str, ...] | None:
 
 
 def _installed(runtime: str) -> str | None:
-    """Return the runtime's program; docker's alone, without its daemon, is often a leftover."""
+    """Return the runtime's program; docker without its daemon's socket does not count."""
     if runtime == "docker" and "DOCKER_HOST" not in os.environ and not os.path.exists("/var/run/docker.sock"):
         return None
     return shutil.which(runtime)
@@ -150,12 +153,12 @@ def words(flag: str, text: str | None) -> tuple[str, ...]:
 
 
 def seconds(flag: str, text: str) -> float:
-    """Return the seconds that *text* says; UsageError naming *flag* when it says none."""
+    """Return *text* in seconds; UsageError naming *flag* if it is not a number from 0 to 86400."""
     return number(flag, text, 86400.0, "a number of seconds from 0 to 86400")
 
 
 def number(flag: str, text: str, maximum: float, words: str) -> float:
-    """Return the number from 0 to *maximum* that *text* says; UsageError with *words* when it says none."""
+    """Return *text* as a number from 0 to *maximum*; else UsageError, saying that *flag* is not *words*."""
     try:
         value = float(text)
     except ValueError:
@@ -166,7 +169,7 @@ def number(flag: str, text: str, maximum: float, words: str) -> float:
 
 
 def store_size(text: str) -> int:
-    """Return the bytes that the store of artifacts may hold; UsageError when *text* is no size, or next to nothing."""
+    """Return the bytes that the store of artifacts may hold; UsageError if *text* is not a size of 1 MiB or more."""
     try:
         size = bytes_of(text)
     except ValueError:
@@ -192,13 +195,15 @@ def bytes_of(quantity: int | str) -> int:
 
 
 def registries_of(insecure: str | None, mirrors: str | None, auth_file: str | None) -> Registries:
-    """Return what the three flags say of registries; UsageError naming the one that cannot be understood."""
+    """Return the settings of the three registry flags; UsageError naming the one that is invalid."""
     found: dict[str, tuple[str, ...]] = {}
     for pair in filter(None, (mirrors or "").split(",")):
         host, _, url = pair.strip().partition("=")
         parts = _split(url)
         if not host or parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
-            raise UsageError(f"--registry-mirror {pair!r} is none; write it as docker.io=https://mirror.example:5000")
+            raise UsageError(
+                f"--registry-mirror {pair!r} is invalid; write it as docker.io=https://mirror.example:5000"
+            )
         found[host] = (*found.get(host, ()), url)
     if auth_file and not os.access(auth_file, os.R_OK):
         raise UsageError(f"--registry-auth-file {auth_file} cannot be read; check that it is there and readable")

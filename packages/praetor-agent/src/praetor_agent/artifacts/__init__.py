@@ -1,1 +1,1 @@
-"""What processes are made of: fetched, verified and kept under the name of their content; one module a source."""
+"""Artifacts: fetched, verified and stored under the digest of their content."""

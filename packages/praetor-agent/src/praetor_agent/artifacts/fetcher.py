@@ -1,5 +1,4 @@
-"""Fetches artifacts from their sources beside the loop: a few at a time, in threads that live only while there is
-something to fetch."""
+"""Fetches artifacts from their sources, a few at a time, in threads that live only while they fetch."""
 
 from __future__ import annotations
 
@@ -25,16 +24,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 2
-"""A server that is slow holds up its own artifact, and not the next one."""
+MAX_CONCURRENT = 2
+"""More than one, so that a slow server does not delay the next artifact."""
 
 RETRY_FIRST_SECONDS = 1.0
 RETRY_CAP_SECONDS = 300.0
-CERTAIN_FIRST_SECONDS = 30.0
-CERTAIN_CAP_SECONDS = 3600.0
-"""For what trying again is unlikely to change, and costs the whole download."""
+PERMANENT_FIRST_SECONDS = 30.0
+PERMANENT_CAP_SECONDS = 3600.0
+"""For failures that a retry, which costs the whole download, is unlikely to change."""
 
-_CERTAIN = frozenset(ArtifactReason) - {
+_PERMANENT = frozenset(ArtifactReason) - {
     ArtifactReason.DOWNLOAD_FAILED,
     ArtifactReason.UNREACHABLE,
     ArtifactReason.NOT_FOUND,
@@ -44,7 +43,7 @@ _CERTAIN = frozenset(ArtifactReason) - {
 
 
 class Source(Protocol):
-    """Has artifacts; ArtifactError when one cannot be had."""
+    """Fetches artifacts of one type; ArtifactError if that fails."""
 
     def fetch(self, artifact: Artifact, work: Work) -> str:
         """Put the verified artifact into the root of *work* and return its digest."""
@@ -52,7 +51,7 @@ class Source(Protocol):
 
 
 Sources: TypeAlias = Mapping[ArtifactType, Callable[[], Source]]
-"""Makers of sources, so that what a source needs is loaded when it is first used."""
+"""Factories of sources, so that a source's modules are loaded on first use."""
 
 
 def device_sources(registries: Registries | None = None, ca_bundle: str | None = None) -> Sources:
@@ -90,9 +89,9 @@ Key: TypeAlias = tuple[Artifact, str]
 
 
 class Fetcher:
-    """Has artifacts ready by spec hash; failures are tried again after 1 s, doubling to 5 min, with jitter.
+    """Keeps artifacts ready by spec hash. Failures are retried after 1 s, doubling to 5 min, with jitter.
 
-    Specs with one artifact share it, its attempts and its backoff.
+    Specs with the same artifact share it, its attempts and its backoff.
     """
 
     def __init__(self, store: ArtifactStore, sources: Sources, clock: Clock, wake: Callable[[], None]) -> None:
@@ -108,14 +107,14 @@ class Fetcher:
         self._busy: dict[Key, Thread] = {}
 
     def states(self) -> Mapping[str, ArtifactState]:
-        """Return by spec hash how far the artifacts are."""
+        """Return the state of the artifacts by spec hash."""
         with self._lock:
             return present(
                 {hash_: self._attempts[key].state for hash_, key in self._keys.items() if key in self._attempts}
             )
 
     def want(self, item: DesiredItem, now: float) -> None:
-        """Fetch the item's artifact now, unless it is there, others are being fetched, or its backoff is not over."""
+        """Fetch the item's artifact now, unless it is ready or waits, or too many others are being fetched."""
         artifact = item.spec.artifact
         if artifact is None:
             return
@@ -125,7 +124,7 @@ class Fetcher:
             here = last is not None and last.state.path is not None and os.path.exists(last.state.path)
             if here or (last is not None and now < last.not_before):
                 return
-            if key in self._busy or len(self._busy) >= MOST_AT_ONCE:
+            if key in self._busy or len(self._busy) >= MAX_CONCURRENT:
                 return
             self._busy[key] = Thread(target=self._fetch, args=(key, last), name="fetch artifact", daemon=True)
             self._busy[key].start()
@@ -137,15 +136,15 @@ class Fetcher:
         return self._attempts.get(key)
 
     def next_at(self, now: float) -> float | None:
-        """Return when the next failed artifact may be tried again, if that is to come."""
+        """Return when the next failed artifact may be retried; None if none waits."""
         with self._lock:
             return min((a.not_before for a in self._attempts.values() if a.not_before > now), default=None)
 
     def keep(self, items: Iterable[DesiredItem], used: Iterable[str] = ()) -> None:
-        """Forget all but the artifacts of *items*; the paths *used* are not removed even when room is needed.
+        """Forget all but the artifacts of *items*. The paths *used* are not removed even if space is needed.
 
-        What is in the store already is known from now on: an agent that was killed while it put a new version in the
-        place of an old one must not start the old one once more.
+        What is in the store already is known from now on: an agent that was killed while it replaced an old version
+        must not start the old one again.
         """
         with self._lock:
             self._used = tuple(used)
@@ -158,7 +157,7 @@ class Fetcher:
                 self._known(key)
 
     def collect(self, used: Iterable[str]) -> None:
-        """Remove from the disk what neither *used*, a list of paths, nor anything just fetched needs."""
+        """Remove from the disk what is neither in *used*, a list of paths, nor just fetched."""
         with self._lock:
             if not self._busy:
                 pending = any(attempt.failures for attempt in self._attempts.values())
@@ -173,7 +172,7 @@ class Fetcher:
         failures, attempts = (last.failures, last.state.attempts) if last else (0, 0)
         state = ArtifactState()
         try:
-            state, failures, delay = self._have(key, used), 0, 0.0
+            state, failures, delay = self._obtain(key, used), 0, 0.0
         except Exception as e:  # a bug met by one artifact must not keep all others from being fetched
             if not isinstance(e, ArtifactError):
                 log.exception("fetching crashed")
@@ -189,7 +188,7 @@ class Fetcher:
                 self._attempts[key] = _Attempt(state=state, failures=failures, not_before=not_before)
         self._wake()
 
-    def _have(self, key: Key, used: Iterable[str]) -> ArtifactState:
+    def _obtain(self, key: Key, used: Iterable[str]) -> ArtifactState:
         return self._store.add(key[0], self._source(key[0].type).fetch, used)
 
     def _source(self, kind: ArtifactType) -> Source:
@@ -203,14 +202,14 @@ class Fetcher:
 
 
 def present(states: Mapping[str, ArtifactState]) -> dict[str, ArtifactState]:
-    """Return *states* without those whose artifact somebody took away."""
+    """Return *states* without those whose artifact was removed from the disk."""
     return {key: state for key, state in states.items() if state.path is None or os.path.exists(state.path)}
 
 
 def _key(artifact: Artifact, item: DesiredItem) -> Key:
     if item.spec.execution.backend is Backend.CONTAINER:
-        return artifact, Backend.CONTAINER  # an image is the runtime's, and none that is in the store
-    return artifact, "" if pinned(artifact) else item.spec_hash  # what is not pinned is looked at again
+        return artifact, Backend.CONTAINER  # the runtime has the image, not the store
+    return artifact, "" if pinned(artifact) else item.spec_hash  # without a digest, each spec is fetched again
 
 
 def _failure(error: ArtifactError) -> Failure:
@@ -223,6 +222,8 @@ def _failure(error: ArtifactError) -> Failure:
 
 
 def _pause(reason: ArtifactReason, failures: int) -> float:
-    certain = reason in _CERTAIN
-    first, cap = (CERTAIN_FIRST_SECONDS, CERTAIN_CAP_SECONDS) if certain else (RETRY_FIRST_SECONDS, RETRY_CAP_SECONDS)
+    permanent = reason in _PERMANENT
+    first, cap = (
+        (PERMANENT_FIRST_SECONDS, PERMANENT_CAP_SECONDS) if permanent else (RETRY_FIRST_SECONDS, RETRY_CAP_SECONDS)
+    )
     return doubling(failures, first=first, cap=cap) * (1.0 - 0.25 * random.random())  # noqa: S311 - no secret

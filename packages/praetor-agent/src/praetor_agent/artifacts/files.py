@@ -16,7 +16,7 @@ from praetor_api.spec import Artifact
 
 
 class HttpSource:
-    """Downloads over http and https, and goes on where it was cut off."""
+    """Downloads over http and https, and resumes interrupted downloads."""
 
     def __init__(self, web: Web) -> None:
         self._web = web
@@ -38,7 +38,7 @@ PIECE_BYTES = 1024 * 1024
 
 
 class FileSource:
-    """Copies regular files, which may change or go afterwards."""
+    """Copies regular files, which may be changed or removed afterwards."""
 
     def fetch(self, artifact: Artifact, work: Work) -> str:
         """Put a copy of the file, or what its archive holds, into *work*."""

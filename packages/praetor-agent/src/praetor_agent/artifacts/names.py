@@ -10,7 +10,7 @@ from praetor_api.spec import Artifact, ArtifactType
 
 
 def entry_name(artifact: Artifact, digest: str) -> str:
-    """Return the name of the artifact's directory. One content under two file names is two artifacts."""
+    """Return the name of the artifact's directory. The same content under two file names is two artifacts."""
     if artifact.type is ArtifactType.OCI:
         return f"{digest}.oci"
     name = file_name(artifact.url)
@@ -26,5 +26,5 @@ def file_name(url: str) -> str:
 
 
 def is_archive(name: str) -> bool:
-    """Tell whether a file of that name is unpacked."""
+    """Return whether a file of that name is unpacked."""
     return name.endswith((".tar", ".tar.gz", ".tgz"))

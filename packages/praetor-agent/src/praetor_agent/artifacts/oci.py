@@ -1,7 +1,7 @@
-"""Artifacts from registries: images, and files pushed as artifacts. Every byte is checked against the digest asked for.
+"""Artifacts from registries: images, and files pushed as artifacts. Every byte is verified against a digest.
 
 Chain of trust: the URL pins the manifest (or the index, which pins it), the manifest pins the config and each layer by
-size and digest. What a registry, a mirror or a proxy says besides is not believed.
+size and digest. Nothing else that a registry, a mirror or a proxy sends is trusted.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _UNAUTHORIZED = Reason.UNAUTHORIZED
 _PARAMETER = re.compile(r'(\w+)="([^"]*)"')
 
 
-def registries_for(said: Registries, web: Web, host: str, repository: str) -> Iterator[Registry]:
-    """Yield where *repository* may be had: mirrors of *host*, then itself."""
-    for mirror in said.mirrors.get(host, ()):
-        yield Registry(web, mirror, repository, _credentials(said.auth_file, urlsplit(mirror).netloc))
+def registries_for(settings: Registries, web: Web, host: str, repository: str) -> Iterator[Registry]:
+    """Yield the registries to try for *repository*: mirrors of *host*, then *host* itself."""
+    for mirror in settings.mirrors.get(host, ()):
+        yield Registry(web, mirror, repository, _credentials(settings.auth_file, urlsplit(mirror).netloc))
     real = {"docker.io": "registry-1.docker.io"}.get(host, host)
-    scheme = "http" if host in said.insecure else "https"
-    yield Registry(web, f"{scheme}://{real}", repository, _credentials(said.auth_file, host))
+    scheme = "http" if host in settings.insecure else "https"
+    yield Registry(web, f"{scheme}://{real}", repository, _credentials(settings.auth_file, host))
 
 
 def _credentials(path: str | None, host: str) -> str | None:
-    """Return user and password for Basic authentication, read anew each time."""
+    """Return the credentials for Basic authentication; the file is read each time."""
     if path is None:
         return None
     try:
@@ -71,13 +71,13 @@ class Registry:
         self._authorization: str | None = None
 
     def get(self, path: str, accept: str) -> AbstractContextManager[Answer]:
-        """Return the answer to a GET below the repository, with a token if one is asked for."""
+        """Return the answer to a GET below the repository, with a token if the registry requires one."""
         url = f"{self._base}/{path}"
         self._authorize(url, accept)
         return self.web.get(url, self._headers({"Accept": accept}))
 
     def blob(self, digest: str, *, again: bool) -> tuple[str, dict[str, str]]:
-        """Return URL and headers for a blob; *again* with a token of now."""
+        """Return URL and headers for a blob; *again* with a new token."""
         url = f"{self._base}/blobs/sha256:{digest}"
         if again:
             self._authorize(f"{self._base}/manifests/sha256:{digest}", "*/*")
@@ -87,7 +87,7 @@ class Registry:
         return headers | ({"Authorization": self._authorization} if self._authorization else {})
 
     def _authorize(self, url: str, accept: str) -> None:
-        """Get what the registry wants to see, if it wants anything; it is asked without, for it names what it wants."""
+        """Get the authorization that the registry requires, which it names in its answer to a request without one."""
         if self._authorization is not None and accept != "*/*":
             return
         with self.web.get(url, {"Accept": accept}) as answer:
@@ -169,7 +169,7 @@ _VARIANTS = {"arm64": ("v8",), "amd64": ("v1",), "armv7l": ("v7", "v6", "v5"), "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Descriptor:
-    """What a manifest says of a blob."""
+    """A blob as a manifest describes it."""
 
     media_type: str
     digest: str
@@ -179,7 +179,7 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """What *reference* leads to: a manifest and all that it names; every byte is verified."""
+    """The image or artifact at *reference*: a manifest and its blobs; every byte is verified."""
 
     reference: str
     digest: str
@@ -191,7 +191,7 @@ class Image:
 
     @property
     def runs(self) -> bool:
-        """Whether it is an image of a container, and not something else that registries keep."""
+        """Whether it is a container image, and not another kind of artifact."""
         return bool(_CONFIG.fullmatch(self.config.media_type))
 
 
@@ -204,7 +204,7 @@ class OciSource:
         self._machine = machine or this_machine()
 
     def fetch(self, artifact: Artifact, work: Work) -> str:
-        """Put what the image or artifact holds into *work*; registries are tried in their order."""
+        """Put the content of the image or artifact into *work*; registries are tried in order."""
         return self.fetch_with(artifact, work, _unpack)
 
     def fetch_with(self, artifact: Artifact, work: Work, write: Callable[[Image, Work], None]) -> str:
@@ -218,7 +218,7 @@ class OciSource:
             try:
                 self._pull(registry, artifact.url, work, write)
             except ArtifactError as e:
-                # What is wrong with the device or with the content is so wherever it is had from.
+                # A problem of the device or of the content is the same with every registry.
                 if e.reason in _FINAL:
                     raise
                 problem = e
@@ -313,7 +313,7 @@ class OciSource:
 
 
 def this_machine() -> str:
-    """Return what this Python runs as, which is what programs here may be built for."""
+    """Return the machine that this Python runs on, for which images must be built."""
     machine = os.uname().machine
     if struct.calcsize("P") == 4:
         return {"x86_64": "i686", "aarch64": "armv7l"}.get(machine, machine)
@@ -364,7 +364,7 @@ def _described(data: object) -> Descriptor:
     if not isinstance(digest, str) or not re.fullmatch(r"sha256:[0-9a-f]{64}", digest):
         raise _unsupported("a manifest that does not name its parts by sha256")
     if not isinstance(size, int) or isinstance(size, bool) or size < 0 or not isinstance(kind, str):
-        raise _unsupported("a manifest that does not tell the size and type of its parts")
+        raise _unsupported("a manifest without the size and type of its blobs")
     if not isinstance(notes, dict):
         raise _unsupported("a manifest with bad annotations")
     texts = {key: value for key, value in notes.items() if isinstance(value, str)}

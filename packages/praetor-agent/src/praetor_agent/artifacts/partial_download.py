@@ -1,4 +1,4 @@
-"""Bytes that are coming in, and the place where an artifact is put together."""
+"""Downloads that can be resumed, and the workspace where an artifact is put together."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from praetor_agent.artifacts.web import Web
 
 CHECK_BYTES = 1024**2
-"""Written between two looks at the free disk."""
+"""Written between two checks of the free space."""
 
 
 class PartialDownload:
-    """A file that grows. It outlives the agent, so that a download goes on where it was cut off.
+    """A file that grows, at most to *limit* bytes. It outlives the agent, so that a download can be resumed.
 
-    What is verified and what is used is read by one descriptor: nothing can be changed in between.
+    It is verified and used through one descriptor, so that nothing can be changed in between.
     """
 
     def __init__(self, path: Path, limit: int) -> None:
@@ -37,7 +37,7 @@ class PartialDownload:
         self._checked = 0
 
     def append(self, piece: bytes) -> None:
-        """Write *piece* at the end; ArtifactError when it is too much, or the disk is full."""
+        """Write *piece* at the end; ArtifactError beyond the limit, or if the disk is full."""
         if self.size + len(piece) > self._limit:
             raise ArtifactError(f"the artifact is longer than {self._limit} bytes", Reason.TOO_LARGE)
         if not self._checked or self.size - self._checked >= CHECK_BYTES:
@@ -51,7 +51,7 @@ class PartialDownload:
         self.size = os.fstat(self.file.fileno()).st_size
 
     def make_sure(self, count: int) -> None:
-        """ArtifactError unless the disk has room for *count* bytes more, and some to spare."""
+        """Raise ArtifactError unless the disk has space for *count* bytes more, and a reserve."""
         disk = os.fstatvfs(self.file.fileno())
         free = disk.f_bavail * disk.f_frsize
         if free < count + SPARE_BYTES:
@@ -59,46 +59,46 @@ class PartialDownload:
             raise ArtifactError(f"the disk has too little room: {missing}", Reason.DISK_FULL)
 
     def restart(self) -> None:
-        """Begin again with nothing."""
+        """Remove the content."""
         self.file.truncate(0)
         self.size = 0
 
     def digest(self) -> str:
-        """Return the SHA-256 of what is on disk."""
+        """Return the SHA-256 of the content."""
         self.file.seek(0)
         return hashlib.file_digest(self.file, "sha256").hexdigest()
 
     def verify(self, digest: str, what: str) -> None:
-        """ArtifactError, and nothing kept, unless the content is the one of *digest*."""
+        """Raise ArtifactError and remove the file unless the content has the SHA-256 *digest*."""
         found = self.digest()
         if found != digest:
             self.remove()
             raise ArtifactError(f"{what} has sha256 {found}, not {digest}", Reason.DIGEST_MISMATCH)
 
     def validator(self) -> str | None:
-        """Return what the server called the version that these bytes are of."""
+        """Return the server's ETag or date of the version that is being downloaded."""
         with suppress(OSError, UnicodeDecodeError):
             return self._note.read_text() or None
         return None
 
     def note(self, validator: str | None) -> None:
-        """Keep the server's name for the version that is coming in."""
+        """Store the server's ETag or date of the version that is being downloaded."""
         self._note.write_text(validator or "")
 
     def close(self) -> None:
-        """Let go of the file; it stays."""
+        """Close the file, which stays on disk."""
         self.file.close()
 
     def remove(self) -> None:
-        """Take the file away; the descriptor still reads it."""
+        """Remove the file; the descriptor can still read it."""
         for path in (self._path, self._note):
             path.unlink(missing_ok=True)
 
 
 class Work:
-    """What a source works with: parts below *parts*, and *root*, an empty directory that becomes the artifact.
+    """The workspace of a source: downloads below *parts*, and *root*, an empty directory that becomes the artifact.
 
-    *opened* are the parts that are being written, each by whom.
+    *opened* maps each download in progress to its owner; at most *max_bytes* are written.
     """
 
     def __init__(self, parts: Path, root: Path, max_bytes: int, opened: dict[str, object] | None = None) -> None:
@@ -109,7 +109,7 @@ class Work:
 
     @contextmanager
     def part(self, name: str) -> Iterator[PartialDownload]:
-        """Open the part of that name. One that the disk has no room for is not kept."""
+        """Open the download of that name. One that does not fit on the disk is not kept."""
         while self._opened.setdefault(name, self) is not self:  # as when two images share a layer
             name += "+"
         try:
@@ -127,7 +127,7 @@ class Work:
 
     @contextmanager
     def rootfs(self, *, image: bool = False) -> Iterator[RootfsWriter]:
-        """Open the root to unpack into it."""
+        """Open the root for writing."""
         rootfs = RootfsWriter(self.root, self.max_bytes, image=image)
         try:
             yield rootfs
@@ -135,7 +135,7 @@ class Work:
             rootfs.close()
 
     def take(self, part: PartialDownload, url: str) -> None:
-        """Put the verified *part* into the root: unpacked if its name says that it is an archive, else as it is."""
+        """Put the verified *part* into the root: unpacked if its name is that of an archive, else as a file."""
         name = file_name(url)
         with self.rootfs() as rootfs:
             rootfs.meter.packed(part.size)
@@ -152,7 +152,7 @@ class Work:
 def download(
     web: Web, url: str, part: PartialDownload, *, headers: dict[str, str] | None = None, size: int | None = None
 ) -> None:
-    """Bring *part* up to the content of *url*, of which it may hold a beginning; *size* is known where it is pinned."""
+    """Complete *part* with the content of *url*, resuming a beginning; *size* is in bytes, if a manifest pins it."""
     headers, had = dict(headers or {}), part.size
     if size is not None and part.size > size:
         part.restart()

@@ -1,7 +1,7 @@
-"""The tree that archives are unpacked into: nothing is ever written outside it, nor through a link.
+"""Writes the entries of archives below one directory: never outside it, nor through a link.
 
-Every step goes by a descriptor of the directory before it, and no link is followed. Links of images are written so
-that whoever follows one later stays inside as well.
+Every step uses a descriptor of the directory before it, and follows no link. Links of images are written so that
+following one later stays inside, too.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ Segments = tuple[str, ...]
 
 
 def unsafe(message: str) -> ArtifactError:
-    """Return the error of an archive that holds what it must not."""
+    """Return the error for an archive with forbidden content."""
     return ArtifactError(message, Reason.UNSAFE_ARCHIVE)
 
 
 class Meter:
-    """Counts what is written, and stops it at the limits while it is written."""
+    """Counts what is written, and raises ArtifactError at the limits."""
 
     def __init__(self, directory: int, max_bytes: int) -> None:
         self._directory = directory
@@ -69,7 +69,7 @@ class Meter:
 
 
 class RootfsWriter:
-    """A directory that grows by entries of archives. *image* allows links, and layers that replace what was there."""
+    """Writes into *root*, at most *max_bytes*. *image* allows links, and layers that replace earlier entries."""
 
     def __init__(self, root: Path, max_bytes: int, *, image: bool = False) -> None:
         self._root = os.open(root, _DIRECTORY)
@@ -79,15 +79,15 @@ class RootfsWriter:
         self._folded: dict[str, str] = {}
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Close the directory."""
         os.close(self._root)
 
     def next_layer(self) -> None:
-        """What comes now lies over what came before."""
+        """Begin a layer: its entries replace those of earlier layers."""
         self._fresh = set()
 
     def directory(self, name: str) -> None:
-        """Make a directory, or take the one that is there."""
+        """Create a directory, or use the existing one."""
         path = self._path(name)
         if not path:
             return
@@ -98,7 +98,7 @@ class RootfsWriter:
             self._make(path[-1], parent)
 
     def file(self, name: str, size: int, read: Callable[[int], bytes], *, executable: bool) -> None:
-        """Write a file of *size* bytes that *read* gives."""
+        """Write a file of *size* bytes from *read*."""
         path = self._path(name)
         with self._place(path) as parent:
             descriptor = os.open(path[-1], _NEW_FILE, 0o600, dir_fd=parent)
@@ -111,20 +111,20 @@ class RootfsWriter:
                 os.fchmod(file.fileno(), 0o755 if executable else 0o644)
 
     def symlink(self, name: str, target: str) -> None:
-        """Write a link whose target is inside, as if the tree were all there is."""
+        """Write a symbolic link whose target is inside, as if the directory were the root."""
         path = self._path(name)
         if not self._image:
-            raise unsafe(f"{name!r} is a symbolic link; only images may hold them")
+            raise unsafe(f"{name!r} is a symbolic link; only images may contain them")
         if not target or "\0" in target or len(target) > MAX_PATH:
             raise unsafe(f"{name!r} is a link to nowhere")
         with self._place(path) as parent:
             os.symlink(_confined(path, target), path[-1], dir_fd=parent)
 
     def link(self, name: str, target: str) -> None:
-        """Give a file of the tree a second name."""
+        """Write a hard link to a file that was written."""
         path, source = self._path(name), self._path(target, new=False)
         if not self._image:
-            raise unsafe(f"{name!r} is a hard link; only images may hold them")
+            raise unsafe(f"{name!r} is a hard link; only images may contain them")
         if not source:
             raise unsafe(f"{name!r} is a link to nowhere")
         with self._parent(source, make=False) as beside:
@@ -136,7 +136,7 @@ class RootfsWriter:
                 os.link(source[-1], path[-1], src_dir_fd=beside, dst_dir_fd=parent, follow_symlinks=False)
 
     def whiteout(self, name: str) -> None:
-        """Take away what lower layers hold under *name*."""
+        """Remove what lower layers wrote under *name*."""
         path = self._path(name, new=False)
         with self._parent(path) as parent:
             mode = _mode(path[-1], parent)
@@ -146,7 +146,7 @@ class RootfsWriter:
                 self.opaque(name)
 
     def opaque(self, name: str) -> None:
-        """Take away all that lower layers hold in the directory *name*."""
+        """Remove everything that lower layers wrote in the directory *name*."""
         path = self._path(name, new=False)
         with self._parent((*path, "x")) as directory:
             self._clear(directory, "/".join(path))
@@ -169,7 +169,7 @@ class RootfsWriter:
         return path
 
     def _fold(self, path: Segments) -> None:
-        """Refuse two names that are one where case does not count."""
+        """Refuse two names that differ in case only."""
         for end in range(1, len(path) + 1):
             exact = "/".join(path[:end])
             if self._folded.setdefault(exact.casefold(), exact) != exact:
@@ -177,7 +177,7 @@ class RootfsWriter:
 
     @contextmanager
     def _parent(self, path: Segments, *, make: bool = True) -> Iterator[int]:
-        """Yield a descriptor of the directory that *path* is in; what is missing is made."""
+        """Yield a descriptor of the directory that *path* is in; missing directories are created."""
         if not path:
             raise unsafe("an entry has no name")
         directory = os.dup(self._root)
@@ -196,7 +196,7 @@ class RootfsWriter:
             os.close(directory)
 
     def _make(self, name: str, parent: int) -> None:
-        """Make a directory unless something is there; it takes room as well."""
+        """Create a directory unless the name exists; it counts towards the size."""
         with suppress(FileExistsError):
             os.mkdir(name, 0o755, dir_fd=parent)
             self.meter.bytes(DIRECTORY_BYTES)
@@ -213,7 +213,7 @@ class RootfsWriter:
                 raise unsafe(f"{'/'.join(path)!r} is there twice") from e
 
     def _drop(self, name: str, parent: int, path: str) -> None:
-        """Remove what lower layers hold there; what this layer wrote below it stays."""
+        """Remove what lower layers wrote there; what this layer wrote below it stays."""
         mode = _mode(name, parent)
         if mode is None:
             return

@@ -1,4 +1,4 @@
-"""The artifacts on the device, each under the SHA-256 of its content; only what was verified has a name there."""
+"""The artifacts on the device, each under the SHA-256 of its content. Only verified content gets a name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _PARTS = ".parts"
 class ArtifactStore:
     """Directories below *directory*: `<digest>/root/…`, with the marker READY in `<digest>` once all is on the disk.
 
-    It holds at most *max_bytes*: what nobody uses goes, the oldest first, when something new needs the room.
+    It holds at most *max_bytes*: unused artifacts are removed, the oldest first, when a new one needs the space.
     """
 
     def __init__(self, directory: Path, *, max_bytes: int = DEFAULT_STORE_BYTES) -> None:
@@ -41,18 +41,18 @@ class ArtifactStore:
         self._parts: dict[str, object] = {}
 
     def find(self, artifact: Artifact) -> ArtifactState | None:
-        """Return the artifact if it is there and its checksum is pinned, so that it is known to be the one."""
+        """Return the artifact if it is stored and its spec pins the checksum, so that it is the right one."""
         digest = pinned(artifact)
         return self._state(artifact, digest) if digest is not None else None
 
     def add(
         self, artifact: Artifact, fetch: Callable[[Artifact, Work], str], used: Iterable[str] = ()
     ) -> ArtifactState:
-        """Fetch, verify and name the artifact; ArtifactError when that cannot be done.
+        """Fetch, verify and store the artifact; ArtifactError if that fails.
 
-        *used* are paths that are needed even if the room is, too.
+        *used* are paths that stay even if space is needed.
         """
-        from praetor_agent.artifacts.partial_download import Work  # what writes artifacts is loaded with the first one
+        from praetor_agent.artifacts.partial_download import Work  # loaded with the first artifact
 
         try:
             parts = self._directory / _PARTS
@@ -63,7 +63,7 @@ class ArtifactStore:
                 self._places.add(place.name)
                 room = self._make_room(used)
             for directory, bits in ((self._directory.parent, 0o011), (self._directory, 0o755)):
-                with suppress(PermissionError):  # processes of other users run what is in it
+                with suppress(PermissionError):  # processes of other users execute its files
                     os.chmod(directory, stat.S_IMODE(directory.stat().st_mode) | bits)
             try:
                 (place / ROOT).mkdir(parents=True, mode=0o755)
@@ -76,11 +76,11 @@ class ArtifactStore:
             raise ArtifactError(f"{self._directory} cannot be written: {e.strerror or e}", Reason.DISK_FULL) from e
         state = self._state(artifact, digest)
         if state is None:
-            raise ArtifactError(f"{artifact.url} was removed by somebody while it was put into place")
+            raise ArtifactError(f"{artifact.url} was removed from the store while it was being stored")
         return state
 
     def collect(self, used: Iterable[str], *, parts: bool = True) -> None:
-        """Remove every artifact whose path is not among *used*, and unless *parts* what broken downloads left."""
+        """Remove every artifact whose path is not among *used*, and the partial downloads unless *parts*."""
         with suppress(OSError):
             kept = self._kept(used)
             for entry in self._entries():
@@ -91,17 +91,17 @@ class ArtifactStore:
             self._sweep()
 
     def used_bytes(self) -> int:
-        """Return how much the artifacts that are ready hold."""
+        """Return the size of all stored artifacts."""
         return sum(map(_size, self._entries()))
 
     def _sweep(self) -> None:
-        """Remove what an agent that was killed had half put together."""
+        """Remove what a killed agent left incomplete."""
         for rest in self._directory.glob(".new-*"):
             if rest.name not in self._places:
                 shutil.rmtree(rest, ignore_errors=True)
 
     def _make_room(self, used: Iterable[str]) -> int:
-        """Return how many bytes an artifact may have, after what nobody uses went where it was in the way."""
+        """Remove unused artifacts if space is short; return how many bytes a new artifact may have."""
         kept = self._kept(used)
         entries = sorted(self._entries(), key=lambda entry: entry.stat().st_mtime)
         sizes = {entry: _size(entry) for entry in entries}

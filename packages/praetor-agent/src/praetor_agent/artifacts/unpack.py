@@ -1,4 +1,4 @@
-"""Reads tar, plain or gzipped. Of our own, because what the library lets through differs from Python to Python."""
+"""Reads tar, plain or gzipped. Not with `tarfile`, because what it lets through differs between Python versions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KINDS = {"3": "a device", "4": "a device", "6": "a FIFO", "S": "a sparse file"}
 
 
 def unpack(file: BinaryIO, size: int, rootfs: RootfsWriter, *, image: bool = False) -> None:
-    """Unpack the *size* bytes of *file* into *rootfs*; ArtifactError for anything that has no place there."""
+    """Unpack the *size* bytes of *file* into *rootfs*; ArtifactError for forbidden content."""
     file.seek(0)
     packed = file.read(2) == b"\x1f\x8b"
     file.seek(0)
@@ -41,7 +41,7 @@ class _Archive:
         self._image = image
 
     def unpack(self) -> None:
-        """Take entry after entry until the end mark."""
+        """Unpack entries until the end mark."""
         given: dict[str, str] = {}
         headers = 0
         while any(header := self._exactly(BLOCK)):

@@ -1,6 +1,8 @@
-"""GET for artifacts: bounded in time, careful where redirects lead, blind to the environment, and credentials stay.
+"""GET for artifacts: bounded in time, with restricted redirects, independent of the environment.
 
-http.client rather than a Session: each read can be timed, and the peer's address is known before a word is sent.
+Credentials stay at their host.
+
+http.client rather than a Session: each read can be timed, and the peer's address is known before anything is sent.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ _METADATA = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pace:
-    """How slow a server may be: seconds until it is connected, answers and sends more, and its least rate."""
+    """How slow a server may be: seconds to connect, to answer and to send more, and its minimum rate."""
 
     connect: float = 10.0
     answer: float = 30.0
@@ -48,7 +50,7 @@ class Answer:
         self._pace = pace
 
     def pieces(self) -> Iterator[bytes]:
-        """Return the body as it comes; ArtifactError when it is cut off or comes too slowly."""
+        """Yield the body as it arrives; ArtifactError if it is cut off or too slow."""
         received, since, recent = 0, time.monotonic(), 0
         while piece := self._response.read1(PIECE_BYTES):
             received += len(piece)
@@ -72,11 +74,11 @@ class Answer:
         return body
 
     def expect(self, *statuses: int) -> None:
-        """Raise the ArtifactError that tells of any other status."""
+        """Raise ArtifactError for any other status."""
         if self.status in statuses:
             encoding = self.headers.get("Content-Encoding", "identity")
             if encoding != "identity":
-                raise ArtifactError(f"{self.url} answered with Content-Encoding {encoding}, which nobody asked for")
+                raise ArtifactError(f"{self.url} answered with Content-Encoding {encoding}, which was not requested")
             return
         reason = {401: Reason.UNAUTHORIZED, 403: Reason.UNAUTHORIZED, 404: Reason.NOT_FOUND, 410: Reason.NOT_FOUND}
         raise ArtifactError(
@@ -86,7 +88,7 @@ class Answer:
 
 
 class Web:
-    """Gets URLs; *ca_bundle* vouches for servers besides the authorities that the device knows."""
+    """Gets URLs; *ca_bundle* is a PEM file of CA certificates to trust besides the device's own."""
 
     def __init__(self, *, pace: Pace | None = None, ca_bundle: str | None = None) -> None:
         self._pace = pace or Pace()
@@ -95,7 +97,7 @@ class Web:
 
     @contextmanager
     def get(self, url: str, headers: Mapping[str, str] | None = None) -> Iterator[Answer]:
-        """Yield the answer to a GET of *url* after redirects; ArtifactError when there is none."""
+        """Yield the answer to a GET of *url* after redirects; ArtifactError if there is none."""
         sent = {"Accept-Encoding": "identity", "User-Agent": "praetor-agent", **(headers or {})}
         first, local = _checked(url), None
         parts = first
@@ -135,7 +137,7 @@ class Web:
         return self._tls
 
     def _connect(self, connection: HTTPConnection, parts: SplitResult, local: bool | None) -> bool:
-        """Connect, and tell whether the peer is this device; only who was there from the start may be sent there."""
+        """Connect; return whether the peer is this device. Only a first URL may lead there, no redirect."""
         address = (connection.host, connection.port)
         try:
             peer = socket.create_connection(address, self._pace.connect)

@@ -1,1 +1,1 @@
-"""What supervises processes on a device, behind one small protocol; one module each."""
+"""Backends supervise processes on a device, behind one small protocol; one module each."""

@@ -1,4 +1,4 @@
-"""From a spec to what is executed: user, argv, environment, directory. Pure but for looks at what is on the device."""
+"""Turn a spec into a command: user, argv, environment, directory. Reads the device's users and files only."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Identity:
 
 
 def identity_of(user: str | None) -> Identity | None:
-    """Return what to change to for *user*, or None when the agent's own user is meant; StartError when impossible."""
+    """Return what to change to for *user*, None for the agent's own user; StartError if that is impossible."""
     if user is None:
         return None
     try:
@@ -43,10 +43,10 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:
-    """A process ready to be executed: *argv* begins with an absolute path, *env* is all that it gets.
+    """A process ready to be executed: *argv* begins with an absolute path, *env* is its whole environment.
 
-    In a container *artifact_path* is the image, which adds its own variables; the first *entrypoint* words of *argv*,
-    if any, take the place of the image's entrypoint and are looked for in there.
+    For a container *artifact_path* is the image, which adds variables of its own. The first *entrypoint* words of
+    *argv* replace the image's entrypoint and are resolved inside the image. *at_boot*: the init system starts it.
     """
 
     uid: str
@@ -66,7 +66,7 @@ class Command:
 
 
 def command_of(revision: Revision) -> Command:
-    """Return how *revision* is executed; StartError naming what is wrong with the spec."""
+    """Return how *revision* is executed; StartError naming the wrong field of the spec."""
     item, execution = revision.item, revision.item.spec.execution
     env, root = _environment(revision), _root(revision)
     words = (*execution.command, *execution.args)
@@ -107,7 +107,7 @@ class Probe:
 
 
 def probe_of(revision: Revision, check: HealthCheck) -> Probe:
-    """Return how *check* is executed for *revision*; StartError when it cannot be."""
+    """Return how *check* is executed for *revision*; StartError if that is impossible."""
     env, root = _environment(revision), _root(revision)
     return Probe(
         argv=resolve(check.exec.command, env["PATH"], root),
@@ -138,7 +138,7 @@ def _working_dir(revision: Revision) -> str:
 
 
 def _is_within(root: Path, path: str) -> bool:
-    """Tell whether *path* is in *root*, wherever links lead."""
+    """Return whether *path* is in *root* after links are resolved."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 

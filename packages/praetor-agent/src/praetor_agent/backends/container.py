@@ -1,7 +1,7 @@
-"""Containers by the command line of docker, podman or nerdctl, whichever is there; one container a process.
+"""Containers by the command line of docker, podman or nerdctl; one container per process.
 
-The runtime restarts nothing: the agent does, by the policy of the spec. A container is created, compared with what was
-asked for, and only then started, for runtimes differ in how they read variables. What carries our labels is ours.
+The runtime restarts nothing: the agent does, by the policy of the spec. A container is created, compared with the
+request, and only then started, because runtimes differ in how they read variables. What carries our labels is ours.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from praetor_api.spec import Backend, HealthCheck
 
 TIMEOUT_SECONDS = 30
 ASK_AGAIN_SECONDS = 30.0
-LOOK_SECONDS = 300.0
-"""For so long a container whose process lives is believed to be as it was: a runtime takes long to answer."""
+OBSERVE_SECONDS = 300.0
+"""How long a container whose process is alive is not inspected again, because runtimes answer slowly."""
 
 
 class Runtime:
@@ -40,7 +40,7 @@ class Runtime:
 
     @property
     def name(self) -> str:
-        """Which of the runtimes it is."""
+        """Name of the runtime's program."""
         return Path(self.command[0]).name
 
     def __call__(self, *words: str, timeout: int = TIMEOUT_SECONDS, merged: bool = False) -> str:
@@ -63,7 +63,7 @@ class Runtime:
 
 
 class ContainerBackend:
-    """Runs processes as containers of *device*; *options* are further words for `create`, as some hosts need them."""
+    """Runs processes as containers of *device*; *options* are more words for `create`, which some hosts need."""
 
     def __init__(self, device: str, directory: Path, runtime: Runtime, options: Sequence[str] = ()) -> None:
         self._device = device
@@ -72,27 +72,27 @@ class ContainerBackend:
         self._options = tuple(options)
         self._seen: dict[str, Observed] = {}
         self._ticks: dict[str, int | None] = {}
-        self._look_at = 0.0
+        self._inspect_at = 0.0
         self._problem: BackendError | None = None
 
     def observe(self) -> Mapping[str, Observed]:
-        """Return by uid every container of this device; the latest of each."""
+        """Return by uid the latest container of every process of this device."""
         alive = all(seen.pid and self._ticks[uid] == procfs.start_ticks(seen.pid) for uid, seen in self._seen.items())
-        if time.monotonic() >= self._look_at or not (alive or self._problem):
-            began, before, pause = time.monotonic(), self._problem, LOOK_SECONDS
+        if time.monotonic() >= self._inspect_at or not (alive or self._problem):
+            began, before, pause = time.monotonic(), self._problem, OBSERVE_SECONDS
             self._problem = None
             try:
-                self._look()
-            except BackendError as e:  # one that goes on hanging must not hold up all else
+                self._inspect_all()
+            except BackendError as e:  # a runtime that hangs must not delay everything else
                 took = time.monotonic() - began
                 self._problem, pause = e, max(ASK_AGAIN_SECONDS, 10 * took if before else took)
-            self._look_at = time.monotonic() + pause
+            self._inspect_at = time.monotonic() + pause
         if self._problem is not None:
             raise self._problem
         return dict(self._seen)
 
     def start(self, command: Command) -> None:
-        """Create the container, see that it is what was asked for, and start it."""
+        """Create the container, compare it with the request, and start it."""
         self.remove(command.uid)
         env_file = self._directory / f"{container_name(self._device, command.name, command.uid)}.env"
         try:
@@ -113,20 +113,20 @@ class ContainerBackend:
                 env_file.unlink(missing_ok=True)
 
     def stop(self, uid: str, *, grace_seconds: int, force: bool) -> None:
-        """Ask the container's process to end, or end the container by force."""
+        """Ask the container's process to end, or kill it."""
         for shown in self._ours():
             if shown["Config"]["Labels"][CONTAINER_UID_LABEL] == uid and shown["State"].get("Pid"):
                 with suppress(BackendError):  # it ended meanwhile
                     self._run("kill", "--signal", "KILL" if force else "TERM", shown["Id"])
 
     def remove(self, uid: str) -> None:
-        """Take the containers of the process away."""
+        """Remove the containers of the process."""
         for shown in self._ours():
             if shown["Config"]["Labels"][CONTAINER_UID_LABEL] == uid:
                 self._run("rm", "-f", shown["Id"])
 
     def tail(self, uid: str, limit: int) -> str:
-        """Return the end of what the container wrote, as its runtime kept it."""
+        """Return the end of the container's output, from the runtime's log."""
         for shown in self._ours():
             if shown["Config"]["Labels"][CONTAINER_UID_LABEL] == uid:
                 return self._run("logs", "--tail", "100", shown["Id"], merged=True)[-limit:]
@@ -158,19 +158,19 @@ class ContainerBackend:
         yield from self._options
         words = command.argv
         if command.entrypoint:
-            # podman takes what looks like JSON for JSON, so there it is always JSON
+            # podman parses whatever resembles JSON as JSON, so it always gets JSON
             program = json.dumps(words[:1]) if self._runtime.name == "podman" else words[0]
             yield from ("--entrypoint", program)
             words = words[1:]
         yield from (image, *words)
 
-    def _look(self) -> None:
+    def _inspect_all(self) -> None:
         found = sorted(self._ours(), key=lambda shown: str(shown.get("Created")))
         self._seen = {shown["Config"]["Labels"][CONTAINER_UID_LABEL]: _seen(shown) for shown in found}
         self._ticks = {uid: procfs.start_ticks(seen.pid) if seen.pid else None for uid, seen in self._seen.items()}
 
     def _image(self, command: Command) -> str:
-        """Return the image's id; one that somebody removed is pulled again, for nothing runs that could wait for it."""
+        """Return the image's id. A removed image is pulled again here, because no process runs that it could delay."""
         place = Path(command.artifact_path or "")
         image, reference = place.read_text(encoding="utf-8").split()
         try:
@@ -181,7 +181,7 @@ class ContainerBackend:
             return self._runtime.image_id(reference)
 
     def _ours(self) -> list[dict[str, Any]]:
-        told = self._run(
+        listed = self._run(
             "ps",
             "--all",
             "--no-trunc",
@@ -190,7 +190,7 @@ class ContainerBackend:
             "--format",
             "{{.ID}}",
         )
-        shown = self._inspect(*told.split()) if told.split() else []
+        shown = self._inspect(*listed.split()) if listed.split() else []
         labels = [(each, each["Config"].get("Labels") or {}) for each in shown]
         return [
             each
@@ -204,7 +204,7 @@ class ContainerBackend:
 
     def _run(self, *words: str, merged: bool = False) -> str:
         if words[0] in ("create", "start", "kill", "rm"):
-            self._look_at = 0.0
+            self._inspect_at = 0.0
         return self._runtime(*words, merged=merged)
 
 
@@ -214,7 +214,7 @@ def container_name(device: str, name: str, uid: str) -> str:
 
 
 def probe_in(runtime: Runtime, device: str) -> Callable[[Revision, HealthCheck], Probe]:
-    """Return what tells how a health check is executed: inside the container if the process is one."""
+    """Return a function that makes the probe of a health check: inside the container if the process is one."""
 
     def probe(revision: Revision, check: HealthCheck) -> Probe:
         item = revision.item
@@ -242,7 +242,7 @@ def render_environment(env: Mapping[str, str]) -> str:
 
 
 def check(command: Command, shown: Mapping[str, Any]) -> None:
-    """Raise StartError when the container that was made is not what was asked for."""
+    """Raise StartError if the created container is not the requested one."""
     config = shown["Config"]
     entrypoint = config.get("Entrypoint") or []
     words = [*([entrypoint] if isinstance(entrypoint, str) else entrypoint), *(config.get("Cmd") or [])]

@@ -1,6 +1,6 @@
-"""Images of containers: had before anything is stopped, by the runtime, beside the loop.
+"""Container images: pulled by the runtime in a thread, before anything is stopped.
 
-A file for each image, named by its digest, tells its id; it is what the agent remembers as the artifact's path.
+A file per image, named by its digest, contains its id; its path is what the agent remembers as the artifact's path.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class Images(Fetcher):
         self._runtime = runtime
         self._directory = directory
 
-    def _have(self, key: Key, used: Iterable[str]) -> ArtifactState:
+    def _obtain(self, key: Key, used: Iterable[str]) -> ArtifactState:
         if key[1] != Backend.CONTAINER:
-            return super()._have(key, used)
+            return super()._obtain(key, used)
         reference = key[0].url
         digest = reference.rpartition("@")[2]
         path = self._directory / digest.removeprefix("sha256:")
@@ -55,7 +55,7 @@ class Images(Fetcher):
         return ArtifactState(path=str(path), digest=digest)
 
     def _image(self, artifact: Artifact, digest: str, used: Iterable[str]) -> str:
-        """Return the id of the image, which the runtime has then."""
+        """Return the id of the image; the runtime has the image afterwards."""
         with suppress(BackendError):
             return self._runtime.image_id(artifact.url)
         archive = self._directory / f"{digest.removeprefix('sha256:')}.tar"
@@ -73,7 +73,7 @@ class Images(Fetcher):
                 raise
 
     def _fetched_image(self, artifact: Artifact, used: Iterable[str]) -> str:
-        """Return the id of the image after it was fetched and loaded; the runtime alone keeps it."""
+        """Fetch the image, load it into the runtime and return its id."""
         from praetor_agent.artifacts.oci import OciSource
         from praetor_agent.artifacts.oci_layout import FILE, name_of, pack
 
@@ -89,7 +89,7 @@ class Images(Fetcher):
             shutil.rmtree(Path(str(state.path)).parents[1], ignore_errors=True)
 
     def _load(self, archive: Path, digest: str) -> str:
-        """Return the id of the image in *archive*, which somebody put there; BackendError when it is another."""
+        """Return the id of the image in *archive*, which an operator put there; BackendError if it is another."""
         loaded = self._runtime("load", "--input", str(archive), timeout=PULL_SECONDS).strip().rpartition(": ")[2]
         shown = json.loads(self._runtime("image", "inspect", loaded))[0]
         known = {shown.get("Digest"), *(name.rpartition("@")[2] for name in shown.get("RepoDigests") or ())}

@@ -1,9 +1,9 @@
-"""SysV and busybox init: a script a process, which starts the agent's own stage; at boot too for the policy Always.
+"""SysV and busybox init: one script per process, which starts our shim; at boot too for the policy Always.
 
-The stage is a copy beside the jobs, so that init can start processes when the agent is gone, or is a zipapp. The script
-holds nothing of what is executed, which the stage reads from its job; what it holds is hostile all the same: words are
-quoted for a POSIX shell, comments hold no line breaks. Only scripts that carry our marker and this device's name are
-ever touched, and no file that is shared, such as inittab.
+The shim is a copy beside the jobs, so that init can start processes without the agent, or with an agent in a zipapp.
+The script contains nothing of the command, which the shim reads from its job. What it does contain is untrusted: words
+are quoted for a POSIX shell, comments contain no line breaks. Only scripts that carry our marker and this device's name
+are ever touched, and no shared file such as inittab.
 """
 
 from __future__ import annotations
@@ -53,16 +53,16 @@ class InitdBackend(ProcessBackend):
         self._write(command, self.place(command.uid))
 
     def remove(self, uid: str) -> None:
-        """Take away the script and the directory of a process that ended."""
+        """Remove the script and the directory of a process that ended."""
         for path in self._scripts_of(uid):
             _enable(path.name, False, self._scripts)
             path.unlink(missing_ok=True)
         super().remove(uid)
 
     def _boot_of_job(self) -> str:
-        return ""  # the stage asks the kernel: it may be another boot when init starts it
+        return ""  # the shim asks the kernel: init may start it in another boot
 
-    def _ignite(self, command: Command, place: Path, job: bytes) -> str:
+    def _launch_shim(self, command: Command, place: Path, job: bytes) -> str:
         from pkgutil import get_data
 
         try:
@@ -99,7 +99,7 @@ class InitdBackend(ProcessBackend):
         return path
 
     def _edited(self, uid: str) -> bool:
-        """Tell whether somebody changed the script or took it away."""
+        """Return whether the script was edited or removed."""
         with suppress(OSError):
             written = (self.place(uid) / "script").read_bytes()
             return [path.read_bytes() for path in self._scripts_of(uid)] != [written]
@@ -111,12 +111,12 @@ class InitdBackend(ProcessBackend):
 
 
 def _enable(name: str, wanted: bool, scripts: Path) -> bool:
-    """Have init start the script at boot, or not; tell whether there is a way to say so.
+    """Let init start the script at boot, or not; return whether this device has a way to do so.
 
     By update-rc.d or chkconfig; else by the link S95… where an rcS starts all that is called so (busybox, Buildroot).
     """
     if scripts != SCRIPT_DIRECTORY:
-        return False  # not where init looks
+        return False  # init does not read this directory
     if shutil.which("update-rc.d"):
         with suppress(BackendError):
             call("update-rc.d", *((name, "defaults", "95", "05") if wanted else ("-f", name, "remove")))
@@ -162,7 +162,7 @@ shim={shim}
 python={python}
 grace={grace}
 
-# The record names the process by boot, pid and start time: a pid alone may be somebody else's by now.
+# The record identifies the process by boot, pid and start time, because the kernel reuses pids.
 running() {{
     {{ read -r uid && read -r hash && read -r boot && read -r pid ticks; }} 2>/dev/null <"$dir/run" || return 1
     [ "$boot" = "$(cat /proc/sys/kernel/random/boot_id)" ] || return 1
@@ -182,7 +182,7 @@ start() {{
     else
         answer=$("$python" -I -S "$shim" <"$dir/job" 2>&1)
     fi
-    [ "$answer" = ok ] || running && return 0  # somebody else may have been quicker
+    [ "$answer" = ok ] || running && return 0  # the agent or init may have been faster
     printf '%s\\n' "$answer"
     return 1
 }}
@@ -210,7 +210,7 @@ esac
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Places:
-    """Where the stage and what it reads are on the device."""
+    """Where the shim and its files are on the device."""
 
     place: str
     shim: str
@@ -235,12 +235,12 @@ def render_script(command: Command, device: str, places: Places) -> str:
 def quote(word: str) -> str:
     """Return *word* as one word of a POSIX shell, where nothing but a quote is special between quotes."""
     if "\0" in word:
-        raise StartError(f"{word!r} holds a NUL character, which no program can be given")
+        raise StartError(f"{word!r} holds a NUL character, which no argument can contain")
     return "'" + word.replace("'", "'\\''") + "'"
 
 
 def owner(text: str) -> tuple[str, str] | None:
-    """Return uid and device of a script of ours; None of anybody else's."""
+    """Return uid and device of a script of ours, or None."""
     lines = text.split("\n")[1:4]
     keys = ("# X-Praetor-UID=", "# X-Praetor-Device=")
     if len(lines) < 3 or lines[0] != MARKER or not all(map(str.startswith, lines[1:], keys)):

@@ -1,4 +1,4 @@
-"""Runs health probes beside the loop, which never waits for one, and keeps what they said."""
+"""Runs health probes and keeps their results. The loop never waits for a probe."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Probes:
         self._clock = clock
 
     def step(self, memory: Memory, device: ObservedDevice) -> float | None:
-        """Take results, start what is due, and return when to be called again."""
+        """Collect results, start due probes, and return when to be called again."""
         checked = {uid: (handle, revision, check) for uid, handle, revision, check in _checked(memory, device)}
         for uid in set(self.health) - set(checked):
             self._prober.forget(uid)
@@ -48,7 +48,7 @@ class Probes:
             health = self.health.get(uid)
             if health is None or health.handle != handle:
                 self._prober.forget(uid)
-                # Judged healthy before the agent restarted, it stays so until its probes fail often enough.
+                # Healthy before the agent restarted, it stays so until enough probes fail.
                 known = memory[uid].healthy_since is not None and memory[uid].handle == handle
                 health = healths.started(handle, now, since=memory[uid].started_at, healthy=known or None)
             elif uid in results and results[uid].handle == handle:
@@ -61,7 +61,7 @@ class Probes:
         return self._next_at(now)
 
     def pids(self) -> tuple[int, ...]:
-        """Return the probes that run."""
+        """Return the pids of the running probes."""
         return self._prober.pids()
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class _Running:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """How a probe of the instance *handle* ended; *problem* is None for a success."""
+    """Result of a probe of the instance *handle*; *problem* is None for a success."""
 
     handle: str
     problem: str | None
@@ -124,7 +124,7 @@ class Prober:
         """Start a probe unless one runs; return why it cannot be started, if so."""
         if uid in self._probes:
             return None
-        import subprocess  # here, for few devices run probes
+        import subprocess  # here, because few devices run probes
 
         from praetor_agent.backends.command import identity_of
 
@@ -150,7 +150,7 @@ class Prober:
         return None
 
     def results(self, now: float) -> Mapping[str, Result]:
-        """Return by uid the probes that ended since; one that took too long is ended, with all that it started."""
+        """Return by uid the probes that ended since; one that timed out is killed with its children."""
         ended: dict[str, Result] = {}
         for uid, probe in list(self._probes.items()):
             code = probe.process.poll()
@@ -166,16 +166,16 @@ class Prober:
         return ended
 
     def forget(self, uid: str) -> None:
-        """End a probe whose result is of no use any more."""
+        """End a probe whose result is no longer needed."""
         if uid in self._probes:
             self._end(uid)
 
     def pids(self) -> tuple[int, ...]:
-        """Return the probes that run."""
+        """Return the pids of the running probes."""
         return tuple(probe.process.pid for probe in self._probes.values())
 
     def next_deadline(self) -> float | None:
-        """Return when the first probe has taken too long."""
+        """Return when the first probe times out."""
         return min((probe.deadline for probe in self._probes.values()), default=None)
 
     def close(self) -> None:
@@ -185,7 +185,7 @@ class Prober:
 
     def _end(self, uid: str) -> None:
         probe = self._probes.pop(uid)
-        if probe.process.returncode is None:  # once it is reaped, the number may be somebody else's
+        if probe.process.returncode is None:  # once it is reaped, the kernel may reuse the pid
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(probe.process.pid, signal.SIGKILL)
         probe.process.wait()

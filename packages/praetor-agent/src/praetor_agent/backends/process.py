@@ -1,8 +1,8 @@
-"""The agent's own supervisor: no init system and no root needed.
+"""The backend `process`: a supervisor of our own that needs no init system and no root.
 
-Each process has a directory with what its stage wrote: `run` (who it is), then
+Each process has a directory that its shim writes to: `run` (its identity), then
 `exit` (how it ended), and `log`. What runs is read from there and from /proc,
-so that nothing depends on the agent's being there, or on its memory.
+so that neither the agent nor its memory is needed.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ LOG_BYTES = 10 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """The file `run`: which spec under which boot, and who the process and its stage are (pid, start ticks)."""
+    """The file `run`: the spec, the boot, and the process and its shim, each by pid and start ticks."""
 
     uid: str
     spec_hash: str
     boot_id: str
     process: tuple[int, int]
-    stage: tuple[int, int]
+    shim: tuple[int, int]
     unlimited: tuple[str, ...] = ()
 
 
@@ -62,29 +62,29 @@ class ProcessBackend:
     def start(self, command: Command) -> None:
         identity = identity_of(command.user)
         place = self.place(command.uid)
-        self._end_strays(command.uid)
+        self._kill_leftovers(command.uid)
         try:
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
             (place / "run").unlink(missing_ok=True)
             (place / "exit").unlink(missing_ok=True)
         except OSError as e:
             raise StartError(f"{place} cannot be written: {e.strerror}") from e
-        answer = self._ignite(command, place, self._job(command, place, identity))
+        answer = self._launch_shim(command, place, self._job(command, place, identity))
         if answer != "ok":
             raise StartError(f"cannot execute {command.argv[0]!r} in {command.working_dir!r}: {answer}")
 
     def stop(self, uid: str, *, grace_seconds: int, force: bool) -> None:
-        """Ask the process group to end, or end by force all that carries the marker."""
+        """Ask the process group to end, or kill every process that carries the marker."""
         run = _read_run(self.place(uid))
         if run is not None and self._is_alive(run):
             with suppress(ProcessLookupError):
                 os.killpg(run.process[0], signal.SIGKILL if force else signal.SIGTERM)
         if force:
-            self._end_strays(uid)
+            self._kill_leftovers(uid)
 
     def remove(self, uid: str) -> None:
-        """Take away the directory of a process that ended, and what it left running."""
-        self._end_strays(uid)
+        """Remove the directory of a process that ended, and kill what it left running."""
+        self._kill_leftovers(uid)
         shutil.rmtree(self.place(uid), ignore_errors=True)
 
     def place(self, uid: str) -> Path:
@@ -101,8 +101,8 @@ class ProcessBackend:
         except OSError as e:
             raise BackendError(f"the log cannot be read: {e.strerror}") from e
 
-    def _ignite(self, command: Command, place: Path, job: bytes) -> str:
-        """Have the stage started with *job*; return its answer."""
+    def _launch_shim(self, command: Command, place: Path, job: bytes) -> str:
+        """Start the shim with *job* and return its answer."""
         return _run_shim(self._shim(), job, procfs.markers(command.uid, place))
 
     def _job(self, command: Command, place: Path, identity: Identity | None) -> bytes:
@@ -116,10 +116,10 @@ class ProcessBackend:
             *command.argv, *(f"{name}={value}" for name, value in env.items()),
         )  # fmt: skip
         job = b"".join(os.fsencode(word) + b"\0" for word in words)
-        return b"%d\0" % len(job) + job  # a pipe may break off anywhere, also between two words
+        return b"%d\0" % len(job) + job  # a pipe may be cut anywhere, even between two words
 
     def _shim(self) -> Path:
-        """Return the stage's program; out of a zipapp, it is written to where Python can run it."""
+        """Return the path of the shim. From a zipapp it is written to a file that Python can run."""
         if SHIM.is_file():
             return SHIM
         from pkgutil import get_data
@@ -148,10 +148,10 @@ class ProcessBackend:
                 yield place, run
 
     def _seen(self, place: Path, run: Run) -> Observed:
-        tended = run.boot_id == self._boot_id and procfs.is_running(*run.stage)
+        supervised = run.boot_id == self._boot_id and procfs.is_running(*run.shim)
         alive = self._is_alive(run)
         word, _, rest = read_text(place / "exit").partition(" ")
-        alive = alive or (tended and not word)  # it ended, and its stage is about to write how
+        alive = alive or (supervised and not word)  # it ended, and its shim is about to write how
         code, reason, error = None, None, None
         if not alive:
             code, reason, error = _ending(word, rest)
@@ -162,7 +162,7 @@ class ProcessBackend:
             running=alive,
             handle=f"{run.boot_id}/{run.process[0]}/{run.process[1]}",
             pid=run.process[0] if alive else None,
-            watch=(run.stage if tended else run.process)[0] if alive else None,
+            watch=(run.shim if supervised else run.process)[0] if alive else None,
             exit_code=code,
             termination_reason=reason,
             error=error,
@@ -172,12 +172,12 @@ class ProcessBackend:
     def _is_alive(self, run: Run) -> bool:
         return run.boot_id == self._boot_id and procfs.is_running(*run.process)
 
-    def _end_strays(self, uid: str) -> None:
-        """End what carries the marker of *uid* but for its stage: descendants that left the process group."""
+    def _kill_leftovers(self, uid: str) -> None:
+        """Kill what carries the marker of *uid* except its shim: descendants that left the process group."""
         run = _read_run(self.place(uid))
-        stage = run.stage[0] if run is not None and procfs.is_running(*run.stage) else None
+        shim = run.shim[0] if run is not None and procfs.is_running(*run.shim) else None
         for pid in procfs.marked(uid, self.place(uid)):
-            if pid not in (stage, os.getpid()):
+            if pid not in (shim, os.getpid()):
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
 
@@ -189,30 +189,30 @@ def _run_shim(shim: Path, job: bytes, environment: Mapping[str, str]) -> str:
             command, input=job, capture_output=True, env=dict(environment), timeout=START_TIMEOUT_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as e:
-        raise StartError(f"the supervising stage cannot be started: {e}") from e
+        raise StartError(f"the supervising shim cannot be started: {e}") from e
     return done.stdout.decode(errors="replace") or done.stderr.decode(errors="replace")[-500:]
 
 
 def _read_run(place: Path) -> Run | None:
     lines = read_text(place / "run").split("\n")
     try:
-        uid, spec_hash, boot_id, process, stage, *rest = lines
+        uid, spec_hash, boot_id, process, shim, *rest = lines
         pid, ticks = map(int, process.split())
-        stage_pid, stage_ticks = map(int, stage.split())
-    except ValueError:  # not there, or not written to its end
+        shim_pid, shim_ticks = map(int, shim.split())
+    except ValueError:  # missing or incomplete
         return None
     return Run(
         uid=uid,
         spec_hash=spec_hash,
         boot_id=boot_id,
         process=(pid, ticks),
-        stage=(stage_pid, stage_ticks),
+        shim=(shim_pid, shim_ticks),
         unlimited=tuple(rest[0].split()) if rest else (),
     )
 
 
 def _ending(word: str, rest: str) -> tuple[int | None, str, str | None]:
-    """Return exit code, reason and error of a process that ended, from what its stage wrote."""
+    """Return exit code, reason and error of a process that ended, from what its shim wrote."""
     if word == "error":
         return START_ERROR_EXIT_CODE, START_ERROR, f"cannot be executed: {rest}"
     if word not in ("code", "signal", "oom"):

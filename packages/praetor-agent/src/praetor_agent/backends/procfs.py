@@ -1,4 +1,4 @@
-"""What /proc tells. A process is named by pid and start time, for a pid alone may be somebody else's by now."""
+"""Reads /proc. A process is identified by pid and start time, because the kernel reuses pids."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 MARKER = "PRAETOR_PROCESS_UID"
 PLACE_MARKER = "PRAETOR_PROCESS_DIR"
-"""Variables in the environment of all that the agent's own supervisor starts, and of what those start: whose process it
-is, and below which state directory, for there may be several agents on one host."""
+"""Environment variables of every process that the backend `process` starts, inherited by its children: the uid, and the
+state directory, because several agents may run on one host."""
 
 _START_TICKS = 19  # the 22nd field of stat, counted after the command
 
 
 def boot_id() -> str | None:
-    """Return what names this boot of the device, or None where the kernel does not tell."""
+    """Return the id of this boot of the device, or None if the kernel has none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -23,7 +23,7 @@ def boot_id() -> str | None:
 
 
 def start_ticks(pid: int) -> int | None:
-    """Return when *pid* started, in clock ticks since boot; None when there is none, or only its zombie."""
+    """Return when *pid* started, in clock ticks since boot; None if there is no such process, or only its zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
@@ -33,7 +33,7 @@ def start_ticks(pid: int) -> int | None:
 
 
 def is_running(pid: int, ticks: int) -> bool:
-    """Tell whether *pid* is still the process that started at *ticks*."""
+    """Return whether *pid* is still the process that started at *ticks*."""
     return start_ticks(pid) == ticks
 
 
@@ -50,7 +50,7 @@ def marked(uid: str, place: Path) -> Iterator[int]:
             continue
         try:
             environment = Path(f"/proc/{entry}/environ").read_bytes()
-        except OSError:  # ended meanwhile, or not ours to read
+        except OSError:  # it ended meanwhile, or we may not read it
             continue
         if wanted <= set(environment.split(b"\0")):
             yield int(entry)

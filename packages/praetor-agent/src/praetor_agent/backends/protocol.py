@@ -1,6 +1,6 @@
-"""What the loop asks of a backend, and what all of them share. A backend only ever touches what carries our marker.
+"""What a backend does, and what all backends share. A backend only touches what carries our marker.
 
-What backends write on a device is named by one scheme, so that what is ours is known by its name, too.
+Backends name what they write on a device by one scheme, so that our files are recognizable by name, too.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 CALL_SECONDS = 30
 DEFINITIONS = {BackendName.SYSTEMD: Path("/etc/systemd/system"), BackendName.INITD: Path("/etc/init.d")}
-"""Where init systems look for what they shall run."""
+"""Where the init systems read definitions."""
 
 
 class Backend(Protocol):
     """Runs processes; none of the methods waits for a process to end."""
 
     def observe(self) -> Mapping[str, Observed]:
-        """Return by uid every process of ours that runs or left its exit status. BackendError when unknown."""
+        """Return by uid every process of ours that runs or left its exit status. BackendError if that is unknown."""
         ...
 
     def start(self, command: Command) -> None:
-        """Start a process that does not run; StartError with the reason when it cannot be."""
+        """Start a process that does not run; StartError with the reason if that fails."""
         ...
 
     def stop(self, uid: str, *, grace_seconds: int, force: bool) -> None:
@@ -39,31 +39,31 @@ class Backend(Protocol):
         ...
 
     def remove(self, uid: str) -> None:
-        """Take away what is left of a process that ended."""
+        """Remove what is left of a process that ended."""
         ...
 
 
 @runtime_checkable
 class KeepsOutput(Protocol):
-    """A backend that can tell what a process wrote."""
+    """A backend that keeps the output of processes."""
 
     def tail(self, uid: str, limit: int) -> str:
-        """Return the end of what the latest run wrote, about *limit* bytes of it; empty when there is nothing.
+        """Return the end of the latest run's output, about *limit* bytes; "" if there is none.
 
-        BackendError when it cannot be told; the report then goes without.
+        BackendError if it cannot be read; the report then omits it.
         """
         ...
 
 
 @runtime_checkable
 class KeepsDefinition(Protocol):
-    """A backend that writes a definition of each process (a unit, a script), which somebody may edit.
+    """A backend that writes a definition of each process (a unit, a script) that may be edited on the device.
 
-    It tells so by `Observed.edited`, and only while it is so.
+    `Observed.edited` is set while it is edited.
     """
 
     def repair(self, command: Command) -> None:
-        """Write the definition again as it was; the process that runs is not touched. BackendError when impossible."""
+        """Write the definition again; the running process is not touched. BackendError if that fails."""
         ...
 
 
@@ -79,12 +79,12 @@ def own_name(name: str, uid: str) -> str:
 
 
 def readable(name: str) -> str:
-    """Return what a file's name or a log's identifier can hold of *name*."""
+    """Return the part of *name* that file names and log identifiers can contain."""
     return _UNSAFE.sub("-", name.lower())[:_READABLE_LENGTH]
 
 
 def call(*command: str, timeout: float = CALL_SECONDS, env: Mapping[str, str] | None = None) -> str:
-    """Run *command* and return what it printed; BackendError with the end of its complaint when it fails."""
+    """Run *command* and return what it printed; BackendError with the end of its error output if it fails."""
     import subprocess
 
     name = " ".join(word for word in command[:3] if not word.startswith("-"))

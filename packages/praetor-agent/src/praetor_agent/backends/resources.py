@@ -1,7 +1,6 @@
-"""`execution.resources`: in the units that limits are written in, and as control groups, version 2 or 1, in which the
-agent's own stage holds a process with all that it starts.
+"""`execution.resources`: the values of limits, and control groups, version 2 or 1, for the backend `process`.
 
-An rlimit is no substitute: it counts one process, or all of a user, and ends programs that keep within their limit.
+An rlimit is no substitute: it counts one process, or all of a user, and kills programs that stay within their limit.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _FILES = {  # controller, and its file in version 2 and in version 1
 
 
 def limits(resources: Resources | None, place: Path, root: Path = ROOT) -> Iterator[str]:
-    """Yield for the stage what limits the process of *place*: a resource, a file and its value; or a resource alone."""
+    """Yield for the shim the limits of the process in *place*: a resource, a file, its value; or a resource alone."""
     group = f"praetor/{hashlib.sha256(os.fsencode(place)).hexdigest()[:32]}"
     for resource, value in wanted(resources):
         controller, second, first = _FILES[resource]
@@ -43,7 +42,7 @@ def limits(resources: Resources | None, place: Path, root: Path = ROOT) -> Itera
 
 
 def wanted(resources: Resources | None) -> Iterator[tuple[str, str]]:
-    """Yield what is to be limited: memory in bytes, cpu in percent of one core, the number of tasks."""
+    """Yield each limited resource with its value: memory in bytes, cpu in percent of one core, the number of tasks."""
     if resources is None:
         return
     if resources.memory is not None:

@@ -1,9 +1,10 @@
-"""The stage between the agent and a process: it outlives the agent, waits for the process and writes how it ended.
+"""The shim between the agent and a process: it outlives the agent, waits for the process and writes how it ended.
 
-Run as a file by `python -I -S`, it imports nothing beyond what the interpreter
-has loaded anyway; one waits beside every process. It reads its job from
-standard input: its length, then strings, each ended by NUL. It answers `ok`, or why not; `ok`
-too for a process that runs already, for init and the agent may both start it.
+Run as a file by `python -I -S`, it imports only what the interpreter has loaded
+anyway, because one waits for every process. It reads its job from standard
+input: its length, then strings, each ended by NUL. It answers `ok` or an error;
+`ok` also for a process that runs already, because init and the agent may both
+start it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ LOG_CHECK_SECONDS = 20
 
 
 def main() -> None:
-    """Start the process, tell the agent, and wait in the background."""
+    """Start the process, answer the agent, and wait in the background."""
     length, _, job = sys.stdin.buffer.read().partition(b"\0")
     if not length.isdigit() or int(length) != len(job):  # the agent was killed while it wrote
         os.write(1, b"the job is not complete")
@@ -26,7 +27,7 @@ def main() -> None:
     argv, env = words[9 : 9 + int(count)], words[9 + int(count) : -1]
     identity = (int(uid), int(gid), [int(group) for group in groups.split()]) if uid else None
     lock = os.open(directory + b"/lock", os.O_WRONLY | os.O_CREAT, 0o600)
-    os.lockf(lock, os.F_LOCK, 0)  # held until the answer is there; children do not inherit it
+    os.lockf(lock, os.F_LOCK, 0)  # held until we have answered; children do not inherit it
     head += b"" if head.rpartition(b"\n")[2] else _read(b"/proc/sys/kernel/random/boot_id").strip()
     if _is_running(_read(directory + b"/run").split(b"\n"), head.rpartition(b"\n")[2]):
         os.write(1, b"ok")
@@ -34,7 +35,7 @@ def main() -> None:
     answer, say = os.pipe()
     if os.fork():
         os.close(say)
-        os.write(1, os.read(answer, 4096) or b"the supervising stage ended early")
+        os.write(1, os.read(answer, 4096) or b"the supervising shim ended early")
         os._exit(0)
     os.setsid()
     _detach(directory)
@@ -84,7 +85,7 @@ def _supervise(
                 os.setgid(identity[1])
                 os.setuid(identity[0])
             os.chdir(cwd)
-            for ignored in (signals.SIGHUP, signals.SIGPIPE, signals.SIGXFSZ):  # by the launcher, and by Python
+            for ignored in (signals.SIGHUP, signals.SIGPIPE, signals.SIGXFSZ):  # by what started us, and by Python
                 signals.signal(ignored, signals.SIG_DFL)
             os.execve(argv[0], argv, dict(entry.split(b"=", 1) for entry in env))  # noqa: S606 - no shell is meant
         except OSError as e:
@@ -93,13 +94,13 @@ def _supervise(
             os._exit(127)
     os.close(go_read)
     os.close(failed_write)
-    # The record is on disk before the process runs: whoever finds no record knows that it never did.
-    stage = os.getpid()
-    record = head + b"\n%d %d\n%d %d\n" % (child, _ticks(child), stage, _ticks(stage))
+    # The record is on disk before the process runs, so without a record it never ran.
+    shim = os.getpid()
+    record = head + b"\n%d %d\n%d %d\n" % (child, _ticks(child), shim, _ticks(shim))
     problem = b""
     try:
         _write(b"run", record + b" ".join(unlimited) + b"\n")
-        _write(b"pid", b"%d\n" % child)  # for people and their tools; what counts is the record
+        _write(b"pid", b"%d\n" % child)  # for people and their tools; the agent reads the record
         os.write(go_write, b"x")
     except OSError as e:
         problem = str(e.strerror).encode()
@@ -122,7 +123,7 @@ def _supervise(
 
 
 def _limit(limits: list[bytes]) -> tuple[list[bytes], list[bytes]]:
-    """Make the control groups; return those to join, and the resources that are not limited for all that.
+    """Create the control groups; return those to join, and the resources that remain without a limit.
 
     Each line is a resource, a file and its value; a resource alone cannot be limited on this device.
     """
@@ -145,8 +146,8 @@ def _limit(limits: list[bytes]) -> tuple[list[bytes], list[bytes]]:
 
 
 def _was_out_of_memory(groups: list[bytes]) -> bool:
-    told = b"".join(_read(group + name) for group in groups for name in (b"/memory.events", b"/memory.oom_control"))
-    return b"oom_kill " in told and b"oom_kill 0" not in told
+    events = b"".join(_read(group + name) for group in groups for name in (b"/memory.events", b"/memory.oom_control"))
+    return b"oom_kill " in events and b"oom_kill 0" not in events
 
 
 def _wait(child: int, log: tuple[bytes, int], groups: list[bytes]) -> None:
@@ -166,7 +167,7 @@ def _wait(child: int, log: tuple[bytes, int], groups: list[bytes]) -> None:
 
 
 def _bound_log(log: tuple[bytes, int]) -> None:
-    """Move the last half of a log that is too long to log.1; the process goes on at the end of the emptied one."""
+    """Move the last half of a log that is too long to log.1; the process then appends to the emptied file."""
     path, limit = log
     try:
         size = os.stat(path).st_size

@@ -1,7 +1,7 @@
-"""systemd: one unit a process, restarted by the agent, and up at boot without it where the policy is Always.
+"""systemd: one unit per process. The agent restarts it; systemd starts it at boot if the policy is Always.
 
-Only units that carry our marker and this device's name are ever touched. Spec text is hostile: every value is escaped,
-or refused with the field's name. The environment goes into a file of its own, for anybody may read units.
+Only units that carry our marker and this device's name are ever touched. Specs are untrusted: every value is escaped,
+or refused with the field's name. The environment goes into a file of its own, because every user can read units.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class SystemdBackend:
         unit = self._write(command)
         for stale in self._units_of(command.uid):
             if stale != unit:  # renamed
-                self._take_away(stale)
+                self._remove_unit(stale)
         try:
             _enable(unit, command)
             _systemctl("restart", unit)
@@ -69,7 +69,7 @@ class SystemdBackend:
             raise StartError(self._why(unit) or str(e)) from e
 
     def stop(self, uid: str, *, grace_seconds: int, force: bool) -> None:
-        """Ask the unit to end; systemd ends it by force after the grace that the unit names."""
+        """Ask the unit to end; systemd kills it after the unit's grace period."""
         for unit in self._units_of(uid):
             _systemctl("stop", "--no-block", unit)
             if force:
@@ -77,7 +77,7 @@ class SystemdBackend:
 
     def remove(self, uid: str) -> None:
         for unit in self._units_of(uid):
-            self._take_away(unit)
+            self._remove_unit(unit)
 
     def _write(self, command: Command) -> str:
         unit = unit_name(command.name, command.uid)
@@ -94,25 +94,25 @@ class SystemdBackend:
             if before != text:
                 replace_file(path, text.encode(), mode=0o644)
             elif "=yes" not in _systemctl("show", "--property=NeedDaemonReload", unit):
-                return unit  # else an agent was killed before it could say that the unit is another
+                return unit  # else an agent was killed before it reloaded systemd
             _systemctl("daemon-reload")
         except OSError as e:
             raise StartError(f"{e.filename or path} cannot be written: {e.strerror}") from e
         return unit
 
-    def _take_away(self, unit: str) -> None:
+    def _remove_unit(self, unit: str) -> None:
         try:
             _systemctl("disable", "--quiet", "--now", unit)
         except BackendError:
             if (self._units / unit).exists():
                 raise
             if "=inactive" not in _systemctl("show", "--property=ActiveState", unit):
-                _systemctl("stop", unit)  # systemd knows it still, though its file is gone
+                _systemctl("stop", unit)  # systemd still has it, though its file is gone
         (self._units / unit).unlink(missing_ok=True)
         (self._directory / f"{unit}.env").unlink(missing_ok=True)
         self._copy(unit).unlink(missing_ok=True)
         _systemctl("daemon-reload")
-        with suppress(BackendError):  # one that did not fail is not known to it any more
+        with suppress(BackendError):  # systemd has already forgotten a unit that did not fail
             _systemctl("reset-failed", unit)
 
     def _why(self, unit: str) -> str | None:
@@ -129,7 +129,7 @@ class SystemdBackend:
         names = {path.name for path in self._units.glob(f"{PREFIX}*.service")}
         names |= {path.name.removesuffix(".unit") for path in self._directory.glob(f"{PREFIX}*.service.unit")}
         for unit in sorted(names):
-            # the copy tells what a unit was that somebody edited, or took away while it runs
+            # the copy still has the marks of a unit that was edited, or removed while it runs
             marks = read_marks(read_text(self._copy(unit)) or read_text(self._units / unit))
             if marks is not None and marks.device == self._device:
                 yield unit, marks
@@ -162,7 +162,7 @@ def _seen(marks: Marks, props: Mapping[str, str], *, edited: bool) -> Observed:
 
 def _ending(props: Mapping[str, str]) -> tuple[int | None, str | None]:
     if props.get("ExecMainStartTimestampMonotonic") in ("", "0", None):
-        return None, None  # not started since the device did
+        return None, None  # not started under this boot
     status, signalled = int(props.get("ExecMainStatus") or 0), props.get("ExecMainCode") != _CLD_EXITED
     code = 128 + status if signalled else status
     return code, reason_of(code, signalled=signalled, out_of_memory=props.get("Result") == "oom-kill")
@@ -196,7 +196,7 @@ _PREFIXES = "-@:+!|"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marks:
-    """What a unit of ours says of itself: whose process it is, for which device, and from which spec."""
+    """The marks in a unit of ours: the process, the device and the spec that it is for."""
 
     uid: str
     device: str
@@ -226,7 +226,7 @@ def render_unit(command: Command, device: str, environment_file: str) -> str:
         f"WorkingDirectory={_path('workingDir', command.working_dir)}",
         f"EnvironmentFile={_path('EnvironmentFile', environment_file)}",
         *([f"User={_plain('user', command.user)}"] if command.user is not None else []),
-        "RemainAfterExit=yes",  # how it ended stays to be read
+        "RemainAfterExit=yes",  # so that the exit status can still be read
         "Restart=no",  # the agent restarts, with the backoff and the policy of the spec
         "KillMode=control-group",
         f"TimeoutStopSec={max(1, command.grace_seconds)}",
@@ -265,7 +265,7 @@ def quote_value(name: str, value: str) -> str:
 
 
 def read_marks(text: str) -> Marks | None:
-    """Return what a unit says of itself, or None when it is none of ours."""
+    """Return the marks of a unit, or None if it is not ours."""
     if not text.startswith(MARKER + "\n"):
         return None
     found = dict(
@@ -300,7 +300,7 @@ def _limits(resources: Resources | None) -> list[str]:
 
 def _variable(name: str) -> str:
     if _VARIABLE.fullmatch(name) is None:
-        raise StartError(f"spec.execution.env: systemd takes no variable named {name!r}; use letters, digits and '_'")
+        raise StartError(f"spec.execution.env: systemd accepts no variable named {name!r}; use letters, digits and '_'")
     return name
 
 

@@ -1,8 +1,8 @@
-"""Health of a process from the results of its probe. Pure: the shell runs the probes.
+"""The health of a process, from the results of its probe. Pure: the shell runs the probes.
 
-Nothing is known until a first result counts. Until then the probe runs more
-often than its period, so that a process is seen to be ready when it is; but
-failures count no more often than once a period, as the thresholds mean it.
+Health is unknown until a first result counts. Until then the probe runs more
+often than its period, so that a ready process is reported soon; failures still
+count at most once per period, because thresholds are in periods.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ STARTUP_PERIOD_SECONDS = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """What the probes of one instance of a process said so far; *healthy* is None while that is unknown.
+    """The probe results of one instance of a process so far. *healthy* is None while unknown.
 
-    *since* is when the instance was started.
+    *since* is when the instance was started; times are in seconds since boot.
     """
 
     handle: str
@@ -32,12 +32,12 @@ class Health:
 
 
 def started(handle: str, now: float, *, since: float | None = None, healthy: bool | None = None) -> Health:
-    """Return the health of an instance that runs *since* then: first probe at once, unknown unless it was *healthy*."""
+    """Return the health of an instance that runs since *since*, with a probe due at once."""
     return Health(handle=handle, next_at=now, healthy=healthy, since=now if since is None else since)
 
 
 def probed(health: Health, check: HealthCheck, problem: str | None, now: float) -> Health:
-    """Return the health after a probe; *problem* tells why it failed and is None for a success."""
+    """Return the health after a probe; *problem* is why it failed, None for a success."""
     health = replace(health, message=problem)
     health = _failed(health, check, now) if problem is not None else _succeeded(health, check)
     pause = float(check.period_seconds)

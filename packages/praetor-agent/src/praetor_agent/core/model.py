@@ -1,4 +1,4 @@
-"""What the agent remembers of each process, on disk and between passes; and what it sees of the device."""
+"""What the agent remembers of each process, on disk and between passes; and what it observes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from praetor_api.spec import Artifact, ArtifactType, Backend, RestartPolicy
 
 
 class ProcessStage(StrEnum):
-    """How far a process has come under its current spec."""
+    """How far a process has come under its current spec. Stored: the values never change."""
 
     PENDING = "Pending"
     STARTING = "Starting"
@@ -23,7 +23,7 @@ class ProcessStage(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why the wanted spec does not run; *reason* is a CamelCase word for machines, an ArtifactReason for artifacts."""
+    """Why the desired spec does not run. *reason* is a CamelCase word, an ArtifactReason for artifacts."""
 
     reason: str
     message: str
@@ -42,7 +42,7 @@ class Revision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollback:
-    """A spec that was given up, and why; it is not tried again before the spec changes."""
+    """A spec that was given up, and why. It is not retried until the spec changes."""
 
     spec_hash: str
     reason: RollbackReason
@@ -51,9 +51,9 @@ class Rollback:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmation:
-    """The dead-man timer of a change: by *deadline*, seconds since the boot *boot_id*, it must be confirmed.
+    """The timer of a change that must be confirmed by *deadline*, in seconds since the boot *boot_id*.
 
-    *seconds* is the window that was given under that boot.
+    *seconds* is the length of the window under that boot.
     """
 
     boot_id: str
@@ -65,10 +65,10 @@ class Confirmation:
 class Record:
     """Memory of one process. Times are seconds since boot and count only while *boot_id* is the running boot.
 
-    *current* is what was started last; *last_good* is the latest revision that came to be good, and *rollback* tells
-    which one was given up for it. *healthy_since* is about the running instance; *confirmation* is what it waits for.
-    *handle* names the very instance that was seen last, so that one started by somebody else is noticed, which counts
-    as drift. *output_tail* is the end of what the latest run that ended had written; None until it was asked for.
+    *current* is what was started last, *last_good* the latest revision that proved good, and *rollback* says which
+    revision was given up for it. *healthy_since* is about the running instance, *confirmation* is what it waits for.
+    *handle* identifies the instance that was observed last; another one that the agent did not start counts as drift.
+    *output_tail* is the end of the output of the latest run that ended; None until it was read.
     """
 
     uid: str
@@ -122,10 +122,10 @@ Memory = Mapping[str, Record]
 class Observed:
     """What a backend sees of one process: one that runs, or one that ended and left its exit status.
 
-    An *exit_code* of None in one that ended means that nobody saw how it ended, and a *handle* of None
-    that it was never seen to run under this boot. *watch* is the process whose end
-    tells that there is something new to observe. *edited* tells that somebody changed what the backend wrote for it,
-    *unlimited* names the resources of the spec that cannot be limited on this device.
+    Of one that ended, an *exit_code* of None means that it is unknown, and a *handle* of None that it was never
+    observed running under this boot. *watch* is the pid whose end makes a new observation worthwhile. *edited* is set
+    if the definition that the backend wrote was changed. *unlimited* names the resources in the spec that cannot be
+    limited on this device.
     """
 
     uid: str
@@ -146,8 +146,8 @@ class Observed:
 class ArtifactState:
     """How far the artifact of one spec is: *path* when it is ready, *failure* when the last attempt failed.
 
-    *attempts* counts the attempts to have it, the one that worked included; 0 for one that was there.
-    *pinned* tells whether there was something to verify it by.
+    *attempts* counts the attempts to fetch it, the successful one included; 0 if it was there already.
+    *pinned* is whether the spec has a digest to verify it by.
     """
 
     path: str | None = None
@@ -159,7 +159,7 @@ class ArtifactState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
-    """The latest report: when it was sent, what came of it, and when one was acknowledged last."""
+    """The latest report: when it was sent, its result, and when a report was last acknowledged."""
 
     at: str
     answer: str
@@ -168,7 +168,7 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What only the running agent knows, for whoever looks at the device. *health* is by uid."""
+    """What only the running agent knows, stored for `praetor-agent status`. *health* is by uid."""
 
     exchange: Exchange | None = None
     health: Mapping[str, Health] = field(default_factory=dict)
@@ -176,13 +176,13 @@ class View:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedDevice:
-    """What one pass starts from, besides what is desired and remembered.
+    """The device as one pass observes it.
 
-    *artifacts* is by spec hash; *unavailable* tells for each backend that cannot be used why, *silent* for those that
-    did not answer this time, but may run what is not in *observed*. *health* is by uid.
-    *freeze* is why nothing may be changed, if somebody on the device said so; *confirmed* are the spec hashes, by uid,
-    that somebody there confirmed. *heard_at* is when the latest exchange began to which the gateway answered.
-    *persistence_error* is why what is decided or desired cannot be written down, if so.
+    *observed* and *health* are by uid, *artifacts* by spec hash. *unavailable* says why a backend cannot be used,
+    *silent* why one did not answer this time: it may run processes that are not in *observed*. *freeze* is why nothing
+    may be changed, if a freeze file exists. *confirmed* are the spec hashes, by uid, that an operator confirmed.
+    *heard_at* is when the latest successful exchange with the gateway began, in seconds since boot. *persistence_error*
+    is why the memory or the desired state cannot be stored.
     """
 
     boot_id: str

@@ -1,10 +1,10 @@
-"""From what is desired, observed and remembered to actions. Pure: no I/O, no clock, no logging.
+"""Decide on actions from the desired state, the observed device and the memory. Pure: no I/O, no clock, no logging.
 
-A process that runs is stopped only when it is no longer desired or when
-everything that its successor needs is at hand. While the device is held it is
-not stopped at all, but for a restore that has begun or that is due because
-nobody confirmed the change. While nothing can be written down, nothing is
-replaced and no job is started, for a later agent would not know of it.
+A running process is stopped only if it is no longer desired, or if everything
+that its successor needs is ready. While the device is frozen it is not stopped
+at all, except for a rollback that has begun or that is due because the change
+was not confirmed. While memory cannot be stored, nothing is replaced and no job
+is started, because the next agent would not know of it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from praetor_api.spec import Backend
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetch:
-    """Have the item's artifact ready; nothing is stopped for it."""
+    """Fetch the item's artifact; nothing is stopped for it."""
 
     item: DesiredItem
 
@@ -45,7 +45,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remove:
-    """Take away what is left of a process that ended."""
+    """Remove what is left of a process that ended."""
 
     uid: str
     backend: Backend
@@ -53,7 +53,7 @@ class Remove:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """Write again what the backend wrote for the revision, which somebody changed; what runs goes on."""
+    """Write the edited definition of the revision again; the process runs on."""
 
     revision: Revision
 
@@ -63,9 +63,9 @@ Action: TypeAlias = Fetch | Start | Stop | Remove | Repair
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Actions in their order, the memory to write before acting, and when to look again at the latest.
+    """Actions in their order, the memory to store before acting, and the latest time of the next check.
 
-    From *ask_at* an exchange with the gateway is waited for.
+    From *ask_at* on, an exchange with the gateway would confirm a change. Times are in seconds since boot.
     """
 
     actions: tuple[Action, ...] = ()
@@ -113,7 +113,7 @@ def _wanted(desired: Desired, device: ObservedDevice, memory: Memory, now: float
         step = _step(item, record, device, now)
         key, starts = (item.namespace, item.name), any(isinstance(action, Start) for action in step.actions)
         if starts and key in leaving:
-            # deleted and made again, it is another, but must not run beside the one that it follows
+            # deleted and created again under the same name: the two must not run side by side
             step = _Step(record=replace(record, failure=_waits(leaving[key])))
         yield step
     for bad in desired.invalid:
@@ -131,7 +131,7 @@ def _of_invalid(bad: InvalidItem, memory: Memory) -> Record:
 
 
 def _adopted(item: DesiredItem, seen: Observed | None) -> Record:
-    """Return the record of a process that memory does not know; one that runs or ran this spec is taken over."""
+    """Return a record for a process that memory does not know; one that runs or ran this spec is adopted."""
     if seen is None or seen.spec_hash != item.spec_hash:
         return Record(uid=item.uid)
     return Record(uid=item.uid, stage=ProcessStage.RUNNING, current=Revision(item=item), handle=seen.handle)
@@ -171,24 +171,24 @@ def _why_not(item: DesiredItem, record: Record, device: ObservedDevice) -> Failu
 
 
 def unknown(record: Record, device: ObservedDevice) -> str | None:
-    """Return why nobody can tell now whether what was started last runs, if so. A job that ended does not."""
+    """Return why it is unknown now whether the current revision runs; None if it is known, as of a job that ended."""
     if record.current is None or record.stage is ProcessStage.COMPLETED:
         return None
     return device.silent.get(record.current.item.spec.execution.backend)
 
 
 def _waits(why: str | None) -> Failure | None:
-    message = f"not started, for the one of this name before it may still run: {why}"
+    message = f"not started, because its predecessor of this name may still run: {why}"
     return Failure(reason="BackendUnavailable", message=message) if why else None
 
 
 def _not_kept(what: str, device: ObservedDevice) -> Failure:
-    message = f"{what}: it cannot be written down in the state directory: {device.persistence_error}"
+    message = f"{what}: the state directory cannot be written: {device.persistence_error}"
     return Failure(reason="MemoryNotKept", message=message)
 
 
 def _startable(revision: Revision, device: ObservedDevice) -> bool:
-    """Tell whether *revision* has its artifact, or needs none now because it runs from what we wrote."""
+    """Return whether *revision* has its artifact, or needs none because its definition runs already."""
     seen = device.observed.get(revision.item.uid)
     running = seen is not None and seen.running and seen.spec_hash == revision.item.spec_hash and not seen.edited
     return _is_whole(revision) or running
@@ -199,9 +199,9 @@ def _is_whole(revision: Revision) -> bool:
 
 
 def _settled(record: Record) -> Record:
-    """Return the record without what no longer holds, now that the wanted spec can run.
+    """Return the record without the failures that are over, now that the desired spec can run.
 
-    How the current spec failed to start is kept.
+    A failure to start the current spec stays.
     """
     record = replace(record, rollback=None)
     if record.failure is not None and record.failure.reason != restart.START_ERROR:
@@ -210,7 +210,7 @@ def _settled(record: Record) -> Record:
 
 
 def _fall_back(record: Record, device: ObservedDevice, now: float) -> _Step:
-    """Keep what was started before, or the good version before it, for what is wanted cannot run (yet)."""
+    """Keep the current revision, or the last good one, while the desired spec cannot run."""
     old = record.last_good if record.rollback is not None else record.current
     if old is None:
         return _withdraw(record, device, now) if record.rollback is not None else _Step(record=record)
@@ -218,7 +218,7 @@ def _fall_back(record: Record, device: ObservedDevice, now: float) -> _Step:
         return _Step(record=record)
     seen = device.observed.get(record.uid)
     runs = seen is not None and seen.running and _is_of(old, seen)
-    if not runs and not _is_whole(old):  # somebody took its artifact away
+    if not runs and not _is_whole(old):  # its artifact was removed
         artifact = device.artifacts.get(old.item.spec_hash)
         if artifact is None or artifact.path is None:
             return _Step(record=record, actions=(Fetch(item=old.item),))
@@ -227,7 +227,7 @@ def _fall_back(record: Record, device: ObservedDevice, now: float) -> _Step:
 
 
 def _withdraw(record: Record, device: ObservedDevice, now: float) -> _Step:
-    """Restore what was before the first version, which is nothing: not even at boot does it come up again."""
+    """Roll back a first version, to nothing: it must not start again at boot, either."""
     seen = device.observed.get(record.uid)
     if seen is None:
         return _Step(record=record)
@@ -237,7 +237,7 @@ def _withdraw(record: Record, device: ObservedDevice, now: float) -> _Step:
 
 
 def _caught_up(record: Record, device: ObservedDevice, now: float) -> Record:
-    """Return the record with what has become of the process that was started last."""
+    """Return the record updated by what is observed of the current revision."""
     current, seen = record.current, device.observed.get(record.uid)
     if current is None or record.stop_deadline is not None:
         return record
@@ -264,7 +264,7 @@ def _supervise(revision: Revision, record: Record, device: ObservedDevice, now: 
     item, seen = revision.item, device.observed.get(record.uid)
     if seen is not None and seen.running:
         if _is_of(revision, seen) and record.stop_deadline is None:
-            if record.stage is not ProcessStage.RUNNING:  # memory did not know what runs until it was asked for
+            if record.stage is not ProcessStage.RUNNING:  # memory did not know it
                 record = restart.seen_running(record, seen, device.boot_id, now)
             return replace(_keep(revision, record, now), actions=_repairs(revision, seen, device))
         if device.freeze is not None and record.rollback is None:
@@ -277,7 +277,7 @@ def _supervise(revision: Revision, record: Record, device: ObservedDevice, now: 
     if record.stage is ProcessStage.WAITING and now < record.not_before and not afresh:
         return _Step(record=record, wake_at=record.not_before)
     if device.persistence_error is not None and not rollback.is_kept(revision):
-        return _Step(record=replace(record, failure=_not_kept("not started, for it might run twice", device)))
+        return _Step(record=replace(record, failure=_not_kept("not started, because it might run twice", device)))
     if new:
         record = rollback.begun(record, revision, device.boot_id, now)
     return _start(revision, restart.fresh(record) if afresh else record, seen, device, now)
@@ -291,7 +291,7 @@ def _keep(revision: Revision, record: Record, now: float) -> _Step:
 
 
 def _repairs(revision: Revision, seen: Observed, device: ObservedDevice) -> tuple[Action, ...]:
-    # one that memory lost is known without its artifact's path, and what is written names that path
+    # an adopted process lacks its artifact's path, which the definition contains
     wrong = seen.edited and device.freeze is None and _is_whole(revision)
     return (Repair(revision=revision),) if wrong else ()
 
@@ -317,7 +317,7 @@ def _start(revision: Revision, record: Record, seen: Observed | None, device: Ob
 
 
 def _retire(record: Record, device: ObservedDevice, now: float) -> _Step:
-    """Stop what is no longer desired, then take away what it left."""
+    """Stop a process that is no longer desired, then remove what it left."""
     seen = device.observed.get(record.uid)
     if device.freeze is not None:
         return _fall_back(rollback.judged(_caught_up(record, device, now), device, now), device, now)
@@ -327,6 +327,6 @@ def _retire(record: Record, device: ObservedDevice, now: float) -> _Step:
         return _stop(record, seen, now)
     actions = (Remove(uid=record.uid, backend=seen.backend),) if seen is not None else ()
     if device.persistence_error is not None and record.current is not None and not rollback.is_kept(record.current):
-        # what is desired on disk may still hold the job, which a later agent must not run again
+        # the desired state on disk may still contain the job, which the next agent must not run again
         return _Step(record=replace(record, stage=ProcessStage.COMPLETED, stop_deadline=None), actions=actions)
     return _Step(record=record, actions=actions, forget=True)

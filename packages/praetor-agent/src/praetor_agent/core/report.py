@@ -1,7 +1,7 @@
-"""What goes into the next report, and when it is sent. Pure.
+"""The content of the next report, and when it is due. Pure.
 
-A heartbeat carries the observations that the gateway has not acknowledged in
-their present form, or all of them after it asked for a resync.
+A report carries the observations that changed since the gateway acknowledged
+them, or all of them after the gateway asked for a resync.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from praetor_api.spec import ArtifactType, Backend, Hardening
 from praetor_api.wire import write
 
 SEQ_PER_SECOND = 1000
-"""Reports are numbered from the time since boot, so that numbers grow over a restart of the agent, too."""
+"""The first number is the time since boot, so that numbers also grow over a restart of the agent."""
 
 HEARTBEAT_RETRY_SECONDS = (1.0, 2.0, 4.0)
 RETRY_JITTER = 0.25
@@ -43,10 +43,10 @@ def observation(
     artifact: ArtifactState | None,
     freeze: str | None = None,
 ) -> Observation:
-    """Return what the device tells of one process.
+    """Return the observation of one process.
 
-    It speaks of the spec that was started last. While a newer one cannot run, or was given up, the message says why
-    and the hash stays the old one, so that nobody takes the old process for the new.
+    It is about the spec that was started last. While a newer one cannot run, or was given up, the message says why;
+    the hash stays the old one, so that the old process does not pass for the new.
     """
     rollback = record.rollback
     running = seen is not None and seen.running and seen.spec_hash == record.spec_hash
@@ -93,7 +93,7 @@ def _healthy(record: Record, health: Health | None, *, running: bool) -> bool | 
 
 
 def _warnings(record: Record, seen: Observed | None) -> Iterator[str]:
-    """Yield what the spec asks for and does not get."""
+    """Yield what the spec asks for and this device cannot do."""
     if record.current is None:
         return
     execution, artifact = record.current.item.spec.execution, record.current.item.spec.artifact
@@ -108,7 +108,7 @@ def _warnings(record: Record, seen: Observed | None) -> Iterator[str]:
 
 
 def _had(record: Record, failed: bool | None, artifact: ArtifactState | None) -> bool | None:
-    """Tell whether the artifact was had; None when there is none, or no attempt has ended."""
+    """Return whether the artifact was downloaded; None if there is none, or no attempt has ended."""
     if failed is not None:
         return failed
     if artifact is not None and artifact.path is not None:
@@ -117,7 +117,7 @@ def _had(record: Record, failed: bool | None, artifact: ArtifactState | None) ->
 
 
 def _verified(record: Record, failed: bool | None, artifact: ArtifactState | None) -> bool | None:
-    """Tell whether the artifact is the one that was pinned; None when none was, too."""
+    """Return whether the artifact matches its digest; None if the spec has none, or nothing was downloaded."""
     had, spec = _had(record, failed, artifact), record.current and record.current.item.spec.artifact
     if not had or (artifact.pinned if artifact and artifact.path else spec and pinned(spec)):
         return had
@@ -125,14 +125,14 @@ def _verified(record: Record, failed: bool | None, artifact: ArtifactState | Non
 
 
 def with_spec_hash(given: Observation, spec_hash: str) -> Observation:
-    """Return the observation as one about *spec_hash*, for a process of which nothing was ever started."""
+    """Return the observation with *spec_hash*, for a process that was never started."""
     return given if given.observed_spec_hash else replace(given, observed_spec_hash=spec_hash)
 
 
 def observations(
     desired: Desired | None, memory: Memory, device: ObservedDevice, health: Mapping[str, Health]
 ) -> dict[str, Observation]:
-    """Return by the record's uid what to tell of each process that is desired."""
+    """Return the observations to report, by the uid of their record."""
     if desired is None:
         return {}
     hashes = {item.uid: item.spec_hash for item in desired.items}
@@ -150,7 +150,7 @@ def observations(
 
 
 def _unless_unknown(seen: Observation, record: Record, device: ObservedDevice) -> Observation:
-    """Return *seen* without what nobody can tell while the backend is silent: that is a warning, not a failure."""
+    """Return *seen* without what is unknown while the backend is silent, with a warning instead of an error."""
     why = unknown(record, device)
     if why is None:
         return seen
@@ -158,17 +158,18 @@ def _unless_unknown(seen: Observation, record: Record, device: ObservedDevice) -
     warning = f"{seen.warning_message}; {why}" if seen.warning_message else why
     seen = replace(seen, error_message=error, warning_message=warning)
     if record.stage is not ProcessStage.RUNNING or record.boot_id != device.boot_id:
-        return seen  # nobody saw it run, or it ended
-    # left out, what the gateway knows stands; but a new version must not pass for healthy because the old one was
+        return seen  # it was not observed running under this boot, or it ended
+    # the gateway keeps a field that is left out; a new version must not inherit the health of the old one
     started = True if record.healthy_since is None else None
     return replace(seen, process_started=started, healthy=None, exit_code=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportState:
-    """Where reporting stands: what was acknowledged, and when to send next. A value; each method returns the next one.
+    """What was acknowledged, and when to send next. A value; each method returns the next one.
 
-    *base* is the number of the agent's first report.
+    *base* is the number of the agent's first report, times are in seconds since boot. Nothing is sent before
+    *quiet_until*, and no resync is accepted before *resync_after*.
     """
 
     base: int
@@ -187,22 +188,22 @@ class ReportState:
         return self.base + self.sent
 
     def due(self, current: Observations) -> tuple[Observation, ...]:
-        """Return the observations of the next report, at most as many as one may carry."""
+        """Return the observations of the next report, as many as fit."""
         changed = [seen for uid, seen in sorted(current.items()) if self.acknowledged.get(uid) != seen]
         return tuple(_fitting(changed[:MAX_OBSERVATIONS]))
 
     def due_at(self, current: Observations, now: float) -> float:
-        """Return when to send: at once when something changed, unless the last report was lost."""
+        """Return when to send: at once if something changed, unless the last report was lost."""
         changed = not self.lost and now >= self.quiet_until and bool(self.due(current))
         return min(now, self.next_at) if changed else self.next_at
 
     def acked(
         self, ack: ReportAck, current: Observations, reported: tuple[Observation, ...], now: float, fraction: float
     ) -> ReportState:
-        """Return where reporting stands after *reported* was taken; *fraction* is random in [0, 1)."""
+        """Return the state after *reported* was acknowledged; *fraction* is random in [0, 1)."""
         known = {uid: seen for uid, seen in self.acknowledged.items() if uid in current}
         known |= {uid: seen for uid, seen in current.items() if seen in reported}
-        # Asked again and again, or just after all was told, it would be a loop between the two programs.
+        # A resync that repeats, or follows a complete report, would loop between the two programs.
         more = self.facts_known or len(known) > len(reported)
         resync = ack.resync and now >= self.resync_after and more
         return replace(
@@ -217,7 +218,7 @@ class ReportState:
         )
 
     def failed(self, now: float, fraction: float, retry_after: float | None = None) -> ReportState:
-        """Return where reporting stands after a report was lost, or refused for *retry_after* seconds."""
+        """Return the state after a report was lost, or refused for *retry_after* seconds."""
         lost = self.lost + 1
         pause = retry_delay(lost, self.interval, fraction)
         if retry_after is not None:
@@ -226,7 +227,7 @@ class ReportState:
 
 
 def _fitting(changed: list[Observation]) -> Iterator[Observation]:
-    """Yield the first of *changed*, and the next ones while they fit in half a body: the facts need room, too."""
+    """Yield the first of *changed*, and more while they fit in half a body; the facts need space, too."""
     left = MAX_BODY_BYTES // 2
     for index, seen in enumerate(changed):
         left -= len(json.dumps(write(seen)))
@@ -241,19 +242,19 @@ def first_seq(now: float) -> int:
 
 
 def delayed(reporter: ReportState, until: float) -> ReportState:
-    """Return the reporter with nothing due before *until*, changes included."""
+    """Return the state with nothing due before *until*, not even changes."""
     return replace(reporter, next_at=until, quiet_until=until)
 
 
 def asked(reporter: ReportState, at: float | None) -> ReportState:
-    """Return the reporter with a report due *at* the latest, unless the last one was lost: that has its own backoff."""
+    """Return the state with a report due *at* the latest, unless a lost report waits for its backoff."""
     if at is None or reporter.lost:
         return reporter
     return replace(reporter, next_at=min(reporter.next_at, max(at, reporter.quiet_until)))
 
 
 def report(identity: Report, reporter: ReportState, observations: tuple[Observation, ...], timestamp: str) -> Report:
-    """Return the report to send; the facts of *identity* go with it until the gateway knows them."""
+    """Return the report to send. It carries the facts of *identity* until the gateway acknowledged them."""
     return replace(
         identity,
         timestamp=timestamp,

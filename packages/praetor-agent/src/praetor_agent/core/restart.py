@@ -1,6 +1,6 @@
-"""Restart policies: what becomes of a process that ended, and when it is started again. Pure.
+"""Restart policies: the record of a process that started or ended, and when it starts again. Pure.
 
-`Never` and `OnFailure` run to completion once per spec, whatever happens to the agent meanwhile.
+`Never` and `OnFailure` run to completion once per spec, even if the agent restarts meanwhile.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.spec import RestartPolicy
 
 KILL_AGAIN_SECONDS = 5.0
-"""Between two forced stops of a process that does not go away."""
+"""Between two forced stops of a process that does not end."""
 
 COMPLETED = "Completed"
 ERROR = "Error"
@@ -22,11 +22,11 @@ LOST = "Lost"
 START_ERROR = "StartError"
 
 START_ERROR_EXIT_CODE = 128
-"""Exit code of a process that never came to run, as container runtimes give it."""
+"""Exit code of a process that could not be executed, as container runtimes report it."""
 
 
 def fresh(record: Record) -> Record:
-    """Return the record ready for a spec that was not started yet, or was stopped by us: nothing counts against it."""
+    """Return the record for the first start of a spec, or the next after we stopped it: all counters are reset."""
     return replace(
         record,
         stage=ProcessStage.PENDING,
@@ -43,7 +43,7 @@ def fresh(record: Record) -> Record:
 
 
 def starting(record: Record, revision: Revision, boot_id: str, now: float) -> Record:
-    """Return the record to write before *revision* is started; its handle stays that of the run before."""
+    """Return the record to store before *revision* is started. The handle stays that of the previous run."""
     again = record.stage is ProcessStage.WAITING
     return replace(
         record,
@@ -57,12 +57,12 @@ def starting(record: Record, revision: Revision, boot_id: str, now: float) -> Re
 
 
 def started(record: Record, start_time: str) -> Record:
-    """Return the record of a start that worked; *start_time* is for people."""
+    """Return the record of a successful start; *start_time* is RFC 3339, for people."""
     return replace(record, stage=ProcessStage.RUNNING, handle=None, start_time=start_time, failure=None)
 
 
 def start_failed(record: Record, message: str, now: float) -> Record:
-    """Return the record of a start that did not work; `Never` is not tried again."""
+    """Return the record of a failed start; `Never` is not retried."""
     record = replace(record, failure=Failure(reason=START_ERROR, message=message), start_time=None)
     policy = record.current.item.spec.restart_policy if record.current else RestartPolicy.ALWAYS
     if policy is RestartPolicy.NEVER:
@@ -76,7 +76,7 @@ def start_failed(record: Record, message: str, now: float) -> Record:
 
 
 def artifact_gone(record: Record) -> Record:
-    """Return the record of a start that was not made, for its artifact is gone: fetch it again."""
+    """Return the record of a start whose artifact is missing; it is fetched again."""
     current, good = record.current, record.last_good
     if current is not None:
         current = replace(current, artifact_path=None)
@@ -85,11 +85,11 @@ def artifact_gone(record: Record) -> Record:
 
 
 def seen_running(record: Record, seen: Observed, boot_id: str, now: float) -> Record:
-    """Return the record of a process that runs as it should; an instance that is not ours to the letter is counted."""
+    """Return the record of a running process; an instance that we did not start counts as a restart, or as drift."""
     rebooted, starting = record.boot_id != boot_id, record.stage is ProcessStage.STARTING
     replaced = record.stage is ProcessStage.RUNNING and record.handle not in (None, seen.handle)
     replaced = replaced or (starting and rebooted)  # how far the start came was not flushed before the power cut
-    meddled = replaced and not rebooted  # after a restart of the device, init starts it
+    drifted = replaced and not rebooted  # after a restart of the device, init starts it
     if replaced or rebooted or record.stage is not ProcessStage.RUNNING:
         started_at = record.started_at if starting and not rebooted else now
         record = replace(record, stage=ProcessStage.RUNNING, boot_id=boot_id, started_at=started_at, healthy_since=None)
@@ -99,26 +99,26 @@ def seen_running(record: Record, seen: Observed, boot_id: str, now: float) -> Re
         record,
         handle=seen.handle,
         restart_count=record.restart_count + replaced,
-        drift_count=record.drift_count + meddled,
+        drift_count=record.drift_count + drifted,
     )
 
 
 def repaired(record: Record) -> Record:
-    """Return the record after what somebody changed was written again as it was."""
+    """Return the record after an edited definition was written again."""
     return replace(record, drift_count=record.drift_count + 1)
 
 
 def wants_output(record: Record) -> bool:
-    """Tell whether a run has ended and nobody asked yet what it had written; one that could not start wrote nothing."""
+    """Return whether a run has ended whose output was not read yet; a failed start has no output."""
     ended_so = record.termination_reason not in (None, START_ERROR)
     return ended_so and record.stage is not ProcessStage.RUNNING and record.output_tail is None
 
 
 def has_ended(record: Record, seen: Observed | None, boot_id: str) -> bool:
-    """Tell whether a process that does not run now did run, and its end is not in the record yet.
+    """Return whether a process that does not run now did run, and its end is not in the record yet.
 
-    One whose start was written down but that left no trace never came to run, unless the device restarted since
-    and the trace with it. What the run before left is none: systemd remembers it when the new unit is written already.
+    A recorded start without a trace did not happen, unless the device restarted since and the trace is gone. The trace
+    of the previous run does not count: systemd still has it when the new unit is written already.
     """
     if record.stage is ProcessStage.STARTING:
         return (seen is not None and seen.handle not in (None, record.handle)) or record.boot_id != boot_id
@@ -126,7 +126,7 @@ def has_ended(record: Record, seen: Observed | None, boot_id: str) -> bool:
 
 
 def ended(record: Record, policy: RestartPolicy, seen: Observed | None, boot_id: str, now: float) -> Record:
-    """Return the record after the process ended; *seen* is what it left, if anything."""
+    """Return the record after the process ended; *seen* is its trace, if there is one."""
     code = seen.exit_code if seen else None
     reason = (seen.termination_reason if seen else None) or LOST
     handle = seen.handle if seen else record.handle

@@ -1,6 +1,6 @@
-"""Judges what was started last: when it is good, when it is confirmed, and when the old version is restored. Pure.
+"""Decide when a new version is good, when it is confirmed, and when it is rolled back. Pure.
 
-Only what is kept running (policy Always) is ever restored: running an old job again would break its once-per-spec.
+Only services (policy Always) are rolled back: to run an old job again would break once-per-spec.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from praetor_api.protocol import RollbackReason
 from praetor_api.spec import Confirm, ConfirmMode, RestartPolicy
 
 STABLE_SECONDS = 2.0
-"""A process without a health check counts as healthy when it was up this long."""
+"""A process without a health check counts as healthy after this uptime."""
 
 GOOD_SECONDS = 60.0
-"""A version that was healthy this long without a break is what a later one falls back to."""
+"""A version that was healthy this long without a break is what a later one rolls back to."""
 
 START_FAILURES = 2
 """Failed starts in a row after which a version that never became good is rolled back."""
 
 SETTLE_SECONDS = 5.0
-"""A change may take this long to cut the device off: an exchange with the gateway before that proves nothing."""
+"""A change may take this long to cut the device off, so an earlier exchange with the gateway confirms nothing."""
 
-LOOK_SECONDS = 1.0
-"""Between two looks for somebody's word on the device, while one is waited for."""
+CONFIRMATION_CHECK_SECONDS = 1.0
+"""Between two checks for an operator's confirmation, while a change waits for it."""
 
 
 def is_kept(revision: Revision | None) -> bool:
-    """Tell whether *revision* is kept running, rather than run to its end."""
+    """Return whether *revision* is a service, which is kept running, and not a job."""
     return revision is not None and revision.item.spec.restart_policy is RestartPolicy.ALWAYS
 
 
 def begun(record: Record, revision: Revision, boot_id: str, now: float) -> Record:
-    """Return the record for the first start of a spec: what to fall back to, and the dead-man timer of the change."""
+    """Return the record for the first start of a spec: what to roll back to, and the timer for a confirmation."""
     old = record.current
     good = record.last_good if is_kept(revision) else None
     if good is None and is_kept(old) and is_kept(revision) and record.healthy_since is not None:
-        good = old  # not proven for long, but better than nothing
+        good = old  # healthy for a short time only, but better than nothing
     confirm = revision.item.spec.confirm
     pending = is_kept(revision) and not _is(revision, good) and not _by_annotation(revision)
     timer = None
@@ -50,7 +50,7 @@ def begun(record: Record, revision: Revision, boot_id: str, now: float) -> Recor
 
 
 def judged(record: Record, device: ObservedDevice, now: float) -> Record:
-    """Return the record after a look at how the version that was started last does."""
+    """Return the record with the verdict on the current version: good, confirmed, rolled back or none yet."""
     current = record.current
     if current is None or record.rollback is not None or not is_kept(current):
         return record
@@ -65,7 +65,7 @@ def judged(record: Record, device: ObservedDevice, now: float) -> Record:
 
 
 def healthy_since(record: Record, seen: Observed, device: ObservedDevice, now: float) -> float | None:
-    """Return since when the running instance is healthy; None when it is not, or not yet."""
+    """Return since when the running instance is healthy; None if it is not, or not yet."""
     check = record.current.item.spec.health_check if record.current is not None else None
     if check is None:
         healthy = now >= record.started_at + STABLE_SECONDS
@@ -80,7 +80,7 @@ def healthy_since(record: Record, seen: Observed, device: ObservedDevice, now: f
 
 
 def ask_at(record: Record, device: ObservedDevice) -> float | None:
-    """Return from when an exchange with the gateway would confirm the change; None when none is waited for."""
+    """Return from when on an exchange with the gateway would confirm the change; None if no change waits for one."""
     confirm, settled = _confirm(record), _settled_at(record)
     if record.confirmation is None or confirm is None or confirm.mode is not ConfirmMode.GATEWAY_REACHABLE:
         return None
@@ -96,7 +96,7 @@ def wake_at(record: Record, now: float) -> float | None:
     if record.healthy_since is not None and is_kept(current) and not _is(current, record.last_good):
         times.append(record.healthy_since + GOOD_SECONDS)
     if record.confirmation is not None:
-        times += [record.confirmation.deadline, now + LOOK_SECONDS]
+        times += [record.confirmation.deadline, now + CONFIRMATION_CHECK_SECONDS]
     return min((at for at in times if at > now), default=None)
 
 
@@ -107,8 +107,8 @@ def _confirmed(record: Record, device: ObservedDevice, now: float) -> Record:
     if confirm is None or _by_annotation(record.current) or device.confirmed.get(record.uid) == record.spec_hash:
         return replace(record, confirmation=None)
     if timer.boot_id != device.boot_id:
-        # Nobody knows how much of the window was used: half of it is left, so that a change that makes the device
-        # restart over and over runs out of time.
+        # How much of the window was used is unknown. Half of it remains, so that a change that makes the device
+        # restart again and again runs out of time.
         timer = Confirmation(boot_id=device.boot_id, seconds=timer.seconds / 2, deadline=now + timer.seconds / 2)
         return replace(record, confirmation=timer)
     settled = _settled_at(record)
@@ -128,7 +128,7 @@ def _timed_out(record: Record, now: float) -> tuple[RollbackReason, str] | None:
 
 
 def _failed(record: Record, device: ObservedDevice) -> tuple[RollbackReason, str] | None:
-    """Return why a version that is on trial is given up; one on trial has a predecessor that was good."""
+    """Return why the current version is rolled back; None if it is not, or has no good predecessor."""
     if record.last_good is None or _is(record.current, record.last_good):
         return None
     if device.freeze is not None or record.stop_deadline is not None:

@@ -1,4 +1,4 @@
-"""The agent's side of the device protocol, over HTTP. Every thread has a client of its own."""
+"""The agent's side of the device protocol, over HTTP. Each thread uses its own client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from praetor_api.wire import WireError, clean_text, parse_json, read, write
 CONNECT_TIMEOUT_SECONDS = 4.0
 READ_TIMEOUT_SECONDS = 8.0
 WAIT_MARGIN_SECONDS = 15.0
-"""How much longer than the wait that was asked for an answer may take, before the connection counts as dead."""
+"""How much longer than the requested wait an answer may take before the connection counts as dead."""
 
 MAX_DESIRED_BYTES = 16 * 1024 * 1024
 MAX_RETRY_AFTER_SECONDS = 300.0
@@ -35,9 +35,11 @@ MAX_RETRY_AFTER_SECONDS = 300.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where the gateway is and how the device proves itself. *token* is asked for with each request, so that it may
-    change in its file; *verify* is a CA bundle's path, or whether to check certificates at all; *answered* is called
-    whenever the gateway took a request, which it does from a device that has proved itself only."""
+    """Where the gateway is and how the device authenticates.
+
+    *token* is called for each request, because the token may change in its file. *verify* is the path of a CA bundle,
+    or whether to check certificates at all. *answered* is called whenever the gateway accepted a request.
+    """
 
     url: str
     device: str
@@ -49,7 +51,7 @@ class Address:
 
 
 def address_of(settings: RunSettings, answered: Callable[[], None] | None = None) -> Address:
-    """Return where the gateway is and how the device proves itself; *answered* is called after each answer."""
+    """Return where the gateway is and how the device authenticates; *answered* is called after each answer."""
     token = token_file(settings.token_file) if settings.token_file is not None else lambda: settings.token
     return Address(
         url=settings.gateway,
@@ -68,7 +70,7 @@ class GatewayClient:
     def __init__(self, address: Address) -> None:
         self._address = address
         self._http = requests.Session()
-        # What the environment says of authorities, passwords (.netrc) and proxies would win over what we were told.
+        # The environment's CA bundle, passwords (.netrc) and proxies would override our settings.
         self._http.trust_env = False
         self._http.proxies = dict(address.proxies)
         self._http.headers["User-Agent"] = f"praetor-agent/{address.version}"
@@ -101,20 +103,20 @@ class GatewayClient:
         except WireError as e:
             raise GatewayError(f"the answer to the report cannot be read: {e}") from e
         if not ack.ack:
-            raise GatewayError("the gateway did not take the report")
+            raise GatewayError("the gateway did not accept the report")
         return ack
 
     def connect(self) -> None:
-        """Tell that the device is there."""
+        """Announce the device to the gateway."""
         self._send("POST", connect_path(self._address.device), {}, {}, READ_TIMEOUT_SECONDS)
 
     def date(self) -> str | None:
-        """Ask for the desired state as any poll does, and return what the gateway says the time is."""
+        """Poll once and return the Date header of the gateway's answer."""
         response, _ = self._send("GET", desired_path(self._address.device), {}, None, READ_TIMEOUT_SECONDS)
         return response.headers.get("Date")
 
     def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         self._http.close()
 
     def _send(
@@ -135,7 +137,7 @@ class GatewayClient:
                 stream=True,
             ) as response:
                 content = _bounded(response)
-        except (OSError, ValueError) as e:  # the latter of urllib3, for a host that is none
+        except (OSError, ValueError) as e:  # urllib3 raises ValueError for an invalid host
             way = " through the proxy" if isinstance(e, requests.exceptions.ProxyError) else ""
             raise GatewayError(f"cannot reach the gateway at {self._address.url}{way}: {_innermost(e)}") from e
         _refuse(response, content)
@@ -154,7 +156,7 @@ def proxies_for(url: str, proxy: str | None) -> dict[str, str]:
 
 
 def token_file(path: Path) -> Callable[[], str | None]:
-    """Return a function that reads the token from *path* afresh."""
+    """Return a function that reads the token from *path* on each call."""
 
     def token() -> str:
         try:
@@ -166,7 +168,7 @@ def token_file(path: Path) -> Callable[[], str | None]:
 
 
 def _innermost(error: BaseException) -> str:
-    """Return what went wrong at the bottom of *error*, in a few words: requests and urllib3 wrap it four times."""
+    """Return the root cause of *error* in a few words; requests and urllib3 wrap it four times."""
     while (inner := error.__cause__ or error.__context__) is not None:
         error = inner
     return str(getattr(error, "strerror", None) or error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What the device is: a few short words for the inventory. What moves all the time is told in wide steps."""
+"""Facts about the device for the inventory. Values that change all the time are reported in wide steps."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from praetor_agent.state import read_text
 
 MIB, GIB = 2**20, 2**30
 SLACK = 0.1
-"""How far beyond its step, as a share of it, a number must be before another step is told."""
+"""How far beyond its step, as a share of it, a number must be before the step changes."""
 
 _NO_NAME = ("", "none", "unknown", "not specified", "default string", "system product name", "system serial number")
 
 
 class Facts:
-    """The facts of this device; *disk* is the directory whose file system is told of."""
+    """The facts of this device; *disk* is a directory on the reported file system."""
 
     def __init__(self, disk: Path, root: Path = Path("/")) -> None:
         self._disk = disk
@@ -33,7 +33,7 @@ class Facts:
 
 
 def fixed_facts(root: Path) -> dict[str, str]:
-    """Return what stays as it is while the device is up, as far as it can be read below *root*."""
+    """Return the facts that stay while the device is up, as far as they can be read below *root*."""
     kernel = os.uname()
     found = {
         "os": _os_name(root) or kernel.sysname,
@@ -51,7 +51,7 @@ def fixed_facts(root: Path) -> dict[str, str]:
 
 
 def free_bytes(path: Path) -> int | None:
-    """Return how much a program without privileges may still write below *path*, or None when that is not known."""
+    """Return how much a program without privileges may still write below *path*, or None if that is unknown."""
     try:
         found = os.statvfs(path)
     except OSError:
@@ -85,9 +85,9 @@ def _os_name(root: Path) -> str:
 
 
 def _first(root: Path, *places: str) -> str:
-    """Return the first of the files' texts that says something; vendors leave much unsaid."""
-    said = (_text(root / place) for place in places)
-    return next((text for text in said if text.lower() not in _NO_NAME and "filled by" not in text.lower()), "")
+    """Return the first of the files' texts that is not a vendor's placeholder."""
+    texts = (_text(root / place) for place in places)
+    return next((text for text in texts if text.lower() not in _NO_NAME and "filled by" not in text.lower()), "")
 
 
 def _text(path: Path) -> str:

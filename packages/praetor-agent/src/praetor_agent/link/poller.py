@@ -1,4 +1,4 @@
-"""Holds the long poll, in a thread of its own, and the desired state that it brings for the loop."""
+"""The long poll, in a thread of its own, and the desired state that it receives for the loop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS
 
 
 class Inbox:
-    """Holds the latest desired state; *wake* is called when a new one comes in."""
+    """Holds the latest desired state; *wake* is called when it changes."""
 
     def __init__(self, wake: Callable[[], None], latest: Received | None = None) -> None:
         self._lock = Lock()
@@ -25,7 +25,7 @@ class Inbox:
         self._latest = latest
 
     def put(self, received: Received) -> bool:
-        """Take *received* and tell whether it is new."""
+        """Store *received* and return whether it is new."""
         with self._lock:
             if self._latest is not None and self._latest.etag == received.etag and self._latest.body == received.body:
                 return False
@@ -34,7 +34,7 @@ class Inbox:
         return True
 
     def latest(self) -> Received | None:
-        """Return the latest desired state; None when the device was never told any."""
+        """Return the latest desired state; None if the device never received one."""
         with self._lock:
             return self._latest
 
@@ -49,11 +49,11 @@ log = logging.getLogger(__name__)
 BACKOFF_FIRST_SECONDS = 2.0
 BACKOFF_CAP_SECONDS = 60.0
 QUICK_SECONDS = 1.0
-"""An answer without news that comes faster was not waited for; asking again at once would be a hot loop."""
+"""A gateway that answers 'unchanged' faster did not hold the poll; polling again at once would be a hot loop."""
 
 
 class Poller:
-    """Asks for the desired state, over and over, and puts what is new into the inbox."""
+    """Polls for the desired state and puts changes into the inbox. *wait* and *splay* are in seconds."""
 
     def __init__(self, client: GatewayClient, inbox: Inbox, clock: Clock, *, wait: int, splay: float = 0.0) -> None:
         self._client = client
@@ -67,21 +67,21 @@ class Poller:
         self._thread = Thread(target=self._run, name="poll desired", daemon=True)
 
     def start(self) -> None:
-        """Begin polling; the first contact comes within the splay."""
+        """Begin polling; the first request comes after *splay* seconds."""
         self._thread.start()
 
     def nudge(self) -> None:
-        """End a pause now: the gateway is there, or has something new."""
+        """End a pause now: the gateway can be reached, or has a change."""
         self._nudged.set()
 
     def stop(self) -> None:
-        """Poll no more. A poll that is held is not waited for; the thread ends with the program."""
+        """Stop polling. A held poll is not awaited; the thread ends with the program."""
         self._stopping = True
         self._nudged.set()
 
     def _run(self) -> None:
         self._nudged.wait(self._splay)
-        self._greet()
+        self._connect()
         while not self._stopping:
             self._nudged.clear()
             pause = self._poll()
@@ -89,7 +89,7 @@ class Poller:
                 self._nudged.wait(pause)
         self._client.close()
 
-    def _greet(self) -> None:
+    def _connect(self) -> None:
         try:
             self._client.connect()
         except GatewayError as e:
@@ -102,7 +102,7 @@ class Poller:
             received = self._client.desired(self._inbox.etag(), self._wait)
         except GatewayError as e:
             return self._failed(e)
-        except Exception:  # a bug must not leave the device without news for ever
+        except Exception:  # a bug must not end polling
             log.exception("poll crashed")
             return BACKOFF_CAP_SECONDS
         if self._failures:

@@ -1,4 +1,4 @@
-"""Sends reports: when they are due, as they are due, and again when they were lost."""
+"""Sends reports when they are due, and lost ones again."""
 
 from __future__ import annotations
 
@@ -24,9 +24,12 @@ FACTS_SECONDS = 300.0
 
 
 class Reporter:
-    """Tells the gateway what the device sees. *nudge* wakes the poller when the gateway holds something newer;
-    *facts* tells what the device is at a time. *heard_at* is when the latest report was sent that was acknowledged,
-    *exchange* is about the latest, for people."""
+    """Reports observations to the gateway.
+
+    *nudge* wakes the poller when the gateway has a newer desired state; *facts* reads the facts of the device.
+    *heard_at* is when the latest acknowledged report was sent, in seconds since boot; *exchange* is the latest report,
+    for people.
+    """
 
     def __init__(
         self,
@@ -103,13 +106,13 @@ class Reporter:
             self._state = replace(self._state, facts_known=False)
 
     def _compare(self, ack: ReportAck) -> None:
-        """Look after a desired state that the long poll should have brought."""
+        """Fetch a changed desired state that the long poll should have received."""
         if ack.desired_etag is None or ack.desired_etag == self._inbox.etag():
             self._differs = 0
             return
         self._differs += 1
         self._nudge()
-        if self._differs > 1:  # the poller had an interval's time: its connection may be dead without its knowing
+        if self._differs > 1:  # the poller had one interval: its connection may be dead unnoticed
             try:
                 received = self._client.desired(self._inbox.etag())
             except GatewayError as e:

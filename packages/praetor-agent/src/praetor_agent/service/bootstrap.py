@@ -14,13 +14,13 @@ import time
 
 TRIAL_SECONDS = 120
 ATTEMPTS = 3
-LONGEST_PAUSE = 60
-MOST_LOG_BYTES = 10 * 1024 * 1024
+MAX_PAUSE_SECONDS = 60
+MAX_LOG_BYTES = 10 * 1024 * 1024
 ROOT = os.path.dirname(os.path.abspath(__file__))
 
 
 def main() -> None:
-    """Become the agent; with `respawn LOG`, be its parent instead, where the init system has no eye on it."""
+    """Become the agent; with `respawn LOG`, be its parent and restart it, for init systems that do not."""
     if sys.argv[1:2] == ["respawn"]:
         respawn(sys.argv[2])
     launch()
@@ -44,14 +44,14 @@ def launch() -> None:
 
 
 def trial_seconds_left() -> int:
-    """Count another start of the version on trial and return its time, 0 when there is none or it had its chance."""
+    """Count a start of the version on trial; return its seconds left, 0 if there is none or it is rejected."""
     if not os.path.islink(place("trial")):
         return 0
     boot, now = read("/proc/sys/kernel/random/boot_id").strip(), time.clock_gettime(time.CLOCK_BOOTTIME)
-    said = read("attempts").split()
-    count, began = (int(said[0]), float(said[2])) if len(said) == 3 else (0, now)
-    if len(said) != 3 or said[1] != boot:
-        began = now  # the device was switched off meanwhile, for which nobody can blame the version
+    stored = read("attempts").split()
+    count, began = (int(stored[0]), float(stored[2])) if len(stored) == 3 else (0, now)
+    if len(stored) != 3 or stored[1] != boot:
+        began = now  # the device was off meanwhile, which is not the version's fault
     left = int(began + TRIAL_SECONDS - now)
     if left <= 0:
         return reject(f"the gateway did not answer it within {TRIAL_SECONDS} s")
@@ -62,7 +62,7 @@ def trial_seconds_left() -> int:
 
 
 def reject(why: str) -> int:
-    """Put the version on trial away and say why."""
+    """Reject the version on trial and store why."""
     write("rejected", f"{os.path.basename(os.path.realpath(place('trial')))}: {why}")
     os.unlink(place("trial"))
     return 0
@@ -94,14 +94,14 @@ def respawn(log: str) -> None:
         os.waitpid(child, 0)
         child = 0
         if not stopping:
-            pause = 1 if time.monotonic() - began > LONGEST_PAUSE else min(2 * pause, LONGEST_PAUSE)
+            pause = 1 if time.monotonic() - began > MAX_PAUSE_SECONDS else min(2 * pause, MAX_PAUSE_SECONDS)
             time.sleep(pause)
     sys.exit(0)
 
 
 def output(log: str) -> None:
-    """Let what is said go to *log*; one that is long becomes the older one."""
-    if os.path.exists(log) and os.stat(log).st_size > MOST_LOG_BYTES:
+    """Redirect output to *log*; a long log is moved to `<log>.1` first."""
+    if os.path.exists(log) and os.stat(log).st_size > MAX_LOG_BYTES:
         os.replace(log, log + ".1")
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)
@@ -114,7 +114,7 @@ def place(name: str) -> str:
 
 
 def read(name: str) -> str:
-    """Return the text of a file, "" when there is none."""
+    """Return the text of a file, "" if there is none."""
     try:
         with open(place(name), encoding="utf-8") as file:
             return file.read()

@@ -1,4 +1,4 @@
-"""`praetor-agent doctor`: looks at the host as the agent would use it, and says how to mend what is not right."""
+"""`praetor-agent doctor`: checks the host as the agent would use it, and says how to fix each problem."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEAST_FREE = 100 * MIB
 ALMOST = 0.9
 SLOW_SECONDS = 1.0
 SKEW_SECONDS = 300.0
-_MENDS = {
+_REMEDIES = {
     errno.ENOSPC: "free space on its disk",
     errno.EROFS: "mount its file system writable",
     errno.EACCES: "try as root",
@@ -35,21 +35,21 @@ OK, WARNING, FAULT = "ok", "warning", "fault"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What was looked at, how it is, and what to do about it."""
+    """One check: its verdict, what was found, and how to fix it."""
 
     name: str
     verdict: str
     message: str
-    mend: str = ""
+    remedy: str = ""
 
 
 def doctor(settings: RunSettings, output: str) -> bool:
-    """Print what was found and return whether the agent can work."""
+    """Print the checks and return whether the agent can work."""
     found = list(checks(settings))
     if output == "json":
         sys.stdout.write(json.dumps([asdict(check) for check in found], indent=2) + "\n")
     else:
-        rows = [(check.verdict, check.name, f"{check.message}{check.mend and '; '}{check.mend}") for check in found]
+        rows = [(check.verdict, check.name, f"{check.message}{check.remedy and '; '}{check.remedy}") for check in found]
         sys.stdout.write(table(rows))
     return all(check.verdict != FAULT for check in found)
 
@@ -63,8 +63,10 @@ def checks(settings: RunSettings) -> Iterator[Check]:
     yield from _backends(settings)
     if settings.token_file is not None:
         loose = loose_mode(settings.token_file)
-        said, _, mend = (loose or "").partition("; ")
-        yield Check("token", FAULT, said, mend) if loose else Check("token", OK, f"{settings.token_file} is secret")
+        problem, _, remedy = (loose or "").partition("; ")
+        yield (
+            Check("token", FAULT, problem, remedy) if loose else Check("token", OK, f"{settings.token_file} is secret")
+        )
     yield from _gateway(settings)
 
 
@@ -75,14 +77,14 @@ def _python() -> Check:
     message = f"Python {version}, requests {library}"
     if sys.version_info < (3, 11) or tuple(map(int, library.split(".")[:2])) < (2, 32):
         return Check(
-            "python", FAULT, message, "Python 3.11 and requests 2.32 are the least; the zipapp has its requests"
+            "python", FAULT, message, "the agent needs Python 3.11 and requests 2.32; the zipapp includes requests"
         )
     return Check("python", OK, message)
 
 
 def _state(place: Path) -> Iterator[Check]:
     if not place.is_dir():
-        yield Check("state", WARNING, f"{place} is not there", "the agent makes it when it starts")
+        yield Check("state", WARNING, f"{place} does not exist", "the agent creates it when it starts")
         return
     probe = place / "doctor"
     began = time.monotonic()
@@ -90,22 +92,24 @@ def _state(place: Path) -> Iterator[Check]:
         replace_file(probe, b"written and flushed\n")
         probe.unlink()
     except OSError as e:
-        yield Check("state", FAULT, f"{place} cannot be written: {e.strerror}", _MENDS.get(e.errno or 0, ""))
+        yield Check("state", FAULT, f"{place} cannot be written: {e.strerror}", _REMEDIES.get(e.errno or 0, ""))
         return
     took = time.monotonic() - began
     if took > SLOW_SECONDS:
-        yield Check("state", WARNING, f"a flush to the disk of {place} took {took:.1f} s", "look at the disk")
+        yield Check("state", WARNING, f"a flush to the disk of {place} took {took:.1f} s", "check the disk")
     elif place.stat().st_mode & 0o066:
-        yield Check("state", WARNING, f"others may look into {place}", f"run: chmod go-rw {place}")
+        yield Check("state", WARNING, f"other users can read or write {place}", f"run: chmod go-rw {place}")
     else:
         yield Check("state", OK, f"{place} can be written")
     damaged = [name for name in ("desired.json", "memory.json") if not JsonFile(place / name).intact()]
     if damaged:
-        yield Check("memory", WARNING, f"{' and '.join(damaged)} in {place} cannot be read", "the agent writes it anew")
+        yield Check(
+            "memory", WARNING, f"{' and '.join(damaged)} in {place} cannot be read", "the agent will rewrite it"
+        )
     free = free_bytes(place) or 0
     low = free < LEAST_FREE
-    mend = "artifacts need space to be unpacked; free some" if low else ""
-    yield Check("disk", WARNING if low else OK, f"{size_words(free)} free below {place}", mend)
+    remedy = "artifacts need space to be unpacked; free some" if low else ""
+    yield Check("disk", WARNING if low else OK, f"{size_words(free)} free below {place}", remedy)
     yield Check("agent", OK, f"an agent {'runs' if is_locked(place) else 'does not run'} with {place}")
 
 
@@ -121,8 +125,8 @@ def _store(settings: RunSettings) -> Check:
 def _freeze(file: Path) -> Check:
     held = read_freeze(file)
     if held is None:
-        return Check("hold", OK, f"nothing is held: {file} is not there")
-    return Check("hold", WARNING, f"nothing is changed: {held}", f"remove {file} to let changes be made")
+        return Check("hold", OK, f"changes are allowed: {file} does not exist")
+    return Check("hold", WARNING, f"nothing is changed: {held}", f"remove {file} to allow changes")
 
 
 def _backends(settings: RunSettings) -> Iterator[Check]:
@@ -135,11 +139,11 @@ def _backends(settings: RunSettings) -> Iterator[Check]:
         except BackendError as e:
             yield Check(name, FAULT, str(e), "try as root")
         else:
-            yield Check(name, OK, "processes can be run by it")
+            yield Check(name, OK, "can run processes")
     for name, reason in backends.unavailable.items():
         needed = name in wanted
-        mend = "a process of this device asks for it; choose another execution.backend" if needed else ""
-        yield Check(name, FAULT if needed else OK, f"not here: {reason}", mend)
+        remedy = "a process of this device asks for it; choose another execution.backend" if needed else ""
+        yield Check(name, FAULT if needed else OK, f"not available: {reason}", remedy)
 
 
 def _gateway(settings: RunSettings) -> Iterator[Check]:
@@ -151,7 +155,7 @@ def _gateway(settings: RunSettings) -> Iterator[Check]:
     try:
         date = client.date()
     except GatewayError as e:
-        yield Check("gateway", FAULT, str(e), mend_of(e))
+        yield Check("gateway", FAULT, str(e), remedy_of(e))
         return
     finally:
         client.close()
@@ -161,23 +165,23 @@ def _gateway(settings: RunSettings) -> Iterator[Check]:
     except (ValueError, TypeError):  # none, or one without a zone
         return
     if abs(skew) > SKEW_SECONDS:
-        mend = "the agent does not care, but certificates and logs do; set the clock"
-        yield Check("clock", WARNING, f"the clock differs by {skew:+.0f} s from the gateway's", mend)
+        remedy = "certificates and logs depend on it; set the clock"
+        yield Check("clock", WARNING, f"the clock differs by {skew:+.0f} s from the gateway's", remedy)
     else:
         yield Check("clock", OK, f"the clock differs by {skew:+.0f} s from the gateway's")
 
 
-def mend_of(error: GatewayError) -> str:
-    """Return what to do about *error*."""
+def remedy_of(error: GatewayError) -> str:
+    """Return how to fix *error*."""
     import requests
 
     if error.unauthorized:
-        return "make the token again (praetorctl token mint) for this very name, and look at --device"
+        return "mint a new token (praetorctl token mint) for this device name, and check --device"
     match error.__cause__:
         case requests.exceptions.ProxyError():
-            return "look at --proxy, HTTPS_PROXY and NO_PROXY"
+            return "check --proxy, HTTPS_PROXY and NO_PROXY"
         case requests.exceptions.SSLError():
-            return "name the authority that vouches for the gateway by --ca-bundle, and look at the clock"
+            return "give the gateway's CA certificate with --ca-bundle, and check the clock"
         case requests.exceptions.ConnectionError() | requests.exceptions.Timeout():
-            return "look at --gateway, the routes, the name server and the firewalls between"
-    return "look at --gateway: a Praetor gateway answers otherwise"
+            return "check --gateway, the routes, DNS and the firewalls"
+    return "check --gateway: this answer is not from a Praetor gateway"

@@ -104,18 +104,18 @@ esac
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """How the init system *init* keeps the agent in *root*."""
+    """The agent in *root* as a service of the init system *init*."""
 
     init: str
     root: Path
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Name of the service, for messages."""
         return UNIT.name if self.init == "systemd" else str(SCRIPT)
 
     def install(self, python: str) -> None:
-        """Write the service and start it anew."""
+        """Write the service and restart it."""
         systemd = self.init == "systemd"
         text = (UNIT_TEXT if systemd else SCRIPT_TEXT).format(python=python, root=self.root)
         try:
@@ -130,11 +130,11 @@ class Service:
         self.restart()
 
     def restart(self) -> None:
-        """Start it anew; what it runs lives on."""
+        """Restart the agent; its processes run on."""
         _run(*(("systemctl", "restart", UNIT.name) if self.init == "systemd" else (str(SCRIPT), "restart")))
 
     def uninstall(self) -> None:
-        """Stop it and take the service away."""
+        """Stop the agent and remove the service."""
         if self.init == "systemd":
             _run("systemctl", "disable", "--quiet", "--now", UNIT.name)
             UNIT.unlink(missing_ok=True)
@@ -146,18 +146,18 @@ class Service:
 
 
 def service_of(init: str, root: Path) -> Service:
-    """Return the service of *init*, of the device's own for `auto`; UsageError when that is none we know."""
+    """Return the service of *init*, of the device's own for `auto`; UsageError if it is unknown."""
     if init == "auto":
         init = "systemd" if os.path.isdir("/run/systemd/system") else "sysv" if SCRIPT.parent.is_dir() else ""
     if init not in ("systemd", "sysv"):
-        raise UsageError("--init: neither systemd nor /etc/init.d is here; start ROOT/launcher.py by your own means")
+        raise UsageError("--init: neither systemd nor /etc/init.d is here; start ROOT/launcher.py yourself")
     if not str(root).isascii() or any(letter in str(root) for letter in " %$\"'\\"):
-        raise UsageError(f"--root {root} holds letters that a service cannot name")
+        raise UsageError(f"--root {root} contains characters that no service can name; choose another")
     return Service(init, root)
 
 
 def installed_service(root: Path) -> Service:
-    """Return the service that was installed for *root*; AgentError when there is none."""
+    """Return the service that was installed for *root*; AgentError if there is none."""
     if UNIT.exists():
         return Service("systemd", root)
     if SCRIPT.exists():
@@ -166,7 +166,7 @@ def installed_service(root: Path) -> Service:
 
 
 def _enable(commands: Iterable[tuple[str, ...]]) -> None:
-    """Run the first of *commands* that this device has; without any, the script is started by hand."""
+    """Run the first of *commands* that this device has; without any, an operator must start the script."""
     for command in commands:
         if shutil.which(command[0]):
             _run(*command)
@@ -205,7 +205,7 @@ def install(root: Path, init: str, variables: Mapping[str, str], token: str | No
 
 
 def upgrade(root: Path, file: str | None) -> str:
-    """Put this agent, or the zipapp *file*, on trial in place of the installed one; AgentError when it was rejected."""
+    """Put this agent, or the zipapp *file*, on trial in place of the installed one; AgentError if it was rejected."""
     if not (root / "current").is_symlink():
         raise AgentError(f"no agent is installed in {root}; run: praetor-agent install")
     service = installed_service(root)
@@ -232,9 +232,9 @@ def upgrade(root: Path, file: str | None) -> str:
 
 
 def uninstall(root: Path, state_dir: Path, remove: Callable[[], None] | None) -> str:
-    """Take the agent away; with *remove*, what it runs, its state and its settings as well."""
+    """Uninstall the agent; with *remove*, its processes, state and settings, too."""
     if (root / "current").is_symlink():
-        if UNIT.exists() or SCRIPT.exists():  # else an uninstall before took it away and got no further
+        if UNIT.exists() or SCRIPT.exists():  # else an earlier uninstall removed it and got no further
             installed_service(root).uninstall()
     elif remove is None or not (root / "agent.env").exists():
         raise AgentError(f"no agent is installed in {root}")
@@ -261,7 +261,7 @@ def state_dir_of(root: Path) -> str | None:
 
 
 def remove_processes(state_dir: Path) -> None:
-    """End all processes of the agent whose state is in *state_dir*, and take away what is left of them."""
+    """Stop all processes of the agent with *state_dir*, and remove what is left of them."""
     from praetor_agent.backends import procfs
     from praetor_agent.host import Backends
     from praetor_agent.state import State
@@ -273,7 +273,7 @@ def remove_processes(state_dir: Path) -> None:
         except (BackendError, OSError) as e:
             problems.append(str(e))
     if problems:
-        raise AgentError(f"not all processes could be removed: {'; '.join(problems)}; mend that, and try again")
+        raise AgentError(f"not all processes could be removed: {'; '.join(problems)}; fix that, and try again")
 
 
 def _end_all(backend: Backend) -> None:
@@ -309,7 +309,7 @@ def rejected(root: Path) -> str:
 
 
 def _put(root: Path, file: Path | None = None) -> str:
-    """Copy a version to where versions are and return its name, which tells the contents."""
+    """Copy a version into ROOT/versions and return its name, which contains a digest of its content."""
     staging = root / "versions" / ".new"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True, mode=0o755)
@@ -318,8 +318,8 @@ def _put(root: Path, file: Path | None = None) -> str:
     if archive is not None:
         with zipfile.ZipFile(archive) as zipped:
             if "praetor_agent/__about__.py" not in zipped.namelist():
-                raise UsageError(f"{archive} is no praetor-agent zipapp")
-            zipped.extractall(staging)  # what is about to be run as root must be trusted anyway
+                raise UsageError(f"{archive} is not a praetor-agent zipapp")
+            zipped.extractall(staging)  # it will run as root, so it is trusted anyway
     else:
         for name in PACKAGES:
             spec = find_spec(name)
@@ -376,7 +376,7 @@ def _prune(root: Path) -> None:
 
 
 def _python() -> str:
-    """Return an interpreter that stays: not one of a virtual environment."""
+    """Return the base interpreter, because a virtual environment may be removed."""
     return str(getattr(sys, "_base_executable", "") or sys.executable)
 
 

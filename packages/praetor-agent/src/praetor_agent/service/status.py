@@ -1,4 +1,7 @@
-"""`praetor-agent status`: what the device thinks, without network, whether the agent runs or not."""
+"""`praetor-agent status`: the processes of this device, without network, even if the agent does not run.
+
+`praetor-agent confirm` confirms a change.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +27,9 @@ COLUMNS = ("NAMESPACE", "NAME", "STATE", "HEALTH", "PID", "RESTARTS", "EXIT", "S
 
 
 def status(state_dir: Path, freeze_file: Path, output: str) -> None:
-    """Print the processes of *state_dir* as a table, or as JSON; AgentError when it cannot be read."""
+    """Print the processes of *state_dir* as a table, or as JSON; AgentError if it cannot be read."""
     if not os.access(state_dir, os.R_OK | os.X_OK):
-        raise AgentError(f"--state-dir {state_dir} cannot be read; no agent ran there, or you may not (try as root)")
+        raise AgentError(f"--state-dir {state_dir} cannot be read; no agent ran there, or it needs root")
     state, boot_id, clock = State(state_dir), procfs.boot_id() or "", SystemClock()
     device, view, memory = state.device(), state.load_view(), state.load_memory()
     received = state.load_desired(device) if device else None
@@ -36,8 +39,8 @@ def status(state_dir: Path, freeze_file: Path, output: str) -> None:
         for uid, one in view.health.items()
         if uid in observed.observed and observed.observed[uid].handle == one.handle
     }
-    told = observations(received.desired if received else None, memory, observed, health)
-    waiting = {uid: wait for uid in told if (wait := waits(memory[uid], boot_id, clock)) is not None}
+    shown = observations(received.desired if received else None, memory, observed, health)
+    waiting = {uid: wait for uid in shown if (wait := waits(memory[uid], boot_id, clock)) is not None}
     if output == "json":
         document = {
             "device": device,
@@ -47,24 +50,24 @@ def status(state_dir: Path, freeze_file: Path, output: str) -> None:
             "held": observed.freeze,
             "processes": [
                 write(seen) | {"stage": memory[uid].stage, "confirmation": waiting.get(uid)}
-                for uid, seen in told.items()
+                for uid, seen in shown.items()
             ],
         }
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
-    known = f"{len(told)} processes" if received else "it was never told what to run"
+    known = f"{len(shown)} processes" if received else "no desired state was received yet"
     agent = "runs" if is_locked(state_dir) else "does not run"
     sys.stdout.write(f"Device {device or '-'}: {known}; the agent {agent}\n")
     sys.stdout.write(f"Gateway: {_exchanged(view.exchange, clock.wall())}\n")
     if observed.freeze is not None:
         sys.stdout.write(f"Nothing is changed: {observed.freeze}\n")
-    if told:
-        rows = (_row(seen, memory[uid], waiting.get(uid)) for uid, seen in told.items())
+    if shown:
+        rows = (_row(seen, memory[uid], waiting.get(uid)) for uid, seen in shown.items())
         sys.stdout.write(table([COLUMNS, *rows]))
 
 
 def waits(record: Record, boot_id: str, clock: Clock) -> dict[str, str] | None:
-    """Return for what the change waits to be confirmed, and until when."""
+    """Return the mode and the deadline of the confirmation that the change waits for; None if it waits for none."""
     timer, spec = record.confirmation, record.current.item.spec if record.current else None
     if timer is None or spec is None or spec.confirm is None:
         return None
@@ -125,16 +128,16 @@ def _messages(seen: Observation, wait: Mapping[str, str] | None) -> Iterator[str
     if wait is not None:
         manual = wait["mode"] == ConfirmMode.MANUAL
         by = f"run: praetor-agent confirm {seen.name}" if manual else "an exchange with the gateway confirms it"
-        yield f"is taken back at {wait['deadline']} unless it is confirmed ({by})"
+        yield f"rolls back at {wait['deadline']} unless it is confirmed ({by})"
     if seen.rolled_back_reason or seen.rolled_back_message:
         yield f"rolled back: {seen.rolled_back_reason or ''} {seen.rolled_back_message or ''}".strip()
-    yield from (said for said in (seen.error_message, seen.warning_message) if said)
+    yield from filter(None, (seen.error_message, seen.warning_message))
 
 
 def confirm(state_dir: Path, name: str, namespace: str | None) -> None:
-    """Confirm the pending change of the process *name*; AgentError when there is none or it cannot be."""
+    """Confirm the pending change of the process *name*; AgentError if there is none, or it cannot be stored."""
     if not os.access(state_dir, os.R_OK | os.X_OK):
-        raise AgentError(f"--state-dir {state_dir} cannot be read; no agent ran there, or you may not (try as root)")
+        raise AgentError(f"--state-dir {state_dir} cannot be read; no agent ran there, or it needs root")
     state = State(state_dir)
     named = [record for record in state.load_memory().values() if record.name == name]
     found = [record for record in named if namespace in (None, record.namespace)]

@@ -1,1 +1,1 @@
-"""Many pretend devices in one program: the real protocol, and processes that exist in memory only."""
+"""`praetor-agent simulate`: many simulated devices in one process. They speak the real protocol and run nothing."""

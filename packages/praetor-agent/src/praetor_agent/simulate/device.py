@@ -1,4 +1,4 @@
-"""One pretend device: polls, pretends to run what it is told, and reports like a real one."""
+"""One simulated device: it polls, and reports the desired processes as if it ran them."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ IDLE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fleet:
-    """What all devices share. *on_change* is called with device, spec hash and time of day for each changed spec."""
+class SimulatedFleet:
+    """What all simulated devices share. *on_change* gets device, spec hash and time of day of each changed spec."""
 
     endpoint: Endpoint
     clock: Clock
@@ -47,10 +47,10 @@ class Fleet:
     random: random.Random = field(default_factory=random.Random)
 
 
-class Device:
-    """A device named *name* in the fleet."""
+class SimulatedDevice:
+    """The device *name* of the fleet; *token* authenticates it."""
 
-    def __init__(self, name: str, token: str | None, fleet: Fleet) -> None:
+    def __init__(self, name: str, token: str | None, fleet: SimulatedFleet) -> None:
         self.name = name
         self._fleet = fleet
         self._polling = Connection(fleet.endpoint, token)
@@ -65,22 +65,22 @@ class Device:
         facts = {"os": "simulated", "hostname": name}
         boot_id = f"{fleet.random.getrandbits(128):032x}"
         self._identity = Report(agent_version=__version__, boot_id=boot_id, facts=facts)
-        self._reporter = ReportState(base=first_seq(now), next_at=now)
+        self._reports = ReportState(base=first_seq(now), next_at=now)
 
     @property
     def is_connected(self) -> bool:
-        """Tell whether the device's last report arrived."""
-        return not self._silent and self._reporter.sent > 0 and self._reporter.lost == 0
+        """Whether the device's last report was acknowledged."""
+        return not self._silent and self._reports.sent > 0 and self._reports.lost == 0
 
     async def run(self) -> None:
-        """Be a device until cancelled, or for as long as a device lives that a fault kills."""
+        """Simulate the device until cancelled, or until a fault silences it."""
         splay = self._fleet.start_splay * self._fleet.random.random()
         await asyncio.sleep(splay)
-        self._reporter = delayed(self._reporter, self._fleet.clock.now())
+        self._reports = delayed(self._reports, self._fleet.clock.now())
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._poll(), name=f"poll {self.name}")
-                group.create_task(self._report(), name=f"report {self.name}")
+                group.create_task(self._report_changes(), name=f"report {self.name}")
         finally:
             self._polling.close()
             self._reporting.close()
@@ -92,7 +92,7 @@ class Device:
             try:
                 if failures or self._etag is None:
                     await self._ask("POST", connect_path(self.name), "", b"", self._polling, TIMEOUT_SECONDS)
-                news = await self._poll_once()
+                changed = await self._poll_once()
             except (GatewayError, WireError) as e:
                 failures += 1
                 self._fleet.statistics.failed(e)
@@ -101,7 +101,7 @@ class Device:
                 await asyncio.sleep(max(pause, retry_after or 0.0))
                 continue
             failures = 0
-            if not news and self._fleet.clock.now() - began < 1.0:
+            if not changed and self._fleet.clock.now() - began < 1.0:
                 await asyncio.sleep(heartbeat_delay(DEFAULT_HEARTBEAT_SECONDS, self._fleet.random.random()))
 
     async def _poll_once(self) -> bool:
@@ -115,11 +115,11 @@ class Device:
         if answer.status == 304:
             return False
         before, self._etag = self._etag, answer.headers.get("etag")
-        self._take(parse_json(answer.body))
+        self._apply(parse_json(answer.body))
         return before != self._etag
 
-    def _take(self, body: object) -> None:
-        """Pretend to run what is desired now."""
+    def _apply(self, body: object) -> None:
+        """Apply the desired state *body*."""
         items = body.get("items", []) if isinstance(body, dict) else []
         wanted = {item["uid"]: item for item in items if isinstance(item, dict) and isinstance(item.get("uid"), str)}
         self._silent = any(self._fleet.faults.silences(self.name, item) for item in wanted.values())
@@ -152,12 +152,12 @@ class Device:
             error_message="simulated failure" if fails else None,
         )
 
-    async def _report(self) -> None:
+    async def _report_changes(self) -> None:
         while not self._silent:
             self._changed.clear()
             current = dict(self._observed)
             now = self._fleet.clock.now()
-            due_at = self._reporter.due_at(current, now)
+            due_at = self._reports.due_at(current, now)
             if due_at <= now:
                 await self._report_once(current)
                 continue
@@ -168,16 +168,16 @@ class Device:
                 pass
 
     async def _report_once(self, current: Mapping[str, Observation]) -> None:
-        due = self._reporter.due(current)
-        told = report(self._identity, self._reporter, due, rfc3339(self._fleet.clock.wall()))
-        body, fraction = json.dumps(write(told)).encode(), self._fleet.random.random()
+        due = self._reports.due(current)
+        sent = report(self._identity, self._reports, due, rfc3339(self._fleet.clock.wall()))
+        body, fraction = json.dumps(write(sent)).encode(), self._fleet.random.random()
         try:
             answer = await self._ask("POST", report_path(self.name), "", body, self._reporting, TIMEOUT_SECONDS)
             ack = read(ReportAck, parse_json(answer.body))
         except (GatewayError, WireError) as e:
             self._fleet.statistics.failed(e)
             retry_after = e.retry_after if isinstance(e, GatewayError) else None
-            self._reporter = self._reporter.failed(self._fleet.clock.now(), fraction, retry_after)
+            self._reports = self._reports.failed(self._fleet.clock.now(), fraction, retry_after)
             return
         now = self._fleet.clock.now()
         self._fleet.statistics.reports += 1
@@ -185,7 +185,7 @@ class Device:
             since = self._since.pop(seen.uid, None)
             if since is not None:
                 self._fleet.statistics.reported.append(now - since)
-        self._reporter = self._reporter.acked(ack, current, due, now, fraction)
+        self._reports = self._reports.acked(ack, current, due, now, fraction)
 
     async def _ask(
         self, method: str, path: str, headers: str, body: bytes, connection: Connection, timeout: float

@@ -1,6 +1,6 @@
-"""What pretend devices do wrong on purpose, and which of them do.
+"""Fault injection: which simulated devices fail, and how.
 
-The devices are chosen by their names, so that the same ones are hit in every run. Pure.
+Devices are chosen by their names, so that every run affects the same ones. Pure.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class BadVersion:
-    """A version, known by *text* in its spec, that is bad on about *share* of the devices."""
+    """A version, identified by *text* in its spec, that is bad on about *share* of the devices."""
 
     text: str
     share: float = 1.0
 
     def hits(self, device: str, spec: object) -> bool:
-        """Tell whether *spec* is this version, and *device* one that it is bad on."""
+        """Return whether *spec* is this version and bad on *device*."""
         return self.text in json.dumps(spec, ensure_ascii=False) and chosen(device, self.text, self.share)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """*fail* are versions that do not start, *silent* ones after whose offer a device is never heard again.
+    """*fail* are versions that do not start; a device that receives a version in *silent* goes silent.
 
-    About *dead* of the devices are never heard at all.
+    About the share *dead* of the devices never connects.
     """
 
     fail: Sequence[BadVersion] = ()
@@ -36,15 +36,15 @@ class Faults:
     dead: float = 0.0
 
     def is_dead(self, device: str) -> bool:
-        """Tell whether *device* is dead from the start."""
+        """Return whether *device* never connects."""
         return chosen(device, "dead", self.dead)
 
     def fails(self, device: str, item: Mapping[str, Any]) -> bool:
-        """Tell whether *device* cannot start *item*."""
+        """Return whether *item* fails on *device*."""
         return any(each.hits(device, item.get("spec")) for each in self.fail)
 
     def silences(self, device: str, item: Mapping[str, Any]) -> bool:
-        """Tell whether *device* does not outlive the offer of *item*."""
+        """Return whether *device* goes silent when it receives *item*."""
         return any(each.hits(device, item.get("spec")) for each in self.silent)
 
 
@@ -52,5 +52,5 @@ NO_FAULTS = Faults()
 
 
 def chosen(device: str, salt: str, share: float) -> bool:
-    """Tell whether *device* is among the *share* that *salt* chooses."""
+    """Return whether *device* is in the share *share* of all devices that *salt* chooses."""
     return random.Random(f"{salt}/{device}").random() < share  # noqa: S311  # the same in every run, not secret

@@ -17,7 +17,7 @@ _A_SHARE = "a share from 0 to 1"
 
 
 def settings_of(arguments: Sequence[str]) -> SimulateSettings:
-    """Return what *arguments* ask for; UsageError naming the flag that is wrong, and the mend."""
+    """Return what *arguments* ask for; UsageError naming the wrong flag and what to write instead."""
     options = _parser().parse_args(arguments)
     if options.token_secret_file and (options.token or options.token_file):
         raise UsageError("--token-secret-file and a token are both given; leave one out")
@@ -44,20 +44,24 @@ def settings_of(arguments: Sequence[str]) -> SimulateSettings:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="praetor-agent simulate", description="Be many pretend devices until SIGTERM, for demos and load."
+        prog="praetor-agent simulate", description="Simulate N devices until SIGTERM, for demos and load tests."
     )
     gateway_flags(parser)
-    flag(parser, "--count", help="how many devices")
+    flag(parser, "--count", help="simulate N devices")
     flag(parser, "--prefix", default="sim-", help="devices are named PREFIX1, PREFIX2, …")
     flag(parser, "--devices-file", help="file with a device's name on each line, instead of --count and --prefix")
     flag(parser, "--token-secret-file", help="file with the gateway's secret, to mint each device's token")
     flag(parser, "--start-splay", default="5", help="spread the first contacts over this many seconds")
     flag(parser, "--fail-rate", default="0", help="share of starts that fail, from 0 to 1")
-    flag(parser, "--fail-on", help="TEXT[=SHARE],…: specs that hold TEXT fail, on this share of the devices (all)")
-    flag(parser, "--silent-on", help="TEXT[=SHARE],…: devices that are offered such a spec are never heard again")
-    flag(parser, "--dead-rate", default="0", help="share of devices that are never heard at all, from 0 to 1")
+    flag(
+        parser,
+        "--fail-on",
+        help="TEXT[=SHARE],…: specs that contain TEXT fail on this share of devices (all)",
+    )
+    flag(parser, "--silent-on", help="TEXT[=SHARE],…: devices that receive such a spec go silent")
+    flag(parser, "--dead-rate", default="0", help="share of devices that never connect, from 0 to 1")
     flag(parser, "--summary-seconds", default="5", help="seconds between two summary lines")
-    flag(parser, "--changes-file", help="append a line of JSON for each spec that a device got")
+    flag(parser, "--changes-file", help="append a JSON line for each spec that a device receives")
     return parser
 
 
@@ -67,7 +71,7 @@ def _bad_versions(flag: str, text: str | None) -> tuple[BadVersion, ...]:
     for word in text.split(",") if text else ():
         name, given, share = word.partition("=")
         if not name:
-            raise UsageError(f"{flag} {text!r} names no version; say TEXT or TEXT=SHARE, several with commas")
+            raise UsageError(f"{flag} {text!r} names no version; write TEXT or TEXT=SHARE, separated by commas")
         found.append(BadVersion(name, settings.number(flag, share, 1.0, _A_SHARE) if given else 1.0))
     return tuple(found)
 
@@ -82,7 +86,7 @@ def _devices(options: argparse.Namespace) -> tuple[str, ...]:
             raise UsageError(f"--count {options.count!r} is not a whole number from 1 to {MAX_DEVICES}")
         names = tuple(f"{options.prefix}{number}" for number in range(1, int(options.count) + 1))
     else:
-        raise UsageError("--count is missing; say how many devices to be, or name them with --devices-file")
+        raise UsageError("--count is missing; give the number of devices, or their names with --devices-file")
     return tuple(settings.device_name(name) for name in names)
 
 

@@ -1,4 +1,4 @@
-"""The fleet: all pretend devices in one event loop, and a line every few seconds on how they do."""
+"""All simulated devices in one event loop, and a summary line every few seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from praetor_agent.clock import SystemClock
 from praetor_agent.errors import AgentError, UsageError
-from praetor_agent.simulate.device import Device, Fleet
+from praetor_agent.simulate.device import SimulatedDevice, SimulatedFleet
 from praetor_agent.simulate.faults import NO_FAULTS, Faults
 from praetor_agent.simulate.http import endpoint
 from praetor_agent.simulate.statistics import Statistics
@@ -27,7 +27,7 @@ SPARE_DESCRIPTORS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulateSettings:
-    """What `simulate` needs; *secret* mints each device's own token, *token* is one for all."""
+    """Settings of `simulate`. *secret* mints a token per device, *token* is one for all; periods are in seconds."""
 
     gateway: str
     devices: Sequence[str]
@@ -42,7 +42,7 @@ class SimulateSettings:
 
 
 def simulate(settings: SimulateSettings) -> None:
-    """Run the fleet until SIGTERM or SIGINT."""
+    """Simulate the devices until SIGTERM or SIGINT; AgentError if that is impossible."""
     _allow_descriptors(len(settings.devices))
     asyncio.run(_simulate(settings))
 
@@ -50,20 +50,20 @@ def simulate(settings: SimulateSettings) -> None:
 async def _simulate(settings: SimulateSettings) -> None:
     with ExitStack() as stack:
         fleet = _fleet(settings, stack)
-        devices = [Device(name, _token(settings, name), fleet) for name in settings.devices]
+        devices = [SimulatedDevice(name, _token(settings, name), fleet) for name in settings.devices]
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(device.run(), name=device.name) for device in devices]
-            tasks.append(group.create_task(_tell(devices, fleet, settings.summary_seconds), name="summary"))
+            tasks.append(group.create_task(_summarize(devices, fleet, settings.summary_seconds), name="summary"))
             await stop.wait()
             for task in tasks:
                 task.cancel()
         _print(devices, fleet)
 
 
-def _fleet(settings: SimulateSettings, stack: ExitStack) -> Fleet:
+def _fleet(settings: SimulateSettings, stack: ExitStack) -> SimulatedFleet:
     on_change: Callable[[str, str, str], None] | None = None
     if settings.changes_file is not None:
         try:
@@ -78,7 +78,7 @@ def _fleet(settings: SimulateSettings, stack: ExitStack) -> Fleet:
         where = endpoint(settings.gateway, settings.ca_bundle)
     except ssl.SSLError as e:
         raise UsageError(f"--ca-bundle {settings.ca_bundle} holds no certificates: {e}") from e
-    return Fleet(
+    return SimulatedFleet(
         endpoint=where,
         clock=SystemClock(),
         statistics=Statistics(),
@@ -93,13 +93,13 @@ def _token(settings: SimulateSettings, device: str) -> str | None:
     return device_token(settings.secret, device) if settings.secret is not None else settings.token
 
 
-async def _tell(devices: Sequence[Device], fleet: Fleet, seconds: float) -> None:
+async def _summarize(devices: Sequence[SimulatedDevice], fleet: SimulatedFleet, seconds: float) -> None:
     while True:
         await asyncio.sleep(seconds)
         _print(devices, fleet)
 
 
-def _print(devices: Sequence[Device], fleet: Fleet) -> None:
+def _print(devices: Sequence[SimulatedDevice], fleet: SimulatedFleet) -> None:
     connected = sum(device.is_connected for device in devices)
     sys.stdout.write(fleet.statistics.line(len(devices), connected) + "\n")
     sys.stdout.flush()

@@ -1,4 +1,4 @@
-"""A small HTTP/1.1 client on asyncio streams, so that thousands of devices can hold their polls in one thread."""
+"""A small HTTP/1.1 client on asyncio streams, so that one thread can hold the polls of thousands of devices."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def endpoint(url: str, ca_bundle: str | None) -> Endpoint:
 
 
 class Connection:
-    """One connection that is kept alive and made anew when it was lost."""
+    """One connection, kept alive and opened again after it was lost."""
 
     def __init__(self, endpoint: Endpoint, token: str | None) -> None:
         self._endpoint = endpoint
@@ -52,11 +52,11 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Tell whether there is a connection."""
+        """Whether there is a connection."""
         return self._streams is not None
 
     async def request(self, method: str, path: str, headers: str, body: bytes, timeout: float) -> Response:
-        """Return the answer to one request; GatewayError when there is none within *timeout* seconds."""
+        """Return the answer to one request; GatewayError if there is none within *timeout* seconds."""
         try:
             async with asyncio.timeout(timeout):
                 return await self._request(method, path, headers, body)
@@ -68,7 +68,7 @@ class Connection:
             raise
 
     def close(self) -> None:
-        """Let the connection go."""
+        """Close the connection."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None

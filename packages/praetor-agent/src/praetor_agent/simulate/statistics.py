@@ -1,4 +1,4 @@
-"""What a pretend fleet did: counters, and how long changed specs took."""
+"""Statistics of a simulated fleet: counters, and the latency of changed specs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections import deque
 from collections.abc import Iterable
 
 WINDOW = 10_000
-"""Latencies are told over the latest so many."""
+"""Number of latest changes that latencies are computed over."""
 
 
 class Statistics:
-    """Counters of the whole fleet. *spread* is the time since the first device of the fleet had a spec, *reported* the
-    time from having it to the acknowledged report; both in seconds."""
+    """Counters of the whole fleet.
+
+    *spread* is the time from the first device of the fleet that received a spec to each other device, *reported* the
+    time from its receipt to the acknowledged report; both in seconds.
+    """
 
     def __init__(self) -> None:
         self.polls = self.changes = self.reports = self.errors = 0
@@ -21,15 +24,15 @@ class Statistics:
         self._first_seen: dict[str, float] = {}
 
     def failed(self, error: Exception) -> None:
-        """Count a request that came to nothing."""
+        """Count a failed request."""
         self.errors += 1
         self.last_error = str(error)
 
     def received(self, spec_hash: str, now: float, *, changed: bool) -> None:
-        """Count a device's having got *spec_hash*; *changed* tells that it had another spec before."""
+        """Count that a device received *spec_hash*; *changed* is whether it had another spec before."""
         self.changes += 1
         spread = now - self._first_seen.setdefault(spec_hash, now)
-        if changed:  # what a device gets when it comes up says nothing of how fast changes are
+        if changed:  # the first spec of a device is not a change
             self.spread.append(spread)
 
     def line(self, devices: int, connected: int) -> str:
