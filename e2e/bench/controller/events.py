@@ -101,8 +101,8 @@ def _burst(context: Context, devices: int) -> Iterator[Figure]:
     with context.launched() as cluster:
         stack = Stack(cluster, context.folder("stack"), StackSettings(namespace="default"))
         with stack.running(stack.controller):
-            fleet = DeployedFleet(stack, devices, workdir=context.folder("fleet"))
-            fleet.offer(1)
+            fleet = DeployedFleet(stack, devices)
+            fleet.apply(1)
             until(
                 lambda: _counted(fleet, "currentNumberScheduled") == devices, "every device has its process", poll_s=0.2
             )

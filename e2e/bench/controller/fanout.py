@@ -12,7 +12,7 @@ from attrs import frozen
 
 from e2e.bench.measure.context import Context, progress, run_module, until
 from e2e.bench.measure.figures import Figure, at_least, ratio_figure
-from e2e.bench.measure.fleet import GROUP, GROUPS, DeployedFleet, object_count
+from e2e.bench.measure.fleet import GROUP, GROUPS, DeployedFleet
 from e2e.bench.measure.proc import cpu_seconds
 from e2e.stack.kube import PROCESSES, Kube
 from e2e.stack.manifests import deployment, process_spec
@@ -40,7 +40,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
     with context.launched() as cluster:
         stack = Stack(cluster, context.folder("stack"), StackSettings(namespace="default"))
         with stack.running(stack.controller):
-            fleet = DeployedFleet(stack, count * rounds, workdir=context.folder("fleet"), groups=rounds)
+            fleet = DeployedFleet(stack, count * rounds, groups=rounds)
             bare = stack.kube(BARE).create_namespace()
             for number in range(rounds):
                 loop = _bare_loop(stack, bare, number, count)
@@ -70,7 +70,8 @@ def _fan_out(fleet: DeployedFleet, controller: Server, number: int, count: int) 
 
 def object_count_of(kube: Kube) -> int:
     """Return how many DeviceProcesses the namespace has, without reading them all."""
-    return object_count(kube.api.get(kube.path(PROCESSES), limit=1).body)
+    page = kube.api.get(kube.path(PROCESSES), limit=1).body
+    return len(page["items"]) + int(page["metadata"].get("remainingItemCount") or 0)
 
 
 def _bare_loop(stack: Stack, kube: Kube, number: int, count: int) -> Made:

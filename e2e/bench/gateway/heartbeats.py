@@ -22,7 +22,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
         settings = StackSettings(heartbeat=15, gateway_flags=("--device-rate=1000000",))
         stack = Stack(cluster, context.folder("stack"), settings)
         with stack.running(*stack.servers()):
-            fleet = DeployedFleet(stack, devices, workdir=context.folder("fleet"))
+            fleet = DeployedFleet(stack, devices)
             with fleet.simulated():
                 fleet.deploy(1)
             beats = Beats(stack.gateway_url, {name: stack.token(name) for name in fleet.names})

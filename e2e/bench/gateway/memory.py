@@ -42,7 +42,7 @@ def _of_connections(context: Context) -> tuple[Figure, ...]:
     with context.launched() as cluster:
         stack = Stack(cluster, context.folder("stack"), StackSettings(heartbeat=15))
         with stack.running(stack.gateway):
-            fleet = DeployedFleet(stack, count, workdir=context.folder("fleet"))
+            fleet = DeployedFleet(stack, count)
             tokens = {name: stack.token(name) for name in fleet.names}
             until(lambda: f"praetor_gateway_devices {count}.0" in stack.gateway.metrics(), "all devices are known")
             ours = _grown(context, stack.gateway, {"devices": tokens})

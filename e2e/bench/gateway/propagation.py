@@ -37,9 +37,8 @@ def _of_fleet(context: Context, devices: int) -> tuple[Figure, ...]:
     with context.launched(folder) as cluster:
         stack = Stack(cluster, folder / "stack", StackSettings(heartbeat=15))
         with stack.running(*stack.servers()):
-            (folder / "fleet").mkdir()
-            fleet = DeployedFleet(stack, devices, workdir=folder / "fleet", strategy="Recreate")
-            fleet.offer(1)
+            fleet = DeployedFleet(stack, devices, strategy="Recreate")
+            fleet.apply(1)
             tokens = {name: stack.token(name) for name in fleet.names}
             with crowd(folder, {"port": stack.gateway.ports[0], "devices": tokens}) as seen:
                 until(lambda: len(first_seen(whole_lines(seen))) == devices, "every device has the first spec")
@@ -87,7 +86,7 @@ def _change(fleet: DeployedFleet, revision: int, watched: Path, seen: Path) -> t
     def arrived() -> FirstSeen:
         return {key: at for key, at in first_seen(whole_lines(seen)).items() if key not in before}
 
-    fleet.offer(revision)
+    fleet.apply(revision)
     until(lambda: len(arrived()) == len(fleet.names), f"every device has spec {revision}", poll_s=0.5)
     sink = arrived()
     until(lambda: sink.keys() <= first_seen(whole_lines(watched)).keys(), "the watch saw every spec", poll_s=0.5)

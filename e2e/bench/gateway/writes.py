@@ -23,7 +23,7 @@ def measure(context: Context) -> tuple[Figure, ...]:
     with context.launched() as cluster:
         stack = Stack(cluster, context.folder("stack"), StackSettings(heartbeat=15))
         with stack.running(*stack.servers()):
-            fleet = DeployedFleet(stack, devices, workdir=context.folder("fleet"))
+            fleet = DeployedFleet(stack, devices)
             with fleet.simulated():
                 _await_quiet(cluster)  # every device has connected, and been introduced
                 first = _rollout(cluster, fleet, 1, "first rollout")

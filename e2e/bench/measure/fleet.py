@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from e2e.bench.measure.context import until
-from e2e.clusters.api.credentials import write_secret
-from e2e.stack.kube import Object
+from e2e.rollouts.fleet import SimulatedFleet
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from e2e.stack.program import Program
-from e2e.stack.stack import Stack, environment, script
+from e2e.stack.stack import Stack
 from praetor_api.kube.client.client import KubeClient
 from praetor_api.kube.client.resource import NETWORK_SWITCHES
 
@@ -27,35 +26,23 @@ class DeployedFleet:
     `agent` to all of them.
     """
 
-    def __init__(
-        self, stack: Stack, count: int, *, workdir: Path, strategy: str = "RollingUpdate", groups: int = GROUPS
-    ) -> None:
+    def __init__(self, stack: Stack, count: int, *, strategy: str = "RollingUpdate", groups: int = GROUPS) -> None:
         self.names = [f"leaf-{number}" for number in range(1, count + 1)]
         self.kube = stack.kube("default")
-        self.workdir = workdir
         self._stack = stack
         self._strategy = strategy
-        self._secret_file = write_secret(workdir / "secret", stack.secret.encode())
         asyncio.run(create_switches(stack.cluster.kubeconfig, "default", self.names, groups))
 
     @contextmanager
     def simulated(self) -> Iterator[Program]:
         """Run the devices around the block: they poll, report and beat as real ones do."""
-        flags = {
-            "gateway": self._stack.gateway_url,
-            "count": len(self.names),
-            "prefix": "leaf-",
-            "token-secret-file": self._secret_file,
-        }
-        argv = [script("praetor-agent"), "simulate", *(f"--{name}={value}" for name, value in flags.items())]
-        program = Program("devices", argv, workdir=self.workdir, env=environment())
-        program.start()
+        fleet = SimulatedFleet(self._stack, self.kube)
         try:
-            yield program
+            yield fleet.power_on(self.names)
         finally:
-            program.stop()
+            fleet.close()
 
-    def offer(self, revision: int) -> None:
+    def apply(self, revision: int) -> None:
         """Apply the deployment's *revision*; returns at once."""
         spec = process_spec(["/bin/sleep", str(1000 + revision)])
         body = deployment(NAME, spec, updateStrategy={"type": self._strategy})
@@ -64,8 +51,8 @@ class DeployedFleet:
         self.kube.apply(body)
 
     def deploy(self, revision: int) -> float:
-        """Offer *revision* and return after how many seconds every device has it, ready and available."""
-        self.offer(revision)
+        """Apply *revision* and return after how many seconds every device has it, ready and available."""
+        self.apply(revision)
         return until(self._rolled_out, f"revision {revision} is everywhere", poll_s=0.1)
 
     def _rolled_out(self) -> bool:
@@ -74,11 +61,6 @@ class DeployedFleet:
         return status.get("observedGeneration") == body["metadata"]["generation"] and all(
             status.get(field) == count for field in ("updatedNumberScheduled", "numberReady", "numberAvailable")
         )
-
-
-def object_count(page: Object) -> int:
-    """Return how many objects there are by the first *page* of their list."""
-    return len(page.get("items", ())) + int(page["metadata"].get("remainingItemCount") or 0)
 
 
 async def create_switches(kubeconfig: Path, namespace: str, names: list[str], groups: int = GROUPS) -> None:
