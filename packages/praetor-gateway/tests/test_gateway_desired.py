@@ -67,7 +67,7 @@ async def test_an_undeclared_device_gets_nothing_and_leaves_no_trace() -> None:
         assert acknowledged["resync"] is False
         assert (await lab.client.post("/v1/devices/ghost/connect")).json()["ack"] is True
         assert lab.value("devices") == 0
-        assert lab.gateway.traces() == 0
+        assert lab.gateway.device_entries() == 0
 
 
 async def test_a_process_that_is_being_deleted_is_no_longer_desired() -> None:

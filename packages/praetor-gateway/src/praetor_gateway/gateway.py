@@ -139,7 +139,7 @@ class Gateway:
             return "draining"
         return "" if self.is_synced() else "the cache is not synced yet"
 
-    def traces(self) -> int:
+    def device_entries(self) -> int:
         """Return how many entries are kept on behalf of devices: 0 while none is declared or waits."""
         return len(self._fleet) + len(self._long_polls) + len(self._liveness.heard_at) + self._pending.observed
 
