@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
@@ -19,6 +20,7 @@ from praetor_api.kube.client.connection import Connection, from_kubeconfig
 from praetor_api.kube.client.resource import Resource
 from praetor_api.kube.options import kubeconfig_options
 from praetor_api.kube.runtime.clock import Clock, SystemClock
+from praetor_controller.ctl.output import show
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -69,6 +71,18 @@ def cluster_options(command: F) -> F:
         decorated.__click_params__ += command.__click_params__
     result: F = decorated
     return result
+
+
+def on_cluster(command: Callable[..., Coroutine[Any, Any, str]]) -> Callable[..., None]:
+    """Add the options that select a cluster, run *command* with a client, and print what it returns, if anything."""
+
+    @wraps(command)
+    def run(*, target: Target, opener: Opener, **options: Any) -> None:
+        text = run_on_cluster(opener, target, lambda cluster: command(cluster, **options))
+        if text:
+            show(text)
+
+    return cluster_options(run)
 
 
 @asynccontextmanager

@@ -36,7 +36,7 @@ def chosen(revisions: Sequence[Mapping[str, Any]], number: int, name: str) -> Ma
     raise CommandFailed(f"{name} has no revision {number}; there are: {known}")
 
 
-def history(revisions: Sequence[Mapping[str, Any]], current: str | None, output: str, now: datetime) -> str:
+def history_text(revisions: Sequence[Mapping[str, Any]], current: str | None, output: str, now: datetime) -> str:
     """Return what is printed about *revisions*; *current* is the hash of the one that was rolled out last."""
     rows = [project_revision(each) for each in revisions]
     if output != OutputFormat.TABLE:

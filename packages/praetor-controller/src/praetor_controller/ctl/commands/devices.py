@@ -12,8 +12,8 @@ from attrs import asdict, frozen
 from praetor_api.conditions import ConditionType
 from praetor_api.constraints import camel
 from praetor_api.kube.client.resource import NETWORK_SWITCHES
-from praetor_controller.ctl.cluster import Cluster, Opener, Target, cluster_options, list_all, run_on_cluster
-from praetor_controller.ctl.output import Cell, OutputFormat, output_option, show, structured, table, warn
+from praetor_controller.ctl.cluster import Cluster, list_all, on_cluster
+from praetor_controller.ctl.output import Cell, OutputFormat, output_option, structured, table, warn
 from praetor_controller.ctl.times import age
 from praetor_controller.model.projection import project_device
 
@@ -24,27 +24,21 @@ _WORDS = {True: ("yes", "green"), False: ("no", "red"), None: ("unknown", "yello
 
 @click.command("devices")
 @click.option("-l", "--selector", metavar="SELECTOR", help="Labels, such as rack=r12,role!=spine.")
-@cluster_options
+@on_cluster
 @output_option
-def devices(target: Target, opener: Opener, selector: str | None, output: str) -> None:
+async def devices(cluster: Cluster, selector: str | None, output: str) -> str:
     """Show the devices: connection, agent, running processes."""
-
-    async def work(cluster: Cluster) -> tuple[str, int]:
-        switches = await list_all(cluster, NETWORK_SWITCHES, selector)
-        now = cluster.clock.now()
-        lines = sorted((device_line(switch, now) for switch in switches), key=lambda line: line.device)
-        if not lines and output == OutputFormat.TABLE:
-            warn(f"no devices in namespace {cluster.namespace}" + (f" match {selector}" if selector else ""))
-        return devices_text(lines, output, now), len(lines)
-
-    printed, count = run_on_cluster(opener, target, work)
-    if count or output != OutputFormat.TABLE:
-        show(printed)
+    switches, now = await list_all(cluster, NETWORK_SWITCHES, selector), cluster.clock.now()
+    lines = sorted((device_line(switch, now) for switch in switches), key=lambda line: line.device)
+    if not lines and output == OutputFormat.TABLE:
+        warn(f"no devices in namespace {cluster.namespace}" + (f" match {selector}" if selector else ""))
+        return ""
+    return devices_text(lines, output, now)
 
 
 @frozen(kw_only=True)
 class DeviceLine:
-    """What the table says of a device. *connected* None: never judged."""
+    """A line of the table. *connected* is None when the gateway has not set the condition."""
 
     device: str
     connected: bool | None

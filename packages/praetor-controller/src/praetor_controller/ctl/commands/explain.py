@@ -2,38 +2,28 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import click
 
-from praetor_controller.ctl.cluster import Cluster, Opener, Target, cluster_options, run_on_cluster
+from praetor_controller.ctl.cluster import Cluster, on_cluster
 from praetor_controller.ctl.commands.completion import subject_names
 from praetor_controller.ctl.errors import CommandFailed
 from praetor_controller.ctl.explain import deployment_text, device_text, explain_deployment, explain_device
-from praetor_controller.ctl.inventory import Inventory, read_inventory
-from praetor_controller.ctl.output import output_option, show
+from praetor_controller.ctl.inventory import read_inventory
+from praetor_controller.ctl.output import output_option
 
 
 @click.command("explain")
 @click.argument("subject", metavar="DEVICE|DPD[/DEVICE]", shell_complete=subject_names)
 @click.option("--max-devices", type=click.IntRange(min=1), default=10, show_default=True, help="Shown for each reason.")
-@cluster_options
+@on_cluster
 @output_option
-def explain(target: Target, opener: Opener, subject: str, max_devices: int, output: str) -> None:
+async def explain(cluster: Cluster, subject: str, max_devices: int, output: str) -> str:
     """Explain the state of a device, or of each device of a deployment.
 
     The controller's own planner runs over what the cluster stores now; nothing is written. What only the running
     controller remembers, a write that the API refused, shows in the deployment's status.reasons alone.
     """
-
-    async def work(cluster: Cluster) -> str:
-        return explanation_text(await read_inventory(cluster), subject, output, max_devices, cluster.clock.now())
-
-    show(run_on_cluster(opener, target, work))
-
-
-def explanation_text(inventory: Inventory, subject: str, output: str, max_devices: int, now: datetime) -> str:
-    """Return what is printed about *subject*: a deployment, a device, or a deployment's device."""
+    inventory, now = await read_inventory(cluster), cluster.clock.now()
     deployment, slash, device = subject.partition("/")
     if slash:
         return device_text(device, explain_device(inventory, device, now, deployment), output)

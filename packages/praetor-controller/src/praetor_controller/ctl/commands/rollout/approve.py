@@ -7,29 +7,25 @@ from typing import Any
 import click
 
 from praetor_api.annotations import APPROVED_WAVES_ANNOTATION
-from praetor_controller.ctl.cluster import Cluster, Opener, Target, cluster_options, run_on_cluster
+from praetor_controller.ctl.cluster import Cluster, on_cluster
 from praetor_controller.ctl.commands.completion import deployment_names
-from praetor_controller.ctl.output import show
 from praetor_controller.ctl.rollout_patch import approved, merge, rewrite
 
 
 @click.command("approve")
 @click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
 @click.option("--wave", metavar="NAME", help="Wave to approve; the next one that waits when unset.")
-@cluster_options
-def approve(target: Target, opener: Opener, deployment: str, wave: str | None) -> None:
+@on_cluster
+async def approve(cluster: Cluster, deployment: str, wave: str | None) -> str:
     """Let a wave with approval: Manual begin. It is approved for the present template, not for later ones."""
 
-    async def work(cluster: Cluster) -> str:
-        return await rewrite(cluster, deployment, lambda found: write(cluster, found))
-
-    async def write(cluster: Cluster, found: dict[str, Any]) -> str:
-        name, note = approved(found, wave)
+    async def write(found: dict[str, Any]) -> str:
+        name, annotation = approved(found, wave)
         metadata = {
             "resourceVersion": found["metadata"]["resourceVersion"],
-            "annotations": {APPROVED_WAVES_ANNOTATION: note},
+            "annotations": {APPROVED_WAVES_ANNOTATION: annotation},
         }
         await merge(cluster, deployment, {"metadata": metadata})
         return f"{deployment}: wave {name} is approved"
 
-    show(run_on_cluster(opener, target, work))
+    return await rewrite(cluster, deployment, write)

@@ -9,11 +9,10 @@ import click
 
 from praetor_api.annotations import DEPLOYMENT_LABEL
 from praetor_api.kube.client.resource import CONTROLLER_REVISIONS
-from praetor_controller.ctl.cluster import Cluster, Opener, Target, cluster_options, list_all, run_on_cluster
+from praetor_controller.ctl.cluster import Cluster, list_all, on_cluster
 from praetor_controller.ctl.commands.completion import deployment_names
-from praetor_controller.ctl.output import OutputFormat, output_option, show, structured
-from praetor_controller.ctl.revisions import chosen, details, owned, template_to_restore
-from praetor_controller.ctl.revisions import history as printed
+from praetor_controller.ctl.output import OutputFormat, output_option, structured
+from praetor_controller.ctl.revisions import chosen, details, history_text, owned, template_to_restore
 from praetor_controller.ctl.rollout_patch import read
 from praetor_controller.model.annotations import deployment_label
 
@@ -21,26 +20,22 @@ from praetor_controller.model.annotations import deployment_label
 @click.command("history")
 @click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
 @click.option("--revision", type=click.IntRange(min=1), metavar="N", help="Show this one, and what it changed.")
-@cluster_options
+@on_cluster
 @output_option
-def history(target: Target, opener: Opener, deployment: str, revision: int | None, output: str) -> None:
+async def history(cluster: Cluster, deployment: str, revision: int | None, output: str) -> str:
     """Show the revisions of a deployment's template, oldest first.
 
     With --revision: when and why that one was made, its template, and how it differs from the one before; as json or
     yaml the template alone. The cause is the annotation kubernetes.io/change-cause that the deployment had.
     """
-
-    async def work(cluster: Cluster) -> str:
-        found = await read(cluster, deployment)
-        revisions = await revisions_of(cluster, found)
-        current, now = (found.get("status") or {}).get("currentRevision"), cluster.clock.now()
-        if revision is None:
-            return printed(revisions, current, output, now)
-        if output == OutputFormat.TABLE:
-            return details(revisions, revision, current, deployment, now)
-        return structured(template_to_restore(chosen(revisions, revision, deployment), deployment), output)
-
-    show(run_on_cluster(opener, target, work))
+    found = await read(cluster, deployment)
+    revisions = await revisions_of(cluster, found)
+    current, now = (found.get("status") or {}).get("currentRevision"), cluster.clock.now()
+    if revision is None:
+        return history_text(revisions, current, output, now)
+    if output == OutputFormat.TABLE:
+        return details(revisions, revision, current, deployment, now)
+    return structured(template_to_restore(chosen(revisions, revision, deployment), deployment), output)
 
 
 async def revisions_of(cluster: Cluster, deployment: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import click
 
-from praetor_controller.ctl.cluster import Cluster, Opener, Target, cluster_options, run_on_cluster
+from praetor_controller.ctl.cluster import Cluster, on_cluster
 from praetor_controller.ctl.commands.completion import deployment_names
-from praetor_controller.ctl.output import show
 from praetor_controller.ctl.rollout_patch import merge, read
 
 
 @click.command("pause")
 @click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
-@cluster_options
-def pause(target: Target, opener: Opener, deployment: str) -> None:
+@on_cluster
+async def pause(cluster: Cluster, deployment: str) -> str:
     """Stop a rollout where it is. No process is written until it is resumed; what runs goes on running."""
-    show(run_on_cluster(opener, target, lambda cluster: set_paused(cluster, deployment, paused=True)))
+    return await set_paused(cluster, deployment, paused=True)
 
 
 async def set_paused(cluster: Cluster, name: str, *, paused: bool) -> str:

@@ -6,10 +6,9 @@ from typing import Any
 
 import click
 
-from praetor_controller.ctl.cluster import Cluster, Opener, Target, cluster_options, run_on_cluster
+from praetor_controller.ctl.cluster import Cluster, on_cluster
 from praetor_controller.ctl.commands.completion import deployment_names
 from praetor_controller.ctl.commands.rollout.history import revisions_of
-from praetor_controller.ctl.output import show
 from praetor_controller.ctl.revisions import chosen, template_to_restore
 from praetor_controller.ctl.rollout_patch import replace_template, rewrite
 from praetor_controller.model.revisions import project_revision
@@ -18,14 +17,11 @@ from praetor_controller.model.revisions import project_revision
 @click.command("undo")
 @click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
 @click.option("--to-revision", type=click.IntRange(min=0), default=0, metavar="N", help="0 is the one before.")
-@cluster_options
-def undo(target: Target, opener: Opener, deployment: str, to_revision: int) -> None:
+@on_cluster
+async def undo(cluster: Cluster, deployment: str, to_revision: int) -> str:
     """Bring an earlier template back, as a rollout. It keeps to the deployment's budget and waves."""
 
-    async def work(cluster: Cluster) -> str:
-        return await rewrite(cluster, deployment, lambda found: write(cluster, found))
-
-    async def write(cluster: Cluster, found: dict[str, Any]) -> str:
+    async def write(found: dict[str, Any]) -> str:
         revision = chosen(await revisions_of(cluster, found), to_revision, deployment)
         template = template_to_restore(revision, deployment)
         number = revision.get("revision")
@@ -35,4 +31,4 @@ def undo(target: Target, opener: Opener, deployment: str, to_revision: int) -> N
         paused = "; it is paused, resume it to roll it out" if found["spec"].get("paused") else ""
         return f"{deployment}: back to the template of revision {number}{paused}"
 
-    show(run_on_cluster(opener, target, work))
+    return await rewrite(cluster, deployment, write)
