@@ -21,7 +21,7 @@ def test_the_hash_is_sha256_over_canonical_utf8_json() -> None:
     assert spec_hash({}) == "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
 
-def test_numbers_that_json_has_no_word_for_are_refused() -> None:
+def test_numbers_that_json_cannot_represent_are_refused() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical_json(float("nan"))
 

@@ -1,4 +1,4 @@
-"""What is public in praetor_api is what `__all__` says."""
+"""The public names of praetor_api are those in `__all__`."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ async def watched(client: KubeClient, resource: Resource = DEVICE_PROCESSES) -> 
 
 
 class Recorder:
-    """Answers with what it is told to and remembers what it was asked."""
+    """Answers with the given responses, and records the requests."""
 
     def __init__(self, *answers: Callable[[], web.Response]) -> None:
         self.answers = list(answers)
@@ -120,7 +120,7 @@ def ok() -> web.Response:
     return web.json_response({"metadata": {"name": "leaf-1"}})
 
 
-async def test_each_verb_asks_what_the_api_expects(tmp_path: Path) -> None:
+async def test_each_verb_sends_the_request_that_the_api_expects(tmp_path: Path) -> None:
     recorder = Recorder(ok)
     async with client_of(recorder, tmp_path) as client:
         await client.get(DEVICE_PROCESSES, KEY)
@@ -153,7 +153,7 @@ async def test_each_verb_asks_what_the_api_expects(tmp_path: Path) -> None:
         pytest.param({}, PatchType.STRATEGIC, "application/strategic-merge-patch+json", id="strategic"),
     ],
 )
-async def test_a_patch_is_sent_as_what_it_is(
+async def test_a_patch_is_sent_with_its_content_type(
     tmp_path: Path, body: Any, patch_type: PatchType, content_type: str
 ) -> None:
     recorder = Recorder(ok)
@@ -163,7 +163,7 @@ async def test_a_patch_is_sent_as_what_it_is(
     assert recorder.asked[0][1].endswith("leaf-1?fieldManager=praetor&force=true")
 
 
-async def test_a_dry_run_says_so_with_every_write(tmp_path: Path) -> None:
+async def test_a_dry_run_marks_every_write(tmp_path: Path) -> None:
     recorder = Recorder(ok)
     async with client_of(recorder, tmp_path, dry_run=True) as client:
         await client.create(DEVICE_PROCESSES, "lab", {"spec": {}}, field_manager="praetor")
@@ -234,7 +234,7 @@ async def test_a_throttled_request_is_sent_again_after_the_delay_that_the_server
     assert len(recorder.asked) == 2
 
 
-async def test_throttling_without_end_is_told_with_the_wished_delay(tmp_path: Path) -> None:
+async def test_a_long_throttle_is_raised_with_the_delay_that_the_server_asks_for(tmp_path: Path) -> None:
     recorder = Recorder(lambda: web.Response(status=429, headers={"Retry-After": "7"}, text="Too many requests"))
     async with client_of(recorder, tmp_path) as client:
         with pytest.raises(TooManyRequests, match="Too many requests") as caught:
@@ -256,11 +256,15 @@ async def test_retry_after_may_be_a_date(tmp_path: Path, header: str, least: flo
     async with client_of(recorder, tmp_path) as client:
         with pytest.raises(ServerError) as caught:
             await client.get(DEVICE_PROCESSES, KEY)
-    wished = caught.value.retry_after
-    assert (wished is None) if least is None or most is None else (wished is not None and least <= wished <= most)
+    asked_delay = caught.value.retry_after
+    assert (
+        (asked_delay is None)
+        if least is None or most is None
+        else (asked_delay is not None and least <= asked_delay <= most)
+    )
 
 
-async def test_the_status_objects_wish_counts_when_there_is_no_header(tmp_path: Path) -> None:
+async def test_without_a_header_the_delay_of_the_status_object_counts(tmp_path: Path) -> None:
     async with client_of(Recorder(lambda: status(500, "X", details={"retryAfterSeconds": 3})), tmp_path) as client:
         with pytest.raises(ServerError) as caught:
             await client.get(DEVICE_PROCESSES, KEY)
@@ -268,7 +272,7 @@ async def test_the_status_objects_wish_counts_when_there_is_no_header(tmp_path: 
 
 
 @pytest.mark.parametrize("text", ["<html>log in</html>", "[]", '{"truncated": '])
-async def test_an_answer_that_is_no_object_is_no_success(tmp_path: Path, text: str) -> None:
+async def test_an_answer_that_is_not_an_object_is_an_error(tmp_path: Path, text: str) -> None:
     async with client_of(Recorder(lambda: web.Response(text=text)), tmp_path) as client:
         with pytest.raises(Unreachable, match="the answer is no"):
             await client.get(DEVICE_PROCESSES, KEY)
@@ -291,25 +295,25 @@ async def test_a_request_that_hangs_is_unreachable_in_time(tmp_path: Path) -> No
             await client.get(DEVICE_PROCESSES, KEY)
 
 
-async def test_nobody_listening_is_unreachable_and_counted_as_code_0(tmp_path: Path) -> None:
+async def test_a_refused_connection_is_unreachable_and_counted_as_code_0(tmp_path: Path) -> None:
     async with serving(Recorder(ok)) as server:
         path = kubeconfig(tmp_path, server)
-    told: list[tuple[str, str, int]] = []
+    calls: list[tuple[str, str, int]] = []
     async with await KubeClient.from_config(path) as client:
-        client.on_request = lambda verb, resource, code: told.append((verb, resource.plural, code))
+        client.on_request = lambda verb, resource, code: calls.append((verb, resource.plural, code))
         with pytest.raises(Unreachable):
             await client.get(NETWORK_SWITCHES, KEY)
-    assert told == [("get", "networkswitches", 0)]
+    assert calls == [("get", "networkswitches", 0)]
 
 
-async def test_requests_are_told_to_the_hook_with_their_codes(tmp_path: Path) -> None:
-    told: list[tuple[str, str, int]] = []
+async def test_the_hook_is_called_with_the_code_of_each_request(tmp_path: Path) -> None:
+    calls: list[tuple[str, str, int]] = []
     async with client_of(Recorder(ok, lambda: status(404, "NotFound")), tmp_path) as client:
-        client.on_request = lambda verb, resource, code: told.append((verb, resource.plural, code))
+        client.on_request = lambda verb, resource, code: calls.append((verb, resource.plural, code))
         await client.get(DEVICE_PROCESSES, KEY)
         with pytest.raises(NotFound):
             await client.delete(DEVICE_PROCESSES, KEY)
-    assert told == [("get", "deviceprocesses", 200), ("delete", "deviceprocesses", 404)]
+    assert calls == [("get", "deviceprocesses", 200), ("delete", "deviceprocesses", 404)]
 
 
 async def test_a_watch_asks_for_bookmarks_from_its_version(tmp_path: Path) -> None:
@@ -321,7 +325,7 @@ async def test_a_watch_asks_for_bookmarks_from_its_version(tmp_path: Path) -> No
     assert recorder.asked == [("GET", f"{path}?{query}", None)]
 
 
-async def test_a_watch_is_open_before_there_is_anything_to_tell(tmp_path: Path) -> None:
+async def test_a_watch_is_open_before_its_first_event(tmp_path: Path) -> None:
     opened = asyncio.Event()
 
     async def tell_once_opened(request: web.Request) -> web.StreamResponse:
@@ -416,7 +420,7 @@ async def test_a_broken_watch_is_unreachable(tmp_path: Path, line: bytes, messag
             await watched(client)
 
 
-async def test_a_watch_that_goes_silent_is_noticed(tmp_path: Path) -> None:
+async def test_a_silent_watch_is_unreachable(tmp_path: Path) -> None:
     async def half_open(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)

@@ -61,7 +61,7 @@ def test_a_deployment_is_decoded_with_its_defaults() -> None:
     assert deployment.status.conditions == (Condition(type="Available", status=ConditionStatus.TRUE, reason="R"),)
 
 
-def test_encoding_leaves_out_defaults_and_says_enums_as_plain_text() -> None:
+def test_encoding_omits_defaults_and_writes_enums_as_plain_text() -> None:
     spec = encode(decode(DEPLOYMENT, DeviceProcessDeployment).spec)
     assert spec == DEPLOYMENT["spec"]
     assert type(spec["updateStrategy"]["type"]) is str
@@ -102,7 +102,7 @@ def test_what_is_no_object_is_refused(data: Any) -> None:
         decode(data, NetworkSwitch)
 
 
-def test_a_missing_field_is_said_to_be_required() -> None:
+def test_a_missing_field_is_reported_as_required() -> None:
     with pytest.raises(DecodeError, match="metadata: is required"):
         decode({}, NetworkSwitch)
 

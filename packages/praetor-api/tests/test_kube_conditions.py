@@ -31,7 +31,7 @@ def test_the_transition_time_stays_while_the_status_does() -> None:
     assert (after[0].reason, after[0].message) == ("Other", "fine")
 
 
-def test_setting_what_is_so_already_changes_nothing() -> None:
+def test_setting_an_equal_condition_changes_nothing() -> None:
     before = healthy(ConditionStatus.TRUE, NOON)
     assert healthy(ConditionStatus.TRUE, LATER, before) == before
 
@@ -41,7 +41,7 @@ def test_the_transition_time_moves_with_the_status() -> None:
     assert after[0].last_transition_time == LATER.replace(microsecond=0)
 
 
-def test_a_clock_that_goes_back_does_not_take_the_transition_time_with_it() -> None:
+def test_the_transition_time_never_goes_back_with_the_clock() -> None:
     after = healthy(ConditionStatus.FALSE, NOON, healthy(ConditionStatus.TRUE, LATER))
     assert after[0].last_transition_time == LATER.replace(microsecond=0)
 
@@ -51,7 +51,7 @@ def test_a_condition_that_lacks_its_time_gets_one() -> None:
     assert healthy(ConditionStatus.TRUE, NOON, before)[0].last_transition_time == NOON.replace(microsecond=0)
 
 
-def test_conditions_are_found_and_taken_away_by_type() -> None:
+def test_conditions_are_found_and_removed_by_type() -> None:
     conditions = healthy(ConditionStatus.FALSE, NOON)
     assert get_condition(conditions, "Healthy") == conditions[0]
     assert get_condition(conditions, "Ready") is None

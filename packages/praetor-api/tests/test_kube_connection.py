@@ -1,4 +1,4 @@
-"""Every way to be somebody to the API: tokens, token files, certificates, plugins, a pod's service account."""
+"""Every way to authenticate to the API: tokens, token files, certificates, plugins, a pod's service account."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ async def test_a_wrong_token_is_unauthorized(tmp_path: Path) -> None:
             await known(kubeconfig(tmp_path, here.url, {"token": "other"}))
 
 
-async def test_a_token_file_with_a_newline_is_read_again_when_its_token_was_rotated(tmp_path: Path) -> None:
+async def test_a_token_file_with_a_newline_is_reread_after_rotation(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("t0k3n\n")
     async with api() as here:
@@ -151,7 +151,7 @@ async def test_a_token_file_with_a_newline_is_read_again_when_its_token_was_rota
             assert await client.get(NETWORK_SWITCHES, KEY) == {"metadata": {"name": "leaf-1"}}
 
 
-async def test_a_watch_that_met_401_comes_with_new_credentials_next_time(tmp_path: Path) -> None:
+async def test_after_a_401_the_next_watch_sends_new_credentials(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("old")
     async with api() as here:
@@ -164,7 +164,7 @@ async def test_a_watch_that_met_401_comes_with_new_credentials_next_time(tmp_pat
                 await anext(client.watch(NETWORK_SWITCHES, None, resource_version="1", timeout_s=60))
 
 
-async def test_an_exec_plugin_gives_the_token_and_is_asked_again_after_a_401(tmp_path: Path) -> None:
+async def test_an_exec_plugin_gives_the_token_and_runs_again_after_a_401(tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text("t0k3n")
     plugin = tmp_path / "plugin.py"
@@ -184,7 +184,7 @@ async def test_an_exec_plugin_gives_the_token_and_is_asked_again_after_a_401(tmp
             assert await client.get(NETWORK_SWITCHES, KEY) == {"metadata": {"name": "leaf-1"}}
 
 
-async def test_a_plugin_that_fails_is_told_instead_of_going_on_as_nobody(tmp_path: Path) -> None:
+async def test_a_failed_plugin_is_reported_instead_of_continuing_without_credentials(tmp_path: Path) -> None:
     command = {"apiVersion": "client.authentication.k8s.io/v1", "command": sys.executable, "args": ["-c", "exit(1)"]}
     path = kubeconfig(tmp_path, "http://127.0.0.1:1", {"exec": {**command, "interactiveMode": "Never"}})
     with pytest.raises(NotConfigured, match="exec plugin"):
@@ -254,7 +254,7 @@ async def test_a_broken_ca_is_named(tmp_path: Path) -> None:
         await KubeClient.from_config(path)
 
 
-async def test_a_pod_uses_its_service_account_and_never_goes_as_nobody(tmp_path: Path) -> None:
+async def test_a_pod_uses_its_service_account_and_is_never_anonymous(tmp_path: Path) -> None:
     pki = Pki(tmp_path)
     (tmp_path / "token").write_text("t0k3n")
     async with api(pki=pki) as here:
@@ -268,7 +268,7 @@ async def test_a_pod_uses_its_service_account_and_never_goes_as_nobody(tmp_path:
             assert await client.get(NETWORK_SWITCHES, KEY) == {"metadata": {"name": "leaf-1"}}
 
 
-async def test_outside_a_pod_and_without_a_kubeconfig_the_mend_is_told(tmp_path: Path) -> None:
+async def test_outside_a_pod_and_without_a_kubeconfig_the_message_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(NotConfigured, match="--kubeconfig"):
         await Connection.open(from_service_account(tmp_path, {}))
 

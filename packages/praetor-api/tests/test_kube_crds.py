@@ -55,7 +55,7 @@ def test_every_string_and_list_has_a_maximum(node: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("node", DESCRIBED)
-def test_every_field_tells_kubectl_explain_what_it_is(node: dict[str, Any]) -> None:
+def test_every_field_has_a_description_for_kubectl_explain(node: dict[str, Any]) -> None:
     inner = node.get("description", "")
     assert inner.endswith(".")
     assert inner[0].isupper()

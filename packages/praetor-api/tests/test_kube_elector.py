@@ -69,7 +69,7 @@ class World:
             assert earlier[1] <= later[0]
 
 
-async def test_one_leads_and_the_others_know_who() -> None:
+async def test_one_leads_and_the_others_know_the_holder() -> None:
     world = World()
     async with world.a.running(), world.b.running():
         await world.clock.advance(60)
@@ -115,7 +115,7 @@ async def test_a_hung_renewal_never_gives_two_leaders() -> None:
         assert world.a.terms == [[1000.0, 1040.0]]
         await world.clock.advance(10)
         assert world.leaders() == {"b"}
-        assert world.b.terms[0][0] >= 1045.0  # nobody can know sooner
+        assert world.b.terms[0][0] >= 1045.0  # no candidate can know sooner
         world.a.api.heal()
         await world.clock.advance(30)
         assert world.leaders() == {"b"}
@@ -167,7 +167,7 @@ async def test_a_lease_taken_by_force_ends_the_term() -> None:
         assert world.spec()["leaseTransitions"] == 1
 
 
-async def test_a_deleted_lease_is_made_again() -> None:
+async def test_a_deleted_lease_is_created_again() -> None:
     world = World()
     async with world.a.running():
         await world.kube.delete(LEASES, KEY)
@@ -209,7 +209,7 @@ async def test_a_release_that_fails_does_not_hold_up_the_exit() -> None:
     assert world.spec()["holderIdentity"] == "a"
 
 
-async def test_freshness_ends_with_the_deadline_even_when_nobody_ran_meanwhile() -> None:
+async def test_freshness_ends_with_the_deadline_even_when_no_task_ran_meanwhile() -> None:
     world = World()
     async with world.a.running():
         assert world.a.elector.fresh(world.clock.monotonic() + 9.9)

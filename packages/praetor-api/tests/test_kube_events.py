@@ -43,7 +43,7 @@ class World:
             await asyncio.wait({task})
 
 
-async def test_an_event_says_what_happened_to_whom() -> None:
+async def test_an_event_names_its_object_reason_and_note() -> None:
     world = World()
     async with world.running():
         world.record()
@@ -71,7 +71,7 @@ async def test_an_event_says_what_happened_to_whom() -> None:
     }
 
 
-async def test_the_same_again_counts_in_a_series() -> None:
+async def test_equal_events_are_counted_in_a_series() -> None:
     world = World()
     async with world.running():
         for _ in range(3):
@@ -81,7 +81,7 @@ async def test_the_same_again_counts_in_a_series() -> None:
     assert event["series"] == {"count": 3, "lastObservedTime": "2026-01-01T00:00:02.000000Z"}
 
 
-async def test_a_series_whose_event_has_expired_starts_anew() -> None:
+async def test_a_series_whose_event_has_expired_starts_over() -> None:
     world = World()
     async with world.running():
         world.record()
@@ -96,7 +96,7 @@ async def test_a_series_whose_event_has_expired_starts_anew() -> None:
     assert world.events()[0]["series"]["count"] == 2
 
 
-async def test_many_alike_become_one() -> None:
+async def test_many_similar_events_become_one() -> None:
     world = World()
     async with world.running():
         for i in range(20):
@@ -107,7 +107,7 @@ async def test_many_alike_become_one() -> None:
     assert combined["series"]["count"] == 10
 
 
-async def test_an_object_with_too_much_to_say_is_cut_short_and_others_are_not() -> None:
+async def test_an_object_over_its_event_limit_is_throttled_and_others_are_not() -> None:
     world = World()
     async with world.running():
         for i in range(100):
@@ -128,7 +128,7 @@ async def test_recording_never_blocks_and_memory_is_bounded() -> None:
     assert len(world.events()) == QUEUE_SIZE
 
 
-async def test_a_failing_api_is_tried_again_and_then_given_up() -> None:
+async def test_an_event_is_retried_while_the_api_fails_and_then_dropped() -> None:
     world = World()
     world.kube.fail_next(ServerError(500), times=3)
     world.kube.fail_next(TooManyRequests(429, "", "", None, 20.0))
@@ -147,7 +147,7 @@ async def test_a_failing_api_is_tried_again_and_then_given_up() -> None:
     assert {event["regarding"]["name"] for event in world.events()} == {"leaf-1", "leaf-3"}
 
 
-async def test_a_refused_event_is_not_tried_again() -> None:
+async def test_a_refused_event_is_not_retried() -> None:
     world = World()
     world.kube.fail_next(Forbidden(403))
     async with world.running():
@@ -181,7 +181,7 @@ def occurrence(regarding: str = "leaf-1", note: str = "gone", reason: str = "Dis
     return Occurrence(regarding=regarding, type="Warning", reason=reason, action="A", note=note, at=FakeClock().now())
 
 
-def test_what_is_alike_is_told_apart_again_after_the_window() -> None:
+def test_similar_events_are_separate_again_after_the_window() -> None:
     correlator: Correlator[str] = Correlator()
     for i in range(12):
         correlator.correlate(occurrence(note=str(i)), 0.0)
@@ -190,16 +190,16 @@ def test_what_is_alike_is_told_apart_again_after_the_window() -> None:
     assert series.last.note == "later"
 
 
-def test_what_was_cut_short_is_counted_and_told_later() -> None:
+def test_throttled_events_are_counted_and_written_later() -> None:
     correlator: Correlator[str] = Correlator()
-    told = [correlator.correlate(occurrence(), 0.0) for _ in range(30)]
-    assert sum(series is not None for series in told) == BURST
+    written = [correlator.correlate(occurrence(), 0.0) for _ in range(30)]
+    assert sum(series is not None for series in written) == BURST
     series = correlator.correlate(occurrence(), REFILL_S)
     assert series is not None
     assert series.count == 31
 
 
-def test_only_so_many_objects_are_remembered() -> None:
+def test_the_number_of_remembered_objects_is_bounded() -> None:
     correlator: Correlator[str] = Correlator()
     for i in range(REMEMBERED + 1):
         correlator.correlate(occurrence(f"leaf-{i}"), 0.0)

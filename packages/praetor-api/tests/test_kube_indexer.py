@@ -12,7 +12,7 @@ Row = frozenset[str]
 @given(
     st.lists(st.tuples(st.integers(0, 30), st.none() | st.frozensets(st.sampled_from("abc"), max_size=3)), max_size=80)
 )
-def test_an_index_always_says_what_a_scan_would_say(steps: list[tuple[int, Row | None]]) -> None:
+def test_an_index_always_equals_a_scan(steps: list[tuple[int, Row | None]]) -> None:
     indexer: Indexer[Row] = Indexer()
     indexer.add_index("letter", lambda row: row)
     rows: dict[Key, Row] = {}
@@ -29,7 +29,7 @@ def test_an_index_always_says_what_a_scan_would_say(steps: list[tuple[int, Row |
         assert found == sorted((row for row in rows.values() if letter in row), key=sorted)
 
 
-def test_an_index_that_comes_late_covers_what_is_there() -> None:
+def test_an_index_added_late_covers_existing_rows() -> None:
     indexer: Indexer[str] = Indexer()
     for number in range(20):
         indexer.put(Key("lab", f"p{number}"), "leaf-1")
@@ -37,7 +37,7 @@ def test_an_index_that_comes_late_covers_what_is_there() -> None:
     assert indexer.by_index("device", "leaf-1") == ("leaf-1",) * 20
 
 
-def test_rows_of_a_crowded_value_come_and_go() -> None:
+def test_rows_of_a_value_with_many_rows_are_added_and_removed() -> None:
     indexer: Indexer[str] = Indexer()
     indexer.add_index("device", lambda row: [row])
     keys = [Key("lab", f"p{number}") for number in range(20)]

@@ -114,7 +114,7 @@ async def test_what_leaves_the_selection_is_deleted() -> None:
         assert world.rows() == {}
 
 
-async def test_a_change_that_the_row_does_not_show_calls_nobody() -> None:
+async def test_a_change_that_the_row_does_not_show_calls_no_handler() -> None:
     world = World()
     await world.create("a")
     async with world.running():
@@ -158,7 +158,7 @@ async def test_bookmarks_move_the_version_from_which_a_watch_resumes() -> None:
         assert world.asked("list") == 1
 
 
-async def test_the_copy_is_of_now_while_it_is_followed() -> None:
+async def test_the_copy_is_current_while_the_watch_works() -> None:
     world = World()
     assert not world.informer.is_current()
     async with world.running():
@@ -168,7 +168,7 @@ async def test_the_copy_is_of_now_while_it_is_followed() -> None:
         assert world.informer.is_current()  # as every watch ends after some minutes
 
 
-async def test_the_copy_is_not_of_now_while_the_api_cannot_be_followed_nor_before_it_told_what_was_missed() -> None:
+async def test_the_copy_is_not_current_during_an_outage_and_until_missed_events_arrived() -> None:
     world = World()
     async with world.running():
         world.api.unreachable = True
@@ -179,13 +179,13 @@ async def test_the_copy_is_not_of_now_while_the_api_cannot_be_followed_nor_befor
         asked = world.asked("watch")
         while world.asked("watch") == asked:
             await world.clock.advance(0.1)
-        assert world.informer.last_contact == pytest.approx(world.clock.monotonic(), abs=0.1)  # with nothing to tell
+        assert world.informer.last_contact == pytest.approx(world.clock.monotonic(), abs=0.1)  # without events
         assert not world.informer.is_current()
         await world.clock.advance(CATCH_UP_S)
         assert world.informer.is_current()
 
 
-async def test_the_copy_is_of_now_at_once_after_a_list() -> None:
+async def test_the_copy_is_current_at_once_after_a_list() -> None:
     world = World()
     async with world.running():
         world.kube.expire_history()
@@ -197,7 +197,7 @@ async def test_the_copy_is_of_now_at_once_after_a_list() -> None:
         assert world.informer.is_current()
 
 
-async def test_a_list_that_took_long_is_as_old_as_that_until_the_watch_tells_the_rest(
+async def test_after_a_long_list_the_copy_is_current_only_once_the_watch_caught_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World()
@@ -219,7 +219,7 @@ async def test_a_list_that_took_long_is_as_old_as_that_until_the_watch_tells_the
         assert world.informer.is_current()
 
 
-async def test_history_that_is_gone_leads_to_a_relist_that_tells_the_difference() -> None:
+async def test_expired_history_leads_to_a_relist_whose_differences_reach_the_handlers() -> None:
     world = World(page_size=2)
     await world.create("a", "b", "c")
     async with world.running():
@@ -253,7 +253,7 @@ async def test_a_continue_token_that_is_gone_starts_the_list_over() -> None:
         assert set(world.rows()) == {"a", "b", "c"}
 
 
-async def test_a_silent_connection_is_noticed_and_replaced() -> None:
+async def test_a_silent_connection_is_detected_and_replaced() -> None:
     world = World()
     await world.create("a")
     async with world.running():
@@ -292,7 +292,7 @@ async def test_a_list_that_hangs_is_given_up() -> None:
         pytest.param(Unreachable("refused"), 400, id="unreachable"),
     ],
 )
-async def test_failures_are_tried_again_ever_more_rarely(error: Exception, most: int) -> None:
+async def test_failures_are_retried_with_growing_delays(error: Exception, most: int) -> None:
     world = World()
     await world.create("a")
     world.api.fail_next(error, verb="list", times=1000)  # type: ignore[arg-type]
@@ -304,7 +304,7 @@ async def test_failures_are_tried_again_ever_more_rarely(error: Exception, most:
         assert set(world.rows()) == {"a"}
 
 
-async def test_the_servers_wish_for_a_delay_is_honoured() -> None:
+async def test_the_delay_that_the_server_asks_for_is_kept() -> None:
     world = World()
     world.api.fail_next(TooManyRequests(429, "", "", None, 20.0), verb="watch")
     async with world.running():
@@ -315,7 +315,7 @@ async def test_the_servers_wish_for_a_delay_is_honoured() -> None:
         assert world.asked("list") == 1
 
 
-async def test_a_healthy_time_makes_the_next_failure_a_first_one() -> None:
+async def test_a_healthy_period_resets_the_backoff() -> None:
     world = World()
     world.api.fail_next(ServerError(500), verb="watch", times=12)
     async with world.running():
@@ -333,7 +333,7 @@ async def test_a_healthy_time_makes_the_next_failure_a_first_one() -> None:
         assert world.informer.last_error is None
 
 
-async def test_a_watch_that_goes_back_in_time_is_not_believed() -> None:
+async def test_a_watch_whose_version_decreases_leads_to_a_relist() -> None:
     world = World()
     await world.create("a", "b")
     async with world.running():
@@ -352,7 +352,7 @@ async def test_a_version_that_the_server_does_not_know_yet_leads_to_a_relist() -
         assert world.asked("list") == 2
 
 
-async def test_an_object_that_cannot_be_projected_does_not_blind_us(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_object_that_cannot_be_projected_does_not_stop_the_others(caplog: pytest.LogCaptureFixture) -> None:
     world = World()
     await world.create("a", "b")
     async with world.running():
@@ -363,7 +363,7 @@ async def test_an_object_that_cannot_be_projected_does_not_blind_us(caplog: pyte
     assert "cannot project ConfigMap lab/a" in caplog.text
 
 
-async def test_an_outage_soon_after_another_is_not_held_against_the_api() -> None:
+async def test_an_outage_soon_after_another_starts_with_a_short_delay() -> None:
     """Else a copy would stay blind for half a minute though the API is back."""
     world = World()
     async with world.running():
@@ -380,7 +380,7 @@ async def test_an_outage_soon_after_another_is_not_held_against_the_api() -> Non
         assert set(world.rows()) == {"a", "b"}
 
 
-async def test_a_version_that_is_too_old_is_mended_at_once_even_after_many_failures() -> None:
+async def test_an_expired_version_is_relisted_at_once_even_after_many_failures() -> None:
     world = World()
     async with world.running():
         world.api.fail_next(Unreachable("gone"), verb="watch", times=12)

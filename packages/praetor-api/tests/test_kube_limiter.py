@@ -26,7 +26,7 @@ async def test_a_burst_passes_at_once_and_the_rest_at_the_rate() -> None:
     await asyncio.wait(tasks)
 
 
-async def test_who_gives_up_waiting_costs_nobody_a_turn() -> None:
+async def test_a_cancelled_waiter_returns_its_token() -> None:
     clock = FakeClock()
     bucket = TokenBucket(1, 1, clock)
     await bucket.acquire()
@@ -46,7 +46,7 @@ def test_an_idle_bucket_holds_no_more_than_its_burst() -> None:
 
 
 @pytest.mark.parametrize(("rate", "burst"), [(0, 1), (-1, 1), (1, 0)])
-def test_nonsense_is_refused(rate: float, burst: int) -> None:
+def test_invalid_rates_and_bursts_are_refused(rate: float, burst: int) -> None:
     with pytest.raises(ValueError, match="must be positive"):
         TokenBucket(rate, burst, FakeClock())
 

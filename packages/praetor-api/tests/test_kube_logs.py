@@ -22,7 +22,7 @@ def _restored() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def test_both_libraries_write_json_lines_with_their_facts(capsys: pytest.CaptureFixture[str]) -> None:
+def test_structlog_and_logging_write_json_lines_with_their_fields(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("info", "json")
     structlog.get_logger("ours").info("process created", device="leaf-1")
     logging.getLogger("theirs").warning("odd", extra={"peer": "a"})
@@ -46,7 +46,7 @@ def test_an_exception_becomes_part_of_its_json_line(capsys: pytest.CaptureFixtur
     assert "ValueError: bad" in json.loads(line)["exception"]
 
 
-def test_what_is_below_the_level_is_left_out_and_text_is_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_below_the_level_are_dropped_and_text_is_readable(capsys: pytest.CaptureFixture[str]) -> None:
     configure_logs("warning", "text")
     structlog.get_logger("ours").info("quiet")
     structlog.get_logger("ours").warning("loud", device="leaf-1")

@@ -74,7 +74,7 @@ def test_options_come_from_the_environment() -> None:
     assert {"kubeconfig=/k", "log_level=debug", "metrics=None"} <= set(lines)
 
 
-def test_a_prefix_names_the_variables_whatever_the_command() -> None:
+def test_a_prefix_names_the_variables_of_every_command() -> None:
     @click.command(context_settings={"auto_envvar_prefix": "PROGRAM_SUBCOMMAND"})
     @kubeconfig_options("PROGRAM")
     def subcommand(kubeconfig: str | None, context: str | None) -> None:

@@ -73,7 +73,7 @@ async def test_a_key_added_while_it_is_processed_is_handed_out_again_afterwards(
         assert len(workers.handled) == 2
 
 
-async def test_delays_are_kept_and_the_earliest_counts() -> None:
+async def test_of_several_delays_the_earliest_counts() -> None:
     clock, queue, workers = world()
     async with workers.running():
         queue.add_after("a", 5)
@@ -95,7 +95,7 @@ async def test_delays_run_while_all_workers_are_busy_or_gone() -> None:
         assert workers.handled == [("a", 2.0)]
 
 
-async def test_rate_limited_keys_come_ever_later_until_forgotten() -> None:
+async def test_rate_limited_keys_are_delayed_exponentially_until_forgotten() -> None:
     clock, queue, workers = world(Backoff(1.0, 2.0, 8.0, 0.0))
     async with workers.running():
         for _ in range(5):

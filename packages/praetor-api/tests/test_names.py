@@ -42,6 +42,6 @@ def test_every_process_name_is_a_valid_name(deployment: str, device: str) -> Non
         assert len(name) <= MAX_NAME_LENGTH
 
 
-def test_the_hash_tells_pairs_apart_that_share_a_plain_name() -> None:
+def test_pairs_that_share_a_plain_name_get_different_hashed_names() -> None:
     assert process_name("a-b", "c") == process_name("a", "b-c")
     assert hashed_process_name("a-b", "c") != hashed_process_name("a", "b-c")

@@ -71,7 +71,7 @@ def test_a_message_that_is_too_long_is_cut() -> None:
     assert observation.error_message == "x" * 1024
 
 
-def test_an_item_that_cannot_be_understood_does_not_spoil_the_others() -> None:
+def test_an_item_that_cannot_be_decoded_does_not_affect_the_others() -> None:
     bad = GOOD | {"name": "other", "spec": {"execution": {"backend": "quantum"}}}
     desired = read_desired({"deviceName": "leaf-1", "items": [GOOD, bad, 7]})
     assert [item.name for item in desired.items] == ["fw-leaf-1"]
@@ -94,7 +94,7 @@ def test_an_empty_desired_state_is_a_valid_one() -> None:
     assert (desired.device_name, desired.items, desired.heartbeat_interval_seconds) == ("leaf-1", (), 5)
 
 
-def test_words_of_the_wire_are_the_protocols() -> None:
+def test_names_on_the_wire_are_those_of_the_protocol() -> None:
     report = Report(agent_version="1", boot_id="b", seq=4, observations=({"name": "p"},))
     assert write(report) == {"agentVersion": "1", "bootID": "b", "seq": 4, "observations": [{"name": "p"}]}
     ack = {"ack": True, "desiredETag": '"x"', "heartbeatIntervalSeconds": 5, "resync": True}

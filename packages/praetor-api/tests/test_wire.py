@@ -105,17 +105,17 @@ def test_every_bad_field_is_named_by_its_path_at_once() -> None:
         pytest.param([], "must be an object, not a list", id="not-an-object"),
         pytest.param({"name": "a"}, "name: needs 2 characters", id="too-short"),
         pytest.param({"name": "abc", "short": ""}, "short: must not be empty", id="empty"),
-        pytest.param({"name": "abcdef"}, "name: has 6 characters; at most 5 are taken", id="too-long"),
+        pytest.param({"name": "abcdef"}, "name: has 6 characters; at most 5 are allowed", id="too-long"),
         pytest.param({"name": "aB"}, "name: 'aB' does not match ^[a-z]*$", id="pattern"),
         pytest.param({"name": "ab\n"}, "name: 'ab\\n' does not match ^[a-z]*$", id="pattern-with-newline"),
         pytest.param({"name": {}}, "name: must be a string, not an object", id="wrong-type"),
         pytest.param({"name": "ab", "parts": {}}, "parts: must be a list, not an object", id="not-a-list"),
-        pytest.param({"name": "ab", "parts": [1] * 3}, "parts: has 3 items; at most 2 are taken", id="too-many"),
+        pytest.param({"name": "ab", "parts": [1] * 3}, "parts: has 3 items; at most 2 are allowed", id="too-many"),
         pytest.param({"name": "ab", "needed": []}, "needed: needs at least 1 item(s)", id="too-few"),
         pytest.param({"name": "ab", "labels": "x"}, "labels: must be an object, not a string", id="not-a-map"),
         pytest.param(
             {"name": "ab", "labels": {"a": "b", "c": "d"}},
-            "labels: has 2 entries; at most 1 are taken",
+            "labels: has 2 entries; at most 1 are allowed",
             id="too-many-entries",
         ),
         pytest.param({"name": "ab", "labels": {"a": True}}, "labels.a: must be a string, not a boolean", id="entry"),
@@ -124,10 +124,12 @@ def test_every_bad_field_is_named_by_its_path_at_once() -> None:
         pytest.param({"name": "ab", "amount": True}, "amount: must be a string, not a boolean", id="bool-is-no-int"),
         pytest.param({"name": "ab", "ratio": 2}, "ratio: must be at most 1", id="ratio"),
         pytest.param({"name": "ab", "colour": ["red"]}, "colour: must be one of red, blue, not \"['red']\"", id="enum"),
-        pytest.param({"name": "x" * 70}, "name: has 70 characters; at most 5 are taken", id="long-text-is-not-echoed"),
+        pytest.param(
+            {"name": "x" * 70}, "name: has 70 characters; at most 5 are allowed", id="long-text-is-not-echoed"
+        ),
     ],
 )
-def test_a_bad_field_is_refused_with_the_mend(data: object, fault: str) -> None:
+def test_a_bad_field_is_refused_with_what_to_write(data: object, fault: str) -> None:
     assert faults_of(data)[0] == fault
 
 
@@ -238,7 +240,7 @@ json_values = st.recursive(
 
 
 @given(json_values | st.fixed_dictionaries({"execution": json_values, "artifact": json_values}))
-def test_whatever_is_read_gives_a_value_or_named_faults(data: object) -> None:
+def test_any_input_gives_a_value_or_named_faults(data: object) -> None:
     try:
         outcome: object = read(ProcessSpec, data)
     except WireError as e:

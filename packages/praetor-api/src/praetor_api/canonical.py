@@ -37,7 +37,7 @@ def desired_etag(items: Iterable[ItemVersion]) -> str:
 
 
 def etag_matches(if_none_match: str | None, etag: str) -> bool:
-    """Tell whether *etag* is named by an If-None-Match header: a list, weak forms or `*` (RFC 9110 §13.1.2)."""
+    """Return whether an If-None-Match header names *etag*: a list, weak forms or `*` (RFC 9110 §13.1.2)."""
     if not if_none_match:
         return False
     if if_none_match == etag:  # what agents send

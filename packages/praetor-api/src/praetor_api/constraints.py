@@ -1,4 +1,4 @@
-"""What a field may hold, said once: read by the wire reader and by the CRD generator."""
+"""Constraints of fields, declared once for the wire reader and the CRD generator."""
 
 from __future__ import annotations
 

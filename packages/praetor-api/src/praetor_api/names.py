@@ -17,7 +17,7 @@ _HASH_LENGTH = 10
 
 
 def is_device_name(name: str) -> bool:
-    """Tell whether *name* is an RFC 1123 subdomain of at most 253 characters."""
+    """Return whether *name* is an RFC 1123 subdomain of at most 253 characters."""
     return len(name) <= MAX_NAME_LENGTH and _NAME.fullmatch(name) is not None
 
 
@@ -31,9 +31,9 @@ def process_name(deployment: str, device: str) -> str:
 
 
 def hashed_process_name(deployment: str, device: str) -> str:
-    """Return the name for when `<deployment>-<device>` is too long or belongs to somebody else.
+    """Return the name to use when `<deployment>-<device>` is too long or taken by another owner.
 
-    `a-b` on `c` and `a` on `b-c` share a plain name; the hash tells them apart.
+    `a-b` on `c` and `a` on `b-c` share a plain name; the hash makes the two different.
     """
     digest = hashlib.sha256(f"{deployment}/{device}".encode()).hexdigest()[:_HASH_LENGTH]
     room = MAX_NAME_LENGTH - _HASH_LENGTH - 1

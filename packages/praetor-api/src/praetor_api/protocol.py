@@ -1,8 +1,8 @@
-"""The device protocol, version 1: what an agent and a gateway say to each other.
+"""The device protocol, version 1, between an agent and a gateway.
 
 Fields beyond `deviceName`, `items`, `observations` and what identifies an item
 are optional in both directions, so that agents and gateways written by others
-keep working. A field is never given a second meaning.
+keep working. The meaning of a field never changes.
 """
 
 from __future__ import annotations
@@ -45,10 +45,14 @@ __all__ = [
 
 TOKEN_HEADER = "X-Device-Token"  # noqa: S105 - the header's name, not a token
 MAX_BODY_BYTES = 256 * 1024
+"""Largest body of a report that a gateway reads."""
 MAX_OBSERVATIONS = 64
+"""Observations in one report; an agent with more sends several."""
 MAX_WAIT_SECONDS = 55
+"""Longest that a poll is held. Many proxies close a silent connection after 60 seconds."""
 DEFAULT_HEARTBEAT_SECONDS = 15
 DEFAULT_STALE_MULTIPLIER = 3
+"""Heartbeat intervals without a report after which a device counts as disconnected."""
 HEARTBEAT_JITTER = 0.1
 """Share of the interval by which an agent moves each heartbeat, so that a fleet does not report in step."""
 
@@ -62,7 +66,7 @@ Facts = Annotated[
 
 
 class ArtifactReason(StrEnum):
-    """Why an artifact cannot be had; the words of `artifactReason`."""
+    """Why an artifact is not available: the values of `artifactReason`."""
 
     DOWNLOAD_FAILED = "DownloadFailed"
     UNAUTHORIZED = "Unauthorized"
@@ -80,7 +84,7 @@ class ArtifactReason(StrEnum):
 
 
 class RollbackReason(StrEnum):
-    """Why a device went back to the old version; the words of `rolledBackReason`."""
+    """Why a device rolled back to the old version: the values of `rolledBackReason`."""
 
     START_FAILED = "StartFailed"
     CRASH_LOOP = "CrashLoop"
@@ -94,18 +98,18 @@ def desired_path(device: str) -> str:
 
 
 def report_path(device: str) -> str:
-    """Return the path that takes the device's reports."""
+    """Return the path to which the device posts its reports."""
     return f"/v1/devices/{device}/report"
 
 
 def connect_path(device: str) -> str:
-    """Return the path that takes an immediate "I am here"."""
+    """Return the path at which the device announces itself, without waiting for its next report."""
     return f"/v1/devices/{device}/connect"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredItem:
-    """One process that the device shall run."""
+    """One process that the device has to run."""
 
     uid: Name
     namespace: Name
@@ -118,7 +122,7 @@ class DesiredItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvalidItem:
-    """A desired item that this agent cannot understand, with what identifies it as far as it could be read."""
+    """A desired item that this agent cannot decode, with the identifying fields that it could read."""
 
     uid: str
     namespace: str
@@ -129,7 +133,7 @@ class InvalidItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
-    """All that the device shall run; what is not in *items* or *invalid* shall not run."""
+    """Everything that the device has to run. Any other process of ours has to stop."""
 
     device_name: str
     heartbeat_interval_seconds: int = DEFAULT_HEARTBEAT_SECONDS
@@ -139,7 +143,7 @@ class Desired:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """What the device sees of one process. None means that it does not know (yet)."""
+    """The state of one process as the device observes it. None means not known (yet)."""
 
     namespace: Name = ""
     name: Annotated[str, Constraint(min_length=1, max_length=253)]
@@ -182,7 +186,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected:
-    """An observation that was not taken, and why; the others were."""
+    """An observation that was rejected, and why; the others were accepted."""
 
     name: str
     reason: str
@@ -190,7 +194,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReportAck:
-    """The gateway's answer to a report; *resync* asks for all observations with the next one."""
+    """The gateway's answer to a report. With *resync* the next report must hold all observations."""
 
     ack: bool
     desired_etag: Annotated[str | None, Constraint(wire="desiredETag", max_length=256)] = None
@@ -200,7 +204,7 @@ class ReportAck:
 
 
 def read_report(data: object) -> tuple[Report, tuple[Observation, ...], tuple[Rejected, ...]]:
-    """Return a report, its good observations and its bad ones; WireError when the report itself is bad."""
+    """Return a report, its valid observations and the rejected ones; WireError when the report itself is invalid."""
     report = read(Report, data)
     observations: list[Observation] = []
     rejected: list[Rejected] = []
@@ -213,7 +217,7 @@ def read_report(data: object) -> tuple[Report, tuple[Observation, ...], tuple[Re
 
 
 def read_desired(data: object) -> Desired:
-    """Return the desired state; items that cannot be understood are set apart and never spoil the others."""
+    """Return the desired state. Items that cannot be decoded are in *invalid* and do not affect the others."""
     raw = data.get("items") if isinstance(data, Mapping) else None
     if not isinstance(raw, list):
         raise WireError(Fault("items", "must be a list"))

@@ -1,4 +1,4 @@
-"""What runs on a device: the process spec that custom resources embed and agents receive."""
+"""The process spec: what custom resources embed and agents receive."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class RestartPolicy(StrEnum):
 
 
 class Hardening(StrEnum):
-    """How much the backend keeps from the process beyond what its user may do."""
+    """How much the backend restricts the process, beyond the permissions of its user."""
 
     STRICT = "Strict"
     BASELINE = "Baseline"
@@ -131,7 +131,7 @@ class Resources:
     memory: Annotated[
         int | str | None,
         Constraint(
-            doc="Most memory: bytes, or a quantity such as 64Mi.",
+            doc="Maximum memory: bytes, or a quantity such as 64Mi.",
             pattern=r"^[0-9]+(Ki|Mi|Gi|Ti|k|K|M|G|T)?$",
             max_length=20,
             schema=QUANTITY_SCHEMA,
@@ -140,14 +140,14 @@ class Resources:
     cpu: Annotated[
         int | str | None,
         Constraint(
-            doc="Most CPU: cores, or thousandths of a core such as 500m.",
+            doc="Maximum CPU: cores, or thousandths of a core such as 500m.",
             pattern=r"^[0-9]+(\.[0-9]{1,3}|m)?$",
             max_length=20,
             schema=QUANTITY_SCHEMA,
         ),
     ] = None
     tasks: Annotated[
-        int | None, Constraint(doc="Most processes and threads at a time.", minimum=1, maximum=4194304)
+        int | None, Constraint(doc="Maximum processes and threads at a time.", minimum=1, maximum=4194304)
     ] = None
 
 
@@ -165,7 +165,7 @@ class Execution:
     command: Annotated[
         tuple[Word, ...],
         Constraint(
-            doc="Program and first arguments; no shell is involved. A relative program is looked for in the artifact.",
+            doc="Program and first arguments; no shell is involved. A relative path is resolved in the artifact.",
             max_items=64,
         ),
     ] = ()
@@ -198,9 +198,9 @@ class Execution:
     hardening: Annotated[
         Hardening | None,
         Constraint(
-            doc="What systemd keeps from the process: Baseline when unset (no new privileges, control groups "
+            doc="How systemd restricts the process: Baseline when unset (no new privileges, control groups "
             "read-only), Strict (all files read-only but its working directory, a private /tmp, no devices), or "
-            "Unconfined. Other backends do not heed it, and the status warns of that."
+            "Unconfined. Other backends ignore it, and the status warns of that."
         ),
     ] = None
     termination_grace_period_seconds: Annotated[
@@ -211,7 +211,7 @@ class Execution:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExecProbe:
-    """A command that tells by its exit status whether the process is healthy."""
+    """A command whose exit status is the health of the process."""
 
     command: Annotated[
         tuple[Word, ...],
@@ -246,13 +246,13 @@ class HealthCheck:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirm:
-    """A changed spec is kept only when it is confirmed in time; else the device goes back by itself."""
+    """A changed spec is kept only when it is confirmed in time; otherwise the device rolls back."""
 
     mode: Annotated[
         ConfirmMode,
         Constraint(
             doc="GatewayReachable: an authenticated exchange with the gateway after the change confirms it. "
-            "Manual: somebody confirms it, by the annotation azure.com/confirmed or on the device."
+            "Manual: an operator confirms it, by the annotation azure.com/confirmed or on the device."
         ),
     ] = ConfirmMode.GATEWAY_REACHABLE
     timeout_seconds: Annotated[
@@ -263,7 +263,7 @@ class Confirm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessSpec:
-    """A process and how to keep it: what a deployment's template and a device's desired state hold."""
+    """A process and how to supervise it, in a deployment's template and in a device's desired state."""
 
     artifact: Annotated[
         Artifact | None, Constraint(doc="What to fetch first. Leave it out for a command that is on the device.")
@@ -274,7 +274,7 @@ class ProcessSpec:
         Constraint(doc="Always, OnFailure or Never. OnFailure and Never run to completion once per spec."),
     ] = RestartPolicy.ALWAYS
     health_check: Annotated[
-        HealthCheck | None, Constraint(doc="How to tell that it is healthy. Without one, started means healthy.")
+        HealthCheck | None, Constraint(doc="How to check its health. Without a check, a started process is healthy.")
     ] = None
     confirm: Annotated[
         Confirm | None,
@@ -298,7 +298,7 @@ class DeviceRef:
     name: Annotated[
         str,
         Constraint(
-            doc="Name of the device, as its agent calls itself.", min_length=1, max_length=253, pattern=NAME_PATTERN
+            doc="Name of the device, the one that its agent uses.", min_length=1, max_length=253, pattern=NAME_PATTERN
         ),
     ]
     namespace: Annotated[

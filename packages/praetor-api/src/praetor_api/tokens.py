@@ -1,6 +1,6 @@
 """Device tokens: one shared by all, or HMAC-SHA256 over the device's name.
 
-A device's credential epoch tells its tokens from those that were revoked. A
+A device's credential epoch separates its current tokens from revoked ones. A
 check always does the same work and compares in constant time, and there is no
 path on which a token that matches nothing is accepted.
 """
@@ -15,7 +15,7 @@ __all__ = ["TokenKind", "TokenVerifier", "device_token"]
 
 
 class TokenKind(StrEnum):
-    """By what a token was accepted."""
+    """How a token was accepted."""
 
     SHARED = "shared"
     HMAC = "hmac"
@@ -24,7 +24,7 @@ class TokenKind(StrEnum):
 def device_token(secret: bytes, device: str, epoch: int = 0) -> str:
     """Return the token of *device*: `hex(HMAC-SHA256(secret, device))`, 64 characters.
 
-    From epoch 1 on it is made of `device/epoch`: no device's name has a slash, so no two devices share a token.
+    From epoch 1 on the input is `device/epoch`: a device name has no slash, so no two devices share a token.
     ValueError without a secret, and for a negative epoch.
     """
     if not secret:
@@ -46,12 +46,12 @@ class TokenVerifier:
         if not self.shared and not self.secrets:
             raise ValueError("no token and no secret: nothing could be verified")
         if not all((*self.shared, *self.secrets)):
-            raise ValueError("an empty token or secret would let everybody in")
+            raise ValueError("an empty token or secret would admit every client")
 
     def verify(self, device: str, token: str, epoch: int = 0) -> TokenKind | None:
-        """Return by what *token* is good for *device* in its *epoch*, or None.
+        """Return how *token* authenticates *device* in its *epoch*; None when it does not.
 
-        A shared token is of epoch 0: whoever has it must not speak for a device whose tokens were revoked.
+        A shared token belongs to epoch 0: it must not authenticate a device whose tokens were revoked.
         """
         given = token.encode("utf-8", "surrogatepass")
         kind = None

@@ -100,7 +100,7 @@ def clean_text(text: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WireField:
-    """How one attribute of a class looks in JSON."""
+    """One attribute of a class and its representation in JSON."""
 
     name: str
     wire: str
@@ -112,7 +112,7 @@ class WireField:
 
 @cache
 def wire_fields(cls: type) -> tuple[WireField, ...]:
-    """Return the fields of the dataclass *cls* as they look in JSON."""
+    """Return the fields of the dataclass *cls* with their names and types in JSON."""
     hints = typing.get_type_hints(cls, include_extras=True)
     return tuple(_wire_field(spec, hints[spec.name]) for spec in fields(cls))
 
@@ -189,7 +189,7 @@ def _read_tuple(item: Any, constraint: Constraint, data: object, path: str, faul
         faults.append(Fault(path, f"must be a list, not {_kind(data)}"))
         return None
     if constraint.max_items is not None and len(data) > constraint.max_items:
-        faults.append(Fault(path, f"has {len(data)} items; at most {constraint.max_items} are taken"))
+        faults.append(Fault(path, f"has {len(data)} items; at most {constraint.max_items} are allowed"))
         return None
     if constraint.min_items is not None and len(data) < constraint.min_items:
         faults.append(Fault(path, f"needs at least {constraint.min_items} item(s)"))
@@ -202,10 +202,10 @@ def _read_mapping(hint: Any, constraint: Constraint, data: object, path: str, fa
         faults.append(Fault(path, f"must be an object, not {_kind(data)}"))
         return None
     if constraint.max_items is not None and len(data) > constraint.max_items:
-        faults.append(Fault(path, f"has {len(data)} entries; at most {constraint.max_items} are taken"))
+        faults.append(Fault(path, f"has {len(data)} entries; at most {constraint.max_items} are allowed"))
         return None
     if (longest := max(map(len, data), default=0)) > _MAX_KEY:
-        faults.append(Fault(path, f"has a name of {longest} characters; at most {_MAX_KEY} are taken"))
+        faults.append(Fault(path, f"has a name of {longest} characters; at most {_MAX_KEY} are allowed"))
         return None
     inner, bound = unannotated(typing.get_args(hint)[1])
     return {
@@ -242,7 +242,7 @@ def violations(value: str | float, constraint: Constraint) -> Iterator[str]:
     """Yield in words every bound of *constraint* that the text or number *value* breaks."""
     if isinstance(value, str):
         if constraint.max_length is not None and len(value) > constraint.max_length:
-            yield f"has {len(value)} characters; at most {constraint.max_length} are taken"
+            yield f"has {len(value)} characters; at most {constraint.max_length} are allowed"
         if constraint.min_length is not None and len(value) < constraint.min_length:
             yield "must not be empty" if constraint.min_length == 1 else f"needs {constraint.min_length} characters"
         if constraint.pattern is not None and not _matches(constraint.pattern, value):

@@ -15,7 +15,7 @@ def get_condition(conditions: tuple[Condition, ...], type: str) -> Condition | N
 
 
 def is_true(conditions: tuple[Condition, ...], type: str) -> bool:
-    """Tell whether the condition of that *type* is there and True."""
+    """Return whether *conditions* has that *type* with the status True."""
     condition = get_condition(conditions, type)
     return condition is not None and condition.status is ConditionStatus.TRUE
 

@@ -55,7 +55,7 @@ class Column:
 
 @frozen(kw_only=True)
 class CustomResource:
-    """What a CustomResourceDefinition says beside the schema."""
+    """A CustomResourceDefinition without its schema."""
 
     cls: type
     plural: str

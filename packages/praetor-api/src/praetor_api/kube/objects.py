@@ -161,7 +161,7 @@ class Condition:
     message: Annotated[str, Constraint(doc="Why, in words for people.", max_length=32768)] = ""
     last_transition_time: Annotated[datetime | None, Constraint(doc="When the status last changed.")] = None
     observed_generation: Annotated[
-        int | None, Constraint(doc="The generation of the spec that this speaks of.", minimum=0)
+        int | None, Constraint(doc="The generation of the spec that this condition is about.", minimum=0)
     ] = None
 
 
@@ -175,14 +175,14 @@ def int_or_percent(doc: str) -> Constraint:
     return Constraint(doc=doc, minimum=0, pattern=PERCENT_PATTERN, max_length=4, schema=INT_OR_STRING)
 
 
-ObservedGeneration = Annotated[int, Constraint(doc="The generation that this status speaks of.", minimum=0)]
+ObservedGeneration = Annotated[int, Constraint(doc="The generation of the spec that this status is about.", minimum=0)]
 
 
 @frozen(kw_only=True)
 class Maintenance:
-    """Somebody is working on the device: no rollout touches it, and it costs no budget."""
+    """The device is being serviced: no rollout changes it, and it costs no budget."""
 
-    reason: Annotated[str, Constraint(doc="Why, for whoever looks.", max_length=1024)] = ""
+    reason: Annotated[str, Constraint(doc="Why, for operators.", max_length=1024)] = ""
     until: Annotated[datetime | None, Constraint(doc="When it ends by itself; until it is removed when unset.")] = None
 
 
@@ -215,7 +215,7 @@ class NetworkSwitchSpec:
 class ProcessCounts:
     """How many processes the device has, by how they are. Known to be none is written as 0, for a column shows it."""
 
-    desired: Annotated[int | None, Constraint(doc="Processes that the device shall run.", minimum=0)] = None
+    desired: Annotated[int | None, Constraint(doc="Processes that the device has to run.", minimum=0)] = None
     running: Annotated[int | None, Constraint(doc="Those that run.", minimum=0)] = None
     healthy: Annotated[int | None, Constraint(doc="Those that are healthy.", minimum=0)] = None
 
@@ -267,7 +267,7 @@ class DeviceProcessStatus:
         str | None, Constraint(doc="Hash of the spec that the device took back, see RolledBack.", max_length=128)
     ] = None
     drift_count: Annotated[
-        int | None, Constraint(doc="Changes that somebody else made on the device and that were noticed.", minimum=0)
+        int | None, Constraint(doc="Changes of the process on the device that were not made by its agent.", minimum=0)
     ] = None
     output_tail: Annotated[
         str | None, Constraint(doc="End of what the latest run that ended had written.", max_length=2048)
@@ -314,7 +314,7 @@ class Wave:
     selector: Annotated[LabelSelector | None, Constraint(doc="Which of the devices; all of them when unset.")] = None
     limit: Annotated[
         int | str | None,
-        int_or_percent("At most so many of them: a number or a percentage."),
+        int_or_percent("Maximum of them: a number or a percentage."),
     ] = None
     success_threshold: Annotated[
         int, Constraint(doc="Percentage that must be available before the next wave.", minimum=0, maximum=100)
@@ -322,7 +322,7 @@ class Wave:
     soak_seconds: Annotated[
         int, Constraint(doc="Seconds to watch before the next wave.", minimum=0, maximum=2592000)
     ] = 0
-    approval: Annotated[Approval, Constraint(doc="Manual: the wave waits until somebody approves it.")] = (
+    approval: Annotated[Approval, Constraint(doc="Manual: the wave waits until an operator approves it.")] = (
         Approval.AUTOMATIC
     )
 

@@ -25,7 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class BadOption(click.BadParameter):
     """An option, or a file that it names, cannot be used. click prints it and exits with status 2.
 
-    *option* is the flag as the user writes it; *message* says what is wrong and what to write instead.
+    *option* is the flag as the user writes it; *message* explains what is wrong and what to write instead.
     """
 
     def __init__(self, option: str, message: str) -> None:
@@ -80,7 +80,7 @@ ADDRESS_OR_OFF = _AddressType(may_be_off=True)
 def kubeconfig_options(envvar_prefix: str = "") -> Callable[[F], F]:
     """Add `--kubeconfig` and `--context`.
 
-    With *envvar_prefix* their variables are `<prefix>_KUBECONFIG` and `<prefix>_CONTEXT`, whatever the command's path.
+    With *envvar_prefix* their variables are `<prefix>_KUBECONFIG` and `<prefix>_CONTEXT` in every command.
     """
 
     def variable(name: str) -> str | None:

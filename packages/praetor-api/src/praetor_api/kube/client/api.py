@@ -1,4 +1,4 @@
-"""The few verbs of the Kubernetes API that the programs use, on raw objects. Client and fake both speak them."""
+"""The verbs of the Kubernetes API that the programs use, on raw objects: the protocol of client and fake."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PatchType(StrEnum):
 
 
 class WatchType(StrEnum):
-    """What a watch event tells. Errors are raised, they are no events here."""
+    """The type of a watch event. Errors are raised; they are no events here."""
 
     ADDED = "ADDED"
     MODIFIED = "MODIFIED"
@@ -97,9 +97,9 @@ class KubeApi(Protocol):
         timeout_s: float,
         on_open: Callable[[], None] | None = None,
     ) -> AsyncGenerator[WatchEvent, None]:
-        """Yield what happened after *resource_version*, bookmarks too, for about *timeout_s*.
+        """Yield the changes after *resource_version*, and bookmarks, for about *timeout_s* seconds.
 
-        *on_open* is called once the API has agreed to tell, which may be long before there is anything to be told.
+        *on_open* is called once the API has accepted the watch, which may be long before the first event.
         Close it (contextlib.aclosing) when leaving it early.
         """
         ...

@@ -45,7 +45,7 @@ _GO_ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 
 
 class KubeClient:
-    """A KubeApi over HTTP. ``on_request(verb, resource, code)`` is told of each answer; code 0 means there was none.
+    """A KubeApi over HTTP. ``on_request(verb, resource, code)`` is called after each request; code 0 is no answer.
 
     With *dry_run* the API answers every write as if it took place, defaulted and validated, and nothing is stored.
     """
@@ -258,7 +258,7 @@ def _as_go_writes_it(body: Any) -> bytes:
     """Return *body* as JSON in the apiserver's own spelling.
 
     The data of a ControllerRevision is kept and compared as bytes: spelled otherwise, it would be called changed as
-    soon as the apiserver writes the object anew.
+    soon as the apiserver rewrites the object.
     """
     text = json.dumps(body, separators=(",", ":"), ensure_ascii=False).translate(_GO_ESCAPES)
     return text.encode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Where the API is and who we are to it: kubeconfig or service account, TLS, the Authorization header.
+"""Address and credentials of the API: kubeconfig or service account, TLS, the Authorization header.
 
 The official client's configuration does the loading, so that exec plugins, OIDC and the rest work as with kubectl;
 it is imported late, because it costs a second and what only uses fakes does not need it.
@@ -65,7 +65,7 @@ class Connection:
         return {"Authorization": token.strip()} if token and token.strip() else {}
 
     async def renew(self, rejected: Mapping[str, str]) -> bool:
-        """Load the credentials anew after the headers *rejected* met a 401; tell whether there are other ones now."""
+        """Reload the credentials after a 401 to the headers *rejected*; return whether they differ now."""
         async with self._renewing:
             if await self.headers() == rejected:  # else another request was faster
                 fresh = await self.load()
@@ -122,7 +122,7 @@ async def _load_kubeconfig(path: str, context: str | None) -> Any:
             loader = await load_into(
                 config_file=path, context=context, client_configuration=configuration, persist_config=False
             )
-    except Exception as e:  # whatever a broken file makes the loader raise, the file is what a person must mend
+    except Exception as e:  # any error of the loader means that a person has to fix the file
         raise NotConfigured(f"cannot load the kubeconfig {path}: {type(e).__name__}: {e}") from e
     _refuse_failed_plugin(path, loader, configuration)
     return configuration
@@ -133,7 +133,7 @@ def _exists(path: str) -> bool:
 
 
 def _refuse_failed_plugin(path: str, loader: Any, configuration: Any) -> None:
-    # The loader only logs that a plugin failed, and would go on as nobody.
+    # The loader only logs that a plugin failed, and would go on without credentials.
     user = getattr(loader, "_user", None)
     if user is not None and "exec" in user and not (configuration.api_key or configuration.cert_file):
         raise NotConfigured(f"the exec plugin of the kubeconfig {path} gave no credentials")

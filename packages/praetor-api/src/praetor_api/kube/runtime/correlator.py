@@ -1,4 +1,4 @@
-"""Which events are the same, which are alike, which are too many: client-go's correlator. Pure but for its memory.
+"""Deduplication, aggregation and rate limiting of events, after client-go's correlator. It does no I/O.
 
 * The same event again raises the count of its series.
 * From the eleventh alike (all but the note) within ten minutes on, they are one event.
@@ -84,7 +84,7 @@ class Correlator(Generic[R]):
         self._buckets: OrderedDict[R, _Bucket] = OrderedDict()
 
     def correlate(self, occurrence: Occurrence[R], now: float) -> Series[R] | None:
-        """Return the series to write *occurrence* to, or None when its object has had enough (it is counted still)."""
+        """Return the series of *occurrence*, to be written; None when its object is over its limit: only counted."""
         same, last = occurrence, occurrence
         if self._is_one_of_many(occurrence, now):
             same = evolve(occurrence, note=COMBINED)

@@ -1,7 +1,7 @@
 """Leader election on a Lease, after client-go's.
 
-Others' leases are judged by when we saw them change, on the monotonic clock, never by their timestamps. Our own
-counts from before the renewal was sent, so we always stop before anybody else may start.
+Whether another holder's lease has expired is decided by when this process saw it change, on the monotonic clock, never
+by its timestamps. Our own counts from before the renewal was sent, so we always stop before another may start.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ _log = logging.getLogger(__name__)
 
 
 class Elector:
-    """One candidate for *key*. *identity* must differ between processes; *annotations* tell others about the holder.
+    """One candidate for the Lease *key*.
 
+    *identity* must differ between processes. *annotations* are set on the lease by its holder. Times are in seconds.
     Unless given, the renew deadline is two thirds of the lease's duration and the retry period two fifteenths of it.
     """
 
@@ -56,7 +57,7 @@ class Elector:
         self._annotations = dict(annotations or {})
         self._lease: dict[str, Any] | None = None  # as last seen
         self._changed_at = 0.0  # when we saw its spec change, monotonic
-        self._certain = False  # whether nobody can have written since
+        self._certain = False  # whether _lease is certainly what is stored
         self._renewed_at: float | None = None  # None: we do not lead
 
     @property
@@ -66,7 +67,7 @@ class Elector:
 
     @property
     def holder(self) -> str | None:
-        """The holder's identity as last seen; None while nobody holds the lease."""
+        """The holder's identity as last seen; None while no candidate holds the lease."""
         return _spec(self._lease).get("holderIdentity") or None
 
     @property
@@ -75,11 +76,11 @@ class Elector:
         return ((self._lease or {}).get("metadata") or {}).get("annotations") or {}
 
     def fresh(self, now_monotonic: float) -> bool:
-        """Tell whether the last successful renewal is younger than the renew deadline: check before each write."""
+        """Return whether the last successful renewal is younger than the renew deadline: check before each write."""
         return self._renewed_at is not None and now_monotonic - self._renewed_at < self._renew_deadline_s
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
-        """Campaign for ever, and run *lead* while holding the lease.
+        """Campaign, and run *lead* while holding the lease, until *lead* ends.
 
         A lost lease cancels *lead* and starts a new campaign. When *lead* returns or raises, the lease is released
         and run() ends so, too; also when cancelled.
@@ -109,20 +110,20 @@ class Elector:
             if self.holder not in (None, self._identity):
                 _log.warning("lost %s to %s", self._key, self.holder)
                 break
-        self._renewed_at = None  # from this moment on, whatever the cancelled work still tries
+        self._renewed_at = None  # at once: the cancelled work must not write any more
         return True
 
     def _time_left(self) -> float:
         return (self._renewed_at or 0.0) + self._renew_deadline_s - self._clock.monotonic()
 
     async def _attempt(self, timeout_s: float) -> bool:
-        """Try once to take or renew the lease; tell whether it is ours now."""
+        """Try once to acquire or renew the lease; return whether it is ours now."""
         sent_at = self._clock.monotonic()
         try:
             held = await within(self._clock, timeout_s, self._take())
         except (KubeError, TimeoutError) as e:
             self._certain = False  # it may have been written nevertheless
-            _log.warning("cannot take or renew %s: %s", self._key, e)
+            _log.warning("cannot acquire or renew %s: %s", self._key, e)
             return False
         if held:
             self._renewed_at = sent_at
@@ -138,7 +139,7 @@ class Elector:
             return False
         try:
             lease = await self._api.patch(LEASES, self._key, self._claim(self._lease))
-        except (Conflict, NotFound):  # somebody was faster; see who, next time
+        except (Conflict, NotFound):  # another candidate was faster: read the lease at the next attempt
             self._certain = False
             return False
         self._see(lease)

@@ -1,6 +1,6 @@
 """Events (events.k8s.io/v1) about objects: recorded without waiting, correlated, limited, written in the background.
 
-Losing an event is allowed; delaying, failing or flooding because of one is not.
+An event may be lost, but never delay, fail or overload anything.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class EventRecorder:
         self._instance = bounded(instance, MAX_INSTANCE)
         self._correlator: Correlator[ObjectRef] = Correlator()
         self._queue: deque[Occurrence[ObjectRef]] = deque()
-        self._news = asyncio.Event()
+        self._pending = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self.dropped = 0
@@ -93,19 +93,19 @@ class EventRecorder:
             )
         )
         self._idle.clear()
-        self._news.set()
+        self._pending.set()
 
     async def run(self) -> None:
-        """Write what was recorded, for ever; cancel it to stop."""
+        """Write recorded events until cancelled."""
         while True:
             while self._queue:
                 await self._handle(self._queue.popleft())
             self._idle.set()
-            self._news.clear()
-            await self._news.wait()
+            self._pending.clear()
+            await self._pending.wait()
 
     async def flush(self) -> None:
-        """Return when everything recorded so far was written or given up (run() must be running)."""
+        """Return when everything recorded so far was written or dropped (run() must be running)."""
         await self._idle.wait()
 
     async def _handle(self, occurrence: Occurrence[ObjectRef]) -> None:

@@ -1,4 +1,4 @@
-"""Rows by key, and by whatever else they are looked up by. Small in memory: a gateway keeps a hundred thousand rows."""
+"""Rows by key and by indices. Small in memory: a gateway keeps a hundred thousand rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Bucket: TypeAlias = tuple[Key, ...] | dict[Key, T]
 
 
 class Indexer(Generic[T]):
-    """A store whose rows must not change once they are in it."""
+    """A store of rows, which must not change once they are in it."""
 
     def __init__(self) -> None:
         self.rows: dict[Key, T] = {}

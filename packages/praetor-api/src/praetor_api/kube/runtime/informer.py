@@ -1,7 +1,7 @@
 """An informer: lists and watches one kind into a local store and calls handlers on change.
 
 The store keeps what *project* makes of an object, never the object. It is never emptied:
-while a relist is under way it serves what it knew, and handlers then see the difference.
+during a relist it serves the previous rows, and handlers are then called with the differences.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ T = TypeVar("T")
 Handler = Callable[[Key, T | None, T | None], None]
 
 BACKOFF = Backoff(base=0.8, factor=2.0, cap=30.0, jitter=1.0)
-OUTAGE_BACKOFF = Backoff(base=0.8, factor=2.0, cap=5.0, jitter=1.0)  # nobody is there to be spared
+OUTAGE_BACKOFF = Backoff(base=0.8, factor=2.0, cap=5.0, jitter=1.0)  # no apiserver answers that could be overloaded
 SILENCE_S = 150.0  # bookmarks come every minute
-HEALTHY_S = 10.0  # an attempt that lasted so long, or heard an event, makes the next failure a first one
+HEALTHY_S = 10.0  # after an attempt of this length, or with an event, the backoff starts over
 SHORT_WATCH_S = 1.0
-WATCH_TIMEOUT_S = (300.0, 600.0)  # spread, so that replicas do not reconnect together
+WATCH_TIMEOUT_S = (300.0, 600.0)  # a range, so that replicas do not reconnect together
 LIST_TIMEOUT_S = 60.0
 CATCH_UP_S = 1.0
-"""So long after a watch was taken up again it tells what was missed, as fast as the API can."""
+"""A resumed watch delivers missed events for this long, as fast as the API can; the copy counts as behind till then."""
 _LIST_AGAIN = (400, 410, 504)  # invalid, too old, too new a version: it is of no more use
 
 _log = logging.getLogger(__name__)
@@ -55,8 +55,8 @@ _log = logging.getLogger(__name__)
 class Informer(Generic[T]):
     """A local, read-only copy of one kind.
 
-    ``last_contact`` is when the API last said anything, ``behind_until`` when the copy can be taken for the present
-    again after the API could not be followed (monotonic seconds; infinite until it can be).
+    ``last_contact`` is when the API last sent anything, ``behind_until`` when the copy counts as current again after
+    the watch failed. Both are monotonic seconds; ``behind_until`` is infinite until the watch works.
     """
 
     def __init__(
@@ -82,15 +82,15 @@ class Informer(Generic[T]):
         self._handlers: list[Handler[T]] = []
         self._version: str | None = None  # None: list before watching
         self._failures = 0
-        self._expiries = 0  # 410s in a row: a list mends one at once, so they do not wait for what failed before
-        self._heard_event = False
+        self._expiries = 0  # 410s in a row: a list fixes one at once, so they do not wait for earlier failures
+        self._got_event = False
         self.synced = asyncio.Event()
         self.last_contact: float | None = None
         self.behind_until = math.inf
         self.last_error: KubeError | None = None
 
     def add_index(self, name: str, keys_of: Callable[[T], Iterable[str]]) -> None:
-        """Add an index before run(): *keys_of* says under which values a row is found."""
+        """Add an index before run(): *keys_of* returns the values under which a row is found."""
         self._store.add_index(name, keys_of)
 
     def add_handler(self, handler: Handler[T]) -> None:
@@ -111,18 +111,18 @@ class Informer(Generic[T]):
         return len(self._store.rows)
 
     def is_current(self) -> bool:
-        """Tell whether the copy is of now: what it shows may be milliseconds old, not as old as an outage was long."""
+        """Return whether the copy is current: milliseconds behind the API at most, not as long as an outage lasted."""
         return self._clock.monotonic() >= self.behind_until
 
     async def run(self) -> None:
-        """Keep the copy up to date for ever; cancel it to stop."""
+        """Keep the copy up to date until cancelled."""
         while True:
-            began, version, self._heard_event = self._clock.monotonic(), self._version, False
+            began, version, self._got_event = self._clock.monotonic(), self._version, False
             try:
                 if self._version is None:
                     await self._relist()
                     version = self._version
-                await first(self._watch(), self._listen_for_silence())
+                await first(self._watch(), self._watch_for_silence())
             except KubeError as e:
                 delay = self._after_failure(e, began)
             else:
@@ -159,7 +159,7 @@ class Informer(Generic[T]):
             page = await within(self._clock, LIST_TIMEOUT_S, request)
         except TimeoutError as e:
             raise Unreachable(f"cannot list {self._resource.plural}: {e}") from e
-        self._heard()
+        self._contacted()
         return page
 
     async def _watch(self) -> None:
@@ -173,12 +173,12 @@ class Informer(Generic[T]):
         )
         async with aclosing(events):
             async for event in events:
-                self._heard()
+                self._contacted()
                 self._apply(event)
-        self._heard()
+        self._contacted()
 
     def _opened(self) -> None:
-        self._heard()
+        self._contacted()
         if self.behind_until == math.inf:
             self.behind_until = self._clock.monotonic() + CATCH_UP_S
 
@@ -193,30 +193,30 @@ class Informer(Generic[T]):
                 self._remove(Key.of(event.object))
             case WatchType.BOOKMARK:
                 pass
-        self._version, self._heard_event = version, True
+        self._version, self._got_event = version, True
 
     def _upsert(self, key: Key, obj: dict[str, Any]) -> None:
         try:
             new = self._project(obj)
-        except Exception:  # one object that a projection chokes on must not blind us to all the others
-            _log.exception("cannot project %s %s, keeping what was known of it", self._resource.kind, key)
+        except Exception:  # one object that breaks a projection must not stop all the others
+            _log.exception("cannot project %s %s, keeping the previous row", self._resource.kind, key)
             return
         if self._store.rows.get(key) != new:
-            self._tell(key, self._store.put(key, new), new)
+            self._notify(key, self._store.put(key, new), new)
 
     def _remove(self, key: Key) -> None:
         old = self._store.remove(key)
         if old is not None:
-            self._tell(key, old, None)
+            self._notify(key, old, None)
 
-    def _tell(self, key: Key, old: T | None, new: T | None) -> None:
+    def _notify(self, key: Key, old: T | None, new: T | None) -> None:
         for handler in self._handlers:
             handler(key, old, new)
 
-    def _heard(self) -> None:
+    def _contacted(self) -> None:
         self.last_contact = self._clock.monotonic()
 
-    async def _listen_for_silence(self) -> None:
+    async def _watch_for_silence(self) -> None:
         began = self._clock.monotonic()
         while True:
             since = max(began, self.last_contact or began)
@@ -229,7 +229,7 @@ class Informer(Generic[T]):
         self.last_error = error
         self.behind_until = math.inf
         if isinstance(error, ApiError):
-            self._heard()
+            self._contacted()
             if error.status in _LIST_AGAIN:
                 self._version = None
         self._forget_failures_after_health(began)
@@ -246,7 +246,7 @@ class Informer(Generic[T]):
         return self._next_delay(None)  # a server that closes at once would otherwise be asked in a hot loop
 
     def _forget_failures_after_health(self, began: float) -> None:
-        if self._heard_event or self._clock.monotonic() - began >= HEALTHY_S:
+        if self._got_event or self._clock.monotonic() - began >= HEALTHY_S:
             self._failures = self._expiries = 0
 
     def _delay_of_expiry(self) -> float:
@@ -260,5 +260,5 @@ class Informer(Generic[T]):
 
 
 def _went_back(before: str | None, after: str) -> bool:
-    """Tell whether versions decrease: a stale watch cache, or a store that was restored from a backup."""
+    """Return whether versions decrease: a stale watch cache, or a store that was restored from a backup."""
     return before is not None and before.isdecimal() and after.isdecimal() and int(after) < int(before)

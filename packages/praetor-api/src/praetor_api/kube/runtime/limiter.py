@@ -1,4 +1,4 @@
-"""A token bucket, so that our own writes never become the apiserver's problem."""
+"""A token bucket, so that our own writes never overload the apiserver."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TokenBucket:
         self._rate_per_s = rate_per_s
         self._burst = float(burst)
         self._clock = clock
-        self._tokens = float(burst)  # negative: so many wait already
+        self._tokens = float(burst)  # negative: that many callers are waiting
         self._filled_at = clock.monotonic()
 
     async def acquire(self) -> None:

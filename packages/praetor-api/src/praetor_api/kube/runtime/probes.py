@@ -1,6 +1,6 @@
 """Health probes and metrics over HTTP: `/livez`, `/healthz`, `/readyz` and `/metrics`, on one port or on two.
 
-Alive means that the event loop runs. Ready is what the program says: it must not depend on whether the apiserver
+Alive means that the event loop runs. Readiness is defined by the program: it must not depend on whether the apiserver
 answers right now, or one outage of it would take every replica out of service.
 """
 

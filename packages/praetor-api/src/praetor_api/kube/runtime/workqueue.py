@@ -75,7 +75,7 @@ class Workqueue(Generic[K]):
         self.add_after(key, self._backoff.delay(failures, random.random()))  # noqa: S311  # jitter
 
     def forget(self, key: K) -> None:
-        """Start the delays of add_rate_limited anew: *key* succeeded, or is beyond help."""
+        """Reset the backoff of add_rate_limited: *key* succeeded, or retrying cannot help."""
         self._failures.pop(key, None)
 
     def requeues(self, key: K) -> int:
