@@ -7,7 +7,7 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from praetor_api.kube.client.resource import Resource
-from praetor_gateway.http.auth import Admission
+from praetor_gateway.http.auth import TokenDecision
 from praetor_gateway.status.writer import StatusOutcome
 
 
@@ -20,7 +20,7 @@ class GatewayMetrics:
         self._requests: dict[tuple[str, int], Counter] = {}
         self._request_counter = requests
         auth = Counter("praetor_gateway_auth", "Decisions on tokens.", ["kind"], registry=registry)
-        self._auth = {admission: auth.labels(admission.value) for admission in Admission}
+        self._auth = {decision: auth.labels(decision.value) for decision in TokenDecision}
         writes = Counter("praetor_gateway_status_writes", "Attempts to write a status.", ["outcome"], registry=registry)
         self._writes = {outcome: writes.labels(outcome.value) for outcome in StatusOutcome}
         self._api = Counter(
@@ -40,9 +40,9 @@ class GatewayMetrics:
             counter = self._requests[route, code] = self._request_counter.labels(route, str(int(code)))
         counter.inc()
 
-    def auth(self, admission: Admission) -> None:
+    def auth(self, decision: TokenDecision) -> None:
         """Count a decision on a token."""
-        self._auth[admission].inc()
+        self._auth[decision].inc()
 
     def write(self, outcome: StatusOutcome) -> None:
         """Count an attempt to write a status."""

@@ -21,7 +21,7 @@ RELOAD_S = 5.0
 _log = structlog.get_logger()
 
 
-class Admission(StrEnum):
+class TokenDecision(StrEnum):
     """How a request was admitted, or that it was refused; the values are labels of a metric."""
 
     SHARED = "shared"
@@ -30,13 +30,13 @@ class Admission(StrEnum):
     REFUSED = "refused"
 
 
-_ADMITTED = {None: Admission.REFUSED, TokenKind.SHARED: Admission.SHARED, TokenKind.HMAC: Admission.HMAC}
+_ADMITTED = {None: TokenDecision.REFUSED, TokenKind.SHARED: TokenDecision.SHARED, TokenKind.HMAC: TokenDecision.HMAC}
 
 
 class DeviceAuthenticator:
     """Checks tokens; *count* is called with each decision. *verifier* None stands for `--insecure`."""
 
-    def __init__(self, verifier: TokenVerifier | None, count: Callable[[Admission], None]) -> None:
+    def __init__(self, verifier: TokenVerifier | None, count: Callable[[TokenDecision], None]) -> None:
         self._verifier = verifier
         self._count = count
 
@@ -47,13 +47,13 @@ class DeviceAuthenticator:
 
     def admits(self, device: str, token: bytes | None, epoch: int) -> bool:
         """Return whether *token* is good for *device* in its credential *epoch*."""
-        admission = self._admission(device, token, epoch)
-        self._count(admission)
-        return admission is not Admission.REFUSED
+        decision = self._decide(device, token, epoch)
+        self._count(decision)
+        return decision is not TokenDecision.REFUSED
 
-    def _admission(self, device: str, token: bytes | None, epoch: int) -> Admission:
+    def _decide(self, device: str, token: bytes | None, epoch: int) -> TokenDecision:
         if self._verifier is None:
-            return Admission.INSECURE
+            return TokenDecision.INSECURE
         return _ADMITTED[self._verifier.verify(device, (token or b"").decode("utf-8", "surrogateescape"), epoch)]
 
 
