@@ -47,7 +47,7 @@ def draw(result: ScenarioResult) -> str:
 def summary(result: ScenarioResult) -> str:
     """Return the figures of a result as a sentence."""
     timeline = result.timeline
-    hit = len(timeline.offered(result.stopped["status"]["failedRevision"]))
+    hit = len(timeline.writes_of(result.stopped["status"]["failedRevision"]))
     racks = max(timeline.worst_by_domain(["rack"], result.labels).values())
     return (
         f"{len(result.devices)} devices; the bad version reached {hit}; down at most {timeline.worst()} of "
@@ -57,7 +57,7 @@ def summary(result: ScenarioResult) -> str:
 
 def _revisions(result: ScenarioResult) -> list[str]:
     first = next(revision for revision, number in _at_start(result).items() if number)
-    later = [offer.revision for offer in result.timeline.offers]
+    later = [write.revision for write in result.timeline.writes]
     return list(dict.fromkeys([first, *later]))
 
 

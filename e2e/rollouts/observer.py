@@ -22,7 +22,7 @@ from praetor_api.annotations import DEPLOYMENT_LABEL, OFFERED_AT_ANNOTATION, REV
 Labels = Mapping[str, Mapping[str, str]]
 
 
-class Offer(NamedTuple):
+class SpecWrite(NamedTuple):
     """The spec of a device's process was written; *created* when it had none before."""
 
     at: float
@@ -47,7 +47,7 @@ class Timeline:
 
     began: float
     samples: Sequence[Sample]
-    offers: Sequence[Offer]
+    writes: Sequence[SpecWrite]
     deleted: Sequence[str]
 
     def worst(self, chosen: Callable[[Sample], Iterable[str]] | None = None) -> int:
@@ -61,9 +61,9 @@ class Timeline:
             worst |= Counter(filter(None, (domain(keys, labels.get(name, {})) for name in sample.disrupted)))
         return dict(worst)
 
-    def offered(self, revision: str) -> list[Offer]:
-        """Return the offers of *revision* in the order of their writes."""
-        return [offer for offer in self.offers if offer.revision == revision]
+    def writes_of(self, revision: str) -> list[SpecWrite]:
+        """Return the writes of *revision* in their order."""
+        return [write for write in self.writes if write.revision == revision]
 
 
 def domain(keys: Sequence[str], labels: Mapping[str, str]) -> str:
@@ -86,7 +86,7 @@ def observe(frames: Sequence[Frame], deployment: str, *, listed: int, min_ready_
             view.apply(frame.type, frame.object, frame.wall, initial=number < listed)
         if mine and number >= max(0, listed - 1):
             samples.append(view.sample(frame.wall))
-    return Timeline(began=began, samples=samples, offers=view.offers, deleted=view.deleted)
+    return Timeline(began=began, samples=samples, writes=view.writes, deleted=view.deleted)
 
 
 def together(*timelines: Timeline) -> Timeline:
@@ -102,7 +102,7 @@ def together(*timelines: Timeline) -> Timeline:
     return Timeline(
         began=min(each.began for each in timelines),
         samples=samples,
-        offers=sorted((offer for each in timelines for offer in each.offers), key=lambda offer: offer.at),
+        writes=sorted((write for each in timelines for write in each.writes), key=lambda write: write.at),
         deleted=[device for each in timelines for device in each.deleted],
     )
 
@@ -117,7 +117,7 @@ class _ObservedProcesses:
     unavailable: set[str] = field(factory=set)
     disrupted: set[str] = field(factory=set)
     ripening: dict[str, float] = field(factory=dict)  # ready, and available from then on
-    offers: list[Offer] = field(factory=list)
+    writes: list[SpecWrite] = field(factory=list)
     deleted: list[str] = field(factory=list)
 
     def pass_time(self, now: float) -> Iterator[Sample]:
@@ -136,7 +136,7 @@ class _ObservedProcesses:
             return
         known = self.generation.get(device)
         if known != generation and not initial:
-            self._offered(device, process, now, created=known is None)
+            self._spec_written(device, process, now, created=known is None)
         self.generation[device] = generation
         self.revision[device] = _annotation(process, REVISION_ANNOTATION)
         self.ripening.pop(device, None)
@@ -151,9 +151,9 @@ class _ObservedProcesses:
     def sample(self, at: float) -> Sample:
         return Sample(at, frozenset(self.unavailable), frozenset(self.disrupted), Counter(self.revision.values()))
 
-    def _offered(self, device: str, process: Object, now: float, *, created: bool) -> None:
+    def _spec_written(self, device: str, process: Object, now: float, *, created: bool) -> None:
         revision, wave = (_annotation(process, name) for name in (REVISION_ANNOTATION, WAVE_ANNOTATION))
-        self.offers.append(Offer(now, device, revision, wave, created))
+        self.writes.append(SpecWrite(now, device, revision, wave, created))
         if not created and device not in self.unavailable:
             self.disrupted.add(device)
 

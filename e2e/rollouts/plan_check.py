@@ -1,6 +1,6 @@
 """Compare each forecast of `praetorctl plan` with what a watch then shows of the rollout.
 
-A forecast knows no failures. Of a rollout that a failure stops, only the offers made until then are compared.
+A forecast knows no failures. Of a rollout that a failure stops, only the writes made until then are compared.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from attrs import frozen
 
 from e2e.clusters.api.rawapi import JSON_PATCH
-from e2e.rollouts.observer import Labels, Offer, Timeline, domain, observe
+from e2e.rollouts.observer import Labels, SpecWrite, Timeline, domain, observe
 from e2e.stack.ctl import Ctl
 from e2e.stack.kube import DEPLOYMENTS, GROUP_VERSION, PROCESSES, SWITCHES, Kube, Object, accepted
 from e2e.stack.recorder import Recorder
@@ -21,7 +21,7 @@ from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 
 READY_AFTER = ("--ready-after", "1s")
-CONCURRENT_WRITES = 32  # as many offers may overtake each other
+CONCURRENT_WRITES = 32  # as many writes may overtake each other
 
 
 @frozen(kw_only=True)
@@ -133,7 +133,7 @@ def manifest(name: str, spec: Mapping[str, Any]) -> Object:
 class _Forecast:
     """The parts of a forecast that can be compared."""
 
-    steps: Mapping[str, int]  # of each device that is to be offered something
+    steps: Mapping[str, int]  # of each device that is to be written
     deleted: frozenset[str]
     waves: Mapping[str, str]
     at_most: int
@@ -166,27 +166,27 @@ def deviations(
 ) -> list[str]:
     """Return the differences between the forecast and what happened; empty when there are none."""
     planned, revision = _read(forecast), deployment["status"]["updateRevision"]
-    offers = timeline.offered(revision)
+    writes = timeline.writes_of(revision)
     return [
         *([f"it reported a wrong spec: {forecast['fault']}"] if forecast["fault"] else []),
-        *_of_devices(planned, offers, stopped=stopped),
+        *_of_devices(planned, writes, stopped=stopped),
         *_of_deleted(planned, timeline.deleted, stopped=stopped),
-        *_of_waves(planned, offers),
-        *_of_order(planned, offers, labels),
+        *_of_waves(planned, writes),
+        *_of_order(planned, writes, labels),
         *_of_worst(planned, timeline, labels),
         *([] if stopped or planned.left == left else [f"left at the end: planned {planned.left}, but it was {left}"]),
     ]
 
 
-def _of_devices(planned: _Forecast, offers: Sequence[Offer], *, stopped: bool) -> Iterator[str]:
-    offered = [offer.device for offer in offers]
-    twice = sorted({device for device in offered if offered.count(device) > 1})
+def _of_devices(planned: _Forecast, writes: Sequence[SpecWrite], *, stopped: bool) -> Iterator[str]:
+    written = [write.device for write in writes]
+    twice = sorted({device for device in written if written.count(device) > 1})
     if twice:
-        yield f"offered more than once: {twice}"
-    if unforeseen := sorted(set(offered) - planned.steps.keys()):
-        yield f"offered, but not planned: {unforeseen}"
-    if not stopped and (missing := sorted(planned.steps.keys() - set(offered))):
-        yield f"planned, but not offered: {missing}"
+        yield f"written more than once: {twice}"
+    if unforeseen := sorted(set(written) - planned.steps.keys()):
+        yield f"written, but not planned: {unforeseen}"
+    if not stopped and (missing := sorted(planned.steps.keys() - set(written))):
+        yield f"planned, but not written: {missing}"
 
 
 def _of_deleted(planned: _Forecast, deleted: Sequence[str], *, stopped: bool) -> Iterator[str]:
@@ -196,18 +196,18 @@ def _of_deleted(planned: _Forecast, deleted: Sequence[str], *, stopped: bool) ->
         yield f"planned, but not deleted: {missing}"
 
 
-def _of_waves(planned: _Forecast, offers: Sequence[Offer]) -> Iterator[str]:
+def _of_waves(planned: _Forecast, writes: Sequence[SpecWrite]) -> Iterator[str]:
     """Each device comes in its wave, and no wave before one that is planned earlier."""
     order = sorted(set(planned.waves.values()), key=lambda wave: _last_step(planned, wave))
     latest = 0
-    for offer in offers:
-        wave = planned.waves.get(offer.device, "")
-        if offer.wave != wave:
-            yield f"{offer.device} was planned for the wave {wave!r} and came in {offer.wave!r}"
-        elif offer.wave:
-            index = order.index(offer.wave)
+    for write in writes:
+        wave = planned.waves.get(write.device, "")
+        if write.wave != wave:
+            yield f"{write.device} was planned for the wave {wave!r} and came in {write.wave!r}"
+        elif write.wave:
+            index = order.index(write.wave)
             if index < latest:
-                yield f"{offer.device} of the wave {offer.wave} came after devices of {order[latest]}"
+                yield f"{write.device} of the wave {write.wave} came after devices of {order[latest]}"
             latest = max(latest, index)
 
 
@@ -215,12 +215,12 @@ def _last_step(planned: _Forecast, wave: str) -> int:
     return max(planned.steps[device] for device, each in planned.waves.items() if each == wave)
 
 
-def _of_order(planned: _Forecast, offers: Sequence[Offer], labels: Labels) -> Iterator[str]:
+def _of_order(planned: _Forecast, writes: Sequence[SpecWrite], labels: Labels) -> Iterator[str]:
     """Devices of the same wave and the same failure domains come in the planned order, but for concurrent writes."""
     groups: dict[tuple[object, ...], list[str]] = {}
-    for offer in offers:
-        domains = (domain(keys, labels.get(offer.device, {})) for keys, _ in planned.budgets)
-        groups.setdefault((offer.created, offer.wave, *domains), []).append(offer.device)
+    for write in writes:
+        domains = (domain(keys, labels.get(write.device, {})) for keys, _ in planned.budgets)
+        groups.setdefault((write.created, write.wave, *domains), []).append(write.device)
     slack = max(1, min(CONCURRENT_WRITES, planned.at_most or CONCURRENT_WRITES))
     for devices in groups.values():
         order = sorted(devices, key=lambda device: planned.steps.get(device, -1))

@@ -99,7 +99,7 @@ class RolloutFixture:
         mine = self.kube.list(PROCESSES, labelSelector=f"azure.com/deployment={name}")
         return {item["spec"]["deviceRef"]["name"]: item for item in mine}
 
-    def offered(self) -> dict[str, str]:
+    def target_revisions(self) -> dict[str, str]:
         """Return the revision that each device is to run."""
         return {device: revision(item) for device, item in self.processes().items()}
 

@@ -69,7 +69,7 @@ def test_the_end_is_the_same_and_no_budget_is_exceeded_when_the_controller_is_ki
                 _within_budgets(change.timeline, fleets[each], f"seed {seed}")
                 assert _most_processes_of_a_device(change.record.states()) == 1
             assert _end(kube) == _end(undisturbed), f"seed {seed}"
-            writers = {bisect(killed_at, offer.at) for offer in stormy.timeline.offers} - {len(killed_at)}
+            writers = {bisect(killed_at, write.at) for write in stormy.timeline.writes} - {len(killed_at)}
             assert len(writers) >= kills // A_FEW, f"seed {seed}: only {len(writers)} of {kills} kills met a writer"
             assert {item["metadata"]["generation"] for item in kube.list(PROCESSES)} == {2}
         finally:

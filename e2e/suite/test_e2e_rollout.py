@@ -89,7 +89,7 @@ def test_a_paused_deployment_changes_nothing(fleet: AgentFleet, kube: Kube, plan
             what="all old",
             for_s=1,
         )
-    assert paused.timeline.offers == []
+    assert paused.timeline.writes == []
     with plan_check.change(NAME, paused=False):
         await_done(kube, NAME)
     await_revision(kube, devices, "2")
@@ -108,6 +108,6 @@ def test_a_changed_label_of_the_template_reaches_processes_without_restarting_th
             lambda: kube.processes()[device]["metadata"]["labels"].get("tier") == "gold",
             what="the process has the label",
         )
-    assert change.timeline.offers == []
+    assert change.timeline.writes == []
     after = kube.processes()[device]
     assert (after["status"]["pid"], is_alive(before["status"]["pid"])) == (before["status"]["pid"], True)

@@ -24,16 +24,16 @@ def test_a_bad_version_is_rolled_back_without_a_user(rollout: RolloutFixture) ->
         rollout.await_reasons(UpToDate=len(rollout.devices))
     stored = rollout.kube.deployment(rollout.name)
     bad = stored["status"]["failedRevision"]
-    hit = {offer.device for offer in failed.timeline.offered(bad)}
+    hit = {write.device for write in failed.timeline.writes_of(bad)}
     assert len(hit) > 1
     assert hit <= rollout.having(ring="canary")
     assert "simulated failure" in conditions(stored)["RolledBack"]["message"]
     with rollout.present() as afterwards:
         rollout.await_reasons(UpToDate=len(rollout.devices))
-    assert afterwards.timeline.offers == []
+    assert afterwards.timeline.writes == []
     assert set(rollout.runs().values()) == {"1"}
     assert len(rollout.runs()) == len(rollout.devices)
-    back = [offer.device for offer in rollout.check().offers if not offer.created and offer.revision != bad]
+    back = [write.device for write in rollout.check().writes if not write.created and write.revision != bad]
     assert sorted(back) == sorted(hit)
 
 
@@ -104,7 +104,7 @@ def test_on_delete_updates_a_process_only_when_it_is_deleted(rollout: RolloutFix
     rollout.start(updateStrategy={"type": "OnDelete"})
     with rollout.roll_out("2") as change:
         rollout.await_reasons(WaitingForDeletion=len(rollout.devices))
-    assert change.timeline.offers == []
+    assert change.timeline.writes == []
     chosen = sorted(rollout.devices)[:2]
     names = [rollout.processes()[device]["metadata"]["name"] for device in chosen]
     for name in names:
@@ -116,4 +116,4 @@ def test_on_delete_updates_a_process_only_when_it_is_deleted(rollout: RolloutFix
     assert {device for device, each in rollout.runs().items() if each == "2"} == set(chosen)
     seen = rollout.check()
     assert sorted(seen.deleted) == names
-    assert {offer.device for offer in seen.offers[-2:]} == set(chosen)
+    assert {write.device for write in seen.writes[-2:]} == set(chosen)

@@ -18,46 +18,46 @@ def test_a_wave_waits_for_its_approval_and_then_goes_on(rollout: RolloutFixture)
     with rollout.present(approved=True) as approved:
         rollout.command("approve")
         rollout.await_done()
-    assert {offer.device for offer in approved.timeline.offers} == rollout.having(ring="other")
+    assert {write.device for write in approved.timeline.writes} == rollout.having(ring="other")
     assert rollout.runs() == dict.fromkeys(rollout.devices, "2")
-    assert rollout.check().offers[-1].wave == "last"
+    assert rollout.check().writes[-1].wave == "last"
 
 
 def test_a_paused_rollout_writes_nothing_until_it_is_resumed(rollout: RolloutFixture) -> None:
     rollout.start(**SLOWLY)
     with rollout.roll_out("2", BULK, LAST, stopped=True):
-        eventually(lambda: "2" in rollout.offered().values(), what="the rollout began")
+        eventually(lambda: "2" in rollout.target_revisions().values(), what="the rollout began")
         rollout.command("pause")
         rollout.await_observed()
-    reached = {device for device, each in rollout.offered().items() if each == "2"}
+    reached = {device for device, each in rollout.target_revisions().items() if each == "2"}
     rollout.command("approve")
-    eventually(lambda: set(rollout.runs()) == set(rollout.devices), what="what was offered before is ready")
+    eventually(lambda: set(rollout.runs()) == set(rollout.devices), what="what was written before is ready")
     rollout.await_reasons(UpToDate=len(reached), Paused=len(rollout.devices) - len(reached))
     with rollout.present(approved=True) as paused:
         steadily(lambda: list(rollout.runs().values()).count("2"), len(reached).__eq__, what="it is paused", for_s=1)
-    assert paused.timeline.offers == []
+    assert paused.timeline.writes == []
     assert conditions(rollout.kube.deployment(rollout.name))["Paused"]["status"] == "True"
     with rollout.change(paused=None, approved=True) as resumed:
         rollout.await_done()
-    assert {offer.device for offer in resumed.timeline.offers} == set(rollout.devices) - reached
+    assert {write.device for write in resumed.timeline.writes} == set(rollout.devices) - reached
     rollout.check()
 
 
 def test_an_edit_during_a_rollout_replaces_the_version_before(rollout: RolloutFixture) -> None:
     rollout.start(**SLOWLY)
     with rollout.roll_out("2", BULK, LAST, stopped=True):
-        eventually(lambda: "2" in rollout.offered().values(), what="the rollout began")
+        eventually(lambda: "2" in rollout.target_revisions().values(), what="the rollout began")
     with rollout.roll_out("3", BULK, LAST):
         rollout.await_reasons(UpToDate=8, AwaitingApproval=4)
     with rollout.present(approved=True):
         rollout.command("approve")
         rollout.await_done()
     assert rollout.runs() == dict.fromkeys(rollout.devices, "3")
-    offers = [offer for offer in rollout.check().offers if not offer.created]
-    edited = offers[-1].revision
-    abandoned = [offer for offer in offers if offer.revision != edited]
-    assert offers[: len(abandoned)] == abandoned
-    assert {offer.device for offer in abandoned} <= set(rollout.devices[:BULK_SIZE])
+    writes = [write for write in rollout.check().writes if not write.created]
+    edited = writes[-1].revision
+    abandoned = [write for write in writes if write.revision != edited]
+    assert writes[: len(abandoned)] == abandoned
+    assert {write.device for write in abandoned} <= set(rollout.devices[:BULK_SIZE])
 
 
 def test_undo_during_a_rollout_writes_only_the_devices_that_have_left_the_old_template(rollout: RolloutFixture) -> None:
@@ -68,7 +68,7 @@ def test_undo_during_a_rollout_writes_only_the_devices_that_have_left_the_old_te
     with rollout.plan_check.compare(manifest(rollout.name, rollout.spec() | {"template": before})) as undone:
         rollout.command("undo")
         rollout.await_done()
-    assert {offer.device for offer in undone.timeline.offers} == rollout.having(ring="canary")
+    assert {write.device for write in undone.timeline.writes} == rollout.having(ring="canary")
     assert rollout.runs() == dict.fromkeys(rollout.devices, "1")
     rollout.check()
 
@@ -81,7 +81,7 @@ def test_a_restart_is_a_rollout_of_the_same_template(rollout: RolloutFixture) ->
     with rollout.plan_check.compare(manifest(rollout.name, restarted)) as change:
         rollout.command("restart")
         rollout.await_done()
-    assert {offer.device for offer in change.timeline.offers} == set(rollout.devices)
+    assert {write.device for write in change.timeline.writes} == set(rollout.devices)
     assert rollout.runs() == dict.fromkeys(rollout.devices, "1")
     assert all(item["spec"].get("restartedAt") for item in rollout.processes().values())
     assert rollout.spec()["template"]["spec"] == before["spec"]
@@ -98,9 +98,9 @@ def test_a_device_that_enters_maintenance_in_a_rollout_is_left_alone_until_it_is
         with rollout.present(approved=True) as others:
             rollout.command("approve")
             rollout.await_done()
-        assert {offer.device for offer in others.timeline.offers} == rollout.having(ring="other") - {serviced}
+        assert {write.device for write in others.timeline.writes} == rollout.having(ring="other") - {serviced}
         assert rollout.runs()[serviced] == "1"
     eventually(
         lambda: rollout.runs() == dict.fromkeys(rollout.devices, "2"), what="it gets the version once it is back"
     )
-    assert rollout.check().offers[-1].device == serviced
+    assert rollout.check().writes[-1].device == serviced

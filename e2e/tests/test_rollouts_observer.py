@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from e2e.rollouts.observer import Offer, Sample, Timeline, observe, together
+from e2e.rollouts.observer import Sample, SpecWrite, Timeline, observe, together
 from e2e.rollouts.plan_check import deviations
 from e2e.stack.recorder import Frame
 
@@ -42,7 +42,7 @@ START = ((1.0, "ADDED", process("a", 1, 1)), (1.0, "ADDED", process("b", 1, 1)))
 def test_a_device_is_down_from_the_write_of_its_spec_until_it_is_ready_with_it() -> None:
     timeline = watched(*START, (2.0, "MODIFIED", process("a", 2, 1)), (3.0, "MODIFIED", process("a", 2, 2)))
     assert [(each.at, sorted(each.disrupted)) for each in timeline.samples] == [(1.0, []), (2.0, ["a"]), (3.0, [])]
-    assert timeline.offers == [Offer(2.0, "a", "v2", "canary", created=False)]
+    assert timeline.writes == [SpecWrite(2.0, "a", "v2", "canary", created=False)]
     assert timeline.worst() == 1
     assert timeline.samples[-1].revisions == {"v1": 1, "v2": 1}
 
@@ -90,7 +90,7 @@ def test_what_several_deployments_have_down_is_counted_together_and_a_device_onc
     both = together(*(observe(frames, name, listed=4, min_ready_s=1) for name in ("tel", "log")))
     down = {sample.at: sorted(sample.disrupted) for sample in both.samples}
     assert down == {1.0: [], 2.0: ["a"], 3.0: ["a"], 4.0: ["a", "b"], 5.0: ["a", "b"], 6.0: ["a", "b"], 6.5: ["b"]}
-    assert [(offer.at, offer.device) for offer in both.offers] == [(2.0, "a"), (3.0, "a"), (4.0, "b")]
+    assert [(write.at, write.device) for write in both.writes] == [(2.0, "a"), (3.0, "a"), (4.0, "b")]
     assert both.worst_by_domain(["rack"], LABELS) == {"rack=r1": 2}
     assert both.samples[-1].revisions == {"v1": 1, "v2": 3}
 
@@ -111,8 +111,8 @@ def forecast(**fields: Any) -> dict[str, Any]:
 def happened(
     *devices: str, at_once: tuple[str, ...] = ("a",), wave: str = "", deleted: tuple[str, ...] = ("tel-d",)
 ) -> Timeline:
-    offers = [Offer(float(number), each, "v2", wave, created=False) for number, each in enumerate(devices)]
-    return Timeline(began=0, samples=[Sample(0, frozenset(), frozenset(at_once), {})], offers=offers, deleted=deleted)
+    writes = [SpecWrite(float(number), each, "v2", wave, created=False) for number, each in enumerate(devices)]
+    return Timeline(began=0, samples=[Sample(0, frozenset(), frozenset(at_once), {})], writes=writes, deleted=deleted)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def happened(
     [
         pytest.param(forecast(), happened("a", "c", "b"), "", id="came-true"),
         pytest.param(forecast(), happened("c", "a", "b"), "", id="other-racks-may-be-faster"),
-        pytest.param(forecast(), happened("a", "c"), "not offered: ['b']", id="missing"),
+        pytest.param(forecast(), happened("a", "c"), "not written: ['b']", id="missing"),
         pytest.param(forecast(), happened("a", "c", "b", "b"), "more than once: ['b']", id="twice"),
         pytest.param(forecast(), happened("a", "c", "b", "d"), "not planned: ['d']", id="unforeseen"),
         pytest.param(forecast(), happened("a", "c", "b", deleted=()), "not deleted: ['tel-d']", id="kept"),
@@ -143,5 +143,5 @@ def test_a_forecast_is_compared_with_what_happened(planned: dict[str, Any], seen
     assert any(words in each for each in found) if words else found == []
 
 
-def test_of_a_rollout_that_stops_only_what_was_offered_is_compared() -> None:
+def test_of_a_rollout_that_stops_only_the_writes_until_then_are_compared() -> None:
     assert deviations(forecast(), happened("a"), DEPLOYMENT, LABELS, {"b": "Paused"}, stopped=True) == []
