@@ -32,9 +32,9 @@ async def follow(
         return state, True
     screen.show(state)
     watch_waves = WaveWatch(cluster, name) if state.waves and screen.terminal and not screen.quiet else None
-    following = Following(cluster, key, screen, state, watch_waves)
-    await first(following.run(), following.wait(timeout_s))
-    return following.state, following.state.verdict is not Verdict.IN_PROGRESS
+    watch_rollout = RolloutWatch(cluster, key, screen, state, watch_waves)
+    await first(watch_rollout.run(), watch_rollout.wait(timeout_s))
+    return watch_rollout.state, watch_rollout.state.verdict is not Verdict.IN_PROGRESS
 
 
 class Screen:
@@ -77,7 +77,7 @@ async def waves_of(cluster: Cluster, state: Progress) -> tuple[WaveState, ...]:
     return _waves(inventory, state.name, cluster.clock.now())
 
 
-class Following:
+class RolloutWatch:
     """Follows one deployment with an informer of that one object."""
 
     def __init__(
