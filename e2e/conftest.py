@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from contract.rawapi import RawApi
 
-from e2e.clusters.api.rawapi import RawApi
-from e2e.clusters.cluster import Capability, Cluster
+from e2e.clusters.cluster import GATEWAY, Capability, Cluster
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.launch import ClusterName, launch
 
@@ -58,6 +58,12 @@ def _needs(request: pytest.FixtureRequest) -> None:
         capability = Capability(mark.args[0])
         if capability not in request.getfixturevalue("cluster").capabilities:
             pytest.skip(f"this cluster has no {capability}")
+
+
+@pytest.fixture(scope="session")
+def unprivileged_user() -> str:
+    """A user of the cluster that may do only what it is granted."""
+    return GATEWAY
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from contract.rawapi import RawApi
+
 from e2e.clusters.api import credentials
 from e2e.clusters.api.counts import parse_counts
 from e2e.clusters.api.credentials import ADMIN
 from e2e.clusters.api.kubectl import find_kubectl
-from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.api.readiness import wait_ready
 from e2e.clusters.cluster import COMPONENTS, Capability, Request
 from e2e.clusters.errors import ClusterError, NotSupported

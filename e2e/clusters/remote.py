@@ -8,9 +8,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from contract.rawapi import RawApi, UnsupportedCredentials
+
 from e2e.clusters.api.counts import parse_counts
 from e2e.clusters.api.kubectl import find_kubectl
-from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.api.readiness import served
 from e2e.clusters.cluster import COMPONENTS, Capability, Request
 from e2e.clusters.errors import ClusterError, NotSupported
@@ -25,7 +26,10 @@ class RemoteCluster:
         self.workdir = workdir
         self.kubeconfig = kubeconfig
         self.kubectl = find_kubectl()
-        self._api = RawApi.from_kubeconfig(kubeconfig)
+        try:
+            self._api = RawApi.from_kubeconfig(kubeconfig)
+        except UnsupportedCredentials as error:
+            raise ClusterError(str(error)) from error
         self.url = self._api.url
 
     @property

@@ -8,9 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from contract.rawapi import RawApi
 
 from e2e.clusters.api.kubectl import output_of
-from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.cluster import Cluster
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.node import Node

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import requests
+from contract.rawapi import RawApi
 
 from e2e.clusters.api.kubectl import output_of
-from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.node import Node
 from e2e.release.build import ROOT
 from e2e.release.images import Image

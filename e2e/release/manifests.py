@@ -9,8 +9,8 @@ from typing import Any
 
 import jsonpatch
 import yaml
+from contract.rawapi import Answer, RawApi
 
-from e2e.clusters.api.rawapi import Answer, RawApi
 from e2e.release.build import ROOT
 
 BASE = ROOT / "deploy" / "base"

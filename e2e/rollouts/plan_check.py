@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from attrs import frozen
+from contract.rawapi import JSON_PATCH
 
-from e2e.clusters.api.rawapi import JSON_PATCH
 from e2e.rollouts.observer import Labels, SpecWrite, Timeline, domain, observe
 from e2e.stack.ctl import Ctl
 from e2e.stack.kube import DEPLOYMENTS, GROUP_VERSION, PROCESSES, SWITCHES, Kube, Object, accepted

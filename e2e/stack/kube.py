@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
+from contract.rawapi import Answer, RawApi
 
-from e2e.clusters.api.rawapi import Answer, RawApi
 from e2e.stack.errors import Refused
 from e2e.stack.waiting import eventually
 

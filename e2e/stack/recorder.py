@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 import requests
+from contract.rawapi import RawApi
 
-from e2e.clusters.api.rawapi import RawApi
 from e2e.stack.errors import Refused
 
 WINDOW_S = 1  # a watch lasts that long, which is how soon the thread of a recorder stops

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Self
 
 from attrs import frozen
+from contract.rawapi import RawApi
 
 from e2e.clusters.api.credentials import write_secret
-from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.cluster import COMPONENTS, CONTROLLER, GATEWAY, Capability, Cluster
 from e2e.release.manifests import install_rbac_for_users
 from e2e.stack import orphans

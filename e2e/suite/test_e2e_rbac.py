@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from contract.rawapi import RawApi
 
-from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.cluster import COMPONENTS, Capability
 from e2e.release.manifests import SYSTEM_NAMESPACE, install_rbac_for_users
 from e2e.release.permissions import AccessRequest, is_allowed, questions

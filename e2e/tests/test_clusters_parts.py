@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from contract.rawapi import RawApi, UnsupportedCredentials
 from cryptography.hazmat.primitives import serialization
 
 from e2e.clusters.api import credentials
 from e2e.clusters.api.counts import parse_counts
 from e2e.clusters.api.kubectl import find_kubectl, output_of
-from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.cluster import Request
 from e2e.clusters.envtest import find_assets
 from e2e.clusters.errors import ClusterError
@@ -73,7 +73,7 @@ def test_a_kubeconfig_with_a_credential_plugin_is_refused(tmp_path: Path) -> Non
     config = yaml.safe_load(path.read_text())
     config["users"][0]["user"] = {"exec": {"command": "aws"}}
     path.write_text(yaml.safe_dump(config))
-    with pytest.raises(ClusterError, match="credential plugins are not understood"):
+    with pytest.raises(UnsupportedCredentials, match="credential plugins are not understood"):
         RawApi.from_kubeconfig(path)
 
 

@@ -10,8 +10,8 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from contract.rawapi import RawApi
 
-from e2e.clusters.api.rawapi import RawApi
 from e2e.release.manifests import BASE, ManifestError, collection_of, install, read
 
 ROLE = {

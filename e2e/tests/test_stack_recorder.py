@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from contract.rawapi import RawApi
 
-from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.launch import launch
 from e2e.stack.kube import SWITCHES, Kube, install_definitions
 from e2e.stack.manifests import network_switch

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from contract.rawapi import RawApi
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from e2e.clusters.api.credentials import write_secret
-from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.errors import ClusterError
 
 REQUESTS = "/apis/certificates.k8s.io/v1/certificatesigningrequests"

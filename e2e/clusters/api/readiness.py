@@ -7,8 +7,8 @@ from collections.abc import Callable
 from http import HTTPStatus
 
 import requests
+from contract.rawapi import RawApi
 
-from e2e.clusters.api.rawapi import RawApi
 from e2e.clusters.cluster import Capability
 from e2e.clusters.errors import ClusterError
 

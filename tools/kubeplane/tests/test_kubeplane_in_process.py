@@ -59,7 +59,8 @@ async def test_objects_are_written_and_read_without_a_socket() -> None:
 async def test_a_watch_streams_changes_and_bookmarks_and_ends_by_the_clock() -> None:
     clock = HandClock()
     plane = ControlPlane(clock=clock, bookmark_s=60)
-    query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": "90", "resourceVersion": "1"}
+    query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": "90"}
+    query["resourceVersion"] = str(plane.store.rv)
     response = await plane.handle(Request("GET", MAPS, query, {}))
     lines: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
 

@@ -147,6 +147,7 @@ class ControlPlane:
         for body in _documents(crds) if crds else ():
             if not self.store.get(definitions.TABLE, ("", body["metadata"]["name"])):
                 self.registry.create(self._resource(definitions.GROUP, definitions.PLURAL), "", body, _OWN)
+        self.store.compact()  # the history begins with the first client
 
     async def _collect(self, collector: Collector) -> None:
         while True:

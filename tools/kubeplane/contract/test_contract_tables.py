@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from e2e.contract.widgets import VERSION, Collection, InNamespace, widget
+from contract.widgets import VERSION, Collection, InNamespace, widget
 
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 PARTIAL = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from e2e.contract.widgets import Collection, InNamespace, brief
+from contract.widgets import Collection, InNamespace, brief
 
 REVISIONS = "apps/v1"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from e2e.contract.widgets import INTEGER, STRING, VERSION, Collection, Define, brief, definition
+from contract.widgets import INTEGER, STRING, VERSION, Collection, Define, brief, definition
 
 pytestmark = pytest.mark.needs("cel")
 

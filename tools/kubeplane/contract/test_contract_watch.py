@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.api.rawapi import WatchFrame
-from e2e.contract.widgets import Collection, InNamespace, widget
+from contract.rawapi import WatchFrame
+from contract.widgets import Collection, InNamespace, widget
 
 
 def seen(collection: Collection, *, timeout_s: int = 1, **query: Any) -> list[WatchFrame]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from e2e.contract.widgets import VERSION, Collection, Eventually, brief, widget
+from contract.widgets import VERSION, Collection, Eventually, brief, widget
 
 HOLD = "example.com/hold"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from e2e.clusters.api.rawapi import RawApi
-from e2e.contract.widgets import Collection, Eventually, InNamespace, widget
+from contract.rawapi import RawApi
+from contract.widgets import Collection, Eventually, InNamespace, widget
 
 NAMESPACES = "/api/v1/namespaces"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.api.rawapi import RawApi
-from e2e.contract.widgets import GROUP, VERSION, Collection, Eventually
+from contract.rawapi import RawApi
+from contract.widgets import GROUP, VERSION, Collection, Eventually
 
 ALL_VERBS = {"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.api.rawapi import STRATEGIC
-from e2e.contract.widgets import VERSION, Collection, InNamespace, brief
+from contract.rawapi import STRATEGIC
+from contract.widgets import VERSION, Collection, InNamespace, brief
 
 LEASES = "coordination.k8s.io/v1"
 EVENTS = "events.k8s.io/v1"

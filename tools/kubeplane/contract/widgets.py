@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from e2e.clusters.api.rawapi import Answer, RawApi
+from contract.rawapi import Answer, RawApi
 
 GROUP = "contract.example.com"
 VERSION = f"{GROUP}/v1"

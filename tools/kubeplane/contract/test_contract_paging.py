@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.cluster import Cluster
-from e2e.contract.widgets import Collection, brief, widget
+from contract.cluster import Cluster
+from contract.widgets import Collection, brief, widget
 
 
 @pytest.fixture

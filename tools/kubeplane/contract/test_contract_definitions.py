@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.api.rawapi import RawApi
-from e2e.contract.widgets import GROUP, INTEGER, VERSION, Collection, Eventually, definition
+from contract.rawapi import RawApi
+from contract.widgets import GROUP, INTEGER, VERSION, Collection, Eventually, definition
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 Body = dict[str, Any]

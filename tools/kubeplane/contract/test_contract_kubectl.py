@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from e2e.clusters.cluster import Cluster
-from e2e.contract.widgets import GROUP, Collection, Eventually, widget
+from contract.cluster import Cluster
+from contract.widgets import GROUP, Collection, Eventually, widget
 
 LIMIT_S = 30
 

@@ -1,4 +1,8 @@
-"""Fixtures of the contract: the tests' own kinds, and a namespace for each test."""
+"""Fixtures of the contract: the tests' own kinds, and a namespace for each test.
+
+The cluster comes from a plugin, which provides the fixtures `cluster`, `api` and `unprivileged_user`, and skips the
+tests whose `needs` mark names a capability that the cluster lacks: contract.given for a kubeconfig, or one's own.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.api.rawapi import RawApi
-from e2e.clusters.cluster import Cluster
-from e2e.contract.widgets import (
+from contract.cluster import Cluster
+from contract.rawapi import RawApi
+from contract.widgets import (
     GROUP,
     Collection,
     Define,
@@ -23,13 +27,6 @@ from e2e.contract.widgets import (
 
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 WAIT_S = 45  # the real garbage collector looks for new kinds every 30 s
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of the contract as one that needs a cluster."""
-    for item in items:
-        if "e2e/contract" in item.path.as_posix():
-            item.add_marker("cluster")
 
 
 @pytest.fixture(scope="session")

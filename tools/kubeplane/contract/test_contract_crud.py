@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.api.rawapi import RawApi
-from e2e.contract.widgets import GROUP, VERSION, Collection, brief, widget
+from contract.rawapi import RawApi
+from contract.widgets import GROUP, VERSION, Collection, brief, widget
 
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 SECONDS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from e2e.contract.widgets import Collection, widget
+from contract.widgets import Collection, widget
 
 
 def test_a_dry_creation_is_answered_but_not_stored(widgets: Collection) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.api.rawapi import JSON_PATCH
-from e2e.contract.widgets import Collection, widget
+from contract.rawapi import JSON_PATCH
+from contract.widgets import Collection, widget
 
 DEFAULTS = {"color": "red", "enabled": True, "nested": {"mode": "auto", "retries": 3}, "size": 1}
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.api.rawapi import JSON_PATCH, MERGE, STRATEGIC
-from e2e.contract.widgets import VERSION, Collection, InNamespace, brief, widget
+from contract.rawapi import JSON_PATCH, MERGE, STRATEGIC
+from contract.widgets import VERSION, Collection, InNamespace, brief, widget
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.api.rawapi import Answer
-from e2e.contract.widgets import GROUP, VERSION, Collection, brief, widget
+from contract.rawapi import Answer
+from contract.widgets import GROUP, VERSION, Collection, brief, widget
 
 REQUIRED = {"FieldValueRequired"}
 INVALID = {"FieldValueInvalid"}

@@ -17,13 +17,15 @@ from typing import Any, NamedTuple, Self
 import requests
 import yaml
 
-from e2e.clusters.errors import ClusterError
-
 TIMEOUT_S = (5, 60)  # connect, read
 MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 APPLY = "application/apply-patch+yaml"
+
+
+class UnsupportedCredentials(ValueError):
+    """A kubeconfig names credentials that this client cannot use; the message says which to use instead."""
 
 
 class Answer(NamedTuple):
@@ -80,7 +82,7 @@ class RawApi:
         cluster = _named(config["clusters"], current["cluster"])["cluster"]
         user = _named(config["users"], current["user"])["user"] or {}
         if "exec" in user or "auth-provider" in user:
-            raise ClusterError(
+            raise UnsupportedCredentials(
                 f"{path}: credential plugins are not understood; use a kubeconfig with a token or certificate"
             )
         files = TemporaryDirectory(prefix="rawapi-")

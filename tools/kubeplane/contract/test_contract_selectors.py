@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from e2e.contract.widgets import INTEGER, STRING, VERSION, Collection, Define, definition, widget
+from contract.widgets import INTEGER, STRING, VERSION, Collection, Define, definition, widget
 
 LABELS = {"a": {"app": "x", "tier": "f"}, "b": {"app": "y"}, "c": {"app": "z", "tier": "b"}, "d": {}}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from e2e.contract.widgets import VERSION, Collection, widget
+from contract.widgets import VERSION, Collection, widget
 
 
 def test_unknown_fields_are_dropped_at_every_depth(widgets: Collection) -> None:

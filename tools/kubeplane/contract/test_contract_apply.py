@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.api.rawapi import APPLY
-from e2e.contract.widgets import VERSION, Collection, brief, widget
+from contract.rawapi import APPLY
+from contract.widgets import VERSION, Collection, brief, widget
 
 CONFLICT = "FieldManagerConflict"
 
