@@ -14,6 +14,7 @@ from attrs import frozen
 
 from e2e.stack.manifests import deployment, network_switch, process_spec
 from kube_testing import FakeClock, InProcessKube
+from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.codec import format_time
 from praetor_controller.main import Program
@@ -76,7 +77,12 @@ async def running_controller(size: int, dirty: DirtySet | None = None) -> AsyncI
 
 def ready_status(now: datetime, phase: str = "Running") -> dict[str, Any]:
     """Return the status that a device reports for a healthy process of the first generation."""
-    types = ("AgentConnected", "SpecObserved", "ProcessStarted", "Healthy")
+    types = (
+        ConditionType.AGENT_CONNECTED,
+        ConditionType.SPEC_OBSERVED,
+        ConditionType.PROCESS_STARTED,
+        ConditionType.HEALTHY,
+    )
     conditions = [
         {"type": each, "status": "True", "reason": "Reported", "message": "ok", "lastTransitionTime": format_time(now)}
         for each in types

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from praetor_api.kube.options import Address
+from praetor_api.kube.options import BindAddress
 from praetor_gateway.http.server import Listener
 
 DEVICE = "/v1/devices/{device}"
@@ -57,7 +57,7 @@ async def serve(port: int) -> None:
             Route(f"{DEVICE}/hold", Hold()),
         ]
     )
-    await Listener(app, Address("127.0.0.1", int(port)), option="PORT").serve(stop.wait, STOP_S)
+    await Listener(app, BindAddress("127.0.0.1", int(port)), option="PORT").serve(stop.wait, STOP_S)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from praetor_api.kube.client.client import KubeClient
-from praetor_api.kube.client.connection import Connection, from_kubeconfig, from_service_account
+from praetor_api.kube.client.connection import Connection, from_kubeconfig, from_service_account, pod_namespace
 from praetor_api.kube.client.errors import NotConfigured, Unauthorized, Unreachable
 from praetor_api.kube.client.resource import NETWORK_SWITCHES, Key
 
@@ -271,6 +271,12 @@ async def test_a_pod_uses_its_service_account_and_is_never_anonymous(tmp_path: P
 async def test_outside_a_pod_and_without_a_kubeconfig_the_message_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(NotConfigured, match="--kubeconfig"):
         await Connection.open(from_service_account(tmp_path, {}))
+
+
+def test_the_namespace_of_a_pod_is_that_of_its_service_account(tmp_path: Path) -> None:
+    assert pod_namespace(tmp_path) is None
+    (tmp_path / "namespace").write_text("praetor-system\n", encoding="utf-8")
+    assert pod_namespace(tmp_path) == "praetor-system"
 
 
 async def test_the_environment_names_the_kubeconfig(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from click.testing import CliRunner
 from praetor_api.kube.options import (
     ADDRESS,
     ADDRESS_OR_OFF,
-    Address,
     BadOption,
+    BindAddress,
     kubeconfig_options,
     log_options,
     namespaces_option,
@@ -19,13 +19,13 @@ from praetor_api.kube.options import (
 @pytest.mark.parametrize(
     ("text", "address"),
     [
-        (":8080", Address("", 8080)),
-        ("127.0.0.1:0", Address("127.0.0.1", 0)),
-        ("[::1]:80", Address("::1", 80)),
-        ("leaf-1.example:80", Address("leaf-1.example", 80)),
+        (":8080", BindAddress("", 8080)),
+        ("127.0.0.1:0", BindAddress("127.0.0.1", 0)),
+        ("[::1]:80", BindAddress("::1", 80)),
+        ("leaf-1.example:80", BindAddress("leaf-1.example", 80)),
     ],
 )
-def test_an_address_is_parsed_and_written_as_it_was_given(text: str, address: Address) -> None:
+def test_an_address_is_parsed_and_written_as_it_was_given(text: str, address: BindAddress) -> None:
     assert parse_address(text) == address
     assert str(address) == text
 

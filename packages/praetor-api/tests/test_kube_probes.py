@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from praetor_api.kube.options import Address, BadOption
+from praetor_api.kube.options import BadOption, BindAddress
 from praetor_api.kube.runtime.probes import serve_probes
 
 
@@ -16,10 +16,10 @@ def registry_with(name: str) -> CollectorRegistry:
     return registry
 
 
-def free_address() -> Address:
+def free_address() -> BindAddress:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return Address("127.0.0.1", probe.getsockname()[1])
+        return BindAddress("127.0.0.1", probe.getsockname()[1])
 
 
 async def fetch(port: int, path: str) -> tuple[int, str, str]:
@@ -54,7 +54,7 @@ async def test_the_port_is_free_again_after_the_block() -> None:
 
 
 async def test_any_free_port_may_be_asked_for() -> None:
-    async with serve_probes(Address("127.0.0.1", 0), None, unready=str, registry=CollectorRegistry()) as port:
+    async with serve_probes(BindAddress("127.0.0.1", 0), None, unready=str, registry=CollectorRegistry()) as port:
         assert (await fetch(port, "/readyz"))[0] == 200
 
 
@@ -75,7 +75,7 @@ async def test_an_address_in_use_is_refused_with_its_flag(option: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        address = Address("127.0.0.1", taken.getsockname()[1])
+        address = BindAddress("127.0.0.1", taken.getsockname()[1])
         probes, metrics = (address, None) if "probe" in option else (None, address)
         with pytest.raises(BadOption, match=rf"^{option}: cannot listen on 127\.0\.0\.1:\d+ \(.+\); choose another"):
             async with serve_probes(probes, metrics, unready=str, registry=CollectorRegistry()):

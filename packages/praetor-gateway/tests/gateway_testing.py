@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message
 from kube_testing import FakeClock, InProcessKube, body_of
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
-from praetor_api.kube.options import Address
+from praetor_api.kube.options import BindAddress
 from praetor_api.spec import RestartPolicy
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
 from praetor_gateway.gateway import Gateway
@@ -28,8 +28,8 @@ T = TypeVar("T")
 SHARED_TOKEN = "open sesame"
 
 SETTINGS = GatewaySettings(
-    addr=Address("127.0.0.1", 0),
-    probe_addr=Address("127.0.0.1", 0),
+    addr=BindAddress("127.0.0.1", 0),
+    probe_addr=BindAddress("127.0.0.1", 0),
     credentials=Credentials(tokens=(SHARED_TOKEN,)),
     heartbeat_s=15,
     stale_multiplier=3.0,

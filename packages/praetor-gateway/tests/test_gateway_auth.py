@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from gateway_testing import AsgiClient, GatewayLab, running_lab, switch_object
 from praetor_api.canonical import desired_etag
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
-from praetor_api.kube.options import Address
+from praetor_api.kube.options import BindAddress
 from praetor_api.tokens import device_token
 from praetor_gateway import cli
 from praetor_gateway.http.auth import RELOAD_S
@@ -290,5 +290,5 @@ def test_files_hold_one_a_line(tmp_path: Path) -> None:
     options = cli.main.make_context("gateway", ["--device-token-file", str(path), "--namespace", "x"]).params
     settings = cli.read_settings(options)
     assert settings.credentials == Credentials(token_files=(path,))
-    assert (settings.addr, settings.namespaces) == (Address("", 8080), ("x",))
+    assert (settings.addr, settings.namespaces) == (BindAddress("", 8080), ("x",))
     assert (settings.stale_s, settings.takeover_grace_s, settings.scan_s) == (45.0, 60.0, 5.0)

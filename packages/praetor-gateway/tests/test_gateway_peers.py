@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from gateway_testing import AsgiClient, GatewayLab, conditions, running_lab
 from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.resource import LEASES, Key
-from praetor_api.kube.options import Address
+from praetor_api.kube.options import BindAddress
 from praetor_gateway import cli
 from praetor_gateway.http.server import Listener
 from praetor_gateway.liveness.peers import PATH, HttpPeerTransport, PeerPush
@@ -39,7 +39,7 @@ class PeerNetwork:
 async def replica(
     stack: AsyncExitStack, network: PeerNetwork, name: str, kube: InProcessKube, clock: FakeClock
 ) -> GatewayLab:
-    peers = PeerSettings(addr=Address("127.0.0.1", 0), advertise=name, token="secret")
+    peers = PeerSettings(addr=BindAddress("127.0.0.1", 0), advertise=name, token="secret")
     lab = await stack.enter_async_context(
         running_lab(kube.another_client(), clock, transport=network, identity=name, peers=peers)
     )
@@ -130,7 +130,7 @@ async def test_the_next_arbiter_knows_every_device_that_the_others_heard() -> No
     ],
 )
 async def test_pushes_are_checked(token: str, body: object, status: int) -> None:
-    async with running_lab(peers=PeerSettings(addr=Address("a", 1), advertise="a:1", token="secret")) as lab:
+    async with running_lab(peers=PeerSettings(addr=BindAddress("a", 1), advertise="a:1", token="secret")) as lab:
         await lab.declare("leaf-1")
         assert lab.gateway.peer_app is not None
         client = AsgiClient(lab.gateway.peer_app, None)
@@ -138,7 +138,7 @@ async def test_pushes_are_checked(token: str, body: object, status: int) -> None
 
 
 async def test_a_replica_that_does_not_lead_refuses_pushes() -> None:
-    peers = PeerSettings(addr=Address("a", 1), advertise="a:1", token="secret")
+    peers = PeerSettings(addr=BindAddress("a", 1), advertise="a:1", token="secret")
     async with (
         running_lab() as first,
         running_lab(first.kube.another_client(), first.clock, identity="second", peers=peers) as second,
@@ -150,9 +150,9 @@ async def test_a_replica_that_does_not_lead_refuses_pushes() -> None:
 
 
 async def test_pushes_are_sent_over_http_with_the_token() -> None:
-    async with running_lab(peers=PeerSettings(addr=Address("a", 1), advertise="a:1", token="secret")) as lab:
+    async with running_lab(peers=PeerSettings(addr=BindAddress("a", 1), advertise="a:1", token="secret")) as lab:
         assert lab.gateway.peer_app is not None
-        listener = Listener(lab.gateway.peer_app, Address("127.0.0.1", 0), option="--peer-bind-address")
+        listener = Listener(lab.gateway.peer_app, BindAddress("127.0.0.1", 0), option="--peer-bind-address")
         stop = asyncio.Event()
         serving = asyncio.ensure_future(listener.serve(stop.wait, 1.0))
         right, wrong = HttpPeerTransport("secret"), HttpPeerTransport("wrong")

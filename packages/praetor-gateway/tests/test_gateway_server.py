@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from gateway_testing import SETTINGS, SHARED_TOKEN, process_object
 from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.resource import DEVICE_PROCESSES
-from praetor_api.kube.options import Address, BadOption
+from praetor_api.kube.options import BadOption, BindAddress
 from praetor_api.kube.runtime.clock import SystemClock
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.http.certificates import CHECK_S, TlsFiles
@@ -102,14 +102,14 @@ async def test_an_encoded_slash_in_a_path_is_refused() -> None:
 async def test_an_address_in_use_is_refused_by_name() -> None:
     async with served() as (_, devices, *_rest):
         with pytest.raises(BadOption, match="--addr: cannot listen"):
-            Listener(lambda *_: None, Address("127.0.0.1", devices), option="--addr")  # type: ignore[arg-type]
+            Listener(lambda *_: None, BindAddress("127.0.0.1", devices), option="--addr")  # type: ignore[arg-type]
 
 
 def test_a_bad_certificate_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "junk.pem"
     path.write_text("junk")
     with pytest.raises(BadOption, match="--tls-cert: cannot use"):
-        Listener(lambda *_: None, Address("127.0.0.1", 0), option="--addr", tls=TlsFiles(cert=path, key=path))  # type: ignore[arg-type]
+        Listener(lambda *_: None, BindAddress("127.0.0.1", 0), option="--addr", tls=TlsFiles(cert=path, key=path))  # type: ignore[arg-type]
 
 
 async def test_a_hung_request_does_not_keep_the_server_from_ending() -> None:
@@ -124,7 +124,7 @@ async def test_a_hung_request_does_not_keep_the_server_from_ending() -> None:
             cancelled.set()
 
     stop = asyncio.Event()
-    listener = Listener(hang, Address("127.0.0.1", 0), option="--addr")
+    listener = Listener(hang, BindAddress("127.0.0.1", 0), option="--addr")
     assert listener.sends_at_once
     serving = asyncio.ensure_future(listener.serve(stop.wait, 0.1))
     _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
@@ -157,7 +157,7 @@ def test_devices_are_served_over_tls(tmp_path: Path) -> None:
             await send({"type": "http.response.body", "body": b"hi"})
 
         stop = asyncio.Event()
-        listener = Listener(hello, Address("127.0.0.1", 0), option="--addr", tls=tls)
+        listener = Listener(hello, BindAddress("127.0.0.1", 0), option="--addr", tls=tls)
         serving = asyncio.ensure_future(listener.serve(stop.wait, 1.0))
         context = ssl.create_default_context(cadata=certificate.decode())
         context.set_alpn_protocols(["h2", "http/1.1"])
@@ -202,7 +202,7 @@ async def test_a_renewed_certificate_is_served_once_its_key_matches(tmp_path: Pa
     put("cert.pem", old)
     clock, stop = FakeClock(), asyncio.Event()
     tls = TlsFiles(cert=tmp_path / "cert.pem", key=tmp_path / "key.pem")
-    listener = Listener(nothing, Address("127.0.0.1", 0), option="--addr", tls=tls, clock=clock)
+    listener = Listener(nothing, BindAddress("127.0.0.1", 0), option="--addr", tls=tls, clock=clock)
     serving = asyncio.ensure_future(listener.serve(stop.wait, 1.0))
     assert await shown(listener.port, name) == old
     put("cert.pem", new)

@@ -11,8 +11,8 @@ import structlog
 from praetor_api.kube.client.errors import KubeError
 from praetor_api.kube.options import (
     ADDRESS_OR_OFF,
-    Address,
     BadOption,
+    BindAddress,
     kubeconfig_options,
     log_options,
     namespaces_option,
@@ -57,8 +57,8 @@ def main(
     kubeconfig: str | None,
     context: str | None,
     namespaces: tuple[str, ...],
-    metrics_bind_address: Address | None,
-    health_probe_bind_address: Address | None,
+    metrics_bind_address: BindAddress | None,
+    health_probe_bind_address: BindAddress | None,
     leader_elect: bool,
     leader_elect_namespace: str,
     leader_elect_lease_duration: float,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from praetor_api.kube.options import Address
+from praetor_api.kube.options import BindAddress
 
 
 @frozen(kw_only=True)
@@ -25,8 +25,8 @@ class Settings:
     kubeconfig: str | None = None
     context: str | None = None
     namespaces: tuple[str, ...] = ()
-    metrics: Address | None
-    probes: Address | None
+    metrics: BindAddress | None
+    probes: BindAddress | None
     leader_elect: bool = True
     leader_elect_namespace: str = "praetor-system"
     lease_duration_s: float = 15.0

@@ -12,15 +12,14 @@ from typing import Any
 
 import click
 
+from praetor_api.kube.client.connection import pod_namespace
 from praetor_api.kube.client.errors import NotConfigured
-from praetor_api.kube.options import ADDRESS, Address, BadOption, kubeconfig_options, log_options, namespaces_option
+from praetor_api.kube.options import ADDRESS, BadOption, BindAddress, kubeconfig_options, log_options, namespaces_option
 from praetor_api.kube.runtime.logs import configure_logs
 from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS, DEFAULT_STALE_MULTIPLIER, MAX_WAIT_SECONDS
 from praetor_gateway.__about__ import __version__
 from praetor_gateway.main import run
 from praetor_gateway.settings import Credentials, GatewaySettings, PeerSettings, load_verifier, read_lines
-
-POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 _FILE = click.Path(path_type=Path)
 
@@ -142,7 +141,7 @@ def read_settings(options: Mapping[str, Any]) -> GatewaySettings:
     return GatewaySettings(
         credentials=None if insecure else credentials,
         takeover_grace_s=heartbeat_s * (multiplier + 1.0) if grace_s is None else grace_s,
-        lease_namespace=given.pop("lease_namespace") or _own_namespace(),
+        lease_namespace=given.pop("lease_namespace") or pod_namespace() or "default",
         identity=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         peers=peers,
         **given,
@@ -173,7 +172,7 @@ def _check_tls(cert: Path | None, key: Path | None) -> None:
             raise BadOption(option, f"cannot read {path}; name a readable PEM file")
 
 
-def _peers(addr: Address | None, advertise: str | None, token_file: Path | None) -> PeerSettings | None:
+def _peers(addr: BindAddress | None, advertise: str | None, token_file: Path | None) -> PeerSettings | None:
     if addr is None:
         if token_file is not None or advertise is not None:
             raise BadOption("--peer-bind-address", "is needed with the other --peer flags; give host:port")
@@ -182,13 +181,6 @@ def _peers(addr: Address | None, advertise: str | None, token_file: Path | None)
         message = "is needed with --peer-bind-address, or any client could say which devices are alive"
         raise BadOption("--peer-token-file", message)
     everywhere = addr.host in ("", "0.0.0.0")  # noqa: S104 - compared, not bound
-    own = Address(socket.gethostname() if everywhere else addr.host, addr.port)
+    own = BindAddress(socket.gethostname() if everywhere else addr.host, addr.port)
     token = read_lines("--peer-token-file", token_file)[0]
     return PeerSettings(addr=addr, advertise=advertise or str(own), token=token)
-
-
-def _own_namespace() -> str:
-    try:
-        return POD_NAMESPACE.read_text(encoding="utf-8").strip() or "default"
-    except OSError:
-        return "default"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from praetor_api.kube.options import Address, BadOption
+from praetor_api.kube.options import BadOption, BindAddress
 from praetor_api.tokens import TokenVerifier
 
 
@@ -27,7 +27,7 @@ class Credentials:
 class PeerSettings:
     """Where this replica takes pushes, the address under which others reach it, and the secret that all share."""
 
-    addr: Address
+    addr: BindAddress
     advertise: str
     token: str
 
@@ -41,8 +41,8 @@ class GatewaySettings:
     Lease and reporting instance of events; it differs between processes. *peers* None: the only replica.
     """
 
-    addr: Address
-    probe_addr: Address
+    addr: BindAddress
+    probe_addr: BindAddress
     credentials: Credentials | None
     heartbeat_s: int
     stale_multiplier: float

@@ -10,8 +10,8 @@ import click
 __all__ = [
     "ADDRESS",
     "ADDRESS_OR_OFF",
-    "Address",
     "BadOption",
+    "BindAddress",
     "kubeconfig_options",
     "log_options",
     "namespaces_option",
@@ -36,7 +36,7 @@ class BadOption(click.BadParameter):
         return f"{self.option}: {self.message}"
 
 
-class Address(NamedTuple):
+class BindAddress(NamedTuple):
     """Where to listen; an empty *host* is every interface, *port* 0 any free port."""
 
     host: str
@@ -47,12 +47,12 @@ class Address(NamedTuple):
         return f"{host}:{self.port}"
 
 
-def parse_address(text: str) -> Address:
+def parse_address(text: str) -> BindAddress:
     """Return the address that `host:port`, `[ipv6]:port` or `:port` names; ValueError saying what to write instead."""
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdecimal() or int(port) > 65535:
         raise ValueError(f"{text!r} is not an address; write host:port, or :port for all interfaces")
-    return Address(host.strip("[]"), int(port))
+    return BindAddress(host.strip("[]"), int(port))
 
 
 class _AddressType(click.ParamType):  # type: ignore[type-arg]  # generic in the newest click only
@@ -61,8 +61,8 @@ class _AddressType(click.ParamType):  # type: ignore[type-arg]  # generic in the
     def __init__(self, *, may_be_off: bool) -> None:
         self._may_be_off = may_be_off
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Address | None:
-        if isinstance(value, Address):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> BindAddress | None:
+        if isinstance(value, BindAddress):
             return value
         if self._may_be_off and value == "0":
             return None

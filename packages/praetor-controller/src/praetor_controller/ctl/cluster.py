@@ -16,7 +16,7 @@ from attrs import frozen
 
 from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.client import KubeClient
-from praetor_api.kube.client.connection import Connection, from_kubeconfig
+from praetor_api.kube.client.connection import Connection, from_kubeconfig, pod_namespace
 from praetor_api.kube.client.resource import Resource
 from praetor_api.kube.options import kubeconfig_options
 from praetor_api.kube.runtime.clock import Clock, SystemClock
@@ -27,7 +27,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 FIELD_MANAGER = "praetorctl"
 DEFAULT_NAMESPACE = "default"
-POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 @frozen(kw_only=True)
@@ -123,8 +122,8 @@ def default_namespace(path: str | None, context: str | None, environ: Mapping[st
     given = path or environ.get("KUBECONFIG") or str(home / ".kube" / "config")
     files = [Path(part).expanduser() for part in given.split(os.pathsep) if part]
     found = [file for file in files if file.is_file()]
-    if not found and POD_NAMESPACE.is_file():
-        return POD_NAMESPACE.read_text(encoding="utf-8").strip()
+    if not found and (own := pod_namespace()):
+        return own
     return context_namespace([_document(file) for file in found], context)
 
 

@@ -14,7 +14,7 @@ from hypercorn.config import Config, Sockets
 from hypercorn.utils import wrap_app
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from praetor_api.kube.options import Address, BadOption
+from praetor_api.kube.options import BadOption, BindAddress
 from praetor_api.kube.runtime.clock import Clock, SystemClock
 from praetor_gateway.http.certificates import CertificateReloader, TlsFiles
 
@@ -40,7 +40,13 @@ class Listener:
     """
 
     def __init__(
-        self, app: ASGIApp, address: Address, *, option: str, tls: TlsFiles | None = None, clock: Clock | None = None
+        self,
+        app: ASGIApp,
+        address: BindAddress,
+        *,
+        option: str,
+        tls: TlsFiles | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._app = app
         self._config = _config(tls)
@@ -92,7 +98,7 @@ class Listener:
             await self._certificate.follow()
 
 
-def _bind(address: Address) -> socket.socket:
+def _bind(address: BindAddress) -> socket.socket:
     """Return a socket that listens: a client that connects from now on waits, and is not refused."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     bound = socket.create_server(address, family=family, backlog=BACKLOG)

@@ -17,7 +17,7 @@ from attrs import field, frozen
 
 from praetor_api.kube.client.errors import NotConfigured
 
-__all__ = ["Connection", "Load", "from_kubeconfig", "from_service_account"]
+__all__ = ["Connection", "Load", "from_kubeconfig", "from_service_account", "pod_namespace"]
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _LOAD_TIMEOUT_S = 60.0  # an exec plugin or an identity provider may be slow
@@ -107,6 +107,14 @@ def from_service_account(folder: Path = _SERVICE_ACCOUNT, environ: Mapping[str, 
         return configuration
 
     return load
+
+
+def pod_namespace(folder: Path = _SERVICE_ACCOUNT) -> str | None:
+    """Return the namespace of the pod that this process runs in; None outside a pod."""
+    try:
+        return (folder / "namespace").read_text(encoding="utf-8").strip() or None
+    except OSError:
+        return None
 
 
 async def _load_kubeconfig(path: str, context: str | None) -> Any:

@@ -13,7 +13,7 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from praetor_api.kube.options import Address, BadOption
+from praetor_api.kube.options import BadOption, BindAddress
 
 __all__ = ["serve_probes"]
 
@@ -23,7 +23,7 @@ _SHUTDOWN_S = 1.0
 
 @asynccontextmanager
 async def serve_probes(
-    probes: Address | None, metrics: Address | None, *, unready: Callable[[], str], registry: CollectorRegistry
+    probes: BindAddress | None, metrics: BindAddress | None, *, unready: Callable[[], str], registry: CollectorRegistry
 ) -> AsyncIterator[int]:
     """Serve health on *probes* and *registry* on *metrics* within the block, and give the port of *probes*.
 
@@ -43,7 +43,7 @@ async def serve_probes(
 
 
 @asynccontextmanager
-async def _listening(address: Address, routes: Sequence[web.RouteDef], option: str) -> AsyncIterator[int]:
+async def _listening(address: BindAddress, routes: Sequence[web.RouteDef], option: str) -> AsyncIterator[int]:
     app = web.Application()
     app.add_routes(routes)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
