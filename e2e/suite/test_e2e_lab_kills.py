@@ -48,7 +48,7 @@ SLEEP = ("sleep", "100000")
 BACKENDS = {"systemd": ("systemd", "process"), "sysv": ("initd", "process")}
 
 
-class Target(ABC):
+class KillTarget(ABC):
     """A device with a process of each of its backends, a job, and one that comes and goes."""
 
     backends: tuple[str, ...]
@@ -143,7 +143,7 @@ class Target(ABC):
         return current and (phase(process) == "Succeeded" or lost) and condition(process, "SpecObserved") == "True"
 
 
-class Booted(Target):
+class Booted(KillTarget):
     """A device of its own init system, on a disk of its own."""
 
     def __init__(self, init: str, root: Path, folder: Path, kube: Kube, stack: Stack, site: tuple[Path, str]) -> None:
@@ -195,7 +195,7 @@ class Booted(Target):
         assert len(known) == len(begun) == lasting, (known, begun)
 
 
-class WithPodman(Target):
+class WithPodman(KillTarget):
     """This machine, whose podman cannot pull what the agent can: from a registry without TLS."""
 
     backends = ("container",)
@@ -255,7 +255,7 @@ def why_no_podman() -> str | None:
 
 
 @pytest.fixture
-def targets(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[list[Target]]:
+def targets(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: Path) -> Iterator[list[KillTarget]]:
     """A device of each init system, and one that has podman."""
     systemd = required(request, rootfs(), why_unavailable(rootfs()) or disks.why_unavailable() or why_no_podman())
     plain = required(request, sysv.rootfs(), sysv.why_unavailable(sysv.rootfs()))
@@ -278,7 +278,7 @@ def targets(request: pytest.FixtureRequest, stack: Stack, kube: Kube, tmp_path: 
 
 
 def test_processes_survive_killed_agents_and_power_cuts_at_random_moments(
-    targets: list[Target], pytestconfig: pytest.Config
+    targets: list[KillTarget], pytestconfig: pytest.Config
 ) -> None:
     kills, cuts = (pytestconfig.getoption(option) for option in ("agent_kills", "power_cuts"))
     seed = secrets.randbits(32)
@@ -292,7 +292,7 @@ def test_processes_survive_killed_agents_and_power_cuts_at_random_moments(
             scenario.result()
 
 
-def _scenario(target: Target, kills: int, cuts: int, chance: random.Random) -> None:
+def _scenario(target: KillTarget, kills: int, cuts: int, chance: random.Random) -> None:
     target.desire_bystanders()
     target.desire(0)
     target.start()
