@@ -25,7 +25,8 @@ READY_S = 60.0
 class LocalCluster:
     """An apiserver among our child processes; subclasses say how it is run.
 
-    A subclass implements `_launch` (start everything), `_apiserver_argv` and, where there is more to end, `stop`.
+    A subclass passes `_start` what starts everything, and implements `_run_apiserver` and, where there is more to end,
+    `stop`.
     """
 
     name = "local"

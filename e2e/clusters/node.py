@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import yaml
@@ -79,7 +80,8 @@ class Node(RemoteCluster):
 
     def _end(self) -> None:
         self._keeper.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)  # there is nothing in it unless it never started
+        with suppress(OSError):  # keep-node removes it, unless it refused to start
+            self._folder.rmdir()
 
     def _await_kubeconfig(self, ready: Path) -> str:
         deadline = time.monotonic() + START_S

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Any
@@ -11,7 +11,7 @@ import pytest
 
 from e2e.pods.devices import Devices
 from e2e.pods.system import PROGRAMS, WITHIN_S, System, pods_path
-from e2e.stack.kube import PROCESSES, SWITCHES, condition
+from e2e.stack.kube import PROCESSES, SWITCHES, accepted, condition
 from e2e.stack.recorder import Frame, Recorder
 from e2e.stack.waiting import eventually
 
@@ -29,6 +29,7 @@ print(json.dumps({
     "no new privileges": int(status["NoNewPrivs"]), "seccomp": int(status["Seccomp"]),
 }))
 """
+FINALIZER = "praetor.azure.com/e2e"
 FILTERED = 2  # seccomp's mode with a profile
 
 
@@ -79,14 +80,13 @@ def test_the_apiserver_forbids_the_programs_nothing_that_they_ask_for(
 
 
 def test_replacing_the_gateways_one_by_one_disconnects_no_device(system: System, devices: Devices) -> None:
-    before = {pod["metadata"]["name"] for pod in system.pods("gateway")}
-    with Recorder(system.node.kubeconfig, pods_path()) as pods, connected_all_the_while(system, devices):
+    replaced = [pod["metadata"]["name"] for pod in system.pods("gateway")]
+    with exit_codes(system, replaced) as codes, connected_all_the_while(system, devices):
         system.restart("gateway")
-        eventually(lambda: before & _deleted(pods.frames), lambda gone: gone == before, what="the old Pods end")
+        assert codes() == dict.fromkeys(replaced, 0), "they end by themselves when asked"
         devices.change("30s")
         devices.await_available()
     assert devices.values_on_host() == {"30s"}
-    assert _exit_codes(pods.frames, before) == dict.fromkeys(before, 0), "they end by themselves when asked"
 
 
 def test_losing_all_gateways_at_once_disconnects_no_device(system: System, devices: Devices) -> None:
@@ -127,6 +127,29 @@ def test_a_device_that_falls_silent_is_disconnected_and_comes_back(system: Syste
 
 
 @contextmanager
+def exit_codes(system: System, pods: Iterable[str]) -> Iterator[Callable[[], dict[str, int]]]:
+    """Keep *pods* in the API beyond their end; yield a function that waits for it and returns their exit codes."""
+
+    def exit_code(path: str) -> int:
+        state = eventually(
+            lambda: accepted(system.api.get(path))["status"]["containerStatuses"][0]["state"],
+            lambda state: "terminated" in state,
+            what=f"{path} ends",
+            within_s=WITHIN_S,
+        )
+        return int(state["terminated"]["exitCode"])
+
+    paths = {name: f"{pods_path()}/{name}" for name in pods}
+    try:
+        for path in paths.values():
+            accepted(system.api.patch(path, {"metadata": {"finalizers": [FINALIZER]}}))
+        yield lambda: {name: exit_code(path) for name, path in paths.items()}
+    finally:
+        for path in paths.values():
+            system.api.patch(path, {"metadata": {"finalizers": None}})
+
+
+@contextmanager
 def connected_all_the_while(system: System, devices: Devices) -> Iterator[None]:
     """Assert at the end that no switch and no process was recorded as disconnected meanwhile."""
     kubeconfig, path = system.node.kubeconfig, devices.kube.path
@@ -139,18 +162,3 @@ def connected_all_the_while(system: System, devices: Devices) -> Iterator[None]:
 
 def _described(frame: Frame) -> dict[str, Any]:
     return {"kind": frame.object["kind"], "name": frame.object["metadata"]["name"], "status": frame.object["status"]}
-
-
-def _deleted(frames: list[Frame]) -> set[str]:
-    return {frame.object["metadata"]["name"] for frame in frames if frame.type == "DELETED"}
-
-
-def _exit_codes(frames: list[Frame], names: set[str]) -> dict[str, int]:
-    """Return the last exit status of the container of each Pod of *names*."""
-    return {
-        frame.object["metadata"]["name"]: container["state"]["terminated"]["exitCode"]
-        for frame in frames
-        if frame.object["metadata"]["name"] in names
-        for container in frame.object["status"].get("containerStatuses", ())
-        if "terminated" in container["state"]
-    }
