@@ -14,7 +14,7 @@ from aiohttp import web
 
 from praetor_api.kube.client.api import PatchType, WatchType
 from praetor_api.kube.client.client import KubeClient
-from praetor_api.kube.client.connection import Connection, from_kubeconfig
+from praetor_api.kube.client.connection import ApiConnection, from_kubeconfig
 from praetor_api.kube.client.errors import (
     AlreadyExists,
     Conflict,
@@ -71,7 +71,7 @@ def kubeconfig(folder: Path, server: str, user: dict[str, Any] | None = None, **
 @asynccontextmanager
 async def client_of(handle: Handle, folder: Path, **options: Any) -> AsyncIterator[KubeClient]:
     async with serving(handle) as server:
-        connection = await Connection.open(from_kubeconfig(kubeconfig(folder, server), None))
+        connection = await ApiConnection.open(from_kubeconfig(kubeconfig(folder, server), None))
         async with KubeClient(connection, **options) as client:
             yield client
 

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from praetor_api.kube.client.client import KubeClient
-from praetor_api.kube.client.connection import Connection, from_kubeconfig, from_service_account, pod_namespace
+from praetor_api.kube.client.connection import ApiConnection, from_kubeconfig, from_service_account, pod_namespace
 from praetor_api.kube.client.errors import NotConfigured, Unauthorized, Unreachable
 from praetor_api.kube.client.resource import NETWORK_SWITCHES, Key
 
@@ -260,7 +260,7 @@ async def test_a_pod_uses_its_service_account_and_is_never_anonymous(tmp_path: P
     async with api(pki=pki) as here:
         host, port = here.url.removeprefix("https://").split(":")
         environ = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
-        connection = await Connection.open(from_service_account(tmp_path, environ))
+        connection = await ApiConnection.open(from_service_account(tmp_path, environ))
         async with KubeClient(connection) as client:
             assert await client.get(NETWORK_SWITCHES, KEY) == {"metadata": {"name": "leaf-1"}}
             here.token = "n3xt"
@@ -270,7 +270,7 @@ async def test_a_pod_uses_its_service_account_and_is_never_anonymous(tmp_path: P
 
 async def test_outside_a_pod_and_without_a_kubeconfig_the_message_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(NotConfigured, match="--kubeconfig"):
-        await Connection.open(from_service_account(tmp_path, {}))
+        await ApiConnection.open(from_service_account(tmp_path, {}))
 
 
 def test_the_namespace_of_a_pod_is_that_of_its_service_account(tmp_path: Path) -> None:
@@ -282,10 +282,10 @@ def test_the_namespace_of_a_pod_is_that_of_its_service_account(tmp_path: Path) -
 async def test_the_environment_names_the_kubeconfig(tmp_path: Path) -> None:
     (tmp_path / ".kube").mkdir()
     path = kubeconfig(tmp_path, "http://127.0.0.1:1", {"token": "t"})
-    connection = await Connection.open(from_kubeconfig(None, None, environ={"KUBECONFIG": path}, home=tmp_path))
+    connection = await ApiConnection.open(from_kubeconfig(None, None, environ={"KUBECONFIG": path}, home=tmp_path))
     assert connection.host == "http://127.0.0.1:1"
     (tmp_path / "kubeconfig").rename(tmp_path / ".kube" / "config")
-    connection = await Connection.open(from_kubeconfig(None, None, environ={}, home=tmp_path))
+    connection = await ApiConnection.open(from_kubeconfig(None, None, environ={}, home=tmp_path))
     assert await connection.headers() == {"Authorization": "Bearer t"}
     with pytest.raises(NotConfigured, match="this is no pod"):
-        await Connection.open(from_kubeconfig(None, None, environ={}, home=tmp_path / "elsewhere"))
+        await ApiConnection.open(from_kubeconfig(None, None, environ={}, home=tmp_path / "elsewhere"))

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Constraint", "Rule", "camel"]
+__all__ = ["CelRule", "Constraint", "camel"]
 
 _WORD = re.compile(r"_([a-z0-9])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class CelRule:
     """A CEL rule of a schema: *expression* must hold, or the write fails with *message*."""
 
     expression: str
@@ -40,7 +40,7 @@ class Constraint:
     max_items: int | None = None
     truncate: bool = False
     schema: Mapping[str, Any] = field(default_factory=dict)
-    rules: tuple[Rule, ...] = ()
+    rules: tuple[CelRule, ...] = ()
 
 
 def camel(name: str) -> str:

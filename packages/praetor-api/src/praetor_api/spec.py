@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated
 
-from praetor_api.constraints import Constraint, Rule
+from praetor_api.constraints import CelRule, Constraint
 
 __all__ = [
     "EXECUTION_RULES",
@@ -315,35 +315,37 @@ class DeviceProcessSpec(ProcessSpec):
         DeviceRef,
         Constraint(
             doc="The device that runs the process. It cannot be changed.",
-            rules=(Rule(expression="self == oldSelf", message="deviceRef cannot be changed; create another process"),),
+            rules=(
+                CelRule(expression="self == oldSelf", message="deviceRef cannot be changed; create another process"),
+            ),
         ),
     ]
 
 
 EXECUTION_RULES = (
-    Rule(
+    CelRule(
         expression="self.execution.backend == 'container' || "
         "(has(self.execution.command) && size(self.execution.command) > 0)",
         message="execution.command is needed by every backend but container",
     ),
-    Rule(
+    CelRule(
         expression="self.execution.backend != 'container' || (has(self.artifact) && self.artifact.type == 'oci')",
         message="backend container needs an artifact of type oci, which is its image",
     ),
-    Rule(
+    CelRule(
         expression="!has(self.artifact) || self.artifact.type != 'oci' || "
         "self.artifact.url.matches('@sha256:[0-9a-f]{64}$')",
         message="an oci artifact is named by digest: registry/repository@sha256:…",
     ),
-    Rule(
+    CelRule(
         expression="!has(self.artifact) || self.artifact.type != 'http' || self.artifact.url.matches('^https?://')",
         message="the url of an http artifact starts with http:// or https://",
     ),
-    Rule(
+    CelRule(
         expression="!has(self.artifact) || self.artifact.type != 'http' || has(self.artifact.checksumSHA256)",
         message="an http artifact needs checksumSHA256",
     ),
-    Rule(
+    CelRule(
         expression="!has(self.artifact) || self.artifact.type != 'file' || self.artifact.url.matches('^(file://)?/')",
         message="the url of a file artifact is an absolute path or starts with file:///",
     ),

@@ -11,7 +11,7 @@ import yaml
 from attrs import frozen
 
 from praetor_api.conditions import ConditionType
-from praetor_api.constraints import Rule
+from praetor_api.constraints import CelRule
 from praetor_api.kube.objects import (
     API_VERSION,
     GROUP,
@@ -27,11 +27,11 @@ from praetor_api.wire import unannotated
 
 __all__ = ["CUSTOM_RESOURCES", "RULES", "Column", "CustomResource", "crd", "main"]
 
-RULES: Mapping[type, tuple[Rule, ...]] = {
+RULES: Mapping[type, tuple[CelRule, ...]] = {
     ProcessSpec: EXECUTION_RULES,
     DeviceProcessSpec: EXECUTION_RULES,
     LabelSelectorRequirement: (
-        Rule(
+        CelRule(
             expression="self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 "
             ": !has(self.values) || size(self.values) == 0",
             message="In and NotIn need values; Exists and DoesNotExist take none",

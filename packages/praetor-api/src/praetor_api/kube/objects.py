@@ -83,7 +83,7 @@ class ConditionStatus(StrEnum):
 
 
 class Phase(StrEnum):
-    """Where a process is in its life, in one word."""
+    """Phase of a process."""
 
     PENDING = "Pending"
     RUNNING = "Running"
@@ -157,8 +157,8 @@ class Condition:
 
     type: Annotated[str, Constraint(doc="Name of the condition.", min_length=1, max_length=316)]
     status: Annotated[ConditionStatus, Constraint(doc="True, False or Unknown.")]
-    reason: Annotated[str, Constraint(doc="Why, in one CamelCase word for machines.", max_length=1024)] = ""
-    message: Annotated[str, Constraint(doc="Why, in words for people.", max_length=32768)] = ""
+    reason: Annotated[str, Constraint(doc="Why, as one CamelCase word for machines.", max_length=1024)] = ""
+    message: Annotated[str, Constraint(doc="Why, for people.", max_length=32768)] = ""
     last_transition_time: Annotated[datetime | None, Constraint(doc="When the status last changed.")] = None
     observed_generation: Annotated[
         int | None, Constraint(doc="The generation of the spec that this condition is about.", minimum=0)
@@ -183,12 +183,12 @@ class Maintenance:
     """The device is being serviced: no rollout changes it, and it costs no budget."""
 
     reason: Annotated[str, Constraint(doc="Why, for operators.", max_length=1024)] = ""
-    until: Annotated[datetime | None, Constraint(doc="When it ends by itself; until it is removed when unset.")] = None
+    until: Annotated[datetime | None, Constraint(doc="When it ends; it lasts until it is removed when unset.")] = None
 
 
 @frozen(kw_only=True)
 class NetworkSwitchSpec:
-    """What is known of a device beforehand."""
+    """Properties of a device that its owner declares."""
 
     model: Annotated[str | None, Constraint(doc="Model, as the vendor names it.", max_length=253)] = None
     serial_number: Annotated[str | None, Constraint(doc="Serial number.", max_length=253)] = None
@@ -197,7 +197,7 @@ class NetworkSwitchSpec:
     ] = None
     maintenance: Annotated[
         Maintenance | None,
-        Constraint(doc="While set, no rollout touches the device and it costs no budget."),
+        Constraint(doc="While set, no rollout changes the device and it costs no budget."),
     ] = None
     credential_epoch: Annotated[
         int | None,
@@ -213,16 +213,16 @@ class NetworkSwitchSpec:
 
 @frozen(kw_only=True)
 class ProcessCounts:
-    """How many processes the device has, by how they are. Known to be none is written as 0, for a column shows it."""
+    """Numbers of the device's processes. None of them is written as 0, because a column shows it."""
 
     desired: Annotated[int | None, Constraint(doc="Processes that the device has to run.", minimum=0)] = None
-    running: Annotated[int | None, Constraint(doc="Those that run.", minimum=0)] = None
-    healthy: Annotated[int | None, Constraint(doc="Those that are healthy.", minimum=0)] = None
+    running: Annotated[int | None, Constraint(doc="Processes that run.", minimum=0)] = None
+    healthy: Annotated[int | None, Constraint(doc="Processes that are healthy.", minimum=0)] = None
 
 
 @frozen(kw_only=True)
 class NetworkSwitchStatus:
-    """What the gateway knows of a device."""
+    """State of a device, written by the gateway."""
 
     observed_generation: ObservedGeneration = 0
     conditions: Conditions = ()
@@ -240,8 +240,10 @@ class NetworkSwitch:
     """A device that can carry processes. Deployments select it by its labels."""
 
     metadata: ObjectMeta
-    spec: Annotated[NetworkSwitchSpec, Constraint(doc="What is known of the device beforehand.")] = NetworkSwitchSpec()
-    status: Annotated[NetworkSwitchStatus, Constraint(doc="What the gateway knows.")] = NetworkSwitchStatus()
+    spec: Annotated[NetworkSwitchSpec, Constraint(doc="Declared properties of the device.")] = NetworkSwitchSpec()
+    status: Annotated[NetworkSwitchStatus, Constraint(doc="State of the device, written by the gateway.")] = (
+        NetworkSwitchStatus()
+    )
 
 
 @frozen(kw_only=True)
@@ -262,21 +264,21 @@ class DeviceProcessStatus:
     last_termination_reason: Annotated[str | None, Constraint(doc="Why the process last ended.", max_length=1024)] = (
         None
     )
-    artifact_attempts: Annotated[int | None, Constraint(doc="Attempts to have the artifact.", minimum=0)] = None
+    artifact_attempts: Annotated[int | None, Constraint(doc="Attempts to fetch the artifact.", minimum=0)] = None
     failed_spec_hash: Annotated[
-        str | None, Constraint(doc="Hash of the spec that the device took back, see RolledBack.", max_length=128)
+        str | None, Constraint(doc="Hash of the spec that the device rolled back, see RolledBack.", max_length=128)
     ] = None
     drift_count: Annotated[
         int | None, Constraint(doc="Changes of the process on the device that were not made by its agent.", minimum=0)
     ] = None
     output_tail: Annotated[
-        str | None, Constraint(doc="End of what the latest run that ended had written.", max_length=2048)
+        str | None, Constraint(doc="End of the output of the latest run that ended.", max_length=2048)
     ] = None
 
 
 @frozen(kw_only=True)
 class DeviceProcess:
-    """One process on one device. Deployments make them; they can be written by hand, too."""
+    """One process on one device. Deployments create them; users may create them, too."""
 
     metadata: ObjectMeta
     spec: Annotated[DeviceProcessSpec, Constraint(doc="What runs, and on which device.")]
@@ -314,7 +316,7 @@ class Wave:
     selector: Annotated[LabelSelector | None, Constraint(doc="Which of the devices; all of them when unset.")] = None
     limit: Annotated[
         int | str | None,
-        int_or_percent("Maximum of them: a number or a percentage."),
+        int_or_percent("Maximum number of devices in the wave: a number or a percentage."),
     ] = None
     success_threshold: Annotated[
         int, Constraint(doc="Percentage that must be available before the next wave.", minimum=0, maximum=100)
@@ -337,7 +339,7 @@ class Budget:
     ]
     max_unavailable: Annotated[
         int | str,
-        int_or_percent("Most devices of one domain that may be unavailable: a number or a percentage."),
+        int_or_percent("Maximum number of unavailable devices of one domain: a number or a percentage."),
     ]
 
 
@@ -347,12 +349,14 @@ class RollingUpdate:
 
     max_unavailable: Annotated[
         int | str,
-        int_or_percent("Most devices that may be unavailable by the rollout: a number or a percentage, rounded up."),
+        int_or_percent(
+            "Maximum number of devices that the rollout may make unavailable: a number or a percentage, rounded up."
+        ),
     ] = "10%"
     waves: Annotated[
         tuple[Wave, ...],
         Constraint(
-            doc="Parts of the fleet in order; what no wave takes forms the last one.",
+            doc="Parts of the fleet in order; the devices of no wave form the last one.",
             max_items=32,
             schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         ),
@@ -377,11 +381,11 @@ class UpdateStrategy:
 
 @frozen(kw_only=True)
 class FailurePolicy:
-    """When a rollout stops by itself."""
+    """When a rollout stops."""
 
     max_failures: Annotated[
         int | str,
-        int_or_percent("Most devices that may fail: a number or a percentage."),
+        int_or_percent("Maximum number of devices that may fail: a number or a percentage."),
     ]
     action: Annotated[FailureAction, Constraint(doc="Pause or Rollback.")] = FailureAction.PAUSE
 
@@ -423,12 +427,12 @@ class DeviceProcessDeploymentSpec:
         int, Constraint(doc="How many old revisions are kept.", minimum=0, maximum=1000)
     ] = 10
     paused: Annotated[bool, Constraint(doc="While true, no process is changed.")] = False
-    failure_policy: Annotated[FailurePolicy | None, Constraint(doc="When a rollout stops by itself.")] = None
+    failure_policy: Annotated[FailurePolicy | None, Constraint(doc="When a rollout stops.")] = None
 
 
 @frozen(kw_only=True)
 class DeviceProcessDeploymentStatus:
-    """Where the deployment stands."""
+    """State of the deployment and its rollout, written by the controller."""
 
     observed_generation: ObservedGeneration = 0
     desired_number_scheduled: Annotated[int, Constraint(doc="Devices that match.", minimum=0)] = 0
@@ -440,7 +444,7 @@ class DeviceProcessDeploymentStatus:
     number_available: Annotated[
         int, Constraint(doc="Processes that have been ready for minReadySeconds.", minimum=0)
     ] = 0
-    number_unavailable: Annotated[int, Constraint(doc="Matching devices without one.", minimum=0)] = 0
+    number_unavailable: Annotated[int, Constraint(doc="Matching devices without an available process.", minimum=0)] = 0
     current_revision: Annotated[str | None, Constraint(doc="Revision that was rolled out last.", max_length=253)] = None
     update_revision: Annotated[str | None, Constraint(doc="Revision of the template.", max_length=253)] = None
     wave: Annotated[str | None, Constraint(doc="Wave that is being rolled out.", max_length=63)] = None
@@ -449,7 +453,7 @@ class DeviceProcessDeploymentStatus:
     ] = None
     reasons: Annotated[
         Mapping[str, Annotated[int, Constraint(minimum=0)]] | None,
-        Constraint(doc="How many devices are where they are for which reason.", max_items=64),
+        Constraint(doc="Number of devices by the reason for their state.", max_items=64),
     ] = None
     conditions: Conditions = ()
 
@@ -460,6 +464,7 @@ class DeviceProcessDeployment:
 
     metadata: ObjectMeta
     spec: Annotated[DeviceProcessDeploymentSpec, Constraint(doc="Which devices run what.")]
-    status: Annotated[DeviceProcessDeploymentStatus, Constraint(doc="Where the deployment stands.")] = (
-        DeviceProcessDeploymentStatus()
-    )
+    status: Annotated[
+        DeviceProcessDeploymentStatus,
+        Constraint(doc="State of the deployment and its rollout, written by the controller."),
+    ] = DeviceProcessDeploymentStatus()

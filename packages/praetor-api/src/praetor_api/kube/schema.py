@@ -13,13 +13,13 @@ from typing import Any
 
 import attrs
 
-from praetor_api.constraints import Constraint, Rule, camel
+from praetor_api.constraints import CelRule, Constraint, camel
 from praetor_api.wire import unannotated
 
 __all__ = ["Rules", "Schema", "object_schema", "value_schema"]
 
 Schema = dict[str, Any]
-Rules = Mapping[type, tuple[Rule, ...]]
+Rules = Mapping[type, tuple[CelRule, ...]]
 
 _MISSING = object()
 _SCALARS: Mapping[Any, Schema] = {
@@ -128,7 +128,7 @@ def _bounds(constraint: Constraint) -> Schema:
     return bounds | dict(constraint.schema) | _validations(constraint.rules)
 
 
-def _validations(rules: tuple[Rule, ...]) -> Schema:
+def _validations(rules: tuple[CelRule, ...]) -> Schema:
     if not rules:
         return {}
     return {"x-kubernetes-validations": [{"rule": rule.expression, "message": rule.message} for rule in rules]}

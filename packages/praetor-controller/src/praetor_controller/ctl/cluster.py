@@ -16,7 +16,7 @@ from attrs import frozen
 
 from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.client import KubeClient
-from praetor_api.kube.client.connection import Connection, from_kubeconfig, pod_namespace
+from praetor_api.kube.client.connection import ApiConnection, from_kubeconfig, pod_namespace
 from praetor_api.kube.client.resource import Resource
 from praetor_api.kube.options import kubeconfig_options
 from praetor_api.kube.runtime.clock import Clock, SystemClock
@@ -87,7 +87,7 @@ def on_cluster(command: Callable[..., Coroutine[Any, Any, str]]) -> Callable[...
 @asynccontextmanager
 async def opened(target: Target) -> AsyncIterator[Cluster]:
     """Connect to the cluster that *target* selects."""
-    connection = await Connection.open(from_kubeconfig(target.kubeconfig, target.context))
+    connection = await ApiConnection.open(from_kubeconfig(target.kubeconfig, target.context))
     namespace = target.namespace or default_namespace(target.kubeconfig, target.context, os.environ, Path.home())
     async with KubeClient(connection, user_agent="praetorctl", dry_run=target.dry_run) as client:
         yield Cluster(api=client, namespace=namespace, clock=SystemClock())

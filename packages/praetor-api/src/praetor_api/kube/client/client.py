@@ -22,7 +22,7 @@ from tenacity import AsyncRetrying, RetryCallState, stop_after_attempt
 from yarl import URL
 
 from praetor_api.kube.client.api import PatchType, WatchEvent, WatchType
-from praetor_api.kube.client.connection import Connection, from_kubeconfig
+from praetor_api.kube.client.connection import ApiConnection, from_kubeconfig
 from praetor_api.kube.client.errors import ApiError, KubeError, TooManyRequests, Unauthorized, Unreachable, api_error
 from praetor_api.kube.client.framing import LineSplitter, LineTooLong
 from praetor_api.kube.client.resource import Key, Resource
@@ -52,7 +52,7 @@ class KubeClient:
 
     def __init__(
         self,
-        connection: Connection,
+        connection: ApiConnection,
         *,
         user_agent: str = "praetor",
         request_timeout_s: float = REQUEST_TIMEOUT_S,
@@ -77,7 +77,7 @@ class KubeClient:
 
         Raises NotConfigured. Use the client as an async context manager, or close() it.
         """
-        return cls(await Connection.open(from_kubeconfig(kubeconfig, context)))
+        return cls(await ApiConnection.open(from_kubeconfig(kubeconfig, context)))
 
     async def __aenter__(self) -> Self:
         return self

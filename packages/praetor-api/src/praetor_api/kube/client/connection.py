@@ -17,7 +17,7 @@ from attrs import field, frozen
 
 from praetor_api.kube.client.errors import NotConfigured
 
-__all__ = ["Connection", "Load", "from_kubeconfig", "from_service_account", "pod_namespace"]
+__all__ = ["ApiConnection", "Load", "from_kubeconfig", "from_service_account", "pod_namespace"]
 
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _LOAD_TIMEOUT_S = 60.0  # an exec plugin or an identity provider may be slow
@@ -26,7 +26,7 @@ Load = Callable[[], Awaitable[Any]]
 
 
 @frozen(eq=False)
-class Connection:
+class ApiConnection:
     """A loaded configuration; load() makes a fresh one from the same sources."""
 
     configuration: Any
@@ -34,7 +34,7 @@ class Connection:
     _renewing: asyncio.Lock = field(factory=asyncio.Lock, init=False)
 
     @classmethod
-    async def open(cls, load: Load) -> Connection:
+    async def open(cls, load: Load) -> ApiConnection:
         return cls(await load(), load)
 
     @property
