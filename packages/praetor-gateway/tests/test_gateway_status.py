@@ -70,6 +70,18 @@ NEVER = process_row(restart_policy=RestartPolicy.NEVER)
             id="warned",
         ),
         pytest.param(
+            after(process_row(), UP),
+            seen(process_started=True, healthy=True, pid=1, update_held_message="frozen"),
+            {"UpdateHeld"},
+            id="updates-held",
+        ),
+        pytest.param(
+            after(process_row(), seen(process_started=True, healthy=True, pid=1, update_held_message="frozen")),
+            UP,
+            {"UpdateReleased"},
+            id="updates-released",
+        ),
+        pytest.param(
             evolve(after(process_row(), UP), parts=(b"", b"{}", b""), generation=3),
             seen(
                 process_started=True,
