@@ -39,7 +39,7 @@ Answer = tuple[int, Mapping[str, str], bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """An answer given instead of the right one, *times* times to requests whose path ends in *path*."""
+    """An answer that replaces the right one for the next *times* requests whose path ends in *path*."""
 
     path: str
     status: int
@@ -116,7 +116,7 @@ class FakeGateway:
             self._faults += faults
 
     def wait_for(self, condition: Callable[[], bool], what: str, seconds: float = WITHIN_SECONDS) -> None:
-        """Return when *condition* holds, looking at it whenever something came in; AssertionError if it never does."""
+        """Return when *condition* holds, checked after each request; AssertionError after *seconds*."""
         with self.changed:
             if not self.changed.wait_for(condition, seconds):
                 raise AssertionError(f"never came: {what}; observations: {self.observations}")
@@ -180,7 +180,7 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 512  # many devices come at once
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of a client that went away."""
+        """Ignore a client that closed its connection."""
 
 
 class _Server6(_Server):
@@ -206,7 +206,7 @@ def process_spec(*command: str, **more: Any) -> dict[str, Any]:
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = WITHIN_SECONDS) -> None:
-    """Return when *condition* holds, looking often; AssertionError if it never does."""
+    """Return when *condition* holds, checked often; AssertionError after *seconds*."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -250,7 +250,7 @@ def _handler(gateway: FakeGateway) -> type[BaseHTTPRequestHandler]:
 def running_agent(
     gateway: FakeGateway, state: Path, *flags: str, **environment: str
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run an agent of the device leaf-1, whose token is `t`, in a process of its own; what it runs ends with it."""
+    """Run an agent of the device leaf-1, whose token is `t`, in a process of its own; its processes end with it."""
     command = (
         sys.executable, "-m", "praetor_agent", "run", "--gateway", gateway.url, "--device", "leaf-1",
         "--state-dir", str(state), "--start-splay", "0", *flags,
@@ -266,14 +266,14 @@ def running_agent(
 
 
 def end_processes(state: Path) -> None:
-    """End what an agent, which is gone, ran by itself."""
+    """Kill the processes that an agent left running."""
     backend = ProcessBackend(state / "processes", procfs.boot_id() or "")
     for uid in backend.observe():
         backend.stop(uid, grace_seconds=0, force=True)
 
 
-class HandClock:
-    """Both clocks of a device, set by hand: *seconds* since its boot, and the *time* of the calendar."""
+class FakeClock:
+    """Both clocks of a device, set by the test: *seconds* since its boot, and the *time* of day."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0

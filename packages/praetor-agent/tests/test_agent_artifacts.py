@@ -13,7 +13,7 @@ from threading import Event, Thread
 
 import pytest
 
-from agent_testing import WITHIN_SECONDS, HandClock, until
+from agent_testing import WITHIN_SECONDS, FakeClock, until
 from praetor_agent.artifacts.fetcher import Fetcher, Source, device_sources
 from praetor_agent.artifacts.files import FileSource, HttpSource, file_path
 from praetor_agent.artifacts.names import file_name
@@ -142,13 +142,13 @@ def test_what_is_too_long_is_cut_off(tmp_path: Path) -> None:
     assert [name for name in held(tmp_path) if "READY" in name] == []
 
 
-def test_a_store_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ArtifactError, match="cannot be written"):
         fetch(Pieces([b""]), ArtifactStore(tmp_path / "file"), artifact("http://x/fw"))
 
 
-def test_without_a_checksum_the_content_found_is_told(tmp_path: Path) -> None:
+def test_without_a_checksum_the_digest_of_the_content_is_reported(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path)
     wanted = artifact("/srv/fw", None, ArtifactType.FILE)
     assert fetch(Pieces([CONTENT]), store, wanted).digest == f"sha256:{DIGEST}"
@@ -177,7 +177,7 @@ def test_only_what_is_used_survives_a_collection(tmp_path: Path) -> None:
         pytest.param(respond(302, {"Location": "/again"}, b""), "redirects more than 3", id="redirects without end"),
     ],
 )
-def test_a_server_that_fails_is_told_of(
+def test_a_server_that_fails_is_reported(
     tmp_path: Path, answer: Callable[[BaseHTTPRequestHandler], None], problem: str
 ) -> None:
     with web_server(answer) as url, pytest.raises(ArtifactError, match=problem):
@@ -185,7 +185,7 @@ def test_a_server_that_fails_is_told_of(
     assert [name for name in held(tmp_path) if "READY" in name] == []
 
 
-def test_a_server_that_is_not_there_is_told_of(tmp_path: Path) -> None:
+def test_a_server_that_is_missing_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="cannot be reached"):
         fetch(HttpSource(Web()), ArtifactStore(tmp_path), artifact("http://127.0.0.1:1/fw"))
 
@@ -264,7 +264,7 @@ def test_the_fetcher_has_an_artifact_ready_and_wakes_the_loop(tmp_path: Path) ->
     assert found.states() == {}
 
 
-def test_an_artifact_that_fails_is_not_tried_again_before_its_backoff_is_over(tmp_path: Path) -> None:
+def test_a_failed_artifact_is_not_retried_before_its_backoff_is_over(tmp_path: Path) -> None:
     woken, clock = Event(), SystemClock()
     wanted = item(artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE))
     fetching = fetcher(tmp_path, woken)
@@ -287,7 +287,7 @@ def test_an_artifact_that_fails_is_not_tried_again_before_its_backoff_is_over(tm
     assert fetching.next_at(now) is None
 
 
-def test_a_wrong_checksum_is_told_apart_from_a_failed_download(tmp_path: Path) -> None:
+def test_a_wrong_checksum_is_distinguished_from_a_failed_download(tmp_path: Path) -> None:
     (tmp_path / "fw").write_bytes(b"other")
     woken = Event()
     fetching = fetcher(tmp_path, woken)
@@ -298,7 +298,7 @@ def test_a_wrong_checksum_is_told_apart_from_a_failed_download(tmp_path: Path) -
     assert (failure.reason, failure.artifact_downloaded) == ("DigestMismatch", True)
 
 
-def test_a_download_goes_on_where_it_was_cut_off_unless_the_file_changed(tmp_path: Path) -> None:
+def test_an_interrupted_download_is_resumed_unless_the_file_changed(tmp_path: Path) -> None:
     store, asked = ArtifactStore(tmp_path), []
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
@@ -343,7 +343,7 @@ def test_two_specs_with_one_artifact_share_it_and_its_backoff(tmp_path: Path) ->
     assert fetching.states()["v2"].failure is not None
 
 
-def test_what_nobody_uses_goes_when_room_is_needed_the_rest_stays(tmp_path: Path) -> None:
+def test_only_unused_artifacts_are_removed_when_space_is_needed(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path, max_bytes=1000)
     used, cached = (fetch(Pieces([bytes([n]) * 300]), store, artifact(f"http://x/{n}", None)) for n in (1, 2))
     state = store.add(artifact("http://x/3", None), Pieces([b"3" * 600]).fetch, [used.path or ""])
@@ -352,7 +352,7 @@ def test_what_nobody_uses_goes_when_room_is_needed_the_rest_stays(tmp_path: Path
     assert not Path(cached.path or "").exists()
 
 
-def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_before_anything_is_written(tmp_path: Path) -> None:
     with web_server(respond(200, {"Content-Length": str(2**61)}, b"x")) as url, pytest.raises(ArtifactError) as caught:
         fetch(HttpSource(Web()), ArtifactStore(tmp_path), artifact(f"{url}/fw"))
     assert caught.value.reason == "DiskFull"
@@ -380,7 +380,7 @@ def test_what_was_just_fetched_survives_a_collection(tmp_path: Path) -> None:
     assert not Path(path).exists()
 
 
-def test_a_slow_server_holds_up_its_own_artifact_and_not_the_next_one(tmp_path: Path) -> None:
+def test_a_slow_server_delays_only_its_own_artifact(tmp_path: Path) -> None:
     asked, go, woken = [], Event(), Event()
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
@@ -416,14 +416,14 @@ def test_a_slow_server_holds_up_its_own_artifact_and_not_the_next_one(tmp_path: 
     assert all(state.path and Path(state.path).read_bytes() == CONTENT for state in fetching.states().values())
 
 
-def test_two_that_are_had_at_once_do_not_write_into_one_file_nor_sweep_each_other_away(tmp_path: Path) -> None:
+def test_two_concurrent_downloads_neither_share_a_file_nor_remove_each_other(tmp_path: Path) -> None:
     store, inside, done = ArtifactStore(tmp_path), Event(), Event()
 
     def slowly(wanted: Artifact, work: Work) -> str:
         with work.part("layer") as part:
             part.append(b"one")
             inside.set()
-            done.wait(20)
+            done.wait(WITHIN_SECONDS)
             part.append(b"two")
             work.take(part, wanted.url)
             return part.digest()
@@ -431,17 +431,17 @@ def test_two_that_are_had_at_once_do_not_write_into_one_file_nor_sweep_each_othe
     states: list[ArtifactState] = []
     thread = Thread(target=lambda: states.append(store.add(artifact("http://x/slow", None), slowly)))
     thread.start()
-    assert inside.wait(10)
+    assert inside.wait(WITHIN_SECONDS)
     with_layer = Pieces([b"other"], name="layer")
     quick = store.add(artifact("http://x/quick", None), with_layer.fetch)
     done.set()
-    thread.join(20)
+    thread.join(WITHIN_SECONDS)
     assert Path(quick.path or "").read_bytes() == b"other"
     assert Path(states[0].path or "").read_bytes() == b"onetwo"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".new")] == []
 
 
-def test_two_that_are_had_at_once_do_not_fill_the_store_beyond_its_size(tmp_path: Path) -> None:
+def test_two_concurrent_downloads_do_not_exceed_the_size_of_the_store(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path, max_bytes=1000)
 
     def meanwhile(wanted: Artifact, work: Work) -> str:
@@ -453,7 +453,7 @@ def test_two_that_are_had_at_once_do_not_fill_the_store_beyond_its_size(tmp_path
     assert (caught.value.reason, store.used_bytes()) == ("TooLarge", 600)
 
 
-def test_what_somebody_took_out_of_the_store_is_fetched_again(tmp_path: Path) -> None:
+def test_an_artifact_removed_from_the_store_is_fetched_again(tmp_path: Path) -> None:
     woken = Event()
     fetching, wanted = fetched_file(tmp_path, woken)
     path = Path(fetching.states()["v1"].path or "")
@@ -466,10 +466,10 @@ def test_what_somebody_took_out_of_the_store_is_fetched_again(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("reason", ArtifactReason)
-def test_nothing_that_fails_is_asked_for_faster_than_its_backoff_however_often_the_loop_wants_it(
+def test_a_failed_fetch_waits_for_its_backoff_however_often_the_loop_asks(
     tmp_path: Path, reason: ArtifactReason
 ) -> None:
-    clock, asked = HandClock(), []
+    clock, asked = FakeClock(), []
 
     class Failing:
         def fetch(self, artifact: Artifact, work: Work) -> str:

@@ -87,7 +87,7 @@ def test_a_version_that_hangs_is_ended_by_the_kernel_when_its_time_is_over(insta
     assert "did not answer it within" in rejected(installation.root)
 
 
-def test_a_power_cut_in_a_trial_gives_it_its_time_again(installation: Installation) -> None:
+def test_a_power_cut_restarts_the_time_of_a_version_on_trial(installation: Installation) -> None:
     installation.version("1", SAYS, "current")
     new = installation.version("2", SAYS, "trial")
     (installation.root / "attempts").write_text("1 another-boot 0.5\n")
@@ -119,7 +119,7 @@ def test_an_answered_version_becomes_the_current_one_and_outlives_its_alarm(
     promote()  # later answers change nothing
 
 
-def test_without_an_init_system_that_cares_the_launcher_starts_the_agent_again(installation: Installation) -> None:
+def test_without_an_init_system_that_respawns_the_bootstrap_restarts_the_agent(installation: Installation) -> None:
     says = "import os, sys; open(sys.argv[0] + '/ran', 'a').write(f'{os.getpid()}\\n'); import time; time.sleep(1000)"
     place = installation.version("1", says, "current")
     parent = installation.start("respawn", str(installation.root / "log"))

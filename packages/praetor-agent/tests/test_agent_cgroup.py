@@ -41,7 +41,7 @@ def test_what_is_not_named_is_not_limited() -> None:
     assert list(limits(Resources(), Path("/p"))) == []
 
 
-def test_a_group_that_cannot_be_made_is_told_and_the_process_runs(
+def test_a_control_group_that_cannot_be_created_is_reported_and_the_process_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend = ProcessBackend(tmp_path / "p", "b")
@@ -56,7 +56,7 @@ def test_a_group_that_cannot_be_made_is_told_and_the_process_runs(
 @pytest.mark.skipif(
     os.geteuid() != 0 or not (ROOT / "pids" / "cgroup.procs").exists(), reason="no pids controller to write to"
 )
-def test_a_process_runs_within_its_groups_and_an_end_for_want_of_memory_is_told(tmp_path: Path) -> None:
+def test_a_process_runs_in_its_control_groups_and_an_out_of_memory_kill_is_reported(tmp_path: Path) -> None:
     backend = ProcessBackend(tmp_path / "p", "b")
     hungry = "x=a; while :; do x=$x$x$x; done"
     backend.start(replace(COMMAND, argv=("/bin/sh", "-c", hungry), resources=ALL))

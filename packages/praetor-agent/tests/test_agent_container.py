@@ -95,7 +95,7 @@ def item(image: str, *command: str, uid: str = "uid-1", **execution: object) -> 
 
 
 def wake() -> None:
-    """Nobody waits."""
+    """Return at once."""
 
 
 def fetched(tmp_path: Path, wanted: DesiredItem) -> Revision:
@@ -119,7 +119,7 @@ def ended(backend: ContainerBackend) -> Observed:
 
 
 @real
-def test_words_variables_user_and_directory_reach_the_process_byte_for_byte(
+def test_arguments_variables_user_and_directory_reach_the_process_byte_for_byte(
     backend: ContainerBackend, tmp_path: Path, image: str
 ) -> None:
     env = tuple(EnvVar(name=f"V{n}", value=value) for n, value in enumerate(NASTY) if "\n" not in value)
@@ -133,8 +133,8 @@ def test_words_variables_user_and_directory_reach_the_process_byte_for_byte(
     proc = Path(f"/proc/{seen.pid}")
     words = (proc / "cmdline").read_bytes().split(b"\0")[:-1]
     assert words == [os.fsencode(word) for word in ("/bin/sh", "-c", "sleep 1000; :", *NASTY)]
-    told = set((proc / "environ").read_bytes().split(b"\0"))
-    assert {os.fsencode(f"{each.name}={each.value}") for each in env} <= told
+    reported = set((proc / "environ").read_bytes().split(b"\0"))
+    assert {os.fsencode(f"{each.name}={each.value}") for each in env} <= reported
     assert os.readlink(proc / "cwd").endswith("/tmp")
     assert proc.stat().st_uid == 65534
     groups = dict(line.split(":")[1:] for line in (proc / "cgroup").read_text().splitlines())
@@ -150,7 +150,7 @@ def test_words_variables_user_and_directory_reach_the_process_byte_for_byte(
     ("script", "code", "reason"),
     [("exit 0", 0, "Completed"), ("exit 3", 3, "Error"), ("kill -9 $$", 137, "Signal:SIGKILL")],
 )
-def test_how_it_ended_is_told(
+def test_how_it_ended_is_reported(
     backend: ContainerBackend, tmp_path: Path, image: str, script: str, code: int, reason: str
 ) -> None:
     # the first process of a container ignores signals of its own, so a child's end is passed on
@@ -191,7 +191,7 @@ def test_another_agent_sees_it_and_another_device_does_not(
 
 
 @real
-def test_a_program_that_is_not_in_the_image_is_told_and_leaves_nothing(
+def test_a_program_missing_from_the_image_is_reported_and_leaves_nothing(
     backend: ContainerBackend, tmp_path: Path, image: str
 ) -> None:
     with pytest.raises(StartError, match="no such file"):
@@ -234,7 +234,7 @@ def test_an_archive_is_loaded_where_no_registry_is(tmp_path: Path, image: str) -
 
 
 @real
-def test_an_image_that_cannot_be_had_is_told_and_tried_again_later(tmp_path: Path) -> None:
+def test_an_image_that_cannot_be_pulled_is_reported_and_retried_later(tmp_path: Path) -> None:
     wanted = item(f"registry.invalid/x@sha256:{'0' * 64}", "/bin/sleep")
     images = Images(Runtime(COMMAND), tmp_path / "images", ArtifactStore(tmp_path / "a"), {}, SystemClock(), wake)
     images.want(wanted, 0.0)
@@ -277,10 +277,10 @@ def test_without_a_command_the_images_entrypoint_gets_the_arguments(tmp_path: Pa
     check(launch, {"Config": {"Entrypoint": ["/bgp"], "Cmd": ["--peers", "all"], "Env": []}})
 
 
-@pytest.mark.parametrize("told", ["/no/such/runtime", "podman 'x"])
-def test_a_runtime_that_cannot_be_used_is_refused_naming_the_flag(told: str) -> None:
+@pytest.mark.parametrize("reported", ["/no/such/runtime", "podman 'x"])
+def test_a_runtime_that_cannot_be_used_is_refused_naming_the_flag(reported: str) -> None:
     with pytest.raises(UsageError, match="--container-runtime"):
-        settings.container_runtime_of(told)
+        settings.container_runtime_of(reported)
 
 
 def test_a_runtime_may_have_flags_of_its_own() -> None:
@@ -288,7 +288,7 @@ def test_a_runtime_may_have_flags_of_its_own() -> None:
 
 
 class HungRuntime(Runtime):
-    """A runtime whose daemon answers nobody while it *hangs*, on a clock that goes on by what is waited for it."""
+    """A runtime whose daemon never answers while it *hangs*, on a clock that advances by the time waited for it."""
 
     def __init__(self) -> None:
         super().__init__(("docker",))
@@ -324,7 +324,7 @@ def observe_until(calls: int, backend: ContainerBackend, runtime: HungRuntime) -
         pytest.param(0.0, [ASK_AGAIN_SECONDS] * 3, id="fails-at-once"),
     ],
 )
-def test_a_runtime_that_goes_on_hanging_is_left_alone_for_ten_times_as_long_as_it_held_up_the_agent(
+def test_a_runtime_that_keeps_hanging_is_left_alone_for_ten_times_as_long_as_it_delayed_the_agent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: float, pauses: list[float]
 ) -> None:
     runtime = HungRuntime()

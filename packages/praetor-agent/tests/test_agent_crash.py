@@ -1,7 +1,7 @@
-"""The agent killed, or the device without power, at every single step: what a new agent makes of what is left.
+"""A kill of the agent, or a power cut, at every single step, and what the next agent does then.
 
-The loop, its state and the code that writes files are the real ones. The disk keeps real files, and knows what of them
-would survive; processes are in memory, and their traces are safe before one runs, as those of real backends are.
+The loop, its state and the code that writes files are real. The disk keeps real files and models which of them survive
+a power cut; processes are in memory, and their traces are safe before they run, as those of real backends are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from agent_testing import HandClock, item, process_spec, until
+from agent_testing import FakeClock, item, process_spec, until
 from praetor_agent.artifacts.fetcher import Fetcher, Sources, device_sources
 from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.backends.command import Command
@@ -41,7 +41,7 @@ STORE_BYTES = 40_000
 
 
 class Killed(BaseException):
-    """The agent's end: nothing catches it."""
+    """Ends the agent; nothing catches it."""
 
 
 class Steps:
@@ -59,9 +59,9 @@ class Steps:
 
 
 class Disk:
-    """What `praetor_agent.state` takes for `os`: real files, and what a power cut would leave of them.
+    """Replaces `os` in `praetor_agent.state`: real files, and a model of what a power cut leaves of them.
 
-    There is no room for the files that are named in *full*.
+    Files named in *full* cannot be written.
 
     The bytes of a file are safe when it was flushed; its name is when its directory was. Names that were not are
     lost from the last one on, for a file system writes them in their order.
@@ -203,12 +203,12 @@ class Processes:
             self.traces[uid] = replace(self.traces[uid], running=False, exit_code=code, termination_reason=reason)
 
 
-class Ear(Reporter):
-    """Keeps what the gateway would be told."""
+class RecordingReporter(Reporter):
+    """Keeps the observations that would be reported."""
 
     def __init__(self) -> None:
         self.heard_at = self.exchange = None
-        self.told: dict[str, Observation] = {}
+        self.reported: dict[str, Observation] = {}
 
     def step(
         self,
@@ -218,7 +218,7 @@ class Ear(Reporter):
         health: Mapping[str, Health],
         ask_at: float | None = None,
     ) -> float:
-        self.told = observations(desired, memory, world, health)
+        self.reported = observations(desired, memory, world, health)
         return float("inf")
 
 
@@ -233,8 +233,8 @@ class CrashingDevice:
         self.steps = Steps()
         self.disk = Disk(self.steps)
         self.processes = Processes(self.steps, remembers=remembers)
-        self.ear = Ear()
-        self._clock = HandClock()
+        self.reporter = RecordingReporter()
+        self._clock = FakeClock()
         self._waker = waker
         self._sources = sources
         patch.setattr("praetor_agent.state.os", self.disk)
@@ -251,7 +251,7 @@ class CrashingDevice:
             inbox=self._inbox,
             host=Host({Backend.PROCESS: self.processes}, {}, fetcher, self.processes.boot_id),
             probes=Probes(Prober(), self._clock),
-            reporter=self.ear,
+            reporter=self.reporter,
             waker=self._waker,
             clock=self._clock,
             freeze_file=self.directory / "hold",
@@ -358,7 +358,7 @@ def recover(device: CrashingDevice, change: Change) -> None:
     [*((change, False) for change in CHANGES.values()), (CHANGES["changed specs"], True)],
     ids=[*CHANGES, "changed specs, remembered"],
 )
-def test_an_agent_killed_at_any_step_is_followed_by_one_that_goes_on(
+def test_after_a_kill_at_any_step_the_next_agent_completes_the_change(
     new_device: Any, change: Change, remembers: bool
 ) -> None:
     before, after, _ = change
@@ -379,7 +379,7 @@ def test_an_agent_killed_at_any_step_is_followed_by_one_that_goes_on(
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_device_that_loses_power_at_any_step_comes_back(new_device: Any, change: Change) -> None:
+def test_after_a_power_cut_at_any_step_the_next_agent_completes_the_change(new_device: Any, change: Change) -> None:
     """For every step, all that the disk may hold then: of the names that were not flushed none, some or all."""
     before, after, _ = change
     unknown = 0
@@ -397,8 +397,8 @@ def test_a_device_that_loses_power_at_any_step_comes_back(new_device: Any, chang
             where = f"power lost at step {point}, {step}, with {kept} of {unsafe}"
             assert device.times(SIDE) == 2, where
             for once in {job["specHash"]: job for job in (JOB, NEXT) if job in (*before, *after)}.values():
-                told = device.memory()[once["uid"]].termination_reason if once in after else None
-                lost = device.times(once) == 0 and told == LOST and once["specHash"] in begun
+                reported = device.memory()[once["uid"]].termination_reason if once in after else None
+                lost = device.times(once) == 0 and reported == LOST and once["specHash"] in begun
                 unknown += lost
                 assert lost or device.times(once) == 1, where
             kept += 1
@@ -406,7 +406,7 @@ def test_a_device_that_loses_power_at_any_step_comes_back(new_device: Any, chang
             break
     assert point > 20, "so few steps cannot be all"
     starts_a_job = any(job in after and job not in before for job in (JOB, NEXT))
-    assert bool(unknown) == starts_a_job, "the one moment when nobody can know was never met"
+    assert bool(unknown) == starts_a_job, "no power cut hit the moment when the result is unknown"
 
 
 def test_a_change_of_version_flushes_the_disk_four_times(new_device: Any) -> None:
@@ -421,7 +421,7 @@ def test_a_change_of_version_flushes_the_disk_four_times(new_device: Any) -> Non
     assert device.disk.flushes == 4
 
 
-def test_a_power_cut_soon_after_a_start_loses_neither_the_start_nor_the_version_to_fall_back_to(
+def test_a_power_cut_soon_after_a_start_loses_neither_the_start_nor_the_last_good_version(
     new_device: Any,
 ) -> None:
     kept, unsafe = 0, 0
@@ -465,21 +465,21 @@ def test_an_agent_that_was_restarted_makes_no_room_at_the_cost_of_what_runs(new_
 
 
 @pytest.mark.parametrize("policy", ["Never", "OnFailure"])
-def test_no_job_is_started_while_its_start_cannot_be_written_down(new_device: Any, policy: str) -> None:
+def test_no_job_is_started_while_its_start_cannot_be_stored(new_device: Any, policy: str) -> None:
     device = new_device()
     job = item("job", process_spec("/bin/true", restartPolicy=policy))
     device.disk.full = ALL
     device.desire((OLD, job))
     device.settle(30)
     assert (device.times(OLD), device.times(job)) == (1, 0)
-    told = device.ear.told[job["uid"]]
-    assert (told.process_started, told.exit_code, told.healthy) == (False, None, None)
-    assert (told.error_message or "").endswith("the state directory cannot be written: No space left on device")
+    reported = device.reporter.reported[job["uid"]]
+    assert (reported.process_started, reported.exit_code, reported.healthy) == (False, None, None)
+    assert (reported.error_message or "").endswith("the state directory cannot be written: No space left on device")
     device.disk.full = ()
     device.settle(30)
     assert (device.times(OLD), device.times(job)) == (1, 1)
-    told = device.ear.told[job["uid"]]
-    assert (told.process_started, told.exit_code, told.error_message) == (True, 0, None)
+    reported = device.reporter.reported[job["uid"]]
+    assert (reported.process_started, reported.exit_code, reported.error_message) == (True, 0, None)
     device.boot()
     device.settle(30)
     assert (device.times(OLD), device.times(job)) == (1, 1)
@@ -494,21 +494,21 @@ def test_a_job_that_failed_waits_for_the_disk_before_it_runs_again(new_device: A
     device.disk.full = ALL
     device.settle(30)
     assert device.times(job) == 1
-    told = device.ear.told[job["uid"]]
-    assert (told.exit_code, told.restart_count) == (3, 0)
-    assert "it might run twice" in (told.error_message or "")
+    reported = device.reporter.reported[job["uid"]]
+    assert (reported.exit_code, reported.restart_count) == (3, 0)
+    assert "it might run twice" in (reported.error_message or "")
     device.processes.code = 0
     device.disk.full = ()
     device.settle(30)
-    told = device.ear.told[job["uid"]]
-    assert (device.times(job), told.exit_code, told.restart_count, told.error_message) == (2, 0, 1, None)
+    reported = device.reporter.reported[job["uid"]]
+    assert (device.times(job), reported.exit_code, reported.restart_count, reported.error_message) == (2, 0, 1, None)
 
 
 @pytest.mark.parametrize("reboots", [False, True], ids=["agent restarts", "device restarts"])
 @pytest.mark.parametrize("policy", ["Never", "OnFailure"])
 @pytest.mark.parametrize("full", [("desired.json",), ALL], ids=["memory is kept", "nothing is kept"])
 @pytest.mark.parametrize("ended", [True, False], ids=["it had ended", "it runs"])
-def test_a_removed_job_never_runs_again_though_its_removal_could_not_be_written_down(
+def test_a_removed_job_never_runs_again_though_its_removal_could_not_be_stored(
     new_device: Any, policy: str, full: tuple[str, ...], ended: bool, reboots: bool
 ) -> None:
     device = new_device()
@@ -545,7 +545,7 @@ def test_a_job_that_was_replaced_never_runs_again_and_its_successor_waits_for_th
     device.desire((OLD, NEXT))
     device.settle(30)
     assert (device.times(JOB), device.times(NEXT)) == (1, 0)
-    assert "cannot be written" in (device.ear.told[JOB["uid"]].error_message or "")
+    assert "cannot be written" in (device.reporter.reported[JOB["uid"]].error_message or "")
     device.boot()
     device.settle(30)
     assert (device.times(JOB), device.times(NEXT)) == (1, 0)
@@ -553,7 +553,7 @@ def test_a_job_that_was_replaced_never_runs_again_and_its_successor_waits_for_th
     device.desire((OLD, NEXT))
     device.settle(30)
     assert (device.times(JOB), device.times(NEXT)) == (1, 1)
-    assert device.ear.told[JOB["uid"]].error_message is None
+    assert device.reporter.reported[JOB["uid"]].error_message is None
 
 
 TURNED = item("service", process_spec("/bin/true", restartPolicy="Never"))
@@ -561,7 +561,7 @@ TURNED = item("service", process_spec("/bin/true", restartPolicy="Never"))
 
 @pytest.mark.parametrize("after", [NEW, TURNED], ids=["a service", "a job"])
 @pytest.mark.parametrize("full", [("desired.json",), ("memory.json",), ALL], ids=" ".join)
-def test_a_service_runs_on_and_is_kept_alive_until_its_successor_can_be_written_down(
+def test_a_service_is_kept_running_until_its_successor_can_be_stored(
     new_device: Any, full: tuple[str, ...], after: Item
 ) -> None:
     device = new_device()
@@ -572,26 +572,26 @@ def test_a_service_runs_on_and_is_kept_alive_until_its_successor_can_be_written_
     device.desire((after,))
     device.settle(30)
     assert device.processes.traces[OLD["uid"]] == instance
-    told = device.ear.told[OLD["uid"]]
-    assert (told.observed_spec_hash, told.process_started) == (OLD["specHash"], True)
-    assert "No space left on device" in (told.error_message or "")
+    reported = device.reporter.reported[OLD["uid"]]
+    assert (reported.observed_spec_hash, reported.process_started) == (OLD["specHash"], True)
+    assert "No space left on device" in (reported.error_message or "")
     device.processes.crash(OLD["uid"])
     device.settle(30)
     assert device.processes.running(OLD["uid"])
     assert (device.times(OLD), device.times(after)) == (2, 0)
     device.disk.full = ()
     device.settle(30)
-    told = device.ear.told[OLD["uid"]]
+    reported = device.reporter.reported[OLD["uid"]]
     assert (device.times(OLD), device.times(after)) == (2, 1)
-    assert (told.observed_spec_hash, told.error_message) == (after["specHash"], None)
+    assert (reported.observed_spec_hash, reported.error_message) == (after["specHash"], None)
 
 
 UNCONFIRMED = item("service", process_spec("/bin/sleep", "4", confirm={"mode": "Manual", "timeoutSeconds": 60}))
 
 
-@pytest.mark.parametrize("confirmed", [False, True], ids=["nobody confirms it", "somebody confirms it"])
+@pytest.mark.parametrize("confirmed", [False, True], ids=["not confirmed", "confirmed"])
 @pytest.mark.parametrize("times", [1, 3])
-def test_a_change_is_taken_back_unless_it_is_confirmed_however_often_the_device_restarts_meanwhile(
+def test_an_unconfirmed_change_is_rolled_back_however_often_the_device_restarts_meanwhile(
     new_device: Any, times: int, confirmed: bool
 ) -> None:
     device = new_device()
@@ -610,11 +610,11 @@ def test_a_change_is_taken_back_unless_it_is_confirmed_however_often_the_device_
     device.settle(35)
     device.boot()
     device.settle(60)
-    told = device.ear.told[OLD["uid"]]
+    reported = device.reporter.reported[OLD["uid"]]
     assert device.processes.running(OLD["uid"])
     wanted = (
         (UNCONFIRMED["specHash"], None, None)
         if confirmed
         else (OLD["specHash"], UNCONFIRMED["specHash"], RollbackReason.CONFIRM_TIMED_OUT)
     )
-    assert (told.observed_spec_hash, told.failed_spec_hash, told.rolled_back_reason) == wanted
+    assert (reported.observed_spec_hash, reported.failed_spec_hash, reported.rolled_back_reason) == wanted

@@ -37,7 +37,7 @@ def looked(gateway: str, state: Path, token: str = "t") -> dict[str, Check]:  # 
     return {check.name: check for check in checks(settings)}
 
 
-def test_a_sound_host_is_told_to_be_sound(gateway: FakeGateway, tmp_path: Path) -> None:
+def test_a_good_host_passes_every_check(gateway: FakeGateway, tmp_path: Path) -> None:
     found = looked(gateway.url, tmp_path / "state")
     assert {name: found[name].verdict for name in ("python", "state", "token", "process", "gateway", "clock")} == (
         dict.fromkeys(("python", "state", "token", "process", "gateway", "clock"), "ok")
@@ -46,7 +46,7 @@ def test_a_sound_host_is_told_to_be_sound(gateway: FakeGateway, tmp_path: Path) 
     assert gateway.reports == []
 
 
-def test_a_refused_token_and_a_gateway_that_is_away_are_told_apart(gateway: FakeGateway, tmp_path: Path) -> None:
+def test_a_refused_token_and_an_unreachable_gateway_are_distinguished(gateway: FakeGateway, tmp_path: Path) -> None:
     refused = looked(gateway.url, tmp_path / "state", "wrong")["gateway"]
     assert (refused.verdict, "praetorctl token mint" in refused.remedy) == ("fault", True)
     away = looked("http://127.0.0.1:1", tmp_path / "state")["gateway"]
@@ -55,12 +55,12 @@ def test_a_refused_token_and_a_gateway_that_is_away_are_told_apart(gateway: Fake
     assert "not from a Praetor gateway" in looked(gateway.url, tmp_path / "state")["gateway"].remedy
 
 
-def test_a_gateway_that_does_not_speak_tls_is_told(gateway: FakeGateway, tmp_path: Path) -> None:
+def test_a_gateway_without_tls_is_reported(gateway: FakeGateway, tmp_path: Path) -> None:
     assert "--ca-bundle" in looked(gateway.url.replace("http:", "https:"), tmp_path / "state")["gateway"].remedy
 
 
 @pytest.mark.parametrize(("hours", "verdict"), [(1, "warning"), (-1, "warning"), (0, "ok")])
-def test_a_clock_that_differs_from_the_gateways_is_told(
+def test_a_clock_that_differs_from_the_gateways_is_reported(
     gateway: FakeGateway, tmp_path: Path, hours: int, verdict: str
 ) -> None:
     date = format_datetime(datetime.now(UTC) - timedelta(hours=hours), usegmt=True)
@@ -68,7 +68,9 @@ def test_a_clock_that_differs_from_the_gateways_is_told(
     assert looked(gateway.url, tmp_path / "state")["clock"].verdict == verdict
 
 
-def test_a_damaged_memory_an_open_directory_and_a_loose_token_are_told(gateway: FakeGateway, tmp_path: Path) -> None:
+def test_damaged_memory_an_open_directory_and_a_readable_token_are_reported(
+    gateway: FakeGateway, tmp_path: Path
+) -> None:
     state = tmp_path / "state"
     state.mkdir(mode=0o755)
     state.chmod(0o755)
@@ -92,7 +94,7 @@ def test_a_backend_that_is_missing_is_a_fault_only_where_it_is_asked_for(gateway
     assert looked(gateway.url, state)["systemd"].verdict == "fault"
 
 
-def test_a_hold_and_a_store_that_is_almost_full_are_told_with_the_mend(gateway: FakeGateway, tmp_path: Path) -> None:
+def test_a_freeze_and_an_almost_full_store_are_reported_with_a_remedy(gateway: FakeGateway, tmp_path: Path) -> None:
     hold, state = tmp_path / "hold", tmp_path / "state"
     settings = RunSettings(
         gateway=gateway.url, device="leaf-1", state_dir=state, token="t", freeze_file=hold, artifact_store_bytes=4 << 20
@@ -111,14 +113,14 @@ def test_a_hold_and_a_store_that_is_almost_full_are_told_with_the_mend(gateway: 
     assert found["artifacts"].remedy == "a new one may have no room; raise --artifact-store-size"
 
 
-def test_the_agent_that_runs_is_told_of(gateway: FakeGateway, tmp_path: Path) -> None:
+def test_a_running_agent_is_reported(gateway: FakeGateway, tmp_path: Path) -> None:
     assert "does not run" in looked(gateway.url, tmp_path / "state")["agent"].message
     lock = lock_directory(tmp_path / "state")
     assert "an agent runs" in looked(gateway.url, tmp_path / "state")["agent"].message
     os.close(lock)
 
 
-def test_the_command_tells_by_its_exit_status_and_as_json(
+def test_the_command_reports_by_its_exit_status_and_as_json(
     gateway: FakeGateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["doctor", "--device", "leaf-1", "--token", "t", "--state-dir", str(tmp_path)]
@@ -130,7 +132,7 @@ def test_the_command_tells_by_its_exit_status_and_as_json(
     assert "fault" in capsys.readouterr().out
 
 
-def test_the_settings_of_an_installed_agent_count_unless_something_else_is_said(tmp_path: Path) -> None:
+def test_the_settings_of_an_installed_agent_are_the_defaults(tmp_path: Path) -> None:
     (tmp_path / "agent.env").write_text(f"PRAETOR_AGENT_STATE_DIR={tmp_path}\n")
     environment = {"PRAETOR_AGENT_ROOT": str(tmp_path), "PATH": os.environ["PATH"]}
     done = subprocess.run(

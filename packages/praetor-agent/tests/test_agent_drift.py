@@ -1,4 +1,4 @@
-"""The loop with a backend that keeps definitions and output: what somebody edits is set right, last words are kept."""
+"""The loop with a backend that keeps definitions and output: edits are rewritten, the output tail is kept."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent_testing import FakeGateway, HandClock, item, process_spec
+from agent_testing import FakeClock, FakeGateway, item, process_spec
 from praetor_agent.artifacts.fetcher import Fetcher
 from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.backends.command import Command, probe_of
@@ -32,7 +32,7 @@ UID = "uid-a"
 
 @dataclass
 class Scripts:
-    """A backend in memory: definitions that somebody may edit, processes that may end, and what they wrote.
+    """A backend in memory: definitions that may be edited, processes that may end, and their output.
 
     *stubborn* undoes each repair at once; *broken* is why nothing can be written or read, *failure* what the disk says.
     """
@@ -99,7 +99,7 @@ class EditedDevice:
     def __init__(self, directory: Path, gateway: FakeGateway) -> None:
         self.directory = directory
         self.gateway = gateway
-        self.clock = HandClock()
+        self.clock = FakeClock()
         self.backend = Scripts()
         self.hold = directory / "hold"
         self.waker = Waker()
@@ -131,7 +131,7 @@ class EditedDevice:
         self.clock.seconds += seconds
         return self.loop.step()[0] - self.clock.seconds
 
-    def told(self) -> Observation:
+    def reported(self) -> Observation:
         return self.gateway.observations["a"]
 
 
@@ -146,18 +146,18 @@ def device(tmp_path: Path) -> Iterator[EditedDevice]:
 def test_an_edited_definition_is_rewritten_and_counted_while_the_process_runs_on(device: EditedDevice) -> None:
     device.desire()
     device.step()
-    assert device.told().drift_count is None
+    assert device.reported().drift_count is None
     for edits in (1, 2):
         device.backend.definitions[UID] = "by hand"
         device.step()
         assert device.backend.definitions == device.backend.written
-        assert (device.told().drift_count, device.told().restart_count, device.told().pid) == (edits, 0, 7)
+        assert (device.reported().drift_count, device.reported().restart_count, device.reported().pid) == (edits, 0, 7)
     device.step()
     assert (device.backend.repairs, device.backend.instance) == (2, 1)
     device.loop = device.new_loop()
     device.gateway.observations.clear()
     device.step()
-    assert device.told().drift_count == 2
+    assert device.reported().drift_count == 2
 
 
 def test_a_failed_repair_is_retried_after_a_while_and_not_counted(device: EditedDevice) -> None:
@@ -165,10 +165,10 @@ def test_a_failed_repair_is_retried_after_a_while_and_not_counted(device: Edited
     device.step()
     device.backend.definitions[UID], device.backend.broken = "by hand", "read-only file system"
     assert device.step() <= RETRY_SECONDS
-    assert (device.backend.repairs, device.told().drift_count, device.told().healthy) == (1, None, None)
+    assert (device.backend.repairs, device.reported().drift_count, device.reported().healthy) == (1, None, None)
     device.backend.broken = None
     device.step(RETRY_SECONDS)
-    assert (device.backend.repairs, device.told().drift_count) == (2, 1)
+    assert (device.backend.repairs, device.reported().drift_count) == (2, 1)
 
 
 def test_a_definition_that_is_edited_again_at_once_is_repaired_once_per_pass(device: EditedDevice) -> None:
@@ -178,7 +178,7 @@ def test_a_definition_that_is_edited_again_at_once_is_repaired_once_per_pass(dev
     device.step()
     assert device.backend.repairs == 1
     device.step()
-    assert (device.backend.repairs, device.told().drift_count) == (2, 2)
+    assert (device.backend.repairs, device.reported().drift_count) == (2, 2)
 
 
 def test_a_definition_edited_during_a_freeze_is_repaired_after_the_freeze(device: EditedDevice) -> None:
@@ -187,35 +187,35 @@ def test_a_definition_edited_during_a_freeze_is_repaired_after_the_freeze(device
     device.hold.write_text("maintenance")
     device.backend.definitions[UID] = "by hand"
     device.step()
-    assert (device.backend.repairs, device.told().update_held_message is None) == (0, False)
+    assert (device.backend.repairs, device.reported().update_held_message is None) == (0, False)
     device.hold.unlink()
     device.step()
-    assert (device.backend.repairs, device.told().drift_count) == (1, 1)
+    assert (device.backend.repairs, device.reported().drift_count) == (1, 1)
 
 
 def test_an_instance_that_replaced_ours_is_counted_as_drift(device: EditedDevice) -> None:
     device.desire()
     device.step()
     device.step()
-    device.backend.again(UID, device.told().observed_spec_hash)
+    device.backend.again(UID, device.reported().observed_spec_hash)
     device.step()
-    assert (device.told().drift_count, device.told().restart_count) == (1, 1)
+    assert (device.reported().drift_count, device.reported().restart_count) == (1, 1)
 
 
 def test_the_output_tail_is_read_once_cleaned_and_kept(device: EditedDevice) -> None:
     device.desire(restartPolicy="Never")
     device.step()
-    assert device.told().output_tail is None
+    assert device.reported().output_tail is None
     device.backend.output[UID] = "x" * 9000 + "\x1b[1m€uro\tbye\n"
     device.backend.end(UID, 3)
     device.step()
-    tail = device.told().output_tail
+    tail = device.reported().output_tail
     assert tail is not None
     assert (len(tail), tail[-15:]) == (OUTPUT_CHARACTERS, "xxx\ufffd[1m€uro\tbye\n"[-15:])
     device.loop = device.new_loop()
     device.gateway.observations.clear()
     device.step()
-    assert (device.backend.asked, device.told().output_tail) == (1, tail)
+    assert (device.backend.asked, device.reported().output_tail) == (1, tail)
 
 
 def test_each_crash_reports_its_own_output_and_a_new_version_begins_without_any(
@@ -227,13 +227,13 @@ def test_each_crash_reports_its_own_output_and_a_new_version_begins_without_any(
         device.backend.output[UID] = words
         device.backend.end(UID, 1)
         device.step()
-        assert device.told().output_tail == words
+        assert device.reported().output_tail == words
         device.step(60)
-        assert (device.told().pid, device.told().output_tail) == (7, words)
+        assert (device.reported().pid, device.reported().output_tail) == (7, words)
     device.desire(restartedAt="2026-01-01T00:00:00Z")
     device.step()
     device.step()
-    assert device.told().output_tail is None
+    assert device.reported().output_tail is None
 
 
 def test_output_that_cannot_be_read_is_omitted_and_delays_nothing(device: EditedDevice) -> None:
@@ -243,7 +243,7 @@ def test_output_that_cannot_be_read_is_omitted_and_delays_nothing(device: Edited
     device.backend.end(UID, 0)
     device.step()
     device.step()
-    assert (device.told().exit_code, device.told().output_tail, device.backend.asked) == (0, None, 1)
+    assert (device.reported().exit_code, device.reported().output_tail, device.backend.asked) == (0, None, 1)
 
 
 def test_an_action_that_fails_on_disk_delays_neither_reports_nor_other_processes(
@@ -257,4 +257,4 @@ def test_an_action_that_fails_on_disk_delays_neither_reports_nor_other_processes
     assert (device.backend.repairs, len(device.gateway.reports)) == (1, reports + 1)
     device.backend.failure = None
     device.step(RETRY_SECONDS)
-    assert (device.backend.definitions, device.told().drift_count) == (device.backend.written, 1)
+    assert (device.backend.definitions, device.reported().drift_count) == (device.backend.written, 1)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_testing import FakeGateway, HandClock
+from agent_testing import FakeClock, FakeGateway
 from praetor_agent.core.model import ObservedDevice
 from praetor_agent.link.client import Address, GatewayClient
 from praetor_agent.link.facts import GIB, MIB, Facts, fixed_facts, size_words, step_of
@@ -13,7 +13,7 @@ from praetor_agent.link.reporter import FACTS_SECONDS, Reporter
 from praetor_api.protocol import Report
 
 
-def test_a_switch_with_dmi_tells_model_and_serial(tmp_path: Path) -> None:
+def test_model_and_serial_of_a_switch_come_from_dmi(tmp_path: Path) -> None:
     dmi = tmp_path / "sys/class/dmi/id"
     dmi.mkdir(parents=True)
     (dmi / "product_name").write_text("SN2700\n")
@@ -27,7 +27,7 @@ def test_a_switch_with_dmi_tells_model_and_serial(tmp_path: Path) -> None:
     assert found["memory"] == "7813MiB"
 
 
-def test_a_board_with_a_device_tree_tells_them_too_and_what_vendors_leave_unsaid_is_not_told(tmp_path: Path) -> None:
+def test_the_model_of_a_board_comes_from_its_device_tree_and_placeholders_are_left_out(tmp_path: Path) -> None:
     dmi, tree = tmp_path / "sys/class/dmi/id", tmp_path / "proc/device-tree"
     dmi.mkdir(parents=True)
     tree.mkdir(parents=True)
@@ -39,7 +39,7 @@ def test_a_board_with_a_device_tree_tells_them_too_and_what_vendors_leave_unsaid
     assert "memory" not in found
 
 
-def test_the_init_system_is_told(tmp_path: Path) -> None:
+def test_the_init_system_is_reported(tmp_path: Path) -> None:
     (tmp_path / "proc/1").mkdir(parents=True)
     (tmp_path / "proc/1/comm").write_text("init\n")
     assert fixed_facts(tmp_path)["init"] == "init"
@@ -59,7 +59,7 @@ def test_the_init_system_is_told(tmp_path: Path) -> None:
         pytest.param(0, None, MIB, id="nothing"),
     ],
 )
-def test_free_space_is_told_in_steps_and_does_not_waver_between_two(size: float, last: int | None, step: int) -> None:
+def test_free_space_is_reported_in_steps_with_hysteresis(size: float, last: int | None, step: int) -> None:
     assert step_of(int(size), last) == step
 
 
@@ -76,7 +76,7 @@ def test_facts_are_short_and_equal_while_nothing_changes(tmp_path: Path) -> None
 
 
 def test_the_reporter_reads_the_facts_again_after_a_while_only() -> None:
-    clock, reads = HandClock(), []
+    clock, reads = FakeClock(), []
 
     def facts() -> dict[str, str]:
         reads.append(clock.seconds)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_testing import WITHIN_SECONDS, FakeGateway, Fault, HandClock, item, process_spec, running_agent, until
+from agent_testing import WITHIN_SECONDS, FakeClock, FakeGateway, Fault, item, process_spec, running_agent, until
 from praetor_agent.backends import procfs
 from praetor_agent.core import report
 from praetor_agent.core.model import ObservedDevice, Record
@@ -104,12 +104,12 @@ def test_a_changed_spec_waits_for_the_disk_while_the_old_version_runs_on_and_wha
             gateway.wait_for(lambda: reason in (gateway.observations["a"].error_message or ""), "the reason")
             until(lambda: procfs.start_ticks(withdrawn) is None, "the end of what was withdrawn")
             heartbeats(gateway)
-            told = gateway.observations["a"]
-            assert (told.pid, told.process_started, told.observed_spec_hash) == (pid, True, old["specHash"])
+            reported = gateway.observations["a"]
+            assert (reported.pid, reported.process_started, reported.observed_spec_hash) == (pid, True, old["specHash"])
             assert procfs.start_ticks(pid) is not None
         started(gateway, other_than=pid)
-        told = gateway.observations["a"]
-        assert (told.observed_spec_hash, told.error_message) == (new["specHash"], None)
+        reported = gateway.observations["a"]
+        assert (reported.observed_spec_hash, reported.error_message) == (new["specHash"], None)
         assert procfs.start_ticks(pid) is None
 
 
@@ -123,7 +123,7 @@ def test_a_full_disk_stops_nothing_and_what_it_kept_from_starting_starts_when_th
             heartbeats(gateway)
             assert procfs.start_ticks(first) is not None
             os.kill(first, signal.SIGKILL)
-            gateway.wait_for(lambda: gateway.observations["a"].pid != first, "the end is told")
+            gateway.wait_for(lambda: gateway.observations["a"].pid != first, "the end is reported")
             heartbeats(gateway)
         second = started(gateway, other_than=first)
         assert procfs.start_ticks(second) is not None
@@ -148,7 +148,7 @@ def test_a_read_only_file_system_stops_nothing_and_a_new_agent_takes_over(gatewa
 
 @pytest.mark.parametrize("jump", [timedelta(hours=1), timedelta(hours=-1)], ids=["forward", "back"])
 def test_a_clock_that_jumps_moves_no_report_and_no_order_of_reports(gateway: FakeGateway, jump: timedelta) -> None:
-    clock = HandClock()
+    clock = FakeClock()
     client = GatewayClient(Address(url=gateway.url, device="leaf-1", token=lambda: "t"))
     reporter = Reporter(client, Inbox(lambda: None), clock, Report(), lambda: None, dict)
     next_at = reporter.step(None, {}, ObservedDevice(boot_id="b"), {})
@@ -163,8 +163,8 @@ def test_a_clock_that_jumps_moves_no_report_and_no_order_of_reports(gateway: Fak
     client.close()
 
 
-def test_a_report_that_was_not_taken_is_sent_again_with_all_that_it_said(gateway: FakeGateway) -> None:
-    clock, seen = HandClock(), {"uid-a": Record(uid="uid-a", name="a")}
+def test_a_rejected_report_is_sent_again_in_full(gateway: FakeGateway) -> None:
+    clock, seen = FakeClock(), {"uid-a": Record(uid="uid-a", name="a")}
     client = GatewayClient(Address(url=gateway.url, device="leaf-1", token=lambda: "t"))
     reporter = Reporter(client, Inbox(lambda: None), clock, Report(), lambda: None, dict)
     desired = Desired(device_name="leaf-1")
@@ -180,7 +180,7 @@ def test_a_report_that_was_not_taken_is_sent_again_with_all_that_it_said(gateway
 
 
 def test_until_a_report_is_answered_the_desired_state_says_how_often_to_send(gateway: FakeGateway) -> None:
-    clock = HandClock()
+    clock = FakeClock()
     client = GatewayClient(Address(url=gateway.url, device="leaf-1", token=lambda: "t"))
     reporter = Reporter(client, Inbox(lambda: None), clock, Report(), lambda: None, dict)
     kept = Desired(device_name="leaf-1", heartbeat_interval_seconds=600)
@@ -203,7 +203,7 @@ def reporting_time(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def test_a_gateway_that_is_gone_for_an_hour_is_asked_within_each_interval_and_then_told_all() -> None:
+def test_a_gateway_that_is_away_for_an_hour_is_tried_within_each_interval_and_then_gets_everything() -> None:
     reporter = ReportState(base=1, next_at=0.0)
     changed = {"u": Observation(name="a", restart_count=7)}
     now, asked = 0.0, 0
@@ -240,10 +240,10 @@ def test_a_device_without_systemd_or_a_container_runtime_says_so_and_runs_the_re
     )
     with running_agent(gateway, tmp_path / "state", PATH=str(tmp_path)):
         pid = started(gateway)
-        gateway.wait_for(lambda: "other" in gateway.observations, "what is told of the other")
-        told = gateway.observations["other"]
-        assert told.process_started is False
-        assert reason in (told.error_message or "")
+        gateway.wait_for(lambda: "other" in gateway.observations, "what is reported of the other")
+        reported = gateway.observations["other"]
+        assert reported.process_started is False
+        assert reason in (reported.error_message or "")
         gateway.desire(
             item("a", process_spec("sleep", "1000")),
             item("other", process_spec("sleep", "1000"), generation=2),
@@ -252,7 +252,7 @@ def test_a_device_without_systemd_or_a_container_runtime_says_so_and_runs_the_re
         assert procfs.start_ticks(pid) is not None
 
 
-def test_a_process_is_not_ended_for_a_backend_that_is_not_here(gateway: FakeGateway, tmp_path: Path) -> None:
+def test_a_process_is_not_stopped_for_a_backend_that_is_not_available(gateway: FakeGateway, tmp_path: Path) -> None:
     with running_agent(gateway, tmp_path / "state", PATH=str(tmp_path)):
         pid = started(gateway)
         into_a_container = process_spec("sleep", "1", execution={"backend": "container"}, artifact=IMAGE)

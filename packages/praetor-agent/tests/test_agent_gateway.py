@@ -42,7 +42,7 @@ def test_a_report_is_answered(gateway: FakeGateway) -> None:
     assert gateway.observations["a"].pid == 7
 
 
-def test_a_wrong_token_is_told_apart(gateway: FakeGateway) -> None:
+def test_a_wrong_token_is_distinguished(gateway: FakeGateway) -> None:
     with pytest.raises(GatewayError, match="401") as caught:
         client(gateway.url, "wrong").desired(None)
     assert caught.value.unauthorized
@@ -83,7 +83,7 @@ def test_an_ack_that_makes_no_sense_is_an_error(gateway: FakeGateway) -> None:
         client(gateway.url).report(Report())
 
 
-def test_a_report_that_was_not_taken_is_no_success(gateway: FakeGateway) -> None:
+def test_a_rejected_report_is_an_error(gateway: FakeGateway) -> None:
     gateway.fail(Fault(path="/report", status=200, body=b'{"ack": false}'))
     with pytest.raises(GatewayError, match="did not accept"):
         client(gateway.url).report(Report())
@@ -96,14 +96,14 @@ def test_the_desired_state_of_another_device_is_refused(gateway: FakeGateway) ->
         client(gateway.url).desired(None)
 
 
-def test_a_gateway_that_is_not_there_is_told_in_a_few_words() -> None:
+def test_an_unreachable_gateway_is_reported_in_a_few_words() -> None:
     with pytest.raises(GatewayError) as caught:
         client("http://127.0.0.1:1").connect()
     assert str(caught.value) == "cannot reach the gateway at http://127.0.0.1:1: Connection refused"
 
 
 @pytest.mark.parametrize("url", ["https://a..b", f"https://{'a' * 64}.b", "http://[x"])
-def test_a_gateway_whose_name_cannot_be_one_is_an_error_as_one_that_is_away(url: str) -> None:
+def test_an_invalid_gateway_name_is_an_error_like_an_unreachable_gateway(url: str) -> None:
     with pytest.raises(GatewayError, match="cannot reach the gateway at http") as caught:
         client(url).connect()
     assert "\n" not in str(caught.value)
@@ -177,7 +177,7 @@ def test_a_gateway_that_does_not_hold_polls_is_not_asked_in_a_loop(gateway: Fake
     poller.stop()
 
 
-def test_the_waker_wakes_for_a_word_and_for_the_end_of_a_process() -> None:
+def test_the_waker_wakes_for_a_wake_up_and_for_the_end_of_a_process() -> None:
     import subprocess
 
     waker, clock = Waker(), SystemClock()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_testing import FakeGateway
+from agent_testing import WITHIN_SECONDS, FakeGateway
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.host import Backends
 from praetor_api.spec import Backend
@@ -34,7 +34,7 @@ def test_an_agent_that_has_nothing_to_run_loads_no_backend_and_nothing_that_writ
                 gateway.wait_for(lambda: len(gateway.requests) > 2, "the agent has connected, polled and reported")
             finally:
                 agent.terminate()
-            loaded = agent.communicate(timeout=20)[0].split()
+            loaded = agent.communicate(timeout=WITHIN_SECONDS)[0].split()
     assert "praetor_agent.loop" in loaded
     parts = {name.removeprefix("praetor_agent.") for name in loaded if "backends." in name or "artifacts." in name}
     readers = {"backends.probes", "backends.procfs"}  # what the loop itself needs
@@ -62,7 +62,7 @@ def test_every_backend_is_there_or_says_why_not(tmp_path: Path) -> None:
     assert "docker" in backends.unavailable[Backend.CONTAINER]
 
 
-def test_a_device_without_a_name_has_but_the_backend_that_needs_none(tmp_path: Path) -> None:
+def test_a_device_without_a_name_has_only_the_backend_that_needs_none(tmp_path: Path) -> None:
     backends = Backends(None, tmp_path, "boot-1")
     assert list(backends.all()) == [Backend.PROCESS]
     assert backends.unavailable.keys() == set(Backend) - {Backend.PROCESS}

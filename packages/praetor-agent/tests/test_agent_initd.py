@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_testing import until
+from agent_testing import WITHIN_SECONDS, until
 from praetor_agent.backends import procfs
 from praetor_agent.backends.command import Command
 from praetor_agent.backends.initd import InitdBackend, Places, owner, quote, render_script
@@ -48,7 +48,9 @@ def the_script(tmp_path: Path) -> Path:
 
 
 def call(path: Path, verb: str, shell: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    return subprocess.run((*shell, str(path), verb), capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(
+        (*shell, str(path), verb), capture_output=True, text=True, timeout=WITHIN_SECONDS, check=False
+    )
 
 
 def group_is_there(pid: int) -> bool:
@@ -61,9 +63,9 @@ def group_is_there(pid: int) -> bool:
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
 @settings(max_examples=20)
 @given(words=st.lists(st.one_of(TEXT, st.sampled_from(NASTY)), min_size=60, max_size=100))
-def test_words_come_out_of_a_real_shell_as_they_went_in(shell: tuple[str, ...], words: list[str]) -> None:
+def test_quoted_words_come_out_of_a_real_shell_unchanged(shell: tuple[str, ...], words: list[str]) -> None:
     program = "printf '%s\\0' " + " ".join(map(quote, words))
-    done = subprocess.run((*shell, "-c", program), capture_output=True, timeout=30, check=True)
+    done = subprocess.run((*shell, "-c", program), capture_output=True, timeout=WITHIN_SECONDS, check=True)
     assert done.stdout.split(b"\0")[:-1] == [os.fsencode(word) for word in words]
 
 
@@ -83,7 +85,7 @@ def test_what_a_spec_names_never_becomes_a_command(name: str, namespace: str, ui
 
 
 @pytest.mark.parametrize("shell", SHELLS, ids=lambda shell: shell[0])
-def test_a_script_starts_tells_and_stops(backend: InitdBackend, tmp_path: Path, shell: tuple[str, ...]) -> None:
+def test_a_script_starts_shows_and_stops_it(backend: InitdBackend, tmp_path: Path, shell: tuple[str, ...]) -> None:
     backend.start(COMMAND)
     path, first = the_script(tmp_path), backend.observe()["u1"]
     assert first.running
@@ -111,7 +113,7 @@ def test_two_starts_at_once_make_one_process(backend: InitdBackend, tmp_path: Pa
     assert pids == {seen.pid}  # a stage that init started carries no marker
 
 
-def test_a_reused_pid_is_not_taken_for_ours(backend: InitdBackend, tmp_path: Path) -> None:
+def test_a_reused_pid_is_not_mistaken_for_ours(backend: InitdBackend, tmp_path: Path) -> None:
     backend.start(COMMAND)
     backend.stop("u1", grace_seconds=0, force=True)
     until(lambda: not backend.observe()["u1"].running, "its end")
@@ -141,12 +143,12 @@ def test_the_environment_is_secret_and_not_in_the_script(backend: InitdBackend, 
     assert "SECRET" not in the_script(tmp_path).read_text()
 
 
-def test_a_program_that_is_not_there_is_told(backend: InitdBackend) -> None:
+def test_a_program_that_is_missing_is_reported(backend: InitdBackend) -> None:
     with pytest.raises(StartError, match=r"cannot execute '/no/such'.*No such file"):
         backend.start(replace(COMMAND, argv=("/no/such",)))
 
 
-def test_an_edited_script_is_noticed_and_set_right(backend: InitdBackend, tmp_path: Path) -> None:
+def test_an_edited_script_is_noticed_and_rewritten(backend: InitdBackend, tmp_path: Path) -> None:
     backend.start(COMMAND)
     path, before = the_script(tmp_path), backend.observe()["u1"]
     assert not before.edited
@@ -156,7 +158,7 @@ def test_an_edited_script_is_noticed_and_set_right(backend: InitdBackend, tmp_pa
     assert backend.observe()["u1"] == before
 
 
-def test_a_script_of_somebody_else_is_left(backend: InitdBackend, tmp_path: Path) -> None:
+def test_a_foreign_script_is_left_alone(backend: InitdBackend, tmp_path: Path) -> None:
     path = tmp_path / "init.d" / own_name("fw", "u1")
     path.write_text("#!/bin/sh\n")
     with pytest.raises(StartError, match="was not written by praetor-agent"):
@@ -165,7 +167,7 @@ def test_a_script_of_somebody_else_is_left(backend: InitdBackend, tmp_path: Path
     assert backend.observe() == {}
 
 
-def test_a_script_that_was_written_but_never_started_is_taken_away(backend: InitdBackend, tmp_path: Path) -> None:
+def test_a_script_that_was_written_but_never_started_is_removed(backend: InitdBackend, tmp_path: Path) -> None:
     backend.start(COMMAND)
     backend.stop("u1", grace_seconds=0, force=True)
     (backend.place("u1") / "run").unlink()

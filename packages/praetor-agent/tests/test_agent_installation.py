@@ -97,8 +97,8 @@ def test_an_uninstall_that_a_dead_container_runtime_stops_ends_the_rest_and_can_
     for _ in range(2):
         with pytest.raises(SystemExit) as caught:
             device.uninstall("--remove-processes")
-        told = complaint(capsys, caught.value.code)
-        assert "not all processes could be removed: docker ps failed (1): Cannot connect to the Docker daemon" in told
+        reported = complaint(capsys, caught.value.code)
+        assert "not all processes could be removed: docker ps failed (1): Cannot connect to the Docker" in reported
         assert (backend.observe(), device.unit.exists(), device.state.exists()) == ({}, False, True)
     (device.place / "dead").unlink()
     device.uninstall("--remove-processes")

@@ -171,7 +171,7 @@ def test_a_proxy_that_is_away_is_an_error_that_passes() -> None:
         assert not gateway.requests
 
 
-def test_authorities_and_passwords_of_the_environment_are_not_taken(
+def test_ca_bundle_and_passwords_of_the_environment_are_ignored(
     certificate: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
@@ -195,7 +195,7 @@ def test_a_proxy_may_be_left_out() -> None:
     assert [proxy_of(text) for text in (None, "", "none", "https://p:1")] == [None, None, "none", "https://p:1"]
 
 
-def test_the_client_tells_when_the_gateway_took_a_request() -> None:
+def test_the_client_calls_back_when_the_gateway_accepts_a_request() -> None:
     took: list[str] = []
     with FakeGateway(token="t") as gateway:
         address = Address(url=gateway.url, device="leaf-1", token=lambda: "t", answered=lambda: took.append("yes"))
@@ -208,7 +208,7 @@ def test_the_client_tells_when_the_gateway_took_a_request() -> None:
 
 
 @pytest.mark.parametrize(("mode", "loose"), [(0o600, False), (0o400, False), (0o640, True), (0o604, True)])
-def test_a_token_that_others_may_read_is_told_of_with_the_mend(tmp_path: Path, mode: int, loose: bool) -> None:
+def test_a_token_that_others_may_read_is_reported_with_a_remedy(tmp_path: Path, mode: int, loose: bool) -> None:
     file = tmp_path / "token"
     file.touch()
     file.chmod(mode)

@@ -60,7 +60,7 @@ def test_a_process_runs_and_is_seen_by_another_agent(backend: ProcessBackend, tm
     assert seen(ProcessBackend(tmp_path / "processes", BOOT)) == first
 
 
-def test_it_is_nobodys_child_and_leads_a_session_of_its_own(backend: ProcessBackend) -> None:
+def test_it_is_no_child_of_the_agent_and_leads_its_own_session(backend: ProcessBackend) -> None:
     backend.start(launch("/bin/sleep", "1000"))
     pid, stage = seen(backend).pid, seen(backend).watch
     assert pid is not None
@@ -69,7 +69,7 @@ def test_it_is_nobodys_child_and_leads_a_session_of_its_own(backend: ProcessBack
     assert int(Path(f"/proc/{stage}/stat").read_text().rpartition(")")[2].split()[1]) != os.getpid()
 
 
-def test_a_process_gets_its_words_and_variables_byte_for_byte(backend: ProcessBackend, tmp_path: Path) -> None:
+def test_a_process_gets_its_arguments_and_variables_byte_for_byte(backend: ProcessBackend, tmp_path: Path) -> None:
     nasty = ("", " ", "$HOME", "%n", ";", "a\"b'c\\", "line\nbreak", "é\x1b[0m", "-n")
     code = "import os,sys;open(sys.argv[1],'wb').write(b'\\0'.join(map(os.fsencode,sys.argv[2:])));"
     code += "open(sys.argv[1]+'.env','wb').write(open('/proc/self/environ','rb').read());"
@@ -93,7 +93,7 @@ def test_a_process_gets_its_words_and_variables_byte_for_byte(backend: ProcessBa
         ("import os; os.kill(os.getpid(), 9)", 137, "Signal:SIGKILL"),
     ],
 )
-def test_how_a_process_ended_is_told(backend: ProcessBackend, code: str, exit_code: int, reason: str) -> None:
+def test_how_a_process_ended_is_reported(backend: ProcessBackend, code: str, exit_code: int, reason: str) -> None:
     backend.start(launch(*python(code)))
     ended = wait_end(backend)
     assert (ended.exit_code, ended.termination_reason, ended.pid) == (exit_code, reason, None)
@@ -145,7 +145,7 @@ def test_a_second_start_ends_what_the_first_left_behind(backend: ProcessBackend,
     assert seen(backend).running
 
 
-def test_a_program_that_is_not_there_is_told(backend: ProcessBackend) -> None:
+def test_a_program_that_is_missing_is_reported(backend: ProcessBackend) -> None:
     with pytest.raises(StartError, match=r"cannot execute '/no/such'.*No such file"):
         backend.start(launch("/no/such"))
     assert (seen(backend).running, seen(backend).exit_code) == (False, 128)
@@ -165,12 +165,12 @@ def test_a_process_whose_record_cannot_be_written_never_runs(backend: ProcessBac
     assert ran.exists()
 
 
-def test_a_directory_that_is_not_there_is_told(backend: ProcessBackend) -> None:
+def test_a_directory_that_is_missing_is_reported(backend: ProcessBackend) -> None:
     with pytest.raises(StartError, match="in '/no/such'"):
         backend.start(launch("/bin/true", working_dir="/no/such"))
 
 
-def test_a_number_that_now_belongs_to_another_process_is_not_taken_for_it(backend: ProcessBackend) -> None:
+def test_a_reused_pid_is_not_mistaken_for_the_process(backend: ProcessBackend) -> None:
     backend.start(launch("/bin/sleep", "1000"))
     run = backend.place("uid-1") / "run"
     ours = seen(backend).pid
@@ -188,7 +188,7 @@ def test_what_ran_before_a_reboot_does_not_run_now(backend: ProcessBackend, tmp_
     assert (later.running, later.exit_code, later.termination_reason) == (False, None, "Lost")
 
 
-def test_without_its_stage_a_process_still_counts_as_running(backend: ProcessBackend) -> None:
+def test_without_its_shim_a_process_still_counts_as_running(backend: ProcessBackend) -> None:
     backend.start(launch("/bin/sleep", "1000"))
     stage, pid = seen(backend).watch, seen(backend).pid
     assert stage is not None
@@ -242,13 +242,13 @@ def test_output_goes_to_a_log_of_bounded_size(backend: ProcessBackend) -> None:
     assert (place / "log.1").stat().st_size <= 1000
 
 
-def test_what_was_not_written_to_its_end_is_not_there(backend: ProcessBackend) -> None:
+def test_an_incomplete_record_is_ignored(backend: ProcessBackend) -> None:
     backend.place("uid-1").mkdir(parents=True)
     (backend.place("uid-1") / "run").write_text("uid-1\nv1\nboot")
     assert backend.observe() == {}
 
 
-def test_a_directory_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BackendError, match="cannot be read"):
         ProcessBackend(tmp_path / "file", BOOT).observe()
@@ -256,7 +256,7 @@ def test_a_directory_that_cannot_be_read_is_told(tmp_path: Path) -> None:
         ProcessBackend(tmp_path / "file", BOOT).start(launch("/bin/true"))
 
 
-def test_a_user_that_does_not_exist_is_told(backend: ProcessBackend) -> None:
+def test_a_user_that_does_not_exist_is_reported(backend: ProcessBackend) -> None:
     with pytest.raises(StartError, match="no user 'no-such-user'"):
         backend.start(launch("/bin/true", user="no-such-user"))
 
@@ -277,7 +277,7 @@ def test_root_runs_a_process_as_its_user(backend: ProcessBackend) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may change users")
-def test_without_root_another_user_is_told_to_be_impossible(backend: ProcessBackend) -> None:
+def test_without_root_another_user_is_refused(backend: ProcessBackend) -> None:
     with pytest.raises(StartError, match="must run as root"):
         backend.start(launch("/bin/true", user="root"))
 
@@ -301,7 +301,7 @@ def test_a_program_without_a_path_is_found_on_path() -> None:
             resolve(words, "/bin", None)
 
 
-def test_only_what_carries_our_markers_is_ever_ended(backend: ProcessBackend, tmp_path: Path) -> None:
+def test_only_what_carries_our_markers_is_ever_killed(backend: ProcessBackend, tmp_path: Path) -> None:
     with suppress(StartError):
         backend.start(launch("/bin/sleep", "1000", uid="uid-2"))
     other = ProcessBackend(tmp_path / "another agent", BOOT)
@@ -310,7 +310,7 @@ def test_only_what_carries_our_markers_is_ever_ended(backend: ProcessBackend, tm
     assert seen(backend, "uid-2").running
 
 
-def test_a_process_begins_with_the_signals_that_python_and_the_launcher_ignore(backend: ProcessBackend) -> None:
+def test_a_process_starts_with_default_handlers_for_the_signals_that_python_ignores(backend: ProcessBackend) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as the launcher does where init runs it by a script
     try:
         backend.start(launch("/bin/grep", "SigIgn", "/proc/self/status"))

@@ -122,7 +122,7 @@ def test_a_process_that_does_not_end_within_its_grace_is_ended_by_force_again_an
     assert forced.wake_at == 130 + restart.KILL_AGAIN_SECONDS
 
 
-def test_a_spec_that_comes_back_while_its_process_is_being_stopped_is_started_afresh() -> None:
+def test_a_spec_that_returns_while_its_process_is_being_stopped_is_started_again_with_new_counters() -> None:
     known = record(stop_deadline=130.0, restart_count=3)
     assert plan_of(wanted(item()), world(running()), known).actions == ()
     plan = plan_of(wanted(item()), world(dead(143)), known)
@@ -130,7 +130,7 @@ def test_a_spec_that_comes_back_while_its_process_is_being_stopped_is_started_af
     assert plan.memory[UID].restart_count == 0
 
 
-def test_what_is_no_longer_desired_is_stopped_and_then_taken_away() -> None:
+def test_a_process_that_is_no_longer_desired_is_stopped_and_removed() -> None:
     assert plan_of(wanted(), world(running()), record()).actions == (Stop(uid=UID, backend=Backend.PROCESS),)
     gone = plan_of(wanted(), world(dead()), record())
     assert gone.actions == (Remove(uid=UID, backend=Backend.PROCESS),)
@@ -144,7 +144,7 @@ def test_a_process_that_memory_does_not_know_is_stopped_without_grace_when_not_d
     assert plan.memory[UID].stop_deadline == 100
 
 
-def test_a_process_that_memory_lost_is_taken_over() -> None:
+def test_a_process_missing_from_memory_is_adopted() -> None:
     plan = plan_of(wanted(item()), world(running()))
     assert plan.actions == ()
     assert plan.memory[UID].stage is ProcessStage.RUNNING
@@ -184,7 +184,7 @@ def test_failures_are_forgotten_while_a_process_is_up() -> None:
     assert late.memory[UID].failures == 0
 
 
-def test_an_instance_that_somebody_else_started_counts_as_a_restart() -> None:
+def test_an_instance_that_the_agent_did_not_start_counts_as_a_restart() -> None:
     plan = plan_of(wanted(item()), world(running(handle="h2")), record())
     assert plan.actions == ()
     assert (plan.memory[UID].restart_count, plan.memory[UID].handle, plan.memory[UID].started_at) == (1, "h2", 100)
@@ -198,7 +198,7 @@ def test_an_instance_that_came_up_at_boot_or_that_we_started_is_no_drift() -> No
     assert plan_of(wanted(item()), world(running(handle="h2")), ours).memory[UID].drift_count == 0
 
 
-def test_what_somebody_edited_is_written_again_and_what_runs_goes_on() -> None:
+def test_an_edited_definition_is_written_again_and_the_process_runs_on() -> None:
     edited = replace(running(), edited=True)
     plan = plan_of(wanted(item()), world(edited), record())
     assert plan.actions == (Repair(revision=Revision(item=item())),)
@@ -206,7 +206,7 @@ def test_what_somebody_edited_is_written_again_and_what_runs_goes_on() -> None:
     assert restart.repaired(plan.memory[UID]).drift_count == 1
 
 
-def test_nothing_is_repaired_while_the_device_is_held_or_when_the_process_does_not_run_or_is_to_end() -> None:
+def test_nothing_is_repaired_during_a_freeze_or_unless_the_process_keeps_running() -> None:
     edited = replace(running(), edited=True)
     assert plan_of(wanted(item()), replace(world(edited), freeze="by x"), record()).actions == ()
     ended = replace(dead(1), edited=True)
@@ -326,8 +326,8 @@ def test_a_start_that_a_reboot_hides_is_not_repeated_for_never() -> None:
     assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(boot="boot-2"), known).actions == ()
 
 
-def test_what_an_earlier_run_left_is_not_taken_for_the_end_of_a_job_that_never_ran() -> None:
-    """As systemd has it: the unit names the new spec already, and what is told of its last run is of the old one."""
+def test_the_trace_of_an_earlier_run_is_not_mistaken_for_the_end_of_a_job_that_never_ran() -> None:
+    """As with systemd: the unit has the new spec already, but its last run is still that of the old one."""
     job = item("v2", policy=RestartPolicy.NEVER)
     completed = record(item(policy=RestartPolicy.NEVER), stage=ProcessStage.COMPLETED)
     written = plan_of(wanted(job), world(dead()), completed).memory[UID]
@@ -389,14 +389,14 @@ def test_an_artifact_that_was_used_needs_no_fetching() -> None:
     assert plan.actions == (Start(revision=Revision(item=used, artifact_path="/store/fw")),)
 
 
-def test_an_artifact_of_a_process_taken_over_is_fetched_when_it_must_be_started_again() -> None:
+def test_the_artifact_of_an_adopted_process_is_fetched_when_it_must_be_restarted() -> None:
     used = item(artifact=True)
     assert plan_of(wanted(used), world(running())).actions == ()
     lost = record(used, current=Revision(item=used), stage=ProcessStage.WAITING)
     assert Fetch(item=used) in plan_of(wanted(used), world(), lost).actions
 
 
-def test_an_artifact_that_somebody_took_away_is_fetched_again_and_counts_as_no_start() -> None:
+def test_a_missing_artifact_is_fetched_again_and_does_not_count_as_a_start() -> None:
     used = item(artifact=True)
     starting = restart.starting(
         record(used, stage=ProcessStage.PENDING), record(used).current or Revision(item=used), BOOT, 1
@@ -412,7 +412,7 @@ def test_an_artifact_that_somebody_took_away_is_fetched_again_and_counts_as_no_s
     assert missing.memory[UID].restart_count == 0
 
 
-def test_a_good_version_whose_artifact_was_taken_away_is_fetched_again_before_what_runs_is_stopped() -> None:
+def test_a_missing_artifact_of_the_good_version_is_fetched_before_the_running_one_is_stopped() -> None:
     old, bad = item(artifact=True), item("v2")
     given_up = Rollback(spec_hash="v2", reason=RollbackReason.HEALTH_CHECK_FAILED, message="no")
     known = record(bad, last_good=Revision(item=old), rollback=given_up)
@@ -438,7 +438,7 @@ def test_an_item_without_uid_is_known_by_its_name() -> None:
     assert plan_of(wanted(invalid=(bad,)), world()).memory.keys() == {"net/fw"}
 
 
-def test_a_backend_that_is_missing_is_told_and_harms_nobody() -> None:
+def test_a_missing_backend_is_reported_and_affects_no_other_process() -> None:
     new = item("v2", backend=Backend.CONTAINER)
     other = item(uid="uid-2")
     seen = replace(world(running()), unavailable={Backend.CONTAINER: "no containers here"})
@@ -447,19 +447,19 @@ def test_a_backend_that_is_missing_is_told_and_harms_nobody() -> None:
     assert plan.memory[UID].failure == Failure(reason="BackendUnavailable", message="no containers here")
 
 
-def test_nothing_is_started_again_through_a_backend_that_cannot_be_asked() -> None:
+def test_nothing_is_restarted_through_a_backend_that_does_not_answer() -> None:
     seen = replace(world(), unavailable={Backend.PROCESS: "gone"})
     assert plan_of(wanted(item()), seen, record()).actions == ()
 
 
-def test_a_failure_ends_with_its_cause_but_a_failed_start_is_told_until_one_works() -> None:
+def test_a_failure_ends_with_its_cause_but_a_failed_start_is_reported_until_one_succeeds() -> None:
     bad, failed = Failure(reason="InvalidSpec", message="x"), Failure(reason=restart.START_ERROR, message="y")
     assert plan_of(wanted(item()), world(running()), record(failure=bad)).memory[UID].failure is None
     waiting = record(failure=failed, stage=ProcessStage.WAITING, not_before=200.0)
     assert plan_of(wanted(item()), world(), waiting).memory[UID].failure == failed
 
 
-def test_a_changed_backend_takes_away_what_the_old_one_holds() -> None:
+def test_a_changed_backend_removes_what_the_old_one_left() -> None:
     new = item("v2", backend=Backend.SYSTEMD)
     plan = plan_of(wanted(new), world(dead()), record())
     assert plan.actions == (Remove(uid=UID, backend=Backend.PROCESS), Start(revision=Revision(item=new)))
@@ -480,7 +480,7 @@ def test_a_start_that_works_clears_the_failure() -> None:
     assert restart.started(failed, "2026-01-01T00:00:00Z").failure is None
 
 
-def test_a_process_that_could_not_be_executed_tells_why_when_it_ended() -> None:
+def test_why_a_process_could_not_be_executed_is_reported() -> None:
     seen = replace(dead(128), error="cannot be executed")
     plan = plan_of(wanted(item()), world(seen), record())
     assert plan.memory[UID].failure == Failure(reason=restart.START_ERROR, message="cannot be executed")
@@ -523,7 +523,7 @@ class ModelDevice:
         match action:
             case Start(revision=revision):
                 assert self.process is None or not self.process.running, "two instances"
-                assert self.persistence_error is None or rollback.is_kept(revision), "a job that nobody will know of"
+                assert self.persistence_error is None or rollback.is_kept(revision), "a job that no later agent knows"
                 self.instance += 1
                 self.process = replace(running(revision.item.spec_hash), handle=f"h{self.instance}")
                 self.starts.append(revision.item.spec_hash)
@@ -543,9 +543,9 @@ class ModelDevice:
     def may_be_stopped(self, process: Observed) -> None:
         for one in self.desired.items:
             assert one.spec_hash != process.spec_hash, "stopped though desired"
-            assert self.persistence_error is None, "stopped for a successor that nobody will know of"
+            assert self.persistence_error is None, "stopped for a successor that no later agent knows"
             assert one.spec.artifact is None or one.spec_hash in self.artifacts, "stopped before its successor is there"
-        assert not self.desired.invalid, "stopped for a successor that nobody understands"
+        assert not self.desired.invalid, "stopped for a successor that is invalid"
 
 
 BAD = InvalidItem(uid=UID, namespace="net", name="fw", spec_hash="v9", faults=(Fault("spec", "is bad"),))
@@ -655,14 +655,14 @@ def silent(*seen: Observed) -> ObservedDevice:
     return replace(world(*seen), unavailable=why, silent=why)
 
 
-def test_what_is_withdrawn_while_its_backend_cannot_be_asked_is_ended_with_its_grace_when_it_can() -> None:
+def test_a_process_withdrawn_while_its_backend_does_not_answer_is_stopped_with_its_grace_later() -> None:
     waiting = plan_of(wanted(), silent(), record())
     assert (waiting.actions, waiting.memory) == ((), {UID: record()})
     later = reconcile(wanted(), world(running()), waiting.memory, 200.0)
     assert (later.actions, later.wake_at) == ((Stop(uid=UID, backend=Backend.PROCESS),), 230)
 
 
-def test_nothing_starts_beside_what_a_backend_that_cannot_be_asked_may_still_run() -> None:
+def test_nothing_starts_beside_a_process_that_a_silent_backend_may_still_run() -> None:
     other = item("v2", backend=Backend.INITD)
     moved = plan_of(wanted(other), silent(), record())
     assert (moved.actions, moved.memory[UID].current) == ((), record().current)
@@ -679,7 +679,7 @@ def test_nothing_starts_beside_what_a_backend_that_cannot_be_asked_may_still_run
     assert plan_of(wanted(V2), world(), back).actions == (Start(revision=Revision(item=item(backend=Backend.INITD))),)
 
 
-def test_a_job_that_ended_keeps_nothing_from_starting_though_its_backend_cannot_be_asked() -> None:
+def test_a_completed_job_prevents_no_start_though_its_backend_is_silent() -> None:
     done = record(
         item(policy=RestartPolicy.NEVER), stage=ProcessStage.COMPLETED, exit_code=0, termination_reason="Completed"
     )
@@ -692,13 +692,13 @@ def test_a_job_that_ended_keeps_nothing_from_starting_though_its_backend_cannot_
     assert later.actions == (Remove(uid=UID, backend=Backend.PROCESS),)
 
 
-def told(known: Record, seen: ObservedDevice) -> Observation:
+def reported(known: Record, seen: ObservedDevice) -> Observation:
     plan = plan_of(wanted(item()), seen, known)
     return observations(wanted(item()), plan.memory, seen, {})[UID]
 
 
-def test_what_ran_is_not_told_to_have_failed_while_its_backend_cannot_be_asked() -> None:
-    seen = told(record(healthy_since=50.0, exit_code=1), silent())
+def test_a_running_process_is_not_reported_as_failed_while_its_backend_is_silent() -> None:
+    seen = reported(record(healthy_since=50.0, exit_code=1), silent())
     assert (seen.process_started, seen.healthy, seen.exit_code) == (None, None, None)
     assert (seen.error_message, seen.warning_message) == (None, WHY)
     moved = plan_of(wanted(item("v2", backend=Backend.INITD)), silent(), record(healthy_since=50.0))
@@ -706,9 +706,9 @@ def test_what_ran_is_not_told_to_have_failed_while_its_backend_cannot_be_asked()
     assert (old.observed_spec_hash, old.process_started, old.warning_message) == ("v1", None, WHY)
 
 
-def test_a_new_version_does_not_pass_for_healthy_because_its_backend_cannot_be_asked() -> None:
-    # told as not known at all, it would inherit what was known of the version before it
-    seen = told(record(), silent())
+def test_a_new_version_does_not_count_as_healthy_while_its_backend_is_silent() -> None:
+    # reported as not known at all, it would inherit what was known of the version before it
+    seen = reported(record(), silent())
     assert (seen.process_started, seen.healthy, seen.error_message) == (True, None, None)
 
 
@@ -720,17 +720,17 @@ def test_a_new_version_does_not_pass_for_healthy_because_its_backend_cannot_be_a
         pytest.param(record(healthy_since=50.0, boot_id="boot-0", exit_code=3), id="ran-before-the-device-restarted"),
     ],
 )
-def test_what_does_not_run_is_told_so_though_its_backend_cannot_be_asked_and_not_as_a_failed_start(
+def test_a_stopped_process_is_reported_as_such_though_its_backend_is_silent(
     known: Record,
 ) -> None:
-    seen = told(known, silent())
+    seen = reported(known, silent())
     assert (seen.process_started, seen.healthy, seen.exit_code) == (False, False, 3)
     assert (seen.error_message, seen.warning_message) == (None, WHY)
 
 
-def test_how_a_job_ended_is_told_though_its_backend_cannot_be_asked() -> None:
+def test_how_a_job_ended_is_reported_though_its_backend_is_silent() -> None:
     done = record(stage=ProcessStage.COMPLETED, exit_code=0, termination_reason="Completed")
-    seen = told(done, silent())
+    seen = reported(done, silent())
     assert (seen.process_started, seen.healthy, seen.exit_code) == (True, True, 0)
 
 

@@ -281,7 +281,7 @@ def dribble(handler: BaseHTTPRequestHandler) -> None:
         pytest.param(lambda h: None, Reason.DOWNLOAD_FAILED, id="hangs up"),
     ],
 )
-def test_a_registry_that_lies_about_a_layer_is_told_of(
+def test_a_registry_that_sends_a_wrong_layer_is_reported(
     registry: FakeRegistry, tmp_path: Path, lie: Callable[[BaseHTTPRequestHandler], None], reason: Reason
 ) -> None:
     digest = registry.image({"one": "1"})
@@ -296,7 +296,7 @@ def test_a_registry_that_dribbles_is_given_up(registry: FakeRegistry, tmp_path: 
     assert "too slowly" in str(problem)
 
 
-def test_a_layer_that_was_cut_off_goes_on_where_it_was(registry: FakeRegistry, tmp_path: Path) -> None:
+def test_the_download_of_an_interrupted_layer_is_resumed(registry: FakeRegistry, tmp_path: Path) -> None:
     digest = registry.image({"one": "1" * 100})
     blob = hashlib.sha256(layer_of({"one": "1" * 100})).hexdigest()
     whole = registry.blobs[blob]

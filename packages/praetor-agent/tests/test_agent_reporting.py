@@ -46,7 +46,7 @@ RECORD = Record(
 )
 
 
-def told(
+def reported(
     record: Record = RECORD,
     seen: Observed | None = RUNNING,
     health: Health | None = None,
@@ -56,27 +56,27 @@ def told(
 
 
 def test_a_running_process_without_a_probe_is_healthy() -> None:
-    seen = told()
+    seen = reported()
     assert (seen.process_started, seen.healthy, seen.pid, seen.observed_spec_hash) == (True, True, 7, "v1")
 
 
 def test_a_process_without_a_probe_is_not_known_to_be_healthy_before_it_is_stable() -> None:
-    assert told(replace(RECORD, healthy_since=None)).healthy is None
+    assert reported(replace(RECORD, healthy_since=None)).healthy is None
 
 
-def test_a_version_that_was_given_up_is_told_beside_the_one_that_runs() -> None:
+def test_a_version_that_was_rolled_back_is_reported_beside_the_running_one() -> None:
     given_up = Rollback(spec_hash="v2", reason=RollbackReason.CRASH_LOOP, message="it ended 3 times")
-    seen = told(replace(RECORD, rollback=given_up))
+    seen = reported(replace(RECORD, rollback=given_up))
     assert (seen.observed_spec_hash, seen.healthy, seen.error_message) == ("v1", True, None)
     assert (seen.failed_spec_hash, seen.rolled_back_reason) == ("v2", "CrashLoop")
     assert seen.rolled_back_message == "it ended 3 times"
 
 
-def test_a_hold_is_told_in_its_own_words() -> None:
+def test_a_freeze_is_reported_with_its_text() -> None:
     assert report.observation(RECORD, RUNNING, None, None, "held by x").update_held_message == "held by x"
 
 
-def test_a_report_that_is_waited_for_goes_out_in_time_but_a_lost_one_keeps_its_backoff() -> None:
+def test_a_requested_report_is_sent_in_time_but_a_lost_one_keeps_its_backoff() -> None:
     waiting = ReportState(base=1, next_at=100.0)
     assert report.asked(waiting, 50.0).next_at == 50
     assert report.asked(waiting, None).next_at == 100
@@ -86,55 +86,55 @@ def test_a_report_that_is_waited_for_goes_out_in_time_but_a_lost_one_keeps_its_b
 
 def test_health_is_unknown_until_a_probe_says_something() -> None:
     record = replace(RECORD, current=Revision(item=PROBED), healthy_since=None)
-    assert told(record).healthy is None
-    assert told(record, health=started("h", 0)).healthy is None
+    assert reported(record).healthy is None
+    assert reported(record, health=started("h", 0)).healthy is None
     failing = Health(handle="h", next_at=0, healthy=False, message="exit status 1")
-    seen = told(record, health=failing)
+    seen = reported(record, health=failing)
     assert (seen.healthy, seen.error_message) == (False, "health check failed: exit status 1")
 
 
 def test_a_run_that_completed_was_started_and_is_as_healthy_as_its_exit_code() -> None:
     done = replace(RECORD, stage=ProcessStage.COMPLETED, exit_code=0, termination_reason="Completed")
-    seen = told(done, None)
+    seen = reported(done, None)
     assert (seen.process_started, seen.healthy, seen.exit_code, seen.pid) == (True, True, 0, None)
-    failed = told(replace(done, exit_code=3, termination_reason="Error"), None)
+    failed = reported(replace(done, exit_code=3, termination_reason="Error"), None)
     assert (failed.process_started, failed.healthy, failed.exit_code) == (True, False, 3)
 
 
 def test_a_run_that_could_not_be_started_was_not_started() -> None:
     given_up = replace(RECORD, stage=ProcessStage.COMPLETED, exit_code=128, termination_reason=restart.START_ERROR)
-    assert told(given_up, None).process_started is False
+    assert reported(given_up, None).process_started is False
 
 
-def test_a_process_between_two_starts_is_not_healthy_and_tells_how_it_ended() -> None:
-    seen = told(replace(RECORD, stage=ProcessStage.WAITING, exit_code=1, termination_reason="Error"), None)
+def test_a_process_between_two_starts_is_not_healthy_and_its_end_is_reported() -> None:
+    seen = reported(replace(RECORD, stage=ProcessStage.WAITING, exit_code=1, termination_reason="Error"), None)
     assert (seen.process_started, seen.healthy, seen.exit_code, seen.termination_reason) == (False, False, 1, "Error")
 
 
 def test_a_running_process_has_no_exit_code() -> None:
-    assert told(replace(RECORD, exit_code=1)).exit_code is None
+    assert reported(replace(RECORD, exit_code=1)).exit_code is None
 
 
 def test_nothing_is_known_of_the_health_of_what_was_never_started() -> None:
     fresh = Record(uid="u", name="fw")
-    assert told(fresh, None).healthy is None
-    assert told(fresh, None).observed_spec_hash == ""
-    assert report.with_spec_hash(told(fresh, None), "v2").observed_spec_hash == "v2"
-    assert report.with_spec_hash(told(), "v2").observed_spec_hash == "v1"
+    assert reported(fresh, None).healthy is None
+    assert reported(fresh, None).observed_spec_hash == ""
+    assert report.with_spec_hash(reported(fresh, None), "v2").observed_spec_hash == "v2"
+    assert report.with_spec_hash(reported(), "v2").observed_spec_hash == "v1"
 
 
-def test_while_a_new_version_cannot_run_the_old_one_is_told_with_the_reason() -> None:
+def test_while_a_new_version_cannot_run_the_old_one_is_reported_with_the_reason() -> None:
     failure = Failure(reason="x", message="artifact: no", artifact_downloaded=False, artifact_verified=False)
-    seen = told(replace(RECORD, failure=failure))
+    seen = reported(replace(RECORD, failure=failure))
     assert (seen.observed_spec_hash, seen.process_started, seen.healthy) == ("v1", True, True)
     assert (seen.error_message, seen.artifact_downloaded, seen.artifact_verified) == ("artifact: no", False, False)
 
 
-def test_an_artifact_is_told_of_when_there_is_one() -> None:
-    assert told().artifact_downloaded is None
-    assert told(artifact=ArtifactState(path="/a")).artifact_verified is True
-    assert told(artifact=ArtifactState()).artifact_verified is None
-    used = told(replace(RECORD, current=Revision(item=ITEM, artifact_path="/a", artifact_digest="sha256:1")))
+def test_an_artifact_is_reported_if_there_is_one() -> None:
+    assert reported().artifact_downloaded is None
+    assert reported(artifact=ArtifactState(path="/a")).artifact_verified is True
+    assert reported(artifact=ArtifactState()).artifact_verified is None
+    used = reported(replace(RECORD, current=Revision(item=ITEM, artifact_path="/a", artifact_digest="sha256:1")))
     assert (used.artifact_downloaded, used.artifact_digest) == (True, "sha256:1")
 
 
@@ -154,52 +154,52 @@ def running(
 def test_an_artifact_is_verified_only_where_there_is_something_to_verify_it_by(checksum: str | None) -> None:
     expected = True if checksum else None
     record = running(replace(FILE, checksum_sha256=checksum))
-    assert (told(record).artifact_downloaded, told(record).artifact_verified) == (True, expected)
+    assert (reported(record).artifact_downloaded, reported(record).artifact_verified) == (True, expected)
     image = running(IMAGE)
-    assert told(image).artifact_verified is True
+    assert reported(image).artifact_verified is True
     # what the next version was fetched from counts, not what the old one runs from
-    fetched = told(image, artifact=ArtifactState(path="/b", pinned=checksum is not None))
+    fetched = reported(image, artifact=ArtifactState(path="/b", pinned=checksum is not None))
     assert (fetched.artifact_downloaded, fetched.artifact_verified) == (True, expected)
     failure = Failure(reason="x", message="artifact: no", artifact_downloaded=False, artifact_verified=False)
-    assert told(replace(record, failure=failure)).artifact_verified is False
+    assert reported(replace(record, failure=failure)).artifact_verified is False
 
 
 @pytest.mark.parametrize("backend", [Backend.PROCESS, Backend.INITD, Backend.CONTAINER])
 @pytest.mark.parametrize("hardening", [Hardening.STRICT, Hardening.BASELINE])
-def test_hardening_that_was_asked_for_and_does_nothing_is_warned_of(backend: Backend, hardening: Hardening) -> None:
+def test_hardening_without_effect_causes_a_warning(backend: Backend, hardening: Hardening) -> None:
     expected = f"execution.hardening: {hardening} does nothing under the backend {backend}, only under systemd"
     for seen in (RUNNING, None):  # a warning that went with each restart would be an event each time
-        assert told(running(None, backend, hardening), seen).warning_message == expected
-    both = told(running(None, backend, hardening), replace(RUNNING, unlimited=("cpu",))).warning_message
+        assert reported(running(None, backend, hardening), seen).warning_message == expected
+    both = reported(running(None, backend, hardening), replace(RUNNING, unlimited=("cpu",))).warning_message
     assert (both or "").split("; ")[1:] == [expected]
     for quiet in (None, Hardening.UNCONFINED):
-        assert told(running(None, backend, quiet)).warning_message is None
-    assert told(running(None, Backend.SYSTEMD, hardening)).warning_message is None
+        assert reported(running(None, backend, quiet)).warning_message is None
+    assert reported(running(None, Backend.SYSTEMD, hardening)).warning_message is None
 
 
 def test_a_checksum_that_is_not_compared_is_warned_of() -> None:
-    warning = told(running(replace(IMAGE, checksum_sha256="a" * 64))).warning_message
+    warning = reported(running(replace(IMAGE, checksum_sha256="a" * 64))).warning_message
     assert warning == "artifact.checksumSHA256: not compared: the digest in the url pins an oci artifact"
-    assert told(running(IMAGE)).warning_message is None
-    assert told(running(replace(FILE, checksum_sha256="a" * 64))).warning_message is None
+    assert reported(running(IMAGE)).warning_message is None
+    assert reported(running(replace(FILE, checksum_sha256="a" * 64))).warning_message is None
 
 
 def test_limits_that_the_device_cannot_enforce_are_warned_of() -> None:
-    warning = told(seen=replace(RUNNING, unlimited=("memory", "cpu"))).warning_message
+    warning = reported(seen=replace(RUNNING, unlimited=("memory", "cpu"))).warning_message
     assert warning is not None
     assert "memory, cpu not limited by the backend process" in warning
-    assert told().warning_message is None
+    assert reported().warning_message is None
 
 
-def test_drift_and_the_last_output_are_told_when_there_is_any() -> None:
-    assert (told().drift_count, told().output_tail) == (None, None)
-    assert told(replace(RECORD, output_tail="")).output_tail is None
-    seen = told(replace(RECORD, drift_count=2, output_tail="bye\n"))
+def test_drift_and_the_last_output_are_reported_if_there_is_any() -> None:
+    assert (reported().drift_count, reported().output_tail) == (None, None)
+    assert reported(replace(RECORD, output_tail="")).output_tail is None
+    seen = reported(replace(RECORD, drift_count=2, output_tail="bye\n"))
     assert (seen.drift_count, seen.output_tail) == (2, "bye\n")
 
 
-def test_a_record_known_by_name_only_has_no_uid_to_tell() -> None:
-    assert told(Record(uid="net/fw", name="fw"), None).uid == ""
+def test_a_record_known_by_name_only_is_reported_without_a_uid() -> None:
+    assert reported(Record(uid="net/fw", name="fw"), None).uid == ""
 
 
 def many(count: int) -> dict[str, Observation]:
@@ -257,7 +257,7 @@ def test_many_observations_are_split_over_several_reports() -> None:
     assert sent == [64, 64, 22]
 
 
-def test_observations_full_of_text_are_split_so_that_the_gateway_takes_the_body() -> None:
+def test_long_observations_are_split_to_fit_the_gateways_limit() -> None:
     current = {uid: replace(seen, output_tail="\U0001f600" * 2000) for uid, seen in many(64).items()}
     reporter, sent = fresh(), 0
     while due := reporter.due(current):
@@ -276,7 +276,7 @@ def test_a_resync_sends_everything_again_with_the_facts() -> None:
     assert not reporter.facts_known
 
 
-def test_a_device_without_processes_tells_its_facts_again_when_asked_and_once() -> None:
+def test_a_device_without_processes_repeats_its_facts_once_on_a_resync() -> None:
     reporter = fresh().acked(ACK, {}, (), 100, 0.5)
     asked = reporter.acked(replace(ACK, resync=True), {}, (), 110, 0.5)
     assert not asked.facts_known

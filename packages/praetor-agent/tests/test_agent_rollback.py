@@ -142,7 +142,7 @@ def crash_until_given_up(device: RollbackDevice) -> None:
         device.wait(10)
 
 
-def test_a_version_that_keeps_ending_gives_way_to_the_good_one() -> None:
+def test_a_version_that_keeps_ending_is_rolled_back_to_the_good_one() -> None:
     device = with_good_version()
     device.converge(item("v2"))
     crash_until_given_up(device)
@@ -151,7 +151,7 @@ def test_a_version_that_keeps_ending_gives_way_to_the_good_one() -> None:
     assert device.record.rollback.message == "it ended 3 times in a row, last with exit code 1 (Error)"
 
 
-def test_a_version_that_cannot_be_started_gives_way_to_the_good_one() -> None:
+def test_a_version_that_cannot_be_started_is_rolled_back_to_the_good_one() -> None:
     device = with_good_version()
     device.broken = {"v2"}
     device.converge(item("v2"))
@@ -161,7 +161,7 @@ def test_a_version_that_cannot_be_started_gives_way_to_the_good_one() -> None:
     assert device.starts == ["v1", "v2", "v2", "v1"]
 
 
-def test_a_version_whose_health_check_fails_gives_way_to_the_good_one() -> None:
+def test_a_version_whose_health_check_fails_is_rolled_back_to_the_good_one() -> None:
     device = with_good_version()
     device.converge(item("v2", check=PROBE))
     device.probe(healthy=False)
@@ -169,7 +169,7 @@ def test_a_version_whose_health_check_fails_gives_way_to_the_good_one() -> None:
     assert (device.runs, device.gave_up) == ("v1", ("v2", "HealthCheckFailed"))
 
 
-def test_a_version_that_was_given_up_is_not_tried_again_before_the_spec_changes() -> None:
+def test_a_version_that_was_rolled_back_is_not_retried_before_the_spec_changes() -> None:
     device = with_good_version()
     device.broken = {"v2"}
     device.converge(item("v2"))
@@ -182,7 +182,7 @@ def test_a_version_that_was_given_up_is_not_tried_again_before_the_spec_changes(
     assert (device.runs, device.gave_up) == ("v3", None)
 
 
-def test_going_back_to_the_good_version_restarts_nothing() -> None:
+def test_a_return_to_the_good_version_restarts_nothing() -> None:
     device = with_good_version()
     device.broken = {"v2"}
     device.converge(item("v2"))
@@ -192,7 +192,7 @@ def test_going_back_to_the_good_version_restarts_nothing() -> None:
     assert (device.runs, device.gave_up, len(device.starts)) == ("v1", None, starts)
 
 
-def test_a_version_that_came_to_be_good_is_restarted_however_often_it_ends() -> None:
+def test_a_good_version_is_restarted_however_often_it_ends() -> None:
     device = with_good_version()
     crash_until_given_up(device)
     crash_until_given_up(device)
@@ -200,7 +200,7 @@ def test_a_version_that_came_to_be_good_is_restarted_however_often_it_ends() -> 
     assert (device.runs, device.gave_up) == ("v1", None)
 
 
-def test_a_first_version_has_nothing_to_give_way_to() -> None:
+def test_a_first_version_has_nothing_to_roll_back_to() -> None:
     device = RollbackDevice()
     device.converge(item("v1"))
     crash_until_given_up(device)
@@ -218,7 +218,7 @@ def test_a_version_that_was_healthy_when_it_was_replaced_is_better_than_nothing(
 
 
 @pytest.mark.parametrize("policy", [RestartPolicy.NEVER, RestartPolicy.ON_FAILURE])
-def test_what_runs_to_its_end_is_never_taken_back_nor_run_again_as_an_old_version(policy: RestartPolicy) -> None:
+def test_a_job_is_never_rolled_back_nor_run_again_as_an_old_version(policy: RestartPolicy) -> None:
     device = RollbackDevice()
     device.converge(item("job-1", policy=policy))
     device.end(0)
@@ -231,7 +231,7 @@ def test_what_runs_to_its_end_is_never_taken_back_nor_run_again_as_an_old_versio
     assert device.record.confirmation is None
 
 
-def test_a_job_between_two_services_is_not_what_the_second_falls_back_to() -> None:
+def test_a_service_is_not_rolled_back_to_a_job_before_it() -> None:
     device = with_good_version()
     device.converge(item("job", policy=RestartPolicy.NEVER))
     device.end(0)
@@ -240,7 +240,7 @@ def test_a_job_between_two_services_is_not_what_the_second_falls_back_to() -> No
     assert (device.record.last_good, device.gave_up) == (None, None)
 
 
-def test_a_change_that_nobody_confirms_is_taken_back() -> None:
+def test_an_unconfirmed_change_is_rolled_back() -> None:
     device = with_good_version()
     device.converge(item("v2", confirm=MANUAL))
     device.wait(119)
@@ -260,7 +260,7 @@ def test_a_change_may_be_confirmed_at_the_device_or_by_the_annotation() -> None:
         assert (device.runs, device.gave_up) == ("v2", None)
 
 
-def test_a_word_about_another_spec_confirms_nothing() -> None:
+def test_a_confirmation_of_another_spec_confirms_nothing() -> None:
     device = with_good_version()
     device.confirmed = {UID: "v1"}
     device.converge(replace(item("v2", confirm=MANUAL), confirmed_spec_hash="v1"))
@@ -268,7 +268,7 @@ def test_a_word_about_another_spec_confirms_nothing() -> None:
     assert device.gave_up == ("v2", "ConfirmTimedOut")
 
 
-def test_an_exchange_confirms_only_once_the_change_had_time_to_do_its_harm() -> None:
+def test_an_exchange_confirms_only_after_the_change_had_time_to_take_effect() -> None:
     device = with_good_version()
     device.converge(item("v2", confirm=REACHABLE))
     began = device.now
@@ -284,7 +284,7 @@ def test_an_exchange_confirms_only_once_the_change_had_time_to_do_its_harm() -> 
     assert device.runs == "v2"
 
 
-def test_an_exchange_does_not_confirm_what_asks_for_a_person() -> None:
+def test_an_exchange_does_not_confirm_a_change_with_manual_confirmation() -> None:
     device = with_good_version()
     device.converge(item("v2", confirm=MANUAL))
     device.wait(20)
@@ -293,7 +293,7 @@ def test_an_exchange_does_not_confirm_what_asks_for_a_person() -> None:
     assert device.gave_up == ("v2", "ConfirmTimedOut")
 
 
-def test_a_first_version_that_nobody_confirms_is_taken_away() -> None:
+def test_an_unconfirmed_first_version_is_removed() -> None:
     device = RollbackDevice()
     device.converge(item("v1", confirm=REACHABLE))
     device.wait(120)
@@ -317,7 +317,7 @@ def test_each_reboot_leaves_half_of_the_window() -> None:
     assert (device.runs, device.gave_up) == ("v1", ("v2", "ConfirmTimedOut"))
 
 
-def test_a_restore_that_a_reboot_cut_short_is_finished() -> None:
+def test_a_rollback_that_a_reboot_interrupted_is_completed() -> None:
     device = with_good_version()
     device.converge(item("v2", confirm=MANUAL))
     device.now += 120
@@ -330,7 +330,7 @@ def test_a_restore_that_a_reboot_cut_short_is_finished() -> None:
     assert (device.runs, device.gave_up) == ("v1", ("v2", "ConfirmTimedOut"))
 
 
-def test_while_held_a_failing_version_is_not_taken_back_but_an_unconfirmed_one_is() -> None:
+def test_during_a_freeze_a_failing_version_is_not_rolled_back_but_an_unconfirmed_one_is() -> None:
     device = with_good_version()
     device.converge(item("v2", confirm=MANUAL))
     device.freeze = "held by /run/praetor/hold"
@@ -340,7 +340,7 @@ def test_while_held_a_failing_version_is_not_taken_back_but_an_unconfirmed_one_i
     assert (device.runs, device.gave_up) == ("v1", ("v2", "ConfirmTimedOut"))
 
 
-def test_while_held_nothing_is_started_changed_or_ended() -> None:
+def test_during_a_freeze_nothing_is_started_changed_or_stopped() -> None:
     device = with_good_version()
     device.freeze = "held"
     device.converge(item("v2"))

@@ -90,16 +90,16 @@ def test_a_desired_process_runs_and_is_reported(gateway: FakeGateway, agent: Age
     pid = wait_running(gateway)
     gateway.wait_for(lambda: seen(gateway).healthy is True, "a stable process")
     assert Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"/usr/bin/sleep\x001000")
-    told = seen(gateway)
-    assert (told.process_started, told.healthy, told.observed_spec_hash) == (True, True, wanted["specHash"])
-    assert (told.uid, told.namespace) == (wanted["uid"], "default")
+    reported = seen(gateway)
+    assert (reported.process_started, reported.healthy, reported.observed_spec_hash) == (True, True, wanted["specHash"])
+    assert (reported.uid, reported.namespace) == (wanted["uid"], "default")
     first = gateway.reports[0]
     assert first.facts is not None
     assert set(first.facts) >= {"os", "kernel", "arch", "hostname", "python", "diskFree"}
     assert (first.boot_id, first.heartbeat) == (procfs.boot_id(), True)
 
 
-def test_the_agent_greets_then_holds_a_conditional_poll(gateway: FakeGateway, agent: Agent) -> None:
+def test_the_agent_connects_then_holds_a_conditional_poll(gateway: FakeGateway, agent: Agent) -> None:
     gateway.desire(item("a", SLEEP))
     agent.start()
     wait_running(gateway)
@@ -130,11 +130,11 @@ def test_a_killed_process_comes_back_and_is_counted(gateway: FakeGateway, agent:
     os.kill(first, signal.SIGKILL)
     wait_running(gateway, other_than=first)
     assert (seen(gateway).restart_count, seen(gateway).termination_reason) == (1, "Signal:SIGKILL")
-    assert [told.pid for told in gateway.history if told.process_started is False][-1:] == [None]
+    assert [reported.pid for reported in gateway.history if reported.process_started is False][-1:] == [None]
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_processes_outlive_the_agent_and_are_taken_over(gateway: FakeGateway, agent: Agent, how: int) -> None:
+def test_processes_outlive_the_agent_and_are_adopted(gateway: FakeGateway, agent: Agent, how: int) -> None:
     gateway.desire(item("a", SLEEP))
     agent.start()
     pid = wait_running(gateway)
@@ -180,11 +180,11 @@ def test_runs_to_completion_are_not_repeated_by_a_restart_of_the_agent(
     agent.end(signal.SIGKILL)
     gateway.observations.clear()
     agent.start()
-    gateway.wait_for(lambda: seen(gateway).exit_code == final, "the end, told again")
+    gateway.wait_for(lambda: seen(gateway).exit_code == final, "the end, reported again")
     assert (tmp_path / "runs").read_text() == "ran\n" * runs
 
 
-def test_the_end_of_what_a_job_wrote_is_told_and_survives_the_agent(gateway: FakeGateway, agent: Agent) -> None:
+def test_the_output_tail_of_a_job_is_reported_and_survives_the_agent(gateway: FakeGateway, agent: Agent) -> None:
     script = 'i=0; while [ $i -lt 900 ]; do echo line $i; i=$((i+1)); done; printf "\\033[1mé bye"; exit 3'
     gateway.desire(item("a", process_spec("/bin/sh", "-c", script, restartPolicy="Never")))
     agent.start()
@@ -195,10 +195,10 @@ def test_the_end_of_what_a_job_wrote_is_told_and_survives_the_agent(gateway: Fak
     agent.end(signal.SIGKILL)
     gateway.observations.clear()
     agent.start()
-    gateway.wait_for(lambda: seen(gateway).output_tail == tail, "the output, told again")
+    gateway.wait_for(lambda: seen(gateway).output_tail == tail, "the output, reported again")
 
 
-def test_the_last_words_of_a_service_that_crashed_stay_while_it_runs_again(
+def test_the_output_tail_of_a_crashed_service_stays_while_it_runs_again(
     gateway: FakeGateway, agent: Agent, tmp_path: Path
 ) -> None:
     script = '[ -e "$1" ] && exec sleep 1000; touch "$1"; echo no config >&2; exit 1'
@@ -209,7 +209,7 @@ def test_the_last_words_of_a_service_that_crashed_stay_while_it_runs_again(
     assert seen(gateway).output_tail == "no config\n"
 
 
-def test_an_end_while_no_agent_was_there_is_told_later(gateway: FakeGateway, agent: Agent, tmp_path: Path) -> None:
+def test_an_end_without_an_agent_is_reported_later(gateway: FakeGateway, agent: Agent, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "go")
     spec = process_spec("/bin/sh", "-c", 'read x < "$1"; exit 5', "x", str(tmp_path / "go"), restartPolicy="Never")
     gateway.desire(item("a", spec))
@@ -251,7 +251,7 @@ def test_a_readiness_that_flips_is_reported_at_once_and_not_at_the_next_heartbea
     assert count < len(gateway.reports) < count + 10
 
 
-def test_a_probe_that_hangs_holds_up_nothing_and_fails(gateway: FakeGateway, agent: Agent) -> None:
+def test_a_probe_that_hangs_delays_nothing_and_fails(gateway: FakeGateway, agent: Agent) -> None:
     probe = {"exec": {"command": ["sleep", "1000"]}, "timeoutSeconds": 1, "failureThreshold": 1, "periodSeconds": 1}
     gateway.desire(item("a", SLEEP | {"healthCheck": probe}))
     agent.start()
@@ -280,13 +280,13 @@ def test_an_artifact_is_run_from_the_store_and_a_bad_successor_leaves_it_running
     assert digest in os.readlink(f"/proc/{pid}/cwd")
     gateway.desire(item("a", spec("0" * 64), generation=2))
     gateway.wait_for(lambda: seen(gateway).artifact_verified is False, "the failure")
-    told = seen(gateway)
-    assert (told.pid, told.process_started, told.observed_spec_hash) == (pid, True, good.observed_spec_hash)
-    assert told.artifact_downloaded is True
-    assert "has sha256" in (told.error_message or "")
+    reported = seen(gateway)
+    assert (reported.pid, reported.process_started, reported.observed_spec_hash) == (pid, True, good.observed_spec_hash)
+    assert reported.artifact_downloaded is True
+    assert "has sha256" in (reported.error_message or "")
 
 
-def test_an_artifact_that_somebody_deleted_is_fetched_again_when_the_process_must_be_started(
+def test_a_deleted_artifact_is_fetched_again_when_the_process_must_be_started(
     gateway: FakeGateway, agent: Agent, tmp_path: Path
 ) -> None:
     program = tmp_path / "fwd"
@@ -308,7 +308,7 @@ def test_an_artifact_that_somebody_deleted_is_fetched_again_when_the_process_mus
     wait_running(gateway, other_than=second)
 
 
-def test_what_cannot_run_is_told_and_harms_nobody(gateway: FakeGateway, agent: Agent) -> None:
+def test_a_process_that_cannot_run_is_reported_and_affects_no_other(gateway: FakeGateway, agent: Agent) -> None:
     container = {"execution": {"backend": "container"}}
     nonsense = {"execution": {"backend": "quantum", "command": "x"}}
     gateway.desire(
@@ -335,7 +335,7 @@ def test_a_process_that_understands_no_longer_runs_on(gateway: FakeGateway, agen
     assert (seen(gateway).pid, seen(gateway).process_started) == (pid, True)
 
 
-def test_a_lost_report_is_sent_again_and_processes_do_not_care(gateway: FakeGateway, agent: Agent) -> None:
+def test_a_lost_report_is_sent_again_and_processes_are_not_affected(gateway: FakeGateway, agent: Agent) -> None:
     gateway.desire(item("a", SLEEP))
     gateway.fail(
         Fault(path="/report", status=500, times=2), Fault(path="/desired", status=503, headers={"Retry-After": "1"})
@@ -380,14 +380,14 @@ def test_a_desired_state_that_the_poll_missed_is_fetched(gateway: FakeGateway, a
     gateway.desire(item("a", SLEEP))
     gateway.fail(Fault(path="/desired", status=503, headers={"Retry-After": "300"}))
     agent.start()
-    wait_running(gateway)  # the poller was told to wait for five minutes; the report's answer knew better
+    wait_running(gateway)  # the poller was reported to wait for five minutes; the report's answer knew better
 
 
 def test_two_agents_do_not_share_a_state_directory(gateway: FakeGateway, agent: Agent) -> None:
     agent.start()
     gateway.wait_for(lambda: bool(gateway.reports), "a report")
     command = (sys.executable, "-m", "praetor_agent", "run", "--gateway", gateway.url, "--state-dir", str(agent.state))
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_SECONDS, check=False)
     assert second.returncode == 1
     assert "another agent runs with --state-dir" in second.stderr
     assert "Traceback" not in second.stderr
@@ -417,7 +417,7 @@ def test_a_version_that_crashes_gives_way_to_the_old_one_and_is_not_tried_again(
     assert seen(gateway).failed_spec_hash is None
 
 
-def test_a_change_after_which_the_gateway_is_not_heard_is_taken_back(gateway: FakeGateway, agent: Agent) -> None:
+def test_a_change_after_which_the_gateway_is_unreachable_is_rolled_back(gateway: FakeGateway, agent: Agent) -> None:
     good = item("a", SLEEP)
     gateway.desire(good)
     agent.start()
@@ -446,15 +446,17 @@ def test_a_change_after_which_the_gateway_answers_stays(gateway: FakeGateway, ag
     assert seen(gateway).observed_spec_hash == changed["specHash"]
 
 
-def test_somebody_at_the_device_confirms_a_change(gateway: FakeGateway, agent: Agent) -> None:
+def test_an_operator_on_the_device_confirms_a_change(gateway: FakeGateway, agent: Agent) -> None:
     gateway.desire(item("a", process_spec("sleep", "1003", confirm={"mode": "Manual", "timeoutSeconds": 60})))
     agent.start()
     wait_running(gateway)
     command = (sys.executable, "-m", "praetor_agent", "confirm", "--state-dir", str(agent.state), "a")
-    assert subprocess.run(command, timeout=60, check=True, capture_output=True).stdout.endswith(b"is confirmed\n")
+    assert subprocess.run(command, timeout=WITHIN_SECONDS, check=True, capture_output=True).stdout.endswith(
+        b"is confirmed\n"
+    )
     state = State(agent.state)
     until(lambda: all(record.confirmation is None for record in state.load_memory().values()), "the confirmation")
-    again = subprocess.run(command, timeout=60, check=False, capture_output=True)
+    again = subprocess.run(command, timeout=WITHIN_SECONDS, check=False, capture_output=True)
     assert (again.returncode, again.stderr) == (
         1,
         b"praetor-agent confirm: no change of 'a' waits to be confirmed\n",
@@ -464,10 +466,10 @@ def test_somebody_at_the_device_confirms_a_change(gateway: FakeGateway, agent: A
 def status(agent: Agent, *more: str) -> str:
     command = [sys.executable, "-m", "praetor_agent", "status", "--state-dir", str(agent.state), *more]
     hold = ("--hold-file", str(agent.state.parent / "hold"))
-    return subprocess.run([*command, *hold], capture_output=True, text=True, timeout=60, check=True).stdout
+    return subprocess.run([*command, *hold], capture_output=True, text=True, timeout=WITHIN_SECONDS, check=True).stdout
 
 
-def test_status_tells_health_what_waits_to_be_confirmed_and_the_last_exchange(
+def test_status_shows_health_pending_confirmations_and_the_last_exchange(
     gateway: FakeGateway, agent: Agent, tmp_path: Path
 ) -> None:
     probe = {"exec": {"command": ["test", "-e", str(tmp_path / "ok")]}, "periodSeconds": 1, "failureThreshold": 1}
@@ -480,8 +482,8 @@ def test_status_tells_health_what_waits_to_be_confirmed_and_the_last_exchange(
     assert re.fullmatch(r"Gateway: \S+Z \(\d+ s ago\): acknowledged", lines[1])
     assert "health check failed: exit status 1" in lines[3]
     assert re.search(r"rolls back at \S+Z unless it is confirmed \(run: praetor-agent confirm a\)", lines[3])
-    told = json.loads(status(agent, "-o", "json"))
-    waits = told["processes"][0]["confirmation"]
+    reported = json.loads(status(agent, "-o", "json"))
+    waits = reported["processes"][0]["confirmation"]
     assert waits["mode"] == "Manual"
     left = datetime.fromisoformat(waits["deadline"]) - datetime.now(UTC)
     assert timedelta(seconds=120) < left < timedelta(seconds=301)
@@ -500,9 +502,7 @@ def test_status_tells_health_what_waits_to_be_confirmed_and_the_last_exchange(
     assert re.search(r"last acknowledged \S+Z \(\d+ s ago\)$", lines[1])
 
 
-def test_while_the_device_is_held_nothing_changes_but_what_runs_is_kept_alive(
-    gateway: FakeGateway, agent: Agent
-) -> None:
+def test_during_a_freeze_nothing_changes_but_processes_are_kept_running(gateway: FakeGateway, agent: Agent) -> None:
     gateway.desire(item("a", SLEEP))
     agent.start()
     first = wait_running(gateway)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent_testing import FakeGateway, item, process_spec, until
+from agent_testing import WITHIN_SECONDS, FakeGateway, item, process_spec, until
 from praetor_agent.cli import main
 from praetor_agent.clock import SystemClock
 from praetor_agent.simulate.faults import BadVersion, Faults
@@ -61,7 +61,7 @@ def test_help_and_variables_are_those_of_the_agents_command(
     assert "--count 'none'" in capsys.readouterr().err
 
 
-def test_a_pretend_fleet_polls_runs_and_reports(tmp_path: Path) -> None:
+def test_a_simulated_fleet_polls_runs_and_reports(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("t\n")
     with FakeGateway(token="t", heartbeat_seconds=1) as gateway:
         gateway.desire(item("a", process_spec("x")))
@@ -86,7 +86,7 @@ def test_a_pretend_fleet_polls_runs_and_reports(tmp_path: Path) -> None:
             assert all(seen.process_started and seen.healthy and seen.pid for seen in gateway.history)
         finally:
             fleet.send_signal(signal.SIGTERM)
-            out, _ = fleet.communicate(timeout=20)
+            out, _ = fleet.communicate(timeout=WITHIN_SECONDS)
     assert fleet.returncode == 0
     assert out.splitlines()[-1].startswith("devices=20 connected=20 ")
     assert "errors=0" in out
@@ -94,7 +94,7 @@ def test_a_pretend_fleet_polls_runs_and_reports(tmp_path: Path) -> None:
     assert len([1 for change in changes if change["specHash"] == changed["specHash"]]) == 20
 
 
-def test_pretend_devices_may_have_tokens_of_their_own_and_fail(tmp_path: Path) -> None:
+def test_simulated_devices_may_have_their_own_tokens_and_fail(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("new\nold\n")
     (tmp_path / "devices").write_text("leaf-7\n")
     with FakeGateway(token=device_token(b"new", "leaf-7"), heartbeat_seconds=1) as gateway:
@@ -113,10 +113,10 @@ def test_pretend_devices_may_have_tokens_of_their_own_and_fail(tmp_path: Path) -
             assert gateway.history[0].process_started is False
         finally:
             fleet.terminate()
-            fleet.wait(20)
+            fleet.wait(WITHIN_SECONDS)
 
 
-def test_pretend_devices_meet_versions_that_fail_or_silence_them_and_some_are_dead(tmp_path: Path) -> None:
+def test_simulated_devices_fail_go_silent_or_never_connect_as_asked(tmp_path: Path) -> None:
     devices = [f"sim-{number}" for number in range(1, 41)]
     faults = Faults(fail=(BadVersion("bad", 0.5),), silent=(BadVersion("worse"),), dead=0.2)
     living = {device for device in devices if not faults.is_dead(device)}
@@ -142,7 +142,7 @@ def test_pretend_devices_meet_versions_that_fail_or_silence_them_and_some_are_de
             until(lambda: "connected=0 " in summary.readline(), "all are silent")
         finally:
             fleet.send_signal(signal.SIGTERM)
-            fleet.communicate(timeout=20)
+            fleet.communicate(timeout=WITHIN_SECONDS)
     assert {path.split("/")[3] for _, path, _ in gateway.requests} == living
     assert 0 < len(living) < len(devices)
     failed = [seen.process_started for seen in _reported(gateway, bad)].count(False)

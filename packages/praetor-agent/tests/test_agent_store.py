@@ -73,7 +73,7 @@ def test_a_state_directory_belongs_to_one_agent(tmp_path: Path) -> None:
     os.close(lock_directory(tmp_path / "state"))
 
 
-def test_a_state_directory_that_cannot_be_is_told_of(tmp_path: Path) -> None:
+def test_an_unusable_state_directory_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(AgentError, match="--state-dir"):
         lock_directory(tmp_path / "file" / "state")
@@ -103,7 +103,7 @@ def test_a_desired_state_that_makes_no_sense_is_none(tmp_path: Path, stored: obj
     assert State(tmp_path).load_desired("leaf-1") is None
 
 
-def test_memory_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_memory_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     current = Revision(item=read_desired(body()).items[0], artifact_path="/a", artifact_digest="sha256:1")
     record = Record(
         uid="u", namespace="n", name="a", stage=ProcessStage.WAITING, current=current, boot_id="b", handle="h",

@@ -105,7 +105,7 @@ def test_a_unit_that_was_written_but_not_loaded_is_loaded_before_it_is_started(
     assert systemctl.verbs[-1] == "restart"
 
 
-def test_what_runs_once_does_not_come_up_at_boot(backend: SystemdBackend, systemctl: Systemctl) -> None:
+def test_a_job_is_not_started_at_boot(backend: SystemdBackend, systemctl: Systemctl) -> None:
     backend.start(replace(COMMAND, at_boot=False))
     assert "disable" in systemctl.verbs
 
@@ -130,7 +130,7 @@ def test_only_units_of_this_device_are_seen_and_touched(
     assert "stop" not in systemctl.verbs
 
 
-def test_a_unit_of_somebody_else_in_the_way_is_left(backend: SystemdBackend, tmp_path: Path) -> None:
+def test_a_foreign_unit_of_the_same_name_is_left_alone(backend: SystemdBackend, tmp_path: Path) -> None:
     backend.start(COMMAND)
     (unit,) = units(tmp_path)
     unit.write_text("[Service]\n")
@@ -180,7 +180,7 @@ def test_what_systemd_shows_is_understood(
     assert (seen.watch == 7) is running
 
 
-def test_a_program_that_cannot_be_executed_is_told(backend: SystemdBackend, systemctl: Systemctl) -> None:
+def test_a_program_that_cannot_be_executed_is_reported(backend: SystemdBackend, systemctl: Systemctl) -> None:
     systemctl.refuse()
     systemctl.show({"ExecMainStatus": "203"})
     with pytest.raises(StartError, match="status=203/EXEC"):
@@ -228,7 +228,7 @@ def test_removing_leaves_nothing(backend: SystemdBackend, systemctl: Systemctl, 
 def test_what_is_left_of_a_unit_whose_file_is_gone_is_removed(
     backend: SystemdBackend, systemctl: Systemctl, tmp_path: Path, state: str, stops: int
 ) -> None:
-    """As when the agent is killed while it removes one, or somebody took the file away."""
+    """As when the agent is killed while it removes one, or the file was removed."""
     backend.start(COMMAND)
     units(tmp_path)[0].unlink()
     systemctl.show({"ActiveState": state, "SubState": "exited"})

@@ -62,7 +62,7 @@ def environment_values(text: str) -> dict[str, str]:
 
 
 @given(st.lists(TEXT, max_size=6))
-def test_arguments_come_out_of_systemd_as_they_went_in(words: list[str]) -> None:
+def test_quoted_arguments_come_out_of_systemd_unchanged(words: list[str]) -> None:
     argv = ("/bin/fw", *words)
     assert systemd_words(exec_line(argv)) == list(argv)
 
@@ -116,13 +116,13 @@ def test_a_directory_that_cannot_be_written_is_refused(directory: str) -> None:
         render_unit(replace(COMMAND, working_dir=directory), "leaf-1", "/env")
 
 
-def test_a_unit_tells_whose_it_is() -> None:
+def test_a_unit_carries_its_marks() -> None:
     text = render_unit(COMMAND, "leaf-1", "/env")
     assert read_marks(text) == Marks(uid="8f0e", device="leaf-1", spec_hash="sha256:1")
 
 
 @pytest.mark.parametrize("text", ["", "[Unit]\nX-Praetor-UID=1\n"])
-def test_a_unit_of_somebody_else_has_no_marks(text: str) -> None:
+def test_a_foreign_unit_has_no_marks(text: str) -> None:
     assert read_marks(text) is None
     assert read_marks(render_unit(COMMAND, "leaf-1", "/env").replace("X-Praetor-UID=8f0e\n", "")) is None
 
@@ -183,5 +183,5 @@ def test_a_units_name_is_safe_and_ours(name: str, uid: str) -> None:
     assert re.fullmatch(r"praetor-[a-z0-9-]{0,60}-[0-9a-f]{16}\.service", unit_name(name, uid))
 
 
-def test_units_of_one_name_are_told_apart_by_uid() -> None:
+def test_units_of_one_name_differ_by_uid() -> None:
     assert unit_name("fw", "1") != unit_name("fw", "2")

@@ -22,7 +22,7 @@ from praetor_agent.errors import ArtifactError
 from praetor_api.protocol import ArtifactReason as Reason
 
 Member = tuple[tarfile.TarInfo, bytes]
-CANARY = b"nobody may touch this"
+CANARY = b"this must not change"
 
 
 def member(
@@ -167,14 +167,14 @@ def test_as_a_layer_of_an_image_it_changes_nothing_outside_either(tmp_path: Path
 
 @pytest.mark.parametrize("cut", [100, 700, 1600])
 @pytest.mark.parametrize("compress", [True, False])
-def test_what_is_cut_off_or_garbled_is_told(tmp_path: Path, cut: int, compress: bool) -> None:
+def test_a_truncated_or_corrupt_archive_is_reported(tmp_path: Path, cut: int, compress: bool) -> None:
     whole = packed(member("a", content=os.urandom(1000)), member("b", content=os.urandom(1000)), compress=compress)
     with pytest.raises(ArtifactError, match="damaged") as caught:
         lay(tmp_path, whole[:cut])
     assert caught.value.reason is Reason.VERIFICATION_FAILED
 
 
-def test_a_garbled_header_is_told(tmp_path: Path) -> None:
+def test_a_corrupt_header_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="checksum is wrong"):
         lay(tmp_path, b"x" + packed(member("a"))[1:])
 
@@ -300,7 +300,7 @@ def test_well_behaved_archives_unpack_as_the_library_reads_them(
 
 
 def clashes(names: dict[str, bytes]) -> bool:
-    """Tell whether two of *names* cannot both be, or differ in case only."""
+    """Return whether two of *names* exclude each other, or differ in case only."""
     paths = ["/".join(name.split("/")[:end]) for name in names for end in range(1, name.count("/") + 2)]
     exact = set(paths)
     return len({path.casefold() for path in exact}) < len(exact) or any(
