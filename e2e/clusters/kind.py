@@ -6,9 +6,7 @@ import shutil
 from pathlib import Path
 from secrets import token_hex
 
-from e2e.clusters.api.certificates import kubeconfig_with_certificate
 from e2e.clusters.api.kubectl import output_of
-from e2e.clusters.cluster import COMPONENTS, Capability
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.remote import RemoteCluster
 
@@ -40,23 +38,11 @@ class Kind(RemoteCluster):
         self._kind_name = f"praetor-{token_hex(3)}"
         kubeconfig = workdir / "admin.kubeconfig"
         try:
-            self._kind("create", "cluster", f"--kubeconfig={kubeconfig}", "--wait=120s", timeout_s=CREATE_S)
+            self._kind("create", "cluster", f"--kubeconfig={kubeconfig}", "--wait=500s", timeout_s=CREATE_S)
             super().__init__(workdir, kubeconfig=kubeconfig)
         except BaseException:
             self._delete(kubeconfig)
             raise
-
-    @property
-    def capabilities(self) -> frozenset[Capability]:
-        """What the version allows, and users of our own."""
-        return super().capabilities | {Capability.RBAC}
-
-    def kubeconfig_for(self, user: str) -> Path:
-        """Return a kubeconfig with a client certificate that names *user*."""
-        if user not in COMPONENTS:
-            raise ClusterError(f"no user {user!r}; there are {', '.join(COMPONENTS)}")
-        path = self.workdir / f"{user}.kubeconfig"
-        return path if path.exists() else kubeconfig_with_certificate(self.kubeconfig, user, path)
 
     def stop(self) -> None:
         """Delete the cluster."""
