@@ -26,6 +26,16 @@ async def test_a_burst_passes_at_once_and_the_rest_at_the_rate() -> None:
     await asyncio.wait(tasks)
 
 
+async def granted_at_once(bucket: TokenBucket, clock: FakeClock) -> bool:
+    """Return whether a caller gets a token without waiting; one that would wait gives up."""
+    caller = asyncio.create_task(bucket.acquire())
+    await clock.settle()
+    granted = caller.done()
+    caller.cancel()
+    await asyncio.wait({caller})
+    return granted
+
+
 async def test_a_cancelled_waiter_returns_its_token() -> None:
     clock = FakeClock()
     bucket = TokenBucket(1, 1, clock)
@@ -35,14 +45,14 @@ async def test_a_cancelled_waiter_returns_its_token() -> None:
     waiting.cancel()
     await asyncio.wait({waiting})
     await clock.advance(1)
-    assert bucket.try_acquire()
-    assert not bucket.try_acquire()
+    assert [await granted_at_once(bucket, clock) for _ in range(2)] == [True, False]
 
 
-def test_an_idle_bucket_holds_no_more_than_its_burst() -> None:
+async def test_an_idle_bucket_holds_no_more_than_its_burst() -> None:
     clock = FakeClock()
     bucket = TokenBucket(100, 2, clock)
-    assert [bucket.try_acquire() for _ in range(3)] == [True, True, False]
+    await clock.advance(10)
+    assert [await granted_at_once(bucket, clock) for _ in range(3)] == [True, True, False]
 
 
 @pytest.mark.parametrize(("rate", "burst"), [(0, 1), (-1, 1), (1, 0)])

@@ -40,10 +40,14 @@ class WatchEvent:
 
 
 class KubeApi(Protocol):
-    """Raises only KubeError; every call ends within a bounded time."""
+    """Requests to the Kubernetes API. Every call raises only KubeError and ends within a bounded time.
+
+    *namespace* None means all namespaces, or none for a kind that has none. *label_selector* and *field_selector* are
+    in the API's string form, as `rack=r1,role!=spine`. *field_manager* names the writer in `metadata.managedFields`.
+    """
 
     async def get(self, resource: Resource, key: Key) -> dict[str, Any]:
-        """Return one object."""
+        """Return one object; NotFound when there is none."""
         ...
 
     async def list_page(
@@ -57,13 +61,17 @@ class KubeApi(Protocol):
         field_selector: str | None = None,
         resource_version: str | None = None,
     ) -> dict[str, Any]:
-        """Return one page of a list; ``metadata.continue`` is the next page's token, if there is one."""
+        """Return one page of a list, at most *limit* objects; ``metadata.continue`` is the next one's token, if any.
+
+        *continue_token* is that token, which becomes Gone after some minutes. *resource_version* "0" allows an answer
+        from the apiserver's cache; None asks for the newest.
+        """
         ...
 
     async def create(
         self, resource: Resource, namespace: str, body: Mapping[str, Any], *, field_manager: str | None = None
     ) -> dict[str, Any]:
-        """Create *body* and return it as stored."""
+        """Create *body* and return it as stored; AlreadyExists when there is one of that name."""
         ...
 
     async def patch(
@@ -77,13 +85,20 @@ class KubeApi(Protocol):
         field_manager: str | None = None,
         force: bool = False,
     ) -> dict[str, Any]:
-        """Change an object and return it as stored; ``metadata.resourceVersion`` in *body* makes it conditional."""
+        """Change an object and return it as stored.
+
+        ``metadata.resourceVersion`` in *body* makes it conditional: Conflict when the object has changed. *subresource*
+        is `status` or None for the object itself. *force* takes fields over from other managers (apply patches only).
+        """
         ...
 
     async def delete(
         self, resource: Resource, key: Key, *, uid: str | None = None, propagation: str = "Background"
     ) -> None:
-        """Delete an object; with *uid*, only if it is still that one (else Conflict)."""
+        """Delete an object; with *uid*, only if it is still that one, else Conflict.
+
+        *propagation* decides about the objects that it owns: `Background`, `Foreground` or `Orphan`.
+        """
         ...
 
     def watch(

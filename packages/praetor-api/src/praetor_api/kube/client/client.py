@@ -34,7 +34,8 @@ OnRequest = Callable[[str, Resource, int], None]
 
 CONNECT_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 30.0
-WATCH_IDLE_S = 150.0  # a bookmark comes every minute: silence of this length is a dead connection
+WATCH_IDLE_S = 150.0
+"""A bookmark comes every minute: more than two minutes without one mean a dead connection."""
 MAX_EVENT_BYTES = 8 * 2**20  # etcd keeps no more than 1.5 MiB; managed fields and encoding come on top
 _READ_BUFFER = 2**17  # bounds how many events of a burst are handled before others get a turn
 _MAX_MESSAGE = 512
@@ -47,7 +48,8 @@ _GO_ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 class KubeClient:
     """A KubeApi over HTTP. ``on_request(verb, resource, code)`` is called after each request; code 0 is no answer.
 
-    With *dry_run* the API answers every write as if it took place, defaulted and validated, and nothing is stored.
+    *request_timeout_s* bounds each request but watches; a watch ends after *watch_idle_s* seconds without a byte. With
+    *dry_run* the API validates and defaults every write and answers as if it took place, but stores nothing.
     """
 
     def __init__(

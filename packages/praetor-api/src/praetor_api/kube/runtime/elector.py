@@ -61,11 +61,6 @@ class Elector:
         self._renewed_at: float | None = None  # None: we do not lead
 
     @property
-    def is_leader(self) -> bool:
-        """Whether we hold the lease and may act."""
-        return self.fresh(self._clock.monotonic())
-
-    @property
     def holder(self) -> str | None:
         """The holder's identity as last seen; None while no candidate holds the lease."""
         return _spec(self._lease).get("holderIdentity") or None

@@ -55,6 +55,9 @@ _log = logging.getLogger(__name__)
 class Informer(Generic[T]):
     """A local, read-only copy of one kind.
 
+    *project* turns an object into the row that is kept; it must not change the object. *namespace* None copies all
+    namespaces, and the selectors restrict the copy, both in the API's string form. *page_size* is objects per page.
+
     ``last_contact`` is when the API last sent anything, ``behind_until`` when the copy counts as current again after
     the watch failed. Both are monotonic seconds; ``behind_until`` is infinite until the watch works.
     """

@@ -8,7 +8,7 @@ __all__ = ["TokenBucket"]
 
 
 class TokenBucket:
-    """Lets *burst* through at once and *rate_per_s* a second after that, first come, first served."""
+    """Grants *burst* tokens at once and *rate_per_s* per second after that, in the order of the callers."""
 
     def __init__(self, rate_per_s: float, burst: int, clock: Clock) -> None:
         if rate_per_s <= 0 or burst < 1:
@@ -20,19 +20,11 @@ class TokenBucket:
         self._filled_at = clock.monotonic()
 
     async def acquire(self) -> None:
-        """Return when it is the caller's turn."""
+        """Wait for a token and take it."""
         self._refill()
         self._tokens -= 1.0
         if self._tokens < 0.0:
             await self._wait(-self._tokens / self._rate_per_s)
-
-    def try_acquire(self) -> bool:
-        """Take a token if there is one now."""
-        self._refill()
-        if self._tokens < 1.0:
-            return False
-        self._tokens -= 1.0
-        return True
 
     async def _wait(self, seconds: float) -> None:
         granted = False

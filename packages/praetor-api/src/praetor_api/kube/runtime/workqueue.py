@@ -25,7 +25,10 @@ DEFAULT_BACKOFF = Backoff(base=0.05, factor=2.0, cap=60.0, jitter=0.5)
 
 
 class Workqueue(Generic[K]):
-    """Hands keys to any number of workers: ``async with queue.get() as key``."""
+    """Hands keys to any number of workers: ``async with queue.get() as key``.
+
+    *backoff* delays the keys of add_rate_limited(), each by its own number of failures.
+    """
 
     def __init__(self, clock: Clock, backoff: Backoff = DEFAULT_BACKOFF) -> None:
         self._clock = clock
