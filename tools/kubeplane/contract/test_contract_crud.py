@@ -181,7 +181,7 @@ def test_an_unknown_content_type_is_unsupported(widgets: Collection) -> None:
     assert (answer.status, answer.reason) == (415, "UnsupportedMediaType")
 
 
-def test_an_answer_that_nobody_can_give_is_not_acceptable(widgets: Collection) -> None:
+def test_an_answer_in_a_form_that_the_server_lacks_is_not_acceptable(widgets: Collection) -> None:
     widgets.made(widget("a"))
     answer = widgets.get("a", accept="text/html")
     assert (answer.status, answer.reason) == (406, "NotAcceptable")

@@ -84,7 +84,7 @@ def test_a_definition_is_judged(
         change(body)
     answer = odds.create(body)
     assert (answer.status, answer.reason) == (422, "Invalid")
-    # with a single version, the schema's path was told as of the object before 1.22
+    # with a single version, before 1.22 the schema's path was that in the object
     assert any(cause["field"].endswith(field) for cause in answer.causes), answer.causes
 
 

@@ -1,4 +1,4 @@
-"""What is served is told: groups, versions, resources, schemas, health."""
+"""What is served: groups, versions, resources, schemas, health."""
 
 from __future__ import annotations
 

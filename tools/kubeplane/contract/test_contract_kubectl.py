@@ -164,7 +164,7 @@ def test_describe_shows_spec_and_events(
             "action": "Making",
             "reason": "WasMade",
             "regarding": {**regarding, "uid": made["metadata"]["uid"]},
-            "note": "somebody made it",
+            "note": "made by hand",
             "type": "Normal",
         }
     )
@@ -172,8 +172,8 @@ def test_describe_shows_spec_and_events(
     assert said.status == 0
     assert re.search(r"^Name: +a$", said.out, re.MULTILINE)
     assert re.search(r"^ +Label: +abc$", said.out, re.MULTILINE)
-    assert re.search(r"Normal +WasMade .*somebody made it", said.out)
-    assert kubectl("get", "events").table[1][-3:] == ["somebody", "made", "it"]
+    assert re.search(r"Normal +WasMade .*made by hand", said.out)
+    assert kubectl("get", "events").table[1][-3:] == ["made", "by", "hand"]
 
 
 def test_explain_reads_the_descriptions(kubectl: Kubectl, eventually: Eventually) -> None:

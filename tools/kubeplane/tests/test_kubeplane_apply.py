@@ -109,13 +109,13 @@ def test_an_update_takes_what_it_changes() -> None:
     assert {e.writer.manager: e.paths for e in entries} == {"one": {("f:spec", "f:b")}, "edit": {("f:spec", "f:a")}}
 
 
-def test_an_object_can_be_taken_out_of_tracking() -> None:
+def test_an_object_can_be_removed_from_tracking() -> None:
     old = {"metadata": {"uid": "u"}, "spec": {}}
     assert track(old, {"metadata": {"managedFields": [{}]}}, SCHEMA, ONE, "t") == []
     assert track(old, {"metadata": {"uid": "u"}, "spec": {"a": "1"}}, SCHEMA, ONE, "t") is None
 
 
-def test_what_nobody_tracked_is_held_for_those_who_were_there_before() -> None:
+def test_fields_that_were_not_tracked_belong_to_before_first_apply() -> None:
     live = {"metadata": {"uid": "u"}, "spec": {"a": "1", "b": "1"}}
     with pytest.raises(ApiError, match="before-first-apply"):
         applied(live, ONE, {"a": "2"})

@@ -247,7 +247,7 @@ async def test_a_definition_takes_its_objects_with_it() -> None:
         ("unavailable", 503, "ServiceUnavailable"),
     ],
 )
-async def test_it_misbehaves_when_told_to_and_as_often(action: str, status: int, reason: str) -> None:
+async def test_an_injected_fault_hits_as_many_requests_as_asked(action: str, status: int, reason: str) -> None:
     async with running() as client:
         fault = {"action": action, "verb": "list", "resource": "configmaps", "count": 1}
         assert (await client.ask("POST", "/_kubeplane/faults", fault))[0] == 201

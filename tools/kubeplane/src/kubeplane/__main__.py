@@ -1,4 +1,4 @@
-"""`python -m kubeplane`: runs the control plane until it is told to stop."""
+"""`python -m kubeplane`: run the control plane until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1; 0 takes a free one (default)")
     parser.add_argument("--data", type=Path, help="SQLite file that keeps the objects; without it they are in memory")
     parser.add_argument("--kubeconfig-out", type=Path, help="write a kubeconfig to this file")
-    parser.add_argument("--token-auth-file", type=Path, help="CSV of token,user,uid,groups; without it all are let in")
+    parser.add_argument("--token-auth-file", type=Path, help="CSV of token,user,uid,groups; else all are let in")
     parser.add_argument(
         "--authorization-mode",
         choices=("AlwaysAllow", "RBAC"),
@@ -27,17 +27,19 @@ def _options() -> argparse.Namespace:
         help="whether the stored roles and bindings are enforced (default AlwaysAllow)",
     )
     parser.add_argument(
-        "--audit-log-path", type=Path, help="file to tell accepted and refused writes in, as JSON lines"
+        "--audit-log-path", type=Path, help="file that records accepted and refused writes, as JSON lines"
     )
-    parser.add_argument("--cert-dir", type=Path, help="talk TLS, with the certificate of this folder (made if missing)")
+    parser.add_argument("--cert-dir", type=Path, help="serve TLS with the certificate of this folder (made if missing)")
     parser.add_argument("--crds", type=Path, help="folder of CustomResourceDefinitions to begin with")
     parser.add_argument("--bookmark-seconds", type=float, default=60.0, help="time between bookmarks (default 60)")
-    parser.add_argument("--history", type=int, default=100_000, help="changes that watches can resume from")
+    parser.add_argument(
+        "--history", type=int, default=100_000, help="changes that watches can resume from (default %(default)s)"
+    )
     return parser.parse_args()
 
 
 def kubeconfig(url: str, tokens: Mapping[str, User], cert_dir: Path | None) -> str:
-    """A kubeconfig, in JSON, which is YAML; its user has the first token."""
+    """Return a kubeconfig, in JSON, which is YAML; its user has the first token."""
     user = {"token": next(iter(tokens))} if tokens else {}
     cluster = {"server": url} | ({"certificate-authority": str(cert_dir / "apiserver.crt")} if cert_dir else {})
     context = {"cluster": "kubeplane", "user": "admin", "namespace": "default"}

@@ -1,4 +1,4 @@
-"""Switches to misbehave on purpose: which requests, how often, and how."""
+"""Fault injection: which requests fail, how often, and how."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Action(StrEnum):
 
 @dataclass(slots=True)
 class Fault:
-    """One switch. Empty fields match everything; *count* is how many requests it hits still (-1: all)."""
+    """One fault to inject. Empty fields match everything; *count* is how many requests it hits still (-1: all)."""
 
     action: Action
     verb: str = ""
@@ -52,13 +52,13 @@ class Fault:
 
 
 class Faults:
-    """The switches that are on, in the order in which they were set."""
+    """The faults that are set, in order."""
 
     def __init__(self) -> None:
         self.active: list[Fault] = []
 
     def add(self, given: Any) -> None:
-        """Set a switch given as JSON; ApiError 400 for one that is not understood."""
+        """Set a fault given as JSON; ApiError 400 for one that cannot be read."""
         try:
             self.active.append(Fault(**{**given, "action": Action(given["action"])}))
         except (TypeError, KeyError, ValueError) as error:
@@ -84,12 +84,12 @@ def error_of(fault: Fault, route: Route) -> ApiError | None:
             why = "the object has been modified; please apply your changes to the latest version and try again"
             return conflict(route.group, route.plural, route.name, why)
         case Action.GONE:
-            return ApiError(410, "Expired", "too old resource version: on purpose")
+            return ApiError(410, "Expired", "too old resource version: injected fault")
         case Action.TOO_MANY:
             message = "Too many requests, please try again later."
             return ApiError(429, "TooManyRequests", message, {"retryAfterSeconds": max(1, round(fault.seconds))})
         case Action.ERROR:
-            return ApiError(500, "InternalError", "Internal error occurred: on purpose")
+            return ApiError(500, "InternalError", "Internal error occurred: injected fault")
         case Action.UNAVAILABLE:
             return ApiError(503, "ServiceUnavailable", "the server is currently unable to handle the request")
         case _:

@@ -1,4 +1,4 @@
-"""Who asks: bearer tokens and the users they stand for."""
+"""Authentication: bearer tokens and their users."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def read_token_file(path: Path) -> dict[str, User]:
 
 
 class Authenticator:
-    """Knows the tokens; without any, everybody may come in."""
+    """Knows the tokens; without any, every client is let in as anonymous."""
 
     def __init__(self, tokens: Mapping[str, User]) -> None:
         self._tokens = tokens

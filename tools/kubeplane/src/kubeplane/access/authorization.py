@@ -1,4 +1,4 @@
-"""Who may do what: RBAC over the roles and bindings that are stored, or everything for everybody."""
+"""Authorization: RBAC over the roles and bindings that are stored, or everything for every user."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def _status(plural: str, spec: Obj, user: User, authenticator: Authenticator) ->
 
 
 def _allowed(spec: Obj, user: User, authorizer: Authorizer) -> bool:
-    """Paths that are no resources are open to everybody who is known."""
+    """Return whether the review is answered with yes; paths that are no resources are open to every known user."""
     asked = spec.get("resourceAttributes")
     if not asked:
         return True

@@ -66,7 +66,7 @@ def _headings(resource: Resource) -> list[Obj]:
 
 
 def _columns(resource: Resource, name: Column) -> tuple[Column, ...]:
-    """Events do not begin with their names, which nobody cares for."""
+    """Events do not begin with their names, which are generated."""
     return resource.columns if resource.table == "/events" else (name, *resource.columns)
 
 

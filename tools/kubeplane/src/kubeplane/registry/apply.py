@@ -1,4 +1,4 @@
-"""Who manages which field: tracking of ordinary writes, and server-side apply with its conflicts."""
+"""Managers of fields: tracking of ordinary writes, and server-side apply with its conflicts."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def apply(live: Obj, config: Obj, schema: Obj, writer: Writer, *, force: bool, n
 
 
 def _untracked(live: Obj, schema: Obj, api_version: str, now: str) -> list[Entry]:
-    """What is in an object that nobody tracked so far belongs to a manager of that name."""
+    """Return the entry of an object that was not tracked so far: all its fields belong to one manager."""
     if not live["metadata"].get("uid"):
         return []
     present, _ = fields.compare({"metadata": {}}, _bare(live), schema)
@@ -161,7 +161,7 @@ def _merged_list(live: list[Any], config: list[Any], schema: Obj) -> list[Any]:
 
 
 def _pruned(value: Any, schema: Obj | None, gone: Paths, held: Paths) -> Any:
-    """*value* without the paths in *gone* that nobody of *held* keeps, neither them nor anything below them."""
+    """Return *value* without the paths in *gone*, unless *held* has them or anything below them."""
     prefixes = {path[:end] for path in held for end in range(1, len(path) + 1)}
     drop = frozenset(path for path in gone if path not in prefixes)
     return _without(value, schema, drop, ()) if drop else value

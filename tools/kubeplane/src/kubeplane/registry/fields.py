@@ -17,7 +17,7 @@ Path: TypeAlias = tuple[str, ...]
 Paths: TypeAlias = frozenset[Path]
 EMPTY: Paths = frozenset()
 
-# what nobody manages: identity and what the system writes
+# what no manager owns: identity and what the system writes
 UNMANAGED: tuple[Path, ...] = (
     ("f:apiVersion",),
     ("f:kind",),
@@ -42,7 +42,7 @@ UNMANAGED: tuple[Path, ...] = (
 
 
 def managed(paths: Iterable[Path]) -> Paths:
-    """*paths* without what nobody manages."""
+    """Return *paths* without what no manager owns."""
     return frozenset(path for path in paths if path not in _EXACT and path[:2] not in _PREFIXES)
 
 

@@ -11,7 +11,7 @@ MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 
-# keys by which strategic merge tells list items apart, by the list's field name; lists elsewhere are replaced
+# keys by which strategic merge identifies list items, by the list's field name; lists elsewhere are replaced
 _MERGE_KEYS: dict[str, tuple[str, ...]] = {
     "ownerReferences": ("uid",),
     "conditions": ("type",),

@@ -142,7 +142,7 @@ class Registry:
     def update(
         self, resource: Resource, namespace: str, name: str, body: Any, options: Options, subresource: str = ""
     ) -> tuple[Stored, bool]:
-        """PUT; the second of the answer tells whether the object was created by it."""
+        """Answer PUT: return the object, and whether it was created."""
         obj = writing.decode(resource, namespace, name, body)
         current = self.store.get(resource.table, (namespace, name))
         if current is None:
@@ -171,7 +171,7 @@ class Registry:
     def patch(
         self, resource: Resource, namespace: str, name: str, kind: str, patch: Any, options: Options, sub: str = ""
     ) -> tuple[Stored, bool]:
-        """PATCH of any kind; the second of the answer tells whether the object was created by it."""
+        """Answer PATCH of any kind: return the object, and whether it was created."""
         if kind == patches.APPLY_PATCH:
             return self._apply(resource, namespace, name, patch, options, sub)
         current = self.read(resource, namespace, name)
@@ -279,7 +279,7 @@ class Registry:
     def delete(
         self, resource: Resource, namespace: str, name: str, asked: Obj, options: Options
     ) -> tuple[Stored, bool]:
-        """DELETE with DeleteOptions; the second of the answer tells whether the object is gone at once."""
+        """Answer DELETE with DeleteOptions: return the object, and whether it is gone at once."""
         current = self.read(resource, namespace, name)
         self._check_preconditions(resource, current, asked.get("preconditions") or {})
         finalizers = self._finalizers_for(current, resource, asked)

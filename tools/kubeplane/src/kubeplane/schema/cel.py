@@ -95,7 +95,7 @@ def _mark(item: Any, schema: Obj) -> str:
 
 
 def _by_identity(old: Any, schema: Obj) -> dict[str, Any]:
-    """Old items can be told only in map-like lists; elsewhere transition rules do not run."""
+    """Return the old items of a map-like list; elsewhere items have no identity, and transition rules do not run."""
     if not isinstance(old, list) or schema.get("x-kubernetes-list-type") != "map":
         return {}
     return {_mark(item, schema): item for item in old}

@@ -52,7 +52,7 @@ def _said(description: str) -> Obj:
 
 
 def map_list(items: Obj, *keys: str, description: str = "") -> Obj:
-    """A list whose items are told apart by *keys*."""
+    """Return the schema of a list whose items are identified by *keys*."""
     return array(items, description, **{"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)})
 
 

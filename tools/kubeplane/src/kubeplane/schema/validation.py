@@ -221,7 +221,7 @@ def duplicates(value: Any, schema: Obj, path: str = "") -> Iterator[Cause]:
 
 
 def list_identity(item: Any, schema: Obj) -> Any:
-    """What tells an item from its siblings: the value in a set, its keys (with their defaults) in a map."""
+    """Return what identifies an item: the value in a set, its keys (with their defaults) in a map."""
     if schema["x-kubernetes-list-type"] == "set" or not isinstance(item, dict):
         return item
     fields = (schema.get("items") or {}).get("properties") or {}

@@ -42,7 +42,7 @@ class Stored:
 
 @dataclass(slots=True)
 class Change:
-    """One write: *old* is None when it created, *deleted* tells that *new* is the object as it went."""
+    """One write: *old* is None when it created; with *deleted*, *new* is the last state of the object."""
 
     rv: int
     table: str
@@ -121,7 +121,7 @@ class Store:
         return last
 
     def replace_quietly(self, table: str, stored: Stored) -> None:
-        """Put another value under the revision that is there, telling nobody."""
+        """Put another value under the revision that is there, without a change for listeners."""
         self._tables[table][stored.key] = stored
 
     def refresh(self, table: str, schema: Obj) -> None:
