@@ -101,7 +101,7 @@ class AssumedCache(Informers[R]):
     def assume(self, row: R, *, is_new: bool = False) -> None:
         """Serve *row*, which the API answered, until the informer shows that version or a newer one.
 
-        Unless *is_new* the row has to be in the cache: an update of one that is gone meanwhile is no news of it.
+        Unless *is_new*, a row that is not in the cache is ignored: the informer has shown its deletion meanwhile.
         """
         if is_new or self.get(_key(row)) is not None:
             self._set(row, deleted=False)
