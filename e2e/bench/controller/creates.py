@@ -15,7 +15,7 @@ from e2e.stack.manifests import deployment, process_spec
 from praetor_api.kube.client.client import KubeClient
 from praetor_api.kube.client.resource import DEVICE_PROCESSES
 from praetor_controller.model.actions import Create
-from praetor_controller.model.manifests import process_body
+from praetor_controller.model.manifests import process_manifest
 from praetor_controller.model.projection import project_deployment
 from praetor_controller.reconcile.writer import CONCURRENCY, FIELD_MANAGER
 
@@ -27,7 +27,7 @@ async def create(kubeconfig: str, namespace: str, name: str, count: int) -> dict
     row = project_deployment(manifest)
     now = datetime.now(UTC)
     actions = (Create(f"leaf-{n}", f"{name}-leaf-{n}", row.template) for n in range(count))
-    bodies = iter([process_body(row, action, now) for action in actions])
+    bodies = iter([process_manifest(row, action, now) for action in actions])
     async with await KubeClient.from_config(kubeconfig) as client:
 
         async def work() -> None:

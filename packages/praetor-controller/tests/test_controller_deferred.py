@@ -13,7 +13,7 @@ from praetor_api.kube.objects import FailurePolicy, StrategyType, Wave
 from praetor_controller.model.actions import Update
 from praetor_controller.model.projection import project_process
 from praetor_controller.model.rows import ProcessRow, StoredStatus
-from praetor_controller.rollout.neighbours import Neighbour, down_elsewhere
+from praetor_controller.rollout.neighbours import Neighbour, neighbours_down
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.reasons import Reason, ReasonCode
 from praetor_controller.rollout.snapshot import Plan
@@ -60,7 +60,7 @@ def test_a_first_rollout_waits_a_minute_for_devices_that_have_never_connected() 
     assert done.status.current_revision == "rev-v1"
 
 
-def test_an_agent_that_starts_late_makes_the_first_rollout_wait_for_its_like() -> None:
+def test_an_agent_that_starts_late_extends_the_wait_for_others() -> None:
     late = [process("a", ready_since=AT), process("b", ready_since=AT + 50), process("c", **UNSEEN)]
     assert progressing(planned(late, START + timedelta(seconds=CONNECT_S))) == "RolloutInProgress"
     assert progressing(planned(late, START + timedelta(seconds=50 + CONNECT_S))) == "NewRevisionRolledOut"
@@ -119,7 +119,7 @@ def test_no_strategy_changes_a_device_that_holds(strategy: StrategyType) -> None
     assert updated(planned([process("a", "v0", held=TEXT)], strategy=strategy)) == []
 
 
-def test_held_devices_hold_up_neither_the_rollout_nor_a_wave_nor_are_they_failures() -> None:
+def test_held_devices_delay_no_rollout_and_no_wave_and_are_not_failures() -> None:
     rows = [process("a", ready_since=AT), process("b", "v0", held=TEXT), process("c", **UNTAKEN)]
     assert progressing(planned(rows, status=ROLLED_OUT)) == "NewRevisionRolledOut"
     later = START + timedelta(hours=1)
@@ -140,7 +140,7 @@ def test_held_devices_hold_up_neither_the_rollout_nor_a_wave_nor_are_they_failur
 
 def test_other_deployments_do_not_count_a_held_device_as_down() -> None:
     neighbour = Neighbour(deployment(), [process("a", **UNTAKEN)])
-    assert down_elsewhere([neighbour], {"a": device("a")}, AT).down == ()
+    assert neighbours_down([neighbour], {"a": device("a")}, AT).devices == ()
 
 
 def condition(kind: str, status: str, message: str = "") -> dict[str, Any]:
@@ -152,12 +152,14 @@ def condition(kind: str, status: str, message: str = "") -> dict[str, Any]:
     [
         pytest.param([condition("UpdateHeld", "True", TEXT), condition("AgentConnected", "True")], TEXT, id="held"),
         pytest.param(
-            [condition("UpdateHeld", "True"), condition("AgentConnected", "True")], "held on the device", id="no-words"
+            [condition("UpdateHeld", "True"), condition("AgentConnected", "True")],
+            "held on the device",
+            id="default",
         ),
         pytest.param([condition("UpdateHeld", "False", TEXT), condition("AgentConnected", "True")], "", id="free"),
         pytest.param([condition("UpdateHeld", "True", TEXT), condition("AgentConnected", "False")], "", id="silent"),
-        pytest.param([], "", id="nothing-said"),
+        pytest.param([], "", id="no-condition"),
     ],
 )
-def test_a_hold_is_what_a_connected_device_says(conditions: list[dict[str, Any]], held: str) -> None:
+def test_a_device_is_held_when_it_says_so_while_connected(conditions: list[dict[str, Any]], held: str) -> None:
     assert project_process({"metadata": {"name": "p"}, "status": {"conditions": conditions}}).held == held

@@ -104,7 +104,7 @@ def deaf_to_pause(given: Snapshot, now: datetime) -> Plan:
 
 
 def forgetful(given: Snapshot, now: datetime) -> Plan:
-    """Forget what silent devices were offered, so that nobody is blamed for them."""
+    """Forget what was written to silent devices, so that they do not count."""
     rows = [evolve(row, offered_at=0.0, created_at=-NO_DEADLINE_S) for row in given.processes]
     return plan(evolve(given, processes=rows), now)
 

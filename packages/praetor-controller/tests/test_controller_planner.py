@@ -49,12 +49,12 @@ def test_percentages_are_rounded_up(value: int | str, devices: int, number: int)
 
 
 @pytest.mark.parametrize("value", ["ten", "10", "-1%", "%"])
-def test_what_is_no_number_is_refused_by_name(value: str) -> None:
+def test_an_invalid_max_unavailable_is_refused_by_its_field(value: str) -> None:
     with pytest.raises(InvalidDeployment, match="maxUnavailable"):
         max_unavailable(value, 10)
 
 
-def test_a_deployment_that_cannot_be_acted_on_says_why() -> None:
+def test_an_invalid_deployment_gets_a_condition_with_the_fault() -> None:
     for row in (deployment(max_unavailable="ten"), deployment(fault="spec.selector: no")):
         made = plan(snapshot(row, [device("a")], []), START)
         assert made.actions == ()
@@ -62,7 +62,7 @@ def test_a_deployment_that_cannot_be_acted_on_says_why() -> None:
         assert [each.reason for each in made.status.conditions] == ["InvalidSpec"]
 
 
-def test_a_deployment_that_goes_away_is_left_to_the_garbage_collector() -> None:
+def test_a_deployment_being_deleted_is_left_to_the_garbage_collector() -> None:
     assert plan(snapshot(evolve(deployment(), terminating=True), [device("a")], []), START) == Plan()
 
 
@@ -101,7 +101,7 @@ def test_a_deployment_that_goes_away_is_left_to_the_garbage_collector() -> None:
             offline(process("a", offered_at=None), AT - 60),
             {},
             Reason(ReasonCode.SILENT_SINCE_OFFER, "2025-12-31T23:59:00Z"),
-            id="nobody-knows-when-it-was-offered",
+            id="time-of-the-write-unknown",
         ),
         pytest.param(process("a", terminating=True), {}, Reason(ReasonCode.TERMINATING), id="terminating"),
         pytest.param(process("a", "v0"), {"paused": True}, Reason(ReasonCode.PAUSED), id="paused"),
@@ -127,12 +127,12 @@ def test_a_device_has_one_reason(row: ProcessRow, fields: dict[str, Any], expect
 @pytest.mark.parametrize(
     ("connected", "since", "age", "expected"),
     [
-        pytest.param(None, None, 0, "NeverConnected", id="never-judged"),
+        pytest.param(None, None, 0, "NeverConnected", id="never-connected"),
         pytest.param(False, AT - 5, 599, "OfflineSince(2025-12-31T23:59:55Z)", id="switch-offline"),
         pytest.param(True, AT - 5, 599, "Updating", id="switch-connected"),
     ],
 )
-def test_a_process_that_was_never_reported_stands_as_its_switch(
+def test_a_process_that_was_never_reported_is_as_connected_as_its_switch(
     connected: bool | None, since: float | None, age: int, expected: str
 ) -> None:
     row = process("a", connected=None, connected_since=None, reported=False, created_at=AT - age, **STARTING)
@@ -140,7 +140,7 @@ def test_a_process_that_was_never_reported_stands_as_its_switch(
     assert str(made.reasons["a"]) == expected
 
 
-def test_devices_without_a_process_get_one_whatever_the_budget() -> None:
+def test_devices_without_a_process_get_one_regardless_of_the_budget() -> None:
     made = planned("v1", [], devices=[device(name) for name in NAMES], max_unavailable=0)
     assert made.actions == tuple(Create(name, f"tel-{name}", template("v1")) for name in NAMES)
     assert set(codes(made).values()) == {ReasonCode.CREATING}
@@ -160,13 +160,13 @@ def test_devices_without_a_process_get_one_whatever_the_budget() -> None:
         pytest.param({"in_flight": frozenset({"a"})}, ReasonCode.CREATING, 0, id="outcome-unknown"),
     ],
 )
-def test_a_process_is_not_made_blindly(fields: dict[str, Any], code: ReasonCode, creates: int) -> None:
+def test_a_process_is_created_only_under_a_free_name(fields: dict[str, Any], code: ReasonCode, creates: int) -> None:
     made = plan(snapshot(deployment(), [device("a")], [], **fields), START)
     assert codes(made) == {"a": code}
     assert len(made.actions) == creates
 
 
-def test_when_both_names_are_taken_it_says_so() -> None:
+def test_a_device_waits_with_name_taken_when_both_names_are_taken() -> None:
     class Everything:
         def __contains__(self, name: object) -> bool:
             return True
@@ -179,19 +179,19 @@ def test_when_both_names_are_taken_it_says_so() -> None:
 @pytest.mark.parametrize(
     "policy", [{"paused": True}, {"strategy": StrategyType.ON_DELETE}], ids=["paused", "on-delete"]
 )
-def test_a_process_that_is_left_alone_is_looked_at_when_it_becomes_available(policy: dict[str, Any]) -> None:
+def test_a_process_that_is_left_alone_is_checked_when_it_becomes_available(policy: dict[str, Any]) -> None:
     made = planned("v2", [process("a", ready_since=AT - 10)], min_ready_seconds=30, **policy)
     assert (made.actions, made.recheck_at) == ((), START + timedelta(seconds=20))
 
 
-def test_a_paused_deployment_makes_nothing() -> None:
+def test_a_paused_deployment_writes_nothing() -> None:
     rows = [process("b", "v0"), process("gone")]
     made = planned("v1", rows, devices=[device("a"), device("b")], paused=True)
     assert made.actions == ()
     assert set(codes(made).values()) == {ReasonCode.PAUSED}
 
 
-def test_no_more_devices_go_down_than_allowed() -> None:
+def test_no_more_than_max_unavailable_devices_are_updated() -> None:
     made = planned("v2", [process(name) for name in NAMES], max_unavailable=2)
     assert updated(made) == ["a", "b"]
     assert [codes(made)[name] for name in "cd"] == [ReasonCode.BUDGET_EXHAUSTED] * 2
@@ -214,17 +214,17 @@ def test_no_more_devices_go_down_than_allowed() -> None:
         pytest.param(
             offline(process("a", offered_at=AT - 601, observed=False, settled_since=None), AT - 590),
             ["b"],
-            id="but-not-for-ever",
+            id="silent-for-longer-than-the-deadline",
         ),
         pytest.param(process("a", terminating=True), [], id="terminating"),
         pytest.param(process("a", connected=None, reported=False, **STARTING), ["a"], id="starting-for-the-first-time"),
     ],
 )
-def test_what_counts_against_the_budget(first: ProcessRow, moving: list[str]) -> None:
+def test_devices_that_count_against_the_budget(first: ProcessRow, moving: list[str]) -> None:
     assert updated(planned("v2", [first, process("b"), process("c")], max_unavailable=1)) == moving
 
 
-def test_a_silent_device_is_looked_at_again_when_its_blame_ends() -> None:
+def test_a_silent_device_is_checked_when_it_no_longer_counts() -> None:
     row = offline(process("a", offered_at=AT - 100, observed=False, settled_since=None), AT - 60)
     assert planned("v2", [row, process("b")]).recheck_at == START + timedelta(seconds=500)
 
@@ -237,7 +237,7 @@ def test_ready_processes_wait_while_too_many_are_down() -> None:
     assert updated(roomy) == ["a", "b"]
 
 
-def test_a_device_that_never_reported_is_offered_the_new_template_at_once() -> None:
+def test_a_device_that_never_reported_gets_the_new_template_at_once() -> None:
     row = process("a", connected=None, reported=False, **STARTING)
     made = planned("v2", [row, process("b")], devices=[device("a", connected=None), device("b")], max_unavailable=1)
     assert updated(made) == ["a", "b"]
@@ -272,7 +272,7 @@ def test_maintenance_ends_by_itself() -> None:
     assert updated(planned("v2", [process("a")], devices=[over])) == ["a"]
 
 
-def test_only_metadata_differs_so_the_device_is_not_disturbed() -> None:
+def test_a_change_of_metadata_does_not_write_the_spec() -> None:
     rows = [process(name, revision="other") for name in NAMES]
     made = planned("v1", rows, max_unavailable=0)
     assert [action for action in made.actions if isinstance(action, Update) and action.spec] == []
@@ -296,20 +296,20 @@ def test_a_write_of_unknown_outcome_counts_as_down() -> None:
     assert updated(made) == []
 
 
-def test_what_the_api_makes_of_a_template_is_taken_for_it() -> None:
+def test_a_hash_that_the_api_is_known_to_store_counts_as_the_template() -> None:
     rows = [process("a", "v2-defaulted")]
     made = plan(snapshot(deployment("v2"), [device("a")], rows, stored_as=frozenset({"v2-defaulted"})), START)
     assert codes(made) == {"a": ReasonCode.UP_TO_DATE}
 
 
-def test_processes_without_a_device_and_surplus_ones_go() -> None:
+def test_processes_without_a_device_and_surplus_ones_are_deleted() -> None:
     younger = process("a", name="tel-a-2", uid="uid-2", created_at=AT)
     gone, going = process("gone"), process("going", terminating=True)
     made = planned("v1", [younger, process("a"), gone, going], devices=[device("a")])
     assert [action.process.name for action in made.actions if isinstance(action, Delete)] == ["tel-gone", "tel-a-2"]
 
 
-def test_of_two_processes_the_one_that_stays_is_kept() -> None:
+def test_of_two_processes_the_one_that_is_not_being_deleted_is_kept() -> None:
     older = process("a", terminating=True)
     younger = process("a", name="tel-a-2", created_at=AT, revision="rev-v1")
     assert planned("v1", [older, younger], devices=[device("a")]).actions == ()
@@ -337,21 +337,21 @@ def test_a_rollout_is_complete_when_only_deferred_devices_are_left(other: Proces
 
 
 @pytest.mark.parametrize("row", [offline(process("a", offered_at=AT), AT - 60), process("a", **UNSEEN)])
-def test_a_revision_that_no_device_has_shown_is_not_the_current_one(row: ProcessRow) -> None:
+def test_a_revision_that_no_device_runs_is_not_the_current_one(row: ProcessRow) -> None:
     made = planned("v1", [row], devices=[device("a", connected=row.connected)])
     assert made.status is not None
     assert made.status.current_revision is None
     assert made.status.conditions[1].reason == "RolloutInProgress"
 
 
-def test_without_devices_there_is_nothing_to_wait_for_and_nothing_is_shown() -> None:
+def test_a_rollout_without_devices_is_complete_and_sets_no_current_revision() -> None:
     made = planned("v1", [], devices=[])
     assert made.status is not None
     assert made.status.current_revision is None
     assert made.status.conditions[1].message == "no device matches the selector"
 
 
-def test_a_device_offline_before_an_older_offer_is_not_blamed_for_the_next() -> None:
+def test_a_device_offline_before_an_older_write_does_not_count_after_the_next() -> None:
     row = offline(process("a", offered_at=AT - 100, observed=False, settled_since=None), AT - 200)
     made = planned("v2", [row, process("b")], max_unavailable=1)
     assert (updated(made), codes(made)["a"]) == (["b"], ReasonCode.OFFLINE_SINCE)
@@ -375,7 +375,7 @@ def test_a_complete_rollout_stays_complete_when_a_device_fails_later() -> None:
         (0, 0, "MinimumDevicesAvailable"),
     ],
 )
-def test_nobody_is_called_available_when_none_of_its_devices_is(devices: int, failing: int, reason: str) -> None:
+def test_a_deployment_is_not_available_when_none_of_its_devices_is(devices: int, failing: int, reason: str) -> None:
     names = [f"d{number}" for number in range(devices)]
     rows = [process(name, **(FAILING if number < failing else {})) for number, name in enumerate(names)]
     made = planned("v1", rows, devices=[device(name) for name in names])
@@ -383,7 +383,7 @@ def test_nobody_is_called_available_when_none_of_its_devices_is(devices: int, fa
     assert made.status.conditions[0].reason == reason
 
 
-def test_going_back_and_forth_is_a_rollout_of_its_own() -> None:
+def test_a_template_that_is_used_again_is_rolled_out_again() -> None:
     first = planned("v1", [process("a")]).status
     assert first is not None
     second = plan(snapshot(deployment("v2", status=stored(first)), [device("a")], [process("a")]), START).status
@@ -409,7 +409,7 @@ def test_the_deadline_runs_from_the_last_step_forward() -> None:
     )
 
 
-def test_a_pause_is_told_and_taken_back() -> None:
+def test_a_pause_sets_a_condition_and_its_end_removes_it() -> None:
     paused = planned("v1", [process("a")], paused=True).status
     assert paused is not None
     assert {each.type: each.status.value for each in paused.conditions} == {
@@ -434,7 +434,7 @@ def test_a_complete_rollout_stays_complete_through_a_pause() -> None:
     assert [each.reason for each in resumed.status.conditions] == ["TooManyUnavailable", "NewRevisionRolledOut"]
 
 
-def test_a_plan_that_was_carried_out_leaves_nothing_to_do() -> None:
+def test_a_plan_that_was_carried_out_is_followed_by_an_empty_one() -> None:
     made = planned("v2", [process("a"), process("b")])
     rows = [process("a", "v2", **STARTING), process("b")]
     assert updated(made) == ["a"]

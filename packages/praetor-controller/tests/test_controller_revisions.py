@@ -76,7 +76,7 @@ def test_a_new_template_gets_the_next_number() -> None:
     assert (changes.create["revision"], changes.rewrite) == (5, None)
 
 
-def test_a_template_that_is_used_again_is_rewriteed() -> None:
+def test_a_template_that_is_used_again_gets_the_next_number() -> None:
     first, second = stored(row_of("v1"), 1, resource_version="7"), stored(row_of("v2"), 2)
     changes = revision_changes(row_of("v1"), [first, second], START + timedelta(hours=1))
     assert changes.create is None

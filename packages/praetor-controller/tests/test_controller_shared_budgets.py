@@ -61,32 +61,32 @@ def updated(made: Plan) -> list[str]:
     return sorted(action.process.device for action in made.actions if isinstance(action, Update))
 
 
-def test_a_deployment_without_budgets_keeps_those_of_another() -> None:
+def test_a_deployment_without_budgets_keeps_those_of_its_neighbours() -> None:
     made = planned(declaring())
     assert updated(made) == ["a"]
     assert str(made.reasons["b"]) == "BudgetExhausted(rack=r1 1/1 of edge)"
 
 
-def test_what_the_other_has_down_takes_the_place() -> None:
+def test_a_device_that_the_neighbour_has_down_takes_the_place() -> None:
     down = process("d", name="edge-d", owner="uid-edge", ready_since=None)
     made = planned(declaring(), theirs=[down])
     assert updated(made) == ["d"]  # it is down already
 
 
-def test_a_percentage_is_of_the_devices_of_who_declared_it() -> None:
+def test_a_percentage_is_of_the_devices_of_the_declaring_deployment() -> None:
     more = [*DEVICES, *(device(f"x{number}", labels={"rack": "r1"}) for number in range(8))]
     made = planned(declaring(HALF), devices=[*more, device("z", labels={"rack": "r1", "role": "leaf"})])
     assert updated(made) == ["a", "b", "c"]  # half of five, rounded up; the others do not count
     assert str(made.reasons["d"]) == "BudgetExhausted(rack=r1 3/3 of edge)"
 
 
-def test_devices_that_the_other_does_not_match_are_free() -> None:
+def test_devices_that_the_neighbour_does_not_match_are_not_bound() -> None:
     spines = [device(name, labels={"rack": "r1", "role": "spine"}) for name in "ab"]
     assert updated(planned(declaring(), devices=[*spines, *DEVICES[2:]])) == ["a", "b"]
     assert updated(planned(declaring(), devices=spines)) == ["a", "b"]
 
 
-def test_what_is_down_of_the_domain_counts_though_the_other_does_not_match_it() -> None:
+def test_a_device_that_is_down_counts_although_the_neighbour_does_not_match_it() -> None:
     spine = device("a", labels={"rack": "r1", "role": "spine"})
     failing = [process("a", ready_since=None, failure="exit 1"), *OLD[1:]]
     sources = Sources(
@@ -105,17 +105,17 @@ def test_what_is_down_of_the_domain_counts_though_the_other_does_not_match_it() 
     [
         pytest.param(declaring(strategy=StrategyType.RECREATE), id="it-does-not-roll"),
         pytest.param(declaring(fault="spec.selector: no"), id="it-cannot-be-acted-on"),
-        pytest.param(evolve(declaring(), terminating=True), id="it-goes"),
-        pytest.param(declaring(Budget(group_by=("rack",), max_unavailable="ten")), id="it-is-no-number"),
-        pytest.param(declaring(Budget(group_by=("feed",), max_unavailable=1)), id="of-no-domain-of-theirs"),
+        pytest.param(evolve(declaring(), terminating=True), id="it-is-being-deleted"),
+        pytest.param(declaring(Budget(group_by=("rack",), max_unavailable="ten")), id="not-a-number"),
+        pytest.param(declaring(Budget(group_by=("feed",), max_unavailable=1)), id="of-another-label"),
         pytest.param(evolve(declaring(), policy=RolloutPolicy(selector=LabelSelector())), id="it-has-none"),
     ],
 )
-def test_a_budget_that_does_not_hold_binds_nobody(other: DeploymentRow) -> None:
+def test_a_budget_that_does_not_hold_binds_no_device(other: DeploymentRow) -> None:
     assert updated(planned(other)) == ["a", "b", "c", "d"]
 
 
-def test_recreate_keeps_no_budget_of_anybody() -> None:
+def test_recreate_keeps_no_budget() -> None:
     assert updated(planned(declaring(), strategy=StrategyType.RECREATE)) == ["a", "b", "c", "d"]
 
 
@@ -146,7 +146,7 @@ def loses_its_budget(simulation: Simulation) -> None:
 
 
 @pytest.mark.parametrize("happens", [ends, loses_its_budget])
-def test_the_controller_rolls_it_out_rack_by_rack(
+def test_the_controller_rolls_out_rack_by_rack_under_a_neighbours_budget(
     simulation: Simulation, happens: Callable[[Simulation], None]
 ) -> None:
     simulation.roll_out("tel", "v2")

@@ -23,7 +23,7 @@ from praetor_api.kube.objects import (
 from praetor_controller.model.actions import Create, Update
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, StoredStatus
 from praetor_controller.rollout.budgets import Domains
-from praetor_controller.rollout.neighbours import TAKING_S, Neighbour, down_elsewhere
+from praetor_controller.rollout.neighbours import RECHECK_WRITES_S, Neighbour, neighbours_down
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.snapshot import Plan
@@ -74,7 +74,7 @@ DEVICES = [ring("a", 0), ring("b", 0), ring("c"), ring("d")]
 OLD = [process(name) for name in "abcd"]
 
 
-def test_the_first_wave_goes_first_and_is_noted() -> None:
+def test_the_first_wave_goes_first_and_is_recorded() -> None:
     made = planned(DEVICES, OLD)
     assert updated(made) == ["a", "b"]
     assert {action.wave for action in made.actions if isinstance(action, Update)} == {"canary"}
@@ -84,7 +84,7 @@ def test_the_first_wave_goes_first_and_is_noted() -> None:
     assert [(each.name, each.devices, each.open) for each in made.waves] == [("canary", 2, True), (REST, 2, False)]
 
 
-def test_what_no_wave_takes_comes_last() -> None:
+def test_devices_that_no_wave_takes_come_last() -> None:
     made = planned(DEVICES, [new("a", "canary"), new("b", "canary"), *OLD[2:]])
     assert updated(made) == ["c", "d"]
     assert {action.wave for action in made.actions if isinstance(action, Update)} == {REST}
@@ -106,29 +106,29 @@ def test_what_no_wave_takes_comes_last() -> None:
         pytest.param({"success_threshold": 0}, process("b"), "Updating", id="no-threshold"),
     ],
 )  # fmt: skip
-def test_a_wave_opens_when_those_before_it_stand(wave: dict[str, Any], second: ProcessRow, expected: str) -> None:
+def test_a_wave_opens_after_those_before_it(wave: dict[str, Any], second: ProcessRow, expected: str) -> None:
     made = planned(DEVICES, [new("a", "canary"), second, *OLD[2:]], (evolve(CANARY, **wave),))
     assert reasons(made)["c"] == expected
 
 
-def test_the_end_of_a_soak_is_when_to_look_again_and_no_deadline_runs() -> None:
+def test_the_end_of_a_soak_is_the_next_check_and_no_deadline_runs() -> None:
     waves = (evolve(CANARY, soak_seconds=9000),)
     made = planned(DEVICES, [new("a", "canary"), new("b", "canary"), *OLD[2:]], waves, after=5000)
     assert made.recheck_at == START + timedelta(seconds=9000)
     assert condition(made, "Progressing") == ("True", "RolloutInProgress")
 
 
-def test_a_wave_of_dead_devices_has_shown_nothing() -> None:
+def test_a_wave_of_offline_devices_does_not_open_the_next() -> None:
     dead = [offline(process(name, offered_at=AT - 9000), AT - 5000) for name in "ab"]
     assert reasons(planned(DEVICES, [*dead, *OLD[2:]]))["c"] == "WaitingForWave(canary 0/1)"
 
 
-def test_a_wave_without_devices_is_passed() -> None:
+def test_a_wave_without_devices_is_passed_over() -> None:
     made = planned(DEVICES[2:], OLD[2:], (evolve(CANARY, approval=Approval.MANUAL),))
     assert updated(made) == ["c", "d"]
 
 
-def test_who_comes_into_a_wave_that_was_passed_waits_for_its_approval() -> None:
+def test_a_device_that_joins_a_passed_wave_waits_for_its_approval() -> None:
     manual = Wave(name="w1", selector=LabelSelector(match_labels={"ring": "1"}), approval=Approval.MANUAL)
     devices = [ring("a", 0), ring("b", 1), ring("c", 2), ring("d", 2)]
     processes = [new("a", "canary"), OLD[1], new("c", REST), OLD[3]]
@@ -146,7 +146,7 @@ def test_a_wave_that_has_begun_stays_open() -> None:
     assert updated(made) == ["d"]
 
 
-def test_but_not_by_an_earlier_rollout_of_the_same_revision() -> None:
+def test_a_wave_that_an_earlier_rollout_of_the_revision_began_is_not_open() -> None:
     made = planned(DEVICES, [*OLD[:3], new("d", REST, offered_at=AT - 100)])
     assert updated(made) == ["a", "b"]
 
@@ -172,18 +172,18 @@ def test_a_limited_wave_takes_the_first_by_name(limit: int | str, first: list[st
     assert updated(made) == (first or list("abcd"))
 
 
-def test_a_limited_wave_takes_devices_that_can_show_something() -> None:
+def test_a_limited_wave_takes_reachable_devices_first() -> None:
     devices = [ring("a", in_maintenance=True), *DEVICES[1:]]
     assert updated(planned(devices, OLD, (Wave(name="few", limit=1),))) == ["b"]
 
 
-def test_a_limited_wave_prefers_devices_that_were_ever_seen() -> None:
+def test_a_limited_wave_prefers_devices_that_have_connected_before() -> None:
     devices = [ring("a", connected=None), ring("b")]
     made = planned(devices, [], (Wave(name="few", limit=1),), given={"current": None})
     assert [each.device for each in made.actions if isinstance(each, Create)] == ["b"]
 
 
-def test_a_new_device_takes_nobodys_place() -> None:
+def test_a_new_device_does_not_replace_one_in_a_limited_wave() -> None:
     devices = [ring("a"), *DEVICES[1:]]
     made = planned(devices, [new("b", "few"), *OLD[2:]], (Wave(name="few", limit=1), CANARY), given={"current": None})
     assert reasons(made)["b"] == "UpToDate"
@@ -191,13 +191,13 @@ def test_a_new_device_takes_nobodys_place() -> None:
     assert [action.wave for action in made.actions if isinstance(action, Create)] == [REST]
 
 
-def test_a_new_device_gets_what_its_wave_has() -> None:
+def test_a_new_device_gets_the_revision_of_its_wave() -> None:
     made = planned(DEVICES, OLD[1:3])
     creates = {each.device: (each.template.revision, each.wave) for each in made.actions if isinstance(each, Create)}
     assert creates == {"a": ("rev-v2", "canary"), "d": ("rev-v1", "")}
 
 
-def test_a_first_rollout_has_nothing_to_give_before_its_wave() -> None:
+def test_in_a_first_rollout_a_device_of_a_closed_wave_gets_nothing() -> None:
     made = planned(DEVICES, [], given={"current": None})
     assert [each.device for each in made.actions if isinstance(each, Create)] == ["a", "b"]
     assert reasons(made)["d"] == "WaitingForWave(canary 0/2)"
@@ -217,7 +217,7 @@ def test_waves_are_for_rolling_updates_only() -> None:
         pytest.param(offline(process("d", **STARTING, offered_at=AT), AT + 50), {}, [], id="silent"),
     ],
 )
-def test_what_waits_for_its_wave_costs_the_budget(
+def test_a_device_that_is_down_while_it_waits_for_its_wave_counts(
     waiting: ProcessRow, fields: dict[str, Any], moving: list[str]
 ) -> None:
     assert updated(planned(DEVICES, [*OLD[:3], waiting], max_unavailable=1, **fields)) == moving
@@ -230,7 +230,7 @@ def test_what_waits_for_its_wave_costs_the_budget(
         (Wave(name="w", selector=evolve(LabelSelector(), match_expressions=())), ""),
     ],
 )
-def test_a_bad_wave_is_told_by_its_field(wave: Wave, field: str) -> None:
+def test_an_invalid_wave_is_refused_by_its_field(wave: Wave, field: str) -> None:
     made = planned(DEVICES, OLD, (wave,))
     assert made.status is not None
     condition = get_condition(made.status.conditions, "Progressing")
@@ -249,13 +249,13 @@ def racked(name: str, rack: str, **labels: str) -> DeviceRow:
 RACKS = [racked("a", "r1"), racked("b", "r1"), racked("c", "r2"), device("d")]
 
 
-def test_each_domain_gives_up_no_more_than_it_may() -> None:
+def test_each_domain_keeps_its_limit() -> None:
     made = planned(RACKS, OLD, (), budgets=(RACK,))
     assert updated(made) == ["a", "c", "d"]
     assert reasons(made)["b"] == "BudgetExhausted(rack=r1 1/1)"
 
 
-def test_what_another_deployment_has_down_counts() -> None:
+def test_devices_that_another_deployment_has_down_count() -> None:
     made = planned(RACKS, OLD, (), budgets=(RACK,), down_elsewhere=[racked("z", "r2"), racked("b", "r1")])
     assert reasons(made)["c"] == "BudgetExhausted(rack=r2 1/1)"
     assert updated(made) == ["b", "d"]  # b is down already
@@ -263,7 +263,7 @@ def test_what_another_deployment_has_down_counts() -> None:
     assert updated(crowded) == ["c", "d"]  # neither of the two that are down may be so for longer
 
 
-def test_several_budgets_hold_at_a_time() -> None:
+def test_several_budgets_hold_at_the_same_time() -> None:
     devices = [racked("a", "r1", feed="x"), racked("b", "r2", feed="x"), racked("c", "r2", feed="y")]
     feed = Budget(group_by=("feed", "rack"), max_unavailable=2)
     made = planned(devices, OLD[:3], (), budgets=(feed, RACK))
@@ -276,13 +276,13 @@ def test_a_percentage_is_of_the_domain() -> None:
     assert updated(planned([racked(name, "r1") for name in "abc"], OLD[:3], (), budgets=(budget,))) == ["a", "b"]
 
 
-def test_a_process_that_is_ready_again_waits_while_its_domain_is_crowded() -> None:
+def test_a_process_that_is_ready_again_waits_while_its_domain_is_exceeded() -> None:
     processes = [process("a", "v2", **STARTING), process("b", ready_since=AT + 50), *OLD[2:]]
     made = planned(RACKS, processes, (), budgets=(RACK,), min_ready_seconds=30)
     assert reasons(made)["b"] == "BudgetExhausted(rack=r1 2/1)"
 
 
-def test_a_bad_budget_is_told_by_its_field() -> None:
+def test_an_invalid_budget_is_refused_by_its_field() -> None:
     made = planned(RACKS, OLD, (), budgets=(Budget(group_by=("rack",), max_unavailable="all"),))
     assert condition(made, "Progressing") == ("False", "InvalidSpec")
 
@@ -303,32 +303,34 @@ def test_without_budgets_there_are_no_domains() -> None:
         (process("gone", **STARTING), False),
     ],
 )
-def test_other_deployments_hold_down_what_they_offered(row: ProcessRow, down: bool) -> None:
+def test_a_neighbour_has_down_what_it_wrote_to_and_is_not_available(row: ProcessRow, down: bool) -> None:
     other = Neighbour(deployment(), [row])
-    found = down_elsewhere([other], {"a": device("a")}, AT)
-    assert [each.name for each in found.down] == ["a"] * down
+    found = neighbours_down([other], {"a": device("a")}, AT)
+    assert [each.name for each in found.devices] == ["a"] * down
 
 
 @pytest.mark.parametrize(
-    ("row", "taking", "changes_at"),
+    ("row", "writing", "changes_at"),
     [
         pytest.param(process("a", ready_since=AT - 10), frozenset(), AT + 20, id="soon-available"),
         pytest.param(offline(process("a", **STARTING, offered_at=AT), AT), frozenset(), AT + 600, id="blamed"),
-        pytest.param(process("a", **STARTING), frozenset(), math.inf, id="an-event-will-tell"),
-        pytest.param(process("a"), frozenset("a"), AT + TAKING_S, id="perhaps-not-written"),
+        pytest.param(process("a", **STARTING), frozenset(), math.inf, id="an-event-follows"),
+        pytest.param(process("a"), frozenset("a"), AT + RECHECK_WRITES_S, id="perhaps-not-written"),
     ],
 )
-def test_it_is_known_when_time_alone_frees_a_place(row: ProcessRow, taking: frozenset[str], changes_at: float) -> None:
-    found = down_elsewhere([Neighbour(deployment(min_ready_seconds=30), [row], taking)], {"a": device("a")}, AT)
+def test_the_time_when_a_neighbour_frees_a_place_is_known(
+    row: ProcessRow, writing: frozenset[str], changes_at: float
+) -> None:
+    found = neighbours_down([Neighbour(deployment(min_ready_seconds=30), [row], writing)], {"a": device("a")}, AT)
     assert found.changes_at == changes_at
     made = planned(RACKS, OLD, (), budgets=(RACK,), given={"elsewhere_changes_at": AT + 61})
     assert made.recheck_at == START + timedelta(seconds=61)
 
 
-def test_what_is_about_to_be_written_counts_unless_it_is_in_maintenance() -> None:
+def test_devices_that_a_neighbour_is_about_to_write_to_count_unless_in_maintenance() -> None:
     devices = {"a": device("a"), "b": device("b", in_maintenance=True)}
-    found = down_elsewhere([Neighbour(deployment(), [], frozenset("abz"))], devices, AT)
-    assert [each.name for each in found.down] == ["a"]
+    found = neighbours_down([Neighbour(deployment(), [], frozenset("abz"))], devices, AT)
+    assert [each.name for each in found.devices] == ["a"]
 
 
 def with_policy(
@@ -379,7 +381,7 @@ def test_what_counts_as_a_failure(second: ProcessRow, after: int, stops: bool) -
     assert (condition(made, "Paused") is not None) is stops
 
 
-def test_many_failures_are_told_in_short() -> None:
+def test_a_long_list_of_failures_is_shortened() -> None:
     made = with_policy(FailureAction.PAUSE, [process(name, "v2", **FAILING) for name in "abcd"], limit="25%")
     assert made.status is not None
     paused = get_condition(made.status.conditions, "Paused")
@@ -390,21 +392,21 @@ def test_many_failures_are_told_in_short() -> None:
 def test_a_stop_holds_until_the_spec_changes() -> None:
     status = with_policy(FailureAction.PAUSE, BAD).status
     assert status is not None
-    mended = [new("a", ""), new("b", ""), *OLD[2:]]
-    later = with_policy(FailureAction.PAUSE, mended, status=stored(status))
+    fixed = [new("a", ""), new("b", ""), *OLD[2:]]
+    later = with_policy(FailureAction.PAUSE, fixed, status=stored(status))
     assert later.actions == ()
     assert condition(later, "Paused") == ("True", "FailurePolicy")
     policy = FailurePolicy(max_failures=1)
     edited = deployment("v2", max_unavailable=10, failure_policy=policy, status=stored(status))
-    again = with_policy(FailureAction.PAUSE, mended, row=evolve(edited, generation=2))
+    again = with_policy(FailureAction.PAUSE, fixed, row=evolve(edited, generation=2))
     assert updated(again) == ["c", "d"]
     assert condition(again, "Paused") is None
 
 
-def test_a_rollback_brings_the_rolled_out_revision_back_under_the_budget() -> None:
+def test_a_rollback_restores_the_current_revision_under_the_budget() -> None:
     rows = [*BAD[:2], new("c", ""), OLD[3]]
     first = with_policy(FailureAction.ROLLBACK, rows, limit=1)
-    assert first.actions == ()  # a controller that dies half-way could not tell any more that it must go on
+    assert first.actions == ()  # else a controller that restarts half-way would not know that it must continue
     assert first.status is not None
     policy = FailurePolicy(max_failures=1, action=FailureAction.ROLLBACK)
     row = deployment("v2", max_unavailable=10, failure_policy=policy, status=stored(first.status))
@@ -416,7 +418,7 @@ def test_a_rollback_brings_the_rolled_out_revision_back_under_the_budget() -> No
     assert (made.status.current_revision, made.status.failed_revision) == ("rev-v1", "rev-v2")
 
 
-def test_what_was_rolled_back_stays_so_until_the_template_changes() -> None:
+def test_a_rollback_holds_until_the_template_changes() -> None:
     status = with_policy(FailureAction.ROLLBACK, BAD).status
     assert status is not None
     row = deployment("v2", max_unavailable=10, failure_policy=FailurePolicy(max_failures=1), status=stored(status))
@@ -425,8 +427,8 @@ def test_what_was_rolled_back_stays_so_until_the_template_changes() -> None:
     assert set(reasons(settled).values()) == {"UpToDate"}
     assert settled.status is not None
     assert settled.status.current_revision == "rev-v1"
-    mended = evolve(row, template=template("v3"), generation=8)
-    again = with_policy(FailureAction.ROLLBACK, OLD, row=mended)
+    fixed = evolve(row, template=template("v3"), generation=8)
+    again = with_policy(FailureAction.ROLLBACK, OLD, row=fixed)
     assert updated(again) == list("abcd")
     assert condition(again, "RolledBack") is None
 
@@ -437,26 +439,26 @@ def test_a_stopped_revision_is_not_recreated_either() -> None:
     assert reasons(made)["c"] == "Paused(the failure policy stopped the revision)"
 
 
-def test_what_may_fail_by_time_alone_is_looked_at_in_time() -> None:
+def test_a_device_that_may_fail_by_time_alone_is_checked_at_its_deadline() -> None:
     rows = [process("a", "v2", **STARTING, offered_at=AT), new("b", "", since=AT + 50), *OLD[2:]]
     made = with_policy(FailureAction.PAUSE, rows, limit=0)
     assert made.recheck_at == START + timedelta(seconds=600)
 
 
-def test_a_first_rollout_has_nothing_to_go_back_to() -> None:
+def test_a_first_rollout_pauses_instead_of_rolling_back() -> None:
     made = with_policy(FailureAction.ROLLBACK, BAD, current=None, status=StoredStatus())
     assert made.actions == ()
     assert condition(made, "Paused") == ("True", "FailurePolicy")
 
 
-def test_failures_after_a_rollout_are_no_failures_of_it() -> None:
+def test_failures_after_a_complete_rollout_do_not_count() -> None:
     done = with_policy(FailureAction.PAUSE, [new(name, "") for name in "abcd"]).status
     assert done is not None
     made = with_policy(FailureAction.PAUSE, [*BAD[:2], new("c", ""), new("d", "")], status=stored(done))
     assert condition(made, "Paused") is None
 
 
-def test_a_policy_that_cannot_be_read_is_told() -> None:
+def test_an_invalid_failure_policy_is_refused_by_its_field() -> None:
     made = with_policy(FailureAction.PAUSE, OLD, limit="few")
     assert condition(made, "Progressing") == ("False", "InvalidSpec")
 

@@ -13,7 +13,7 @@ from praetor_api.kube.codec import encode
 from praetor_api.kube.objects import Condition, ConditionStatus
 from praetor_controller.model.actions import Create, Update
 from praetor_controller.model.annotations import ManagedKeys, deployment_label, managed_keys, parse_managed_keys
-from praetor_controller.model.manifests import process_body, process_patch
+from praetor_controller.model.manifests import process_manifest, process_patch
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.reconcile.events import transition_events, write_events
 from praetor_controller.rollout.reasons import ReasonCode
@@ -182,7 +182,7 @@ def test_a_spec_that_cannot_be_read_names_the_field() -> None:
 def test_fields_of_a_newer_api_survive() -> None:
     spec = {"selector": {}, "template": {"spec": {"execution": {}, "new": {"deep": [1]}}}}
     row = project_deployment({"metadata": {"name": "tel", "namespace": NAMESPACE, "uid": "u"}, "spec": spec})
-    assert process_body(row, Create("a", "tel-a", row.template), START)["spec"]["new"] == {"deep": [1]}
+    assert process_manifest(row, Create("a", "tel-a", row.template), START)["spec"]["new"] == {"deep": [1]}
 
 
 def test_a_patch_names_only_our_keys() -> None:

@@ -82,7 +82,7 @@ def test_standard_input_can_be_replayed(lines: list[bytes]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "No such file"), (b"", "holds no decision"), (b"hello\nyou\n", "line 1: is no")]
+    ("content", "words"), [(None, "No such file"), (b"", "holds no decision"), (b"hello\nyou\n", "line 1: is not a")]
 )
 def test_a_file_that_is_no_recording_is_refused_with_a_remedy(
     tmp_path: Path, content: bytes | None, words: str

@@ -21,7 +21,7 @@ from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_api.kube.runtime.probes import serve_probes
 from praetor_controller.journal.recorder import FlightRecorder
-from praetor_controller.journal.tape import Tape
+from praetor_controller.journal.rotating_file import RotatingFile
 from praetor_controller.metrics import Metrics
 from praetor_controller.reconcile.cache import Cache
 from praetor_controller.reconcile.controller import Controller
@@ -129,8 +129,8 @@ class Program:
 def _flight(recording: Recording | None, metrics: Metrics, clock: Clock) -> FlightRecorder | None:
     if recording is None:
         return None
-    tape = Tape(recording.path, max_bytes=recording.max_bytes, files=recording.files)
-    return FlightRecorder(tape, metrics, clock)
+    file = RotatingFile(recording.path, max_bytes=recording.max_bytes, files=recording.files)
+    return FlightRecorder(file, metrics, clock)
 
 
 @contextmanager

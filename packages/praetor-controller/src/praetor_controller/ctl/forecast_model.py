@@ -18,7 +18,7 @@ from praetor_api.kube.client.resource import Key
 from praetor_api.kube.codec import format_time
 from praetor_controller.ctl.inventory import Inventory
 from praetor_controller.model.actions import Action, Create, Delete, Update
-from praetor_controller.model.manifests import process_body, process_patch
+from praetor_controller.model.manifests import process_manifest, process_patch
 from praetor_controller.model.projection import project_deployment, project_process
 from praetor_controller.model.revisions import project_revision, revision_changes
 from praetor_controller.model.rows import DeviceRow, ProcessRow
@@ -76,7 +76,7 @@ class ForecastModel:
         for action in actions:
             match action:
                 case Create():
-                    body = process_body(self.deployment, action, self.now)
+                    body = process_manifest(self.deployment, action, self.now)
                     key = Key(self.deployment.namespace, action.name)
                     self._store(key, _created(body, self.now))
                     self._updated.add(key)

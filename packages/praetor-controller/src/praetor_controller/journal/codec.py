@@ -1,7 +1,8 @@
-"""What the planner sees, as plain JSON and back: led by the types of the classes, so that new fields are recorded, too.
+"""The inputs of the planner as plain JSON, and back. Pure.
 
-Absent means the default, or None. Left out is what no plan is made from (raw objects, versions of stored objects) and
-what nobody should find in a file: values of environment variables, and credentials in URLs. Pure.
+The types of the classes say how, so that new fields are recorded without a change here. An absent field has its
+default, or None. Left out is what no plan is made from (raw objects, versions of stored objects), and what must not be
+in a file: values of environment variables, and credentials in URLs.
 """
 
 from __future__ import annotations
@@ -32,13 +33,13 @@ LEFT_OUT: Mapping[type, Mapping[str, Any]] = {
     StoredStatus: {"raw": {}},
     Template: {"raw": {}},
 }
-"""Fields that are not recorded, and what they are when they come back."""
+"""Fields that are not recorded, and the values that they are restored to."""
 _PLAIN = (str, int, float, bool, Any, object)
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 class NotRecorded(ValueError):
-    """What was read is not what was recorded; the message says where."""
+    """A line that was read is not what was recorded; the message says where."""
 
 
 class _Field(NamedTuple):
@@ -60,7 +61,7 @@ def plain(value: Any) -> dict[str, Any]:
 
 
 def restored(data: Mapping[str, Any], cls: type[T]) -> T:
-    """Return the *cls* that plain() made *data* of; NotRecorded when it did not."""
+    """Return the *cls* whose plain() is *data*; NotRecorded when there is none."""
     try:
         return _restored(data, cls)
     except (DecodeError, TypeError, ValueError, AttributeError) as e:
@@ -103,7 +104,7 @@ def _default(field: attrs.Attribute[Any]) -> Any:
 
 
 def _converters(hint: Any) -> tuple[Convert | None, Convert | None]:
-    """Return what makes plain JSON of a *hint*, and what makes a *hint* of that; None where it is the same."""
+    """Return the functions from a *hint* to plain JSON and back; None where both are the same."""
     hint = _bare(hint)
     if hint in _PLAIN:
         return None, None
@@ -111,12 +112,12 @@ def _converters(hint: Any) -> tuple[Convert | None, Convert | None]:
         return datetime.isoformat, datetime.fromisoformat
     if hint == LabelItems:
         return lambda items: dict(sorted(items)), lambda items: frozenset(items.items())
-    if _foreign(hint):
+    if _is_api_class(hint):
         return encode, lambda data: decode(data, hint)
     if attrs.has(hint):
         return _plain_template if hint is Template else plain, lambda data: _restored(data, hint)
     if isinstance(hint, type) and issubclass(hint, StrEnum):
-        return lambda word: word.value, hint
+        return lambda member: member.value, hint
     return _of_collection(_origin(hint), get_args(hint))
 
 
@@ -153,11 +154,11 @@ def _origin(hint: Any) -> Any:
         return frozenset
     if origin in (tuple, collections.abc.Sequence):
         return tuple
-    raise TypeError(f"{hint} cannot be recorded; tell the codec of the flight recorder how")
+    raise TypeError(f"{hint} cannot be recorded; add it to praetor_controller.journal.codec")
 
 
-def _foreign(hint: Any) -> bool:
-    """Tell whether *hint* is a class of the API, which its own codec knows."""
+def _is_api_class(hint: Any) -> bool:
+    """Return whether *hint* is a class of the API, which praetor_api.kube.codec encodes."""
     return hint is RolloutPolicy or (attrs.has(hint) and hint.__module__ == Condition.__module__)
 
 

@@ -1,6 +1,6 @@
 """A plan as plain JSON: what was decided. Pure.
 
-Reasons are told as changes since the deployment's decision before, with a digest of all of them: the sum, modulo
+Reasons are recorded as changes since the deployment's previous decision, with a digest of all of them: the sum, modulo
 2^256, of the sha256 of the canonical JSON of each [device, reason].
 """
 
@@ -27,29 +27,29 @@ class KnownReasons:
 
 
 def decision(planned: Plan) -> dict[str, Any]:
-    """Return what *planned* decided, without reasons. Actions stand by the process that they write."""
-    told: dict[str, Any] = {"actions": _actions(planned.actions)}
+    """Return *planned* without its reasons; actions are by the name of the process that they write."""
+    record: dict[str, Any] = {"actions": _actions(planned.actions)}
     if planned.status is not None:
-        told["status"] = plain(planned.status)
+        record["status"] = plain(planned.status)
     if planned.recheck_at is not None:
-        told["next_look"] = planned.recheck_at.isoformat()
-    return told
+        record["next_look"] = planned.recheck_at.isoformat()
+    return record
 
 
 def _actions(actions: tuple[Action, ...]) -> dict[str, dict[str, Any]]:
-    told: dict[str, dict[str, Any]] = {}
+    record: dict[str, dict[str, Any]] = {}
     for action in actions:
         match action:
             case Create(device, name, template, wave):
-                told.setdefault("create", {})[name] = _write(device, template.revision, wave)
+                record.setdefault("create", {})[name] = _write(device, template.revision, wave)
             case Update(process, template, spec, wave):
                 write = _write(process.device, template.revision, wave)
-                told.setdefault("update", {})[process.name] = write if spec else write | {"metadata_only": True}
+                record.setdefault("update", {})[process.name] = write if spec else write | {"metadata_only": True}
             case Delete(process, why):
-                told.setdefault("delete", {})[process.name] = {"device": process.device, "why": why}
+                record.setdefault("delete", {})[process.name] = {"device": process.device, "why": why}
             case _:
                 assert_never(action)
-    return told
+    return record
 
 
 def _write(device: str, revision: str, wave: str) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def _write(device: str, revision: str, wave: str) -> dict[str, Any]:
 
 
 def reason_changes(known: KnownReasons, reasons: Mapping[str, Reason]) -> tuple[dict[str, Any], KnownReasons]:
-    """Return what is told about *reasons*, and what is known then."""
+    """Return the record of *reasons*, given what is *known* from earlier lines, and what is known with it."""
     changed: dict[str, list[str]] = {}
     counts: dict[str, int] = {}
     change = 0
@@ -72,9 +72,9 @@ def reason_changes(known: KnownReasons, reasons: Mapping[str, Reason]) -> tuple[
     gone = sorted(known.reasons.keys() - reasons.keys())
     change -= sum(row_digest(device, str(known.reasons[device])) for device in gone)
     after = KnownReasons(reasons=reasons, sum=(known.sum + change) % MODULUS)
-    told: dict[str, Any] = {"digest": f"{after.sum:064x}", "counts": dict(sorted(counts.items()))}
+    record: dict[str, Any] = {"digest": f"{after.sum:064x}", "counts": dict(sorted(counts.items()))}
     if changed:
-        told["changed"] = {reason: sorted(devices) for reason, devices in sorted(changed.items())}
+        record["changed"] = {reason: sorted(devices) for reason, devices in sorted(changed.items())}
     if gone:
-        told["gone"] = gone
-    return told, after
+        record["gone"] = gone
+    return record, after

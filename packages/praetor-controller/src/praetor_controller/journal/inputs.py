@@ -1,8 +1,8 @@
-"""A snapshot as one JSON document, what changed in it since the one before, and its digest. Pure.
+"""A snapshot as one JSON document, its changes since the previous one, and its digest. Pure.
 
-Rows stand by their names. A change is a JSON merge patch (RFC 7386). The digest is sha256 over the canonical JSON of
-the document, in which each collection of rows stands as their number and the sum, modulo 2^256, of the sha256 of the
-canonical JSON of each [name, row]: so the order of rows does not matter, and a change costs what changed.
+Rows are keyed by their names. A change is a JSON merge patch (RFC 7386). The digest is sha256 over the canonical JSON
+of the document, in which each collection of rows is their number and the sum, modulo 2^256, of the sha256 of the
+canonical JSON of each [name, row]: so the order of rows does not matter, and a small change costs little.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ ROWS: Mapping[str, type[DeviceRow] | type[ProcessRow]] = {
     "down_elsewhere": DeviceRow,
 }
 MODULUS = 1 << 256
-_BREATH = 64
-"""After so many rows somebody else may have the interpreter."""
+_PAUSE_EVERY = 64
+"""After this many changed rows other threads may run."""
 
 
 @frozen
-class _Kept:
+class _RecordedRow:
     row: DeviceRow | ProcessRow
     digest: int
 
 
 @frozen(kw_only=True)
 class Known:
-    """The snapshot that was recorded last, kept as the rows it was made of; nothing of it is ever changed."""
+    """The snapshot that was recorded last, as the rows it was made of; immutable."""
 
     rest: Document = field(factory=dict)
-    rows: Mapping[str, Mapping[str, _Kept]] = field(factory=dict)
+    rows: Mapping[str, Mapping[str, _RecordedRow]] = field(factory=dict)
     sums: Mapping[str, int] = field(factory=dict)
 
     @property
@@ -51,15 +51,15 @@ class Known:
         return _digest(self.rest, {name: len(rows) for name, rows in self.rows.items()}, self.sums)
 
 
-def changes(known: Known, snapshot: Snapshot, breathe: Callable[[], None] = lambda: None) -> tuple[Document, Known]:
-    """Return the merge patch that makes *snapshot* of what is *known*, and what is known then."""
+def changes(known: Known, snapshot: Snapshot, pause: Callable[[], None] = lambda: None) -> tuple[Document, Known]:
+    """Return the merge patch from what is *known* to *snapshot*, and what is known with it; *pause* as in entry()."""
     rest = _rest(snapshot)
     patch = diff_merge_patch(known.rest, rest)
-    rows: dict[str, Mapping[str, _Kept]] = {}
+    rows: dict[str, Mapping[str, _RecordedRow]] = {}
     sums: dict[str, int] = {}
     for name in ROWS:
         before = known.rows.get(name, {})
-        part, rows[name], change = _row_changes(before, getattr(snapshot, name), breathe)
+        part, rows[name], change = _row_changes(before, getattr(snapshot, name), pause)
         sums[name] = (known.sums.get(name, 0) + change) % MODULUS
         if part:
             patch[name] = part
@@ -76,27 +76,27 @@ def _rest(snapshot: Snapshot) -> Document:
 
 
 def _row_changes(
-    before: Mapping[str, _Kept], rows: Iterable[DeviceRow | ProcessRow], breathe: Callable[[], None]
-) -> tuple[Document, Mapping[str, _Kept], int]:
+    before: Mapping[str, _RecordedRow], rows: Iterable[DeviceRow | ProcessRow], pause: Callable[[], None]
+) -> tuple[Document, Mapping[str, _RecordedRow], int]:
     patch: Document = {}
-    after: dict[str, _Kept] = {}
-    change = looked = 0
+    after: dict[str, _RecordedRow] = {}
+    change = unchanged = 0
     for row in rows:
         name = row.name
         had = before.get(name)
         if had is not None and had.row is row:
             after[name] = had
-            looked += 1
-            if looked % (_BREATH * _BREATH) == 0:
-                breathe()
+            unchanged += 1
+            if unchanged % (_PAUSE_EVERY * _PAUSE_EVERY) == 0:
+                pause()
             continue
         data = _row_data(row)
-        kept = after[name] = _Kept(row, row_digest(name, data))
-        if had is None or had.digest != kept.digest:
+        recorded = after[name] = _RecordedRow(row, row_digest(name, data))
+        if had is None or had.digest != recorded.digest:
             patch[name] = data if had is None else diff_merge_patch(_row_data(had.row), data)
-            change += kept.digest - (had.digest if had is not None else 0)
-            if len(patch) % _BREATH == 0:
-                breathe()
+            change += recorded.digest - (had.digest if had is not None else 0)
+            if len(patch) % _PAUSE_EVERY == 0:
+                pause()
     for name in before.keys() - after.keys():
         patch[name] = None
         change -= before[name].digest
@@ -105,17 +105,17 @@ def _row_changes(
 
 def _row_data(row: DeviceRow | ProcessRow) -> Document:
     data = plain(row)
-    del data["name"]  # it stands by it
+    del data["name"]  # it is the key
     return data
 
 
 def row_digest(name: str, data: object) -> int:
-    """Return what a row adds to the sum of its collection."""
+    """Return the part of a row in the sum of its collection."""
     return int.from_bytes(hashlib.sha256(canonical_json([name, data])).digest())
 
 
 class Reconstruction:
-    """The inputs as a reader of the file has them, line by line."""
+    """The inputs as they are read from a file, line by line."""
 
     def __init__(self) -> None:
         self._rest: Document = {}
@@ -124,7 +124,7 @@ class Reconstruction:
         self._sums = dict.fromkeys(ROWS, 0)
 
     def change(self, patch: Mapping[str, Any]) -> None:
-        """Apply *patch*; NotRecorded when it is none."""
+        """Apply *patch*; NotRecorded when it is not one."""
         for name in ROWS:
             part = patch.get(name) or {}
             if not isinstance(part, Mapping):
@@ -150,7 +150,7 @@ class Reconstruction:
         return _digest(self._rest, {name: len(rows) for name, rows in self._rows.items()}, self._sums)
 
     def snapshot(self) -> Snapshot:
-        """Return what the planner was given; NotRecorded when it cannot have been this."""
+        """Return the inputs of the planner; NotRecorded when they cannot have been these."""
         rows: dict[str, Any] = {name: tuple(rows.values()) for name, rows in self._rows.items()}
         return evolve(restored(self._rest, Snapshot), **rows)
 

@@ -1,4 +1,4 @@
-"""Feeds recorded inputs to the planner again, and tells the first decision that comes out otherwise. Pure."""
+"""Plans recorded inputs again, and reports the first decision that differs. Pure."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _VERBS = ("create", "update", "delete")
 
 
 class Unreadable(ValueError):
-    """The file is no recording; the message names the line and what is wrong."""
+    """The file is not a recording; the message names the line and what is wrong."""
 
 
 @frozen(kw_only=True)
 class Difference:
-    """The first thing that came out otherwise. *device* is empty when it is about the deployment as a whole."""
+    """The first thing that differs. *device* is empty when it is about the deployment as a whole."""
 
     line: int
     time: str
@@ -41,7 +41,7 @@ class Difference:
 
 @mutable(kw_only=True)
 class Replayed:
-    """How far a replay has come. *orphans* are lines whose beginning is not in the file."""
+    """How far a replay has come. *orphans* are lines that no line with whole inputs precedes."""
 
     decisions: int = 0
     deployments: set[str] = field(factory=set)
@@ -54,14 +54,19 @@ class Replayed:
 
 @mutable
 class _Track:
-    """What the file said of one deployment so far."""
+    """What the file held about one deployment so far."""
 
     inputs: Reconstruction = Factory(Reconstruction)
     reasons: dict[str, str] = field(factory=dict)
 
 
 def replay(lines: Iterable[bytes], planner: Planner = plan) -> Iterator[Replayed]:
-    """Yield how far it has come, after each line; the last one tells it all. Unreadable when a line is no decision."""
+    """Yield how far the replay has come, after each line; the last one is the result.
+
+    lines: of the file, with their line ends.
+    planner: the function under test.
+    Unreadable is raised for a line that is not a decision.
+    """
     done, tracks = Replayed(), dict[str, _Track]()
     for number, (raw, last) in enumerate(_with_last(lines), 1):
         try:
@@ -70,7 +75,7 @@ def replay(lines: Iterable[bytes], planner: Planner = plan) -> Iterator[Replayed
             if last and not raw.endswith(b"\n"):
                 done.truncated = True
                 break
-            raise Unreadable(f"line {number}: is no decision of a flight recorder: {e}") from e
+            raise Unreadable(f"line {number}: is not a decision of a flight recorder: {e}") from e
         try:
             done.difference = _line(number, line, tracks, done, planner)
         except (NotRecorded, KeyError, TypeError, AttributeError, ValueError) as e:
@@ -80,7 +85,7 @@ def replay(lines: Iterable[bytes], planner: Planner = plan) -> Iterator[Replayed
         if done.difference is not None:
             return
     if not done.decisions:
-        raise Unreadable("no decision in it begins with whole inputs" if done.orphans else "holds no decision")
+        raise Unreadable("holds no decision with whole inputs" if done.orphans else "holds no decision")
     yield done
 
 
@@ -97,7 +102,7 @@ def _with_last(lines: Iterable[bytes]) -> Iterator[tuple[bytes, bool]]:
 def _parsed(raw: bytes) -> dict[str, Any]:
     line = json.loads(raw.decode("utf-8", "surrogatepass"))
     if not isinstance(line, dict):
-        raise ValueError("it is no object")
+        raise ValueError("it is not an object")
     if line.get("format") != FORMAT:
         raise ValueError(f"its format is {line.get('format')!r}, this program reads {FORMAT}")
     return line
@@ -135,7 +140,7 @@ def _line(
 
 
 def _first(line: Mapping[str, Any], track: _Track, now: datetime, planner: Planner) -> tuple[str, str, str, str] | None:
-    """Return the device, what of it, what was recorded of it and what comes out now, where both differ first."""
+    """Return the device, what of it, what was recorded and what is planned now, where both differ first."""
     if track.inputs.digest != line["digest"]:
         return "", "digest of the inputs", line["digest"], track.inputs.digest
     planned = planner(track.inputs.snapshot(), now)
@@ -144,7 +149,7 @@ def _first(line: Mapping[str, Any], track: _Track, now: datetime, planner: Plann
         _in_actions(recorded["actions"], decided["actions"])
         or _in_reasons(recorded["reasons"], track, planned)
         or _in_mappings("status", recorded.get("status") or {}, decided.get("status") or {})
-        or _in_mappings("", {"next look": recorded.get("next_look")}, {"next look": decided.get("next_look")})
+        or _in_mappings("", {"next check": recorded.get("next_look")}, {"next check": decided.get("next_look")})
     )
 
 
@@ -155,7 +160,7 @@ def _in_actions(recorded: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[st
             old, new = before.get(process), after.get(process)
             if old != new:
                 device: str = (old or new or {}).get("device", "")
-                return device, f"{verb} of {process}", _words(old), _words(new)
+                return device, f"{verb} of {process}", _text(old), _text(new)
     return None
 
 
@@ -169,8 +174,8 @@ def _in_reasons(recorded: Mapping[str, Any], track: _Track, planned: Plan) -> tu
         for device in sorted(now.keys() | track.reasons.keys()):
             if now.get(device) != track.reasons.get(device):
                 return device, "reason", track.reasons.get(device, NOTHING), now.get(device, NOTHING)
-    told, _ = reason_changes(KnownReasons(), planned.reasons)
-    return _in_mappings("reasons", recorded, told, ("counts", "digest"))
+    record, _ = reason_changes(KnownReasons(), planned.reasons)
+    return _in_mappings("reasons", recorded, record, ("counts", "digest"))
 
 
 def _in_mappings(
@@ -178,11 +183,11 @@ def _in_mappings(
 ) -> tuple[str, str, str, str] | None:
     for name in names or sorted(recorded.keys() | now.keys()):
         if recorded.get(name) != now.get(name):
-            return "", f"{what} {name}".strip(), _words(recorded.get(name)), _words(now.get(name))
+            return "", f"{what} {name}".strip(), _text(recorded.get(name)), _text(now.get(name))
     return None
 
 
-def _words(value: Any) -> str:
+def _text(value: Any) -> str:
     if value is None:
         return NOTHING
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, sort_keys=True)

@@ -1,4 +1,4 @@
-"""What a plan asks the shell to do: small frozen classes, one write each."""
+"""The writes that a plan asks for: small frozen classes, one write each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from praetor_controller.model.rows import ProcessRow, Template
 
 @frozen
 class Create:
-    """Make a process of *template* for a device; *wave* is noted on it when there are any."""
+    """Create a process *name* of *template* for *device*; *wave* is recorded on it, and is empty without waves."""
 
     device: str
     name: str
@@ -21,7 +21,7 @@ class Create:
 
 @frozen
 class Update:
-    """Give a process *template*; *spec* is False when only labels or annotations differ."""
+    """Give *process* the *template*; *spec* is False when only labels or annotations differ; *wave* as for Create."""
 
     process: ProcessRow
     template: Template
@@ -31,7 +31,7 @@ class Update:
 
 @frozen
 class Delete:
-    """Remove a process: *why* is for logs and events."""
+    """Delete *process*; *why* is for logs and events."""
 
     process: ProcessRow
     why: str

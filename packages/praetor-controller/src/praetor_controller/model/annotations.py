@@ -1,4 +1,4 @@
-"""Labels and annotations that the controller puts on the processes it makes. Nobody else's keys are ever touched."""
+"""Labels and annotations that the controller puts on the processes it makes. Keys of others are never touched."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def deployment_label(name: str) -> str:
 
 
 def managed_keys(labels: Iterable[str], annotations: Iterable[str]) -> str:
-    """Return the note that tells a later update which keys it may remove."""
+    """Return the annotation by which a later update knows which keys it may remove."""
     return json.dumps({"annotations": sorted(annotations), "labels": sorted(labels)}, separators=(",", ":"))
 
 
-def parse_managed_keys(note: str) -> ManagedKeys:
-    """Return what managed_keys() noted; nothing for a note that somebody broke."""
+def parse_managed_keys(annotation: str) -> ManagedKeys:
+    """Return the keys that managed_keys() recorded; none when the annotation was edited and cannot be read."""
     try:
-        noted = json.loads(note or "{}")
+        recorded = json.loads(annotation or "{}")
         return ManagedKeys(
-            frozenset(map(str, noted.get("labels", ()))), frozenset(map(str, noted.get("annotations", ())))
+            frozenset(map(str, recorded.get("labels", ()))), frozenset(map(str, recorded.get("annotations", ())))
         )
     except (ValueError, TypeError, AttributeError):
         return ManagedKeys()

@@ -1,4 +1,4 @@
-"""What is written to the API, from actions. Pure.
+"""The bodies and patches that are written to the API, from actions. Pure.
 
 A change of a process is one JSON patch: all of spec, and of the metadata only
 the keys that came from the template. It holds only for the version it was made for.
@@ -22,7 +22,7 @@ from praetor_controller.model.rows import DeploymentRow, LabelItems, ProcessRow,
 Operation = dict[str, Any]
 
 
-def process_body(deployment: DeploymentRow, action: Create, now: datetime) -> dict[str, Any]:
+def process_manifest(deployment: DeploymentRow, action: Create, now: datetime) -> dict[str, Any]:
     """Return the DeviceProcess to create."""
     template = action.template
     return {
@@ -32,7 +32,7 @@ def process_body(deployment: DeploymentRow, action: Create, now: datetime) -> di
             "name": action.name,
             "namespace": deployment.namespace,
             "labels": dict(sorted(template.labels)),
-            "annotations": dict(sorted(template.annotations)) | _notes(action, now),
+            "annotations": dict(sorted(template.annotations)) | _own_annotations(action, now),
             "ownerReferences": [owner_reference(deployment)],
         },
         "spec": _spec(template, action.device, deployment.namespace),
@@ -40,12 +40,12 @@ def process_body(deployment: DeploymentRow, action: Create, now: datetime) -> di
 
 
 def process_patch(deployment: DeploymentRow, action: Update, now: datetime) -> list[Operation]:
-    """Return the JSON patch that brings a process to the template; it conflicts when the process changed meanwhile."""
+    """Return the JSON patch that gives a process the template; it conflicts when the process changed in between."""
     template, process = action.template, action.process
     managed = parse_managed_keys(process.managed)
-    notes = _notes(action, now)
+    own = _own_annotations(action, now)
     if not action.spec:
-        del notes[OFFERED_AT_ANNOTATION]  # the device is not offered anything
+        del own[OFFERED_AT_ANNOTATION]  # the device gets no new spec
     operations: list[Operation] = [
         {"op": "replace", "path": "/metadata/resourceVersion", "value": process.resource_version}
     ]
@@ -54,16 +54,16 @@ def process_patch(deployment: DeploymentRow, action: Update, now: datetime) -> l
         operations.append({"op": "replace", "path": "/spec", "value": spec})
     operations += _keys("labels", process, process.labels, dict(template.labels), managed.labels)
     operations += _keys(
-        "annotations", process, process.annotations, dict(template.annotations) | notes, managed.annotations
+        "annotations", process, process.annotations, dict(template.annotations) | own, managed.annotations
     )
-    if action.spec and process.wave and not action.wave:  # else this rollout would seem to have begun that wave
+    if action.spec and process.wave and not action.wave:  # else the wave would count as begun in this rollout
         path = json_pointer("metadata", "annotations", WAVE_ANNOTATION)
         operations.append({"op": "add", "path": path, "value": ""})  # the API refuses to remove what is gone already
     return operations
 
 
 def owner_reference(deployment: DeploymentRow) -> dict[str, Any]:
-    """Return the reference that makes the process go when its deployment goes."""
+    """Return the reference by which the garbage collector deletes an object with its deployment."""
     return {
         "apiVersion": DEVICE_PROCESS_DEPLOYMENTS.api_version,
         "kind": DEVICE_PROCESS_DEPLOYMENTS.kind,
@@ -79,13 +79,13 @@ def _spec(template: Template, device: str, namespace: str) -> dict[str, Any]:
     return {**template.spec, "deviceRef": ref}
 
 
-def _notes(action: Create | Update, now: datetime) -> dict[str, str]:
-    notes = {
+def _own_annotations(action: Create | Update, now: datetime) -> dict[str, str]:
+    own = {
         REVISION_ANNOTATION: action.template.revision,
         OFFERED_AT_ANNOTATION: format_time(now),
         MANAGED_ANNOTATION: action.template.managed,
     }
-    return notes | {WAVE_ANNOTATION: action.wave} if action.wave else notes
+    return own | {WAVE_ANNOTATION: action.wave} if action.wave else own
 
 
 def _keys(

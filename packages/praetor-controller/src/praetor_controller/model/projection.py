@@ -1,4 +1,4 @@
-"""From raw objects of the API to rows. Pure, tolerant: what a newer API added is carried along or ignored."""
+"""Rows from raw objects of the API. Pure and tolerant: what a newer API added is kept or ignored."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _nothing(labels: Mapping[str, str]) -> bool:
 
 
 def project_template(deployment: str, raw: Mapping[str, Any]) -> Template:
-    """Return what *raw*, a spec.template of the deployment of that name, makes of every process."""
+    """Return the template of every process from *raw*, the spec.template of *deployment*."""
     spec, metadata = raw.get("spec") or {}, raw.get("metadata") or {}
     labels = (metadata.get("labels") or {}) | {DEPLOYMENT_LABEL: deployment_label(deployment)}
     annotations = {k: v for k, v in (metadata.get("annotations") or {}).items() if k not in OWN_ANNOTATIONS}
@@ -170,7 +170,7 @@ def _approved(note: str) -> frozenset[str]:
 def _stored_status(raw: Mapping[str, Any]) -> StoredStatus:
     try:
         status = decode(raw, DeviceProcessDeploymentStatus)
-    except DecodeError:  # somebody else wrote there; it is ours, and is written anew
+    except DecodeError:  # another client wrote there; the controller writes it again
         return StoredStatus(raw=raw)
     return StoredStatus(
         current_revision=status.current_revision,
@@ -211,7 +211,7 @@ def _ready_since(status: Mapping[str, Any], facts: Mapping[str, _Fact], offered_
     needed = [facts.get(name, _UNKNOWN) for name in _READY]
     if status.get("phase") not in _RUNNING or any(fact.status != "True" for fact in needed):
         return None
-    # A condition that stayed True while the spec changed is older than the offer: it says nothing of this spec before.
+    # A condition that stayed True while the spec changed is older than the write: before, it is about another spec.
     return max(offered_at, *(fact.since or 0.0 for fact in needed))
 
 
@@ -219,12 +219,12 @@ def _settled_since(status: Mapping[str, Any], facts: Mapping[str, _Fact], offere
     observed, healthy = facts.get(ConditionType.SPEC_OBSERVED, _UNKNOWN), facts.get(ConditionType.HEALTHY, _UNKNOWN)
     if healthy.status == "False" or status.get("phase") in (Phase.PENDING, Phase.FAILED, None):
         return None
-    since = healthy.since if healthy.status == "True" else None  # Unknown since it went silent, else
+    since = healthy.since if healthy.status == "True" else None  # else Unknown, since the device went silent
     return max(offered_at, observed.since or 0.0, since or 0.0)
 
 
 def _gave_up(metadata: Mapping[str, Any], facts: Mapping[str, _Fact]) -> bool:
-    """Tell whether the device gave the current spec up; its status speaks of the older one that runs again."""
+    """Return whether the device gave up the current spec; its status is about the older one, which runs again."""
     fact = facts.get(ConditionType.ROLLED_BACK, _UNKNOWN)
     return fact.status == "True" and fact.generation == metadata.get("generation", 0)
 
@@ -254,7 +254,7 @@ def _crash_loop(status: Mapping[str, Any], started: _Fact) -> str:
 def _held(facts: Mapping[str, _Fact]) -> str:
     held = facts.get(ConditionType.UPDATE_HELD, _UNKNOWN)
     if held.status != "True" or facts.get(ConditionType.AGENT_CONNECTED, _UNKNOWN).status != "True":
-        return ""  # what a device said before it went silent may hold no more
+        return ""  # what a device reported before it went silent may be outdated
     return sys.intern(_bounded(held.message) or "held on the device")
 
 
@@ -271,16 +271,16 @@ def _truth(fact: _Fact) -> bool | None:
 
 
 def epoch(text: str | None) -> float | None:
-    """Return what *text* says in seconds since the epoch; None for nothing, and for what is no time."""
+    """Return the time in *text* in seconds since the epoch; None when there is none."""
     if not text:
         return None
     try:
         return parse_time(text).timestamp()
-    except ValueError:  # an annotation that somebody edited
+    except ValueError:  # an edited annotation
         return None
 
 
 @lru_cache(maxsize=1024)
 def _shared(items: LabelItems) -> LabelItems:
-    """Return an equal set, the same one for all the rows that have these items."""
+    """Return an equal set: one object for all rows with these items, to save memory."""
     return items

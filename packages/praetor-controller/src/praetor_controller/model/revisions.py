@@ -1,7 +1,7 @@
 """Revisions of a deployment's template: one ControllerRevision each, numbered in the order of their use. Pure.
 
-A template that is used again keeps its revision and gets a new number. What processes, the status or the spec speak
-of is never removed; of the others the newest are kept, as many as revisionHistoryLimit says.
+A template that is used again keeps its revision and gets a new number. Revisions that
+processes, the status or the spec refer to are never removed; of the others the newest revisionHistoryLimit are kept.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from praetor_controller.model.rows import DeploymentRow, Template
 
 @frozen(kw_only=True)
 class RevisionRow:
-    """A ControllerRevision. *started_at* is when its rollout began last, in seconds since the epoch, and *change_cause*
-    why, in somebody's words.
+    """A ControllerRevision. *started_at* is when its rollout last began, in seconds since the epoch.
+
+    *change_cause* is why, in the words of the user who changed the template.
     """
 
     name: str
@@ -45,7 +46,7 @@ class RevisionRow:
 
 @frozen(kw_only=True)
 class RevisionChanges:
-    """What makes the history right before anything is rolled out: at most one of both."""
+    """The write that corrects the history before a rollout: at most one of both."""
 
     create: Mapping[str, Any] | None = None
     rewrite: tuple[RevisionRow, Mapping[str, Any]] | None = None
@@ -54,7 +55,7 @@ class RevisionChanges:
 def template_of(revision: Mapping[str, Any]) -> dict[str, Any]:
     """Return the template that *revision*, a raw ControllerRevision, holds, as spec.template takes it; {} if none."""
     part: object = revision
-    for name in ("data", "spec", "template"):  # anybody may have written it
+    for name in ("data", "spec", "template"):  # other clients may write it, too
         part = part.get(name) if isinstance(part, Mapping) else None
     return dict(part) if isinstance(part, Mapping) else {}
 
@@ -87,17 +88,17 @@ def find_revision(revisions: Sequence[RevisionRow], revision: str | None) -> Rev
 
 
 def revision_name(deployment: DeploymentRow, *, taken: bool = False) -> str:
-    """Return the name of the revision of the present template; another one when a predecessor's has that *taken*."""
+    """Return the name of the template's revision; a hashed one when the plain name is *taken* by another owner."""
     plain = process_name(deployment.name, deployment.template.revision)
     return hashed_process_name(plain, deployment.uid) if taken else plain
 
 
 def revision_changes(deployment: DeploymentRow, revisions: Sequence[RevisionRow], now: datetime) -> RevisionChanges:
-    """Return what makes the present template the newest of *revisions*."""
+    """Return the write that makes the deployment's template the newest of *revisions*."""
     newest = max((row.number for row in revisions), default=0)
     row = find_revision(revisions, deployment.template.revision)
     if row is None:
-        return RevisionChanges(create=_body(deployment, newest + 1, now))
+        return RevisionChanges(create=_manifest(deployment, newest + 1, now))
     if row.number < newest:
         metadata = {
             "resourceVersion": row.resource_version,
@@ -105,7 +106,7 @@ def revision_changes(deployment: DeploymentRow, revisions: Sequence[RevisionRow]
             | _annotations(deployment, now),
         }
         return RevisionChanges(rewrite=(row, {"metadata": metadata, "revision": newest + 1}))
-    if deployment.change_cause and deployment.change_cause != row.change_cause:  # told afterwards, as to a Deployment
+    if deployment.change_cause and deployment.change_cause != row.change_cause:  # set later
         annotations = {CHANGE_CAUSE_ANNOTATION: deployment.change_cause}
         return RevisionChanges(
             rewrite=(row, {"metadata": {"resourceVersion": row.resource_version, "annotations": annotations}})
@@ -114,7 +115,7 @@ def revision_changes(deployment: DeploymentRow, revisions: Sequence[RevisionRow]
 
 
 def surplus_revisions(revisions: Sequence[RevisionRow], in_use: Collection[str], limit: int) -> tuple[RevisionRow, ...]:
-    """Return the oldest of those that nobody uses, above the *limit* of how many of them are kept."""
+    """Return the revisions to delete: the oldest of those not *in_use*, of which *limit* are kept."""
     unused = sorted((row for row in revisions if row.template.revision not in in_use), key=lambda row: row.number)
     return tuple(unused[: max(0, len(unused) - limit)])
 
@@ -124,7 +125,7 @@ def _annotations(deployment: DeploymentRow, now: datetime) -> dict[str, Any]:
     return {STARTED_AT_ANNOTATION: format_time(now)} | cause
 
 
-def _body(deployment: DeploymentRow, number: int, now: datetime) -> dict[str, Any]:
+def _manifest(deployment: DeploymentRow, number: int, now: datetime) -> dict[str, Any]:
     return {
         "apiVersion": CONTROLLER_REVISIONS.api_version,
         "kind": CONTROLLER_REVISIONS.kind,

@@ -1,6 +1,6 @@
-"""What the planner sees of objects: compact rows with slots, made once per change of an object.
+"""Rows: what the planner needs of objects, with slots, made once per change of an object.
 
-Times are seconds since the epoch. Everything that an event can settle is settled here, not in each pass.
+Times are in seconds since the epoch. What an object alone decides is computed here, not in each pass.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class DeviceRow:
     name: str
     namespace: str
     labels: Mapping[str, str]
-    connected: bool | None = None  # None: never judged
+    connected: bool | None = None  # None: the gateway has not said
     connected_since: float | None = None
     in_maintenance: bool = False
     maintenance_until: float | None = None
 
     def maintained(self, now: float) -> bool:
-        """Tell whether somebody works on it at *now*."""
+        """Return whether it is in maintenance at *now*."""
         return self.in_maintenance and (self.maintenance_until is None or now < self.maintenance_until)
 
 
@@ -43,7 +43,7 @@ class DeviceRow:
 class ProcessRow:
     """A DeviceProcess. *device* is empty when it is bound to something that no deployment selects.
 
-    *revision*, *managed*, *wave* and *offered_at* are what we noted on it with our last spec write.
+    *revision*, *managed*, *wave* and *offered_at* are annotations of the controller's last write of its spec.
     """
 
     name: str
@@ -55,7 +55,7 @@ class ProcessRow:
     spec_hash: str  # of the spec without deviceRef
     labels: LabelItems = frozenset()
     annotations: LabelItems = frozenset()
-    annotated: bool = False  # it has annotations at all, ours included
+    annotated: bool = False  # it has annotations, of any kind
     revision: str = ""
     managed: str = ""
     wave: str = ""
@@ -64,17 +64,17 @@ class ProcessRow:
     terminating: bool = False
     connected: bool | None = None
     connected_since: float | None = None
-    reported: bool = False  # the device said something about it at least once
-    observed: bool = False  # its status speaks of its current spec
+    reported: bool = False  # the device reported it at least once
+    observed: bool = False  # its status is about its current spec
     ready_since: float | None = None
     settled_since: float | None = None  # as ready_since, but still known after the device went silent
-    failure: str = ""  # why it counts as failing; empty when it does not
-    held: str = ""  # why its device, which is connected, takes no change now; empty when it does
+    failure: str = ""  # why it fails; empty when it does not
+    held: str = ""  # why its connected device takes no change; empty when it takes changes
 
 
 @frozen(kw_only=True)
 class RolloutPolicy:
-    """The part of a deployment's spec that says how, for the codec."""
+    """The part of a deployment's spec that says how to roll out, as the codec decodes it."""
 
     selector: LabelSelector
     update_strategy: UpdateStrategy = field(factory=UpdateStrategy)
@@ -87,7 +87,7 @@ class RolloutPolicy:
 
 @frozen(kw_only=True)
 class Template:
-    """What every process shall be. *spec* is as stored, so that fields of a newer API survive; *raw* is all of it."""
+    """What every process is to be. *spec* is as stored, so that fields of a newer API survive; *raw* is all of it."""
 
     spec: Mapping[str, Any]
     spec_hash: str
@@ -100,7 +100,7 @@ class Template:
 
 @frozen(kw_only=True)
 class StoredStatus:
-    """What the deployment's status said when it was read, and its raw form to compare with."""
+    """The deployment's status when it was read, and its raw form to compare with."""
 
     current_revision: str | None = None
     update_revision: str | None = None
@@ -113,8 +113,8 @@ class StoredStatus:
 class DeploymentRow:
     """A deployment; *fault* says why it cannot be acted on, and is empty when it can.
 
-    *approved* are waves that somebody approved, as `<revision>/<wave>`. *change_cause* is why its template was changed
-    last, in somebody's words.
+    *approved* are the approved waves, as `<revision>/<wave>`. *change_cause* is why its template was changed last, in
+    the words of the user who changed it.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Label selectors compiled once and asked many times. Pure.
+"""Label selectors, compiled once and applied many times. Pure.
 
-An empty selector matches every device. One that no apiserver should have let
-through is refused with the name of its field, never guessed at.
+An empty selector matches every device. A malformed one, which the apiserver should have refused, is refused with the
+name of the bad field.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Matches: TypeAlias = Callable[[LabelSet], bool]
 
 
 def compile_selector(selector: LabelSelector, path: str = "spec.selector") -> Matches:
-    """Return the predicate over labels that *selector* stands for; InvalidDeployment naming the bad field."""
+    """Return *selector* as a predicate over labels; InvalidDeployment names the bad field under *path*."""
     tests = [
         _requirement(requirement, f"{path}.matchExpressions[{index}]")
         for index, requirement in enumerate(selector.match_expressions)

@@ -20,7 +20,7 @@ from praetor_api.kube.conditions import is_true
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.events import EventRecorder, ObjectRef
 from praetor_controller.journal.entry import Decision
-from praetor_controller.journal.recorder import FlightRecorder, listening
+from praetor_controller.journal.recorder import FlightRecorder, tracked
 from praetor_controller.metrics import Metrics
 from praetor_controller.model.actions import Update
 from praetor_controller.model.projection import project_deployment
@@ -197,7 +197,7 @@ class DeploymentReconciler:
     def _decide(self, snapshot: Snapshot, now: datetime) -> Plan:
         if self._flight is None:
             return plan(snapshot, now)
-        snapshot = listening(snapshot)
+        snapshot = tracked(snapshot)
         planned = plan(snapshot, now)
         self._flight.record(Decision(now=now, snapshot=snapshot, plan=planned))
         return planned

@@ -15,7 +15,13 @@ from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.revisions import RevisionRow, find_revision
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.reconcile.state import ReconcilerState
-from praetor_controller.rollout.neighbours import Elsewhere, Neighbour, down_elsewhere, has_budgets, shared_budgets
+from praetor_controller.rollout.neighbours import (
+    Neighbour,
+    NeighboursDown,
+    has_budgets,
+    neighbours_down,
+    shared_budgets,
+)
 from praetor_controller.rollout.snapshot import Snapshot
 from praetor_controller.rollout.status import rollout_start
 
@@ -49,9 +55,9 @@ def build_snapshot(
     neighbours = tuple(sources.neighbours)
     rolling = deployment.strategy is StrategyType.ROLLING_UPDATE
     shared = shared_budgets(neighbours, matching, devices) if rolling else ()
-    elsewhere = Elsewhere()
+    down = NeighboursDown()
     if shared or has_budgets(deployment):  # else no budget counts them, and it reads every process of the namespace
-        elsewhere = down_elsewhere(neighbours, {device.name: device for device in devices}, now.timestamp())
+        down = neighbours_down(neighbours, {device.name: device for device in devices}, now.timestamp())
     return Snapshot(
         deployment=deployment,
         devices=matching,
@@ -65,8 +71,8 @@ def build_snapshot(
         revision_since=datetime.fromtimestamp(newest.started_at, now.tzinfo) if newest else None,
         current=current,
         current_stored_as=frozenset(state.stored_as.get(current.spec_hash, ()) if current else ()),
-        down_elsewhere=elsewhere.down,
-        elsewhere_changes_at=elsewhere.changes_at,
+        down_elsewhere=down.devices,
+        elsewhere_changes_at=down.changes_at,
         shared_budgets=shared,
     )
 

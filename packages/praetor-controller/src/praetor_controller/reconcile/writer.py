@@ -30,7 +30,7 @@ from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_controller.errors import NotLeading
 from praetor_controller.metrics import Metrics
 from praetor_controller.model.actions import Action, Create, Delete, Update
-from praetor_controller.model.manifests import process_body, process_patch
+from praetor_controller.model.manifests import process_manifest, process_patch
 from praetor_controller.model.projection import project_process
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.reconcile.cache import Cache
@@ -144,7 +144,7 @@ class Writer:
         deployment, outcome = work.deployment, work.outcome
         match action:
             case Create():
-                body = process_body(deployment, action, self._clock.now())
+                body = process_manifest(deployment, action, self._clock.now())
                 stored = await self._api.create(
                     DEVICE_PROCESSES, deployment.namespace, body, field_manager=FIELD_MANAGER
                 )

@@ -8,7 +8,7 @@ from praetor_controller.errors import InvalidDeployment
 
 
 def amount(value: int | str, devices: int, path: str) -> int:
-    """Return how many of *devices* a number or a percentage, rounded up, stands for; *path* names it in the error."""
+    """Return how many of *devices* a number, or a percentage rounded up, is; *path* names the field in the error."""
     if isinstance(value, int):
         return max(0, value)
     percent = value.removesuffix("%")
@@ -18,7 +18,7 @@ def amount(value: int | str, devices: int, path: str) -> int:
 
 
 def is_amount(value: int | str) -> bool:
-    """Tell whether *value* is a number or a percentage."""
+    """Return whether *value* is a number or a percentage."""
     try:
         amount(value, 0, "")
     except InvalidDeployment:
@@ -27,5 +27,5 @@ def is_amount(value: int | str) -> bool:
 
 
 def max_unavailable(value: int | str, devices: int) -> int:
-    """Return the number of *devices* that a number or a percentage, rounded up, stands for."""
+    """Return how many of *devices* the `maxUnavailable` of a rolling update is."""
     return amount(value, devices, "spec.updateStrategy.rollingUpdate.maxUnavailable")

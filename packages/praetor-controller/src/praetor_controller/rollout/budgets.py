@@ -1,8 +1,8 @@
-"""Failure domains: how many devices that share a rack, a pair or a feed are down, whoever took them down. Pure.
+"""Failure domains: how many devices that share a rack, a pair or a feed are down, for whatever reason. Pure.
 
 A domain is the values of a budget's labels; a device that lacks one of them is in none. A percentage is of the
-deployment's devices in the domain, rounded up. Several budgets hold at a time, and each must have room. Those of other
-deployments hold, too, for the devices that these deployments match.
+deployment's devices in the domain, rounded up. Several budgets hold at the same time, and each must have room. Those of
+other deployments hold, too, for the devices that these deployments match.
 """
 
 from __future__ import annotations
@@ -22,24 +22,28 @@ _PATH = "spec.updateStrategy.rollingUpdate.budgets"
 
 
 Domain: TypeAlias = str | tuple[str, ...]
-"""The value of a budget's only label, or the values of its several."""
+"""The value of the label of a budget, or the values of its labels if it has several."""
 
 
 class Domains:
-    """The failure domains of one pass. *down_elsewhere* are the devices that other deployments have down, and *shared*
-    the budgets of those that match some of the *devices*.
+    """The failure domains of one pass.
+
+    budgets: those of the deployment.
+    devices: those that the deployment matches; percentages are of these.
+    down: devices that other deployments have down.
+    shared: budgets of other deployments that match some of *devices*. InvalidDeployment for a bad limit.
     """
 
     def __init__(
         self,
         budgets: Sequence[Budget],
         devices: Sequence[DeviceRow],
-        down_elsewhere: Iterable[DeviceRow],
+        down: Iterable[DeviceRow],
         shared: Iterable[SharedBudget] = (),
     ) -> None:
         own = [_Budget(index, budget, devices) for index, budget in enumerate(budgets)]
         self._budgets = [*own, *(_Shared(index, each) for index, each in enumerate(shared))]
-        for device in down_elsewhere:
+        for device in down:
             self.take(device)
 
     def __bool__(self) -> bool:
@@ -55,7 +59,7 @@ class Domains:
         return next((full for budget in self._budgets if (full := budget.full(device))), "")
 
     def crowded(self, device: DeviceRow) -> str:
-        """Return the first domain of *device*, which is down already, that has more down than it may; empty if none."""
+        """Return the first domain of *device*, which is down already, that exceeds its limit; empty when none does."""
         return next((full for budget in self._budgets if (full := budget.crowded(device))), "")
 
 
@@ -70,9 +74,9 @@ class _Budget:
         self._devices = devices
         self._down: dict[Domain, set[str]] = {}
         self._limits: dict[Domain, int] = {}
-        self._sizes: Counter[Domain | None] | None = None  # until somebody asks
+        self._sizes: Counter[Domain | None] | None = None  # counted on first use
         self._names: dict[tuple[Domain, int], str] = {}
-        amount(self._value, 0, self._path)  # refuse nonsense whether or not it is ever asked for
+        amount(self._value, 0, self._path)  # refuse a bad limit even when no device needs it
 
     def take(self, device: DeviceRow) -> None:
         domain = self._domain(device)
@@ -112,21 +116,21 @@ class _Budget:
 
     def _size(self, domain: Domain) -> int:
         if not isinstance(self._value, str):
-            return 0  # nobody counts for a plain number
+            return 0  # a plain number needs no size
         if self._sizes is None:
             self._sizes = Counter(map(self._domain, self._devices))
         return self._sizes[domain]
 
     def _name(self, domain: Domain, down: int) -> str:
-        """Return the words for it, which all devices of the domain share."""
+        """Return the text for it, which all devices of the domain share."""
         name = self._names.get((domain, down))
         if name is None:
-            name = self._names[domain, down] = f"{domain_words(self._keys, domain)} {down}/{self._limit(domain)}"
+            name = self._names[domain, down] = f"{domain_text(self._keys, domain)} {down}/{self._limit(domain)}"
         return name
 
 
 class _Shared(_Budget):
-    """A budget of another deployment: what is down counts whatever it is, but only its own devices are held back."""
+    """A budget of another deployment: every device that is down counts, but only devices that it matches wait."""
 
     def __init__(self, index: int, shared: SharedBudget) -> None:
         super().__init__(index, shared.budget, ())
@@ -137,14 +141,14 @@ class _Shared(_Budget):
         return self._domain(device) if self._matches(device.labels) else None
 
     def _size(self, domain: Domain) -> int:
-        return self._shared.sizes.get(domain_words(self._keys, domain), 0)
+        return self._shared.sizes.get(domain_text(self._keys, domain), 0)
 
     def _name(self, domain: Domain, down: int) -> str:
         return f"{super()._name(domain, down)} of {self._shared.owner}"
 
 
-def domain_words(keys: Sequence[str], domain: Domain) -> str:
-    """Return the labels of *domain* in words."""
+def domain_text(keys: Sequence[str], domain: Domain) -> str:
+    """Return the labels of *domain* as text, such as `rack=r12`."""
     values = (domain,) if isinstance(domain, str) else domain
     return ",".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
 
@@ -154,4 +158,4 @@ def domain_sizes(budget: Budget, devices: Iterable[DeviceRow]) -> dict[str, int]
     keys = budget.group_by
     named = (tuple(map(device.labels.get, keys)) for device in devices)
     sizes = Counter(tuple(values) for values in named if None not in values)
-    return {domain_words(keys, tuple(map(str, values))): count for values, count in sizes.items()}
+    return {domain_text(keys, tuple(map(str, values))): count for values, count in sizes.items()}

@@ -19,7 +19,7 @@ from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.rollout.amounts import max_unavailable
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import Aggregate, Counts, Plan, Snapshot
-from praetor_controller.rollout.status import Facts, rollout_status, was_rolled_out
+from praetor_controller.rollout.status import FleetSummary, rollout_status, was_rolled_out
 
 _Rows: TypeAlias = tuple[dict[str, DeviceRow], dict[str, ProcessRow]]
 """The devices, and the process of each, by the device's name."""
@@ -106,13 +106,13 @@ class IncrementalAggregate:
     def _planned(self, changed: Snapshot, made: Plan, now: datetime) -> Plan:
         self._planned_at = now.timestamp()
         aggregate = self._aggregate
-        facts = Facts(
+        summary = FleetSummary(
             counts=aggregate.counts,
             reasons=aggregate.reasons,
             limit=self._limit,
             progress_at=max(aggregate.progress_at, changed.rollout_since.timestamp()),
         )
-        status, deadline = rollout_status(changed.deployment, facts, now)
+        status, deadline = rollout_status(changed.deployment, summary, now)
         recheck = min(aggregate.recheck_at, math.inf if deadline is None else deadline)
         recheck_at = None if recheck == math.inf else datetime.fromtimestamp(recheck, UTC)
         return Plan(status=status, recheck_at=recheck_at, reasons=made.reasons, aggregate=aggregate)

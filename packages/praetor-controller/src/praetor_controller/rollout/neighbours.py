@@ -1,9 +1,7 @@
-"""What other deployments of a namespace have to do with one: the devices that they have down, and their budgets. Pure.
+"""What other deployments of the namespace mean for one: the devices that they have down, and their budgets. Pure.
 
-A device that is down counts in its failure domains whoever took it down, and a budget binds all that write to its
-devices.
-
-What another deployment is about to write counts before it is written, so that two rollouts cannot both take the last
+A device that is down counts in its failure domains for all deployments, and a budget binds all that write to its
+devices. What a neighbour is about to write counts before it is written, so that two rollouts cannot both take the last
 place of a domain.
 """
 
@@ -21,40 +19,40 @@ from praetor_controller.rollout.availability import Availability, availability_o
 from praetor_controller.rollout.budgets import domain_sizes
 from praetor_controller.rollout.snapshot import SharedBudget
 
-TAKING_S = 1.0
-"""After so long it is seen whether another deployment's write was made."""
+RECHECK_WRITES_S = 1.0
+"""After this time, in seconds, a neighbour's pending writes are checked again: one that fails makes no event."""
 
 
 @frozen
 class Neighbour:
-    """Another deployment of the namespace, and the devices that it is about to write to, or may have written to."""
+    """Another deployment of the namespace; *writing* are the devices that it is about to write to, or may have."""
 
     deployment: DeploymentRow
     processes: Iterable[ProcessRow]
-    taking: Collection[str] = frozenset()
+    writing: Collection[str] = frozenset()
 
 
 @frozen
-class Elsewhere:
-    """Devices that other deployments have *down*, by name, and when time alone may change that (inf: never)."""
+class NeighboursDown:
+    """The *devices* that neighbours have down, and when time alone may change that, in epoch seconds (inf: never)."""
 
-    down: tuple[DeviceRow, ...] = ()
+    devices: tuple[DeviceRow, ...] = ()
     changes_at: float = math.inf
 
 
-def down_elsewhere(neighbours: Iterable[Neighbour], devices: Mapping[str, DeviceRow], now: float) -> Elsewhere:
-    """Return those of *devices*, all of the namespace by name, that one of the *neighbours* has down at *now*."""
+def neighbours_down(neighbours: Iterable[Neighbour], devices: Mapping[str, DeviceRow], now: float) -> NeighboursDown:
+    """Return those of *devices*, all of the namespace by name, that a neighbour has down at *now* (epoch seconds)."""
     names: set[str] = set()
     changes_at = math.inf
     for neighbour in neighbours:
-        if neighbour.taking:  # a write that comes to nothing makes no event
-            names.update(neighbour.taking)
-            changes_at = min(changes_at, now + TAKING_S)
+        if neighbour.writing:
+            names.update(neighbour.writing)
+            changes_at = min(changes_at, now + RECHECK_WRITES_S)
         for name, until in _down(neighbour, devices, now):
             names.add(name)
             changes_at = min(changes_at, until)
     rows = (devices[name] for name in sorted(names & devices.keys()))
-    return Elsewhere(tuple(row for row in rows if not row.maintained(now)), changes_at)
+    return NeighboursDown(tuple(row for row in rows if not row.maintained(now)), changes_at)
 
 
 def shared_budgets(
@@ -81,14 +79,14 @@ def shared_budgets(
 
 
 def has_budgets(deployment: DeploymentRow) -> bool:
-    """Tell whether the budgets of *deployment*, if it has any, hold."""
+    """Return whether *deployment* has budgets, and these hold."""
     rolling = deployment.strategy is StrategyType.ROLLING_UPDATE
     acted_on = rolling and not deployment.fault and not deployment.terminating
     return acted_on and bool(deployment.policy.update_strategy.rolling_update.budgets)
 
 
 def _down(neighbour: Neighbour, devices: Mapping[str, DeviceRow], now: float) -> Iterator[tuple[str, float]]:
-    """Yield the devices that *neighbour* has down, each with the time when it may be so no more by itself."""
+    """Yield the devices that *neighbour* has down, each with when time alone may change that (inf: never)."""
     policy = neighbour.deployment.policy
     min_ready_s, deadline_s = float(policy.min_ready_seconds), float(policy.progress_deadline_seconds)
     for process in neighbour.processes:

@@ -27,7 +27,7 @@ from praetor_controller.rollout.budgets import Domains
 from praetor_controller.rollout.failure_policy import Stop, stopped
 from praetor_controller.rollout.reasons import Reason, ReasonCode, Reasons
 from praetor_controller.rollout.snapshot import Aggregate, Counts, Plan, Snapshot, delete_refusal_key
-from praetor_controller.rollout.status import Facts, fault_status, rollout_status, was_rolled_out
+from praetor_controller.rollout.status import FleetSummary, fault_status, rollout_status, was_rolled_out
 from praetor_controller.rollout.verdicts import Context, Step, Verdicts, classify_all
 from praetor_controller.rollout.waves import WaveProgress, wave_progress
 
@@ -73,7 +73,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
 
     counts, available_at = _counts(assignment, _update_hashes(snapshot), context.min_ready_s)
     progress_at = _progress_at(context, assignment, verdicts)
-    facts = Facts(
+    summary = FleetSummary(
         counts=counts,
         reasons=Counter(map(attrgetter("code"), reasons)),
         limit=limit,
@@ -82,7 +82,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
         stopped=stop.message if stop else "",
         rolled_back=stop.rollback if stop else False,
     )
-    status, deadline = rollout_status(deployment, facts, now)
+    status, deadline = rollout_status(deployment, summary, now)
     recheck = [verdicts.all[number].recheck_at for number in verdicts.others]
     recheck += [snapshot.elsewhere_changes_at, stop_at, available_at, waves.recheck_at if waves else math.inf]
     recheck_at = _earliest(recheck, at)
@@ -95,7 +95,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
         recheck_at=_time(_earliest((recheck_at, math.inf if deadline is None else deadline), at)),
         reasons=Reasons(assignment.names, reasons),
         waves=waves.waves if waves else (),
-        aggregate=Aggregate(counts=counts, reasons=facts.reasons, progress_at=progress_at, recheck_at=recheck_at)
+        aggregate=Aggregate(counts=counts, reasons=summary.reasons, progress_at=progress_at, recheck_at=recheck_at)
         if steady
         else None,
     )

@@ -1,4 +1,4 @@
-"""Why a device is where it is: one word for machines and a detail for people. Every device has exactly one."""
+"""Why a device is where it is: a code for programs and a detail for people. Every device has exactly one reason."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attrs import frozen
 
 
 class ReasonCode(StrEnum):
-    """The words of `status.reasons`, of metrics and of explanations."""
+    """The codes in `status.reasons`, metrics and explanations."""
 
     UP_TO_DATE = "UpToDate"
     CREATING = "Creating"
@@ -35,7 +35,7 @@ class ReasonCode(StrEnum):
 
 @frozen
 class Reason:
-    """One device's reason; *detail* is empty when the word says it all."""
+    """One device's reason; *detail* is empty when the code says it all."""
 
     code: ReasonCode
     detail: str = ""
@@ -45,7 +45,7 @@ class Reason:
 
 
 class Reasons(Mapping[str, Reason]):
-    """Reasons by device. *names* and *reasons* are in one order, and filed by name when somebody asks by name."""
+    """Reasons by device. *names* and *reasons* are in one order; the index by name is made on first use."""
 
     def __init__(self, names: Sequence[str], reasons: Sequence[Reason]) -> None:
         self._names = names
@@ -53,15 +53,15 @@ class Reasons(Mapping[str, Reason]):
         self._by_name: dict[str, Reason] | None = None
 
     def __getitem__(self, name: str) -> Reason:
-        return self._filed()[name]
+        return self._index()[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._filed())
+        return iter(self._index())
 
     def __len__(self) -> int:
         return len(self._reasons)
 
-    def _filed(self) -> dict[str, Reason]:
+    def _index(self) -> dict[str, Reason]:
         if self._by_name is None:
             self._by_name = dict(zip(self._names, self._reasons, strict=True))
         return self._by_name

@@ -1,11 +1,12 @@
 """The status of a deployment, from what a pass counted, and the merge patch that writes it. Pure.
 
-Available: no more devices are unavailable than maxUnavailable, and at least one is available. Progressing: as a
-Deployment's, with the deadline counted from the last step forward (an offer, or a device that became available) or
-from the rollout's beginning. A revision is the current one once every device has it that can be had, and at least one
-has shown it: where there was none to show anything, the next ones still get it in waves and under the failure policy.
-For the same reason a first rollout waits a minute after the last step forward for devices that have never connected:
-the first agents of a new site do not speak for those that are still starting.
+* Available: no more devices are unavailable than maxUnavailable, and at least one is available.
+* Progressing: as a Deployment's, with the deadline counted from the last step forward (a write to a device, or a device
+  that became available) or from the rollout's beginning.
+* A revision is the current one once every device has it that can get it, and at least one runs it: while none does,
+  further devices still get it in waves and under the failure policy. For the same reason a first rollout waits a minute
+  after the last step forward for devices that have never connected: at a new site the first agents say nothing about
+  those that are still starting.
 """
 
 from __future__ import annotations
@@ -35,17 +36,18 @@ _SETTLED = frozenset(
 )
 
 CONNECT_S = 60.0
-"""So long after the last step forward a first rollout waits for devices that have never connected."""
+"""How long a first rollout waits, after its last step forward, for devices that have never connected, in seconds."""
 
 _PATIENT = frozenset({ReasonCode.SOAKING, ReasonCode.AWAITING_APPROVAL})
 
 
 @frozen(kw_only=True)
-class Facts:
-    """What a pass found out: *limit* is maxUnavailable as a number, *progress_at* the last step forward (epoch).
+class FleetSummary:
+    """What a pass over the devices came to.
 
-    *wave* is the one that is being rolled out. *stopped* is why the failure policy stopped the revision, empty when it
-    did not, and *rolled_back* whether it is taken back.
+    *limit* is maxUnavailable as a number of devices, *progress_at* the last step forward in seconds since the epoch,
+    *wave* the one that is being rolled out. *stopped* is why the failure policy stopped the revision, empty when it did
+    not; *rolled_back*: devices go back to the current revision.
     """
 
     counts: Counts
@@ -58,50 +60,52 @@ class Facts:
 
 
 @frozen
-class _Verdict:
+class _ConditionState:
     status: ConditionStatus
     reason: DeploymentReason
     message: str
     deadline: float | None = None
 
 
-def rollout_status(deployment: DeploymentRow, facts: Facts, now: datetime) -> tuple[RolloutStatus, float | None]:
+def rollout_status(
+    deployment: DeploymentRow, summary: FleetSummary, now: datetime
+) -> tuple[RolloutStatus, float | None]:
     """Return the status, and when time alone may change it (epoch seconds; None when it does not)."""
     revision = deployment.template.revision
-    settled = not facts.stopped and all(code in _SETTLED for code in facts.reasons)
-    connects_by = _connects_by(deployment, facts)
-    shown = settled and ReasonCode.UP_TO_DATE in facts.reasons and connects_by <= now.timestamp()
-    complete = shown or (settled and not facts.reasons)
-    progressing = _progressing(deployment, facts, now, complete=complete)
+    settled = not summary.stopped and all(code in _SETTLED for code in summary.reasons)
+    connects_by = _connects_by(deployment, summary)
+    shown = settled and ReasonCode.UP_TO_DATE in summary.reasons and connects_by <= now.timestamp()
+    complete = shown or (settled and not summary.reasons)
+    progressing = _progressing(deployment, summary, now, complete=complete)
     conditions = deployment.status.conditions
-    for type_, verdict in ((ConditionType.AVAILABLE, _available(facts)), (ConditionType.PROGRESSING, progressing)):
-        conditions = _set(conditions, type_, verdict, deployment.generation, now)
-    conditions = _paused(conditions, deployment, facts, now)
-    conditions = _rolled_back(conditions, deployment, facts, now)
+    for type_, state in ((ConditionType.AVAILABLE, _available(summary)), (ConditionType.PROGRESSING, progressing)):
+        conditions = _set(conditions, type_, state, deployment.generation, now)
+    conditions = _paused(conditions, deployment, summary, now)
+    conditions = _rolled_back(conditions, deployment, summary, now)
     status = RolloutStatus(
         observed_generation=deployment.generation,
-        counts=facts.counts,
+        counts=summary.counts,
         current_revision=revision if shown else deployment.status.current_revision,
         update_revision=revision,
-        reasons=facts.reasons,
+        reasons=summary.reasons,
         conditions=conditions,
-        wave=None if complete else facts.wave,
-        failed_revision=revision if facts.stopped else None,
+        wave=None if complete else summary.wave,
+        failed_revision=revision if summary.stopped else None,
     )
     deadlines = [each for each in (progressing.deadline, connects_by) if each is not None and each > now.timestamp()]
     return status, min(deadlines, default=None)
 
 
-def _connects_by(deployment: DeploymentRow, facts: Facts) -> float:
-    """Return until when devices that have never connected are waited for; 0 when they are not."""
-    if ReasonCode.NEVER_CONNECTED not in facts.reasons or deployment.status.current_revision is not None:
+def _connects_by(deployment: DeploymentRow, summary: FleetSummary) -> float:
+    """Return until when a rollout waits for devices that have never connected (epoch seconds); 0 when it does not."""
+    if ReasonCode.NEVER_CONNECTED not in summary.reasons or deployment.status.current_revision is not None:
         return 0.0
-    return facts.progress_at + min(CONNECT_S, float(deployment.policy.progress_deadline_seconds))
+    return summary.progress_at + min(CONNECT_S, float(deployment.policy.progress_deadline_seconds))
 
 
 def fault_status(deployment: DeploymentRow, fault: str, now: datetime) -> RolloutStatus:
     """Return the status of a deployment that cannot be acted on: nothing is counted, the condition says why."""
-    verdict = _Verdict(ConditionStatus.FALSE, DeploymentReason.INVALID_SPEC, fault)
+    state = _ConditionState(ConditionStatus.FALSE, DeploymentReason.INVALID_SPEC, fault)
     return RolloutStatus(
         observed_generation=deployment.generation,
         counts=Counts(),
@@ -109,12 +113,12 @@ def fault_status(deployment: DeploymentRow, fault: str, now: datetime) -> Rollou
         update_revision=deployment.template.revision,
         reasons={},
         failed_revision=deployment.status.failed_revision,
-        conditions=_set(deployment.status.conditions, ConditionType.PROGRESSING, verdict, deployment.generation, now),
+        conditions=_set(deployment.status.conditions, ConditionType.PROGRESSING, state, deployment.generation, now),
     )
 
 
 def was_rolled_out(deployment: DeploymentRow) -> bool:
-    """Tell whether the stored status says that the present template was rolled out."""
+    """Return whether the stored status says that the template was rolled out."""
     status, revision = deployment.status, deployment.template.revision
     condition = get_condition(status.conditions, ConditionType.PROGRESSING)
     return (
@@ -135,77 +139,78 @@ def rollout_start(deployment: DeploymentRow, started_at: float, now: datetime) -
     return max(began, progressing.last_transition_time) if progressing.status is ConditionStatus.TRUE else began
 
 
-def _available(facts: Facts) -> _Verdict:
-    counts = facts.counts
+def _available(summary: FleetSummary) -> _ConditionState:
+    counts = summary.counts
     message = f"{counts.available} of {counts.desired} devices are available"
-    if counts.unavailable <= facts.limit and (counts.available or not counts.desired):
-        return _Verdict(ConditionStatus.TRUE, DeploymentReason.MINIMUM_DEVICES_AVAILABLE, message)
-    message += f"; at most {facts.limit} may be unavailable" if counts.available else "; at least one must be"
-    return _Verdict(ConditionStatus.FALSE, DeploymentReason.TOO_MANY_UNAVAILABLE, message)
+    if counts.unavailable <= summary.limit and (counts.available or not counts.desired):
+        return _ConditionState(ConditionStatus.TRUE, DeploymentReason.MINIMUM_DEVICES_AVAILABLE, message)
+    message += f"; at most {summary.limit} may be unavailable" if counts.available else "; at least one must be"
+    return _ConditionState(ConditionStatus.FALSE, DeploymentReason.TOO_MANY_UNAVAILABLE, message)
 
 
-def _progressing(deployment: DeploymentRow, facts: Facts, now: datetime, *, complete: bool) -> _Verdict:
-    revision, where = deployment.template.revision, _summary(facts.reasons)
+def _progressing(deployment: DeploymentRow, summary: FleetSummary, now: datetime, *, complete: bool) -> _ConditionState:
+    revision, where = deployment.template.revision, _reasons_text(summary.reasons)
     if deployment.policy.paused and not was_rolled_out(deployment):
-        return _Verdict(ConditionStatus.UNKNOWN, DeploymentReason.DEPLOYMENT_PAUSED, "nothing is written while paused")
-    if facts.stopped:
-        return _Verdict(ConditionStatus.FALSE, DeploymentReason.FAILURE_POLICY, f"{facts.stopped}: {where}")
+        message = "nothing is written while paused"
+        return _ConditionState(ConditionStatus.UNKNOWN, DeploymentReason.DEPLOYMENT_PAUSED, message)
+    if summary.stopped:
+        return _ConditionState(ConditionStatus.FALSE, DeploymentReason.FAILURE_POLICY, f"{summary.stopped}: {where}")
     if complete or was_rolled_out(deployment):
         message = f"revision {revision} was rolled out: {where}" if where else "no device matches the selector"
-        return _Verdict(ConditionStatus.TRUE, DeploymentReason.NEW_REVISION_ROLLED_OUT, message)
+        return _ConditionState(ConditionStatus.TRUE, DeploymentReason.NEW_REVISION_ROLLED_OUT, message)
     if deployment.strategy is StrategyType.ON_DELETE:
         message = f"revision {revision} is used as processes are deleted: {where}"
-        return _Verdict(ConditionStatus.TRUE, DeploymentReason.WAITING_FOR_DELETION, message)
-    if deployment.strategy is StrategyType.ROLLING_UPDATE and facts.limit == 0:
+        return _ConditionState(ConditionStatus.TRUE, DeploymentReason.WAITING_FOR_DELETION, message)
+    if deployment.strategy is StrategyType.ROLLING_UPDATE and summary.limit == 0:
         where += "; maxUnavailable is 0, so only devices that are unavailable already are updated"
-    if facts.reasons.keys() & _PATIENT:
+    if summary.reasons.keys() & _PATIENT:
         message = f"revision {revision} waits as asked: {where}"
-        return _Verdict(ConditionStatus.TRUE, DeploymentReason.ROLLOUT_IN_PROGRESS, message)
+        return _ConditionState(ConditionStatus.TRUE, DeploymentReason.ROLLOUT_IN_PROGRESS, message)
     deadline_s = deployment.policy.progress_deadline_seconds
-    deadline = facts.progress_at + deadline_s
+    deadline = summary.progress_at + deadline_s
     if now.timestamp() >= deadline:
         message = f"revision {revision} made no progress for {deadline_s} s: {where}"
-        return _Verdict(ConditionStatus.FALSE, DeploymentReason.PROGRESS_DEADLINE_EXCEEDED, message)
+        return _ConditionState(ConditionStatus.FALSE, DeploymentReason.PROGRESS_DEADLINE_EXCEEDED, message)
     message = f"revision {revision} is being rolled out: {where}"
-    return _Verdict(ConditionStatus.TRUE, DeploymentReason.ROLLOUT_IN_PROGRESS, message, deadline)
+    return _ConditionState(ConditionStatus.TRUE, DeploymentReason.ROLLOUT_IN_PROGRESS, message, deadline)
 
 
 def _paused(
-    conditions: tuple[Condition, ...], deployment: DeploymentRow, facts: Facts, now: datetime
+    conditions: tuple[Condition, ...], deployment: DeploymentRow, summary: FleetSummary, now: datetime
 ) -> tuple[Condition, ...]:
     if deployment.policy.paused:
-        verdict = _Verdict(ConditionStatus.TRUE, DeploymentReason.DEPLOYMENT_PAUSED, "spec.paused is true")
-    elif facts.stopped and not facts.rolled_back:
-        verdict = _Verdict(ConditionStatus.TRUE, DeploymentReason.FAILURE_POLICY, facts.stopped)
+        state = _ConditionState(ConditionStatus.TRUE, DeploymentReason.DEPLOYMENT_PAUSED, "spec.paused is true")
+    elif summary.stopped and not summary.rolled_back:
+        state = _ConditionState(ConditionStatus.TRUE, DeploymentReason.FAILURE_POLICY, summary.stopped)
     else:
         return without_condition(conditions, ConditionType.PAUSED)
-    return _set(conditions, ConditionType.PAUSED, verdict, deployment.generation, now)
+    return _set(conditions, ConditionType.PAUSED, state, deployment.generation, now)
 
 
 def _rolled_back(
-    conditions: tuple[Condition, ...], deployment: DeploymentRow, facts: Facts, now: datetime
+    conditions: tuple[Condition, ...], deployment: DeploymentRow, summary: FleetSummary, now: datetime
 ) -> tuple[Condition, ...]:
-    if not facts.rolled_back:
+    if not summary.rolled_back:
         return without_condition(conditions, ConditionType.ROLLED_BACK)
-    verdict = _Verdict(ConditionStatus.TRUE, DeploymentReason.FAILURE_POLICY, facts.stopped)
-    return _set(conditions, ConditionType.ROLLED_BACK, verdict, deployment.generation, now)
+    state = _ConditionState(ConditionStatus.TRUE, DeploymentReason.FAILURE_POLICY, summary.stopped)
+    return _set(conditions, ConditionType.ROLLED_BACK, state, deployment.generation, now)
 
 
 def _set(
-    conditions: tuple[Condition, ...], type_: ConditionType, verdict: _Verdict, generation: int, now: datetime
+    conditions: tuple[Condition, ...], type_: ConditionType, state: _ConditionState, generation: int, now: datetime
 ) -> tuple[Condition, ...]:
     return set_condition(
         conditions,
         type=type_,
-        status=verdict.status,
-        reason=verdict.reason,
-        message=verdict.message,
+        status=state.status,
+        reason=state.reason,
+        message=state.message,
         observed_generation=generation,
         now=now,
     )
 
 
-def _summary(reasons: Mapping[ReasonCode, int]) -> str:
+def _reasons_text(reasons: Mapping[ReasonCode, int]) -> str:
     return ", ".join(f"{count} {code}" for code, count in sorted(reasons.items()))
 
 

@@ -112,11 +112,11 @@ def wave_progress(
     *hashes* are those of specs that are the target. InvalidDeployment for a bad limit or selector.
     """
     waves = deployment.policy.update_strategy.rolling_update.waves
-    fleet = _Fleet(deployment, assignment, hashes, now, since)
-    place = _place(waves, fleet)
+    devices = _Devices(deployment, assignment, hashes, now, since)
+    place = _place(waves, devices)
     members = [_Members(wave=wave) for wave in (*waves, Wave(name=REST))]
     for index, counted, available_at, wave in zip(
-        place, fleet.counted, fleet.available_at, fleet.recorded, strict=True
+        place, devices.counted, devices.available_at, devices.recorded, strict=True
     ):
         group = members[index]
         group.devices += 1
@@ -129,7 +129,7 @@ def wave_progress(
     return _opened(deployment, members, place, now, since)
 
 
-class _Fleet:
+class _Devices:
     """What decides about waves in each device, in the order of the devices.
 
     *updated*: it has the target. *counted*: waves wait for it. *available_at* is when an updated device became
@@ -145,7 +145,7 @@ class _Fleet:
         self._now = now
         self._since = since
         self._names = assignment.names
-        self.devices = assignment.devices
+        self.rows = assignment.devices
         self.updated = [each in hashes for each in assignment.hashes]
         available = Availability.AVAILABLE  # looked up once: in Python 3.11 each look-up in an enumeration is a call
         self.counted = [
@@ -187,31 +187,33 @@ class _Fleet:
         return left
 
     def _rank(self, number: int) -> tuple[bool, bool, bool]:
-        return not self.updated[number], not self.counted[number], self.devices[number].connected is None
+        return not self.updated[number], not self.counted[number], self.rows[number].connected is None
 
 
-def _place(waves: Sequence[Wave], fleet: _Fleet) -> list[int]:
+def _place(waves: Sequence[Wave], devices: _Devices) -> list[int]:
     """Return the index of each device's wave."""
     index_of = {wave.name: index for index, wave in enumerate(waves)} | {REST: len(waves)}
-    place = [index_of.get(name, _NONE) for name in fleet.recorded]
+    place = [index_of.get(name, _NONE) for name in devices.recorded]
     recorded = Counter(place)
-    left = fleet.without_wave(place)
+    left = devices.without_wave(place)
     for index, wave in enumerate(waves):
         takes = compile_selector(wave.selector or LabelSelector(), f"{_PATH}[{index}].selector")
-        room = _limit(index, wave, fleet, takes) - recorded[index]
-        left = _fill(index, takes, room, fleet, place, left)
+        room = _limit(index, wave, devices, takes) - recorded[index]
+        left = _fill(index, takes, room, devices, place, left)
     for number in left:
         place[number] = len(waves)
     return place
 
 
-def _fill(index: int, takes: Matches, room: float, fleet: _Fleet, place: list[int], left: Sequence[int]) -> list[int]:
+def _fill(
+    index: int, takes: Matches, room: float, devices: _Devices, place: list[int], left: Sequence[int]
+) -> list[int]:
     """Give the wave at *index* those of the devices *left* that it takes; return the others."""
     others: list[int] = []
     for at, number in enumerate(left):
         if room <= 0:
             return [*others, *left[at:]]
-        if takes(fleet.devices[number].labels):
+        if takes(devices.rows[number].labels):
             place[number] = index
             room -= 1
         else:
@@ -219,10 +221,10 @@ def _fill(index: int, takes: Matches, room: float, fleet: _Fleet, place: list[in
     return others
 
 
-def _limit(index: int, wave: Wave, fleet: _Fleet, takes: Matches) -> float:
+def _limit(index: int, wave: Wave, devices: _Devices, takes: Matches) -> float:
     if wave.limit is None:
         return math.inf
-    candidates = sum(takes(device.labels) for device in fleet.devices) if isinstance(wave.limit, str) else 0
+    candidates = sum(takes(device.labels) for device in devices.rows) if isinstance(wave.limit, str) else 0
     return amount(wave.limit, candidates, f"{_PATH}[{index}].limit")
 
 

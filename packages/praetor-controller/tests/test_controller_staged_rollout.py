@@ -124,7 +124,7 @@ class StagedRollout(PlannedFleetMachine):
     @rule(version=st.sampled_from(VERSIONS))
     def edit(self, version: str) -> None:
         if version != self.version:
-            self.wait(1)  # notes are in whole seconds
+            self.wait(1)  # annotations are in whole seconds
             self.version, self.since = version, self.fleet.now
             self.generation += 1
             self.proven = set()
@@ -147,7 +147,7 @@ class StagedRollout(PlannedFleetMachine):
             return
         self.edit("v9")
         self.fleet.down_elsewhere = set()
-        self.deadline = 1  # so that nobody is blamed for ever
+        self.deadline = 1  # so that no device is held against the budget without end
         for _ in range(6 * len(self.fleet.devices) + 12):
             for name, target in self.fleet.devices.items():
                 if not target.row.connected:
@@ -194,7 +194,7 @@ def forgets_that_it_stopped(given: Snapshot, now: datetime) -> Plan:
 
 
 def takes_every_wave_for_begun(given: Snapshot, now: datetime) -> Plan:
-    """Believe the notes of processes that got the revision in an earlier rollout of it."""
+    """Trust the recorded waves of processes that got the revision in an earlier rollout of it."""
     long_ago = given.rollout_since.replace(year=2000)
     return plan(evolve(given, revision_since=long_ago), now)
 

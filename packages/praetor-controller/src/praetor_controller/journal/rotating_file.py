@@ -1,4 +1,4 @@
-"""The file that is written to: never readable by others, never longer than it may be, older ones kept beside it."""
+"""A file of bounded size, readable by its owner alone, with its predecessors beside it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ import stat
 from pathlib import Path
 
 
-class Tape:
-    """A file and its predecessors, FILE.1 the youngest; OSError when it cannot be written. Never one of a device."""
+class RotatingFile:
+    """A file and its predecessors, FILE.1 the youngest; methods raise OSError when it cannot be written.
+
+    path: the file; a device or a pipe is refused.
+    max_bytes: the size that the file never exceeds.
+    files: how many files there are at most, this one included.
+    """
 
     def __init__(self, path: Path, *, max_bytes: int, files: int) -> None:
         self._path = path
@@ -23,15 +28,15 @@ class Tape:
         return self._fd is not None
 
     def open(self) -> None:
-        """Begin a new file, or go on with the one that could not be written before."""
+        """Begin a new file, or continue the one that could not be written before."""
         if not self._began:
-            self._step_aside()
+            self._rename_older()
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
         fd = os.open(self._path, flags, 0o600)
         try:
             found = os.fstat(fd)
             if not stat.S_ISREG(found.st_mode):
-                raise OSError(f"{self._path} is no file; name one")
+                raise OSError(f"{self._path} is not a regular file; choose another path")
             os.fchmod(fd, 0o600)
             self._size = min(self._size, found.st_size)
             os.ftruncate(fd, self._size)
@@ -41,17 +46,17 @@ class Tape:
         self._fd, self._began = fd, True
 
     def fits(self, line: bytes) -> bool:
-        """Tell whether *line* fits into the present file."""
+        """Return whether *line* fits into the file."""
         return self._size + len(line) <= self._max_bytes
 
-    def turn(self) -> None:
-        """Begin a new file; the oldest one goes."""
+    def rotate(self) -> None:
+        """Begin a new file, and delete the oldest one."""
         self.close()
         self._began, self._size = False, 0
         self.open()
 
     def write(self, line: bytes) -> None:
-        """Write *line* as a whole or not at all."""
+        """Write *line*, all of it or nothing."""
         if self._fd is None:
             raise OSError("the file is not open")
         left = memoryview(line)
@@ -68,14 +73,14 @@ class Tape:
             fd, self._fd = self._fd, None
             os.close(fd)
 
-    def _step_aside(self) -> None:
-        """Give the files that are there the names of older ones."""
+    def _rename_older(self) -> None:
+        """Give the existing files the names of older ones."""
         try:
             found = os.lstat(self._path)
         except FileNotFoundError:
             return
         if not stat.S_ISREG(found.st_mode) or not found.st_size:
-            return  # open() refuses what is no file
+            return  # open() refuses what is not a regular file
         for number in range(self._files - 1, 0, -1):
             older = self._older(number)
             source = self._older(number - 1) if number > 1 else self._path

@@ -1,4 +1,4 @@
-"""An account of devices at rest says what a pass over all of them says, or that it cannot tell."""
+"""Incremental plans of a deployment in steady state equal passes over all devices, or are refused."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class World:
         self.account = IncrementalAggregate(whole, planned.aggregate, self.now) if planned.aggregate else None
         return planned
 
-    def by_account(self, *names: str) -> Plan | None:
+    def incrementally(self, *names: str) -> Plan | None:
         """Return what the account says after *names* changed."""
         changed = self.snapshot(*names) if names else evolve(self.snapshot(), devices=[], processes=[])
         return self.account.plan(changed, self.now) if self.account else None
@@ -105,15 +105,15 @@ class World:
         self.processes[name] = evolve(self.processes[name], **of_process)
 
 
-def agrees(kept: Plan, counted: Plan) -> bool:
-    """Tell whether *kept* is as good as *counted*; it may look again earlier, for a device that changed back since."""
-    early = counted.recheck_at is None or (kept.recheck_at is not None and kept.recheck_at <= counted.recheck_at)
-    return kept.status == counted.status and kept.actions == counted.actions == () and early
+def agrees(made: Plan, counted: Plan) -> bool:
+    """Return whether *made* equals *counted*; its check may be earlier, for a device that changed back since."""
+    early = counted.recheck_at is None or (made.recheck_at is not None and made.recheck_at <= counted.recheck_at)
+    return made.status == counted.status and made.actions == counted.actions == () and early
 
 
 @settings(max_examples=400)
 @given(policies, st.lists(st.tuples(devices, processes), max_size=4), steps)
-def test_an_account_agrees_with_a_pass_over_all(
+def test_an_incremental_plan_equals_a_pass_over_all_devices(
     policy: dict[str, Any],
     others: list[tuple[dict[str, Any], dict[str, Any]]],
     happens: list[tuple[int, dict[str, tuple[dict[str, Any], dict[str, Any]]]]],
@@ -127,11 +127,11 @@ def test_an_account_agrees_with_a_pass_over_all(
         world.now += timedelta(seconds=seconds)
         for name, (of_device, of_process) in changed.items():
             world.change(name, of_device, of_process)
-        kept = world.by_account(*changed)
-        event("by account" if kept else "over all")
-        counted = world.pass_over_all() if kept is None else plan(world.snapshot(), world.now)
-        if kept is not None:
-            assert agrees(kept, counted)
+        incremental = world.incrementally(*changed)
+        event("incrementally" if incremental else "over all")
+        counted = world.pass_over_all() if incremental is None else plan(world.snapshot(), world.now)
+        if incremental is not None:
+            assert agrees(incremental, counted)
             assert counted.status is not None
             world.row = evolve(world.row, status=stored(counted.status))
 
@@ -160,87 +160,87 @@ def younger(world: World) -> None:
         pytest.param(younger, {ReasonCode.UP_TO_DATE: 8}, id="restarted"),
     ],
 )
-def test_what_one_device_does_is_told_by_the_account(
+def test_the_change_of_one_device_is_planned_incrementally(
     change: Callable[[World], None], reasons: dict[ReasonCode, int]
 ) -> None:
     world = fleet()
     change(world)
-    kept = world.by_account("c")
-    assert kept is not None
-    assert kept.status is not None
-    assert kept.status.reasons == reasons
-    assert agrees(kept, plan(world.snapshot(), world.now))
-    again = world.by_account()
+    incremental = world.incrementally("c")
+    assert incremental is not None
+    assert incremental.status is not None
+    assert incremental.status.reasons == reasons
+    assert agrees(incremental, plan(world.snapshot(), world.now))
+    again = world.incrementally()
     assert again is not None
-    assert again.status == kept.status
+    assert again.status == incremental.status
 
 
 @pytest.mark.parametrize(
     "fields",
     [
         pytest.param({"spec_hash": "evil"}, id="edited-by-hand"),
-        pytest.param({"revision": "rev-v0"}, id="its-notes-are-gone"),
+        pytest.param({"revision": "rev-v0"}, id="without-annotations"),
         pytest.param({"spec_hash": "v0", "connected": False, "ready_since": AT}, id="an-old-one-that-came-back"),
     ],
 )
-def test_what_calls_for_a_write_is_left_to_a_pass_over_all(fields: dict[str, Any]) -> None:
+def test_a_change_that_needs_a_write_needs_a_pass_over_all_devices(fields: dict[str, Any]) -> None:
     world = fleet()
     world.change("c", {}, fields)
-    assert world.by_account("c") is None
+    assert world.incrementally("c") is None
 
 
-def test_a_rollout_is_left_to_passes_over_all() -> None:
+def test_a_rollout_needs_passes_over_all_devices() -> None:
     world = fleet(failure_policy=FailurePolicy(max_failures=1), waves=(Wave(name="canary", limit=1),))
     assert world.account is not None
     begun = World(evolve(world.row, status=StoredStatus()), [(device("a"), process("a"))])
     assert begun.account is None
 
 
-def test_another_spec_is_left_to_a_pass_over_all() -> None:
+def test_another_spec_needs_a_pass_over_all_devices() -> None:
     world = fleet()
     world.row = evolve(world.row, generation=2)
-    assert world.by_account() is None
+    assert world.incrementally() is None
 
 
-def test_time_that_may_change_a_device_is_left_to_a_pass_over_all() -> None:
+def test_a_time_that_may_change_a_device_needs_a_pass_over_all_devices() -> None:
     world = fleet(min_ready_seconds=30)
     world.change("c", {}, {"ready_since": AT})
-    assert world.by_account("c") is not None
+    assert world.incrementally("c") is not None
     world.now += timedelta(seconds=29)
-    assert world.by_account() is not None
+    assert world.incrementally() is not None
     world.now += timedelta(seconds=1)
-    assert world.by_account() is None
+    assert world.incrementally() is None
 
 
-def test_many_changes_at_once_are_left_to_a_pass_over_all() -> None:
+def test_many_changes_at_once_need_a_pass_over_all_devices() -> None:
     world = fleet()
-    assert world.by_account("a", "b") is None
-    assert world.by_account("a") is not None
+    assert world.incrementally("a", "b") is None
+    assert world.incrementally("a") is not None
 
 
-def test_a_device_that_was_not_counted_is_left_to_a_pass_over_all() -> None:
+def test_a_new_device_needs_a_pass_over_all_devices() -> None:
     world = fleet()
     world.devices["z"], world.processes["z"] = device("z"), process("z")
-    assert world.by_account("z") is None
+    assert world.incrementally("z") is None
     assert world.account is not None
     assert world.account.processes_of(["a", "z"]) == ["tel-a"]
 
 
-def test_when_the_last_step_forward_is_taken_back_nobody_knows_the_one_before() -> None:
+def test_the_loss_of_the_last_step_forward_needs_a_pass_over_all_devices() -> None:
     world = World(deployment("v1"), [(device(n), process(n)) for n in NAMES])
     world.change("c", {}, {"ready_since": AT + 10, "settled_since": AT + 10})
     world.now += timedelta(seconds=10)
     world.pass_over_all()
     world.change("c", {}, {"ready_since": None, "settled_since": None, "failure": "exit 1"})
-    assert world.by_account("c") is None
+    assert world.incrementally("c") is None
 
 
-def test_unless_the_rollout_is_over_and_nobody_asks() -> None:
+def test_after_a_complete_rollout_the_loss_of_the_last_step_does_not_matter() -> None:
     world = fleet()
     failing(world)
-    assert world.by_account("c") is not None
-    world.row = evolve(world.row, status=StoredStatus())  # somebody took the status away
-    assert world.by_account() is None
+    assert world.incrementally("c") is not None
+    world.row = evolve(world.row, status=StoredStatus())  # another client removed the status
+    assert world.incrementally() is None
 
 
 def test_a_step_forward_moves_the_deadline() -> None:
@@ -248,9 +248,9 @@ def test_a_step_forward_moves_the_deadline() -> None:
     world = World(deployment("v1"), [*((device(n), process(n)) for n in NAMES[:-1]), (device("h"), stuck)])
     world.now += timedelta(seconds=90)
     world.change("c", {}, {"ready_since": AT + 90, "settled_since": AT + 90})
-    kept = world.by_account("c")
-    assert kept is not None
-    assert kept.recheck_at == START + timedelta(seconds=90 + 600)
+    incremental = world.incrementally("c")
+    assert incremental is not None
+    assert incremental.recheck_at == START + timedelta(seconds=90 + 600)
 
 
 @pytest.mark.parametrize(
@@ -264,13 +264,13 @@ def test_a_step_forward_moves_the_deadline() -> None:
         ),
     ],
 )
-def test_devices_that_wait_for_others_are_not_at_rest(policy: dict[str, Any], fields: dict[str, Any]) -> None:
+def test_devices_that_wait_for_others_are_not_in_steady_state(policy: dict[str, Any], fields: dict[str, Any]) -> None:
     rows = [(device("a"), process("a")), (device("b"), process("b", **fields))]
     held_up = evolve(rows[0][1], ready_since=None, settled_since=None, failure="exit 1")
     assert World(deployment("v1", **policy), [(device("a"), held_up), rows[1]]).account is None
 
 
-def test_a_failure_policy_that_may_still_stop_the_rollout_weighs_all_devices() -> None:
+def test_a_failure_policy_that_may_still_stop_the_rollout_needs_all_devices() -> None:
     policy: dict[str, Any] = {"failure_policy": FailurePolicy(max_failures=5)}
     assert World(deployment("v1", **policy), [(device("a"), process("a"))]).account is None
     assert World(deployment("v1", status=AT_REST, **policy), [(device("a"), process("a"))]).account

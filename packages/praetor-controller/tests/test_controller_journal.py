@@ -1,4 +1,4 @@
-"""The flight recorder: what it writes gives the same decisions again, and whatever was changed since is found."""
+"""The flight recorder: its files give the same decisions again, and every later change is detected."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from praetor_api.kube.objects import Budget, FailureAction, FailurePolicy, Label
 from praetor_controller.journal.codec import LEFT_OUT, REDACTED, NotRecorded, plain, redacted, restored
 from praetor_controller.journal.entry import Decision, Written, entry
 from praetor_controller.journal.inputs import Reconstruction
-from praetor_controller.journal.recorder import RETRY_S, FlightRecorder, listening
+from praetor_controller.journal.recorder import RETRY_S, FlightRecorder, tracked
 from praetor_controller.journal.replay import Planner, Replayed, Unreadable, replay
-from praetor_controller.journal.tape import Tape
+from praetor_controller.journal.rotating_file import RotatingFile
 from praetor_controller.metrics import Metrics
 from praetor_controller.model.actions import Update
 from praetor_controller.model.projection import project_deployment
@@ -66,7 +66,7 @@ class Run:
             case "report":
                 for each in self.fleet.devices:
                     self.fleet.report(each)
-        given, now = listening(self.fleet.snapshot(self.row(), self.since)), self.fleet.now
+        given, now = tracked(self.fleet.snapshot(self.row(), self.since)), self.fleet.now
         planned = plan(given, now)
         self.made.append(Decision(now=now, snapshot=given, plan=planned))
         self.fleet.carry_out(planned, self.row())
@@ -76,7 +76,7 @@ class Run:
         written: Written | None = None
         found = []
         for each in self.made:
-            heard = {name: frozenset(getattr(each.snapshot, name).heard) for name in ("taken_names", "leftovers")}
+            heard = {name: frozenset(getattr(each.snapshot, name).found) for name in ("taken_names", "leftovers")}
             line, written = entry(written, evolve(each, snapshot=evolve(each.snapshot, **heard)), "1.0")  # type: ignore[arg-type]
             found.append(line)
         return found
@@ -106,7 +106,7 @@ A_ROLLOUT = [("report", ""), ("report", ""), ("report", ""), ("edit", "v2"), *[(
 
 @settings(max_examples=60)
 @given(st.lists(EVENTS, max_size=25))
-def test_whatever_was_recorded_is_decided_again(events: list[tuple[str, str]]) -> None:
+def test_recorded_decisions_are_planned_again_without_difference(events: list[tuple[str, str]]) -> None:
     lines = run(events).lines()
     done = end(lines)
     assert done.difference is None
@@ -133,10 +133,10 @@ def later(given: Snapshot, now: datetime) -> Plan:
     [
         pytest.param(without_updates, "leaf-", "update of tel-leaf-", id="actions"),
         pytest.param(without_reasons, "leaf-3", "reason", id="reasons"),
-        pytest.param(later, "", "next look", id="next look"),
+        pytest.param(later, "", "next check", id="next-check"),
     ],
 )
-def test_another_planner_is_found_out(planner: Planner, device_named: str, what: str) -> None:
+def test_a_planner_that_decides_otherwise_is_detected(planner: Planner, device_named: str, what: str) -> None:
     found = end(run(A_ROLLOUT).lines(), planner).difference
     assert found is not None
     assert found.deployment == "lab/tel"
@@ -214,7 +214,7 @@ def test_only_what_changed_is_written_again() -> None:
 # what is read
 
 
-def test_a_cut_off_last_line_is_passed_over() -> None:
+def test_a_truncated_last_line_is_ignored() -> None:
     lines = run(A_ROLLOUT).lines()
     done = end([*lines[:-1], lines[-1][:-40]])
     assert (done.truncated, done.difference, done.decisions) == (True, None, len(lines) - 1)
@@ -224,30 +224,30 @@ def test_a_cut_off_last_line_is_passed_over() -> None:
     ("lines", "words"),
     [
         ([], "holds no decision"),
-        ([b"hello\n"], "line 1: is no decision"),
-        ([b"[]\n"], "line 1: is no decision of a flight recorder: it is no object"),
+        ([b"hello\n"], "line 1: is not a decision"),
+        ([b"[]\n"], "line 1: is not a decision of a flight recorder: it is not an object"),
         ([b'{"format": 9}\n'], "its format is 9, this program reads 1"),
         ([b'{"format": 1}\n'], "line 1: cannot be understood: 'uid' is missing"),
     ],
 )
-def test_what_is_no_recording_is_refused(lines: list[bytes], words: str) -> None:
+def test_a_file_that_is_not_a_recording_is_refused(lines: list[bytes], words: str) -> None:
     with pytest.raises(Unreadable, match=words.replace("(", r"\(")):
         list(replay(lines))
 
 
-def test_a_file_that_lost_its_beginning_says_so() -> None:
-    with pytest.raises(Unreadable, match="begins with whole inputs"):
+def test_a_file_without_whole_inputs_is_refused() -> None:
+    with pytest.raises(Unreadable, match="with whole inputs"):
         list(replay(run(A_ROLLOUT).lines()[1:]))
 
 
-def test_inputs_that_are_none_are_refused() -> None:
+def test_malformed_inputs_are_refused() -> None:
     line = json.loads(run([]).lines()[0])
     line["whole"]["processes"] = {"tel-x": 7}
     with pytest.raises(Unreadable, match="line 1: cannot be understood"):
         list(replay([json.dumps(line).encode() + b"\n"]))
 
 
-def test_a_change_of_rows_that_is_none_is_refused() -> None:
+def test_a_malformed_change_of_rows_is_refused() -> None:
     with pytest.raises(NotRecorded, match="devices: must be an object"):
         Reconstruction().change({"devices": [1]})
 
@@ -255,7 +255,7 @@ def test_a_change_of_rows_that_is_none_is_refused() -> None:
 # what is written
 
 
-def test_every_field_comes_back() -> None:
+def test_every_field_is_restored() -> None:
     full = process(
         "leaf-1", labels=frozenset({("a", "b")}), annotations=frozenset({("c", "d")}), annotated=True, managed="{}",
         wave="w", terminating=True, connected=False, failure="phase Failed: \ud800", held="no",
@@ -266,7 +266,7 @@ def test_every_field_comes_back() -> None:
     assert restored(plain(evolve(full, owner=None)), ProcessRow).owner is None
 
 
-def test_budgets_of_other_deployments_come_back() -> None:
+def test_budgets_of_other_deployments_are_restored() -> None:
     selector = LabelSelector(match_labels={"role": "leaf"})
     budget = Budget(group_by=("rack",), max_unavailable="50%")
     shared = SharedBudget(owner="edge", selector=selector, budget=budget, sizes={"rack=r1": 4})
@@ -282,10 +282,10 @@ def test_values_of_the_environment_and_credentials_are_not_written() -> None:
             "user": None,
         },
     }
-    told = redacted(spec)
-    assert "secret" not in json.dumps(told)
-    assert told["execution"]["env"] == [{"name": "TOKEN", "value": REDACTED}, {"name": "EMPTY"}]
-    assert told["artifact"]["url"] == f"https://{REDACTED}@files.example/x"
+    written = redacted(spec)
+    assert "secret" not in json.dumps(written)
+    assert written["execution"]["env"] == [{"name": "TOKEN", "value": REDACTED}, {"name": "EMPTY"}]
+    assert written["artifact"]["url"] == f"https://{REDACTED}@files.example/x"
     assert redacted({"env": "odd secret"}) == {"env": REDACTED}
     row = project_deployment({"metadata": {"name": "tel"}, "spec": {"selector": {}, "template": {"spec": spec}}})
     line, _ = entry(None, decided(snapshot(row, [], [])), "1.0")
@@ -306,8 +306,8 @@ class Desk:
     def __init__(self, folder: Path, max_bytes: int = 1 << 20, files: int = 3) -> None:
         self.path = folder / "flight.jsonl"
         self.metrics, self.clock = Metrics(), FakeClock()
-        tape = Tape(self.path, max_bytes=max_bytes, files=files)
-        self.recorder = FlightRecorder(tape, self.metrics, self.clock)
+        file = RotatingFile(self.path, max_bytes=max_bytes, files=files)
+        self.recorder = FlightRecorder(file, self.metrics, self.clock)
 
     def record(self, made: list[Decision]) -> None:
         """Record *made* to the end."""
@@ -327,7 +327,7 @@ def test_a_recorded_run_is_replayed_from_its_file(tmp_path: Path) -> None:
     assert stat.S_IMODE(desk.path.stat().st_mode) == 0o600
 
 
-def test_each_file_stands_by_itself_and_none_is_too_long(tmp_path: Path) -> None:
+def test_each_file_begins_with_whole_inputs_and_keeps_its_size(tmp_path: Path) -> None:
     desk = Desk(tmp_path, max_bytes=12_000)
     desk.record(run([*A_ROLLOUT, ("edit", "v3"), *[("report", "")] * 20]).made)
     files = sorted(tmp_path.iterdir())
@@ -337,26 +337,26 @@ def test_each_file_stands_by_itself_and_none_is_too_long(tmp_path: Path) -> None
         assert end(desk.lines(number)).difference is None
 
 
-def test_what_fits_into_no_file_is_counted(tmp_path: Path) -> None:
+def test_a_decision_that_fits_into_no_file_is_counted_as_lost(tmp_path: Path) -> None:
     desk = Desk(tmp_path, max_bytes=100)
     desk.record(run([]).made)
     assert count(desk.metrics, "too_large") == 1
 
 
-def test_what_was_recorded_before_is_kept_beside(tmp_path: Path) -> None:
+def test_earlier_recordings_are_kept_as_older_files(tmp_path: Path) -> None:
     for _ in range(3):
         Desk(tmp_path, files=2).record(run([]).made)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["flight.jsonl", "flight.jsonl.1"]
     assert end(Desk(tmp_path).lines(1)).difference is None
 
 
-def test_one_file_can_be_all_there_is(tmp_path: Path) -> None:
+def test_a_recording_may_be_limited_to_one_file(tmp_path: Path) -> None:
     for _ in range(2):
         Desk(tmp_path, files=1).record(run([]).made)
     assert [file.name for file in tmp_path.iterdir()] == ["flight.jsonl"]
 
 
-def test_a_folder_that_is_missing_harms_nobody_and_is_tried_again(tmp_path: Path) -> None:
+def test_a_missing_folder_is_tried_again_without_harm(tmp_path: Path) -> None:
     folder = tmp_path / "later"
     desk, made = Desk(folder), run(A_ROLLOUT).made
     with desk.recorder:
@@ -372,23 +372,23 @@ def test_a_folder_that_is_missing_harms_nobody_and_is_tried_again(tmp_path: Path
     assert end([line]).difference is None
 
 
-def test_a_file_that_could_not_be_written_goes_on_where_it_was(tmp_path: Path) -> None:
-    tape = Tape(tmp_path / "file", max_bytes=1000, files=2)
-    tape.open()
-    tape.write(b"first\n")
-    tape.close()
-    with (tmp_path / "file").open("ab") as file:
-        file.write(b"half a li")  # as a full disk leaves it
+def test_a_file_that_could_not_be_written_is_continued(tmp_path: Path) -> None:
+    file = RotatingFile(tmp_path / "file", max_bytes=1000, files=2)
+    file.open()
+    file.write(b"first\n")
+    file.close()
+    with (tmp_path / "file").open("ab") as other:
+        other.write(b"half a li")  # as a full disk leaves it
     with pytest.raises(OSError, match="not open"):
-        tape.write(b"second\n")
-    tape.open()
-    tape.write(b"second\n")
-    tape.close()
+        file.write(b"second\n")
+    file.open()
+    file.write(b"second\n")
+    file.close()
     assert (tmp_path / "file").read_bytes() == b"first\nsecond\n"
 
 
 @pytest.mark.parametrize("made", ["folder", "link", "pipe"])
-def test_what_is_no_file_is_left_alone(tmp_path: Path, made: str) -> None:
+def test_a_path_that_is_not_a_regular_file_is_left_alone(tmp_path: Path, made: str) -> None:
     desk = Desk(tmp_path)
     if made == "folder":
         desk.path.mkdir()
@@ -402,9 +402,9 @@ def test_what_is_no_file_is_left_alone(tmp_path: Path, made: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_device_is_no_file() -> None:
-    with pytest.raises(OSError, match="is no file"):
-        Tape(Path("/dev/full"), max_bytes=1, files=1).open()
+def test_a_device_file_is_refused() -> None:
+    with pytest.raises(OSError, match="is not a regular file"):
+        RotatingFile(Path("/dev/full"), max_bytes=1, files=1).open()
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -417,7 +417,7 @@ def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("did not happen within 10 s")
 
 
-def test_a_deployment_that_is_forgotten_begins_anew(tmp_path: Path) -> None:
+def test_a_deleted_deployment_begins_again_with_whole_inputs(tmp_path: Path) -> None:
     desk, made = Desk(tmp_path), run(A_ROLLOUT).made
     with desk.recorder:
         desk.recorder.record(made[0])
@@ -426,7 +426,7 @@ def test_a_deployment_that_is_forgotten_begins_anew(tmp_path: Path) -> None:
     assert ["whole" in json.loads(line) for line in desk.lines()] == [True, True]
 
 
-def test_a_snapshot_that_cannot_be_recorded_stops_nothing(tmp_path: Path) -> None:
+def test_a_snapshot_that_cannot_be_recorded_does_not_stop_the_recorder(tmp_path: Path) -> None:
     desk, made = Desk(tmp_path), run(A_ROLLOUT).made
     odd = evolve(made[0], snapshot=evolve(made[0].snapshot, refusals={"leaf-1": object()}))  # type: ignore[dict-item]
     with capture_logs() as logs:
