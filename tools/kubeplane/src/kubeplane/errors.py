@@ -37,7 +37,7 @@ class ApiError(Exception):
         self.meta = meta
 
     def as_status(self) -> Obj:
-        """The metav1.Status of this error."""
+        """Return the metav1.Status of this error."""
         status: Obj = {"kind": "Status", "apiVersion": "v1", "metadata": dict(self.meta), "status": "Failure"}
         status |= {"message": self.message, "reason": self.reason}
         if self.details is not None:
@@ -51,7 +51,7 @@ class ApiError(Exception):
 
 
 def copied(obj: Obj) -> Obj:
-    """A deep copy of a JSON object, at the speed of its codec."""
+    """Return a deep copy of a JSON object, at the speed of its codec."""
     copy: Obj = json.loads(json.dumps(obj))
     return copy
 
@@ -64,7 +64,7 @@ def _details(group: str, plural: str, name: str) -> Obj:
 
 
 def qualified(plural: str, group: str) -> str:
-    """The resource's name as messages give it: plural.group, or the plural alone in the core group."""
+    """Return the resource's name as messages give it: plural.group, or the plural alone in the core group."""
     return f"{plural}.{group}" if group else plural
 
 
@@ -93,7 +93,7 @@ def modified(group: str, plural: str, name: str) -> ApiError:
 
 
 def invalid(group: str, kind: str, name: str, causes: Sequence[Cause]) -> ApiError:
-    """422 with one cause for each fault."""
+    """Return a 422 with one cause for each fault."""
     parts = [f"{cause.field}: {cause.message}" for cause in causes]
     joined = parts[0] if len(parts) == 1 else "[" + ", ".join(parts) + "]"
     details = _details(group, kind, name) | {"causes": [cause.as_json() for cause in causes]}
@@ -124,7 +124,7 @@ def unauthorized() -> ApiError:
 
 
 def expired(message: str, **meta: Any) -> ApiError:
-    """410 for a resourceVersion or a continue token that history no longer covers."""
+    """Return a 410 for a resourceVersion or a continue token that the history no longer covers."""
     return ApiError(410, "Expired", message, None, **meta)
 
 

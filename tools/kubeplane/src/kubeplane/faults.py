@@ -65,7 +65,7 @@ class Faults:
             raise bad_request(f"no such fault: {error}; actions are {', '.join(Action)}") from error
 
     def take(self, route: Route, user: str) -> Fault | None:
-        """The fault that hits this request, counted down."""
+        """Return the fault that hits this request, counted down."""
         fault = next((fault for fault in self.active if fault.matches(route, user)), None)
         if fault:
             fault.hits += 1
@@ -78,7 +78,7 @@ class Faults:
 
 
 def error_of(fault: Fault, route: Route) -> ApiError | None:
-    """The error with which a request is refused, if that is what the fault does."""
+    """Return the error with which a request is refused, if that is what the fault does."""
     match fault.action:
         case Action.CONFLICT:
             why = "the object has been modified; please apply your changes to the latest version and try again"

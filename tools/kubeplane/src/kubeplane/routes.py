@@ -21,7 +21,7 @@ class Route:
 
 
 def route(method: str, path: str, query: dict[str, str]) -> Route | None:
-    """The resource request in *path*, or None for paths that name no resource."""
+    """Return the resource request in *path*, or None for paths that name no resource."""
     parts = path.strip("/").split("/")
     if parts[0] == "api" and len(parts) > 2:
         group, version, rest = "", parts[1], parts[2:]

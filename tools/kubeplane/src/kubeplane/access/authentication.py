@@ -22,7 +22,7 @@ _OPEN = ("/healthz", "/livez", "/readyz", "/version")
 
 
 def read_token_file(path: Path) -> dict[str, User]:
-    """Tokens in kube-apiserver's format: token,user,uid,"group,group"."""
+    """Return the users by token of a file in kube-apiserver's format: token,user,uid,"group,group"."""
     with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.reader(file) if row]
     return {row[0]: User(row[1], tuple(filter(None, row[3].split(","))) if len(row) > 3 else ()) for row in rows}
@@ -35,7 +35,7 @@ class Authenticator:
         self._tokens = tokens
 
     def user(self, path: str, headers: Mapping[str, str]) -> User:
-        """The user of a request; ApiError 401."""
+        """Return the user of a request; ApiError 401."""
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer":
             for known, user in self._tokens.items():

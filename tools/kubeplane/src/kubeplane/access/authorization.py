@@ -79,7 +79,7 @@ def _covers(rule: Obj, at: Route) -> bool:
 
 
 def refusal(user: User, at: Route) -> ApiError:
-    """The 403 for what is not allowed."""
+    """Return the 403 for what is not allowed."""
     resource = f"{at.plural}/{at.subresource}" if at.subresource else at.plural
     where = f'in the namespace "{at.namespace}"' if at.namespace else "at the cluster scope"
     why = f'User "{user.name}" cannot {at.verb} resource "{resource}" in API group "{at.group}" {where}'

@@ -14,7 +14,7 @@ from kubeplane.routes import Route
 def review(
     at: Route, body: Callable[[], Any], user: User, authenticator: Authenticator, authorizer: Authorizer
 ) -> Obj | None:
-    """The answered review, or None when *at* is no review."""
+    """Return the answered review, or None when *at* is no review."""
     if (at.group, at.version) not in (("authorization.k8s.io", "v1"), ("authentication.k8s.io", "v1")):
         return None
     asked = body()

@@ -65,7 +65,7 @@ class Api:
         self._openapi: dict[str, tuple[int, bytes, str]] = {}
 
     async def handle(self, request: Request) -> Response:
-        """The response to *request*; errors become Status objects."""
+        """Return the response to *request*; errors become Status objects."""
         try:
             user = self._authenticator.user(request.path, request.headers)
         except ApiError as error:
@@ -92,7 +92,7 @@ class Api:
             return _refusal(error)
 
     async def _with_faults(self, at: Route, request: Request, user: User) -> Response:
-        """The answer, or what a fault that was set makes of it."""
+        """Return the answer, or what a fault that was set makes of it."""
         fault = self._faults.take(at, user.name)
         if fault is None:
             return self._guarded(lambda: self._resource(at, request, user))
@@ -213,7 +213,7 @@ class Api:
         return self._discovery(path, request)
 
     def _control(self, what: str, request: Request) -> Response:
-        """The switches and counters for tests."""
+        """Answer the control requests of tests: faults, counts, compaction."""
         match request.method, what:
             case "GET", "requests":
                 return Response(body=encode(self._requests.as_json()))
@@ -290,7 +290,7 @@ async def _nothing(_: Send) -> None:
 
 
 def _truncated(watch: Watch) -> Callable[[Send], Any]:
-    """A watch that breaks in the middle of its first line."""
+    """Return a watch that breaks in the middle of its first line."""
 
     class _Broken(Exception):
         """The line was cut."""

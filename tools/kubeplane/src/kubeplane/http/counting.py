@@ -41,7 +41,7 @@ class Requests:
         return {"total": self._counts.total(), "requests": rows}
 
     def as_metrics(self) -> str:
-        """The counter that a real one exposes on /metrics, with the user as a label of its own."""
+        """Return the counter that a real one exposes on /metrics, with the user as a label of its own."""
         lines = ["# TYPE apiserver_request_total counter"]
         for kind, count in sorted(self._counts.items(), key=lambda item: astuple(item[0])):
             labels = (

@@ -75,7 +75,7 @@ def _review(plural: str, kind: str) -> Obj:
 
 
 def aggregated(catalog: Catalog, accept: str, *, core: bool) -> tuple[Obj, str] | None:
-    """Everything in one document and its content type, for clients that ask for that; None for the others."""
+    """Return everything in one document and its content type, for clients that ask for that; None for the others."""
     for version in _AGGREGATED:
         short = version.rpartition("/")[2]
         if f"v={short};" in accept.replace(" ", "") and "as=APIGroupDiscoveryList" in accept:

@@ -18,14 +18,14 @@ _PATCHES = ("application/json-patch+json", "application/merge-patch+json", "appl
 
 
 def model_name(resource: Resource) -> str:
-    """The schema's name in the documents: reversed group, version and kind."""
+    """Return the schema's name in the documents: reversed group, version and kind."""
     if resource.custom:
         return ".".join([*reversed(resource.group.split(".")), resource.version, resource.kind])
     return f"io.k8s.api.{resource.group.partition('.')[0] or 'core'}.{resource.version}.{resource.kind}"
 
 
 def paths(catalog: Catalog) -> Obj:
-    """The index of the OpenAPI v3 documents, one for each group and version."""
+    """Return the index of the OpenAPI v3 documents, one for each group and version."""
     found: Obj = {}
     for prefix in dict.fromkeys(resource.prefix for resource in catalog):
         mark = hashlib.sha256(encode(v3(catalog, prefix))).hexdigest()[:32].upper()
@@ -34,7 +34,7 @@ def paths(catalog: Catalog) -> Obj:
 
 
 def v3(catalog: Catalog, prefix: str) -> Obj | None:
-    """The OpenAPI v3 document of one group and version."""
+    """Return the OpenAPI v3 document of one group and version."""
     resources = [resource for resource in catalog if resource.prefix == prefix]
     if not resources:
         return None
@@ -51,7 +51,7 @@ def v3(catalog: Catalog, prefix: str) -> Obj | None:
 
 
 def v2(catalog: Catalog) -> Obj:
-    """The OpenAPI v2 document of everything."""
+    """Return the OpenAPI v2 document of everything."""
     models = {_META: _schema(OBJECT_META)}
     for resource in catalog:
         models |= _models(resource, "#/definitions/", {"$ref": f"#/definitions/{_META}"})
@@ -68,7 +68,7 @@ def _kind(resource: Resource) -> Obj:
 
 
 def _models(resource: Resource, prefix: str, meta: Obj) -> Obj:
-    """The models of a resource: the object and the list of such objects."""
+    """Return the models of a resource: the object and the list of such objects."""
     name = model_name(resource)
     items = {"type": "array", "items": {"$ref": prefix + name}}
     fields = {"apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"}}
@@ -85,7 +85,7 @@ def _model(resource: Resource, meta: Obj) -> Obj:
 
 
 def _schema(schema: Any) -> Any:
-    """A structural schema as OpenAPI has it; int-or-string is a string with a format."""
+    """Return a structural schema as OpenAPI has it; int-or-string is a string with a format."""
     if not isinstance(schema, dict):
         return schema
     result = {key: value for key, value in schema.items() if key not in ("properties", "items", "additionalProperties")}

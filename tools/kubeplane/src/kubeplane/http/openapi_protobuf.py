@@ -14,7 +14,7 @@ _OPERATIONS = {"get": 2, "put": 3, "post": 4, "delete": 5, "patch": 8}
 
 
 def encode_document(document: Obj) -> bytes:
-    """The document; its paths carry what kubectl looks for in them: kinds and query parameters."""
+    """Return the document; its paths carry what kubectl looks for in them: kinds and query parameters."""
     definitions = b"".join(_named(1, name, _schema(schema)) for name, schema in document["definitions"].items())
     paths = b"".join(_named(2, path, _path(item)) for path, item in document["paths"].items())
     info = _text(1, document["info"]["title"]) + _text(2, document["info"]["version"])
@@ -39,17 +39,17 @@ def _text(number: int, text: str) -> bytes:
 
 
 def _named(number: int, name: str, value: bytes) -> bytes:
-    """An entry of a map: its name and its value."""
+    """Return an entry of a map: its name and its value."""
     return _block(number, _text(1, name) + _block(2, value))
 
 
 def _any(number: int, value: object) -> bytes:
-    """A value of any type, which is carried as YAML; JSON is that."""
+    """Return a value of any type, which is carried as YAML; JSON is that."""
     return _block(number, _text(2, json.dumps(value)))
 
 
 def _extensions(number: int, value: Obj) -> bytes:
-    """The x- fields of *value*."""
+    """Return the x- fields of *value*."""
     found = ((key, item) for key, item in value.items() if key.startswith("x-"))
     return b"".join(_block(number, _text(1, key) + _any(2, item)) for key, item in found)
 

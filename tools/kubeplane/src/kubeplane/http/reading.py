@@ -19,7 +19,7 @@ from kubeplane.storage.store import Store, Stored, encode
 
 
 def number(text: str) -> int:
-    """A resourceVersion as a number; ApiError as a real one answers."""
+    """Return a resourceVersion as a number; ApiError as a real one answers."""
     if not text:
         return 0
     if not text.isdigit():
@@ -38,7 +38,7 @@ class Reader:
         self._watches: WeakSet[Watch] = WeakSet()
 
     def one(self, resource: Resource, stored: Stored, form: Form) -> bytes:
-        """The body for a single object."""
+        """Return the body for a single object."""
         match form.kind:
             case "Table":
                 meta = {"resourceVersion": str(stored.rv)}
@@ -48,7 +48,7 @@ class Reader:
         return encoded(resource, stored)
 
     def listing(self, chosen: Selection, query: dict[str, str], form: Form) -> bytes:
-        """The body of a list."""
+        """Return the body of a list."""
         items, meta = self._page(chosen, query)
         return self.list_of(chosen.resource, items, meta, form)
 
@@ -84,7 +84,7 @@ class Reader:
         return items, meta
 
     def _position(self, query: dict[str, str], limit: int) -> tuple[int, tuple[str, str]]:
-        """The revision to list at, and the key after which to begin."""
+        """Return the revision to list at, and the key after which to begin."""
         asked, match = query.get("resourceVersion", ""), query.get("resourceVersionMatch", "")
         if query.get("continue"):
             if asked not in ("", "0"):
@@ -115,7 +115,7 @@ class Reader:
     # watch
 
     def watch(self, chosen: Selection, query: dict[str, str], form: Form) -> Watch:
-        """A watch, already listening; ApiError when it cannot begin."""
+        """Return a watch, already listening; ApiError when it cannot begin."""
         asked = query.get("resourceVersion", "")
         rv = number(asked)
         initial = query.get("sendInitialEvents")

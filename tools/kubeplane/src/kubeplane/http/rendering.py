@@ -21,7 +21,7 @@ class Form:
 
 
 def asked_form(accept: str, include: str) -> Form:
-    """The first form in an Accept header that the server can write; ApiError 406 if there is none."""
+    """Return the first form in an Accept header that the server can write; ApiError 406 if there is none."""
     if include not in ("", "None", "Metadata", "Object"):
         raise bad_request(f'unrecognized includeObject value: "{include}"')
     for part in accept.split(",") if accept else ["*/*"]:
@@ -46,7 +46,7 @@ def encoded(resource: Resource, stored: Stored) -> bytes:
 
 
 def item_head(resource: Resource) -> bytes:
-    """What items of typed lists go without, as they begin with it; those of custom resources keep it."""
+    """Return what items of typed lists go without, as they begin with it; those of custom resources keep it."""
     return encode({"apiVersion": resource.api_version, "kind": resource.kind})[:-1] + b","
 
 

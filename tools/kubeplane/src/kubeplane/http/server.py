@@ -42,7 +42,7 @@ class Connection:
             self._writer.close()
 
     async def _exchange(self) -> bool:
-        """One request and its response; whether another may follow."""
+        """Serve one request; return whether another may follow."""
         head = await self._event()
         if not isinstance(head, h11.Request):
             return False

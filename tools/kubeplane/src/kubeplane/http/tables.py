@@ -20,7 +20,7 @@ _STEP = re.compile(
 
 
 def lookup(path: str, value: Any) -> list[Any]:
-    """What a printer column's JSONPath finds in *value*: fields, indexes, [*] and [?(@.key=="value")]."""
+    """Return what a printer column's JSONPath finds in *value*: fields, indexes, [*] and [?(@.key=="value")]."""
     path = path.strip().removeprefix("{").removesuffix("}").removeprefix("$")
     found = [value]
     for step in _STEP.finditer(path):
@@ -44,7 +44,7 @@ def _step(step: re.Match[str], value: Any) -> list[Any]:
 def table(
     resource: Resource, items: Iterable[Stored], meta: Obj, now: datetime, include: str, headed: bool = True
 ) -> Obj:
-    """A metav1.Table; *include* is None, Metadata or Object: what each row carries of its object."""
+    """Return a metav1.Table; *include* is None, Metadata or Object: what each row carries of its object."""
     whole: Obj = {"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": meta}
     whole["columnDefinitions"] = _headings(resource) if headed else []
     whole["rows"] = [row(resource, item.obj, now, include) for item in items]
@@ -66,7 +66,7 @@ def _headings(resource: Resource) -> list[Obj]:
 
 
 def _columns(resource: Resource, name: Column) -> tuple[Column, ...]:
-    """Events do not begin with their names, which are generated."""
+    """Return the columns of a table; those of events do not begin with the names, which are generated."""
     return resource.columns if resource.table == "/events" else (name, *resource.columns)
 
 
@@ -150,7 +150,7 @@ def _event_cells(obj: Obj) -> Obj:
 
 
 def age(timestamp: Any, now: datetime) -> str:
-    """How long ago, as kubectl shows it: 5s, 4m12s, 3h5m, 2d."""
+    """Return how long ago, as kubectl shows it: 5s, 4m12s, 3h5m, 2d."""
     try:
         passed = now - datetime.fromisoformat(str(timestamp).replace("Z", "+00:00"))
     except (ValueError, TypeError):

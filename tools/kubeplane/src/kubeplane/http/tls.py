@@ -12,7 +12,7 @@ _VALID = datetime.timedelta(days=3650)
 
 
 def server_context(folder: Path) -> ssl.SSLContext:
-    """TLS with `apiserver.crt` and `apiserver.key` out of *folder*, made when they are not there."""
+    """Return TLS with `apiserver.crt` and `apiserver.key` of *folder*; both are made if missing."""
     certificate, key = folder / "apiserver.crt", folder / "apiserver.key"
     if not (certificate.exists() and key.exists()):
         folder.mkdir(parents=True, exist_ok=True)
@@ -24,7 +24,7 @@ def server_context(folder: Path) -> ssl.SSLContext:
 
 
 def _make(certificate: Path, key: Path) -> None:
-    """A self-signed certificate for loopback, which is also its own authority."""
+    """Make a self-signed certificate for loopback, which is also its own authority."""
     # imported here because a plane without TLS needs none of it
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization

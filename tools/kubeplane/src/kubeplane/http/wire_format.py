@@ -93,7 +93,7 @@ _ENVELOPE: Message = {1: ("type", {1: ("apiVersion", "str"), 2: ("kind", "str")}
 
 
 def decode(body: bytes) -> Obj:
-    """The object in a request's body; ApiError 400 for bodies that are broken or of a kind that is not known here."""
+    """Return the object in a request's body; ApiError 400 for a broken body or an unknown kind."""
     if not body.startswith(_MAGIC):
         raise bad_request("the body is no Kubernetes protobuf")
     try:

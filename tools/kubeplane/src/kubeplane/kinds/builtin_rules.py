@@ -60,7 +60,7 @@ def _prepare_role(obj: Obj) -> None:
 
 
 def faults(resource: Resource, new: Obj, old: Obj | None) -> Iterator[Cause]:
-    """What is wrong with an object of a built-in kind; *old* is None on create."""
+    """Yield what is wrong with an object of a built-in kind; *old* is None on create."""
     match resource.table:
         case "/configmaps" | "/secrets":
             yield from _data_faults(new, old)
@@ -115,7 +115,7 @@ def _revision_faults(new: Obj, old: Obj | None) -> Iterator[Cause]:
 
 
 def _event_faults(resource: Resource, new: Obj, old: Obj | None) -> Iterator[Cause]:
-    """The involved object's namespace must be the event's; the newer form has more that it wants."""
+    """Yield what is wrong with an event: the namespace is that of its object, and the newer form needs more fields."""
     about = (new.get("involvedObject") or {}).get("namespace") or ""
     namespace = new["metadata"].get("namespace", "")
     modern = bool(new.get("eventTime"))

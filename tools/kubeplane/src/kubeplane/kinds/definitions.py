@@ -32,7 +32,7 @@ def with_defaults(definition: Obj) -> Obj:
 
 
 def faults(definition: Obj) -> Iterator[Cause]:
-    """What is wrong with a definition."""
+    """Yield what is wrong with a definition."""
     spec = definition.get("spec") or {}
     names, versions = spec.get("names") or {}, spec.get("versions") or []
     expected = f"{names.get('plural', '')}.{spec.get('group', '')}"
@@ -85,7 +85,7 @@ def _schema_faults(schema: Obj, path: str) -> Iterator[Cause]:
 
 
 def rule_faults(definition: Obj) -> Iterator[Cause]:
-    """The CEL expressions of a definition that cannot be compiled. The first one asked costs celpy's import."""
+    """Yield the CEL expressions of a definition that cannot be compiled. The first one asked costs celpy's import."""
     for index, version in enumerate((definition.get("spec") or {}).get("versions") or ()):
         schema = (version.get("schema") or {}).get("openAPIV3Schema") or {}
         for expression in expressions(schema):
@@ -95,7 +95,7 @@ def rule_faults(definition: Obj) -> Iterator[Cause]:
 
 
 def change_faults(new: Obj, old: Obj) -> Iterator[Cause]:
-    """What may not change in a definition."""
+    """Yield what may not change in a definition."""
     for path in ("group", "scope", "names.plural", "names.kind"):
         before, after = _at(old["spec"], path), _at(new.get("spec") or {}, path)
         if before != after:
@@ -109,7 +109,7 @@ def _at(value: Any, path: str) -> Any:
 
 
 def resources(definition: Obj) -> tuple[Resource, ...]:
-    """The resources, one for each served version."""
+    """Return the resources, one for each served version."""
     spec = definition["spec"]
     stored = next(version["name"] for version in spec["versions"] if version.get("storage"))
     return tuple(_resource(spec, version, stored) for version in spec["versions"] if version.get("served"))
@@ -143,7 +143,7 @@ def _resource(spec: Obj, version: Obj, stored: str) -> Resource:
 
 
 def _whole(schema: Obj) -> Obj:
-    """The schema with what every object has."""
+    """Return the schema with what every object has."""
     given = schema.get("properties") or {}
     head = {"apiVersion": string(API_VERSION), "kind": string(KIND), "metadata": OBJECT_META}
     if rules := (given.get("metadata") or {}).get("x-kubernetes-validations"):
@@ -179,13 +179,13 @@ def _deprecation(version: Obj, api_version: str, kind: str) -> str:
 
 
 def all_expressions(definition: Obj) -> Iterator[str]:
-    """The CEL expressions of every version."""
+    """Yield the CEL expressions of every version."""
     for version in definition["spec"]["versions"]:
         yield from expressions((version.get("schema") or {}).get("openAPIV3Schema") or {})
 
 
 def established(definition: Obj, now: str) -> Obj:
-    """The definition with the status of one whose names are accepted and whose objects are served."""
+    """Return the definition with the status of one whose names are accepted and whose objects are served."""
     conditions = [
         _condition("NamesAccepted", "NoConflicts", "no conflicts found", now),
         _condition("Established", "InitialNamesAccepted", "the initial names have been accepted", now),
@@ -202,7 +202,7 @@ def established(definition: Obj, now: str) -> Obj:
 
 
 def refused(definition: Obj, taken: str, now: str) -> Obj:
-    """The definition with the status of one that claims a name which another has."""
+    """Return the definition with the status of one that claims a name which another has."""
     conditions = [
         _condition("NamesAccepted", "KindConflict", f'"{taken}" is already in use', now, "False"),
         _condition("Established", "NotAccepted", "not all names are accepted", now, "False"),

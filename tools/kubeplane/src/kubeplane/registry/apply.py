@@ -30,7 +30,7 @@ class Entry:
 
 
 def read_entries(metadata: Obj) -> list[Entry]:
-    """The entries of an object; those that say nothing are left out."""
+    """Return the entries of an object; those that say nothing are left out."""
     return [_entry(given) for given in metadata.get("managedFields") or () if given.get("operation")]
 
 
@@ -42,7 +42,7 @@ def _entry(given: Obj) -> Entry:
 
 
 def write_entries(entries: list[Entry]) -> list[Obj]:
-    """The entries as metadata.managedFields keeps them: applies first, then by time and manager."""
+    """Return the entries as metadata.managedFields keeps them: applies first, then by time and manager."""
     ordered = sorted((e for e in entries if e.paths), key=lambda e: (e.writer.operation, e.time, e.writer.manager))
     return [_written(entry) for entry in ordered]
 
@@ -60,7 +60,7 @@ def _written(entry: Entry) -> Obj:
 
 
 def track(old: Obj, new: Obj, schema: Obj, writer: Writer, now: str) -> list[Obj] | None:
-    """managedFields after *writer* changed *old* to *new*; None when the object is not tracked."""
+    """Return managedFields after *writer* changed *old* to *new*; None when the object is not tracked."""
     given = new["metadata"].get("managedFields")
     if given == [{}]:
         return []
@@ -76,12 +76,12 @@ def track(old: Obj, new: Obj, schema: Obj, writer: Writer, now: str) -> list[Obj
 
 
 def _bare(obj: Obj) -> Obj:
-    """The object without its managedFields, which are not themselves managed."""
+    """Return the object without its managedFields, which are not themselves managed."""
     return {**obj, "metadata": {k: v for k, v in obj["metadata"].items() if k != "managedFields"}}
 
 
 def apply(live: Obj, config: Obj, schema: Obj, writer: Writer, *, force: bool, now: str) -> Obj:
-    """*live* with *config* applied by *writer*; ApiError 409 when that takes other managers' fields without *force*."""
+    """Apply *config* to *live* as *writer*; ApiError 409 when that takes other managers' fields without *force*."""
     entries = read_entries(live["metadata"]) or _untracked(live, schema, writer.api_version, now)
     last = next((e for e in entries if e.writer == writer), None)
     mine = fields.managed(fields.owned(config, schema))
@@ -139,7 +139,7 @@ def _who(entry: Entry) -> str:
 
 
 def merge(live: Any, config: Any, schema: Obj | None) -> Any:
-    """*config* over *live*: maps by field, map-like lists and sets by item, everything else whole."""
+    """Return *config* over *live*: maps by field, map-like lists and sets by item, everything else whole."""
     if type(live) is not type(config) or fields.atomic(config, schema):
         return copy.deepcopy(config)
     if isinstance(config, dict):

@@ -79,7 +79,7 @@ def _without_leaf_dots(tree: Obj) -> Obj:
 
 
 def atomic(value: Any, schema: Obj | None) -> bool:
-    """Whether *value* is owned as a whole."""
+    """Return whether *value* is owned as a whole."""
     if isinstance(value, dict):
         return bool(schema and schema.get("x-kubernetes-map-type") == "atomic")
     if isinstance(value, list):
@@ -88,7 +88,7 @@ def atomic(value: Any, schema: Obj | None) -> bool:
 
 
 def steps(value: Any, schema: Obj | None) -> Iterator[tuple[str, Any, Obj | None]]:
-    """The parts of a value that is not atomic: step, part, schema of the part."""
+    """Yield the parts of a value that is not atomic: step, part, schema of the part."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield f"f:{key}", item, field_schema(schema, key)
@@ -115,7 +115,7 @@ def item_step(item: Any, schema: Obj) -> str:
 
 
 def owned(value: Any, schema: Obj | None) -> Paths:
-    """The paths that who applies *value* comes to own."""
+    """Return the paths that a manager owns after it applied *value*."""
     return frozenset(_owned(value, schema, ()))
 
 
@@ -132,7 +132,7 @@ def _owned(value: Any, schema: Obj | None, path: Path) -> Iterator[Path]:
 
 
 def compare(old: Any, new: Any, schema: Obj | None) -> tuple[Paths, Paths]:
-    """The paths that are added or changed, and those that are removed, from *old* to *new*."""
+    """Return the paths that are added or changed, and those that are removed, from *old* to *new*."""
     changed: set[Path] = set()
     removed: set[Path] = set()
     _compare(old, new, schema, (), changed, removed)
@@ -157,7 +157,7 @@ def _compare(old: Any, new: Any, schema: Obj | None, path: Path, changed: set[Pa
 
 
 def _whole(value: Any, schema: Obj | None, path: Path) -> Iterator[Path]:
-    """*path* and all the paths below it."""
+    """Yield *path* and all the paths below it."""
     yield path
     if not atomic(value, schema):
         for step, part, below in steps(value, schema):
@@ -165,7 +165,7 @@ def _whole(value: Any, schema: Obj | None, path: Path) -> Iterator[Path]:
 
 
 def dotted(path: Path) -> str:
-    """The path as conflicts show it: .spec.ports[name="a"].port."""
+    """Return the path as conflicts show it: .spec.ports[name="a"].port."""
     text = ""
     for step in path:
         if step.startswith("f:"):
@@ -179,5 +179,5 @@ def dotted(path: Path) -> str:
 
 
 def typed(schema: Obj | None) -> Obj | None:
-    """The schema to go by, or None where unknown fields are kept and nothing is declared."""
+    """Return the schema to go by, or None where unknown fields are kept and nothing is declared."""
     return None if schema and preserves(schema) and not schema.get("properties") else schema

@@ -41,7 +41,7 @@ SYSTEM = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodS
 
 
 def mistyped(metadata: Obj) -> str:
-    """The first field of the wrong type, in words for a 400; empty when all are right."""
+    """Return the first field of the wrong type, in words for a 400; empty when all are right."""
     for key, schema in OBJECT_META["properties"].items():
         value = metadata.get(key)
         if value is not None and not _fits(value, schema):
@@ -60,13 +60,13 @@ def _fits(value: Any, schema: Obj) -> bool:
 
 
 def cleaned(metadata: Obj) -> Obj:
-    """The known fields only, without nulls and empty values, as a typed decoder leaves them."""
+    """Return the known fields only, without nulls and empty values, as a typed decoder leaves them."""
     known = OBJECT_META["properties"]
     return {key: value for key, value in metadata.items() if key in known and value not in (None, "", {}, [], 0)}
 
 
 def name_faults(name: Any, kind: str) -> Iterator[Cause]:
-    """What is wrong with an object's name; namespaces are labels, roles path segments, the rest subdomains."""
+    """Yield what is wrong with an object's name; namespaces are labels, roles path segments, the rest subdomains."""
     if not isinstance(name, str) or not name:
         yield required("metadata.name", "name or generateName is required")
         return
@@ -83,7 +83,7 @@ def name_faults(name: Any, kind: str) -> Iterator[Cause]:
 
 
 def faults(metadata: Obj, kind: str) -> Iterator[Cause]:
-    """What is wrong with an object's metadata."""
+    """Yield what is wrong with an object's metadata."""
     yield from name_faults(metadata.get("name"), kind)
     yield from _label_faults(metadata.get("labels") or {})
     yield from _annotation_faults(metadata.get("annotations") or {})
@@ -133,7 +133,7 @@ def _owner_faults(owners: list[Obj]) -> Iterator[Cause]:
 
 
 def change_faults(new: Obj, old: Obj) -> Iterator[Cause]:
-    """What an update may not do to metadata."""
+    """Yield what an update may not do to metadata."""
     if new.get("uid") != old.get("uid"):
         yield invalid_value("metadata.uid", new.get("uid"), "field is immutable")
     if "deletionTimestamp" in old:

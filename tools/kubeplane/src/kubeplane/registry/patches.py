@@ -29,7 +29,7 @@ _MERGED_SETS = frozenset({"finalizers"})
 
 
 def json_patch(obj: Obj, patch: Any) -> Obj:
-    """*obj* after the operations; ApiError 400 for what is no patch, 422 for one that does not fit."""
+    """Return *obj* after the operations; ApiError 400 for what is no patch, 422 for one that does not fit."""
     import jsonpatch
 
     if not isinstance(patch, list):
@@ -42,7 +42,7 @@ def json_patch(obj: Obj, patch: Any) -> Obj:
 
 
 def merge_patch(obj: Any, patch: Any) -> Any:
-    """RFC 7386."""
+    """Return *obj* after a merge patch (RFC 7386)."""
     if not isinstance(patch, dict):
         return patch
     merged = dict(obj) if isinstance(obj, dict) else {}
@@ -55,7 +55,7 @@ def merge_patch(obj: Any, patch: Any) -> Any:
 
 
 def strategic_merge(obj: Any, patch: Any) -> Any:
-    """A merge patch that merges the lists whose items have keys, and knows the directives that kubectl sends."""
+    """Return *obj* after a strategic merge patch: lists with keys are merged, and kubectl's directives are known."""
     if not isinstance(patch, dict):
         return patch
     if patch.get("$patch") == "replace":

@@ -36,7 +36,7 @@ class Registry:
         self.now = now
 
     def read(self, resource: Resource, namespace: str, name: str) -> Stored:
-        """The object; ApiError 404."""
+        """Return the object; ApiError 404."""
         found = self.store.get(resource.table, (namespace, name))
         if found is None:
             raise errors.not_found(resource.group, resource.plural, name)
@@ -120,7 +120,7 @@ class Registry:
             self.store.put(definitions.TABLE, ("", meta["name"]), established)
 
     def _taken_kind(self, spec: Obj) -> str:
-        """The name of this definition that another of its group has already, if any."""
+        """Return the name of this definition that another of its group has already, if any."""
         for resource in self.catalog:
             if resource.group == spec["group"] and resource.plural != spec["names"]["plural"]:
                 for name in (spec["names"]["kind"], spec["names"]["listKind"]):
@@ -248,14 +248,14 @@ class Registry:
         return self._put(resource, current.key, obj)
 
     def _gone_after(self, resource: Resource, current: Stored, obj: Obj) -> Stored:
-        """An object whose last finalizer went is removed with that very write."""
+        """Remove an object with the write that removed its last finalizer."""
         if resource.table == "/namespaces":
             return self._put(resource, current.key, obj)
         self.store.replace_quietly(resource.table, Stored(current.key, obj, current.rv))
         return self.store.delete(resource.table, current.key)
 
     def _stored_form(self, resource: Resource, old: Obj, obj: Obj, sub: str) -> Obj:
-        """What a write may change of *old*: everything but status, or status alone."""
+        """Return what a write may change of *old*: everything but status, or status alone."""
         before = old["metadata"]
         if sub == "status":
             managed = {"managedFields": obj["metadata"]["managedFields"]} if "managedFields" in obj["metadata"] else {}
@@ -310,7 +310,7 @@ class Registry:
         return obj
 
     def _finalizers_for(self, current: Stored, resource: Resource, asked: Obj) -> list[str]:
-        """The finalizers that the object has once its deletion was asked for."""
+        """Return the finalizers that the object has once its deletion was asked for."""
         policy = asked.get("propagationPolicy") or ("Orphan" if asked.get("orphanDependents") else "Background")
         if "propagationPolicy" in asked and asked.get("orphanDependents") is not None:
             why = f'Invalid value: "{policy}": orphanDependents and deletionPropagation cannot be both set'
@@ -347,13 +347,13 @@ def _object(patch: Any) -> Obj:
 
 
 def _content(obj: Obj, resource: Resource) -> Obj:
-    """What a generation counts the changes of."""
+    """Return what a generation counts the changes of."""
     left_out = {"metadata", "apiVersion", "kind"} | ({"status"} if resource.status else set())
     return {key: value for key, value in obj.items() if key not in left_out}
 
 
 def _same(new: Obj, old: Obj) -> bool:
-    """Whether nothing changed but times in managedFields."""
+    """Return whether nothing changed but times in managedFields."""
     return {**new, "metadata": _timeless(new["metadata"])} == {**old, "metadata": _timeless(old["metadata"])}
 
 

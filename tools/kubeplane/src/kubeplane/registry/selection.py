@@ -34,7 +34,7 @@ class Selection:
 
 
 def selection(resource: Resource, namespace: str, query: dict[str, str], name: str = "") -> Selection:
-    """What *query* selects; ApiError 400 for a selector that cannot be understood or that is not supported."""
+    """Return what *query* selects; ApiError 400 for a selector that cannot be understood or that is not supported."""
     fields = selectors.parse_fields(query.get("fieldSelector", ""))
     for term in fields:
         if term.path not in ("metadata.name", "metadata.namespace", *resource.selectable):
@@ -51,7 +51,7 @@ def _unsupported(resource: Resource, path: str) -> str:
 
 
 def _stored_path(path: str) -> str:
-    """Events are stored in their core form, under either group's names."""
+    """Return the stored path of a field; events are stored in their core form."""
     head, dot, tail = path.partition(".")
     names = {"regarding": "involvedObject", "reportingController": "reportingComponent"}
     return names.get(head, head) + dot + tail

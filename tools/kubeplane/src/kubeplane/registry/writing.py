@@ -36,7 +36,7 @@ class Options:
 
 
 def decode(resource: Resource, namespace: str, name: str, body: Any) -> Obj:
-    """The object of a request's body, checked against the request's path; ApiError 400 or 422."""
+    """Return the object of a request's body, checked against the request's path; ApiError 400 or 422."""
     if not isinstance(body, dict):
         raise bad_request(f"the object provided is unrecognized (must be of type {resource.kind})")
     _check_kind(resource, body)
@@ -89,7 +89,7 @@ def _check_place(resource: Resource, namespace: str, name: str, given: Obj) -> N
 
 
 def shape(resource: Resource, obj: Obj, options: Options, *, defaults: bool = True) -> Obj:
-    """*obj*, in place, without unknown fields and with defaults; ApiError 400 as strictness and types demand."""
+    """Prune and default *obj* in place and return it; ApiError 400 as strictness and types demand."""
     unknown = prune(obj, resource.schema, root=True)
     if unknown and options.validation != "Ignore":
         words = [f'unknown field "{path}"' for path in unknown]
@@ -106,14 +106,14 @@ def shape(resource: Resource, obj: Obj, options: Options, *, defaults: bool = Tr
 
 
 def _check_types(resource: Resource, obj: Obj) -> None:
-    """A built-in kind's typed decoder refuses what a custom resource's validation reports."""
+    """Refuse wrong types as a built-in kind's typed decoder does; custom resources get them from validation."""
     for cause in validate(obj, resource.schema):
         if "must be of type" in cause.message:
             raise _unhandled(resource, f"json: cannot unmarshal: {cause.message}")
 
 
 def check(resource: Resource, new: Obj, old: Obj | None, *, trusted: bool = False) -> None:
-    """ApiError 422 with every fault of *new*, which is about to be stored in place of *old*."""
+    """Raise ApiError 422 with every fault of *new*, which is about to be stored in place of *old*."""
     causes = list(metadata.faults(new["metadata"], resource.kind))
     if old:
         causes += metadata.change_faults(new["metadata"], old["metadata"])
@@ -142,5 +142,5 @@ def _custom_faults(resource: Resource, new: Obj, old: Obj | None) -> Iterator[Ca
 
 
 def generated_name(prefix: str) -> str:
-    """The prefix, shortened if need be, and five letters of chance."""
+    """Return the prefix, shortened if need be, and five letters of chance."""
     return prefix[:58] + "".join(random.choices(_ALPHABET, k=5))  # noqa: S311 - a name, not a secret

@@ -29,7 +29,7 @@ def _below(schema: Obj) -> Iterator[Obj]:
 
 
 def expressions(schema: Obj) -> Iterator[str]:
-    """Every expression in the schema."""
+    """Yield every expression in the schema."""
     for rule in schema.get("x-kubernetes-validations") or ():
         yield from (rule[key] for key in ("rule", "messageExpression") if key in rule)
     for below in _below(schema):
@@ -63,7 +63,7 @@ class Rules:
         return bool(self._ruled)
 
     def check(self, value: Obj, old: Obj | None) -> Iterator[Cause]:
-        """The rules that *value* breaks, given the *old* value of an update."""
+        """Yield the rules that *value* breaks, given the *old* value of an update."""
         if id(self._schema) in self._ruled:
             yield from self._check(value, _MISSING if old is None else old, self._schema, "")
 
@@ -137,7 +137,7 @@ def _message(rule: Obj, value: Any, old: Any) -> str:
 
 
 def syntax_error(expression: str) -> str:
-    """Why the expression cannot be compiled; empty when it can."""
+    """Return why the expression cannot be compiled; empty when it can."""
     from celpy.celparser import CELParseError
 
     try:
@@ -153,7 +153,7 @@ _REMEMBERED = 10_000
 
 @lru_cache(maxsize=4096)
 def program(expression: str) -> Program:
-    """The expression as a function of self and oldSelf; raises celpy's error when it cannot be parsed.
+    """Return the expression as a function of self and oldSelf; raises celpy's error when it cannot be parsed.
 
     Of objects only the fields that the expression names are looked at, and answers are remembered by them: the
     objects of one deployment differ in what its rules do not speak of, and celpy takes half a millisecond a rule.
@@ -183,7 +183,7 @@ def program(expression: str) -> Program:
 
 
 def _fields_named(expression: str, name: str) -> frozenset[str] | None:
-    """The fields of *name* that the expression uses, or None when it uses it as a whole."""
+    """Return the fields of *name* that the expression uses, or None when it uses it as a whole."""
     fields = [found[2] for found in _USES.finditer(expression) if found[1] == name]
     return None if None in fields else frozenset(fields)
 
@@ -203,7 +203,7 @@ def _environment() -> Any:
 
 @cache
 def _functions() -> dict[str, Any]:
-    """The extensions of Kubernetes that celpy lacks: strings, lists and URLs."""
+    """Return the extensions of Kubernetes that celpy lacks: strings, lists and URLs."""
     from kubeplane.schema import cel_functions
 
     return cel_functions.FUNCTIONS

@@ -10,7 +10,7 @@ _QUANTITY = re.compile(r"^([+-]?(?:\d+\.?\d*|\.\d+))(?:([eE][+-]?\d+)|([A-Za-z]*
 
 
 def parse_quantity(text: str) -> float:
-    """The number that *text* stands for; ValueError when it is no quantity."""
+    """Return the number that *text* stands for; ValueError when it is no quantity."""
     found = _QUANTITY.match(text)
     if not found or (found[3] or "") not in _SUFFIXES:
         raise ValueError(f"{text!r} is no quantity")

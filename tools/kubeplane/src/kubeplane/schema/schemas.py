@@ -114,6 +114,6 @@ OBJECT_META: Obj = struct(
 
 
 def root(description: str, /, **properties: Obj) -> Obj:
-    """The schema of a whole object."""
+    """Return the schema of a whole object."""
     head = {"apiVersion": string(API_VERSION), "kind": string(KIND), "metadata": OBJECT_META}
     return {"type": "object", "description": description, "properties": head | properties}

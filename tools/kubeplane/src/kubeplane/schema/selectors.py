@@ -54,7 +54,7 @@ class Selector:
 
 
 def parse_labels(text: str) -> Selector:
-    """The selector written as *text*; ApiError 400 when it cannot be parsed."""
+    """Return the selector written as *text*; ApiError 400 when it cannot be parsed."""
     return Selector(tuple(_label_term(term, text) for term in _terms(text)))
 
 
@@ -107,7 +107,7 @@ class FieldTerm:
 
 
 def parse_fields(text: str) -> tuple[FieldTerm, ...]:
-    """The terms of a field selector: path=value, path==value or path!=value; ApiError 400 otherwise."""
+    """Return the terms of a field selector: path=value, path==value or path!=value; ApiError 400 otherwise."""
     return tuple(_field_term(term, text) for term in _terms(text) if term)
 
 

@@ -19,7 +19,7 @@ def preserves(schema: Obj) -> bool:
 
 
 def children(value: Any, schema: Obj) -> Iterator[tuple[str | int, Any, Obj]]:
-    """The fields or items of *value* that the schema speaks of: key, value, schema."""
+    """Yield the fields or items of *value* that the schema speaks of: key, value, schema."""
     if isinstance(value, dict):
         properties = schema.get("properties") or {}
         extra = schema.get("additionalProperties")
@@ -84,7 +84,7 @@ def _prune_fields(value: Obj, schema: Obj, resource: bool, path: str) -> list[st
 
 
 def join(path: str, key: str | int) -> str:
-    """The path one step further, as field errors write it: a.b[0].c."""
+    """Return the path one step further, as field errors write it: a.b[0].c."""
     if isinstance(key, int):
         return f"{path}[{key}]"
     return f"{path}.{key}" if path else key

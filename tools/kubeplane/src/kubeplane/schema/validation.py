@@ -18,7 +18,7 @@ _INVALID = "FieldValueInvalid"
 
 
 def shown(value: Any) -> str:
-    """A value as messages show it."""
+    """Return a value as messages show it."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
@@ -138,7 +138,7 @@ _FORMATS = {
 
 
 def has_format(value: str, name: str) -> bool:
-    """Whether *value* has the format; formats that are unknown hold for everything."""
+    """Return whether *value* has the format; formats that are unknown hold for everything."""
     try:
         match name:
             case "date-time" | "datetime":
@@ -206,7 +206,7 @@ def _holding(value: Any, schemas: list[Obj]) -> int:
 
 
 def duplicates(value: Any, schema: Obj, path: str = "") -> Iterator[Cause]:
-    """The items that a set or a map-like list holds twice."""
+    """Yield the items that a set or a map-like list holds twice."""
     if isinstance(value, list) and schema.get("x-kubernetes-list-type") in ("set", "map"):
         seen: set[str] = set()
         for index, item in enumerate(value):

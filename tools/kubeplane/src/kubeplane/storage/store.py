@@ -86,7 +86,7 @@ class Store:
         return self._tables.get(table, {}).get(key)
 
     def items(self, table: str, namespace: str = "") -> list[Stored]:
-        """The objects of *table* in the order of their keys; of one namespace if it is given."""
+        """Return the objects of *table* in the order of their keys; of one namespace if it is given."""
         rows = self._tables.get(table, {})
         order = self._order.get(table)
         if order is None:
@@ -176,7 +176,7 @@ class Store:
         return lambda: group.pop(token, None) and None
 
     def since(self, table: str, rv: int) -> list[Change]:
-        """The changes of *table* after *rv*; ApiError 410 if they are not all known any more."""
+        """Return the changes of *table* after *rv*; ApiError 410 if they are not all known any more."""
         if rv < self.compacted:
             raise too_old(rv, self.compacted)
         found: list[Change] = []
@@ -188,7 +188,7 @@ class Store:
         return found[::-1]
 
     def items_at(self, table: str, namespace: str, rv: int) -> list[Stored]:
-        """The objects of *table* as they were at *rv*; ApiError 410 if history does not reach back so far."""
+        """Return the objects of *table* as they were at *rv*; ApiError 410 if history does not reach back so far."""
         if rv < self.compacted:
             raise expired(f"The resourceVersion for the provided list is too old: {rv} ({self.compacted})")
         changes = self.since(table, rv)
