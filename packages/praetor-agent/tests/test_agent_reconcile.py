@@ -17,6 +17,7 @@ from praetor_agent.core.model import (
     Record,
     Revision,
     Rollback,
+    durable,
 )
 from praetor_agent.core.reconcile import Decision, Fetch, Remove, Repair, Start, Stop, reconcile
 from praetor_agent.core.report import observations
@@ -473,6 +474,69 @@ def test_a_start_that_fails_is_tried_again_but_not_for_never() -> None:
     given_up = restart.start_failed(restart.starting(record(), never, BOOT, 100), "no such file", 100)
     assert (given_up.stage, given_up.exit_code) == (ProcessStage.COMPLETED, restart.START_ERROR_EXIT_CODE)
     assert restart.start_failed(Record(uid=UID), "x", 0).stage is ProcessStage.WAITING
+
+
+@pytest.mark.parametrize(
+    ("code", "signalled", "out_of_memory", "reason"),
+    [
+        (0, False, False, "Completed"),
+        (3, False, False, "Error"),
+        (137, True, False, "Signal:SIGKILL"),
+        (137, True, True, "OOMKilled"),
+        (255, True, False, "Signal:127"),  # no signal of this platform
+    ],
+)
+def test_the_termination_reason_names_the_signal(code: int, signalled: bool, out_of_memory: bool, reason: str) -> None:
+    assert restart.reason_of(code, signalled=signalled, out_of_memory=out_of_memory) == reason
+
+
+def test_what_a_restart_of_the_device_makes_void_needs_no_flush_for_a_service() -> None:
+    service, job = record(), record(item(policy=RestartPolicy.NEVER))
+    for known, void in ((service, True), (job, False)):
+        starting = replace(known, stage=ProcessStage.STARTING, handle="h2", started_at=9.0, start_time="now")
+        assert (durable(starting) == durable(known)) is void
+    waiting = replace(service, stage=ProcessStage.WAITING)
+    assert durable(waiting) != durable(service)
+
+
+def test_a_process_that_memory_lost_is_adopted_once_its_item_is_valid_again() -> None:
+    bad = InvalidItem(uid=UID, namespace="net", name="fw", spec_hash="v1", faults=(Fault("items[0].spec", "is bad"),))
+    seen = ObservedDevice(boot_id=BOOT, observed={UID: running()})
+    lost = plan_of(wanted(invalid=(bad,)), seen)
+    assert (lost.actions, lost.memory[UID].stage) == ((), ProcessStage.PENDING)
+    plan = reconcile(wanted(item()), seen, lost.memory, 101.0)
+    assert (plan.actions, plan.memory[UID].stage, plan.memory[UID].handle) == ((), ProcessStage.RUNNING, "h1")
+
+
+def test_a_process_of_another_spec_than_memory_knows_is_stopped_and_not_counted_as_current() -> None:
+    seen = ObservedDevice(boot_id=BOOT, observed={UID: running("v0", handle="h9")})
+    plan = plan_of(wanted(item()), seen, record())
+    assert plan.actions == (Stop(uid=UID, backend=Backend.PROCESS),)
+    assert (plan.memory[UID].handle, plan.memory[UID].restart_count) == ("h1", 0)
+
+
+def test_a_stop_that_has_begun_is_not_forced_while_the_device_is_frozen() -> None:
+    seen = ObservedDevice(boot_id=BOOT, observed={UID: running()}, freeze="by x")
+    stopping = record(stop_deadline=130.0)
+    assert plan_of(wanted(item()), seen, stopping, now=200.0) == Decision(memory={UID: stopping})
+
+
+def test_a_withdrawn_job_stays_in_memory_as_completed_while_memory_cannot_be_stored() -> None:
+    job = item(policy=RestartPolicy.NEVER)
+    full = ObservedDevice(boot_id=BOOT, observed={UID: dead()}, persistence_error="disk full")
+    plan = plan_of(wanted(), full, record(job, stop_deadline=130.0))
+    assert plan.actions == (Remove(uid=UID, backend=Backend.PROCESS),)
+    assert plan.memory[UID].stage is ProcessStage.COMPLETED
+    assert plan_of(wanted(), full, record()).memory == {}  # a service may run again
+    assert plan_of(wanted(job), full, plan.memory[UID]).actions == ()
+
+
+def test_nothing_is_reported_of_a_process_without_a_name_or_before_the_desired_state_is_known() -> None:
+    unknown = {UID: Record(uid=UID)}
+    seen = ObservedDevice(boot_id=BOOT, observed={UID: running()})
+    assert observations(wanted(item()), unknown, seen, {}) == {}
+    assert observations(None, {UID: record()}, seen, {}) == {}
+    assert observations(wanted(), {UID: record()}, seen, {}).keys() == {UID}
 
 
 def test_a_start_that_works_clears_the_failure() -> None:

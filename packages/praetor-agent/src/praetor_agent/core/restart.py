@@ -77,11 +77,9 @@ def start_failed(record: Record, message: str, now: float) -> Record:
 
 def artifact_gone(record: Record) -> Record:
     """Return the record of a start whose artifact is missing; it is fetched again."""
-    current, good = record.current, record.last_good
-    if current is not None:
-        current = replace(current, artifact_path=None)
-        good = current if good is not None and good.item.spec_hash == record.spec_hash else good
-    return replace(record, stage=ProcessStage.PENDING, current=current, last_good=good)
+    current, good = record.current and replace(record.current, artifact_path=None), record.last_good
+    same = good is not None and good.item.spec_hash == record.spec_hash
+    return replace(record, stage=ProcessStage.PENDING, current=current, last_good=current if same else good)
 
 
 def seen_running(record: Record, seen: Observed, boot_id: str, now: float) -> Record:
