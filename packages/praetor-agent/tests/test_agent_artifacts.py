@@ -307,7 +307,7 @@ def test_an_interrupted_download_is_resumed_unless_the_file_changed(tmp_path: Pa
             respond(200, {"Content-Length": str(len(CONTENT)), "ETag": '"1"'}, CONTENT[:999])(handler)
         elif len(asked) == 2:
             rest = {"Content-Range": f"bytes 999-{len(CONTENT) - 1}/{len(CONTENT)}", "ETag": '"1"'}
-            respond(206, rest, CONTENT[999:2000])(handler)  # without a length: only the checksum tells that it is cut
+            respond(206, rest, CONTENT[999:2000])(handler)  # no length: only the checksum shows the end is missing
         else:
             respond(200, {"Content-Length": str(len(CONTENT))}, CONTENT)(handler)
 

@@ -310,7 +310,7 @@ class HungRuntime(Runtime):
 
 
 def observe_until(calls: int, backend: ContainerBackend, runtime: HungRuntime) -> None:
-    """Look every second, as long as it takes until the runtime was asked so many times."""
+    """Observe every second until the runtime was called that often."""
     while runtime.calls < calls:
         with suppress(BackendError):
             backend.observe()

@@ -45,7 +45,7 @@ class Killed(BaseException):
 
 
 class Steps:
-    """Counts what the agent does to the world, and kills it at the step *at*."""
+    """Counts what the agent does to the device, and kills it at the step *at*."""
 
     def __init__(self) -> None:
         self.at: int | None = None
@@ -133,8 +133,8 @@ class Disk:
 class Processes:
     """A backend whose processes and their traces outlive the agent; *ran* is all that was ever executed.
 
-    Jobs end at once with *code*, or run on if that is None. A backend that *remembers* tells how the run before ended
-    while the next is being started, as systemd does of a unit.
+    Jobs end at once with *code*, or run on if that is None. A backend that *remembers* reports the end of the previous
+    run while the next is being started, as systemd does.
     """
 
     step: Steps
@@ -214,11 +214,11 @@ class RecordingReporter(Reporter):
         self,
         desired: Desired | None,
         memory: Memory,
-        world: ObservedDevice,
+        device: ObservedDevice,
         health: Mapping[str, Health],
         ask_at: float | None = None,
     ) -> float:
-        self.reported = observations(desired, memory, world, health)
+        self.reported = observations(desired, memory, device, health)
         return float("inf")
 
 
@@ -525,7 +525,7 @@ def test_a_removed_job_never_runs_again_though_its_removal_could_not_be_stored(
     device.processes.code = 0
     device.boot()
     device.settle(60)
-    if ended or policy == "Never" or full != ALL:  # else no disk knows but that it was cut off, and then it shall
+    if ended or policy == "Never" or full != ALL:  # else it was interrupted for all that is on disk
         assert device.times(job) == 1
     device.disk.full = ()
     device.desire((OLD,))

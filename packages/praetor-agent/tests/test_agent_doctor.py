@@ -101,7 +101,7 @@ def test_a_freeze_and_an_almost_full_store_are_reported_with_a_remedy(gateway: F
     )
     before = {check.name: check for check in checks(settings)}
     assert (before["hold"].verdict, before["artifacts"].verdict) == ("ok", "ok")
-    assert before["artifacts"].message == "artifacts hold 0MiB of 4MiB"
+    assert before["artifacts"].message == "artifacts use 0MiB of 4MiB"
     hold.write_text("ask the night shift\n")
     (tmp_path / "app").write_bytes(bytes(3800 << 10))
     app = Artifact(type=ArtifactType.FILE, url=str(tmp_path / "app"))
@@ -109,7 +109,7 @@ def test_a_freeze_and_an_almost_full_store_are_reported_with_a_remedy(gateway: F
     found = {check.name: check for check in checks(settings)}
     assert found["hold"].message == f"nothing is changed: held by {hold}: ask the night shift"
     assert (found["hold"].verdict, found["hold"].remedy) == ("warning", f"remove {hold} to allow changes")
-    assert found["artifacts"].message == "artifacts hold 3MiB of 4MiB"
+    assert found["artifacts"].message == "artifacts use 3MiB of 4MiB"
     assert found["artifacts"].remedy == "a new one may have no room; raise --artifact-store-size"
 
 

@@ -208,7 +208,7 @@ def test_removing_leaves_nothing(backend: ProcessBackend) -> None:
     assert not backend.place("uid-1").exists()
 
 
-class Overheard(ProcessBackend):
+class RecordingBackend(ProcessBackend):
     """Keeps the job instead of having it started."""
 
     job = b""
@@ -219,10 +219,10 @@ class Overheard(ProcessBackend):
 
 
 def test_a_job_that_was_cut_off_anywhere_is_not_started(backend: ProcessBackend, tmp_path: Path) -> None:
-    overheard = Overheard(tmp_path / "processes", BOOT)
+    recording = RecordingBackend(tmp_path / "processes", BOOT)
     env = {"A": "x" * 5000, "PATH": "/bin"}
-    overheard.start(launch("/bin/sh", "-c", f"echo ran >> {tmp_path / 'ran'}", "", "5", env=env))
-    job, command = overheard.job, (sys.executable, "-I", "-S", str(SHIM))
+    recording.start(launch("/bin/sh", "-c", f"echo ran >> {tmp_path / 'ran'}", "", "5", env=env))
+    job, command = recording.job, (sys.executable, "-I", "-S", str(SHIM))
     ends = [at for at, byte in enumerate(job) if byte == 0]  # cut between two words it would look the most complete
     for cut in {0, 1, 4096, len(job) - 1, *ends, *(at + 1 for at in ends[:-1])}:
         done = subprocess.run(command, input=job[:cut], capture_output=True, timeout=WITHIN_SECONDS, check=False)

@@ -65,7 +65,7 @@ def dead(code: int | None = 0, version: str = "v1", backend: Backend = Backend.P
     )
 
 
-def world(*seen: Observed, boot: str = BOOT, artifacts: dict[str, ArtifactState] | None = None) -> ObservedDevice:
+def observed(*seen: Observed, boot: str = BOOT, artifacts: dict[str, ArtifactState] | None = None) -> ObservedDevice:
     return ObservedDevice(boot_id=boot, observed={one.uid: one for one in seen}, artifacts=artifacts or {})
 
 
@@ -88,27 +88,27 @@ def plan_of(desired: Desired, seen: ObservedDevice, known: Record | None = None,
 
 
 def test_a_new_process_is_written_down_and_started() -> None:
-    plan = plan_of(wanted(item()), world())
+    plan = plan_of(wanted(item()), observed())
     assert plan.actions == (Start(revision=Revision(item=item())),)
     assert plan.memory[UID].stage is ProcessStage.STARTING
     assert plan.memory[UID].boot_id == BOOT
 
 
 def test_a_process_that_runs_as_desired_is_left_alone() -> None:
-    plan = plan_of(wanted(item()), world(running()), record())
+    plan = plan_of(wanted(item()), observed(running()), record())
     assert plan.actions == ()
     assert plan.memory == {UID: record(healthy_since=100.0)}
     assert plan.wake_at == 100 + rollback.GOOD_SECONDS
-    good = plan_of(wanted(item()), world(running()), plan.memory[UID], 100 + rollback.GOOD_SECONDS)
+    good = plan_of(wanted(item()), observed(running()), plan.memory[UID], 100 + rollback.GOOD_SECONDS)
     assert good.memory[UID].last_good == Revision(item=item())
-    assert plan_of(wanted(item()), world(running()), good.memory[UID], 200) == Decision(memory=good.memory)
+    assert plan_of(wanted(item()), observed(running()), good.memory[UID], 200) == Decision(memory=good.memory)
 
 
 def test_a_changed_spec_stops_the_old_process_then_starts_the_new_one() -> None:
-    stopping = plan_of(wanted(item("v2")), world(running()), record())
+    stopping = plan_of(wanted(item("v2")), observed(running()), record())
     assert stopping.actions == (Stop(uid=UID, backend=Backend.PROCESS),)
     assert stopping.wake_at == 130
-    ended = reconcile(wanted(item("v2")), world(dead(143)), stopping.memory, 101)
+    ended = reconcile(wanted(item("v2")), observed(dead(143)), stopping.memory, 101)
     assert ended.actions == (Start(revision=Revision(item=item("v2"))),)
     assert ended.memory[UID].restart_count == 0
     assert ended.memory[UID].stop_deadline is None
@@ -116,55 +116,55 @@ def test_a_changed_spec_stops_the_old_process_then_starts_the_new_one() -> None:
 
 def test_a_process_that_does_not_end_within_its_grace_is_ended_by_force_again_and_again() -> None:
     known = record(stop_deadline=130.0)
-    waiting = plan_of(wanted(), world(running()), known, 129)
+    waiting = plan_of(wanted(), observed(running()), known, 129)
     assert (waiting.actions, waiting.wake_at) == ((), 130)
-    forced = plan_of(wanted(), world(running()), known, 130)
+    forced = plan_of(wanted(), observed(running()), known, 130)
     assert forced.actions == (Stop(uid=UID, backend=Backend.PROCESS, force=True),)
     assert forced.wake_at == 130 + restart.KILL_AGAIN_SECONDS
 
 
 def test_a_spec_that_returns_while_its_process_is_being_stopped_is_started_again_with_new_counters() -> None:
     known = record(stop_deadline=130.0, restart_count=3)
-    assert plan_of(wanted(item()), world(running()), known).actions == ()
-    plan = plan_of(wanted(item()), world(dead(143)), known)
+    assert plan_of(wanted(item()), observed(running()), known).actions == ()
+    plan = plan_of(wanted(item()), observed(dead(143)), known)
     assert plan.actions == (Start(revision=Revision(item=item())),)
     assert plan.memory[UID].restart_count == 0
 
 
 def test_a_process_that_is_no_longer_desired_is_stopped_and_removed() -> None:
-    assert plan_of(wanted(), world(running()), record()).actions == (Stop(uid=UID, backend=Backend.PROCESS),)
-    gone = plan_of(wanted(), world(dead()), record())
+    assert plan_of(wanted(), observed(running()), record()).actions == (Stop(uid=UID, backend=Backend.PROCESS),)
+    gone = plan_of(wanted(), observed(dead()), record())
     assert gone.actions == (Remove(uid=UID, backend=Backend.PROCESS),)
     assert gone.memory == {}
-    assert plan_of(wanted(), world(), record()) == Decision(memory={})
+    assert plan_of(wanted(), observed(), record()) == Decision(memory={})
 
 
 def test_a_process_that_memory_does_not_know_is_stopped_without_grace_when_not_desired() -> None:
-    plan = plan_of(wanted(), world(running()))
+    plan = plan_of(wanted(), observed(running()))
     assert plan.actions == (Stop(uid=UID, backend=Backend.PROCESS),)
     assert plan.memory[UID].stop_deadline == 100
 
 
 def test_a_process_missing_from_memory_is_adopted() -> None:
-    plan = plan_of(wanted(item()), world(running()))
+    plan = plan_of(wanted(item()), observed(running()))
     assert plan.actions == ()
     assert plan.memory[UID].stage is ProcessStage.RUNNING
 
 
 def test_a_run_that_memory_lost_is_not_repeated() -> None:
-    plan = plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(dead(0)))
+    plan = plan_of(wanted(item(policy=RestartPolicy.NEVER)), observed(dead(0)))
     assert plan.actions == ()
     assert plan.memory[UID].stage is ProcessStage.COMPLETED
 
 
 def test_an_old_version_that_memory_lost_gives_way_to_the_new_one() -> None:
-    assert plan_of(wanted(item("v2")), world(running("v1"))).actions == (Stop(uid=UID, backend=Backend.PROCESS),)
+    assert plan_of(wanted(item("v2")), observed(running("v1"))).actions == (Stop(uid=UID, backend=Backend.PROCESS),)
 
 
 def test_a_crash_is_restarted_after_its_backoff_and_counted() -> None:
-    crashed = plan_of(wanted(item()), world(dead(1)), record())
+    crashed = plan_of(wanted(item()), observed(dead(1)), record())
     assert (crashed.actions, crashed.wake_at) == ((), 101)
-    again = reconcile(wanted(item()), world(dead(1)), crashed.memory, 101)
+    again = reconcile(wanted(item()), observed(dead(1)), crashed.memory, 101)
     assert again.actions == (Start(revision=Revision(item=item())),)
     assert again.memory[UID].restart_count == 1
     assert again.memory[UID].exit_code == 1
@@ -172,63 +172,63 @@ def test_a_crash_is_restarted_after_its_backoff_and_counted() -> None:
 
 def test_crashes_in_a_row_wait_longer_until_one_was_up_for_long() -> None:
     soon = record(failures=3, started_at=90.0)
-    assert plan_of(wanted(item()), world(dead(1)), soon).wake_at == 108
+    assert plan_of(wanted(item()), observed(dead(1)), soon).wake_at == 108
     late = record(failures=3, started_at=100.0 - STABILITY_WINDOW_SECONDS)
-    assert plan_of(wanted(item()), world(dead(1)), late).wake_at == 101
+    assert plan_of(wanted(item()), observed(dead(1)), late).wake_at == 101
 
 
 def test_failures_are_forgotten_while_a_process_is_up() -> None:
     known = record(failures=3, started_at=90.0)
-    early = plan_of(wanted(item()), world(running()), replace(known, last_good=known.current, healthy_since=92.0))
+    early = plan_of(wanted(item()), observed(running()), replace(known, last_good=known.current, healthy_since=92.0))
     assert early.wake_at == 90 + STABILITY_WINDOW_SECONDS
-    late = plan_of(wanted(item()), world(running()), known, 90 + STABILITY_WINDOW_SECONDS)
+    late = plan_of(wanted(item()), observed(running()), known, 90 + STABILITY_WINDOW_SECONDS)
     assert late.memory[UID].failures == 0
 
 
 def test_an_instance_that_the_agent_did_not_start_counts_as_a_restart() -> None:
-    plan = plan_of(wanted(item()), world(running(handle="h2")), record())
+    plan = plan_of(wanted(item()), observed(running(handle="h2")), record())
     assert plan.actions == ()
     assert (plan.memory[UID].restart_count, plan.memory[UID].handle, plan.memory[UID].started_at) == (1, "h2", 100)
     assert plan.memory[UID].drift_count == 1
 
 
 def test_an_instance_that_came_up_at_boot_or_that_we_started_is_no_drift() -> None:
-    booted = plan_of(wanted(item()), world(running(handle="h2"), boot="boot-2"), record())
+    booted = plan_of(wanted(item()), observed(running(handle="h2"), boot="boot-2"), record())
     assert booted.memory[UID].drift_count == 0
     ours = record(stage=ProcessStage.STARTING, handle=None)
-    assert plan_of(wanted(item()), world(running(handle="h2")), ours).memory[UID].drift_count == 0
+    assert plan_of(wanted(item()), observed(running(handle="h2")), ours).memory[UID].drift_count == 0
 
 
 def test_an_edited_definition_is_written_again_and_the_process_runs_on() -> None:
     edited = replace(running(), edited=True)
-    plan = plan_of(wanted(item()), world(edited), record())
+    plan = plan_of(wanted(item()), observed(edited), record())
     assert plan.actions == (Repair(revision=Revision(item=item())),)
-    assert plan.memory == plan_of(wanted(item()), world(running()), record()).memory
+    assert plan.memory == plan_of(wanted(item()), observed(running()), record()).memory
     assert restart.repaired(plan.memory[UID]).drift_count == 1
 
 
 def test_nothing_is_repaired_during_a_freeze_or_unless_the_process_keeps_running() -> None:
     edited = replace(running(), edited=True)
-    assert plan_of(wanted(item()), replace(world(edited), freeze="by x"), record()).actions == ()
+    assert plan_of(wanted(item()), replace(observed(edited), freeze="by x"), record()).actions == ()
     ended = replace(dead(1), edited=True)
-    assert plan_of(wanted(item()), world(ended), record(stage=ProcessStage.WAITING, not_before=200.0)).actions == ()
+    assert plan_of(wanted(item()), observed(ended), record(stage=ProcessStage.WAITING, not_before=200.0)).actions == ()
     stop = (Stop(uid=UID, backend=Backend.PROCESS),)
-    assert plan_of(wanted(item("v2")), world(edited), record()).actions == stop
-    assert plan_of(wanted(), world(edited), record()).actions == stop
+    assert plan_of(wanted(item("v2")), observed(edited), record()).actions == stop
+    assert plan_of(wanted(), observed(edited), record()).actions == stop
 
 
 def test_the_old_version_is_repaired_as_what_it_is_while_the_artifact_of_the_new_one_is_missing() -> None:
     new = item("v2", artifact=True)
-    plan = plan_of(wanted(new), world(replace(running(), edited=True)), record())
+    plan = plan_of(wanted(new), observed(replace(running(), edited=True)), record())
     assert plan.actions == (Fetch(item=new), Repair(revision=Revision(item=item())))
 
 
 def test_an_edited_process_that_memory_lost_is_repaired_when_its_artifact_is_there_to_be_named() -> None:
     used, edited = item(artifact=True), replace(running(), edited=True)
-    lost = plan_of(wanted(used), world(edited))
+    lost = plan_of(wanted(used), observed(edited))
     assert lost.actions == (Fetch(item=used),)
     state = ArtifactState(path="/store/fw", digest="sha256:1")
-    found = reconcile(wanted(used), world(edited, artifacts={"v1": state}), lost.memory, 101)
+    found = reconcile(wanted(used), observed(edited, artifacts={"v1": state}), lost.memory, 101)
     revision = Revision(item=used, artifact_path="/store/fw", artifact_digest="sha256:1")
     assert found.actions == (Repair(revision=revision),)
 
@@ -236,21 +236,21 @@ def test_an_edited_process_that_memory_lost_is_repaired_when_its_artifact_is_the
 def test_the_output_is_wanted_once_after_each_end_and_not_of_what_never_ran() -> None:
     never = item(policy=RestartPolicy.NEVER)
     assert not restart.wants_output(record())
-    done = plan_of(wanted(never), world(dead(3)), record(never)).memory[UID]
+    done = plan_of(wanted(never), observed(dead(3)), record(never)).memory[UID]
     assert restart.wants_output(done)
     assert not restart.wants_output(replace(done, output_tail=""))
-    crashed = plan_of(wanted(item()), world(dead(1)), record(output_tail="of the run before")).memory[UID]
+    crashed = plan_of(wanted(item()), observed(dead(1)), record(output_tail="of the run before")).memory[UID]
     assert restart.wants_output(crashed)
-    again = reconcile(wanted(item()), world(dead(1)), {UID: replace(crashed, output_tail="last words")}, 200).memory
+    again = reconcile(wanted(item()), observed(dead(1)), {UID: replace(crashed, output_tail="last words")}, 200).memory
     assert again[UID].output_tail == "last words"
     assert not restart.wants_output(restart.start_failed(record(never), "no such file", 100))
     assert not restart.wants_output(
-        plan_of(wanted(item("v2")), world(dead(143)), record(stop_deadline=130.0)).memory[UID]
+        plan_of(wanted(item("v2")), observed(dead(143)), record(stop_deadline=130.0)).memory[UID]
     )
 
 
 def test_after_a_reboot_the_output_is_wanted_before_the_next_run_begins() -> None:
-    plan = plan_of(wanted(item()), world(boot="boot-2"), record())
+    plan = plan_of(wanted(item()), observed(boot="boot-2"), record())
     assert plan.actions == (Start(revision=Revision(item=item())),)
     assert restart.wants_output(plan.memory[UID])
 
@@ -272,34 +272,34 @@ def test_the_restart_policy_decides_what_becomes_of_a_process_that_ended(
     policy: RestartPolicy, code: int | None, stage: ProcessStage
 ) -> None:
     wanted_item = item(policy=policy)
-    ended = plan_of(wanted(wanted_item), world(dead(code)), record(wanted_item)).memory[UID]
+    ended = plan_of(wanted(wanted_item), observed(dead(code)), record(wanted_item)).memory[UID]
     assert (ended.stage, ended.exit_code) == (stage, code)
 
 
 def test_what_ran_to_completion_is_not_run_again_before_its_spec_changes() -> None:
     done = record(item(policy=RestartPolicy.NEVER), stage=ProcessStage.COMPLETED, exit_code=0)
-    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(dead(0)), done).actions == ()
-    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(boot="boot-2"), done).actions == ()
-    changed = plan_of(wanted(item("v2", policy=RestartPolicy.NEVER)), world(dead(0)), done)
+    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), observed(dead(0)), done).actions == ()
+    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), observed(boot="boot-2"), done).actions == ()
+    changed = plan_of(wanted(item("v2", policy=RestartPolicy.NEVER)), observed(dead(0)), done)
     assert changed.actions == (Start(revision=Revision(item=item("v2", policy=RestartPolicy.NEVER))),)
     assert changed.memory[UID].exit_code is None
 
 
 def test_after_a_reboot_a_process_is_started_at_once_and_nothing_counts_against_it() -> None:
-    plan = plan_of(wanted(item()), world(boot="boot-2"), record(failures=5, not_before=9000.0))
+    plan = plan_of(wanted(item()), observed(boot="boot-2"), record(failures=5, not_before=9000.0))
     assert plan.actions == (Start(revision=Revision(item=item())),)
     assert (plan.memory[UID].failures, plan.memory[UID].boot_id) == (0, "boot-2")
 
 
 def test_a_process_that_came_up_by_itself_after_a_reboot_is_kept() -> None:
-    plan = plan_of(wanted(item()), world(running(handle="h2"), boot="boot-2"), record(started_at=9000.0))
+    plan = plan_of(wanted(item()), observed(running(handle="h2"), boot="boot-2"), record(started_at=9000.0))
     assert plan.actions == ()
     assert (plan.memory[UID].boot_id, plan.memory[UID].started_at) == ("boot-2", 100)
 
 
 def test_a_process_that_came_up_by_itself_after_a_power_cut_during_its_start_is_kept_and_counted_as_restarted() -> None:
     cut = record(stage=ProcessStage.STARTING, started_at=9000.0, handle=None)
-    plan = plan_of(wanted(item()), world(running(handle="h2"), boot="boot-2"), cut)
+    plan = plan_of(wanted(item()), observed(running(handle="h2"), boot="boot-2"), cut)
     known = plan.memory[UID]
     assert (plan.actions, known.stage, known.handle) == ((), ProcessStage.RUNNING, "h2")
     assert (known.boot_id, known.started_at, known.restart_count) == ("boot-2", 100, 1)
@@ -308,93 +308,93 @@ def test_a_process_that_came_up_by_itself_after_a_power_cut_during_its_start_is_
 
 def test_a_run_that_a_reboot_cut_short_is_repeated_only_on_failure() -> None:
     never, on_failure = item(policy=RestartPolicy.NEVER), item(policy=RestartPolicy.ON_FAILURE)
-    cut = plan_of(wanted(never), world(boot="boot-2"), record(never))
+    cut = plan_of(wanted(never), observed(boot="boot-2"), record(never))
     assert cut.actions == ()
     assert cut.memory[UID].termination_reason == restart.LOST
-    assert plan_of(wanted(on_failure), world(boot="boot-2"), record(on_failure)).actions
+    assert plan_of(wanted(on_failure), observed(boot="boot-2"), record(on_failure)).actions
 
 
 def test_a_start_that_was_written_down_but_never_made_is_made() -> None:
     known = record(item(policy=RestartPolicy.NEVER), stage=ProcessStage.STARTING, handle=None)
-    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(), known).actions
-    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(dead(0)), known).actions == ()
+    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), observed(), known).actions
+    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), observed(dead(0)), known).actions == ()
     never_ran = replace(dead(None), handle=None)
-    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(never_ran), known).actions
+    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), observed(never_ran), known).actions
 
 
 def test_a_start_that_a_reboot_hides_is_not_repeated_for_never() -> None:
     known = record(item(policy=RestartPolicy.NEVER), stage=ProcessStage.STARTING)
-    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), world(boot="boot-2"), known).actions == ()
+    assert plan_of(wanted(item(policy=RestartPolicy.NEVER)), observed(boot="boot-2"), known).actions == ()
 
 
 def test_the_trace_of_an_earlier_run_is_not_mistaken_for_the_end_of_a_job_that_never_ran() -> None:
     """As with systemd: the unit has the new spec already, but its last run is still that of the old one."""
     job = item("v2", policy=RestartPolicy.NEVER)
     completed = record(item(policy=RestartPolicy.NEVER), stage=ProcessStage.COMPLETED)
-    written = plan_of(wanted(job), world(dead()), completed).memory[UID]
-    assert plan_of(wanted(job), world(dead(version="v2")), written).actions == (Start(revision=Revision(item=job)),)
-    ran = world(replace(dead(version="v2"), handle="h2"))
+    written = plan_of(wanted(job), observed(dead()), completed).memory[UID]
+    assert plan_of(wanted(job), observed(dead(version="v2")), written).actions == (Start(revision=Revision(item=job)),)
+    ran = observed(replace(dead(version="v2"), handle="h2"))
     plan = plan_of(wanted(job), ran, written)
     assert (plan.actions, plan.memory[UID].stage) == ((), ProcessStage.COMPLETED)
 
 
 def test_a_process_that_was_deleted_and_made_again_waits_for_the_end_of_the_one_before() -> None:
     again = item(uid="uid-2")
-    first = plan_of(wanted(again), world(running()), record())
+    first = plan_of(wanted(again), observed(running()), record())
     assert first.actions == (Stop(uid=UID, backend=Backend.PROCESS),)
-    after = reconcile(wanted(again), world(dead(143)), first.memory, 101.0)
+    after = reconcile(wanted(again), observed(dead(143)), first.memory, 101.0)
     assert after.actions == (Start(revision=Revision(item=again)), Remove(uid=UID, backend=Backend.PROCESS))
     other = replace(again, name="other")
-    assert Start(revision=Revision(item=other)) in plan_of(wanted(other), world(running()), record()).actions
+    assert Start(revision=Revision(item=other)) in plan_of(wanted(other), observed(running()), record()).actions
 
 
 def test_a_process_just_started_keeps_the_time_of_its_start() -> None:
     known = record(stage=ProcessStage.STARTING, handle=None, started_at=99.0)
-    plan = plan_of(wanted(item()), world(running()), known)
+    plan = plan_of(wanted(item()), observed(running()), known)
     assert (plan.memory[UID].stage, plan.memory[UID].started_at) == (ProcessStage.RUNNING, 99)
     assert plan.memory[UID].restart_count == 0
 
 
 def test_the_old_version_runs_on_until_the_artifact_is_there() -> None:
     new = item("v2", artifact=True)
-    waiting = plan_of(wanted(new), world(running()), record())
+    waiting = plan_of(wanted(new), observed(running()), record())
     assert waiting.actions == (Fetch(item=new),)
     assert waiting.memory[UID].spec_hash == "v1"
     failure = Failure(reason="DownloadFailed", message="no", artifact_downloaded=False)
-    failed = plan_of(wanted(new), world(running(), artifacts={"v2": ArtifactState(failure=failure)}), record())
+    failed = plan_of(wanted(new), observed(running(), artifacts={"v2": ArtifactState(failure=failure)}), record())
     assert failed.actions == (Fetch(item=new),)
     assert failed.memory[UID].failure == failure
     state = ArtifactState(path="/store/v2", digest="sha256:2")
-    ready = plan_of(wanted(new), world(running(), artifacts={"v2": state}), failed.memory[UID])
+    ready = plan_of(wanted(new), observed(running(), artifacts={"v2": state}), failed.memory[UID])
     assert ready.actions == (Stop(uid=UID, backend=Backend.PROCESS),)
     assert ready.memory[UID].failure is None
     revision = Revision(item=new, artifact_path="/store/v2", artifact_digest="sha256:2")
-    started = plan_of(wanted(new), world(dead(), artifacts={"v2": state}), ready.memory[UID])
+    started = plan_of(wanted(new), observed(dead(), artifacts={"v2": state}), ready.memory[UID])
     assert started.actions == (Start(revision=revision),)
 
 
 def test_the_old_version_is_even_restarted_while_the_artifact_is_missing() -> None:
-    plan = plan_of(wanted(item("v2", artifact=True)), world(), record(stage=ProcessStage.WAITING))
+    plan = plan_of(wanted(item("v2", artifact=True)), observed(), record(stage=ProcessStage.WAITING))
     assert plan.actions == (Fetch(item=item("v2", artifact=True)), Start(revision=Revision(item=item("v1"))))
 
 
 def test_a_first_version_waits_for_its_artifact() -> None:
-    plan = plan_of(wanted(item(artifact=True)), world())
+    plan = plan_of(wanted(item(artifact=True)), observed())
     assert plan.actions == (Fetch(item=item(artifact=True)),)
     assert plan.memory[UID].current is None
 
 
 def test_an_artifact_that_was_used_needs_no_fetching() -> None:
     used = item(artifact=True)
-    plan = plan_of(wanted(used), world(), record(used, stage=ProcessStage.WAITING))
+    plan = plan_of(wanted(used), observed(), record(used, stage=ProcessStage.WAITING))
     assert plan.actions == (Start(revision=Revision(item=used, artifact_path="/store/fw")),)
 
 
 def test_the_artifact_of_an_adopted_process_is_fetched_when_it_must_be_restarted() -> None:
     used = item(artifact=True)
-    assert plan_of(wanted(used), world(running())).actions == ()
+    assert plan_of(wanted(used), observed(running())).actions == ()
     lost = record(used, current=Revision(item=used), stage=ProcessStage.WAITING)
-    assert Fetch(item=used) in plan_of(wanted(used), world(), lost).actions
+    assert Fetch(item=used) in plan_of(wanted(used), observed(), lost).actions
 
 
 def test_a_missing_artifact_is_fetched_again_and_does_not_count_as_a_start() -> None:
@@ -403,10 +403,10 @@ def test_a_missing_artifact_is_fetched_again_and_does_not_count_as_a_start() -> 
         record(used, stage=ProcessStage.PENDING), record(used).current or Revision(item=used), BOOT, 1
     )
     gone = restart.artifact_gone(replace(starting, last_good=starting.current))
-    missing = plan_of(wanted(used), world(), gone)
+    missing = plan_of(wanted(used), observed(), gone)
     assert Fetch(item=used) in missing.actions
     assert not [action for action in missing.actions if isinstance(action, Start)]
-    again = world(artifacts={"v1": ArtifactState(path="/store/new", digest="sha256:1")})
+    again = observed(artifacts={"v1": ArtifactState(path="/store/new", digest="sha256:1")})
     assert plan_of(wanted(used), again, missing.memory[UID]).actions == (
         Start(revision=Revision(item=used, artifact_path="/store/new", artifact_digest="sha256:1")),
     )
@@ -417,52 +417,52 @@ def test_a_missing_artifact_of_the_good_version_is_fetched_before_the_running_on
     old, bad = item(artifact=True), item("v2")
     given_up = Rollback(spec_hash="v2", reason=RollbackReason.HEALTH_CHECK_FAILED, message="no")
     known = record(bad, last_good=Revision(item=old), rollback=given_up)
-    assert plan_of(wanted(bad), world(running("v2")), known).actions == (Fetch(item=old),)
-    there = world(running("v2"), artifacts={"v1": ArtifactState(path="/store/v1")})
+    assert plan_of(wanted(bad), observed(running("v2")), known).actions == (Fetch(item=old),)
+    there = observed(running("v2"), artifacts={"v1": ArtifactState(path="/store/v1")})
     assert plan_of(wanted(bad), there, known).actions == (Stop(uid=UID, backend=Backend.PROCESS),)
 
 
 def test_an_item_that_cannot_be_understood_keeps_the_good_version_running() -> None:
     bad = InvalidItem(uid=UID, namespace="net", name="fw", spec_hash="v2", faults=(Fault("items[0].spec", "is bad"),))
-    kept = plan_of(wanted(invalid=(bad,)), world(running()), record())
+    kept = plan_of(wanted(invalid=(bad,)), observed(running()), record())
     assert kept.actions == ()
     assert kept.memory[UID].failure == Failure(reason="InvalidSpec", message="items[0].spec: is bad")
-    crashed = plan_of(wanted(invalid=(bad,)), world(), record(stage=ProcessStage.WAITING))
+    crashed = plan_of(wanted(invalid=(bad,)), observed(), record(stage=ProcessStage.WAITING))
     assert crashed.actions == (Start(revision=Revision(item=item())),)
-    alone = plan_of(wanted(invalid=(bad,)), world())
+    alone = plan_of(wanted(invalid=(bad,)), observed())
     assert (alone.actions, alone.memory[UID].name) == ((), "fw")
 
 
 def test_an_item_without_uid_is_known_by_its_name() -> None:
     bad = InvalidItem(uid="", namespace="net", name="fw", spec_hash="", faults=(Fault("items[0].uid", "is required"),))
-    assert plan_of(wanted(invalid=(bad,)), world(running()), record()).memory.keys() == {UID}
-    assert plan_of(wanted(invalid=(bad,)), world()).memory.keys() == {"net/fw"}
+    assert plan_of(wanted(invalid=(bad,)), observed(running()), record()).memory.keys() == {UID}
+    assert plan_of(wanted(invalid=(bad,)), observed()).memory.keys() == {"net/fw"}
 
 
 def test_a_missing_backend_is_reported_and_affects_no_other_process() -> None:
     new = item("v2", backend=Backend.CONTAINER)
     other = item(uid="uid-2")
-    seen = replace(world(running()), unavailable={Backend.CONTAINER: "no containers here"})
+    seen = replace(observed(running()), unavailable={Backend.CONTAINER: "no containers here"})
     plan = plan_of(wanted(new, other), seen, record())
     assert plan.actions == (Start(revision=Revision(item=other)),)
     assert plan.memory[UID].failure == Failure(reason="BackendUnavailable", message="no containers here")
 
 
 def test_nothing_is_restarted_through_a_backend_that_does_not_answer() -> None:
-    seen = replace(world(), unavailable={Backend.PROCESS: "gone"})
+    seen = replace(observed(), unavailable={Backend.PROCESS: "gone"})
     assert plan_of(wanted(item()), seen, record()).actions == ()
 
 
 def test_a_failure_ends_with_its_cause_but_a_failed_start_is_reported_until_one_succeeds() -> None:
     bad, failed = Failure(reason="InvalidSpec", message="x"), Failure(reason=restart.START_ERROR, message="y")
-    assert plan_of(wanted(item()), world(running()), record(failure=bad)).memory[UID].failure is None
+    assert plan_of(wanted(item()), observed(running()), record(failure=bad)).memory[UID].failure is None
     waiting = record(failure=failed, stage=ProcessStage.WAITING, not_before=200.0)
-    assert plan_of(wanted(item()), world(), waiting).memory[UID].failure == failed
+    assert plan_of(wanted(item()), observed(), waiting).memory[UID].failure == failed
 
 
 def test_a_changed_backend_removes_what_the_old_one_left() -> None:
     new = item("v2", backend=Backend.SYSTEMD)
-    plan = plan_of(wanted(new), world(dead()), record())
+    plan = plan_of(wanted(new), observed(dead()), record())
     assert plan.actions == (Remove(uid=UID, backend=Backend.PROCESS), Start(revision=Revision(item=new)))
 
 
@@ -546,7 +546,7 @@ def test_a_start_that_works_clears_the_failure() -> None:
 
 def test_why_a_process_could_not_be_executed_is_reported() -> None:
     seen = replace(dead(128), error="cannot be executed")
-    plan = plan_of(wanted(item()), world(seen), record())
+    plan = plan_of(wanted(item()), observed(seen), record())
     assert plan.memory[UID].failure == Failure(reason=restart.START_ERROR, message="cannot be executed")
 
 
@@ -565,7 +565,7 @@ class ModelDevice:
     instance: int = 0
 
     @property
-    def world(self) -> ObservedDevice:
+    def observed(self) -> ObservedDevice:
         seen = {UID: self.process} if self.process else {}
         boot = f"boot-{self.boot}"
         return ObservedDevice(
@@ -574,7 +574,7 @@ class ModelDevice:
 
     def converge(self) -> Decision:
         for _ in range(6):
-            plan = reconcile(self.desired, self.world, self.memory, self.now)
+            plan = reconcile(self.desired, self.observed, self.memory, self.now)
             self.memory = plan.memory
             actions = [action for action in plan.actions if not isinstance(action, Fetch)]
             if not actions:
@@ -664,7 +664,7 @@ def test_whatever_happens_there_is_one_instance_it_is_never_stopped_early_and_th
     for event in events:
         happen(device, event)
         device.converge()
-        assert reconcile(device.desired, device.world, device.memory, device.now).memory == device.memory
+        assert reconcile(device.desired, device.observed, device.memory, device.now).memory == device.memory
 
 
 @settings(max_examples=80)
@@ -716,13 +716,13 @@ V2 = item("v2")
 
 def silent(*seen: Observed) -> ObservedDevice:
     why = {Backend.PROCESS: WHY}
-    return replace(world(*seen), unavailable=why, silent=why)
+    return replace(observed(*seen), unavailable=why, silent=why)
 
 
 def test_a_process_withdrawn_while_its_backend_does_not_answer_is_stopped_with_its_grace_later() -> None:
     waiting = plan_of(wanted(), silent(), record())
     assert (waiting.actions, waiting.memory) == ((), {UID: record()})
-    later = reconcile(wanted(), world(running()), waiting.memory, 200.0)
+    later = reconcile(wanted(), observed(running()), waiting.memory, 200.0)
     assert (later.actions, later.wake_at) == ((Stop(uid=UID, backend=Backend.PROCESS),), 230)
 
 
@@ -735,12 +735,14 @@ def test_nothing_starts_beside_a_process_that_a_silent_backend_may_still_run() -
     why = made_again.memory["uid-2"].failure
     assert why is not None
     assert (why.reason, why.message.partition(": ")[2]) == ("BackendUnavailable", WHY)
-    ended = reconcile(wanted(replace(other, uid="uid-2")), world(running()), made_again.memory, 200.0)
+    ended = reconcile(wanted(replace(other, uid="uid-2")), observed(running()), made_again.memory, 200.0)
     assert (ended.actions, ended.memory["uid-2"].failure) == ((Stop(uid=UID, backend=Backend.PROCESS),), None)
     given_up = Rollback(spec_hash="v2", reason=RollbackReason.HEALTH_CHECK_FAILED, message="x")
     back = record(last_good=Revision(item=item(backend=Backend.INITD)), rollback=given_up, current=Revision(item=V2))
     assert plan_of(wanted(V2), silent(), back) == Decision(memory={UID: back})
-    assert plan_of(wanted(V2), world(), back).actions == (Start(revision=Revision(item=item(backend=Backend.INITD))),)
+    assert plan_of(wanted(V2), observed(), back).actions == (
+        Start(revision=Revision(item=item(backend=Backend.INITD))),
+    )
 
 
 def test_a_completed_job_prevents_no_start_though_its_backend_is_silent() -> None:
@@ -752,7 +754,7 @@ def test_a_completed_job_prevents_no_start_though_its_backend_is_silent() -> Non
         plan = plan_of(wanted(new), silent(), done)
         assert plan.actions == (Start(revision=Revision(item=new)),)
         assert [*plan.memory] == [new.uid]
-    later = reconcile(wanted(), world(dead()), {}, 200.0)  # what it left is taken away when it can be
+    later = reconcile(wanted(), observed(dead()), {}, 200.0)  # what it left is taken away when it can be
     assert later.actions == (Remove(uid=UID, backend=Backend.PROCESS),)
 
 
@@ -799,5 +801,5 @@ def test_how_a_job_ended_is_reported_though_its_backend_is_silent() -> None:
 
 
 def test_what_is_withdrawn_is_forgotten_when_its_backend_is_gone_for_good() -> None:
-    gone = replace(world(), unavailable={Backend.PROCESS: "not here"})
+    gone = replace(observed(), unavailable={Backend.PROCESS: "not here"})
     assert plan_of(wanted(), gone, record()).memory == {}

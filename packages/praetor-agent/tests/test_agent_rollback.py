@@ -60,7 +60,7 @@ class RollbackDevice:
         self.wanted = desired or self.wanted
         for _ in range(6):
             seen = {UID: self.process} if self.process else {}
-            world = ObservedDevice(
+            observed = ObservedDevice(
                 boot_id=self.boot,
                 observed=seen,
                 freeze=self.freeze,
@@ -69,7 +69,7 @@ class RollbackDevice:
                 health=self.health,
             )
             items = (self.wanted,) if self.wanted else ()
-            plan = reconcile(Desired(device_name="leaf-1", items=items), world, self.memory, self.now)
+            plan = reconcile(Desired(device_name="leaf-1", items=items), observed, self.memory, self.now)
             self.memory = dict(plan.memory)
             self.ask_at = plan.ask_at
             for action in plan.actions:

@@ -121,7 +121,7 @@ def gateway() -> Iterator[FakeGateway]:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """An authority that no device knows, and a certificate of 127.0.0.1, with its key, that it vouches for."""
+    """A CA certificate that no device trusts, and a certificate with key for 127.0.0.1 that it signed."""
     place = tmp_path_factory.mktemp("ca")
     key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
     commands = (

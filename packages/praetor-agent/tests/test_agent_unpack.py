@@ -43,21 +43,21 @@ def packed(*members: Member, compress: bool = False, form: int = tarfile.PAX_FOR
 
 @contextmanager
 def surrounded(tmp: Path) -> Iterator[Path]:
-    """Yield a root in a world of which nothing may change, and check that nothing did."""
-    world = tmp / "world"
-    root = world / "store" / "root"
+    """Yield a root beside files that must not change, and check that they did not."""
+    host = tmp / "host"
+    root = host / "store" / "root"
     root.mkdir(parents=True)
-    (world / "etc").mkdir()
-    (world / "etc" / "passwd").write_bytes(CANARY)
-    (world / "store" / "state").write_bytes(CANARY)
-    before = outside(world, root)
+    (host / "etc").mkdir()
+    (host / "etc" / "passwd").write_bytes(CANARY)
+    (host / "store" / "state").write_bytes(CANARY)
+    before = outside(host, root)
     yield root
-    assert outside(world, root) == before
+    assert outside(host, root) == before
 
 
-def outside(world: Path, root: Path) -> dict[str, tuple[int, bytes]]:
+def outside(host: Path, root: Path) -> dict[str, tuple[int, bytes]]:
     found = {}
-    for at, directories, names in os.walk(world):
+    for at, directories, names in os.walk(host):
         if Path(at) == root:
             directories.clear()
             continue

@@ -169,7 +169,7 @@ def number(flag: str, text: str, maximum: float, words: str) -> float:
 
 
 def store_size(text: str) -> int:
-    """Return the bytes that the store of artifacts may hold; UsageError if *text* is not a size of 1 MiB or more."""
+    """Return the maximum size of the artifact store in bytes; UsageError if *text* is not a size of 1 MiB or more."""
     try:
         size = bytes_of(text)
     except ValueError:

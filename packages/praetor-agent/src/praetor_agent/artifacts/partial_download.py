@@ -153,7 +153,7 @@ def download(
     web: Web, url: str, part: PartialDownload, *, headers: dict[str, str] | None = None, size: int | None = None
 ) -> None:
     """Complete *part* with the content of *url*, resuming a beginning; *size* is in bytes, if a manifest pins it."""
-    headers, had = dict(headers or {}), part.size
+    headers, resumed_at = dict(headers or {}), part.size
     if size is not None and part.size > size:
         part.restart()
     validator = part.validator()
@@ -173,7 +173,7 @@ def download(
             begins = answer.headers.get("Content-Range", "").startswith(f"bytes {part.size}-")
             if answer.status == 200 or not begins:
                 part.restart()
-                had = 0
+                resumed_at = 0
             if answer.status == 206 and not begins:
                 raise ArtifactError(f"{url} sent another range than the one asked for")
             if size is not None and answer.length is not None and part.size + answer.length != size:
@@ -186,7 +186,7 @@ def download(
                     raise ArtifactError(f"{url} has more than {size} bytes", Reason.SIZE_MISMATCH)
                 part.append(piece)
     except ArtifactError as e:
-        e.progress = part.size - had >= CHECK_BYTES
+        e.progress = part.size - resumed_at >= CHECK_BYTES
         raise
     if size is not None and part.size != size:
         raise ArtifactError(f"{url} has {part.size} bytes, not {size}", Reason.SIZE_MISMATCH)

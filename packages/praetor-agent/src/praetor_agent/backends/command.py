@@ -74,9 +74,9 @@ def command_of(revision: Revision) -> Command:
     if contained and revision.artifact_path is None:
         raise StartError("spec.artifact: the backend container needs an artifact of type oci, which is its image")
     if any("\0" in word for word in (*words, *env.values(), execution.working_dir or "")):
-        raise StartError("spec.execution: command, args, env and workingDir cannot hold a NUL character")
+        raise StartError("spec.execution: command, args, env and workingDir cannot contain a NUL character")
     if not (item.uid + item.spec_hash).isprintable():
-        raise StartError("uid and specHash cannot hold control characters")
+        raise StartError("uid and specHash cannot contain control characters")
     return Command(
         uid=item.uid,
         namespace=item.namespace,

@@ -28,7 +28,7 @@ def start_ticks(pid: int) -> int | None:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except OSError:
         return None
-    fields = stat.rpartition(b")")[2].split()  # the command before it may hold spaces and parentheses
+    fields = stat.rpartition(b")")[2].split()  # the command before it may contain spaces and parentheses
     return None if fields[0] in (b"Z", b"X") else int(fields[_START_TICKS])
 
 

@@ -271,16 +271,16 @@ def _supervise(revision: Revision, record: Record, device: ObservedDevice, now: 
             return _Step(record=record)
         return _stop(record, seen, now)
     new = record.spec_hash != item.spec_hash
-    afresh = new or record.stop_deadline is not None
-    if record.stage is ProcessStage.COMPLETED and not afresh:
+    counters_reset = new or record.stop_deadline is not None
+    if record.stage is ProcessStage.COMPLETED and not counters_reset:
         return _Step(record=record)
-    if record.stage is ProcessStage.WAITING and now < record.not_before and not afresh:
+    if record.stage is ProcessStage.WAITING and now < record.not_before and not counters_reset:
         return _Step(record=record, wake_at=record.not_before)
     if device.persistence_error is not None and not rollback.is_kept(revision):
         return _Step(record=replace(record, failure=_not_kept("not started, because it might run twice", device)))
     if new:
         record = rollback.begun(record, revision, device.boot_id, now)
-    return _start(revision, restart.fresh(record) if afresh else record, seen, device, now)
+    return _start(revision, restart.fresh(record) if counters_reset else record, seen, device, now)
 
 
 def _keep(revision: Revision, record: Record, now: float) -> _Step:

@@ -74,7 +74,7 @@ def observation(
         termination_reason=record.termination_reason,
         error_message=error,
         warning_message="; ".join(_warnings(record, seen)) or None,
-        artifact_downloaded=_had(record, failure.artifact_downloaded if failure else None, artifact),
+        artifact_downloaded=_downloaded(record, failure.artifact_downloaded if failure else None, artifact),
         artifact_verified=_verified(record, failure.artifact_verified if failure else None, artifact),
         artifact_digest=record.current.artifact_digest if record.current else None,
         drift_count=record.drift_count or None,
@@ -107,7 +107,7 @@ def _warnings(record: Record, seen: Observed | None) -> Iterator[str]:
         yield "artifact.checksumSHA256: not compared: the digest in the url pins an oci artifact"
 
 
-def _had(record: Record, failed: bool | None, artifact: ArtifactState | None) -> bool | None:
+def _downloaded(record: Record, failed: bool | None, artifact: ArtifactState | None) -> bool | None:
     """Return whether the artifact was downloaded; None if there is none, or no attempt has ended."""
     if failed is not None:
         return failed
@@ -118,9 +118,9 @@ def _had(record: Record, failed: bool | None, artifact: ArtifactState | None) ->
 
 def _verified(record: Record, failed: bool | None, artifact: ArtifactState | None) -> bool | None:
     """Return whether the artifact matches its digest; None if the spec has none, or nothing was downloaded."""
-    had, spec = _had(record, failed, artifact), record.current and record.current.item.spec.artifact
-    if not had or (artifact.pinned if artifact and artifact.path else spec and pinned(spec)):
-        return had
+    downloaded, spec = _downloaded(record, failed, artifact), record.current and record.current.item.spec.artifact
+    if not downloaded or (artifact.pinned if artifact and artifact.path else spec and pinned(spec)):
+        return downloaded
     return None
 
 

@@ -116,7 +116,7 @@ def _state(place: Path) -> Iterator[Check]:
 def _store(settings: RunSettings) -> Check:
     limit = settings.artifact_store_bytes
     used = ArtifactStore(settings.state_dir / "artifacts", max_bytes=limit).used_bytes()
-    message = f"artifacts hold {size_words(used)} of {size_words(limit)}"
+    message = f"artifacts use {size_words(used)} of {size_words(limit)}"
     if used < limit * ALMOST:
         return Check("artifacts", OK, message)
     return Check("artifacts", WARNING, message, "a new one may have no room; raise --artifact-store-size")
