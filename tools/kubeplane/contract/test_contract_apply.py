@@ -68,7 +68,7 @@ def test_force_takes_the_field_over(widgets: Collection) -> None:
     assert "f:color" in owned(answer.body, "two")["f:spec"]
 
 
-def test_a_field_that_its_only_manager_leaves_out_goes(widgets: Collection) -> None:
+def test_a_field_that_its_only_manager_leaves_out_is_removed(widgets: Collection) -> None:
     widgets.apply("a", widget("a", label="abc", limits={"x": "1"}), "one")
     widgets.apply("a", partial(limits={"y": "2"}), "two")
     answer = widgets.apply("a", widget("a"), "one")
@@ -160,7 +160,7 @@ def test_a_manager_without_a_name_is_named_after_its_client(widgets: Collection)
     assert [entry["manager"] for entry in made["metadata"]["managedFields"]] == ["mytool"]
 
 
-def test_managed_fields_tell_who_when_and_how(widgets: Collection) -> None:
+def test_managed_fields_record_manager_time_and_operation(widgets: Collection) -> None:
     (entry,) = widgets.apply("a", widget("a"), "one").body["metadata"]["managedFields"]
     assert (entry["manager"], entry["operation"], entry["apiVersion"]) == ("one", "Apply", VERSION)
     assert entry["fieldsType"] == "FieldsV1"

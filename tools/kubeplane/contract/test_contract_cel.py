@@ -55,11 +55,11 @@ def range_of(**spec: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "spec", [{}, {"low": 1}, {"low": 1, "high": 1}, {"steps": ["x1", "x2"]}, {"steps": []}, {"target": "t"}]
 )
-def test_what_keeps_the_rules_is_taken(ranges: Collection, spec: dict[str, Any]) -> None:
+def test_what_keeps_the_rules_is_accepted(ranges: Collection, spec: dict[str, Any]) -> None:
     assert ranges.made(range_of(**spec))["spec"] == spec
 
 
-def test_a_broken_rule_is_told_with_its_message(ranges: Collection) -> None:
+def test_a_broken_rule_is_reported_with_its_message(ranges: Collection) -> None:
     answer = ranges.create(range_of(low=2, high=1))
     assert (answer.status, brief(answer)) == (422, [("spec", "FieldValueInvalid")])
     assert answer.causes[0]["message"].endswith(": low must not exceed high")

@@ -50,7 +50,7 @@ def test_a_revision_holds_any_object(revisions: Collection) -> None:
         pytest.param({"data": None}, "data", "FieldValueRequired", id="no-data"),
     ],
 )
-def test_a_revision_is_judged(revisions: Collection, change: dict[str, Any], field: str, reason: str) -> None:
+def test_a_revision_is_validated(revisions: Collection, change: dict[str, Any], field: str, reason: str) -> None:
     body = {key: value for key, value in {**revision(), **change}.items() if value is not None}
     answer = revisions.create(body)
     assert (answer.status, brief(answer)) == (422, [(field, reason)])

@@ -80,7 +80,7 @@ def test_creating_in_a_namespace_that_is_not_there_is_not_found(api: RawApi, wid
     assert answer.message == 'namespaces "nowhere" not found'
 
 
-def test_a_status_names_the_object_it_speaks_of(widgets: Collection) -> None:
+def test_a_status_names_its_object(widgets: Collection) -> None:
     answer = widgets.get("nope")
     assert (answer.status, answer.reason) == (404, "NotFound")
     assert answer.body == {
@@ -343,6 +343,6 @@ def test_a_namespaced_kind_is_not_created_without_a_namespace(widgets: Collectio
     assert answer.status in {404, 405}
 
 
-def test_without_a_token_nothing_is_said(api: RawApi, widgets: Collection) -> None:
+def test_without_a_token_every_request_is_unauthorized(api: RawApi, widgets: Collection) -> None:
     answer = widgets.listing(headers={"Authorization": "Bearer wrong"})
     assert (answer.status, answer.reason) == (401, "Unauthorized")

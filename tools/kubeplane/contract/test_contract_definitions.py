@@ -77,7 +77,7 @@ def rename(body: Body) -> None:
         pytest.param(odd(storage=False), None, "spec.versions", id="nothing-is-stored"),
     ],
 )
-def test_a_definition_is_judged(
+def test_a_definition_is_validated(
     odds: Collection, body: Body, change: Callable[[Body], None] | None, field: str
 ) -> None:
     if change is not None:

@@ -35,7 +35,7 @@ def test_groups_are_listed(api: RawApi, widgets: Collection) -> None:
     assert groups[GROUP]["preferredVersion"] == version
 
 
-def test_a_group_speaks_for_itself(api: RawApi, widgets: Collection) -> None:
+def test_a_group_has_a_document_of_its_own(api: RawApi, widgets: Collection) -> None:
     found = api.get(f"/apis/{GROUP}").body
     assert (found["kind"], found["name"]) == ("APIGroup", GROUP)
     assert found["preferredVersion"]["groupVersion"] == VERSION
@@ -77,7 +77,7 @@ def test_health_is_a_word(api: RawApi, path: str) -> None:
     assert (answer.status, answer.body) == (200, "ok")
 
 
-def test_the_version_is_told(api: RawApi) -> None:
+def test_the_version_is_served(api: RawApi) -> None:
     found = api.get("/version").body
     assert found["gitVersion"].startswith(f"v{found['major']}.")
     assert {"major", "minor", "gitVersion", "platform"} <= set(found)
@@ -97,7 +97,7 @@ def test_schemas_are_published(api: RawApi, widgets: Collection, eventually: Eve
     assert "com.example.contract.v1.WidgetList" in definitions
 
 
-def test_access_can_be_asked_for(api: RawApi, namespace: str) -> None:
+def test_access_reviews_are_answered(api: RawApi, namespace: str) -> None:
     attributes = {"namespace": namespace, "verb": "list", "group": GROUP, "resource": "widgets"}
     kind = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
     answer = api.post(

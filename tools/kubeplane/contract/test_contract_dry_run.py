@@ -14,7 +14,7 @@ def test_a_dry_creation_is_answered_but_not_stored(widgets: Collection) -> None:
     assert widgets.get("a").status == 404
 
 
-def test_a_dry_creation_is_judged(widgets: Collection) -> None:
+def test_a_dry_creation_is_validated(widgets: Collection) -> None:
     widgets.made(widget("a"))
     assert widgets.create(widget("a"), dryRun="All").status == 409
     assert widgets.create(widget("b", size=0), dryRun="All").status == 422
@@ -32,7 +32,7 @@ def test_a_dry_change_is_answered_but_not_stored(widgets: Collection) -> None:
     assert widgets.read("a") == made
 
 
-def test_a_dry_change_is_judged(widgets: Collection) -> None:
+def test_a_dry_change_is_validated(widgets: Collection) -> None:
     widgets.made(widget("a"))
     assert widgets.patch("a", {"spec": {"size": 0}}, dryRun="All").status == 422
     assert widgets.patch("a", {"metadata": {"resourceVersion": "1"}}, dryRun="All").status == 409

@@ -59,7 +59,7 @@ def test_no_finalizer_is_added_during_a_deletion(widgets: Collection, held: dict
     assert set(brief(answer)) == {("metadata.finalizers", "FieldValueForbidden")}
 
 
-def test_a_deletion_cannot_be_taken_back(widgets: Collection, held: dict[str, Any]) -> None:
+def test_a_deletion_cannot_be_undone(widgets: Collection, held: dict[str, Any]) -> None:
     assert widgets.patch("a", {"metadata": {"deletionTimestamp": None}}).status == 200
     assert widgets.read("a")["metadata"]["deletionTimestamp"] == held["metadata"]["deletionTimestamp"]
 
@@ -69,7 +69,7 @@ def test_an_object_under_deletion_can_still_be_written(widgets: Collection, held
     assert widgets.patch("a", {"status": {"ready": 1}}, subresource="status").body["status"] == {"ready": 1}
 
 
-def test_its_name_is_taken_until_it_is_gone(widgets: Collection, held: dict[str, Any]) -> None:
+def test_its_name_is_in_use_until_it_is_gone(widgets: Collection, held: dict[str, Any]) -> None:
     answer = widgets.create(widget("a"))
     assert (answer.status, answer.reason) == (409, "AlreadyExists")
     assert answer.message.startswith("object is being deleted: ")

@@ -101,7 +101,7 @@ def test_what_is_invalid_is_refused_in_words(kubectl: Kubectl, widgets: Collecti
     assert widgets.names() == []
 
 
-def test_diff_tells_by_its_status(kubectl: Kubectl) -> None:
+def test_diff_reports_differences_by_its_exit_status(kubectl: Kubectl) -> None:
     kubectl("apply", "-f", "-", stdin=widget("a"))
     changed = kubectl("diff", "-f", "-", stdin=widget("a", size=7))
     assert changed.status == 1
@@ -143,7 +143,7 @@ def test_get_in_other_forms(kubectl: Kubectl, widgets: Collection) -> None:
         (("delete", "wd", "nope"), f'Error from server (NotFound): widgets.{GROUP} "nope" not found\n'),
     ],
 )
-def test_what_is_not_there_is_told(kubectl: Kubectl, words: tuple[str, ...], message: str) -> None:
+def test_a_missing_object_is_reported(kubectl: Kubectl, words: tuple[str, ...], message: str) -> None:
     said = kubectl(*words)
     assert (said.status, said.err) == (1, message)
 

@@ -92,7 +92,7 @@ def test_an_empty_lease_waits_for_a_holder(leases: Collection) -> None:
         pytest.param({"leaseTransitions": -1}, "spec.leaseTransitions", id="negative-transitions"),
     ],
 )
-def test_a_lease_is_judged(leases: Collection, spec: dict[str, Any], field: str) -> None:
+def test_a_lease_is_validated(leases: Collection, spec: dict[str, Any], field: str) -> None:
     answer = leases.create(lease(**spec))
     assert (answer.status, brief(answer)) == (422, [(field, "FieldValueInvalid")])
     assert answer.body["details"]["kind"] == "Lease"
@@ -222,7 +222,7 @@ def test_an_event_of_the_newer_group_needs_all_of_these(
         pytest.param("reportingController", "not a name", "reportingController", id="controller"),
     ],
 )
-def test_an_event_of_the_newer_group_is_judged(
+def test_an_event_of_the_newer_group_is_validated(
     events: Collection, namespace: str, field: str, value: str, cause: str
 ) -> None:
     answer = events.create(event(namespace, **{field: value}))

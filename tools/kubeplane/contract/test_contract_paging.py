@@ -77,7 +77,7 @@ def test_a_continuation_brings_its_own_version(five: Collection) -> None:
     assert answer.status in {400, 422}
 
 
-def test_a_list_can_be_asked_for_at_an_exact_version(five: Collection) -> None:
+def test_a_list_can_be_requested_at_an_exact_version(five: Collection) -> None:
     _, metadata = page(five)
     five.delete("a")
     names, then = page(five, resourceVersion=metadata["resourceVersion"], resourceVersionMatch="Exact")
@@ -114,7 +114,7 @@ def test_a_version_of_the_future_times_out(five: Collection) -> None:
 
 
 @pytest.mark.needs("compact")
-def test_a_continuation_of_a_forgotten_list_is_gone(five: Collection, cluster: Cluster) -> None:
+def test_a_continuation_of_a_compacted_list_is_gone(five: Collection, cluster: Cluster) -> None:
     _, metadata = page(five, limit=2)
     five.delete("e")
     cluster.compact()
@@ -127,7 +127,7 @@ def test_a_continuation_of_a_forgotten_list_is_gone(five: Collection, cluster: C
 
 
 @pytest.mark.needs("compact")
-def test_a_forgotten_version_is_gone(five: Collection, cluster: Cluster) -> None:
+def test_a_compacted_version_is_gone(five: Collection, cluster: Cluster) -> None:
     _, metadata = page(five)
     five.delete("e")
     cluster.compact()

@@ -59,7 +59,7 @@ def test_a_status_at_creation_is_dropped(widgets: Collection) -> None:
     assert "status" not in widgets.read("a")
 
 
-def test_an_invalid_status_at_creation_is_dropped_before_it_is_judged(widgets: Collection) -> None:
+def test_an_invalid_status_at_creation_is_dropped_before_validation(widgets: Collection) -> None:
     assert "status" not in widgets.made({**widget("a"), "status": {"phase": "Nonsense"}})
 
 

@@ -74,7 +74,7 @@ def test_a_table_in_pages(two: Collection) -> None:
 @pytest.mark.parametrize(
     ("include", "kind"), [(None, "PartialObjectMetadata"), ("Metadata", "PartialObjectMetadata"), ("Object", "Widget")]
 )
-def test_rows_carry_as_much_of_their_object_as_was_asked_for(two: Collection, include: str | None, kind: str) -> None:
+def test_rows_carry_as_much_of_their_object_as_was_requested(two: Collection, include: str | None, kind: str) -> None:
     row = two.listing(accept=TABLE, includeObject=include).body["rows"][0]
     assert (row["object"]["kind"], row["object"]["metadata"]["name"]) == (kind, "a")
     assert ("spec" in row["object"]) == (kind == "Widget")
@@ -93,7 +93,7 @@ def test_an_error_is_no_table(two: Collection) -> None:
     assert (answer.status, answer.body["kind"], answer.reason) == (404, "Status", "NotFound")
 
 
-def test_a_watch_of_tables_tells_the_columns_once(two: Collection) -> None:
+def test_a_watch_of_tables_sends_the_columns_once(two: Collection) -> None:
     version = two.listing().body["metadata"]["resourceVersion"]
     two.patch("a", {"spec": {"size": 5}})
     two.delete("b")

@@ -80,7 +80,7 @@ def test_a_fault_is_named(widgets: Collection, spec: dict[str, Any], field: str,
         pytest.param({"steps": ["a", "a"]}, id="duplicates-in-a-plain-list"),
     ],
 )
-def test_what_the_schema_allows_is_taken(widgets: Collection, spec: dict[str, Any]) -> None:
+def test_what_the_schema_allows_is_accepted(widgets: Collection, spec: dict[str, Any]) -> None:
     made = widgets.made(widget("a", **spec))["spec"]
     assert {key: made[key] for key in spec} == spec
 
@@ -105,7 +105,7 @@ def test_int_or_string_takes_nothing_else(gauges: Collection, count: Any) -> Non
         pytest.param([], TYPE, id="a-list"),
     ],
 )
-def test_the_spec_itself_is_judged(widgets: Collection, spec: Any, reasons: set[str]) -> None:
+def test_the_spec_itself_is_validated(widgets: Collection, spec: Any, reasons: set[str]) -> None:
     assert_refused(widgets.create({**widget("a"), "spec": spec}), "spec", reasons)
 
 
@@ -114,7 +114,7 @@ def test_a_missing_spec_is_named(widgets: Collection) -> None:
     assert_refused(widgets.create(body), "spec", REQUIRED)
 
 
-def test_all_faults_are_told_at_once(widgets: Collection) -> None:
+def test_all_faults_are_reported_at_once(widgets: Collection) -> None:
     answer = widgets.create(widget("a", size=0, color="pink", label="A1"))
     assert [field for field, _ in brief(answer)] == ["spec.color", "spec.label", "spec.size"]
     assert answer.message.startswith(f'Widget.{GROUP} "a" is invalid: [')
@@ -146,7 +146,7 @@ def test_all_faults_are_told_at_once(widgets: Collection) -> None:
         ),
     ],
 )
-def test_a_fault_is_told_in_these_words(widgets: Collection, spec: dict[str, Any], message: str) -> None:
+def test_a_fault_is_reported_in_these_words(widgets: Collection, spec: dict[str, Any], message: str) -> None:
     answer = widgets.create(widget("a", **spec))
     assert answer.message == f'Widget.{GROUP} "a" is invalid: {message}'
     assert [f"{cause['field']}: {cause['message']}" for cause in answer.causes] == [message]
@@ -154,14 +154,14 @@ def test_a_fault_is_told_in_these_words(widgets: Collection, spec: dict[str, Any
     assert (answer.body["details"]["group"], answer.body["details"]["kind"]) == (GROUP, "Widget")
 
 
-def test_changes_are_judged_as_creations_are(widgets: Collection) -> None:
+def test_changes_are_validated_as_creations_are(widgets: Collection) -> None:
     made = widgets.made(widget("a"))
     assert_refused(widgets.patch("a", {"spec": {"size": 0}}), "spec.size", INVALID)
     assert_refused(widgets.put("a", {**made, "spec": {"size": 0}}), "spec.size", INVALID)
     assert widgets.read("a") == made
 
 
-def test_a_status_is_judged(widgets: Collection) -> None:
+def test_a_status_is_validated(widgets: Collection) -> None:
     widgets.made(widget("a"))
     body = {"status": {"phase": "Nonsense", "conditions": [{"type": "A"}]}}
     answer = widgets.patch("a", body, subresource="status")
@@ -194,6 +194,6 @@ def test_system_fields_are_immutable(widgets: Collection) -> None:
         ),
     ],
 )
-def test_owner_references_are_judged(widgets: Collection, owners: list[dict[str, Any]], field: str) -> None:
+def test_owner_references_are_validated(widgets: Collection, owners: list[dict[str, Any]], field: str) -> None:
     references = [{"apiVersion": VERSION, "kind": "Widget", **owner} for owner in owners]
     assert_refused(widgets.create(widget("a", metadata={"ownerReferences": references})), field, INVALID)

@@ -122,11 +122,11 @@ def test_bookmarks_only_bring_a_version(widgets: Collection) -> None:
         assert (frame.object["kind"], frame.object["metadata"]["resourceVersion"].isdigit()) == ("Widget", True)
 
 
-def test_no_bookmarks_come_unasked(widgets: Collection) -> None:
+def test_bookmarks_are_sent_on_request_only(widgets: Collection) -> None:
     assert seen(widgets, timeout_s=2, resourceVersion=version_of(widgets)) == []
 
 
-def test_a_version_that_is_forgotten_is_an_error_event(widgets: Collection) -> None:
+def test_a_compacted_version_is_an_error_event(widgets: Collection) -> None:
     (frame,) = seen(widgets, resourceVersion="1")
     assert (frame.type, frame.object["kind"]) == ("ERROR", "Status")
     assert (frame.object["code"], frame.object["reason"]) == (410, "Expired")

@@ -76,7 +76,7 @@ def test_force_takes_the_field_over() -> None:
     assert owners == {"one": {("f:spec", "f:b")}, "two": {("f:spec", "f:a")}}
 
 
-def test_what_is_no_longer_applied_goes_unless_another_owns_it() -> None:
+def test_what_is_no_longer_applied_is_removed_unless_another_owns_it() -> None:
     both = applied(applied(EMPTY, ONE, {"a": "1", "b": "1", "set": ["x", "y"]}), TWO, {"a": "1", "set": ["x"]})
     left = applied(both, ONE, {})
     assert left["spec"] == {"a": "1", "set": ["x"]}

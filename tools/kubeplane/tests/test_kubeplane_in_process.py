@@ -82,7 +82,7 @@ async def test_a_watch_streams_changes_and_bookmarks_and_ends_by_the_clock() -> 
     assert lines.get_nowait()["type"] == "BOOKMARK"
 
 
-async def test_a_copy_begins_with_the_objects_of_its_origin_and_goes_its_own_way() -> None:
+async def test_a_copy_begins_with_the_objects_of_its_origin_and_shares_no_change() -> None:
     origin = ControlPlane()
     await ask(origin, "POST", MAPS, config("a"))
     copy = ControlPlane(origin=origin)

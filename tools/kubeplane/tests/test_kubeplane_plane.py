@@ -119,7 +119,7 @@ async def test_a_definition_serves_its_kind_at_once() -> None:
         assert (changed["status"], changed["metadata"]["generation"]) == ({"phase": "On"}, 1)
 
 
-async def test_a_watch_tells_what_enters_and_leaves_its_selection() -> None:
+async def test_a_watch_shows_what_enters_and_leaves_its_selection() -> None:
     async with running() as client:
         await client.ask("POST", MAPS, config_map("a", labels={"in": "yes"}))
         async with client.watch(f"{MAPS}?watch=1&labelSelector=in%3Dyes") as stream:
@@ -217,7 +217,7 @@ async def test_orphans_stay() -> None:
         assert (status, child["metadata"].get("ownerReferences")) == (200, None)
 
 
-async def test_a_namespace_goes_with_all_that_is_in_it() -> None:
+async def test_a_namespace_is_deleted_with_all_that_is_in_it() -> None:
     async with running() as client:
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n"}}
         await client.ask("POST", "/api/v1/namespaces", body)
@@ -287,7 +287,7 @@ async def test_a_fault_that_is_not_known_is_refused() -> None:
         assert (status, refused["reason"]) == (400, "BadRequest")
 
 
-async def test_requests_are_counted_by_who_asked_for_what() -> None:
+async def test_requests_are_counted_by_user_verb_and_resource() -> None:
     async with running(tokens={"secret": User("gateway")}) as client:
         await client.ask("GET", MAPS, Authorization="Bearer secret")
         await client.ask("GET", f"{MAPS}/nope", Authorization="Bearer secret")

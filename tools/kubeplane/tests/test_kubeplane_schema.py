@@ -197,7 +197,7 @@ def test_rules_that_hold_say_nothing() -> None:
     assert broken({"low": 1}) == []
 
 
-def test_a_broken_rule_says_where_and_why() -> None:
+def test_a_broken_rule_names_its_field_and_reason() -> None:
     assert broken({"low": 3, "high": 2}) == [("spec", 'Invalid value: "object": low is above high')]
     assert broken({"low": 0}) == [("spec.low", "Forbidden: no")]
 
@@ -222,7 +222,7 @@ def test_an_answer_is_remembered_by_what_the_rule_looks_at() -> None:
     assert bool(rule({"a": 2, "b": "else"}, None))
 
 
-def test_a_rule_that_cannot_be_parsed_is_told() -> None:
+def test_a_rule_that_cannot_be_parsed_is_reported() -> None:
     assert syntax_error("self.a >")
     assert not syntax_error("self.a > 1 && isURL(self.b)")
 

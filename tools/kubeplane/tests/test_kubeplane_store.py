@@ -47,7 +47,7 @@ def test_what_happened_since_a_revision_is_replayed() -> None:
     assert [(c.deleted, c.new.obj["value"]) for c in store.since("t", first)] == [(False, 1), (True, 1)]
 
 
-def test_forgotten_history_is_gone() -> None:
+def test_compacted_history_is_gone() -> None:
     store = Store(history=2)
     first = put(store, "a")
     for value in range(3):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kubeplane.access.authentication import User
-from kubeplane.http.messages import Request, Response, Send
+from kubeplane.http.messages import Request, Response
 from kubeplane.plane import ControlPlane
 
-__all__ = ["ControlPlane", "Request", "Response", "Send", "User"]
+__all__ = ["ControlPlane", "Request", "Response", "User"]
