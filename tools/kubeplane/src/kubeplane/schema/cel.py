@@ -130,9 +130,9 @@ def _worded(reason: str | None, kind: str, message: str) -> str:
 
 def _message(rule: Obj, value: Any, old: Any) -> str:
     if "messageExpression" in rule:
-        said = program(rule["messageExpression"])(value, None if old is _MISSING else old)
-        if isinstance(said, str) and said.strip() and "\n" not in said:
-            return str(said)
+        message = program(rule["messageExpression"])(value, None if old is _MISSING else old)
+        if isinstance(message, str) and message.strip() and "\n" not in message:
+            return str(message)
     return str(rule.get("message") or f"failed rule: {rule['rule'].strip()}")
 
 

@@ -8,15 +8,15 @@ from kubeplane.errors import Obj
 
 
 def string(description: str = "", **more: Any) -> Obj:
-    return {"type": "string", **_said(description), **more}
+    return {"type": "string", **_described(description), **more}
 
 
 def integer(description: str = "", **more: Any) -> Obj:
-    return {"type": "integer", **_said(description), **more}
+    return {"type": "integer", **_described(description), **more}
 
 
 def boolean(description: str = "", **more: Any) -> Obj:
-    return {"type": "boolean", **_said(description), **more}
+    return {"type": "boolean", **_described(description), **more}
 
 
 def time(description: str = "") -> Obj:
@@ -28,7 +28,7 @@ def micro_time(description: str = "") -> Obj:
 
 
 def array(items: Obj, description: str = "", **more: Any) -> Obj:
-    return {"type": "array", "items": items, **_said(description), **more}
+    return {"type": "array", "items": items, **_described(description), **more}
 
 
 def strings(description: str = "", **more: Any) -> Obj:
@@ -36,18 +36,18 @@ def strings(description: str = "", **more: Any) -> Obj:
 
 
 def mapping(description: str = "", values: Obj | None = None) -> Obj:
-    return {"type": "object", "additionalProperties": values or string(), **_said(description)}
+    return {"type": "object", "additionalProperties": values or string(), **_described(description)}
 
 
 def free(description: str = "") -> Obj:
-    return {"type": "object", "x-kubernetes-preserve-unknown-fields": True, **_said(description)}
+    return {"type": "object", "x-kubernetes-preserve-unknown-fields": True, **_described(description)}
 
 
 def struct(description: str = "", /, **properties: Obj) -> Obj:
-    return {"type": "object", "properties": properties, **_said(description)}
+    return {"type": "object", "properties": properties, **_described(description)}
 
 
-def _said(description: str) -> Obj:
+def _described(description: str) -> Obj:
     return {"description": description} if description else {}
 
 
