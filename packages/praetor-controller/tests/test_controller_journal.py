@@ -20,11 +20,12 @@ from structlog.testing import capture_logs
 from controller_testing import START, PlannedDevice, PlannedFleet, deployment, device, process, snapshot
 from kube_testing import FakeClock
 from praetor_api.kube.objects import Budget, FailureAction, FailurePolicy, LabelSelector, Wave
-from praetor_controller.journal.codec import LEFT_OUT, REDACTED, NotRecorded, plain, redacted, restored
+from praetor_controller.errors import NotRecorded, Unreadable
+from praetor_controller.journal.codec import LEFT_OUT, REDACTED, plain, redacted, restored
 from praetor_controller.journal.entry import Decision, Written, entry
 from praetor_controller.journal.inputs import Reconstruction
 from praetor_controller.journal.recorder import RETRY_S, FlightRecorder, tracked
-from praetor_controller.journal.replay import Planner, Replayed, Unreadable, replay
+from praetor_controller.journal.replay import Planner, Replayed, replay
 from praetor_controller.journal.rotating_file import RotatingFile
 from praetor_controller.metrics import Metrics
 from praetor_controller.model.actions import Update

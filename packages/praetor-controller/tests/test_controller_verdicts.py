@@ -11,6 +11,7 @@ from attrs import evolve
 
 from controller_testing import START, deployment, device, process, snapshot, template
 from praetor_api.kube.objects import StrategyType
+from praetor_api.names import hashed_process_name
 from praetor_controller.rollout.assignment import assign
 from praetor_controller.rollout.reasons import Reason, ReasonCode
 from praetor_controller.rollout.verdicts import TABLE, Context, Step, Verdict, classify, classify_all
@@ -81,11 +82,36 @@ def test_every_state_of_a_process_has_a_rule(strategy: StrategyType, waves: Wave
             ),
             id="leftover",
         ),
+        pytest.param(
+            {"taken_names": {"tel-a"}},
+            None,
+            Verdict(Reason(ReasonCode.CREATING), Step.CREATE, name=hashed_process_name("tel", "a")),
+            id="hashed-name",
+        ),
+        pytest.param(
+            {"taken_names": {"tel-a", hashed_process_name("tel", "a")}},
+            None,
+            Verdict(
+                Reason(ReasonCode.NAME_TAKEN, f"{hashed_process_name('tel', 'a')} belongs to another owner"),
+                recheck_at=AT + 10,
+                name=hashed_process_name("tel", "a"),
+            ),
+            id="name-taken",
+        ),
     ],
 )
 def test_a_device_without_a_process(fields: dict[str, Any], waves: WaveProgress | None, expected: Verdict) -> None:
     context = Context.of(snapshot(deployment("v2"), [], [], **fields), AT, frozenset({"v2"}), waves)
     assert classify(context, 0, device("a"), None, None) == expected
+
+
+def test_a_device_in_maintenance_gets_no_process_until_it_ends() -> None:
+    context = Context.of(snapshot(deployment("v2"), [], []), AT, frozenset({"v2"}), None)
+    row = device("a", in_maintenance=True, maintenance_until=AT + 60)
+    reason = Reason(ReasonCode.IN_MAINTENANCE, "until 2026-01-01T00:01:00Z")
+    assert classify(context, 0, row, None, None) == Verdict(reason, recheck_at=AT + 60)
+    over = device("a", in_maintenance=True, maintenance_until=AT)
+    assert classify(context, 0, over, None, None).step is Step.CREATE
 
 
 def test_a_device_that_is_down_counts_while_its_wave_is_closed_until_the_deadline() -> None:

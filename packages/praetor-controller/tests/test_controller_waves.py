@@ -271,6 +271,12 @@ def test_several_budgets_hold_at_the_same_time() -> None:
     assert reasons(made)["c"] == "BudgetExhausted(rack=r2 1/1)"
 
 
+def test_a_domain_of_several_labels_is_named_by_all_of_them() -> None:
+    devices = [racked("a", "r1", feed="x"), racked("b", "r1", feed="x")]
+    made = planned(devices, OLD[:2], (), budgets=(Budget(group_by=("feed", "rack"), max_unavailable=1),))
+    assert reasons(made)["b"] == "BudgetExhausted(feed=x,rack=r1 1/1)"
+
+
 def test_a_percentage_is_of_the_domain() -> None:
     budget = Budget(group_by=("rack",), max_unavailable="50%")
     assert updated(planned([racked(name, "r1") for name in "abc"], OLD[:3], (), budgets=(budget,))) == ["a", "b"]
@@ -387,6 +393,39 @@ def test_a_long_list_of_failures_is_shortened() -> None:
     paused = get_condition(made.status.conditions, "Paused")
     assert paused is not None
     assert paused.message.endswith("; and 1 more")
+
+
+def message(made: Plan) -> str:
+    assert made.status is not None
+    paused = get_condition(made.status.conditions, "Paused")
+    assert paused is not None
+    return paused.message
+
+
+def test_the_condition_says_how_devices_failed() -> None:
+    silent = offline(process("a", "v2", offered_at=AT), AT + 50)
+    late = process("b", "v2", **STARTING, offered_at=AT)
+    failing = process("c", "v2", **FAILING)
+    made = with_policy(FailureAction.PAUSE, [silent, late, failing, OLD[3]], after=600)
+    assert message(made) == (
+        "3 devices failed at revision rev-v2, at most 1 may: "
+        "a: silent since the offer; b: not ready in time; c: phase Failed: exit 1"
+    )
+    alone = with_policy(FailureAction.PAUSE, [BAD[0], *OLD[1:]], limit=0)
+    assert message(alone) == "1 device failed at revision rev-v2, at most 0 may: a: phase Failed: exit 1"
+
+
+def test_a_device_in_maintenance_is_not_a_failure() -> None:
+    policy = FailurePolicy(max_failures=0, action=FailureAction.PAUSE)
+    for until, stops in ((AT + 60, False), (AT - 60, True)):
+        devices = [device("a", in_maintenance=True, maintenance_until=until)]
+        given = snapshot(deployment("v2", failure_policy=policy), devices, [BAD[0]], current=template("v1"))
+        assert (condition(plan(given, START), "Paused") is not None) is stops
+
+
+def test_a_failed_revision_without_its_condition_is_judged_again() -> None:
+    made = with_policy(FailureAction.PAUSE, OLD, status=StoredStatus(failed_revision="rev-v2"))
+    assert condition(made, "Paused") is None
 
 
 def test_a_stop_holds_until_the_spec_changes() -> None:

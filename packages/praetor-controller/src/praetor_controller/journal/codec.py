@@ -21,6 +21,7 @@ import attrs
 from praetor_api.kube.codec import DecodeError, decode, encode
 from praetor_api.kube.objects import Condition
 from praetor_api.wire import unannotated
+from praetor_controller.errors import NotRecorded
 from praetor_controller.model.rows import DeploymentRow, LabelItems, ProcessRow, RolloutPolicy, StoredStatus, Template
 
 T = TypeVar("T")
@@ -36,10 +37,6 @@ LEFT_OUT: Mapping[type, Mapping[str, Any]] = {
 """Fields that are not recorded, and the values that they are restored to."""
 _PLAIN = (str, int, float, bool, Any, object)
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
-
-
-class NotRecorded(ValueError):
-    """A line that was read is not what was recorded; the message says where."""
 
 
 class _Field(NamedTuple):

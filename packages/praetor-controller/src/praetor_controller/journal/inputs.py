@@ -15,7 +15,8 @@ from attrs import evolve, field, frozen
 
 from praetor_api.canonical import canonical_json
 from praetor_api.kube.client.patches import apply_merge_patch, diff_merge_patch
-from praetor_controller.journal.codec import NotRecorded, fields_of, plain, restored
+from praetor_controller.errors import NotRecorded
+from praetor_controller.journal.codec import fields_of, plain, restored
 from praetor_controller.model.rows import DeviceRow, ProcessRow
 from praetor_controller.rollout.snapshot import Snapshot
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 from attrs import Factory, field, frozen, mutable
 
-from praetor_controller.journal.codec import NotRecorded
+from praetor_controller.errors import NotRecorded, Unreadable
 from praetor_controller.journal.decision import KnownReasons, decision, reason_changes
 from praetor_controller.journal.entry import FORMAT
 from praetor_controller.journal.inputs import Reconstruction
@@ -19,10 +19,6 @@ from praetor_controller.rollout.snapshot import Plan, Snapshot
 Planner: TypeAlias = Callable[[Snapshot, datetime], Plan]
 NOTHING = "nothing"
 _VERBS = ("create", "update", "delete")
-
-
-class Unreadable(ValueError):
-    """The file is not a recording; the message names the line and what is wrong."""
 
 
 @frozen(kw_only=True)

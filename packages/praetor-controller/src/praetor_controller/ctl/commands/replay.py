@@ -12,7 +12,8 @@ import click
 from praetor_controller.__about__ import __version__
 from praetor_controller.ctl.errors import BadInput, ExitCode
 from praetor_controller.ctl.output import OutputFormat, output_option, painted, show, structured
-from praetor_controller.journal.replay import Difference, Replayed, Unreadable
+from praetor_controller.errors import Unreadable
+from praetor_controller.journal.replay import Difference, Replayed
 from praetor_controller.journal.replay import replay as replayed
 
 _CLEAR_LINE = "\r\x1b[2K"
