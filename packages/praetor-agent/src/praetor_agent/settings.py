@@ -73,12 +73,12 @@ def gateway_url(text: str | None) -> str:
 def _split(url: str) -> SplitResult:
     try:
         return urlsplit(url)
-    except ValueError:  # brackets around what is no address
+    except ValueError:  # brackets without an IPv6 address
         return urlsplit("")
 
 
 def device_name(text: str | None) -> str:
-    """Return the device's name, the host's short name by default; UsageError when it is not a name."""
+    """Return the device's name, the host's short name by default; UsageError if it is not a name."""
     name = text or socket.gethostname().split(".")[0].lower()
     if not is_device_name(name):
         raise UsageError(f"--device {name!r} is not a device name; use a-z, 0-9, '-' and '.', such as leaf-1")
@@ -100,14 +100,14 @@ def token_of(token: str | None, file: str | None) -> tuple[str | None, Path | No
 
 
 def ca_bundle_of(text: str | None, flag: str = "--ca-bundle") -> str | None:
-    """Return the CA bundle's path; UsageError when it cannot be read."""
+    """Return the CA bundle's path; UsageError if it cannot be read."""
     if text and not os.access(text, os.R_OK):
         raise UsageError(f"{flag} {text} cannot be read; give a file of PEM certificates")
     return text or None
 
 
 def proxy_of(text: str | None) -> str | None:
-    """Return the proxy's URL or DIRECT, None when the environment may choose; UsageError when it is neither."""
+    """Return the proxy's URL or DIRECT, None if the environment decides; UsageError if it is neither."""
     if not text or text == DIRECT:
         return text or None
     parts = _split(text)

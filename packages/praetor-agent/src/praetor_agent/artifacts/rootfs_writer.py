@@ -65,7 +65,7 @@ class Meter:
             raise ArtifactError(f"the artifact unpacks to more than {self._max_bytes} bytes", Reason.TOO_LARGE)
         disk = os.fstatvfs(self._directory)
         if disk.f_bavail * disk.f_frsize < count + SPARE_BYTES:
-            raise ArtifactError("the disk has too little room for what is unpacked", Reason.DISK_FULL)
+            raise ArtifactError("the disk has too little space for the unpacked files", Reason.DISK_FULL)
 
 
 class RootfsWriter:
@@ -131,7 +131,7 @@ class RootfsWriter:
             mode = _mode(source[-1], beside)
             # A link to a link would be read from another place, and so could lead out.
             if mode is None or not stat.S_ISREG(mode) or source == path:
-                raise unsafe(f"{name!r} is a hard link to what is no file of the archive")
+                raise unsafe(f"{name!r} is a hard link to something other than a file of the archive")
             with self._place(path) as parent:
                 os.link(source[-1], path[-1], src_dir_fd=beside, dst_dir_fd=parent, follow_symlinks=False)
 

@@ -155,8 +155,8 @@ def _size(header: bytes) -> int:
 def _number(field: bytes, base: int = 8) -> int:
     digits = field.strip(b" \0")
     if digits and not digits.isdigit():
-        raise unsafe("a header holds what is no number")
+        raise unsafe("a header contains an invalid number")
     try:
         return int(digits or b"0", base)
     except ValueError as e:
-        raise unsafe("a header holds what is no number") from e
+        raise unsafe("a header contains an invalid number") from e

@@ -100,7 +100,7 @@ def _supervise(
     problem = b""
     try:
         _write(b"run", record + b" ".join(unlimited) + b"\n")
-        _write(b"pid", b"%d\n" % child)  # for people and their tools; the agent reads the record
+        _write(b"pid", b"%d\n" % child, flush=False)  # for people and tools, void after a power cut
         os.write(go_write, b"x")
     except OSError as e:
         problem = str(e.strerror).encode()
@@ -185,12 +185,15 @@ def _bound_log(log: tuple[bytes, int]) -> None:
         pass  # a full disk must not end the supervision
 
 
-def _write(name: bytes, content: bytes) -> None:
+def _write(name: bytes, content: bytes, flush: bool = True) -> None:
     fresh = os.open(name + b".new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     os.write(fresh, content)
-    os.fsync(fresh)
+    if flush:
+        os.fsync(fresh)
     os.close(fresh)
     os.rename(name + b".new", name)
+    if not flush:
+        return
     here = os.open(b".", os.O_RDONLY)
     os.fsync(here)
     os.close(here)

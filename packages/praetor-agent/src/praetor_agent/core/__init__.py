@@ -1,0 +1,1 @@
+"""Decisions: functions from values and `now` to values."""

@@ -1,0 +1,1 @@
+"""The connection to the gateway: requests, the long poll, reports and facts."""

@@ -1,4 +1,4 @@
-"""Starts the installed agent, and puts the old version back when a new one does not come up.
+"""Starts the installed agent, and rolls back to the old version if a new one fails.
 
 Run as a file by `python -I -S`, it needs nothing of the agent, which may be broken. `current` is the version that
 works. `trial` is there while a new one is on trial: the kernel ends it (SIGALRM) unless the gateway has answered it in

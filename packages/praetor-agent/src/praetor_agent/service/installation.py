@@ -244,11 +244,11 @@ def uninstall(root: Path, state_dir: Path, remove: Callable[[], None] | None) ->
         remove()
         shutil.rmtree(state_dir, ignore_errors=True)
         shutil.rmtree(root, ignore_errors=True)
-        return f"the agent and its processes are gone, {root} and {state_dir}, too"
+        return f"the agent, its processes, {root} and {state_dir} are removed"
     for name in ("current", "previous", "trial", "attempts", "rejected", "launcher.py"):
         (root / name).unlink(missing_ok=True)
     shutil.rmtree(root / "versions", ignore_errors=True)
-    return f"the agent is gone; its processes run on, {state_dir} and {root}/agent.env are kept"
+    return f"the agent is uninstalled; its processes run on, {state_dir} and {root}/agent.env are kept"
 
 
 def state_dir_of(root: Path) -> str | None:
