@@ -102,7 +102,7 @@ def test_an_uninstall_that_a_dead_container_runtime_stops_ends_the_rest_and_can_
         assert (backend.observe(), device.unit.exists(), device.state.exists()) == ({}, False, True)
     (device.place / "dead").unlink()
     device.uninstall("--remove-processes")
-    assert "are gone" in capsys.readouterr().out
+    assert "are removed" in capsys.readouterr().out
     assert not device.root.exists()
     assert not device.state.exists()
 
