@@ -279,13 +279,21 @@ def test_a_domain_of_several_labels_is_named_by_all_of_them() -> None:
 
 def test_a_percentage_is_of_the_domain() -> None:
     budget = Budget(group_by=("rack",), max_unavailable="50%")
-    assert updated(planned([racked(name, "r1") for name in "abc"], OLD[:3], (), budgets=(budget,))) == ["a", "b"]
+    devices = [racked("a", "r1"), racked("b", "r1"), racked("c", "r1"), racked("d", "r2")]
+    assert updated(planned(devices, OLD, (), budgets=(budget,))) == ["a", "b", "d"]
 
 
 def test_a_process_that_is_ready_again_waits_while_its_domain_is_exceeded() -> None:
     processes = [process("a", "v2", **STARTING), process("b", ready_since=AT + 50), *OLD[2:]]
     made = planned(RACKS, processes, (), budgets=(RACK,), min_ready_seconds=30)
     assert reasons(made)["b"] == "BudgetExhausted(rack=r1 2/1)"
+
+
+def test_a_process_that_is_ready_again_is_updated_where_no_domain_is_exceeded() -> None:
+    processes = [OLD[0], process("b", ready_since=AT + 50), OLD[2], process("d", ready_since=AT + 50)]
+    made = planned(RACKS, processes, (), budgets=(RACK,), min_ready_seconds=30)
+    assert updated(made) == ["b", "c", "d"]  # d has no rack
+    assert reasons(made)["a"] == "BudgetExhausted(rack=r1 1/1)"
 
 
 def test_an_invalid_budget_is_refused_by_its_field() -> None:
@@ -296,7 +304,7 @@ def test_an_invalid_budget_is_refused_by_its_field() -> None:
 def test_without_budgets_there_are_no_domains() -> None:
     domains = Domains((), RACKS, ())
     assert not domains
-    assert domains.full(RACKS[0]) == domains.crowded(RACKS[0]) == ""
+    assert domains.full(RACKS[0]) == ""
 
 
 @pytest.mark.parametrize(
@@ -440,6 +448,8 @@ def test_a_stop_holds_until_the_spec_changes() -> None:
     again = with_policy(FailureAction.PAUSE, fixed, row=evolve(edited, generation=2))
     assert updated(again) == ["c", "d"]
     assert condition(again, "Paused") is None
+    forgotten = evolve(stored(status), conditions=())
+    assert updated(with_policy(FailureAction.PAUSE, fixed, status=forgotten)) == ["c", "d"]
 
 
 def test_a_rollback_restores_the_current_revision_under_the_budget() -> None:

@@ -179,6 +179,13 @@ def test_a_spec_that_cannot_be_read_names_the_field() -> None:
     assert row.matches({}) is False
 
 
+def test_a_deployment_with_an_invalid_selector_matches_no_device_and_names_the_field() -> None:
+    spec = {"selector": {"matchExpressions": [{"key": "site", "operator": "In"}]}}
+    row = project_deployment({"metadata": {"name": "tel"}, "spec": spec})
+    assert row.fault == "spec.selector.matchExpressions[0].values: In needs at least one value"
+    assert row.matches({"site": "a"}) is False
+
+
 def test_fields_of_a_newer_api_survive() -> None:
     spec = {"selector": {}, "template": {"spec": {"execution": {}, "new": {"deep": [1]}}}}
     row = project_deployment({"metadata": {"name": "tel", "namespace": NAMESPACE, "uid": "u"}, "spec": spec})

@@ -51,7 +51,7 @@ def admit(
     admitted: list[int] = []
     refusals = _Refusals()
     for number in verdicts.with_step(Step.UPDATE_IN_BUDGET):
-        exhausted = domains.crowded(devices[number]) if room >= 0 else spent
+        exhausted = domains.full(devices[number]) if room >= 0 else spent
         if exhausted:
             refusals.add((number,), exhausted)
         else:

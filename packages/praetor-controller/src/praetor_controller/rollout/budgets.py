@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from operator import itemgetter
 from typing import TypeAlias
 
@@ -55,12 +56,11 @@ class Domains:
             budget.take(device)
 
     def full(self, device: DeviceRow) -> str:
-        """Return the first domain that has no room for *device*, such as `rack=r12 1/1`; empty when all have."""
-        return next((full for budget in self._budgets if (full := budget.full(device))), "")
+        """Return the first domain that has no room for *device*, such as `rack=r12 1/1`; empty when all have.
 
-    def crowded(self, device: DeviceRow) -> str:
-        """Return the first domain of *device*, which is down already, that exceeds its limit; empty when none does."""
-        return next((full for budget in self._budgets if (full := budget.crowded(device))), "")
+        A device that is down already needs no room of its own, but its domain must not exceed its limit.
+        """
+        return next((full for budget in self._budgets if (full := budget.full(device))), "")
 
 
 class _Budget:
@@ -74,7 +74,6 @@ class _Budget:
         self._devices = devices
         self._down: dict[Domain, set[str]] = {}
         self._limits: dict[Domain, int] = {}
-        self._sizes: Counter[Domain | None] | None = None  # counted on first use
         self._names: dict[tuple[Domain, int], str] = {}
         amount(self._value, 0, self._path)  # refuse a bad limit even when no device needs it
 
@@ -90,13 +89,6 @@ class _Budget:
         down = self._down.get(domain, ())
         with_it = len(down) + (device.name not in down)  # what is down for another deployment stays down for this one
         return self._name(domain, len(down)) if with_it > self._limit(domain) else ""
-
-    def crowded(self, device: DeviceRow) -> str:
-        domain = self._binding(device)
-        if domain is None:
-            return ""
-        down = len(self._down.get(domain, ()))
-        return self._name(domain, down) if down > self._limit(domain) else ""
 
     def _binding(self, device: DeviceRow) -> Domain | None:
         """Return the domain that *device* must have room in."""
@@ -117,9 +109,11 @@ class _Budget:
     def _size(self, domain: Domain) -> int:
         if not isinstance(self._value, str):
             return 0  # a plain number needs no size
-        if self._sizes is None:
-            self._sizes = Counter(map(self._domain, self._devices))
         return self._sizes[domain]
+
+    @cached_property
+    def _sizes(self) -> Counter[Domain | None]:
+        return Counter(map(self._domain, self._devices))
 
     def _name(self, domain: Domain, down: int) -> str:
         """Return the text for it, which all devices of the domain share."""

@@ -101,11 +101,12 @@ def _remembered(deployment: DeploymentRow, *, can_roll_back: bool) -> Stop | Non
     if rolled_back is not None and rolled_back.status is ConditionStatus.TRUE:
         return Stop(rolled_back.message, rollback=can_roll_back, remembered=True)
     paused = get_condition(status.conditions, ConditionType.PAUSED)
-    if paused is None or paused.reason != DeploymentReason.FAILURE_POLICY:
-        return None
-    if paused.observed_generation != deployment.generation:
-        return None
-    return Stop(paused.message, rollback=False, remembered=True)
+    if paused is not None and (paused.reason, paused.observed_generation) == (
+        DeploymentReason.FAILURE_POLICY,
+        deployment.generation,
+    ):
+        return Stop(paused.message, rollback=False, remembered=True)
+    return None
 
 
 def _message(deployment: DeploymentRow, failed: Sequence[tuple[str, str]], limit: int) -> str:

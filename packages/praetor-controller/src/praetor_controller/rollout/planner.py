@@ -162,10 +162,11 @@ def _writes(
             updates[number] = Update(process, target, wave=wave(number))
     updates |= _metadata_updates(context, target, assignment, verdicts)
     ordered = [updates[number] for number in sorted(updates)]
-    for number in admission.admitted:
-        process = processes[number]
-        if process is not None:
-            ordered.append(Update(process, target, wave=wave(number)))
+    ordered += [
+        Update(process, target, wave=wave(number))
+        for number in admission.admitted
+        if (process := processes[number]) is not None
+    ]
     return _Writes(deletes=_deletes(snapshot, assignment), updates=ordered, creates=creates)
 
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import product
+from typing import Final, assert_never
 
 from attrs import frozen
 
@@ -115,7 +116,8 @@ class Rule:
 
 
 _NOTHING, _TARGET, _OTHER = Runs
-_AVAILABLE, _HEALTHY = Availability.AVAILABLE, Health.AVAILABLE
+_AVAILABLE: Final = Availability.AVAILABLE
+_HEALTHY = Health.AVAILABLE
 _OPEN_GATE, _ON_DELETE, _ROLLING = Gate.OPEN, StrategyType.ON_DELETE, StrategyType.ROLLING_UPDATE
 """Members that every device asks for have names: in Python 3.11 each look-up in an enumeration calls a function."""
 
@@ -257,8 +259,7 @@ def classify(
         return _verdict(context, RULES[_NOTHING, gate, None], number, device, None, name)
     runs = _TARGET if process.spec_hash in context.hashes else _OTHER
     gate = _gate_of_update(context, number, device, process, runs)
-    healthy = availability is _AVAILABLE
-    key = runs, gate, _HEALTHY if healthy else _health(context, device, process, availability, runs)
+    key = runs, gate, _health(context, device, process, availability, runs)
     return _SHARED.get(key) or _verdict(context, RULES[key], number, device, process)
 
 
@@ -309,9 +310,9 @@ def _gate_of_update(context: Context, number: int, device: DeviceRow, process: P
 
 
 def _health(context: Context, device: DeviceRow, process: ProcessRow, availability: Availability, runs: Runs) -> Health:
+    if availability is _AVAILABLE:
+        return _HEALTHY
     match availability:
-        case Availability.AVAILABLE:
-            return Health.AVAILABLE
         case Availability.UNAVAILABLE:
             if process.failure and runs is _TARGET:
                 return Health.FAILING
@@ -327,6 +328,8 @@ def _health(context: Context, device: DeviceRow, process: ProcessRow, availabili
         case Availability.SILENT_AFTER_OFFER:
             blamed = blamed_until(process, device, context.min_ready_s, context.deadline_s)
             return Health.SILENT if runs is _TARGET or context.at < blamed else Health.OFFLINE
+        case _:
+            assert_never(availability)
 
 
 def _verdict(
@@ -368,16 +371,13 @@ def _detail(context: Context, rule: Rule, device: DeviceRow, process: ProcessRow
             return f"{name} of a deleted deployment is not collected yet"
         case ReasonCode.NAME_TAKEN:
             return f"{name} belongs to another owner"
-    if process is None:
-        return ""
-    match rule.reason:
-        case ReasonCode.UPDATE_HELD:
+        case ReasonCode.UPDATE_HELD if process is not None:
             return process.held
-        case ReasonCode.FAILING:
+        case ReasonCode.FAILING if process is not None:
             return process.failure
-        case ReasonCode.BECOMING_AVAILABLE:
+        case ReasonCode.BECOMING_AVAILABLE if process is not None:
             return f"at {_time((process.ready_since or 0.0) + context.min_ready_s)}"
-        case ReasonCode.OFFLINE_SINCE | ReasonCode.SILENT_SINCE_OFFER:
+        case ReasonCode.OFFLINE_SINCE | ReasonCode.SILENT_SINCE_OFFER if process is not None:
             since = offline_since(process, device)
             return "" if since is None else _time(since)
     return ""
