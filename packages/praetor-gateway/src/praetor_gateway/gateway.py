@@ -22,9 +22,9 @@ from praetor_api.kube.runtime.informer import Informer
 from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_gateway.fleet.devices import DeviceIndex
 from praetor_gateway.fleet.rows import Projection
-from praetor_gateway.http.app import create_app
-from praetor_gateway.http.auth import CredentialReloader, DeviceAuthenticator
-from praetor_gateway.http.device_api import DeviceApi, Terms
+from praetor_gateway.http.app import DeviceApp
+from praetor_gateway.http.auth import DeviceAuthenticator, follow_credentials
+from praetor_gateway.http.device_api import DeviceApi
 from praetor_gateway.http.long_poll import LongPolls
 from praetor_gateway.http.problems import ProblemHandlers
 from praetor_gateway.liveness.arbiter import Arbiter
@@ -32,7 +32,7 @@ from praetor_gateway.liveness.detector import DetectorLimits
 from praetor_gateway.liveness.peers import PeerPusher, PeerTransport, create_peer_app
 from praetor_gateway.liveness.tracker import LivenessTracker
 from praetor_gateway.metrics import GatewayMetrics
-from praetor_gateway.reports.handler import ReportHandler, ReportRate
+from praetor_gateway.reports.handler import ReportHandler
 from praetor_gateway.settings import GatewaySettings, load_verifier
 from praetor_gateway.status.ambiguity import AmbiguityReporter
 from praetor_gateway.status.composer import StatusComposer
@@ -48,8 +48,6 @@ WRITES_PER_S = 100.0
 clients."""
 WRITE_BURST = 200
 """Status writes at once: two seconds' worth."""
-REPORT_BURST_S = 10.0
-"""A device may send at once what its rate allows in this many seconds: it reports each step of a start at once."""
 
 Handlers: TypeAlias = tuple[Callable[[Key, Any, Any], None], ...]
 
@@ -83,13 +81,9 @@ class Gateway:
         self._fleet = DeviceIndex(self._changed)
         annotations = {PEER_ADDRESS_ANNOTATION: settings.peers.advertise} if settings.peers is not None else {}
         lease = Key(settings.lease_namespace, LEASE)
+        duration_s = settings.lease_duration_s
         self._elector = Elector(
-            api,
-            lease,
-            settings.identity,
-            clock,
-            lease_duration_s=settings.lease_duration_s,
-            annotations=annotations,
+            api, lease, settings.identity, clock, lease_duration_s=duration_s, annotations=annotations
         )
         limits = _limits(settings)
         self._liveness = LivenessTracker(self._fleet, self._pending, limits, clock, self._is_fresh)
@@ -119,13 +113,11 @@ class Gateway:
         )
         self._ambiguity = AmbiguityReporter(self._fleet, self._recorder)
         self._informers = tuple(self._make_informers(api, projection))
-        self._authenticator = _authenticator(settings, self.metrics)
-        self.app = create_app(self._device_api(), ProblemHandlers(self.metrics.request), self.lifespan)
-        self.peer_app = (
-            create_peer_app(settings.peers.token, self._liveness, self._is_fresh)
-            if settings.peers is not None
-            else None
-        )
+        verifier = load_verifier(settings.credentials) if settings.credentials is not None else None
+        self._authenticator = DeviceAuthenticator(verifier, self.metrics.auth)
+        self.app = DeviceApp(self._device_api(), ProblemHandlers(self.metrics.request), self.lifespan)
+        peers = settings.peers
+        self.peer_app = create_peer_app(peers.token, self._liveness, self._is_fresh) if peers is not None else None
         self._transport = transport
         self._add_gauges()
 
@@ -169,17 +161,12 @@ class Gateway:
         yield "status writer", self._writer.run()
         yield "event recorder", self._recorder.run()
         if self._transport is not None:
-            pusher = PeerPusher(
-                self._elector,
-                self._liveness,
-                self._transport,
-                identity=self._settings.identity,
-                clock=self._clock,
-            )
+            identity = self._settings.identity
+            pusher = PeerPusher(self._elector, self._liveness, self._transport, identity=identity, clock=self._clock)
             yield "peer pusher", pusher.run()
         if self._settings.credentials is not None:
-            reloader = CredentialReloader(self._settings.credentials, self._authenticator, self._clock)
-            yield "credential reloader", reloader.run()
+            following = follow_credentials(self._settings.credentials, self._authenticator, self._clock)
+            yield "credential reloader", following
 
     async def _arbitrate(self) -> None:
         """Join the election once the whole fleet is known: until then we refuse all devices, and they seem silent."""
@@ -208,16 +195,14 @@ class Gateway:
         self._ambiguity.changed(device)
 
     def _device_api(self) -> DeviceApi:
-        settings = self._settings
-        rate = settings.device_rate_per_s
-        report_rate = ReportRate(rate_per_s=rate, burst=max(1.0, rate * REPORT_BURST_S))
-        reports = ReportHandler(self._pending, self._liveness, self._clock, report_rate)
+        reports = ReportHandler(self._pending, self._liveness, self._clock, self._settings.device_rate_per_s)
         return DeviceApi(
             self._fleet,
             self._long_polls,
             self._authenticator,
             reports,
-            Terms(heartbeat_s=settings.heartbeat_s, max_wait_s=settings.max_wait_s),
+            heartbeat_s=self._settings.heartbeat_s,
+            max_wait_s=self._settings.max_wait_s,
             is_synced=self.is_synced,
             count=self.metrics.request,
         )
@@ -262,8 +247,3 @@ def _limits(settings: GatewaySettings) -> DetectorLimits:
         flap_hold_s=2.0 * settings.heartbeat_s,
         storm_window_s=float(settings.heartbeat_s),
     )
-
-
-def _authenticator(settings: GatewaySettings, metrics: GatewayMetrics) -> DeviceAuthenticator:
-    verifier = load_verifier(settings.credentials) if settings.credentials is not None else None
-    return DeviceAuthenticator(verifier, metrics.auth)

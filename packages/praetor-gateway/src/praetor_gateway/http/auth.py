@@ -57,25 +57,17 @@ class DeviceAuthenticator:
         return _ADMITTED[self._verifier.verify(device, (token or b"").decode("utf-8", "surrogateescape"), epoch)]
 
 
-class CredentialReloader:
-    """Reads tokens and secrets again when their files change."""
-
-    def __init__(self, credentials: Credentials, authenticator: DeviceAuthenticator, clock: Clock) -> None:
-        self._credentials = credentials
-        self._authenticator = authenticator
-        self._clock = clock
-
-    async def run(self) -> None:
-        """Read the files every RELOAD_S seconds until cancelled. A file that turned bad changes nothing."""
-        active = load_verifier(self._credentials)
-        while True:
-            await self._clock.sleep(RELOAD_S)
-            try:
-                fresh = load_verifier(self._credentials)
-            except BadOption as e:
-                _log.warning("credentials not reloaded", error=str(e))
-                continue
-            if fresh != active:
-                active = fresh
-                self._authenticator.replace(fresh)
-                _log.info("credentials reloaded", tokens=len(fresh.shared), secrets=len(fresh.secrets))
+async def follow_credentials(credentials: Credentials, authenticator: DeviceAuthenticator, clock: Clock) -> None:
+    """Read tokens and secrets again every RELOAD_S seconds until cancelled. A file that turned bad changes nothing."""
+    active = load_verifier(credentials)
+    while True:
+        await clock.sleep(RELOAD_S)
+        try:
+            fresh = load_verifier(credentials)
+        except BadOption as e:
+            _log.warning("credentials not reloaded", error=str(e))
+            continue
+        if fresh != active:
+            active = fresh
+            authenticator.replace(fresh)
+            _log.info("credentials reloaded", tokens=len(fresh.shared), secrets=len(fresh.secrets))

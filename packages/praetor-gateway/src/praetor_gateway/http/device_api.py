@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
-from attrs import frozen
 from starlette.types import Receive, Scope, Send
 
 from praetor_api.canonical import etag_matches
@@ -18,7 +17,6 @@ from praetor_gateway.fleet.devices import EMPTY_ETAG, DeclaredDevice, DeviceInde
 from praetor_gateway.http.auth import DeviceAuthenticator
 from praetor_gateway.http.desired import render
 from praetor_gateway.http.long_poll import LongPolls, Woken
-from praetor_gateway.http.problems import UNAUTHORIZED_DETAIL, raise_for_body
 from praetor_gateway.http.requests import IF_NONE_MATCH, TOKEN, RequestHead, preferred_wait, read_body, read_head
 from praetor_gateway.reports.handler import ReportHandler
 from praetor_gateway.reports.heartbeats import read_heartbeat
@@ -27,17 +25,12 @@ _JSON = (b"content-type", b"application/json")
 _NO_STORE = (b"cache-control", b"no-store")
 
 
-@frozen(kw_only=True)
-class Terms:
-    """What the gateway asks of every device: the interval of its reports, and the longest poll. In seconds."""
-
-    heartbeat_s: int
-    max_wait_s: int
-
-
 class DeviceApi:
-    """Answers devices, once *is_synced* returns that the fleet is known. *count* is called with the route and status of
-    each answer."""
+    """Answers devices, once *is_synced* returns that the fleet is known.
+
+    Every device is asked to report every *heartbeat_s* seconds, and waits at most *max_wait_s* seconds in a poll.
+    *count* is called with the route and status of each answer.
+    """
 
     def __init__(
         self,
@@ -45,8 +38,9 @@ class DeviceApi:
         long_polls: LongPolls,
         authenticator: DeviceAuthenticator,
         reports: ReportHandler,
-        terms: Terms,
         *,
+        heartbeat_s: int,
+        max_wait_s: int,
         is_synced: Callable[[], bool],
         count: Callable[[str, int], None],
     ) -> None:
@@ -56,9 +50,10 @@ class DeviceApi:
         self._long_polls = long_polls
         self._authenticator = authenticator
         self._reports = reports
-        self._terms = terms
+        self._heartbeat_s = heartbeat_s
+        self._max_wait_s = max_wait_s
         self._quiet = {
-            resync: b',"heartbeatIntervalSeconds":%d,"resync":%b}' % (terms.heartbeat_s, json.dumps(resync).encode())
+            resync: b',"heartbeatIntervalSeconds":%d,"resync":%b}' % (heartbeat_s, json.dumps(resync).encode())
             for resync in (False, True)
         }
 
@@ -70,7 +65,7 @@ class DeviceApi:
         applied = 0
         if known is not None and etag_matches(known.decode("latin-1"), _etag(device)):
             if scope["method"] == "GET":
-                applied = preferred_wait(head, self._terms.max_wait_s)
+                applied = preferred_wait(head, self._max_wait_s)
             if not applied:
                 await self._not_modified(send, _etag(device), applied)
                 return
@@ -120,7 +115,8 @@ class DeviceApi:
     def _authenticate(self, name: str, head: RequestHead) -> None:
         """Raise Problem (401) if the token is not valid for the device by what is known at this moment."""
         if not self._authenticator.admits(name, head.get(TOKEN), self._fleet.epoch(name)):
-            raise Problem(HTTPStatus.UNAUTHORIZED, UNAUTHORIZED_DETAIL, headers={"www-authenticate": "X-Device-Token"})
+            detail = "the token is missing or not valid for this device"
+            raise Problem(HTTPStatus.UNAUTHORIZED, detail, headers={"www-authenticate": "X-Device-Token"})
 
     def _unambiguous(self, name: str) -> DeclaredDevice | None:
         device = self._fleet.device(name)
@@ -150,7 +146,7 @@ class DeviceApi:
         return woken is not Woken.GONE
 
     async def _send_desired(self, name: str, device: DeclaredDevice | None, send: Send, applied: int) -> None:
-        body = render(name, self._terms.heartbeat_s, device.served if device is not None else ())
+        body = render(name, self._heartbeat_s, device.served if device is not None else ())
         headers = [_JSON, _NO_STORE, (b"etag", _etag(device).encode()), (b"content-length", b"%d" % len(body))]
         self._count("desired", HTTPStatus.OK)
         await _send(send, HTTPStatus.OK, headers + _preference(applied), body)
@@ -177,7 +173,7 @@ def _read(body: bytes) -> tuple[Report, tuple[Observation, ...], tuple[Rejected,
         heartbeat = read_heartbeat(data)
         return (heartbeat, (), ()) if heartbeat is not None else read_report(data)
     except WireError as e:
-        raise_for_body(e)
+        raise Problem(HTTPStatus.BAD_REQUEST, "the body is not valid", faults=e.faults) from e
 
 
 def _etag(device: DeclaredDevice | None) -> str:

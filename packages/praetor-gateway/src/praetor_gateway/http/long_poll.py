@@ -28,11 +28,10 @@ class LongPolls:
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Timeout]] = {}
-        self._count = 0
         self._released = False
 
     def __len__(self) -> int:
-        return self._count
+        return sum(map(len, self._waiting.values()))
 
     def wake(self, device: str) -> None:
         """Wake all polls of *device*, to compare again."""
@@ -52,7 +51,6 @@ class LongPolls:
             return Woken.EXPIRED
         poll = asyncio.timeout_at(until)
         self._waiting.setdefault(device, set()).add(poll)
-        self._count += 1
         try:
             async with poll:
                 while (await receive())["type"] != "http.disconnect":
@@ -61,11 +59,7 @@ class LongPolls:
         except TimeoutError:
             return Woken.CHANGED if poll.when() == _NOW and not self._released else Woken.EXPIRED
         finally:
-            self._forget(device, poll)
-
-    def _forget(self, device: str, poll: asyncio.Timeout) -> None:
-        self._count -= 1
-        others = self._waiting[device]
-        others.discard(poll)
-        if not others:
-            del self._waiting[device]
+            others = self._waiting[device]
+            others.discard(poll)
+            if not others:
+                del self._waiting[device]

@@ -5,23 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any, NoReturn
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ExceptionHandler, Scope
 
-from praetor_api.wire import WireError
 from praetor_gateway.errors import Problem
 
 MEDIA_TYPE = "application/problem+json"
-UNAUTHORIZED_DETAIL = "the token is missing or not valid for this device"
-
-
-def raise_for_body(error: WireError) -> NoReturn:
-    """Raise the 400 that says what is wrong with a body."""
-    raise Problem(HTTPStatus.BAD_REQUEST, "the body is not valid", faults=error.faults) from error
 
 
 class ProblemHandlers:
@@ -37,7 +30,16 @@ class ProblemHandlers:
     def answer(self, scope: Scope, problem: Problem) -> Response:
         """Return the answer to the request of *scope*."""
         self._count(scope.get("action", "none"), problem.status)
-        return _response(problem)
+        body: dict[str, object] = {
+            "type": "about:blank",
+            "title": HTTPStatus(problem.status).phrase,
+            "status": problem.status,
+            "detail": problem.detail,
+        }
+        if problem.faults:
+            body["errors"] = [{"field": fault.path, "message": fault.message} for fault in problem.faults]
+        headers = {"cache-control": "no-store", **problem.headers}
+        return Response(json.dumps(body), problem.status, headers, MEDIA_TYPE)
 
     async def on_crash(self, request: Request, _: Exception) -> Response:
         """Answer 500 after a bug of ours; the server logs it."""
@@ -48,16 +50,3 @@ class ProblemHandlers:
         assert isinstance(error, HTTPException)  # noqa: S101 - starlette calls us for this class only
         problem = Problem(error.status_code, "there is nothing at this path", headers=error.headers)
         return self.answer(request.scope, problem)
-
-
-def _response(problem: Problem) -> Response:
-    body: dict[str, object] = {
-        "type": "about:blank",
-        "title": HTTPStatus(problem.status).phrase,
-        "status": problem.status,
-        "detail": problem.detail,
-    }
-    if problem.faults:
-        body["errors"] = [{"field": fault.path, "message": fault.message} for fault in problem.faults]
-    headers = {"cache-control": "no-store", **problem.headers}
-    return Response(json.dumps(body), problem.status, headers, MEDIA_TYPE)

@@ -49,19 +49,16 @@ class Listener:
         clock: Clock | None = None,
     ) -> None:
         self._app = app
-        self._config = _config(tls)
+        self._config = _Config()
+        if tls is not None:
+            self._config.certfile, self._config.keyfile = str(tls.cert), str(tls.key)
         self._certificate = _certificate(tls, self._config, clock or SystemClock()) if tls is not None else None
         try:
-            self._socket = _bind(address)
+            self._socket = bind(address)
         except OSError as e:
             raise BadOption(option, f"cannot listen on {address}: {e.strerror}; choose another one") from e
         if tls is not None:
             limit_tls_buffers()
-
-    @property
-    def sends_at_once(self) -> bool:
-        """Whether what is written leaves without waiting for more to be written."""
-        return self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
     @property
     def port(self) -> int:
@@ -78,27 +75,24 @@ class Listener:
         serving = asyncio.create_task(
             worker_serve(app, self._config, sockets=self._sockets(), shutdown_trigger=stop), name="serve"
         )
-        following = asyncio.create_task(self._follow(), name="follow the certificate")
-        stopping = asyncio.ensure_future(stop())
+        background: list[asyncio.Future[Any]] = [stopping := asyncio.ensure_future(stop())]
+        if self._certificate is not None:
+            background.append(asyncio.create_task(self._certificate.follow(), name="follow the certificate"))
         try:
             await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
             # Hypercorn's own limit does not hold on Python 3.12.1 and later: it waits for every connection
             await asyncio.wait({serving}, timeout=timeout_s)
         finally:
-            stopping.cancel()
-            following.cancel()
+            for task in background:
+                task.cancel()
             if not serving.done():
                 serving.cancel()
         await asyncio.wait({serving})
         if not serving.cancelled():
             serving.result()
 
-    async def _follow(self) -> None:
-        if self._certificate is not None:
-            await self._certificate.follow()
 
-
-def _bind(address: BindAddress) -> socket.socket:
+def bind(address: BindAddress) -> socket.socket:
     """Return a socket that listens: a client that connects from now on waits, and is not refused."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     bound = socket.create_server(address, family=family, backlog=BACKLOG)
@@ -138,6 +132,15 @@ class _Config(Config):
     """Hypercorn's configuration, with the *context* that follows the certificate."""
 
     context: ssl.SSLContext | None = None
+    keep_alive_timeout = KEEP_ALIVE_S
+    keep_alive_max_requests = KEEP_ALIVE_REQUESTS
+    backlog = BACKLOG
+    ssl_handshake_timeout = HANDSHAKE_S
+    h11_max_incomplete_size = MAX_HEAD_BYTES
+    alpn_protocols = ["http/1.1"]  # noqa: RUF012 - as Hypercorn declares it
+    include_server_header = False
+    graceful_timeout = 2.0  # for requests that are under way; see serve() for the bound that holds
+    loglevel = "WARNING"
 
     def create_ssl_context(self) -> ssl.SSLContext | None:
         return self.context or super().create_ssl_context()
@@ -153,19 +156,3 @@ def _certificate(tls: TlsFiles, config: _Config, clock: Clock) -> CertificateRel
         raise BadOption("--tls-cert", f"cannot use {tls.cert} with {tls.key}: {e}") from e
     config.context = certificate.context
     return certificate
-
-
-def _config(tls: TlsFiles | None) -> _Config:
-    config = _Config()
-    config.keep_alive_timeout = KEEP_ALIVE_S
-    config.keep_alive_max_requests = KEEP_ALIVE_REQUESTS
-    config.backlog = BACKLOG
-    config.ssl_handshake_timeout = HANDSHAKE_S
-    config.h11_max_incomplete_size = MAX_HEAD_BYTES
-    config.alpn_protocols = ["http/1.1"]
-    config.include_server_header = False
-    config.graceful_timeout = 2.0  # for requests that are under way; see serve() for the bound that holds
-    config.loglevel = "WARNING"
-    if tls is not None:
-        config.certfile, config.keyfile = str(tls.cert), str(tls.key)
-    return config

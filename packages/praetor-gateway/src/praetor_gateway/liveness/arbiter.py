@@ -13,8 +13,8 @@ from praetor_api.kube.runtime.events import EventRecorder
 from praetor_gateway.fleet.devices import DeviceIndex
 from praetor_gateway.liveness.detector import Storm
 from praetor_gateway.liveness.tracker import LivenessTracker
-from praetor_gateway.status.events import EventReason, EventType
-from praetor_gateway.status.writer import regarding
+from praetor_gateway.status.events import EventReason, StatusEvent
+from praetor_gateway.status.writer import record_event
 
 _log = structlog.get_logger()
 
@@ -68,10 +68,5 @@ class Arbiter:
         rows = (device.switch for device in self._fleet if device.switch is not None)
         row = next((row for row in rows if storm.site in (None, row.site)), None)
         if row is not None:
-            self._recorder.record(
-                regarding(NETWORK_SWITCHES, row),
-                type=EventType.WARNING,
-                reason=EventReason.MANY_AGENTS_SILENT,
-                action="JudgeLiveness",
-                note=note,
-            )
+            event = StatusEvent(EventReason.MANY_AGENTS_SILENT, note)
+            record_event(self._recorder, NETWORK_SWITCHES, row, event, action="JudgeLiveness")

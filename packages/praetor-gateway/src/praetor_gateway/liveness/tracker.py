@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.runtime.clock import Clock
@@ -33,7 +33,8 @@ class LivenessTracker:
         self._limits = limits
         self._clock = clock
         self._is_fresh = is_fresh
-        self._heard_at: dict[str, float] = {}
+        self.heard_at: dict[str, float] = {}
+        """When this process heard each device last, in monotonic seconds."""
         self._detector: FailureDetector | None = None
 
     @property
@@ -41,16 +42,11 @@ class LivenessTracker:
         """Whether so many devices are silent that we are suspect ourselves."""
         return self._detector is not None and self._detector.suspect
 
-    @property
-    def heard_at(self) -> Mapping[str, float]:
-        """When this process heard each device last, in monotonic seconds."""
-        return self._heard_at
-
     def heard(self, device: str, *, age: float = 0.0, observer: str = OWN) -> None:
         """Record that *observer* heard *device* *age* seconds ago."""
         now = self._clock.monotonic()
         if observer == OWN:
-            self._heard_at[device] = now
+            self.heard_at[device] = now
         if self._detector is not None and self._detector.hear(device, now, age=age, observer=observer):
             self._publish(self._fleet.device(device), True)
 
@@ -76,7 +72,7 @@ class LivenessTracker:
         for device in self._fleet:
             self._declare(self._detector, device, now)
             self._recount(self._detector, device)
-        for name, at in self._heard_at.items():
+        for name, at in self.heard_at.items():
             if self._detector.hear(name, now, age=now - at):
                 self._publish(self._fleet.device(name), True)
 
@@ -88,7 +84,7 @@ class LivenessTracker:
         """Follow the declaration of a device."""
         device = self._fleet.device(name)
         if device is None:
-            self._heard_at.pop(name, None)
+            self.heard_at.pop(name, None)
             if self._detector is not None:
                 self._detector.forget(name)
         elif self._detector is not None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 
-from attrs import frozen
-
 from praetor_api.kube.client.resource import NETWORK_SWITCHES
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.protocol import Observation, Rejected, Report
@@ -18,23 +16,22 @@ from praetor_gateway.liveness.tracker import LivenessTracker
 from praetor_gateway.status.merge import merge, start_time
 from praetor_gateway.status.pending import AGENT_DEBOUNCE_S, PendingStatuses, StatusKey
 
-
-@frozen(kw_only=True)
-class ReportRate:
-    """How many reports one device may send: *rate_per_s* in the long run, *burst* at once."""
-
-    rate_per_s: float
-    burst: float
+REPORT_BURST_S = 10.0
+"""A device may send at once what its rate allows in this many seconds: it reports each step of a start at once."""
 
 
 class ReportHandler:
-    """Compares reports with the cache and makes the statuses pending that they change."""
+    """Compares reports with the cache and makes the statuses pending that they change.
 
-    def __init__(self, pending: PendingStatuses, liveness: LivenessTracker, clock: Clock, rate: ReportRate) -> None:
+    A device may send *rate_per_s* reports a second in the long run.
+    """
+
+    def __init__(self, pending: PendingStatuses, liveness: LivenessTracker, clock: Clock, rate_per_s: float) -> None:
         self._pending = pending
         self._liveness = liveness
         self._clock = clock
-        self._rate = rate
+        self._rate_per_s = rate_per_s
+        self._burst = max(1.0, rate_per_s * REPORT_BURST_S)
 
     def heard(self, device: DeclaredDevice) -> None:
         """Record that a device sent something."""
@@ -42,7 +39,7 @@ class ReportHandler:
 
     def spend(self, device: DeclaredDevice) -> float:
         """Take one report from what the device may send; return 0, or the seconds after which to try again."""
-        return device.session.allow(self._rate.rate_per_s, self._rate.burst, self._clock.monotonic())
+        return device.session.allow(self._rate_per_s, self._burst, self._clock.monotonic())
 
     def report(
         self, device: DeclaredDevice, report: Report, observations: tuple[Observation, ...]

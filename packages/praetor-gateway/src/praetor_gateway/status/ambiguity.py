@@ -5,8 +5,8 @@ from __future__ import annotations
 from praetor_api.kube.client.resource import NETWORK_SWITCHES
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_gateway.fleet.devices import DeviceIndex
-from praetor_gateway.status.events import EventReason, EventType
-from praetor_gateway.status.writer import regarding
+from praetor_gateway.status.events import EventReason, StatusEvent
+from praetor_gateway.status.writer import record_event
 
 
 class AmbiguityReporter:
@@ -25,11 +25,7 @@ class AmbiguityReporter:
         elif name not in self._reported:
             self._reported.add(name)
             namespaces = ", ".join(row.key.namespace for row in device.switches)
+            note = f"the namespaces {namespaces} all have a switch of this name; none of them is served"
+            event = StatusEvent(EventReason.DEVICE_AMBIGUOUS, note)
             for row in device.switches:
-                self._recorder.record(
-                    regarding(NETWORK_SWITCHES, row),
-                    type=EventType.WARNING,
-                    reason=EventReason.DEVICE_AMBIGUOUS,
-                    action="ServeDevice",
-                    note=f"the namespaces {namespaces} all have a switch of this name; none of them is served",
-                )
+                record_event(self._recorder, NETWORK_SWITCHES, row, event, action="ServeDevice")

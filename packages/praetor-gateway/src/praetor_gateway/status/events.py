@@ -32,19 +32,29 @@ class EventReason(StrEnum):
     HEALTHY = "Healthy"
     UNHEALTHY = "Unhealthy"
 
-
-class EventType(StrEnum):
-    """Whether a person should act."""
-
-    NORMAL = "Normal"
-    WARNING = "Warning"
+    @property
+    def type(self) -> str:
+        """The event's type: `Warning` where a person should act."""
+        return "Warning" if self in _WARNINGS else "Normal"
 
 
-@frozen(kw_only=True)
+_WARNINGS = {
+    EventReason.AGENT_DISCONNECTED,
+    EventReason.MANY_AGENTS_SILENT,
+    EventReason.DEVICE_AMBIGUOUS,
+    EventReason.SPEC_WARNING,
+    EventReason.ROLLED_BACK,
+    EventReason.UPDATE_HELD,
+    EventReason.PROCESS_RESTARTED,
+    EventReason.PROCESS_FAILED,
+    EventReason.UNHEALTHY,
+}
+
+
+@frozen
 class StatusEvent:
     """Something worth an event; *note* is for people and may hold text from the device."""
 
-    type: EventType
     reason: EventReason
     note: str
 
@@ -65,48 +75,48 @@ def of_switch(old: NetworkSwitchStatus, new: NetworkSwitchStatus) -> tuple[Statu
 def _of_connection(old: tuple[Condition, ...], new: tuple[Condition, ...]) -> Iterator[StatusEvent]:
     before, after = connection(old), connection(new)
     if after and not before:
-        yield _normal(EventReason.AGENT_CONNECTED, "the agent is connected")
+        yield StatusEvent(EventReason.AGENT_CONNECTED, "the agent is connected")
     elif after is False and before:
-        yield _warning(EventReason.AGENT_DISCONNECTED, _message(new, ConditionType.AGENT_CONNECTED))
+        yield StatusEvent(EventReason.AGENT_DISCONNECTED, _message(new, ConditionType.AGENT_CONNECTED))
 
 
 def _of_spec(old: DeviceProcessStatus, new: DeviceProcessStatus) -> Iterator[StatusEvent]:
     if _became_true(old, new, ConditionType.SPEC_OBSERVED) or (
         is_true(new.conditions, ConditionType.SPEC_OBSERVED) and old.observed_spec_hash != new.observed_spec_hash
     ):
-        yield _normal(EventReason.SPEC_OBSERVED, f"the device acts on generation {new.observed_generation}")
+        yield StatusEvent(EventReason.SPEC_OBSERVED, f"the device acts on generation {new.observed_generation}")
     if _became_true(old, new, ConditionType.SPEC_WARNING):
-        yield _warning(EventReason.SPEC_WARNING, _message(new.conditions, ConditionType.SPEC_WARNING))
+        yield StatusEvent(EventReason.SPEC_WARNING, _message(new.conditions, ConditionType.SPEC_WARNING))
     rolled_back = is_true(new.conditions, ConditionType.ROLLED_BACK)
     if rolled_back and (
         not is_true(old.conditions, ConditionType.ROLLED_BACK) or old.failed_spec_hash != new.failed_spec_hash
     ):
-        yield _warning(EventReason.ROLLED_BACK, _message(new.conditions, ConditionType.ROLLED_BACK))
+        yield StatusEvent(EventReason.ROLLED_BACK, _message(new.conditions, ConditionType.ROLLED_BACK))
     if _became_true(old, new, ConditionType.UPDATE_HELD):
-        yield _warning(EventReason.UPDATE_HELD, _message(new.conditions, ConditionType.UPDATE_HELD))
+        yield StatusEvent(EventReason.UPDATE_HELD, _message(new.conditions, ConditionType.UPDATE_HELD))
     elif _became_true(new, old, ConditionType.UPDATE_HELD):
-        yield _normal(EventReason.UPDATE_RELEASED, "the device takes changes again")
+        yield StatusEvent(EventReason.UPDATE_RELEASED, "the device takes changes again")
 
 
 def _of_run(old: DeviceProcessStatus, new: DeviceProcessStatus) -> Iterator[StatusEvent]:
     if _became_true(old, new, ConditionType.PROCESS_STARTED) and new.phase is not Phase.SUCCEEDED:
-        yield _normal(EventReason.PROCESS_STARTED, "the process was started")
+        yield StatusEvent(EventReason.PROCESS_STARTED, "the process was started")
     if (new.restart_count or 0) > (old.restart_count or 0) and old.observed_spec_hash == new.observed_spec_hash:
-        yield _warning(EventReason.PROCESS_RESTARTED, f"the process was restarted, {new.restart_count} times by now")
+        yield StatusEvent(EventReason.PROCESS_RESTARTED, f"the process was restarted, {new.restart_count} times by now")
     if new.phase is not old.phase:
         yield from _of_phase(new)
     if _became_true(old, new, ConditionType.HEALTHY):
-        yield _normal(EventReason.HEALTHY, "the process is healthy")
+        yield StatusEvent(EventReason.HEALTHY, "the process is healthy")
     elif is_true(old.conditions, ConditionType.HEALTHY) and not is_true(new.conditions, ConditionType.HEALTHY):
-        yield _warning(EventReason.UNHEALTHY, _message(new.conditions, ConditionType.HEALTHY))
+        yield StatusEvent(EventReason.UNHEALTHY, _message(new.conditions, ConditionType.HEALTHY))
 
 
 def _of_phase(new: DeviceProcessStatus) -> Iterator[StatusEvent]:
     if new.phase is Phase.SUCCEEDED:
-        yield _normal(EventReason.PROCESS_SUCCEEDED, "the process ran to completion")
+        yield StatusEvent(EventReason.PROCESS_SUCCEEDED, "the process ran to completion")
     elif new.phase is Phase.FAILED:
         note = _message(new.conditions, ConditionType.PROCESS_STARTED)
-        yield _warning(EventReason.PROCESS_FAILED, note or f"the process ended with exit code {new.exit_code}")
+        yield StatusEvent(EventReason.PROCESS_FAILED, note or f"the process ended with exit code {new.exit_code}")
 
 
 def _became_true(old: DeviceProcessStatus, new: DeviceProcessStatus, kind: ConditionType) -> bool:
@@ -116,11 +126,3 @@ def _became_true(old: DeviceProcessStatus, new: DeviceProcessStatus, kind: Condi
 def _message(conditions: tuple[Condition, ...], kind: ConditionType) -> str:
     condition = get_condition(conditions, kind)
     return (condition.message or condition.reason) if condition is not None else ""
-
-
-def _normal(reason: EventReason, note: str) -> StatusEvent:
-    return StatusEvent(type=EventType.NORMAL, reason=reason, note=note)
-
-
-def _warning(reason: EventReason, note: str) -> StatusEvent:
-    return StatusEvent(type=EventType.WARNING, reason=reason, note=note)

@@ -41,7 +41,7 @@ _ARTIFACT = {reason.value: reason for reason in ArtifactReason}
 _ROLLED_BACK = {reason.value: reason for reason in RollbackReason}
 
 
-@frozen(kw_only=True)
+@frozen
 class Finding:
     """What one condition is to say; *holds* None stands for Unknown."""
 
@@ -206,52 +206,38 @@ def _findings(
     yield from _artifact(seen)
     yield from _started(completed, seen)
     yield from _healthy(completed, seen)
-    yield from _warning(known, seen)
-    yield from _rolled_back(spec_hash, known, seen)
-    yield from _held(known, seen)
+    yield from _lasting(seen, spec_hash, known)
 
 
 def _spec(spec_hash: str, seen: Observation) -> Finding:
     kind = ConditionType.SPEC_OBSERVED
     if seen.observed_spec_hash == spec_hash:
-        return Finding(type=kind, holds=True, reason=ProcessReason.CURRENT)
+        return Finding(kind, True, ProcessReason.CURRENT)
     if not seen.observed_spec_hash:
-        return Finding(type=kind, holds=False, reason=ProcessReason.HASH_MISSING, message="the device names no spec")
+        return Finding(kind, False, ProcessReason.HASH_MISSING, "the device names no spec")
     if seen.failed_spec_hash == spec_hash:
-        return Finding(
-            type=kind, holds=False, reason=ProcessReason.GIVEN_UP, message="the device went back to an older spec"
-        )
-    message = "the device does not act on the current spec yet"
-    return Finding(type=kind, holds=False, reason=ProcessReason.OUTDATED, message=message)
+        return Finding(kind, False, ProcessReason.GIVEN_UP, "the device went back to an older spec")
+    return Finding(kind, False, ProcessReason.OUTDATED, "the device does not act on the current spec yet")
 
 
 def _artifact(seen: Observation) -> Iterator[Finding]:
     error = seen.error_message or ""
-    if seen.artifact_downloaded is not None:
-        done = seen.artifact_downloaded
+    if seen.artifact_downloaded:
+        yield Finding(ConditionType.ARTIFACT_DOWNLOADED, True, ProcessReason.DOWNLOADED)
+    elif seen.artifact_downloaded is False:
         missing = _why(seen, ArtifactReason.DOWNLOAD_FAILED) if error else ProcessReason.NOT_DOWNLOADED
-        yield Finding(
-            type=ConditionType.ARTIFACT_DOWNLOADED,
-            holds=done,
-            reason=ProcessReason.DOWNLOADED if done else missing,
-            message="" if done else error,
-        )
-    if seen.artifact_verified is not None:
-        done = seen.artifact_verified
-        failed = bool(error) and bool(seen.artifact_downloaded)
-        missing = _why(seen, ArtifactReason.VERIFICATION_FAILED) if failed else ProcessReason.NOT_VERIFIED
-        yield Finding(
-            type=ConditionType.ARTIFACT_VERIFIED,
-            holds=done,
-            reason=ProcessReason.VERIFIED if done else missing,
-            message=error if failed and not done else "",
-        )
+        yield Finding(ConditionType.ARTIFACT_DOWNLOADED, False, missing, error)
+    kind = ConditionType.ARTIFACT_VERIFIED
+    if seen.artifact_verified:
+        yield Finding(kind, True, ProcessReason.VERIFIED)
+    elif seen.artifact_verified is False:
+        if error and seen.artifact_downloaded:
+            yield Finding(kind, False, _why(seen, ArtifactReason.VERIFICATION_FAILED), error)
+        else:
+            yield Finding(kind, False, ProcessReason.NOT_VERIFIED)
     elif seen.artifact_downloaded:
         # said, for what was found of an older spec, which pinned its artifact, is not so any more
-        message = "the spec gives no checksum to verify the artifact by"
-        yield Finding(
-            type=ConditionType.ARTIFACT_VERIFIED, holds=None, reason=ProcessReason.NOT_PINNED, message=message
-        )
+        yield Finding(kind, None, ProcessReason.NOT_PINNED, "the spec gives no checksum to verify the artifact by")
 
 
 def _why(seen: Observation, otherwise: ArtifactReason) -> ArtifactReason:
@@ -262,53 +248,43 @@ def _why(seen: Observation, otherwise: ArtifactReason) -> ArtifactReason:
 def _started(completed: bool, seen: Observation) -> Iterator[Finding]:
     kind, error = ConditionType.PROCESS_STARTED, seen.error_message or ""
     if completed:
-        yield Finding(type=kind, holds=True, reason=ProcessReason.COMPLETED)
+        yield Finding(kind, True, ProcessReason.COMPLETED)
     elif seen.process_started:
-        yield Finding(type=kind, holds=True, reason=ProcessReason.STARTED)
+        yield Finding(kind, True, ProcessReason.STARTED)
     elif seen.process_started is False:
         if error:
-            yield Finding(type=kind, holds=False, reason=ProcessReason.START_FAILED, message=error)
+            yield Finding(kind, False, ProcessReason.START_FAILED, error)
         elif seen.exit_code is not None:
             message = f"the process ended with exit code {seen.exit_code}"
-            yield Finding(type=kind, holds=False, reason=ProcessReason.EXITED, message=message)
+            yield Finding(kind, False, ProcessReason.EXITED, message)
         else:
-            yield Finding(type=kind, holds=False, reason=ProcessReason.NOT_STARTED)
+            yield Finding(kind, False, ProcessReason.NOT_STARTED)
 
 
 def _healthy(completed: bool, seen: Observation) -> Iterator[Finding]:
     kind = ConditionType.HEALTHY
     if completed:
-        yield Finding(type=kind, holds=True, reason=ProcessReason.COMPLETED)
+        yield Finding(kind, True, ProcessReason.COMPLETED)
     elif seen.process_started is False:
-        yield Finding(type=kind, holds=False, reason=ProcessReason.NOT_RUNNING)
+        yield Finding(kind, False, ProcessReason.NOT_RUNNING)
     elif seen.healthy:
-        yield Finding(type=kind, holds=True, reason=ProcessReason.HEALTHY)
+        yield Finding(kind, True, ProcessReason.HEALTHY)
     elif seen.healthy is False:
-        yield Finding(type=kind, holds=False, reason=ProcessReason.UNHEALTHY, message=seen.error_message or "")
+        yield Finding(kind, False, ProcessReason.UNHEALTHY, seen.error_message or "")
     elif seen.process_started:
-        yield Finding(type=kind, holds=None, reason=ProcessReason.NOT_PROBED)
+        yield Finding(kind, None, ProcessReason.NOT_PROBED)
 
 
-def _warning(known: Mapping[str, Condition], seen: Observation) -> Iterator[Finding]:
-    kind = ConditionType.SPEC_WARNING
-    if seen.warning_message:
-        yield Finding(type=kind, holds=True, reason=ProcessReason.WARNED, message=seen.warning_message)
-    elif kind in known:
-        yield Finding(type=kind, holds=False, reason=ProcessReason.NOT_WARNED)
-
-
-def _rolled_back(spec_hash: str, known: Mapping[str, Condition], seen: Observation) -> Iterator[Finding]:
-    kind = ConditionType.ROLLED_BACK
-    if seen.failed_spec_hash == spec_hash:
-        reason = _ROLLED_BACK.get(seen.rolled_back_reason or "", ProcessReason.OTHER)
-        yield Finding(type=kind, holds=True, reason=reason, message=seen.rolled_back_message or "")
-    elif kind in known:
-        yield Finding(type=kind, holds=False, reason=ProcessReason.NOT_ROLLED_BACK)
-
-
-def _held(known: Mapping[str, Condition], seen: Observation) -> Iterator[Finding]:
-    kind = ConditionType.UPDATE_HELD
-    if seen.update_held_message is not None:
-        yield Finding(type=kind, holds=True, reason=ProcessReason.HELD, message=seen.update_held_message)
-    elif kind in known:
-        yield Finding(type=kind, holds=False, reason=ProcessReason.NOT_HELD)
+def _lasting(seen: Observation, spec_hash: str, known: Mapping[str, Condition]) -> Iterator[Finding]:
+    """Yield the conditions that only exceptions have: once there, they are False when the exception is over."""
+    rolled_back = _ROLLED_BACK.get(seen.rolled_back_reason or "", ProcessReason.OTHER)
+    message = seen.rolled_back_message or "" if seen.failed_spec_hash == spec_hash else None
+    for kind, said, reason, otherwise in (
+        (ConditionType.SPEC_WARNING, seen.warning_message or None, ProcessReason.WARNED, ProcessReason.NOT_WARNED),
+        (ConditionType.ROLLED_BACK, message, rolled_back, ProcessReason.NOT_ROLLED_BACK),
+        (ConditionType.UPDATE_HELD, seen.update_held_message, ProcessReason.HELD, ProcessReason.NOT_HELD),
+    ):
+        if said is not None:
+            yield Finding(kind, True, reason, said)
+        elif kind in known:
+            yield Finding(kind, False, otherwise)

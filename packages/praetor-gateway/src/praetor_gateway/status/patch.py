@@ -32,15 +32,11 @@ def of_process(
     row: CachedProcess, status: DeviceProcessStatus, facts: object, *, has_switch: bool
 ) -> StatusPatch | None:
     """Return how to make *status* that of *row*; None when it is so already."""
-    if status == row.status:
-        return None
     return _patch(row, status, facts, events.of_process(row.status, status, has_switch=has_switch))
 
 
 def of_switch(row: CachedSwitch, status: NetworkSwitchStatus, facts: object) -> StatusPatch | None:
     """Return how to make *status* that of *row*; None when it is so already."""
-    if status == row.status:
-        return None
     return _patch(row, status, facts, events.of_switch(row.status, status))
 
 
@@ -49,7 +45,9 @@ def _patch(
     status: DeviceProcessStatus | NetworkSwitchStatus,
     facts: object,
     happened: tuple[StatusEvent, ...],
-) -> StatusPatch:
+) -> StatusPatch | None:
+    if status == row.status:
+        return None
     # the write holds for this version only: conditions are replaced as a whole, and another writer's must not be lost
     body = {
         "metadata": {"resourceVersion": row.resource_version},

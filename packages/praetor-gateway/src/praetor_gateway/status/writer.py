@@ -23,6 +23,7 @@ from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_gateway.fleet.devices import DeviceIndex
 from praetor_gateway.fleet.rows import CachedProcess, Projection, Row
 from praetor_gateway.status.composer import StatusComposer
+from praetor_gateway.status.events import StatusEvent
 from praetor_gateway.status.patch import StatusPatch
 from praetor_gateway.status.pending import PendingStatuses, StatusKey
 from praetor_gateway.status.resync import ResyncRequester
@@ -121,13 +122,7 @@ class StatusWriter:
         self._outages = 0
         self._fleet.update(self._projection.row(key.resource, obj), own=True)
         for event in patch.events:
-            self._recorder.record(
-                regarding(key.resource, patch.row),
-                type=event.type,
-                reason=event.reason,
-                action="ReportStatus",
-                note=event.note,
-            )
+            record_event(self._recorder, key.resource, patch.row, event, action="ReportStatus")
         if self._composer.is_current(key, patch):
             self._pending.done(key)
         else:  # more came while it was sent
@@ -146,13 +141,13 @@ class StatusWriter:
         outcome = _outcome(error)
         self._count(outcome)
         log = _log.bind(kind=key.resource.kind, key=str(key.object), error=str(error))
-        if outcome is StatusOutcome.REFUSED:
-            log.error("status refused")
-        elif outcome is StatusOutcome.FAILED:
-            log.warning("status write failed")
         if outcome is not StatusOutcome.FAILED:
+            if outcome is StatusOutcome.REFUSED:
+                log.error("status refused")
             self._pending.done(key)
-        elif isinstance(error, Unreachable | TooManyRequests):  # not this object's fault: all wait
+            return outcome
+        log.warning("status write failed")
+        if isinstance(error, Unreachable | TooManyRequests):  # not this object's fault: all wait
             self._pause(error.retry_after)
             self._pending.submit(key)
         else:
@@ -171,12 +166,13 @@ def _outcome(error: KubeError) -> StatusOutcome:
     return StatusOutcome.REFUSED if isinstance(error, Invalid) else StatusOutcome.FAILED
 
 
-def regarding(resource: Resource, row: Row) -> ObjectRef:
-    """Return how events refer to the object of *row*."""
-    return ObjectRef(
+def record_event(recorder: EventRecorder, resource: Resource, row: Row, event: StatusEvent, *, action: str) -> None:
+    """Record *event* about the object of *row*; *action* is the CamelCase word for what the gateway was doing."""
+    regarding = ObjectRef(
         api_version=resource.api_version,
         kind=resource.kind,
         namespace=row.key.namespace,
         name=row.key.name,
         uid=row.uid,
     )
+    recorder.record(regarding, type=event.reason.type, reason=event.reason, action=action, note=event.note)
