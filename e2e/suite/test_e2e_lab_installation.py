@@ -105,7 +105,7 @@ def test_a_killed_agent_is_started_again_and_its_processes_keep_running(switch: 
     assert switch.run("ls", ROOT).split() == ["agent.env"]
 
     assert _installed(switch, gateway) == pid
-    assert "are gone" in switch.agent("uninstall", "--remove-processes")
+    assert "are removed" in switch.agent("uninstall", "--remove-processes")
     with pytest.raises(LabError):
         switch.run("test", "-e", f"/proc/{pid}")
     with pytest.raises(LabError):
