@@ -268,12 +268,12 @@ def test_ones_own_user_needs_no_change(backend: ProcessBackend) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may change users")
 def test_root_runs_a_process_as_its_user(backend: ProcessBackend) -> None:
-    nobody = pwd.getpwnam("nobody")
+    account = pwd.getpwnam("nobody")
     backend.start(launch("/bin/sleep", "1000", user="nobody"))
     status = Path(f"/proc/{seen(backend).pid}/status").read_text()
     lines = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    assert set(lines["Uid"].split()) == {str(nobody.pw_uid)}
-    assert set(lines["Gid"].split()) == {str(nobody.pw_gid)}
+    assert set(lines["Uid"].split()) == {str(account.pw_uid)}
+    assert set(lines["Gid"].split()) == {str(account.pw_gid)}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may change users")
