@@ -238,9 +238,10 @@ async def running_lab(
     kube: InProcessKube | None = None,
     clock: FakeClock | None = None,
     transport: PeerTransport | None = None,
+    devices: Sequence[str] = (),
     **settings: Any,
 ) -> AsyncIterator[GatewayLab]:
-    """Run a gateway on fakes; *settings* replace those of SETTINGS."""
+    """Run a gateway on fakes that knows *devices*; *settings* replace those of SETTINGS."""
     clock = clock or FakeClock()
     kube = kube or InProcessKube(clock)
     registry = CollectorRegistry()
@@ -248,7 +249,21 @@ async def running_lab(
     client = AsgiClient(gateway.app)
     async with _on_time(gateway, clock):
         await clock.settle()
-        yield GatewayLab(kube=kube, clock=clock, gateway=gateway, client=client, registry=registry)
+        lab = GatewayLab(kube=kube, clock=clock, gateway=gateway, client=client, registry=registry)
+        for device in devices:
+            await lab.declare(device)
+        yield lab
+
+
+async def one_device() -> AsyncIterator[GatewayLab]:
+    """Run a gateway on fakes that knows leaf-1. A test module makes it a fixture."""
+    async with running_lab(devices=["leaf-1"]) as lab:
+        yield lab
+
+
+async def healthy(lab: GatewayLab) -> dict[str, Any]:
+    """Return the observation of leaf-1's process as it should be. A test module makes it a fixture."""
+    return await lab.running("leaf-1")
 
 
 @asynccontextmanager

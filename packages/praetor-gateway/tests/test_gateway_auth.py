@@ -45,8 +45,7 @@ ENDPOINTS = [("GET", "desired"), ("HEAD", "desired"), ("POST", "report"), ("POST
 
 @pytest.mark.parametrize("configured", CONFIGURED)
 async def test_a_wrong_token_is_refused_alike_whether_the_device_exists(configured: str) -> None:
-    async with running_lab(credentials=CONFIGURED[configured]) as lab:
-        await lab.declare("leaf-1")
+    async with running_lab(credentials=CONFIGURED[configured], devices=["leaf-1"]) as lab:
         answers = set()
         for (method, action), (name, token) in itertools.product(ENDPOINTS, WRONG.items()):
             client = AsgiClient(lab.gateway.app, token)
@@ -140,8 +139,7 @@ async def test_raising_the_epoch_revokes_the_tokens_of_that_device_alone() -> No
 
 
 async def test_a_revoked_token_is_refused_like_any_other() -> None:
-    async with running_lab(credentials=CONFIGURED["both"]) as lab:
-        await lab.declare("leaf-1")
+    async with running_lab(credentials=CONFIGURED["both"], devices=["leaf-1"]) as lab:
         await raise_epoch(lab, "leaf-1", 1)
         tokens = (device_token(b"s1", "leaf-1"), "t1", "wrong", None)
         answers = [await AsgiClient(lab.gateway.app, token).get("/v1/devices/leaf-1/desired") for token in tokens]
@@ -150,15 +148,13 @@ async def test_a_revoked_token_is_refused_like_any_other() -> None:
 
 
 async def test_a_gateway_without_secrets_refuses_a_device_after_its_tokens_were_revoked() -> None:
-    async with running_lab(credentials=CONFIGURED["token"]) as lab:
-        await lab.declare("leaf-1")
+    async with running_lab(credentials=CONFIGURED["token"], devices=["leaf-1"]) as lab:
         await raise_epoch(lab, "leaf-1", 1)
         assert await statuses(lab, "leaf-1", "t1", device_token(b"t1", "leaf-1", 1)) == [{401}, {401}]
 
 
 async def test_a_device_that_is_declared_twice_has_the_higher_epoch() -> None:
-    async with running_lab(credentials=CONFIGURED["secret"]) as lab:
-        await lab.declare("leaf-1")
+    async with running_lab(credentials=CONFIGURED["secret"], devices=["leaf-1"]) as lab:
         await lab.kube.create(NETWORK_SWITCHES, "other", switch_object("leaf-1") | {"spec": {"credentialEpoch": 1}})
         await lab.clock.settle()
         old, new = (device_token(b"s1", "leaf-1", epoch) for epoch in (0, 1))
@@ -166,8 +162,7 @@ async def test_a_device_that_is_declared_twice_has_the_higher_epoch() -> None:
 
 
 async def test_writing_the_status_of_a_switch_does_not_revalidate_a_revoked_token() -> None:
-    async with running_lab(credentials=CONFIGURED["secret"]) as lab:
-        await lab.declare("leaf-1")
+    async with running_lab(credentials=CONFIGURED["secret"], devices=["leaf-1"]) as lab:
         await raise_epoch(lab, "leaf-1", 1)
         old, new = (device_token(b"s1", "leaf-1", epoch) for epoch in (0, 1))
         lab.client.token = new
@@ -179,8 +174,7 @@ async def test_writing_the_status_of_a_switch_does_not_revalidate_a_revoked_toke
 
 @pytest.mark.parametrize("token", [device_token(b"s1", "leaf-1"), "t1"], ids=["own", "shared"])
 async def test_a_held_poll_ends_as_refused_when_its_token_is_revoked(token: str) -> None:
-    async with running_lab(credentials=CONFIGURED["both"]) as lab:
-        await lab.declare("leaf-1")
+    async with running_lab(credentials=CONFIGURED["both"], devices=["leaf-1"]) as lab:
         client = AsgiClient(lab.gateway.app, token)
         poll = asyncio.ensure_future(client.get("/v1/devices/leaf-1/desired", if_none_match="*", prefer="wait=30"))
         await lab.clock.settle()
@@ -203,8 +197,7 @@ async def test_a_held_poll_gets_no_change_once_its_token_is_revoked() -> None:
 
 
 async def test_a_poll_with_the_new_token_is_held_through_what_does_not_revoke_it() -> None:
-    async with running_lab(credentials=CONFIGURED["secret"]) as lab:
-        await lab.declare("leaf-1")
+    async with running_lab(credentials=CONFIGURED["secret"], devices=["leaf-1"]) as lab:
         await raise_epoch(lab, "leaf-1", 1)
         client = AsgiClient(lab.gateway.app, device_token(b"s1", "leaf-1", 1))
         poll = asyncio.ensure_future(client.get("/v1/devices/leaf-1/desired", if_none_match="*", prefer="wait=30"))
@@ -217,8 +210,7 @@ async def test_a_poll_with_the_new_token_is_held_through_what_does_not_revoke_it
 
 
 async def test_no_token_is_checked_before_the_epochs_are_known() -> None:
-    async with running_lab(credentials=CONFIGURED["both"]) as source:
-        await source.declare("leaf-1")
+    async with running_lab(credentials=CONFIGURED["both"], devices=["leaf-1"]) as source:
         await raise_epoch(source, "leaf-1", 1)
         kube = source.kube.another_client()
         kube.unreachable = True

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_testing import process_object, running_lab, switch_object
+from gateway_testing import GatewayLab, one_device, process_object, running_lab, switch_object
 from praetor_api.canonical import desired_etag, spec_hash
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, EVENTS, NETWORK_SWITCHES, Key
 
 DESIRED = "/v1/devices/leaf-1/desired"
 REPORT = "/v1/devices/leaf-1/report"
+lab = pytest.fixture(one_device)
 
 
-async def test_a_device_gets_its_processes_as_they_are_stored() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        await lab.kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1", name="a"))
-        await lab.clock.settle()
-        answer = await lab.client.get(DESIRED)
-        stored = lab.process("leaf-1")
+async def test_a_device_gets_its_processes_as_they_are_stored(lab: GatewayLab) -> None:
+    await lab.kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1", name="a"))
+    await lab.clock.settle()
+    answer = await lab.client.get(DESIRED)
+    stored = lab.process("leaf-1")
     body = answer.json()
     assert (body["deviceName"], body["heartbeatIntervalSeconds"]) == ("leaf-1", 15)
     assert [item["name"] for item in body["items"]] == ["a", "agent-leaf-1"]
@@ -33,28 +32,22 @@ async def test_a_device_gets_its_processes_as_they_are_stored() -> None:
 
 
 @pytest.mark.parametrize("form", ["{}", "W/{}", '"other", {}', "*"])
-async def test_a_known_etag_is_answered_with_304(form: str) -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        etag = (await lab.client.get(DESIRED)).headers["etag"]
-        answer = await lab.client.get(DESIRED, if_none_match=form.format(etag))
+async def test_a_known_etag_is_answered_with_304(lab: GatewayLab, form: str) -> None:
+    etag = (await lab.client.get(DESIRED)).headers["etag"]
+    answer = await lab.client.get(DESIRED, if_none_match=form.format(etag))
     assert (answer.status, answer.body, answer.headers["etag"]) == (304, b"", etag)
     assert "preference-applied" not in answer.headers
 
 
-async def test_another_etag_is_answered_with_200() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        assert (await lab.client.get(DESIRED, if_none_match='"other"')).status == 200
+async def test_another_etag_is_answered_with_200(lab: GatewayLab) -> None:
+    assert (await lab.client.get(DESIRED, if_none_match='"other"')).status == 200
 
 
-async def test_head_answers_like_get_and_never_waits() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        etag = (await lab.client.get(DESIRED)).headers["etag"]
-        headers = {"If-None-Match": etag, "Prefer": "wait=9"}
-        assert (await lab.client.request("HEAD", DESIRED, headers=headers)).status == 304
-        assert (await lab.client.request("HEAD", DESIRED)).headers["etag"] == etag
+async def test_head_answers_like_get_and_never_waits(lab: GatewayLab) -> None:
+    etag = (await lab.client.get(DESIRED)).headers["etag"]
+    headers = {"If-None-Match": etag, "Prefer": "wait=9"}
+    assert (await lab.client.request("HEAD", DESIRED, headers=headers)).status == 304
+    assert (await lab.client.request("HEAD", DESIRED)).headers["etag"] == etag
 
 
 async def test_an_undeclared_device_gets_nothing_and_leaves_no_trace() -> None:
@@ -82,18 +75,16 @@ async def test_a_process_that_is_being_deleted_is_no_longer_desired() -> None:
         assert (await lab.desired("leaf-1"))["items"] == []
 
 
-async def test_a_changed_spec_gets_another_etag_and_a_changed_status_does_not() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        first = (await lab.client.get(DESIRED)).headers["etag"]
-        await lab.report("leaf-1", await lab.running("leaf-1"))
-        await lab.clock.advance(1)
-        assert lab.process("leaf-1")["status"]["phase"] == "Running"
-        assert (await lab.client.get(DESIRED)).headers["etag"] == first
-        key = Key("lab", "agent-leaf-1")
-        await lab.kube.patch(DEVICE_PROCESSES, key, {"spec": {"restartPolicy": "Never"}})
-        await lab.clock.settle()
-        assert (await lab.client.get(DESIRED)).headers["etag"] != first
+async def test_a_changed_spec_gets_another_etag_and_a_changed_status_does_not(lab: GatewayLab) -> None:
+    first = (await lab.client.get(DESIRED)).headers["etag"]
+    await lab.report("leaf-1", await lab.running("leaf-1"))
+    await lab.clock.advance(1)
+    assert lab.process("leaf-1")["status"]["phase"] == "Running"
+    assert (await lab.client.get(DESIRED)).headers["etag"] == first
+    key = Key("lab", "agent-leaf-1")
+    await lab.kube.patch(DEVICE_PROCESSES, key, {"spec": {"restartPolicy": "Never"}})
+    await lab.clock.settle()
+    assert (await lab.client.get(DESIRED)).headers["etag"] != first
 
 
 @pytest.mark.parametrize(
@@ -143,18 +134,16 @@ async def test_options_names_the_methods() -> None:
     assert (answer.status, answer.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
 
 
-async def test_two_switches_of_one_name_are_ambiguous_and_get_an_event() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        await lab.kube.create(NETWORK_SWITCHES, "other", switch_object("leaf-1"))
-        await lab.clock.settle()
-        for answer in (await lab.client.get(DESIRED), await lab.client.post(REPORT)):
-            assert answer.status == 409
-        events = lab.kube.objects(EVENTS).values()
-        assert {e["regarding"]["namespace"] for e in events if e["reason"] == "DeviceAmbiguous"} == {"lab", "other"}
-        await lab.kube.delete(NETWORK_SWITCHES, Key("other", "leaf-1"))
-        await lab.clock.settle()
-        assert (await lab.client.get(DESIRED)).status == 200
+async def test_two_switches_of_one_name_are_ambiguous_and_get_an_event(lab: GatewayLab) -> None:
+    await lab.kube.create(NETWORK_SWITCHES, "other", switch_object("leaf-1"))
+    await lab.clock.settle()
+    for answer in (await lab.client.get(DESIRED), await lab.client.post(REPORT)):
+        assert answer.status == 409
+    events = lab.kube.objects(EVENTS).values()
+    assert {e["regarding"]["namespace"] for e in events if e["reason"] == "DeviceAmbiguous"} == {"lab", "other"}
+    await lab.kube.delete(NETWORK_SWITCHES, Key("other", "leaf-1"))
+    await lab.clock.settle()
+    assert (await lab.client.get(DESIRED)).status == 200
 
 
 async def test_a_process_needs_no_switch_and_cannot_reach_a_declared_one_from_elsewhere() -> None:
@@ -196,15 +185,13 @@ async def test_nothing_is_answered_from_a_cache_that_is_not_synced() -> None:
             assert len((await lab.desired("leaf-1"))["items"]) == 1
 
 
-async def test_the_cache_serves_while_the_apiserver_is_away() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        lab.kube.unreachable = True
-        lab.kube.end_watches()
-        await lab.clock.advance(300)
-        assert lab.gateway.unready() == ""
-        assert len((await lab.desired("leaf-1"))["items"]) == 1
-        assert lab.value("cache_age_seconds") >= 290
+async def test_the_cache_serves_while_the_apiserver_is_away(lab: GatewayLab) -> None:
+    lab.kube.unreachable = True
+    lab.kube.end_watches()
+    await lab.clock.advance(300)
+    assert lab.gateway.unready() == ""
+    assert len((await lab.desired("leaf-1"))["items"]) == 1
+    assert lab.value("cache_age_seconds") >= 290
 
 
 async def test_only_the_given_namespaces_are_watched() -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
-from gateway_testing import GatewayLab, conditions, process_object, running_lab, switch_object
+import pytest
+
+from gateway_testing import GatewayLab, conditions, one_device, process_object, running_lab, switch_object
 from praetor_api.kube.client.errors import api_error
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, EVENTS, LEASES, NETWORK_SWITCHES, Key
+
+lab = pytest.fixture(one_device)
 
 
 async def heartbeats(lab: GatewayLab, seconds: int, *devices: str) -> None:
@@ -16,27 +20,25 @@ async def heartbeats(lab: GatewayLab, seconds: int, *devices: str) -> None:
         await lab.clock.advance(15)
 
 
-async def test_a_silent_device_is_disconnected_on_its_switch_and_its_processes() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        await lab.declare("leaf-2")
-        await lab.report("leaf-1", await lab.running("leaf-1"))
-        await heartbeats(lab, 60, "leaf-1", "leaf-2")
-        assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "True"
-        await heartbeats(lab, 75, "leaf-2")
-        assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "False"
-        assert conditions(lab.process("leaf-1"))["AgentConnected"] == "False"
-        assert conditions(lab.process("leaf-1"))["Healthy"] == "True"
-        assert lab.process("leaf-1")["status"]["phase"] == "Unknown"
-        assert conditions(lab.switch("leaf-2"))["AgentConnected"] == "True"
-        lost = [e for e in lab.kube.objects(EVENTS).values() if e["reason"] == "AgentDisconnected"]
-        assert [event["regarding"]["name"] for event in lost] == ["leaf-1"]
-        await lab.report("leaf-1")
-        await lab.clock.advance(1)
-        assert conditions(lab.process("leaf-1"))["AgentConnected"] == "True"
-        assert lab.process("leaf-1")["status"]["phase"] == "Running"
-        assert lab.value("devices_connected") == 2
-        assert lab.value("devices_disconnected_total") == 1
+async def test_a_silent_device_is_disconnected_on_its_switch_and_its_processes(lab: GatewayLab) -> None:
+    await lab.declare("leaf-2")
+    await lab.report("leaf-1", await lab.running("leaf-1"))
+    await heartbeats(lab, 60, "leaf-1", "leaf-2")
+    assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "True"
+    await heartbeats(lab, 75, "leaf-2")
+    assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "False"
+    assert conditions(lab.process("leaf-1"))["AgentConnected"] == "False"
+    assert conditions(lab.process("leaf-1"))["Healthy"] == "True"
+    assert lab.process("leaf-1")["status"]["phase"] == "Unknown"
+    assert conditions(lab.switch("leaf-2"))["AgentConnected"] == "True"
+    lost = [e for e in lab.kube.objects(EVENTS).values() if e["reason"] == "AgentDisconnected"]
+    assert [event["regarding"]["name"] for event in lost] == ["leaf-1"]
+    await lab.report("leaf-1")
+    await lab.clock.advance(1)
+    assert conditions(lab.process("leaf-1"))["AgentConnected"] == "True"
+    assert lab.process("leaf-1")["status"]["phase"] == "Running"
+    assert lab.value("devices_connected") == 2
+    assert lab.value("devices_disconnected_total") == 1
 
 
 async def test_the_connection_of_a_device_without_a_switch_is_written_to_its_processes() -> None:
@@ -52,9 +54,7 @@ async def test_the_connection_of_a_device_without_a_switch_is_written_to_its_pro
 
 
 async def test_a_device_that_died_while_no_gateway_ran_is_disconnected_and_no_other() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        await lab.declare("leaf-2")
+    async with running_lab(devices=["leaf-1", "leaf-2"]) as lab:
         await heartbeats(lab, 30, "leaf-1", "leaf-2")
     await lab.clock.advance(3600)
     async with running_lab(kube=lab.kube, clock=lab.clock) as lab:
@@ -66,8 +66,7 @@ async def test_a_device_that_died_while_no_gateway_ran_is_disconnected_and_no_ot
 
 
 async def test_a_gateway_does_not_lead_before_it_has_read_the_fleet() -> None:
-    async with running_lab() as first:
-        await first.declare("leaf-1")
+    async with running_lab(devices=["leaf-1"]) as first:
         await heartbeats(first, 30, "leaf-1")
     kube = first.kube.another_client()
     kube.fail_next(api_error(500), verb="list", resource=NETWORK_SWITCHES, times=1000)
@@ -103,16 +102,14 @@ async def test_counts_that_changed_while_no_replica_led_are_written_after_the_ta
         assert lab.switch("leaf-2") == unchanged
 
 
-async def test_a_new_process_of_a_disconnected_device_is_disconnected() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        await lab.report("leaf-1")
-        await lab.clock.advance(120)
-        await lab.kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1", name="later"))
-        await lab.clock.advance(1)
-        later = lab.kube.objects(DEVICE_PROCESSES)[Key("lab", "later")]
-        assert conditions(later)["AgentConnected"] == "False"
-        assert later["status"]["phase"] == "Unknown"
+async def test_a_new_process_of_a_disconnected_device_is_disconnected(lab: GatewayLab) -> None:
+    await lab.report("leaf-1")
+    await lab.clock.advance(120)
+    await lab.kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1", name="later"))
+    await lab.clock.advance(1)
+    later = lab.kube.objects(DEVICE_PROCESSES)[Key("lab", "later")]
+    assert conditions(later)["AgentConnected"] == "False"
+    assert later["status"]["phase"] == "Unknown"
 
 
 async def test_a_gateway_that_does_not_hold_the_lease_writes_no_connection() -> None:
@@ -141,18 +138,16 @@ async def test_a_gateway_that_takes_over_knows_the_devices_that_it_heard() -> No
         assert conditions(second.switch("leaf-1"))["AgentConnected"] == "True"
 
 
-async def test_an_apiserver_outage_disconnects_no_device() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        await heartbeats(lab, 90, "leaf-1")
-        lab.kube.unreachable = True
-        await lab.clock.advance(600)
-        lab.kube.heal()
-        await lab.clock.advance(30)
-        await heartbeats(lab, 120, "leaf-1")
-        assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "True"
-        reasons = [event["reason"] for event in lab.kube.objects(EVENTS).values()]
-        assert "AgentDisconnected" not in reasons
+async def test_an_apiserver_outage_disconnects_no_device(lab: GatewayLab) -> None:
+    await heartbeats(lab, 90, "leaf-1")
+    lab.kube.unreachable = True
+    await lab.clock.advance(600)
+    lab.kube.heal()
+    await lab.clock.advance(30)
+    await heartbeats(lab, 120, "leaf-1")
+    assert conditions(lab.switch("leaf-1"))["AgentConnected"] == "True"
+    reasons = [event["reason"] for event in lab.kube.objects(EVENTS).values()]
+    assert "AgentDisconnected" not in reasons
 
 
 async def test_a_storm_writes_no_status_and_one_event() -> None:

@@ -6,47 +6,43 @@ import asyncio
 
 import pytest
 
-from gateway_testing import Answer, GatewayLab, run_in_virtual_time, running_lab
+from gateway_testing import Answer, GatewayLab, one_device, run_in_virtual_time, running_lab
 from praetor_api.canonical import desired_etag
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
 
 DESIRED = "/v1/devices/leaf-1/desired"
+lab = pytest.fixture(one_device)
 
 
 async def _etag(lab: GatewayLab) -> str:
     return (await lab.client.get(DESIRED)).headers["etag"]
 
 
-async def test_a_held_poll_is_answered_when_something_changes() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        poll = asyncio.ensure_future(lab.client.get(DESIRED, if_none_match=await _etag(lab), prefer="wait=30"))
-        await lab.clock.settle()
-        assert not poll.done()
-        assert lab.value("waiters") == 1
-        await lab.kube.patch(DEVICE_PROCESSES, Key("lab", "agent-leaf-1"), {"spec": {"restartPolicy": "Never"}})
-        answer = await poll
-        assert lab.value("waiters") == 0
+async def test_a_held_poll_is_answered_when_something_changes(lab: GatewayLab) -> None:
+    poll = asyncio.ensure_future(lab.client.get(DESIRED, if_none_match=await _etag(lab), prefer="wait=30"))
+    await lab.clock.settle()
+    assert not poll.done()
+    assert lab.value("waiters") == 1
+    await lab.kube.patch(DEVICE_PROCESSES, Key("lab", "agent-leaf-1"), {"spec": {"restartPolicy": "Never"}})
+    answer = await poll
+    assert lab.value("waiters") == 0
     assert (answer.status, answer.headers["preference-applied"]) == (200, "wait=30")
 
 
-async def test_a_held_poll_is_not_answered_for_changes_of_others() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        poll = asyncio.ensure_future(lab.client.get(DESIRED, if_none_match=await _etag(lab), prefer="wait=30"))
-        await lab.clock.settle()
-        await lab.declare("leaf-2")
-        await lab.report("leaf-1", await lab.running("leaf-1"))
-        await lab.clock.advance(1)
-        assert not poll.done()
-        lab.gateway.drain()
-        assert (await poll).status == 304
+async def test_a_held_poll_is_not_answered_for_changes_of_others(lab: GatewayLab) -> None:
+    poll = asyncio.ensure_future(lab.client.get(DESIRED, if_none_match=await _etag(lab), prefer="wait=30"))
+    await lab.clock.settle()
+    await lab.declare("leaf-2")
+    await lab.report("leaf-1", await lab.running("leaf-1"))
+    await lab.clock.advance(1)
+    assert not poll.done()
+    lab.gateway.drain()
+    assert (await poll).status == 304
 
 
 def test_a_held_poll_ends_with_304_when_its_time_is_up() -> None:
     async def scenario() -> tuple[float, Answer]:
-        async with running_lab(max_wait_s=20) as lab:
-            await lab.declare("leaf-1")
+        async with running_lab(max_wait_s=20, devices=["leaf-1"]) as lab:
             loop = asyncio.get_running_loop()
             began = loop.time()
             answer = await lab.client.get(DESIRED, if_none_match=await _etag(lab), prefer="respond-async, wait=300")
@@ -57,16 +53,14 @@ def test_a_held_poll_ends_with_304_when_its_time_is_up() -> None:
     assert (answer.status, answer.headers["preference-applied"]) == (304, "wait=20")
 
 
-async def test_a_client_that_goes_away_waits_no_more() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        gone = asyncio.Event()
-        headers = {"If-None-Match": await _etag(lab), "Prefer": "wait=30"}
-        poll = asyncio.ensure_future(lab.client.request("GET", DESIRED, headers=headers, gone=gone))
-        await lab.clock.settle()
-        gone.set()
-        assert (await poll).status == 0
-        assert lab.value("waiters") == 0
+async def test_a_client_that_goes_away_waits_no_more(lab: GatewayLab) -> None:
+    gone = asyncio.Event()
+    headers = {"If-None-Match": await _etag(lab), "Prefer": "wait=30"}
+    poll = asyncio.ensure_future(lab.client.request("GET", DESIRED, headers=headers, gone=gone))
+    await lab.clock.settle()
+    gone.set()
+    assert (await poll).status == 0
+    assert lab.value("waiters") == 0
 
 
 async def test_a_device_that_is_declared_while_it_polls_is_answered() -> None:
@@ -78,14 +72,12 @@ async def test_a_device_that_is_declared_while_it_polls_is_answered() -> None:
         assert lab.value("waiters") == 0
 
 
-async def test_draining_answers_all_held_polls_at_once() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        etag = await _etag(lab)
-        polls = [asyncio.ensure_future(lab.client.get(DESIRED, if_none_match=etag, prefer="wait=30")) for _ in "abc"]
-        await lab.clock.settle()
-        lab.gateway.drain()
-        assert [(await poll).status for poll in polls] == [304] * 3
-        assert lab.gateway.unready() == "draining"
-        late = await lab.client.get(DESIRED, if_none_match=etag, prefer="wait=30")
-        assert late.status == 304
+async def test_draining_answers_all_held_polls_at_once(lab: GatewayLab) -> None:
+    etag = await _etag(lab)
+    polls = [asyncio.ensure_future(lab.client.get(DESIRED, if_none_match=etag, prefer="wait=30")) for _ in "abc"]
+    await lab.clock.settle()
+    lab.gateway.drain()
+    assert [(await poll).status for poll in polls] == [304] * 3
+    assert lab.gateway.unready() == "draining"
+    late = await lab.client.get(DESIRED, if_none_match=etag, prefer="wait=30")
+    assert late.status == 304

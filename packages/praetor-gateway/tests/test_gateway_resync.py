@@ -35,8 +35,7 @@ async def two_replicas() -> AsyncIterator[tuple[GatewayLab, GatewayLab, dict[str
 @asynccontextmanager
 async def reported_to(**identity: Any) -> AsyncIterator[tuple[GatewayLab, dict[str, Any]]]:
     """Yield a gateway and an observation that a device reported to it 5 s ago: all is well."""
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
+    async with running_lab(devices=["leaf-1"]) as lab:
         good = await lab.running("leaf-1")
         await lab.report("leaf-1", good, **identity)
         await lab.clock.advance(5)

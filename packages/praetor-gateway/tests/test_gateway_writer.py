@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from gateway_testing import GatewayLab, conditions, process_object, running_lab
+from gateway_testing import GatewayLab, conditions, healthy, one_device, process_object, running_lab
 from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.errors import Unreachable, api_error
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key, Resource
@@ -20,6 +20,8 @@ from praetor_gateway.status.composer import StatusComposer
 from praetor_gateway.status.merge import merge
 
 KEY = Key("lab", "agent-leaf-1")
+lab = pytest.fixture(one_device)
+good = pytest.fixture(healthy)
 
 
 def asked(lab: GatewayLab) -> int:
@@ -35,8 +37,7 @@ def writes(lab: GatewayLab, device: str = "leaf-1") -> int:
 
 @pytest.mark.timeout(600)  # ten thousand requests
 async def test_heartbeats_with_nothing_changed_cost_no_request() -> None:
-    async with running_lab(device_rate_per_s=1000.0) as lab:
-        await lab.declare("leaf-1")
+    async with running_lab(device_rate_per_s=1000.0, devices=["leaf-1"]) as lab:
         good = await lab.running("leaf-1")
         await lab.report("leaf-1", good, agentVersion="1", bootID="b", facts={"os": "linux"})
         await lab.clock.advance(10)
@@ -51,38 +52,34 @@ async def test_heartbeats_with_nothing_changed_cost_no_request() -> None:
         assert asked(lab) == before
 
 
-async def test_a_clean_start_and_a_clean_update_take_at_most_two_writes_each() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        good = await lab.running("leaf-1")
-        steps = [
-            {"processStarted": False, "healthy": None, "pid": None, "artifactDownloaded": False},
-            {"processStarted": False, "healthy": None, "pid": None, "artifactDownloaded": True},
-            {"processStarted": True, "healthy": None},
-            {},
-        ]
-        for step in steps:
-            await lab.report("leaf-1", {**good, **step})
-            await lab.clock.advance(0.05)
-        await lab.clock.advance(10)
-        assert lab.process("leaf-1")["status"]["phase"] == "Running"
-        assert writes(lab) <= 2
-        before = writes(lab)
-        await lab.kube.patch(DEVICE_PROCESSES, KEY, {"spec": {"restartPolicy": "OnFailure"}})
-        before += 1
-        await lab.clock.settle()
-        good = await lab.running("leaf-1")
-        for step in steps:
-            await lab.report("leaf-1", {**good, **step})
-            await lab.clock.advance(0.05)
-        await lab.clock.advance(10)
-        assert lab.process("leaf-1")["status"]["observedGeneration"] == 2
-        assert writes(lab) - before <= 2
+async def test_a_clean_start_and_a_clean_update_take_at_most_two_writes_each(lab: GatewayLab, good: Any) -> None:
+    steps = [
+        {"processStarted": False, "healthy": None, "pid": None, "artifactDownloaded": False},
+        {"processStarted": False, "healthy": None, "pid": None, "artifactDownloaded": True},
+        {"processStarted": True, "healthy": None},
+        {},
+    ]
+    for step in steps:
+        await lab.report("leaf-1", {**good, **step})
+        await lab.clock.advance(0.05)
+    await lab.clock.advance(10)
+    assert lab.process("leaf-1")["status"]["phase"] == "Running"
+    assert writes(lab) <= 2
+    before = writes(lab)
+    await lab.kube.patch(DEVICE_PROCESSES, KEY, {"spec": {"restartPolicy": "OnFailure"}})
+    before += 1
+    await lab.clock.settle()
+    good = await lab.running("leaf-1")
+    for step in steps:
+        await lab.report("leaf-1", {**good, **step})
+        await lab.clock.advance(0.05)
+    await lab.clock.advance(10)
+    assert lab.process("leaf-1")["status"]["observedGeneration"] == 2
+    assert writes(lab) - before <= 2
 
 
 async def test_a_restarted_gateway_requests_a_resync_and_writes_nothing_that_is_written() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
+    async with running_lab(devices=["leaf-1"]) as lab:
         good = await lab.running("leaf-1")
         await lab.report("leaf-1", good, agentVersion="1")
         await lab.clock.advance(10)
@@ -95,28 +92,23 @@ async def test_a_restarted_gateway_requests_a_resync_and_writes_nothing_that_is_
         assert writes(lab) == 0
 
 
-async def test_after_a_conflict_the_status_is_computed_again_and_other_writers_lose_nothing() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        lab.kube.silence_watches()
-        other = {"type": "Audited", "status": "True", "reason": "Done", "lastTransitionTime": "2026-01-01T00:00:00Z"}
-        await lab.kube.patch(DEVICE_PROCESSES, KEY, {"status": {"conditions": [other]}}, subresource="status")
-        await lab.report("leaf-1", await lab.running("leaf-1"))
-        await lab.clock.advance(2)
-        assert conditions(lab.process("leaf-1"))["Audited"] == "True"
-        assert conditions(lab.process("leaf-1"))["Healthy"] == "True"
-        assert lab.value("status_writes_total", outcome="conflict") == 1
+async def test_after_a_conflict_the_status_is_computed_again_and_other_writers_lose_nothing(lab: GatewayLab) -> None:
+    lab.kube.silence_watches()
+    other = {"type": "Audited", "status": "True", "reason": "Done", "lastTransitionTime": "2026-01-01T00:00:00Z"}
+    await lab.kube.patch(DEVICE_PROCESSES, KEY, {"status": {"conditions": [other]}}, subresource="status")
+    await lab.report("leaf-1", await lab.running("leaf-1"))
+    await lab.clock.advance(2)
+    assert conditions(lab.process("leaf-1"))["Audited"] == "True"
+    assert conditions(lab.process("leaf-1"))["Healthy"] == "True"
+    assert lab.value("status_writes_total", outcome="conflict") == 1
 
 
-async def test_a_field_that_is_no_longer_reported_is_removed_from_the_status() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        good = await lab.running("leaf-1")
-        await lab.report("leaf-1", {**good, "restartCount": 3})
-        await lab.clock.advance(1)
-        await lab.report("leaf-1", {**good, "processStarted": False, "healthy": False, "pid": None, "exitCode": 1})
-        await lab.clock.advance(1)
-        status = lab.process("leaf-1")["status"]
+async def test_a_field_that_is_no_longer_reported_is_removed_from_the_status(lab: GatewayLab, good: Any) -> None:
+    await lab.report("leaf-1", {**good, "restartCount": 3})
+    await lab.clock.advance(1)
+    await lab.report("leaf-1", {**good, "processStarted": False, "healthy": False, "pid": None, "exitCode": 1})
+    await lab.clock.advance(1)
+    status = lab.process("leaf-1")["status"]
     assert "pid" not in status
     assert status["restartCount"] == 0
     assert status["exitCode"] == 1
@@ -127,32 +119,27 @@ async def test_a_field_that_is_no_longer_reported_is_removed_from_the_status() -
     [api_error(429, "TooManyRequests", "slow down", retry_after=2.0), api_error(500), Unreachable("cut off")],
     ids=["429", "500", "cut-off"],
 )
-async def test_a_write_that_fails_is_made_later(error: Exception) -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        lab.kube.fail_next(error, verb="patch", resource=DEVICE_PROCESSES, times=4)  # type: ignore[arg-type]
-        await lab.report("leaf-1", await lab.running("leaf-1"))
-        await lab.clock.advance(1)
-        assert lab.value("queue_depth") >= 1
-        await lab.clock.advance(90)
-        assert conditions(lab.process("leaf-1"))["ProcessStarted"] == "True"
-        assert lab.value("queue_depth") == 0
-        assert lab.value("status_writes_total", outcome="failed") == 4
+async def test_a_write_that_fails_is_made_later(lab: GatewayLab, error: Exception) -> None:
+    lab.kube.fail_next(error, verb="patch", resource=DEVICE_PROCESSES, times=4)  # type: ignore[arg-type]
+    await lab.report("leaf-1", await lab.running("leaf-1"))
+    await lab.clock.advance(1)
+    assert lab.value("queue_depth") >= 1
+    await lab.clock.advance(90)
+    assert conditions(lab.process("leaf-1"))["ProcessStarted"] == "True"
+    assert lab.value("queue_depth") == 0
+    assert lab.value("status_writes_total", outcome="failed") == 4
 
 
-async def test_an_outage_loses_nothing_and_the_newest_observation_wins() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        good = await lab.running("leaf-1")
-        lab.kube.unreachable = True
-        lab.kube.end_watches()
-        for pid in range(20):
-            await lab.report("leaf-1", {**good, "pid": pid})
-            await lab.clock.advance(15)
-        lab.kube.heal()
-        await lab.clock.advance(60)
-        assert lab.process("leaf-1")["status"]["pid"] == 19
-        assert lab.value("queue_depth") == 0
+async def test_an_outage_loses_nothing_and_the_newest_observation_wins(lab: GatewayLab, good: Any) -> None:
+    lab.kube.unreachable = True
+    lab.kube.end_watches()
+    for pid in range(20):
+        await lab.report("leaf-1", {**good, "pid": pid})
+        await lab.clock.advance(15)
+    lab.kube.heal()
+    await lab.clock.advance(60)
+    assert lab.process("leaf-1")["status"]["pid"] == 19
+    assert lab.value("queue_depth") == 0
 
 
 async def test_a_write_to_a_deleted_object_or_one_that_is_invalid_is_dropped() -> None:
@@ -198,50 +185,42 @@ async def test_an_observation_does_not_outlive_its_process() -> None:
 
 
 async def test_the_queue_is_written_before_the_gateway_ends() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
+    async with running_lab(devices=["leaf-1"]) as lab:
         await lab.report("leaf-1", await lab.running("leaf-1"))
     assert conditions(lab.process("leaf-1"))["Healthy"] == "True"
     assert "agentVersion" not in lab.kube.objects(NETWORK_SWITCHES)[Key("lab", "leaf-1")]["status"]
 
 
 async def test_an_outage_does_not_keep_the_gateway_from_ending() -> None:
-    async with running_lab(shutdown_timeout_s=4.0) as lab:
-        await lab.declare("leaf-1")
+    async with running_lab(shutdown_timeout_s=4.0, devices=["leaf-1"]) as lab:
         lab.kube.unreachable = True
         await lab.report("leaf-1", await lab.running("leaf-1"))
         began = lab.clock.monotonic()
     assert lab.clock.monotonic() - began < 8.0
 
 
-async def test_the_echo_of_our_own_write_causes_no_further_write() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        good = await lab.running("leaf-1")
-        await lab.report("leaf-1", good)
-        await lab.clock.advance(30)
-        before = len(lab.kube.requests)
-        lab.kube.expire_history()
-        await lab.clock.advance(14)
-        await lab.report("leaf-1", good)
-        await lab.clock.advance(5)
-        later = lab.kube.requests[before:]
+async def test_the_echo_of_our_own_write_causes_no_further_write(lab: GatewayLab, good: Any) -> None:
+    await lab.report("leaf-1", good)
+    await lab.clock.advance(30)
+    before = len(lab.kube.requests)
+    lab.kube.expire_history()
+    await lab.clock.advance(14)
+    await lab.report("leaf-1", good)
+    await lab.clock.advance(5)
+    later = lab.kube.requests[before:]
     assert [r for r in later if r.verb == "patch" and r.resource != LEASES] == []
     assert [r for r in later if r.verb == "list"] != []
 
 
-async def test_a_change_that_is_reverted_while_it_is_debounced_is_not_written() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        good = await lab.running("leaf-1")
-        await lab.report("leaf-1", good)
-        await lab.clock.advance(10)
-        before, written = lab.process("leaf-1"), writes(lab)
-        await lab.report("leaf-1", {**good, "artifactDownloaded": None, "warningMessage": None, "pid": 43})
-        await lab.report("leaf-1", good)
-        await lab.clock.advance(10)
-        assert lab.process("leaf-1") == before
-        assert writes(lab) == written
+async def test_a_change_that_is_reverted_while_it_is_debounced_is_not_written(lab: GatewayLab, good: Any) -> None:
+    await lab.report("leaf-1", good)
+    await lab.clock.advance(10)
+    before, written = lab.process("leaf-1"), writes(lab)
+    await lab.report("leaf-1", {**good, "artifactDownloaded": None, "warningMessage": None, "pid": 43})
+    await lab.report("leaf-1", good)
+    await lab.clock.advance(10)
+    assert lab.process("leaf-1") == before
+    assert writes(lab) == written
 
 
 @contextmanager
@@ -262,53 +241,44 @@ def counted_calls(*functions: Callable[..., object]) -> Iterator[Counter[str]]:
         sys.setprofile(before)
 
 
-async def test_a_changed_observation_is_merged_at_most_three_times_until_it_is_written() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        good = await lab.running("leaf-1")
-        await lab.report("leaf-1", good)
-        await lab.clock.advance(10)
-        before = writes(lab)
-        with counted_calls(merge, StatusComposer.compose) as calls:
-            await lab.report("leaf-1", {**good, "healthy": False})
-            await lab.clock.advance(1)
-        assert writes(lab) == before + 1
-        assert conditions(lab.process("leaf-1"))["Healthy"] == "False"
-        assert 1 <= calls["merge"] <= 3
-        assert calls["compose"] == 1
+async def test_a_changed_observation_is_merged_at_most_three_times_until_its_write(lab: GatewayLab, good: Any) -> None:
+    await lab.report("leaf-1", good)
+    await lab.clock.advance(10)
+    before = writes(lab)
+    with counted_calls(merge, StatusComposer.compose) as calls:
+        await lab.report("leaf-1", {**good, "healthy": False})
+        await lab.clock.advance(1)
+    assert writes(lab) == before + 1
+    assert conditions(lab.process("leaf-1"))["Healthy"] == "False"
+    assert 1 <= calls["merge"] <= 3
+    assert calls["compose"] == 1
 
 
-async def test_each_attempt_to_write_composes_the_status_once() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        good = await lab.running("leaf-1")
-        await lab.report("leaf-1", good)
-        await lab.clock.advance(10)
-        before = writes(lab)
-        lab.kube.fail_next(api_error(409, "Conflict"), verb="patch", resource=DEVICE_PROCESSES)
-        lab.kube.fail_next(api_error(500), verb="patch", resource=DEVICE_PROCESSES)
-        with counted_calls(StatusComposer.compose) as calls:
-            await lab.report("leaf-1", {**good, "healthy": False})
-            await lab.clock.advance(2)
-        assert conditions(lab.process("leaf-1"))["Healthy"] == "False"
-        assert calls["compose"] == writes(lab) - before == 3
+async def test_each_attempt_to_write_composes_the_status_once(lab: GatewayLab, good: Any) -> None:
+    await lab.report("leaf-1", good)
+    await lab.clock.advance(10)
+    before = writes(lab)
+    lab.kube.fail_next(api_error(409, "Conflict"), verb="patch", resource=DEVICE_PROCESSES)
+    lab.kube.fail_next(api_error(500), verb="patch", resource=DEVICE_PROCESSES)
+    with counted_calls(StatusComposer.compose) as calls:
+        await lab.report("leaf-1", {**good, "healthy": False})
+        await lab.clock.advance(2)
+    assert conditions(lab.process("leaf-1"))["Healthy"] == "False"
+    assert calls["compose"] == writes(lab) - before == 3
 
 
-async def test_a_report_that_comes_while_the_last_one_is_written_is_written_as_well() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1")
-        good = await lab.running("leaf-1")
-        await lab.report("leaf-1", good)
-        await lab.clock.advance(10)
-        slow = SlowAnswers(lab.clock, plane=lab.kube.plane)
-        async with running_lab(slow, lab.clock, identity="gateway-2") as other:
-            await other.report("leaf-1", {**good, "healthy": False})
-            await slow.sent.wait()
-            await other.report("leaf-1", good)  # what the status said before
-            slow.answer.set()
-            await lab.clock.advance(1)
-            assert conditions(other.process("leaf-1"))["Healthy"] == "True"
-            assert other.value("status_writes_total", outcome="written") == 2
+async def test_a_report_that_comes_while_the_last_one_is_written_is_written_as_well(lab: GatewayLab, good: Any) -> None:
+    await lab.report("leaf-1", good)
+    await lab.clock.advance(10)
+    slow = SlowAnswers(lab.clock, plane=lab.kube.plane)
+    async with running_lab(slow, lab.clock, identity="gateway-2") as other:
+        await other.report("leaf-1", {**good, "healthy": False})
+        await slow.sent.wait()
+        await other.report("leaf-1", good)  # what the status said before
+        slow.answer.set()
+        await lab.clock.advance(1)
+        assert conditions(other.process("leaf-1"))["Healthy"] == "True"
+        assert other.value("status_writes_total", outcome="written") == 2
 
 
 async def test_a_connection_that_is_lost_while_the_former_one_is_written_is_written_as_well() -> None:
