@@ -122,18 +122,19 @@ async def _roll_out(trace: Trace) -> None:
 
 def _swap(folder: Path) -> Counts:
     """Change what a device shall run, until its agent has reported the new process and waits again."""
-    with FakeGateway(token="t") as gateway:
+    with FakeGateway(token="t") as gateway, (folder / "agent.log").open("wb") as log:
         command = [sys.executable, "-m", "e2e.bench.agent.traced", gateway.url, DEVICE, "t", str(folder)]
         pipe = subprocess.PIPE
-        with subprocess.Popen(
-            command, env=own_environment(), stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL
-        ) as agent:
+        with subprocess.Popen(command, env=own_environment(), stdin=pipe, stdout=pipe, stderr=log) as agent:
             try:
+                _ask(agent, "count")
                 _desire(gateway, 1)
                 time.sleep(QUIET_S)
-                _counted(agent)
+                _ask(agent, "start")
                 _desire(gateway, 2)
                 return _quiet(agent)
+            except (AssertionError, ValueError) as error:
+                raise BenchError(f"the agent failed: {error}\n{Path(log.name).read_text()}") from error
             finally:
                 agent.kill()
                 end_processes(folder / "state")
@@ -153,16 +154,17 @@ def _desire(gateway: FakeGateway, generation: int) -> None:
 
 def _quiet(agent: subprocess.Popen[bytes]) -> Counts:
     """Return the counts once they have not changed for QUIET_S."""
-    counts, last = _counted(agent), None
+    counts, last = _ask(agent, "count"), None
     while counts != last:
         time.sleep(QUIET_S)
-        counts, last = _counted(agent), counts
+        counts, last = _ask(agent, "count"), counts
     return counts
 
 
-def _counted(agent: subprocess.Popen[bytes]) -> Counts:
+def _ask(agent: subprocess.Popen[bytes], word: str) -> Counts:
+    """Send *word* and return what the agent has counted; ValueError when it has ended."""
     assert agent.stdin is not None
     assert agent.stdout is not None
-    agent.stdin.write(b"\n")
+    agent.stdin.write(f"{word}\n".encode())
     agent.stdin.flush()
     return Counts(**json.loads(agent.stdout.readline()))

@@ -1,6 +1,6 @@
 """`python -m e2e.bench.agent.traced URL DEVICE TOKEN FOLDER`: an agent that counts its own moves between files.
 
-The first line on standard input begins the trace; each line is answered with what was counted so far, in JSON.
+The line `start` on standard input begins the trace; each line is answered with what was counted so far, in JSON.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from praetor_agent.settings import RunSettings
 
 def answer(trace: Trace) -> None:
     """Answer the lines of standard input until it closes."""
-    for _ in sys.stdin:
-        trace.active = True
+    for line in sys.stdin:
+        trace.active |= line == "start\n"
         print(json.dumps(asdict(trace.counts)), flush=True)
 
 

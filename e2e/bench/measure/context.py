@@ -90,6 +90,6 @@ def own_environment() -> dict[str, str]:
     """Return the environment for modules of the benchmarks that run as processes of their own."""
     return {
         **environment(),
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT)),
         "PYTHONDONTWRITEBYTECODE": os.environ.get("PYTHONDONTWRITEBYTECODE", ""),
     }
