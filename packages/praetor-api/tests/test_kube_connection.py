@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import ipaddress
 import json
@@ -76,13 +77,16 @@ class Api:
     def __init__(self, token: str) -> None:
         self.token = token
         self.url = ""
+        self.refusal_headers: dict[str, str] = {}
 
     async def answer(self, request: web.Request) -> web.Response:
         assert request.transport is not None
         peer = request.transport.get_extra_info("peercert")
         if request.headers.get("Authorization", "").lower() == f"bearer {self.token}".lower() or peer:
             return web.json_response({"metadata": {"name": "leaf-1"}})
-        return web.json_response({"kind": "Status", "code": 401, "reason": "Unauthorized"}, status=401)
+        return web.json_response(
+            {"kind": "Status", "code": 401, "reason": "Unauthorized"}, status=401, headers=self.refusal_headers
+        )
 
 
 @asynccontextmanager
@@ -149,6 +153,18 @@ async def test_a_token_file_with_a_newline_is_reread_after_rotation(tmp_path: Pa
                 await client.get(NETWORK_SWITCHES, KEY)
             token.write_text("n3xt\n")
             assert await client.get(NETWORK_SWITCHES, KEY) == {"metadata": {"name": "leaf-1"}}
+
+
+async def test_new_credentials_are_sent_at_once_whatever_delay_the_401_asks_for(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("old")
+    async with api() as here:
+        here.refusal_headers = {"Retry-After": "3600"}
+        path = kubeconfig(tmp_path, here.url, {"tokenFile": str(token)})
+        async with await KubeClient.from_config(path) as client:
+            token.write_text("t0k3n")
+            async with asyncio.timeout(30):
+                assert await client.get(NETWORK_SWITCHES, KEY) == {"metadata": {"name": "leaf-1"}}
 
 
 async def test_after_a_401_the_next_watch_sends_new_credentials(tmp_path: Path) -> None:

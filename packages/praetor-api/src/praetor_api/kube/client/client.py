@@ -23,7 +23,7 @@ from yarl import URL
 
 from praetor_api.kube.client.api import PatchType, WatchEvent, WatchType
 from praetor_api.kube.client.connection import ApiConnection, from_kubeconfig
-from praetor_api.kube.client.errors import ApiError, KubeError, TooManyRequests, Unauthorized, Unreachable, api_error
+from praetor_api.kube.client.errors import ApiError, TooManyRequests, Unauthorized, Unreachable, api_error
 from praetor_api.kube.client.framing import LineSplitter, LineTooLong
 from praetor_api.kube.client.resource import Key, Resource
 
@@ -291,9 +291,10 @@ def _error_of(state: RetryCallState) -> BaseException | None:
 
 
 def _asked_delay(state: RetryCallState) -> float:
-    """Return the seconds that the API asked for, and up to half of it more, so that clients do not return in step."""
+    """Return the seconds that a throttling API asked for, and up to half of it more, so that clients do not return in
+    step; 0 after credentials were renewed."""
     error = _error_of(state)
-    asked = error.retry_after if isinstance(error, KubeError) else None
+    asked = error.retry_after if isinstance(error, TooManyRequests) else None
     return (asked or 0.0) * random.uniform(1.0, 1.5)  # noqa: S311  # jitter
 
 
