@@ -24,7 +24,7 @@ from praetor_agent.backends.command import Command
 from praetor_agent.backends.probes import Prober, Probes
 from praetor_agent.clock import Waker
 from praetor_agent.core.health import Health
-from praetor_agent.core.model import Memory, Observed, ObservedDevice, ProcessStage
+from praetor_agent.core.model import Memory, Observed, ObservedDevice, ProcessStage, Record, Revision
 from praetor_agent.core.report import observations
 from praetor_agent.core.restart import LOST
 from praetor_agent.errors import StartError
@@ -67,7 +67,7 @@ class Disk:
     lost from the last one on, for a file system writes them in their order.
     """
 
-    def __init__(self, step: Steps) -> None:
+    def __init__(self, step: Callable[[str], None]) -> None:
         self.full: tuple[str, ...] = ()
         self.flushes = 0
         self._step = step
@@ -316,6 +316,31 @@ def new_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]
 
     yield new
     waker.close()
+
+
+def test_a_record_that_could_not_be_flushed_is_not_found_once_the_one_before_is_stored_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory_fails = False
+
+    def step(what: str) -> None:
+        if directory_fails and what == "before fsync" and disk.flushes == 3:  # of the content, then of the name
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    disk = Disk(step)
+    monkeypatch.setattr("praetor_agent.state.os", disk)
+    job = read_desired({"deviceName": "leaf-1", "items": [JOB]}).items[0]
+    before = Record(uid=job.uid)
+    starting = Record(uid=job.uid, stage=ProcessStage.STARTING, current=Revision(item=job), boot_id="boot-1")
+    state = State(tmp_path)
+    state.save_memory({job.uid: before})
+    directory_fails = True
+    with pytest.raises(OSError, match="Input/output error"):
+        state.save_memory({job.uid: starting})
+    directory_fails = False
+    state.save_memory({job.uid: before})
+    disk.lose_power(disk.unsafe)
+    assert State(tmp_path).load_memory() == {job.uid: before}
 
 
 def killed_at(device: CrashingDevice, change: Change, point: int) -> str | None:

@@ -259,9 +259,13 @@ class State:
         """Store *memory* if it changed. Flush it to disk unless a restart of the device makes the change void."""
         if memory == self._written:
             return
-        self._written, kept = None, _durable(memory)  # if writing fails, the next call tries again
+        kept = _durable(memory)
+        flush = kept != self._flushed
+        self._written = None  # if writing fails, the next call tries again
+        if flush:
+            self._flushed = None  # and flushes, whatever it stores: what a power cut would find then is unknown
         records = [write(memory[uid]) for uid in sorted(memory)]
-        self._memory.save({"format": FORMAT, "records": records}, flush=kept != self._flushed)
+        self._memory.save({"format": FORMAT, "records": records}, flush=flush)
         self._written, self._flushed = dict(memory), kept
 
     def load_view(self) -> View:
