@@ -521,6 +521,18 @@ def test_a_stop_that_has_begun_is_not_forced_while_the_device_is_frozen() -> Non
     assert plan_of(wanted(item()), seen, stopping, now=200.0) == Decision(memory={UID: stopping})
 
 
+def test_while_memory_cannot_be_stored_no_job_is_started_and_no_process_is_replaced() -> None:
+    why = "the state directory cannot be written: disk full"
+    full = ObservedDevice(boot_id=BOOT, persistence_error="disk full")
+    job = plan_of(wanted(item(policy=RestartPolicy.NEVER)), full)
+    twice = Failure(reason="MemoryNotKept", message=f"not started, because it might run twice: {why}")
+    assert (job.actions, job.memory[UID].failure) == ((), twice)
+    assert plan_of(wanted(item()), full).actions == (Start(revision=Revision(item=item())),)
+    change = plan_of(wanted(item("v2")), replace(full, observed={UID: running()}), record())
+    unchanged = Failure(reason="MemoryNotKept", message=f"not changed: {why}")
+    assert (change.actions, change.memory[UID].failure) == ((), unchanged)
+
+
 def test_a_withdrawn_job_stays_in_memory_as_completed_while_memory_cannot_be_stored() -> None:
     job = item(policy=RestartPolicy.NEVER)
     full = ObservedDevice(boot_id=BOOT, observed={UID: dead()}, persistence_error="disk full")
