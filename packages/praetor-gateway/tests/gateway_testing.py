@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import selectors
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -16,39 +16,20 @@ from starlette.types import ASGIApp, Message
 from kube_testing import FakeClock, InProcessKube, body_of
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
-from praetor_api.kube.options import BindAddress
 from praetor_api.spec import RestartPolicy
+from praetor_gateway.cli import main, read_settings
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.liveness.peers import PeerTransport
-from praetor_gateway.settings import Credentials, GatewaySettings
 
 T = TypeVar("T")
 
 SHARED_TOKEN = "open sesame"
 
-SETTINGS = GatewaySettings(
-    addr=BindAddress("127.0.0.1", 0),
-    probe_addr=BindAddress("127.0.0.1", 0),
-    credentials=Credentials(tokens=(SHARED_TOKEN,)),
-    heartbeat_s=15,
-    stale_multiplier=3.0,
-    takeover_grace_s=60.0,
-    max_wait_s=55,
-    device_rate_per_s=2.0,
-    namespaces=(),
-    lease_namespace="lab",
-    lease_duration_s=15.0,
-    site_label="site",
-    kubeconfig=None,
-    context=None,
-    tls_cert=None,
-    tls_key=None,
-    shutdown_timeout_s=20.0,
-    log_level="info",
-    log_format="json",
-    identity="gateway-1",
-)
+FLAGS = ("--addr=127.0.0.1:0", "--health-probe-bind-address=127.0.0.1:0", f"--device-token={SHARED_TOKEN}")
+_PARAMS = main.make_context("gateway", [*FLAGS, "--lease-namespace=lab"]).params
+SETTINGS = evolve(read_settings(_PARAMS), identity="gateway-1")
+"""The defaults, but for what they take from the machine."""
 
 
 def process_row(**fields: Any) -> CachedProcess:
@@ -192,17 +173,23 @@ class GatewayLab:
         """Create a process of *device*, and its switch."""
         if switch:
             await self.kube.create(NETWORK_SWITCHES, "lab", switch_object(device))
-        await self.kube.create(DEVICE_PROCESSES, "lab", process_object(device, **spec))
-        await self.clock.settle()
+        await self.settled(self.kube.create(DEVICE_PROCESSES, "lab", process_object(device, **spec)))
 
     async def desired(self, device: str) -> Any:
         return (await self.client.get(f"/v1/devices/{device}/desired")).json()
 
-    async def report(self, device: str, *observations: object, **report: Any) -> Any:
-        """Send a report and let what it causes happen, but for what waits for time."""
-        body = {"heartbeat": True, **report, "observations": list(observations)}
-        answer = await self.client.post(f"/v1/devices/{device}/report", body)
+    async def settled(self, work: Awaitable[T]) -> T:
+        """Let what *work* causes happen, but for what waits for time; return what it returns."""
+        result = await work
         await self.clock.settle()
+        return result
+
+    async def report(self, device: str, *observations: object, then_s: float = 0.0, **report: Any) -> Any:
+        """Send a report and let what it causes happen within *then_s* seconds."""
+        body = {"heartbeat": True, **report, "observations": list(observations)}
+        answer = await self.settled(self.client.post(f"/v1/devices/{device}/report", body))
+        if then_s:
+            await self.clock.advance(then_s)
         return answer.json()
 
     async def running(self, device: str) -> dict[str, Any]:

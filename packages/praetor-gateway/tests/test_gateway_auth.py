@@ -110,8 +110,7 @@ async def test_secrets_are_read_again_when_their_file_changes(tmp_path: Path) ->
 
 
 async def raise_epoch(lab: GatewayLab, device: str, epoch: int | None) -> None:
-    await lab.kube.patch(NETWORK_SWITCHES, Key("lab", device), {"spec": {"credentialEpoch": epoch}})
-    await lab.clock.settle()
+    await lab.settled(lab.kube.patch(NETWORK_SWITCHES, Key("lab", device), {"spec": {"credentialEpoch": epoch}}))
 
 
 async def statuses(lab: GatewayLab, device: str, *tokens: str) -> list[set[int]]:
@@ -166,8 +165,7 @@ async def test_writing_the_status_of_a_switch_does_not_revalidate_a_revoked_toke
         await raise_epoch(lab, "leaf-1", 1)
         old, new = (device_token(b"s1", "leaf-1", epoch) for epoch in (0, 1))
         lab.client.token = new
-        await lab.report("leaf-1", await lab.running("leaf-1"), agentVersion="2")
-        await lab.clock.advance(10)
+        await lab.report("leaf-1", await lab.running("leaf-1"), agentVersion="2", then_s=10)
         assert lab.switch("leaf-1")["status"]["agentVersion"] == "2"
         assert await statuses(lab, "leaf-1", old, new) == [{401}, {200}]
 
@@ -202,8 +200,7 @@ async def test_a_poll_with_the_new_token_is_held_through_what_does_not_revoke_it
         client = AsgiClient(lab.gateway.app, device_token(b"s1", "leaf-1", 1))
         poll = asyncio.ensure_future(client.get("/v1/devices/leaf-1/desired", if_none_match="*", prefer="wait=30"))
         await lab.clock.settle()
-        await lab.kube.patch(NETWORK_SWITCHES, Key("lab", "leaf-1"), {"spec": {"model": "x"}})
-        await lab.clock.settle()
+        await lab.settled(lab.kube.patch(NETWORK_SWITCHES, Key("lab", "leaf-1"), {"spec": {"model": "x"}}))
         assert not poll.done()
         await lab.kube.patch(DEVICE_PROCESSES, Key("lab", "agent-leaf-1"), {"spec": {"restartPolicy": "Never"}})
         assert (await poll).status == 200

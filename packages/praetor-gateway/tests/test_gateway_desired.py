@@ -14,8 +14,7 @@ lab = pytest.fixture(one_device)
 
 
 async def test_a_device_gets_its_processes_as_they_are_stored(lab: GatewayLab) -> None:
-    await lab.kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1", name="a"))
-    await lab.clock.settle()
+    await lab.settled(lab.kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1", name="a")))
     answer = await lab.client.get(DESIRED)
     stored = lab.process("leaf-1")
     body = answer.json()
@@ -67,23 +66,19 @@ async def test_a_process_that_is_being_deleted_is_no_longer_desired() -> None:
     async with running_lab() as lab:
         body = process_object("leaf-1")
         body["metadata"]["finalizers"] = ["example.com/hold"]
-        await lab.kube.create(DEVICE_PROCESSES, "lab", body)
-        await lab.clock.settle()
+        await lab.settled(lab.kube.create(DEVICE_PROCESSES, "lab", body))
         assert len((await lab.desired("leaf-1"))["items"]) == 1
-        await lab.kube.delete(DEVICE_PROCESSES, Key("lab", "agent-leaf-1"))
-        await lab.clock.settle()
+        await lab.settled(lab.kube.delete(DEVICE_PROCESSES, Key("lab", "agent-leaf-1")))
         assert (await lab.desired("leaf-1"))["items"] == []
 
 
 async def test_a_changed_spec_gets_another_etag_and_a_changed_status_does_not(lab: GatewayLab) -> None:
     first = (await lab.client.get(DESIRED)).headers["etag"]
-    await lab.report("leaf-1", await lab.running("leaf-1"))
-    await lab.clock.advance(1)
+    await lab.report("leaf-1", await lab.running("leaf-1"), then_s=1)
     assert lab.process("leaf-1")["status"]["phase"] == "Running"
     assert (await lab.client.get(DESIRED)).headers["etag"] == first
     key = Key("lab", "agent-leaf-1")
-    await lab.kube.patch(DEVICE_PROCESSES, key, {"spec": {"restartPolicy": "Never"}})
-    await lab.clock.settle()
+    await lab.settled(lab.kube.patch(DEVICE_PROCESSES, key, {"spec": {"restartPolicy": "Never"}}))
     assert (await lab.client.get(DESIRED)).headers["etag"] != first
 
 
@@ -135,36 +130,30 @@ async def test_options_names_the_methods() -> None:
 
 
 async def test_two_switches_of_one_name_are_ambiguous_and_get_an_event(lab: GatewayLab) -> None:
-    await lab.kube.create(NETWORK_SWITCHES, "other", switch_object("leaf-1"))
-    await lab.clock.settle()
+    await lab.settled(lab.kube.create(NETWORK_SWITCHES, "other", switch_object("leaf-1")))
     for answer in (await lab.client.get(DESIRED), await lab.client.post(REPORT)):
         assert answer.status == 409
     events = lab.kube.objects(EVENTS).values()
     assert {e["regarding"]["namespace"] for e in events if e["reason"] == "DeviceAmbiguous"} == {"lab", "other"}
-    await lab.kube.delete(NETWORK_SWITCHES, Key("other", "leaf-1"))
-    await lab.clock.settle()
+    await lab.settled(lab.kube.delete(NETWORK_SWITCHES, Key("other", "leaf-1")))
     assert (await lab.client.get(DESIRED)).status == 200
 
 
 async def test_a_process_needs_no_switch_and_cannot_reach_a_declared_one_from_elsewhere() -> None:
     async with running_lab() as lab:
-        await lab.kube.create(DEVICE_PROCESSES, "elsewhere", process_object("leaf-1"))
-        await lab.clock.settle()
+        await lab.settled(lab.kube.create(DEVICE_PROCESSES, "elsewhere", process_object("leaf-1")))
         assert len((await lab.desired("leaf-1"))["items"]) == 1
-        await lab.kube.create(NETWORK_SWITCHES, "lab", switch_object("leaf-1"))
-        await lab.clock.settle()
+        await lab.settled(lab.kube.create(NETWORK_SWITCHES, "lab", switch_object("leaf-1")))
         assert (await lab.desired("leaf-1"))["items"] == []
         ref = {"name": "leaf-1", "namespace": "lab"}
-        await lab.kube.create(DEVICE_PROCESSES, "third", process_object("leaf-1", deviceRef=ref))
-        await lab.clock.settle()
+        await lab.settled(lab.kube.create(DEVICE_PROCESSES, "third", process_object("leaf-1", deviceRef=ref)))
         assert [item["namespace"] for item in (await lab.desired("leaf-1"))["items"]] == ["third"]
 
 
 async def test_processes_of_several_namespaces_without_a_switch_are_ambiguous() -> None:
     async with running_lab() as lab:
         await lab.kube.create(DEVICE_PROCESSES, "a", process_object("leaf-1"))
-        await lab.kube.create(DEVICE_PROCESSES, "b", process_object("leaf-1"))
-        await lab.clock.settle()
+        await lab.settled(lab.kube.create(DEVICE_PROCESSES, "b", process_object("leaf-1")))
         assert (await lab.client.get(DESIRED)).status == 409
 
 

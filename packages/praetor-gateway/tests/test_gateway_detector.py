@@ -26,7 +26,8 @@ class DetectorScenario:
         for number in range(devices):
             self.detector.declare(f"d{number}", site=site, connected=connected, now=self.now)
 
-    def run(self, seconds: float, *alive: str, observer: str = "") -> None:
+    def run(self, seconds: float, *alive: str, observer: str = "") -> list[str]:
+        """Let the devices *alive* be heard with each scan; return all devices that were lost so far."""
         end = self.now + seconds
         while self.now < end:
             self.now = min(end, self.now + self.limits.scan_s)
@@ -38,44 +39,39 @@ class DetectorScenario:
             self.lost += found.disconnected
             if found.storm is not None:
                 self.storms.append(found.storm)
+        return self.lost
 
 
 def test_a_device_that_fell_silent_is_disconnected_after_its_stale_limit() -> None:
     scenario = DetectorScenario(2)
     scenario.run(100, "d0", "d1")
-    scenario.run(45, "d1")
-    assert scenario.lost == []
-    scenario.run(10, "d1")
-    assert scenario.lost == ["d0"]
+    assert scenario.run(45, "d1") == []
+    assert scenario.run(10, "d1") == ["d0"]
     assert (scenario.detector.connected("d0"), scenario.detector.connected("d1")) == (False, True)
     assert scenario.detector.count() == 1
 
 
 def test_no_device_is_disconnected_within_the_grace() -> None:
     scenario = DetectorScenario(3)
-    scenario.run(55)
-    assert scenario.lost == []
+    assert scenario.run(55) == []
     scenario.run(10)
     assert sorted(scenario.lost) == ["d0", "d1", "d2"]
 
 
 def test_a_device_that_died_before_the_takeover_is_found() -> None:
     scenario = DetectorScenario(2)
-    scenario.run(70, "d1")
-    assert scenario.lost == ["d0"]
+    assert scenario.run(70, "d1") == ["d0"]
 
 
 def test_a_device_that_was_never_connected_is_not_disconnected() -> None:
     scenario = DetectorScenario(1, connected=None)
-    scenario.run(500)
-    assert scenario.lost == []
+    assert scenario.run(500) == []
     assert scenario.detector.connected("d0") is None
 
 
 def test_a_device_that_is_already_disconnected_is_not_reported_again() -> None:
     scenario = DetectorScenario(1, connected=False)
-    scenario.run(500)
-    assert scenario.lost == []
+    assert scenario.run(500) == []
 
 
 def test_hearing_connects_once() -> None:
@@ -95,8 +91,7 @@ def test_an_older_push_does_not_move_the_last_heartbeat_back() -> None:
     scenario = DetectorScenario(1)
     scenario.run(70, "d0")
     scenario.detector.hear("d0", scenario.now, age=40.0)
-    scenario.run(40)
-    assert scenario.lost == []
+    assert scenario.run(40) == []
 
 
 def test_undeclared_devices_are_not_heard() -> None:
@@ -109,8 +104,7 @@ def test_undeclared_devices_are_not_heard() -> None:
 def test_a_forgotten_device_is_not_reported() -> None:
     scenario = DetectorScenario(1)
     scenario.detector.forget("d0")
-    scenario.run(500)
-    assert scenario.lost == []
+    assert scenario.run(500) == []
 
 
 def test_a_device_that_is_declared_again_keeps_its_state() -> None:
@@ -123,26 +117,21 @@ def test_a_pause_of_the_process_does_not_count_as_silence_of_the_devices() -> No
     scenario = DetectorScenario(1)
     scenario.run(70, "d0")
     scenario.now += 90
-    scenario.run(40)
-    assert scenario.lost == []
-    scenario.run(20)
-    assert scenario.lost == ["d0"]
+    assert scenario.run(40) == []
+    assert scenario.run(20) == ["d0"]
 
 
 def test_devices_of_a_silent_observer_are_frozen_for_a_while() -> None:
     scenario = DetectorScenario(1)
     scenario.run(100, "d0", observer="other")
-    scenario.run(55)
-    assert scenario.lost == []
-    scenario.run(15)
-    assert scenario.lost == ["d0"]
+    assert scenario.run(55) == []
+    assert scenario.run(15) == ["d0"]
 
 
 def test_a_working_observer_that_hears_nothing_is_believed() -> None:
     scenario = DetectorScenario(1)
     scenario.run(100, "d0", observer="other")
-    scenario.run(60, observer="other")
-    assert scenario.lost == ["d0"]
+    assert scenario.run(60, observer="other") == ["d0"]
 
 
 def test_a_device_that_flaps_is_held_disconnected_until_it_is_steady() -> None:
@@ -166,12 +155,10 @@ def names(count: int, start: int = 0) -> list[str]:
 def test_the_storm_gate_opens_without_a_disconnect_when_the_devices_come_back() -> None:
     scenario = DetectorScenario(200)
     scenario.run(70, *names(200))
-    scenario.run(60, *names(100))
-    assert scenario.lost == []
+    assert scenario.run(60, *names(100)) == []
     assert scenario.storms == [Storm(site=None, silent=100)]
     assert scenario.detector.suspect
-    scenario.run(60, *names(200))
-    assert scenario.lost == []
+    assert scenario.run(60, *names(200)) == []
     assert not scenario.detector.suspect
 
 
@@ -180,8 +167,7 @@ def test_a_storm_that_lasts_disconnects_devices_at_the_release_rate() -> None:
     scenario.run(70, *names(2000))
     scenario.run(46, *names(1000))
     assert len(scenario.storms) == 1
-    scenario.run(40, *names(1000))
-    assert scenario.lost == []
+    assert scenario.run(40, *names(1000)) == []
     scenario.run(14, *names(1000))
     assert 400 <= len(scenario.lost) <= 600
     scenario.run(20, *names(1000))
@@ -192,11 +178,9 @@ def test_a_storm_that_lasts_disconnects_devices_at_the_release_rate() -> None:
 def test_an_isolated_gateway_disconnects_no_device() -> None:
     scenario = DetectorScenario(100)
     scenario.run(70, *names(100))
-    scenario.run(1000)
-    assert scenario.lost == []
+    assert scenario.run(1000) == []
     scenario.run(5, "d0")
-    scenario.run(40, "d0")
-    assert scenario.lost == []
+    assert scenario.run(40, "d0") == []
     assert not scenario.detector.suspect
 
 
@@ -273,5 +257,4 @@ def test_a_device_with_timely_heartbeats_is_never_disconnected(beats: list[tuple
 def test_a_device_that_died_is_always_found(silent_after: int) -> None:
     scenario = DetectorScenario(2)
     scenario.run(float(silent_after), "d0", "d1")
-    scenario.run(120, "d1")
-    assert scenario.lost == ["d0"]
+    assert scenario.run(120, "d1") == ["d0"]

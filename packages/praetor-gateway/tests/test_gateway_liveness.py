@@ -33,8 +33,7 @@ async def test_a_silent_device_is_disconnected_on_its_switch_and_its_processes(l
     assert conditions(lab.switch("leaf-2"))["AgentConnected"] == "True"
     lost = [e for e in lab.kube.objects(EVENTS).values() if e["reason"] == "AgentDisconnected"]
     assert [event["regarding"]["name"] for event in lost] == ["leaf-1"]
-    await lab.report("leaf-1")
-    await lab.clock.advance(1)
+    await lab.report("leaf-1", then_s=1)
     assert conditions(lab.process("leaf-1"))["AgentConnected"] == "True"
     assert lab.process("leaf-1")["status"]["phase"] == "Running"
     assert lab.value("devices_connected") == 2
@@ -44,8 +43,7 @@ async def test_a_silent_device_is_disconnected_on_its_switch_and_its_processes(l
 async def test_the_connection_of_a_device_without_a_switch_is_written_to_its_processes() -> None:
     async with running_lab() as lab:
         await lab.declare("leaf-1", switch=False)
-        await lab.report("leaf-1", await lab.running("leaf-1"))
-        await lab.clock.advance(1)
+        await lab.report("leaf-1", await lab.running("leaf-1"), then_s=1)
         assert conditions(lab.process("leaf-1"))["AgentConnected"] == "True"
         await lab.clock.advance(120)
         assert conditions(lab.process("leaf-1"))["AgentConnected"] == "False"
@@ -103,8 +101,7 @@ async def test_counts_that_changed_while_no_replica_led_are_written_after_the_ta
 
 
 async def test_a_new_process_of_a_disconnected_device_is_disconnected(lab: GatewayLab) -> None:
-    await lab.report("leaf-1")
-    await lab.clock.advance(120)
+    await lab.report("leaf-1", then_s=120)
     await lab.kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1", name="later"))
     await lab.clock.advance(1)
     later = lab.kube.objects(DEVICE_PROCESSES)[Key("lab", "later")]
@@ -118,8 +115,7 @@ async def test_a_gateway_that_does_not_hold_the_lease_writes_no_connection() -> 
         running_lab(kube=first.kube.another_client(), clock=first.clock, identity="gateway-2") as second,
     ):
         await second.declare("leaf-1")
-        await second.report("leaf-1", await second.running("leaf-1"))
-        await second.clock.advance(2)
+        await second.report("leaf-1", await second.running("leaf-1"), then_s=2)
         assert "AgentConnected" not in conditions(second.process("leaf-1"))
         assert conditions(second.process("leaf-1"))["ProcessStarted"] == "True"
         assert "status" not in second.switch("leaf-1") or not conditions(second.switch("leaf-1"))

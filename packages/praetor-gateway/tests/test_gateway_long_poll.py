@@ -33,8 +33,7 @@ async def test_a_held_poll_is_not_answered_for_changes_of_others(lab: GatewayLab
     poll = asyncio.ensure_future(lab.client.get(DESIRED, if_none_match=await _etag(lab), prefer="wait=30"))
     await lab.clock.settle()
     await lab.declare("leaf-2")
-    await lab.report("leaf-1", await lab.running("leaf-1"))
-    await lab.clock.advance(1)
+    await lab.report("leaf-1", await lab.running("leaf-1"), then_s=1)
     assert not poll.done()
     lab.gateway.drain()
     assert (await poll).status == 304

@@ -29,8 +29,7 @@ good = pytest.fixture(healthy)
 async def test_a_report_becomes_status_conditions_and_events(lab: GatewayLab) -> None:
     first = await lab.report("leaf-1", agentVersion="1.2", bootID="b1", seq=1, facts={"os": "linux"})
     assert first["resync"] is True
-    answer = await lab.report("leaf-1", await lab.running("leaf-1"), agentVersion="1.2", bootID="b1", seq=2)
-    await lab.clock.advance(10)
+    answer = await lab.report("leaf-1", await lab.running("leaf-1"), agentVersion="1.2", bootID="b1", seq=2, then_s=10)
     status = lab.process("leaf-1")["status"]
     assert status["phase"] == "Running"
     assert (status["pid"], status["observedGeneration"]) == (42, 1)
@@ -162,11 +161,9 @@ async def test_too_many_reports_of_one_device_are_slowed_down() -> None:
 
 async def test_a_report_that_was_overtaken_is_ignored(lab: GatewayLab, good: Any) -> None:
     await lab.report("leaf-1", good, bootID="b", seq=5)
-    await lab.report("leaf-1", {**good, "healthy": False}, bootID="b", seq=4)
-    await lab.clock.advance(1)
+    await lab.report("leaf-1", {**good, "healthy": False}, bootID="b", seq=4, then_s=1)
     assert conditions(lab.process("leaf-1"))["Healthy"] == "True"
-    await lab.report("leaf-1", {**good, "healthy": False}, bootID="c", seq=1)
-    await lab.clock.advance(1)
+    await lab.report("leaf-1", {**good, "healthy": False}, bootID="c", seq=1, then_s=1)
     assert conditions(lab.process("leaf-1"))["Healthy"] == "False"
 
 

@@ -37,8 +37,7 @@ async def reported_to(**identity: Any) -> AsyncIterator[tuple[GatewayLab, dict[s
     """Yield a gateway and an observation that a device reported to it 5 s ago: all is well."""
     async with running_lab(devices=["leaf-1"]) as lab:
         good = await lab.running("leaf-1")
-        await lab.report("leaf-1", good, **identity)
-        await lab.clock.advance(5)
+        await lab.report("leaf-1", good, **identity, then_s=5)
         yield lab, good
 
 
@@ -92,8 +91,7 @@ async def test_a_report_that_conflicts_with_another_replica_requests_a_resync() 
         first.kube.silence_watches()
         await second.report("leaf-1", {**good, "pid": 43}, agentVersion="1", bootID="b")
         await first.clock.advance(1)
-        await first.report("leaf-1", {**good, "healthy": False}, agentVersion="1", bootID="b")
-        await first.clock.advance(1)
+        await first.report("leaf-1", {**good, "healthy": False}, agentVersion="1", bootID="b", then_s=1)
         assert first.value("status_writes_total", outcome="conflict") == 1
         assert conditions(first.process("leaf-1"))["Healthy"] == "False"
         assert await beat(first, {**good, "pid": 43})
@@ -191,7 +189,7 @@ async def test_facts_are_requested_each_time_another_client_writes_them() -> Non
 
 async def test_old_facts_are_not_written_over_newer_ones_of_another_replica() -> None:
     async with two_replicas() as (first, second, good):
-        newer = {"agentVersion": "2", "bootID": "b", "facts": {"os": "new"}}
+        newer: dict[str, Any] = {"agentVersion": "2", "bootID": "b", "facts": {"os": "new"}}
         await second.report("leaf-1", good, **newer)
         await first.clock.advance(5)
         await first.kube.delete(DEVICE_PROCESSES, KEY)  # makes the leader write the counts
@@ -227,8 +225,7 @@ async def test_a_restore_that_no_watch_reports_costs_one_conflict_an_object() ->
         lab.kube.rewind(1)
         await lab.kube.patch(DEVICE_PROCESSES, KEY, {"metadata": {"labels": {"restored": "yes"}}})
         await lab.kube.patch(NETWORK_SWITCHES, Key("lab", "leaf-1"), {"metadata": {"labels": {"restored": "yes"}}})
-        await lab.report("leaf-1", {**good, "pid": 43}, agentVersion="2", bootID="b")
-        await lab.clock.advance(5)
+        await lab.report("leaf-1", {**good, "pid": 43}, agentVersion="2", bootID="b", then_s=5)
         assert lab.process("leaf-1")["status"]["pid"] == 43
         assert lab.switch("leaf-1")["status"]["agentVersion"] == "2"
         assert lab.value("status_writes_total", outcome="conflict") == 2

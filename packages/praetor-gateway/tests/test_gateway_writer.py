@@ -39,8 +39,7 @@ def writes(lab: GatewayLab, device: str = "leaf-1") -> int:
 async def test_heartbeats_with_nothing_changed_cost_no_request() -> None:
     async with running_lab(device_rate_per_s=1000.0, devices=["leaf-1"]) as lab:
         good = await lab.running("leaf-1")
-        await lab.report("leaf-1", good, agentVersion="1", bootID="b", facts={"os": "linux"})
-        await lab.clock.advance(10)
+        await lab.report("leaf-1", good, agentVersion="1", bootID="b", facts={"os": "linux"}, then_s=10)
         before = asked(lab)
         path = "/v1/devices/leaf-1/report"
         for number in range(10_000):
@@ -60,8 +59,7 @@ async def test_a_clean_start_and_a_clean_update_take_at_most_two_writes_each(lab
         {},
     ]
     for step in steps:
-        await lab.report("leaf-1", {**good, **step})
-        await lab.clock.advance(0.05)
+        await lab.report("leaf-1", {**good, **step}, then_s=0.05)
     await lab.clock.advance(10)
     assert lab.process("leaf-1")["status"]["phase"] == "Running"
     assert writes(lab) <= 2
@@ -71,8 +69,7 @@ async def test_a_clean_start_and_a_clean_update_take_at_most_two_writes_each(lab
     await lab.clock.settle()
     good = await lab.running("leaf-1")
     for step in steps:
-        await lab.report("leaf-1", {**good, **step})
-        await lab.clock.advance(0.05)
+        await lab.report("leaf-1", {**good, **step}, then_s=0.05)
     await lab.clock.advance(10)
     assert lab.process("leaf-1")["status"]["observedGeneration"] == 2
     assert writes(lab) - before <= 2
@@ -81,8 +78,7 @@ async def test_a_clean_start_and_a_clean_update_take_at_most_two_writes_each(lab
 async def test_a_restarted_gateway_requests_a_resync_and_writes_nothing_that_is_written() -> None:
     async with running_lab(devices=["leaf-1"]) as lab:
         good = await lab.running("leaf-1")
-        await lab.report("leaf-1", good, agentVersion="1")
-        await lab.clock.advance(10)
+        await lab.report("leaf-1", good, agentVersion="1", then_s=10)
     before = lab.process("leaf-1")
     async with running_lab(kube=lab.kube.another_client(), clock=lab.clock) as lab:
         assert (await lab.report("leaf-1", agentVersion="1"))["resync"] is True
@@ -96,16 +92,14 @@ async def test_after_a_conflict_the_status_is_computed_again_and_other_writers_l
     lab.kube.silence_watches()
     other = {"type": "Audited", "status": "True", "reason": "Done", "lastTransitionTime": "2026-01-01T00:00:00Z"}
     await lab.kube.patch(DEVICE_PROCESSES, KEY, {"status": {"conditions": [other]}}, subresource="status")
-    await lab.report("leaf-1", await lab.running("leaf-1"))
-    await lab.clock.advance(2)
+    await lab.report("leaf-1", await lab.running("leaf-1"), then_s=2)
     assert conditions(lab.process("leaf-1"))["Audited"] == "True"
     assert conditions(lab.process("leaf-1"))["Healthy"] == "True"
     assert lab.value("status_writes_total", outcome="conflict") == 1
 
 
 async def test_a_field_that_is_no_longer_reported_is_removed_from_the_status(lab: GatewayLab, good: Any) -> None:
-    await lab.report("leaf-1", {**good, "restartCount": 3})
-    await lab.clock.advance(1)
+    await lab.report("leaf-1", {**good, "restartCount": 3}, then_s=1)
     await lab.report("leaf-1", {**good, "processStarted": False, "healthy": False, "pid": None, "exitCode": 1})
     await lab.clock.advance(1)
     status = lab.process("leaf-1")["status"]
@@ -121,8 +115,7 @@ async def test_a_field_that_is_no_longer_reported_is_removed_from_the_status(lab
 )
 async def test_a_write_that_fails_is_made_later(lab: GatewayLab, error: Exception) -> None:
     lab.kube.fail_next(error, verb="patch", resource=DEVICE_PROCESSES, times=4)  # type: ignore[arg-type]
-    await lab.report("leaf-1", await lab.running("leaf-1"))
-    await lab.clock.advance(1)
+    await lab.report("leaf-1", await lab.running("leaf-1"), then_s=1)
     assert lab.value("queue_depth") >= 1
     await lab.clock.advance(90)
     assert conditions(lab.process("leaf-1"))["ProcessStarted"] == "True"
@@ -134,8 +127,7 @@ async def test_an_outage_loses_nothing_and_the_newest_observation_wins(lab: Gate
     lab.kube.unreachable = True
     lab.kube.end_watches()
     for pid in range(20):
-        await lab.report("leaf-1", {**good, "pid": pid})
-        await lab.clock.advance(15)
+        await lab.report("leaf-1", {**good, "pid": pid}, then_s=15)
     lab.kube.heal()
     await lab.clock.advance(60)
     assert lab.process("leaf-1")["status"]["pid"] == 19
@@ -147,11 +139,9 @@ async def test_a_write_to_a_deleted_object_or_one_that_is_invalid_is_dropped() -
         await lab.declare("leaf-1", switch=False)
         await lab.declare("leaf-2", switch=False)
         lab.kube.fail_next(api_error(404, "NotFound"), verb="patch", resource=DEVICE_PROCESSES)
-        await lab.report("leaf-1", await lab.running("leaf-1"))
-        await lab.clock.advance(1)
+        await lab.report("leaf-1", await lab.running("leaf-1"), then_s=1)
         lab.kube.fail_next(api_error(422, "Invalid"), verb="patch", resource=DEVICE_PROCESSES)
-        await lab.report("leaf-2", await lab.running("leaf-2"))
-        await lab.clock.advance(1)
+        await lab.report("leaf-2", await lab.running("leaf-2"), then_s=1)
         assert lab.value("status_writes_total", outcome="gone") == 1
         assert lab.value("status_writes_total", outcome="refused") == 1
         assert lab.value("queue_depth") == 0
@@ -164,8 +154,7 @@ async def test_a_process_that_is_deleted_during_a_conflict_is_dropped() -> None:
         await lab.clock.advance(1)
         lab.kube.fail_next(api_error(409, "Conflict"), verb="patch", resource=DEVICE_PROCESSES)
         lab.kube.fail_next(api_error(404, "NotFound"), verb="get", resource=DEVICE_PROCESSES)
-        await lab.report("leaf-1", good)
-        await lab.clock.advance(1)
+        await lab.report("leaf-1", good, then_s=1)
         assert lab.value("queue_depth") == 0
 
 
@@ -175,8 +164,7 @@ async def test_an_observation_does_not_outlive_its_process() -> None:
         good = await lab.running("leaf-1")
         await lab.clock.advance(1)
         lab.kube.fail_next(api_error(500), verb="patch", resource=DEVICE_PROCESSES, times=2)
-        await lab.report("leaf-1", good)
-        await lab.clock.advance(0.1)
+        await lab.report("leaf-1", good, then_s=0.1)
         await lab.kube.delete(DEVICE_PROCESSES, KEY)
         await lab.kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1"))
         await lab.clock.advance(60)
@@ -200,25 +188,21 @@ async def test_an_outage_does_not_keep_the_gateway_from_ending() -> None:
 
 
 async def test_the_echo_of_our_own_write_causes_no_further_write(lab: GatewayLab, good: Any) -> None:
-    await lab.report("leaf-1", good)
-    await lab.clock.advance(30)
+    await lab.report("leaf-1", good, then_s=30)
     before = len(lab.kube.requests)
     lab.kube.expire_history()
     await lab.clock.advance(14)
-    await lab.report("leaf-1", good)
-    await lab.clock.advance(5)
+    await lab.report("leaf-1", good, then_s=5)
     later = lab.kube.requests[before:]
     assert [r for r in later if r.verb == "patch" and r.resource != LEASES] == []
     assert [r for r in later if r.verb == "list"] != []
 
 
 async def test_a_change_that_is_reverted_while_it_is_debounced_is_not_written(lab: GatewayLab, good: Any) -> None:
-    await lab.report("leaf-1", good)
-    await lab.clock.advance(10)
+    await lab.report("leaf-1", good, then_s=10)
     before, written = lab.process("leaf-1"), writes(lab)
     await lab.report("leaf-1", {**good, "artifactDownloaded": None, "warningMessage": None, "pid": 43})
-    await lab.report("leaf-1", good)
-    await lab.clock.advance(10)
+    await lab.report("leaf-1", good, then_s=10)
     assert lab.process("leaf-1") == before
     assert writes(lab) == written
 
@@ -241,13 +225,13 @@ def counted_calls(*functions: Callable[..., object]) -> Iterator[Counter[str]]:
         sys.setprofile(before)
 
 
-async def test_a_changed_observation_is_merged_at_most_three_times_until_its_write(lab: GatewayLab, good: Any) -> None:
-    await lab.report("leaf-1", good)
-    await lab.clock.advance(10)
+async def test_a_changed_observation_is_merged_at_most_three_times_until_it_is_written(
+    lab: GatewayLab, good: Any
+) -> None:
+    await lab.report("leaf-1", good, then_s=10)
     before = writes(lab)
     with counted_calls(merge, StatusComposer.compose) as calls:
-        await lab.report("leaf-1", {**good, "healthy": False})
-        await lab.clock.advance(1)
+        await lab.report("leaf-1", {**good, "healthy": False}, then_s=1)
     assert writes(lab) == before + 1
     assert conditions(lab.process("leaf-1"))["Healthy"] == "False"
     assert 1 <= calls["merge"] <= 3
@@ -255,21 +239,18 @@ async def test_a_changed_observation_is_merged_at_most_three_times_until_its_wri
 
 
 async def test_each_attempt_to_write_composes_the_status_once(lab: GatewayLab, good: Any) -> None:
-    await lab.report("leaf-1", good)
-    await lab.clock.advance(10)
+    await lab.report("leaf-1", good, then_s=10)
     before = writes(lab)
     lab.kube.fail_next(api_error(409, "Conflict"), verb="patch", resource=DEVICE_PROCESSES)
     lab.kube.fail_next(api_error(500), verb="patch", resource=DEVICE_PROCESSES)
     with counted_calls(StatusComposer.compose) as calls:
-        await lab.report("leaf-1", {**good, "healthy": False})
-        await lab.clock.advance(2)
+        await lab.report("leaf-1", {**good, "healthy": False}, then_s=2)
     assert conditions(lab.process("leaf-1"))["Healthy"] == "False"
     assert calls["compose"] == writes(lab) - before == 3
 
 
 async def test_a_report_that_comes_while_the_last_one_is_written_is_written_as_well(lab: GatewayLab, good: Any) -> None:
-    await lab.report("leaf-1", good)
-    await lab.clock.advance(10)
+    await lab.report("leaf-1", good, then_s=10)
     slow = SlowAnswers(lab.clock, plane=lab.kube.plane)
     async with running_lab(slow, lab.clock, identity="gateway-2") as other:
         await other.report("leaf-1", {**good, "healthy": False})
