@@ -243,17 +243,14 @@ class InProcessKube:
         patch_type: PatchType = PatchType.MERGE,
         subresource: str | None = None,
         field_manager: str | None = None,
-        force: bool = False,
     ) -> dict[str, Any]:
         request = Request("patch", resource, key, subresource)
-        query = {"fieldManager": field_manager, "force": "true" if force else None}
+        query = {"fieldManager": field_manager}
         path = resource.path(key.namespace, key.name, subresource)
         return await self._call(request, "PATCH", path, query, body, patch_type.value)
 
-    async def delete(
-        self, resource: Resource, key: Key, *, uid: str | None = None, propagation: str = "Background"
-    ) -> None:
-        body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
+    async def delete(self, resource: Resource, key: Key, *, uid: str | None = None) -> None:
+        body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         if uid is not None:
             body["preconditions"] = {"uid": uid}
         path = resource.path(key.namespace, key.name)

@@ -47,15 +47,6 @@ def config(name: str) -> dict[str, Any]:
     return {"metadata": {"name": name}, "data": {"k": "v"}}
 
 
-async def test_objects_are_written_and_read_without_a_socket() -> None:
-    plane = ControlPlane(clock=HandClock())
-    status, made = await ask(plane, "POST", MAPS, config("a"))
-    assert (status, made["metadata"]["creationTimestamp"]) == (201, "2030-01-01T00:00:00Z")
-    assert await ask(plane, "GET", f"{MAPS}/a") == (200, made)
-    status, refused = await ask(plane, "POST", MAPS, config("A"))
-    assert (status, refused["reason"]) == (422, "Invalid")
-
-
 async def test_a_watch_streams_changes_and_bookmarks_and_ends_by_the_clock() -> None:
     clock = HandClock()
     plane = ControlPlane(clock=clock, bookmark_s=60)

@@ -47,7 +47,7 @@ class Checker:
         self._progress.begin(name)
 
     def controller_restarted(self) -> None:
-        self._status_at = {}  # it cannot know when the one before check_write
+        self._status_at = {}  # it cannot know when the one before wrote
 
     def exclude(self, device: str) -> None:
         """Count *device* against no deployment any more: a user took it over."""
@@ -57,7 +57,7 @@ class Checker:
     def check_write(
         self, resource: Resource, old: dict[str, Any] | None, new: dict[str, Any], subresource: str | None
     ) -> None:
-        """Checker what the controller just check_write."""
+        """Check what the controller just wrote."""
         if resource == DEVICE_PROCESS_DEPLOYMENTS and subresource == "status":
             self._status_written(new["metadata"]["name"])
         if resource == DEVICE_PROCESSES and (old is None or old["spec"] != new["spec"]):

@@ -76,11 +76,9 @@ class ControllerClient(InProcessKube):
         self._on_write(resource, old, made, options.get("subresource"))
         return await self._answer(made, dying=dying)
 
-    async def delete(
-        self, resource: Resource, key: Key, *, uid: str | None = None, propagation: str = "Background"
-    ) -> None:
+    async def delete(self, resource: Resource, key: Key, *, uid: str | None = None) -> None:
         dying = await self._live()
-        await super().delete(resource, key, uid=uid, propagation=propagation)
+        await super().delete(resource, key, uid=uid)
         await self._answer({}, dying=dying)
 
     async def _live(self) -> bool:

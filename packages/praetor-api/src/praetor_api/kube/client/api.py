@@ -14,12 +14,10 @@ __all__ = ["KubeApi", "PatchType", "WatchEvent", "WatchType"]
 
 
 class PatchType(StrEnum):
-    """The four ways to write a change; the value is its content type."""
+    """The two kinds of patch that the programs send; the value is its content type."""
 
     JSON = "application/json-patch+json"
     MERGE = "application/merge-patch+json"
-    STRATEGIC = "application/strategic-merge-patch+json"
-    APPLY = "application/apply-patch+yaml"
 
 
 class WatchType(StrEnum):
@@ -83,22 +81,16 @@ class KubeApi(Protocol):
         patch_type: PatchType = PatchType.MERGE,
         subresource: str | None = None,
         field_manager: str | None = None,
-        force: bool = False,
     ) -> dict[str, Any]:
         """Change an object and return it as stored.
 
         ``metadata.resourceVersion`` in *body* makes it conditional: Conflict when the object has changed. *subresource*
-        is `status` or None for the object itself. *force* takes fields over from other managers (apply patches only).
+        is `status` or None for the object itself.
         """
         ...
 
-    async def delete(
-        self, resource: Resource, key: Key, *, uid: str | None = None, propagation: str = "Background"
-    ) -> None:
-        """Delete an object; with *uid*, only if it is still that one, else Conflict.
-
-        *propagation* decides about the objects that it owns: `Background`, `Foreground` or `Orphan`.
-        """
+    async def delete(self, resource: Resource, key: Key, *, uid: str | None = None) -> None:
+        """Delete an object, and later what it owns; with *uid*, only if it is still that one, else Conflict."""
         ...
 
     def watch(

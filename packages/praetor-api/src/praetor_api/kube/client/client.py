@@ -131,18 +131,15 @@ class KubeClient:
         patch_type: PatchType = PatchType.MERGE,
         subresource: str | None = None,
         field_manager: str | None = None,
-        force: bool = False,
     ) -> dict[str, Any]:
         if isinstance(body, (list, tuple)) != (patch_type is PatchType.JSON):
             raise ValueError(f"{patch_type.value} does not take a {type(body).__name__}: only a JSON patch is a list")
         path = resource.path(key.namespace, key.name, subresource)
-        query = {"fieldManager": field_manager, "force": "true" if force else None, **self._write_query}
+        query = {"fieldManager": field_manager, **self._write_query}
         return await self._call("patch", resource, "PATCH", path, query, body, patch_type.value)
 
-    async def delete(
-        self, resource: Resource, key: Key, *, uid: str | None = None, propagation: str = "Background"
-    ) -> None:
-        body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": propagation}
+    async def delete(self, resource: Resource, key: Key, *, uid: str | None = None) -> None:
+        body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         if uid is not None:
             body["preconditions"] = {"uid": uid}
         await self._call("delete", resource, "DELETE", resource.path(key.namespace, key.name), self._write_query, body)
