@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What a person types. `make` prints the targets; each runs a script of hatch.toml in a private
 # environment below .hatch/, so that Python 3.11 and make are all that must be installed.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What all tests of the workspace share: Hypothesis settings under which no test depends on the machine's speed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m e2e [--cluster embedded|envtest|kind|node|existing] [pytest's arguments]`: run the suite on a cluster."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The control plane that tests run on: `--cluster embedded|envtest|kind|node|existing`, started once a session."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hatch run bench [NAME...]`: measure, and print each figure beside its goal. Nothing here is a test."""
 
 from __future__ import annotations

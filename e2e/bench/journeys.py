@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far each of the three journeys from a change to its effect goes: files, moves, repeated work, disk flushes.
 
 A move is a call that enters another file of the wheels. Each journey is traced once, on the real parts in this process:

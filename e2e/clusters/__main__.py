@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m e2e.clusters up NAME`: run a cluster in the foreground until Ctrl-C."""
 
 from __future__ import annotations

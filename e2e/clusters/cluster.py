@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every kind of cluster offers to the suite, the demo and the benchmarks."""
 
 from __future__ import annotations

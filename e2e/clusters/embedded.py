@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The embedded control plane as a cluster: one child process, a SQLite file, TLS on loopback."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A real etcd, kube-apiserver and kube-controller-manager out of KUBEBUILDER_ASSETS, without nodes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cluster that runs already; everything that we make is inside one namespace of our own."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cluster made by kind (Kubernetes in Docker), through its own command line."""
 
 from __future__ import annotations

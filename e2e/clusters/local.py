@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the clusters that run as our own processes on this machine share: users, files, address, counts."""
 
 from __future__ import annotations

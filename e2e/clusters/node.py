@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cluster of one node that runs real Pods, started by the program that PRAETOR_LAB_NODE_UP names.
 
 That program starts the cluster with `node-up FOLDER`, which prints the path of the administrator's kubeconfig, puts

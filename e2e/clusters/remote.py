@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the clusters that we reach only through a kubeconfig share."""
 
 from __future__ import annotations

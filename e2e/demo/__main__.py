@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hatch run demo`: watch a deployment reach devices, run real processes there and report back."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The steps of the demo: roll out two versions, lose a process, lose an agent."""
 
 from __future__ import annotations

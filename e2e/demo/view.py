@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the demo shows of its devices: a live table on a terminal, a line for each change elsewhere."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An agent on a booted device: started as it is, without an init system that would start it again."""
 
 from __future__ import annotations

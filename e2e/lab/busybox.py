@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A device whose PID 1 is busybox's init, as on many a BMC: no runlevels, and `rcS` starts what is called `S??…`.
 
 The rest is the root file system of the SysV device, without its helpers for init scripts.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Canary processes: they record what happens to them, in a folder that no power cut reaches.
 
 Each holds a lock for as long as it lives, so that a second instance is noticed whenever it was there; checks its own

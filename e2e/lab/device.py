@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A device with a real init system: a root file system booted under systemd-nspawn on the host's network.
 
 The root file system is only read; what the device writes is gone when it is switched off, but for folders that are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A disk that loses what was not flushed when its power is cut: ext4 in a file, shut down by the kernel itself.
 
 The kernel can stop a file system as a failing disk would (what `xfs_io -c shutdown` asks for): from that moment nothing

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Docker's daemon beside whatever else runs here: with a socket, a state and mounts of its own, and no network."""
 
 from __future__ import annotations

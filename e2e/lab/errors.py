@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors of the lab itself, with messages for the user who runs it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel lets a process have, read where it keeps it: control groups of version 1 or 2, and rlimits."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files of an agent on a device: the agent, the modules it shares with the gateway, and requests with its four.
 
 Nothing else is there, so that an import of anything else fails on the device.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Containers of podman, as it runs on hosts without CAP_SYS_RESOURCE and with control groups of both versions."""
 
 from __future__ import annotations

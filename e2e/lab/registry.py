@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Debian's docker-registry on the loopback interface, and what is pushed to it."""
 
 from __future__ import annotations

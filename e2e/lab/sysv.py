@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A device whose PID 1 is SysV init; its /etc outlives a power cut, as on a device with a disk."""
 
 from __future__ import annotations

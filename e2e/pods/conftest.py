@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures of the tests of Pods: the images, the installation and the devices, made once for all of them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The three devices of deploy/samples: an agent on this machine, and two in Pods of the agent's image."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Controller and gateways as a cluster runs them: deploy/base with several gateways, in Pods of a kubelet."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """deploy/ on a real kubelet: the Pods, their limits and rights, and devices that do not notice when Pods go."""
 
 from __future__ import annotations

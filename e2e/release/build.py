@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hatch run build`: the wheel and the sdist of every package, into dist/, and a check of what the wheels weigh.
 
 A wheel may grow by a twentieth over its recorded size. One that grows by more is refused until its changelog says so.

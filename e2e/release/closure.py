@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hatch run closure`: what `pip install praetor-agent` brings to an empty environment, and that it works there.
 
 The two wheels are ours, freshly built; requests and what it needs come from the package index.

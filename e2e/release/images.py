@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hatch run images`: the components' images, built from the wheels in dist/."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The manifests of deploy/ as objects: what kustomize prints for them, without needing kubectl."""
 
 from __future__ import annotations

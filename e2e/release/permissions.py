@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each program may do with the API, written down apart from the roles that grant it: both are held to this."""
 
 from __future__ import annotations

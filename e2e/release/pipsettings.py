@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where this machine's pip finds packages, in a form for the build of an image.
 
 It reaches the build as a secret and is in no layer: the address of an index belongs to the machine that builds.

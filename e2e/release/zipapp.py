@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hatch run build-zipapp`: the agent as a single file that runs on any Python 3.11 or later with nothing installed.
 
 The same sources give the same bytes: locked wheels without compiled parts, sorted names, one time stamp.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m e2e.rollouts [--cluster envtest] [--devices 300] [--out docs]`: stop a bad version, and draw it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many simulated devices in a namespace: declared one by one, run by one program or a few."""
 
 from __future__ import annotations

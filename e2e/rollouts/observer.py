@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Evaluate what a watch showed of a rollout, by rules that share nothing with the programs. Pure.
 
 A device is *disrupted* from the moment when the spec of its process is written while it is available, until its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compare each forecast of `praetorctl plan` with what a watch then shows of the rollout.
 
 A forecast knows no failures. Of a rollout that a failure stops, only the writes made until then are compared.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A bad version is stopped and rolled back, then a good one goes through three waves; all of it is recorded."""
 
 from __future__ import annotations

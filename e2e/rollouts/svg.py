@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small writer of charts: time to the right, counts upwards, in steps, as things were until they changed. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One device: an agent as a process of its own, with a state folder and a token of its own."""
 
 from __future__ import annotations

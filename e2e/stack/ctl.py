@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`praetorctl` with an administrator's kubeconfig: as a user runs it, or in this process to read its output."""
 
 from __future__ import annotations

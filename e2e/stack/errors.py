@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors of the programs under test, with messages for the user who runs them."""
 
 from __future__ import annotations

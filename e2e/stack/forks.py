@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Import a program's modules once, and run it as often as asked, each time as a fork of this process.
 
 Kept to the standard library; the first argument names the function to run, as `module:function`. On standard input

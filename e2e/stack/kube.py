@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a user does with Kubernetes in one namespace, without kubectl and without the production client."""
 
 from __future__ import annotations

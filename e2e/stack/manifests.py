@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Manifests as people write them, with only what a test wants to say."""
 
 from __future__ import annotations

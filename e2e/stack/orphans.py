@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """End the processes that stopped agents left running.
 
 Only processes whose mark, the uid of a DeviceProcess, stands in an agent's files are touched. Run as a program

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Python program that is restarted often: its imports, most of the cost of a start, are done once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One program under test as a process of its own, which can be asked to end, killed, frozen and started again.
 
 It runs under the reaper of e2e.clusters: however this process ends, the program ends, too.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A proxy before the apiserver that can hold requests up, and that names the client in their User-Agent."""
 
 from __future__ import annotations

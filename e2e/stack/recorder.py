@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Record everything that a watch shows, in a thread, to check afterwards what was true at every moment."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The apiserver's own counts of requests for the kinds that our programs use."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A program that listens: on ports of its own, and ready when it says so on its probe port."""
 
 from __future__ import annotations

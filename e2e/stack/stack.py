@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The three programs as separate processes on one machine, against any cluster.
 
 Everything is on the loopback interface and under one folder, and nothing outlives the context, however it ends.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Wait for a state of the system, and report the last state seen when it does not come."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures of the suite: the three programs once, and a namespace with devices of its own for each test."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which devices were ever not connected, by the apiserver's watch."""
 
 from __future__ import annotations

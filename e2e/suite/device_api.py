@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device protocol in raw HTTP, as `curl` would send it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The devices of one test: inventory in its namespace and an agent for each."""
 
 from __future__ import annotations

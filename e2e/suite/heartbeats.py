@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many heartbeats of many devices over few connections, faster than a fleet would send them."""
 
 from __future__ import annotations

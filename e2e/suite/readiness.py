@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the contract calls ready, read from objects by rules that share no code with the programs."""
 
 from __future__ import annotations

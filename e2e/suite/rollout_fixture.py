@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One deployment of a test's own on devices that the module's tests share, and a record of all that happens to it."""
 
 from __future__ import annotations

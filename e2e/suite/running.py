@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel says of a process, independent of what its agent reports."""
 
 from __future__ import annotations

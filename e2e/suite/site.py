@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A web site of files, as artifacts are published; it may be slow."""
 
 from __future__ import annotations

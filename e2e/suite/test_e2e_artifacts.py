@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Artifacts: fetched, verified, and only then run; no process is stopped for an artifact that cannot be fetched."""
 
 from __future__ import annotations

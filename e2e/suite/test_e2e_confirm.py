@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Changes that need confirmation: the annotation reaches the agent, or the device reverts them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The controller is killed many times in one rollout, which ends as an undisturbed one does, within all budgets."""
 
 from __future__ import annotations

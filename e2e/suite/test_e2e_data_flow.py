@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The happy path, step by step: deployment → processes → desired state → real process → status → counts."""
 
 from __future__ import annotations

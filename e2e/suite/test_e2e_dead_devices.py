@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dead devices hold nothing up; a version that kills devices goes no further than its first wave."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HTTP API for devices, in raw requests: 200 and 304, ETags, long poll, bad requests."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shell examples of docs/rollouts.md, run as printed: what they print is what the page says."""
 
 from __future__ import annotations

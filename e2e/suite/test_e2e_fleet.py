@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hundreds of simulated devices: a bad version is stopped, and no budget is exceeded at any moment of the watch."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Heartbeats without a change cost the apiserver no request, by its own count."""
 
 from __future__ import annotations

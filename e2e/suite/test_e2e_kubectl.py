@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The everyday flow with an unmodified kubectl."""
 
 from __future__ import annotations

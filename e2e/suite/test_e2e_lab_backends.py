@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every backend on the real thing: what /proc on the device says of a process is what its spec says, byte for byte."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The agent is installed, upgraded and uninstalled on devices with real init systems; the gateway is on the host."""
 
 from __future__ import annotations

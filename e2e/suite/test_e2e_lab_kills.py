@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The agent killed, and the device's power cut, at random moments on real devices: what is desired runs in the end.
 
 Whatever the moment: never two instances of a process, never an artifact that is not whole, a state that can be read,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A device under real systemd: what the status says is what systemctl on the device says."""
 
 from __future__ import annotations

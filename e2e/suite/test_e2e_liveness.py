@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Liveness: silent devices are found, also across restarts of the gateway, and no other device is disconnected."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices that come, change and go, and deployments that go: processes follow, on the devices, too."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Manifests with nothing but the original system's fields apply unchanged and mean what they meant."""
 
 from __future__ import annotations

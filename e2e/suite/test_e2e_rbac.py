@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The apiserver's own answer to what each program may do, with the roles of deploy/base bound to its user."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several gateways: any of them serves any device, and the arbiter knows of devices that talk to others."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Any component may end at any moment: processes on devices run on, and pending changes are made afterwards."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A changed template: every device gets it as planned, and the watch never shows more devices down than allowed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a spec asks for beside waves: other strategies, a way back by itself, and domains that deployments share."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A rollout that users steer while it runs: each step matches `praetorctl plan` and stays within the budgets."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Authentication: no combination of flags accepts a wrong, missing, empty or other device's token."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two controllers, of which the leader cannot renew its Lease: never two writers, by the apiserver's own log."""
 
 from __future__ import annotations

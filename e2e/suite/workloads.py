@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes that the suite runs on devices."""
 
 from __future__ import annotations

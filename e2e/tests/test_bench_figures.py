@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The figures of benchmarks: percentiles, ratios, verdicts and tables."""
 
 from __future__ import annotations

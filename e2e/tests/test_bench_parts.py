@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parts of the benchmarks: framing of answers, first observations, counts, a synthetic fleet, the command."""
 
 from __future__ import annotations

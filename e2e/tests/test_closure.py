@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the agent's wheel pulls: requests and its own four, and praetor-api, which pulls nothing."""
 
 from __future__ import annotations

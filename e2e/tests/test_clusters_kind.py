@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kind launcher against a stand-in for the kind program that records its arguments."""
 
 from __future__ import annotations

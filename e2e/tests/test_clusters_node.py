@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The launcher of a node against a stand-in for the program that starts it, which records its arguments."""
 
 from __future__ import annotations

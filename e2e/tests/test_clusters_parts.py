@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parts that every kind of cluster is made of."""
 
 from __future__ import annotations

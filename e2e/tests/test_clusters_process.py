@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs that we start end when we end them, and when we end ourselves."""
 
 from __future__ import annotations

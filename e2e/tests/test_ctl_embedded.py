@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`praetorctl` on a control plane over HTTP, as a person runs it: with a kubeconfig, in another thread than the API."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`hatch run build`: the files, the table and an honest exit status."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Dockerfiles, the pinned requirements and the command lines that make images of them."""
 
 from __future__ import annotations

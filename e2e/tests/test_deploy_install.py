@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Installing manifests on clusters that have them already, are too old for them, or refuse them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The manifests of deploy/ agree with each other, with the images and with our kinds."""
 
 from __future__ import annotations

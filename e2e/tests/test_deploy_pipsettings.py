@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An image's build gets the settings of this machine's pip that are about packages, and no others."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The roles of deploy/base grant exactly what is written down in e2e.release.permissions."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The agent's guide names the flags that there are, and no others."""
 
 from __future__ import annotations

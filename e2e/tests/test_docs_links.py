@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pages lead where they say: links between pages, and the paths that the architecture names."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An image that the runtime cannot pull is fetched by the agent, loaded and run: real runtimes, and a real registry.
 
 The registry of the image's name does not exist; a mirror that only the agent knows has it.

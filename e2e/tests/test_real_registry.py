@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The agent pulls from Debian's docker-registry what was pushed to it, over its own protocol."""
 
 from __future__ import annotations

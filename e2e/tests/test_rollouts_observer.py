@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an observer makes of a watch, and where it finds `praetorctl plan` wrong."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The charts of rollouts: steps that hold until the next change, within their frame, and well-formed."""
 
 from __future__ import annotations

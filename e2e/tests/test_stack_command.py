@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m e2e` runs the whole suite unless tests are named."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes that agents left are found by their mark, and only those that the files of a folder name are ended."""
 
 from __future__ import annotations

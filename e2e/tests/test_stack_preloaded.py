@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A program that is forked with its modules imported can be ended like any other, and never outlives its starter."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A program under test can be ended in every way, and never outlives its starter."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A proxy that can hold requests up, before a server on a real socket."""
 
 from __future__ import annotations

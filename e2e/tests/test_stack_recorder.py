@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A record of a watch holds all that was written before it ended, and is not touched by what comes afterwards."""
 
 from __future__ import annotations

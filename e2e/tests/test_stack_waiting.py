@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Waiting ends as soon as the state is there; a wait that times out reports the last state."""
 
 from __future__ import annotations

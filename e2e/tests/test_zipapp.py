@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The agent as a single file: the same bytes each time, and at work with nothing installed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Refuse words that Kubernetes and Python engineers do not use: `python tools/checks/vocabulary.py`.
 
 Each entry of WORDS says what to write instead. Every file that git tracks is read; lines that quote one of the words

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory of the agent and the time to import it, against `python -c "import requests"` on the same interpreter."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a device must store to have the agent: its wheel, and all that pip brings with it."""
 
 from __future__ import annotations

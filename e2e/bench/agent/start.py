@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time from a changed desired state to the report that its process runs, by backend; what an idle agent then costs."""
 
 from __future__ import annotations

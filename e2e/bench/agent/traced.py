@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m e2e.bench.agent.traced URL DEVICE TOKEN FOLDER`: an agent that counts its own moves between files.
 
 The line `start` on standard input begins the trace; each line is answered with what was counted so far, in JSON.

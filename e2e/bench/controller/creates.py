@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Create COUNT DeviceProcesses at full speed, with the bodies that the controller writes.
 
 `python -m e2e.bench.controller.creates KUBECONFIG NAMESPACE DEPLOYMENT COUNT` prints as JSON how many seconds it took.

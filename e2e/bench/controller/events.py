@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What events of single devices cost the controller while a fleet is at rest, and how often it writes a status.
 
 The controller runs in this process on an API in memory. Its handlers, its queue and its passes are the real ones, fed

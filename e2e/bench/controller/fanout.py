@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How fast the controller fans a deployment out, against a bare loop of creates with the same client.
 
 The loop creates the same objects in another namespace, as many at a time as the controller, and does nothing else.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A controller in this process, on an API in memory, whose fleet has been rolled out to and is ready."""
 
 from __future__ import annotations

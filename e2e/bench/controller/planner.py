@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One pass of the rollout planner over a fleet at rest, half-way through a rollout, and so with all its policies.
 
 Seconds are of the processor, so that what else runs on the machine matters little.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m e2e.bench.gateway.baseline PORT`: empty Starlette routes behind the gateway's own Hypercorn settings.
 
 What the gateway does beyond serving HTTP is the difference to this.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The memory of a gateway that caches a fleet and has heard of every device.
 
 `python -m e2e.bench.gateway.cached PROCESSES SWITCHES` prints its resident memory in KiB.

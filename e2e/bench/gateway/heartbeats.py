@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests that the apiserver sees while devices send heartbeats in which nothing changed, by its own count."""
 
 from __future__ import annotations

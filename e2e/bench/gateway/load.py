@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m e2e.bench.gateway.load`: as many requests as servers take, one server at a time, in short turns.
 
 Reads a plan as JSON from standard input: `{rounds, turn_s, targets: [{host, port, pid, requests: [text, ...]}]}`. A

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Memory of a gateway: for each DeviceProcess that it knows, and for each connection that waits."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices that hold a long poll each, and record when an answer has arrived.
 
 `python -m e2e.bench.gateway.pollers PLAN OUTPUT` runs them until a signal ends it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long after the apiserver's watch event a waiting device has its changed spec in hand."""
 
 from __future__ import annotations

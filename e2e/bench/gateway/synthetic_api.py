@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A KubeApi that makes a fleet's objects when they are listed, and keeps none of them.
 
 So a gateway of any size is measured without an apiserver of that size beside it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests that a gateway serves per core, against an empty route on the same server.
 
 A core is a second of the server's processor time, so that what else runs on the machine matters little.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m e2e.bench.gateway.watching KUBECONFIG NAMESPACE OUTPUT`: record when a watch delivers each generation.
 
 A line `{name, generation, at}` for each event, *at* in monotonic seconds of this machine; `{}` once it is watching.

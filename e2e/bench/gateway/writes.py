@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Status writes that a clean rollout costs, by the apiserver's own count."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a benchmark gets: a folder, a cluster on demand, and how long it may take."""
 
 from __future__ import annotations

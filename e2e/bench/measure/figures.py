@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Figures of benchmarks: what was measured, against what, and whether it reaches its goal. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """When each generation of each object was seen first, read from the lines that a process wrote."""
 
 from __future__ import annotations

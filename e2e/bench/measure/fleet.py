@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many simulated devices in one process, declared and rolled out to as an operator would."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What Linux says of a process: the processor time it used and the memory it holds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Follow control through the files of the wheels: how many files a piece of work enters, and how often."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The audit log of an apiserver: who wrote what, in the order of the resourceVersions that the writes got."""
 
 from __future__ import annotations

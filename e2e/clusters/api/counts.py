@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Request counts out of an apiserver's Prometheus metrics."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tokens, keys and kubeconfig files of a cluster that we start ourselves; all of them live in its work directory."""
 
 from __future__ import annotations

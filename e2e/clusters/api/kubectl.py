@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finding and running the unmodified kubectl."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Waiting until an apiserver answers, and what its version lets it do."""
 
 from __future__ import annotations

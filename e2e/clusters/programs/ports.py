@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Free ports of the loopback interface.
 
 A port is free when asked for and may be taken a moment later, so that starters try again with others.

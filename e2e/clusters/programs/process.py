@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A child process with a log file that ends with us, by itself or by the reaper."""
 
 from __future__ import annotations

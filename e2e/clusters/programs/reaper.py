@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Run a command that cannot outlive its starter.
 
 The starter holds the write end of this process's standard input; when that closes, however the starter

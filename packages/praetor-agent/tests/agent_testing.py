@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A gateway on loopback that speaks the real protocol, for tests: long polls, ETags, and faults on demand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The launcher as the init system starts it, with versions that come up, crash, hang, and the power going off."""
 
 from __future__ import annotations

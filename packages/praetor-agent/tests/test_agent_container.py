@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Containers on the real podman where it is there, else nothing runs here but what is pure."""
 
 from __future__ import annotations

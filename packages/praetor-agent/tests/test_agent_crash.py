@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A kill of the agent, or a power cut, at every single step, and what the next agent does then.
 
 The loop, its state and the code that writes files are real. The disk keeps real files and models which of them survive

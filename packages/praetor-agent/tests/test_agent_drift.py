@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loop with a backend that keeps definitions and output: edits are rewritten, the output tail is kept."""
 
 from __future__ import annotations

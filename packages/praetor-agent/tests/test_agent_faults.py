@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the agent does when the device or the way to the gateway fails: the rows of the table in docs/agent.md."""
 
 from __future__ import annotations

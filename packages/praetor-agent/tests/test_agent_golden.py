@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files on a device keep their names and formats, or an upgrade of the agent would restart processes.
 
 The files in `golden/` were written by 0.1.0.

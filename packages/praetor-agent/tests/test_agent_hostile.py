@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole agent offered what it must not or cannot have: what runs goes on, the status says why, and it waits."""
 
 from __future__ import annotations

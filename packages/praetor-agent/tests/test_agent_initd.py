@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Init scripts, run by real shells; a booted SysV device proves the same in the lab."""
 
 from __future__ import annotations

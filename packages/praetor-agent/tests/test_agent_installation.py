@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`install` and `uninstall` with a systemctl that does nothing; booted devices prove the same in the lab."""
 
 from __future__ import annotations

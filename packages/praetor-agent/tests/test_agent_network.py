@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ways to the gateway: proxies, authorities, IPv6, and what the environment says; all on real sockets."""
 
 from __future__ import annotations

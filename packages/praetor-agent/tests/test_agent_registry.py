@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pulling from a registry on a real socket: one that asks for tokens, redirects, lies, or is not there."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole agent as its own program, against a gateway on a real socket and with real processes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole agent and servers of artifacts: authorities of one's own, and an agent that is killed in mid-download."""
 
 from __future__ import annotations

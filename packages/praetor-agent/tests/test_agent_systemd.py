@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The backend `systemd` against a systemctl that keeps units in memory; a booted device proves the same in the lab."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hostile archives: nothing outside the root, and nothing beyond the limits."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """For tests of the programs: a clock that the test moves, and the Kubernetes API of a control plane in the process."""
 
 from __future__ import annotations

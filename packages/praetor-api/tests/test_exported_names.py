@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The public names of praetor_api are those in `__all__`."""
 
 from __future__ import annotations

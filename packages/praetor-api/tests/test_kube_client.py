@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The client against real sockets: what goes over the wire, and that no trap of the stock client is ours."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every way to authenticate to the API: tokens, token files, certificates, plugins, a pod's service account."""
 
 from __future__ import annotations

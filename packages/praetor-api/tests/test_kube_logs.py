@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Logs are lines for people or for machines, whichever library wrote them."""
 
 from __future__ import annotations

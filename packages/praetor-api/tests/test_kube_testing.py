@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The clock that tests move, and the client of a control plane in the process with its injected faults."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Golden copies of names that stand in stored objects and on devices: changing one would orphan stored data."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """For tests: rows with sensible defaults, and a fleet in memory that plans are carried out on."""
 
 from __future__ import annotations

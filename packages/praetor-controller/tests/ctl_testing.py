@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """For tests: a cluster in the process that commands are run against."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the table of docs/rollouts.md from the table that the planner decides by."""
 
 from __future__ import annotations

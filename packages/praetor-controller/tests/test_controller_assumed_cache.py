@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Read your own writes: rows that were written are served before the informer shows them, and until it does."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command: options, and errors that name the flag."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices that cost nothing and delay no rollout: those that never connected, and those that hold updates."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The invariants of a rollout, over a simulated fleet that plans are carried out on and random events."""
 
 from __future__ import annotations

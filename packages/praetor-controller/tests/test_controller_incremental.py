@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Incremental plans of a deployment in steady state equal passes over all devices, or are refused."""
 
 from __future__ import annotations

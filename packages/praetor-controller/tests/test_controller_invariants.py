@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The invariants of a rollout, on the real controller over a simulated fleet and random events.
 
 A search in a process of its own: Hypothesis draws from the constants of whatever modules are loaded, so that beside

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The flight recorder: its files give the same decisions again, and every later change is detected."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A former leader writes nothing and stops working, at whatever moment it lost the lease."""
 
 from __future__ import annotations

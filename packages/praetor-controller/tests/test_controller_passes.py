@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How much work events make: passes over all devices, over what changed alone, and writes of the status."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a plan does and says, case by case."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole program on an API in memory and a clock that the test moves."""
 
 from __future__ import annotations

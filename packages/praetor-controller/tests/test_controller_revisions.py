@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Revisions of a template: one each, numbered in the order of their use, and no more kept than asked for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rollouts of the real controller on a simulated cluster, which checks every invariant at every write."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A budget binds every deployment that shares the device, also those that declare none."""
 
 from __future__ import annotations

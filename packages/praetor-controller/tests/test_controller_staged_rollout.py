@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The invariants of waves, failure domains and the failure policy, over a simulated fleet and random events."""
 
 from __future__ import annotations

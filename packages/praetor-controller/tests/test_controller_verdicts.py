@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table that the planner decides by: complete, free of contradictions, and the one in the documentation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Waves, failure domains and the failure policy, case by case."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows, manifests, status patches and events: what is read, and what is written."""
 
 from __future__ import annotations

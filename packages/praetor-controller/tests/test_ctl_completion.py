@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`praetorctl completion`: scripts for shells, and names of objects."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`praetorctl devices`, its options, and the errors of requests that every command shares."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`praetorctl explain`: the planner's own reasons, for each device and each deployment."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The help of praetorctl: complete, and there at once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The namespace that a kubeconfig selects."""
 
 from __future__ import annotations

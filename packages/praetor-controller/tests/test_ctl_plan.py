@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`praetorctl plan`: what would happen, by the controller's own planner, with nothing written."""
 
 from __future__ import annotations

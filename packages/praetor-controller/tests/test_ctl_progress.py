@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The progress of a rollout: verdicts for scripts, bars and lines for users."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`praetorctl replay`: what users and scripts read about a recording."""
 
 from __future__ import annotations

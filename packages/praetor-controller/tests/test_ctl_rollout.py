@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`praetorctl rollout`: exit codes for scripts, and writes that change only what was asked for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Durations as users read and write them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`praetorctl token`: secrets from files only, and no token is valid that a gateway would refuse."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What tests of the gateway share: builders of objects, an ASGI client, a whole gateway on fakes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """No device is admitted with a wrong token, whatever the flags."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The desired state as devices get it, and the routes of the device protocol."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The failure detector, on numbers alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The fleet in memory: sessions, rows and the index of devices."""
 
 from __future__ import annotations

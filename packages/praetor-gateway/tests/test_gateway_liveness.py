@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Connections found and lost, in the statuses of a whole gateway."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The status of a process, by tables and properties."""
 
 from __future__ import annotations

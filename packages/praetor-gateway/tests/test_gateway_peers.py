@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Several replicas: one leads, the others report to it which devices they heard."""
 
 from __future__ import annotations

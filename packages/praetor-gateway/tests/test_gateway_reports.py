@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reports and connects, sent to a whole gateway on fakes."""
 
 from __future__ import annotations

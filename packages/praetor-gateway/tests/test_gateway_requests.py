@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading requests: the fast path of heartbeats, and the wait that a client prefers."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A status that is not what the device reported last is corrected: other replicas, backups, users."""
 
 from __future__ import annotations

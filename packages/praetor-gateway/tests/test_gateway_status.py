@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Parts of statuses: the events of a step, debouncing, the status of a switch."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Statuses reach the apiserver: once, in the end, and not more often than they must."""
 
 from __future__ import annotations

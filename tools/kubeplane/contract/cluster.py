@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the contract needs of the cluster that it checks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fixtures of the contract: the tests' own kinds, and a namespace for each test.
 
 The cluster comes from a plugin, which provides the fixtures `cluster`, `api` and `unprivileged_user`, and skips the

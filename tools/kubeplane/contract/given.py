@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pytest plugin that gives the contract the cluster of a kubeconfig.
 
 pytest -p contract.given --kubeconfig FILE --can cel,gc,selectable_fields contract

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A plain HTTP client for tests: what was asked goes out as it is, and the answer comes back as it is.
 
 It shares nothing with the production client, so that the one can judge the other.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who may do what: a user can do what its Role grants, and a refusal names what it lacks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Server-side apply: who owns which field, and what happens when two want the same one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rules in CEL (`x-kubernetes-validations`), where the cluster knows them."""
 
 from __future__ import annotations

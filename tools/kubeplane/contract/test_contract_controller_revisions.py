@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ControllerRevisions: their data never changes, and the server is strict about what unchanged means."""
 
 from __future__ import annotations

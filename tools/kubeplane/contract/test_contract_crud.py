@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Create, read, replace and delete: what is stored, what is refused, and with which words."""
 
 from __future__ import annotations

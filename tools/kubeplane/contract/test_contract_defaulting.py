@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Defaults of a schema are filled in when an object is written, and only where a value is missing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CustomResourceDefinitions: how they are judged, established, changed and taken away."""
 
 from __future__ import annotations

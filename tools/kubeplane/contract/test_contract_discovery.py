@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is served: groups, versions, resources, schemas, health."""
 
 from __future__ import annotations

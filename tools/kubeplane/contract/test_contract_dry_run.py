@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`dryRun=All` answers as the real request would, and stores nothing."""
 
 from __future__ import annotations

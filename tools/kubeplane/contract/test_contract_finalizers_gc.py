@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Finalizers hold a deletion up; owner references make one deletion follow another."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Leases, and Events as both of their groups see them."""
 
 from __future__ import annotations

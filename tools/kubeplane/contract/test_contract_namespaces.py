@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The life of a namespace: deleting it empties it first."""
 
 from __future__ import annotations

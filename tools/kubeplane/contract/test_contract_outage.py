@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The apiserver goes and comes back; what it counts while it is there."""
 
 from __future__ import annotations

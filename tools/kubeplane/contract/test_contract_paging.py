@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lists in pages are one consistent view; a view that is too old is gone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Merge, JSON and strategic merge patches; the status subresource keeps its side of an object apart from the rest."""
 
 from __future__ import annotations

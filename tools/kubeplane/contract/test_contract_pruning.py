@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a schema does not know is dropped, except where it says to keep it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Label and field selectors, in lists and, for custom resources, over the fields that a definition opens."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Answers in the forms that kubectl asks for: tables, and objects with nothing but metadata."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a schema forbids is refused with 422, and every fault is named by its field.
 
 Reasons became finer in later versions (type, length, count), so that each case lists all that were ever given.

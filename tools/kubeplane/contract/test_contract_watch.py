@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A watch replays what happened since a version, in order, and says when it cannot."""
 
 from __future__ import annotations

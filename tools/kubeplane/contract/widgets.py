@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kinds that the contract is tested with, and short ways to speak of their objects.
 
 They belong to no product: what they hold is one of each feature of a CustomResourceDefinition.

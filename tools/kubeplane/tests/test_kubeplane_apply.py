@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Strategic merge patches, sets of fields, and applying to what was not tracked; the contract states the rest."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The control plane without a socket: requests in, responses and streams out, on a clock that the test moves."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The whole control plane in this process, over HTTP on loopback."""
 
 from __future__ import annotations

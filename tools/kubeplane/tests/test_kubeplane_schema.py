@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Defaulting, pruning and validation by structural schemas, and rules in CEL."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The store: revisions, history, snapshots, and its journal on disk."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Printer columns, ages, events under two groups, routes and protobuf bodies."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A watch sends every change, in order, whatever is written while its reader is slow."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m praetor_agent`."""
 
 from praetor_agent.cli import main

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`praetor-agent run`: builds everything and runs the two threads. The processes outlive the agent."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line: flags, their environment variables, and one call for each command.
 
 A command loads no module that it does not need.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device's clocks, and a wait that ends at a time, at a wake-up from another thread, at a signal or when a process
 ends.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The agent's errors, by what the caller does about them.
 
 AgentFailure

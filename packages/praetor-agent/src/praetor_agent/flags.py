@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The flags of every command. A flag's default comes from an environment variable of the same name."""
 
 from __future__ import annotations

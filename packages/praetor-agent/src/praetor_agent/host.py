@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All backends of the device together: what they observe, and the actions on them."""
 
 from __future__ import annotations

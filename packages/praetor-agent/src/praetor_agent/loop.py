@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loop: observe, reconcile, act, probe, report; then wait for the next event."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The agent's settings, and the checks of the flags and variables that they come from."""
 
 from __future__ import annotations

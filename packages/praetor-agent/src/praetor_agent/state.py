@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files in the agent's state directory. They survive a crash and a power cut: each has a checksum and is replaced
 as a whole, and the version before it is kept. Also the freeze file, by which an operator on the device forbids changes.
 """

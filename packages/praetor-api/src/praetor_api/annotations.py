@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every label and annotation that Praetor's programs write or read. They are stored data: names never change.
 
 A name ends in `LABEL` where Kubernetes or a container runtime selects by it, in `ANNOTATION` where it only carries

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Canonical JSON, spec hashes and entity tags.
 
 The gateway computes them over what the apiserver stored; an agent echoes the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The words of status conditions, and the limits that decide when a process counts as crash-looping.
 
 Types and reasons are stored data: they never change. `praetor_api.kube.conditions` sets them on objects.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Constraints of fields, declared once for the wire reader and the CRD generator."""
 
 from __future__ import annotations

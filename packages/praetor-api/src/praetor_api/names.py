@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of devices and of the processes that a deployment makes for them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device protocol, version 1, between an agent and a gateway.
 
 Fields beyond `deviceName`, `items`, `observations` and what identifies an item

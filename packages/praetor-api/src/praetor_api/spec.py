@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The process spec: what custom resources embed and agents receive."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Device tokens: one shared by all, or HMAC-SHA256 over the device's name.
 
 A device's credential epoch separates its current tokens from revoked ones. A

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Between JSON and stdlib dataclasses: a tolerant reader and a strict writer.
 
 The reader ignores fields it does not know and reports every bad field by its

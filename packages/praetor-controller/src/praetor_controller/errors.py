@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The errors of the controller, split by who can fix them.
 
 * ControllerError

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds the controller's parts, wires them and runs them until a signal says stop."""
 
 from __future__ import annotations

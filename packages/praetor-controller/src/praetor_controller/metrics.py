@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The controller's metrics. Label values come from closed sets or from names of deployments."""
 
 from __future__ import annotations

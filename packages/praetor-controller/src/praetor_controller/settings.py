@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The options as one frozen value, checked once."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Check what the controller writes against what the API stores, and not by the controller's own counters."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The controller's client, with faults: its view of processes can be held back, writes fail, and it can die at one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Simulated devices: what they do with their specs, and the status that the gateway writes of them."""
 
 from __future__ import annotations

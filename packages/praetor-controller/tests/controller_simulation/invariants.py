@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The invariants of a rollout: each is a function of one spec write of the controller and the facts at that moment."""
 
 from __future__ import annotations

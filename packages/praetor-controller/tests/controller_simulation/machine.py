@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random events on a fleet: Hypothesis draws the steps, and the simulation checks the invariants after each."""
 
 from __future__ import annotations

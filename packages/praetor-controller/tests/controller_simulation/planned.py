@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random events on a fleet that plans are carried out on: no API and no controller, only the planner and time."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far a rollout in waves has come, computed from what the API stores, for the invariants.
 
 It knows nothing of how the planner places devices; where the objects do not show it, a wave counts as stood.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Search for a trace that violates an invariant, and print the shortest one found.
 
 python -m controller_simulation.search --steps 100000

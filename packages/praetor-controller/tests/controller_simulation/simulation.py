@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The real controller on a control plane and devices in memory: its view may lag, and it may die at any write."""
 
 from __future__ import annotations

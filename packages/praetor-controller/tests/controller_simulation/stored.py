@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the API stores: as the rows that the controller makes of it, and as people read it."""
 
 from __future__ import annotations

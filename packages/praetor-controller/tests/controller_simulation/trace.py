@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Traces: the steps of a search, to be replayed, and shortened to those that a violation needs.
 
 A search draws its steps at random; Hypothesis' own shrinking knows no time limit, and may take hours.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line of praetor-gateway. Every flag has an environment variable PRAETOR_GATEWAY_…"""
 
 from __future__ import annotations

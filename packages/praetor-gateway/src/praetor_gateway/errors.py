@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gateway's errors; each class is what a caller does about it.
 
 Exception

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All parts of a gateway put together, and the background work that keeps them going."""
 
 from __future__ import annotations

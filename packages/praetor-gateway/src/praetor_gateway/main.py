@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds the gateway and runs it until a signal stops it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The gateway's metrics. No label ever holds a device's name or text."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Kubernetes control plane in one process, for demos and tests."""
 
 from __future__ import annotations

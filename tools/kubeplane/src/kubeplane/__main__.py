@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m kubeplane`: run the control plane until SIGINT or SIGTERM."""
 
 from __future__ import annotations

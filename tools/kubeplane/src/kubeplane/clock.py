@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time as a dependency: the wall clock for timestamps, a steady one for timeouts."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The errors of the API, each of which becomes a metav1.Status.
 
 An operation raises; one handler turns the error into a response.

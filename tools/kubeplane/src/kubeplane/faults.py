@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fault injection: which requests fail, how often, and how."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The control plane put together: everything that it is made of is built here."""
 
 from __future__ import annotations

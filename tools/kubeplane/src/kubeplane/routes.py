@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a request asks for, read from its method and path as kube-apiserver's RequestInfo does it."""
 
 from __future__ import annotations

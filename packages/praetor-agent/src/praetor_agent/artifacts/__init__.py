@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """Artifacts: fetched, verified and stored under the digest of their content."""

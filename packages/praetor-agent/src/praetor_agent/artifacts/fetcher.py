@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fetches artifacts from their sources, a few at a time, in threads that live only while they fetch."""
 
 from __future__ import annotations

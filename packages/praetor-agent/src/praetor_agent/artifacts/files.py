@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Artifacts that are one file: from a web server, or on the device already."""
 
 from __future__ import annotations

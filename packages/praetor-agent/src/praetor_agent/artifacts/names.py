@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of artifacts in the store: directories and files."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Artifacts from registries: images, and files pushed as artifacts. Every byte is verified against a digest.
 
 Chain of trust: the URL pins the manifest (or the index, which pins it), the manifest pins the config and each layer by

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An image as one file for a container runtime to load: an OCI layout that old dockers read, too."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Downloads that can be resumed, and the workspace where an artifact is put together."""
 
 from __future__ import annotations

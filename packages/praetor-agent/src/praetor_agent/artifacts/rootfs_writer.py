@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the entries of archives below one directory: never outside it, nor through a link.
 
 Every step uses a descriptor of the directory before it, and follows no link. Links of images are written so that

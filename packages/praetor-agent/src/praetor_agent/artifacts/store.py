@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The artifacts on the device, each under the SHA-256 of its content. Only verified content gets a name."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads tar, plain or gzipped. Not with `tarfile`, because what it lets through differs between Python versions."""
 
 from __future__ import annotations

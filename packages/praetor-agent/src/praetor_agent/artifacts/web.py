@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """GET for artifacts: bounded in time, with restricted redirects, independent of the environment.
 
 Credentials stay at their host.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Turn a spec into a command: user, argv, environment, directory. Reads the device's users and files only."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Containers by the command line of docker, podman or nerdctl; one container per process.
 
 The runtime restarts nothing: the agent does, by the policy of the spec. A container is created, compared with the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Container images: pulled by the runtime in a thread, before anything is stopped.
 
 A file per image, named by its digest, contains its id; its path is what the agent remembers as the artifact's path.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SysV and busybox init: one script per process, which starts our shim; at boot too for the policy Always.
 
 The shim is a copy beside the jobs, so that init can start processes without the agent, or with an agent in a zipapp.

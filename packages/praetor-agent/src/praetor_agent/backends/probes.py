@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs health probes and keeps their results. The loop never waits for a probe."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The backend `process`: a supervisor of our own that needs no init system and no root.
 
 Each process has a directory that its shim writes to: `run` (its identity), then

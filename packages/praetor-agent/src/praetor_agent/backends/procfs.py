@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads /proc. A process is identified by pid and start time, because the kernel reuses pids."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a backend does, and what all backends share. A backend only touches what carries our marker.
 
 Backends name what they write on a device by one scheme, so that our files are recognizable by name, too.

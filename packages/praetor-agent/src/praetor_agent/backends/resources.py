@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`execution.resources`: the values of limits, and control groups, version 2 or 1, for the backend `process`.
 
 An rlimit is no substitute: it counts one process, or all of a user, and kills programs that stay within their limit.

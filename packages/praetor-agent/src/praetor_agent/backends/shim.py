@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shim between the agent and a process: it outlives the agent, waits for the process and writes how it ended.
 
 Run as a file by `python -I -S`, it imports only what the interpreter has loaded

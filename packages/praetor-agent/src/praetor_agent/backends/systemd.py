@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """systemd: one unit per process. The agent restarts it; systemd starts it at boot if the policy is Always.
 
 Only units that carry our marker and this device's name are ever touched. Specs are untrusted: every value is escaped,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The health of a process, from the results of its probe. Pure: the shell runs the probes.
 
 Health is unknown until a first result counts. Until then the probe runs more

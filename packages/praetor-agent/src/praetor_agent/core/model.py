@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the agent remembers of each process, on disk and between passes; and what it observes."""
 
 from __future__ import annotations

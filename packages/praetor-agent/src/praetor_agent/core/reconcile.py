@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decide on actions from the desired state, the observed device and the memory. Pure: no I/O, no clock, no logging.
 
 A running process is stopped only if it is no longer desired, or if everything

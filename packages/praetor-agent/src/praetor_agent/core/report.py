@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The content of the next report, and when it is due. Pure.
 
 A report carries the observations that changed since the gateway acknowledged

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Restart policies: the record of a process that started or ended, and when it starts again. Pure.
 
 `Never` and `OnFailure` run to completion once per spec, even if the agent restarts meanwhile.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decide when a new version is good, when it is confirmed, and when it is rolled back. Pure.
 
 Only services (policy Always) are rolled back: to run an old job again would break once-per-spec.

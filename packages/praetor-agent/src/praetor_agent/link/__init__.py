@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """The connection to the gateway: requests, the long poll, reports and facts."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The agent's side of the device protocol, over HTTP. Each thread uses its own client."""
 
 from __future__ import annotations

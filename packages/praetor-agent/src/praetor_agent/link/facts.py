@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Facts about the device for the inventory. Values that change all the time are reported in wide steps."""
 
 from __future__ import annotations

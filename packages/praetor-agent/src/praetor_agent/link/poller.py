@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The long poll, in a thread of its own, and the desired state that it receives for the loop."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sends reports when they are due, and lost ones again."""
 
 from __future__ import annotations

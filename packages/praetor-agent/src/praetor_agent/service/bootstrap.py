@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Starts the installed agent, and rolls back to the old version if a new one fails.
 
 Run as a file by `python -I -S`, it needs nothing of the agent, which may be broken. `current` is the version that

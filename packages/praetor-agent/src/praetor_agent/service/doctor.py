@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`praetor-agent doctor`: checks the host as the agent would use it, and says how to fix each problem."""
 
 from __future__ import annotations

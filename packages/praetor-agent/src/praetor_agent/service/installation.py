@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`praetor-agent install`, `upgrade` and `uninstall`: versions side by side, a launcher, and a service.
 
 ROOT/versions/VERSION-DIGEST/   a version, as a folder that Python runs

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`praetor-agent status`: the processes of this device, without network, even if the agent does not run.
 
 `praetor-agent confirm` confirms a change.

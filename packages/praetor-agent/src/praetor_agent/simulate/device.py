@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One simulated device: it polls, and reports the desired processes as if it ran them."""
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class SimulatedFleet:
     faults: Faults = NO_FAULTS
     start_splay: float = 0.0
     on_change: Callable[[str, str, str], None] | None = None
-    random: random.Random = field(default_factory=random.Random)
+    random: random.Random = field(default_factory=random.Random)  # noqa: S311 - no secret
 
 
 class SimulatedDevice:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Fault injection: which simulated devices fail, and how.
 
 Devices are chosen by their names, so that every run affects the same ones. Pure.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All simulated devices in one event loop, and a summary line every few seconds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small HTTP/1.1 client on asyncio streams, so that one thread can hold the polls of thousands of devices."""
 
 from __future__ import annotations

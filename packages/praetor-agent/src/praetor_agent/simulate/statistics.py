@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Statistics of a simulated fleet: counters, and the latency of changed specs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Between the JSON of the Kubernetes API and our classes: one cattrs converter that knows both spellings.
 
 Decoding ignores fields that it does not know and names every bad field by its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How conditions change: the transition time moves only when the status does, in whole seconds. Pure."""
 
 from __future__ import annotations

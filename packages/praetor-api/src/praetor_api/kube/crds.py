@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CustomResourceDefinitions, generated from our classes: `python -m praetor_api.kube.crds DIRECTORY`."""
 
 from __future__ import annotations

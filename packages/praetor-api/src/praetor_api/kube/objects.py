@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The custom resources of azure.com/v1alpha1 as frozen attrs classes.
 
 They embed the spec dataclasses that devices receive; nothing is defined twice.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Command-line options that the programs of the control plane share, and the error for one that cannot be used."""
 
 from __future__ import annotations

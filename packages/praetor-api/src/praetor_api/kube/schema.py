@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenAPI v3 structural schemas, made from our classes and the constraints beside their fields."""
 
 from __future__ import annotations

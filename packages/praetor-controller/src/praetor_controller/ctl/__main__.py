@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m praetor_controller.ctl`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command `praetorctl`: its groups, and where a failed request becomes a sentence.
 
 A command is imported when it is run, so that help and errors of usage come at once: the path of a command is the path

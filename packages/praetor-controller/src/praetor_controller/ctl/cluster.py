@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cluster of a command: the options that select it, a client for it, and lists read whole."""
 
 from __future__ import annotations

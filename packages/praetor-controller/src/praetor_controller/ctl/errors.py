@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the command ends: one exit code for each outcome that scripts distinguish, and errors without tracebacks."""
 
 from __future__ import annotations

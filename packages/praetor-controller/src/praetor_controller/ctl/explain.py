@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Explains the state of devices and deployments with the controller's own planner. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Forecasts a rollout step by step to its end: the controller's own planner, run on a model. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A model of the cluster for forecasts: it carries plans out, and every device that gets a template becomes ready.
 
 Pure: the time is passed in.

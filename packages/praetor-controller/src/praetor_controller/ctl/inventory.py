@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rows of a namespace, read once, and the plans that the controller would make from them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is printed: tables for people, JSON and YAML for programs. Colours and moving lines on a terminal only."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The progress of a rollout, from a raw deployment: a verdict for scripts, a bar for people. Pure."""
 
 from __future__ import annotations

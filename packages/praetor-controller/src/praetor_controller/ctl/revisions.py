@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The history of a deployment as a table, and the revision that an undo restores. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The writes to a deployment that control its rollout; each changes the fewest fields."""
 
 from __future__ import annotations

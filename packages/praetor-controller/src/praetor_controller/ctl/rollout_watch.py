@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Follows a rollout to its end with informers, and shows it meanwhile: a bar, and one for each wave on a terminal."""
 
 from __future__ import annotations

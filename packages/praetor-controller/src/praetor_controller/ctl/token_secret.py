@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The options that device tokens are made from: an epoch, and secrets.
 
 Secrets come from a file or standard input, never from the command line, which other users can read.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The inputs of the planner as plain JSON, and back. Pure.
 
 The types of the classes say how, so that new fields are recorded without a change here. An absent field has its

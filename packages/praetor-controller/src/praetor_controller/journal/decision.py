@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A plan as plain JSON: what was decided. Pure.
 
 Reasons are recorded as changes since the deployment's previous decision, with a digest of all of them: the sum, modulo

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One line of the flight recorder: a decision and its inputs. Pure.
 
 `whole` holds all inputs, for the first decision of a deployment in a file; `change` the merge patch from the inputs of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A snapshot as one JSON document, its changes since the previous one, and its digest. Pure.
 
 Rows are keyed by their names. A change is a JSON merge patch (RFC 7386). The digest is sha256 over the canonical JSON

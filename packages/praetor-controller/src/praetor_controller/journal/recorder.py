@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Records decisions in a thread of its own: the controller neither waits for it nor fails with it.
 
 Decisions that it cannot keep up with, or cannot write, are counted and lost. What it was given must not change

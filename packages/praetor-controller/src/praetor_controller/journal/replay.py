@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plans recorded inputs again, and reports the first decision that differs. Pure."""
 
 from __future__ import annotations

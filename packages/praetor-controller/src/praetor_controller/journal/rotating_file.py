@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A file of bounded size, readable by its owner alone, with its predecessors beside it."""
 
 from __future__ import annotations

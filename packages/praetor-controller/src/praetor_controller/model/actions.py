@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The writes that a plan asks for: small frozen classes, one write each."""
 
 from __future__ import annotations

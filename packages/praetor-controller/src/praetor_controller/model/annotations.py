@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Labels and annotations that the controller puts on the processes it makes. Keys of others are never touched."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bodies and patches that are written to the API, from actions. Pure.
 
 A change of a process is one JSON patch: all of spec, and of the metadata only

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows from raw objects of the API. Pure and tolerant: what a newer API added is kept or ignored."""
 
 from __future__ import annotations

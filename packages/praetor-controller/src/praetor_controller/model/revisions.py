@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Revisions of a deployment's template: one ControllerRevision each, numbered in the order of their use. Pure.
 
 A template that is used again keeps its revision and gets a new number. Revisions that

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows: what the planner needs of objects, with slots, made once per change of an object.
 
 Times are in seconds since the epoch. What an object alone decides is computed here, not in each pass.

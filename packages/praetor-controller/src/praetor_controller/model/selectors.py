@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Label selectors, compiled once and applied many times. Pure.
 
 An empty selector matches every device. A malformed one, which the apiserver should have refused, is refused with the

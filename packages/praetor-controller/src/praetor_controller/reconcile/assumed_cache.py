@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rows of one kind as the API stores them: what informers show, and newer rows that this process just wrote.
 
 As in kube-scheduler's assumed cache, a write is assumed where it is made, and an event of the informer confirms it.
@@ -56,7 +57,7 @@ class Informers(Generic[T]):
             yield from informer.by_index(name, value)
 
     def all_keys(self) -> list[Key]:
-        return [key for informer in self.all() for key, _ in informer.items()]
+        return [key for informer in self.all() for key, _ in informer.items()]  # noqa: PERF102 - not a dict
 
     def _of(self, namespace: str) -> Informer[T] | None:
         return self._informers.get(namespace, self._informers.get(None))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The controller's view of the cluster: devices, processes, deployments and their revisions, of each namespace."""
 
 from __future__ import annotations

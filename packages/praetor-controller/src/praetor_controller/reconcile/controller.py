@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Informers' events → keys of deployments → workers that reconcile them.
 
 A deployment is reconciled at once, but not all the time: passes use at most a fifth of the event loop.

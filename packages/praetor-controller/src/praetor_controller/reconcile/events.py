@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Kubernetes events that a change of a deployment's conditions and a round of writes are worth. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which events concern a deployment, and how much of it. Pure."""
 
 from __future__ import annotations

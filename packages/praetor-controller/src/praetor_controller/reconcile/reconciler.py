@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reconciles one deployment: a snapshot from the cache, a plan, its writes, its status.
 
 It gets a key, never an event: events that were missed, merged or repeated make no difference.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keeps the ControllerRevisions of deployments, one write at a time and before the processes that name them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds the snapshot that the planner reads, for the controller and for praetorctl. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the controller remembers of a deployment between passes. Losing it costs time, never safety."""
 
 from __future__ import annotations

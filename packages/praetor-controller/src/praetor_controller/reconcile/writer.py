@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Carries actions out: concurrently, within a limit and a time slice. The failure of one does not stop the others.
 
 A write whose outcome is unknown is remembered as such, and read back before the deployment is planned again.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which of the devices that are up may go down now: the budgets, over the verdicts of a whole fleet. Pure.
 
 Devices whose verdict is down are spent. Never more than maxUnavailable devices are down by our doing, nor more in any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Numbers of devices that may be given as a percentage. Pure."""
 
 from __future__ import annotations

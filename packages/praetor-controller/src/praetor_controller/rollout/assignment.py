@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which process belongs to which device: one each, and those that are to be deleted. Pure.
 
 All that a pass asks of a fleet is in sequences of one order, which are walked side by side: a look-up by name for each

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whether the process of a device is available, and if it is not, why. Pure.
 
 * Connected: available once it was ready for minReadySeconds, and unavailable until then, whatever the cause.

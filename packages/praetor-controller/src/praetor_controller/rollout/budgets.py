@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Failure domains: how many devices that share a rack, a pair or a feed are down, for whatever reason. Pure.
 
 A domain is the values of a budget's labels; a device that lacks one of them is in none. A percentage is of the

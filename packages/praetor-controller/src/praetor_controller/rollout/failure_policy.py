@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The failure policy: which devices failed at the revision that is being rolled out, and whether to stop. Pure.
 
 A stopped revision stays stopped, although its failures may go away: a pause until the spec changes, a rollback until

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plans a deployment in steady state from the devices that changed, without a pass over all of them. Pure.
 
 In steady state every device is judged by itself, so the aggregate over the fleet is corrected by what the changed

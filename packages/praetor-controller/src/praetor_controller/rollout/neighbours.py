@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What other deployments of the namespace mean for one: the devices that they have down, and their budgets. Pure.
 
 A device that is down counts in its failure domains for all deployments, and a budget binds all that write to its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rollout planner: a function of a snapshot and of now. No I/O, no clock, no logs.
 
 In four steps: which revision is the target and which waves are open; a verdict for each device; which of those that are

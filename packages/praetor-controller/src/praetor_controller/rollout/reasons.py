@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Why a device is where it is: a code for programs and a detail for people. Every device has exactly one reason."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a plan is made from, and what it is made of. Values only."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The status of a deployment, from what a pass counted, and the merge patch that writes it. Pure.
 
 * Available: no more devices are unavailable than maxUnavailable, and at least one is available.

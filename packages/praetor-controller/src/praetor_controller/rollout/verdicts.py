@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is to be done about each device, by itself: a verdict from one table. Pure.
 
 The table says for what a device *runs* of the deployment, which *gate* keeps the controller from writing to it, and how

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Waves: which device belongs to which, and which of them are open. Pure, and derived from the snapshot alone.
 
 A device that has the update revision keeps the wave that is recorded on its process. Each of the others belongs to the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The declared devices by name, and the desired processes of each: every request is answered from them.
 
 Kept up to date by the informers and by our own writes, never by devices: a name

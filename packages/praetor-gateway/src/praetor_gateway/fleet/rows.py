@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The compact rows that the informers keep of DeviceProcesses and NetworkSwitches.
 
 A fleet has a hundred thousand of them: raw objects are dropped at once, and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What this gateway heard from a device since it started: which reports are new, what is still to be requested, and how
 many it may send. Values and `now` (monotonic seconds) in, values out."""
 

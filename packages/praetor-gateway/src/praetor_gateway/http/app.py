@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The application that devices talk to; any ASGI server can run it."""
 
 from __future__ import annotations

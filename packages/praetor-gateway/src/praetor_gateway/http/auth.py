@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which requests are from the device that they name, by tokens that can be rotated without a restart.
 
 Fails closed: without a verifier nothing is admitted, unless the operator gave `--insecure`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The TLS certificate, read again when its files change, so that it can be renewed without a restart."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The desired state as a device receives it, rendered from rows. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The device protocol's endpoints. Nothing here waits for the apiserver: all answers come from memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Long polls: the requests that wait for a device's desired state to change.
 
 A poll waits in `receive()`, so that a client that goes away is noticed at once,

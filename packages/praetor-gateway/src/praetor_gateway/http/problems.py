@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors of the device protocol: application/problem+json (RFC 9457), one class and one handler."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads requests defensively: the headers that matter, and the body up to a size and a time."""
 
 from __future__ import annotations

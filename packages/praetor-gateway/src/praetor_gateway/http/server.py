@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hypercorn, with the limits and the end of a program that serves many long-lived connections."""
 
 from __future__ import annotations

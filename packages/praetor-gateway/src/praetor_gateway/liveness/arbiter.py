@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the failure detector while this process holds the Lease: scans, counts and reports storms."""
 
 from __future__ import annotations

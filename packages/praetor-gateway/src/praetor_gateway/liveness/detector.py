@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The failure detector: ages of devices in, connections lost and found out. Pure: no clock, no I/O.
 
 Silence counts only while the observer demonstrably worked. All times are monotonic

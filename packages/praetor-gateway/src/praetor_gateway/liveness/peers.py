@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How replicas report to the leader which devices they heard: ages, never timestamps, once a second on their own port.
 
 An empty push counts, too: it proves that the observer works.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which devices are connected, as this process sees it: it records what it hears, and decides while it leads."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Takes the reports of devices. Nothing is written here: a status that changes becomes pending."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A shortcut for what almost every report is: a heartbeat with nothing new. Pure.
 
 It accepts only what the tolerant reader would read to the same Report, and leaves all the rest to it.

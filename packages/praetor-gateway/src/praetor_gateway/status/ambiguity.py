@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reports NetworkSwitches that share a name, so that it is unclear which device the name means."""
 
 from __future__ import annotations

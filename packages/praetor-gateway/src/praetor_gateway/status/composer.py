@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The write that a status needs, computed when it is about to be sent: from the newest object and the newest facts."""
 
 from __future__ import annotations

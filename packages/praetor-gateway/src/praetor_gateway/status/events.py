@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which events report the step from one status to the next: transitions only. Pure."""
 
 from __future__ import annotations

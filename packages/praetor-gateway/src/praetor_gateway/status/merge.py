@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How an observation and the device's liveness become the status of a DeviceProcess. Pure.
 
 The same facts give an equal status, so that what is unchanged is never written.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A status write before it is sent: what changes, and the events that follow. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which statuses wait to be written, with which observations, and for how long.
 
 Each object waits at most once, whatever happens to it meanwhile. Nothing is kept

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Asks a device to report again when a client other than us changed what the device reported to us.
 
 The replica that writes last need not be the one that heard last: a write may be held up while the device talks to

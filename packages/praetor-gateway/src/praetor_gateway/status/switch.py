@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The status of a NetworkSwitch: what its agent says of itself, its connection, counts of its processes. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes statuses in the background: the newest facts win, a limited number at a time, at a limited rate.
 
 A status stays pending until it is written or pointless, so that an outage of the

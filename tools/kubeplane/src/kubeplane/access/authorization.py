@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Authorization: RBAC over the roles and bindings that are stored, or everything for every user."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reviews: questions about access and identity that are answered at once and not stored."""
 
 from __future__ import annotations

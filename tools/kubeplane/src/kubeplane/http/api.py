@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The HTTP face of the control plane: every request's way from its path to its response."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A log of the writes to our kinds, in the form of kube-apiserver's audit log."""
 
 from __future__ import annotations

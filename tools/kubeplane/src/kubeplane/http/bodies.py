@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a request brings: its options, and its body as JSON, YAML or protobuf, patch or DeleteOptions."""
 
 from __future__ import annotations

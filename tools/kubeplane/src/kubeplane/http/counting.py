@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counts of the requests that were answered, in the form of kube-apiserver's metrics and as JSON."""
 
 from __future__ import annotations

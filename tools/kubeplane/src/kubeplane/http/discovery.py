@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Discovery documents: which groups, versions and resources are served."""
 
 from __future__ import annotations

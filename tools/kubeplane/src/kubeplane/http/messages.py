@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Requests and responses, as every entry to the API passes them: the server on loopback and callers in the process."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """OpenAPI documents, for kubectl explain and for its check of what the server validates."""
 
 from __future__ import annotations

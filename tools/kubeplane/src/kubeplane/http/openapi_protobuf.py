@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The OpenAPI v2 document as protocol buffers, which is the only form that kubectl's OpenAPI v2 client reads.
 
 Field numbers are those of gnostic's openapi.v2 messages; what is not needed to explain a kind is left out.

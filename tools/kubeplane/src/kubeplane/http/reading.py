@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Get, list and watch: paging over snapshots and the rules of resourceVersion."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The forms in which objects are written: whole, as rows of a table, or as metadata only."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """HTTP/1.1 over asyncio with h11: requests in whole, responses in whole or streamed. Loopback only.
 
 aiohttp's server would take half of the second in which the control plane has to be ready to import.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables: how the server prints objects for kubectl get."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A certificate of the control plane's own, for clients such as kubectl that send no token without TLS."""
 
 from __future__ import annotations

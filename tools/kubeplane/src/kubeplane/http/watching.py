@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One watch: the store's changes become lines, in the selection and the form that were asked for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Protocol buffers as kubectl's typed clients send them: the few kinds that it makes itself, read into JSON objects."""
 
 from __future__ import annotations

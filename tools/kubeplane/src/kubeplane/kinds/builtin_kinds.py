@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kinds that are served without a definition, with as much of their schemas as the project needs."""
 
 from __future__ import annotations

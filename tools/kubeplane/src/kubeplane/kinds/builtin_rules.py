@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the built-in kinds do beyond their schemas: preparation on writes, and their own validation."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """CustomResourceDefinitions: their own validation, their conditions, and the resources that they make."""
 
 from __future__ import annotations

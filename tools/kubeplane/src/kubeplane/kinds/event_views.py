@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One event object under two groups: core v1, as it is stored, and events.k8s.io/v1."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is served: one Resource for each plural of a group and version, and the catalog that finds them."""
 
 from __future__ import annotations

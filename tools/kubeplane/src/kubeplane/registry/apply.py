@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Managers of fields: tracking of ordinary writes, and server-side apply with its conflicts."""
 
 from __future__ import annotations

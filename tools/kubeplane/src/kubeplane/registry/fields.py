@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sets of field paths, and FieldsV1, the form in which managedFields records them.
 
 A path is a tuple of FieldsV1 steps: f:name for a field, k:{...} for an item of a map-like list, v:... for one of a set.

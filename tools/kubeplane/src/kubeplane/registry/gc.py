@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the controllers of a real control plane do: collect garbage, finish namespaces and definitions.
 
 Changes mark work; `run` does it until none is left. Nothing here waits.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Object metadata: its decoding, its validation, and which of it clients may set or change."""
 
 from __future__ import annotations

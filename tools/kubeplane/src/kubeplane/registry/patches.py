@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Patches: JSON patch, merge patch, and strategic merge patch for the built-in kinds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The operations on objects: create, update, patch, apply and delete, with the rules that every kind obeys."""
 
 from __future__ import annotations

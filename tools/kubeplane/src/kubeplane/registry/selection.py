@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which objects a request means: a resource, a namespace, and selectors over labels and fields."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What comes in becomes what is stored: decoding, pruning, defaulting, preparation and validation of one object."""
 
 from __future__ import annotations

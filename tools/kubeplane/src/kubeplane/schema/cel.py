@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Validation rules in CEL (x-kubernetes-validations), compiled when they are first needed.
 
 celpy takes a third of a second to import, so nothing here imports it before the first rule runs.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Functions that Kubernetes adds to CEL, for celpy. Imported only when the first rule is compiled."""
 
 from __future__ import annotations

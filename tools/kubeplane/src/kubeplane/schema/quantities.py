@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kubernetes quantities: 100m, 1.5Gi, 2e3."""
 
 from __future__ import annotations

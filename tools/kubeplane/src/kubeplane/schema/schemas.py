@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Schemas of the parts that every kind has: object metadata, conditions, free maps and lists."""
 
 from __future__ import annotations

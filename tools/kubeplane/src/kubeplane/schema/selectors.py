@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Label and field selectors: parsed once, then predicates over an object's labels or fields."""
 
 from __future__ import annotations

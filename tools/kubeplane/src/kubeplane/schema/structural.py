@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Defaulting and pruning of values by a structural schema, as apiextensions does it.
 
 Both work on a value that the caller owns, in place.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Validation of values by a structural schema, with the causes that kube-apiserver gives."""
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ _FORMATS = {
     "date": re.compile(r"^\d{4}-\d{2}-\d{2}\Z"),
     # of Lease and Event times, exactly microseconds are taken
     "micro-time": re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}(Z|[+-]\d\d:\d\d)\Z"),
-    "duration": re.compile(r"^([-+]?(\d+(\.\d*)?|\.\d+)\s*(ns|us|µs|ms|s|m|h|d|w|[a-z]+))+\Z"),
+    "duration": re.compile(r"^([-+]?(\d+(\.\d*)?|\.\d+)\s*(ns|us|\u00b5s|ms|s|m|h|d|w|[a-z]+))+\Z"),
     "byte": re.compile(r"^[A-Za-z0-9+/]*={0,2}\Z"),
     "hostname": re.compile(r"^([a-zA-Z0-9_]([-a-zA-Z0-9_]{0,61}[a-zA-Z0-9_])?\.?)+\Z"),
     "mac": re.compile(r"^([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}\Z"),

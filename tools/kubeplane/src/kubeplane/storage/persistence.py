@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The journal on disk: one SQLite file, written within each write, so that a killed process loses nothing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects of every kind under one growing revision, with the history that watches and paging read.
 
 Stored values are never changed in place: a write puts a new one, so that readers may keep what they have.

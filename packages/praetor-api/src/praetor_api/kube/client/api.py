@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The verbs of the Kubernetes API that the programs use, on raw objects: the protocol of client and fake."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Kubernetes client: raw objects over aiohttp, each request with a timeout, each failure a KubeError.
 
 The official client's own request path is not used: it takes one scalar timeout for a whole watch, does not check

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Address and credentials of the API: kubeconfig or service account, TLS, the Authorization header.
 
 The official client's configuration does the loading, so that exec plugins, OIDC and the rest work as with kubectl;

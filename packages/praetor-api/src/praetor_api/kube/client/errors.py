@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Failures of requests to the Kubernetes API, split by what a caller does about them.
 
 KubeError                  any failure; ``retry_after`` is the delay that the server asks for

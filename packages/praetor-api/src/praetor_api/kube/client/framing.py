@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lines out of chunks: how a watch's events are framed. Pure, linear in the bytes, bounded in memory."""
 
 from __future__ import annotations

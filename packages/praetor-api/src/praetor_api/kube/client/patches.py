@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Merge patches (RFC 7386) and JSON patches (RFC 6902) of plain objects. Pure: nothing that is passed in is changed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names of things in the Kubernetes API: which kind (Resource) and which object of it (Key)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Time as a dependency. This is the only module of the Kubernetes machinery that reads a clock or sleeps."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deduplication, aggregation and rate limiting of events, after client-go's correlator. It does no I/O.
 
 * The same event again raises the count of its series.

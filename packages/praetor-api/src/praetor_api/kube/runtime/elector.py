@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Leader election on a Lease, after client-go's.
 
 Whether another holder's lease has expired is decided by when this process saw it change, on the monotonic clock, never

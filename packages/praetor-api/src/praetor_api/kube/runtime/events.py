@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Events (events.k8s.io/v1) about objects: recorded without waiting, correlated, limited, written in the background.
 
 An event may be lost, but never delay, fail or overload anything.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rows by key and by indices. Small in memory: a gateway keeps a hundred thousand rows."""
 
 from __future__ import annotations

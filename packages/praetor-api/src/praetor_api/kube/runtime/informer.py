@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An informer: lists and watches one kind into a local store and calls handlers on change.
 
 The store keeps what *project* makes of an object, never the object. It is never emptied:

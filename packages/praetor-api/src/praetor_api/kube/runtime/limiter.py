@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A token bucket, so that our own writes never overload the apiserver."""
 
 from __future__ import annotations

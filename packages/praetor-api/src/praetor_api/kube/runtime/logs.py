@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the programs of the control plane log: structlog and the standard library alike, to standard error."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Health probes and metrics over HTTP: `/livez`, `/healthz`, `/readyz` and `/metrics`, on one port or on two.
 
 Alive means that the event loop runs. Readiness is defined by the program: it must not depend on whether the apiserver

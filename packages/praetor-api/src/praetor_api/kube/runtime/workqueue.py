@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A queue of keys, after client-go's workqueue.
 
 A key waits at most once and is never handed to two workers at a time. A key

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`praetorctl completion`, and the names of objects that a shell may complete."""
 
 from __future__ import annotations

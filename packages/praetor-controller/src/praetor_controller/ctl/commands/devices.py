@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`praetorctl devices`: a table with one line for each device, tolerant of whatever a status lacks."""
 
 from __future__ import annotations

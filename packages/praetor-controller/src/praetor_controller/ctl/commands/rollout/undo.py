@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`praetorctl rollout undo`."""
 
 from __future__ import annotations
