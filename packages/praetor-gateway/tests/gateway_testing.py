@@ -21,6 +21,7 @@ from praetor_api.spec import RestartPolicy
 from praetor_gateway.cli import main, read_settings
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
 from praetor_gateway.gateway import Gateway
+from praetor_gateway.http.server import Listener
 from praetor_gateway.liveness.peers import PeerTransport
 
 T = TypeVar("T")
@@ -252,6 +253,19 @@ async def one_device() -> AsyncIterator[GatewayLab]:
 async def healthy(lab: GatewayLab) -> dict[str, Any]:
     """Return the observation of leaf-1's process as it should be. A test module makes it a fixture."""
     return await lab.running("leaf-1")
+
+
+@asynccontextmanager
+async def listening(app: ASGIApp, *, timeout_s: float = 1.0, **options: Any) -> AsyncIterator[Listener]:
+    """Serve *app* on a free port of the loopback; at the end requests have *timeout_s* seconds to end."""
+    stop = asyncio.Event()
+    listener = Listener(app, SETTINGS.addr, option="--addr", **options)
+    serving = asyncio.ensure_future(listener.serve(stop.wait, timeout_s))
+    try:
+        yield listener
+    finally:
+        stop.set()
+        await serving
 
 
 @asynccontextmanager

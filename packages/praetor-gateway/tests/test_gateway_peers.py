@@ -3,49 +3,52 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from click.testing import CliRunner
 
-from gateway_testing import AsgiClient, GatewayLab, conditions, running_lab
+from gateway_testing import AsgiClient, GatewayLab, conditions, listening, running_lab
 from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.resource import LEASES, Key
 from praetor_api.kube.options import BindAddress
 from praetor_gateway import cli
-from praetor_gateway.http.server import Listener
 from praetor_gateway.liveness.peers import PATH, HttpPeerTransport, PeerPush
 from praetor_gateway.settings import PeerSettings
 
+PEERS = PeerSettings(addr=BindAddress("a", 1), advertise="a:1", token="secret")
+
 
 class PeerNetwork:
-    """Carries pushes between the gateways until it is cut."""
+    """Runs replicas on one API and one clock, and carries pushes between them until it is cut."""
 
     def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.kube = InProcessKube(self.clock)
         self.labs: dict[str, GatewayLab] = {}
         self.cut = False
 
+    async def start(self, name: str, until: AsyncExitStack) -> GatewayLab:
+        """Run a gateway until *until* ends."""
+        peers = evolve(PEERS, advertise=name)
+        lab = running_lab(self.kube.another_client(), self.clock, transport=self, identity=name, peers=peers)
+        self.labs[name] = await until.enter_async_context(lab)
+        return self.labs[name]
+
     async def push(self, address: str, heard: PeerPush) -> bool:
-        lab = self.labs.get(address)
-        if lab is None or self.cut or lab.gateway.peer_app is None:
+        if address not in self.labs or self.cut:
             return False
-        client = AsgiClient(lab.gateway.peer_app, None)
-        body = {"observer": heard.observer, "ages": dict(heard.ages)}
-        return (await client.post(PATH, body, authorization="Bearer secret")).status == 204
+        return await push(self.labs[address], {"observer": heard.observer, "ages": dict(heard.ages)}, "secret") == 204
 
 
-async def replica(
-    stack: AsyncExitStack, network: PeerNetwork, name: str, kube: InProcessKube, clock: FakeClock
-) -> GatewayLab:
-    peers = PeerSettings(addr=BindAddress("127.0.0.1", 0), advertise=name, token="secret")
-    lab = await stack.enter_async_context(
-        running_lab(kube.another_client(), clock, transport=network, identity=name, peers=peers)
-    )
-    network.labs[name] = lab
-    return lab
+async def push(lab: GatewayLab, body: object, token: str) -> int:
+    """Push to the gateway; return the status of its answer."""
+    assert lab.gateway.peer_app is not None
+    client = AsgiClient(lab.gateway.peer_app, None)
+    return (await client.post(PATH, body, authorization=f"Bearer {token}")).status
 
 
 async def beat(lab: GatewayLab, seconds: int, *devices: str) -> None:
@@ -60,11 +63,9 @@ def lost(lab: GatewayLab, *devices: str) -> list[str]:
 
 
 async def test_a_device_that_another_replica_hears_is_connected() -> None:
-    clock, network = FakeClock(), PeerNetwork()
-    kube = InProcessKube(clock)
+    network = PeerNetwork()
     async with AsyncExitStack() as stack:
-        first = await replica(stack, network, "first", kube, clock)
-        second = await replica(stack, network, "second", kube, clock)
+        first, second = await network.start("first", stack), await network.start("second", stack)
         for device in ("leaf-1", "leaf-2"):
             await first.declare(device)
         await beat(first, 10, "leaf-1")
@@ -79,11 +80,9 @@ async def test_a_device_that_another_replica_hears_is_connected() -> None:
 
 
 async def test_devices_of_a_replica_that_is_cut_off_are_frozen_for_a_while() -> None:
-    clock, network = FakeClock(), PeerNetwork()
-    kube = InProcessKube(clock)
+    network = PeerNetwork()
     async with AsyncExitStack() as stack:
-        first = await replica(stack, network, "first", kube, clock)
-        second = await replica(stack, network, "second", kube, clock)
+        first, second = await network.start("first", stack), await network.start("second", stack)
         await first.declare("leaf-2")
         await beat(second, 90, "leaf-2")
         network.cut = True
@@ -95,13 +94,11 @@ async def test_devices_of_a_replica_that_is_cut_off_are_frozen_for_a_while() -> 
 
 
 async def test_the_next_arbiter_knows_every_device_that_the_others_heard() -> None:
-    clock, network = FakeClock(), PeerNetwork()
-    kube = InProcessKube(clock)
+    network = PeerNetwork()
     async with AsyncExitStack() as stack:
         async with AsyncExitStack() as short:
-            await replica(short, network, "first", kube, clock)
-            second = await replica(stack, network, "second", kube, clock)
-            third = await replica(stack, network, "third", kube, clock)
+            await network.start("first", short)
+            second, third = await network.start("second", stack), await network.start("third", stack)
             await second.declare("leaf-2")
             await second.declare("leaf-3")
             for _ in range(12):
@@ -131,40 +128,30 @@ async def test_the_next_arbiter_knows_every_device_that_the_others_heard() -> No
     ],
 )
 async def test_pushes_are_checked(token: str, body: object, status: int) -> None:
-    async with running_lab(peers=PeerSettings(addr=BindAddress("a", 1), advertise="a:1", token="secret")) as lab:
+    async with running_lab(peers=PEERS) as lab:
         await lab.declare("leaf-1")
-        assert lab.gateway.peer_app is not None
-        client = AsgiClient(lab.gateway.peer_app, None)
-        assert (await client.post(PATH, body, authorization=f"Bearer {token}")).status == status
+        assert await push(lab, body, token) == status
 
 
 async def test_a_replica_that_does_not_lead_refuses_pushes() -> None:
-    peers = PeerSettings(addr=BindAddress("a", 1), advertise="a:1", token="secret")
     async with (
         running_lab() as first,
-        running_lab(first.kube.another_client(), first.clock, identity="second", peers=peers) as second,
+        running_lab(first.kube.another_client(), first.clock, identity="second", peers=PEERS) as second,
     ):
-        assert second.gateway.peer_app is not None
-        client = AsgiClient(second.gateway.peer_app, None)
-        answer = await client.post(PATH, {"observer": "x", "ages": {}}, authorization="Bearer secret")
-    assert answer.status == 503
+        assert await push(second, {"observer": "x", "ages": {}}, "secret") == 503
 
 
 async def test_pushes_are_sent_over_http_with_the_token() -> None:
-    async with running_lab(peers=PeerSettings(addr=BindAddress("a", 1), advertise="a:1", token="secret")) as lab:
-        assert lab.gateway.peer_app is not None
-        listener = Listener(lab.gateway.peer_app, BindAddress("127.0.0.1", 0), option="--peer-bind-address")
-        stop = asyncio.Event()
-        serving = asyncio.ensure_future(listener.serve(stop.wait, 1.0))
-        right, wrong = HttpPeerTransport("secret"), HttpPeerTransport("wrong")
+    async with running_lab(peers=PEERS) as lab:
         heard = PeerPush(observer="x", ages={"leaf-1": 0.5})
-        assert await right.push(f"127.0.0.1:{listener.port}", heard) is True
-        assert await wrong.push(f"127.0.0.1:{listener.port}", heard) is False
-        assert await right.push("127.0.0.1:1", heard) is False
-        await right.close()
-        await wrong.close()
-        stop.set()
-        await serving
+        assert lab.gateway.peer_app is not None
+        right, wrong = HttpPeerTransport("secret"), HttpPeerTransport("wrong")
+        async with listening(lab.gateway.peer_app) as listener:
+            assert await right.push(f"127.0.0.1:{listener.port}", heard) is True
+            assert await wrong.push(f"127.0.0.1:{listener.port}", heard) is False
+            assert await right.push("127.0.0.1:1", heard) is False
+            await right.close()
+            await wrong.close()
         await HttpPeerTransport("x").close()
 
 

@@ -8,18 +8,15 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
-from gateway_testing import SETTINGS, SHARED_TOKEN, process_object
+from gateway_testing import SETTINGS, SHARED_TOKEN, listening, process_object
 from kube_testing import FakeClock, InProcessKube
+from kubeplane.http.tls import server_context
 from praetor_api.kube.client.resource import DEVICE_PROCESSES
 from praetor_api.kube.options import BadOption, BindAddress
 from praetor_api.kube.runtime.clock import SystemClock
@@ -130,14 +127,10 @@ async def test_a_hung_request_does_not_keep_the_server_from_ending() -> None:
         finally:
             cancelled.set()
 
-    stop = asyncio.Event()
-    listener = Listener(hang, BindAddress("127.0.0.1", 0), option="--addr")
-    serving = asyncio.ensure_future(listener.serve(stop.wait, 0.1))
-    _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
-    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-    await started.wait()
-    stop.set()
-    await serving
+    async with listening(hang, timeout_s=0.1) as listener:
+        _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await started.wait()
     writer.close()
     await cancelled.wait()
 
@@ -151,36 +144,23 @@ async def test_failed_handshakes_and_cut_connections_are_not_logged(caplog: pyte
     assert "a bug" in caplog.text
 
 
-def test_devices_are_served_over_tls(tmp_path: Path) -> None:
-    key, certificate = self_signed()
-    (tmp_path / "key.pem").write_bytes(key)
-    (tmp_path / "cert.pem").write_bytes(certificate)
-    tls = TlsFiles(cert=tmp_path / "cert.pem", key=tmp_path / "key.pem")
+async def hello(_: Scope, __: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"hi"})
 
-    async def scenario() -> tuple[bytes, str | None]:
-        async def hello(_: Scope, __: Receive, send: Send) -> None:
-            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
-            await send({"type": "http.response.body", "body": b"hi"})
 
-        stop = asyncio.Event()
-        listener = Listener(hello, BindAddress("127.0.0.1", 0), option="--addr", tls=tls)
-        serving = asyncio.ensure_future(listener.serve(stop.wait, 1.0))
-        context = ssl.create_default_context(cadata=certificate.decode())
-        context.set_alpn_protocols(["h2", "http/1.1"])
+async def test_devices_are_served_over_tls(tmp_path: Path) -> None:
+    tls, _, certificate = self_signed(tmp_path)
+    context = ssl.create_default_context(cadata=certificate.decode())
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    async with listening(hello, tls=tls) as listener:
         reader, writer = await asyncio.open_connection(
             "127.0.0.1", listener.port, ssl=context, server_hostname="localhost"
         )
-        protocol = writer.get_extra_info("ssl_object").selected_alpn_protocol()
+        assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-        answer = await reader.read()
+        assert (await reader.read()).endswith(b"hi")
         writer.close()
-        stop.set()
-        await serving
-        return answer, protocol
-
-    answer, protocol = asyncio.run(scenario())
-    assert answer.endswith(b"hi")
-    assert protocol == "http/1.1"
 
 
 async def shown(port: int, name: str) -> bytes:
@@ -195,52 +175,27 @@ async def shown(port: int, name: str) -> bytes:
 
 @pytest.mark.parametrize("name", ["localhost", ""], ids=["by-name", "by-address"])
 async def test_a_renewed_certificate_is_served_once_its_key_matches(tmp_path: Path, name: str) -> None:
-    def put(file: str, content: bytes) -> None:
-        """Replace a file, as mounted Secrets are."""
-        (tmp_path / "new").write_bytes(content)
-        (tmp_path / "new").replace(tmp_path / file)
+    (tls, _, old), (_, new_key, new), clock = self_signed(tmp_path / "old"), self_signed(tmp_path / "new"), FakeClock()
 
-    async def nothing(*_: object) -> None:
-        """Answer no request."""
+    async def put(file: Path, content: bytes) -> None:
+        """Replace a file, as mounted Secrets are, and let it be noticed."""
+        (tmp_path / "next").write_bytes(content)
+        (tmp_path / "next").replace(file)
+        await clock.advance(CHECK_S)
 
-    (old_key, old), (new_key, new) = self_signed(), self_signed()
-    put("key.pem", old_key)
-    put("cert.pem", old)
-    clock, stop = FakeClock(), asyncio.Event()
-    tls = TlsFiles(cert=tmp_path / "cert.pem", key=tmp_path / "key.pem")
-    listener = Listener(nothing, BindAddress("127.0.0.1", 0), option="--addr", tls=tls, clock=clock)
-    serving = asyncio.ensure_future(listener.serve(stop.wait, 1.0))
-    assert await shown(listener.port, name) == old
-    put("cert.pem", new)
-    await clock.advance(CHECK_S)
-    assert await shown(listener.port, name) == old
-    tls.key.unlink()
-    await clock.advance(CHECK_S)
-    assert await shown(listener.port, name) == old
-    put("key.pem", new_key)
-    await clock.advance(CHECK_S)
-    assert await shown(listener.port, name) == new
-    stop.set()
-    await serving
+    async with listening(hello, tls=tls, clock=clock) as listener:
+        assert await shown(listener.port, name) == old
+        await put(tls.cert, new)
+        assert await shown(listener.port, name) == old
+        tls.key.unlink()
+        await clock.advance(CHECK_S)
+        assert await shown(listener.port, name) == old
+        await put(tls.key, new_key)
+        assert await shown(listener.port, name) == new
 
 
-def self_signed() -> tuple[bytes, bytes]:
-    """Return a key and a certificate of localhost, as PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    return private, certificate.public_bytes(pem)
+def self_signed(folder: Path) -> tuple[TlsFiles, bytes, bytes]:
+    """Return the files of a key and a certificate of localhost, made in *folder*, and the content of both."""
+    server_context(folder)
+    tls = TlsFiles(cert=folder / "apiserver.crt", key=folder / "apiserver.key")
+    return tls, tls.key.read_bytes(), tls.cert.read_bytes()

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from _pytest.mark import ParameterSet
 from attrs import evolve
 
 from gateway_testing import process_row, switch_row
@@ -27,72 +28,40 @@ def seen(**fields: Any) -> Observation:
     return Observation(**{"name": "agent-leaf-1", "observed_spec_hash": process_row().spec_hash, **fields})
 
 
-UP = seen(process_started=True, healthy=True, pid=1)
+def up(**changes: Any) -> Observation:
+    return seen(**{"process_started": True, "healthy": True, "pid": 1, **changes})
+
+
+UP = up()
 
 
 def after(row: CachedProcess, observation: Observation | None, connected: bool | None = True) -> CachedProcess:
     return evolve(row, status=merge(row, observation, connected=connected, now=NOW))
 
 
+def step(name: str, row: CachedProcess, then: Observation, *expected: str) -> ParameterSet:
+    return pytest.param(row, then, set(expected), id=name)
+
+
+RUNNING = after(process_row(), UP)
 NEVER = process_row(restart_policy=RestartPolicy.NEVER)
+NEXT = process_row(parts=(b"", b"{}", b""), generation=3)
 
 
 @pytest.mark.parametrize(
     ("row", "then", "expected"),
     [
-        pytest.param(process_row(), UP, {"SpecObserved", "ProcessStarted", "Healthy", "AgentConnected"}, id="first"),
-        pytest.param(after(process_row(), UP), UP, set(), id="nothing-new"),
-        pytest.param(
-            after(process_row(), UP),
-            seen(process_started=True, healthy=False, pid=1),
-            {"Unhealthy"},
-            id="unhealthy",
-        ),
-        pytest.param(
-            after(process_row(), UP),
-            seen(process_started=False, error_message="boom"),
-            {"ProcessFailed", "Unhealthy"},
-            id="failed",
-        ),
-        pytest.param(
-            after(process_row(), UP),
-            seen(process_started=True, healthy=True, pid=2, restart_count=1),
-            {"ProcessRestarted"},
-            id="restarted",
-        ),
-        pytest.param(after(NEVER, UP), seen(exit_code=0), {"ProcessSucceeded"}, id="completed"),
-        pytest.param(
-            after(NEVER, UP), seen(exit_code=4, process_started=True), {"ProcessFailed", "Unhealthy"}, id="never-failed"
-        ),
-        pytest.param(
-            after(process_row(), UP),
-            seen(process_started=True, healthy=True, pid=1, warning_message="w"),
-            {"SpecWarning"},
-            id="warned",
-        ),
-        pytest.param(
-            after(process_row(), UP),
-            seen(process_started=True, healthy=True, pid=1, update_held_message="frozen"),
-            {"UpdateHeld"},
-            id="updates-held",
-        ),
-        pytest.param(
-            after(process_row(), seen(process_started=True, healthy=True, pid=1, update_held_message="frozen")),
-            UP,
-            {"UpdateReleased"},
-            id="updates-released",
-        ),
-        pytest.param(
-            evolve(after(process_row(), UP), parts=(b"", b"{}", b""), generation=3),
-            seen(
-                process_started=True,
-                healthy=True,
-                pid=5,
-                observed_spec_hash=process_row(parts=(b"", b"{}", b"")).spec_hash,
-            ),
-            {"SpecObserved"},
-            id="next-spec",
-        ),
+        step("first", process_row(), UP, "SpecObserved", "ProcessStarted", "Healthy", "AgentConnected"),
+        step("nothing-new", RUNNING, UP),
+        step("unhealthy", RUNNING, up(healthy=False), "Unhealthy"),
+        step("failed", RUNNING, seen(process_started=False, error_message="boom"), "ProcessFailed", "Unhealthy"),
+        step("restarted", RUNNING, up(pid=2, restart_count=1), "ProcessRestarted"),
+        step("completed", after(NEVER, UP), seen(exit_code=0), "ProcessSucceeded"),
+        step("never-failed", after(NEVER, UP), seen(exit_code=4, process_started=True), "ProcessFailed", "Unhealthy"),
+        step("warned", RUNNING, up(warning_message="w"), "SpecWarning"),
+        step("updates-held", RUNNING, up(update_held_message="frozen"), "UpdateHeld"),
+        step("updates-released", after(process_row(), up(update_held_message="frozen")), UP, "UpdateReleased"),
+        step("next-spec", evolve(NEXT, status=RUNNING.status), up(observed_spec_hash=NEXT.spec_hash), "SpecObserved"),
     ],
 )
 def test_events_report_transitions_only(row: CachedProcess, then: Observation, expected: set[str]) -> None:
