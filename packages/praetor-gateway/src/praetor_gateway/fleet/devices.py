@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+from attrs import define, field
+
 from praetor_api.canonical import desired_etag
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Row
@@ -20,17 +22,15 @@ R = TypeVar("R", CachedProcess, CachedSwitch)
 EMPTY_ETAG = desired_etag(())
 
 
+@define(eq=False, weakref_slot=False)
 class DeclaredDevice:
     """One declared device: its processes and its NetworkSwitch (several of one name are ambiguous)."""
 
-    __slots__ = ("_etag", "name", "processes", "session", "switches")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.processes: tuple[CachedProcess, ...] = ()
-        self.switches: tuple[CachedSwitch, ...] = ()
-        self.session = DeviceSession()
-        self._etag: str | None = None
+    name: str
+    processes: tuple[CachedProcess, ...] = ()
+    switches: tuple[CachedSwitch, ...] = ()
+    session: DeviceSession = field(factory=DeviceSession)
+    _etag: str | None = None
 
     @property
     def switch(self) -> CachedSwitch | None:
@@ -88,17 +88,17 @@ class DeclaredDevice:
         self.session.expect(row.uid for row in self.served)
 
 
+@define(eq=False)
 class DeviceIndex:
     """All declared devices, by name.
 
     *changed* is called with a device's name when its desired state or its credential epoch may have changed.
     """
 
-    def __init__(self, changed: Callable[[str], None]) -> None:
-        self._changed = changed
-        self._devices: dict[str, DeclaredDevice] = {}
-        self._processes: dict[Key, CachedProcess] = {}
-        self._switches: dict[Key, CachedSwitch] = {}
+    _changed: Callable[[str], None]
+    _devices: dict[str, DeclaredDevice] = field(factory=dict, init=False)
+    _processes: dict[Key, CachedProcess] = field(factory=dict, init=False)
+    _switches: dict[Key, CachedSwitch] = field(factory=dict, init=False)
 
     def __len__(self) -> int:
         return len(self._devices)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from attrs import define
+
 from praetor_api.kube.objects import NetworkSwitchStatus
 
 FACTS = "facts"
@@ -15,6 +17,7 @@ REPLAY_WINDOW_S = 60.0
 agent that counts from the beginning again."""
 
 
+@define(eq=False, weakref_slot=False)
 class DeviceSession:
     """The report state of one device.
 
@@ -22,30 +25,16 @@ class DeviceSession:
     heard it later and wrote that.
     """
 
-    __slots__ = (
-        "_allowance",
-        "_allowed_at",
-        "_counted_at",
-        "_counted_boot",
-        "_reported",
-        "_seq",
-        "agent_version",
-        "boot_id",
-        "facts",
-        "unreported",
-    )
-
-    def __init__(self) -> None:
-        self.agent_version: str | None = None
-        self.boot_id: str | None = None
-        self.facts: Mapping[str, str] | None = None
-        self.unreported: tuple[str, ...] = ()
-        self._reported: tuple[str, ...] = ()
-        self._seq = -1
-        self._counted_boot = ""
-        self._counted_at = 0.0
-        self._allowance = 0.0
-        self._allowed_at: float | None = None
+    agent_version: str | None = None
+    boot_id: str | None = None
+    facts: Mapping[str, str] | None = None
+    unreported: tuple[str, ...] = ()
+    _reported: tuple[str, ...] = ()
+    _seq: int = -1
+    _counted_boot: str = ""
+    _counted_at: float = 0.0
+    _allowance: float = 0.0
+    _allowed_at: float | None = None
 
     def expect(self, uids: Iterable[str]) -> None:
         """Ask for reports on the processes *uids* (``unreported``), as far as none came yet."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 import structlog
+from attrs import define
 
 from praetor_api.kube.options import BadOption
 from praetor_api.kube.runtime.clock import Clock
@@ -34,12 +35,12 @@ class TokenDecision(StrEnum):
 _ADMITTED = {None: TokenDecision.REFUSED, TokenKind.SHARED: TokenDecision.SHARED, TokenKind.HMAC: TokenDecision.HMAC}
 
 
+@define(eq=False)
 class DeviceAuthenticator:
     """Checks tokens; *count* is called with each decision. *verifier* None stands for `--insecure`."""
 
-    def __init__(self, verifier: TokenVerifier | None, count: Callable[[TokenDecision], None]) -> None:
-        self._verifier = verifier
-        self._count = count
+    _verifier: TokenVerifier | None
+    _count: Callable[[TokenDecision], None]
 
     def replace(self, verifier: TokenVerifier) -> None:
         """Check with *verifier* from now on; an insecure gateway stays insecure."""

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
+from attrs import define, field
 from starlette.types import Receive, Scope, Send
 
 from praetor_api.canonical import etag_matches
@@ -26,6 +27,7 @@ _JSON = (b"content-type", b"application/json")
 _NO_STORE = (b"cache-control", b"no-store")
 
 
+@define(eq=False)
 class DeviceApi:
     """Answers devices, once *is_synced* returns that the fleet is known.
 
@@ -33,30 +35,14 @@ class DeviceApi:
     *count* is called with the route and status of each answer.
     """
 
-    def __init__(
-        self,
-        fleet: DeviceIndex,
-        long_polls: LongPolls,
-        authenticator: DeviceAuthenticator,
-        reports: ReportHandler,
-        *,
-        heartbeat_s: int,
-        max_wait_s: int,
-        is_synced: Callable[[], bool],
-        count: Callable[[str, int], None],
-    ) -> None:
-        self._is_synced = is_synced
-        self._count = count
-        self._fleet = fleet
-        self._long_polls = long_polls
-        self._authenticator = authenticator
-        self._reports = reports
-        self._heartbeat_s = heartbeat_s
-        self._max_wait_s = max_wait_s
-        self._quiet = {
-            resync: b',"heartbeatIntervalSeconds":%d,"resync":%b}' % (heartbeat_s, json.dumps(resync).encode())
-            for resync in (False, True)
-        }
+    _fleet: DeviceIndex
+    _long_polls: LongPolls
+    _authenticator: DeviceAuthenticator
+    _reports: ReportHandler
+    _heartbeat_s: int = field(kw_only=True)
+    _max_wait_s: int = field(kw_only=True)
+    _is_synced: Callable[[], bool] = field(kw_only=True)
+    _count: Callable[[str, int], None] = field(kw_only=True)
 
     async def desired(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer GET and HEAD of the desired state: 200, 304, or a 304 that is held as long as the client prefers."""
@@ -161,7 +147,8 @@ class DeviceApi:
         self, send: Send, device: DeclaredDevice | None, resync: bool, rejected: Sequence[Rejected]
     ) -> None:
         quoted = b'"\\"%b\\""' % _etag(device)[1:-1].encode()  # an ETag is hexadecimal between quotes
-        body = b'{"ack":true,"desiredETag":' + quoted + self._quiet[resync]
+        terms = (quoted, self._heartbeat_s, b"true" if resync else b"false")
+        body = b'{"ack":true,"desiredETag":%b,"heartbeatIntervalSeconds":%d,"resync":%b}' % terms
         if rejected:
             body = b'%b,"rejected":%b}' % (body[:-1], json.dumps(write(tuple(rejected))).encode())
         headers = [_JSON, _NO_STORE, (b"content-length", b"%d" % len(body))]

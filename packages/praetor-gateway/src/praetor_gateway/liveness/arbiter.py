@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import structlog
+from attrs import define, field
 
 from praetor_api.kube.client.resource import NETWORK_SWITCHES
 from praetor_api.kube.runtime.clock import Clock
@@ -20,27 +21,17 @@ from praetor_gateway.status.writer import record_event
 _log = structlog.get_logger()
 
 
+@define(eq=False)
 class Arbiter:
     """Scans every *scan_s* seconds while leading; *count* is called with how many devices a scan found gone."""
 
-    def __init__(
-        self,
-        elector: Elector,
-        liveness: LivenessTracker,
-        fleet: DeviceIndex,
-        recorder: EventRecorder,
-        *,
-        clock: Clock,
-        scan_s: float,
-        count: Callable[[int], None],
-    ) -> None:
-        self._count = count
-        self._elector = elector
-        self._liveness = liveness
-        self._fleet = fleet
-        self._recorder = recorder
-        self._clock = clock
-        self._scan_s = scan_s
+    _elector: Elector
+    _liveness: LivenessTracker
+    _fleet: DeviceIndex
+    _recorder: EventRecorder
+    _clock: Clock = field(kw_only=True)
+    _scan_s: float = field(kw_only=True)
+    _count: Callable[[int], None] = field(kw_only=True)
 
     async def run(self) -> None:
         """Campaign and scan until cancelled, which gives the Lease up."""

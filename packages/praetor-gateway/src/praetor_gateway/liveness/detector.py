@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Collection, Mapping
 
-from attrs import frozen
+from attrs import Factory, define, field, frozen
 
 OWN = ""
 """The observer that is the deciding process itself."""
@@ -65,18 +65,16 @@ class ScanResult:
     storm: Storm | None = None
 
 
+@define(eq=False, weakref_slot=False)
 class TrackedDevice:
     """What the detector knows of one device."""
 
-    __slots__ = ("connected", "heard_at", "observer", "site", "steady_since", "transitions")
-
-    def __init__(self, site: str, connected: bool | None, heard_at: float) -> None:
-        self.site = site
-        self.connected = connected
-        self.heard_at = heard_at
-        self.observer = OWN
-        self.steady_since = heard_at
-        self.transitions: tuple[float, ...] = ()
+    site: str
+    connected: bool | None
+    heard_at: float
+    observer: str = OWN
+    steady_since: float = field(default=Factory(lambda self: self.heard_at, takes_self=True))
+    transitions: tuple[float, ...] = ()
 
 
 class FailureDetector:

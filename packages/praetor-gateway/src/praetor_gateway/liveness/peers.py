@@ -13,7 +13,7 @@ from typing import Protocol
 
 import aiohttp
 import structlog
-from attrs import frozen
+from attrs import define, field, frozen
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -77,19 +77,17 @@ class HttpPeerTransport:
             await self._session.close()
 
 
+@define(eq=False)
 class PeerPusher:
     """Reports to the holder of the Lease which devices we heard."""
 
-    def __init__(
-        self, elector: Elector, liveness: LivenessTracker, transport: PeerTransport, *, identity: str, clock: Clock
-    ) -> None:
-        self._elector = elector
-        self._liveness = liveness
-        self._transport = transport
-        self._identity = identity
-        self._clock = clock
-        self._informed: str | None = None  # the holder that knows all that was heard before _informed_at
-        self._informed_at = 0.0
+    _elector: Elector
+    _liveness: LivenessTracker
+    _transport: PeerTransport
+    _identity: str = field(kw_only=True)
+    _clock: Clock = field(kw_only=True)
+    _informed: str | None = field(default=None, init=False)  # knows all that was heard before _informed_at
+    _informed_at: float = field(default=0.0, init=False)
 
     async def run(self) -> None:
         """Push every second until cancelled."""

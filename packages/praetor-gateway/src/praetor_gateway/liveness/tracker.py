@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from attrs import define, field
+
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.runtime.clock import Clock
 from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex
@@ -15,28 +17,21 @@ from praetor_gateway.status.pending import CONNECTED_DEBOUNCE_S, FIRST_REPORT_DE
 from praetor_gateway.status.switch import counts, shown_counts
 
 
+@define(eq=False)
 class LivenessTracker:
     """An observer always; it runs the failure detector between ``take_over`` and ``step_down``.
 
     *is_fresh* returns whether the Lease is surely still ours; it is asked before every use of a decision.
     """
 
-    def __init__(
-        self,
-        fleet: DeviceIndex,
-        pending: PendingStatuses,
-        limits: DetectorLimits,
-        clock: Clock,
-        is_fresh: Callable[[], bool],
-    ) -> None:
-        self._fleet = fleet
-        self._pending = pending
-        self._limits = limits
-        self._clock = clock
-        self._is_fresh = is_fresh
-        self.heard_at: dict[str, float] = {}
-        """When this process heard each device last, in monotonic seconds."""
-        self._detector: FailureDetector | None = None
+    _fleet: DeviceIndex
+    _pending: PendingStatuses
+    _limits: DetectorLimits
+    _clock: Clock
+    _is_fresh: Callable[[], bool]
+    heard_at: dict[str, float] = field(factory=dict, init=False)
+    """When this process heard each device last, in monotonic seconds."""
+    _detector: FailureDetector | None = field(default=None, init=False)
 
     @property
     def suspect(self) -> bool:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from attrs import define, field
+
 from praetor_api.kube.client.resource import NETWORK_SWITCHES
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_gateway.fleet.devices import DeviceIndex
@@ -10,13 +12,13 @@ from praetor_gateway.status.events import EventReason, StatusEvent
 from praetor_gateway.status.writer import record_event
 
 
+@define(eq=False)
 class AmbiguityReporter:
     """Records a Warning on each switch when a name becomes ambiguous."""
 
-    def __init__(self, fleet: DeviceIndex, recorder: EventRecorder) -> None:
-        self._fleet = fleet
-        self._recorder = recorder
-        self._reported: set[str] = set()
+    _fleet: DeviceIndex
+    _recorder: EventRecorder
+    _reported: set[str] = field(factory=set, init=False)
 
     def changed(self, name: str) -> None:
         """Check the device *name*."""

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
+from attrs import define
+
 from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.conditions import is_true
@@ -20,16 +22,16 @@ from praetor_gateway.status.pending import COUNTS_DEBOUNCE_S, PendingStatuses, S
 from praetor_gateway.status.switch import SwitchFacts, counts, merge_switch
 
 
+@define(eq=False)
 class StatusComposer:
     """Composes status writes for the devices of *fleet*.
 
     *connected* returns whether a device is connected, and None while this replica does not lead or does not know.
     """
 
-    def __init__(self, fleet: DeviceIndex, pending: PendingStatuses, connected: Callable[[str], bool | None]) -> None:
-        self._fleet = fleet
-        self._pending = pending
-        self._connected = connected
+    _fleet: DeviceIndex
+    _pending: PendingStatuses
+    _connected: Callable[[str], bool | None]
 
     def compose(self, key: StatusKey, now: datetime) -> StatusPatch | None:
         """Return the write that *key* needs; None when its status says all, or when the object is gone."""

@@ -7,6 +7,8 @@ another replica. Without the question the error would stay, since devices report
 
 from __future__ import annotations
 
+from attrs import define
+
 from praetor_api.kube.client.resource import Key
 from praetor_gateway.fleet.devices import DeviceIndex, is_older, went_back
 from praetor_gateway.fleet.rows import CachedProcess
@@ -14,12 +16,12 @@ from praetor_gateway.status.merge import EPOCH, merge, reported
 from praetor_gateway.status.pending import PendingStatuses
 
 
+@define(eq=False)
 class ResyncRequester:
     """Compares statuses that come from the API with those that *fleet* has; call it before *fleet* takes them."""
 
-    def __init__(self, fleet: DeviceIndex, pending: PendingStatuses) -> None:
-        self._fleet = fleet
-        self._pending = pending
+    _fleet: DeviceIndex
+    _pending: PendingStatuses
 
     def on_process(self, _: Key, old: CachedProcess | None, new: CachedProcess | None) -> None:
         """Check a change that an informer reports."""

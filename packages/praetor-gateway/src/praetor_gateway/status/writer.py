@@ -13,6 +13,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 import structlog
+from attrs import define, field
 
 from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.errors import Conflict, Invalid, KubeError, NotFound, TooManyRequests, Unreachable
@@ -47,35 +48,22 @@ class StatusOutcome(StrEnum):
     FAILED = "failed"
 
 
+@define(eq=False)
 class StatusWriter:
     """Sends what *composer* composes, once an attempt; *count* is called with the outcome of each."""
 
-    def __init__(
-        self,
-        api: KubeApi,
-        pending: PendingStatuses,
-        composer: StatusComposer,
-        resync: ResyncRequester,
-        fleet: DeviceIndex,
-        projection: Projection,
-        recorder: EventRecorder,
-        *,
-        clock: Clock,
-        limiter: TokenBucket,
-        count: Callable[[StatusOutcome], None],
-    ) -> None:
-        self._api = api
-        self._pending = pending
-        self._composer = composer
-        self._resync = resync
-        self._fleet = fleet
-        self._projection = projection
-        self._recorder = recorder
-        self._clock = clock
-        self._limiter = limiter
-        self._count = count
-        self._outages = 0
-        self._resume_at = 0.0
+    _api: KubeApi
+    _pending: PendingStatuses
+    _composer: StatusComposer
+    _resync: ResyncRequester
+    _fleet: DeviceIndex
+    _projection: Projection
+    _recorder: EventRecorder
+    _clock: Clock = field(kw_only=True)
+    _limiter: TokenBucket = field(kw_only=True)
+    _count: Callable[[StatusOutcome], None] = field(kw_only=True)
+    _outages: int = field(default=0, init=False)
+    _resume_at: float = field(default=0.0, init=False)
 
     async def run(self) -> None:
         """Write until cancelled."""
