@@ -18,7 +18,8 @@ from attrs import frozen
 
 import kubeplane
 from kubeplane import ControlPlane
-from praetor_api.kube.client.api import PatchType, WatchEvent, WatchType
+from kubeplane.routes import route
+from praetor_api.kube.client.api import KubeApi, PatchType, Query, WatchEvent, WatchType
 from praetor_api.kube.client.errors import KubeError, Unreachable, api_error
 from praetor_api.kube.client.resource import Key, Resource
 from praetor_api.kube.runtime.clock import Clock, SystemClock
@@ -119,7 +120,7 @@ def _origin() -> ControlPlane:
     return ControlPlane(crds=CRDS, namespaces=NAMESPACES)
 
 
-class InProcessKube:
+class InProcessKube(KubeApi):
     """A KubeApi on a control plane in this process.
 
     Another client of the same objects, with faults of its own, comes from another_client().
@@ -205,80 +206,29 @@ class InProcessKube:
 
     # KubeApi
 
-    async def get(self, resource: Resource, key: Key) -> dict[str, Any]:
-        return await self._call(Request("get", resource, key), "GET", resource.path(key.namespace, key.name))
-
-    async def list_page(
+    async def _call(
         self,
+        verb: str,
         resource: Resource,
-        namespace: str | None,
-        *,
-        limit: int = 500,
-        continue_token: str | None = None,
-        label_selector: str | None = None,
-        field_selector: str | None = None,
-        resource_version: str | None = None,
+        method: str,
+        path: str,
+        query: Query | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
     ) -> dict[str, Any]:
-        query = {
-            "limit": str(limit),
-            "continue": continue_token,
-            "labelSelector": label_selector,
-            "fieldSelector": field_selector,
-            "resourceVersion": resource_version,
-        }
-        return await self._call(Request("list", resource), "GET", resource.path(namespace), query)
+        where = route(method, unquote(path), {})
+        assert where is not None
+        name = body.get("metadata", {}).get("name") if verb == "create" else where.name
+        key = Key(where.namespace, name) if name else None
+        await self._arrive(Request(verb, resource, key, where.subresource or None))
+        answer: dict[str, Any] = json.loads((await self._exchange(method, path, query or {}, body, content_type)).body)
+        return answer
 
-    async def create(
-        self, resource: Resource, namespace: str, body: Mapping[str, Any], *, field_manager: str | None = None
-    ) -> dict[str, Any]:
-        name = body.get("metadata", {}).get("name")
-        request = Request("create", resource, Key(namespace, name) if name else None)
-        return await self._call(request, "POST", resource.path(namespace), {"fieldManager": field_manager}, body)
-
-    async def patch(
-        self,
-        resource: Resource,
-        key: Key,
-        body: Any,
-        *,
-        patch_type: PatchType = PatchType.MERGE,
-        subresource: str | None = None,
-        field_manager: str | None = None,
-    ) -> dict[str, Any]:
-        request = Request("patch", resource, key, subresource)
-        query = {"fieldManager": field_manager}
-        path = resource.path(key.namespace, key.name, subresource)
-        return await self._call(request, "PATCH", path, query, body, patch_type.value)
-
-    async def delete(self, resource: Resource, key: Key, *, uid: str | None = None) -> None:
-        body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        if uid is not None:
-            body["preconditions"] = {"uid": uid}
-        path = resource.path(key.namespace, key.name)
-        await self._call(Request("delete", resource, key), "DELETE", path, {}, body)
-
-    async def watch(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        *,
-        resource_version: str,
-        label_selector: str | None = None,
-        field_selector: str | None = None,
-        timeout_s: float,
-        on_open: Callable[[], None] | None = None,
+    async def _stream(
+        self, resource: Resource, path: str, query: Query, on_open: Callable[[], None] | None
     ) -> AsyncGenerator[WatchEvent, None]:
         await self._arrive(Request("watch", resource))
-        query = {
-            "watch": "true",
-            "allowWatchBookmarks": "true",
-            "resourceVersion": resource_version,
-            "timeoutSeconds": str(max(1, int(timeout_s))),
-            "labelSelector": label_selector,
-            "fieldSelector": field_selector,
-        }
-        response = await self._exchange("GET", resource.path(namespace), query)
-        watch = _Watch(response)
+        watch = _Watch(await self._exchange("GET", path, query))
         self._watches.add(watch)
         if on_open is not None:
             on_open()
@@ -287,19 +237,6 @@ class InProcessKube:
                 yield event
         finally:
             self._watches.discard(watch)
-
-    async def _call(
-        self,
-        request: Request,
-        method: str,
-        path: str,
-        query: Mapping[str, str | None] | None = None,
-        body: Any = None,
-        content_type: str = "application/json",
-    ) -> dict[str, Any]:
-        await self._arrive(request)
-        answer: dict[str, Any] = json.loads((await self._exchange(method, path, query or {}, body, content_type)).body)
-        return answer
 
     async def _arrive(self, request: Request) -> None:
         self.requests.append(request)
@@ -319,7 +256,7 @@ class InProcessKube:
         self,
         method: str,
         path: str,
-        query: Mapping[str, str | None],
+        query: Query,
         body: Any = None,
         content_type: str = "application/json",
     ) -> kubeplane.Response:

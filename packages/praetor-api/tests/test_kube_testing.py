@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from kube_testing import FakeClock, InProcessKube, Request, body_of
-from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.errors import Gone, Invalid, Unreachable
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, Key
 from praetor_api.kube.runtime.clock import Clock, SystemClock, within
@@ -80,12 +79,11 @@ async def test_within_gives_the_result_the_error_or_up() -> None:
 
 async def test_objects_are_validated_by_the_projects_definitions_until_they_are_loosened() -> None:
     _clock, kube = world()
-    api: KubeApi = kube
-    await api.create(DEVICE_PROCESSES, "lab", body_of(DEVICE_PROCESSES, "a", spec=SPEC))
+    await kube.create(DEVICE_PROCESSES, "lab", body_of(DEVICE_PROCESSES, "a", spec=SPEC))
     with pytest.raises(Invalid, match=r"execution\.command is needed"):
-        await api.patch(DEVICE_PROCESSES, KEY, {"spec": {"execution": {"command": None}}})
+        await kube.patch(DEVICE_PROCESSES, KEY, {"spec": {"execution": {"command": None}}})
     await kube.loosen(DEVICE_PROCESSES)
-    await api.patch(DEVICE_PROCESSES, KEY, {"spec": {"execution": {"command": None}}})
+    await kube.patch(DEVICE_PROCESSES, KEY, {"spec": {"execution": {"command": None}}})
 
 
 async def test_a_watch_replays_selects_and_ends() -> None:

@@ -5,37 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from kube_testing import FakeClock
 from kubeplane import ControlPlane, Request
 
 MAPS = "/api/v1/namespaces/default/configmaps"
-
-
-class HandClock:
-    """Stands still until `advance`, which wakes the one sleeper that is due."""
-
-    def __init__(self) -> None:
-        self._seconds = 0.0
-        self._sleepers: list[tuple[float, asyncio.Event]] = []
-
-    def now(self) -> datetime:
-        return datetime(2030, 1, 1, tzinfo=UTC) + timedelta(seconds=self._seconds)
-
-    def monotonic(self) -> float:
-        return self._seconds
-
-    async def sleep(self, seconds: float) -> None:
-        due = asyncio.Event()
-        self._sleepers.append((self._seconds + seconds, due))
-        await due.wait()
-
-    def advance(self, seconds: float) -> None:
-        self._seconds += seconds
-        for at, due in self._sleepers:
-            if at <= self._seconds:
-                due.set()
 
 
 async def ask(plane: ControlPlane, method: str, path: str, body: Any = None, **query: str) -> tuple[int, Any]:
@@ -49,7 +24,7 @@ def config(name: str) -> dict[str, Any]:
 
 
 async def test_a_watch_streams_changes_and_bookmarks_and_ends_by_the_clock() -> None:
-    clock = HandClock()
+    clock = FakeClock()
     plane = ControlPlane(clock=clock, bookmark_s=60)
     query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": "90"}
     query["resourceVersion"] = str(plane.store.rv)
@@ -67,9 +42,9 @@ async def test_a_watch_streams_changes_and_bookmarks_and_ends_by_the_clock() -> 
     assert (added["type"], added["object"]["metadata"]["name"]) == ("ADDED", "a")
     plane.send_bookmarks()
     assert (await lines.get())["object"]["metadata"]["resourceVersion"] == str(plane.store.rv)
-    clock.advance(60)
+    await clock.advance(60)
     assert (await lines.get())["type"] == "BOOKMARK"
-    clock.advance(30)
+    await clock.advance(30)
     await stream
     assert lines.get_nowait()["type"] == "BOOKMARK"
 

@@ -99,10 +99,6 @@ class Catalog:
     def find(self, group: str, version: str, plural: str) -> Resource | None:
         return self._by_path.get((group, version, plural))
 
-    def by_kind(self, api_version: str, kind: str) -> Resource | None:
-        found = (r for r in self._by_path.values() if r.kind == kind and r.api_version == api_version)
-        return next(found, None)
-
     def by_table(self, table: str) -> Resource | None:
         return next((r for r in self._by_path.values() if r.table == table), None)
 

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The verbs of the Kubernetes API that the programs use, on raw objects: the protocol of client and fake."""
+"""The verbs of the Kubernetes API that the programs use, as requests on raw objects."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Mapping
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, TypeAlias
 
 from attrs import frozen
 
 from praetor_api.kube.client.resource import Key, Resource
 
-__all__ = ["KubeApi", "PatchType", "WatchEvent", "WatchType"]
+__all__ = ["KubeApi", "PatchType", "Query", "WatchEvent", "WatchType"]
+
+Query: TypeAlias = Mapping[str, str | None]
+"""The parameters of a request; those that are None are left out."""
 
 
 class PatchType(StrEnum):
@@ -38,7 +42,7 @@ class WatchEvent:
     object: dict[str, Any]
 
 
-class KubeApi(Protocol):
+class KubeApi(ABC):
     """Requests to the Kubernetes API. Every call raises only KubeError and ends within a bounded time.
 
     *namespace* None means all namespaces, or none for a kind that has none. *label_selector* and *field_selector* are
@@ -47,7 +51,7 @@ class KubeApi(Protocol):
 
     async def get(self, resource: Resource, key: Key) -> dict[str, Any]:
         """Return one object; NotFound when there is none."""
-        ...
+        return await self._call("get", resource, "GET", resource.path(key.namespace, key.name))
 
     async def list_page(
         self,
@@ -65,13 +69,21 @@ class KubeApi(Protocol):
         *continue_token* is that token, which becomes Gone after some minutes. *resource_version* "0" allows an answer
         from the apiserver's cache; None asks for the newest.
         """
-        ...
+        query = {
+            "limit": str(limit),
+            "continue": continue_token,
+            "labelSelector": label_selector,
+            "fieldSelector": field_selector,
+            "resourceVersion": resource_version,
+        }
+        return await self._call("list", resource, "GET", resource.path(namespace), query)
 
     async def create(
         self, resource: Resource, namespace: str, body: Mapping[str, Any], *, field_manager: str | None = None
     ) -> dict[str, Any]:
         """Create *body* and return it as stored; AlreadyExists when there is one of that name."""
-        ...
+        query = {"fieldManager": field_manager}
+        return await self._call("create", resource, "POST", resource.path(namespace), query, body)
 
     async def patch(
         self,
@@ -88,11 +100,18 @@ class KubeApi(Protocol):
         ``metadata.resourceVersion`` in *body* makes it conditional: Conflict when the object has changed. *subresource*
         is `status` or None for the object itself.
         """
-        ...
+        if isinstance(body, (list, tuple)) != (patch_type is PatchType.JSON):
+            raise ValueError(f"{patch_type.value} does not take a {type(body).__name__}: only a JSON patch is a list")
+        path = resource.path(key.namespace, key.name, subresource)
+        query = {"fieldManager": field_manager}
+        return await self._call("patch", resource, "PATCH", path, query, body, patch_type.value)
 
     async def delete(self, resource: Resource, key: Key, *, uid: str | None = None) -> None:
         """Delete an object, and later what it owns; with *uid*, only if it is still that one, else Conflict."""
-        ...
+        body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        if uid is not None:
+            body["preconditions"] = {"uid": uid}
+        await self._call("delete", resource, "DELETE", resource.path(key.namespace, key.name), {}, body)
 
     def watch(
         self,
@@ -110,4 +129,31 @@ class KubeApi(Protocol):
         *on_open* is called once the API has accepted the watch, which may be long before the first event.
         Close it (contextlib.aclosing) when leaving it early.
         """
-        ...
+        query = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(max(1, int(timeout_s))),
+            "labelSelector": label_selector,
+            "fieldSelector": field_selector,
+        }
+        return self._stream(resource, resource.path(namespace), query, on_open)
+
+    @abstractmethod
+    async def _call(
+        self,
+        verb: str,
+        resource: Resource,
+        method: str,
+        path: str,
+        query: Query | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        """Send one request and return the answer; *verb* is RBAC's word for it."""
+
+    @abstractmethod
+    def _stream(
+        self, resource: Resource, path: str, query: Query, on_open: Callable[[], None] | None
+    ) -> AsyncGenerator[WatchEvent, None]:
+        """Open a watch, call *on_open* and yield its events."""

@@ -22,11 +22,11 @@ import aiohttp
 from tenacity import AsyncRetrying, RetryCallState, stop_after_attempt
 from yarl import URL
 
-from praetor_api.kube.client.api import PatchType, WatchEvent, WatchType
+from praetor_api.kube.client.api import KubeApi, Query, WatchEvent, WatchType
 from praetor_api.kube.client.connection import ApiConnection, from_kubeconfig
 from praetor_api.kube.client.errors import ApiError, TooManyRequests, Unauthorized, Unreachable, api_error
 from praetor_api.kube.client.framing import LineSplitter, LineTooLong
-from praetor_api.kube.client.resource import Key, Resource
+from praetor_api.kube.client.resource import Resource
 
 __all__ = ["CONNECT_TIMEOUT_S", "MAX_EVENT_BYTES", "REQUEST_TIMEOUT_S", "WATCH_IDLE_S", "KubeClient", "OnRequest"]
 
@@ -46,7 +46,7 @@ _MAX_THROTTLE_S = 5.0  # a longer wait is left to the caller, which may have bet
 _GO_ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 
 
-class KubeClient:
+class KubeClient(KubeApi):
     """A KubeApi over HTTP. ``on_request(verb, resource, code)`` is called after each request; code 0 is no answer.
 
     *request_timeout_s* bounds each request but watches; a watch ends after *watch_idle_s* seconds without a byte. With
@@ -63,7 +63,7 @@ class KubeClient:
         dry_run: bool = False,
     ) -> None:
         self._connection = connection
-        self._write_query = {"dryRun": "All"} if dry_run else {}
+        self._dry_run = dry_run
         self._request_timeout = aiohttp.ClientTimeout(total=request_timeout_s, sock_connect=CONNECT_TIMEOUT_S)
         self._watch_timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=watch_idle_s)
         self._session = aiohttp.ClientSession(
@@ -94,78 +94,11 @@ class KubeClient:
         """Close all connections."""
         await self._session.close()
 
-    async def get(self, resource: Resource, key: Key) -> dict[str, Any]:
-        return await self._call("get", resource, "GET", resource.path(key.namespace, key.name))
-
-    async def list_page(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        *,
-        limit: int = 500,
-        continue_token: str | None = None,
-        label_selector: str | None = None,
-        field_selector: str | None = None,
-        resource_version: str | None = None,
-    ) -> dict[str, Any]:
-        query = {
-            "limit": limit,
-            "continue": continue_token,
-            "labelSelector": label_selector,
-            "fieldSelector": field_selector,
-            "resourceVersion": resource_version,
-        }
-        return await self._call("list", resource, "GET", resource.path(namespace), query)
-
-    async def create(
-        self, resource: Resource, namespace: str, body: Mapping[str, Any], *, field_manager: str | None = None
-    ) -> dict[str, Any]:
-        query = {"fieldManager": field_manager, **self._write_query}
-        return await self._call("create", resource, "POST", resource.path(namespace), query, body)
-
-    async def patch(
-        self,
-        resource: Resource,
-        key: Key,
-        body: Any,
-        *,
-        patch_type: PatchType = PatchType.MERGE,
-        subresource: str | None = None,
-        field_manager: str | None = None,
-    ) -> dict[str, Any]:
-        if isinstance(body, (list, tuple)) != (patch_type is PatchType.JSON):
-            raise ValueError(f"{patch_type.value} does not take a {type(body).__name__}: only a JSON patch is a list")
-        path = resource.path(key.namespace, key.name, subresource)
-        query = {"fieldManager": field_manager, **self._write_query}
-        return await self._call("patch", resource, "PATCH", path, query, body, patch_type.value)
-
-    async def delete(self, resource: Resource, key: Key, *, uid: str | None = None) -> None:
-        body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        if uid is not None:
-            body["preconditions"] = {"uid": uid}
-        await self._call("delete", resource, "DELETE", resource.path(key.namespace, key.name), self._write_query, body)
-
-    async def watch(
-        self,
-        resource: Resource,
-        namespace: str | None,
-        *,
-        resource_version: str,
-        label_selector: str | None = None,
-        field_selector: str | None = None,
-        timeout_s: float,
-        on_open: Callable[[], None] | None = None,
+    async def _stream(
+        self, resource: Resource, path: str, query: Query, on_open: Callable[[], None] | None
     ) -> AsyncGenerator[WatchEvent, None]:
-        query = {
-            "watch": "true",
-            "allowWatchBookmarks": "true",
-            "resourceVersion": resource_version,
-            "timeoutSeconds": max(1, int(timeout_s)),
-            "labelSelector": label_selector,
-            "fieldSelector": field_selector,
-        }
         lines = LineSplitter(MAX_EVENT_BYTES)
-        async with self._answer("watch", resource, "GET", resource.path(namespace), query) as response:
+        async with self._answer("watch", resource, "GET", path, query) as response:
             try:
                 await _raise_for_status(response)
             except Unauthorized:
@@ -186,10 +119,12 @@ class KubeClient:
         resource: Resource,
         method: str,
         path: str,
-        query: Mapping[str, Any] | None = None,
+        query: Query | None = None,
         body: Any = None,
         content_type: str = "application/json",
     ) -> dict[str, Any]:
+        if self._dry_run and method != "GET":
+            query = {**(query or {}), "dryRun": "All"}
         data = None if body is None else _as_go_writes_it(body)
         sent: dict[str, str] = {}
 
@@ -223,7 +158,7 @@ class KubeClient:
         resource: Resource,
         method: str,
         path: str,
-        query: Mapping[str, Any] | None = None,
+        query: Query | None = None,
         data: bytes | None = None,
         content_type: str = "application/json",
     ) -> AsyncIterator[aiohttp.ClientResponse]:
@@ -249,7 +184,7 @@ class KubeClient:
             if self.on_request is not None:
                 self.on_request(verb, resource, code)
 
-    def _url(self, path: str, query: Mapping[str, Any] | None) -> URL:
+    def _url(self, path: str, query: Query | None) -> URL:
         given = {name: value for name, value in (query or {}).items() if value is not None}
         return URL(f"{self._connection.host}{path}{'?' if given else ''}{urlencode(given)}", encoded=True)
 
