@@ -64,15 +64,11 @@ def test_a_device_that_died_before_the_takeover_is_found() -> None:
     assert scenario.run(70, "d1") == ["d0"]
 
 
-def test_a_device_that_was_never_connected_is_not_disconnected() -> None:
-    scenario = DetectorScenario(1, connected=None)
+@pytest.mark.parametrize("connected", [None, False])
+def test_a_device_that_is_not_connected_is_not_disconnected(connected: bool | None) -> None:
+    scenario = DetectorScenario(1, connected=connected)
     assert scenario.run(500) == []
-    assert scenario.detector.connected("d0") is None
-
-
-def test_a_device_that_is_already_disconnected_is_not_reported_again() -> None:
-    scenario = DetectorScenario(1, connected=False)
-    assert scenario.run(500) == []
+    assert scenario.detector.connected("d0") is connected
 
 
 def test_hearing_connects_once() -> None:

@@ -145,8 +145,12 @@ def test_a_spec_that_repeats_its_device_reference_is_served_as_it_is_stored() ->
     assert Projection("site").process(stored(spec=spec)).spec == canonical_json(spec)
 
 
-def test_a_stale_echo_does_not_revert_a_write() -> None:
-    fleet = DeviceIndex(lambda _: None)
+@pytest.fixture
+def fleet() -> DeviceIndex:
+    return DeviceIndex(lambda _: None)
+
+
+def test_a_stale_echo_does_not_revert_a_write(fleet: DeviceIndex) -> None:
     old, new = process_row(resource_version="9"), process_row(resource_version="10", generation=3)
     fleet.on_change(old.key, None, old)
     fleet.update(new, own=True)
@@ -158,8 +162,7 @@ def test_a_stale_echo_does_not_revert_a_write() -> None:
     assert len(fleet) == 0
 
 
-def test_an_older_version_from_a_restored_backup_replaces_the_newer_one() -> None:
-    fleet = DeviceIndex(lambda _: None)
+def test_an_older_version_from_a_restored_backup_replaces_the_newer_one(fleet: DeviceIndex) -> None:
     lost = process_row(resource_version="10", generation=3)
     fleet.on_change(lost.key, None, lost)
     fleet.update(evolve(lost, resource_version="11"), own=True)
@@ -172,8 +175,9 @@ def test_an_older_version_from_a_restored_backup_replaces_the_newer_one() -> Non
     assert fleet.switch(switch.key) == evolve(switch, resource_version="8")
 
 
-def test_the_object_read_after_a_conflict_replaces_the_cached_one_unless_it_changed_meanwhile() -> None:
-    fleet = DeviceIndex(lambda _: None)
+def test_the_object_read_after_a_conflict_replaces_the_cached_one_unless_it_changed_meanwhile(
+    fleet: DeviceIndex,
+) -> None:
     known, read = process_row(resource_version="10"), process_row(resource_version="8")
     fleet.on_change(known.key, None, known)
     fleet.update(read, restored=False)
@@ -188,8 +192,7 @@ def test_the_object_read_after_a_conflict_replaces_the_cached_one_unless_it_chan
     assert fleet.switch(switch.key) == old
 
 
-def test_a_process_that_is_created_again_for_another_device_moves_there() -> None:
-    fleet = DeviceIndex(lambda _: None)
+def test_a_process_that_is_created_again_for_another_device_moves_there(fleet: DeviceIndex) -> None:
     row = process_row()
     fleet.on_change(row.key, None, row)
     fleet.on_change(row.key, row, evolve(row, uid="uid-2", device="leaf-2"))
@@ -242,8 +245,7 @@ def test_a_device_has_the_highest_epoch_of_its_switches_and_0_without_one() -> N
     assert (fleet.epoch("leaf-1"), len(changed)) == (3, before + 1)
 
 
-def test_the_answer_to_a_write_does_not_bring_a_deleted_switch_back() -> None:
-    fleet = DeviceIndex(lambda _: None)
+def test_the_answer_to_a_write_does_not_bring_a_deleted_switch_back(fleet: DeviceIndex) -> None:
     row = switch_row()
     fleet.update(row, own=True)
     fleet.on_change(row.key, row, None)

@@ -32,10 +32,10 @@ async def served() -> AsyncIterator[tuple[InProcessKube, int, int, asyncio.Event
     kube, stop = InProcessKube(), asyncio.Event()
     await kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1"))
     gateway = Gateway(kube, SETTINGS, SystemClock(), CollectorRegistry())
-    ports: asyncio.Future[tuple[int, int]] = asyncio.get_running_loop().create_future()
-    program = asyncio.ensure_future(serve(gateway, SETTINGS, stop, lambda *bound: ports.set_result(bound)))
+    ports: asyncio.Future[dict[str, int]] = asyncio.get_running_loop().create_future()
+    program = asyncio.ensure_future(serve(gateway, SETTINGS, stop, lambda **bound: ports.set_result(bound)))
     try:
-        devices, probes = await ports
+        devices, probes = (await ports).values()
         await until(probes, "GET /readyz", b"HTTP/1.1 200")
         yield kube, devices, probes, stop, program
     finally:

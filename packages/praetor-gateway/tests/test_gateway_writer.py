@@ -15,7 +15,7 @@ import pytest
 
 from gateway_testing import GatewayLab, conditions, healthy, one_device, process_object, running_lab
 from kube_testing import FakeClock, InProcessKube
-from praetor_api.kube.client.errors import Unreachable, api_error
+from praetor_api.kube.client.errors import KubeError, Unreachable, api_error
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key, Resource
 from praetor_gateway.status.composer import StatusComposer
 from praetor_gateway.status.merge import merge
@@ -114,8 +114,8 @@ async def test_a_field_that_is_no_longer_reported_is_removed_from_the_status(lab
     [api_error(429, "TooManyRequests", "slow down", retry_after=2.0), api_error(500), Unreachable("cut off")],
     ids=["429", "500", "cut-off"],
 )
-async def test_a_write_that_fails_is_made_later(lab: GatewayLab, error: Exception) -> None:
-    lab.kube.fail_next(error, verb="patch", resource=DEVICE_PROCESSES, times=4)  # type: ignore[arg-type]
+async def test_a_write_that_fails_is_made_later(lab: GatewayLab, error: KubeError) -> None:
+    lab.kube.fail_next(error, verb="patch", resource=DEVICE_PROCESSES, times=4)
     await lab.report("leaf-1", await lab.running("leaf-1"), then_s=1)
     assert lab.value("queue_depth") >= 1
     await lab.clock.advance(90)
@@ -135,27 +135,26 @@ async def test_an_outage_loses_nothing_and_the_newest_observation_wins(lab: Gate
     assert lab.value("queue_depth") == 0
 
 
-async def test_a_write_to_a_deleted_object_or_one_that_is_invalid_is_dropped() -> None:
-    async with running_lab() as lab:
-        await lab.declare("leaf-1", switch=False)
-        await lab.declare("leaf-2", switch=False)
-        lab.kube.fail_next(api_error(404, "NotFound"), verb="patch", resource=DEVICE_PROCESSES)
-        await lab.report("leaf-1", await lab.running("leaf-1"), then_s=1)
-        lab.kube.fail_next(api_error(422, "Invalid"), verb="patch", resource=DEVICE_PROCESSES)
-        await lab.report("leaf-2", await lab.running("leaf-2"), then_s=1)
-        assert lab.value("status_writes_total", outcome="gone") == 1
-        assert lab.value("status_writes_total", outcome="refused") == 1
-        assert lab.value("queue_depth") == 0
-
-
-async def test_a_process_that_is_deleted_during_a_conflict_is_dropped() -> None:
+@pytest.mark.parametrize(
+    ("error", "read_error", "outcome"),
+    [
+        pytest.param(api_error(404, "NotFound"), None, "gone", id="deleted"),
+        pytest.param(api_error(422, "Invalid"), None, "refused", id="invalid"),
+        pytest.param(api_error(409, "Conflict"), api_error(404, "NotFound"), "gone", id="deleted-during-a-conflict"),
+    ],
+)
+async def test_a_write_that_cannot_succeed_is_dropped(
+    error: KubeError, read_error: KubeError | None, outcome: str
+) -> None:
     async with running_lab() as lab:
         await lab.declare("leaf-1", switch=False)
         good = await lab.running("leaf-1")
         await lab.clock.advance(1)
-        lab.kube.fail_next(api_error(409, "Conflict"), verb="patch", resource=DEVICE_PROCESSES)
-        lab.kube.fail_next(api_error(404, "NotFound"), verb="get", resource=DEVICE_PROCESSES)
+        lab.kube.fail_next(error, verb="patch", resource=DEVICE_PROCESSES)
+        if read_error is not None:
+            lab.kube.fail_next(read_error, verb="get", resource=DEVICE_PROCESSES)
         await lab.report("leaf-1", good, then_s=1)
+        assert lab.value("status_writes_total", outcome=outcome) == 1
         assert lab.value("queue_depth") == 0
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -35,20 +36,16 @@ async def run(settings: GatewaySettings) -> None:
         gateway = Gateway(api, settings, SystemClock(), CollectorRegistry(), transport)
         api.on_request = gateway.metrics.api_request
         try:
-            await serve(gateway, settings, stop, _announce)
+            await serve(gateway, settings, stop, partial(_log.info, "gateway started", version=__version__))
         finally:
             if transport is not None:
                 await transport.close()
 
 
-def _announce(port: int, probe_port: int) -> None:
-    _log.info("gateway started", version=__version__, port=port, probe_port=probe_port)
-
-
 async def serve(
-    gateway: Gateway, settings: GatewaySettings, stop: asyncio.Event, announce: Callable[[int, int], None]
+    gateway: Gateway, settings: GatewaySettings, stop: asyncio.Event, announce: Callable[..., None]
 ) -> None:
-    """Serve *gateway* until *stop*; *announce* is called with both ports once they are bound."""
+    """Serve *gateway* until *stop*; *announce* is called with *port* and *probe_port* once they are bound."""
     tls = TlsFiles(cert=settings.tls_cert, key=settings.tls_key) if settings.tls_cert and settings.tls_key else None
     devices = Listener(gateway.app, settings.addr, option="--addr", tls=tls)
     peers = None
@@ -59,7 +56,7 @@ async def serve(
         serve_probes(at, at, unready=gateway.unready, registry=gateway.metrics.registry) as probe_port,
         asyncio.TaskGroup() as group,
     ):
-        announce(devices.port, probe_port)
+        announce(port=devices.port, probe_port=probe_port)
         if peers is not None:
             group.create_task(peers.serve(ended.wait, 1.0), name="serve peers")
         try:

@@ -9,6 +9,7 @@ from http import HTTPStatus
 from urllib.parse import quote
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import Receive, Scope, Send
 
@@ -31,7 +32,8 @@ class DeviceApp(Starlette):
     """
 
     def __init__(self, api: DeviceApi, problems: ProblemHandlers, lifespan: Lifespan) -> None:
-        super().__init__(exception_handlers=problems.table(), lifespan=lifespan)
+        handlers = {HTTPException: problems.on_http_exception, Exception: problems.on_crash}
+        super().__init__(exception_handlers=handlers, lifespan=lifespan)
         self._endpoints: dict[bytes, dict[str, Endpoint]] = {
             b"desired": {"GET": api.desired, "HEAD": api.desired},
             b"report": {"POST": api.report},

@@ -49,14 +49,13 @@ class DeviceAuthenticator:
 
     def admits(self, device: str, token: bytes | None, epoch: int) -> bool:
         """Return whether *token* is good for *device* in its credential *epoch*."""
-        decision = self._decide(device, token, epoch)
+        decision = TokenDecision.INSECURE
+        if self._verifier is not None:
+            decision = _ADMITTED[
+                self._verifier.verify(device, (token or b"").decode("utf-8", "surrogateescape"), epoch)
+            ]
         self._count(decision)
         return decision is not TokenDecision.REFUSED
-
-    def _decide(self, device: str, token: bytes | None, epoch: int) -> TokenDecision:
-        if self._verifier is None:
-            return TokenDecision.INSECURE
-        return _ADMITTED[self._verifier.verify(device, (token or b"").decode("utf-8", "surrogateescape"), epoch)]
 
 
 async def follow_credentials(credentials: Credentials, authenticator: DeviceAuthenticator, clock: Clock) -> None:

@@ -6,12 +6,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import ExceptionHandler, Scope
+from starlette.types import Scope
 
 from praetor_gateway.errors import Problem
 
@@ -23,10 +22,6 @@ class ProblemHandlers:
 
     def __init__(self, count: Callable[[str, int], None]) -> None:
         self._count = count
-
-    def table(self) -> dict[Any, ExceptionHandler]:
-        """Return the handlers of errors outside the device endpoints, by exception, as Starlette takes them."""
-        return {HTTPException: self._on_http_exception, Exception: self.on_crash}
 
     def answer(self, scope: Scope, problem: Problem) -> Response:
         """Return the answer to the request of *scope*."""
@@ -47,7 +42,8 @@ class ProblemHandlers:
         detail = "the gateway failed to answer; try again"
         return self.answer(request.scope, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
 
-    async def _on_http_exception(self, request: Request, error: Exception) -> Response:
+    async def on_http_exception(self, request: Request, error: Exception) -> Response:
+        """Answer what Starlette refuses: nothing is at the path."""
         assert isinstance(error, HTTPException)  # noqa: S101 - starlette calls us for this class only
         problem = Problem(error.status_code, "there is nothing at this path", headers=error.headers)
         return self.answer(request.scope, problem)
