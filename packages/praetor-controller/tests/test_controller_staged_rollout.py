@@ -1,22 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The invariants of waves, failure domains and the failure policy, over a simulated fleet and random events."""
+"""The invariants of a rollout, over a simulated fleet that plans are carried out on and random events.
+
+No API and no controller: only the planner and time.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 from attrs import evolve
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import initialize, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from controller_simulation.planned import NAMES, NO_DEADLINE_S, VERSIONS, PlannedFleetMachine, Planner, replay
-from controller_simulation.trace import Step
-from controller_testing import PlannedDevice, deployment, device
-from praetor_api.kube.objects import Budget, FailureAction, FailurePolicy, LabelSelector, RollingUpdate, Wave
+from controller_simulation.trace import Step, Trace
+from controller_testing import PlannedDevice, PlannedFleet, deployment, device
+from praetor_api.kube.objects import (
+    Budget,
+    FailureAction,
+    FailurePolicy,
+    LabelSelector,
+    RollingUpdate,
+    StrategyType,
+    Wave,
+)
 from praetor_controller.model.actions import Create, Update
 from praetor_controller.model.rows import DeploymentRow
 from praetor_controller.rollout.planner import plan
@@ -24,6 +35,11 @@ from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.snapshot import Plan, Snapshot
 from praetor_controller.rollout.status import was_rolled_out
 
+Planner: TypeAlias = Callable[[Snapshot, datetime], Plan]
+
+NAMES = [f"leaf-{number}" for number in range(9)]
+VERSIONS = ["v1", "v2", "v3", "bad", "killer"]
+NO_DEADLINE_S = 10**7
 PER_RACK = 1
 MAX_FAILURES = 1
 WAVES = tuple(Wave(name=f"w{ring}", selector=LabelSelector(match_labels={"ring": str(ring)})) for ring in range(2))
@@ -38,12 +54,21 @@ def rack_of(name: str) -> str:
     return f"r{int(name.removeprefix('leaf-')) // 3}"
 
 
-class StagedRollout(PlannedFleetMachine):
-    """Three rings, three racks, and a neighbour that takes devices down as it likes."""
+class StagedRollout(RuleBasedStateMachine):
+    """Three rings, three racks, and a neighbour that takes devices down as it likes.
 
-    @initialize(limit=st.integers(1, 4), min_ready=st.sampled_from([0, 20]), action=st.sampled_from(FailureAction))
+    Edits, pauses, deaths, recoveries and crashes in the middle of a round of writes come in any order.
+    """
+
+    planner: Planner = staticmethod(plan)
+
+    @initialize(limit=st.integers(0, 4), min_ready=st.sampled_from([0, 20]), action=st.sampled_from(FailureAction))
     def begin(self, limit: int, min_ready: int, action: FailureAction) -> None:
-        self.start(NAMES, limit, min_ready)
+        self.fleet = PlannedFleet([], bad=frozenset({"bad"}), killers=frozenset({"killer"}))
+        self.fleet.devices = {name: self.new_device(name) for name in NAMES}
+        self.limit, self.min_ready = limit, min_ready
+        self.version, self.since = "v1", self.fleet.now
+        self.paused, self.writes_when_paused = False, 0
         self.action, self.generation, self.deadline = action, 1, NO_DEADLINE_S
         self.proven: set[int] = set()
         for _ in range(4):
@@ -61,11 +86,15 @@ class StagedRollout(PlannedFleetMachine):
             min_ready_seconds=self.min_ready,
             progress_deadline_seconds=self.deadline,
             failure_policy=FailurePolicy(max_failures=MAX_FAILURES, action=self.action),
+            paused=self.paused,
         )
         return evolve(row, generation=self.generation, status=self.fleet.status)
 
     def new_device(self, name: str) -> PlannedDevice:
         return PlannedDevice(row=device(name, labels={"ring": str(ring_of(name)), "rack": rack_of(name)}))
+
+    def next_plan(self) -> Plan:
+        return type(self).planner(self.fleet.snapshot(self.row(), self.since), self.fleet.now)
 
     @rule(crash_after=st.none() | st.integers(0, 3))
     def reconcile(self, crash_after: int | None) -> None:
@@ -138,15 +167,58 @@ class StagedRollout(PlannedFleetMachine):
             self.report_all()
             self.wait(self.min_ready + 1)
 
+    @rule()
+    def report_all(self) -> None:
+        for name in self.fleet.devices:
+            self.fleet.report(name)
+
+    @rule(name=st.sampled_from(NAMES))
+    def report(self, name: str) -> None:
+        if name in self.fleet.devices:
+            self.fleet.report(name)
+
+    @rule(name=st.sampled_from(NAMES))
+    def go_silent(self, name: str) -> None:
+        if name in self.fleet.devices:
+            self.fleet.disconnect(name)
+
+    @rule(name=st.sampled_from(NAMES))
+    def come_back(self, name: str) -> None:
+        if name in self.fleet.devices:
+            self.fleet.reconnect(name)
+
+    @rule(seconds=st.sampled_from([1, 10, 60, 3600]))
+    def wait(self, seconds: int) -> None:
+        self.fleet.advance(seconds)
+
+    @rule(name=st.sampled_from(NAMES))
+    def add_or_remove(self, name: str) -> None:
+        if self.fleet.devices.pop(name, None) is None:
+            self.fleet.devices[name] = self.new_device(name)
+
+    @rule()
+    def toggle_pause(self) -> None:
+        self.paused = not self.paused
+        self.writes_when_paused = self.fleet.writes
+
     @rule(name=st.sampled_from(NAMES))
     def neighbour_takes_or_returns(self, name: str) -> None:
         self.fleet.down_elsewhere ^= {name}
+
+    @invariant()
+    def invariants_hold(self) -> None:
+        """Check that no more devices are down by our writes than may be, none has two processes, and a pause holds."""
+        assert self.fleet.down_by_us(self.min_ready) <= self.limit
+        devices = [row.device for row in self.fleet.processes.values()]
+        assert len(devices) == len(set(devices))
+        assert not self.paused or self.fleet.writes == self.writes_when_paused
 
     def teardown(self) -> None:
         """A good template, connected devices and time: every wave opens, and then nothing is left to do."""
         if not hasattr(self, "fleet"):
             return
         self.edit("v9")
+        self.paused, self.limit = False, max(1, self.limit)
         self.fleet.down_elsewhere = set()
         self.deadline = 1  # so that no device is held against the budget without end
         for _ in range(6 * len(self.fleet.devices) + 12):
@@ -156,6 +228,7 @@ class StagedRollout(PlannedFleetMachine):
             self.reconcile(None)
             self.report_all()
             self.wait(self.min_ready + 1)
+            assert self.fleet.down_by_us(self.min_ready) <= self.limit
         settled = self.next_plan()
         assert {reason.code for reason in settled.reasons.values()} <= {ReasonCode.UP_TO_DATE}
         assert settled.actions == ()
@@ -165,7 +238,7 @@ FACTOR = int(os.environ.get("PRAETOR_PROPERTY_FACTOR", "1"))
 STEPS = settings(max_examples=60 * FACTOR, stateful_step_count=30)
 
 
-def test_a_staged_rollout_keeps_its_invariants() -> None:
+def test_a_rollout_keeps_its_invariants() -> None:
     run_state_machine_as_test(StagedRollout, settings=STEPS)
 
 
@@ -175,6 +248,26 @@ def _rolling(given: Snapshot, **changes: Any) -> Snapshot:
     rolling: RollingUpdate = evolve(update.rolling_update, **changes)
     policy = evolve(row.policy, update_strategy=evolve(update, rolling_update=rolling))
     return evolve(given, deployment=evolve(row, policy=policy))
+
+
+def without_budget(given: Snapshot, now: datetime) -> Plan:
+    return plan(_rolling(given, max_unavailable=100), now)
+
+
+def deaf_to_pause(given: Snapshot, now: datetime) -> Plan:
+    row = given.deployment
+    return plan(evolve(given, deployment=evolve(row, policy=evolve(row.policy, paused=False))), now)
+
+
+def forgetful(given: Snapshot, now: datetime) -> Plan:
+    """Forget what was written to silent devices, so that they do not count."""
+    rows = [evolve(row, offered_at=0.0, created_at=-NO_DEADLINE_S) for row in given.processes]
+    return plan(evolve(given, processes=rows), now)
+
+
+def blind(given: Snapshot, now: datetime) -> Plan:
+    """See only some of the processes, as a stale cache would show them."""
+    return plan(evolve(given, processes=given.processes[1:]), now)
 
 
 def without_waves(given: Snapshot, now: datetime) -> Plan:
@@ -213,9 +306,25 @@ def rolled(version: str, rounds: int) -> Step:
     return "roll", {"version": version, "rounds": rounds}
 
 
+def replay(machine: type[StagedRollout], trace: Trace) -> None:
+    """Make these steps, check the invariants after each, and end as every run does."""
+    fleet = machine()
+    for name, given in trace:
+        getattr(fleet, name)(**given)
+        fleet.invariants_hold()
+    fleet.teardown()
+
+
 @pytest.mark.parametrize(
     ("mutant", "trace"),
     [
+        (without_budget, [begun(limit=1), rolled("bad", 1)]),
+        (deaf_to_pause, [begun(), ("toggle_pause", {}), rolled("v2", 1)]),
+        (
+            forgetful,
+            [begun(limit=1), rolled("killer", 1), ("edit", {"version": "v2"}), ("reconcile", {"crash_after": None})],
+        ),
+        (blind, [begun()]),
         (without_waves, [begun()]),
         (without_domains, [begun(), ("neighbour_takes_or_returns", {"name": "leaf-6"}), rolled("v3", 3)]),
         (deaf_to_neighbours, [begun(), ("neighbour_takes_or_returns", {"name": "leaf-2"}), rolled("v2", 6)]),
@@ -236,10 +345,23 @@ def rolled(version: str, rounds: int) -> Step:
         (counts_only_half, [begun(limit=2)]),
     ],
 )
-def test_a_broken_staging_is_detected(mutant: Planner, trace: list[Step]) -> None:
+def test_a_broken_planner_is_detected(mutant: Planner, trace: list[Step]) -> None:
     class Mutant(StagedRollout):
         planner = staticmethod(mutant)
 
     replay(StagedRollout, trace)
     with pytest.raises(AssertionError):
         replay(Mutant, trace)
+
+
+@pytest.mark.parametrize("strategy", [StrategyType.RECREATE, StrategyType.ROLLING_UPDATE])
+def test_every_strategy_converges(strategy: StrategyType) -> None:
+    fleet = PlannedFleet(NAMES)
+    for version in ("v1", "v2"):
+        row = deployment(version, max_unavailable="25%", strategy=strategy)
+        for _ in range(20):
+            fleet.carry_out(plan(fleet.snapshot(row, fleet.now), fleet.now), row)
+            fleet.advance(1)
+            for name in NAMES:
+                fleet.report(name)
+    assert {process.spec_hash for process in fleet.processes.values()} == {"v2"}

@@ -144,17 +144,20 @@ _DEFINITION = root(
 )
 
 
-def _workload(kind: str) -> Obj:
-    return root(f"{kind}: stored, with nothing that runs it.", spec=free(), status=free())
-
-
-def _resource(group: str, version: str, kind: str, plural: str, schema: Obj, **more: Any) -> Resource:
-    more = {"singular": kind.lower(), "list_kind": f"{kind}List", "table": f"{group}/{plural}"} | more
-    return Resource(group=group, version=version, kind=kind, plural=plural, schema=schema, **more)
-
-
 _AGE = Column("Age", "date", ".metadata.creationTimestamp", "When the object was created.")
+_CREATED_AT = Column("Created At", "date", ".metadata.creationTimestamp")
+
+
+def _resource(group: str, kind: str, plural: str, schema: Obj | None = None, **more: Any) -> Resource:
+    """Return a kind of version v1; without a schema it is a workload: stored, with nothing that runs it."""
+    schema = schema or root(f"{kind}: stored, with nothing that runs it.", spec=free(), status=free())
+    names = {"singular": kind.lower(), "list_kind": f"{kind}List", "table": f"{group}/{plural}"}
+    given = names | {"columns": (_AGE,)} | more
+    return Resource(group=group, version="v1", kind=kind, plural=plural, schema=schema, **given)
+
+
 _RBAC = "rbac.authorization.k8s.io"
+_FLOW = "flowcontrol.apiserver.k8s.io"
 _ABOUT = ("kind", "namespace", "name", "uid", "apiVersion", "resourceVersion", "fieldPath")
 _EVENT_FIELDS = (*(f"involvedObject.{key}" for key in _ABOUT), "reason", "reportingComponent", "source", "type")
 _EVENT_V1_FIELDS = (*(f"regarding.{key}" for key in _ABOUT), "reason", "reportingController", "type")
@@ -173,192 +176,71 @@ _EVENT_COLUMNS = (
 
 BUILTIN: tuple[Resource, ...] = (
     _resource(
-        "",
-        "v1",
-        "Namespace",
-        "namespaces",
-        NAMESPACE,
+        "", "Namespace", "namespaces", NAMESPACE, namespaced=False, short_names=("ns",), status=True,
         verbs=tuple(verb for verb in ALL_VERBS if verb != "deletecollection"),
-        namespaced=False,
-        short_names=("ns",),
-        status=True,
-        selectable=("status.phase",),
-        columns=(Column("Status", "string", ".status.phase"), _AGE),
+        selectable=("status.phase",), columns=(Column("Status", "string", ".status.phase"), _AGE),
     ),
     _resource(
-        "",
-        "v1",
-        "ConfigMap",
-        "configmaps",
-        CONFIG_MAP,
-        short_names=("cm",),
+        "", "ConfigMap", "configmaps", CONFIG_MAP, short_names=("cm",),
         columns=(Column("Data", "integer", ".dataCount"), _AGE),
     ),
     _resource(
-        "",
-        "v1",
-        "Secret",
-        "secrets",
-        SECRET,
-        selectable=("type",),
+        "", "Secret", "secrets", SECRET, selectable=("type",),
         columns=(Column("Type", "string", ".type"), Column("Data", "integer", ".dataCount"), _AGE),
     ),
-    _resource("", "v1", "ServiceAccount", "serviceaccounts", SERVICE_ACCOUNT, short_names=("sa",), columns=(_AGE,)),
+    _resource("", "ServiceAccount", "serviceaccounts", SERVICE_ACCOUNT, short_names=("sa",)),
     _resource(
-        "",
-        "v1",
-        "Event",
-        "events",
-        EVENT,
-        table="/events",
-        short_names=("ev",),
-        selectable=_EVENT_FIELDS,
-        columns=_EVENT_COLUMNS,
+        "", "Event", "events", EVENT, table="/events", short_names=("ev",),
+        selectable=_EVENT_FIELDS, columns=_EVENT_COLUMNS,
     ),
     _resource(
-        "events.k8s.io",
-        "v1",
-        "Event",
-        "events",
-        EVENT_V1,
-        table="/events",
-        short_names=("ev",),
-        selectable=_EVENT_V1_FIELDS,
-        columns=_EVENT_COLUMNS,
+        "events.k8s.io", "Event", "events", EVENT_V1, table="/events", short_names=("ev",),
+        selectable=_EVENT_V1_FIELDS, columns=_EVENT_COLUMNS,
         view=View("events.k8s.io/v1", event_views.to_events_v1, event_views.to_core_v1),
     ),
     _resource(
-        "",
-        "v1",
-        "Service",
-        "services",
-        _workload("Service"),
-        short_names=("svc",),
-        status=True,
+        "", "Service", "services", short_names=("svc",), status=True,
         columns=(Column("Type", "string", ".spec.type"), _AGE),
     ),
-    _resource("", "v1", "Pod", "pods", _workload("Pod"), short_names=("po",), status=True, columns=(_AGE,)),
-    _resource("", "v1", "Node", "nodes", _workload("Node"), namespaced=False, short_names=("no",), columns=(_AGE,)),
+    _resource("", "Pod", "pods", short_names=("po",), status=True),
+    _resource("", "Node", "nodes", namespaced=False, short_names=("no",)),
     _resource(
-        "apps",
-        "v1",
-        "ControllerRevision",
-        "controllerrevisions",
-        CONTROLLER_REVISION,
-        columns=(
-            Column("Controller", "string", ".controller"),
-            Column("Revision", "integer", ".revision"),
-            _AGE,
-        ),
+        "apps", "ControllerRevision", "controllerrevisions", CONTROLLER_REVISION,
+        columns=(Column("Controller", "string", ".controller"), Column("Revision", "integer", ".revision"), _AGE),
     ),
     _resource(
-        "apps",
-        "v1",
-        "Deployment",
-        "deployments",
-        _workload("Deployment"),
-        short_names=("deploy",),
-        categories=("all",),
-        status=True,
-        generation=True,
-        columns=(_AGE,),
+        "apps", "Deployment", "deployments", short_names=("deploy",), categories=("all",), status=True, generation=True
     ),
     _resource(
-        "coordination.k8s.io",
-        "v1",
-        "Lease",
-        "leases",
-        LEASE,
+        "coordination.k8s.io", "Lease", "leases", LEASE,
         columns=(Column("Holder", "string", ".spec.holderIdentity"), _AGE),
     ),
     _resource(
-        "policy",
-        "v1",
-        "PodDisruptionBudget",
-        "poddisruptionbudgets",
-        _workload("PodDisruptionBudget"),
-        short_names=("pdb",),
-        status=True,
-        generation=True,
-        columns=(_AGE,),
+        "policy", "PodDisruptionBudget", "poddisruptionbudgets", short_names=("pdb",), status=True, generation=True
+    ),
+    _resource("networking.k8s.io", "NetworkPolicy", "networkpolicies", short_names=("netpol",), generation=True),
+    _resource(_FLOW, "FlowSchema", "flowschemas", namespaced=False, status=True, generation=True),
+    _resource(
+        _FLOW, "PriorityLevelConfiguration", "prioritylevelconfigurations",
+        namespaced=False, status=True, generation=True,
     ),
     _resource(
-        "networking.k8s.io",
-        "v1",
-        "NetworkPolicy",
-        "networkpolicies",
-        _workload("NetworkPolicy"),
-        short_names=("netpol",),
-        generation=True,
-        columns=(_AGE,),
+        _RBAC, "ClusterRole", "clusterroles", _rbac("ClusterRole", rules=array(_RULE), aggregationRule=free()),
+        namespaced=False, columns=(_CREATED_AT,),
     ),
+    _resource(_RBAC, "Role", "roles", _rbac("Role", rules=array(_RULE)), columns=(_CREATED_AT,)),
     _resource(
-        "flowcontrol.apiserver.k8s.io",
-        "v1",
-        "FlowSchema",
-        "flowschemas",
-        _workload("FlowSchema"),
-        namespaced=False,
-        status=True,
-        generation=True,
-        columns=(_AGE,),
-    ),
-    _resource(
-        "flowcontrol.apiserver.k8s.io",
-        "v1",
-        "PriorityLevelConfiguration",
-        "prioritylevelconfigurations",
-        _workload("PriorityLevelConfiguration"),
-        namespaced=False,
-        status=True,
-        generation=True,
-        columns=(_AGE,),
-    ),
-    _resource(
-        _RBAC,
-        "v1",
-        "ClusterRole",
-        "clusterroles",
-        _rbac("ClusterRole", rules=array(_RULE), aggregationRule=free()),
-        namespaced=False,
-        columns=(Column("Created At", "date", ".metadata.creationTimestamp"),),
-    ),
-    _resource(
-        _RBAC,
-        "v1",
-        "Role",
-        "roles",
-        _rbac("Role", rules=array(_RULE)),
-        columns=(Column("Created At", "date", ".metadata.creationTimestamp"),),
-    ),
-    _resource(
-        _RBAC,
-        "v1",
-        "ClusterRoleBinding",
-        "clusterrolebindings",
+        _RBAC, "ClusterRoleBinding", "clusterrolebindings",
         _rbac("ClusterRoleBinding", subjects=array(_SUBJECT), roleRef=_ROLE_REF),
-        namespaced=False,
+        namespaced=False, columns=(Column("Role", "string", ".role"), _AGE),
+    ),
+    _resource(
+        _RBAC, "RoleBinding", "rolebindings", _rbac("RoleBinding", subjects=array(_SUBJECT), roleRef=_ROLE_REF),
         columns=(Column("Role", "string", ".role"), _AGE),
     ),
     _resource(
-        _RBAC,
-        "v1",
-        "RoleBinding",
-        "rolebindings",
-        _rbac("RoleBinding", subjects=array(_SUBJECT), roleRef=_ROLE_REF),
-        columns=(Column("Role", "string", ".role"), _AGE),
+        "apiextensions.k8s.io", "CustomResourceDefinition", "customresourcedefinitions", _DEFINITION,
+        namespaced=False, short_names=("crd", "crds"), categories=("api-extensions",), status=True, generation=True,
+        columns=(_CREATED_AT,),
     ),
-    _resource(
-        "apiextensions.k8s.io",
-        "v1",
-        "CustomResourceDefinition",
-        "customresourcedefinitions",
-        _DEFINITION,
-        namespaced=False,
-        short_names=("crd", "crds"),
-        categories=("api-extensions",),
-        status=True,
-        generation=True,
-        columns=(Column("Created At", "date", ".metadata.creationTimestamp"),),
-    ),
-)
+)  # fmt: skip
