@@ -87,11 +87,13 @@ def event(kind: str, name: str, version: int, **more: Any) -> bytes:
     return json.dumps({"type": kind, "object": obj}).encode() + b"\n"
 
 
-async def stream(request: web.Request, *chunks: bytes) -> web.StreamResponse:
+async def stream(request: web.Request, *chunks: bytes, ends: bool = True) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
     for chunk in chunks:
         await response.write(chunk)
+    if not ends:
+        await asyncio.Event().wait()
     await response.write_eof()
     return response
 
@@ -419,27 +421,17 @@ async def test_a_broken_watch_is_unreachable(tmp_path: Path, line: bytes, messag
             await watched(client)
 
 
-async def test_a_silent_watch_is_unreachable(tmp_path: Path) -> None:
-    async def half_open(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        await response.write(event("ADDED", "leaf-1", 2))
-        await asyncio.Event().wait()
-        return response
+async def endless(request: web.Request) -> web.StreamResponse:
+    return await stream(request, event("ADDED", "leaf-1", 2), ends=False)
 
-    async with client_of(half_open, tmp_path, watch_idle_s=0.1) as client:
+
+async def test_a_silent_watch_is_unreachable(tmp_path: Path) -> None:
+    async with client_of(endless, tmp_path, watch_idle_s=0.1) as client:
         with pytest.raises(Unreachable, match="cannot watch"):
             await watched(client)
 
 
 async def test_a_watch_can_be_left_early(tmp_path: Path) -> None:
-    async def endless(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse()
-        await response.prepare(request)
-        await response.write(event("ADDED", "leaf-1", 2))
-        await asyncio.Event().wait()
-        return response
-
     async with client_of(endless, tmp_path) as client:
         async with aclosing(client.watch(DEVICE_PROCESSES, None, resource_version="1", timeout_s=300)) as events:
             first = await anext(events)
@@ -478,11 +470,7 @@ async def test_an_informer_follows_custom_objects_over_the_wire(tmp_path: Path) 
     async def handle(request: web.Request) -> web.StreamResponse:
         if "watch" not in request.query:
             return web.json_response({"metadata": {"resourceVersion": "7"}, "items": items})
-        response = web.StreamResponse()
-        await response.prepare(request)
-        await response.write(event("ADDED", "leaf-2", 8) + event("DELETED", "leaf-1", 9))
-        await asyncio.Event().wait()
-        return response
+        return await stream(request, event("ADDED", "leaf-2", 8) + event("DELETED", "leaf-1", 9), ends=False)
 
     async with client_of(handle, tmp_path) as client:
         informer = Informer(client, DEVICE_PROCESSES, project=Key.of, clock=SystemClock())

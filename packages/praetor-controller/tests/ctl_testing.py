@@ -24,6 +24,25 @@ from praetor_controller.ctl.cli import main
 from praetor_controller.ctl.cluster import Cluster, Target
 
 NAMESPACE = "lab"
+LONG_AGO = "2026-01-01T00:00:00Z"
+OLD, NEW = ({"execution": {"backend": backend, "command": ["/opt/tel"]}} for backend in ("process", "systemd"))
+
+
+def owned_by(deployment: str, uid: str) -> dict[str, Any]:
+    """Return the owner references of what a deployment made."""
+    owner = {"apiVersion": "azure.com/v1alpha1", "kind": "DeviceProcessDeployment", "name": deployment, "uid": uid}
+    return {"ownerReferences": [owner | {"controller": True}]}
+
+
+def connected(value: str = "True") -> dict[str, Any]:
+    """Return the condition of a switch or a process whose agent has been connected, or not, for an hour."""
+    return {"type": "AgentConnected", "status": value, "lastTransitionTime": LONG_AGO}
+
+
+def running() -> dict[str, Any]:
+    """Return the status of a process that has been healthy for an hour."""
+    others = [{"type": kind, "status": "True", "lastTransitionTime": LONG_AGO} for kind in ("SpecObserved", "Healthy")]
+    return {"phase": "Running", "observedGeneration": 1, "conditions": [connected(), *others]}
 
 
 class LabKube(InProcessKube):
@@ -61,8 +80,18 @@ class Lab:
     def deployment(self, name: str, metadata: Mapping[str, Any] | None = None, **parts: Any) -> str:
         return self.put(DEVICE_PROCESS_DEPLOYMENTS, name, metadata, **parts)
 
-    def process(self, name: str, metadata: Mapping[str, Any] | None = None, **parts: Any) -> str:
-        return self.put(DEVICE_PROCESSES, name, metadata, **parts)
+    def process(self, deployment: str, uid: str, device: str, **status: Any) -> None:
+        """Create the process of *deployment* on *device*: it runs the old template, and *status* adds to its status."""
+        labels = {"azure.com/deployment": deployment}
+        annotations = {"azure.com/offered-at": LONG_AGO, "azure.com/revision": "old"}
+        metadata = owned_by(deployment, uid) | {"labels": labels, "annotations": annotations}
+        ref = {"kind": "NetworkSwitch", "name": device, "namespace": NAMESPACE}
+        spec = {**OLD, "deviceRef": ref}
+        self.put(DEVICE_PROCESSES, f"{deployment}-{device}", metadata, spec=spec, status=running() | status)
+
+    def patch(self, resource: Resource, name: str, subresource: str | None = None, **parts: Any) -> None:
+        """Merge *parts* into an object, as another client does."""
+        asyncio.run(self.kube.patch(resource, Key(NAMESPACE, name), parts, subresource=subresource))
 
     def stored(self, resource: Resource, name: str) -> dict[str, Any]:
         return self.kube.objects(resource)[Key(NAMESPACE, name)]

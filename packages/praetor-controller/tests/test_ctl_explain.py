@@ -5,26 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
 
 import pytest
 
-from ctl_testing import NAMESPACE, Lab
+from ctl_testing import NAMESPACE, NEW, OLD, Lab, connected, running
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Key
 from praetor_controller.ctl.explain import MEANINGS
 from praetor_controller.rollout.reasons import ReasonCode
-
-LONG_AGO = "2026-01-01T00:00:00Z"
-OLD, NEW = ({"execution": {"backend": backend, "command": ["/opt/tel"]}} for backend in ("process", "systemd"))
-
-
-def connected(value: str = "True") -> dict[str, Any]:
-    return {"type": "AgentConnected", "status": value, "lastTransitionTime": LONG_AGO}
-
-
-def running() -> dict[str, Any]:
-    others = [{"type": kind, "status": "True", "lastTransitionTime": LONG_AGO} for kind in ("SpecObserved", "Healthy")]
-    return {"phase": "Running", "observedGeneration": 1, "conditions": [connected(), *others]}
 
 
 @pytest.fixture
@@ -42,14 +29,8 @@ def lab() -> Lab:
             "updateStrategy": {"rollingUpdate": {"maxUnavailable": 1}},
         },
     )
-    owner = {"apiVersion": "azure.com/v1alpha1", "kind": "DeviceProcessDeployment", "name": "tel", "controller": True}
     for number in range(1, 4):
-        ref = {"kind": "NetworkSwitch", "name": f"leaf-{number}", "namespace": NAMESPACE}
-        metadata = {
-            "ownerReferences": [owner | {"uid": uid}],
-            "annotations": {"azure.com/offered-at": LONG_AGO, "azure.com/revision": "old"},
-        }
-        lab.process(f"tel-leaf-{number}", metadata, spec={**OLD, "deviceRef": ref}, status=running())
+        lab.process("tel", uid, f"leaf-{number}")
     return lab
 
 
@@ -151,16 +132,10 @@ def test_what_is_not_there_is_named(lab: Lab, subject: str, words: str) -> None:
 
 def test_what_other_deployments_have_down_counts_in_shared_failure_domains(lab: Lab) -> None:
     uid = lab.deployment("other", spec={"selector": {}, "template": {"spec": OLD}})
-    owner = {"apiVersion": "azure.com/v1alpha1", "kind": "DeviceProcessDeployment", "name": "other", "controller": True}
     lab.switch("leaf-5", {"rack": "r2"}, status={"conditions": [connected()]})
-    ref = {"kind": "NetworkSwitch", "name": "leaf-5", "namespace": NAMESPACE}
-    down = running() | {"phase": "Failed"}
-    lab.process(
-        "other-leaf-5", {"ownerReferences": [owner | {"uid": uid}]}, spec={**OLD, "deviceRef": ref}, status=down
-    )
+    lab.process("other", uid, "leaf-5", phase="Failed")
     rolling = {"maxUnavailable": 4, "budgets": [{"groupBy": ["rack"], "maxUnavailable": 1}]}
-    patch = {"spec": {"updateStrategy": {"rollingUpdate": rolling}}}
-    asyncio.run(lab.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, Key(NAMESPACE, "tel"), patch))
+    lab.patch(DEVICE_PROCESS_DEPLOYMENTS, "tel", spec={"updateStrategy": {"rollingUpdate": rolling}})
     reasons = {
         each["reason"]: each["devices"]
         for each in json.loads(lab.run("explain", "tel", "-o", "json").output)["reasons"]
@@ -173,8 +148,7 @@ def test_what_other_deployments_have_down_counts_in_shared_failure_domains(lab: 
 def test_a_device_that_holds_updates_says_in_its_own_words_why(lab: Lab) -> None:
     held = {"type": "UpdateHeld", "status": "True", "message": "no change before Monday"}
     status = running() | {"conditions": [*running()["conditions"], held]}
-    key = Key(NAMESPACE, "tel-leaf-2")
-    asyncio.run(lab.kube.patch(DEVICE_PROCESSES, key, {"status": status}, subresource="status"))
+    lab.patch(DEVICE_PROCESSES, "tel-leaf-2", "status", status=status)
     line = lab.run("explain", "leaf-2").output.splitlines()[1]
     assert "UpdateHeld" in line
     assert "no change before Monday" in line

@@ -14,25 +14,11 @@ from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctl_testing import NAMESPACE, Lab
+from ctl_testing import NAMESPACE, NEW, OLD, Lab, connected, owned_by
 from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Key
 from praetor_controller.ctl.commands.plan import deployments_in
 from praetor_controller.ctl.errors import BadInput
 from praetor_controller.ctl.forecast import MAX_STEPS
-
-LONG_AGO = "2026-01-01T00:00:00Z"
-OLD, NEW = ({"execution": {"backend": backend, "command": ["/opt/tel"]}} for backend in ("process", "systemd"))
-
-OWNER = {"apiVersion": "azure.com/v1alpha1", "kind": "DeviceProcessDeployment", "name": "tel", "controller": True}
-
-
-def connected(value: str = "True") -> dict[str, Any]:
-    return {"type": "AgentConnected", "status": value, "lastTransitionTime": LONG_AGO}
-
-
-def running() -> dict[str, Any]:
-    others = [{"type": kind, "status": "True", "lastTransitionTime": LONG_AGO} for kind in ("SpecObserved", "Healthy")]
-    return {"phase": "Running", "observedGeneration": 1, "conditions": [connected(), *others]}
 
 
 def manifest(template: dict[str, Any] = NEW, rolling: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
@@ -58,13 +44,7 @@ def lab_of(devices: int, with_processes: int | None = None, **switches: dict[str
         parts = {"status": {"conditions": [connected()]}} | switches.get(name.replace("-", "_"), {})
         lab.switch(name, {"rack": f"r{number % 2}"}, **parts)
         if with_processes is None or number < with_processes:
-            metadata = {
-                "labels": {"azure.com/deployment": "tel"},
-                "ownerReferences": [OWNER | {"uid": uid}],
-                "annotations": {"azure.com/offered-at": LONG_AGO, "azure.com/revision": "old"},
-            }
-            ref = {"kind": "NetworkSwitch", "name": name, "namespace": NAMESPACE}
-            lab.process(f"tel-{name}", metadata, spec={**OLD, "deviceRef": ref}, status=running())
+            lab.process("tel", uid, name)
     return lab
 
 
@@ -238,11 +218,10 @@ def test_a_forecast_keeps_the_budget_and_ends(devices: int, limit: int) -> None:
 
 def test_a_way_back_to_an_earlier_template_is_a_rollout_that_begins_now() -> None:
     lab = lab_of(2)
-    metadata = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]
-    owner = OWNER | {"uid": metadata["uid"]}
+    uid = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]["uid"]
     for number, template in ((1, NEW), (2, OLD)):
         data = {"spec": {"template": {"spec": template}}}
-        notes = {"labels": {"azure.com/deployment": "tel"}, "ownerReferences": [owner]}
+        notes = {"labels": {"azure.com/deployment": "tel"}} | owned_by("tel", uid)
         lab.put(CONTROLLER_REVISIONS, f"tel-{number}", notes, revision=number, data=data)
     waves = [{"name": "canary", "limit": 1, "soakSeconds": 60}]
     outcome = forecast(lab, manifest(rolling={"maxUnavailable": 2, "waves": waves}))
@@ -252,10 +231,8 @@ def test_a_way_back_to_an_earlier_template_is_a_rollout_that_begins_now() -> Non
 def test_a_process_that_is_going_makes_room_for_its_successor() -> None:
     lab = lab_of(1, with_processes=0)
     uid = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]["uid"]
-    owner = OWNER | {"uid": uid}
-    going = {"finalizers": ["example.com/hold"], "ownerReferences": [owner]}
-    ref = {"kind": "NetworkSwitch", "name": "leaf-0", "namespace": NAMESPACE}
-    lab.process("tel-leaf-0", going, spec={**OLD, "deviceRef": ref}, status=running())
+    lab.process("tel", uid, "leaf-0")
+    lab.patch(DEVICE_PROCESSES, "tel-leaf-0", metadata={"finalizers": ["example.com/hold"]})
     asyncio.run(lab.kube.delete(DEVICE_PROCESSES, Key(NAMESPACE, "tel-leaf-0")))
     lab.switch("leaf-1", status={"conditions": [connected()]})
     outcome = forecast(lab, manifest())

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from praetor_controller.ctl.errors import ExitCode
 from praetor_controller.ctl.progress import Progress, Verdict, as_data, bar, final_line, line, progress
 
+ROLLED_OUT = ("Progressing", "True", "NewRevisionRolledOut")
+
 
 def deployment(*conditions: tuple[str, str, str], observed: int = 2, **status: Any) -> dict[str, Any]:
     stated = [{"type": kind, "status": value, "reason": reason, "message": "m"} for kind, value, reason in conditions]
@@ -22,70 +24,36 @@ def deployment(*conditions: tuple[str, str, str], observed: int = 2, **status: A
 
 
 @pytest.mark.parametrize(
-    ("obj", "verdict", "reason", "code"),
+    ("obj", "code", "reason"),
     [
-        pytest.param(
-            deployment(("Progressing", "True", "NewRevisionRolledOut")),
-            Verdict.DONE,
-            "NewRevisionRolledOut",
-            ExitCode.DONE,
-            id="done",
-        ),
-        pytest.param(
-            deployment(("Progressing", "True", "NewRevisionRolledOut"), observed=1),
-            Verdict.IN_PROGRESS,
-            "NotObserved",
-            ExitCode.IN_PROGRESS,
-            id="done-with-an-older-spec",
-        ),
-        pytest.param(
-            deployment(("Progressing", "False", "ProgressDeadlineExceeded")),
-            Verdict.FAILED,
-            "ProgressDeadlineExceeded",
-            ExitCode.FAILED,
-            id="deadline",
-        ),
+        pytest.param(deployment(ROLLED_OUT), ExitCode.DONE, "NewRevisionRolledOut", id="done"),
+        pytest.param(deployment(ROLLED_OUT, observed=1), ExitCode.IN_PROGRESS, "NotObserved", id="older-spec-done"),
+        pytest.param(deployment(("Progressing", "False", "X")), ExitCode.FAILED, "X", id="deadline"),
         pytest.param(
             deployment(("Progressing", "False", "X"), ("Paused", "True", "TooManyFailures")),
-            Verdict.FAILED,
-            "X",
             ExitCode.FAILED,
+            "X",
             id="stopped-by-its-failure-policy",
         ),
         pytest.param(
-            deployment(("RolledBack", "True", "Y"), ("Progressing", "True", "NewRevisionRolledOut")),
-            Verdict.FAILED,
-            "RolledBack",
-            ExitCode.FAILED,
-            id="rolled-back",
+            deployment(("RolledBack", "True", "Y"), ROLLED_OUT), ExitCode.FAILED, "RolledBack", id="rolled-back"
         ),
         pytest.param(
-            deployment(("Progressing", "Unknown", "DeploymentPaused"), ("Paused", "True", "DeploymentPaused")),
-            Verdict.PAUSED,
-            "DeploymentPaused",
-            ExitCode.PAUSED,
-            id="paused",
+            deployment(("Progressing", "Unknown", "X"), ("Paused", "True", "X")), ExitCode.PAUSED, "X", id="paused"
         ),
         pytest.param(
-            deployment(("Paused", "False", "X"), ("Progressing", "True", "RolloutInProgress")),
-            Verdict.IN_PROGRESS,
-            "RolloutInProgress",
+            deployment(("Paused", "False", "X"), ("Progressing", "True", "Y")),
             ExitCode.IN_PROGRESS,
+            "Y",
             id="under-way",
         ),
-        pytest.param(deployment(), Verdict.IN_PROGRESS, "", ExitCode.IN_PROGRESS, id="no-conditions-yet"),
-        pytest.param(
-            {"metadata": {"name": "tel", "generation": 1}},
-            Verdict.IN_PROGRESS,
-            "NotObserved",
-            ExitCode.IN_PROGRESS,
-            id="new",
-        ),
+        pytest.param(deployment(), ExitCode.IN_PROGRESS, "", id="no-conditions-yet"),
+        pytest.param({"metadata": {"name": "tel", "generation": 1}}, ExitCode.IN_PROGRESS, "NotObserved", id="new"),
     ],
 )
-def test_verdicts(obj: dict[str, Any], verdict: Verdict, reason: str, code: ExitCode) -> None:
+def test_verdicts(obj: dict[str, Any], code: ExitCode, reason: str) -> None:
     state = progress(obj)
-    assert (state.verdict, state.reason, state.exit_code) == (verdict, reason, code)
+    assert (state.verdict, state.exit_code, state.reason) == (Verdict[code.name], code, reason)
 
 
 def test_counts_and_reasons_are_on_the_line() -> None:

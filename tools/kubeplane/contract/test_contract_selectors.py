@@ -9,7 +9,7 @@ import pytest
 
 from contract.widgets import INTEGER, STRING, VERSION, Collection, Define, definition, widget
 
-LABELS = {"a": {"app": "x", "tier": "f"}, "b": {"app": "y"}, "c": {"app": "z", "tier": "b"}, "d": {}}
+LABELS = {"a": {"app": "x", "tier": "f"}, "b": {"app": "y"}, "c": {"app": "z", "tier": "b", "rack": "12"}, "d": {}}
 
 
 @pytest.fixture
@@ -37,6 +37,8 @@ def labelled(widgets: Collection) -> Collection:
         ("app in (x,z),tier", "ac"),
         ("app=", ""),
         ("app>5", ""),
+        ("rack>11", "c"),
+        ("rack<12", ""),
     ],
 )
 def test_a_label_selector(labelled: Collection, selector: str, names: str) -> None:
