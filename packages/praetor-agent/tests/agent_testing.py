@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from praetor_agent.backends import procfs
+from praetor_agent.backends.command import Command
 from praetor_agent.backends.process import ProcessBackend
 from praetor_api.canonical import desired_etag, etag_matches, spec_hash
 from praetor_api.protocol import (
@@ -271,6 +272,57 @@ def end_processes(state: Path) -> None:
     backend = ProcessBackend(state / "processes", procfs.boot_id() or "")
     for uid in backend.observe():
         backend.stop(uid, grace_seconds=0, force=True)
+
+
+@contextmanager
+def http_server(serve: Callable[[BaseHTTPRequestHandler], None], certificate: Path | None = None) -> Iterator[str]:
+    """Answer each GET on loopback with *serve*, and yield host and port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with suppress(OSError):  # an agent that was killed does not listen
+                serve(self)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with _Server(("127.0.0.1", 0), Handler) as server:
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield f"127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def respond(
+    status: int, body: bytes = b"", headers: Mapping[str, str | None] | None = None
+) -> Callable[[BaseHTTPRequestHandler], None]:
+    """Return what answers a request so; a header of None is left out."""
+
+    def serve(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
+            if value is not None:
+                handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return serve
+
+
+def command(*argv: str, **more: Any) -> Command:
+    """Return a service of the agent's own user; *more* are further fields."""
+    plain: dict[str, Any] = {
+        "uid": "u1", "namespace": "net", "name": "fw", "spec_hash": "v1", "env": {"PATH": "/bin:/usr/bin"},
+        "working_dir": "/", "user": None, "resources": None, "grace_seconds": 5, "at_boot": True,
+    }  # fmt: skip
+    return Command(argv=argv, **plain | more)
 
 
 class FakeClock:

@@ -5,16 +5,15 @@ import hashlib
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from collections.abc import Callable, Iterable
+from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
 
-from agent_testing import WITHIN_SECONDS, FakeClock, until
+from agent_testing import WITHIN_SECONDS, FakeClock, http_server, respond, until
 from praetor_agent.artifacts.fetcher import Fetcher, Source, device_sources
 from praetor_agent.artifacts.files import FileSource, HttpSource, file_path
 from praetor_agent.artifacts.names import file_name
@@ -38,38 +37,6 @@ def artifact(url: str, checksum: str | None = DIGEST, kind: ArtifactType = Artif
 def item(wanted: Artifact | None, spec_hash: str = "v1") -> DesiredItem:
     spec = ProcessSpec(artifact=wanted, execution=Execution(backend=Backend.PROCESS, command=("fw",)))
     return DesiredItem(uid="u", namespace="n", name="fw", spec=spec, spec_hash=spec_hash)
-
-
-@contextmanager
-def web_server(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]:
-    """Serve *answer* on loopback and yield the server's URL."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            answer(self)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def respond(status: int, headers: Mapping[str, str], body: bytes) -> Callable[[BaseHTTPRequestHandler], None]:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(status)
-        for name, value in headers.items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(body)
-
-    return answer
 
 
 def fetch(source: Source, store: ArtifactStore, wanted: Artifact) -> ArtifactState:
@@ -110,8 +77,8 @@ def test_a_file_is_known_to_be_the_one_only_if_its_checksum_was_given(tmp_path: 
 
 def test_a_file_of_the_web_is_kept_under_its_digest_ready_to_execute(tmp_path: Path) -> None:
     store = ArtifactStore(tmp_path / "artifacts")
-    with web_server(respond(200, {"Content-Length": str(len(CONTENT))}, CONTENT)) as url:
-        wanted = artifact(f"{url}/release/fw.bin?x=1")
+    with http_server(respond(200, CONTENT)) as host:
+        wanted = artifact(f"http://{host}/release/fw.bin?x=1")
         state = fetch(HttpSource(Web()), store, wanted)
     assert state.path is not None
     assert Path(state.path).name == "fw.bin"
@@ -172,17 +139,17 @@ def test_only_what_is_used_survives_a_collection(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
-        pytest.param(respond(404, {}, b"no"), "answered 404", id="missing"),
-        pytest.param(respond(500, {}, b"no"), "answered 500", id="broken"),
-        pytest.param(respond(200, {"Content-Length": "999999"}, CONTENT), "ended after 17000", id="truncated"),
-        pytest.param(respond(302, {"Location": "/again"}, b""), "redirects more than 3", id="redirects without end"),
+        pytest.param(respond(404, b"no"), "answered 404", id="missing"),
+        pytest.param(respond(500, b"no"), "answered 500", id="broken"),
+        pytest.param(respond(200, CONTENT, {"Content-Length": "999999"}), "ended after 17000", id="truncated"),
+        pytest.param(respond(302, b"", {"Location": "/again"}), "redirects more than 3", id="redirects without end"),
     ],
 )
 def test_a_server_that_fails_is_reported(
     tmp_path: Path, answer: Callable[[BaseHTTPRequestHandler], None], problem: str
 ) -> None:
-    with web_server(answer) as url, pytest.raises(ArtifactError, match=problem):
-        fetch(HttpSource(Web()), ArtifactStore(tmp_path), artifact(f"{url}/fw"))
+    with http_server(answer) as host, pytest.raises(ArtifactError, match=problem):
+        fetch(HttpSource(Web()), ArtifactStore(tmp_path), artifact(f"http://{host}/fw"))
     assert [name for name in held(tmp_path) if "READY" in name] == []
 
 
@@ -305,19 +272,20 @@ def test_an_interrupted_download_is_resumed_unless_the_file_changed(tmp_path: Pa
     def answer(handler: BaseHTTPRequestHandler) -> None:
         asked.append((handler.headers.get("Range"), handler.headers.get("If-Range")))
         if len(asked) == 1:
-            respond(200, {"Content-Length": str(len(CONTENT)), "ETag": '"1"'}, CONTENT[:999])(handler)
+            respond(200, CONTENT[:999], {"Content-Length": str(len(CONTENT)), "ETag": '"1"'})(handler)
         elif len(asked) == 2:
-            rest = {"Content-Range": f"bytes 999-{len(CONTENT) - 1}/{len(CONTENT)}", "ETag": '"1"'}
-            respond(206, rest, CONTENT[999:2000])(handler)  # no length: only the checksum shows the end is missing
+            span = f"bytes 999-{len(CONTENT) - 1}/{len(CONTENT)}"
+            rest = {"Content-Length": None, "Content-Range": span, "ETag": '"1"'}
+            respond(206, CONTENT[999:2000], rest)(handler)  # without a length only the checksum shows what is missing
         else:
-            respond(200, {"Content-Length": str(len(CONTENT))}, CONTENT)(handler)
+            respond(200, CONTENT)(handler)
 
-    with web_server(answer) as url:
+    with http_server(answer) as host:
         for reason in ("DownloadFailed", "DigestMismatch"):
             with pytest.raises(ArtifactError) as caught:
-                fetch(HttpSource(Web()), store, artifact(f"{url}/fw"))
+                fetch(HttpSource(Web()), store, artifact(f"http://{host}/fw"))
             assert caught.value.reason == reason
-        state = fetch(HttpSource(Web()), ArtifactStore(tmp_path), artifact(f"{url}/fw"))
+        state = fetch(HttpSource(Web()), ArtifactStore(tmp_path), artifact(f"http://{host}/fw"))
     assert asked == [(None, None), ("bytes=999-", '"1"'), (None, None)]
     assert Path(state.path or "").read_bytes() == CONTENT
 
@@ -354,8 +322,11 @@ def test_only_unused_artifacts_are_removed_when_space_is_needed(tmp_path: Path) 
 
 
 def test_a_full_disk_is_reported_before_anything_is_written(tmp_path: Path) -> None:
-    with web_server(respond(200, {"Content-Length": str(2**61)}, b"x")) as url, pytest.raises(ArtifactError) as caught:
-        fetch(HttpSource(Web()), ArtifactStore(tmp_path), artifact(f"{url}/fw"))
+    with (
+        http_server(respond(200, b"x", {"Content-Length": str(2**61)})) as host,
+        pytest.raises(ArtifactError) as caught,
+    ):
+        fetch(HttpSource(Web()), ArtifactStore(tmp_path), artifact(f"http://{host}/fw"))
     assert caught.value.reason == "DiskFull"
     assert held(tmp_path) == []
 
@@ -387,15 +358,16 @@ def test_a_slow_server_delays_only_its_own_artifact(tmp_path: Path) -> None:
     def answer(handler: BaseHTTPRequestHandler) -> None:
         asked.append(handler.path)
         go.wait(WITHIN_SECONDS)
-        respond(200, {"Content-Length": str(len(CONTENT))}, CONTENT)(handler)
+        respond(200, CONTENT)(handler)
 
     (tmp_path / "fw").write_bytes(CONTENT)
     here = item(artifact(str(tmp_path / "fw"), None, ArtifactType.FILE), "here")
     fetching = fetcher(tmp_path, woken)
-    with web_server(answer) as slow, web_server(answer) as slow_too:
+    with http_server(answer) as slow, http_server(answer) as slow_too:
         try:
             first, second = (
-                item(artifact(f"{url}/fw{number}", None), str(number)) for number, url in enumerate((slow, slow_too))
+                item(artifact(f"http://{host}/fw{number}", None), str(number))
+                for number, host in enumerate((slow, slow_too))
             )
             fetching.want(first, 0)
             until(lambda: len(asked) == 1, "the first request")

@@ -7,17 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from agent_testing import until
-from praetor_agent.backends.command import Command
+from agent_testing import command, until
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.backends.resources import ROOT, limits
 from praetor_api.spec import Resources
 
 ALL = Resources(memory="64Mi", cpu="500m", tasks=20)
-COMMAND = Command(
-    uid="u1", namespace="net", name="fw", spec_hash="v1", argv=("/bin/sleep", "1000"), env={"PATH": "/bin:/usr/bin"},
-    working_dir="/", user=None, resources=Resources(), grace_seconds=5, at_boot=True,
-)  # fmt: skip
+COMMAND = command("/bin/sleep", "1000", resources=Resources())
 
 
 def test_version_2_is_delegated_to_and_limited(tmp_path: Path) -> None:

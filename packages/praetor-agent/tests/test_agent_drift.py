@@ -138,15 +138,16 @@ class EditedDevice:
 
 @pytest.fixture
 def device(tmp_path: Path) -> Iterator[EditedDevice]:
+    """A device that runs a service."""
     with FakeGateway() as gateway:
         device = EditedDevice(tmp_path, gateway)
+        device.desire()
+        device.step()
         yield device
         device.client.close()
 
 
 def test_an_edited_definition_is_rewritten_and_counted_while_the_process_runs_on(device: EditedDevice) -> None:
-    device.desire()
-    device.step()
     assert device.reported().drift_count is None
     for edits in (1, 2):
         device.backend.definitions[UID] = "by hand"
@@ -162,8 +163,6 @@ def test_an_edited_definition_is_rewritten_and_counted_while_the_process_runs_on
 
 
 def test_a_failed_repair_is_retried_after_a_while_and_not_counted(device: EditedDevice) -> None:
-    device.desire()
-    device.step()
     device.backend.definitions[UID], device.backend.broken = "by hand", "read-only file system"
     assert device.step() <= RETRY_SECONDS
     assert (device.backend.repairs, device.reported().drift_count, device.reported().healthy) == (1, None, None)
@@ -173,8 +172,6 @@ def test_a_failed_repair_is_retried_after_a_while_and_not_counted(device: Edited
 
 
 def test_a_definition_that_is_edited_again_at_once_is_repaired_once_per_pass(device: EditedDevice) -> None:
-    device.desire()
-    device.step()
     device.backend.definitions[UID], device.backend.stubborn = "by hand", True
     device.step()
     assert device.backend.repairs == 1
@@ -183,8 +180,6 @@ def test_a_definition_that_is_edited_again_at_once_is_repaired_once_per_pass(dev
 
 
 def test_a_definition_edited_during_a_freeze_is_repaired_after_the_freeze(device: EditedDevice) -> None:
-    device.desire()
-    device.step()
     device.hold.write_text("maintenance")
     device.backend.definitions[UID] = "by hand"
     device.step()
@@ -195,8 +190,6 @@ def test_a_definition_edited_during_a_freeze_is_repaired_after_the_freeze(device
 
 
 def test_an_instance_that_replaced_ours_is_counted_as_drift(device: EditedDevice) -> None:
-    device.desire()
-    device.step()
     device.step()
     device.backend.again(UID, device.reported().observed_spec_hash)
     device.step()
@@ -222,8 +215,6 @@ def test_the_output_tail_is_read_once_cleaned_and_kept(device: EditedDevice) -> 
 def test_each_crash_reports_its_own_output_and_a_new_version_begins_without_any(
     device: EditedDevice,
 ) -> None:
-    device.desire()
-    device.step()
     for words in ("no config\n", "no memory\n"):
         device.backend.output[UID] = words
         device.backend.end(UID, 1)
@@ -250,8 +241,6 @@ def test_output_that_cannot_be_read_is_omitted_and_delays_nothing(device: Edited
 def test_an_action_that_fails_on_disk_delays_neither_reports_nor_other_processes(
     device: EditedDevice,
 ) -> None:
-    device.desire()
-    device.step()
     device.backend.definitions[UID], device.backend.failure = "by hand", OSError(errno.ENOSPC, "No space left")
     reports = len(device.gateway.reports)
     assert device.step(20) <= RETRY_SECONDS

@@ -6,77 +6,19 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import signal
 import subprocess
-import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
-from agent_testing import WITHIN_SECONDS, FakeGateway, item, process_spec
+from agent_testing import FakeGateway, http_server, item, process_spec, respond, running_agent
 from praetor_agent.backends import procfs
-from praetor_agent.backends.process import ProcessBackend
-
-Answer = Callable[[BaseHTTPRequestHandler], None]
-
-
-@contextmanager
-def agent(gateway: FakeGateway, state: Path) -> Iterator[None]:
-    command = (
-        sys.executable, "-m", "praetor_agent", "run",
-        "--gateway", gateway.url, "--device", "leaf-1", "--state-dir", str(state), "--start-splay", "0",
-    )  # fmt: skip
-    process = subprocess.Popen(command, env={**os.environ, "PRAETOR_AGENT_TOKEN": "t0ken"}, stderr=subprocess.DEVNULL)
-    try:
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(WITHIN_SECONDS)
-        backend = ProcessBackend(state / "processes", procfs.boot_id() or "")
-        for uid in backend.observe():
-            backend.stop(uid, grace_seconds=0, force=True)
-
-
-@contextmanager
-def server(answer: Answer) -> Iterator[tuple[str, list[float]]]:
-    """Serve *answer* and yield the host and when each request came."""
-    times: list[float] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            times.append(time.monotonic())
-            answer(self)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"127.0.0.1:{http.server_address[1]}", times
-        finally:
-            http.shutdown()
-            thread.join()
-
-
-def send(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
-    def answer(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(status)
-        for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(body)
-
-    return answer
 
 
 def evil() -> bytes:
@@ -99,24 +41,30 @@ def wanted(url: str, content: bytes) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("answer", "content", "reason"),
     [
-        pytest.param(send(200, EVIL), EVIL, "UnsafeArchive", id="malicious"),
-        pytest.param(send(200, b"wrong"), EVIL, "DigestMismatch", id="lying"),
-        pytest.param(send(200, EVIL[:900]), EVIL[:900], "UnsafeArchive", id="truncated"),
-        pytest.param(send(200, b"x", {"Content-Length": "99"}), EVIL, "DownloadFailed", id="cut off"),
-        pytest.param(send(503, b""), EVIL, "DownloadFailed", id="down"),
-        pytest.param(send(401, b""), EVIL, "Unauthorized", id="refusing"),
-        pytest.param(send(404, b""), EVIL, "NotFound", id="empty"),
-        pytest.param(send(302, b"", {"Location": "http://169.254.169.254/"}), EVIL, None, id="to metadata"),
+        pytest.param(respond(200, EVIL), EVIL, "UnsafeArchive", id="malicious"),
+        pytest.param(respond(200, b"wrong"), EVIL, "DigestMismatch", id="lying"),
+        pytest.param(respond(200, EVIL[:900]), EVIL[:900], "UnsafeArchive", id="truncated"),
+        pytest.param(respond(200, b"x", {"Content-Length": "99"}), EVIL, "DownloadFailed", id="cut off"),
+        pytest.param(respond(503), EVIL, "DownloadFailed", id="down"),
+        pytest.param(respond(401), EVIL, "Unauthorized", id="refusing"),
+        pytest.param(respond(404), EVIL, "NotFound", id="empty"),
+        pytest.param(respond(302, b"", {"Location": "http://169.254.169.254/"}), EVIL, None, id="to metadata"),
     ],
 )
 def test_what_runs_goes_on_and_the_status_says_why(
-    tmp_path: Path, answer: Answer, content: bytes, reason: str | None
+    tmp_path: Path, answer: Callable[[BaseHTTPRequestHandler], None], content: bytes, reason: str | None
 ) -> None:
     before = {path.name for path in tmp_path.iterdir()}
+    times: list[float] = []
+
+    def timed(handler: BaseHTTPRequestHandler) -> None:
+        times.append(time.monotonic())
+        answer(handler)
+
     with (
-        FakeGateway(token="t0ken", heartbeat_seconds=1) as gateway,
-        server(answer) as (host, times),
-        agent(gateway, tmp_path / "state"),
+        FakeGateway(token="t", heartbeat_seconds=1) as gateway,
+        http_server(timed) as host,
+        running_agent(gateway, tmp_path / "state"),
     ):
         gateway.desire(item("a", process_spec("sleep", "1000")))
         gateway.wait_for(lambda: "a" in gateway.observations and bool(gateway.observations["a"].pid), "the old process")
@@ -147,9 +95,9 @@ def test_a_store_that_is_full_or_read_only_stops_nothing(tmp_path: Path, options
     content = os.urandom(4 * 1024**2)
     try:
         with (
-            FakeGateway(token="t0ken", heartbeat_seconds=1) as gateway,
-            server(send(200, content)) as (host, _),
-            agent(gateway, tmp_path / "state"),
+            FakeGateway(token="t", heartbeat_seconds=1) as gateway,
+            http_server(respond(200, content)) as host,
+            running_agent(gateway, tmp_path / "state"),
         ):
             gateway.desire(item("a", process_spec("sleep", "1000")))
             gateway.wait_for(lambda: "a" in gateway.observations and bool(gateway.observations["a"].pid), "the process")

@@ -15,19 +15,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_testing import WITHIN_SECONDS, until
+from agent_testing import WITHIN_SECONDS, command, until
 from praetor_agent.backends import procfs
-from praetor_agent.backends.command import Command
 from praetor_agent.backends.initd import InitdBackend, Places, owner, quote, render_script
 from praetor_agent.backends.protocol import own_name
 from praetor_agent.errors import StartError
 
 BOOT = procfs.boot_id() or ""
-COMMAND = Command(
-    uid="u1", namespace="net", name="fw", spec_hash="v1", argv=("/bin/sleep", "1000"),
-    env={"PATH": "/bin:/usr/bin", "SECRET": "s"}, working_dir="/", user=None, resources=None,
-    grace_seconds=5, at_boot=True,
-)  # fmt: skip
+COMMAND = command("/bin/sleep", "1000", env={"PATH": "/bin:/usr/bin", "SECRET": "s"})
 PLACES = Places(place="/p", shim="/s", python="/py")
 SHELLS = [shell for shell in (("/bin/sh",), ("/bin/bash", "--posix"), ("/bin/busybox", "sh")) if shutil.which(shell[0])]
 TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)

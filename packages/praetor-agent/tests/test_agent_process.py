@@ -8,12 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from agent_testing import WITHIN_SECONDS, until
+from agent_testing import WITHIN_SECONDS, command, until
 from praetor_agent.backends import procfs
 from praetor_agent.backends.command import Command, resolve
 from praetor_agent.backends.process import SHIM, ProcessBackend
@@ -31,19 +30,11 @@ def backend(tmp_path: Path) -> Iterator[ProcessBackend]:
         backend.stop(uid, grace_seconds=0, force=True)
 
 
-def launch(*argv: str, uid: str = "uid-1", **more: object) -> Command:
-    plain = Command(
-        uid=uid, namespace="net", name="fw", spec_hash="v1", argv=argv, env={"PATH": "/bin:/usr/bin"},
-        working_dir="/", user=None, resources=None, grace_seconds=5, at_boot=True,
-    )  # fmt: skip
-    return replace(plain, **more)  # type: ignore[arg-type]
-
-
 def python(code: str, *arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-S", "-c", code, *arguments)
 
 
-def seen(backend: ProcessBackend, uid: str = "uid-1") -> Observed:
+def seen(backend: ProcessBackend, uid: str = "u1") -> Observed:
     return backend.observe()[uid]
 
 
@@ -53,7 +44,7 @@ def wait_end(backend: ProcessBackend) -> Observed:
 
 
 def test_a_process_runs_and_is_seen_by_another_agent(backend: ProcessBackend, tmp_path: Path) -> None:
-    backend.start(launch("/bin/sleep", "1000"))
+    backend.start(command("/bin/sleep", "1000"))
     first = seen(backend)
     assert first.running
     assert first.pid is not None
@@ -62,7 +53,7 @@ def test_a_process_runs_and_is_seen_by_another_agent(backend: ProcessBackend, tm
 
 
 def test_it_is_no_child_of_the_agent_and_leads_its_own_session(backend: ProcessBackend) -> None:
-    backend.start(launch("/bin/sleep", "1000"))
+    backend.start(command("/bin/sleep", "1000"))
     pid, stage = seen(backend).pid, seen(backend).watch
     assert pid is not None
     assert stage is not None
@@ -77,12 +68,12 @@ def test_a_process_gets_its_arguments_and_variables_byte_for_byte(backend: Proce
     code += "open(sys.argv[1]+'.cwd','w').write(os.getcwd())"
     env = {"PATH": "/bin", "A": "x=y\n$z", "EMPTY": ""}
     argv = python(code, str(tmp_path / "out"), *nasty)
-    backend.start(launch(*argv, env=env, working_dir=str(tmp_path)))
+    backend.start(command(*argv, env=env, working_dir=str(tmp_path)))
     assert wait_end(backend).exit_code == 0
     assert (tmp_path / "out").read_bytes() == b"\0".join(map(os.fsencode, nasty))
-    place = os.fsencode(f"PRAETOR_PROCESS_DIR={backend.place('uid-1')}")
+    place = os.fsencode(f"PRAETOR_PROCESS_DIR={backend.place('u1')}")
     entries = (tmp_path / "out.env").read_bytes().rstrip(b"\0").split(b"\0")
-    assert set(entries) == {b"PATH=/bin", b"A=x=y\n$z", b"EMPTY=", b"PRAETOR_PROCESS_UID=uid-1", place}
+    assert set(entries) == {b"PATH=/bin", b"A=x=y\n$z", b"EMPTY=", b"PRAETOR_PROCESS_UID=u1", place}
     assert (tmp_path / "out.cwd").read_text() == str(tmp_path)
 
 
@@ -95,22 +86,22 @@ def test_a_process_gets_its_arguments_and_variables_byte_for_byte(backend: Proce
     ],
 )
 def test_how_a_process_ended_is_reported(backend: ProcessBackend, code: str, exit_code: int, reason: str) -> None:
-    backend.start(launch(*python(code)))
+    backend.start(command(*python(code)))
     ended = wait_end(backend)
     assert (ended.exit_code, ended.termination_reason, ended.pid) == (exit_code, reason, None)
 
 
 def test_how_it_ended_is_known_even_when_no_agent_was_there(tmp_path: Path) -> None:
-    ProcessBackend(tmp_path, BOOT).start(launch(*python("import sys; sys.exit(7)")))
+    ProcessBackend(tmp_path, BOOT).start(command(*python("import sys; sys.exit(7)")))
     later = ProcessBackend(tmp_path, BOOT)
     assert wait_end(later).exit_code == 7
 
 
 def test_a_stop_reaches_the_whole_group(backend: ProcessBackend, tmp_path: Path) -> None:
     code = "import os,sys,time;pid=os.fork();pid and open(sys.argv[1],'w').write(str(pid));time.sleep(1000)"
-    backend.start(launch(*python(code, str(tmp_path / "child"))))
+    backend.start(command(*python(code, str(tmp_path / "child"))))
     until(lambda: (tmp_path / "child").exists() and (tmp_path / "child").read_text() != "", "the child")
-    backend.stop("uid-1", grace_seconds=5, force=False)
+    backend.stop("u1", grace_seconds=5, force=False)
     assert wait_end(backend).termination_reason == "Signal:SIGTERM"
     until(lambda: procfs.start_ticks(int((tmp_path / "child").read_text())) is None, "the child to end")
 
@@ -124,12 +115,12 @@ def test_a_forced_stop_ends_what_ignores_the_first_and_what_left_the_group(
         "if not pid: os.setsid(); time.sleep(1000)\n"
         "open(sys.argv[1]+'.new','w').write(str(pid)); os.rename(sys.argv[1]+'.new', sys.argv[1]); time.sleep(1000)"
     )
-    backend.start(launch(*python("import signal\n" + code, str(tmp_path / "child"))))
+    backend.start(command(*python("import signal\n" + code, str(tmp_path / "child"))))
     until((tmp_path / "child").exists, "the child")
     child = int((tmp_path / "child").read_text())
-    backend.stop("uid-1", grace_seconds=5, force=False)
+    backend.stop("u1", grace_seconds=5, force=False)
     assert seen(backend).running
-    backend.stop("uid-1", grace_seconds=5, force=True)
+    backend.stop("u1", grace_seconds=5, force=True)
     assert wait_end(backend).termination_reason == "Signal:SIGKILL"
     until(lambda: procfs.start_ticks(child) is None, "the daemon to end")
 
@@ -137,60 +128,60 @@ def test_a_forced_stop_ends_what_ignores_the_first_and_what_left_the_group(
 def test_a_second_start_ends_what_the_first_left_behind(backend: ProcessBackend, tmp_path: Path) -> None:
     code = "import os,sys,time\npid=os.fork()\nif not pid: os.setsid(); time.sleep(1000)\n"
     code += "open(sys.argv[1],'w').write(str(pid))"
-    backend.start(launch(*python(code, str(tmp_path / "child"))))
+    backend.start(command(*python(code, str(tmp_path / "child"))))
     wait_end(backend)
     child = int((tmp_path / "child").read_text())
     assert procfs.start_ticks(child) is not None
-    backend.start(launch("/bin/sleep", "1000"))
+    backend.start(command("/bin/sleep", "1000"))
     until(lambda: procfs.start_ticks(child) is None, "the leftover to end")
     assert seen(backend).running
 
 
 def test_a_program_that_is_missing_is_reported(backend: ProcessBackend) -> None:
     with pytest.raises(StartError, match=r"cannot execute '/no/such'.*No such file"):
-        backend.start(launch("/no/such"))
+        backend.start(command("/no/such"))
     assert (seen(backend).running, seen(backend).exit_code) == (False, 128)
     assert seen(backend).error == "cannot be executed: No such file or directory"
 
 
 def test_a_process_whose_record_cannot_be_written_never_runs(backend: ProcessBackend, tmp_path: Path) -> None:
-    place, ran = backend.place("uid-1"), tmp_path / "ran"
+    place, ran = backend.place("u1"), tmp_path / "ran"
     (place / "pid.new").mkdir(parents=True)
     with pytest.raises(StartError, match="Is a directory"):
-        backend.start(launch("/bin/sh", "-c", f"touch {ran}"))
+        backend.start(command("/bin/sh", "-c", f"touch {ran}"))
     assert backend.observe() == {}
     assert not (place / "run").exists()
     (place / "pid.new").rmdir()
-    backend.start(launch("/bin/sh", "-c", f"touch {ran}"))
+    backend.start(command("/bin/sh", "-c", f"touch {ran}"))
     assert wait_end(backend).exit_code == 0
     assert ran.exists()
 
 
 def test_a_directory_that_is_missing_is_reported(backend: ProcessBackend) -> None:
     with pytest.raises(StartError, match="in '/no/such'"):
-        backend.start(launch("/bin/true", working_dir="/no/such"))
+        backend.start(command("/bin/true", working_dir="/no/such"))
 
 
 def test_a_reused_pid_is_not_mistaken_for_the_process(backend: ProcessBackend) -> None:
-    backend.start(launch("/bin/sleep", "1000"))
-    run = backend.place("uid-1") / "run"
+    backend.start(command("/bin/sleep", "1000"))
+    run = backend.place("u1") / "run"
     ours = seen(backend).pid
     head = run.read_text().split("\n")[:3]
     run.write_text("\n".join([*head, f"{os.getpid()} 1", f"{os.getpid()} 1"]))
     assert not seen(backend).running
-    backend.stop("uid-1", grace_seconds=0, force=False)  # a SIGTERM to this very process, were it mistaken
+    backend.stop("u1", grace_seconds=0, force=False)  # a SIGTERM to this very process, were it mistaken
     assert ours is not None
     os.killpg(ours, signal.SIGKILL)
 
 
 def test_what_ran_before_a_reboot_does_not_run_now(backend: ProcessBackend, tmp_path: Path) -> None:
-    backend.start(launch("/bin/sleep", "1000"))
+    backend.start(command("/bin/sleep", "1000"))
     later = seen(ProcessBackend(tmp_path / "processes", "boot-2"))
     assert (later.running, later.exit_code, later.termination_reason) == (False, None, "Lost")
 
 
 def test_without_its_shim_a_process_still_counts_as_running(backend: ProcessBackend) -> None:
-    backend.start(launch("/bin/sleep", "1000"))
+    backend.start(command("/bin/sleep", "1000"))
     stage, pid = seen(backend).watch, seen(backend).pid
     assert stage is not None
     assert pid is not None
@@ -202,11 +193,11 @@ def test_without_its_shim_a_process_still_counts_as_running(backend: ProcessBack
 
 
 def test_removing_leaves_nothing(backend: ProcessBackend) -> None:
-    backend.start(launch("/bin/true"))
+    backend.start(command("/bin/true"))
     wait_end(backend)
-    backend.remove("uid-1")
+    backend.remove("u1")
     assert backend.observe() == {}
-    assert not backend.place("uid-1").exists()
+    assert not backend.place("u1").exists()
 
 
 class RecordingBackend(ProcessBackend):
@@ -222,30 +213,30 @@ class RecordingBackend(ProcessBackend):
 def test_a_job_that_was_cut_off_anywhere_is_not_started(backend: ProcessBackend, tmp_path: Path) -> None:
     recording = RecordingBackend(tmp_path / "processes", BOOT)
     env = {"A": "x" * 5000, "PATH": "/bin"}
-    recording.start(launch("/bin/sh", "-c", f"echo ran >> {tmp_path / 'ran'}", "", "5", env=env))
-    job, command = recording.job, (sys.executable, "-I", "-S", str(SHIM))
+    recording.start(command("/bin/sh", "-c", f"echo ran >> {tmp_path / 'ran'}", "", "5", env=env))
+    job, shim = recording.job, (sys.executable, "-I", "-S", str(SHIM))
     ends = [at for at, byte in enumerate(job) if byte == 0]  # cut between two words it would look the most complete
     for cut in {0, 1, 4096, len(job) - 1, *ends, *(at + 1 for at in ends[:-1])}:
-        done = subprocess.run(command, input=job[:cut], capture_output=True, timeout=WITHIN_SECONDS, check=False)
+        done = subprocess.run(shim, input=job[:cut], capture_output=True, timeout=WITHIN_SECONDS, check=False)
         assert (done.returncode, done.stdout) == (1, b"the job is not complete"), cut
     assert (backend.observe(), (tmp_path / "ran").exists()) == ({}, False)
-    assert subprocess.run(command, input=job, capture_output=True, timeout=WITHIN_SECONDS, check=True).stdout == b"ok"
+    assert subprocess.run(shim, input=job, capture_output=True, timeout=WITHIN_SECONDS, check=True).stdout == b"ok"
     wait_end(backend)
     assert (tmp_path / "ran").read_text() == "ran\n"
 
 
 def test_output_goes_to_a_log_of_bounded_size(backend: ProcessBackend) -> None:
-    backend.start(launch(*python("import sys; print('x' * 5000 + 'END'); print('err', file=sys.stderr)")))
+    backend.start(command(*python("import sys; print('x' * 5000 + 'END'); print('err', file=sys.stderr)")))
     wait_end(backend)
-    place = backend.place("uid-1")
+    place = backend.place("u1")
     until(lambda: (place / "log").stat().st_size <= 1000, "the log to be bounded")
     assert (place / "log.1").read_text().endswith("END\n") or "END" in (place / "log.1").read_text()
     assert (place / "log.1").stat().st_size <= 1000
 
 
 def test_an_incomplete_record_is_ignored(backend: ProcessBackend) -> None:
-    backend.place("uid-1").mkdir(parents=True)
-    (backend.place("uid-1") / "run").write_text("uid-1\nv1\nboot")
+    backend.place("u1").mkdir(parents=True)
+    (backend.place("u1") / "run").write_text("u1\nv1\nboot")
     assert backend.observe() == {}
 
 
@@ -254,23 +245,23 @@ def test_a_directory_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BackendError, match="cannot be read"):
         ProcessBackend(tmp_path / "file", BOOT).observe()
     with pytest.raises(StartError, match="cannot be written"):
-        ProcessBackend(tmp_path / "file", BOOT).start(launch("/bin/true"))
+        ProcessBackend(tmp_path / "file", BOOT).start(command("/bin/true"))
 
 
 def test_a_user_that_does_not_exist_is_reported(backend: ProcessBackend) -> None:
     with pytest.raises(StartError, match="no user 'no-such-user'"):
-        backend.start(launch("/bin/true", user="no-such-user"))
+        backend.start(command("/bin/true", user="no-such-user"))
 
 
 def test_ones_own_user_needs_no_change(backend: ProcessBackend) -> None:
-    backend.start(launch("/bin/true", user=str(os.geteuid())))
+    backend.start(command("/bin/true", user=str(os.geteuid())))
     assert wait_end(backend).exit_code == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may change users")
 def test_root_runs_a_process_as_its_user(backend: ProcessBackend) -> None:
     account = pwd.getpwnam("nobody")
-    backend.start(launch("/bin/sleep", "1000", user="nobody"))
+    backend.start(command("/bin/sleep", "1000", user="nobody"))
     status = Path(f"/proc/{seen(backend).pid}/status").read_text()
     lines = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert set(lines["Uid"].split()) == {str(account.pw_uid)}
@@ -280,7 +271,7 @@ def test_root_runs_a_process_as_its_user(backend: ProcessBackend) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may change users")
 def test_without_root_another_user_is_refused(backend: ProcessBackend) -> None:
     with pytest.raises(StartError, match="must run as root"):
-        backend.start(launch("/bin/true", user="root"))
+        backend.start(command("/bin/true", user="root"))
 
 
 def test_a_relative_program_is_found_in_the_artifact_and_cannot_leave_it(tmp_path: Path) -> None:
@@ -304,20 +295,20 @@ def test_a_program_without_a_path_is_found_on_path() -> None:
 
 def test_only_what_carries_our_markers_is_ever_killed(backend: ProcessBackend, tmp_path: Path) -> None:
     with suppress(StartError):
-        backend.start(launch("/bin/sleep", "1000", uid="uid-2"))
+        backend.start(command("/bin/sleep", "1000", uid="uid-2"))
     other = ProcessBackend(tmp_path / "another agent", BOOT)
     other.stop("uid-2", grace_seconds=0, force=True)
-    backend.stop("uid-1", grace_seconds=0, force=True)
+    backend.stop("u1", grace_seconds=0, force=True)
     assert seen(backend, "uid-2").running
 
 
 def test_a_process_starts_with_default_handlers_for_the_signals_that_python_ignores(backend: ProcessBackend) -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as the launcher does where init runs it by a script
     try:
-        backend.start(launch("/bin/grep", "SigIgn", "/proc/self/status"))
+        backend.start(command("/bin/grep", "SigIgn", "/proc/self/status"))
     finally:
         signal.signal(signal.SIGHUP, before)
     assert wait_end(backend).exit_code == 0
-    ignored = int(backend.tail("uid-1", 100).split()[1], 16)
+    ignored = int(backend.tail("u1", 100).split()[1], 16)
     for number in (signal.SIGHUP, signal.SIGPIPE, signal.SIGXFSZ):
         assert not ignored >> (number - 1) & 1, number

@@ -12,13 +12,13 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
 
+from agent_testing import http_server, respond
 from praetor_agent.artifacts.oci import TITLE, OciSource
 from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.artifacts.web import Pace, Web
@@ -64,25 +64,24 @@ class FakeRegistry:
         digest = handler.path.rpartition(":")[2]
         if handler.path.startswith("/token"):
             good = handler.headers.get("Authorization") == self._basic()
-            send(handler, 200 if good else 401, json.dumps({"token": "t0ken"}).encode())
+            respond(200 if good else 401, json.dumps({"token": "t0ken"}).encode())(handler)
         elif self.password and handler.headers.get("Authorization") != (
             self._basic() if self.basic else "Bearer t0ken"
         ):
             realm = "Basic realm=x" if self.basic else f'Bearer realm="http://{self.host}/token",service="s"'
-            send(handler, 401, b"", {"WWW-Authenticate": realm})
+            respond(401, b"", {"WWW-Authenticate": realm})(handler)
         elif digest in self.lies:
             self.lies[digest](handler)
         else:
             content = (self.manifests if "/manifests/" in handler.path else self.blobs).get(digest)
             start = int(handler.headers.get("Range", "bytes=0-")[6:-1])
             if content is None:
-                send(handler, 404, b"")
+                respond(404)(handler)
             elif start:
-                send(
-                    handler, 206, content[start:], {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
-                )
+                span = f"bytes {start}-{len(content) - 1}/{len(content)}"
+                respond(206, content[start:], {"Content-Range": span})(handler)
             else:
-                send(handler, 200, content)
+                respond(200, content)(handler)
 
     def _basic(self) -> str:
         return "Basic " + base64.b64encode(f"me:{self.password}".encode()).decode()
@@ -98,32 +97,10 @@ def layer_of(files: Mapping[str, str | None]) -> bytes:
     return gzip.compress(out.getvalue(), mtime=0)
 
 
-def send(handler: BaseHTTPRequestHandler, status: int, body: bytes, headers: Mapping[str, str] | None = None) -> None:
-    handler.send_response(status)
-    for name, value in {"Content-Length": str(len(body)), **(headers or {})}.items():
-        handler.send_header(name, value)
-    handler.end_headers()
-    handler.wfile.write(body)
-
-
 @contextmanager
 def serving(registry: FakeRegistry) -> Iterator[FakeRegistry]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            registry.answer(self)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        registry.host = f"127.0.0.1:{server.server_address[1]}"
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield registry
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(registry.answer) as registry.host:
+        yield registry
 
 
 @pytest.fixture
@@ -208,7 +185,7 @@ def test_credentials_do_not_follow_a_redirect_to_another_host(registry: FakeRegi
     with serving(FakeRegistry(blobs=dict(registry.blobs))) as elsewhere:
         for blob in registry.blobs:
             location = {"Location": f"http://{elsewhere.host}/v2/x/blobs/sha256:{blob}"}
-            registry.lies[blob] = lambda handler, location=location: send(handler, 307, b"", location)  # type: ignore[misc]
+            registry.lies[blob] = respond(307, b"", location)
         pull(registry, digest, tmp_path / "a", auth_file=str(auth))
         assert elsewhere.seen
         assert all("Authorization" not in headers for _, headers in elsewhere.seen)
@@ -268,16 +245,14 @@ def dribble(handler: BaseHTTPRequestHandler) -> None:
 @pytest.mark.parametrize(
     ("lie", "reason"),
     [
-        pytest.param(lambda h: send(h, 500, b""), Reason.DOWNLOAD_FAILED, id="broken"),
-        pytest.param(lambda h: send(h, 403, b""), Reason.UNAUTHORIZED, id="forbidden"),
-        pytest.param(lambda h: send(h, 404, b""), Reason.NOT_FOUND, id="gone"),
-        pytest.param(lambda h: send(h, 200, b"x"), Reason.SIZE_MISMATCH, id="too short"),
-        pytest.param(lambda h: send(h, 200, b"x" * 9999), Reason.SIZE_MISMATCH, id="too long"),
-        pytest.param(lambda h: send(h, 200, b"x", {"Content-Encoding": "gzip"}), Reason.DOWNLOAD_FAILED, id="encoded"),
-        pytest.param(lambda h: send(h, 302, b"", {"Location": h.path}), Reason.DOWNLOAD_FAILED, id="in circles"),
-        pytest.param(
-            lambda h: send(h, 302, b"", {"Location": "file:///etc/passwd"}), Reason.UNSUPPORTED, id="to a file"
-        ),
+        pytest.param(respond(500), Reason.DOWNLOAD_FAILED, id="broken"),
+        pytest.param(respond(403), Reason.UNAUTHORIZED, id="forbidden"),
+        pytest.param(respond(404), Reason.NOT_FOUND, id="gone"),
+        pytest.param(respond(200, b"x"), Reason.SIZE_MISMATCH, id="too short"),
+        pytest.param(respond(200, b"x" * 9999), Reason.SIZE_MISMATCH, id="too long"),
+        pytest.param(respond(200, b"x", {"Content-Encoding": "gzip"}), Reason.DOWNLOAD_FAILED, id="encoded"),
+        pytest.param(lambda h: respond(302, b"", {"Location": h.path})(h), Reason.DOWNLOAD_FAILED, id="in circles"),
+        pytest.param(respond(302, b"", {"Location": "file:///etc/passwd"}), Reason.UNSUPPORTED, id="to a file"),
         pytest.param(lambda h: h.wfile.write(b"\xff\xfe garbage\r\n\r\n"), Reason.DOWNLOAD_FAILED, id="no http"),
         pytest.param(lambda h: None, Reason.DOWNLOAD_FAILED, id="hangs up"),
     ],
@@ -301,7 +276,7 @@ def test_the_download_of_an_interrupted_layer_is_resumed(registry: FakeRegistry,
     digest = registry.image({"one": "1" * 100})
     blob = hashlib.sha256(layer_of({"one": "1" * 100})).hexdigest()
     whole = registry.blobs[blob]
-    registry.lies[blob] = lambda handler: send(handler, 200, whole[:50], {"Content-Length": str(len(whole))})
+    registry.lies[blob] = respond(200, whole[:50], {"Content-Length": str(len(whole))})
     assert refused(registry, digest, tmp_path).reason is Reason.DOWNLOAD_FAILED
     del registry.lies[blob]
     pull(registry, digest, tmp_path)

@@ -127,7 +127,9 @@ class RollbackDevice:
         return (given_up.spec_hash, given_up.reason.value) if given_up else None
 
 
-def with_good_version() -> RollbackDevice:
+@pytest.fixture
+def device() -> RollbackDevice:
+    """A device whose version v1 has proven good."""
     device = RollbackDevice()
     device.converge(item("v1"))
     device.wait(rollback.STABLE_SECONDS)
@@ -143,8 +145,7 @@ def crash_until_given_up(device: RollbackDevice) -> None:
         device.wait(10)
 
 
-def test_a_version_that_keeps_ending_is_rolled_back_to_the_good_one() -> None:
-    device = with_good_version()
+def test_a_version_that_keeps_ending_is_rolled_back_to_the_good_one(device: RollbackDevice) -> None:
     device.converge(item("v2"))
     crash_until_given_up(device)
     assert (device.runs, device.gave_up) == ("v1", ("v2", "CrashLoop"))
@@ -152,8 +153,7 @@ def test_a_version_that_keeps_ending_is_rolled_back_to_the_good_one() -> None:
     assert device.record.rollback.message == "it ended 3 times in a row, last with exit code 1 (Error)"
 
 
-def test_a_version_that_cannot_be_started_is_rolled_back_to_the_good_one() -> None:
-    device = with_good_version()
+def test_a_version_that_cannot_be_started_is_rolled_back_to_the_good_one(device: RollbackDevice) -> None:
     device.broken = {"v2"}
     device.converge(item("v2"))
     assert device.starts == ["v1", "v2"]
@@ -162,16 +162,14 @@ def test_a_version_that_cannot_be_started_is_rolled_back_to_the_good_one() -> No
     assert device.starts == ["v1", "v2", "v2", "v1"]
 
 
-def test_a_version_whose_health_check_fails_is_rolled_back_to_the_good_one() -> None:
-    device = with_good_version()
+def test_a_version_whose_health_check_fails_is_rolled_back_to_the_good_one(device: RollbackDevice) -> None:
     device.converge(item("v2", check=PROBE))
     device.probe(healthy=False)
     device.wait(1)
     assert (device.runs, device.gave_up) == ("v1", ("v2", "HealthCheckFailed"))
 
 
-def test_a_version_that_was_rolled_back_is_not_retried_before_the_spec_changes() -> None:
-    device = with_good_version()
+def test_a_version_that_was_rolled_back_is_not_retried_before_the_spec_changes(device: RollbackDevice) -> None:
     device.broken = {"v2"}
     device.converge(item("v2"))
     device.wait(1)
@@ -183,8 +181,7 @@ def test_a_version_that_was_rolled_back_is_not_retried_before_the_spec_changes()
     assert (device.runs, device.gave_up) == ("v3", None)
 
 
-def test_a_return_to_the_good_version_restarts_nothing() -> None:
-    device = with_good_version()
+def test_a_return_to_the_good_version_restarts_nothing(device: RollbackDevice) -> None:
     device.broken = {"v2"}
     device.converge(item("v2"))
     device.wait(1)
@@ -193,8 +190,7 @@ def test_a_return_to_the_good_version_restarts_nothing() -> None:
     assert (device.runs, device.gave_up, len(device.starts)) == ("v1", None, starts)
 
 
-def test_a_good_version_is_restarted_however_often_it_ends() -> None:
-    device = with_good_version()
+def test_a_good_version_is_restarted_however_often_it_ends(device: RollbackDevice) -> None:
     crash_until_given_up(device)
     crash_until_given_up(device)
     device.wait(1000)
@@ -232,8 +228,7 @@ def test_a_job_is_never_rolled_back_nor_run_again_as_an_old_version(policy: Rest
     assert device.record.confirmation is None
 
 
-def test_a_service_is_not_rolled_back_to_a_job_before_it() -> None:
-    device = with_good_version()
+def test_a_service_is_not_rolled_back_to_a_job_before_it(device: RollbackDevice) -> None:
     device.converge(item("job", policy=RestartPolicy.NEVER))
     device.end(0)
     device.converge(item("v2"))
@@ -241,8 +236,7 @@ def test_a_service_is_not_rolled_back_to_a_job_before_it() -> None:
     assert (device.record.last_good, device.gave_up) == (None, None)
 
 
-def test_an_unconfirmed_change_is_rolled_back() -> None:
-    device = with_good_version()
+def test_an_unconfirmed_change_is_rolled_back(device: RollbackDevice) -> None:
     device.converge(item("v2", confirm=MANUAL))
     device.wait(119)
     assert device.runs == "v2"
@@ -250,27 +244,24 @@ def test_an_unconfirmed_change_is_rolled_back() -> None:
     assert (device.runs, device.gave_up) == ("v1", ("v2", "ConfirmTimedOut"))
 
 
-def test_a_change_may_be_confirmed_at_the_device_or_by_the_annotation() -> None:
-    for confirm in ({"confirmed": {UID: "v2"}}, {}):
-        device = with_good_version()
-        wanted = item("v2", confirm=MANUAL)
-        device.converge(wanted)
-        device.confirmed = confirm.get("confirmed", {})
-        device.converge(wanted if confirm else replace(wanted, confirmed_spec_hash="v2"))
-        device.wait(1000)
-        assert (device.runs, device.gave_up) == ("v2", None)
+@pytest.mark.parametrize("at_device", [True, False])
+def test_a_change_may_be_confirmed_at_the_device_or_by_the_annotation(device: RollbackDevice, at_device: bool) -> None:
+    wanted = item("v2", confirm=MANUAL)
+    device.converge(wanted)
+    device.confirmed = {UID: "v2"} if at_device else {}
+    device.converge(wanted if at_device else replace(wanted, confirmed_spec_hash="v2"))
+    device.wait(1000)
+    assert (device.runs, device.gave_up) == ("v2", None)
 
 
-def test_a_confirmation_of_another_spec_confirms_nothing() -> None:
-    device = with_good_version()
+def test_a_confirmation_of_another_spec_confirms_nothing(device: RollbackDevice) -> None:
     device.confirmed = {UID: "v1"}
     device.converge(replace(item("v2", confirm=MANUAL), confirmed_spec_hash="v1"))
     device.wait(120)
     assert device.gave_up == ("v2", "ConfirmTimedOut")
 
 
-def test_an_exchange_confirms_only_after_the_change_had_time_to_take_effect() -> None:
-    device = with_good_version()
+def test_an_exchange_confirms_only_after_the_change_had_time_to_take_effect(device: RollbackDevice) -> None:
     device.converge(item("v2", confirm=REACHABLE))
     began = device.now
     device.wait(rollback.STABLE_SECONDS)
@@ -285,8 +276,7 @@ def test_an_exchange_confirms_only_after_the_change_had_time_to_take_effect() ->
     assert device.runs == "v2"
 
 
-def test_an_exchange_does_not_confirm_a_change_with_manual_confirmation() -> None:
-    device = with_good_version()
+def test_an_exchange_does_not_confirm_a_change_with_manual_confirmation(device: RollbackDevice) -> None:
     device.converge(item("v2", confirm=MANUAL))
     device.wait(20)
     device.heard_at = device.now
@@ -306,8 +296,7 @@ def test_an_unconfirmed_first_version_is_removed() -> None:
     assert device.runs == "v2"
 
 
-def test_each_reboot_leaves_half_of_the_window() -> None:
-    device = with_good_version()
+def test_each_reboot_leaves_half_of_the_window(device: RollbackDevice) -> None:
     device.converge(item("v2", confirm=REACHABLE))
     device.reboot()
     assert device.runs == "v2"
@@ -318,8 +307,7 @@ def test_each_reboot_leaves_half_of_the_window() -> None:
     assert (device.runs, device.gave_up) == ("v1", ("v2", "ConfirmTimedOut"))
 
 
-def test_a_rollback_that_a_reboot_interrupted_is_completed() -> None:
-    device = with_good_version()
+def test_a_rollback_that_a_reboot_interrupted_is_completed(device: RollbackDevice) -> None:
     device.converge(item("v2", confirm=MANUAL))
     device.now += 120
     seen = ObservedDevice(boot_id=device.boot, observed={UID: device.process} if device.process else {})
@@ -331,8 +319,7 @@ def test_a_rollback_that_a_reboot_interrupted_is_completed() -> None:
     assert (device.runs, device.gave_up) == ("v1", ("v2", "ConfirmTimedOut"))
 
 
-def test_during_a_freeze_a_failing_version_is_not_rolled_back_but_an_unconfirmed_one_is() -> None:
-    device = with_good_version()
+def test_during_a_freeze_a_failing_version_is_not_rolled_back_but_an_unconfirmed_one_is(device: RollbackDevice) -> None:
     device.converge(item("v2", confirm=MANUAL))
     device.freeze = "held by /run/praetor/hold"
     crash_until_given_up(device)
@@ -341,8 +328,7 @@ def test_during_a_freeze_a_failing_version_is_not_rolled_back_but_an_unconfirmed
     assert (device.runs, device.gave_up) == ("v1", ("v2", "ConfirmTimedOut"))
 
 
-def test_during_a_freeze_nothing_is_started_changed_or_stopped() -> None:
-    device = with_good_version()
+def test_during_a_freeze_nothing_is_started_changed_or_stopped(device: RollbackDevice) -> None:
     device.freeze = "held"
     device.converge(item("v2"))
     assert device.runs == "v1"

@@ -15,6 +15,7 @@ import tarfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,6 +85,17 @@ def wait_running(gateway: FakeGateway, *, other_than: int | None = None, name: s
     return pid
 
 
+def run_sleep(gateway: FakeGateway, agent: Agent) -> int:
+    """Start the agent with SLEEP desired; return the pid of the process."""
+    gateway.desire(item("a", SLEEP))
+    agent.start()
+    return wait_running(gateway)
+
+
+def probe_of(file: Path) -> dict[str, Any]:
+    return {"exec": {"command": ["test", "-e", str(file)]}, "periodSeconds": 1, "failureThreshold": 1}
+
+
 def test_a_desired_process_runs_and_is_reported(gateway: FakeGateway, agent: Agent) -> None:
     wanted = item("a", SLEEP)
     gateway.desire(wanted)
@@ -101,9 +113,7 @@ def test_a_desired_process_runs_and_is_reported(gateway: FakeGateway, agent: Age
 
 
 def test_the_agent_connects_then_holds_a_conditional_poll(gateway: FakeGateway, agent: Agent) -> None:
-    gateway.desire(item("a", SLEEP))
-    agent.start()
-    wait_running(gateway)
+    run_sleep(gateway, agent)
     gateway.wait_for(lambda: len([r for r in gateway.requests if r[0] == "GET"]) >= 2, "the held poll")
     paths = [(method, path) for method, path, _ in gateway.requests]
     assert ("POST", "/v1/devices/leaf-1/connect") in paths
@@ -113,9 +123,7 @@ def test_the_agent_connects_then_holds_a_conditional_poll(gateway: FakeGateway, 
 
 
 def test_a_changed_spec_replaces_the_process_and_a_withdrawn_one_ends_it(gateway: FakeGateway, agent: Agent) -> None:
-    gateway.desire(item("a", SLEEP))
-    agent.start()
-    first = wait_running(gateway)
+    first = run_sleep(gateway, agent)
     gateway.desire(item("a", process_spec("sleep", "1001"), generation=2))
     second = wait_running(gateway, other_than=first)
     assert procfs.start_ticks(first) is None
@@ -125,9 +133,7 @@ def test_a_changed_spec_replaces_the_process_and_a_withdrawn_one_ends_it(gateway
 
 
 def test_a_killed_process_comes_back_and_is_counted(gateway: FakeGateway, agent: Agent) -> None:
-    gateway.desire(item("a", SLEEP))
-    agent.start()
-    first = wait_running(gateway)
+    first = run_sleep(gateway, agent)
     os.kill(first, signal.SIGKILL)
     wait_running(gateway, other_than=first)
     assert (seen(gateway).restart_count, seen(gateway).termination_reason) == (1, "Signal:SIGKILL")
@@ -136,9 +142,7 @@ def test_a_killed_process_comes_back_and_is_counted(gateway: FakeGateway, agent:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_processes_outlive_the_agent_and_are_adopted(gateway: FakeGateway, agent: Agent, how: int) -> None:
-    gateway.desire(item("a", SLEEP))
-    agent.start()
-    pid = wait_running(gateway)
+    pid = run_sleep(gateway, agent)
     code = agent.end(how)
     assert code == (0 if how == signal.SIGTERM else -how)
     assert procfs.start_ticks(pid) is not None
@@ -154,9 +158,7 @@ def test_processes_outlive_the_agent_and_are_adopted(gateway: FakeGateway, agent
 
 
 def test_an_agent_that_finds_no_gateway_enforces_what_it_last_knew(gateway: FakeGateway, agent: Agent) -> None:
-    gateway.desire(item("a", SLEEP))
-    agent.start()
-    first = wait_running(gateway)
+    first = run_sleep(gateway, agent)
     agent.end()
     os.kill(first, signal.SIGKILL)
     offline = Agent(agent.state, "http://127.0.0.1:1")
@@ -224,8 +226,7 @@ def test_an_end_without_an_agent_is_reported_later(gateway: FakeGateway, agent: 
 
 
 def test_health_follows_the_probe(gateway: FakeGateway, agent: Agent, tmp_path: Path) -> None:
-    probe = {"exec": {"command": ["test", "-e", str(tmp_path / "ok")]}, "periodSeconds": 1, "failureThreshold": 1}
-    gateway.desire(item("a", SLEEP | {"healthCheck": probe}))
+    gateway.desire(item("a", SLEEP | {"healthCheck": probe_of(tmp_path / "ok")}))
     agent.start()
     gateway.wait_for(lambda: seen(gateway).healthy is False, "unhealthy")
     assert seen(gateway).error_message == "health check failed: exit status 1"
@@ -239,8 +240,7 @@ def test_a_readiness_that_flips_is_reported_at_once_and_not_at_the_next_heartbea
     gateway: FakeGateway, agent: Agent, tmp_path: Path
 ) -> None:
     gateway.heartbeat_seconds = 3600
-    probe = {"exec": {"command": ["test", "-e", str(tmp_path / "ok")]}, "periodSeconds": 1, "failureThreshold": 1}
-    gateway.desire(item("a", SLEEP | {"healthCheck": probe}))
+    gateway.desire(item("a", SLEEP | {"healthCheck": probe_of(tmp_path / "ok")}))
     agent.start()
     for healthy in (False, True, False):
         (tmp_path / "ok").touch() if healthy else (tmp_path / "ok").unlink(missing_ok=True)
@@ -328,9 +328,7 @@ def test_a_process_that_cannot_run_is_reported_and_affects_no_other(gateway: Fak
 
 
 def test_a_process_that_understands_no_longer_runs_on(gateway: FakeGateway, agent: Agent) -> None:
-    gateway.desire(item("a", SLEEP))
-    agent.start()
-    pid = wait_running(gateway)
+    pid = run_sleep(gateway, agent)
     gateway.desire(item("a", {"execution": {"backend": "quantum"}}, generation=2))
     gateway.wait_for(lambda: seen(gateway).error_message is not None, "the reason")
     assert (seen(gateway).pid, seen(gateway).process_started) == (pid, True)
@@ -350,9 +348,7 @@ def test_a_lost_report_is_sent_again_and_processes_are_not_affected(gateway: Fak
 
 
 def test_heartbeats_carry_nothing_new_until_the_gateway_asks_for_a_resync(gateway: FakeGateway, agent: Agent) -> None:
-    gateway.desire(item("a", SLEEP))
-    agent.start()
-    wait_running(gateway)
+    run_sleep(gateway, agent)
     gateway.wait_for(lambda: seen(gateway).healthy is True, "a stable process")
     count = len(gateway.reports)
     gateway.wait_for(lambda: len(gateway.reports) >= count + 2, "heartbeats")
@@ -365,9 +361,7 @@ def test_heartbeats_carry_nothing_new_until_the_gateway_asks_for_a_resync(gatewa
 
 
 def test_a_refused_token_stops_nothing_and_is_asked_again(gateway: FakeGateway, agent: Agent) -> None:
-    gateway.desire(item("a", SLEEP))
-    agent.start()
-    pid = wait_running(gateway)
+    pid = run_sleep(gateway, agent)
     gateway.token = "another"
     count = len(gateway.requests)
     gateway.wait_for(lambda: len(gateway.requests) >= count + 2, "refused requests")
@@ -398,8 +392,7 @@ def test_a_version_that_crashes_gives_way_to_the_old_one_and_is_not_tried_again(
     gateway: FakeGateway, agent: Agent
 ) -> None:
     good = item("a", SLEEP)
-    gateway.desire(good)
-    agent.start()
+    run_sleep(gateway, agent)
     gateway.wait_for(lambda: seen(gateway).healthy is True, "the old version")
     bad = item("a", process_spec("false"), generation=2)
     gateway.desire(bad)
@@ -420,8 +413,7 @@ def test_a_version_that_crashes_gives_way_to_the_old_one_and_is_not_tried_again(
 
 def test_a_change_after_which_the_gateway_is_unreachable_is_rolled_back(gateway: FakeGateway, agent: Agent) -> None:
     good = item("a", SLEEP)
-    gateway.desire(good)
-    agent.start()
+    run_sleep(gateway, agent)
     gateway.wait_for(lambda: seen(gateway).healthy is True, "the old version")
     cut_off = process_spec("sleep", "1003", confirm={"mode": "GatewayReachable", "timeoutSeconds": 5})
     gateway.fail(Fault(path="/report", status=503, times=10_000))
@@ -436,8 +428,7 @@ def test_a_change_after_which_the_gateway_is_unreachable_is_rolled_back(gateway:
 
 
 def test_a_change_after_which_the_gateway_answers_stays(gateway: FakeGateway, agent: Agent) -> None:
-    gateway.desire(item("a", SLEEP))
-    agent.start()
+    run_sleep(gateway, agent)
     gateway.wait_for(lambda: seen(gateway).healthy is True, "the old version")
     changed = item("a", process_spec("sleep", "1003", confirm={"timeoutSeconds": 5}), generation=2)
     gateway.desire(changed)
@@ -473,9 +464,8 @@ def status(agent: Agent, *more: str) -> str:
 def test_status_shows_health_pending_confirmations_and_the_last_exchange(
     gateway: FakeGateway, agent: Agent, tmp_path: Path
 ) -> None:
-    probe = {"exec": {"command": ["test", "-e", str(tmp_path / "ok")]}, "periodSeconds": 1, "failureThreshold": 1}
     confirm = {"mode": "Manual", "timeoutSeconds": 300}
-    gateway.desire(item("a", process_spec("sleep", "1005", healthCheck=probe, confirm=confirm)))
+    gateway.desire(item("a", process_spec("sleep", "1005", healthCheck=probe_of(tmp_path / "ok"), confirm=confirm)))
     agent.start()
     gateway.wait_for(lambda: seen(gateway).healthy is False, "unhealthy")
     until(lambda: "Unhealthy" in status(agent), "the health")
@@ -504,9 +494,7 @@ def test_status_shows_health_pending_confirmations_and_the_last_exchange(
 
 
 def test_during_a_freeze_nothing_changes_but_processes_are_kept_running(gateway: FakeGateway, agent: Agent) -> None:
-    gateway.desire(item("a", SLEEP))
-    agent.start()
-    first = wait_running(gateway)
+    first = run_sleep(gateway, agent)
     hold = agent.state.parent / "hold"
     hold.write_text("ask the night shift\n")
     gateway.desire(item("a", process_spec("sleep", "1004"), generation=2))

@@ -9,19 +9,17 @@ import io
 import json
 import os
 import re
-import ssl
 import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 import pytest
 
-from agent_testing import WITHIN_SECONDS, FakeGateway, item, process_spec, running_agent, until
+from agent_testing import WITHIN_SECONDS, FakeGateway, http_server, item, process_spec, running_agent, until
 from praetor_agent.artifacts.oci import this_machine
 from praetor_agent.backends import procfs
 
@@ -83,37 +81,6 @@ class Shop:
         return {"type": "http", "url": f"{scheme}://{host}/app", "checksumSHA256": hashlib.sha256(PROGRAM).hexdigest()}
 
 
-@contextmanager
-def opened(shop: Shop, certificate: Path | None = None) -> Iterator[str]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            with suppress(OSError):  # an agent that was killed does not listen
-                shop.answer(self)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, request: Any, client_address: Any) -> None:
-            """Say nothing of one that does not trust us."""
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-        thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield f"127.0.0.1:{server.server_address[1]}"
-        finally:
-            shop.free.set()
-            server.shutdown()
-            thread.join()
-
-
 @pytest.fixture
 def gateway() -> Iterator[FakeGateway]:
     with FakeGateway(token="t", heartbeat_seconds=1) as gateway:
@@ -150,7 +117,7 @@ def test_servers_that_only_an_own_authority_vouches_for_are_trusted_when_it_is_n
 ) -> None:
     bundle, served = authority
     shop = Shop()
-    with opened(shop, served) as host:
+    with http_server(shop.answer, served) as host:
         gateway.desire(item("a", process_spec("./app", artifact=shop.artifact(kind, host, "https"))))
         with running_agent(gateway, tmp_path / "state"):
             gateway.wait_for(lambda: bool(reported(gateway).get("reason")), "a reason")
@@ -167,7 +134,7 @@ def test_a_download_in_which_the_agent_was_killed_is_gone_on_with(
     gateway: FakeGateway, tmp_path: Path, kind: str
 ) -> None:
     shop, parts = Shop(), tmp_path / "state" / "artifacts" / ".parts"
-    with opened(shop) as host:
+    with http_server(shop.answer) as host:
         flags = ("--insecure-registry", host)
         gateway.desire(item("a", process_spec("sleep", "1000")))
         with running_agent(gateway, tmp_path / "state", *flags) as process:

@@ -62,26 +62,20 @@ def test_help_and_variables_are_those_of_the_agents_command(
     assert "--count 'none'" in capsys.readouterr().err
 
 
+def simulated(gateway: FakeGateway, *flags: str) -> subprocess.Popen[str]:
+    words = ("simulate", "--gateway", gateway.url, "--start-splay", "0", "--summary-seconds", "0.2", *flags)
+    return subprocess.Popen((sys.executable, "-m", "praetor_agent", *words), stdout=subprocess.PIPE, text=True)
+
+
 def test_a_simulated_fleet_polls_runs_and_reports(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text("t\n")
     with FakeGateway(token="t", heartbeat_seconds=1) as gateway:
         gateway.desire(item("a", process_spec("x")))
-        fleet = subprocess.Popen(
-            [
-                sys.executable, "-m", "praetor_agent", "simulate", "--gateway", gateway.url, "--count", "20",
-                "--token-file", str(tmp_path / "token"), "--start-splay", "0", "--summary-seconds", "0.2",
-                "--changes-file", str(tmp_path / "changes"),
-            ],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        fleet = simulated(gateway, "--count", "20", "--token", "t", "--changes-file", str(tmp_path / "changes"))
         try:
             gateway.wait_for(lambda: len(gateway.history) >= 20, "the first reports")
             changed = item("a", process_spec("y"), generation=2)
             gateway.desire(changed)
-            gateway.wait_for(
-                lambda: len([1 for seen in gateway.history if seen.observed_spec_hash == changed["specHash"]]) >= 20,
-                "the reports of the change",
-            )
+            gateway.wait_for(lambda: len(_reported(gateway, changed)) >= 20, "the reports of the change")
             devices = {path.split("/")[3] for _, path, _ in gateway.requests}
             assert devices == {f"sim-{number}" for number in range(1, 21)}
             assert all(seen.process_started and seen.healthy and seen.pid for seen in gateway.history)
@@ -100,21 +94,15 @@ def test_simulated_devices_may_have_their_own_tokens_and_fail(tmp_path: Path) ->
     (tmp_path / "devices").write_text("leaf-7\n")
     with FakeGateway(token=device_token(b"new", "leaf-7"), heartbeat_seconds=1) as gateway:
         gateway.desire(item("a", process_spec("x")))
-        fleet = subprocess.Popen(
-            [
-                sys.executable, "-m", "praetor_agent", "simulate", "--gateway", gateway.url, "--fail-rate", "1",
-                "--devices-file", str(tmp_path / "devices"), "--token-secret-file", str(tmp_path / "secret"),
-                "--start-splay", "0",
-            ],
-            stdout=subprocess.DEVNULL,
-        )  # fmt: skip
+        files = ("--devices-file", str(tmp_path / "devices"), "--token-secret-file", str(tmp_path / "secret"))
+        fleet = simulated(gateway, "--fail-rate", "1", *files)
         try:
             gateway.wait_for(lambda: bool(gateway.history), "a report")
             assert gateway.history[0].error_message == "simulated failure"
             assert gateway.history[0].process_started is False
         finally:
             fleet.terminate()
-            fleet.wait(WITHIN_SECONDS)
+            fleet.communicate(timeout=WITHIN_SECONDS)
 
 
 def test_simulated_devices_fail_go_silent_or_never_connect_as_asked(tmp_path: Path) -> None:
@@ -124,14 +112,8 @@ def test_simulated_devices_fail_go_silent_or_never_connect_as_asked(tmp_path: Pa
     (tmp_path / "token").write_text("t\n")
     with FakeGateway(token="t", heartbeat_seconds=1) as gateway:
         gateway.desire(item("a", process_spec("good")))
-        fleet = subprocess.Popen(
-            [
-                sys.executable, "-m", "praetor_agent", "simulate", "--gateway", gateway.url, "--count", "40",
-                "--token-file", str(tmp_path / "token"), "--start-splay", "0", "--summary-seconds", "0.2",
-                "--fail-on", "bad=0.5", "--silent-on", "worse", "--dead-rate", "0.2",
-            ],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+        flags = ("--fail-on", "bad=0.5", "--silent-on", "worse", "--dead-rate", "0.2")
+        fleet = simulated(gateway, "--count", "40", "--token-file", str(tmp_path / "token"), *flags)
         try:
             gateway.wait_for(lambda: len(gateway.history) >= len(living), "the first reports")
             bad, worse = item("a", process_spec("bad"), generation=2), item("a", process_spec("worse"), generation=3)

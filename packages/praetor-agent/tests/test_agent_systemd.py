@@ -10,23 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from praetor_agent.backends.command import Command
+from agent_testing import command
 from praetor_agent.backends.systemd import SystemdBackend
 from praetor_agent.errors import BackendError, StartError
 
-COMMAND = Command(
-    uid="u1",
-    namespace="net",
-    name="fw",
-    spec_hash="v1",
-    argv=("/bin/fw",),
-    env={"PATH": "/bin", "SECRET": "s"},
-    working_dir="/",
-    user=None,
-    resources=None,
-    grace_seconds=5,
-    at_boot=True,
-)
+COMMAND = command("/bin/fw", env={"PATH": "/bin", "SECRET": "s"})
 
 SYSTEMCTL = """#!/bin/sh
 echo "$*" >> {place}/calls

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from praetor_agent.backends.command import Command
+from agent_testing import command
 from praetor_agent.backends.resources import cpu_percent
 from praetor_agent.backends.systemd import (
     Marks,
@@ -24,19 +24,7 @@ from praetor_agent.errors import StartError
 from praetor_agent.settings import bytes_of
 from praetor_api.spec import Hardening, Resources
 
-COMMAND = Command(
-    uid="8f0e",
-    namespace="net",
-    name="fw",
-    spec_hash="sha256:1",
-    argv=("/bin/fw",),
-    env={"PATH": "/bin"},
-    working_dir="/",
-    user=None,
-    resources=None,
-    grace_seconds=30,
-    at_boot=True,
-)
+COMMAND = command("/bin/fw", uid="8f0e", spec_hash="sha256:1")
 TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), max_size=40)
 CONTROL = st.sampled_from(["\0", "\n", "\r", "\t", "\x1b", "\x7f", "\x85", "\u2028", "\ud800"])
 
