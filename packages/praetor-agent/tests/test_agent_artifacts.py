@@ -71,8 +71,10 @@ def held(store: Path) -> list[str]:
 def test_a_file_is_known_to_be_the_one_only_if_its_checksum_was_given(tmp_path: Path, checksum: str | None) -> None:
     (tmp_path / "fw").write_bytes(CONTENT)
     wanted = artifact(str(tmp_path / "fw"), checksum, ArtifactType.FILE)
-    state = fetch(FileSource(), ArtifactStore(tmp_path / "artifacts"), wanted)
+    store = ArtifactStore(tmp_path / "artifacts")
+    state = fetch(FileSource(), store, wanted)
     assert (state.digest, state.pinned) == (f"sha256:{DIGEST}", checksum is not None)
+    assert store.find(wanted) == (state if checksum else None)
 
 
 def test_a_file_of_the_web_is_kept_under_its_digest_ready_to_execute(tmp_path: Path) -> None:
@@ -114,13 +116,6 @@ def test_a_store_that_cannot_be_written_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ArtifactError, match="cannot be written"):
         fetch(Pieces([b""]), ArtifactStore(tmp_path / "file"), artifact("http://x/fw"))
-
-
-def test_without_a_checksum_the_digest_of_the_content_is_reported(tmp_path: Path) -> None:
-    store = ArtifactStore(tmp_path)
-    wanted = artifact("/srv/fw", None, ArtifactType.FILE)
-    assert fetch(Pieces([CONTENT]), store, wanted).digest == f"sha256:{DIGEST}"
-    assert store.find(wanted) is None
 
 
 def test_only_what_is_used_survives_a_collection(tmp_path: Path) -> None:
@@ -204,23 +199,32 @@ def test_a_file_is_named_after_its_url(url: str, name: str) -> None:
     assert file_name(url) == name
 
 
+@pytest.fixture
+def woken() -> Event:
+    return Event()
+
+
+@pytest.fixture
+def fetching(tmp_path: Path, woken: Event) -> Fetcher:
+    return fetcher(tmp_path, woken)
+
+
 def fetcher(tmp_path: Path, woken: Event) -> Fetcher:
     return Fetcher(ArtifactStore(tmp_path / "artifacts"), device_sources(), SystemClock(), woken.set)
 
 
-def fetched_file(tmp_path: Path, woken: Event) -> tuple[Fetcher, DesiredItem]:
-    """Return a fetcher that has fetched a file, and for which item."""
-    (tmp_path / "fw").write_bytes(CONTENT)
+def want_file(fetching: Fetcher, woken: Event, tmp_path: Path, content: bytes | None = CONTENT) -> DesiredItem:
+    """Let a file with *content*, or a missing one, be fetched, and return the item."""
+    if content is not None:
+        (tmp_path / "fw").write_bytes(content)
     wanted = item(artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE))
-    fetching = fetcher(tmp_path, woken)
     fetching.want(wanted, 0)
     assert woken.wait(WITHIN_SECONDS)
-    return fetching, wanted
+    return wanted
 
 
-def test_the_fetcher_has_an_artifact_ready_and_wakes_the_loop(tmp_path: Path) -> None:
-    woken = Event()
-    fetching, wanted = fetched_file(tmp_path, woken)
+def test_the_fetcher_has_an_artifact_ready_and_wakes_the_loop(tmp_path: Path, fetching: Fetcher, woken: Event) -> None:
+    wanted = want_file(fetching, woken, tmp_path)
     assert fetching.states()["v1"].path is not None
     woken.clear()
     found = fetcher(tmp_path, woken)  # after a restart: nothing is copied again
@@ -232,12 +236,10 @@ def test_the_fetcher_has_an_artifact_ready_and_wakes_the_loop(tmp_path: Path) ->
     assert found.states() == {}
 
 
-def test_a_failed_artifact_is_not_retried_before_its_backoff_is_over(tmp_path: Path) -> None:
-    woken, clock = Event(), SystemClock()
-    wanted = item(artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE))
-    fetching = fetcher(tmp_path, woken)
-    fetching.want(wanted, clock.now())
-    assert woken.wait(WITHIN_SECONDS)
+def test_a_failed_artifact_is_not_retried_before_its_backoff_is_over(
+    tmp_path: Path, fetching: Fetcher, woken: Event
+) -> None:
+    wanted, clock = want_file(fetching, woken, tmp_path, None), SystemClock()
     failure = fetching.states()["v1"].failure
     assert failure is not None
     assert (failure.reason, failure.artifact_downloaded, failure.artifact_verified) == ("NotFound", False, False)
@@ -255,12 +257,10 @@ def test_a_failed_artifact_is_not_retried_before_its_backoff_is_over(tmp_path: P
     assert fetching.next_at(now) is None
 
 
-def test_a_wrong_checksum_is_distinguished_from_a_failed_download(tmp_path: Path) -> None:
-    (tmp_path / "fw").write_bytes(b"other")
-    woken = Event()
-    fetching = fetcher(tmp_path, woken)
-    fetching.want(item(artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE)), 0)
-    assert woken.wait(WITHIN_SECONDS)
+def test_a_wrong_checksum_is_distinguished_from_a_failed_download(
+    tmp_path: Path, fetching: Fetcher, woken: Event
+) -> None:
+    want_file(fetching, woken, tmp_path, b"other")
     failure = fetching.states()["v1"].failure
     assert failure is not None
     assert (failure.reason, failure.artifact_downloaded) == ("DigestMismatch", True)
@@ -300,14 +300,10 @@ def test_an_archive_is_unpacked_and_its_tree_is_the_artifact(tmp_path: Path) -> 
     assert (Path(state.path or "") / "bin" / "fw").read_bytes() == CONTENT
 
 
-def test_two_specs_with_one_artifact_share_it_and_its_backoff(tmp_path: Path) -> None:
-    woken, clock = Event(), SystemClock()
-    wanted = artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE)
-    fetching = fetcher(tmp_path, woken)
-    fetching.want(item(wanted, "v1"), clock.now())
-    assert woken.wait(WITHIN_SECONDS)
+def test_two_specs_with_one_artifact_share_it_and_its_backoff(tmp_path: Path, fetching: Fetcher, woken: Event) -> None:
+    wanted = want_file(fetching, woken, tmp_path, None)
     (tmp_path / "fw").write_bytes(CONTENT)
-    fetching.want(item(wanted, "v2"), clock.now() - 1)
+    fetching.want(item(wanted.spec.artifact, "v2"), SystemClock().now() - 1)
     assert fetching.states()["v2"] == fetching.states()["v1"]
     assert fetching.states()["v2"].failure is not None
 
@@ -331,18 +327,13 @@ def test_a_full_disk_is_reported_before_anything_is_written(tmp_path: Path) -> N
     assert held(tmp_path) == []
 
 
-def test_nothing_to_fetch_is_nothing_to_do(tmp_path: Path) -> None:
-    fetching = fetcher(tmp_path, Event())
+def test_nothing_to_fetch_is_nothing_to_do(fetching: Fetcher) -> None:
     fetching.want(item(None), 0)
     assert fetching.states() == {}
 
 
-def test_what_was_just_fetched_survives_a_collection(tmp_path: Path) -> None:
-    (tmp_path / "fw").write_bytes(CONTENT)
-    woken = Event()
-    fetching = fetcher(tmp_path, woken)
-    fetching.want(item(artifact(str(tmp_path / "fw"), DIGEST, ArtifactType.FILE)), 0)
-    assert woken.wait(WITHIN_SECONDS)
+def test_what_was_just_fetched_survives_a_collection(tmp_path: Path, fetching: Fetcher, woken: Event) -> None:
+    want_file(fetching, woken, tmp_path)
     path = fetching.states()["v1"].path
     assert path is not None
     fetching.collect([])
@@ -352,8 +343,8 @@ def test_what_was_just_fetched_survives_a_collection(tmp_path: Path) -> None:
     assert not Path(path).exists()
 
 
-def test_a_slow_server_delays_only_its_own_artifact(tmp_path: Path) -> None:
-    asked, go, woken = [], Event(), Event()
+def test_a_slow_server_delays_only_its_own_artifact(tmp_path: Path, fetching: Fetcher, woken: Event) -> None:
+    asked, go = [], Event()
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         asked.append(handler.path)
@@ -362,7 +353,6 @@ def test_a_slow_server_delays_only_its_own_artifact(tmp_path: Path) -> None:
 
     (tmp_path / "fw").write_bytes(CONTENT)
     here = item(artifact(str(tmp_path / "fw"), None, ArtifactType.FILE), "here")
-    fetching = fetcher(tmp_path, woken)
     with http_server(answer) as slow, http_server(answer) as slow_too:
         try:
             first, second = (
@@ -426,9 +416,8 @@ def test_two_concurrent_downloads_do_not_exceed_the_size_of_the_store(tmp_path: 
     assert (caught.value.reason, store.used_bytes()) == ("TooLarge", 600)
 
 
-def test_an_artifact_removed_from_the_store_is_fetched_again(tmp_path: Path) -> None:
-    woken = Event()
-    fetching, wanted = fetched_file(tmp_path, woken)
+def test_an_artifact_removed_from_the_store_is_fetched_again(tmp_path: Path, fetching: Fetcher, woken: Event) -> None:
+    wanted = want_file(fetching, woken, tmp_path)
     path = Path(fetching.states()["v1"].path or "")
     path.unlink()
     assert fetching.states() == {}

@@ -22,7 +22,7 @@ from agent_testing import FakeClock, item, process_spec, until
 from praetor_agent.artifacts.fetcher import Fetcher, Sources, device_sources
 from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.backends.command import Command
-from praetor_agent.backends.probes import Prober, Probes
+from praetor_agent.backends.probes import Probes
 from praetor_agent.clock import Waker
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import Memory, Observed, ObservedDevice, ProcessStage, Record, Revision
@@ -251,7 +251,7 @@ class CrashingDevice:
             state=state,
             inbox=self._inbox,
             host=Host({Backend.PROCESS: self.processes}, {}, fetcher, self.processes.boot_id),
-            probes=Probes(Prober(), self._clock),
+            probes=Probes(self._clock),
             reporter=self.reporter,
             waker=self._waker,
             clock=self._clock,

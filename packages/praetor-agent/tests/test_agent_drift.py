@@ -14,8 +14,8 @@ import pytest
 from agent_testing import FakeClock, FakeGateway, item, process_spec
 from praetor_agent.artifacts.fetcher import Fetcher
 from praetor_agent.artifacts.store import ArtifactStore
-from praetor_agent.backends.command import Command, probe_of
-from praetor_agent.backends.probes import Prober, Probes
+from praetor_agent.backends.command import Command
+from praetor_agent.backends.probes import Probes
 from praetor_agent.clock import Waker
 from praetor_agent.core.model import Observed
 from praetor_agent.errors import BackendError
@@ -114,7 +114,7 @@ class EditedDevice:
             state=State(self.directory),
             inbox=self.inbox,
             host=Host({Backend.PROCESS: self.backend}, {}, fetcher, "boot-1"),
-            probes=Probes(Prober(), self.clock, probe_of),
+            probes=Probes(self.clock),
             reporter=Reporter(self.client, self.inbox, self.clock, Report(), lambda: None, dict),
             waker=self.waker,
             clock=self.clock,

@@ -26,7 +26,7 @@ def gateway() -> Iterator[FakeGateway]:
 
 
 def client(url: str, token: str | None = "t") -> GatewayClient:  # noqa: S107
-    return GatewayClient(Address(url=url, device="leaf-1", token=lambda: token, version="1.2"))
+    return GatewayClient(Address(url=url, device="leaf-1", token=lambda: token))
 
 
 def test_the_desired_state_comes_with_its_etag_and_is_not_sent_twice(gateway: FakeGateway) -> None:

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from agent_testing import end_processes
+from agent_testing import command, end_processes
 from praetor_agent.backends import procfs
-from praetor_agent.backends.command import Command
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.cli import main
 from praetor_agent.service import installation
@@ -47,12 +46,7 @@ class InitSystem:
         body: dict[str, object] = {"deviceName": "leaf-1", "items": []}
         State(self.state).save_desired("leaf-1", Received(etag=None, body=body, desired=read_desired(body)))
         backend = ProcessBackend(self.state / "processes", procfs.boot_id() or "")
-        backend.start(
-            Command(
-                uid="uid-1", namespace="net", name="fw", spec_hash="v1", argv=("/bin/sleep", "1000"), env={},
-                working_dir="/", user=None, resources=None, grace_seconds=5, at_boot=True,
-            )
-        )  # fmt: skip
+        backend.start(command("/bin/sleep", "1000"))
         return backend
 
 
@@ -112,7 +106,7 @@ def test_what_an_uninstall_left_running_can_be_removed_later(device: InitSystem)
     device.install()
     backend = device.run()
     device.uninstall()
-    assert backend.observe()["uid-1"].running
+    assert backend.observe()["u1"].running
     device.uninstall("--remove-processes")
     assert not backend.observe()
     assert not device.state.exists()
@@ -139,4 +133,4 @@ def test_processes_are_not_removed_while_an_agent_would_start_them_again(
         device.uninstall("--remove-processes")
     os.close(lock)
     assert f"an agent runs with {device.state}" in complaint(capsys, caught.value.code)
-    assert backend.observe()["uid-1"].running
+    assert backend.observe()["u1"].running

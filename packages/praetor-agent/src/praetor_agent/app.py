@@ -14,7 +14,7 @@ from praetor_agent.__about__ import __version__
 from praetor_agent.artifacts.fetcher import Fetcher, device_sources
 from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.backends import procfs
-from praetor_agent.backends.probes import Prober, Probes
+from praetor_agent.backends.probes import Probes
 from praetor_agent.clock import SystemClock, Waker
 from praetor_agent.host import Backends, Host
 from praetor_agent.link.client import GatewayClient, address_of
@@ -74,13 +74,13 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
     splay = settings.start_splay * random.random()  # noqa: S311 - no secret
     poller = Poller(GatewayClient(address), inbox, clock, wait=DEFAULT_WAIT_SECONDS, splay=splay)
     identity = Report(agent_version=__version__, boot_id=boot_id)
-    reporter = Reporter(GatewayClient(address), inbox, clock, identity, poller.nudge, Facts(settings.state_dir).read)
-    reporter.delay(splay)
+    facts = Facts(settings.state_dir).read
+    reporter = Reporter(GatewayClient(address), inbox, clock, identity, poller.nudge, facts, splay)
     dependencies = Dependencies(
         state=state,
         inbox=inbox,
         host=Host(backends, backends.unavailable, fetcher, boot_id),
-        probes=Probes(Prober(), clock, probe),
+        probes=Probes(clock, probe),
         reporter=reporter,
         waker=waker,
         clock=clock,

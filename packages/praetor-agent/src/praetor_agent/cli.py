@@ -25,15 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _options(arguments)
     try:
         _COMMANDS[options.command](options)
-    except UsageError as e:
-        _complain(f"praetor-agent {options.command}: {e}")
-        sys.exit(2)
-    except AgentError as e:
-        _complain(f"praetor-agent {options.command}: {e}")
-        sys.exit(1)
-    except OSError as e:  # such as a full or missing disk; a traceback would not help
-        _complain(f"praetor-agent {options.command}: {e}")
-        sys.exit(1)
+    except (AgentError, OSError) as e:  # such as a full or missing disk; a traceback would not help
+        sys.stderr.write(f"praetor-agent {options.command}: {e}\n")
+        sys.exit(2 if isinstance(e, UsageError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -48,10 +42,6 @@ def _adopt_installed(environment: MutableMapping[str, str]) -> None:
                 environment.setdefault(name, value)
     except OSError:
         return
-
-
-def _complain(message: str) -> None:
-    sys.stderr.write(message + "\n")
 
 
 def _run(options: SimpleNamespace) -> None:

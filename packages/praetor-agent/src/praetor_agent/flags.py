@@ -25,9 +25,15 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"praetor-agent {__version__}")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run_flags(commands.add_parser("run", help="run the agent", description="Run the agent until SIGTERM."))
-    _status_flags(commands.add_parser("status", help="show this device's processes, without network"))
+    parser = commands.add_parser("status", help="show this device's processes, without network")
+    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="the agent's state directory")
+    flag(parser, "--hold-file", default=DEFAULT_FREEZE_FILE, help="path of the freeze file")
+    flag(parser, "-o", "--output", default="table", help="table or json")
     _installation(commands)
-    _confirm_flags(commands.add_parser("confirm", help="confirm a change that is rolled back otherwise"))
+    parser = commands.add_parser("confirm", help="confirm a change that is rolled back otherwise")
+    parser.add_argument("name", help="name of the DeviceProcess")
+    parser.add_argument("--namespace", help="its namespace, where several have that name")
+    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="the agent's state directory")
     commands.add_parser("simulate", add_help=False, help="simulate many devices, for demos and load tests")
     return root
 
@@ -48,18 +54,6 @@ def _installation(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--keep-processes", action="store_true", help="leave the processes running (default)")
     which.add_argument("--remove-processes", action="store_true", help="stop them, and remove state and settings, too")
-
-
-def _status_flags(parser: argparse.ArgumentParser) -> None:
-    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="the agent's state directory")
-    flag(parser, "--hold-file", default=DEFAULT_FREEZE_FILE, help="path of the freeze file")
-    flag(parser, "-o", "--output", default="table", help="table or json")
-
-
-def _confirm_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", help="name of the DeviceProcess")
-    parser.add_argument("--namespace", help="its namespace, where several have that name")
-    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="the agent's state directory")
 
 
 def run_flags(parser: argparse.ArgumentParser) -> None:

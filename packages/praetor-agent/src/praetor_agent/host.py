@@ -114,10 +114,6 @@ class Host:
             return ""
         return clean_text(text)[-OUTPUT_CHARACTERS:]
 
-    def collect(self, memory: Memory) -> None:
-        """Remove artifacts that nothing in *memory* refers to."""
-        self.fetcher.collect(artifacts_of(memory))
-
 
 def _command_of(revision: Revision) -> Command:
     from praetor_agent.backends.command import command_of

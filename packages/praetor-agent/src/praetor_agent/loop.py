@@ -197,7 +197,7 @@ class Loop:
                     self._deps.host.stop(action, self._memory.get(action.uid))
                 case Remove():
                     self._deps.host.remove(action)
-                    self._deps.host.collect(self._memory)
+                    self._deps.host.fetcher.collect(artifacts_of(self._memory))
                 case Repair():
                     return self._repair(action)
         except (BackendError, OSError) as e:

@@ -108,11 +108,10 @@ class Fetcher:
         self._busy: dict[Key, Thread] = {}
 
     def states(self) -> Mapping[str, ArtifactState]:
-        """Return the state of the artifacts by spec hash."""
+        """Return by spec hash the state of the artifacts, without those that were removed from the disk."""
         with self._lock:
-            return present(
-                {hash_: self._attempts[key].state for hash_, key in self._keys.items() if key in self._attempts}
-            )
+            known = {hash_: self._attempts[key].state for hash_, key in self._keys.items() if key in self._attempts}
+        return {key: state for key, state in known.items() if state.path is None or os.path.exists(state.path)}
 
     def want(self, item: DesiredItem, now: float) -> None:
         """Fetch the item's artifact now, unless it is ready or waits, or too many others are being fetched."""
@@ -200,11 +199,6 @@ class Fetcher:
         if kind not in self._opened:
             self._opened[kind] = self._sources[kind]()
         return self._opened[kind]
-
-
-def present(states: Mapping[str, ArtifactState]) -> dict[str, ArtifactState]:
-    """Return *states* without those whose artifact was removed from the disk."""
-    return {key: state for key, state in states.items() if state.path is None or os.path.exists(state.path)}
 
 
 def _key(artifact: Artifact, item: DesiredItem) -> Key:

@@ -29,11 +29,9 @@ log = logging.getLogger(__name__)
 class Probes:
     """Keeps *health* by uid for the processes that run and have a health check."""
 
-    def __init__(
-        self, prober: Prober, clock: Clock, probe: Callable[[Revision, HealthCheck], Probe] | None = None
-    ) -> None:
+    def __init__(self, clock: Clock, probe: Callable[[Revision, HealthCheck], Probe] | None = None) -> None:
         self.health: dict[str, Health] = {}
-        self._prober = prober
+        self._prober = Prober()
         self._probe = probe
         self._clock = clock
 

@@ -104,7 +104,15 @@ class ProcessBackend:
 
     def _launch_shim(self, command: Command, place: Path, job: bytes) -> str:
         """Start the shim with *job* and return its answer."""
-        return _run_shim(self._shim(), job, procfs.markers(command.uid, place))
+        shim = (sys.executable, "-I", "-S", str(self._shim()))
+        env = procfs.markers(command.uid, place)
+        try:
+            done = subprocess.run(
+                shim, input=job, capture_output=True, env=env, timeout=START_TIMEOUT_SECONDS, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired) as e:
+            raise StartError(f"the supervising shim cannot be started: {e}") from e
+        return done.stdout.decode(errors="replace") or done.stderr.decode(errors="replace")[-500:]
 
     def _job(self, command: Command, place: Path, identity: Identity | None) -> bytes:
         head = "\n".join((command.uid, command.spec_hash, self._boot_of_job()))
@@ -181,17 +189,6 @@ class ProcessBackend:
             if pid not in (shim, os.getpid()):
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
-
-
-def _run_shim(shim: Path, job: bytes, environment: Mapping[str, str]) -> str:
-    command = (sys.executable, "-I", "-S", str(shim))
-    try:
-        done = subprocess.run(
-            command, input=job, capture_output=True, env=dict(environment), timeout=START_TIMEOUT_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as e:
-        raise StartError(f"the supervising shim cannot be started: {e}") from e
-    return done.stdout.decode(errors="replace") or done.stderr.decode(errors="replace")[-500:]
 
 
 def _read_run(place: Path) -> Run | None:

@@ -242,11 +242,6 @@ def first_seq(now: float) -> int:
     return int(now * SEQ_PER_SECOND)
 
 
-def delayed(reporter: ReportState, until: float) -> ReportState:
-    """Return the state with nothing due before *until*, not even changes."""
-    return replace(reporter, next_at=until, quiet_until=until)
-
-
 def asked(reporter: ReportState, at: float | None) -> ReportState:
     """Return the state with a report due *at* the latest, unless a lost report waits for its backoff."""
     if at is None or reporter.lost:

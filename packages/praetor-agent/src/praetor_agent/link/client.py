@@ -46,7 +46,6 @@ class Address:
     device: str
     token: Callable[[], str | None]
     verify: str | bool = True
-    version: str = ""
     proxies: Mapping[str, str] = field(default_factory=dict)
     answered: Callable[[], None] | None = None
 
@@ -60,7 +59,6 @@ def address_of(settings: RunSettings, answered: Callable[[], None] | None = None
         token=token,
         verify=settings.ca_bundle or True,
         proxies=proxies_for(settings.gateway, settings.proxy),
-        version=__version__,
         answered=answered,
     )
 
@@ -74,7 +72,7 @@ class GatewayClient:
         # The environment's CA bundle, passwords (.netrc) and proxies would override our settings.
         self._http.trust_env = False
         self._http.proxies = dict(address.proxies)
-        self._http.headers["User-Agent"] = f"praetor-agent/{address.version}"
+        self._http.headers["User-Agent"] = f"praetor-agent/{__version__}"
 
     def desired(self, etag: str | None, wait: int = 0) -> Received | None:
         """Return the desired state, or None if it is still the one of *etag* after *wait* seconds at most."""

@@ -27,7 +27,8 @@ FACTS_SECONDS = 300.0
 class Reporter:
     """Reports observations to the gateway.
 
-    *nudge* wakes the poller when the gateway has a newer desired state; *facts* reads the facts of the device.
+    *nudge* wakes the poller when the gateway has a newer desired state; *facts* reads the facts of the device;
+    the first report is sent after *splay* seconds.
     *heard_at* is when the latest acknowledged report was sent, in seconds since boot; *exchange* is the latest report,
     for people.
     """
@@ -40,6 +41,7 @@ class Reporter:
         identity: Report,
         nudge: Callable[[], None],
         facts: Callable[[], Mapping[str, str]],
+        splay: float = 0.0,
     ) -> None:
         self._client = client
         self._inbox = inbox
@@ -52,11 +54,7 @@ class Reporter:
         self.heard_at: float | None = None
         self.exchange: Exchange | None = None
         now = clock.now()
-        self._state = ReportState(base=reports.first_seq(now), next_at=now)
-
-    def delay(self, seconds: float) -> None:
-        """Send the first report *seconds* from now."""
-        self._state = reports.delayed(self._state, self._clock.now() + seconds)
+        self._state = ReportState(base=reports.first_seq(now), next_at=now + splay, quiet_until=now + splay)
 
     def step(
         self,

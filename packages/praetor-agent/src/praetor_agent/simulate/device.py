@@ -6,16 +6,17 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from praetor_agent.__about__ import __version__
 from praetor_agent.clock import Clock, rfc3339
 from praetor_agent.core.backoff import full_jitter
-from praetor_agent.core.report import ReportState, delayed, first_seq, heartbeat_delay, report
+from praetor_agent.core.report import ReportState, first_seq, heartbeat_delay, report
 from praetor_agent.errors import GatewayError
-from praetor_agent.simulate.faults import NO_FAULTS, Faults
+from praetor_agent.simulate.faults import Faults
 from praetor_agent.simulate.http import Connection, Endpoint, Response
 from praetor_agent.simulate.statistics import Statistics
 from praetor_api.protocol import (
@@ -35,16 +36,30 @@ IDLE_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SimulateSettings:
+    """Settings of `simulate`. *secret* mints a token per device, *token* is one for all; periods are in seconds."""
+
+    gateway: str
+    devices: Sequence[str]
+    token: str | None
+    secret: bytes | None
+    ca_bundle: str | None
+    start_splay: float
+    fail_rate: float
+    faults: Faults
+    summary_seconds: float
+    changes_file: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedFleet:
     """What all simulated devices share. *on_change* gets device, spec hash and time of day of each changed spec."""
 
+    settings: SimulateSettings
     endpoint: Endpoint
     clock: Clock
     statistics: Statistics
-    fail_rate: float = 0.0
-    faults: Faults = NO_FAULTS
-    start_splay: float = 0.0
-    on_change: Callable[[str, str, str], None] | None = None
+    on_change: Callable[[str, str, str], None] | None
     random: random.Random = field(default_factory=random.Random)  # noqa: S311 - no secret
 
 
@@ -61,7 +76,7 @@ class SimulatedDevice:
         self._since: dict[str, float] = {}
         self._changed = asyncio.Event()
         self._pid = 1000
-        self._silent = fleet.faults.is_dead(name)
+        self._silent = fleet.settings.faults.is_dead(name)
         now = fleet.clock.now()
         facts = {"os": "simulated", "hostname": name}
         boot_id = f"{fleet.random.getrandbits(128):032x}"
@@ -75,9 +90,7 @@ class SimulatedDevice:
 
     async def run(self) -> None:
         """Simulate the device until cancelled, or until a fault silences it."""
-        splay = self._fleet.start_splay * self._fleet.random.random()
-        await asyncio.sleep(splay)
-        self._reports = delayed(self._reports, self._fleet.clock.now())
+        await asyncio.sleep(self._fleet.settings.start_splay * self._fleet.random.random())
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._poll(), name=f"poll {self.name}")
@@ -123,7 +136,7 @@ class SimulatedDevice:
         """Apply the desired state *body*."""
         items = body.get("items", []) if isinstance(body, dict) else []
         wanted = {item["uid"]: item for item in items if isinstance(item, dict) and isinstance(item.get("uid"), str)}
-        self._silent = any(self._fleet.faults.silences(self.name, item) for item in wanted.values())
+        self._silent = any(self._fleet.settings.faults.silences(self.name, item) for item in wanted.values())
         for uid in set(self._observed) - set(wanted):
             del self._observed[uid]
         now = self._fleet.clock.now()
@@ -140,7 +153,8 @@ class SimulatedDevice:
 
     def _started(self, uid: str, spec_hash: str, item: Mapping[str, Any]) -> Observation:
         self._pid += 1
-        fails = self._fleet.random.random() < self._fleet.fail_rate or self._fleet.faults.fails(self.name, item)
+        settings = self._fleet.settings
+        fails = self._fleet.random.random() < settings.fail_rate or settings.faults.fails(self.name, item)
         return Observation(
             namespace=str(item.get("namespace", "")),
             name=str(item.get("name", "")),

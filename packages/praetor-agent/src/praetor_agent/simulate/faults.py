@@ -49,9 +49,6 @@ class Faults:
         return any(each.hits(device, item.get("spec")) for each in self.silent)
 
 
-NO_FAULTS = Faults()
-
-
 def chosen(device: str, salt: str, share: float) -> bool:
     """Return whether *device* is in the share *share* of all devices that *salt* chooses."""
     return random.Random(f"{salt}/{device}").random() < share  # noqa: S311  # the same in every run, not secret

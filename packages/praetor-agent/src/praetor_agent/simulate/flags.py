@@ -10,8 +10,8 @@ from pathlib import Path
 from praetor_agent import settings
 from praetor_agent.errors import UsageError
 from praetor_agent.flags import flag, gateway_flags
+from praetor_agent.simulate.device import SimulateSettings
 from praetor_agent.simulate.faults import BadVersion, Faults
-from praetor_agent.simulate.fleet import SimulateSettings
 
 MAX_DEVICES = 200_000
 _A_SHARE = "a share from 0 to 1"

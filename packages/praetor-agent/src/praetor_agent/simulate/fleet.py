@@ -11,35 +11,16 @@ import ssl
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path
 
 from praetor_agent.clock import SystemClock
 from praetor_agent.errors import AgentError, UsageError
-from praetor_agent.simulate.device import SimulatedDevice, SimulatedFleet
-from praetor_agent.simulate.faults import NO_FAULTS, Faults
+from praetor_agent.simulate.device import SimulatedDevice, SimulatedFleet, SimulateSettings
 from praetor_agent.simulate.http import endpoint
 from praetor_agent.simulate.statistics import Statistics
 from praetor_api.tokens import device_token
 
 DESCRIPTORS_PER_DEVICE = 2
 SPARE_DESCRIPTORS = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SimulateSettings:
-    """Settings of `simulate`. *secret* mints a token per device, *token* is one for all; periods are in seconds."""
-
-    gateway: str
-    devices: Sequence[str]
-    token: str | None = None
-    secret: bytes | None = None
-    ca_bundle: str | None = None
-    start_splay: float = 0.0
-    fail_rate: float = 0.0
-    faults: Faults = NO_FAULTS
-    summary_seconds: float = 5.0
-    changes_file: Path | None = None
 
 
 def simulate(settings: SimulateSettings) -> None:
@@ -80,13 +61,7 @@ def _fleet(settings: SimulateSettings, stack: ExitStack) -> SimulatedFleet:
     except ssl.SSLError as e:
         raise UsageError(f"--ca-bundle {settings.ca_bundle} holds no certificates: {e}") from e
     return SimulatedFleet(
-        endpoint=where,
-        clock=SystemClock(),
-        statistics=Statistics(),
-        fail_rate=settings.fail_rate,
-        faults=settings.faults,
-        start_splay=settings.start_splay,
-        on_change=on_change,
+        settings=settings, endpoint=where, clock=SystemClock(), statistics=Statistics(), on_change=on_change
     )
 
 

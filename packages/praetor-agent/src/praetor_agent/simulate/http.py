@@ -51,11 +51,6 @@ class Connection:
         self._token = f"X-Device-Token: {token}\r\n" if token is not None else ""
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a connection."""
-        return self._streams is not None
-
     async def request(self, method: str, path: str, headers: str, body: bytes, timeout: float) -> Response:
         """Return the answer to one request; GatewayError if there is none within *timeout* seconds."""
         try:
