@@ -76,9 +76,7 @@ class FakeGateway:
         self._scheme = "https" if certificate else "http"
         self._server = (_Server6 if ":" in host else _Server)((host, 0), _handler(self))
         if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+            _use_tls(self._server, certificate)
         self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     def __enter__(self) -> FakeGateway:
@@ -185,6 +183,12 @@ class _Server(ThreadingHTTPServer):
         """Ignore a client that closed its connection."""
 
 
+def _use_tls(server: _Server, certificate: Path) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+
+
 class _Server6(_Server):
     address_family = socket.AF_INET6
 
@@ -288,9 +292,7 @@ def http_server(serve: Callable[[BaseHTTPRequestHandler], None], certificate: Pa
 
     with _Server(("127.0.0.1", 0), Handler) as server:
         if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+            _use_tls(server, certificate)
         thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
@@ -323,6 +325,23 @@ def command(*argv: str, **more: Any) -> Command:
         "working_dir": "/", "user": None, "resources": None, "grace_seconds": 5, "at_boot": True,
     }  # fmt: skip
     return Command(argv=argv, **plain | more)
+
+
+def certificates(place: Path) -> tuple[Path, Path]:
+    """Create a CA certificate that no device trusts, and a certificate with key for 127.0.0.1 that it signed."""
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
+    commands = (
+        ("req", "-x509", *key, "-subj", "/CN=our authority", "-keyout", "ca.key", "-out", "ca.pem"),
+        ("req", *key[:-2], "-subj", "/CN=server", "-keyout", "key.pem", "-out", "request.pem"),
+        ("x509", "-req", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+         "-extfile", "names", "-out", "cert.pem"),
+    )  # fmt: skip
+    (place / "names").write_text("subjectAltName=IP:127.0.0.1\n")
+    for words in commands:
+        subprocess.run(("openssl", *words), cwd=place, check=True, capture_output=True)
+    served = place / "served.pem"
+    served.write_text((place / "key.pem").read_text() + (place / "cert.pem").read_text())
+    return place / "ca.pem", served
 
 
 class FakeClock:

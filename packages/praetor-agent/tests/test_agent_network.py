@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from agent_testing import WITHIN_SECONDS, FakeGateway, item, process_spec, until
+from agent_testing import WITHIN_SECONDS, FakeGateway, certificates, item, process_spec, until
 from praetor_agent.errors import GatewayError, UsageError
 from praetor_agent.link.client import Address, GatewayClient, proxies_for
 from praetor_agent.settings import gateway_url, loose_mode, proxy_of
@@ -93,17 +93,8 @@ def proxy() -> Iterator[Proxy]:
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A certificate of 127.0.0.1 that vouches for itself, with its key."""
-    file = tmp_path_factory.mktemp("tls") / "gateway.pem"
-    command = (
-        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-        "-subj", "/CN=gateway", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2",
-        "-keyout", str(file), "-out", str(file) + ".crt",
-    )  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True)
-    file.write_text(file.read_text() + Path(f"{file}.crt").read_text())
-    return file
+def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return certificates(tmp_path_factory.mktemp("tls"))
 
 
 def client(url: str, proxy: str | None = None, verify: str | bool = True) -> GatewayClient:
@@ -136,9 +127,12 @@ def test_a_proxy_that_was_named_is_used(proxy: Proxy) -> None:
         assert proxy.asked == [f"{gateway.url}/v1/devices/leaf-1/desired"]
 
 
-def test_a_gateway_with_tls_is_reached_through_a_tunnel_and_is_checked(proxy: Proxy, certificate: Path) -> None:
+def test_a_gateway_with_tls_is_reached_through_a_tunnel_and_is_checked(
+    proxy: Proxy, authority: tuple[Path, Path]
+) -> None:
+    bundle, certificate = authority
     with FakeGateway(token="t", certificate=certificate) as gateway:
-        assert etag(client(gateway.url, proxy.url, str(certificate))) == gateway.etag
+        assert etag(client(gateway.url, proxy.url, str(bundle))) == gateway.etag
         assert proxy.asked == ["CONNECT " + gateway.url.removeprefix("https://")]
         with pytest.raises(GatewayError, match="certificate verify failed"):
             client(gateway.url, proxy.url).desired(None)
@@ -173,16 +167,17 @@ def test_a_proxy_that_is_away_is_an_error_that_passes() -> None:
 
 
 def test_ca_bundle_and_passwords_of_the_environment_are_ignored(
-    certificate: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    authority: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    bundle, certificate = authority
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
     with FakeGateway(token="t", certificate=certificate) as gateway:
         with pytest.raises(GatewayError, match="certificate verify failed"):
             client(gateway.url).desired(None)
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such")
         (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password secret\n")
         monkeypatch.setenv("HOME", str(tmp_path))
-        assert etag(client(gateway.url, verify=str(certificate))) == gateway.etag
+        assert etag(client(gateway.url, verify=str(bundle))) == gateway.etag
         assert "Authorization" not in gateway.requests[-1][2]
 
 

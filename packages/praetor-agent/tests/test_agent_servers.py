@@ -9,7 +9,6 @@ import io
 import json
 import os
 import re
-import subprocess
 import tarfile
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler
@@ -19,7 +18,16 @@ from typing import Any
 
 import pytest
 
-from agent_testing import WITHIN_SECONDS, FakeGateway, http_server, item, process_spec, running_agent, until
+from agent_testing import (
+    WITHIN_SECONDS,
+    FakeGateway,
+    certificates,
+    http_server,
+    item,
+    process_spec,
+    running_agent,
+    until,
+)
 from praetor_agent.artifacts.oci import this_machine
 from praetor_agent.backends import procfs
 
@@ -89,21 +97,7 @@ def gateway() -> Iterator[FakeGateway]:
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A CA certificate that no device trusts, and a certificate with key for 127.0.0.1 that it signed."""
-    place = tmp_path_factory.mktemp("ca")
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2")
-    commands = (
-        ("req", "-x509", *key, "-subj", "/CN=our authority", "-keyout", "ca.key", "-out", "ca.pem"),
-        ("req", *key[:-2], "-subj", "/CN=files", "-keyout", "key.pem", "-out", "request.pem"),
-        ("x509", "-req", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
-         "-extfile", "names", "-out", "cert.pem"),
-    )  # fmt: skip
-    (place / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    for command in commands:
-        subprocess.run(("openssl", *command), cwd=place, check=True, capture_output=True)
-    served = place / "served.pem"
-    served.write_text((place / "key.pem").read_text() + (place / "cert.pem").read_text())
-    return place / "ca.pem", served
+    return certificates(tmp_path_factory.mktemp("ca"))
 
 
 def reported(gateway: FakeGateway) -> Mapping[str, Any]:

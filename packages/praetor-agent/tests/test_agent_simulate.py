@@ -22,33 +22,6 @@ from praetor_api.tokens import device_token
 URL = "http://127.0.0.1:1"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ([], "--count is missing"),
-        (["--count", "-1"], "--count '-1'"),
-        (["--count", "1", "--devices-file", "/x"], "leave one out"),
-        (["--devices-file", "/no/such"], "--devices-file /no/such"),
-        (["--count", "1", "--prefix", "A_"], "--device 'A_1'"),
-        (["--count", "1", "--fail-rate", "2"], "--fail-rate '2'"),
-        (["--count", "1", "--fail-on", "v2=3"], "--fail-on '3'"),
-        (["--count", "1", "--silent-on", "=1"], "--silent-on '=1' names no version"),
-        (["--count", "1", "--dead-rate", "-1"], "--dead-rate '-1'"),
-        (["--count", "1", "--token", "a", "--token-secret-file", "/x"], "leave one out"),
-        (["--count", "1", "--token-secret-file", "/no/such"], "--token-secret-file"),
-        (["--gateway", "ftp://x"], "--gateway 'ftp://x'"),
-        (["--cuont", "1"], "unrecognized arguments: --cuont 1"),
-    ],
-)
-def test_bad_input_names_the_flag_and_exits_2(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["simulate", "--gateway", URL, *arguments])
-    assert caught.value.code == 2
-    assert words in capsys.readouterr().err
-
-
 def test_help_and_variables_are_those_of_the_agents_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -179,7 +179,9 @@ class Fetcher:
                 e = ArtifactError(f"the agent cannot handle it: {e!r}")
             log.warning("cannot fetch artifact url=%s reason=%s problem=%s", key[0].url, e.reason, e)
             failures = 1 if e.progress else failures + 1
-            state, delay = ArtifactState(failure=_failure(e)), _pause(e.reason, failures)
+            message, downloaded = f"artifact: {e}", e.downloaded
+            failure = Failure(reason=e.reason, message=message, artifact_downloaded=downloaded, artifact_verified=False)
+            state, delay = ArtifactState(failure=failure), _pause(e.reason, failures)
         with self._lock:
             del self._busy[key]
             if key in self._keys.values():
@@ -205,15 +207,6 @@ def _key(artifact: Artifact, item: DesiredItem) -> Key:
     if item.spec.execution.backend is Backend.CONTAINER:
         return artifact, Backend.CONTAINER  # the runtime has the image, not the store
     return artifact, "" if pinned(artifact) else item.spec_hash  # without a digest, each spec is fetched again
-
-
-def _failure(error: ArtifactError) -> Failure:
-    return Failure(
-        reason=error.reason,
-        message=f"artifact: {error}",
-        artifact_downloaded=error.downloaded,
-        artifact_verified=False,
-    )
 
 
 def _pause(reason: ArtifactReason, failures: int) -> float:

@@ -151,9 +151,6 @@ _MACHINES = {
     "aarch64": "arm64",
     "armv7l": "arm",
     "armv6l": "arm",
-    "ppc64le": "ppc64le",
-    "s390x": "s390x",
-    "riscv64": "riscv64",
 }
 _FINAL = frozenset(
     {

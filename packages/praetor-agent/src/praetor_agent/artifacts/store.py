@@ -145,14 +145,12 @@ class ArtifactStore:
         entry = self._directory / entry_name(artifact, digest)
         if not (entry / READY).is_file():
             return None
-        path = entry / ROOT if _is_tree(artifact) else entry / ROOT / file_name(artifact.url)
+        name = file_name(artifact.url)
+        is_tree = artifact.type is ArtifactType.OCI or is_archive(name)
+        path = entry / ROOT if is_tree else entry / ROOT / name
         if not path.exists():
             return None
         return ArtifactState(path=str(path), digest=f"sha256:{digest}", pinned=pinned(artifact) is not None)
-
-
-def _is_tree(artifact: Artifact) -> bool:
-    return artifact.type is ArtifactType.OCI or is_archive(file_name(artifact.url))
 
 
 def _size(entry: Path) -> int:

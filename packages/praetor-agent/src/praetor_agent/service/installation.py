@@ -332,8 +332,9 @@ def _put(root: Path, file: Path | None = None) -> str:
     digest = hashlib.sha256()
     for path in sorted(staging.rglob("*")):
         if path.is_file():
-            digest.update(f"{path.relative_to(staging)}\0".encode() + path.read_bytes())
-            _sync(path)
+            with path.open("rb") as content:
+                digest.update(f"{path.relative_to(staging)}\0".encode() + content.read())
+                os.fsync(content.fileno())
     about = (staging / "praetor_agent" / "__about__.py").read_text(encoding="utf-8")
     number = about.split('"')[1]
     version = f"{number}-{digest.hexdigest()[:8]}"
@@ -343,11 +344,6 @@ def _put(root: Path, file: Path | None = None) -> str:
         staging.rename(root / "versions" / version)
         sync_directory(root / "versions")
     return version
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _source(name: str) -> bytes:
