@@ -177,12 +177,8 @@ class PlannedFleet:
             else:
                 self.processes[row.name] = self._settled(evolve(row, connected=True, reported=True, observed=True))
 
-    def down_by_us(self, min_ready_s: float) -> int:
-        """Return how many devices are down by a spec write and were not available since."""
-        return len(self.devices_down(min_ready_s))
-
     def devices_down(self, min_ready_s: float) -> frozenset[str]:
-        """Return the devices that down_by_us() counts."""
+        """Return the devices that are down by a spec write and were not available since."""
         for name, target in self.devices.items():
             if any(self._is_available(row, min_ready_s) for row in self._on(name)):
                 target.down = False

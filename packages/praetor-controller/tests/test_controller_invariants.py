@@ -48,7 +48,7 @@ def deploy(simulation: Simulation, **fields: object) -> None:
     simulation.deploy("tel", "v1", updateStrategy={"rollingUpdate": rolling})
     simulation.approve("tel", "w1")
     simulation.run(4)
-    assert set(simulation.versions("tel").values()) == {"v1"}
+    assert set(simulation.stored.versions("tel").values()) == {"v1"}
 
 
 def test_a_random_search_finds_no_violation() -> None:
@@ -66,21 +66,21 @@ def test_a_revision_that_comes_back_counts_its_waves_again(simulation: Simulatio
     simulation.roll_out("tel", "v2")
     simulation.approve("tel", "w1")
     simulation.run(3)
-    assert simulation.versions("tel") == {"a": "v2", "c": "v1", "d": "v1", "e": "v1"}
+    assert simulation.stored.versions("tel") == {"a": "v2", "c": "v1", "d": "v1", "e": "v1"}
     simulation.label("a", ring="1")
     simulation.roll_out("tel", "v3")
     simulation.roll_out("tel", "v2")  # no device is in w0 any more, and w1 was approved
-    assert simulation.versions("tel") == {"a": "v2", "c": "v2", "d": "v2", "e": "v1"}
+    assert simulation.stored.versions("tel") == {"a": "v2", "c": "v2", "d": "v2", "e": "v1"}
 
 
 def test_a_wave_that_was_begun_under_another_strategy_does_not_count_as_open(simulation: Simulation) -> None:
     deploy(simulation)
     simulation.roll_out("tel", "v2")
     simulation.edit("tel", updateStrategy={"type": "Recreate"})
-    assert set(simulation.versions("tel").values()) == {"v2"}
+    assert set(simulation.stored.versions("tel").values()) == {"v2"}
     simulation.edit("tel", updateStrategy={"type": "RollingUpdate"})
     simulation.delete_process("tel", "d")
-    assert simulation.versions("tel")["d"] == "v1"
+    assert simulation.stored.versions("tel")["d"] == "v1"
 
 
 def test_a_device_that_comes_into_a_wave_that_was_passed_over_waits_for_its_approval(simulation: Simulation) -> None:
@@ -89,15 +89,15 @@ def test_a_device_that_comes_into_a_wave_that_was_passed_over_waits_for_its_appr
     deploy(simulation)
     simulation.roll_out("tel", "v2")
     simulation.run(3)
-    assert set(simulation.versions("tel").values()) == {"v2"}
+    assert set(simulation.stored.versions("tel").values()) == {"v2"}
     simulation.roll_out("tel", "v3")
     simulation.devices["e"].broken = True  # so that the rollout is not over
     simulation.run(3)
     simulation.label("d", ring="1")
     simulation.delete_process("tel", "d")
-    assert simulation.versions("tel")["d"] == "v2"
+    assert simulation.stored.versions("tel")["d"] == "v2"
     simulation.approve("tel", "w1")
-    assert simulation.versions("tel")["d"] == "v3"
+    assert simulation.stored.versions("tel")["d"] == "v3"
 
 
 def test_devices_that_a_version_killed_count_against_the_budget_through_a_recreate(simulation: Simulation) -> None:
@@ -108,14 +108,14 @@ def test_devices_that_a_version_killed_count_against_the_budget_through_a_recrea
     simulation.settle(60)
     simulation.roll_out("tel", "v2")
     simulation.run(2)
-    assert simulation.versions("tel") == {"a": "killer", "b": "killer", "c": "v2", "d": "v2", "e": "v2"}
+    assert simulation.stored.versions("tel") == {"a": "killer", "b": "killer", "c": "v2", "d": "v2", "e": "v2"}
     simulation.edit("tel", updateStrategy={"type": "RollingUpdate"})
     simulation.roll_out("tel", "v3")
     simulation.run(3)
-    assert simulation.versions("tel") == {"a": "killer", "b": "killer", "c": "v2", "d": "v2", "e": "v2"}
+    assert simulation.stored.versions("tel") == {"a": "killer", "b": "killer", "c": "v2", "d": "v2", "e": "v2"}
     simulation.revive("a")
     simulation.run(5)
-    assert simulation.versions("tel") == {"a": "v3", "b": "killer", "c": "v3", "d": "v3", "e": "v3"}
+    assert simulation.stored.versions("tel") == {"a": "v3", "b": "killer", "c": "v3", "d": "v3", "e": "v3"}
 
 
 def test_a_violation_names_its_invariant() -> None:

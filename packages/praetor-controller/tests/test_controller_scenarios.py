@@ -117,7 +117,7 @@ def test_a_device_in_maintenance_is_left_alone_when_the_watch_was_interrupted(si
     simulation.maintain("a", on=True)
     simulation.roll_out("tel", "v2")
     simulation.cut_watches()
-    assert "v2" in simulation.versions("tel").values()
+    assert "v2" in simulation.stored.versions("tel").values()
 
 
 def test_a_device_that_holds_updates_is_deferred(simulation: Simulation) -> None:
@@ -187,7 +187,7 @@ def test_on_delete_updates_a_process_only_after_it_was_deleted(simulation: Simul
     simulation.roll_out("tel", "v2")
     simulation.delete_process("tel", "a")
     simulation.run(2)
-    assert simulation.versions("tel") == {"a": "v2", "b": "v1", "c": "v1", "d": "v1"}
+    assert simulation.stored.versions("tel") == {"a": "v2", "b": "v1", "c": "v1", "d": "v1"}
 
 
 def test_recreate_updates_all_devices_at_once(simulation: Simulation) -> None:
@@ -195,7 +195,7 @@ def test_recreate_updates_all_devices_at_once(simulation: Simulation) -> None:
     simulation.maintain("a", on=True)
     simulation.edit("tel", updateStrategy={"type": "Recreate"})
     simulation.roll_out("tel", "v2")
-    assert simulation.versions("tel") == {"a": "v1", "b": "v2", "c": "v2", "d": "v2"}
+    assert simulation.stored.versions("tel") == {"a": "v1", "b": "v2", "c": "v2", "d": "v2"}
 
 
 def test_a_restart_reaches_every_device(simulation: Simulation) -> None:
@@ -204,7 +204,7 @@ def test_a_restart_reaches_every_device(simulation: Simulation) -> None:
     simulation.restart("tel")
     simulation.run(4)
     after = {row.device: row.spec_hash for row in simulation.stored.processes("tel")}
-    assert set(simulation.versions("tel").values()) == {"v1"}
+    assert set(simulation.stored.versions("tel").values()) == {"v1"}
     assert all(after[each] != before[each] for each in "abcd")
 
 
@@ -234,10 +234,10 @@ def test_status_is_written_at_most_once_a_second(simulation: Simulation) -> None
 def test_nothing_is_written_when_nothing_changed(simulation: Simulation) -> None:
     deploy_four(simulation)
     simulation.settle(5)
-    written = dict(simulation.status_writes)
+    written = dict(simulation.checker.status_writes)
     simulation.poke("tel")
     simulation.settle(5)
-    assert dict(simulation.status_writes) == written
+    assert dict(simulation.checker.status_writes) == written
 
 
 def test_a_rollout_continues_when_time_frees_a_place_in_the_budget(simulation: Simulation) -> None:
@@ -249,4 +249,4 @@ def test_a_rollout_continues_when_time_frees_a_place_in_the_budget(simulation: S
     simulation.roll_out("ctl", "v2")
     simulation.report("a", "c")
     simulation.settle(60)
-    assert simulation.versions("ctl") == {"a": "v2", "b": "v2", "c": "v2", "d": "v2"}
+    assert simulation.stored.versions("ctl") == {"a": "v2", "b": "v2", "c": "v2", "d": "v2"}

@@ -135,7 +135,7 @@ def simulation() -> Iterator[Simulation]:
 
 
 def count(simulation: Simulation, name: str, version: str) -> int:
-    return sum(each == version for each in simulation.versions(name).values())
+    return sum(each == version for each in simulation.stored.versions(name).values())
 
 
 def ends(simulation: Simulation) -> None:
@@ -160,8 +160,8 @@ def test_two_rollouts_at_once_share_the_racks(simulation: Simulation) -> None:
     simulation.roll_out("edge", "v2")
     simulation.roll_out("tel", "v2")
     assert count(simulation, "edge", "v2") == 2
-    assert {name for name, version in simulation.versions("tel").items() if version == "v2"} <= {
-        name for name, version in simulation.versions("edge").items() if version == "v2"
+    assert {name for name, version in simulation.stored.versions("tel").items() if version == "v2"} <= {
+        name for name, version in simulation.stored.versions("edge").items() if version == "v2"
     }
     simulation.run(12)
     assert simulation.settled()

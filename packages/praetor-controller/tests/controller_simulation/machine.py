@@ -114,7 +114,7 @@ class RolloutMachine(RuleBasedStateMachine):
     @rule(name=st.sampled_from(BOTH))
     @recorded
     def toggle_pause(self, name: str) -> None:
-        self.simulation.edit(name, paused=not self.simulation.deployment(name).policy.paused)
+        self.simulation.edit(name, paused=not self.simulation.stored.deployment(name).policy.paused)
 
     @rule()
     @recorded
@@ -216,11 +216,11 @@ class RolloutMachine(RuleBasedStateMachine):
     @recorded
     def nothing_is_written_while_nothing_changes(self, name: str) -> None:
         self.simulation.settle(RETRIED_S if self.simulation.client.failed else 2)  # failed writes are retried
-        before = self.simulation.spec_writes, dict(self.simulation.status_writes)
+        before = self.simulation.checker.spec_writes, dict(self.simulation.checker.status_writes)
         client = self.simulation.client
         if client.open.is_set() and client.dies_after is None and not client.fails and not client.unseen:
             self.simulation.poke(name)
-            if (self.simulation.spec_writes, dict(self.simulation.status_writes)) != before:
+            if (self.simulation.checker.spec_writes, dict(self.simulation.checker.status_writes)) != before:
                 raise InvariantViolation("nothing_is_written_while_nothing_changes", name)
 
     def teardown(self) -> None:
@@ -243,7 +243,7 @@ def converge(simulation: Simulation) -> None:
     simulation.fail_writes(0, applied=False)
     for name in BOTH:
         simulation.edit(name, updateStrategy={"rollingUpdate": {"maxUnavailable": 2}})
-        if simulation.deployment(name).strategy == "OnDelete":
+        if simulation.stored.deployment(name).strategy == "OnDelete":
             simulation.edit(name, updateStrategy={"type": "RollingUpdate"})
         simulation.edit(name, paused=False, progressDeadlineSeconds=600)
         simulation.roll_out(name, "v9")
@@ -257,7 +257,7 @@ def converge(simulation: Simulation) -> None:
             break
         simulation.run(1, 60)
         for name in BOTH:
-            if "failedRevision" in simulation.status(
+            if "failedRevision" in simulation.stored.status(
                 name
             ):  # the other one's version killed devices, and this one was blamed
                 simulation.restart(name)
@@ -268,12 +268,12 @@ def converge(simulation: Simulation) -> None:
                 simulation.settle(2)  # the controller may check a moment later
     if not simulation.settled():
         raise InvariantViolation(
-            "every_fair_run_converges", str([simulation.status(name).get("reasons") for name in BOTH])
+            "every_fair_run_converges", str([simulation.stored.status(name).get("reasons") for name in BOTH])
         )
-    writes = simulation.spec_writes
+    writes = simulation.checker.spec_writes
     simulation.settle(300)
-    if simulation.spec_writes != writes:
-        raise InvariantViolation("a_converged_fleet_is_left_alone", f"{simulation.spec_writes - writes} writes")
+    if simulation.checker.spec_writes != writes:
+        raise InvariantViolation("a_converged_fleet_is_left_alone", f"{simulation.checker.spec_writes - writes} writes")
 
 
 def replay(trace: Trace) -> str:

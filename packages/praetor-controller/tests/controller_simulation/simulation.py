@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import collections
 from collections.abc import Coroutine, Mapping
 from typing import Any
 
@@ -32,7 +31,6 @@ from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.informer import CATCH_UP_S, OUTAGE_BACKOFF
 from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_controller.metrics import Metrics
-from praetor_controller.model.rows import DeploymentRow
 from praetor_controller.reconcile.cache import Cache
 from praetor_controller.reconcile.controller import Controller
 from praetor_controller.reconcile.reconciler import DeploymentReconciler
@@ -210,11 +208,11 @@ class Simulation:
 
     def restart(self, name: str) -> None:
         """Restart every process in place, under the rollout's policy."""
-        command = self.deployment(name).template.spec["execution"]["command"][0]
+        command = self.stored.deployment(name).template.spec["execution"]["command"][0]
         self.roll_out(name, command, restarted_at=format_time(self.clock.now()))
 
     def approve(self, name: str, *waves: str) -> None:
-        revision = self.deployment(name).template.revision
+        revision = self.stored.deployment(name).template.revision
         note = ",".join(f"{revision}/{wave}" for wave in waves)
         self._patch(DEVICE_PROCESS_DEPLOYMENTS, name, {"metadata": {"annotations": {"azure.com/approved-waves": note}}})
         self.settle()
@@ -264,29 +262,11 @@ class Simulation:
 
     # What the API stores.
 
-    def deployment(self, name: str) -> DeploymentRow:
-        return self.stored.deployment(name)
-
-    def status(self, name: str) -> dict[str, Any]:
-        return self.stored.status(name)
-
-    def versions(self, deployment: str) -> dict[str, str]:
-        """Return the version of every device's process."""
-        return self.stored.versions(deployment)
-
     def settled(self) -> bool:
         """Return whether every device of every deployment is up to date with the template that was asked for."""
         wanted = {"UpToDate": len(self.devices)} if self.devices else {}
-        statuses = [self.status(name) for name in self.checker.deployments]
+        statuses = [self.stored.status(name) for name in self.checker.deployments]
         return all(each.get("reasons") == wanted and "failedRevision" not in each for each in statuses)
-
-    @property
-    def spec_writes(self) -> int:
-        return self.checker.spec_writes
-
-    @property
-    def status_writes(self) -> collections.Counter[str]:
-        return self.checker.status_writes
 
 
 def _template(version: str) -> dict[str, Any]:

@@ -82,10 +82,6 @@ class Workqueue(Generic[K]):
         """Reset the backoff of add_rate_limited: *key* succeeded, or retrying cannot help."""
         self._failures.pop(key, None)
 
-    def requeues(self, key: K) -> int:
-        """Return how often *key* was rate-limited since it was last forgotten."""
-        return self._failures.get(key, 0)
-
     @asynccontextmanager
     async def get(self) -> AsyncIterator[K]:
         """Wait for a key; it counts as being processed until the block ends."""
