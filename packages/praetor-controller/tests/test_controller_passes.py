@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from controller_testing import runs
-from kube_testing import FakeClock, InProcessKube, body_of
+from kube_testing import InProcessKube
 from praetor_api.kube.client.resource import (
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
@@ -20,51 +18,26 @@ from praetor_api.kube.client.resource import (
     Key,
     Resource,
 )
-from praetor_api.kube.codec import format_time
 from praetor_controller.main import Program
 from praetor_controller.reconcile.reconciler import AUDIT_S
 from praetor_controller.reconcile.state import DirtySet
 from praetor_controller.settings import Settings
+from program_testing import TEL, ProgramFixture
 
 NAMES = tuple(f"leaf-{number}" for number in range(30))
-TEL = Key("lab", "tel")
 
 
-class CountingFixture:
+class CountingFixture(ProgramFixture):
     """A controller whose passes are counted, and up to thirty devices."""
 
     def __init__(self, kube: type[InProcessKube] = InProcessKube) -> None:
-        self.clock = FakeClock()
-        self.kube = kube(self.clock)
+        super().__init__(kube)
         self.program = Program(self.kube, self.clock, Settings(metrics=None, probes=None))
 
-    async def deploy(self, devices: int = len(NAMES)) -> None:
-        for name in (f"leaf-{number}" for number in range(devices)):
-            await self.kube.create(NETWORK_SWITCHES, "lab", body_of(NETWORK_SWITCHES, name, spec={}))
-        spec = {"selector": {}, "template": {"spec": runs("v1")}}
-        await self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", body_of(DEVICE_PROCESS_DEPLOYMENTS, "tel", spec=spec))
-
-    async def change_template(self, command: str) -> None:
-        template = {"spec": runs(command)}
-        await self.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"spec": {"template": template}})
-
-    async def report(self, name: str, phase: str = "Running", **fields: Any) -> None:
-        now = format_time(self.clock.now())
-        types = ("AgentConnected", "SpecObserved", "ProcessStarted", "Healthy")
-        conditions = [{"type": each, "status": "True", "lastTransitionTime": now} for each in types]
-        status = {"phase": phase, "observedGeneration": 1, "conditions": conditions} | fields
-        await self.kube.patch(DEVICE_PROCESSES, Key("lab", f"tel-{name}"), {"status": status}, subresource="status")
-
-    @asynccontextmanager
-    async def running(self, seconds: float = 5.0) -> AsyncIterator[None]:
-        stop = asyncio.Event()
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(self.program.run(stop), name="controller")
-            await self.clock.advance(seconds)
-            yield
-            stop.set()
-            await self.clock.advance(10)
-            await running
+    async def deploy_to(self, devices: int = len(NAMES)) -> None:
+        for number in range(devices):
+            await self.switch(f"leaf-{number}")
+        await self.deploy()
 
     def passes(self, devices: str) -> int:
         return self._sample("praetor_controller_passes_total", devices=devices)
@@ -78,10 +51,6 @@ class CountingFixture:
     def _sample(self, name: str, **labels: str) -> int:
         return int(self.program.metrics.registry.get_sample_value(name, labels) or 0)
 
-    def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.kube.objects(DEVICE_PROCESS_DEPLOYMENTS)[TEL]["status"]
-        return found
-
     def status_writes(self) -> int:
         written = (each for each in self.kube.requests if each.resource == DEVICE_PROCESS_DEPLOYMENTS)
         return sum(each.verb == "patch" for each in written)
@@ -90,10 +59,10 @@ class CountingFixture:
 @pytest.fixture
 async def fleet() -> AsyncIterator[CountingFixture]:
     fleet = CountingFixture()
-    await fleet.deploy()
-    async with fleet.running():
+    await fleet.deploy_to()
+    async with fleet.running(fleet.program):
         for name in NAMES:
-            await fleet.report(name)
+            await fleet.report(f"tel-{name}")
         await fleet.clock.advance(5)
         assert fleet.status()["reasons"] == {"UpToDate": 30}
         yield fleet
@@ -102,11 +71,11 @@ async def fleet() -> AsyncIterator[CountingFixture]:
 
 async def test_what_one_device_does_is_counted_without_the_others(fleet: CountingFixture) -> None:
     before = fleet.passes("whole")
-    await fleet.report("leaf-7", "Failed")
+    await fleet.report("tel-leaf-7", phase="Failed")
     await fleet.clock.advance(3)
     assert fleet.status()["reasons"] == {"UpToDate": 29, "Failing": 1}
     assert fleet.status()["numberAvailable"] == 29
-    await fleet.report("leaf-7")
+    await fleet.report("tel-leaf-7")
     await fleet.clock.advance(3)
     assert fleet.status()["reasons"] == {"UpToDate": 30}
     assert fleet.passes("whole") == before
@@ -124,26 +93,26 @@ async def test_a_burst_of_events_makes_one_write_of_the_status_a_second(fleet: C
     before, seconds = fleet.status_writes(), 4
     for _ in range(10 * seconds):
         for name in NAMES[:5]:
-            await fleet.report(name, "Failed" if fleet.clock.now().microsecond else "Running")
+            await fleet.report(f"tel-{name}", phase="Failed" if fleet.clock.now().microsecond else "Running")
         await fleet.clock.advance(0.1)
     await fleet.clock.advance(2)
     assert fleet.status_writes() - before <= seconds + 2
 
 
 async def test_a_pass_over_all_devices_confirms_the_incremental_status_once_a_minute(fleet: CountingFixture) -> None:
-    await fleet.report("leaf-7", "Failed")
+    await fleet.report("tel-leaf-7", phase="Failed")
     await fleet.clock.advance(AUDIT_S)
     before = fleet.passes("whole")
-    await fleet.report("leaf-8", "Failed")
+    await fleet.report("tel-leaf-8", phase="Failed")
     await fleet.clock.advance(3)
     assert fleet.passes("whole") == before + 1
     assert fleet.status()["reasons"] == {"UpToDate": 28, "Failing": 2}
 
 
 async def test_what_concerns_more_than_one_device_makes_a_pass_over_all_at_once(fleet: CountingFixture) -> None:
-    await fleet.report("leaf-7", "Failed")
+    await fleet.report("tel-leaf-7", phase="Failed")
     await fleet.clock.advance(0.1)
-    await fleet.kube.create(NETWORK_SWITCHES, "lab", body_of(NETWORK_SWITCHES, "leaf-99", spec={}))
+    await fleet.switch("leaf-99")
     await fleet.kube.delete(NETWORK_SWITCHES, Key("lab", "leaf-0"))
     evil = {"spec": runs("evil")}
     await fleet.kube.patch(DEVICE_PROCESSES, Key("lab", "tel-leaf-3"), evil)
@@ -158,10 +127,10 @@ async def test_what_concerns_more_than_one_device_makes_a_pass_over_all_at_once(
 async def small() -> AsyncIterator[CountingFixture]:
     """Five devices in steady state."""
     fleet = CountingFixture()
-    await fleet.deploy(5)
-    async with fleet.running():
+    await fleet.deploy_to(5)
+    async with fleet.running(fleet.program):
         for name in NAMES[:5]:
-            await fleet.report(name)
+            await fleet.report(f"tel-{name}")
         await fleet.clock.advance(5)
         assert fleet.status()["reasons"] == {"UpToDate": 5}
         yield fleet
@@ -186,7 +155,7 @@ async def test_a_report_makes_one_pass_that_writes_the_next_device(small: Counti
     await small.change_template("v2")
     await small.clock.advance(5)
     before = small.all_passes()
-    await small.report("leaf-0", observedGeneration=2)
+    await small.report("tel-leaf-0", observedGeneration=2)
     await small.clock.advance(0.5)
     assert commands(small) == {"v1": 3, "v2": 2}
     assert small.all_passes() - before == 1
@@ -194,7 +163,7 @@ async def test_a_report_makes_one_pass_that_writes_the_next_device(small: Counti
 
 async def test_the_return_of_a_status_write_makes_no_pass(small: CountingFixture) -> None:
     passes, writes = small.all_passes(), small.status_writes()
-    await small.report("leaf-3", "Failed")
+    await small.report("tel-leaf-3", phase="Failed")
     await small.clock.advance(5)
     assert small.status_writes() - writes == 1
     assert small.all_passes() - passes == 1
@@ -212,22 +181,22 @@ async def test_the_end_of_a_rollout_makes_one_more_pass_that_begins_the_steady_s
     await small.change_template("v2")
     for name in NAMES[:5]:
         await small.clock.advance(2)
-        await small.report(name, observedGeneration=2)
+        await small.report(f"tel-{name}", observedGeneration=2)
     before = small.all_passes()
     await small.clock.advance(5)
     assert small.status()["reasons"] == {"UpToDate": 5}
     assert small.status()["currentRevision"] == small.status()["updateRevision"]
     assert small.all_passes() - before == 2
     whole = small.passes("whole")
-    await small.report("leaf-3", "Failed", observedGeneration=2)
+    await small.report("tel-leaf-3", phase="Failed", observedGeneration=2)
     await small.clock.advance(2)
     assert small.passes("whole") == whole
 
 
 async def test_created_processes_make_one_pass_and_one_more_to_show_them() -> None:
     fleet = CountingFixture()
-    await fleet.deploy()
-    async with fleet.running():
+    await fleet.deploy_to()
+    async with fleet.running(fleet.program):
         assert len(fleet.kube.objects(DEVICE_PROCESSES)) == len(NAMES)
         assert fleet.status()["currentNumberScheduled"] == len(NAMES)
         assert fleet.all_passes() == 2
@@ -243,13 +212,13 @@ class Slow(InProcessKube):
 
 
 def commands(fleet: CountingFixture) -> Counter[str]:
-    return Counter(each["spec"]["execution"]["command"][0] for each in fleet.kube.objects(DEVICE_PROCESSES).values())
+    return Counter(fleet.commands().values())
 
 
 async def test_a_slow_api_gets_new_processes_without_a_break() -> None:
     fleet = CountingFixture(Slow)
-    await fleet.deploy(200)
-    async with fleet.running(4.0):
+    await fleet.deploy_to(200)
+    async with fleet.running(fleet.program, 4.0):
         # 32 at a time: seven turns of half a second; a break after each second would leave three turns undone
         assert sum(commands(fleet).values()) == 200
         assert fleet.passes("whole") <= 2
@@ -257,8 +226,8 @@ async def test_a_slow_api_gets_new_processes_without_a_break() -> None:
 
 async def test_a_changed_template_breaks_a_long_fan_out() -> None:
     fleet = CountingFixture(Slow)
-    await fleet.deploy(400)
-    async with fleet.running(2.0):
+    await fleet.deploy_to(400)
+    async with fleet.running(fleet.program, 2.0):
         await fleet.change_template("v2")
         await fleet.clock.advance(1.1)
         assert commands(fleet)["v1"] <= 32 * 5
@@ -275,10 +244,10 @@ class Forgetful(DirtySet):
 async def test_an_incremental_status_that_is_wrong_is_found_and_given_up() -> None:
     fleet = CountingFixture()
     fleet.program.controller.dirty = Forgetful()
-    await fleet.deploy()
-    async with fleet.running():
+    await fleet.deploy_to()
+    async with fleet.running(fleet.program):
         for name in NAMES:
-            await fleet.report(name)
+            await fleet.report(f"tel-{name}")
         await fleet.clock.advance(5)
         assert fleet.status()["reasons"] == {"NeverConnected": 30}
         await fleet.clock.advance(AUDIT_S)

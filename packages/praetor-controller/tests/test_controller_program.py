@@ -3,16 +3,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from controller_testing import runs
-from kube_testing import FakeClock, InProcessKube, Request, body_of
+from kube_testing import body_of
 from praetor_api.kube.client.api import PatchType
 from praetor_api.kube.client.errors import ServerError, Unreachable, api_error
 from praetor_api.kube.client.resource import (
@@ -25,98 +24,9 @@ from praetor_api.kube.client.resource import (
     Key,
     Resource,
 )
-from praetor_api.kube.codec import format_time
 from praetor_controller.journal.replay import replay
-from praetor_controller.main import Program
-from praetor_controller.model.revisions import template_of
-from praetor_controller.settings import Recording, Settings
-
-TEL = Key("lab", "tel")
-
-
-class ProgramFixture:
-    """An API in memory, a clock, and the program that runs on them."""
-
-    def __init__(self) -> None:
-        self.clock = FakeClock()
-        self.kube = InProcessKube(self.clock)
-
-    async def switch(self, name: str, **labels: str) -> None:
-        body = body_of(NETWORK_SWITCHES, name, {"labels": {"role": "leaf"} | labels}, spec={})
-        await self.kube.create(NETWORK_SWITCHES, "lab", body)
-
-    async def deploy(self, name: str = "tel", **spec: Any) -> None:
-        body: dict[str, Any] = {
-            "selector": {"matchLabels": {"role": "leaf"}},
-            "template": {"metadata": {"labels": {"app": "tel"}}, "spec": runs("v1")},
-            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 1}},
-        }
-        deployment = body_of(DEVICE_PROCESS_DEPLOYMENTS, name, spec=body | spec)
-        await self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", deployment)
-
-    async def edit(self, **spec: Any) -> None:
-        await self.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"spec": spec})
-
-    async def change_template(self, command: str, **metadata: Any) -> None:
-        await self.edit(template={"metadata": metadata, "spec": runs(command)})
-
-    async def report_ready(self, *names: str) -> None:
-        for key, obj in self.kube.objects(DEVICE_PROCESSES).items():
-            if names and key.name not in names:
-                continue
-            now = format_time(self.clock.now())
-            types = ("AgentConnected", "SpecObserved", "ProcessStarted", "Healthy")
-            conditions = [{"type": each, "status": "True", "lastTransitionTime": now} for each in types]
-            generation = obj["metadata"]["generation"]
-            status = {"phase": "Running", "observedGeneration": generation, "conditions": conditions}
-            await self.kube.patch(DEVICE_PROCESSES, key, {"status": status}, subresource="status")
-
-    def processes(self) -> dict[str, dict[str, Any]]:
-        return {key.name: obj for key, obj in self.kube.objects(DEVICE_PROCESSES).items()}
-
-    def commands(self) -> dict[str, str]:
-        return {name: obj["spec"]["execution"]["command"][0] for name, obj in self.processes().items()}
-
-    def history(self) -> dict[int, str]:
-        rows = self.kube.objects(CONTROLLER_REVISIONS).values()
-        return {each["revision"]: template_of(each)["spec"]["execution"]["command"][0] for each in rows}
-
-    def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = self.kube.objects(DEVICE_PROCESS_DEPLOYMENTS)[TEL].get("status") or {}
-        return status
-
-    def condition(self, type_: str) -> tuple[str, str]:
-        found = next(each for each in self.status()["conditions"] if each["type"] == type_)
-        return found["status"], found["reason"]
-
-    def writes(self) -> list[str]:
-        verbs = ("create", "patch", "delete")
-        return [each.verb for each in self.kube.requests if each.verb in verbs and each.resource == DEVICE_PROCESSES]
-
-    def requests(self) -> list[Request]:
-        return [each for each in self.kube.requests if each.resource != LEASES and each.verb not in ("list", "watch")]
-
-    @asynccontextmanager
-    async def controller(
-        self, recording: Recording | None = None, namespaces: tuple[str, ...] = ()
-    ) -> AsyncIterator[None]:
-        settings = Settings(metrics=None, probes=None, recording=recording, namespaces=namespaces)
-        program = Program(self.kube, self.clock, settings)
-        stop = asyncio.Event()
-        with program.recording():
-            async with self._running(program, stop):
-                yield
-
-    @asynccontextmanager
-    async def _running(self, program: Program, stop: asyncio.Event) -> AsyncIterator[None]:
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(program.run(stop), name="controller")
-            await self.clock.advance(5)
-            assert not program.unready()
-            yield
-            stop.set()
-            await self.clock.advance(10)
-            await running
+from praetor_controller.settings import Recording
+from program_testing import TEL, ProgramFixture
 
 
 @pytest.fixture
