@@ -148,36 +148,6 @@ def test_devices_without_a_process_get_one_regardless_of_the_budget() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "code", "creates"),
-    [
-        pytest.param({"taken_names": {"tel-a"}}, ReasonCode.CREATING, 1, id="plain-name-taken"),
-        pytest.param(
-            {"taken_names": {"tel-a"}, "leftovers": {"tel-a"}},
-            ReasonCode.TERMINATING,
-            0,
-            id="predecessor-not-collected",
-        ),
-        pytest.param({"refusals": {"a": "no"}}, ReasonCode.CANNOT_CONVERGE, 0, id="refused"),
-        pytest.param({"in_flight": frozenset({"a"})}, ReasonCode.CREATING, 0, id="outcome-unknown"),
-    ],
-)
-def test_a_process_is_created_only_under_a_free_name(fields: dict[str, Any], code: ReasonCode, creates: int) -> None:
-    made = plan(snapshot(deployment(), [device("a")], [], **fields), START)
-    assert codes(made) == {"a": code}
-    assert len(made.actions) == creates
-
-
-def test_a_device_waits_with_name_taken_when_both_names_are_taken() -> None:
-    class Everything:
-        def __contains__(self, name: object) -> bool:
-            return True
-
-    made = plan(snapshot(deployment(), [device("a")], [], taken_names=Everything()), START)
-    assert (codes(made), made.actions) == ({"a": ReasonCode.NAME_TAKEN}, ())
-    assert made.recheck_at is not None
-
-
-@pytest.mark.parametrize(
     "policy", [{"paused": True}, {"strategy": StrategyType.ON_DELETE}], ids=["paused", "on-delete"]
 )
 def test_a_process_that_is_left_alone_is_checked_when_it_becomes_available(policy: dict[str, Any]) -> None:
