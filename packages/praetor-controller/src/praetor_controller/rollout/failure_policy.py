@@ -51,13 +51,11 @@ def stopped(
     remembered = _remembered(deployment, can_roll_back=can_roll_back)
     if remembered is not None or deployment.policy.paused or was_rolled_out(deployment):
         return remembered, math.inf
-    failures = _Failures(deployment, hashes, now)
+    failures, available = _Failures(deployment, hashes, now), Availability.AVAILABLE
     failed = [
         (device.name, why)
         for device, process, availability in assignment
-        if availability is not Availability.AVAILABLE
-        and process is not None
-        and (why := failures.of(device, process, availability))
+        if availability is not available and process is not None and (why := failures.of(device, process, availability))
     ]
     if len(failed) <= limit:
         return None, failures.next_deadline

@@ -72,7 +72,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     writes = _writes(context, target, assignment, verdicts, admission)
     reasons = _reasons(verdicts, admission)
 
-    counts, available_at = _counts(assignment, _update_hashes(snapshot), context.min_ready_s)
+    counts, available_at = _counts(assignment, verdicts, _update_hashes(snapshot), context.min_ready_s)
     progress_at = _progress_at(context, assignment, verdicts)
     summary = FleetSummary(
         counts=counts,
@@ -84,8 +84,8 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
         rolled_back=stop.rollback if stop else False,
     )
     status, deadline = rollout_status(deployment, summary, now)
-    recheck = [verdicts.all[number].recheck_at for number in verdicts.others]
-    recheck += [snapshot.elsewhere_changes_at, stop_at, available_at, waves.recheck_at if waves else math.inf]
+    recheck = {verdicts.all[number].recheck_at for number in verdicts.others}  # most are the same: none
+    recheck |= {snapshot.elsewhere_changes_at, stop_at, available_at, waves.recheck_at if waves else math.inf}
     recheck_at = _earliest(recheck, at)
     steady = not (waves or stop or writes.offer or admission.refused) and _is_steady(snapshot, counts)
     # Before a rollback begins the status must say so: the failures that call for it go away with it.
@@ -153,14 +153,14 @@ def _writes(
     def wave(number: int) -> str:
         return waves.name_of(number) if waves is not None else ""
 
-    for number in verdicts.others:
+    for number in verdicts.with_step(Step.CREATE, Step.CREATE_CURRENT, Step.UPDATE):
         verdict, process, name = verdicts.all[number], processes[number], assignment.names[number]
-        if verdict.step is Step.CREATE:
-            creates.append(Create(name, verdict.name, target, wave(number)))
-        elif verdict.step is Step.CREATE_CURRENT and snapshot.current is not None:
-            creates.append(Create(name, verdict.name, snapshot.current))
-        elif verdict.step is Step.UPDATE and process is not None:
+        if process is not None:
             updates[number] = Update(process, target, wave=wave(number))
+        elif verdict.step is Step.CREATE:
+            creates.append(Create(name, verdict.name, target, wave(number)))
+        else:
+            creates.append(Create(name, verdict.name, snapshot.current or target))
     updates |= _metadata_updates(context, target, assignment, verdicts)
     ordered = [updates[number] for number in sorted(updates)]
     ordered += [
@@ -206,13 +206,18 @@ def _reasons(verdicts: Verdicts, admission: Admission) -> list[Reason]:
     return reasons
 
 
-def _counts(assignment: Assignment, hashes: Collection[str], min_ready_s: float) -> tuple[Counts, float]:
+def _counts(
+    assignment: Assignment, verdicts: Verdicts, hashes: Collection[str], min_ready_s: float
+) -> tuple[Counts, float]:
     """Return the counts, and when the first of the devices that are ready becomes available (inf: none does)."""
     available, specs = assignment.availabilities.count(Availability.AVAILABLE), Counter(assignment.hashes)
+    processes, availabilities, unavailable = assignment.processes, assignment.availabilities, Availability.UNAVAILABLE
     ready_since = [
         process.ready_since
-        for process, availability in zip(assignment.processes, assignment.availabilities, strict=True)
-        if availability is Availability.UNAVAILABLE and process is not None and process.ready_since is not None
+        for number in verdicts.others  # what is up to date is available
+        if availabilities[number] is unavailable
+        and (process := processes[number]) is not None
+        and process.ready_since is not None
     ]
     counts = Counts(
         desired=len(assignment.devices),
@@ -226,16 +231,16 @@ def _counts(assignment: Assignment, hashes: Collection[str], min_ready_s: float)
 
 def _progress_at(context: Context, assignment: Assignment, verdicts: Verdicts) -> float:
     """Return when the last step forward was made: a wave opened, a device got the target or became available."""
-    settling = [
-        process
-        for process, verdict in zip(assignment.processes, verdicts.all, strict=True)
-        if process is not None and verdict.on_target
-    ]
-    offered = max([process.offered_at or 0.0 for process in settling], default=0.0)
     min_ready_s, at = context.min_ready_s, context.at
-    ready = [process.ready_since + min_ready_s for process in settling if process.ready_since is not None]
-    available = max([since for since in ready if since <= at], default=0.0)
-    return max(offered, available, context.waves.progress_at if context.waves is not None else 0.0)
+    latest = context.waves.progress_at if context.waves is not None else 0.0
+    for process, verdict in zip(assignment.processes, verdicts.all, strict=True):  # one loop: it is over the fleet
+        if process is not None and verdict.on_target:
+            offered_at, ready_since = process.offered_at, process.ready_since
+            if offered_at is not None and offered_at > latest:
+                latest = offered_at
+            if ready_since is not None and latest < ready_since + min_ready_s <= at:
+                latest = ready_since + min_ready_s
+    return latest
 
 
 def _is_steady(snapshot: Snapshot, counts: Counts) -> bool:

@@ -231,24 +231,54 @@ class Verdicts:
     all: Sequence[Verdict]
     others: Sequence[int]
 
-    def with_step(self, step: Step) -> list[int]:
-        """Return the numbers of the devices for which *step* is to be taken."""
-        return [number for number in self.others if self.all[number].step is step]
+    def with_step(self, *steps: Step) -> list[int]:
+        """Return the numbers of the devices for which one of *steps* is to be taken."""
+        verdicts = self.all
+        return [number for number in self.others if verdicts[number].step in steps]
 
 
 def classify_all(context: Context, assignment: Assignment) -> Verdicts:
     """Return the verdict of each device."""
-    hashes, in_flight = context.hashes, context.snapshot.in_flight
-    verdicts = [
-        _UP_TO_DATE  # as most are, so not worth a call
-        if process is not None
-        and availability is _AVAILABLE
-        and process.spec_hash in hashes
-        and not (process.terminating or device.in_maintenance or device.name in in_flight)
-        else classify(context, number, device, process, availability)
-        for number, (device, process, availability) in enumerate(assignment)
-    ]
+    hashes, in_flight, refusals = context.hashes, context.snapshot.in_flight, context.snapshot.refusals
+    outdated = _Outdated(context)
+    verdicts: list[Verdict] = []
+    for number, (device, process, availability) in enumerate(assignment):
+        plain = (
+            process is not None
+            and availability is _AVAILABLE
+            and not (process.terminating or device.in_maintenance or device.name in in_flight)
+        )
+        if plain and process is not None and process.spec_hash in hashes:
+            verdicts.append(_UP_TO_DATE)
+        elif plain and process is not None and not process.held and device.name not in refusals:
+            verdicts.append(outdated.verdict or outdated.of(number))
+        else:
+            verdicts.append(classify(context, number, device, process, availability))
     return Verdicts(verdicts, [number for number, verdict in enumerate(verdicts) if verdict is not _UP_TO_DATE])
+
+
+class _Outdated:
+    """The verdicts of available devices with another revision, as classify() gives them.
+
+    Half of a large fleet may be such devices. They share *verdict*, or one for each reason why a wave is closed.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._waves = context.waves
+        gate = _gate(context)
+        self._open = _SHARED[_OTHER, gate, _HEALTHY]
+        self._closed: dict[int, Verdict] = {}
+        self.verdict = self._open if context.waves is None or gate not in _MAY_UPDATE else None
+
+    def of(self, number: int) -> Verdict:
+        """Return the verdict of the device at *number*."""
+        reason = self._waves.closed(number) if self._waves is not None else None
+        if reason is None:
+            return self._open
+        verdict = self._closed.get(id(reason))
+        if verdict is None:
+            verdict = self._closed[id(reason)] = Verdict(reason)
+        return verdict
 
 
 def classify(
@@ -299,14 +329,19 @@ def _gate_of_update(context: Context, number: int, device: DeviceRow, process: P
         return _OPEN_GATE
     if device.name in context.snapshot.refusals:
         return Gate.REFUSED
+    if process.held and not (context.paused or context.strategy is _ON_DELETE):
+        return Gate.HELD
+    gate = _gate(context)
+    closed = gate in _MAY_UPDATE and context.waves is not None and context.waves.closed(number) is not None
+    return Gate.WAVE if closed else gate
+
+
+def _gate(context: Context) -> Gate:
+    """Return what the deployment itself keeps from every device that does not have the target."""
     if context.paused:
         return Gate.PAUSED
     if context.strategy is _ON_DELETE:
         return Gate.ON_DELETE
-    if process.held:
-        return Gate.HELD
-    if context.waves is not None and context.waves.closed(number) is not None:
-        return Gate.WAVE
     return _OPEN_GATE if context.strategy is _ROLLING else Gate.RECREATE
 
 
