@@ -7,7 +7,7 @@ export HATCH_DATA_DIR := $(CURDIR)/.hatch/data
 export PATH := $(CURDIR)/.hatch/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fmt vet build generate manifests e2e clean
+.PHONY: help demo praetorctl test check fmt vet build generate manifests e2e clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,17 +21,20 @@ $(HATCH): requirements/hatch.txt
 	@.hatch/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/hatch.txt
 	@touch $@
 
-demo: $(HATCH) ## run the whole system on this machine and show a rollout
-	@$(HATCH) run demo
+demo: $(HATCH) ## run the whole system here and show a rollout; ARGS=--stay keeps it running
+	@$(HATCH) run demo $(ARGS)
+
+praetorctl: $(HATCH) ## run praetorctl, as in: make praetorctl ARGS="rollout status beacon"
+	@$(HATCH) run praetorctl $(ARGS)
 
 test: $(HATCH) ## run every test that needs no root and no cluster
-	@$(HATCH) run test
+	@$(HATCH) run test $(ARGS)
 
 check: $(HATCH) ## format, lint, types, imports, dependencies, vocabulary
 	@$(HATCH) run check
 
 e2e: $(HATCH) ## run the end-to-end suite on the embedded control plane
-	@$(HATCH) run e2e
+	@$(HATCH) run e2e $(ARGS)
 
 fmt: $(HATCH) ## format the code
 	@$(HATCH) run fmt

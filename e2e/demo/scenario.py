@@ -168,7 +168,7 @@ class Demo:
     def _deployment(self, version: str) -> Object:
         artifact = self._workdir / NAME
         if not artifact.exists():
-            artifact.write_text(BEACON.format(python=sys.executable))
+            artifact.write_text(BEACON.format(python=Path(sys.executable).absolute()))
             artifact.chmod(0o755)
         checksum = hashlib.sha256(artifact.read_bytes()).hexdigest()
         execution = {"env": [{"name": "VERSION", "value": version}], "terminationGracePeriodSeconds": 2}
