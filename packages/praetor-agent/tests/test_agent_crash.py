@@ -25,9 +25,8 @@ from praetor_agent.backends.command import Command
 from praetor_agent.backends.probes import Probes
 from praetor_agent.clock import Waker
 from praetor_agent.core.health import Health
-from praetor_agent.core.model import Memory, Observed, ObservedDevice, ProcessStage, Record, Revision
+from praetor_agent.core.model import Memory, Observed, ObservedDevice, ProcessStage, Record, Revision, TerminationReason
 from praetor_agent.core.report import observations
-from praetor_agent.core.restart import LOST
 from praetor_agent.errors import StartError
 from praetor_agent.host import Host
 from praetor_agent.link.poller import Inbox
@@ -200,7 +199,7 @@ class Processes:
 
     def _end(self, uid: str, code: int | None) -> None:
         if self.running(uid):
-            reason = LOST if code is None else "Completed" if code == 0 else "Error"
+            reason = TerminationReason.LOST if code is None else "Completed" if code == 0 else "Error"
             self.traces[uid] = replace(self.traces[uid], running=False, exit_code=code, termination_reason=reason)
 
 
@@ -424,7 +423,7 @@ def test_after_a_power_cut_at_any_step_the_next_agent_completes_the_change(new_d
             assert device.times(SIDE) == 2, where
             for once in {job["specHash"]: job for job in (JOB, NEXT) if job in (*before, *after)}.values():
                 reported = device.memory()[once["uid"]].termination_reason if once in after else None
-                lost = device.times(once) == 0 and reported == LOST and once["specHash"] in begun
+                lost = device.times(once) == 0 and reported == TerminationReason.LOST and once["specHash"] in begun
                 unknown += lost
                 assert lost or device.times(once) == 1, where
             kept += 1

@@ -11,6 +11,7 @@ from praetor_agent.core import restart, rollback
 from praetor_agent.core.model import (
     ArtifactState,
     Failure,
+    FailureReason,
     Memory,
     Observed,
     ObservedDevice,
@@ -18,6 +19,7 @@ from praetor_agent.core.model import (
     Record,
     Revision,
     Rollback,
+    TerminationReason,
     durable,
 )
 from praetor_agent.core.reconcile import Decision, Fetch, Remove, Repair, Start, Stop, reconcile
@@ -311,7 +313,7 @@ def test_a_run_that_a_reboot_cut_short_is_repeated_only_on_failure() -> None:
     never, on_failure = item(policy=RestartPolicy.NEVER), item(policy=RestartPolicy.ON_FAILURE)
     cut = plan_of(wanted(never), observed(boot="boot-2"), record(never))
     assert cut.actions == ()
-    assert cut.memory[UID].termination_reason == restart.LOST
+    assert cut.memory[UID].termination_reason == TerminationReason.LOST
     assert plan_of(wanted(on_failure), observed(boot="boot-2"), record(on_failure)).actions
 
 
@@ -455,7 +457,7 @@ def test_nothing_is_restarted_through_a_backend_that_does_not_answer() -> None:
 
 
 def test_a_failure_ends_with_its_cause_but_a_failed_start_is_reported_until_one_succeeds() -> None:
-    bad, failed = Failure(reason="InvalidSpec", message="x"), Failure(reason=restart.START_ERROR, message="y")
+    bad, failed = Failure(reason="InvalidSpec", message="x"), Failure(reason=FailureReason.START_ERROR, message="y")
     assert plan_of(wanted(item()), observed(running()), record(failure=bad)).memory[UID].failure is None
     waiting = record(failure=failed, stage=ProcessStage.WAITING, not_before=200.0)
     assert plan_of(wanted(item()), observed(), waiting).memory[UID].failure == failed
@@ -560,7 +562,7 @@ def test_a_start_that_works_clears_the_failure() -> None:
 def test_why_a_process_could_not_be_executed_is_reported() -> None:
     seen = replace(dead(128), error="cannot be executed")
     plan = plan_of(wanted(item()), observed(seen), record())
-    assert plan.memory[UID].failure == Failure(reason=restart.START_ERROR, message="cannot be executed")
+    assert plan.memory[UID].failure == Failure(reason=FailureReason.START_ERROR, message="cannot be executed")
 
 
 @dataclass

@@ -8,9 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from praetor_agent.core import report, restart
+from praetor_agent.core import report
 from praetor_agent.core.health import Health, started
-from praetor_agent.core.model import ArtifactState, Failure, Observed, ProcessStage, Record, Revision, Rollback
+from praetor_agent.core.model import (
+    ArtifactState,
+    Failure,
+    Observed,
+    ProcessStage,
+    Record,
+    Revision,
+    Rollback,
+    TerminationReason,
+)
 from praetor_agent.core.report import ReportState
 from praetor_api.protocol import (
     MAX_BODY_BYTES,
@@ -103,7 +112,9 @@ def test_a_run_that_completed_was_started_and_is_as_healthy_as_its_exit_code() -
 
 
 def test_a_run_that_could_not_be_started_was_not_started() -> None:
-    given_up = replace(RECORD, stage=ProcessStage.COMPLETED, exit_code=128, termination_reason=restart.START_ERROR)
+    given_up = replace(
+        RECORD, stage=ProcessStage.COMPLETED, exit_code=128, termination_reason=TerminationReason.START_ERROR
+    )
     assert reported(given_up, None).process_started is False
 
 

@@ -22,8 +22,8 @@ from pathlib import Path
 
 from praetor_agent.backends import procfs, resources
 from praetor_agent.backends.command import Command, Identity, identity_of
-from praetor_agent.core.model import Observed
-from praetor_agent.core.restart import LOST, START_ERROR, START_ERROR_EXIT_CODE, reason_of
+from praetor_agent.core.model import Observed, TerminationReason
+from praetor_agent.core.restart import START_ERROR_EXIT_CODE, reason_of
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.state import read_text, replace_file
 from praetor_api.spec import Backend
@@ -212,8 +212,8 @@ def _read_run(place: Path) -> Run | None:
 def _ending(word: str, rest: str) -> tuple[int | None, str, str | None]:
     """Return exit code, reason and error of a process that ended, from what its shim wrote."""
     if word == "error":
-        return START_ERROR_EXIT_CODE, START_ERROR, f"cannot be executed: {rest}"
+        return START_ERROR_EXIT_CODE, TerminationReason.START_ERROR, f"cannot be executed: {rest}"
     if word not in ("code", "signal", "oom"):
-        return None, LOST, None
+        return None, TerminationReason.LOST, None
     code = int(rest) if word == "code" else 128 + int(rest)
     return code, reason_of(code, signalled=word != "code", out_of_memory=word == "oom"), None

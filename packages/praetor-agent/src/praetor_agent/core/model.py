@@ -22,9 +22,29 @@ class ProcessStage(StrEnum):
     COMPLETED = "Completed"
 
 
+class FailureReason(StrEnum):
+    """Why the desired spec does not run, besides `praetor_api.protocol.ArtifactReason`. Stored: values never change."""
+
+    INVALID_SPEC = "InvalidSpec"
+    BACKEND_UNAVAILABLE = "BackendUnavailable"
+    MEMORY_NOT_KEPT = "MemoryNotKept"
+    START_ERROR = "StartError"
+
+
+class TerminationReason(StrEnum):
+    """How a process ended; `SIGNAL` is followed by a colon and the signal's name. Stored: values never change."""
+
+    COMPLETED = "Completed"
+    ERROR = "Error"
+    SIGNAL = "Signal"
+    OUT_OF_MEMORY = "OOMKilled"
+    START_ERROR = "StartError"
+    LOST = "Lost"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why the desired spec does not run. *reason* is a CamelCase word, an ArtifactReason for artifacts."""
+    """Why the desired spec does not run. *reason* is a FailureReason, or an ArtifactReason for artifacts."""
 
     reason: str
     message: str

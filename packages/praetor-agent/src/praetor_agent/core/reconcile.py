@@ -15,7 +15,16 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from praetor_agent.core import restart, rollback
-from praetor_agent.core.model import Failure, Memory, Observed, ObservedDevice, ProcessStage, Record, Revision
+from praetor_agent.core.model import (
+    Failure,
+    FailureReason,
+    Memory,
+    Observed,
+    ObservedDevice,
+    ProcessStage,
+    Record,
+    Revision,
+)
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.protocol import Desired, DesiredItem, InvalidItem
 from praetor_api.spec import Backend
@@ -120,7 +129,9 @@ def _wanted(desired: Desired, device: ObservedDevice, memory: Memory, now: float
     for bad in desired.invalid:
         record = rollback.judged(_caught_up(_of_invalid(bad, memory), device, now), device, now)
         message = "; ".join(map(str, bad.faults))
-        yield _fall_back(replace(record, failure=Failure(reason="InvalidSpec", message=message)), device, now)
+        yield _fall_back(
+            replace(record, failure=Failure(reason=FailureReason.INVALID_SPEC, message=message)), device, now
+        )
 
 
 def _of_invalid(bad: InvalidItem, memory: Memory) -> Record:
@@ -165,7 +176,7 @@ def _step(item: DesiredItem, record: Record, device: ObservedDevice, now: float)
 def _why_not(item: DesiredItem, record: Record, device: ObservedDevice) -> Failure | None:
     reason = device.unavailable.get(item.spec.execution.backend) or unknown(record, device)
     if reason is not None:
-        return Failure(reason="BackendUnavailable", message=reason)
+        return Failure(reason=FailureReason.BACKEND_UNAVAILABLE, message=reason)
     old = record.current is not None or record.uid in device.observed
     changes = old and record.spec_hash != item.spec_hash
     return _not_kept("not changed", device) if changes and device.persistence_error is not None else None
@@ -180,12 +191,12 @@ def unknown(record: Record, device: ObservedDevice) -> str | None:
 
 def _waits(why: str | None) -> Failure | None:
     message = f"not started, because its predecessor of this name may still run: {why}"
-    return Failure(reason="BackendUnavailable", message=message) if why else None
+    return Failure(reason=FailureReason.BACKEND_UNAVAILABLE, message=message) if why else None
 
 
 def _not_kept(what: str, device: ObservedDevice) -> Failure:
     message = f"{what}: the state directory cannot be written: {device.persistence_error}"
-    return Failure(reason="MemoryNotKept", message=message)
+    return Failure(reason=FailureReason.MEMORY_NOT_KEPT, message=message)
 
 
 def _startable(revision: Revision, device: ObservedDevice) -> bool:
@@ -205,7 +216,7 @@ def _settled(record: Record) -> Record:
     A failure to start the current spec stays.
     """
     record = replace(record, rollback=None)
-    if record.failure is not None and record.failure.reason != restart.START_ERROR:
+    if record.failure is not None and record.failure.reason != FailureReason.START_ERROR:
         return replace(record, failure=None)
     return record
 

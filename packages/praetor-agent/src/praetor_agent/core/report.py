@@ -12,7 +12,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from praetor_agent.core.health import Health
-from praetor_agent.core.model import ArtifactState, Memory, Observed, ObservedDevice, ProcessStage, Record, pinned
+from praetor_agent.core.model import (
+    ArtifactState,
+    Memory,
+    Observed,
+    ObservedDevice,
+    ProcessStage,
+    Record,
+    TerminationReason,
+    pinned,
+)
 from praetor_agent.core.reconcile import unknown
 from praetor_api.protocol import (
     DEFAULT_HEARTBEAT_SECONDS,
@@ -60,7 +69,7 @@ def observation(
         name=record.name,
         uid=record.uid if "/" not in record.uid else "",
         observed_spec_hash=record.spec_hash or "",
-        process_started=running or (completed and record.termination_reason != "StartError"),
+        process_started=running or (completed and record.termination_reason != TerminationReason.START_ERROR),
         healthy=_healthy(record, health, running=running),
         failed_spec_hash=rollback.spec_hash if rollback else None,
         rolled_back_reason=rollback.reason if rollback else None,

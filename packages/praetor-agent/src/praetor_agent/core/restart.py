@@ -10,17 +10,12 @@ import signal
 from dataclasses import replace
 
 from praetor_agent.core.backoff import crash_delay
-from praetor_agent.core.model import Failure, Observed, ProcessStage, Record, Revision
+from praetor_agent.core.model import Failure, FailureReason, Observed, ProcessStage, Record, Revision, TerminationReason
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.spec import RestartPolicy
 
 KILL_AGAIN_SECONDS = 5.0
 """Between two forced stops of a process that does not end."""
-
-COMPLETED = "Completed"
-ERROR = "Error"
-LOST = "Lost"
-START_ERROR = "StartError"
 
 START_ERROR_EXIT_CODE = 128
 """Exit code of a process that could not be executed, as container runtimes report it."""
@@ -64,14 +59,14 @@ def started(record: Record, start_time: str) -> Record:
 
 def start_failed(record: Record, message: str, now: float) -> Record:
     """Return the record of a failed start; `Never` is not retried."""
-    record = replace(record, failure=Failure(reason=START_ERROR, message=message), start_time=None)
+    record = replace(record, failure=Failure(reason=FailureReason.START_ERROR, message=message), start_time=None)
     policy = record.current.item.spec.restart_policy if record.current else RestartPolicy.ALWAYS
     if policy is RestartPolicy.NEVER:
         return replace(
             record,
             stage=ProcessStage.COMPLETED,
             exit_code=START_ERROR_EXIT_CODE,
-            termination_reason=START_ERROR,
+            termination_reason=TerminationReason.START_ERROR,
         )
     return _waiting(record, now)
 
@@ -109,7 +104,7 @@ def repaired(record: Record) -> Record:
 
 def wants_output(record: Record) -> bool:
     """Return whether a run has ended whose output was not read yet; a failed start has no output."""
-    ended_so = record.termination_reason not in (None, START_ERROR)
+    ended_so = record.termination_reason not in (None, TerminationReason.START_ERROR)
     return ended_so and record.stage is not ProcessStage.RUNNING and record.output_tail is None
 
 
@@ -127,12 +122,12 @@ def has_ended(record: Record, seen: Observed | None, boot_id: str) -> bool:
 def ended(record: Record, policy: RestartPolicy, seen: Observed | None, boot_id: str, now: float) -> Record:
     """Return the record after the process ended; *seen* is its trace, if there is one."""
     code = seen.exit_code if seen else None
-    reason = (seen.termination_reason if seen else None) or LOST
+    reason = (seen.termination_reason if seen else None) or TerminationReason.LOST
     handle = seen.handle if seen else record.handle
     record = replace(record, exit_code=code, termination_reason=reason, handle=handle, healthy_since=None)
     record = replace(record, output_tail=None)
     if seen is not None and seen.error:
-        record = replace(record, failure=Failure(reason=START_ERROR, message=seen.error))
+        record = replace(record, failure=Failure(reason=FailureReason.START_ERROR, message=seen.error))
     if policy is RestartPolicy.NEVER or (policy is RestartPolicy.ON_FAILURE and code == 0):
         return replace(record, stage=ProcessStage.COMPLETED)
     if record.boot_id != boot_id:  # the device restarted: no fault of the process
@@ -150,10 +145,10 @@ def _waiting(record: Record, now: float) -> Record:
 def reason_of(code: int, *, signalled: bool, out_of_memory: bool = False) -> str:
     """Return in one word how a process with the exit code *code* ended; *signalled* adds 128 to the signal's number."""
     if out_of_memory:
-        return "OOMKilled"
+        return TerminationReason.OUT_OF_MEMORY
     if not signalled:
-        return ERROR if code else COMPLETED
+        return TerminationReason.ERROR if code else TerminationReason.COMPLETED
     try:
-        return f"Signal:{signal.Signals(code - 128).name}"
+        return f"{TerminationReason.SIGNAL}:{signal.Signals(code - 128).name}"
     except ValueError:
-        return f"Signal:{code - 128}"
+        return f"{TerminationReason.SIGNAL}:{code - 128}"

@@ -8,8 +8,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from praetor_agent.core.model import Confirmation, Observed, ObservedDevice, ProcessStage, Record, Revision, Rollback
-from praetor_agent.core.restart import START_ERROR
+from praetor_agent.core.model import (
+    Confirmation,
+    FailureReason,
+    Observed,
+    ObservedDevice,
+    ProcessStage,
+    Record,
+    Revision,
+    Rollback,
+)
 from praetor_api.conditions import CRASH_LOOP_COUNT
 from praetor_api.protocol import RollbackReason
 from praetor_api.spec import Confirm, ConfirmMode, RestartPolicy
@@ -135,7 +143,7 @@ def _failed(record: Record, device: ObservedDevice) -> tuple[RollbackReason, str
     if device.freeze is not None or record.stop_deadline is not None:
         return None
     failure, health = record.failure, device.health.get(record.uid)
-    if failure is not None and failure.reason == START_ERROR and record.failures >= START_FAILURES:
+    if failure is not None and failure.reason == FailureReason.START_ERROR and record.failures >= START_FAILURES:
         return RollbackReason.START_FAILED, failure.message
     if record.failures >= CRASH_LOOP_COUNT:
         code = "unknown" if record.exit_code is None else record.exit_code

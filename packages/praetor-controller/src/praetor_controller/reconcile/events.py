@@ -3,19 +3,37 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from attrs import frozen
 
 from praetor_api.conditions import ConditionType, DeploymentReason
 from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import Condition
 
+
+class EventReason(StrEnum):
+    """What happened to a deployment, in one word."""
+
+    ROLLOUT_STARTED = "RolloutStarted"
+    ROLLOUT_COMPLETE = "RolloutComplete"
+    PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    ROLLOUT_PAUSED = "RolloutPaused"
+    ROLLOUT_STOPPED = "RolloutStopped"
+    INVALID_SPEC = "InvalidSpec"
+    CREATED = "CreatedProcesses"
+    UPDATED = "UpdatedProcesses"
+    DELETED = "DeletedProcesses"
+    WRITE_REFUSED = "WriteRefused"
+
+
 _TRANSITIONS = {
-    DeploymentReason.ROLLOUT_IN_PROGRESS: ("Normal", "RolloutStarted"),
-    DeploymentReason.NEW_REVISION_ROLLED_OUT: ("Normal", "RolloutComplete"),
-    DeploymentReason.PROGRESS_DEADLINE_EXCEEDED: ("Warning", "ProgressDeadlineExceeded"),
-    DeploymentReason.DEPLOYMENT_PAUSED: ("Normal", "RolloutPaused"),
-    DeploymentReason.FAILURE_POLICY: ("Warning", "RolloutStopped"),
-    DeploymentReason.INVALID_SPEC: ("Warning", "InvalidSpec"),
+    DeploymentReason.ROLLOUT_IN_PROGRESS: ("Normal", EventReason.ROLLOUT_STARTED),
+    DeploymentReason.NEW_REVISION_ROLLED_OUT: ("Normal", EventReason.ROLLOUT_COMPLETE),
+    DeploymentReason.PROGRESS_DEADLINE_EXCEEDED: ("Warning", EventReason.PROGRESS_DEADLINE_EXCEEDED),
+    DeploymentReason.DEPLOYMENT_PAUSED: ("Normal", EventReason.ROLLOUT_PAUSED),
+    DeploymentReason.FAILURE_POLICY: ("Warning", EventReason.ROLLOUT_STOPPED),
+    DeploymentReason.INVALID_SPEC: ("Warning", EventReason.INVALID_SPEC),
 }
 
 
@@ -24,7 +42,7 @@ class DeploymentEvent:
     """An event about a deployment; the fields are those of events.k8s.io/v1."""
 
     type: str
-    reason: str
+    reason: EventReason
     action: str
     note: str
 
@@ -40,14 +58,18 @@ def transition_events(old: tuple[Condition, ...], new: tuple[Condition, ...]) ->
 
 def write_events(created: int, updated: int, deleted: int, refused: str) -> tuple[DeploymentEvent, ...]:
     """Return one event for each kind of write that happened."""
-    counted = (("Create", "Created", created), ("Update", "Updated", updated), ("Delete", "Deleted", deleted))
+    counted = (
+        ("Create", EventReason.CREATED, created),
+        ("Update", EventReason.UPDATED, updated),
+        ("Delete", EventReason.DELETED, deleted),
+    )
     events = [
-        DeploymentEvent(
-            "Normal", f"{done}Processes", action, f"{done.lower()} {count} process{'es' if count > 1 else ''}"
-        )
-        for action, done, count in counted
+        DeploymentEvent("Normal", reason, action, f"{action.lower()}d {count} process{'es' if count > 1 else ''}")
+        for action, reason, count in counted
         if count
     ]
     if refused:
-        events.append(DeploymentEvent("Warning", "WriteRefused", "Rollout", f"the API refused a process: {refused}"))
+        events.append(
+            DeploymentEvent("Warning", EventReason.WRITE_REFUSED, "Rollout", f"the API refused a process: {refused}")
+        )
     return tuple(events)

@@ -23,6 +23,8 @@ async def explain(cluster: Cluster, subject: str, max_devices: int, output: str)
 
     The controller's own planner runs over what the cluster stores now; nothing is written. What only the running
     controller remembers, a write that the API refused, shows in the deployment's status.reasons alone.
+
+    docs/reasons.md lists every reason, with what to do about it.
     """
     inventory, now = await read_inventory(cluster), cluster.clock.now()
     deployment, slash, device = subject.partition("/")
