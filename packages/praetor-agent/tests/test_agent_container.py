@@ -33,7 +33,7 @@ from praetor_agent.backends.images import Images
 from praetor_agent.backends.probes import Prober
 from praetor_agent.clock import SystemClock
 from praetor_agent.core.model import Observed, Revision
-from praetor_agent.errors import BackendError, StartError, UsageError
+from praetor_agent.errors import ArtifactGone, BackendError, StartError, UsageError
 from praetor_api.annotations import CONTAINER_DEVICE_LABEL, CONTAINER_UID_LABEL
 from praetor_api.protocol import DesiredItem
 from praetor_api.spec import (
@@ -244,6 +244,25 @@ def test_an_image_that_cannot_be_pulled_is_reported_and_retried_later(tmp_path: 
     assert failure is not None
     assert "registry.invalid" in failure.message
     assert (images.next_at(0.0) or 0) > 0
+
+
+def test_a_removed_image_is_fetched_beside_the_supervision_not_pulled_in_it(tmp_path: Path) -> None:
+    called: list[str] = []
+
+    class WithoutImages(Runtime):
+        def __call__(self, *words: str, timeout: int = TIMEOUT_SECONDS, merged: bool = False) -> str:
+            called.append(words[0])
+            if words[0] in ("ps", "rm"):
+                return ""
+            raise BackendError(f"{words[0]}: no such image")
+
+    place = tmp_path / "image"
+    place.write_text("sha256:1 registry.invalid/x@sha256:1")
+    launch = command_of(Revision(artifact_path=str(place), item=item("x@sha256:1", "/bin/a")))
+    with pytest.raises(ArtifactGone, match="is gone"):
+        ContainerBackend(DEVICE, tmp_path, WithoutImages(("docker",))).start(launch)
+    assert "pull" not in called
+    assert not place.exists()
 
 
 @given(st.dictionaries(st.from_regex(r"[-._a-zA-Z][-._a-zA-Z0-9]*", fullmatch=True), TEXT, max_size=6))

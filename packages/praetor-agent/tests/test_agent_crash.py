@@ -210,16 +210,15 @@ class RecordingReporter(Reporter):
         self.heard_at = self.exchange = None
         self.reported: dict[str, Observation] = {}
 
-    def step(
+    def offer(
         self,
         desired: Desired | None,
         memory: Memory,
         device: ObservedDevice,
         health: Mapping[str, Health],
         ask_at: float | None = None,
-    ) -> float:
+    ) -> None:
         self.reported = observations(desired, memory, device, health)
-        return float("inf")
 
 
 class CrashingDevice:

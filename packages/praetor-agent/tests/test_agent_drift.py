@@ -109,13 +109,14 @@ class EditedDevice:
         self.loop = self.new_loop()
 
     def new_loop(self) -> Loop:
+        self.reporter = Reporter(self.client, self.inbox, self.clock, Report(), lambda: None, dict)
         fetcher = Fetcher(ArtifactStore(self.directory / "artifacts"), {}, self.clock, self.waker.wake)
         dependencies = Dependencies(
             state=State(self.directory),
             inbox=self.inbox,
             host=Host({Backend.PROCESS: self.backend}, {}, fetcher, "boot-1"),
             probes=Probes(self.clock),
-            reporter=Reporter(self.client, self.inbox, self.clock, Report(), lambda: None, dict),
+            reporter=self.reporter,
             waker=self.waker,
             clock=self.clock,
             freeze_file=self.hold,
@@ -130,7 +131,9 @@ class EditedDevice:
 
     def step(self, seconds: float = 1.0) -> float:
         self.clock.seconds += seconds
-        return self.loop.step()[0] - self.clock.seconds
+        wake_at = self.loop.step()[0]
+        self.reporter.step()
+        return wake_at - self.clock.seconds
 
     def reported(self) -> Observation:
         return self.gateway.observations["a"]

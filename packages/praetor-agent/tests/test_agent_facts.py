@@ -87,10 +87,11 @@ def test_the_reporter_reads_the_facts_again_after_a_while_only() -> None:
         address = Address(url=gateway.url, device="leaf-1", token=lambda: None)
         client = GatewayClient(address)
         reporter = Reporter(client, Inbox(lambda: None), clock, Report(), lambda: None, facts)
+        reporter.offer(None, {}, ObservedDevice(boot_id="b"), {})
         began = clock.seconds
         while clock.seconds < began + FACTS_SECONDS:
-            clock.seconds = reporter.step(None, {}, ObservedDevice(boot_id="b"), {})
-        reporter.step(None, {}, ObservedDevice(boot_id="b"), {})
+            clock.seconds = reporter.step()
+        reporter.step()
         client.close()
     assert reads == [began, clock.seconds]
     assert len(gateway.reports) > len(reads)

@@ -166,12 +166,13 @@ def reporter(gateway: FakeGateway, clock: FakeClock) -> Iterator[Reporter]:
 def test_a_clock_that_jumps_moves_no_report_and_no_order_of_reports(
     gateway: FakeGateway, clock: FakeClock, reporter: Reporter, jump: timedelta, after: str
 ) -> None:
-    next_at = reporter.step(None, {}, ObservedDevice(boot_id="b"), {})
+    reporter.offer(None, {}, ObservedDevice(boot_id="b"), {})
+    next_at = reporter.step()
     clock.time += jump
-    assert reporter.step(None, {}, ObservedDevice(boot_id="b"), {}) == next_at
+    assert reporter.step() == next_at
     assert len(gateway.reports) == 1
     clock.seconds = next_at
-    reporter.step(None, {}, ObservedDevice(boot_id="b"), {})
+    reporter.step()
     first, second = gateway.reports
     assert (first.timestamp, second.timestamp) == ("2025-01-31T12:00:00Z", after)
     assert (second.seq or 0) > (first.seq or 0)
@@ -181,11 +182,12 @@ def test_a_rejected_report_is_sent_again_in_full(gateway: FakeGateway, clock: Fa
     seen = {"uid-a": Record(uid="uid-a", name="a")}
     desired = Desired(device_name="leaf-1")
     gateway.fail(Fault(path="/report", status=200, body=b'{"ack": false, "heartbeatIntervalSeconds": 3600}'))
-    again_at = reporter.step(desired, seen, ObservedDevice(boot_id="b"), {})
+    reporter.offer(desired, seen, ObservedDevice(boot_id="b"), {})
+    again_at = reporter.step()
     heard_at = reporter.heard_at
     assert 0 < again_at - clock.seconds <= 1.25
     clock.seconds = again_at
-    reporter.step(desired, seen, ObservedDevice(boot_id="b"), {})
+    reporter.step()
     assert (heard_at, reporter.heard_at) == (None, again_at)
     assert gateway.observations.keys() == {"a"}
 
@@ -195,16 +197,15 @@ def test_until_a_report_is_answered_the_desired_state_says_how_often_to_send(
 ) -> None:
     kept = Desired(device_name="leaf-1", heartbeat_interval_seconds=600)
     gateway.fail(Fault(path="/report", status=500, times=4))
+    reporter.offer(kept, {}, ObservedDevice(boot_id="b"), {})
     for _ in range(3):
-        clock.seconds = reporter.step(kept, {}, ObservedDevice(boot_id="b"), {})
-    assert 540 <= reporter.step(kept, {}, ObservedDevice(boot_id="b"), {}) - clock.seconds <= 660
+        clock.seconds = reporter.step()
+    assert 540 <= reporter.step() - clock.seconds <= 660
     clock.seconds += 660
-    assert (
-        reporter.step(kept, {}, ObservedDevice(boot_id="b"), {}) - clock.seconds <= 1.1
-    )  # the answer wins: it is newer
+    assert reporter.step() - clock.seconds <= 1.1  # the answer wins: it is newer
     gateway.fail(Fault(path="/report", status=500, times=4))
     for _ in range(5):
-        clock.seconds, before = reporter.step(kept, {}, ObservedDevice(boot_id="b"), {}), clock.seconds
+        clock.seconds, before = reporter.step(), clock.seconds
         assert clock.seconds - before <= 1.25
 
 
@@ -265,3 +266,13 @@ def test_a_process_is_not_stopped_for_a_backend_that_is_not_available(gateway: F
         gateway.wait_for(lambda: "nerdctl" in (gateway.observations["a"].error_message or ""), "the reason")
         assert gateway.observations["a"].pid == pid
         assert procfs.start_ticks(pid) is not None
+
+
+def test_a_report_is_about_the_latest_pass_however_many_there_were_while_another_was_on_its_way(
+    gateway: FakeGateway, clock: FakeClock, reporter: Reporter
+) -> None:
+    desired, device = Desired(device_name="leaf-1"), ObservedDevice(boot_id="b")
+    for count in range(3):
+        reporter.offer(desired, {"uid-a": Record(uid="uid-a", name="a", restart_count=count)}, device, {})
+    reporter.step()
+    assert [seen.restart_count for seen in gateway.history] == [2]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`praetor-agent run`: builds everything and runs the two threads. The processes outlive the agent."""
+"""`praetor-agent run`: builds everything and runs the three threads. The processes outlive the agent."""
 
 from __future__ import annotations
 
@@ -35,23 +35,25 @@ def run(settings: RunSettings) -> None:
     lock = lock_directory(settings.state_dir)
     waker = Waker()
     try:
-        poller, loop = _build(settings, waker)
+        poller, reporter, loop = _build(settings, waker)
         _on_signals(loop.stop, waker)
         loose = settings.token_file and loose_mode(settings.token_file)
         if loose:  # only a warning: an agent that refuses to start may be out of reach
             log.warning("token file is not safe reason=%s", loose)
         log.info("agent starts device=%s gateway=%s version=%s", settings.device, settings.gateway, __version__)
         poller.start()
+        reporter.start()
         gc.collect()
         gc.freeze()  # later collections need not touch the pages of what is loaded by now
         loop.run()
         poller.stop()
+        reporter.stop()
         log.info("agent stops; the processes keep running")
     finally:
         os.close(lock)
 
 
-def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
+def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]:
     clock, state = SystemClock(), State(settings.state_dir)
     boot_id = procfs.boot_id() or os.urandom(16).hex()
     inbox = Inbox(waker.wake, state.load_desired(settings.device))
@@ -75,7 +77,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
     poller = Poller(GatewayClient(address), inbox, clock, wait=DEFAULT_WAIT_SECONDS, splay=splay)
     identity = Report(agent_version=__version__, boot_id=boot_id)
     facts = Facts(settings.state_dir).read
-    reporter = Reporter(GatewayClient(address), inbox, clock, identity, poller.nudge, facts, splay)
+    reporter = Reporter(GatewayClient(address), inbox, clock, identity, poller.nudge, facts, waker.wake, splay)
     dependencies = Dependencies(
         state=state,
         inbox=inbox,
@@ -86,7 +88,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Loop]:
         clock=clock,
         freeze_file=settings.freeze_file,
     )
-    return poller, Loop(settings.device, dependencies)
+    return poller, reporter, Loop(settings.device, dependencies)
 
 
 def _promotion() -> Callable[[], None] | None:

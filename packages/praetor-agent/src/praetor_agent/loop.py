@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loop: observe, reconcile, act, probe, report; then wait for the next event."""
+"""The loop: observe, reconcile, act, probe, offer a report; then wait for the next event, never for the network."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ MAX_ROUNDS = 4
 RETRY_SECONDS = 5.0
 """Until a failed action is retried, and until the freeze file and a full disk are checked again."""
 
-IDLE_SECONDS = 60.0
-"""Between two passes when nothing is due."""
+IDLE_SECONDS = 20.0
+"""Between two passes at most: as often as an exchange causes one, also while a report hangs."""
 
 _DESIRED, _MEMORY = "the desired state", "memory"
 
@@ -50,7 +50,7 @@ class Dependencies:
 
 
 class Loop:
-    """Brings *device* to its desired state. One thread; no pass waits for a process."""
+    """Brings *device* to its desired state. One thread; no pass waits for a process or for the network."""
 
     def __init__(self, device: str, dependencies: Dependencies) -> None:
         self._device = device
@@ -98,21 +98,20 @@ class Loop:
             device, decision = self._converge(self._received, device)
             wakes.append(decision.wake_at)
             ask_at = decision.ask_at
-        probes, reporter = self._deps.probes, self._deps.reporter
+        probes = self._deps.probes
         wakes.append(probes.step(self._memory, device))
         desired = self._received.desired if self._received is not None else None
-        wakes.append(reporter.step(desired, self._memory, device, probes.health, ask_at))
+        self._deps.reporter.offer(desired, self._memory, device, probes.health, ask_at)
         self._save_view()
         now = self._deps.clock.now()
-        heard = ask_at is not None and device.heard_at != reporter.heard_at
-        if heard or before != _verdicts(probes):
+        if before != _verdicts(probes):
             wakes.append(now)  # what this pass learned may change the decision
         if device.freeze is not None or device.persistence_error is not None:
             solved = device.freeze is None and self._persistence_error() is None
             wakes.append(now if solved else now + RETRY_SECONDS)
-        wakes += [self._retry_at, self._deps.host.fetcher.next_at(now)]
+        wakes += [self._retry_at, self._deps.host.fetcher.next_at(now), now + IDLE_SECONDS]
         pids = tuple(seen.watch for seen in device.observed.values() if seen.watch is not None)
-        return min((at for at in wakes if at is not None), default=now + IDLE_SECONDS), (*pids, *probes.pids())
+        return min(at for at in wakes if at is not None), (*pids, *probes.pids())
 
     def _save_view(self) -> None:
         """Store for `praetor-agent status` what only this agent knows."""

@@ -22,7 +22,7 @@ from praetor_agent.backends.protocol import own_name
 from praetor_agent.backends.resources import wanted
 from praetor_agent.core.model import Observed, Revision
 from praetor_agent.core.restart import reason_of
-from praetor_agent.errors import BackendError, StartError
+from praetor_agent.errors import ArtifactGone, BackendError, StartError
 from praetor_agent.state import replace_file
 from praetor_api.annotations import CONTAINER_DEVICE_LABEL, CONTAINER_SPEC_HASH_LABEL, CONTAINER_UID_LABEL
 from praetor_api.spec import Backend, HealthCheck
@@ -171,15 +171,14 @@ class ContainerBackend:
         self._ticks = {uid: procfs.start_ticks(seen.pid) if seen.pid else None for uid, seen in self._seen.items()}
 
     def _image(self, command: Command) -> str:
-        """Return the image's id. A removed image is pulled again here, because no process runs that it could delay."""
+        """Return the image's id; ArtifactGone if it was removed, since a pull would delay all other processes."""
         place = Path(command.artifact_path or "")
-        image, reference = place.read_text(encoding="utf-8").split()
+        image = place.read_text(encoding="utf-8").split()[0]
         try:
             return self._runtime.image_id(image)
-        except BackendError:
-            place.unlink()  # where the runtime cannot pull, the image is fetched as it was before
-            self._runtime("pull", "--quiet", reference)
-            return self._runtime.image_id(reference)
+        except BackendError as e:
+            place.unlink()
+            raise ArtifactGone(f"the image of {place} is gone from this device: {e}") from e
 
     def _ours(self) -> list[dict[str, Any]]:
         listed = self._run(

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends reports when they are due, and lost ones again."""
+"""Sends reports when they are due, and lost ones again, in a thread of its own."""
 
 from __future__ import annotations
 
 import logging
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from threading import Event, Thread
 
-from praetor_agent.clock import Clock, rfc3339
+from praetor_agent.clock import MAX_WAIT_SECONDS, Clock, rfc3339
 from praetor_agent.core import report as reports
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import Exchange, Memory, ObservedDevice
-from praetor_agent.core.report import ReportState
+from praetor_agent.core.report import Observations, ReportState
 from praetor_agent.errors import GatewayError
 from praetor_agent.link.client import GatewayClient
 from praetor_agent.link.poller import Inbox
@@ -23,12 +24,24 @@ log = logging.getLogger(__name__)
 FACTS_SECONDS = 300.0
 """Between two reads of the facts."""
 
+CRASH_PAUSE_SECONDS = 15.0
+"""Until the next attempt after a bug."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Offer:
+    """What the next report is about; one is due *ask_at* at the latest. *interval* is the desired state's."""
+
+    current: Observations = field(default_factory=dict)
+    ask_at: float | None = None
+    interval: float | None = None
+
 
 class Reporter:
-    """Reports observations to the gateway.
+    """Reports observations to the gateway, in a thread that supervises nothing: a report may hang for minutes.
 
     *nudge* wakes the poller when the gateway has a newer desired state; *facts* reads the facts of the device;
-    the first report is sent after *splay* seconds.
+    *wake* is called after each exchange; the first report is sent after *splay* seconds.
     *heard_at* is when the latest acknowledged report was sent, in seconds since boot; *exchange* is the latest report,
     for people.
     """
@@ -41,6 +54,7 @@ class Reporter:
         identity: Report,
         nudge: Callable[[], None],
         facts: Callable[[], Mapping[str, str]],
+        wake: Callable[[], None] = lambda: None,
         splay: float = 0.0,
     ) -> None:
         self._client = client
@@ -49,29 +63,69 @@ class Reporter:
         self._identity = identity
         self._nudge = nudge
         self._facts = facts
+        self._wake = wake
         self._facts_at = float("-inf")
         self._differs = 0
         self.heard_at: float | None = None
         self.exchange: Exchange | None = None
         now = clock.now()
         self._state = ReportState(base=reports.first_seq(now), next_at=now + splay, quiet_until=now + splay)
+        self._latest: _Offer | None = None
+        self._offered = Event()
+        self._stopping = False
+        self._thread = Thread(target=self._run, name="report", daemon=True)
 
-    def step(
+    def offer(
         self,
         desired: Desired | None,
         memory: Memory,
         device: ObservedDevice,
         health: Mapping[str, Health],
         ask_at: float | None = None,
-    ) -> float:
-        """Send a report if one is due, one *ask_at* at the latest, and return when the next one is."""
-        current = reports.observations(desired, memory, device, health)
-        self._state = reports.asked(self._state, ask_at)
-        if desired is not None and self.heard_at is None:
-            self._state = replace(self._state, interval=float(desired.heartbeat_interval_seconds))
-        if self._state.due_at(current, self._clock.now()) <= self._clock.now():
-            self._send(current)
-        return self._state.due_at(current, self._clock.now())
+    ) -> None:
+        """Let the next report be about this and no longer about what was offered before; wait for nothing."""
+        latest = _Offer(
+            current=reports.observations(desired, memory, device, health),
+            ask_at=ask_at,
+            interval=float(desired.heartbeat_interval_seconds) if desired is not None else None,
+        )
+        if latest != self._latest:
+            self._latest = latest
+            self._offered.set()
+
+    def start(self) -> None:
+        """Begin to report what was offered."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop reporting. A report on its way is not awaited; the thread ends with the program."""
+        self._stopping = True
+        self._offered.set()
+
+    def step(self) -> float:
+        """Send a report if one is due, and return when the next one is; never, if nothing was offered yet."""
+        latest = self._latest
+        if latest is None:
+            return float("inf")
+        self._state = reports.asked(self._state, latest.ask_at)
+        if latest.interval is not None and self.heard_at is None:
+            self._state = replace(self._state, interval=latest.interval)
+        if self._state.due_at(latest.current, self._clock.now()) <= self._clock.now():
+            self._send(latest.current)
+            self._wake()
+        return self._state.due_at(latest.current, self._clock.now())
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._offered.clear()
+            try:
+                due_at = self.step()
+            except Exception:  # a bug must not end reporting
+                log.exception("report crashed")
+                due_at = self._clock.now() + CRASH_PAUSE_SECONDS
+            if not self._stopping:
+                self._offered.wait(min(max(0.0, due_at - self._clock.now()), MAX_WAIT_SECONDS))
+        self._client.close()
 
     def _send(self, current: Mapping[str, Observation]) -> None:
         self._update_facts()
