@@ -88,7 +88,9 @@ class Gateway:
         )
         limits = _limits(settings)
         self._liveness = LivenessTracker(self._fleet, self._pending, limits, clock, self._is_fresh)
-        self._composer = StatusComposer(self._fleet, self._pending, self._liveness.connected)
+        self._composer = StatusComposer(
+            self._fleet, self._pending, self._liveness.connected, self._liveness.fetched_generation
+        )
         self._resync = ResyncRequester(self._fleet, self._pending)
         self._arbiter = Arbiter(
             self._elector,

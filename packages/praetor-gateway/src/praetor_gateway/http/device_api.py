@@ -51,6 +51,8 @@ class DeviceApi:
         known = head.get(IF_NONE_MATCH)
         applied = 0
         if known is not None and etag_matches(known.decode("latin-1"), _etag(device)):
+            if device is not None and known != b"*":
+                self._reports.fetched(device)
             if scope["method"] == "GET":
                 applied = preferred_wait(head, self._max_wait_s)
             if not applied:
@@ -63,6 +65,8 @@ class DeviceApi:
             if _etag(device) == before:
                 await self._not_modified(send, before, applied)
                 return
+        if device is not None and scope["method"] == "GET":
+            self._reports.fetched(device)  # before it is sent: it may act on it before we learn that it was sent
         await self._send_desired(name, device, send, applied)
 
     async def report(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:

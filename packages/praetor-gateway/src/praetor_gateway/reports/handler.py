@@ -38,6 +38,10 @@ class ReportHandler:
         """Record that a device sent something."""
         self._liveness.heard(device.name)
 
+    def fetched(self, device: DeclaredDevice) -> None:
+        """Record that a device has its present desired state, or is about to get it."""
+        self._liveness.fetch(device)
+
     def spend(self, device: DeclaredDevice) -> float:
         """Take one report from what the device may send; return 0, or the seconds after which to try again."""
         return device.session.allow(self._rate_per_s, self._burst, self._clock.monotonic())

@@ -26,12 +26,14 @@ from praetor_gateway.status.switch import SwitchFacts, counts, merge_switch
 class StatusComposer:
     """Composes status writes for the devices of *fleet*.
 
-    *connected* returns whether a device is connected, and None while this replica does not lead or does not know.
+    *connected* returns whether a device is connected, and None while this replica does not lead or does not know;
+    *fetched* the generation of a process that its device fetched last, None when it is not known.
     """
 
     _fleet: DeviceIndex
     _pending: PendingStatuses
     _connected: Callable[[str], bool | None]
+    _fetched: Callable[[CachedProcess], int | None]
 
     def compose(self, key: StatusKey, now: datetime) -> StatusPatch | None:
         """Return the write that *key* needs; None when its status says all, or when the object is gone."""
@@ -60,9 +62,9 @@ class StatusComposer:
         row = self._fleet.process(key)
         if row is None:
             return None
-        observation, connected = facts = self._process_facts(row)
+        observation, connected, fetched = facts = self._process_facts(row)
         device = self._fleet.device(row.device)
-        status = merge(row, observation, connected=connected, now=now)
+        status = merge(row, observation, connected=connected, now=now, fetched=fetched)
         return patch.of_process(row, status, facts, has_switch=device is not None and device.switch is not None)
 
     def _compose_switch(self, key: Key, now: datetime) -> StatusPatch | None:
@@ -71,10 +73,11 @@ class StatusComposer:
             return None
         return patch.of_switch(row, merge_switch(row, facts, now), facts)
 
-    def _process_facts(self, row: CachedProcess) -> tuple[Observation | None, bool | None]:
+    def _process_facts(self, row: CachedProcess) -> tuple[Observation | None, bool | None, int | None]:
         device = self._fleet.device(row.device)
         served = device is not None and row in device.served
-        return self._pending.observation(row), self._connected(row.device) if served else None
+        connected = self._connected(row.device) if served else None
+        return self._pending.observation(row), connected, self._fetched(row) if connected is False else None
 
     def _switch_facts(self, key: Key) -> SwitchFacts | None:
         device = self._fleet.device(key.name)

@@ -53,11 +53,17 @@ class Finding:
 
 
 def merge(
-    row: CachedProcess, observation: Observation | None, *, connected: bool | None, now: datetime
+    row: CachedProcess,
+    observation: Observation | None,
+    *,
+    connected: bool | None,
+    now: datetime,
+    fetched: int | None = None,
 ) -> DeviceProcessStatus:
     """Return the status of *row* after what the device saw of it, and whether it is *connected*.
 
-    *observation* None: there is no new one. *connected* None: it is not known, or not ours to say.
+    *observation* None: there is no new one. *connected* None: it is not known, or not ours to say. *fetched* is the
+    generation that a device which is not connected fetched last; None when that is not known.
     """
     status, conditions, spec_hash = row.status, by_type(row.status.conditions), row.spec_hash
     if observation is not None:
@@ -65,7 +71,8 @@ def merge(
         _set_observed(conditions, row, spec_hash, generation, observation, now)
         status = _observed(status, generation, observation)
     if connected is not None:
-        set_connected(conditions, connected, row.generation, now)
+        set_connected(conditions, connected, row.generation if connected else fetched, now)
+        _set_fetched(conditions, fetched)
     status = evolve(status, conditions=in_order(conditions, row.status.conditions))
     return evolve(status, phase=_phase(row.restart_policy, spec_hash, status))
 
@@ -82,7 +89,7 @@ def in_order(conditions: Mapping[str, Condition], before: tuple[Condition, ...])
     return tuple(conditions[type] for type in sorted(conditions))
 
 
-def set_connected(conditions: dict[str, Condition], connected: bool, generation: int, now: datetime) -> None:
+def set_connected(conditions: dict[str, Condition], connected: bool, generation: int | None, now: datetime) -> None:
     """Set AgentConnected; a condition that says so already is left untouched."""
     known = conditions.get(ConditionType.AGENT_CONNECTED)
     status = ConditionStatus.TRUE if connected else ConditionStatus.FALSE
@@ -96,6 +103,19 @@ def set_connected(conditions: dict[str, Condition], connected: bool, generation:
             observed_generation=generation,
             now=now,
         )
+
+
+def _set_fetched(conditions: dict[str, Condition], fetched: int | None) -> None:
+    """Correct what a disconnected device is said to have fetched: it fetched more, but was not heard for long."""
+    known = conditions[ConditionType.AGENT_CONNECTED]
+    if known.status is ConditionStatus.FALSE and (fetched or 0) > (known.observed_generation or 0):
+        conditions[ConditionType.AGENT_CONNECTED] = evolve(known, observed_generation=fetched)
+
+
+def fetched_generation(conditions: tuple[Condition, ...]) -> int:
+    """Return the generation that a disconnected device is said to have fetched; 0 when it is not known."""
+    condition = get_condition(conditions, ConditionType.AGENT_CONNECTED)
+    return (condition.observed_generation or 0) if condition is not None else 0
 
 
 def connection(conditions: tuple[Condition, ...]) -> bool | None:
