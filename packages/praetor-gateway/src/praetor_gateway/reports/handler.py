@@ -74,10 +74,9 @@ class ReportHandler:
 
     def _observe(self, device: DeclaredDevice, seen: Observation) -> str:
         """Take one observation; return why it cannot be taken, or nothing."""
-        rows = [row for row in device.served if _is_meant(row, seen)]
-        if len(rows) != 1:
-            return "namespace: is needed, several have this name" if rows else "no such process on this device"
-        row = rows[0]
+        row = next((row for row in device.served if _is_meant(row, seen)), None)
+        if row is None:
+            return "no such process on this device"
         if seen.uid not in ("", row.uid):
             return "uid: is not that of the process, which was deleted and created again"
         try:

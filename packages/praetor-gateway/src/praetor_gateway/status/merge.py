@@ -38,6 +38,23 @@ _REPORTED = {
     ConditionType.ROLLED_BACK,
 }
 """What reports say; AgentConnected comes from heartbeats, and other types from other writers."""
+REFUSED = {
+    ProcessReason.FOREIGN_NAMESPACE: (
+        ConditionType.REFUSED,
+        "spec.deviceRef.namespace names another namespace than the object's own; no device runs it, and a device that "
+        "ran it stops it. Create it in that namespace",
+    ),
+    ProcessReason.BOUND_ELSEWHERE: (
+        ConditionType.NAME_CONFLICT,
+        "another namespace has a device of this name, which stays as it is; use another name, or ask an administrator "
+        "for praetorctl devices transfer",
+    ),
+}
+"""Why an object counts for no device: the condition that says so, and its message."""
+_HELD = (
+    "the device keeps what it runs and gets nothing new: another namespace declares its name, and its own has no "
+    "NetworkSwitch of it any more. Create it again, or ask an administrator for praetorctl devices transfer"
+)
 _ARTIFACT = {reason.value: reason for reason in ArtifactReason}
 _ROLLED_BACK = {reason.value: reason for reason in RollbackReason}
 
@@ -59,13 +76,20 @@ def merge(
     connected: bool | None,
     now: datetime,
     fetched: int | None = None,
+    standing: ProcessReason | None = None,
 ) -> DeviceProcessStatus:
     """Return the status of *row* after what the device saw of it, and whether it is *connected*.
 
-    *observation* None: there is no new one. *connected* None: it is not known, or not ours to say. *fetched* is the
-    generation that a device which is not connected fetched last; None when that is not known.
+    *observation* None: there is no new one. *connected*, *standing* (`DeviceIndex.standing`) None: it is not known, or
+    not ours to say. *fetched* is the generation that a device which is not connected fetched last; None when that is
+    not known.
     """
     status, conditions, spec_hash = row.status, by_type(row.status.conditions), row.spec_hash
+    set_standing(conditions, standing, row.generation, now)
+    if standing in REFUSED:  # no device runs it: what was said of an earlier run is over
+        gone = {*_REPORTED, ConditionType.AGENT_CONNECTED}
+        said = {name: each for name, each in conditions.items() if name not in gone}
+        return DeviceProcessStatus(phase=Phase.PENDING, conditions=in_order(said, status.conditions))
     if observation is not None:
         generation = row.generation if observation.observed_spec_hash == spec_hash else status.observed_generation
         _set_observed(conditions, row, spec_hash, generation, observation, now)
@@ -116,6 +140,29 @@ def fetched_generation(conditions: tuple[Condition, ...]) -> int:
     """Return the generation that a disconnected device is said to have fetched; 0 when it is not known."""
     condition = get_condition(conditions, ConditionType.AGENT_CONNECTED)
     return (condition.observed_generation or 0) if condition is not None else 0
+
+
+def set_standing(
+    conditions: dict[str, Condition], standing: ProcessReason | None, generation: int, now: datetime
+) -> None:
+    """Set the conditions that only objects have which once counted for no device; None: it is not ours to say."""
+    if standing is None:
+        return
+    refusal = REFUSED.get(standing)
+    if standing is ProcessReason.OWNER_GONE:
+        refusal = (ConditionType.NAME_CONFLICT, _HELD)
+    for kind in (ConditionType.REFUSED, ConditionType.NAME_CONFLICT):
+        refused = refusal is not None and refusal[0] is kind
+        if refused or kind in conditions:
+            conditions[kind] = next_condition(
+                conditions.get(kind),
+                type=kind,
+                status=_status_of(refused),
+                reason=standing if refused else ProcessReason.ACCEPTED,
+                message=refusal[1] if refusal is not None and refused else "",
+                observed_generation=generation,
+                now=now,
+            )
 
 
 def connection(conditions: tuple[Condition, ...]) -> bool | None:

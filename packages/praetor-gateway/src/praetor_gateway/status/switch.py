@@ -8,11 +8,11 @@ from datetime import datetime
 
 from attrs import evolve, frozen
 
-from praetor_api.conditions import ConditionType
+from praetor_api.conditions import ConditionType, ProcessReason
 from praetor_api.kube.conditions import is_true
 from praetor_api.kube.objects import NetworkSwitchStatus, Phase, ProcessCounts
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
-from praetor_gateway.status.merge import by_type, in_order, set_connected
+from praetor_gateway.status.merge import REFUSED, by_type, in_order, set_connected, set_standing
 
 
 @frozen(kw_only=True)
@@ -24,6 +24,7 @@ class SwitchFacts:
     facts: Mapping[str, str] | None = None
     processes: ProcessCounts | None = None
     connected: bool | None = None
+    standing: ProcessReason | None = None
 
 
 def counts(rows: Iterable[CachedProcess]) -> ProcessCounts:
@@ -38,7 +39,14 @@ def counts(rows: Iterable[CachedProcess]) -> ProcessCounts:
 
 def merge_switch(row: CachedSwitch, facts: SwitchFacts, now: datetime) -> NetworkSwitchStatus:
     """Return the status of *row* with *facts* in it. The same status when nothing changed."""
-    status = row.status
+    status, conditions = row.status, by_type(row.status.conditions)
+    set_standing(conditions, facts.standing, row.generation, now)
+    if facts.standing in REFUSED:  # its name belongs to another namespace: nothing that is known is about this object
+        conditions.pop(ConditionType.AGENT_CONNECTED, None)
+        refused = NetworkSwitchStatus(
+            observed_generation=row.generation, conditions=in_order(conditions, status.conditions)
+        )
+        return refused if refused != evolve(status, observed_generation=row.generation) else status
     merged = evolve(
         status,
         agent_version=facts.agent_version or status.agent_version,
@@ -47,9 +55,8 @@ def merge_switch(row: CachedSwitch, facts: SwitchFacts, now: datetime) -> Networ
         processes=shown_counts(status.processes, facts.processes),
     )
     if facts.connected is not None:
-        conditions = by_type(status.conditions)
         set_connected(conditions, facts.connected, row.generation, now)
-        merged = evolve(merged, conditions=in_order(conditions, status.conditions))
+    merged = evolve(merged, conditions=in_order(conditions, status.conditions))
     if merged == status:
         return status
     return evolve(merged, observed_generation=row.generation)
