@@ -326,3 +326,33 @@ def test_the_report_carries_its_number_and_the_facts_until_they_are_known() -> N
 def test_numbers_grow_over_a_restart_of_the_agent(start: float, lived: float, reports_a_second: int) -> None:
     reporter = ReportState(base=report.first_seq(start), next_at=0, sent=int(lived * reports_a_second))
     assert report.first_seq(start + lived + 0.01) > reporter.seq
+
+
+def test_a_revision_grows_with_a_change_of_its_observation_and_with_nothing_else() -> None:
+    first = fresh().revised(many(2), 5.0)
+    assert {uid: seen.revision for uid, seen in first.latest.items()} == {"u000": 5000, "u001": 5000}
+    assert first.revised(many(2), 6.0) is first
+    changed = many(2) | {"u001": Observation(name="p1", pid=9)}
+    second = first.revised(changed, 5.0)  # within the same millisecond
+    assert {uid: seen.revision for uid, seen in second.latest.items()} == {"u000": 5000, "u001": 5001}
+    back = second.revised(many(2), 7.5)
+    assert {uid: seen.revision for uid, seen in back.latest.items()} == {"u000": 5000, "u001": 7500}
+
+
+@given(st.floats(0, 1e7), st.floats(0.01, 1e5), st.integers(1, 10))
+def test_revisions_grow_over_a_restart_of_the_agent_without_a_file(start: float, lived: float, changes: int) -> None:
+    state = fresh()
+    for number in range(changes):
+        state = state.revised({"u": Observation(name="p", pid=number)}, start + lived * number / changes)
+    restarted = fresh().revised({"u": Observation(name="p")}, start + lived + 0.02)
+    assert (restarted.latest["u"].revision or 0) > (state.latest["u"].revision or 0)
+
+
+def test_a_heartbeat_says_what_was_acknowledged_of_the_desired_processes() -> None:
+    reporter = fresh().revised(many(3), 5.0)
+    identity, current = Report(revision=7), reporter.latest
+    due = reporter.due(current)
+    assert report.report(identity, reporter, due, "t", current).reported is None
+    reporter = reporter.acked(ACK, current, due, 100, 0.5)
+    beat = report.report(identity, reporter, (), "t", ("u000", "u001", "unknown"))
+    assert (beat.revision, beat.reported) == (7, 10_000)

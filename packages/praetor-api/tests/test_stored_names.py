@@ -35,7 +35,7 @@ def test_label_and_annotation_keys_never_change() -> None:
 def test_condition_types_never_change() -> None:
     assert {each.value for each in ConditionType} == {
         "AgentConnected", "SpecObserved", "ArtifactDownloaded", "ArtifactVerified", "ProcessStarted", "Healthy",
-        "SpecWarning", "UpdateHeld", "RolledBack", "Available", "Progressing", "Paused",
+        "SpecWarning", "UpdateHeld", "RolledBack", "Available", "Progressing", "Paused", "Duplicate",
     }  # fmt: skip
 
 
@@ -44,7 +44,7 @@ def test_condition_reasons_never_change() -> None:
         "HeartbeatReceived", "HeartbeatMissed", "SpecCurrent", "SpecOutdated", "HashNotReported", "Downloaded",
         "NotDownloaded", "Verified", "NotVerified", "NothingToVerifyBy", "Started", "NotStarted", "StartFailed",
         "Exited", "Completed", "Healthy", "Unhealthy", "NotProbedYet", "NotRunning", "Reported", "NoWarning",
-        "SpecRolledBack", "Other", "NotRolledBack", "HeldOnDevice", "NotHeld",
+        "SpecRolledBack", "Other", "NotRolledBack", "HeldOnDevice", "NotHeld", "SeveralBootsReport", "OneBootReports",
     }  # fmt: skip
     assert {each.value for each in DeploymentReason} == {
         "MinimumDevicesAvailable", "TooManyUnavailable", "RolloutInProgress", "NewRevisionRolledOut",

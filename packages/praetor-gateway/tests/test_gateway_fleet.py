@@ -37,9 +37,9 @@ def test_the_report_rate_refills_up_to_its_burst() -> None:
 def test_a_session_requests_the_processes_that_were_not_reported() -> None:
     session = DeviceSession()
     session.expect(("a", "b"))
-    session.reported("a")
-    session.reported("a")
-    session.reported("other")
+    session.took("a")
+    session.took("a")
+    session.took("other")
     assert list(session.unreported) == ["b"]
     session.expect(("a", "c"))
     assert list(session.unreported) == ["c"]
@@ -53,8 +53,8 @@ def test_a_session_requests_a_resync_of_a_process_once() -> None:
     session.expect(("a", "b"))
     session.request_resync("a")
     assert list(session.unreported) == ["a", "b"]
-    session.reported("a")
-    session.reported("b")
+    session.took("a")
+    session.took("b")
     session.request_resync("a")
     session.request_resync("a")
     session.request_resync("other")
@@ -78,7 +78,7 @@ def test_a_session_drops_what_another_replica_replaced_and_requests_facts() -> N
     assert list(session.unreported) == [FACTS]
     session.expect(("a",))
     assert list(session.unreported) == ["a", FACTS]
-    session.reported(FACTS)
+    session.took(FACTS)
     session.expect(("a",))
     assert list(session.unreported) == ["a"]
 
@@ -227,14 +227,16 @@ def test_an_epoch_is_a_number_from_0_on_and_other_values_count_as_0(spec: object
     assert Projection("site").switch({**stored(), "spec": spec}).credential_epoch == epoch
 
 
-def test_a_device_has_the_epoch_of_its_switch_and_0_without_one() -> None:
+def test_a_device_has_the_highest_epoch_of_its_switches_and_0_without_one() -> None:
     changed: list[str] = []
     fleet = DeviceIndex(changed.append)
     assert fleet.epoch("leaf-1") == 0
-    row = switch_row(credential_epoch=2, created="2026-01-01T00:00:00Z")
-    other = evolve(row, key=Key("a", "leaf-1"), uid="uid-o", credential_epoch=5, created="2026-01-02T00:00:00Z")
-    for each in (other, row):
+    row = switch_row(credential_epoch=2)
+    other = evolve(row, key=Key("other", "leaf-1"), uid="uid-o", credential_epoch=5)
+    for each in (row, other):
         fleet.on_change(each.key, None, each)
+    assert fleet.epoch("leaf-1") == 5
+    fleet.on_change(other.key, other, None)
     assert fleet.epoch("leaf-1") == 2
     before = len(changed)
     fleet.on_change(row.key, row, evolve(row, resource_version="4"))

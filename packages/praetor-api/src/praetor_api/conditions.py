@@ -29,9 +29,9 @@ class ConditionType(StrEnum):
 
     # of NetworkSwitch and DeviceProcess, written by the gateway
     AGENT_CONNECTED = "AgentConnected"
-    NAME_CONFLICT = "NameConflict"
+    # of NetworkSwitch, written by the gateway
+    DUPLICATE = "Duplicate"
     # of DeviceProcess, written by the gateway
-    REFUSED = "Refused"
     SPEC_OBSERVED = "SpecObserved"
     ARTIFACT_DOWNLOADED = "ArtifactDownloaded"
     ARTIFACT_VERIFIED = "ArtifactVerified"
@@ -55,6 +55,8 @@ class ProcessReason(StrEnum):
 
     HEARD = "HeartbeatReceived"
     SILENT = "HeartbeatMissed"
+    SEVERAL_BOOTS = "SeveralBootsReport"
+    ONE_BOOT = "OneBootReports"
     CURRENT = "SpecCurrent"
     OUTDATED = "SpecOutdated"
     HASH_MISSING = "HashNotReported"
@@ -79,10 +81,6 @@ class ProcessReason(StrEnum):
     NOT_ROLLED_BACK = "NotRolledBack"
     HELD = "HeldOnDevice"
     NOT_HELD = "NotHeld"
-    ACCEPTED = "Accepted"
-    FOREIGN_NAMESPACE = "ForeignNamespace"
-    BOUND_ELSEWHERE = "BoundElsewhere"
-    OWNER_GONE = "OwnerGone"
 
 
 class DeploymentReason(StrEnum):

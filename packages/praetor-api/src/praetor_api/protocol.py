@@ -35,6 +35,7 @@ __all__ = [
     "Rejected",
     "Report",
     "ReportAck",
+    "Revision",
     "RollbackReason",
     "Text",
     "connect_path",
@@ -61,6 +62,8 @@ _MAX_NAME = 253
 
 Name = Annotated[str, Constraint(max_length=_MAX_NAME)]
 Text = Annotated[str | None, Constraint(max_length=1024, truncate=True)]
+Revision = Annotated[int | None, Constraint(minimum=0, maximum=2**63 - 1)]
+"""Orders what one boot of a device says of one thing: it grows with each change. None if the agent counts none."""
 Facts = Annotated[
     Mapping[str, Annotated[str, Constraint(max_length=256, truncate=True)]] | None, Constraint(max_items=32)
 ]
@@ -170,11 +173,15 @@ class Observation:
     update_held_message: Text = None
     drift_count: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1)] = None
     output_tail: Annotated[str | None, Constraint(max_length=2048, truncate=True)] = None
+    revision: Revision = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A heartbeat, with the observations that changed since the last one."""
+    """A heartbeat, with the observations that changed since the last one.
+
+    *revision* is that of the facts, and *reported* the sum of the revisions of the observations that are acknowledged.
+    """
 
     agent_version: Annotated[str, Constraint(max_length=64, truncate=True)] = ""
     timestamp: Annotated[str, Constraint(max_length=64)] = ""
@@ -182,6 +189,8 @@ class Report:
     boot_id: Annotated[str, Constraint(wire="bootID", max_length=64)] = ""
     seq: Annotated[int | None, Constraint(minimum=0, maximum=2**63 - 1)] = None
     facts: Facts = None
+    revision: Revision = None
+    reported: Revision = None
     observations: Annotated[tuple[Any, ...], Constraint(max_items=MAX_OBSERVATIONS)] = ()
 
 

@@ -8,7 +8,7 @@ them, or all of them after the gateway asked for a resync.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from praetor_agent.core.health import Health
@@ -179,7 +179,8 @@ class ReportState:
     """What was acknowledged, and when to send next. A value; each method returns the next one.
 
     *base* is the number of the agent's first report, times are in seconds since boot. Nothing is sent before
-    *quiet_until*, and no resync is accepted before *resync_after*.
+    *quiet_until*, and no resync is accepted before *resync_after*. *latest* are the observations with their revisions,
+    of which *revision* is the newest.
     """
 
     base: int
@@ -191,6 +192,26 @@ class ReportState:
     facts_known: bool = False
     resync_after: float = 0.0
     quiet_until: float = 0.0
+    revision: int = 0
+    latest: Observations = field(default_factory=dict)
+
+    def revised(self, current: Observations, now: float) -> ReportState:
+        """Return the state with *current* as ``latest``: what changed gets a new revision, the rest keeps its own.
+
+        Revisions begin with the time since boot, so that they grow over a restart of the agent as well, without a file.
+        """
+        revision = max(self.revision + 1, first_seq(now))
+        latest = {
+            uid: known
+            if (known := self.latest.get(uid)) is not None and replace(known, revision=None) == seen
+            else replace(seen, revision=revision)
+            for uid, seen in current.items()
+        }
+        return self if latest == self.latest else replace(self, latest=latest, revision=revision)
+
+    def reported(self, uids: Collection[str]) -> int:
+        """Return the sum of the revisions that were acknowledged of *uids*: a gateway that lost one has less."""
+        return sum(self.acknowledged[uid].revision or 0 for uid in uids if uid in self.acknowledged)
 
     @property
     def seq(self) -> int:
@@ -258,10 +279,20 @@ def asked(reporter: ReportState, at: float | None) -> ReportState:
     return replace(reporter, next_at=min(reporter.next_at, max(at, reporter.quiet_until)))
 
 
-def report(identity: Report, reporter: ReportState, observations: tuple[Observation, ...], timestamp: str) -> Report:
-    """Return the report to send. It carries the facts of *identity* until the gateway acknowledged them."""
+def report(
+    identity: Report,
+    reporter: ReportState,
+    observations: tuple[Observation, ...],
+    timestamp: str,
+    wanted: Collection[str] = (),
+) -> Report:
+    """Return the report to send. It carries the facts of *identity* until the gateway acknowledged them.
+
+    Without observations it says which ones of the processes *wanted* were acknowledged.
+    """
     return replace(
         identity,
+        reported=None if observations else reporter.reported(wanted),
         timestamp=timestamp,
         seq=reporter.seq,
         facts=None if reporter.facts_known else identity.facts,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Event, Thread
 
@@ -17,7 +17,7 @@ from praetor_agent.core.report import Observations, ReportState
 from praetor_agent.errors import GatewayError
 from praetor_agent.link.client import GatewayClient
 from praetor_agent.link.poller import Inbox
-from praetor_api.protocol import Desired, Observation, Report, ReportAck
+from praetor_api.protocol import Desired, Report, ReportAck
 
 log = logging.getLogger(__name__)
 
@@ -30,9 +30,13 @@ CRASH_PAUSE_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Offer:
-    """What the next report is about; one is due *ask_at* at the latest. *interval* is the desired state's."""
+    """What the next report is about; one is due *ask_at* at the latest.
+
+    *wanted* and *interval* are those of the desired state.
+    """
 
     current: Observations = field(default_factory=dict)
+    wanted: frozenset[str] = frozenset()
     ask_at: float | None = None
     interval: float | None = None
 
@@ -86,6 +90,7 @@ class Reporter:
         """Let the next report be about this and no longer about what was offered before; wait for nothing."""
         latest = _Offer(
             current=reports.observations(desired, memory, device, health),
+            wanted=frozenset(item.uid for item in desired.items) if desired is not None else frozenset(),
             ask_at=ask_at,
             interval=float(desired.heartbeat_interval_seconds) if desired is not None else None,
         )
@@ -107,13 +112,14 @@ class Reporter:
         latest = self._latest
         if latest is None:
             return float("inf")
-        self._state = reports.asked(self._state, latest.ask_at)
+        self._state = reports.asked(self._state.revised(latest.current, self._clock.now()), latest.ask_at)
         if latest.interval is not None and self.heard_at is None:
             self._state = replace(self._state, interval=latest.interval)
-        if self._state.due_at(latest.current, self._clock.now()) <= self._clock.now():
-            self._send(latest.current)
+        current = self._state.latest
+        if self._state.due_at(current, self._clock.now()) <= self._clock.now():
+            self._send(current, latest.wanted)
             self._wake()
-        return self._state.due_at(latest.current, self._clock.now())
+        return self._state.due_at(current, self._clock.now())
 
     def _run(self) -> None:
         while not self._stopping:
@@ -127,11 +133,11 @@ class Reporter:
                 self._offered.wait(min(max(0.0, due_at - self._clock.now()), MAX_WAIT_SECONDS))
         self._client.close()
 
-    def _send(self, current: Mapping[str, Observation]) -> None:
+    def _send(self, current: Observations, wanted: Collection[str]) -> None:
         self._update_facts()
         state, due, sent_at = self._state, self._state.due(current), self._clock.now()
         at, last = rfc3339(self._clock.wall()), self.exchange.acknowledged_at if self.exchange else None
-        report = reports.report(self._identity, state, due, at)
+        report = reports.report(self._identity, state, due, at, wanted)
         fraction = random.random()  # noqa: S311 - no secret
         try:
             ack = self._client.report(report)
@@ -155,7 +161,7 @@ class Reporter:
             return
         facts, self._facts_at = self._facts(), now + FACTS_SECONDS
         if facts != self._identity.facts:
-            self._identity = replace(self._identity, facts=facts)
+            self._identity = replace(self._identity, facts=facts, revision=reports.first_seq(now))
             self._state = replace(self._state, facts_known=False)
 
     def _compare(self, ack: ReportAck) -> None:

@@ -80,7 +80,7 @@ class SimulatedDevice:
         now = fleet.clock.now()
         facts = {"os": "simulated", "hostname": name}
         boot_id = f"{fleet.random.getrandbits(128):032x}"
-        self._identity = Report(agent_version=__version__, boot_id=boot_id, facts=facts)
+        self._identity = Report(agent_version=__version__, boot_id=boot_id, facts=facts, revision=first_seq(now))
         self._reports = ReportState(base=first_seq(now), next_at=now)
 
     @property
@@ -170,8 +170,9 @@ class SimulatedDevice:
     async def _report_changes(self) -> None:
         while not self._silent:
             self._changed.clear()
-            current = dict(self._observed)
             now = self._fleet.clock.now()
+            self._reports = self._reports.revised(self._observed, now)
+            current = self._reports.latest
             due_at = self._reports.due_at(current, now)
             if due_at <= now:
                 await self._report_once(current)
@@ -184,7 +185,7 @@ class SimulatedDevice:
 
     async def _report_once(self, current: Mapping[str, Observation]) -> None:
         due = self._reports.due(current)
-        sent = report(self._identity, self._reports, due, rfc3339(self._fleet.clock.wall()))
+        sent = report(self._identity, self._reports, due, rfc3339(self._fleet.clock.wall()), current)
         body, fraction = json.dumps(write(sent)).encode(), self._fleet.random.random()
         try:
             answer = await self._ask("POST", report_path(self.name), "", body, self._reporting, TIMEOUT_SECONDS)

@@ -52,6 +52,7 @@ __all__ = [
     "Phase",
     "ProcessCounts",
     "ProcessTemplate",
+    "Reported",
     "RollingUpdate",
     "SelectorOperator",
     "StrategyType",
@@ -222,6 +223,22 @@ class ProcessCounts:
 
 
 @frozen(kw_only=True)
+class Reported:
+    """Which report a status holds: an older one that arrives late, through whichever gateway, is ignored."""
+
+    boot_id: Annotated[str, Constraint(doc="The boot of the device that reported it.", wire="bootID", max_length=64)]
+    previous_boot_id: Annotated[
+        str | None,
+        Constraint(
+            doc="The boot that reported before; its late reports are ignored.", wire="previousBootID", max_length=64
+        ),
+    ] = None
+    revision: Annotated[int | None, Constraint(doc="The device's number of the report within its boot.", minimum=0)] = (
+        None
+    )
+
+
+@frozen(kw_only=True)
 class NetworkSwitchStatus:
     """State of a device, written by the gateway."""
 
@@ -234,6 +251,7 @@ class NetworkSwitchStatus:
         Constraint(doc="What the agent found: os, kernel, arch and the like.", max_items=32),
     ] = None
     processes: Annotated[ProcessCounts | None, Constraint(doc="Counts of the device's processes.")] = None
+    reported: Annotated[Reported | None, Constraint(doc="Which report of the agent this status holds.")] = None
 
 
 @frozen(kw_only=True)
@@ -275,6 +293,7 @@ class DeviceProcessStatus:
     output_tail: Annotated[
         str | None, Constraint(doc="End of the output of the latest run that ended.", max_length=2048)
     ] = None
+    reported: Annotated[Reported | None, Constraint(doc="Which observation of the device this status holds.")] = None
 
 
 @frozen(kw_only=True)

@@ -166,14 +166,12 @@ def _device_reason(inventory: Inventory, deployment: DeploymentRow, device: str,
     )
 
 
-def device_text(device: str, found: Sequence[DeviceReason], output: str, refused: str = "") -> str:
-    """Return what is printed about a device; *refused* is why the gateway ignores its NetworkSwitch."""
+def device_text(device: str, found: Sequence[DeviceReason], output: str) -> str:
+    """Return what is printed about a device."""
     if output != OutputFormat.TABLE:
-        data = {"device": device, "deployments": [_device_data(each) for each in found]}
-        return structured(data | ({"refused": refused} if refused else {}), output)
-    lines = [refusal_text(device, refused, output)] if refused else []
+        return structured({"device": device, "deployments": [_device_data(each) for each in found]}, output)
     if not found:
-        return "\n".join([*lines, f"{device}: no deployment selects it"])
+        return f"{device}: no deployment selects it"
     headers = ("DEPLOYMENT", "REASON", "DETAIL", "HAS", "WANTED", "MEANING")
     rows = [
         (
@@ -186,14 +184,7 @@ def device_text(device: str, found: Sequence[DeviceReason], output: str, refused
         )
         for each in found
     ]
-    return "\n".join([*lines, table(headers, rows)])
-
-
-def refusal_text(name: str, why: str, output: str) -> str:
-    """Return what is printed about an object that the gateway ignores."""
-    if output != OutputFormat.TABLE:
-        return structured({"name": name, "refused": why}, output)
-    return f"{name}: {painted('ignored', 'red')}, {why}"
+    return table(headers, rows)
 
 
 def _device_data(each: DeviceReason) -> dict[str, Any]:

@@ -31,10 +31,10 @@ _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime"
 
 @frozen(kw_only=True, weakref_slot=False)
 class CachedProcess:
-    """A DeviceProcess; *parts* make its spec, *device_namespace* is the namespace that its deviceRef names.
+    """A DeviceProcess; *parts* make its spec, *device_namespace* is where its device lives.
 
     A fleet differs in its deviceRef only: what comes before and after it is kept once. *confirmed* is the hash of the
-    spec that a user confirmed by the annotation. *created* is when, as the API writes it.
+    spec that a user confirmed by the annotation.
     """
 
     key: Key
@@ -48,12 +48,6 @@ class CachedProcess:
     parts: tuple[bytes, bytes, bytes]
     status: DeviceProcessStatus
     confirmed: str = ""
-    created: str = ""
-
-    @property
-    def foreign(self) -> bool:
-        """Whether it names a device of another namespace, which it never reaches."""
-        return self.device_namespace != self.key.namespace
 
     @property
     def spec(self) -> bytes:
@@ -81,7 +75,7 @@ class CachedProcess:
 class CachedSwitch:
     """A NetworkSwitch; *site* is the value of the site label, a group of devices that one fault may silence.
 
-    Tokens of its device are valid in *credential_epoch* only. *created* is when, as the API writes it.
+    Tokens of its device are valid in *credential_epoch* only.
     """
 
     key: Key
@@ -91,7 +85,6 @@ class CachedSwitch:
     site: str
     status: NetworkSwitchStatus
     credential_epoch: int = 0
-    created: str = ""
 
     @property
     def device(self) -> str:
@@ -135,7 +128,6 @@ class Projection:
             parts=self._parts(spec),
             status=_lean(self._status(obj, DeviceProcessStatus)),
             confirmed=((metadata.get("annotations") or {}).get(CONFIRMED_ANNOTATION) or "")[:_MAX_HASH],
-            created=sys.intern(metadata.get("creationTimestamp") or ""),
         )
 
     def switch(self, obj: Mapping[str, Any]) -> CachedSwitch:
@@ -153,7 +145,6 @@ class Projection:
             site=sys.intern((metadata.get("labels") or {}).get(self.site_label, "")),
             status=status,
             credential_epoch=_epoch(obj),
-            created=sys.intern(metadata.get("creationTimestamp") or ""),
         )
 
     @property
@@ -198,5 +189,9 @@ def _epoch(obj: Mapping[str, Any]) -> int:
 
 def _lean(status: DeviceProcessStatus) -> DeviceProcessStatus:
     """Return *status* with the texts that a fleet shares interned."""
-    digest = status.artifact_digest
-    return status if digest is None else evolve(status, artifact_digest=sys.intern(digest))
+    digest, reported = status.artifact_digest, status.reported
+    if digest is not None:
+        status = evolve(status, artifact_digest=sys.intern(digest))
+    if reported is not None:
+        status = evolve(status, reported=evolve(reported, boot_id=sys.intern(reported.boot_id)))
+    return status

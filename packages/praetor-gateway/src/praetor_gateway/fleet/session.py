@@ -8,10 +8,18 @@ from collections.abc import Iterable, Mapping
 
 from attrs import define
 
-from praetor_api.kube.objects import NetworkSwitchStatus
+from praetor_api.conditions import ConditionType
+from praetor_api.kube.conditions import is_true
+from praetor_api.kube.objects import NetworkSwitchStatus, Reported
+from praetor_gateway.fleet.order import supersedes
 
 FACTS = "facts"
 """Stands among the uids in ``unreported`` for what the device says of itself."""
+RESYNC_PERIOD_S = 60.0
+"""The least time between two requests to report everything, should a device and its record never agree."""
+DUPLICATE_S = 300.0
+"""How long one agent must have reported alone until the other one counts as gone: two that share a name take turns on
+record about once a minute."""
 REPLAY_WINDOW_S = 60.0
 """How long a report may be under way; an agent waits 12 s for an answer. A lower number after that comes from an
 agent that counts from the beginning again."""
@@ -21,15 +29,24 @@ agent that counts from the beginning again."""
 class DeviceSession:
     """The report state of one device.
 
-    *agent_version*, *boot_id* and *facts* are what it said last; None when it said nothing, or when another replica
-    heard it later and wrote that.
+    *agent_version*, *boot_id* and *facts* are what it said last, in *reported*; None when it said nothing, or
+    when another replica heard it later and wrote that. *duplicate* says which agents share its name; it is empty when
+    none do any more, and None when that is not ours to say.
     """
 
     agent_version: str | None = None
     boot_id: str | None = None
     facts: Mapping[str, str] | None = None
+    reported: Reported | None = None
+    duplicate: str | None = None
     unreported: tuple[str, ...] = ()
-    _reported: tuple[str, ...] = ()
+    _heard_of: tuple[str, ...] = ()
+    _asked_at: float | None = None
+    _over_boot: str = ""
+    _over_since: float = 0.0
+    _over_at: float = 0.0
+    _alone_boot: str = ""
+    _alone_since: float = 0.0
     _seq: int = -1
     _counted_boot: str = ""
     _counted_at: float = 0.0
@@ -39,21 +56,49 @@ class DeviceSession:
     def expect(self, uids: Iterable[str]) -> None:
         """Ask for reports on the processes *uids* (``unreported``), as far as none came yet."""
         wanted = (*uids, FACTS) if FACTS in self.unreported else tuple(uids)
-        self._reported = tuple(uid for uid in self._reported if uid in wanted)
-        self.unreported = tuple(uid for uid in wanted if uid not in self._reported)
+        self._heard_of = tuple(uid for uid in self._heard_of if uid in wanted)
+        self.unreported = tuple(uid for uid in wanted if uid not in self._heard_of)
 
-    def reported(self, uid: str) -> None:
+    def took(self, uid: str) -> None:
         """Record that the process *uid* was reported on."""
         if uid in self.unreported:
             if uid != FACTS:  # which may be requested at any time
-                self._reported = (*self._reported, uid)
+                self._heard_of = (*self._heard_of, uid)
             self.unreported = tuple(other for other in self.unreported if other != uid)
 
     def request_resync(self, uid: str) -> None:
         """Ask for another report on the process *uid*, if one came: what it said is no longer what is on record."""
-        if uid in self._reported:
-            self._reported = tuple(other for other in self._reported if other != uid)
+        if uid in self._heard_of:
+            self._heard_of = tuple(other for other in self._heard_of if other != uid)
             self.unreported = (*self.unreported, uid)
+
+    def _request_facts(self) -> None:
+        if FACTS not in self.unreported:
+            self.unreported = (*self.unreported, FACTS)
+
+    def request_all(self, now: float) -> None:
+        """Ask for another report on everything, at most once in RESYNC_PERIOD_S."""
+        if self._asked_at is not None and now - self._asked_at < RESYNC_PERIOD_S:
+            return
+        self._asked_at = now
+        self.unreported = (*self.unreported, *self._heard_of)
+        self._heard_of = ()
+        self._request_facts()
+
+    def goes_on(self, boot_id: str, now: float) -> bool:
+        """Return whether *boot_id* still reports, though another boot reported after it: longer than a report may be
+        under way.
+        """
+        if boot_id != self._over_boot or now - self._over_at > REPLAY_WINDOW_S:
+            self._over_boot, self._over_since = boot_id, now
+        self._over_at, self._alone_boot = now, ""
+        return now - self._over_since >= REPLAY_WINDOW_S
+
+    def is_alone(self, boot_id: str, now: float) -> bool:
+        """Return whether no boot but *boot_id* was on record, or heard, for DUPLICATE_S."""
+        if boot_id != self._alone_boot:
+            self._alone_boot, self._alone_since = boot_id, now
+        return now - self._alone_since >= DUPLICATE_S
 
     def superseded(self, was: NetworkSwitchStatus, now: NetworkSwitchStatus) -> None:
         """Forget what was on record and is replaced: written again for another reason, it would undo the newer."""
@@ -63,12 +108,18 @@ class DeviceSession:
             self.boot_id = None
         if self.facts is not None and self.facts == was.facts != now.facts:
             self.facts = None
-            self.unreported = (*self.unreported, FACTS)
+            if was.reported == now.reported:  # a client that counts no reports changed them
+                self._request_facts()
+        if self.reported == was.reported != now.reported or boot_of(self) == boot_of(was) != boot_of(now):
+            self.reported = None
+        if is_true(was.conditions, ConditionType.DUPLICATE) is not is_true(now.conditions, ConditionType.DUPLICATE):
+            self.duplicate = None
 
     def differs_from(self, status: NetworkSwitchStatus) -> bool:
         """Return whether the device said something else than *status*, which its switch has."""
         return (
-            self.agent_version not in (None, status.agent_version)
+            (self.reported not in (None, status.reported) and not supersedes(status.reported, self.reported))
+            or self.agent_version not in (None, status.agent_version)
             or self.boot_id not in (None, status.boot_id)
             or (self.facts is not None and self.facts != status.facts)
         )
@@ -97,3 +148,8 @@ class DeviceSession:
             return (1.0 - self._allowance) / rate_per_s
         self._allowance -= 1.0
         return 0.0
+
+
+def boot_of(status: DeviceSession | NetworkSwitchStatus) -> str | None:
+    """Return the boot whose report *status* holds, None if it holds no ordered one."""
+    return None if status.reported is None else status.reported.boot_id

@@ -6,11 +6,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 
+from attrs import evolve
+
+from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.resource import NETWORK_SWITCHES
+from praetor_api.kube.conditions import is_true
+from praetor_api.kube.objects import Reported
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.protocol import Observation, Rejected, Report
 from praetor_api.wire import clean_text
-from praetor_gateway.fleet.devices import DeclaredDevice
+from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex
+from praetor_gateway.fleet.order import UNORDERED, ReportOrder, advanced, following, is_behind, is_late, supersedes
 from praetor_gateway.fleet.rows import CachedProcess
 from praetor_gateway.fleet.session import FACTS
 from praetor_gateway.liveness.tracker import LivenessTracker
@@ -27,7 +33,15 @@ class ReportHandler:
     A device may send *rate_per_s* reports a second in the long run.
     """
 
-    def __init__(self, pending: PendingStatuses, liveness: LivenessTracker, clock: Clock, rate_per_s: float) -> None:
+    def __init__(
+        self,
+        fleet: DeviceIndex,
+        pending: PendingStatuses,
+        liveness: LivenessTracker,
+        clock: Clock,
+        rate_per_s: float,
+    ) -> None:
+        self._fleet = fleet
         self._pending = pending
         self._liveness = liveness
         self._clock = clock
@@ -38,10 +52,6 @@ class ReportHandler:
         """Record that a device sent something."""
         self._liveness.heard(device.name)
 
-    def fetched(self, device: DeclaredDevice) -> None:
-        """Record that a device has its present desired state, or is about to get it."""
-        self._liveness.fetch(device)
-
     def spend(self, device: DeclaredDevice) -> float:
         """Take one report from what the device may send; return 0, or the seconds after which to try again."""
         return device.session.allow(self._rate_per_s, self._burst, self._clock.monotonic())
@@ -50,42 +60,93 @@ class ReportHandler:
         self, device: DeclaredDevice, report: Report, observations: tuple[Observation, ...]
     ) -> tuple[Rejected, ...]:
         """Take a report of *device*; return the observations that cannot be taken, and why."""
-        if device.session.is_replay(report.boot_id, report.seq, self._clock.monotonic()):
+        session, now = device.session, self._clock.monotonic()
+        goes_on = bool(report.boot_id) and device.superseded(report.boot_id)
+        if goes_on and not session.goes_on(report.boot_id, now):
+            return ()  # sent before the device booted again
+        if session.is_replay(report.boot_id, report.seq, now):
             return ()
-        self._update_session(device, report)
-        return tuple(self._rejected(device, observations)) if observations else ()
+        order = ReportOrder(clean_text(report.boot_id), report.revision, goes_on)
+        if self._clock.monotonic() < self._fleet.unordered_until:
+            order, session.reported = UNORDERED, None
+        self._update_session(device, report, order)
+        if self._is_behind(device, report, order):
+            session.request_all(now)
+        return tuple(self._rejected(device, observations, order)) if observations else ()
 
-    def _update_session(self, device: DeclaredDevice, report: Report) -> None:
-        session = device.session
-        session.agent_version = sys.intern(report.agent_version) or session.agent_version
-        session.boot_id = report.boot_id or session.boot_id
-        if report.facts is not None:
-            session.facts = _shared(report.facts)
-            session.reported(FACTS)
+    def _update_session(self, device: DeclaredDevice, report: Report, order: ReportOrder) -> None:
+        session, known = device.session, device.reported
+        if not is_late(known, order):
+            session.agent_version = sys.intern(report.agent_version) or session.agent_version
+            session.boot_id = sys.intern(report.boot_id) or session.boot_id
+            if report.facts is not None:
+                session.facts = _shared(report.facts)
+                session.took(FACTS)
+                session.reported = advanced(known, order)
+            elif order.revision is not None and (known is None or known.boot_id != order.boot_id):
+                session.reported = advanced(known, evolve(order, revision=0))  # its facts are still to come
         switch = device.switch
-        if switch is not None and session.differs_from(switch.status):
+        if switch is None:
+            return
+        before = session.duplicate
+        if order.goes_on and known is not None:
+            boots = sorted({order.boot_id, known.boot_id, known.previous_boot_id or known.boot_id})
+            session.duplicate = f"the boots {' and '.join(boots)} report under this name; give each device its own"
+        elif is_true(switch.status.conditions, ConditionType.DUPLICATE) and session.is_alone(
+            known.boot_id if known is not None else "", self._clock.monotonic()
+        ):
+            session.duplicate = ""
+        if session.duplicate != before or session.differs_from(switch.status):
             self._pending.submit(StatusKey(NETWORK_SWITCHES, switch.key), AGENT_DEBOUNCE_S)
 
-    def _rejected(self, device: DeclaredDevice, observations: tuple[Observation, ...]) -> Iterator[Rejected]:
+    def _is_behind(self, device: DeclaredDevice, report: Report, order: ReportOrder) -> bool:
+        """Return whether what the device was promised to be on record is not: a replica ended before it wrote it."""
+        if report.facts is None and device.switch is not None and is_behind(device.reported, order):
+            return True
+        if report.reported is None or report.observations or not order.boot_id:
+            return False
+        return sum(self._revisions(device, order.boot_id)) < report.reported
+
+    def _revisions(self, device: DeclaredDevice, boot_id: str) -> Iterator[int]:
+        for row in device.served:
+            known = self._known(row)
+            if known is not None and known.boot_id == boot_id:
+                yield known.revision or 0
+
+    def _known(self, row: CachedProcess) -> Reported | None:
+        """Return what was reported last of *row*, whether or not it is written yet."""
+        _, pending = self._pending.observation(row)
+        known = row.status.reported
+        return known if supersedes(known, pending) else following(known, pending)
+
+    def _rejected(
+        self, device: DeclaredDevice, observations: tuple[Observation, ...], order: ReportOrder
+    ) -> Iterator[Rejected]:
         for observation in observations:
-            reason = self._observe(device, observation)
+            reason = self._observe(device, observation, evolve(order, revision=observation.revision))
             if reason:
                 yield Rejected(name=clean_text(observation.name), reason=reason)
 
-    def _observe(self, device: DeclaredDevice, seen: Observation) -> str:
+    def _observe(self, device: DeclaredDevice, seen: Observation, order: ReportOrder) -> str:
         """Take one observation; return why it cannot be taken, or nothing."""
-        row = next((row for row in device.served if _is_meant(row, seen)), None)
-        if row is None:
-            return "no such process on this device"
+        rows = [row for row in device.served if _is_meant(row, seen)]
+        if len(rows) != 1:
+            return "namespace: is needed, several have this name" if rows else "no such process on this device"
+        row = rows[0]
         if seen.uid not in ("", row.uid):
             return "uid: is not that of the process, which was deleted and created again"
         try:
             start_time(seen.start_time)
         except ValueError:
             return "startTime: must be a time with a zone (RFC 3339)"
-        device.session.reported(row.uid)
-        status = merge(row, seen, connected=self._liveness.connected(row.device), now=self._clock.now())
-        self._pending.observe(row, seen, status)
+        known = self._known(row)
+        if is_late(known, order):
+            return ""
+        device.session.took(row.uid)
+        connected = self._liveness.connected(row.device)
+        reported = advanced(known, order)
+        status = merge(row, seen, reported=reported, connected=connected, now=self._clock.now())
+        self._pending.observe(row, seen, reported, status)
         return ""
 
 

@@ -11,7 +11,7 @@ from typing import TypeGuard
 from praetor_api.protocol import Report
 from praetor_api.wire import clean_text
 
-_KNOWN = frozenset({"agentVersion", "timestamp", "heartbeat", "bootID", "seq", "observations"})
+_KNOWN = frozenset({"agentVersion", "timestamp", "heartbeat", "bootID", "seq", "revision", "reported", "observations"})
 
 
 def read_heartbeat(data: object) -> Report | None:
@@ -22,11 +22,24 @@ def read_heartbeat(data: object) -> Report | None:
     seq, heartbeat = data.get("seq"), data.get("heartbeat", True)
     if not (_is_short(version) and _is_short(timestamp) and _is_short(boot_id)):
         return None
-    if type(seq) is not int or not 0 <= seq < 2**63 or type(heartbeat) is not bool:
+    revision, reported = data.get("revision"), data.get("reported")
+    if not (_is_count(seq) and _is_count(revision) and _is_count(reported)) or type(heartbeat) is not bool:
         return None
     if type(data.get("observations", [])) is not list:
         return None
-    return Report(agent_version=clean_text(version), timestamp=timestamp, heartbeat=heartbeat, boot_id=boot_id, seq=seq)
+    return Report(
+        agent_version=clean_text(version),
+        timestamp=timestamp,
+        heartbeat=heartbeat,
+        boot_id=boot_id,
+        seq=seq,
+        revision=revision,
+        reported=reported,
+    )
+
+
+def _is_count(value: object) -> TypeGuard[int | None]:
+    return value is None or (type(value) is int and 0 <= value < 2**63)
 
 
 def _is_short(value: object) -> TypeGuard[str]:

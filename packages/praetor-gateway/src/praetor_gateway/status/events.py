@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import StrEnum
+from typing import TypeAlias
 
 from attrs import frozen
 
@@ -13,6 +14,8 @@ from praetor_api.kube.conditions import get_condition, is_true
 from praetor_api.kube.objects import Condition, DeviceProcessStatus, NetworkSwitchStatus, Phase
 from praetor_gateway.status.merge import connection
 
+AnyStatus: TypeAlias = DeviceProcessStatus | NetworkSwitchStatus
+
 
 class EventReason(StrEnum):
     """What happened, in one word."""
@@ -20,8 +23,8 @@ class EventReason(StrEnum):
     AGENT_CONNECTED = "AgentConnected"
     AGENT_DISCONNECTED = "AgentDisconnected"
     MANY_AGENTS_SILENT = "ManyAgentsSilent"
-    REFUSED = "Refused"
-    NAME_CONFLICT = "NameConflict"
+    DEVICE_AMBIGUOUS = "DeviceAmbiguous"
+    DEVICE_DUPLICATE = "DeviceDuplicate"
     SPEC_OBSERVED = "SpecObserved"
     SPEC_WARNING = "SpecWarning"
     ROLLED_BACK = "RolledBack"
@@ -43,8 +46,8 @@ class EventReason(StrEnum):
 _WARNINGS = {
     EventReason.AGENT_DISCONNECTED,
     EventReason.MANY_AGENTS_SILENT,
-    EventReason.REFUSED,
-    EventReason.NAME_CONFLICT,
+    EventReason.DEVICE_AMBIGUOUS,
+    EventReason.DEVICE_DUPLICATE,
     EventReason.SPEC_WARNING,
     EventReason.ROLLED_BACK,
     EventReason.UPDATE_HELD,
@@ -64,26 +67,18 @@ class StatusEvent:
 
 def of_process(old: DeviceProcessStatus, new: DeviceProcessStatus, *, has_switch: bool) -> tuple[StatusEvent, ...]:
     """Return what happened to a process; its device's connection is reported on the switch if it *has_switch*."""
-    found = tuple(_of_standing(old.conditions, new.conditions))
-    if found:  # what else changed is no event of the process, which is not to run
-        return found
-    found = (*_of_spec(old, new), *_of_run(old, new))
-    return found if has_switch else (*found, *_of_connection(old.conditions, new.conditions))
+    found = list(_of_spec(old, new)) + list(_of_run(old, new))
+    if not has_switch:
+        found += _of_connection(old.conditions, new.conditions)
+    return tuple(found)
 
 
 def of_switch(old: NetworkSwitchStatus, new: NetworkSwitchStatus) -> tuple[StatusEvent, ...]:
     """Return what happened to a device."""
-    return (*_of_standing(old.conditions, new.conditions), *_of_connection(old.conditions, new.conditions))
-
-
-def _of_standing(old: tuple[Condition, ...], new: tuple[Condition, ...]) -> Iterator[StatusEvent]:
-    for kind, reason in (
-        (ConditionType.REFUSED, EventReason.REFUSED),
-        (ConditionType.NAME_CONFLICT, EventReason.NAME_CONFLICT),
-    ):
-        condition = get_condition(new, kind)
-        if condition is not None and is_true(new, kind) and condition != get_condition(old, kind):
-            yield StatusEvent(reason, f"{condition.reason}: {condition.message}")
+    found = list(_of_connection(old.conditions, new.conditions))
+    if _became_true(old, new, ConditionType.DUPLICATE):
+        found.append(StatusEvent(EventReason.DEVICE_DUPLICATE, _message(new.conditions, ConditionType.DUPLICATE)))
+    return tuple(found)
 
 
 def _of_connection(old: tuple[Condition, ...], new: tuple[Condition, ...]) -> Iterator[StatusEvent]:
@@ -133,7 +128,7 @@ def _of_phase(new: DeviceProcessStatus) -> Iterator[StatusEvent]:
         yield StatusEvent(EventReason.PROCESS_FAILED, note or f"the process ended with exit code {new.exit_code}")
 
 
-def _became_true(old: DeviceProcessStatus, new: DeviceProcessStatus, kind: ConditionType) -> bool:
+def _became_true(old: AnyStatus, new: AnyStatus, kind: ConditionType) -> bool:
     return is_true(new.conditions, kind) and not is_true(old.conditions, kind)
 
 

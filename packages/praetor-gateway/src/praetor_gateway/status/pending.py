@@ -16,7 +16,7 @@ from attrs import frozen
 from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
 from praetor_api.kube.conditions import is_true
-from praetor_api.kube.objects import DeviceProcessStatus, Phase
+from praetor_api.kube.objects import DeviceProcessStatus, Phase, Reported
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.workqueue import Workqueue
 from praetor_api.protocol import Observation
@@ -51,7 +51,7 @@ class PendingStatuses:
 
     def __init__(self, clock: Clock) -> None:
         self._queue: Workqueue[StatusKey] = Workqueue(clock)
-        self._observations: dict[StatusKey, tuple[str, Observation]] = {}  # with the uid of what was observed
+        self._observations: dict[StatusKey, tuple[str, Observation, Reported | None]] = {}  # with the uid
         self._waiting: set[StatusKey] = set()
         self._busy = 0
         self._idle = asyncio.Event()
@@ -66,19 +66,21 @@ class PendingStatuses:
         """How many observations are kept."""
         return len(self._observations)
 
-    def observe(self, row: CachedProcess, observation: Observation, status: DeviceProcessStatus) -> None:
-        """Keep what the device saw of *row* until it is written; *status* is what it makes of the status of *row*."""
+    def observe(
+        self, row: CachedProcess, observation: Observation, reported: Reported | None, status: DeviceProcessStatus
+    ) -> None:
+        """Keep what the device saw of *row*, and its order, until it is written; *status* is what it makes of *row*."""
         key = StatusKey(DEVICE_PROCESSES, row.key)
         if status != row.status:
-            self._observations[key] = (row.uid, observation)
+            self._observations[key] = (row.uid, observation, reported)
             self.submit(key, debounce_s(row.status, status))
         elif key in self._observations:  # back to what is written: what was in between must not be
-            self._observations[key] = (row.uid, observation)
+            self._observations[key] = (row.uid, observation, reported)
 
-    def observation(self, row: CachedProcess) -> Observation | None:
-        """Return what waits to be written of *row*; None of one that was deleted and created again meanwhile."""
-        uid, observation = self._observations.get(StatusKey(DEVICE_PROCESSES, row.key), ("", None))
-        return observation if uid == row.uid else None
+    def observation(self, row: CachedProcess) -> tuple[Observation | None, Reported | None]:
+        """Return what waits to be written of *row*; nothing of one that was deleted and created again meanwhile."""
+        uid, observation, reported = self._observations.get(StatusKey(DEVICE_PROCESSES, row.key), ("", None, None))
+        return (observation, reported) if uid == row.uid else (None, None)
 
     def submit(self, key: StatusKey, delay_s: float = 0.0) -> None:
         """Write the status, if it differs then, after *delay_s*; of several delays the shortest counts."""

@@ -35,13 +35,15 @@ class ResyncRequester:
             return
         if (is_older(row, known) and not restored) or reported(known.status) == reported(row.status):
             return
+        if row.status.reported != known.status.reported and not restored:
+            return  # a replica took another report of the device, in order
         device = self._fleet.device(row.device)
         if device is not None and not self._is_ours(row):
             device.session.request_resync(row.uid)
 
     def _is_ours(self, row: CachedProcess) -> bool:
         """Return whether *row* says what waits to be written: our own write, seen before its answer."""
-        observation = self._pending.observation(row)
+        observation, order = self._pending.observation(row)
         if observation is None:
             return False
-        return reported(merge(row, observation, connected=None, now=EPOCH)) == reported(row.status)
+        return reported(merge(row, observation, reported=order, connected=None, now=EPOCH)) == reported(row.status)

@@ -32,6 +32,8 @@ from praetor_gateway.status.resync import ResyncRequester
 
 WORKERS = 8
 """Writes at a time. At 20 ms a write they make 400 a second, four times what the limiter lets through."""
+UNORDERED_S = 600.0
+"""How long no order is written once the API dropped it, for its CRDs are of an earlier release and may be upgraded."""
 OUTAGE_BACKOFF = Backoff(base=0.5, factor=2.0, cap=15.0, jitter=0.5)
 """How long all writes pause while the apiserver does not answer; 15 s is a heartbeat, in which more facts come."""
 
@@ -84,8 +86,6 @@ class StatusWriter:
                 await self._clock.sleep(wait_s)
             try:
                 return await self._attempt(key)
-            except KubeError as e:
-                return self._failed(key, e)
             except Exception:  # a bug met by one object must not stop the others
                 _log.exception("status write crashed", kind=key.resource.kind, key=str(key.object))
                 self._pending.retry(key)
@@ -100,21 +100,33 @@ class StatusWriter:
             obj = await self._api.patch(key.resource, key.object, patch.body, subresource="status")
         except Conflict:
             self._count(StatusOutcome.CONFLICT)
-            await self._refresh(key)
+            try:
+                await self._refresh(key)
+            except KubeError as e:
+                return self._failed(key, patch, e)
             self._pending.retry(key)
             return StatusOutcome.CONFLICT
+        except KubeError as e:
+            return self._failed(key, patch, e)
         self._count(StatusOutcome.WRITTEN)
         self._written(key, patch, obj)
         return StatusOutcome.WRITTEN
 
     def _written(self, key: StatusKey, patch: StatusPatch, obj: dict[str, object]) -> None:
         self._outages = 0
-        self._fleet.update(self._projection.row(key.resource, obj), own=True)
+        row = self._projection.row(key.resource, obj)
+        if patch.body["status"].get("reported") and row.status.reported is None:
+            self._fleet.unordered_until = self._clock.monotonic() + UNORDERED_S
+        self._fleet.update(row, own=True)
         for event in patch.events:
             record_event(self._recorder, key.resource, patch.row, event, action="ReportStatus")
+        self._finish(key, patch)
+
+    def _finish(self, key: StatusKey, patch: StatusPatch) -> None:
+        """Write what came while *patch* was sent; there is nothing more to do about *patch* itself."""
         if self._composer.is_current(key, patch):
             self._pending.done(key)
-        else:  # more came while it was sent
+        else:
             self._pending.submit(key)
 
     async def _refresh(self, key: StatusKey) -> None:
@@ -126,14 +138,14 @@ class StatusWriter:
             self._resync.check(row, restored=newest)
         self._fleet.update(row, restored=newest)
 
-    def _failed(self, key: StatusKey, error: KubeError) -> StatusOutcome:
+    def _failed(self, key: StatusKey, patch: StatusPatch, error: KubeError) -> StatusOutcome:
         outcome = _outcome(error)
         self._count(outcome)
         log = _log.bind(kind=key.resource.kind, key=str(key.object), error=str(error))
         if outcome is not StatusOutcome.FAILED:
             if outcome is StatusOutcome.REFUSED:
                 log.error("status refused")
-            self._pending.done(key)
+            self._finish(key, patch)
             return outcome
         log.warning("status write failed")
         if isinstance(error, Unreachable | TooManyRequests):  # not this object's fault: all wait
