@@ -87,8 +87,9 @@ def process(device_name: str, version: str = "v1", **fields: Any) -> ProcessRow:
 
 
 def offline(row: ProcessRow, since: float) -> ProcessRow:
-    """Return *row* as it looks after its device went silent at *since* (epoch seconds)."""
-    return evolve(row, connected=False, connected_since=since, ready_since=None)
+    """Return *row* as it looks after its device, which had fetched what it was offered, went silent at *since*."""
+    fetched = row.offered_at is None or row.offered_at <= since
+    return evolve(row, connected=False, connected_since=since, ready_since=None, fetched=fetched)
 
 
 def snapshot(
@@ -209,7 +210,7 @@ class PlannedFleet:
         at = self.now.timestamp()
         return evolve(
             new, spec_hash=wanted.spec_hash, offered_at=at, observed=False, ready_since=None,
-            settled_since=None, failure="", wave=wave,
+            settled_since=None, failure="", wave=wave, fetched=None if old.connected else False,
         )  # fmt: skip
 
     def _settled(self, row: ProcessRow) -> ProcessRow:

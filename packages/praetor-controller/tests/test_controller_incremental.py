@@ -42,6 +42,7 @@ processes: st.SearchStrategy[dict[str, Any]] = st.builds(
     terminating=st.sampled_from([False, False, False, True]),
     connected=st.sampled_from([None, True, True, False]),
     connected_since=maybe,
+    fetched=st.sampled_from([None, True, False]),
     reported=st.booleans(),
     observed=st.booleans(),
     ready_since=maybe,

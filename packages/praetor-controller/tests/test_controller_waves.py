@@ -382,6 +382,9 @@ def test_too_many_failures_stop_the_revision() -> None:
     [
         pytest.param(process("b", "v2", **FAILING), 60, True, id="failing"),
         pytest.param(offline(process("b", "v2", offered_at=AT), AT + 50), 60, True, id="silent"),
+        pytest.param(
+            evolve(offline(process("b", "v2"), AT), fetched=None), 60, False, id="silent-and-what-it-fetched-is-unknown"
+        ),
         pytest.param(process("b", "v2", **STARTING, offered_at=AT), 60, False, id="starting"),
         pytest.param(process("b", "v2", **STARTING, offered_at=AT), 600, True, id="not-in-time"),
         pytest.param(process("b", "v2", **FAILING, terminating=True), 60, False, id="terminating"),

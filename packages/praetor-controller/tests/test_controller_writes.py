@@ -172,6 +172,22 @@ def test_a_device_row_shows_connection_and_maintenance() -> None:
     assert project_device({"metadata": {"name": "b"}}).in_maintenance is False
 
 
+@pytest.mark.parametrize(
+    ("status", "observed", "fetched"),
+    [
+        ("False", 3, True),
+        ("False", 2, False),
+        ("False", 0, False),
+        pytest.param("False", None, None, id="a-replica-that-answered-is-lost"),
+        pytest.param("True", 3, None, id="connected"),
+    ],
+)
+def test_a_silent_device_had_fetched_the_spec_or_not(status: str, observed: int | None, fetched: bool | None) -> None:
+    obj = raw_process({"conditions": [condition("AgentConnected", status) | {"observedGeneration": observed}]})
+    obj["metadata"]["generation"] = 3
+    assert project_process(obj).fetched is fetched
+
+
 def test_a_spec_that_cannot_be_read_names_the_field() -> None:
     spec = {"selector": {"matchLabels": []}, "updateStrategy": {"type": "Surprise"}}
     row = project_deployment({"metadata": {"name": "tel"}, "spec": spec, "status": {"conditions": "?"}})

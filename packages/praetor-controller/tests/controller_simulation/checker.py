@@ -133,8 +133,8 @@ class Checker:
     def update(self) -> None:
         """Record which waves stand, and forget the devices that we took down and that count against us no more.
 
-        These were available for long enough since, are gone, or are past their deadline. Call it before anything
-        changes: the controller may act on how it was.
+        These were available for long enough since, are gone, are past their deadline, or had died before they fetched
+        what they were offered. Call it before anything changes: the controller may act on how it was.
         """
         now, devices = self._clock.now().timestamp(), self._stored.devices()
         for name, down in self._down.items():
@@ -167,8 +167,8 @@ def _failed(process: ProcessRow, row: DeploymentRow) -> bool:
 
 
 def _is_spared(row: ProcessRow, wait_s: int, now: float) -> bool:
-    """Return whether it was available, or keeps what it had because the device holds updates."""
-    if row.held and row.settled_since is None and not row.failure:
+    """Return whether it was available, or keeps what it had: its device holds updates, or died before."""
+    if (row.held and row.settled_since is None and not row.failure) or row.fetched is False:
         return True
     until = now if row.connected else min(now, row.connected_since or 0.0)
     return row.settled_since is not None and row.settled_since + wait_s <= until

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from attrs import mutable
+from attrs import field, mutable
 
 from controller_simulation.stored import LAB, Stored
 from kube_testing import InProcessKube
@@ -23,12 +23,14 @@ _OBSERVED = ("SpecObserved", "ProcessStarted", "Healthy")
 class SimulatedDevice:
     """A device: whether it is *alive*, whatever the API shows; a *broken* one fails with every version.
 
-    One that is *held* keeps what it runs: an operator holds updates there.
+    One that is *held* keeps what it runs: an operator holds updates there. *fetched* are the generations that it
+    fetched last, by the uids of its processes.
     """
 
     alive: bool = True
     broken: bool = False
     held: bool = False
+    fetched: dict[str, int] = field(factory=dict)
 
 
 class SimulatedDevices(dict[str, SimulatedDevice]):
@@ -48,6 +50,7 @@ class SimulatedDevices(dict[str, SimulatedDevice]):
             device = self.get(name)
             if device is None or not device.alive or (names and name not in names):
                 continue
+            device.fetched[obj["metadata"]["uid"]] = obj["metadata"]["generation"]
             version = obj["spec"]["execution"]["command"][0]
             is_new = obj.get("status", {}).get("observedGeneration") != obj["metadata"]["generation"]
             if not device.held and _is_held(obj):
@@ -95,6 +98,9 @@ class SimulatedDevices(dict[str, SimulatedDevice]):
         for type_, value in wanted.items():
             if old.get(type_, {}).get("status") != value:
                 old[type_] = {"type": type_, "status": value, "lastTransitionTime": format_time(self._clock.now())}
+        if resource == DEVICE_PROCESSES and wanted.get("AgentConnected") == "False":
+            fetched = self[obj["spec"]["deviceRef"]["name"]].fetched.get(obj["metadata"]["uid"], 0)
+            old["AgentConnected"] |= {"observedGeneration": fetched}
         body = {"status": status | {"conditions": list(old.values())}}
         self._before_report()
         await self._kube.patch(resource, key, body, subresource="status")

@@ -27,7 +27,7 @@ from praetor_controller.rollout.availability import Availability, availability_o
 from praetor_controller.rollout.snapshot import Plan
 from praetor_controller.rollout.status import status_patch
 
-_DOWN = (Availability.UNAVAILABLE, Availability.SILENT_AFTER_OFFER)
+_DOWN = (Availability.UNAVAILABLE, Availability.SILENT_AFTER_OFFER, Availability.SILENT)
 _TRUE = (
     ConditionType.AGENT_CONNECTED,
     ConditionType.SPEC_OBSERVED,

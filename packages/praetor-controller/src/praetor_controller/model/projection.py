@@ -52,7 +52,7 @@ class _Fact(NamedTuple):
     since: float | None
     reason: str
     message: str
-    generation: int = 0
+    generation: int | None = None
 
 
 _UNKNOWN = _Fact("Unknown", None, "", "")
@@ -102,6 +102,7 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
         terminating=metadata.get("deletionTimestamp") is not None,
         connected=_truth(connected),
         connected_since=connected.since,
+        fetched=_fetched(metadata, connected),
         reported=observed_generation > 0,
         observed=observed,
         ready_since=_ready_since(status, facts, offered_at or 0.0) if observed else None,
@@ -202,10 +203,16 @@ def _facts(status: Mapping[str, Any]) -> dict[str, _Fact]:
             epoch(condition.get("lastTransitionTime")),
             condition.get("reason") or "",
             condition.get("message") or "",
-            condition.get("observedGeneration") or 0,
+            condition.get("observedGeneration"),
         )
         for condition in status.get("conditions") or ()
     }
+
+
+def _fetched(metadata: Mapping[str, Any], connected: _Fact) -> bool | None:
+    if connected.status != "False" or connected.generation is None:
+        return None
+    return connected.generation >= (metadata.get("generation") or 0)
 
 
 def _ready_since(status: Mapping[str, Any], facts: Mapping[str, _Fact], offered_at: float) -> float | None:

@@ -65,6 +65,7 @@ class ProcessRow:
     terminating: bool = False
     connected: bool | None = None
     connected_since: float | None = None
+    fetched: bool | None = None  # a disconnected device had fetched the current spec; None when it is not known
     reported: bool = False  # the device reported it at least once
     observed: bool = False  # its status is about its current spec
     ready_since: float | None = None

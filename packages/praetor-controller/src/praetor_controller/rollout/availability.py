@@ -5,10 +5,14 @@
 * Held: a file on the device has its agent change nothing, and it had not taken the last write by then. It costs no
   budget.
 * Not connected, and never reported by its device: nothing of ours ran there. It costs no budget.
-* Offline before the last write: deferred. It costs no budget, and nothing is written to it until it is back.
-* Silent after the last write: a failure, held against the budget. When the template changes again it stays so as long
-  as the device never became available after the write, for progressDeadlineSeconds at most: else two quick bad
-  templates could take twice the budget down, and a device that died for good would hold up every later rollout.
+* Offline before the last write, for it had not fetched it: deferred. It costs no budget, and nothing is written to it
+  until it is back.
+* Silent after it had fetched the last write: a failure, held against the budget. When the template changes again it
+  stays so as long as the device never became available after the write, for progressDeadlineSeconds at most: else two
+  quick bad templates could take twice the budget down, and a device that died for good would hold up every later
+  rollout.
+* Silent, and it is not known what it had fetched, since a replica of the gateway is lost: held against the budget, too,
+  but no failure.
 """
 
 from __future__ import annotations
@@ -17,13 +21,6 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from praetor_controller.model.rows import DeviceRow, ProcessRow
-
-CLOCK_SKEW_S = 30.0
-"""The most that the clocks of gateway and controller may differ, in seconds.
-
-The gateway reports when a device went silent, the controller records when it wrote to it. Servers with NTP differ by
-less than a second; 30 s is an assumption that leaves room for one without.
-"""
 
 
 class Availability(StrEnum):
@@ -34,6 +31,7 @@ class Availability(StrEnum):
     NEVER_REPORTED = "NeverReported"
     OFFLINE_BEFORE_OFFER = "OfflineBeforeOffer"
     SILENT_AFTER_OFFER = "SilentAfterOffer"
+    SILENT = "Silent"
     HELD = "Held"
 
 
@@ -47,10 +45,9 @@ def availability_of(process: ProcessRow, device: DeviceRow, min_ready_s: float, 
         return Availability.HELD if not_taken else Availability.UNAVAILABLE
     if not process.reported:
         return Availability.NEVER_REPORTED
-    since = offline_since(process, device)
-    if since is not None and process.offered_at is not None and since + CLOCK_SKEW_S < process.offered_at:
-        return Availability.OFFLINE_BEFORE_OFFER
-    return Availability.SILENT_AFTER_OFFER
+    if process.fetched is None:
+        return Availability.SILENT
+    return Availability.SILENT_AFTER_OFFER if process.fetched else Availability.OFFLINE_BEFORE_OFFER
 
 
 def availabilities(

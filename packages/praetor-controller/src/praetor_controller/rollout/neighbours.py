@@ -95,7 +95,7 @@ def _down(neighbour: Neighbour, devices: Mapping[str, DeviceRow], now: float) ->
         if device is None:
             continue
         availability = availability_of(process, device, min_ready_s, now)
-        if availability is Availability.SILENT_AFTER_OFFER:
+        if availability in (Availability.SILENT_AFTER_OFFER, Availability.SILENT):
             blamed = blamed_until(process, device, min_ready_s, deadline_s)
             if now < blamed:
                 yield process.device, blamed

@@ -361,7 +361,7 @@ def _health(context: Context, device: DeviceRow, process: ProcessRow, availabili
             return Health.NEVER_CONNECTED if offline_since(process, device) is None else Health.NEVER_REPORTED
         case Availability.OFFLINE_BEFORE_OFFER:
             return Health.OFFLINE
-        case Availability.SILENT_AFTER_OFFER:
+        case Availability.SILENT_AFTER_OFFER | Availability.SILENT:
             blamed = blamed_until(process, device, context.min_ready_s, context.deadline_s)
             return Health.SILENT if runs is _TARGET or context.at < blamed else Health.OFFLINE
         case _:
@@ -415,7 +415,8 @@ def _detail(context: Context, rule: Rule, device: DeviceRow, process: ProcessRow
             return f"at {_time((process.ready_since or 0.0) + context.min_ready_s)}"
         case ReasonCode.OFFLINE_SINCE | ReasonCode.SILENT_SINCE_OFFER if process is not None:
             since = offline_since(process, device)
-            return "" if since is None else _time(since)
+            unknown = rule.reason is ReasonCode.SILENT_SINCE_OFFER and process.fetched is None
+            return ("" if since is None else _time(since)) + (" or before the offer" if unknown else "")
     return ""
 
 

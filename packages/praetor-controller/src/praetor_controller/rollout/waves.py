@@ -176,7 +176,7 @@ class _Devices:
     ) -> bool:
         if process is None:
             return device.connected is not False
-        if availability is Availability.SILENT_AFTER_OFFER and not updated:
+        if availability in (Availability.SILENT_AFTER_OFFER, Availability.SILENT) and not updated:
             return self._now < blamed_until(process, device, self._min_ready_s, self._deadline_s)
         return availability not in _NOT_COUNTED and (updated or not process.held)
 
