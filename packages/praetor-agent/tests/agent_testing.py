@@ -20,6 +20,8 @@ from threading import Condition, Thread
 from types import TracebackType
 from typing import Any
 
+import pytest
+
 from praetor_agent.backends import procfs
 from praetor_agent.backends.command import Command
 from praetor_agent.backends.process import ProcessBackend
@@ -356,3 +358,16 @@ class FakeClock:
 
     def wall(self) -> datetime:
         return self.time
+
+
+@contextmanager
+def mounted(place: Path, *options: str) -> Iterator[None]:
+    """Mount a small file system at *place*."""
+    place.mkdir()
+    done = subprocess.run(("mount", *options, str(place)), capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("this user cannot mount")
+    try:
+        yield
+    finally:
+        subprocess.run(("umount", "-l", str(place)), check=True)

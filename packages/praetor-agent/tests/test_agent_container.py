@@ -246,6 +246,52 @@ def test_an_image_that_cannot_be_pulled_is_reported_and_retried_later(tmp_path: 
     assert (images.next_at(0.0) or 0) > 0
 
 
+@real
+def test_the_output_of_a_container_is_bounded(backend: ContainerBackend, tmp_path: Path, image: str) -> None:
+    wanted = item(image, "/bin/sh", "-c", "/bin/busybox yes | /bin/busybox head -c 20000000; echo done")
+    backend.start(command_of(fetched(tmp_path, wanted)))
+    until(lambda: not backend.observe()["uid-1"].running, "the end")
+    shown = json.loads(subprocess.check_output((*COMMAND, "ps", "-aq", "--format", "json")))
+    paths = [
+        json.loads(subprocess.check_output((*COMMAND, "inspect", one["Id"])))[0]["HostConfig"]["LogConfig"]["Path"]
+        for one in shown
+        if one["Labels"].get(CONTAINER_DEVICE_LABEL) == DEVICE
+    ]
+    assert [Path(path).stat().st_size <= 10_000_000 for path in paths] == [True]
+    assert backend.tail("uid-1", 5) == "done\n"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "options", "driver", "words"),
+    [
+        pytest.param("docker", (), "json-file", ("--log-opt", "max-size=5m", "--log-opt", "max-file=2"), id="docker"),
+        pytest.param("podman", (), "k8s-file", ("--log-opt", "max-size=10mb"), id="podman"),
+        pytest.param("docker", (), "journald", (), id="bounded-by-itself"),
+        pytest.param("docker", ("--log-driver=syslog",), "json-file", (), id="chosen-by-the-user"),
+    ],
+)
+def test_the_output_is_bounded_by_the_log_driver_unless_the_user_chose_one(
+    tmp_path: Path, runtime: str, options: tuple[str, ...], driver: str, words: tuple[str, ...]
+) -> None:
+    class Recording(Runtime):
+        created: tuple[str, ...] = ()
+
+        def __call__(self, *words: str, timeout: int = TIMEOUT_SECONDS, merged: bool = False) -> str:
+            if words[0] == "create":
+                self.created = words
+                raise BackendError("enough")
+            return {"info": driver, "image": '[{"Id": "sha256:1"}]'}.get(words[0], "")
+
+    place = tmp_path / "image"
+    place.write_text("sha256:1 registry.invalid/x@sha256:1")
+    recording = Recording((runtime,))
+    launch = command_of(Revision(artifact_path=str(place), item=item("x@sha256:1", "/bin/a")))
+    with pytest.raises(StartError, match="enough"):
+        ContainerBackend(DEVICE, tmp_path, recording, options).start(launch)
+    at = [index for index, word in enumerate(recording.created) if word == "--log-opt"]
+    assert tuple(word for index in at for word in recording.created[index : index + 2]) == words
+
+
 def test_a_removed_image_is_fetched_beside_the_supervision_not_pulled_in_it(tmp_path: Path) -> None:
     called: list[str] = []
 

@@ -13,7 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from agent_testing import WITHIN_SECONDS, FakeClock, FakeGateway, Fault, item, process_spec, running_agent, until
+from agent_testing import (
+    WITHIN_SECONDS,
+    FakeClock,
+    FakeGateway,
+    Fault,
+    item,
+    mounted,
+    process_spec,
+    running_agent,
+    until,
+)
 from praetor_agent.backends import procfs
 from praetor_agent.core import report
 from praetor_agent.core.model import ObservedDevice, Record
@@ -24,19 +34,6 @@ from praetor_agent.link.reporter import Reporter
 from praetor_api.protocol import Desired, Observation, Report, ReportAck
 
 HOUR = 3600.0
-
-
-@contextmanager
-def mounted(place: Path, *options: str) -> Iterator[None]:
-    """Mount a small file system at *place*."""
-    place.mkdir()
-    done = subprocess.run(("mount", *options, str(place)), capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip("this user cannot mount")
-    try:
-        yield
-    finally:
-        subprocess.run(("umount", "-l", str(place)), check=True)
 
 
 @pytest.fixture

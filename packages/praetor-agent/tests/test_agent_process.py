@@ -12,12 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from agent_testing import WITHIN_SECONDS, command, until
+from agent_testing import WITHIN_SECONDS, command, mounted, until
 from praetor_agent.backends import procfs
 from praetor_agent.backends.command import Command, resolve
 from praetor_agent.backends.process import SHIM, ProcessBackend
 from praetor_agent.core.model import Observed
 from praetor_agent.errors import BackendError, StartError
+from praetor_agent.state import State
 
 BOOT = "boot-1"
 
@@ -125,12 +126,16 @@ def test_a_forced_stop_ends_what_ignores_the_first_and_what_left_the_group(
     until(lambda: procfs.start_ticks(child) is None, "the daemon to end")
 
 
-def test_a_second_start_ends_what_the_first_left_behind(backend: ProcessBackend, tmp_path: Path) -> None:
-    code = "import os,sys,time\npid=os.fork()\nif not pid: os.setsid(); time.sleep(1000)\n"
-    code += "open(sys.argv[1],'w').write(str(pid))"
-    backend.start(command(*python(code, str(tmp_path / "child"))))
+def test_a_start_ends_what_an_earlier_run_left_behind_whose_shim_was_killed(
+    backend: ProcessBackend, tmp_path: Path
+) -> None:
+    file = tmp_path / "child"
+    backend.start(command("/bin/sh", "-c", f"setsid sleep 1000 & echo $! >{file}.new; mv {file}.new {file}; wait"))
+    until(file.exists, "the child")
+    child, shim, pid = int(file.read_text()), seen(backend).watch, seen(backend).pid
+    os.kill(shim or 0, signal.SIGKILL)
+    os.kill(pid or 0, signal.SIGKILL)
     wait_end(backend)
-    child = int((tmp_path / "child").read_text())
     assert procfs.start_ticks(child) is not None
     backend.start(command("/bin/sleep", "1000"))
     until(lambda: procfs.start_ticks(child) is None, "the leftover to end")
@@ -180,16 +185,26 @@ def test_what_ran_before_a_reboot_does_not_run_now(backend: ProcessBackend, tmp_
     assert (later.running, later.exit_code, later.termination_reason) == (False, None, "Lost")
 
 
-def test_without_its_shim_a_process_still_counts_as_running(backend: ProcessBackend) -> None:
-    backend.start(command("/bin/sleep", "1000"))
-    stage, pid = seen(backend).watch, seen(backend).pid
-    assert stage is not None
+def test_without_its_shim_a_process_runs_on_and_another_takes_its_output_over(
+    backend: ProcessBackend, tmp_path: Path
+) -> None:
+    (tmp_path / "go").touch()
+    backend.start(
+        command("/bin/sh", "-c", f"while [ -e {tmp_path / 'go'} ]; do echo {'x' * 4000}; done; exec sleep 99")
+    )
+    shim, pid = seen(backend).watch, seen(backend).pid
+    assert shim is not None
     assert pid is not None
-    os.kill(stage, signal.SIGKILL)
-    until(lambda: procfs.start_ticks(stage) is None, "the stage to end")
-    assert (seen(backend).running, seen(backend).watch) == (True, pid)
+    os.kill(shim, signal.SIGKILL)
+    until(lambda: procfs.start_ticks(shim) is None, "the shim to end")
+    assert (seen(backend).running, seen(backend).pid) == (True, pid)
+    (tmp_path / "go").unlink()
+    until(lambda: Path(f"/proc/{pid}/comm").read_text() == "sleep\n", "the process not to be blocked")
+    again = seen(backend).watch
+    assert again not in (None, shim, pid)
     os.kill(pid, signal.SIGKILL)
     assert (wait_end(backend).exit_code, seen(backend).termination_reason) == (None, "Lost")
+    until(lambda: procfs.start_ticks(again or 0) is None, "the other shim to end")
 
 
 def test_removing_leaves_nothing(backend: ProcessBackend) -> None:
@@ -225,13 +240,64 @@ def test_a_job_that_was_cut_off_anywhere_is_not_started(backend: ProcessBackend,
     assert (tmp_path / "ran").read_text() == "ran\n"
 
 
-def test_output_goes_to_a_log_of_bounded_size(backend: ProcessBackend) -> None:
-    backend.start(command(*python("import sys; print('x' * 5000 + 'END'); print('err', file=sys.stderr)")))
+def logged(backend: ProcessBackend) -> int:
+    size = 0
+    for name in ("log", "log.1"):
+        with suppress(FileNotFoundError):
+            size += (backend.place("u1") / name).stat().st_size
+    return size
+
+
+def test_output_goes_to_a_log_of_bounded_size_of_which_the_end_is_kept(backend: ProcessBackend) -> None:
+    code = "import sys,time; print('x' * 5000 + 'END', flush=True); print('err', file=sys.stderr)"
+    backend.start(command(*python(code)))
     wait_end(backend)
+    assert logged(backend) <= 1000
+    assert backend.tail("u1", 900).endswith("x" * 300 + "END\nerr\n")
+
+
+def test_a_process_that_writes_without_end_never_exceeds_the_bound_nor_does_what_an_older_agent_left(
+    tmp_path: Path,
+) -> None:
+    bound = 1024 * 1024
+    backend = ProcessBackend(tmp_path, BOOT, log_bytes=bound)
     place = backend.place("u1")
-    until(lambda: (place / "log").stat().st_size <= 1000, "the log to be bounded")
-    assert (place / "log.1").read_text().endswith("END\n") or "END" in (place / "log.1").read_text()
-    assert (place / "log.1").stat().st_size <= 1000
+    place.mkdir(parents=True)
+    (place / "log").write_bytes(b"old" * bound)
+    backend.start(command("/bin/sh", "-c", "yes | head -c 100000000; echo done"))
+    largest = 0
+    while seen(backend).running:
+        largest = max(largest, logged(backend))
+    assert 0 < largest <= bound
+    assert logged(backend) <= bound
+    assert backend.tail("u1", 10).endswith("done\n")
+
+
+def stirs(backend: ProcessBackend) -> bool:
+    """Return whether the process has a child, so that its burst is not over."""
+    pid = seen(backend).pid
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text() != ""
+
+
+def test_output_gives_its_space_back_when_the_disk_is_full(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with mounted(disk, "-t", "tmpfs", "-o", "size=64m", "tmpfs"):
+        backend, more, pause = ProcessBackend(disk / "processes", BOOT), tmp_path / "more", tmp_path / "pause"
+        more.touch()
+        pause.touch()
+        script = f"yes | head -c 100000000; while [ -e {more} ]; do [ -e {pause} ] || echo x; done"
+        backend.start(command("/bin/sh", "-c", f"{script}; echo done"))
+        until(lambda: logged(backend) > 600_000, "output")
+        until(lambda: not stirs(backend), "the end of the burst")
+        assert logged(backend) <= 1024 * 1024
+        free = os.statvfs(disk)
+        (disk / "others").write_bytes(b"x" * (free.f_bfree * free.f_frsize - 100_000))
+        assert State(disk).full() is not None
+        pause.unlink()
+        until(lambda: State(disk).full() is None, "space for the records of the agent", 60)
+        assert seen(backend).running
+        more.unlink()
+        assert wait_end(backend).exit_code == 0
 
 
 def test_an_incomplete_record_is_ignored(backend: ProcessBackend) -> None:
@@ -291,6 +357,33 @@ def test_a_program_without_a_path_is_found_on_path() -> None:
     for words in ((), ("",), ("no-such-program",), ("./sh",)):
         with pytest.raises(StartError):
             resolve(words, "/bin", None)
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(
+            "env -i setsid sleep 1001 & echo $! >{pid}.new; mv {pid}.new {pid}; exec sleep 1002", id="session"
+        ),
+        pytest.param(
+            "setsid env -i sh -c 'echo $$ >{pid}.new; mv {pid}.new {pid}; exec sleep 1001' &\n"
+            "while [ ! -e {pid} ]; do :; done",
+            id="daemon",
+        ),
+    ],
+)
+def test_what_left_session_and_environment_of_a_process_ends_with_it(
+    backend: ProcessBackend, tmp_path: Path, script: str, force: bool
+) -> None:
+    file = tmp_path / "child"
+    backend.start(command("/bin/sh", "-c", script.format(pid=file)))
+    until(file.exists, "the child")
+    child = int(file.read_text())
+    backend.stop("u1", grace_seconds=5, force=force)
+    wait_end(backend)
+    backend.remove("u1")
+    until(lambda: procfs.start_ticks(child) is None, "the child to end", 30)
 
 
 def test_only_what_carries_our_markers_is_ever_killed(backend: ProcessBackend, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import json
 import pytest
 
 from ctl_testing import NAMESPACE, NEW, OLD, Lab, connected, running
-from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Key
+from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_controller.ctl.explain import MEANINGS
 from praetor_controller.rollout.reasons import ReasonCode
 
@@ -162,3 +162,20 @@ def test_explaining_writes_nothing(lab: Lab) -> None:
 
 def test_every_reason_has_words() -> None:
     assert set(ReasonCode) <= set(MEANINGS)
+
+
+REFUSED = {"type": "Refused", "status": "True", "reason": "ForeignNamespace", "message": "names another namespace"}
+CONFLICT = {"type": "NameConflict", "status": "True", "reason": "BoundElsewhere", "message": "is another's"}
+
+
+def test_what_the_gateway_ignores_is_explained(lab: Lab) -> None:
+    ref = {"name": "leaf-9", "namespace": "elsewhere"}
+    lab.put(DEVICE_PROCESSES, "other", spec={**OLD, "deviceRef": ref}, status={"conditions": [REFUSED]})
+    lab.patch(NETWORK_SWITCHES, "spine-1", "status", status={"conditions": [CONFLICT]})
+    assert lab.run("explain", "other").output == "other: ignored, Refused, ForeignNamespace: names another namespace\n"
+    assert json.loads(lab.run("explain", "other", "-o", "json").output)["refused"].startswith("Refused, ")
+    assert lab.run("explain", "spine-1").output.splitlines() == [
+        "spine-1: ignored, NameConflict, BoundElsewhere: is another's",
+        "spine-1: no deployment selects it",
+    ]
+    assert json.loads(lab.run("explain", "spine-1", "-o", "json").output)["refused"].startswith("NameConflict, ")

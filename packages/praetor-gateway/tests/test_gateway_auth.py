@@ -153,12 +153,13 @@ async def test_a_gateway_without_secrets_refuses_a_device_after_its_tokens_were_
         assert await statuses(lab, "leaf-1", "t1", device_token(b"t1", "leaf-1", 1)) == [{401}, {401}]
 
 
-async def test_a_device_that_is_declared_twice_has_the_higher_epoch() -> None:
+async def test_the_epoch_of_a_name_counts_only_from_the_namespace_that_it_belongs_to() -> None:
     async with running_lab(credentials=CONFIGURED["secret"], devices=["leaf-1"]) as lab:
-        await lab.kube.create(NETWORK_SWITCHES, "other", switch_object("leaf-1") | {"spec": {"credentialEpoch": 1}})
+        await raise_epoch(lab, "leaf-1", 1)
+        await lab.kube.create(NETWORK_SWITCHES, "other", switch_object("leaf-1") | {"spec": {"credentialEpoch": 7}})
         await lab.clock.settle()
-        old, new = (device_token(b"s1", "leaf-1", epoch) for epoch in (0, 1))
-        assert await statuses(lab, "leaf-1", old, new) == [{401}, {409}]
+        tokens = [device_token(b"s1", "leaf-1", epoch) for epoch in (0, 1, 7)]
+        assert await statuses(lab, "leaf-1", *tokens) == [{401}, {200}, {401}]
 
 
 async def test_writing_the_status_of_a_switch_does_not_revalidate_a_revoked_token() -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from gateway_testing import GatewayLab, one_device, process_object, running_lab, switch_object
+from gateway_testing import GatewayLab, one_device, process_object, running_lab
 from praetor_api.canonical import desired_etag, spec_hash
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, EVENTS, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
 
 DESIRED = "/v1/devices/leaf-1/desired"
 REPORT = "/v1/devices/leaf-1/report"
@@ -124,34 +124,6 @@ async def test_an_unknown_path_or_method_is_answered_with_a_problem(
 async def test_options_names_the_methods(lab: GatewayLab) -> None:
     answer = await lab.client.request("OPTIONS", DESIRED)
     assert (answer.status, answer.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
-
-
-async def test_two_switches_of_one_name_are_ambiguous_and_get_an_event(lab: GatewayLab) -> None:
-    await lab.settled(lab.kube.create(NETWORK_SWITCHES, "other", switch_object("leaf-1")))
-    for answer in (await lab.client.get(DESIRED), await lab.client.post(REPORT)):
-        assert answer.status == 409
-    events = lab.kube.objects(EVENTS).values()
-    assert {e["regarding"]["namespace"] for e in events if e["reason"] == "DeviceAmbiguous"} == {"lab", "other"}
-    await lab.settled(lab.kube.delete(NETWORK_SWITCHES, Key("other", "leaf-1")))
-    assert (await lab.client.get(DESIRED)).status == 200
-
-
-async def test_a_process_needs_no_switch_and_cannot_reach_a_declared_one_from_elsewhere() -> None:
-    async with running_lab() as lab:
-        await lab.settled(lab.kube.create(DEVICE_PROCESSES, "elsewhere", process_object("leaf-1")))
-        assert len((await lab.desired("leaf-1"))["items"]) == 1
-        await lab.settled(lab.kube.create(NETWORK_SWITCHES, "lab", switch_object("leaf-1")))
-        assert (await lab.desired("leaf-1"))["items"] == []
-        ref = {"name": "leaf-1", "namespace": "lab"}
-        await lab.settled(lab.kube.create(DEVICE_PROCESSES, "third", process_object("leaf-1", deviceRef=ref)))
-        assert [item["namespace"] for item in (await lab.desired("leaf-1"))["items"]] == ["third"]
-
-
-async def test_processes_of_several_namespaces_without_a_switch_are_ambiguous() -> None:
-    async with running_lab() as lab:
-        await lab.kube.create(DEVICE_PROCESSES, "a", process_object("leaf-1"))
-        await lab.settled(lab.kube.create(DEVICE_PROCESSES, "b", process_object("leaf-1")))
-        assert (await lab.client.get(DESIRED)).status == 409
 
 
 async def test_nothing_is_answered_from_a_cache_that_is_not_synced(lab: GatewayLab) -> None:

@@ -227,16 +227,14 @@ def test_an_epoch_is_a_number_from_0_on_and_other_values_count_as_0(spec: object
     assert Projection("site").switch({**stored(), "spec": spec}).credential_epoch == epoch
 
 
-def test_a_device_has_the_highest_epoch_of_its_switches_and_0_without_one() -> None:
+def test_a_device_has_the_epoch_of_its_switch_and_0_without_one() -> None:
     changed: list[str] = []
     fleet = DeviceIndex(changed.append)
     assert fleet.epoch("leaf-1") == 0
-    row = switch_row(credential_epoch=2)
-    other = evolve(row, key=Key("other", "leaf-1"), uid="uid-o", credential_epoch=5)
-    for each in (row, other):
+    row = switch_row(credential_epoch=2, created="2026-01-01T00:00:00Z")
+    other = evolve(row, key=Key("a", "leaf-1"), uid="uid-o", credential_epoch=5, created="2026-01-02T00:00:00Z")
+    for each in (other, row):
         fleet.on_change(each.key, None, each)
-    assert fleet.epoch("leaf-1") == 5
-    fleet.on_change(other.key, other, None)
     assert fleet.epoch("leaf-1") == 2
     before = len(changed)
     fleet.on_change(row.key, row, evolve(row, resource_version="4"))

@@ -30,6 +30,7 @@ class PeerNetwork:
         self.kube = InProcessKube(self.clock)
         self.labs: dict[str, GatewayLab] = {}
         self.cut = False
+        self.outdated = False  # replicas push as before they knew what devices fetch
 
     async def start(self, name: str, until: AsyncExitStack) -> GatewayLab:
         """Run a gateway until *until* ends."""
@@ -41,7 +42,10 @@ class PeerNetwork:
     async def push(self, address: str, heard: PeerPush) -> bool:
         if address not in self.labs or self.cut:
             return False
-        return await push(self.labs[address], {"observer": heard.observer, "ages": dict(heard.ages)}, "secret") == 204
+        body = heard.body()
+        if self.outdated:
+            del body["fetched"]
+        return await push(self.labs[address], body, "secret") == 204
 
 
 async def push(lab: GatewayLab, body: object, token: str) -> int:
@@ -117,6 +121,12 @@ async def test_the_next_arbiter_knows_every_device_that_the_others_heard() -> No
     [
         ("secret", {"observer": "x", "ages": {"leaf-1": 1.0, "ghost": 2}}, 204),
         ("secret", {"observer": "x", "ages": {}}, 204),
+        ("secret", {"observer": "x", "ages": {}, "fetched": {"leaf-1": [1, {"uid-1": 3}], "ghost": [0.5, {}]}}, 204),
+        ("secret", {"observer": "x", "ages": {}, "fetched": {"leaf-1": [-1, {"uid-1": 3}]}}, 400),
+        ("secret", {"observer": "x", "ages": {}, "fetched": {"leaf-1": [1, {"uid-1": -3}]}}, 400),
+        ("secret", {"observer": "x", "ages": {}, "fetched": {"leaf-1": [1, {"uid-1": True}]}}, 400),
+        ("secret", {"observer": "x", "ages": {}, "fetched": {"leaf-1": [1, 2, 3]}}, 400),
+        ("secret", {"observer": "x", "ages": {}, "fetched": ["leaf-1"]}, 400),
         ("secret", {"observer": "", "ages": {}}, 400),
         ("secret", {"observer": "x", "ages": {"leaf-1": -1}}, 400),
         ("secret", {"observer": "x", "ages": {"leaf-1": True}}, 400),

@@ -14,11 +14,10 @@ from gateway_testing import (
     conditions,
     healthy,
     one_device,
-    process_object,
     run_in_virtual_time,
     running_lab,
 )
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, EVENTS
+from praetor_api.kube.client.resource import EVENTS
 from praetor_api.protocol import MAX_BODY_BYTES, MAX_OBSERVATIONS
 
 DESIRED = "/v1/devices/leaf-1/desired"
@@ -72,17 +71,6 @@ async def test_bad_observations_come_back_and_do_not_spoil_the_good_one(lab: Gat
     assert {"no such process on this device"} < set(reasons)
     assert any("startTime" in reason for reason in reasons)
     assert any("uid" in reason for reason in reasons)
-
-
-async def test_a_name_in_two_namespaces_needs_the_namespace() -> None:
-    async with running_lab() as lab:
-        ref = {"name": "leaf-1", "namespace": "lab"}
-        for namespace in ("lab", "two"):
-            await lab.kube.create(DEVICE_PROCESSES, namespace, process_object("leaf-1", deviceRef=ref))
-        await lab.clock.settle()
-        good = await lab.running("leaf-1")
-        answer = await lab.report("leaf-1", {**good, "namespace": ""}, good)
-    assert [rejected["reason"] for rejected in answer["rejected"]] == ["namespace: is needed, several have this name"]
 
 
 @pytest.mark.parametrize(

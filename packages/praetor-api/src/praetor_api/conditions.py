@@ -29,9 +29,11 @@ class ConditionType(StrEnum):
 
     # of NetworkSwitch and DeviceProcess, written by the gateway
     AGENT_CONNECTED = "AgentConnected"
+    NAME_CONFLICT = "NameConflict"
     # of NetworkSwitch, written by the gateway
     DUPLICATE = "Duplicate"
     # of DeviceProcess, written by the gateway
+    REFUSED = "Refused"
     SPEC_OBSERVED = "SpecObserved"
     ARTIFACT_DOWNLOADED = "ArtifactDownloaded"
     ARTIFACT_VERIFIED = "ArtifactVerified"
@@ -81,6 +83,10 @@ class ProcessReason(StrEnum):
     NOT_ROLLED_BACK = "NotRolledBack"
     HELD = "HeldOnDevice"
     NOT_HELD = "NotHeld"
+    ACCEPTED = "Accepted"
+    FOREIGN_NAMESPACE = "ForeignNamespace"
+    BOUND_ELSEWHERE = "BoundElsewhere"
+    OWNER_GONE = "OwnerGone"
 
 
 class DeploymentReason(StrEnum):

@@ -35,7 +35,6 @@ from praetor_gateway.liveness.tracker import LivenessTracker
 from praetor_gateway.metrics import GatewayMetrics
 from praetor_gateway.reports.handler import ReportHandler
 from praetor_gateway.settings import GatewaySettings, load_verifier
-from praetor_gateway.status.ambiguity import AmbiguityReporter
 from praetor_gateway.status.composer import StatusComposer
 from praetor_gateway.status.pending import PendingStatuses
 from praetor_gateway.status.resync import ResyncRequester
@@ -88,7 +87,9 @@ class Gateway:
         )
         limits = _limits(settings)
         self._liveness = LivenessTracker(self._fleet, self._pending, limits, clock, self._is_fresh)
-        self._composer = StatusComposer(self._fleet, self._pending, self._liveness.connected)
+        self._composer = StatusComposer(
+            self._fleet, self._pending, self._liveness.connected, self._liveness.fetched_generation, self._is_fresh
+        )
         self._resync = ResyncRequester(self._fleet, self._pending)
         self._arbiter = Arbiter(
             self._elector,
@@ -98,6 +99,7 @@ class Gateway:
             clock=clock,
             scan_s=limits.scan_s,
             count=self.metrics.disconnected,
+            took_over=self._composer.take_over,
         )
         projection = Projection(settings.site_label)
         self._writer = StatusWriter(
@@ -112,7 +114,6 @@ class Gateway:
             limiter=TokenBucket(WRITES_PER_S, WRITE_BURST, clock),
             count=self.metrics.write,
         )
-        self._ambiguity = AmbiguityReporter(self._fleet, self._recorder)
         self._informers = tuple(self._make_informers(api, projection))
         verifier = load_verifier(settings.credentials) if settings.credentials is not None else None
         self._authenticator = DeviceAuthenticator(verifier, self.metrics.auth)
@@ -124,7 +125,7 @@ class Gateway:
 
     def is_synced(self) -> bool:
         """Return whether the whole fleet was read."""
-        return all(informer.synced.is_set() for informer in self._informers)
+        return self._fleet.begun
 
     def unready(self) -> str:
         """Return why no device should be routed here; empty when it may."""
@@ -173,6 +174,7 @@ class Gateway:
         """Join the election once the whole fleet is known: until then we refuse all devices, and they seem silent."""
         for informer in self._informers:
             await informer.synced.wait()
+        self._fleet.begin()
         await self._arbiter.run()
 
     async def _finish(self) -> None:
@@ -193,7 +195,7 @@ class Gateway:
     def _changed(self, device: str) -> None:
         self._long_polls.wake(device)
         self._liveness.changed(device)
-        self._ambiguity.changed(device)
+        self._composer.changed(device)
 
     def _device_api(self) -> DeviceApi:
         reports = ReportHandler(
@@ -214,7 +216,7 @@ class Gateway:
         fleet, liveness = self._fleet.on_change, self._liveness.on_change
         # resync compares a change with what the fleet has, the others with what it has then
         on_process: Handlers = (self._resync.on_process, fleet, liveness, self._composer.on_process)
-        on_switch: Handlers = (fleet, liveness)
+        on_switch: Handlers = (fleet, liveness, self._composer.on_switch)
         for resource, handlers in ((DEVICE_PROCESSES, on_process), (NETWORK_SWITCHES, on_switch)):
             project = partial(projection.row, resource)
             for namespace in self._settings.namespaces or (None,):

@@ -29,6 +29,8 @@ from praetor_api.spec import Backend, HealthCheck
 
 TIMEOUT_SECONDS = 30
 ASK_AGAIN_SECONDS = 30.0
+LOG_OPTIONS = {"json-file": ("max-size=5m", "max-file=2"), "k8s-file": ("max-size=10mb",)}
+"""How to bound the output by the runtime's log driver. The others bound it themselves, or send it away."""
 OBSERVE_SECONDS = 300.0
 """How long a container whose process is alive is not inspected again, because runtimes answer slowly."""
 
@@ -71,6 +73,7 @@ class ContainerBackend:
         self._directory = directory
         self._runtime = runtime
         self._options = tuple(options)
+        self._log_options: tuple[str, ...] | None = None
         self._seen: dict[str, Observed] = {}
         self._ticks: dict[str, int | None] = {}
         self._inspect_at = 0.0
@@ -156,6 +159,7 @@ class ContainerBackend:
         for resource, value in wanted(command.resources):
             flag = {"memory": "--memory", "cpu": "--cpus", "tasks": "--pids-limit"}[resource]
             yield from (flag, str(float(value) / 100) if resource == "cpu" else value)
+        yield from self._bounded_log()
         yield from self._options
         words = command.argv
         if command.entrypoint:
@@ -164,6 +168,15 @@ class ContainerBackend:
             yield from ("--entrypoint", program)
             words = words[1:]
         yield from (image, *words)
+
+    def _bounded_log(self) -> tuple[str, ...]:
+        """Return the words that bound the output, unless the user's options say where it goes."""
+        if self._log_options is None:
+            chosen = any(word.startswith(("--log-driver", "--log-opt")) for word in self._options)
+            field = "{{.Host.LogDriver}}" if self._runtime.name == "podman" else "{{.LoggingDriver}}"
+            driver = "" if chosen else self._run("info", "--format", field).strip()
+            self._log_options = tuple(word for option in LOG_OPTIONS.get(driver, ()) for word in ("--log-opt", option))
+        return self._log_options
 
     def _inspect_all(self) -> None:
         found = sorted(self._ours(), key=lambda shown: str(shown.get("Created")))

@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 SHIM = Path(__file__).with_name("shim.py")
 START_TIMEOUT_SECONDS = 20
 LOG_BYTES = 10 * 1024 * 1024
+LEAST_LOG_BYTES = 64 * 1024
+LOGS_OF_A_DISK = 64
+"""How many logs of full length fill the disk; on a small one each is shorter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,14 +96,17 @@ class ProcessBackend:
         return self._directory / hashlib.sha256(uid.encode()).hexdigest()[:32]
 
     def tail(self, uid: str, limit: int) -> str:
-        try:
-            with (self.place(uid) / "log").open("rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - limit))
-                return file.read(limit).decode(errors="replace")
-        except FileNotFoundError:
-            return ""
-        except OSError as e:
-            raise BackendError(f"the log cannot be read: {e.strerror}") from e
+        end = b""
+        for name in ("log", "log.1"):
+            try:
+                with (self.place(uid) / name).open("rb") as file:
+                    file.seek(max(0, os.fstat(file.fileno()).st_size - limit + len(end)))
+                    end = file.read(limit - len(end)) + end
+            except FileNotFoundError:
+                continue
+            except OSError as e:
+                raise BackendError(f"the log cannot be read: {e.strerror}") from e
+        return end.decode(errors="replace")
 
     def _launch_shim(self, command: Command, place: Path, job: bytes) -> str:
         """Start the shim with *job* and return its answer."""
@@ -120,12 +126,24 @@ class ProcessBackend:
         env = dict(command.env) | procfs.markers(command.uid, place)
         changed = (str(identity.uid), str(identity.gid), " ".join(map(str, identity.groups))) if identity else ("",) * 3
         words = (
-            str(place), str(self._log_bytes), *changed, command.working_dir, head, limits,
+            str(place), str(self._log_limit(place)), *changed, command.working_dir, head, limits,
             str(len(command.argv)),
             *command.argv, *(f"{name}={value}" for name, value in env.items()),
         )  # fmt: skip
         job = b"".join(os.fsencode(word) + b"\0" for word in words)
         return b"%d\0" % len(job) + job  # a pipe may be cut anywhere, even between two words
+
+    def _log_limit(self, place: Path) -> int:
+        disk = os.statvfs(place)
+        return min(self._log_bytes, max(LEAST_LOG_BYTES, disk.f_blocks * disk.f_frsize // LOGS_OF_A_DISK))
+
+    def _take_over(self, place: Path) -> None:
+        """Start another shim for a process whose own was killed, so that its output does not block it."""
+        words = (sys.executable, "-I", "-S", str(self._shim()), str(place), str(self._log_limit(place)))
+        try:
+            subprocess.run(words, capture_output=True, timeout=START_TIMEOUT_SECONDS, check=True)
+        except (OSError, subprocess.SubprocessError, StartError) as e:
+            log.warning("cannot take over the output of a process place=%s reason=%s", place, e)
 
     def _shim(self) -> Path:
         """Return the path of the shim. From a zipapp it is written to a file that Python can run."""
@@ -159,6 +177,8 @@ class ProcessBackend:
     def _seen(self, place: Path, run: Run) -> Observed:
         supervised = run.boot_id == self._boot_id and procfs.is_running(*run.shim)
         alive = self._is_alive(run)
+        if alive and not supervised and (place / "output").is_fifo():
+            self._take_over(place)
         word, _, rest = read_text(place / "exit").partition(" ")
         alive = alive or (supervised and not word)  # it ended, and its shim is about to write how
         code, reason, error = None, None, None

@@ -166,12 +166,14 @@ def _device_reason(inventory: Inventory, deployment: DeploymentRow, device: str,
     )
 
 
-def device_text(device: str, found: Sequence[DeviceReason], output: str) -> str:
-    """Return what is printed about a device."""
+def device_text(device: str, found: Sequence[DeviceReason], output: str, refused: str = "") -> str:
+    """Return what is printed about a device; *refused* is why the gateway ignores its NetworkSwitch."""
     if output != OutputFormat.TABLE:
-        return structured({"device": device, "deployments": [_device_data(each) for each in found]}, output)
+        data = {"device": device, "deployments": [_device_data(each) for each in found]}
+        return structured(data | ({"refused": refused} if refused else {}), output)
+    lines = [refusal_text(device, refused, output)] if refused else []
     if not found:
-        return f"{device}: no deployment selects it"
+        return "\n".join([*lines, f"{device}: no deployment selects it"])
     headers = ("DEPLOYMENT", "REASON", "DETAIL", "HAS", "WANTED", "MEANING")
     rows = [
         (
@@ -184,7 +186,14 @@ def device_text(device: str, found: Sequence[DeviceReason], output: str) -> str:
         )
         for each in found
     ]
-    return table(headers, rows)
+    return "\n".join([*lines, table(headers, rows)])
+
+
+def refusal_text(name: str, why: str, output: str) -> str:
+    """Return what is printed about an object that the gateway ignores."""
+    if output != OutputFormat.TABLE:
+        return structured({"name": name, "refused": why}, output)
+    return f"{name}: {painted('ignored', 'red')}, {why}"
 
 
 def _device_data(each: DeviceReason) -> dict[str, Any]:

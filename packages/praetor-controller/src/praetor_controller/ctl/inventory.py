@@ -10,6 +10,7 @@ from typing import Any
 from attrs import frozen
 
 from praetor_api.annotations import DEPLOYMENT_LABEL
+from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.resource import (
     CONTROLLER_REVISIONS,
     DEVICE_PROCESS_DEPLOYMENTS,
@@ -17,6 +18,7 @@ from praetor_api.kube.client.resource import (
     NETWORK_SWITCHES,
     Key,
 )
+from praetor_api.wire import clean_text
 from praetor_controller.ctl.cluster import Cluster, list_all
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, project_revision
@@ -30,12 +32,17 @@ from praetor_controller.rollout.snapshot import Plan, Snapshot
 
 @frozen(kw_only=True)
 class Inventory:
-    """All rows of a namespace. What only the running controller remembers (refused writes) is not among them."""
+    """All rows of a namespace. What only the running controller remembers (refused writes) is not among them.
+
+    *refused_devices* and *refused_processes* are what the gateway says of those that it ignores, by name.
+    """
 
     devices: Mapping[str, DeviceRow]
     processes: Mapping[Key, ProcessRow]
     deployments: Mapping[str, DeploymentRow]
     revisions: tuple[RevisionRow, ...]
+    refused_devices: Mapping[str, str] = {}
+    refused_processes: Mapping[str, str] = {}
 
     def _snapshot(self, deployment: DeploymentRow, now: datetime) -> Snapshot:
         """Return the snapshot that the controller would plan *deployment* from."""
@@ -72,7 +79,21 @@ def inventory_of(
         processes={Key(row.namespace, row.name): row for row in map(project_process, processes)},
         deployments={row.name: row for row in sorted(map(project_deployment, deployments), key=lambda row: row.name)},
         revisions=tuple(map(project_revision, revisions)),
+        refused_devices=_refused(switches),
+        refused_processes=_refused(processes),
     )
+
+
+def refusal(obj: Mapping[str, Any]) -> str:
+    """Return why the gateway ignores a NetworkSwitch or a DeviceProcess; empty when it does not."""
+    for each in (obj.get("status") or {}).get("conditions") or ():
+        if each.get("type") in (ConditionType.REFUSED, ConditionType.NAME_CONFLICT) and each.get("status") == "True":
+            return f"{each['type']}, {each.get('reason')}: {clean_text(each.get('message') or '')}"
+    return ""
+
+
+def _refused(objects: list[dict[str, Any]]) -> dict[str, str]:
+    return {each["metadata"]["name"]: why for each in objects if (why := refusal(each))}
 
 
 async def read_inventory(cluster: Cluster) -> Inventory:

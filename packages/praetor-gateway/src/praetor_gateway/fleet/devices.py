@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """The declared devices by name, and the desired processes of each: every request is answered from them.
 
-Kept up to date by the informers and by our own writes, never by devices: a name
-that is not declared leaves no trace.
+A device knows its name alone, so that a name belongs to one namespace, whatever others declare. All is kept up to date
+by the informers and by our own writes, never by devices: a name that is not declared leaves no trace.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from attrs import define, field
+from attrs import define, field, frozen
 
 from praetor_api.canonical import desired_etag
+from praetor_api.conditions import ProcessReason
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
 from praetor_api.kube.objects import Reported
 from praetor_gateway.fleet.order import following, supersedes
@@ -24,43 +25,77 @@ R = TypeVar("R", CachedProcess, CachedSwitch)
 EMPTY_ETAG = desired_etag(())
 
 
+_BY_PROCESSES = "/processes"
+
+
+@frozen
+class Binding:
+    """The namespace to which a name belongs while several claim it.
+
+    *declared*: it has, or had, a NetworkSwitch of that name; else its processes alone claim the name.
+    """
+
+    namespace: str
+    declared: bool = True
+
+    def __str__(self) -> str:
+        return self.namespace if self.declared else self.namespace + _BY_PROCESSES
+
+    @classmethod
+    def parse(cls, text: str) -> Binding:
+        """Return the binding that *text* is the string form of."""
+        return cls(text.removesuffix(_BY_PROCESSES), not text.endswith(_BY_PROCESSES))
+
+
 @define(eq=False, weakref_slot=False)
 class DeclaredDevice:
-    """One declared device: its processes and its NetworkSwitch (several of one name are ambiguous)."""
+    """One declared device: the processes and NetworkSwitches of its name, in whichever namespaces they are.
+
+    It belongs to one *namespace*; bind() decides which. It is *held* while that one does not claim it but another
+    does: then it keeps what it runs, and is told nothing new.
+    """
 
     name: str
     processes: tuple[CachedProcess, ...] = ()
     switches: tuple[CachedSwitch, ...] = ()
     session: DeviceSession = field(factory=DeviceSession)
+    namespace: str = ""
+    held: bool = False
     _etag: str | None = None
 
     @property
     def switch(self) -> CachedSwitch | None:
-        """Its NetworkSwitch, if there is exactly one."""
-        return self.switches[0] if len(self.switches) == 1 else None
-
-    @property
-    def ambiguous(self) -> bool:
-        """Whether the name alone does not say which device is meant."""
-        if self.switches:
-            return len(self.switches) > 1
-        return len(self.processes) > 1 and len({row.device_namespace for row in self.processes}) > 1
+        """Its NetworkSwitch, if one is declared."""
+        return next((row for row in self.switches if row.key.namespace == self.namespace), None)
 
     @property
     def epoch(self) -> int:
-        """The credential epoch that its tokens must be of: the highest where several switches have its name."""
-        return max((row.credential_epoch for row in self.switches), default=0)
+        """The credential epoch that its tokens must be of."""
+        switch = self.switch
+        return 0 if switch is None else switch.credential_epoch
 
     @property
     def served(self) -> tuple[CachedProcess, ...]:
-        """The processes that are served to it, sorted by namespace and name.
+        """The processes that are served to it, sorted by name."""
+        return tuple(row for row in self.processes if not row.deleting and row.key.namespace == self.namespace)
 
-        A declared switch is one device in one namespace: processes that refer to another one of its name are not its.
+    def bind(self, binding: Binding | None, *, remember: bool) -> Binding | None:
+        """Decide to which namespace the device belongs; return the binding to keep, None while one alone claims it.
+
+        Args:
+            binding: the binding that is kept at present.
+            remember: whether the namespace that was served so far stays it; else the oldest claim counts.
         """
-        if self.ambiguous:
-            return ()
-        namespace = self.switches[0].key.namespace if self.switches else None
-        return tuple(row for row in self.processes if not row.deleting and namespace in (None, row.device_namespace))
+        declaring, using = _oldest_first(self.switches), _oldest_first(self.processes)
+        claims = declaring or using
+        if not claims:
+            return binding
+        if binding is None or (declaring and not binding.declared):  # processes alone never beat a declared switch
+            served = binding.namespace if binding is not None else self.namespace if remember else ""
+            binding = Binding(served if served in claims else claims[0], bool(declaring))
+        self.namespace = binding.namespace
+        self.held = self.namespace not in (declaring if binding.declared else using)
+        return binding if self.held or {*declaring, *using} != {self.namespace} else None
 
     def superseded(self, boot_id: str) -> bool:
         """Return whether a later boot than *boot_id* is known to have reported."""
@@ -108,14 +143,19 @@ class DeviceIndex:
     """All declared devices, by name.
 
     *changed* is called with a device's name when its desired state or its credential epoch may have changed.
+
+    Until begin() it is not known which namespace was served before, for objects come in no order.
     """
 
     _changed: Callable[[str], None]
+    bindings: dict[str, Binding] = field(factory=dict, init=False)
+    """The namespaces of the names that several claim, or claimed when their owner went away."""
     unordered_until: float = field(default=0.0, init=False)
     """Until when no order of reports is written, in monotonic seconds: CRDs of an earlier release do not keep it."""
     _devices: dict[str, DeclaredDevice] = field(factory=dict, init=False)
     _processes: dict[Key, CachedProcess] = field(factory=dict, init=False)
     _switches: dict[Key, CachedSwitch] = field(factory=dict, init=False)
+    begun: bool = field(default=False, init=False)
 
     def __len__(self) -> int:
         return len(self._devices)
@@ -130,6 +170,38 @@ class DeviceIndex:
         """Return the credential epoch of the device *name*, 0 if it is not declared."""
         device = self._devices.get(name)
         return 0 if device is None else device.epoch
+
+    def rows(self) -> Iterator[Row]:
+        """Yield every row, those of no device too."""
+        yield from self._switches.values()
+        yield from self._processes.values()
+
+    def standing(self, row: Row) -> ProcessReason:
+        """Return ACCEPTED if *row* counts for the device that it names, else why it does not."""
+        if isinstance(row, CachedProcess) and row.foreign:
+            return ProcessReason.FOREIGN_NAMESPACE
+        device = self._devices.get(row.device)
+        if device is not None and device.namespace != row.key.namespace:
+            return ProcessReason.BOUND_ELSEWHERE
+        return ProcessReason.OWNER_GONE if device is not None and device.held else ProcessReason.ACCEPTED
+
+    def begin(self) -> None:
+        """Have the namespace that is served stay it from now on: all objects are known."""
+        self.begun = True
+        for device in tuple(self._devices.values()):
+            if device.bind(self.bindings.get(device.name), remember=True) is not None:
+                self._notify(device)
+
+    def rebind(self, changed: Mapping[str, Binding | None]) -> None:
+        """Take bindings that were changed elsewhere, by name; None for one that was dropped."""
+        for name, binding in changed.items():
+            if binding is None:
+                self.bindings.pop(name, None)
+            else:
+                self.bindings[name] = binding
+            device = self._devices.get(name)
+            if device is not None:
+                self._notify(device)
 
     def row(self, resource: Resource, key: Key) -> Row | None:
         return self.process(key) if resource is DEVICE_PROCESSES else self.switch(key)
@@ -161,22 +233,24 @@ class DeviceIndex:
         known: Row | None = table.get(row.key)
         if known is not None and known.uid == row.uid and is_older(row, known) and not restored:
             return
-        if known is not None and known.device != row.device:
+        if known is not None and (known.device, _reaches(known)) != (row.device, _reaches(row)):
             self._drop(known)
             known = None
         table[row.key] = row
+        if not _reaches(row):
+            return
         device = self._devices.get(row.device)
         if device is None:
             device = self._devices[row.device] = DeclaredDevice(row.device)
         device.put(row)
-        if isinstance(known, CachedSwitch) and isinstance(row, CachedSwitch) and known.uid == row.uid and not own:
+        if isinstance(known, CachedSwitch) and known.uid == row.uid and row is device.switch and not own:
             device.session.superseded(known.status, row.status)
         if known is None or known.declaration != row.declaration:
             self._notify(device)
 
     def _drop(self, row: Row) -> None:
         known: Row | None = self._table(row).pop(row.key, None)
-        if known is not None:
+        if known is not None and _reaches(known):
             device = self._devices[known.device]
             device.remove(known)
             self._notify(device)
@@ -187,8 +261,25 @@ class DeviceIndex:
     def _notify(self, device: DeclaredDevice) -> None:
         if not device.processes and not device.switches:
             del self._devices[device.name]
+        binding = device.bind(self.bindings.get(device.name), remember=self.begun)
+        if self.begun and binding is not None:
+            self.bindings[device.name] = binding
+        elif self.begun:
+            self.bindings.pop(device.name, None)
         device.changed()
         self._changed(device.name)
+
+
+def _reaches(row: Row) -> bool:
+    """Return whether *row* counts as a claim on the device that it names."""
+    return isinstance(row, CachedSwitch) or not row.foreign
+
+
+def _oldest_first(rows: tuple[R, ...]) -> list[str]:
+    """Return the namespaces of *rows*, that of the oldest first."""
+    if len(rows) == 1:
+        return [rows[0].key.namespace]
+    return list(dict.fromkeys(row.key.namespace for row in sorted(rows, key=lambda row: (row.created, row.key))))
 
 
 def _with(rows: tuple[R, ...], row: R) -> tuple[R, ...]:

@@ -31,10 +31,10 @@ _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime"
 
 @frozen(kw_only=True, weakref_slot=False)
 class CachedProcess:
-    """A DeviceProcess; *parts* make its spec, *device_namespace* is where its device lives.
+    """A DeviceProcess; *parts* make its spec, *device_namespace* is the namespace that its deviceRef names.
 
     A fleet differs in its deviceRef only: what comes before and after it is kept once. *confirmed* is the hash of the
-    spec that a user confirmed by the annotation.
+    spec that a user confirmed by the annotation. *created* is when, as the API writes it.
     """
 
     key: Key
@@ -48,6 +48,12 @@ class CachedProcess:
     parts: tuple[bytes, bytes, bytes]
     status: DeviceProcessStatus
     confirmed: str = ""
+    created: str = ""
+
+    @property
+    def foreign(self) -> bool:
+        """Whether it names a device of another namespace, which it never reaches."""
+        return self.device_namespace != self.key.namespace
 
     @property
     def spec(self) -> bytes:
@@ -75,7 +81,7 @@ class CachedProcess:
 class CachedSwitch:
     """A NetworkSwitch; *site* is the value of the site label, a group of devices that one fault may silence.
 
-    Tokens of its device are valid in *credential_epoch* only.
+    Tokens of its device are valid in *credential_epoch* only. *created* is when, as the API writes it.
     """
 
     key: Key
@@ -85,6 +91,7 @@ class CachedSwitch:
     site: str
     status: NetworkSwitchStatus
     credential_epoch: int = 0
+    created: str = ""
 
     @property
     def device(self) -> str:
@@ -128,6 +135,7 @@ class Projection:
             parts=self._parts(spec),
             status=_lean(self._status(obj, DeviceProcessStatus)),
             confirmed=((metadata.get("annotations") or {}).get(CONFIRMED_ANNOTATION) or "")[:_MAX_HASH],
+            created=sys.intern(metadata.get("creationTimestamp") or ""),
         )
 
     def switch(self, obj: Mapping[str, Any]) -> CachedSwitch:
@@ -145,6 +153,7 @@ class Projection:
             site=sys.intern((metadata.get("labels") or {}).get(self.site_label, "")),
             status=status,
             credential_epoch=_epoch(obj),
+            created=sys.intern(metadata.get("creationTimestamp") or ""),
         )
 
     @property

@@ -51,6 +51,8 @@ class DeviceApi:
         known = head.get(IF_NONE_MATCH)
         applied = 0
         if known is not None and etag_matches(known.decode("latin-1"), _etag(device)):
+            if device is not None and known != b"*":
+                self._reports.fetched(device)
             if scope["method"] == "GET":
                 applied = preferred_wait(head, self._max_wait_s)
             if not applied:
@@ -59,10 +61,12 @@ class DeviceApi:
             before = _etag(device)
             if not await self._held(name, head, receive, applied):
                 return
-            device = self._unambiguous(name)
+            device = self._not_held(self._fleet.device(name))
             if _etag(device) == before:
                 await self._not_modified(send, before, applied)
                 return
+        if device is not None and scope["method"] == "GET":
+            self._reports.fetched(device)  # before it is sent: it may act on it before we learn that it was sent
         await self._send_desired(name, device, send, applied)
 
     async def report(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,10 +98,10 @@ class DeviceApi:
             detail = "the gateway does not know the desired state yet"
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"retry-after": "1"})
         self._authenticate(name, head)
-        device = self._unambiguous(name)
+        device = self._fleet.device(name)
         if device is not None:
             self._reports.heard(device)
-        return device
+        return self._not_held(device)
 
     def _authenticate(self, name: str, head: RequestHead) -> None:
         """Raise Problem (401) if the token is not valid for the device by what is known at this moment."""
@@ -105,10 +109,12 @@ class DeviceApi:
             detail = "the token is missing or not valid for this device"
             raise Problem(HTTPStatus.UNAUTHORIZED, detail, headers={"www-authenticate": "X-Device-Token"})
 
-    def _unambiguous(self, name: str) -> DeclaredDevice | None:
-        device = self._fleet.device(name)
-        if device is not None and len(device.processes) + len(device.switches) > 1 and device.ambiguous:
-            detail = "several namespaces declare a device of this name; rename all but one"
+    def _not_held(self, device: DeclaredDevice | None) -> DeclaredDevice | None:
+        """Return *device*; raise Problem (409) if it is to keep what it runs."""
+        if device is not None and device.held:
+            detail = (
+                "the device's NetworkSwitch is gone while another namespace declares its name; it keeps what it runs"
+            )
             raise Problem(HTTPStatus.CONFLICT, detail)
         return device
 

@@ -23,7 +23,10 @@ _log = structlog.get_logger()
 
 @define(eq=False)
 class Arbiter:
-    """Scans every *scan_s* seconds while leading; *count* is called with how many devices a scan found gone."""
+    """Scans every *scan_s* seconds while leading.
+
+    *count* is called with how many devices a scan found gone, *took_over* when leading begins.
+    """
 
     _elector: Elector
     _liveness: LivenessTracker
@@ -32,6 +35,7 @@ class Arbiter:
     _clock: Clock = field(kw_only=True)
     _scan_s: float = field(kw_only=True)
     _count: Callable[[int], None] = field(kw_only=True)
+    _took_over: Callable[[], None] = field(kw_only=True)
 
     async def run(self) -> None:
         """Campaign and scan until cancelled, which gives the Lease up."""
@@ -39,6 +43,7 @@ class Arbiter:
 
     async def _lead(self) -> None:
         self._liveness.take_over()
+        self._took_over()
         _log.info("failure detector started")
         try:
             while True:

@@ -86,6 +86,7 @@ class FailureDetector:
         self._scanned_at = now
         self._tracked: dict[str, TrackedDevice] = {}
         self._pushed_at: dict[str, float] = {}
+        self._incomplete_until = now
         self._gate = StormGate(limits, now)
 
     @property
@@ -114,9 +115,20 @@ class FailureDetector:
         """Track *device* no more."""
         self._tracked.pop(device, None)
 
-    def push(self, observer: str, now: float) -> None:
-        """Record that *observer* works."""
+    def push(self, observer: str, now: float, *, complete: bool = True) -> None:
+        """Record that *observer* works; not *complete*: an older version, which does not say what devices fetched."""
         self._pushed_at[observer] = now
+        if not complete:
+            self._incomplete_until = now + self._limits.freeze_s
+
+    def complete_since(self, now: float) -> float:
+        """Return since when every replica that may have answered devices reports to us what they fetched.
+
+        Before we decided there was another leader. A replica that pushes no more may be dead, or answer devices still.
+        """
+        limits, silent = self._limits, (now - at for at in self._pushed_at.values())
+        gone = max((now - s + limits.freeze_s for s in silent if s > limits.observer_silence_s), default=0.0)
+        return min(now, max(self._incomplete_until, gone))
 
     def hear(self, device: str, now: float, *, age: float = 0.0, observer: str = OWN) -> bool:
         """Record that *observer* heard *device* *age* ago; return whether this makes it connected."""

@@ -7,9 +7,9 @@ An empty push counts, too: it proves that the observer works.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
-from typing import Protocol
+from typing import Any, Protocol
 
 import aiohttp
 import structlog
@@ -30,17 +30,31 @@ PUSH_S = 1.0
 """How often to push: a fifth of the silence after which the leader freezes the devices of a replica."""
 TIMEOUT_S = 5.0
 """How long a push may take; after that silence the leader counts the replica as failed anyway."""
-MAX_BODY_BYTES = 16 * 2**20  # 100,000 names and their ages are about 4 MiB
+MAX_BODY_BYTES = 16 * 2**20
+MAX_ENTRIES = 40_000
+"""How many devices and processes a push names at most: with the longest names and uids that is 14 MiB."""
 
 _log = structlog.get_logger()
 
 
 @frozen(kw_only=True)
 class PeerPush:
-    """What one replica sends: the seconds since *observer* heard each device, by name."""
+    """What one replica sends: the seconds since *observer* heard each device, by name, and what each fetched.
+
+    *fetched* has the seconds since then, and the generation of each process by its uid. It is None from an older
+    version, which does not know it.
+    """
 
     observer: str
     ages: Mapping[str, float]
+    fetched: Mapping[str, tuple[float, Mapping[str, int]]] | None = None
+
+    def body(self) -> dict[str, object]:
+        """Return it as JSON."""
+        body: dict[str, object] = {"observer": self.observer, "ages": dict(self.ages)}
+        if self.fetched is not None:
+            body["fetched"] = dict(self.fetched)
+        return body
 
 
 class PeerTransport(Protocol):
@@ -63,7 +77,7 @@ class HttpPeerTransport:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
         headers = {"authorization": f"Bearer {self._token}"}
-        body = {"observer": heard.observer, "ages": dict(heard.ages)}
+        body = heard.body()
         try:
             async with self._session.post(f"http://{address}{PATH}", json=body, headers=headers) as answer:
                 return answer.status == HTTPStatus.NO_CONTENT
@@ -101,9 +115,28 @@ class PeerPusher:
     async def _push(self, holder: str, address: str) -> None:
         now = self._clock.monotonic()
         since = self._informed_at if holder == self._informed else float("-inf")  # a new one gets all
-        ages = {name: round(now - at, 3) for name, at in self._liveness.heard_at.items() if at >= since}
-        if await self._transport.push(address, PeerPush(observer=self._identity, ages=ages)):
-            self._informed, self._informed_at = holder, now
+        for push in self._pushes(now, since):
+            if not await self._transport.push(address, push):
+                return  # the next one says it again
+        self._informed, self._informed_at = holder, now
+
+    def _pushes(self, now: float, since: float) -> Iterator[PeerPush]:
+        """Yield what was heard and fetched since *since*, in one push at least and in none too large."""
+        ages: dict[str, float] = {}
+        fetched: dict[str, tuple[float, Mapping[str, int]]] = {}
+        entries = 0
+        for name in self._liveness.heard_at.keys() | self._liveness.fetched.keys():
+            heard_at, known = self._liveness.heard_at.get(name), self._liveness.fetched.get(name)
+            if heard_at is not None and heard_at >= since:
+                ages[name] = round(now - heard_at, 3)
+                entries += 1
+            if known is not None and known.at >= since:
+                fetched[name] = round(now - known.at, 3), dict(known.generations)
+                entries += 1 + len(known.generations)
+            if entries >= MAX_ENTRIES:
+                yield PeerPush(observer=self._identity, ages=ages, fetched=fetched)
+                ages, fetched, entries = {}, {}, 0
+        yield PeerPush(observer=self._identity, ages=ages, fetched=fetched)
 
 
 def create_peer_app(token: str, liveness: LivenessTracker, is_leading: Callable[[], bool]) -> Starlette:
@@ -120,7 +153,9 @@ def create_peer_app(token: str, liveness: LivenessTracker, is_leading: Callable[
             push = _read(await _body(request))
         except WireError:
             return Response(status_code=HTTPStatus.BAD_REQUEST)
-        liveness.pushed(push.observer)
+        for device, (age, generations) in (push.fetched or {}).items():
+            liveness.fetched_before(device, generations, age=age)
+        liveness.pushed(push.observer, complete=push.fetched is not None)
         for device, age in push.ages.items():
             liveness.heard(device, age=age, observer=push.observer)
         return Response(status_code=HTTPStatus.NO_CONTENT)
@@ -139,10 +174,27 @@ async def _body(request: Request) -> bytes:
 
 def _read(body: bytes) -> PeerPush:
     data = parse_json(body)
-    observer = data.get("observer") if isinstance(data, dict) else None
-    ages = data.get("ages") if isinstance(data, dict) else None
+    if not isinstance(data, dict):
+        raise WireError(Fault("", "must be an object"))
+    observer, ages = data.get("observer"), data.get("ages")
     if not isinstance(observer, str) or not observer or not isinstance(ages, dict):
         raise WireError(Fault("", "needs an observer and ages"))
     if not all(type(age) in (int, float) and age >= 0 for age in ages.values()):
         raise WireError(Fault("ages", "must be seconds"))
-    return PeerPush(observer=observer, ages=ages)
+    return PeerPush(observer=observer, ages=ages, fetched=_read_fetched(data.get("fetched")))
+
+
+def _read_fetched(data: Any) -> Mapping[str, tuple[float, Mapping[str, int]]] | None:
+    if data is None:
+        return None
+    try:
+        fetched = {device: (float(age), dict(generations)) for device, (age, generations) in data.items()}
+    except (AttributeError, TypeError, ValueError) as e:
+        raise WireError(Fault("fetched", "must be seconds and generations")) from e
+    if not all(age >= 0 and all(map(_is_generation, said.values())) for age, said in fetched.values()):
+        raise WireError(Fault("fetched", "must be seconds and generations"))
+    return fetched
+
+
+def _is_generation(value: object) -> bool:
+    return type(value) is int and value >= 0

@@ -3,18 +3,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from attrs import define, field
 
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.runtime.clock import Clock
-from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex
-from praetor_gateway.fleet.rows import Row
+from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex, went_back
+from praetor_gateway.fleet.rows import CachedProcess, Row
 from praetor_gateway.liveness.detector import OWN, DetectorLimits, FailureDetector, ScanResult
-from praetor_gateway.status.merge import connection
+from praetor_gateway.status.merge import connection, fetched_generation
 from praetor_gateway.status.pending import CONNECTED_DEBOUNCE_S, FIRST_REPORT_DEBOUNCE_S, PendingStatuses, StatusKey
 from praetor_gateway.status.switch import counts, shown_counts
+
+
+@define(eq=False, weakref_slot=False)
+class Fetched:
+    """What a device fetched: the newest generation of each process by its uid, last *at*, in monotonic seconds.
+
+    *etag* is that of the answer, empty when another replica gave it.
+    """
+
+    at: float
+    etag: str = ""
+    generations: dict[str, int] = field(factory=dict)
 
 
 @define(eq=False)
@@ -31,6 +43,8 @@ class LivenessTracker:
     _is_fresh: Callable[[], bool]
     heard_at: dict[str, float] = field(factory=dict, init=False)
     """When this process heard each device last, in monotonic seconds."""
+    fetched: dict[str, Fetched] = field(factory=dict, init=False)
+    """What each device fetched, from this process or, as far as it was pushed, from another one."""
     _detector: FailureDetector | None = field(default=None, init=False)
 
     @property
@@ -46,10 +60,45 @@ class LivenessTracker:
         if self._detector is not None and self._detector.hear(device, now, age=age, observer=observer):
             self._publish(self._fleet.device(device), True)
 
-    def pushed(self, observer: str) -> None:
-        """Record that *observer* works."""
+    def pushed(self, observer: str, *, complete: bool = True) -> None:
+        """Record that *observer* works; not *complete*: it does not say what devices fetched."""
         if self._detector is not None:
-            self._detector.push(observer, self._clock.monotonic())
+            self._detector.push(observer, self._clock.monotonic(), complete=complete)
+
+    def fetch(self, device: DeclaredDevice) -> None:
+        """Record that *device* has its present desired state: it is about to get it, or names its ETag."""
+        known = self.fetched.get(device.name)
+        if known is not None and known.etag == device.etag:
+            known.at = self._clock.monotonic()
+        else:
+            generations = {row.uid: row.generation for row in device.served}
+            self.fetched_before(device.name, generations)
+            self.fetched[device.name].etag = device.etag
+
+    def fetched_before(self, name: str, generations: Mapping[str, int], *, age: float = 0.0) -> None:
+        """Record that the device *name*, if it is declared, fetched *generations*, by uid, *age* seconds ago."""
+        device = self._fleet.device(name)
+        if device is None:
+            return
+        at = self._clock.monotonic() - age
+        known = self.fetched.setdefault(name, Fetched(at))
+        known.at = max(known.at, at)
+        for uid, generation in generations.items():
+            known.generations[uid] = max(generation, known.generations.get(uid, 0))
+        if self.connected(name) is False:
+            self._publish(device, False)
+
+    def fetched_generation(self, row: CachedProcess) -> int | None:
+        """Return the generation of *row* that its device fetched last; None when it may have fetched a newer one.
+
+        That is so when a replica is lost before it pushed to us what it answered.
+        """
+        known = self.fetched.get(row.device)
+        if known is None or self._detector is None:
+            return None
+        generation = known.generations.get(row.uid, 0)
+        complete = known.at >= self._detector.complete_since(self._clock.monotonic())
+        return generation if complete or generation >= row.generation else None
 
     def connected(self, device: str) -> bool | None:
         """Return whether *device* is connected; None while that is not ours to say, or not known."""
@@ -81,6 +130,7 @@ class LivenessTracker:
         device = self._fleet.device(name)
         if device is None:
             self.heard_at.pop(name, None)
+            self.fetched.pop(name, None)
             if self._detector is not None:
                 self._detector.forget(name)
         elif self._detector is not None:
@@ -92,8 +142,17 @@ class LivenessTracker:
         Our decision is written again where another client wrote otherwise: a user, or a former leader, late.
         """
         row = new or old
+        if isinstance(old, CachedProcess):
+            self._forget_fetched(old, new)
         if row is not None and (connected := self.connected(row.device)) is not None:
             self._publish(self._fleet.device(row.device), connected)
+
+    def _forget_fetched(self, old: CachedProcess, new: Row | None) -> None:
+        known = self.fetched.get(old.device)
+        if known is not None and (new is None or new.uid != old.uid):
+            known.generations.pop(old.uid, None)
+        elif known is not None and new is not None and went_back(old, new):  # generations are counted again
+            del self.fetched[old.device]
 
     def scan(self) -> ScanResult:
         """Find silent devices and queue what is to be written about them; an empty result unless leading."""
@@ -130,9 +189,14 @@ class LivenessTracker:
             self._pending.submit(StatusKey(NETWORK_SWITCHES, switch.key), CONNECTED_DEBOUNCE_S if connected else 0.0)
         for row in device.served:
             said = connection(row.status.conditions)
-            if said is not connected:
+            if said is not connected or (not connected and self._fetched_since(row)):
                 delay_s = FIRST_REPORT_DEBOUNCE_S if connected and said is None else 0.0
                 self._pending.submit(StatusKey(DEVICE_PROCESSES, row.key), delay_s)
+
+    def _fetched_since(self, row: CachedProcess) -> bool:
+        """Return whether the device of *row* fetched it since it was called disconnected, though it is damped still."""
+        known = self.fetched.get(row.device)
+        return known is not None and known.generations.get(row.uid, 0) > fetched_generation(row.status.conditions)
 
 
 def recorded(device: DeclaredDevice) -> bool | None:

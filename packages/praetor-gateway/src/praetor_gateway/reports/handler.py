@@ -52,6 +52,10 @@ class ReportHandler:
         """Record that a device sent something."""
         self._liveness.heard(device.name)
 
+    def fetched(self, device: DeclaredDevice) -> None:
+        """Record that a device has its present desired state, or is about to get it."""
+        self._liveness.fetch(device)
+
     def spend(self, device: DeclaredDevice) -> float:
         """Take one report from what the device may send; return 0, or the seconds after which to try again."""
         return device.session.allow(self._rate_per_s, self._burst, self._clock.monotonic())
@@ -129,10 +133,9 @@ class ReportHandler:
 
     def _observe(self, device: DeclaredDevice, seen: Observation, order: ReportOrder) -> str:
         """Take one observation; return why it cannot be taken, or nothing."""
-        rows = [row for row in device.served if _is_meant(row, seen)]
-        if len(rows) != 1:
-            return "namespace: is needed, several have this name" if rows else "no such process on this device"
-        row = rows[0]
+        row = next((row for row in device.served if _is_meant(row, seen)), None)
+        if row is None:
+            return "no such process on this device"
         if seen.uid not in ("", row.uid):
             return "uid: is not that of the process, which was deleted and created again"
         try:

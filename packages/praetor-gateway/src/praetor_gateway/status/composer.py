@@ -5,33 +5,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import TypeAlias
 
 from attrs import define
 
-from praetor_api.conditions import ConditionType
+from praetor_api.conditions import ConditionType, ProcessReason
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.conditions import is_true
-from praetor_api.kube.objects import Phase, Reported
+from praetor_api.kube.objects import ConditionStatus, Phase, Reported
 from praetor_api.protocol import Observation
 from praetor_gateway.fleet.devices import DeviceIndex
-from praetor_gateway.fleet.rows import CachedProcess
+from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Row
 from praetor_gateway.status import patch
 from praetor_gateway.status.merge import merge
 from praetor_gateway.status.patch import StatusPatch
 from praetor_gateway.status.pending import COUNTS_DEBOUNCE_S, PendingStatuses, StatusKey
 from praetor_gateway.status.switch import SwitchFacts, counts, merge_switch
 
+ProcessFacts: TypeAlias = tuple[Observation | None, Reported | None, bool | None, int | None, ProcessReason | None]
+_STANDINGS = (ConditionType.REFUSED, ConditionType.NAME_CONFLICT)
+
 
 @define(eq=False)
 class StatusComposer:
     """Composes status writes for the devices of *fleet*.
 
-    *connected* returns whether a device is connected, and None while this replica does not lead or does not know.
+    *connected* returns whether a device is connected, and None while this replica does not lead or does not know;
+    *fetched* the generation of a process that its device fetched last, None when it is not known.
+    *leads* returns whether this replica leads: it alone writes which objects count for no device.
     """
 
     _fleet: DeviceIndex
     _pending: PendingStatuses
     _connected: Callable[[str], bool | None]
+    _fetched: Callable[[CachedProcess], int | None]
+    _leads: Callable[[], bool]
 
     def compose(self, key: StatusKey, now: datetime) -> StatusPatch | None:
         """Return the write that *key* needs; None when its status says all, or when the object is gone."""
@@ -50,19 +58,57 @@ class StatusComposer:
     def on_process(self, _: Key, old: CachedProcess | None, new: CachedProcess | None) -> None:
         """Have the counts of the switch written after a process changed. Called once the fleet has the change."""
         row = new or old
+        if new is not None:
+            self._check_standing(new)
         if row is None or _counted(old) == _counted(new):
             return
         device = self._fleet.device(row.device)
-        if device is not None and device.switch is not None:
+        if device is not None and device.switch is not None and device.namespace == row.key.namespace:
             self._pending.submit(StatusKey(NETWORK_SWITCHES, device.switch.key), COUNTS_DEBOUNCE_S)
+
+    def on_switch(self, _: Key, old: CachedSwitch | None, new: CachedSwitch | None) -> None:
+        """Check a change of a switch. Called once the fleet has the change."""
+        if new is not None:
+            self._check_standing(new)
+
+    def changed(self, name: str) -> None:
+        """Have written which objects of the name count for no device, after their claims on it changed."""
+        device = self._fleet.device(name)
+        if device is not None:
+            for switch in device.switches:
+                self._check_standing(switch)
+            for process in device.processes:
+                self._check_standing(process)
+
+    def take_over(self) -> None:
+        """Have written of all objects what was not while no replica led."""
+        for row in self._fleet.rows():
+            self._check_standing(row)
+
+    def _check_standing(self, row: Row) -> None:
+        standing = self._fleet.standing(row)
+        known = [each for each in row.status.conditions if each.type in _STANDINGS]
+        if standing is not ProcessReason.ACCEPTED or known:
+            said = [each.reason for each in known if each.status is ConditionStatus.TRUE]
+            if said != ([] if standing is ProcessReason.ACCEPTED else [standing]):
+                resource = DEVICE_PROCESSES if isinstance(row, CachedProcess) else NETWORK_SWITCHES
+                self._pending.submit(StatusKey(resource, row.key))
 
     def _compose_process(self, key: Key, now: datetime) -> StatusPatch | None:
         row = self._fleet.process(key)
         if row is None:
             return None
-        observation, reported, connected = facts = self._process_facts(row)
+        observation, reported, connected, fetched, standing = facts = self._process_facts(row)
         device = self._fleet.device(row.device)
-        status = merge(row, observation, reported=reported, connected=connected, now=now)
+        status = merge(
+            row,
+            observation,
+            reported=reported,
+            connected=connected,
+            now=now,
+            fetched=fetched,
+            standing=standing,
+        )
         return patch.of_process(row, status, facts, has_switch=device is not None and device.switch is not None)
 
     def _compose_switch(self, key: Key, now: datetime) -> StatusPatch | None:
@@ -71,15 +117,21 @@ class StatusComposer:
             return None
         return patch.of_switch(row, merge_switch(row, facts, now), facts)
 
-    def _process_facts(self, row: CachedProcess) -> tuple[Observation | None, Reported | None, bool | None]:
+    def _process_facts(self, row: CachedProcess) -> ProcessFacts:
         device = self._fleet.device(row.device)
         served = device is not None and row in device.served
-        return *self._pending.observation(row), self._connected(row.device) if served else None
+        connected = self._connected(row.device) if served else None
+        fetched = self._fetched(row) if connected is False else None
+        standing = self._fleet.standing(row) if self._leads() else None
+        return *self._pending.observation(row), connected, fetched, standing
 
     def _switch_facts(self, key: Key) -> SwitchFacts | None:
-        device = self._fleet.device(key.name)
-        if device is None or device.switch is None:
+        device, row = self._fleet.device(key.name), self._fleet.switch(key)
+        if device is None or row is None:
             return None
+        standing = self._fleet.standing(row) if self._leads() else None
+        if row is not device.switch:
+            return SwitchFacts(standing=standing)
         connected = self._connected(device.name)
         return SwitchFacts(
             agent_version=device.session.agent_version,
@@ -89,6 +141,7 @@ class StatusComposer:
             duplicate=device.session.duplicate,
             processes=counts(device.served) if connected is not None else None,
             connected=connected,
+            standing=standing,
         )
 
 

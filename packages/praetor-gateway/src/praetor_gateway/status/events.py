@@ -23,7 +23,8 @@ class EventReason(StrEnum):
     AGENT_CONNECTED = "AgentConnected"
     AGENT_DISCONNECTED = "AgentDisconnected"
     MANY_AGENTS_SILENT = "ManyAgentsSilent"
-    DEVICE_AMBIGUOUS = "DeviceAmbiguous"
+    REFUSED = "Refused"
+    NAME_CONFLICT = "NameConflict"
     DEVICE_DUPLICATE = "DeviceDuplicate"
     SPEC_OBSERVED = "SpecObserved"
     SPEC_WARNING = "SpecWarning"
@@ -46,7 +47,8 @@ class EventReason(StrEnum):
 _WARNINGS = {
     EventReason.AGENT_DISCONNECTED,
     EventReason.MANY_AGENTS_SILENT,
-    EventReason.DEVICE_AMBIGUOUS,
+    EventReason.REFUSED,
+    EventReason.NAME_CONFLICT,
     EventReason.DEVICE_DUPLICATE,
     EventReason.SPEC_WARNING,
     EventReason.ROLLED_BACK,
@@ -67,18 +69,29 @@ class StatusEvent:
 
 def of_process(old: DeviceProcessStatus, new: DeviceProcessStatus, *, has_switch: bool) -> tuple[StatusEvent, ...]:
     """Return what happened to a process; its device's connection is reported on the switch if it *has_switch*."""
-    found = list(_of_spec(old, new)) + list(_of_run(old, new))
-    if not has_switch:
-        found += _of_connection(old.conditions, new.conditions)
-    return tuple(found)
+    found = tuple(_of_standing(old.conditions, new.conditions))
+    if found:  # what else changed is no event of the process, which is not to run
+        return found
+    found = (*_of_spec(old, new), *_of_run(old, new))
+    return found if has_switch else (*found, *_of_connection(old.conditions, new.conditions))
 
 
 def of_switch(old: NetworkSwitchStatus, new: NetworkSwitchStatus) -> tuple[StatusEvent, ...]:
     """Return what happened to a device."""
-    found = list(_of_connection(old.conditions, new.conditions))
+    found = [*_of_standing(old.conditions, new.conditions), *_of_connection(old.conditions, new.conditions)]
     if _became_true(old, new, ConditionType.DUPLICATE):
         found.append(StatusEvent(EventReason.DEVICE_DUPLICATE, _message(new.conditions, ConditionType.DUPLICATE)))
     return tuple(found)
+
+
+def _of_standing(old: tuple[Condition, ...], new: tuple[Condition, ...]) -> Iterator[StatusEvent]:
+    for kind, reason in (
+        (ConditionType.REFUSED, EventReason.REFUSED),
+        (ConditionType.NAME_CONFLICT, EventReason.NAME_CONFLICT),
+    ):
+        condition = get_condition(new, kind)
+        if condition is not None and is_true(new, kind) and condition != get_condition(old, kind):
+            yield StatusEvent(reason, f"{condition.reason}: {condition.message}")
 
 
 def _of_connection(old: tuple[Condition, ...], new: tuple[Condition, ...]) -> Iterator[StatusEvent]:

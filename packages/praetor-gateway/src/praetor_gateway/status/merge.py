@@ -39,6 +39,23 @@ _REPORTED = {
     ConditionType.ROLLED_BACK,
 }
 """What reports say; AgentConnected comes from heartbeats, and other types from other writers."""
+REFUSED = {
+    ProcessReason.FOREIGN_NAMESPACE: (
+        ConditionType.REFUSED,
+        "spec.deviceRef.namespace names another namespace than the object's own; no device runs it, and a device that "
+        "ran it stops it. Create it in that namespace",
+    ),
+    ProcessReason.BOUND_ELSEWHERE: (
+        ConditionType.NAME_CONFLICT,
+        "another namespace has a device of this name, which stays as it is; use another name, or ask an administrator "
+        "for praetorctl devices transfer",
+    ),
+}
+"""Why an object counts for no device: the condition that says so, and its message."""
+_HELD = (
+    "the device keeps what it runs and gets nothing new: another namespace declares its name, and its own has no "
+    "NetworkSwitch of it any more. Create it again, or ask an administrator for praetorctl devices transfer"
+)
 _ARTIFACT = {reason.value: reason for reason in ArtifactReason}
 _ROLLED_BACK = {reason.value: reason for reason in RollbackReason}
 
@@ -60,20 +77,29 @@ def merge(
     reported: Reported | None = None,
     connected: bool | None,
     now: datetime,
+    fetched: int | None = None,
+    standing: ProcessReason | None = None,
 ) -> DeviceProcessStatus:
     """Return the status of *row* after what the device saw of it, and whether it is *connected*.
 
-    *observation* None: there is no new one; one that was *reported* before what *row* holds is ignored. *connected*
-    None: it is not known, or not ours to say.
+    *observation* None: there is no new one; one that was *reported* before what *row* holds is ignored. *connected*,
+    *standing* (`DeviceIndex.standing`) None: it is not known, or not ours to say. *fetched* is the generation that a
+    device which is not connected fetched last; None when that is not known.
     """
     status, conditions, spec_hash = row.status, by_type(row.status.conditions), row.spec_hash
+    set_standing(conditions, standing, row.generation, now)
+    if standing in REFUSED:  # no device runs it: what was said of an earlier run is over
+        gone = {*_REPORTED, ConditionType.AGENT_CONNECTED}
+        said = {name: each for name, each in conditions.items() if name not in gone}
+        return DeviceProcessStatus(phase=Phase.PENDING, conditions=in_order(said, status.conditions))
     if observation is not None and not supersedes(status.reported, reported):
         generation = row.generation if observation.observed_spec_hash == spec_hash else status.observed_generation
         _set_observed(conditions, row, spec_hash, generation, observation, now)
         status = _observed(status, generation, observation)
         status = evolve(status, reported=following(status.reported, reported))
     if connected is not None:
-        set_connected(conditions, connected, row.generation, now)
+        set_connected(conditions, connected, row.generation if connected else fetched, now)
+        _set_fetched(conditions, fetched)
     status = evolve(status, conditions=in_order(conditions, row.status.conditions))
     return evolve(status, phase=_phase(row.restart_policy, spec_hash, status))
 
@@ -90,7 +116,7 @@ def in_order(conditions: Mapping[str, Condition], before: tuple[Condition, ...])
     return tuple(conditions[type] for type in sorted(conditions))
 
 
-def set_connected(conditions: dict[str, Condition], connected: bool, generation: int, now: datetime) -> None:
+def set_connected(conditions: dict[str, Condition], connected: bool, generation: int | None, now: datetime) -> None:
     """Set AgentConnected; a condition that says so already is left untouched."""
     known = conditions.get(ConditionType.AGENT_CONNECTED)
     status = ConditionStatus.TRUE if connected else ConditionStatus.FALSE
@@ -104,6 +130,42 @@ def set_connected(conditions: dict[str, Condition], connected: bool, generation:
             observed_generation=generation,
             now=now,
         )
+
+
+def _set_fetched(conditions: dict[str, Condition], fetched: int | None) -> None:
+    """Correct what a disconnected device is said to have fetched: it fetched more, but was not heard for long."""
+    known = conditions[ConditionType.AGENT_CONNECTED]
+    if known.status is ConditionStatus.FALSE and (fetched or 0) > (known.observed_generation or 0):
+        conditions[ConditionType.AGENT_CONNECTED] = evolve(known, observed_generation=fetched)
+
+
+def fetched_generation(conditions: tuple[Condition, ...]) -> int:
+    """Return the generation that a disconnected device is said to have fetched; 0 when it is not known."""
+    condition = get_condition(conditions, ConditionType.AGENT_CONNECTED)
+    return (condition.observed_generation or 0) if condition is not None else 0
+
+
+def set_standing(
+    conditions: dict[str, Condition], standing: ProcessReason | None, generation: int, now: datetime
+) -> None:
+    """Set the conditions that only objects have which once counted for no device; None: it is not ours to say."""
+    if standing is None:
+        return
+    refusal = REFUSED.get(standing)
+    if standing is ProcessReason.OWNER_GONE:
+        refusal = (ConditionType.NAME_CONFLICT, _HELD)
+    for kind in (ConditionType.REFUSED, ConditionType.NAME_CONFLICT):
+        refused = refusal is not None and refusal[0] is kind
+        if refused or kind in conditions:
+            conditions[kind] = next_condition(
+                conditions.get(kind),
+                type=kind,
+                status=_status_of(refused),
+                reason=standing if refused else ProcessReason.ACCEPTED,
+                message=refusal[1] if refusal is not None and refused else "",
+                observed_generation=generation,
+                now=now,
+            )
 
 
 def connection(conditions: tuple[Condition, ...]) -> bool | None:

@@ -13,7 +13,7 @@ from praetor_api.kube.conditions import is_true, next_condition
 from praetor_api.kube.objects import ConditionStatus, NetworkSwitchStatus, Phase, ProcessCounts, Reported
 from praetor_gateway.fleet.order import following, supersedes
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
-from praetor_gateway.status.merge import by_type, in_order, set_connected
+from praetor_gateway.status.merge import REFUSED, by_type, in_order, set_connected, set_standing
 
 
 @frozen(kw_only=True)
@@ -28,6 +28,7 @@ class SwitchFacts:
     facts: Mapping[str, str] | None = None
     processes: ProcessCounts | None = None
     connected: bool | None = None
+    standing: ProcessReason | None = None
     reported: Reported | None = None
     duplicate: str | None = None
 
@@ -44,7 +45,15 @@ def counts(rows: Iterable[CachedProcess]) -> ProcessCounts:
 
 def merge_switch(row: CachedSwitch, facts: SwitchFacts, now: datetime) -> NetworkSwitchStatus:
     """Return the status of *row* with *facts* in it. The same status when nothing changed."""
-    status = row.status
+    status, conditions = row.status, by_type(row.status.conditions)
+    set_standing(conditions, facts.standing, row.generation, now)
+    if facts.standing in REFUSED:  # its name belongs to another namespace: nothing that is known is about this object
+        for kind in (ConditionType.AGENT_CONNECTED, ConditionType.DUPLICATE):
+            conditions.pop(kind, None)
+        refused = NetworkSwitchStatus(
+            observed_generation=row.generation, conditions=in_order(conditions, status.conditions)
+        )
+        return refused if refused != evolve(status, observed_generation=row.generation) else status
     merged = evolve(status, processes=shown_counts(status.processes, facts.processes))
     if not supersedes(status.reported, facts.reported):
         merged = evolve(
@@ -54,7 +63,6 @@ def merge_switch(row: CachedSwitch, facts: SwitchFacts, now: datetime) -> Networ
             facts=facts.facts if facts.facts is not None else status.facts,
             reported=following(status.reported, facts.reported),
         )
-    conditions = by_type(status.conditions)
     if facts.connected is not None:
         set_connected(conditions, facts.connected, row.generation, now)
     if facts.duplicate or (facts.duplicate is not None and ConditionType.DUPLICATE in conditions):

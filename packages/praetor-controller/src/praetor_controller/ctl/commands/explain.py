@@ -8,7 +8,13 @@ import click
 from praetor_controller.ctl.cluster import Cluster, on_cluster
 from praetor_controller.ctl.commands.completion import subject_names
 from praetor_controller.ctl.errors import CommandFailed
-from praetor_controller.ctl.explain import deployment_text, device_text, explain_deployment, explain_device
+from praetor_controller.ctl.explain import (
+    deployment_text,
+    device_text,
+    explain_deployment,
+    explain_device,
+    refusal_text,
+)
 from praetor_controller.ctl.inventory import read_inventory
 from praetor_controller.ctl.output import output_option
 
@@ -29,9 +35,16 @@ async def explain(cluster: Cluster, subject: str, max_devices: int, output: str)
     inventory, now = await read_inventory(cluster), cluster.clock.now()
     deployment, slash, device = subject.partition("/")
     if slash:
-        return device_text(device, explain_device(inventory, device, now, deployment), output)
+        why = inventory.refused_devices.get(device, "")
+        return device_text(device, explain_device(inventory, device, now, deployment), output, why)
     if subject in inventory.deployments:  # a device of the same name is asked for as DPD/DEVICE
         return deployment_text(explain_deployment(inventory, subject, now), output, max_devices)
     if subject in inventory.devices:
-        return device_text(subject, explain_device(inventory, subject, now), output)
-    raise CommandFailed(f"not found: {subject} is neither a device nor a deployment; check the name and --namespace")
+        why = inventory.refused_devices.get(subject, "")
+        return device_text(subject, explain_device(inventory, subject, now), output, why)
+    if subject in inventory.refused_processes:
+        return refusal_text(subject, inventory.refused_processes[subject], output)
+    raise CommandFailed(
+        f"not found: {subject} is neither a device nor a deployment, nor a process that is ignored; check the name and "
+        "--namespace"
+    )
