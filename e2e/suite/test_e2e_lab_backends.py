@@ -122,7 +122,11 @@ def test_init_scripts_and_processes_get_what_the_spec_says_and_outlive_agent_and
         assert_limited(kube, device, backend, pid)
     (script,) = device.run("sh", "-c", "ls -d /etc/init.d/praetor-initd-*").split()
     assert f"process {pids['initd']}" in device.run(script, "status")
-    assert len(device.run("sh", "-c", f"ls /etc/rc2.d/S*{Path(script).name}").split()) == 1
+    eventually(
+        lambda: device.run("sh", "-c", f"ls /etc/rc2.d/S*{Path(script).name} || true").split(),
+        lambda links: len(links) == 1,
+        what="its version is proven, so init starts it at boot",
+    )
 
     kill_agent(device)
     start_agent(device, stack.gateway_url, stack.token(device.name))
@@ -169,7 +173,10 @@ def test_an_init_script_comes_up_by_itself_under_the_init_of_busybox(
         start_agent(device, stack.gateway_url, stack.token(name))
         kube.apply(deployment("initd", spec_of("initd", words)))
         assert_as_specified(device, pid_of(kube, device, "initd"), words)
-        (link,) = device.run("sh", "-c", "ls -d /etc/init.d/S95praetor-initd-*").split()
+        (link,) = eventually(
+            lambda: device.run("sh", "-c", "ls -d /etc/init.d/S95praetor-initd-* || true").split(),
+            what="its version is proven, so init starts it at boot",
+        )
 
         device.pull_the_plug()
         device.power_on()  # and start no agent

@@ -18,6 +18,7 @@ from praetor_agent.backends.command import Command
 from praetor_agent.backends.probes import Probes
 from praetor_agent.clock import Waker
 from praetor_agent.core.model import Observed
+from praetor_agent.core.reboot import PROVING_SECONDS
 from praetor_agent.errors import BackendError
 from praetor_agent.host import OUTPUT_CHARACTERS, Host
 from praetor_agent.link.client import Address, GatewayClient
@@ -51,7 +52,7 @@ class Scripts:
 
     def observe(self) -> Mapping[str, Observed]:
         return {
-            uid: replace(seen, edited=self.definitions[uid] != self.written[uid])
+            uid: replace(seen, edited=self.definitions[uid] != self.written[uid], at_boot=self.written[uid].at_boot)
             for uid, seen in self.processes.items()
         }
 
@@ -152,6 +153,9 @@ def device(tmp_path: Path) -> Iterator[EditedDevice]:
 
 def test_an_edited_definition_is_rewritten_and_counted_while_the_process_runs_on(device: EditedDevice) -> None:
     assert device.reported().drift_count is None
+    assert device.step(PROVING_SECONDS) > 0
+    assert (device.backend.repairs, device.backend.written[UID].at_boot) == (1, True)  # which is no drift
+    device.backend.repairs = 0
     for edits in (1, 2):
         device.backend.definitions[UID] = "by hand"
         device.step()

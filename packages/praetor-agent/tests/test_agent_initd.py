@@ -98,6 +98,16 @@ def test_a_script_starts_shows_and_stops_it(backend: InitdBackend, tmp_path: Pat
     assert call(path, "nonsense", shell).returncode == 2
 
 
+def test_a_script_is_for_init_once_the_version_is_proven(backend: InitdBackend, tmp_path: Path) -> None:
+    backend.start(replace(COMMAND, at_boot=False))
+    on_trial = backend.observe()["u1"]
+    backend.repair(COMMAND)
+    proven = backend.observe()["u1"]
+    assert (on_trial.at_boot, proven.at_boot, proven.edited) == (False, True, False)
+    assert proven.handle == on_trial.handle
+    assert "not init at boot" not in the_script(tmp_path).read_text()
+
+
 def test_two_starts_at_once_make_one_process(backend: InitdBackend, tmp_path: Path) -> None:
     backend.start(COMMAND)
     path = the_script(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from praetor_agent.core import restart, rollback
+from praetor_agent.core import reboot, restart, rollback
 from praetor_agent.core.model import (
     ArtifactState,
     Failure,
@@ -100,7 +100,7 @@ def test_a_new_process_is_written_down_and_started() -> None:
 def test_a_process_that_runs_as_desired_is_left_alone() -> None:
     plan = plan_of(wanted(item()), observed(running()), record())
     assert plan.actions == ()
-    assert plan.memory == {UID: record(healthy_since=100.0)}
+    assert plan.memory == {UID: record(healthy_since=100.0, proven=True)}
     assert plan.wake_at == 100 + rollback.GOOD_SECONDS
     good = plan_of(wanted(item()), observed(running()), plan.memory[UID], 100 + rollback.GOOD_SECONDS)
     assert good.memory[UID].last_good == Revision(item=item())
@@ -205,7 +205,7 @@ def test_an_instance_that_came_up_at_boot_or_that_we_started_is_no_drift() -> No
 def test_an_edited_definition_is_written_again_and_the_process_runs_on() -> None:
     edited = replace(running(), edited=True)
     plan = plan_of(wanted(item()), observed(edited), record())
-    assert plan.actions == (Repair(revision=Revision(item=item())),)
+    assert plan.actions == (Repair(revision=Revision(item=item()), at_boot=True),)
     assert plan.memory == plan_of(wanted(item()), observed(running()), record()).memory
     assert restart.repaired(plan.memory[UID]).drift_count == 1
 
@@ -223,7 +223,7 @@ def test_nothing_is_repaired_during_a_freeze_or_unless_the_process_keeps_running
 def test_the_old_version_is_repaired_as_what_it_is_while_the_artifact_of_the_new_one_is_missing() -> None:
     new = item("v2", artifact=True)
     plan = plan_of(wanted(new), observed(replace(running(), edited=True)), record())
-    assert plan.actions == (Fetch(item=new), Repair(revision=Revision(item=item())))
+    assert plan.actions == (Fetch(item=new), Repair(revision=Revision(item=item()), at_boot=True))
 
 
 def test_an_edited_process_that_memory_lost_is_repaired_when_its_artifact_is_there_to_be_named() -> None:
@@ -253,8 +253,8 @@ def test_the_output_is_wanted_once_after_each_end_and_not_of_what_never_ran() ->
 
 
 def test_after_a_reboot_the_output_is_wanted_before_the_next_run_begins() -> None:
-    plan = plan_of(wanted(item()), observed(boot="boot-2"), record())
-    assert plan.actions == (Start(revision=Revision(item=item())),)
+    plan = plan_of(wanted(item()), observed(boot="boot-2"), record(proven=True))
+    assert plan.actions == (Start(revision=Revision(item=item()), at_boot=True),)
     assert restart.wants_output(plan.memory[UID])
 
 
@@ -289,8 +289,8 @@ def test_what_ran_to_completion_is_not_run_again_before_its_spec_changes() -> No
 
 
 def test_after_a_reboot_a_process_is_started_at_once_and_nothing_counts_against_it() -> None:
-    plan = plan_of(wanted(item()), observed(boot="boot-2"), record(failures=5, not_before=9000.0))
-    assert plan.actions == (Start(revision=Revision(item=item())),)
+    plan = plan_of(wanted(item()), observed(boot="boot-2"), record(failures=5, not_before=9000.0, proven=True))
+    assert plan.actions == (Start(revision=Revision(item=item()), at_boot=True),)
     assert (plan.memory[UID].failures, plan.memory[UID].boot_id) == (0, "boot-2")
 
 
@@ -411,7 +411,7 @@ def test_a_missing_artifact_is_fetched_again_and_does_not_count_as_a_start() -> 
     assert not [action for action in missing.actions if isinstance(action, Start)]
     again = observed(artifacts={"v1": ArtifactState(path="/store/new", digest="sha256:1")})
     assert plan_of(wanted(used), again, missing.memory[UID]).actions == (
-        Start(revision=Revision(item=used, artifact_path="/store/new", artifact_digest="sha256:1")),
+        Start(revision=Revision(item=used, artifact_path="/store/new", artifact_digest="sha256:1"), at_boot=True),
     )
     assert missing.memory[UID].restart_count == 0
 
@@ -602,7 +602,7 @@ class ModelDevice:
         match action:
             case Start(revision=revision):
                 assert self.process is None or not self.process.running, "two instances"
-                assert self.persistence_error is None or rollback.is_kept(revision), "a job that no later agent knows"
+                assert self.persistence_error is None or reboot.is_kept(revision), "a job that no later agent knows"
                 self.instance += 1
                 self.process = replace(running(revision.item.spec_hash), handle=f"h{self.instance}")
                 self.starts.append(revision.item.spec_hash)
@@ -756,7 +756,7 @@ def test_nothing_starts_beside_a_process_that_a_silent_backend_may_still_run() -
     back = record(last_good=Revision(item=item(backend=Backend.INITD)), rollback=given_up, current=Revision(item=V2))
     assert plan_of(wanted(V2), silent(), back) == Decision(memory={UID: back})
     assert plan_of(wanted(V2), observed(), back).actions == (
-        Start(revision=Revision(item=item(backend=Backend.INITD))),
+        Start(revision=Revision(item=item(backend=Backend.INITD)), at_boot=True),
     )
 
 

@@ -2,13 +2,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
-from praetor_agent.core import restart, rollback
+from praetor_agent.core import reboot, restart, rollback
+from praetor_agent.core.backoff import crash_delay
 from praetor_agent.core.health import Health
-from praetor_agent.core.model import Observed, ObservedDevice, Record, Revision
-from praetor_agent.core.reconcile import Remove, Start, Stop, reconcile
+from praetor_agent.core.model import Observed, ObservedDevice, ProcessStage, Record, Revision
+from praetor_agent.core.reconcile import Action, Remove, Repair, Start, Stop, reconcile
 from praetor_api.conditions import CRASH_LOOP_COUNT
 from praetor_api.protocol import Desired, DesiredItem
 from praetor_api.spec import (
@@ -50,6 +52,7 @@ class RollbackDevice:
     memory: dict[str, Record] = field(default_factory=dict)
     process: Observed | None = None
     starts: list[str] = field(default_factory=list)
+    at_boot: list[bool] = field(default_factory=list)
     broken: set[str] = field(default_factory=set)
     freeze: str | None = None
     heard_at: float | None = None
@@ -82,6 +85,7 @@ class RollbackDevice:
         if isinstance(action, Start):
             version = action.revision.item.spec_hash
             self.starts.append(version)
+            self.at_boot.append(action.at_boot)
             if version in self.broken:
                 self.memory[UID] = restart.start_failed(self.memory[UID], "no such program", self.now)
                 return
@@ -101,8 +105,10 @@ class RollbackDevice:
         self.now += seconds
         self.converge()
 
-    def reboot(self) -> None:
-        self.boot, self.now, self.process, self.heard_at = self.boot + "+", 30.0, None, None
+    def reboot(self, *, by_init: bool = False) -> None:
+        """Restart the device, whose init starts the process again if *by_init*."""
+        self.boot, self.now, self.heard_at = self.boot + "+", 30.0, None
+        self.process = replace(self.process, handle=self.boot) if by_init and self.process else None
         self.converge()
 
     def probe(self, *, healthy: bool) -> None:
@@ -299,7 +305,6 @@ def test_an_unconfirmed_first_version_is_removed() -> None:
 def test_each_reboot_leaves_half_of_the_window(device: RollbackDevice) -> None:
     device.converge(item("v2", confirm=REACHABLE))
     device.reboot()
-    assert device.runs == "v2"
     device.reboot()
     device.wait(29)
     assert device.runs == "v2"
@@ -317,6 +322,117 @@ def test_a_rollback_that_a_reboot_interrupted_is_completed(device: RollbackDevic
     device.memory = dict(plan.memory)  # on disk, and then the power goes
     device.reboot()
     assert (device.runs, device.gave_up) == ("v1", ("v2", "ConfirmTimedOut"))
+
+
+def cut_before_it_is_proven(device: RollbackDevice, *, by_init: bool = False) -> None:
+    device.wait(4)
+    device.reboot(by_init=by_init)
+    device.wait(4)
+
+
+@pytest.mark.parametrize("by_init", [False, True])
+def test_a_version_that_makes_the_device_reboot_is_rolled_back(device: RollbackDevice, by_init: bool) -> None:
+    device.converge(item("v2"))
+    for count in range(1, CRASH_LOOP_COUNT):
+        cut_before_it_is_proven(device, by_init=by_init)
+        assert (device.runs, device.record.failures, device.record.restart_count) == ("v2", count, count)
+    cut_before_it_is_proven(device, by_init=by_init)
+    assert (device.runs, device.gave_up) == ("v1", ("v2", "CrashLoop"))
+    assert device.record.rollback is not None
+    assert "3 times in a row, 3 of them because the device rebooted" in device.record.rollback.message
+    for _ in range(5):
+        device.reboot(by_init=by_init)
+    assert (device.runs, device.record.last_good) == ("v1", Revision(item=item("v1")))
+
+
+def test_a_reboot_during_a_start_and_crashes_count_alike(device: RollbackDevice) -> None:
+    device.converge(item("v2"))
+    device.memory = {UID: replace(device.record, stage=ProcessStage.STARTING)}  # as the disk has it
+    device.reboot()
+    device.wait(crash_delay(1))
+    device.end(1)
+    device.wait(1)
+    device.reboot()  # while it waits for its next start
+    assert (device.runs, device.record.failures) == (None, 2)
+    device.wait(crash_delay(2))
+    device.wait(1)
+    assert device.runs == "v2"
+    device.reboot()
+    assert (device.runs, device.gave_up) == ("v1", ("v2", "CrashLoop"))
+
+
+@pytest.mark.parametrize(
+    ("confirm", "ready", "seconds"),
+    [(None, None, 10), (None, 45, 45), (replace(REACHABLE, timeout_seconds=90), 45, 90), (None, 3, 10)],
+)
+def test_a_version_that_was_up_long_enough_is_never_rolled_back_for_reboots(
+    device: RollbackDevice, confirm: Confirm | None, ready: int | None, seconds: int
+) -> None:
+    wanted = replace(item("v2", confirm=confirm, check=PROBE), min_ready_seconds=ready)
+    device.converge(wanted)
+    device.confirmed = {UID: "v2"}
+    device.wait(seconds - 1)
+    device.reboot()
+    device.wait(crash_delay(1))
+    device.wait(seconds - 1)
+    assert not reboot.is_proven(device.record)
+    device.wait(1)
+    assert reboot.is_proven(device.record)
+    for _ in range(2 * CRASH_LOOP_COUNT):
+        device.reboot()
+        assert (device.runs, device.record.failures) == ("v2", 0)
+    assert device.gave_up is None
+
+
+def test_a_process_is_started_at_boot_only_once_its_version_is_proven(device: RollbackDevice) -> None:
+    def repairs(known: Record, now: float, **more: Any) -> tuple[Action, ...]:
+        assert process is not None
+        seen = ObservedDevice(boot_id=device.boot, observed={UID: replace(process, at_boot=False)}, **more)
+        return reconcile(Desired(device_name="leaf-1", items=(item("v2"),)), seen, {UID: known}, now).actions
+
+    device.converge(item("v2"))
+    process, began = device.process, device.now
+    assert device.at_boot == [False, False]
+    assert repairs(device.record, began + 9) == ()
+    assert repairs(device.record, began + 10, freeze="held") == ()
+    enabled = Repair(revision=Revision(item=item("v2")), at_boot=True, edited=False)
+    assert repairs(device.record, began + 10) == (enabled,)
+    device.wait(10)
+    device.end(1)
+    device.converge()
+    device.wait(1)
+    assert device.at_boot[-1]
+
+
+def test_a_reboot_counts_against_the_newest_version_on_trial_alone() -> None:
+    def process(uid: str, trial: int, **more: Any) -> Record:
+        current = Revision(item=replace(item("v2"), uid=uid))
+        known = Record(uid=uid, stage=ProcessStage.RUNNING, current=current, boot_id="boot-1", trial=trial)
+        return replace(known, **more)
+
+    job = Revision(item=item("job", policy=RestartPolicy.NEVER))
+    memory = {
+        one.uid: one
+        for one in (
+            process("older", 1), process("newer", 2), process("as new", 2), process("proven", 3, proven=True),
+            process("job", 4, current=job), process("ended", 5, stage=ProcessStage.COMPLETED),
+            process("adopted", 6, boot_id=""), Record(uid="never started"),
+        )
+    }  # fmt: skip
+    counted = reboot.counted(memory, "boot-2")
+    assert {uid for uid, record in counted.items() if record.failures} == {"newer", "as new"}
+    assert reboot.counted(counted, "boot-2") == counted
+    assert reboot.counted(memory, "boot-1") == memory
+
+
+def test_versions_are_numbered_in_the_order_in_which_they_begin() -> None:
+    def names(*uids: str) -> Desired:
+        return Desired(device_name="leaf-1", items=tuple(replace(item("v1"), uid=uid, name=uid) for uid in uids))
+
+    seen = ObservedDevice(boot_id="boot-1")
+    first = reconcile(names("a", "b"), seen, {}, 10.0)
+    second = reconcile(names("a", "b", "c"), seen, first.memory, 11.0)
+    assert {uid: record.trial for uid, record in second.memory.items()} == {"a": 1, "b": 1, "c": 2}
 
 
 def test_during_a_freeze_a_failing_version_is_not_rolled_back_but_an_unconfirmed_one_is(device: RollbackDevice) -> None:

@@ -99,6 +99,17 @@ def test_a_job_is_not_started_at_boot(backend: SystemdBackend, systemctl: System
     assert "disable" in systemctl.verbs
 
 
+def test_a_running_unit_is_enabled_once_its_version_is_proven(backend: SystemdBackend, systemctl: Systemctl) -> None:
+    backend.start(replace(COMMAND, at_boot=False))
+    (unit,) = backend._units_of("u1")
+    systemctl.show({"Id": unit, "ActiveState": "active", "SubState": "running", "MainPID": "7"})
+    assert backend.observe()["u1"].at_boot is False
+    before = len(systemctl.verbs)
+    backend.repair(COMMAND)
+    assert systemctl.verbs[before:] == ["daemon-reload", "enable"]
+    assert backend.observe()["u1"].at_boot is True
+
+
 def test_a_renamed_process_leaves_no_old_unit(backend: SystemdBackend, tmp_path: Path) -> None:
     backend.start(COMMAND)
     backend.start(replace(COMMAND, name="other"))

@@ -23,6 +23,7 @@ def test_label_and_annotation_keys_never_change() -> None:
         "CONTAINER_UID_LABEL": "azure.com/praetor-uid",
         "DEPLOYMENT_LABEL": "azure.com/deployment",
         "MANAGED_ANNOTATION": "azure.com/template-keys",
+        "MIN_READY_ANNOTATION": "azure.com/min-ready-seconds",
         "OFFERED_AT_ANNOTATION": "azure.com/offered-at",
         "PEER_ADDRESS_ANNOTATION": "azure.com/praetor-gateway-peer-address",
         "RESTARTED_AT_ANNOTATION": "azure.com/restarted-at",

@@ -240,6 +240,20 @@ def test_a_change_of_metadata_is_no_offer() -> None:
     assert "/metadata/annotations/azure.com~1revision" in paths
 
 
+def test_a_new_spec_says_how_long_its_version_is_on_trial() -> None:
+    row, key = deployment("v2"), "azure.com/min-ready-seconds"
+    row = evolve(row, policy=evolve(row.policy, min_ready_seconds=45))
+    made = process_manifest(row, Create("a", "tel-a", row.template), START)
+    assert made["metadata"]["annotations"][key] == "45"
+    assert (
+        key not in process_manifest(deployment(), Create("a", "tel-a", row.template), START)["metadata"]["annotations"]
+    )
+    added = {"op": "add", "path": "/metadata/annotations/azure.com~1min-ready-seconds", "value": "45"}
+    old = process("a", annotated=True)
+    assert added in process_patch(row, Update(old, row.template), START)
+    assert added not in process_patch(row, Update(old, row.template, spec=False), START)
+
+
 def test_an_update_without_a_wave_clears_the_annotation_of_an_earlier_one() -> None:
     old, gone = (
         process("a", wave="w1", annotated=True),

@@ -14,12 +14,13 @@ from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway_testing import process_row
+from gateway_testing import process_object, process_row
 from praetor_api.conditions import ProcessReason
 from praetor_api.kube.codec import decode, encode
 from praetor_api.kube.objects import ConditionStatus, DeviceProcessStatus, Phase
 from praetor_api.protocol import Observation
 from praetor_api.spec import RestartPolicy
+from praetor_gateway.fleet.rows import Projection
 from praetor_gateway.http.desired import render
 from praetor_gateway.status import events, patch
 from praetor_gateway.status.merge import connection, merge, start_time
@@ -366,3 +367,16 @@ def test_a_confirmation_is_rendered_and_changes_what_the_etag_covers() -> None:
     assert item["confirmedSpecHash"] == item["specHash"] == row.spec_hash
     assert "confirmedSpecHash" not in json.loads(render("leaf-1", 15, [row]))["items"][0]
     assert confirmed.version != row.version
+
+
+@pytest.mark.parametrize(("said", "seconds"), [("45", 45), ("", None), ("soon", None), ("9" * 30, None), ("٣", None)])
+def test_how_long_a_version_is_on_trial_is_rendered_from_its_annotation(said: str, seconds: int | None) -> None:
+    stored = process_object("leaf-1")
+    stored["metadata"] |= {
+        "annotations": {"azure.com/min-ready-seconds": said},
+        "uid": "u",
+        "resourceVersion": "1",
+        "namespace": "n",
+    }
+    item = json.loads(render("leaf-1", 15, [Projection("site").process(stored)]))["items"][0]
+    assert item.get("minReadySeconds") == seconds

@@ -81,7 +81,7 @@ class Host:
         if path and not Path(path).exists():
             raise ArtifactGone(f"the artifact {path} is gone from this device")
         log.info("starting process namespace=%s name=%s hash=%s", item.namespace, item.name, item.spec_hash)
-        self._backends[item.spec.execution.backend].start(_command_of(action.revision))
+        self._backends[item.spec.execution.backend].start(_command_of(action.revision, at_boot=action.at_boot))
 
     def stop(self, action: Stop, record: Record | None) -> None:
         """Ask the action's process to end."""
@@ -99,8 +99,9 @@ class Host:
         item = action.revision.item
         backend = self._backends[item.spec.execution.backend]
         if isinstance(backend, KeepsDefinition):
-            log.warning("definition was edited, writing it again name=%s", item.name)
-            backend.repair(_command_of(action.revision))
+            if action.edited:
+                log.warning("definition was edited, writing it again name=%s", item.name)
+            backend.repair(_command_of(action.revision, at_boot=action.at_boot))
 
     def tail(self, record: Record) -> str:
         """Return the end of what the process wrote, cleaned for display; "" if there is none or it cannot be read."""
@@ -115,10 +116,10 @@ class Host:
         return clean_text(text)[-OUTPUT_CHARACTERS:]
 
 
-def _command_of(revision: Revision) -> Command:
+def _command_of(revision: Revision, *, at_boot: bool) -> Command:
     from praetor_agent.backends.command import command_of
 
-    return command_of(revision)
+    return command_of(revision, at_boot=at_boot)
 
 
 def revisions_of(memory: Memory) -> list[Revision]:

@@ -212,7 +212,8 @@ class Loop:
             return False
         self._repaired.add(uid)
         self._deps.host.repair(action)
-        self._memory[uid] = restart.repaired(self._memory[uid])
+        if action.edited:
+            self._memory[uid] = restart.repaired(self._memory[uid])
         return True
 
     def _start(self, action: Start) -> None:

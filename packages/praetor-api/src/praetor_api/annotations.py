@@ -16,6 +16,7 @@ __all__ = [
     "CONTAINER_UID_LABEL",
     "DEPLOYMENT_LABEL",
     "MANAGED_ANNOTATION",
+    "MIN_READY_ANNOTATION",
     "OFFERED_AT_ANNOTATION",
     "PEER_ADDRESS_ANNOTATION",
     "RESTARTED_AT_ANNOTATION",
@@ -39,6 +40,9 @@ MANAGED_ANNOTATION = "azure.com/template-keys"
 
 WAVE_ANNOTATION = "azure.com/wave"
 """On a DeviceProcess: the rollout wave in which its spec was written."""
+
+MIN_READY_ANNOTATION = "azure.com/min-ready-seconds"
+"""On a DeviceProcess: minReadySeconds of its deployment, if not 0, when the controller last wrote its spec."""
 
 CONFIRMED_ANNOTATION = "azure.com/confirmed"
 """On a DeviceProcess: the spec hash that an operator confirmed."""

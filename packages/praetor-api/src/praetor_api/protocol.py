@@ -122,6 +122,7 @@ class DesiredItem:
     spec: ProcessSpec
     spec_hash: Annotated[str, Constraint(max_length=128)]
     confirmed_spec_hash: Annotated[str | None, Constraint(max_length=128)] = None
+    min_ready_seconds: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,8 +66,8 @@ class Command:
     hardening: Hardening = Hardening.BASELINE
 
 
-def command_of(revision: Revision) -> Command:
-    """Return how *revision* is executed; StartError naming the wrong field of the spec."""
+def command_of(revision: Revision, *, at_boot: bool = False) -> Command:
+    """Return how *revision* is executed, *at_boot* by init; StartError naming the wrong field of the spec."""
     item, execution = revision.item, revision.item.spec.execution
     env, root = _environment(revision), _root(revision)
     words = (*execution.command, *execution.args)
@@ -89,7 +89,7 @@ def command_of(revision: Revision) -> Command:
         user=execution.user,
         resources=execution.resources,
         grace_seconds=execution.termination_grace_period_seconds,
-        at_boot=item.spec.restart_policy.value == "Always",
+        at_boot=at_boot,
         artifact_path=revision.artifact_path,
         entrypoint=len(execution.command) if contained else 0,
         hardening=execution.hardening or Hardening.BASELINE,

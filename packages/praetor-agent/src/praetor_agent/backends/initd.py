@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SysV and busybox init: one script per process, which starts our shim; at boot too for the policy Always.
+"""SysV and busybox init: one script per process, which starts our shim; at boot too once its version is proven.
 
 The shim is a copy beside the jobs, so that init can start processes without the agent, or with an agent in a zipapp.
 The script contains nothing of the command, which the shim reads from its job. What it does contain is untrusted: words
@@ -43,7 +43,10 @@ class InitdBackend(ProcessBackend):
         self._scripts = scripts
 
     def observe(self) -> Mapping[str, Observed]:
-        seen = {uid: replace(found, edited=self._edited(uid)) for uid, found in super().observe().items()}
+        seen = {
+            uid: replace(found, edited=self._edited(uid), at_boot=self._at_boot(uid))
+            for uid, found in super().observe().items()
+        }
         for path in self._scripts.glob(f"{PREFIX}*"):
             owned = owner(read_text(path))
             if owned is not None and owned[1] == self._device and owned[0] not in seen:  # written, but not started yet
@@ -106,6 +109,9 @@ class InitdBackend(ProcessBackend):
             return [path.read_bytes() for path in self._scripts_of(uid)] != [written]
         return False
 
+    def _at_boot(self, uid: str) -> bool:
+        return NOT_AT_BOOT not in read_text(self.place(uid) / "script")
+
     def _scripts_of(self, uid: str) -> list[Path]:
         pattern = f"{PREFIX}*-{own_name('', uid)[-16:]}"
         return [path for path in self._scripts.glob(pattern) if owner(read_text(path)) == (uid, self._device)]
@@ -138,12 +144,13 @@ def _enable(name: str, wanted: bool, scripts: Path) -> bool:
 
 
 MARKER = "# Written by praetor-agent, which overwrites changes and removes the script with its DeviceProcess."
+NOT_AT_BOOT = "# Only praetor-agent starts it, not init at boot.\n"
 
 _SCRIPT = """#!/bin/sh
 {marker}
 # X-Praetor-UID={uid}
 # X-Praetor-Device={device}
-### BEGIN INIT INFO
+{boot}### BEGIN INIT INFO
 # Provides:          {name}
 # Required-Start:    $local_fs
 # Required-Stop:     $local_fs
@@ -224,6 +231,7 @@ def render_script(command: Command, device: str, places: Places) -> str:
         marker=MARKER,
         uid=_comment("uid", command.uid),
         device=_comment("device", device),
+        boot="" if command.at_boot else NOT_AT_BOOT,
         name=own_name(command.name, command.uid),
         title=_comment("name", f"{command.namespace}/{command.name}"),
         place=quote(places.place),

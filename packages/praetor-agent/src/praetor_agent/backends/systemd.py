@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""systemd: one unit per process. The agent restarts it; systemd starts it at boot if the policy is Always.
+"""systemd: one unit per process. The agent restarts it; systemd starts it at boot once its version is proven.
 
 Only units that carry our marker and this device's name are ever touched. Specs are untrusted: every value is escaped,
 or refused with the field's name. The environment goes into a file of its own, because every user can read units.
@@ -44,7 +44,7 @@ class SystemdBackend:
             return {}
         shown = _blocks(_systemctl("show", f"--property={PROPERTIES}", *ours))
         return {
-            ours[unit].uid: _seen(ours[unit], props, edited=self._edited(unit))
+            ours[unit].uid: _seen(ours[unit], props, edited=self._edited(unit), at_boot=self._at_boot(unit))
             for props in shown
             if (unit := props.get("Id", "")) in ours
         }
@@ -142,8 +142,11 @@ class SystemdBackend:
         written = read_text(self._copy(unit))
         return written not in ("", read_text(self._units / unit))
 
+    def _at_boot(self, unit: str) -> bool:
+        return read_text(self._copy(unit)).endswith(INSTALL)
 
-def _seen(marks: Marks, props: Mapping[str, str], *, edited: bool) -> Observed:
+
+def _seen(marks: Marks, props: Mapping[str, str], *, edited: bool, at_boot: bool) -> Observed:
     state, sub, pid = props.get("ActiveState", ""), props.get("SubState", ""), int(props.get("MainPID") or 0)
     running = state in _ALIVE and not (state == "active" and sub == "exited")
     code, reason = (None, None) if running else _ending(props)
@@ -158,6 +161,7 @@ def _seen(marks: Marks, props: Mapping[str, str], *, edited: bool) -> Observed:
         exit_code=code,
         termination_reason=reason,
         edited=edited,
+        at_boot=at_boot,
     )
 
 
@@ -188,6 +192,7 @@ STRICT = (
     "PrivateTmp", "PrivateDevices", "ProtectKernelTunables", "ProtectKernelModules", "ProtectKernelLogs",
     "ProtectClock", "ProtectHostname", "RestrictNamespaces", "RestrictRealtime", "RestrictSUIDSGID",
 )  # fmt: skip
+INSTALL = "\n[Install]\nWantedBy=multi-user.target\n"
 MARKER = "# Written by praetor-agent, which overwrites changes and removes the unit with its DeviceProcess."
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -234,9 +239,8 @@ def render_unit(command: Command, device: str, environment_file: str) -> str:
         f"SyslogIdentifier={PREFIX}{readable(command.name)}",
         *_hardening(command),
         *_limits(command.resources),
-        *(["", "[Install]", "WantedBy=multi-user.target"] if command.at_boot else []),
     ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + (INSTALL if command.at_boot else "")
 
 
 def render_environment(env: Mapping[str, str]) -> str:

@@ -90,6 +90,9 @@ class Record:
     revision was given up for it. *healthy_since* is about the running instance, *confirmation* is what it waits for.
     *handle* identifies the instance that was observed last; another one that the agent did not start counts as drift.
     *output_tail* is the end of the output of the latest run that ended; None until it was read.
+    *trial* orders the versions of all processes by when they began, *proven* is whether the current one was up long
+    enough for no reboot to be its fault, and *reboots* counts those in a row that cut it before, up to the boot
+    *rebooted_in*.
     """
 
     uid: str
@@ -114,6 +117,10 @@ class Record:
     confirmation: Confirmation | None = None
     drift_count: int = 0
     output_tail: str | None = None
+    trial: int = 0
+    proven: bool = False
+    reboots: int = 0
+    rebooted_in: str = ""
 
     @property
     def spec_hash(self) -> str | None:
@@ -146,7 +153,7 @@ class Observed:
     Of one that ended, an *exit_code* of None means that it is unknown, and a *handle* of None that it was never
     observed running under this boot. *watch* is the pid whose end makes a new observation worthwhile. *edited* is set
     if the definition that the backend wrote was changed. *unlimited* names the resources in the spec that cannot be
-    limited on this device.
+    limited on this device. *at_boot* is whether init starts it at boot, None where no init does.
     """
 
     uid: str
@@ -161,6 +168,7 @@ class Observed:
     error: str | None = None
     edited: bool = False
     unlimited: tuple[str, ...] = ()
+    at_boot: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

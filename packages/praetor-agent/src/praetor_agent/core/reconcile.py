@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from praetor_agent.core import restart, rollback
+from praetor_agent.core import reboot, restart, rollback
 from praetor_agent.core.model import (
     Failure,
     FailureReason,
@@ -39,9 +39,10 @@ class Fetch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """Start the revision; its predecessor has ended."""
+    """Start the revision; its predecessor has ended. *at_boot*: init starts it at boot from now on."""
 
     revision: Revision
+    at_boot: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +64,14 @@ class Remove:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repair:
-    """Write the edited definition of the revision again; the process runs on."""
+    """Write the definition of the revision again; the process runs on.
+
+    *edited* is whether it was changed on the device, *at_boot* whether init starts the process at boot from now on.
+    """
 
     revision: Revision
+    at_boot: bool = False
+    edited: bool = True
 
 
 Action: TypeAlias = Fetch | Start | Stop | Remove | Repair
@@ -86,6 +92,7 @@ class Decision:
 
 def reconcile(desired: Desired, device: ObservedDevice, memory: Memory, now: float) -> Decision:
     """Return what brings the device one safe step closer to *desired*."""
+    memory = reboot.counted(memory, device.boot_id)
     steps = [*_wanted(desired, device, memory, now)]
     kept = {step.record.uid for step in steps}
     steps += [
@@ -95,10 +102,18 @@ def reconcile(desired: Desired, device: ObservedDevice, memory: Memory, now: flo
     asks = [at for step in steps if (at := rollback.ask_at(step.record, device)) is not None]
     return Decision(
         actions=tuple(action for step in steps for action in step.actions),
-        memory={step.record.uid: step.record for step in steps if not step.forget},
+        memory={step.record.uid: _numbered(step.record, memory) for step in steps if not step.forget},
         wake_at=min(wakes, default=None),
         ask_at=min(asks, default=None),
     )
+
+
+def _numbered(record: Record, memory: Memory) -> Record:
+    """Return the record with the next number if another version of it began in this pass."""
+    before = memory.get(record.uid)
+    if record.current is None or (before is not None and before.spec_hash == record.spec_hash):
+        return record
+    return replace(record, trial=1 + max((known.trial for known in memory.values()), default=0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,6 +271,7 @@ def _caught_up(record: Record, device: ObservedDevice, now: float) -> Record:
     if current.item.spec.execution.backend in device.unavailable:
         return record
     mine = _is_of(current, seen)
+    record = reboot.waits_again(record, device.boot_id, now)
     if seen is not None and seen.running:
         if mine:
             record = restart.seen_running(record, seen, device.boot_id, now)
@@ -278,7 +294,7 @@ def _supervise(revision: Revision, record: Record, device: ObservedDevice, now: 
         if _is_of(revision, seen) and record.stop_deadline is None:
             if record.stage is not ProcessStage.RUNNING:  # memory did not know it
                 record = restart.seen_running(record, seen, device.boot_id, now)
-            return replace(_keep(revision, record, now), actions=_repairs(revision, seen, device))
+            return replace(_keep(revision, record, now), actions=_repairs(revision, record, seen, device))
         if device.freeze is not None and record.rollback is None:
             return _Step(record=record)
         return _stop(record, seen, now)
@@ -288,7 +304,7 @@ def _supervise(revision: Revision, record: Record, device: ObservedDevice, now: 
         return _Step(record=record)
     if record.stage is ProcessStage.WAITING and now < record.not_before and not counters_reset:
         return _Step(record=record, wake_at=record.not_before)
-    if device.persistence_error is not None and not rollback.is_kept(revision):
+    if device.persistence_error is not None and not reboot.is_kept(revision):
         return _Step(record=replace(record, failure=_not_kept("not started, because it might run twice", device)))
     if new:
         record = rollback.begun(record, revision, device.boot_id, now)
@@ -302,10 +318,17 @@ def _keep(revision: Revision, record: Record, now: float) -> _Step:
     return _Step(record=record, wake_at=min(wakes, default=None))
 
 
-def _repairs(revision: Revision, seen: Observed, device: ObservedDevice) -> tuple[Action, ...]:
+def _repairs(revision: Revision, record: Record, seen: Observed, device: ObservedDevice) -> tuple[Action, ...]:
+    at_boot = _at_boot(revision, record)
     # an adopted process lacks its artifact's path, which the definition contains
-    wrong = seen.edited and device.freeze is None and _is_whole(revision)
-    return (Repair(revision=revision),) if wrong else ()
+    if device.freeze is not None or not _is_whole(revision) or not (seen.edited or (at_boot and seen.at_boot is False)):
+        return ()
+    return (Repair(revision=revision, at_boot=at_boot, edited=seen.edited),)
+
+
+def _at_boot(revision: Revision, record: Record) -> bool:
+    """Return whether init may start *revision* without us: not before it is proven, for it may be why we reboot."""
+    return reboot.is_kept(revision) and reboot.is_proven(record)
 
 
 def _stop(record: Record, seen: Observed, now: float) -> _Step:
@@ -322,10 +345,11 @@ def _stop(record: Record, seen: Observed, now: float) -> _Step:
 
 
 def _start(revision: Revision, record: Record, seen: Observed | None, device: ObservedDevice, now: float) -> _Step:
-    actions: tuple[Action, ...] = (Start(revision=revision),)
+    record = restart.starting(record, revision, device.boot_id, now)
+    actions: tuple[Action, ...] = (Start(revision=revision, at_boot=_at_boot(revision, record)),)
     if seen is not None and seen.backend is not revision.item.spec.execution.backend:
         actions = (Remove(uid=record.uid, backend=seen.backend), *actions)
-    return _Step(record=restart.starting(record, revision, device.boot_id, now), actions=actions)
+    return _Step(record=record, actions=actions)
 
 
 def _retire(record: Record, device: ObservedDevice, now: float) -> _Step:
@@ -338,7 +362,7 @@ def _retire(record: Record, device: ObservedDevice, now: float) -> _Step:
     if seen is not None and seen.running:
         return _stop(record, seen, now)
     actions = (Remove(uid=record.uid, backend=seen.backend),) if seen is not None else ()
-    if device.persistence_error is not None and record.current is not None and not rollback.is_kept(record.current):
+    if device.persistence_error is not None and record.current is not None and not reboot.is_kept(record.current):
         # the desired state on disk may still contain the job, which the next agent must not run again
         return _Step(record=replace(record, stage=ProcessStage.COMPLETED, stop_deadline=None), actions=actions)
     return _Step(record=record, actions=actions, forget=True)

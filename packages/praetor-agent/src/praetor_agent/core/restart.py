@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 from dataclasses import replace
 
+from praetor_agent.core import reboot
 from praetor_agent.core.backoff import crash_delay
 from praetor_agent.core.model import Failure, FailureReason, Observed, ProcessStage, Record, Revision, TerminationReason
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
@@ -90,7 +91,7 @@ def seen_running(record: Record, seen: Observed, boot_id: str, now: float) -> Re
     if now - record.started_at >= STABILITY_WINDOW_SECONDS:
         record = replace(record, failures=0)
     return replace(
-        record,
+        reboot.proved(record, now),
         handle=seen.handle,
         restart_count=record.restart_count + replaced,
         drift_count=record.drift_count + drifted,
@@ -130,8 +131,10 @@ def ended(record: Record, policy: RestartPolicy, seen: Observed | None, boot_id:
         record = replace(record, failure=Failure(reason=FailureReason.START_ERROR, message=seen.error))
     if policy is RestartPolicy.NEVER or (policy is RestartPolicy.ON_FAILURE and code == 0):
         return replace(record, stage=ProcessStage.COMPLETED)
-    if record.boot_id != boot_id:  # the device restarted: no fault of the process
-        return replace(record, stage=ProcessStage.WAITING, failures=0, not_before=0.0)
+    if record.boot_id != boot_id:  # the device restarted: no fault of a version that is proven
+        failures = 0 if reboot.is_proven(record) else record.failures
+        waiting = replace(record, stage=ProcessStage.WAITING, boot_id=boot_id, failures=failures)
+        return replace(waiting, not_before=now + crash_delay(failures))
     if now - record.started_at >= STABILITY_WINDOW_SECONDS:
         record = replace(record, failures=0)
     return _waiting(record, now)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from praetor_agent.core import reboot
 from praetor_agent.core.model import (
     Confirmation,
     FailureReason,
@@ -18,9 +19,10 @@ from praetor_agent.core.model import (
     Revision,
     Rollback,
 )
+from praetor_agent.core.reboot import is_kept, is_proven
 from praetor_api.conditions import CRASH_LOOP_COUNT
 from praetor_api.protocol import RollbackReason
-from praetor_api.spec import Confirm, ConfirmMode, RestartPolicy
+from praetor_api.spec import Confirm, ConfirmMode
 
 STABLE_SECONDS = 2.0
 """A process without a health check counts as healthy after this uptime."""
@@ -38,11 +40,6 @@ CONFIRMATION_CHECK_SECONDS = 1.0
 """Between two checks for an operator's confirmation, while a change waits for it."""
 
 
-def is_kept(revision: Revision | None) -> bool:
-    """Return whether *revision* is a service, which is kept running, and not a job."""
-    return revision is not None and revision.item.spec.restart_policy is RestartPolicy.ALWAYS
-
-
 def begun(record: Record, revision: Revision, boot_id: str, now: float) -> Record:
     """Return the record for the first start of a spec: what to roll back to, and the timer for a confirmation."""
     old = record.current
@@ -55,7 +52,7 @@ def begun(record: Record, revision: Revision, boot_id: str, now: float) -> Recor
     if confirm is not None and pending:
         seconds = float(confirm.timeout_seconds)
         timer = Confirmation(boot_id=boot_id, seconds=seconds, deadline=now + seconds)
-    return replace(record, last_good=good, confirmation=timer)
+    return replace(record, last_good=good, confirmation=timer, proven=False, reboots=0)
 
 
 def judged(record: Record, device: ObservedDevice, now: float) -> Record:
@@ -104,6 +101,8 @@ def wake_at(record: Record, now: float) -> float | None:
         times.append(record.started_at + STABLE_SECONDS)
     if record.healthy_since is not None and is_kept(current) and not _is(current, record.last_good):
         times.append(record.healthy_since + GOOD_SECONDS)
+    if is_kept(current) and current and not is_proven(record):
+        times.append(reboot.proves_at(record, current.item))
     if record.confirmation is not None:
         times += [record.confirmation.deadline, now + CONFIRMATION_CHECK_SECONDS]
     return min((at for at in times if at > now), default=None)
@@ -147,7 +146,9 @@ def _failed(record: Record, device: ObservedDevice) -> tuple[RollbackReason, str
         return RollbackReason.START_FAILED, failure.message
     if record.failures >= CRASH_LOOP_COUNT:
         code = "unknown" if record.exit_code is None else record.exit_code
-        how = f"it ended {record.failures} times in a row, last with exit code {code} ({record.termination_reason})"
+        rebooted = f", {record.reboots} of them because the device rebooted" if record.reboots else ""
+        last = f"last with exit code {code} ({record.termination_reason})"
+        how = f"it ended {record.failures} times in a row{rebooted}, {last}"
         return RollbackReason.CRASH_LOOP, how
     runs = record.stage is ProcessStage.RUNNING and health is not None and health.handle == record.handle
     if health is not None and runs and health.healthy is False:

@@ -8,9 +8,17 @@ import json
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from praetor_api.annotations import MANAGED_ANNOTATION, OFFERED_AT_ANNOTATION, REVISION_ANNOTATION, WAVE_ANNOTATION
+from praetor_api.annotations import (
+    MANAGED_ANNOTATION,
+    MIN_READY_ANNOTATION,
+    OFFERED_AT_ANNOTATION,
+    REVISION_ANNOTATION,
+    WAVE_ANNOTATION,
+)
 
-OWN_ANNOTATIONS = frozenset({REVISION_ANNOTATION, OFFERED_AT_ANNOTATION, MANAGED_ANNOTATION, WAVE_ANNOTATION})
+OWN_ANNOTATIONS = frozenset(
+    {REVISION_ANNOTATION, OFFERED_AT_ANNOTATION, MANAGED_ANNOTATION, MIN_READY_ANNOTATION, WAVE_ANNOTATION}
+)
 """Annotations of a process that the controller alone writes; all others are left as they are."""
 
 _MAX_LABEL = 63

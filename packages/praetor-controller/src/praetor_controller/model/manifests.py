@@ -11,7 +11,13 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from praetor_api.annotations import MANAGED_ANNOTATION, OFFERED_AT_ANNOTATION, REVISION_ANNOTATION, WAVE_ANNOTATION
+from praetor_api.annotations import (
+    MANAGED_ANNOTATION,
+    MIN_READY_ANNOTATION,
+    OFFERED_AT_ANNOTATION,
+    REVISION_ANNOTATION,
+    WAVE_ANNOTATION,
+)
 from praetor_api.kube.client.patches import json_pointer
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES
 from praetor_api.kube.codec import format_time
@@ -33,7 +39,7 @@ def process_manifest(deployment: DeploymentRow, action: Create, now: datetime) -
             "name": action.name,
             "namespace": deployment.namespace,
             "labels": dict(sorted(template.labels)),
-            "annotations": dict(sorted(template.annotations)) | _own_annotations(action, now),
+            "annotations": dict(sorted(template.annotations)) | _own_annotations(deployment, action, now),
             "ownerReferences": [owner_reference(deployment)],
         },
         "spec": _spec(template, action.device, deployment.namespace),
@@ -44,9 +50,10 @@ def process_patch(deployment: DeploymentRow, action: Update, now: datetime) -> l
     """Return the JSON patch that gives a process the template; it conflicts when the process changed in between."""
     template, process = action.template, action.process
     managed = parse_managed_keys(process.managed)
-    own = _own_annotations(action, now)
+    own = _own_annotations(deployment, action, now)
     if not action.spec:
         del own[OFFERED_AT_ANNOTATION]  # the device gets no new spec
+        own.pop(MIN_READY_ANNOTATION, None)
     operations: list[Operation] = [
         {"op": "replace", "path": "/metadata/resourceVersion", "value": process.resource_version}
     ]
@@ -80,12 +87,14 @@ def _spec(template: Template, device: str, namespace: str) -> dict[str, Any]:
     return {**template.spec, "deviceRef": ref}
 
 
-def _own_annotations(action: Create | Update, now: datetime) -> dict[str, str]:
+def _own_annotations(deployment: DeploymentRow, action: Create | Update, now: datetime) -> dict[str, str]:
     own = {
         REVISION_ANNOTATION: action.template.revision,
         OFFERED_AT_ANNOTATION: format_time(now),
         MANAGED_ANNOTATION: action.template.managed,
     }
+    if deployment.policy.min_ready_seconds:
+        own[MIN_READY_ANNOTATION] = str(deployment.policy.min_ready_seconds)
     return own | {WAVE_ANNOTATION: action.wave} if action.wave else own
 
 

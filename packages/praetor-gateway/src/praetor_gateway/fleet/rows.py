@@ -14,7 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from attrs import define, evolve, field, frozen
 
-from praetor_api.annotations import CONFIRMED_ANNOTATION
+from praetor_api.annotations import CONFIRMED_ANNOTATION, MIN_READY_ANNOTATION
 from praetor_api.canonical import ItemVersion, canonical_json
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
 from praetor_api.kube.codec import DecodeError, decode
@@ -26,6 +26,7 @@ Status = TypeVar("Status", DeviceProcessStatus, NetworkSwitchStatus)
 POOL_SIZE = 65_536
 """Conditions, and texts, that a pool holds before it is emptied: messages of devices differ without end."""
 _MAX_HASH = 128  # characters; a hash has 71, and an annotation may hold 256 KiB
+_MAX_DIGITS = 10
 _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
 
 
@@ -34,7 +35,8 @@ class CachedProcess:
     """A DeviceProcess; *parts* make its spec, *device_namespace* is the namespace that its deviceRef names.
 
     A fleet differs in its deviceRef only: what comes before and after it is kept once. *confirmed* is the hash of the
-    spec that a user confirmed by the annotation. *created* is when, as the API writes it.
+    spec that a user confirmed by the annotation, *min_ready_seconds* is its deployment's, 0 where none is known.
+    *created* is when, as the API writes it.
     """
 
     key: Key
@@ -49,6 +51,7 @@ class CachedProcess:
     status: DeviceProcessStatus
     confirmed: str = ""
     created: str = ""
+    min_ready_seconds: int = 0
 
     @property
     def foreign(self) -> bool:
@@ -122,7 +125,7 @@ class Projection:
     def process(self, obj: Mapping[str, Any]) -> CachedProcess:
         """Return the row of a DeviceProcess; KeyError or ValueError for one that breaks its schema."""
         metadata, spec = obj["metadata"], obj["spec"]
-        ref = spec["deviceRef"]
+        ref, annotations = spec["deviceRef"], metadata.get("annotations") or {}
         return CachedProcess(
             key=Key(sys.intern(metadata["namespace"]), metadata["name"]),
             uid=metadata["uid"],
@@ -134,7 +137,8 @@ class Projection:
             restart_policy=RestartPolicy(spec.get("restartPolicy", RestartPolicy.ALWAYS)),
             parts=self._parts(spec),
             status=_lean(self._status(obj, DeviceProcessStatus)),
-            confirmed=((metadata.get("annotations") or {}).get(CONFIRMED_ANNOTATION) or "")[:_MAX_HASH],
+            confirmed=(annotations.get(CONFIRMED_ANNOTATION) or "")[:_MAX_HASH],
+            min_ready_seconds=_seconds(annotations.get(MIN_READY_ANNOTATION) or ""),
             created=sys.intern(metadata.get("creationTimestamp") or ""),
         )
 
@@ -188,6 +192,11 @@ class Projection:
                 self._pool.clear()
             condition = self._pool[key] = decode(raw, Condition)
         return condition
+
+
+def _seconds(text: str) -> int:
+    """Return the number of seconds that an annotation holds; 0 for what is none, for any user may write it."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < _MAX_DIGITS else 0
 
 
 def _epoch(obj: Mapping[str, Any]) -> int:

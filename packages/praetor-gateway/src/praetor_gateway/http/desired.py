@@ -16,7 +16,7 @@ def render(device: str, heartbeat_s: int, rows: Iterable[CachedProcess]) -> byte
 
 
 def _item(row: CachedProcess) -> bytes:
-    identity = {
+    identity: dict[str, object] = {
         "uid": row.uid,
         "namespace": row.key.namespace,
         "name": row.key.name,
@@ -25,4 +25,6 @@ def _item(row: CachedProcess) -> bytes:
     }
     if row.confirmed:
         identity["confirmedSpecHash"] = row.confirmed
+    if row.min_ready_seconds:
+        identity["minReadySeconds"] = row.min_ready_seconds
     return b'%b,"spec":%b}' % (canonical_json(identity)[:-1], row.spec)
