@@ -49,6 +49,7 @@ ALLOWED = frozenset(
         *_requests(CONTROLLER, ("update",), OURS, "deviceprocessdeployments/finalizers"),
         *_requests(CONTROLLER, ("create", "patch"), EVENTS, "events"),
         *_of_lease(CONTROLLER, "praetor-controller"),
+        AccessRequest(CONTROLLER, "get", LEASES, "leases", SYSTEM_NAMESPACE, "praetor-gateway-arbiter"),
         *_requests(GATEWAY, READ, OURS, "networkswitches", "deviceprocesses"),
         *_requests(GATEWAY, ("patch",), OURS, "networkswitches/status", "deviceprocesses/status"),
         *_requests(GATEWAY, ("create", "patch"), EVENTS, "events"),

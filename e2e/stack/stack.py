@@ -201,6 +201,7 @@ class Stack:
                 "--leader-elect",
                 f"--leader-elect-namespace={self.settings.system_namespace}",
                 f"--leader-elect-lease-duration={self.settings.lease}",
+                f"--gateway-lease-namespace={self.settings.system_namespace}",
                 f"--metrics-bind-address=127.0.0.1:{ports[0]}",
                 f"--health-probe-bind-address=127.0.0.1:{ports[1]}",
                 *flags,

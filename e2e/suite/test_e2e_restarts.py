@@ -88,10 +88,17 @@ def test_an_outage_of_the_gateway_stops_nothing_and_changes_arrive_afterwards(
 ) -> None:
     pids = _pids(kube)
     stack.gateway.program.kill()
+    eventually(
+        lambda: _reasons(kube, "sleeper"),
+        lambda reasons: "GatewayUnavailable" in reasons,
+        what="the controller sees it",
+    )
     with plan_check.template("sleeper", prompt("2")):
         steadily(lambda: list(map(is_alive, pids)), all, what="the processes run", for_s=2)
+        assert set(_revisions(kube)) == {"1"}, "it is offered to no device meanwhile"
         stack.gateway.program.start()
         await_done(kube, "sleeper")
+    assert "GatewayUnavailable" not in _reasons(kube, "sleeper")
     await_revision(kube, devices, "2")
 
 
@@ -185,6 +192,10 @@ def test_a_rollout_right_after_an_outage_includes_a_switch_that_was_created_then
     assert status is not None
     assert status["desiredNumberScheduled"] == 1
     assert device in kube.processes()
+
+
+def _reasons(kube: Kube, name: str) -> set[str]:
+    return {each["reason"] for each in kube.deployment(name)["status"]["conditions"]}
 
 
 def _pids(kube: Kube) -> list[int]:

@@ -25,6 +25,7 @@ def test_label_and_annotation_keys_never_change() -> None:
         "MANAGED_ANNOTATION": "azure.com/template-keys",
         "MIN_READY_ANNOTATION": "azure.com/min-ready-seconds",
         "OFFERED_AT_ANNOTATION": "azure.com/offered-at",
+        "JUDGES_WITHIN_ANNOTATION": "azure.com/praetor-gateway-judges-within-seconds",
         "PEER_ADDRESS_ANNOTATION": "azure.com/praetor-gateway-peer-address",
         "RESTARTED_AT_ANNOTATION": "azure.com/restarted-at",
         "REVISION_ANNOTATION": "azure.com/revision",
@@ -34,22 +35,25 @@ def test_label_and_annotation_keys_never_change() -> None:
 
 
 def test_condition_types_never_change() -> None:
-    assert {each.value for each in ConditionType} == {
+    assert {each.value for each in ConditionType} >= {
         "AgentConnected", "SpecObserved", "ArtifactDownloaded", "ArtifactVerified", "ProcessStarted", "Healthy",
-        "SpecWarning", "UpdateHeld", "RolledBack", "Available", "Progressing", "Paused", "Duplicate",
+        "SpecWarning", "UpdateHeld", "RolledBack", "Available", "Progressing", "Paused",
+        "Duplicate", "GatewayAvailable", "Refused", "NameConflict",
     }  # fmt: skip
 
 
 def test_condition_reasons_never_change() -> None:
-    assert {each.value for each in ProcessReason} == {
+    assert {each.value for each in ProcessReason} >= {
         "HeartbeatReceived", "HeartbeatMissed", "SpecCurrent", "SpecOutdated", "HashNotReported", "Downloaded",
         "NotDownloaded", "Verified", "NotVerified", "NothingToVerifyBy", "Started", "NotStarted", "StartFailed",
         "Exited", "Completed", "Healthy", "Unhealthy", "NotProbedYet", "NotRunning", "Reported", "NoWarning",
         "SpecRolledBack", "Other", "NotRolledBack", "HeldOnDevice", "NotHeld", "SeveralBootsReport", "OneBootReports",
+        "OwnerGone", "BoundElsewhere", "ForeignNamespace", "Accepted",
     }  # fmt: skip
-    assert {each.value for each in DeploymentReason} == {
+    assert {each.value for each in DeploymentReason} >= {
         "MinimumDevicesAvailable", "TooManyUnavailable", "RolloutInProgress", "NewRevisionRolledOut",
         "ProgressDeadlineExceeded", "WaitingForDeletion", "DeploymentPaused", "FailurePolicy", "InvalidSpec",
+        "GatewayUnavailable",
     }  # fmt: skip
 
 

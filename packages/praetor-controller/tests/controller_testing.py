@@ -12,10 +12,17 @@ from attrs import evolve, mutable
 from praetor_api.kube.objects import Budget, LabelSelector, RollingUpdate, StrategyType, UpdateStrategy, Wave
 from praetor_controller.model.actions import Create, Delete, Update
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, RolloutPolicy, StoredStatus, Template
-from praetor_controller.rollout.snapshot import Plan, RolloutStatus, Snapshot
+from praetor_controller.rollout.snapshot import GatewayState, Plan, RolloutStatus, Snapshot
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 NAMESPACE = "lab"
+
+
+class JudgingGateway:
+    """A gateway that has judged the devices for ever, in the place of a Lease."""
+
+    state = GatewayState.JUDGING
+    judged_since = 0.0
 
 
 def runs(command: str) -> dict[str, Any]:

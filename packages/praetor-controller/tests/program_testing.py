@@ -94,12 +94,12 @@ class ProgramFixture:
     @asynccontextmanager
     async def controller(
         self, recording: Recording | None = None, namespaces: tuple[str, ...] = ()
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[Program]:
         settings = Settings(metrics=None, probes=None, recording=recording, namespaces=namespaces)
         program = Program(self.kube, self.clock, settings)
         with program.recording():
             async with self.running(program):
-                yield
+                yield program
 
     @asynccontextmanager
     async def running(self, program: Program, seconds: float = 5.0) -> AsyncIterator[None]:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from controller_testing import runs
+from controller_testing import JudgingGateway, runs
 from kube_testing import FakeClock, InProcessKube, body_of
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.runtime.events import EventRecorder
@@ -39,7 +39,15 @@ class LeadershipFixture:
         writer = Writer(self.kube, self.cache, self.clock, limiter, metrics, may_write)
         history = RevisionHistory(self.kube, self.cache, self.clock, may_write)
         self.reconciler = DeploymentReconciler(
-            self.kube, self.cache, writer, history, recorder, metrics, self.clock, self.controller.dirty
+            self.kube,
+            self.cache,
+            writer,
+            history,
+            recorder,
+            metrics,
+            self.clock,
+            self.controller.dirty,
+            JudgingGateway(),
         )
 
     def may_write(self) -> bool:

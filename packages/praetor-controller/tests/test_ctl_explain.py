@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
-from ctl_testing import NAMESPACE, NEW, OLD, Lab, connected, running
+from ctl_testing import LONG_AGO, NAMESPACE, NEW, OLD, Lab, connected, running
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_controller.ctl.explain import MEANINGS
 from praetor_controller.rollout.reasons import ReasonCode
@@ -48,6 +49,25 @@ def test_a_deployment_is_explained_by_the_reasons_of_its_devices(lab: Lab) -> No
         "Updating: 1 device: is being given the template, or has not reported it yet",
         "    leaf-1",
     ]
+
+
+def test_every_command_warns_while_no_gateway_judges_the_devices(lab: Lab, tmp_path: Path) -> None:
+    gone = {"type": "GatewayAvailable", "status": "False", "reason": "GatewayUnavailable", "message": "no gateway"}
+    conditions = [gone | {"lastTransitionTime": LONG_AGO}]
+    lab.patch(DEVICE_PROCESS_DEPLOYMENTS, "tel", "status", status={"conditions": conditions})
+    manifest = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")
+    manifest["metadata"] = {"name": "tel"}
+    (tmp_path / "tel.json").write_text(json.dumps(manifest))
+    warning = "Warning: no gateway (for 1h); what devices reported is as old\n"
+    explained = lab.run("explain", "tel")
+    assert explained.stderr == warning
+    assert "tel: GatewayAvailable=False GatewayUnavailable: " in explained.stdout
+    assert "GatewayUnavailable: 4 devices: waits until a gateway judges again" in explained.stdout
+    assert "next writes: none" in explained.stdout
+    assert lab.run("devices").stderr == lab.run("explain", "leaf-1").stderr == warning
+    planned = lab.run("plan", "-f", str(tmp_path / "tel.json"))
+    assert planned.stderr == warning
+    assert "at the end: 4 of 4 devices are up to date" in planned.stdout
 
 
 def test_the_devices_of_a_reason_are_bounded(lab: Lab) -> None:

@@ -15,6 +15,7 @@ __all__ = [
     "CONTAINER_SPEC_HASH_LABEL",
     "CONTAINER_UID_LABEL",
     "DEPLOYMENT_LABEL",
+    "JUDGES_WITHIN_ANNOTATION",
     "MANAGED_ANNOTATION",
     "MIN_READY_ANNOTATION",
     "OFFERED_AT_ANNOTATION",
@@ -61,6 +62,9 @@ CHANGE_CAUSE_ANNOTATION = "kubernetes.io/change-cause"
 
 PEER_ADDRESS_ANNOTATION = "azure.com/praetor-gateway-peer-address"
 """On the gateways' Lease: the `host:port` at which the holder accepts reports from the other replicas."""
+
+JUDGES_WITHIN_ANNOTATION = "azure.com/praetor-gateway-judges-within-seconds"
+"""On the gateways' Lease: seconds after which a holder that just took it has noticed every silent device."""
 
 CONTAINER_UID_LABEL = "azure.com/praetor-uid"
 """On a container on a device: the UID of its DeviceProcess."""

@@ -47,6 +47,7 @@ class ConditionType(StrEnum):
     AVAILABLE = "Available"
     PROGRESSING = "Progressing"
     PAUSED = "Paused"
+    GATEWAY_AVAILABLE = "GatewayAvailable"
 
 
 class ProcessReason(StrEnum):
@@ -101,3 +102,4 @@ class DeploymentReason(StrEnum):
     DEPLOYMENT_PAUSED = "DeploymentPaused"
     FAILURE_POLICY = "FailurePolicy"
     INVALID_SPEC = "InvalidSpec"
+    GATEWAY_UNAVAILABLE = "GatewayUnavailable"

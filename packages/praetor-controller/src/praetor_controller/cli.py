@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import structlog
 
+from praetor_api.kube.client.connection import pod_namespace
 from praetor_api.kube.client.errors import KubeError
 from praetor_api.kube.options import (
     ADDRESS_OR_OFF,
@@ -44,6 +45,11 @@ from praetor_controller.settings import Recording, Settings
     default=15.0,
     help="Seconds after which another replica may replace a silent leader.",
 )
+@click.option(
+    "--gateway-lease-namespace",
+    default=None,
+    help="Namespace of the gateways' Lease, their --lease-namespace.  [default: the pod's, or default]",
+)
 @click.option("--qps", type=click.FloatRange(min=0, min_open=True), default=2000.0, help="Maximum writes per second.")
 @click.option("--burst", type=click.IntRange(min=1), default=2000, help="Maximum writes at once after a quiet time.")
 @click.option("--workers", type=click.IntRange(1, 64), default=4, help="Deployments reconciled at the same time.")
@@ -63,6 +69,7 @@ def main(
     leader_elect: bool,
     leader_elect_namespace: str,
     leader_elect_lease_duration: float,
+    gateway_lease_namespace: str | None,
     qps: float,
     burst: int,
     workers: int,
@@ -84,6 +91,7 @@ def main(
             leader_elect=leader_elect,
             leader_elect_namespace=leader_elect_namespace,
             lease_duration_s=leader_elect_lease_duration,
+            gateway_lease_namespace=gateway_lease_namespace or pod_namespace() or "default",
             qps=qps,
             burst=burst,
             workers=workers,

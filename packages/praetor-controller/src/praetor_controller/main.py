@@ -26,6 +26,8 @@ from praetor_controller.journal.rotating_file import RotatingFile
 from praetor_controller.metrics import Metrics
 from praetor_controller.reconcile.cache import Cache
 from praetor_controller.reconcile.controller import Controller
+from praetor_controller.reconcile.gateway_lease import NAME as GATEWAY_LEASE
+from praetor_controller.reconcile.gateway_lease import GatewayLease
 from praetor_controller.reconcile.reconciler import DeploymentReconciler
 from praetor_controller.reconcile.revision_history import RevisionHistory
 from praetor_controller.reconcile.writer import Writer
@@ -64,6 +66,10 @@ class Program:
         self._recorder = EventRecorder(api, clock, "praetor-controller", identity)
         self._flight = _flight(settings.recording, self.metrics, clock)
         self.controller = Controller(self._cache, self.metrics, clock, workers=settings.workers)
+        self._gateway = GatewayLease(
+            api, Key(settings.gateway_lease_namespace, GATEWAY_LEASE), clock, self.controller.reconcile_all
+        )
+        self.metrics.gateway.set_function(lambda: self._gateway.judging)
         lease = Key(settings.leader_elect_namespace, LEASE)
         self._elector = Elector(api, lease, identity, clock, lease_duration_s=settings.lease_duration_s)
 
@@ -80,13 +86,14 @@ class Program:
         async with asyncio.TaskGroup() as group:
             recording = group.create_task(self._recorder.run(), name="record events")
             following = group.create_task(self._cache.run(), name="follow the cluster")
+            judging = group.create_task(self._gateway.run(), name="follow the gateways' Lease")
             leading = group.create_task(self._campaign(), name="lead")
             await stop.wait()
             _log.info("stopping")
             leading.cancel()
             await asyncio.wait((leading,))
             await self._flush()
-            for task in (following, recording):
+            for task in (following, judging, recording):
                 task.cancel()
         _log.info("stopped")
 
@@ -109,6 +116,7 @@ class Program:
             self.metrics,
             self._clock,
             self.controller.dirty,
+            self._gateway,
             self._flight,
         )
         self.metrics.leader.set(1)

@@ -66,6 +66,11 @@ class Metrics:
             "praetor_controller_recorded_bytes", "Bytes written for --record.", registry=self.registry
         )
         self.leader = Gauge("praetor_controller_leader", "1 while this process leads.", registry=self.registry)
+        self.gateway = Gauge(
+            "praetor_controller_gateway_judging",
+            "1 while a gateway renews its Lease, 0 while none does, NaN without a Lease to read.",
+            registry=self.registry,
+        )
         self.devices = Gauge(
             "praetor_controller_devices", "Devices of a deployment by reason.", ["namespace", "deployment", "reason"],
             registry=self.registry,

@@ -30,6 +30,7 @@ class Settings:
     probes: BindAddress | None
     leader_elect: bool = True
     leader_elect_namespace: str = "praetor-system"
+    gateway_lease_namespace: str = "praetor-system"
     lease_duration_s: float = 15.0
     qps: float = 2000.0
     burst: int = 2000

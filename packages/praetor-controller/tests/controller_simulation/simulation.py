@@ -15,7 +15,7 @@ from controller_simulation.client import RETRIED_S, ControllerClient
 from controller_simulation.devices import SimulatedDevice, SimulatedDevices
 from controller_simulation.invariants import InvariantViolation
 from controller_simulation.stored import LAB, Stored
-from controller_testing import runs
+from controller_testing import JudgingGateway, runs
 from kube_testing import FakeClock, InProcessKube, body_of
 from praetor_api.kube.client.api import PatchType
 from praetor_api.kube.client.patches import apply_merge_patch
@@ -134,7 +134,7 @@ class Simulation:
         recorder = EventRecorder(client, clock, "praetor-controller", "simulated")
         controller = Controller(cache, self.metrics, clock, workers=2)
         reconciler = DeploymentReconciler(
-            client, cache, writer, history, recorder, self.metrics, clock, controller.dirty
+            client, cache, writer, history, recorder, self.metrics, clock, controller.dirty, JudgingGateway()
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(cache.run())

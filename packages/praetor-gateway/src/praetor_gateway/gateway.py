@@ -13,7 +13,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
-from praetor_api.annotations import PEER_ADDRESS_ANNOTATION
+from praetor_api.annotations import JUDGES_WITHIN_ANNOTATION, PEER_ADDRESS_ANNOTATION
 from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.runtime.clock import Clock, within
@@ -79,13 +79,15 @@ class Gateway:
         self._long_polls = LongPolls()
         self._pending = PendingStatuses(clock)
         self._fleet = DeviceIndex(self._changed)
-        annotations = {PEER_ADDRESS_ANNOTATION: settings.peers.advertise} if settings.peers is not None else {}
+        limits = _limits(settings)
+        annotations = {JUDGES_WITHIN_ANNOTATION: f"{limits.stale_s + limits.grace_s + limits.scan_s:g}"}
+        if settings.peers is not None:
+            annotations[PEER_ADDRESS_ANNOTATION] = settings.peers.advertise
         lease = Key(settings.lease_namespace, LEASE)
         duration_s = settings.lease_duration_s
         self._elector = Elector(
             api, lease, settings.identity, clock, lease_duration_s=duration_s, annotations=annotations
         )
-        limits = _limits(settings)
         self._liveness = LivenessTracker(self._fleet, self._pending, limits, clock, self._is_fresh)
         self._composer = StatusComposer(
             self._fleet, self._pending, self._liveness.connected, self._liveness.fetched_generation, self._is_fresh

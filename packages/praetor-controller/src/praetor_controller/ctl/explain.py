@@ -38,6 +38,7 @@ MEANINGS: Mapping[str, str] = {
     "Terminating": "waits until an older process is gone",
     "NameTaken": "waits for a name that a process of another owner has",
     "CannotConverge": "cannot get the template: the API refuses it",
+    "GatewayUnavailable": "waits until a gateway judges again which devices are connected",
 }
 _COLOURS = {
     ReasonCode.UP_TO_DATE: "green",

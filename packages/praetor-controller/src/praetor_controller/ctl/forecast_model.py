@@ -24,7 +24,7 @@ from praetor_controller.model.projection import project_deployment, project_proc
 from praetor_controller.model.revisions import project_revision, revision_changes
 from praetor_controller.model.rows import DeviceRow, ProcessRow
 from praetor_controller.rollout.availability import Availability, availability_of
-from praetor_controller.rollout.snapshot import Plan
+from praetor_controller.rollout.snapshot import GatewayState, Plan
 from praetor_controller.rollout.status import status_patch
 
 _DOWN = (Availability.UNAVAILABLE, Availability.SILENT_AFTER_OFFER, Availability.SILENT)
@@ -64,7 +64,7 @@ class ForecastModel:
 
     def plan(self) -> Plan:
         """Return what the controller would do now, and store the status that it would write."""
-        planned = self._inventory.plan(self.deployment, self.now)
+        planned = self._inventory.plan(self.deployment, self.now, GatewayState.JUDGING)
         if planned.status is not None:
             patch = status_patch(self.deployment.status.raw, planned.status)
             status = apply_merge_patch(self.deployment.status.raw, patch)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -18,8 +18,12 @@ from praetor_api.kube.client.resource import (
     NETWORK_SWITCHES,
     Key,
 )
+from praetor_api.kube.codec import format_time
+from praetor_api.kube.conditions import get_condition
+from praetor_api.kube.objects import Condition, ConditionStatus
 from praetor_api.wire import clean_text
 from praetor_controller.ctl.cluster import Cluster, list_all
+from praetor_controller.ctl.times import age
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, project_revision
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
@@ -27,7 +31,7 @@ from praetor_controller.reconcile.snapshot_builder import Sources, build_snapsho
 from praetor_controller.reconcile.state import ReconcilerState
 from praetor_controller.rollout.neighbours import Neighbour
 from praetor_controller.rollout.planner import plan
-from praetor_controller.rollout.snapshot import Plan, Snapshot
+from praetor_controller.rollout.snapshot import GatewayState, Plan, Snapshot
 
 
 @frozen(kw_only=True)
@@ -44,7 +48,7 @@ class Inventory:
     refused_devices: Mapping[str, str] = {}
     refused_processes: Mapping[str, str] = {}
 
-    def _snapshot(self, deployment: DeploymentRow, now: datetime) -> Snapshot:
+    def _snapshot(self, deployment: DeploymentRow, now: datetime, gateway: GatewayState) -> Snapshot:
         """Return the snapshot that the controller would plan *deployment* from."""
         sources = Sources(
             devices=self.devices.values(),
@@ -52,12 +56,22 @@ class Inventory:
             revisions=[row for row in self.revisions if row.owner == deployment.uid],
             find=self.processes.get,
             neighbours=[self._neighbour(each) for each in self.deployments.values() if each.uid != deployment.uid],
+            gateway=gateway,
         )
         return build_snapshot(deployment, sources, ReconcilerState(), now=now)
 
-    def plan(self, deployment: DeploymentRow, now: datetime) -> Plan:
-        """Return what the controller's planner decides about *deployment* at *now*."""
-        return plan(self._snapshot(deployment, now), now)
+    def gateway_warning(self, now: datetime) -> str:
+        """Return what to warn of while no gateway judges the devices; empty while one does, as far as is known."""
+        return gateway_warning(self.deployments.values(), now)
+
+    def plan(self, deployment: DeploymentRow, now: datetime, gateway: GatewayState | None = None) -> Plan:
+        """Return what the controller's planner decides about *deployment* at *now*.
+
+        *gateway* is by default as the controller wrote into the status.
+        """
+        if gateway is None:
+            gateway = GatewayState.JUDGING if _gateway_gone(deployment) is None else GatewayState.GONE
+        return plan(self._snapshot(deployment, now, gateway), now)
 
     def _neighbour(self, deployment: DeploymentRow) -> Neighbour:
         return Neighbour(deployment, [row for row in self.processes.values() if row.owner == deployment.uid])
@@ -94,6 +108,20 @@ def refusal(obj: Mapping[str, Any]) -> str:
 
 def _refused(objects: list[dict[str, Any]]) -> dict[str, str]:
     return {each["metadata"]["name"]: why for each in objects if (why := refusal(each))}
+
+
+def gateway_warning(deployments: Iterable[DeploymentRow], now: datetime) -> str:
+    """Return what to warn of when the status of one of *deployments* says that no gateway judges the devices."""
+    gone = next(filter(None, map(_gateway_gone, deployments)), None)
+    if gone is None:
+        return ""
+    since = gone.last_transition_time or now
+    return f"Warning: {gone.message} (for {age(format_time(since), now)}); what devices reported is as old"
+
+
+def _gateway_gone(deployment: DeploymentRow) -> Condition | None:
+    found = get_condition(deployment.status.conditions, ConditionType.GATEWAY_AVAILABLE)
+    return found if found is not None and found.status is ConditionStatus.FALSE else None
 
 
 async def read_inventory(cluster: Cluster) -> Inventory:

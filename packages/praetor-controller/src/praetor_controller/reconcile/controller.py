@@ -62,11 +62,15 @@ class Controller:
     async def lead(self, reconciler: DeploymentReconciler) -> None:
         """Reconcile until cancelled."""
         await self._cache.wait_synced()
-        for key in self._cache.deployments.all_keys():
-            self._queue.add(key)
+        self.reconcile_all()
         async with asyncio.TaskGroup() as group:
             for number in range(self._workers):
                 group.create_task(self._work(reconciler), name=f"reconcile {number}")
+
+    def reconcile_all(self) -> None:
+        """Reconcile every deployment: what concerns them all has changed."""
+        for key in self._cache.deployments.all_keys():
+            self._add(key)
 
     async def _work(self, reconciler: DeploymentReconciler) -> None:
         while not _is_cancelled():

@@ -25,6 +25,7 @@ class EventReason(StrEnum):
     UPDATED = "UpdatedProcesses"
     DELETED = "DeletedProcesses"
     WRITE_REFUSED = "WriteRefused"
+    GATEWAY_UNAVAILABLE = "GatewayUnavailable"
 
 
 _TRANSITIONS = {
@@ -33,6 +34,7 @@ _TRANSITIONS = {
     DeploymentReason.PROGRESS_DEADLINE_EXCEEDED: ("Warning", EventReason.PROGRESS_DEADLINE_EXCEEDED),
     DeploymentReason.DEPLOYMENT_PAUSED: ("Normal", EventReason.ROLLOUT_PAUSED),
     DeploymentReason.FAILURE_POLICY: ("Warning", EventReason.ROLLOUT_STOPPED),
+    DeploymentReason.GATEWAY_UNAVAILABLE: ("Warning", EventReason.GATEWAY_UNAVAILABLE),
     DeploymentReason.INVALID_SPEC: ("Warning", EventReason.INVALID_SPEC),
 }
 

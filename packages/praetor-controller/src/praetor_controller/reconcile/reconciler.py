@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 from attrs import frozen
@@ -36,7 +36,7 @@ from praetor_controller.reconcile.writer import FIELD_MANAGER, WriteOutcome, Wri
 from praetor_controller.rollout.incremental import IncrementalAggregate
 from praetor_controller.rollout.neighbours import Neighbour
 from praetor_controller.rollout.planner import plan
-from praetor_controller.rollout.snapshot import Plan, Snapshot
+from praetor_controller.rollout.snapshot import GatewayState, Plan, Snapshot
 from praetor_controller.rollout.status import status_patch, was_rolled_out
 
 STATUS_PERIOD_S = 1.0
@@ -63,6 +63,13 @@ class Result:
     status_cooldown_s: float = 0.0
 
 
+class Gateway(Protocol):
+    """Whether a gateway judges the devices, and since when (epoch seconds; 0 for ever)."""
+
+    state: GatewayState
+    judged_since: float
+
+
 class DeploymentReconciler:
     """Brings deployments and their processes together. One for each term of leadership."""
 
@@ -76,10 +83,12 @@ class DeploymentReconciler:
         metrics: Metrics,
         clock: Clock,
         dirty: DirtySet,
+        gateway: Gateway,
         flight: FlightRecorder | None = None,
     ) -> None:
         self._flight = flight
         self._dirty = dirty
+        self._gateway = gateway
         self._history = history
         self._api = api
         self._cache = cache
@@ -172,6 +181,8 @@ class DeploymentReconciler:
             processes=_known(find(Key(key.namespace, name)) for name in account.processes_of(names)),
             revisions=revisions,
             find=find,
+            gateway=self._gateway.state,
+            judged_since=self._gateway.judged_since,
         )
         now = self._clock.now()
         changed = build_snapshot(deployment, sources, state, now=now, monotonic=self._clock.monotonic())
@@ -212,6 +223,8 @@ class DeploymentReconciler:
             revisions=revisions,
             find=self._cache.processes.get,
             neighbours=self._neighbours(deployment),
+            gateway=self._gateway.state,
+            judged_since=self._gateway.judged_since,
         )
         return build_snapshot(deployment, sources, state, now=self._clock.now(), monotonic=self._clock.monotonic())
 

@@ -23,7 +23,7 @@ from praetor_controller.rollout.neighbours import (
     neighbours_down,
     shared_budgets,
 )
-from praetor_controller.rollout.snapshot import Snapshot
+from praetor_controller.rollout.snapshot import GatewayState, Snapshot
 from praetor_controller.rollout.status import rollout_start
 
 FindProcess: TypeAlias = Callable[[Key], ProcessRow | None]
@@ -41,6 +41,8 @@ class Sources:
     revisions: Sequence[RevisionRow]
     find: FindProcess
     neighbours: Iterable[Neighbour] = ()
+    gateway: GatewayState = GatewayState.JUDGING
+    judged_since: float = 0.0
 
 
 def build_snapshot(
@@ -75,6 +77,8 @@ def build_snapshot(
         down_elsewhere=down.devices,
         elsewhere_changes_at=down.changes_at,
         shared_budgets=shared,
+        gateway=sources.gateway,
+        judged_since=sources.judged_since,
     )
 
 

@@ -38,20 +38,28 @@ class Stop:
 
 
 def stopped(
-    deployment: DeploymentRow, assignment: Assignment, hashes: Collection[str], now: float, *, can_roll_back: bool
+    deployment: DeploymentRow,
+    assignment: Assignment,
+    hashes: Collection[str],
+    now: float,
+    judged_since: float | None,
+    *,
+    can_roll_back: bool,
 ) -> tuple[Stop | None, float]:
     """Return why the rollout stops (None while it goes on), and when time alone may stop it (epoch; inf: never).
 
-    *hashes* are those of specs of the update revision. InvalidDeployment for a bad limit.
+    *hashes* are those of specs of the update revision. *judged_since* is since when a gateway judges the devices
+    (epoch): while none does (None), no device is found to have failed, and then each has its whole time again.
+    InvalidDeployment for a bad limit.
     """
     policy = deployment.policy.failure_policy
     if policy is None or deployment.strategy is StrategyType.ON_DELETE:
         return None, math.inf
     limit = amount(policy.max_failures, len(assignment.devices), _PATH)
     remembered = _remembered(deployment, can_roll_back=can_roll_back)
-    if remembered is not None or deployment.policy.paused or was_rolled_out(deployment):
+    if remembered is not None or judged_since is None or deployment.policy.paused or was_rolled_out(deployment):
         return remembered, math.inf
-    failures, available = _Failures(deployment, hashes, now), Availability.AVAILABLE
+    failures, available = _Failures(deployment, hashes, now, judged_since), Availability.AVAILABLE
     failed = [
         (device.name, why)
         for device, process, availability in assignment
@@ -66,9 +74,10 @@ def stopped(
 class _Failures:
     """Which devices failed at the revision whose specs have one of *hashes*."""
 
-    def __init__(self, deployment: DeploymentRow, hashes: Collection[str], now: float) -> None:
+    def __init__(self, deployment: DeploymentRow, hashes: Collection[str], now: float, judged_since: float) -> None:
         self._hashes = hashes
         self._now = now
+        self._judged_since = judged_since
         self._deadline_s = float(deployment.policy.progress_deadline_seconds)
         self.next_deadline = math.inf  # when the first of those that are not ready yet fails
 
@@ -85,7 +94,7 @@ class _Failures:
         return process.failure or self._late(process)
 
     def _late(self, process: ProcessRow) -> str:
-        deadline = (process.offered_at or process.created_at) + self._deadline_s
+        deadline = max(process.offered_at or process.created_at, self._judged_since) + self._deadline_s
         if deadline <= self._now:
             return "not ready in time"
         self.next_deadline = min(self.next_deadline, deadline)

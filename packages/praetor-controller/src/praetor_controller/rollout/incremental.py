@@ -80,8 +80,8 @@ class IncrementalAggregate:
             self._planned_at <= at < self._aggregate.recheck_at
             and (self._knows_progress or was_rolled_out(changed.deployment))
             and _spec(changed.deployment) == _spec(whole.deployment)
-            and (changed.stored_as, changed.in_flight, changed.refusals)
-            == (whole.stored_as, whole.in_flight, whole.refusals)
+            and (changed.stored_as, changed.in_flight, changed.refusals, changed.gateway)
+            == (whole.stored_as, whole.in_flight, whole.refusals, whole.gateway)
             and len(changed.devices) <= max(1, MAX_SHARE * len(whole.devices))
         )
 
@@ -112,6 +112,7 @@ class IncrementalAggregate:
             reasons=aggregate.reasons,
             limit=self._limit,
             progress_at=max(aggregate.progress_at, changed.rollout_since.timestamp()),
+            gateway=changed.gateway,
         )
         status, deadline = rollout_status(changed.deployment, summary, now)
         recheck = min(aggregate.recheck_at, math.inf if deadline is None else deadline)

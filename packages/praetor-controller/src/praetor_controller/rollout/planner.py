@@ -27,9 +27,9 @@ from praetor_controller.rollout.availability import Availability
 from praetor_controller.rollout.budgets import Domains
 from praetor_controller.rollout.failure_policy import Stop, stopped
 from praetor_controller.rollout.reasons import Reason, ReasonCode, Reasons
-from praetor_controller.rollout.snapshot import Aggregate, Counts, Plan, Snapshot, delete_refusal_key
+from praetor_controller.rollout.snapshot import Aggregate, Counts, GatewayState, Plan, Snapshot, delete_refusal_key
 from praetor_controller.rollout.status import FleetSummary, fault_status, rollout_status, was_rolled_out
-from praetor_controller.rollout.verdicts import Context, Step, Verdicts, classify_all
+from praetor_controller.rollout.verdicts import Context, Step, Verdicts, classify_all, without_steps
 from praetor_controller.rollout.waves import WaveProgress, wave_progress
 
 
@@ -68,6 +68,8 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     waves = _waves(snapshot, assignment, stop, hashes, at)
     context = Context.of(snapshot, at, hashes, waves)
     verdicts = classify_all(context, assignment)
+    if snapshot.gateway is not GatewayState.JUDGING:
+        verdicts = without_steps(verdicts, Reason(ReasonCode.GATEWAY_UNAVAILABLE))
     admission = admit(verdicts, assignment, waves, limit, domains)
     writes = _writes(context, target, assignment, verdicts, admission)
     reasons = _reasons(verdicts, admission)
@@ -82,6 +84,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
         wave=waves.current if waves else None,
         stopped=stop.message if stop else "",
         rolled_back=stop.rollback if stop else False,
+        gateway=snapshot.gateway,
     )
     status, deadline = rollout_status(deployment, summary, now)
     recheck = {verdicts.all[number].recheck_at for number in verdicts.others}  # most are the same: none
@@ -117,7 +120,8 @@ def _update_hashes(snapshot: Snapshot) -> frozenset[str]:
 def _stop(snapshot: Snapshot, assignment: Assignment, at: float) -> tuple[Stop | None, float]:
     deployment, current = snapshot.deployment, snapshot.current
     can_roll_back = current is not None and current.revision != deployment.template.revision
-    return stopped(deployment, assignment, _update_hashes(snapshot), at, can_roll_back=can_roll_back)
+    judged_since = snapshot.judged_since if snapshot.gateway is GatewayState.JUDGING else None
+    return stopped(deployment, assignment, _update_hashes(snapshot), at, judged_since, can_roll_back=can_roll_back)
 
 
 def _target(snapshot: Snapshot, stop: Stop | None) -> tuple[Template, frozenset[str]]:

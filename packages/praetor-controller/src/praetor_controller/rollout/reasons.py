@@ -32,6 +32,7 @@ class ReasonCode(StrEnum):
     TERMINATING = "Terminating"
     NAME_TAKEN = "NameTaken"
     CANNOT_CONVERGE = "CannotConverge"
+    GATEWAY_UNAVAILABLE = "GatewayUnavailable"
 
 
 @frozen

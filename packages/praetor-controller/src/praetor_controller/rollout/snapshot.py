@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping, Sequence
 from datetime import datetime
+from enum import StrEnum
 
 from attrs import field, frozen
 
@@ -14,6 +15,19 @@ from praetor_controller.model.actions import Action
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, Template
 from praetor_controller.rollout.reasons import Reason, ReasonCode
 from praetor_controller.rollout.waves import WaveState
+
+
+class GatewayState(StrEnum):
+    """Whether a gateway judges which devices are connected; where that cannot be seen, it counts as judging.
+
+    AWAITED: not known yet, in the first seconds. RETURNING: it judges again, and may not have noticed every silent
+    device yet.
+    """
+
+    JUDGING = "Judging"
+    AWAITED = "Awaited"
+    GONE = "Gone"
+    RETURNING = "Returning"
 
 
 @frozen(kw_only=True)
@@ -47,6 +61,8 @@ class Snapshot:
     down_elsewhere: devices of the namespace, matching or not, that neighbours (other deployments) have down.
     elsewhere_changes_at: when time alone may change *down_elsewhere*, in seconds since the epoch (inf: never).
     shared_budgets: budgets of neighbours that match some of the *devices*.
+    gateway: whether a gateway judges the devices; none is offered anything unless one does.
+    judged_since: since when one does, in seconds since the epoch, if that is later than the program's start.
     """
 
     deployment: DeploymentRow
@@ -64,6 +80,8 @@ class Snapshot:
     down_elsewhere: Sequence[DeviceRow] = ()
     elsewhere_changes_at: float = math.inf
     shared_budgets: Sequence[SharedBudget] = ()
+    gateway: GatewayState = GatewayState.JUDGING
+    judged_since: float = 0.0
 
 
 def delete_refusal_key(process: ProcessRow) -> str:

@@ -24,7 +24,7 @@ from praetor_api.kube.conditions import get_condition, set_condition, without_co
 from praetor_api.kube.objects import Condition, ConditionStatus, StrategyType
 from praetor_controller.model.rows import DeploymentRow
 from praetor_controller.rollout.reasons import ReasonCode
-from praetor_controller.rollout.snapshot import Counts, RolloutStatus
+from praetor_controller.rollout.snapshot import Counts, GatewayState, RolloutStatus
 
 _SETTLED = frozenset(
     {
@@ -35,6 +35,12 @@ _SETTLED = frozenset(
         ReasonCode.NEVER_CONNECTED,
     }
 )
+
+_GATEWAY = {
+    GatewayState.GONE: "no gateway judges the devices: its Lease is not renewed; check that it runs",
+    GatewayState.RETURNING: "a gateway judges the devices again, and may not have noticed every silent one yet",
+}
+"""Why nothing is offered; AWAITED is shown as what it was before."""
 
 CONNECT_S = 60.0
 """How long a first rollout waits, after its last step forward, for devices that have never connected, in seconds."""
@@ -58,6 +64,7 @@ class FleetSummary:
     wave: str | None = None
     stopped: str = ""
     rolled_back: bool = False
+    gateway: GatewayState = GatewayState.JUDGING
 
 
 @frozen
@@ -83,6 +90,7 @@ def rollout_status(
         conditions = _set(conditions, type_, state, deployment.generation, now)
     conditions = _paused(conditions, deployment, summary, now)
     conditions = _rolled_back(conditions, deployment, summary, now)
+    conditions = _gateway_available(conditions, deployment, summary, now)
     status = RolloutStatus(
         observed_generation=deployment.generation,
         counts=summary.counts,
@@ -159,6 +167,13 @@ def _progressing(deployment: DeploymentRow, summary: FleetSummary, now: datetime
     if complete or was_rolled_out(deployment):
         message = f"revision {revision} was rolled out: {where}" if where else "no device matches the selector"
         return _ConditionState(ConditionStatus.TRUE, DeploymentReason.NEW_REVISION_ROLLED_OUT, message)
+    known = get_condition(deployment.status.conditions, ConditionType.PROGRESSING)
+    gateway = _GATEWAY.get(summary.gateway)
+    if gateway is not None:
+        state = f"revision {revision} waits, for {gateway}: {where}"
+        return _ConditionState(ConditionStatus.UNKNOWN, DeploymentReason.GATEWAY_UNAVAILABLE, state)
+    if summary.gateway is GatewayState.AWAITED and known and known.reason == DeploymentReason.GATEWAY_UNAVAILABLE:
+        return _ConditionState(known.status, DeploymentReason.GATEWAY_UNAVAILABLE, known.message)
     if deployment.strategy is StrategyType.ON_DELETE:
         message = f"revision {revision} is used as processes are deleted: {where}"
         return _ConditionState(ConditionStatus.TRUE, DeploymentReason.WAITING_FOR_DELETION, message)
@@ -195,6 +210,18 @@ def _rolled_back(
         return without_condition(conditions, ConditionType.ROLLED_BACK)
     state = _ConditionState(ConditionStatus.TRUE, DeploymentReason.FAILURE_POLICY, summary.stopped)
     return _set(conditions, ConditionType.ROLLED_BACK, state, deployment.generation, now)
+
+
+def _gateway_available(
+    conditions: tuple[Condition, ...], deployment: DeploymentRow, summary: FleetSummary, now: datetime
+) -> tuple[Condition, ...]:
+    if summary.gateway is GatewayState.AWAITED:
+        return conditions
+    message = _GATEWAY.get(summary.gateway)
+    if message is None:
+        return without_condition(conditions, ConditionType.GATEWAY_AVAILABLE)
+    state = _ConditionState(ConditionStatus.FALSE, DeploymentReason.GATEWAY_UNAVAILABLE, message)
+    return _set(conditions, ConditionType.GATEWAY_AVAILABLE, state, deployment.generation, now)
 
 
 def _set(

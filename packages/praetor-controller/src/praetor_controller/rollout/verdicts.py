@@ -257,6 +257,14 @@ def classify_all(context: Context, assignment: Assignment) -> Verdicts:
     return Verdicts(verdicts, [number for number, verdict in enumerate(verdicts) if verdict is not _UP_TO_DATE])
 
 
+def without_steps(verdicts: Verdicts, why: Reason) -> Verdicts:
+    """Return *verdicts* without their steps: *why* is the reason of each device that would be written to."""
+    waits = {down: Verdict(why, down=down) for down in (False, True)}
+    return Verdicts(
+        [waits[each.down] if each.step is not Step.NONE else each for each in verdicts.all], verdicts.others
+    )
+
+
 class _Outdated:
     """The verdicts of available devices with another revision, as classify() gives them.
 

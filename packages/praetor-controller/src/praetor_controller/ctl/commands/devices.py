@@ -12,11 +12,13 @@ from attrs import asdict, frozen
 
 from praetor_api.conditions import ConditionType
 from praetor_api.constraints import camel
-from praetor_api.kube.client.resource import NETWORK_SWITCHES
+from praetor_api.kube.client.errors import Forbidden
+from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES
 from praetor_controller.ctl.cluster import Cluster, list_all, on_cluster
+from praetor_controller.ctl.inventory import gateway_warning
 from praetor_controller.ctl.output import Cell, OutputFormat, output_option, structured, table, warn
 from praetor_controller.ctl.times import age
-from praetor_controller.model.projection import project_device
+from praetor_controller.model.projection import project_deployment, project_device
 
 NOTHING = "-"
 _HEADERS = ("DEVICE", "CONNECTED", "SINCE", "AGENT", "RUNNING", "MAINTENANCE", "MODEL")
@@ -34,7 +36,17 @@ async def devices(cluster: Cluster, selector: str | None, output: str) -> str:
     if not lines and output == OutputFormat.TABLE:
         warn(f"no devices in namespace {cluster.namespace}" + (f" match {selector}" if selector else ""))
         return ""
+    if warning := await _gateway_warning(cluster, now):
+        warn(warning)
     return devices_text(lines, output, now)
+
+
+async def _gateway_warning(cluster: Cluster, now: datetime) -> str:
+    try:
+        deployments = await list_all(cluster, DEVICE_PROCESS_DEPLOYMENTS)
+    except Forbidden:
+        return ""  # who may read the devices alone sees them alone
+    return gateway_warning(map(project_deployment, deployments), now)
 
 
 @frozen(kw_only=True)

@@ -16,7 +16,7 @@ from praetor_controller.ctl.explain import (
     refusal_text,
 )
 from praetor_controller.ctl.inventory import read_inventory
-from praetor_controller.ctl.output import output_option
+from praetor_controller.ctl.output import output_option, warn
 
 
 @click.command("explain")
@@ -33,6 +33,8 @@ async def explain(cluster: Cluster, subject: str, max_devices: int, output: str)
     docs/reasons.md lists every reason, with what to do about it.
     """
     inventory, now = await read_inventory(cluster), cluster.clock.now()
+    if warning := inventory.gateway_warning(now):
+        warn(warning)
     deployment, slash, device = subject.partition("/")
     if slash:
         why = inventory.refused_devices.get(device, "")

@@ -28,7 +28,7 @@ from praetor_controller.ctl.errors import BadInput
 from praetor_controller.ctl.forecast import Forecast, forecast, forecasts
 from praetor_controller.ctl.forecast_model import ForecastModel
 from praetor_controller.ctl.inventory import read_inventory
-from praetor_controller.ctl.output import output_option, show
+from praetor_controller.ctl.output import output_option, show, warn
 from praetor_controller.ctl.rollout_patch import all_approved
 from praetor_controller.ctl.times import duration_option
 
@@ -71,6 +71,8 @@ async def _forecast(cluster: Cluster, manifest: dict[str, Any], ready_after_s: f
     if approve:
         deployment = all_approved(deployment)
     inventory, processes = await read_inventory(cluster), await list_all(cluster, DEVICE_PROCESSES)
+    if warning := inventory.gateway_warning(cluster.clock.now()):
+        warn(warning)
     return forecast(ForecastModel(inventory, processes, deployment, cluster.clock.now()), ready_after_s)
 
 
