@@ -30,6 +30,7 @@ def test_label_and_annotation_keys_never_change() -> None:
         "RESTARTED_AT_ANNOTATION": "azure.com/restarted-at",
         "REVISION_ANNOTATION": "azure.com/revision",
         "STARTED_AT_ANNOTATION": "azure.com/rollout-started-at",
+        "WAVES_ANNOTATION": "azure.com/waves",
         "WAVE_ANNOTATION": "azure.com/wave",
     }
 
@@ -54,6 +55,8 @@ def test_condition_reasons_never_change() -> None:
         "MinimumDevicesAvailable", "TooManyUnavailable", "RolloutInProgress", "NewRevisionRolledOut",
         "ProgressDeadlineExceeded", "WaitingForDeletion", "DeploymentPaused", "FailurePolicy", "InvalidSpec",
         "GatewayUnavailable",
+        "NoDevices", "WaveMatchesNothing", "WaveHasNoEligibleDevice", "WaveLostItsDevices", "WaveFailed",
+        "BudgetMatchesNothing",
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from controller_simulation.invariants import InvariantViolation
 from controller_simulation.machine import RolloutMachine, replay
 from controller_simulation.simulation import Simulation
 from controller_simulation.trace import Trace, as_text, from_text, shortened
+from praetor_api.kube.client.resource import CONTROLLER_REVISIONS
 
 WAVES = [
     {"name": "w0", "selector": {"matchLabels": {"ring": "0"}}},
@@ -51,6 +52,9 @@ def deploy(simulation: Simulation, **fields: object) -> None:
     assert set(simulation.stored.versions("tel").values()) == {"v1"}
 
 
+EMPTY = {"waves": [each | {"allowEmpty": True} for each in WAVES]}
+
+
 def test_a_random_search_finds_no_violation() -> None:
     command = [sys.executable, "-m", "controller_simulation.search", "--steps", "3000", "--seed", "1"]
     limits = ["--seconds", "90", "--shorten-seconds", "45"]
@@ -60,7 +64,7 @@ def test_a_random_search_finds_no_violation() -> None:
 
 def test_a_revision_that_comes_back_counts_its_waves_again(simulation: Simulation) -> None:
     """A device that got it in the first wave, and is in the second one now, does not stand for the first any more."""
-    deploy(simulation)
+    deploy(simulation, **EMPTY)
     simulation.remove("b")
     simulation.devices["a"].broken = True
     simulation.roll_out("tel", "v2")
@@ -86,7 +90,7 @@ def test_a_wave_that_was_begun_under_another_strategy_does_not_count_as_open(sim
 def test_a_device_that_comes_into_a_wave_that_was_passed_over_waits_for_its_approval(simulation: Simulation) -> None:
     for name in "cd":
         simulation.label(name, ring="2")
-    deploy(simulation)
+    deploy(simulation, **EMPTY)
     simulation.roll_out("tel", "v2")
     simulation.run(3)
     assert set(simulation.stored.versions("tel").values()) == {"v2"}
@@ -98,6 +102,81 @@ def test_a_device_that_comes_into_a_wave_that_was_passed_over_waits_for_its_appr
     assert simulation.stored.versions("tel")["d"] == "v2"
     simulation.approve("tel", "w1")
     assert simulation.stored.versions("tel")["d"] == "v3"
+
+
+def begin_bad_canaries(simulation: Simulation) -> None:
+    deploy(simulation)
+    simulation.roll_out("tel", "bad")
+    simulation.approve("tel", "w1")
+    simulation.run(2)
+    assert simulation.stored.versions("tel") == {"a": "bad", "b": "bad", "c": "v1", "d": "v1", "e": "v1"}
+
+
+def waits(simulation: Simulation) -> dict[str, int]:
+    reasons: dict[str, int] = simulation.stored.status("tel")["reasons"]
+    return reasons
+
+
+@pytest.mark.parametrize(
+    ("leave", "held"),
+    [
+        ("deleted", "WaveLostItsDevices"),
+        ("relabelled", "WaveLostItsDevices"),
+        ("replaced", "WaveFailed"),
+        ("in-maintenance", "WaveFailed"),
+    ],
+)
+def test_what_failed_in_a_wave_is_not_passed_by_taking_the_devices_away(
+    simulation: Simulation, leave: str, held: str
+) -> None:
+    begin_bad_canaries(simulation)
+    for name in "ab":
+        match leave:
+            case "relabelled":
+                simulation.label(name, ring="2")
+                simulation.delete_process("tel", name)
+            case "in-maintenance":
+                simulation.maintain(name, on=True)
+            case _:
+                simulation.remove(name)
+    simulation.kill()
+    simulation.start()
+    if leave == "replaced":
+        for name in "ab":
+            simulation.add(name, ring="0")
+    simulation.run(20, 60)
+    versions = simulation.stored.versions("tel")
+    assert {versions[name] for name in "cde"} == {"v1"}
+    assert waits(simulation)[held] >= 3
+
+
+def test_a_wave_that_lost_its_devices_is_passed_when_it_is_approved(simulation: Simulation) -> None:
+    begin_bad_canaries(simulation)
+    for name in "ab":
+        simulation.remove(name)
+    simulation.run(2)
+    number = max(each["revision"] for each in simulation.stored.objects(CONTROLLER_REVISIONS).values())
+    simulation.approve("tel", "w1", f"w0/{number - 1}")
+    simulation.run(2)
+    assert set(simulation.stored.versions("tel").values()) == {"v1"}
+    simulation.approve("tel", "w1", f"w0/{number}")
+    simulation.run(2)
+    assert simulation.stored.versions("tel") == {"c": "bad", "d": "bad", "e": "v1"}
+
+
+def test_a_wave_that_was_passed_stays_so_when_it_loses_power(simulation: Simulation) -> None:
+    deploy(simulation)
+    simulation.roll_out("tel", "v2")
+    simulation.run(3)
+    assert waits(simulation) == {"AwaitingApproval": 3, "UpToDate": 2}
+    for name in "ab":
+        simulation.die(name)
+    simulation.run(3, 60)
+    simulation.kill()
+    simulation.start()
+    simulation.approve("tel", "w1")
+    simulation.run(3)
+    assert simulation.stored.versions("tel") == dict.fromkeys("abcde", "v2")
 
 
 def test_devices_that_a_version_killed_count_against_the_budget_through_a_recreate(simulation: Simulation) -> None:

@@ -311,11 +311,11 @@ def test_a_revision_that_no_device_runs_is_not_the_current_one(row: ProcessRow) 
     assert made.status.conditions[1].reason == "RolloutInProgress"
 
 
-def test_a_rollout_without_devices_is_complete_and_sets_no_current_revision() -> None:
+def test_a_deployment_that_matches_nothing_makes_no_progress_and_sets_no_current_revision() -> None:
     made = planned("v1", [], devices=[])
     assert made.status is not None
     assert made.status.current_revision is None
-    assert made.status.conditions[1].message == "no device matches the selector"
+    assert [(each.status, each.reason) for each in made.status.conditions] == [("False", "NoDevices")] * 2
 
 
 def test_a_device_offline_before_an_older_write_does_not_count_after_the_next() -> None:
@@ -339,7 +339,7 @@ def test_a_complete_rollout_stays_complete_when_a_device_fails_later() -> None:
         (1, 0, "MinimumDevicesAvailable"),
         (1, 1, "TooManyUnavailable"),
         (2, 1, "MinimumDevicesAvailable"),
-        (0, 0, "MinimumDevicesAvailable"),
+        (0, 0, "NoDevices"),
     ],
 )
 def test_a_deployment_is_not_available_when_none_of_its_devices_is(devices: int, failing: int, reason: str) -> None:

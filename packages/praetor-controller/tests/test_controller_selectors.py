@@ -50,6 +50,22 @@ def test_a_bad_requirement_is_refused_by_its_path(selector: LabelSelector, words
     assert words in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"a": "x y"}, "'x y' is not a label value"),
+        ({"a": "x" * 64}, "is not a label value"),
+        ({"a b": ""}, "'a b' is not a label key"),
+        ({"x" * 64: ""}, "is not a label key"),
+        ({"x" * 254 + "/a": ""}, "is not a label key"),
+    ],
+)
+def test_a_label_that_no_object_can_have_is_refused(labels: dict[str, str], words: str) -> None:
+    with pytest.raises(InvalidDeployment, match=r"^spec\.selector\.matchLabels: ") as refused:
+        compile_selector(LabelSelector(match_labels=labels))
+    assert words in str(refused.value)
+
+
 label_sets = st.dictionaries(st.sampled_from("abc"), st.sampled_from("123"))
 
 

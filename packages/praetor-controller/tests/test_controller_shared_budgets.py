@@ -108,12 +108,18 @@ def test_a_device_that_is_down_counts_although_the_neighbour_does_not_match_it()
         pytest.param(declaring(fault="spec.selector: no"), id="it-cannot-be-acted-on"),
         pytest.param(evolve(declaring(), terminating=True), id="it-is-being-deleted"),
         pytest.param(declaring(Budget(group_by=("rack",), max_unavailable="ten")), id="not-a-number"),
-        pytest.param(declaring(Budget(group_by=("feed",), max_unavailable=1)), id="of-another-label"),
         pytest.param(evolve(declaring(), policy=RolloutPolicy(selector=LabelSelector())), id="it-has-none"),
     ],
 )
 def test_a_budget_that_does_not_hold_binds_no_device(other: DeploymentRow) -> None:
     assert updated(planned(other)) == ["a", "b", "c", "d"]
+
+
+def test_devices_without_the_label_of_a_neighbours_budget_are_one_domain() -> None:
+    others = declaring(Budget(group_by=("feed",), max_unavailable=1))
+    assert updated(planned(others)) == ["a"]
+    spine = device("z", labels={"role": "spine"})
+    assert updated(planned(others, devices=[*DEVICES[:1], spine])) == ["a"]
 
 
 def test_recreate_keeps_no_budget() -> None:

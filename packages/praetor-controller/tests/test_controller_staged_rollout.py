@@ -42,7 +42,10 @@ VERSIONS = ["v1", "v2", "v3", "bad", "killer"]
 NO_DEADLINE_S = 10**7
 PER_RACK = 1
 MAX_FAILURES = 1
-WAVES = tuple(Wave(name=f"w{ring}", selector=LabelSelector(match_labels={"ring": str(ring)})) for ring in range(2))
+WAVES = tuple(
+    Wave(name=f"w{ring}", selector=LabelSelector(match_labels={"ring": str(ring)}), allow_empty=True)
+    for ring in range(2)
+)
 BUDGETS = (Budget(group_by=("rack",), max_unavailable=PER_RACK),)
 
 

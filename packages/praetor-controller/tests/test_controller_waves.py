@@ -23,6 +23,7 @@ from praetor_api.kube.objects import (
 )
 from praetor_controller.model.actions import Create, Update
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, StoredStatus
+from praetor_controller.model.wave_record import WaveFailure, WaveRecord, parse_wave_record
 from praetor_controller.rollout.budgets import Domains
 from praetor_controller.rollout.neighbours import RECHECK_WRITES_S, Neighbour, neighbours_down
 from praetor_controller.rollout.planner import plan
@@ -35,6 +36,12 @@ CANARY = Wave(name="canary", selector=LabelSelector(match_labels={"ring": "0"}))
 ROLLED_OUT_V1 = StoredStatus(current_revision="rev-v1", update_revision="rev-v2")
 STARTING: dict[str, Any] = {"ready_since": None, "settled_since": None, "observed": False}
 FAILING: dict[str, Any] = {"ready_since": None, "settled_since": None, "failure": "phase Failed: exit 1"}
+
+
+SEEN = WaveRecord(number=3, matched=frozenset({"canary"}))
+SEEN_FAILING = evolve(SEEN, failed=(WaveFailure("canary", "z", "uid-z"),))
+LOST, FAILED_GONE = "WaveLostItsDevices(canary)", "WaveLostItsDevices(canary, failed: z)"
+PASSED = evolve(SEEN, passed=frozenset({"canary"}))
 
 
 def ring(name: str, number: int = 1, **fields: Any) -> DeviceRow:
@@ -53,7 +60,8 @@ def planned(
     now = START + timedelta(seconds=fields.pop("after", 60))
     given = {"current": template("v1"), "down_elsewhere": fields.pop("down_elsewhere", ())} | fields.pop("given", {})
     settings: dict[str, Any] = {"max_unavailable": 10, "status": ROLLED_OUT_V1} | fields
-    row = deployment("v2", waves=waves, **settings)
+    approved = frozenset(filter(None, [settings.pop("approved", "")]))
+    row = evolve(deployment("v2", waves=waves, **settings), approved=approved)
     return plan(snapshot(row, devices, processes, **given), now)
 
 
@@ -121,12 +129,141 @@ def test_the_end_of_a_soak_is_the_next_check_and_no_deadline_runs() -> None:
 
 def test_a_wave_of_offline_devices_does_not_open_the_next() -> None:
     dead = [offline(process(name, offered_at=AT - 9000), AT - 5000) for name in "ab"]
-    assert reasons(planned(DEVICES, [*dead, *OLD[2:]]))["c"] == "WaitingForWave(canary 0/1)"
+    made = planned(DEVICES, [*dead, *OLD[2:]])
+    assert reasons(made)["c"] == "WaveHasNoEligibleDevice(canary)"
+    assert condition(made, "Progressing") == ("True", "WaveHasNoEligibleDevice")
 
 
-def test_a_wave_without_devices_is_passed_over() -> None:
-    made = planned(DEVICES[2:], OLD[2:], (evolve(CANARY, approval=Approval.MANUAL),))
+@pytest.mark.parametrize(
+    ("wave", "fields", "held"),
+    [
+        pytest.param({}, {}, "WaveMatchesNothing(canary)", id="a-typo"),
+        pytest.param({"approval": Approval.MANUAL}, {}, "WaveMatchesNothing(canary)", id="manual"),
+        pytest.param({"success_threshold": 0}, {}, "WaveMatchesNothing(canary)", id="no-threshold"),
+        pytest.param({"allow_empty": True, "approval": Approval.MANUAL}, {}, "", id="allowed"),
+        pytest.param({}, {"given": {"wave_record": PASSED}}, "", id="passed-before"),
+        pytest.param({}, {"given": {"wave_record": SEEN}}, "WaveLostItsDevices(canary)", id="lost"),
+        pytest.param({}, {"given": {"wave_record": SEEN_FAILING}}, FAILED_GONE, id="failed"),
+        pytest.param(
+            {}, {"given": {"wave_record": SEEN}, "approved": "rev-v2/canary/3"}, "", id="lost-and-approved"
+        ),
+        pytest.param(
+            {"approval": Approval.MANUAL},
+            {"given": {"wave_record": SEEN}, "approved": "rev-v2/canary"},
+            "WaveLostItsDevices(canary)",
+            id="only-its-begin-was-approved",
+        ),
+        pytest.param(
+            {}, {"given": {"wave_record": SEEN}, "approved": "rev-v2/canary/2"}, LOST, id="before"
+        ),
+    ],
+)  # fmt: skip
+def test_a_wave_that_no_device_matches_holds(wave: dict[str, Any], fields: dict[str, Any], held: str) -> None:
+    made = planned(DEVICES[2:], OLD[2:], (evolve(CANARY, **wave),), **fields)
+    assert updated(made) == ([] if held else ["c", "d"])
+    if held:
+        assert set(reasons(made).values()) == {held}
+        assert condition(made, "Progressing") == ("False", held.partition("(")[0])
+    else:
+        assert made.wave_record is None or made.wave_record.passed == {"canary"}
+
+
+def test_a_wave_that_holds_lets_devices_without_a_process_have_the_current_revision() -> None:
+    made = planned(DEVICES[2:], OLD[2:3])
+    assert [(each.device, each.template.revision) for each in made.actions if isinstance(each, Create)] == [
+        ("d", "rev-v1")
+    ]
+    unknown = planned(DEVICES[2:], OLD[2:3], given={"current": None})
+    assert (unknown.actions, reasons(unknown)["d"]) == ((), "WaveMatchesNothing(canary)")
+
+
+def test_the_first_revision_of_all_is_never_held() -> None:
+    fields: dict[str, Any] = {"given": {"current": None}, "budgets": (Budget(group_by=("rakc",), max_unavailable=1),)}
+    made = planned(DEVICES[2:], [], **fields)
+    assert [each.device for each in made.actions if isinstance(each, Create)] == ["c", "d"]
+
+
+def test_a_wave_whose_devices_an_earlier_one_took_is_passed_over() -> None:
+    twice = (CANARY, evolve(CANARY, name="again"))
+    made = planned(DEVICES, [new("a", "canary"), new("b", "canary"), *OLD[2:]], twice)
     assert updated(made) == ["c", "d"]
+
+
+def test_only_the_waves_after_one_that_matches_nothing_are_held() -> None:
+    typo = evolve(CANARY, name="early", selector=LabelSelector(match_labels={"ring": "9"}))
+    assert updated(planned(DEVICES, OLD, (CANARY, typo))) == ["a", "b"]
+    made = planned(DEVICES, [new("a", "canary"), new("b", "canary"), *OLD[2:]], (CANARY, typo))
+    assert reasons(made)["c"] == "WaveMatchesNothing(early)"
+
+
+@pytest.mark.parametrize(
+    ("canaries", "processes", "waits"),
+    [
+        pytest.param("ab", [process("a", "v2", **FAILING, wave="canary", offered_at=AT), new("b", "canary")],
+                     "WaitingForWave(canary 1/2)", id="it-fails"),
+        pytest.param("b", [new("b", "canary")], "WaveFailed(canary 1/2, failed: a)", id="it-is-gone"),
+        pytest.param("ab", [new("a", "canary", uid="another"), new("b", "canary")],
+                     "WaveFailed(canary 2/3, failed: a)", id="it-was-replaced"),
+        pytest.param("aB", [process("a", "v2", **FAILING, wave="canary", offered_at=AT), new("b", "canary")],
+                     "WaveFailed(canary 1/2, failed: a)", id="it-is-in-maintenance"),
+        pytest.param("ab", [new("a", "canary"), new("b", "canary")], "", id="the-same-process-recovered"),
+    ],
+)  # fmt: skip
+def test_a_device_that_failed_stays_counted_in_its_wave(canaries: str, processes: list[ProcessRow], waits: str) -> None:
+    """An upper-case name: the device a is in maintenance."""
+    first = planned(
+        DEVICES, [process("a", "v2", **FAILING, wave="canary", offered_at=AT), new("b", "canary"), *OLD[2:]]
+    )
+    assert first.wave_record is not None
+    assert first.wave_record.failed == (WaveFailure("canary", "a", "uid-a"),)
+    devices = [ring(name, 0, in_maintenance=name == "a" and "B" in canaries) for name in canaries.lower()]
+    record = parse_wave_record(first.wave_record.text(), 0)
+    made = planned([*devices, *DEVICES[2:]], [*processes, *OLD[2:]], given={"wave_record": record})
+    assert reasons(made)["c"] == (waits or "Updating")
+    remembered = made.wave_record or record
+    assert bool(remembered.failed) == bool(waits)
+
+
+def test_what_failed_before_the_rollout_was_stopped_is_remembered() -> None:
+    policy = FailurePolicy(max_failures=0)
+    rows = [process("a", "v2", **FAILING, wave="canary", offered_at=AT), new("b", "canary"), *OLD[2:]]
+    made = planned(DEVICES, rows, failure_policy=policy)
+    assert condition(made, "Paused") == ("True", "FailurePolicy")
+    assert made.wave_record is not None
+    assert [each.device for each in made.wave_record.failed] == ["a"]
+
+
+def test_a_wave_that_was_passed_stays_so_when_its_devices_die() -> None:
+    manual = Wave(name="half", limit="50%", approval=Approval.MANUAL)
+    good = [new("a", "canary"), new("b", "canary"), *OLD[2:]]
+    made = planned(DEVICES, good, (CANARY, manual))
+    assert made.wave_record is not None
+    assert made.wave_record.passed == {"canary"}
+    dead = [offline(new(name, "canary"), AT + 50) for name in "ab"]
+    given = {"wave_record": made.wave_record}
+    waiting = planned(DEVICES, [*dead, *OLD[2:]], (CANARY, manual), given=given)
+    assert reasons(waiting)["c"] == "AwaitingApproval(half)"
+    assert [each.passed for each in waiting.waves] == [True, False, False]
+    begun = planned(DEVICES, [*dead, *OLD[2:]], (CANARY, manual), given=given, approved="rev-v2/half")
+    assert updated(begun) == ["c", "d"]
+
+
+def test_waves_that_were_begun_without_a_record_are_passed() -> None:
+    """An older controller keeps none, and passed over what matched nothing."""
+    early = Wave(name="early", limit=1)
+    made = planned(DEVICES[2:], [new("c", "early"), OLD[3]], (CANARY, early))
+    assert updated(made) == ["d"]
+    assert made.wave_record is not None
+    assert made.wave_record.passed == {"canary", "early"}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"number":3}', '{"number":3,"matched":[],"passed":[],"failed":[[1]]}']
+)
+def test_a_record_that_cannot_be_read_is_an_empty_one(text: str) -> None:
+    assert parse_wave_record(text, 3) == WaveRecord(number=3)
+    assert parse_wave_record(SEEN.text(), 3) == SEEN
+    assert parse_wave_record(SEEN.text(), 4) == WaveRecord(number=4)
 
 
 def test_a_device_that_joins_a_passed_wave_waits_for_its_approval() -> None:
@@ -241,6 +378,7 @@ def test_an_invalid_wave_is_refused_by_its_field(wave: Wave, field: str) -> None
 
 
 RACK = Budget(group_by=("rack",), max_unavailable=1)
+TYPO = Budget(group_by=("rakc",), max_unavailable=1)
 
 
 def racked(name: str, rack: str, **labels: str) -> DeviceRow:
@@ -254,6 +392,43 @@ def test_each_domain_keeps_its_limit() -> None:
     made = planned(RACKS, OLD, (), budgets=(RACK,))
     assert updated(made) == ["a", "c", "d"]
     assert reasons(made)["b"] == "BudgetExhausted(rack=r1 1/1)"
+
+
+def test_devices_without_the_label_of_a_budget_are_one_domain() -> None:
+    devices = [racked("a", "r1"), *map(device, "bcd")]
+    made = planned(devices, OLD, (), budgets=(RACK,))
+    assert updated(made) == ["a", "b"]
+    assert reasons(made)["c"] == "BudgetExhausted(rack=<none> 1/1)"
+    elsewhere = planned(devices, OLD, (), budgets=(RACK,), down_elsewhere=[device("z")])
+    assert updated(elsewhere) == ["a", "b"]  # z is in no domain of this deployment
+    half = Budget(group_by=("rack", "feed"), max_unavailable="50%")
+    assert len(updated(planned(devices, OLD, (), budgets=(evolve(half, allow_empty=True),)))) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "held"),
+    [
+        pytest.param({"budgets": (TYPO,)}, True, id="a-typo"),
+        pytest.param({"budgets": (RACK, TYPO)}, True, id="one-of-two"),
+        pytest.param({"budgets": (evolve(TYPO, allow_empty=True, max_unavailable=4),)}, False, id="allowed"),
+        pytest.param({"budgets": (TYPO,), "strategy": StrategyType.RECREATE}, False, id="recreate"),
+        pytest.param({"budgets": (evolve(RACK, group_by=("rack", "feed")),)}, True, id="one-label-of-two"),
+    ],
+)
+def test_a_budget_that_no_device_belongs_to_holds(fields: dict[str, Any], held: bool) -> None:
+    made = planned(RACKS, OLD, (), **fields)
+    assert updated(made) == ([] if held else list("abcd"))
+    if held:
+        assert {reason.code for reason in made.reasons.values()} == {ReasonCode.BUDGET_MATCHES_NOTHING}
+        assert condition(made, "Progressing") == ("False", "BudgetMatchesNothing")
+
+
+def test_a_budget_that_no_device_belongs_to_holds_no_rollback_and_no_steady_state() -> None:
+    policy = FailurePolicy(max_failures=1, action=FailureAction.ROLLBACK)
+    first = with_policy(FailureAction.ROLLBACK, BAD, row=deployment("v2", budgets=(TYPO,), failure_policy=policy))
+    assert condition(first, "RolledBack") == ("True", "FailurePolicy")
+    done = planned(RACKS, [new(name, "") for name in "abcd"], (), budgets=(TYPO,))
+    assert done.aggregate is not None
 
 
 def test_devices_that_another_deployment_has_down_count() -> None:

@@ -27,7 +27,7 @@ def manifest(template: dict[str, Any] = NEW, rolling: dict[str, Any] | None = No
         "kind": "DeviceProcessDeployment",
         "metadata": {"name": "tel"},
         "spec": {
-            "selector": {},
+            "selector": {"matchExpressions": [{"key": "role", "operator": "NotIn", "values": ["spine"]}]},
             "template": {"spec": template},
             "updateStrategy": {"rollingUpdate": rolling or {"maxUnavailable": 2}},
             **spec,
@@ -127,7 +127,10 @@ def test_a_spec_that_cannot_be_acted_on_is_named() -> None:
 
 
 def test_a_budget_names_its_worst_domain() -> None:
-    budgets = [{"groupBy": ["rack"], "maxUnavailable": 2}, {"groupBy": ["row"], "maxUnavailable": 1}]
+    budgets = [
+        {"groupBy": ["rack"], "maxUnavailable": 2},
+        {"groupBy": ["row"], "maxUnavailable": 6, "allowEmpty": True},
+    ]
     lab = lab_of(6)
     outcome = forecast(lab, manifest(rolling={"maxUnavailable": 2, "budgets": budgets}))
     assert outcome["budgets"][0]["budget"] == "rack: maxUnavailable 2"
@@ -135,7 +138,44 @@ def test_a_budget_names_its_worst_domain() -> None:
     assert max(outcome["budgets"][0]["domains"].values()) <= 2
     text = plan(lab, manifest(rolling={"maxUnavailable": 2, "budgets": budgets})).output
     assert "budget rack: maxUnavailable 2: unavailable at most: 1, in rack=r0, rack=r1\n" in text
-    assert "budget row: maxUnavailable 1: unavailable at most: 0\n" in text
+    assert "budget row: maxUnavailable 6: unavailable at most: 2, in row=<none>\n" in text
+
+
+TYPOS = {
+    "maxUnavailable": 2,
+    "waves": [{"name": "canary", "selector": {"matchLabels": {"ring": "canray"}}}],
+    "budgets": [{"groupBy": ["rakc"], "maxUnavailable": 1}],
+}
+
+
+@pytest.mark.parametrize(
+    ("spec", "warnings"),
+    [
+        pytest.param({}, [], id="none"),
+        pytest.param({"selector": {"matchLabels": {"role": "laef"}}}, ["NoDevices"], id="no-device"),
+        pytest.param({"selector": {}}, ["SelectsEveryDevice 3"], id="every-device"),
+        pytest.param(
+            {"updateStrategy": {"rollingUpdate": TYPOS}},
+            ["WaveMatchesNothing(canary)", "BudgetMatchesNothing(rakc)"],
+            id="typos",
+        ),
+        pytest.param({"updateStrategy": {"type": "Recreate", "rollingUpdate": TYPOS}}, [], id="not-used"),
+    ],
+)
+def test_what_is_probably_a_mistake_is_warned_about_first(spec: dict[str, Any], warnings: list[str]) -> None:
+    lab, body = lab_of(3), manifest(**spec)
+    assert [each.partition(":")[0] for each in forecast(lab, body)["warnings"]] == warnings
+    lines = plan(lab, body).output.splitlines()
+    assert [line.split(": ")[2] for line in lines[: len(warnings)]] == warnings
+    assert plan(lab, body, "--strict").exit_code == (2 if warnings else 0)
+
+
+def test_a_selector_that_no_label_can_match_is_refused_by_its_schema_and_by_the_controller() -> None:
+    lab, body = lab_of(1), manifest(selector={"matchLabels": {"role": "not a value"}})
+    assert "spec.selector.matchLabels" in plan(lab, body).stderr
+    asyncio.run(lab.kube.loosen(DEVICE_PROCESS_DEPLOYMENTS))
+    assert "'not a value' is not a label value" in forecast(lab, body)["fault"]
+    assert plan(lab, body, "--strict").exit_code == 2
 
 
 def test_long_lists_and_many_steps_are_bounded() -> None:

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import yaml
 
-from ctl_testing import NAMESPACE, Lab, LabKube, connected, owned_by
+from ctl_testing import NAMESPACE, NEW, Lab, LabKube, connected, owned_by
 from kube_testing import body_of
+from praetor_api.annotations import WAVES_ANNOTATION
 from praetor_api.kube.client.errors import Forbidden, KubeError, NotFound, api_error
 from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Key
 from praetor_controller.ctl.cluster import Cluster, Target
 from praetor_controller.ctl.progress import Progress, Verdict
 from praetor_controller.ctl.rollout_watch import Screen, follow
+from praetor_controller.model.wave_record import WaveRecord
 
 KEY = Key(NAMESPACE, "tel")
 
@@ -66,11 +68,18 @@ def lab() -> Lab:
     [
         (status("NewRevisionRolledOut"), 0, "tel: rolled out: because"),
         (status("ProgressDeadlineExceeded", "False"), 3, "tel: failed (ProgressDeadlineExceeded): because"),
+        (status("WaveMatchesNothing", "False"), 3, "tel: failed (WaveMatchesNothing): because"),
+        (status("NoDevices", "False"), 3, "tel: failed (NoDevices): because"),
     ],
 )
 def test_a_rollout_that_has_ended_is_reported_at_once(reported: dict[str, Any], code: int, words: str) -> None:
     result = lab_with(reported).run("rollout", "status", "tel")
     assert (result.exit_code, result.output) == (code, words + "\n")
+
+
+@pytest.mark.parametrize(("reason", "code"), [("NoDevices", 0), ("WaveMatchesNothing", 3)])
+def test_a_deployment_without_devices_may_be_allowed(reason: str, code: int) -> None:
+    assert lab_with(status(reason, "False")).run("rollout", "status", "tel", "--allow-empty").exit_code == code
 
 
 def test_no_watch_shows_a_rollout_that_is_under_way() -> None:
@@ -532,6 +541,50 @@ def test_a_wave_is_approved_by_name_and_once() -> None:
     lab.run("rollout", "approve", "tel", "--wave", "row")
     lab.run("rollout", "approve", "tel", "--wave", "row")
     assert approvals(lab) == ["row"]
+
+
+CANARY = [
+    {"name": "canary", "selector": {"matchLabels": {"ring": "canary"}}},
+    {"name": "half", "limit": "50%", "approval": "Manual"},
+]
+
+
+def lab_with_waves(*devices: str, record: WaveRecord | None = None) -> Lab:
+    """Return a lab whose devices run an old template, and that has begun to roll out another one in waves."""
+    lab = Lab()
+    spec = {"selector": {}, "template": {"spec": NEW}, "updateStrategy": {"rollingUpdate": {"waves": CANARY}}}
+    uid = lab.deployment("tel", spec=spec, status={"currentRevision": "old"})
+    for name in devices:
+        lab.switch(name, {"ring": name.partition("-")[0]}, status={"conditions": [connected()]})
+        lab.process("tel", uid, name)
+    notes = {"annotations": {WAVES_ANNOTATION: record.text()}} if record else {}
+    notes |= {"labels": {"azure.com/deployment": "tel"}} | owned_by("tel", uid)
+    stored = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["spec"]["template"]
+    lab.put(CONTROLLER_REVISIONS, "tel-3", notes, revision=3, data={"spec": {"template": stored}})
+    return lab
+
+
+def test_an_approval_says_what_the_wave_still_waits_for() -> None:
+    lab = lab_with_waves("canary-1", "leaf-1", "leaf-2")
+    result = lab.run("rollout", "approve", "tel")
+    assert result.output == "tel: wave half is approved\nit waits: WaitingForWave(canary 0/1)\n"
+
+
+def test_a_wave_that_lost_its_devices_is_approved_for_this_rollout_alone() -> None:
+    record = WaveRecord(number=3, matched=frozenset({"canary"}))
+    lab = lab_with_waves("leaf-1", "leaf-2", record=record)
+    assert "WaveLostItsDevices: 2 devices: waits" in lab.run("explain", "tel").output
+    assert lab.run("rollout", "approve", "tel").output == "tel: wave canary is approved\n"
+    assert approvals(lab) == ["canary/3"]
+    assert "AwaitingApproval: 2 devices" in lab.run("explain", "tel").output
+    assert lab.run("rollout", "approve", "tel").output == "tel: wave half is approved\n"
+    assert approvals(lab) == ["canary/3", "half"]
+
+
+def test_waves_are_approved_where_listing_is_not_allowed() -> None:
+    lab = lab_with_waves("canary-1", "leaf-1")
+    lab.kube.fail_next(api_error(403, "Forbidden", "no"), verb="list")
+    assert lab.run("rollout", "approve", "tel").output == "tel: wave half is approved\n"
 
 
 def test_an_approval_does_not_carry_over_to_another_template() -> None:

@@ -23,6 +23,7 @@ __all__ = [
     "RESTARTED_AT_ANNOTATION",
     "REVISION_ANNOTATION",
     "STARTED_AT_ANNOTATION",
+    "WAVES_ANNOTATION",
     "WAVE_ANNOTATION",
 ]
 
@@ -52,7 +53,13 @@ RESTARTED_AT_ANNOTATION = "azure.com/restarted-at"
 """On a template: raised to restart every process under the rollout's policy (RFC 3339)."""
 
 APPROVED_WAVES_ANNOTATION = "azure.com/approved-waves"
-"""On a deployment: `<revision>/<wave>[,…]`, so that an approval never carries over to another revision."""
+"""On a deployment: `<revision>/<wave>[,…]`, so that an approval never carries over to another revision.
+
+`<revision>/<wave>/<number of the ControllerRevision>` passes a wave that lost its devices or saw them fail.
+"""
+
+WAVES_ANNOTATION = "azure.com/waves"
+"""On a ControllerRevision: which waves of its rollout had devices, were passed, or saw it fail (JSON)."""
 
 STARTED_AT_ANNOTATION = "azure.com/rollout-started-at"
 """On a ControllerRevision: when its rollout began last (RFC 3339)."""

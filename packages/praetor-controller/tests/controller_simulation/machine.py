@@ -16,6 +16,7 @@ from controller_simulation.invariants import InvariantViolation
 from controller_simulation.simulation import Simulation
 from controller_simulation.trace import Step, Trace
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES
+from praetor_api.kube.codec import encode
 
 NAMES = [f"leaf-{number}" for number in range(8)]
 VERSIONS = ["v1", "v2", "v3", "bad", "killer"]
@@ -23,6 +24,9 @@ BOTH = ("tel", "ctl")
 KINDS = {each.plural: each for each in (NETWORK_SWITCHES, DEVICE_PROCESSES, DEVICE_PROCESS_DEPLOYMENTS)}
 _W0 = {"name": "w0", "selector": {"matchLabels": {"ring": "0"}}}
 _W1 = {"name": "w1", "selector": {"matchLabels": {"ring": "1"}}, "approval": "Manual"}
+
+
+_MAY_BE_EMPTY = ("waves", "budgets")
 
 
 def labels_of(name: str) -> dict[str, str]:
@@ -242,7 +246,9 @@ def converge(simulation: Simulation) -> None:
     simulation.die_at_write(10**6, applied=False)
     simulation.fail_writes(0, applied=False)
     for name in BOTH:
-        simulation.edit(name, updateStrategy={"rollingUpdate": {"maxUnavailable": 2}})
+        rolling = simulation.stored.deployment(name).policy.update_strategy.rolling_update
+        empty = {key: [encode(each) | {"allowEmpty": True} for each in getattr(rolling, key)] for key in _MAY_BE_EMPTY}
+        simulation.edit(name, updateStrategy={"rollingUpdate": empty | {"maxUnavailable": 2}})
         if simulation.stored.deployment(name).strategy == "OnDelete":
             simulation.edit(name, updateStrategy={"type": "RollingUpdate"})
         simulation.edit(name, paused=False, progressDeadlineSeconds=600)

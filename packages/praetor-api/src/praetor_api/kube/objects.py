@@ -23,6 +23,7 @@ __all__ = [
     "GROUP",
     "INT_OR_STRING",
     "LABEL_KEY_PATTERN",
+    "LABEL_VALUE_PATTERN",
     "MAP_BY_TYPE",
     "PERCENT_PATTERN",
     "VERSION",
@@ -41,6 +42,7 @@ __all__ = [
     "FailurePolicy",
     "LabelSelector",
     "LabelSelectorRequirement",
+    "LabelValue",
     "Labels",
     "Maintenance",
     "NetworkSwitch",
@@ -67,12 +69,14 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
 LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+LABEL_VALUE_PATTERN = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
 PERCENT_PATTERN = r"^(100|[0-9]{1,2})%$"
 MAP_BY_TYPE = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
 ATOMIC = {"x-kubernetes-list-type": "atomic"}
 INT_OR_STRING = {"x-kubernetes-int-or-string": True}
 
-Labels = Mapping[str, Annotated[str, Constraint(max_length=63)]]
+LabelValue = Annotated[str, Constraint(max_length=63, pattern=LABEL_VALUE_PATTERN)]
+Labels = Mapping[str, LabelValue]
 Annotations = Mapping[str, Annotated[str, Constraint(max_length=4096)]]
 
 
@@ -312,7 +316,7 @@ class LabelSelectorRequirement:
     key: Annotated[str, Constraint(doc="Label key.", min_length=1, max_length=317, pattern=LABEL_KEY_PATTERN)]
     operator: Annotated[SelectorOperator, Constraint(doc="In, NotIn, Exists or DoesNotExist.")]
     values: Annotated[
-        tuple[Annotated[str, Constraint(max_length=63)], ...],
+        tuple[LabelValue, ...],
         Constraint(doc="Values, for In and NotIn.", max_items=256, schema=ATOMIC),
     ] = ()
 
@@ -347,6 +351,9 @@ class Wave:
     approval: Annotated[Approval, Constraint(doc="Manual: the wave waits until an operator approves it.")] = (
         Approval.AUTOMATIC
     )
+    allow_empty: Annotated[
+        bool, Constraint(doc="When no device matches: true passes the wave over, false holds the rollout there.")
+    ] = False
 
 
 @frozen(kw_only=True)
@@ -354,13 +361,20 @@ class Budget:
     """How many devices of one failure domain may be unavailable at a time."""
 
     group_by: Annotated[
-        tuple[Annotated[str, Constraint(min_length=1, max_length=317)], ...],
-        Constraint(doc="Label keys whose values name the failure domain, such as rack.", min_items=1, max_items=8),
+        tuple[Annotated[str, Constraint(min_length=1, max_length=317, pattern=LABEL_KEY_PATTERN)], ...],
+        Constraint(
+            doc="Label keys whose values name the failure domain, such as rack; devices without one of them form one.",
+            min_items=1,
+            max_items=8,
+        ),
     ]
     max_unavailable: Annotated[
         int | str,
         int_or_percent("Maximum number of unavailable devices of one domain: a number or a percentage."),
     ]
+    allow_empty: Annotated[
+        bool, Constraint(doc="When no device has the labels: true takes all as one domain, false holds the rollout.")
+    ] = False
 
 
 @frozen(kw_only=True)

@@ -38,7 +38,7 @@ class Step:
 @mutable(kw_only=True)
 class Forecast:
     """What would happen. *left* are the reasons of devices that are not up to date at the end; *fault* is the error in
-    the spec.
+    the spec, and *warnings* are what in it is probably a mistake.
 
     *waves* are the devices that get the template, by wave, if there are waves. *domains* are the most devices that are
     unavailable at once, by the number of a budget and the domain.
@@ -54,6 +54,7 @@ class Forecast:
     seconds: int = 0
     left: Mapping[str, Reason] = field(factory=dict)
     fault: str = ""
+    warnings: tuple[str, ...] = ()
     complete: bool = True
 
 
@@ -62,6 +63,7 @@ def forecast(model: ForecastModel, ready_after_s: float) -> Forecast:
     budgets = model.deployment.policy.update_strategy.rolling_update.budgets
     result = Forecast(
         name=model.deployment.name,
+        warnings=model.warnings(),
         budgets=tuple(f"{','.join(each.group_by)}: maxUnavailable {each.max_unavailable}" for each in budgets),
     )
     began, idle = model.now, 0
@@ -127,11 +129,12 @@ def forecast_text(result: Forecast, max_steps: int) -> str:
     """Return a forecast for people, with at most *max_steps* steps."""
     if result.fault:
         return f"{result.name}: the spec cannot be acted on: {result.fault}"
+    lines = [f"{result.name}: warning: {each}" for each in result.warnings]
     if not result.steps:
-        lines = [f"{result.name}: nothing would be written"]
+        lines.append(f"{result.name}: nothing would be written")
     else:
         count = f"{len(result.steps)} step{'' if len(result.steps) == 1 else 's'}"
-        lines = [f"{result.name}: {count} in about {format_duration(result.seconds)}, if no device fails"]
+        lines.append(f"{result.name}: {count} in about {format_duration(result.seconds)}, if no device fails")
         rows = [_row(number, each) for number, each in enumerate(result.steps[:max_steps], 1)]
         lines.append(table(("STEP", "AFTER", "WAVE", "CREATE", "UPDATE", "DELETE", "UNAVAILABLE"), rows))
         lines += [f"... and {len(result.steps) - max_steps} more steps"] if len(result.steps) > max_steps else []
@@ -174,6 +177,7 @@ def forecast_data(result: Forecast) -> dict[str, Any]:
     return {
         "deployment": result.name,
         "fault": result.fault,
+        "warnings": list(result.warnings),
         "complete": result.complete,
         "devices": result.devices,
         "seconds": result.seconds,

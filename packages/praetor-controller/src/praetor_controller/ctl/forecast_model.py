@@ -18,12 +18,16 @@ from praetor_api.kube.client.patches import apply_json_patch, apply_merge_patch
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.codec import format_time
 from praetor_controller.ctl.inventory import Inventory
+from praetor_controller.ctl.warnings import spec_warnings
+from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.actions import Action, Create, Delete, Update
 from praetor_controller.model.manifests import process_manifest, process_patch
 from praetor_controller.model.projection import project_deployment, project_process
 from praetor_controller.model.revisions import project_revision, revision_changes
 from praetor_controller.model.rows import DeviceRow, ProcessRow
+from praetor_controller.model.wave_record import WaveRecord
 from praetor_controller.rollout.availability import Availability, availability_of
+from praetor_controller.rollout.budgets import domain_of
 from praetor_controller.rollout.snapshot import GatewayState, Plan
 from praetor_controller.rollout.status import status_patch
 
@@ -65,12 +69,29 @@ class ForecastModel:
     def plan(self) -> Plan:
         """Return what the controller would do now, and store the status that it would write."""
         planned = self._inventory.plan(self.deployment, self.now, GatewayState.JUDGING)
+        if planned.wave_record is not None:
+            self._remember(planned.wave_record)
         if planned.status is not None:
             patch = status_patch(self.deployment.status.raw, planned.status)
             status = apply_merge_patch(self.deployment.status.raw, patch)
             self._raw_deployment = {**self._raw_deployment, "status": status}
             self.deployment = project_deployment(self._raw_deployment)
         return planned
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what in the deployment is probably a mistake; empty when it cannot be acted on."""
+        try:
+            return tuple(spec_warnings(self.deployment, self._inventory.devices.values()))
+        except InvalidDeployment:
+            return ()
+
+    def _remember(self, record: WaveRecord) -> None:
+        uid, revision = self.deployment.uid, self.deployment.template.revision
+        rows = [
+            evolve(row, waves=record) if (row.owner, row.template.revision) == (uid, revision) else row
+            for row in self._inventory.revisions
+        ]
+        self._inventory = evolve(self._inventory, revisions=tuple(rows))
 
     def carry_out(self, actions: Sequence[Action]) -> None:
         """Apply *actions*, as the API does."""
@@ -119,8 +140,7 @@ class ForecastModel:
         counts: Counter[tuple[int, str]] = Counter()
         for device in self.down():
             for number, budget in enumerate(self.deployment.policy.update_strategy.rolling_update.budgets):
-                if all(key in device.labels for key in budget.group_by):
-                    counts[number, ",".join(f"{key}={device.labels[key]}" for key in budget.group_by)] += 1
+                counts[number, domain_of(budget, device)] += 1
         return counts
 
     def _store(self, key: Key, obj: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from attrs import asdict, frozen
 from praetor_api.conditions import ConditionType, DeploymentReason
 from praetor_controller.ctl.errors import ExitCode
 from praetor_controller.rollout.reasons import ReasonCode
-from praetor_controller.rollout.waves import WaveState
+from praetor_controller.rollout.snapshot import WaveState
 
 BAR_WIDTH = 30
 _DEFERRED = (ReasonCode.IN_MAINTENANCE, ReasonCode.OFFLINE_SINCE, ReasonCode.NEVER_CONNECTED, ReasonCode.UPDATE_HELD)
@@ -158,9 +158,12 @@ def _wave_bar(state: WaveState, width: int = BAR_WIDTH) -> str:
 def _wave_words(shown: Progress, state: WaveState, after_open: int) -> str:
     """Return the state of a wave; *after_open* is its distance from the first wave that is not open."""
     if state.open:
-        return "done" if state.available >= state.needed else "now"
+        return "done" if state.passed or state.available >= state.needed else "now"
     if after_open:
         return "later"
+    held = [code for code in (ReasonCode.WAVE_LOST_ITS_DEVICES, ReasonCode.WAVE_FAILED) if code in shown.reasons]
+    if held:
+        return f"{held[0]}: praetorctl rollout approve {shown.name}"
     if ReasonCode.AWAITING_APPROVAL in shown.reasons:
         return f"waits for approval: praetorctl rollout approve {shown.name}"
     return "soaking" if ReasonCode.SOAKING in shown.reasons else "next"

@@ -85,15 +85,19 @@ def _cause_changes(annotations: Mapping[str, str] | None, cause: str) -> list[di
     return [{"op": "remove", "path": path}] if CHANGE_CAUSE_ANNOTATION in annotations else []
 
 
-def approved(deployment: Mapping[str, Any], wave: str | None) -> tuple[str, str]:
+def approved(deployment: Mapping[str, Any], wave: str | None, held: tuple[str, int] | None) -> tuple[str, str]:
     """Return the wave to approve, the next one that waits if *wave* is None, and what the annotation is to say.
 
-    Only what is approved for the present template is kept. CommandFailed when there is nothing to approve.
+    *held* is the wave that lost its devices or saw them fail, and the number of the revision, so that the approval is
+    for this rollout alone. Only what is approved for the present template is kept. CommandFailed when there is nothing
+    to approve.
     """
     row = project_deployment(deployment)
     noted = (deployment["metadata"].get("annotations") or {}).get(APPROVED_WAVES_ANNOTATION, "")
     prefix = f"{row.template.revision}/"
     kept = [each for each in map(str.strip, noted.split(",")) if each.startswith(prefix)]
+    if held is not None and wave in (None, held[0]):
+        return held[0], ",".join(dict.fromkeys([*kept, f"{prefix}{held[0]}/{held[1]}"]))
     waves = row.policy.update_strategy.rolling_update.waves
     manual = [each.name for each in waves if each.approval == MANUAL]
     name = wave or next((each for each in manual if prefix + each not in kept), None)

@@ -18,7 +18,7 @@ from praetor_controller.ctl.output import show
 from praetor_controller.ctl.progress import Progress, Verdict, line, progress, wave_lines
 from praetor_controller.ctl.rollout_patch import checked
 from praetor_controller.reconcile.cache import BY_NAMESPACE, Cache
-from praetor_controller.rollout.waves import WaveState
+from praetor_controller.rollout.snapshot import WaveState
 
 _CHECK_S = 1.0
 

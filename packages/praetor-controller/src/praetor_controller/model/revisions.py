@@ -12,9 +12,14 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
-from praetor_api.annotations import CHANGE_CAUSE_ANNOTATION, DEPLOYMENT_LABEL, STARTED_AT_ANNOTATION
+from praetor_api.annotations import (
+    CHANGE_CAUSE_ANNOTATION,
+    DEPLOYMENT_LABEL,
+    STARTED_AT_ANNOTATION,
+    WAVES_ANNOTATION,
+)
 from praetor_api.canonical import canonical_json
 from praetor_api.kube.client.resource import CONTROLLER_REVISIONS
 from praetor_api.kube.codec import format_time
@@ -24,13 +29,14 @@ from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.manifests import owner_reference
 from praetor_controller.model.projection import epoch, project_template
 from praetor_controller.model.rows import DeploymentRow, Template
+from praetor_controller.model.wave_record import WaveRecord, parse_wave_record
 
 
 @frozen(kw_only=True)
 class RevisionRow:
     """A ControllerRevision. *started_at* is when its rollout last began, in seconds since the epoch.
 
-    *change_cause* is why, in the words of the user who changed the template.
+    *change_cause* is why, in the words of the user who changed the template. *waves* is what is remembered of them.
     """
 
     name: str
@@ -42,6 +48,7 @@ class RevisionRow:
     template: Template
     started_at: float
     change_cause: str = ""
+    waves: WaveRecord = field(factory=WaveRecord)
     terminating: bool = False
 
 
@@ -69,16 +76,18 @@ def project_revision(obj: Mapping[str, Any]) -> RevisionRow:
     )
     annotations = metadata.get("annotations") or {}
     started_at = epoch(annotations.get(STARTED_AT_ANNOTATION))
+    number = int(obj.get("revision") or 0)
     return RevisionRow(
         name=metadata["name"],
         namespace=metadata.get("namespace", ""),
         uid=metadata.get("uid", ""),
         resource_version=metadata.get("resourceVersion", ""),
         owner=owner.get("uid"),
-        number=int(obj.get("revision") or 0),
+        number=number,
         template=project_template(owner.get("name", ""), template_of(obj)),
         started_at=started_at if started_at is not None else epoch(metadata.get("creationTimestamp")) or 0.0,
         change_cause=clean_text(annotations.get(CHANGE_CAUSE_ANNOTATION) or ""),
+        waves=parse_wave_record(annotations.get(WAVES_ANNOTATION) or "", number),
         terminating=metadata.get("deletionTimestamp") is not None,
     )
 
@@ -113,6 +122,11 @@ def revision_changes(deployment: DeploymentRow, revisions: Sequence[RevisionRow]
             rewrite=(row, {"metadata": {"resourceVersion": row.resource_version, "annotations": annotations}})
         )
     return RevisionChanges()
+
+
+def wave_record_changes(row: RevisionRow, record: WaveRecord) -> dict[str, Any]:
+    """Return the merge patch that stores *record* on the revision of *row*."""
+    return {"metadata": {"resourceVersion": row.resource_version, "annotations": {WAVES_ANNOTATION: record.text()}}}
 
 
 def surplus_revisions(revisions: Sequence[RevisionRow], in_use: Collection[str], limit: int) -> tuple[RevisionRow, ...]:

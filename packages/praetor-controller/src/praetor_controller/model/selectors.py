@@ -2,23 +2,36 @@
 """Label selectors, compiled once and applied many times. Pure.
 
 An empty selector matches every device. A malformed one, which the apiserver should have refused, is refused with the
-name of the bad field.
+name of the bad field: keys and values that no label can have would silently match nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeAlias, assert_never
 
-from praetor_api.kube.objects import LabelSelector, LabelSelectorRequirement, SelectorOperator
+from praetor_api.kube.objects import (
+    LABEL_KEY_PATTERN,
+    LABEL_VALUE_PATTERN,
+    LabelSelector,
+    LabelSelectorRequirement,
+    SelectorOperator,
+)
 from praetor_controller.errors import InvalidDeployment
 
 LabelSet: TypeAlias = Mapping[str, str]
 Matches: TypeAlias = Callable[[LabelSet], bool]
 
+_KEY, _VALUE = re.compile(LABEL_KEY_PATTERN), re.compile(LABEL_VALUE_PATTERN)
+_MAX_NAME, _MAX_PREFIX = 63, 253
+"""Limits of Kubernetes: of a label's value and of its key's name, and of the prefix of the key."""
+
 
 def compile_selector(selector: LabelSelector, path: str = "spec.selector") -> Matches:
     """Return *selector* as a predicate over labels; InvalidDeployment names the bad field under *path*."""
+    for key, value in selector.match_labels.items():
+        _check_label(key, (value,), f"{path}.matchLabels")
     tests = [
         _requirement(requirement, f"{path}.matchExpressions[{index}]")
         for index, requirement in enumerate(selector.match_expressions)
@@ -29,8 +42,18 @@ def compile_selector(selector: LabelSelector, path: str = "spec.selector") -> Ma
     return lambda labels: wanted <= labels.items() and all(test(labels) for test in tests)
 
 
+def _check_label(key: str, values: Iterable[str], path: str) -> None:
+    prefix, _, name = key.rpartition("/")
+    if not _KEY.fullmatch(key) or len(name) > _MAX_NAME or len(prefix) > _MAX_PREFIX:
+        raise InvalidDeployment(f"{path}: {key!r} is not a label key; write letters, digits, '-', '_', '.'")
+    for value in values:
+        if not _VALUE.fullmatch(value) or len(value) > _MAX_NAME:
+            raise InvalidDeployment(f"{path}: {value!r} is not a label value; write letters, digits, '-', '_', '.'")
+
+
 def _requirement(requirement: LabelSelectorRequirement, path: str) -> Matches:
     key, values = requirement.key, frozenset(requirement.values)
+    _check_label(key, requirement.values, path)
     takes_values = requirement.operator in (SelectorOperator.IN, SelectorOperator.NOT_IN)
     if takes_values and not values:
         raise InvalidDeployment(f"{path}.values: {requirement.operator} needs at least one value")

@@ -21,6 +21,12 @@ class EventReason(StrEnum):
     ROLLOUT_PAUSED = "RolloutPaused"
     ROLLOUT_STOPPED = "RolloutStopped"
     INVALID_SPEC = "InvalidSpec"
+    NO_DEVICES = "NoDevices"
+    WAVE_MATCHES_NOTHING = "WaveMatchesNothing"
+    WAVE_HAS_NO_ELIGIBLE_DEVICE = "WaveHasNoEligibleDevice"
+    WAVE_LOST_ITS_DEVICES = "WaveLostItsDevices"
+    WAVE_FAILED = "WaveFailed"
+    BUDGET_MATCHES_NOTHING = "BudgetMatchesNothing"
     CREATED = "CreatedProcesses"
     UPDATED = "UpdatedProcesses"
     DELETED = "DeletedProcesses"
@@ -36,6 +42,12 @@ _TRANSITIONS = {
     DeploymentReason.FAILURE_POLICY: ("Warning", EventReason.ROLLOUT_STOPPED),
     DeploymentReason.GATEWAY_UNAVAILABLE: ("Warning", EventReason.GATEWAY_UNAVAILABLE),
     DeploymentReason.INVALID_SPEC: ("Warning", EventReason.INVALID_SPEC),
+    DeploymentReason.NO_DEVICES: ("Warning", EventReason.NO_DEVICES),
+    DeploymentReason.WAVE_MATCHES_NOTHING: ("Warning", EventReason.WAVE_MATCHES_NOTHING),
+    DeploymentReason.WAVE_HAS_NO_ELIGIBLE_DEVICE: ("Warning", EventReason.WAVE_HAS_NO_ELIGIBLE_DEVICE),
+    DeploymentReason.WAVE_LOST_ITS_DEVICES: ("Warning", EventReason.WAVE_LOST_ITS_DEVICES),
+    DeploymentReason.WAVE_FAILED: ("Warning", EventReason.WAVE_FAILED),
+    DeploymentReason.BUDGET_MATCHES_NOTHING: ("Warning", EventReason.BUDGET_MATCHES_NOTHING),
 }
 
 

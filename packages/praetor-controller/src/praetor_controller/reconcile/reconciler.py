@@ -125,6 +125,8 @@ class DeploymentReconciler:
         spec_writes = (action for action in planned.actions if isinstance(action, Update) and action.spec)
         state.writing_to = frozenset(action.process.device for action in spec_writes)
         try:
+            if planned.wave_record is not None:
+                await self._history.remember(deployment, planned.wave_record)
             return await self._writer.carry_out(
                 deployment, planned.actions, state, lambda: self._superseded(deployment)
             )

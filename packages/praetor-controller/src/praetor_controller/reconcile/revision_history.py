@@ -14,12 +14,15 @@ from praetor_api.kube.runtime.clock import Clock
 from praetor_controller.errors import NotLeading
 from praetor_controller.model.revisions import (
     RevisionRow,
+    find_revision,
     project_revision,
     revision_changes,
     revision_name,
     surplus_revisions,
+    wave_record_changes,
 )
 from praetor_controller.model.rows import DeploymentRow
+from praetor_controller.model.wave_record import WaveRecord
 from praetor_controller.reconcile.cache import BY_OWNER, Cache, owned_by
 from praetor_controller.reconcile.writer import FIELD_MANAGER
 
@@ -42,6 +45,15 @@ class RevisionHistory:
             row, body = changes.rewrite
             await self._rewrite(row, body)
         return self._revisions(deployment)
+
+    async def remember(self, deployment: DeploymentRow, record: WaveRecord) -> None:
+        """Store what is remembered of the waves of the present template's rollout; what the API answered, or Conflict.
+
+        Other revisions come into use only with record(), so the one of the template has the record's number.
+        """
+        row = find_revision(self._revisions(deployment), deployment.template.revision)
+        if row is not None and row.waves != record:
+            await self._rewrite(row, wave_record_changes(row, record))
 
     async def trim(
         self, deployment: DeploymentRow, revisions: Sequence[RevisionRow], in_use: Callable[[], Collection[str]]

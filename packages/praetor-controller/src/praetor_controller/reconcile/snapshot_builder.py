@@ -15,6 +15,7 @@ from praetor_api.kube.objects import StrategyType
 from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.revisions import RevisionRow, find_revision
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.model.wave_record import WaveRecord
 from praetor_controller.reconcile.state import ReconcilerState
 from praetor_controller.rollout.neighbours import (
     Neighbour,
@@ -79,6 +80,7 @@ def build_snapshot(
         shared_budgets=shared,
         gateway=sources.gateway,
         judged_since=sources.judged_since,
+        wave_record=newest.waves if newest else WaveRecord(),
     )
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Failure domains: how many devices that share a rack, a pair or a feed are down, for whatever reason. Pure.
 
-A domain is the values of a budget's labels; a device that lacks one of them is in none. A percentage is of the
-deployment's devices in the domain, rounded up. Several budgets hold at the same time, and each must have room. Those of
-other deployments hold, too, for the devices that these deployments match.
+A domain is the values of a budget's labels; the devices that lack one of them are a domain together. A percentage is
+of the deployment's devices in the domain, rounded up. Several budgets hold at the same time, and each must have room.
+Those of other deployments hold, too, for the devices that these deployments match.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ _PATH = "spec.updateStrategy.rollingUpdate.budgets"
 
 Domain: TypeAlias = str | tuple[str, ...]
 """The value of the label of a budget, or the values of its labels if it has several."""
+_NONE: Domain = "<none>"
+"""The domain of the devices that lack a label of the budget; no label has this value."""
 
 
 class Domains:
@@ -80,7 +82,7 @@ class _Budget:
 
     def take(self, device: DeviceRow) -> None:
         domain = self._domain(device)
-        if domain is not None:
+        if domain != _NONE or self._owns(device):  # what others have down elsewhere is in no domain of ours
             self._down.setdefault(domain, set()).add(device.name)
 
     def full(self, device: DeviceRow) -> str:
@@ -95,11 +97,19 @@ class _Budget:
         """Return the domain that *device* must have room in."""
         return self._domain(device)
 
-    def _domain(self, device: DeviceRow) -> Domain | None:
+    def _owns(self, device: DeviceRow) -> bool:
+        """Return whether the deployment of the budget matches *device*."""
+        return device.name in self._members
+
+    @cached_property
+    def _members(self) -> frozenset[str]:
+        return frozenset(each.name for each in self._devices)
+
+    def _domain(self, device: DeviceRow) -> Domain:
         try:
             return self._labels(device.labels)
         except KeyError:
-            return None
+            return _NONE
 
     def _limit(self, domain: Domain) -> int:
         limit = self._limits.get(domain)
@@ -113,7 +123,7 @@ class _Budget:
         return self._sizes[domain]
 
     @cached_property
-    def _sizes(self) -> Counter[Domain | None]:
+    def _sizes(self) -> Counter[Domain]:
         return Counter(map(self._domain, self._devices))
 
     def _name(self, domain: Domain, down: int) -> str:
@@ -133,7 +143,10 @@ class _Shared(_Budget):
         self._shared = shared
 
     def _binding(self, device: DeviceRow) -> Domain | None:
-        return self._domain(device) if self._matches(device.labels) else None
+        return self._domain(device) if self._owns(device) else None
+
+    def _owns(self, device: DeviceRow) -> bool:
+        return self._matches(device.labels)
 
     def _size(self, domain: Domain) -> int:
         return self._shared.sizes.get(domain_text(self._keys, domain), 0)
@@ -144,13 +157,23 @@ class _Shared(_Budget):
 
 def domain_text(keys: Sequence[str], domain: Domain) -> str:
     """Return the labels of *domain* as text, such as `rack=r12`."""
+    if domain == _NONE:
+        return f"{','.join(keys)}={_NONE}"
     values = (domain,) if isinstance(domain, str) else domain
     return ",".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
 
 
+def domain_of(budget: Budget, device: DeviceRow) -> str:
+    """Return the failure domain of *device* as text."""
+    values = tuple(device.labels[key] for key in budget.group_by if key in device.labels)
+    return domain_text(budget.group_by, values if len(values) == len(budget.group_by) else _NONE)
+
+
+def matches_nothing(budget: Budget, devices: Iterable[DeviceRow]) -> bool:
+    """Return whether none of *devices* has the labels of *budget*, and it does not allow that."""
+    return not budget.allow_empty and not any(all(key in row.labels for key in budget.group_by) for row in devices)
+
+
 def domain_sizes(budget: Budget, devices: Iterable[DeviceRow]) -> dict[str, int]:
     """Return how many of *devices* each failure domain of *budget* has."""
-    keys = budget.group_by
-    named = (tuple(map(device.labels.get, keys)) for device in devices)
-    sizes = Counter(tuple(values) for values in named if None not in values)
-    return {domain_text(keys, tuple(map(str, values))): count for values, count in sizes.items()}
+    return Counter(domain_of(budget, device) for device in devices)

@@ -59,7 +59,7 @@ def stopped(
     remembered = _remembered(deployment, can_roll_back=can_roll_back)
     if remembered is not None or judged_since is None or deployment.policy.paused or was_rolled_out(deployment):
         return remembered, math.inf
-    failures, available = _Failures(deployment, hashes, now, judged_since), Availability.AVAILABLE
+    failures, available = Failures(deployment, hashes, now, judged_since), Availability.AVAILABLE
     failed = [
         (device.name, why)
         for device, process, availability in assignment
@@ -71,7 +71,7 @@ def stopped(
     return Stop(_message(deployment, failed, limit), rollback), math.inf
 
 
-class _Failures:
+class Failures:
     """Which devices failed at the revision whose specs have one of *hashes*."""
 
     def __init__(self, deployment: DeploymentRow, hashes: Collection[str], now: float, judged_since: float) -> None:

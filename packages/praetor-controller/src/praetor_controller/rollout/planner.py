@@ -16,7 +16,7 @@ from operator import attrgetter
 
 from attrs import frozen
 
-from praetor_api.kube.objects import StrategyType
+from praetor_api.kube.objects import Budget, StrategyType
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.actions import Create, Delete, Update
 from praetor_controller.model.rows import Template
@@ -24,8 +24,8 @@ from praetor_controller.rollout.admission import Admission, admit
 from praetor_controller.rollout.amounts import max_unavailable
 from praetor_controller.rollout.assignment import Assignment, assign
 from praetor_controller.rollout.availability import Availability
-from praetor_controller.rollout.budgets import Domains
-from praetor_controller.rollout.failure_policy import Stop, stopped
+from praetor_controller.rollout.budgets import Domains, matches_nothing
+from praetor_controller.rollout.failure_policy import Failures, Stop, stopped
 from praetor_controller.rollout.reasons import Reason, ReasonCode, Reasons
 from praetor_controller.rollout.snapshot import Aggregate, Counts, GatewayState, Plan, Snapshot, delete_refusal_key
 from praetor_controller.rollout.status import FleetSummary, fault_status, rollout_status, was_rolled_out
@@ -65,7 +65,8 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     assignment = assign(snapshot.devices, snapshot.processes, float(deployment.policy.min_ready_seconds), at)
     stop, stop_at = _stop(snapshot, assignment, at)
     target, hashes = _target(snapshot, stop)
-    waves = _waves(snapshot, assignment, stop, hashes, at)
+    progress = _wave_progress(snapshot, assignment, stop, at)
+    waves = _waves(snapshot, assignment, stop, progress)
     context = Context.of(snapshot, at, hashes, waves)
     verdicts = classify_all(context, assignment)
     if snapshot.gateway is not GatewayState.JUDGING:
@@ -82,6 +83,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
         limit=limit,
         progress_at=at if writes.offer else max(progress_at, snapshot.rollout_since.timestamp()),
         wave=waves.current if waves else None,
+        hold=waves.blocker if waves else None,
         stopped=stop.message if stop else "",
         rolled_back=stop.rollback if stop else False,
         gateway=snapshot.gateway,
@@ -99,6 +101,8 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
         recheck_at=_time(_earliest((recheck_at, math.inf if deadline is None else deadline), at)),
         reasons=Reasons(assignment.names, reasons),
         waves=waves.waves if waves else (),
+        waits_for=waves.blocker if waves else None,
+        wave_record=progress.record if progress and progress.record != snapshot.wave_record else None,
         aggregate=Aggregate(counts=counts, reasons=summary.reasons, progress_at=progress_at, recheck_at=recheck_at)
         if steady
         else None,
@@ -132,19 +136,44 @@ def _target(snapshot: Snapshot, stop: Stop | None) -> tuple[Template, frozenset[
     return snapshot.deployment.template, _update_hashes(snapshot)
 
 
-def _waves(
-    snapshot: Snapshot, assignment: Assignment, stop: Stop | None, hashes: frozenset[str], at: float
-) -> WaveProgress | None:
-    """Return which waves are open; None when all devices may have the target."""
+def _wave_progress(snapshot: Snapshot, assignment: Assignment, stop: Stop | None, at: float) -> WaveProgress | None:
+    """Return how far the waves of the template are; None without waves, and when they matter no more."""
     deployment = snapshot.deployment
-    if stop is not None:
-        halted = Reason(ReasonCode.PAUSED, "the failure policy stopped the revision")
-        return None if stop.rollback else WaveProgress(place=(), open=0, blocker=halted, waves=())
     rolling = deployment.strategy is StrategyType.ROLLING_UPDATE
-    if not rolling or not deployment.policy.update_strategy.rolling_update.waves or was_rolled_out(deployment):
+    over = was_rolled_out(deployment) or (stop is not None and stop.rollback and stop.remembered)
+    if not rolling or over or not deployment.policy.update_strategy.rolling_update.waves:
         return None
     since = (snapshot.revision_since or snapshot.rollout_since).timestamp()
-    return wave_progress(deployment, assignment, hashes, at, since)
+    hashes, judged = _update_hashes(snapshot), snapshot.gateway is GatewayState.JUDGING
+    failures = Failures(deployment, hashes, at, snapshot.judged_since) if judged else None
+    is_first = snapshot.current is None and not _moves(assignment, hashes)
+    return wave_progress(deployment, assignment, hashes, at, since, snapshot.wave_record, failures, is_first=is_first)
+
+
+def _waves(
+    snapshot: Snapshot, assignment: Assignment, stop: Stop | None, progress: WaveProgress | None
+) -> WaveProgress | None:
+    """Return which waves are open; None when all devices may have the target."""
+    if stop is not None:
+        halted = Reason(ReasonCode.PAUSED, "the failure policy stopped the revision")
+        return None if stop.rollback else WaveProgress(blocker=halted)
+    unmatched = _unmatched_budget(snapshot)
+    if unmatched is None or not _moves(assignment, _update_hashes(snapshot)):
+        return progress
+    return WaveProgress(blocker=Reason(ReasonCode.BUDGET_MATCHES_NOTHING, ",".join(unmatched.group_by)))
+
+
+def _unmatched_budget(snapshot: Snapshot) -> Budget | None:
+    """Return the first budget that no device belongs to, and that does not allow that: it may be a mistake."""
+    if snapshot.deployment.strategy is not StrategyType.ROLLING_UPDATE or not snapshot.devices:
+        return None
+    budgets = snapshot.deployment.policy.update_strategy.rolling_update.budgets
+    return next((each for each in budgets if matches_nothing(each, snapshot.devices)), None)
+
+
+def _moves(assignment: Assignment, hashes: Collection[str]) -> bool:
+    """Return whether any device has another revision than that of *hashes*."""
+    return any(each is not None and each not in hashes for each in assignment.hashes)
 
 
 def _writes(

@@ -13,8 +13,8 @@ from attrs import field, frozen
 from praetor_api.kube.objects import Budget, Condition, LabelSelector
 from praetor_controller.model.actions import Action
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow, Template
+from praetor_controller.model.wave_record import WaveRecord
 from praetor_controller.rollout.reasons import Reason, ReasonCode
-from praetor_controller.rollout.waves import WaveState
 
 
 class GatewayState(StrEnum):
@@ -63,6 +63,7 @@ class Snapshot:
     shared_budgets: budgets of neighbours that match some of the *devices*.
     gateway: whether a gateway judges the devices; none is offered anything unless one does.
     judged_since: since when one does, in seconds since the epoch, if that is later than the program's start.
+    wave_record: what is remembered of the waves of this rollout.
     """
 
     deployment: DeploymentRow
@@ -82,6 +83,7 @@ class Snapshot:
     shared_budgets: Sequence[SharedBudget] = ()
     gateway: GatewayState = GatewayState.JUDGING
     judged_since: float = 0.0
+    wave_record: WaveRecord = field(factory=WaveRecord)
 
 
 def delete_refusal_key(process: ProcessRow) -> str:
@@ -119,6 +121,22 @@ class RolloutStatus:
 
 
 @frozen(kw_only=True)
+class WaveState:
+    """How far one wave has come: of *counted* devices *available* have the revision; *needed* of them open the next.
+
+    *passed*: they did, and it stays so.
+    """
+
+    name: str
+    devices: int
+    counted: int
+    available: int
+    needed: int
+    open: bool
+    passed: bool = False
+
+
+@frozen(kw_only=True)
 class Aggregate:
     """The sum over devices in steady state, each of which is judged by itself, and needs nothing.
 
@@ -137,7 +155,9 @@ class Plan:
     """What to write, the status to show, when to plan again, and each device's reason.
 
     *recheck_at* is when time alone may change the plan; None: never. *waves* is how far each wave has come, empty
-    without waves and once the revision is rolled out. *aggregate* is None unless all devices are in steady state.
+    without waves and once the revision is rolled out; *waits_for* is what closes the next one. *wave_record* is to be
+    stored before the actions are carried out; None: it is stored. *aggregate* is None unless all devices are in steady
+    state.
     """
 
     actions: tuple[Action, ...] = ()
@@ -145,4 +165,6 @@ class Plan:
     recheck_at: datetime | None = None
     reasons: Mapping[str, Reason] = field(factory=dict)
     waves: tuple[WaveState, ...] = ()
+    waits_for: Reason | None = None
+    wave_record: WaveRecord | None = None
     aggregate: Aggregate | None = None

@@ -23,7 +23,7 @@ from praetor_api.kube.codec import encode
 from praetor_api.kube.conditions import get_condition, set_condition, without_condition
 from praetor_api.kube.objects import Condition, ConditionStatus, StrategyType
 from praetor_controller.model.rows import DeploymentRow
-from praetor_controller.rollout.reasons import ReasonCode
+from praetor_controller.rollout.reasons import Reason, ReasonCode
 from praetor_controller.rollout.snapshot import Counts, GatewayState, RolloutStatus
 
 _SETTLED = frozenset(
@@ -47,14 +47,23 @@ CONNECT_S = 60.0
 
 _PATIENT = frozenset({ReasonCode.SOAKING, ReasonCode.AWAITING_APPROVAL})
 
+_APPROVE = "check that the revision is good, then: praetorctl rollout approve"
+_HOLDS = {
+    ReasonCode.WAVE_MATCHES_NOTHING: "no device matches wave {}; correct its selector, or set allowEmpty",
+    ReasonCode.BUDGET_MATCHES_NOTHING: "no device has the labels of budget {}; correct groupBy, or set allowEmpty",
+    ReasonCode.WAVE_LOST_ITS_DEVICES: f"wave {{}} lost its devices before it was passed; {_APPROVE}",
+    ReasonCode.WAVE_FAILED: f"wave {{}}, and these devices left; {_APPROVE}",
+}
+"""What holds a rollout until a user acts, and what to do, with the detail of the reason in the place of `{}`."""
+
 
 @frozen(kw_only=True)
 class FleetSummary:
     """What a pass over the devices came to.
 
     *limit* is maxUnavailable as a number of devices, *progress_at* the last step forward in seconds since the epoch,
-    *wave* the one that is being rolled out. *stopped* is why the failure policy stopped the revision, empty when it did
-    not; *rolled_back*: devices go back to the current revision.
+    *wave* the one that is being rolled out, *hold* what the next one waits for. *stopped* is why the failure policy
+    stopped the revision, empty when it did not; *rolled_back*: devices go back to the current revision.
     """
 
     counts: Counts
@@ -62,6 +71,7 @@ class FleetSummary:
     limit: int
     progress_at: float
     wave: str | None = None
+    hold: Reason | None = None
     stopped: str = ""
     rolled_back: bool = False
     gateway: GatewayState = GatewayState.JUDGING
@@ -83,7 +93,7 @@ def rollout_status(
     settled = not summary.stopped and all(code in _SETTLED for code in summary.reasons)
     connects_by = _connects_by(deployment, summary)
     shown = settled and ReasonCode.UP_TO_DATE in summary.reasons and connects_by <= now.timestamp()
-    complete = shown or (settled and not summary.reasons)
+    complete = shown or (settled and not summary.reasons)  # a revision without devices is over, and not proven
     progressing = _progressing(deployment, summary, now, complete=complete)
     conditions = deployment.status.conditions
     for type_, state in ((ConditionType.AVAILABLE, _available(summary)), (ConditionType.PROGRESSING, progressing)):
@@ -150,8 +160,10 @@ def rollout_start(deployment: DeploymentRow, started_at: float, now: datetime) -
 
 def _available(summary: FleetSummary) -> _ConditionState:
     counts = summary.counts
+    if not counts.desired:
+        return _ConditionState(ConditionStatus.FALSE, DeploymentReason.NO_DEVICES, "no device matches spec.selector")
     message = f"{counts.available} of {counts.desired} devices are available"
-    if counts.unavailable <= summary.limit and (counts.available or not counts.desired):
+    if counts.unavailable <= summary.limit and counts.available:
         return _ConditionState(ConditionStatus.TRUE, DeploymentReason.MINIMUM_DEVICES_AVAILABLE, message)
     message += f"; at most {summary.limit} may be unavailable" if counts.available else "; at least one must be"
     return _ConditionState(ConditionStatus.FALSE, DeploymentReason.TOO_MANY_UNAVAILABLE, message)
@@ -164,8 +176,15 @@ def _progressing(deployment: DeploymentRow, summary: FleetSummary, now: datetime
         return _ConditionState(ConditionStatus.UNKNOWN, DeploymentReason.DEPLOYMENT_PAUSED, message)
     if summary.stopped:
         return _ConditionState(ConditionStatus.FALSE, DeploymentReason.FAILURE_POLICY, f"{summary.stopped}: {where}")
+    if not summary.counts.desired:
+        message = "no device matches spec.selector; correct it, or label devices"
+        return _ConditionState(ConditionStatus.FALSE, DeploymentReason.NO_DEVICES, message)
+    if summary.hold is not None and summary.hold.code in _HOLDS and summary.hold.code in summary.reasons:
+        why = _HOLDS[summary.hold.code].format(summary.hold.detail)
+        message = f"revision {revision} is held: {why}: {where}"
+        return _ConditionState(ConditionStatus.FALSE, DeploymentReason(summary.hold.code.value), message)
     if complete or was_rolled_out(deployment):
-        message = f"revision {revision} was rolled out: {where}" if where else "no device matches the selector"
+        message = f"revision {revision} was rolled out: {where}"
         return _ConditionState(ConditionStatus.TRUE, DeploymentReason.NEW_REVISION_ROLLED_OUT, message)
     known = get_condition(deployment.status.conditions, ConditionType.PROGRESSING)
     gateway = _GATEWAY.get(summary.gateway)
@@ -187,8 +206,10 @@ def _progressing(deployment: DeploymentRow, summary: FleetSummary, now: datetime
     if now.timestamp() >= deadline:
         message = f"revision {revision} made no progress for {deadline_s} s: {where}"
         return _ConditionState(ConditionStatus.FALSE, DeploymentReason.PROGRESS_DEADLINE_EXCEEDED, message)
+    waits = ReasonCode.WAVE_HAS_NO_ELIGIBLE_DEVICE in summary.reasons
+    reason = DeploymentReason.WAVE_HAS_NO_ELIGIBLE_DEVICE if waits else DeploymentReason.ROLLOUT_IN_PROGRESS
     message = f"revision {revision} is being rolled out: {where}"
-    return _ConditionState(ConditionStatus.TRUE, DeploymentReason.ROLLOUT_IN_PROGRESS, message, deadline)
+    return _ConditionState(ConditionStatus.TRUE, reason, message, deadline)
 
 
 def _paused(

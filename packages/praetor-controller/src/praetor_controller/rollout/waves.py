@@ -5,9 +5,14 @@ A device that has the update revision keeps the wave that is recorded on its pro
 first wave that selects it and has room, reachable devices first, then by name; what no wave takes is the last wave.
 
 A wave opens when in every wave before it enough devices were available for long enough, and when it is approved, if it
-needs that. It stays open once one of its devices has got the revision. A wave without devices is passed over; devices
-that come into it later still wait for its approval. Devices in maintenance, those that hold updates, and those offline
-since before the last write are not counted; but a wave of only such devices has shown nothing, and the next one waits.
+needs that. It stays open once one of its devices has got the revision, and a wave that was passed stays so. Devices in
+maintenance, those that hold updates, and those offline since before the last write are not counted; but a wave of only
+such devices has shown nothing, and the next one waits.
+
+A wave that no device matches holds those after it, unless it allows that: its selector may be a mistake. So does one
+that lost all its devices, until it is approved. A device whose process failed at the revision stays counted when it
+leaves, so that what failed cannot be passed by taking it away. The first revision of all moves no device from another
+one, so there a wave that nothing matches is passed over; devices that come into it later still wait for its approval.
 """
 
 from __future__ import annotations
@@ -17,49 +22,42 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 
-from attrs import field, frozen, mutable
+from attrs import evolve, field, frozen, mutable
 
 from praetor_api.kube.codec import format_time
 from praetor_api.kube.objects import Approval, LabelSelector, Wave
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.model.selectors import Matches, compile_selector
+from praetor_controller.model.wave_record import MAX_FAILURES, WaveFailure, WaveRecord
 from praetor_controller.rollout.amounts import amount
 from praetor_controller.rollout.assignment import Assignment
 from praetor_controller.rollout.availability import Availability, blamed_until
+from praetor_controller.rollout.failure_policy import Failures
 from praetor_controller.rollout.reasons import Reason, ReasonCode
+from praetor_controller.rollout.snapshot import WaveState
 
 REST = "(rest)"
 """Name of the last wave; the CRD allows no wave of a spec this name."""
 _PATH = "spec.updateStrategy.rollingUpdate.waves"
 _NONE = -1
+_SHOWN = 3
 _NOT_COUNTED = (Availability.NEVER_REPORTED, Availability.OFFLINE_BEFORE_OFFER, Availability.HELD)
-
-
-@frozen(kw_only=True)
-class WaveState:
-    """How far one wave has come: of *counted* devices *available* have the revision; *needed* of them open the next."""
-
-    name: str
-    devices: int
-    counted: int
-    available: int
-    needed: int
-    open: bool
 
 
 @frozen(kw_only=True)
 class WaveProgress:
     """How far a rollout has come: waves with an index below *open* are open, except those *passed* over, with why.
 
-    *blocker* is why the next wave is closed. *place* is the index of each device's wave, in the order of the devices;
-    empty when there are no waves. *recheck_at* is when time alone may open a wave, *progress_at* when a soak that ended
-    opened the last one; both are seconds since the epoch.
+    *record* is what has to be remembered. *blocker* is why the next wave is closed. *place* is the index of each
+    device's wave, in the order of the devices; empty when there are no waves. *recheck_at* is when time alone may open
+    a wave, *progress_at* when a soak that ended opened the last one; both are seconds since the epoch.
     """
 
-    place: Sequence[int]
-    open: int
+    place: Sequence[int] = ()
+    open: int = 0
     blocker: Reason | None
-    waves: tuple[WaveState, ...]
+    waves: tuple[WaveState, ...] = ()
+    record: WaveRecord = field(factory=WaveRecord)
     passed: Mapping[int, Reason] = field(factory=dict)
     recheck_at: float = math.inf
     progress_at: float = 0.0
@@ -83,15 +81,19 @@ class WaveProgress:
 @mutable(kw_only=True)
 class _Members:
     wave: Wave
+    matched: bool = True
+    passed: bool = False
     devices: int = 0
     counted: int = 0
     available_at: list[float] = field(factory=list)
     started: bool = False
+    failed: list[str] = field(factory=list)  # devices that failed and are counted no more by themselves
 
     @property
     def needed(self) -> int:
         threshold = self.wave.success_threshold
-        return max(1, math.ceil(self.counted * threshold / 100)) if self.devices and threshold else 0
+        counted = self.counted + len(self.failed)
+        return max(1, math.ceil(counted * threshold / 100)) if (self.devices or self.failed) and threshold else 0
 
     def state(self, *, open: bool) -> WaveState:
         available = len(self.available_at)
@@ -102,20 +104,35 @@ class _Members:
             available=available,
             needed=self.needed,
             open=open,
+            passed=self.passed,
         )
 
 
 def wave_progress(
-    deployment: DeploymentRow, assignment: Assignment, hashes: Collection[str], now: float, since: float
+    deployment: DeploymentRow,
+    assignment: Assignment,
+    hashes: Collection[str],
+    now: float,
+    since: float,
+    record: WaveRecord,
+    failures: Failures | None,
+    *,
+    is_first: bool,
 ) -> WaveProgress:
     """Return how far the waves are at *now* of a rollout that began at *since*, in seconds since the epoch.
 
-    *hashes* are those of specs that are the target. InvalidDeployment for a bad limit or selector.
+    *hashes* are those of specs that are the target. *record* is what is remembered of the waves. *failures* says
+    which devices failed, None while no gateway judges them. *is_first*: no device has another revision, and none was
+    rolled out before. InvalidDeployment for a bad limit or selector.
     """
     waves = deployment.policy.update_strategy.rolling_update.waves
     devices = _Devices(deployment, assignment, hashes, now, since)
-    place = _place(waves, devices)
-    members = [_Members(wave=wave) for wave in (*waves, Wave(name=REST))]
+    place, matched = _place(waves, devices)
+    let_pass = {each.name for each in waves if _token(deployment, each, record.number) in deployment.approved}
+    members = [
+        _Members(wave=wave, matched=found, passed=wave.name in record.passed or wave.name in let_pass)
+        for wave, found in zip((*waves, Wave(name=REST)), (*matched, True), strict=True)
+    ]
     for index, counted, available_at, wave in zip(
         place, devices.counted, devices.available_at, devices.recorded, strict=True
     ):
@@ -127,7 +144,48 @@ def wave_progress(
                 group.available_at.append(available_at)
         if wave == group.wave.name:
             group.started = True
-    return _opened(deployment, members, place, now, since)
+    failed = _failed(members, place, devices, assignment, failures, record)
+    progress = _opened(deployment, members, place, now, since, record, is_first=is_first)
+    record = WaveRecord(
+        number=record.number,
+        matched=record.matched | {group.wave.name for group in members[:-1] if group.matched},
+        passed=progress.record.passed,
+        failed=tuple(each for each in failed if each.wave not in progress.record.passed),
+    )
+    recheck_at = progress.recheck_at if failures is None else min(progress.recheck_at, failures.next_deadline)
+    return evolve(progress, record=record, recheck_at=recheck_at)
+
+
+def _failed(
+    members: Sequence[_Members],
+    place: Sequence[int],
+    devices: _Devices,
+    assignment: Assignment,
+    failures: Failures | None,
+    record: WaveRecord,
+) -> tuple[WaveFailure, ...]:
+    """Return the processes that failed and were not available since, and count those of devices that left."""
+    known = {each.uid: each for each in record.failed}
+    counted: set[str] = set()
+    for number, (device, process, availability) in enumerate(assignment):
+        if process is None or not devices.updated[number]:
+            continue
+        if devices.available_at[number] is not None:
+            known.pop(process.uid, None)
+            continue
+        index = place[number]
+        group = members[index]
+        gates = index < len(members) - 1 and not group.passed
+        if gates and failures is not None and failures.of(device, process, availability):
+            known.setdefault(process.uid, WaveFailure(group.wave.name, device.name, process.uid))
+        if process.uid in known and devices.counted[number] and known[process.uid].wave == group.wave.name:
+            counted.add(process.uid)
+    failed = tuple(sorted(known.values()))[:MAX_FAILURES]
+    groups = {group.wave.name: group for group in members[:-1]}
+    for each in failed:
+        if each.uid not in counted and each.wave in groups:
+            groups[each.wave].failed.append(each.device)
+    return failed
 
 
 class _Devices:
@@ -191,19 +249,21 @@ class _Devices:
         return not self.updated[number], not self.counted[number], self.rows[number].connected is None
 
 
-def _place(waves: Sequence[Wave], devices: _Devices) -> list[int]:
-    """Return the index of each device's wave."""
+def _place(waves: Sequence[Wave], devices: _Devices) -> tuple[list[int], list[bool]]:
+    """Return the index of each device's wave, and whether each wave matches any device."""
     index_of = {wave.name: index for index, wave in enumerate(waves)} | {REST: len(waves)}
     place = [index_of.get(name, _NONE) for name in devices.recorded]
     recorded = Counter(place)
     left = devices.without_wave(place)
+    matched: list[bool] = []
     for index, wave in enumerate(waves):
         takes = compile_selector(wave.selector or LabelSelector(), f"{_PATH}[{index}].selector")
+        matched.append(any(takes(row.labels) for row in devices.rows))
         room = _limit(index, wave, devices, takes) - recorded[index]
         left = _fill(index, takes, room, devices, place, left)
     for number in left:
         place[number] = len(waves)
-    return place
+    return place, matched
 
 
 def _fill(
@@ -230,14 +290,25 @@ def _limit(index: int, wave: Wave, devices: _Devices, takes: Matches) -> float:
 
 
 def _opened(
-    deployment: DeploymentRow, members: Sequence[_Members], place: Sequence[int], now: float, since: float
+    deployment: DeploymentRow,
+    members: Sequence[_Members],
+    place: Sequence[int],
+    now: float,
+    since: float,
+    record: WaveRecord,
+    *,
+    is_first: bool,
 ) -> WaveProgress:
     open_ = max((index + 1 for index, group in enumerate(members) if group.started), default=0)
+    for group in members[: max(0, open_ - 1)]:
+        group.passed = True  # a later wave has begun
     progress_at, recheck_at, blocker = 0.0, math.inf, None
     while open_ < len(members) and blocker is None:
         group = members[open_]
-        blocker, passed_at = _gates(members[:open_], now, since)
+        blocker, passed_at = _gates(members[:open_], now, since, record, is_first=is_first)
         if blocker is None:
+            for before in members[:open_]:
+                before.passed = True
             progress_at = passed_at
             blocker = _approval(deployment, group)
         elif passed_at > now:
@@ -249,6 +320,7 @@ def _opened(
         open=open_,
         blocker=blocker,
         waves=tuple(group.state(open=index < open_ and index not in passed) for index, group in enumerate(members)),
+        record=evolve(record, passed=record.passed | {group.wave.name for group in members[:-1] if group.passed}),
         passed=passed,
         recheck_at=recheck_at,
         progress_at=progress_at,
@@ -260,13 +332,17 @@ def _passed(deployment: DeploymentRow, group: _Members) -> Reason | None:
     return None if group.started else _approval(deployment, group)
 
 
-def _gates(before: Sequence[_Members], now: float, since: float) -> tuple[Reason | None, float]:
+def _gates(
+    before: Sequence[_Members], now: float, since: float, record: WaveRecord, *, is_first: bool
+) -> tuple[Reason | None, float]:
     """Return what the next wave waits for (None: nothing), and when that ends or ended (epoch seconds; 0: unknown)."""
     opens_at = 0.0
     for group in before:
-        available = len(group.available_at)
-        if available < group.needed:
-            return Reason(ReasonCode.WAITING_FOR_WAVE, f"{group.wave.name} {available}/{group.needed}"), 0.0
+        if group.passed:
+            continue
+        reason = _empty(group, record, is_first=is_first) or _short(group)
+        if reason is not None:
+            return reason, 0.0
         reached_at = sorted(group.available_at)[group.needed - 1] if group.needed else since
         ends_at = reached_at + group.wave.soak_seconds if group.devices else 0.0
         if ends_at > now:
@@ -274,6 +350,39 @@ def _gates(before: Sequence[_Members], now: float, since: float) -> tuple[Reason
             return Reason(ReasonCode.SOAKING, f"{group.wave.name} until {until}"), ends_at
         opens_at = max(opens_at, ends_at)
     return None, opens_at
+
+
+def _empty(group: _Members, record: WaveRecord, *, is_first: bool) -> Reason | None:
+    """Return why a wave that no device matches holds those after it; None when it does not, or when one does."""
+    if group.devices or group.matched or is_first:
+        return None
+    if group.wave.name in record.matched:
+        return Reason(ReasonCode.WAVE_LOST_ITS_DEVICES, _with_failed(group, group.wave.name))
+    return None if group.wave.allow_empty else Reason(ReasonCode.WAVE_MATCHES_NOTHING, group.wave.name)
+
+
+def _short(group: _Members) -> Reason | None:
+    """Return what a wave waits for that has too few available devices; None when it has enough."""
+    available, needed = len(group.available_at), group.needed
+    if available >= needed:
+        return None
+    detail = f"{group.wave.name} {available}/{needed}"
+    if group.failed:
+        return Reason(ReasonCode.WAVE_FAILED, _with_failed(group, detail))
+    if not group.counted:
+        return Reason(ReasonCode.WAVE_HAS_NO_ELIGIBLE_DEVICE, group.wave.name)
+    return Reason(ReasonCode.WAITING_FOR_WAVE, detail)
+
+
+def _with_failed(group: _Members, detail: str) -> str:
+    names = sorted(group.failed)
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{detail}, failed: {', '.join(names[:_SHOWN])}{more}" if names else detail
+
+
+def _token(deployment: DeploymentRow, wave: Wave, number: int) -> str:
+    """Return the approval that passes *wave* in the rollout *number*, whatever it has shown."""
+    return f"{deployment.template.revision}/{wave.name}/{number}"
 
 
 def _approval(deployment: DeploymentRow, group: _Members) -> Reason | None:

@@ -24,7 +24,7 @@ from praetor_controller.ctl.cluster import (
     list_all,
     run_on_cluster,
 )
-from praetor_controller.ctl.errors import BadInput
+from praetor_controller.ctl.errors import BadInput, ExitCode
 from praetor_controller.ctl.forecast import Forecast, forecast, forecasts
 from praetor_controller.ctl.forecast_model import ForecastModel
 from praetor_controller.ctl.inventory import read_inventory
@@ -45,17 +45,27 @@ from praetor_controller.ctl.times import duration_option
     help="Time that a device needs to be ready with a new template.",
 )
 @click.option("--approve", is_flag=True, help="Assume that each wave with approval: Manual is approved.")
+@click.option("--strict", is_flag=True, help="Exit with 2 when there is a warning, or the spec cannot be acted on.")
 @click.option("--max-steps", type=click.IntRange(min=1), default=50, show_default=True, help="Shown in the table.")
 @cluster_options
 @output_option
+@click.pass_context
 def plan(
-    target: Target, opener: Opener, filename: str, ready_after: float, approve: bool, max_steps: int, output: str
+    context: click.Context,
+    target: Target,
+    opener: Opener,
+    filename: str,
+    ready_after: float,
+    approve: bool,
+    strict: bool,
+    max_steps: int,
+    output: str,
 ) -> None:
     """Forecast what the controller would do with the deployments in a file. Nothing is written.
 
     The API validates and defaults the manifest in a dry run. The controller's own planner then runs to the end on a
     model of the cluster in which every connected device becomes ready with what it is given. Each deployment is
-    planned by itself, as if its spec were exactly what the file says.
+    planned by itself, as if its spec were exactly what the file says. What is probably a mistake is warned about first.
     """
     manifests = deployments_in(_text(filename))
     target = evolve(target, namespace=_namespace(target, manifests), dry_run=True)
@@ -63,7 +73,10 @@ def plan(
     async def work(cluster: Cluster) -> list[Forecast]:
         return [await _forecast(cluster, each, ready_after, approve=approve) for each in manifests]
 
-    show(forecasts(run_on_cluster(opener, target, work), output, max_steps))
+    found = run_on_cluster(opener, target, work)
+    show(forecasts(found, output, max_steps))
+    if strict and any(each.warnings or each.fault for each in found):
+        context.exit(ExitCode.USAGE)
 
 
 async def _forecast(cluster: Cluster, manifest: dict[str, Any], ready_after_s: float, *, approve: bool) -> Forecast:

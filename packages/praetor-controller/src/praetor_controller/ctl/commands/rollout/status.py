@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import click
+from attrs import evolve
 
+from praetor_api.conditions import DeploymentReason
 from praetor_controller.ctl.cluster import Cluster, Opener, Target, cluster_options, run_on_cluster
 from praetor_controller.ctl.commands.completion import deployment_names
 from praetor_controller.ctl.errors import ExitCode
 from praetor_controller.ctl.output import OutputFormat, on_terminal, output_option, painted, show, structured, warn
-from praetor_controller.ctl.progress import Progress, as_data, final_line, wave_data, wave_lines
+from praetor_controller.ctl.progress import Progress, Verdict, as_data, final_line, wave_data, wave_lines
 from praetor_controller.ctl.rollout_watch import Screen, follow, waves_of
 from praetor_controller.ctl.times import duration_option, format_duration
-from praetor_controller.rollout.waves import WaveState
+from praetor_controller.rollout.snapshot import WaveState
 
 
 class WatchCommand(click.Command):
@@ -33,11 +35,19 @@ class WatchCommand(click.Command):
     show_default=True,
     help="How long to follow it; 0 is no limit.",
 )
+@click.option("--allow-empty", is_flag=True, help="Done, not failed, when no device matches the selector.")
 @cluster_options
 @output_option
 @click.pass_context
 def status(
-    context: click.Context, target: Target, opener: Opener, deployment: str, watch: bool, timeout: float, output: str
+    context: click.Context,
+    target: Target,
+    opener: Opener,
+    deployment: str,
+    watch: bool,
+    timeout: float,
+    allow_empty: bool,
+    output: str,
 ) -> None:
     """Follow the rollout of a deployment to its end: it is done, has failed or is paused.
 
@@ -46,7 +56,8 @@ def status(
       0  every device that can have the template has it, and is available
       1  the cluster cannot be reached, refuses, or has no such deployment
       2  the command line is wrong
-      3  failed: no progress within its deadline, stopped by its failure policy, or its spec is invalid
+      3  failed: no progress within its deadline, stopped by its failure policy, held until a user acts (a wave or
+         budget matches nothing, a wave lost its devices or saw them fail), no device matches, or an invalid spec
       4  paused
       5  --timeout was up
       6  under way, and --watch=false was given
@@ -62,6 +73,8 @@ def status(
         return last, in_time, await waves_of(cluster, last) if screen.quiet or not watch else ()
 
     last, in_time, states = run_on_cluster(opener, target, work)
+    if allow_empty and last.reason == DeploymentReason.NO_DEVICES:
+        last = evolve(last, verdict=Verdict.DONE)
     screen.end()
     if screen.quiet:
         show(structured(as_data(last) | {"waves": wave_data(states)}, output))

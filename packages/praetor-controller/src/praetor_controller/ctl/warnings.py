@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What in a deployment is allowed and probably a mistake: it matches nothing, or everything. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from praetor_api.conditions import DeploymentReason
+from praetor_api.kube.objects import LabelSelector, StrategyType
+from praetor_controller.model.rows import DeploymentRow, DeviceRow
+from praetor_controller.model.selectors import compile_selector
+from praetor_controller.rollout.budgets import matches_nothing
+
+_PATH = "spec.updateStrategy.rollingUpdate"
+
+
+def spec_warnings(deployment: DeploymentRow, devices: Iterable[DeviceRow]) -> Iterator[str]:
+    """Yield one sentence for each mistake that is likely, given all *devices* of the namespace."""
+    every = list(devices)
+    matching = [row for row in every if deployment.matches(row.labels)]
+    if deployment.fault:
+        return
+    if not matching:
+        yield f"{DeploymentReason.NO_DEVICES}: spec.selector: no device of {len(every)} matches; nothing would run"
+        return
+    if deployment.policy.selector == LabelSelector():
+        yield f"SelectsEveryDevice {len(matching)}: spec.selector: is empty; write labels to select fewer"
+    if deployment.strategy is not StrategyType.ROLLING_UPDATE:
+        return
+    rolling = deployment.policy.update_strategy.rolling_update
+    for index, wave in enumerate(rolling.waves):
+        takes = compile_selector(wave.selector or LabelSelector(), f"{_PATH}.waves[{index}].selector")
+        if not wave.allow_empty and not any(takes(row.labels) for row in matching):
+            yield (
+                f"{DeploymentReason.WAVE_MATCHES_NOTHING}({wave.name}): {_PATH}.waves[{index}].selector: no device "
+                "matches, so the next revision waits there; correct it, or set allowEmpty: true"
+            )
+    for index, budget in enumerate(rolling.budgets):
+        if matches_nothing(budget, matching):
+            keys = ",".join(budget.group_by)
+            yield (
+                f"{DeploymentReason.BUDGET_MATCHES_NOTHING}({keys}): {_PATH}.budgets[{index}].groupBy: no device has "
+                "these labels, so the next revision waits; correct it, or set allowEmpty: true"
+            )
