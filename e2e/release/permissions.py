@@ -14,6 +14,7 @@ OURS = "azure.com"
 APPS = "apps"
 EVENTS = "events.k8s.io"
 LEASES = "coordination.k8s.io"
+CONFIG_MAPS = "configmaps"
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 READ = ("get", "list", "watch")
 DEVICES_NAMESPACE = "default"
@@ -40,6 +41,12 @@ def _of_lease(user: str, name: str) -> Iterator[AccessRequest]:
         yield AccessRequest(user, verb, LEASES, "leases", SYSTEM_NAMESPACE, name)
 
 
+def _of_bindings(user: str, name: str) -> Iterator[AccessRequest]:
+    yield AccessRequest(user, "create", "", CONFIG_MAPS, SYSTEM_NAMESPACE)
+    for verb in (*READ, "patch"):
+        yield AccessRequest(user, verb, "", CONFIG_MAPS, SYSTEM_NAMESPACE, name)
+
+
 ALLOWED = frozenset(
     (
         *_requests(CONTROLLER, READ, OURS, "networkswitches", "deviceprocessdeployments", "deviceprocesses"),
@@ -54,6 +61,7 @@ ALLOWED = frozenset(
         *_requests(GATEWAY, ("patch",), OURS, "networkswitches/status", "deviceprocesses/status"),
         *_requests(GATEWAY, ("create", "patch"), EVENTS, "events"),
         *_of_lease(GATEWAY, "praetor-gateway-arbiter"),
+        *_of_bindings(GATEWAY, "praetor-device-bindings"),
     )
 )
 """All that a program may do; whatever else is refused."""
@@ -70,7 +78,7 @@ _TARGETS = (
     *product((EVENTS, ""), ("events",)),
     *product(
         ("",),
-        ("secrets", "configmaps", "pods", "pods/exec", "nodes", "namespaces", "serviceaccounts/token"),
+        ("secrets", "pods", "pods/exec", "nodes", "namespaces", "serviceaccounts/token"),
     ),
     *product((APPS,), ("deployments", "controllerrevisions")),
     *product(("rbac.authorization.k8s.io",), ("roles", "rolebindings", "clusterroles", "clusterrolebindings")),
@@ -79,7 +87,7 @@ _TARGETS = (
 
 
 def questions() -> Iterator[AccessRequest]:
-    """Yield every verb on everything that matters, in both namespaces, and on the Leases of both and of others."""
+    """Yield every verb on everything that matters, in both namespaces, with the names of both programs and of others."""
     for user, verb in product(COMPONENTS, VERBS):
         for (group, resource), namespace in product(_TARGETS, (DEVICES_NAMESPACE, SYSTEM_NAMESPACE)):
             yield AccessRequest(user, verb, group, resource, namespace)
@@ -88,10 +96,14 @@ def questions() -> Iterator[AccessRequest]:
             (DEVICES_NAMESPACE, SYSTEM_NAMESPACE),
         ):
             yield AccessRequest(user, verb, LEASES, "leases", namespace, name)
+        for name, namespace in product(
+            ("", "praetor-device-bindings", "kube-root-ca.crt"), (DEVICES_NAMESPACE, SYSTEM_NAMESPACE)
+        ):
+            yield AccessRequest(user, verb, "", CONFIG_MAPS, namespace, name)
 
 
 def is_allowed(request: AccessRequest) -> bool:
     """Return what the answer must be: our kinds and events are in any namespace, and a create has no name yet."""
-    if request.group == LEASES:
+    if request.group == LEASES or request.resource == CONFIG_MAPS:
         return (request._replace(name="") if request.verb == "create" else request) in ALLOWED
     return request._replace(namespace=DEVICES_NAMESPACE) in ALLOWED

@@ -87,13 +87,17 @@ def test_a_grant_by_name_covers_that_object_only(
     leases = in_namespace("coordination.k8s.io/v1", "leases")
     for name in ("ours", "others"):
         leases.made({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": {}})
-    rule = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "update", "patch"]}
+    verbs = ["get", "list", "watch", "update", "patch"]
+    rule = {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": verbs}
     grant([{**rule, "resourceNames": ["ours"]}])
     seen = Collection(limited, leases.path)
     eventually(lambda: seen.get("ours").status == 200)
     assert seen.patch("ours", {"spec": {"holderIdentity": "me"}}).status == 200
     assert seen.get("others").status == 403
     assert seen.listing().status == 403
+    assert seen.listing(fieldSelector="metadata.name=others").status == 403
+    chosen = seen.listing(fieldSelector="metadata.name=ours")
+    assert [item["metadata"]["name"] for item in chosen.body["items"]] == ["ours"]
 
 
 def test_blocking_the_deletion_of_an_owner_needs_its_finalizers(

@@ -35,12 +35,15 @@ from praetor_gateway.liveness.tracker import LivenessTracker
 from praetor_gateway.metrics import GatewayMetrics
 from praetor_gateway.reports.handler import ReportHandler
 from praetor_gateway.settings import GatewaySettings, load_verifier
+from praetor_gateway.status.bindings import BindingStore
 from praetor_gateway.status.composer import StatusComposer
 from praetor_gateway.status.pending import PendingStatuses
 from praetor_gateway.status.resync import ResyncRequester
 from praetor_gateway.status.writer import StatusWriter
 
 LEASE = "praetor-gateway-arbiter"
+BINDINGS = "praetor-device-bindings"
+"""The ConfigMap beside the Lease that says to which namespace each contested device name belongs."""
 COMPONENT = "praetor-gateway"
 """The reporting controller of our events."""
 WRITES_PER_S = 100.0
@@ -117,6 +120,10 @@ class Gateway:
             count=self.metrics.write,
         )
         self._informers = tuple(self._make_informers(api, projection))
+        self._bindings = None
+        if len(settings.namespaces) != 1:  # else no other namespace is seen that could claim a name
+            key = Key(settings.lease_namespace, BINDINGS)
+            self._bindings = BindingStore(api, key, self._fleet, clock, self._is_fresh)
         verifier = load_verifier(settings.credentials) if settings.credentials is not None else None
         self._authenticator = DeviceAuthenticator(verifier, self.metrics.auth)
         self.app = DeviceApp(self._device_api(), ProblemHandlers(self.metrics.request), self.lifespan)
@@ -162,6 +169,8 @@ class Gateway:
     def _work(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         for informer in self._informers:
             yield "informer", informer.run()
+        if self._bindings is not None:
+            yield "bindings", self._bindings.run()
         yield "status writer", self._writer.run()
         yield "event recorder", self._recorder.run()
         if self._transport is not None:
@@ -176,6 +185,8 @@ class Gateway:
         """Join the election once the whole fleet is known: until then we refuse all devices, and they seem silent."""
         for informer in self._informers:
             await informer.synced.wait()
+        if self._bindings is not None:
+            await self._bindings.loaded.wait()
         self._fleet.begin()
         await self._arbiter.run()
 
@@ -243,6 +254,9 @@ class Gateway:
         gauge("observer_suspect", "1 while too many devices are silent at once.", lambda: float(self._liveness.suspect))
         gauge("queue_depth", "Statuses that wait to be written.", lambda: len(self._pending))
         gauge("cache_age_seconds", "Seconds since the apiserver last said anything.", self._cache_age_s)
+        gauge("names_contested", "Device names that several namespaces claim.", lambda: len(self._fleet.bindings))
+        if (bindings := self._bindings) is not None:
+            gauge("bindings_unwritten", "Contested names that are not stored yet.", lambda: bindings.unwritten)
         gauge("events_dropped", "Events that were not written.", lambda: self._recorder.dropped)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 _BY_METHOD = {"POST": "create", "PUT": "update", "PATCH": "patch"}
@@ -10,7 +11,10 @@ _BY_METHOD = {"POST": "create", "PUT": "update", "PATCH": "patch"}
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A request for a resource; *name* is empty for collections."""
+    """A request for a resource; *name* is empty for collections.
+
+    *selected* is the one name that a field selector leaves of a collection: rights to that object suffice then.
+    """
 
     verb: str
     group: str
@@ -19,6 +23,7 @@ class Route:
     namespace: str = ""
     name: str = ""
     subresource: str = ""
+    selected: str = ""
 
 
 def route(method: str, path: str, query: dict[str, str]) -> Route | None:
@@ -36,7 +41,13 @@ def route(method: str, path: str, query: dict[str, str]) -> Route | None:
     plural, name, subresource = [*rest, "", ""][:3]
     if len(rest) > 3 or "" in rest:
         return None
-    return Route(_verb(method, name, query), group, version, plural, namespace, name, subresource)
+    selected = "" if name else _selected(query.get("fieldSelector", ""))
+    return Route(_verb(method, name, query), group, version, plural, namespace, name, subresource, selected)
+
+
+def _selected(selector: str) -> str:
+    terms = (re.fullmatch(r"metadata\.name==?([^=!]+)", term) for term in selector.split(","))
+    return next((term[1] for term in terms if term), "")
 
 
 def _verb(method: str, name: str, query: dict[str, str]) -> str:

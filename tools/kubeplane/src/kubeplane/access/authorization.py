@@ -75,7 +75,7 @@ def _covers(rule: Obj, at: Route) -> bool:
         bool({at.verb, "*"} & set(rule.get("verbs") or ()))
         and bool({at.group, "*"} & set(rule.get("apiGroups") or ()))
         and bool(wanted & set(rule.get("resources") or ()))
-        and (not names or at.name in names)
+        and (not names or (at.name or at.selected) in names)
     )
 
 

@@ -12,6 +12,7 @@ from attrs import frozen
 from praetor_api.kube.objects import GROUP, VERSION
 
 __all__ = [
+    "CONFIG_MAPS",
     "CONTROLLER_REVISIONS",
     "DEVICE_PROCESSES",
     "DEVICE_PROCESS_DEPLOYMENTS",
@@ -70,6 +71,7 @@ DEVICE_PROCESS_DEPLOYMENTS = Resource(
     group=GROUP, version=VERSION, plural="deviceprocessdeployments", kind="DeviceProcessDeployment"
 )
 NETWORK_SWITCHES = Resource(group=GROUP, version=VERSION, plural="networkswitches", kind="NetworkSwitch")
+CONFIG_MAPS = Resource(group="", version="v1", plural="configmaps", kind="ConfigMap")
 LEASES = Resource(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease")
 EVENTS = Resource(group="events.k8s.io", version="v1", plural="events", kind="Event")
 CONTROLLER_REVISIONS = Resource(group="apps", version="v1", plural="controllerrevisions", kind="ControllerRevision")
