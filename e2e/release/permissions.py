@@ -87,7 +87,7 @@ _TARGETS = (
 
 
 def questions() -> Iterator[AccessRequest]:
-    """Yield every verb on everything that matters, in both namespaces, with the names of both programs and of others."""
+    """Yield every verb on everything that matters, in both namespaces, by the names of both programs and others."""
     for user, verb in product(COMPONENTS, VERBS):
         for (group, resource), namespace in product(_TARGETS, (DEVICES_NAMESPACE, SYSTEM_NAMESPACE)):
             yield AccessRequest(user, verb, group, resource, namespace)

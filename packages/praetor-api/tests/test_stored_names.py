@@ -11,6 +11,7 @@ from praetor_api.conditions import (
     DeploymentReason,
     ProcessReason,
 )
+from praetor_api.names import DEVICE_BINDINGS, GATEWAY_LEASE
 
 
 def test_label_and_annotation_keys_never_change() -> None:
@@ -33,6 +34,10 @@ def test_label_and_annotation_keys_never_change() -> None:
         "WAVES_ANNOTATION": "azure.com/waves",
         "WAVE_ANNOTATION": "azure.com/wave",
     }
+
+
+def test_names_of_what_the_gateway_keeps_never_change() -> None:
+    assert (GATEWAY_LEASE, DEVICE_BINDINGS) == ("praetor-gateway-arbiter", "praetor-device-bindings")
 
 
 def test_condition_types_never_change() -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from ctl_testing import Lab
+from kube_testing import body_of
 from praetor_api.kube.client.errors import KubeError, Unreachable, api_error
+from praetor_api.kube.client.resource import CONFIG_MAPS, LEASES, NETWORK_SWITCHES, Key
+from praetor_api.names import DEVICE_BINDINGS, GATEWAY_LEASE
 from praetor_controller.ctl.cli import main
 from praetor_controller.ctl.cluster import Target
 from praetor_controller.ctl.output import painted, table, wants_colour
@@ -76,6 +80,7 @@ def test_programs_read_the_fleet(lab: Lab) -> None:
         "desired": 2,
         "maintenance": "new fan, until 2026-01-02T00:00:00Z",
         "model": "SN4600",
+        "refused": None,
     }
 
 
@@ -157,3 +162,48 @@ def test_columns_are_as_wide_as_their_text_not_its_colour() -> None:
 )
 def test_colours_are_for_terminals(environ: dict[str, str], terminal: bool, wanted: bool) -> None:
     assert wants_colour(environ, terminal=terminal) is wanted
+
+
+SYSTEM = "praetor-system"
+BINDINGS = Key(SYSTEM, DEVICE_BINDINGS)
+
+
+@pytest.fixture
+def contested(lab: Lab) -> Lab:
+    """Return a lab with a gateway's Lease, in which the namespace other declares leaf-1, too."""
+    conflict = {"type": "NameConflict", "status": "True", "reason": "BoundElsewhere", "message": "is another's"}
+    lab.patch(NETWORK_SWITCHES, "leaf-1", "status", status={"conditions": [conflict]})
+
+    async def make() -> None:
+        await lab.kube.create(LEASES, SYSTEM, body_of(LEASES, GATEWAY_LEASE, spec={}))
+        await lab.kube.create(NETWORK_SWITCHES, "other", body_of(NETWORK_SWITCHES, "leaf-1", spec={}))
+
+    asyncio.run(make())
+    return lab
+
+
+def test_a_device_whose_name_another_namespace_has_is_shown_as_a_conflict(contested: Lab) -> None:
+    assert contested.run("devices").output.splitlines()[1].split()[:2] == ["leaf-1", "conflict"]
+    found = json.loads(contested.run("devices", "-o", "json").output)[0]
+    assert found["refused"] == "NameConflict, BoundElsewhere: is another's"
+
+
+def test_a_transfer_is_written_beside_the_gateways_lease_and_leaves_other_names_alone(contested: Lab) -> None:
+    assert contested.run("devices", "transfer", "leaf-1", "--to", "other").output == "leaf-1: belongs to other\n"
+    assert contested.kube.objects(CONFIG_MAPS)[BINDINGS]["data"] == {"leaf-1": "other"}
+    asyncio.run(contested.kube.patch(CONFIG_MAPS, BINDINGS, {"data": {"leaf-9": "three"}}))
+    assert contested.run("devices", "transfer", "leaf-1", "--to", "lab").exit_code == 0
+    assert contested.kube.objects(CONFIG_MAPS)[BINDINGS]["data"] == {"leaf-1": "lab", "leaf-9": "three"}
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["leaf-1", "--to", "three"], "three has no NetworkSwitch leaf-1; declare the device there first"),
+        (["leaf-1", "--to", "other", "--gateway-namespace", "one"], "no gateway has its Lease in one; give its"),
+    ],
+)
+def test_a_transfer_that_nothing_would_follow_is_refused(contested: Lab, args: list[str], words: str) -> None:
+    result = contested.run("devices", "transfer", *args)
+    assert (result.exit_code, words in result.stderr) == (1, True)
+    assert contested.kube.objects(CONFIG_MAPS) == {}

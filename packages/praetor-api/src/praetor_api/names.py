@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of devices and of the processes that a deployment makes for them."""
+"""Names of devices, of the processes that a deployment makes for them, and of what the gateway keeps in the cluster."""
 
 from __future__ import annotations
 
@@ -8,7 +8,20 @@ import re
 
 from praetor_api.spec import NAME_PATTERN
 
-__all__ = ["MAX_NAME_LENGTH", "hashed_process_name", "is_device_name", "process_name"]
+__all__ = [
+    "DEVICE_BINDINGS",
+    "GATEWAY_LEASE",
+    "MAX_NAME_LENGTH",
+    "hashed_process_name",
+    "is_device_name",
+    "process_name",
+]
+
+GATEWAY_LEASE = "praetor-gateway-arbiter"
+"""The Lease of the replica that decides which devices are connected."""
+DEVICE_BINDINGS = "praetor-device-bindings"
+"""The ConfigMap beside it that says to which namespace each contested device name belongs: stored data, as the Lease's
+name is."""
 
 MAX_NAME_LENGTH = 253
 """Longest object name (RFC 1123 subdomain), in characters."""

@@ -26,7 +26,6 @@ from praetor_controller.journal.rotating_file import RotatingFile
 from praetor_controller.metrics import Metrics
 from praetor_controller.reconcile.cache import Cache
 from praetor_controller.reconcile.controller import Controller
-from praetor_controller.reconcile.gateway_lease import NAME as GATEWAY_LEASE
 from praetor_controller.reconcile.gateway_lease import GatewayLease
 from praetor_controller.reconcile.reconciler import DeploymentReconciler
 from praetor_controller.reconcile.revision_history import RevisionHistory

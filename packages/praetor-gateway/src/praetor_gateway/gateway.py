@@ -21,6 +21,7 @@ from praetor_api.kube.runtime.elector import Elector
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.informer import Informer
 from praetor_api.kube.runtime.limiter import TokenBucket
+from praetor_api.names import DEVICE_BINDINGS, GATEWAY_LEASE
 from praetor_gateway.fleet.devices import DeviceIndex
 from praetor_gateway.fleet.rows import Projection
 from praetor_gateway.http.app import DeviceApp
@@ -41,9 +42,6 @@ from praetor_gateway.status.pending import PendingStatuses
 from praetor_gateway.status.resync import ResyncRequester
 from praetor_gateway.status.writer import StatusWriter
 
-LEASE = "praetor-gateway-arbiter"
-BINDINGS = "praetor-device-bindings"
-"""The ConfigMap beside the Lease that says to which namespace each contested device name belongs."""
 COMPONENT = "praetor-gateway"
 """The reporting controller of our events."""
 WRITES_PER_S = 100.0
@@ -86,7 +84,7 @@ class Gateway:
         annotations = {JUDGES_WITHIN_ANNOTATION: f"{limits.stale_s + limits.grace_s + limits.scan_s:g}"}
         if settings.peers is not None:
             annotations[PEER_ADDRESS_ANNOTATION] = settings.peers.advertise
-        lease = Key(settings.lease_namespace, LEASE)
+        lease = Key(settings.lease_namespace, GATEWAY_LEASE)
         duration_s = settings.lease_duration_s
         self._elector = Elector(
             api, lease, settings.identity, clock, lease_duration_s=duration_s, annotations=annotations
@@ -122,7 +120,7 @@ class Gateway:
         self._informers = tuple(self._make_informers(api, projection))
         self._bindings = None
         if len(settings.namespaces) != 1:  # else no other namespace is seen that could claim a name
-            key = Key(settings.lease_namespace, BINDINGS)
+            key = Key(settings.lease_namespace, DEVICE_BINDINGS)
             self._bindings = BindingStore(api, key, self._fleet, clock, self._is_fresh)
         verifier = load_verifier(settings.credentials) if settings.credentials is not None else None
         self._authenticator = DeviceAuthenticator(verifier, self.metrics.auth)

@@ -19,7 +19,6 @@ from praetor_api.kube.client.resource import LEASES, Key
 from praetor_api.kube.runtime.clock import Clock, within
 from praetor_controller.rollout.snapshot import GatewayState
 
-NAME = "praetor-gateway-arbiter"
 PERIOD_S = 2.0
 """How often the Lease is read: as often as its holder renews it by default."""
 _DURATION_S = 15.0

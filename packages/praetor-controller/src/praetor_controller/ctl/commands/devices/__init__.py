@@ -15,7 +15,8 @@ from praetor_api.constraints import camel
 from praetor_api.kube.client.errors import Forbidden
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES
 from praetor_controller.ctl.cluster import Cluster, list_all, on_cluster
-from praetor_controller.ctl.inventory import gateway_warning
+from praetor_controller.ctl.commands.devices.transfer import transfer
+from praetor_controller.ctl.inventory import gateway_warning, refusal
 from praetor_controller.ctl.output import Cell, OutputFormat, output_option, structured, table, warn
 from praetor_controller.ctl.times import age
 from praetor_controller.model.projection import project_deployment, project_device
@@ -25,11 +26,11 @@ _HEADERS = ("DEVICE", "CONNECTED", "SINCE", "AGENT", "RUNNING", "MAINTENANCE", "
 _WORDS = {True: ("yes", "green"), False: ("no", "red"), None: ("unknown", "yellow")}
 
 
-@click.command("devices")
+@click.command()
 @click.option("-l", "--selector", metavar="SELECTOR", help="Labels, such as rack=r12,role!=spine.")
 @on_cluster
 @output_option
-async def devices(cluster: Cluster, selector: str | None, output: str) -> str:
+async def _show(cluster: Cluster, selector: str | None, output: str) -> str:
     """Show the devices: connection, agent, running processes."""
     switches, now = await list_all(cluster, NETWORK_SWITCHES, selector), cluster.clock.now()
     lines = sorted((device_line(switch, now) for switch in switches), key=lambda line: line.device)
@@ -49,6 +50,21 @@ async def _gateway_warning(cluster: Cluster, now: datetime) -> str:
     return gateway_warning(map(project_deployment, deployments), now)
 
 
+def _unless_a_command_follows(**options: Any) -> None:
+    if click.get_current_context().invoked_subcommand is None and _show.callback is not None:
+        _show.callback(**options)
+
+
+devices = click.Group(
+    "devices",
+    commands={"transfer": transfer},
+    params=_show.params,
+    callback=_unless_a_command_follows,
+    invoke_without_command=True,
+    help=_show.help,
+)
+
+
 @frozen(kw_only=True)
 class DeviceLine:
     """A line of the table. *connected* is None when the gateway has not set the condition."""
@@ -61,6 +77,7 @@ class DeviceLine:
     desired: int | None
     maintenance: str | None  # why or until when; empty text when neither is said, None outside of maintenance
     model: str | None
+    refused: str | None  # why the gateway ignores it
 
 
 def device_line(switch: Mapping[str, Any], now: datetime) -> DeviceLine:
@@ -78,6 +95,7 @@ def device_line(switch: Mapping[str, Any], now: datetime) -> DeviceLine:
         desired=processes.get("desired", 0 if processes else None),
         maintenance=_maintenance(spec.get("maintenance") or {}) if maintained else None,
         model=spec.get("model"),
+        refused=refusal(switch) or None,
     )
 
 
@@ -98,7 +116,7 @@ def _row(line: DeviceLine, now: datetime) -> list[str | Cell]:
     running = NOTHING if idle else f"{line.running}/{line.desired}"
     return [
         line.device,
-        _WORDS[line.connected],
+        ("conflict", "red") if line.refused else _WORDS[line.connected],
         age(line.since, now) or NOTHING,
         line.agent_version or NOTHING,
         (running, "" if line.running == line.desired else "yellow"),
