@@ -21,6 +21,7 @@ from praetor_api.kube.runtime.elector import Elector
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_api.kube.runtime.probes import serve_probes
+from praetor_api.names import GATEWAY_LEASE
 from praetor_controller.journal.recorder import FlightRecorder
 from praetor_controller.journal.rotating_file import RotatingFile
 from praetor_controller.metrics import Metrics
