@@ -97,14 +97,18 @@ class Stack:
         device: str,
         *,
         gateway: Server | None = None,
+        url: str | None = None,
         token: str | None = None,
         variables: Mapping[str, str] | None = None,
     ) -> Agent:
-        """Start the agent of a new device, with further *variables* in its environment; returns at once."""
+        """Start the agent of a new device, which reaches *gateway* at *url*; returns at once.
+
+        *variables* are further ones in its environment.
+        """
         agent = Agent(
             device,
             [script("praetor-agent"), "run", "--start-splay=0"],
-            gateway=self.url_of(gateway or self.gateway),
+            gateway=url or self.url_of(gateway or self.gateway),
             token=self.token(device) if token is None else token,
             workdir=self.workdir / "devices",
             env=environment() | dict(variables or {}),
@@ -212,13 +216,13 @@ class Stack:
     def _controller(self) -> Server:
         return self.new_controller("controller", *self._watched(), *self.settings.controller_flags)
 
-    def new_gateway(self, name: str, *, peer_token: Path | None = None) -> Server:
+    def new_gateway(self, name: str, *, peer_token: Path | None = None, kubeconfig: Path | None = None) -> Server:
         """Return a gateway, not started, which the caller stops; with *peer_token* it has peers."""
 
         def arguments(ports: Sequence[int]) -> Sequence[str]:
             return (
                 script(GATEWAY),
-                f"--kubeconfig={self.cluster.kubeconfig_for(GATEWAY)}",
+                f"--kubeconfig={kubeconfig or self.cluster.kubeconfig_for(GATEWAY)}",
                 *self._watched(),
                 f"--addr=127.0.0.1:{ports[0]}",
                 f"--health-probe-bind-address=127.0.0.1:{ports[-1]}",

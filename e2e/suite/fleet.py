@@ -29,10 +29,10 @@ class AgentFleet:
         self.kube.apply(network_switch(name, labels))
         return name
 
-    def power_on(self, device: str, gateway: Server | None = None) -> Agent:
-        """Start an agent for *device*, with a fresh disk, which talks to *gateway* (the first one)."""
+    def power_on(self, device: str, gateway: Server | None = None, url: str | None = None) -> Agent:
+        """Start an agent for *device*, with a fresh disk, which talks to *gateway* (the first one), or by *url*."""
         self._mine.append(device)
-        return self.stack.add_agent(device, gateway=gateway)
+        return self.stack.add_agent(device, gateway=gateway, url=url)
 
     def add(self, number: int = 1, labels: Mapping[str, str] | None = None) -> tuple[str, ...]:
         """Declare devices, start their agents, and return their names once they are connected."""

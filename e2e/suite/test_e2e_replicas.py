@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import os
+import re
 import secrets
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
 from e2e.clusters.api.credentials import write_secret
-from e2e.stack.kube import Kube
+from e2e.clusters.cluster import GATEWAY
+from e2e.stack.kube import PROCESSES, Kube
 from e2e.stack.manifests import deployment
+from e2e.stack.proxy import Proxy
+from e2e.stack.relay import Relay
 from e2e.stack.server import Server
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
@@ -20,6 +26,7 @@ from e2e.suite.fleet import AgentFleet
 from e2e.suite.readiness import await_ready, await_revision, revision
 from e2e.suite.workloads import prompt
 
+PENDING = re.compile(r"^praetor_gateway_queue_depth (\S+)$", re.MULTILINE)
 IS_ARBITER = "praetor_gateway_arbiter 1.0"
 
 
@@ -82,6 +89,49 @@ def test_the_death_of_the_arbiter_does_not_affect_devices_of_another_replica(
         arbiter.wait_ready()
         await_revision(kube, _all(devices), "2")
     assert not disconnected() & set(devices[other])
+
+
+def test_what_a_killed_replica_acknowledged_and_did_not_write_reaches_the_status(
+    stack: Stack, fleet: AgentFleet, kube: Kube
+) -> None:
+    stack.gateway.program.terminate()
+    with ExitStack() as opened:
+        ways = stack.workdir / "ways"
+        ways.mkdir(exist_ok=True)
+        way = opened.enter_context(Proxy(stack.cluster.kubeconfig_for(GATEWAY), "doomed", ways))
+        token = write_secret(stack.workdir / "peers-token", secrets.token_hex(32).encode())
+        doomed = stack.new_gateway("doomed", peer_token=token, kubeconfig=way.kubeconfig)
+        other = stack.new_gateway("survivor", peer_token=token)
+        for server in (doomed, other):
+            opened.callback(server.program.stop)
+            server.start()
+        relay = opened.enter_context(Relay(stack.url_of(other)))
+        devices = [fleet.declare() for _ in range(3)]
+        for device in devices:
+            fleet.power_on(device, url=relay.url)
+        kube.apply(deployment("sleeper", prompt("1"), max_unavailable=3))
+        await_ready(kube, devices)
+        relay.redirect(stack.url_of(doomed))
+        pass_time(stack, seconds=3 * stack.settings.heartbeat)  # it has heard all, and asks for nothing any more
+        way.hold("/status")
+        pids = {device: item["status"]["pid"] for device, item in kube.processes().items()}
+        for pid in pids.values():
+            os.kill(pid, signal.SIGKILL)
+        eventually(
+            lambda: PENDING.search(doomed.metrics()),
+            lambda found: found is not None and float(found[1]) >= len(devices),
+            what="what happened is acknowledged, and waits to be written",
+        )
+        pass_time(stack, seconds=2 * stack.settings.heartbeat)  # that the processes run again is, too
+        assert {item["status"]["pid"] for item in kube.list(PROCESSES)} == set(pids.values())
+        doomed.program.kill()
+        relay.redirect(stack.url_of(other))
+        eventually(
+            lambda: {device: item["status"] for device, item in kube.processes().items()},
+            lambda found: all(found[device]["pid"] in fleet.agent(device).processes() for device in devices),
+            what="no status is wrong",
+            within_s=60,
+        )
 
 
 def _arbiter(servers: dict[Server, list[str]]) -> Server:

@@ -195,3 +195,14 @@ async def test_a_deletion_that_the_informer_shows_first_ends_what_was_assumed(fi
     await fixture.catch_up()
     assert fixture.cache.get(KEY) is None
     assert fixture.changes == [(KEY, written, None)]
+
+
+async def test_the_late_deletion_of_an_earlier_incarnation_leaves_the_assumed_one(fixture: Fixture) -> None:
+    fixture.kube.silence_watches()
+    await fixture.delete()
+    new = await fixture.create()
+    fixture.cache.assume(new, is_new=True)
+    fixture.informer._remove(KEY)  # the deletion arrives, and the creation does not yet
+    assert fixture.cache.get(KEY) == new
+    assert fixture.on("a") == [new]
+    assert fixture.changes == []

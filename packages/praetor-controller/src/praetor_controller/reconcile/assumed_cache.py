@@ -135,9 +135,9 @@ class AssumedCache(Informers[R]):
 
     def _on_event(self, key: Key, old: R | None, new: R | None) -> None:
         if key in self._assumed:
-            old = self._newest(key, old)
+            shown, old = old, self._newest(key, old)
             assumed = self._assumed.get(key)
-            if assumed is not None and (new is None or not _is_newer(assumed, new)):
+            if assumed is not None and _shows(new, shown, assumed):
                 del self._assumed[key]
             new = self._newest(key, new)
             if old == new:
@@ -175,6 +175,14 @@ class AssumedCache(Informers[R]):
 
 def _key(row: Row) -> Key:
     return Key(row.namespace, row.name)
+
+
+def _shows(new: R | None, old: R | None, assumed: _Assumed[R]) -> bool:
+    """Return whether an event from *old* to *new* is as new as *assumed*; a deletion ends one incarnation only."""
+    if new is None and old is not None and old.uid == assumed.row.uid:
+        return True
+    latest = new or old
+    return latest is None or not _is_newer(assumed, latest)
 
 
 def _is_newer(assumed: _Assumed[R], shown: R) -> bool:
