@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import asyncio
 import socket
+from contextlib import suppress
 
 import aiohttp
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from praetor_api.kube.options import BadOption, BindAddress
-from praetor_api.kube.runtime.probes import serve_probes
+from praetor_api.kube.runtime.probes import MAX_PROBE_CONNECTIONS, serve_probes
 
 
 def registry_with(name: str) -> CollectorRegistry:
@@ -69,6 +71,59 @@ async def test_metrics_are_served_without_probes() -> None:
 async def test_nothing_is_served_when_both_are_off() -> None:
     async with serve_probes(None, None, unready=str, registry=CollectorRegistry()) as port:
         assert port == 0
+
+
+async def said(port: int, *pieces: bytes) -> bytes:
+    """Return what the server says to *pieces*, each of which arrives by itself; nothing if it breaks the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    answer = b""
+    with suppress(ConnectionResetError):
+        for piece in pieces:
+            writer.write(piece)
+            await writer.drain()
+            for _ in range(3):  # rounds of the loop in which the server reads it
+                await asyncio.sleep(0)
+        answer = await reader.read()
+    await leave(writer)
+    return answer
+
+
+async def leave(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("size", [2**20, 97], ids=["one-piece", "many-pieces"])
+@pytest.mark.parametrize(
+    ("head", "served"),
+    [
+        (b"GET /livez HTTP/1.1\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n", True),
+        (b"GET http://x/livez HTTP/1.1\r\n", True),
+        (b"PRI * HTTP/2.0\r\n", False),
+        (b"GET /livez HTTP/9.9\r\n", False),
+        (b"get /livez HTTP/1.1\r\n", False),
+        (b"GET /livez HTTP/1.1\r\nA: " + b"a" * 20_000 + b"\r\n", False),
+        (b"GET /livez HTTP/1.1\r\n" + b"A: b\r\n" * 1_000, False),
+    ],
+    ids=["h2c", "absolute", "HTTP/2", "HTTP/9.9", "lower-case", "20-kB", "1000-lines"],
+)
+async def test_probes_speak_nothing_but_http_1(head: bytes, served: bool, size: int) -> None:
+    request = head + b"Host: x\r\nConnection: close\r\n\r\n"
+    pieces = [request[at : at + size] for at in range(0, len(request), size)]
+    async with serve_probes(BindAddress("127.0.0.1", 0), None, unready=str, registry=CollectorRegistry()) as port:
+        answer = await said(port, *pieces)
+    assert answer.startswith(b"HTTP/1.1 200") if served else answer[8:].strip()[:3] in (b"", b"400")
+
+
+async def test_a_probe_is_answered_however_many_idle_connections_there_are() -> None:
+    async with serve_probes(BindAddress("127.0.0.1", 0), None, unready=str, registry=CollectorRegistry()) as port:
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(4 * MAX_PROBE_CONNECTIONS)]
+        assert (await fetch(port, "/livez"))[0] == 200
+        for reader, _ in idle[: 2 * MAX_PROBE_CONNECTIONS]:
+            assert await reader.read() == b""
+        for _, writer in idle:
+            await leave(writer)
 
 
 @pytest.mark.parametrize("option", ["--health-probe-bind-address", "--metrics-bind-address"])

@@ -19,10 +19,11 @@ from kube_testing import FakeClock, InProcessKube
 from kubeplane.http.tls import server_context
 from praetor_api.kube.client.resource import DEVICE_PROCESSES
 from praetor_api.kube.options import BadOption, BindAddress
+from praetor_api.kube.runtime.acceptor import bind
 from praetor_api.kube.runtime.clock import SystemClock
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.http.certificates import CHECK_S, TlsFiles
-from praetor_gateway.http.server import Listener, bind, on_loop_error
+from praetor_gateway.http.server import Listener, on_loop_error
 from praetor_gateway.main import serve
 
 
@@ -112,7 +113,7 @@ def test_a_bad_certificate_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_what_is_written_is_sent_without_waiting_for_more() -> None:
-    with bind(BindAddress("127.0.0.1", 0)) as bound:
+    with bind(BindAddress("127.0.0.1", 0), "--addr") as bound:
         assert bound.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 

@@ -12,14 +12,18 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from praetor_api.kube.client.client import KubeClient
+from praetor_api.kube.runtime.acceptor import WhenFull
 from praetor_api.kube.runtime.clock import SystemClock
 from praetor_api.kube.runtime.probes import serve_probes
 from praetor_gateway.__about__ import __version__
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.http.certificates import TlsFiles
-from praetor_gateway.http.server import Listener, on_loop_error
+from praetor_gateway.http.server import Listener, on_loop_error, raise_open_files
 from praetor_gateway.liveness.peers import HttpPeerTransport
 from praetor_gateway.settings import GatewaySettings
+
+MAX_PEER_CONNECTIONS = 32
+"""Of the peer port; each replica needs one. Another one closes the oldest, and its replica opens a new one."""
 
 _log = structlog.get_logger()
 
@@ -47,10 +51,21 @@ async def serve(
 ) -> None:
     """Serve *gateway* until *stop*; *announce* is called with *port* and *probe_port* once they are bound."""
     tls = TlsFiles(cert=settings.tls_cert, key=settings.tls_key) if settings.tls_cert and settings.tls_key else None
-    devices = Listener(gateway.app, settings.addr, option="--addr", tls=tls)
+    limit = raise_open_files()
+    devices = Listener(
+        gateway.app, settings.addr, option="--addr", tls=tls, limit=limit, refused=gateway.metrics.connection_refused
+    )
+    gateway.metrics.gauge("connections", "Open connections of devices.", lambda: len(devices))
+    gateway.metrics.gauge("connections_limit", "How many connections of devices may be open.", lambda: limit)
     peers = None
     if settings.peers is not None and gateway.peer_app is not None:
-        peers = Listener(gateway.peer_app, settings.peers.addr, option="--peer-bind-address")
+        peers = Listener(
+            gateway.peer_app,
+            settings.peers.addr,
+            option="--peer-bind-address",
+            limit=MAX_PEER_CONNECTIONS,
+            when_full=WhenFull.REPLACE,
+        )
     at, ended = settings.probe_addr, asyncio.Event()
     async with (
         serve_probes(at, at, unready=gateway.unready, registry=gateway.metrics.registry) as probe_port,

@@ -34,6 +34,16 @@ class GatewayMetrics:
             "praetor_gateway_devices_disconnected", "Devices that were disconnected.", registry=registry
         )
 
+        self._connections_refused = Counter(
+            "praetor_gateway_connections_refused",
+            "Connections of devices that were closed at once, for as many were open as may be.",
+            registry=registry,
+        )
+
+    def connection_refused(self) -> None:
+        """Count a connection that was closed at once."""
+        self._connections_refused.inc()
+
     def request(self, route: str, code: int) -> None:
         """Count an answer to a device."""
         counter = self._requests.get((route, code))

@@ -2,7 +2,7 @@
 """Health probes and metrics over HTTP: `/livez`, `/healthz`, `/readyz` and `/metrics`, on one port or on two.
 
 Alive means that the event loop runs. Readiness is defined by the program: it must not depend on whether the apiserver
-answers right now, or one outage of it would take every replica out of service.
+answers right now, or one outage of it would take every replica out of service. HTTP/1.1 only.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from praetor_api.kube.options import BadOption, BindAddress
+from praetor_api.kube.options import BindAddress
+from praetor_api.kube.runtime.acceptor import Acceptor, WhenFull, bind
+from praetor_api.kube.runtime.clock import SystemClock
 
-__all__ = ["serve_probes"]
+__all__ = ["MAX_PROBE_CONNECTIONS", "serve_probes"]
 
 
 _SHUTDOWN_S = 1.0
+MAX_PROBE_CONNECTIONS = 32
+"""Of one port. Another one closes the oldest: a scraper opens a new one, and a probe always does."""
 
 
 @asynccontextmanager
@@ -50,13 +54,17 @@ async def _listening(address: BindAddress, routes: Sequence[web.RouteDef], optio
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     try:
+        server = runner.server
+        assert server is not None  # noqa: S101 - setup() made it
+        bound = bind(address, option)
+        port: int = bound.getsockname()[1]
+        limit = MAX_PROBE_CONNECTIONS
+        acceptor = Acceptor(bound, server, SystemClock(), limit=limit, when_full=WhenFull.REPLACE)
+        acceptor.start()
         try:
-            await web.TCPSite(runner, address.host or None, address.port).start()
-        except OSError as e:
-            reason = e.strerror or str(e)
-            raise BadOption(option, f"cannot listen on {address} ({reason}); choose another address") from e
-        port: int = runner.addresses[0][1]
-        yield port
+            yield port
+        finally:
+            acceptor.close()
     finally:
         await runner.cleanup()
 

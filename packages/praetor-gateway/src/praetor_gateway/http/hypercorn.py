@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hypercorn's HTTP/1.1 on one connection, with limits on time and size that hold however the bytes arrive.
+
+Hypercorn reads and writes HTTP (h11) and speaks ASGI. The connection is ours, because Hypercorn's keeps one that ended
+until a timer fires, never times out a head or a slow reader, and switches to HTTP/2.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+import h11
+from attrs import frozen
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData, Updated
+from hypercorn.protocol.events import Event as StreamEvent
+from hypercorn.protocol.events import Response
+from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.typing import ConnectionState
+from hypercorn.utils import parse_socket_addr
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
+
+Message = MutableMapping[str, Any]
+
+MAX_HEAD_BYTES = 16 * 1024
+"""Limit of a request's head, of a chunk's and of the trailers; a device sends less than 1 KiB."""
+MAX_HEADER_LINES = 100
+KEEP_ALIVE_REQUESTS = 100_000
+"""Requests before a connection is closed: two weeks of heartbeats. Hypercorn's default of 1000 is some hours."""
+READ_BYTES = 2**16
+QUEUED_CHUNKS = 10  # of a body that the application does not read yet
+
+
+@frozen(kw_only=True)
+class ConnectionLimits:
+    """How long a client may take, in seconds.
+
+    *first_byte_s*: from the connection to its first request. *head_s*: from the first byte of a request's head to its
+    last. *keep_alive_s*: between requests; longer than every poll (55 s) and heartbeat, for a connection that is closed
+    between them costs a new handshake. *write_s*: to take any more of an answer. *linger_s*: to read the answer to a
+    request that was refused before it was read to its end; a connection that is closed earlier may lose the answer.
+    """
+
+    first_byte_s: float = 10.0
+    head_s: float = 10.0
+    keep_alive_s: float = 75.0
+    write_s: float = 20.0
+    linger_s: float = 1.0
+
+
+class HypercornServer:
+    """Runs *app* on connections: ``protocol()`` makes the asyncio protocol of one."""
+
+    def __init__(self, app: ASGIApp, limits: ConnectionLimits) -> None:
+        self.app = app
+        self.limits = limits
+        self.config = _Config()
+        self.context = WorkerContext(None)
+        self._connections: dict[asyncio.Task[None], HypercornConnection] = {}
+
+    def protocol(self) -> asyncio.Protocol:
+        """Return what asyncio calls with the bytes of one connection."""
+        loop = asyncio.get_running_loop()
+        return _Stream(asyncio.StreamReader(loop=loop), self._connected, loop=loop)
+
+    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = HypercornConnection(self, reader, writer)
+        task = asyncio.get_running_loop().create_task(connection.run(), name="connection")
+        self._connections[task] = connection
+        task.add_done_callback(lambda ended: self._connections.pop(ended, None))
+
+    async def stop(self, timeout_s: float) -> None:
+        """Close idle connections, and the others after their request; in *timeout_s* seconds all of them."""
+        await self.context.terminated.set()
+        for connection in self._connections.values():
+            connection.stop()
+        if self._connections:
+            await asyncio.wait(self._connections, timeout=timeout_s)
+        for task in (left := tuple(self._connections)):
+            task.cancel()
+        if left:
+            await asyncio.wait(left)
+
+
+class HypercornConnection:
+    """One connection: reads, and closes it when the client goes away or takes too long."""
+
+    def __init__(self, server: HypercornServer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._server = server
+        self._limits = server.limits
+        self._reader = reader
+        self._writer = writer
+        self._transport = writer.transport
+        self._http: _Http1
+        self._deadline = asyncio.timeout(None)
+        self._reading = False
+        self._idle = True  # no request is being read or answered
+        self._closing = False  # by us: what still arrives is dropped
+
+    async def run(self) -> None:
+        """Serve until the connection ends; then its descriptor is closed."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._http = self._protocol(tasks)
+                stream = self._transport.get_protocol()
+                assert isinstance(stream, _Stream)  # noqa: S101 - HypercornServer.protocol() made it
+                stream.on_end, stream.on_full = self._client_ended, self._too_many_requests
+                await self._read_all()
+                await self._http.handle(Closed())
+                await self._close()
+        except* OSError:  # the connection broke
+            pass
+        finally:
+            self._transport.abort()
+
+    def stop(self) -> None:
+        """Close the connection now if it is idle; if not, Hypercorn does after the answer."""
+        if self._idle:
+            self._expire()
+
+    def _protocol(self, tasks: asyncio.TaskGroup) -> _Http1:
+        server, bound = self._server, self._writer.get_extra_info("socket")
+        return _Http1(
+            server.app,
+            server.config,
+            server.context,
+            _Applications(tasks, server.config),
+            ConnectionState({}),
+            self._writer.get_extra_info("ssl_object") is not None,
+            parse_socket_addr(bound.family, self._writer.get_extra_info("peername")),
+            parse_socket_addr(bound.family, self._writer.get_extra_info("sockname")),
+            self._send,
+        )
+
+    async def _read_all(self) -> None:
+        self._reading = True
+        try:
+            async with asyncio.timeout(self._limits.first_byte_s) as self._deadline:
+                while data := await self._reader.read(READ_BYTES):
+                    if self._closing:
+                        continue
+                    if self._idle:
+                        self._idle = False
+                        self._end_in(self._limits.head_s)
+                    await self._http.handle(RawData(data))
+        except OSError:  # too slow (TimeoutError), or broken
+            pass
+        finally:
+            self._reading = False
+
+    def _end_in(self, seconds: float | None) -> None:
+        """End reading in so many seconds; never for None."""
+        if self._reading and not self._deadline.expired():
+            self._deadline.reschedule(None if seconds is None else asyncio.get_running_loop().time() + seconds)
+
+    def _expire(self) -> None:
+        self._end_in(0.0)
+
+    def _client_ended(self) -> None:
+        """End a read that waits for the application, which would see the end of the stream only after that."""
+        if self._http.waits:
+            self._expire()
+
+    def _too_many_requests(self) -> None:
+        """End a client that sends more requests than are read ahead: its end would be seen only after all of them."""
+        if self._http.waits and self._http.connection.their_state is not h11.SEND_BODY:
+            self._expire()
+
+    async def _send(self, event: Event) -> None:
+        if isinstance(event, RawData):
+            self._writer.write(event.data)
+            await self._flushed(self._writer.drain)
+        elif isinstance(event, Updated):
+            self._idle = event.idle
+            self._end_in(self._limits.keep_alive_s if event.idle else None)
+        elif isinstance(event, Closed) and not self._closing:
+            self._closing = True
+            if self._reading and self._transport.can_write_eof() and not self._transport.is_closing():
+                self._writer.write_eof()
+            self._end_in(self._limits.linger_s)
+
+    async def _close(self) -> None:
+        if self._transport.get_write_buffer_size():
+            self._writer.close()
+            await self._flushed(self._writer.wait_closed)
+
+    async def _flushed(self, wait: Callable[[], Awaitable[None]]) -> None:
+        """Wait with *wait* while the client takes any bytes; else abort."""
+        while left := self._transport.get_write_buffer_size():
+            try:
+                async with asyncio.timeout(self._limits.write_s):
+                    await wait()
+                return
+            except TimeoutError:
+                if self._transport.get_write_buffer_size() >= left:
+                    self._transport.abort()
+                    return
+            except (OSError, RuntimeError):  # closed meanwhile
+                return
+
+
+class _Stream(asyncio.StreamReaderProtocol):
+    """The bytes of a connection; calls *on_end* when the client sends no more, or the connection breaks.
+
+    *on_full* is called when no more is read from the socket until what came is handled.
+    """
+
+    on_end: Callable[[], None] | None = None
+    on_full: Callable[[], None] | None = None
+    _reads: asyncio.ReadTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.ReadTransport)  # noqa: S101 - a socket's, which asyncio reads from
+        self._reads = transport
+        super().connection_made(transport)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._reads.is_reading() and self.on_full is not None:
+            self.on_full()
+
+    def eof_received(self) -> bool | None:
+        keep_open = super().eof_received()
+        if self.on_end is not None:
+            self.on_end()
+        return keep_open
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.on_end is not None:
+            self.on_end()
+            self.on_end = self.on_full = None
+
+
+class _Applications:
+    """Runs the application for each request, in *tasks*: Hypercorn's task group."""
+
+    def __init__(self, tasks: asyncio.TaskGroup, config: Config) -> None:
+        self._tasks = tasks
+        self._config = config
+
+    async def spawn_app(
+        self, app: ASGIApp, _: Config, scope: Message, send: Callable[[Message | None], Awaitable[None]]
+    ) -> Callable[[Message], Awaitable[None]]:
+        messages: asyncio.Queue[Message] = asyncio.Queue(QUEUED_CHUNKS)
+        task = self._tasks.create_task(self._run(app, scope, messages.get, send))
+
+        async def put(message: Message) -> None:
+            if message["type"] == "http.disconnect":
+                while messages.full():  # the application does not read, and need not read all of it any more
+                    messages.get_nowait()
+            if not task.done():
+                await messages.put(message)
+
+        return put
+
+    async def _run(
+        self,
+        app: ASGIApp,
+        scope: Message,
+        receive: Callable[[], Awaitable[Message]],
+        send: Callable[[Message | None], Awaitable[None]],
+    ) -> None:
+        try:
+            await app(scope, receive, send)
+        except ClientDisconnect:
+            pass
+        except Exception:  # the server must go on
+            await self._config.log.exception("the application failed")
+        finally:
+            await send(None)
+
+
+class _Http1(H11Protocol):
+    """HTTP/1.1 and nothing else: an Upgrade is ignored, as RFC 9110 allows, and HTTP/2 gets a 505."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.connection = _StrictConnection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+        self.waits = False
+        """Whether handle() waits for the application."""
+
+    async def handle(self, event: Event) -> None:
+        self.waits = isinstance(event, RawData)
+        try:
+            await super().handle(event)
+        finally:
+            self.waits = False
+
+    async def stream_send(self, event: StreamEvent) -> None:
+        if isinstance(event, Response) and self.connection.their_state is h11.SEND_BODY:
+            headers = [*event.headers, (b"connection", b"close")]  # the rest of the body will not be read
+            event = Response(stream_id=event.stream_id, status_code=event.status_code, headers=headers)
+        await super().stream_send(event)
+
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Switch to no other protocol."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        await super()._create_stream(_plain(request))
+
+
+def _plain(request: h11.Request) -> h11.Request:
+    """Return *request* in origin form (RFC 9112 §3.2.1) and without Upgrade."""
+    target, headers = request.target, list(request.headers)
+    upgrades = any(name == b"upgrade" for name, _ in headers)
+    if target.startswith((b"/", b"*")) and not upgrades:
+        return request
+    if target.lower().startswith((b"http://", b"https://")):
+        _, _, rest = target.partition(b"//")
+        authority = rest.partition(b"?")[0].partition(b"/")[0]
+        target = rest[len(authority) :]
+        target = target if target.startswith(b"/") else b"/" + target
+    headers = [(name, value) for name, value in headers if name != b"upgrade"]
+    return h11.Request(method=request.method, target=target, headers=headers, http_version=request.http_version)
+
+
+class _StrictConnection(h11.Connection):
+    """h11 limits only what is incomplete; this also limits what arrived in one piece."""
+
+    def next_event(self) -> Any:
+        before = len(self._receive_buffer)
+        event = super().next_event()
+        if event is h11.NEED_DATA or event is h11.PAUSED:
+            return event
+        head = before - len(self._receive_buffer) - (len(event.data) if isinstance(event, h11.Data) else 0)
+        if head > MAX_HEAD_BYTES:
+            raise self._refused("the head is too large", 431)
+        if isinstance(event, h11.Request | h11.EndOfMessage) and len(event.headers) > MAX_HEADER_LINES:
+            raise self._refused("too many header lines", 431)
+        if isinstance(event, h11.Request):
+            if event.http_version not in (b"1.1", b"1.0"):
+                raise self._refused("only HTTP/1.1 is spoken", 505)
+            if not event.method.isupper():
+                raise self._refused("methods are in upper case", 400)
+        return event
+
+    def _refused(self, why: str, status: int) -> h11.RemoteProtocolError:
+        self._process_error(self.their_role)
+        return h11.RemoteProtocolError(why, error_status_hint=status)
+
+
+class _Config(Config):
+    keep_alive_max_requests = KEEP_ALIVE_REQUESTS
+    include_server_header = False
+    loglevel = "WARNING"

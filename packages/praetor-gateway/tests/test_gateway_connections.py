@@ -1,0 +1,362 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a client can do to the server by the way it connects, sends and leaves: raw bytes on real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import resource
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from gateway_testing import SHARED_TOKEN, listening, run_in_virtual_time
+from kubeplane.http.tls import server_context
+from praetor_gateway.http.certificates import TlsFiles
+from praetor_gateway.http.hypercorn import MAX_HEAD_BYTES, MAX_HEADER_LINES
+from praetor_gateway.http.server import Listener
+
+HEAD = b"GET /x HTTP/1.1\r\nHost: x\r\n"
+GET = HEAD + b"\r\n"
+
+Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the method and the path, once the body is there."""
+    while (message := await receive()).get("more_body", False):
+        pass
+    if message["type"] == "http.disconnect":
+        return
+    body = scope["method"].encode() + b" " + scope["raw_path"] + b" " + scope["path"].encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def hold(_: Scope, receive: Receive, __: Send) -> None:
+    """Hold each request until the client goes away, as a long poll."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def torrent(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with more than the buffers of two sockets take."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(64):
+        await send({"type": "http.response.body", "body": bytes(2**20), "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+@asynccontextmanager
+async def connected(listener: Listener, **options: Any) -> AsyncIterator[Client]:
+    """Connect, and leave at the end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.port, **options)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def said(listener: Listener, *pieces: bytes) -> bytes:
+    """Return all that the server says to *pieces*, each of which arrives by itself."""
+    async with connected(listener) as (reader, writer):
+        for piece in pieces:
+            writer.write(piece)
+            for _ in range(3):  # rounds of the loop in which the server reads it
+                await asyncio.sleep(0)
+        return await reader.read()
+
+
+async def closed(listener: Listener) -> float:
+    """Return how many seconds the server takes to close what is open."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while len(listener):  # noqa: ASYNC110 - in virtual time, which passes only where the loop would wait
+        await asyncio.sleep(0.1)
+    return loop.time() - began
+
+
+def in_pieces(request: bytes, size: int) -> list[bytes]:
+    return [request[at : at + size] for at in range(0, len(request), size)]
+
+
+REFUSED = {
+    "20-kB-header": (HEAD + b"X-Big: " + b"a" * 20_000 + b"\r\n\r\n", b"431"),
+    "20-kB-of-spaces": (HEAD + b"X-Big:" + b" " * 20_000 + b"a\r\n\r\n", b"431"),
+    "20-kB-target": (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"431"),
+    "1000-lines": (HEAD + b"A: b\r\n" * 1_000 + b"\r\n", b"431"),
+    "lower-case": (b"get /x HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+    "mixed-case": (b"Get /x HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
+    "HTTP/9.9": (b"GET /x HTTP/9.9\r\nHost: x\r\n\r\n", b"505"),
+    "HTTP/2-prior-knowledge": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"505"),
+    "no-host": (b"GET /x HTTP/1.1\r\n\r\n", b"400"),
+    "not-http": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400"),
+    "20-kB-of-chunk-extension": (
+        b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"a" * 20_000 + b"\r\na\r\n0\r\n\r\n",
+        b"431",
+    ),
+    "1000-trailers": (
+        b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"A: b\r\n" * 1_000 + b"\r\n",
+        b"431",
+    ),
+}
+
+
+@pytest.mark.parametrize("size", [2**20, 97], ids=["one-piece", "many-pieces"])
+@pytest.mark.parametrize(("request_", "status"), REFUSED.values(), ids=REFUSED)
+async def test_limits_hold_however_the_bytes_arrive(request_: bytes, status: bytes, size: int) -> None:
+    async with listening(echo) as listener:
+        answer = await said(listener, *in_pieces(request_, size))
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"connection: close" in answer.lower()
+
+
+@pytest.mark.parametrize("size", [2**20, 7], ids=["one-piece", "many-pieces"])
+@pytest.mark.parametrize(
+    ("line", "seen"),
+    [
+        (b"GET http://gateway:8080/v1/a%2fb?c=d HTTP/1.1", b"GET /v1/a%2fb /v1/a/b"),
+        (b"GET HTTPS://gateway/v1 HTTP/1.1", b"GET /v1 /v1"),
+        (b"GET http://gateway HTTP/1.1", b"GET / /"),
+        (b"GET http://gateway?c=d HTTP/1.1", b"GET / /"),
+        (b"OPTIONS * HTTP/1.1", b"OPTIONS * *"),
+        (b"GET /v1 HTTP/1.0", b"GET /v1 /v1"),
+        (b"GET /v1 HTTP/1.1\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ", b"GET /v1 /v1"),
+        (b"GET /v1 HTTP/1.1\r\nUpgrade: websocket", b"GET /v1 /v1"),
+        (b"GET /v1 HTTP/1.1\r\n" + b"\r\n".join([b"A: b"] * (MAX_HEADER_LINES - 2)), b"GET /v1 /v1"),
+        (b"GET /v1 HTTP/1.1\r\nA: " + b"b" * (MAX_HEAD_BYTES - 100), b"GET /v1 /v1"),
+    ],
+    ids=["absolute", "https", "no-path", "query", "star", "HTTP/1.0", "h2c", "websocket", "100-lines", "16-kB"],
+)
+async def test_what_http_1_allows_is_served(line: bytes, seen: bytes, size: int) -> None:
+    request = line + b"\r\nHost: x\r\nConnection: close\r\n\r\n"
+    async with listening(echo) as listener:
+        answer = await said(listener, *in_pieces(request, size))
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"\r\n\r\n" + seen)
+
+
+async def test_requests_that_follow_each_other_at_once_are_answered_in_order() -> None:
+    last = b"GET /y HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    async with listening(echo) as listener:
+        answer = await said(listener, GET + GET + last)
+    assert re.findall(rb"GET /.", answer) == [b"GET /x", b"GET /x", b"GET /y"]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "open_s"),
+    [((), 10), ((b"G",), 10), (tuple(HEAD[:1] for _ in range(2)), 10), ((HEAD,), 10), ((GET,), 75)],
+    ids=["nothing", "first-byte", "not-http", "half-a-head", "a-request"],
+)
+def test_a_connection_is_closed_that_sends_no_request_in_time(pieces: tuple[bytes, ...], open_s: int) -> None:
+    async def measured() -> float:
+        async with listening(echo) as listener, connected(listener) as (_, writer):
+            for piece in pieces:
+                writer.write(piece)
+                await asyncio.sleep(0.1)
+            return await closed(listener)
+
+    assert open_s - 1 < run_in_virtual_time(measured()) < open_s + 1.5
+
+
+def test_a_head_that_drips_is_cut() -> None:
+    async def measured() -> float:
+        async with listening(echo) as listener, connected(listener) as (reader, writer):
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            dripping = asyncio.ensure_future(drip(writer))
+            with suppress(ConnectionResetError):
+                await reader.read()
+            dripping.cancel()
+            return loop.time() - began
+
+    async def drip(writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD)
+        while True:
+            await asyncio.sleep(1.0)
+            writer.write(b"A: b\r\n")
+
+    assert 9 < run_in_virtual_time(measured()) < 12
+
+
+def test_a_client_that_reads_no_answer_is_cut() -> None:
+    async def measured() -> float:
+        async with listening(torrent) as listener, connected(listener) as (_, writer):
+            writer.write(GET)
+            await asyncio.sleep(1.0)
+            return await closed(listener)
+
+    assert 15 < run_in_virtual_time(measured()) < 25
+
+
+async def left(listener: Listener, request: bytes, **options: Any) -> None:
+    """Connect, send *request*, let the server handle it, and leave."""
+    _, writer = await asyncio.open_connection("127.0.0.1", listener.port, **options)
+    writer.write(request)
+    await asyncio.sleep(0.5)
+    writer.close()
+    with suppress(OSError):
+        await writer.wait_closed()
+
+
+@pytest.mark.parametrize("app", [echo, hold], ids=["answered", "held"])
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"",
+        b"G",
+        GET,
+        GET + GET,
+        GET + HEAD,
+        GET * 5_000,
+        HEAD + b"Upgrade: h2c\r\n\r\n" + GET,
+        b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\na",
+        b"POST /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 1_000,
+    ],
+    ids=["nothing", "byte", "request", "two", "one-and-a-half", "thousands", "upgrade", "half-a-body", "chunks"],
+)
+def test_a_connection_is_released_when_its_client_leaves(
+    app: Callable[[Scope, Receive, Send], Awaitable[None]], request_: bytes
+) -> None:
+    async def measured() -> float:
+        async with listening(app) as listener:
+            await asyncio.gather(*(left(listener, request_) for _ in range(3)))
+            return await closed(listener)
+
+    assert run_in_virtual_time(measured()) <= 1.0
+
+
+@pytest.mark.parametrize("app", [echo, hold], ids=["answered", "held"])
+@pytest.mark.parametrize("request_", [b"", GET, GET + GET], ids=["nothing", "request", "two"])
+def test_a_connection_over_tls_is_released_when_its_client_leaves(
+    app: Callable[[Scope, Receive, Send], Awaitable[None]], request_: bytes, tmp_path: Path
+) -> None:
+    server_context(tmp_path)
+    tls = TlsFiles(cert=tmp_path / "apiserver.crt", key=tmp_path / "apiserver.key")
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+
+    async def measured() -> float:
+        async with listening(app, tls=tls) as listener:
+            await asyncio.gather(*(left(listener, request_, ssl=context) for _ in range(3)))
+            async with connected(listener, ssl=context):
+                pass
+            return await closed(listener)
+
+    assert run_in_virtual_time(measured()) <= 1.0
+
+
+async def test_the_answer_to_a_refused_body_is_read_before_the_connection_ends() -> None:
+    async def refuse(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    async with listening(refuse) as listener, connected(listener) as (reader, writer):
+        writer.write(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        answer = await reader.readuntil(b"\r\n\r\n")
+        writer.write(bytes(1_000_000))
+        await writer.drain()
+        assert await reader.read() == b""
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"connection: close" in answer.lower()
+
+
+SERVED = """
+import asyncio, resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 256))
+from prometheus_client import CollectorRegistry
+from gateway_testing import SETTINGS, process_object
+from kube_testing import InProcessKube
+from praetor_api.kube.client.resource import DEVICE_PROCESSES
+from praetor_api.kube.runtime.clock import SystemClock
+from praetor_api.kube.runtime.logs import configure_logs
+from praetor_gateway.gateway import Gateway
+from praetor_gateway.main import serve
+
+async def main():
+    kube, stop = InProcessKube(), asyncio.Event()
+    await kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1"))
+    gateway = Gateway(kube, SETTINGS, SystemClock(), CollectorRegistry())
+    asyncio.get_running_loop().add_reader(sys.stdin, stop.set)
+    await serve(gateway, SETTINGS, stop, lambda port, probe_port: print(port, probe_port, flush=True))
+
+configure_logs("info", "text")
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+async def crowded() -> AsyncIterator[tuple[asyncio.subprocess.Process, int, int]]:
+    """Run a gateway that may open 256 files; yield it with its ports."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    pipe = subprocess.PIPE
+    program = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SERVED, stdin=pipe, stdout=pipe, stderr=pipe, env=environment
+    )
+    assert program.stdout is not None
+    try:
+        port, probe_port = map(int, (await program.stdout.readline()).split())
+        yield program, port, probe_port
+    finally:
+        if program.returncode is None:
+            program.kill()
+            await program.wait()
+
+
+async def answer(port: int, path: str) -> bytes:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    token = f"X-Device-Token: {SHARED_TOKEN}\r\n"
+    try:
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n{token}Connection: close\r\n\r\n".encode())
+        return await reader.read()
+    except OSError:  # refused, for its connections that were closed are not noticed yet
+        return b""
+    finally:
+        writer.transport.abort()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def test_more_connections_than_descriptors_leave_the_gateway_working(
+    crowded: tuple[asyncio.subprocess.Process, int, int],
+) -> None:
+    program, port, probe_port = crowded
+    while b"HTTP/1.1 200" not in await answer(probe_port, "/readyz"):
+        pass
+    assert resource.prlimit(program.pid, resource.RLIMIT_NOFILE) == (256, 256)
+    clients = [socket.create_connection(("127.0.0.1", port)) for _ in range(400)]
+    idle = [socket.create_connection(("127.0.0.1", probe_port)) for _ in range(100)]
+    while b"praetor_gateway_connections_refused_total 272.0" not in (metrics := await answer(probe_port, "/metrics")):
+        pass
+    assert b"praetor_gateway_connections 128.0" in metrics
+    assert b"praetor_gateway_connections_limit 128.0" in metrics
+    assert b"HTTP/1.1 200" in await answer(probe_port, "/readyz")
+    clients[0].setblocking(False)
+    reader, writer = await asyncio.open_connection(sock=clients[0])
+    writer.write(GET)
+    assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+    assert await asyncio.to_thread(clients[399].recv, 1) == b""
+    for client in (*clients[1:], *idle):
+        client.close()
+    writer.close()
+    while b"HTTP/1.1 200" not in await answer(port, "/v1/devices/leaf-1/desired"):
+        pass
+    assert program.stdin is not None
+    program.stdin.close()
+    assert program.stderr is not None
+    log = (await program.stderr.read()).decode()
+    assert await program.wait() == 0
+    assert log.count("connections refused") == 1
+    assert "Traceback" not in log
