@@ -1,20 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from typing import Any, get_args
+
 import pytest
 
+from praetor_api.constraints import Constraint
 from praetor_api.protocol import (
+    AGENT_FEATURES,
+    DesiredItem,
     Observation,
     Report,
     ReportAck,
     connect_path,
     desired_path,
+    features_needed,
     read_desired,
     read_report,
     report_path,
 )
 from praetor_api.spec import Backend
-from praetor_api.wire import WireError, read, write
+from praetor_api.wire import WireError, read, wire_fields, write
 
 GOOD = {
     "uid": "u1",
@@ -24,6 +32,88 @@ GOOD = {
     "specHash": "sha256:1",
     "spec": {"execution": {"backend": "process", "command": ["true"]}, "deviceRef": {"name": "leaf-1"}},
 }
+
+
+FIRST_VERSION = frozenset(
+    [
+        "confirmedSpecHash",
+        "generation",
+        "name",
+        "namespace",
+        "spec",
+        "specHash",
+        "uid",
+        "spec.artifact",
+        "spec.artifact.checksumSHA256",
+        "spec.artifact.type",
+        "spec.artifact.url",
+        "spec.confirm",
+        "spec.confirm.mode",
+        "spec.confirm.timeoutSeconds",
+        "spec.execution",
+        "spec.execution.args",
+        "spec.execution.backend",
+        "spec.execution.command",
+        "spec.execution.env",
+        "spec.execution.env.name",
+        "spec.execution.env.value",
+        "spec.execution.hardening",
+        "spec.execution.resources",
+        "spec.execution.resources.cpu",
+        "spec.execution.resources.memory",
+        "spec.execution.resources.tasks",
+        "spec.execution.terminationGracePeriodSeconds",
+        "spec.execution.user",
+        "spec.execution.workingDir",
+        "spec.healthCheck",
+        "spec.healthCheck.exec",
+        "spec.healthCheck.exec.command",
+        "spec.healthCheck.failureThreshold",
+        "spec.healthCheck.periodSeconds",
+        "spec.healthCheck.startupGraceSeconds",
+        "spec.healthCheck.successThreshold",
+        "spec.healthCheck.timeoutSeconds",
+        "spec.restartPolicy",
+        "spec.restartedAt",
+    ]
+)
+"""The fields of a desired item that every agent knows. No field is ever added here."""
+
+
+def fields_of(hint: Any, path: str = "", said: bool = False) -> Iterator[tuple[str, Constraint, bool]]:
+    """Yield the fields of an item, and whether a field around each one says already what an older agent does."""
+    for inner in (hint, *get_args(hint)):
+        if isinstance(inner, type) and is_dataclass(inner):
+            for field in wire_fields(inner):
+                at = f"{path}.{field.wire}".removeprefix(".")
+                yield at, field.constraint, said
+                says = said or field.constraint.ignorable or bool(field.constraint.feature)
+                yield from fields_of(field.type, at, says)
+        elif inner is not hint and get_args(inner):
+            yield from fields_of(inner, path, said)
+
+
+def test_each_newer_field_of_an_item_says_whether_an_older_agent_may_ignore_it() -> None:
+    found = list(fields_of(DesiredItem))
+    assert {path for path, _, _ in found} >= FIRST_VERSION
+    newer = [each for each in found if each[0] not in FIRST_VERSION]
+    silent = [path for path, own, said in newer if not (said or own.ignorable or own.feature)]
+    assert silent == [], "give it Constraint(feature=…) or Constraint(ignorable=True)"
+    assert {own.feature for _, own, _ in newer if own.feature} == AGENT_FEATURES
+
+
+@pytest.mark.parametrize(
+    ("spec", "needed"),
+    [
+        pytest.param({"execution": {"backend": "process"}}, set(), id="first-version"),
+        pytest.param({"execution": {"reboot": "Never"}}, set(), id="as-before"),
+        pytest.param({"execution": {"reboot": "Expected"}}, {"reboot.v1"}, id="reboot"),
+        pytest.param({"execution": {}, "postCheck": {"command": ["true"]}}, {"reboot.v1"}, id="post-check"),
+        pytest.param({"execution": "nonsense"}, set(), id="no-object"),
+    ],
+)
+def test_a_spec_needs_the_features_of_the_fields_that_it_uses(spec: dict[str, Any], needed: set[str]) -> None:
+    assert features_needed(spec) == needed
 
 
 def test_a_report_of_the_seed_protocol_is_enough() -> None:

@@ -54,7 +54,7 @@ def test_condition_reasons_never_change() -> None:
         "NotDownloaded", "Verified", "NotVerified", "NothingToVerifyBy", "Started", "NotStarted", "StartFailed",
         "Exited", "Completed", "Healthy", "Unhealthy", "NotProbedYet", "NotRunning", "Reported", "NoWarning",
         "SpecRolledBack", "Other", "NotRolledBack", "HeldOnDevice", "NotHeld", "SeveralBootsReport", "OneBootReports",
-        "OwnerGone", "BoundElsewhere", "ForeignNamespace", "Accepted",
+        "OwnerGone", "BoundElsewhere", "ForeignNamespace", "Accepted", "AgentTooOld",
     }  # fmt: skip
     assert {each.value for each in DeploymentReason} >= {
         "MinimumDevicesAvailable", "TooManyUnavailable", "RolloutInProgress", "NewRevisionRolledOut",

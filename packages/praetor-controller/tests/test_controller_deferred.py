@@ -12,7 +12,7 @@ from attrs import evolve
 from controller_testing import START, deployment, device, process, snapshot, template
 from praetor_api.kube.objects import FailurePolicy, StrategyType, Wave
 from praetor_controller.model.actions import Update
-from praetor_controller.model.projection import project_process
+from praetor_controller.model.projection import project_device, project_process
 from praetor_controller.model.rows import ProcessRow, StoredStatus
 from praetor_controller.rollout.neighbours import Neighbour, neighbours_down
 from praetor_controller.rollout.planner import plan
@@ -142,6 +142,35 @@ def test_held_devices_delay_no_rollout_and_no_wave_and_are_not_failures() -> Non
 def test_other_deployments_do_not_count_a_held_device_as_down() -> None:
     neighbour = Neighbour(deployment(), [process("a", **UNTAKEN)])
     assert neighbours_down([neighbour], {"a": device("a")}, AT).devices == ()
+
+
+REBOOTS = {"execution": {"backend": "process", "reboot": "Expected"}}
+
+
+def test_a_device_whose_agent_does_not_know_a_feature_keeps_what_it_has_at_no_cost() -> None:
+    row = deployment("v2", max_unavailable=1)
+    row = evolve(row, template=evolve(row.template, spec=REBOOTS))
+    devices = [device("old"), evolve(device("new"), features=frozenset({"files.v1", "reboot.v1"})), device("other")]
+    processes = [process("old", "v1"), process("new", "v1"), process("other", "v2", **UNTAKEN)]
+    made = plan(snapshot(row, devices, processes), START)
+    too_old = Reason(ReasonCode.AGENT_TOO_OLD, "reboot.v1")
+    assert (made.reasons["old"], made.reasons["other"]) == (too_old, too_old)
+    assert str(too_old) == "AgentTooOld(reboot.v1)"
+    assert updated(made) == ["new"]
+    upgraded = [evolve(each, features=frozenset({"reboot.v1"})) for each in devices[:2]]
+    assert len(updated(plan(snapshot(row, upgraded, processes[:2]), START))) == 1  # within the budget
+
+
+def test_what_an_agent_knows_is_one_of_its_facts() -> None:
+    known = project_device({"metadata": {"name": "a"}, "status": {"facts": {"features": "files.v1,reboot.v1"}}})
+    assert known.features == {"files.v1", "reboot.v1"}
+    assert project_device({"metadata": {"name": "a"}}).features == set()
+
+
+def test_a_held_update_says_which_feature_the_agent_lacks() -> None:
+    text = "AgentTooOld(reboot.v1): upgrade praetor-agent; until then the device keeps what it has"
+    made = planned([process("a", "v1", **UNTAKEN | {"held": text})])
+    assert made.reasons["a"] == Reason(ReasonCode.AGENT_TOO_OLD, "reboot.v1")
 
 
 def condition(kind: str, status: str, message: str = "") -> dict[str, Any]:

@@ -83,6 +83,7 @@ class ProcessReason(StrEnum):
     OTHER = "Other"
     NOT_ROLLED_BACK = "NotRolledBack"
     HELD = "HeldOnDevice"
+    AGENT_TOO_OLD = "AgentTooOld"
     NOT_HELD = "NotHeld"
     ACCEPTED = "Accepted"
     FOREIGN_NAMESPACE = "ForeignNamespace"

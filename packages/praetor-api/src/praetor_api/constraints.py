@@ -27,7 +27,9 @@ class Constraint:
 
     Lengths count characters, `minimum` and `maximum` are inclusive. `wire` is
     the name in JSON where camelCase of the attribute's name is not it.
-    `truncate` cuts text that a device may send freely, instead of refusing it.
+    `truncate` cuts text that a device may send freely, instead of refusing it. A field of a desired item that agents
+    of the first version do not know says what they may do with it: `feature` names what an agent must know to get
+    the item, unless the field has the value `as_before`; `ignorable` fields they may ignore.
     """
 
     doc: str = ""
@@ -40,6 +42,9 @@ class Constraint:
     min_items: int | None = None
     max_items: int | None = None
     truncate: bool = False
+    feature: str = ""
+    as_before: str | None = None
+    ignorable: bool = False
     schema: Mapping[str, Any] = field(default_factory=dict)
     rules: tuple[CelRule, ...] = ()
 

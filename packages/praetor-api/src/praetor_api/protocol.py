@@ -8,18 +8,21 @@ keep working. The meaning of a field never changes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, is_dataclass, replace
 from enum import StrEnum
-from typing import Annotated, Any
+from functools import cache
+from typing import Annotated, Any, get_args
 
 from praetor_api.constraints import Constraint
-from praetor_api.spec import ProcessSpec
-from praetor_api.wire import Fault, WireError, clean_text, read
+from praetor_api.spec import REBOOT_FEATURE, ProcessSpec
+from praetor_api.wire import Fault, WireError, clean_text, read, wire_fields
 
 __all__ = [
+    "AGENT_FEATURES",
     "DEFAULT_HEARTBEAT_SECONDS",
     "DEFAULT_STALE_MULTIPLIER",
+    "FEATURES_HEADER",
     "HEARTBEAT_JITTER",
     "MAX_BODY_BYTES",
     "MAX_OBSERVATIONS",
@@ -40,12 +43,15 @@ __all__ = [
     "Text",
     "connect_path",
     "desired_path",
+    "features_needed",
     "read_desired",
     "read_report",
     "report_path",
 ]
 
 TOKEN_HEADER = "X-Device-Token"  # noqa: S105 - the header's name, not a token
+FEATURES_HEADER = "Praetor-Features"
+"""Names the features that an agent knows beyond the first version's, separated by commas, in every request."""
 MAX_BODY_BYTES = 256 * 1024
 """Largest body of a report that a gateway reads."""
 MAX_OBSERVATIONS = 64
@@ -57,6 +63,9 @@ DEFAULT_STALE_MULTIPLIER = 3
 """Heartbeat intervals without a report after which a device counts as disconnected."""
 HEARTBEAT_JITTER = 0.1
 """Share of the interval by which an agent moves each heartbeat, so that a fleet does not report in step."""
+
+AGENT_FEATURES = frozenset({REBOOT_FEATURE})
+"""The features that an agent of this version knows."""
 
 _MAX_NAME = 253
 
@@ -111,6 +120,32 @@ def connect_path(device: str) -> str:
     return f"/v1/devices/{device}/connect"
 
 
+def features_needed(spec: Mapping[str, Any]) -> frozenset[str]:
+    """Return the features that an agent must know to get *spec*, a process spec as it is stored."""
+    return frozenset(feature for path, feature, as_before in _featured() if _value(spec, path) not in (None, as_before))
+
+
+@cache
+def _featured() -> tuple[tuple[tuple[str, ...], str, str | None], ...]:
+    return tuple(_fields_with_a_feature(ProcessSpec, ()))
+
+
+def _fields_with_a_feature(cls: type, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str, str | None]]:
+    for field in wire_fields(cls):
+        at, constraint = (*path, field.wire), field.constraint
+        if constraint.feature:
+            yield at, constraint.feature, constraint.as_before
+        for inner in (field.type, *get_args(field.type)):
+            if isinstance(inner, type) and is_dataclass(inner):
+                yield from _fields_with_a_feature(inner, at)
+
+
+def _value(data: object, path: tuple[str, ...]) -> object:
+    for name in path:
+        data = _mapping(data).get(name)
+    return data
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DesiredItem:
     """One process that the device has to run."""
@@ -122,7 +157,7 @@ class DesiredItem:
     spec: ProcessSpec
     spec_hash: Annotated[str, Constraint(max_length=128)]
     confirmed_spec_hash: Annotated[str | None, Constraint(max_length=128)] = None
-    min_ready_seconds: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1)] = None
+    min_ready_seconds: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1, ignorable=True)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ __all__ = [
     "EXECUTION_RULES",
     "NAME_PATTERN",
     "QUANTITY_SCHEMA",
+    "REBOOT_FEATURE",
     "Artifact",
     "ArtifactType",
     "Backend",
@@ -26,7 +27,9 @@ __all__ = [
     "Execution",
     "Hardening",
     "HealthCheck",
+    "PostCheck",
     "ProcessSpec",
+    "Reboot",
     "Resources",
     "RestartPolicy",
     "Word",
@@ -34,6 +37,9 @@ __all__ = [
 
 NAME_PATTERN = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 QUANTITY_SCHEMA = {"x-kubernetes-int-or-string": True}
+
+REBOOT_FEATURE = "reboot.v1"
+"""What an agent must know to run a job that reboots the device: another would run it again at every boot."""
 
 Word = Annotated[str, Constraint(max_length=4096)]
 
@@ -69,6 +75,13 @@ class Hardening(StrEnum):
     STRICT = "Strict"
     BASELINE = "Baseline"
     UNCONFINED = "Unconfined"
+
+
+class Reboot(StrEnum):
+    """Whether a job reboots the device."""
+
+    NEVER = "Never"
+    EXPECTED = "Expected"
 
 
 class ConfirmMode(StrEnum):
@@ -208,6 +221,15 @@ class Execution:
         int,
         Constraint(doc="Seconds between asking the process to end and ending it by force.", minimum=0, maximum=3600),
     ] = 30
+    reboot: Annotated[
+        Reboot | None,
+        Constraint(
+            doc="Expected: this job reboots the device. It is not run again after the reboot; postCheck decides "
+            "whether it succeeded. Never when unset.",
+            feature=REBOOT_FEATURE,
+            as_before=Reboot.NEVER,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,6 +268,27 @@ class HealthCheck:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PostCheck:
+    """Whether a job did its work, asked on the device after the reboot that the job made."""
+
+    command: Annotated[
+        tuple[Word, ...],
+        Constraint(
+            doc="Command that exits 0 when the job succeeded; no shell. It runs on the device, as the job's user.",
+            min_items=1,
+            max_items=64,
+        ),
+    ]
+    period_seconds: Annotated[int, Constraint(doc="Seconds from one run to the next.", minimum=1, maximum=3600)] = 10
+    timeout_seconds: Annotated[
+        int, Constraint(doc="Seconds after which a run counts as failed.", minimum=1, maximum=3600)
+    ] = 30
+    failure_threshold: Annotated[
+        int, Constraint(doc="Failures in a row after which the job failed.", minimum=1, maximum=100)
+    ] = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Confirm:
     """A changed spec is kept only when it is confirmed in time; otherwise the device rolls back."""
 
@@ -276,6 +319,13 @@ class ProcessSpec:
     ] = RestartPolicy.ALWAYS
     health_check: Annotated[
         HealthCheck | None, Constraint(doc="How to check its health. Without a check, a started process is healthy.")
+    ] = None
+    post_check: Annotated[
+        PostCheck | None,
+        Constraint(
+            doc="What decides after an expected reboot whether the job succeeded; needs execution.reboot: Expected.",
+            feature=REBOOT_FEATURE,
+        ),
     ] = None
     confirm: Annotated[
         Confirm | None,
@@ -349,6 +399,14 @@ EXECUTION_RULES = (
     CelRule(
         expression="!has(self.artifact) || self.artifact.type != 'file' || self.artifact.url.matches('^(file://)?/')",
         message="the url of a file artifact is an absolute path or starts with file:///",
+    ),
+    CelRule(
+        expression="(has(self.execution.reboot) && self.execution.reboot == 'Expected') == has(self.postCheck)",
+        message="execution.reboot: Expected and postCheck go together; write both or none",
+    ),
+    CelRule(
+        expression="!has(self.postCheck) || (has(self.restartPolicy) && self.restartPolicy != 'Always')",
+        message="only a job may reboot the device; write restartPolicy: OnFailure or Never",
     ),
 )
 """Rules over a whole process spec, which no single field can state."""

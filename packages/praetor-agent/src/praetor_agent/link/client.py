@@ -15,6 +15,8 @@ from praetor_agent.errors import GatewayError
 from praetor_agent.settings import DIRECT, RunSettings
 from praetor_agent.state import Received
 from praetor_api.protocol import (
+    AGENT_FEATURES,
+    FEATURES_HEADER,
     TOKEN_HEADER,
     Report,
     ReportAck,
@@ -73,6 +75,7 @@ class GatewayClient:
         self._http.trust_env = False
         self._http.proxies = dict(address.proxies)
         self._http.headers["User-Agent"] = f"praetor-agent/{__version__}"
+        self._http.headers[FEATURES_HEADER] = ", ".join(sorted(AGENT_FEATURES))
 
     def desired(self, etag: str | None, wait: int = 0) -> Received | None:
         """Return the desired state, or None if it is still the one of *etag* after *wait* seconds at most."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from praetor_agent.state import read_text
+from praetor_api.protocol import AGENT_FEATURES
 
 MIB, GIB = 2**20, 2**30
 SLACK = 0.1
@@ -46,6 +47,7 @@ def fixed_facts(root: Path) -> dict[str, str]:
         "serial": _first(root, "sys/class/dmi/id/product_serial", "proc/device-tree/serial-number"),
         "memory": _memory(root),
         "python": sys.version.split()[0],
+        "features": ",".join(sorted(AGENT_FEATURES)),
         "agentRejected": _text(Path(os.environ.get("PRAETOR_AGENT_ROOT", "/nowhere"), "rejected")),
     }
     return {key: value for key, value in found.items() if value}

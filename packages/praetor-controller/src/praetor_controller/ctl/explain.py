@@ -28,6 +28,7 @@ MEANINGS: Mapping[str, str] = {
     "OfflineSince": "was offline before the offer; it is deferred and costs nothing",
     "NeverConnected": "has never connected; it is deferred and costs nothing",
     "InMaintenance": "is in maintenance, and not touched",
+    "AgentTooOld": "keeps what it has, because its agent does not know a feature; upgrade it",
     "UpdateHeld": "takes no change, because updates are held on the device; it is deferred and costs nothing",
     "Paused": "is not touched while the rollout is paused or stopped",
     "BudgetExhausted": "waits, because no more devices may be unavailable",

@@ -15,7 +15,13 @@ from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.snapshot import WaveState
 
 BAR_WIDTH = 30
-_DEFERRED = (ReasonCode.IN_MAINTENANCE, ReasonCode.OFFLINE_SINCE, ReasonCode.NEVER_CONNECTED, ReasonCode.UPDATE_HELD)
+_DEFERRED = (
+    ReasonCode.IN_MAINTENANCE,
+    ReasonCode.OFFLINE_SINCE,
+    ReasonCode.NEVER_CONNECTED,
+    ReasonCode.UPDATE_HELD,
+    ReasonCode.AGENT_TOO_OLD,
+)
 LAST_WAVE = "(rest)"
 
 

@@ -61,8 +61,8 @@ _UNKNOWN = _Fact("Unknown", None, "", "")
 def project_device(obj: Mapping[str, Any]) -> DeviceRow:
     """Return the row of a NetworkSwitch."""
     metadata, spec = obj["metadata"], obj.get("spec") or {}
-    maintenance = spec.get("maintenance")
-    connected = _facts(obj.get("status") or {}).get(ConditionType.AGENT_CONNECTED, _UNKNOWN)
+    maintenance, status = spec.get("maintenance"), obj.get("status") or {}
+    connected = _facts(status).get(ConditionType.AGENT_CONNECTED, _UNKNOWN)
     return DeviceRow(
         name=metadata["name"],
         namespace=metadata.get("namespace", ""),
@@ -71,7 +71,13 @@ def project_device(obj: Mapping[str, Any]) -> DeviceRow:
         connected_since=connected.since,
         in_maintenance=maintenance is not None,
         maintenance_until=epoch((maintenance or {}).get("until")),
+        features=_features(str((status.get("facts") or {}).get("features", ""))),
     )
+
+
+@lru_cache(maxsize=64)
+def _features(text: str) -> frozenset[str]:
+    return frozenset(filter(None, text.split(",")))
 
 
 def project_process(obj: Mapping[str, Any]) -> ProcessRow:

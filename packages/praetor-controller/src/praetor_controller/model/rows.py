@@ -34,6 +34,7 @@ class DeviceRow:
     connected_since: float | None = None
     in_maintenance: bool = False
     maintenance_until: float | None = None
+    features: frozenset[str] = frozenset()  # what its agent knows beyond the first version
 
     def maintained(self, now: float) -> bool:
         """Return whether it is in maintenance at *now*."""

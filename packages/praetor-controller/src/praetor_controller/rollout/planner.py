@@ -29,7 +29,14 @@ from praetor_controller.rollout.failure_policy import Failures, Stop, stopped
 from praetor_controller.rollout.reasons import Reason, ReasonCode, Reasons
 from praetor_controller.rollout.snapshot import Aggregate, Counts, GatewayState, Plan, Snapshot, delete_refusal_key
 from praetor_controller.rollout.status import FleetSummary, fault_status, rollout_status, was_rolled_out
-from praetor_controller.rollout.verdicts import Context, Step, Verdicts, classify_all, without_steps
+from praetor_controller.rollout.verdicts import (
+    Context,
+    Step,
+    Verdicts,
+    classify_all,
+    with_too_old_held,
+    without_steps,
+)
 from praetor_controller.rollout.waves import WaveProgress, wave_progress
 
 
@@ -59,6 +66,7 @@ class _Writes:
 
 
 def _planned(snapshot: Snapshot, now: datetime) -> Plan:
+    snapshot = with_too_old_held(snapshot)
     deployment, at = snapshot.deployment, now.timestamp()
     limit = max_unavailable(deployment.max_unavailable, len(snapshot.devices))
     domains = _domains(snapshot)

@@ -23,6 +23,7 @@ class ReasonCode(StrEnum):
     NEVER_CONNECTED = "NeverConnected"
     IN_MAINTENANCE = "InMaintenance"
     UPDATE_HELD = "UpdateHeld"
+    AGENT_TOO_OLD = "AgentTooOld"
     PAUSED = "Paused"
     BUDGET_EXHAUSTED = "BudgetExhausted"
     WAITING_FOR_WAVE = "WaitingForWave"

@@ -31,6 +31,7 @@ _SETTLED = frozenset(
         ReasonCode.UP_TO_DATE,
         ReasonCode.IN_MAINTENANCE,
         ReasonCode.UPDATE_HELD,
+        ReasonCode.AGENT_TOO_OLD,
         ReasonCode.OFFLINE_SINCE,
         ReasonCode.NEVER_CONNECTED,
     }

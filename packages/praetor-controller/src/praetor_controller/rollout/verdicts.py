@@ -21,11 +21,12 @@ from enum import StrEnum
 from itertools import product
 from typing import Final, assert_never
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from praetor_api.kube.codec import format_time
 from praetor_api.kube.objects import StrategyType
 from praetor_api.names import hashed_process_name, process_name
+from praetor_api.protocol import features_needed
 from praetor_controller.model.rows import DeviceRow, ProcessRow
 from praetor_controller.rollout.assignment import Assignment
 from praetor_controller.rollout.availability import Availability, blamed_until, offline_since
@@ -402,7 +403,31 @@ def _reason(
 ) -> Reason:
     if rule.reason is None:
         return context.closed(number) or Reason(ReasonCode.WAITING_FOR_WAVE)
-    return Reason(rule.reason, _detail(context, rule, device, process, name))
+    detail = _detail(context, rule, device, process, name)
+    if rule.reason is ReasonCode.UPDATE_HELD and detail.startswith(_TOO_OLD):
+        return Reason(ReasonCode.AGENT_TOO_OLD, detail.removeprefix(_TOO_OLD).partition(")")[0])
+    return Reason(rule.reason, detail)
+
+
+_TOO_OLD = f"{ReasonCode.AGENT_TOO_OLD}("
+
+
+def with_too_old_held(snapshot: Snapshot) -> Snapshot:
+    """Return *snapshot* with the processes held whose agents do not know a feature that the template needs.
+
+    The gateway would not send them the spec, and all would take it at once when their agents are upgraded.
+    """
+    needed = features_needed(snapshot.deployment.template.spec)
+    missing = {device.name: needed - device.features for device in snapshot.devices if not needed <= device.features}
+    if not missing:
+        return snapshot
+    processes = [
+        evolve(process, held=f"{_TOO_OLD}{','.join(sorted(missing[process.device]))})")
+        if process.device in missing
+        else process
+        for process in snapshot.processes
+    ]
+    return evolve(snapshot, processes=processes)
 
 
 def _detail(context: Context, rule: Rule, device: DeviceRow, process: ProcessRow | None, name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from attrs import define, field, frozen
 
-from praetor_api.canonical import desired_etag
+from praetor_api.canonical import ItemVersion, desired_etag
 from praetor_api.conditions import ProcessReason
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
 from praetor_api.kube.objects import Reported
@@ -115,8 +115,16 @@ class DeclaredDevice:
         """The ETag of its desired state."""
         if self._etag is None:
             served = self.served
-            self._etag = desired_etag(row.version for row in served) if served else EMPTY_ETAG
+            self._etag = desired_etag(map(self._version, served)) if served else EMPTY_ETAG
         return self._etag
+
+    def _version(self, row: CachedProcess) -> ItemVersion:
+        return row.version if row.features <= self.session.features else row.withheld
+
+    def knows(self, features: frozenset[str]) -> None:
+        """Record which *features* its agent names."""
+        if features != self.session.features:
+            self.session.features, self._etag = features, None
 
     def put(self, row: Row) -> None:
         """Add *row*, or replace the one of the same key."""

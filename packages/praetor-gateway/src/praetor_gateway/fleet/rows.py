@@ -19,6 +19,7 @@ from praetor_api.canonical import ItemVersion, canonical_json
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
 from praetor_api.kube.codec import DecodeError, decode
 from praetor_api.kube.objects import Condition, DeviceProcessStatus, NetworkSwitchStatus
+from praetor_api.protocol import features_needed
 from praetor_api.spec import RestartPolicy
 
 Status = TypeVar("Status", DeviceProcessStatus, NetworkSwitchStatus)
@@ -36,7 +37,7 @@ class CachedProcess:
 
     A fleet differs in its deviceRef only: what comes before and after it is kept once. *confirmed* is the hash of the
     spec that a user confirmed by the annotation, *min_ready_seconds* is its deployment's, 0 where none is known.
-    *created* is when, as the API writes it.
+    *created* is when, as the API writes it. Only an agent that knows *features* gets the spec.
     """
 
     key: Key
@@ -52,6 +53,7 @@ class CachedProcess:
     confirmed: str = ""
     created: str = ""
     min_ready_seconds: int = 0
+    features: frozenset[str] = frozenset()
 
     @property
     def foreign(self) -> bool:
@@ -78,6 +80,11 @@ class CachedProcess:
         """What the ETag covers of it."""
         said = f"{self.spec_hash} {self.confirmed}" if self.confirmed else self.spec_hash
         return (self.uid, self.key.namespace, self.key.name, self.generation, said)
+
+    @property
+    def withheld(self) -> ItemVersion:
+        """What the ETag covers of it for an agent that does not know its features."""
+        return (self.uid, self.key.namespace, self.key.name, self.generation, "")
 
 
 @frozen(kw_only=True, weakref_slot=False)
@@ -139,6 +146,7 @@ class Projection:
             status=_lean(self._status(obj, DeviceProcessStatus)),
             confirmed=(annotations.get(CONFIRMED_ANNOTATION) or "")[:_MAX_HASH],
             min_ready_seconds=_seconds(annotations.get(MIN_READY_ANNOTATION) or ""),
+            features=features_needed(spec),
             created=sys.intern(metadata.get("creationTimestamp") or ""),
         )
 

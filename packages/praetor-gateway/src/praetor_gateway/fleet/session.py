@@ -31,7 +31,7 @@ class DeviceSession:
 
     *agent_version*, *boot_id* and *facts* are what it said last, in *reported*; None when it said nothing, or
     when another replica heard it later and wrote that. *duplicate* says which agents share its name; it is empty when
-    none do any more, and None when that is not ours to say.
+    none do any more, and None when that is not ours to say. *features* are those that it named last.
     """
 
     agent_version: str | None = None
@@ -39,6 +39,7 @@ class DeviceSession:
     facts: Mapping[str, str] | None = None
     reported: Reported | None = None
     duplicate: str | None = None
+    features: frozenset[str] = frozenset()
     unreported: tuple[str, ...] = ()
     _heard_of: tuple[str, ...] = ()
     _asked_at: float | None = None

@@ -3,26 +3,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from praetor_api.canonical import canonical_json
 from praetor_gateway.fleet.rows import CachedProcess
 
 
-def render(device: str, heartbeat_s: int, rows: Iterable[CachedProcess]) -> bytes:
-    """Return the body of a 200: the items in the order of *rows*, each spec as it is stored."""
+def render(device: str, heartbeat_s: int, rows: Iterable[CachedProcess], features: Set[str] = frozenset()) -> bytes:
+    """Return the body of a 200: the items in the order of *rows*, each spec as it is stored.
+
+    What needs more than the *features* that the agent knows has no spec: an agent keeps what it has for an item that
+    it cannot read.
+    """
     head = canonical_json({"deviceName": device, "heartbeatIntervalSeconds": heartbeat_s})
-    return b"%b,%b%b]}" % (head[:-1], b'"items":[', b",".join(map(_item, rows)))
+    return b"%b,%b%b]}" % (head[:-1], b'"items":[', b",".join(_item(row, features) for row in rows))
 
 
-def _item(row: CachedProcess) -> bytes:
+def _item(row: CachedProcess, features: Set[str]) -> bytes:
     identity: dict[str, object] = {
         "uid": row.uid,
         "namespace": row.key.namespace,
         "name": row.key.name,
         "generation": row.generation,
-        "specHash": row.spec_hash,
     }
+    if not row.features <= features:
+        return canonical_json(identity | {"features": sorted(row.features - features)})
+    identity["specHash"] = row.spec_hash
     if row.confirmed:
         identity["confirmedSpecHash"] = row.confirmed
     if row.min_ready_seconds:

@@ -19,7 +19,16 @@ from praetor_gateway.fleet.devices import EMPTY_ETAG, DeclaredDevice, DeviceInde
 from praetor_gateway.http.auth import DeviceAuthenticator
 from praetor_gateway.http.desired import render
 from praetor_gateway.http.long_poll import LongPolls, Woken
-from praetor_gateway.http.requests import IF_NONE_MATCH, TOKEN, RequestHead, preferred_wait, read_body, read_head
+from praetor_gateway.http.requests import (
+    FEATURES,
+    IF_NONE_MATCH,
+    TOKEN,
+    RequestHead,
+    named_features,
+    preferred_wait,
+    read_body,
+    read_head,
+)
 from praetor_gateway.reports.handler import ReportHandler
 from praetor_gateway.reports.heartbeats import read_heartbeat
 
@@ -48,6 +57,8 @@ class DeviceApi:
         """Answer GET and HEAD of the desired state: 200, 304, or a 304 that is held as long as the client prefers."""
         head = read_head(scope)
         device = self._admit(name, head)
+        if device is not None:
+            device.knows(named_features(head))
         known = head.get(IF_NONE_MATCH)
         applied = 0
         if known is not None and etag_matches(known.decode("latin-1"), _etag(device)):
@@ -101,6 +112,8 @@ class DeviceApi:
         device = self._fleet.device(name)
         if device is not None:
             self._reports.heard(device)
+            if FEATURES in head:
+                device.knows(named_features(head))
         return self._not_held(device)
 
     def _authenticate(self, name: str, head: RequestHead) -> None:
@@ -139,7 +152,8 @@ class DeviceApi:
         return woken is not Woken.GONE
 
     async def _send_desired(self, name: str, device: DeclaredDevice | None, send: Send, applied: int) -> None:
-        body = render(name, self._heartbeat_s, device.served if device is not None else ())
+        rows, features = ((), frozenset[str]()) if device is None else (device.served, device.session.features)
+        body = render(name, self._heartbeat_s, rows, features)
         headers = [_JSON, _NO_STORE, (b"etag", _etag(device).encode()), (b"content-length", b"%d" % len(body))]
         self._count("desired", HTTPStatus.OK)
         await _send(send, HTTPStatus.OK, headers + _preference(applied), body)

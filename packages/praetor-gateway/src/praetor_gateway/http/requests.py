@@ -6,11 +6,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from http import HTTPStatus
 
 from starlette.types import Receive, Scope
 
-from praetor_api.protocol import MAX_BODY_BYTES
+from praetor_api.protocol import FEATURES_HEADER, MAX_BODY_BYTES
 from praetor_gateway.errors import Problem
 
 BODY_DEADLINE_S = 10.0
@@ -19,10 +20,12 @@ BODY_DEADLINE_S = 10.0
 TOKEN = b"x-device-token"
 IF_NONE_MATCH = b"if-none-match"
 PREFER = b"prefer"
+FEATURES = FEATURES_HEADER.lower().encode()
+MAX_FEATURES_BYTES = 1024
 _LENGTH = b"content-length"
 _CHUNKED = b"transfer-encoding"
 _ENCODING = b"content-encoding"
-_WANTED = frozenset({TOKEN, IF_NONE_MATCH, PREFER, _LENGTH, _CHUNKED, _ENCODING})
+_WANTED = frozenset({TOKEN, IF_NONE_MATCH, PREFER, FEATURES, _LENGTH, _CHUNKED, _ENCODING})
 _WAIT = re.compile(rb'(?:^|[,;])\s*wait\s*=\s*"?([0-9]{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
 _CLOSE = {"connection": "close"}
 
@@ -42,6 +45,17 @@ def read_head(scope: Scope) -> RequestHead:
         detail = "Content-Length and Transfer-Encoding exclude each other; send one of them"
         raise Problem(HTTPStatus.BAD_REQUEST, detail, headers=_CLOSE)
     return head
+
+
+def named_features(head: RequestHead) -> frozenset[str]:
+    """Return the features that the agent names; none where it names too many to be believed."""
+    text = head.get(FEATURES, b"")
+    return _features(text) if len(text) <= MAX_FEATURES_BYTES else frozenset()
+
+
+@lru_cache(maxsize=64)
+def _features(text: bytes) -> frozenset[str]:
+    return frozenset(filter(None, map(str.strip, text.decode("latin-1").split(","))))
 
 
 def preferred_wait(head: RequestHead, most: int) -> int:

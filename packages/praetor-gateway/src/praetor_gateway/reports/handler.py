@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from attrs import evolve
 
@@ -20,7 +21,7 @@ from praetor_gateway.fleet.order import UNORDERED, ReportOrder, advanced, follow
 from praetor_gateway.fleet.rows import CachedProcess
 from praetor_gateway.fleet.session import FACTS
 from praetor_gateway.liveness.tracker import LivenessTracker
-from praetor_gateway.status.merge import merge, start_time
+from praetor_gateway.status.merge import merge, start_time, too_old
 from praetor_gateway.status.pending import AGENT_DEBOUNCE_S, PendingStatuses, StatusKey
 
 REPORT_BURST_S = 10.0
@@ -142,6 +143,9 @@ class ReportHandler:
             start_time(seen.start_time)
         except ValueError:
             return "startTime: must be a time with a zone (RFC 3339)"
+        missing = row.features - device.session.features
+        if missing:  # it was not sent the spec, so that this is no failure
+            seen = replace(seen, update_held_message=too_old(missing), error_message=None)
         known = self._known(row)
         if is_late(known, order):
             return ""

@@ -7,7 +7,7 @@ Text from devices goes into messages only, never into reasons.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from attrs import evolve, frozen
@@ -56,6 +56,7 @@ _HELD = (
     "the device keeps what it runs and gets nothing new: another namespace declares its name, and its own has no "
     "NetworkSwitch of it any more. Create it again, or ask an administrator for praetorctl devices transfer"
 )
+_TOO_OLD = f"{ProcessReason.AGENT_TOO_OLD}("
 _ARTIFACT = {reason.value: reason for reason in ArtifactReason}
 _ROLLED_BACK = {reason.value: reason for reason in RollbackReason}
 
@@ -102,6 +103,11 @@ def merge(
         _set_fetched(conditions, fetched)
     status = evolve(status, conditions=in_order(conditions, row.status.conditions))
     return evolve(status, phase=_phase(row.restart_policy, spec_hash, status))
+
+
+def too_old(missing: Iterable[str]) -> str:
+    """Return why a device whose agent does not know the features *missing* is not sent the spec."""
+    return f"{_TOO_OLD}{','.join(sorted(missing))}): upgrade praetor-agent; until then the device keeps what it has"
 
 
 def by_type(conditions: tuple[Condition, ...]) -> dict[str, Condition]:
@@ -348,12 +354,14 @@ def _healthy(completed: bool, seen: Observation) -> Iterator[Finding]:
 
 def _lasting(seen: Observation, spec_hash: str, known: Mapping[str, Condition]) -> Iterator[Finding]:
     """Yield the conditions that only exceptions have: once there, they are False when the exception is over."""
+    held = seen.update_held_message
+    why = ProcessReason.AGENT_TOO_OLD if held and held.startswith(_TOO_OLD) else ProcessReason.HELD
     rolled_back = _ROLLED_BACK.get(seen.rolled_back_reason or "", ProcessReason.OTHER)
     message = seen.rolled_back_message or "" if seen.failed_spec_hash == spec_hash else None
     for kind, said, reason, otherwise in (
         (ConditionType.SPEC_WARNING, seen.warning_message or None, ProcessReason.WARNED, ProcessReason.NOT_WARNED),
         (ConditionType.ROLLED_BACK, message, rolled_back, ProcessReason.NOT_ROLLED_BACK),
-        (ConditionType.UPDATE_HELD, seen.update_held_message, ProcessReason.HELD, ProcessReason.NOT_HELD),
+        (ConditionType.UPDATE_HELD, held, why, ProcessReason.NOT_HELD),
     ):
         if said is not None:
             yield Finding(kind, True, reason, said)
