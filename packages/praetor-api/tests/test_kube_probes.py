@@ -49,6 +49,23 @@ async def test_probes_and_metrics_are_served(shared: bool) -> None:
         assert (await fetch(probes.port, "/metrics"))[0] == (200 if shared else 404)
 
 
+async def test_a_probe_may_leave_out_a_check_but_never_readiness_itself() -> None:
+    reason = ""
+    serving = serve_probes(
+        BindAddress("127.0.0.1", 0),
+        None,
+        unready=lambda: reason,
+        registry=CollectorRegistry(),
+        checks={"fine": str, "keys": lambda: "the keys are old"},
+    )
+    async with serving as port:
+        assert (await fetch(port, "/readyz"))[::2] == (503, "the keys are old")
+        assert (await fetch(port, "/readyz?exclude=fine"))[0] == 503
+        assert (await fetch(port, "/readyz?exclude=fine&exclude=keys"))[::2] == (200, "ok")
+        reason = "draining"
+        assert (await fetch(port, "/readyz?exclude=keys"))[::2] == (503, "draining")
+
+
 async def test_the_port_is_free_again_after_the_block() -> None:
     address = free_address()
     for _ in range(2):

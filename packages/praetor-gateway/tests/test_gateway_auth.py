@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from structlog.testing import capture_logs
 
 from gateway_testing import AsgiClient, GatewayLab, running_lab, switch_object
 from praetor_api.canonical import desired_etag
@@ -100,9 +102,6 @@ async def test_secrets_are_read_again_when_their_file_changes(tmp_path: Path) ->
         new = AsgiClient(lab.gateway.app, device_token(b"new", "a"))
         assert [(await c.get("/v1/devices/a/desired")).status for c in (old, new)] == [200, 401]
         path.write_text("new\nold\n")
-        await lab.clock.advance(RELOAD_S)
-        assert [(await c.get("/v1/devices/a/desired")).status for c in (old, new)] == [200, 200]
-        path.write_text("\n\n")
         await lab.clock.advance(RELOAD_S)
         assert [(await c.get("/v1/devices/a/desired")).status for c in (old, new)] == [200, 200]
         path.write_text("new\n")
@@ -220,6 +219,36 @@ async def test_no_token_is_checked_before_the_epochs_are_known() -> None:
             kube.heal()
             await lab.clock.advance(60)
             assert await statuses(lab, "leaf-1", *tokens) == [{200}, {401}, {401}, {401}, {401}]
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [lambda path: path.write_text("\n"), Path.unlink, lambda path: path.write_bytes(b"\xff")],
+    ids=["emptied", "removed", "garbage"],
+)
+@pytest.mark.parametrize("secret", [True, False], ids=["secret", "token"])
+async def test_a_file_that_turned_bad_revokes_nothing_and_is_shown_loudly(
+    secret: bool, break_it: Callable[[Path], object], tmp_path: Path
+) -> None:
+    path = tmp_path / "credentials"
+    path.write_text("old\n")
+    credentials = Credentials(secret_files=(path,)) if secret else Credentials(token_files=(path,))
+    async with running_lab(credentials=credentials) as lab:
+        lab.client.token = device_token(b"old", "a") if secret else "old"
+        assert (lab.gateway.credential_problem(), lab.value("credentials_stale")) == ("", 0)
+        break_it(path)
+        with capture_logs() as logs:
+            await lab.clock.advance(120)
+        assert (await lab.client.get("/v1/devices/a/desired")).status == 200
+        assert lab.gateway.unready() == ""
+        assert str(path) in lab.gateway.credential_problem()
+        assert lab.gateway.credential_problem().endswith("; those that were read last stay valid")
+        assert lab.value("credentials_stale") == 1
+        assert [each["log_level"] for each in logs if each["event"] == "credentials not reloaded"] == ["error"] * 2
+        path.write_text("new\n")
+        await lab.clock.advance(RELOAD_S)
+        assert (await lab.client.get("/v1/devices/a/desired")).status == 401
+        assert (lab.gateway.credential_problem(), lab.value("credentials_stale")) == ("", 0)
 
 
 def outcome(*args: str, env: dict[str, str] | None = None) -> tuple[int, str]:

@@ -25,7 +25,7 @@ from praetor_api.names import DEVICE_BINDINGS, GATEWAY_LEASE
 from praetor_gateway.fleet.devices import DeviceIndex
 from praetor_gateway.fleet.rows import Projection
 from praetor_gateway.http.app import DeviceApp
-from praetor_gateway.http.auth import DeviceAuthenticator, follow_credentials
+from praetor_gateway.http.auth import CredentialFollower, DeviceAuthenticator
 from praetor_gateway.http.device_api import DeviceApi
 from praetor_gateway.http.long_poll import LongPolls
 from praetor_gateway.http.problems import ProblemHandlers
@@ -124,6 +124,9 @@ class Gateway:
             self._bindings = BindingStore(api, key, self._fleet, clock, self._is_fresh)
         verifier = load_verifier(settings.credentials) if settings.credentials is not None else None
         self._authenticator = DeviceAuthenticator(verifier, self.metrics.auth)
+        self._follower = None
+        if settings.credentials is not None:
+            self._follower = CredentialFollower(settings.credentials, self._authenticator, clock)
         self.app = DeviceApp(self._device_api(), ProblemHandlers(self.metrics.request), self.lifespan)
         peers = settings.peers
         self.peer_app = create_peer_app(peers.token, self._liveness, self._is_fresh) if peers is not None else None
@@ -139,6 +142,13 @@ class Gateway:
         if self._draining:
             return "draining"
         return "" if self.is_synced() else "the cache is not synced yet"
+
+    def credential_problem(self) -> str:
+        """Return why the credentials in effect are older than their files; empty when they are not.
+
+        It concerns operators and no device: a probe that routes devices leaves it out.
+        """
+        return self._follower.problem if self._follower is not None else ""
 
     def device_entries(self) -> int:
         """Return how many entries are kept on behalf of devices: 0 while none is declared or waits."""
@@ -175,9 +185,8 @@ class Gateway:
             identity = self._settings.identity
             pusher = PeerPusher(self._elector, self._liveness, self._transport, identity=identity, clock=self._clock)
             yield "peer pusher", pusher.run()
-        if self._settings.credentials is not None:
-            following = follow_credentials(self._settings.credentials, self._authenticator, self._clock)
-            yield "credential reloader", following
+        if self._follower is not None:
+            yield "credential reloader", self._follower.run()
 
     async def _arbitrate(self) -> None:
         """Join the election once the whole fleet is known: until then we refuse all devices, and they seem silent."""
@@ -252,6 +261,8 @@ class Gateway:
         gauge("observer_suspect", "1 while too many devices are silent at once.", lambda: float(self._liveness.suspect))
         gauge("queue_depth", "Statuses that wait to be written.", lambda: len(self._pending))
         gauge("cache_age_seconds", "Seconds since the apiserver last said anything.", self._cache_age_s)
+        stale = "1 while files of tokens or secrets cannot be read, and those read last stay valid."
+        gauge("credentials_stale", stale, lambda: float(bool(self.credential_problem())))
         gauge("names_contested", "Device names that several namespaces claim.", lambda: len(self._fleet.bindings))
         if (bindings := self._bindings) is not None:
             gauge("bindings_unwritten", "Contested names that are not stored yet.", lambda: bindings.unwritten)

@@ -67,8 +67,9 @@ async def serve(
             when_full=WhenFull.REPLACE,
         )
     at, ended = settings.probe_addr, asyncio.Event()
+    checks = {"credentials": gateway.credential_problem}
     async with (
-        serve_probes(at, at, unready=gateway.unready, registry=gateway.metrics.registry) as probe_port,
+        serve_probes(at, at, unready=gateway.unready, registry=gateway.metrics.registry, checks=checks) as probe_port,
         asyncio.TaskGroup() as group,
     ):
         announce(port=devices.port, probe_port=probe_port)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from enum import StrEnum
 
 import structlog
-from attrs import define
+from attrs import define, field
 
 from praetor_api.kube.options import BadOption
 from praetor_api.kube.runtime.clock import Clock
@@ -19,6 +19,8 @@ from praetor_gateway.settings import Credentials, load_verifier
 
 RELOAD_S = 5.0
 """How often files of tokens are read again: they are small, and a revoked secret should not stay good for long."""
+WARN_S = 60.0
+"""How often files that cannot be read are logged."""
 
 _log = structlog.get_logger()
 
@@ -58,17 +60,34 @@ class DeviceAuthenticator:
         return decision is not TokenDecision.REFUSED
 
 
-async def follow_credentials(credentials: Credentials, authenticator: DeviceAuthenticator, clock: Clock) -> None:
-    """Read tokens and secrets again every RELOAD_S seconds until cancelled. A file that turned bad changes nothing."""
-    active = load_verifier(credentials)
-    while True:
-        await clock.sleep(RELOAD_S)
-        try:
-            fresh = load_verifier(credentials)
-        except BadOption as e:
-            _log.warning("credentials not reloaded", error=str(e))
-            continue
-        if fresh != active:
-            active = fresh
-            authenticator.replace(fresh)
-            _log.info("credentials reloaded", tokens=len(fresh.shared), secrets=len(fresh.secrets))
+@define(eq=False)
+class CredentialFollower:
+    """Reads tokens and secrets again. A file that turned bad changes nothing, and *problem* says what is wrong with it.
+
+    Serving on is safer than to refuse a whole fleet for an empty file; what is meant to revoke must write a new secret.
+    """
+
+    _credentials: Credentials
+    _authenticator: DeviceAuthenticator
+    _clock: Clock
+    problem: str = field(default="", init=False)
+
+    async def run(self) -> None:
+        """Read the files every RELOAD_S seconds until cancelled."""
+        active = load_verifier(self._credentials)
+        said_at = -WARN_S
+        while True:
+            await self._clock.sleep(RELOAD_S)
+            try:
+                fresh, self.problem = load_verifier(self._credentials), ""
+            except BadOption as e:
+                self.problem = f"{e}; those that were read last stay valid"
+                if self._clock.monotonic() - said_at >= WARN_S:
+                    said_at = self._clock.monotonic()
+                    _log.error("credentials not reloaded", error=self.problem)
+                continue
+            said_at = -WARN_S
+            if fresh != active:
+                active = fresh
+                self._authenticator.replace(fresh)
+                _log.info("credentials reloaded", tokens=len(fresh.shared), secrets=len(fresh.secrets))

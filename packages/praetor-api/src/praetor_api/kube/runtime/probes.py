@@ -2,13 +2,15 @@
 """Health probes and metrics over HTTP: `/livez`, `/healthz`, `/readyz` and `/metrics`, on one port or on two.
 
 Alive means that the event loop runs. Readiness is defined by the program: it must not depend on whether the apiserver
-answers right now, or one outage of it would take every replica out of service. HTTP/1.1 only.
+answers right now, or one outage of it would take every replica out of service. As with the apiserver's own, a check may
+be left out: `/readyz?exclude=NAME`. HTTP/1.1 only.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TypeAlias
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -26,17 +28,26 @@ MAX_PROBE_CONNECTIONS = 32
 """Of one port. Another one closes the oldest: a scraper opens a new one, and a probe always does."""
 
 
+Check: TypeAlias = Callable[[], str]
+
+
 @asynccontextmanager
 async def serve_probes(
-    probes: BindAddress | None, metrics: BindAddress | None, *, unready: Callable[[], str], registry: CollectorRegistry
+    probes: BindAddress | None,
+    metrics: BindAddress | None,
+    *,
+    unready: Check,
+    registry: CollectorRegistry,
+    checks: Mapping[str, Check] | None = None,
 ) -> AsyncIterator[int]:
     """Serve health on *probes* and *registry* on *metrics* within the block, and give the port of *probes*.
 
-    None turns one off; equal addresses share a port. *unready* returns why the program is not ready, or "" when it is.
+    None turns one off; equal addresses share a port. *unready* returns why the program is not ready, or "" when it is;
+    *checks* do, too, each under the name by which a probe may leave it out, and only if *unready* finds nothing.
     BadOption names the flag of an address that cannot be bound.
     """
     async with AsyncExitStack() as stack:
-        health, scrape = _health_routes(unready), [_metrics_route(registry)]
+        health, scrape = _health_routes(unready, checks or {}), [_metrics_route(registry)]
         if metrics == probes:
             health, metrics = [*health, *scrape], None
         port = 0
@@ -69,12 +80,14 @@ async def _listening(address: BindAddress, routes: Sequence[web.RouteDef], optio
         await runner.cleanup()
 
 
-def _health_routes(unready: Callable[[], str]) -> list[web.RouteDef]:
+def _health_routes(unready: Check, checks: Mapping[str, Check]) -> list[web.RouteDef]:
     async def live(_: web.Request) -> web.Response:
         return web.Response(text="ok")
 
-    async def ready(_: web.Request) -> web.Response:
-        reason = unready()
+    async def ready(request: web.Request) -> web.Response:
+        excluded = request.query.getall("exclude", [])
+        asked = (unready, *(check for name, check in checks.items() if name not in excluded))
+        reason = next((reason for check in asked if (reason := check())), "")
         return web.Response(text=reason or "ok", status=503 if reason else 200)
 
     return [web.get("/healthz", live), web.get("/livez", live), web.get("/readyz", ready)]
