@@ -9,7 +9,7 @@ from pathlib import Path
 
 from praetor_agent.core.model import TerminationReason
 from praetor_api.conditions import ConditionType, DeploymentReason, ProcessReason
-from praetor_api.protocol import ArtifactReason, RollbackReason
+from praetor_api.protocol import ArtifactReason, PendingReason, RollbackReason
 from praetor_controller.ctl.explain import MEANINGS
 from praetor_controller.reconcile.events import EventReason as DeploymentEventReason
 from praetor_controller.rollout.reasons import ReasonCode
@@ -21,6 +21,7 @@ COUNTED, ENDED, EVENT = "`status.reasons`", "`status.lastTerminationReason`", "e
 WRITTEN: tuple[tuple[type[StrEnum], str, str], ...] = (
     (ProcessReason, "condition", "gateway"),
     (ArtifactReason, "condition", "device"),
+    (PendingReason, "condition", "device"),
     (RollbackReason, "condition", "device"),
     (TerminationReason, ENDED, "device"),
     (DeploymentReason, "condition", "controller"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from praetor_agent.core.model import (
     ArtifactState,
     Failure,
     Observed,
+    ObservedDevice,
     ProcessStage,
     Record,
     Revision,
@@ -24,7 +26,9 @@ from praetor_agent.core.report import ReportState
 from praetor_api.protocol import (
     MAX_BODY_BYTES,
     MAX_OBSERVATIONS,
+    Desired,
     DesiredItem,
+    InvalidItem,
     Observation,
     Report,
     ReportAck,
@@ -212,6 +216,66 @@ def test_drift_and_the_last_output_are_reported_if_there_is_any() -> None:
 
 def test_a_record_known_by_name_only_is_reported_without_a_uid() -> None:
     assert reported(Record(uid="net/fw", name="fw"), None).uid == ""
+
+
+NEXT = replace(ITEM, spec_hash="v2")
+NEXT_IMAGE = replace(NEXT, spec=replace(ITEM.spec, artifact=FILE))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "record", "more", "expected"),
+    [
+        pytest.param(ITEM, RECORD, {}, None, id="current"),
+        pytest.param(NEXT, RECORD, {}, None, id="nothing-to-say"),
+        pytest.param(
+            NEXT,
+            replace(RECORD, failure=Failure(reason="BackendUnavailable", message="no docker")),
+            {},
+            ("BackendUnavailable", "no docker"),
+            id="backend",
+        ),
+        pytest.param(
+            NEXT,
+            replace(RECORD, failure=Failure(reason="MemoryNotKept", message="not changed: disk full")),
+            {},
+            ("StateNotWritable", "not changed: disk full"),
+            id="disk",
+        ),
+        pytest.param(
+            NEXT, replace(RECORD, stop_deadline=9.0), {}, ("EndingOldVersion", "the old version is ending"), id="ending"
+        ),
+        pytest.param(NEXT_IMAGE, RECORD, {}, ("FetchingArtifact", "the artifact is being fetched"), id="fetching"),
+        pytest.param(
+            NEXT_IMAGE,
+            RECORD,
+            {"artifacts": {"v2": ArtifactState(failure=Failure(reason="NotFound", message="404"))}},
+            None,
+            id="the-artifact-says-why-itself",
+        ),
+        pytest.param(NEXT_IMAGE, RECORD, {"freeze": "held"}, None, id="the-freeze-says-why-itself"),
+        pytest.param(
+            NEXT,
+            replace(RECORD, rollback=Rollback(spec_hash="v2", reason=RollbackReason.CRASH_LOOP, message="x")),
+            {},
+            None,
+            id="given-up",
+        ),
+    ],
+)
+def test_why_a_newer_spec_does_not_run_yet_is_reported(
+    wanted: DesiredItem, record: Record, more: dict[str, Any], expected: tuple[str, str] | None
+) -> None:
+    device = ObservedDevice(boot_id="b", observed={"u": RUNNING}, **more)
+    seen = report.observations(Desired(device_name="d", items=(wanted,)), {"u": record}, device, {})["u"]
+    assert (seen.pending_reason, seen.pending_message) == (expected or (None, None))
+
+
+def test_a_spec_that_cannot_be_read_is_reported_while_the_old_version_runs_on() -> None:
+    bad = InvalidItem(uid="u", namespace="net", name="fw", spec_hash="v2", faults=())
+    record = replace(RECORD, failure=Failure(reason="InvalidSpec", message="spec.command: missing"))
+    device = ObservedDevice(boot_id="b", observed={"u": RUNNING})
+    seen = report.observations(Desired(device_name="d", invalid=(bad,)), {"u": record}, device, {})["u"]
+    assert (seen.pending_reason, seen.pending_message) == ("InvalidSpec", "spec.command: missing")
 
 
 def many(count: int) -> dict[str, Observation]:

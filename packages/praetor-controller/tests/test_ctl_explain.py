@@ -199,3 +199,17 @@ def test_what_the_gateway_ignores_is_explained(lab: Lab) -> None:
         "spine-1: no deployment selects it",
     ]
     assert json.loads(lab.run("explain", "spine-1", "-o", "json").output)["refused"].startswith("NameConflict, ")
+
+
+@pytest.mark.parametrize("subject", ["tel", "leaf-1"])
+def test_why_a_device_does_not_act_on_the_current_spec_is_shown_in_its_own_words(lab: Lab, subject: str) -> None:
+    message = "not changed: the state directory cannot be written: No space left on device"
+    condition = {"type": "SpecObserved", "status": "False", "reason": "StateNotWritable", "message": message}
+    process = lab.stored(DEVICE_PROCESSES, "tel-leaf-1")
+    conditions = [*process["status"]["conditions"], condition | {"observedGeneration": 1}]
+    conditions = [each for each in conditions if each["type"] != "SpecObserved" or "message" in each]
+    lab.patch(DEVICE_PROCESSES, "tel-leaf-1", "status", status={"conditions": conditions})
+    assert f"StateNotWritable: {message}" in lab.run("explain", subject).output
+    said = condition | {"observedGeneration": 1, "reason": "SpecOutdated"}
+    lab.patch(DEVICE_PROCESSES, "tel-leaf-1", "status", status={"conditions": [*conditions[:-1], said]})
+    assert message not in lab.run("explain", subject).output

@@ -85,6 +85,35 @@ def test_drift_and_the_last_output_reach_the_status() -> None:
         pytest.param(seen(observed_spec_hash="x"), {"SpecObserved": "False SpecOutdated"}, id="outdated"),
         pytest.param(seen(observed_spec_hash=""), {"SpecObserved": "False HashNotReported"}, id="hashless"),
         pytest.param(
+            seen(observed_spec_hash="x", pending_reason="BackendUnavailable", pending_message="no docker"),
+            {"SpecObserved": "False BackendUnavailable"},
+            id="a-reason-of-the-device",
+        ),
+        pytest.param(
+            seen(observed_spec_hash="x", pending_reason="MyOwnWord", pending_message="odd"),
+            {"SpecObserved": "False SpecOutdated"},
+            id="pending-by-a-word-of-the-device",
+        ),
+        pytest.param(
+            seen(observed_spec_hash="x", update_held_message="held"),
+            {"SpecObserved": "False HeldOnDevice", "UpdateHeld": "True HeldOnDevice"},
+            id="held",
+        ),
+        pytest.param(
+            seen(observed_spec_hash="x", artifact_downloaded=False, error_message="404", artifact_reason="NotFound"),
+            {"SpecObserved": "False NotFound", "ArtifactDownloaded": "False NotFound"},
+            id="outdated-for-want-of-the-artifact",
+        ),
+        pytest.param(
+            seen(observed_spec_hash="x", artifact_downloaded=True, artifact_verified=False, error_message="digest"),
+            {
+                "SpecObserved": "False VerificationFailed",
+                "ArtifactDownloaded": "True Downloaded",
+                "ArtifactVerified": "False VerificationFailed",
+            },
+            id="outdated-by-a-wrong-artifact",
+        ),
+        pytest.param(
             seen(artifact_downloaded=True),
             {"ArtifactDownloaded": "True Downloaded", "ArtifactVerified": "Unknown NothingToVerifyBy"},
             id="downloaded-and-not-pinned",
@@ -380,3 +409,43 @@ def test_how_long_a_version_is_on_trial_is_rendered_from_its_annotation(said: st
     }
     item = json.loads(render("leaf-1", 15, [Projection("site").process(stored)]))["items"][0]
     assert item.get("minReadySeconds") == seconds
+
+
+@pytest.mark.parametrize(
+    ("policy", "observation", "connected", "reason"),
+    [
+        pytest.param("Always", seen(process_started=True, healthy=True), True, None, id="ready"),
+        pytest.param("Always", seen(process_started=True, healthy=True), False, "HeartbeatMissed", id="silent"),
+        pytest.param("Never", seen(process_started=True, exit_code=0), True, None, id="completed"),
+        pytest.param("Always", seen(process_started=True), True, "NotProbedYet", id="not-probed"),
+        pytest.param("Always", seen(process_started=False, exit_code=1), True, "Exited", id="ended"),
+        pytest.param(
+            "Always",
+            seen(process_started=False, artifact_downloaded=False, error_message="x", artifact_reason="DiskFull"),
+            True,
+            "DiskFull",
+            id="no-artifact",
+        ),
+        pytest.param(
+            "Always",
+            seen(observed_spec_hash="old", process_started=True, healthy=True, pending_reason="StateNotWritable"),
+            True,
+            "StateNotWritable",
+            id="the-old-version-runs-on",
+        ),
+    ],
+)
+def test_a_status_names_the_cause_for_which_the_process_is_not_ready(
+    policy: str, observation: Observation, connected: bool, reason: str | None
+) -> None:
+    row = process_row(restart_policy=RestartPolicy(policy))
+    assert merge(row, observation, connected=connected, now=NOW).reason == reason
+
+
+def test_the_cause_alone_is_no_reason_to_write_a_status_but_a_wrong_one_is() -> None:
+    status = merge(process_row(), seen(process_started=False, exit_code=1), connected=True, now=NOW)
+    assert status.reason == "Exited"
+    before = evolve(status, reason=None)  # of an earlier gateway, or of CRDs that drop the field
+    assert merge(process_row(status=before), None, connected=True, now=NOW) == before
+    wrong = evolve(status, reason="DiskFull")  # an earlier gateway wrote the rest
+    assert merge(process_row(status=wrong), None, connected=True, now=NOW) == status

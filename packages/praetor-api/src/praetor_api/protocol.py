@@ -35,6 +35,7 @@ __all__ = [
     "InvalidItem",
     "Name",
     "Observation",
+    "PendingReason",
     "Rejected",
     "Report",
     "ReportAck",
@@ -94,6 +95,16 @@ class ArtifactReason(StrEnum):
     VERIFICATION_FAILED = "VerificationFailed"
     UNSUPPORTED = "Unsupported"
     NOT_ALLOWED = "NotAllowed"
+
+
+class PendingReason(StrEnum):
+    """Why a device does not act on the desired spec yet, besides its artifact: the values of `pendingReason`."""
+
+    BACKEND_UNAVAILABLE = "BackendUnavailable"
+    INVALID_SPEC = "InvalidSpec"
+    STATE_NOT_WRITABLE = "StateNotWritable"
+    FETCHING = "FetchingArtifact"
+    ENDING = "EndingOldVersion"
 
 
 class RollbackReason(StrEnum):
@@ -207,6 +218,8 @@ class Observation:
     rolled_back_reason: Annotated[str | None, Constraint(max_length=64, truncate=True)] = None
     rolled_back_message: Text = None
     update_held_message: Text = None
+    pending_reason: Annotated[str | None, Constraint(max_length=64, truncate=True)] = None
+    pending_message: Text = None
     drift_count: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1)] = None
     output_tail: Annotated[str | None, Constraint(max_length=2048, truncate=True)] = None
     revision: Revision = None

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import (
     ArtifactState,
+    FailureReason,
     Memory,
     Observed,
     ObservedDevice,
@@ -29,7 +30,9 @@ from praetor_api.protocol import (
     MAX_BODY_BYTES,
     MAX_OBSERVATIONS,
     Desired,
+    DesiredItem,
     Observation,
+    PendingReason,
     Report,
     ReportAck,
 )
@@ -145,6 +148,7 @@ def observations(
     """Return the observations to report, by the uid of their record."""
     if desired is None:
         return {}
+    items = {item.uid: item for item in desired.items}
     hashes = {item.uid: item.spec_hash for item in desired.items}
     hashes |= {bad.uid or f"{bad.namespace}/{bad.name}": bad.spec_hash for bad in desired.invalid}
     found = {}
@@ -155,8 +159,35 @@ def observations(
         seen = observation(
             record, device.observed.get(uid), health.get(uid), device.artifacts.get(wanted), device.freeze
         )
-        found[uid] = with_spec_hash(_unless_unknown(seen, record, device), wanted)
+        seen = with_spec_hash(_unless_unknown(seen, record, device), wanted)
+        found[uid] = _with_pending(seen, record, items.get(uid), device)
     return found
+
+
+_PENDING: Mapping[str, PendingReason] = {
+    FailureReason.BACKEND_UNAVAILABLE: PendingReason.BACKEND_UNAVAILABLE,
+    FailureReason.INVALID_SPEC: PendingReason.INVALID_SPEC,
+    FailureReason.MEMORY_NOT_KEPT: PendingReason.STATE_NOT_WRITABLE,
+}
+"""Reasons that are reported, by those that are kept in memory."""
+
+
+def _with_pending(seen: Observation, record: Record, item: DesiredItem | None, device: ObservedDevice) -> Observation:
+    """Return *seen* with the reason why the device acts on an older spec than that of *item*, which may be invalid."""
+    failure = record.failure
+    if item is not None and seen.observed_spec_hash == item.spec_hash:
+        return seen
+    reason = _PENDING.get(failure.reason) if failure is not None else None
+    if failure is not None and reason is not None:
+        return replace(seen, pending_reason=reason, pending_message=failure.message)
+    if item is None or seen.failed_spec_hash == item.spec_hash or device.freeze is not None:
+        return seen
+    if record.stop_deadline is not None:
+        return replace(seen, pending_reason=PendingReason.ENDING, pending_message="the old version is ending")
+    artifact = device.artifacts.get(item.spec_hash)
+    if item.spec.artifact is not None and (artifact is None or (artifact.path or artifact.failure) is None):
+        return replace(seen, pending_reason=PendingReason.FETCHING, pending_message="the artifact is being fetched")
+    return seen
 
 
 def _unless_unknown(seen: Observation, record: Record, device: ObservedDevice) -> Observation:

@@ -105,7 +105,7 @@ CUSTOM_RESOURCES = (
             Column("Backend", ".spec.execution.backend", priority=1),
             Column("PID", ".status.pid", "integer", priority=1),
             Column("Exit", ".status.exitCode", "integer", priority=1),
-            Column("Reason", _condition(ConditionType.HEALTHY, "reason"), priority=1),
+            Column("Reason", ".status.reason", priority=1),
             Column("Rollback", _condition(ConditionType.ROLLED_BACK, "reason"), priority=1),
             Column("Hold", _condition(ConditionType.UPDATE_HELD, "message"), priority=1),
             _AGE,

@@ -274,6 +274,9 @@ class DeviceProcessStatus:
     """What the device reported, merged by the gateway."""
 
     phase: Annotated[Phase | None, Constraint(doc="Pending, Running, Succeeded, Failed or Unknown.")] = None
+    reason: Annotated[
+        str | None, Constraint(doc="Why it is not ready: the reason of the condition in the way.", max_length=128)
+    ] = None
     observed_generation: ObservedGeneration = 0
     conditions: Conditions = ()
     observed_spec_hash: Annotated[

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from praetor_controller.ctl.errors import CommandFailed
 from praetor_controller.ctl.inventory import Inventory
@@ -72,6 +72,12 @@ def explain_deployment(inventory: Inventory, name: str, now: datetime) -> Explan
         raise CommandFailed(f"not found: there is no deployment {name}; there are: {known}")
     observed = deployment.status.raw.get("observedGeneration") or 0
     planned = inventory.plan(deployment, now)
+    said = {row.device: inventory.pending.get(row.name, "") for row in inventory.processes_of(deployment)}
+    reasons = {
+        device: reason if reason.detail else evolve(reason, detail=said.get(device, ""))
+        for device, reason in planned.reasons.items()
+    }
+    planned = evolve(planned, reasons=reasons)
     return Explanation(deployment=deployment, plan=planned, fresh=observed >= deployment.generation)
 
 

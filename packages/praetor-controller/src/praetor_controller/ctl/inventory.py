@@ -10,7 +10,7 @@ from typing import Any
 from attrs import frozen
 
 from praetor_api.annotations import DEPLOYMENT_LABEL
-from praetor_api.conditions import ConditionType
+from praetor_api.conditions import ConditionType, ProcessReason
 from praetor_api.kube.client.resource import (
     CONTROLLER_REVISIONS,
     DEVICE_PROCESS_DEPLOYMENTS,
@@ -38,7 +38,8 @@ from praetor_controller.rollout.snapshot import GatewayState, Plan, Snapshot
 class Inventory:
     """All rows of a namespace. What only the running controller remembers (refused writes) is not among them.
 
-    *refused_devices* and *refused_processes* are what the gateway says of those that it ignores, by name.
+    *refused_devices* and *refused_processes* are what the gateway says of those that it ignores, by name; *pending* is
+    why a device does not act on the current spec of a process yet, by the process's name.
     """
 
     devices: Mapping[str, DeviceRow]
@@ -47,6 +48,7 @@ class Inventory:
     revisions: tuple[RevisionRow, ...]
     refused_devices: Mapping[str, str] = {}
     refused_processes: Mapping[str, str] = {}
+    pending: Mapping[str, str] = {}
 
     def _snapshot(self, deployment: DeploymentRow, now: datetime, gateway: GatewayState) -> Snapshot:
         """Return the snapshot that the controller would plan *deployment* from."""
@@ -74,7 +76,11 @@ class Inventory:
         return plan(self._snapshot(deployment, now, gateway), now)
 
     def _neighbour(self, deployment: DeploymentRow) -> Neighbour:
-        return Neighbour(deployment, [row for row in self.processes.values() if row.owner == deployment.uid])
+        return Neighbour(deployment, self.processes_of(deployment))
+
+    def processes_of(self, deployment: DeploymentRow) -> list[ProcessRow]:
+        """Return the processes that *deployment* owns."""
+        return [row for row in self.processes.values() if row.owner == deployment.uid]
 
     def processes_on(self, device: str) -> list[ProcessRow]:
         """Return the processes of *device*, in order of their names."""
@@ -95,6 +101,7 @@ def inventory_of(
         revisions=tuple(map(project_revision, revisions)),
         refused_devices=_refused(switches),
         refused_processes=_refused(processes),
+        pending={each["metadata"]["name"]: why for each in processes if (why := _pending(each))},
     )
 
 
@@ -103,6 +110,16 @@ def refusal(obj: Mapping[str, Any]) -> str:
     for each in (obj.get("status") or {}).get("conditions") or ():
         if each.get("type") in (ConditionType.REFUSED, ConditionType.NAME_CONFLICT) and each.get("status") == "True":
             return f"{each['type']}, {each.get('reason')}: {clean_text(each.get('message') or '')}"
+    return ""
+
+
+def _pending(process: Mapping[str, Any]) -> str:
+    """Return what the device says of why it does not act on the current spec yet; empty when it says nothing."""
+    for each in (process.get("status") or {}).get("conditions") or ():
+        current = each.get("observedGeneration") == process["metadata"].get("generation")
+        if each.get("type") == ConditionType.SPEC_OBSERVED and each.get("status") == "False" and current:
+            silent = each.get("reason") in (ProcessReason.OUTDATED, ProcessReason.HASH_MISSING)
+            return "" if silent else f"{each.get('reason')}: {clean_text(each.get('message') or '')}"
     return ""
 
 

@@ -16,7 +16,7 @@ from praetor_api.conditions import ConditionType, ProcessReason
 from praetor_api.kube.codec import parse_time
 from praetor_api.kube.conditions import get_condition, next_condition
 from praetor_api.kube.objects import Condition, ConditionStatus, DeviceProcessStatus, Phase, Reported
-from praetor_api.protocol import ArtifactReason, Observation, RollbackReason
+from praetor_api.protocol import ArtifactReason, Observation, PendingReason, RollbackReason
 from praetor_api.spec import RestartPolicy
 from praetor_api.wire import clean_text
 from praetor_gateway.fleet.order import following, supersedes
@@ -58,6 +58,7 @@ _HELD = (
 )
 _TOO_OLD = f"{ProcessReason.AGENT_TOO_OLD}("
 _ARTIFACT = {reason.value: reason for reason in ArtifactReason}
+_PENDING = {reason.value: reason for reason in PendingReason}
 _ROLLED_BACK = {reason.value: reason for reason in RollbackReason}
 
 
@@ -67,7 +68,7 @@ class Finding:
 
     type: ConditionType
     holds: bool | None
-    reason: ProcessReason | ArtifactReason | RollbackReason
+    reason: ProcessReason | ArtifactReason | PendingReason | RollbackReason
     message: str = ""
 
 
@@ -92,7 +93,8 @@ def merge(
     if standing in REFUSED:  # no device runs it: what was said of an earlier run is over
         gone = {*_REPORTED, ConditionType.AGENT_CONNECTED}
         said = {name: each for name, each in conditions.items() if name not in gone}
-        return DeviceProcessStatus(phase=Phase.PENDING, conditions=in_order(said, status.conditions))
+        refused = DeviceProcessStatus(phase=Phase.PENDING, conditions=in_order(said, status.conditions))
+        return _with_reason(refused, row.status)
     if observation is not None and not supersedes(status.reported, reported):
         generation = row.generation if observation.observed_spec_hash == spec_hash else status.observed_generation
         _set_observed(conditions, row, spec_hash, generation, observation, now)
@@ -102,7 +104,38 @@ def merge(
         set_connected(conditions, connected, row.generation if connected else fetched, now)
         _set_fetched(conditions, fetched)
     status = evolve(status, conditions=in_order(conditions, row.status.conditions))
-    return evolve(status, phase=_phase(row.restart_policy, spec_hash, status))
+    return _with_reason(evolve(status, phase=_phase(row.restart_policy, spec_hash, status)), row.status)
+
+
+def _with_reason(status: DeviceProcessStatus, before: DeviceProcessStatus) -> DeviceProcessStatus:
+    """Return *status* with the reason why the process is not ready.
+
+    It is added with other changes alone: an upgrade causes no writes, nor do CRDs of an earlier release, which drop it.
+    """
+    if before.reason is None and evolve(status, reason=None) == before:
+        return before
+    return evolve(status, reason=_reason(status))
+
+
+_IN_THE_WAY = (
+    (ConditionType.REFUSED, ConditionStatus.TRUE),
+    (ConditionType.NAME_CONFLICT, ConditionStatus.TRUE),
+    (ConditionType.AGENT_CONNECTED, ConditionStatus.FALSE),
+    (ConditionType.ROLLED_BACK, ConditionStatus.TRUE),
+    (ConditionType.SPEC_OBSERVED, ConditionStatus.FALSE),
+    (ConditionType.ARTIFACT_DOWNLOADED, ConditionStatus.FALSE),
+    (ConditionType.ARTIFACT_VERIFIED, ConditionStatus.FALSE),
+    (ConditionType.PROCESS_STARTED, ConditionStatus.FALSE),
+    (ConditionType.HEALTHY, ConditionStatus.FALSE),
+    (ConditionType.HEALTHY, ConditionStatus.UNKNOWN),
+)
+"""What keeps a process from being ready, the cause before what follows from it."""
+
+
+def _reason(status: DeviceProcessStatus) -> str | None:
+    found = by_type(status.conditions)
+    causes = (found[kind].reason for kind, bad in _IN_THE_WAY if kind in found and found[kind].status is bad)
+    return None if status.phase is Phase.SUCCEEDED else next(causes, None)
 
 
 def too_old(missing: Iterable[str]) -> str:
@@ -201,7 +234,7 @@ def reported(status: DeviceProcessStatus) -> DeviceProcessStatus:
     """Return what of *status* comes from reports, without times and order: not the connection, nor others' words."""
     said = (evolve(each, last_transition_time=None) for each in status.conditions if each.type in _REPORTED)
     conditions = tuple(sorted(said, key=lambda each: each.type))
-    return evolve(status, phase=Phase.PENDING, conditions=conditions, reported=None)
+    return evolve(status, phase=Phase.PENDING, reason=None, conditions=conditions, reported=None)
 
 
 def start_time(text: str | None) -> datetime | None:
@@ -294,7 +327,14 @@ def _spec(spec_hash: str, seen: Observation) -> Finding:
         return Finding(kind, False, ProcessReason.HASH_MISSING, "the device names no spec")
     if seen.failed_spec_hash == spec_hash:
         return Finding(kind, False, ProcessReason.GIVEN_UP, "the device went back to an older spec")
-    return Finding(kind, False, ProcessReason.OUTDATED, "the device does not act on the current spec yet")
+    if seen.update_held_message is not None:
+        return Finding(kind, False, ProcessReason.HELD, seen.update_held_message)
+    if seen.error_message and seen.artifact_downloaded is False:
+        return Finding(kind, False, _why(seen, ArtifactReason.DOWNLOAD_FAILED), seen.error_message)
+    if seen.error_message and seen.artifact_verified is False:
+        return Finding(kind, False, _why(seen, ArtifactReason.VERIFICATION_FAILED), seen.error_message)
+    message = seen.pending_message or "the device does not act on the current spec yet"
+    return Finding(kind, False, _PENDING.get(seen.pending_reason or "", ProcessReason.OUTDATED), message)
 
 
 def _artifact(seen: Observation) -> Iterator[Finding]:
