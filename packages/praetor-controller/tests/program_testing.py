@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -45,6 +45,17 @@ class ProgramFixture:
         }
         deployment = body_of(DEVICE_PROCESS_DEPLOYMENTS, name, spec=body | spec)
         await self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, "lab", deployment)
+
+    async def orphan(self, name: str, renamed: Mapping[str, str], owners: Sequence[Mapping[str, Any]] = ()) -> None:
+        """Delete a deployment and leave its processes with *owners* alone, as a restored backup has them; *renamed*
+        are the names that some of them have then."""
+        await self.kube.delete(DEVICE_PROCESS_DEPLOYMENTS, Key("lab", name))
+        for old, obj in self.processes().items():
+            await self.kube.delete(DEVICE_PROCESSES, Key("lab", old))
+            new, metadata, status = renamed.get(old, old), obj["metadata"], obj.get("status") or {}
+            kept = {each: metadata[each] for each in ("labels", "annotations")} | {"ownerReferences": list(owners)}
+            await self.kube.create(DEVICE_PROCESSES, "lab", body_of(DEVICE_PROCESSES, new, kept, spec=obj["spec"]))
+            await self.kube.patch(DEVICE_PROCESSES, Key("lab", new), {"status": status}, subresource="status")
 
     async def edit(self, **spec: Any) -> None:
         await self.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"spec": spec})

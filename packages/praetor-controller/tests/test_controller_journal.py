@@ -78,11 +78,13 @@ class Run:
         written: Written | None = None
         found = []
         for each in self.made:
-            heard = {name: frozenset(getattr(each.snapshot, name).found) for name in ("taken_names", "leftovers")}
+            heard = {name: frozenset(getattr(each.snapshot, name).found) for name in NAMES_ASKED}
             line, written = entry(written, evolve(each, snapshot=evolve(each.snapshot, **heard)), "1.0")  # type: ignore[arg-type]
             found.append(line)
         return found
 
+
+NAMES_ASKED = ("taken_names", "leftovers", "occupied")
 
 EVENTS = st.one_of(
     st.tuples(st.just("edit"), st.sampled_from(["v1", "v2", "bad", "killer"])),
@@ -198,7 +200,7 @@ def test_an_edited_line_is_found(edit: Callable[[dict[str, Any]], None], what: s
 def test_the_order_of_rows_does_not_matter() -> None:
     given = run(A_ROLLOUT).made[-4].snapshot
     turned = evolve(given, devices=given.devices[::-1], processes=given.processes[::-1])
-    heard: dict[str, frozenset[str]] = {"taken_names": frozenset(), "leftovers": frozenset()}
+    heard: dict[str, frozenset[str]] = dict.fromkeys(NAMES_ASKED, frozenset())
     digests = []
     for each in (given, turned):
         line, _ = entry(None, Decision(now=START, snapshot=evolve(each, **heard), plan=Plan()), "1.0")  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from praetor_api.kube.client.resource import (
     Key,
     Resource,
 )
+from praetor_api.names import hashed_process_name
 from praetor_controller.journal.replay import replay
 from praetor_controller.settings import Recording
 from program_testing import TEL, ProgramFixture
@@ -47,6 +48,58 @@ async def test_every_matching_device_gets_a_process(fixture: ProgramFixture) -> 
     assert made["metadata"]["labels"] == {"app": "tel", "azure.com/deployment": "tel"}
     (reference,) = made["metadata"]["ownerReferences"]
     assert (reference["uid"], reference["controller"], reference["blockOwnerDeletion"]) == (owner, True, True)
+
+
+@pytest.mark.parametrize("hashed", [False, True], ids=["plain-name", "hashed-name"])
+async def test_processes_that_a_deployment_left_behind_are_adopted_by_the_next_of_its_name(
+    fixture: ProgramFixture, hashed: bool
+) -> None:
+    await fixture.report_ready()
+    await fixture.clock.advance(2)
+    name = hashed_process_name("tel", "a") if hashed else "tel-a"
+    other = {"apiVersion": "v1", "kind": "Secret", "name": "s", "uid": "u"}
+    await fixture.orphan("tel", {"tel-a": name}, [other])
+    assert "tel" not in {key.name for key in fixture.kube.objects(DEVICE_PROCESS_DEPLOYMENTS)}
+    before = {name: each["metadata"]["uid"] for name, each in fixture.processes().items()}
+    generations = {name: each["metadata"]["generation"] for name, each in fixture.processes().items()}
+    await fixture.deploy()
+    await fixture.clock.advance(5)
+    after = fixture.processes()
+    assert {name: each["metadata"]["uid"] for name, each in after.items()} == before
+    assert {name: each["metadata"]["generation"] for name, each in after.items()} == generations, "nothing restarts"
+    owner = fixture.kube.objects(DEVICE_PROCESS_DEPLOYMENTS)[TEL]["metadata"]["uid"]
+    for each in after.values():
+        foreign, ours = each["metadata"]["ownerReferences"]
+        assert (foreign, ours["uid"], ours["controller"]) == (other, owner, True)
+    assert fixture.status()["reasons"] == {"UpToDate": 3}
+    assert any(each["reason"] == "AdoptedProcesses" for each in fixture.kube.objects(EVENTS).values())
+
+
+async def test_a_process_of_a_users_own_is_never_adopted_and_none_is_made_beside_it() -> None:
+    fixture = ProgramFixture()
+    await fixture.switch("a")
+    ref = {"kind": "NetworkSwitch", "name": "a", "namespace": "lab"}
+    await fixture.kube.create(
+        DEVICE_PROCESSES, "lab", body_of(DEVICE_PROCESSES, "tel-a", spec={**runs("mine"), "deviceRef": ref})
+    )
+    await fixture.deploy()
+    async with fixture.controller():
+        assert fixture.commands() == {"tel-a": "mine"}
+        assert "ownerReferences" not in fixture.processes()["tel-a"]["metadata"]
+        assert fixture.status()["reasons"] == {"NameTaken": 1}
+        label = {"azure.com/deployment": "tel"}
+        await fixture.kube.patch(DEVICE_PROCESSES, Key("lab", "tel-a"), {"metadata": {"labels": label}})
+        await fixture.clock.advance(15)
+        assert fixture.commands() == {"tel-a": "v1"}, "the label asks for it"
+
+
+async def test_a_process_whose_adoption_is_refused_is_left_alone(fixture: ProgramFixture) -> None:
+    await fixture.orphan("tel", {})
+    fixture.kube.fail_next(api_error(403, "Forbidden", "quota"), verb="patch", resource=DEVICE_PROCESSES, times=3)
+    await fixture.deploy()
+    await fixture.clock.advance(5)
+    assert set(fixture.processes()) == {"tel-a", "tel-b", "tel-c"}
+    assert fixture.status()["reasons"] == {"CannotConverge": 3}
 
 
 async def test_the_status_counts_and_says_why(fixture: ProgramFixture) -> None:

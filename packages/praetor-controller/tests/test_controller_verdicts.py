@@ -93,11 +93,21 @@ def test_every_state_of_a_process_has_a_rule(strategy: StrategyType, waves: Wave
             {"taken_names": {"tel-a", hashed_process_name("tel", "a")}},
             None,
             Verdict(
-                Reason(ReasonCode.NAME_TAKEN, f"{hashed_process_name('tel', 'a')} belongs to another owner"),
+                Reason(ReasonCode.NAME_TAKEN, f"{hashed_process_name('tel', 'a')} belongs to another owner or to none"),
                 recheck_at=AT + 10,
                 name=hashed_process_name("tel", "a"),
             ),
             id="name-taken",
+        ),
+        pytest.param(
+            {"taken_names": {"tel-a"}, "occupied": {"a/tel-a"}},
+            None,
+            Verdict(
+                Reason(ReasonCode.NAME_TAKEN, "tel-a belongs to another owner or to none"),
+                recheck_at=AT + 10,
+                name="tel-a",
+            ),
+            id="runs-a-process-of-that-name",
         ),
     ],
 )

@@ -42,7 +42,7 @@ MEANINGS: Mapping[str, str] = {
     "BudgetMatchesNothing": "waits, because no device has the labels of a budget",
     "WaitingForDeletion": "waits until its process is deleted, as OnDelete asks",
     "Terminating": "waits until an older process is gone",
-    "NameTaken": "waits for a name that a process of another owner has",
+    "NameTaken": "waits for a name that a process of another owner, or of none, has",
     "CannotConverge": "cannot get the template: the API refuses it",
     "GatewayUnavailable": "waits until a gateway judges again which devices are connected",
 }

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from praetor_api.annotations import DEPLOYMENT_LABEL
 from praetor_api.conditions import ConditionType, ProcessReason
@@ -29,6 +29,7 @@ from praetor_controller.model.revisions import RevisionRow, project_revision
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.reconcile.snapshot_builder import Sources, build_snapshot
 from praetor_controller.reconcile.state import ReconcilerState
+from praetor_controller.rollout.assignment import adoptable
 from praetor_controller.rollout.neighbours import Neighbour
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import GatewayState, Plan, Snapshot
@@ -52,11 +53,14 @@ class Inventory:
 
     def _snapshot(self, deployment: DeploymentRow, now: datetime, gateway: GatewayState) -> Snapshot:
         """Return the snapshot that the controller would plan *deployment* from."""
+        found = adoptable(deployment, self.processes.values(), self.devices.get)
+        adopted = {Key(row.namespace, row.name): evolve(row, owner=deployment.uid) for row in found}
+        processes = {**self.processes, **adopted}
         sources = Sources(
             devices=self.devices.values(),
-            processes=self.processes.values(),
+            processes=processes.values(),
             revisions=[row for row in self.revisions if row.owner == deployment.uid],
-            find=self.processes.get,
+            find=processes.get,
             neighbours=[self._neighbour(each) for each in self.deployments.values() if each.uid != deployment.uid],
             gateway=gateway,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Self, TypeAlias
 
 import structlog
@@ -186,13 +186,21 @@ class TrackedNames:
 
 def tracked(snapshot: Snapshot) -> Snapshot:
     """Return *snapshot* with containers of names that record what the planner asks them: all it learns of them."""
-    return evolve(snapshot, taken_names=TrackedNames(snapshot.taken_names), leftovers=TrackedNames(snapshot.leftovers))
+    return evolve(
+        snapshot,
+        taken_names=TrackedNames(snapshot.taken_names),
+        leftovers=TrackedNames(snapshot.leftovers),
+        occupied=TrackedNames(snapshot.occupied),
+    )
 
 
 def _asked(snapshot: Snapshot) -> Snapshot:
-    taken, leftovers = snapshot.taken_names, snapshot.leftovers
+    def asked(names: Container[str]) -> Container[str]:
+        return frozenset(names.found) if isinstance(names, TrackedNames) else names
+
     return evolve(
         snapshot,
-        taken_names=frozenset(taken.found) if isinstance(taken, TrackedNames) else taken,
-        leftovers=frozenset(leftovers.found) if isinstance(leftovers, TrackedNames) else leftovers,
+        taken_names=asked(snapshot.taken_names),
+        leftovers=asked(snapshot.leftovers),
+        occupied=asked(snapshot.occupied),
     )

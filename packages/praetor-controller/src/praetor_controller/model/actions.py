@@ -39,3 +39,13 @@ class Delete:
 
 
 Action: TypeAlias = Create | Update | Delete
+
+
+@frozen
+class Adopt:
+    """Make the deployment the owner of *process*, which has none; nothing else of it is written."""
+
+    process: ProcessRow
+
+
+Write: TypeAlias = Action | Adopt

@@ -70,6 +70,16 @@ def process_patch(deployment: DeploymentRow, action: Update, now: datetime) -> l
     return operations
 
 
+def adoption_patch(deployment: DeploymentRow, process: Mapping[str, Any]) -> list[Operation]:
+    """Return the JSON patch that makes *deployment* the owner of *process*, a raw object without a controller."""
+    metadata = process["metadata"]
+    owners = [*(metadata.get("ownerReferences") or ()), owner_reference(deployment)]
+    return [
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]},
+        {"op": "add", "path": "/metadata/ownerReferences", "value": owners},
+    ]
+
+
 def owner_reference(deployment: DeploymentRow) -> dict[str, Any]:
     """Return the reference by which the garbage collector deletes an object with its deployment."""
     return {

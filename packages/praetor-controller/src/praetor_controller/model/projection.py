@@ -95,7 +95,7 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
         uid=metadata.get("uid", ""),
         resource_version=metadata.get("resourceVersion", ""),
         device=_device(spec.get("deviceRef") or {}, namespace),
-        owner=_owner(metadata),
+        owner=owner_of(metadata),
         spec_hash=sys.intern(spec_hash({name: value for name, value in spec.items() if name != "deviceRef"})),
         labels=_shared(frozenset((metadata.get("labels") or {}).items())),
         annotations=_shared(frozenset(item for item in annotations.items() if item[0] not in OWN_ANNOTATIONS)),
@@ -195,7 +195,8 @@ def _device(ref: Mapping[str, Any], namespace: str) -> str:
     return ref.get("name", "") if here and kind == DeviceKind.NETWORK_SWITCH else ""
 
 
-def _owner(metadata: Mapping[str, Any]) -> str | None:
+def owner_of(metadata: Mapping[str, Any]) -> str | None:
+    """Return the uid of the controlling owner; None without one."""
     for reference in metadata.get("ownerReferences") or ():
         if reference.get("controller"):
             return sys.intern(reference.get("uid", ""))

@@ -20,6 +20,7 @@ from praetor_api.kube.client.resource import (
 )
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.informer import Informer
+from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, project_revision
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
@@ -30,8 +31,14 @@ T = TypeVar("T")
 BY_NAMESPACE = "namespace"
 BY_OWNER = "owner"
 BY_UID = "uid"
+OWNERLESS = "ownerless"
 
 _log = structlog.get_logger(__name__)
+
+
+def left_by(deployment: DeploymentRow) -> str:
+    """Return what the index OWNERLESS files processes under that have the label of *deployment*."""
+    return f"{deployment.namespace}/{deployment_label(deployment.name)}"
 
 
 def owned_by(deployment: DeploymentRow) -> str:
@@ -64,6 +71,7 @@ class Cache:
         self.revisions = AssumedCache(informers(CONTROLLER_REVISIONS, project_revision, DEPLOYMENT_LABEL), clock)
         self.devices.add_index(BY_NAMESPACE, lambda row: (row.namespace,))
         self.processes.add_index(BY_OWNER, _owners)
+        self.processes.add_index(OWNERLESS, _ownerless)
         self.revisions.add_index(BY_OWNER, _owners)
         self.deployments.add_index(BY_NAMESPACE, lambda row: (row.namespace,))
         self.deployments.add_index(BY_UID, lambda row: (row.uid,))
@@ -114,6 +122,11 @@ class Cache:
 
     def _synced(self) -> list[asyncio.Event]:
         return [informer.synced for informers in self._kinds().values() for informer in informers.all()]
+
+
+def _ownerless(row: ProcessRow) -> tuple[str, ...]:
+    label = dict(row.labels).get(DEPLOYMENT_LABEL) if row.owner is None else None
+    return () if label is None else (f"{row.namespace}/{label}",)
 
 
 def _owners(row: ProcessRow | RevisionRow) -> tuple[str, ...]:

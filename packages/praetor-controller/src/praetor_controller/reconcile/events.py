@@ -27,6 +27,7 @@ class EventReason(StrEnum):
     WAVE_LOST_ITS_DEVICES = "WaveLostItsDevices"
     WAVE_FAILED = "WaveFailed"
     BUDGET_MATCHES_NOTHING = "BudgetMatchesNothing"
+    ADOPTED = "AdoptedProcesses"
     CREATED = "CreatedProcesses"
     UPDATED = "UpdatedProcesses"
     DELETED = "DeletedProcesses"
@@ -70,15 +71,20 @@ def transition_events(old: tuple[Condition, ...], new: tuple[Condition, ...]) ->
     return (DeploymentEvent(found[0], found[1], "Rollout", after.message),) if found else ()
 
 
-def write_events(created: int, updated: int, deleted: int, refused: str) -> tuple[DeploymentEvent, ...]:
+def write_events(
+    created: int, updated: int, deleted: int, refused: str, adopted: int = 0
+) -> tuple[DeploymentEvent, ...]:
     """Return one event for each kind of write that happened."""
     counted = (
+        ("Adopt", EventReason.ADOPTED, adopted),
         ("Create", EventReason.CREATED, created),
         ("Update", EventReason.UPDATED, updated),
         ("Delete", EventReason.DELETED, deleted),
     )
     events = [
-        DeploymentEvent("Normal", reason, action, f"{action.lower()}d {count} process{'es' if count > 1 else ''}")
+        DeploymentEvent(
+            "Normal", reason, action, f"{action.lower().removesuffix('e')}ed {count} process{'es' if count > 1 else ''}"
+        )
         for action, reason, count in counted
         if count
     ]

@@ -23,16 +23,17 @@ from praetor_api.kube.runtime.events import EventRecorder, ObjectRef
 from praetor_controller.journal.entry import Decision
 from praetor_controller.journal.recorder import FlightRecorder, tracked
 from praetor_controller.metrics import Metrics
-from praetor_controller.model.actions import Update
+from praetor_controller.model.actions import Adopt, Update
 from praetor_controller.model.projection import project_deployment
 from praetor_controller.model.revisions import RevisionRow
 from praetor_controller.model.rows import DeploymentRow
-from praetor_controller.reconcile.cache import BY_NAMESPACE, BY_OWNER, Cache, owned_by
+from praetor_controller.reconcile.cache import BY_NAMESPACE, BY_OWNER, OWNERLESS, Cache, left_by, owned_by
 from praetor_controller.reconcile.events import DeploymentEvent, transition_events, write_events
 from praetor_controller.reconcile.revision_history import RevisionHistory
 from praetor_controller.reconcile.snapshot_builder import Sources, build_snapshot
 from praetor_controller.reconcile.state import DirtySet, ReconcilerState
 from praetor_controller.reconcile.writer import FIELD_MANAGER, WriteOutcome, Writer
+from praetor_controller.rollout.assignment import adoptable
 from praetor_controller.rollout.incremental import IncrementalAggregate
 from praetor_controller.rollout.neighbours import Neighbour
 from praetor_controller.rollout.planner import plan
@@ -107,18 +108,40 @@ class DeploymentReconciler:
         state = self._state(key, deployment)
         await self._writer.resolve(key.namespace, state)
         revisions = () if deployment.fault else await self._history.record(deployment)
+        adoption = await self._adopt(deployment, state)
+        if adoption.trouble is not None:
+            raise adoption.trouble
         began = self._clock.monotonic()
         planned = self._plan(deployment, state, revisions)
         pass_s = self._clock.monotonic() - began
         self._metrics.plan_seconds.observe(pass_s)
         outcome = await self._carry_out(deployment, planned, state)
-        self._record(deployment, write_events(outcome.created, outcome.updated, outcome.deleted, outcome.refused))
+        self._record(
+            deployment,
+            write_events(
+                outcome.created,
+                outcome.updated,
+                outcome.deleted,
+                outcome.refused or adoption.refused,
+                adoption.adopted,
+            ),
+        )
+        outcome.interrupted |= adoption.interrupted
+        outcome.requeue |= adoption.requeue
         status_after_s = await self._update_status(key, deployment, planned, state)  # before what may keep failing
         await self._history.trim(deployment, revisions, lambda: self._in_use(deployment))
         if outcome.trouble is not None:
             raise outcome.trouble
         status_cooldown_s = self._until(state.status_due_at) if state.account else 0.0
         return Result(self._requeue_after(planned, outcome, state, status_after_s), pass_s, status_cooldown_s)
+
+    async def _adopt(self, deployment: DeploymentRow, state: ReconcilerState) -> WriteOutcome:
+        """Become the owner of processes that a deployment of this name left behind, before others are made beside."""
+        ownerless = self._cache.processes.by_index(OWNERLESS, left_by(deployment))
+        devices, namespace, refused = self._cache.devices, deployment.namespace, state.refusals.keys()
+        found = adoptable(deployment, ownerless, lambda name: devices.get(Key(namespace, name)))
+        adoptions = [Adopt(process) for process in found if process.device not in refused]
+        return await self._writer.carry_out(deployment, adoptions, state)
 
     async def _carry_out(self, deployment: DeploymentRow, planned: Plan, state: ReconcilerState) -> WriteOutcome:
         """Write, and let neighbours count what is about to be written: no await lies between plan and announcement."""

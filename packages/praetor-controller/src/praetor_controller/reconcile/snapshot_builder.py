@@ -69,6 +69,7 @@ def build_snapshot(
         rollout_since=rollout_start(deployment, newest.started_at, now) if newest else now,
         taken_names=NameConflicts(sources.find, deployment),
         leftovers=Leftovers(sources.find, deployment),
+        occupied=Occupied(sources.find, deployment),
         stored_as=frozenset(state.stored_as.get(wanted, ())),
         in_flight=frozenset(state.unknown),
         refusals=state.refused({each.revision for each in (deployment.template, current) if each}, monotonic),
@@ -96,6 +97,19 @@ class NameConflicts:
 
     def __contains__(self, name: object) -> bool:
         return self._find(Key(self._namespace, str(name))) is not None
+
+
+class Occupied:
+    """`<device>/<name>` of processes that the device runs already, of any owner or of none."""
+
+    def __init__(self, find: FindProcess, deployment: DeploymentRow) -> None:
+        self._find = find
+        self._namespace = deployment.namespace
+
+    def __contains__(self, pair: object) -> bool:
+        device, _, name = str(pair).partition("/")
+        row = self._find(Key(self._namespace, name))
+        return row is not None and row.device == device
 
 
 class Leftovers:

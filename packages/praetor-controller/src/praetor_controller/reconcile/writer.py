@@ -7,7 +7,7 @@ A write whose outcome is unknown is remembered as such, and read back before the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, assert_never
 
 import structlog
@@ -30,9 +30,9 @@ from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_controller.errors import NotLeading
 from praetor_controller.metrics import Metrics
-from praetor_controller.model.actions import Action, Create, Delete, Update
-from praetor_controller.model.manifests import process_manifest, process_patch
-from praetor_controller.model.projection import project_process
+from praetor_controller.model.actions import Adopt, Create, Delete, Update, Write
+from praetor_controller.model.manifests import adoption_patch, process_manifest, process_patch
+from praetor_controller.model.projection import owner_of, project_process
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.reconcile.cache import Cache
 from praetor_controller.reconcile.state import REFUSED_FOR_S, ReconcilerState, Refusal
@@ -58,6 +58,7 @@ class WriteOutcome:
     the time slice ended. *trouble* is the failure that made the others wait.
     """
 
+    adopted: int = 0
     created: int = 0
     updated: int = 0
     deleted: int = 0
@@ -68,7 +69,7 @@ class WriteOutcome:
 
     @property
     def wrote(self) -> int:
-        return self.created + self.updated + self.deleted
+        return self.adopted + self.created + self.updated + self.deleted
 
 
 class Writer:
@@ -94,7 +95,7 @@ class Writer:
     async def carry_out(
         self,
         deployment: DeploymentRow,
-        actions: tuple[Action, ...],
+        actions: Sequence[Write],
         state: ReconcilerState,
         superseded: Callable[[], bool] = lambda: False,
     ) -> WriteOutcome:
@@ -121,7 +122,7 @@ class Writer:
             await self._read_back(Key(namespace, name), None)
             del state.unknown[device]
 
-    async def _work(self, queue: Iterator[Action], work: _Work) -> None:
+    async def _work(self, queue: Iterator[Write], work: _Work) -> None:
         for action in queue:
             async with self._slots:
                 await self._limiter.acquire()
@@ -131,7 +132,7 @@ class Writer:
                 work.outcome.interrupted = True
                 return
 
-    async def _attempt(self, action: Action, work: _Work) -> None:
+    async def _attempt(self, action: Write, work: _Work) -> None:
         try:
             await self._write(action, work)
         except KubeError as e:
@@ -141,7 +142,7 @@ class Writer:
         else:
             self._metrics.writes.labels(type(action).__name__.lower(), "done").inc()
 
-    async def _write(self, action: Action, work: _Work) -> None:
+    async def _write(self, action: Write, work: _Work) -> None:
         deployment, outcome = work.deployment, work.outcome
         match action:
             case Create():
@@ -159,12 +160,25 @@ class Writer:
                 )
                 outcome.updated += 1
                 self._assume(stored, action, work)
+            case Adopt(process):
+                await self._adopt(deployment, process)
+                outcome.adopted += 1
             case Delete(process):
                 await self._api.delete(DEVICE_PROCESSES, Key(process.namespace, process.name), uid=process.uid)
                 outcome.deleted += 1
                 self._processes.assume_deleted(process)
             case _:
                 assert_never(action)
+
+    async def _adopt(self, deployment: DeploymentRow, process: ProcessRow) -> None:
+        key = Key(process.namespace, process.name)
+        stored = await self._api.get(DEVICE_PROCESSES, key)
+        if stored["metadata"]["uid"] == process.uid and owner_of(stored["metadata"]) is None:
+            patch = adoption_patch(deployment, stored)
+            stored = await self._api.patch(
+                DEVICE_PROCESSES, key, patch, patch_type=PatchType.JSON, field_manager=FIELD_MANAGER
+            )
+        self._processes.assume(project_process(stored))
 
     def _assume(self, stored: dict[str, Any], action: Create | Update, work: _Work) -> None:
         row, wanted = project_process(stored), action.template.spec_hash
@@ -174,7 +188,7 @@ class Writer:
             _log.warning("the API stores another spec than was written", process=row.name)
             known.add(row.spec_hash)
 
-    async def _failed(self, action: Action, work: _Work, error: KubeError) -> None:
+    async def _failed(self, action: Write, work: _Work, error: KubeError) -> None:
         device, key, row = _subject(action, work.deployment)
         match error:
             case AlreadyExists() | Conflict():
@@ -189,9 +203,8 @@ class Writer:
                 # away, or a webhook: what it denies without a code of its own is a 400
                 until = self._clock.monotonic() + REFUSED_FOR_S
                 if isinstance(action, Delete):
-                    device, template = delete_refusal_key(action.process), work.deployment.template
-                else:
-                    template = action.template
+                    device = delete_refusal_key(action.process)
+                template = action.template if isinstance(action, Create | Update) else work.deployment.template
                 work.state.refusals[device] = Refusal(template.revision, error.message, until)
                 work.outcome.refused = error.message
                 work.outcome.requeue = True
@@ -241,7 +254,7 @@ class _Work:
         self._superseded = superseded
         self._began_at = began_at
 
-    def is_over(self, action: Action, now: float) -> bool:
+    def is_over(self, action: Write, now: float) -> bool:
         """Return whether the time slice ends after *action*."""
         lasted = now - self._began_at
         if lasted < SLICE_S:
@@ -250,7 +263,7 @@ class _Work:
         return worthwhile or not isinstance(action, Create) or self._superseded()
 
 
-def _subject(action: Action, deployment: DeploymentRow) -> tuple[str, Key, ProcessRow | None]:
+def _subject(action: Write, deployment: DeploymentRow) -> tuple[str, Key, ProcessRow | None]:
     if isinstance(action, Create):
         return action.device, Key(deployment.namespace, action.name), None
     return action.process.device, Key(action.process.namespace, action.process.name), action.process

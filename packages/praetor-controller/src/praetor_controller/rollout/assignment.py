@@ -7,12 +7,15 @@ question would be most of what a pass over 100,000 devices costs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from attrs import frozen
 
-from praetor_controller.model.rows import DeviceRow, ProcessRow
+from praetor_api.annotations import DEPLOYMENT_LABEL
+from praetor_api.names import hashed_process_name, process_name
+from praetor_controller.model.annotations import deployment_label
+from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.rollout.availability import Availability, availabilities
 
 
@@ -58,6 +61,24 @@ def assign(devices: Sequence[DeviceRow], processes: Sequence[ProcessRow], min_re
         orphans=orphans,
         surplus=surplus,
     )
+
+
+def adoptable(
+    deployment: DeploymentRow, ownerless: Iterable[ProcessRow], find: Callable[[str], DeviceRow | None]
+) -> Iterator[ProcessRow]:
+    """Yield the *ownerless* processes that are as if *deployment* had made them; *find* returns a device by its name.
+
+    A deployment that was deleted without its processes, or a restored backup, leaves such. They have its label and its
+    name for a device that it matches.
+    """
+    label = (DEPLOYMENT_LABEL, deployment_label(deployment.name))
+    for row in ownerless:
+        device = find(row.device)
+        if row.owner is not None or row.terminating or label not in row.labels or device is None:
+            continue
+        names = process_name(deployment.name, row.device), hashed_process_name(deployment.name, row.device)
+        if row.namespace == deployment.namespace and row.name in names and deployment.matches(device.labels):
+            yield row
 
 
 def _matched(names: Sequence[str], processes: Iterable[ProcessRow]) -> _Matched:

@@ -51,6 +51,7 @@ class Snapshot:
     processes: those that the deployment owns.
     rollout_since: when the progress deadline began to run.
     taken_names: names of existing processes, of any owner.
+    occupied: `<device>/<name>` of those of *taken_names* that run on the device already.
     leftovers: those of *taken_names* that a deleted deployment of the same name left.
     stored_as: hashes that the API is known to store for the template, when it changes what is written.
     in_flight: devices with a write of unknown outcome.
@@ -72,6 +73,7 @@ class Snapshot:
     rollout_since: datetime
     taken_names: Container[str] = frozenset()
     leftovers: Container[str] = frozenset()
+    occupied: Container[str] = frozenset()
     stored_as: frozenset[str] = frozenset()
     in_flight: frozenset[str] = frozenset()
     refusals: Mapping[str, str] = field(factory=dict)

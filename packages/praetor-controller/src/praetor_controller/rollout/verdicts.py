@@ -321,6 +321,8 @@ def _gate_of_creation(context: Context, number: int, device: DeviceRow) -> tuple
     if wanted in snapshot.taken_names:  # rare, and the leftovers are among these
         if wanted in snapshot.leftovers:
             return Gate.NAME_LEFTOVER, wanted
+        if f"{name}/{wanted}" in snapshot.occupied:  # what runs there would have a second one beside it
+            return Gate.NAME_TAKEN, wanted
         wanted = hashed_process_name(snapshot.deployment.name, name)
         if wanted in snapshot.taken_names:
             return Gate.NAME_TAKEN, wanted
@@ -439,7 +441,7 @@ def _detail(context: Context, rule: Rule, device: DeviceRow, process: ProcessRow
         case ReasonCode.TERMINATING if name:
             return f"{name} of a deleted deployment is not collected yet"
         case ReasonCode.NAME_TAKEN:
-            return f"{name} belongs to another owner"
+            return f"{name} belongs to another owner or to none"
         case ReasonCode.UPDATE_HELD if process is not None:
             return process.held
         case ReasonCode.FAILING if process is not None:
