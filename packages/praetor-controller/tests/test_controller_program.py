@@ -50,6 +50,27 @@ async def test_every_matching_device_gets_a_process(fixture: ProgramFixture) -> 
     assert (reference["uid"], reference["controller"], reference["blockOwnerDeletion"]) == (owner, True, True)
 
 
+async def test_a_revision_is_marked_once_when_it_was_rolled_out(fixture: ProgramFixture) -> None:
+    def marks() -> dict[int, str | None]:
+        rows = fixture.kube.objects(CONTROLLER_REVISIONS).values()
+        return {each["revision"]: each["metadata"]["annotations"].get("azure.com/rolled-out") for each in rows}
+
+    assert marks() == {1: None}
+    await fixture.report_ready()
+    await fixture.clock.advance(2)
+    assert marks() == {1: "1"}
+    await fixture.change_template("v2")
+    await fixture.clock.advance(5)
+    assert marks() == {1: "1", 2: None}
+    await fixture.change_template("v1")
+    for _ in range(4):
+        await fixture.clock.advance(5)
+        await fixture.report_ready()
+    await fixture.clock.advance(5)
+    assert fixture.condition("Progressing") == ("True", "NewRevisionRolledOut")
+    assert marks() == {2: None, 3: "1"}
+
+
 @pytest.mark.parametrize("hashed", [False, True], ids=["plain-name", "hashed-name"])
 async def test_processes_that_a_deployment_left_behind_are_adopted_by_the_next_of_its_name(
     fixture: ProgramFixture, hashed: bool

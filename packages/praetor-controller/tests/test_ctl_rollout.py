@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -456,6 +457,47 @@ def test_the_oldest_revision_has_nothing_to_differ_from(lab: Lab) -> None:
 def test_undo_brings_the_template_before_back(lab: Lab) -> None:
     assert lab.run("rollout", "undo", "tel").output == "tel: back to the template of revision 1\n"
     assert lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["spec"]["template"] == template("v1")
+
+
+def undo_lab(marks: Sequence[str], **state: Any) -> Lab:
+    """Return a lab of revisions v1, v2, … with *marks* of having been rolled out; the newest is the template."""
+    lab = lab_with(status("X"))
+    uid = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]["uid"]
+    for number, mark in enumerate(marks, 1):
+        revision(lab, uid, number, "", spec={"template": template(f"v{number}")})
+        annotations = {"azure.com/rolled-out": mark} if mark else {}
+        lab.patch(CONTROLLER_REVISIONS, f"tel-{number}-{uid}", metadata={"annotations": annotations})
+    lab.patch(DEVICE_PROCESS_DEPLOYMENTS, "tel", spec={"template": template(f"v{len(marks)}")})
+    return lab
+
+
+@pytest.mark.parametrize(
+    ("marks", "restored"),
+    [
+        pytest.param(["1", "2", ""], 2, id="a-new-version-failed"),
+        pytest.param(["1", "", ""], 1, id="two-new-versions-failed"),
+        pytest.param(["1", "", "3"], 1, id="one-failed-between"),
+        pytest.param(["", "2"], 1, id="from-before-it-was-recorded"),
+        pytest.param(["", ""], 1, id="nothing-was-ever-recorded"),
+        pytest.param(["x", "٣"], 1, id="marks-of-another-client"),
+    ],
+)
+def test_undo_prefers_the_newest_revision_that_was_rolled_out(marks: list[str], restored: int) -> None:
+    assert undo_lab(marks).run("rollout", "undo", "tel").output == f"tel: back to the template of revision {restored}\n"
+
+
+def test_undoing_twice_does_not_bring_the_failed_version_back() -> None:
+    lab = undo_lab(["", "2"])
+    revision_of_v2 = json.loads(lab.run("rollout", "history", "tel", "-o", "json").output)[1]
+    assert revision_of_v2["everRolledOut"] is True
+    lab = undo_lab(["1", ""])
+    lab.run("rollout", "undo", "tel")
+    again = lab.run("rollout", "undo", "tel")
+    assert again.exit_code == 1
+    assert "no other revision of tel was rolled out; choose one with --to-revision: 2" in again.stderr
+    assert lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["spec"]["template"] == template("v1")
+    chosen = lab.run("rollout", "undo", "tel", "--to-revision", "2")
+    assert chosen.output == "tel: back to the template of revision 2\n"
 
 
 CAUSE = "kubernetes.io/change-cause"

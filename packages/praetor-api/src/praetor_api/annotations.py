@@ -22,6 +22,7 @@ __all__ = [
     "PEER_ADDRESS_ANNOTATION",
     "RESTARTED_AT_ANNOTATION",
     "REVISION_ANNOTATION",
+    "ROLLED_OUT_ANNOTATION",
     "STARTED_AT_ANNOTATION",
     "WAVES_ANNOTATION",
     "WAVE_ANNOTATION",
@@ -63,6 +64,9 @@ WAVES_ANNOTATION = "azure.com/waves"
 
 STARTED_AT_ANNOTATION = "azure.com/rollout-started-at"
 """On a ControllerRevision: when its rollout began last (RFC 3339)."""
+
+ROLLED_OUT_ANNOTATION = "azure.com/rolled-out"
+"""On a ControllerRevision: the number that it had when every device had it for the first time."""
 
 CHANGE_CAUSE_ANNOTATION = "kubernetes.io/change-cause"
 """On a deployment, and copied to the ControllerRevision that begins with it: why a user changed the template."""

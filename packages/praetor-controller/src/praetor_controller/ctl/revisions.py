@@ -12,7 +12,8 @@ from praetor_api.kube.codec import format_time
 from praetor_controller.ctl.errors import CommandFailed
 from praetor_controller.ctl.output import OutputFormat, painted, structured, table
 from praetor_controller.ctl.times import age
-from praetor_controller.model.revisions import RevisionRow, project_revision, template_of
+from praetor_controller.model.projection import project_deployment
+from praetor_controller.model.revisions import RevisionRow, project_revision, template_of, to_restore
 
 _HEADERS = ("REVISION", "HASH", "STARTED", "RUNS")
 _MAX_WIDTH = 60
@@ -24,12 +25,26 @@ def owned(objects: Sequence[Mapping[str, Any]], uid: str) -> list[Mapping[str, A
     return sorted(mine, key=lambda obj: project_revision(obj).number)
 
 
+def before(revisions: Sequence[Mapping[str, Any]], deployment: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the newest revision that was rolled out before the template of *deployment*; CommandFailed without one.
+
+    One that was not rolled out may have failed, so only a user can choose it.
+    """
+    name, row = deployment["metadata"]["name"], project_deployment(deployment)
+    rows = {each.template.revision: raw for raw in revisions for each in (project_revision(raw),)}
+    others = [str(raw.get("revision")) for revision, raw in rows.items() if revision != row.template.revision]
+    if not others:
+        raise CommandFailed(f"{name} has no earlier revision; see: praetorctl rollout history {name}")
+    found = to_restore(list(map(project_revision, revisions)), row.template.revision, row.status.failed_revision)
+    if found is None:
+        raise CommandFailed(
+            f"no other revision of {name} was rolled out; choose one with --to-revision: {', '.join(others)}"
+        )
+    return rows[found.template.revision]
+
+
 def chosen(revisions: Sequence[Mapping[str, Any]], number: int, name: str) -> Mapping[str, Any]:
-    """Return revision *number*; 0 means the one before the newest. CommandFailed when there is none."""
-    if number == 0:
-        if len(revisions) < 2:
-            raise CommandFailed(f"{name} has no earlier revision; see: praetorctl rollout history {name}")
-        return revisions[-2]
+    """Return revision *number*. CommandFailed when there is none."""
     for revision in revisions:
         if revision.get("revision") == number:
             return revision
@@ -70,7 +85,7 @@ def details(revisions: Sequence[Mapping[str, Any]], number: int, current: str | 
         "created": _ago(_created(revision), now),
         "started": _ago(_started(row), now),
         "change cause": row.change_cause or "-",
-        "rolled out": "yes, last" if row.template.revision == current else "no, or not last",
+        "rolled out": _rolled_out(row, current),
     }
     width = max(map(len, facts)) + 2
     lines = [f"{name} revision {number}", *(f"{fact + ':':{width}}{value}" for fact, value in facts.items())]
@@ -116,14 +131,23 @@ def _data(row: RevisionRow, revision: Mapping[str, Any], current: str | None) ->
         "hash": template.revision,
         "template": dict(template.raw),
         "rolledOut": template.revision == current,
+        "everRolledOut": template.revision == current or row.rolled_out is not None,
         "created": _created(revision),
         "started": _started(row),
         "changeCause": row.change_cause,
     }
 
 
+def _rolled_out(row: RevisionRow, current: str | None) -> str:
+    if row.template.revision == current:
+        return "yes, last"
+    return "yes, earlier" if row.rolled_out is not None else "no, or before it was recorded"
+
+
 def _mark(row: RevisionRow, newest: int, current: str | None) -> str:
-    words = ("template" if row.number == newest else "", "rolled out" if row.template.revision == current else "")
+    earlier = "rolled out earlier" if row.rolled_out is not None else ""
+    state = "rolled out" if row.template.revision == current else earlier
+    words = ("template" if row.number == newest else "", state)
     return ", ".join(word for word in words if word)
 
 

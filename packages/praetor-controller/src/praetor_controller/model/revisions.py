@@ -17,6 +17,7 @@ from attrs import field, frozen
 from praetor_api.annotations import (
     CHANGE_CAUSE_ANNOTATION,
     DEPLOYMENT_LABEL,
+    ROLLED_OUT_ANNOTATION,
     STARTED_AT_ANNOTATION,
     WAVES_ANNOTATION,
 )
@@ -37,6 +38,8 @@ class RevisionRow:
     """A ControllerRevision. *started_at* is when its rollout last began, in seconds since the epoch.
 
     *change_cause* is why, in the words of the user who changed the template. *waves* is what is remembered of them.
+    *rolled_out* is the number that it had when it was rolled out for the first time; None: it was not, or a controller
+    before this one did not record it.
     """
 
     name: str
@@ -49,6 +52,7 @@ class RevisionRow:
     started_at: float
     change_cause: str = ""
     waves: WaveRecord = field(factory=WaveRecord)
+    rolled_out: int | None = None
     terminating: bool = False
 
 
@@ -88,8 +92,13 @@ def project_revision(obj: Mapping[str, Any]) -> RevisionRow:
         started_at=started_at if started_at is not None else epoch(metadata.get("creationTimestamp")) or 0.0,
         change_cause=clean_text(annotations.get(CHANGE_CAUSE_ANNOTATION) or ""),
         waves=parse_wave_record(annotations.get(WAVES_ANNOTATION) or "", number),
+        rolled_out=_number(annotations.get(ROLLED_OUT_ANNOTATION)),
         terminating=metadata.get("deletionTimestamp") is not None,
     )
+
+
+def _number(text: object) -> int | None:
+    return int(text) if isinstance(text, str) and text.isascii() and text.isdigit() else None
 
 
 def find_revision(revisions: Sequence[RevisionRow], revision: str | None) -> RevisionRow | None:
@@ -127,6 +136,25 @@ def revision_changes(deployment: DeploymentRow, revisions: Sequence[RevisionRow]
 def wave_record_changes(row: RevisionRow, record: WaveRecord) -> dict[str, Any]:
     """Return the merge patch that stores *record* on the revision of *row*."""
     return {"metadata": {"resourceVersion": row.resource_version, "annotations": {WAVES_ANNOTATION: record.text()}}}
+
+
+def rolled_out_changes(row: RevisionRow) -> dict[str, Any]:
+    """Return the merge patch that records on the revision of *row* that it was rolled out."""
+    annotations = {ROLLED_OUT_ANNOTATION: str(row.number)}
+    return {"metadata": {"resourceVersion": row.resource_version, "annotations": annotations}}
+
+
+def to_restore(revisions: Sequence[RevisionRow], present: str, failed: str | None) -> RevisionRow | None:
+    """Return the newest of *revisions* that was rolled out, other than *present*; None when none certainly was.
+
+    *present* and *failed* are hashes of templates. Revisions from before that was recorded count as rolled out, unless
+    one is the *failed* one.
+    """
+    others = sorted((row for row in revisions if row.template.revision != present), key=lambda row: -row.number)
+    since = min((row.rolled_out for row in revisions if row.rolled_out is not None), default=None)
+    marked = (row for row in others if row.rolled_out is not None)
+    older = (row for row in others if (since is None or row.number < since) and row.template.revision != failed)
+    return next(marked, None) or next(older, None)
 
 
 def surplus_revisions(revisions: Sequence[RevisionRow], in_use: Collection[str], limit: int) -> tuple[RevisionRow, ...]:

@@ -129,6 +129,8 @@ class DeploymentReconciler:
         outcome.interrupted |= adoption.interrupted
         outcome.requeue |= adoption.requeue
         status_after_s = await self._update_status(key, deployment, planned, state)  # before what may keep failing
+        if planned.status is not None:
+            await self._history.record_rolled_out(deployment, planned.status.current_revision)
         await self._history.trim(deployment, revisions, lambda: self._in_use(deployment))
         if outcome.trouble is not None:
             raise outcome.trouble

@@ -18,6 +18,7 @@ from praetor_controller.model.revisions import (
     project_revision,
     revision_changes,
     revision_name,
+    rolled_out_changes,
     surplus_revisions,
     wave_record_changes,
 )
@@ -54,6 +55,12 @@ class RevisionHistory:
         row = find_revision(self._revisions(deployment), deployment.template.revision)
         if row is not None and row.waves != record:
             await self._rewrite(row, wave_record_changes(row, record))
+
+    async def record_rolled_out(self, deployment: DeploymentRow, revision: str | None) -> None:
+        """Record on *revision*, a hash, that it was rolled out; once."""
+        row = find_revision(self._revisions(deployment), revision)
+        if row is not None and row.rolled_out is None:
+            await self._rewrite(row, rolled_out_changes(row))
 
     async def trim(
         self, deployment: DeploymentRow, revisions: Sequence[RevisionRow], in_use: Callable[[], Collection[str]]

@@ -10,20 +10,30 @@ import click
 from praetor_controller.ctl.cluster import Cluster, on_cluster
 from praetor_controller.ctl.commands.completion import deployment_names
 from praetor_controller.ctl.commands.rollout.history import revisions_of
-from praetor_controller.ctl.revisions import chosen, template_to_restore
+from praetor_controller.ctl.revisions import before, chosen, template_to_restore
 from praetor_controller.ctl.rollout_patch import replace_template, rewrite
 from praetor_controller.model.revisions import project_revision
 
 
 @click.command("undo")
 @click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
-@click.option("--to-revision", type=click.IntRange(min=0), default=0, metavar="N", help="0 is the one before.")
+@click.option(
+    "--to-revision",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="0 is the newest that was rolled out before.",
+)
 @on_cluster
 async def undo(cluster: Cluster, deployment: str, to_revision: int) -> str:
-    """Bring an earlier template back, as a rollout. It keeps to the deployment's budget and waves."""
+    """Bring an earlier template back, as a rollout. It keeps to the deployment's budget and waves.
+
+    Without --to-revision that is the newest one that was rolled out: a revision that failed is never chosen.
+    """
 
     async def write(found: dict[str, Any]) -> str:
-        revision = chosen(await revisions_of(cluster, found), to_revision, deployment)
+        revisions = await revisions_of(cluster, found)
+        revision = chosen(revisions, to_revision, deployment) if to_revision else before(revisions, found)
         template = template_to_restore(revision, deployment)
         number = revision.get("revision")
         if template == found["spec"].get("template"):
