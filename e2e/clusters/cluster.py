@@ -25,6 +25,7 @@ class Capability(StrEnum):
     COUNTS = "counts"  # request_counts
     COMPACT = "compact"  # compact
     AUDIT = "audit"  # audit_log
+    RESTORE = "restore"  # save, restore
 
 
 class Request(NamedTuple):
@@ -85,6 +86,14 @@ class Cluster(Protocol):
 
     def compact(self) -> None:
         """Forget all history, so that older resourceVersions are 410 Gone."""
+        ...
+
+    def save(self) -> None:
+        """Keep a copy of all that is stored; the apiserver ends meanwhile."""
+        ...
+
+    def restore(self) -> None:
+        """Go back to what `save` kept, as from a backup; the apiserver ends meanwhile."""
         ...
 
     def stop(self) -> None:

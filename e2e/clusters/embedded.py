@@ -30,13 +30,14 @@ class Embedded(LocalCluster):
             Capability.COUNTS,
             Capability.COMPACT,
             Capability.AUDIT,
+            Capability.RESTORE,
         }
     )
 
     def __init__(self, workdir: Path) -> None:
         self._cert_dir = workdir / "certs"
         # kubectl sends its token over TLS only
-        super().__init__(workdir, scheme="https", ca=self._cert_dir / "apiserver.crt")
+        super().__init__(workdir, scheme="https", ca=self._cert_dir / "apiserver.crt", stored="embedded.db*")
         self._start(self._launch)
 
     def compact(self) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
@@ -47,11 +47,12 @@ class Envtest(LocalCluster):
         self._cert_dir = workdir / "certs"
         self._cert_dir.mkdir(parents=True, exist_ok=True)
         # the apiserver signs its own certificate on the first start, and that file holds its issuer, too
-        super().__init__(workdir, scheme="https", ca=self._cert_dir / "apiserver.crt", assets=self._assets)
+        ca = self._cert_dir / "apiserver.crt"
+        super().__init__(workdir, scheme="https", ca=ca, assets=self._assets, stored="etcd")
         self._key, self._public_key = credentials.service_account_keys(workdir)
         self._etcd: Process | None = None
         self._controllers: Process | None = None
-        self._etcd_url = ""
+        self._etcd_url = self._peer_url = ""
         self._start(self._launch)
         self._controllers = self._run_controllers()
 
@@ -59,6 +60,7 @@ class Envtest(LocalCluster):
     def capabilities(self) -> frozenset[Capability]:
         """What the apiserver's version and the programs at hand allow."""
         own = {Capability.RBAC, Capability.OUTAGE, Capability.COUNTS, Capability.COMPACT, Capability.AUDIT}
+        own.add(Capability.RESTORE)
         if self._controllers is not None:
             own.add(Capability.GC)
         return served(self._api()) | own
@@ -80,16 +82,23 @@ class Envtest(LocalCluster):
         secure, client, peer = free_ports(3)
         self._address(secure)
         self._etcd_url = f"http://127.0.0.1:{client}"
-        self._etcd = self._run_etcd(f"http://127.0.0.1:{peer}")
+        self._peer_url = f"http://127.0.0.1:{peer}"
+        self._etcd = self._run_etcd()
         self._apiserver = self._run_apiserver()  # it waits for etcd by itself
 
-    def _run_etcd(self, peer_url: str) -> Process:
+    def _swap_store(self, swap: Callable[[], None]) -> None:
+        if self._etcd is not None:
+            self._etcd.stop()
+        swap()
+        self._etcd = self._run_etcd()
+
+    def _run_etcd(self) -> Process:
         return self._run(
             "etcd",
             f"--data-dir={self.workdir / 'etcd'}",
             f"--listen-client-urls={self._etcd_url}",
             f"--advertise-client-urls={self._etcd_url}",
-            f"--listen-peer-urls={peer_url}",
+            f"--listen-peer-urls={self._peer_url}",
             "--unsafe-no-fsync",  # it need not outlive a power cut
         )
 

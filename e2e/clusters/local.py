@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -34,8 +35,17 @@ class LocalCluster:
     namespace = "default"
     disposable = True
 
-    def __init__(self, workdir: Path, *, scheme: str, ca: Path | None = None, assets: Path | None = None) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        *,
+        scheme: str,
+        ca: Path | None = None,
+        assets: Path | None = None,
+        stored: str = "",
+    ) -> None:
         self.workdir = workdir
+        self._stored = stored
         workdir.mkdir(parents=True, exist_ok=True)
         self.kubectl = find_kubectl(assets)
         self.url = ""
@@ -85,6 +95,30 @@ class LocalCluster:
     def compact(self) -> None:
         """Forget all history."""
         raise NotSupported(f"{self.name} cannot forget its history on demand")
+
+    def save(self) -> None:
+        """Keep a copy of the files that match *stored*."""
+        self._with_store_stopped(lambda: self._copy_store(self.workdir, self.workdir / "backup"))
+
+    def restore(self) -> None:
+        """Put the copy in the place of what is stored."""
+        self._with_store_stopped(lambda: self._copy_store(self.workdir / "backup", self.workdir))
+
+    def _with_store_stopped(self, act: Callable[[], None]) -> None:
+        self.stop_apiserver()
+        self._swap_store(act)
+        self.start_apiserver()
+
+    def _swap_store(self, swap: Callable[[], None]) -> None:
+        swap()
+
+    def _copy_store(self, source: Path, target: Path) -> None:
+        target.mkdir(exist_ok=True)
+        for old in target.glob(self._stored):
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        for path in source.glob(self._stored):
+            copy = shutil.copytree if path.is_dir() else shutil.copy2
+            copy(path, target / path.name)
 
     def stop(self) -> None:
         """End the apiserver and forget the connections to it."""

@@ -68,6 +68,12 @@ class RemoteCluster:
         """The storage is not ours."""
         raise NotSupported(f"the history of {self.name} cannot be compacted from here")
 
+    def save(self) -> None:
+        """The storage is not ours."""
+        raise NotSupported(f"what {self.name} stores cannot be copied from here")
+
+    restore = save
+
     def stop(self) -> None:
         """Forget the connections."""
         self._api.close()

@@ -266,3 +266,29 @@ async def test_a_leader_that_was_stopped_past_its_deadline_stops_before_it_asks_
         await world.clock.advance(2)
         assert world.a.terms[0][1] == 1064.0
         assert [request.verb for request in world.a.api.requests[before:]][:1] == ["get"]
+
+
+async def test_a_request_without_an_answer_causes_doubt_and_a_refused_one_does_not() -> None:
+    world, doubts = World(), list[float | None]()
+    candidate = Candidate(world.kube, world.clock, "c", on_doubt=doubts.append)
+    async with candidate.running():
+        await world.clock.advance(10)
+        candidate.api.fail_next(ServerError(500, "InternalError"), resource=LEASES)
+        await world.clock.advance(5)
+        assert doubts == []
+        candidate.api.hang_next(resource=LEASES)
+        sent_at = world.clock.monotonic()
+        await world.clock.advance(10)
+        assert len(doubts) == 1
+        assert doubts[0] is not None
+        assert doubts[0] >= sent_at
+
+
+async def test_a_lease_that_goes_back_shows_that_the_store_was_restored() -> None:
+    world, doubts = World(), list[float | None]()
+    candidate = Candidate(world.kube, world.clock, "c", on_doubt=doubts.append)
+    async with candidate.running():
+        await world.clock.advance(10)
+        world.kube.rewind(1)
+        await world.clock.advance(5)
+        assert None in doubts

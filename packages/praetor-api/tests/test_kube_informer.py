@@ -11,7 +11,7 @@ import pytest
 from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.errors import Forbidden, Gone, ServerError, TooManyRequests, Unreachable, api_error
 from praetor_api.kube.client.resource import Key, Resource
-from praetor_api.kube.runtime.informer import CATCH_UP_S, SILENCE_S, Informer
+from praetor_api.kube.runtime.informer import CATCH_UP_S, DOUBT_S, OPEN_S, SILENCE_S, Informer
 
 CONFIG_MAPS = Resource("", "v1", "configmaps", "ConfigMap")
 Row = tuple[str, int]  # device and number
@@ -343,6 +343,72 @@ async def test_a_watch_whose_version_decreases_leads_to_a_relist() -> None:
         world.api.send_bookmarks()
         await world.clock.advance(1)
         assert world.asked("list") == lists + 1
+
+
+async def test_a_copy_of_what_a_restored_store_lost_is_corrected_though_its_watch_stays_open_and_silent() -> None:
+    world = World()
+    await world.create("a")
+    async with world.running():
+        await world.create("ghost")
+        await world.clock.advance(1)
+        world.api.silence_watches()  # it is from a version that does not exist yet
+        await world.delete("ghost")
+        world.kube.rewind(2)
+        lists = world.asked("list")
+        await world.clock.advance(150)
+        assert set(world.rows()) == {"a"}
+        assert world.asked("list") == lists + 1
+
+
+async def test_a_copy_in_doubt_is_not_current_until_a_new_watch_works() -> None:
+    world = World()
+    await world.create("a")
+    async with world.running():
+        await world.clock.advance(60)
+        world.api.silence_watches()
+        await world.set_number("a", 5)
+        assert world.informer.is_current()
+        lists = world.asked("list")
+        world.informer.doubt(world.clock.monotonic() - 1)
+        assert not world.informer.is_current()
+        await world.clock.advance(3)
+        assert world.rows()["a"] == ("leaf-1", 5)
+        assert world.informer.is_current()
+        assert world.asked("list") == lists
+
+
+async def test_a_doubt_costs_nothing_where_the_watch_works_and_few_watches_where_it_comes_often() -> None:
+    world = World()
+    async with world.running():
+        await world.create("a")
+        await world.clock.advance(1)
+        watches = world.asked("watch")
+        world.informer.doubt(world.clock.monotonic() - 2)  # an event arrived since
+        await world.clock.advance(1)
+        assert world.asked("watch") == watches
+        for _ in range(10):
+            world.informer.doubt(world.clock.monotonic())
+            await world.clock.advance(DOUBT_S / 10)
+        assert world.asked("watch") <= watches + 2
+
+
+async def test_a_store_that_was_restored_is_listed_again_at_once() -> None:
+    world = World()
+    async with world.running():
+        lists = world.asked("list")
+        world.informer.doubt(None)
+        await world.clock.advance(2)
+        assert world.asked("list") == lists + 1
+        assert world.informer.is_current()
+
+
+async def test_a_watch_that_is_not_answered_is_given_up_soon() -> None:
+    world = World()
+    world.api.hang_next(verb="watch")
+    async with world.running():
+        await world.clock.advance(OPEN_S + 2)
+        assert world.asked("watch") == 2
+        assert world.asked("list") == 1
 
 
 async def test_a_version_that_the_server_does_not_know_yet_leads_to_a_relist() -> None:

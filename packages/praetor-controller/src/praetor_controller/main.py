@@ -71,7 +71,9 @@ class Program:
         )
         self.metrics.gateway.set_function(lambda: self._gateway.judging)
         lease = Key(settings.leader_elect_namespace, LEASE)
-        self._elector = Elector(api, lease, identity, clock, lease_duration_s=settings.lease_duration_s)
+        self._elector = Elector(
+            api, lease, identity, clock, lease_duration_s=settings.lease_duration_s, on_doubt=self._cache.doubt
+        )
 
     def unready(self) -> str:
         """Return why the program is not ready, or "": ready means that the cache is filled."""

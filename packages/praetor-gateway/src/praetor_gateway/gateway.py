@@ -87,7 +87,13 @@ class Gateway:
         lease = Key(settings.lease_namespace, GATEWAY_LEASE)
         duration_s = settings.lease_duration_s
         self._elector = Elector(
-            api, lease, settings.identity, clock, lease_duration_s=duration_s, annotations=annotations
+            api,
+            lease,
+            settings.identity,
+            clock,
+            lease_duration_s=duration_s,
+            annotations=annotations,
+            on_doubt=self._doubt,
         )
         self._liveness = LivenessTracker(self._fleet, self._pending, limits, clock, self._is_fresh)
         self._composer = StatusComposer(
@@ -208,6 +214,10 @@ class Gateway:
     async def _flush(self) -> None:
         await self._pending.flush()
         await self._recorder.flush()
+
+    def _doubt(self, since: float | None) -> None:
+        for informer in self._informers:
+            informer.doubt(since)
 
     def _is_fresh(self) -> bool:
         return self._elector.fresh(self._clock.monotonic())

@@ -101,6 +101,12 @@ class Cache:
             self._behind.discard(namespace)
         return bool(behind)
 
+    def doubt(self, since: float | None) -> None:
+        """Follow every kind anew, as `Informer.doubt` says."""
+        for known in self._kinds().values():
+            for informer in known.all():
+                informer.doubt(since)
+
     async def wait_synced(self) -> None:
         for event in self._synced():
             await event.wait()

@@ -13,10 +13,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from praetor_api.kube.client.api import KubeApi
-from praetor_api.kube.client.errors import AlreadyExists, Conflict, KubeError, NotFound
+from praetor_api.kube.client.errors import AlreadyExists, Conflict, KubeError, NotFound, Unreachable
 from praetor_api.kube.client.resource import LEASES, Key
 from praetor_api.kube.codec import format_micro_time
 from praetor_api.kube.runtime.clock import Clock, first, within
+from praetor_api.kube.runtime.informer import went_back
 
 __all__ = ["Elector"]
 
@@ -29,6 +30,9 @@ class Elector:
     """One candidate for the Lease *key*.
 
     *identity* must differ between processes. *annotations* are set on the lease by its holder. Times are in seconds.
+    *on_doubt* is called after a request without an answer, with the monotonic seconds at which it was sent, and with
+    None when the lease went back to an earlier version: the API's store was restored from a backup.
+
     Unless given, the renew deadline is two thirds of the lease's duration and the retry period two fifteenths of it.
     """
 
@@ -43,6 +47,7 @@ class Elector:
         renew_deadline_s: float | None = None,
         retry_period_s: float | None = None,
         annotations: Mapping[str, str] | None = None,
+        on_doubt: Callable[[float | None], None] = lambda _: None,
     ) -> None:
         renew_deadline_s = lease_duration_s * 2 / 3 if renew_deadline_s is None else renew_deadline_s
         retry_period_s = lease_duration_s * 2 / 15 if retry_period_s is None else retry_period_s
@@ -56,6 +61,7 @@ class Elector:
         self._renew_deadline_s = renew_deadline_s
         self._retry_period_s = retry_period_s
         self._annotations = dict(annotations or {})
+        self._on_doubt = on_doubt
         self._lease: dict[str, Any] | None = None  # as last seen
         self._changed_at = 0.0  # when we saw its spec change, monotonic
         self._certain = False  # whether _lease is certainly what is stored
@@ -120,6 +126,8 @@ class Elector:
         except (KubeError, TimeoutError) as e:
             self._certain = False  # it may have been written nevertheless
             _log.warning("cannot acquire or renew %s: %s", self._key, e)
+            if isinstance(e, Unreachable | TimeoutError):
+                self._on_doubt(sent_at)
             return False
         if held:
             self._renewed_at = sent_at
@@ -158,6 +166,9 @@ class Elector:
     def _see(self, lease: dict[str, Any]) -> None:
         if self._lease is None or _spec(lease) != _spec(self._lease):
             self._changed_at = self._clock.monotonic()
+        if self._lease is not None and went_back(_version(self._lease), _version(lease)):
+            _log.warning("%s went back to an earlier version: the API was restored from a backup", self._key)
+            self._on_doubt(None)
         self._lease = lease
 
     def _held_by_another(self) -> bool:
@@ -203,6 +214,10 @@ class Elector:
 async def _led(lead: Callable[[], Awaitable[None]]) -> bool:
     await lead()
     return False
+
+
+def _version(lease: Mapping[str, Any]) -> str:
+    return str(lease["metadata"]["resourceVersion"])
 
 
 def _spec(lease: Mapping[str, Any] | None) -> Mapping[str, Any]:

@@ -25,14 +25,17 @@ from praetor_api.kube.runtime.indexer import Indexer
 __all__ = [
     "BACKOFF",
     "CATCH_UP_S",
+    "DOUBT_S",
     "HEALTHY_S",
     "LIST_TIMEOUT_S",
+    "OPEN_S",
     "OUTAGE_BACKOFF",
     "SHORT_WATCH_S",
     "SILENCE_S",
     "WATCH_TIMEOUT_S",
     "Handler",
     "Informer",
+    "went_back",
 ]
 
 T = TypeVar("T")
@@ -41,7 +44,13 @@ Handler = Callable[[Key, T | None, T | None], None]
 
 BACKOFF = Backoff(base=0.8, factor=2.0, cap=30.0, jitter=1.0)
 OUTAGE_BACKOFF = Backoff(base=0.8, factor=2.0, cap=5.0, jitter=1.0)  # no apiserver answers that could be overloaded
-SILENCE_S = 150.0  # bookmarks come every minute
+SILENCE_S = 120.0
+"""Bookmarks come every minute. A watch from a version that the API does not have yet, since its store was restored from
+a backup, stays open and silent."""
+OPEN_S = 10.0
+"""An API answers a watch before it has any event. One that does not is not reached: its connection leads nowhere."""
+DOUBT_S = 15.0
+"""The least time between two doubts: an API that is slow gets no new watch with each request that it answers late."""
 HEALTHY_S = 10.0  # after an attempt of this length, or with an event, the backoff starts over
 SHORT_WATCH_S = 1.0
 WATCH_TIMEOUT_S = (300.0, 600.0)  # a range, so that replicas do not reconnect together
@@ -88,6 +97,9 @@ class Informer(Generic[T]):
         self._failures = 0
         self._expiries = 0  # 410s in a row: a list fixes one at once, so they do not wait for earlier failures
         self._got_event = False
+        self._doubted = asyncio.Event()
+        self._doubted_at = -math.inf
+        self._is_open = False
         self.synced = asyncio.Event()
         self.last_contact: float | None = None
         self.behind_until = math.inf
@@ -118,6 +130,20 @@ class Informer(Generic[T]):
         """Return whether the copy is current: milliseconds behind the API at most, not as long as an outage lasted."""
         return self._clock.monotonic() >= self.behind_until
 
+    def doubt(self, since: float | None) -> None:
+        """Watch again on a new connection, unless anything arrived *since* then (monotonic seconds); list if None.
+
+        Call it when another request had no answer since that time, or found that the API's store was restored from a
+        backup. The copy is not current until the watch works.
+        """
+        now = self._clock.monotonic()
+        if since is None:
+            self._version = None
+        elif (self.last_contact or since) > since or now - self._doubted_at < DOUBT_S:
+            return
+        self._doubted_at, self.behind_until = now, math.inf
+        self._doubted.set()
+
     async def run(self) -> None:
         """Keep the copy up to date until cancelled."""
         while True:
@@ -126,7 +152,8 @@ class Informer(Generic[T]):
                 if self._version is None:
                     await self._relist()
                     version = self._version
-                await first(self._watch(), self._watch_for_silence())
+                self._doubted.clear()
+                await first(self._watch(), first(self._watch_for_silence(), self._wait_for_doubt()))
             except KubeError as e:
                 delay = self._after_failure(e, began)
             else:
@@ -167,6 +194,7 @@ class Informer(Generic[T]):
         return page
 
     async def _watch(self) -> None:
+        self._is_open = False
         events = self._api.watch(
             self._resource,
             self._namespace,
@@ -182,13 +210,14 @@ class Informer(Generic[T]):
         self._contacted()
 
     def _opened(self) -> None:
+        self._is_open = True
         self._contacted()
         if self.behind_until == math.inf:
             self.behind_until = self._clock.monotonic() + CATCH_UP_S
 
     def _apply(self, event: WatchEvent) -> None:
         version = event.object["metadata"]["resourceVersion"]
-        if _went_back(self._version, version):
+        if went_back(self._version, version):
             raise Gone(410, "Expired", f"the watch went back from version {self._version} to {version}")
         match event.type:
             case WatchType.ADDED | WatchType.MODIFIED:
@@ -223,11 +252,17 @@ class Informer(Generic[T]):
     async def _watch_for_silence(self) -> None:
         began = self._clock.monotonic()
         while True:
-            since = max(began, self.last_contact or began)
-            left = since + SILENCE_S - self._clock.monotonic()
+            limit = SILENCE_S if self._is_open else OPEN_S
+            left = max(began, self.last_contact or began) + limit - self._clock.monotonic()
             if left <= 0:
-                raise Unreachable(f"the watch of {self._resource.plural} was silent for {SILENCE_S:g} s")
+                if self._is_open:
+                    self._version = None  # it may be one that the API does not have
+                raise Unreachable(f"the watch of {self._resource.plural} was silent for {limit:g} s")
             await self._clock.sleep(left)
+
+    async def _wait_for_doubt(self) -> None:
+        await self._doubted.wait()
+        raise Unreachable(f"the watch of {self._resource.plural} is in doubt: another request failed")
 
     def _after_failure(self, error: KubeError, began: float) -> float:
         self.last_error = error
@@ -263,6 +298,6 @@ class Informer(Generic[T]):
         return backoff.delay(self._failures - 1, random.random())  # noqa: S311  # jitter
 
 
-def _went_back(before: str | None, after: str) -> bool:
+def went_back(before: str | None, after: str) -> bool:
     """Return whether versions decrease: a stale watch cache, or a store that was restored from a backup."""
     return before is not None and before.isdecimal() and after.isdecimal() and int(after) < int(before)
