@@ -63,7 +63,7 @@ def _texts(folder: Path) -> Iterator[bytes]:
     for place, _, names in os.walk(folder):
         for path in (Path(place, name) for name in names if not name.endswith(".log")):
             try:
-                yield path.read_bytes() if path.stat().st_size < MOST_BYTES else b""
+                yield path.read_bytes() if path.is_file() and path.stat().st_size < MOST_BYTES else b""  # no FIFO
             except OSError:  # rewritten meanwhile
                 continue
 

@@ -4,20 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
-from e2e.clusters.cluster import Capability
+from e2e.clusters.cluster import CONTROLLER, GATEWAY, Capability
 from e2e.rollouts.plan_check import PlanCheck
 from e2e.rollouts.scenario import await_done
 from e2e.stack.kube import PROCESSES, Kube
 from e2e.stack.manifests import deployment, network_switch
+from e2e.stack.relay import Relay
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually, steadily
+from e2e.suite.device_api import DeviceApi
 from e2e.suite.fleet import AgentFleet
 from e2e.suite.readiness import await_ready, await_revision, is_ready, revision
 from e2e.suite.running import is_alive
-from e2e.suite.workloads import prompt, sleeping
+from e2e.suite.workloads import change_template, prompt, sleeping
 
 BOTH_WAYS = pytest.mark.parametrize("kill", [False, True], ids=["graceful", "killed"])
 
@@ -196,6 +200,43 @@ def test_a_rollout_right_after_an_outage_includes_a_switch_that_was_created_then
 
 def _reasons(kube: Kube, name: str) -> set[str]:
     return {each["reason"] for each in kube.deployment(name)["status"]["conditions"]}
+
+
+def test_connections_that_a_middlebox_swallows_leave_no_program_blind(
+    stack: Stack, kube: Kube, fleet: AgentFleet
+) -> None:
+    with ExitStack() as opened:
+        way = opened.enter_context(Relay(stack.cluster.url))
+        for server in stack.servers():
+            server.program.terminate()
+        controller = stack.new_controller("controller-behind", kubeconfig=_by(way, stack, CONTROLLER))
+        gateway = stack.new_gateway("gateway-behind", kubeconfig=_by(way, stack, GATEWAY))
+        for server in (controller, gateway):
+            opened.callback(server.program.stop)
+            server.start()
+        first = fleet.declare()
+        fleet.power_on(first, gateway=gateway)
+        kube.apply(deployment("sleeper", prompt("1"), max_unavailable=2))
+        eventually(lambda: is_ready(kube.processes()[first]), what="the first device runs revision 1")
+        way.swallow()
+        change_template(kube, "sleeper", prompt("2"))
+        third = fleet.declare()
+        api = DeviceApi(stack.url_of(gateway), third, stack.token(third))
+        eventually(
+            lambda: (revision(kube.processes()[first]), third in kube.processes(), api.desired().json()["items"] != []),
+            lambda found: found == ("2", True, True),
+            what="controller and gateway see what happened since",
+            within_s=30,
+        )
+
+
+def _by(way: Relay, stack: Stack, user: str) -> Path:
+    """Return the kubeconfig of *user* that leads through *way*."""
+    there = stack.cluster.kubeconfig_for(user)
+    path = there.with_name(f"{user}-behind.kubeconfig")  # beside it, for the files that it names
+    path.write_text(there.read_text().replace(stack.cluster.url, way.url))
+    path.chmod(0o600)
+    return path
 
 
 def _pids(kube: Kube) -> list[int]:

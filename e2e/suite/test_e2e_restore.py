@@ -3,22 +3,29 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+from pathlib import Path
+
 import pytest
 
-from e2e.clusters.cluster import Capability
-from e2e.stack.kube import Kube
+from e2e.clusters.cluster import Capability, Cluster
+from e2e.stack.kube import DEPLOYMENTS, PROCESSES, SWITCHES, Kube
 from e2e.stack.manifests import deployment
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 from e2e.suite.device_api import DeviceApi
 from e2e.suite.fleet import AgentFleet
 from e2e.suite.readiness import await_ready, await_revision
+from e2e.suite.test_e2e_docs_rollouts import environment_for
 from e2e.suite.workloads import change_template, prompt
 
-pytestmark = pytest.mark.needs(Capability.RESTORE)
 HEALED_S = 150
+README = Path(__file__).parents[2] / "deploy" / "README.md"
+_BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.needs(Capability.RESTORE)
 def test_what_a_restored_cluster_no_longer_has_is_not_served_and_edits_are_followed(
     stack: Stack, fleet: AgentFleet, kube: Kube
 ) -> None:
@@ -46,3 +53,30 @@ def test_what_a_restored_cluster_no_longer_has_is_not_served_and_edits_are_follo
         within_s=HEALED_S,
     )
     await_revision(kube, devices, "3")
+
+
+def test_the_backup_and_the_restore_of_the_readme_bring_the_fleet_back(
+    cluster: Cluster, fleet: AgentFleet, kube: Kube, tmp_path: Path
+) -> None:
+    if cluster.kubectl is None:
+        pytest.skip("kubectl is not on the PATH")
+    section = README.read_text(encoding="utf-8").partition("## Back up and restore")[2].partition("\n## ")[0]
+    backup, restore = _BLOCK.findall(section)
+
+    def run(commands: str) -> None:
+        environment = environment_for(cluster, kube)
+        subprocess.run(["bash", "-euo", "pipefail", "-c", commands], cwd=tmp_path, env=environment, check=True)
+
+    devices = fleet.add(2)
+    kube.apply(deployment("sleeper", prompt("1"), max_unavailable=2))
+    names = {item["metadata"]["name"] for item in await_ready(kube, devices).values()}
+    run(backup)
+    kube.delete(DEPLOYMENTS, "sleeper")
+    eventually(lambda: not kube.list(PROCESSES), what="the processes are gone")
+    for device in devices:
+        kube.delete(SWITCHES, device)
+    run(restore)
+    assert {item["metadata"]["name"] for item in await_ready(kube, devices).values()} == names
+    change_template(kube, "sleeper", prompt("2"))
+    await_revision(kube, devices, "2")
+    assert {item["metadata"]["name"] for item in kube.list(PROCESSES)} == names

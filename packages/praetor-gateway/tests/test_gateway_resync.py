@@ -230,3 +230,21 @@ async def test_a_restore_that_no_watch_reports_costs_one_conflict_an_object() ->
         assert lab.process("leaf-1")["status"]["pid"] == 43
         assert lab.switch("leaf-1")["status"]["agentVersion"] == "2"
         assert lab.value("status_writes_total", outcome="conflict") == 2
+
+
+async def test_a_device_that_a_restored_cluster_does_not_have_is_not_served_for_long() -> None:
+    async with running_lab(devices=["leaf-1"]) as lab:
+        backup = lab.kube.version
+        await lab.declare("ghost")
+        assert (await lab.desired("ghost"))["items"]
+        other = lab.kube.another_client()
+        lab.kube.silence_watches()  # they are from a version that does not exist yet
+        await other.delete(DEVICE_PROCESSES, Key("lab", "agent-ghost"))
+        await other.delete(NETWORK_SWITCHES, Key("lab", "ghost"))
+        lab.kube.rewind(backup)
+        await lab.clock.advance(150)
+        assert (await lab.desired("ghost"))["items"] == []
+        assert (await lab.desired("leaf-1"))["items"]
+        await other.patch(DEVICE_PROCESSES, KEY, {"spec": {"restartPolicy": "Never"}})
+        await lab.clock.advance(1)
+        assert (await lab.desired("leaf-1"))["items"][0]["spec"]["restartPolicy"] == "Never"

@@ -34,7 +34,8 @@ __all__ = ["CONNECT_TIMEOUT_S", "MAX_EVENT_BYTES", "REQUEST_TIMEOUT_S", "WATCH_I
 OnRequest = Callable[[str, Resource, int], None]
 
 CONNECT_TIMEOUT_S = 5.0
-REQUEST_TIMEOUT_S = 30.0
+REQUEST_TIMEOUT_S = 15.0
+"""A connection that a middlebox swallowed answers nothing: who waits for it is blind for so long."""
 WATCH_IDLE_S = 150.0
 """A bookmark comes every minute: more than two minutes without one mean a dead connection."""
 MAX_EVENT_BYTES = 8 * 2**20  # etcd keeps no more than 1.5 MiB; managed fields and encoding come on top
@@ -49,8 +50,9 @@ _GO_ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 class KubeClient(KubeApi):
     """A KubeApi over HTTP. ``on_request(verb, resource, code)`` is called after each request; code 0 is no answer.
 
-    *request_timeout_s* bounds each request but watches; a watch ends after *watch_idle_s* seconds without a byte. With
-    *dry_run* the API validates and defaults every write and answers as if it took place, but stores nothing.
+    *request_timeout_s* bounds each request. A list has twice as long, and a watch ends after *watch_idle_s* seconds
+    without a byte. With *dry_run* the API validates and defaults every write and answers as if it took place, but
+    stores nothing.
     """
 
     def __init__(
@@ -65,7 +67,10 @@ class KubeClient(KubeApi):
         self._connection = connection
         self._dry_run = dry_run
         self._request_timeout = aiohttp.ClientTimeout(total=request_timeout_s, sock_connect=CONNECT_TIMEOUT_S)
-        self._watch_timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=watch_idle_s)
+        self._timeouts = {
+            "list": aiohttp.ClientTimeout(total=2 * request_timeout_s, sock_connect=CONNECT_TIMEOUT_S),
+            "watch": aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=watch_idle_s),
+        }
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=100, ssl=connection.ssl_context()),
             headers={"Accept": "application/json", "User-Agent": user_agent},
@@ -172,7 +177,7 @@ class KubeClient(KubeApi):
                 self._url(path, query),
                 data=data,
                 headers=headers,
-                timeout=self._watch_timeout if verb == "watch" else self._request_timeout,
+                timeout=self._timeouts.get(verb, self._request_timeout),
                 allow_redirects=False,
                 **self._connection.request_options(),
             ) as response:
