@@ -21,6 +21,7 @@ from praetor_agent.backends.command import command_of
 from praetor_agent.backends.container import ContainerBackend, Runtime, probe_in
 from praetor_agent.backends.images import Images
 from praetor_agent.backends.probes import Prober
+from praetor_agent.backends.protocol import Owner
 from praetor_agent.clock import SystemClock
 from praetor_agent.core.model import ArtifactState, Observed, Revision
 from praetor_agent.settings import Registries
@@ -115,7 +116,7 @@ def test_an_image_that_the_runtime_cannot_pull_is_fetched_loaded_and_run(
     assert state.failure is None, state.failure
     assert state.digest == reference.rpartition("@")[2]
     assert [path.name for path in (tmp_path / "artifacts").iterdir() if path.name != ".parts"] == []
-    backend = ContainerBackend(DEVICE, tmp_path / "containers", command, options)
+    backend = ContainerBackend(Owner(DEVICE), tmp_path / "containers", command, options)
     revision = Revision(item=wanted, artifact_path=state.path, artifact_digest=state.digest)
     backend.start(command_of(revision))
     try:

@@ -31,6 +31,7 @@ from praetor_agent.backends.container import (
 )
 from praetor_agent.backends.images import Images
 from praetor_agent.backends.probes import Prober
+from praetor_agent.backends.protocol import Owner
 from praetor_agent.clock import SystemClock
 from praetor_agent.core.model import Observed, Revision
 from praetor_agent.errors import ArtifactGone, BackendError, StartError, UsageError
@@ -80,7 +81,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def backend(tmp_path: Path) -> Iterator[ContainerBackend]:
-    backend = ContainerBackend(DEVICE, tmp_path / "containers", Runtime(COMMAND), OPTIONS)
+    backend = ContainerBackend(Owner(DEVICE), tmp_path / "containers", Runtime(COMMAND), OPTIONS)
     yield backend
     for uid in backend.observe():
         backend.stop(uid, grace_seconds=0, force=True)
@@ -178,17 +179,27 @@ def test_a_stop_a_second_start_and_a_removal(backend: ContainerBackend, tmp_path
 
 
 @real
-def test_another_agent_sees_it_and_another_device_does_not(
-    backend: ContainerBackend, tmp_path: Path, image: str
+def test_another_agent_sees_it_and_another_device_does_not_unless_it_is_this_one_renamed(
+    tmp_path: Path, image: str
 ) -> None:
-    run(backend, tmp_path, item(image, "/bin/sleep", "1000"))
-    again = ContainerBackend(DEVICE, tmp_path / "containers", Runtime(COMMAND), OPTIONS)
-    assert again.observe() == backend.observe()
-    other = ContainerBackend("other", tmp_path / "containers", Runtime(COMMAND), OPTIONS)
-    assert other.observe() == {}
-    other.stop("uid-1", grace_seconds=0, force=True)
-    other.remove("uid-1")
-    assert backend.observe()["uid-1"].running
+    def backend(device: str, installation: str) -> ContainerBackend:
+        return ContainerBackend(Owner(device, installation), tmp_path / "containers", Runtime(COMMAND), OPTIONS)
+
+    own = backend(DEVICE, DEVICE + "-i")
+    run(own, tmp_path, item(image, "/bin/sleep", "1000"))
+    try:
+        assert backend(DEVICE, DEVICE + "-i").observe() == own.observe()
+        other = backend("other", "i2")
+        assert other.observe() == {}
+        other.stop("uid-1", grace_seconds=0, force=True)
+        other.remove("uid-1")
+        assert own.observe()["uid-1"].running
+        renamed, lost = backend("other", DEVICE + "-i").observe()["uid-1"], backend(DEVICE, "i2").observe()["uid-1"]
+        assert (renamed.renamed, renamed.unknown, lost.renamed, lost.unknown) == (True, False, False, True)
+        assert lost.mark.endswith(f"of {DEVICE}")
+    finally:
+        own.stop("uid-1", grace_seconds=0, force=True)
+        own.remove("uid-1")
 
 
 @real
@@ -287,7 +298,7 @@ def test_the_output_is_bounded_by_the_log_driver_unless_the_user_chose_one(
     recording = Recording((runtime,))
     launch = command_of(Revision(artifact_path=str(place), item=item("x@sha256:1", "/bin/a")))
     with pytest.raises(StartError, match="enough"):
-        ContainerBackend(DEVICE, tmp_path, recording, options).start(launch)
+        ContainerBackend(Owner(DEVICE), tmp_path, recording, options).start(launch)
     at = [index for index, word in enumerate(recording.created) if word == "--log-opt"]
     assert tuple(word for index in at for word in recording.created[index : index + 2]) == words
 
@@ -306,7 +317,7 @@ def test_a_removed_image_is_fetched_beside_the_supervision_not_pulled_in_it(tmp_
     place.write_text("sha256:1 registry.invalid/x@sha256:1")
     launch = command_of(Revision(artifact_path=str(place), item=item("x@sha256:1", "/bin/a")))
     with pytest.raises(ArtifactGone, match="is gone"):
-        ContainerBackend(DEVICE, tmp_path, WithoutImages(("docker",))).start(launch)
+        ContainerBackend(Owner(DEVICE), tmp_path, WithoutImages(("docker",))).start(launch)
     assert "pull" not in called
     assert not place.exists()
 
@@ -396,7 +407,7 @@ def test_a_runtime_that_keeps_hanging_is_left_alone_for_ten_times_as_long_as_it_
     runtime = HungRuntime()
     runtime.patience = patience
     monkeypatch.setattr(container, "time", runtime)
-    observe_until(4, ContainerBackend(DEVICE, tmp_path, runtime), runtime)
+    observe_until(4, ContainerBackend(Owner(DEVICE), tmp_path, runtime), runtime)
     assert runtime.pauses[1:] == pauses
 
 
@@ -405,7 +416,7 @@ def test_a_runtime_that_was_slow_once_is_believed_again_soon_and_one_answer_ends
 ) -> None:
     runtime = HungRuntime()
     monkeypatch.setattr(container, "time", runtime)
-    backend = ContainerBackend(DEVICE, tmp_path, runtime)
+    backend = ContainerBackend(Owner(DEVICE), tmp_path, runtime)
     observe_until(1, backend, runtime)
     with pytest.raises(BackendError, match="timed out"):
         backend.observe()
@@ -432,7 +443,7 @@ def test_a_runtime_that_hangs_is_not_asked_more_often_for_a_container_that_ended
 
     runtime = Answering()
     monkeypatch.setattr(container, "time", runtime)
-    backend = ContainerBackend(DEVICE, tmp_path, runtime)
+    backend = ContainerBackend(Owner(DEVICE), tmp_path, runtime)
     assert backend.observe()["uid-1"].running
     process.kill()
     process.wait()

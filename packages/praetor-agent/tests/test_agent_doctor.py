@@ -6,17 +6,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
 
-from agent_testing import FakeGateway, Fault, item, process_spec
+from agent_testing import FakeGateway, Fault, command, item, process_spec
 from praetor_agent.artifacts.files import FileSource
 from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.backends import procfs
+from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.cli import main
-from praetor_agent.service.doctor import Check, checks
+from praetor_agent.core.model import Record
+from praetor_agent.service.doctor import Check, _marks, checks
 from praetor_agent.settings import RunSettings
 from praetor_agent.state import Received, State, lock_directory
 from praetor_api.protocol import read_desired
@@ -150,3 +154,20 @@ def test_the_mode_that_processes_of_other_users_need_is_no_fault(gateway: FakeGa
     for mode in (0o715, 0o731):
         state.chmod(mode)
         assert looked(gateway.url, state)["state"].verdict == "warning"
+
+
+def test_what_another_name_or_installation_started_is_named(gateway: FakeGateway, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    old = ProcessBackend(state / "processes", procfs.boot_id() or "", device="leaf-0")
+    old.start(command("/bin/sleep", "1000"))
+    try:
+        settings = RunSettings(gateway=gateway.url, device="leaf-1", state_dir=state)
+        renamed = next(each for each in checks(settings) if each.name == "marks" and str(state) in each.message)
+        assert (renamed.verdict, "of another name of this device" in renamed.message) == ("warning", True)
+        assert "names a process for leaf-1" in renamed.remedy
+        foreign = replace(old.observe()["u1"], unknown=True, mark="unit praetor-x.service of leaf-0")
+        (found,) = _marks("leaf-1", {"u1": foreign}, {})
+        assert found.message == "unit praetor-x.service of leaf-0 was not started by this installation"
+        assert not [*_marks("leaf-1", {"u1": replace(foreign, renamed=False)}, {"u1": Record(uid="u1")})]
+    finally:
+        old.stop("u1", grace_seconds=0, force=True)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from agent_testing import WITHIN_SECONDS, command, until
 from praetor_agent.backends import procfs
-from praetor_agent.backends.initd import InitdBackend, Places, owner, quote, render_script
-from praetor_agent.backends.protocol import own_name
+from praetor_agent.backends.initd import InitdBackend, Places, quote, read_marks, render_script
+from praetor_agent.backends.protocol import Owner, own_name
 from praetor_agent.errors import StartError
 
 BOOT = procfs.boot_id() or ""
@@ -32,7 +32,7 @@ NASTY = ("", "'", "''", "$(touch /tmp/x)", "`id`", "\\", "\n", "a\nb'c", "-e", "
 @pytest.fixture
 def backend(tmp_path: Path) -> Iterator[InitdBackend]:
     (tmp_path / "init.d").mkdir()
-    backend = InitdBackend("leaf-1", tmp_path / "it's a $state", BOOT, tmp_path / "init.d")
+    backend = InitdBackend(Owner("leaf-1"), tmp_path / "it's a $state", BOOT, tmp_path / "init.d")
     yield backend
     for uid in backend.observe():
         backend.stop(uid, grace_seconds=0, force=True)
@@ -67,14 +67,14 @@ def test_quoted_words_come_out_of_a_real_shell_unchanged(shell: tuple[str, ...],
 
 @given(name=TEXT, namespace=TEXT, uid=TEXT, place=TEXT)
 def test_what_a_spec_names_never_becomes_a_command(name: str, namespace: str, uid: str, place: str) -> None:
-    plain = render_script(COMMAND, "leaf-1", PLACES)
+    plain = render_script(COMMAND, Owner("leaf-1", "i1"), PLACES)
     try:
         launch = replace(COMMAND, name=name, namespace=namespace, uid=uid)
-        text = render_script(launch, "leaf-1", replace(PLACES, place=place))
+        text = render_script(launch, Owner("leaf-1", "i1"), replace(PLACES, place=place))
     except StartError:
         assert not (name + namespace + uid).isprintable()
         return
-    assert owner(text) == (uid, "leaf-1")
+    assert read_marks(text) == (uid, Owner("leaf-1", "i1"))
     text = text.replace(f"dir={quote(place)}\n", "dir='/p'\n").replace(own_name(name, uid), own_name("fw", "u1"))
     commands = [line for line in text.split("\n") if not line.startswith("#")]
     assert commands == [line for line in plain.split("\n") if not line.startswith("#")]
@@ -203,3 +203,43 @@ def test_stopping_reaches_a_process_that_ignores_the_request(backend: InitdBacke
     pid = backend.observe()["u1"].pid or 0
     assert call(the_script(tmp_path), "stop").returncode == 0
     until(lambda: not group_is_there(pid), "the group to end")
+
+
+@pytest.mark.parametrize(
+    ("owner", "renamed", "unknown"),
+    [
+        pytest.param(Owner("leaf-1", "i1"), False, False, id="own"),
+        pytest.param(Owner("leaf-2", "i1"), True, False, id="another-name-of-this-device"),
+        pytest.param(Owner("leaf-1", "i2"), False, True, id="another-installation"),
+        pytest.param(Owner("leaf-1"), False, True, id="an-older-agent"),
+    ],
+)
+def test_a_script_says_whose_it_is_and_is_ours_once_it_was_written_again(
+    tmp_path: Path, owner: Owner, renamed: bool, unknown: bool
+) -> None:
+    (tmp_path / "init.d").mkdir(exist_ok=True)
+    InitdBackend(owner, tmp_path / "state", BOOT, tmp_path / "init.d").start(COMMAND)
+    backend = InitdBackend(Owner("leaf-1", "i1"), tmp_path / "state", BOOT, tmp_path / "init.d")
+    try:
+        seen = backend.observe()["u1"]
+        assert (seen.running, seen.renamed, seen.unknown) == (True, renamed, unknown)
+        backend.repair(COMMAND)
+        again = backend.observe()["u1"]
+        assert (again.pid, again.renamed, again.unknown, again.edited) == (seen.pid, False, False, False)
+    finally:
+        backend.stop("u1", grace_seconds=0, force=True)
+
+
+def test_what_runs_from_another_state_directory_is_stopped_before_its_script_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "init.d").mkdir(exist_ok=True)
+    lost = InitdBackend(Owner("leaf-1", "i1"), tmp_path / "lost", BOOT, tmp_path / "init.d")
+    lost.start(COMMAND)
+    pid = lost.observe()["u1"].pid
+    backend = InitdBackend(Owner("leaf-1", "i2"), tmp_path / "state", BOOT, tmp_path / "init.d")
+    backend.start(COMMAND)
+    try:
+        assert backend.observe()["u1"].running
+        assert pid is not None
+        assert procfs.start_ticks(pid) is None
+    finally:
+        backend.stop("u1", grace_seconds=0, force=True)

@@ -293,6 +293,16 @@ def test_output_gives_its_space_back_when_the_disk_is_full(tmp_path: Path) -> No
         assert wait_end(backend).exit_code == 0
 
 
+def test_a_process_that_was_started_under_another_name_of_the_device_is_seen_as_such(tmp_path: Path) -> None:
+    backend = ProcessBackend(tmp_path, BOOT, device="leaf-1")
+    backend.start(command("/bin/true"))
+    wait_end(backend)
+    renamed = ProcessBackend(tmp_path, BOOT, device="leaf-2")
+    assert (seen(backend).renamed, seen(renamed).renamed, seen(renamed).unknown) == (False, True, False)
+    (backend.place("u1") / "device").unlink()  # of an older agent
+    assert not seen(renamed).renamed
+
+
 def test_an_incomplete_record_is_ignored(backend: ProcessBackend) -> None:
     backend.place("u1").mkdir(parents=True)
     (backend.place("u1") / "run").write_text("u1\nv1\nboot")

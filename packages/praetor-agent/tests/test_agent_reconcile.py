@@ -148,6 +148,39 @@ def test_a_process_that_memory_does_not_know_is_stopped_without_grace_when_not_d
     assert plan.memory[UID].stop_deadline == 100
 
 
+@pytest.mark.parametrize("known", [True, False], ids=["in-memory", "memory-lost"])
+def test_what_another_name_of_this_device_started_ends_once_the_new_name_has_a_process(known: bool) -> None:
+    seen, kept = observed(replace(running(), renamed=True)), record() if known else None
+    waits = plan_of(wanted(), seen, kept)
+    assert (waits.actions, UID in waits.memory) == ((), True)
+    other = replace(item(uid="uid-2"), name="other")
+    plan = plan_of(wanted(other), seen, kept)
+    assert Stop(uid=UID, backend=Backend.PROCESS) in plan.actions
+    ended = plan_of(wanted(other), observed(replace(dead(), renamed=True)), plan.memory[UID])
+    assert Remove(uid=UID, backend=Backend.PROCESS) in ended.actions
+    broken = InvalidItem(uid="uid-2", namespace="net", name="other", spec_hash="v", faults=())
+    assert plan_of(wanted(invalid=(broken,)), seen, kept).actions != ()
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_what_another_installation_started_is_never_stopped_but_adopted_if_it_is_desired(renamed: bool) -> None:
+    unit = replace(running(backend=Backend.SYSTEMD), unknown=True, renamed=renamed, at_boot=False)
+    for desired in (wanted(), wanted(replace(item(uid="uid-2"), name="other"))):
+        plan = plan_of(desired, observed(unit))
+        assert not [action for action in plan.actions if not isinstance(action, Start)]
+        assert UID not in plan.memory
+    adopted = plan_of(wanted(item(backend=Backend.SYSTEMD)), observed(unit))
+    assert adopted.actions == (Repair(revision=Revision(item=item(backend=Backend.SYSTEMD)), edited=False),)
+    container = replace(running(backend=Backend.CONTAINER), unknown=True)  # whose labels cannot be written again
+    assert plan_of(wanted(item(backend=Backend.CONTAINER)), observed(container)).actions == ()
+
+
+def test_what_an_older_agent_started_without_an_id_is_known_by_memory() -> None:
+    assert plan_of(wanted(), observed(replace(running(), unknown=True)), record()).actions == (
+        Stop(uid=UID, backend=Backend.PROCESS),
+    )
+
+
 def test_a_process_missing_from_memory_is_adopted() -> None:
     plan = plan_of(wanted(item()), observed(running()))
     assert plan.actions == ()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from agent_testing import item, process_spec
 from praetor_agent.core.model import Failure, ProcessStage, Record, Revision
 from praetor_agent.errors import AgentError
-from praetor_agent.state import JsonFile, Received, State, lock_directory
+from praetor_agent.state import JsonFile, Received, State, installation_id, lock_directory
 from praetor_api.protocol import read_desired
 
 
@@ -120,3 +120,11 @@ def test_a_record_that_cannot_be_read_does_not_spoil_the_others(tmp_path: Path) 
     assert State(tmp_path).load_memory() == {"u": Record(uid="u")}
     JsonFile(tmp_path / "memory.json").save(json.loads("[]"))
     assert State(tmp_path).load_memory() == {}
+
+
+def test_a_state_directory_keeps_its_id(tmp_path: Path) -> None:
+    assert installation_id(tmp_path) == ""
+    first = installation_id(tmp_path, create=True)
+    assert len(first) == 32
+    assert installation_id(tmp_path) == installation_id(tmp_path, create=True) == first
+    assert installation_id(tmp_path / "missing", create=True) == ""

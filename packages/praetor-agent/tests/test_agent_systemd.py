@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from agent_testing import command
+from praetor_agent.backends.protocol import Owner
 from praetor_agent.backends.systemd import SystemdBackend
 from praetor_agent.errors import BackendError, StartError
 
@@ -58,7 +59,7 @@ def systemctl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Systemctl:
 @pytest.fixture
 def backend(tmp_path: Path, systemctl: Systemctl) -> SystemdBackend:
     (tmp_path / "units").mkdir()
-    return SystemdBackend("leaf-1", tmp_path / "state", tmp_path / "units")
+    return SystemdBackend(Owner("leaf-1"), tmp_path / "state", tmp_path / "units")
 
 
 def units(tmp_path: Path) -> list[Path]:
@@ -116,18 +117,41 @@ def test_a_renamed_process_leaves_no_old_unit(backend: SystemdBackend, tmp_path:
     assert len(units(tmp_path)) == 1
 
 
-def test_only_units_of_this_device_are_seen_and_touched(
-    backend: SystemdBackend, systemctl: Systemctl, tmp_path: Path
-) -> None:
+def test_only_units_with_our_marker_are_seen(backend: SystemdBackend, tmp_path: Path) -> None:
     foreign = tmp_path / "units" / "praetor-foreign.service"
     foreign.write_text("[Unit]\nX-Praetor-UID=u1\n")
-    SystemdBackend("leaf-2", tmp_path / "state2", tmp_path / "units").start(COMMAND)
-    before = [(unit, unit.read_text()) for unit in units(tmp_path)]
     assert backend.observe() == {}
     backend.stop("u1", grace_seconds=1, force=True)
     backend.remove("u1")
-    assert [(unit, unit.read_text()) for unit in units(tmp_path)] == before
-    assert "stop" not in systemctl.verbs
+    assert foreign.exists()
+    assert not (tmp_path / "calls").exists()
+
+
+@pytest.mark.parametrize(
+    ("owner", "renamed", "unknown"),
+    [
+        pytest.param(Owner("leaf-1", "i1"), False, False, id="own"),
+        pytest.param(Owner("leaf-2", "i1"), True, False, id="another-name-of-this-device"),
+        pytest.param(Owner("leaf-1", "i2"), False, True, id="another-installation"),
+        pytest.param(Owner("leaf-1"), False, True, id="an-older-agent"),
+    ],
+)
+def test_a_unit_says_whose_it_is_and_is_ours_once_it_was_written_again(
+    systemctl: Systemctl, tmp_path: Path, owner: Owner, renamed: bool, unknown: bool
+) -> None:
+    (tmp_path / "units").mkdir()
+    SystemdBackend(owner, tmp_path / "state", tmp_path / "units").start(COMMAND)
+    unit = units(tmp_path)[0].name
+    systemctl.show({"Id": unit, "ActiveState": "active", "SubState": "running", "MainPID": "7"})
+    backend = SystemdBackend(Owner("leaf-1", "i1"), tmp_path / "state", tmp_path / "units")
+    seen = backend.observe()["u1"]
+    assert (seen.renamed, seen.unknown) == (renamed, unknown)
+    assert seen.mark == f"unit {unit} of {owner.device}"
+    started = systemctl.verbs.count("restart")
+    backend.repair(COMMAND)
+    seen = backend.observe()["u1"]
+    assert (seen.renamed, seen.unknown, seen.edited) == (False, False, False)
+    assert systemctl.verbs.count("restart") == started
 
 
 def test_a_foreign_unit_of_the_same_name_is_left_alone(backend: SystemdBackend, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_testing import command
+from praetor_agent.backends.protocol import Owner
 from praetor_agent.backends.resources import cpu_percent
 from praetor_agent.backends.systemd import (
     Marks,
@@ -84,7 +85,7 @@ def test_control_characters_are_refused_naming_the_place(before: str, control: s
     with pytest.raises(StartError, match=r"env\[X\] holds a control character"):
         quote_value("X", before + control + after)
     with pytest.raises(StartError):
-        render_unit(replace(COMMAND, working_dir="/" + before + control + after), "leaf-1", "/env")
+        render_unit(replace(COMMAND, working_dir="/" + before + control + after), Owner("leaf-1"), "/env")
 
 
 @pytest.mark.parametrize("program", ["-/bin/x", "@/bin/x", ":/bin/x", "+/bin/x", "!/bin/x", "|/bin/x", "x", "/a/$b"])
@@ -102,39 +103,41 @@ def test_a_variable_that_systemd_would_drop_is_refused(name: str) -> None:
 @pytest.mark.parametrize("directory", ["relative", "/ends\\", "/ends "])
 def test_a_directory_that_cannot_be_written_is_refused(directory: str) -> None:
     with pytest.raises(StartError, match="workingDir"):
-        render_unit(replace(COMMAND, working_dir=directory), "leaf-1", "/env")
+        render_unit(replace(COMMAND, working_dir=directory), Owner("leaf-1"), "/env")
 
 
 def test_a_unit_carries_its_marks() -> None:
-    text = render_unit(COMMAND, "leaf-1", "/env")
-    assert read_marks(text) == Marks(uid="8f0e", device="leaf-1", spec_hash="sha256:1")
+    text = render_unit(COMMAND, Owner("leaf-1", "i1"), "/env")
+    assert read_marks(text) == Marks(uid="8f0e", owner=Owner("leaf-1", "i1"), spec_hash="sha256:1")
 
 
 @pytest.mark.parametrize("text", ["", "[Unit]\nX-Praetor-UID=1\n"])
 def test_a_foreign_unit_has_no_marks(text: str) -> None:
     assert read_marks(text) is None
-    assert read_marks(render_unit(COMMAND, "leaf-1", "/env").replace("X-Praetor-UID=8f0e\n", "")) is None
+    assert read_marks(render_unit(COMMAND, Owner("leaf-1"), "/env").replace("X-Praetor-UID=8f0e\n", "")) is None
 
 
 def test_only_what_shall_come_up_at_boot_is_installed() -> None:
-    assert "WantedBy=multi-user.target" in render_unit(COMMAND, "leaf-1", "/env")
-    assert "[Install]" not in render_unit(replace(COMMAND, at_boot=False), "leaf-1", "/env")
+    assert "WantedBy=multi-user.target" in render_unit(COMMAND, Owner("leaf-1"), "/env")
+    assert "[Install]" not in render_unit(replace(COMMAND, at_boot=False), Owner("leaf-1"), "/env")
 
 
 def test_limits_and_user_are_written_in_systemds_units() -> None:
     limits = Resources(memory="64Mi", cpu="500m", tasks=20)
-    lines = render_unit(replace(COMMAND, resources=limits, user="daemon"), "leaf-1", "/e%v").split("\n")
+    lines = render_unit(replace(COMMAND, resources=limits, user="daemon"), Owner("leaf-1"), "/e%v").split("\n")
     for line in ("MemoryMax=67108864", "CPUQuota=50%", "TasksMax=20", "User=daemon", "EnvironmentFile=/e%%v"):
         assert line in lines
     assert not [
-        line for line in render_unit(replace(COMMAND, resources=Resources()), "l", "/e").split() if "Max" in line
+        line for line in render_unit(replace(COMMAND, resources=Resources()), Owner("l"), "/e").split() if "Max" in line
     ]
 
 
 def test_hardening_grows_from_nothing_to_strict() -> None:
     def lines(hardening: Hardening) -> set[str]:
         return set(
-            render_unit(replace(COMMAND, hardening=hardening, working_dir='/a "b"%'), "leaf-1", "/env").split("\n")
+            render_unit(replace(COMMAND, hardening=hardening, working_dir='/a "b"%'), Owner("leaf-1"), "/env").split(
+                "\n"
+            )
         )
 
     nothing, baseline, strict = map(lines, (Hardening.UNCONFINED, Hardening.BASELINE, Hardening.STRICT))
@@ -144,7 +147,9 @@ def test_hardening_grows_from_nothing_to_strict() -> None:
 
 
 def test_hardening_is_the_baseline_when_unset() -> None:
-    assert render_unit(COMMAND, "l", "/e") == render_unit(replace(COMMAND, hardening=Hardening.BASELINE), "l", "/e")
+    assert render_unit(COMMAND, Owner("l"), "/e") == render_unit(
+        replace(COMMAND, hardening=Hardening.BASELINE), Owner("l"), "/e"
+    )
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ def test_label_and_annotation_keys_never_change() -> None:
         "CHANGE_CAUSE_ANNOTATION": "kubernetes.io/change-cause",
         "CONFIRMED_ANNOTATION": "azure.com/confirmed",
         "CONTAINER_DEVICE_LABEL": "azure.com/praetor-device",
+        "CONTAINER_INSTALLATION_LABEL": "azure.com/praetor-installation",
         "CONTAINER_SPEC_HASH_LABEL": "azure.com/praetor-spec-hash",
         "CONTAINER_UID_LABEL": "azure.com/praetor-uid",
         "DEPLOYMENT_LABEL": "azure.com/deployment",

@@ -23,7 +23,7 @@ from praetor_agent.link.poller import Inbox, Poller
 from praetor_agent.link.reporter import Reporter
 from praetor_agent.loop import Dependencies, Loop
 from praetor_agent.settings import DEFAULT_WAIT_SECONDS, RunSettings, loose_mode
-from praetor_agent.state import State, lock_directory
+from praetor_agent.state import State, installation_id, lock_directory
 from praetor_api.protocol import Report
 
 log = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ def run(settings: RunSettings) -> None:
 def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]:
     clock, state = SystemClock(), State(settings.state_dir)
     boot_id = procfs.boot_id() or os.urandom(16).hex()
+    installation_id(settings.state_dir, create=True)
     inbox = Inbox(waker.wake, state.load_desired(settings.device))
     sources = device_sources(settings.registries, settings.artifact_ca_bundle)
     backends = Backends(

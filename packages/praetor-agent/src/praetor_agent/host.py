@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from praetor_agent.artifacts.fetcher import Fetcher
 from praetor_agent.backends import procfs
-from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Backend, KeepsDefinition, KeepsOutput
+from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Backend, KeepsDefinition, KeepsOutput, Owner
 from praetor_agent.core.model import Memory, Observed, ObservedDevice, Record, Revision
 from praetor_agent.core.reconcile import Remove, Repair, Start, Stop
 from praetor_agent.errors import ArtifactGone, BackendError
 from praetor_agent.settings import container_runtime_of
+from praetor_agent.state import installation_id
 from praetor_api.spec import Backend as BackendName
 from praetor_api.wire import clean_text
 
@@ -147,7 +148,8 @@ class Backends(dict[BackendName, Backend]):
         options: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        self._device, self._state_dir, self._boot_id, self._options = device or "", state_dir, boot_id, options
+        self._owner = Owner(device or "", installation_id(state_dir))
+        self._state_dir, self._boot_id, self._options = state_dir, boot_id, options
         self._runtime = runtime or container_runtime_of(os.environ.get("PRAETOR_AGENT_CONTAINER_RUNTIME"))
         reasons = {
             BackendName.SYSTEMD: _no_systemd(),
@@ -177,18 +179,18 @@ class Backends(dict[BackendName, Backend]):
         if name is BackendName.SYSTEMD:
             from praetor_agent.backends.systemd import SystemdBackend
 
-            return SystemdBackend(self._device, directory)
+            return SystemdBackend(self._owner, directory)
         if name is BackendName.INITD:
             from praetor_agent.backends.initd import InitdBackend
 
-            return InitdBackend(self._device, directory, self._boot_id)
+            return InitdBackend(self._owner, directory, self._boot_id)
         if name is BackendName.CONTAINER:
             from praetor_agent.backends.container import ContainerBackend, Runtime
 
-            return ContainerBackend(self._device, directory, Runtime(self._runtime or ()), self._options)
+            return ContainerBackend(self._owner, directory, Runtime(self._runtime or ()), self._options)
         from praetor_agent.backends.process import ProcessBackend
 
-        return ProcessBackend(directory, self._boot_id)
+        return ProcessBackend(directory, self._boot_id, device=self._owner.device)
 
 
 def _no_systemd() -> str | None:

@@ -164,6 +164,21 @@ def _decode(content: bytes) -> object:
     return parse_json(body)
 
 
+def installation_id(directory: Path, *, create: bool = False) -> str:
+    """Return the random id of the state directory, by which an agent knows what it started; "" if there is none."""
+    path = directory / "installation"
+    known = read_text(path).strip()
+    if known or not create:
+        return known
+    fresh = os.urandom(16).hex()
+    try:
+        replace_file(path, fresh.encode())
+    except OSError as e:
+        log.warning("cannot store the id of this installation reason=%s", e)
+        return ""
+    return fresh
+
+
 MAX_FREEZE_BYTES = 512
 
 

@@ -12,6 +12,7 @@ __all__ = [
     "CHANGE_CAUSE_ANNOTATION",
     "CONFIRMED_ANNOTATION",
     "CONTAINER_DEVICE_LABEL",
+    "CONTAINER_INSTALLATION_LABEL",
     "CONTAINER_SPEC_HASH_LABEL",
     "CONTAINER_UID_LABEL",
     "DEPLOYMENT_LABEL",
@@ -82,6 +83,9 @@ CONTAINER_UID_LABEL = "azure.com/praetor-uid"
 
 CONTAINER_DEVICE_LABEL = "azure.com/praetor-device"
 """On a container on a device: the name of the device that owns it."""
+
+CONTAINER_INSTALLATION_LABEL = "azure.com/praetor-installation"
+"""On a container: the random id of the agent's state directory."""
 
 CONTAINER_SPEC_HASH_LABEL = "azure.com/praetor-spec-hash"
 """On a container on a device: the hash of the spec that it was created from."""

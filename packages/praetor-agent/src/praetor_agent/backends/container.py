@@ -18,13 +18,18 @@ from typing import Any
 
 from praetor_agent.backends import procfs
 from praetor_agent.backends.command import Command, Probe, probe_of
-from praetor_agent.backends.protocol import own_name
+from praetor_agent.backends.protocol import Owner, own_name
 from praetor_agent.backends.resources import wanted
 from praetor_agent.core.model import Observed, Revision
 from praetor_agent.core.restart import reason_of
 from praetor_agent.errors import ArtifactGone, BackendError, StartError
 from praetor_agent.state import replace_file
-from praetor_api.annotations import CONTAINER_DEVICE_LABEL, CONTAINER_SPEC_HASH_LABEL, CONTAINER_UID_LABEL
+from praetor_api.annotations import (
+    CONTAINER_DEVICE_LABEL,
+    CONTAINER_INSTALLATION_LABEL,
+    CONTAINER_SPEC_HASH_LABEL,
+    CONTAINER_UID_LABEL,
+)
 from praetor_api.spec import Backend, HealthCheck
 
 TIMEOUT_SECONDS = 30
@@ -66,10 +71,11 @@ class Runtime:
 
 
 class ContainerBackend:
-    """Runs processes as containers of *device*; *options* are more words for `create`, which some hosts need."""
+    """Runs processes as containers of *owner*; *options* are more words for `create`, which some hosts need."""
 
-    def __init__(self, device: str, directory: Path, runtime: Runtime, options: Sequence[str] = ()) -> None:
-        self._device = device
+    def __init__(self, owner: Owner, directory: Path, runtime: Runtime, options: Sequence[str] = ()) -> None:
+        self._owner = owner
+        self._device = owner.device
         self._directory = directory
         self._runtime = runtime
         self._options = tuple(options)
@@ -149,6 +155,7 @@ class ContainerBackend:
             (CONTAINER_UID_LABEL, command.uid),
             (CONTAINER_DEVICE_LABEL, self._device),
             (CONTAINER_SPEC_HASH_LABEL, command.spec_hash),
+            (CONTAINER_INSTALLATION_LABEL, self._owner.installation),
         ):
             yield from ("--label", f"{label}={value}")
         yield from ("--env-file", env_file)
@@ -180,7 +187,12 @@ class ContainerBackend:
 
     def _inspect_all(self) -> None:
         found = sorted(self._ours(), key=lambda shown: str(shown.get("Created")))
-        self._seen = {shown["Config"]["Labels"][CONTAINER_UID_LABEL]: _seen(shown) for shown in found}
+        self._seen = {
+            shown["Config"]["Labels"][CONTAINER_UID_LABEL]: self._owner.judged(
+                _seen(shown), _owner_of(shown), f"container {shown.get('Name') or shown['Id']}"
+            )
+            for shown in found
+        }
         self._ticks = {uid: procfs.start_ticks(seen.pid) if seen.pid else None for uid, seen in self._seen.items()}
 
     def _image(self, command: Command) -> str:
@@ -194,22 +206,14 @@ class ContainerBackend:
             raise ArtifactGone(f"the image of {place} is gone from this device: {e}") from e
 
     def _ours(self) -> list[dict[str, Any]]:
-        listed = self._run(
-            "ps",
-            "--all",
-            "--no-trunc",
-            "--filter",
-            f"label={CONTAINER_DEVICE_LABEL}={self._device}",
-            "--format",
-            "{{.ID}}",
-        )
-        shown = self._inspect(*listed.split()) if listed.split() else []
-        labels = [(each, each["Config"].get("Labels") or {}) for each in shown]
-        return [
-            each
-            for each, label in labels
-            if label.get(CONTAINER_DEVICE_LABEL) == self._device and label.get(CONTAINER_UID_LABEL)
-        ]
+        """Return the containers of our device and of our installation, whatever the device was called then."""
+        wanted = [f"{CONTAINER_DEVICE_LABEL}={self._device}"]
+        if self._owner.installation:
+            wanted.append(f"{CONTAINER_INSTALLATION_LABEL}={self._owner.installation}")
+        listing = ("ps", "--all", "--no-trunc", "--format", "{{.ID}}", "--filter")
+        listed = dict.fromkeys(id_ for label in wanted for id_ in self._run(*listing, f"label={label}").split())
+        shown = self._inspect(*listed) if listed else []
+        return [each for each in shown if (each["Config"].get("Labels") or {}).get(CONTAINER_UID_LABEL)]
 
     def _inspect(self, *names: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self._run("container", "inspect", *names))
@@ -265,6 +269,11 @@ def check(command: Command, shown: Mapping[str, Any]) -> None:
     for name, value in command.env.items():
         if f"{name}={value}" not in made:
             raise StartError(f"spec.execution: env[{name}]: the container runtime does not take its value as it is")
+
+
+def _owner_of(shown: Mapping[str, Any]) -> Owner:
+    labels = shown["Config"]["Labels"]
+    return Owner(labels.get(CONTAINER_DEVICE_LABEL, ""), labels.get(CONTAINER_INSTALLATION_LABEL, ""))
 
 
 def _seen(shown: Mapping[str, Any]) -> Observed:

@@ -3,8 +3,8 @@
 
 The shim is a copy beside the jobs, so that init can start processes without the agent, or with an agent in a zipapp.
 The script contains nothing of the command, which the shim reads from its job. What it does contain is untrusted: words
-are quoted for a POSIX shell, comments contain no line breaks. Only scripts that carry our marker and this device's name
-are ever touched, and no shared file such as inittab.
+are quoted for a POSIX shell, comments contain no line breaks. Only scripts that carry our marker are ever touched, and
+no shared file such as inittab.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from praetor_agent.backends import procfs
 from praetor_agent.backends.command import Command
 from praetor_agent.backends.process import ProcessBackend
-from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, call, own_name
+from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Owner, call, own_name
 from praetor_agent.core.model import Observed
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.state import read_text, replace_file
@@ -33,13 +33,13 @@ SCRIPT_DIRECTORY = DEFINITIONS[Backend.INITD]
 
 
 class InitdBackend(ProcessBackend):
-    """Runs processes by init scripts of *device*; jobs and records are kept in *directory*."""
+    """Runs processes by init scripts of *owner*; jobs and records are kept in *directory*."""
 
     name = Backend.INITD
 
-    def __init__(self, device: str, directory: Path, boot_id: str, scripts: Path = SCRIPT_DIRECTORY) -> None:
-        super().__init__(directory, boot_id)
-        self._device = device
+    def __init__(self, owner: Owner, directory: Path, boot_id: str, scripts: Path = SCRIPT_DIRECTORY) -> None:
+        super().__init__(directory, boot_id, device=owner.device)
+        self._owner = owner
         self._scripts = scripts
 
     def observe(self) -> Mapping[str, Observed]:
@@ -48,9 +48,11 @@ class InitdBackend(ProcessBackend):
             for uid, found in super().observe().items()
         }
         for path in self._scripts.glob(f"{PREFIX}*"):
-            owned = owner(read_text(path))
-            if owned is not None and owned[1] == self._device and owned[0] not in seen:  # written, but not started yet
-                seen[owned[0]] = Observed(uid=owned[0], backend=self.name, spec_hash="", running=False)
+            marks = read_marks(read_text(path))
+            if marks is not None:
+                uid, mark = marks
+                written = Observed(uid=uid, backend=self.name, spec_hash="", running=False)  # but not started yet
+                seen[uid] = self._owner.judged(seen.get(uid, written), mark, f"script {path}")
         return seen
 
     def repair(self, command: Command) -> None:
@@ -72,6 +74,9 @@ class InitdBackend(ProcessBackend):
         try:
             replace_file(self._directory / "shim.py", get_data(__package__, "shim.py") or b"")
             replace_file(place / "job", job)
+            for path in self._scripts_of(command.uid):
+                if f"dir={quote(str(place))}\n" not in read_text(path):
+                    _stop_elsewhere(path)
             path = self._write(command, place)
         except OSError as e:
             raise StartError(f"{e.filename or place} cannot be written: {e.strerror}") from e
@@ -88,8 +93,9 @@ class InitdBackend(ProcessBackend):
         places = Places(
             place=str(place), shim=str(self._directory / "shim.py"), python=os.path.realpath(sys.executable)
         )
-        text = render_script(command, self._device, places).encode()
-        if path.exists() and owner(read_text(path)) is None:
+        text = render_script(command, self._owner, places).encode()
+        marks = read_marks(read_text(path))
+        if path.exists() and marks is None:
             raise StartError(f"{path} was not written by praetor-agent; move it away")
         for stale in self._scripts_of(command.uid):
             if stale != path:  # renamed
@@ -114,7 +120,15 @@ class InitdBackend(ProcessBackend):
 
     def _scripts_of(self, uid: str) -> list[Path]:
         pattern = f"{PREFIX}*-{own_name('', uid)[-16:]}"
-        return [path for path in self._scripts.glob(pattern) if owner(read_text(path)) == (uid, self._device)]
+        return [path for path in self._scripts.glob(pattern) if (read_marks(read_text(path)) or ("",))[0] == uid]
+
+
+def _stop_elsewhere(path: Path) -> None:
+    """Stop what a script runs from another state directory, where we do not see it."""
+    try:
+        call(str(path), "stop")
+    except BackendError as e:
+        raise StartError(f"{path} runs the process already and cannot stop it: {e}") from e
 
 
 def _enable(name: str, wanted: bool, scripts: Path) -> bool:
@@ -150,7 +164,7 @@ _SCRIPT = """#!/bin/sh
 {marker}
 # X-Praetor-UID={uid}
 # X-Praetor-Device={device}
-{boot}### BEGIN INIT INFO
+{installation}{boot}### BEGIN INIT INFO
 # Provides:          {name}
 # Required-Start:    $local_fs
 # Required-Stop:     $local_fs
@@ -225,12 +239,13 @@ class Places:
     python: str
 
 
-def render_script(command: Command, device: str, places: Places) -> str:
+def render_script(command: Command, owner: Owner, places: Places) -> str:
     """Return the script that starts and stops *command*; StartError naming what cannot be written safely."""
     return _SCRIPT.format(
         marker=MARKER,
         uid=_comment("uid", command.uid),
-        device=_comment("device", device),
+        device=_comment("device", owner.device),
+        installation=f"# X-Praetor-Installation={owner.installation}\n" if owner.installation else "",
         boot="" if command.at_boot else NOT_AT_BOOT,
         name=own_name(command.name, command.uid),
         title=_comment("name", f"{command.namespace}/{command.name}"),
@@ -248,13 +263,14 @@ def quote(word: str) -> str:
     return "'" + word.replace("'", "'\\''") + "'"
 
 
-def owner(text: str) -> tuple[str, str] | None:
-    """Return uid and device of a script of ours, or None."""
-    lines = text.split("\n")[1:4]
-    keys = ("# X-Praetor-UID=", "# X-Praetor-Device=")
-    if len(lines) < 3 or lines[0] != MARKER or not all(map(str.startswith, lines[1:], keys)):
+def read_marks(text: str) -> tuple[str, Owner] | None:
+    """Return uid and owner of a script with our marker, or None."""
+    lines = [*text.split("\n")[1:5], "", "", ""]
+    keys = ("# X-Praetor-UID=", "# X-Praetor-Device=", "# X-Praetor-Installation=")
+    if lines[0] != MARKER or not lines[1].startswith(keys[0]) or not lines[2].startswith(keys[1]):
         return None
-    return lines[1].removeprefix(keys[0]), lines[2].removeprefix(keys[1])
+    installation = lines[3].removeprefix(keys[2]) if lines[3].startswith(keys[2]) else ""
+    return lines[1].removeprefix(keys[0]), Owner(lines[2].removeprefix(keys[1]), installation)
 
 
 def _comment(field: str, text: str) -> str:

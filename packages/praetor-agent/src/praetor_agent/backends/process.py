@@ -55,8 +55,9 @@ class ProcessBackend:
 
     name = Backend.PROCESS
 
-    def __init__(self, directory: Path, boot_id: str, *, log_bytes: int = LOG_BYTES) -> None:
+    def __init__(self, directory: Path, boot_id: str, *, device: str = "", log_bytes: int = LOG_BYTES) -> None:
         self._directory = directory.absolute()
+        self._device = device
         self._boot_id = boot_id
         self._log_bytes = log_bytes
 
@@ -71,6 +72,7 @@ class ProcessBackend:
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
             (place / "run").unlink(missing_ok=True)
             (place / "exit").unlink(missing_ok=True)
+            (place / "device").write_text(self._device, encoding="utf-8")
         except OSError as e:
             raise StartError(f"{place} cannot be written: {e.strerror}") from e
         answer = self._launch_shim(command, place, self._job(command, place, identity))
@@ -196,6 +198,8 @@ class ProcessBackend:
             termination_reason=reason,
             error=error,
             unlimited=run.unlimited,
+            renamed=bool(self._device) and read_text(place / "device") not in ("", self._device),
+            mark=f"process {run.process[0]} in {place}",
         )
 
     def _is_alive(self, run: Run) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -22,6 +23,19 @@ if TYPE_CHECKING:
 CALL_SECONDS = 30
 DEFINITIONS = {BackendName.SYSTEMD: Path("/etc/systemd/system"), BackendName.INITD: Path("/etc/init.d")}
 """Where the init systems read definitions."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """What marks say: the device's name, and the id of the agent's state directory; "" where there is none."""
+
+    device: str
+    installation: str = ""
+
+    def judged(self, seen: Observed, mark: Owner, what: str) -> Observed:
+        """Return *seen*, which *what* with the mark *mark* runs, with whose it is."""
+        renamed, unknown = mark.device != self.device, mark.installation != self.installation
+        return replace(seen, renamed=renamed, unknown=unknown, mark=f"{what} of {mark.device}")
 
 
 class Backend(Protocol):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """systemd: one unit per process. The agent restarts it; systemd starts it at boot once its version is proven.
 
-Only units that carry our marker and this device's name are ever touched. Specs are untrusted: every value is escaped,
+Only units that carry our marker are ever touched. Specs are untrusted: every value is escaped,
 or refused with the field's name. The environment goes into a file of its own, because every user can read units.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from praetor_agent.backends.command import Command
-from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, call, own_name, readable
+from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Owner, call, own_name, readable
 from praetor_agent.backends.resources import wanted
 from praetor_agent.core.model import Observed
 from praetor_agent.core.restart import reason_of
@@ -31,10 +31,10 @@ _START_FAILURES = {200: "CHDIR", 203: "EXEC", 208: "STDIN", 209: "STDOUT", 216: 
 
 
 class SystemdBackend:
-    """Runs processes as units of *device*; environment files, and copies of the units, are kept in *directory*."""
+    """Runs processes as units of *owner*; environment files, and copies of the units, are kept in *directory*."""
 
-    def __init__(self, device: str, directory: Path, units: Path = DEFINITIONS[Backend.SYSTEMD]) -> None:
-        self._device = device
+    def __init__(self, owner: Owner, directory: Path, units: Path = DEFINITIONS[Backend.SYSTEMD]) -> None:
+        self._owner = owner
         self._directory = directory
         self._units = units
 
@@ -44,7 +44,11 @@ class SystemdBackend:
             return {}
         shown = _blocks(_systemctl("show", f"--property={PROPERTIES}", *ours))
         return {
-            ours[unit].uid: _seen(ours[unit], props, edited=self._edited(unit), at_boot=self._at_boot(unit))
+            ours[unit].uid: self._owner.judged(
+                _seen(ours[unit], props, edited=self._edited(unit), at_boot=self._at_boot(unit)),
+                ours[unit].owner,
+                f"unit {unit}",
+            )
             for props in shown
             if (unit := props.get("Id", "")) in ours
         }
@@ -83,7 +87,7 @@ class SystemdBackend:
     def _write(self, command: Command) -> str:
         unit = unit_name(command.name, command.uid)
         env_path = self._directory / f"{unit}.env"
-        text, environment = render_unit(command, self._device, str(env_path)), render_environment(command.env)
+        text, environment = render_unit(command, self._owner, str(env_path)), render_environment(command.env)
         path = self._units / unit
         try:
             before = path.read_text(encoding="utf-8") if path.exists() else None
@@ -132,7 +136,7 @@ class SystemdBackend:
         for unit in sorted(names):
             # the copy still has the marks of a unit that was edited, or removed while it runs
             marks = read_marks(read_text(self._copy(unit)) or read_text(self._units / unit))
-            if marks is not None and marks.device == self._device:
+            if marks is not None:
                 yield unit, marks
 
     def _copy(self, unit: str) -> Path:
@@ -202,10 +206,10 @@ _PREFIXES = "-@:+!|"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marks:
-    """The marks in a unit of ours: the process, the device and the spec that it is for."""
+    """The marks in a unit: the process, the agent and the spec that it is for."""
 
     uid: str
-    device: str
+    owner: Owner
     spec_hash: str
 
 
@@ -214,14 +218,15 @@ def unit_name(name: str, uid: str) -> str:
     return f"{own_name(name, uid)}.service"
 
 
-def render_unit(command: Command, device: str, environment_file: str) -> str:
+def render_unit(command: Command, owner: Owner, environment_file: str) -> str:
     """Return the unit that runs *command*; StartError naming the field that cannot be written safely."""
     lines = [
         MARKER,
         "[Unit]",
         f"Description=Praetor process {_plain('namespace', command.namespace)}/{_plain('name', command.name)}",
         f"X-Praetor-UID={_mark('uid', command.uid)}",
-        f"X-Praetor-Device={_mark('device', device)}",
+        f"X-Praetor-Device={_mark('device', owner.device)}",
+        *([f"X-Praetor-Installation={owner.installation}"] if owner.installation else []),
         f"X-Praetor-SpecHash={_mark('specHash', command.spec_hash)}",
         "After=network.target",
         "StartLimitIntervalSec=0",
@@ -277,7 +282,8 @@ def read_marks(text: str) -> Marks | None:
         line.removeprefix("X-Praetor-").split("=", 1) for line in text.split("\n") if line[:10] == "X-Praetor-"
     )
     try:
-        return Marks(uid=found["UID"], device=found["Device"], spec_hash=found["SpecHash"])
+        owner = Owner(found["Device"], found.get("Installation", ""))
+        return Marks(uid=found["UID"], owner=owner, spec_hash=found["SpecHash"])
     except KeyError:
         return None
 

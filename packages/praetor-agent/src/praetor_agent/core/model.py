@@ -154,6 +154,9 @@ class Observed:
     observed running under this boot. *watch* is the pid whose end makes a new observation worthwhile. *edited* is set
     if the definition that the backend wrote was changed. *unlimited* names the resources in the spec that cannot be
     limited on this device. *at_boot* is whether init starts it at boot, None where no init does.
+
+    *renamed* is whether its mark names another device, *unknown* whether the mark is of no or another installation;
+    *mark* says for people what carries it.
     """
 
     uid: str
@@ -169,6 +172,9 @@ class Observed:
     edited: bool = False
     unlimited: tuple[str, ...] = ()
     at_boot: bool | None = None
+    renamed: bool = False
+    unknown: bool = False
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

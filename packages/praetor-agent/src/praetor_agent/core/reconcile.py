@@ -95,8 +95,11 @@ def reconcile(desired: Desired, device: ObservedDevice, memory: Memory, now: flo
     memory = reboot.counted(memory, device.boot_id)
     steps = [*_wanted(desired, device, memory, now)]
     kept = {step.record.uid for step in steps}
+    known = {uid for uid, seen in device.observed.items() if not seen.unknown}  # what others started is left alone
+    named = bool(desired.items or desired.invalid)
     steps += [
-        _retire(memory.get(uid) or Record(uid=uid), device, now) for uid in sorted({*memory, *device.observed} - kept)
+        _retire(memory.get(uid) or Record(uid=uid), device, now, named=named)
+        for uid in sorted({*memory, *known} - kept)
     ]
     wakes = [step.wake_at for step in steps if step.wake_at is not None]
     asks = [at for step in steps if (at := rollback.ask_at(step.record, device)) is not None]
@@ -321,7 +324,8 @@ def _keep(revision: Revision, record: Record, now: float) -> _Step:
 def _repairs(revision: Revision, record: Record, seen: Observed, device: ObservedDevice) -> tuple[Action, ...]:
     at_boot = _at_boot(revision, record)
     # an adopted process lacks its artifact's path, which the definition contains
-    if device.freeze is not None or not _is_whole(revision) or not (seen.edited or (at_boot and seen.at_boot is False)):
+    stale = seen.at_boot is not None and (seen.renamed or seen.unknown or (at_boot and not seen.at_boot))
+    if device.freeze is not None or not _is_whole(revision) or not (seen.edited or stale):
         return ()
     return (Repair(revision=revision, at_boot=at_boot, edited=seen.edited),)
 
@@ -352,9 +356,15 @@ def _start(revision: Revision, record: Record, seen: Observed | None, device: Ob
     return _Step(record=record, actions=actions)
 
 
-def _retire(record: Record, device: ObservedDevice, now: float) -> _Step:
-    """Stop a process that is no longer desired, then remove what it left."""
+def _retire(record: Record, device: ObservedDevice, now: float, *, named: bool) -> _Step:
+    """Stop a process that is no longer desired, then remove what it left.
+
+    What was started under another name of the device waits until the desired state *named* a process, because the new
+    name may be a mistake.
+    """
     seen = device.observed.get(record.uid)
+    if seen is not None and seen.renamed and not named:
+        return _Step(record=record)
     if device.freeze is not None:
         return _fall_back(rollback.judged(_caught_up(record, device, now), device, now), device, now)
     if unknown(record, device) is not None:

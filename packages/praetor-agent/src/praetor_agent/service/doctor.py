@@ -7,7 +7,7 @@ import errno
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.backends import procfs
+from praetor_agent.core.model import Memory, Observed
 from praetor_agent.errors import BackendError, GatewayError
 from praetor_agent.host import Backends
 from praetor_agent.link.facts import MIB, free_bytes, size_words
@@ -131,20 +132,36 @@ def _freeze(file: Path) -> Check:
 
 
 def _backends(settings: RunSettings) -> Iterator[Check]:
-    backends = Backends(settings.device, settings.state_dir, procfs.boot_id() or "")
+    boot_id, runtime = procfs.boot_id() or "", settings.container_runtime
+    backends = Backends(settings.device, settings.state_dir, boot_id, runtime, settings.container_options)
     received = State(settings.state_dir).load_desired(settings.device) if settings.state_dir.is_dir() else None
     wanted = {item.spec.execution.backend for item in received.desired.items} if received else set()
+    memory = State(settings.state_dir).load_memory() if settings.state_dir.is_dir() else {}
     for name, backend in backends.all().items():
         try:
-            backend.observe()
+            observed = backend.observe()
         except BackendError as e:
             yield Check(name, FAULT, str(e), "try as root")
         else:
             yield Check(name, OK, "can run processes")
+            yield from _marks(settings.device, observed, memory)
     for name, reason in backends.unavailable.items():
         needed = name in wanted
         remedy = "a process of this device asks for it; choose another execution.backend" if needed else ""
         yield Check(name, FAULT if needed else OK, f"not available: {reason}", remedy)
+
+
+def _marks(device: str, observed: Mapping[str, Observed], memory: Memory) -> Iterator[Check]:
+    """Yield a check for each process that another agent started, or this one under another name of the device."""
+    for uid, seen in observed.items():
+        if seen.unknown and uid not in memory:
+            remedy = "this agent never stops it; stop and remove it by hand if nothing needs it"
+            yield Check("marks", WARNING, f"{seen.mark} was not started by this installation", remedy)
+        elif seen.renamed:
+            remedy = (
+                f"it ends once the gateway names a process for {device}; else start the agent with the old --device"
+            )
+            yield Check("marks", WARNING, f"{seen.mark} is of another name of this device", remedy)
 
 
 def _gateway(settings: RunSettings) -> Iterator[Check]:

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from praetor_agent.__about__ import __version__
 from praetor_agent.backends.protocol import Backend, call
+from praetor_agent.core.model import Memory, Observed
 from praetor_agent.errors import AgentError, BackendError, UsageError
 from praetor_agent.service.bootstrap import TRIAL_SECONDS
 from praetor_agent.state import is_locked, replace_file, sync_directory
@@ -267,24 +268,28 @@ def remove_processes(state_dir: Path) -> None:
     from praetor_agent.host import Backends
     from praetor_agent.state import State
 
-    problems = []
-    for backend in Backends(State(state_dir).device(), state_dir, procfs.boot_id() or "").values():
+    problems, state = [], State(state_dir)
+    memory = state.load_memory()
+    for backend in Backends(state.device(), state_dir, procfs.boot_id() or "").values():
         try:
-            _end_all(backend)
+            _end_all(backend, memory)
         except (BackendError, OSError) as e:
             problems.append(str(e))
     if problems:
         raise AgentError(f"not all processes could be removed: {'; '.join(problems)}; fix that, and try again")
 
 
-def _end_all(backend: Backend) -> None:
+def _end_all(backend: Backend, memory: Memory) -> None:
+    def ours() -> dict[str, Observed]:
+        return {uid: seen for uid, seen in backend.observe().items() if uid in memory or not seen.unknown}
+
     deadline = time.monotonic() + END_SECONDS
-    for uid, seen in backend.observe().items():
+    for uid, seen in ours().items():
         if seen.running:
             backend.stop(uid, grace_seconds=int(END_SECONDS), force=False)
-    while any(seen.running for seen in backend.observe().values()) and time.monotonic() < deadline:
+    while any(seen.running for seen in ours().values()) and time.monotonic() < deadline:
         time.sleep(0.2)
-    for uid, seen in backend.observe().items():
+    for uid, seen in ours().items():
         if seen.running:
             backend.stop(uid, grace_seconds=0, force=True)
         backend.remove(uid)
