@@ -55,11 +55,13 @@ ALLOWED = frozenset(
         *_requests(CONTROLLER, ("patch",), OURS, "deviceprocessdeployments/status"),
         *_requests(CONTROLLER, ("update",), OURS, "deviceprocessdeployments/finalizers"),
         *_requests(CONTROLLER, ("create", "patch"), EVENTS, "events"),
+        *_requests(CONTROLLER, ("create", "patch"), "", "events"),
         *_of_lease(CONTROLLER, "praetor-controller"),
         AccessRequest(CONTROLLER, "get", LEASES, "leases", SYSTEM_NAMESPACE, "praetor-gateway-arbiter"),
         *_requests(GATEWAY, READ, OURS, "networkswitches", "deviceprocesses"),
         *_requests(GATEWAY, ("patch",), OURS, "networkswitches/status", "deviceprocesses/status"),
         *_requests(GATEWAY, ("create", "patch"), EVENTS, "events"),
+        *_requests(GATEWAY, ("create", "patch"), "", "events"),
         *_of_lease(GATEWAY, "praetor-gateway-arbiter"),
         *_of_bindings(GATEWAY, "praetor-device-bindings"),
     )

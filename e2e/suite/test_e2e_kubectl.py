@@ -72,6 +72,11 @@ def test_events_are_seen_by_kubectl(kubectl: Kubectl, fleet: AgentFleet, kube: K
         lambda printed: "ProcessStarted" in printed.partition("Events:")[2],
         what="kubectl describe shows them",
     )
+    assert "<unknown>" not in kubectl("describe", "dp", f"sleeper-{device}").partition("Events:")[2]
+    sorted_events = json.loads(kubectl("get", "events", "--sort-by=.lastTimestamp", "-o", "json"))["items"]
+    times = [(event["lastTimestamp"], event["firstTimestamp"] is not None) for event in sorted_events]
+    assert times == sorted(times)
+    assert all(last and first for last, first in times)
 
 
 def test_a_hold_on_a_device_is_shown_by_kubectl_get(kubectl: Kubectl, fleet: AgentFleet, kube: Kube) -> None:

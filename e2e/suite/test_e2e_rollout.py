@@ -36,6 +36,8 @@ def test_no_more_devices_are_down_at_a_time_than_allowed(
         pid = item["status"]["pid"]
         assert (environment_of(pid)["REVISION"], is_alive(before[device])) == ("2", False)
         assert item["metadata"]["generation"] == 2  # it was written once
+    warnings = [(event["reason"], event["note"]) for event in kube.events() if event["type"] == "Warning"]
+    assert warnings == []
 
 
 def test_a_version_that_does_not_become_healthy_reaches_no_more_devices_than_allowed(

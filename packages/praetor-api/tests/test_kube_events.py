@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.errors import Forbidden, ServerError, TooManyRequests
-from praetor_api.kube.client.resource import EVENTS
+from praetor_api.kube.client.resource import CORE_EVENTS, EVENTS
 from praetor_api.kube.runtime.correlator import BURST, REFILL_S, REMEMBERED, SIMILAR_WINDOW_S, Correlator, Occurrence
 from praetor_api.kube.runtime.events import QUEUE_SIZE, EventRecorder, ObjectRef, bounded
 
@@ -56,6 +56,10 @@ async def test_an_event_names_its_object_reason_and_note() -> None:
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
         "eventTime": "2026-01-01T00:00:00.000000Z",
+        "deprecatedFirstTimestamp": "2026-01-01T00:00:00Z",
+        "deprecatedLastTimestamp": "2026-01-01T00:00:00Z",
+        "deprecatedCount": 1,
+        "deprecatedSource": {"component": "praetor-gateway"},
         "reportingController": "praetor-gateway",
         "reportingInstance": "gateway-0",
         "type": "Warning",
@@ -80,6 +84,23 @@ async def test_equal_events_are_counted_in_a_series() -> None:
             await world.clock.advance(1)
     (event,) = world.events()
     assert event["series"] == {"count": 3, "lastObservedTime": "2026-01-01T00:00:02.000000Z"}
+    assert (event["deprecatedCount"], event["deprecatedFirstTimestamp"], event["deprecatedLastTimestamp"]) == (
+        3, "2026-01-01T00:00:00Z", "2026-01-01T00:00:02Z",
+    )  # fmt: skip
+
+
+async def test_with_roles_of_an_earlier_release_events_are_written_as_these_allow() -> None:
+    world = World()
+    world.kube.fail_next(Forbidden(403, "Forbidden"), resource=CORE_EVENTS, times=1000)
+    async with world.running():
+        for _ in range(3):
+            world.record()
+            await world.clock.advance(1)
+    (event,) = world.events()
+    assert event["series"]["count"] == 3
+    assert "deprecatedLastTimestamp" not in event
+    assert world.recorder.dropped == 0
+    assert sum(request.resource == CORE_EVENTS for request in world.kube.requests) == 1
 
 
 async def test_a_series_whose_event_has_expired_starts_over() -> None:
@@ -150,7 +171,7 @@ async def test_an_event_is_retried_while_the_api_fails_and_then_dropped() -> Non
 
 async def test_a_refused_event_is_not_retried() -> None:
     world = World()
-    world.kube.fail_next(Forbidden(403))
+    world.kube.fail_next(Forbidden(403), times=2)
     async with world.running():
         world.record()
         await world.recorder.flush()

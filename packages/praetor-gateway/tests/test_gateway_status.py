@@ -46,6 +46,8 @@ def step(name: str, row: CachedProcess, then: Observation, *expected: str) -> Pa
 RUNNING = after(process_row(), UP)
 NEVER = process_row(restart_policy=RestartPolicy.NEVER)
 NEXT = process_row(parts=(b"", b"{}", b""), generation=3)
+UPDATED = evolve(NEXT, status=RUNNING.status)
+STARTED = after(UPDATED, up(observed_spec_hash=NEXT.spec_hash, healthy=None))
 
 
 @pytest.mark.parametrize(
@@ -57,11 +59,18 @@ NEXT = process_row(parts=(b"", b"{}", b""), generation=3)
         step("failed", RUNNING, seen(process_started=False, error_message="boom"), "ProcessFailed", "Unhealthy"),
         step("restarted", RUNNING, up(pid=2, restart_count=1), "ProcessRestarted"),
         step("completed", after(NEVER, UP), seen(exit_code=0), "ProcessSucceeded"),
-        step("never-failed", after(NEVER, UP), seen(exit_code=4, process_started=True), "ProcessFailed", "Unhealthy"),
+        step("never-failed", after(NEVER, UP), seen(exit_code=4, process_started=True), "ProcessFailed"),
+        step("still-unhealthy", after(process_row(), up(healthy=False)), up(healthy=False, error_message="worse")),
+        step("not-checked-yet", RUNNING, up(healthy=None)),
+        step(
+            "new-version-not-checked-yet", UPDATED, up(observed_spec_hash=NEXT.spec_hash, healthy=None), "SpecObserved"
+        ),
+        step("replaced", UPDATED, seen(observed_spec_hash=RUNNING.spec_hash, process_started=False)),
+        step("new-version-unhealthy", STARTED, up(observed_spec_hash=NEXT.spec_hash, healthy=False), "Unhealthy"),
         step("warned", RUNNING, up(warning_message="w"), "SpecWarning"),
         step("updates-held", RUNNING, up(update_held_message="frozen"), "UpdateHeld"),
         step("updates-released", after(process_row(), up(update_held_message="frozen")), UP, "UpdateReleased"),
-        step("next-spec", evolve(NEXT, status=RUNNING.status), up(observed_spec_hash=NEXT.spec_hash), "SpecObserved"),
+        step("next-spec", UPDATED, up(observed_spec_hash=NEXT.spec_hash), "SpecObserved"),
     ],
 )
 def test_events_report_transitions_only(row: CachedProcess, then: Observation, expected: set[str]) -> None:

@@ -9,9 +9,9 @@ from typing import TypeAlias
 
 from attrs import frozen
 
-from praetor_api.conditions import ConditionType
+from praetor_api.conditions import ConditionType, ProcessReason
 from praetor_api.kube.conditions import get_condition, is_true
-from praetor_api.kube.objects import Condition, DeviceProcessStatus, NetworkSwitchStatus, Phase
+from praetor_api.kube.objects import Condition, ConditionStatus, DeviceProcessStatus, NetworkSwitchStatus, Phase
 from praetor_gateway.status.merge import connection
 
 AnyStatus: TypeAlias = DeviceProcessStatus | NetworkSwitchStatus
@@ -129,8 +129,21 @@ def _of_run(old: DeviceProcessStatus, new: DeviceProcessStatus) -> Iterator[Stat
         yield from _of_phase(new)
     if _became_true(old, new, ConditionType.HEALTHY):
         yield StatusEvent(EventReason.HEALTHY, "the process is healthy")
-    elif is_true(old.conditions, ConditionType.HEALTHY) and not is_true(new.conditions, ConditionType.HEALTHY):
+    elif _fell_ill(old, new):
         yield StatusEvent(EventReason.UNHEALTHY, _message(new.conditions, ConditionType.HEALTHY))
+
+
+def _fell_ill(old: DeviceProcessStatus, new: DeviceProcessStatus) -> bool:
+    """Return whether a check failed, or a healthy process ended that no newer spec replaces.
+
+    A version that was just started is not checked yet, and the one before it ended for its sake.
+    """
+    before, after = (get_condition(status.conditions, ConditionType.HEALTHY) for status in (old, new))
+    if after is None or after.status is not ConditionStatus.FALSE:
+        return False
+    if after.reason == ProcessReason.UNHEALTHY:
+        return before is None or before.reason != ProcessReason.UNHEALTHY
+    return is_true(old.conditions, ConditionType.HEALTHY) and is_true(new.conditions, ConditionType.SPEC_OBSERVED)
 
 
 def _of_phase(new: DeviceProcessStatus) -> Iterator[StatusEvent]:

@@ -14,6 +14,7 @@ from praetor_api.kube.objects import GROUP, VERSION
 __all__ = [
     "CONFIG_MAPS",
     "CONTROLLER_REVISIONS",
+    "CORE_EVENTS",
     "DEVICE_PROCESSES",
     "DEVICE_PROCESS_DEPLOYMENTS",
     "EVENTS",
@@ -73,5 +74,6 @@ DEVICE_PROCESS_DEPLOYMENTS = Resource(
 NETWORK_SWITCHES = Resource(group=GROUP, version=VERSION, plural="networkswitches", kind="NetworkSwitch")
 CONFIG_MAPS = Resource(group="", version="v1", plural="configmaps", kind="ConfigMap")
 LEASES = Resource(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease")
+CORE_EVENTS = Resource(group="", version="v1", plural="events", kind="Event")
 EVENTS = Resource(group="events.k8s.io", version="v1", plural="events", kind="Event")
 CONTROLLER_REVISIONS = Resource(group="apps", version="v1", plural="controllerrevisions", kind="ControllerRevision")

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events (events.k8s.io/v1) about objects: recorded without waiting, correlated, limited, written in the background.
+"""Events about objects: recorded without waiting, correlated, limited, written in the background.
+
+They are written as core/v1: kubectl sorts by fields that events.k8s.io/v1 does not let a client set. Where the program
+may write the latter only, by roles of an earlier release, it does.
 
 An event may be lost, but never delay, fail or overload anything.
 """
@@ -17,9 +20,9 @@ from attrs import frozen
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 
 from praetor_api.kube.client.api import KubeApi
-from praetor_api.kube.client.errors import ApiError, KubeError, NotFound, ServerError, TooManyRequests
-from praetor_api.kube.client.resource import EVENTS, Key
-from praetor_api.kube.codec import format_micro_time
+from praetor_api.kube.client.errors import ApiError, Forbidden, KubeError, NotFound, ServerError, TooManyRequests
+from praetor_api.kube.client.resource import CORE_EVENTS, EVENTS, Key
+from praetor_api.kube.codec import format_micro_time, format_time
 from praetor_api.kube.runtime.backoff import Backoff
 from praetor_api.kube.runtime.clock import Clock, within
 from praetor_api.kube.runtime.correlator import Correlator, Occurrence, Series
@@ -49,6 +52,12 @@ MAX_ACTION = 128
 MAX_INSTANCE = 128
 _MAX_NAME_OF_REGARDING = 230  # a dot and a suffix follow; the whole may have 253
 
+_NAMES = {
+    CORE_EVENTS: ("involvedObject", "message", "reportingComponent"),
+    EVENTS: ("regarding", "note", "reportingController"),
+}
+"""What the two groups call what an event is about, its text, and who reports it; they are one object."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -73,6 +82,7 @@ class EventRecorder:
         self._instance = bounded(instance, MAX_INSTANCE)
         self._correlator: Correlator[ObjectRef] = Correlator()
         self._queue: deque[Occurrence[ObjectRef]] = deque()
+        self._resource = CORE_EVENTS
         self._pending = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -126,7 +136,13 @@ class EventRecorder:
             await within(self._clock, CALL_TIMEOUT_S, self._write(series))
 
         try:
-            await retrying(attempt)
+            try:
+                await retrying(attempt)
+            except Forbidden:
+                if self._resource is EVENTS:
+                    raise
+                self._resource = EVENTS
+                await retrying(attempt)
         except (KubeError, TimeoutError) as e:
             _log.warning("event dropped: %s", e)
             self.dropped += 1
@@ -136,28 +152,31 @@ class EventRecorder:
         namespace = regarding.namespace or "default"
         if series.name is not None:
             try:
-                await self._api.patch(EVENTS, Key(namespace, series.name), {"series": _counted(series)})
+                body = {"series": _counted(series), **self._dated(series)}
+                await self._api.patch(self._resource, Key(namespace, series.name), body)
                 return
             except NotFound:  # it was kept for its hour; start another one
                 series.restart()
         name = f"{regarding.name[:_MAX_NAME_OF_REGARDING].rstrip('.-')}.{uuid4().hex[:16]}"
-        await self._api.create(EVENTS, namespace, self._body(namespace, name, series))
+        await self._api.create(self._resource, namespace, self._body(namespace, name, series))
         series.name = name
 
     def _body(self, namespace: str, name: str, series: Series[ObjectRef]) -> dict[str, Any]:
         occurrence, regarding = series.last, series.last.regarding
+        about, said, by = _NAMES[self._resource]
+        first = {} if self._resource is EVENTS else {"firstTimestamp": format_time(occurrence.at)}
         return {
-            "apiVersion": EVENTS.api_version,
-            "kind": EVENTS.kind,
+            "apiVersion": self._resource.api_version,
+            "kind": self._resource.kind,
             "metadata": {"name": name, "namespace": namespace},
             "eventTime": format_micro_time(occurrence.at),
-            "reportingController": self._component,
+            by: self._component,
             "reportingInstance": self._instance,
             "type": occurrence.type,
             "reason": occurrence.reason,
             "action": occurrence.action,
-            "note": bounded(occurrence.note, MAX_NOTE),
-            "regarding": {
+            said: bounded(occurrence.note, MAX_NOTE),
+            about: {
                 "apiVersion": regarding.api_version,
                 "kind": regarding.kind,
                 "namespace": regarding.namespace,
@@ -165,7 +184,16 @@ class EventRecorder:
                 "uid": regarding.uid,
             },
             **({"series": _counted(series)} if series.count > 1 else {}),
+            **first,
+            **self._dated(series),
         }
+
+    def _dated(self, series: Series[ObjectRef]) -> dict[str, Any]:
+        """Return what kubectl sorts by and counts, where the API takes it."""
+        if self._resource is EVENTS:
+            return {}
+        source = {"component": self._component}
+        return {"lastTimestamp": format_time(series.last.at), "count": series.count, "source": source}
 
 
 def _may_pass(error: BaseException) -> bool:
