@@ -171,3 +171,27 @@ def test_what_another_name_or_installation_started_is_named(gateway: FakeGateway
         assert not [*_marks("leaf-1", {"u1": replace(foreign, renamed=False)}, {"u1": Record(uid="u1")})]
     finally:
         old.stop("u1", grace_seconds=0, force=True)
+
+
+def test_every_check_is_made_whatever_is_wrong(
+    gateway: FakeGateway, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--token-file", "/no/such", "--ca-bundle", "/no/ca", "--device", "A_b", "--state-dir", str(tmp_path)]
+    with pytest.raises(SystemExit) as caught:
+        main(["doctor", *flags, "-o", "json"])
+    assert caught.value.code == 1
+    found = json.loads(capsys.readouterr().out)
+    wrong = [check["message"] for check in found if check["name"] == "settings"]
+    for flag in ("--ca-bundle /no/ca", "--gateway is missing", "--device 'A_b'"):
+        assert any(message.startswith(flag) for message in wrong), flag
+    names = {check["name"] for check in found}
+    assert names >= {"python", "state", "disk", "artifacts", "hold", "process", "token", "gateway"}
+    token = next(check for check in found if check["name"] == "token")
+    assert (token["verdict"], "/no/such cannot be read" in token["message"]) == ("fault", True)
+
+
+def test_a_check_that_cannot_be_carried_out_is_a_fault_and_ends_no_other(gateway: FakeGateway, tmp_path: Path) -> None:
+    settings = RunSettings(gateway=gateway.url, device="leaf-1", state_dir=tmp_path / ("x" * 300), token="t")
+    found = {check.name: check for check in checks(settings)}
+    assert (found["state"].verdict, "File name too long" in found["state"].message) == ("fault", True)
+    assert found["gateway"].verdict == "ok"

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from agent_testing import command, end_processes
+from praetor_agent.__about__ import __version__
 from praetor_agent.backends import procfs
 from praetor_agent.backends.process import ProcessBackend
 from praetor_agent.cli import main
@@ -27,7 +29,7 @@ class InitSystem:
 
     def __init__(self, place: Path) -> None:
         self.place, self.root, self.state = place, place / "root", place / "state"
-        self.unit = place / "praetor-agent.service"
+        self.unit, self.command = place / "praetor-agent.service", place / "bin" / "praetor-agent"
         (place / "bin").mkdir()
         for name, text in (("systemctl", "#!/bin/sh\n"), ("docker", DOCKER.format(place=place))):
             (place / "bin" / name).write_text(text)
@@ -57,6 +59,7 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[InitSyst
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
     monkeypatch.setenv("PRAETOR_AGENT_CONTAINER_RUNTIME", "docker")
     monkeypatch.setattr(installation, "UNIT", device.unit)
+    monkeypatch.setattr(installation, "COMMAND", device.command)
     monkeypatch.setattr(installation, "SCRIPT", tmp_path / "no-script")
     yield device
     end_processes(device.state)
@@ -70,17 +73,54 @@ def complaint(capsys: pytest.CaptureFixture[str], status: object) -> str:
 def test_the_service_finds_every_file_wherever_install_was_called(device: InitSystem) -> None:
     for name in ("auth.json", "ca.pem", "artifacts.pem", "token"):
         (device.place / name).touch(mode=0o600)
+    (device.place / "token").write_text("t0ken\n")
     device.install(
         "--token-file", "token", "--ca-bundle", "ca.pem", "--hold-file", "hold",
         "--registry-auth-file", "auth.json", "--artifact-ca-bundle", "artifacts.pem",
     )  # fmt: skip
     kept = dict(line.split("=", 1) for line in (device.root / "agent.env").read_text().splitlines())
     for variable, name in (
-        ("STATE_DIR", "state"), ("TOKEN_FILE", "token"), ("CA_BUNDLE", "ca.pem"), ("HOLD_FILE", "hold"),
+        ("STATE_DIR", "state"), ("TOKEN_FILE", "root/token"), ("CA_BUNDLE", "ca.pem"), ("HOLD_FILE", "hold"),
         ("REGISTRY_AUTH_FILE", "auth.json"), ("ARTIFACT_CA_BUNDLE", "artifacts.pem"),
     ):  # fmt: skip
         assert kept[f"PRAETOR_AGENT_{variable}"] == str(device.place / name)
     assert (device.root / "agent.env").stat().st_mode & 0o777 == 0o600
+    assert (device.root / "token").stat().st_mode & 0o777 == 0o600
+    (device.place / "token").unlink()  # an uploaded copy
+    assert (device.root / "token").read_text() == "t0ken\n"
+
+
+def test_the_service_does_not_wait_for_the_network(device: InitSystem) -> None:
+    device.install()
+    lines = device.unit.read_text().splitlines()
+    assert [line for line in lines if line.startswith(("After=", "Wants=", "Requires="))] == ["After=network.target"]
+
+
+def test_an_upgrade_writes_the_service_as_the_new_version_expects_it(
+    device: InitSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.install()
+    expected = device.unit.read_text()
+    device.unit.write_text(expected.replace("After=network.target", "After=network-online.target"))
+    monkeypatch.setattr(installation, "_put", lambda *_: "another")
+    monkeypatch.setattr(installation, "TRIAL_SECONDS", -31)  # the new version does not come up here
+    with pytest.raises(SystemExit):
+        main(["upgrade", "--root", str(device.root)])
+    assert device.unit.read_text() == expected
+
+
+def test_the_command_is_on_path_and_asks_the_installed_version(device: InitSystem) -> None:
+    device.install()
+    done = subprocess.run((device.command, "--version"), capture_output=True, text=True, check=True)
+    assert done.stdout == f"praetor-agent {__version__}\n"
+    status = subprocess.run((device.command, "doctor"), capture_output=True, text=True, check=False)
+    assert "http://127.0.0.1:1" in status.stdout  # the settings of that installation
+    device.uninstall()
+    assert not device.command.exists()
+    device.command.write_text("#!/bin/sh\n# by pip\n")
+    device.install()
+    device.uninstall()
+    assert device.command.read_text() == "#!/bin/sh\n# by pip\n"
 
 
 def test_an_uninstall_that_a_dead_container_runtime_stops_ends_the_rest_and_can_be_repeated(

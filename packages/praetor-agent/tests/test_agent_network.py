@@ -228,3 +228,24 @@ def test_the_agent_says_at_its_start_that_its_token_is_no_secret_and_runs(tmp_pa
         finally:
             agent.terminate()
             assert agent.wait(WITHIN_SECONDS) == 0
+
+
+def test_the_agent_waits_for_a_token_that_is_not_there_yet(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    with FakeGateway(token="t") as gateway:
+        gateway.desire(ITEM)
+        command = (
+            sys.executable, "-m", "praetor_agent", "run", "--gateway", gateway.url, "--device", "leaf-1",
+            "--state-dir", str(tmp_path / "state"), "--token-file", str(token), "--start-splay", "0",
+        )  # fmt: skip
+        with (tmp_path / "log").open("wb") as errors:
+            agent = subprocess.Popen(command, stderr=errors, env=dict(os.environ))
+        try:
+            until(lambda: "cannot poll" in (tmp_path / "log").read_text(), "an attempt without a token")
+            assert f"the token file {token} cannot be read" in (tmp_path / "log").read_text()
+            token.touch(mode=0o600)
+            token.write_text("t")
+            gateway.wait_for(lambda: bool(gateway.reports), "a report")
+        finally:
+            agent.terminate()
+            assert agent.wait(WITHIN_SECONDS) == 0

@@ -10,13 +10,19 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from praetor_agent import flags
 from praetor_agent.errors import AgentError, UsageError
 from praetor_agent.flags import ENVIRONMENT_PREFIX, LOG_LEVELS
 from praetor_agent.settings import DEFAULT_ROOT, DEFAULT_STATE_DIR, RunSettings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+T = TypeVar("T")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,29 +61,42 @@ def _run(options: SimpleNamespace) -> None:
     run(chosen)
 
 
-def _run_settings(options: SimpleNamespace) -> RunSettings:
+def _run_settings(options: SimpleNamespace, problems: list[str] | None = None) -> RunSettings:
+    """Return the settings of `run`; UsageError if a flag is wrong, unless *problems* collects them."""
     from pathlib import Path
 
     from praetor_agent import settings
 
-    token, token_file = settings.token_of(options.token, options.token_file)
+    def checked(check: Callable[..., T], *given: Any, otherwise: T) -> T:
+        try:
+            return check(*given)
+        except UsageError as e:
+            if problems is None:
+                raise
+            problems.append(str(e))
+            return otherwise
+
+    none: tuple[str | None, Path | None] = (None, None)
+    token, token_file = checked(settings.token_of, options.token, options.token_file, otherwise=none)
+    registries = (options.insecure_registry, options.registry_mirror, options.registry_auth_file)
+    bundle = (options.artifact_ca_bundle, "--artifact-ca-bundle")
     return settings.RunSettings(
-        gateway=settings.gateway_url(options.gateway),
-        device=settings.device_name(options.device),
+        gateway=checked(settings.gateway_url, options.gateway, otherwise=""),
+        device=checked(settings.device_name, options.device, otherwise=""),
         state_dir=Path(options.state_dir),
         token=token,
         token_file=token_file,
-        ca_bundle=settings.ca_bundle_of(options.ca_bundle),
-        proxy=settings.proxy_of(options.proxy),
-        start_splay=settings.seconds("--start-splay", options.start_splay),
+        ca_bundle=checked(settings.ca_bundle_of, options.ca_bundle, otherwise=None),
+        proxy=checked(settings.proxy_of, options.proxy, otherwise=None),
+        start_splay=checked(settings.seconds, "--start-splay", options.start_splay, otherwise=0.0),
         freeze_file=Path(options.hold_file),
-        registries=settings.registries_of(
-            options.insecure_registry, options.registry_mirror, options.registry_auth_file
+        registries=checked(settings.registries_of, *registries, otherwise=settings.Registries()),
+        artifact_ca_bundle=checked(settings.ca_bundle_of, *bundle, otherwise=None),
+        artifact_store_bytes=checked(
+            settings.store_size, options.artifact_store_size, otherwise=settings.DEFAULT_STORE_BYTES
         ),
-        artifact_ca_bundle=settings.ca_bundle_of(options.artifact_ca_bundle, "--artifact-ca-bundle"),
-        artifact_store_bytes=settings.store_size(options.artifact_store_size),
-        container_runtime=settings.container_runtime_of(options.container_runtime),
-        container_options=settings.words("--container-options", options.container_options),
+        container_runtime=checked(settings.container_runtime_of, options.container_runtime, otherwise=None),
+        container_options=checked(settings.words, "--container-options", options.container_options, otherwise=()),
     )
 
 
@@ -101,10 +120,11 @@ def _simulate(options: SimpleNamespace) -> None:
 def _doctor(options: SimpleNamespace) -> None:
     if options.output not in ("table", "json"):
         raise UsageError(f"--output: invalid choice {options.output!r}; choose table or json")
-    chosen = _run_settings(options)
+    problems: list[str] = []
+    chosen = _run_settings(options, problems)
     from praetor_agent.service.doctor import doctor
 
-    if not doctor(chosen, options.output):
+    if not doctor(chosen, options.output, problems):
         sys.exit(1)
 
 
@@ -126,20 +146,32 @@ def _install(options: SimpleNamespace) -> None:
     loose = chosen.token_file and loose_mode(chosen.token_file)
     if loose:  # the operator who installs can fix it
         raise UsageError(f"--token-file: {loose}")
+    token = chosen.token if chosen.token_file is None else _copied_token(chosen.token_file)
     given: dict[str, str | None] = {name: getattr(options, name) for name in _kept_flags()}
-    paths = ("state_dir", "token_file", "ca_bundle", "hold_file", "registry_auth_file", "artifact_ca_bundle")
+    paths = ("state_dir", "ca_bundle", "hold_file", "registry_auth_file", "artifact_ca_bundle")
     given |= {name: os.path.abspath(text) for name in paths if (text := given[name])}
     variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": text for name, text in given.items() if text}
-    sys.stdout.write(install(Path(os.path.abspath(options.root)), options.init, variables, chosen.token) + "\n")
+    sys.stdout.write(install(Path(os.path.abspath(options.root)), options.init, variables, token) + "\n")
+
+
+def _copied_token(file: Path) -> str:
+    """Return the token in *file*, which may be gone tomorrow; UsageError if there is none."""
+    from praetor_agent.errors import GatewayError
+    from praetor_agent.link.client import token_file
+
+    try:
+        return token_file(file)() or ""
+    except GatewayError as e:
+        raise UsageError(f"--token-file: {e}; copy the token to the device first") from e
 
 
 def _kept_flags() -> list[str]:
-    """Return the flags of `run` but for the token, which is a secret and goes to a file of its own."""
+    """Return the flags of `run` but for those of the token, which is a secret and goes to a file of its own."""
     import argparse
 
     parser = argparse.ArgumentParser(add_help=False)
     flags.run_flags(parser)
-    return sorted(name for name in vars(parser.parse_args([])) if name != "token")
+    return sorted(name for name in vars(parser.parse_args([])) if not name.startswith("token"))
 
 
 def _upgrade(options: SimpleNamespace) -> None:

@@ -87,14 +87,11 @@ def device_name(text: str | None) -> str:
 
 
 def token_of(token: str | None, file: str | None) -> tuple[str | None, Path | None]:
-    """Return the token or the file to read it from; UsageError if it cannot be used."""
+    """Return the token or the file to read it from, which may come later; UsageError if they cannot be used."""
     if token and file:
         raise UsageError("--token and --token-file are both given; leave one out")
     if file:
-        path = Path(file)
-        if not os.access(path, os.R_OK):
-            raise UsageError(f"--token-file {file} cannot be read; check that it is there and readable")
-        return None, path
+        return None, Path(file)
     if token is not None and (not token.isascii() or not token.isprintable() or token != token.strip() or not token):
         raise UsageError("--token is empty or holds characters that a header cannot carry; copy it again")
     return token, None
@@ -118,8 +115,11 @@ def proxy_of(text: str | None) -> str | None:
 
 
 def loose_mode(file: Path) -> str | None:
-    """Return why the token in *file* is not secret; None if only its owner can read it."""
-    mode = file.stat().st_mode & 0o777
+    """Return why the token in *file* is not secret; None if only its owner can read it, or it is not there yet."""
+    try:
+        mode = file.stat().st_mode & 0o777
+    except OSError:
+        return None
     if not mode & 0o077:
         return None
     return f"{file} has mode {mode:04o}, so that others may read or change the token; run: chmod 600 {file}"

@@ -162,9 +162,12 @@ def token_file(path: Path) -> Callable[[], str | None]:
 
     def token() -> str:
         try:
-            return path.read_text(encoding="ascii").strip()
+            found = path.read_text(encoding="ascii").strip()
         except (OSError, ValueError) as e:
             raise GatewayError(f"the token file {path} cannot be read: {e}") from e
+        if not found:
+            raise GatewayError(f"the token file {path} is empty")
+        return found
 
     return token
 

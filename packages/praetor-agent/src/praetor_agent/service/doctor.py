@@ -7,7 +7,7 @@ import errno
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -18,6 +18,7 @@ from praetor_agent.backends import procfs
 from praetor_agent.core.model import Memory, Observed
 from praetor_agent.errors import BackendError, GatewayError
 from praetor_agent.host import Backends
+from praetor_agent.link.client import token_file
 from praetor_agent.link.facts import MIB, free_bytes, size_words
 from praetor_agent.service.status import table
 from praetor_agent.settings import RunSettings, loose_mode
@@ -45,9 +46,9 @@ class Check:
     remedy: str = ""
 
 
-def doctor(settings: RunSettings, output: str) -> bool:
-    """Print the checks and return whether the agent can work."""
-    found = list(checks(settings))
+def doctor(settings: RunSettings, output: str, problems: Sequence[str] = ()) -> bool:
+    """Print the checks and return whether the agent can work. *problems* are those of the flags."""
+    found = [*(Check("settings", FAULT, problem) for problem in problems), *checks(settings)]
     if output == "json":
         sys.stdout.write(json.dumps([asdict(check) for check in found], indent=2) + "\n")
     else:
@@ -57,31 +58,46 @@ def doctor(settings: RunSettings, output: str) -> bool:
 
 
 def checks(settings: RunSettings) -> Iterator[Check]:
-    """Yield a check for each thing that the agent needs."""
-    yield _python()
-    yield from _state(settings.state_dir)
-    yield _store(settings)
-    yield _freeze(settings.freeze_file)
-    yield from _backends(settings)
-    if settings.token_file is not None:
-        loose = loose_mode(settings.token_file)
-        problem, _, remedy = (loose or "").partition("; ")
-        yield (
-            Check("token", FAULT, problem, remedy) if loose else Check("token", OK, f"{settings.token_file} is secret")
-        )
-    yield from _gateway(settings)
+    """Yield a check for each thing that the agent needs; one that cannot be carried out is a fault by itself."""
+    every: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
+        ("python", _python),
+        ("state", lambda: _state(settings.state_dir)),
+        ("artifacts", lambda: _store(settings)),
+        ("hold", lambda: _freeze(settings.freeze_file)),
+        ("backends", lambda: _backends(settings)),
+        ("token", lambda: _token(settings.token_file)),
+        ("gateway", lambda: _gateway(settings)),
+    )
+    for name, check in every:
+        try:
+            yield from check()
+        except OSError as e:
+            yield Check(name, FAULT, f"cannot be checked: {e}", _REMEDIES.get(e.errno or 0, ""))
 
 
-def _python() -> Check:
+def _token(file: Path | None) -> Iterator[Check]:
+    if file is None:
+        return
+    try:
+        loose = loose_mode(file)
+        token_file(file)()
+    except (GatewayError, OSError) as e:
+        yield Check("token", FAULT, str(e), "copy the device's token there; the agent waits for it")
+        return
+    problem, _, remedy = (loose or "").partition("; ")
+    yield Check("token", FAULT, problem, remedy) if loose else Check("token", OK, f"{file} is secret")
+
+
+def _python() -> Iterator[Check]:
     import requests
 
     version, library = sys.version.split()[0], requests.__version__
     message = f"Python {version}, requests {library}"
     if sys.version_info < (3, 11) or tuple(map(int, library.split(".")[:2])) < (2, 32):
-        return Check(
-            "python", FAULT, message, "the agent needs Python 3.11 and requests 2.32; the zipapp includes requests"
-        )
-    return Check("python", OK, message)
+        remedy = "the agent needs Python 3.11 and requests 2.32; the zipapp includes requests"
+        yield Check("python", FAULT, message, remedy)
+        return
+    yield Check("python", OK, message)
 
 
 def _state(place: Path) -> Iterator[Check]:
@@ -115,20 +131,21 @@ def _state(place: Path) -> Iterator[Check]:
     yield Check("agent", OK, f"an agent {'runs' if is_locked(place) else 'does not run'} with {place}")
 
 
-def _store(settings: RunSettings) -> Check:
+def _store(settings: RunSettings) -> Iterator[Check]:
     limit = settings.artifact_store_bytes
     used = ArtifactStore(settings.state_dir / "artifacts", max_bytes=limit).used_bytes()
     message = f"artifacts use {size_words(used)} of {size_words(limit)}"
-    if used < limit * ALMOST:
-        return Check("artifacts", OK, message)
-    return Check("artifacts", WARNING, message, "a new one may have no room; raise --artifact-store-size")
+    almost = used >= limit * ALMOST
+    remedy = "a new one may have no room; raise --artifact-store-size" if almost else ""
+    yield Check("artifacts", WARNING if almost else OK, message, remedy)
 
 
-def _freeze(file: Path) -> Check:
+def _freeze(file: Path) -> Iterator[Check]:
     held = read_freeze(file)
     if held is None:
-        return Check("hold", OK, f"changes are allowed: {file} does not exist")
-    return Check("hold", WARNING, f"nothing is changed: {held}", f"remove {file} to allow changes")
+        yield Check("hold", OK, f"changes are allowed: {file} does not exist")
+        return
+    yield Check("hold", WARNING, f"nothing is changed: {held}", f"remove {file} to allow changes")
 
 
 def _backends(settings: RunSettings) -> Iterator[Check]:
@@ -167,6 +184,9 @@ def _marks(device: str, observed: Mapping[str, Observed], memory: Memory) -> Ite
 def _gateway(settings: RunSettings) -> Iterator[Check]:
     from praetor_agent.link.client import GatewayClient, address_of
 
+    if not settings.gateway or not settings.device:
+        yield Check("gateway", FAULT, "cannot be asked without its URL and the device's name")
+        return
     where = settings.gateway
     client = GatewayClient(address_of(settings))
     began = time.monotonic()
@@ -193,6 +213,8 @@ def remedy_of(error: GatewayError) -> str:
     """Return how to fix *error*."""
     import requests
 
+    if "token file" in str(error):
+        return "see the check of the token"
     if error.unauthorized:
         return "mint a new token (praetorctl token mint) for this device name, and check --device"
     match error.__cause__:

@@ -4,6 +4,7 @@
 ROOT/versions/VERSION-DIGEST/   a version, as a folder that Python runs
 ROOT/current, previous, trial   links to versions; see the launcher
 ROOT/agent.env                  the flags, as variables, and ROOT/token
+/usr/local/bin/praetor-agent    runs ROOT/current
 
 The service is a unit of systemd, or a SysV script whose launcher starts the agent again when it ended.
 """
@@ -28,21 +29,22 @@ from praetor_agent.backends.protocol import Backend, call
 from praetor_agent.core.model import Memory, Observed
 from praetor_agent.errors import AgentError, BackendError, UsageError
 from praetor_agent.service.bootstrap import TRIAL_SECONDS
-from praetor_agent.state import is_locked, replace_file, sync_directory
+from praetor_agent.state import is_locked, read_text, replace_file, sync_directory
 
 NAME = "praetor-agent"
 UNIT = Path("/etc/systemd/system") / f"{NAME}.service"
 SCRIPT = Path("/etc/init.d") / NAME
+COMMAND = Path("/usr/local/bin") / NAME
 COMMAND_SECONDS = 90
 
 # KillMode: what the backend `process` runs is in this unit's cgroup, and lives on. Of hardening only what these
-# processes do not inherit to their harm: they are the user's, and anything more would change what they may do.
+# processes do not inherit to their harm: they are the user's, and anything more would change what they may do. Not
+# network-online.target: a boot without network must start the processes, too.
 UNIT_TEXT = """\
 # Written by praetor-agent install.
 [Unit]
 Description=Praetor agent
-Wants=network-online.target
-After=network-online.target
+After=network.target
 StartLimitIntervalSec=0
 
 [Service]
@@ -64,8 +66,10 @@ SCRIPT_TEXT = """\
 # Written by praetor-agent install.
 ### BEGIN INIT INFO
 # Provides:          praetor-agent
-# Required-Start:    $remote_fs $network
-# Required-Stop:     $remote_fs $network
+# Required-Start:    $remote_fs
+# Required-Stop:     $remote_fs
+# Should-Start:      $network
+# Should-Stop:       $network
 # Default-Start:     2 3 4 5
 # Default-Stop:      0 1 6
 # Short-Description: Praetor agent
@@ -104,6 +108,15 @@ esac
 """
 
 
+COMMAND_TEXT = """\
+#!/bin/sh
+# Written by praetor-agent install.
+PRAETOR_AGENT_ROOT={root}
+export PRAETOR_AGENT_ROOT
+exec {python} -I {root}/current "$@"
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Service:
     """The agent in *root* as a service of the init system *init*."""
@@ -116,8 +129,8 @@ class Service:
         """Name of the service, for messages."""
         return UNIT.name if self.init == "systemd" else str(SCRIPT)
 
-    def install(self, python: str) -> None:
-        """Write the service and restart it."""
+    def write(self, python: str) -> None:
+        """Write the service, which starts at boot from now on, and the command on PATH."""
         systemd = self.init == "systemd"
         text = (UNIT_TEXT if systemd else SCRIPT_TEXT).format(python=python, root=self.root)
         try:
@@ -129,7 +142,9 @@ class Service:
             _run("systemctl", "enable", "--quiet", UNIT.name)
         else:
             _enable((("update-rc.d", NAME, "defaults"), ("chkconfig", "--add", NAME)))
-        self.restart()
+        if _is_ours(COMMAND):  # else it is on PATH already, by pip
+            with suppress(OSError):  # a read-only file system, or no such folder
+                replace_file(COMMAND, COMMAND_TEXT.format(python=python, root=self.root).encode(), mode=0o755)
 
     def restart(self) -> None:
         """Restart the agent; its processes run on."""
@@ -137,6 +152,9 @@ class Service:
 
     def uninstall(self) -> None:
         """Stop the agent and remove the service."""
+        if _is_ours(COMMAND):
+            with suppress(OSError):
+                COMMAND.unlink(missing_ok=True)
         if self.init == "systemd":
             _run("systemctl", "disable", "--quiet", "--now", UNIT.name)
             UNIT.unlink(missing_ok=True)
@@ -145,6 +163,11 @@ class Service:
         _run(str(SCRIPT), "stop")
         SCRIPT.unlink(missing_ok=True)
         _enable((("update-rc.d", NAME, "remove"), ("chkconfig", "--del", NAME)))
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether *path* was written by an installation, or may be."""
+    return "\n# Written by praetor-agent install.\n" in read_text(path) or not os.path.lexists(path)
 
 
 def service_of(init: str, root: Path) -> Service:
@@ -202,7 +225,8 @@ def install(root: Path, init: str, variables: Mapping[str, str], token: str | No
         _link(root, "current", version)
     except OSError as e:
         raise _cannot("install", e) from e
-    service.install(_python())
+    service.write(_python())
+    service.restart()
     return f"{version} is installed in {root} and runs as {service.name}"
 
 
@@ -220,6 +244,7 @@ def upgrade(root: Path, file: str | None) -> str:
         _link(root, "previous", before)
         _link(root, "trial", version)
         _prune(root)
+        service.write(_python())  # what a newer version expects of it
     except (OSError, zipfile.BadZipFile) as e:
         raise _cannot("upgrade", e) from e
     service.restart()
