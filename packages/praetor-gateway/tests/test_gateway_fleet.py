@@ -28,12 +28,6 @@ def test_a_report_with_a_lower_number_is_a_replay_for_a_while() -> None:
     assert not session.is_replay("c", 0, 12.0 + REPLAY_WINDOW_S)
 
 
-def test_the_report_rate_refills_up_to_its_burst() -> None:
-    session = DeviceSession()
-    assert [session.allow(2.0, 2.0, 0.0) for _ in range(3)] == [0.0, 0.0, 0.5]
-    assert [session.allow(2.0, 2.0, 100.0) for _ in range(3)] == [0.0, 0.0, 0.5]
-
-
 def test_a_session_requests_the_processes_that_were_not_reported() -> None:
     session = DeviceSession()
     session.expect(("a", "b"))

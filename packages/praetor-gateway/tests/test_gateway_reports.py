@@ -132,17 +132,6 @@ async def test_a_connection_that_ends_within_the_body_is_a_bad_request(lab: Gate
     assert (await lab.client.request("POST", REPORT, chunks=[], gone=gone)).status == 400
 
 
-async def test_too_many_reports_of_one_device_are_slowed_down() -> None:
-    async with running_lab(device_rate_per_s=0.5, devices=["leaf-1"]) as lab:
-        statuses = [(await lab.client.post(REPORT)).status for _ in range(7)]
-        assert statuses == [200] * 5 + [429] * 2
-        answer = await lab.client.post(REPORT)
-        assert answer.headers["retry-after"] == "3"
-        await lab.clock.advance(2)
-        assert (await lab.client.post(REPORT)).status == 200
-        assert (await lab.client.get(DESIRED)).status == 200
-
-
 async def test_a_report_that_was_overtaken_is_ignored(lab: GatewayLab, good: Any) -> None:
     await lab.report("leaf-1", good, bootID="b", seq=5)
     await lab.report("leaf-1", {**good, "healthy": False}, bootID="b", seq=4, then_s=1)

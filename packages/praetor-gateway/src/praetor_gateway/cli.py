@@ -73,7 +73,7 @@ _FILE = click.Path(path_type=Path)
     "device_rate_per_s",
     type=click.FloatRange(min=0.0, min_open=True),
     default=2.0,
-    help="Maximum reports per second of one device in the long run.",
+    help="Maximum requests per second of one device to one endpoint in the long run.",
 )
 @namespaces_option()
 @click.option("--lease-namespace", default=None, help="Namespace of the Lease.  [default: the pod's, or default]")

@@ -133,7 +133,7 @@ class Gateway:
         self._follower = None
         if settings.credentials is not None:
             self._follower = CredentialFollower(settings.credentials, self._authenticator, clock)
-        self.app = DeviceApp(self._device_api(), ProblemHandlers(self.metrics.request), self.lifespan)
+        self.app = DeviceApp(self._device_api(), ProblemHandlers(self.metrics.request, clock), self.lifespan)
         peers = settings.peers
         self.peer_app = create_peer_app(peers.token, self._liveness, self._is_fresh) if peers is not None else None
         self._transport = transport
@@ -228,9 +228,7 @@ class Gateway:
         self._composer.changed(device)
 
     def _device_api(self) -> DeviceApi:
-        reports = ReportHandler(
-            self._fleet, self._pending, self._liveness, self._clock, self._settings.device_rate_per_s
-        )
+        reports = ReportHandler(self._fleet, self._pending, self._liveness, self._clock)
         return DeviceApi(
             self._fleet,
             self._long_polls,
@@ -238,6 +236,8 @@ class Gateway:
             reports,
             heartbeat_s=self._settings.heartbeat_s,
             max_wait_s=self._settings.max_wait_s,
+            rate_per_s=self._settings.device_rate_per_s,
+            monotonic=self._clock.monotonic,
             is_synced=self.is_synced,
             count=self.metrics.request,
         )

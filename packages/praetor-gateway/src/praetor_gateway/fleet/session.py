@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this gateway heard from a device since it started: which reports are new, what is still to be requested, and how
-many it may send. Values and `now` (monotonic seconds) in, values out."""
+"""What this gateway heard from a device since it started: which reports are new, and what is still to be requested.
+Values and `now` (monotonic seconds) in, values out."""
 
 from __future__ import annotations
 
@@ -51,8 +51,6 @@ class DeviceSession:
     _seq: int = -1
     _counted_boot: str = ""
     _counted_at: float = 0.0
-    _allowance: float = 0.0
-    _allowed_at: float | None = None
 
     def expect(self, uids: Iterable[str]) -> None:
         """Ask for reports on the processes *uids* (``unreported``), as far as none came yet."""
@@ -137,18 +135,6 @@ class DeviceSession:
             return True
         self._counted_boot, self._seq, self._counted_at = boot_id, seq, now
         return False
-
-    def allow(self, rate_per_s: float, burst: float, now: float) -> float:
-        """Take one report from what the device may send; return 0, or the seconds after which to try again."""
-        if self._allowed_at is None:
-            self._allowance = burst
-        else:
-            self._allowance = min(burst, self._allowance + (now - self._allowed_at) * rate_per_s)
-        self._allowed_at = now
-        if self._allowance < 1.0:
-            return (1.0 - self._allowance) / rate_per_s
-        self._allowance -= 1.0
-        return 0.0
 
 
 def boot_of(status: DeviceSession | NetworkSwitchStatus) -> str | None:

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from urllib.parse import quote
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import Receive, Scope, Send
 
@@ -32,8 +31,7 @@ class DeviceApp(Starlette):
     """
 
     def __init__(self, api: DeviceApi, problems: ProblemHandlers, lifespan: Lifespan) -> None:
-        handlers = {HTTPException: problems.on_http_exception, Exception: problems.on_crash}
-        super().__init__(exception_handlers=handlers, lifespan=lifespan)
+        super().__init__(lifespan=lifespan)
         self._endpoints: dict[bytes, dict[str, Endpoint]] = {
             b"desired": {"GET": api.desired, "HEAD": api.desired},
             b"report": {"POST": api.report},
@@ -44,26 +42,28 @@ class DeviceApp(Starlette):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            path = scope.get("raw_path") or quote(scope["path"]).encode()
-            device, _, action = path[len(PREFIX) :].partition(b"/")
-            if path.startswith(PREFIX) and action in self._endpoints:
-                scope.update(device=device, action=action.decode(), methods=self._endpoints[action])
-                await self._guarded(scope, receive, send)
-                return
-        await super().__call__(scope, receive, send)
+            await self._guarded(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._answer(scope, receive, send)
         except Problem as problem:
+            await self._problems.slow_down(scope, problem.status)
             await self._problems.answer(scope, problem)(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        device = scope["device"].decode("latin-1")
+        path = scope.get("raw_path") or quote(scope["path"]).encode()
+        name, _, action = path[len(PREFIX) :].partition(b"/")
+        if not path.startswith(PREFIX) or action not in self._endpoints:
+            raise Problem(HTTPStatus.NOT_FOUND, "there is nothing at this path")
+        scope["action"] = action.decode()
+        device = name.decode("latin-1")
         if not is_device_name(device):
             detail = "the device's name must be a lower-case RFC 1123 subdomain, not percent-encoded"
             raise Problem(HTTPStatus.BAD_REQUEST, detail)
-        methods: Mapping[str, Endpoint] = scope["methods"]
+        methods = self._endpoints[action]
         endpoint = methods.get(scope["method"])
         if endpoint is not None:
             await endpoint(device, scope, receive, send)
@@ -71,6 +71,7 @@ class DeviceApp(Starlette):
         allowed = ", ".join((*methods, "OPTIONS"))
         if scope["method"] != "OPTIONS":
             raise Problem(HTTPStatus.METHOD_NOT_ALLOWED, f"use one of {allowed}", headers={"allow": allowed})
+        await self._problems.slow_down(scope, HTTPStatus.METHOD_NOT_ALLOWED)  # it needs no token either
         headers = [(b"allow", allowed.encode()), (b"content-length", b"0")]
         await send({"type": "http.response.start", "status": HTTPStatus.NO_CONTENT, "headers": headers})
         await send({"type": "http.response.body"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 
 from attrs import define, field
@@ -19,6 +19,7 @@ from praetor_gateway.fleet.devices import EMPTY_ETAG, DeclaredDevice, DeviceInde
 from praetor_gateway.http.auth import DeviceAuthenticator
 from praetor_gateway.http.desired import render
 from praetor_gateway.http.long_poll import LongPolls, Woken
+from praetor_gateway.http.rate_limit import RateLimit
 from praetor_gateway.http.requests import (
     FEATURES,
     IF_NONE_MATCH,
@@ -41,6 +42,7 @@ class DeviceApi:
     """Answers devices, once *is_synced* returns that the fleet is known.
 
     Every device is asked to report every *heartbeat_s* seconds, and waits at most *max_wait_s* seconds in a poll.
+    It may send *rate_per_s* requests a second to each endpoint in the long run, by the seconds of *monotonic*.
     *count* is called with the route and status of each answer.
     """
 
@@ -50,13 +52,20 @@ class DeviceApi:
     _reports: ReportHandler
     _heartbeat_s: int = field(kw_only=True)
     _max_wait_s: int = field(kw_only=True)
+    _rate_per_s: float = field(kw_only=True)
+    _monotonic: Callable[[], float] = field(kw_only=True)
     _is_synced: Callable[[], bool] = field(kw_only=True)
     _count: Callable[[str, int], None] = field(kw_only=True)
+    _rates: Mapping[str, RateLimit] = field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        # each endpoint by itself: a device that reports without end still gets its desired state
+        self._rates = {action: RateLimit(self._rate_per_s) for action in ("desired", "report", "connect")}
 
     async def desired(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer GET and HEAD of the desired state: 200, 304, or a 304 that is held as long as the client prefers."""
         head = read_head(scope)
-        device = self._admit(name, head)
+        device = self._admit(name, head, scope["action"])
         if device is not None:
             device.knows(named_features(head))
         known = head.get(IF_NONE_MATCH)
@@ -81,11 +90,9 @@ class DeviceApi:
         await self._send_desired(name, device, send, applied)
 
     async def report(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer POST of a report: 200 with the acknowledgement, 429 when the device reports too often."""
+        """Answer POST of a report: 200 with the acknowledgement."""
         head = read_head(scope)
-        device = self._admit(name, head)
-        if device is not None:
-            self._spend(device)
+        device = self._admit(name, head, scope["action"])
         body = await read_body(head, receive)
         report, observations, rejected = _read(body)
         resync = False
@@ -98,13 +105,16 @@ class DeviceApi:
     async def connect(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer POST of connect, a heartbeat without a report."""
         head = read_head(scope)
-        device = self._admit(name, head)
+        device = self._admit(name, head, scope["action"])
         await read_body(head, receive)
         self._count("connect", HTTPStatus.OK)
         await self._acknowledge(send, device, device is not None and bool(device.session.unreported), ())
 
-    def _admit(self, name: str, head: RequestHead) -> DeclaredDevice | None:
-        """Return the device behind a valid token, which counts as heard; None when it is not declared."""
+    def _admit(self, name: str, head: RequestHead, action: str) -> DeclaredDevice | None:
+        """Return the device behind a valid token, which counts as heard; None when it is not declared.
+
+        Raises Problem (503, 401, 429, 409).
+        """
         if not self._is_synced():  # an empty answer would stop what runs, and the credential epoch is not known either
             detail = "the gateway does not know the desired state yet"
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"retry-after": "1"})
@@ -114,6 +124,10 @@ class DeviceApi:
             self._reports.heard(device)
             if FEATURES in head:
                 device.knows(named_features(head))
+        wait_s = self._rates[action].spend(name, self._monotonic())  # after the token: no one spends what is another's
+        if wait_s > 0:
+            detail = "the device asks too often; wait as long as Retry-After says"
+            raise Problem(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"retry-after": str(int(wait_s) + 1)})
         return self._not_held(device)
 
     def _authenticate(self, name: str, head: RequestHead) -> None:
@@ -130,12 +144,6 @@ class DeviceApi:
             )
             raise Problem(HTTPStatus.CONFLICT, detail)
         return device
-
-    def _spend(self, device: DeclaredDevice) -> None:
-        wait_s = self._reports.spend(device)
-        if wait_s > 0:
-            headers = {"retry-after": str(int(wait_s) + 1)}
-            raise Problem(HTTPStatus.TOO_MANY_REQUESTS, "the device reports too often", headers=headers)
 
     async def _held(self, name: str, head: RequestHead, receive: Receive, wait_s: int) -> bool:
         """Hold a 304 until the desired state differs or the time is up; False when the client went away.

@@ -187,6 +187,7 @@ class HypercornConnection:
         if self._transport.get_write_buffer_size():
             self._writer.close()
             await self._flushed(self._writer.wait_closed)
+        self._transport.abort()  # now: the application may take a while to end
 
     async def _flushed(self, wait: Callable[[], Awaitable[None]]) -> None:
         """Wait with *wait* while the client takes any bytes; else abort."""

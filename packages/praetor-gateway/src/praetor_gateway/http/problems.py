@@ -7,21 +7,38 @@ import json
 from collections.abc import Callable
 from http import HTTPStatus
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from praetor_api.kube.runtime.clock import Clock
 from praetor_gateway.errors import Problem
+from praetor_gateway.http.rate_limit import RateLimit, network_of
 
 MEDIA_TYPE = "application/problem+json"
+REFUSALS_PER_S = 10.0
+"""Refused requests of one address that are answered at once, in the long run. Many devices may share an address, and
+one with a good token is never refused for the others."""
+PAUSE_S = 1.0
+"""How long an answer beyond a rate waits: a loop of requests costs no more than one a second and connection."""
+_REFUSALS = frozenset({400, 401, 404, 405, 408, 413, 415})
 
 
 class ProblemHandlers:
     """Turns errors into answers; *count* is called with each route and status."""
 
-    def __init__(self, count: Callable[[str, int], None]) -> None:
+    def __init__(self, count: Callable[[str, int], None], clock: Clock) -> None:
         self._count = count
+        self._clock = clock
+        self._refusals = RateLimit(REFUSALS_PER_S)
+
+    async def slow_down(self, scope: Scope, status: int) -> None:
+        """Wait before *status* is answered to a device that asks too often, or an address that is refused too often."""
+        address, _ = scope.get("client") or ("", 0)
+        if status == HTTPStatus.TOO_MANY_REQUESTS or (
+            status in _REFUSALS and self._refusals.spend(network_of(address), self._clock.monotonic()) > 0
+        ):
+            await self._clock.sleep(PAUSE_S)
 
     def answer(self, scope: Scope, problem: Problem) -> Response:
         """Return the answer to the request of *scope*."""
@@ -41,9 +58,3 @@ class ProblemHandlers:
         """Answer 500 after a bug of ours; the server logs it."""
         detail = "the gateway failed to answer; try again"
         return self.answer(request.scope, Problem(HTTPStatus.INTERNAL_SERVER_ERROR, detail))
-
-    async def on_http_exception(self, request: Request, error: Exception) -> Response:
-        """Answer what Starlette refuses: nothing is at the path."""
-        assert isinstance(error, HTTPException)  # noqa: S101 - starlette calls us for this class only
-        problem = Problem(error.status_code, "there is nothing at this path", headers=error.headers)
-        return self.answer(request.scope, problem)

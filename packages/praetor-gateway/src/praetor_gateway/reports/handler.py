@@ -24,30 +24,15 @@ from praetor_gateway.liveness.tracker import LivenessTracker
 from praetor_gateway.status.merge import merge, start_time, too_old
 from praetor_gateway.status.pending import AGENT_DEBOUNCE_S, PendingStatuses, StatusKey
 
-REPORT_BURST_S = 10.0
-"""A device may send at once what its rate allows in this many seconds: it reports each step of a start at once."""
-
 
 class ReportHandler:
-    """Compares reports with the cache and makes the statuses pending that they change.
+    """Compares reports with the cache and makes the statuses pending that they change."""
 
-    A device may send *rate_per_s* reports a second in the long run.
-    """
-
-    def __init__(
-        self,
-        fleet: DeviceIndex,
-        pending: PendingStatuses,
-        liveness: LivenessTracker,
-        clock: Clock,
-        rate_per_s: float,
-    ) -> None:
+    def __init__(self, fleet: DeviceIndex, pending: PendingStatuses, liveness: LivenessTracker, clock: Clock) -> None:
         self._fleet = fleet
         self._pending = pending
         self._liveness = liveness
         self._clock = clock
-        self._rate_per_s = rate_per_s
-        self._burst = max(1.0, rate_per_s * REPORT_BURST_S)
 
     def heard(self, device: DeclaredDevice) -> None:
         """Record that a device sent something."""
@@ -56,10 +41,6 @@ class ReportHandler:
     def fetched(self, device: DeclaredDevice) -> None:
         """Record that a device has its present desired state, or is about to get it."""
         self._liveness.fetch(device)
-
-    def spend(self, device: DeclaredDevice) -> float:
-        """Take one report from what the device may send; return 0, or the seconds after which to try again."""
-        return device.session.allow(self._rate_per_s, self._burst, self._clock.monotonic())
 
     def report(
         self, device: DeclaredDevice, report: Report, observations: tuple[Observation, ...]
