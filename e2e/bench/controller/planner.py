@@ -27,7 +27,7 @@ from praetor_controller.reconcile.assumed_cache import AssumedCache, Row
 from praetor_controller.reconcile.snapshot_builder import Sources, build_snapshot
 from praetor_controller.reconcile.state import ReconcilerState
 from praetor_controller.rollout.planner import plan
-from praetor_controller.rollout.snapshot import Snapshot
+from praetor_controller.rollout.snapshot import Moment, Snapshot
 
 R = TypeVar("R", bound=Row)
 
@@ -93,7 +93,7 @@ def _collecting(passes: int, size: int) -> Figure:
             revisions=(),
             find=processes.get,
         )
-        build_snapshot(given.deployment, sources, ReconcilerState(), now=NOW)
+        build_snapshot(given.deployment, sources, ReconcilerState(), now=Moment(NOW))
 
     seconds = [_timed(collect) for _ in range(passes)]
     return _milliseconds(f"collecting the rows of {size:,} devices, {UNSEEN:,} just written", seconds)

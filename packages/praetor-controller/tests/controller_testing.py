@@ -96,7 +96,7 @@ def process(device_name: str, version: str = "v1", **fields: Any) -> ProcessRow:
 def offline(row: ProcessRow, since: float) -> ProcessRow:
     """Return *row* as it looks after its device, which had fetched what it was offered, went silent at *since*."""
     fetched = row.offered_at is None or row.offered_at <= since
-    return evolve(row, connected=False, connected_since=since, ready_since=None, fetched=fetched)
+    return evolve(row, connected=False, connected_since=since, silent_since=since, ready_since=None, fetched=fetched)
 
 
 def snapshot(
@@ -171,7 +171,7 @@ class PlannedFleet:
     def reconnect(self, name: str) -> None:
         self._connect(name, connected=True)
         for row in self._on(name):
-            back = evolve(row, connected=True, connected_since=self.now.timestamp())
+            back = evolve(row, connected=True, connected_since=self.now.timestamp(), silent_since=None)
             self.processes[row.name] = self._settled(back) if row.observed else back
 
     def report(self, name: str) -> None:

@@ -141,7 +141,7 @@ def test_held_devices_delay_no_rollout_and_no_wave_and_are_not_failures() -> Non
 
 def test_other_deployments_do_not_count_a_held_device_as_down() -> None:
     neighbour = Neighbour(deployment(), [process("a", **UNTAKEN)])
-    assert neighbours_down([neighbour], {"a": device("a")}, AT).devices == ()
+    assert neighbours_down([neighbour], {"a": device("a")}, AT, AT).devices == ()
 
 
 REBOOTS = {"execution": {"backend": "process", "reboot": "Expected"}}

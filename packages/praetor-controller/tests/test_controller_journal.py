@@ -262,7 +262,8 @@ def test_a_malformed_change_of_rows_is_refused() -> None:
 def test_every_field_is_restored() -> None:
     full = process(
         "leaf-1", labels=frozenset({("a", "b")}), annotations=frozenset({("c", "d")}), annotated=True, managed="{}",
-        wave="w", terminating=True, connected=False, fetched=True, failure="phase Failed: \ud800", held="no",
+        wave="w", terminating=True, connected=False, fetched=True, offer_stamp=1.0, silent_since=2.0,
+        failure="phase Failed: \ud800", held="no",
     )  # fmt: skip
     recorded = {each.name for each in fields(ProcessRow)} - LEFT_OUT[ProcessRow].keys()
     assert plain(full).keys() == recorded

@@ -19,7 +19,7 @@ from praetor_controller.reconcile.snapshot_builder import Sources, build_snapsho
 from praetor_controller.reconcile.state import ReconcilerState
 from praetor_controller.rollout.neighbours import Neighbour
 from praetor_controller.rollout.planner import plan
-from praetor_controller.rollout.snapshot import Plan
+from praetor_controller.rollout.snapshot import Moment, Plan
 
 RACK = Budget(group_by=("rack",), max_unavailable=1)
 HALF = Budget(group_by=("rack",), max_unavailable="50%")
@@ -55,7 +55,7 @@ def planned(
         find=lambda key: None,
         neighbours=iter([Neighbour(other, iter(theirs or []))]),
     )
-    return plan(build_snapshot(row, sources, ReconcilerState(), now=START), START)
+    return plan(build_snapshot(row, sources, ReconcilerState(), now=Moment(START)), START)
 
 
 def updated(made: Plan) -> list[str]:
@@ -98,7 +98,7 @@ def test_a_device_that_is_down_counts_although_the_neighbour_does_not_match_it()
         neighbours=[Neighbour(declaring(), [])],
     )
     row = deployment("v1", max_unavailable=4)
-    assert updated(plan(build_snapshot(row, sources, ReconcilerState(), now=START), START)) == []
+    assert updated(plan(build_snapshot(row, sources, ReconcilerState(), now=Moment(START)), START)) == []
 
 
 @pytest.mark.parametrize(

@@ -495,7 +495,7 @@ def test_without_budgets_there_are_no_domains() -> None:
 )
 def test_a_neighbour_has_down_what_it_wrote_to_and_is_not_available(row: ProcessRow, down: bool) -> None:
     other = Neighbour(deployment(), [row])
-    found = neighbours_down([other], {"a": device("a")}, AT)
+    found = neighbours_down([other], {"a": device("a")}, AT, AT)
     assert [each.name for each in found.devices] == ["a"] * down
 
 
@@ -511,7 +511,7 @@ def test_a_neighbour_has_down_what_it_wrote_to_and_is_not_available(row: Process
 def test_the_time_when_a_neighbour_frees_a_place_is_known(
     row: ProcessRow, writing: frozenset[str], changes_at: float
 ) -> None:
-    found = neighbours_down([Neighbour(deployment(min_ready_seconds=30), [row], writing)], {"a": device("a")}, AT)
+    found = neighbours_down([Neighbour(deployment(min_ready_seconds=30), [row], writing)], {"a": device("a")}, AT, AT)
     assert found.changes_at == changes_at
     made = planned(RACKS, OLD, (), budgets=(RACK,), given={"elsewhere_changes_at": AT + 61})
     assert made.recheck_at == START + timedelta(seconds=61)
@@ -519,7 +519,7 @@ def test_the_time_when_a_neighbour_frees_a_place_is_known(
 
 def test_devices_that_a_neighbour_is_about_to_write_to_count_unless_in_maintenance() -> None:
     devices = {"a": device("a"), "b": device("b", in_maintenance=True)}
-    found = neighbours_down([Neighbour(deployment(), [], frozenset("abz"))], devices, AT)
+    found = neighbours_down([Neighbour(deployment(), [], frozenset("abz"))], devices, AT, AT)
     assert [each.name for each in found.devices] == ["a"]
 
 

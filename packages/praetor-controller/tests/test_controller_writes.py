@@ -114,7 +114,6 @@ EXITED = {
         pytest.param(READY | {"conditions": [condition("Healthy", "False")]}, "", id="starting"),
         pytest.param(EXITED | {"restartCount": 2}, "ended 3 times: exit code 1", id="keeps-ending"),
         pytest.param(EXITED | {"restartCount": 1}, "", id="ended"),
-        pytest.param(EXITED | {"restartCount": 9, "startTime": "2026-01-01T11:49:00Z"}, "", id="ended-after-long"),
         pytest.param(READY, "", id="well"),
     ],
 )

@@ -32,7 +32,7 @@ from praetor_controller.reconcile.state import ReconcilerState
 from praetor_controller.rollout.assignment import adoptable
 from praetor_controller.rollout.neighbours import Neighbour
 from praetor_controller.rollout.planner import plan
-from praetor_controller.rollout.snapshot import GatewayState, Plan, Snapshot
+from praetor_controller.rollout.snapshot import GatewayState, Moment, Plan, Snapshot
 
 
 @frozen(kw_only=True)
@@ -64,7 +64,7 @@ class Inventory:
             neighbours=[self._neighbour(each) for each in self.deployments.values() if each.uid != deployment.uid],
             gateway=gateway,
         )
-        return build_snapshot(deployment, sources, ReconcilerState(), now=now)
+        return build_snapshot(deployment, sources, ReconcilerState(), now=Moment(now), watching=False)
 
     def gateway_warning(self, now: datetime) -> str:
         """Return what to warn of while no gateway judges the devices; empty while one does, as far as is known."""

@@ -31,7 +31,7 @@ Convert = Callable[[Any], Any]
 REDACTED = "(redacted)"
 LEFT_OUT: Mapping[type, Mapping[str, Any]] = {
     DeploymentRow: {"matches": lambda labels: True, "resource_version": ""},
-    ProcessRow: {"resource_version": ""},
+    ProcessRow: {"resource_version": "", "stamps": None, "run_since": None, "crashed_at": None},
     StoredStatus: {"raw": {}},
     Template: {"raw": {}},
 }

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from praetor_api.annotations import (
     WAVE_ANNOTATION,
 )
 from praetor_api.canonical import spec_hash
-from praetor_api.conditions import CRASH_LOOP_COUNT, STABILITY_WINDOW_SECONDS, ConditionType, ProcessReason
+from praetor_api.conditions import CRASH_LOOP_COUNT, ConditionType, ProcessReason
 from praetor_api.kube.codec import DecodeError, decode, parse_time
 from praetor_api.kube.objects import (
     DeviceProcessDeploymentStatus,
@@ -36,6 +36,7 @@ from praetor_controller.model.rows import (
     LabelItems,
     ProcessRow,
     RolloutPolicy,
+    Stamps,
     StoredStatus,
     Template,
 )
@@ -87,8 +88,13 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
     facts = _facts(status)
     connected = facts.get(ConditionType.AGENT_CONNECTED, _UNKNOWN)
     offered_at = epoch(annotations.get(OFFERED_AT_ANNOTATION))
-    observed_generation = status.get("observedGeneration") or 0
-    observed = observed_generation == metadata.get("generation", 0) and observed_generation > 0
+    generation, observed_generation = metadata.get("generation", 0), status.get("observedGeneration") or 0
+    observed = observed_generation == generation and observed_generation > 0
+    ready = _ready(status, facts) if observed else None
+    settled = _settled(status, facts) if observed else None
+    failure = _failure(status, facts) if observed or _gave_up(metadata, facts) else ""
+    crashed = _crashed(status, facts) if observed and not failure else None
+    run, silent = status.get("startTime"), connected.since if connected.status == "False" else None
     return ProcessRow(
         name=metadata["name"],
         namespace=namespace,
@@ -104,6 +110,7 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
         managed=sys.intern(annotations.get(MANAGED_ANNOTATION, "")),
         wave=sys.intern(annotations.get(WAVE_ANNOTATION, "")),
         offered_at=offered_at,
+        offer_stamp=offered_at or 0.0,
         created_at=epoch(metadata.get("creationTimestamp")) or 0.0,
         terminating=metadata.get("deletionTimestamp") is not None,
         connected=_truth(connected),
@@ -111,9 +118,20 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
         fetched=_fetched(metadata, connected),
         reported=observed_generation > 0,
         observed=observed,
-        ready_since=_ready_since(status, facts, offered_at or 0.0) if observed else None,
-        settled_since=_settled_since(status, facts, offered_at or 0.0) if observed else None,
-        failure=_failure(status, facts) if observed or _gave_up(metadata, facts) else "",
+        ready_since=_latest(offered_at, ready),
+        settled_since=_latest(offered_at, settled),
+        silent_since=silent,
+        run_since=epoch(run),
+        crashed_at=crashed.since if crashed is not None else None,
+        stamps=Stamps(
+            offered_at=hash(generation),
+            ready_since=_stamp(generation, ready),
+            settled_since=_stamp(generation, settled),
+            silent_since=_stamp(generation, (connected,)) if connected.status == "False" else None,
+            run_since=hash((generation, run, _ends(status))),
+            crashed_at=None if crashed is None else hash((generation, run, _ends(status), crashed.since)),
+        ),
+        failure=failure if crashed is None else _words(f"ended {_ends(status)} times", crashed),
         held=_held(facts),
     )
 
@@ -222,20 +240,28 @@ def _fetched(metadata: Mapping[str, Any], connected: _Fact) -> bool | None:
     return connected.generation >= (metadata.get("generation") or 0)
 
 
-def _ready_since(status: Mapping[str, Any], facts: Mapping[str, _Fact], offered_at: float) -> float | None:
+def _ready(status: Mapping[str, Any], facts: Mapping[str, _Fact]) -> Sequence[_Fact] | None:
+    """Return the conditions that make it ready; None when it is not."""
     needed = [facts.get(name, _UNKNOWN) for name in _READY]
-    if status.get("phase") not in _RUNNING or any(fact.status != "True" for fact in needed):
-        return None
-    # A condition that stayed True while the spec changed is older than the write: before, it is about another spec.
-    return max(offered_at, *(fact.since or 0.0 for fact in needed))
+    ready = status.get("phase") in _RUNNING and all(fact.status == "True" for fact in needed)
+    return needed if ready else None
 
 
-def _settled_since(status: Mapping[str, Any], facts: Mapping[str, _Fact], offered_at: float) -> float | None:
+def _settled(status: Mapping[str, Any], facts: Mapping[str, _Fact]) -> Sequence[_Fact] | None:
+    """Return the conditions that make it settled, whether its device is connected or not; None when it is not."""
     observed, healthy = facts.get(ConditionType.SPEC_OBSERVED, _UNKNOWN), facts.get(ConditionType.HEALTHY, _UNKNOWN)
     if healthy.status == "False" or status.get("phase") in (Phase.PENDING, Phase.FAILED, None):
         return None
-    since = healthy.since if healthy.status == "True" else None  # else Unknown, since the device went silent
-    return max(offered_at, observed.since or 0.0, since or 0.0)
+    return (observed, healthy) if healthy.status == "True" else (observed,)  # Unknown since the device went silent
+
+
+def _latest(offered_at: float | None, facts: Sequence[_Fact] | None) -> float | None:
+    # A condition that stayed True while the spec changed is older than the write: before, it is about another spec.
+    return None if facts is None else max(offered_at or 0.0, *(fact.since or 0.0 for fact in facts))
+
+
+def _stamp(generation: int, facts: Sequence[_Fact] | None) -> int | None:
+    return None if facts is None else hash((generation, *(fact.since for fact in facts)))
 
 
 def _gave_up(metadata: Mapping[str, Any], facts: Mapping[str, _Fact]) -> bool:
@@ -255,15 +281,18 @@ def _failure(status: Mapping[str, Any], facts: Mapping[str, _Fact]) -> str:
         return _bounded(f"phase Failed: {why}" if why else "phase Failed")
     if healthy.status == "False" and started.status == "True":
         return _words("not healthy", healthy)
-    return _crash_loop(status, started)
+    return ""
 
 
-def _crash_loop(status: Mapping[str, Any], started: _Fact) -> str:
-    ends = (status.get("restartCount") or 0) + 1  # since the current spec was started first
-    if started.status != "False" or started.reason != ProcessReason.EXITED or ends < CRASH_LOOP_COUNT:
-        return ""
-    lasted_s = (started.since or 0.0) - (epoch(status.get("startTime")) or 0.0)
-    return _words(f"ended {ends} times", started) if lasted_s < STABILITY_WINDOW_SECONDS else ""
+def _crashed(status: Mapping[str, Any], facts: Mapping[str, _Fact]) -> _Fact | None:
+    """Return the condition by which the process ended, if it did so too often since its spec was started first."""
+    started = facts.get(ConditionType.PROCESS_STARTED, _UNKNOWN)
+    exited = started.status == "False" and started.reason == ProcessReason.EXITED
+    return started if exited and _ends(status) >= CRASH_LOOP_COUNT else None
+
+
+def _ends(status: Mapping[str, Any]) -> int:
+    return (status.get("restartCount") or 0) + 1
 
 
 def _held(facts: Mapping[str, _Fact]) -> str:

@@ -7,7 +7,7 @@ Times are in seconds since the epoch. What an object alone decides is computed h
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from attrs import field, frozen
 
@@ -41,11 +41,29 @@ class DeviceRow:
         return self.in_maintenance and (self.maintenance_until is None or now < self.maintenance_until)
 
 
+class Stamps(NamedTuple):
+    """What the times of a process stand for: each changes with what it is about, and None is never reached.
+
+    They are named as the times of ProcessRow.
+    """
+
+    offered_at: int | None
+    ready_since: int | None
+    settled_since: int | None
+    silent_since: int | None
+    run_since: int | None
+    crashed_at: int | None
+
+
 @frozen(kw_only=True)
 class ProcessRow:
     """A DeviceProcess. *device* is empty when it is bound to something that no deployment selects.
 
-    *revision*, *managed*, *wave* and *offered_at* are annotations of the controller's last write of its spec.
+    *revision*, *managed*, *wave* and *offer_stamp* are annotations of the controller's last write of its spec. Offers
+    of a rollout have a stamp that is not before its start, whichever clocks the controllers had that made them.
+
+    Times are those of the object, for praetorctl to show; model.first_seen makes them the controller's own. Only
+    *connected_since*, which is shown, stays the gateway's.
     """
 
     name: str
@@ -62,6 +80,7 @@ class ProcessRow:
     managed: str = ""
     wave: str = ""
     offered_at: float | None = None
+    offer_stamp: float | None = None  # None: as offered_at
     created_at: float = 0.0
     terminating: bool = False
     connected: bool | None = None
@@ -71,6 +90,10 @@ class ProcessRow:
     observed: bool = False  # its status is about its current spec
     ready_since: float | None = None
     settled_since: float | None = None  # as ready_since, but still known after the device went silent
+    silent_since: float | None = None
+    run_since: float | None = None  # the run that it is in, or that ended last
+    crashed_at: float | None = None  # when that ended, if the process ended too often
+    stamps: Stamps | None = None
     failure: str = ""  # why it fails; empty when it does not
     held: str = ""  # why its connected device takes no change; empty when it takes changes
 

@@ -126,6 +126,11 @@ class AssumedCache(Informers[R]):
     def get(self, key: Key) -> R | None:
         return self._newest(key, super().get(key))
 
+    def versions(self, key: Key) -> tuple[R, ...]:
+        """Return the rows of *key*, assumed or shown by the informer."""
+        assumed, shown = self._assumed.get(key), super().get(key)
+        return tuple(row for row in (assumed.row if assumed is not None else None, shown) if row is not None)
+
     def by_index(self, name: str, value: str) -> Iterable[R]:
         shown = super().by_index(name, value)
         return self._newest_of(shown, self._indexes[name], value) if self._assumed else shown

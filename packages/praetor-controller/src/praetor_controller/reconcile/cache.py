@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import structlog
@@ -16,15 +17,18 @@ from praetor_api.kube.client.resource import (
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
     NETWORK_SWITCHES,
+    Key,
     Resource,
 )
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.informer import Informer
 from praetor_controller.model.annotations import deployment_label
+from praetor_controller.model.first_seen import first_seen
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, project_revision
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.reconcile.assumed_cache import AssumedCache, Informers
+from praetor_controller.rollout.snapshot import Moment
 
 T = TypeVar("T")
 
@@ -32,6 +36,9 @@ BY_NAMESPACE = "namespace"
 BY_OWNER = "owner"
 BY_UID = "uid"
 OWNERLESS = "ownerless"
+
+_SET_S = 1.0
+"""With a smaller difference in seconds our clock was not set since we began, and there is one time for everything."""
 
 _log = structlog.get_logger(__name__)
 
@@ -55,6 +62,8 @@ class Cache:
 
     def __init__(self, api: KubeApi, clock: Clock, namespaces: Sequence[str]) -> None:
         self._behind: set[str] = set()  # namespaces
+        self._clock = clock
+        self._ahead_s = clock.now().timestamp() - clock.monotonic()
 
         def informers(
             resource: Resource, project: Callable[[dict[str, Any]], T], label_selector: str | None = None
@@ -66,7 +75,7 @@ class Cache:
             ]  # fmt: skip
 
         self.devices = Informers(informers(NETWORK_SWITCHES, project_device))
-        self.processes = AssumedCache(informers(DEVICE_PROCESSES, project_process), clock)
+        self.processes = AssumedCache(informers(DEVICE_PROCESSES, self.process), clock)
         self.deployments = AssumedCache(informers(DEVICE_PROCESS_DEPLOYMENTS, project_deployment), clock)
         self.revisions = AssumedCache(informers(CONTROLLER_REVISIONS, project_revision, DEPLOYMENT_LABEL), clock)
         self.devices.add_index(BY_NAMESPACE, lambda row: (row.namespace,))
@@ -75,6 +84,25 @@ class Cache:
         self.revisions.add_index(BY_OWNER, _owners)
         self.deployments.add_index(BY_NAMESPACE, lambda row: (row.namespace,))
         self.deployments.add_index(BY_UID, lambda row: (row.uid,))
+
+    def steady(self, monotonic: float | None = None) -> float:
+        """Return the time of the rows, now or at *monotonic*: seconds since the epoch by our wall clock when we began.
+
+        It is rounded to milliseconds, which keeps sums with whole seconds exact.
+        """
+        return round((self._clock.monotonic() if monotonic is None else monotonic) + self._ahead_s, 3)
+
+    def moment(self) -> Moment:
+        """Return the present moment."""
+        steady, wall = self.steady(), self._clock.now()
+        if abs(steady - wall.timestamp()) < _SET_S:
+            return Moment(datetime.fromtimestamp(steady, UTC))
+        return Moment(wall, steady - wall.timestamp())
+
+    def process(self, obj: Mapping[str, Any]) -> ProcessRow:
+        """Return the row of a DeviceProcess as the API answered it, with the times at which we saw what it shows."""
+        row = project_process(obj)
+        return first_seen(row, self.processes.versions(Key(row.namespace, row.name)), self.steady())
 
     @property
     def synced(self) -> bool:

@@ -37,7 +37,7 @@ class GatewayLease:
         self._clock = clock
         self._changed = changed
         self.state = GatewayState.AWAITED
-        self.judged_since = 0.0  # wall clock, in seconds since the epoch
+        self.judged_since = 0.0  # monotonic
         self._spec: Mapping[str, Any] | None = None  # as last read; None while there was none
         self._read_at: float | None = None  # monotonic; None when the last attempt failed
         self._unchanged_s = 0.0
@@ -102,7 +102,7 @@ class GatewayLease:
             log = _log.warning if state is GatewayState.GONE else _log.info
             log("gateway", state=state, before=self.state, lease=str(self._key))
             self.state = state
-            self.judged_since = self._clock.now().timestamp()
+            self.judged_since = self._clock.monotonic()
             self._changed()
 
 

@@ -27,7 +27,8 @@ def process_impact(before: ProcessRow | None, after: ProcessRow | None) -> Impac
     """Return the impact on the owner when a process, as a pass sees it, changes from *before* to *after*."""
     if before is None or after is None:
         return Impact.NONE if before is after else Impact.MEMBERSHIP
-    if evolve(before, resource_version=after.resource_version) == after:
+    unread = {name: getattr(after, name) for name in ("resource_version", "stamps", "run_since", "crashed_at")}
+    if evolve(before, **unread) == after:
         return Impact.NONE  # only what no pass reads has changed
     if (before.uid, before.owner, before.device) != (after.uid, after.owner, after.device):
         return Impact.MEMBERSHIP

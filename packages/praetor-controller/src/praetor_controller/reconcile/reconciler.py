@@ -37,7 +37,7 @@ from praetor_controller.rollout.assignment import adoptable
 from praetor_controller.rollout.incremental import IncrementalAggregate
 from praetor_controller.rollout.neighbours import Neighbour
 from praetor_controller.rollout.planner import plan
-from praetor_controller.rollout.snapshot import GatewayState, Plan, Snapshot
+from praetor_controller.rollout.snapshot import GatewayState, Moment, Plan, Snapshot
 from praetor_controller.rollout.status import status_patch, was_rolled_out
 
 STATUS_PERIOD_S = 1.0
@@ -65,7 +65,7 @@ class Result:
 
 
 class Gateway(Protocol):
-    """Whether a gateway judges the devices, and since when (epoch seconds; 0 for ever)."""
+    """Whether a gateway judges the devices, and since when (monotonic seconds)."""
 
     state: GatewayState
     judged_since: float
@@ -209,11 +209,11 @@ class DeploymentReconciler:
             revisions=revisions,
             find=find,
             gateway=self._gateway.state,
-            judged_since=self._gateway.judged_since,
+            judged_since=self._cache.steady(self._gateway.judged_since),
         )
-        now = self._clock.now()
+        now = self._cache.moment()
         changed = build_snapshot(deployment, sources, state, now=now, monotonic=self._clock.monotonic())
-        planned = account.plan(changed, now) if len(changed.devices) == len(names) else None
+        planned = account.plan(changed, now.wall) if len(changed.devices) == len(names) else None
         if planned is not None:
             self._metrics.passes.labels("changed").inc()
         return planned
@@ -222,7 +222,8 @@ class DeploymentReconciler:
         self, key: Key, deployment: DeploymentRow, state: ReconcilerState, revisions: Sequence[RevisionRow]
     ) -> Plan:
         """Return the plan by all devices, and track their changes when they are in steady state."""
-        snapshot, now = self._snapshot(deployment, state, revisions), self._clock.now()
+        moment = self._cache.moment()
+        snapshot, now = self._snapshot(deployment, state, revisions, moment), moment.wall
         planned = self._decide(snapshot, now)
         self._metrics.passes.labels("whole").inc()
         state.account = None
@@ -242,7 +243,7 @@ class DeploymentReconciler:
         return planned
 
     def _snapshot(
-        self, deployment: DeploymentRow, state: ReconcilerState, revisions: Sequence[RevisionRow]
+        self, deployment: DeploymentRow, state: ReconcilerState, revisions: Sequence[RevisionRow], now: Moment
     ) -> Snapshot:
         sources = Sources(
             devices=self._cache.devices.by_index(BY_NAMESPACE, deployment.namespace),
@@ -251,9 +252,9 @@ class DeploymentReconciler:
             find=self._cache.processes.get,
             neighbours=self._neighbours(deployment),
             gateway=self._gateway.state,
-            judged_since=self._gateway.judged_since,
+            judged_since=self._cache.steady(self._gateway.judged_since),
         )
-        return build_snapshot(deployment, sources, state, now=self._clock.now(), monotonic=self._clock.monotonic())
+        return build_snapshot(deployment, sources, state, now=now, monotonic=self._clock.monotonic())
 
     def _neighbours(self, deployment: DeploymentRow) -> Iterator[Neighbour]:
         for other in self._cache.deployments.by_index(BY_NAMESPACE, deployment.namespace):
@@ -327,7 +328,7 @@ class DeploymentReconciler:
         if retry_at is not None:
             waits.append(self._until(retry_at))
         if planned.recheck_at is not None:
-            waits.append((planned.recheck_at - self._clock.now()).total_seconds())
+            waits.append((planned.recheck_at - self._cache.moment().wall).total_seconds())
         if outcome.wrote:  # the status is to show what was written
             waits.append(self._until(state.status_due_at))
         if outcome.requeue:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 
 from praetor_api.kube.client.api import KubeApi
@@ -13,6 +14,7 @@ from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, Key
 from praetor_api.kube.runtime.clock import Clock
 from praetor_controller.errors import NotLeading
 from praetor_controller.model.revisions import (
+    RevisionChanges,
     RevisionRow,
     find_revision,
     project_revision,
@@ -27,6 +29,9 @@ from praetor_controller.model.wave_record import WaveRecord
 from praetor_controller.reconcile.cache import BY_OWNER, Cache, owned_by
 from praetor_controller.reconcile.writer import FIELD_MANAGER
 
+_MAX_STAMP = 253_000_000_000.0
+"""A later offer, of the year 9987, was edited: no time after it can be written for long."""
+
 
 class RevisionHistory:
     """Writes ControllerRevisions for all deployments."""
@@ -39,7 +44,10 @@ class RevisionHistory:
 
     async def record(self, deployment: DeploymentRow) -> tuple[RevisionRow, ...]:
         """Make the present template the newest revision, and return all; NotLeading, or what the API answered."""
-        changes = revision_changes(deployment, self._revisions(deployment), self._clock.now())
+        now, revisions = self._clock.now(), self._revisions(deployment)
+        changes = revision_changes(deployment, revisions, now)
+        if changes != RevisionChanges():
+            changes = revision_changes(deployment, revisions, self._after_offers(deployment, now))
         if changes.create is not None:
             await self._create(deployment, changes.create)
         elif changes.rewrite is not None:
@@ -74,6 +82,13 @@ class RevisionHistory:
             with suppress(NotFound):
                 await self._api.delete(CONTROLLER_REVISIONS, Key(row.namespace, row.name), uid=row.uid)
             self._cache.revisions.assume_deleted(row)
+
+    def _after_offers(self, deployment: DeploymentRow, now: datetime) -> datetime:
+        """Return *now*, or a later time: after all offers of earlier rollouts, by whichever clock these were made."""
+        rows = self._cache.processes.by_index(BY_OWNER, owned_by(deployment))
+        stamps = (row.offer_stamp or 0.0 for row in rows)
+        latest = max((stamp for stamp in stamps if stamp < _MAX_STAMP), default=0.0)
+        return max(now, datetime.fromtimestamp(latest + 1.0, UTC))
 
     def _revisions(self, deployment: DeploymentRow) -> tuple[RevisionRow, ...]:
         rows = self._cache.revisions.by_index(BY_OWNER, owned_by(deployment))

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TypeAlias
 
 from attrs import frozen
 
 from praetor_api.annotations import DEPLOYMENT_LABEL
+from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.resource import Key
-from praetor_api.kube.objects import StrategyType
+from praetor_api.kube.conditions import get_condition
+from praetor_api.kube.objects import ConditionStatus, StrategyType
 from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.revisions import RevisionRow, find_revision
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
@@ -24,7 +26,7 @@ from praetor_controller.rollout.neighbours import (
     neighbours_down,
     shared_budgets,
 )
-from praetor_controller.rollout.snapshot import GatewayState, Snapshot
+from praetor_controller.rollout.snapshot import GatewayState, Moment, Snapshot
 from praetor_controller.rollout.status import rollout_start
 
 FindProcess: TypeAlias = Callable[[Key], ProcessRow | None]
@@ -47,9 +49,18 @@ class Sources:
 
 
 def build_snapshot(
-    deployment: DeploymentRow, sources: Sources, state: ReconcilerState, *, now: datetime, monotonic: float = 0.0
+    deployment: DeploymentRow,
+    sources: Sources,
+    state: ReconcilerState,
+    *,
+    now: Moment,
+    monotonic: float = 0.0,
+    watching: bool = True,
 ) -> Snapshot:
-    """Return the snapshot that plan() reads; *monotonic* is the clock of the times in *state*, in seconds."""
+    """Return the snapshot that plan() reads at *now*; *monotonic* is the clock of the times in *state*, in seconds.
+
+    Not *watching*: the caller reads the objects once, and has only the times that stand there.
+    """
     rolled_out = find_revision(sources.revisions, deployment.status.current_revision)
     current = rolled_out.template if rolled_out else None
     devices = list(sources.devices)
@@ -61,19 +72,26 @@ def build_snapshot(
     shared = shared_budgets(neighbours, matching, devices) if rolling else ()
     down = NeighboursDown()
     if shared or has_budgets(deployment):  # else no budget counts them, and it reads every process of the namespace
-        down = neighbours_down(neighbours, {device.name: device for device in devices}, now.timestamp())
+        down = neighbours_down(
+            neighbours, {device.name: device for device in devices}, now.steady, now.wall.timestamp()
+        )
+    state.started_at = newest.started_at if newest else 0.0
+    revision_since, rollout_since = _began(deployment, newest, state, now, watching=watching)
     return Snapshot(
         deployment=deployment,
         devices=matching,
         processes=[row for row in sources.processes if row.owner == uid and row.namespace == deployment.namespace],
-        rollout_since=rollout_start(deployment, newest.started_at, now) if newest else now,
+        rollout_since=rollout_since,
         taken_names=NameConflicts(sources.find, deployment),
         leftovers=Leftovers(sources.find, deployment),
         occupied=Occupied(sources.find, deployment),
         stored_as=frozenset(state.stored_as.get(wanted, ())),
         in_flight=frozenset(state.unknown),
         refusals=state.refused({each.revision for each in (deployment.template, current) if each}, monotonic),
-        revision_since=datetime.fromtimestamp(newest.started_at, now.tzinfo) if newest else None,
+        revision_since=revision_since,
+        revision_stamp=newest.started_at if newest else None,
+        watched_since=_time(state.since("watched", None, now.steady)) if watching else None,
+        ahead_s=now.ahead_s,
         current=current,
         current_stored_as=frozenset(state.stored_as.get(current.spec_hash, ()) if current else ()),
         down_elsewhere=down.devices,
@@ -83,6 +101,27 @@ def build_snapshot(
         judged_since=sources.judged_since,
         wave_record=newest.waves if newest else WaveRecord(),
     )
+
+
+def _began(
+    deployment: DeploymentRow, newest: RevisionRow | None, state: ReconcilerState, now: Moment, *, watching: bool
+) -> tuple[datetime | None, datetime]:
+    """Return when the rollout of *newest* began (None when it did not), and since when its progress deadline runs."""
+    if newest is None:
+        return None, _time(now.steady)
+    if not watching:
+        return _time(newest.started_at), rollout_start(deployment, newest.started_at, now.wall)
+    began = state.since("revision", (newest.number, newest.started_at), now.steady)
+    progressing = get_condition(deployment.status.conditions, ConditionType.PROGRESSING)
+    status = progressing.status if progressing is not None else ConditionStatus.FALSE
+    if progressing is not None and status is ConditionStatus.TRUE:  # perhaps since a pause ended
+        resumed = state.since("resumed", progressing.last_transition_time, now.steady)
+        return _time(began), _time(max(began, resumed))
+    return _time(began), _time(now.steady if status is ConditionStatus.UNKNOWN else began)
+
+
+def _time(epoch: float) -> datetime:
+    return datetime.fromtimestamp(epoch, UTC)
 
 
 class NameConflicts:

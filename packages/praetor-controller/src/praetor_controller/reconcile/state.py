@@ -31,6 +31,8 @@ class Refusal:
 class ReconcilerState:
     """The state of the deployment *uid*.
 
+    *started_at* is the stamp of its rollout's start, in seconds since the epoch.
+
     *writing_to* are the devices whose processes are being updated. *unknown* are the names of processes, by device,
     whose last write had no known outcome. *account* is there in steady state, and *audit_at* is when a pass over all
     devices is to confirm it, in monotonic seconds, as *status_due_at* is.
@@ -44,6 +46,15 @@ class ReconcilerState:
     status_due_at: float | None = None
     account: IncrementalAggregate | None = None
     audit_at: float = 0.0
+    started_at: float = 0.0
+    _seen: dict[str, tuple[object, float]] = field(factory=dict)
+
+    def since(self, what: str, stamp: object, now: float) -> float:
+        """Return since when *what* has had this *stamp*, as far as it was seen; *now* if it has another one now."""
+        known = self._seen.get(what)
+        if known is None or known[0] != stamp:
+            known = self._seen[what] = (stamp, now)
+        return known[1]
 
     def refused(self, revisions: Collection[str], now: float) -> Mapping[str, str]:
         """Return why writes for one of *revisions* were refused, by device or delete-refusal key; forget the others."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from typing import Any, assert_never
 
 import structlog
@@ -32,7 +33,7 @@ from praetor_controller.errors import NotLeading
 from praetor_controller.metrics import Metrics
 from praetor_controller.model.actions import Adopt, Create, Delete, Update, Write
 from praetor_controller.model.manifests import adoption_patch, process_manifest, process_patch
-from praetor_controller.model.projection import owner_of, project_process
+from praetor_controller.model.projection import owner_of
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.reconcile.cache import Cache
 from praetor_controller.reconcile.state import REFUSED_FOR_S, ReconcilerState, Refusal
@@ -86,6 +87,7 @@ class Writer:
     ) -> None:
         self._api = api
         self._processes = cache.processes
+        self._project = cache.process
         self._clock = clock
         self._limiter = limiter
         self._metrics = metrics
@@ -146,14 +148,14 @@ class Writer:
         deployment, outcome = work.deployment, work.outcome
         match action:
             case Create():
-                body = process_manifest(deployment, action, self._clock.now())
+                body = process_manifest(deployment, action, work.stamp(self._clock.now()))
                 stored = await self._api.create(
                     DEVICE_PROCESSES, deployment.namespace, body, field_manager=FIELD_MANAGER
                 )
                 outcome.created += 1
                 self._assume(stored, action, work)
             case Update(process):
-                patch = process_patch(deployment, action, self._clock.now())
+                patch = process_patch(deployment, action, work.stamp(self._clock.now()))
                 key = Key(process.namespace, process.name)
                 stored = await self._api.patch(
                     DEVICE_PROCESSES, key, patch, patch_type=PatchType.JSON, field_manager=FIELD_MANAGER
@@ -178,10 +180,10 @@ class Writer:
             stored = await self._api.patch(
                 DEVICE_PROCESSES, key, patch, patch_type=PatchType.JSON, field_manager=FIELD_MANAGER
             )
-        self._processes.assume(project_process(stored))
+        self._processes.assume(self._project(stored))
 
     def _assume(self, stored: dict[str, Any], action: Create | Update, work: _Work) -> None:
-        row, wanted = project_process(stored), action.template.spec_hash
+        row, wanted = self._project(stored), action.template.spec_hash
         self._processes.assume(row, is_new=isinstance(action, Create))
         known = work.state.stored_as.setdefault(wanted, set())
         if row.spec_hash != wanted and row.spec_hash not in known:
@@ -234,7 +236,7 @@ class Writer:
             if row is not None:
                 self._processes.assume_deleted(row)
         else:
-            self._processes.assume(project_process(stored), is_new=True)
+            self._processes.assume(self._project(stored), is_new=True)
 
 
 class _Work:
@@ -253,6 +255,10 @@ class _Work:
         self.outcome = outcome
         self._superseded = superseded
         self._began_at = began_at
+
+    def stamp(self, now: datetime) -> datetime:
+        """Return the stamp of an offer at *now*: not before its rollout began, by whichever clock."""
+        return max(now, datetime.fromtimestamp(self.state.started_at, UTC))
 
     def is_over(self, action: Write, now: float) -> bool:
         """Return whether the time slice ends after *action*."""

@@ -20,7 +20,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from enum import StrEnum
 
-from praetor_controller.model.rows import DeviceRow, ProcessRow
+from praetor_controller.model.rows import DeviceRow, ProcessRow, RolloutPolicy
 
 
 class Availability(StrEnum):
@@ -66,14 +66,21 @@ def availabilities(
 
 
 def offline_since(process: ProcessRow, device: DeviceRow) -> float | None:
-    """Return since when a device is disconnected, in seconds since the epoch; None when it is not known to be."""
+    """Return since when a device is disconnected, by the gateway's clock; None when it is not known to be."""
     row = device if process.connected is None else process
     return row.connected_since if row.connected is False else None
 
 
-def blamed_until(process: ProcessRow, device: DeviceRow, min_ready_s: float, deadline_s: float) -> float:
-    """Return until when a silent process of an older template is held against the budget; 0 when it is not."""
-    since = offline_since(process, device) or 0.0
+def blamed_until(process: ProcessRow, policy: RolloutPolicy, current: str | None) -> float:
+    """Return until when a silent process of an older template is held against the budget; 0 when it is not.
+
+    *current* is the revision that was rolled out last: what was settled with it when this controller saw it first,
+    silent already, had most likely been available.
+    """
+    min_ready_s, deadline_s = float(policy.min_ready_seconds), float(policy.progress_deadline_seconds)
+    if process.settled_since == process.silent_since is not None and process.revision == current:
+        return 0.0
+    since = process.silent_since or 0.0
     if process.settled_since is not None and since >= process.settled_since + min_ready_s:
         return 0.0
     return (process.offered_at or process.created_at) + deadline_s

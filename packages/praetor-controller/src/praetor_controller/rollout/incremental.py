@@ -42,7 +42,7 @@ class IncrementalAggregate:
         self._rows: _Rows | None = None  # made when they are needed
         self._aggregate = aggregate
         self._knows_progress = True  # of no use once the revision was rolled out
-        self._planned_at = now.timestamp()
+        self._planned_at = now.timestamp() + snapshot.ahead_s
         self._limit = max_unavailable(snapshot.deployment.max_unavailable, len(snapshot.devices))
 
     def processes_of(self, devices: Iterable[str]) -> list[str]:
@@ -75,7 +75,7 @@ class IncrementalAggregate:
         return self._planned(changed, has, now)
 
     def _still_holds(self, changed: Snapshot, now: datetime) -> bool:
-        whole, at = self._whole, now.timestamp()
+        whole, at = self._whole, now.timestamp() + changed.ahead_s
         return (
             self._planned_at <= at < self._aggregate.recheck_at
             and (self._knows_progress or was_rolled_out(changed.deployment))
@@ -105,17 +105,19 @@ class IncrementalAggregate:
         processes.update({each.device: each for each in changed.processes})
 
     def _planned(self, changed: Snapshot, made: Plan, now: datetime) -> Plan:
-        self._planned_at = now.timestamp()
+        ahead_s, since = changed.ahead_s, changed.rollout_since.timestamp()
+        self._planned_at = now.timestamp() + ahead_s
         aggregate = self._aggregate
         summary = FleetSummary(
             counts=aggregate.counts,
             reasons=aggregate.reasons,
             limit=self._limit,
-            progress_at=max(aggregate.progress_at, changed.rollout_since.timestamp()),
+            progress_at=max(aggregate.progress_at, since) - ahead_s,
+            since=since - ahead_s,
             gateway=changed.gateway,
         )
         status, deadline = rollout_status(changed.deployment, summary, now)
-        recheck = min(aggregate.recheck_at, math.inf if deadline is None else deadline)
+        recheck = min(aggregate.recheck_at - ahead_s, math.inf if deadline is None else deadline)
         recheck_at = None if recheck == math.inf else datetime.fromtimestamp(recheck, UTC)
         return Plan(status=status, recheck_at=recheck_at, reasons=made.reasons, aggregate=aggregate)
 

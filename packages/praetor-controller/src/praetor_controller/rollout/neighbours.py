@@ -41,8 +41,13 @@ class NeighboursDown:
     changes_at: float = math.inf
 
 
-def neighbours_down(neighbours: Iterable[Neighbour], devices: Mapping[str, DeviceRow], now: float) -> NeighboursDown:
-    """Return those of *devices*, all of the namespace by name, that a neighbour has down at *now* (epoch seconds)."""
+def neighbours_down(
+    neighbours: Iterable[Neighbour], devices: Mapping[str, DeviceRow], now: float, wall: float
+) -> NeighboursDown:
+    """Return those of *devices*, all of the namespace by name, that a neighbour has down at *now*.
+
+    *now* is by the clock of the rows' times, *wall* by that of users; both are seconds since the epoch.
+    """
     names: set[str] = set()
     changes_at = math.inf
     for neighbour in neighbours:
@@ -53,7 +58,7 @@ def neighbours_down(neighbours: Iterable[Neighbour], devices: Mapping[str, Devic
             names.add(name)
             changes_at = min(changes_at, until)
     rows = (devices[name] for name in sorted(names & devices.keys()))
-    return NeighboursDown(tuple(row for row in rows if not row.maintained(now)), changes_at)
+    return NeighboursDown(tuple(row for row in rows if not row.maintained(wall)), changes_at)
 
 
 def shared_budgets(
@@ -89,14 +94,14 @@ def has_budgets(deployment: DeploymentRow) -> bool:
 def _down(neighbour: Neighbour, devices: Mapping[str, DeviceRow], now: float) -> Iterator[tuple[str, float]]:
     """Yield the devices that *neighbour* has down, each with when time alone may change that (inf: never)."""
     policy = neighbour.deployment.policy
-    min_ready_s, deadline_s = float(policy.min_ready_seconds), float(policy.progress_deadline_seconds)
+    min_ready_s = float(policy.min_ready_seconds)
     for process in neighbour.processes:
         device = devices.get(process.device)
         if device is None:
             continue
         availability = availability_of(process, device, min_ready_s, now)
         if availability in (Availability.SILENT_AFTER_OFFER, Availability.SILENT):
-            blamed = blamed_until(process, device, min_ready_s, deadline_s)
+            blamed = blamed_until(process, policy, neighbour.deployment.status.current_revision)
             if now < blamed:
                 yield process.device, blamed
         elif availability is Availability.UNAVAILABLE:

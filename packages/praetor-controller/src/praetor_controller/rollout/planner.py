@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from praetor_api.kube.objects import Budget, StrategyType
 from praetor_controller.errors import InvalidDeployment
@@ -48,9 +48,22 @@ def plan(snapshot: Snapshot, now: datetime) -> Plan:
     try:
         if deployment.fault:
             raise InvalidDeployment(deployment.fault)
-        return _planned(snapshot, now)
+        return _planned(_steady(snapshot), now)
     except InvalidDeployment as e:
         return Plan(status=fault_status(deployment, str(e), now))
+
+
+def _steady(snapshot: Snapshot) -> Snapshot:
+    """Return *snapshot* with the times that users wrote in the time of the rows."""
+    if not snapshot.ahead_s:
+        return snapshot
+    devices = [
+        row
+        if row.maintenance_until is None
+        else evolve(row, maintenance_until=row.maintenance_until + snapshot.ahead_s)
+        for row in snapshot.devices
+    ]
+    return evolve(snapshot, devices=devices)
 
 
 @frozen(kw_only=True)
@@ -67,7 +80,8 @@ class _Writes:
 
 def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     snapshot = with_too_old_held(snapshot)
-    deployment, at = snapshot.deployment, now.timestamp()
+    deployment, ahead_s = snapshot.deployment, snapshot.ahead_s
+    at, since = now.timestamp() + ahead_s, snapshot.rollout_since.timestamp()
     limit = max_unavailable(deployment.max_unavailable, len(snapshot.devices))
     domains = _domains(snapshot)
     assignment = assign(snapshot.devices, snapshot.processes, float(deployment.policy.min_ready_seconds), at)
@@ -83,13 +97,14 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     writes = _writes(context, target, assignment, verdicts, admission)
     reasons = _reasons(verdicts, admission)
 
-    counts, available_at = _counts(assignment, verdicts, _update_hashes(snapshot), context.min_ready_s)
+    counts, available_at = _counts(snapshot, assignment, verdicts, context.min_ready_s)
     progress_at = _progress_at(context, assignment, verdicts)
     summary = FleetSummary(
         counts=counts,
         reasons=Counter(map(attrgetter("code"), reasons)),
         limit=limit,
-        progress_at=at if writes.offer else max(progress_at, snapshot.rollout_since.timestamp()),
+        progress_at=(at if writes.offer else max(progress_at, since)) - ahead_s,
+        since=since - ahead_s,
         wave=waves.current if waves else None,
         hold=waves.blocker if waves else None,
         stopped=stop.message if stop else "",
@@ -106,7 +121,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     return Plan(
         actions=() if withheld else (*writes.deletes, *writes.updates, *writes.creates),
         status=status,
-        recheck_at=_time(_earliest((recheck_at, math.inf if deadline is None else deadline), at)),
+        recheck_at=_time(_earliest((recheck_at, math.inf if deadline is None else deadline + ahead_s), at) - ahead_s),
         reasons=Reasons(assignment.names, reasons),
         waves=waves.waves if waves else (),
         waits_for=waves.blocker if waves else None,
@@ -155,7 +170,18 @@ def _wave_progress(snapshot: Snapshot, assignment: Assignment, stop: Stop | None
     hashes, judged = _update_hashes(snapshot), snapshot.gateway is GatewayState.JUDGING
     failures = Failures(deployment, hashes, at, snapshot.judged_since) if judged else None
     is_first = snapshot.current is None and not _moves(assignment, hashes)
-    return wave_progress(deployment, assignment, hashes, at, since, snapshot.wave_record, failures, is_first=is_first)
+    stamp, record = snapshot.revision_stamp, snapshot.wave_record
+    return wave_progress(
+        deployment,
+        assignment,
+        hashes,
+        at,
+        since,
+        since if stamp is None else stamp,
+        record,
+        failures,
+        is_first=is_first,
+    )
 
 
 def _waves(
@@ -247,10 +273,12 @@ def _reasons(verdicts: Verdicts, admission: Admission) -> list[Reason]:
     return reasons
 
 
-def _counts(
-    assignment: Assignment, verdicts: Verdicts, hashes: Collection[str], min_ready_s: float
-) -> tuple[Counts, float]:
-    """Return the counts, and when the first of the devices that are ready becomes available (inf: none does)."""
+def _counts(snapshot: Snapshot, assignment: Assignment, verdicts: Verdicts, min_ready_s: float) -> tuple[Counts, float]:
+    """Return the counts, and when the first of the devices that are ready becomes available (inf: none does).
+
+    A device that was ready before the controller began to watch is shown as available, as it was likely shown before,
+    though no rollout relies on it yet.
+    """
     available, specs = assignment.availabilities.count(Availability.AVAILABLE), Counter(assignment.hashes)
     processes, availabilities, unavailable = assignment.processes, assignment.availabilities, Availability.UNAVAILABLE
     ready_since = [
@@ -260,12 +288,14 @@ def _counts(
         and (process := processes[number]) is not None
         and process.ready_since is not None
     ]
+    watched_since = snapshot.watched_since.timestamp() if snapshot.watched_since else -math.inf
+    shown = available + sum(since <= watched_since for since in ready_since)
     counts = Counts(
         desired=len(assignment.devices),
         current=len(assignment.devices) - specs[None],
-        updated=sum(specs[each] for each in hashes),
+        updated=sum(specs[each] for each in _update_hashes(snapshot)),
         ready=available + len(ready_since),
-        available=available,
+        available=shown,
     )
     return counts, min(ready_since, default=math.inf) + min_ready_s
 

@@ -30,6 +30,22 @@ class GatewayState(StrEnum):
     RETURNING = "Returning"
 
 
+@frozen
+class Moment:
+    """Now: *wall* for people and for times that they wrote, and the time of rows, which is *ahead_s* seconds ahead.
+
+    A controller measures what it saw by a clock that nothing sets; *ahead_s* is 0 unless its wall clock was set since.
+    """
+
+    wall: datetime
+    ahead_s: float = 0.0
+
+    @property
+    def steady(self) -> float:
+        """The time of rows, in seconds since the epoch."""
+        return self.wall.timestamp() + self.ahead_s
+
+
 @frozen(kw_only=True)
 class SharedBudget:
     """A budget of another deployment, *owner*: it binds all that write to the devices that its *selector* matches.
@@ -57,6 +73,9 @@ class Snapshot:
     in_flight: devices with a write of unknown outcome.
     refusals: devices and delete-refusal keys whose write the API refused, with its message.
     revision_since: when the revision's rollout began, if that was before *rollout_since*.
+    revision_stamp: what offers of this rollout have as their stamp at least (None: as *revision_since*).
+    watched_since: devices that were ready by then are shown as available (None: no others are than those that are).
+    ahead_s: how many seconds the times of rows are ahead of the wall clock.
     current: the template of the revision that was rolled out last; None when it is unknown.
     current_stored_as: as *stored_as*, for *current*.
     down_elsewhere: devices of the namespace, matching or not, that neighbours (other deployments) have down.
@@ -78,6 +97,9 @@ class Snapshot:
     in_flight: frozenset[str] = frozenset()
     refusals: Mapping[str, str] = field(factory=dict)
     revision_since: datetime | None = None
+    revision_stamp: float | None = None
+    watched_since: datetime | None = None
+    ahead_s: float = 0.0
     current: Template | None = None
     current_stored_as: frozenset[str] = frozenset()
     down_elsewhere: Sequence[DeviceRow] = ()

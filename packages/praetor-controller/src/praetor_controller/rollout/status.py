@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -62,15 +63,17 @@ _HOLDS = {
 class FleetSummary:
     """What a pass over the devices came to.
 
-    *limit* is maxUnavailable as a number of devices, *progress_at* the last step forward in seconds since the epoch,
-    *wave* the one that is being rolled out, *hold* what the next one waits for. *stopped* is why the failure policy
-    stopped the revision, empty when it did not; *rolled_back*: devices go back to the current revision.
+    *limit* is maxUnavailable as a number of devices, *progress_at* the last step forward and *since* the rollout's
+    beginning as it is known, both in seconds since the epoch, *wave* the one that is being rolled out, *hold* what the
+    next one waits for. *stopped* is why the failure policy stopped the revision, empty when it did not; *rolled_back*:
+    devices go back to the current revision.
     """
 
     counts: Counts
     reasons: Mapping[ReasonCode, int]
     limit: int
     progress_at: float
+    since: float = -math.inf
     wave: str | None = None
     hold: Reason | None = None
     stopped: str = ""
@@ -204,13 +207,20 @@ def _progressing(deployment: DeploymentRow, summary: FleetSummary, now: datetime
         return _ConditionState(ConditionStatus.TRUE, DeploymentReason.ROLLOUT_IN_PROGRESS, message)
     deadline_s = deployment.policy.progress_deadline_seconds
     deadline = summary.progress_at + deadline_s
-    if now.timestamp() >= deadline:
+    if now.timestamp() >= deadline or (summary.progress_at <= summary.since and _was_exceeded(deployment)):
         message = f"revision {revision} made no progress for {deadline_s} s: {where}"
         return _ConditionState(ConditionStatus.FALSE, DeploymentReason.PROGRESS_DEADLINE_EXCEEDED, message)
     waits = ReasonCode.WAVE_HAS_NO_ELIGIBLE_DEVICE in summary.reasons
     reason = DeploymentReason.WAVE_HAS_NO_ELIGIBLE_DEVICE if waits else DeploymentReason.ROLLOUT_IN_PROGRESS
     message = f"revision {revision} is being rolled out: {where}"
     return _ConditionState(ConditionStatus.TRUE, reason, message, deadline)
+
+
+def _was_exceeded(deployment: DeploymentRow) -> bool:
+    """Return whether the deadline was exceeded when the stored status was written, for the present spec."""
+    stored = get_condition(deployment.status.conditions, ConditionType.PROGRESSING)
+    exceeded = stored is not None and stored.reason == DeploymentReason.PROGRESS_DEADLINE_EXCEEDED
+    return exceeded and stored is not None and stored.observed_generation == deployment.generation
 
 
 def _paused(

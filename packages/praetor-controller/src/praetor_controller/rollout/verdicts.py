@@ -373,7 +373,8 @@ def _health(context: Context, device: DeviceRow, process: ProcessRow, availabili
         case Availability.OFFLINE_BEFORE_OFFER:
             return Health.OFFLINE
         case Availability.SILENT_AFTER_OFFER | Availability.SILENT:
-            blamed = blamed_until(process, device, context.min_ready_s, context.deadline_s)
+            deployment = context.snapshot.deployment
+            blamed = blamed_until(process, deployment.policy, deployment.status.current_revision)
             return Health.SILENT if runs is _TARGET or context.at < blamed else Health.OFFLINE
         case _:
             assert_never(availability)
@@ -433,9 +434,10 @@ def with_too_old_held(snapshot: Snapshot) -> Snapshot:
 
 
 def _detail(context: Context, rule: Rule, device: DeviceRow, process: ProcessRow | None, name: str) -> str:
+    ahead_s = context.snapshot.ahead_s
     match rule.reason:
         case ReasonCode.IN_MAINTENANCE:
-            return "" if device.maintenance_until is None else f"until {_time(device.maintenance_until)}"
+            return "" if device.maintenance_until is None else f"until {_time(device.maintenance_until - ahead_s)}"
         case ReasonCode.CANNOT_CONVERGE:
             return context.snapshot.refusals[device.name]
         case ReasonCode.TERMINATING if name:
@@ -447,7 +449,7 @@ def _detail(context: Context, rule: Rule, device: DeviceRow, process: ProcessRow
         case ReasonCode.FAILING if process is not None:
             return process.failure
         case ReasonCode.BECOMING_AVAILABLE if process is not None:
-            return f"at {_time((process.ready_since or 0.0) + context.min_ready_s)}"
+            return f"at {_time((process.ready_since or 0.0) + context.min_ready_s - ahead_s)}"
         case ReasonCode.OFFLINE_SINCE | ReasonCode.SILENT_SINCE_OFFER if process is not None:
             since = offline_since(process, device)
             unknown = rule.reason is ReasonCode.SILENT_SINCE_OFFER and process.fetched is None

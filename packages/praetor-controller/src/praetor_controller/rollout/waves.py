@@ -114,6 +114,7 @@ def wave_progress(
     hashes: Collection[str],
     now: float,
     since: float,
+    stamp: float,
     record: WaveRecord,
     failures: Failures | None,
     *,
@@ -121,12 +122,12 @@ def wave_progress(
 ) -> WaveProgress:
     """Return how far the waves are at *now* of a rollout that began at *since*, in seconds since the epoch.
 
-    *hashes* are those of specs that are the target. *record* is what is remembered of the waves. *failures* says
-    which devices failed, None while no gateway judges them. *is_first*: no device has another revision, and none was
-    rolled out before. InvalidDeployment for a bad limit or selector.
+    *hashes* are those of specs that are the target, and *stamp* the least one of its offers. *record* is what is
+    remembered of the waves. *failures* says which devices failed, None while no gateway judges them. *is_first*: no
+    device has another revision, and none was rolled out before. InvalidDeployment for a bad limit or selector.
     """
     waves = deployment.policy.update_strategy.rolling_update.waves
-    devices = _Devices(deployment, assignment, hashes, now, since)
+    devices = _Devices(deployment, assignment, hashes, now, stamp)
     place, matched = _place(waves, devices)
     let_pass = {each.name for each in waves if _token(deployment, each, record.number) in deployment.approved}
     members = [
@@ -196,13 +197,14 @@ class _Devices:
     """
 
     def __init__(
-        self, deployment: DeploymentRow, assignment: Assignment, hashes: Collection[str], now: float, since: float
+        self, deployment: DeploymentRow, assignment: Assignment, hashes: Collection[str], now: float, stamp: float
     ) -> None:
         self._revision = deployment.template.revision
-        self._deadline_s = float(deployment.policy.progress_deadline_seconds)
+        self._policy = deployment.policy
+        self._current = deployment.status.current_revision
         self._min_ready_s = float(deployment.policy.min_ready_seconds)
         self._now = now
-        self._since = since
+        self._stamp = stamp
         self._names = assignment.names
         self.rows = assignment.devices
         self.updated = [each in hashes for each in assignment.hashes]
@@ -226,7 +228,8 @@ class _Devices:
         ]
 
     def _recorded(self, process: ProcessRow) -> str:
-        recent = process.offered_at is not None and process.offered_at >= self._since  # not an earlier rollout of it
+        stamp = process.offered_at if process.offer_stamp is None else process.offer_stamp
+        recent = stamp is not None and stamp >= self._stamp  # not an earlier rollout of it
         return process.wave if recent and process.revision == self._revision else ""
 
     def _counts(
@@ -235,7 +238,7 @@ class _Devices:
         if process is None:
             return device.connected is not False
         if availability in (Availability.SILENT_AFTER_OFFER, Availability.SILENT) and not updated:
-            return self._now < blamed_until(process, device, self._min_ready_s, self._deadline_s)
+            return self._now < blamed_until(process, self._policy, self._current)
         return availability not in _NOT_COUNTED and (updated or not process.held)
 
     def without_wave(self, place: Sequence[int]) -> list[int]:
