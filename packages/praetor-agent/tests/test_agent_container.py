@@ -258,7 +258,9 @@ def test_an_image_that_cannot_be_pulled_is_reported_and_retried_later(tmp_path: 
 
 
 @real
-def test_the_output_of_a_container_is_bounded(backend: ContainerBackend, tmp_path: Path, image: str) -> None:
+def test_the_output_of_a_container_is_bounded_and_shown(
+    backend: ContainerBackend, tmp_path: Path, image: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     wanted = item(image, "/bin/sh", "-c", "/bin/busybox yes | /bin/busybox head -c 20000000; echo done")
     backend.start(command_of(fetched(tmp_path, wanted)))
     until(lambda: not backend.observe()["uid-1"].running, "the end")
@@ -270,6 +272,8 @@ def test_the_output_of_a_container_is_bounded(backend: ContainerBackend, tmp_pat
     ]
     assert [Path(path).stat().st_size <= 10_000_000 for path in paths] == [True]
     assert backend.tail("uid-1", 5) == "done\n"
+    backend.show("uid-1", follow=True)
+    assert capfd.readouterr().out.endswith("done\n")
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,9 @@ class Scripts:
         if not self.stubborn:
             self.definitions[launch.uid] = self.written[launch.uid] = launch
 
+    def show(self, uid: str, *, follow: bool) -> None:
+        raise NotImplementedError
+
     def tail(self, uid: str, limit: int) -> str:
         self.asked += 1
         if self.broken is not None:

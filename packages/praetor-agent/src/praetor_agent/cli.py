@@ -136,6 +136,14 @@ def _confirm(options: SimpleNamespace) -> None:
     confirm(Path(options.state_dir), options.name, options.namespace)
 
 
+def _logs(options: SimpleNamespace) -> None:
+    from pathlib import Path
+
+    from praetor_agent.service.logs import logs
+
+    logs(Path(options.state_dir), options.name, options.namespace, follow=options.follow)
+
+
 def _install(options: SimpleNamespace) -> None:
     from pathlib import Path
 
@@ -201,6 +209,7 @@ _COMMANDS = {
     "doctor": _doctor,
     "run": _run,
     "confirm": _confirm,
+    "logs": _logs,
     "status": _status,
     "simulate": _simulate,
 }

@@ -34,6 +34,11 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("name", help="name of the DeviceProcess")
     parser.add_argument("--namespace", help="its namespace, where several have that name")
     flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="the agent's state directory")
+    parser = commands.add_parser("logs", help="show the output of a process, without network")
+    parser.add_argument("name", help="name of the DeviceProcess")
+    parser.add_argument("-f", "--follow", action="store_true", help="show what comes later, too, until interrupted")
+    parser.add_argument("--namespace", help="its namespace, where several have that name")
+    flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="the agent's state directory")
     commands.add_parser("simulate", add_help=False, help="simulate many devices, for demos and load tests")
     return root
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from praetor_agent.backends import procfs
 from praetor_agent.backends.command import Command, Probe, probe_of
-from praetor_agent.backends.protocol import Owner, own_name
+from praetor_agent.backends.protocol import Owner, own_name, pass_on
 from praetor_agent.backends.resources import wanted
 from praetor_agent.core.model import Observed, Revision
 from praetor_agent.core.restart import reason_of
@@ -141,6 +141,11 @@ class ContainerBackend:
             if shown["Config"]["Labels"][CONTAINER_UID_LABEL] == uid:
                 return self._run("logs", "--tail", "100", shown["Id"], merged=True)[-limit:]
         return ""
+
+    def show(self, uid: str, *, follow: bool) -> None:
+        for shown in self._ours():
+            if shown["Config"]["Labels"][CONTAINER_UID_LABEL] == uid:
+                pass_on(*self._runtime.command, "logs", *(("--follow",) if follow else ()), shown["Id"])
 
     def _flags(self, command: Command, env_file: str, image: str) -> Iterator[str]:
         yield from (

@@ -15,10 +15,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from praetor_agent.backends import procfs, resources
 from praetor_agent.backends.command import Command, Identity, identity_of
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 SHIM = Path(__file__).with_name("shim.py")
 START_TIMEOUT_SECONDS = 20
 LOG_BYTES = 10 * 1024 * 1024
+FOLLOW_SECONDS = 0.25
 LEAST_LOG_BYTES = 64 * 1024
 LOGS_OF_A_DISK = 64
 """How many logs of full length fill the disk; on a small one each is shorter."""
@@ -109,6 +112,21 @@ class ProcessBackend:
             except OSError as e:
                 raise BackendError(f"the log cannot be read: {e.strerror}") from e
         return end.decode(errors="replace")
+
+    def show(self, uid: str, *, follow: bool) -> None:
+        """Write the two files of the log, and with *follow* what the shim adds to them."""
+        place = self.place(uid)
+        log = _opened(place / "log")
+        older = _opened(place / "log.1")
+        if older is not None and not (log and os.path.samestat(os.fstat(older.fileno()), os.fstat(log.fileno()))):
+            _pass_on(older, None)
+        while True:
+            if log is not None:
+                _pass_on(log, place / "log" if follow else None)
+            if not follow:
+                return
+            time.sleep(FOLLOW_SECONDS)
+            log = _opened(place / "log")
 
     def _launch_shim(self, command: Command, place: Path, job: bytes) -> str:
         """Start the shim with *job* and return its answer."""
@@ -213,6 +231,31 @@ class ProcessBackend:
             if pid not in (shim, os.getpid()):
                 with suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
+
+
+def _opened(path: Path) -> IO[bytes] | None:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        return None
+    except OSError as e:
+        raise BackendError(f"the log cannot be read: {e.strerror}") from e
+
+
+def _pass_on(file: IO[bytes], path: Path | None) -> None:
+    """Write *file* to standard output; then what is added to it, as long as it is the one at *path*."""
+    with file:
+        while True:
+            seen = os.fstat(file.fileno())
+            there = path is not None and path.exists() and os.path.samestat(path.stat(), seen)
+            if seen.st_size < file.tell():  # emptied, because the disk is full
+                file.seek(0)
+            while chunk := file.read(65536):
+                sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
+            if not there:
+                return
+            time.sleep(FOLLOW_SECONDS)
 
 
 def _read_run(place: Path) -> Run | None:

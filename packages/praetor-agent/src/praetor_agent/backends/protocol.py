@@ -69,6 +69,13 @@ class KeepsOutput(Protocol):
         """
         ...
 
+    def show(self, uid: str, *, follow: bool) -> None:
+        """Write the output to standard output, byte for byte; with *follow* also what comes later, until interrupted.
+
+        BackendError if it cannot be read.
+        """
+        ...
+
 
 @runtime_checkable
 class KeepsDefinition(Protocol):
@@ -96,6 +103,18 @@ def own_name(name: str, uid: str) -> str:
 def readable(name: str) -> str:
     """Return the part of *name* that file names and log identifiers can contain."""
     return _UNSAFE.sub("-", name.lower())[:_READABLE_LENGTH]
+
+
+def pass_on(*command: str) -> None:
+    """Run *command*, which writes to our standard output; BackendError if it fails."""
+    import subprocess
+
+    try:
+        code = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+    except OSError as e:
+        raise BackendError(f"{command[0]}: {e.strerror}") from e
+    if code:
+        raise BackendError(f"{command[0]} failed ({code})")
 
 
 def call(*command: str, timeout: float = CALL_SECONDS, env: Mapping[str, str] | None = None) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from praetor_agent.backends.command import Command
-from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Owner, call, own_name, readable
+from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Owner, call, own_name, pass_on, readable
 from praetor_agent.backends.resources import wanted
 from praetor_agent.core.model import Observed
 from praetor_agent.core.restart import reason_of
@@ -61,6 +61,11 @@ class SystemdBackend:
             words = ("journalctl", "--quiet", "--output=cat", "--lines=100", f"--unit={unit}", "--boot")
             return call(*words)[-limit:]
         return ""
+
+    def show(self, uid: str, *, follow: bool) -> None:
+        for unit in self._units_of(uid):
+            more = ("--follow", "--no-tail") if follow else ()
+            pass_on("journalctl", "--quiet", "--no-pager", "--output=cat", "--boot", f"--unit={unit}", *more)
 
     def start(self, command: Command) -> None:
         unit = self._write(command)

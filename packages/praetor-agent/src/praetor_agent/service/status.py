@@ -135,11 +135,10 @@ def _messages(seen: Observation, wait: Mapping[str, str] | None) -> Iterator[str
     yield from filter(None, (seen.error_message, seen.warning_message))
 
 
-def confirm(state_dir: Path, name: str, namespace: str | None) -> None:
-    """Confirm the pending change of the process *name*; AgentError if there is none, or it cannot be stored."""
+def record_of(state: State, state_dir: Path, name: str, namespace: str | None) -> Record:
+    """Return the record of the process *name*; AgentError if there is none, or several without *namespace*."""
     if not os.access(state_dir, os.R_OK | os.X_OK):
         raise AgentError(f"--state-dir {state_dir} cannot be read; no agent ran there, or it needs root")
-    state = State(state_dir)
     named = [record for record in state.load_memory().values() if record.name == name]
     found = [record for record in named if namespace in (None, record.namespace)]
     if not found:
@@ -147,7 +146,13 @@ def confirm(state_dir: Path, name: str, namespace: str | None) -> None:
     if len(found) > 1:
         namespaces = ", ".join(sorted(record.namespace for record in found))
         raise AgentError(f"several processes are called {name!r}; choose one with --namespace: {namespaces}")
-    record = found[0]
+    return found[0]
+
+
+def confirm(state_dir: Path, name: str, namespace: str | None) -> None:
+    """Confirm the pending change of the process *name*; AgentError if there is none, or it cannot be stored."""
+    state = State(state_dir)
+    record = record_of(state, state_dir, name, namespace)
     if record.confirmation is None or record.spec_hash is None:
         raise AgentError(f"no change of {name!r} waits to be confirmed")
     try:

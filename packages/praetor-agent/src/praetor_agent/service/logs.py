@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`praetor-agent logs`: the output of a process, without network, even if the agent does not run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from praetor_agent.backends import procfs
+from praetor_agent.backends.protocol import KeepsOutput
+from praetor_agent.errors import AgentError, BackendError
+from praetor_agent.host import Backends
+from praetor_agent.service.status import record_of
+from praetor_agent.state import State
+
+
+def logs(state_dir: Path, name: str, namespace: str | None, *, follow: bool) -> None:
+    """Write the output of the process *name* to standard output, and with *follow* what comes later.
+
+    AgentError if there is no such process, or its output cannot be read.
+    """
+    state = State(state_dir)
+    record = record_of(state, state_dir, name, namespace)
+    if record.current is None:
+        raise AgentError(f"{name!r} was never started on this device; praetor-agent status says why")
+    backends = Backends(state.device(), state_dir, procfs.boot_id() or "")
+    kind = record.current.item.spec.execution.backend
+    if kind in backends.unavailable:
+        raise AgentError(f"backend {kind} is not available here: {backends.unavailable[kind]}")
+    backend: object = backends[kind]
+    try:
+        if isinstance(backend, KeepsOutput):
+            backend.show(record.uid, follow=follow)
+    except BackendError as e:
+        raise AgentError(f"the output of {name!r} cannot be read: {e}; try as root") from e
+    except BrokenPipeError:  # as of `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
