@@ -25,6 +25,8 @@ from e2e.stack.waiting import eventually
 
 VARIABLE = "PRAETOR_LAB_ROOTFS"
 BOOT_S = 600
+BOOT = 'while "$@"; [ $? = 133 ]; do :; done'
+"""Boots again after a reboot, with which systemd-nspawn ends here by its status for a service manager."""
 GROUPS = ("memory", "cpu", "cpuacct", "pids")  # systemd uses both for processor time, or none
 OPEN_GROUPS = (
     f"for each in {' '.join(GROUPS)}; do mount -o remount,bind,rw /sys/fs/cgroup/$each 2>/dev/null; done;"
@@ -56,18 +58,22 @@ class LabDevice:
         binds = [f"--bind-ro={source}:{place}" for place, source in (shared or {}).items()]
         binds += [f"--bind={source}:{place}" for place, source in (kept or {}).items()]
         options = ("-q", "-D", str(rootfs), "--volatile=overlay", f"--machine={name}", "-b", "--register=no")
-        self.program = Program(
-            name, ("systemd-nspawn", *options, "--keep-unit", *binds), workdir=workdir, env=dict(os.environ)
-        )
+        boot = ("/bin/sh", "-c", BOOT, "boot", "systemd-nspawn", *options, "--keep-unit", *binds)
+        self.program = Program(name, boot, workdir=workdir, env=dict(os.environ))
 
     @property
     def init(self) -> int:
         """Process id, on the host, of the device's PID 1; LabError when it does not run."""
         pid = self.program.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        if not children:
-            raise LabError(f"{self.name} has no init; its console ends:\n{self.program.tail()}")
-        return int(children[0])
+        for _ in ("systemd-nspawn", "its init"):
+            try:
+                children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            except FileNotFoundError:  # it ended meanwhile
+                children = []
+            if not children:
+                raise LabError(f"{self.name} has no init; its console ends:\n{self.program.tail()}")
+            pid = int(children[0])
+        return pid
 
     def power_on(self) -> None:
         """Boot; returns when init says that the device is up."""

@@ -11,8 +11,9 @@ from praetor_agent.core.backoff import crash_delay
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import Observed, ObservedDevice, ProcessStage, Record, Revision
 from praetor_agent.core.reconcile import Action, Remove, Repair, Start, Stop, reconcile
+from praetor_agent.core.report import observation
 from praetor_api.conditions import CRASH_LOOP_COUNT
-from praetor_api.protocol import Desired, DesiredItem
+from praetor_api.protocol import Desired, DesiredItem, Observation
 from praetor_api.spec import (
     Backend,
     Confirm,
@@ -20,7 +21,9 @@ from praetor_api.spec import (
     ExecProbe,
     Execution,
     HealthCheck,
+    PostCheck,
     ProcessSpec,
+    Reboot,
     RestartPolicy,
 )
 
@@ -36,9 +39,13 @@ def item(
     policy: RestartPolicy = RestartPolicy.ALWAYS,
     confirm: Confirm | None = None,
     check: HealthCheck | None = None,
+    post_check: PostCheck | None = None,
 ) -> DesiredItem:
-    execution = Execution(backend=Backend.PROCESS, command=("/bin/sleep",))
-    spec = ProcessSpec(execution=execution, restart_policy=policy, confirm=confirm, health_check=check)
+    expected = Reboot.EXPECTED if post_check is not None else None
+    execution = Execution(backend=Backend.PROCESS, command=("/bin/sleep",), reboot=expected)
+    spec = ProcessSpec(
+        execution=execution, restart_policy=policy, confirm=confirm, health_check=check, post_check=post_check
+    )
     return DesiredItem(uid=UID, namespace="net", name="fw", spec=spec, spec_hash=version)
 
 
@@ -433,6 +440,173 @@ def test_versions_are_numbered_in_the_order_in_which_they_begin() -> None:
     first = reconcile(names("a", "b"), seen, {}, 10.0)
     second = reconcile(names("a", "b", "c"), seen, first.memory, 11.0)
     assert {uid: record.trial for uid, record in second.memory.items()} == {"a": 1, "b": 1, "c": 2}
+
+
+JOBS = [RestartPolicy.NEVER, RestartPolicy.ON_FAILURE]
+FLASHED = PostCheck(command=("/bin/flashed",), period_seconds=7, timeout_seconds=3, failure_threshold=2)
+
+
+def flashing(policy: RestartPolicy = RestartPolicy.ON_FAILURE) -> RollbackDevice:
+    """Return a device that runs a job which reboots it."""
+    device = RollbackDevice()
+    device.converge(item("flash", policy=policy, post_check=FLASHED))
+    assert device.runs == "flash"
+    return device
+
+
+def answer(device: RollbackDevice, healthy: bool | None) -> None:
+    """Let the post-check say something."""
+    handle = reboot.check_handle(device.record)
+    device.health = {UID: Health(handle=handle, next_at=0, healthy=healthy)}
+    device.converge()
+
+
+def reported(device: RollbackDevice) -> Observation:
+    return observation(device.record, device.process, device.health.get(UID), None)
+
+
+@pytest.mark.parametrize("policy", JOBS)
+@pytest.mark.parametrize("stage", [ProcessStage.STARTING, ProcessStage.RUNNING])
+def test_a_job_that_reboots_the_device_as_expected_is_not_run_again_and_its_post_check_decides(
+    policy: RestartPolicy, stage: ProcessStage
+) -> None:
+    device = flashing(policy)
+    device.memory = {UID: replace(device.record, stage=stage)}
+    device.reboot()
+    seen = reported(device)
+    assert (seen.process_started, seen.healthy, seen.exit_code, seen.error_message) == (True, None, None, None)
+    assert "postCheck decides" in (seen.warning_message or "")
+    check = reboot.check_of(device.record)
+    assert check is not None
+    assert (check.exec.command, check.period_seconds, check.timeout_seconds) == (("/bin/flashed",), 7, 3)
+    assert (check.failure_threshold, device.record.started_at) == (2, device.now)
+    answer(device, None)
+    assert device.record.checking
+    answer(device, healthy=True)
+    for _ in range(5):
+        device.reboot()
+        device.wait(1000)
+    seen = reported(device)
+    assert (seen.process_started, seen.healthy, seen.exit_code, seen.error_message) == (True, True, 0, None)
+    assert (device.starts, reboot.check_of(device.record)) == (["flash"], None)
+
+
+def test_a_post_check_that_fails_is_final_until_the_spec_changes() -> None:
+    device = flashing()
+    device.reboot()
+    device.health = {UID: Health(handle="an earlier instance", next_at=0, healthy=True)}
+    device.converge()
+    assert device.record.checking
+    answer(device, healthy=False)
+    seen = reported(device)
+    assert (seen.process_started, seen.healthy, seen.exit_code) == (False, False, None)
+    assert (seen.termination_reason, "postCheck.command" in (seen.error_message or "")) == ("PostCheckFailed", True)
+    device.reboot()
+    device.wait(1000)
+    assert device.starts == ["flash"]
+    device.converge(item("again", policy=RestartPolicy.ON_FAILURE, post_check=FLASHED))
+    assert (device.starts, device.record.attempts, device.record.checking) == (["flash", "again"], 0, False)
+
+
+def test_a_post_check_that_reboots_cut_again_and_again_fails() -> None:
+    device = flashing()
+    for _ in range(reboot.MAX_ATTEMPTS):
+        device.reboot()
+        assert device.record.checking
+    device.reboot()
+    assert (device.record.checking, reported(device).termination_reason) == (False, "PostCheckFailed")
+
+
+@pytest.mark.parametrize("policy", JOBS)
+def test_a_recorded_success_is_final_whoever_recorded_it(policy: RestartPolicy) -> None:
+    device = flashing(policy)
+    device.end(0)  # and the device reboots before the agent sees it
+    trace = device.process
+    device.boot, device.now = "boot-2", 5.0
+    device.converge()
+    assert (device.process, device.record.exit_code, device.record.checking) == (trace, 0, False)
+    device.reboot()
+    assert (device.starts, reported(device).exit_code) == (["flash"], 0)
+
+
+@pytest.mark.parametrize("policy", JOBS)
+def test_a_job_that_was_ended_to_shut_down_the_device_is_cut_by_the_reboot_too(policy: RestartPolicy) -> None:
+    device = flashing(policy)
+    assert device.process is not None
+    device.process = replace(device.process, running=False, exit_code=143, termination_reason="Signal:SIGTERM")
+    device.converge()
+    device.reboot()
+    assert (device.record.checking, device.starts) == (True, ["flash"])
+
+
+def test_a_job_that_failed_by_itself_is_not_checked_after_a_later_reboot() -> None:
+    device = flashing(RestartPolicy.NEVER)
+    device.end(1)
+    device.converge()
+    device.reboot()
+    assert (device.record.checking, device.record.exit_code, device.starts) == (False, 1, ["flash"])
+
+
+def test_a_job_whose_record_is_lost_is_checked_rather_than_run_again() -> None:
+    device = flashing()
+    device.end(1)
+    device.memory = {}
+    device.boot = "boot-2"
+    device.converge()
+    assert (device.record.checking, device.starts) == (True, ["flash"])
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_job_that_reboots_cut_runs_again_after_a_while_and_not_without_end(killed: bool) -> None:
+    device = RollbackDevice()
+    device.converge(item("job", policy=RestartPolicy.ON_FAILURE))
+    for attempt, seconds in enumerate((30.0, 60.0), start=1):
+        if killed:
+            assert device.process is not None
+            device.process = replace(device.process, running=False, exit_code=143, termination_reason="Signal:SIGTERM")
+            device.converge()
+        device.now = 5.0
+        device.boot, device.process = device.boot + "+", None
+        device.converge()
+        assert (device.runs, device.record.attempts, device.record.not_before) == (None, attempt, seconds)
+        device.wait(seconds - 5 - 0.1)
+        assert device.runs is None
+        device.wait(0.1)
+        assert device.runs == "job"
+    device.reboot()
+    for _ in range(3):
+        device.wait(10_000)
+        device.reboot()
+    seen = reported(device)
+    assert (device.starts, seen.process_started, seen.termination_reason) == (["job"] * 3, False, "Rebooted")
+    assert "rebooted 3 times while it ran" in (seen.error_message or "")
+
+
+def test_a_job_that_waits_after_a_failure_goes_on_waiting_after_a_reboot_that_counts_for_nothing() -> None:
+    device = RollbackDevice()
+    device.converge(item("job", policy=RestartPolicy.ON_FAILURE))
+    device.end(1)
+    device.converge()
+    for _ in range(5):
+        device.reboot()
+        assert (device.record.attempts, device.record.not_before) == (0, device.now + crash_delay(1))
+    device.wait(crash_delay(1))
+    assert device.runs == "job"
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"post_check": None}, "go together"),
+        ({"restart_policy": RestartPolicy.ALWAYS}, "only a job may reboot the device"),
+    ],
+)
+def test_what_an_old_api_server_lets_through_is_refused_by_the_device(changed: dict[str, Any], words: str) -> None:
+    device, wanted = RollbackDevice(), item("flash", policy=RestartPolicy.NEVER, post_check=FLASHED)
+    device.converge(replace(wanted, spec=replace(wanted.spec, **changed)))
+    assert device.starts == []
+    assert device.record.failure is not None
+    assert (device.record.failure.reason, words in device.record.failure.message) == ("InvalidSpec", True)
 
 
 def test_during_a_freeze_a_failing_version_is_not_rolled_back_but_an_unconfirmed_one_is(device: RollbackDevice) -> None:

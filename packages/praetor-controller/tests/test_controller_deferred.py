@@ -161,6 +161,22 @@ def test_a_device_whose_agent_does_not_know_a_feature_keeps_what_it_has_at_no_co
     assert len(updated(plan(snapshot(row, upgraded, processes[:2]), START))) == 1  # within the budget
 
 
+@pytest.mark.parametrize(("reboots", "after_s", "stops"), [(True, 599, False), (True, 601, True), (False, 1, True)])
+def test_the_silence_of_an_expected_reboot_is_a_failure_only_after_the_deadline(
+    reboots: bool, after_s: int, stops: bool
+) -> None:
+    row = deployment("v2", failure_policy=FailurePolicy(max_failures=0), progress_deadline_seconds=600)
+    row = evolve(row, template=evolve(row.template, spec=REBOOTS if reboots else {}))
+    gone = {"connected": False, "connected_since": AT, "fetched": True, "offered_at": AT}
+    devices = [evolve(device("a", connected=False), features=frozenset({"reboot.v1"}))]
+    made = plan(
+        snapshot(row, devices, [process("a", "v2", **UNTAKEN | gone | {"held": ""})]),
+        START + timedelta(seconds=after_s),
+    )
+    assert made.reasons["a"].code is ReasonCode.SILENT_SINCE_OFFER
+    assert (made.status is not None and made.status.failed_revision is not None) is stops
+
+
 def test_what_an_agent_knows_is_one_of_its_facts() -> None:
     known = project_device({"metadata": {"name": "a"}, "status": {"facts": {"features": "files.v1,reboot.v1"}}})
     assert known.features == {"files.v1", "reboot.v1"}

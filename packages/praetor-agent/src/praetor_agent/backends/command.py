@@ -108,13 +108,14 @@ class Probe:
 
 
 def probe_of(revision: Revision, check: HealthCheck) -> Probe:
-    """Return how *check* is executed for *revision*; StartError if that is impossible."""
-    env, root = _environment(revision), _root(revision)
+    """Return how *check* is executed for *revision*, of a container beside it; StartError if that is impossible."""
+    contained = revision.item.spec.execution.backend is Backend.CONTAINER
+    env, root = _environment(revision), None if contained else _root(revision)
     return Probe(
         argv=resolve(check.exec.command, env["PATH"], root),
         env=env,
-        working_dir=_working_dir(revision),
-        user=revision.item.spec.execution.user,
+        working_dir="/" if contained else _working_dir(revision),
+        user=None if contained else revision.item.spec.execution.user,
         timeout_seconds=check.timeout_seconds,
     )
 

@@ -36,6 +36,8 @@ TIMEOUT_SECONDS = 30
 ASK_AGAIN_SECONDS = 30.0
 LOG_OPTIONS = {"json-file": ("max-size=5m", "max-file=2"), "k8s-file": ("max-size=10mb",)}
 """How to bound the output by the runtime's log driver. The others bound it themselves, or send it away."""
+_NEVER = "0001-"
+"""How the time of what did not happen begins, in what runtimes print."""
 OBSERVE_SECONDS = 300.0
 """How long a container whose process is alive is not inspected again, because runtimes answer slowly."""
 
@@ -286,7 +288,8 @@ def _seen(shown: Mapping[str, Any]) -> Observed:
     status, pid = state.get("Status"), state.get("Pid") or None
     running = bool(state.get("Running") or status in ("running", "paused", "stopping"))
     started = status not in ("created", "configured", "initialized")
-    code = state.get("ExitCode") if started and not running else None
+    finished = not str(state.get("FinishedAt", "")).startswith(_NEVER)  # else the device rebooted while it ran
+    code = state.get("ExitCode") if started and finished and not running else None
     return Observed(
         uid=labels[CONTAINER_UID_LABEL],
         backend=Backend.CONTAINER,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from praetor_agent.clock import Clock
 from praetor_agent.core import health as healths
+from praetor_agent.core import reboot
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import Memory, ObservedDevice, Revision
 from praetor_agent.errors import StartError
@@ -71,6 +72,8 @@ class Probes:
         from praetor_agent.backends.command import probe_of
 
         try:
+            if revision.item.spec.post_check is not None:  # no process runs that it could be inside of
+                return self._prober.start(uid, handle, probe_of(revision, check), now)
             return self._prober.start(uid, handle, (self._probe or probe_of)(revision, check), now)
         except StartError as e:
             return f"healthCheck.exec.{e}"
@@ -89,6 +92,10 @@ class Probes:
 
 def _checked(memory: Memory, device: ObservedDevice) -> Iterator[tuple[str, str, Revision, HealthCheck]]:
     for uid, record in memory.items():
+        post_check = reboot.check_of(record)
+        if record.current is not None and post_check is not None:
+            yield uid, reboot.check_handle(record), record.current, post_check
+            continue
         seen = device.observed.get(uid)
         if record.current is None or seen is None or not seen.running or seen.spec_hash != record.spec_hash:
             continue

@@ -40,6 +40,8 @@ class TerminationReason(StrEnum):
     OUT_OF_MEMORY = "OOMKilled"
     START_ERROR = "StartError"
     LOST = "Lost"
+    REBOOTED = "Rebooted"
+    POST_CHECK_FAILED = "PostCheckFailed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,8 @@ class Record:
     *output_tail* is the end of the output of the latest run that ended; None until it was read.
     *trial* orders the versions of all processes by when they began, *proven* is whether the current one was up long
     enough for no reboot to be its fault, and *reboots* counts those in a row that cut it before, up to the boot
-    *rebooted_in*.
+    *rebooted_in*. Of a job, *attempts* counts the boots that were cut before it had an outcome; *checking* is whether
+    its post-check decides, in the boot *boot_id*, what the reboot that it made came to.
     """
 
     uid: str
@@ -121,6 +124,8 @@ class Record:
     proven: bool = False
     reboots: int = 0
     rebooted_in: str = ""
+    attempts: int = 0
+    checking: bool = False
 
     @property
     def spec_hash(self) -> str | None:

@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from praetor_agent.core.backoff import crash_delay
-from praetor_agent.core.model import Memory, ProcessStage, Record, Revision
+from praetor_agent.core.backoff import crash_delay, doubling
+from praetor_agent.core.health import Health
+from praetor_agent.core.model import Memory, Observed, ProcessStage, Record, Revision, TerminationReason
 from praetor_api.protocol import DesiredItem
-from praetor_api.spec import RestartPolicy
+from praetor_api.spec import ExecProbe, HealthCheck, ProcessSpec, Reboot, RestartPolicy
 
 PROVING_SECONDS = 10.0
 """A version that was up for this time in one boot is not what makes the device reboot, if nothing asks for longer."""
+
+MAX_ATTEMPTS = 3
+"""A job that this many reboots of the device cut is not run again."""
+
+JOB_FIRST_SECONDS = 30.0
+JOB_CAP_SECONDS = 300.0
+"""A job that a reboot cut runs again at the earliest this long after the boot, doubled with each attempt, up to the
+cap: time for a user, or another version, to stop it."""
 
 _UNDER_WAY = (ProcessStage.STARTING, ProcessStage.RUNNING)
 
@@ -76,3 +85,91 @@ def waits_again(record: Record, boot_id: str, now: float) -> Record:
     if record.stage is not ProcessStage.WAITING or record.boot_id in ("", boot_id):
         return record
     return replace(record, boot_id=boot_id, not_before=now + crash_delay(record.failures))
+
+
+def fault(spec: ProcessSpec) -> str | None:
+    """Return why *spec* cannot say that it reboots the device; an API server before 1.25 lets it through."""
+    if (spec.execution.reboot is Reboot.EXPECTED) != (spec.post_check is not None):
+        return "execution.reboot: Expected and postCheck go together; write both or none"
+    if spec.post_check is not None and spec.restart_policy is RestartPolicy.ALWAYS:
+        return "only a job may reboot the device; write restartPolicy: OnFailure or Never"
+    return None
+
+
+def job_cut(record: Record, seen: Observed | None, boot_id: str, now: float) -> Record:
+    """Return the record of a job that does not run in the boot *boot_id*, if another boot cut it.
+
+    An exit with 0 is final, wherever it was recorded. A job that expects a reboot is never run again after one; its
+    post-check decides. Another one that is to be repeated is, after a while, and not without end. One that a signal
+    ended before the device rebooted counts as cut: shutting down ends processes so.
+    """
+    current = record.current
+    if current is None or is_kept(current) or record.boot_id == boot_id or (seen is not None and seen.exit_code == 0):
+        return record
+    killed = (record.termination_reason or "").startswith(TerminationReason.SIGNAL)
+    under_way = record.stage in _UNDER_WAY
+    waiting = record.stage is ProcessStage.WAITING
+    if current.item.spec.execution.reboot is Reboot.EXPECTED:
+        ended = record.stage is ProcessStage.COMPLETED and killed
+        return _checking(record, boot_id, now) if under_way or waiting or ended or record.checking else record
+    again = current.item.spec.restart_policy is RestartPolicy.ON_FAILURE and record.boot_id != ""
+    if not again or not (under_way or (waiting and killed)):
+        return record
+    attempts = record.attempts + 1
+    cut = replace(
+        record,
+        boot_id=boot_id,
+        attempts=attempts,
+        exit_code=None,
+        termination_reason=TerminationReason.REBOOTED,
+        output_tail=None if under_way else record.output_tail,
+    )
+    if attempts >= MAX_ATTEMPTS:
+        return replace(cut, stage=ProcessStage.COMPLETED)
+    wait = doubling(attempts, first=JOB_FIRST_SECONDS, cap=JOB_CAP_SECONDS)
+    return replace(cut, stage=ProcessStage.WAITING, not_before=max(now, wait))
+
+
+def _checking(record: Record, boot_id: str, now: float) -> Record:
+    attempts = record.attempts + 1
+    record = replace(record, stage=ProcessStage.COMPLETED, boot_id=boot_id, started_at=now, attempts=attempts)
+    reason = TerminationReason.POST_CHECK_FAILED if attempts > MAX_ATTEMPTS else TerminationReason.REBOOTED
+    return replace(record, exit_code=None, termination_reason=reason, checking=attempts <= MAX_ATTEMPTS)
+
+
+def check_handle(record: Record) -> str:
+    """Return the name of the instance of *record* that its post-check is about: one in each boot."""
+    return f"postCheck/{record.boot_id}"
+
+
+def check_of(record: Record) -> HealthCheck | None:
+    """Return the post-check that is to be run now, as a health check; None if there is none."""
+    check = record.current.item.spec.post_check if record.current is not None and record.checking else None
+    if check is None:
+        return None
+    return HealthCheck(
+        exec=ExecProbe(command=check.command),
+        period_seconds=check.period_seconds,
+        timeout_seconds=check.timeout_seconds,
+        failure_threshold=check.failure_threshold,
+    )
+
+
+def decided(record: Record, health: Health | None) -> Record:
+    """Return the record after its post-check said whether the job succeeded; unchanged before."""
+    if not record.checking or health is None or health.handle != check_handle(record) or health.healthy is None:
+        return record
+    if health.healthy:
+        return replace(record, checking=False, exit_code=0, termination_reason=TerminationReason.COMPLETED)
+    return replace(record, checking=False, termination_reason=TerminationReason.POST_CHECK_FAILED)
+
+
+def outcome(record: Record) -> str | None:
+    """Return why a job has no exit code and is not run again; None if that is not so."""
+    if record.stage is not ProcessStage.COMPLETED or record.checking:
+        return None
+    if record.termination_reason == TerminationReason.REBOOTED:
+        return f"the device rebooted {record.attempts} times while it ran; it is not run again before its spec changes"
+    if record.termination_reason == TerminationReason.POST_CHECK_FAILED:
+        return "after the reboot postCheck.command did not succeed; the job is not run again before its spec changes"
+    return None

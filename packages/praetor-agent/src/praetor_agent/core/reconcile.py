@@ -195,6 +195,9 @@ def _why_not(item: DesiredItem, record: Record, device: ObservedDevice) -> Failu
     reason = device.unavailable.get(item.spec.execution.backend) or unknown(record, device)
     if reason is not None:
         return Failure(reason=FailureReason.BACKEND_UNAVAILABLE, message=reason)
+    fault = reboot.fault(item.spec)
+    if fault is not None:
+        return Failure(reason=FailureReason.INVALID_SPEC, message=fault)
     old = record.current is not None or record.uid in device.observed
     changes = old and record.spec_hash != item.spec_hash
     return _not_kept("not changed", device) if changes and device.persistence_error is not None else None
@@ -269,18 +272,20 @@ def _withdraw(record: Record, device: ObservedDevice, now: float) -> _Step:
 def _caught_up(record: Record, device: ObservedDevice, now: float) -> Record:
     """Return the record updated by what is observed of the current revision."""
     current, seen = record.current, device.observed.get(record.uid)
+    record = reboot.decided(record, device.health.get(record.uid))
     if current is None or record.stop_deadline is not None:
         return record
     if current.item.spec.execution.backend in device.unavailable:
         return record
     mine = _is_of(current, seen)
-    record = reboot.waits_again(record, device.boot_id, now)
     if seen is not None and seen.running:
         if mine:
             record = restart.seen_running(record, seen, device.boot_id, now)
             record = replace(record, healthy_since=rollback.healthy_since(record, seen, device, now))
         return record
     seen = seen if mine else None
+    record = reboot.job_cut(record, seen, device.boot_id, now)
+    record = reboot.waits_again(record, device.boot_id, now)
     if restart.has_ended(record, seen, device.boot_id):
         return restart.ended(record, current.item.spec.restart_policy, seen, device.boot_id, now)
     return record

@@ -11,6 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from praetor_agent.core import reboot
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import (
     ArtifactState,
@@ -64,7 +65,7 @@ def observation(
     rollback = record.rollback
     running = seen is not None and seen.running and seen.spec_hash == record.spec_hash
     completed = record.stage is ProcessStage.COMPLETED and record.exit_code is not None
-    failure, error = record.failure, record.failure.message if record.failure else None
+    failure, error = record.failure, record.failure.message if record.failure else reboot.outcome(record)
     if error is None and health is not None and health.healthy is False:
         error = f"health check failed: {health.message}"
     return Observation(
@@ -72,7 +73,9 @@ def observation(
         name=record.name,
         uid=record.uid if "/" not in record.uid else "",
         observed_spec_hash=record.spec_hash or "",
-        process_started=running or (completed and record.termination_reason != TerminationReason.START_ERROR),
+        process_started=running
+        or record.checking
+        or (completed and record.termination_reason != TerminationReason.START_ERROR),
         healthy=_healthy(record, health, running=running),
         failed_spec_hash=rollback.spec_hash if rollback else None,
         rolled_back_reason=rollback.reason if rollback else None,
@@ -101,7 +104,7 @@ def _healthy(record: Record, health: Health | None, *, running: bool) -> bool | 
             return health.healthy
         return True if record.healthy_since is not None else None
     if record.stage is ProcessStage.COMPLETED:
-        return record.exit_code == 0
+        return None if record.checking else record.exit_code == 0
     return None if record.stage is ProcessStage.PENDING else False
 
 
@@ -111,6 +114,8 @@ def _warnings(record: Record, seen: Observed | None) -> Iterator[str]:
         return
     execution, artifact = record.current.item.spec.execution, record.current.item.spec.artifact
     backend, hardening = execution.backend, execution.hardening
+    if record.checking:
+        yield "the device rebooted, as execution.reboot says; postCheck decides whether the job succeeded"
     if seen is not None and seen.unlimited:
         names, why = ", ".join(seen.unlimited), "this device has no control group for it"
         yield f"execution.resources: {names} not limited by the backend {backend}: {why}"

@@ -36,6 +36,8 @@ def fresh(record: Record) -> Record:
         failure=None,
         healthy_since=None,
         output_tail=None,
+        attempts=0,
+        checking=False,
     )
 
 

@@ -15,6 +15,8 @@ from attrs import frozen
 from praetor_api.conditions import ConditionType, DeploymentReason
 from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import ConditionStatus, FailureAction, StrategyType
+from praetor_api.protocol import features_needed
+from praetor_api.spec import REBOOT_FEATURE
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.rollout.amounts import amount
 from praetor_controller.rollout.assignment import Assignment
@@ -79,6 +81,7 @@ class Failures:
         self._now = now
         self._judged_since = judged_since
         self._deadline_s = float(deployment.policy.progress_deadline_seconds)
+        self._reboots = REBOOT_FEATURE in features_needed(deployment.template.spec)
         self.next_deadline = math.inf  # when the first of those that are not ready yet fails
 
     def of(self, device: DeviceRow, process: ProcessRow, availability: Availability | None) -> str:
@@ -88,7 +91,7 @@ class Failures:
         if process.terminating or device.maintained(self._now):
             return ""
         if availability is Availability.SILENT_AFTER_OFFER:
-            return "silent since the offer"
+            return self._late(process) if self._reboots else "silent since the offer"
         if availability is not Availability.UNAVAILABLE:
             return ""
         return process.failure or self._late(process)
