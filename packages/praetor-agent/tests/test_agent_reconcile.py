@@ -380,8 +380,64 @@ def test_a_process_that_was_deleted_and_made_again_waits_for_the_end_of_the_one_
     assert first.actions == (Stop(uid=UID, backend=Backend.PROCESS),)
     after = reconcile(wanted(again), observed(dead(143)), first.memory, 101.0)
     assert after.actions == (Start(revision=Revision(item=again)), Remove(uid=UID, backend=Backend.PROCESS))
-    other = replace(again, name="other")
-    assert Start(revision=Revision(item=other)) in plan_of(wanted(other), observed(running()), record()).actions
+
+
+GREEN = replace(item("g1", uid="uid-g"), name="green")
+NEXT_GREEN = replace(GREEN, spec_hash="g2")
+
+
+def of_green(seen: Observed) -> Observed:
+    return replace(seen, uid="uid-g")
+
+
+@pytest.mark.parametrize("backend", list(Backend))
+def test_a_start_waits_for_what_left_the_desired_state_at_most_its_grace_period(backend: Backend) -> None:
+    blue, runs = item(backend=backend), running(backend=backend)
+    first = plan_of(wanted(GREEN), observed(runs), record(blue))
+    assert first.actions == (Stop(uid=UID, backend=backend),)
+    why = first.memory["uid-g"].failure
+    assert why == Failure(reason="WaitingForOthersToEnd", message="waits for net/fw to end")
+    assert (first.memory["uid-g"].stage, first.memory["uid-g"].failures) == (ProcessStage.PENDING, 0)
+    seen = observations(wanted(GREEN), first.memory, observed(runs), {})["uid-g"]
+    assert (seen.error_message, seen.observed_spec_hash, seen.process_started) == (None, "", False)
+    assert (seen.pending_reason, seen.pending_message) == ("WaitingForOthersToEnd", "waits for net/fw to end")
+    waiting = reconcile(wanted(GREEN), observed(runs), first.memory, 129.0)
+    assert (waiting.actions, waiting.wake_at) == ((), 130)
+    ended = reconcile(wanted(GREEN), observed(dead(143, backend=backend)), waiting.memory, 129.5)
+    assert Start(revision=Revision(item=GREEN)) in ended.actions
+    assert ended.memory["uid-g"].failure is None
+    forced = reconcile(wanted(GREEN), observed(runs), waiting.memory, 130.0)
+    assert set(forced.actions) == {Start(revision=Revision(item=GREEN)), Stop(uid=UID, backend=backend, force=True)}
+
+
+def test_an_old_version_runs_on_while_its_successor_waits_for_others() -> None:
+    green = record(GREEN, uid="uid-g", name="green", proven=True)
+    memory = {UID: record(stop_deadline=130.0), "uid-g": green}
+    seen = observed(running(), of_green(running("g1")))
+    held = reconcile(wanted(NEXT_GREEN), seen, memory, 110.0)
+    assert held.actions == ()
+    said = observations(wanted(NEXT_GREEN), held.memory, seen, {})["uid-g"]
+    assert (said.observed_spec_hash, said.process_started, said.error_message) == ("g1", True, None)
+    assert said.pending_reason == "WaitingForOthersToEnd"
+    free = reconcile(wanted(NEXT_GREEN), observed(dead(143), of_green(running("g1"))), held.memory, 111.0)
+    assert Stop(uid="uid-g", backend=Backend.PROCESS) in free.actions
+    going = {**memory, "uid-g": replace(green, stop_deadline=120.0)}
+    ended = observed(running(), of_green(dead(143, "g1")))
+    assert reconcile(wanted(NEXT_GREEN), ended, going, 110.0).actions == (), "stopped already, so that nothing runs"
+
+
+def test_a_restart_waits_for_others_only_while_its_version_is_on_trial() -> None:
+    def actions(freeze: str | None = None, **more: object) -> tuple[object, ...]:
+        green = record(GREEN, uid="uid-g", name="green", stage=ProcessStage.WAITING, failures=2, **more)
+        seen = replace(observed(running(), of_green(dead(1, "g1"))), freeze=freeze)
+        plan = reconcile(wanted(GREEN), seen, {UID: record(stop_deadline=130.0), "uid-g": green}, 110.0)
+        assert plan.memory["uid-g"].failures == 2
+        return plan.actions
+
+    start = Start(revision=Revision(item=GREEN))
+    assert actions() == ()
+    assert actions(proven=True) == (replace(start, at_boot=True),)
+    assert start in actions(freeze="held")  # which lets nothing end
 
 
 def test_a_process_just_started_keeps_the_time_of_its_start() -> None:
@@ -784,7 +840,8 @@ def test_nothing_starts_beside_a_process_that_a_silent_backend_may_still_run() -
     assert why is not None
     assert (why.reason, why.message.partition(": ")[2]) == ("BackendUnavailable", WHY)
     ended = reconcile(wanted(replace(other, uid="uid-2")), observed(running()), made_again.memory, 200.0)
-    assert (ended.actions, ended.memory["uid-2"].failure) == ((Stop(uid=UID, backend=Backend.PROCESS),), None)
+    assert ended.actions == (Stop(uid=UID, backend=Backend.PROCESS),)
+    assert ended.memory["uid-2"].failure == Failure(reason="WaitingForOthersToEnd", message="waits for net/fw to end")
     given_up = Rollback(spec_hash="v2", reason=RollbackReason.HEALTH_CHECK_FAILED, message="x")
     back = record(last_good=Revision(item=item(backend=Backend.INITD)), rollback=given_up, current=Revision(item=V2))
     assert plan_of(wanted(V2), silent(), back) == Decision(memory={UID: back})

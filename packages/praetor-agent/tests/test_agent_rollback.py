@@ -518,7 +518,7 @@ def test_a_post_check_that_reboots_cut_again_and_again_fails() -> None:
 
 
 @pytest.mark.parametrize("policy", JOBS)
-def test_a_recorded_success_is_final_whoever_recorded_it(policy: RestartPolicy) -> None:
+def test_a_recorded_success_is_final_even_if_the_agent_did_not_record_it(policy: RestartPolicy) -> None:
     device = flashing(policy)
     device.end(0)  # and the device reboots before the agent sees it
     trace = device.process

@@ -105,6 +105,7 @@ class PendingReason(StrEnum):
     STATE_NOT_WRITABLE = "StateNotWritable"
     FETCHING = "FetchingArtifact"
     ENDING = "EndingOldVersion"
+    WAITING = "WaitingForOthersToEnd"
 
 
 class RollbackReason(StrEnum):

@@ -29,6 +29,7 @@ class FailureReason(StrEnum):
     BACKEND_UNAVAILABLE = "BackendUnavailable"
     MEMORY_NOT_KEPT = "MemoryNotKept"
     START_ERROR = "StartError"
+    WAITING = "WaitingForOthersToEnd"
 
 
 class TerminationReason(StrEnum):

@@ -10,7 +10,7 @@ is started, because the next agent would not know of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -74,6 +74,9 @@ class Repair:
     edited: bool = True
 
 
+_NAMED = 3
+"""How many processes a message names."""
+
 Action: TypeAlias = Fetch | Start | Stop | Remove | Repair
 
 
@@ -135,6 +138,8 @@ def _wanted(desired: Desired, device: ObservedDevice, memory: Memory, now: float
         if uid not in wanted
         and ((uid in device.observed and device.observed[uid].running) or unknown(record, device) is not None)
     }
+    leavers = (record for uid, record in memory.items() if uid not in wanted and device.freeze is None)
+    others = [record for record in leavers if _is_ending(record, device, now)]
     for item in desired.items:
         record = memory.get(item.uid) or _adopted(item, device.observed.get(item.uid))
         record = replace(record, namespace=item.namespace, name=item.name)
@@ -142,7 +147,12 @@ def _wanted(desired: Desired, device: ObservedDevice, memory: Memory, now: float
         key, starts = (item.namespace, item.name), any(isinstance(action, Start) for action in step.actions)
         if starts and key in leaving:
             # deleted and created again under the same name: the two must not run side by side
-            step = _Step(record=replace(record, failure=_waits(leaving[key])))
+            step = _Step(record=replace(record, failure=_waits(leaving[key], others)))
+        elif others and _begins(step, record):
+            step = _Step(record=replace(record, failure=_waits(None, others)))
+            if record.current is not None and not starts:  # the old version runs on meanwhile
+                kept = rollback.judged(_caught_up(record, device, now), device, now)
+                step = _fall_back(replace(kept, failure=step.record.failure), device, now)
         yield step
     for bad in desired.invalid:
         record = rollback.judged(_caught_up(_of_invalid(bad, memory), device, now), device, now)
@@ -210,9 +220,30 @@ def unknown(record: Record, device: ObservedDevice) -> str | None:
     return device.silent.get(record.current.item.spec.execution.backend)
 
 
-def _waits(why: str | None) -> Failure | None:
-    message = f"not started, because its predecessor of this name may still run: {why}"
-    return Failure(reason=FailureReason.BACKEND_UNAVAILABLE, message=message) if why else None
+def _is_ending(record: Record, device: ObservedDevice, now: float) -> bool:
+    """Return whether a process that is no longer desired still runs, and has time to end by itself."""
+    seen = device.observed.get(record.uid)
+    runs = seen is not None and seen.running and unknown(record, device) is None
+    return runs and (record.stop_deadline is None or now < record.stop_deadline)
+
+
+def _begins(step: _Step, record: Record) -> bool:
+    """Return whether *step* starts a version that is not proven, or stops the running one to make room for it.
+
+    A process that is no longer desired may hold what it needs, such as a port, until it has ended.
+    """
+    if any(isinstance(action, Start) for action in step.actions):
+        return not reboot.is_proven(step.record)
+    stops = any(isinstance(action, Stop) for action in step.actions)
+    return stops and record.stop_deadline is None and step.record.rollback is None
+
+
+def _waits(why: str | None, others: Sequence[Record]) -> Failure | None:
+    if why is not None:
+        message = f"not started, because its predecessor of this name may still run: {why}"
+        return Failure(reason=FailureReason.BACKEND_UNAVAILABLE, message=message)
+    names = ", ".join(sorted(f"{record.namespace}/{record.name}" for record in others)[:_NAMED])
+    return Failure(reason=FailureReason.WAITING, message=f"waits for {names or 'its predecessor of this name'} to end")
 
 
 def _not_kept(what: str, device: ObservedDevice) -> Failure:

@@ -65,7 +65,10 @@ def observation(
     rollback = record.rollback
     running = seen is not None and seen.running and seen.spec_hash == record.spec_hash
     completed = record.stage is ProcessStage.COMPLETED and record.exit_code is not None
-    failure, error = record.failure, record.failure.message if record.failure else reboot.outcome(record)
+    failure = record.failure
+    error = reboot.outcome(record) if failure is None else failure.message
+    if failure is not None and failure.reason == FailureReason.WAITING:
+        error = None  # to wait is no failure
     if error is None and health is not None and health.healthy is False:
         error = f"health check failed: {health.message}"
     return Observation(
@@ -164,7 +167,9 @@ def observations(
         seen = observation(
             record, device.observed.get(uid), health.get(uid), device.artifacts.get(wanted), device.freeze
         )
-        seen = with_spec_hash(_unless_unknown(seen, record, device), wanted)
+        if record.failure is None or record.failure.reason != FailureReason.WAITING:
+            seen = with_spec_hash(seen, wanted)
+        seen = _unless_unknown(seen, record, device)
         found[uid] = _with_pending(seen, record, items.get(uid), device)
     return found
 
@@ -172,6 +177,7 @@ def observations(
 _PENDING: Mapping[str, PendingReason] = {
     FailureReason.BACKEND_UNAVAILABLE: PendingReason.BACKEND_UNAVAILABLE,
     FailureReason.INVALID_SPEC: PendingReason.INVALID_SPEC,
+    FailureReason.WAITING: PendingReason.WAITING,
     FailureReason.MEMORY_NOT_KEPT: PendingReason.STATE_NOT_WRITABLE,
 }
 """Reasons that are reported, by those that are kept in memory."""

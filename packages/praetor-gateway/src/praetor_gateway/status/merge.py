@@ -323,12 +323,12 @@ def _spec(spec_hash: str, seen: Observation) -> Finding:
     kind = ConditionType.SPEC_OBSERVED
     if seen.observed_spec_hash == spec_hash:
         return Finding(kind, True, ProcessReason.CURRENT)
-    if not seen.observed_spec_hash:
+    if not seen.observed_spec_hash and seen.pending_reason not in _PENDING:
         return Finding(kind, False, ProcessReason.HASH_MISSING, "the device names no spec")
     if seen.failed_spec_hash == spec_hash:
         return Finding(kind, False, ProcessReason.GIVEN_UP, "the device went back to an older spec")
     if seen.update_held_message is not None:
-        return Finding(kind, False, ProcessReason.HELD, seen.update_held_message)
+        return Finding(kind, False, _why_held(seen), seen.update_held_message)
     if seen.error_message and seen.artifact_downloaded is False:
         return Finding(kind, False, _why(seen, ArtifactReason.DOWNLOAD_FAILED), seen.error_message)
     if seen.error_message and seen.artifact_verified is False:
@@ -392,16 +392,19 @@ def _healthy(completed: bool, seen: Observation) -> Iterator[Finding]:
         yield Finding(kind, None, ProcessReason.NOT_PROBED)
 
 
+def _why_held(seen: Observation) -> ProcessReason:
+    too_old = (seen.update_held_message or "").startswith(_TOO_OLD)
+    return ProcessReason.AGENT_TOO_OLD if too_old else ProcessReason.HELD
+
+
 def _lasting(seen: Observation, spec_hash: str, known: Mapping[str, Condition]) -> Iterator[Finding]:
     """Yield the conditions that only exceptions have: once there, they are False when the exception is over."""
-    held = seen.update_held_message
-    why = ProcessReason.AGENT_TOO_OLD if held and held.startswith(_TOO_OLD) else ProcessReason.HELD
     rolled_back = _ROLLED_BACK.get(seen.rolled_back_reason or "", ProcessReason.OTHER)
     message = seen.rolled_back_message or "" if seen.failed_spec_hash == spec_hash else None
     for kind, said, reason, otherwise in (
         (ConditionType.SPEC_WARNING, seen.warning_message or None, ProcessReason.WARNED, ProcessReason.NOT_WARNED),
         (ConditionType.ROLLED_BACK, message, rolled_back, ProcessReason.NOT_ROLLED_BACK),
-        (ConditionType.UPDATE_HELD, held, why, ProcessReason.NOT_HELD),
+        (ConditionType.UPDATE_HELD, seen.update_held_message, _why_held(seen), ProcessReason.NOT_HELD),
     ):
         if said is not None:
             yield Finding(kind, True, reason, said)
