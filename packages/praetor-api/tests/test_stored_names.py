@@ -31,6 +31,7 @@ def test_label_and_annotation_keys_never_change() -> None:
         "PEER_ADDRESS_ANNOTATION": "azure.com/praetor-gateway-peer-address",
         "RESTARTED_AT_ANNOTATION": "azure.com/restarted-at",
         "REVISION_ANNOTATION": "azure.com/revision",
+        "RETRY_ANNOTATION": "azure.com/retry",
         "ROLLED_OUT_ANNOTATION": "azure.com/rolled-out",
         "STARTED_AT_ANNOTATION": "azure.com/rollout-started-at",
         "WAVES_ANNOTATION": "azure.com/waves",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -118,7 +119,7 @@ async def test_a_process_whose_adoption_is_refused_is_left_alone(fixture: Progra
     await fixture.orphan("tel", {})
     fixture.kube.fail_next(api_error(403, "Forbidden", "quota"), verb="patch", resource=DEVICE_PROCESSES, times=3)
     await fixture.deploy()
-    await fixture.clock.advance(5)
+    await fixture.clock.advance(3)
     assert set(fixture.processes()) == {"tel-a", "tel-b", "tel-c"}
     assert fixture.status()["reasons"] == {"CannotConverge": 3}
 
@@ -232,20 +233,90 @@ async def test_a_refused_process_does_not_stop_the_others(fixture: ProgramFixtur
     fixture.kube.fail_next(refusal, verb="create", resource=DEVICE_PROCESSES)
     await fixture.switch("d")
     await fixture.switch("e")
-    await fixture.clock.advance(5)
+    await fixture.clock.advance(3)
     assert len(fixture.processes()) == 4
     assert fixture.status()["reasons"]["CannotConverge"] == 1
     await fixture.clock.advance(400)
     assert len(fixture.processes()) == 5
 
 
-async def test_a_forbidden_process_is_shown_and_not_retried_at_once(fixture: ProgramFixture) -> None:
-    going = api_error(403, "Forbidden", "namespace lab is being terminated", {"causes": [{}]})
-    fixture.kube.fail_next(going, verb="create", resource=DEVICE_PROCESSES, times=100)
+async def test_a_refused_write_is_tried_again_with_a_backoff_of_up_to_a_minute(fixture: ProgramFixture) -> None:
+    quota = api_error(403, "Forbidden", "exceeded quota: processes", {"causes": [{}]})
+    fixture.kube.fail_next(quota, verb="create", resource=DEVICE_PROCESSES, times=1000)
     await fixture.switch("d")
-    await fixture.clock.advance(200)
-    assert fixture.writes().count("create") == 3 + 1
+    attempts = []
+    for second in range(300):
+        before = fixture.writes().count("create")
+        await fixture.clock.advance(1)
+        attempts += [second] * (fixture.writes().count("create") - before)
+    pauses = [after - before for before, after in itertools.pairwise(attempts)]
+    assert pauses[:4] == pytest.approx([5, 10, 20, 40], abs=2)
+    assert pauses[4:] == pytest.approx([60] * 3, abs=2)
     assert fixture.status()["reasons"]["CannotConverge"] == 1
+    (refused,) = (each for each in fixture.status()["conditions"] if each["type"] == "WritesRefused")
+    assert (refused["status"], refused["reason"]) == ("True", "RefusedByAPI")
+    assert refused["message"].startswith("the API refuses 1 write: exceeded quota: processes; next attempt at 2026-")
+    (progressing,) = (each for each in fixture.status()["conditions"] if each["type"] == "Progressing")
+    assert "exceeded quota: processes" in progressing["message"]
+    notes = [each["note"] for each in fixture.kube.objects(EVENTS).values() if each["reason"] == "WriteRefused"]
+    assert notes
+    assert all("exceeded quota: processes" in each for each in notes)
+
+    fixture.kube.heal()
+    await fixture.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"metadata": {"annotations": {"azure.com/retry": "now"}}})
+    await fixture.clock.advance(2)
+    assert "tel-d" in fixture.processes(), "a user asked for it"
+    assert all(each["type"] != "WritesRefused" for each in fixture.status()["conditions"])
+
+
+async def test_a_refused_revision_is_shown_and_tried_again_like_a_process(fixture: ProgramFixture) -> None:
+    await fixture.report_ready()
+    await fixture.clock.advance(2)
+    quota = api_error(403, "Forbidden", "exceeded quota: controllerrevisions", {"causes": [{}]})
+    fixture.kube.fail_next(quota, verb="create", resource=CONTROLLER_REVISIONS, times=1000)
+    await fixture.change_template("v2")
+    await fixture.clock.advance(200)
+    attempts = [
+        each for each in fixture.kube.requests if (each.verb, each.resource) == ("create", CONTROLLER_REVISIONS)
+    ]
+    assert 5 <= len(attempts) - 1 <= 7
+    (refused,) = (each for each in fixture.status()["conditions"] if each["type"] == "WritesRefused")
+    assert refused["message"].startswith("the API refuses 1 write: exceeded quota: controllerrevisions; next attempt")
+    fixture.kube.heal()
+    await fixture.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"metadata": {"annotations": {"azure.com/retry": "now"}}})
+    await fixture.clock.advance(2)
+    assert "v2" in fixture.commands().values()
+    assert all(each["type"] != "WritesRefused" for each in fixture.status()["conditions"])
+
+
+async def test_of_many_refused_writes_a_few_are_tried_again_and_all_when_these_succeed(fixture: ProgramFixture) -> None:
+    quota = api_error(403, "Forbidden", "exceeded quota", {"causes": [{}]})
+    fixture.kube.fail_next(quota, verb="create", resource=DEVICE_PROCESSES, times=1000)
+    names = [f"d{number}" for number in range(50)]
+    for name in names:
+        await fixture.switch(name)
+    await fixture.clock.advance(3)
+    first = fixture.writes().count("create")
+    assert first == 3 + 50
+    await fixture.clock.advance(5)
+    assert fixture.writes().count("create") == first + 10
+    fixture.kube.heal()
+    await fixture.clock.advance(12)
+    assert len(fixture.processes()) == 3 + 50
+
+
+async def test_a_new_template_does_not_wait_for_the_attempt_of_the_refused_one(fixture: ProgramFixture) -> None:
+    await fixture.report_ready()
+    await fixture.clock.advance(2)
+    invalid = api_error(422, "Invalid", "metadata.labels: Invalid value: 'x y'", {"causes": [{}]})
+    fixture.kube.fail_next(invalid, verb="patch", resource=DEVICE_PROCESSES, times=100)
+    await fixture.change_template("v2")
+    await fixture.clock.advance(60)
+    assert fixture.status()["reasons"]["CannotConverge"] >= 1
+    fixture.kube.heal()
+    await fixture.change_template("v3")
+    await fixture.clock.advance(2)
+    assert "v3" in fixture.commands().values()
 
 
 async def test_a_denial_of_a_webhook_without_a_code_is_shown_and_stops_no_other_device(fixture: ProgramFixture) -> None:
@@ -253,7 +324,7 @@ async def test_a_denial_of_a_webhook_without_a_code_is_shown_and_stops_no_other_
     fixture.kube.fail_next(denial, verb="create", resource=DEVICE_PROCESSES, times=3)
     for name in "defgh":
         await fixture.switch(name)
-    await fixture.clock.advance(5)
+    await fixture.clock.advance(3)
     assert len(fixture.processes()) == 3 + 2
     assert fixture.status()["reasons"]["CannotConverge"] == 3
 
@@ -262,7 +333,7 @@ async def test_a_refused_deletion_is_shown_and_not_retried_at_once(fixture: Prog
     refusal = api_error(403, "Forbidden", "policy says no")
     fixture.kube.fail_next(refusal, verb="delete", resource=DEVICE_PROCESSES)
     await fixture.kube.patch(NETWORK_SWITCHES, Key("lab", "a"), {"metadata": {"labels": {"role": "spine"}}})
-    await fixture.clock.advance(200)
+    await fixture.clock.advance(3)
     assert fixture.writes().count("delete") == 1
     assert any(each["reason"] == "WriteRefused" for each in fixture.kube.objects(EVENTS).values())
     await fixture.clock.advance(200)
@@ -285,10 +356,10 @@ async def test_a_template_with_the_required_label_ends_a_refusal_at_once(fixture
     refusal = api_error(403, "Forbidden", "label team is required")
     fixture.kube.fail_next(refusal, verb="create", resource=DEVICE_PROCESSES)
     await fixture.switch("d")
-    await fixture.clock.advance(5)
+    await fixture.clock.advance(3)
     assert "tel-d" not in fixture.processes()
     await fixture.change_template("v1", labels={"app": "tel", "team": "x"})
-    await fixture.clock.advance(5)
+    await fixture.clock.advance(3)
     assert "tel-d" in fixture.processes()
 
 
@@ -378,7 +449,7 @@ async def test_a_change_that_the_api_refuses_as_invalid_is_shown(fixture: Progra
     await fixture.clock.advance(2)
     fixture.kube.fail_next(api_error(422, "Invalid", "spec.execution: no"), verb="patch", resource=DEVICE_PROCESSES)
     await fixture.change_template("v2")
-    await fixture.clock.advance(5)
+    await fixture.clock.advance(3)
     assert fixture.status()["reasons"]["CannotConverge"] == 1
 
 

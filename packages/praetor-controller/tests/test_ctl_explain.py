@@ -51,6 +51,18 @@ def test_a_deployment_is_explained_by_the_reasons_of_its_devices(lab: Lab) -> No
     ]
 
 
+def test_a_refused_write_is_explained_in_the_words_of_the_api(lab: Lab) -> None:
+    sentence = "metadata.labels: Invalid value: 'x y'"
+    again = "next attempt at 2026-01-01T01:00:05Z, or now with: praetorctl rollout retry tel"
+    refused = {"type": "WritesRefused", "status": "True", "reason": "RefusedByAPI", "lastTransitionTime": LONG_AGO}
+    conditions = [refused | {"message": f"the API refuses 4 writes: {sentence}; {again}"}]
+    lab.patch(DEVICE_PROCESS_DEPLOYMENTS, "tel", "status", status={"conditions": conditions})
+    output = lab.run("explain", "tel").output
+    assert f"tel: WritesRefused=True RefusedByAPI: the API refuses 4 writes: {sentence}; {again}" in output
+    assert "next writes: none" in output
+    assert f"CannotConverge: 4 devices: cannot get the template: the API refuses it ({sentence})" in output
+
+
 def test_every_command_warns_while_no_gateway_judges_the_devices(lab: Lab, tmp_path: Path) -> None:
     gone = {"type": "GatewayAvailable", "status": "False", "reason": "GatewayUnavailable", "message": "no gateway"}
     conditions = [gone | {"lastTransitionTime": LONG_AGO}]

@@ -178,6 +178,17 @@ def test_a_selector_that_no_label_can_match_is_refused_by_its_schema_and_by_the_
     assert plan(lab, body, "--strict").exit_code == 2
 
 
+@pytest.mark.parametrize(("existing", "verb"), [(0, "create"), (2, "patch")], ids=["create", "update"])
+def test_what_the_api_refuses_is_forecast_in_its_own_words(existing: int, verb: str) -> None:
+    lab = lab_of(2, existing)
+    body = manifest()
+    body["spec"]["template"] = {"metadata": {"annotations": {"x y": "z"}}, "spec": NEW}
+    result = plan(lab, body, "--strict")
+    assert result.exit_code == 2
+    assert "tel: warning: the API refuses its processes: " in result.stdout
+    assert "x y" in result.stdout
+
+
 def test_long_lists_and_many_steps_are_bounded() -> None:
     text = plan(lab_of(9), manifest(rolling={"maxUnavailable": 4}), "--max-steps", "1").output
     assert "leaf-0, leaf-1, leaf-2 and 1 more" in text

@@ -459,6 +459,12 @@ def test_undo_brings_the_template_before_back(lab: Lab) -> None:
     assert lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["spec"]["template"] == template("v1")
 
 
+def test_a_retry_is_asked_for_by_an_annotation(lab: Lab) -> None:
+    assert lab.run("rollout", "retry", "tel").output == "tel: refused writes are tried again\n"
+    annotations = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]["annotations"]
+    assert annotations["azure.com/retry"] == "2026-01-01T01:00:00Z"
+
+
 def undo_lab(marks: Sequence[str], **state: Any) -> Lab:
     """Return a lab of revisions v1, v2, … with *marks* of having been rolled out; the newest is the template."""
     lab = lab_with(status("X"))

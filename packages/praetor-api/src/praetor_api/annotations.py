@@ -22,6 +22,7 @@ __all__ = [
     "OFFERED_AT_ANNOTATION",
     "PEER_ADDRESS_ANNOTATION",
     "RESTARTED_AT_ANNOTATION",
+    "RETRY_ANNOTATION",
     "REVISION_ANNOTATION",
     "ROLLED_OUT_ANNOTATION",
     "STARTED_AT_ANNOTATION",
@@ -65,6 +66,9 @@ WAVES_ANNOTATION = "azure.com/waves"
 
 STARTED_AT_ANNOTATION = "azure.com/rollout-started-at"
 """On a ControllerRevision: when its rollout began last (RFC 3339)."""
+
+RETRY_ANNOTATION = "azure.com/retry"
+"""On a deployment: changed to try writes that the API refused again at once (RFC 3339)."""
 
 ROLLED_OUT_ANNOTATION = "azure.com/rolled-out"
 """On a ControllerRevision: the number that it had when every device had it for the first time."""

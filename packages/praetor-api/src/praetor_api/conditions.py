@@ -48,6 +48,7 @@ class ConditionType(StrEnum):
     PROGRESSING = "Progressing"
     PAUSED = "Paused"
     GATEWAY_AVAILABLE = "GatewayAvailable"
+    WRITES_REFUSED = "WritesRefused"
 
 
 class ProcessReason(StrEnum):
@@ -104,6 +105,7 @@ class DeploymentReason(StrEnum):
     FAILURE_POLICY = "FailurePolicy"
     INVALID_SPEC = "InvalidSpec"
     GATEWAY_UNAVAILABLE = "GatewayUnavailable"
+    REFUSED_BY_API = "RefusedByAPI"
     NO_DEVICES = "NoDevices"
     WAVE_MATCHES_NOTHING = "WaveMatchesNothing"
     WAVE_HAS_NO_ELIGIBLE_DEVICE = "WaveHasNoEligibleDevice"

@@ -111,6 +111,7 @@ def token() -> None:
         "pause": "Stop a rollout where it is.",
         "restart": "Restart every process of a deployment, as a rollout.",
         "resume": "Let a paused rollout go on.",
+        "retry": "Try writes that the API refused again at once, after their cause was removed.",
         "status": "Follow the rollout of a deployment to its end: it is done, has failed or is paused.",
         "undo": "Bring an earlier template back, as a rollout.",
     },

@@ -93,6 +93,10 @@ class ForecastModel:
         ]
         self._inventory = evolve(self._inventory, revisions=tuple(rows))
 
+    def next_writes(self) -> Sequence[Action]:
+        """Return what the controller would write now; the model stays as it is."""
+        return self._inventory.plan(self.deployment, self.now, GatewayState.JUDGING).actions
+
     def carry_out(self, actions: Sequence[Action]) -> None:
         """Apply *actions*, as the API does."""
         for action in actions:

@@ -24,6 +24,7 @@ from praetor_api.kube.objects import Condition, ConditionStatus
 from praetor_api.wire import clean_text
 from praetor_controller.ctl.cluster import Cluster, list_all
 from praetor_controller.ctl.times import age
+from praetor_controller.model.actions import Create, Delete
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, project_revision
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
@@ -33,6 +34,9 @@ from praetor_controller.rollout.assignment import adoptable
 from praetor_controller.rollout.neighbours import Neighbour
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import GatewayState, Moment, Plan, Snapshot
+
+_MAX_REFUSALS = 100
+"""How often a plan is made again without the writes that the API refused: enough for a budget of one device."""
 
 
 @frozen(kw_only=True)
@@ -73,10 +77,11 @@ class Inventory:
     def plan(self, deployment: DeploymentRow, now: datetime, gateway: GatewayState | None = None) -> Plan:
         """Return what the controller's planner decides about *deployment* at *now*.
 
-        *gateway* is by default as the controller wrote into the status.
+        *gateway*, and what the API refused, is by default as the controller wrote into the status.
         """
         if gateway is None:
             gateway = GatewayState.JUDGING if _gateway_gone(deployment) is None else GatewayState.GONE
+            return _with_refusals(self._snapshot(deployment, now, gateway), now)
         return plan(self._snapshot(deployment, now, gateway), now)
 
     def _neighbour(self, deployment: DeploymentRow) -> Neighbour:
@@ -138,6 +143,25 @@ def gateway_warning(deployments: Iterable[DeploymentRow], now: datetime) -> str:
         return ""
     since = gone.last_transition_time or now
     return f"Warning: {gone.message} (for {age(format_time(since), now)}); what devices reported is as old"
+
+
+def _with_refusals(snapshot: Snapshot, now: datetime) -> Plan:
+    """Return the plan without the writes that the API refused, by the status: what is left to write was refused."""
+    planned = plan(snapshot, now)
+    refused = get_condition(snapshot.deployment.status.conditions, ConditionType.WRITES_REFUSED)
+    if refused is None or planned.status is None:
+        return planned
+    sentence = refused.message.partition(": ")[2].rpartition("; next attempt")[0]
+    refusals: dict[str, str] = {}
+    for _ in range(_MAX_REFUSALS):  # a refused device leaves its place in the budget to the next
+        writes = [each for each in planned.actions if not isinstance(each, Delete)]
+        if not writes:
+            break
+        devices = (each.device if isinstance(each, Create) else each.process.device for each in writes)
+        refusals |= dict.fromkeys(devices, sentence)
+        planned = plan(evolve(snapshot, refusals=refusals), now)
+    status = planned.status and evolve(planned.status, conditions=snapshot.deployment.status.conditions)
+    return evolve(planned, status=status)
 
 
 def _gateway_gone(deployment: DeploymentRow) -> Condition | None:

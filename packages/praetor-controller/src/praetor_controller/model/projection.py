@@ -15,6 +15,7 @@ from praetor_api.annotations import (
     MANAGED_ANNOTATION,
     OFFERED_AT_ANNOTATION,
     RESTARTED_AT_ANNOTATION,
+    RETRY_ANNOTATION,
     REVISION_ANNOTATION,
     WAVE_ANNOTATION,
 )
@@ -161,6 +162,7 @@ def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:
         matches=matches,
         approved=_approved(annotations.get(APPROVED_WAVES_ANNOTATION) or ""),
         change_cause=clean_text(annotations.get(CHANGE_CAUSE_ANNOTATION) or "")[:_MAX_CAUSE],
+        retry=(annotations.get(RETRY_ANNOTATION) or "")[:_MAX_CAUSE],
         status=_stored_status(obj.get("status") or {}),
         fault=fault,
     )

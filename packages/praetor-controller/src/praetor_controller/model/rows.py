@@ -140,7 +140,8 @@ class DeploymentRow:
     """A deployment; *fault* says why it cannot be acted on, and is empty when it can.
 
     *approved* are the approved waves, as `<revision>/<wave>`. *change_cause* is why its template was changed last, in
-    the words of the user who changed it.
+    the words of the user who changed it. A change of *retry* asks for another attempt at refused
+    writes.
     """
 
     name: str
@@ -154,6 +155,7 @@ class DeploymentRow:
     matches: Matches = field(eq=False)  # follows from policy.selector
     approved: frozenset[str] = frozenset()
     change_cause: str = ""
+    retry: str = ""
     status: StoredStatus = StoredStatus()
     fault: str = ""
 

@@ -15,8 +15,9 @@ from attrs import frozen
 
 from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.api import KubeApi
-from praetor_api.kube.client.errors import NotFound
+from praetor_api.kube.client.errors import ApiError, Forbidden, NotFound
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
+from praetor_api.kube.codec import encode
 from praetor_api.kube.conditions import is_true
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.events import EventRecorder, ObjectRef
@@ -31,14 +32,14 @@ from praetor_controller.reconcile.cache import BY_NAMESPACE, BY_OWNER, OWNERLESS
 from praetor_controller.reconcile.events import DeploymentEvent, transition_events, write_events
 from praetor_controller.reconcile.revision_history import RevisionHistory
 from praetor_controller.reconcile.snapshot_builder import Sources, build_snapshot
-from praetor_controller.reconcile.state import DirtySet, ReconcilerState
-from praetor_controller.reconcile.writer import FIELD_MANAGER, WriteOutcome, Writer
+from praetor_controller.reconcile.state import DirtySet, ReconcilerState, Refusal
+from praetor_controller.reconcile.writer import FIELD_MANAGER, WriteOutcome, Writer, is_refusal
 from praetor_controller.rollout.assignment import adoptable
 from praetor_controller.rollout.incremental import IncrementalAggregate
 from praetor_controller.rollout.neighbours import Neighbour
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import GatewayState, Moment, Plan, Snapshot
-from praetor_controller.rollout.status import status_patch, was_rolled_out
+from praetor_controller.rollout.status import refusal_text, status_patch, was_rolled_out, writes_refused
 
 STATUS_PERIOD_S = 1.0
 """The status of a deployment is written at most this often."""
@@ -46,6 +47,9 @@ REQUEUE_S = 0.2
 """The delay of the next pass when writes met a conflict or a refusal: by then the informer shows more."""
 AUDIT_S = 60.0
 """How often a pass over all devices confirms what was counted incrementally."""
+
+_HISTORY = "/revision"
+"""The key of the refusals for the write of a ControllerRevision; no device has this name."""
 
 T = TypeVar("T")
 
@@ -107,7 +111,12 @@ class DeploymentReconciler:
             return Result()
         state = self._state(key, deployment)
         await self._writer.resolve(key.namespace, state)
-        revisions = () if deployment.fault else await self._history.record(deployment)
+        try:
+            revisions = await self._revisions(deployment, state)
+        except ApiError as e:
+            if not is_refusal(e):
+                raise
+            return await self._show_refusal(key, deployment, state, e.message)
         adoption = await self._adopt(deployment, state)
         if adoption.trouble is not None:
             raise adoption.trouble
@@ -137,10 +146,34 @@ class DeploymentReconciler:
         status_cooldown_s = self._until(state.status_due_at) if state.account else 0.0
         return Result(self._requeue_after(planned, outcome, state, status_after_s), pass_s, status_cooldown_s)
 
+    async def _revisions(self, deployment: DeploymentRow, state: ReconcilerState) -> tuple[RevisionRow, ...]:
+        """Return the history with the template in it; what the API answered, again while it is too early to retry."""
+        if deployment.fault:
+            return ()
+        revisions = {each for each in (deployment.template.revision, deployment.status.current_revision) if each}
+        refused = state.refusals.current(revisions, deployment.retry, self._clock.monotonic()).get(_HISTORY)
+        if refused is not None:
+            raise Forbidden(403, "Forbidden", refused)
+        found = await self._history.record(deployment)
+        state.refusals.accepted(_HISTORY, self._clock.monotonic())
+        return found
+
+    async def _show_refusal(self, key: Key, deployment: DeploymentRow, state: ReconcilerState, why: str) -> Result:
+        """Say in the status that the API refused the revision, before which no process is written."""
+        monotonic, now = self._clock.monotonic(), self._clock.now()
+        if _HISTORY not in state.refusals:
+            state.refusals.add(_HISTORY, Refusal(deployment.template.revision, why), monotonic)
+            self._record(deployment, write_events(0, 0, 0, why))
+        text = refusal_text(deployment.name, {_HISTORY: why}, state.refusals.retry_time(now.timestamp(), monotonic))
+        conditions = writes_refused(deployment, text, now)
+        if conditions != deployment.status.conditions:
+            await self._write_status(key, deployment, {"conditions": [encode(each) for each in conditions]})
+        return Result(self._until(state.refusals.retry_at))
+
     async def _adopt(self, deployment: DeploymentRow, state: ReconcilerState) -> WriteOutcome:
         """Become the owner of processes that a deployment of this name left behind, before others are made beside."""
         ownerless = self._cache.processes.by_index(OWNERLESS, left_by(deployment))
-        devices, namespace, refused = self._cache.devices, deployment.namespace, state.refusals.keys()
+        devices, namespace, refused = self._cache.devices, deployment.namespace, state.refusals
         found = adoptable(deployment, ownerless, lambda name: devices.get(Key(namespace, name)))
         adoptions = [Adopt(process) for process in found if process.device not in refused]
         return await self._writer.carry_out(deployment, adoptions, state)
@@ -324,7 +357,7 @@ class DeploymentReconciler:
     ) -> float | None:
         """Return in how many seconds the next pass is due if no event comes before; None when none is."""
         waits = [wait for wait in (status_after_s,) if wait is not None]
-        retry_at = state.retry_at()
+        retry_at = state.refusals.retry_at
         if retry_at is not None:
             waits.append(self._until(retry_at))
         if planned.recheck_at is not None:

@@ -77,6 +77,8 @@ def build_snapshot(
         )
     state.started_at = newest.started_at if newest else 0.0
     revision_since, rollout_since = _began(deployment, newest, state, now, watching=watching)
+    revisions = {each.revision for each in (deployment.template, current) if each}
+    refusals = state.refusals.current(revisions, deployment.retry, monotonic)
     return Snapshot(
         deployment=deployment,
         devices=matching,
@@ -87,11 +89,12 @@ def build_snapshot(
         occupied=Occupied(sources.find, deployment),
         stored_as=frozenset(state.stored_as.get(wanted, ())),
         in_flight=frozenset(state.unknown),
-        refusals=state.refused({each.revision for each in (deployment.template, current) if each}, monotonic),
         revision_since=revision_since,
         revision_stamp=newest.started_at if newest else None,
         watched_since=_time(state.since("watched", None, now.steady)) if watching else None,
         ahead_s=now.ahead_s,
+        refusals=refusals,
+        retry_at=state.refusals.retry_time(now.wall.timestamp(), monotonic),
         current=current,
         current_stored_as=frozenset(state.stored_as.get(current.spec_hash, ()) if current else ()),
         down_elsewhere=down.devices,

@@ -10,21 +10,89 @@ from attrs import field, frozen, mutable
 from praetor_api.kube.client.resource import Key
 from praetor_controller.rollout.incremental import IncrementalAggregate
 
-REFUSED_FOR_S = 300.0
-"""A write that the API refused is tried again after this time: its schema or its webhooks may have been fixed."""
+FIRST_RETRY_S = 5.0
+"""A write that the API refused is tried again after this time, and after twice as long each time it is refused again:
+its schema, a quota or a webhook may have been fixed."""
+MAX_RETRY_S = 60.0
+RETRIED_AT_ONCE = 10
+"""How many of many refused writes are tried again first: while they are refused, so would be the others."""
 
 
 @frozen
 class Refusal:
-    """A write that the API will not take.
-
-    *revision* is the hash of the template that it was made for, labels and annotations included; *until* is in
-    monotonic seconds.
-    """
+    """A write that the API did not take; *revision* is the hash of the template, labels and annotations included."""
 
     revision: str
     message: str
-    until: float
+
+
+@mutable
+class Refusals:
+    """The refused writes of a deployment, by device or delete-refusal key, and when some are tried again.
+
+    *retry_at* is in monotonic seconds, and None while there is nothing to try again.
+    """
+
+    retry_at: float | None = None
+    _found: dict[str, Refusal] = field(factory=dict)
+    _retried: set[str] = field(factory=set)
+    _attempts: int = 0
+    _asked: str | None = None
+    _shown: tuple[float, float] = (0.0, 0.0)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._found
+
+    def add(self, key: str, refusal: Refusal, now: float) -> None:
+        """Remember that the API refused the write *key*."""
+        self._found[key] = refusal
+        if self.retry_at is None:
+            self._schedule(now)
+
+    def accepted(self, key: str, now: float) -> None:
+        """Try all again when the API took one of those that it had refused."""
+        if key in self._retried:
+            self._retry(now)
+
+    def current(self, revisions: Collection[str], asked: str, now: float) -> Mapping[str, str]:
+        """Return the messages of those for one of *revisions* that are not to be tried again now; forget the others.
+
+        A new value of *asked* is a user's request to try all again.
+        """
+        if self._asked not in (None, asked):
+            self._retry(now)
+        self._asked = asked
+        kept = {key: each for key, each in self._found.items() if each.revision in revisions}
+        replaced, self._found = bool(self._found) and not kept, kept
+        due = self.retry_at is not None and now >= self.retry_at
+        if replaced or (due and not kept):  # nothing was refused since the last attempt
+            self.retry_at, self._attempts = None, 0
+        elif due:
+            first = list(kept)[: RETRIED_AT_ONCE if self._attempts else None]
+            self._retried = set(first)
+            for key in first:
+                del kept[key]
+            self._schedule(now)
+        return {key: each.message for key, each in self._found.items()}
+
+    def retry_time(self, epoch: float, now: float) -> float:
+        """Return when some are tried again, in whole seconds of the wall clock, for people; 0 for never.
+
+        *epoch* is *now* on that clock. The time stays the same while the attempt does.
+        """
+        if self.retry_at is None:
+            return 0.0
+        if self._shown[0] != self.retry_at:
+            self._shown = self.retry_at, float(round(epoch + self.retry_at - now))
+        return self._shown[1]
+
+    def _schedule(self, now: float) -> None:
+        self.retry_at = now + min(FIRST_RETRY_S * 2.0**self._attempts, MAX_RETRY_S)
+        self._attempts += 1
+
+    def _retry(self, now: float) -> None:
+        if self.retry_at is not None:
+            self.retry_at, self._attempts = now, 0
 
 
 @mutable(kw_only=True)
@@ -40,7 +108,7 @@ class ReconcilerState:
 
     uid: str = ""
     writing_to: frozenset[str] = frozenset()
-    refusals: dict[str, Refusal] = field(factory=dict)
+    refusals: Refusals = field(factory=Refusals)
     stored_as: dict[str, set[str]] = field(factory=dict)
     unknown: dict[str, str] = field(factory=dict)
     status_due_at: float | None = None
@@ -55,19 +123,6 @@ class ReconcilerState:
         if known is None or known[0] != stamp:
             known = self._seen[what] = (stamp, now)
         return known[1]
-
-    def refused(self, revisions: Collection[str], now: float) -> Mapping[str, str]:
-        """Return why writes for one of *revisions* were refused, by device or delete-refusal key; forget the others."""
-        self.refusals = {
-            device: refusal
-            for device, refusal in self.refusals.items()
-            if refusal.revision in revisions and now < refusal.until
-        }
-        return {device: refusal.message for device, refusal in self.refusals.items()}
-
-    def retry_at(self) -> float | None:
-        """Return when the first of the refused writes may be tried again."""
-        return min((refusal.until for refusal in self.refusals.values()), default=None)
 
 
 class DirtySet:

@@ -36,7 +36,7 @@ from praetor_controller.model.manifests import adoption_patch, process_manifest,
 from praetor_controller.model.projection import owner_of
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.reconcile.cache import Cache
-from praetor_controller.reconcile.state import REFUSED_FOR_S, ReconcilerState, Refusal
+from praetor_controller.reconcile.state import ReconcilerState, Refusal
 from praetor_controller.rollout.snapshot import delete_refusal_key
 
 FIELD_MANAGER = "praetor-controller"
@@ -71,6 +71,12 @@ class WriteOutcome:
     @property
     def wrote(self) -> int:
         return self.adopted + self.created + self.updated + self.deleted
+
+
+def is_refusal(error: KubeError) -> bool:
+    """Return whether the API refused a write for what is in it, or for a quota, a role, a namespace that is going away
+    or a webhook: what that denies without a code of its own is a 400."""
+    return isinstance(error, Invalid | Forbidden) or (isinstance(error, ApiError) and error.status in (400, 413))
 
 
 class Writer:
@@ -143,6 +149,7 @@ class Writer:
             await self._failed(action, work, e)
         else:
             self._metrics.writes.labels(type(action).__name__.lower(), "done").inc()
+            work.state.refusals.accepted(_refusal_key(action, work.deployment), self._clock.monotonic())
 
     async def _write(self, action: Write, work: _Work) -> None:
         deployment, outcome = work.deployment, work.outcome
@@ -201,13 +208,10 @@ class Writer:
                 self._processes.assume_deleted(row)
             case Invalid() if isinstance(action, Update) and await self._is_stale(key, action.process, work.outcome):
                 work.outcome.requeue = True
-            case Invalid() | Forbidden() | ApiError(status=400 | 413):  # a quota, a role, a namespace that is going
-                # away, or a webhook: what it denies without a code of its own is a 400
-                until = self._clock.monotonic() + REFUSED_FOR_S
-                if isinstance(action, Delete):
-                    device = delete_refusal_key(action.process)
+            case ApiError() if is_refusal(error):
+                device = _refusal_key(action, work.deployment)
                 template = action.template if isinstance(action, Create | Update) else work.deployment.template
-                work.state.refusals[device] = Refusal(template.revision, error.message, until)
+                work.state.refusals.add(device, Refusal(template.revision, error.message), self._clock.monotonic())
                 work.outcome.refused = error.message
                 work.outcome.requeue = True
             case Unreachable() | ServerError():
@@ -273,3 +277,7 @@ def _subject(action: Write, deployment: DeploymentRow) -> tuple[str, Key, Proces
     if isinstance(action, Create):
         return action.device, Key(deployment.namespace, action.name), None
     return action.process.device, Key(action.process.namespace, action.process.name), action.process
+
+
+def _refusal_key(action: Write, deployment: DeploymentRow) -> str:
+    return delete_refusal_key(action.process) if isinstance(action, Delete) else _subject(action, deployment)[0]

@@ -28,7 +28,7 @@ from praetor_controller.rollout.budgets import Domains, matches_nothing
 from praetor_controller.rollout.failure_policy import Failures, Stop, stopped
 from praetor_controller.rollout.reasons import Reason, ReasonCode, Reasons
 from praetor_controller.rollout.snapshot import Aggregate, Counts, GatewayState, Plan, Snapshot, delete_refusal_key
-from praetor_controller.rollout.status import FleetSummary, fault_status, rollout_status, was_rolled_out
+from praetor_controller.rollout.status import FleetSummary, fault_status, refusal_text, rollout_status, was_rolled_out
 from praetor_controller.rollout.verdicts import (
     Context,
     Step,
@@ -110,6 +110,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
         stopped=stop.message if stop else "",
         rolled_back=stop.rollback if stop else False,
         gateway=snapshot.gateway,
+        refused=refusal_text(deployment.name, snapshot.refusals, snapshot.retry_at),
     )
     status, deadline = rollout_status(deployment, summary, now)
     recheck = {verdicts.all[number].recheck_at for number in verdicts.others}  # most are the same: none

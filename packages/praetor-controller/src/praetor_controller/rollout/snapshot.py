@@ -72,6 +72,7 @@ class Snapshot:
     stored_as: hashes that the API is known to store for the template, when it changes what is written.
     in_flight: devices with a write of unknown outcome.
     refusals: devices and delete-refusal keys whose write the API refused, with its message.
+    retry_at: when some of these are tried again, in seconds since the epoch (0: never).
     revision_since: when the revision's rollout began, if that was before *rollout_since*.
     revision_stamp: what offers of this rollout have as their stamp at least (None: as *revision_since*).
     watched_since: devices that were ready by then are shown as available (None: no others are than those that are).
@@ -96,6 +97,7 @@ class Snapshot:
     stored_as: frozenset[str] = frozenset()
     in_flight: frozenset[str] = frozenset()
     refusals: Mapping[str, str] = field(factory=dict)
+    retry_at: float = 0.0
     revision_since: datetime | None = None
     revision_stamp: float | None = None
     watched_since: datetime | None = None

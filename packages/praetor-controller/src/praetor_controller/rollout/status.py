@@ -13,14 +13,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from attrs import frozen
 
 from praetor_api.conditions import ConditionType, DeploymentReason
-from praetor_api.kube.codec import encode
+from praetor_api.kube.codec import encode, format_time
 from praetor_api.kube.conditions import get_condition, set_condition, without_condition
 from praetor_api.kube.objects import Condition, ConditionStatus, StrategyType
 from praetor_controller.model.rows import DeploymentRow
@@ -59,6 +60,10 @@ _HOLDS = {
 """What holds a rollout until a user acts, and what to do, with the detail of the reason in the place of `{}`."""
 
 
+_MAX_SENTENCE = 1024
+"""How much of an answer of the API is repeated, in characters."""
+
+
 @frozen(kw_only=True)
 class FleetSummary:
     """What a pass over the devices came to.
@@ -79,6 +84,7 @@ class FleetSummary:
     stopped: str = ""
     rolled_back: bool = False
     gateway: GatewayState = GatewayState.JUDGING
+    refused: str = ""
 
 
 @frozen
@@ -105,6 +111,7 @@ def rollout_status(
     conditions = _paused(conditions, deployment, summary, now)
     conditions = _rolled_back(conditions, deployment, summary, now)
     conditions = _gateway_available(conditions, deployment, summary, now)
+    conditions = _writes_refused(conditions, deployment, summary.refused, now)
     status = RolloutStatus(
         observed_generation=deployment.generation,
         counts=summary.counts,
@@ -202,6 +209,8 @@ def _progressing(deployment: DeploymentRow, summary: FleetSummary, now: datetime
         return _ConditionState(ConditionStatus.TRUE, DeploymentReason.WAITING_FOR_DELETION, message)
     if deployment.strategy is StrategyType.ROLLING_UPDATE and summary.limit == 0:
         where += "; maxUnavailable is 0, so only devices that are unavailable already are updated"
+    if summary.refused:
+        where += f"; {summary.refused}"
     if summary.reasons.keys() & _PATIENT:
         message = f"revision {revision} waits as asked: {where}"
         return _ConditionState(ConditionStatus.TRUE, DeploymentReason.ROLLOUT_IN_PROGRESS, message)
@@ -254,6 +263,34 @@ def _gateway_available(
         return without_condition(conditions, ConditionType.GATEWAY_AVAILABLE)
     state = _ConditionState(ConditionStatus.FALSE, DeploymentReason.GATEWAY_UNAVAILABLE, message)
     return _set(conditions, ConditionType.GATEWAY_AVAILABLE, state, deployment.generation, now)
+
+
+def writes_refused(deployment: DeploymentRow, refused: str, now: datetime) -> tuple[Condition, ...]:
+    """Return the conditions of *deployment* with what the API refuses, as refusal_text() says it; empty: nothing."""
+    return _writes_refused(deployment.status.conditions, deployment, refused, now)
+
+
+def refusal_text(name: str, refusals: Mapping[str, str], retry_at: float) -> str:
+    """Return what the API says of most of the refused writes of the deployment *name*; empty without any.
+
+    *retry_at* is when some are tried again, in seconds since the epoch.
+    """
+    if not refusals:
+        return ""
+    ((sentence, _),) = Counter(refusals.values()).most_common(1)
+    writes = f"{len(refusals)} write{'' if len(refusals) == 1 else 's'}"
+    at = format_time(datetime.fromtimestamp(retry_at, UTC))
+    again = f"next attempt at {at}, or now with: praetorctl rollout retry {name}"
+    return f"the API refuses {writes}: {sentence[:_MAX_SENTENCE]}; {again}"
+
+
+def _writes_refused(
+    conditions: tuple[Condition, ...], deployment: DeploymentRow, refused: str, now: datetime
+) -> tuple[Condition, ...]:
+    if not refused:
+        return without_condition(conditions, ConditionType.WRITES_REFUSED)
+    state = _ConditionState(ConditionStatus.TRUE, DeploymentReason.REFUSED_BY_API, refused)
+    return _set(conditions, ConditionType.WRITES_REFUSED, state, deployment.generation, now)
 
 
 def _set(

@@ -13,7 +13,7 @@ import yaml
 from attrs import evolve
 
 from praetor_api.kube.client.api import PatchType
-from praetor_api.kube.client.errors import NotFound
+from praetor_api.kube.client.errors import ApiError, Forbidden, NotFound
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Key
 from praetor_controller.ctl.cluster import (
     FIELD_MANAGER,
@@ -31,6 +31,9 @@ from praetor_controller.ctl.inventory import read_inventory
 from praetor_controller.ctl.output import output_option, show, warn
 from praetor_controller.ctl.rollout_patch import all_approved
 from praetor_controller.ctl.times import duration_option
+from praetor_controller.model.actions import Create, Update
+from praetor_controller.model.manifests import process_manifest, process_patch
+from praetor_controller.reconcile.writer import is_refusal
 
 
 @click.command("plan")
@@ -86,7 +89,35 @@ async def _forecast(cluster: Cluster, manifest: dict[str, Any], ready_after_s: f
     inventory, processes = await read_inventory(cluster), await list_all(cluster, DEVICE_PROCESSES)
     if warning := inventory.gateway_warning(cluster.clock.now()):
         warn(warning)
-    return forecast(ForecastModel(inventory, processes, deployment, cluster.clock.now()), ready_after_s)
+    model = ForecastModel(inventory, processes, deployment, cluster.clock.now())
+    refusal = await _refusal(cluster, model)
+    result = forecast(model, ready_after_s)
+    result.warnings += refusal
+    return result
+
+
+async def _refusal(cluster: Cluster, model: ForecastModel) -> tuple[str, ...]:
+    """Return what the API says of the first write in a dry run, when it refuses it; other writes differ in names."""
+    writes = (
+        each for each in model.next_writes() if isinstance(each, Create) or (isinstance(each, Update) and each.spec)
+    )
+    action, deployment, now = next(writes, None), model.deployment, model.now
+    if action is None:
+        return ()
+    try:
+        if isinstance(action, Create):
+            body = process_manifest(deployment, action, now)
+            del body["metadata"]["ownerReferences"]  # the owner may not exist yet
+            await cluster.api.create(DEVICE_PROCESSES, cluster.namespace, body, field_manager=FIELD_MANAGER)
+        else:
+            key, patch = Key(cluster.namespace, action.process.name), process_patch(deployment, action, now)
+            await cluster.api.patch(
+                DEVICE_PROCESSES, key, patch, patch_type=PatchType.JSON, field_manager=FIELD_MANAGER
+            )
+    except ApiError as e:
+        rights = isinstance(e, Forbidden) and " cannot " in e.message  # the user's own, not the controller's
+        return () if rights or not is_refusal(e) else (f"the API refuses its processes: {e.message}",)
+    return ()
 
 
 async def _as_stored(cluster: Cluster, manifest: dict[str, Any]) -> dict[str, Any]:
