@@ -39,7 +39,16 @@ def test_a_device_without_an_agent_leaves_its_process_pending(fleet: AgentFleet,
         lambda item: item.get("status", {}).get("desiredNumberScheduled") == 1,
         what="the deployment counts it",
     )
-    assert phase(kube.processes()[device]) in ("", "Pending")
+    kube.apply(device_process("orphan", f"{device}-missing", sleeping(), kind="DPU"))
+    eventually(
+        lambda: [
+            (phase(found), conditions(found)["AgentConnected"]["reason"])
+            for found in (kube.processes()[device], kube.process("orphan"))
+        ],
+        lambda found: found == [("Pending", "NeverConnected"), ("Pending", "NotDeclared")],
+        what="both say that no device was ever heard",
+    )
+    assert conditions(kube.switch(device))["AgentConnected"]["reason"] == "NeverConnected"
     assert state["status"].get("numberReady", 0) == 0
     assert condition(state, "Available") == "False"
 

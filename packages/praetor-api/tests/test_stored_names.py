@@ -57,6 +57,7 @@ def test_condition_reasons_never_change() -> None:
         "NotDownloaded", "Verified", "NotVerified", "NothingToVerifyBy", "Started", "NotStarted", "StartFailed",
         "Exited", "Completed", "Healthy", "Unhealthy", "NotProbedYet", "NotRunning", "Reported", "NoWarning",
         "SpecRolledBack", "Other", "NotRolledBack", "HeldOnDevice", "NotHeld", "SeveralBootsReport", "OneBootReports",
+            "NeverConnected", "NotDeclared",
         "OwnerGone", "BoundElsewhere", "ForeignNamespace", "Accepted", "AgentTooOld",
     }  # fmt: skip
     assert {each.value for each in DeploymentReason} >= {

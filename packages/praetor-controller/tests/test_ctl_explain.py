@@ -225,3 +225,18 @@ def test_why_a_device_does_not_act_on_the_current_spec_is_shown_in_its_own_words
     said = condition | {"observedGeneration": 1, "reason": "SpecOutdated"}
     lab.patch(DEVICE_PROCESSES, "tel-leaf-1", "status", status={"conditions": [*conditions[:-1], said]})
     assert message not in lab.run("explain", subject).output
+
+
+def test_devices_and_processes_that_were_never_heard_are_explained(lab: Lab) -> None:
+    never = {"type": "AgentConnected", "status": "Unknown", "reason": "NeverConnected", "message": "check its agent"}
+    lab.patch(NETWORK_SWITCHES, "spine-1", "status", status={"conditions": [never]})
+    assert lab.run("explain", "spine-1").stdout.splitlines()[0] == "spine-1: NeverConnected: check its agent"
+    assert json.loads(lab.run("explain", "spine-1", "-o", "json").output)["absent"] == "NeverConnected: check its agent"
+    lab.process("by", "hand", "lost")
+    (name,) = [key.name for key in lab.kube.objects(DEVICE_PROCESSES) if key.name.endswith("lost")]
+    lab.patch(DEVICE_PROCESSES, name, "status", status={"conditions": [{**never, "reason": "NotDeclared"}]})
+    for subject in (name, "lost"):
+        line = f"{name}: on lost, which no NetworkSwitch declares; NotDeclared: check its agent\n"
+        assert lab.run("explain", subject).stdout == line
+        (found,) = json.loads(lab.run("explain", subject, "-o", "json").output)["processes"]
+        assert found["absent"] == "NotDeclared: check its agent"

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 
@@ -168,3 +170,41 @@ async def test_the_lease_is_released_at_shutdown() -> None:
         assert lab.kube.objects(LEASES)[Key("lab", "praetor-gateway-arbiter")]["spec"]["holderIdentity"] == "gateway-1"
         assert lab.value("arbiter") == 1
     assert lab.kube.objects(LEASES)[Key("lab", "praetor-gateway-arbiter")]["spec"]["holderIdentity"] == ""
+
+
+def absence(obj: Mapping[str, Any]) -> tuple[str, str]:
+    [found] = [each for each in obj["status"]["conditions"] if each["type"] == "AgentConnected"]
+    return found["status"], found["reason"]
+
+
+@pytest.mark.parametrize("kind", ["NetworkSwitch", "DPU"])
+async def test_a_device_that_was_never_heard_says_so_within_ten_seconds_and_not_once_it_is(kind: str) -> None:
+    async with running_lab() as lab:
+        await lab.clock.advance(20)
+        await lab.declare("leaf-1")
+        await lab.declare("leaf-2", switch=False, deviceRef={"kind": kind, "name": "leaf-2"})
+        await lab.clock.advance(10)
+        assert absence(lab.switch("leaf-1")) == ("Unknown", "NeverConnected")
+        assert absence(lab.process("leaf-1")) == ("Unknown", "NeverConnected")
+        assert absence(lab.process("leaf-2")) == ("Unknown", "NotDeclared")
+        assert [lab.process(name)["status"]["phase"] for name in ("leaf-1", "leaf-2")] == ["Pending", "Pending"]
+        before = len(lab.kube.requests)
+        await lab.clock.advance(60)
+        assert not [each for each in lab.kube.requests[before:] if each.subresource == "status"]
+        await lab.kube.create(NETWORK_SWITCHES, "lab", switch_object("leaf-2"))
+        await lab.clock.advance(10)
+        assert absence(lab.process("leaf-2")) == ("Unknown", "NeverConnected")
+        for device in ("leaf-1", "leaf-2"):
+            await lab.report(device, then_s=5)
+            assert absence(lab.process(device)) == absence(lab.switch(device)) == ("True", "HeartbeatReceived")
+
+
+async def test_a_device_that_connects_soon_never_says_that_it_did_not() -> None:
+    async with running_lab() as lab:
+        await lab.clock.advance(20)
+        await lab.declare("leaf-1")
+        await lab.clock.advance(2)
+        writes = sum(each.subresource == "status" for each in lab.kube.requests)
+        await lab.report("leaf-1", await lab.running("leaf-1"), then_s=20)
+        assert absence(lab.process("leaf-1"))[0] == "True"
+        assert sum(each.subresource == "status" for each in lab.kube.requests) <= writes + 3  # process, switch, counts

@@ -59,6 +59,8 @@ class ProcessReason(StrEnum):
 
     HEARD = "HeartbeatReceived"
     SILENT = "HeartbeatMissed"
+    NEVER_CONNECTED = "NeverConnected"
+    NOT_DECLARED = "NotDeclared"
     SEVERAL_BOOTS = "SeveralBootsReport"
     ONE_BOOT = "OneBootReports"
     CURRENT = "SpecCurrent"

@@ -97,7 +97,12 @@ class Gateway:
         )
         self._liveness = LivenessTracker(self._fleet, self._pending, limits, clock, self._is_fresh)
         self._composer = StatusComposer(
-            self._fleet, self._pending, self._liveness.connected, self._liveness.fetched_generation, self._is_fresh
+            self._fleet,
+            self._pending,
+            self._liveness.connected,
+            self._liveness.fetched_generation,
+            self._is_fresh,
+            self._liveness.absence,
         )
         self._resync = ResyncRequester(self._fleet, self._pending)
         self._arbiter = Arbiter(

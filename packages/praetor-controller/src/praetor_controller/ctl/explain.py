@@ -13,7 +13,7 @@ from praetor_controller.ctl.errors import CommandFailed
 from praetor_controller.ctl.inventory import Inventory
 from praetor_controller.ctl.output import OutputFormat, painted, structured, table
 from praetor_controller.model.actions import Create, Delete, Update
-from praetor_controller.model.rows import DeploymentRow
+from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.rollout.reasons import Reason, ReasonCode
 from praetor_controller.rollout.snapshot import Plan
 
@@ -179,12 +179,17 @@ def _device_reason(inventory: Inventory, deployment: DeploymentRow, device: str,
     )
 
 
-def device_text(device: str, found: Sequence[DeviceReason], output: str, refused: str = "") -> str:
-    """Return what is printed about a device; *refused* is why the gateway ignores its NetworkSwitch."""
+def device_text(device: str, found: Sequence[DeviceReason], output: str, refused: str = "", absent: str = "") -> str:
+    """Return what is printed about a device.
+
+    *refused* is why the gateway ignores its NetworkSwitch, *absent* why it was never heard.
+    """
     if output != OutputFormat.TABLE:
         data = {"device": device, "deployments": [_device_data(each) for each in found]}
-        return structured(data | ({"refused": refused} if refused else {}), output)
+        more = {"refused": refused, "absent": absent}
+        return structured(data | {name: why for name, why in more.items() if why}, output)
     lines = [refusal_text(device, refused, output)] if refused else []
+    lines += [f"{device}: {absent}"] if absent else []
     if not found:
         return "\n".join([*lines, f"{device}: no deployment selects it"])
     headers = ("DEPLOYMENT", "REASON", "DETAIL", "HAS", "WANTED", "MEANING")
@@ -200,6 +205,21 @@ def device_text(device: str, found: Sequence[DeviceReason], output: str, refused
         for each in found
     ]
     return "\n".join([*lines, table(headers, rows)])
+
+
+def undeclared_text(rows: Sequence[ProcessRow], absent: Mapping[str, str], output: str) -> str:
+    """Return what is printed about processes of a device that no NetworkSwitch declares."""
+    found = [
+        {"process": row.name, "device": row.device, "connected": row.connected, "absent": absent.get(row.name)}
+        for row in rows
+    ]
+    if output != OutputFormat.TABLE:
+        return structured({"processes": found}, output)
+    words = {True: "its agent is connected", False: "its agent is not connected any more", None: "no gateway says more"}
+    return "\n".join(
+        f"{row.name}: on {row.device}, which no NetworkSwitch declares; {absent.get(row.name, words[row.connected])}"
+        for row in rows
+    )
 
 
 def refusal_text(name: str, why: str, output: str) -> str:

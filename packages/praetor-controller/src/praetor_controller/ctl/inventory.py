@@ -38,13 +38,16 @@ from praetor_controller.rollout.snapshot import GatewayState, Moment, Plan, Snap
 _MAX_REFUSALS = 100
 """How often a plan is made again without the writes that the API refused: enough for a budget of one device."""
 
+_ABSENT = (ProcessReason.NEVER_CONNECTED, ProcessReason.NOT_DECLARED)
+
 
 @frozen(kw_only=True)
 class Inventory:
     """All rows of a namespace. What only the running controller remembers (refused writes) is not among them.
 
     *refused_devices* and *refused_processes* are what the gateway says of those that it ignores, by name; *pending* is
-    why a device does not act on the current spec of a process yet, by the process's name.
+    why a device does not act on the current spec of a process yet, by the process's name. *absent* is why a device was
+    never heard, by the name of a switch or of a process.
     """
 
     devices: Mapping[str, DeviceRow]
@@ -54,6 +57,7 @@ class Inventory:
     refused_devices: Mapping[str, str] = {}
     refused_processes: Mapping[str, str] = {}
     pending: Mapping[str, str] = {}
+    absent: Mapping[str, str] = {}
 
     def _snapshot(self, deployment: DeploymentRow, now: datetime, gateway: GatewayState) -> Snapshot:
         """Return the snapshot that the controller would plan *deployment* from."""
@@ -91,6 +95,11 @@ class Inventory:
         """Return the processes that *deployment* owns."""
         return [row for row in self.processes.values() if row.owner == deployment.uid]
 
+    def undeclared(self, name: str) -> list[ProcessRow]:
+        """Return the process called *name*, or those of that device, if no NetworkSwitch declares it."""
+        rows = (row for row in self.processes.values() if name in (row.name, row.device))
+        return sorted((row for row in rows if row.device not in self.devices), key=lambda row: row.name)
+
     def processes_on(self, device: str) -> list[ProcessRow]:
         """Return the processes of *device*, in order of their names."""
         return sorted((row for row in self.processes.values() if row.device == device), key=lambda row: row.name)
@@ -110,6 +119,7 @@ def inventory_of(
         revisions=tuple(map(project_revision, revisions)),
         refused_devices=_refused(switches),
         refused_processes=_refused(processes),
+        absent=_absent([*switches, *processes]),
         pending={each["metadata"]["name"]: why for each in processes if (why := _pending(each))},
     )
 
@@ -130,6 +140,20 @@ def _pending(process: Mapping[str, Any]) -> str:
             silent = each.get("reason") in (ProcessReason.OUTDATED, ProcessReason.HASH_MISSING)
             return "" if silent else f"{each.get('reason')}: {clean_text(each.get('message') or '')}"
     return ""
+
+
+def _absent(objects: list[dict[str, Any]]) -> dict[str, str]:
+    found = {}
+    for each in objects:
+        condition = _condition(each, ConditionType.AGENT_CONNECTED)
+        if condition.get("status") == "Unknown" and condition.get("reason") in _ABSENT:
+            found[each["metadata"]["name"]] = f"{condition['reason']}: {clean_text(condition.get('message') or '')}"
+    return found
+
+
+def _condition(obj: Mapping[str, Any], kind: ConditionType) -> Mapping[str, Any]:
+    conditions = (obj.get("status") or {}).get("conditions") or ()
+    return next((each for each in conditions if each.get("type") == kind), {})
 
 
 def _refused(objects: list[dict[str, Any]]) -> dict[str, str]:

@@ -7,13 +7,20 @@ from collections.abc import Callable, Mapping
 
 from attrs import define, field
 
+from praetor_api.conditions import ProcessReason
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.runtime.clock import Clock
 from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex, went_back
 from praetor_gateway.fleet.rows import CachedProcess, Row
 from praetor_gateway.liveness.detector import OWN, DetectorLimits, FailureDetector, ScanResult
-from praetor_gateway.status.merge import connection, fetched_generation
-from praetor_gateway.status.pending import CONNECTED_DEBOUNCE_S, FIRST_REPORT_DEBOUNCE_S, PendingStatuses, StatusKey
+from praetor_gateway.status.merge import connection, fetched_generation, shows_absence
+from praetor_gateway.status.pending import (
+    ABSENCE_DEBOUNCE_S,
+    CONNECTED_DEBOUNCE_S,
+    FIRST_REPORT_DEBOUNCE_S,
+    PendingStatuses,
+    StatusKey,
+)
 from praetor_gateway.status.switch import counts, shown_counts
 
 
@@ -106,6 +113,12 @@ class LivenessTracker:
             return None
         return self._detector.connected(device)
 
+    def absence(self, device: DeclaredDevice) -> ProcessReason | None:
+        """Return why *device* was never heard; None when it was, or while that is not ours to say."""
+        if self._detector is None or not self._is_fresh() or self._detector.connected(device.name) is not None:
+            return None
+        return ProcessReason.NEVER_CONNECTED if device.switch is not None else ProcessReason.NOT_DECLARED
+
     def connected_count(self) -> int:
         """Return how many devices are connected; 0 unless leading."""
         return self._detector.count() if self._detector is not None else 0
@@ -170,6 +183,16 @@ class LivenessTracker:
         connected = detector.connected(device.name)
         if connected is not None:
             self._publish(device, connected)
+        elif (absence := self.absence(device)) is not None:
+            self._publish_absence(device, absence)
+
+    def _publish_absence(self, device: DeclaredDevice, absence: ProcessReason) -> None:
+        switch = device.switch
+        if switch is not None and not shows_absence(switch.status.conditions, absence):
+            self._pending.submit(StatusKey(NETWORK_SWITCHES, switch.key), ABSENCE_DEBOUNCE_S)
+        for row in device.served:
+            if not shows_absence(row.status.conditions, absence):
+                self._pending.submit(StatusKey(DEVICE_PROCESSES, row.key), ABSENCE_DEBOUNCE_S)
 
     def _recount(self, detector: FailureDetector, device: DeclaredDevice) -> None:
         """Queue the counts that changed while no replica led, for none wrote them then."""

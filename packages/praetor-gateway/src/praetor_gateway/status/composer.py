@@ -14,7 +14,7 @@ from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES,
 from praetor_api.kube.conditions import is_true
 from praetor_api.kube.objects import ConditionStatus, Phase, Reported
 from praetor_api.protocol import Observation
-from praetor_gateway.fleet.devices import DeviceIndex
+from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Row
 from praetor_gateway.status import patch
 from praetor_gateway.status.merge import merge
@@ -22,7 +22,9 @@ from praetor_gateway.status.patch import StatusPatch
 from praetor_gateway.status.pending import COUNTS_DEBOUNCE_S, PendingStatuses, StatusKey
 from praetor_gateway.status.switch import SwitchFacts, counts, merge_switch
 
-ProcessFacts: TypeAlias = tuple[Observation | None, Reported | None, bool | None, int | None, ProcessReason | None]
+ProcessFacts: TypeAlias = tuple[
+    Observation | None, Reported | None, bool | None, int | None, ProcessReason | None, ProcessReason | None
+]
 _STANDINGS = (ConditionType.REFUSED, ConditionType.NAME_CONFLICT)
 
 
@@ -32,6 +34,7 @@ class StatusComposer:
 
     *connected* returns whether a device is connected, and None while this replica does not lead or does not know;
     *fetched* the generation of a process that its device fetched last, None when it is not known.
+    *absence* returns why a device was never heard, None if it was or if it is not known.
     *leads* returns whether this replica leads: it alone writes which objects count for no device.
     """
 
@@ -40,6 +43,7 @@ class StatusComposer:
     _connected: Callable[[str], bool | None]
     _fetched: Callable[[CachedProcess], int | None]
     _leads: Callable[[], bool]
+    _absence: Callable[[DeclaredDevice], ProcessReason | None]
 
     def compose(self, key: StatusKey, now: datetime) -> StatusPatch | None:
         """Return the write that *key* needs; None when its status says all, or when the object is gone."""
@@ -98,7 +102,7 @@ class StatusComposer:
         row = self._fleet.process(key)
         if row is None:
             return None
-        observation, reported, connected, fetched, standing = facts = self._process_facts(row)
+        observation, reported, connected, fetched, standing, absence = facts = self._process_facts(row)
         device = self._fleet.device(row.device)
         status = merge(
             row,
@@ -108,6 +112,7 @@ class StatusComposer:
             now=now,
             fetched=fetched,
             standing=standing,
+            absence=absence,
         )
         return patch.of_process(row, status, facts, has_switch=device is not None and device.switch is not None)
 
@@ -123,7 +128,8 @@ class StatusComposer:
         connected = self._connected(row.device) if served else None
         fetched = self._fetched(row) if connected is False else None
         standing = self._fleet.standing(row) if self._leads() else None
-        return *self._pending.observation(row), connected, fetched, standing
+        absence = self._absence(device) if device is not None and served else None
+        return *self._pending.observation(row), connected, fetched, standing, absence
 
     def _switch_facts(self, key: Key) -> SwitchFacts | None:
         device, row = self._fleet.device(key.name), self._fleet.switch(key)
@@ -142,6 +148,7 @@ class StatusComposer:
             processes=counts(device.served) if connected is not None else None,
             connected=connected,
             standing=standing,
+            absence=self._absence(device),
         )
 
 

@@ -56,6 +56,13 @@ _HELD = (
     "the device keeps what it runs and gets nothing new: another namespace declares its name, and its own has no "
     "NetworkSwitch of it any more. Create it again, or ask an administrator for praetorctl devices transfer"
 )
+ABSENT: Mapping[str, str] = {
+    ProcessReason.NEVER_CONNECTED: "the device has never connected; check that its agent runs, its token, and the "
+    "address of the gateway",
+    ProcessReason.NOT_DECLARED: "no NetworkSwitch has the name in spec.deviceRef, and no agent of this name has ever "
+    "connected; check the name, or declare the device",
+}
+"""Why a device was never heard, and what to do about it."""
 _TOO_OLD = f"{ProcessReason.AGENT_TOO_OLD}("
 _ARTIFACT = {reason.value: reason for reason in ArtifactReason}
 _PENDING = {reason.value: reason for reason in PendingReason}
@@ -81,12 +88,13 @@ def merge(
     now: datetime,
     fetched: int | None = None,
     standing: ProcessReason | None = None,
+    absence: ProcessReason | None = None,
 ) -> DeviceProcessStatus:
     """Return the status of *row* after what the device saw of it, and whether it is *connected*.
 
     *observation* None: there is no new one; one that was *reported* before what *row* holds is ignored. *connected*,
     *standing* (`DeviceIndex.standing`) None: it is not known, or not ours to say. *fetched* is the generation that a
-    device which is not connected fetched last; None when that is not known.
+    device which is not connected fetched last; None when that is not known. *absence* is why a device was never heard.
     """
     status, conditions, spec_hash = row.status, by_type(row.status.conditions), row.spec_hash
     set_standing(conditions, standing, row.generation, now)
@@ -103,6 +111,8 @@ def merge(
     if connected is not None:
         set_connected(conditions, connected, row.generation if connected else fetched, now)
         _set_fetched(conditions, fetched)
+    elif absence is not None:
+        set_absent(conditions, absence, row.generation, now)
     status = evolve(status, conditions=in_order(conditions, row.status.conditions))
     return _with_reason(evolve(status, phase=_phase(row.restart_policy, spec_hash, status)), row.status)
 
@@ -121,6 +131,7 @@ _IN_THE_WAY = (
     (ConditionType.REFUSED, ConditionStatus.TRUE),
     (ConditionType.NAME_CONFLICT, ConditionStatus.TRUE),
     (ConditionType.AGENT_CONNECTED, ConditionStatus.FALSE),
+    (ConditionType.AGENT_CONNECTED, ConditionStatus.UNKNOWN),
     (ConditionType.ROLLED_BACK, ConditionStatus.TRUE),
     (ConditionType.SPEC_OBSERVED, ConditionStatus.FALSE),
     (ConditionType.ARTIFACT_DOWNLOADED, ConditionStatus.FALSE),
@@ -166,6 +177,27 @@ def set_connected(conditions: dict[str, Condition], connected: bool, generation:
             status=status,
             reason=ProcessReason.HEARD if connected else ProcessReason.SILENT,
             message="" if connected else SILENCE,
+            observed_generation=generation,
+            now=now,
+        )
+
+
+def shows_absence(conditions: tuple[Condition, ...], absence: ProcessReason) -> bool:
+    """Return whether AgentConnected says *absence*, or something better: that a device was heard once."""
+    known = get_condition(conditions, ConditionType.AGENT_CONNECTED)
+    return known is not None and (known.reason == absence or known.reason not in ABSENT)
+
+
+def set_absent(conditions: dict[str, Condition], absence: ProcessReason, generation: int, now: datetime) -> None:
+    """Set AgentConnected of a device that was never heard to Unknown."""
+    known = conditions.get(ConditionType.AGENT_CONNECTED)
+    if not shows_absence(() if known is None else (known,), absence):
+        conditions[ConditionType.AGENT_CONNECTED] = next_condition(
+            known,
+            type=ConditionType.AGENT_CONNECTED,
+            status=ConditionStatus.UNKNOWN,
+            reason=absence,
+            message=ABSENT[absence],
             observed_generation=generation,
             now=now,
         )

@@ -32,6 +32,9 @@ CONNECTED_DEBOUNCE_S = 0.1
 """How long a connection that was found waits, as a result does. A lost one does not wait."""
 FIRST_REPORT_DEBOUNCE_S = 0.5
 """How long the first AgentConnected of a process waits for the first report on it, to be written together."""
+ABSENCE_DEBOUNCE_S = 5.0
+"""How long it waits to be written that a device was never heard: one that is new may connect, or another replica may
+know it."""
 AGENT_DEBOUNCE_S = 0.5
 """How long what an agent says of itself waits: version, boot and facts come in its first reports."""
 COUNTS_DEBOUNCE_S = 5.0

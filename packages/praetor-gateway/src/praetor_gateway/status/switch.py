@@ -13,7 +13,7 @@ from praetor_api.kube.conditions import is_true, next_condition
 from praetor_api.kube.objects import ConditionStatus, NetworkSwitchStatus, Phase, ProcessCounts, Reported
 from praetor_gateway.fleet.order import following, supersedes
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
-from praetor_gateway.status.merge import REFUSED, by_type, in_order, set_connected, set_standing
+from praetor_gateway.status.merge import REFUSED, by_type, in_order, set_absent, set_connected, set_standing
 
 
 @frozen(kw_only=True)
@@ -29,6 +29,7 @@ class SwitchFacts:
     processes: ProcessCounts | None = None
     connected: bool | None = None
     standing: ProcessReason | None = None
+    absence: ProcessReason | None = None
     reported: Reported | None = None
     duplicate: str | None = None
 
@@ -65,6 +66,8 @@ def merge_switch(row: CachedSwitch, facts: SwitchFacts, now: datetime) -> Networ
         )
     if facts.connected is not None:
         set_connected(conditions, facts.connected, row.generation, now)
+    elif facts.absence is not None:
+        set_absent(conditions, facts.absence, row.generation, now)
     if facts.duplicate or (facts.duplicate is not None and ConditionType.DUPLICATE in conditions):
         conditions[ConditionType.DUPLICATE] = next_condition(
             conditions.get(ConditionType.DUPLICATE),

@@ -14,6 +14,7 @@ from praetor_controller.ctl.explain import (
     explain_deployment,
     explain_device,
     refusal_text,
+    undeclared_text,
 )
 from praetor_controller.ctl.inventory import read_inventory
 from praetor_controller.ctl.output import output_option, warn
@@ -42,10 +43,12 @@ async def explain(cluster: Cluster, subject: str, max_devices: int, output: str)
     if subject in inventory.deployments:  # a device of the same name is asked for as DPD/DEVICE
         return deployment_text(explain_deployment(inventory, subject, now), output, max_devices)
     if subject in inventory.devices:
-        why = inventory.refused_devices.get(subject, "")
-        return device_text(subject, explain_device(inventory, subject, now), output, why)
+        why, absent = inventory.refused_devices.get(subject, ""), inventory.absent.get(subject, "")
+        return device_text(subject, explain_device(inventory, subject, now), output, why, absent)
     if subject in inventory.refused_processes:
         return refusal_text(subject, inventory.refused_processes[subject], output)
+    if undeclared := inventory.undeclared(subject):
+        return undeclared_text(undeclared, inventory.absent, output)
     raise CommandFailed(
         f"not found: {subject} is neither a device nor a deployment, nor a process that is ignored; check the name and "
         "--namespace"
