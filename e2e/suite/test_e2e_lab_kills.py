@@ -185,15 +185,23 @@ class Booted(KillTarget):
         return process_spec(["bin/run"], backend=backend, execution=execution, artifact=artifact)
 
     def check_definitions(self, revision: int) -> None:
-        etc = self.disk.place / "etc"
         lasting = sum(not name.endswith("process") for name in self.lasting(revision))
+        eventually(
+            self._definitions,
+            lambda found: [len(each) for each in found] == [lasting, lasting],
+            what="each service is defined once, and for the next boot, its version being proven",
+        )
+
+    def _definitions(self) -> tuple[list[Path], list[Path]]:
+        """Return the definitions of services, and those that init starts at boot."""
+        etc = self.disk.place / "etc"
         if "systemd" in self.backends:
             begun = list((etc / "systemd/system/multi-user.target.wants").glob("praetor-*"))
             known = [path for path in (etc / "systemd/system").glob("praetor-*") if "-job-" not in path.name]
         else:
             begun = list((etc / "rc2.d").glob("S*praetor-*"))
             known = [path for path in (etc / "init.d").glob("praetor-*") if "-job-" not in path.name]
-        assert len(known) == len(begun) == lasting, (known, begun)
+        return known, begun
 
 
 class WithPodman(KillTarget):

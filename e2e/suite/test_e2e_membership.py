@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
+import sys
+
 from e2e.rollouts.plan_check import PlanCheck
 from e2e.rollouts.scenario import await_done
-from e2e.stack.kube import DEPLOYMENTS, PROCESSES, SWITCHES, Kube
-from e2e.stack.manifests import deployment
+from e2e.stack.kube import DEPLOYMENTS, PROCESSES, SWITCHES, Kube, condition, conditions
+from e2e.stack.manifests import deployment, process_spec
 from e2e.stack.waiting import eventually
 from e2e.suite.fleet import AgentFleet
-from e2e.suite.readiness import await_ready
+from e2e.suite.readiness import await_ready, is_ready
 from e2e.suite.running import is_alive
 from e2e.suite.workloads import prompt, shell
 
@@ -36,6 +38,40 @@ def test_a_device_that_is_relabelled_loses_and_gets_its_process(fleet: AgentFlee
     eventually(lambda: kube.deployment("sleeper")["status"]["desiredNumberScheduled"] == 1, what="one is counted")
     fleet.label(device, LEAF)
     assert await_ready(kube, [device, other])[device]["status"]["pid"] != pid
+
+
+ENDING_S = 8
+HOLDS = f"""
+import fcntl, os, signal, sys, time
+device = os.path.dirname(os.path.dirname(os.environ["PRAETOR_PROCESS_DIR"]))
+port = open(device + "/port", "w")
+fcntl.flock(port, fcntl.LOCK_EX | fcntl.LOCK_NB)
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep({ENDING_S}), sys.exit(0)))
+while True:
+    signal.pause()
+"""
+"""Holds what a device has once, as a port, and takes a while to give it up."""
+
+
+def test_the_process_of_the_next_deployment_waits_until_that_of_the_last_one_has_ended(
+    fleet: AgentFleet, kube: Kube
+) -> None:
+    device, other = fleet.add(2, labels={"colour": "blue"})
+    spec = process_spec([sys.executable], execution={"args": ["-c", HOLDS], "terminationGracePeriodSeconds": 30})
+    kube.apply(deployment("blue", spec, match={"colour": "blue"}))
+    await_ready(kube, [device, other])
+    stop = {"maxFailures": 0, "action": "Pause"}
+    kube.apply(deployment("green", spec, match={"colour": "green"}, failurePolicy=stop))
+    fleet.label(device, {"colour": "green"})
+    waiting = eventually(
+        lambda: next((one for one in kube.list(PROCESSES) if one["metadata"]["name"] == f"green-{device}"), {}),
+        lambda found: conditions(found).get("SpecObserved", {}).get("reason") == "WaitingForOthersToEnd",
+        what="green says what it waits for",
+    )
+    assert f"/blue-{device} to end" in conditions(waiting)["SpecObserved"]["message"]
+    green = eventually(lambda: kube.process(f"green-{device}"), is_ready, what="green runs")
+    assert green["status"]["restartCount"] == 0
+    assert condition(kube.deployment("green"), "Paused") != "True"
 
 
 def test_a_changed_selector_moves_the_processes(fleet: AgentFleet, kube: Kube, plan_check: PlanCheck) -> None:

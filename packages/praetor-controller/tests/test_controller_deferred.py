@@ -11,7 +11,7 @@ from attrs import evolve
 
 from controller_testing import START, deployment, device, process, snapshot, template
 from praetor_api.kube.objects import FailurePolicy, StrategyType, Wave
-from praetor_controller.model.actions import Update
+from praetor_controller.model.actions import Create, Update
 from praetor_controller.model.projection import project_device, project_process
 from praetor_controller.model.rows import ProcessRow, StoredStatus
 from praetor_controller.rollout.neighbours import Neighbour, neighbours_down
@@ -175,6 +175,15 @@ def test_the_silence_of_an_expected_reboot_is_a_failure_only_after_the_deadline(
     )
     assert made.reasons["a"].code is ReasonCode.SILENT_SINCE_OFFER
     assert (made.status is not None and made.status.failed_revision is not None) is stops
+
+
+def test_a_device_without_a_process_gets_none_that_its_agent_does_not_know_and_delays_no_wave() -> None:
+    row = deployment("v2", waves=(Wave(name="first", limit=1),))
+    row = evolve(row, template=evolve(row.template, spec=REBOOTS))
+    new = evolve(device("new"), features=frozenset({"reboot.v1"}))
+    made = plan(snapshot(row, [device("old"), new, evolve(device("far"), connected=None)], []), START)
+    assert made.reasons["old"] == Reason(ReasonCode.AGENT_TOO_OLD, "reboot.v1")
+    assert [action.device for action in made.actions if isinstance(action, Create)] == ["new"]
 
 
 def test_what_an_agent_knows_is_one_of_its_facts() -> None:

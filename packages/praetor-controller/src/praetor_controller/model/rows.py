@@ -35,6 +35,7 @@ class DeviceRow:
     in_maintenance: bool = False
     maintenance_until: float | None = None
     features: frozenset[str] = frozenset()  # what its agent knows beyond the first version
+    too_old: str = ""  # features of the template that its connected agent lacks, while a pass looks at it
 
     def maintained(self, now: float) -> bool:
         """Return whether it is in maintenance at *now*."""

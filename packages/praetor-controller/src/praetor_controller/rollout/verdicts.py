@@ -55,7 +55,7 @@ class Gate(StrEnum):
     REFUSED = "the API refused the write"
     PAUSED = "`spec.paused`"
     ON_DELETE = "`OnDelete`"
-    HELD = "the device holds updates"
+    HELD = "the device holds updates, or its agent is too old"
     WAVE = "its wave is closed"
     WAVE_CURRENT = "its wave is closed, and a revision was rolled out before"
     NAME_LEFTOVER = "a deleted deployment's process has the name"
@@ -136,6 +136,7 @@ TABLE: tuple[Rule, ...] = (
     Rule((_NOTHING,), (Gate.IN_FLIGHT,), _NO_PROCESS, ReasonCode.CREATING),
     Rule((_NOTHING,), (Gate.REFUSED,), _NO_PROCESS, ReasonCode.CANNOT_CONVERGE),
     Rule((_NOTHING,), (Gate.PAUSED,), _NO_PROCESS, ReasonCode.PAUSED),
+    Rule((_NOTHING,), (Gate.HELD,), _NO_PROCESS, ReasonCode.AGENT_TOO_OLD),
     Rule((_NOTHING,), (Gate.WAVE,), _NO_PROCESS, None),
     Rule((_NOTHING,), (Gate.NAME_LEFTOVER,), _NO_PROCESS, ReasonCode.TERMINATING),
     Rule((_NOTHING,), (Gate.NAME_TAKEN,), _NO_PROCESS, ReasonCode.NAME_TAKEN),
@@ -314,6 +315,8 @@ def _gate_of_creation(context: Context, number: int, device: DeviceRow) -> tuple
         return Gate.REFUSED, ""
     if context.paused:
         return Gate.PAUSED, ""
+    if device.too_old:
+        return Gate.HELD, ""
     closed = context.closed(number) is not None
     if closed and snapshot.current is None:
         return Gate.WAVE, ""
@@ -421,16 +424,22 @@ def with_too_old_held(snapshot: Snapshot) -> Snapshot:
     The gateway would not send them the spec, and all would take it at once when their agents are upgraded.
     """
     needed = features_needed(snapshot.deployment.template.spec)
-    missing = {device.name: needed - device.features for device in snapshot.devices if not needed <= device.features}
+    missing = {
+        device.name: ",".join(sorted(needed - device.features))
+        for device in snapshot.devices
+        if not needed <= device.features
+    }
     if not missing:
         return snapshot
+    devices = [
+        evolve(device, too_old=missing[device.name]) if device.name in missing and device.connected else device
+        for device in snapshot.devices
+    ]
     processes = [
-        evolve(process, held=f"{_TOO_OLD}{','.join(sorted(missing[process.device]))})")
-        if process.device in missing
-        else process
+        evolve(process, held=f"{_TOO_OLD}{missing[process.device]})") if process.device in missing else process
         for process in snapshot.processes
     ]
-    return evolve(snapshot, processes=processes)
+    return evolve(snapshot, devices=devices, processes=processes)
 
 
 def _detail(context: Context, rule: Rule, device: DeviceRow, process: ProcessRow | None, name: str) -> str:
@@ -444,6 +453,8 @@ def _detail(context: Context, rule: Rule, device: DeviceRow, process: ProcessRow
             return f"{name} of a deleted deployment is not collected yet"
         case ReasonCode.NAME_TAKEN:
             return f"{name} belongs to another owner or to none"
+        case ReasonCode.AGENT_TOO_OLD:
+            return device.too_old
         case ReasonCode.UPDATE_HELD if process is not None:
             return process.held
         case ReasonCode.FAILING if process is not None:

@@ -236,7 +236,7 @@ class _Devices:
         self, device: DeviceRow, process: ProcessRow | None, availability: Availability | None, *, updated: bool
     ) -> bool:
         if process is None:
-            return device.connected is not False
+            return device.connected is not False and not device.too_old
         if availability in (Availability.SILENT_AFTER_OFFER, Availability.SILENT) and not updated:
             return self._now < blamed_until(process, self._policy, self._current)
         return availability not in _NOT_COUNTED and (updated or not process.held)
