@@ -9,13 +9,14 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_testing import until
+from agent_testing import FakeClock, until
 from praetor_agent import settings
 from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.backends import container
@@ -29,11 +30,11 @@ from praetor_agent.backends.container import (
     probe_in,
     render_environment,
 )
-from praetor_agent.backends.images import Images
+from praetor_agent.backends.images import COLLECT_AGAIN_SECONDS, Images
 from praetor_agent.backends.probes import Prober
 from praetor_agent.backends.protocol import Owner
 from praetor_agent.clock import SystemClock
-from praetor_agent.core.model import Observed, Revision
+from praetor_agent.core.model import ArtifactState, Observed, Revision
 from praetor_agent.errors import ArtifactGone, BackendError, StartError, UsageError
 from praetor_api.annotations import CONTAINER_DEVICE_LABEL, CONTAINER_UID_LABEL
 from praetor_api.protocol import DesiredItem
@@ -243,6 +244,90 @@ def test_an_archive_is_loaded_where_no_registry_is(tmp_path: Path, image: str) -
     wanted = item(f"registry.invalid/elsewhere@sha256:{digest}", "/bin/sleep", "1000")
     revision = fetched(tmp_path, wanted)
     assert revision.artifact_digest == f"sha256:{digest}"
+
+
+def small_image(place: Path, text: str) -> tuple[str, str]:
+    """Save an image that holds *text* as an archive for the agent, and nowhere else; return reference and digest."""
+    (place / "root").mkdir(exist_ok=True)
+    (place / "root" / "text").write_text(text)
+    name = f"localhost/praetor-test-{os.getpid()}-{text}:1"
+    subprocess.run(("tar", "-C", str(place / "root"), "-cf", f"{place}/root.tar", "."), check=True)
+    subprocess.run((*COMMAND, "import", f"{place}/root.tar", name), check=True, capture_output=True)
+    (place / "images").mkdir(exist_ok=True)
+    saved = place / "saved.tar"
+    save = (*COMMAND, "save", "--format", "oci-archive", "-o", str(saved), name)
+    subprocess.run(save, check=True, capture_output=True)
+    subprocess.run((*COMMAND, "rmi", "-f", name), check=True, capture_output=True)
+    digest = str(
+        json.loads(subprocess.check_output(("tar", "-xOf", str(saved), "index.json")))["manifests"][0]["digest"]
+    )
+    saved.rename(place / "images" / f"{digest.removeprefix('sha256:')}.tar")
+    return f"registry.invalid/{text}@{digest}", digest.removeprefix("sha256:")
+
+
+@real
+def test_an_image_is_removed_once_it_is_neither_current_nor_last_good_and_counts_until_then(
+    tmp_path: Path, image: str
+) -> None:
+    runtime, clock = Runtime(COMMAND), FakeClock()
+    store = ArtifactStore(tmp_path / "a", images=tmp_path / "images")
+    images = Images(runtime, tmp_path / "images", store, {}, clock, wake)
+    (old, old_name), (new, _), theirs = small_image(tmp_path, "old"), small_image(tmp_path, "new"), image
+    first, second, third = (replace(item(url), spec_hash=f"v{n}") for n, url in enumerate((old, new, theirs)))
+
+    def ready(wanted: DesiredItem) -> str:
+        images.want(wanted, clock.now())
+        until(lambda: images.states().get(wanted.spec_hash, ArtifactState()).path is not None, "the image")
+        return Path(images.states()[wanted.spec_hash].path or "").read_text().split()[0]
+
+    images.keep((first, second, third))
+    ids = [ready(each) for each in (first, second, third)]
+    assert store.used_bytes() > 0
+    images.keep((second, third))  # the new one is current, and another is last good
+    until(lambda: not (tmp_path / "images" / f"{old_name}.size").exists(), "the removal")
+    with pytest.raises(BackendError):
+        runtime.image_id(ids[0])
+    assert runtime.image_id(ids[1])
+    images.keep(())
+    until(lambda: store.used_bytes() == 0, "the removal of all")
+    with pytest.raises(BackendError):
+        runtime.image_id(ids[1])
+    assert runtime.image_id(ids[2])  # it was there before
+
+
+@real
+def test_an_image_that_has_no_room_in_the_store_is_refused_and_removed_again(tmp_path: Path) -> None:
+    url, _ = small_image(tmp_path, "large")
+    store = ArtifactStore(tmp_path / "a", max_bytes=10, images=tmp_path / "images")
+    images = Images(Runtime(COMMAND), tmp_path / "images", store, {}, SystemClock(), wake)
+    images.want(item(url), 0.0)
+    until(lambda: "v1" in images.states(), "the failure")
+    failure = images.states()["v1"].failure
+    assert failure is not None
+    assert (failure.reason, "--artifact-store-size" in failure.message) == ("TooLarge", True)
+    assert store.used_bytes() == 0
+
+
+def test_an_image_that_is_still_in_use_is_tried_again_later(tmp_path: Path) -> None:
+    clock, asked = FakeClock(), []
+
+    class InUse(Runtime):
+        def __call__(self, *words: str, timeout: int = TIMEOUT_SECONDS, merged: bool = False) -> str:
+            asked.append(words)
+            raise BackendError("image is in use")
+
+    (tmp_path / "abc.size").write_text("5 sha256:1")
+    images = Images(InUse(("docker",)), tmp_path, ArtifactStore(tmp_path / "a"), {}, clock, wake)
+    images.keep(())
+    until(lambda: asked == [("rmi", "sha256:1")], "the attempt")
+    clock.seconds += COLLECT_AGAIN_SECONDS
+
+    def again() -> bool:
+        images.keep(())
+        return len(asked) == 2
+
+    until(again, "another attempt")
+    assert (tmp_path / "abc.size").exists()
 
 
 @real

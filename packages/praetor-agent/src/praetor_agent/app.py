@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from praetor_agent.__about__ import __version__
 from praetor_agent.artifacts.fetcher import Fetcher, device_sources
-from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.artifacts.store import IMAGES, ArtifactStore
 from praetor_agent.backends import procfs
 from praetor_agent.backends.probes import Probes
 from praetor_agent.clock import SystemClock, Waker
@@ -62,7 +62,8 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]
     backends = Backends(
         settings.device, settings.state_dir, boot_id, settings.container_runtime, settings.container_options
     )
-    store = ArtifactStore(settings.state_dir / "artifacts", max_bytes=settings.artifact_store_bytes)
+    images = settings.state_dir / IMAGES
+    store = ArtifactStore(settings.state_dir / "artifacts", max_bytes=settings.artifact_store_bytes, images=images)
     fetching = (store, sources, clock, waker.wake)
     fetcher = Fetcher(*fetching)
     probe = None
@@ -71,7 +72,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]
         from praetor_agent.backends.images import Images
 
         runtime = Runtime(settings.container_runtime)
-        fetcher = Images(runtime, settings.state_dir / "containers" / "images", *fetching)
+        fetcher = Images(runtime, images, *fetching)
         probe = probe_in(runtime, settings.device)
     address = address_of(settings, _promotion())
     splay = settings.start_splay * random.random()  # noqa: S311 - no secret

@@ -16,7 +16,7 @@ from praetor_agent.artifacts.names import entry_name, file_name, is_archive
 from praetor_agent.core.model import ArtifactState, pinned
 from praetor_agent.errors import ArtifactError
 from praetor_agent.settings import DEFAULT_STORE_BYTES
-from praetor_agent.state import sync_directory
+from praetor_agent.state import read_text, sync_directory
 from praetor_api.protocol import ArtifactReason as Reason
 from praetor_api.spec import Artifact, ArtifactType
 
@@ -26,16 +26,20 @@ if TYPE_CHECKING:
 READY = "READY"
 ROOT = "root"
 _PARTS = ".parts"
+IMAGES = "containers/images"
+"""Where in the state directory the images of containers are recorded."""
 
 
 class ArtifactStore:
     """Directories below *directory*: `<digest>/root/…`, with the marker READY in `<digest>` once all is on the disk.
 
-    It holds at most *max_bytes*: unused artifacts are removed, the oldest first, when a new one needs the space.
+    It holds at most *max_bytes*: unused artifacts are removed, the oldest first, when a new one needs the space. The
+    container images in the runtime count, too: each has a file `*.size` in *images* that begins with its bytes.
     """
 
-    def __init__(self, directory: Path, *, max_bytes: int = DEFAULT_STORE_BYTES) -> None:
+    def __init__(self, directory: Path, *, max_bytes: int = DEFAULT_STORE_BYTES, images: Path | None = None) -> None:
         self._directory = directory
+        self._images = images
         self._max_bytes = max_bytes
         self._lock = Lock()
         self._places: set[str] = set()
@@ -92,8 +96,18 @@ class ArtifactStore:
             self._sweep()
 
     def used_bytes(self) -> int:
-        """Return the size of all stored artifacts."""
-        return sum(map(_size, self._entries()))
+        """Return the size of all stored artifacts and images."""
+        return sum(map(_size, self._entries())) + self._image_bytes()
+
+    def room(self, used: Iterable[str]) -> int:
+        """Remove unused artifacts if space is short; return how many bytes a new image may have."""
+        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._lock:
+            return self._make_room(used)
+
+    def _image_bytes(self) -> int:
+        files = self._images.glob("*.size") if self._images is not None else ()
+        return sum(int(words[0]) for file in files if (words := read_text(file).split()) and words[0].isdigit())
 
     def _sweep(self) -> None:
         """Remove what a killed agent left incomplete."""
@@ -105,13 +119,15 @@ class ArtifactStore:
         """Remove unused artifacts if space is short; return how many bytes a new artifact may have."""
         kept = self._kept(used)
         entries = sorted(self._entries(), key=lambda entry: entry.stat().st_mtime)
-        sizes = {entry: _size(entry) for entry in entries}
+        sizes, images = {entry: _size(entry) for entry in entries}, self._image_bytes()
         for entry in entries:
             free = shutil.disk_usage(self._directory).free
-            if entry.name not in kept and (sum(sizes.values()) * 2 > self._max_bytes or free < self._max_bytes // 4):
+            if entry.name not in kept and (
+                (sum(sizes.values()) + images) * 2 > self._max_bytes or free < self._max_bytes // 4
+            ):
                 shutil.rmtree(entry, ignore_errors=True)
                 del sizes[entry]
-        return max(0, self._max_bytes - sum(sizes.values()))
+        return max(0, self._max_bytes - sum(sizes.values()) - images)
 
     def _entries(self) -> Iterator[Path]:
         if self._directory.is_dir():

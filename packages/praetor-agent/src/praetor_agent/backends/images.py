@@ -2,6 +2,8 @@
 """Container images: pulled by the runtime in a thread, before anything is stopped.
 
 A file per image, named by its digest, contains its id; its path is what the agent remembers as the artifact's path.
+`<digest>.size` is beside it if we brought the image: it contains bytes and id, and the image is removed once it is
+neither desired nor current nor last good. What was in the runtime before is never removed.
 """
 
 from __future__ import annotations
@@ -12,19 +14,23 @@ import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from praetor_agent.artifacts.fetcher import Fetcher, Key
 from praetor_agent.backends.container import Runtime
 from praetor_agent.core.model import ArtifactState
 from praetor_agent.errors import ArtifactError, BackendError
-from praetor_agent.state import replace_file
+from praetor_agent.state import read_text, replace_file
 from praetor_api.protocol import ArtifactReason as Reason
+from praetor_api.protocol import DesiredItem
 from praetor_api.spec import Artifact, ArtifactType, Backend
 
 log = logging.getLogger(__name__)
 
 PULL_SECONDS = 1800
+COLLECT_AGAIN_SECONDS = 300.0
+"""Until an image that is still in use, as by a container of a user, is tried again."""
 
 
 class Images(Fetcher):
@@ -38,16 +44,54 @@ class Images(Fetcher):
         super().__init__(*rest)
         self._runtime = runtime
         self._directory = directory
+        self._wanted: frozenset[str] | None = None
+        self._collect_at = float("inf")
+        self._collecting: Thread | None = None
+
+    def keep(self, items: Iterable[DesiredItem], used: Iterable[str] = ()) -> None:
+        """Keep the images of *items* as well, and remove the others in a thread, because a runtime may hang."""
+        items = tuple(items)
+        super().keep(items, used)
+        wanted = frozenset(
+            _name_of(item.spec.artifact)
+            for item in items
+            if item.spec.artifact is not None and item.spec.execution.backend is Backend.CONTAINER
+        )
+        if wanted == self._wanted and self._clock.now() < self._collect_at:
+            return
+        if self._collecting is None or not self._collecting.is_alive():
+            self._wanted, self._collect_at = wanted, float("inf")
+            self._collecting = Thread(target=self._collect_images, name="remove images", daemon=True)
+            self._collecting.start()
+
+    def _collect_images(self) -> None:
+        for size in self._directory.glob("*.size"):
+            wanted, image = self._wanted or (), (read_text(size).split() or [""])[-1]
+            if size.stem in wanted:
+                continue
+            shared = any(read_text(self._directory / name).startswith(f"{image} ") for name in wanted)
+            try:
+                if not shared:
+                    self._runtime("rmi", image)
+                    log.info("image removed digest=%s", size.stem)
+            except BackendError as e:
+                log.info("image stays for now digest=%s reason=%s", size.stem, e)
+                self._collect_at = self._clock.now() + COLLECT_AGAIN_SECONDS
+                continue
+            (self._directory / size.stem).unlink(missing_ok=True)
+            size.unlink(missing_ok=True)
 
     def _obtain(self, key: Key, used: Iterable[str]) -> ArtifactState:
         if key[1] != Backend.CONTAINER:
             return super()._obtain(key, used)
         reference = key[0].url
         digest = reference.rpartition("@")[2]
-        path = self._directory / digest.removeprefix("sha256:")
+        path = self._directory / _name_of(key[0])
         try:
-            image = self._image(key[0], digest, used)
+            image, is_new = self._image(key[0], digest, used)
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if is_new:
+                self._admit(image, path.with_name(f"{path.name}.size"), used)
             replace_file(path, f"{image} {reference}".encode())
         except OSError as e:
             raise ArtifactError(f"{path} cannot be written: {e.strerror}", Reason.DISK_FULL) from e
@@ -55,10 +99,30 @@ class Images(Fetcher):
             raise ArtifactError(str(e)) from e
         return ArtifactState(path=str(path), digest=digest)
 
-    def _image(self, artifact: Artifact, digest: str, used: Iterable[str]) -> str:
-        """Return the id of the image; the runtime has the image afterwards."""
+    def _admit(self, image: str, record: Path, used: Iterable[str]) -> None:
+        """Record the size of an image that we brought; remove it again if the store has no room for it."""
+        size = int(json.loads(self._runtime("image", "inspect", image))[0].get("Size") or 0)
+        room = self._store.room(used)
+        if size <= room:
+            replace_file(record, f"{size} {image}".encode())
+            return
         with suppress(BackendError):
-            return self._runtime.image_id(artifact.url)
+            self._runtime("rmi", image)
+        message = f"the image has {size} bytes, and the store has room for {room}; raise --artifact-store-size"
+        raise ArtifactError(message, Reason.TOO_LARGE)
+
+    def _image(self, artifact: Artifact, digest: str, used: Iterable[str]) -> tuple[str, bool]:
+        """Return the id of the image, which the runtime has afterwards, and whether we brought it."""
+        with suppress(BackendError):
+            return self._runtime.image_id(artifact.url), False
+        before: set[str] | None = None  # not known: what was there must not be taken for ours
+        with suppress(BackendError):
+            before = set(map(_plain, self._runtime("images", "--all", "--quiet", "--no-trunc").split()))
+        image = self._brought(artifact, digest, used)
+        return image, before is not None and _plain(image) not in before
+
+    def _brought(self, artifact: Artifact, digest: str, used: Iterable[str]) -> str:
+        """Bring the image into the runtime and return its id."""
         archive = self._directory / f"{digest.removeprefix('sha256:')}.tar"
         if archive.is_file():
             return self._load(archive, digest)
@@ -99,3 +163,12 @@ class Images(Fetcher):
                 f"the image in {archive} is not {digest} but {', '.join(filter(None, known)) or 'unknown'}"
             )
         return str(shown["Id"])
+
+
+def _name_of(artifact: Artifact) -> str:
+    return artifact.url.rpartition("@")[2].removeprefix("sha256:")
+
+
+def _plain(image: str) -> str:
+    """Return an image's id as all runtimes write it."""
+    return image.removeprefix("sha256:")

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
-from praetor_agent.artifacts.store import ArtifactStore
+from praetor_agent.artifacts.store import IMAGES, ArtifactStore
 from praetor_agent.backends import procfs
 from praetor_agent.core.model import Memory, Observed
 from praetor_agent.errors import BackendError, GatewayError
@@ -133,7 +133,9 @@ def _state(place: Path) -> Iterator[Check]:
 
 def _store(settings: RunSettings) -> Iterator[Check]:
     limit = settings.artifact_store_bytes
-    used = ArtifactStore(settings.state_dir / "artifacts", max_bytes=limit).used_bytes()
+    used = ArtifactStore(
+        settings.state_dir / "artifacts", max_bytes=limit, images=settings.state_dir / IMAGES
+    ).used_bytes()
     message = f"artifacts use {size_words(used)} of {size_words(limit)}"
     almost = used >= limit * ALMOST
     remedy = "a new one may have no room; raise --artifact-store-size" if almost else ""
