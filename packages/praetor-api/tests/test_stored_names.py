@@ -29,6 +29,7 @@ def test_label_and_annotation_keys_never_change() -> None:
         "OFFERED_AT_ANNOTATION": "azure.com/offered-at",
         "JUDGES_WITHIN_ANNOTATION": "azure.com/praetor-gateway-judges-within-seconds",
         "PEER_ADDRESS_ANNOTATION": "azure.com/praetor-gateway-peer-address",
+        "PEER_UNHEARD_ANNOTATION": "azure.com/praetor-gateway-unheard",
         "RESTARTED_AT_ANNOTATION": "azure.com/restarted-at",
         "REVISION_ANNOTATION": "azure.com/revision",
         "RETRY_ANNOTATION": "azure.com/retry",

@@ -59,6 +59,18 @@ def test_no_device_is_disconnected_within_the_grace() -> None:
     assert sorted(scenario.lost) == ["d0", "d1", "d2"]
 
 
+def test_no_device_is_disconnected_while_a_replica_is_not_heard() -> None:
+    scenario = DetectorScenario(2)
+    scenario.run(100, "d0", "d1")
+    for _ in range(10):
+        scenario.detector.freeze(scenario.now)
+        assert scenario.detector.frozen(scenario.now)
+        assert scenario.run(10, "d1") == []
+    assert scenario.detector.complete_since(scenario.now) == scenario.now
+    assert scenario.run(30, "d1") == ["d0"]
+    assert not scenario.detector.frozen(scenario.now)
+
+
 def test_a_device_that_died_before_the_takeover_is_found() -> None:
     scenario = DetectorScenario(2)
     assert scenario.run(70, "d1") == ["d0"]

@@ -16,10 +16,11 @@ from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.resource import LEASES, Key
 from praetor_api.kube.options import BindAddress
 from praetor_gateway import cli
-from praetor_gateway.liveness.peers import PATH, HttpPeerTransport, PeerPush
+from praetor_gateway.http.auth import RELOAD_S
+from praetor_gateway.liveness.peers import PATH, HttpPeerTransport, PeerPush, PeerSecrets, PushResult
 from praetor_gateway.settings import PeerSettings
 
-PEERS = PeerSettings(addr=BindAddress("a", 1), advertise="a:1", token="secret")
+PEERS = PeerSettings(addr=BindAddress("a", 1), advertise="a:1", tokens=("secret", "older"))
 
 
 class PeerNetwork:
@@ -30,6 +31,7 @@ class PeerNetwork:
         self.kube = InProcessKube(self.clock)
         self.labs: dict[str, GatewayLab] = {}
         self.cut = False
+        self.token = "secret"
         self.outdated = False  # replicas push as before they knew what devices fetch
 
     async def start(self, name: str, until: AsyncExitStack) -> GatewayLab:
@@ -39,13 +41,14 @@ class PeerNetwork:
         self.labs[name] = await until.enter_async_context(lab)
         return self.labs[name]
 
-    async def push(self, address: str, heard: PeerPush) -> bool:
+    async def push(self, address: str, heard: PeerPush) -> PushResult:
         if address not in self.labs or self.cut:
-            return False
+            return PushResult.UNREACHABLE
         body = heard.body()
         if self.outdated:
             del body["fetched"]
-        return await push(self.labs[address], body, "secret") == 204
+        status = await push(self.labs[address], body, self.token)
+        return PushResult.TAKEN if status == 204 else PushResult.REFUSED
 
 
 async def push(lab: GatewayLab, body: object, token: str) -> int:
@@ -135,6 +138,7 @@ async def test_the_next_arbiter_knows_every_device_that_the_others_heard() -> No
         ("secret", b"{", 400),
         ("wrong", {"observer": "x", "ages": {}}, 401),
         ("", {"observer": "x", "ages": {}}, 401),
+        ("older", {"observer": "x", "ages": {}}, 204),
     ],
 )
 async def test_pushes_are_checked(token: str, body: object, status: int) -> None:
@@ -151,18 +155,93 @@ async def test_a_replica_that_does_not_lead_refuses_pushes() -> None:
         assert await push(second, {"observer": "x", "ages": {}}, "secret") == 503
 
 
-async def test_pushes_are_sent_over_http_with_the_token() -> None:
+@pytest.mark.parametrize(
+    ("secrets", "result"),
+    [
+        (("secret",), PushResult.TAKEN),
+        (("older",), PushResult.TAKEN),
+        (("newer", "secret"), PushResult.TAKEN),
+        (("wrong", "worse"), PushResult.REFUSED),
+    ],
+)
+async def test_pushes_are_sent_over_http_with_a_secret_that_is_taken(
+    secrets: tuple[str, ...], result: PushResult
+) -> None:
     async with running_lab(peers=PEERS) as lab:
         heard = PeerPush(observer="x", ages={"leaf-1": 0.5})
         assert lab.gateway.peer_app is not None
-        right, wrong = HttpPeerTransport("secret"), HttpPeerTransport("wrong")
+        transport = HttpPeerTransport(PeerSecrets(secrets))
         async with listening(lab.gateway.peer_app) as listener:
-            assert await right.push(f"127.0.0.1:{listener.port}", heard) is True
-            assert await wrong.push(f"127.0.0.1:{listener.port}", heard) is False
-            assert await right.push("127.0.0.1:1", heard) is False
-            await right.close()
-            await wrong.close()
-        await HttpPeerTransport("x").close()
+            assert await transport.push(f"127.0.0.1:{listener.port}", heard) is result
+            assert await transport.push("127.0.0.1:1", heard) is PushResult.UNREACHABLE
+            await transport.close()
+        await HttpPeerTransport(PeerSecrets(("x",))).close()
+
+
+async def test_the_file_of_peer_secrets_is_followed(tmp_path: Path) -> None:
+    file, empty = tmp_path / "token", {"observer": "x", "ages": {}}
+    file.write_text("secret\nolder\n")
+    async with running_lab(peers=evolve(PEERS, token_file=file)) as lab:
+        file.write_text("newer\nsecret\n")
+        await lab.clock.advance(RELOAD_S)
+        assert [await push(lab, empty, token) for token in ("newer", "secret", "older")] == [204, 204, 401]
+        assert lab.value("peer_pushes_received_total", result="refused") == 1
+        file.unlink()
+        await lab.clock.advance(RELOAD_S)
+        assert [await push(lab, empty, token) for token in ("newer", "secret", "older")] == [204, 204, 401]
+        assert lab.value("reload_failures_total", what="peer secrets") == 1
+        assert "--peer-token-file" in lab.gateway.credential_problem()
+
+
+@pytest.mark.parametrize("trouble", ["cut", "refused", "no-port"])
+async def test_devices_of_a_replica_that_the_leader_does_not_hear_stay_connected(trouble: str) -> None:
+    network = PeerNetwork()
+    async with AsyncExitStack() as stack:
+        first = await network.start("first", stack)
+        for device in ("leaf-1", "leaf-2", "leaf-3"):
+            await first.declare(device)
+        async with AsyncExitStack() as short:
+            second = await network.start("second", short)
+            await beat(second, 90, "leaf-2", "leaf-3")
+            network.cut, network.token = trouble == "cut", "wrong" if trouble == "refused" else "secret"
+            if trouble == "no-port":
+                del network.labs["first"]
+            for _ in range(60):
+                await first.client.post("/v1/devices/leaf-1/connect")
+                await beat(second, 5, "leaf-2")
+            assert lost(first, "leaf-1", "leaf-2", "leaf-3") == []
+            assert first.value("devices_frozen") == 1
+            assert first.value("arbiter") == 1
+            assert sum(second.value("peer_pushes_total", result=result) for result in ("refused", "unreachable")) > 250
+        await beat(first, 150, "leaf-1")
+        assert first.value("devices_frozen") == 0
+        assert lost(first, "leaf-1", "leaf-2", "leaf-3") == ["leaf-2", "leaf-3"]
+
+
+async def test_devices_are_judged_again_once_the_leader_hears_all_replicas() -> None:
+    network = PeerNetwork()
+    async with AsyncExitStack() as stack:
+        first, second = await network.start("first", stack), await network.start("second", stack)
+        for device in ("leaf-2", "leaf-3"):
+            await first.declare(device)
+        await beat(second, 90, "leaf-2", "leaf-3")
+        network.token = "wrong"
+        await beat(second, 120, "leaf-2")
+        network.token = "secret"
+        await beat(second, 60, "leaf-2")
+        assert lost(first, "leaf-2", "leaf-3") == ["leaf-3"]
+
+
+async def test_a_replica_that_hears_no_device_keeps_no_silence_from_counting() -> None:
+    network = PeerNetwork()
+    async with AsyncExitStack() as stack:
+        first = await network.start("first", stack)
+        await network.start("second", stack)
+        await first.declare("leaf-1")
+        await beat(first, 90, "leaf-1")
+        network.cut = True
+        await beat(first, 120)
+        assert lost(first, "leaf-1") == ["leaf-1"]
 
 
 @pytest.mark.parametrize(
@@ -186,5 +265,5 @@ def test_peers_are_found_under_the_host_name(tmp_path: Path, address: str) -> No
     args = ["--insecure", "--peer-bind-address", address, "--peer-token-file", str(path)]
     peers = cli.read_settings(cli.main.make_context("gateway", args).params).peers
     assert peers is not None
-    assert peers.token == "secret"
+    assert peers.tokens == peers.read() == ("secret",)
     assert peers.advertise == f"{socket.gethostname()}:9"

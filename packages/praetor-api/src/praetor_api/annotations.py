@@ -21,6 +21,7 @@ __all__ = [
     "MIN_READY_ANNOTATION",
     "OFFERED_AT_ANNOTATION",
     "PEER_ADDRESS_ANNOTATION",
+    "PEER_UNHEARD_ANNOTATION",
     "RESTARTED_AT_ANNOTATION",
     "RETRY_ANNOTATION",
     "REVISION_ANNOTATION",
@@ -78,6 +79,9 @@ CHANGE_CAUSE_ANNOTATION = "kubernetes.io/change-cause"
 
 PEER_ADDRESS_ANNOTATION = "azure.com/praetor-gateway-peer-address"
 """On the gateways' Lease: the `host:port` at which the holder accepts reports from the other replicas."""
+
+PEER_UNHEARD_ANNOTATION = "azure.com/praetor-gateway-unheard"
+"""On the gateways' Lease: a replica whose reports the holder does not take, with a number that it counts up."""
 
 JUDGES_WITHIN_ANNOTATION = "azure.com/praetor-gateway-judges-within-seconds"
 """On the gateways' Lease: seconds after which a holder that just took it has noticed every silent device."""

@@ -91,7 +91,10 @@ _FILE = click.Path(path_type=Path)
     help="Address of this replica for the others, host:port.  [default: host name]",
 )
 @click.option(
-    "--peer-token-file", type=_FILE, default=None, help="Path of the file with the secret that all replicas share."
+    "--peer-token-file",
+    type=_FILE,
+    default=None,
+    help="Path of the file with the secrets that all replicas share, newest first; followed.",
 )
 @click.option(
     "--lease-duration",
@@ -183,5 +186,5 @@ def _peers(addr: BindAddress | None, advertise: str | None, token_file: Path | N
         raise BadOption("--peer-token-file", message)
     everywhere = addr.host in ("", "0.0.0.0")  # noqa: S104 - compared, not bound
     own = BindAddress(socket.gethostname() if everywhere else addr.host, addr.port)
-    token = read_lines("--peer-token-file", token_file)[0]
-    return PeerSettings(addr=addr, advertise=advertise or str(own), token=token)
+    tokens = tuple(read_lines("--peer-token-file", token_file))
+    return PeerSettings(addr=addr, advertise=advertise or str(own), tokens=tokens, token_file=token_file)

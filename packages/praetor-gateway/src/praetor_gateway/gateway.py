@@ -31,7 +31,7 @@ from praetor_gateway.http.long_poll import LongPolls
 from praetor_gateway.http.problems import ProblemHandlers
 from praetor_gateway.liveness.arbiter import Arbiter
 from praetor_gateway.liveness.detector import DetectorLimits
-from praetor_gateway.liveness.peers import PeerPusher, PeerTransport, create_peer_app
+from praetor_gateway.liveness.peers import PeerPusher, PeerSecrets, PeerTransport, create_peer_app
 from praetor_gateway.liveness.tracker import LivenessTracker
 from praetor_gateway.metrics import GatewayMetrics
 from praetor_gateway.reports.handler import ReportHandler
@@ -61,7 +61,8 @@ class Gateway:
     ``app`` runs the background work in its lifespan; a server that has none enters ``lifespan()`` itself. Metrics are
     registered in *registry*. All timing but that of held polls and request bodies is by *clock*.
 
-    Several replicas need a *transport*, to report to the leader which devices they heard.
+    Several replicas need a *transport*, to report to the leader which devices they heard. *peer_secrets* is what it
+    sends, and follows the file of the settings.
     """
 
     def __init__(
@@ -71,10 +72,12 @@ class Gateway:
         clock: Clock,
         registry: CollectorRegistry,
         transport: PeerTransport | None = None,
+        peer_secrets: PeerSecrets | None = None,
     ) -> None:
         self._settings = settings
         self._clock = clock
         self._draining = False
+        self.peer_secrets = peer_secrets or PeerSecrets(settings.peers.tokens if settings.peers is not None else ())
         self.metrics = GatewayMetrics(registry)
         self._recorder = EventRecorder(api, clock, COMPONENT, settings.identity)
         self._long_polls = LongPolls()
@@ -135,12 +138,13 @@ class Gateway:
             self._bindings = BindingStore(api, key, self._fleet, clock, self._is_fresh)
         verifier = load_verifier(settings.credentials) if settings.credentials is not None else None
         self._authenticator = DeviceAuthenticator(verifier, self.metrics.auth)
-        self._follower = None
-        if settings.credentials is not None:
-            self._follower = CredentialFollower(settings.credentials, self._authenticator, clock)
+        self._followers = tuple(self._make_followers(clock))
         self.app = DeviceApp(self._device_api(), ProblemHandlers(self.metrics.request, clock), self.lifespan)
-        peers = settings.peers
-        self.peer_app = create_peer_app(peers.token, self._liveness, self._is_fresh) if peers is not None else None
+        self.peer_app = None
+        if settings.peers is not None:
+            self.peer_app = create_peer_app(
+                self.peer_secrets, self._liveness, self._is_fresh, clock.monotonic, self.metrics.push_received
+            )
         self._transport = transport
         self._add_gauges()
 
@@ -159,7 +163,7 @@ class Gateway:
 
         It concerns operators and no device: a probe that routes devices leaves it out.
         """
-        return self._follower.problem if self._follower is not None else ""
+        return "; ".join(follower.problem for follower in self._followers if follower.problem)
 
     def device_entries(self) -> int:
         """Return how many entries are kept on behalf of devices: 0 while none is declared or waits."""
@@ -192,12 +196,18 @@ class Gateway:
             yield "bindings", self._bindings.run()
         yield "status writer", self._writer.run()
         yield "event recorder", self._recorder.run()
-        if self._transport is not None:
-            identity = self._settings.identity
-            pusher = PeerPusher(self._elector, self._liveness, self._transport, identity=identity, clock=self._clock)
-            yield "peer pusher", pusher.run()
-        if self._follower is not None:
-            yield "credential reloader", self._follower.run()
+        pusher = PeerPusher(
+            self._elector,
+            self._liveness,
+            self._transport,
+            identity=self._settings.identity,
+            clock=self._clock,
+            stale_s=self._settings.stale_s,
+            count=self.metrics.pushed,
+        )
+        yield "peer pusher", pusher.run()
+        for follower in self._followers:
+            yield f"reload {follower.what}", follower.run()
 
     async def _arbitrate(self) -> None:
         """Join the election once the whole fleet is known: until then we refuse all devices, and they seem silent."""
@@ -227,10 +237,21 @@ class Gateway:
     def _is_fresh(self) -> bool:
         return self._elector.fresh(self._clock.monotonic())
 
+    def _is_frozen(self) -> float:
+        return float(self._liveness.frozen)
+
     def _changed(self, device: str) -> None:
         self._long_polls.wake(device)
         self._liveness.changed(device)
         self._composer.changed(device)
+
+    def _make_followers(self, clock: Clock) -> Iterator[CredentialFollower[Any]]:
+        credentials, peers, failed = self._settings.credentials, self._settings.peers, self.metrics.reload_failed
+        if credentials is not None:
+            read = partial(load_verifier, credentials)
+            yield CredentialFollower("device credentials", read, self._authenticator.replace, clock, failed)
+        if peers is not None:
+            yield CredentialFollower("peer secrets", peers.read, self.peer_secrets.replace, clock, failed)
 
     def _device_api(self) -> DeviceApi:
         reports = ReportHandler(self._fleet, self._pending, self._liveness, self._clock)
@@ -274,6 +295,7 @@ class Gateway:
         gauge("devices_connected", "Connected devices; 0 unless leading.", self._liveness.connected_count)
         gauge("arbiter", "1 while this replica holds the Lease.", lambda: float(self._is_fresh()))
         gauge("observer_suspect", "1 while too many devices are silent at once.", lambda: float(self._liveness.suspect))
+        gauge("devices_frozen", "1 while a replica that we do not hear keeps silence from counting.", self._is_frozen)
         gauge("queue_depth", "Statuses that wait to be written.", lambda: len(self._pending))
         gauge("cache_age_seconds", "Seconds since the apiserver last said anything.", self._cache_age_s)
         stale = "1 while files of tokens or secrets cannot be read, and those read last stay valid."

@@ -19,7 +19,7 @@ from praetor_gateway.__about__ import __version__
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.http.certificates import TlsFiles
 from praetor_gateway.http.server import Listener, on_loop_error, raise_open_files
-from praetor_gateway.liveness.peers import HttpPeerTransport
+from praetor_gateway.liveness.peers import HttpPeerTransport, PeerSecrets
 from praetor_gateway.settings import GatewaySettings
 
 MAX_PEER_CONNECTIONS = 32
@@ -36,8 +36,9 @@ async def run(settings: GatewaySettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with await KubeClient.from_config(settings.kubeconfig, settings.context) as api:
-        transport = HttpPeerTransport(settings.peers.token) if settings.peers is not None else None
-        gateway = Gateway(api, settings, SystemClock(), CollectorRegistry(), transport)
+        secrets = PeerSecrets(settings.peers.tokens if settings.peers is not None else ())
+        transport = HttpPeerTransport(secrets) if settings.peers is not None else None
+        gateway = Gateway(api, settings, SystemClock(), CollectorRegistry(), transport, secrets)
         api.on_request = gateway.metrics.api_request
         try:
             await serve(gateway, settings, stop, partial(_log.info, "gateway started", version=__version__))

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from praetor_api.kube.client.resource import Resource
 from praetor_gateway.http.auth import TokenDecision
+from praetor_gateway.liveness.peers import PushResult
 from praetor_gateway.status.writer import StatusOutcome
 
 
@@ -39,6 +40,28 @@ class GatewayMetrics:
             "Connections of devices that were closed at once, for as many were open as may be.",
             registry=registry,
         )
+
+        sent = Counter("praetor_gateway_peer_pushes", "Pushes to the leader.", ["result"], registry=registry)
+        self._pushes_sent = {result: sent.labels(result.value) for result in PushResult}
+        taken = Counter(
+            "praetor_gateway_peer_pushes_received", "Pushes from other replicas.", ["result"], registry=registry
+        )
+        self._pushes_received = {result: taken.labels(result.value) for result in PushResult}
+        self._reload_failures = Counter(
+            "praetor_gateway_reload_failures", "Files that could not be read again.", ["what"], registry=registry
+        )
+
+    def pushed(self, result: PushResult) -> None:
+        """Count a push to the leader."""
+        self._pushes_sent[result].inc()
+
+    def push_received(self, result: PushResult) -> None:
+        """Count a push from another replica."""
+        self._pushes_received[result].inc()
+
+    def reload_failed(self, what: str) -> None:
+        """Count a file that could not be read again."""
+        self._reload_failures.labels(what).inc()
 
     def connection_refused(self) -> None:
         """Count a connection that was closed at once."""

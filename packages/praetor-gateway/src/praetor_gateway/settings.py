@@ -26,11 +26,19 @@ class Credentials:
 
 @frozen(kw_only=True)
 class PeerSettings:
-    """Where this replica takes pushes, the address under which others reach it, and the secret that all share."""
+    """Where this replica takes pushes, the address under which others reach it, and the secrets that all share.
+
+    Pushes are sent with the first of *tokens* and accepted with each; *token_file* is where they came from.
+    """
 
     addr: BindAddress
     advertise: str
-    token: str
+    tokens: tuple[str, ...]
+    token_file: Path | None = None
+
+    def read(self) -> tuple[str, ...]:
+        """Return the secrets, read now from the file; BadOption when it is bad."""
+        return self.tokens if self.token_file is None else tuple(read_lines("--peer-token-file", self.token_file))
 
 
 @frozen(kw_only=True)

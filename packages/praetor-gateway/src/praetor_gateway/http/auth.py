@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from typing import Generic, TypeVar
 
 import structlog
 from attrs import define, field
@@ -15,7 +16,8 @@ from attrs import define, field
 from praetor_api.kube.options import BadOption
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.tokens import TokenKind, TokenVerifier
-from praetor_gateway.settings import Credentials, load_verifier
+
+T = TypeVar("T")
 
 RELOAD_S = 5.0
 """How often files of tokens are read again: they are small, and a revoked secret should not stay good for long."""
@@ -61,33 +63,37 @@ class DeviceAuthenticator:
 
 
 @define(eq=False)
-class CredentialFollower:
-    """Reads tokens and secrets again. A file that turned bad changes nothing, and *problem* says what is wrong with it.
+class CredentialFollower(Generic[T]):
+    """Reads *what* again with *read*, and calls *use* with what differs.
 
-    Serving on is safer than to refuse a whole fleet for an empty file; what is meant to revoke must write a new secret.
+    A file that turned bad changes nothing, and *problem* says what is wrong with it. Serving on is safer than to refuse
+    a whole fleet for an empty file; what is meant to revoke must write a new secret.
     """
 
-    _credentials: Credentials
-    _authenticator: DeviceAuthenticator
+    what: str
+    _read: Callable[[], T]
+    _use: Callable[[T], None]
     _clock: Clock
+    _failed: Callable[[str], None]
     problem: str = field(default="", init=False)
 
     async def run(self) -> None:
-        """Read the files every RELOAD_S seconds until cancelled."""
-        active = load_verifier(self._credentials)
+        """Read the files every RELOAD_S seconds until cancelled; count each failure with *failed*."""
+        active = self._read()
         said_at = -WARN_S
         while True:
             await self._clock.sleep(RELOAD_S)
             try:
-                fresh, self.problem = load_verifier(self._credentials), ""
+                fresh, self.problem = self._read(), ""
             except BadOption as e:
                 self.problem = f"{e}; those that were read last stay valid"
+                self._failed(self.what)
                 if self._clock.monotonic() - said_at >= WARN_S:
                     said_at = self._clock.monotonic()
-                    _log.error("credentials not reloaded", error=self.problem)
+                    _log.error("credentials not reloaded", what=self.what, error=self.problem)
                 continue
             said_at = -WARN_S
             if fresh != active:
                 active = fresh
-                self._authenticator.replace(fresh)
-                _log.info("credentials reloaded", tokens=len(fresh.shared), secrets=len(fresh.secrets))
+                self._use(fresh)
+                _log.info("credentials reloaded", what=self.what)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import structlog
 from attrs import define, field
 
+from praetor_api.annotations import PEER_UNHEARD_ANNOTATION
 from praetor_api.kube.client.resource import NETWORK_SWITCHES
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.elector import Elector
@@ -36,6 +37,7 @@ class Arbiter:
     _scan_s: float = field(kw_only=True)
     _count: Callable[[int], None] = field(kw_only=True)
     _took_over: Callable[[], None] = field(kw_only=True)
+    _unheard: str = field(default="", init=False)
 
     async def run(self) -> None:
         """Campaign and scan until cancelled, which gives the Lease up."""
@@ -43,11 +45,13 @@ class Arbiter:
 
     async def _lead(self) -> None:
         self._liveness.take_over()
+        self._unheard = self._elector.holder_annotations.get(PEER_UNHEARD_ANNOTATION, "")
         self._took_over()
         _log.info("failure detector started")
         try:
             while True:
                 await self._clock.sleep(self._scan_s)
+                self._heed_unheard()
                 found = self._liveness.scan()
                 if found.disconnected:
                     self._count(len(found.disconnected))
@@ -56,6 +60,15 @@ class Arbiter:
                     self._report(found.storm)
         finally:
             self._liveness.step_down()
+
+    def _heed_unheard(self) -> None:
+        """Freeze when a replica says, or says again, that we do not hear it."""
+        said = self._elector.holder_annotations.get(PEER_UNHEARD_ANNOTATION, "")
+        if said != self._unheard:
+            self._unheard = said
+            if not self._liveness.frozen:
+                _log.warning("devices frozen: a replica is not heard", replica=said.partition(" ")[0])
+            self._liveness.freeze()
 
     def _report(self, storm: Storm) -> None:
         """Record one event for all the devices, on the first switch of those concerned."""

@@ -25,6 +25,7 @@ class DetectorLimits:
     *scan_s*: the interval of scans. *stall_s*: a scan later than this was paused, and the gap is not devices' silence.
     *observer_silence_s*: pushes of a replica are due every second; after five missed ones its devices are frozen, for
     *freeze_s*, in which they find another replica.
+    *unheard_s*: how long no silence is believed after a replica said that we do not hear it; it says so every 10 s.
     *flaps*, *flap_window_s*: with more changes than this in that time a device must be heard for *flap_hold_s* without
     a break to count as connected.
     *storm_floor*: fewer devices are never a storm. *storm_window_s*: devices that are cut off at once fall due within
@@ -39,6 +40,7 @@ class DetectorLimits:
     flap_hold_s: float
     observer_silence_s: float = 5.0
     freeze_s: float = 60.0
+    unheard_s: float = 30.0
     stall_s: float = 3.0
     storm_floor: int = 50
     storm_window_s: float = 15.0
@@ -87,6 +89,7 @@ class FailureDetector:
         self._tracked: dict[str, TrackedDevice] = {}
         self._pushed_at: dict[str, float] = {}
         self._incomplete_until = now
+        self._frozen_until = now
         self._gate = StormGate(limits, now)
 
     @property
@@ -121,6 +124,15 @@ class FailureDetector:
         if not complete:
             self._incomplete_until = now + self._limits.freeze_s
 
+    def freeze(self, now: float) -> None:
+        """Believe no silence for a while: a replica that we do not hear may hear any device."""
+        self._frozen_until = now + self._limits.unheard_s
+        self._incomplete_until = self._frozen_until + self._limits.freeze_s
+
+    def frozen(self, now: float) -> bool:
+        """Return whether no silence is believed."""
+        return now < self._frozen_until
+
     def complete_since(self, now: float) -> float:
         """Return since when every replica that may have answered devices reports to us what they fetched.
 
@@ -149,7 +161,7 @@ class FailureDetector:
     def scan(self, now: float) -> ScanResult:
         """Return which devices are gone; call it every ``scan_s``."""
         self._forgive_stall(now)
-        if now - self._since < self._limits.grace_s:
+        if now - self._since < self._limits.grace_s or self.frozen(now):
             return ScanResult()
         overdue = [(name, tracked) for name, tracked in self._tracked.items() if self._is_overdue(tracked, now)]
         storm, released = self._gate.admit([tracked for _, tracked in overdue], self._tracked.values(), now)

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """How replicas report to the leader which devices they heard: ages, never timestamps, once a second on their own port.
 
-An empty push counts, too: it proves that the observer works.
+An empty push counts, too: it proves that the observer works. A replica that the leader does not hear, or
+refuses, says so on the Lease, and the leader believes no silence meanwhile.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
 from http import HTTPStatus
 from typing import Any, Protocol
 
@@ -19,7 +22,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from praetor_api.annotations import PEER_ADDRESS_ANNOTATION
+from praetor_api.annotations import PEER_ADDRESS_ANNOTATION, PEER_UNHEARD_ANNOTATION
+from praetor_api.kube.client.errors import KubeError
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.elector import Elector
 from praetor_api.wire import Fault, WireError, parse_json
@@ -34,7 +38,48 @@ MAX_BODY_BYTES = 16 * 2**20
 MAX_ENTRIES = 40_000
 """How many devices and processes a push names at most: with the longest names and uids that is 14 MiB."""
 
+UNHEARD_S = 3.0
+"""How long pushes must have failed before a replica says so on the Lease."""
+ANNOUNCE_S = 10.0
+"""How often it says so again; a third of the time for which the leader believes it."""
+LOG_S = 60.0
+"""Between two lines of the log about the same trouble."""
+
 _log = structlog.get_logger()
+
+
+class PushResult(StrEnum):
+    """What became of a push; the values are labels of metrics."""
+
+    TAKEN = "taken"
+    REFUSED = "refused"
+    INVALID = "invalid"
+    NOT_LEADING = "not_leading"
+    UNREACHABLE = "unreachable"
+
+
+_RESULTS: dict[int, PushResult] = {
+    HTTPStatus.NO_CONTENT: PushResult.TAKEN,
+    HTTPStatus.UNAUTHORIZED: PushResult.REFUSED,
+    HTTPStatus.SERVICE_UNAVAILABLE: PushResult.NOT_LEADING,
+}
+_STATUSES = {result: status for status, result in _RESULTS.items()}
+
+
+class PeerSecrets:
+    """The secrets that all replicas share, newest first. Each is accepted, so that replicas may read a new one late."""
+
+    def __init__(self, secrets: tuple[str, ...]) -> None:
+        self.current = secrets
+
+    def replace(self, secrets: tuple[str, ...]) -> None:
+        """Use *secrets* from now on."""
+        self.current = secrets
+
+    def accept(self, authorization: bytes) -> bool:
+        """Return whether an Authorization header has one of them."""
+        good = [hmac.compare_digest(authorization, f"Bearer {secret}".encode()) for secret in self.current]
+        return any(good)
 
 
 @frozen(kw_only=True)
@@ -60,30 +105,36 @@ class PeerPush:
 class PeerTransport(Protocol):
     """Sends pushes to the leader."""
 
-    async def push(self, address: str, heard: PeerPush) -> bool:
-        """Push to the replica at *address*; return whether it took it."""
+    async def push(self, address: str, heard: PeerPush) -> PushResult:
+        """Push to the replica at *address*; return what became of it."""
         ...
 
 
 class HttpPeerTransport:
-    """Pushes over HTTP, with *token* as bearer."""
+    """Pushes over HTTP, with the newest of *secrets* as bearer, and with the others while that is refused."""
 
-    def __init__(self, token: str) -> None:
-        self._token = token
+    def __init__(self, secrets: PeerSecrets) -> None:
+        self._secrets = secrets
         self._session: aiohttp.ClientSession | None = None
 
-    async def push(self, address: str, heard: PeerPush) -> bool:
-        """Push; False for every failure, since the next push says it again."""
+    async def push(self, address: str, heard: PeerPush) -> PushResult:
+        """Push; a failure needs no retry, since the next push says it again."""
+        result = PushResult.REFUSED
+        for secret in self._secrets.current:
+            result = await self._push(address, heard, secret)
+            if result is not PushResult.REFUSED:
+                break
+        return result
+
+    async def _push(self, address: str, heard: PeerPush, secret: str) -> PushResult:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_S))
-        headers = {"authorization": f"Bearer {self._token}"}
-        body = heard.body()
+        headers = {"authorization": f"Bearer {secret}"}
         try:
-            async with self._session.post(f"http://{address}{PATH}", json=body, headers=headers) as answer:
-                return answer.status == HTTPStatus.NO_CONTENT
-        except (aiohttp.ClientError, TimeoutError) as e:
-            _log.warning("push to the arbiter failed", address=address, error=str(e) or type(e).__name__)
-            return False
+            async with self._session.post(f"http://{address}{PATH}", json=heard.body(), headers=headers) as answer:
+                return _RESULTS.get(answer.status, PushResult.INVALID)
+        except (aiohttp.ClientError, TimeoutError):
+            return PushResult.UNREACHABLE
 
     async def close(self) -> None:
         """Close the connections."""
@@ -93,32 +144,72 @@ class HttpPeerTransport:
 
 @define(eq=False)
 class PeerPusher:
-    """Reports to the holder of the Lease which devices we heard."""
+    """Reports to the holder of the Lease which devices we heard; *count* is called with what became of each push.
+
+    Without a *transport*, or an address of the holder, the holder cannot hear us.
+    """
 
     _elector: Elector
     _liveness: LivenessTracker
-    _transport: PeerTransport
+    _transport: PeerTransport | None
     _identity: str = field(kw_only=True)
     _clock: Clock = field(kw_only=True)
+    _stale_s: float = field(kw_only=True)
+    _count: Callable[[PushResult], None] = field(kw_only=True)
     _informed: str | None = field(default=None, init=False)  # knows all that was heard before _informed_at
     _informed_at: float = field(default=0.0, init=False)
+    _unheard_since: float | None = field(default=None, init=False)
+    _announced_at: float | None = field(default=None, init=False)
+    _announcements: int = field(default=0, init=False)
+    _logged_at: float | None = field(default=None, init=False)
 
     async def run(self) -> None:
-        """Push every second until cancelled."""
+        """Push every second until cancelled, and say so on the Lease when that fails."""
         while True:
             await self._clock.sleep(PUSH_S)
             holder = self._elector.holder
-            address = self._elector.holder_annotations.get(PEER_ADDRESS_ANNOTATION)
-            if holder is not None and holder != self._identity and address:
-                await self._push(holder, address)
+            if holder is None or holder == self._identity:
+                self._unheard_since = None
+                continue
+            result = await self._push(holder, self._elector.holder_annotations.get(PEER_ADDRESS_ANNOTATION))
+            self._count(result)
+            if result is PushResult.TAKEN:
+                self._unheard_since = None
+            elif self._is_due(self._clock.monotonic()):
+                await self._announce(holder, result)
 
-    async def _push(self, holder: str, address: str) -> None:
+    async def _push(self, holder: str, address: str | None) -> PushResult:
+        if self._transport is None or not address:
+            return PushResult.UNREACHABLE
         now = self._clock.monotonic()
         since = self._informed_at if holder == self._informed else float("-inf")  # a new one gets all
         for push in self._pushes(now, since):
-            if not await self._transport.push(address, push):
-                return  # the next one says it again
+            result = await self._transport.push(address, push)
+            if result is not PushResult.TAKEN:
+                return result  # the next one says it again
         self._informed, self._informed_at = holder, now
+        return PushResult.TAKEN
+
+    def _is_due(self, now: float) -> bool:
+        """Return whether to say that we are not heard: while devices talk to us."""
+        if self._unheard_since is None:
+            self._unheard_since, self._announced_at = now, None
+        if now - self._unheard_since < UNHEARD_S:
+            return False
+        if self._announced_at is not None and now - self._announced_at < ANNOUNCE_S:
+            return False
+        return any(now - at <= self._stale_s for at in self._liveness.heard_at.values())
+
+    async def _announce(self, holder: str, result: PushResult) -> None:
+        now = self._announced_at = self._clock.monotonic()
+        if self._logged_at is None or now - self._logged_at >= LOG_S:
+            self._logged_at = now
+            _log.warning("the leader does not take what we heard", leader=holder, reason=result.value)
+        self._announcements += 1
+        try:
+            await self._elector.annotate({PEER_UNHEARD_ANNOTATION: f"{self._identity} {self._announcements}"})
+        except (KubeError, TimeoutError) as e:
+            _log.warning("cannot say on the Lease that we are not heard", error=str(e))
 
     def _pushes(self, now: float, since: float) -> Iterator[PeerPush]:
         """Yield what was heard and fetched since *since*, in one push at least and in none too large."""
@@ -139,26 +230,45 @@ class PeerPusher:
         yield PeerPush(observer=self._identity, ages=ages, fetched=fetched)
 
 
-def create_peer_app(token: str, liveness: LivenessTracker, is_leading: Callable[[], bool]) -> Starlette:
-    """Return the application of the peer port: it takes pushes while *is_leading*."""
-    expected = f"Bearer {token}".encode()
+def create_peer_app(
+    secrets: PeerSecrets,
+    liveness: LivenessTracker,
+    is_leading: Callable[[], bool],
+    monotonic: Callable[[], float],
+    count: Callable[[PushResult], None],
+) -> Starlette:
+    """Return the application of the peer port: it takes pushes while *is_leading*, and counts what becomes of them."""
+    logged_at = float("-inf")
 
-    async def heard(request: Request) -> Response:
-        given = request.headers.get("authorization", "").encode("utf-8", "surrogateescape")
-        if not hmac.compare_digest(given, expected):
-            return Response(status_code=HTTPStatus.UNAUTHORIZED)
+    def refuse(request: Request) -> PushResult:
+        nonlocal logged_at
+        if monotonic() - logged_at >= LOG_S:
+            logged_at = monotonic()
+            address = request.client.host if request.client is not None else ""
+            _log.warning("pushes refused: their secret is none of --peer-token-file", address=address)
+        return PushResult.REFUSED
+
+    async def take(request: Request) -> PushResult:
+        if not secrets.accept(request.headers.get("authorization", "").encode("utf-8", "surrogateescape")):
+            return refuse(request)
         if not is_leading():
-            return Response(status_code=HTTPStatus.SERVICE_UNAVAILABLE)
+            return PushResult.NOT_LEADING
         try:
-            push = _read(await _body(request))
-        except WireError:
-            return Response(status_code=HTTPStatus.BAD_REQUEST)
+            async with asyncio.timeout(TIMEOUT_S):
+                push = _read(await _body(request))
+        except (WireError, TimeoutError):
+            return PushResult.INVALID
         for device, (age, generations) in (push.fetched or {}).items():
             liveness.fetched_before(device, generations, age=age)
         liveness.pushed(push.observer, complete=push.fetched is not None)
         for device, age in push.ages.items():
             liveness.heard(device, age=age, observer=push.observer)
-        return Response(status_code=HTTPStatus.NO_CONTENT)
+        return PushResult.TAKEN
+
+    async def heard(request: Request) -> Response:
+        result = await take(request)
+        count(result)
+        return Response(status_code=_STATUSES.get(result, HTTPStatus.BAD_REQUEST))
 
     return Starlette(routes=[Route(PATH, heard, methods=["POST"])])
 

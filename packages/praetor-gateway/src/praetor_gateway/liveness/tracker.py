@@ -107,6 +107,16 @@ class LivenessTracker:
         complete = known.at >= self._detector.complete_since(self._clock.monotonic())
         return generation if complete or generation >= row.generation else None
 
+    def freeze(self) -> None:
+        """Believe no silence for a while: a replica said that we do not hear it."""
+        if self._detector is not None:
+            self._detector.freeze(self._clock.monotonic())
+
+    @property
+    def frozen(self) -> bool:
+        """Whether no silence is believed."""
+        return self._detector is not None and self._detector.frozen(self._clock.monotonic())
+
     def connected(self, device: str) -> bool | None:
         """Return whether *device* is connected; None while that is not ours to say, or not known."""
         if self._detector is None or not self._is_fresh():

@@ -81,6 +81,11 @@ class Elector:
         """Return whether the last successful renewal is younger than the renew deadline: check before each write."""
         return self._renewed_at is not None and now_monotonic - self._renewed_at < self._renew_deadline_s
 
+    async def annotate(self, annotations: Mapping[str, str]) -> None:
+        """Set annotations of the lease, also while another candidate holds it. Raises KubeError or TimeoutError."""
+        patch = self._api.patch(LEASES, self._key, {"metadata": {"annotations": dict(annotations)}})
+        await within(self._clock, self._retry_period_s, patch)
+
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Campaign, and run *lead* while holding the lease, until *lead* ends.
 
