@@ -51,6 +51,28 @@ async def test_every_matching_device_gets_a_process(fixture: ProgramFixture) -> 
     assert (reference["uid"], reference["controller"], reference["blockOwnerDeletion"]) == (owner, True, True)
 
 
+async def test_a_finalizer_of_another_holds_one_device_and_not_the_fleet(fixture: ProgramFixture) -> None:
+    await fixture.report_ready()
+    await fixture.clock.advance(2)
+    kept = Key("lab", "tel-a")
+    await fixture.kube.patch(DEVICE_PROCESSES, kept, {"metadata": {"finalizers": ["example.com/audit"]}})
+    await fixture.kube.delete(DEVICE_PROCESSES, kept)
+    await fixture.change_template("v2")
+    await fixture.clock.advance(20)
+    assert set(fixture.commands().values()) == {"v1"}, "it may be ending"
+    await fixture.clock.advance(15)
+    assert "v2" in fixture.commands().values()
+    for _ in range(4):
+        await fixture.report_ready("tel-b", "tel-c")
+        await fixture.clock.advance(5)
+    assert fixture.commands() == {"tel-a": "v1", "tel-b": "v2", "tel-c": "v2"}
+    (progressing,) = (each for each in fixture.status()["conditions"] if each["type"] == "Progressing")
+    assert "a: kept by the finalizer example.com/audit" in progressing["message"]
+    await fixture.kube.patch(DEVICE_PROCESSES, kept, {"metadata": {"finalizers": []}})
+    await fixture.clock.advance(5)
+    assert fixture.commands()["tel-a"] == "v2"
+
+
 async def test_a_revision_is_marked_once_when_it_was_rolled_out(fixture: ProgramFixture) -> None:
     def marks() -> dict[int, str | None]:
         rows = fixture.kube.objects(CONTROLLER_REVISIONS).values()

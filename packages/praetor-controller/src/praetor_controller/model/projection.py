@@ -90,6 +90,8 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
     connected = facts.get(ConditionType.AGENT_CONNECTED, _UNKNOWN)
     offered_at = epoch(annotations.get(OFFERED_AT_ANNOTATION))
     generation, observed_generation = metadata.get("generation", 0), status.get("observedGeneration") or 0
+    if "deletionTimestamp" in metadata and observed_generation == generation - 1:
+        generation = observed_generation  # a deletion raises it, and changes no spec
     observed = observed_generation == generation and observed_generation > 0
     ready = _ready(status, facts) if observed else None
     settled = _settled(status, facts) if observed else None
@@ -114,6 +116,9 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
         offer_stamp=offered_at or 0.0,
         created_at=epoch(metadata.get("creationTimestamp")) or 0.0,
         terminating=metadata.get("deletionTimestamp") is not None,
+        terminating_since=epoch(metadata.get("deletionTimestamp")),
+        grace_s=float((spec.get("execution") or {}).get("terminationGracePeriodSeconds") or 0),
+        finalizers=tuple(metadata.get("finalizers") or ()),
         connected=_truth(connected),
         connected_since=connected.since,
         fetched=_fetched(metadata, connected),
@@ -130,6 +135,7 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
             settled_since=_stamp(generation, settled),
             silent_since=_stamp(generation, (connected,)) if connected.status == "False" else None,
             run_since=hash((generation, run, _ends(status))),
+            terminating_since=hash(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else None,
             crashed_at=None if crashed is None else hash((generation, run, _ends(status), crashed.since)),
         ),
         failure=failure if crashed is None else _words(f"ended {_ends(status)} times", crashed),

@@ -6,6 +6,7 @@ Times are in seconds since the epoch. What an object alone decides is computed h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -54,6 +55,7 @@ class Stamps(NamedTuple):
     silent_since: int | None
     run_since: int | None
     crashed_at: int | None
+    terminating_since: int | None = None
 
 
 @frozen(kw_only=True)
@@ -84,6 +86,9 @@ class ProcessRow:
     offer_stamp: float | None = None  # None: as offered_at
     created_at: float = 0.0
     terminating: bool = False
+    terminating_since: float | None = None
+    grace_s: float = 0.0  # between asking it to end and ending it by force
+    finalizers: tuple[str, ...] = ()
     connected: bool | None = None
     connected_since: float | None = None
     fetched: bool | None = None  # a disconnected device had fetched the current spec; None when it is not known
@@ -97,6 +102,13 @@ class ProcessRow:
     stamps: Stamps | None = None
     failure: str = ""  # why it fails; empty when it does not
     held: str = ""  # why its connected device takes no change; empty when it takes changes
+
+    @property
+    def kept_at(self) -> float:
+        """When a process that is being deleted, and shows itself ready all the same, is not down by our doing."""
+        if not self.terminating or self.ready_since is None or self.terminating_since is None:
+            return math.inf
+        return self.terminating_since + self.grace_s
 
 
 @frozen(kw_only=True)

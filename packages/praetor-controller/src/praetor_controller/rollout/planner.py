@@ -110,13 +110,14 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
         stopped=stop.message if stop else "",
         rolled_back=stop.rollback if stop else False,
         gateway=snapshot.gateway,
+        kept=_kept(assignment, reasons, verdicts.others),
         refused=refusal_text(deployment.name, snapshot.refusals, snapshot.retry_at),
     )
     status, deadline = rollout_status(deployment, summary, now)
     recheck = {verdicts.all[number].recheck_at for number in verdicts.others}  # most are the same: none
     recheck |= {snapshot.elsewhere_changes_at, stop_at, available_at, waves.recheck_at if waves else math.inf}
     recheck_at = _earliest(recheck, at)
-    steady = not (waves or stop or writes.offer or admission.refused) and _is_steady(snapshot, counts)
+    steady = not (summary.kept or waves or stop or writes.offer or admission.refused) and _is_steady(snapshot, counts)
     # Before a rollback begins the status must say so: the failures that call for it go away with it.
     withheld = deployment.policy.paused or (stop is not None and stop.rollback and not stop.remembered)
     return Plan(
@@ -259,6 +260,13 @@ def _metadata_updates(
         )
         and process.device not in context.snapshot.refusals
     }
+
+
+def _kept(assignment: Assignment, reasons: Sequence[Reason], others: Iterable[int]) -> str:
+    """Return the first of the devices whose old process a finalizer keeps, with its name; empty without any."""
+    terminating = ReasonCode.TERMINATING
+    found = (number for number in others if reasons[number].code is terminating and reasons[number].detail)
+    return next((f"{assignment.names[number]}: {reasons[number].detail}" for number in found), "")
 
 
 def _deletes(snapshot: Snapshot, assignment: Assignment) -> tuple[Delete, ...]:

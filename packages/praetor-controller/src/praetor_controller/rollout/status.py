@@ -85,6 +85,7 @@ class FleetSummary:
     rolled_back: bool = False
     gateway: GatewayState = GatewayState.JUDGING
     refused: str = ""
+    kept: str = ""
 
 
 @frozen
@@ -209,6 +210,8 @@ def _progressing(deployment: DeploymentRow, summary: FleetSummary, now: datetime
         return _ConditionState(ConditionStatus.TRUE, DeploymentReason.WAITING_FOR_DELETION, message)
     if deployment.strategy is StrategyType.ROLLING_UPDATE and summary.limit == 0:
         where += "; maxUnavailable is 0, so only devices that are unavailable already are updated"
+    if summary.kept:
+        where += f"; {summary.kept}"
     if summary.refused:
         where += f"; {summary.refused}"
     if summary.reasons.keys() & _PATIENT:

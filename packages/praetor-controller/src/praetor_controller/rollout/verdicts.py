@@ -51,6 +51,7 @@ class Gate(StrEnum):
 
     MAINTENANCE = "in maintenance"
     TERMINATING = "its process is being deleted"
+    KEPT = "its process is being deleted, is past its grace period, and ready"
     IN_FLIGHT = "a write with an unknown outcome"
     REFUSED = "the API refused the write"
     PAUSED = "`spec.paused`"
@@ -143,6 +144,7 @@ TABLE: tuple[Rule, ...] = (
     Rule((_NOTHING,), (Gate.WAVE_CURRENT,), _NO_PROCESS, ReasonCode.CREATING, step=Step.CREATE_CURRENT),
     Rule((_NOTHING,), (Gate.OPEN,), _NO_PROCESS, ReasonCode.CREATING, step=Step.CREATE),
     Rule((_TARGET, _OTHER), (Gate.TERMINATING,), _ANY, ReasonCode.TERMINATING, Cost.DOWN),
+    Rule((_TARGET, _OTHER), (Gate.KEPT,), _ANY, ReasonCode.TERMINATING),
     Rule((_TARGET, _OTHER), (Gate.IN_FLIGHT,), _ANY, ReasonCode.UPDATING, Cost.DOWN),
     Rule((_TARGET,), (Gate.OPEN,), (Health.AVAILABLE,), ReasonCode.UP_TO_DATE),
     Rule((_TARGET,), (Gate.OPEN,), (Health.BECOMING_AVAILABLE,), ReasonCode.BECOMING_AVAILABLE, Cost.DOWN),
@@ -336,7 +338,7 @@ def _gate_of_update(context: Context, number: int, device: DeviceRow, process: P
     if device.in_maintenance and device.maintained(context.at):
         return Gate.MAINTENANCE
     if process.terminating:
-        return Gate.TERMINATING
+        return Gate.KEPT if process.kept_at <= context.at else Gate.TERMINATING
     if device.name in context.snapshot.in_flight:
         return Gate.IN_FLIGHT
     if runs is _TARGET:
@@ -394,6 +396,8 @@ def _verdict(
         recheck_at = device.maintenance_until
     elif rule.gates[0] in (Gate.NAME_LEFTOVER, Gate.NAME_TAKEN):
         recheck_at = context.at + NAME_RETRY_S
+    elif rule.gates[0] is Gate.TERMINATING and process is not None:
+        recheck_at = process.kept_at
     reason = _reason(context, rule, number, device, process, name)
     return Verdict(reason, rule.step, down, _on_target(rule), recheck_at, name)
 
@@ -451,6 +455,8 @@ def _detail(context: Context, rule: Rule, device: DeviceRow, process: ProcessRow
             return context.snapshot.refusals[device.name]
         case ReasonCode.TERMINATING if name:
             return f"{name} of a deleted deployment is not collected yet"
+        case ReasonCode.TERMINATING if process is not None and process.finalizers:
+            return f"kept by the finalizer {', '.join(process.finalizers)}"
         case ReasonCode.NAME_TAKEN:
             return f"{name} belongs to another owner or to none"
         case ReasonCode.AGENT_TOO_OLD:
@@ -483,7 +489,6 @@ _WITHOUT_DETAIL = (
     ReasonCode.PAUSED,
     ReasonCode.NEVER_CONNECTED,
     ReasonCode.WAITING_FOR_DELETION,
-    ReasonCode.TERMINATING,
 )
 _SHARED = {
     key: Verdict(Reason(rule.reason), rule.step, rule.cost is Cost.DOWN, _on_target(rule))

@@ -211,6 +211,7 @@ class _Devices:
         available = Availability.AVAILABLE  # looked up once: in Python 3.11 each look-up in an enumeration is a call
         self.counted = [
             not (device.in_maintenance and device.maintained(now))
+            and not (process is not None and process.terminating and process.kept_at <= now)
             and (
                 (updated and availability is available) or self._counts(device, process, availability, updated=updated)
             )
