@@ -30,6 +30,7 @@ def test_label_and_annotation_keys_never_change() -> None:
         "JUDGES_WITHIN_ANNOTATION": "azure.com/praetor-gateway-judges-within-seconds",
         "PEER_ADDRESS_ANNOTATION": "azure.com/praetor-gateway-peer-address",
         "PEER_UNHEARD_ANNOTATION": "azure.com/praetor-gateway-unheard",
+        "REMOVAL_ANNOTATION": "azure.com/removal-approved",
         "RESTARTED_AT_ANNOTATION": "azure.com/restarted-at",
         "REVISION_ANNOTATION": "azure.com/revision",
         "RETRY_ANNOTATION": "azure.com/retry",
@@ -48,6 +49,7 @@ def test_condition_types_never_change() -> None:
     assert {each.value for each in ConditionType} >= {
         "AgentConnected", "SpecObserved", "ArtifactDownloaded", "ArtifactVerified", "ProcessStarted", "Healthy",
         "SpecWarning", "UpdateHeld", "RolledBack", "Available", "Progressing", "Paused",
+        "RemovalHeld",
         "Duplicate", "GatewayAvailable", "Refused", "NameConflict",
     }  # fmt: skip
 
@@ -65,7 +67,8 @@ def test_condition_reasons_never_change() -> None:
         "MinimumDevicesAvailable", "TooManyUnavailable", "RolloutInProgress", "NewRevisionRolledOut",
         "ProgressDeadlineExceeded", "WaitingForDeletion", "DeploymentPaused", "FailurePolicy", "InvalidSpec",
         "GatewayUnavailable",
-        "NoDevices", "WaveMatchesNothing", "WaveHasNoEligibleDevice", "WaveLostItsDevices", "WaveFailed",
+        "DevicesNoLongerMatch", "NoDevices", "WaveMatchesNothing", "WaveHasNoEligibleDevice", "WaveLostItsDevices",
+        "WaveFailed",
         "BudgetMatchesNothing",
     }  # fmt: skip
 

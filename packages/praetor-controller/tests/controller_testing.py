@@ -103,9 +103,8 @@ def snapshot(
     deployment_row: DeploymentRow, devices: list[DeviceRow], processes: list[ProcessRow], **fields: Any
 ) -> Snapshot:
     """Return a snapshot; the rollout began at START unless *fields* say otherwise."""
-    return Snapshot(
-        deployment=deployment_row, devices=devices, processes=processes, **{"rollout_since": START} | fields
-    )
+    defaults: dict[str, Any] = {"rollout_since": START, "removable": frozenset(row.uid for row in processes)}
+    return Snapshot(deployment=deployment_row, devices=devices, processes=processes, **defaults | fields)
 
 
 @mutable(kw_only=True)

@@ -190,7 +190,7 @@ def test_what_is_down_stays_in_the_budget_and_deletions_go_on(state: GatewayStat
     devices = [device(name) for name in "abc"]
     unready = process("a", "v1", ready_since=None, settled_since=None)
     processes = [unready, process("b", "v2"), process("gone", "v1")]
-    planned = plan(snapshot(deployment("v2"), devices, processes, gateway=state), START)
+    planned = plan(snapshot(deployment("v2", max_unavailable=2), devices, processes, gateway=state), START)
     assert [type(each) for each in planned.actions] == [Delete]
     assert {name: each.code for name, each in planned.reasons.items()} == {
         "a": ReasonCode.GATEWAY_UNAVAILABLE,

@@ -139,6 +139,7 @@ def test_what_failed_in_a_wave_is_not_passed_by_taking_the_devices_away(
                 simulation.maintain(name, on=True)
             case _:
                 simulation.remove(name)
+    simulation.settle(6)
     simulation.kill()
     simulation.start()
     if leave == "replaced":
@@ -177,6 +178,67 @@ def test_a_wave_that_was_passed_stays_so_when_it_loses_power(simulation: Simulat
     simulation.approve("tel", "w1")
     simulation.run(3)
     assert simulation.stored.versions("tel") == dict.fromkeys("abcde", "v2")
+
+
+def leave_one_by_one(simulation: Simulation, names: str, seconds: float) -> None:
+    for name in names:
+        simulation.label(name, role="spine")
+        simulation.settle(seconds)
+
+
+def deploy_to_leaves(simulation: Simulation, name: str = "tel", role: str = "leaf") -> None:
+    """Deploy to the devices of *role*: all of them, of which two may be unavailable."""
+    if not simulation.checker.deployments:
+        for each in "abcde":
+            simulation.label(each, role="leaf")
+    rolling = {"rollingUpdate": {"maxUnavailable": 2}}
+    simulation.deploy(name, "v1", selector={"matchLabels": {"role": role}}, updateStrategy=rolling)
+    simulation.run(2)
+
+
+@pytest.mark.parametrize("change", ["selector", "labels", "deleted"])
+def test_a_change_that_unmatches_many_devices_removes_nothing(simulation: Simulation, change: str) -> None:
+    deploy_to_leaves(simulation)
+    if change == "selector":
+        simulation.edit("tel", selector={"matchLabels": {"role": "laef"}})
+    elif change == "labels":
+        leave_one_by_one(simulation, "abc", 1)
+    else:
+        for name in "abc":
+            simulation.remove(name)
+    simulation.settle(60)
+    simulation.kill()
+    simulation.start()
+    simulation.settle(60)
+    assert set(simulation.stored.versions("tel")) == set("abcde")
+    assert waits(simulation)["RemovalHeld"] == (5 if change == "selector" else 3)
+
+
+def test_a_selector_that_is_corrected_has_changed_nothing(simulation: Simulation) -> None:
+    deploy_to_leaves(simulation)
+    before = {row.name: row.uid for row in simulation.stored.processes("tel")}
+    simulation.edit("tel", selector={"matchLabels": {"role": "laef"}})
+    simulation.settle(60)
+    simulation.edit("tel", selector={"matchLabels": {"role": "leaf"}})
+    simulation.settle(60)
+    assert {row.name: row.uid for row in simulation.stored.processes("tel")} == before
+    assert waits(simulation) == {"UpToDate": 5}
+
+
+def test_devices_that_leave_one_after_the_other_are_let_go(simulation: Simulation) -> None:
+    deploy_to_leaves(simulation)
+    leave_one_by_one(simulation, "abc", 11)
+    assert set(simulation.stored.versions("tel")) == set("de")
+
+
+def test_a_device_is_handed_from_one_deployment_to_another(simulation: Simulation) -> None:
+    deploy_to_leaves(simulation)
+    deploy_to_leaves(simulation, "ctl", "spine")
+    simulation.label("a", role="spine")
+    simulation.settle(2)
+    assert ("a" in simulation.stored.versions("tel"), "a" in simulation.stored.versions("ctl")) == (True, False)
+    simulation.settle(6)
+    assert ("a" in simulation.stored.versions("tel"), "a" in simulation.stored.versions("ctl")) == (False, True)
 
 
 def test_devices_that_a_version_killed_count_against_the_budget_through_a_recreate(simulation: Simulation) -> None:

@@ -265,6 +265,7 @@ def test_every_field_is_restored() -> None:
         wave="w", terminating=True, connected=False, fetched=True, offer_stamp=1.0, silent_since=2.0,
         terminating_since=3.0, grace_s=30.0, finalizers=("x",),
         failure="phase Failed: \ud800", held="no",
+        removal="0123456789",
     )  # fmt: skip
     recorded = {each.name for each in fields(ProcessRow)} - LEFT_OUT[ProcessRow].keys()
     assert plain(full).keys() == recorded

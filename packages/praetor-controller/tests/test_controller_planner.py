@@ -10,13 +10,15 @@ import pytest
 from attrs import evolve
 
 from controller_testing import START, deployment, device, offline, process, snapshot, stored, template
-from praetor_api.kube.objects import StrategyType
+from praetor_api.kube.conditions import get_condition
+from praetor_api.kube.objects import Budget, Condition, ConditionStatus, StrategyType
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.actions import Create, Delete, Update
 from praetor_controller.model.rows import ProcessRow, StoredStatus
 from praetor_controller.rollout.amounts import max_unavailable
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.reasons import Reason, ReasonCode
+from praetor_controller.rollout.removals import removal_token
 from praetor_controller.rollout.snapshot import Plan
 
 AT = START.timestamp()
@@ -274,6 +276,118 @@ def test_processes_without_a_device_and_surplus_ones_are_deleted() -> None:
     gone, going = process("gone"), process("going", terminating=True)
     made = planned("v1", [younger, process("a"), gone, going], devices=[device("a")])
     assert [action.process.name for action in made.actions if isinstance(action, Delete)] == ["tel-gone", "tel-a-2"]
+
+
+def leaving(count: int, of: int = 6, **fields: Any) -> Plan:
+    """Return the plan for a deployment that *count* of so many devices left, with two that may be unavailable."""
+    names = [f"d{number}" for number in range(of)]
+    rows = fields.pop("rows", [process(name, uid=name) for name in names])
+    gone = [device(name, labels=RACK) for name in names[:count]]
+    given = {"leaving": gone, "removed": fields.pop("removed", ())} | fields.pop("given", {})
+    row = deployment("v1", **{"max_unavailable": 2} | fields)
+    return plan(snapshot(row, [device(name, labels=RACK) for name in names[count:]], rows, **given), START)
+
+
+RACK = {"rack": "r1"}
+HELD = StoredStatus(conditions=(Condition(type="RemovalHeld", status=ConditionStatus.TRUE),))
+APPROVED = removal_token(deployment("v1", max_unavailable=2), device("any", labels=RACK))
+
+
+def deleted(made: Plan) -> list[str]:
+    return [each.process.device for each in made.actions if isinstance(each, Delete)]
+
+
+def held(made: Plan) -> list[str]:
+    return [each.process.device for each in made.held_removals]
+
+
+def removal_condition(made: Plan) -> str:
+    assert made.status is not None
+    found = get_condition(made.status.conditions, "RemovalHeld")
+    return found.message if found else ""
+
+
+def test_as_many_devices_as_may_be_unavailable_leave_at_once() -> None:
+    made = leaving(2)
+    assert (deleted(made), made.removals, removal_condition(made)) == (["d0", "d1"], [], "")
+
+
+@pytest.mark.parametrize(
+    ("count", "fields", "said"),
+    [
+        pytest.param(3, {}, "3 devices no longer match, at most 2 may leave at once", id="more-than-allowed"),
+        pytest.param(2, {"max_unavailable": 0}, "2 devices no longer match, at most 1", id="one-may-always-leave"),
+        pytest.param(2, {"of": 2}, "2 devices no longer match", id="all"),
+        pytest.param(1, {"of": 1}, "1 device no longer matches", id="the-only-one"),
+        pytest.param(4, {"max_unavailable": "50%"}, "at most 3 may leave at once", id="a-share-of-those-before"),
+        pytest.param(1, {"status": HELD}, "1 device no longer matches", id="held-before"),
+        pytest.param(3, {"strategy": StrategyType.RECREATE}, "3 devices no longer match", id="recreate"),
+        pytest.param(3, {"strategy": StrategyType.ON_DELETE}, "3 devices no longer match", id="on-delete"),
+    ],
+)
+def test_a_change_that_unmatches_many_devices_holds(count: int, fields: dict[str, Any], said: str) -> None:
+    made = leaving(count, **fields)
+    assert deleted(made) == []
+    assert held(made) == [f"d{number}" for number in range(count)]
+    assert said in removal_condition(made)
+    assert made.status is not None
+    assert made.status.reasons[ReasonCode.REMOVAL_HELD] == count
+
+
+def test_nothing_else_is_written_before_the_status_says_that_removals_are_held() -> None:
+    """With new processes on other devices not all would leave any more."""
+    rows = [process("d0", uid="d0")]
+    assert leaving(1, of=2, rows=rows).actions == ()
+    later = leaving(1, of=2, rows=rows, status=HELD)
+    assert [type(each) for each in later.actions] == [Create]
+    assert held(later) == ["d0"]
+
+
+def test_removals_that_a_user_approved_are_made_within_the_budget() -> None:
+    rows = [process(f"d{number}", uid=f"d{number}", removal=APPROVED if number < 3 else "") for number in range(6)]
+    made = leaving(3, rows=rows, status=HELD)
+    assert (deleted(made), held(made), removal_condition(made)) == (["d0", "d1"], [], "")
+    assert [str(each.reason) for each in made.removals] == ["Removing(maxUnavailable=2)"]
+    stale = leaving(3, rows=[evolve(each, removal="of-other-labels") for each in rows])
+    assert held(stale) == ["d0", "d1", "d2"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "gone"),
+    [
+        pytest.param({"removed": [device("x"), device("y")]}, [], id="others-left-just-now"),
+        pytest.param({"removed": [device("x", labels=RACK)]}, ["d0"], id="one-left-just-now"),
+        pytest.param({"budgets": (Budget(group_by=("rack",), max_unavailable=1),)}, ["d0"], id="one-of-a-rack"),
+        pytest.param({"given": {"removable": frozenset({"d1"})}}, ["d1"], id="unmatched-for-long-enough"),
+        pytest.param(
+            {"rows": [process("d0", uid="d0", **STARTING), *(process(f"d{n}", uid=f"d{n}") for n in range(1, 6))],
+             "removed": [device("x"), device("y")]},
+            ["d0"],
+            id="down-already",
+        ),
+        pytest.param({"given": {"leaving": [], "removed": []}}, ["d0", "d1"], id="not-declared-any-more"),
+    ],
+)  # fmt: skip
+def test_a_removal_takes_a_place_like_an_update(fields: dict[str, Any], gone: list[str]) -> None:
+    assert deleted(leaving(2, **fields)) == gone
+
+
+def test_the_deletion_of_the_deployment_itself_holds_nothing() -> None:
+    row = evolve(deployment("v1"), terminating=True)
+    assert plan(snapshot(row, [], [process(name) for name in "abc"]), START) == Plan()
+
+
+def test_an_update_waits_for_the_places_of_removals() -> None:
+    rows = [process("d0", uid="d0"), *(process(f"d{n}", "v0", uid=f"d{n}") for n in range(1, 6))]
+    made = leaving(1, rows=rows)
+    assert (deleted(made), updated(made)) == (["d0"], ["d1"])
+
+
+def test_a_device_gets_a_process_when_that_of_the_deployment_before_is_gone() -> None:
+    devices = [device("a"), device("b")]
+    made = plan(snapshot(deployment("v1"), devices, [], left_behind={"a": "blue"}), START)
+    assert [each.device for each in made.actions if isinstance(each, Create)] == ["b"]
+    assert str(made.reasons["a"]) == "WaitingForRemoval(blue)"
 
 
 def test_of_two_processes_the_one_that_is_not_being_deleted_is_kept() -> None:

@@ -87,11 +87,17 @@ def test_a_new_deployment_creates_at_once_and_makes_nothing_unavailable() -> Non
 
 
 def test_devices_that_do_not_match_any_more_lose_their_process() -> None:
-    body = manifest(OLD)
-    body["spec"]["selector"] = {"matchLabels": {"rack": "r0"}}
+    body = manifest(OLD, selector={"matchLabels": {"rack": "r0"}})
     outcome = forecast(lab_of(4), body)
     assert sorted(outcome["steps"][0]["delete"]) == ["tel-leaf-1", "tel-leaf-3"]
-    assert outcome["devices"] == 2
+    assert (outcome["devices"], outcome["warnings"]) == (2, [])
+
+
+def test_removals_that_would_be_held_are_listed_first() -> None:
+    body = manifest(OLD, rolling={"maxUnavailable": 1}, selector={"matchLabels": {"rack": "r0"}})
+    outcome = forecast(lab_of(4), body)
+    assert [step["delete"] for step in outcome["steps"]] == []
+    assert outcome["warnings"][0].startswith("RemovalHeld(2): leaf-1, leaf-3: more devices no longer match than may")
 
 
 def test_what_is_applied_already_needs_no_step() -> None:
@@ -152,7 +158,7 @@ TYPOS = {
     ("spec", "warnings"),
     [
         pytest.param({}, [], id="none"),
-        pytest.param({"selector": {"matchLabels": {"role": "laef"}}}, ["NoDevices"], id="no-device"),
+        pytest.param({"selector": {"matchLabels": {"role": "laef"}}}, ["NoDevices", "RemovalHeld(3)"], id="no-device"),
         pytest.param({"selector": {}}, ["SelectsEveryDevice 3"], id="every-device"),
         pytest.param(
             {"updateStrategy": {"rollingUpdate": TYPOS}},

@@ -629,6 +629,46 @@ def test_a_wave_that_lost_its_devices_is_approved_for_this_rollout_alone() -> No
     assert approvals(lab) == ["canary/3", "half"]
 
 
+def lab_of_unmatched(count: int) -> Lab:
+    """Return a lab of a deployment for leaves, with as many processes on devices that are spines by now."""
+    lab = lab_with_waves()
+    selector = {"matchLabels": {"role": "leaf"}}
+    lab.patch(DEVICE_PROCESS_DEPLOYMENTS, "tel", spec={"selector": selector, "updateStrategy": None})
+    uid = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")["metadata"]["uid"]
+    for number in range(3 + count):
+        lab.switch(f"d{number}", {"role": "leaf" if number < 3 else "spine"}, status={"conditions": [connected()]})
+        lab.process("tel", uid, f"d{number}")
+    return lab
+
+
+def test_a_removal_that_is_held_is_explained_and_approved() -> None:
+    lab = lab_of_unmatched(2)
+    said = lab.run("explain", "tel").output
+    assert "tel: RemovalHeld=True DevicesNoLongerMatch: 2 devices no longer match, at most 1 may leave at once" in said
+    assert "RemovalHeld: 2 devices: no longer matches" in said
+    assert "RemovalHeld" in lab.run("explain", "d3").output
+    result = lab.run("rollout", "approve", "tel", "--removal")
+    assert result.output == "tel: the removal of 2 processes is approved: d3, d4\n"
+    assert "the controller's next writes: delete 1" in lab.run("explain", "tel").output
+    lab.patch(NETWORK_SWITCHES, "d3", metadata={"labels": {"role": "border"}})
+    assert "RemovalHeld" not in lab.run("explain", "d4").output
+
+
+def test_there_must_be_a_removal_to_approve() -> None:
+    result = lab_of_unmatched(1).run("rollout", "approve", "tel", "--removal")
+    assert (result.exit_code, "tel holds no removal" in result.stderr) == (1, True)
+    assert lab_of_unmatched(0).run("rollout", "approve", "none", "--removal").exit_code == 1
+    assert waves_lab().run("rollout", "approve", "tel", "--removal", "--wave", "rack").exit_code == 2
+
+
+def test_a_rollout_that_is_over_is_paused_while_removals_are_held() -> None:
+    reported = status("NewRevisionRolledOut")
+    held = {"type": "RemovalHeld", "status": "True", "reason": "DevicesNoLongerMatch", "message": "2 devices"}
+    reported["conditions"].append(held)
+    result = lab_with(reported).run("rollout", "status", "tel")
+    assert (result.exit_code, result.output) == (4, "tel: paused (RemovalHeld): 2 devices\n")
+
+
 def test_waves_are_approved_where_listing_is_not_allowed() -> None:
     lab = lab_with_waves("canary-1", "leaf-1")
     lab.kube.fail_next(api_error(403, "Forbidden", "no"), verb="list")

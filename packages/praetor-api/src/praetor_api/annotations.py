@@ -22,6 +22,7 @@ __all__ = [
     "OFFERED_AT_ANNOTATION",
     "PEER_ADDRESS_ANNOTATION",
     "PEER_UNHEARD_ANNOTATION",
+    "REMOVAL_ANNOTATION",
     "RESTARTED_AT_ANNOTATION",
     "RETRY_ANNOTATION",
     "REVISION_ANNOTATION",
@@ -52,6 +53,9 @@ MIN_READY_ANNOTATION = "azure.com/min-ready-seconds"
 
 CONFIRMED_ANNOTATION = "azure.com/confirmed"
 """On a DeviceProcess: the spec hash that an operator confirmed."""
+
+REMOVAL_ANNOTATION = "azure.com/removal-approved"
+"""On a DeviceProcess: a hash of the selector and the device's labels that it may be deleted for."""
 
 RESTARTED_AT_ANNOTATION = "azure.com/restarted-at"
 """On a template: raised to restart every process under the rollout's policy (RFC 3339)."""

@@ -47,6 +47,7 @@ class ConditionType(StrEnum):
     AVAILABLE = "Available"
     PROGRESSING = "Progressing"
     PAUSED = "Paused"
+    REMOVAL_HELD = "RemovalHeld"
     GATEWAY_AVAILABLE = "GatewayAvailable"
     WRITES_REFUSED = "WritesRefused"
 
@@ -109,6 +110,7 @@ class DeploymentReason(StrEnum):
     GATEWAY_UNAVAILABLE = "GatewayUnavailable"
     REFUSED_BY_API = "RefusedByAPI"
     NO_DEVICES = "NoDevices"
+    DEVICES_NO_LONGER_MATCH = "DevicesNoLongerMatch"
     WAVE_MATCHES_NOTHING = "WaveMatchesNothing"
     WAVE_HAS_NO_ELIGIBLE_DEVICE = "WaveHasNoEligibleDevice"
     WAVE_LOST_ITS_DEVICES = "WaveLostItsDevices"

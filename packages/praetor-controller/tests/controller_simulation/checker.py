@@ -22,6 +22,8 @@ from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.status import was_rolled_out
 
 STATUS_PERIOD_S = 1.0
+_OF_OTHERS = (ReasonCode.REMOVING, ReasonCode.REMOVAL_HELD)
+"""Reasons of devices that no longer match."""
 
 
 class Checker:
@@ -83,9 +85,10 @@ class Checker:
             offline=frozenset(row.name for row in devices.values() if row.connected is False),
         )
         for name, counted in shown.items() if not blind else ():  # the metrics use the words of the status
-            if sum(counted.values()) != len(devices):
+            matching = sum(map(self._stored.deployment(name).matches, (row.labels for row in devices.values())))
+            if sum(count for code, count in counted.items() if code not in _OF_OTHERS) != matching:
                 self._violations.append(
-                    InvariantViolation("every_device_has_one_reason", f"{name}: {counted} of {len(devices)}")
+                    InvariantViolation("every_device_has_one_reason", f"{name}: {counted} of {matching}")
                 )
         if self._violations:
             raise self._violations[0]

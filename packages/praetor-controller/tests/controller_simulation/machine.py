@@ -125,6 +125,11 @@ class RolloutMachine(RuleBasedStateMachine):
     def approve(self) -> None:
         self.simulation.approve("tel", "w1")
 
+    @rule(name=st.sampled_from(BOTH))
+    @recorded
+    def approve_removal(self, name: str) -> None:
+        self.simulation.approve_removal(name)
+
     @rule(name=st.sampled_from(NAMES))
     @recorded
     def add_or_remove(self, name: str) -> None:
@@ -263,6 +268,7 @@ def converge(simulation: Simulation) -> None:
             break
         simulation.run(1, 60)
         for name in BOTH:
+            simulation.approve_removal(name)
             if "failedRevision" in simulation.stored.status(
                 name
             ):  # the other one's version killed devices, and this one was blamed

@@ -17,6 +17,7 @@ from controller_simulation.invariants import InvariantViolation
 from controller_simulation.stored import LAB, Stored
 from controller_testing import JudgingGateway, runs
 from kube_testing import FakeClock, InProcessKube, body_of
+from praetor_api.annotations import REMOVAL_ANNOTATION
 from praetor_api.kube.client.api import PatchType
 from praetor_api.kube.client.patches import apply_merge_patch
 from praetor_api.kube.client.resource import (
@@ -37,6 +38,7 @@ from praetor_controller.reconcile.reconciler import DeploymentReconciler
 from praetor_controller.reconcile.revision_history import RevisionHistory
 from praetor_controller.reconcile.writer import Writer
 from praetor_controller.rollout.reasons import ReasonCode
+from praetor_controller.rollout.removals import removal_token
 
 _BOOKMARK_S = 60.0
 _FOLLOWED_AGAIN_S = OUTAGE_BACKOFF.cap + CATCH_UP_S + 1.0
@@ -215,6 +217,16 @@ class Simulation:
         revision = self.stored.deployment(name).template.revision
         note = ",".join(f"{revision}/{wave}" for wave in waves)
         self._patch(DEVICE_PROCESS_DEPLOYMENTS, name, {"metadata": {"annotations": {"azure.com/approved-waves": note}}})
+        self.settle()
+
+    def approve_removal(self, name: str) -> None:
+        """Let the processes of devices go that no longer match the deployment."""
+        row, devices = self.stored.deployment(name), self.stored.devices()
+        for process in self.stored.processes(name):
+            device = devices.get(process.device)
+            if device is None or not row.matches(device.labels):
+                note = {REMOVAL_ANNOTATION: removal_token(row, device)}
+                self._patch(DEVICE_PROCESSES, process.name, {"metadata": {"annotations": note}})
         self.settle()
 
     def poke(self, name: str) -> None:

@@ -44,6 +44,9 @@ MEANINGS: Mapping[str, str] = {
     "Terminating": "waits until an older process is gone",
     "NameTaken": "waits for a name that a process of another owner, or of none, has",
     "CannotConverge": "cannot get the template: the API refuses it",
+    "WaitingForRemoval": "waits until the process of a deployment that no longer matches it is gone",
+    "Removing": "no longer matches; its process is being removed",
+    "RemovalHeld": "no longer matches, and too many do so at once: praetorctl rollout approve --removal",
     "GatewayUnavailable": "waits until a gateway judges again which devices are connected",
 }
 _COLOURS = {
@@ -92,7 +95,7 @@ def deployment_text(explanation: Explanation, output: str, max_devices: int) -> 
     if not explanation.fresh:
         lines.append(f"{name}: the controller has not observed its present spec yet; check that it runs")
     lines.append(f"{name}: the controller's next writes: {_writes(explanation.plan)}")
-    groups = by_reason(explanation.plan.reasons)
+    groups = by_reason(_all_reasons(explanation.plan))
     for code in sorted(groups, key=lambda code: _COLOURS.get(code) != "red"):  # failures come first
         devices = groups[code]
         plural = "" if len(devices) == 1 else "s"
@@ -107,6 +110,12 @@ def deployment_text(explanation: Explanation, output: str, max_devices: int) -> 
         rest = [f"and {len(devices) - max_devices} more"] if len(devices) > max_devices else []
         lines.append("    " + ", ".join([*shown, *rest]))
     return "\n".join(lines)
+
+
+def _all_reasons(planned: Plan) -> dict[str, Reason]:
+    """Return the reasons of the devices that match, and of those that no longer do and keep a process."""
+    left = {each.process.device or each.process.name: each.reason for each in planned.removals}
+    return left | dict(planned.reasons)
 
 
 def by_reason(reasons: Mapping[str, Reason]) -> dict[ReasonCode, list[tuple[str, str]]]:
@@ -139,7 +148,7 @@ def _deployment_data(explanation: Explanation) -> dict[str, Any]:
                 "count": len(devices),
                 "devices": [{"device": device, "detail": detail} for device, detail in devices],
             }
-            for code, devices in by_reason(explanation.plan.reasons).items()
+            for code, devices in by_reason(_all_reasons(explanation.plan)).items()
         ],
     }
 
@@ -162,7 +171,7 @@ def explain_device(inventory: Inventory, name: str, now: datetime, deployment: s
     found = []
     for each in [deployment] if deployment else list(inventory.deployments):
         explanation = explain_deployment(inventory, each, now)
-        reason = explanation.plan.reasons.get(name)
+        reason = _all_reasons(explanation.plan).get(name)
         if reason is not None:
             found.append(_device_reason(inventory, explanation.deployment, name, reason))
     return found

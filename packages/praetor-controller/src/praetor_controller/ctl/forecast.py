@@ -12,7 +12,7 @@ from attrs import field, frozen, mutable
 from praetor_api.conditions import DeploymentReason
 from praetor_controller.ctl.explain import MEANINGS, by_reason
 from praetor_controller.ctl.forecast_model import ForecastModel
-from praetor_controller.ctl.output import OutputFormat, structured, table
+from praetor_controller.ctl.output import OutputFormat, names_of, structured, table
 from praetor_controller.ctl.times import format_duration
 from praetor_controller.model.actions import Action, Create, Delete, Update
 from praetor_controller.rollout.reasons import Reason, ReasonCode
@@ -20,7 +20,6 @@ from praetor_controller.rollout.snapshot import Plan
 
 MAX_STEPS = 2000
 _MAX_IDLE_PASSES = 20
-_SHOWN = 3
 
 
 @frozen(kw_only=True)
@@ -145,7 +144,7 @@ def forecast_text(result: Forecast, max_steps: int) -> str:
     lines.append(f"{end}: {up} of {result.devices} devices are up to date")
     for code, devices in by_reason(result.left).items():
         named = [f"{device} ({detail})" if detail else device for device, detail in devices]
-        lines.append(f"    {code}: {_bounded(named)}: {MEANINGS[code]}")
+        lines.append(f"    {code}: {names_of(named)}: {MEANINGS[code]}")
     return "\n".join(lines)
 
 
@@ -155,7 +154,7 @@ def _row(number: int, step: Step) -> list[str]:
         str(number),
         format_duration(step.at_s),
         step.wave or "-",
-        *(_bounded(each) if each else "-" for each in lists),
+        *(names_of(each) if each else "-" for each in lists),
         str(step.unavailable),
     ]
 
@@ -163,13 +162,8 @@ def _row(number: int, step: Step) -> list[str]:
 def _budget_line(result: Forecast, number: int, words: str) -> str:
     counts = {domain: count for (budget, domain), count in result.domains.items() if budget == number}
     worst = max(counts.values(), default=0)
-    where = _bounded(sorted(domain for domain, count in counts.items() if count == worst))
+    where = names_of(sorted(domain for domain, count in counts.items() if count == worst))
     return f"budget {words}: unavailable at most: {worst}" + (f", in {where}" if where else "")
-
-
-def _bounded(names: tuple[str, ...] | list[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def forecast_data(result: Forecast) -> dict[str, Any]:

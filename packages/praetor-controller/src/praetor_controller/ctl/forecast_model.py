@@ -18,6 +18,7 @@ from praetor_api.kube.client.patches import apply_json_patch, apply_merge_patch
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.codec import format_time
 from praetor_controller.ctl.inventory import Inventory
+from praetor_controller.ctl.output import names_of
 from praetor_controller.ctl.warnings import spec_warnings
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.actions import Action, Create, Delete, Update
@@ -28,6 +29,7 @@ from praetor_controller.model.rows import DeviceRow, ProcessRow
 from praetor_controller.model.wave_record import WaveRecord
 from praetor_controller.rollout.availability import Availability, availability_of
 from praetor_controller.rollout.budgets import domain_of
+from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.snapshot import GatewayState, Plan
 from praetor_controller.rollout.status import status_patch
 
@@ -81,9 +83,17 @@ class ForecastModel:
     def warnings(self) -> tuple[str, ...]:
         """Return what in the deployment is probably a mistake; empty when it cannot be acted on."""
         try:
-            return tuple(spec_warnings(self.deployment, self._inventory.devices.values()))
+            found = [*spec_warnings(self.deployment, self._inventory.devices.values())]
         except InvalidDeployment:
             return ()
+        held = self._inventory.plan(self.deployment, self.now, GatewayState.JUDGING).held_removals
+        if held:
+            names = names_of([each.process.device or each.process.name for each in held])
+            found.append(
+                f"{ReasonCode.REMOVAL_HELD}({len(held)}): {names}: more devices no longer match than may leave at "
+                "once; they keep their processes until praetorctl rollout approve --removal"
+            )
+        return tuple(found)
 
     def _remember(self, record: WaveRecord) -> None:
         uid, revision = self.deployment.uid, self.deployment.template.revision

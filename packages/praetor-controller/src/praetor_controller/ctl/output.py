@@ -35,6 +35,15 @@ output_option = click.option(
 )
 
 
+_SHOWN = 3
+
+
+def names_of(names: Sequence[str]) -> str:
+    """Return *names* as text: the first three, and how many there are besides."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
 def table(headers: Sequence[str], rows: Sequence[Sequence[str | Cell]], indent: str = "") -> str:
     """Return *rows* under *headers*, in columns as wide as they need to be."""
     cells = [[cell if isinstance(cell, tuple) else (cell, "") for cell in row] for row in ([*headers], *rows)]

@@ -112,6 +112,9 @@ def _verdict(metadata: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[Ve
         paused = conditions[ConditionType.PAUSED]
         return Verdict.PAUSED, paused.get("reason") or reason, paused.get("message") or message
     done = reason == DeploymentReason.NEW_REVISION_ROLLED_OUT
+    held = conditions.get(ConditionType.REMOVAL_HELD) or {}
+    if done and held.get("status") == "True":
+        return Verdict.PAUSED, ConditionType.REMOVAL_HELD, held.get("message") or message
     return Verdict.DONE if done else Verdict.IN_PROGRESS, reason, message
 
 

@@ -14,6 +14,7 @@ from praetor_api.annotations import (
     DEPLOYMENT_LABEL,
     MANAGED_ANNOTATION,
     OFFERED_AT_ANNOTATION,
+    REMOVAL_ANNOTATION,
     RESTARTED_AT_ANNOTATION,
     RETRY_ANNOTATION,
     REVISION_ANNOTATION,
@@ -139,6 +140,7 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
             crashed_at=None if crashed is None else hash((generation, run, _ends(status), crashed.since)),
         ),
         failure=failure if crashed is None else _words(f"ended {_ends(status)} times", crashed),
+        removal=annotations.get(REMOVAL_ANNOTATION, ""),
         held=_held(facts),
     )
 

@@ -101,6 +101,7 @@ class ProcessRow:
     crashed_at: float | None = None  # when that ended, if the process ended too often
     stamps: Stamps | None = None
     failure: str = ""  # why it fails; empty when it does not
+    removal: str = ""  # what a user approved its removal for
     held: str = ""  # why its connected device takes no change; empty when it takes changes
 
     @property

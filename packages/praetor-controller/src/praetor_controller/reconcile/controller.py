@@ -154,9 +154,18 @@ class Controller:
         row = new or old
         if row is None or not availability_changed(old, new):
             return
+        if new is None or (new.terminating and old is not None and not old.terminating):
+            self._add_successors(row)
         deployments = tuple(self._cache.deployments.by_index(BY_NAMESPACE, row.namespace))
         if any(map(has_budgets, deployments)):
             self._add_waiting(deployments, row.owner)
+
+    def _add_successors(self, row: ProcessRow) -> None:
+        """Reconcile the deployments that may wait until *row* has left its device."""
+        device = self._cache.devices.get(Key(row.namespace, row.device))
+        if device is not None:
+            deployments = self._cache.deployments.by_index(BY_NAMESPACE, row.namespace)
+            self._add_waiting((each for each in deployments if each.matches(device.labels)), row.owner)
 
     def _add_waiting(self, deployments: Iterable[DeploymentRow], owner: str | None) -> None:
         """Reconcile *deployments* except that of the uid *owner*; those in steady state wait for nothing."""

@@ -22,6 +22,7 @@ class EventReason(StrEnum):
     ROLLOUT_STOPPED = "RolloutStopped"
     INVALID_SPEC = "InvalidSpec"
     NO_DEVICES = "NoDevices"
+    REMOVAL_HELD = "RemovalHeld"
     WAVE_MATCHES_NOTHING = "WaveMatchesNothing"
     WAVE_HAS_NO_ELIGIBLE_DEVICE = "WaveHasNoEligibleDevice"
     WAVE_LOST_ITS_DEVICES = "WaveLostItsDevices"
@@ -63,7 +64,15 @@ class DeploymentEvent:
 
 
 def transition_events(old: tuple[Condition, ...], new: tuple[Condition, ...]) -> tuple[DeploymentEvent, ...]:
-    """Return the event of the transition from conditions *old* to *new*, if it is worth one."""
+    """Return the events of the transition from conditions *old* to *new*, as far as it is worth any."""
+    held = get_condition(new, ConditionType.REMOVAL_HELD)
+    if held is None or get_condition(old, ConditionType.REMOVAL_HELD) is not None:
+        return _progress_events(old, new)
+    event = DeploymentEvent("Warning", EventReason.REMOVAL_HELD, "Rollout", held.message)
+    return (*_progress_events(old, new), event)
+
+
+def _progress_events(old: tuple[Condition, ...], new: tuple[Condition, ...]) -> tuple[DeploymentEvent, ...]:
     before, after = get_condition(old, ConditionType.PROGRESSING), get_condition(new, ConditionType.PROGRESSING)
     if after is None or (before is not None and before.reason == after.reason):
         return ()

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from praetor_api.annotations import DEPLOYMENT_LABEL
 from praetor_api.conditions import ConditionType
@@ -18,7 +18,7 @@ from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.revisions import RevisionRow, find_revision
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.model.wave_record import WaveRecord
-from praetor_controller.reconcile.state import ReconcilerState
+from praetor_controller.reconcile.state import SETTLE_S, ReconcilerState
 from praetor_controller.rollout.neighbours import (
     Neighbour,
     NeighboursDown,
@@ -67,7 +67,11 @@ def build_snapshot(
     matches, uid, wanted = deployment.matches, deployment.uid, deployment.template.spec_hash
     newest = find_revision(sources.revisions, deployment.template.revision)
     matching = [device for device in devices if matches(device.labels)]
+    processes = [row for row in sources.processes if row.owner == uid and row.namespace == deployment.namespace]
+    membership = _Membership(matching, processes, state, now.steady, SETTLE_S if watching else 0.0)
     neighbours = tuple(sources.neighbours)
+    if membership.missing:  # then their processes are read twice
+        neighbours = tuple(evolve(each, processes=tuple(each.processes)) for each in neighbours)
     rolling = deployment.strategy is StrategyType.ROLLING_UPDATE
     shared = shared_budgets(neighbours, matching, devices) if rolling else ()
     down = NeighboursDown()
@@ -82,7 +86,7 @@ def build_snapshot(
     return Snapshot(
         deployment=deployment,
         devices=matching,
-        processes=[row for row in sources.processes if row.owner == uid and row.namespace == deployment.namespace],
+        processes=processes,
         rollout_since=rollout_since,
         taken_names=NameConflicts(sources.find, deployment),
         leftovers=Leftovers(sources.find, deployment),
@@ -103,6 +107,8 @@ def build_snapshot(
         gateway=sources.gateway,
         judged_since=sources.judged_since,
         wave_record=newest.waves if newest else WaveRecord(),
+        left_behind=_left_behind(membership.missing, neighbours) if membership.missing else {},
+        **membership.fields(devices),
     )
 
 
@@ -125,6 +131,54 @@ def _began(
 
 def _time(epoch: float) -> datetime:
     return datetime.fromtimestamp(epoch, UTC)
+
+
+class _Membership:
+    """Which devices come and go: most passes see none, and pay for no look-up by name."""
+
+    def __init__(
+        self,
+        matching: Sequence[DeviceRow],
+        processes: Sequence[ProcessRow],
+        state: ReconcilerState,
+        now: float,
+        settle_s: float,
+    ) -> None:
+        names, with_process = [device.name for device in matching], [process.device for process in processes]
+        self.missing: Mapping[str, DeviceRow] = {}
+        self._leaving: frozenset[str] = frozenset()
+        if names == with_process and not state.has_unmatched:
+            self._removals = state.unmatched((), (), now, settle_s)
+            return
+        members, served = frozenset(names), frozenset(with_process)
+        self._removals = state.unmatched(processes, members, now, settle_s)
+        self.missing = {device.name: device for device in matching if device.name not in served}
+        self._leaving = served - members
+
+    def fields(self, devices: Sequence[DeviceRow]) -> dict[str, Any]:
+        """Return the fields of the snapshot; *devices* are all of the namespace."""
+        removed = self._removals.removed
+        wanted = self._leaving | removed
+        rows = {device.name: device for device in devices if device.name in wanted} if wanted else {}
+        return {
+            "leaving": [row for name, row in rows.items() if name in self._leaving],
+            "removable": self._removals.removable,
+            "removed": [rows.get(name) or DeviceRow(name=name, namespace="", labels={}) for name in sorted(removed)],
+            "removals_change_at": self._removals.changes_at,
+        }
+
+
+def _left_behind(missing: Mapping[str, DeviceRow], neighbours: Iterable[Neighbour]) -> Mapping[str, str]:
+    """Return which devices without a process have one of a deployment that no longer matches them, and is to go."""
+    return {
+        row.device: neighbour.deployment.name
+        for neighbour in neighbours
+        if not neighbour.deployment.terminating
+        for row in neighbour.processes
+        if row.device in missing
+        and not row.terminating
+        and not neighbour.deployment.matches(missing[row.device].labels)
+    }
 
 
 class NameConflicts:

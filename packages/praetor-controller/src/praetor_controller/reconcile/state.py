@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Container, Iterable, Mapping
 
 from attrs import field, frozen, mutable
 
 from praetor_api.kube.client.resource import Key
+from praetor_controller.model.rows import ProcessRow
 from praetor_controller.rollout.incremental import IncrementalAggregate
 
 FIRST_RETRY_S = 5.0
@@ -95,6 +97,33 @@ class Refusals:
             self.retry_at, self._attempts = now, 0
 
 
+SETTLE_S = 5.0
+"""For so long a process is unmatched before it is deleted, and its device counts as down afterwards: a user who labels
+devices one after the other makes one change. A loop over kubectl takes less than a second for each."""
+
+
+_LEAST_S = 0.01
+"""Rounding of times must not make a pass be due at once, before time has passed."""
+
+
+@frozen
+class _Unmatched:
+    """A process whose device no longer matches. *since* is in the time of rows; *is_up*: it was ready."""
+
+    device: str
+    since: float
+    is_up: bool
+
+
+@frozen(kw_only=True)
+class RemovalState:
+    """What Snapshot has by these names; *changes_at* is when time alone may change it."""
+
+    removable: frozenset[str] = frozenset()
+    removed: frozenset[str] = frozenset()
+    changes_at: float = math.inf
+
+
 @mutable(kw_only=True)
 class ReconcilerState:
     """The state of the deployment *uid*.
@@ -116,6 +145,41 @@ class ReconcilerState:
     audit_at: float = 0.0
     started_at: float = 0.0
     _seen: dict[str, tuple[object, float]] = field(factory=dict)
+    _unmatched: dict[str, _Unmatched] = field(factory=dict)  # by uid
+    _removed: dict[str, float] = field(factory=dict)  # devices, and until when they count as down
+
+    @property
+    def has_unmatched(self) -> bool:
+        """Whether the last pass saw processes whose device no longer matches."""
+        return bool(self._unmatched)
+
+    def unmatched(
+        self, rows: Iterable[ProcessRow], matching: Container[str], now: float, settle_s: float
+    ) -> RemovalState:
+        """Return which of *rows*, the deployment's processes, may be removed at *now*, in the time of rows.
+
+        *settle_s* is SETTLE_S, or 0 for a forecast. *matching* are the names of the devices that match. A process that
+        was unmatched and is gone was removed.
+        """
+        leaving: dict[str, _Unmatched] = {}
+        matched: set[str] = set()
+        for row in rows:
+            if row.device in matching:
+                matched.add(row.uid)
+            elif not row.terminating:
+                known = self._unmatched.get(row.uid)
+                leaving[row.uid] = _Unmatched(row.device, known.since if known else now, row.ready_since is not None)
+        gone = self._unmatched.keys() - leaving.keys() - matched
+        until = {each.device: now + settle_s for uid in gone if (each := self._unmatched[uid]).is_up}
+        self._removed = {name: at for name, at in (self._removed | until).items() if at > now}
+        self._unmatched = leaving
+        settled = {uid: each.since + settle_s for uid, each in leaving.items()}
+        times = [at for at in (*settled.values(), *self._removed.values()) if at > now]
+        return RemovalState(
+            removable=frozenset(uid for uid, at in settled.items() if at <= now),
+            removed=frozenset(self._removed),
+            changes_at=max(min(times, default=math.inf), now + _LEAST_S),
+        )
 
     def since(self, what: str, stamp: object, now: float) -> float:
         """Return since when *what* has had this *stamp*, as far as it was seen; *now* if it has another one now."""

@@ -40,19 +40,19 @@ class _Refusals:
 
 
 def admit(
-    verdicts: Verdicts, assignment: Assignment, waves: WaveProgress | None, limit: int, domains: Domains
+    verdicts: Verdicts, assignment: Assignment, waves: WaveProgress | None, limit: int, spent: int, domains: Domains
 ) -> Admission:
-    """Return which devices may go down, of at most *limit* in all; *domains* count those that go down."""
+    """Return which devices may go down, of at most *limit* in all, of which so many are *spent*.
+
+    *domains* have counted these, and count those that go down.
+    """
     devices = assignment.devices
-    down = [number for number in verdicts.others if verdicts.all[number].down]
-    for number in down:
-        domains.take(devices[number])
-    room = limit - len(down)
-    spent = f"maxUnavailable={limit}"
+    room = limit - spent
+    full = f"maxUnavailable={limit}"
     admitted: list[int] = []
     refusals = _Refusals()
     for number in verdicts.with_step(Step.UPDATE_IN_BUDGET):
-        exhausted = domains.full(devices[number]) if room >= 0 else spent
+        exhausted = domains.full(devices[number]) if room >= 0 else full
         if exhausted:
             refusals.add((number,), exhausted)
         else:
@@ -60,7 +60,7 @@ def admit(
     waiting = _in_order(verdicts.with_step(Step.UPDATE_WITH_PLACE), assignment, waves)
     for at, number in enumerate(waiting):
         if room <= 0:
-            refusals.add(waiting[at:], spent)
+            refusals.add(waiting[at:], full)
             break
         exhausted = domains.full(devices[number]) if domains else ""
         if exhausted:

@@ -27,6 +27,7 @@ from praetor_controller.rollout.availability import Availability
 from praetor_controller.rollout.budgets import Domains, matches_nothing
 from praetor_controller.rollout.failure_policy import Failures, Stop, stopped
 from praetor_controller.rollout.reasons import Reason, ReasonCode, Reasons
+from praetor_controller.rollout.removals import Removals, removal_limit, removals
 from praetor_controller.rollout.snapshot import Aggregate, Counts, GatewayState, Plan, Snapshot, delete_refusal_key
 from praetor_controller.rollout.status import FleetSummary, fault_status, refusal_text, rollout_status, was_rolled_out
 from praetor_controller.rollout.verdicts import (
@@ -93,15 +94,21 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     verdicts = classify_all(context, assignment)
     if snapshot.gateway is not GatewayState.JUDGING:
         verdicts = without_steps(verdicts, Reason(ReasonCode.GATEWAY_UNAVAILABLE))
-    admission = admit(verdicts, assignment, waves, limit, domains)
-    writes = _writes(context, target, assignment, verdicts, admission)
+    down = [number for number in verdicts.others if verdicts.all[number].down]
+    for number in down:
+        domains.take(assignment.devices[number])
+    leave = removals(snapshot, assignment, len(down), domains)
+    admission = admit(verdicts, assignment, waves, limit, len(down) + leave.places, domains)
+    writes = _writes(context, target, assignment, verdicts, admission, leave)
     reasons = _reasons(verdicts, admission)
 
     counts, available_at = _counts(snapshot, assignment, verdicts, context.min_ready_s)
     progress_at = _progress_at(context, assignment, verdicts)
     summary = FleetSummary(
         counts=counts,
-        reasons=Counter(map(attrgetter("code"), reasons)),
+        reasons=Counter([*map(attrgetter("code"), reasons), *(each.reason.code for each in leave.stay)]),
+        removals_held=[each.process.device or each.process.name for each in leave.held],
+        removal_limit=removal_limit(deployment, len(snapshot.devices) + len(assignment.orphans)),
         limit=limit,
         progress_at=(at if writes.offer else max(progress_at, since)) - ahead_s,
         since=since - ahead_s,
@@ -115,11 +122,19 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     )
     status, deadline = rollout_status(deployment, summary, now)
     recheck = {verdicts.all[number].recheck_at for number in verdicts.others}  # most are the same: none
-    recheck |= {snapshot.elsewhere_changes_at, stop_at, available_at, waves.recheck_at if waves else math.inf}
+    recheck |= {
+        snapshot.elsewhere_changes_at,
+        snapshot.removals_change_at,
+        stop_at,
+        available_at,
+        waves.recheck_at if waves else math.inf,
+    }
     recheck_at = _earliest(recheck, at)
     steady = not (summary.kept or waves or stop or writes.offer or admission.refused) and _is_steady(snapshot, counts)
     # Before a rollback begins the status must say so: the failures that call for it go away with it.
-    withheld = deployment.policy.paused or (stop is not None and stop.rollback and not stop.remembered)
+    # And before anything else changes it must say that removals are held: with new processes, not all would leave.
+    rolls_back = stop is not None and stop.rollback and not stop.remembered
+    withheld = deployment.policy.paused or rolls_back or (bool(leave.held) and not leave.remembered)
     return Plan(
         actions=() if withheld else (*writes.deletes, *writes.updates, *writes.creates),
         status=status,
@@ -127,6 +142,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
         reasons=Reasons(assignment.names, reasons),
         waves=waves.waves if waves else (),
         waits_for=waves.blocker if waves else None,
+        removals=leave.stay,
         wave_record=progress.record if progress and progress.record != snapshot.wave_record else None,
         aggregate=Aggregate(counts=counts, reasons=summary.reasons, progress_at=progress_at, recheck_at=recheck_at)
         if steady
@@ -139,7 +155,8 @@ def _domains(snapshot: Snapshot) -> Domains:
     rolling = deployment.strategy is StrategyType.ROLLING_UPDATE
     budgets = deployment.policy.update_strategy.rolling_update.budgets if rolling else ()
     shared = snapshot.shared_budgets if rolling else ()
-    return Domains(budgets, snapshot.devices, snapshot.down_elsewhere, shared)
+    devices = [*snapshot.devices, *snapshot.leaving] if snapshot.leaving else snapshot.devices
+    return Domains(budgets, devices, snapshot.down_elsewhere, shared)
 
 
 def _update_hashes(snapshot: Snapshot) -> frozenset[str]:
@@ -213,7 +230,12 @@ def _moves(assignment: Assignment, hashes: Collection[str]) -> bool:
 
 
 def _writes(
-    context: Context, target: Template, assignment: Assignment, verdicts: Verdicts, admission: Admission
+    context: Context,
+    target: Template,
+    assignment: Assignment,
+    verdicts: Verdicts,
+    admission: Admission,
+    leave: Removals,
 ) -> _Writes:
     snapshot, waves, processes = context.snapshot, context.waves, assignment.processes
     updates: dict[int, Update] = {}
@@ -237,7 +259,7 @@ def _writes(
         for number in admission.admitted
         if (process := processes[number]) is not None
     ]
-    return _Writes(deletes=_deletes(snapshot, assignment), updates=ordered, creates=creates)
+    return _Writes(deletes=_deletes(snapshot, assignment, leave), updates=ordered, creates=creates)
 
 
 def _metadata_updates(
@@ -269,8 +291,8 @@ def _kept(assignment: Assignment, reasons: Sequence[Reason], others: Iterable[in
     return next((f"{assignment.names[number]}: {reasons[number].detail}" for number in found), "")
 
 
-def _deletes(snapshot: Snapshot, assignment: Assignment) -> tuple[Delete, ...]:
-    orphans = [Delete(process, "its device is gone or no longer matches") for process in assignment.orphans]
+def _deletes(snapshot: Snapshot, assignment: Assignment, leave: Removals) -> tuple[Delete, ...]:
+    orphans = [Delete(process, "its device is gone or no longer matches") for process in leave.now]
     surplus = [Delete(process, "the device has an older process of the deployment") for process in assignment.surplus]
     return tuple(each for each in (*orphans, *surplus) if delete_refusal_key(each.process) not in snapshot.refusals)
 

@@ -38,6 +38,9 @@ class ReasonCode(StrEnum):
     TERMINATING = "Terminating"
     NAME_TAKEN = "NameTaken"
     CANNOT_CONVERGE = "CannotConverge"
+    WAITING_FOR_REMOVAL = "WaitingForRemoval"
+    REMOVING = "Removing"
+    REMOVAL_HELD = "RemovalHeld"
     GATEWAY_UNAVAILABLE = "GatewayUnavailable"
 
 

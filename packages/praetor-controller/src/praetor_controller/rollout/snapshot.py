@@ -85,6 +85,11 @@ class Snapshot:
     gateway: whether a gateway judges the devices; none is offered anything unless one does.
     judged_since: since when one does, in seconds since the epoch, if that is later than the program's start.
     wave_record: what is remembered of the waves of this rollout.
+    leaving: devices of processes that the deployment owns, which it does not match.
+    removable: uids of processes that are unmatched for long enough to be deleted.
+    removed: devices that a process was deleted from just now, because they no longer match.
+    removals_change_at: when time alone may change *removable* or *removed*, in seconds since the epoch (inf: never).
+    left_behind: devices with a process of another deployment that no longer matches them, and that deployment.
     """
 
     deployment: DeploymentRow
@@ -110,6 +115,11 @@ class Snapshot:
     gateway: GatewayState = GatewayState.JUDGING
     judged_since: float = 0.0
     wave_record: WaveRecord = field(factory=WaveRecord)
+    leaving: Sequence[DeviceRow] = ()
+    removable: frozenset[str] = frozenset()
+    removed: Sequence[DeviceRow] = ()
+    removals_change_at: float = math.inf
+    left_behind: Mapping[str, str] = field(factory=dict)
 
 
 def delete_refusal_key(process: ProcessRow) -> str:
@@ -176,13 +186,23 @@ class Aggregate:
     recheck_at: float
 
 
+@frozen
+class Removal:
+    """A *process* whose device no longer matches, why it is not deleted now, and the *token* that approves it."""
+
+    process: ProcessRow
+    reason: Reason
+    token: str
+
+
 @frozen(kw_only=True)
 class Plan:
     """What to write, the status to show, when to plan again, and each device's reason.
 
     *recheck_at* is when time alone may change the plan; None: never. *waves* is how far each wave has come, empty
     without waves and once the revision is rolled out; *waits_for* is what closes the next one. *wave_record* is to be
-    stored before the actions are carried out; None: it is stored. *aggregate* is None unless all devices are in steady
+    stored before the actions are carried out; None: it is stored. *removals* are those that are
+    not made now. *aggregate* is None unless all devices are in steady
     state.
     """
 
@@ -193,4 +213,10 @@ class Plan:
     waves: tuple[WaveState, ...] = ()
     waits_for: Reason | None = None
     wave_record: WaveRecord | None = None
+    removals: Sequence[Removal] = ()
     aggregate: Aggregate | None = None
+
+    @property
+    def held_removals(self) -> Sequence[Removal]:
+        """Those of the *removals* that wait until a user approves them."""
+        return [each for each in self.removals if each.reason.code is ReasonCode.REMOVAL_HELD]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,6 +36,8 @@ _SETTLED = frozenset(
         ReasonCode.AGENT_TOO_OLD,
         ReasonCode.OFFLINE_SINCE,
         ReasonCode.NEVER_CONNECTED,
+        ReasonCode.REMOVING,
+        ReasonCode.REMOVAL_HELD,
     }
 )
 
@@ -44,6 +46,8 @@ _GATEWAY = {
     GatewayState.RETURNING: "a gateway judges the devices again, and may not have noticed every silent one yet",
 }
 """Why nothing is offered; AWAITED is shown as what it was before."""
+
+_SHOWN = 3
 
 CONNECT_S = 60.0
 """How long a first rollout waits, after its last step forward, for devices that have never connected, in seconds."""
@@ -72,6 +76,10 @@ class FleetSummary:
     beginning as it is known, both in seconds since the epoch, *wave* the one that is being rolled out, *hold* what the
     next one waits for. *stopped* is why the failure policy stopped the revision, empty when it did not; *rolled_back*:
     devices go back to the current revision.
+    *limit* is maxUnavailable as a number of devices, *progress_at* the last step forward in seconds since the epoch,
+    *wave* the one that is being rolled out, *hold* what the next one waits for. *removals_held* are devices that no
+    longer match and keep their process, because more than *removal_limit* do. *stopped* is why the failure policy
+    stopped the revision, empty when it did not; *rolled_back*: devices go back to the current revision.
     """
 
     counts: Counts
@@ -81,6 +89,8 @@ class FleetSummary:
     since: float = -math.inf
     wave: str | None = None
     hold: Reason | None = None
+    removals_held: Sequence[str] = ()
+    removal_limit: int = 1
     stopped: str = ""
     rolled_back: bool = False
     gateway: GatewayState = GatewayState.JUDGING
@@ -111,6 +121,7 @@ def rollout_status(
         conditions = _set(conditions, type_, state, deployment.generation, now)
     conditions = _paused(conditions, deployment, summary, now)
     conditions = _rolled_back(conditions, deployment, summary, now)
+    conditions = _removal_held(conditions, deployment, summary, now)
     conditions = _gateway_available(conditions, deployment, summary, now)
     conditions = _writes_refused(conditions, deployment, summary.refused, now)
     status = RolloutStatus(
@@ -294,6 +305,22 @@ def _writes_refused(
         return without_condition(conditions, ConditionType.WRITES_REFUSED)
     state = _ConditionState(ConditionStatus.TRUE, DeploymentReason.REFUSED_BY_API, refused)
     return _set(conditions, ConditionType.WRITES_REFUSED, state, deployment.generation, now)
+
+
+def _removal_held(
+    conditions: tuple[Condition, ...], deployment: DeploymentRow, summary: FleetSummary, now: datetime
+) -> tuple[Condition, ...]:
+    held = sorted(summary.removals_held)
+    if not held:
+        return without_condition(conditions, ConditionType.REMOVAL_HELD)
+    more = f" and {len(held) - _SHOWN} more" if len(held) > _SHOWN else ""
+    count = f"{len(held)} device{'' if len(held) == 1 else 's'} no longer match{'es' if len(held) == 1 else ''}"
+    message = (
+        f"{count}, at most {summary.removal_limit} may leave at once, and not all: {', '.join(held[:_SHOWN])}{more}; "
+        f"correct the selector or the labels, or: praetorctl rollout approve {deployment.name} --removal"
+    )
+    state = _ConditionState(ConditionStatus.TRUE, DeploymentReason.DEVICES_NO_LONGER_MATCH, message)
+    return _set(conditions, ConditionType.REMOVAL_HELD, state, deployment.generation, now)
 
 
 def _set(

@@ -61,6 +61,7 @@ class Gate(StrEnum):
     WAVE_CURRENT = "its wave is closed, and a revision was rolled out before"
     NAME_LEFTOVER = "a deleted deployment's process has the name"
     NAME_TAKEN = "another owner's process has the name"
+    LEFT_BEHIND = "a process of a deployment that no longer matches is there"
     RECREATE = "none, `Recreate`"
     OPEN = "none"
 
@@ -141,6 +142,7 @@ TABLE: tuple[Rule, ...] = (
     Rule((_NOTHING,), (Gate.WAVE,), _NO_PROCESS, None),
     Rule((_NOTHING,), (Gate.NAME_LEFTOVER,), _NO_PROCESS, ReasonCode.TERMINATING),
     Rule((_NOTHING,), (Gate.NAME_TAKEN,), _NO_PROCESS, ReasonCode.NAME_TAKEN),
+    Rule((_NOTHING,), (Gate.LEFT_BEHIND,), _NO_PROCESS, ReasonCode.WAITING_FOR_REMOVAL),
     Rule((_NOTHING,), (Gate.WAVE_CURRENT,), _NO_PROCESS, ReasonCode.CREATING, step=Step.CREATE_CURRENT),
     Rule((_NOTHING,), (Gate.OPEN,), _NO_PROCESS, ReasonCode.CREATING, step=Step.CREATE),
     Rule((_TARGET, _OTHER), (Gate.TERMINATING,), _ANY, ReasonCode.TERMINATING, Cost.DOWN),
@@ -331,6 +333,8 @@ def _gate_of_creation(context: Context, number: int, device: DeviceRow) -> tuple
         wanted = hashed_process_name(snapshot.deployment.name, name)
         if wanted in snapshot.taken_names:
             return Gate.NAME_TAKEN, wanted
+    if name in snapshot.left_behind:  # both might want the same port
+        return Gate.LEFT_BEHIND, wanted
     return Gate.WAVE_CURRENT if closed else Gate.OPEN, wanted
 
 
@@ -394,7 +398,7 @@ def _verdict(
         down = context.at < recheck_at
     elif rule.reason is ReasonCode.IN_MAINTENANCE and device.maintenance_until is not None:
         recheck_at = device.maintenance_until
-    elif rule.gates[0] in (Gate.NAME_LEFTOVER, Gate.NAME_TAKEN):
+    elif rule.gates[0] in (Gate.NAME_LEFTOVER, Gate.NAME_TAKEN, Gate.LEFT_BEHIND):
         recheck_at = context.at + NAME_RETRY_S
     elif rule.gates[0] is Gate.TERMINATING and process is not None:
         recheck_at = process.kept_at
@@ -461,6 +465,8 @@ def _detail(context: Context, rule: Rule, device: DeviceRow, process: ProcessRow
             return f"{name} belongs to another owner or to none"
         case ReasonCode.AGENT_TOO_OLD:
             return device.too_old
+        case ReasonCode.WAITING_FOR_REMOVAL:
+            return context.snapshot.left_behind[device.name]
         case ReasonCode.UPDATE_HELD if process is not None:
             return process.held
         case ReasonCode.FAILING if process is not None:
