@@ -461,6 +461,17 @@ def status(agent: Agent, *more: str) -> str:
     return subprocess.run([*command, *hold], capture_output=True, text=True, timeout=WITHIN_SECONDS, check=True).stdout
 
 
+def test_status_shows_what_a_process_waits_for(gateway: FakeGateway, agent: Agent) -> None:
+    ends_late = process_spec("bash", "-c", 'trap "sleep 1000" TERM; while :; do sleep 1; done')
+    ends_late["execution"]["terminationGracePeriodSeconds"] = 3000
+    gateway.desire(item("a", ends_late))
+    agent.start()
+    gateway.wait_for(lambda: seen(gateway).process_started is True, "the start")
+    gateway.desire(item("b", process_spec("sleep", "1006")))
+    until(lambda: "waits for default/a to end" in status(agent), "what it waits for")
+    assert gateway.observations["b"].pending_reason == "WaitingForOthersToEnd"
+
+
 def test_status_shows_health_pending_confirmations_and_the_last_exchange(
     gateway: FakeGateway, agent: Agent, tmp_path: Path
 ) -> None:

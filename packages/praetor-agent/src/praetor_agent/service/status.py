@@ -132,7 +132,8 @@ def _messages(seen: Observation, wait: Mapping[str, str] | None) -> Iterator[str
         yield f"rolls back at {wait['deadline']} unless it is confirmed ({by})"
     if seen.rolled_back_reason or seen.rolled_back_message:
         yield f"rolled back: {seen.rolled_back_reason or ''} {seen.rolled_back_message or ''}".strip()
-    yield from filter(None, (seen.error_message, seen.warning_message))
+    pending = seen.pending_message if seen.pending_message != seen.error_message else None
+    yield from filter(None, (seen.error_message, pending, seen.warning_message))
 
 
 def record_of(state: State, state_dir: Path, name: str, namespace: str | None) -> Record:

@@ -20,6 +20,7 @@ from praetor_agent.simulate.faults import Faults
 from praetor_agent.simulate.http import Connection, Endpoint, Response
 from praetor_agent.simulate.statistics import Statistics
 from praetor_api.protocol import (
+    AGENT_FEATURES,
     DEFAULT_HEARTBEAT_SECONDS,
     Observation,
     Report,
@@ -78,7 +79,7 @@ class SimulatedDevice:
         self._pid = 1000
         self._silent = fleet.settings.faults.is_dead(name)
         now = fleet.clock.now()
-        facts = {"os": "simulated", "hostname": name}
+        facts = {"os": "simulated", "hostname": name, "features": ",".join(sorted(AGENT_FEATURES))}
         boot_id = f"{fleet.random.getrandbits(128):032x}"
         self._identity = Report(agent_version=__version__, boot_id=boot_id, facts=facts, revision=first_seq(now))
         self._reports = ReportState(base=first_seq(now), next_at=now)

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from praetor_agent.errors import GatewayError
+from praetor_api.protocol import AGENT_FEATURES, FEATURES_HEADER
 
 CONNECT_TIMEOUT_SECONDS = 10.0
 MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_LINE_BYTES = 16 * 1024
+_FEATURES = f"{FEATURES_HEADER}: {', '.join(sorted(AGENT_FEATURES))}\r\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,7 @@ class Connection:
         reader, writer = self._streams
         head = (
             f"{method} {self._endpoint.prefix}{path} HTTP/1.1\r\nHost: {self._endpoint.host}:{self._endpoint.port}\r\n"
-            f"User-Agent: praetor-agent-simulate\r\n{self._token}{headers}"
+            f"User-Agent: praetor-agent-simulate\r\n{_FEATURES}{self._token}{headers}"
         )
         if body:
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
