@@ -12,6 +12,8 @@ from typing import NamedTuple, Protocol, Self
 CONTROLLER = "praetor-controller"
 GATEWAY = "praetor-gateway"
 COMPONENTS = (CONTROLLER, GATEWAY)
+TENANT = "praetor-tenant"
+"""A user without any rights but those that a test grants."""
 
 
 class Capability(StrEnum):
@@ -65,7 +67,7 @@ class Cluster(Protocol):
     @property
     def capabilities(self) -> frozenset[Capability]: ...
     def kubeconfig_for(self, user: str) -> Path:
-        """Return the kubeconfig of a component's own user, one of COMPONENTS."""
+        """Return the kubeconfig of a user, one of COMPONENTS or, where there is RBAC, TENANT."""
         ...
 
     def stop_apiserver(self) -> None:

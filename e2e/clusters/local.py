@@ -16,7 +16,7 @@ from e2e.clusters.api.counts import parse_counts
 from e2e.clusters.api.credentials import ADMIN
 from e2e.clusters.api.kubectl import find_kubectl
 from e2e.clusters.api.readiness import wait_ready
-from e2e.clusters.cluster import COMPONENTS, Capability, Request
+from e2e.clusters.cluster import COMPONENTS, TENANT, Capability, Request
 from e2e.clusters.errors import ClusterError, NotSupported
 from e2e.clusters.programs.process import Process
 
@@ -49,7 +49,7 @@ class LocalCluster:
         workdir.mkdir(parents=True, exist_ok=True)
         self.kubectl = find_kubectl(assets)
         self.url = ""
-        self.tokens = credentials.new_tokens(COMPONENTS)
+        self.tokens = credentials.new_tokens((*COMPONENTS, TENANT))
         self.token_file = credentials.write_secret(workdir / "tokens.csv", credentials.token_file(self.tokens).encode())
         self._scheme = scheme
         self._ca = ca
@@ -67,7 +67,7 @@ class LocalCluster:
         return self._kubeconfig_path(ADMIN)
 
     def kubeconfig_for(self, user: str) -> Path:
-        """Return the kubeconfig of a component's user."""
+        """Return the kubeconfig of a user."""
         if user not in self.tokens:
             raise ClusterError(f"no user {user!r}; there are {', '.join(self.tokens)}")
         return self._kubeconfig_path(user)
