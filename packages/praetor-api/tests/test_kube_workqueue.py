@@ -74,6 +74,26 @@ async def test_a_key_added_while_it_is_processed_is_handed_out_again_afterwards(
         assert len(workers.handled) == 2
 
 
+async def test_the_age_of_the_first_key_counts_from_when_it_could_be_handed_out() -> None:
+    clock = FakeClock()
+    queue: Workqueue[str] = Workqueue(clock)
+    assert queue.oldest_s == 0
+    queue.add_after("b", 5.0)
+    queue.add("a")
+    await clock.advance(7)
+    assert queue.oldest_s == 7
+    async with queue.get() as key:
+        assert (key, len(queue)) == ("a", 1)
+        queue.add("a")
+        await clock.advance(2)
+        assert queue.oldest_s == 2
+    async with queue.get() as key:
+        assert key == "b"
+    assert queue.oldest_s == 0
+    await clock.advance(3)
+    assert queue.oldest_s == 3
+
+
 async def test_of_several_delays_the_earliest_counts() -> None:
     clock, queue, workers = world()
     async with workers.running():

@@ -4,14 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+import platform
+import re
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import Receive, Scope, Send
 
 from gateway_testing import SETTINGS, SHARED_TOKEN, listening, process_object
@@ -21,20 +26,24 @@ from praetor_api.kube.client.resource import DEVICE_PROCESSES
 from praetor_api.kube.options import BadOption, BindAddress
 from praetor_api.kube.runtime.acceptor import bind
 from praetor_api.kube.runtime.clock import SystemClock
+from praetor_gateway.__about__ import __version__
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.http.certificates import CHECK_S, TlsFiles
 from praetor_gateway.http.server import Listener, on_loop_error
 from praetor_gateway.main import serve
+from praetor_gateway.settings import GatewaySettings, PeerSettings
 
 
 @asynccontextmanager
-async def served() -> AsyncIterator[tuple[InProcessKube, int, int, asyncio.Event, asyncio.Task[None]]]:
+async def served(
+    settings: GatewaySettings = SETTINGS,
+) -> AsyncIterator[tuple[InProcessKube, int, int, asyncio.Event, asyncio.Task[None]]]:
     """Run the program on a fake API; yield the API, both ports, the event that stops it, and its task."""
     kube, stop = InProcessKube(), asyncio.Event()
     await kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1"))
-    gateway = Gateway(kube, SETTINGS, SystemClock(), CollectorRegistry())
+    gateway = Gateway(kube, settings, SystemClock(), CollectorRegistry())
     ports: asyncio.Future[dict[str, int]] = asyncio.get_running_loop().create_future()
-    program = asyncio.ensure_future(serve(gateway, SETTINGS, stop, lambda **bound: ports.set_result(bound)))
+    program = asyncio.ensure_future(serve(gateway, settings, stop, lambda **bound: ports.set_result(bound)))
     try:
         devices, probes = (await ports).values()
         await until(probes, "GET /readyz", b"HTTP/1.1 200")
@@ -42,6 +51,43 @@ async def served() -> AsyncIterator[tuple[InProcessKube, int, int, asyncio.Event
     finally:
         stop.set()
         await program
+
+
+DOCUMENTED = re.compile(r"^\| `((?:praetor|process)_\w+)` \| (\w+) \|", re.MULTILINE)
+README = Path(__file__).parents[1] / "README.md"
+
+
+async def test_the_metrics_are_those_of_the_documentation(tmp_path: Path) -> None:
+    tls, _, certificate = self_signed(tmp_path)
+    peers = PeerSettings(addr=BindAddress("127.0.0.1", 0), advertise="a:1", tokens=("x",))
+    settings = evolve(SETTINGS, tls_cert=tls.cert, tls_key=tls.key, peers=peers)
+    async with served(settings) as (_, devices, probes, *_rest):
+        assert await shown(devices, "localhost") == certificate
+        text = (await ask(probes, "GET /metrics")).partition(b"\r\n\r\n")[2].decode()
+    families = list(text_string_to_metric_families(text))
+    total = {"counter": "_total"}
+    scraped = {(each.name + total.get(each.type, ""), each.type) for each in families}
+    scraped = {(name, kind) for name, kind in scraped if not name.endswith("_created")}
+    assert scraped == set(DOCUMENTED.findall(README.read_text(encoding="utf-8")))
+    value = {sample.name: sample.value for each in families for sample in each.samples if not sample.labels}
+    expiry = value["praetor_gateway_certificate_expiry_timestamp_seconds"]
+    assert 0 < expiry - time.time() < 3650 * 86400
+    assert value["process_open_fds"] > 3
+    assert value["praetor_gateway_connections"] <= 1
+    assert f'praetor_gateway_build_info{{python="{platform.python_version()}",version="{__version__}"}} 1.0' in text
+
+
+async def test_the_time_of_requests_is_measured_but_not_of_held_polls() -> None:
+    async with served() as (_, devices, probes, stop, _program):
+        await ask(devices, "GET /v1/devices/leaf-1/desired")
+        path = "GET /v1/devices/leaf-1/desired"
+        poll = asyncio.ensure_future(ask(devices, path, "If-None-Match: *", "Prefer: wait=1"))
+        assert (await poll).startswith(b"HTTP/1.1 304")
+        await ask(devices, "POST /v1/devices/leaf-1/report", body="{}")
+        metrics = await ask(probes, "GET /metrics")
+        for route in (b"desired", b"report"):
+            assert b'praetor_gateway_request_duration_seconds_count{route="%b"} 1.0' % route in metrics
+        stop.set()
 
 
 async def ask(port: int, line: str, *headers: str, body: str = "") -> bytes:

@@ -19,6 +19,7 @@ from praetor_api.kube.client.errors import KubeError, Unreachable, api_error
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key, Resource
 from praetor_gateway.status.composer import StatusComposer
 from praetor_gateway.status.merge import merge
+from praetor_gateway.status.pending import PendingStatuses, StatusKey
 
 KEY = Key("lab", "agent-leaf-1")
 lab = pytest.fixture(one_device)
@@ -294,3 +295,21 @@ class SlowAnswers(InProcessKube):
             self.sent.set()
             await self.answer.wait()
         return await super().patch(resource, *args, **options)
+
+
+async def test_the_oldest_change_ages_until_it_is_written() -> None:
+    clock = FakeClock()
+    pending, old, new = PendingStatuses(clock), *(StatusKey(DEVICE_PROCESSES, Key("lab", name)) for name in "ab")
+    pending.submit(old, 1.0)
+    await clock.advance(5)
+    pending.submit(new)
+    async with pending.take() as key:
+        assert key == old
+        pending.retry(old)
+    assert pending.oldest_s == 5
+    pending.done(old)
+    await clock.advance(2)
+    assert pending.oldest_s == 2
+    pending.submit_again(new)
+    await clock.advance(3)
+    assert pending.oldest_s == 5  # of the first one again, which waits since it was written

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from praetor_api.kube.client.resource import Key, Resource
+from praetor_api.kube.client.resource import Key
+from praetor_api.kube.runtime.metrics import ProgramMetrics
+from praetor_controller.__about__ import __version__
 from praetor_controller.rollout.reasons import ReasonCode
 
 
@@ -16,6 +18,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.program = ProgramMetrics(self.registry, "praetor_controller", __version__)
         self.reconciles = Counter(
             "praetor_controller_reconciles",
             "Reconciles by result: done, failed, crashed, not_leading.",
@@ -40,6 +43,11 @@ class Metrics:
             registry=self.registry,
         )
         self.queue = Gauge("praetor_controller_queue_depth", "Deployments in the workqueue.", registry=self.registry)
+        self.queue_oldest = Gauge(
+            "praetor_controller_queue_oldest_seconds",
+            "For how long the first deployment in the workqueue has waited for a worker.",
+            registry=self.registry,
+        )
         self.behind = Gauge(
             "praetor_controller_kinds_behind",
             "Kinds whose watch is interrupted at present. Nothing is decided meanwhile.",
@@ -52,10 +60,6 @@ class Metrics:
         self.status_writes = Counter(
             "praetor_controller_status_writes", "Writes of deployments' statuses.", registry=self.registry
         )
-        self.requests = Counter(
-            "praetor_controller_apiserver_requests", "Requests by verb, resource and HTTP code; 0 is no answer.",
-            ["verb", "resource", "code"], registry=self.registry,
-        )  # fmt: skip
         self.recorded = Counter(
             "praetor_controller_recorded_decisions",
             "Decisions for --record: written, or lost because it was behind, unwritable, too_large or crashed.",
@@ -75,10 +79,6 @@ class Metrics:
             "praetor_controller_devices", "Devices of a deployment by reason.", ["namespace", "deployment", "reason"],
             registry=self.registry,
         )  # fmt: skip
-
-    def requested(self, verb: str, resource: Resource, code: int) -> None:
-        """Count one request to the apiserver."""
-        self.requests.labels(verb, resource.plural, str(code)).inc()
 
     def show_devices(self, key: Key, reasons: Mapping[ReasonCode, int]) -> None:
         """Show the number of devices of a deployment by reason."""

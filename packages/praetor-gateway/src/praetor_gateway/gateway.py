@@ -139,7 +139,13 @@ class Gateway:
         verifier = load_verifier(settings.credentials) if settings.credentials is not None else None
         self._authenticator = DeviceAuthenticator(verifier, self.metrics.auth)
         self._followers = tuple(self._make_followers(clock))
-        self.app = DeviceApp(self._device_api(), ProblemHandlers(self.metrics.request, clock), self.lifespan)
+        self.app = DeviceApp(
+            self._device_api(),
+            ProblemHandlers(self.metrics.request, clock),
+            self.lifespan,
+            monotonic=clock.monotonic,
+            took=self.metrics.took,
+        )
         self.peer_app = None
         if settings.peers is not None:
             self.peer_app = create_peer_app(
@@ -297,6 +303,11 @@ class Gateway:
         gauge("observer_suspect", "1 while too many devices are silent at once.", lambda: float(self._liveness.suspect))
         gauge("devices_frozen", "1 while a replica that we do not hear keeps silence from counting.", self._is_frozen)
         gauge("queue_depth", "Statuses that wait to be written.", lambda: len(self._pending))
+        gauge(
+            "queue_oldest_seconds",
+            "For how long the oldest status has not been written.",
+            lambda: self._pending.oldest_s,
+        )
         gauge("cache_age_seconds", "Seconds since the apiserver last said anything.", self._cache_age_s)
         stale = "1 while files of tokens or secrets cannot be read, and those read last stay valid."
         gauge("credentials_stale", stale, lambda: float(bool(self.credential_problem())))

@@ -39,7 +39,7 @@ async def run(settings: GatewaySettings) -> None:
         secrets = PeerSecrets(settings.peers.tokens if settings.peers is not None else ())
         transport = HttpPeerTransport(secrets) if settings.peers is not None else None
         gateway = Gateway(api, settings, SystemClock(), CollectorRegistry(), transport, secrets)
-        api.on_request = gateway.metrics.api_request
+        api.on_request = gateway.metrics.program.requested
         try:
             await serve(gateway, settings, stop, partial(_log.info, "gateway started", version=__version__))
         finally:
@@ -54,8 +54,18 @@ async def serve(
     tls = TlsFiles(cert=settings.tls_cert, key=settings.tls_key) if settings.tls_cert and settings.tls_key else None
     limit = raise_open_files()
     devices = Listener(
-        gateway.app, settings.addr, option="--addr", tls=tls, limit=limit, refused=gateway.metrics.connection_refused
+        gateway.app,
+        settings.addr,
+        option="--addr",
+        tls=tls,
+        limit=limit,
+        refused=gateway.metrics.connection_refused,
+        reload_failed=gateway.metrics.reload_failed,
     )
+    if devices.certificate is not None:
+        doc = "When the certificate that devices are shown expires, in seconds since 1970."
+        certificate = devices.certificate
+        gateway.metrics.gauge("certificate_expiry_timestamp_seconds", doc, lambda: certificate.expires_at)
     gateway.metrics.gauge("connections", "Open connections of devices.", lambda: len(devices))
     gateway.metrics.gauge("connections_limit", "How many connections of devices may be open.", lambda: limit)
     peers = None

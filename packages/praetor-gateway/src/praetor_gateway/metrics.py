@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from praetor_api.kube.client.resource import Resource
+from praetor_api.kube.runtime.metrics import ProgramMetrics
+from praetor_gateway.__about__ import __version__
 from praetor_gateway.http.auth import TokenDecision
 from praetor_gateway.liveness.peers import PushResult
 from praetor_gateway.status.writer import StatusOutcome
@@ -18,6 +19,13 @@ class GatewayMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self.program = ProgramMetrics(registry, "praetor_gateway", __version__)
+        self._seconds = Histogram(
+            "praetor_gateway_request_duration_seconds",
+            "From a request's head to its answer; polls that were held are left out.",
+            ["route"],
+            registry=registry,
+        )
         requests = Counter("praetor_gateway_requests", "Answers to devices.", ["route", "code"], registry=registry)
         self._requests: dict[tuple[str, int], Counter] = {}
         self._request_counter = requests
@@ -25,12 +33,6 @@ class GatewayMetrics:
         self._auth = {decision: auth.labels(decision.value) for decision in TokenDecision}
         writes = Counter("praetor_gateway_status_writes", "Attempts to write a status.", ["outcome"], registry=registry)
         self._writes = {outcome: writes.labels(outcome.value) for outcome in StatusOutcome}
-        self._api = Counter(
-            "praetor_gateway_apiserver_requests",
-            "Requests to the apiserver; code 0 stands for no answer.",
-            ["verb", "resource", "code"],
-            registry=registry,
-        )
         self._disconnected = Counter(
             "praetor_gateway_devices_disconnected", "Devices that were disconnected.", registry=registry
         )
@@ -50,6 +52,10 @@ class GatewayMetrics:
         self._reload_failures = Counter(
             "praetor_gateway_reload_failures", "Files that could not be read again.", ["what"], registry=registry
         )
+
+    def took(self, route: str, seconds: float) -> None:
+        """Record how long a request took."""
+        self._seconds.labels(route).observe(seconds)
 
     def pushed(self, result: PushResult) -> None:
         """Count a push to the leader."""
@@ -81,10 +87,6 @@ class GatewayMetrics:
     def write(self, outcome: StatusOutcome) -> None:
         """Count an attempt to write a status."""
         self._writes[outcome].inc()
-
-    def api_request(self, verb: str, resource: Resource, code: int) -> None:
-        """Count a request to the apiserver."""
-        self._api.labels(verb, resource.plural, str(code)).inc()
 
     def disconnected(self, count: int) -> None:
         """Count devices that were disconnected."""

@@ -53,6 +53,7 @@ class Controller:
         self._status_cooldown_until: dict[Key, float] = {}
         self.dirty = DirtySet()
         metrics.queue.set_function(lambda: len(self._queue))
+        metrics.queue_oldest.set_function(lambda: self._queue.oldest_s)
         metrics.behind.set_function(lambda: len(cache.kinds_behind))
         cache.deployments.add_handler(self._on_deployment)
         cache.devices.add_handler(self._on_device)

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from praetor_api.names import is_device_name
 from praetor_gateway.errors import Problem
-from praetor_gateway.http.device_api import DeviceApi
+from praetor_gateway.http.device_api import HELD, DeviceApi
 from praetor_gateway.http.problems import ProblemHandlers
 
 PREFIX = b"/v1/devices/"
@@ -28,9 +28,18 @@ class DeviceApp(Starlette):
 
     Devices' requests bypass Starlette, whose layers and router would cost as much as the answer does. The raw path
     counts, so that a percent-encoded device name never reaches anything, and the name is checked before anything else.
+    *took* is called with the route and the seconds of each request that is not refused and not held.
     """
 
-    def __init__(self, api: DeviceApi, problems: ProblemHandlers, lifespan: Lifespan) -> None:
+    def __init__(
+        self,
+        api: DeviceApi,
+        problems: ProblemHandlers,
+        lifespan: Lifespan,
+        *,
+        monotonic: Callable[[], float],
+        took: Callable[[str, float], None],
+    ) -> None:
         super().__init__(lifespan=lifespan)
         self._endpoints: dict[bytes, dict[str, Endpoint]] = {
             b"desired": {"GET": api.desired, "HEAD": api.desired},
@@ -38,6 +47,8 @@ class DeviceApp(Starlette):
             b"connect": {"POST": api.connect},
         }
         self._problems = problems
+        self._monotonic = monotonic
+        self._took = took
         self._guarded = ServerErrorMiddleware(self._serve, handler=problems.on_crash)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,8 +58,11 @@ class DeviceApp(Starlette):
             await super().__call__(scope, receive, send)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began = self._monotonic()
         try:
             await self._answer(scope, receive, send)
+            if HELD not in scope:
+                self._took(scope["action"], self._monotonic() - began)
         except Problem as problem:
             await self._problems.slow_down(scope, problem.status)
             await self._problems.answer(scope, problem)(scope, receive, send)

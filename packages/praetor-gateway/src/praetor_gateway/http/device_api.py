@@ -34,6 +34,8 @@ from praetor_gateway.reports.handler import ReportHandler
 from praetor_gateway.reports.heartbeats import read_heartbeat
 
 _JSON = (b"content-type", b"application/json")
+HELD = "praetor.held"
+"""Set in the scope of a poll that was held."""
 _NO_STORE = (b"cache-control", b"no-store")
 
 
@@ -78,7 +80,7 @@ class DeviceApi:
             if not applied:
                 await self._not_modified(send, _etag(device), applied)
                 return
-            before = _etag(device)
+            before, scope[HELD] = _etag(device), True
             if not await self._held(name, head, receive, applied):
                 return
             device = self._not_held(self._fleet.device(name))

@@ -30,7 +30,7 @@ class Listener:
     """A bound address and the server of *app* on it, over TLS with *tls*.
 
     At most *limit* connections are open at a time, *when_full* says what happens to another one, and *refused* is
-    called with each that is refused.
+    called with each that is refused. *reload_failed* is called when a changed certificate cannot be used.
 
     Raises BadOption naming *option*, the flag of *address*, when it cannot be bound, and `--tls-cert` when the
     certificate cannot be used.
@@ -47,12 +47,13 @@ class Listener:
         limit: int = MAX_OPEN_FILES,
         when_full: WhenFull = WhenFull.REFUSE,
         refused: Callable[[], None] = lambda: None,
+        reload_failed: Callable[[str], None] = lambda _: None,
         limits: ConnectionLimits | None = None,
     ) -> None:
         clock = clock or SystemClock()
         self._server = HypercornServer(app, limits or ConnectionLimits())
-        self._certificate = _certificate(tls, clock) if tls is not None else None
-        context = self._certificate.context if self._certificate is not None else None
+        self.certificate = _certificate(tls, clock, reload_failed) if tls is not None else None
+        context = self.certificate.context if self.certificate is not None else None
         bound = bind(address, option)
         self.port: int = bound.getsockname()[1]
         self._acceptor = Acceptor(
@@ -68,8 +69,8 @@ class Listener:
     async def serve(self, stop: Callable[[], Awaitable[object]], timeout_s: float) -> None:
         """Serve until *stop* returns, then for at most *timeout_s* seconds to end requests."""
         following = None
-        if self._certificate is not None:
-            following = asyncio.create_task(self._certificate.follow(), name="follow the certificate")
+        if self.certificate is not None:
+            following = asyncio.create_task(self.certificate.follow(), name="follow the certificate")
         self._acceptor.start()
         try:
             await stop()
@@ -107,7 +108,7 @@ def limit_tls_buffers() -> None:
     asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES  # not public
 
 
-def _certificate(tls: TlsFiles, clock: Clock) -> CertificateReloader:
+def _certificate(tls: TlsFiles, clock: Clock, failed: Callable[[str], None]) -> CertificateReloader:
     def read() -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -117,6 +118,6 @@ def _certificate(tls: TlsFiles, clock: Clock) -> CertificateReloader:
         return context
 
     try:
-        return CertificateReloader(tls, read, clock)
+        return CertificateReloader(tls, read, clock, failed)
     except OSError as e:  # ssl.SSLError is one
         raise BadOption("--tls-cert", f"cannot use {tls.cert} with {tls.key}: {e}") from e

@@ -55,7 +55,9 @@ class PendingStatuses:
     def __init__(self, clock: Clock) -> None:
         self._queue: Workqueue[StatusKey] = Workqueue(clock)
         self._observations: dict[StatusKey, tuple[str, Observation, Reported | None]] = {}  # with the uid
+        self._clock = clock
         self._waiting: set[StatusKey] = set()
+        self._since: dict[StatusKey, float] = {}  # the oldest first: what is not written since then
         self._busy = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -63,6 +65,11 @@ class PendingStatuses:
     def __len__(self) -> int:
         """Return how many statuses wait to be written, or are being written."""
         return len(self._waiting) + self._busy
+
+    @property
+    def oldest_s(self) -> float:
+        """For how many seconds the oldest change has not been written; 0 when all are."""
+        return self._clock.monotonic() - next(iter(self._since.values())) if self._since else 0.0
 
     @property
     def observed(self) -> int:
@@ -88,8 +95,14 @@ class PendingStatuses:
     def submit(self, key: StatusKey, delay_s: float = 0.0) -> None:
         """Write the status, if it differs then, after *delay_s*; of several delays the shortest counts."""
         self._waiting.add(key)
+        self._since.setdefault(key, self._clock.monotonic())
         self._idle.clear()
         self._queue.add_after(key, delay_s)
+
+    def submit_again(self, key: StatusKey) -> None:
+        """Write what came while the status was written."""
+        self._since.pop(key, None)
+        self.submit(key)
 
     def retry(self, key: StatusKey) -> None:
         """Write the status later, after a delay that grows until done()."""
@@ -99,6 +112,9 @@ class PendingStatuses:
     def done(self, key: StatusKey) -> None:
         """Drop the observation: it is written, or cannot be."""
         self._observations.pop(key, None)
+        self._since.pop(key, None)
+        if key in self._waiting:  # changed while it was written
+            self._since[key] = self._clock.monotonic()
         self._queue.forget(key)
 
     @asynccontextmanager

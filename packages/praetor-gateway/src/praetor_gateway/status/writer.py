@@ -127,7 +127,7 @@ class StatusWriter:
         if self._composer.is_current(key, patch):
             self._pending.done(key)
         else:
-            self._pending.submit(key)
+            self._pending.submit_again(key)
 
     async def _refresh(self, key: StatusKey) -> None:
         """Read what conflicts: it is the newest, even if its version is older than what we know."""

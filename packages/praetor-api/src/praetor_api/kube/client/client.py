@@ -31,7 +31,7 @@ from praetor_api.kube.client.resource import Resource
 __all__ = ["CONNECT_TIMEOUT_S", "MAX_EVENT_BYTES", "REQUEST_TIMEOUT_S", "WATCH_IDLE_S", "KubeClient", "OnRequest"]
 
 
-OnRequest = Callable[[str, Resource, int], None]
+OnRequest = Callable[[str, Resource, int, float], None]
 
 CONNECT_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 15.0
@@ -48,7 +48,9 @@ _GO_ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 
 
 class KubeClient(KubeApi):
-    """A KubeApi over HTTP. ``on_request(verb, resource, code)`` is called after each request; code 0 is no answer.
+    """A KubeApi over HTTP. ``on_request(verb, resource, code, seconds)`` is called after each request.
+
+    Its code 0 is no answer.
 
     *request_timeout_s* bounds each request. A list has twice as long, and a watch ends after *watch_idle_s* seconds
     without a byte. With *dry_run* the API validates and defaults every write and answers as if it took place, but
@@ -170,7 +172,7 @@ class KubeClient(KubeApi):
         headers = await self._connection.headers()
         if data is not None:
             headers["Content-Type"] = content_type
-        code = 0
+        code, began = 0, asyncio.get_running_loop().time()
         try:
             async with self._session.request(
                 method,
@@ -187,7 +189,7 @@ class KubeClient(KubeApi):
             raise Unreachable(f"cannot {verb} {resource.plural}: {str(e) or type(e).__name__}") from e
         finally:
             if self.on_request is not None:
-                self.on_request(verb, resource, code)
+                self.on_request(verb, resource, code, asyncio.get_running_loop().time() - began)
 
     def _url(self, path: str, query: Query | None) -> URL:
         given = {name: value for name, value in (query or {}).items() if value is not None}

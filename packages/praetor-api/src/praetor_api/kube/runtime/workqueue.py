@@ -35,6 +35,7 @@ class Workqueue(Generic[K]):
         self._clock = clock
         self._backoff = backoff
         self._queue: deque[K] = deque()
+        self._ready_at: dict[K, float] = {}  # when a key in _queue came
         self._dirty: set[K] = set()  # waits, or was added while being processed
         self._processing: set[K] = set()
         self._due: dict[K, float] = {}
@@ -49,14 +50,19 @@ class Workqueue(Generic[K]):
         self._promote()
         return len(self._queue)
 
+    @property
+    def oldest_s(self) -> float:
+        """For how many seconds the first key has waited for a worker; 0 when none waits."""
+        self._promote()
+        return self._clock.monotonic() - self._ready_at[self._queue[0]] if self._queue else 0.0
+
     def add(self, key: K) -> None:
         """Hand *key* out as soon as a worker is free."""
         if key in self._dirty:
             return
         self._dirty.add(key)
         if key not in self._processing:
-            self._queue.append(key)
-            self._wake()
+            self._ready(key)
 
     def add_after(self, key: K, delay_s: float) -> None:
         """Add *key* after *delay_s*; of several delays the earliest counts."""
@@ -97,6 +103,7 @@ class Workqueue(Generic[K]):
                 self._promote()
                 if self._queue:
                     key = self._queue.popleft()
+                    del self._ready_at[key]
                     self._dirty.discard(key)
                     self._processing.add(key)
                     return key
@@ -108,8 +115,12 @@ class Workqueue(Generic[K]):
     def _done(self, key: K) -> None:
         self._processing.discard(key)
         if key in self._dirty:
-            self._queue.append(key)
-            self._wake()
+            self._ready(key)
+
+    def _ready(self, key: K) -> None:
+        self._queue.append(key)
+        self._ready_at[key] = self._clock.monotonic()
+        self._wake()
 
     async def _wait(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
