@@ -300,7 +300,7 @@ class SlowAnswers(InProcessKube):
 async def test_the_oldest_change_ages_until_it_is_written() -> None:
     clock = FakeClock()
     pending, old, new = PendingStatuses(clock), *(StatusKey(DEVICE_PROCESSES, Key("lab", name)) for name in "ab")
-    pending.submit(old, 1.0)
+    pending.submit(old)
     await clock.advance(5)
     pending.submit(new)
     async with pending.take() as key:
