@@ -73,6 +73,21 @@ async def test_a_finalizer_of_another_holds_one_device_and_not_the_fleet(fixture
     assert fixture.commands()["tel-a"] == "v2"
 
 
+async def test_the_longest_names_work() -> None:
+    fixture = ProgramFixture()
+    name, device = "n" * 240, "d" * 250
+    await fixture.switch(device)
+    await fixture.deploy(name)
+    async with fixture.controller():
+        await fixture.report_ready()
+        await fixture.clock.advance(2)
+        (made,) = fixture.processes().values()
+        assert len(made["metadata"]["name"]) <= 253
+        assert made["spec"]["deviceRef"]["name"] == device
+        status = fixture.kube.objects(DEVICE_PROCESS_DEPLOYMENTS)[Key("lab", name)]["status"]
+        assert status["reasons"] == {"UpToDate": 1}
+
+
 async def test_a_revision_is_marked_once_when_it_was_rolled_out(fixture: ProgramFixture) -> None:
     def marks() -> dict[int, str | None]:
         rows = fixture.kube.objects(CONTROLLER_REVISIONS).values()

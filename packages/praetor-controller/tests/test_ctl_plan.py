@@ -14,11 +14,14 @@ from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
+from controller_testing import START, device, process, snapshot
 from ctl_testing import NAMESPACE, NEW, OLD, Lab, connected, owned_by
 from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Key
 from praetor_controller.ctl.commands.plan import deployments_in
 from praetor_controller.ctl.errors import BadInput
 from praetor_controller.ctl.forecast import MAX_STEPS
+from praetor_controller.model.projection import project_deployment
+from praetor_controller.rollout.planner import plan as controller_plan
 
 
 def manifest(template: dict[str, Any] = NEW, rolling: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
@@ -147,6 +150,7 @@ def test_a_budget_names_its_worst_domain() -> None:
     assert "budget row: maxUnavailable 6: unavailable at most: 2, in row=<none>\n" in text
 
 
+ROLLING = "spec.updateStrategy.rollingUpdate"
 TYPOS = {
     "maxUnavailable": 2,
     "waves": [{"name": "canary", "selector": {"matchLabels": {"ring": "canray"}}}],
@@ -165,7 +169,7 @@ TYPOS = {
             ["WaveMatchesNothing(canary)", "BudgetMatchesNothing(rakc)"],
             id="typos",
         ),
-        pytest.param({"updateStrategy": {"type": "Recreate", "rollingUpdate": TYPOS}}, [], id="not-used"),
+        pytest.param({"updateStrategy": {"type": "Recreate", "rollingUpdate": TYPOS}}, [ROLLING], id="not-used"),
     ],
 )
 def test_what_is_probably_a_mistake_is_warned_about_first(spec: dict[str, Any], warnings: list[str]) -> None:
@@ -182,6 +186,83 @@ def test_a_selector_that_no_label_can_match_is_refused_by_its_schema_and_by_the_
     asyncio.run(lab.kube.loosen(DEVICE_PROCESS_DEPLOYMENTS))
     assert "'not a value' is not a label value" in forecast(lab, body)["fault"]
     assert plan(lab, body, "--strict").exit_code == 2
+
+
+ARTIFACT = {"type": "file", "url": "/opt/tel.tar"}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"progressDeadlineSeconds": 30, "minReadySeconds": 60}, "write more than 60"),
+        ({"updateStrategy": {"rollingUpdate": {"waves": [{"name": "all"}, {"name": "x"}]}}}, "a selector or a limit"),
+    ],
+    ids=["deadline", "wave"],
+)
+def test_what_cannot_work_is_refused_by_the_plan_with_what_to_write(change: dict[str, Any], words: str) -> None:
+    result = plan(lab_of(2, 0), manifest(**change) if "updateStrategy" not in change else merged(change), "--strict")
+    assert result.exit_code == 2
+    assert "the spec cannot be acted on: spec." in result.stdout
+    assert words in result.stdout
+
+
+def merged(change: dict[str, Any]) -> dict[str, Any]:
+    body = manifest()
+    body["spec"] |= change
+    return body
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (
+            {"execution": {"backend": "process", "command": ["./run"]}},
+            "without an artifact execution.command starts with an absolute path",
+        ),
+        (
+            {
+                "execution": {"backend": "process", "command": ["run"]},
+                "healthCheck": {"exec": {"command": ["bin/check"]}},
+            },
+            "without an artifact healthCheck.exec.command starts with an absolute path",
+        ),
+        (
+            {"artifact": ARTIFACT, "execution": {"backend": "process", "command": ["run"], "workingDir": "../../etc"}},
+            "execution.workingDir leads out of the artifact",
+        ),
+    ],
+    ids=["command", "health-check", "working-directory"],
+)
+def test_what_can_never_run_is_refused_by_the_api_and_held_where_that_knows_no_rules(
+    template: dict[str, Any], words: str
+) -> None:
+    result = plan(lab_of(1, 0), manifest(template))
+    assert result.exit_code == 1
+    assert words in result.stderr
+    row = project_deployment({"metadata": {"name": "tel"}, "spec": manifest(template)["spec"]})
+    assert row.fault.startswith("spec.template.spec.")
+    held = controller_plan(snapshot(row, [device("leaf-0")], [process("leaf-0")]), START)
+    assert held.actions == ()
+    assert held.status is not None
+    assert [(each.reason, each.message) for each in held.status.conditions] == [("InvalidSpec", row.fault)]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [
+        ({"rollingUpdate": {"maxUnavailable": 0}}, "maxUnavailable: is 0"),
+        ({"type": "Recreate", "rollingUpdate": {"waves": [{"name": "x", "limit": 1}]}}, "do nothing with the type"),
+        (
+            {"type": "OnDelete", "rollingUpdate": {"budgets": [{"groupBy": ["rack"], "maxUnavailable": 1}]}},
+            "do nothing with the type",
+        ),
+    ],
+    ids=["zero", "recreate", "on-delete"],
+)
+def test_what_does_less_than_it_seems_to_is_warned_about(strategy: dict[str, Any], words: str) -> None:
+    result = plan(lab_of(2), merged({"updateStrategy": strategy}), "--strict")
+    assert result.exit_code == 2
+    assert words in result.stdout
 
 
 @pytest.mark.parametrize(("existing", "verb"), [(0, "create"), (2, "patch")], ids=["create", "update"])

@@ -401,6 +401,21 @@ EXECUTION_RULES = (
         message="the url of a file artifact is an absolute path or starts with file:///",
     ),
     CelRule(
+        expression="has(self.artifact) || !has(self.execution.command) || size(self.execution.command) == 0 || "
+        "self.execution.command[0].startsWith('/') || !self.execution.command[0].contains('/')",
+        message="without an artifact execution.command starts with an absolute path, or a name on PATH",
+    ),
+    CelRule(
+        expression="has(self.artifact) || !has(self.healthCheck) || "
+        "self.healthCheck.exec.command[0].startsWith('/') || !self.healthCheck.exec.command[0].contains('/')",
+        message="without an artifact healthCheck.exec.command starts with an absolute path, or a name on PATH",
+    ),
+    CelRule(
+        expression="!has(self.artifact) || !has(self.execution.workingDir) || "
+        "!self.execution.workingDir.matches('^[.][.](/|$)')",
+        message="execution.workingDir leads out of the artifact; write an absolute path, or one inside",
+    ),
+    CelRule(
         expression="(has(self.execution.reboot) && self.execution.reboot == 'Expected') == has(self.postCheck)",
         message="execution.reboot: Expected and postCheck go together; write both or none",
     ),

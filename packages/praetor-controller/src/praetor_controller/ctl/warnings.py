@@ -9,6 +9,7 @@ from praetor_api.conditions import DeploymentReason
 from praetor_api.kube.objects import LabelSelector, StrategyType
 from praetor_controller.model.rows import DeploymentRow, DeviceRow
 from praetor_controller.model.selectors import compile_selector
+from praetor_controller.rollout.amounts import max_unavailable
 from praetor_controller.rollout.budgets import matches_nothing
 
 _PATH = "spec.updateStrategy.rollingUpdate"
@@ -25,9 +26,13 @@ def spec_warnings(deployment: DeploymentRow, devices: Iterable[DeviceRow]) -> It
         return
     if deployment.policy.selector == LabelSelector():
         yield f"SelectsEveryDevice {len(matching)}: spec.selector: is empty; write labels to select fewer"
-    if deployment.strategy is not StrategyType.ROLLING_UPDATE:
-        return
     rolling = deployment.policy.update_strategy.rolling_update
+    if deployment.strategy is not StrategyType.ROLLING_UPDATE:
+        if rolling.waves or rolling.budgets:
+            yield f"{_PATH}: waves and budgets do nothing with the type {deployment.strategy}; write RollingUpdate"
+        return
+    if max_unavailable(rolling.max_unavailable, len(matching)) == 0:
+        yield f"{_PATH}.maxUnavailable: is 0, so a device that is available is never updated; write 1 or more"
     for index, wave in enumerate(rolling.waves):
         takes = compile_selector(wave.selector or LabelSelector(), f"{_PATH}.waves[{index}].selector")
         if not wave.allow_empty and not any(takes(row.labels) for row in matching):

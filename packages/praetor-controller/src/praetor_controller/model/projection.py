@@ -154,6 +154,7 @@ def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:
     try:
         policy = decode(spec, RolloutPolicy)
         matches = compile_selector(policy.selector)
+        fault = _fault(policy, (spec.get("template") or {}).get("spec") or {})
     except DecodeError as e:
         fault = "; ".join(f"spec.{each.path}: {each.message}" for each in e.faults)
     except InvalidDeployment as e:
@@ -174,6 +175,37 @@ def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:
         status=_stored_status(obj.get("status") or {}),
         fault=fault,
     )
+
+
+def _fault(policy: RolloutPolicy, process: Mapping[str, Any]) -> str:
+    """Return the first thing in a spec that cannot work, though its schema, or an API without CEL, lets it pass."""
+    deadline, ready = policy.progress_deadline_seconds, policy.min_ready_seconds
+    if deadline <= ready:
+        return (
+            f"spec.progressDeadlineSeconds: {deadline} is not more than minReadySeconds: no device would be available "
+            f"in time; write more than {ready}"
+        )
+    rolling = policy.update_strategy.rolling_update
+    for index, wave in enumerate(rolling.waves[:-1]):
+        if (wave.selector is None or wave.selector == LabelSelector()) and wave.limit is None:
+            where = f"spec.updateStrategy.rollingUpdate.waves[{index}]"
+            return f"{where}: takes every device, and leaves none to the waves after it; write a selector or a limit"
+    execution, artifact = process.get("execution") or {}, process.get("artifact")
+    checked = (process.get("healthCheck") or {}).get("exec") or {}
+    for path, command in (
+        ("execution.command", execution.get("command")),
+        ("healthCheck.exec", checked.get("command")),
+    ):
+        program = str((command or [""])[0])
+        if artifact is None and "/" in program and not program.startswith("/"):
+            return (
+                f"spec.template.spec.{path}: {program!r} is relative, and there is no artifact; write an absolute path"
+            )
+    if artifact is not None and str(execution.get("workingDir") or "").split("/")[0] == "..":
+        return (
+            "spec.template.spec.execution.workingDir: leads out of the artifact; write an absolute path, or one inside"
+        )
+    return ""
 
 
 def _nothing(labels: Mapping[str, str]) -> bool:
