@@ -8,10 +8,19 @@ from typing import Any
 import pytest
 from attrs import evolve, frozen
 
-from controller_simulation.invariants import INVARIANTS, Facts, SteadyState, Write
+from controller_simulation.invariants import (
+    INVARIANTS,
+    REMOVAL_INVARIANTS,
+    Facts,
+    Removal,
+    SteadyState,
+    Write,
+    a_passed_gate_stays_passed,
+)
 from controller_testing import deployment, device, process
 from praetor_api.kube.objects import Approval, Budget, LabelSelector, StrategyType, Wave
 from praetor_controller.model.rows import DeploymentRow, ProcessRow, StoredStatus
+from praetor_controller.model.wave_record import WaveRecord
 
 NOW = 1000.0
 FIRST = Wave(name="w0", selector=LabelSelector(match_labels={"ring": "0"}), soak_seconds=60)
@@ -33,6 +42,7 @@ class Case:
     down: str = ""
     beside: tuple[ProcessRow, ...] = ()
     stood: dict[str, float] = {}  # noqa: RUF008 - never changed
+    failed: tuple[str, ...] = ()
     steady: SteadyState = NOTHING
 
 
@@ -82,6 +92,17 @@ CASES = (
     ),
     Case(invariant="approvals_are_asked_for", row=waves(), new={"wave": "w1"}, stood={"w0": NOW - 60}),
     Case(
+        invariant="what_matches_nothing_holds",
+        row=deployment("v2", max_unavailable=5, budgets=(evolve(RACKS[0], group_by=("rakc",)),), status=PROVEN),
+    ),
+    Case(
+        invariant="a_gate_that_saw_a_failure_stays_closed",
+        row=waves("rev-v2/w1"),
+        new={"wave": "w1"},
+        stood={"w0": NOW - 60},
+        failed=("w0",),
+    ),
+    Case(
         invariant="a_stopped_revision_is_offered_to_no_device",
         row=deployment("v2", max_unavailable=2, status=PROVEN),
         steady=SteadyState(stopped=frozenset({("tel", 0)})),
@@ -104,11 +125,12 @@ def violated(case: Case) -> list[str]:
     )
     facts = Facts(
         now=NOW,
-        devices={"a": written} | {name: device(name, labels=labels) for name in "bc"},
+        devices={"a": written} | {name: device(name, labels=labels | {"ring": "0"}) for name in "bc"},
         processes={"tel": (new, *case.beside)},
         down={"tel": frozenset(case.down)},
         began={"tel": 0.0},
         stood={"tel": case.stood},
+        failed={"tel": case.failed},
         deployments=(case.row,),
         steady=case.steady,
     )
@@ -118,6 +140,37 @@ def violated(case: Case) -> list[str]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.invariant)
 def test_a_write_that_breaks_an_invariant_violates_it_and_no_other(case: Case) -> None:
     assert violated(case) == [case.invariant]
+
+
+def removing(**fields: Any) -> list[str]:
+    """Return the names of the invariants that a removal breaks, which breaks none but for *fields*."""
+    others = [device(name) for name in "bcd"]
+    held: dict[str, Any] = {"unmatched": {"uid-a"}, "kept": 3, "matching": others, "down": (), "left": ()}
+    removal = Removal(
+        deployment=deployment("v1", max_unavailable=2), process=process("a"), device=None, **held | fields
+    )
+    return [invariant.__name__ for invariant in REMOVAL_INVARIANTS if invariant(removal)]
+
+
+@pytest.mark.parametrize(
+    ("fields", "invariant"),
+    [
+        ({"unmatched": {"uid-a", "uid-x", "uid-y"}}, "bulk_removals_are_held"),
+        ({"kept": 0}, "bulk_removals_are_held"),
+        ({"down": "bc"}, "removals_keep_the_budget"),
+        ({"down": "b", "left": "x"}, "removals_keep_the_budget"),
+    ],
+)
+def test_a_removal_that_breaks_an_invariant_violates_it_and_no_other(fields: dict[str, Any], invariant: str) -> None:
+    assert removing(**fields) == [invariant]
+    assert removing() == []
+
+
+def test_a_gate_that_was_passed_and_is_not_any_more_is_a_violation() -> None:
+    passed = WaveRecord(number=2, passed=frozenset({"w0"}))
+    assert a_passed_gate_stays_passed(passed, WaveRecord(number=2))
+    assert not a_passed_gate_stays_passed(passed, passed)
+    assert not a_passed_gate_stays_passed(passed, WaveRecord(number=3))
 
 
 def test_every_invariant_is_shown_to_fail_and_an_allowed_write_violates_none() -> None:

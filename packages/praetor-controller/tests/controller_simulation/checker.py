@@ -9,16 +9,34 @@ from typing import Any
 
 from attrs import evolve
 
-from controller_simulation.invariants import INVARIANTS, Facts, InvariantViolation, SteadyState, Write, share
+from controller_simulation.invariants import (
+    INVARIANTS,
+    REMOVAL_INVARIANTS,
+    Facts,
+    InvariantViolation,
+    Removal,
+    SteadyState,
+    Write,
+    a_passed_gate_stays_passed,
+    share,
+)
 from controller_simulation.progress import Progress
 from controller_simulation.stored import Stored
 from kube_testing import FakeClock
 from praetor_api.conditions import ConditionType
-from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Resource
+from praetor_api.kube.client.resource import (
+    CONTROLLER_REVISIONS,
+    DEVICE_PROCESS_DEPLOYMENTS,
+    DEVICE_PROCESSES,
+    Resource,
+)
 from praetor_api.kube.objects import StrategyType
 from praetor_controller.model.projection import project_process
+from praetor_controller.model.revisions import project_revision
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
+from praetor_controller.reconcile.state import SETTLE_S
 from praetor_controller.rollout.reasons import ReasonCode
+from praetor_controller.rollout.removals import removal_token
 from praetor_controller.rollout.status import was_rolled_out
 
 STATUS_PERIOD_S = 1.0
@@ -37,6 +55,7 @@ class Checker:
         self._steady = SteadyState()
         self._violations: list[InvariantViolation] = []
         self._status_at: dict[str, float] = {}
+        self._left: dict[str, dict[str, float]] = {}  # by deployment, devices and until when they count
         self.spec_writes = 0
         self.status_writes: Counter[str] = Counter()
 
@@ -63,9 +82,44 @@ class Checker:
         """Check what the controller just wrote."""
         if resource == DEVICE_PROCESS_DEPLOYMENTS and subresource == "status":
             self._status_written(new["metadata"]["name"])
+        if resource == CONTROLLER_REVISIONS and old is not None:
+            lost = a_passed_gate_stays_passed(project_revision(old).waves, project_revision(new).waves)
+            self._violations += [InvariantViolation(a_passed_gate_stays_passed.__name__, lost)] if lost else []
         if resource == DEVICE_PROCESSES and (old is None or old["spec"] != new["spec"]):
             self.spec_writes += 1
             self._spec_written(old, new)
+
+    def check_removal(self, obj: dict[str, Any]) -> None:
+        """Check that the controller may delete a process now, if it does so because its device no longer matches."""
+        process, devices = project_process(obj), self._stored.devices()
+        owners = [each for name in self._down if (each := self._stored.deployment(name)).uid == process.owner]
+        device = devices.get(process.device)
+        if not owners or (device is not None and owners[0].matches(device.labels)):
+            return
+        (row,) = owners
+        self.update()
+        now, matching = self._clock.monotonic(), self._stored.matching(row.name)
+        left = self._left.setdefault(row.name, {})
+        removal = Removal(
+            deployment=row,
+            process=process,
+            device=device,
+            unmatched={
+                each.uid
+                for each in self._stored.processes(row.name)
+                if each.device not in matching
+                and not each.terminating
+                and each.removal != removal_token(row, devices.get(each.device))
+            },
+            kept=sum(each.device in matching for each in self._stored.processes(row.name)),
+            matching=list(matching.values()),
+            down=self._down[row.name],
+            left={name for name, until in left.items() if now < until},
+        )
+        broken = ((invariant.__name__, invariant(removal)) for invariant in REMOVAL_INVARIANTS)
+        self._violations += [InvariantViolation(name, what) for name, what in broken if what]
+        if process.ready_since is not None:
+            left[process.device] = now + SETTLE_S
 
     def check_steady_state(
         self, shown: Mapping[str, Mapping[ReasonCode, int]], faults: Sequence[InvariantViolation], *, blind: bool
@@ -130,6 +184,8 @@ class Checker:
             deployments=[self._stored.deployment(name) for name in self._down],
             began=self._progress.began,
             stood={name: self._progress.stood(name) for name in self._down},
+            failed={name: self._progress.failed(name) for name in self._down},
+            firsts=[name for name in self._down if self._stored.is_first(name)],
             steady=evolve(self._steady, stopped=self._steady.stopped & self._stopped()),  # fixed, never recorded
         )
 
@@ -139,10 +195,10 @@ class Checker:
         These were available for long enough since, are gone, are past their deadline, or had died before they fetched
         what they were offered. Call it before anything changes: the controller may act on how it was.
         """
-        now, devices = self._clock.now().timestamp(), self._stored.devices()
+        now = self._clock.now().timestamp()
         for name, down in self._down.items():
             self._progress.update(name)
-            down.intersection_update(devices)  # a device that left counts no more
+            down.intersection_update(self._stored.matching(name))  # a device that left counts no more
             policy = self._stored.deployment(name).policy
             rows = {row.device: row for row in self._stored.processes(name) if row.device in down}
             blamed = {
@@ -161,7 +217,9 @@ class Checker:
             holds = {each.type: each.observed_generation for each in row.status.conditions}
             return ConditionType.ROLLED_BACK in holds or holds.get(ConditionType.PAUSED) == row.generation
         bad = [each for each in self._stored.processes(row.name) if _failed(each, row)]
-        most = share(row.policy.failure_policy.max_failures, len(self._stored.devices()))
+        matching = self._stored.matching(row.name)
+        bad = [each for each in bad if each.device in matching]
+        most = share(row.policy.failure_policy.max_failures, len(matching))
         return len(bad) > most and not was_rolled_out(row)
 
 

@@ -30,9 +30,12 @@ def _gate() -> asyncio.Event:
 class ControllerClient(InProcessKube):
     """One life of a controller; the next one has a client of its own."""
 
-    def __init__(self, clock: FakeClock, plane: ControlPlane, on_write: OnWrite) -> None:
+    def __init__(
+        self, clock: FakeClock, plane: ControlPlane, on_write: OnWrite, before_delete: Callable[[dict[str, Any]], None]
+    ) -> None:
         super().__init__(clock, plane=plane)
         self._on_write = on_write
+        self._before_delete = before_delete
         self.open = _gate()  # of the connection that carries changes of processes
         self.dies_after: int | None = None  # number of writes that it still makes
         self.applies_last = False
@@ -79,6 +82,9 @@ class ControllerClient(InProcessKube):
 
     async def delete(self, resource: Resource, key: Key, *, uid: str | None = None) -> None:
         dying = await self._live()
+        found = self.peek(resource).get(key)
+        if resource == DEVICE_PROCESSES and found is not None and found["metadata"]["uid"] == uid:
+            self._before_delete(found)
         await super().delete(resource, key, uid=uid)
         await self._answer({}, dying=dying)
 

@@ -11,6 +11,7 @@ from attrs import frozen
 
 from praetor_api.kube.objects import StrategyType, Wave
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.model.wave_record import WaveRecord
 
 
 class InvariantViolation(AssertionError):
@@ -40,8 +41,9 @@ class Write:
 class Facts:
     """The fleet at a write, the new process in it. *down* are the devices that our writes took down.
 
-    *began* is when the present rollout did, and *stood* which of its waves have stood, and since when. All of these are
-    by deployment; *deployments* are all of them. *steady* is the last settled state: what came
+    *began* is when the present rollout did, *stood* which of its waves have stood, and since when, and *failed* those
+    that have not, and that saw a failure. All of these are by deployment; *deployments* are all of them, and *firsts*
+    those that roll their first revision out. *steady* is the last settled state: what came
     since may cross the write.
     """
 
@@ -51,6 +53,8 @@ class Facts:
     down: Mapping[str, frozenset[str]]
     began: Mapping[str, float]
     stood: Mapping[str, Mapping[str, float]]
+    failed: Mapping[str, Collection[str]]
+    firsts: Collection[str] = ()
     deployments: Collection[DeploymentRow]
     steady: SteadyState
 
@@ -87,7 +91,7 @@ def selects(wave: Wave, device: DeviceRow) -> bool:
 def max_unavailable_holds(write: Write, facts: Facts) -> str:
     """Never more than maxUnavailable devices are down by the controller's writes."""
     row, down = write.deployment, facts.down[write.deployment.name]
-    limit = share(row.max_unavailable, len(facts.devices))
+    limit = share(row.max_unavailable, sum(row.matches(each.labels) for each in facts.devices.values()))
     more = write.takes_down and _rolling(row) and len(down) > limit
     return f"{sorted(down)} are down, at most {limit} may be" if more else ""
 
@@ -168,7 +172,8 @@ def waves_keep_their_limit(write: Write, facts: Facts) -> str:
         return ""
     rows = [each for each in facts.processes[row.name] if each.device in facts.devices]
     there = sorted(each.device for each in rows if wave_of(row, each, facts.began[row.name]) == name)
-    limit = share(wave.limit, sum(selects(wave, device) for device in facts.devices.values()))
+    matching = [each for each in facts.devices.values() if row.matches(each.labels)]
+    limit = share(wave.limit, sum(selects(wave, device) for device in matching))
     return f"{there} are in {name}, at most {limit} may be" if len(there) > limit else ""
 
 
@@ -180,6 +185,30 @@ def approvals_are_asked_for(write: Write, facts: Facts) -> str:
         return ""
     approved = f"{row.template.revision}/{wave}" in row.approved
     return "" if approved else f"{write.device.name} got {write.new.revision} in {wave}, which is not approved"
+
+
+def what_matches_nothing_holds(write: Write, facts: Facts) -> str:
+    """No device is moved from another revision while a wave before its own, or any budget, matches no device."""
+    row = write.deployment
+    moved = write.old is not None and write.old.revision != write.new.revision and _is_untested(write)
+    if not moved or row.name in facts.firsts:
+        return ""
+    matching = [each for each in facts.devices.values() if row.matches(each.labels)]
+    rolling, stood = row.policy.update_strategy.rolling_update, facts.stood[row.name]
+    for budget in rolling.budgets:
+        if not budget.allow_empty and not any(budget.group_by[0] in each.labels for each in matching):
+            return f"{write.device.name} got {write.new.revision}, and {budget.group_by} matches nothing"
+    for wave in _waves_before(write):
+        if not (wave.allow_empty or wave.name in stood or any(selects(wave, each) for each in matching)):
+            return f"{write.device.name} got {write.new.revision}, and {wave.name} matches nothing"
+    return ""
+
+
+def a_gate_that_saw_a_failure_stays_closed(write: Write, facts: Facts) -> str:
+    """A wave that saw a process fail lets none after it begin, also when the device is gone."""
+    before = {wave.name for wave in _waves_before(write) if wave.success_threshold == 100}
+    closed = sorted(before & set(facts.failed[write.deployment.name]))
+    return f"{write.device.name} got {write.new.revision} after {closed} had failed" if closed else ""
 
 
 def a_stopped_revision_is_offered_to_no_device(write: Write, facts: Facts) -> str:
@@ -204,8 +233,55 @@ INVARIANTS: Final[tuple[Callable[[Write, Facts], str], ...]] = (
     waves_soak,
     waves_keep_their_limit,
     approvals_are_asked_for,
+    what_matches_nothing_holds,
+    a_gate_that_saw_a_failure_stays_closed,
     a_stopped_revision_is_offered_to_no_device,
 )
+
+
+@frozen(kw_only=True)
+class Removal:
+    """The deletion of *process*, because *deployment* no longer matches *device* (None: it is not declared).
+
+    *unmatched* are all such processes that no user approved, and *kept* how many have a device that matches. *down*
+    are devices that are down by the deployment's writes, and *left* those that were removed just now, without this.
+    """
+
+    deployment: DeploymentRow
+    process: ProcessRow
+    device: DeviceRow | None
+    unmatched: Collection[str]
+    kept: int
+    matching: Collection[DeviceRow]
+    down: Collection[str]
+    left: Collection[str]
+
+    @property
+    def limit(self) -> int:
+        return max(1, share(self.deployment.max_unavailable, len(self.matching) + len(self.unmatched)))
+
+
+def bulk_removals_are_held(removal: Removal) -> str:
+    """What unmatches more devices than may be unavailable, or all, removes nothing until a user approves it."""
+    bulk = len(removal.unmatched) > removal.limit or not removal.kept
+    held = bulk and removal.process.uid in removal.unmatched
+    return f"{removal.process.name} was deleted with {len(removal.unmatched)} unmatched" if held else ""
+
+
+def removals_keep_the_budget(removal: Removal) -> str:
+    """Never more devices than maxUnavailable, and one, are down by removals and updates together."""
+    gone = {*removal.left, *removal.down, removal.process.device}
+    more = removal.process.ready_since is not None and len(gone) > removal.limit
+    return f"{sorted(gone)} are down or left, at most {removal.limit} may" if more else ""
+
+
+REMOVAL_INVARIANTS: Final[tuple[Callable[[Removal], str], ...]] = (bulk_removals_are_held, removals_keep_the_budget)
+
+
+def a_passed_gate_stays_passed(old: WaveRecord, new: WaveRecord) -> str:
+    """What is remembered of the waves of one rollout is never less than it was."""
+    lost = old.passed - new.passed if old.number == new.number else frozenset[str]()
+    return f"{sorted(lost)} had passed" if lost else ""
 
 
 def _rolling(row: DeploymentRow) -> bool:

@@ -21,6 +21,7 @@ from praetor_api.kube.codec import encode
 NAMES = [f"leaf-{number}" for number in range(8)]
 VERSIONS = ["v1", "v2", "v3", "bad", "killer"]
 BOTH = ("tel", "ctl")
+EACH = (*BOTH, "spine")
 KINDS = {each.plural: each for each in (NETWORK_SWITCHES, DEVICE_PROCESSES, DEVICE_PROCESS_DEPLOYMENTS)}
 _W0 = {"name": "w0", "selector": {"matchLabels": {"ring": "0"}}}
 _W1 = {"name": "w1", "selector": {"matchLabels": {"ring": "1"}}, "approval": "Manual"}
@@ -31,7 +32,7 @@ _MAY_BE_EMPTY = ("waves", "budgets")
 
 def labels_of(name: str) -> dict[str, str]:
     number = int(name.removeprefix("leaf-"))
-    return {"ring": str(number % 3), "rack": f"r{number // 3}"}
+    return {"ring": str(number % 3), "rack": f"r{number // 3}", "role": "leaf"}
 
 
 def recorded(step: Callable[..., None]) -> Callable[..., None]:
@@ -50,7 +51,7 @@ def recorded(step: Callable[..., None]) -> Callable[..., None]:
 
 class RolloutMachine(RuleBasedStateMachine):
     """Two deployments share the devices and a budget, which one of them or both ask for; the first has waves, too, and
-    a failure policy.
+    a failure policy, and selects devices by their role. A third one gets those that change their role.
     """
 
     trace: ClassVar[list[Step]] = []  # of the latest run
@@ -77,8 +78,10 @@ class RolloutMachine(RuleBasedStateMachine):
         theirs = {"maxUnavailable": 2} | ({} if shared else {"budgets": budgets})
         policy = {"maxFailures": failures, "action": action}
         self.simulation.deploy(
-            "tel", "v1", updateStrategy={"rollingUpdate": ours}, failurePolicy=policy, minReadySeconds=min_ready
-        )
+            "tel", "v1", updateStrategy={"rollingUpdate": ours}, failurePolicy=policy, minReadySeconds=min_ready,
+            selector={"matchLabels": {"role": "leaf"}},
+        )  # fmt: skip
+        self.simulation.deploy("spine", "v1", selector={"matchLabels": {"role": "spine"}})
         self.simulation.deploy("ctl", "v1", updateStrategy={"rollingUpdate": theirs}, minReadySeconds=min_ready)
         self.simulation.approve("tel", "w1")
         self.simulation.run(4, min_ready + soak / 2 + 1)
@@ -125,7 +128,57 @@ class RolloutMachine(RuleBasedStateMachine):
     def approve(self) -> None:
         self.simulation.approve("tel", "w1")
 
-    @rule(name=st.sampled_from(BOTH))
+    @rule(role=st.sampled_from(["leaf", "laef"]))
+    @recorded
+    def edit_the_selector(self, role: str) -> None:
+        self.simulation.edit("tel", selector={"matchLabels": {"role": role}})
+
+    @rule(what=st.sampled_from(["waves", "budgets", ""]))
+    @recorded
+    def mistype(self, what: str) -> None:
+        rolling = self.simulation.stored.deployment("tel").policy.update_strategy.rolling_update
+        w0, w1 = (encode(each) for each in rolling.waves)
+        budgets = [encode(each) | {"groupBy": ["rakc" if what == "budgets" else "rack"]} for each in rolling.budgets]
+        w0["selector"] = {"matchLabels": {"ring": "9" if what == "waves" else "0"}}
+        self.simulation.edit("tel", updateStrategy={"rollingUpdate": {"waves": [w0, w1], "budgets": budgets}})
+
+    @rule(names=st.lists(st.sampled_from(NAMES), max_size=4, unique=True), role=st.sampled_from(["leaf", "spine"]))
+    @recorded
+    def move(self, names: list[str], role: str) -> None:
+        for name in names:
+            if name in self.simulation.devices:
+                self.simulation.label(name, role=role)
+
+    @rule(names=st.lists(st.sampled_from(NAMES), max_size=4, unique=True), seconds=st.sampled_from([None, 0, 10]))
+    @recorded
+    def replace(self, names: list[str], seconds: int | None) -> None:
+        """Remove devices, and declare them again after *seconds*, unless that is None."""
+        present = [name for name in names if name in self.simulation.devices]
+        for name in present:
+            self.simulation.remove(name)
+        if seconds is not None:
+            self.simulation.settle(seconds)
+            for name in present:
+                self.simulation.add(name, **labels_of(name))
+
+    @rule()
+    @recorded
+    def lose_the_canaries(self) -> None:
+        """Remove the devices of the first wave, as they are sent back when they fail."""
+        for name in [name for name in self.simulation.devices if labels_of(name)["ring"] == "0"]:
+            self.simulation.remove(name)
+
+    @rule()
+    @recorded
+    def approve_what_is_held(self) -> None:
+        self.simulation.approve_held("tel")
+
+    @rule(name=st.sampled_from(BOTH), device=st.sampled_from(NAMES))
+    @recorded
+    def orphan(self, name: str, device: str) -> None:
+        self.simulation.orphan(name, device)
+
+    @rule(name=st.sampled_from(EACH))
     @recorded
     def approve_removal(self, name: str) -> None:
         self.simulation.approve_removal(name)
@@ -250,7 +303,8 @@ def converge(simulation: Simulation) -> None:
     simulation.cut_watches()
     simulation.die_at_write(10**6, applied=False)
     simulation.fail_writes(0, applied=False)
-    for name in BOTH:
+    simulation.edit("tel", selector={"matchLabels": {"role": "leaf"}})
+    for name in EACH:
         rolling = simulation.stored.deployment(name).policy.update_strategy.rolling_update
         empty = {key: [encode(each) | {"allowEmpty": True} for each in getattr(rolling, key)] for key in _MAY_BE_EMPTY}
         simulation.edit(name, updateStrategy={"rollingUpdate": empty | {"maxUnavailable": 2}})
@@ -267,7 +321,7 @@ def converge(simulation: Simulation) -> None:
         if simulation.settled():
             break
         simulation.run(1, 60)
-        for name in BOTH:
+        for name in EACH:
             simulation.approve_removal(name)
             if "failedRevision" in simulation.stored.status(
                 name
@@ -280,7 +334,7 @@ def converge(simulation: Simulation) -> None:
                 simulation.settle(2)  # the controller may check a moment later
     if not simulation.settled():
         raise InvariantViolation(
-            "every_fair_run_converges", str([simulation.stored.status(name).get("reasons") for name in BOTH])
+            "every_fair_run_converges", str([simulation.stored.status(name).get("reasons") for name in EACH])
         )
     writes = simulation.checker.spec_writes
     simulation.settle(300)

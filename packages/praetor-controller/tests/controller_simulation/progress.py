@@ -26,29 +26,59 @@ class Progress:
         self._clock = clock
         self.began: dict[str, float] = {}
         self._stood: dict[str, dict[str, float]] = {}
+        self._failed: dict[str, dict[str, str]] = {}
 
     def begin(self, name: str) -> None:
         self.began[name] = self._clock.now().timestamp()
         self._stood[name] = {}
+        self._failed[name] = {}
 
     def stood(self, name: str) -> Mapping[str, float]:
         return self._stood[name]
 
+    def failed(self, name: str) -> Collection[str]:
+        """Return the waves that have not stood, and of which a process failed and was not available since."""
+        return {wave for wave in self._failed[name].values() if wave not in self._stood[name]}
+
     def update(self, name: str) -> None:
         """Record the waves of *name* that stand now."""
-        row, devices = self._stored.deployment(name), self._stored.devices()
+        row, devices = self._stored.deployment(name), self._stored.matching(name)
         processes = {each.device: each for each in self._stored.processes(name) if each.device in devices}
         waves_of = {each: wave_of(row, process, self.began[name]) for each, process in processes.items()}
         available = self._available(row, processes)
+        self._record_failures(name, processes, waves_of, available)
+        number, is_first = self._stored.number(name), self._stored.is_first(name)
         for wave in row.policy.update_strategy.rolling_update.waves:
             there = {each for each, note in waves_of.items() if note == wave.name}
             there |= {each.name for each in devices.values() if not waves_of.get(each.name) and selects(wave, each)}
             spared = {each for each in there if devices[each].in_maintenance or not devices[each].connected}
             spared |= {each for each in there & processes.keys() if processes[each].held}
             taken = {each for each in spared if waves_of.get(each) == wave.name}
-            since = _since(wave, there, spared, taken, {each: available[each] for each in there & available.keys()})
+            now_there = {each.uid for each in processes.values() if each.device in there - spared}
+            gone = [uid for uid, each in self._failed[name].items() if each == wave.name and uid not in now_there]
+            since = _since(
+                wave, there, spared, taken, {each: available[each] for each in there & available.keys()}, len(gone)
+            )
+            if not there and not gone and not (wave.allow_empty or is_first):
+                since = math.inf
+            if f"{row.template.revision}/{wave.name}/{number}" in row.approved:
+                since = _ALWAYS
             if since <= self._clock.now().timestamp():
                 self._stood[name][wave.name] = min(since, self._stood[name].get(wave.name, math.inf))
+
+    def _record_failures(
+        self,
+        name: str,
+        processes: Mapping[str, ProcessRow],
+        waves_of: Mapping[str, str],
+        available: Mapping[str, float],
+    ) -> None:
+        failed, now = self._failed[name], self._clock.now().timestamp()
+        for device, process in processes.items():
+            if process.failure and process.ready_since is None and waves_of[device]:
+                failed.setdefault(process.uid, waves_of[device])
+            elif device in available and available[device] <= now:
+                failed.pop(process.uid, None)
 
     def _available(self, row: DeploymentRow, processes: Mapping[str, ProcessRow]) -> dict[str, float]:
         """Return the devices that have the revision and are ready, and when they became, or become, available."""
@@ -66,11 +96,15 @@ def _since(
     spared: Collection[str],
     taken: Collection[str],
     available: Mapping[str, float],
+    gone: int,
 ) -> float:
-    """Return since when *wave* stands, at most, with the devices that may be *there*; inf when it does not."""
-    if not there or not wave.success_threshold:
+    """Return since when *wave* stands, at most, with the devices that may be *there*; inf when it does not.
+
+    Besides these, so many that failed are *gone*.
+    """
+    if not (there or gone) or not wave.success_threshold:
         return _ALWAYS
     room = math.inf if wave.limit is None else share(wave.limit, len(there)) - len(taken)
-    counted = max(0.0, min(room, len(there) - len(spared)))
+    counted = max(0.0, min(room, len(there) - len(spared))) + gone
     needed = max(1, math.ceil(counted * wave.success_threshold / 100))
     return sorted(available.values())[needed - 1] if len(available) >= needed else math.inf

@@ -93,7 +93,9 @@ class Simulation:
     def start(self) -> None:
         """Start a controller without any state of the one before."""
         self.checker.controller_restarted()
-        self.client = ControllerClient(self.clock, self.kube.plane, self.checker.check_write)
+        self.client = ControllerClient(
+            self.clock, self.kube.plane, self.checker.check_write, self.checker.check_removal
+        )
         self.metrics = _Metrics()
         self._running = self._loop.create_task(self._run(self.client))
         self._do(self.clock.settle())
@@ -229,6 +231,19 @@ class Simulation:
                 self._patch(DEVICE_PROCESSES, process.name, {"metadata": {"annotations": note}})
         self.settle()
 
+    def approve_held(self, name: str) -> None:
+        """Let the rollout go on past each wave that holds it."""
+        waves = self.stored.deployment(name).policy.update_strategy.rolling_update.waves
+        number = self.stored.number(name)
+        self.approve(name, *(part for wave in waves for part in (wave.name, f"{wave.name}/{number}")))
+
+    def orphan(self, deployment: str, device: str) -> None:
+        """Take the owner from a process, as a restore of objects without their owners does."""
+        for row in self.stored.processes(deployment):
+            if row.device == device:
+                self._patch(DEVICE_PROCESSES, row.name, {"metadata": {"ownerReferences": None}})
+        self.settle()
+
     def poke(self, name: str) -> None:
         """Have the controller reconcile a deployment of which nothing changed."""
         note = {"metadata": {"annotations": {"poke": str(self.kube.version)}}}
@@ -276,9 +291,11 @@ class Simulation:
 
     def settled(self) -> bool:
         """Return whether every device of every deployment is up to date with the template that was asked for."""
-        wanted = {"UpToDate": len(self.devices)} if self.devices else {}
-        statuses = [self.stored.status(name) for name in self.checker.deployments]
-        return all(each.get("reasons") == wanted and "failedRevision" not in each for each in statuses)
+        for name in self.checker.deployments:
+            status, count = self.stored.status(name), len(self.stored.matching(name))
+            if status.get("reasons") != ({"UpToDate": count} if count else {}) or "failedRevision" in status:
+                return False
+        return True
 
 
 def _template(version: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from kube_testing import InProcessKube
 from praetor_api.kube.client.resource import (
+    CONTROLLER_REVISIONS,
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
     NETWORK_SWITCHES,
@@ -15,6 +16,7 @@ from praetor_api.kube.client.resource import (
     Resource,
 )
 from praetor_controller.model.projection import project_deployment, project_device, project_process
+from praetor_controller.model.revisions import find_revision, project_revision
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 
 LAB = "lab"
@@ -43,6 +45,23 @@ class Stored:
     def devices(self) -> Mapping[str, DeviceRow]:
         self._gather()
         return self._devices
+
+    def matching(self, deployment: str) -> Mapping[str, DeviceRow]:
+        matches = self.deployment(deployment).matches
+        return {name: row for name, row in self.devices().items() if matches(row.labels)}
+
+    def number(self, deployment: str) -> int:
+        """Return the number of the template's revision; 0 before it is recorded."""
+        row = self.deployment(deployment)
+        revisions = [project_revision(each) for each in self.objects(CONTROLLER_REVISIONS).values()]
+        found = find_revision([each for each in revisions if each.owner == row.uid], row.template.revision)
+        return found.number if found is not None else 0
+
+    def is_first(self, deployment: str) -> bool:
+        """Return whether no revision was rolled out yet, and no device has another one."""
+        row = self.deployment(deployment)
+        others = any(each.spec_hash != row.template.spec_hash for each in self.processes(deployment))
+        return row.status.current_revision is None and not others
 
     def status(self, name: str) -> dict[str, Any]:
         status: dict[str, Any] = self.objects(DEVICE_PROCESS_DEPLOYMENTS)[Key(LAB, name)].get("status") or {}
