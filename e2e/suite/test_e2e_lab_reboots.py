@@ -143,10 +143,9 @@ def test_a_version_that_makes_the_device_reboot_is_rolled_back_after_three_reboo
         within_s=BOOT_S,
     )
     rolled_back = next(each for each in process["status"]["conditions"] if each["type"] == "RolledBack")
-    assert (rolled_back["reason"], "3 of them because the device rebooted" in rolled_back["message"]) == (
-        "CrashLoop",
-        True,
-    )
+    assert rolled_back["reason"] == "CrashLoop"
+    # the last one may be rolled back while the device shuts down, when a signal has ended it
+    assert re.search(r"ended 3 times in a row, [23] of them because the device rebooted", rolled_back["message"])
     assert switch.kept("starts") == ["x"] * 3
     init = switch.init
     assert switch.run("pgrep", "-c", "-f", "sleep 100000").strip() == "1"

@@ -352,6 +352,22 @@ def test_a_version_that_makes_the_device_reboot_is_rolled_back(device: RollbackD
     assert (device.runs, device.record.last_good) == ("v1", Revision(item=item("v1")))
 
 
+@pytest.mark.parametrize("proven", [False, True])
+def test_a_version_that_shutting_down_ends_counts_as_cut_once_and_never_when_it_is_proven(
+    device: RollbackDevice, proven: bool
+) -> None:
+    device.converge(item("v2", check=PROBE))
+    for count in range(1, 5 if proven else CRASH_LOOP_COUNT):
+        device.wait(reboot.PROVING_SECONDS if proven else 4)
+        assert device.process is not None
+        device.process = replace(device.process, running=False, exit_code=143, termination_reason="Signal:SIGTERM")
+        device.converge()  # the agent sees the end before it is ended itself
+        device.reboot()
+        assert (device.record.failures, device.record.reboots) == ((0, 0) if proven else (count, count))
+        device.wait(4)
+        assert (device.runs, device.gave_up) == ("v2", None)
+
+
 def test_a_reboot_during_a_start_and_crashes_count_alike(device: RollbackDevice) -> None:
     device.converge(item("v2"))
     device.memory = {UID: replace(device.record, stage=ProcessStage.STARTING)}  # as the disk has it
@@ -535,6 +551,8 @@ def test_a_job_that_was_ended_to_shut_down_the_device_is_cut_by_the_reboot_too(p
     assert device.process is not None
     device.process = replace(device.process, running=False, exit_code=143, termination_reason="Signal:SIGTERM")
     device.converge()
+    device.wait(reboot.JOB_FIRST_SECONDS - 1)
+    assert device.starts == ["flash"], "started again while the device shuts down"
     device.reboot()
     assert (device.record.checking, device.starts) == (True, ["flash"])
 

@@ -65,13 +65,23 @@ def counted(memory: Memory, boot_id: str) -> Memory:
 
 def _is_cut(record: Record, boot_id: str) -> bool:
     another = record.boot_id != "" and boot_id not in (record.boot_id, record.rebooted_in)
-    return another and record.stage in _UNDER_WAY and is_kept(record.current) and not is_proven(record)
+    cut = record.stage in _UNDER_WAY or _was_killed(record)
+    return another and cut and is_kept(record.current) and not is_proven(record)
+
+
+def _was_killed(record: Record) -> bool:
+    """Return whether the process waits since a signal ended it, as those end that run while a device shuts down."""
+    return record.stage is ProcessStage.WAITING and _by_signal(record)
+
+
+def _by_signal(record: Record) -> bool:
+    return (record.termination_reason or "").startswith(TerminationReason.SIGNAL)
 
 
 def _counted(record: Record, boot_id: str, is_newest: bool) -> Record:
     return replace(
         record,
-        failures=record.failures + is_newest,
+        failures=record.failures + (is_newest and not _was_killed(record)),  # that it was killed is counted already
         reboots=record.reboots + is_newest,
         rebooted_in=boot_id,
     )
@@ -80,11 +90,23 @@ def _counted(record: Record, boot_id: str, is_newest: bool) -> Record:
 def waits_again(record: Record, boot_id: str, now: float) -> Record:
     """Return the record of a process that waited for its next start when the device rebooted.
 
-    The time until when it waited was one of that boot, so the whole wait begins again.
+    The time until when it waited was one of that boot, so the whole wait begins again. A proven version is not held
+    responsible for its ends: shutting the device down may be what ended it.
     """
     if record.stage is not ProcessStage.WAITING or record.boot_id in ("", boot_id):
         return record
-    return replace(record, boot_id=boot_id, not_before=now + crash_delay(record.failures))
+    failures = 0 if is_kept(record.current) and is_proven(record) else record.failures
+    return replace(record, boot_id=boot_id, failures=failures, not_before=now + crash_delay(failures))
+
+
+def not_while_shutting_down(record: Record, now: float) -> Record:
+    """Return the record of a process that waits for its next start; of a job that expects a reboot, and that a signal
+    ended, so late that the device has gone down by then, if that is why.
+    """
+    current = record.current
+    if current is None or current.item.spec.execution.reboot is not Reboot.EXPECTED or not _was_killed(record):
+        return record
+    return replace(record, not_before=max(record.not_before, now + JOB_FIRST_SECONDS))
 
 
 def fault(spec: ProcessSpec) -> str | None:
@@ -106,7 +128,7 @@ def job_cut(record: Record, seen: Observed | None, boot_id: str, now: float) -> 
     current = record.current
     if current is None or is_kept(current) or record.boot_id == boot_id or (seen is not None and seen.exit_code == 0):
         return record
-    killed = (record.termination_reason or "").startswith(TerminationReason.SIGNAL)
+    killed = _by_signal(record)
     under_way = record.stage in _UNDER_WAY
     waiting = record.stage is ProcessStage.WAITING
     if current.item.spec.execution.reboot is Reboot.EXPECTED:

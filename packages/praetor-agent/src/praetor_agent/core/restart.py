@@ -139,7 +139,7 @@ def ended(record: Record, policy: RestartPolicy, seen: Observed | None, boot_id:
         return replace(waiting, not_before=now + crash_delay(failures))
     if now - record.started_at >= STABILITY_WINDOW_SECONDS:
         record = replace(record, failures=0)
-    return _waiting(record, now)
+    return reboot.not_while_shutting_down(_waiting(record, now), now)
 
 
 def _waiting(record: Record, now: float) -> Record:
