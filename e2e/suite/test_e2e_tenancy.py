@@ -14,6 +14,7 @@ from contract.rawapi import Answer, RawApi
 
 from e2e.clusters.cluster import TENANT, Capability, Cluster
 from e2e.release.manifests import SYSTEM_NAMESPACE
+from e2e.stack.ctl import Ctl
 from e2e.stack.kube import DEPLOYMENTS, PROCESSES, SWITCHES, Kube, Object, accepted, condition, conditions
 from e2e.stack.manifests import deployment, device_process, network_switch
 from e2e.stack.stack import Stack
@@ -299,3 +300,37 @@ def test_an_editor_of_one_namespace_reaches_no_device_of_another(attacker: Attac
         eventually(seen, what=f"{name} shows to the attacker")
         assert harm(attacker) == {}, name
     steadily(lambda: harm(attacker), lambda found: not found, what="the device is as it was", for_s=UNDISTURBED_S)
+    attacker.stack.gateway.restart(kill=True)
+    steadily(lambda: harm(attacker), lambda found: not found, what="a restart changes nothing", for_s=UNDISTURBED_S)
+
+
+@pytest.mark.needs(Capability.RBAC)
+def test_an_administrator_alone_gives_a_device_to_another_namespace(cluster: Cluster, attacker: Attacker) -> None:
+    victim, tenant = attacker.victim, attacker.kube
+    for claim in (declare_it_again_and_revoke_its_tokens, use_its_name):
+        eventually(claim(attacker), what="the conflict shows")
+    eventually(
+        lambda: bindings(victim.kube).get(victim.device),
+        lambda bound: bound == victim.kube.namespace,
+        what="it is kept",
+    )
+    transfer = ("devices", "transfer", victim.device, "--to", tenant.namespace)
+    refused = Ctl(cluster.kubeconfig_for(TENANT), tenant.namespace).run(*transfer)
+    assert (refused.returncode, "not allowed" in refused.stderr) == (1, True)
+    assert harm(attacker) == {}
+    tenant.patch(SWITCHES, victim.device, {"spec": {"credentialEpoch": 0}})
+    Ctl(cluster.kubeconfig, tenant.namespace)(*transfer)
+    pid = victim.process["status"]["pid"]
+    eventually(lambda: not is_alive(pid), what="what the device ran before is stopped")
+    eventually(lambda: tenant.process("by-name")["status"]["phase"] == "Running", what="it runs what is theirs")
+    lost = eventually(
+        lambda: conditions(victim.kube.switch(victim.device)),
+        lambda found: found.get("NameConflict", {}).get("status") == "True",
+        what="the former owner sees it",
+    )
+    assert "AgentConnected" not in lost
+
+
+def bindings(kube: Kube) -> Mapping[str, str]:
+    """Return to which namespace each contested name belongs."""
+    return dict(accepted(kube.api.get(f"{BINDINGS}/praetor-device-bindings")).get("data", {}))
