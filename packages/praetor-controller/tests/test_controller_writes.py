@@ -251,6 +251,8 @@ def test_a_new_spec_says_how_long_its_version_is_on_trial() -> None:
     old = process("a", annotated=True)
     assert added in process_patch(row, Update(old, row.template), START)
     assert added not in process_patch(row, Update(old, row.template, spec=False), START)
+    ready_at_once = process_patch(deployment("v2"), Update(evolve(old, min_ready="45"), row.template), START)
+    assert {**added, "value": "0"} in ready_at_once
 
 
 def test_an_update_without_a_wave_clears_the_annotation_of_an_earlier_one() -> None:

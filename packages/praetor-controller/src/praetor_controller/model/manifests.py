@@ -51,6 +51,8 @@ def process_patch(deployment: DeploymentRow, action: Update, now: datetime) -> l
     template, process = action.template, action.process
     managed = parse_managed_keys(process.managed)
     own = _own_annotations(deployment, action, now)
+    if process.min_ready:  # else the trial of an earlier version would stay
+        own.setdefault(MIN_READY_ANNOTATION, "0")
     if not action.spec:
         del own[OFFERED_AT_ANNOTATION]  # the device gets no new spec
         own.pop(MIN_READY_ANNOTATION, None)

@@ -62,8 +62,9 @@ class Stamps(NamedTuple):
 class ProcessRow:
     """A DeviceProcess. *device* is empty when it is bound to something that no deployment selects.
 
-    *revision*, *managed*, *wave* and *offer_stamp* are annotations of the controller's last write of its spec. Offers
-    of a rollout have a stamp that is not before its start, whichever clocks the controllers had that made them.
+    *revision*, *managed*, *wave*, *min_ready* and *offer_stamp* are annotations of the controller's last write of
+    its spec. Offers of a rollout have a stamp that is not before its start, whichever clocks the controllers had that
+    made them.
 
     Times are those of the object, for praetorctl to show; model.first_seen makes them the controller's own. Only
     *connected_since*, which is shown, stays the gateway's.
@@ -82,6 +83,7 @@ class ProcessRow:
     revision: str = ""
     managed: str = ""
     wave: str = ""
+    min_ready: str = ""
     offered_at: float | None = None
     offer_stamp: float | None = None  # None: as offered_at
     created_at: float = 0.0
