@@ -4,29 +4,32 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
 from attrs import define, frozen
 from contract.rawapi import Answer, RawApi
 
-from e2e.clusters.cluster import TENANT, Capability, Cluster
-from e2e.release.manifests import SYSTEM_NAMESPACE
+from e2e.clusters.cluster import GATEWAY, TENANT, Capability, Cluster
+from e2e.release.manifests import BASE, SYSTEM_NAMESPACE, read
 from e2e.stack.ctl import Ctl
 from e2e.stack.kube import DEPLOYMENTS, PROCESSES, SWITCHES, Kube, Object, accepted, condition, conditions
 from e2e.stack.manifests import deployment, device_process, network_switch
-from e2e.stack.stack import Stack
+from e2e.stack.server import Server
+from e2e.stack.stack import Stack, environment, script
 from e2e.stack.waiting import eventually, steadily
 from e2e.suite.device_api import DeviceApi
 from e2e.suite.fleet import AgentFleet
 from e2e.suite.readiness import await_ready
 from e2e.suite.running import is_alive
 from e2e.suite.workloads import prompt, sleeping
+from praetor_api.tokens import device_token
 
 LEAF = {"role": "leaf"}
-EDITORS = ("praetor-view", "praetor-edit")
+RBAC = "/apis/rbac.authorization.k8s.io/v1"
 BINDINGS = f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/configmaps"
 UNDISTURBED_S = 6.0  # two stale limits of the suite's heartbeat
 
@@ -241,11 +244,7 @@ def attacker(cluster: Cluster, stack: Stack, kube: Kube, fleet: AgentFleet) -> I
     process = await_ready(kube, [device])[device]
     victim = Victim(device, kube, kube.deployment("sleeper"), process, kube.switch(device))
     own = stack.kube(f"e2e-{secrets.token_hex(3)}").create_namespace()
-    path = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{own.namespace}/rolebindings"
-    for role in EDITORS:
-        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role}
-        subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": TENANT}
-        accepted(own.api.post(path, {"metadata": {"name": role}, "roleRef": reference, "subjects": [subject]}))
+    grant(own, "praetor-view", "praetor-edit")
     with RawApi.from_kubeconfig(cluster.kubeconfig_for(TENANT)) as api:
         theirs = Reader(api, own)
         eventually(lambda: api.get(theirs.path(PROCESSES)).status == HTTPStatus.OK, what="the roles are bound")
@@ -334,3 +333,52 @@ def test_an_administrator_alone_gives_a_device_to_another_namespace(cluster: Clu
 def bindings(kube: Kube) -> Mapping[str, str]:
     """Return to which namespace each contested name belongs."""
     return dict(accepted(kube.api.get(f"{BINDINGS}/praetor-device-bindings")).get("data", {}))
+
+
+@pytest.mark.needs(Capability.RBAC)
+def test_a_gateway_of_a_tenants_own_needs_no_rights_elsewhere_and_loses_no_name(
+    cluster: Cluster, stack: Stack, kube: Kube, tmp_path: Path
+) -> None:
+    device, squatter = f"{kube.namespace}-1", stack.kube(f"e2e-{secrets.token_hex(3)}").create_namespace()
+    squatter.apply(network_switch(device))
+    kube.apply(network_switch(device), device_process("ours", device, sleeping()))
+    grant(kube, "praetor-gateway", "praetor-gateway-leases")
+
+    def arguments(ports: Sequence[int]) -> tuple[str, ...]:
+        return (
+            script(GATEWAY),
+            f"--kubeconfig={cluster.kubeconfig_for(TENANT)}",
+            f"--addr=127.0.0.1:{ports[0]}",
+            f"--health-probe-bind-address=127.0.0.1:{ports[1]}",
+            f"--namespace={kube.namespace}",
+            f"--lease-namespace={kube.namespace}",
+            "--device-token-secret=tenant",
+        )
+
+    server = Server("gateway", arguments, ports=2, workdir=tmp_path, env=environment())
+    try:
+        server.start()
+        url = f"http://127.0.0.1:{server.ports[0]}"
+        assert DeviceApi(url, device, stack.token(device)).desired().status_code == HTTPStatus.UNAUTHORIZED
+        served = DeviceApi(url, device, device_token(b"tenant", device)).desired().json()["items"]
+        assert [(item["namespace"], item["name"]) for item in served] == [(kube.namespace, "ours")]
+        lease = f"/apis/coordination.k8s.io/v1/namespaces/{kube.namespace}/leases/praetor-gateway-arbiter"
+        eventually(lambda: kube.api.get(lease).status == HTTPStatus.OK, what="it has a Lease of its own")
+        assert "praetor_gateway_names_contested 0.0" in server.metrics()
+    finally:
+        server.program.stop()
+        squatter.delete_namespace()
+
+
+def grant(kube: Kube, *roles: str) -> None:
+    """Give the tenant's user these roles of deploy/base in the namespace, and in no other."""
+    for role in read(BASE):
+        name, kind = role["metadata"]["name"], role["kind"]
+        if name in roles and kind in ("Role", "ClusterRole"):
+            if kind == "Role":
+                role["metadata"]["namespace"] = kube.namespace
+                accepted(kube.api.post(f"{RBAC}/namespaces/{kube.namespace}/roles", role))
+            reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
+            subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": TENANT}
+            body = {"metadata": {"name": name}, "roleRef": reference, "subjects": [subject]}
+            accepted(kube.api.post(f"{RBAC}/namespaces/{kube.namespace}/rolebindings", body))
