@@ -141,12 +141,15 @@ def test_a_process_written_by_hand_needs_neither_deployment_nor_switch(
     eventually(lambda: not is_alive(process["status"]["pid"]), what="the process ended on the device")
 
 
-def test_a_deployment_that_matches_nothing_is_available_and_idle(fleet: AgentFleet, kube: Kube) -> None:
+def test_a_deployment_that_matches_nothing_says_so_and_is_idle(fleet: AgentFleet, kube: Kube) -> None:
     fleet.declare({"role": "leaf"})
     kube.apply(deployment("nowhere", sleeping(), match={"role": "none"}))
-    status = eventually(
-        lambda: kube.deployment("nowhere"), lambda item: condition(item, "Available") == "True", what="available"
-    )["status"]
-    assert status.get("desiredNumberScheduled", 0) == 0
+    found = eventually(
+        lambda: kube.deployment("nowhere"),
+        lambda item: conditions(item)["Progressing"]["reason"] == "NoDevices",
+        what="it says that no device matches",
+    )
+    assert condition(found, "Available") == condition(found, "Progressing") == "False"
+    assert found["status"].get("desiredNumberScheduled", 0) == 0
     assert kube.list(PROCESSES) == ()
     kube.delete(DEPLOYMENTS, "nowhere")
