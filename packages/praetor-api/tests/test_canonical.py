@@ -22,6 +22,25 @@ def test_the_hash_is_sha256_over_canonical_utf8_json() -> None:
     assert spec_hash({}) == "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
 
 
+@pytest.mark.parametrize(
+    ("spec", "digest"),
+    [
+        ({"execution": {"command": ["/x"]}}, "a385feb8214b38d2e250d9f3d9717ee7cdcba8551151734e86ae6c9dbda9b47e"),
+        (
+            {"execution": {"command": ["/x"], "env": []}},
+            "3da221993fb10c24748f9c3476971b3a6f37aa17b29b6b2d7cbdb2201db49628",
+        ),
+        (
+            {"execution": {"command": ["/x"], "args": [], "env": None}, "labels": {}},
+            "613bd2f54ff8475492398e5466018cda6e855f9345f4a84c8a329997eaff18f7",
+        ),
+    ],
+)
+def test_the_hash_is_of_what_is_stored_empty_or_not(spec: object, digest: str) -> None:
+    """Processes have been stored with them: another hash would restart each."""
+    assert spec_hash(spec) == f"sha256:{digest}"
+
+
 def test_numbers_that_json_cannot_represent_are_refused() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical_json(float("nan"))

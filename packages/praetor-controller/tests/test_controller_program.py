@@ -73,6 +73,43 @@ async def test_a_finalizer_of_another_holds_one_device_and_not_the_fleet(fixture
     assert fixture.commands()["tel-a"] == "v2"
 
 
+EMPTY: dict[str, Any] = {"env": [], "args": []}
+
+
+async def test_a_template_that_only_gained_empty_lists_is_no_change(fixture: ProgramFixture) -> None:
+    await fixture.report_ready()
+    await fixture.clock.advance(2)
+    before, history, writes = fixture.processes(), fixture.history(), fixture.writes()
+    spec = {"execution": {"backend": "process", "command": ["v1"]} | EMPTY}
+    template = {"metadata": {"labels": {"app": "tel"}, "annotations": {}}, "spec": spec}
+    await fixture.edit(template=template)
+    await fixture.clock.advance(10)
+    assert (fixture.processes(), fixture.history(), fixture.writes()) == (before, history, writes)
+    status = fixture.status()
+    assert (status["observedGeneration"], status["reasons"]) == (2, {"UpToDate": 3})
+    await fixture.change_template("v2")
+    await fixture.clock.advance(5)
+    assert "v2" in fixture.commands().values(), "it differs by more"
+
+
+async def test_what_was_stored_with_empty_lists_keeps_its_hash() -> None:
+    fixture = ProgramFixture()
+    await fixture.switch("a")
+    spec = {"execution": {"backend": "process", "command": ["v1"]} | EMPTY}
+    await fixture.deploy(template={"spec": spec})
+    async with fixture.controller():
+        await fixture.report_ready()
+        await fixture.clock.advance(2)
+        stored = fixture.processes()
+        assert stored["tel-a"]["spec"]["execution"]["env"] == []
+        await fixture.edit(template={"spec": {"execution": {"env": None, "args": None}}})
+        await fixture.clock.advance(10)
+        assert fixture.processes() == stored
+    async with fixture.controller():
+        await fixture.clock.advance(10)
+        assert fixture.processes() == stored, "also after a restart"
+
+
 async def test_the_longest_names_work() -> None:
     fixture = ProgramFixture()
     name, device = "n" * 240, "d" * 250

@@ -45,6 +45,14 @@ def stored(row: DeploymentRow, number: int, **fields: Any) -> RevisionRow:
     return evolve(project_revision({**made, "revision": number}), **fields)
 
 
+def test_revisions_and_hashes_of_stored_templates_never_change() -> None:
+    """Another one would be a rollout of no change to every device."""
+    spec = {"execution": {"backend": "process", "command": ["/x"], "env": []}}
+    row = project_deployment(raw_deployment({"metadata": {"labels": {}, "annotations": {}}, "spec": spec}))
+    assert row.template.revision == "cb9add8b3b"
+    assert row.template.spec_hash == "sha256:1f737243c7296e37e625623c4a949c309ecd0b583fa3624125d154531ccca226"
+
+
 def test_the_first_template_is_revision_1_and_can_be_read_back() -> None:
     row = project_deployment(raw_deployment(TEMPLATE))
     body = revision_changes(row, [], START).create

@@ -49,7 +49,7 @@ class ForecastModel:
         self, inventory: Inventory, processes: Sequence[dict[str, Any]], deployment: Mapping[str, Any], now: datetime
     ) -> None:
         self.now = now.replace(microsecond=0)  # the API keeps whole seconds
-        self.deployment = project_deployment(deployment)
+        self.deployment = inventory.with_stored_template(project_deployment(deployment))
         self._raw_deployment = deployment
         self._raw = {Key.of(obj): obj for obj in processes}
         self._rows = dict(inventory.processes)
@@ -77,7 +77,7 @@ class ForecastModel:
             patch = status_patch(self.deployment.status.raw, planned.status)
             status = apply_merge_patch(self.deployment.status.raw, patch)
             self._raw_deployment = {**self._raw_deployment, "status": status}
-            self.deployment = project_deployment(self._raw_deployment)
+            self.deployment = self._inventory.with_stored_template(project_deployment(self._raw_deployment))
         return planned
 
     def warnings(self) -> tuple[str, ...]:

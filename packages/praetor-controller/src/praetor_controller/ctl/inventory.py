@@ -26,7 +26,7 @@ from praetor_controller.ctl.cluster import Cluster, list_all
 from praetor_controller.ctl.times import age
 from praetor_controller.model.actions import Create, Delete
 from praetor_controller.model.projection import project_deployment, project_device, project_process
-from praetor_controller.model.revisions import RevisionRow, project_revision
+from praetor_controller.model.revisions import RevisionRow, project_revision, with_stored_template
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.reconcile.snapshot_builder import Sources, build_snapshot
 from praetor_controller.reconcile.state import ReconcilerState
@@ -59,8 +59,13 @@ class Inventory:
     pending: Mapping[str, str] = {}
     absent: Mapping[str, str] = {}
 
+    def with_stored_template(self, deployment: DeploymentRow) -> DeploymentRow:
+        """Return *deployment* with the template that the controller takes it to have."""
+        return with_stored_template(deployment, [row for row in self.revisions if row.owner == deployment.uid])
+
     def _snapshot(self, deployment: DeploymentRow, now: datetime, gateway: GatewayState) -> Snapshot:
         """Return the snapshot that the controller would plan *deployment* from."""
+        deployment = self.with_stored_template(deployment)
         found = adoptable(deployment, self.processes.values(), self.devices.get)
         adopted = {Key(row.namespace, row.name): evolve(row, owner=deployment.uid) for row in found}
         processes = {**self.processes, **adopted}

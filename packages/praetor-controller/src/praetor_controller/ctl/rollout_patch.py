@@ -94,7 +94,10 @@ def approved(deployment: Mapping[str, Any], wave: str | None, held: tuple[str, i
     """
     row = project_deployment(deployment)
     noted = (deployment["metadata"].get("annotations") or {}).get(APPROVED_WAVES_ANNOTATION, "")
-    prefix = f"{row.template.revision}/"
+    status = deployment.get("status") or {}
+    seen = status.get("observedGeneration") == deployment["metadata"].get("generation")
+    revision = status.get("updateRevision") if seen else None  # of a template that means the same, it may be another's
+    prefix = f"{revision or row.template.revision}/"
     kept = [each for each in map(str.strip, noted.split(",")) if each.startswith(prefix)]
     if held is not None and wave in (None, held[0]):
         return held[0], ",".join(dict.fromkeys([*kept, f"{prefix}{held[0]}/{held[1]}"]))

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from praetor_api.annotations import (
     CHANGE_CAUSE_ANNOTATION,
@@ -104,6 +104,35 @@ def _number(text: object) -> int | None:
 def find_revision(revisions: Sequence[RevisionRow], revision: str | None) -> RevisionRow | None:
     """Return the row of the template whose hash is *revision*."""
     return next((row for row in revisions if row.template.revision == revision), None)
+
+
+def with_stored_template(deployment: DeploymentRow, revisions: Sequence[RevisionRow]) -> DeploymentRow:
+    """Return *deployment* with the newest template of *revisions* that means the same as its own, if there is one.
+
+    So a template that only gained an empty list is no change: what is stored keeps its hash.
+    """
+    template = deployment.template
+    if find_revision(revisions, template.revision) is not None:
+        return deployment
+    wanted = _meaning(template)
+    same = (row for row in revisions if _meaning(row.template) == wanted)
+    newest = max(same, key=lambda row: row.number, default=None)
+    return deployment if newest is None else evolve(deployment, template=newest.template)
+
+
+def _meaning(template: Template) -> tuple[object, ...]:
+    return _normal(template.spec), template.labels, template.annotations
+
+
+def _normal(value: Any) -> Any:
+    """Return *value* without the fields that mean the same as none at all: null, and lists and maps without content.
+
+    An object whose presence alone says something, as `confirm`, is never empty: the API gives it its defaults.
+    """
+    if isinstance(value, Mapping):
+        parts = ((name, _normal(part)) for name, part in value.items())
+        return {name: part for name, part in parts if part is not None and part not in ([], {})}
+    return [_normal(each) for each in value] if isinstance(value, list) else value
 
 
 def revision_name(deployment: DeploymentRow, *, taken: bool = False) -> str:

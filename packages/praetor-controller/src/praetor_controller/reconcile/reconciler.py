@@ -109,6 +109,7 @@ class DeploymentReconciler:
         if deployment is None or deployment.terminating:
             self._forget(key)
             return Result()
+        deployment = self._history.with_stored_template(deployment)
         state = self._state(key, deployment)
         await self._writer.resolve(key.namespace, state)
         try:

@@ -23,6 +23,7 @@ from praetor_controller.model.revisions import (
     rolled_out_changes,
     surplus_revisions,
     wave_record_changes,
+    with_stored_template,
 )
 from praetor_controller.model.rows import DeploymentRow
 from praetor_controller.model.wave_record import WaveRecord
@@ -54,6 +55,10 @@ class RevisionHistory:
             row, body = changes.rewrite
             await self._rewrite(row, body)
         return self._revisions(deployment)
+
+    def with_stored_template(self, deployment: DeploymentRow) -> DeploymentRow:
+        """Return *deployment* with the template of the revision that means the same, as the model says."""
+        return with_stored_template(deployment, self._revisions(deployment))
 
     async def remember(self, deployment: DeploymentRow, record: WaveRecord) -> None:
         """Store what is remembered of the waves of the present template's rollout; what the API answered, or Conflict.

@@ -75,9 +75,10 @@ def _plan(cluster: Cluster, inventory: Inventory | None, deployment: dict[str, A
 
 def _held(cluster: Cluster, inventory: Inventory | None, deployment: dict[str, Any]) -> tuple[str, int] | None:
     """Return the wave that holds the rollout until it is approved, and the number of the revision."""
-    planned, row = _plan(cluster, inventory, deployment), project_deployment(deployment)
+    planned = _plan(cluster, inventory, deployment)
     if inventory is None or planned.waits_for is None or planned.waits_for.code not in _HELD:
         return None
+    row = inventory.with_stored_template(project_deployment(deployment))
     mine = [each for each in inventory.revisions if each.owner == row.uid]
     revision = find_revision(mine, row.template.revision)
     name = next((each.name for each in planned.waves if not each.passed), None)
