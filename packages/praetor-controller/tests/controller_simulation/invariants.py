@@ -269,9 +269,9 @@ def bulk_removals_are_held(removal: Removal) -> str:
 
 
 def removals_keep_the_budget(removal: Removal) -> str:
-    """Never more devices than maxUnavailable, and one, are down by removals and updates together."""
+    """Never more devices than maxUnavailable, and one, are down by removals and updates, unless by Recreate."""
     gone = {*removal.left, *removal.down, removal.process.device}
-    more = removal.process.ready_since is not None and len(gone) > removal.limit
+    more = _rolling(removal.deployment) and removal.process.ready_since is not None and len(gone) > removal.limit
     return f"{sorted(gone)} are down or left, at most {removal.limit} may" if more else ""
 
 

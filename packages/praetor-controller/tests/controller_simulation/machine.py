@@ -161,6 +161,29 @@ class RolloutMachine(RuleBasedStateMachine):
             for name in present:
                 self.simulation.add(name, **labels_of(name))
 
+    @rule(version=st.sampled_from(["v1", "v2", "v3"]), leave=st.sampled_from(["remove", "move", "maintain", "replace"]))
+    @recorded
+    def a_canary_fails_and_leaves(self, version: str, leave: str) -> None:
+        """Let one of the first wave fail, and go; the others of its wave are well."""
+        labels = {name: row.labels for name, row in self.simulation.stored.matching("tel").items()}
+        name = next((name for name in sorted(labels) if labels[name].get("ring") == "0"), None)
+        if name is None:
+            return
+        self.simulation.devices[name].broken = True
+        self.simulation.roll_out("tel", version)
+        self.simulation.run(2, 21)
+        match leave:
+            case "move":
+                self.simulation.label(name, role="spine")
+            case "maintain":
+                self.simulation.maintain(name, on=True)
+            case _:
+                self.simulation.remove(name)
+        self.simulation.run(2, 21)
+        if leave == "replace":
+            self.simulation.add(name, **labels_of(name))
+            self.simulation.run(2, 21)
+
     @rule()
     @recorded
     def lose_the_canaries(self) -> None:
