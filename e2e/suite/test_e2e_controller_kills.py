@@ -33,6 +33,7 @@ from e2e.suite.workloads import sleeping
 NAME, LIMIT, PER_RACK, RACKS, CANARIES = "sleeper", 2, 1, 10, 5
 DEVICES, LAST = 60, 6
 FINISH_S = 900
+MIN_READY_S = 1
 MAIN = "praetor_controller.cli:main"
 A_FEW = 10  # at least one kill in ten meets a controller that has begun to write
 
@@ -55,7 +56,7 @@ def test_the_end_is_the_same_and_no_budget_is_exceeded_when_the_controller_is_ki
         try:
             for each, fleet in fleets.items():
                 fleet.add(DEVICES, labels=lambda number: {"rack": f"r{number % RACKS}"})
-                each.apply(deployment(NAME, sleeping("1"), minReadySeconds=1, updateStrategy=_strategy()))
+                each.apply(deployment(NAME, sleeping("1"), minReadySeconds=MIN_READY_S, updateStrategy=_strategy()))
             for each in fleets:
                 await_done(each, NAME)
             with (
@@ -114,14 +115,14 @@ def _only(stack: Stack, *servers: Server) -> Iterator[tuple[Server, ...]]:
 def _kill(controller: Server, kills: int, chance: random.Random, kube: Kube) -> list[float]:
     """Kill and restart *controller* *kills* times, at any moment from its start to well after its first write.
 
-    Return when that was.
+    A controller relies on what is ready when it has seen it for MIN_READY_S itself. Return when that was.
     """
     killed_at, began = [time.time()], time.monotonic()
     controller.restart(kill=True)
     start_s = time.monotonic() - began
     eventually(lambda: _versions(kube) == {"1", "2"}, what="the rollout began")  # it may not have before the first kill
     for number in range(1, kills):
-        threading.Event().wait(chance.uniform(0.0, start_s + 0.7))
+        threading.Event().wait(chance.uniform(0.0, start_s + MIN_READY_S + 0.7))
         assert _versions(kube) == {"1", "2"}, f"no rollout at kill {number}"
         controller.program.kill()
         killed_at.append(time.time())

@@ -218,3 +218,44 @@ def condition(kind: str, status: str, message: str = "") -> dict[str, Any]:
 )
 def test_a_device_is_held_when_it_says_so_while_connected(conditions: list[dict[str, Any]], held: str) -> None:
     assert project_process({"metadata": {"name": "p"}, "status": {"conditions": conditions}}).held == held
+
+
+STORM: dict[str, Any] = {"connected": False, "in_storm": True, "fetched": True, "ready_since": None}
+
+
+@pytest.mark.parametrize("connected", [False, None])
+def test_devices_of_a_storm_are_no_failures_and_cost_no_budget(connected: bool | None) -> None:
+    gone = process("a", "v0", **STORM | {"connected": connected})
+    made = planned([gone, process("b", "v0"), process("c", "v0")], max_unavailable=1)
+    assert made.reasons["a"].code is ReasonCode.OFFLINE_SINCE
+    assert updated(made) == ["b"]
+    settled = process("a", **STORM | {"connected": connected})
+    failing = planned([settled, process("b", "v0")], max_unavailable=1, failure_policy=FailurePolicy(max_failures=0))
+    assert updated(failing) == ["b"]
+
+
+@pytest.mark.parametrize(("fetched", "waits"), [(True, True), (None, True), (False, False)])
+def test_a_revision_that_may_have_silenced_many_devices_is_offered_to_no_other(
+    fetched: bool | None, waits: bool
+) -> None:
+    gone = process("a", **STORM | {"fetched": fetched, "observed": False, "settled_since": None})
+    made = planned([gone, process("b", "v0")], max_unavailable=1, failure_policy=FailurePolicy(max_failures=0))
+    assert updated(made) == ([] if waits else ["b"])
+    code = ReasonCode.FLEET_SILENT if waits else ReasonCode.UPDATING
+    assert made.reasons["b"].code is code
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "in_storm"),
+    [
+        ("False", "SilentInStorm", True),
+        ("Unknown", "FleetSilent", True),
+        ("False", "HeartbeatMissed", False),
+        ("True", "HeartbeatReceived", False),
+    ],
+)
+def test_the_gateway_says_what_was_a_storm(status: str, reason: str, in_storm: bool) -> None:
+    said = condition("AgentConnected", status) | {"reason": reason, "observedGeneration": 1}
+    metadata = {"name": "tel-a", "namespace": "lab", "generation": 1}
+    row = project_process({"metadata": metadata, "status": {"observedGeneration": 1, "conditions": [said]}})
+    assert row.in_storm is in_storm

@@ -43,6 +43,7 @@ processes: st.SearchStrategy[dict[str, Any]] = st.builds(
     connected=st.sampled_from([None, True, True, False]),
     connected_since=maybe,
     fetched=st.sampled_from([None, True, False]),
+    in_storm=st.sampled_from([False, False, True]),
     reported=st.booleans(),
     observed=st.booleans(),
     ready_since=maybe,

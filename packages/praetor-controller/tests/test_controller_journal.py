@@ -262,8 +262,8 @@ def test_a_malformed_change_of_rows_is_refused() -> None:
 def test_every_field_is_restored() -> None:
     full = process(
         "leaf-1", labels=frozenset({("a", "b")}), annotations=frozenset({("c", "d")}), annotated=True, managed="{}",
-        wave="w", min_ready="45", terminating=True, connected=False, fetched=True, offer_stamp=1.0, silent_since=2.0,
-        terminating_since=3.0, grace_s=30.0, finalizers=("x",),
+        wave="w", min_ready="45", terminating=True, connected=False, fetched=True, in_storm=True, offer_stamp=1.0,
+        silent_since=2.0, terminating_since=3.0, grace_s=30.0, finalizers=("x",),
         failure="phase Failed: \ud800", held="no",
         removal="0123456789",
     )  # fmt: skip

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from ctl_testing import Lab
 from kube_testing import body_of
 from praetor_api.kube.client.errors import KubeError, Unreachable, api_error
-from praetor_api.kube.client.resource import CONFIG_MAPS, LEASES, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import CONFIG_MAPS, EVENTS, LEASES, NETWORK_SWITCHES, Key
 from praetor_api.names import DEVICE_BINDINGS, GATEWAY_LEASE
 from praetor_controller.ctl.cli import main
 from praetor_controller.ctl.cluster import Target
@@ -207,3 +207,18 @@ def test_a_transfer_that_nothing_would_follow_is_refused(contested: Lab, args: l
     result = contested.run("devices", "transfer", *args)
     assert (result.exit_code, words in result.stderr) == (1, True)
     assert contested.kube.objects(CONFIG_MAPS) == {}
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_a_storm_is_said_until_it_is_over(lab: Lab, over: bool) -> None:
+    reasons = {"ManyAgentsSilent": "2026-01-01T00:30:00.000000Z"} | (
+        {"StormOver": "2026-01-01T00:40:00.000000Z"} if over else {}
+    )
+    for reason, at in reasons.items():
+        regarding = {"kind": "NetworkSwitch", "name": "leaf-1", "namespace": "lab", "apiVersion": "azure.com/v1alpha1"}
+        lab.put(
+            EVENTS, reason.lower(), reason=reason, eventTime=at, action="JudgeLiveness", type="Warning",
+            note="40 devices of site a fell silent at once", regarding=regarding,
+            reportingController="praetor-gateway", reportingInstance="g",
+        )  # fmt: skip
+    assert ("fell silent at once" in lab.run("devices").stderr) is not over

@@ -13,7 +13,7 @@ from gateway_testing import GatewayLab, one_device, process_object, running_lab
 from kube_testing import FakeClock, InProcessKube
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
 from praetor_gateway.liveness import peers
-from test_gateway_peers import PeerNetwork
+from test_gateway_peers import PeerNetwork, beat
 
 lab = pytest.fixture(one_device)
 PROCESS = Key("lab", "agent-leaf-1")
@@ -264,5 +264,6 @@ async def test_a_whole_fleet_is_pushed_in_pieces(monkeypatch: pytest.MonkeyPatch
             await second.client.get(f"/v1/devices/leaf-{number}/desired")
         await first.clock.advance(2)
         assert first.value("devices_connected") == 4
-        await first.clock.advance(120)
+        for _ in range(24):
+            await beat(second, 5, "leaf-0", "leaf-2", "leaf-3")
         assert silence(first) == ("False", 1)

@@ -149,19 +149,59 @@ async def test_an_apiserver_outage_disconnects_no_device(lab: GatewayLab) -> Non
     assert "AgentDisconnected" not in reasons
 
 
-async def test_a_storm_writes_no_status_and_one_event() -> None:
+async def fleet_of(lab: GatewayLab, devices: int) -> list[str]:
+    """Declare devices of one site, and let all of them live."""
+    names = [f"leaf-{number}" for number in range(devices)]
+    for name in names:
+        await lab.kube.create(NETWORK_SWITCHES, "lab", switch_object(name, site="a"))
+        await lab.kube.create(DEVICE_PROCESSES, "lab", process_object(name))
+    await lab.clock.settle()
+    await heartbeats(lab, 60, *names)
+    return names
+
+
+def storms(lab: GatewayLab) -> list[str]:
+    reasons = [event["reason"] for event in lab.kube.objects(EVENTS).values()]
+    return [each for each in reasons if each in ("ManyAgentsSilent", "StormOver", "AgentDisconnected")]
+
+
+def said(obj: dict[str, Any]) -> tuple[str, str]:
+    found = next(each for each in obj["status"]["conditions"] if each["type"] == "AgentConnected")
+    return found["status"], found["reason"]
+
+
+@pytest.mark.parametrize("devices", [6, 60])
+async def test_a_storm_is_one_event_and_no_write_until_it_lasts(devices: int) -> None:
     async with running_lab() as lab:
-        for number in range(60):
-            await lab.kube.create(NETWORK_SWITCHES, "lab", switch_object(f"leaf-{number}", site="a"))
-        await lab.clock.settle()
-        names = [f"leaf-{number}" for number in range(60)]
-        await heartbeats(lab, 60, *names)
-        await heartbeats(lab, 75, "leaf-0")
-        states = [conditions(lab.switch(name))["AgentConnected"] for name in names]
-        assert states == ["True"] * 60
-        storms = [event for event in lab.kube.objects(EVENTS).values() if event["reason"] == "ManyAgentsSilent"]
-        assert len(storms) == 1
+        names = await fleet_of(lab, devices)
+        await heartbeats(lab, 30, "leaf-0")
+        before = lab.value("status_writes_total", outcome="written")
+        await heartbeats(lab, 45, "leaf-0")
+        assert lab.value("status_writes_total", outcome="written") == before
+        assert storms(lab) == ["ManyAgentsSilent"]
         assert lab.value("observer_suspect") == 1
+        for _ in range(40):
+            count = lab.value("status_writes_total", outcome="written")
+            await lab.report("leaf-0")
+            await lab.clock.advance(1)
+            assert lab.value("status_writes_total", outcome="written") - count <= 50
+        assert {said(lab.process(name)) for name in names[1:]} == {("False", "SilentInStorm")}
+        assert {said(lab.switch(name)) for name in names[1:]} == {("False", "SilentInStorm")}
+        assert storms(lab) == ["ManyAgentsSilent", "StormOver"]
+        await heartbeats(lab, 15, *names)
+        assert {said(lab.process(name)) for name in names} == {("True", "HeartbeatReceived")}
+
+
+async def test_a_fleet_of_which_no_device_is_heard_is_unknown_and_so_after_a_takeover() -> None:
+    async with running_lab() as lab:
+        names = await fleet_of(lab, 6)
+        await lab.clock.advance(120)
+        assert {said(lab.process(name)) for name in names} == {("Unknown", "FleetSilent")}
+        assert {lab.process(name)["status"]["phase"] for name in names} == {"Unknown"}
+    async with running_lab(kube=lab.kube, clock=lab.clock) as lab:
+        await heartbeats(lab, 240, *names[:5])
+        assert said(lab.switch("leaf-0")) == ("True", "HeartbeatReceived")
+        assert said(lab.switch("leaf-5"))[0] == "False"
 
 
 async def test_the_lease_is_released_at_shutdown() -> None:

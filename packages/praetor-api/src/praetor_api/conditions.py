@@ -52,6 +52,10 @@ class ConditionType(StrEnum):
     WRITES_REFUSED = "WritesRefused"
 
 
+STORM_EVENT, STORM_OVER_EVENT = "ManyAgentsSilent", "StormOver"
+"""Reasons of the gateway's events when many devices fall silent at once, and when that is over."""
+
+
 class ProcessReason(StrEnum):
     """The `reason` of a condition that the gateway writes, besides those that a device reports.
 
@@ -60,6 +64,8 @@ class ProcessReason(StrEnum):
 
     HEARD = "HeartbeatReceived"
     SILENT = "HeartbeatMissed"
+    STORM = "SilentInStorm"
+    FLEET_SILENT = "FleetSilent"
     NEVER_CONNECTED = "NeverConnected"
     NOT_DECLARED = "NotDeclared"
     SEVERAL_BOOTS = "SeveralBootsReport"

@@ -323,5 +323,5 @@ def _limits(settings: GatewaySettings) -> DetectorLimits:
         grace_s=settings.takeover_grace_s,
         scan_s=settings.scan_s,
         flap_hold_s=2.0 * settings.heartbeat_s,
-        storm_window_s=float(settings.heartbeat_s),
+        storm_window_s=1.2 * settings.heartbeat_s,
     )

@@ -25,6 +25,7 @@ MEANINGS: Mapping[str, str] = {
     "BecomingAvailable": "is ready, and waits for minReadySeconds",
     "Failing": "has the template, and its process fails",
     "SilentSinceOffer": "went silent after it was offered a template, and counts as down",
+    "FleetSilent": "waits, because devices with the new revision fell silent together with many others",
     "OfflineSince": "was offline before the offer; it is deferred and costs nothing",
     "NeverConnected": "has never connected; it is deferred and costs nothing",
     "InMaintenance": "is in maintenance, and not touched",

@@ -48,6 +48,7 @@ from praetor_controller.model.selectors import Matches, compile_selector
 _MAX_DETAIL = 200
 _MAX_CAUSE = 1024
 _READY = (ConditionType.AGENT_CONNECTED, ConditionType.SPEC_OBSERVED, ConditionType.HEALTHY)
+_STORMS = (ProcessReason.STORM, ProcessReason.FLEET_SILENT)
 _RUNNING = (Phase.RUNNING.value, Phase.SUCCEEDED.value)
 
 
@@ -125,6 +126,7 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
         connected=_truth(connected),
         connected_since=connected.since,
         fetched=_fetched(metadata, connected),
+        in_storm=connected.status != "True" and connected.reason in _STORMS,
         reported=observed_generation > 0,
         observed=observed,
         ready_since=_latest(offered_at, ready),
@@ -279,7 +281,7 @@ def _facts(status: Mapping[str, Any]) -> dict[str, _Fact]:
 
 
 def _fetched(metadata: Mapping[str, Any], connected: _Fact) -> bool | None:
-    if connected.status != "False" or connected.generation is None:
+    if connected.status == "True" or connected.generation is None:
         return None
     return connected.generation >= (metadata.get("generation") or 0)
 

@@ -94,6 +94,7 @@ class ProcessRow:
     connected: bool | None = None
     connected_since: float | None = None
     fetched: bool | None = None  # a disconnected device had fetched the current spec; None when it is not known
+    in_storm: bool = False  # its device fell silent with many others, which is no fault of it
     reported: bool = False  # the device reported it at least once
     observed: bool = False  # its status is about its current spec
     ready_since: float | None = None

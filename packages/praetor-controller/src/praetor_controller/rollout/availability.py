@@ -11,6 +11,8 @@
   stays so as long as the device never became available after the write, for progressDeadlineSeconds at most: else two
   quick bad templates could take twice the budget down, and a device that died for good would hold up every later
   rollout.
+* Silent with many others of its site or fleet: deferred, too, whatever it fetched. While one of them has the revision
+  that is being rolled out and did not settle, the planner offers no more of it.
 * Silent, and it is not known what it had fetched, since a replica of the gateway is lost: held against the budget, too,
   but no failure.
 """
@@ -39,6 +41,8 @@ def availability_of(process: ProcessRow, device: DeviceRow, min_ready_s: float, 
     """Return the availability of *process* on *device* at *now* (seconds since the epoch)."""
     if process.ready_since is not None:
         return Availability.AVAILABLE if process.ready_since + min_ready_s <= now else Availability.UNAVAILABLE
+    if process.in_storm:
+        return Availability.OFFLINE_BEFORE_OFFER
     connected = device.connected if process.connected is None else process.connected
     if connected:
         not_taken = process.held and process.settled_since is None and not process.failure

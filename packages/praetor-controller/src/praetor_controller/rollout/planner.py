@@ -210,10 +210,25 @@ def _waves(
     if stop is not None:
         halted = Reason(ReasonCode.PAUSED, "the failure policy stopped the revision")
         return None if stop.rollback else WaveProgress(blocker=halted)
+    stormy = _in_storm(assignment, _update_hashes(snapshot))
+    if stormy:
+        return WaveProgress(blocker=Reason(ReasonCode.FLEET_SILENT, f"{stormy} with the revision"))
     unmatched = _unmatched_budget(snapshot)
     if unmatched is None or not _moves(assignment, _update_hashes(snapshot)):
         return progress
     return WaveProgress(blocker=Reason(ReasonCode.BUDGET_MATCHES_NOTHING, ",".join(unmatched.group_by)))
+
+
+def _in_storm(assignment: Assignment, hashes: Collection[str]) -> int:
+    """Return how many devices fell silent with many others before the new revision settled on them."""
+    return sum(
+        process is not None
+        and process.in_storm
+        and process.spec_hash in hashes
+        and process.settled_since is None
+        and process.fetched is not False
+        for process in assignment.processes
+    )
 
 
 def _unmatched_budget(snapshot: Snapshot) -> Budget | None:

@@ -19,6 +19,7 @@ class ReasonCode(StrEnum):
     BECOMING_AVAILABLE = "BecomingAvailable"
     FAILING = "Failing"
     SILENT_SINCE_OFFER = "SilentSinceOffer"
+    FLEET_SILENT = "FleetSilent"
     OFFLINE_SINCE = "OfflineSince"
     NEVER_CONNECTED = "NeverConnected"
     IN_MAINTENANCE = "InMaintenance"

@@ -53,11 +53,13 @@ class Arbiter:
                 await self._clock.sleep(self._scan_s)
                 self._heed_unheard()
                 found = self._liveness.scan()
-                if found.disconnected:
-                    self._count(len(found.disconnected))
-                    _log.info("devices disconnected", count=len(found.disconnected), first=found.disconnected[0])
-                if found.storm is not None:
-                    self._report(found.storm)
+                if gone := (*found.disconnected, *found.in_storm):
+                    self._count(len(gone))
+                    _log.info("devices disconnected", count=len(gone), first=gone[0])
+                for storm in found.storms:
+                    self._report(storm)
+                if found.over:
+                    self._record(None, EventReason.STORM_OVER, "no more devices are silent at once")
         finally:
             self._liveness.step_down()
 
@@ -71,12 +73,14 @@ class Arbiter:
             self._liveness.freeze()
 
     def _report(self, storm: Storm) -> None:
-        """Record one event for all the devices, on the first switch of those concerned."""
         where = f"site {storm.site}" if storm.site is not None else "the fleet"
         note = f"{storm.silent} devices of {where} fell silent at once; none is called disconnected for now"
         _log.warning("many devices silent", silent=storm.silent, site=storm.site)
+        self._record(storm.site, EventReason.MANY_AGENTS_SILENT, note)
+
+    def _record(self, site: str | None, reason: EventReason, note: str) -> None:
+        """Record one event for all the devices of *site* (None: of the fleet), on the first switch of those."""
         rows = (device.switch for device in self._fleet if device.switch is not None)
-        row = next((row for row in rows if storm.site in (None, row.site)), None)
+        row = next((row for row in rows if site in (None, row.site)), None)
         if row is not None:
-            event = StatusEvent(EventReason.MANY_AGENTS_SILENT, note)
-            record_event(self._recorder, NETWORK_SWITCHES, row, event, action="JudgeLiveness")
+            record_event(self._recorder, NETWORK_SWITCHES, row, StatusEvent(reason, note), action="JudgeLiveness")

@@ -7,10 +7,13 @@ seconds of the process that decides.
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from attrs import Factory, define, field, frozen
+
+from praetor_gateway.status.merge import Connected, Silence
 
 OWN = ""
 """The observer that is the deciding process itself."""
@@ -28,10 +31,9 @@ class DetectorLimits:
     *unheard_s*: how long no silence is believed after a replica said that we do not hear it; it says so every 10 s.
     *flaps*, *flap_window_s*: with more changes than this in that time a device must be heard for *flap_hold_s* without
     a break to count as connected.
-    *storm_floor*: fewer devices are never a storm. *storm_window_s*: devices that are cut off at once fall due within
-    one heartbeat, not at one moment. *storm_site_share*, *storm_fleet_share*: more than this share of a site or of the
-    fleet is a storm. *storm_release_per_s*: devices believed lost each second when a storm lasts, half of what the
-    status writer may send.
+    *storm_share*: silence of more devices than this share of a site or of the fleet, and of more than one, within one
+    heartbeat is a storm. *storm_window_s*: a heartbeat, and a fifth of it for reports under way. *storm_writes_per_s*:
+    statuses written a second for the devices of a storm that lasts, half of what the status writer may send.
     """
 
     stale_s: float
@@ -42,11 +44,9 @@ class DetectorLimits:
     freeze_s: float = 60.0
     unheard_s: float = 30.0
     stall_s: float = 3.0
-    storm_floor: int = 50
-    storm_window_s: float = 15.0
-    storm_site_share: float = 0.2
-    storm_fleet_share: float = 0.05
-    storm_release_per_s: float = 50.0
+    storm_window_s: float = 18.0
+    storm_share: float = 0.2
+    storm_writes_per_s: float = 50.0
     flaps: int = 3
     flap_window_s: float = 600.0
 
@@ -61,19 +61,22 @@ class Storm:
 
 @frozen(kw_only=True)
 class ScanResult:
-    """What a scan found: devices that are gone, and a storm when one began."""
+    """What a scan found: devices that are gone, those gone in a storm, storms that began; *over*: all have ended."""
 
     disconnected: tuple[str, ...] = ()
-    storm: Storm | None = None
+    in_storm: tuple[str, ...] = ()
+    storms: tuple[Storm, ...] = ()
+    over: bool = False
 
 
 @define(eq=False, weakref_slot=False)
 class TrackedDevice:
-    """What the detector knows of one device."""
+    """What the detector knows of one device. *statuses* are written when its connection changes."""
 
     site: str
-    connected: bool | None
+    connected: Connected
     heard_at: float
+    statuses: int = 1
     observer: str = OWN
     steady_since: float = field(default=Factory(lambda self: self.heard_at, takes_self=True))
     transitions: tuple[float, ...] = ()
@@ -97,7 +100,7 @@ class FailureDetector:
         """Whether a storm is on."""
         return self._gate.closed
 
-    def connected(self, device: str) -> bool | None:
+    def connected(self, device: str) -> Connected:
         """Return whether *device* is connected; None while that is not known."""
         tracked = self._tracked.get(device)
         return tracked.connected if tracked is not None else None
@@ -106,13 +109,13 @@ class FailureDetector:
         """Return how many devices are connected."""
         return sum(tracked.connected is True for tracked in self._tracked.values())
 
-    def declare(self, device: str, *, site: str, connected: bool | None, now: float) -> None:
+    def declare(self, device: str, *, site: str, connected: Connected, now: float, statuses: int = 1) -> None:
         """Track *device*; *connected* is what its status says from before we decided."""
         tracked = self._tracked.get(device)
         if tracked is None:
-            self._tracked[device] = TrackedDevice(site, connected, now)
+            self._tracked[device] = TrackedDevice(site, connected, now, statuses)
         else:
-            tracked.site = site
+            tracked.site, tracked.statuses = site, statuses
 
     def forget(self, device: str) -> None:
         """Track *device* no more."""
@@ -153,7 +156,7 @@ class FailureDetector:
                 tracked.steady_since = heard_at
             tracked.heard_at = heard_at
             tracked.observer = observer
-        if tracked.connected or age > self._limits.stale_s or self._is_damped(tracked, now):
+        if tracked.connected is True or age > self._limits.stale_s or self._is_damped(tracked, now):
             return False
         self._set_connected(tracked, True, now)
         return True
@@ -163,12 +166,20 @@ class FailureDetector:
         self._forgive_stall(now)
         if now - self._since < self._limits.grace_s or self.frozen(now):
             return ScanResult()
-        overdue = [(name, tracked) for name, tracked in self._tracked.items() if self._is_overdue(tracked, now)]
-        storm, released = self._gate.admit([tracked for _, tracked in overdue], self._tracked.values(), now)
-        for _, tracked in overdue[:released]:
+        late = [(name, tracked) for name, tracked in self._tracked.items() if self._is_late(tracked, now)]
+        admitted = self._gate.admit([tracked for _, tracked in late], self._tracked.values(), now)
+        names = {id(tracked): name for name, tracked in late}
+        for tracked in admitted.gone:
             self._set_connected(tracked, False, now)
             self._gate.lost(tracked, now)
-        return ScanResult(disconnected=tuple(name for name, _ in overdue[:released]), storm=storm)
+        for tracked in admitted.in_storm:
+            self._set_connected(tracked, Silence.STORM if admitted.alive else Silence.FLEET, now)
+        return ScanResult(
+            disconnected=tuple(names[id(tracked)] for tracked in admitted.gone),
+            in_storm=tuple(names[id(tracked)] for tracked in admitted.in_storm),
+            storms=admitted.storms,
+            over=admitted.over,
+        )
 
     def _forgive_stall(self, now: float) -> None:
         """A process that was paused heard nothing: the gap is not the devices' silence."""
@@ -180,8 +191,9 @@ class FailureDetector:
             tracked.heard_at = min(now, tracked.heard_at + gap)
         self._pushed_at = {observer: min(now, at + gap) for observer, at in self._pushed_at.items()}
 
-    def _is_overdue(self, tracked: TrackedDevice, now: float) -> bool:
-        if not tracked.connected or now - tracked.heard_at <= self._limits.stale_s:
+    def _is_late(self, tracked: TrackedDevice, now: float) -> bool:
+        """Return whether *tracked* counts as connected and has missed a heartbeat, while its observer works."""
+        if now - tracked.heard_at <= self._limits.storm_window_s or tracked.connected not in (True, Silence.FLEET):
             return False
         if tracked.observer == OWN:
             return True
@@ -192,7 +204,7 @@ class FailureDetector:
         steady_s = tracked.heard_at - tracked.steady_since
         return len(self._recent(tracked, now)) > self._limits.flaps and steady_s < self._limits.flap_hold_s
 
-    def _set_connected(self, tracked: TrackedDevice, connected: bool, now: float) -> None:
+    def _set_connected(self, tracked: TrackedDevice, connected: Connected, now: float) -> None:
         tracked.connected = connected
         tracked.transitions = (*self._recent(tracked, now), now)
 
@@ -200,81 +212,130 @@ class FailureDetector:
         return [at for at in tracked.transitions if now - at < self._limits.flap_window_s]
 
 
-class StormGate:
-    """Closes when many devices fall silent at once: then we are more likely cut off than they are gone.
+@frozen(kw_only=True)
+class Admitted:
+    """Which devices are gone, and which are silent in a storm that lasts; *alive*: others of the fleet are heard."""
 
-    It stays closed for one more stale limit, and lets devices be lost at the release rate after that; never while no
-    device at all is heard.
+    gone: tuple[TrackedDevice, ...] = ()
+    in_storm: tuple[TrackedDevice, ...] = ()
+    alive: bool = True
+    storms: tuple[Storm, ...] = ()
+    over: bool = False
+
+
+class StormGate:
+    """Holds back devices of a site or a fleet that fell silent at once: they are more likely cut off than dead.
+
+    It looks before it lets any device be gone: others that fell silent within the same heartbeat are not overdue yet,
+    but have missed a heartbeat by then. A storm is over when no device of it is overdue, or when so few are that it
+    would be none. After one more stale limit its devices are let through, at the rate of writes.
     """
 
     def __init__(self, limits: DetectorLimits, now: float) -> None:
         self._limits = limits
-        self._closed_until: float | None = None
-        self._was_isolated = False
+        self._until: dict[str | None, float] = {}  # by the site, None: the fleet
+        self._isolated = False
         self._released_at = now
         self._recently_lost: deque[tuple[float, TrackedDevice]] = deque()
 
     @property
     def closed(self) -> bool:
         """Whether a storm is on."""
-        return self._closed_until is not None
+        return bool(self._until) or self._isolated
 
     def lost(self, tracked: TrackedDevice, now: float) -> None:
-        """Record a device that was believed lost: a storm may turn out to have begun with it."""
+        """Record a device that is gone: a storm may turn out to have begun with it."""
         self._recently_lost.append((now, tracked))
 
-    def admit(
-        self, overdue: list[TrackedDevice], fleet: Collection[TrackedDevice], now: float
-    ) -> tuple[Storm | None, int]:
-        """Return the storm that begins now, if one does, and how many of the *overdue* may be believed lost."""
-        if self._closed_until is None:
-            storm = self._storm(overdue, self._still_lost(now), fleet) if overdue else None
-            if storm is None:
-                return None, len(overdue)
-            self._closed_until = now + self._limits.stale_s
-            return storm, 0
-        if all(now - tracked.heard_at > self._limits.stale_s for tracked in fleet):
-            self._was_isolated = True  # no device at all is heard: we are cut off, however long it takes
-            return None, 0
-        if self._was_isolated:
-            self._was_isolated = False
+    def admit(self, late: list[TrackedDevice], fleet: Collection[TrackedDevice], now: float) -> Admitted:
+        """Return what follows for the devices of *fleet* that are *late*: they count as connected, and are silent."""
+        was_closed, stale_s = self.closed, self._limits.stale_s
+        overdue = [each for each in late if now - each.heard_at > stale_s]
+        alive = not overdue or any(now - each.heard_at <= stale_s for each in fleet)
+        if self._isolated and alive:
             self._restart(fleet, now)
-            return None, 0
+            return Admitted(over=True)
+        if self._isolated:
+            overdue = [each for each in overdue if each.connected is True]
         if not overdue:
-            self._closed_until = None
-            return None, 0
-        if now < self._closed_until:
+            self._until.clear()
+            return Admitted(alive=alive, over=was_closed and not self.closed)
+        counts = _Counts(self._limits, late, overdue, self._still_lost(now), fleet, now)
+        storms = self._open_and_close(counts, now)
+        self._isolated = self._isolated or (not alive and None in self._until)
+        held = self._until.keys() | counts.too_many(counts.late)
+        waiting = [each for each in overdue if not held.isdisjoint(_groups(each))]
+        gone = tuple(each for each in overdue if held.isdisjoint(_groups(each)))
+        in_storm = self._released([each for each in waiting if self._lasts(each, held, now)], now)
+        return Admitted(gone=gone, in_storm=in_storm, alive=alive, storms=storms, over=was_closed and not self.closed)
+
+    def _open_and_close(self, counts: _Counts, now: float) -> tuple[Storm, ...]:
+        """Forget storms that are over; return those that begin now."""
+        began, stormy = [], counts.too_many(counts.silent)
+        for group in tuple(self._until):
+            if not counts.overdue[group] or (now < self._until[group] and group not in stormy):
+                del self._until[group]
+        for group in sorted(stormy - self._until.keys(), key=lambda each: each or ""):
+            self._until[group] = now + self._limits.stale_s
+            began.append(Storm(site=group, silent=counts.silent[group]))
+        return tuple(began[:1] if began and began[0].site is None else began)  # the fleet's says it all
+
+    def _lasts(self, tracked: TrackedDevice, held: Collection[str | None], now: float) -> bool:
+        return all(now >= self._until.get(group, math.inf) for group in _groups(tracked) if group in held)
+
+    def _released(self, lasting: list[TrackedDevice], now: float) -> tuple[TrackedDevice, ...]:
+        """Return those of *lasting* that may be written now."""
+        rate, released = self._limits.storm_writes_per_s, []
+        if not lasting:
             self._released_at = now
-            return None, 0
-        released = int((now - self._released_at) * self._limits.storm_release_per_s)
-        self._released_at += released / self._limits.storm_release_per_s
-        return None, released
+        for tracked in lasting:
+            if (now - self._released_at) * rate < tracked.statuses:
+                break
+            self._released_at += tracked.statuses / rate
+            released.append(tracked)
+        return tuple(released)
 
     def _still_lost(self, now: float) -> list[TrackedDevice]:
         while self._recently_lost and now - self._recently_lost[0][0] > self._limits.storm_window_s:
             self._recently_lost.popleft()
-        return [tracked for _, tracked in self._recently_lost if not tracked.connected]
+        return [tracked for _, tracked in self._recently_lost if tracked.connected is False]
 
     def _restart(self, fleet: Collection[TrackedDevice], now: float) -> None:
         """Count all silence from now on: before it was ours."""
         for tracked in fleet:
             tracked.heard_at = now
-        self._closed_until = None
+        self._until.clear()
+        self._isolated = False
 
-    def _storm(
-        self, overdue: list[TrackedDevice], lost: list[TrackedDevice], fleet: Collection[TrackedDevice]
-    ) -> Storm | None:
-        silent = [*overdue, *lost]
-        if len(silent) < self._limits.storm_floor:
-            return None
-        sites = Counter(tracked.site for tracked in fleet if tracked.connected)
-        sites.update(tracked.site for tracked in lost)
-        if len(silent) > self._limits.storm_fleet_share * sites.total():
-            return Storm(site=None, silent=len(silent))
-        return self._site_storm(Counter(tracked.site for tracked in silent), sites)
 
-    def _site_storm(self, silent: Mapping[str, int], sites: Mapping[str, int]) -> Storm | None:
-        for site, count in silent.items():
-            if count >= self._limits.storm_floor and count > self._limits.storm_site_share * sites[site]:
-                return Storm(site=site, silent=count)
-        return None
+class _Counts:
+    """How many devices each group has: in all, *overdue*, *silent* within the last heartbeat before, and *late*."""
+
+    def __init__(
+        self,
+        limits: DetectorLimits,
+        late: Collection[TrackedDevice],
+        overdue: Collection[TrackedDevice],
+        lost: Collection[TrackedDevice],
+        fleet: Collection[TrackedDevice],
+        now: float,
+    ) -> None:
+        before = now - limits.stale_s + limits.storm_window_s
+        self.overdue = _by_group(overdue)
+        self.late = _by_group((*late, *lost))
+        self.silent = _by_group((*(each for each in late if each.heard_at < before), *lost))
+        connected = [each for each in fleet if each.connected in (True, Silence.FLEET)]
+        self._sizes = _by_group((*connected, *lost))
+        self._share = limits.storm_share
+
+    def too_many(self, counts: Mapping[str | None, int]) -> set[str | None]:
+        """Return the groups with an overdue device of which more than the share are among *counts*."""
+        return {group for group in self.overdue if counts[group] > max(1.0, self._share * self._sizes[group])}
+
+
+def _groups(tracked: TrackedDevice) -> tuple[str | None, ...]:
+    return (None, tracked.site) if tracked.site else (None,)
+
+
+def _by_group(devices: Iterable[TrackedDevice]) -> Counter[str | None]:
+    return Counter(group for each in devices for group in _groups(each))

@@ -13,7 +13,7 @@ from praetor_api.kube.runtime.clock import Clock
 from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex, went_back
 from praetor_gateway.fleet.rows import CachedProcess, Row
 from praetor_gateway.liveness.detector import OWN, DetectorLimits, FailureDetector, ScanResult
-from praetor_gateway.status.merge import connection, fetched_generation, shows_absence
+from praetor_gateway.status.merge import Connected, Silence, connection, fetched_generation, says, shows_absence
 from praetor_gateway.status.pending import (
     ABSENCE_DEBOUNCE_S,
     CONNECTED_DEBOUNCE_S,
@@ -92,7 +92,7 @@ class LivenessTracker:
         known.at = max(known.at, at)
         for uid, generation in generations.items():
             known.generations[uid] = max(generation, known.generations.get(uid, 0))
-        if self.connected(name) is False:
+        if self.connected(name) not in (True, None):
             self._publish(device, False)
 
     def fetched_generation(self, row: CachedProcess) -> int | None:
@@ -117,7 +117,7 @@ class LivenessTracker:
         """Whether no silence is believed."""
         return self._detector is not None and self._detector.frozen(self._clock.monotonic())
 
-    def connected(self, device: str) -> bool | None:
+    def connected(self, device: str) -> Connected:
         """Return whether *device* is connected; None while that is not ours to say, or not known."""
         if self._detector is None or not self._is_fresh():
             return None
@@ -184,12 +184,17 @@ class LivenessTracker:
         found = self._detector.scan(self._clock.monotonic())
         for name in found.disconnected:
             self._publish(self._fleet.device(name), False)
+        delay_s = 0.0
+        for name in found.in_storm:  # spread over the time until the next scan
+            device = self._fleet.device(name)
+            self._publish(device, self._detector.connected(name), delay_s)
+            delay_s += _statuses(device) / self._limits.storm_writes_per_s
         return found
 
     def _declare(self, detector: FailureDetector, device: DeclaredDevice, now: float) -> None:
         switch = device.switch
         site = switch.site if switch is not None else ""
-        detector.declare(device.name, site=site, connected=recorded(device), now=now)
+        detector.declare(device.name, site=site, connected=recorded(device), now=now, statuses=_statuses(device))
         connected = detector.connected(device.name)
         if connected is not None:
             self._publish(device, connected)
@@ -213,17 +218,17 @@ class LivenessTracker:
         if shown_counts(known, counts(device.served)) != known:
             self._pending.submit(StatusKey(NETWORK_SWITCHES, switch.key), CONNECTED_DEBOUNCE_S)
 
-    def _publish(self, device: DeclaredDevice | None, connected: bool) -> None:
-        """Queue all statuses of *device* that do not say *connected*."""
-        if device is None:
+    def _publish(self, device: DeclaredDevice | None, connected: Connected, after_s: float = 0.0) -> None:
+        """Queue all statuses of *device* that do not say *connected*, to be written *after_s* if it is lost."""
+        if device is None or connected is None:
             return
-        switch = device.switch
-        if switch is not None and connection(switch.status.conditions) is not connected:
-            self._pending.submit(StatusKey(NETWORK_SWITCHES, switch.key), CONNECTED_DEBOUNCE_S if connected else 0.0)
+        switch, found = device.switch, connected is True
+        if switch is not None and not says(switch.status.conditions, connected):
+            self._pending.submit(StatusKey(NETWORK_SWITCHES, switch.key), CONNECTED_DEBOUNCE_S if found else after_s)
         for row in device.served:
-            said = connection(row.status.conditions)
-            if said is not connected or (not connected and self._fetched_since(row)):
-                delay_s = FIRST_REPORT_DEBOUNCE_S if connected and said is None else 0.0
+            if not says(row.status.conditions, connected) or (not found and self._fetched_since(row)):
+                first = found and connection(row.status.conditions) is None
+                delay_s = FIRST_REPORT_DEBOUNCE_S if first else after_s
                 self._pending.submit(StatusKey(DEVICE_PROCESSES, row.key), delay_s)
 
     def _fetched_since(self, row: CachedProcess) -> bool:
@@ -232,9 +237,14 @@ class LivenessTracker:
         return known is not None and known.generations.get(row.uid, 0) > fetched_generation(row.status.conditions)
 
 
-def recorded(device: DeclaredDevice) -> bool | None:
+def _statuses(device: DeclaredDevice | None) -> int:
+    """Return how many statuses are written when the connection of *device* changes: its switch's counts follow."""
+    return 0 if device is None else len(device.served) + 2 * (device.switch is not None)
+
+
+def recorded(device: DeclaredDevice) -> Connected:
     """Return what the statuses say: the switch's, or without one those of the processes."""
     if device.switch is not None:
         return connection(device.switch.status.conditions)
     said = [connection(row.status.conditions) for row in device.served]
-    return True if True in said else False if False in said else None
+    return next((each for each in (True, False, Silence.STORM, Silence.FLEET) if each in said), None)

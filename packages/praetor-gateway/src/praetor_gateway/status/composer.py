@@ -17,13 +17,13 @@ from praetor_api.protocol import Observation
 from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Row
 from praetor_gateway.status import patch
-from praetor_gateway.status.merge import merge
+from praetor_gateway.status.merge import Connected, merge
 from praetor_gateway.status.patch import StatusPatch
 from praetor_gateway.status.pending import COUNTS_DEBOUNCE_S, PendingStatuses, StatusKey
 from praetor_gateway.status.switch import SwitchFacts, counts, merge_switch
 
 ProcessFacts: TypeAlias = tuple[
-    Observation | None, Reported | None, bool | None, int | None, ProcessReason | None, ProcessReason | None
+    Observation | None, Reported | None, Connected, int | None, ProcessReason | None, ProcessReason | None
 ]
 _STANDINGS = (ConditionType.REFUSED, ConditionType.NAME_CONFLICT)
 
@@ -40,7 +40,7 @@ class StatusComposer:
 
     _fleet: DeviceIndex
     _pending: PendingStatuses
-    _connected: Callable[[str], bool | None]
+    _connected: Callable[[str], Connected]
     _fetched: Callable[[CachedProcess], int | None]
     _leads: Callable[[], bool]
     _absence: Callable[[DeclaredDevice], ProcessReason | None]
@@ -126,7 +126,7 @@ class StatusComposer:
         device = self._fleet.device(row.device)
         served = device is not None and row in device.served
         connected = self._connected(row.device) if served else None
-        fetched = self._fetched(row) if connected is False else None
+        fetched = self._fetched(row) if connected not in (True, None) else None
         standing = self._fleet.standing(row) if self._leads() else None
         absence = self._absence(device) if device is not None and served else None
         return *self._pending.observation(row), connected, fetched, standing, absence

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from attrs import frozen
 
-from praetor_api.conditions import ConditionType, ProcessReason
+from praetor_api.conditions import STORM_EVENT, STORM_OVER_EVENT, ConditionType, ProcessReason
 from praetor_api.kube.conditions import get_condition, is_true
 from praetor_api.kube.objects import Condition, ConditionStatus, DeviceProcessStatus, NetworkSwitchStatus, Phase
 from praetor_gateway.status.merge import connection
@@ -22,7 +22,8 @@ class EventReason(StrEnum):
 
     AGENT_CONNECTED = "AgentConnected"
     AGENT_DISCONNECTED = "AgentDisconnected"
-    MANY_AGENTS_SILENT = "ManyAgentsSilent"
+    MANY_AGENTS_SILENT = STORM_EVENT
+    STORM_OVER = STORM_OVER_EVENT
     REFUSED = "Refused"
     NAME_CONFLICT = "NameConflict"
     DEVICE_DUPLICATE = "DeviceDuplicate"

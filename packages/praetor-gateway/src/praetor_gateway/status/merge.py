@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from enum import Enum, auto
+from typing import TypeAlias
 
 from attrs import evolve, frozen
 
@@ -22,8 +24,35 @@ from praetor_api.wire import clean_text
 from praetor_gateway.fleet.order import following, supersedes
 from praetor_gateway.fleet.rows import CachedProcess
 
+
+class Silence(Enum):
+    """That a device is silent together with many others, which is not its own failure.
+
+    STORM: others of the fleet are heard. FLEET: none is.
+    """
+
+    STORM = auto()
+    FLEET = auto()
+
+
+Connected: TypeAlias = bool | Silence | None
+"""Whether a device is connected; None while that is not known."""
+
+
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 SILENCE = "nothing was heard from the device for longer than its stale limit"
+STORM = "the device fell silent together with many others; the network is the likely cause"
+FLEET = "no device of the fleet is heard; the network to the gateway is the likely cause"
+_CONNECTED: Mapping[bool | Silence, tuple[ConditionStatus, ProcessReason, str]] = {
+    True: (ConditionStatus.TRUE, ProcessReason.HEARD, ""),
+    False: (ConditionStatus.FALSE, ProcessReason.SILENT, SILENCE),
+    Silence.STORM: (ConditionStatus.FALSE, ProcessReason.STORM, STORM),
+    Silence.FLEET: (ConditionStatus.UNKNOWN, ProcessReason.FLEET_SILENT, FLEET),
+}
+_SAID: Mapping[tuple[str, str], Connected] = {
+    (status, reason): connected for connected, (status, reason, _) in _CONNECTED.items()
+}
+_OTHERWISE: Mapping[str, Connected] = {ConditionStatus.TRUE: True, ConditionStatus.FALSE: False}
 
 _OF_SPEC = (ConditionType.SPEC_OBSERVED, ConditionType.ROLLED_BACK, ConditionType.UPDATE_HELD)
 """What is said of the current spec, though the device may run an older one."""
@@ -84,7 +113,7 @@ def merge(
     observation: Observation | None,
     *,
     reported: Reported | None = None,
-    connected: bool | None,
+    connected: Connected,
     now: datetime,
     fetched: int | None = None,
     standing: ProcessReason | None = None,
@@ -109,7 +138,7 @@ def merge(
         status = _observed(status, generation, observation)
         status = evolve(status, reported=following(status.reported, reported))
     if connected is not None:
-        set_connected(conditions, connected, row.generation if connected else fetched, now)
+        set_connected(conditions, connected, row.generation if connected is True else fetched, now)
         _set_fetched(conditions, fetched)
     elif absence is not None:
         set_absent(conditions, absence, row.generation, now)
@@ -166,20 +195,31 @@ def in_order(conditions: Mapping[str, Condition], before: tuple[Condition, ...])
     return tuple(conditions[type] for type in sorted(conditions))
 
 
-def set_connected(conditions: dict[str, Condition], connected: bool, generation: int | None, now: datetime) -> None:
+def set_connected(
+    conditions: dict[str, Condition], connected: bool | Silence, generation: int | None, now: datetime
+) -> None:
     """Set AgentConnected; a condition that says so already is left untouched."""
     known = conditions.get(ConditionType.AGENT_CONNECTED)
-    status = ConditionStatus.TRUE if connected else ConditionStatus.FALSE
-    if known is None or known.status is not status:
+    status, reason, message = _CONNECTED[connected]
+    if not says(() if known is None else (known,), connected):
         conditions[ConditionType.AGENT_CONNECTED] = next_condition(
             known,
             type=ConditionType.AGENT_CONNECTED,
             status=status,
-            reason=ProcessReason.HEARD if connected else ProcessReason.SILENT,
-            message="" if connected else SILENCE,
+            reason=reason,
+            message=message,
             observed_generation=generation,
             now=now,
         )
+
+
+def says(conditions: tuple[Condition, ...], connected: bool | Silence) -> bool:
+    """Return whether AgentConnected says *connected*, for whichever reason it is True or False."""
+    condition = get_condition(conditions, ConditionType.AGENT_CONNECTED)
+    status, reason, _ = _CONNECTED[connected]
+    if condition is None or condition.status is not status:
+        return False
+    return status is not ConditionStatus.UNKNOWN or condition.reason == reason
 
 
 def shows_absence(conditions: tuple[Condition, ...], absence: ProcessReason) -> bool:
@@ -239,12 +279,12 @@ def set_standing(
             )
 
 
-def connection(conditions: tuple[Condition, ...]) -> bool | None:
+def connection(conditions: tuple[Condition, ...]) -> Connected:
     """Return what AgentConnected says; None while no replica has decided yet."""
     condition = get_condition(conditions, ConditionType.AGENT_CONNECTED)
-    if condition is None or condition.status is ConditionStatus.UNKNOWN:
+    if condition is None:
         return None
-    return condition.status is ConditionStatus.TRUE
+    return _SAID.get((condition.status, condition.reason), _OTHERWISE.get(condition.status))
 
 
 def _phase(policy: RestartPolicy, spec_hash: str, status: DeviceProcessStatus) -> Phase:
@@ -253,7 +293,7 @@ def _phase(policy: RestartPolicy, spec_hash: str, status: DeviceProcessStatus) -
     started = get_condition(status.conditions, ConditionType.PROCESS_STARTED)
     if current and not status.pid and _ran_out(policy, status.exit_code):
         return Phase.SUCCEEDED if status.exit_code == 0 else Phase.FAILED
-    if connection(status.conditions) is False:
+    if connection(status.conditions) not in (True, None):
         return Phase.UNKNOWN
     if started is not None and started.status is ConditionStatus.TRUE:
         return Phase.RUNNING

@@ -13,7 +13,7 @@ from praetor_api.kube.conditions import is_true, next_condition
 from praetor_api.kube.objects import ConditionStatus, NetworkSwitchStatus, Phase, ProcessCounts, Reported
 from praetor_gateway.fleet.order import following, supersedes
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
-from praetor_gateway.status.merge import REFUSED, by_type, in_order, set_absent, set_connected, set_standing
+from praetor_gateway.status.merge import REFUSED, Connected, by_type, in_order, set_absent, set_connected, set_standing
 
 
 @frozen(kw_only=True)
@@ -27,7 +27,7 @@ class SwitchFacts:
     boot_id: str | None = None
     facts: Mapping[str, str] | None = None
     processes: ProcessCounts | None = None
-    connected: bool | None = None
+    connected: Connected = None
     standing: ProcessReason | None = None
     absence: ProcessReason | None = None
     reported: Reported | None = None

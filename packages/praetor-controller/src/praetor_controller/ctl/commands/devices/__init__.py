@@ -10,10 +10,10 @@ from typing import Any
 import click
 from attrs import asdict, frozen
 
-from praetor_api.conditions import ConditionType
+from praetor_api.conditions import STORM_EVENT, STORM_OVER_EVENT, ConditionType
 from praetor_api.constraints import camel
 from praetor_api.kube.client.errors import Forbidden
-from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES
+from praetor_api.kube.client.resource import CORE_EVENTS, DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES
 from praetor_controller.ctl.cluster import Cluster, list_all, on_cluster
 from praetor_controller.ctl.commands.devices.transfer import transfer
 from praetor_controller.ctl.inventory import gateway_warning, refusal
@@ -37,8 +37,9 @@ async def _show(cluster: Cluster, selector: str | None, output: str) -> str:
     if not lines and output == OutputFormat.TABLE:
         warn(f"no devices in namespace {cluster.namespace}" + (f" match {selector}" if selector else ""))
         return ""
-    if warning := await _gateway_warning(cluster, now):
-        warn(warning)
+    for warning in (await _gateway_warning(cluster, now), await _storm_warning(cluster)):
+        if warning:
+            warn(warning)
     return devices_text(lines, output, now)
 
 
@@ -48,6 +49,24 @@ async def _gateway_warning(cluster: Cluster, now: datetime) -> str:
     except Forbidden:
         return ""  # who may read the devices alone sees them alone
     return gateway_warning(map(project_deployment, deployments), now)
+
+
+async def _storm_warning(cluster: Cluster) -> str:
+    """Return what the gateway says of many devices that fell silent at once; empty when that is over."""
+    try:
+        page = await cluster.api.list_page(
+            CORE_EVENTS, cluster.namespace, field_selector=f"involvedObject.kind={NETWORK_SWITCHES.kind}"
+        )
+    except Forbidden:
+        return ""
+    said = [each for each in page["items"] if each.get("reason") in (STORM_EVENT, STORM_OVER_EVENT)]
+    latest = max(said, key=lambda each: (_last_seen(each), each["reason"]), default=None)
+    return str(latest.get("message", "")) if latest is not None and latest["reason"] == STORM_EVENT else ""
+
+
+def _last_seen(event: Mapping[str, Any]) -> str:
+    series = event.get("series") or {}
+    return str(series.get("lastObservedTime") or event.get("lastTimestamp") or event.get("eventTime") or "")
 
 
 def _unless_a_command_follows(**options: Any) -> None:
