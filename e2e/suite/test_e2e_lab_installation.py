@@ -30,9 +30,18 @@ MUTE = "import time\ntime.sleep(3600)\n"
 class Switch(LabDevice):
     """A device of either init system."""
 
+    def command(self, *words: str) -> str:
+        """Run the installed agent's command, as an operator on the device does."""
+        script = 'PATH=/usr/local/bin:/usr/bin:/bin; exec praetor-agent "$@"'
+        return self.run("/bin/sh", "-c", script, "sh", *words)
+
     def agent(self, *words: str) -> str:
         """Run the single-file agent on the device."""
         return self.run("/usr/bin/python3", f"{PLACE}/praetor-agent.pyz", *words)
+
+    def native(self) -> str:
+        """Return the backend of the init system."""
+        return self.run("/bin/sh", "-c", "test -d /run/systemd/system && echo systemd || echo initd").strip()
 
     def agent_pid(self) -> int:
         """Return the process id of the agent that runs."""
@@ -103,7 +112,7 @@ def test_a_killed_agent_is_started_again_and_its_processes_keep_running(switch: 
     assert "run on" in switch.agent("uninstall")
     assert switch.agent_pid() == 0
     assert switch.run("cat", f"/proc/{pid}/cmdline") == "/bin/sleep\x001000\x00"
-    assert switch.run("ls", ROOT).split() == ["agent.env"]
+    assert switch.run("ls", ROOT).split() == ["agent.env", "token"]
 
     assert _installed(switch, gateway) == pid
     assert "are removed" in switch.agent("uninstall", "--remove-processes")
@@ -137,3 +146,60 @@ def test_a_new_version_that_never_reaches_the_gateway_is_replaced_in_time(switch
     gateway.wait_for(lambda: len(gateway.reports) > count, "the old version's reports", 60)
     assert _version(gateway) != "9.9.9"
     assert switch.run("cat", f"/proc/{pid}/cmdline") == "/bin/sleep\x001000\x00"
+
+
+def test_an_installation_needs_neither_the_uploaded_token_nor_a_network_and_shows_output(
+    switch: Switch, gateway: FakeGateway
+) -> None:
+    native = switch.native()
+    script = ["/bin/sh", "-c", "echo hello; exec sleep 1000"]
+    gateway.desire(item("a", process_spec(*script)), item("n", process_spec(*script, execution={"backend": native})))
+    _installed(switch, gateway)
+    gateway.wait_for(lambda: "n" in gateway.observations and bool(gateway.observations["n"].pid), "it runs", 60)
+    switch.run("rm", "/etc/token")
+    first = switch.agent_pid()
+    switch.run("kill", "-KILL", str(first))
+    eventually(switch.agent_pid, lambda found: found not in (0, first), what="another agent")
+    count = len(gateway.reports)
+    gateway.wait_for(lambda: len(gateway.reports) > count, "its report", 60)
+    assert "Device leaf-1: 2 processes" in switch.command("status")
+    for name in ("a", "n"):
+        eventually(lambda: switch.command("logs", name), lambda shown: shown == "hello\n", what="the output")  # noqa: B023
+    if native == "systemd":
+        shown = switch.run("systemctl", "show", "--property=After,Wants", "praetor-agent.service")
+        assert "network.target" in shown
+        assert "network-online" not in shown
+
+
+def test_what_a_renamed_device_ran_goes_on_until_the_new_name_has_a_process_and_then_ends_whole(
+    switch: Switch, gateway: FakeGateway
+) -> None:
+    native = switch.native()
+    script = ["/bin/sh", "-c", "env -i setsid sleep 70001 & exec sleep 70002"]
+    specs = {backend: process_spec(*script, execution={"backend": backend}) for backend in (native, "process")}
+    gateway.desire(*(item(backend, spec) for backend, spec in specs.items()))
+    flags = (f"--gateway={gateway.url}", "--token-file=/etc/token", "--start-splay=0")
+    switch.agent("install", "--device=leaf-1", *flags)
+
+    def ran(seconds: int) -> int:
+        return len(switch._run(("pgrep", "-x", "-f", f"sleep {seconds}"), None).stdout.split())
+
+    eventually(lambda: (ran(70001), ran(70002)), lambda found: found == (2, 2), what="both backends run it")
+    switch.agent("uninstall")
+    gateway.desire()
+    count = len(gateway.reports)
+    switch.agent("install", "--device=leaf-2", *flags)
+    gateway.wait_for(lambda: len(gateway.reports) > count + 5, "reports of the new name", 60)
+    assert (ran(70001), ran(70002)) == (2, 2)
+    doctor = switch._run(("/bin/sh", "-c", "/usr/local/bin/praetor-agent doctor"), None).stdout
+    assert doctor.count("is of another name of this device") == 2
+
+    gateway.desire(item("b", process_spec("/bin/sleep", "1000")))
+    gateway.wait_for(lambda: "b" in gateway.observations and bool(gateway.observations["b"].pid), "it runs", 60)
+    eventually(lambda: (ran(70001), ran(70002)), lambda found: found == (0, 0), what="the old ones end")
+    definitions = "/etc/systemd/system" if native == "systemd" else "/etc/init.d"
+    eventually(
+        lambda: switch.run("/bin/sh", "-c", f"ls -d {definitions}/praetor-{native}* 2>/dev/null || true"),
+        lambda listed: listed == "",
+        what="no definition is left",
+    )

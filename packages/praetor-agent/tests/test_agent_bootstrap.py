@@ -127,3 +127,19 @@ def test_without_an_init_system_that_respawns_the_bootstrap_restarts_the_agent(i
         assert parent.wait(WITHIN_SECONDS) == 0
     child = int(runs(place)[1])
     until(lambda: not Path(f"/proc/{child}").exists(), "the end of the agent")
+
+
+def test_the_log_of_an_agent_that_runs_for_long_is_shortened_while_it_runs(installation: Installation) -> None:
+    log, launcher = installation.root / "log", installation.root / "launcher.py"
+    program = launcher.read_text().replace("MAX_LOG_BYTES = 10 * 1024 * 1024", "MAX_LOG_BYTES = 10000")
+    launcher.write_text(program.replace("LOG_CHECK_SECONDS = 20", "LOG_CHECK_SECONDS = 0.1"))
+    installation.version(
+        "1.0-a", "import sys, time\nwhile True: print('x' * 99, flush=True); time.sleep(0.001)", "current"
+    )
+    parent = installation.start("respawn", str(log))
+    try:
+        until(lambda: (installation.root / "log.1").exists(), "the older half")
+        until(lambda: 0 < (installation.root / "log.1").stat().st_size <= 5000, "its size")
+    finally:
+        parent.terminate()
+        parent.wait(WITHIN_SECONDS)

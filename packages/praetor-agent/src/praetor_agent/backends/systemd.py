@@ -65,7 +65,8 @@ class SystemdBackend:
     def show(self, uid: str, *, follow: bool) -> None:
         for unit in self._units_of(uid):
             more = ("--follow", "--no-tail") if follow else ()
-            pass_on("journalctl", "--quiet", "--no-pager", "--output=cat", "--boot", f"--unit={unit}", *more)
+            # by --unit, systemd's own words about the unit would be shown, too
+            pass_on("journalctl", "--quiet", "--no-pager", "--output=cat", "--boot", *more, f"_SYSTEMD_UNIT={unit}")
 
     def start(self, command: Command) -> None:
         unit = self._write(command)

@@ -17,6 +17,7 @@ TRIAL_SECONDS = 120
 ATTEMPTS = 3
 MAX_PAUSE_SECONDS = 60
 MAX_LOG_BYTES = 10 * 1024 * 1024
+LOG_CHECK_SECONDS = 20
 ROOT = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -84,12 +85,15 @@ def respawn(log: str) -> None:
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGALRM, lambda *_: bound(log))
+    signal.setitimer(signal.ITIMER_REAL, LOG_CHECK_SECONDS, LOG_CHECK_SECONDS)  # the agent's own begins at none
     pause = 1
     while not stopping:
         began = time.monotonic()
         child = os.fork()
         if not child:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
             output(log)
             launch()
         os.waitpid(child, 0)
@@ -101,12 +105,24 @@ def respawn(log: str) -> None:
 
 
 def output(log: str) -> None:
-    """Redirect output to *log*; a long log is moved to `<log>.1` first."""
-    if os.path.exists(log) and os.stat(log).st_size > MAX_LOG_BYTES:
-        os.replace(log, log + ".1")
+    """Redirect output to *log*."""
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
+
+
+def bound(log: str) -> None:
+    """Move the last half of a log that is too long to `<log>.1`; the agent goes on at the start of the emptied file."""
+    try:
+        if os.stat(log).st_size <= MAX_LOG_BYTES:
+            return
+        with open(log, "r+b") as file:
+            file.seek(-MAX_LOG_BYTES // 2, os.SEEK_END)
+            with open(log + ".1", "wb") as older:
+                older.write(file.read())
+            file.truncate(0)
+    except OSError as e:  # as a full disk, which must not end the agent
+        sys.stderr.write(f"praetor-agent launcher: {log} cannot be shortened: {e.strerror}\n")
 
 
 def place(name: str) -> str:
