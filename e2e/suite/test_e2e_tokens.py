@@ -32,6 +32,13 @@ NEVER = (None, "", "wrong", OTHERS, HMAC.upper(), HMAC[:-1], HMAC + "0", f"{SHAR
 @contextmanager
 def gateway(stack: Stack, workdir: Path, *flags: str) -> Iterator[str]:
     """Run a further gateway with its own ways to authenticate; yields its URL."""
+    with gateway_server(stack, workdir, *flags) as server:
+        yield Stack.url_of(server)
+
+
+@contextmanager
+def gateway_server(stack: Stack, workdir: Path, *flags: str) -> Iterator[Server]:
+    """Run a further gateway with its own ways to authenticate."""
 
     def arguments(ports: Sequence[int]) -> tuple[str, ...]:
         return (
@@ -46,7 +53,7 @@ def gateway(stack: Stack, workdir: Path, *flags: str) -> Iterator[str]:
     server = Server("gateway", arguments, ports=2, workdir=workdir, env=environment())
     try:
         server.start()
-        yield f"http://127.0.0.1:{server.ports[0]}"
+        yield server
     finally:
         server.program.stop()
 
@@ -101,6 +108,25 @@ def test_raising_the_credential_epoch_revokes_the_tokens_of_one_device(
         assert _statuses(DeviceApi(url, revoked, new)) == [200] * 3
         assert [_statuses(DeviceApi(url, revoked, token)) for token in (old, SHARED)] == [[401] * 3] * 2
         assert _statuses(DeviceApi(url, other, SHARED)) == [200] * 3
+
+
+def test_an_emptied_file_revokes_nothing_and_is_shown_and_a_new_secret_revokes_all(
+    stack: Stack, tmp_path: Path
+) -> None:
+    secrets = tmp_path / "secrets"
+    secrets.write_text(OLD_SECRET)
+    with gateway_server(stack, tmp_path, f"--device-token-secret-file={secrets}") as server:
+        url = Stack.url_of(server)
+        secrets.write_text("")
+        eventually(lambda: server.probe("/readyz") == 503, what="the empty file shows")
+        assert server.probe("/readyz?exclude=credentials") == 200
+        assert "praetor_gateway_credentials_stale 1.0" in server.metrics()
+        assert _statuses(DeviceApi(url, DEVICE, OLD_HMAC)) == [200] * 3
+        secrets.write_text(SECRET)
+        eventually(lambda: server.probe("/readyz") == 200, what="the file is good again")
+        assert _statuses(DeviceApi(url, DEVICE, OLD_HMAC)) == [401] * 3
+        assert _statuses(DeviceApi(url, DEVICE, HMAC)) == [200] * 3
+        assert "praetor_gateway_credentials_stale 0.0" in server.metrics()
 
 
 @pytest.mark.parametrize(

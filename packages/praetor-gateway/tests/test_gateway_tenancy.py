@@ -295,6 +295,18 @@ async def test_bindings_that_are_deleted_by_mistake_are_written_again() -> None:
         assert await served_by(lab) == "held"
 
 
+async def test_removing_a_line_by_hand_releases_the_name() -> None:
+    async with running_lab() as lab:
+        await claim(lab, "lab")
+        await claim(lab, "other")
+        await leave(lab, "lab")
+        assert await served_by(lab) == "held"
+        await lab.settled(lab.kube.patch(CONFIG_MAPS, BINDINGS, {"data": {"leaf-1": None}}))
+        assert await served_by(lab) == "other"
+        await lab.clock.advance(3)
+        assert bindings(lab) == {}
+
+
 @pytest.mark.parametrize("status", [403, 413, 500])
 async def test_a_gateway_that_may_not_keep_bindings_serves_whom_it_served_and_says_so(status: int) -> None:
     """The roles of an earlier version do not allow it."""
