@@ -86,6 +86,31 @@ async def test_objects_are_validated_by_the_projects_definitions_until_they_are_
     await kube.patch(DEVICE_PROCESSES, KEY, {"spec": {"execution": {"command": None}}})
 
 
+FLASH = {"backend": "process", "command": ["v1"], "reboot": "Expected"}
+CHECK = {"command": ["true"]}
+
+
+@pytest.mark.parametrize(
+    ("changed", "refusal"),
+    [
+        pytest.param({"execution": FLASH, "postCheck": CHECK, "restartPolicy": "OnFailure"}, None, id="a-job"),
+        pytest.param({"execution": {**FLASH, "reboot": "Never"}}, None, id="never"),
+        pytest.param({"execution": FLASH, "restartPolicy": "Never"}, "go together; write both", id="no-check"),
+        pytest.param({"postCheck": CHECK, "restartPolicy": "Never"}, "go together; write both", id="no-reboot"),
+        pytest.param({"execution": FLASH, "postCheck": CHECK}, "write restartPolicy: OnFailure", id="a-service"),
+    ],
+)
+async def test_only_a_job_with_a_check_may_reboot_its_device(changed: dict[str, Any], refusal: str | None) -> None:
+    _clock, kube = world()
+    body = body_of(DEVICE_PROCESSES, "a", spec=SPEC | changed)
+    if refusal is None:
+        stored = await kube.create(DEVICE_PROCESSES, "lab", body)
+        assert stored["spec"]["execution"]["reboot"] == changed["execution"]["reboot"]
+        return
+    with pytest.raises(Invalid, match=refusal):
+        await kube.create(DEVICE_PROCESSES, "lab", body)
+
+
 async def test_a_watch_replays_selects_and_ends() -> None:
     clock, kube = world()
     start = (await kube.list_page(LEASES, None))["metadata"]["resourceVersion"]
