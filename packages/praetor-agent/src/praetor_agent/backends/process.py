@@ -75,7 +75,7 @@ class ProcessBackend:
             place.mkdir(parents=True, exist_ok=True, mode=0o700)
             (place / "run").unlink(missing_ok=True)
             (place / "exit").unlink(missing_ok=True)
-            (place / "device").write_text(self._device, encoding="utf-8")
+            replace_file(place / "device", self._device.encode(), flush=False)
         except OSError as e:
             raise StartError(f"{place} cannot be written: {e.strerror}") from e
         answer = self._launch_shim(command, place, self._job(command, place, identity))
