@@ -110,6 +110,35 @@ async def test_what_was_stored_with_empty_lists_keeps_its_hash() -> None:
         assert fixture.processes() == stored, "also after a restart"
 
 
+async def test_deployments_that_run_one_command_on_the_same_devices_both_say_so(fixture: ProgramFixture) -> None:
+    def overlaps() -> dict[str, str]:
+        stored = fixture.kube.objects(DEVICE_PROCESS_DEPLOYMENTS).items()
+        conditions = ((key.name, each) for key, obj in stored for each in obj["status"]["conditions"])
+        return {name: each["message"] for name, each in conditions if each["type"] == "Overlap"}
+
+    await fixture.report_ready()
+    await fixture.clock.advance(2)
+    await fixture.switch("d", site="x")
+    await fixture.deploy("edge", selector={"matchLabels": {"site": "x"}})
+    await fixture.deploy("other", template={"spec": runs("v9")})
+    await fixture.clock.advance(5)
+    assert overlaps() == {
+        "edge": "the same command is run by tel on 1 device; let the selectors share no device",
+        "tel": "the same command is run by edge on 1 device; let the selectors share no device",
+    }
+    notes = [each["note"] for each in fixture.kube.objects(EVENTS).values() if each["reason"] == "Overlap"]
+    assert sorted(notes) == sorted(overlaps().values())
+    await fixture.kube.patch(NETWORK_SWITCHES, Key("lab", "d"), {"metadata": {"labels": {"role": "spine"}}})
+    await fixture.clock.advance(5)
+    assert overlaps() == {}
+    await fixture.kube.patch(NETWORK_SWITCHES, Key("lab", "d"), {"metadata": {"labels": {"role": "leaf"}}})
+    await fixture.clock.advance(5)
+    assert set(overlaps()) == {"edge", "tel"}
+    await fixture.kube.delete(DEVICE_PROCESS_DEPLOYMENTS, Key("lab", "edge"))
+    await fixture.clock.advance(5)
+    assert overlaps() == {}
+
+
 async def test_the_longest_names_work() -> None:
     fixture = ProgramFixture()
     name, device = "n" * 240, "d" * 250

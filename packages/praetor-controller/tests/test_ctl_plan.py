@@ -265,6 +265,16 @@ def test_what_does_less_than_it_seems_to_is_warned_about(strategy: dict[str, Any
     assert words in result.stdout
 
 
+def test_a_command_that_another_deployment_runs_on_the_same_devices_is_warned_about() -> None:
+    body = manifest()
+    body["metadata"] = {"name": "again"}
+    lab = lab_of(2)
+    lab.patch(DEVICE_PROCESS_DEPLOYMENTS, "tel", spec={"template": {"spec": NEW}})
+    result = plan(lab, body, "--strict")
+    assert result.exit_code == 2
+    assert "again: warning: Overlap: the same command is run by tel on 2 devices; let the selectors" in result.stdout
+
+
 @pytest.mark.parametrize(("existing", "verb"), [(0, "create"), (2, "patch")], ids=["create", "update"])
 def test_what_the_api_refuses_is_forecast_in_its_own_words(existing: int, verb: str) -> None:
     lab = lab_of(2, existing)

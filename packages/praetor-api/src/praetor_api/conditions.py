@@ -50,6 +50,7 @@ class ConditionType(StrEnum):
     REMOVAL_HELD = "RemovalHeld"
     GATEWAY_AVAILABLE = "GatewayAvailable"
     WRITES_REFUSED = "WritesRefused"
+    OVERLAP = "Overlap"
 
 
 STORM_EVENT, STORM_OVER_EVENT = "ManyAgentsSilent", "StormOver"
@@ -115,6 +116,7 @@ class DeploymentReason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     GATEWAY_UNAVAILABLE = "GatewayUnavailable"
     REFUSED_BY_API = "RefusedByAPI"
+    SAME_COMMAND = "SameCommand"
     NO_DEVICES = "NoDevices"
     DEVICES_NO_LONGER_MATCH = "DevicesNoLongerMatch"
     WAVE_MATCHES_NOTHING = "WaveMatchesNothing"

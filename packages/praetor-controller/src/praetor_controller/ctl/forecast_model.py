@@ -29,6 +29,7 @@ from praetor_controller.model.rows import DeviceRow, ProcessRow
 from praetor_controller.model.wave_record import WaveRecord
 from praetor_controller.rollout.availability import Availability, availability_of
 from praetor_controller.rollout.budgets import domain_of
+from praetor_controller.rollout.neighbours import overlap
 from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.snapshot import GatewayState, Plan
 from praetor_controller.rollout.status import status_patch
@@ -83,7 +84,11 @@ class ForecastModel:
     def warnings(self) -> tuple[str, ...]:
         """Return what in the deployment is probably a mistake; empty when it cannot be acted on."""
         try:
-            found = [*spec_warnings(self.deployment, self._inventory.devices.values())]
+            devices = self._inventory.devices.values()
+            found = [*spec_warnings(self.deployment, devices)]
+            others = (row for row in self._inventory.deployments.values() if row.name != self.deployment.name)
+            if same := overlap(self.deployment, others, devices):
+                found.append(f"{ConditionType.OVERLAP}: {same}")
         except InvalidDeployment:
             return ()
         held = self._inventory.plan(self.deployment, self.now, GatewayState.JUDGING).held_removals

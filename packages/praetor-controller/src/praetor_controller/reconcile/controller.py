@@ -29,7 +29,7 @@ from praetor_controller.reconcile.predicates import (
 )
 from praetor_controller.reconcile.reconciler import DeploymentReconciler
 from praetor_controller.reconcile.state import DirtySet
-from praetor_controller.rollout.neighbours import has_budgets
+from praetor_controller.rollout.neighbours import has_budgets, words
 
 _COOLDOWN_FACTOR = 4.0
 """The cooldown of a deployment after a pass, as a multiple of how long the pass took."""
@@ -131,6 +131,11 @@ class Controller:
     def _on_deployment(self, key: Key, old: DeploymentRow | None, new: DeploymentRow | None) -> None:
         impact = deployment_impact(old, new)
         self._add(key, impact)
+        if impact is not Impact.STATUS:
+            commands = {words(row) for row in (old, new) if row is not None}
+            for other in self._cache.deployments.by_index(BY_NAMESPACE, key.namespace):
+                if other.name != key.name and words(other) in commands:  # it may overlap with this one, or no more
+                    self._add(_key(other))
         if impact is not Impact.STATUS and any(row is not None and has_budgets(row) for row in (old, new)):
             others = self._cache.deployments.by_index(BY_NAMESPACE, key.namespace)
             self._add_waiting((each for each in others if each.name != key.name), None)

@@ -34,6 +34,7 @@ class EventReason(StrEnum):
     DELETED = "DeletedProcesses"
     WRITE_REFUSED = "WriteRefused"
     GATEWAY_UNAVAILABLE = "GatewayUnavailable"
+    OVERLAP = "Overlap"
 
 
 _TRANSITIONS = {
@@ -53,6 +54,13 @@ _TRANSITIONS = {
 }
 
 
+_ADDED = (
+    (ConditionType.REMOVAL_HELD, EventReason.REMOVAL_HELD),
+    (ConditionType.OVERLAP, EventReason.OVERLAP),
+)
+"""Conditions that are there only while there is something to say: the first time is an event."""
+
+
 @frozen
 class DeploymentEvent:
     """An event about a deployment; the fields are those of events.k8s.io/v1."""
@@ -65,11 +73,9 @@ class DeploymentEvent:
 
 def transition_events(old: tuple[Condition, ...], new: tuple[Condition, ...]) -> tuple[DeploymentEvent, ...]:
     """Return the events of the transition from conditions *old* to *new*, as far as it is worth any."""
-    held = get_condition(new, ConditionType.REMOVAL_HELD)
-    if held is None or get_condition(old, ConditionType.REMOVAL_HELD) is not None:
-        return _progress_events(old, new)
-    event = DeploymentEvent("Warning", EventReason.REMOVAL_HELD, "Rollout", held.message)
-    return (*_progress_events(old, new), event)
+    added = ((reason, get_condition(new, kind)) for kind, reason in _ADDED if get_condition(old, kind) is None)
+    events = (DeploymentEvent("Warning", reason, "Rollout", each.message) for reason, each in added if each is not None)
+    return (*_progress_events(old, new), *events)
 
 
 def _progress_events(old: tuple[Condition, ...], new: tuple[Condition, ...]) -> tuple[DeploymentEvent, ...]:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Protocol, TypeVar
 
 import structlog
-from attrs import frozen
+from attrs import evolve, frozen
 
 from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.api import KubeApi
@@ -36,10 +36,10 @@ from praetor_controller.reconcile.state import DirtySet, ReconcilerState, Refusa
 from praetor_controller.reconcile.writer import FIELD_MANAGER, WriteOutcome, Writer, is_refusal
 from praetor_controller.rollout.assignment import adoptable
 from praetor_controller.rollout.incremental import IncrementalAggregate
-from praetor_controller.rollout.neighbours import Neighbour
+from praetor_controller.rollout.neighbours import Neighbour, overlap
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import GatewayState, Moment, Plan, Snapshot
-from praetor_controller.rollout.status import refusal_text, status_patch, was_rolled_out, writes_refused
+from praetor_controller.rollout.status import refusal_text, status_patch, was_rolled_out, with_overlap, writes_refused
 
 STATUS_PERIOD_S = 1.0
 """The status of a deployment is written at most this often."""
@@ -123,6 +123,7 @@ class DeploymentReconciler:
             raise adoption.trouble
         began = self._clock.monotonic()
         planned = self._plan(deployment, state, revisions)
+        planned = self._with_overlap(deployment, planned)
         pass_s = self._clock.monotonic() - began
         self._metrics.plan_seconds.observe(pass_s)
         outcome = await self._carry_out(deployment, planned, state)
@@ -146,6 +147,14 @@ class DeploymentReconciler:
             raise outcome.trouble
         status_cooldown_s = self._until(state.status_due_at) if state.account else 0.0
         return Result(self._requeue_after(planned, outcome, state, status_after_s), pass_s, status_cooldown_s)
+
+    def _with_overlap(self, deployment: DeploymentRow, planned: Plan) -> Plan:
+        if planned.status is None:
+            return planned
+        others = self._cache.deployments.by_index(BY_NAMESPACE, deployment.namespace)
+        found = overlap(deployment, others, self._cache.devices.by_index(BY_NAMESPACE, deployment.namespace))
+        status = with_overlap(deployment, planned.status, found, self._clock.now())
+        return planned if status is planned.status else evolve(planned, status=status)
 
     async def _revisions(self, deployment: DeploymentRow, state: ReconcilerState) -> tuple[RevisionRow, ...]:
         """Return the history with the template in it; what the API answered, again while it is too early to retry."""

@@ -106,3 +106,24 @@ def _down(neighbour: Neighbour, devices: Mapping[str, DeviceRow], now: float) ->
                 yield process.device, blamed
         elif availability is Availability.UNAVAILABLE:
             yield process.device, math.inf if process.ready_since is None else process.ready_since + min_ready_s
+
+
+def words(deployment: DeploymentRow) -> tuple[str, ...]:
+    """Return the command of *deployment* with its arguments; empty when its image says what to run."""
+    execution = deployment.template.spec.get("execution") or {}
+    return (*(execution.get("command") or ()), *(execution.get("args") or ()))
+
+
+def overlap(deployment: DeploymentRow, others: Iterable[DeploymentRow], devices: Iterable[DeviceRow]) -> str:
+    """Return which of the *others* run the same command on *devices* that *deployment* matches, too; empty for none.
+
+    Two of one program on a device are in each other's way, as at a port: no selector was meant to do that.
+    """
+    mine = words(deployment)
+    same = [each for each in others if each.uid != deployment.uid and mine and words(each) == mine]
+    if not same:
+        return ""
+    matching = [row for row in devices if deployment.matches(row.labels)]
+    counted = ((each.name, sum(each.matches(row.labels) for row in matching)) for each in same)
+    found = [f"{name} on {count} device{'' if count == 1 else 's'}" for name, count in sorted(counted) if count]
+    return f"the same command is run by {', '.join(found)}; let the selectors share no device" if found else ""

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from praetor_api.conditions import ConditionType, DeploymentReason
 from praetor_api.kube.codec import encode, format_time
@@ -282,6 +282,17 @@ def _gateway_available(
 def writes_refused(deployment: DeploymentRow, refused: str, now: datetime) -> tuple[Condition, ...]:
     """Return the conditions of *deployment* with what the API refuses, as refusal_text() says it; empty: nothing."""
     return _writes_refused(deployment.status.conditions, deployment, refused, now)
+
+
+def with_overlap(deployment: DeploymentRow, status: RolloutStatus, overlap: str, now: datetime) -> RolloutStatus:
+    """Return *status* with the condition that says *overlap*, and without it when that is empty."""
+    conditions = status.conditions
+    if overlap:
+        state = _ConditionState(ConditionStatus.TRUE, DeploymentReason.SAME_COMMAND, overlap)
+        conditions = _set(conditions, ConditionType.OVERLAP, state, deployment.generation, now)
+    elif get_condition(conditions, ConditionType.OVERLAP) is not None:
+        conditions = without_condition(conditions, ConditionType.OVERLAP)
+    return status if conditions is status.conditions else evolve(status, conditions=conditions)
 
 
 def refusal_text(name: str, refusals: Mapping[str, str], retry_at: float) -> str:
