@@ -64,6 +64,7 @@ class Proxy:
         for task in others:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0)  # lets what was aborted close
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(*ENDED, asyncio.CancelledError):
@@ -74,7 +75,7 @@ class Proxy:
                 await self._pass_on(reader, requests)
             finally:
                 passing_on.cancel()
-                requests.close()
+                requests.transport.abort()  # close() would wait for the end of TLS
         writer.close()
 
     async def _pass_on(self, reader: asyncio.StreamReader, requests: asyncio.StreamWriter) -> None:
