@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["CRASH_LOOP_COUNT", "STABILITY_WINDOW_SECONDS", "ConditionType", "DeploymentReason", "ProcessReason"]
+__all__ = [
+    "CRASH_LOOP_COUNT",
+    "STABILITY_WINDOW_SECONDS",
+    "STORM_EVENT",
+    "STORM_OVER_EVENT",
+    "ConditionType",
+    "DeploymentReason",
+    "ProcessReason",
+]
 
 
 CRASH_LOOP_COUNT = 3

@@ -13,7 +13,16 @@ from enum import Enum, auto
 from praetor_api.kube.options import BadOption, BindAddress
 from praetor_api.kube.runtime.clock import Clock
 
-__all__ = ["BACKLOG", "Acceptor", "WhenFull", "bind"]
+__all__ = [
+    "BACKLOG",
+    "BATCH",
+    "HANDSHAKE_S",
+    "LOG_S",
+    "RETRY_S",
+    "Acceptor",
+    "WhenFull",
+    "bind",
+]
 
 BACKLOG = 4096
 """Connections that wait to be accepted: a fleet reconnects at once after a restart."""

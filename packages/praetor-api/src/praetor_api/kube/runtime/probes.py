@@ -20,7 +20,11 @@ from praetor_api.kube.options import BindAddress
 from praetor_api.kube.runtime.acceptor import Acceptor, WhenFull, bind
 from praetor_api.kube.runtime.clock import SystemClock
 
-__all__ = ["MAX_PROBE_CONNECTIONS", "serve_probes"]
+__all__ = [
+    "MAX_PROBE_CONNECTIONS",
+    "Check",
+    "serve_probes",
+]
 
 
 _SHUTDOWN_S = 1.0
