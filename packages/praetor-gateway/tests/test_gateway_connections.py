@@ -87,6 +87,14 @@ async def closed(listener: Listener) -> float:
     return loop.time() - began
 
 
+def tls_of(folder: Path) -> tuple[TlsFiles, ssl.SSLContext]:
+    """Return the files of a server's certificate, made in *folder*, and what a client connects with."""
+    server_context(folder)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return TlsFiles(cert=folder / "apiserver.crt", key=folder / "apiserver.key"), context
+
+
 def in_pieces(request: bytes, size: int) -> list[bytes]:
     return [request[at : at + size] for at in range(0, len(request), size)]
 
@@ -171,6 +179,18 @@ def test_a_connection_is_closed_that_sends_no_request_in_time(pieces: tuple[byte
     assert open_s - 1 < run_in_virtual_time(measured()) < open_s + 1.5
 
 
+@pytest.mark.parametrize("handshake", [True, False], ids=["after-handshake", "no-handshake"])
+def test_a_silent_connection_over_tls_is_closed(handshake: bool, tmp_path: Path) -> None:
+    tls, context = tls_of(tmp_path)
+    options = {"ssl": context} if handshake else {}
+
+    async def measured() -> float:
+        async with listening(echo, tls=tls) as listener, connected(listener, **options):
+            return await closed(listener)
+
+    assert 9 < run_in_virtual_time(measured()) < 11.5
+
+
 def test_a_head_that_drips_is_cut() -> None:
     async def measured() -> float:
         async with listening(echo) as listener, connected(listener) as (reader, writer):
@@ -243,10 +263,7 @@ def test_a_connection_is_released_when_its_client_leaves(
 def test_a_connection_over_tls_is_released_when_its_client_leaves(
     app: Callable[[Scope, Receive, Send], Awaitable[None]], request_: bytes, tmp_path: Path
 ) -> None:
-    server_context(tmp_path)
-    tls = TlsFiles(cert=tmp_path / "apiserver.crt", key=tmp_path / "apiserver.key")
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    tls, context = tls_of(tmp_path)
 
     async def measured() -> float:
         async with listening(app, tls=tls) as listener:
