@@ -611,6 +611,24 @@ async def test_nothing_is_decided_while_only_switches_from_before_an_outage_are_
     assert "edge-new" in fixture.processes()
 
 
+async def test_a_leader_whose_connections_were_swallowed_writes_nothing_until_it_can_read_again(
+    fixture: ProgramFixture,
+) -> None:
+    await fixture.report_ready()
+    await fixture.clock.advance(5)
+    fixture.kube.silence_watches()
+    fixture.kube.hang_next(verb="watch", resource=DEVICE_PROCESSES, times=1000)
+    fixture.kube.hang_next(verb="patch", resource=LEASES)
+    await fixture.clock.advance(5)
+    await fixture.change_template("v2")
+    before = fixture.writes()
+    await fixture.clock.advance(25)
+    assert fixture.writes() == before  # deployments are followed again, processes are not
+    fixture.kube.heal()
+    await fixture.clock.advance(20)
+    assert sorted(fixture.commands().values()) == ["v1", "v1", "v2"]
+
+
 async def test_a_deleted_deployment_is_not_acted_on(fixture: ProgramFixture) -> None:
     await fixture.kube.patch(DEVICE_PROCESS_DEPLOYMENTS, TEL, {"metadata": {"finalizers": ["example.com/keep"]}})
     await fixture.kube.delete(DEVICE_PROCESS_DEPLOYMENTS, TEL)
