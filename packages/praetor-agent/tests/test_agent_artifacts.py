@@ -266,28 +266,62 @@ def test_a_wrong_checksum_is_distinguished_from_a_failed_download(
     assert (failure.reason, failure.artifact_downloaded) == ("DigestMismatch", True)
 
 
-def test_an_interrupted_download_is_resumed_unless_the_file_changed(tmp_path: Path) -> None:
-    store, asked = ArtifactStore(tmp_path), []
+def test_an_interrupted_download_is_resumed(tmp_path: Path) -> None:
+    asked: list[tuple[str | None, str | None]] = []
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         asked.append((handler.headers.get("Range"), handler.headers.get("If-Range")))
         if len(asked) == 1:
             respond(200, CONTENT[:999], {"Content-Length": str(len(CONTENT)), "ETag": '"1"'})(handler)
-        elif len(asked) == 2:
-            span = f"bytes 999-{len(CONTENT) - 1}/{len(CONTENT)}"
-            rest = {"Content-Length": None, "Content-Range": span, "ETag": '"1"'}
-            respond(206, CONTENT[999:2000], rest)(handler)  # without a length only the checksum shows what is missing
-        else:
-            respond(200, CONTENT)(handler)
+            return
+        start, length = (999, None) if len(asked) == 2 else (2000, str(len(CONTENT) - 2000))
+        span = f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"
+        rest = {"Content-Length": length, "Content-Range": span, "ETag": '"1"'}
+        respond(206, CONTENT[start : None if length else 2000], rest)(handler)
 
     with http_server(answer) as host:
-        for reason in ("DownloadFailed", "DigestMismatch"):
-            with pytest.raises(ArtifactError) as caught:
-                fetch(HttpSource(Web()), store, artifact(f"http://{host}/fw"))
-            assert caught.value.reason == reason
+        for _ in range(2):
+            with pytest.raises(ArtifactError, match=f"of {len(CONTENT)} bytes") as caught:
+                fetch(HttpSource(Web()), ArtifactStore(tmp_path), artifact(f"http://{host}/fw"))
+            assert (caught.value.reason, caught.value.downloaded) == ("DownloadFailed", False)
         state = fetch(HttpSource(Web()), ArtifactStore(tmp_path), artifact(f"http://{host}/fw"))
-    assert asked == [(None, None), ("bytes=999-", '"1"'), (None, None)]
+    assert asked == [(None, None), ("bytes=999-", '"1"'), ("bytes=2000-", '"1"')]
     assert Path(state.path or "").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("etag", ['"1"', None])
+@pytest.mark.parametrize("serves", [CONTENT, CONTENT.replace(b"0", b"1")], ids=["the right file", "another file"])
+def test_a_body_without_a_length_may_be_cut_and_is_not_blamed_on_the_file(
+    tmp_path: Path, serves: bytes, etag: str | None
+) -> None:
+    asked: list[str | None] = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(said := handler.headers.get("Range"))
+        start = int(said[6:-1]) if said else 0
+        headers = {"Content-Length": None, "ETag": etag}
+        if start == len(serves):
+            respond(416, b"", {"Content-Range": f"bytes */{start}"})(handler)
+        elif start:
+            respond(206, serves[start:], {**headers, "Content-Range": f"bytes {start}-{len(serves) - 1}/*"})(handler)
+        else:
+            respond(200, serves[:999] if len(asked) == 1 else serves, headers)(handler)
+
+    reasons: list[str] = []
+    with http_server(answer) as host:
+        for _ in range(4):
+            try:
+                fetch(HttpSource(Web()), ArtifactStore(tmp_path), artifact(f"http://{host}/fw"))
+            except ArtifactError as e:
+                reasons.append(e.reason)
+            else:
+                break
+            if reasons[-1] != "DownloadFailed":
+                break
+    assert reasons == (
+        ["DownloadFailed"] if serves == CONTENT else ["DownloadFailed", "DownloadFailed", "DigestMismatch"]
+    )
+    assert asked[1] == ("bytes=999-" if etag else None)
 
 
 def test_an_archive_is_unpacked_and_its_tree_is_the_artifact(tmp_path: Path) -> None:

@@ -272,11 +272,16 @@ def test_a_registry_that_dribbles_is_given_up(registry: FakeRegistry, tmp_path: 
     assert "too slowly" in str(problem)
 
 
-def test_the_download_of_an_interrupted_layer_is_resumed(registry: FakeRegistry, tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [True, False], ids=["with a length", "without a length"])
+def test_the_download_of_an_interrupted_layer_is_resumed(registry: FakeRegistry, tmp_path: Path, named: bool) -> None:
     digest = registry.image({"one": "1" * 100})
     blob = hashlib.sha256(layer_of({"one": "1" * 100})).hexdigest()
     whole = registry.blobs[blob]
-    registry.lies[blob] = respond(200, whole[:50], {"Content-Length": str(len(whole))})
+    if not named:
+        registry.lies[digest] = respond(200, registry.manifests[digest][:50], {"Content-Length": None})
+        assert refused(registry, digest, tmp_path).reason is Reason.DOWNLOAD_FAILED
+        del registry.lies[digest]
+    registry.lies[blob] = respond(200, whole[:50], {"Content-Length": str(len(whole)) if named else None})
     assert refused(registry, digest, tmp_path).reason is Reason.DOWNLOAD_FAILED
     del registry.lies[blob]
     pull(registry, digest, tmp_path)

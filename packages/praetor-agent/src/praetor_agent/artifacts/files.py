@@ -26,8 +26,7 @@ class HttpSource:
         """Put the file, or what its archive holds, into *work*."""
         expected = pinned(artifact)
         with work.part(expected or hashlib.sha256(artifact.url.encode()).hexdigest()) as part:
-            if not part.size or part.digest() != expected:
-                download(self._web, artifact.url, part)
+            download(self._web, artifact.url, part, digest=expected)
             if expected is not None:
                 part.verify(expected, artifact.url)
             digest = part.digest()

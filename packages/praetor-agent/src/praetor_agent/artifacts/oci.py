@@ -266,8 +266,10 @@ class OciSource:
             body = answer.read(MAX_MANIFEST_BYTES)
         found = hashlib.sha256(body).hexdigest()
         if found != digest:
+            cut = not answer.delimited  # perhaps
             raise ArtifactError(
-                f"{registry.host} sent a manifest with sha256 {found}, not {digest}", Reason.DIGEST_MISMATCH
+                f"{registry.host} sent a manifest of {len(body)} bytes with sha256 {found}, not {digest}",
+                Reason.DOWNLOAD_FAILED if cut else Reason.DIGEST_MISMATCH,
             )
         try:
             manifest = parse_json(body)

@@ -47,6 +47,7 @@ class Answer:
         self.status = response.status
         self.headers = response.headers
         self.length = response.length
+        self.delimited = response.length is not None or response.chunked
         self._response = response
         self._pace = pace
 
