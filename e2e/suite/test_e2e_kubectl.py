@@ -109,8 +109,12 @@ def _assert_columns(kubectl: Kubectl, device: str) -> None:
     assert {"NAME", "DESIRED", "READY", "AVAILABLE"} <= set(head.upper().replace("-", " ").split())
     assert row.startswith("sleeper")
     head, row = kubectl("get", "dp").splitlines()
-    assert {"NAME", "DEVICE", "PHASE"} <= set(head.split())
+    assert {"NAME", "DEVICE", "PHASE", "REVISION", "REASON"} <= set(head.split())
     assert (device in row, "Running" in row) == (True, True)
+    (revision,) = _cells(kubectl, "Revision")
+    assert kubectl("get", "dp", "-o", "name", "-l", f"azure.com/revision={revision}").split() == [
+        f"deviceprocess.azure.com/{row.split()[0]}"
+    ]
     head, row = kubectl("get", "nsw").splitlines()
     assert (head.startswith("NAME"), "True" in row) == (True, True)
 

@@ -33,6 +33,7 @@ def test_label_and_annotation_keys_never_change() -> None:
         "REMOVAL_ANNOTATION": "azure.com/removal-approved",
         "RESTARTED_AT_ANNOTATION": "azure.com/restarted-at",
         "REVISION_ANNOTATION": "azure.com/revision",
+        "REVISION_LABEL": "azure.com/revision",
         "RETRY_ANNOTATION": "azure.com/retry",
         "ROLLED_OUT_ANNOTATION": "azure.com/rolled-out",
         "STARTED_AT_ANNOTATION": "azure.com/rollout-started-at",

@@ -46,7 +46,10 @@ async def test_every_matching_device_gets_a_process(fixture: ProgramFixture) -> 
     made = fixture.processes()["tel-a"]
     owner = fixture.kube.objects(DEVICE_PROCESS_DEPLOYMENTS)[TEL]["metadata"]["uid"]
     assert made["spec"]["deviceRef"] == {"kind": "NetworkSwitch", "name": "a", "namespace": "lab"}
-    assert made["metadata"]["labels"] == {"app": "tel", "azure.com/deployment": "tel"}
+    revision = made["metadata"]["annotations"]["azure.com/revision"]
+    assert made["metadata"]["labels"] == {
+        "app": "tel", "azure.com/deployment": "tel", "azure.com/revision": revision,
+    }  # fmt: skip
     (reference,) = made["metadata"]["ownerReferences"]
     assert (reference["uid"], reference["controller"], reference["blockOwnerDeletion"]) == (owner, True, True)
 
@@ -137,6 +140,28 @@ async def test_deployments_that_run_one_command_on_the_same_devices_both_say_so(
     await fixture.kube.delete(DEVICE_PROCESS_DEPLOYMENTS, Key("lab", "edge"))
     await fixture.clock.advance(5)
     assert overlaps() == {}
+
+
+async def test_processes_from_before_the_label_get_it_with_their_next_spec(fixture: ProgramFixture) -> None:
+    await fixture.report_ready()
+    await fixture.clock.advance(2)
+    for name in fixture.processes():
+        labels = {"labels": {"azure.com/revision": None}}
+        await fixture.kube.patch(DEVICE_PROCESSES, Key("lab", name), {"metadata": labels})
+    await fixture.clock.advance(5)
+    before = fixture.writes()
+    async with fixture.controller():
+        await fixture.clock.advance(70)
+    assert fixture.writes() == before, "an upgrade writes nothing"
+    await fixture.edit(template={"metadata": {"labels": {"tier": "edge"}}})
+    await fixture.clock.advance(5)
+    assert all("azure.com/revision" not in each["metadata"]["labels"] for each in fixture.processes().values())
+    await fixture.change_template("v2")
+    for _ in range(4):
+        await fixture.clock.advance(5)
+        await fixture.report_ready()
+    revisions = {each["metadata"]["labels"]["azure.com/revision"] for each in fixture.processes().values()}
+    assert revisions == {fixture.status()["updateRevision"]}
 
 
 async def test_the_longest_names_work() -> None:
@@ -275,7 +300,9 @@ async def test_keys_of_others_stay_and_keys_of_the_template_go(fixture: ProgramF
     await fixture.change_template("v1", labels={"app": None, "tier": "edge"}, annotations={"why": "x"})
     await fixture.clock.advance(5)
     metadata = fixture.processes()["tel-a"]["metadata"]
-    assert metadata["labels"] == {"azure.com/deployment": "tel", "tier": "edge", "mine": "1"}
+    revision = metadata["annotations"]["azure.com/revision"]
+    expected = {"azure.com/deployment": "tel", "azure.com/revision": revision, "tier": "edge", "mine": "1"}
+    assert metadata["labels"] == expected
     assert metadata["annotations"]["note"] == "keep"
     assert metadata["annotations"]["why"] == "x"
     assert metadata["generation"] == 1

@@ -226,6 +226,7 @@ def test_a_patch_names_only_our_keys() -> None:
     assert {"op": "remove", "path": "/metadata/labels/left~0"} in patch
     assert [each["path"] for each in patch[2:]] == [
         "/metadata/labels/a~1b",
+        "/metadata/labels/azure.com~1revision",
         "/metadata/labels/left~0",
         "/metadata/annotations",
     ]
@@ -268,7 +269,7 @@ def test_an_update_without_a_wave_clears_the_annotation_of_an_earlier_one() -> N
 def test_a_patch_for_a_process_without_labels_brings_all_of_them() -> None:
     wanted = evolve(deployment().template, labels=frozenset({("a", "1")}))
     patch = process_patch(deployment(), Update(process("a"), wanted), START)
-    assert {"op": "add", "path": "/metadata/labels", "value": {"a": "1"}} in patch
+    assert {"op": "add", "path": "/metadata/labels", "value": {"a": "1", "azure.com/revision": "rev-v1"}} in patch
 
 
 @pytest.mark.parametrize("note", ["", "{", "[]", '{"labels": 1}', '"x"'])

@@ -26,6 +26,7 @@ __all__ = [
     "RESTARTED_AT_ANNOTATION",
     "RETRY_ANNOTATION",
     "REVISION_ANNOTATION",
+    "REVISION_LABEL",
     "ROLLED_OUT_ANNOTATION",
     "STARTED_AT_ANNOTATION",
     "WAVES_ANNOTATION",
@@ -38,6 +39,9 @@ DEPLOYMENT_LABEL = "azure.com/deployment"
 
 REVISION_ANNOTATION = "azure.com/revision"
 """On a DeviceProcess: the revision (a hash) of the template that its spec comes from."""
+
+REVISION_LABEL = "azure.com/revision"
+"""On a DeviceProcess: as the annotation, to select by. Written with a spec alone, so older ones may lack it."""
 
 OFFERED_AT_ANNOTATION = "azure.com/offered-at"
 """On a DeviceProcess: when the controller last wrote its spec (RFC 3339)."""

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 import yaml
 from attrs import frozen
 
+from praetor_api.annotations import REVISION_ANNOTATION
 from praetor_api.conditions import ConditionType
 from praetor_api.constraints import CelRule
 from praetor_api.kube.objects import (
@@ -69,6 +70,7 @@ def _condition(name: str, part: str = "status") -> str:
     return f'.status.conditions[?(@.type=="{name}")].{part}'
 
 
+_REVISION = REVISION_ANNOTATION.replace(".", r"\.")  # a dot separates fields
 _AGE = Column("Age", ".metadata.creationTimestamp", "date")
 
 CUSTOM_RESOURCES = (
@@ -98,14 +100,15 @@ CUSTOM_RESOURCES = (
             Column("Phase", ".status.phase"),
             Column("Healthy", _condition(ConditionType.HEALTHY)),
             Column("Connected", _condition(ConditionType.AGENT_CONNECTED)),
-            Column("Observed", _condition(ConditionType.SPEC_OBSERVED)),
-            Column("RolledBack", _condition(ConditionType.ROLLED_BACK)),
-            Column("Held", _condition(ConditionType.UPDATE_HELD)),
+            Column("Revision", rf".metadata.annotations['{_REVISION}']"),
+            Column("Reason", ".status.reason"),
             Column("Restarts", ".status.restartCount", "integer"),
+            Column("Observed", _condition(ConditionType.SPEC_OBSERVED), priority=1),
+            Column("RolledBack", _condition(ConditionType.ROLLED_BACK), priority=1),
+            Column("Held", _condition(ConditionType.UPDATE_HELD), priority=1),
             Column("Backend", ".spec.execution.backend", priority=1),
             Column("PID", ".status.pid", "integer", priority=1),
             Column("Exit", ".status.exitCode", "integer", priority=1),
-            Column("Reason", ".status.reason", priority=1),
             Column("Rollback", _condition(ConditionType.ROLLED_BACK, "reason"), priority=1),
             Column("Hold", _condition(ConditionType.UPDATE_HELD, "message"), priority=1),
             _AGE,

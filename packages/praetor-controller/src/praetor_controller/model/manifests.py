@@ -16,6 +16,7 @@ from praetor_api.annotations import (
     MIN_READY_ANNOTATION,
     OFFERED_AT_ANNOTATION,
     REVISION_ANNOTATION,
+    REVISION_LABEL,
     WAVE_ANNOTATION,
 )
 from praetor_api.kube.client.patches import json_pointer
@@ -38,7 +39,7 @@ def process_manifest(deployment: DeploymentRow, action: Create, now: datetime) -
         "metadata": {
             "name": action.name,
             "namespace": deployment.namespace,
-            "labels": dict(sorted(template.labels)),
+            "labels": {REVISION_LABEL: template.revision} | dict(sorted(template.labels)),
             "annotations": dict(sorted(template.annotations)) | _own_annotations(deployment, action, now),
             "ownerReferences": [owner_reference(deployment)],
         },
@@ -62,7 +63,10 @@ def process_patch(deployment: DeploymentRow, action: Update, now: datetime) -> l
     if action.spec:
         spec = _spec(template, process.device, deployment.namespace)
         operations.append({"op": "replace", "path": "/spec", "value": spec})
-    operations += _keys("labels", process, process.labels, dict(template.labels), managed.labels)
+    labels = dict(template.labels)
+    if action.spec or any(key == REVISION_LABEL for key, _ in process.labels):  # older ones get it with their next spec
+        labels.setdefault(REVISION_LABEL, template.revision)
+    operations += _keys("labels", process, process.labels, labels, managed.labels)
     operations += _keys(
         "annotations", process, process.annotations, dict(template.annotations) | own, managed.annotations
     )
