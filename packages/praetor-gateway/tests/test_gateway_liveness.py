@@ -161,8 +161,12 @@ async def fleet_of(lab: GatewayLab, devices: int) -> list[str]:
 
 
 def storms(lab: GatewayLab) -> list[str]:
-    reasons = [event["reason"] for event in lab.kube.objects(EVENTS).values()]
-    return [each for each in reasons if each in ("ManyAgentsSilent", "StormOver", "AgentDisconnected")]
+    events = sorted(lab.kube.objects(EVENTS).values(), key=lambda event: str(event["eventTime"]))
+    return [
+        each
+        for each in (event["reason"] for event in events)
+        if each in ("ManyAgentsSilent", "StormOver", "AgentDisconnected")
+    ]
 
 
 def said(obj: dict[str, Any]) -> tuple[str, str]:
