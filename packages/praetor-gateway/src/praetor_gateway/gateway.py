@@ -23,6 +23,7 @@ from praetor_api.kube.runtime.informer import Informer
 from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_api.names import DEVICE_BINDINGS, GATEWAY_LEASE
 from praetor_gateway.fleet.devices import DeviceIndex
+from praetor_gateway.fleet.judges import JudgeLease
 from praetor_gateway.fleet.rows import Projection
 from praetor_gateway.http.app import DeviceApp
 from praetor_gateway.http.auth import CredentialFollower, DeviceAuthenticator
@@ -98,13 +99,13 @@ class Gateway:
             annotations=annotations,
             on_doubt=self._doubt,
         )
-        self._liveness = LivenessTracker(self._fleet, self._pending, limits, clock, self._is_fresh)
+        self._liveness = LivenessTracker(self._fleet, self._pending, limits, clock, self._is_fresh, self._own_lease)
         self._composer = StatusComposer(
             self._fleet,
             self._pending,
             self._liveness.connected,
             self._liveness.fetched_generation,
-            self._is_fresh,
+            self._judges,
             self._liveness.absence,
         )
         self._resync = ResyncRequester(self._fleet, self._pending)
@@ -130,6 +131,7 @@ class Gateway:
             clock=clock,
             limiter=TokenBucket(WRITES_PER_S, WRITE_BURST, clock),
             count=self.metrics.write,
+            manager=self._manager,
         )
         self._informers = tuple(self._make_informers(api, projection))
         self._bindings = None
@@ -162,6 +164,8 @@ class Gateway:
         """Return why no device should be routed here; empty when it may."""
         if self._draining:
             return "draining"
+        if self._liveness.rival is not None:
+            return f"another gateway judges the same devices, by the older Lease {self._liveness.rival}"
         return "" if self.is_synced() else "the cache is not synced yet"
 
     def credential_problem(self) -> str:
@@ -240,6 +244,17 @@ class Gateway:
         for informer in self._informers:
             informer.doubt(since)
 
+    def _own_lease(self) -> JudgeLease | None:
+        return JudgeLease.of(self._elector.lease)
+
+    def _manager(self) -> str | None:
+        """Return the field manager of a judge: the Lease that it holds."""
+        own = self._own_lease() if self._judges() else None
+        return own.manager if own is not None else None
+
+    def _judges(self) -> bool:
+        return self._liveness.rival is None and self._is_fresh()
+
     def _is_fresh(self) -> bool:
         return self._elector.fresh(self._clock.monotonic())
 
@@ -300,6 +315,7 @@ class Gateway:
         gauge("devices", "Declared devices.", lambda: len(self._fleet))
         gauge("devices_connected", "Connected devices; 0 unless leading.", self._liveness.connected_count)
         gauge("arbiter", "1 while this replica holds the Lease.", lambda: float(self._is_fresh()))
+        gauge("rival_judge", "1 while another gateway judges.", lambda: float(self._liveness.rival is not None))
         gauge("observer_suspect", "1 while too many devices are silent at once.", lambda: float(self._liveness.suspect))
         gauge("devices_frozen", "1 while a replica that we do not hear keeps silence from counting.", self._is_frozen)
         gauge("queue_depth", "Statuses that wait to be written.", lambda: len(self._pending))

@@ -21,6 +21,7 @@ from praetor_api.kube.codec import DecodeError, decode
 from praetor_api.kube.objects import Condition, DeviceProcessStatus, NetworkSwitchStatus
 from praetor_api.protocol import features_needed
 from praetor_api.spec import RestartPolicy
+from praetor_gateway.fleet.judges import judges_of
 
 Status = TypeVar("Status", DeviceProcessStatus, NetworkSwitchStatus)
 
@@ -37,7 +38,8 @@ class CachedProcess:
 
     A fleet differs in its deviceRef only: what comes before and after it is kept once. *confirmed* is the hash of the
     spec that a user confirmed by the annotation, *min_ready_seconds* is its deployment's, 0 where none is known.
-    *created* is when, as the API writes it. Only an agent that knows *features* gets the spec.
+    *created* is when, as the API writes it. Only an agent that knows *features* gets the spec. *judges* are the field
+    managers that judged its device, each with when it wrote last.
     """
 
     key: Key
@@ -54,6 +56,7 @@ class CachedProcess:
     created: str = ""
     min_ready_seconds: int = 0
     features: frozenset[str] = frozenset()
+    judges: tuple[tuple[str, str], ...] = ()
 
     @property
     def foreign(self) -> bool:
@@ -102,6 +105,7 @@ class CachedSwitch:
     status: NetworkSwitchStatus
     credential_epoch: int = 0
     created: str = ""
+    judges: tuple[tuple[str, str], ...] = ()
 
     @property
     def device(self) -> str:
@@ -148,6 +152,7 @@ class Projection:
             min_ready_seconds=_seconds(annotations.get(MIN_READY_ANNOTATION) or ""),
             features=features_needed(spec),
             created=sys.intern(metadata.get("creationTimestamp") or ""),
+            judges=judges_of(metadata),
         )
 
     def switch(self, obj: Mapping[str, Any]) -> CachedSwitch:
@@ -166,6 +171,7 @@ class Projection:
             status=status,
             credential_epoch=_epoch(obj),
             created=sys.intern(metadata.get("creationTimestamp") or ""),
+            judges=judges_of(metadata),
         )
 
     @property

@@ -14,6 +14,7 @@ from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.elector import Elector
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_gateway.fleet.devices import DeviceIndex
+from praetor_gateway.fleet.judges import JudgeLease
 from praetor_gateway.liveness.detector import Storm
 from praetor_gateway.liveness.tracker import LivenessTracker
 from praetor_gateway.status.events import EventReason, StatusEvent
@@ -37,6 +38,7 @@ class Arbiter:
     _scan_s: float = field(kw_only=True)
     _count: Callable[[int], None] = field(kw_only=True)
     _took_over: Callable[[], None] = field(kw_only=True)
+    _reported: JudgeLease | None = field(default=None, init=False)
     _unheard: str = field(default="", init=False)
 
     async def run(self) -> None:
@@ -53,6 +55,7 @@ class Arbiter:
                 await self._clock.sleep(self._scan_s)
                 self._heed_unheard()
                 found = self._liveness.scan()
+                self._check_rival()
                 if gone := (*found.disconnected, *found.in_storm):
                     self._count(len(gone))
                     _log.info("devices disconnected", count=len(gone), first=gone[0])
@@ -71,6 +74,15 @@ class Arbiter:
             if not self._liveness.frozen:
                 _log.warning("devices frozen: a replica is not heard", replica=said.partition(" ")[0])
             self._liveness.freeze()
+
+    def _check_rival(self) -> None:
+        """Report that another gateway judges the same devices, once."""
+        rival = self._liveness.rival
+        if rival is not None and rival != self._reported:
+            _log.error("another gateway judges the same devices; this one judges no more", lease=str(rival))
+            note = f"the gateways with the older Lease {rival} judge the same devices; those with ours judge no more"
+            self._record(None, EventReason.ANOTHER_JUDGE, note)
+        self._reported = rival
 
     def _report(self, storm: Storm) -> None:
         where = f"site {storm.site}" if storm.site is not None else "the fleet"

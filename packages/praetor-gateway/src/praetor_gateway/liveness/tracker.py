@@ -11,6 +11,7 @@ from praetor_api.conditions import ProcessReason
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.runtime.clock import Clock
 from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex, went_back
+from praetor_gateway.fleet.judges import JudgeLease
 from praetor_gateway.fleet.rows import CachedProcess, Row
 from praetor_gateway.liveness.detector import OWN, DetectorLimits, FailureDetector, ScanResult
 from praetor_gateway.status.merge import Connected, Silence, connection, fetched_generation, says, shows_absence
@@ -40,7 +41,8 @@ class Fetched:
 class LivenessTracker:
     """An observer always; it runs the failure detector between ``take_over`` and ``step_down``.
 
-    *is_fresh* returns whether the Lease is surely still ours; it is asked before every use of a decision.
+    *is_fresh* returns whether the Lease is surely still ours; it is asked before every use of a decision. *own* returns
+    that Lease, or the one that another replica of ours holds; None while it is not known.
     """
 
     _fleet: DeviceIndex
@@ -48,10 +50,13 @@ class LivenessTracker:
     _limits: DetectorLimits
     _clock: Clock
     _is_fresh: Callable[[], bool]
+    _own: Callable[[], JudgeLease | None] = field(default=lambda: None)
     heard_at: dict[str, float] = field(factory=dict, init=False)
     """When this process heard each device last, in monotonic seconds."""
     fetched: dict[str, Fetched] = field(factory=dict, init=False)
     """What each device fetched, from this process or, as far as it was pushed, from another one."""
+    rival: JudgeLease | None = field(default=None, init=False)
+    """An older Lease, whose holder judges the same devices: then we do not judge."""
     _detector: FailureDetector | None = field(default=None, init=False)
 
     @property
@@ -119,7 +124,7 @@ class LivenessTracker:
 
     def connected(self, device: str) -> Connected:
         """Return whether *device* is connected; None while that is not ours to say, or not known."""
-        if self._detector is None or not self._is_fresh():
+        if self._detector is None or self.rival is not None or not self._is_fresh():
             return None
         return self._detector.connected(device)
 
@@ -167,8 +172,18 @@ class LivenessTracker:
         row = new or old
         if isinstance(old, CachedProcess):
             self._forget_fetched(old, new)
+        if old is not None and new is not None and old.judges != new.judges:
+            self._check_judges(old, new)
         if row is not None and (connected := self.connected(row.device)) is not None:
             self._publish(self._fleet.device(row.device), connected)
+
+    def _check_judges(self, old: Row, new: Row) -> None:
+        """Find a judge with another Lease than ours that wrote just now; the one with the younger Lease gives way."""
+        own = self._own()
+        found = [JudgeLease.named(each) for each, at in new.judges if (each, at) not in old.judges]
+        others = [each for each in found if own is not None and each is not None and str(each) != str(own)]
+        older = min((each for each in others if own is not None and each < own), default=None)
+        self.rival = older or self.rival
 
     def _forget_fetched(self, old: CachedProcess, new: Row | None) -> None:
         known = self.fetched.get(old.device)
@@ -179,7 +194,7 @@ class LivenessTracker:
 
     def scan(self) -> ScanResult:
         """Find silent devices and queue what is to be written about them; an empty result unless leading."""
-        if self._detector is None or not self._is_fresh():
+        if self._detector is None or self.rival is not None or not self._is_fresh():
             return ScanResult()
         found = self._detector.scan(self._clock.monotonic())
         for name in found.disconnected:

@@ -24,6 +24,7 @@ class EventReason(StrEnum):
     AGENT_DISCONNECTED = "AgentDisconnected"
     MANY_AGENTS_SILENT = STORM_EVENT
     STORM_OVER = STORM_OVER_EVENT
+    ANOTHER_JUDGE = "AnotherJudge"
     REFUSED = "Refused"
     NAME_CONFLICT = "NameConflict"
     DEVICE_DUPLICATE = "DeviceDuplicate"
@@ -48,6 +49,7 @@ class EventReason(StrEnum):
 _WARNINGS = {
     EventReason.AGENT_DISCONNECTED,
     EventReason.MANY_AGENTS_SILENT,
+    EventReason.ANOTHER_JUDGE,
     EventReason.REFUSED,
     EventReason.NAME_CONFLICT,
     EventReason.DEVICE_DUPLICATE,

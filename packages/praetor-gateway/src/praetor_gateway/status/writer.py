@@ -52,7 +52,8 @@ class StatusOutcome(StrEnum):
 
 @define(eq=False)
 class StatusWriter:
-    """Sends what *composer* composes, once an attempt; *count* is called with the outcome of each."""
+    """Sends what *composer* composes, once an attempt; *count* is called with the outcome of each, and *manager*
+    returns the field manager that says who judges devices, None while we do not."""
 
     _api: KubeApi
     _pending: PendingStatuses
@@ -64,6 +65,7 @@ class StatusWriter:
     _clock: Clock = field(kw_only=True)
     _limiter: TokenBucket = field(kw_only=True)
     _count: Callable[[StatusOutcome], None] = field(kw_only=True)
+    _manager: Callable[[], str | None] = field(kw_only=True)
     _outages: int = field(default=0, init=False)
     _resume_at: float = field(default=0.0, init=False)
 
@@ -97,7 +99,9 @@ class StatusWriter:
             self._pending.done(key)
             return None
         try:
-            obj = await self._api.patch(key.resource, key.object, patch.body, subresource="status")
+            obj = await self._api.patch(
+                key.resource, key.object, patch.body, subresource="status", field_manager=self._manager()
+            )
         except Conflict:
             self._count(StatusOutcome.CONFLICT)
             try:

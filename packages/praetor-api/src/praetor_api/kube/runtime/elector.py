@@ -73,6 +73,11 @@ class Elector:
         return _spec(self._lease).get("holderIdentity") or None
 
     @property
+    def lease(self) -> Mapping[str, Any] | None:
+        """The lease as last seen; None while it was not."""
+        return self._lease
+
+    @property
     def holder_annotations(self) -> Mapping[str, str]:
         """The annotations of the lease as last seen."""
         return ((self._lease or {}).get("metadata") or {}).get("annotations") or {}
