@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import stat
@@ -27,6 +28,7 @@ from praetor_api.protocol import ArtifactReason, DesiredItem
 from praetor_api.spec import Artifact, ArtifactType, Backend, Execution, ProcessSpec
 
 CONTENT = b"#!/bin/sh\nexit 0\n" * 1000
+PACKED = gzip.compress(CONTENT, mtime=0)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -322,6 +324,25 @@ def test_a_body_without_a_length_may_be_cut_and_is_not_blamed_on_the_file(
         ["DownloadFailed"] if serves == CONTENT else ["DownloadFailed", "DownloadFailed", "DigestMismatch"]
     )
     assert asked[1] == ("bytes=999-" if etag else None)
+
+
+@pytest.mark.parametrize(
+    ("pinned", "reason"),
+    [(PACKED, None), (CONTENT, "DigestMismatch"), (None, "DownloadFailed")],
+    ids=["the sent bytes", "the decoded bytes", "nothing"],
+)
+def test_the_checksum_decides_whatever_encoding_a_server_claims(
+    tmp_path: Path, pinned: bytes | None, reason: str | None
+) -> None:
+    store, checksum = ArtifactStore(tmp_path), hashlib.sha256(pinned).hexdigest() if pinned else None
+    with http_server(respond(200, PACKED, {"Content-Encoding": "gzip"})) as host:
+        wanted = artifact(f"http://{host}/fw.gz", checksum)
+        if reason is None:
+            assert Path(fetch(HttpSource(Web()), store, wanted).path or "").read_bytes() == PACKED
+        else:
+            with pytest.raises(ArtifactError, match="Content-Encoding gzip") as caught:
+                fetch(HttpSource(Web()), store, wanted)
+            assert caught.value.reason == reason
 
 
 def test_an_archive_is_unpacked_and_its_tree_is_the_artifact(tmp_path: Path) -> None:

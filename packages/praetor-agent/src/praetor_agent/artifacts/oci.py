@@ -262,7 +262,7 @@ class OciSource:
 
     def _manifest(self, registry: Registry, digest: str) -> tuple[bytes, Mapping[str, Any]]:
         with registry.get(f"manifests/sha256:{digest}", MANIFESTS) as answer:
-            answer.expect(200)
+            answer.expect(200, verified=True)
             body = answer.read(MAX_MANIFEST_BYTES)
         found = hashlib.sha256(body).hexdigest()
         if found != digest:

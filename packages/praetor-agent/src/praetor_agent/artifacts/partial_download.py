@@ -35,6 +35,7 @@ class PartialDownload:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         self.file = os.fdopen(descriptor, "r+b", buffering=0)
         self.size = os.fstat(descriptor).st_size
+        self.encoding = ""
         self._checked = 0
 
     def append(self, piece: bytes) -> None:
@@ -74,7 +75,8 @@ class PartialDownload:
         found = self.digest()
         if found != digest:
             self.remove()
-            raise ArtifactError(f"{what} has sha256 {found}, not {digest}", Reason.DIGEST_MISMATCH)
+            sent = f" (sent with Content-Encoding {self.encoding})" if self.encoding else ""
+            raise ArtifactError(f"{what}{sent} has sha256 {found}, not {digest}", Reason.DIGEST_MISMATCH)
 
     def validator(self) -> str | None:
         """Return the server's ETag or date of the version that is being downloaded."""
@@ -185,7 +187,7 @@ def download(
                 if size is None and span in ("", f"bytes */{part.size}"):
                     return  # nothing is missing
                 part.restart()
-            answer.expect(200, 206)
+            answer.expect(200, 206, verified=size is not None or digest is not None)
             begins = span.startswith(f"bytes {part.size}-")
             if answer.status == 200 or not begins:
                 part.restart()
@@ -196,6 +198,7 @@ def download(
                 message = f"{url} has {part.size + answer.length} bytes, not {size}"
                 raise ArtifactError(message, Reason.SIZE_MISMATCH)
             part.note(_strong(answer.headers.get("ETag")) or answer.headers.get("Last-Modified"))
+            part.encoding = answer.encoding
             part.make_sure(answer.length or 0)
             for piece in answer.pieces():
                 if size is not None and part.size + len(piece) > size:

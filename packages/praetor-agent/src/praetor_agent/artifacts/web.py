@@ -48,6 +48,8 @@ class Answer:
         self.headers = response.headers
         self.length = response.length
         self.delimited = response.length is not None or response.chunked
+        encoding = str(self.headers.get("Content-Encoding", "identity"))
+        self.encoding = "" if encoding.lower() == "identity" else encoding[:32]
         self._response = response
         self._pace = pace
 
@@ -75,12 +77,11 @@ class Answer:
                 raise ArtifactError(f"{self.url} answered with more than {limit} bytes", Reason.TOO_LARGE)
         return body
 
-    def expect(self, *statuses: int) -> None:
-        """Raise ArtifactError for any other status."""
+    def expect(self, *statuses: int, verified: bool = False) -> None:
+        """Raise ArtifactError for any other status, and for an encoding unless a digest decides (*verified*)."""
         if self.status in statuses:
-            encoding = self.headers.get("Content-Encoding", "identity")
-            if encoding != "identity":
-                raise ArtifactError(f"{self.url} answered with Content-Encoding {encoding}, which was not requested")
+            if self.encoding and not verified:
+                raise ArtifactError(f"{self.url} answered with Content-Encoding {self.encoding} and has no checksum")
             return
         reason = {401: Reason.UNAUTHORIZED, 403: Reason.UNAUTHORIZED, 404: Reason.NOT_FOUND, 410: Reason.NOT_FOUND}
         raise ArtifactError(
