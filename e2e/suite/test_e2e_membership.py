@@ -75,11 +75,12 @@ def test_the_process_of_the_next_deployment_waits_until_that_of_the_last_one_has
 
 
 def test_a_changed_selector_moves_the_processes(fleet: AgentFleet, kube: Kube, plan_check: PlanCheck) -> None:
-    (leaf,), (spine,) = fleet.add(labels=LEAF), fleet.add(labels={"role": "spine"})
+    (leaf,), (both,) = fleet.add(labels=LEAF), fleet.add(labels=LEAF | {"site": "b"})
+    (spine,) = fleet.add(labels={"role": "spine", "site": "b"})
     kube.apply(deployment("sleeper", prompt(), match=LEAF))
-    pid = await_ready(kube, [leaf])[leaf]["status"]["pid"]
-    with plan_check.change("sleeper", selector={"matchLabels": {"role": "spine"}}) as change:
-        await_ready(kube, [spine])
+    pid = await_ready(kube, [leaf, both])[leaf]["status"]["pid"]
+    with plan_check.change("sleeper", selector={"matchLabels": {"site": "b"}}) as change:
+        await_ready(kube, [both, spine])
         await_done(kube, "sleeper")
     assert change.timeline.deleted == [f"sleeper-{leaf}"]
     eventually(lambda: not is_alive(pid), what="the process of the leaf ended")

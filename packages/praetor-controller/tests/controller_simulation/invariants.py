@@ -170,10 +170,10 @@ def waves_keep_their_limit(write: Write, facts: Facts) -> str:
     wave = next((each for each in row.policy.update_strategy.rolling_update.waves if each.name == name), None)
     if wave is None or wave.limit is None or not _is_untested(write):
         return ""
-    rows = [each for each in facts.processes[row.name] if each.device in facts.devices]
+    matching = {each.name: each for each in facts.devices.values() if row.matches(each.labels)}
+    rows = [each for each in facts.processes[row.name] if each.device in matching]
     there = sorted(each.device for each in rows if wave_of(row, each, facts.began[row.name]) == name)
-    matching = [each for each in facts.devices.values() if row.matches(each.labels)]
-    limit = share(wave.limit, sum(selects(wave, device) for device in matching))
+    limit = share(wave.limit, sum(selects(wave, device) for device in matching.values()))
     return f"{there} are in {name}, at most {limit} may be" if len(there) > limit else ""
 
 
