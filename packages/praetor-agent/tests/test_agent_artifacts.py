@@ -6,7 +6,7 @@ import hashlib
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from http.server import BaseHTTPRequestHandler
 from itertools import pairwise
 from pathlib import Path
@@ -480,6 +480,76 @@ def test_an_artifact_removed_from_the_store_is_fetched_again(tmp_path: Path, fet
     fetching.want(wanted, 0)
     assert woken.wait(WITHIN_SECONDS)
     assert path.read_bytes() == CONTENT
+
+
+def slow_down(status: int, headers: Mapping[str, str]) -> Callable[[BaseHTTPRequestHandler], None]:
+    def serve(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response_only(status)  # without a Date of its own
+        for name, value in headers.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+
+    return serve
+
+
+LONG_AGO = "Mon, 05 Feb 2001 10:00:00 GMT"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        pytest.param({"Retry-After": "600"}, 600, id="seconds"),
+        pytest.param({"Retry-After": "Mon, 05 Feb 2001 10:10:00 GMT", "Date": LONG_AGO}, 600, id="a date"),
+        pytest.param({"Retry-After": LONG_AGO, "Date": LONG_AGO}, 0, id="no time"),
+        pytest.param({"Retry-After": "Mon, 05 Feb 2001 10:10:00 GMT"}, 0, id="a date of another clock"),
+        pytest.param({"Retry-After": "9" * 400}, 3600, id="for ever"),
+        pytest.param({"Retry-After": "later"}, 0, id="nonsense"),
+        pytest.param({}, 0, id="nothing"),
+    ],
+)
+def test_a_server_that_asks_to_wait_is_not_asked_before(
+    tmp_path: Path, status: int, headers: Mapping[str, str], seconds: int
+) -> None:
+    clock, asked, store = FakeClock(), [], ArtifactStore(tmp_path)
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        asked.append(handler.path)
+        (slow_down(status, headers) if len(asked) == 1 else respond(200, CONTENT))(handler)
+
+    with http_server(answer) as host:
+        source, waits = HttpSource(Web(now=clock.now)), []
+        for name in ("fw", "other") if seconds else ("fw",):
+            with pytest.raises(ArtifactError) as caught:
+                fetch(source, store, artifact(f"http://{host}/{name}"))
+            assert caught.value.reason == "DownloadFailed"
+            waits.append(caught.value.retry_after)
+        assert asked == ["/fw"]
+        assert all(seconds <= wait <= seconds * 1.25 for wait in waits)
+        clock.seconds += waits[0]
+        assert fetch(source, store, artifact(f"http://{host}/fw")).path is not None
+
+
+def test_the_devices_of_a_fleet_do_not_come_back_at_once() -> None:
+    waits = set()
+    with http_server(slow_down(429, {"Retry-After": "600"})) as host:
+        for _ in range(8):
+            with pytest.raises(ArtifactError) as caught, Web().get(f"http://{host}/fw"):
+                pass
+            waits.add(round(caught.value.retry_after))
+    assert len(waits) > 1
+
+
+def test_a_failed_fetch_waits_as_long_as_the_server_asked(tmp_path: Path) -> None:
+    class Failing:
+        def fetch(self, artifact: Artifact, work: Work) -> str:
+            raise ArtifactError("no", retry_after=500.0)
+
+    clock = FakeClock()
+    fetching = Fetcher(ArtifactStore(tmp_path), {ArtifactType.HTTP: Failing}, clock, lambda: None)
+    fetching.want(item(artifact("http://x/fw")), clock.now())
+    until(lambda: fetching.next_at(clock.now()) is not None, "the failure")
+    assert fetching.next_at(clock.now()) == clock.now() + 500
 
 
 @pytest.mark.parametrize("reason", ArtifactReason)

@@ -203,6 +203,23 @@ def test_mirrors_are_tried_first_and_need_not_be_believed(registry: FakeRegistry
     assert registry.seen == []
 
 
+def test_a_registry_that_asks_to_wait_is_asked_once_and_a_mirror_as_well(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    digest = registry.image({"one": "1"})
+    with serving(FakeRegistry()) as mirror:
+        for each, seconds in ((registry, "600"), (mirror, "3000")):
+            each.lies[digest] = respond(429, b"", {"Retry-After": seconds})
+        mirrors = {registry.host: (f"http://{mirror.host}",)}
+        source = OciSource(Web(pace=PACE), Registries(insecure=frozenset({registry.host}), mirrors=mirrors), "x86_64")
+        wanted = Artifact(type=ArtifactType.OCI, url=f"{registry.host}/team/app@sha256:{digest}")
+        for _ in range(2):
+            with pytest.raises(ArtifactError) as caught:
+                ArtifactStore(tmp_path).add(wanted, source.fetch)
+            assert 590 < caught.value.retry_after <= 750
+    assert (len(registry.seen), len(mirror.seen)) == (1, 1)
+
+
 def test_plain_http_is_for_hosts_that_were_named(registry: FakeRegistry, tmp_path: Path) -> None:
     problem = refused(registry, registry.image({"app": "1"}), tmp_path, insecure=frozenset())
     assert problem.reason is Reason.UNREACHABLE

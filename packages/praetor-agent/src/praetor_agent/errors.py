@@ -41,14 +41,23 @@ class ArtifactGone(StartError):
 
 
 class ArtifactError(AgentFailure):
-    """The artifact could not be fetched; *reason* is for machines, *progress* is whether bytes were received."""
+    """The artifact could not be fetched; *reason* is for machines, *progress* is whether bytes were received.
+
+    The server asked not to be asked again for *retry_after* seconds.
+    """
 
     def __init__(
-        self, message: str, reason: ArtifactReason = ArtifactReason.DOWNLOAD_FAILED, *, progress: bool = False
+        self,
+        message: str,
+        reason: ArtifactReason = ArtifactReason.DOWNLOAD_FAILED,
+        *,
+        progress: bool = False,
+        retry_after: float = 0.0,
     ) -> None:
         super().__init__(message)
         self.reason = reason
         self.progress = progress
+        self.retry_after = retry_after
 
     @property
     def downloaded(self) -> bool:

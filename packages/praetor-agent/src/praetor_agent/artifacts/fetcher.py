@@ -181,7 +181,7 @@ class Fetcher:
             failures = 1 if e.progress else failures + 1
             message, downloaded = f"artifact: {e}", e.downloaded
             failure = Failure(reason=e.reason, message=message, artifact_downloaded=downloaded, artifact_verified=False)
-            state, delay = ArtifactState(failure=failure), _pause(e.reason, failures)
+            state, delay = ArtifactState(failure=failure), max(_pause(e.reason, failures), e.retry_after)
         with self._lock:
             del self._busy[key]
             if key in self._keys.values():

@@ -219,6 +219,8 @@ class OciSource:
                 # A problem of the device or of the content is the same with every registry.
                 if e.reason in _FINAL:
                     raise
+                if problem is not None:  # the one that may be asked first
+                    e.retry_after = min(e.retry_after, problem.retry_after)
                 problem = e
             else:
                 return found["digest"]

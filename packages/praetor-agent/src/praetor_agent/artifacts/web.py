@@ -9,12 +9,14 @@ http.client rather than a Session: each read can be timed, and the peer's addres
 from __future__ import annotations
 
 import ipaddress
+import random
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from threading import Timer
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -24,6 +26,8 @@ from praetor_api.protocol import ArtifactReason as Reason
 
 MAX_REDIRECTS = 3
 PIECE_BYTES = 256 * 1024
+MAX_RETRY_AFTER_SECONDS = 3600.0
+"""As long as the longest pause after any failure."""
 # The instance metadata of clouds, which answers with credentials.
 _METADATA = frozenset({"fd00:ec2::254", "100.100.100.200", "168.63.129.16"})
 
@@ -91,9 +95,20 @@ class Answer:
 
 
 class Web:
-    """Gets URLs; *ca_bundle* is a PEM file of CA certificates to trust besides the device's own."""
+    """Gets URLs; *ca_bundle* is a PEM file of CA certificates to trust besides the device's own.
 
-    def __init__(self, *, pace: Pace | None = None, ca_bundle: str | None = None) -> None:
+    A server that answers with Retry-After is not asked before; *now* returns seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        pace: Pace | None = None,
+        ca_bundle: str | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._now = now
+        self._not_before: dict[str, float] = {}
         self._pace = pace or Pace()
         self._ca_bundle = ca_bundle
         self._tls: ssl.SSLContext | None = None
@@ -106,9 +121,14 @@ class Web:
         parts = first
         try:
             for _ in range(MAX_REDIRECTS + 1):
+                if (wait := self._not_before.get(parts.netloc, 0.0) - self._now()) > 0:
+                    message = f"{parts.netloc} asked to wait {wait:.0f} s more"
+                    raise ArtifactError(message, retry_after=wait)
                 with closing(self._connection(parts)) as connection:
                     local = self._connect(connection, parts, local)
                     with closing(self._ask(connection, parts, sent)) as response:
+                        if response.status in (429, 503):
+                            raise self._refused(parts, response)
                         target = response.headers.get("Location")
                         if response.status not in (301, 302, 303, 307, 308) or target is None:
                             yield Answer(parts.geturl(), response, self._pace)
@@ -122,6 +142,15 @@ class Web:
             raise ArtifactError(f"{url} redirects more than {MAX_REDIRECTS} times")
         except (OSError, HTTPException) as e:
             raise ArtifactError(f"{url} cannot be downloaded: {str(e) or type(e).__name__}") from e
+
+    def _refused(self, parts: SplitResult, response: HTTPResponse) -> ArtifactError:
+        """Return the error of a server with too much to do, and note how long it is left alone."""
+        # The jitter keeps the devices of a fleet from coming back at once.
+        wait = _retry_after(response) * (1.0 + 0.25 * random.random())  # noqa: S311 - no secret
+        self._not_before[parts.netloc] = self._now() + wait
+        asks = f" and asks to wait {wait:.0f} s" if wait else ""
+        message = f"{parts.geturl()} answered {response.status} {response.reason}{asks}"
+        return ArtifactError(message, retry_after=wait)
 
     def _connection(self, parts: SplitResult) -> HTTPConnection:
         host = parts.hostname or ""
@@ -168,6 +197,21 @@ class Web:
             return connection.getresponse()
         finally:
             watchdog.cancel()
+
+
+def _retry_after(response: HTTPResponse) -> float:
+    """Return the seconds of Retry-After, 0 without any. A date counts from the server's own, not this clock's."""
+    text = response.headers.get("Retry-After", "").strip()
+    try:
+        if text.isdecimal():
+            seconds = float(text)
+        else:
+            seconds = (
+                parsedate_to_datetime(text) - parsedate_to_datetime(response.headers.get("Date", ""))
+            ).total_seconds()
+    except (ValueError, TypeError, OverflowError):
+        return 0.0
+    return min(max(seconds, 0.0), MAX_RETRY_AFTER_SECONDS)
 
 
 def _hang_up(peer: socket.socket) -> None:
