@@ -240,3 +240,12 @@ def test_devices_and_processes_that_were_never_heard_are_explained(lab: Lab) -> 
         assert lab.run("explain", subject).stdout == line
         (found,) = json.loads(lab.run("explain", subject, "-o", "json").output)["processes"]
         assert found["absent"] == "NotDeclared: check its agent"
+
+
+def test_a_process_that_names_a_device_of_another_namespace_says_that_nothing_runs_it(lab: Lab) -> None:
+    ref = {"kind": "NetworkSwitch", "name": "leaf-1", "namespace": "other"}
+    lab.put(DEVICE_PROCESSES, "evil", spec={**OLD, "deviceRef": ref})
+    words = "evil: spec.deviceRef.namespace names another namespace, so nothing runs it; name a device of its own\n"
+    assert lab.run("explain", "evil").stdout == words
+    (found,) = json.loads(lab.run("explain", "evil", "-o", "json").output)["processes"]
+    assert (found["process"], found["device"]) == ("evil", "")

@@ -629,6 +629,24 @@ def test_a_wave_that_lost_its_devices_is_approved_for_this_rollout_alone() -> No
     assert approvals(lab) == ["canary/3", "half"]
 
 
+@pytest.mark.parametrize(
+    ("matched", "devices", "reason", "count", "words"),
+    [
+        ({"canary"}, ["leaf-1"], "WaveLostItsDevices", "0/0", "holds: it lost its devices"),
+        (set(), ["leaf-1"], "WaveMatchesNothing", "0/0", "holds: it matches nothing"),
+        (set(), ["leaf-1"], "", "0/0", "holds: it matches nothing"),
+        ({"canary"}, ["canary-1", "leaf-1"], "WaveFailed", "0/1", "holds: devices failed"),
+        (set(), ["canary-1", "leaf-1"], "WaveHasNoEligibleDevice", "0/1", "holds: no device can show it now"),
+        (set(), ["canary-1", "leaf-1"], "WaitingForWave", "0/1", "now"),
+    ],
+)
+def test_a_wave_that_holds_says_why(matched: set[str], devices: list[str], reason: str, count: str, words: str) -> None:
+    lab = lab_with_waves(*devices, record=WaveRecord(number=3, matched=frozenset(matched)))
+    lab.patch(DEVICE_PROCESS_DEPLOYMENTS, "tel", "status", status={"reasons": {reason: 1} if reason else {}})
+    first = lab.run("rollout", "status", "tel", "--no-watch").output.splitlines()[0]
+    assert first == f"  canary [{'.' * 30}] {count} {words}"
+
+
 def lab_of_unmatched(count: int) -> Lab:
     """Return a lab of a deployment for leaves, with as many processes on devices that are spines by now."""
     lab = lab_with_waves()

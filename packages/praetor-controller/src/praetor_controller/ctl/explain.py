@@ -58,6 +58,8 @@ _COLOURS = {
     ReasonCode.CANNOT_CONVERGE: "red",
 }
 
+_FOREIGN = "spec.deviceRef.namespace names another namespace, so nothing runs it; name a device of its own"
+
 
 @frozen(kw_only=True)
 class Explanation:
@@ -218,7 +220,7 @@ def device_text(device: str, found: Sequence[DeviceReason], output: str, refused
 
 
 def undeclared_text(rows: Sequence[ProcessRow], absent: Mapping[str, str], output: str) -> str:
-    """Return what is printed about processes of a device that no NetworkSwitch declares."""
+    """Return what is printed about processes of a device that no NetworkSwitch of their namespace declares."""
     found = [
         {"process": row.name, "device": row.device, "connected": row.connected, "absent": absent.get(row.name)}
         for row in rows
@@ -228,6 +230,8 @@ def undeclared_text(rows: Sequence[ProcessRow], absent: Mapping[str, str], outpu
     words = {True: "its agent is connected", False: "its agent is not connected any more", None: "no gateway says more"}
     return "\n".join(
         f"{row.name}: on {row.device}, which no NetworkSwitch declares; {absent.get(row.name, words[row.connected])}"
+        if row.device
+        else f"{row.name}: {absent.get(row.name, _FOREIGN)}"
         for row in rows
     )
 

@@ -23,6 +23,12 @@ _DEFERRED = (
     ReasonCode.AGENT_TOO_OLD,
 )
 LAST_WAVE = "(rest)"
+_HOLDS = {
+    ReasonCode.WAVE_MATCHES_NOTHING: "it matches nothing",
+    ReasonCode.WAVE_LOST_ITS_DEVICES: "it lost its devices",
+    ReasonCode.WAVE_FAILED: "devices failed",
+    ReasonCode.WAVE_HAS_NO_ELIGIBLE_DEVICE: "no device can show it now",
+}
 
 
 class Verdict(StrEnum):
@@ -167,6 +173,11 @@ def _wave_bar(state: WaveState, width: int = BAR_WIDTH) -> str:
 def _wave_words(shown: Progress, state: WaveState, after_open: int) -> str:
     """Return the state of a wave; *after_open* is its distance from the first wave that is not open."""
     if state.open:
+        holds = [words for code, words in _HOLDS.items() if code in shown.reasons]
+        if not state.devices and not holds:  # the status may be older than the plan
+            holds = [_HOLDS[ReasonCode.WAVE_MATCHES_NOTHING]]
+        if after_open == -1 and not state.passed and state.name != LAST_WAVE and holds:
+            return f"holds: {holds[0]}"
         return "done" if state.passed or state.available >= state.needed else "now"
     if after_open:
         return "later"
