@@ -179,6 +179,18 @@ async def test_a_refused_event_is_not_retried() -> None:
     assert world.recorder.dropped == 1
 
 
+async def test_a_namespace_that_is_being_deleted_does_not_undate_later_events() -> None:
+    world = World()
+    world.kube.fail_next(Forbidden(403), times=2)  # such a namespace forbids both APIs
+    async with world.running():
+        world.record(name="leaf-1")
+        await world.recorder.flush()
+        world.record(name="leaf-2")
+        await world.recorder.flush()
+    (event,) = world.events()
+    assert event["deprecatedLastTimestamp"] == "2026-01-01T00:00:00Z"
+
+
 async def test_texts_fit_the_limits_of_the_api() -> None:
     world = World()
     async with world.running():

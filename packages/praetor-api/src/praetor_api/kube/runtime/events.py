@@ -21,7 +21,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 
 from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.errors import ApiError, Forbidden, KubeError, NotFound, ServerError, TooManyRequests
-from praetor_api.kube.client.resource import CORE_EVENTS, EVENTS, Key
+from praetor_api.kube.client.resource import CORE_EVENTS, EVENTS, Key, Resource
 from praetor_api.kube.codec import format_micro_time, format_time
 from praetor_api.kube.runtime.backoff import Backoff
 from praetor_api.kube.runtime.clock import Clock, within
@@ -132,42 +132,42 @@ class EventRecorder:
             reraise=True,
         )
 
-        async def attempt() -> None:
-            await within(self._clock, CALL_TIMEOUT_S, self._write(series))
+        async def attempt(resource: Resource) -> None:
+            await within(self._clock, CALL_TIMEOUT_S, self._write(series, resource))
 
         try:
             try:
-                await retrying(attempt)
+                await retrying(attempt, self._resource)
             except Forbidden:
                 if self._resource is EVENTS:
                     raise
-                self._resource = EVENTS
-                await retrying(attempt)
+                await retrying(attempt, EVENTS)
+                self._resource = EVENTS  # only now: a namespace that is being deleted forbids both
         except (KubeError, TimeoutError) as e:
             _log.warning("event dropped: %s", e)
             self.dropped += 1
 
-    async def _write(self, series: Series[ObjectRef]) -> None:
+    async def _write(self, series: Series[ObjectRef], resource: Resource) -> None:
         regarding = series.last.regarding
         namespace = regarding.namespace or "default"
         if series.name is not None:
             try:
-                body = {"series": _counted(series), **self._dated(series)}
-                await self._api.patch(self._resource, Key(namespace, series.name), body)
+                body = {"series": _counted(series), **self._dated(series, resource)}
+                await self._api.patch(resource, Key(namespace, series.name), body)
                 return
             except NotFound:  # it was kept for its hour; start another one
                 series.restart()
         name = f"{regarding.name[:_MAX_NAME_OF_REGARDING].rstrip('.-')}.{uuid4().hex[:16]}"
-        await self._api.create(self._resource, namespace, self._body(namespace, name, series))
+        await self._api.create(resource, namespace, self._body(namespace, name, series, resource))
         series.name = name
 
-    def _body(self, namespace: str, name: str, series: Series[ObjectRef]) -> dict[str, Any]:
+    def _body(self, namespace: str, name: str, series: Series[ObjectRef], resource: Resource) -> dict[str, Any]:
         occurrence, regarding = series.last, series.last.regarding
-        about, said, by = _NAMES[self._resource]
-        first = {} if self._resource is EVENTS else {"firstTimestamp": format_time(occurrence.at)}
+        about, said, by = _NAMES[resource]
+        first = {} if resource is EVENTS else {"firstTimestamp": format_time(occurrence.at)}
         return {
-            "apiVersion": self._resource.api_version,
-            "kind": self._resource.kind,
+            "apiVersion": resource.api_version,
+            "kind": resource.kind,
             "metadata": {"name": name, "namespace": namespace},
             "eventTime": format_micro_time(occurrence.at),
             by: self._component,
@@ -185,12 +185,12 @@ class EventRecorder:
             },
             **({"series": _counted(series)} if series.count > 1 else {}),
             **first,
-            **self._dated(series),
+            **self._dated(series, resource),
         }
 
-    def _dated(self, series: Series[ObjectRef]) -> dict[str, Any]:
+    def _dated(self, series: Series[ObjectRef], resource: Resource) -> dict[str, Any]:
         """Return what kubectl sorts by and counts, where the API takes it."""
-        if self._resource is EVENTS:
+        if resource is EVENTS:
             return {}
         source = {"component": self._component}
         return {"lastTimestamp": format_time(series.last.at), "count": series.count, "source": source}
