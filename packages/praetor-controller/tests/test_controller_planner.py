@@ -16,6 +16,7 @@ from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.actions import Create, Delete, Update
 from praetor_controller.model.rows import ProcessRow, StoredStatus
 from praetor_controller.rollout.amounts import max_unavailable
+from praetor_controller.rollout.assignment import adoptable
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.reasons import Reason, ReasonCode
 from praetor_controller.rollout.removals import removal_token
@@ -520,3 +521,22 @@ def test_a_plan_that_was_carried_out_is_followed_by_an_empty_one() -> None:
     rows = [process("a", "v2", **STARTING), process("b")]
     assert updated(made) == ["a"]
     assert planned("v2", rows).actions == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "mine"},
+        {"labels": frozenset({("azure.com/deployment", "other")})},
+        {"owner": "another"},
+        {"terminating": True},
+        {"device": "gone"},
+    ],
+    ids=["name", "label", "owner", "terminating", "device"],
+)
+def test_only_what_the_deployment_could_have_made_is_adopted(change: dict[str, Any]) -> None:
+    row = process("a", owner=None, labels=frozenset({("azure.com/deployment", "tel")}))
+    find = {"a": device("a")}.get
+    assert list(adoptable(deployment(), [row], find)) == [row]
+    assert list(adoptable(deployment(), [evolve(row, **change)], find)) == []
+    assert list(adoptable(evolve(deployment(), matches=lambda labels: False), [row], find)) == []
