@@ -264,9 +264,10 @@ class StormGate:
         storms = self._open_and_close(counts, now)
         self._isolated = self._isolated or (not alive and None in self._until)
         held = self._until.keys() | counts.too_many(counts.late)
-        waiting = [each for each in overdue if not held.isdisjoint(_groups(each))]
-        gone = tuple(each for each in overdue if held.isdisjoint(_groups(each)))
-        in_storm = self._released([each for each in waiting if self._lasts(each, held, now)], now)
+        gone = () if None in held else tuple(each for each in overdue if held.isdisjoint(_groups(each)))
+        lasts = any(until <= now for until in self._until.values())
+        waiting = (each for each in (overdue if lasts else ()) if not held.isdisjoint(_groups(each)))
+        in_storm = self._released((each for each in waiting if self._lasts(each, held, now)), now)
         return Admitted(gone=gone, in_storm=in_storm, alive=alive, storms=storms, over=was_closed and not self.closed)
 
     def _open_and_close(self, counts: _Counts, now: float) -> tuple[Storm, ...]:
@@ -283,16 +284,18 @@ class StormGate:
     def _lasts(self, tracked: TrackedDevice, held: Collection[str | None], now: float) -> bool:
         return all(now >= self._until.get(group, math.inf) for group in _groups(tracked) if group in held)
 
-    def _released(self, lasting: list[TrackedDevice], now: float) -> tuple[TrackedDevice, ...]:
+    def _released(self, lasting: Iterable[TrackedDevice], now: float) -> tuple[TrackedDevice, ...]:
         """Return those of *lasting* that may be written now."""
         rate, released = self._limits.storm_writes_per_s, []
-        if not lasting:
-            self._released_at = now
+        first = True
         for tracked in lasting:
+            first = False
             if (now - self._released_at) * rate < tracked.statuses:
                 break
             self._released_at += tracked.statuses / rate
             released.append(tracked)
+        if first:
+            self._released_at = now
         return tuple(released)
 
     def _still_lost(self, now: float) -> list[TrackedDevice]:
@@ -338,4 +341,7 @@ def _groups(tracked: TrackedDevice) -> tuple[str | None, ...]:
 
 
 def _by_group(devices: Iterable[TrackedDevice]) -> Counter[str | None]:
-    return Counter(group for each in devices for group in _groups(each))
+    counts: Counter[str | None] = Counter(each.site for each in devices)
+    counts[None] = counts.total()
+    del counts[""]  # no site
+    return counts
