@@ -42,6 +42,7 @@ class FakeRegistry:
     basic: bool = False
     lies: dict[str, Callable[[BaseHTTPRequestHandler], None]] = field(default_factory=dict)
     seen: list[tuple[str, Mapping[str, str]]] = field(default_factory=list)
+    challenges: list[str] = field(default_factory=list)
     host: str = ""
 
     def blob(self, content: bytes, media_type: str = LAYER, **more: Any) -> dict[str, Any]:
@@ -69,7 +70,10 @@ class FakeRegistry:
             self._basic() if self.basic else "Bearer t0ken"
         ):
             realm = "Basic realm=x" if self.basic else f'Bearer realm="http://{self.host}/token",service="s"'
-            respond(401, b"", {"WWW-Authenticate": realm})(handler)
+            handler.send_response(401)
+            for challenge in self.challenges or [realm]:
+                handler.send_header("WWW-Authenticate", challenge)
+            handler.end_headers()
         elif digest in self.lies:
             self.lies[digest](handler)
         else:
@@ -174,6 +178,38 @@ def test_credentials_come_from_a_file_of_docker_login(registry: FakeRegistry, tm
     assert refused(registry, digest, tmp_path / "b").reason is Reason.UNAUTHORIZED
     auth.chmod(0o644)
     assert "chmod 600" in str(refused(registry, digest, tmp_path / "c", auth_file=str(auth)))
+
+
+@pytest.mark.parametrize(
+    ("says", "asked"),
+    [
+        pytest.param(["Bearer realm={realm},service=s"], "bearer", id="unquoted"),
+        pytest.param(['BEARER Realm = "{realm}" , SERVICE="s"'], "bearer", id="any case and blanks"),
+        pytest.param(['Negotiate YII=, Bearer realm="{realm}",service="s"'], "bearer", id="after another scheme"),
+        pytest.param(
+            ['Digest realm="a, Bearer b", nonce="\\"",, bearer service=s,realm={realm}'], "bearer", id="traps"
+        ),
+        pytest.param(["Negotiate", 'Bearer error="x",realm="{realm}",service="s"'], "bearer", id="two headers"),
+        pytest.param(['Bearer error="invalid_token", bAsIc realm=x'], "basic", id="basic in any case"),
+        pytest.param(["Basic", "Bearer realm={realm},service=s"], "basic", id="without parameters"),
+        pytest.param(["Negotiate", "=,=", '"'], "", id="nothing it can use"),
+    ],
+)
+def test_every_form_of_a_challenge_is_understood(
+    registry: FakeRegistry, tmp_path: Path, says: list[str], asked: str
+) -> None:
+    registry.password, registry.basic = "pa55", asked == "basic"
+    registry.challenges = [said.format(realm=f"http://{registry.host}/token") for said in says]
+    auth_file = tmp_path / "auth.json"
+    auth_file.write_text(json.dumps({"auths": {registry.host: {"username": "me", "password": "pa55"}}}))
+    auth_file.chmod(0o600)
+    digest, store = registry.image({"one": "1"}), tmp_path / "store"
+    if asked:
+        assert (pull(registry, digest, store, auth_file=str(auth_file)) / "one").read_text() == "1"
+        tokens = [path for path, _ in registry.seen if path.startswith("/token")]
+        assert tokens == (["/token?service=s&scope=repository%3Ateam%2Fapp%3Apull"] if asked == "bearer" else [])
+    else:
+        assert refused(registry, digest, store, auth_file=str(auth_file)).reason is Reason.UNAUTHORIZED
 
 
 def test_credentials_do_not_follow_a_redirect_to_another_host(registry: FakeRegistry, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import json
 import os
 import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,7 +28,12 @@ from praetor_api.spec import Artifact
 from praetor_api.wire import WireError, parse_json
 
 _UNAUTHORIZED = Reason.UNAUTHORIZED
-_PARAMETER = re.compile(r'(\w+)="([^"]*)"')
+_WORD = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_CHALLENGE = re.compile(
+    rf'[\s,]*(?:(?P<name>{_WORD})\s*=\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<plain>[^\s,"]+))(?=\s*(?:,|$))'
+    rf"|(?P<scheme>{_WORD})(?:\s+[A-Za-z0-9._~+/-]+=*(?=\s*(?:,|$)))?(?=[\s,]|$))"
+)
+"""The next scheme, or parameter of the scheme before (RFC 9110, 11.6.1). URLs without quotes are understood as well."""
 
 
 def registries_for(settings: Registries, web: Web, host: str, repository: str) -> Iterator[Registry]:
@@ -97,13 +102,12 @@ class Registry:
                 return
             if urlsplit(answer.url).netloc != self.host:
                 raise ArtifactError(f"{self.host} leads to {answer.url}, which wants a password", _UNAUTHORIZED)
-        for challenge in challenges:
-            scheme, _, rest = challenge.partition(" ")
-            if scheme.lower() == "basic" and self._credentials:
+        for scheme, parameters in _challenges(challenges):
+            if scheme == "basic" and self._credentials:
                 self._authorization = f"Basic {self._credentials}"
                 return
-            if scheme.lower() == "bearer":
-                self._authorization = f"Bearer {self._token(dict(_PARAMETER.findall(rest)))}"
+            if scheme == "bearer" and "realm" in parameters:
+                self._authorization = f"Bearer {self._token(parameters)}"
                 return
         raise ArtifactError(f"{self.host} wants credentials that --registry-auth-file has none of", _UNAUTHORIZED)
 
@@ -124,6 +128,22 @@ class Registry:
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise ArtifactError(f"{realm} answered with no token", _UNAUTHORIZED)
         return token
+
+
+def _challenges(headers: Iterable[str]) -> list[tuple[str, dict[str, str]]]:
+    """Return scheme and parameters, in lower case, of each challenge; the rest of a header that has none is ignored."""
+    found: list[tuple[str, dict[str, str]]] = []
+    for header in headers:
+        end = 0
+        while each := _CHALLENGE.match(header, end):
+            end = each.end()
+            if each["scheme"]:
+                found.append((each["scheme"].lower(), {}))
+            elif found:
+                quoted = each["quoted"]
+                value = each["plain"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+                found[-1][1].setdefault(each["name"].lower(), value)
+    return found
 
 
 MAX_MANIFEST_BYTES = 4 * 1024**2
