@@ -152,6 +152,38 @@ def test_an_index_gives_the_manifest_for_this_device(registry: FakeRegistry, tmp
     assert (missing.reason, "only for linux/arm64" in str(missing)) == (Reason.PLATFORM_MISSING, True)
 
 
+@pytest.mark.parametrize("platform", [{}, {"platform": {}}, {"platform": None}])
+def test_an_index_without_platforms_leads_to_its_only_manifest(
+    registry: FakeRegistry, tmp_path: Path, platform: Mapping[str, Any]
+) -> None:
+    def index(*architectures: str) -> str:
+        manifests = [registry.image({"one": each}, architecture=each) for each in architectures]
+        return registry.manifest({"manifests": [{**described(each), **platform} for each in manifests]})
+
+    def described(digest: str) -> dict[str, Any]:
+        size = len(registry.manifests[digest])
+        return {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": f"sha256:{digest}", "size": size}
+
+    assert (pull(registry, index("amd64"), tmp_path / "store") / "one").read_text() == "amd64"
+    for there in (("arm64",), ("amd64", "arm64")):
+        assert refused(registry, index(*there), tmp_path / "-".join(there)).reason is Reason.PLATFORM_MISSING
+
+
+def test_the_empty_config_of_old_tools_is_for_every_platform(registry: FakeRegistry, tmp_path: Path) -> None:
+    layers = [registry.blob(b"firmware", "application/octet-stream", annotations={TITLE: "fw.bin"})]
+    digest = registry.manifest({"config": registry.blob(b"{}", CONFIG), "layers": layers})
+    assert (pull(registry, digest, tmp_path) / "fw.bin").read_bytes() == b"firmware"
+
+
+@pytest.mark.parametrize("title", ["app.tar.gz", "app.tgz", "app.tar"])
+def test_an_archive_pushed_as_an_artifact_is_unpacked(registry: FakeRegistry, tmp_path: Path, title: str) -> None:
+    content = layer_of({"bin/app": "1"})
+    content = gzip.decompress(content) if title.endswith("tar") else content
+    layers = [registry.blob(content, "application/gzip", annotations={TITLE: title})]
+    digest = registry.manifest({"config": registry.blob(b"{}", "application/vnd.x+json"), "layers": layers})
+    assert (pull(registry, digest, tmp_path) / "bin" / "app").read_text() == "1"
+
+
 def test_an_image_for_another_machine_is_not_unpacked(registry: FakeRegistry, tmp_path: Path) -> None:
     problem = refused(registry, registry.image({"app": ""}, architecture="arm64"), tmp_path)
     assert problem.reason is Reason.PLATFORM_MISSING

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
+from praetor_agent.artifacts.names import is_archive
 from praetor_agent.artifacts.partial_download import PartialDownload, Work, download
 from praetor_agent.artifacts.web import Answer, Web
 from praetor_agent.errors import ArtifactError
@@ -307,14 +308,20 @@ class OciSource:
         """Return the digest of the manifest for this device."""
         entries = index["manifests"] if isinstance(index["manifests"], list) else []
         there: dict[str, str] = {}
+        unnamed: list[str] = []
         for entry in entries:
             platform = entry.get("platform") if isinstance(entry, dict) else None
-            if isinstance(platform, dict):
-                there.setdefault(_platform(platform), _described(entry).digest)
+            if name := _platform(platform) if isinstance(platform, dict) else "":
+                there.setdefault(name, _described(entry).digest)
+            else:
+                unnamed.append(_described(entry).digest)
         for wanted in self._wanted():
             if wanted in there:
                 return there[wanted]
-        message = f"there is nothing for {self._wanted()[0]}, only for {', '.join(sorted(there)) or 'no platform'}"
+        if len(unnamed) == 1:
+            return unnamed[0]  # its config names the platform
+        rest = [*sorted(there), *([f"{len(unnamed)} manifests without a platform"] if unnamed else [])]
+        message = f"there is nothing for {self._wanted()[0]}, only for {', '.join(rest) or 'no platform'}"
         raise ArtifactError(message[:512], Reason.PLATFORM_MISSING)
 
     def _wanted(self) -> list[str]:
@@ -330,6 +337,8 @@ class OciSource:
         except WireError as e:
             raise _unsupported(f"a config that is no JSON: {e}") from e
         platform = _platform(said) if isinstance(said, dict) else ""
+        if said == {}:
+            return  # of a tool that pushes files, and names no platform
         if platform not in self._wanted() and platform.rpartition("/")[0] not in self._wanted():
             raise ArtifactError(f"the image is for {platform}, not {self._wanted()[0]}", Reason.PLATFORM_MISSING)
 
@@ -362,7 +371,7 @@ def _unpack(image: Image, work: Work) -> None:
 
 def _lay(layer: Descriptor, part: PartialDownload, rootfs: Any) -> None:
     title = layer.annotations.get(TITLE)
-    if title and layer.annotations.get(UNPACK) != "true":
+    if title and layer.annotations.get(UNPACK) != "true" and not is_archive(title):
         rootfs.next_layer()
         rootfs.meter.packed(part.size)
         part.file.seek(0)
