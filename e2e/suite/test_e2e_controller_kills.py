@@ -115,14 +115,15 @@ def _only(stack: Stack, *servers: Server) -> Iterator[tuple[Server, ...]]:
 def _kill(controller: Server, kills: int, chance: random.Random, kube: Kube) -> list[float]:
     """Kill and restart *controller* *kills* times, at any moment from its start to well after its first write.
 
-    A controller relies on what is ready when it has seen it for MIN_READY_S itself. Return when that was.
+    A controller relies on what is ready when it has seen it for MIN_READY_S itself, so it lives for longer than that.
+    Return when that was.
     """
     killed_at, began = [time.time()], time.monotonic()
     controller.restart(kill=True)
     start_s = time.monotonic() - began
     eventually(lambda: _versions(kube) == {"1", "2"}, what="the rollout began")  # it may not have before the first kill
     for number in range(1, kills):
-        threading.Event().wait(chance.uniform(0.0, start_s + MIN_READY_S + 0.7))
+        threading.Event().wait(chance.uniform(0.0, start_s + 3 * MIN_READY_S + 0.7))
         assert _versions(kube) == {"1", "2"}, f"no rollout at kill {number}"
         controller.program.kill()
         killed_at.append(time.time())
