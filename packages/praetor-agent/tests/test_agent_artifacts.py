@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import os
 import stat
 import tarfile
@@ -18,7 +19,7 @@ from agent_testing import WITHIN_SECONDS, FakeClock, http_server, respond, until
 from praetor_agent.artifacts.fetcher import Fetcher, Source, device_sources
 from praetor_agent.artifacts.files import FileSource, HttpSource, file_path
 from praetor_agent.artifacts.names import file_name
-from praetor_agent.artifacts.partial_download import Work
+from praetor_agent.artifacts.partial_download import Work, download
 from praetor_agent.artifacts.store import ArtifactStore
 from praetor_agent.artifacts.web import Web
 from praetor_agent.clock import SystemClock
@@ -353,6 +354,43 @@ def test_an_archive_is_unpacked_and_its_tree_is_the_artifact(tmp_path: Path) -> 
     wanted = artifact(str(tmp_path / "fw.tar.gz"), None, ArtifactType.FILE)
     state = fetch(FileSource(), ArtifactStore(tmp_path / "artifacts"), wanted)
     assert (Path(state.path or "") / "bin" / "fw").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("said", ['attachment; filename="fw-1.2.tar.gz"', "attachment; filename*=UTF-8''a%20b.tar.gz"])
+@pytest.mark.parametrize("cut", [False, True])
+def test_a_server_may_say_that_what_it_sends_is_an_archive(tmp_path: Path, said: str, cut: bool) -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as archive:
+        info = tarfile.TarInfo("bin/fw")
+        info.size = len(CONTENT)
+        archive.addfile(info, io.BytesIO(CONTENT))
+    body, store = out.getvalue(), ArtifactStore(tmp_path)
+    with http_server(respond(200, body, {"Content-Disposition": said})) as host:
+        wanted = artifact(f"http://{host}/download?id=5", hashlib.sha256(body).hexdigest())
+        if cut:  # the agent was killed between the download and the unpacking
+
+            def killed(wanted: Artifact, work: Work) -> str:
+                with work.part(pinned(wanted) or "") as part:
+                    download(Web(), wanted.url, part, digest=pinned(wanted))
+                raise ArtifactError("killed")
+
+            with pytest.raises(ArtifactError, match="killed"):
+                store.add(wanted, killed)
+        state = fetch(HttpSource(Web()), store, wanted)
+    assert (Path(state.path or "") / "bin" / "fw").read_bytes() == CONTENT
+    assert ArtifactStore(tmp_path).find(wanted) == state
+
+
+@pytest.mark.parametrize("name", ["fw.tar.xz", "fw.tar.zst", "fw.ZIP", "fw.tar.bz2", "fw.txz"])
+@pytest.mark.parametrize("place", ["url", "header", "file"])
+def test_an_archive_that_is_not_unpacked_is_refused_before_its_download(tmp_path: Path, name: str, place: str) -> None:
+    headers = {"Content-Disposition": f"attachment; filename={name}", "Content-Length": str(2**61)}
+    with http_server(respond(200, b"x", headers)) as host:
+        source: Source = FileSource() if place == "file" else HttpSource(Web())
+        url = {"file": str(tmp_path / name), "url": f"http://{host}/{name}", "header": f"http://{host}/download"}[place]
+        with pytest.raises(ArtifactError, match="pack it as") as caught:
+            fetch(source, ArtifactStore(tmp_path / "store"), artifact(url))
+    assert caught.value.reason == "Unsupported"
 
 
 def test_two_specs_with_one_artifact_share_it_and_its_backoff(tmp_path: Path, fetching: Fetcher, woken: Event) -> None:

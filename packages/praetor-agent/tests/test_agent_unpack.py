@@ -193,6 +193,25 @@ def test_only_the_right_to_execute_survives_of_a_mode(tmp_path: Path) -> None:
     assert modes == {"bin/a": 0o755, "b": 0o644, "d": 0o755, "bin": 0o755}
 
 
+def test_links_of_an_archive_that_stay_inside_are_kept(tmp_path: Path) -> None:
+    content = packed(
+        member("lib/x.so.1", content=b"1"),
+        member("lib/x.so", tarfile.SYMTYPE, target="x.so.1"),
+        member("bin/y", tarfile.SYMTYPE, target="../lib/./x.so"),
+        member("lib/same", tarfile.LNKTYPE, target="lib/x.so.1"),
+        compress=True,
+    )
+    lay(tmp_path, content)
+    assert [(tmp_path / name).read_bytes() for name in ("lib/x.so", "bin/y", "lib/same")] == [b"1"] * 3
+
+
+@pytest.mark.parametrize("target", ["/lib/x", "../x", "lib/../../x", "..", "", "../bin/../../x"])
+def test_links_of_an_archive_that_lead_out_are_refused(tmp_path: Path, target: str) -> None:
+    with pytest.raises(ArtifactError) as caught:
+        lay(tmp_path, packed(member("x", content=b"1"), member("l", tarfile.SYMTYPE, target=target)))
+    assert caught.value.reason is Reason.UNSAFE_ARCHIVE
+
+
 def test_links_of_images_lead_nowhere_but_inside(tmp_path: Path) -> None:
     with surrounded(tmp_path) as root:
         lay(root, packed(

@@ -8,6 +8,7 @@ import os
 import stat
 from urllib.parse import unquote, urlsplit
 
+from praetor_agent.artifacts.names import check_name, file_name
 from praetor_agent.artifacts.partial_download import Work, download
 from praetor_agent.artifacts.web import Web
 from praetor_agent.core.model import pinned
@@ -24,6 +25,7 @@ class HttpSource:
 
     def fetch(self, artifact: Artifact, work: Work) -> str:
         """Put the file, or what its archive holds, into *work*."""
+        check_name(file_name(artifact.url))
         expected = pinned(artifact)
         with work.part(expected or hashlib.sha256(artifact.url.encode()).hexdigest()) as part:
             download(self._web, artifact.url, part, digest=expected)
@@ -43,6 +45,7 @@ class FileSource:
     def fetch(self, artifact: Artifact, work: Work) -> str:
         """Put a copy of the file, or what its archive holds, into *work*."""
         path, expected = file_path(artifact.url), pinned(artifact)
+        check_name(file_name(artifact.url))
         with work.part(f"file-{hashlib.sha256(artifact.url.encode()).hexdigest()}") as part:
             part.restart()
             try:

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
-from praetor_agent.artifacts.names import file_name, is_archive
+from praetor_agent.artifacts.names import TREE, check_name, file_name, is_archive
 from praetor_agent.artifacts.rootfs_writer import SPARE_BYTES, RootfsWriter
 from praetor_agent.errors import ArtifactError
+from praetor_agent.state import read_text
 from praetor_api.protocol import ArtifactReason as Reason
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class PartialDownload:
     def __init__(self, path: Path, limit: int) -> None:
         self._path = path
         self._note = path.with_name(path.name + ".note")
+        self._name = path.with_name(path.name + ".name")
         self._limit = limit
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         self.file = os.fdopen(descriptor, "r+b", buffering=0)
@@ -88,13 +91,22 @@ class PartialDownload:
         """Store the server's ETag or date of the version that is being downloaded."""
         self._note.write_text(validator or "")
 
+    def name(self) -> str:
+        """Return the file name that the server gave, "" if none."""
+        return read_text(self._name)
+
+    def rename(self, name: str) -> None:
+        """Store the file name that the server gave."""
+        if name != self.name():
+            self._name.write_text(name, errors="replace")
+
     def close(self) -> None:
         """Close the file, which stays on disk."""
         self.file.close()
 
     def remove(self) -> None:
         """Remove the file; the descriptor can still read it."""
-        for path in (self._path, self._note):
+        for path in (self._path, self._note, self._name):
             path.unlink(missing_ok=True)
 
 
@@ -140,9 +152,12 @@ class Work:
     def take(self, part: PartialDownload, url: str) -> None:
         """Put the verified *part* into the root: unpacked if its name is that of an archive, else as a file."""
         name = file_name(url)
+        named = not is_archive(name) and is_archive(part.name())
+        if named:
+            (self.root.parent / TREE).touch()
         with self.rootfs() as rootfs:
             rootfs.meter.packed(part.size)
-            if is_archive(name):
+            if named or is_archive(name):
                 from praetor_agent.artifacts.unpack import unpack
 
                 unpack(part.file, part.size, rootfs)
@@ -199,6 +214,9 @@ def download(
                 raise ArtifactError(message, Reason.SIZE_MISMATCH)
             part.note(_strong(answer.headers.get("ETag")) or answer.headers.get("Last-Modified"))
             part.encoding = answer.encoding
+            if size is None:
+                given = answer.headers.get_filename()
+                part.rename(check_name(file_name(quote(given))) if given else "")
             part.make_sure(answer.length or 0)
             for piece in answer.pieces():
                 if size is not None and part.size + len(piece) > size:

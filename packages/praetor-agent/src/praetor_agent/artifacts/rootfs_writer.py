@@ -70,7 +70,7 @@ class Meter:
 
 
 class RootfsWriter:
-    """Writes into *root*, at most *max_bytes*. *image* allows links, and layers that replace earlier entries."""
+    """Writes into *root*, at most *max_bytes*. *image* allows links to anywhere, which are confined, and layers."""
 
     def __init__(self, root: Path, max_bytes: int, *, image: bool = False) -> None:
         self._root = os.open(root, _DIRECTORY)
@@ -114,8 +114,8 @@ class RootfsWriter:
     def symlink(self, name: str, target: str) -> None:
         """Write a symbolic link whose target is inside, as if the directory were the root."""
         path = self._path(name)
-        if not self._image:
-            raise unsafe(f"{name!r} is a symbolic link; only images may contain them")
+        if not self._image and _leaves(path, target):
+            raise unsafe(f"{name!r} is a link out of the archive; make it relative to a place inside")
         if not target or "\0" in target or len(target) > MAX_PATH:
             raise unsafe(f"{name!r} is a link to nowhere")
         with self._place(path) as parent:
@@ -124,8 +124,6 @@ class RootfsWriter:
     def link(self, name: str, target: str) -> None:
         """Write a hard link to a file that was written."""
         path, source = self._path(name), self._path(target, new=False)
-        if not self._image:
-            raise unsafe(f"{name!r} is a hard link; only images may contain them")
         if not source:
             raise unsafe(f"{name!r} is a link to nowhere")
         with self._parent(source, make=False) as beside:
@@ -245,6 +243,15 @@ def _mode(name: str, parent: int) -> int | None:
         return os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode
     except FileNotFoundError:
         return None
+
+
+def _leaves(path: Segments, target: str) -> bool:
+    depth = len(path) - 1
+    for part in target.split("/"):
+        depth += -1 if part == ".." else part not in ("", ".")
+        if depth < 0:
+            return True
+    return target.startswith("/")
 
 
 def _confined(path: Segments, target: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from praetor_agent.artifacts.names import entry_name, file_name, is_archive
+from praetor_agent.artifacts.names import TREE, entry_name, file_name, is_archive
 from praetor_agent.core.model import ArtifactState, pinned
 from praetor_agent.errors import ArtifactError
 from praetor_agent.settings import DEFAULT_STORE_BYTES
@@ -162,7 +162,7 @@ class ArtifactStore:
         if not (entry / READY).is_file():
             return None
         name = file_name(artifact.url)
-        is_tree = artifact.type is ArtifactType.OCI or is_archive(name)
+        is_tree = artifact.type is ArtifactType.OCI or is_archive(name) or (entry / TREE).exists()
         path = entry / ROOT if is_tree else entry / ROOT / name
         if not path.exists():
             return None
