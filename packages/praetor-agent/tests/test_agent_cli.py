@@ -45,6 +45,9 @@ SIMULATE = ["simulate", "--gateway", URL]
         (["status", "-o", "yaml"], "--output: invalid choice 'yaml'; choose table or json"),
         (["status", "--count", "3"], "unrecognized arguments: --count 3"),
         (["run", "more"], "unrecognized arguments: more"),
+        (["run", "--gatway=http://x"], "unrecognized arguments: --gatway=http://x; did you mean --gateway?"),
+        (["run", "--state-dri", "/x"], "unrecognized arguments: --state-dri /x; did you mean --state-dir?"),
+        (["upgrade", "--rot", "/x"], "unrecognized arguments: --rot; did you mean --root?"),
         (SIMULATE, "--count is missing"),
         ([*SIMULATE, "--count", "-1"], "--count '-1'"),
         ([*SIMULATE, "--count", "1", "--devices-file", "/x"], "leave one out"),
@@ -57,7 +60,7 @@ SIMULATE = ["simulate", "--gateway", URL]
         ([*SIMULATE, "--count", "1", "--token", "a", "--token-secret-file", "/x"], "leave one out"),
         ([*SIMULATE, "--count", "1", "--token-secret-file", "/no/such"], "--token-secret-file"),
         ([*SIMULATE, "--gateway", "ftp://x"], "--gateway 'ftp://x'"),
-        ([*SIMULATE, "--cuont", "1"], "unrecognized arguments: --cuont 1"),
+        ([*SIMULATE, "--cuont", "1"], "unrecognized arguments: --cuont 1; did you mean --count?"),
     ],
 )
 def test_bad_input_names_the_flag_and_exits_2(

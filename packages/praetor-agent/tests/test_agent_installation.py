@@ -109,6 +109,16 @@ def test_an_upgrade_writes_the_service_as_the_new_version_expects_it(
     assert device.unit.read_text() == expected
 
 
+def test_an_upgrade_to_a_file_that_is_not_there_says_so(
+    device: InitSystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device.install()
+    with pytest.raises(SystemExit) as caught:
+        main(["upgrade", "--root", str(device.root), str(tmp_path / "nope.pyz")])
+    said = complaint(capsys, caught.value.code)
+    assert said.endswith(f"cannot upgrade {__version__}: {tmp_path}/nope.pyz: No such file or directory\n")
+
+
 def test_the_command_is_on_path_and_asks_the_installed_version(device: InitSystem) -> None:
     device.install()
     done = subprocess.run((device.command, "--version"), capture_output=True, text=True, check=True)

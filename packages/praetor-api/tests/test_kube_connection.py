@@ -264,6 +264,13 @@ async def test_a_broken_kubeconfig_is_named(tmp_path: Path, text: str | None, me
         await KubeClient.from_config(str(path))
 
 
+async def test_a_context_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path, "http://127.0.0.1:1", {"token": "t"})
+    with pytest.raises(NotConfigured) as caught:
+        await ApiConnection.open(from_kubeconfig(path, "nope"))
+    assert str(caught.value) == f"the kubeconfig {path} has no context nope; there are: lab, nowhere"
+
+
 async def test_a_broken_ca_is_named(tmp_path: Path) -> None:
     (tmp_path / "ca.crt").write_text("no certificate")
     path = kubeconfig(tmp_path, "https://127.0.0.1:1", {"token": "t"}, **{"certificate-authority": "ca.crt"})
@@ -286,7 +293,7 @@ async def test_a_pod_uses_its_service_account_and_is_never_anonymous(tmp_path: P
 
 
 async def test_outside_a_pod_and_without_a_kubeconfig_the_message_says_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(NotConfigured, match="--kubeconfig"):
+    with pytest.raises(NotConfigured, match=r"no kubeconfig was found, and this is no pod$"):
         await ApiConnection.open(from_service_account(tmp_path, {}))
 
 

@@ -23,6 +23,13 @@ def _logging_as_before() -> Iterator[None]:
     structlog.reset_defaults()
 
 
+def test_the_help_names_the_variable_of_each_option() -> None:
+    done = CliRunner().invoke(main, ["-h"])
+    assert done.exit_code == 0
+    assert all(f"PRAETOR_CONTROLLER_{name}" in done.output for name in ("KUBECONFIG", "QPS", "LOG_LEVEL"))
+    assert max(map(len, done.output.splitlines())) <= 80
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -245,7 +245,7 @@ def test_devices_and_processes_that_were_never_heard_are_explained(lab: Lab) -> 
 def test_a_process_that_names_a_device_of_another_namespace_says_that_nothing_runs_it(lab: Lab) -> None:
     ref = {"kind": "NetworkSwitch", "name": "leaf-1", "namespace": "other"}
     lab.put(DEVICE_PROCESSES, "evil", spec={**OLD, "deviceRef": ref})
-    words = "evil: spec.deviceRef.namespace names another namespace, so nothing runs it; name a device of its own\n"
-    assert lab.run("explain", "evil").stdout == words
+    words = "spec.deviceRef names another namespace or kind, so nothing runs it; name a NetworkSwitch of its namespace"
+    assert lab.run("explain", "evil").stdout == f"evil: {words}\n"
     (found,) = json.loads(lab.run("explain", "evil", "-o", "json").output)["processes"]
     assert (found["process"], found["device"]) == ("evil", "")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import pkgutil
 import subprocess
 import sys
@@ -56,3 +57,25 @@ def test_the_help_imports_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.endswith("loaded []\n")
+
+
+@pytest.mark.parametrize("command", [["explain"], ["devices"], ["rollout", "status"]])
+def test_the_help_names_the_variables_of_the_options_that_all_share(command: list[str]) -> None:
+    done = CliRunner().invoke(main, [*command, "-h"])
+    shared = ("KUBECONFIG", "CONTEXT", "NAMESPACE", "OUTPUT")
+    assert [name for name in shared if f"PRAETOR_CTL_{name}" not in done.output] == []
+
+
+def test_ctrl_c_while_the_program_is_loaded_ends_it_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "click.py").write_text("raise KeyboardInterrupt\n", encoding="utf-8")
+    program = "from praetor_controller.ctl.__main__ import main; main()"
+    paths = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PYTHONPATH": paths},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (130, "")

@@ -226,5 +226,5 @@ def _options(arguments: Sequence[str] | None) -> SimpleNamespace:
     parser = flags.parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "simulate":
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(flags.unknown(rest, vars(options)))
     return SimpleNamespace(**vars(options), rest=rest)

@@ -11,6 +11,7 @@ from praetor_agent.settings import DEFAULT_FREEZE_FILE, DEFAULT_ROOT, DEFAULT_ST
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Iterable, Sequence
 
 ENVIRONMENT_PREFIX = "PRAETOR_AGENT_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -84,6 +85,15 @@ def run_flags(parser: argparse.ArgumentParser) -> None:
     flag(parser, "--insecure-registry", help="HOST[:PORT],…: registries to reach without TLS")
     flag(parser, "--artifact-ca-bundle", help="PEM file of further CA certificates for artifact servers")
     flag(parser, "--artifact-store-size", default=DEFAULT_STORE_SIZE, help="maximum size of all artifacts together")
+
+
+def unknown(rest: Sequence[str], known: Iterable[str]) -> str:
+    """Return what to say of the arguments *rest*, which no flag takes; *known* are the attributes of the flags."""
+    from difflib import get_close_matches
+
+    flags = [f"--{name.replace('_', '-')}" for name in known]
+    found = [near for each in rest if each.startswith("--") for near in get_close_matches(each.split("=")[0], flags, 1)]
+    return f"unrecognized arguments: {' '.join(rest)}" + (f"; did you mean {', '.join(found)}?" if found else "")
 
 
 def gateway_flags(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ from praetor_api.kube.options import (
     ADDRESS_OR_OFF,
     BadOption,
     BindAddress,
+    Program,
     kubeconfig_options,
     log_options,
     namespaces_option,
@@ -25,7 +26,7 @@ from praetor_controller.main import run
 from praetor_controller.settings import Recording, Settings
 
 
-@click.command(context_settings={"auto_envvar_prefix": "PRAETOR_CONTROLLER", "show_default": True})
+@click.command(cls=Program, context_settings={"auto_envvar_prefix": "PRAETOR_CONTROLLER"})
 @kubeconfig_options()
 @namespaces_option()
 @click.option(

@@ -15,7 +15,15 @@ import click
 
 from praetor_api.kube.client.connection import pod_namespace
 from praetor_api.kube.client.errors import NotConfigured
-from praetor_api.kube.options import ADDRESS, BadOption, BindAddress, kubeconfig_options, log_options, namespaces_option
+from praetor_api.kube.options import (
+    ADDRESS,
+    BadOption,
+    BindAddress,
+    Program,
+    kubeconfig_options,
+    log_options,
+    namespaces_option,
+)
 from praetor_api.kube.runtime.logs import configure_logs
 from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS, DEFAULT_STALE_MULTIPLIER, MAX_WAIT_SECONDS
 from praetor_gateway.__about__ import __version__
@@ -25,7 +33,7 @@ from praetor_gateway.settings import Credentials, GatewaySettings, PeerSettings,
 _FILE = click.Path(path_type=Path)
 
 
-@click.command(context_settings={"auto_envvar_prefix": "PRAETOR_GATEWAY", "show_default": True})
+@click.command(cls=Program, context_settings={"auto_envvar_prefix": "PRAETOR_GATEWAY"})
 @click.version_option(__version__, prog_name="praetor-gateway")
 @click.option("--addr", type=ADDRESS, default=":8080", help="Where devices are served, host:port.")
 @click.option(

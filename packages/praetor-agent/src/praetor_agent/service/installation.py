@@ -409,4 +409,6 @@ def _python() -> str:
 
 def _cannot(what: str, error: BaseException) -> AgentError:
     words = error.strerror if isinstance(error, OSError) else str(error)
-    return AgentError(f"cannot {what} {__version__}: {getattr(error, 'filename', None) or ''} {words}; try as root")
+    file = getattr(error, "filename", None)
+    hint = "; try as root" if isinstance(error, PermissionError) else ""
+    return AgentError(f"cannot {what} {__version__}: {f'{file}: ' if file else ''}{words}{hint}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from praetor_agent import settings
 from praetor_agent.errors import UsageError
-from praetor_agent.flags import flag, gateway_flags
+from praetor_agent.flags import flag, gateway_flags, unknown
 from praetor_agent.simulate.device import SimulateSettings
 from praetor_agent.simulate.faults import BadVersion, Faults
 
@@ -19,7 +19,10 @@ _A_SHARE = "a share from 0 to 1"
 
 def settings_of(arguments: Sequence[str]) -> SimulateSettings:
     """Return what *arguments* ask for; UsageError naming the wrong flag and what to write instead."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest:
+        parser.error(unknown(rest, vars(options)))
     if options.token_secret_file and (options.token or options.token_file):
         raise UsageError("--token-secret-file and a token are both given; leave one out")
     token, token_file = settings.token_of(options.token, options.token_file)

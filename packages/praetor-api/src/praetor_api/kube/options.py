@@ -13,6 +13,7 @@ __all__ = [
     "ADDRESS_OR_OFF",
     "BadOption",
     "BindAddress",
+    "Program",
     "kubeconfig_options",
     "log_options",
     "namespaces_option",
@@ -35,6 +36,17 @@ class BadOption(click.BadParameter):
 
     def __str__(self) -> str:
         return f"{self.option}: {self.message}"
+
+
+class Program(click.Command):
+    """A program of one command: `-h` is its help, which names the environment variable of each option."""
+
+    def __init__(self, *args: Any, **attrs: Any) -> None:
+        super().__init__(*args, **attrs)
+        self.context_settings = {"show_default": True, "help_option_names": ["-h", "--help"], **self.context_settings}
+        for each in self.params:
+            if isinstance(each, click.Option):
+                each.show_envvar = each.name != "version"
 
 
 class BindAddress(NamedTuple):
@@ -92,10 +104,14 @@ def kubeconfig_options(envvar_prefix: str = "") -> Callable[[F], F]:
             "--kubeconfig",
             type=click.Path(),
             envvar=variable("KUBECONFIG"),
+            show_envvar=True,
             help="Kubeconfig; $KUBECONFIG, ~/.kube/config or the pod's when unset.",
         ),
         click.option(
-            "--context", envvar=variable("CONTEXT"), help="Context of the kubeconfig; its current one when unset."
+            "--context",
+            envvar=variable("CONTEXT"),
+            show_envvar=True,
+            help="Context of the kubeconfig; its current one when unset.",
         ),
     )
 

@@ -64,7 +64,11 @@ def cluster_options(command: F) -> F:
 
     with_target.__doc__ = command.__doc__
     namespace_option = click.option(
-        "-n", "--namespace", envvar="PRAETOR_CTL_NAMESPACE", help="Namespace; the kubeconfig context's when unset."
+        "-n",
+        "--namespace",
+        envvar="PRAETOR_CTL_NAMESPACE",
+        show_envvar=True,
+        help="Namespace; the kubeconfig context's when unset.",
     )
     decorated: Any = namespace_option(kubeconfig_options("PRAETOR_CTL")(with_target))
     if hasattr(command, "__click_params__"):

@@ -58,7 +58,7 @@ _COLOURS = {
     ReasonCode.CANNOT_CONVERGE: "red",
 }
 
-_FOREIGN = "spec.deviceRef.namespace names another namespace, so nothing runs it; name a device of its own"
+_FOREIGN = "spec.deviceRef names another namespace or kind, so nothing runs it; name a NetworkSwitch of its namespace"
 
 
 @frozen(kw_only=True)

@@ -31,6 +31,7 @@ output_option = click.option(
     default=OutputFormat.TABLE.value,
     show_default=True,
     envvar="PRAETOR_CTL_OUTPUT",
+    show_envvar=True,
     help="A table for people; json or yaml for programs.",
 )
 

@@ -104,7 +104,7 @@ def from_service_account(folder: Path = _SERVICE_ACCOUNT, environ: Mapping[str, 
         try:
             load_into(str(folder / "token"), str(folder / "ca.crt"), environ=environ).load_and_set(configuration)
         except (ConfigException, OSError) as e:
-            raise NotConfigured(f"no kubeconfig was found, and this is no pod: {e}; give --kubeconfig") from e
+            raise NotConfigured("no kubeconfig was found, and this is no pod") from e
         return configuration
 
     return load
@@ -120,7 +120,7 @@ def pod_namespace(folder: Path = _SERVICE_ACCOUNT) -> str | None:
 
 async def _load_kubeconfig(path: str, context: str | None) -> Any:
     from kubernetes.aio.client import Configuration
-    from kubernetes.aio.config import load_kube_config
+    from kubernetes.aio.config import ConfigException, load_kube_config
 
     load_into: Any = load_kube_config
     if not _exists(path):
@@ -131,10 +131,27 @@ async def _load_kubeconfig(path: str, context: str | None) -> Any:
             loader = await load_into(
                 config_file=path, context=context, client_configuration=configuration, persist_config=False
             )
+    except ConfigException as e:
+        if context is not None and (known := _contexts(path)) and context not in known:
+            why = f"the kubeconfig {path} has no context {context}; there are: {', '.join(known)}"
+            raise NotConfigured(why) from e
+        raise NotConfigured(f"cannot load the kubeconfig {path}: {e}") from e
     except Exception as e:  # any error of the loader means that a person has to fix the file
         raise NotConfigured(f"cannot load the kubeconfig {path}: {type(e).__name__}: {e}") from e
     _refuse_failed_plugin(path, loader, configuration)
     return configuration
+
+
+def _contexts(path: str) -> list[str]:
+    """Return the names of the contexts in the kubeconfig; empty when it names none."""
+    from kubernetes.aio.config import ConfigException, list_kube_config_contexts
+
+    list_contexts: Any = list_kube_config_contexts
+    try:
+        contexts, _ = list_contexts(config_file=path)
+    except ConfigException:
+        return []
+    return [each["name"] for each in contexts]
 
 
 def _exists(path: str) -> bool:
