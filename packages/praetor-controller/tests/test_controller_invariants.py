@@ -19,7 +19,7 @@ from controller_simulation.invariants import InvariantViolation
 from controller_simulation.machine import RolloutMachine, replay
 from controller_simulation.simulation import Simulation
 from controller_simulation.trace import Trace, as_text, from_text, shortened
-from praetor_api.kube.client.resource import CONTROLLER_REVISIONS
+from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS
 
 WAVES = [
     {"name": "w0", "selector": {"matchLabels": {"ring": "0"}}},
@@ -75,6 +75,27 @@ def test_a_revision_that_comes_back_counts_its_waves_again(simulation: Simulatio
     simulation.roll_out("tel", "v3")
     simulation.roll_out("tel", "v2")  # no device is in w0 any more, and w1 was approved
     assert simulation.stored.versions("tel") == {"a": "v2", "c": "v2", "d": "v2", "e": "v1"}
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_an_edit_that_is_undone_before_the_controller_sees_it_begins_no_rollout(
+    simulation: Simulation, seen: bool
+) -> None:
+    """The rollout goes on with the wave that it has passed, though a device fails there now."""
+    deploy(simulation)
+    simulation.roll_out("tel", "v2")
+    simulation.run(3)
+    assert waits(simulation) == {"AwaitingApproval": 3, "UpToDate": 2}
+    simulation.cut_watches(*(() if seen else (DEVICE_PROCESS_DEPLOYMENTS,)))
+    simulation.devices["a"].broken = True
+    simulation.roll_out("tel", "v3")
+    simulation.run(1)
+    simulation.roll_out("tel", "v2")
+    simulation.approve("tel", "w1")
+    simulation.cut_watches()
+    simulation.run(1)
+    versions = simulation.stored.versions("tel")
+    assert versions == dict.fromkeys("ab", "v2") | dict.fromkeys("cde", "v1" if seen else "v2")
 
 
 def test_a_wave_that_was_begun_under_another_strategy_does_not_count_as_open(simulation: Simulation) -> None:

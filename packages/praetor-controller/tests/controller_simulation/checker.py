@@ -63,10 +63,9 @@ class Checker:
     def deployments(self) -> tuple[str, ...]:
         return tuple(self._down)
 
-    def begin(self, name: str) -> None:
-        """Record that a rollout of *name* begins."""
-        self._down.setdefault(name, set())
-        self._progress.begin(name)
+    def add(self, name: str) -> None:
+        """Check the deployment *name* from now on."""
+        self._down[name] = set()
 
     def controller_restarted(self) -> None:
         self._status_at = {}  # it cannot know when the one before wrote
@@ -182,10 +181,10 @@ class Checker:
             processes={name: self._stored.processes(name) for name in self._down},
             down={name: frozenset(down) for name, down in self._down.items()},
             deployments=[self._stored.deployment(name) for name in self._down],
-            began=self._progress.began,
+            began={name: self._progress.began(name) for name in self._down},
             stood={name: self._progress.stood(name) for name in self._down},
             failed={name: self._progress.failed(name) for name in self._down},
-            firsts=[name for name in self._down if self._stored.is_first(name)],
+            firsts=[name for name in self._down if self._stored.is_first(self._stored.deployment(name))],
             steady=evolve(self._steady, stopped=self._steady.stopped & self._stopped()),  # fixed, never recorded
         )
 

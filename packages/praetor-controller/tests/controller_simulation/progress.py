@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """How far a rollout in waves has come, computed from what the API stores, for the invariants.
 
-It knows nothing of how the planner places devices; where the objects do not show it, a wave counts as stood.
+It knows nothing of how the planner places devices; where the objects do not show it, a wave counts as stood. A rollout
+begins when its revision is recorded: before that, nothing is offered, and an edit that is undone began none.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+
+from attrs import field, mutable
 
 from controller_simulation.invariants import selects, share, wave_of
 from controller_simulation.stored import Stored
@@ -18,36 +21,47 @@ from praetor_controller.model.rows import DeploymentRow, ProcessRow
 _ALWAYS = -math.inf
 
 
+@mutable
+class _Rollout:
+    revision: str = ""
+    number: int = 0
+    began: float = 0.0
+    stood: dict[str, float] = field(factory=dict)
+    failed: dict[str, str] = field(factory=dict)  # waves by the uids of processes
+
+
 class Progress:
     """Which waves of the present rollouts have stood, and since when: kept, because a device may fail later."""
 
     def __init__(self, stored: Stored, clock: Clock) -> None:
         self._stored = stored
         self._clock = clock
-        self.began: dict[str, float] = {}
-        self._stood: dict[str, dict[str, float]] = {}
-        self._failed: dict[str, dict[str, str]] = {}
+        self._rollouts: dict[str, _Rollout] = {}
 
-    def begin(self, name: str) -> None:
-        self.began[name] = self._clock.now().timestamp()
-        self._stood[name] = {}
-        self._failed[name] = {}
+    def began(self, name: str) -> float:
+        return self._rollouts[name].began
 
     def stood(self, name: str) -> Mapping[str, float]:
-        return self._stood[name]
+        """Return the waves that have stood of the template's rollout: none before its revision is the newest one."""
+        rollout = self._rollouts[name]
+        return rollout.stood if rollout.revision == self._stored.deployment(name).template.revision else {}
 
     def failed(self, name: str) -> Collection[str]:
         """Return the waves that have not stood, and of which a process failed and was not available since."""
-        return {wave for wave in self._failed[name].values() if wave not in self._stood[name]}
+        rollout = self._rollouts[name]
+        return {wave for wave in rollout.failed.values() if wave not in rollout.stood}
 
     def update(self, name: str) -> None:
         """Record the waves of *name* that stand now."""
-        row, devices = self._stored.deployment(name), self._stored.matching(name)
+        row, number = self._stored.rollout(name)
+        rollout, now = self._rollouts.get(name), self._clock.now().timestamp()
+        if rollout is None or (rollout.revision, rollout.number) != (row.template.revision, number):
+            rollout = self._rollouts[name] = _Rollout(row.template.revision, number, now)
+        devices, is_first = self._stored.matching(name), self._stored.is_first(row)
         processes = {each.device: each for each in self._stored.processes(name) if each.device in devices}
-        waves_of = {each: wave_of(row, process, self.began[name]) for each, process in processes.items()}
+        waves_of = {each: wave_of(row, process, rollout.began) for each, process in processes.items()}
         available = self._available(row, processes)
-        self._record_failures(name, processes, waves_of, available)
-        number, is_first = self._stored.number(name), self._stored.is_first(name)
+        self._record_failures(rollout, processes, waves_of, available)
         for wave in row.policy.update_strategy.rolling_update.waves:
             there = {each for each, note in waves_of.items() if note == wave.name}
             there |= {each.name for each in devices.values() if not waves_of.get(each.name) and selects(wave, each)}
@@ -55,7 +69,7 @@ class Progress:
             spared |= {each for each in there & processes.keys() if processes[each].held}
             taken = {each for each in spared if waves_of.get(each) == wave.name}
             now_there = {each.uid for each in processes.values() if each.device in there - spared}
-            gone = [uid for uid, each in self._failed[name].items() if each == wave.name and uid not in now_there]
+            gone = [uid for uid, each in rollout.failed.items() if each == wave.name and uid not in now_there]
             since = _since(
                 wave, there, spared, taken, {each: available[each] for each in there & available.keys()}, len(gone)
             )
@@ -63,17 +77,17 @@ class Progress:
                 since = math.inf
             if f"{row.template.revision}/{wave.name}/{number}" in row.approved:
                 since = _ALWAYS
-            if since <= self._clock.now().timestamp():
-                self._stood[name][wave.name] = min(since, self._stood[name].get(wave.name, math.inf))
+            if since <= now:
+                rollout.stood[wave.name] = min(since, rollout.stood.get(wave.name, math.inf))
 
     def _record_failures(
         self,
-        name: str,
+        rollout: _Rollout,
         processes: Mapping[str, ProcessRow],
         waves_of: Mapping[str, str],
         available: Mapping[str, float],
     ) -> None:
-        failed, now = self._failed[name], self._clock.now().timestamp()
+        failed, now = rollout.failed, self._clock.now().timestamp()
         for device, process in processes.items():
             if process.failure and process.ready_since is None and waves_of[device]:
                 failed.setdefault(process.uid, waves_of[device])

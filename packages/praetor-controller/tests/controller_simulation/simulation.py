@@ -19,7 +19,6 @@ from controller_testing import JudgingGateway, runs
 from kube_testing import FakeClock, InProcessKube, body_of
 from praetor_api.annotations import REMOVAL_ANNOTATION
 from praetor_api.kube.client.api import PatchType
-from praetor_api.kube.client.patches import apply_merge_patch
 from praetor_api.kube.client.resource import (
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
@@ -191,7 +190,7 @@ class Simulation:
         body = {"selector": {}, "template": _template(version), "progressDeadlineSeconds": 2_592_000} | spec
         deployment = body_of(DEVICE_PROCESS_DEPLOYMENTS, name, spec=body)
         self._do(self.kube.create(DEVICE_PROCESS_DEPLOYMENTS, LAB, deployment))
-        self.checker.begin(name)
+        self.checker.add(name)
         self.settle()
 
     def edit(self, name: str, **spec: Any) -> None:
@@ -201,14 +200,7 @@ class Simulation:
     def roll_out(self, name: str, version: str, *, restarted_at: str | None = None) -> None:
         self.clock.oversleep(1)  # annotations are in whole seconds
         wanted = _template(version) | {"metadata": {"annotations": {"azure.com/restarted-at": restarted_at}}}
-        if not self._has(name, wanted):  # the same template once more is no other rollout
-            self.checker.begin(name)
         self.edit(name, template=wanted)
-
-    def _has(self, name: str, wanted: Mapping[str, Any]) -> bool:
-        stored = self.stored.objects(DEVICE_PROCESS_DEPLOYMENTS)[Key(LAB, name)]["spec"]["template"]
-        without_empty = {"metadata": {"annotations": {}}} | stored
-        return bool(apply_merge_patch(without_empty, wanted) == without_empty)
 
     def restart(self, name: str) -> None:
         """Restart every process in place, under the rollout's policy."""

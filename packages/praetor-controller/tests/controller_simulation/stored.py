@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from attrs import evolve
+
 from kube_testing import InProcessKube
 from praetor_api.kube.client.resource import (
     CONTROLLER_REVISIONS,
@@ -16,7 +18,7 @@ from praetor_api.kube.client.resource import (
     Resource,
 )
 from praetor_controller.model.projection import project_deployment, project_device, project_process
-from praetor_controller.model.revisions import find_revision, project_revision
+from praetor_controller.model.revisions import RevisionRow, find_revision, project_revision
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 
 LAB = "lab"
@@ -52,15 +54,23 @@ class Stored:
 
     def number(self, deployment: str) -> int:
         """Return the number of the template's revision; 0 before it is recorded."""
-        row = self.deployment(deployment)
-        revisions = [project_revision(each) for each in self.objects(CONTROLLER_REVISIONS).values()]
-        found = find_revision([each for each in revisions if each.owner == row.uid], row.template.revision)
+        found = find_revision(self._revisions(deployment), self.deployment(deployment).template.revision)
         return found.number if found is not None else 0
 
-    def is_first(self, deployment: str) -> bool:
-        """Return whether no revision was rolled out yet, and no device has another one."""
-        row = self.deployment(deployment)
-        others = any(each.spec_hash != row.template.spec_hash for each in self.processes(deployment))
+    def rollout(self, deployment: str) -> tuple[DeploymentRow, int]:
+        """Return the deployment with the template of its newest revision, and the number of that; 0 before the first.
+
+        The template that a user wants now may be another one, of which nothing was offered yet.
+        """
+        row, revisions = self.deployment(deployment), self._revisions(deployment)
+        if not revisions:
+            return row, 0
+        newest = max(revisions, key=lambda each: each.number)
+        return evolve(row, template=newest.template), newest.number
+
+    def is_first(self, row: DeploymentRow) -> bool:
+        """Return whether no revision was rolled out yet, and no device has another one than that of *row*."""
+        others = any(each.spec_hash != row.template.spec_hash for each in self.processes(row.name))
         return row.status.current_revision is None and not others
 
     def status(self, name: str) -> dict[str, Any]:
@@ -79,6 +89,11 @@ class Stored:
         if resource not in self._objects:
             self._objects[resource] = self._kube.peek(resource)
         return self._objects[resource]
+
+    def _revisions(self, deployment: str) -> list[RevisionRow]:
+        keys, uid = self.objects(CONTROLLER_REVISIONS), self.deployment(deployment).uid
+        rows: list[RevisionRow] = [self._row(CONTROLLER_REVISIONS, key, project_revision) for key in keys]
+        return [each for each in rows if each.owner == uid]
 
     def _gather(self) -> None:
         if self._gathered_at == self._kube.version:
