@@ -116,12 +116,24 @@ def test_a_deadline_that_was_exceeded_stays_so_until_something_progresses() -> N
     assert progressed.conditions[1].reason == "RolloutInProgress"
 
 
-@pytest.mark.parametrize(("revision", "blamed"), [("rev-v1", False), ("rev-v0", True)])
-def test_what_was_silent_already_is_spared_if_its_revision_was_rolled_out(revision: str, blamed: bool) -> None:
-    row = deployment("v2", max_unavailable=1, min_ready_seconds=20)
+@pytest.mark.parametrize(
+    ("revision", "seen", "min_ready_s", "blamed"),
+    [
+        pytest.param("rev-v1", {"silent_since": None}, 20, False, id="silent-when-it-was-seen-first"),
+        pytest.param("rev-v0", {"silent_since": None}, 20, True, id="not-rolled-out"),
+        pytest.param("rev-v0", {"silent_since": None}, 0, False, id="available-as-soon-as-settled"),
+        pytest.param("rev-v1", {}, 20, True, id="settled-and-silent-at-once"),
+        pytest.param("rev-v1", {"silent_since": None, "connected": None, "fetched": None}, 20, True, id="not-known"),
+    ],
+)
+def test_what_was_silent_already_is_spared_if_its_revision_was_rolled_out(
+    revision: str, seen: dict[str, Any], min_ready_s: int, blamed: bool
+) -> None:
+    row = deployment("v2", max_unavailable=1, min_ready_seconds=min_ready_s)
     row = evolve(row, status=evolve(row.status, current_revision="rev-v1"))
-    gone = evolve(offline(process("a", revision=revision, offered_at=AT, settled_since=AT), AT))
-    made = plan(snapshot(row, [device("a"), device("b")], [gone, process("b")]), START + timedelta(seconds=10))
+    gone = evolve(offline(process("a", revision=revision, offered_at=AT, settled_since=AT), AT), **seen)
+    devices = [device("a", connected=seen.get("connected", True)), device("b")]
+    made = plan(snapshot(row, devices, [gone, process("b")]), START + timedelta(seconds=10))
     assert [each.process.device for each in made.actions] == ([] if blamed else ["b"])  # type: ignore[union-attr]
 
 

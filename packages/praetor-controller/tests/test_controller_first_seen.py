@@ -68,6 +68,13 @@ def test_a_device_that_went_silent_did_so_when_it_was_seen() -> None:
     assert seen(60, gone).silent_since is None
 
 
+def test_one_that_is_silent_when_it_is_seen_first_may_have_been_so_for_long() -> None:
+    first = seen(10, **silent())
+    assert (first.settled_since, first.silent_since) == (10, None)
+    assert seen(20, first, **silent()).silent_since is None
+    assert seen(30, seen(20, first), **silent(WRONG)).silent_since == 30
+
+
 @pytest.mark.parametrize(("ran_s", "failure"), [(1.0, "ended 3 times: exit code 1"), (STABILITY_WINDOW_SECONDS, "")])
 @pytest.mark.parametrize("start", [THEN, WRONG])
 def test_how_long_a_run_lasted_is_measured_here(ran_s: float, failure: str, start: str) -> None:

@@ -3,7 +3,8 @@
 
 Objects carry times of gateways, of devices and of earlier controllers, and no two of these clocks need agree. So their
 times are compared for equality alone: another one is a transition, which counts from when it was seen. What was so when
-it was seen first counts from then: after a restart all waits begin again.
+it was seen first counts from then: after a restart all waits begin again. Since when it ran or was silent by then is
+not known.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def first_seen(row: ProcessRow, known: Collection[ProcessRow], now: float) -> Pr
 
     times: dict[str, Any] = {name: since(name) for name in Stamps._fields}
     if not before:
-        times["run_since"] = None  # it may have run for long
+        times["run_since"] = times["silent_since"] = None  # it may have run, or been silent, for long
     started, crashed = times["run_since"], times["crashed_at"]
     lasted = crashed is not None and (started is None or crashed - started >= STABILITY_WINDOW_SECONDS)
     return evolve(row, **times, failure="" if lasted else row.failure)

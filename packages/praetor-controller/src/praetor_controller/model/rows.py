@@ -99,7 +99,7 @@ class ProcessRow:
     observed: bool = False  # its status is about its current spec
     ready_since: float | None = None
     settled_since: float | None = None  # as ready_since, but still known after the device went silent
-    silent_since: float | None = None
+    silent_since: float | None = None  # None for a silent one, too, if it was so when it was seen first
     run_since: float | None = None  # the run that it is in, or that ended last
     crashed_at: float | None = None  # when that ended, if the process ended too often
     stamps: Stamps | None = None

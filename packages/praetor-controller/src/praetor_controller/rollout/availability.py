@@ -79,12 +79,12 @@ def blamed_until(process: ProcessRow, policy: RolloutPolicy, current: str | None
     """Return until when a silent process of an older template is held against the budget; 0 when it is not.
 
     *current* is the revision that was rolled out last: what was settled with it when this controller saw it first,
-    silent already, had most likely been available.
+    silent already, had most likely been available. What it saw settle and fall silent at once had not.
     """
-    min_ready_s, deadline_s = float(policy.min_ready_seconds), float(policy.progress_deadline_seconds)
-    if process.settled_since == process.silent_since is not None and process.revision == current:
-        return 0.0
-    since = process.silent_since or 0.0
-    if process.settled_since is not None and since >= process.settled_since + min_ready_s:
-        return 0.0
-    return (process.offered_at or process.created_at) + deadline_s
+    settled, silent = process.settled_since, process.silent_since
+    if settled is not None and process.connected is False:
+        if silent is None and process.revision == current:
+            return 0.0
+        if (settled if silent is None else silent) >= settled + policy.min_ready_seconds:
+            return 0.0
+    return (process.offered_at or process.created_at) + policy.progress_deadline_seconds
