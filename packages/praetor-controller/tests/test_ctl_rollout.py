@@ -687,6 +687,16 @@ def test_a_rollout_that_is_over_is_paused_while_removals_are_held() -> None:
     assert (result.exit_code, result.output) == (4, "tel: paused (RemovalHeld): 2 devices\n")
 
 
+@pytest.mark.parametrize(("available", "code", "words"), [("False", 3, "failed (Failing)"), ("True", 0, "rolled out")])
+def test_a_rollout_whose_devices_fail_afterwards_has_failed_when_too_few_are_left(
+    available: str, code: int, words: str
+) -> None:
+    reported = status("NewRevisionRolledOut", reasons={"Failing": 1})
+    reported["conditions"].append({"type": "Available", "status": available, "reason": "X", "message": ""})
+    result = lab_with(reported).run("rollout", "status", "tel")
+    assert (result.exit_code, result.output) == (code, f"tel: {words}: because\n")
+
+
 def test_waves_are_approved_where_listing_is_not_allowed() -> None:
     lab = lab_with_waves("canary-1", "leaf-1")
     lab.kube.fail_next(api_error(403, "Forbidden", "no"), verb="list")

@@ -121,6 +121,9 @@ def _verdict(metadata: Mapping[str, Any], status: Mapping[str, Any]) -> tuple[Ve
     held = conditions.get(ConditionType.REMOVAL_HELD) or {}
     if done and held.get("status") == "True":
         return Verdict.PAUSED, ConditionType.REMOVAL_HELD, held.get("message") or message
+    available = conditions.get(ConditionType.AVAILABLE) or {}
+    if done and available.get("status") == "False" and (status.get("reasons") or {}).get(ReasonCode.FAILING):
+        return Verdict.FAILED, ReasonCode.FAILING, message  # it was available at first, and failed since
     return Verdict.DONE if done else Verdict.IN_PROGRESS, reason, message
 
 
