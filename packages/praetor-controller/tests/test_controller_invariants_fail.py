@@ -145,7 +145,14 @@ def test_a_write_that_breaks_an_invariant_violates_it_and_no_other(case: Case) -
 def removing(**fields: Any) -> list[str]:
     """Return the names of the invariants that a removal breaks, which breaks none but for *fields*."""
     others = [device(name) for name in "bcd"]
-    held: dict[str, Any] = {"unmatched": {"uid-a"}, "kept": 3, "matching": others, "down": (), "left": ()}
+    held: dict[str, Any] = {
+        "unmatched": {"uid-a"},
+        "approved": (),
+        "kept": 3,
+        "matching": others,
+        "down": (),
+        "left": (),
+    }
     removal = Removal(
         deployment=deployment("v1", max_unavailable=2), process=process("a"), device=None, **held | fields
     )

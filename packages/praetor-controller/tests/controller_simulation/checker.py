@@ -99,17 +99,16 @@ class Checker:
         self.update()
         now, matching = self._clock.monotonic(), self._stored.matching(row.name)
         left = self._left.setdefault(row.name, {})
+        leaving = [
+            each for each in self._stored.processes(row.name) if each.device not in matching and not each.terminating
+        ]
+        unmatched = {each.uid for each in leaving if each.removal != removal_token(row, devices.get(each.device))}
         removal = Removal(
             deployment=row,
             process=process,
             device=device,
-            unmatched={
-                each.uid
-                for each in self._stored.processes(row.name)
-                if each.device not in matching
-                and not each.terminating
-                and each.removal != removal_token(row, devices.get(each.device))
-            },
+            unmatched=unmatched,
+            approved={each.uid for each in leaving} - unmatched,
             kept=sum(each.device in matching for each in self._stored.processes(row.name)),
             matching=list(matching.values()),
             down=self._down[row.name],

@@ -243,14 +243,16 @@ INVARIANTS: Final[tuple[Callable[[Write, Facts], str], ...]] = (
 class Removal:
     """The deletion of *process*, because *deployment* no longer matches *device* (None: it is not declared).
 
-    *unmatched* are all such processes that no user approved, and *kept* how many have a device that matches. *down*
-    are devices that are down by the deployment's writes, and *left* those that were removed just now, without this.
+    *unmatched* are all such processes that no user approved, *approved* the others, and *kept* how many have a device
+    that matches. *down* are devices that are down by the deployment's writes, and *left* those that were removed just
+    now, without this.
     """
 
     deployment: DeploymentRow
     process: ProcessRow
     device: DeviceRow | None
     unmatched: Collection[str]
+    approved: Collection[str]
     kept: int
     matching: Collection[DeviceRow]
     down: Collection[str]
@@ -258,7 +260,8 @@ class Removal:
 
     @property
     def limit(self) -> int:
-        return max(1, share(self.deployment.max_unavailable, len(self.matching) + len(self.unmatched)))
+        devices = len(self.matching) + len(self.unmatched) + len(self.approved) + len(self.left)
+        return max(1, share(self.deployment.max_unavailable, devices))
 
 
 def bulk_removals_are_held(removal: Removal) -> str:
