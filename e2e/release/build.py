@@ -126,7 +126,13 @@ def _explained(changelog: str) -> int:
 @click.option(
     "--sizes", type=click.Path(path_type=Path), default=RECORDED, help="Recorded sizes; default: the repository's."
 )
-def main(packages: tuple[str, ...], out: Path, record: bool, sizes: Path) -> None:
+@click.option(
+    "--changelogs",
+    type=click.Path(path_type=Path, exists=True),
+    default=ROOT / "packages",
+    help="Folder with PACKAGE/CHANGELOG.md of each package; default: the repository's.",
+)
+def main(packages: tuple[str, ...], out: Path, record: bool, sizes: Path, changelogs: Path) -> None:
     """Build PACKAGES, or all of them, list the files, and check that no wheel grew without an explanation."""
     built = build_all(packages or PACKAGES, out)
     click.echo(table(built))
@@ -136,16 +142,14 @@ def main(packages: tuple[str, ...], out: Path, record: bool, sizes: Path) -> Non
         write_sizes(sizes, recorded | wheels)
         return
     faults = [
-        unexplained_growth(package, size, recorded[package], _changelog(package))
+        unexplained_growth(
+            package, size, recorded[package], (changelogs / package / "CHANGELOG.md").read_text(encoding="utf-8")
+        )
         for package, size in wheels.items()
         if package in recorded
     ]
     if found := [fault for fault in faults if fault]:
         raise BuildError("\n".join(found))
-
-
-def _changelog(package: str) -> str:
-    return (ROOT / "packages" / package / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -116,7 +116,11 @@ def test_the_message_says_how_much_a_wheel_grew_and_which_entry_is_missing() -> 
 def test_a_build_whose_wheel_grew_fails_and_keeps_the_recorded_size(tmp_path: Path) -> None:
     sizes = tmp_path / "sizes.toml"
     write_sizes(sizes, {"praetor-gateway": 1000})
-    refused = CliRunner().invoke(main, ["praetor-gateway", "--out", str(tmp_path), "--sizes", str(sizes)])
+    changelog = tmp_path / "praetor-gateway" / "CHANGELOG.md"
+    changelog.parent.mkdir()
+    changelog.write_text("## 0.1.0 - unreleased\n\n- It serves devices.\n")
+    places = ["--out", str(tmp_path), "--sizes", str(sizes), "--changelogs", str(tmp_path)]
+    refused = CliRunner().invoke(main, ["praetor-gateway", *places])
     assert refused.exit_code == 1
     assert "the wheel of praetor-gateway grew" in refused.output
     assert read_sizes(sizes) == {"praetor-gateway": 1000}
