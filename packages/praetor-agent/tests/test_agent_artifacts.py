@@ -541,7 +541,7 @@ LONG_AGO = "Mon, 05 Feb 2001 10:00:00 GMT"
         pytest.param({"Retry-After": "Mon, 05 Feb 2001 10:10:00 GMT", "Date": LONG_AGO}, 600, id="a date"),
         pytest.param({"Retry-After": LONG_AGO, "Date": LONG_AGO}, 0, id="no time"),
         pytest.param({"Retry-After": "Mon, 05 Feb 2001 10:10:00 GMT"}, 0, id="a date of another clock"),
-        pytest.param({"Retry-After": "9" * 400}, 3600, id="for ever"),
+        pytest.param({"Retry-After": "9" * 400}, 3600, id="a-number-without-end"),
         pytest.param({"Retry-After": "later"}, 0, id="nonsense"),
         pytest.param({}, 0, id="nothing"),
     ],

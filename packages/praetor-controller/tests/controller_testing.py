@@ -19,7 +19,7 @@ NAMESPACE = "lab"
 
 
 class JudgingGateway:
-    """A gateway that has judged the devices for ever, in the place of a Lease."""
+    """A gateway that always judges the devices, in the place of a Lease."""
 
     state = GatewayState.JUDGING
     judged_since = 0.0

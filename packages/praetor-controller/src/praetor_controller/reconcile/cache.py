@@ -130,7 +130,7 @@ class Cache:
         return bool(behind)
 
     def doubt(self, since: float | None) -> None:
-        """Follow every kind anew, as `Informer.doubt` says."""
+        """Follow every kind from a new list, as `Informer.doubt` says."""
         for known in self._kinds().values():
             for informer in known.all():
                 informer.doubt(since)
