@@ -78,7 +78,8 @@ class SimulatedFleet:
         eventually(others, lambda left: not left, what=f"AgentConnected of all devices is {status}", within_s=300)
 
     def close(self) -> None:
-        """End the programs."""
+        """Delete the devices, then end the programs."""
+        self._kube.delete_switches()
         for program in self._programs:
             program.begin_stop()
         for program in self._programs:

@@ -62,6 +62,10 @@ class Kube:
         """Delete the object; garbage collection deletes what it owns."""
         accepted(self.api.delete(self.path(plural, name), {"propagationPolicy": "Background"}))
 
+    def delete_switches(self) -> None:
+        """Delete every NetworkSwitch, so that devices which end on purpose make no storm for the next test."""
+        self.api.delete(self.path(SWITCHES))
+
     def switch(self, name: str) -> Object:
         """Return one NetworkSwitch; Refused when there is none."""
         return self._existing(SWITCHES, name)

@@ -60,5 +60,6 @@ class AgentFleet:
         self.kube.patch(SWITCHES, device, {"metadata": {"labels": dict(labels)}})
 
     def close(self) -> None:
-        """End the agents and their processes."""
+        """Delete the devices, then end the agents and their processes."""
+        self.kube.delete_switches()
         self.stack.remove_agents([device for device in self._mine if device in self.stack.agents])
