@@ -66,6 +66,16 @@ async def test_a_probe_may_leave_out_a_check_but_never_readiness_itself() -> Non
         assert (await fetch(port, "/readyz?exclude=keys"))[::2] == (503, "draining")
 
 
+async def test_documents_are_served_with_the_probes() -> None:
+    documents = {"/openapi.json": lambda: b'{"openapi": "3.1.0"}'}
+    serving = serve_probes(
+        BindAddress("127.0.0.1", 0), None, unready=str, registry=CollectorRegistry(), documents=documents
+    )
+    async with serving as port:
+        status, kind, text = await fetch(port, "/openapi.json")
+        assert (status, kind.partition(";")[0], text) == (200, "application/json", '{"openapi": "3.1.0"}')
+
+
 async def test_the_port_is_free_again_after_the_block() -> None:
     address = free_address()
     for _ in range(2):

@@ -90,6 +90,11 @@ def test_unknown_fields_are_ignored_and_null_means_absent() -> None:
     assert read(Thing, {"name": "abc", "new": 1, "inner": None}) == Thing(name="abc")
 
 
+def test_a_whole_number_may_be_written_with_a_fraction_of_nothing() -> None:
+    assert read(Thing, {"name": "abc", "inner": {"size": 7.0}}) == read(Thing, {"name": "abc", "inner": {"size": 7}})
+    assert faults_of({"name": "abc", "inner": {"size": 7.5}}) == ["inner.size: must be a whole number, not a number"]
+
+
 def test_every_bad_field_is_named_by_its_path_at_once() -> None:
     assert faults_of({"inner": {"size": 0}, "parts": [{"size": 1}, {"size": "2"}], "on": 1, "colour": "green"}) == [
         "name: is required",

@@ -32,6 +32,7 @@ __all__ = [
     "Desired",
     "DesiredItem",
     "Facts",
+    "IncompatibleItem",
     "InvalidItem",
     "Name",
     "Observation",
@@ -170,6 +171,17 @@ class DesiredItem:
     spec_hash: Annotated[str, Constraint(max_length=128)]
     confirmed_spec_hash: Annotated[str | None, Constraint(max_length=128)] = None
     min_ready_seconds: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1, ignorable=True)] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IncompatibleItem:
+    """A process whose spec needs *features* that the agent did not name: the device keeps what it has of it."""
+
+    uid: Name
+    namespace: Name
+    name: Name
+    generation: int
+    features: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

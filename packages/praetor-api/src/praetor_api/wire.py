@@ -20,6 +20,7 @@ from typing import Annotated, Any, TypeVar
 from praetor_api.constraints import Constraint, camel
 
 __all__ = [
+    "MAX_KEY_LENGTH",
     "Fault",
     "WireError",
     "WireField",
@@ -35,7 +36,8 @@ __all__ = [
 T = TypeVar("T")
 
 _NO_CONSTRAINT = Constraint()
-_MAX_KEY = 317  # of a label: 253 for the prefix, a slash, 63 for the name
+MAX_KEY_LENGTH = 317
+"""Longest name in a mapping: that of a label, with 253 for the prefix, a slash, 63 for the name."""
 # C0 and C1 controls, and the marks that turn the direction of text: they would forge log lines and terminal output.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -205,8 +207,8 @@ def _read_mapping(hint: Any, constraint: Constraint, data: object, path: str, fa
     if constraint.max_items is not None and len(data) > constraint.max_items:
         faults.append(Fault(path, f"has {len(data)} entries; at most {constraint.max_items} are allowed"))
         return None
-    if (longest := max(map(len, data), default=0)) > _MAX_KEY:
-        faults.append(Fault(path, f"has a name of {longest} characters; at most {_MAX_KEY} are allowed"))
+    if (longest := max(map(len, data), default=0)) > MAX_KEY_LENGTH:
+        faults.append(Fault(path, f"has a name of {longest} characters; at most {MAX_KEY_LENGTH} are allowed"))
         return None
     inner, bound = unannotated(typing.get_args(hint)[1])
     return {
@@ -229,6 +231,8 @@ def _read_scalar(hint: Any, constraint: Constraint, data: object, path: str, fau
     if expected is None:
         return data  # Any: passed through as it came
     accepts, words = expected
+    if hint is int and isinstance(data, float) and data.is_integer():
+        data = int(data)  # as JSON Schema has it: some languages have no other numbers
     if not accepts(data):
         faults.append(Fault(path, f"must be {words}, not {_kind(data)}"))
         return None

@@ -18,6 +18,7 @@ from praetor_api.kube.runtime.probes import serve_probes
 from praetor_gateway.__about__ import __version__
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.http.certificates import TlsFiles
+from praetor_gateway.http.openapi import openapi_json
 from praetor_gateway.http.server import Listener, on_loop_error, raise_open_files
 from praetor_gateway.liveness.peers import HttpPeerTransport, PeerSecrets
 from praetor_gateway.settings import GatewaySettings
@@ -79,8 +80,16 @@ async def serve(
         )
     at, ended = settings.probe_addr, asyncio.Event()
     checks = {"credentials": gateway.credential_problem}
+    probes = serve_probes(
+        at,
+        at,
+        unready=gateway.unready,
+        registry=gateway.metrics.registry,
+        checks=checks,
+        documents={"/openapi.json": openapi_json},
+    )
     async with (
-        serve_probes(at, at, unready=gateway.unready, registry=gateway.metrics.registry, checks=checks) as probe_port,
+        probes as probe_port,
         asyncio.TaskGroup() as group,
     ):
         announce(port=devices.port, probe_port=probe_port)

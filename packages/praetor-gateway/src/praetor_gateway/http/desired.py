@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Set
 
 from praetor_api.canonical import canonical_json
+from praetor_api.protocol import IncompatibleItem
+from praetor_api.wire import write
 from praetor_gateway.fleet.rows import CachedProcess
 
 
@@ -20,15 +22,22 @@ def render(device: str, heartbeat_s: int, rows: Iterable[CachedProcess], feature
 
 
 def _item(row: CachedProcess, features: Set[str]) -> bytes:
+    if not row.features <= features:
+        incompatible = IncompatibleItem(
+            uid=row.uid,
+            namespace=row.key.namespace,
+            name=row.key.name,
+            generation=row.generation,
+            features=tuple(sorted(row.features - features)),
+        )
+        return canonical_json(write(incompatible))
     identity: dict[str, object] = {
         "uid": row.uid,
         "namespace": row.key.namespace,
         "name": row.key.name,
         "generation": row.generation,
+        "specHash": row.spec_hash,
     }
-    if not row.features <= features:
-        return canonical_json(identity | {"features": sorted(row.features - features)})
-    identity["specHash"] = row.spec_hash
     if row.confirmed:
         identity["confirmedSpecHash"] = row.confirmed
     if row.min_ready_seconds:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from starlette.requests import Request
@@ -12,6 +13,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from praetor_api.kube.runtime.clock import Clock
+from praetor_api.wire import write
 from praetor_gateway.errors import Problem
 from praetor_gateway.http.rate_limit import RateLimit, network_of
 
@@ -22,6 +24,25 @@ one with a good token is never refused for the others."""
 PAUSE_S = 1.0
 """How long an answer beyond a rate waits: a loop of requests costs no more than one a second and connection."""
 _REFUSALS = frozenset({400, 401, 404, 405, 408, 413, 415})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldProblem:
+    """A bad field of the body, such as `observations[0].pid`, and what is wrong with it."""
+
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProblemBody:
+    """Why a request was refused (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: tuple[FieldProblem, ...] = ()
 
 
 class ProblemHandlers:
@@ -43,16 +64,15 @@ class ProblemHandlers:
     def answer(self, scope: Scope, problem: Problem) -> Response:
         """Return the answer to the request of *scope*."""
         self._count(scope.get("action", "none"), problem.status)
-        body: dict[str, object] = {
-            "type": "about:blank",
-            "title": HTTPStatus(problem.status).phrase,
-            "status": problem.status,
-            "detail": problem.detail,
-        }
-        if problem.faults:
-            body["errors"] = [{"field": fault.path, "message": fault.message} for fault in problem.faults]
+        body = ProblemBody(
+            type="about:blank",
+            title=HTTPStatus(problem.status).phrase,
+            status=problem.status,
+            detail=problem.detail,
+            errors=tuple(FieldProblem(field=fault.path, message=fault.message) for fault in problem.faults),
+        )
         headers = {"cache-control": "no-store", **problem.headers}
-        return Response(json.dumps(body), problem.status, headers, MEDIA_TYPE)
+        return Response(json.dumps(write(body)), problem.status, headers, MEDIA_TYPE)
 
     async def on_crash(self, request: Request, _: Exception) -> Response:
         """Answer 500 after a bug of ours; the server logs it."""

@@ -43,15 +43,18 @@ async def serve_probes(
     unready: Check,
     registry: CollectorRegistry,
     checks: Mapping[str, Check] | None = None,
+    documents: Mapping[str, Callable[[], bytes]] | None = None,
 ) -> AsyncIterator[int]:
     """Serve health on *probes* and *registry* on *metrics* within the block, and give the port of *probes*.
 
     None turns one off; equal addresses share a port. *unready* returns why the program is not ready, or "" when it is;
     *checks* do, too, each under the name by which a probe may leave it out, and only if *unready* finds nothing.
+    *documents* return the JSON to serve with the probes, each at its path.
     BadOption names the flag of an address that cannot be bound.
     """
     async with AsyncExitStack() as stack:
         health, scrape = _health_routes(unready, checks or {}), [_metrics_route(registry)]
+        health += [_document_route(path, document) for path, document in (documents or {}).items()]
         if metrics == probes:
             health, metrics = [*health, *scrape], None
         port = 0
@@ -102,3 +105,10 @@ def _metrics_route(registry: CollectorRegistry) -> web.RouteDef:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     return web.get("/metrics", scrape)
+
+
+def _document_route(path: str, document: Callable[[], bytes]) -> web.RouteDef:
+    async def show(_: web.Request) -> web.Response:
+        return web.Response(body=document(), content_type="application/json")
+
+    return web.get(path, show)
