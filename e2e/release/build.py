@@ -39,13 +39,13 @@ class Built:
     size: int
 
 
-def build_package(package: str, out: Path) -> None:
-    """Build the sdist of *package*, and the wheel out of that sdist, into *out*.
+def build_package(package: str, out: Path, root: Path = ROOT) -> None:
+    """Build the sdist of *package* below *root*, and the wheel out of that sdist, into *out*.
 
     Nothing is installed for it: the build backend is the running environment's own.
     """
     done = subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT / "packages" / package)],
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(root / "packages" / package)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

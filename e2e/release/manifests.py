@@ -47,13 +47,15 @@ def with_component(objects: Iterable[Object], folder: Path) -> tuple[Object, ...
     return tuple(patched)
 
 
-def rbac_for_users(users: Iterable[str], lease_namespace: str = SYSTEM_NAMESPACE) -> tuple[Object, ...]:
-    """Return the roles of deploy/base, and bindings of them to the plain *users* that are named like the programs.
+def rbac_for_users(
+    users: Iterable[str], lease_namespace: str = SYSTEM_NAMESPACE, base: Path = BASE
+) -> tuple[Object, ...]:
+    """Return the roles of *base*, and bindings of them to the plain *users* that are named like the programs.
 
     In a cluster the programs are service accounts; a control plane without nodes knows them as users. The roles of
     their Leases go to *lease_namespace*.
     """
-    roles = [item for item in read(BASE) if item["kind"] in ("ClusterRole", "Role")]
+    roles = [item for item in read(base) if item["kind"] in ("ClusterRole", "Role")]
     for role in roles:
         if role["kind"] == "Role":
             role["metadata"]["namespace"] = lease_namespace
@@ -76,9 +78,11 @@ def install(api: RawApi, objects: Iterable[Mapping[str, Any]]) -> tuple[str, ...
     return tuple(unknown)
 
 
-def install_rbac_for_users(api: RawApi, users: Iterable[str], lease_namespace: str = SYSTEM_NAMESPACE) -> None:
+def install_rbac_for_users(
+    api: RawApi, users: Iterable[str], lease_namespace: str = SYSTEM_NAMESPACE, base: Path = BASE
+) -> None:
     """Apply `rbac_for_users`; the namespace of the Leases must exist."""
-    install(api, rbac_for_users(users, lease_namespace))
+    install(api, rbac_for_users(users, lease_namespace, base))
 
 
 def collection_of(item: Mapping[str, Any]) -> str:

@@ -52,7 +52,12 @@ class SimulatedFleet:
             "token-secret-file": self._secret_file,
             "start-splay": SPLAY_S,
         }
-        argv = [script("praetor-agent"), "simulate", *(f"--{key}={value}" for key, value in settings.items()), *flags]
+        argv = [
+            script("praetor-agent", self._stack.settings.release),
+            "simulate",
+            *(f"--{key}={value}" for key, value in settings.items()),
+            *flags,
+        ]
         program = Program(name, argv, workdir=self._workdir, env=environment())
         self._programs.append(program)
         program.start()

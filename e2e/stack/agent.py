@@ -34,7 +34,6 @@ class Agent:
         self.token_file = write_secret(self.home / "token", token.encode())
         self.hold_file = self.home / "hold"
         self._places = (f"--state-dir={self.state_dir}", f"--hold-file={self.hold_file}")
-        self._tool = argv[0]
         flags = {"gateway": gateway, "device": device, "token-file": self.token_file}
         command = [*argv, *(f"--{name}={value}" for name, value in flags.items()), *self._places]
         self.program = Program("agent", command, workdir=self.home, env=env)
@@ -55,7 +54,7 @@ class Agent:
 
     def status(self) -> dict[str, Any]:
         """Return what `praetor-agent status` prints on the device."""
-        printed: dict[str, Any] = json.loads(output_of([self._tool, "status", "-o=json", *self._places]))
+        printed: dict[str, Any] = json.loads(output_of([self.program.argv[0], "status", "-o=json", *self._places]))
         return printed
 
     def processes(self) -> frozenset[int]:

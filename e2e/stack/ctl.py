@@ -10,7 +10,7 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from e2e.stack.stack import environment, script
+from e2e.stack.stack import WORKING_TREE, Release, environment, script
 from praetor_controller.ctl.cli import main
 
 TIMEOUT_S = 600
@@ -19,13 +19,14 @@ TIMEOUT_S = 600
 class Ctl:
     """Runs `praetorctl` in one namespace."""
 
-    def __init__(self, kubeconfig: Path, namespace: str) -> None:
+    def __init__(self, kubeconfig: Path, namespace: str, release: Release = WORKING_TREE) -> None:
+        self._program = script("praetorctl", release)
         self._settings = {"PRAETOR_CTL_KUBECONFIG": str(kubeconfig), "PRAETOR_CTL_NAMESPACE": namespace}
 
     def run(self, *words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run it with *text* as standard input, and return how it ended, successful or not."""
         return subprocess.run(
-            [script("praetorctl"), *words],
+            [self._program, *words],
             input=text,
             env={**environment(), **self._settings},
             capture_output=True,

@@ -93,6 +93,10 @@ class Program:
             self.terminate()
         self.start()
 
+    def use(self, scripts: Path) -> None:
+        """Run the program of the same name in the folder *scripts* from the next start on."""
+        self.argv = (str(scripts / Path(self.argv[0]).name), *self.argv[1:])
+
     def freeze(self) -> None:
         """Suspend the program: it keeps its connections and does nothing."""
         self.signal(signal.SIGSTOP)

@@ -22,6 +22,7 @@ from contract.rawapi import RawApi
 
 from e2e.clusters.api.credentials import write_secret
 from e2e.clusters.cluster import COMPONENTS, CONTROLLER, GATEWAY, Capability, Cluster
+from e2e.release.build import ROOT
 from e2e.release.manifests import install_rbac_for_users
 from e2e.stack import orphans
 from e2e.stack.agent import Agent
@@ -31,14 +32,26 @@ from e2e.stack.server import Server
 from praetor_api.tokens import device_token
 
 SYSTEM_NAMESPACE = "praetor-system"
+DEFAULT_NAMESPACE = "default"  # of a program outside a Pod
 PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "TERM")
+
+
+@frozen(kw_only=True)
+class Release:
+    """One version: the folder *scripts* of its installed programs, and *sources* with its CRDs and roles."""
+
+    scripts: Path
+    sources: Path
+
+
+WORKING_TREE = Release(scripts=Path(sysconfig.get_path("scripts")), sources=ROOT)
 
 
 @frozen(kw_only=True)
 class StackSettings:
     """How the programs are run. *namespace* limits what controller and gateway watch; times are in seconds.
 
-    *lease* is how long a killed leader holds up its successor.
+    *lease* is how long a killed leader holds up its successor. *release* is what runs first.
     """
 
     namespace: str | None = None
@@ -49,6 +62,7 @@ class StackSettings:
     lease: int = 4
     controller_flags: tuple[str, ...] = ()
     gateway_flags: tuple[str, ...] = ()
+    release: Release = WORKING_TREE
 
 
 class Stack:
@@ -107,7 +121,7 @@ class Stack:
         """
         agent = Agent(
             device,
-            [script("praetor-agent"), "run", "--start-splay=0"],
+            [self._script("praetor-agent"), "run", "--start-splay=0"],
             gateway=url or self.url_of(gateway or self.gateway),
             token=self.token(device) if token is None else token,
             workdir=self.workdir / "devices",
@@ -148,10 +162,16 @@ class Stack:
         """Install CRDs and roles, and start the watchdog of the devices' processes."""
         with RawApi.from_kubeconfig(self.cluster.kubeconfig) as api:
             Kube(api, self.settings.system_namespace).create_namespace()
-            install_definitions(api)
-            if Capability.RBAC in self.cluster.capabilities:
-                install_rbac_for_users(api, COMPONENTS, self.settings.system_namespace)
+        self.install(self.settings.release)
         self._start_watchdog()
+
+    def install(self, release: Release) -> None:
+        """Install CRDs and roles of *release*, in place of those of another one."""
+        with RawApi.from_kubeconfig(self.cluster.kubeconfig) as api:
+            install_definitions(api, release.sources / "crds")
+            if Capability.RBAC in self.cluster.capabilities:
+                base = release.sources / "deploy" / "base"
+                install_rbac_for_users(api, COMPONENTS, self.settings.system_namespace, base)
 
     def stop(self) -> None:
         """End everything; a second call does nothing."""
@@ -200,12 +220,12 @@ class Stack:
 
         def arguments(ports: Sequence[int]) -> Sequence[str]:
             return (
-                script(CONTROLLER),
+                self._script(CONTROLLER),
                 f"--kubeconfig={kubeconfig or self.cluster.kubeconfig_for(CONTROLLER)}",
                 "--leader-elect",
                 f"--leader-elect-namespace={self.settings.system_namespace}",
                 f"--leader-elect-lease-duration={self.settings.lease}",
-                f"--gateway-lease-namespace={self.settings.system_namespace}",
+                *self._judges(),
                 f"--metrics-bind-address=127.0.0.1:{ports[0]}",
                 f"--health-probe-bind-address=127.0.0.1:{ports[1]}",
                 *flags,
@@ -221,7 +241,7 @@ class Stack:
 
         def arguments(ports: Sequence[int]) -> Sequence[str]:
             return (
-                script(GATEWAY),
+                self._script(GATEWAY),
                 f"--kubeconfig={kubeconfig or self.cluster.kubeconfig_for(GATEWAY)}",
                 *self._watched(),
                 f"--addr=127.0.0.1:{ports[0]}",
@@ -242,6 +262,14 @@ class Stack:
     def _gateway(self, number: int) -> Server:
         return self.new_gateway("gateway" if self.settings.gateways == 1 else f"gateway-{number}")
 
+    def _judges(self) -> tuple[str, ...]:
+        """Return where the gateways' Lease is, unless that is the default: an older controller has no such flag."""
+        namespace = self.settings.system_namespace
+        return () if namespace == DEFAULT_NAMESPACE else (f"--gateway-lease-namespace={namespace}",)
+
+    def _script(self, name: str) -> str:
+        return script(name, self.settings.release)
+
     def _watched(self) -> tuple[str, ...]:
         return () if self.settings.namespace is None else (f"--namespace={self.settings.namespace}",)
 
@@ -252,9 +280,9 @@ class Stack:
         self._opened.callback(watchdog.kill)
 
 
-def script(name: str) -> str:
-    """Return the path of an installed program of this environment."""
-    return str(Path(sysconfig.get_path("scripts"), name))
+def script(name: str, release: Release = WORKING_TREE) -> str:
+    """Return the path of an installed program, of this environment's by default."""
+    return str(release.scripts / name)
 
 
 def environment() -> dict[str, str]:
