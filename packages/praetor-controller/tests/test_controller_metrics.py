@@ -23,8 +23,9 @@ README = Path(__file__).parents[1] / "README.md"
 
 async def test_the_metrics_are_those_of_the_documentation() -> None:
     program = Program(InProcessKube(), FakeClock(), Settings(metrics=None, probes=None))
-    program.metrics.program.requested("patch", DEVICE_PROCESSES, 200, 0.02)
-    program.metrics.program.requested("watch", DEVICE_PROCESSES, 200, 300.0)
+    program.metrics.program.requested("patch", DEVICE_PROCESSES, 200)
+    program.metrics.program.took("patch", 0.02)
+    program.metrics.program.took("watch", 300.0)
     any_port = BindAddress("127.0.0.1", 0)
     async with (
         serve_probes(any_port, any_port, unready=str, registry=program.metrics.registry) as port,

@@ -45,6 +45,7 @@ async def run(settings: Settings) -> None:
     async with await KubeClient.from_config(settings.kubeconfig, settings.context) as client:
         program = Program(client, clock, settings)
         client.on_request = program.metrics.program.requested
+        client.on_duration = program.metrics.program.took
         with _stop_signal() as stop, program.recording():
             async with serve_probes(
                 settings.probes, settings.metrics, unready=program.unready, registry=program.metrics.registry

@@ -41,6 +41,7 @@ async def run(settings: GatewaySettings) -> None:
         transport = HttpPeerTransport(secrets) if settings.peers is not None else None
         gateway = Gateway(api, settings, SystemClock(), CollectorRegistry(), transport, secrets)
         api.on_request = gateway.metrics.program.requested
+        api.on_duration = gateway.metrics.program.took
         try:
             await serve(gateway, settings, stop, partial(_log.info, "gateway started", version=__version__))
         finally:

@@ -28,10 +28,8 @@ from praetor_api.kube.client.errors import ApiError, TooManyRequests, Unauthoriz
 from praetor_api.kube.client.framing import LineSplitter, LineTooLong
 from praetor_api.kube.client.resource import Resource
 
-__all__ = ["CONNECT_TIMEOUT_S", "MAX_EVENT_BYTES", "REQUEST_TIMEOUT_S", "WATCH_IDLE_S", "KubeClient", "OnRequest"]
+__all__ = ["CONNECT_TIMEOUT_S", "MAX_EVENT_BYTES", "REQUEST_TIMEOUT_S", "WATCH_IDLE_S", "KubeClient"]
 
-
-OnRequest = Callable[[str, Resource, int, float], None]
 
 CONNECT_TIMEOUT_S = 5.0
 REQUEST_TIMEOUT_S = 15.0
@@ -48,9 +46,10 @@ _GO_ESCAPES = {ord(each): f"\\u{ord(each):04x}" for each in "<>&\u2028\u2029"}
 
 
 class KubeClient(KubeApi):
-    """A KubeApi over HTTP. ``on_request(verb, resource, code, seconds)`` is called after each request.
+    """A KubeApi over HTTP. ``on_request(verb, resource, code)`` is called after each request; code 0 is no answer.
 
-    Its code 0 is no answer.
+    ``on_duration(verb, seconds)`` is called, too: programs that were built with an older praetor-api set the first
+    alone, so that it never gets another argument.
 
     *request_timeout_s* bounds each request. A list has twice as long, and a watch ends after *watch_idle_s* seconds
     without a byte. With *dry_run* the API validates and defaults every write and answers as if it took place, but
@@ -79,7 +78,8 @@ class KubeClient(KubeApi):
             read_bufsize=_READ_BUFFER,
             trust_env=True,
         )
-        self.on_request: OnRequest | None = None
+        self.on_request: Callable[[str, Resource, int], None] | None = None
+        self.on_duration: Callable[[str, float], None] | None = None
 
     @classmethod
     async def from_config(cls, kubeconfig: str | None = None, context: str | None = None) -> KubeClient:
@@ -189,7 +189,9 @@ class KubeClient(KubeApi):
             raise Unreachable(f"cannot {verb} {resource.plural}: {str(e) or type(e).__name__}") from e
         finally:
             if self.on_request is not None:
-                self.on_request(verb, resource, code, asyncio.get_running_loop().time() - began)
+                self.on_request(verb, resource, code)
+            if self.on_duration is not None:
+                self.on_duration(verb, asyncio.get_running_loop().time() - began)
 
     def _url(self, path: str, query: Query | None) -> URL:
         given = {name: value for name, value in (query or {}).items() if value is not None}

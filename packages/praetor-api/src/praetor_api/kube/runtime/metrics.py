@@ -32,8 +32,11 @@ class ProgramMetrics:
             registry=registry,
         )
 
-    def requested(self, verb: str, resource: Resource, code: int, seconds: float) -> None:
+    def requested(self, verb: str, resource: Resource, code: int) -> None:
         """Count one request to the apiserver."""
         self._requests.labels(verb, resource.plural, str(code)).inc()
+
+    def took(self, verb: str, seconds: float) -> None:
+        """Record how long a request to the apiserver took."""
         if verb != "watch":
             self._seconds.labels(verb).observe(seconds)
