@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from contract.rawapi import RawApi
 
-from e2e.clusters.cluster import GATEWAY, Capability, Cluster
+from e2e.clusters.cluster import TENANT, Capability, Cluster
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.launch import ClusterName, launch
 
@@ -64,7 +64,7 @@ def _needs(request: pytest.FixtureRequest) -> None:
 @pytest.fixture(scope="session")
 def unprivileged_user() -> str:
     """A user of the cluster that may do only what it is granted."""
-    return GATEWAY
+    return TENANT
 
 
 @pytest.fixture(scope="session")

@@ -12,8 +12,14 @@ from typing import NamedTuple, Protocol, Self
 CONTROLLER = "praetor-controller"
 GATEWAY = "praetor-gateway"
 COMPONENTS = (CONTROLLER, GATEWAY)
+SYSTEM_NAMESPACE = "praetor-system"
 TENANT = "praetor-tenant"
 """A user without any rights but those that a test grants."""
+
+
+def account(program: str) -> str:
+    """Return the user that a program of COMPONENTS is to the apiserver: its service account of deploy/base."""
+    return f"system:serviceaccount:{SYSTEM_NAMESPACE}:{program}"
 
 
 class Capability(StrEnum):
@@ -21,6 +27,7 @@ class Capability(StrEnum):
 
     CEL = "cel"  # x-kubernetes-validations of a CRD are enforced
     SELECTABLE_FIELDS = "selectable_fields"  # of a CRD, for field selectors
+    POLICIES = "policies"  # ValidatingAdmissionPolicies are enforced
     GC = "gc"  # owner references are garbage collected
     RBAC = "rbac"  # a component's user may do only what it was granted
     OUTAGE = "outage"  # stop_apiserver, start_apiserver

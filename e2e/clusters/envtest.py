@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -12,6 +13,7 @@ from pathlib import Path
 import requests
 
 from e2e.clusters.api import audit, credentials
+from e2e.clusters.api.kubectl import output_of
 from e2e.clusters.api.readiness import served
 from e2e.clusters.cluster import Capability
 from e2e.clusters.errors import ClusterError
@@ -22,6 +24,10 @@ from e2e.clusters.programs.process import Process
 ASSETS_VARIABLES = ("KUBEBUILDER_ASSETS", "PRAETOR_ASSETS")
 GRACE_S = 0.5  # the apiserver would wait a minute for its watches; etcd holds all that matters
 CONTROLLERS = "garbagecollector,namespace,serviceaccount"
+
+
+def _encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 def find_assets(folder: Path | None = None) -> Path:
@@ -66,8 +72,13 @@ class Envtest(LocalCluster):
         return served(self._api()) | own
 
     def compact(self) -> None:
-        """Have etcd forget everything before the newest revision, through its JSON gateway."""
-        newest = self._etcd_call("kv/range", {"key": "AA=="})["header"]["revision"]
+        """Have etcd forget everything before the newest revision, through its JSON gateway.
+
+        Like an apiserver that compacts, it notes the revision where all apiservers see it: since 1.34 each keeps old
+        lists in its memory until it does, which takes up to 15 s.
+        """
+        newest = self._etcd_call("kv/range", {"key": _encoded("\0")})["header"]["revision"]
+        self._etcd_call("kv/put", {"key": _encoded("compact_rev_key"), "value": _encoded(newest)})
         self._etcd_call("kv/compaction", {"revision": newest, "physical": True})
 
     def stop(self) -> None:
@@ -129,9 +140,13 @@ class Envtest(LocalCluster):
             f"--service-account-private-key-file={self._key}",
             f"--controllers={CONTROLLERS}",
             "--leader-elect=false",  # it would end itself in an outage of the apiserver
-            "--port=0",
             "--secure-port=0",
+            *(("--port=0",) if self._knows("kube-controller-manager", "--port") else ()),  # before 1.24
         )
+
+    def _knows(self, program: str, flag: str) -> bool:
+        """Return whether *program* takes *flag*, which a newer or older one may not."""
+        return f" {flag} " in output_of([str(self._assets / program), "--help"])
 
     def _run(self, program: str, *flags: str) -> Process:
         argv = [str(self._assets / program), *flags]

@@ -12,10 +12,11 @@ import requests
 from contract.rawapi import RawApi
 
 from e2e.clusters.api.kubectl import output_of
+from e2e.clusters.cluster import SYSTEM_NAMESPACE
 from e2e.clusters.node import Node
 from e2e.release.build import ROOT
 from e2e.release.images import Image
-from e2e.release.manifests import BASE, SYSTEM_NAMESPACE, Object, install, read, with_component
+from e2e.release.manifests import BASE, Object, install, read, with_component
 from e2e.stack.kube import accepted
 from praetor_api.tokens import device_token
 

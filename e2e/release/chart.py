@@ -16,9 +16,10 @@ import click
 import helm_python
 import yaml
 
+from e2e.clusters.cluster import SYSTEM_NAMESPACE
 from e2e.release.build import ROOT
 from e2e.release.images import REGISTRY
-from e2e.release.manifests import BASE, SYSTEM_NAMESPACE, Object, read
+from e2e.release.manifests import BASE, Object, read
 
 CHART = ROOT / "deploy" / "chart"
 NAME = "praetor"

@@ -12,10 +12,13 @@ import jsonpatch
 import yaml
 from contract.rawapi import Answer, RawApi
 
+from e2e.clusters.cluster import SYSTEM_NAMESPACE
 from e2e.release.build import ROOT
 
 BASE = ROOT / "deploy" / "base"
-SYSTEM_NAMESPACE = "praetor-system"
+RBAC = "rbac.authorization.k8s.io/"
+COMPONENTS = ROOT / "deploy" / "components"
+POLICIES = ("deletionguard", "gatewaypin", "tenancy")
 KUSTOMIZATIONS = ("kustomization.yaml", "Kustomization")
 UNDERSTOOD = {"apiVersion", "kind", "resources"}
 
@@ -47,19 +50,19 @@ def with_component(objects: Iterable[Object], folder: Path) -> tuple[Object, ...
     return tuple(patched)
 
 
-def rbac_for_users(
-    users: Iterable[str], lease_namespace: str = SYSTEM_NAMESPACE, base: Path = BASE
-) -> tuple[Object, ...]:
-    """Return the roles of *base*, and bindings of them to the plain *users* that are named like the programs.
+def rbac(lease_namespace: str = SYSTEM_NAMESPACE, base: Path = BASE) -> tuple[Object, ...]:
+    """Return the roles and bindings of *base*; those of the programs' Leases go to *lease_namespace*."""
+    objects = tuple(item for item in read(base) if item["apiVersion"].startswith(RBAC))
+    for item in objects:
+        if "namespace" in item["metadata"]:
+            item["metadata"]["namespace"] = lease_namespace
+    return objects
 
-    In a cluster the programs are service accounts; a control plane without nodes knows them as users. The roles of
-    their Leases go to *lease_namespace*.
-    """
-    roles = [item for item in read(base) if item["kind"] in ("ClusterRole", "Role")]
-    for role in roles:
-        if role["kind"] == "Role":
-            role["metadata"]["namespace"] = lease_namespace
-    return (*roles, *(_binding(role, user) for role in roles for user in users if _is_of(role, user)))
+
+def policies() -> tuple[Object, ...]:
+    """Return what the components of deploy/ add that hold the apiserver to our rules, or its load in bounds."""
+    files = (path for name in ("flowcontrol", *POLICIES) for path in sorted((COMPONENTS / name).glob("*.yaml")))
+    return tuple(_objects(path for path in files if path.name not in KUSTOMIZATIONS))
 
 
 def install(api: RawApi, objects: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -76,13 +79,6 @@ def install(api: RawApi, objects: Iterable[Mapping[str, Any]]) -> tuple[str, ...
         elif answer.status >= HTTPStatus.BAD_REQUEST:
             raise ManifestError(f"{item['kind']} {item['metadata']['name']}: {answer.status} {answer.message}")
     return tuple(unknown)
-
-
-def install_rbac_for_users(
-    api: RawApi, users: Iterable[str], lease_namespace: str = SYSTEM_NAMESPACE, base: Path = BASE
-) -> None:
-    """Apply `rbac_for_users`; the namespace of the Leases must exist."""
-    install(api, rbac_for_users(users, lease_namespace, base))
 
 
 def collection_of(item: Mapping[str, Any]) -> str:
@@ -113,20 +109,3 @@ def _objects(paths: Iterable[Path]) -> Iterator[Object]:
 def _names_an_object(answer: Answer) -> bool:
     """Return whether a 404 is about an object, such as a missing namespace; else the path is not served."""
     return isinstance(answer.body, dict) and bool(answer.body.get("details"))
-
-
-def _is_of(role: Mapping[str, Any], user: str) -> bool:
-    labels: Mapping[str, str] = role["metadata"]["labels"]
-    return labels.get("app.kubernetes.io/name") == user
-
-
-def _binding(role: Mapping[str, Any], user: str) -> Object:
-    group, name = "rbac.authorization.k8s.io", role["metadata"]["name"]
-    place = {"namespace": role["metadata"]["namespace"]} if role["kind"] == "Role" else {}
-    return {
-        "apiVersion": role["apiVersion"],
-        "kind": f"{role['kind']}Binding",
-        "metadata": {"name": name, **place},
-        "roleRef": {"apiGroup": group, "kind": role["kind"], "name": name},
-        "subjects": [{"apiGroup": group, "kind": "User", "name": user}],
-    }

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Iterator
 from itertools import product
 from typing import NamedTuple
 
-from e2e.clusters.cluster import COMPONENTS, CONTROLLER, GATEWAY
-from e2e.release.manifests import SYSTEM_NAMESPACE
+from e2e.clusters.cluster import COMPONENTS, CONTROLLER, GATEWAY, SYSTEM_NAMESPACE
 
 OURS = "azure.com"
 APPS = "apps"
@@ -23,7 +22,7 @@ DEVICES_NAMESPACE = "default"
 class AccessRequest(NamedTuple):
     """A request as the apiserver authorizes it; *resource* is `plural` or `plural/subresource`."""
 
-    user: str
+    program: str
     verb: str
     group: str
     resource: str
@@ -31,20 +30,20 @@ class AccessRequest(NamedTuple):
     name: str = ""
 
 
-def _requests(user: str, verbs: Iterable[str], group: str, *resources: str) -> Iterator[AccessRequest]:
-    return (AccessRequest(user, verb, group, resource) for verb, resource in product(verbs, resources))
+def _requests(program: str, verbs: Iterable[str], group: str, *resources: str) -> Iterator[AccessRequest]:
+    return (AccessRequest(program, verb, group, resource) for verb, resource in product(verbs, resources))
 
 
-def _of_lease(user: str, name: str) -> Iterator[AccessRequest]:
-    yield AccessRequest(user, "create", LEASES, "leases", SYSTEM_NAMESPACE)
+def _of_lease(program: str, name: str) -> Iterator[AccessRequest]:
+    yield AccessRequest(program, "create", LEASES, "leases", SYSTEM_NAMESPACE)
     for verb in ("get", "patch"):
-        yield AccessRequest(user, verb, LEASES, "leases", SYSTEM_NAMESPACE, name)
+        yield AccessRequest(program, verb, LEASES, "leases", SYSTEM_NAMESPACE, name)
 
 
-def _of_bindings(user: str, name: str) -> Iterator[AccessRequest]:
-    yield AccessRequest(user, "create", "", CONFIG_MAPS, SYSTEM_NAMESPACE)
+def _of_bindings(program: str, name: str) -> Iterator[AccessRequest]:
+    yield AccessRequest(program, "create", "", CONFIG_MAPS, SYSTEM_NAMESPACE)
     for verb in (*READ, "patch"):
-        yield AccessRequest(user, verb, "", CONFIG_MAPS, SYSTEM_NAMESPACE, name)
+        yield AccessRequest(program, verb, "", CONFIG_MAPS, SYSTEM_NAMESPACE, name)
 
 
 ALLOWED = frozenset(
@@ -90,18 +89,18 @@ _TARGETS = (
 
 def questions() -> Iterator[AccessRequest]:
     """Yield every verb on everything that matters, in both namespaces, by the names of both programs and others."""
-    for user, verb in product(COMPONENTS, VERBS):
+    for program, verb in product(COMPONENTS, VERBS):
         for (group, resource), namespace in product(_TARGETS, (DEVICES_NAMESPACE, SYSTEM_NAMESPACE)):
-            yield AccessRequest(user, verb, group, resource, namespace)
+            yield AccessRequest(program, verb, group, resource, namespace)
         for name, namespace in product(
             ("", "praetor-controller", "praetor-gateway-arbiter", "kube-scheduler"),
             (DEVICES_NAMESPACE, SYSTEM_NAMESPACE),
         ):
-            yield AccessRequest(user, verb, LEASES, "leases", namespace, name)
+            yield AccessRequest(program, verb, LEASES, "leases", namespace, name)
         for name, namespace in product(
             ("", "praetor-device-bindings", "kube-root-ca.crt"), (DEVICES_NAMESPACE, SYSTEM_NAMESPACE)
         ):
-            yield AccessRequest(user, verb, "", CONFIG_MAPS, namespace, name)
+            yield AccessRequest(program, verb, "", CONFIG_MAPS, namespace, name)
 
 
 def is_allowed(request: AccessRequest) -> bool:

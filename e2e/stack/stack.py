@@ -21,9 +21,9 @@ from attrs import frozen
 from contract.rawapi import RawApi
 
 from e2e.clusters.api.credentials import write_secret
-from e2e.clusters.cluster import COMPONENTS, CONTROLLER, GATEWAY, Capability, Cluster
+from e2e.clusters.cluster import CONTROLLER, GATEWAY, SYSTEM_NAMESPACE, Capability, Cluster
 from e2e.release.build import ROOT
-from e2e.release.manifests import install_rbac_for_users
+from e2e.release.manifests import install, policies, rbac
 from e2e.stack import orphans
 from e2e.stack.agent import Agent
 from e2e.stack.kube import Kube, install_definitions
@@ -31,7 +31,6 @@ from e2e.stack.program import Program
 from e2e.stack.server import Server
 from praetor_api.tokens import device_token
 
-SYSTEM_NAMESPACE = "praetor-system"
 DEFAULT_NAMESPACE = "default"  # of a program outside a Pod
 PASSED_ON = ("PATH", "HOME", "LANG", "TMPDIR", "TERM")
 
@@ -171,7 +170,7 @@ class Stack:
             install_definitions(api, release.sources / "crds")
             if Capability.RBAC in self.cluster.capabilities:
                 base = release.sources / "deploy" / "base"
-                install_rbac_for_users(api, COMPONENTS, self.settings.system_namespace, base)
+                install(api, (*rbac(self.settings.system_namespace, base), *policies()))
 
     def stop(self) -> None:
         """End everything; a second call does nothing."""

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from contract.rawapi import RawApi
 
-from e2e.clusters.cluster import COMPONENTS, Capability
-from e2e.release.manifests import SYSTEM_NAMESPACE, install_rbac_for_users
+from e2e.clusters.cluster import SYSTEM_NAMESPACE, Capability, account
+from e2e.release.manifests import install, rbac
 from e2e.release.permissions import AccessRequest, is_allowed, questions
 from e2e.stack.kube import Kube, accepted
 
@@ -31,7 +31,7 @@ def review(api: RawApi, request: AccessRequest) -> bool:
     body = {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SubjectAccessReview",
-        "spec": {"user": request.user, "resourceAttributes": attributes},
+        "spec": {"user": account(request.program), "resourceAttributes": attributes},
     }
     return bool(accepted(api.post(REVIEWS, body))["status"]["allowed"])
 
@@ -39,7 +39,7 @@ def review(api: RawApi, request: AccessRequest) -> bool:
 @pytest.mark.needs(Capability.RBAC)
 def test_programs_may_do_exactly_what_their_roles_list(api: RawApi) -> None:
     Kube(api, SYSTEM_NAMESPACE).create_namespace()
-    install_rbac_for_users(api, COMPONENTS)
+    install(api, rbac())
     asked = tuple(questions())
     with ThreadPoolExecutor(AT_A_TIME) as pool:
         answers = tuple(pool.map(lambda request: review(api, request), asked))

@@ -13,12 +13,13 @@ import helm_python
 import pytest
 from contract.rawapi import RawApi
 
+from e2e.clusters.cluster import SYSTEM_NAMESPACE
 from e2e.clusters.embedded import Embedded
 from e2e.clusters.envtest import ASSETS_VARIABLES, Envtest
 from e2e.clusters.local import LocalCluster
 from e2e.release.build import ROOT
 from e2e.release.chart import CHART, NAME
-from e2e.release.manifests import SYSTEM_NAMESPACE, install, read
+from e2e.release.manifests import install, read
 from e2e.stack.kube import accepted
 from e2e.stack.manifests import network_switch
 

@@ -39,9 +39,11 @@ def test_ports_are_different() -> None:
     assert len(set(free_ports(10))) == 10
 
 
-def test_only_the_administrator_is_a_master_in_the_token_file() -> None:
-    assert credentials.token_file({"admin": "t1", "praetor-gateway": "t2"}) == (
-        't1,admin,admin,"system:masters"\nt2,praetor-gateway,praetor-gateway\n'
+def test_only_the_administrator_is_a_master_in_the_token_file_and_programs_are_service_accounts() -> None:
+    assert credentials.token_file({"admin": "t1", "praetor-gateway": "t2", "tenant": "t3"}) == (
+        't1,admin,admin,"system:masters"\n'
+        't2,system:serviceaccount:praetor-system:praetor-gateway,praetor-gateway,"system:serviceaccounts"\n'
+        "t3,tenant,tenant\n"
     )
 
 

@@ -36,6 +36,7 @@ SWITCHES = {
     "flowSchemas": "flowcontrol",
     "tenancy": "tenancy",
     "deletionGuard": "deletionguard",
+    "gatewayPin": "gatewaypin",
 }
 
 

@@ -14,9 +14,10 @@ import jsonschema
 import pytest
 import yaml
 
+from e2e.clusters.cluster import SYSTEM_NAMESPACE
 from e2e.release.build import ROOT
 from e2e.release.images import COMPONENTS, Image
-from e2e.release.manifests import BASE, SYSTEM_NAMESPACE, ManifestError, Object, read, with_component
+from e2e.release.manifests import BASE, ManifestError, Object, read, with_component
 from praetor_api.kube.codec import decode
 from praetor_api.kube.objects import DeviceProcess, DeviceProcessDeployment, NetworkSwitch
 from praetor_gateway.cli import main as gateway

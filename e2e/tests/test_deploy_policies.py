@@ -9,7 +9,9 @@ import celpy
 import pytest
 import yaml
 from celpy.adapter import json_to_cel
+from celpy.celtypes import MapType, StringType
 
+from e2e.clusters.cluster import CONTROLLER, GATEWAY, SYSTEM_NAMESPACE, account
 from e2e.release.build import ROOT
 from e2e.release.manifests import Object
 
@@ -20,16 +22,24 @@ def documents(path: str) -> list[Object]:
     return list(yaml.safe_load_all((COMPONENTS / path).read_text(encoding="utf-8")))
 
 
-def allows(path: str, obj: Object | None, old: Object | None) -> bool:
-    """Return whether the policy in the file allows the request that makes *obj* of *old*."""
+def allows(path: str, obj: Object | None, old: Object | None, **request: Any) -> bool:
+    """Return whether the policy in the file allows the *request* that makes *obj* of *old*."""
     policy, binding = documents(path)
     assert binding["spec"] == {"policyName": policy["metadata"]["name"], "validationActions": ["Deny"]}
     environment = celpy.Environment()
     operation = "CREATE" if old is None else "DELETE" if obj is None else "UPDATE"
     values = {"object": json_to_cel(obj), "oldObject": json_to_cel(old)}
-    values["request"] = json_to_cel({"operation": operation})
-    programs = [environment.program(environment.compile(each["expression"])) for each in policy["spec"]["validations"]]
-    return all(bool(program.evaluate(values)) for program in programs)
+    values["request"] = json_to_cel({"operation": operation, **request})
+
+    def value_of(given: Object) -> Any:
+        return environment.program(environment.compile(given["expression"])).evaluate(values)
+
+    if not all(value_of(each) for each in policy["spec"].get("matchConditions", ())):
+        return True
+    values["variables"] = variables = MapType()
+    for each in policy["spec"].get("variables", ()):
+        variables[StringType(each["name"])] = value_of(each)
+    return all(value_of(each) for each in policy["spec"]["validations"])
 
 
 def process(namespace: str | None, **more: Any) -> Object:
@@ -75,3 +85,41 @@ def test_the_guard_covers_each_of_our_definitions_and_no_namespace_that_is_not_l
     assert (set(rule["resourceNames"]), rule["operations"]) == (names, ["DELETE"])
     matched = documents("deletionguard/namespaces.yaml")[0]["spec"]["matchConstraints"]
     assert matched["objectSelector"] == {"matchLabels": {"azure.com/guarded": "true"}}
+
+
+ARBITER = {"metadata": {"name": "praetor-gateway-arbiter"}}
+
+
+@pytest.mark.parametrize(
+    ("group", "resource", "more", "allowed"),
+    [
+        pytest.param("azure.com", "deviceprocesses", {"subResource": "status"}, True, id="status"),
+        pytest.param("azure.com", "deviceprocesses", {}, False, id="spec"),
+        pytest.param("azure.com", "deviceprocesses", {"subResource": "scale"}, False, id="scale"),
+        pytest.param("azure.com", "deviceprocessdeployments", {"subResource": "status"}, False, id="rollout"),
+        pytest.param("apps", "deployments", {"subResource": "status"}, False, id="status-of-others"),
+        pytest.param("", "events", {}, True, id="event"),
+        pytest.param("events.k8s.io", "events", {}, True, id="newer-event"),
+        pytest.param("coordination.k8s.io", "leases", {}, True, id="its-lease"),
+        pytest.param("coordination.k8s.io", "leases", {"namespace": "kube-system"}, False, id="lease-elsewhere"),
+        pytest.param("", "configmaps", {}, False, id="other-name"),
+        pytest.param("", "secrets", {}, False, id="secret"),
+    ],
+)
+@pytest.mark.parametrize("old", [ARBITER, None], ids=["change", "create"])
+def test_the_gateway_is_pinned_to_what_it_writes_and_no_other_account_is(
+    group: str, resource: str, more: Object, allowed: bool, old: Object | None
+) -> None:
+    asked = {
+        "namespace": SYSTEM_NAMESPACE,
+        "subResource": "",
+        "resource": {"group": group, "resource": resource},
+        **more,
+    }
+
+    def may(program: str) -> bool:
+        user = {"username": account(program)}
+        return allows("gatewaypin/policy.yaml", ARBITER, old, userInfo=user, **asked)
+
+    statuses_are_never_created = old is None and asked["subResource"] == "status"
+    assert (may(GATEWAY), may(CONTROLLER)) == (allowed and not statuses_are_never_created, True)

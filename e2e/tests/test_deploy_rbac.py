@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.cluster import COMPONENTS
-from e2e.release.manifests import BASE, SYSTEM_NAMESPACE, Object, rbac_for_users, read
+from e2e.clusters.cluster import SYSTEM_NAMESPACE
+from e2e.release.manifests import BASE, Object, rbac, read
 from e2e.release.permissions import ALLOWED, AccessRequest, is_allowed, questions
 
 USERS_ROLES = ("praetor-view", "praetor-edit")
@@ -28,7 +28,7 @@ def rule_covers(rule: Mapping[str, Any], request: AccessRequest) -> bool:
 
 
 def granted(objects: Iterable[Object], request: AccessRequest) -> bool:
-    """Return whether the bindings and roles among *objects* grant a plain user's request."""
+    """Return whether the bindings and roles among *objects* grant a program's request."""
     objects = tuple(objects)
     roles = {(item["kind"], item["metadata"]["name"]): item for item in objects}
     return any(
@@ -38,18 +38,14 @@ def granted(objects: Iterable[Object], request: AccessRequest) -> bool:
         )
         for binding in objects
         if binding["kind"].endswith("Binding")
-        and any(subject["name"] == request.user for subject in binding["subjects"])
+        and any(subject["name"] == request.program for subject in binding["subjects"])
         and binding["metadata"].get("namespace", request.namespace) == request.namespace
     )
 
 
-@pytest.fixture(scope="module")
-def rbac() -> tuple[Object, ...]:
-    return rbac_for_users(COMPONENTS)
-
-
-def test_every_program_may_do_what_it_does_and_nothing_else(rbac: tuple[Object, ...]) -> None:
-    wrong = [request for request in questions() if granted(rbac, request) != is_allowed(request)]
+def test_every_program_may_do_what_it_does_and_nothing_else() -> None:
+    objects = rbac()
+    wrong = [request for request in questions() if granted(objects, request) != is_allowed(request)]
     assert wrong == []
 
 
@@ -63,20 +59,8 @@ def test_no_role_uses_a_wildcard_or_grants_a_url() -> None:
     assert not [rule for rule in rules if "nonResourceURLs" in rule]
 
 
-def test_service_accounts_are_bound_to_the_same_roles_as_users(rbac: tuple[Object, ...]) -> None:
-    def bound(objects: Iterable[Object]) -> set[tuple[str, str, str]]:
-        return {
-            (item["kind"], item["roleRef"]["name"], subject["name"])
-            for item in objects
-            if item["kind"].endswith("Binding")
-            for subject in item["subjects"]
-        }
-
-    assert bound(read(BASE)) == bound(rbac)
-
-
 def test_roles_of_leases_can_be_put_into_another_namespace() -> None:
-    moved = rbac_for_users(COMPONENTS, "lab")
+    moved = rbac("lab")
     places = {item["metadata"]["namespace"] for item in moved if item["kind"] in ("Role", "RoleBinding")}
     assert places == {"lab"}
 

@@ -13,8 +13,11 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from e2e.clusters.cluster import COMPONENTS, account
+
 ADMIN = "admin"
 MASTERS = "system:masters"
+ACCOUNTS = "system:serviceaccounts"
 
 
 def write_secret(path: Path, content: bytes) -> Path:
@@ -31,10 +34,19 @@ def new_tokens(users: Iterable[str]) -> dict[str, str]:
 
 
 def token_file(tokens: Mapping[str, str]) -> str:
-    """Return *tokens* (user → token) in the format of `--token-auth-file`; the administrator is a master."""
-    return "".join(
-        f"{token},{user},{user}" + (f',"{MASTERS}"' if user == ADMIN else "") + "\n" for user, token in tokens.items()
-    )
+    """Return *tokens* (user → token) in the format of `--token-auth-file`.
+
+    The administrator is a master, and a program is its service account, as in a cluster that runs it in a Pod.
+    """
+    return "".join(",".join((token, *_identity(user))) + "\n" for user, token in tokens.items())
+
+
+def _identity(user: str) -> tuple[str, ...]:
+    if user == ADMIN:
+        return user, user, f'"{MASTERS}"'
+    if user in COMPONENTS:
+        return account(user), user, f'"{ACCOUNTS}"'
+    return user, user
 
 
 def service_account_keys(workdir: Path) -> tuple[Path, Path]:

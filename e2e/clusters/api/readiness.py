@@ -15,6 +15,7 @@ from e2e.clusters.errors import ClusterError
 
 PAUSE_S = 0.1
 CEL_SINCE = (1, 29)
+POLICIES_SINCE = (1, 30)
 SELECTABLE_FIELDS_SINCE = (1, 32)
 
 
@@ -39,5 +40,9 @@ def served(api: RawApi) -> frozenset[Capability]:
     """Return the capabilities that follow from the apiserver's version alone."""
     version = api.get("/version").body
     release = (int(version["major"]), int("".join(filter(str.isdigit, version["minor"]))))
-    since = {Capability.CEL: CEL_SINCE, Capability.SELECTABLE_FIELDS: SELECTABLE_FIELDS_SINCE}
+    since = {
+        Capability.CEL: CEL_SINCE,
+        Capability.POLICIES: POLICIES_SINCE,
+        Capability.SELECTABLE_FIELDS: SELECTABLE_FIELDS_SINCE,
+    }
     return frozenset(capability for capability, first in since.items() if release >= first)

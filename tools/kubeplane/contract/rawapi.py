@@ -19,6 +19,7 @@ import requests
 import yaml
 
 TIMEOUT_S = (5, 60)  # connect, read
+JSON = "application/json"
 MERGE = "application/merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
@@ -102,7 +103,7 @@ class RawApi:
         path: str,
         body: Any = None,
         *,
-        content_type: str = "application/json",
+        content_type: str = JSON,
         accept: str = "application/json",
         headers: Mapping[str, str] | None = None,
         text: bool = False,

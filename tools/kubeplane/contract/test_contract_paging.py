@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from contract.cluster import Cluster
-from contract.widgets import Collection, brief, widget
+from contract.widgets import Collection, Eventually, brief, widget
 
 
 @pytest.fixture
@@ -115,22 +115,15 @@ def test_a_version_of_the_future_times_out(five: Collection) -> None:
 
 
 @pytest.mark.needs("compact")
-def test_a_continuation_of_a_compacted_list_is_gone(five: Collection, cluster: Cluster) -> None:
+def test_what_was_compacted_is_gone(five: Collection, cluster: Cluster, eventually: Eventually) -> None:
     _, metadata = page(five, limit=2)
     five.delete("e")
     cluster.compact()
-    answer = five.listing(limit=2, **{"continue": metadata["continue"]})
-    assert (answer.status, answer.reason) == (410, "Expired")
+    then = {"resourceVersion": metadata["resourceVersion"], "resourceVersionMatch": "Exact"}
+    eventually(lambda: five.listing(**then).status == 410)  # since 1.34 an apiserver keeps old lists for some seconds
+    answers = five.listing(**then), five.listing(limit=2, **{"continue": metadata["continue"]})
+    assert [(answer.status, answer.reason) for answer in answers] == [(410, "Expired")] * 2
     # the answer holds a way on for those whom a torn view serves
-    torn = answer.body["metadata"]["continue"]
+    torn = answers[1].body["metadata"]["continue"]
     names, _ = page(five, limit=10, **{"continue": torn})
     assert names == ["c", "d"]
-
-
-@pytest.mark.needs("compact")
-def test_a_compacted_version_is_gone(five: Collection, cluster: Cluster) -> None:
-    _, metadata = page(five)
-    five.delete("e")
-    cluster.compact()
-    answer = five.listing(resourceVersion=metadata["resourceVersion"], resourceVersionMatch="Exact")
-    assert (answer.status, answer.reason) == (410, "Expired")

@@ -6,7 +6,7 @@ from __future__ import annotations
 from kubeplane.errors import Obj
 from kubeplane.kinds.resources import Catalog, Resource
 
-VERSION = {"major": "1", "minor": "32", "gitVersion": "v1.32.0+kubeplane", "platform": "linux/amd64"}
+VERSION = {"major": "1", "minor": "36", "gitVersion": "v1.36.0+kubeplane", "platform": "linux/amd64"}
 VERSION |= {"gitCommit": "", "gitTreeState": "clean", "buildDate": "", "goVersion": "", "compiler": "CPython"}
 _AGGREGATED = ("apidiscovery.k8s.io/v2", "apidiscovery.k8s.io/v2beta1")
 # reviews are answered, not stored
