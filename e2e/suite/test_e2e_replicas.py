@@ -16,8 +16,7 @@ from e2e.clusters.api.credentials import write_secret
 from e2e.clusters.cluster import GATEWAY
 from e2e.stack.kube import PROCESSES, Kube
 from e2e.stack.manifests import deployment
-from e2e.stack.proxy import Proxy
-from e2e.stack.relay import Relay
+from e2e.stack.relay import Proxy, Relay
 from e2e.stack.server import Server
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually

@@ -17,7 +17,7 @@ from e2e.rollouts.scenario import await_done
 from e2e.stack.ctl import Ctl
 from e2e.stack.kube import PROCESSES, Kube
 from e2e.stack.manifests import deployment
-from e2e.stack.proxy import Proxy
+from e2e.stack.relay import Proxy
 from e2e.stack.server import Server
 from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually

@@ -13,7 +13,7 @@ import requests
 import yaml
 
 from e2e.clusters.api.credentials import write_kubeconfig
-from e2e.stack.proxy import Proxy
+from e2e.stack.relay import Proxy
 
 
 class Echo(BaseHTTPRequestHandler):
