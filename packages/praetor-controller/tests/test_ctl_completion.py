@@ -44,8 +44,9 @@ def test_explain_completes_devices_and_deployments(lab: Lab) -> None:
 
 
 def test_the_namespace_that_was_given_is_asked(lab: Lab) -> None:
-    assert completed(lab, ["rollout", "status", "-n", "other"], "") == []
-    assert lab.asked[-1].namespace == "other"
+    for args in (["rollout", "status", "-n", "other"], ["-n", "other", "rollout", "status"]):
+        assert completed(lab, args, "") == []
+        assert lab.asked.pop().namespace == "other"
 
 
 def test_an_unreachable_cluster_completes_nothing(lab: Lab) -> None:

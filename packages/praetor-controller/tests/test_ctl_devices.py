@@ -5,19 +5,23 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from click.testing import CliRunner
 
 from ctl_testing import Lab
 from kube_testing import body_of
-from praetor_api.kube.client.errors import KubeError, Unreachable, api_error
+from praetor_api.kube.client.errors import Forbidden, KubeError, Unreachable, api_error
 from praetor_api.kube.client.resource import CONFIG_MAPS, EVENTS, LEASES, NETWORK_SWITCHES, Key
 from praetor_api.names import DEVICE_BINDINGS, GATEWAY_LEASE
 from praetor_controller.ctl.cli import main
 from praetor_controller.ctl.cluster import Target
+from praetor_controller.ctl.commands.devices import DeviceLine, DevicePage, changes, device_line
 from praetor_controller.ctl.output import painted, table, wants_colour
 
 
@@ -72,6 +76,7 @@ def test_devices_are_selected_by_label(lab: Lab) -> None:
 def test_programs_read_the_fleet(lab: Lab) -> None:
     lines = json.loads(lab.run("devices", "-o", "json").output)
     assert lines[1] == {
+        "namespace": "lab",
         "device": "leaf-2",
         "connected": False,
         "since": "2026-01-01T00:00:00Z",
@@ -81,7 +86,90 @@ def test_programs_read_the_fleet(lab: Lab) -> None:
         "maintenance": "new fan, until 2026-01-02T00:00:00Z",
         "model": "SN4600",
         "refused": None,
+        "address": None,
+        "serial": None,
     }
+
+
+@pytest.fixture
+def two(lab: Lab) -> Lab:
+    """Return a lab with a device in another namespace, too."""
+    spec = {"managementAddress": "192.0.2.7", "serialNumber": "S7"}
+    asyncio.run(lab.kube.create(NETWORK_SWITCHES, "other", body_of(NETWORK_SWITCHES, "spine-1", spec=spec)))
+    return lab
+
+
+@pytest.mark.parametrize("args", [["devices", "-A"], ["-A", "devices"], ["devices", "--all-namespaces", "-n", "lab"]])
+def test_the_devices_of_every_namespace(two: Lab, args: list[str]) -> None:
+    rows = [line.split()[:2] for line in two.run(*args).output.splitlines()]
+    assert rows == [["NAMESPACE", "DEVICE"], *(["lab", f"leaf-{n}"] for n in (1, 2, 3)), ["other", "spine-1"]]
+    found = json.loads(two.run(*args, "-o", "json").output)
+    assert [each["namespace"] for each in found] == ["lab", "lab", "lab", "other"]
+
+
+def test_names_are_for_kubectl(two: Lab) -> None:
+    assert two.run("devices", "-n", "other", "-o", "name").output == "networkswitch.azure.com/spine-1\n"
+    assert Lab().run("devices", "-o", "name").output == ""
+
+
+def test_wide_shows_every_column(two: Lab) -> None:
+    header, row = two.run("-n", "other", "devices", "-o", "wide").output.splitlines()
+    assert header.split()[-3:] == ["MODEL", "ADDRESS", "SERIAL"]
+    assert row.split()[-2:] == ["192.0.2.7", "S7"]
+
+
+async def follow(lab: Lab, everywhere: bool, known: list[DeviceLine]) -> AsyncGenerator[DeviceLine]:
+    async with lab.open(Target()) as cluster, aclosing(changes(cluster, known, None, everywhere=everywhere)) as changed:
+        async for line in changed:
+            yield line
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+async def test_a_watched_device_is_shown_when_its_line_changes_and_when_it_goes(everywhere: bool) -> None:
+    lab = Lab()
+    switch = await lab.kube.create(NETWORK_SWITCHES, "lab", body_of(NETWORK_SWITCHES, "leaf-1", spec={}))
+    known = [
+        device_line(switch, lab.clock.now()),
+        device_line(body_of(NETWORK_SWITCHES, "went", {"namespace": "lab"}), lab.clock.now()),
+    ]
+    page = DevicePage(known, "table", everywhere=everywhere, now=lab.clock.now())
+    async with aclosing(follow(lab, everywhere, known)) as lines:
+        asked = asyncio.ensure_future(anext(lines))
+        await lab.clock.advance(1)
+        assert ((await asked).device, (await asked).deleted) == ("went", True)
+        for namespace, change in (("other", {"model": "X"}), ("lab", {"serialNumber": None}), ("lab", {"model": "Y"})):
+            if namespace == "other":
+                await lab.kube.create(NETWORK_SWITCHES, namespace, body_of(NETWORK_SWITCHES, "leaf-1", spec=change))
+            else:
+                await lab.kube.patch(NETWORK_SWITCHES, Key(namespace, "leaf-1"), {"spec": change})
+        expected = ["X", "Y"] if everywhere else ["Y"]
+        found = [await anext(lines) for _ in expected]
+        assert [each.model for each in found] == expected
+        assert click.unstyle(page.again(found[-1])).split()[int(everywhere) :] == [
+            "leaf-1",
+            "unknown",
+            "-",
+            "-",
+            "-",
+            "-",
+            "Y",
+        ]
+        assert (
+            json.loads(DevicePage([], "json", everywhere=False, now=lab.clock.now()).again(found[-1]))["model"] == "Y"
+        )
+        await lab.kube.delete(NETWORK_SWITCHES, Key("lab", "leaf-1"))
+        last = await anext(lines)
+        assert click.unstyle(page.again(last)).split()[int(everywhere) :][:2] == ["leaf-1", "deleted"]
+
+
+async def test_a_watch_that_is_refused_ends_with_the_reason() -> None:
+    lab = Lab()
+    lab.kube.fail_next(api_error(403, "Forbidden", "you may not watch"), verb="watch")
+    lines = follow(lab, False, [])
+    asked = asyncio.ensure_future(anext(lines))
+    await lab.clock.advance(1)
+    with pytest.raises(Forbidden, match="you may not watch"):
+        await asked
 
 
 def test_a_device_without_a_condition_has_an_unknown_connection() -> None:
@@ -131,6 +219,17 @@ def test_without_a_kubeconfig_the_message_names_the_option(tmp_path: Path) -> No
     result = CliRunner().invoke(main, ["devices", "--kubeconfig", str(tmp_path / "none")])
     assert result.exit_code == 1
     assert "does not exist; give --kubeconfig or set KUBECONFIG" in result.stderr
+
+
+def test_a_context_that_is_not_there_is_answered_with_those_that_are(tmp_path: Path) -> None:
+    config = tmp_path / "config"
+    config.write_text(
+        "apiVersion: v1\nkind: Config\nclusters: [{name: x, cluster: {server: 'http://127.0.0.1:9'}}]\n"
+        "contexts: [{name: x, context: {cluster: x, user: x}}]\nusers: [{name: x, user: {}}]\n"
+    )
+    result = CliRunner().invoke(main, ["--context", "nope", "devices", "--kubeconfig", str(config)])
+    assert result.exit_code == 1
+    assert result.stderr.endswith("has no context nope; there are: x; choose one with --context\n")
 
 
 def test_a_cluster_that_is_down_is_no_traceback(tmp_path: Path) -> None:

@@ -138,11 +138,17 @@ async def test_bars_move_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> No
     assert "\n  canary [....." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("kind", ["dpd", "DPD", "dpd.azure.com", "deviceprocessdeployment.azure.com"])
+def test_a_deployment_may_be_named_with_its_type_as_kubectl_does(kind: str) -> None:
+    result = staged_lab().run("rollout", "status", f"{kind}/tel", "-w=false", "-o", "json")
+    assert json.loads(result.output)["name"] == "tel"
+
+
 def test_a_name_that_no_deployment_can_have_is_refused() -> None:
     for command in ("status", "pause", "restart"):
-        result = Lab().run("rollout", command, "dpd/tel")
+        result = Lab().run("rollout", command, "deployment/tel")
         assert result.exit_code == 2
-        assert "DPD: 'dpd/tel' is not a name of a deployment" in result.stderr
+        assert "DPD: 'deployment/tel' is not a name of a deployment" in result.stderr
 
 
 def test_ctrl_c_has_its_own_exit_code() -> None:

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 from structlog.testing import capture_logs
@@ -250,6 +251,15 @@ async def test_a_file_that_turned_bad_revokes_nothing_and_is_shown_loudly(
         await lab.clock.advance(RELOAD_S)
         assert (await lab.client.get("/v1/devices/a/desired")).status == 401
         assert (lab.gateway.credential_problem(), lab.value("credentials_stale")) == ("", 0)
+
+
+def test_the_help_names_the_variable_of_each_option() -> None:
+    done = CliRunner().invoke(cli.main, ["-h"], env={"COLUMNS": "80"})
+    options = [each for each in cli.main.params if isinstance(each, click.Option) and each.name != "version"]
+    said = "".join(done.output.split())
+    assert [each.name for each in options if f"envvar:{each.envvar or ''}" not in said] == []
+    assert all(f"PRAETOR_GATEWAY_{name}" in said for name in ("KUBECONFIG", "ADDR", "LOG_LEVEL"))
+    assert max(map(len, done.output.splitlines())) <= 80
 
 
 def outcome(*args: str, env: dict[str, str] | None = None) -> tuple[int, str]:

@@ -10,7 +10,7 @@ import click
 import structlog
 
 from praetor_api.kube.client.connection import pod_namespace
-from praetor_api.kube.client.errors import KubeError
+from praetor_api.kube.client.errors import KubeError, NoSuchContext
 from praetor_api.kube.options import (
     ADDRESS_OR_OFF,
     BadOption,
@@ -102,7 +102,7 @@ def main(
         )
         asyncio.run(run(settings))
     except KubeError as e:
-        raise BadOption("--kubeconfig", str(e)) from e
+        raise BadOption("--context" if isinstance(e, NoSuchContext) else "--kubeconfig", str(e)) from e
     except ExceptionGroup:  # an unexpected failure of a part: the supervisor starts the process again
         structlog.get_logger(__name__).exception("the controller failed")
         raise SystemExit(1) from None

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from praetor_api.kube.client.connection import pod_namespace
-from praetor_api.kube.client.errors import NotConfigured
+from praetor_api.kube.client.errors import NoSuchContext, NotConfigured
 from praetor_api.kube.options import (
     ADDRESS,
     BadOption,
@@ -132,7 +132,7 @@ def main(**options: Any) -> None:
         configure_logs(settings.log_level, settings.log_format)
         asyncio.run(run(settings))
     except NotConfigured as e:
-        raise BadOption("--kubeconfig", str(e)) from e
+        raise BadOption("--context" if isinstance(e, NoSuchContext) else "--kubeconfig", str(e)) from e
 
 
 def read_settings(options: Mapping[str, Any]) -> GatewaySettings:

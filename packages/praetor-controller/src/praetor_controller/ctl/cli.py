@@ -8,6 +8,7 @@ of its module below commands/.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -16,12 +17,13 @@ import click
 from praetor_api.kube.client.errors import KubeError
 from praetor_controller.__about__ import __version__
 from praetor_controller.ctl.errors import ExitCode, command_failed
+from praetor_controller.ctl.forwarding import ForwardingGroup
 from praetor_controller.ctl.output import warn
 
 _COMMANDS = "praetor_controller.ctl.commands"
 
 
-class LazyGroup(click.Group):
+class LazyGroup(ForwardingGroup):
     """A group whose commands may raise KubeError.
 
     *summaries* are its commands' lines in the help, by name; *package* is where their modules are.
@@ -35,11 +37,20 @@ class LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *self._summaries})
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def load_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self._summaries:
-            return super().get_command(ctx, cmd_name)
+            return super().load_command(ctx, cmd_name)
         command: click.Command = getattr(import_module(f"{self._package}.{cmd_name}"), cmd_name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name, known = args[0], self.list_commands(ctx)
+        if name not in known and not name.startswith("-") and not ctx.resilient_parsing:
+            close = get_close_matches(name, known, n=1)
+            ctx.fail(f"No such command {name!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups = {name: group.get_short_help_str(limit=formatter.width) for name, group in self.commands.items()}
@@ -83,8 +94,9 @@ def main() -> None:
       6  the rollout is under way, and --watch=false was given
       130  Ctrl-C
 
-    Options that all commands share are environment variables, too: PRAETOR_CTL_KUBECONFIG, PRAETOR_CTL_CONTEXT,
-    PRAETOR_CTL_NAMESPACE and PRAETOR_CTL_OUTPUT. The others are PRAETOR_CTL_, the command and the option.
+    Options that commands share may come before the command, too: --kubeconfig, --context, -n, -A and -o. They are
+    environment variables as well: PRAETOR_CTL_KUBECONFIG, PRAETOR_CTL_CONTEXT, PRAETOR_CTL_NAMESPACE and
+    PRAETOR_CTL_OUTPUT. The help of a command names those of its other options.
 
     Completion, for bash, zsh and fish: praetorctl completion --help
     """

@@ -108,14 +108,15 @@ def run_on_cluster(opener: Opener, target: Target, work: Callable[[Cluster], Cor
     return asyncio.run(run())
 
 
-async def list_all(cluster: Cluster, resource: Resource, label_selector: str | None = None) -> list[dict[str, Any]]:
-    """Return all objects of a kind in the namespace."""
+async def list_all(
+    cluster: Cluster, resource: Resource, label_selector: str | None = None, *, everywhere: bool = False
+) -> list[dict[str, Any]]:
+    """Return all objects of a kind in the namespace, or *everywhere*."""
+    namespace = None if everywhere else cluster.namespace
     objects: list[dict[str, Any]] = []
     token: str | None = None
     while True:
-        page = await cluster.api.list_page(
-            resource, cluster.namespace, continue_token=token, label_selector=label_selector
-        )
+        page = await cluster.api.list_page(resource, namespace, continue_token=token, label_selector=label_selector)
         objects += page["items"]
         token = page["metadata"].get("continue")
         if not token:

@@ -7,7 +7,15 @@ from enum import IntEnum
 
 import click
 
-from praetor_api.kube.client.errors import Forbidden, KubeError, NotConfigured, NotFound, Unauthorized, Unreachable
+from praetor_api.kube.client.errors import (
+    Forbidden,
+    KubeError,
+    NoSuchContext,
+    NotConfigured,
+    NotFound,
+    Unauthorized,
+    Unreachable,
+)
 
 
 class ExitCode(IntEnum):
@@ -39,6 +47,8 @@ class BadInput(click.ClickException):
 def command_failed(error: KubeError) -> CommandFailed:
     """Return the error of a failed request for a user, with what to do about it."""
     match error:
+        case NoSuchContext():
+            return CommandFailed(f"{error}; choose one with --context")
         case NotConfigured():
             return CommandFailed(f"{error}; give --kubeconfig or set KUBECONFIG")
         case Unreachable():

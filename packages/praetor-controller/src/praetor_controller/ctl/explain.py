@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 
 from praetor_controller.ctl.errors import CommandFailed
 from praetor_controller.ctl.inventory import Inventory
-from praetor_controller.ctl.output import OutputFormat, painted, structured, table
+from praetor_controller.ctl.output import for_people, painted, structured, table
 from praetor_controller.model.actions import Create, Delete, Update
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.rollout.reasons import Reason, ReasonCode
@@ -89,7 +89,7 @@ def explain_deployment(inventory: Inventory, name: str, now: datetime) -> Explan
 
 def deployment_text(explanation: Explanation, output: str, max_devices: int) -> str:
     """Return what is printed about a deployment, with at most *max_devices* devices for each reason in a table."""
-    if output != OutputFormat.TABLE:
+    if not for_people(output):
         return structured(_deployment_data(explanation), output)
     status, name = explanation.plan.status, explanation.deployment.name
     if status is None:
@@ -196,7 +196,7 @@ def device_text(device: str, found: Sequence[DeviceReason], output: str, refused
 
     *refused* is why the gateway ignores its NetworkSwitch, *absent* why it was never heard.
     """
-    if output != OutputFormat.TABLE:
+    if not for_people(output):
         data = {"device": device, "deployments": [_device_data(each) for each in found]}
         more = {"refused": refused, "absent": absent}
         return structured(data | {name: why for name, why in more.items() if why}, output)
@@ -225,7 +225,7 @@ def undeclared_text(rows: Sequence[ProcessRow], absent: Mapping[str, str], outpu
         {"process": row.name, "device": row.device, "connected": row.connected, "absent": absent.get(row.name)}
         for row in rows
     ]
-    if output != OutputFormat.TABLE:
+    if not for_people(output):
         return structured({"processes": found}, output)
     words = {True: "its agent is connected", False: "its agent is not connected any more", None: "no gateway says more"}
     return "\n".join(
@@ -238,7 +238,7 @@ def undeclared_text(rows: Sequence[ProcessRow], absent: Mapping[str, str], outpu
 
 def refusal_text(name: str, why: str, output: str) -> str:
     """Return what is printed about an object that the gateway ignores."""
-    if output != OutputFormat.TABLE:
+    if not for_people(output):
         return structured({"name": name, "refused": why}, output)
     return f"{name}: {painted('ignored', 'red')}, {why}"
 

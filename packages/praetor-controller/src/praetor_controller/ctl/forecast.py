@@ -12,7 +12,7 @@ from attrs import field, frozen, mutable
 from praetor_api.conditions import DeploymentReason
 from praetor_controller.ctl.explain import MEANINGS, by_reason
 from praetor_controller.ctl.forecast_model import ForecastModel
-from praetor_controller.ctl.output import OutputFormat, names_of, structured, table
+from praetor_controller.ctl.output import for_people, names_of, structured, table
 from praetor_controller.ctl.times import format_duration
 from praetor_controller.model.actions import Action, Create, Delete, Update
 from praetor_controller.rollout.reasons import Reason, ReasonCode
@@ -201,6 +201,6 @@ def forecast_data(result: Forecast) -> dict[str, Any]:
 
 def forecasts(found: list[Forecast], output: str, max_steps: int) -> str:
     """Return what is printed about *found*."""
-    if output != OutputFormat.TABLE:
+    if not for_people(output):
         return structured([forecast_data(each) for each in found], output)
     return "\n\n".join(forecast_text(each, max_steps) for each in found)

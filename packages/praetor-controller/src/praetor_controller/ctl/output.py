@@ -6,37 +6,65 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import click
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 Cell: TypeAlias = tuple[str, str]
 """A text and its colour; no colour when that is empty."""
+Row: TypeAlias = Sequence[str | Cell]
 
 
 class OutputFormat(StrEnum):
     """What `-o` takes."""
 
     TABLE = "table"
+    WIDE = "wide"
     JSON = "json"
     YAML = "yaml"
+    NAME = "name"
 
 
-output_option = click.option(
-    "-o",
-    "--output",
-    type=click.Choice([each.value for each in OutputFormat]),
-    default=OutputFormat.TABLE.value,
-    show_default=True,
-    envvar="PRAETOR_CTL_OUTPUT",
-    show_envvar=True,
-    help="A table for people; json or yaml for programs.",
-)
+def output_option(command: F) -> F:
+    """Add `-o` for a command that shows something."""
+    return _output_option(OutputFormat.TABLE, OutputFormat.WIDE, OutputFormat.JSON, OutputFormat.YAML)(command)
+
+
+def objects_option(command: F) -> F:
+    """Add `-o` for a command that lists objects, which have names."""
+    return _output_option(*OutputFormat)(command)
+
+
+def _output_option(*formats: OutputFormat) -> Callable[[F], F]:
+    words = "A table for people, wide with every column; json or yaml for programs"
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice([each.value for each in formats]),
+        default=OutputFormat.TABLE.value,
+        show_default=True,
+        envvar="PRAETOR_CTL_OUTPUT",
+        help=words + ("; name for kubectl." if OutputFormat.NAME in formats else "."),
+    )
+
+
+def for_people(output: str) -> bool:
+    """Return whether *output* is text that may change, not a format for programs."""
+    return output in (OutputFormat.TABLE, OutputFormat.WIDE)
+
+
+def object_names(resource: str, names: Iterable[str]) -> str:
+    """Return what `-o name` prints: what kubectl takes as an object, such as `networkswitch.azure.com/leaf-1`."""
+    return "\n".join(f"{resource}/{name}" for name in names)
 
 
 _SHOWN = 3
+_GAP = 3
+_LEAST = 12  # characters of a column that is cut
 
 
 def names_of(names: Sequence[str]) -> str:
@@ -45,20 +73,71 @@ def names_of(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
-def table(headers: Sequence[str], rows: Sequence[Sequence[str | Cell]], indent: str = "") -> str:
-    """Return *rows* under *headers*, in columns as wide as they need to be."""
-    cells = [[cell if isinstance(cell, tuple) else (cell, "") for cell in row] for row in ([*headers], *rows)]
-    widths = [max(len(row[column][0]) for row in cells) for column in range(len(headers))]
-    return "\n".join(indent + _line(row, widths) for row in cells)
+class Column(NamedTuple):
+    """A column of a table. On a narrow terminal those with the greatest *leaves* are left out first; 0 stays.
+
+    What no column may leave for is cut in columns that may be *cut*: prose that no user has to type.
+    """
+
+    title: str
+    leaves: int = 0
+    cut: bool = False
 
 
-def _line(row: Sequence[Cell], widths: Sequence[int]) -> str:
-    last = len(row) - 1
-    parts = [
-        painted(text, colour) + " " * (width - len(text) if number != last else 0)
-        for number, ((text, colour), width) in enumerate(zip(row, widths, strict=True))
-    ]
-    return "   ".join(parts).rstrip()
+class Table:
+    """Rows under headers, in columns as wide as they need to be, of at most *width* characters if that is possible."""
+
+    def __init__(
+        self, columns: Sequence[str | Column], rows: Sequence[Row], *, width: int | None = None, indent: str = ""
+    ) -> None:
+        self._columns = [Column(each) if isinstance(each, str) else each for each in columns]
+        self._indent = indent
+        texts = [[title for title, *_ in self._columns], *([text for text, _ in _cells(row)] for row in rows)]
+        self._widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+        self._kept = list(range(len(self._columns)))
+        if width is not None:
+            self._fit(width)
+        self._rows = rows
+
+    def _fit(self, width: int) -> None:
+        while self._total() > width:
+            leaving = [number for number in self._kept if self._columns[number].leaves]
+            if not leaving:
+                break
+            self._kept.remove(max(leaving, key=lambda number: self._columns[number].leaves))
+        for number in self._kept:
+            if self._columns[number].cut and self._total() > width:
+                room = width - (self._total() - self._widths[number])
+                self._widths[number] = max(room, len(self._columns[number].title), _LEAST)
+
+    def _total(self) -> int:
+        return len(self._indent) + sum(self._widths[number] for number in self._kept) + _GAP * (len(self._kept) - 1)
+
+    def lines(self, rows: Sequence[Row]) -> list[str]:
+        """Return more *rows* in the same columns."""
+        return [self._line(_cells(row)) for row in rows]
+
+    def _line(self, row: Sequence[Cell]) -> str:
+        parts = []
+        for number in self._kept:
+            (text, colour), width = row[number], self._widths[number]
+            if self._columns[number].cut and len(text) > width:
+                text = text[: width - 1] + "…"
+            parts.append(painted(text, colour) + " " * (width - len(text)))
+        return (self._indent + (" " * _GAP).join(parts)).rstrip()
+
+    def __str__(self) -> str:
+        headers = [(title, "") for title, *_ in self._columns]
+        return "\n".join([self._line(headers), *self.lines(self._rows)])
+
+
+def _cells(row: Row) -> list[Cell]:
+    return [cell if isinstance(cell, tuple) else (cell, "") for cell in row]
+
+
+def table(columns: Sequence[str | Column], rows: Sequence[Row], *, width: int | None = None, indent: str = "") -> str:
+    """Return *rows* under *columns*, see Table."""
+    return str(Table(columns, rows, width=width, indent=indent))
 
 
 def painted(text: str, colour: str) -> str:

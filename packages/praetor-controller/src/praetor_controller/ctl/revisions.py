@@ -10,7 +10,7 @@ from typing import Any
 
 from praetor_api.kube.codec import format_time
 from praetor_controller.ctl.errors import CommandFailed
-from praetor_controller.ctl.output import OutputFormat, painted, structured, table
+from praetor_controller.ctl.output import OutputFormat, for_people, painted, structured, table
 from praetor_controller.ctl.times import age
 from praetor_controller.model.projection import project_deployment
 from praetor_controller.model.revisions import RevisionRow, project_revision, template_of, to_restore
@@ -55,7 +55,7 @@ def chosen(revisions: Sequence[Mapping[str, Any]], number: int, name: str) -> Ma
 def history_text(revisions: Sequence[Mapping[str, Any]], current: str | None, output: str, now: datetime) -> str:
     """Return what is printed about *revisions*; *current* is the hash of the one that was rolled out last."""
     rows = [project_revision(each) for each in revisions]
-    if output != OutputFormat.TABLE:
+    if not for_people(output):
         return structured([_data(row, each, current) for row, each in zip(rows, revisions, strict=True)], output)
     newest = rows[-1].number if rows else 0
     has_causes = any(row.change_cause for row in rows)

@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from praetor_api.kube.client.errors import NotConfigured
+from praetor_api.kube.client.errors import NoSuchContext, NotConfigured
 
 __all__ = ["ApiConnection", "Load", "from_kubeconfig", "from_service_account", "pod_namespace"]
 
@@ -134,7 +134,7 @@ async def _load_kubeconfig(path: str, context: str | None) -> Any:
     except ConfigException as e:
         if context is not None and (known := _contexts(path)) and context not in known:
             why = f"the kubeconfig {path} has no context {context}; there are: {', '.join(known)}"
-            raise NotConfigured(why) from e
+            raise NoSuchContext(why) from e
         raise NotConfigured(f"cannot load the kubeconfig {path}: {e}") from e
     except Exception as e:  # any error of the loader means that a person has to fix the file
         raise NotConfigured(f"cannot load the kubeconfig {path}: {type(e).__name__}: {e}") from e
@@ -144,14 +144,14 @@ async def _load_kubeconfig(path: str, context: str | None) -> Any:
 
 def _contexts(path: str) -> list[str]:
     """Return the names of the contexts in the kubeconfig; empty when it names none."""
-    from kubernetes.aio.config import ConfigException, list_kube_config_contexts
+    from kubernetes.aio.config import ConfigException
+    from kubernetes.aio.config.kube_config import KubeConfigMerger
 
-    list_contexts: Any = list_kube_config_contexts
-    try:
-        contexts, _ = list_contexts(config_file=path)
-    except ConfigException:
+    read: Any = KubeConfigMerger
+    try:  # list_kube_config_contexts() refuses a file that has no current context
+        return [each.value["name"] for each in read(path).config["contexts"]]
+    except (ConfigException, AttributeError, KeyError, TypeError):
         return []
-    return [each["name"] for each in contexts]
 
 
 def _exists(path: str) -> bool:

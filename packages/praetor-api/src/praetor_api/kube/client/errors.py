@@ -3,6 +3,7 @@
 
 KubeError                  any failure; ``retry_after`` is the delay that the server asks for
 ├── NotConfigured          no usable kubeconfig: report it to the user
+│   └── NoSuchContext      it has no context of that name
 ├── Unreachable            no usable answer: retry; whether a write happened is unknown
 └── ApiError               the API answered with a failure
     ├── Unauthorized       401: renew the credentials
@@ -33,6 +34,7 @@ __all__ = [
     "Gone",
     "Invalid",
     "KubeError",
+    "NoSuchContext",
     "NotConfigured",
     "NotFound",
     "ServerError",
@@ -51,6 +53,10 @@ class KubeError(Exception):
 
 class NotConfigured(KubeError):
     """There is no usable kubeconfig; the message says which file and what is wrong with it."""
+
+
+class NoSuchContext(NotConfigured):
+    """The kubeconfig has no context of that name; the message lists those that it has."""
 
 
 class Unreachable(KubeError):

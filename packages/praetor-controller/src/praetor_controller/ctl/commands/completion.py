@@ -27,9 +27,9 @@ def completion(context: click.Context, shell: str) -> None:
     It completes names of devices and deployments, too.
 
     \b
-      bash:  source <(praetorctl completion bash)          in ~/.bashrc
-      zsh:   source <(praetorctl completion zsh)           in ~/.zshrc, after compinit
-      fish:  praetorctl completion fish | source           in ~/.config/fish/config.fish
+      bash:  source <(praetorctl completion bash)   in ~/.bashrc
+      zsh:   source <(praetorctl completion zsh)    in ~/.zshrc, after compinit
+      fish:  praetorctl completion fish | source    in ~/.config/fish/config.fish
     """
     cls = get_completion_class(shell)
     assert cls is not None  # noqa: S101  # the choices above are click's own
@@ -61,3 +61,17 @@ async def _names(opener: Opener, target: Target, resources: tuple[Resource, ...]
 deployment_names = names_of(DEVICE_PROCESS_DEPLOYMENTS)
 device_names = names_of(NETWORK_SWITCHES)
 subject_names = names_of(DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES)
+
+_TYPES = ("dpd", DEVICE_PROCESS_DEPLOYMENTS.kind.lower(), DEVICE_PROCESS_DEPLOYMENTS.plural)
+
+
+def _without_type(_: click.Context, __: click.Parameter, name: str) -> str:
+    """Return *name* without the type that kubectl writes before it: beacon of dpd/beacon."""
+    kind, slash, rest = name.partition("/")
+    is_type = kind.lower().removesuffix(f".{DEVICE_PROCESS_DEPLOYMENTS.group}") in _TYPES
+    return rest if slash and is_type else name
+
+
+deployment_argument = click.argument(
+    "deployment", metavar="DPD", shell_complete=deployment_names, callback=_without_type
+)

@@ -12,7 +12,7 @@ import click
 
 from praetor_controller.__about__ import __version__
 from praetor_controller.ctl.errors import BadInput, ExitCode
-from praetor_controller.ctl.output import OutputFormat, output_option, painted, show, structured
+from praetor_controller.ctl.output import for_people, output_option, painted, show, structured
 from praetor_controller.errors import Unreadable
 from praetor_controller.journal.replay import Difference, Replayed
 from praetor_controller.journal.replay import replay as replayed
@@ -33,7 +33,7 @@ def replay(context: click.Context, file: str, output: str) -> None:
     is skipped.
 
     \b
-    ExitCode codes:
+    Exit codes:
       0  every decision is as it was recorded
       1  one differs, or a line was changed since
       2  FILE cannot be read, or is no recording
@@ -97,7 +97,7 @@ class ProgressLine:
 
 def replay_text(file: str, done: Replayed, output: str) -> str:
     """Return what is printed about a replay."""
-    if output != OutputFormat.TABLE:
+    if not for_people(output):
         return structured(_data(file, done), output)
     found = done.difference
     count = f"{done.decisions} decision{'' if done.decisions == 1 else 's'} of {_deployments(done)}"

@@ -3,59 +3,135 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from datetime import datetime
 from typing import Any
 
 import click
-from attrs import asdict, frozen
+from attrs import asdict, evolve, frozen
+from click.core import ParameterSource
 
 from praetor_api.conditions import STORM_EVENT, STORM_OVER_EVENT, ConditionType
 from praetor_api.constraints import camel
-from praetor_api.kube.client.errors import Forbidden
-from praetor_api.kube.client.resource import CORE_EVENTS, DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES
+from praetor_api.kube.client.errors import Forbidden, NotFound, Unauthorized
+from praetor_api.kube.client.resource import CORE_EVENTS, DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Key
+from praetor_api.kube.runtime.clock import first
+from praetor_api.kube.runtime.informer import Informer
 from praetor_controller.ctl.cluster import Cluster, list_all, on_cluster
 from praetor_controller.ctl.commands.devices.transfer import transfer
+from praetor_controller.ctl.forwarding import ForwardingGroup
 from praetor_controller.ctl.inventory import gateway_warning, refusal
-from praetor_controller.ctl.output import Cell, OutputFormat, output_option, structured, table, warn
+from praetor_controller.ctl.output import (
+    Cell,
+    Column,
+    OutputFormat,
+    Table,
+    for_people,
+    object_names,
+    objects_option,
+    show,
+    structured,
+    warn,
+)
 from praetor_controller.ctl.times import age
 from praetor_controller.model.projection import project_deployment, project_device
 
 NOTHING = "-"
-_HEADERS = ("DEVICE", "CONNECTED", "SINCE", "AGENT", "RUNNING", "MAINTENANCE", "MODEL")
+_COLUMNS = (
+    Column("DEVICE"),
+    Column("CONNECTED"),
+    Column("SINCE", leaves=1),
+    Column("AGENT", leaves=2),
+    Column("RUNNING"),
+    Column("MAINTENANCE", cut=True),
+    Column("MODEL", leaves=3),
+)
+_WIDE = (Column("ADDRESS"), Column("SERIAL"))
 _WORDS = {True: ("yes", "green"), False: ("no", "red"), None: ("unknown", "yellow")}
+_NAME = f"{NETWORK_SWITCHES.kind.lower()}.{NETWORK_SWITCHES.group}"
+_CHECK_S = 1.0
 
 
 @click.command()
 @click.option("-l", "--selector", metavar="SELECTOR", help="Labels, such as rack=r12,role!=spine.")
+@click.option("-A", "--all-namespaces", "everywhere", is_flag=True, help="The devices of every namespace.")
+@click.option("-w", "--watch", is_flag=True, help="Go on, and print a device again when it changes; until Ctrl-C.")
 @on_cluster
-@output_option
-async def _show(cluster: Cluster, selector: str | None, output: str) -> str:
+@objects_option
+async def _show(cluster: Cluster, selector: str | None, everywhere: bool, watch: bool, output: str) -> str:
     """Show the devices: connection, agent, running processes."""
-    switches, now = await list_all(cluster, NETWORK_SWITCHES, selector), cluster.clock.now()
-    lines = sorted((device_line(switch, now) for switch in switches), key=lambda line: line.device)
-    if not lines and output == OutputFormat.TABLE:
-        warn(f"no devices in namespace {cluster.namespace}" + (f" match {selector}" if selector else ""))
-        return ""
-    for warning in (await _gateway_warning(cluster, now), await _storm_warning(cluster)):
+    switches = await list_all(cluster, NETWORK_SWITCHES, selector, everywhere=everywhere)
+    for warning in (await _gateway_warning(cluster, everywhere), await _storm_warning(cluster, everywhere)):
         if warning:
             warn(warning)
-    return devices_text(lines, output, now)
+    lines = sorted((device_line(each, cluster.clock.now()) for each in switches), key=lambda line: line.key)
+    page = DevicePage(lines, output, everywhere=everywhere, now=cluster.clock.now())
+    if not lines and for_people(output):
+        where = "" if everywhere else f" in namespace {cluster.namespace}"
+        warn(f"no devices{where}" + (f" match {selector}" if selector else ""))
+    elif text := page.text(streams=watch):
+        show(text)
+    if watch:
+        async with aclosing(changes(cluster, lines, selector, everywhere=everywhere)) as changed:
+            async for line in changed:
+                show(page.again(line, cluster.clock.now()))
+    return ""
 
 
-async def _gateway_warning(cluster: Cluster, now: datetime) -> str:
+async def changes(
+    cluster: Cluster, known: Iterable[DeviceLine], selector: str | None, *, everywhere: bool
+) -> AsyncGenerator[DeviceLine]:
+    """Yield the line of each device that is not as in *known* any more, for good; KubeError when that is refused."""
+    lines = {line.key: line for line in known}
+    queue: asyncio.Queue[DeviceLine | None] = asyncio.Queue()
+    informer = Informer(
+        cluster.api,
+        NETWORK_SWITCHES,
+        project=lambda switch: device_line(switch, cluster.clock.now()),
+        clock=cluster.clock,
+        namespace=None if everywhere else cluster.namespace,
+        label_selector=selector,
+    )
+    informer.add_handler(lambda _, old, new: queue.put_nowait(new or (old and evolve(old, deleted=True))))
+
+    async def wait() -> DeviceLine | None:
+        await cluster.clock.sleep(_CHECK_S)
+        return None
+
+    task = asyncio.create_task(informer.run(), name="follow the devices")
     try:
-        deployments = await list_all(cluster, DEVICE_PROCESS_DEPLOYMENTS)
+        while True:
+            line = await first(queue.get(), wait())
+            if line is not None and lines.get(line.key) != line:
+                lines[line.key] = line
+                yield line
+            if isinstance(informer.last_error, (Forbidden, NotFound, Unauthorized)):
+                raise informer.last_error
+            if informer.synced.is_set():  # what went before the watch began
+                gone = (each for key, each in lines.items() if not each.deleted and informer.get(key) is None)
+                for each in gone:
+                    queue.put_nowait(evolve(each, deleted=True))
+    finally:
+        task.cancel()
+
+
+async def _gateway_warning(cluster: Cluster, everywhere: bool) -> str:
+    try:
+        deployments = await list_all(cluster, DEVICE_PROCESS_DEPLOYMENTS, everywhere=everywhere)
     except Forbidden:
         return ""  # who may read the devices alone sees them alone
-    return gateway_warning(map(project_deployment, deployments), now)
+    return gateway_warning(map(project_deployment, deployments), cluster.clock.now())
 
 
-async def _storm_warning(cluster: Cluster) -> str:
+async def _storm_warning(cluster: Cluster, everywhere: bool) -> str:
     """Return what the gateway says of many devices that fell silent at once; empty when that is over."""
     try:
         page = await cluster.api.list_page(
-            CORE_EVENTS, cluster.namespace, field_selector=f"involvedObject.kind={NETWORK_SWITCHES.kind}"
+            CORE_EVENTS,
+            None if everywhere else cluster.namespace,
+            field_selector=f"involvedObject.kind={NETWORK_SWITCHES.kind}",
         )
     except Forbidden:
         return ""
@@ -70,11 +146,14 @@ def _last_seen(event: Mapping[str, Any]) -> str:
 
 
 def _unless_a_command_follows(**options: Any) -> None:
-    if click.get_current_context().invoked_subcommand is None and _show.callback is not None:
+    context = click.get_current_context()
+    if context.invoked_subcommand is None and _show.callback is not None:
         _show.callback(**options)
+    elif any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in options):
+        context.fail(f"write options after {context.invoked_subcommand}, which takes others than devices")
 
 
-devices = click.Group(
+devices = ForwardingGroup(
     "devices",
     commands={"transfer": transfer},
     params=_show.params,
@@ -88,6 +167,7 @@ devices = click.Group(
 class DeviceLine:
     """A line of the table. *connected* is None when the gateway has not set the condition."""
 
+    namespace: str
     device: str
     connected: bool | None
     since: str | None
@@ -97,6 +177,13 @@ class DeviceLine:
     maintenance: str | None  # why or until when; empty text when neither is said, None outside of maintenance
     model: str | None
     refused: str | None  # why the gateway ignores it
+    address: str | None
+    serial: str | None
+    deleted: bool = False  # as --watch may say
+
+    @property
+    def key(self) -> Key:
+        return Key(self.namespace, self.device)
 
 
 def device_line(switch: Mapping[str, Any], now: datetime) -> DeviceLine:
@@ -106,6 +193,7 @@ def device_line(switch: Mapping[str, Any], now: datetime) -> DeviceLine:
     connected = conditions.get(ConditionType.AGENT_CONNECTED) or {}
     processes, maintained = status.get("processes") or {}, project_device(switch).maintained(now.timestamp())
     return DeviceLine(
+        namespace=switch["metadata"].get("namespace") or "",
         device=switch["metadata"]["name"],
         connected={"True": True, "False": False}.get(connected.get("status", "")),
         since=connected.get("lastTransitionTime"),
@@ -115,6 +203,8 @@ def device_line(switch: Mapping[str, Any], now: datetime) -> DeviceLine:
         maintenance=_maintenance(spec.get("maintenance") or {}) if maintained else None,
         model=spec.get("model"),
         refused=refusal(switch) or None,
+        address=spec.get("managementAddress"),
+        serial=spec.get("serialNumber"),
     )
 
 
@@ -123,22 +213,49 @@ def _maintenance(maintenance: Mapping[str, Any]) -> str:
     return ", ".join(part for part in (maintenance.get("reason"), until and f"until {until}") if part)
 
 
-def devices_text(lines: list[DeviceLine], output: str, now: datetime) -> str:
-    """Return what is printed about the devices."""
-    if output != OutputFormat.TABLE:
-        return structured([{camel(name): value for name, value in asdict(line).items()} for line in lines], output)
-    return table(_HEADERS, [_row(line, now) for line in lines])
+class DevicePage:
+    """What is printed about devices: the *lines* that are known, and those that change later, in the same columns."""
+
+    def __init__(self, lines: Sequence[DeviceLine], output: str, *, everywhere: bool, now: datetime) -> None:
+        self._lines, self._output, self._everywhere, self._now = lines, output, everywhere, now
+        self._wide = output == OutputFormat.WIDE
+        columns = [*([Column("NAMESPACE")] if everywhere else []), *_COLUMNS, *(_WIDE if self._wide else ())]
+        self._table = Table(columns, [self._row(line, now) for line in lines])
+
+    def text(self, *, streams: bool) -> str:
+        """Return the known lines; where more of them follow, each is a document of its own for programs."""
+        if for_people(self._output):
+            return str(self._table)
+        if streams or self._output == OutputFormat.NAME:
+            return "\n".join(self.again(line) for line in self._lines)
+        return structured([_data(line) for line in self._lines], self._output)
+
+    def again(self, line: DeviceLine, now: datetime | None = None) -> str:
+        """Return a line that changed."""
+        if self._output == OutputFormat.NAME:
+            return object_names(_NAME, [line.device])
+        if not for_people(self._output):
+            start = "---\n" if self._output == OutputFormat.YAML else ""
+            return start + structured(_data(line), self._output)
+        return "\n".join(self._table.lines([self._row(line, now or self._now)]))
+
+    def _row(self, line: DeviceLine, now: datetime) -> list[str | Cell]:
+        idle = line.running is None or line.desired is None
+        running = NOTHING if idle else f"{line.running}/{line.desired}"
+        connected = ("conflict", "red") if line.refused else _WORDS[line.connected]
+        return [
+            *([line.namespace] if self._everywhere else []),
+            line.device,
+            ("deleted", "red") if line.deleted else connected,
+            age(line.since, now) or NOTHING,
+            line.agent_version or NOTHING,
+            (running, "" if line.running == line.desired else "yellow"),
+            (line.maintenance or "yes", "yellow") if line.maintenance is not None else NOTHING,
+            line.model or NOTHING,
+            *([line.address or NOTHING, line.serial or NOTHING] if self._wide else []),
+        ]
 
 
-def _row(line: DeviceLine, now: datetime) -> list[str | Cell]:
-    idle = line.running is None or line.desired is None
-    running = NOTHING if idle else f"{line.running}/{line.desired}"
-    return [
-        line.device,
-        ("conflict", "red") if line.refused else _WORDS[line.connected],
-        age(line.since, now) or NOTHING,
-        line.agent_version or NOTHING,
-        (running, "" if line.running == line.desired else "yellow"),
-        (line.maintenance or "yes", "yellow") if line.maintenance is not None else NOTHING,
-        line.model or NOTHING,
-    ]
+def _data(line: DeviceLine) -> dict[str, Any]:
+    data = {camel(name): value for name, value in asdict(line).items()}
+    return data if line.deleted else {name: value for name, value in data.items() if name != "deleted"}

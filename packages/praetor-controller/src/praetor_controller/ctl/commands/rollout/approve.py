@@ -12,7 +12,7 @@ from praetor_api.annotations import APPROVED_WAVES_ANNOTATION, REMOVAL_ANNOTATIO
 from praetor_api.kube.client.errors import Forbidden, NotFound
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
 from praetor_controller.ctl.cluster import FIELD_MANAGER, Cluster, on_cluster
-from praetor_controller.ctl.commands.completion import deployment_names
+from praetor_controller.ctl.commands.completion import deployment_argument
 from praetor_controller.ctl.errors import BadInput, CommandFailed
 from praetor_controller.ctl.inventory import Inventory, read_inventory
 from praetor_controller.ctl.output import names_of
@@ -27,7 +27,7 @@ _HELD = (ReasonCode.WAVE_LOST_ITS_DEVICES, ReasonCode.WAVE_FAILED)
 
 
 @click.command("approve")
-@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
+@deployment_argument
 @click.option("--wave", metavar="NAME", help="Wave to approve; the next one that waits when unset.")
 @click.option("--removal", is_flag=True, help="Approve the removal of processes whose devices no longer match.")
 @on_cluster

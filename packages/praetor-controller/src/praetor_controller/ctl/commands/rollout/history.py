@@ -11,18 +11,20 @@ import click
 from praetor_api.annotations import DEPLOYMENT_LABEL
 from praetor_api.kube.client.resource import CONTROLLER_REVISIONS
 from praetor_controller.ctl.cluster import Cluster, list_all, on_cluster
-from praetor_controller.ctl.commands.completion import deployment_names
-from praetor_controller.ctl.output import OutputFormat, output_option, structured
+from praetor_controller.ctl.commands.completion import deployment_argument
+from praetor_controller.ctl.output import OutputFormat, for_people, object_names, objects_option, structured
 from praetor_controller.ctl.revisions import chosen, details, history_text, owned, template_to_restore
 from praetor_controller.ctl.rollout_patch import read
 from praetor_controller.model.annotations import deployment_label
 
+_NAME = f"{CONTROLLER_REVISIONS.kind.lower()}.{CONTROLLER_REVISIONS.group}"
+
 
 @click.command("history")
-@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
+@deployment_argument
 @click.option("--revision", type=click.IntRange(min=1), metavar="N", help="Show this one, and what it changed.")
 @on_cluster
-@output_option
+@objects_option
 async def history(cluster: Cluster, deployment: str, revision: int | None, output: str) -> str:
     """Show the revisions of a deployment's template, oldest first.
 
@@ -31,10 +33,13 @@ async def history(cluster: Cluster, deployment: str, revision: int | None, outpu
     """
     found = await read(cluster, deployment)
     revisions = await revisions_of(cluster, found)
+    if output == OutputFormat.NAME:
+        shown = revisions if revision is None else [chosen(revisions, revision, deployment)]
+        return object_names(_NAME, [each["metadata"]["name"] for each in shown])
     current, now = (found.get("status") or {}).get("currentRevision"), cluster.clock.now()
     if revision is None:
         return history_text(revisions, current, output, now)
-    if output == OutputFormat.TABLE:
+    if for_people(output):
         return details(revisions, revision, current, deployment, now)
     return structured(template_to_restore(chosen(revisions, revision, deployment), deployment), output)
 

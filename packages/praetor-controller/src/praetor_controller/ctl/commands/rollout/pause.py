@@ -6,12 +6,12 @@ from __future__ import annotations
 import click
 
 from praetor_controller.ctl.cluster import Cluster, on_cluster
-from praetor_controller.ctl.commands.completion import deployment_names
+from praetor_controller.ctl.commands.completion import deployment_argument
 from praetor_controller.ctl.rollout_patch import merge, read
 
 
 @click.command("pause")
-@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
+@deployment_argument
 @on_cluster
 async def pause(cluster: Cluster, deployment: str) -> str:
     """Stop a rollout where it is. No process is written until it is resumed; what runs goes on running."""

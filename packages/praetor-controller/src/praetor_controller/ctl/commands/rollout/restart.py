@@ -8,12 +8,12 @@ import click
 from praetor_api.annotations import RESTARTED_AT_ANNOTATION
 from praetor_api.kube.codec import format_time
 from praetor_controller.ctl.cluster import Cluster, on_cluster
-from praetor_controller.ctl.commands.completion import deployment_names
+from praetor_controller.ctl.commands.completion import deployment_argument
 from praetor_controller.ctl.rollout_patch import merge
 
 
 @click.command("restart")
-@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
+@deployment_argument
 @on_cluster
 async def restart(cluster: Cluster, deployment: str) -> str:
     """Restart every process of a deployment, as a rollout. It keeps to the deployment's budget and waves."""

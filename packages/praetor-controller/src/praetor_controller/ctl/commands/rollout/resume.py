@@ -6,12 +6,12 @@ from __future__ import annotations
 import click
 
 from praetor_controller.ctl.cluster import Cluster, on_cluster
-from praetor_controller.ctl.commands.completion import deployment_names
+from praetor_controller.ctl.commands.completion import deployment_argument
 from praetor_controller.ctl.commands.rollout.pause import set_paused
 
 
 @click.command("resume")
-@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
+@deployment_argument
 @on_cluster
 async def resume(cluster: Cluster, deployment: str) -> str:
     """Let a paused rollout go on."""

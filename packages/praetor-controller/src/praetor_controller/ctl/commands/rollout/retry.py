@@ -8,12 +8,12 @@ import click
 from praetor_api.annotations import RETRY_ANNOTATION
 from praetor_api.kube.codec import format_time
 from praetor_controller.ctl.cluster import Cluster, on_cluster
-from praetor_controller.ctl.commands.completion import deployment_names
+from praetor_controller.ctl.commands.completion import deployment_argument
 from praetor_controller.ctl.rollout_patch import merge
 
 
 @click.command("retry")
-@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
+@deployment_argument
 @on_cluster
 async def retry(cluster: Cluster, deployment: str) -> str:
     """Try writes that the API refused again at once, after their cause was removed."""

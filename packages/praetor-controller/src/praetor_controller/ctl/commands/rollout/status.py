@@ -8,9 +8,9 @@ from attrs import evolve
 
 from praetor_api.conditions import DeploymentReason
 from praetor_controller.ctl.cluster import Cluster, Opener, Target, cluster_options, run_on_cluster
-from praetor_controller.ctl.commands.completion import deployment_names
+from praetor_controller.ctl.commands.completion import deployment_argument
 from praetor_controller.ctl.errors import ExitCode
-from praetor_controller.ctl.output import OutputFormat, on_terminal, output_option, painted, show, structured, warn
+from praetor_controller.ctl.output import for_people, on_terminal, output_option, painted, show, structured, warn
 from praetor_controller.ctl.progress import Progress, Verdict, as_data, final_line, wave_data, wave_lines
 from praetor_controller.ctl.rollout_watch import Screen, follow, waves_of
 from praetor_controller.ctl.times import duration_option, format_duration
@@ -21,13 +21,14 @@ class WatchCommand(click.Command):
     """Accepts --watch=false, too, as kubectl does."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        words = {"--watch=false": "--no-watch", "--watch=true": "--watch"}
+        no, yes = ("--watch=false", "-w=false"), ("--watch=true", "-w=true")
+        words = dict.fromkeys(no, "--no-watch") | dict.fromkeys(yes, "--watch")
         return super().parse_args(ctx, [words.get(each, each) for each in args])
 
 
 @click.command("status", cls=WatchCommand)
-@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
-@click.option("--watch/--no-watch", default=True, show_default=True, help="Follow it to its end.")
+@deployment_argument
+@click.option("-w", "--watch/--no-watch", default=True, show_default="--watch", help="Follow it to its end.")
 @click.option(
     "--timeout",
     callback=duration_option,
@@ -52,12 +53,13 @@ def status(
     """Follow the rollout of a deployment to its end: it is done, has failed or is paused.
 
     \b
-    ExitCode codes:
+    Exit codes:
       0  every device that can have the template has it, and is available
       1  the cluster cannot be reached, refuses, or has no such deployment
       2  the command line is wrong
-      3  failed: no progress within its deadline, stopped by its failure policy, held until a user acts (a wave or
-         budget matches nothing, a wave lost its devices or saw them fail), no device matches, or an invalid spec
+      3  failed: no progress within its deadline, stopped by its failure policy,
+         held until a user acts (a wave or budget matches nothing, a wave lost its
+         devices or saw them fail), no device matches, or an invalid spec
       4  paused
       5  --timeout was up
       6  under way, and --watch=false was given
@@ -66,7 +68,7 @@ def status(
     The bar: # is up to date, o has the template and is not available yet, . waits, - is deferred (offline or in
     maintenance). With -o json or yaml only the last state is printed.
     """
-    screen = Screen(terminal=on_terminal(), quiet=output != OutputFormat.TABLE)
+    screen = Screen(terminal=on_terminal(), quiet=not for_people(output))
 
     async def work(cluster: Cluster) -> tuple[Progress, bool, tuple[WaveState, ...]]:
         last, in_time = await follow(cluster, deployment, screen, watch=watch, timeout_s=timeout)

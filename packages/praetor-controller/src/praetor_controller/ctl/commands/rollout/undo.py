@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from praetor_controller.ctl.cluster import Cluster, on_cluster
-from praetor_controller.ctl.commands.completion import deployment_names
+from praetor_controller.ctl.commands.completion import deployment_argument
 from praetor_controller.ctl.commands.rollout.history import revisions_of
 from praetor_controller.ctl.revisions import before, chosen, template_to_restore
 from praetor_controller.ctl.rollout_patch import replace_template, rewrite
@@ -16,7 +16,7 @@ from praetor_controller.model.revisions import project_revision
 
 
 @click.command("undo")
-@click.argument("deployment", metavar="DPD", shell_complete=deployment_names)
+@deployment_argument
 @click.option(
     "--to-revision",
     type=click.IntRange(min=0),

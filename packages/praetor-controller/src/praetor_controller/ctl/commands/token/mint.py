@@ -8,7 +8,7 @@ import click
 from praetor_api.names import is_device_name
 from praetor_api.tokens import device_token
 from praetor_controller.ctl.errors import BadInput
-from praetor_controller.ctl.output import OutputFormat, output_option, show, structured, table
+from praetor_controller.ctl.output import for_people, output_option, show, structured, table
 from praetor_controller.ctl.token_secret import epoch_option, read_secrets, secret_option
 
 
@@ -29,7 +29,7 @@ def mint(devices: tuple[str, ...], secret_file: str, epoch: int, output: str) ->
 
 def minted(tokens: dict[str, str], output: str) -> str:
     """Return what is printed about *tokens*, by device."""
-    if output != OutputFormat.TABLE:
+    if not for_people(output):
         return structured([{"device": device, "token": token} for device, token in tokens.items()], output)
     if len(tokens) == 1:
         return next(iter(tokens.values()))

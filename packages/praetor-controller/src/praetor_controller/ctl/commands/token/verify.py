@@ -8,7 +8,7 @@ import click
 from praetor_api.tokens import TokenVerifier, device_token
 from praetor_controller.ctl.commands.token.mint import checked_name
 from praetor_controller.ctl.errors import ExitCode
-from praetor_controller.ctl.output import OutputFormat, output_option, show, structured
+from praetor_controller.ctl.output import for_people, output_option, show, structured
 from praetor_controller.ctl.token_secret import epoch_option, read_secrets, secret_option
 
 
@@ -23,7 +23,7 @@ def verify(context: click.Context, device: str, token: str, secret_file: str, ep
     """Check whether a gateway with these secrets accepts TOKEN from DEVICE.
 
     \b
-    ExitCode codes:
+    Exit codes:
       0  the token is good
       2  the command line is wrong, or the secrets cannot be read
       3  the token is refused
@@ -43,7 +43,7 @@ def secret_number(device: str, token: str, secrets: tuple[bytes, ...], epoch: in
 
 def judged(device: str, number: int | None, count: int, epoch: int, output: str) -> str:
     """Return what is printed about a token that secret *number* of *count* made."""
-    if output != OutputFormat.TABLE:
+    if not for_people(output):
         return structured({"device": device, "valid": number is not None, "secret": number}, output)
     if number is None:
         return f"refused: no secret makes this token for {device} in epoch {epoch}"
