@@ -68,6 +68,7 @@ class Lab:
         yield Cluster(api=api, namespace=target.namespace or NAMESPACE, clock=self.clock)
 
     def run(self, *args: str, **settings: Any) -> Result:
+        settings["env"] = {"COLUMNS": None, **(settings.get("env") or {})}  # piped, whatever the terminal of the tests
         return CliRunner().invoke(main, args, obj=self.open, **settings)
 
     def put(self, resource: Resource, name: str, metadata: Mapping[str, Any] | None = None, **parts: Any) -> str:

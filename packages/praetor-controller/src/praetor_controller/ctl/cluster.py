@@ -21,7 +21,7 @@ from praetor_api.kube.client.connection import ApiConnection, from_kubeconfig, p
 from praetor_api.kube.client.resource import Resource
 from praetor_api.kube.options import kubeconfig_options
 from praetor_api.kube.runtime.clock import Clock, SystemClock
-from praetor_controller.ctl.output import show
+from praetor_controller.ctl.output import OutputFormat, fitted_lines, show
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -84,7 +84,7 @@ def on_cluster(command: Callable[..., Coroutine[Any, Any, str]]) -> Callable[...
     def run(*, target: Target, opener: Opener, **options: Any) -> None:
         text = run_on_cluster(opener, target, lambda cluster: command(cluster, **options))
         if text:
-            show(text)
+            show(text if "output" in options else fitted_lines(text.splitlines(), OutputFormat.TABLE))
 
     return cluster_options(run)
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import IO, Any
 
 import click
 
@@ -16,6 +17,7 @@ from praetor_api.kube.client.errors import (
     Unauthorized,
     Unreachable,
 )
+from praetor_controller.ctl.output import warn
 
 
 class ExitCode(IntEnum):
@@ -37,8 +39,11 @@ class CommandFailed(click.ClickException):
 
     exit_code = ExitCode.ERROR
 
+    def show(self, file: IO[Any] | None = None) -> None:
+        warn(f"Error: {self.format_message()}")
 
-class BadInput(click.ClickException):
+
+class BadInput(CommandFailed):
     """An argument or a file cannot be used; the message names the field and what to write instead."""
 
     exit_code = ExitCode.USAGE

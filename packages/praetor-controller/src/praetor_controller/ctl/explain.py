@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 
 from praetor_controller.ctl.errors import CommandFailed
 from praetor_controller.ctl.inventory import Inventory
-from praetor_controller.ctl.output import for_people, painted, structured, table
+from praetor_controller.ctl.output import Column, fitted_lines, for_people, painted, screen_width, structured, table
 from praetor_controller.model.actions import Create, Delete, Update
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.rollout.reasons import Reason, ReasonCode
@@ -35,7 +35,7 @@ MEANINGS: Mapping[str, str] = {
     "BudgetExhausted": "waits, because no more devices may be unavailable",
     "WaitingForWave": "waits for the waves before its own",
     "Soaking": "waits until the wave before has been watched for long enough",
-    "AwaitingApproval": "waits for the approval of its wave: praetorctl rollout approve",
+    "AwaitingApproval": "waits for the approval of its wave",
     "WaveMatchesNothing": "waits, because no device matches a wave before its own",
     "WaveHasNoEligibleDevice": "waits, because no device of a wave before its own can show the revision now",
     "WaveLostItsDevices": "waits, because a wave before its own lost its devices before it was passed",
@@ -47,8 +47,14 @@ MEANINGS: Mapping[str, str] = {
     "CannotConverge": "cannot get the template: the API refuses it",
     "WaitingForRemoval": "waits until the process of a deployment that no longer matches it is gone",
     "Removing": "no longer matches; its process is being removed",
-    "RemovalHeld": "no longer matches, and too many do so at once: praetorctl rollout approve --removal",
+    "RemovalHeld": "no longer matches, and too many do so at once",
     "GatewayUnavailable": "waits until a gateway judges again which devices are connected",
+}
+_COMMANDS = {
+    ReasonCode.AWAITING_APPROVAL: "praetorctl rollout approve {}",
+    ReasonCode.WAVE_LOST_ITS_DEVICES: "praetorctl rollout approve {}",
+    ReasonCode.WAVE_FAILED: "praetorctl rollout approve {}",
+    ReasonCode.REMOVAL_HELD: "praetorctl rollout approve {} --removal",
 }
 _COLOURS = {
     ReasonCode.UP_TO_DATE: "green",
@@ -59,6 +65,11 @@ _COLOURS = {
 }
 
 _FOREIGN = "spec.deviceRef names another namespace or kind, so nothing runs it; name a NetworkSwitch of its namespace"
+
+
+def command_for(code: ReasonCode, deployment: str) -> list[str]:
+    """Return the command that ends what *code* waits for, as an indented line, if there is one for a user to type."""
+    return [f"    {_COMMANDS[code].format(deployment)}"] if code in _COMMANDS else []
 
 
 @frozen(kw_only=True)
@@ -112,7 +123,8 @@ def deployment_text(explanation: Explanation, output: str, max_devices: int) -> 
         ]
         rest = [f"and {len(devices) - max_devices} more"] if len(devices) > max_devices else []
         lines.append("    " + ", ".join([*shown, *rest]))
-    return "\n".join(lines)
+        lines += command_for(code, name)
+    return fitted_lines(lines, output)
 
 
 def _all_reasons(planned: Plan) -> dict[str, Reason]:
@@ -170,7 +182,7 @@ class DeviceReason:
 def explain_device(inventory: Inventory, name: str, now: datetime, deployment: str | None = None) -> list[DeviceReason]:
     """Return the reasons of a device, one for each deployment that selects it; CommandFailed when it is unknown."""
     if name not in inventory.devices:
-        raise CommandFailed(f"not found: there is no device {name}; praetorctl devices shows those that are there")
+        raise CommandFailed(f"not found: there is no device {name}; see: praetorctl devices")
     found = []
     for each in [deployment] if deployment else list(inventory.deployments):
         explanation = explain_deployment(inventory, each, now)
@@ -203,20 +215,26 @@ def device_text(device: str, found: Sequence[DeviceReason], output: str, refused
     lines = [refusal_text(device, refused, output)] if refused else []
     lines += [f"{device}: {absent}"] if absent else []
     if not found:
-        return "\n".join([*lines, f"{device}: no deployment selects it"])
-    headers = ("DEPLOYMENT", "REASON", "DETAIL", "HAS", "WANTED", "MEANING")
+        return fitted_lines([*lines, f"{device}: no deployment selects it"], output)
+    columns = ("DEPLOYMENT", "REASON", Column("PROCESS", leaves=1), "HAS", "WANTED")
     rows = [
         (
             each.deployment,
             (each.reason.code.value, _COLOURS.get(each.reason.code, "")),
-            each.reason.detail or "-",
+            each.process or "-",
             each.revision or "-",
             each.wanted,
-            MEANINGS[each.reason.code],
         )
         for each in found
     ]
-    return "\n".join([*lines, table(headers, rows)])
+    sentences = []
+    for each in found:
+        detail = f" ({each.reason.detail})" if each.reason.detail else ""
+        sentences.append(f"{each.deployment}: {MEANINGS[each.reason.code]}{detail}")
+        sentences += command_for(each.reason.code, each.deployment)
+    text = [fitted_lines(lines, output)] if lines else []
+    shown = table(columns, rows, width=screen_width(output))
+    return "\n".join([*text, shown, fitted_lines(sentences, output)])
 
 
 def undeclared_text(rows: Sequence[ProcessRow], absent: Mapping[str, str], output: str) -> str:
@@ -228,19 +246,20 @@ def undeclared_text(rows: Sequence[ProcessRow], absent: Mapping[str, str], outpu
     if not for_people(output):
         return structured({"processes": found}, output)
     words = {True: "its agent is connected", False: "its agent is not connected any more", None: "no gateway says more"}
-    return "\n".join(
+    lines = (
         f"{row.name}: on {row.device}, which no NetworkSwitch declares; {absent.get(row.name, words[row.connected])}"
         if row.device
         else f"{row.name}: {absent.get(row.name, _FOREIGN)}"
         for row in rows
     )
+    return fitted_lines(lines, output)
 
 
 def refusal_text(name: str, why: str, output: str) -> str:
     """Return what is printed about an object that the gateway ignores."""
     if not for_people(output):
         return structured({"name": name, "refused": why}, output)
-    return f"{name}: {painted('ignored', 'red')}, {why}"
+    return fitted_lines([f"{name}: {painted('ignored', 'red')}, {why}"], output)
 
 
 def _device_data(each: DeviceReason) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from typing import Any
 from attrs import field, frozen, mutable
 
 from praetor_api.conditions import DeploymentReason
-from praetor_controller.ctl.explain import MEANINGS, by_reason
+from praetor_controller.ctl.explain import MEANINGS, by_reason, command_for
 from praetor_controller.ctl.forecast_model import ForecastModel
-from praetor_controller.ctl.output import for_people, names_of, structured, table
+from praetor_controller.ctl.output import Column, fitted_lines, for_people, names_of, screen_width, structured, table
 from praetor_controller.ctl.times import format_duration
 from praetor_controller.model.actions import Action, Create, Delete, Update
 from praetor_controller.rollout.reasons import Reason, ReasonCode
@@ -124,10 +124,19 @@ def _fault(planned: Plan) -> str:
     return next((each.message for each in conditions if each.reason == DeploymentReason.INVALID_SPEC), "")
 
 
-def forecast_text(result: Forecast, max_steps: int) -> str:
+_COLUMNS: tuple[str | Column, ...] = (
+    "STEP",
+    Column("AFTER", leaves=1),
+    Column("WAVE", cut=True),
+    *(Column(title, cut=True) for title in ("CREATE", "UPDATE", "DELETE")),
+    "UNAVAILABLE",
+)
+
+
+def forecast_text(result: Forecast, output: str, max_steps: int) -> str:
     """Return a forecast for people, with at most *max_steps* steps."""
     if result.fault:
-        return f"{result.name}: the spec cannot be acted on: {result.fault}"
+        return fitted_lines([f"{result.name}: the spec cannot be acted on: {result.fault}"], output)
     lines = [f"{result.name}: warning: {each}" for each in result.warnings]
     if not result.steps:
         lines.append(f"{result.name}: nothing would be written")
@@ -135,7 +144,7 @@ def forecast_text(result: Forecast, max_steps: int) -> str:
         count = f"{len(result.steps)} step{'' if len(result.steps) == 1 else 's'}"
         lines.append(f"{result.name}: {count} in about {format_duration(result.seconds)}, if no device fails")
         rows = [_row(number, each) for number, each in enumerate(result.steps[:max_steps], 1)]
-        lines.append(table(("STEP", "AFTER", "WAVE", "CREATE", "UPDATE", "DELETE", "UNAVAILABLE"), rows))
+        lines += table(_COLUMNS, rows, width=screen_width(output)).splitlines()
         lines += [f"... and {len(result.steps) - max_steps} more steps"] if len(result.steps) > max_steps else []
         lines.append(f"unavailable at most: {result.unavailable_at_most} of {result.devices} devices")
         lines += [_budget_line(result, number, words) for number, words in enumerate(result.budgets)]
@@ -145,7 +154,8 @@ def forecast_text(result: Forecast, max_steps: int) -> str:
     for code, devices in by_reason(result.left).items():
         named = [f"{device} ({detail})" if detail else device for device, detail in devices]
         lines.append(f"    {code}: {names_of(named)}: {MEANINGS[code]}")
-    return "\n".join(lines)
+        lines += command_for(code, result.name)
+    return fitted_lines(lines, output)
 
 
 def _row(number: int, step: Step) -> list[str]:
@@ -203,4 +213,4 @@ def forecasts(found: list[Forecast], output: str, max_steps: int) -> str:
     """Return what is printed about *found*."""
     if not for_people(output):
         return structured([forecast_data(each) for each in found], output)
-    return "\n\n".join(forecast_text(each, max_steps) for each in found)
+    return "\n\n".join(forecast_text(each, output, max_steps) for each in found)

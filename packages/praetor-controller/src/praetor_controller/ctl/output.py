@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
@@ -65,6 +67,8 @@ def object_names(resource: str, names: Iterable[str]) -> str:
 _SHOWN = 3
 _GAP = 3
 _LEAST = 12  # characters of a column that is cut
+_NARROWEST = 40
+_INDENT = "    "
 
 
 def names_of(names: Sequence[str]) -> str:
@@ -76,7 +80,7 @@ def names_of(names: Sequence[str]) -> str:
 class Column(NamedTuple):
     """A column of a table. On a narrow terminal those with the greatest *leaves* are left out first; 0 stays.
 
-    What no column may leave for is cut in columns that may be *cut*: prose that no user has to type.
+    Where no column may leave any more, the middle of texts that may be *cut* is: they are not to be typed.
     """
 
     title: str
@@ -105,7 +109,7 @@ class Table:
             if not leaving:
                 break
             self._kept.remove(max(leaving, key=lambda number: self._columns[number].leaves))
-        for number in self._kept:
+        for number in sorted(self._kept, key=lambda number: -self._widths[number]):
             if self._columns[number].cut and self._total() > width:
                 room = width - (self._total() - self._widths[number])
                 self._widths[number] = max(room, len(self._columns[number].title), _LEAST)
@@ -122,7 +126,8 @@ class Table:
         for number in self._kept:
             (text, colour), width = row[number], self._widths[number]
             if self._columns[number].cut and len(text) > width:
-                text = text[: width - 1] + "…"
+                head = (width - 3) // 2  # names and addresses often differ in their ends
+                text = text[:head] + "..." + text[head + 3 - width :]
             parts.append(painted(text, colour) + " " * (width - len(text)))
         return (self._indent + (" " * _GAP).join(parts)).rstrip()
 
@@ -138,6 +143,55 @@ def _cells(row: Row) -> list[Cell]:
 def table(columns: Sequence[str | Column], rows: Sequence[Row], *, width: int | None = None, indent: str = "") -> str:
     """Return *rows* under *columns*, see Table."""
     return str(Table(columns, rows, width=width, indent=indent))
+
+
+_COMMAND = re.compile(r"((?:praetorctl|kubectl|praetor-agent)(?: [^\s,;()]*[^\s,;().:])+)")
+
+
+def fitted(text: str, width: int | None) -> str:
+    """Return a sentence in lines of at most *width* characters; those after the first are indented.
+
+    If it does not fit, a command to type gets a line of its own, which is never broken.
+    """
+    if width is None or len(click.unstyle(text)) <= width:
+        return text
+    start = text[: len(text) - len(text.lstrip())]
+    hanging = start or _INDENT
+    lines: list[str] = []
+    for part in _COMMAND.split(text.strip()):
+        if _COMMAND.fullmatch(part):
+            lines.append(hanging + part)
+        elif words := part.lstrip(",;). ").rstrip("( ").split():
+            lines += _wrapped(words, width, hanging if lines else start, hanging)
+    return "\n".join(lines)
+
+
+def _wrapped(words: Sequence[str], width: int, first: str, hanging: str) -> list[str]:
+    lines, line = [], first + words[0]
+    for word in words[1:]:
+        if len(click.unstyle(line)) + 1 + len(click.unstyle(word)) > width:
+            lines.append(line)
+            line = hanging + word
+        else:
+            line += f" {word}"
+    return [*lines, line]
+
+
+def fitted_lines(lines: Iterable[str], output: str) -> str:
+    """Return *lines* as text that fits the screen, each as a sentence of its own."""
+    width = screen_width(output)
+    return "\n".join(fitted(line, width) for line in lines)
+
+
+def screen_width(output: str = OutputFormat.TABLE) -> int | None:
+    """Return how many characters a line may have: $COLUMNS, else those of the terminal; None where nothing limits it.
+
+    Nothing does when *output* is wide, or goes to a file or another program, as with kubectl.
+    """
+    given = os.environ.get("COLUMNS", "")
+    if output != OutputFormat.TABLE or not (on_terminal() or given):
+        return None
+    return max(int(given) if given.isdecimal() else shutil.get_terminal_size().columns, _NARROWEST)
 
 
 def painted(text: str, colour: str) -> str:
@@ -171,4 +225,4 @@ def show(text: str, *, newline: bool = True) -> None:
 
 def warn(text: str) -> None:
     """Print *text* to standard error."""
-    click.echo(text, err=True)
+    click.echo(fitted(text, screen_width()), err=True)

@@ -158,12 +158,15 @@ def waves(shown: Progress) -> str:
 
 
 def wave_lines(shown: Progress, states: Sequence[WaveState]) -> list[str]:
-    """Return a bar for each wave: `#` is available with the template, `.` is not yet, `-` is deferred."""
+    """Return a bar for each wave: `#` is available with the template, `.` is not yet, `-` is deferred.
+
+    A command to type is a line of its own.
+    """
     width = max((len(each.name) for each in states), default=0)
     open_ = sum(each.open for each in states)
     bars = [f"  {each.name:<{width}} {_wave_bar(each)} {each.available}/{each.devices}" for each in states]
     words = [_wave_words(shown, each, number - open_) for number, each in enumerate(states)]
-    return [" ".join(parts) for parts in zip(bars, words, strict=True)]
+    return [line for parts in zip(bars, words, strict=True) for line in " ".join(parts).splitlines()]
 
 
 def _wave_bar(state: WaveState, width: int = BAR_WIDTH) -> str:
@@ -186,9 +189,9 @@ def _wave_words(shown: Progress, state: WaveState, after_open: int) -> str:
         return "later"
     held = [code for code in (ReasonCode.WAVE_LOST_ITS_DEVICES, ReasonCode.WAVE_FAILED) if code in shown.reasons]
     if held:
-        return f"{held[0]}: praetorctl rollout approve {shown.name}"
+        return f"{held[0]}\n    praetorctl rollout approve {shown.name}"
     if ReasonCode.AWAITING_APPROVAL in shown.reasons:
-        return f"waits for approval: praetorctl rollout approve {shown.name}"
+        return f"waits for approval\n    praetorctl rollout approve {shown.name}"
     return "soaking" if ReasonCode.SOAKING in shown.reasons else "next"
 
 

@@ -10,13 +10,12 @@ from typing import Any
 
 from praetor_api.kube.codec import format_time
 from praetor_controller.ctl.errors import CommandFailed
-from praetor_controller.ctl.output import OutputFormat, for_people, painted, structured, table
+from praetor_controller.ctl.output import Column, OutputFormat, for_people, painted, screen_width, structured, table
 from praetor_controller.ctl.times import age
 from praetor_controller.model.projection import project_deployment
 from praetor_controller.model.revisions import RevisionRow, project_revision, template_of, to_restore
 
-_HEADERS = ("REVISION", "HASH", "STARTED", "RUNS")
-_MAX_WIDTH = 60
+_COLUMNS: tuple[str | Column, ...] = ("REVISION", "HASH", Column("STARTED", leaves=1), Column("RUNS", cut=True))
 
 
 def owned(objects: Sequence[Mapping[str, Any]], uid: str) -> list[Mapping[str, Any]]:
@@ -61,18 +60,19 @@ def history_text(revisions: Sequence[Mapping[str, Any]], current: str | None, ou
     has_causes = any(row.change_cause for row in rows)
     differs = next((each for each in (_artifact, _command, _environment) if len(set(map(each, rows))) > 1), _runs)
     return table(
-        (*_HEADERS, *(("CAUSE",) if has_causes else ()), ""),
+        (*_COLUMNS, *((Column("CAUSE", cut=True),) if has_causes else ()), ""),
         [
             (
                 str(row.number),
                 row.template.revision,
                 age(_started(row), now),
-                _shortened(differs(row)),
-                *((_shortened(row.change_cause) or "-",) if has_causes else ()),
+                differs(row),
+                *((" ".join(row.change_cause.split()) or "-",) if has_causes else ()),
                 _mark(row, newest, current),
             )
             for row in rows
         ],
+        width=screen_width(output),
     )
 
 
@@ -168,11 +168,6 @@ def _environment(row: RevisionRow) -> str:
 
 def _runs(row: RevisionRow) -> str:
     return _artifact(row) or _command(row)
-
-
-def _shortened(words: str) -> str:
-    """Return *words*, cut to the width of a column."""
-    return words if len(words) <= _MAX_WIDTH else words[: _MAX_WIDTH - 3] + "..."
 
 
 def _started(row: RevisionRow) -> str:

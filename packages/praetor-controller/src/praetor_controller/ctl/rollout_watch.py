@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -14,13 +13,14 @@ from praetor_api.kube.runtime.clock import first
 from praetor_api.kube.runtime.informer import Informer
 from praetor_controller.ctl.cluster import Cluster
 from praetor_controller.ctl.inventory import Inventory, read_inventory
-from praetor_controller.ctl.output import show
+from praetor_controller.ctl.output import fitted, screen_width, show
 from praetor_controller.ctl.progress import Progress, Verdict, line, progress, wave_lines
 from praetor_controller.ctl.rollout_patch import checked
 from praetor_controller.reconcile.cache import BY_NAMESPACE, Cache
 from praetor_controller.rollout.snapshot import WaveState
 
 _CHECK_S = 1.0
+_WIDTH = 80
 
 
 async def follow(
@@ -47,11 +47,11 @@ class Screen:
         self.quiet = quiet
 
     def show(self, shown: Progress, states: Sequence[WaveState] = ()) -> None:
-        text = line(shown)
+        text = fitted(line(shown), screen_width())
         if self.terminal:
-            width = max(20, shutil.get_terminal_size().columns - 1)  # a line that wraps cannot be painted over
             lines = [line(shown, name_waves=not states), *wave_lines(shown, states)]
-            text = "\n".join(each[:width] for each in lines)
+            width = (screen_width() or _WIDTH) - 1  # a line that the terminal wraps cannot be painted over
+            text = "\n".join(fitted(each, width) for each in lines)
         if self.quiet or text == self._last:
             return
         show(self._over() + text if self.terminal else text, newline=not self.terminal)

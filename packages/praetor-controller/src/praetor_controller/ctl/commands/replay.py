@@ -12,7 +12,7 @@ import click
 
 from praetor_controller.__about__ import __version__
 from praetor_controller.ctl.errors import BadInput, ExitCode
-from praetor_controller.ctl.output import for_people, output_option, painted, show, structured
+from praetor_controller.ctl.output import fitted_lines, for_people, output_option, painted, show, structured
 from praetor_controller.errors import Unreadable
 from praetor_controller.journal.replay import Difference, Replayed
 from praetor_controller.journal.replay import replay as replayed
@@ -115,7 +115,7 @@ def replay_text(file: str, done: Replayed, output: str) -> str:
         lines.append(
             f"note: {done.orphans} lines were skipped, because the whole inputs of their deployment are not here"
         )
-    return "\n".join(lines)
+    return fitted_lines(lines, output)
 
 
 def _deployments(done: Replayed) -> str:

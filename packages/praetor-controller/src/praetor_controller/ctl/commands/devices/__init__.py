@@ -31,6 +31,7 @@ from praetor_controller.ctl.output import (
     for_people,
     object_names,
     objects_option,
+    screen_width,
     show,
     structured,
     warn,
@@ -220,7 +221,7 @@ class DevicePage:
         self._lines, self._output, self._everywhere, self._now = lines, output, everywhere, now
         self._wide = output == OutputFormat.WIDE
         columns = [*([Column("NAMESPACE")] if everywhere else []), *_COLUMNS, *(_WIDE if self._wide else ())]
-        self._table = Table(columns, [self._row(line, now) for line in lines])
+        self._table = Table(columns, [self._row(line, now) for line in lines], width=screen_width(output))
 
     def text(self, *, streams: bool) -> str:
         """Return the known lines; where more of them follow, each is a document of its own for programs."""

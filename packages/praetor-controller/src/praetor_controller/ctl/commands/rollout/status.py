@@ -10,7 +10,16 @@ from praetor_api.conditions import DeploymentReason
 from praetor_controller.ctl.cluster import Cluster, Opener, Target, cluster_options, run_on_cluster
 from praetor_controller.ctl.commands.completion import deployment_argument
 from praetor_controller.ctl.errors import ExitCode
-from praetor_controller.ctl.output import for_people, on_terminal, output_option, painted, show, structured, warn
+from praetor_controller.ctl.output import (
+    fitted_lines,
+    for_people,
+    on_terminal,
+    output_option,
+    painted,
+    show,
+    structured,
+    warn,
+)
 from praetor_controller.ctl.progress import Progress, Verdict, as_data, final_line, wave_data, wave_lines
 from praetor_controller.ctl.rollout_watch import Screen, follow, waves_of
 from praetor_controller.ctl.times import duration_option, format_duration
@@ -81,7 +90,7 @@ def status(
     if screen.quiet:
         show(structured(as_data(last) | {"waves": wave_data(states)}, output))
     else:
-        show("\n".join([*wave_lines(last, states), painted(final_line(last), last.colour)]))
+        show(fitted_lines([*wave_lines(last, states), painted(final_line(last), last.colour)], output))
     if not in_time:
         warn(f"Error: --timeout: {format_duration(timeout)} were up; the rollout goes on")
     context.exit(last.exit_code if in_time else ExitCode.TIMEOUT)
