@@ -11,7 +11,7 @@ import pytest
 from agent_testing import item, process_spec
 from praetor_agent.__about__ import __version__
 from praetor_agent.cli import main
-from praetor_agent.core.model import ProcessStage, Record, Revision
+from praetor_agent.core.model import Failure, ProcessStage, Record, Revision
 from praetor_agent.state import Received, State
 from praetor_api.protocol import read_desired
 
@@ -114,6 +114,40 @@ def test_status_shows_the_processes_of_the_device(tmp_path: Path, capsys: pytest
     reported = json.loads(capsys.readouterr().out)
     assert (reported["device"], reported["desiredETag"]) == ("leaf-1", '"e"')
     assert reported["processes"][0]["restartCount"] == 3
+
+
+@pytest.mark.parametrize("columns", ["80", "120", None])
+def test_status_and_doctor_fit_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str | None
+) -> None:
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    tmp_path.chmod(0o755)
+    body = {"deviceName": "leaf-1", "items": [item("telemetry-of-the-fabric", process_spec("sleep", "1"))]}
+    desired = read_desired(body)
+    State(tmp_path).save_desired("leaf-1", Received(etag='"e"', body=body, desired=desired))
+    said = (
+        "the artifact cannot be fetched: https://artifacts.example.com/telemetry.tar.gz answers 503 Service Unavailable"
+    )
+    record = Record(
+        uid="uid-telemetry-of-the-fabric", namespace="network-telemetry", name="telemetry-of-the-fabric",
+        stage=ProcessStage.WAITING, current=Revision(item=desired.items[0]),
+        failure=Failure(reason="DownloadFailed", message=said),
+    )  # fmt: skip
+    State(tmp_path).save_memory({record.uid: record})
+    main(["status", "--state-dir", str(tmp_path)])
+    status = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["doctor", "--state-dir", str(tmp_path), "--gateway", URL, "--device", "leaf-1", "--token", "t"])
+    doctor = capsys.readouterr().out
+    assert f"chmod go-rw {tmp_path}" in doctor.replace("run: ", "run:\n")
+    assert " ".join(said.split()) in " ".join(status.split())
+    if columns is None:
+        assert any("503 Service" in line and "telemetry-of-the-fabric" in line for line in status.splitlines())
+    else:
+        long = [line for line in (status + doctor).splitlines() if len(line) > int(columns)]
+        assert [line for line in long if not line.startswith("    ") or len(line.split()) > 3] == []
+        assert "STATE" in status
 
 
 def test_status_of_a_device_without_a_desired_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

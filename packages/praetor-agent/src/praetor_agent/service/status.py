@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,6 +28,9 @@ from praetor_api.spec import ConfirmMode
 from praetor_api.wire import clean_text, write
 
 COLUMNS = ("NAMESPACE", "NAME", "STATE", "HEALTH", "PID", "RESTARTS", "EXIT", "SPEC", "ARTIFACT", "MESSAGE")
+_LEAVING = (8, 7, 6, 0, 4, 5)
+"""Columns that a narrow terminal does not show, the first one first: artifact, spec, exit, namespace, PID, restarts."""
+_COMMAND = re.compile(r"((?:praetor-agent|praetorctl|chmod|chown|mount|systemctl)(?: [^\s,;()]+)+)")
 
 
 def status(state_dir: Path, freeze_file: Path, output: str) -> None:
@@ -64,7 +70,7 @@ def status(state_dir: Path, freeze_file: Path, output: str) -> None:
         sys.stdout.write(f"Nothing is changed: {observed.freeze}\n")
     if shown:
         rows = (_row(seen, memory[uid], waiting.get(uid)) for uid, seen in shown.items())
-        sys.stdout.write(table([COLUMNS, *rows]))
+        sys.stdout.write(table([COLUMNS, *rows], _LEAVING))
 
 
 def waits(record: Record, boot_id: str, clock: Clock) -> dict[str, str] | None:
@@ -93,11 +99,46 @@ def _ago(at: str, now: datetime) -> str:
         return at
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return *rows* as lines with aligned columns."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+def table(rows: Sequence[Sequence[str]], leaving: Sequence[int] = ()) -> str:
+    """Return *rows* as lines with aligned columns; the last one is prose.
+
+    Where a terminal, or $COLUMNS, is narrower, the columns *leaving* are left out in that order, and prose that does
+    not fit stands below its row. What is piped is whole.
+    """
+    width, kept = _screen_width(), list(range(len(rows[0]) - 1))
+    widths = [max(len(row[column]) for row in rows) for column in kept]
+    for column in leaving if width is not None else ():
+        if sum(widths[each] + 3 for each in kept) - 3 > (width or 0):
+            kept.remove(column)
+    lines = []
+    for row in rows:
+        cells = "".join(row[column].ljust(widths[column]) + "   " for column in kept)
+        if width is None or len(cells) + len(row[-1]) <= width:
+            lines.append((cells + row[-1]).rstrip())
+        else:
+            lines += [cells.rstrip(), *_sentences(row[-1], width)]
     return "".join(line + "\n" for line in lines)
+
+
+def _sentences(text: str, width: int) -> list[str]:
+    """Return *text* in indented lines of at most *width* characters; a command to run is never broken."""
+    lines: list[str] = []
+    for part in _COMMAND.split(text):
+        if _COMMAND.fullmatch(part):
+            lines.append(f"    {part}")
+        else:
+            lines += textwrap.wrap(
+                part.strip("(;) "), width, initial_indent="    ", subsequent_indent="    ",
+                break_long_words=False, break_on_hyphens=False,
+            )  # fmt: skip
+    return lines
+
+
+def _screen_width() -> int | None:
+    given = os.environ.get("COLUMNS", "")
+    if not (given.isdecimal() or sys.stdout.isatty()):
+        return None
+    return max(int(given) if given.isdecimal() else shutil.get_terminal_size().columns, 40)
 
 
 def _observed(state_dir: Path, device: str | None) -> Mapping[str, Observed]:
