@@ -59,7 +59,8 @@ def test_condition_reasons_never_change() -> None:
     assert {each.value for each in ProcessReason} >= {
         "HeartbeatReceived", "HeartbeatMissed", "SpecCurrent", "SpecOutdated", "HashNotReported", "Downloaded",
         "NotDownloaded", "Verified", "NotVerified", "NothingToVerifyBy", "Started", "NotStarted", "StartFailed",
-        "Exited", "Completed", "Healthy", "Unhealthy", "NotProbedYet", "NotRunning", "Reported", "NoWarning",
+        "Exited", "Completed", "Healthy", "Unhealthy", "NotProbedYet", "JustStarted", "NotRunning",
+        "Reported", "NoWarning",
         "SpecRolledBack", "Other", "NotRolledBack", "HeldOnDevice", "NotHeld", "SeveralBootsReport", "OneBootReports",
             "NeverConnected", "NotDeclared",
         "OwnerGone", "BoundElsewhere", "ForeignNamespace", "Accepted", "AgentTooOld",

@@ -9,9 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from ctl_testing import LONG_AGO, NAMESPACE, NEW, OLD, Lab, connected, running
-from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from ctl_testing import LONG_AGO, NAMESPACE, NEW, OLD, Lab, connected, owned_by, running
+from praetor_api.canonical import spec_hash
+from praetor_api.kube.client.resource import (
+    CONTROLLER_REVISIONS,
+    DEVICE_PROCESS_DEPLOYMENTS,
+    DEVICE_PROCESSES,
+    NETWORK_SWITCHES,
+    Key,
+)
 from praetor_controller.ctl.explain import MEANINGS
+from praetor_controller.model.projection import project_template
 from praetor_controller.rollout.reasons import ReasonCode
 
 
@@ -99,8 +107,8 @@ def test_programs_read_all_of_them(lab: Lab) -> None:
 @pytest.mark.parametrize("subject", ["leaf-2", "tel/leaf-2"])
 def test_a_device_is_explained_with_each_deployment_that_selects_it(lab: Lab, subject: str) -> None:
     head, line, why = lab.run("explain", subject).output.splitlines()
-    assert head.split() == ["DEPLOYMENT", "REASON", "PROCESS", "HAS", "WANTED"]
-    assert line.split()[:4] == ["tel", "BudgetExhausted", "tel-leaf-2", "old"]
+    assert head.split() == ["DEPLOYMENT", "REASON", "PROCESS", "RUNS", "OFFERED", "WANTED"]
+    assert line.split()[:5] == ["tel", "BudgetExhausted", "tel-leaf-2", "-", "old"]
     assert why == "tel: waits, because no more devices may be unavailable (maxUnavailable=1)"
 
 
@@ -112,8 +120,53 @@ def test_programs_read_the_reasons_of_a_device(lab: Lab) -> None:
         "detail": "",
         "process": "",
         "revision": "",
+        "running": "",
         "wanted": "",
     }
+
+
+@pytest.mark.parametrize(
+    "subject", ["tel-leaf-2", "dp/tel-leaf-2", "deviceprocess.azure.com/tel-leaf-2", "dpd/tel/leaf-2"]
+)
+def test_the_name_of_a_process_explains_its_device(lab: Lab, subject: str) -> None:
+    assert lab.run("explain", subject).output == lab.run("explain", "nsw/leaf-2").output
+    assert json.loads(lab.run("explain", subject, "-o", "json").output)["deployments"][0]["process"] == "tel-leaf-2"
+
+
+def test_a_process_of_no_deployment_is_explained_by_what_was_reported_of_it(lab: Lab) -> None:
+    ref = {"kind": "NetworkSwitch", "name": "leaf-1", "namespace": NAMESPACE}
+    status = {"phase": "Failed", "reason": "Exited", "observedSpecHash": "sha256:1", "conditions": [connected("False")]}
+    lab.put(DEVICE_PROCESSES, "own", spec={**OLD, "deviceRef": ref}, status=status)
+    lab.put(DEVICE_PROCESSES, "new", spec={**OLD, "deviceRef": ref})
+    said = "own: on leaf-1, of no deployment: Failed, Exited; its agent is not connected\n"
+    assert lab.run("explain", "own").output == said
+    assert lab.run("explain", "new").output == "new: on leaf-1, of no deployment: its device has not reported it\n"
+    data = json.loads(lab.run("explain", "own", "-o", "json").output)
+    assert data == {"process": "own", "device": "leaf-1", "connected": False, "reported": "Failed, Exited"}
+
+
+def test_the_revision_that_a_device_went_back_to_is_shown_beside_the_one_that_it_was_offered(lab: Lab) -> None:
+    tel = lab.stored(DEVICE_PROCESS_DEPLOYMENTS, "tel")
+    template = {"spec": OLD}
+    labels = {"labels": {"azure.com/deployment": "tel"}}
+    lab.put(
+        CONTROLLER_REVISIONS, "tel-1", owned_by("tel", tel["metadata"]["uid"]) | labels,
+        revision=1, data={"spec": {"template": template}},
+    )  # fmt: skip
+    rolled_back = project_template("tel", template)
+    for name, found, runs in (
+        ("tel-leaf-1", rolled_back.spec_hash, rolled_back.revision),
+        ("tel-leaf-2", "sha256:of-a-revision-that-is-gone", ""),
+        ("tel-leaf-3", None, "old"),
+    ):
+        stored = lab.stored(DEVICE_PROCESSES, name)
+        now = found or spec_hash({key: value for key, value in stored["spec"].items() if key != "deviceRef"})
+        if found == rolled_back.spec_hash:
+            lab.patch(DEVICE_PROCESSES, name, spec={"execution": {"command": ["/opt/other"]}})
+        lab.patch(DEVICE_PROCESSES, name, "status", status={"observedSpecHash": now})
+        row = json.loads(lab.run("explain", name, "-o", "json").output)["deployments"][0]
+        assert (row["running"], row["revision"]) == (runs, "old")
+        assert lab.run("explain", name).output.splitlines()[1].split()[3] == (runs or "-")
 
 
 def test_a_device_without_any_says_so(lab: Lab) -> None:
@@ -152,7 +205,7 @@ def test_a_spec_that_was_seen_is_not_called_unseen() -> None:
 @pytest.mark.parametrize(
     ("subject", "words"),
     [
-        ("none", "none is neither a device nor a deployment"),
+        ("none", "none is neither a device, nor a deployment, nor a process"),
         ("none/leaf-1", "there is no deployment none; there are: tel"),
         ("tel/none", "there is no device none"),
     ],

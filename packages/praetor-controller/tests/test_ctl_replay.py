@@ -75,7 +75,7 @@ def test_a_cut_off_line_and_lost_ones_are_noted(tmp_path: Path, lines: list[byte
     assert result.exit_code == 0
     assert "the last line was cut off" in result.stdout
     assert "3 decisions were never recorded" in result.stdout
-    assert "1 lines were skipped" in result.stdout
+    assert "1 line was skipped" in result.stdout
 
 
 def test_standard_input_can_be_replayed(lines: list[bytes]) -> None:

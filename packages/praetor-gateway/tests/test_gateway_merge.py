@@ -38,6 +38,24 @@ def said(status: DeviceProcessStatus) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
+    ("check", "args", "reason"),
+    [
+        ({"exec": {"command": ["/bin/check"]}}, [], "NotProbedYet"),
+        (None, [], "JustStarted"),
+        (None, ['"healthCheck":{', "healthCheck"], "JustStarted"),
+    ],
+)
+def test_what_has_no_health_check_waits_for_none(check: dict[str, Any] | None, args: list[str], reason: str) -> None:
+    stored = process_object("leaf-1")
+    stored["metadata"] |= {"uid": "u", "resourceVersion": "1", "namespace": "n", "generation": 1}
+    stored["spec"]["execution"]["args"] = args
+    stored["spec"] |= {"healthCheck": check} if check else {}
+    row = Projection("site").process(stored)
+    status = merge(row, seen(observed_spec_hash=row.spec_hash, process_started=True), connected=True, now=NOW)
+    assert said(status)["Healthy"] == f"Unknown {reason}"
+
+
+@pytest.mark.parametrize(
     ("policy", "observation", "phase"),
     [
         pytest.param("Always", seen(), Phase.PENDING, id="nothing-known"),
@@ -147,7 +165,7 @@ def test_drift_and_the_last_output_reach_the_status() -> None:
             id="verification-failed",
         ),
         pytest.param(
-            seen(process_started=True), {"ProcessStarted": "True Started", "Healthy": "Unknown NotProbedYet"}, id="up"
+            seen(process_started=True), {"ProcessStarted": "True Started", "Healthy": "Unknown JustStarted"}, id="up"
         ),
         pytest.param(
             seen(process_started=True, healthy=True),
@@ -417,7 +435,7 @@ def test_how_long_a_version_is_on_trial_is_rendered_from_its_annotation(said: st
         pytest.param("Always", seen(process_started=True, healthy=True), True, None, id="ready"),
         pytest.param("Always", seen(process_started=True, healthy=True), False, "HeartbeatMissed", id="silent"),
         pytest.param("Never", seen(process_started=True, exit_code=0), True, None, id="completed"),
-        pytest.param("Always", seen(process_started=True), True, "NotProbedYet", id="not-probed"),
+        pytest.param("Always", seen(process_started=True), True, "JustStarted", id="just-started"),
         pytest.param("Always", seen(process_started=False, exit_code=1), True, "Exited", id="ended"),
         pytest.param(
             "Always",

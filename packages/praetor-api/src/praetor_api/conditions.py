@@ -95,6 +95,7 @@ class ProcessReason(StrEnum):
     HEALTHY = "Healthy"
     UNHEALTHY = "Unhealthy"
     NOT_PROBED = "NotProbedYet"
+    JUST_STARTED = "JustStarted"
     NOT_RUNNING = "NotRunning"
     WARNED = "Reported"
     NOT_WARNED = "NoWarning"

@@ -111,6 +111,7 @@ CUSTOM_RESOURCES = (
             Column("Exit", ".status.exitCode", "integer", priority=1),
             Column("Rollback", _condition(ConditionType.ROLLED_BACK, "reason"), priority=1),
             Column("Hold", _condition(ConditionType.UPDATE_HELD, "message"), priority=1),
+            Column("Spec", ".status.observedSpecHash", priority=1),
             _AGE,
         ),
         selectable=(".spec.deviceRef.name",),

@@ -11,7 +11,16 @@ from attrs import evolve, frozen
 
 from praetor_controller.ctl.errors import CommandFailed
 from praetor_controller.ctl.inventory import Inventory
-from praetor_controller.ctl.output import Column, fitted_lines, for_people, painted, screen_width, structured, table
+from praetor_controller.ctl.output import (
+    Column,
+    counted,
+    fitted_lines,
+    for_people,
+    painted,
+    screen_width,
+    structured,
+    table,
+)
 from praetor_controller.model.actions import Create, Delete, Update
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.rollout.reasons import Reason, ReasonCode
@@ -112,12 +121,11 @@ def deployment_text(explanation: Explanation, output: str, max_devices: int) -> 
     groups = by_reason(_all_reasons(explanation.plan))
     for code in sorted(groups, key=lambda code: _COLOURS.get(code) != "red"):  # failures come first
         devices = groups[code]
-        plural = "" if len(devices) == 1 else "s"
         head = painted(code, _COLOURS.get(code, ""))
         details = {detail for _, detail in devices}
         shared = details.pop() if len(details) == 1 and len(devices) > 1 else ""
         why = f" ({shared})" if shared else ""
-        lines.append(f"{head}: {len(devices)} device{plural}: {MEANINGS[code]}{why}")
+        lines.append(f"{head}: {counted(len(devices), 'device')}: {MEANINGS[code]}{why}")
         shown = [
             f"{device} ({detail})" if detail and not shared else device for device, detail in devices[:max_devices]
         ]
@@ -170,12 +178,16 @@ def _deployment_data(explanation: Explanation) -> dict[str, Any]:
 
 @frozen(kw_only=True)
 class DeviceReason:
-    """The reason of a device with one deployment; *process* and *revision* are empty when it has none."""
+    """The reason of a device with one deployment; *process* and *revision* are empty when it has none.
+
+    *revision* is what it was offered last, *running* what it runs, which is empty when that is not known.
+    """
 
     deployment: str
     reason: Reason
     process: str
     revision: str
+    running: str
     wanted: str
 
 
@@ -199,6 +211,7 @@ def _device_reason(inventory: Inventory, deployment: DeploymentRow, device: str,
         reason=reason,
         process=process.name if process else "",
         revision=process.revision if process else "",
+        running=inventory.running_revision(process) if process else "",
         wanted=deployment.template.revision,
     )
 
@@ -216,12 +229,13 @@ def device_text(device: str, found: Sequence[DeviceReason], output: str, refused
     lines += [f"{device}: {absent}"] if absent else []
     if not found:
         return fitted_lines([*lines, f"{device}: no deployment selects it"], output)
-    columns = ("DEPLOYMENT", "REASON", Column("PROCESS", leaves=1), "HAS", "WANTED")
+    columns = ("DEPLOYMENT", "REASON", Column("PROCESS", leaves=1), "RUNS", "OFFERED", "WANTED")
     rows = [
         (
             each.deployment,
             (each.reason.code.value, _COLOURS.get(each.reason.code, "")),
             each.process or "-",
+            each.running or "-",
             each.revision or "-",
             each.wanted,
         )
@@ -235,6 +249,17 @@ def device_text(device: str, found: Sequence[DeviceReason], output: str, refused
     text = [fitted_lines(lines, output)] if lines else []
     shown = table(columns, rows, width=screen_width(output))
     return "\n".join([*text, shown, fitted_lines(sentences, output)])
+
+
+def process_text(inventory: Inventory, process: ProcessRow, output: str, owner: str = "no deployment") -> str:
+    """Return what is printed about a process of its own, or of a deployment that has no reason for its device."""
+    found = inventory.reported.get(process.name)
+    if not for_people(output):
+        data = {"process": process.name, "device": process.device, "connected": process.connected}
+        return structured(data | {"reported": found.words if found else None}, output)
+    said = found.words if found else "its device has not reported it"
+    lost = "; its agent is not connected" if process.connected is False else ""
+    return fitted_lines([f"{process.name}: on {process.device}, of {owner}: {said}{lost}"], output)
 
 
 def undeclared_text(rows: Sequence[ProcessRow], absent: Mapping[str, str], output: str) -> str:
@@ -269,5 +294,6 @@ def _device_data(each: DeviceReason) -> dict[str, Any]:
         "detail": each.reason.detail,
         "process": each.process,
         "revision": each.revision,
+        "running": each.running,
         "wanted": each.wanted,
     }

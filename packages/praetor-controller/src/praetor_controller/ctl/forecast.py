@@ -12,7 +12,16 @@ from attrs import field, frozen, mutable
 from praetor_api.conditions import DeploymentReason
 from praetor_controller.ctl.explain import MEANINGS, by_reason, command_for
 from praetor_controller.ctl.forecast_model import ForecastModel
-from praetor_controller.ctl.output import Column, fitted_lines, for_people, names_of, screen_width, structured, table
+from praetor_controller.ctl.output import (
+    Column,
+    counted,
+    fitted_lines,
+    for_people,
+    names_of,
+    screen_width,
+    structured,
+    table,
+)
 from praetor_controller.ctl.times import format_duration
 from praetor_controller.model.actions import Action, Create, Delete, Update
 from praetor_controller.rollout.reasons import Reason, ReasonCode
@@ -141,11 +150,15 @@ def forecast_text(result: Forecast, output: str, max_steps: int) -> str:
     if not result.steps:
         lines.append(f"{result.name}: nothing would be written")
     else:
-        count = f"{len(result.steps)} step{'' if len(result.steps) == 1 else 's'}"
-        lines.append(f"{result.name}: {count} in about {format_duration(result.seconds)}, if no device fails")
+        lines.append(
+            f"{result.name}: {counted(len(result.steps), 'step')} in about {format_duration(result.seconds)}, "
+            "if no device fails"
+        )
         rows = [_row(number, each) for number, each in enumerate(result.steps[:max_steps], 1)]
         lines += table(_COLUMNS, rows, width=screen_width(output)).splitlines()
-        lines += [f"... and {len(result.steps) - max_steps} more steps"] if len(result.steps) > max_steps else []
+        lines += (
+            [f"... and {counted(len(result.steps) - max_steps, 'more step')}"] if len(result.steps) > max_steps else []
+        )
         lines.append(f"unavailable at most: {result.unavailable_at_most} of {result.devices} devices")
         lines += [_budget_line(result, number, words) for number, words in enumerate(result.budgets)]
     up = result.devices - len(result.left)

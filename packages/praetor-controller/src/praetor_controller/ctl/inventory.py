@@ -41,13 +41,21 @@ _MAX_REFUSALS = 100
 _ABSENT = (ProcessReason.NEVER_CONNECTED, ProcessReason.NOT_DECLARED)
 
 
+@frozen
+class Reported:
+    """What a device reported of a process: the hash of the spec that it runs, and a phase with the reason for it."""
+
+    spec_hash: str
+    words: str
+
+
 @frozen(kw_only=True)
 class Inventory:
     """All rows of a namespace. What only the running controller remembers (refused writes) is not among them.
 
     *refused_devices* and *refused_processes* are what the gateway says of those that it ignores, by name; *pending* is
     why a device does not act on the current spec of a process yet, by the process's name. *absent* is why a device was
-    never heard, by the name of a switch or of a process.
+    never heard, by the name of a switch or of a process; *reported* is by the name of a process.
     """
 
     devices: Mapping[str, DeviceRow]
@@ -58,6 +66,16 @@ class Inventory:
     refused_processes: Mapping[str, str] = {}
     pending: Mapping[str, str] = {}
     absent: Mapping[str, str] = {}
+    reported: Mapping[str, Reported] = {}
+
+    def running_revision(self, process: ProcessRow) -> str:
+        """Return the revision that the device runs: another than the offered one before an update, and after a
+        rollback. Empty when it runs none, or none that is kept."""
+        found = self.reported.get(process.name)
+        if found is None or found.spec_hash == process.spec_hash:
+            return process.revision if found is not None else ""
+        mine = (row.template for row in self.revisions if row.owner == process.owner)
+        return next((each.revision for each in mine if each.spec_hash == found.spec_hash), "")
 
     def with_stored_template(self, deployment: DeploymentRow) -> DeploymentRow:
         """Return *deployment* with the template that the controller takes it to have."""
@@ -125,6 +143,7 @@ def inventory_of(
         refused_devices=_refused(switches),
         refused_processes=_refused(processes),
         absent=_absent([*switches, *processes]),
+        reported={each["metadata"]["name"]: said for each in processes if (said := _reported(each)) is not None},
         pending={each["metadata"]["name"]: why for each in processes if (why := _pending(each))},
     )
 
@@ -135,6 +154,14 @@ def refusal(obj: Mapping[str, Any]) -> str:
         if each.get("type") in (ConditionType.REFUSED, ConditionType.NAME_CONFLICT) and each.get("status") == "True":
             return f"{each['type']}, {each.get('reason')}: {clean_text(each.get('message') or '')}"
     return ""
+
+
+def _reported(process: Mapping[str, Any]) -> Reported | None:
+    status = process.get("status") or {}
+    if not status.get("observedSpecHash"):
+        return None
+    words = (status.get("phase"), status.get("reason"), status.get("lastTerminationReason"))
+    return Reported(status["observedSpecHash"], ", ".join(dict.fromkeys(clean_text(each) for each in words if each)))
 
 
 def _pending(process: Mapping[str, Any]) -> str:

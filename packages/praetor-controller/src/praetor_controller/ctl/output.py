@@ -77,6 +77,11 @@ def names_of(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
+def counted(number: int, word: str, plural: str = "") -> str:
+    """Return *number* with *word*, in the plural where it is not 1."""
+    return f"{number} {word if number == 1 else plural or word + 's'}"
+
+
 class Column(NamedTuple):
     """A column of a table. On a narrow terminal those with the greatest *leaves* are left out first; 0 stays.
 

@@ -69,6 +69,11 @@ class CachedProcess:
         return b"".join(self.parts)
 
     @property
+    def probed(self) -> bool:
+        """Whether its spec has a health check; a quote inside of a text is escaped, so no text looks like one."""
+        return any(b'"healthCheck":{' in part for part in self.parts)
+
+    @property
     def spec_hash(self) -> str:
         """The hash that devices echo; not kept, since it takes a microsecond and would cost 120 bytes a row."""
         return "sha256:" + hashlib.sha256(self.spec).hexdigest()

@@ -127,7 +127,8 @@ def _of_run(old: DeviceProcessStatus, new: DeviceProcessStatus) -> Iterator[Stat
     if _became_true(old, new, ConditionType.PROCESS_STARTED) and new.phase is not Phase.SUCCEEDED:
         yield StatusEvent(EventReason.PROCESS_STARTED, "the process was started")
     if (new.restart_count or 0) > (old.restart_count or 0) and old.observed_spec_hash == new.observed_spec_hash:
-        yield StatusEvent(EventReason.PROCESS_RESTARTED, f"the process was restarted, {new.restart_count} times by now")
+        times = f"{new.restart_count} time{'' if new.restart_count == 1 else 's'}"
+        yield StatusEvent(EventReason.PROCESS_RESTARTED, f"the process was restarted, {times} by now")
     if new.phase is not old.phase:
         yield from _of_phase(new)
     if _became_true(old, new, ConditionType.HEALTHY):

@@ -361,7 +361,7 @@ def _set_observed(
     if generation != row.status.observed_generation:
         # an older spec was observed so far: that this one is observed is a transition, and readiness counts from now
         conditions.pop(ConditionType.SPEC_OBSERVED, None)
-    for finding in _findings(row.restart_policy, spec_hash, conditions, seen):
+    for finding in _findings(row, spec_hash, conditions, seen):
         conditions[finding.type] = next_condition(
             conditions.get(finding.type),
             type=finding.type,
@@ -380,14 +380,14 @@ def _status_of(holds: bool | None) -> ConditionStatus:
 
 
 def _findings(
-    policy: RestartPolicy, spec_hash: str, known: Mapping[str, Condition], seen: Observation
+    row: CachedProcess, spec_hash: str, known: Mapping[str, Condition], seen: Observation
 ) -> Iterator[Finding]:
     current = seen.observed_spec_hash == spec_hash
-    completed = current and not seen.pid and seen.exit_code == 0 and policy is not RestartPolicy.ALWAYS
+    completed = current and not seen.pid and seen.exit_code == 0 and row.restart_policy is not RestartPolicy.ALWAYS
     yield _spec(spec_hash, seen)
     yield from _artifact(seen)
     yield from _started(completed, seen)
-    yield from _healthy(completed, seen)
+    yield from _healthy(completed, seen, probed=row.probed)
     yield from _lasting(seen, spec_hash, known)
 
 
@@ -450,7 +450,7 @@ def _started(completed: bool, seen: Observation) -> Iterator[Finding]:
             yield Finding(kind, False, ProcessReason.NOT_STARTED)
 
 
-def _healthy(completed: bool, seen: Observation) -> Iterator[Finding]:
+def _healthy(completed: bool, seen: Observation, *, probed: bool) -> Iterator[Finding]:
     kind = ConditionType.HEALTHY
     if completed:
         yield Finding(kind, True, ProcessReason.COMPLETED)
@@ -461,7 +461,7 @@ def _healthy(completed: bool, seen: Observation) -> Iterator[Finding]:
     elif seen.healthy is False:
         yield Finding(kind, False, ProcessReason.UNHEALTHY, seen.error_message or "")
     elif seen.process_started:
-        yield Finding(kind, None, ProcessReason.NOT_PROBED)
+        yield Finding(kind, None, ProcessReason.NOT_PROBED if probed else ProcessReason.JUST_STARTED)
 
 
 def _why_held(seen: Observation) -> ProcessReason:

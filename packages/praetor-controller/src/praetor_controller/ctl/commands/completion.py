@@ -10,7 +10,7 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from praetor_api.kube.client.errors import KubeError
-from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Resource
+from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Resource
 from praetor_controller.ctl.cluster import Opener, Target, list_all, opened
 from praetor_controller.ctl.output import show
 
@@ -60,18 +60,26 @@ async def _names(opener: Opener, target: Target, resources: tuple[Resource, ...]
 
 deployment_names = names_of(DEVICE_PROCESS_DEPLOYMENTS)
 device_names = names_of(NETWORK_SWITCHES)
-subject_names = names_of(DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES)
-
-_TYPES = ("dpd", DEVICE_PROCESS_DEPLOYMENTS.kind.lower(), DEVICE_PROCESS_DEPLOYMENTS.plural)
 
 
-def _without_type(_: click.Context, __: click.Parameter, name: str) -> str:
-    """Return *name* without the type that kubectl writes before it: beacon of dpd/beacon."""
-    kind, slash, rest = name.partition("/")
-    is_type = kind.lower().removesuffix(f".{DEVICE_PROCESS_DEPLOYMENTS.group}") in _TYPES
-    return rest if slash and is_type else name
+def _without_type(*resources: tuple[str, Resource]) -> Callable[[click.Context, click.Parameter, str], str]:
+    """Return a function that takes the type away which kubectl writes before a name: beacon of dpd/beacon."""
+    types = {word for short, each in resources for word in (short, each.kind.lower(), each.plural)}
+
+    def convert(_: click.Context, __: click.Parameter, name: str) -> str:
+        kind, slash, rest = name.partition("/")
+        return rest if slash and kind.lower().removesuffix(f".{DEVICE_PROCESSES.group}") in types else name
+
+    return convert
 
 
+_DPD, _DP, _NSW = ("dpd", DEVICE_PROCESS_DEPLOYMENTS), ("dp", DEVICE_PROCESSES), ("nsw", NETWORK_SWITCHES)
 deployment_argument = click.argument(
-    "deployment", metavar="DPD", shell_complete=deployment_names, callback=_without_type
+    "deployment", metavar="DPD", shell_complete=deployment_names, callback=_without_type(_DPD)
+)
+subject_argument = click.argument(
+    "subject",
+    metavar="DEVICE|DPD[/DEVICE]|PROCESS",
+    shell_complete=names_of(DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, DEVICE_PROCESSES),
+    callback=_without_type(_DPD, _DP, _NSW),
 )

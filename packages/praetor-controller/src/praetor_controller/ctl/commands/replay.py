@@ -12,7 +12,7 @@ import click
 
 from praetor_controller.__about__ import __version__
 from praetor_controller.ctl.errors import BadInput, ExitCode
-from praetor_controller.ctl.output import fitted_lines, for_people, output_option, painted, show, structured
+from praetor_controller.ctl.output import counted, fitted_lines, for_people, output_option, painted, show, structured
 from praetor_controller.errors import Unreadable
 from praetor_controller.journal.replay import Difference, Replayed
 from praetor_controller.journal.replay import replay as replayed
@@ -100,7 +100,7 @@ def replay_text(file: str, done: Replayed, output: str) -> str:
     if not for_people(output):
         return structured(_data(file, done), output)
     found = done.difference
-    count = f"{done.decisions} decision{'' if done.decisions == 1 else 's'} of {_deployments(done)}"
+    count = f"{counted(done.decisions, 'decision')} of {_deployments(done)}"
     if found is None:
         lines = [f"{painted('same', 'green')}: {count} are as they were recorded"]
     else:
@@ -109,11 +109,13 @@ def replay_text(file: str, done: Replayed, output: str) -> str:
         lines.append("note: the last line was cut off, and skipped")
     if done.lost:
         lines.append(
-            f"note: {done.lost} decisions were never recorded, see praetor_controller_recorded_decisions_total"
+            f"note: {counted(done.lost, 'decision was', 'decisions were')} never recorded, "
+            "see praetor_controller_recorded_decisions_total"
         )
     if done.orphans:
         lines.append(
-            f"note: {done.orphans} lines were skipped, because the whole inputs of their deployment are not here"
+            f"note: {counted(done.orphans, 'line was', 'lines were')} skipped, "
+            "because the whole inputs of their deployment are not here"
         )
     return fitted_lines(lines, output)
 

@@ -15,7 +15,7 @@ from praetor_controller.ctl.cluster import FIELD_MANAGER, Cluster, on_cluster
 from praetor_controller.ctl.commands.completion import deployment_argument
 from praetor_controller.ctl.errors import BadInput, CommandFailed
 from praetor_controller.ctl.inventory import Inventory, read_inventory
-from praetor_controller.ctl.output import names_of
+from praetor_controller.ctl.output import counted, names_of
 from praetor_controller.ctl.rollout_patch import approved, checked, merge, rewrite
 from praetor_controller.model.projection import project_deployment
 from praetor_controller.model.revisions import find_revision
@@ -103,7 +103,7 @@ async def _approve_removal(cluster: Cluster, name: str) -> str:
     slots = asyncio.Semaphore(_CONCURRENCY)
     await asyncio.gather(*(_approve(cluster, each, slots) for each in held))
     devices = names_of([each.process.device or each.process.name for each in held])
-    return f"{name}: the removal of {len(held)} process{'' if len(held) == 1 else 'es'} is approved: {devices}"
+    return f"{name}: the removal of {counted(len(held), 'process', 'processes')} is approved: {devices}"
 
 
 async def _approve(cluster: Cluster, removal: Removal, slots: asyncio.Semaphore) -> None:
