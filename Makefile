@@ -7,7 +7,7 @@ export HATCH_DATA_DIR := $(CURDIR)/.hatch/data
 export PATH := $(CURDIR)/.hatch/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo praetorctl test check fmt vet build generate manifests e2e clean
+.PHONY: help demo playground praetorctl test check fmt vet build generate manifests e2e clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ $(HATCH): requirements/hatch.txt
 
 demo: $(HATCH) ## run the whole system here and show a rollout; ARGS=--stay keeps it running
 	@$(HATCH) run demo $(ARGS)
+
+playground: $(HATCH) ## start what the worked example of docs/rollouts.md needs, until Ctrl-C
+	@$(HATCH) run playground $(ARGS)
 
 praetorctl: $(HATCH) ## run praetorctl, as in: make praetorctl ARGS="rollout status beacon"
 	@$(HATCH) run praetorctl $(ARGS)

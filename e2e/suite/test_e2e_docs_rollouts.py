@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,14 +16,13 @@ import yaml
 from attrs import frozen
 
 from e2e.clusters.cluster import Cluster
+from e2e.clusters.embedded import Embedded
+from e2e.demo.playground import BLOCK, DEVICES, FLAGS, INTERRUPTED, PAGE, save_files
+from e2e.release.build import ROOT
 from e2e.rollouts.fleet import SimulatedFleet
 from e2e.stack.kube import Kube
 from e2e.stack.stack import environment, script
 
-PAGE = Path(__file__).parents[2] / "docs" / "rollouts.md"
-DEVICES = [f"leaf-{number}" for number in range(1, 9)]
-_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_NAMED = re.compile(r"# (\S+\.yaml)\n")
 STEP_S = 600
 
 
@@ -33,9 +34,9 @@ class Example:
     printed: str | None
 
 
-def examples(page: str) -> Iterator[Example]:
-    """Yield the shell examples of *page* in order."""
-    blocks = _BLOCK.findall(page)
+def examples() -> Iterator[Example]:
+    """Yield the shell examples of the page in order."""
+    blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
     for number, (language, text) in enumerate(blocks):
         if language == "sh":
             following = blocks[number + 1] if number + 1 < len(blocks) else ("yaml", "")
@@ -47,19 +48,49 @@ def test_the_shell_examples_do_what_the_page_says(
 ) -> None:
     if cluster.kubectl is None:
         pytest.skip("kubectl is not on the PATH")
-    page = PAGE.read_text(encoding="utf-8")
-    for language, text in _BLOCK.findall(page):
-        named = _NAMED.match(text)
-        if language == "yaml" and named:
-            (tmp_path / named[1]).write_text(text, encoding="utf-8")
-    simulated.power_on(DEVICES, "--fail-on=broken")
-    found = list(examples(page))
+    if cluster.name == Embedded.name:
+        pytest.skip("the playground, which runs on this one, is tested with them")
+    save_files(tmp_path)
+    simulated.power_on(DEVICES, *FLAGS)
+    follow_the_page(tmp_path, environment_for(cluster, kube))
+
+
+def test_the_playground_is_what_the_page_starts_from(cluster: Cluster) -> None:
+    if cluster.kubectl is None:
+        pytest.skip("kubectl is not on the PATH")
+    if cluster.name != Embedded.name:
+        pytest.skip("the playground starts a control plane of its own")
+    argv = [sys.executable, "-m", "e2e.demo.playground"]
+    given = environment()
+    own = {name: os.environ[name] for name in ("KUBEBUILDER_ASSETS", "PYTHONPATH") if name in os.environ}
+    with subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=given | own) as program:
+        try:
+            lines = []
+            for line in program.stdout or ():
+                lines.append(line)
+                if line.startswith("Ctrl-C"):
+                    break
+            text = "".join(lines)
+            folder = Path(re.findall(r"^  cd (.*)$", text, re.MULTILINE)[0])
+            pasted = "".join(f"{each}\n" for each in re.findall(r"^  (export .*)$", text, re.MULTILINE))
+            begins = [each.strip() for each in lines if each.startswith(("  kubectl", "  praetorctl"))]
+            assert "".join(each.commands for each in list(examples())[:2]).splitlines() == begins
+            follow_the_page(folder, given, before=pasted)
+        finally:
+            program.send_signal(signal.SIGINT)
+        assert program.wait(STEP_S) == INTERRUPTED
+    assert not folder.exists()
+
+
+def follow_the_page(folder: Path, variables: Mapping[str, str], before: str = "") -> None:
+    """Run the shell examples in *folder*, each after the lines *before*, and compare what they print."""
+    found = list(examples())
     assert sum(each.printed is not None for each in found) >= 6
     for each in found:
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", each.commands],
-            cwd=tmp_path,
-            env=environment_for(cluster, kube),
+            ["bash", "-euo", "pipefail", "-c", before + each.commands],
+            cwd=folder,
+            env=dict(variables),
             capture_output=True,
             text=True,
             timeout=STEP_S,
