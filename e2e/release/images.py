@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -21,6 +23,8 @@ COMPONENTS = ("controller", "gateway", "agent")
 REGISTRY = "localhost"
 BASE_OF_FOLDER = f"{REGISTRY}/praetor-base:1"
 NOT_IN_BASE = ("./proc", "./sys", "./dev")
+TRIAL_S = 120
+_ERROR = re.compile(r"error|unknown|cannot|denied", re.IGNORECASE)
 BUILD_S = 1800  # packages are downloaded; on two cores it takes half a minute
 
 
@@ -33,7 +37,11 @@ class Engine(StrEnum):
 
 
 class ImageError(click.ClickException):
-    """An image could not be built."""
+    """An image could not be built; *output* is what the engine printed."""
+
+    def __init__(self, message: str, output: str = "") -> None:
+        super().__init__(message)
+        self.output = output
 
 
 @frozen(kw_only=True)
@@ -49,12 +57,45 @@ class Image:
         return f"{REGISTRY}/praetor-{self.component}:{self.version}"
 
 
-def find_engine() -> Engine:
-    """Return the first engine that is installed."""
-    found = next((engine for engine in Engine if shutil.which(engine)), None)
-    if found is None:
-        raise ImageError(f"no container engine is installed; install one of {', '.join(Engine)}")
-    return found
+def find_engine(progress: Callable[[str], None]) -> Engine:
+    """Return the first engine that builds a small image with a secret, as the Dockerfiles need it."""
+    reasons = []
+    for engine in Engine:
+        reason = _incapable(engine)
+        if not reason:
+            progress(f"{engine} builds the images; --engine chooses another one")
+            return engine
+        reasons.append(f"{engine} cannot build them: {reason}")
+        progress(reasons[-1])
+    raise ImageError("\n".join(["no container engine builds images with secrets; install buildah", *reasons]))
+
+
+def _incapable(engine: Engine) -> str:
+    """Return why *engine* cannot build an image with a secret; empty when it can."""
+    if not shutil.which(engine):
+        return "it is not installed"
+    with tempfile.TemporaryDirectory(prefix="praetor-engine-") as name:
+        folder = Path(name)
+        (folder / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n", encoding="utf-8")
+        (folder / "secret").touch()
+        made = folder / "image"
+        words = [f"--iidfile={made}", f"--secret=id=secret,src={folder / 'secret'}", *_unprivileged(engine)]
+        try:
+            _output_of([str(engine), "build", f"--file={folder / 'Dockerfile'}", *words, name], timeout_s=TRIAL_S)
+            _output_of([str(engine), "rmi", "--force", made.read_text(encoding="utf-8").strip()], timeout_s=TRIAL_S)
+        except subprocess.TimeoutExpired:
+            return f"it did not build a small image within {TRIAL_S} s"
+        except OSError as e:
+            return str(e.strerror)
+        except ImageError as e:
+            lines = [line.strip() for line in e.output.splitlines() if line.strip()] or ["it says nothing"]
+            return next((line for line in lines if _ERROR.search(line)), lines[-1])
+    return ""
+
+
+def _unprivileged(engine: Engine) -> list[str]:
+    """Return the options with which a build needs no privilege of the kernel."""
+    return [] if engine is Engine.DOCKER else ["--isolation=chroot", "--network=host"]
 
 
 def image_of(component: str, dist: Path) -> Image:
@@ -67,7 +108,7 @@ def image_of(component: str, dist: Path) -> Image:
 
 def build_argv(engine: Engine, image: Image, *, base: str | None, pip: PipSettings, secrets: Path) -> list[str]:
     """Return the command line that builds *image*; *secrets* is a folder with pip.conf in it."""
-    own = [] if engine is Engine.DOCKER else ["--isolation=chroot", "--network=host"]  # no kernel privilege is needed
+    own = _unprivileged(engine)
     if engine is not Engine.DOCKER:
         own += [f"--volume={folder}:{folder}:ro" for folder in pip.folders]
     if base is not None:
@@ -127,12 +168,18 @@ def build_images(
     return images
 
 
-def _output_of(argv: list[str]) -> str:
+def _output_of(argv: list[str], timeout_s: int = BUILD_S) -> str:
     done = subprocess.run(
-        argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=BUILD_S, check=False
+        argv,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+        env={**os.environ, "DOCKER_BUILDKIT": "1"},  # docker's older builder knows no secrets
     )
     if done.returncode:
-        raise ImageError(f"{' '.join(argv)} failed with {done.returncode}:\n{done.stdout.rstrip()}")
+        raise ImageError(f"{' '.join(argv)} failed with {done.returncode}:\n{done.stdout.rstrip()}", done.stdout)
     return done.stdout
 
 
@@ -141,7 +188,7 @@ def _output_of(argv: list[str]) -> str:
 @click.option(
     "--engine",
     type=click.Choice([engine.value for engine in Engine]),
-    help="Default: the first one that is installed.",
+    help="Default: the first one that can.",
 )
 @click.option(
     "--base",
@@ -150,8 +197,8 @@ def _output_of(argv: list[str]) -> str:
 )
 def main(components: tuple[str, ...], engine: str | None, base: str | None) -> None:
     """Build the images of COMPONENTS, all three by default, and print their names."""
-    chosen = Engine(engine) if engine else find_engine()
     progress = partial(click.echo, err=True)
+    chosen = Engine(engine) if engine else find_engine(progress)
     for image in build_images(components or COMPONENTS, engine=chosen, base=base, progress=progress):
         click.echo(image.name)
 

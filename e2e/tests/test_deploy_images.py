@@ -13,7 +13,7 @@ import pytest
 
 from e2e.clusters.api.kubectl import output_of
 from e2e.release.build import ROOT
-from e2e.release.images import COMPONENTS, Engine, Image, ImageError, build_argv, image_of, import_base
+from e2e.release.images import COMPONENTS, Engine, Image, ImageError, build_argv, find_engine, image_of, import_base
 from e2e.release.pipsettings import PipSettings
 
 IMAGE = Image(component="gateway", version="1.2.3")
@@ -154,6 +154,70 @@ def test_a_folder_becomes_a_base_without_what_the_kernel_mounts(engine: Engine, 
         output_of(["buildah", "rm", container])
     finally:
         output_of(["buildah", "rmi", "--force", name])
+
+
+WORKS = 'for word; do case $word in --iidfile=*) echo sha256:1 > "${word#*=}";; esac; done'
+OLD = 'echo "DEPRECATED: use another"; echo; echo "unknown flag: --secret"; echo "See help"; exit 125'
+NO_BUILDX = 'test "$DOCKER_BUILDKIT" = 1 && echo "ERROR: the buildx component is missing." && exit 1'
+DOWN = 'echo "Cannot connect to the daemon"; exit 1'
+SILENT = "exit 3"
+
+
+@pytest.mark.parametrize(
+    ("installed", "chosen", "reasons"),
+    [
+        ({"docker": WORKS, "podman": WORKS, "buildah": WORKS}, Engine.DOCKER, []),
+        ({"docker": OLD, "podman": WORKS}, Engine.PODMAN, ["docker cannot build them: unknown flag: --secret"]),
+        (
+            {"docker": NO_BUILDX, "podman": DOWN, "buildah": WORKS},
+            Engine.BUILDAH,
+            [
+                "docker cannot build them: ERROR: the buildx component is missing.",
+                "podman cannot build them: Cannot connect to the daemon",
+            ],
+        ),
+        (
+            {"buildah": WORKS},
+            Engine.BUILDAH,
+            ["docker cannot build them: it is not installed", "podman cannot build them: it is not installed"],
+        ),
+        ({"podman": SILENT}, None, ["podman cannot build them: it says nothing", "install buildah"]),
+        ({}, None, ["docker cannot build them: it is not installed", "install buildah"]),
+    ],
+    ids=["all", "old-docker", "last", "one", "broken", "none"],
+)
+def test_an_engine_that_can_is_taken_and_it_is_said_why_others_are_not(
+    installed: dict[str, str],
+    chosen: Engine | None,
+    reasons: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, script in installed.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    said: list[str] = []
+    if chosen is None:
+        with pytest.raises(ImageError) as caught:
+            find_engine(said.append)
+        assert [each for each in reasons if each not in caught.value.message] == []
+    else:
+        assert find_engine(said.append) is chosen
+        assert said == [*reasons, f"{chosen} builds the images; --engine chooses another one"]
+
+
+@pytest.mark.parametrize("engine", [Engine.BUILDAH, Engine.PODMAN])
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_real_engine_is_found_able(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = shutil.which(engine)
+    if program is None:
+        pytest.skip(f"{engine} is not installed")
+    for other in set(Engine) - {engine}:
+        (tmp_path / other).write_text(f"#!/bin/sh\n{DOWN}\n")
+        (tmp_path / other).chmod(0o755)
+    monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), os.environ["PATH"]]))
+    assert find_engine(lambda _: None) is engine
 
 
 def test_the_tag_is_the_version_of_the_wheel(tmp_path: Path) -> None:
