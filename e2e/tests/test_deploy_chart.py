@@ -37,6 +37,7 @@ SWITCHES = {
     "tenancy": "tenancy",
     "deletionGuard": "deletionguard",
     "gatewayPin": "gatewaypin",
+    "monitoring": "monitoring",
 }
 
 
@@ -81,8 +82,22 @@ def of_kustomize() -> list[Object]:
 
 
 def component(name: str) -> list[Object]:
-    files = sorted(set((COMPONENTS / name).glob("*.yaml")) - {COMPONENTS / name / "kustomization.yaml"})
-    return [item for file in files for item in yaml.safe_load_all(file.read_text(encoding="utf-8"))]
+    folder = COMPONENTS / name
+    said = yaml.safe_load((folder / "kustomization.yaml").read_text(encoding="utf-8"))
+    texts = [(folder / path).read_text(encoding="utf-8") for path in said["resources"]]
+    return [item for text in texts for item in yaml.safe_load_all(text)] + [
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {
+                "name": made["name"],
+                "namespace": made["namespace"],
+                "labels": made["options"]["labels"],
+            },
+            "data": {Path(path).name: (folder / path).read_text(encoding="utf-8") for path in made["files"]},
+        }
+        for made in said.get("configMapGenerator", ())
+    ]
 
 
 def gateway(**more: Any) -> dict[str, Any]:
@@ -113,7 +128,7 @@ def test_every_component_is_a_value() -> None:
 
 
 def test_nothing_names_another_namespace_than_the_releases() -> None:
-    everything = values(**{switch: {"enabled": True} for switch in (*SWITCHES, "serviceMonitor")})
+    everything = values(**{switch: {"enabled": True} for switch in SWITCHES})
     objects = render(everything, namespace="fleet")
     assert "praetor-system" not in yaml.safe_dump_all(objects)
     assert {item["metadata"].get("namespace", "fleet") for item in objects} == {"fleet"}
@@ -166,15 +181,24 @@ def test_gateways_outside_the_cluster_need_only_their_account() -> None:
 
 
 def test_metrics_of_both_programs_are_scraped() -> None:
-    monitor = by_identity(render(values(serviceMonitor={"enabled": True, "labels": {"release": "prom"}})))
-    item = monitor["PodMonitor", "praetor"]
-    assert item["metadata"]["labels"]["release"] == "prom"
-    selected = item["spec"]["selector"]["matchLabels"]
+    chosen = {
+        "enabled": True,
+        "labels": {"release": "prom"},
+        "interval": "10s",
+        "runbooks": "https://wiki.example.com/r",
+    }
+    objects = by_identity(render(values(monitoring=chosen)))
+    monitor, rules = objects["PodMonitor", "praetor"], objects["PrometheusRule", "praetor"]
+    assert {item["metadata"]["labels"]["release"] for item in (monitor, rules)} == {"prom"}
+    [endpoint] = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["interval"] == "10s"
+    [selected] = monitor["spec"]["selector"]["matchExpressions"]
     for program in ("controller", "gateway"):
-        template = monitor["Deployment", f"praetor-{program}"]["spec"]["template"]
-        assert selected.items() <= template["metadata"]["labels"].items()
-        ports = {port["name"] for port in template["spec"]["containers"][0]["ports"]}
-        assert {endpoint["port"] for endpoint in item["spec"]["podMetricsEndpoints"]} <= ports
+        template = objects["Deployment", f"praetor-{program}"]["spec"]["template"]
+        assert template["metadata"]["labels"][selected["key"]] in selected["values"]
+        assert endpoint["port"] in {port["name"] for port in template["spec"]["containers"][0]["ports"]}
+    links = [rule["annotations"]["runbook_url"] for group in rules["spec"]["groups"] for rule in group["rules"]]
+    assert {link.partition("#")[0] for link in links} == {"https://wiki.example.com/r"}
 
 
 @pytest.mark.parametrize(
@@ -184,7 +208,7 @@ def test_metrics_of_both_programs_are_scraped() -> None:
         ({"gateway": {"replicas": 0}}, "/gateway/replicas"),
         ({"controller": {"extraArgs": ["qps=5"]}}, "/controller/extraArgs/0"),
         ({"gateway": {"service": {"type": "Loadbalancer"}}}, "/gateway/service/type"),
-        ({"serviceMonitor": {"interval": 30}}, "/serviceMonitor/interval"),
+        ({"monitoring": {"interval": 30}}, "/monitoring/interval"),
         ({"image": {"registry": "https://registry.example.com"}}, "/image/registry"),
         ({"gateway": {"peers": SECRETS["gateway"]["peers"]}}, "gateway.deviceTokens.existingSecret"),
         ({"gateway": {"deviceTokens": SECRETS["gateway"]["deviceTokens"]}}, "gateway.peers.existingSecret"),

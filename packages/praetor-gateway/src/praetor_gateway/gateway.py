@@ -267,12 +267,14 @@ class Gateway:
         self._composer.changed(device)
 
     def _make_followers(self, clock: Clock) -> Iterator[CredentialFollower[Any]]:
-        credentials, peers, failed = self._settings.credentials, self._settings.peers, self.metrics.reload_failed
+        credentials, peers, failures = self._settings.credentials, self._settings.peers, self.metrics.reload_failures
         if credentials is not None:
             read = partial(load_verifier, credentials)
-            yield CredentialFollower("device credentials", read, self._authenticator.replace, clock, failed)
+            what = "device credentials"
+            yield CredentialFollower(what, read, self._authenticator.replace, clock, failures(what))
         if peers is not None:
-            yield CredentialFollower("peer secrets", peers.read, self.peer_secrets.replace, clock, failed)
+            what = "peer secrets"
+            yield CredentialFollower(what, peers.read, self.peer_secrets.replace, clock, failures(what))
 
     def _device_api(self) -> DeviceApi:
         reports = ReportHandler(self._fleet, self._pending, self._liveness, self._clock)

@@ -62,7 +62,7 @@ async def serve(
         tls=tls,
         limit=limit,
         refused=gateway.metrics.connection_refused,
-        reload_failed=gateway.metrics.reload_failed,
+        reload_failed=gateway.metrics.reload_failures("certificate"),
     )
     if devices.certificate is not None:
         doc = "When the certificate that devices are shown expires, in seconds since 1970."

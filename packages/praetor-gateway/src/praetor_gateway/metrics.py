@@ -65,9 +65,12 @@ class GatewayMetrics:
         """Count a push from another replica."""
         self._pushes_received[result].inc()
 
-    def reload_failed(self, what: str) -> None:
-        """Count a file that could not be read again."""
-        self._reload_failures.labels(what).inc()
+    def reload_failures(self, what: str) -> Callable[[], None]:
+        """Return what counts that *what* could not be read again.
+
+        The series is there from now on with 0: the increase of one that begins with 1 would be 0 for Prometheus.
+        """
+        return self._reload_failures.labels(what).inc
 
     def connection_refused(self) -> None:
         """Count a connection that was closed at once."""

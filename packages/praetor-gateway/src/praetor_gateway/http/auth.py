@@ -74,7 +74,7 @@ class CredentialFollower(Generic[T]):
     _read: Callable[[], T]
     _use: Callable[[T], None]
     _clock: Clock
-    _failed: Callable[[str], None]
+    _failed: Callable[[], None]
     problem: str = field(default="", init=False)
 
     async def run(self) -> None:
@@ -87,7 +87,7 @@ class CredentialFollower(Generic[T]):
                 fresh, self.problem = self._read(), ""
             except BadOption as e:
                 self.problem = f"{e}; those that were read last stay valid"
-                self._failed(self.what)
+                self._failed()
                 if self._clock.monotonic() - said_at >= WARN_S:
                     said_at = self._clock.monotonic()
                     _log.error("credentials not reloaded", what=self.what, error=self.problem)

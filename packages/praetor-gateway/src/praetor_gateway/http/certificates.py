@@ -41,7 +41,7 @@ class CertificateReloader:
         tls: TlsFiles,
         read: Callable[[], ssl.SSLContext],
         clock: Clock,
-        failed: Callable[[str], None] = lambda _: None,
+        failed: Callable[[], None] = lambda: None,
     ) -> None:
         self._tls = tls
         self._read = read
@@ -62,7 +62,7 @@ class CertificateReloader:
             try:
                 self._check()
             except OSError as e:  # ssl.SSLError is one
-                self._failed("certificate")
+                self._failed()
                 _log.warning("certificate not reloaded", cert=str(self._tls.cert), key=str(self._tls.key), error=str(e))
 
     def _check(self) -> None:

@@ -47,7 +47,7 @@ class Listener:
         limit: int = MAX_OPEN_FILES,
         when_full: WhenFull = WhenFull.REFUSE,
         refused: Callable[[], None] = lambda: None,
-        reload_failed: Callable[[str], None] = lambda _: None,
+        reload_failed: Callable[[], None] = lambda: None,
         limits: ConnectionLimits | None = None,
     ) -> None:
         clock = clock or SystemClock()
@@ -108,7 +108,7 @@ def limit_tls_buffers() -> None:
     asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES  # not public
 
 
-def _certificate(tls: TlsFiles, clock: Clock, failed: Callable[[str], None]) -> CertificateReloader:
+def _certificate(tls: TlsFiles, clock: Clock, failed: Callable[[], None]) -> CertificateReloader:
     def read() -> ssl.SSLContext:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
