@@ -8,12 +8,9 @@ from collections import Counter
 
 from e2e.clusters.cluster import Cluster, Request
 from e2e.stack.waiting import eventually
-from praetor_api.kube.runtime.informer import SILENCE_S, WATCH_TIMEOUT_S
 
 LEASES = "leases"
 QUIET_S = 3.0
-WATCHERS = 2  # the controller and the gateway, each of which watches a kind once
-PERIODS_S = {"WATCH": WATCH_TIMEOUT_S[0], "LIST": SILENCE_S}
 KINDS = ("deviceprocesses", "deviceprocessdeployments", "networkswitches", "events", "controllerrevisions", LEASES)
 
 
@@ -34,25 +31,14 @@ def of_kind(counts: Counter[Request], resource: str, verb: str | None = None) ->
     )
 
 
-def unprompted(caused: Counter[Request], within_s: float) -> Counter[Request]:
-    """Return those of *caused* that the programs send without a change: Leases and watches are renewed."""
-
-    def is_periodic(request: Request, count: int) -> bool:
-        period_s = PERIODS_S.get(request.verb)
-        most = 0.0 if period_s is None else WATCHERS * (1 + within_s / period_s)
-        return request.resource == LEASES or count <= most
-
-    return Counter({request: count for request, count in caused.items() if is_periodic(request, count)})
-
-
 def settled(cluster: Cluster) -> Counter[Request]:
-    """Return the counts once nothing but Leases and watches was requested for QUIET_S."""
+    """Return the counts once nothing but Leases was requested for QUIET_S."""
     last, since = ours(cluster), time.monotonic()
 
     def quiet() -> bool:
         nonlocal last, since
         now = ours(cluster)
-        if any(request.resource != LEASES and request.verb != "WATCH" for request in now - last):
+        if any(request.resource != LEASES for request in now - last):
             since = time.monotonic()
         last = now
         return time.monotonic() - since > QUIET_S

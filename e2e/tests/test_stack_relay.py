@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways that hold requests up or swallow what they carry, before a server on a real socket."""
+"""A proxy that can hold requests up, before a server on a real socket."""
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -14,12 +13,7 @@ import requests
 import yaml
 
 from e2e.clusters.api.credentials import write_kubeconfig
-from e2e.clusters.embedded import Embedded
-from e2e.stack.relay import Proxy, Relay
-from praetor_api.kube.client.client import KubeClient
-from praetor_api.kube.client.resource import CONFIG_MAPS, Key
-from praetor_api.kube.runtime import informer
-from praetor_api.kube.runtime.clock import SystemClock
+from e2e.stack.relay import Proxy
 
 
 class Echo(BaseHTTPRequestHandler):
@@ -63,38 +57,3 @@ def test_held_requests_pass_only_when_they_are_released(kubeconfig: Path, tmp_pa
         assert session.post(f"{url}/a", data="four", timeout=60).text == "/a agent-1 four"
         proxy.release()
         assert requests.post(f"{url}/leases/x", data="five", timeout=60).text == "/leases/x agent-1 five"
-
-
-async def test_an_informer_whose_connection_was_swallowed_follows_again_without_a_list(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(informer, "WATCH_TIMEOUT_S", (1.0, 1.0))
-    monkeypatch.setattr(informer, "LATE_S", 0.5)
-    verbs: list[str] = []
-    watched, found = asyncio.Event(), asyncio.Event()
-
-    def asked(verb: str, *_: object) -> None:
-        verbs.append(verb)
-        if verb == "watch":  # counts at its end; the next is open then, or about to be
-            watched.set()
-
-    with Embedded(tmp_path) as cluster, Relay(cluster.url) as way:
-        config = cluster.kubeconfig.read_text()
-        behind = cluster.kubeconfig.with_name("behind.kubeconfig")  # beside it, for the files that it names
-        behind.write_text(config.replace(cluster.url, way.url))
-        async with (
-            await KubeClient.from_config(str(cluster.kubeconfig)) as direct,
-            await KubeClient.from_config(str(behind)) as client,
-            asyncio.timeout(100),  # less than the client takes to give a silent connection up by itself
-            asyncio.TaskGroup() as group,
-        ):
-            client.on_request = asked
-            follower = informer.Informer(client, CONFIG_MAPS, project=Key.of, clock=SystemClock(), namespace="default")
-            follower.add_handler(lambda key, *_: found.set() if key.name == "new" else None)
-            following = group.create_task(follower.run())
-            await watched.wait()
-            way.swallow()
-            await direct.create(CONFIG_MAPS, "default", {"metadata": {"name": "new"}})
-            await found.wait()
-            following.cancel()
-    assert verbs.count("list") == 1

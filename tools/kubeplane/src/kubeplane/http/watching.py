@@ -94,7 +94,7 @@ class Watch:
 
     def _bookmark(self, annotations: dict[str, str] | None = None) -> bytes:
         resource = self._chosen.resource
-        meta: Obj = {"resourceVersion": str(self._store.rv), "creationTimestamp": None}
+        meta: Obj = {"resourceVersion": str(max(self._store.rv, self._after)), "creationTimestamp": None}
         if annotations:
             meta["annotations"] = annotations
         obj: Obj = {"kind": resource.kind, "apiVersion": resource.api_version, "metadata": meta}
@@ -106,10 +106,9 @@ class Watch:
         """Queue a bookmark behind what is queued already.
 
         It goes through the queue: what is written while older lines go out is in the store's revision already, and a
-        client that resumed from a bookmark of that revision would never hear of it. A watch from a future revision
-        gets none until then.
+        client that resumed from a bookmark of that revision would never hear of it.
         """
-        if not self.frozen and self._store.rv > self._after:
+        if not self.frozen:
             self._lines.append(self._bookmark())
             self._wake.set()
 

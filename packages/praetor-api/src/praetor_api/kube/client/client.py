@@ -72,16 +72,11 @@ class KubeClient(KubeApi):
             "list": aiohttp.ClientTimeout(total=2 * request_timeout_s, sock_connect=CONNECT_TIMEOUT_S),
             "watch": aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=watch_idle_s),
         }
-        tls = connection.ssl_context()
-        # Watches take no connection that another request left: one that a middlebox swallowed would delay them.
-        self._session, self._watching = (
-            aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=limit, ssl=tls),
-                headers={"Accept": "application/json", "User-Agent": user_agent},
-                read_bufsize=_READ_BUFFER,
-                trust_env=True,
-            )
-            for limit in (100, 0)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=100, ssl=connection.ssl_context()),
+            headers={"Accept": "application/json", "User-Agent": user_agent},
+            read_bufsize=_READ_BUFFER,
+            trust_env=True,
         )
         self.on_request: Callable[[str, Resource, int], None] | None = None
         self.on_duration: Callable[[str, float], None] | None = None
@@ -105,7 +100,6 @@ class KubeClient(KubeApi):
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
-        await self._watching.close()
 
     async def _stream(
         self, resource: Resource, path: str, query: Query, on_open: Callable[[], None] | None
@@ -180,8 +174,7 @@ class KubeClient(KubeApi):
             headers["Content-Type"] = content_type
         code, began = 0, asyncio.get_running_loop().time()
         try:
-            session = self._watching if verb == "watch" else self._session
-            async with session.request(
+            async with self._session.request(
                 method,
                 self._url(path, query),
                 data=data,

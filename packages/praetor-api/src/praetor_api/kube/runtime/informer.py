@@ -27,7 +27,6 @@ __all__ = [
     "CATCH_UP_S",
     "DOUBT_S",
     "HEALTHY_S",
-    "LATE_S",
     "LIST_TIMEOUT_S",
     "OPEN_S",
     "OUTAGE_BACKOFF",
@@ -46,18 +45,15 @@ Handler = Callable[[Key, T | None, T | None], None]
 BACKOFF = Backoff(base=0.8, factor=2.0, cap=30.0, jitter=1.0)
 OUTAGE_BACKOFF = Backoff(base=0.8, factor=2.0, cap=5.0, jitter=1.0)  # no apiserver answers that could be overloaded
 SILENCE_S = 120.0
-"""Watches of a kind that nothing changes may be silent, and so are those from a version that the API does not have yet,
-since its store was restored from a backup: after so long a list of one object decides which it is."""
+"""Bookmarks come every minute. A watch from a version that the API does not have yet, since its store was restored from
+a backup, stays open and silent."""
 OPEN_S = 10.0
 """An API answers a watch before it has any event. One that does not is not reached: its connection leads nowhere."""
 DOUBT_S = 15.0
 """The least time between two doubts: an API that is slow gets no new watch with each request that it answers late."""
 HEALTHY_S = 10.0  # after an attempt of this length, or with an event, the backoff starts over
 SHORT_WATCH_S = 1.0
-WATCH_TIMEOUT_S = (15.0, 20.0)
-"""Only an end that does not come shows that a middlebox swallowed the connection of a quiet watch: with LATE_S and a
-backoff, a copy is blind for 30 s at most. A range, so that replicas do not reconnect together."""
-LATE_S = 5.0
+WATCH_TIMEOUT_S = (300.0, 600.0)  # a range, so that replicas do not reconnect together
 LIST_TIMEOUT_S = 60.0
 CATCH_UP_S = 1.0
 """A resumed watch delivers missed events for this long, as fast as the API can; the copy counts as behind till then."""
@@ -104,8 +100,6 @@ class Informer(Generic[T]):
         self._doubted = asyncio.Event()
         self._doubted_at = -math.inf
         self._is_open = False
-        self._due = 0.0  # when the API is to end the watch
-        self._heard = 0.0  # when it last said which version it has
         self.synced = asyncio.Event()
         self.last_contact: float | None = None
         self.behind_until = math.inf
@@ -155,8 +149,6 @@ class Informer(Generic[T]):
         while True:
             began, version, self._got_event = self._clock.monotonic(), self._version, False
             try:
-                if self._version is not None and began - self._heard >= SILENCE_S and not self._failures:
-                    await self._check_version()
                 if self._version is None:
                     await self._relist()
                     version = self._version
@@ -175,7 +167,7 @@ class Informer(Generic[T]):
         seen: set[Key] = set()
         token: str | None = None
         while True:
-            page = await self._list_page(self._page_size, token)
+            page = await self._list_page(token)
             for obj in page["items"]:
                 key = Key.of(obj)
                 seen.add(key)
@@ -187,40 +179,27 @@ class Informer(Generic[T]):
             self._remove(key)
         self._version = page["metadata"]["resourceVersion"]
         now = self._clock.monotonic()
-        self._heard = now
         self.behind_until = now if now - began < CATCH_UP_S else math.inf  # a list is as old as it took
         self.synced.set()
 
-    async def _check_version(self) -> None:
-        page = await self._list_page(1, timeout_s=OPEN_S)
-        meta, count = page["metadata"], len(page["items"])
-        if meta.get("continue"):
-            count += meta.get("remainingItemCount", math.inf)  # the API does not count a selection
-        if went_back(self._version, meta["resourceVersion"]) or count != len(self._store.rows):
-            self._version = None
-        self._heard = self._clock.monotonic()
-
-    async def _list_page(
-        self, limit: int, token: str | None = None, *, timeout_s: float = LIST_TIMEOUT_S
-    ) -> dict[str, Any]:
+    async def _list_page(self, token: str | None) -> dict[str, Any]:
         request = self._api.list_page(
-            self._resource, self._namespace, limit=limit, continue_token=token, **self._selectors
+            self._resource, self._namespace, limit=self._page_size, continue_token=token, **self._selectors
         )
         try:
-            page = await within(self._clock, timeout_s, request)
+            page = await within(self._clock, LIST_TIMEOUT_S, request)
         except TimeoutError as e:
             raise Unreachable(f"cannot list {self._resource.plural}: {e}") from e
         self._contacted()
         return page
 
     async def _watch(self) -> None:
-        timeout_s = random.uniform(*WATCH_TIMEOUT_S)  # noqa: S311  # jitter
-        self._is_open, self._due = False, self._clock.monotonic() + timeout_s
+        self._is_open = False
         events = self._api.watch(
             self._resource,
             self._namespace,
             resource_version=self._version or "",
-            timeout_s=timeout_s,
+            timeout_s=random.uniform(*WATCH_TIMEOUT_S),  # noqa: S311  # jitter
             on_open=self._opened,
             **self._selectors,
         )
@@ -247,7 +226,7 @@ class Informer(Generic[T]):
                 self._remove(Key.of(event.object))
             case WatchType.BOOKMARK:
                 pass
-        self._version, self._got_event, self._heard = version, True, self._clock.monotonic()
+        self._version, self._got_event = version, True
 
     def _upsert(self, key: Key, obj: dict[str, Any]) -> None:
         try:
@@ -272,13 +251,14 @@ class Informer(Generic[T]):
 
     async def _watch_for_silence(self) -> None:
         began = self._clock.monotonic()
-        while (left := self._given_up_at(began) - self._clock.monotonic()) > 0:
+        while True:
+            limit = SILENCE_S if self._is_open else OPEN_S
+            left = max(began, self.last_contact or began) + limit - self._clock.monotonic()
+            if left <= 0:
+                if self._is_open:
+                    self._version = None  # it may be one that the API does not have
+                raise Unreachable(f"the watch of {self._resource.plural} was silent for {limit:g} s")
             await self._clock.sleep(left)
-        what = "did not end" if self._is_open else "was not answered"
-        raise Unreachable(f"the watch of {self._resource.plural} {what} in time")
-
-    def _given_up_at(self, began: float) -> float:
-        return max(self._due, self.last_contact or began) + LATE_S if self._is_open else began + OPEN_S
 
     async def _wait_for_doubt(self) -> None:
         await self._doubted.wait()
