@@ -52,9 +52,19 @@ def cluster(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactor
         yield started
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _module_needs(request: pytest.FixtureRequest) -> None:
+    """Skip a module before its own fixtures, which may need what the cluster lacks."""
+    _skip_without_capabilities(request)
+
+
 @pytest.fixture(autouse=True)
 def _needs(request: pytest.FixtureRequest) -> None:
-    """Skip a test whose cluster lacks what the test's `needs` marks name."""
+    _skip_without_capabilities(request)
+
+
+def _skip_without_capabilities(request: pytest.FixtureRequest) -> None:
+    """Skip what is requested for if its cluster lacks what the `needs` marks name."""
     for mark in request.node.iter_markers("needs"):
         capability = Capability(mark.args[0])
         if capability not in request.getfixturevalue("cluster").capabilities:
