@@ -120,6 +120,7 @@ def test_a_deadline_that_was_exceeded_stays_so_until_something_progresses() -> N
     ("revision", "seen", "min_ready_s", "blamed"),
     [
         pytest.param("rev-v1", {"silent_since": None}, 20, False, id="silent-when-it-was-seen-first"),
+        pytest.param("rev-v1", {"silent_since": None, "offer_stamp": AT}, 20, True, id="offered-again-since"),
         pytest.param("rev-v0", {"silent_since": None}, 20, True, id="not-rolled-out"),
         pytest.param("rev-v0", {"silent_since": None}, 0, False, id="available-as-soon-as-settled"),
         pytest.param("rev-v1", {}, 20, True, id="settled-and-silent-at-once"),
@@ -130,10 +131,10 @@ def test_what_was_silent_already_is_spared_if_its_revision_was_rolled_out(
     revision: str, seen: dict[str, Any], min_ready_s: int, blamed: bool
 ) -> None:
     row = deployment("v2", max_unavailable=1, min_ready_seconds=min_ready_s)
-    row = evolve(row, status=evolve(row.status, current_revision="rev-v1"))
-    gone = evolve(offline(process("a", revision=revision, offered_at=AT, settled_since=AT), AT), **seen)
+    settled = process("a", revision=revision, offered_at=AT, offer_stamp=AT - 1.0, settled_since=AT)
     devices = [device("a", connected=seen.get("connected", True)), device("b")]
-    made = plan(snapshot(row, devices, [gone, process("b")]), START + timedelta(seconds=10))
+    given = snapshot(row, devices, [evolve(offline(settled, AT), **seen), process("b")], proven={"rev-v1": AT})
+    made = plan(given, START + timedelta(seconds=10))
     assert [each.process.device for each in made.actions] == ([] if blamed else ["b"])  # type: ignore[union-attr]
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -18,6 +19,7 @@ from praetor_controller.model.revisions import (
     RevisionRow,
     find_revision,
     project_revision,
+    proven_stamps,
     revision_changes,
     surplus_revisions,
     template_of,
@@ -99,6 +101,27 @@ def test_a_template_that_is_used_again_gets_the_next_number() -> None:
         },
         "revision": 3,
     }
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "proven"),
+    [
+        pytest.param({"rolled_out": 1}, {}, 200.0, id="another-rollout-began"),
+        pytest.param({"rolled_out": 1, "number": 3, "started_at": 300.0}, {}, 200.0, id="offered-again-after-another"),
+        pytest.param({"rolled_out": 3, "number": 3, "started_at": 300.0}, {}, math.inf, id="the-newest"),
+        pytest.param({}, {"rolled_out": 2}, math.inf, id="not-recorded-by-an-earlier-controller"),
+    ],
+)
+def test_offers_of_rollouts_that_came_to_their_end_are_known_by_their_stamps(
+    first: dict[str, Any], later: dict[str, Any], proven: float
+) -> None:
+    rows = [
+        evolve(stored(row_of("v1"), 1, started_at=100.0), **first),
+        evolve(stored(row_of("v2"), 2, started_at=200.0), **later),
+    ]
+    v1, v2 = (row.template.revision for row in rows)
+    assert proven_stamps(rows, v1) == {v1: proven} | ({v2: math.inf} if later else {})
+    assert proven_stamps([], None) == {}
 
 
 def test_the_newest_template_needs_no_change() -> None:

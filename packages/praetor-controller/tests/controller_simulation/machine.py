@@ -71,7 +71,8 @@ class RolloutMachine(RuleBasedStateMachine):
     ) -> None:  # fmt: skip
         self.simulation = Simulation()
         for name in NAMES[:size]:
-            self.simulation.add(name, **labels_of(name))
+            self.simulation.declare(name, **labels_of(name))
+        self.simulation.settle()
         budgets = [{"groupBy": ["rack"], "maxUnavailable": rack}]
         w0 = _W0 | {"soakSeconds": soak, "successThreshold": threshold} | ({"limit": first} if first else {})
         ours = {"maxUnavailable": limit, "budgets": budgets, "waves": [w0, _W1]}

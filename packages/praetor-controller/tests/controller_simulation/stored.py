@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
-from attrs import evolve
+from attrs import evolve, field, mutable
 
 from kube_testing import InProcessKube
 from praetor_api.kube.client.resource import (
@@ -22,6 +23,19 @@ from praetor_controller.model.revisions import RevisionRow, find_revision, proje
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 
 LAB = "lab"
+T = TypeVar("T")
+
+
+@mutable
+class _Gathered:
+    """The rows of one version of the store, and what was made of them."""
+
+    version: int = 0
+    deployments: Mapping[str, DeploymentRow] = {}
+    processes: Mapping[str | None, tuple[ProcessRow, ...]] = {}  # by the uid of their owner
+    devices: Mapping[str, DeviceRow] = {}
+    matching: dict[str, Mapping[str, DeviceRow]] = field(factory=dict)
+    rollouts: dict[str, tuple[DeploymentRow, int]] = field(factory=dict)
 
 
 class Stored:
@@ -31,26 +45,24 @@ class Stored:
         self._kube = kube
         self._read_at = 0
         self._objects: dict[Resource, dict[Key, dict[str, Any]]] = {}
-        self._rows: dict[tuple[Resource, Key], tuple[str, Any]] = {}
-        self._gathered_at = 0
-        self._processes: dict[str | None, tuple[ProcessRow, ...]] = {}  # by the uid of their owner
-        self._devices: dict[str, DeviceRow] = {}
+        self._rows: dict[Resource, dict[Key, tuple[str, Any]]] = defaultdict(dict)
+        self._gathered = _Gathered()
 
     def deployment(self, name: str) -> DeploymentRow:
-        row: DeploymentRow = self._row(DEVICE_PROCESS_DEPLOYMENTS, Key(LAB, name), project_deployment)
-        return row
+        return self._gather().deployments[name]
 
     def processes(self, deployment: str) -> tuple[ProcessRow, ...]:
-        self._gather()
-        return self._processes.get(self.deployment(deployment).uid, ())
+        return self._gather().processes.get(self.deployment(deployment).uid, ())
 
     def devices(self) -> Mapping[str, DeviceRow]:
-        self._gather()
-        return self._devices
+        return self._gather().devices
 
     def matching(self, deployment: str) -> Mapping[str, DeviceRow]:
-        matches = self.deployment(deployment).matches
-        return {name: row for name, row in self.devices().items() if matches(row.labels)}
+        gathered = self._gather()
+        if deployment not in gathered.matching:
+            matches = gathered.deployments[deployment].matches
+            gathered.matching[deployment] = {name: row for name, row in gathered.devices.items() if matches(row.labels)}
+        return gathered.matching[deployment]
 
     def number(self, deployment: str) -> int:
         """Return the number of the template's revision; 0 before it is recorded."""
@@ -62,11 +74,14 @@ class Stored:
 
         The template that a user wants now may be another one, of which nothing was offered yet.
         """
-        row, revisions = self.deployment(deployment), self._revisions(deployment)
-        if not revisions:
-            return row, 0
-        newest = max(revisions, key=lambda each: each.number)
-        return evolve(row, template=newest.template), newest.number
+        gathered = self._gather()
+        if deployment not in gathered.rollouts:
+            row, revisions = self.deployment(deployment), self._revisions(deployment)
+            newest = max(revisions, key=lambda each: each.number, default=None)
+            gathered.rollouts[deployment] = (
+                (row, 0) if newest is None else (evolve(row, template=newest.template), newest.number)
+            )
+        return gathered.rollouts[deployment]
 
     def is_first(self, row: DeploymentRow) -> bool:
         """Return whether no revision was rolled out yet, and no device has another one than that of *row*."""
@@ -91,24 +106,27 @@ class Stored:
         return self._objects[resource]
 
     def _revisions(self, deployment: str) -> list[RevisionRow]:
-        keys, uid = self.objects(CONTROLLER_REVISIONS), self.deployment(deployment).uid
-        rows: list[RevisionRow] = [self._row(CONTROLLER_REVISIONS, key, project_revision) for key in keys]
-        return [each for each in rows if each.owner == uid]
+        uid = self.deployment(deployment).uid
+        return [each for each in self._made(CONTROLLER_REVISIONS, project_revision).values() if each.owner == uid]
 
-    def _gather(self) -> None:
-        if self._gathered_at == self._kube.version:
-            return
-        self._gathered_at, self._processes = self._kube.version, {}
-        for key in self.objects(DEVICE_PROCESSES):
-            row: ProcessRow = self._row(DEVICE_PROCESSES, key, project_process)
-            self._processes[row.owner] = (*self._processes.get(row.owner, ()), row)
-        keys = self.objects(NETWORK_SWITCHES)
-        self._devices = {key.name: self._row(NETWORK_SWITCHES, key, project_device) for key in keys}
+    def _gather(self) -> _Gathered:
+        if self._gathered.version != self._kube.version:
+            processes = defaultdict[str | None, list[ProcessRow]](list)
+            for row in self._made(DEVICE_PROCESSES, project_process).values():
+                processes[row.owner].append(row)
+            self._gathered = _Gathered(
+                version=self._kube.version,
+                deployments=self._made(DEVICE_PROCESS_DEPLOYMENTS, project_deployment),
+                processes={owner: tuple(rows) for owner, rows in processes.items()},
+                devices=self._made(NETWORK_SWITCHES, project_device),
+            )
+        return self._gathered
 
-    def _row(self, resource: Resource, key: Key, project: Any) -> Any:
-        obj = self.objects(resource)[key]
-        version = obj["metadata"]["resourceVersion"]
-        known = self._rows.get((resource, key))
-        if known is None or known[0] != version:
-            known = self._rows[resource, key] = (version, project(obj))
-        return known[1]
+    def _made(self, resource: Resource, project: Callable[[dict[str, Any]], T]) -> dict[str, T]:
+        """Return the rows of *resource* by the names of their objects; only changed objects are projected."""
+        known, now = self._rows[resource], {}
+        for key, obj in self.objects(resource).items():
+            version, found = obj["metadata"]["resourceVersion"], known.get(key)
+            now[key] = found if found is not None and found[0] == version else (version, project(obj))
+        self._rows[resource] = now
+        return {key.name: row for key, (_, row) in now.items()}

@@ -8,7 +8,8 @@ processes, the status or the spec refer to are never removed; of the others the 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -171,6 +172,22 @@ def rolled_out_changes(row: RevisionRow) -> dict[str, Any]:
     """Return the merge patch that records on the revision of *row* that it was rolled out."""
     annotations = {ROLLED_OUT_ANNOTATION: str(row.number)}
     return {"metadata": {"resourceVersion": row.resource_version, "annotations": annotations}}
+
+
+def proven_stamps(revisions: Iterable[RevisionRow], current: str | None) -> dict[str, float]:
+    """Return the revisions that were rolled out, and before which stamp each of these rollouts made its offers.
+
+    All that such a rollout was to reach was available in the end. Later rollouts may have offered the revision again,
+    and no record says whether they came to their end. *current* is what was rolled out last; a controller before this
+    one may not have recorded that.
+    """
+    rows = tuple(revisions)
+    proven = {} if current is None else {current: math.inf}
+    for row in rows:
+        if row.rolled_out is not None:
+            later = (each.started_at for each in rows if each.number > row.rolled_out)
+            proven[row.template.revision] = min(later, default=math.inf)
+    return proven
 
 
 def to_restore(revisions: Sequence[RevisionRow], present: str, failed: str | None) -> RevisionRow | None:

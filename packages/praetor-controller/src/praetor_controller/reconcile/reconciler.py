@@ -26,7 +26,7 @@ from praetor_controller.journal.recorder import FlightRecorder, tracked
 from praetor_controller.metrics import Metrics
 from praetor_controller.model.actions import Adopt, Update
 from praetor_controller.model.projection import project_deployment
-from praetor_controller.model.revisions import RevisionRow
+from praetor_controller.model.revisions import RevisionRow, proven_stamps
 from praetor_controller.model.rows import DeploymentRow
 from praetor_controller.reconcile.cache import BY_NAMESPACE, BY_OWNER, OWNERLESS, Cache, left_by, owned_by
 from praetor_controller.reconcile.events import DeploymentEvent, transition_events, write_events
@@ -304,7 +304,10 @@ class DeploymentReconciler:
             if other.uid != deployment.uid:
                 state = self._states.get(Key(other.namespace, other.name))
                 uncertain = state.writing_to | state.unknown.keys() if state and state.uid == other.uid else frozenset()
-                yield Neighbour(other, self._cache.processes.by_index(BY_OWNER, owned_by(other)), uncertain)
+                processes = self._cache.processes.by_index(BY_OWNER, owned_by(other))
+                revisions = self._cache.revisions.by_index(BY_OWNER, owned_by(other))
+                proven = proven_stamps(revisions, other.status.current_revision)
+                yield Neighbour(other, processes, uncertain, proven)
 
     def _in_use(self, deployment: DeploymentRow) -> set[str]:
         processes = self._cache.processes.by_index(BY_OWNER, owned_by(deployment))

@@ -15,7 +15,7 @@ from praetor_api.kube.client.resource import Key
 from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import ConditionStatus, StrategyType
 from praetor_controller.model.annotations import deployment_label
-from praetor_controller.model.revisions import RevisionRow, find_revision
+from praetor_controller.model.revisions import RevisionRow, find_revision, proven_stamps
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.model.wave_record import WaveRecord
 from praetor_controller.reconcile.state import SETTLE_S, ReconcilerState
@@ -99,6 +99,7 @@ def build_snapshot(
         ahead_s=now.ahead_s,
         refusals=refusals,
         retry_at=state.refusals.retry_time(now.wall.timestamp(), monotonic),
+        proven=proven_stamps(sources.revisions, deployment.status.current_revision),
         current=current,
         current_stored_as=frozenset(state.stored_as.get(current.spec_hash, ()) if current else ()),
         down_elsewhere=down.devices,

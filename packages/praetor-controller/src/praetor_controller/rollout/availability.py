@@ -19,7 +19,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 
 from praetor_controller.model.rows import DeviceRow, ProcessRow, RolloutPolicy
@@ -75,15 +75,17 @@ def offline_since(process: ProcessRow, device: DeviceRow) -> float | None:
     return row.connected_since if row.connected is False else None
 
 
-def blamed_until(process: ProcessRow, policy: RolloutPolicy, current: str | None) -> float:
+def blamed_until(process: ProcessRow, policy: RolloutPolicy, proven: Mapping[str, float]) -> float:
     """Return until when a silent process of an older template is held against the budget; 0 when it is not.
 
-    *current* is the revision that was rolled out last: what was settled with it when this controller saw it first,
-    silent already, had most likely been available. What it saw settle and fall silent at once had not.
+    *proven* are the revisions that were rolled out, each with the stamp before which that rollout made its offers: what
+    was settled with such an offer when this controller saw it first, silent already, had been available. What it saw
+    settle and fall silent at once had not.
     """
     settled, silent = process.settled_since, process.silent_since
     if settled is not None and process.connected is False:
-        if silent is None and process.revision == current:
+        stamp = process.offered_at if process.offer_stamp is None else process.offer_stamp
+        if silent is None and (stamp or 0.0) < proven.get(process.revision, 0.0):
             return 0.0
         if (settled if silent is None else silent) >= settled + policy.min_ready_seconds:
             return 0.0

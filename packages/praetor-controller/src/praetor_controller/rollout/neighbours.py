@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
-from attrs import frozen
+from attrs import field, frozen
 
 from praetor_api.kube.objects import StrategyType
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
@@ -26,11 +26,15 @@ RECHECK_WRITES_S = 1.0
 
 @frozen
 class Neighbour:
-    """Another deployment of the namespace; *writing* are the devices that it is about to write to, or may have."""
+    """Another deployment of the namespace; *writing* are the devices that it is about to write to, or may have.
+
+    *proven* is as in its snapshot.
+    """
 
     deployment: DeploymentRow
     processes: Iterable[ProcessRow]
     writing: Collection[str] = frozenset()
+    proven: Mapping[str, float] = field(factory=dict)
 
 
 @frozen
@@ -101,7 +105,7 @@ def _down(neighbour: Neighbour, devices: Mapping[str, DeviceRow], now: float) ->
             continue
         availability = availability_of(process, device, min_ready_s, now)
         if availability in (Availability.SILENT_AFTER_OFFER, Availability.SILENT):
-            blamed = blamed_until(process, policy, neighbour.deployment.status.current_revision)
+            blamed = blamed_until(process, policy, neighbour.proven)
             if now < blamed:
                 yield process.device, blamed
         elif availability is Availability.UNAVAILABLE:

@@ -200,6 +200,7 @@ def _wave_progress(snapshot: Snapshot, assignment: Assignment, stop: Stop | None
         record,
         failures,
         is_first=is_first,
+        proven=snapshot.proven,
     )
 
 

@@ -77,6 +77,7 @@ class Snapshot:
     revision_stamp: what offers of this rollout have as their stamp at least (None: as *revision_since*).
     watched_since: devices that were ready by then are shown as available (None: no others are than those that are).
     ahead_s: how many seconds the times of rows are ahead of the wall clock.
+    proven: the revisions that were rolled out, and before which stamp each of these rollouts made its offers.
     current: the template of the revision that was rolled out last; None when it is unknown.
     current_stored_as: as *stored_as*, for *current*.
     down_elsewhere: devices of the namespace, matching or not, that neighbours (other deployments) have down.
@@ -107,6 +108,7 @@ class Snapshot:
     revision_stamp: float | None = None
     watched_since: datetime | None = None
     ahead_s: float = 0.0
+    proven: Mapping[str, float] = field(factory=dict)
     current: Template | None = None
     current_stored_as: frozenset[str] = frozenset()
     down_elsewhere: Sequence[DeviceRow] = ()

@@ -382,8 +382,7 @@ def _health(context: Context, device: DeviceRow, process: ProcessRow, availabili
         case Availability.OFFLINE_BEFORE_OFFER:
             return Health.OFFLINE
         case Availability.SILENT_AFTER_OFFER | Availability.SILENT:
-            deployment = context.snapshot.deployment
-            blamed = blamed_until(process, deployment.policy, deployment.status.current_revision)
+            blamed = blamed_until(process, context.snapshot.deployment.policy, context.snapshot.proven)
             return Health.SILENT if runs is _TARGET or context.at < blamed else Health.OFFLINE
         case _:
             assert_never(availability)

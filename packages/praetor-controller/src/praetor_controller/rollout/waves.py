@@ -119,15 +119,17 @@ def wave_progress(
     failures: Failures | None,
     *,
     is_first: bool,
+    proven: Mapping[str, float],
 ) -> WaveProgress:
     """Return how far the waves are at *now* of a rollout that began at *since*, in seconds since the epoch.
 
     *hashes* are those of specs that are the target, and *stamp* the least one of its offers. *record* is what is
     remembered of the waves. *failures* says which devices failed, None while no gateway judges them. *is_first*: no
-    device has another revision, and none was rolled out before. InvalidDeployment for a bad limit or selector.
+    device has another revision, and none was rolled out before. *proven* is that of the snapshot. InvalidDeployment for
+    a bad limit or selector.
     """
     waves = deployment.policy.update_strategy.rolling_update.waves
-    devices = _Devices(deployment, assignment, hashes, now, stamp)
+    devices = _Devices(deployment, assignment, hashes, now, stamp, proven)
     place, matched = _place(waves, devices)
     let_pass = {each.name for each in waves if _token(deployment, each, record.number) in deployment.approved}
     members = [
@@ -197,11 +199,17 @@ class _Devices:
     """
 
     def __init__(
-        self, deployment: DeploymentRow, assignment: Assignment, hashes: Collection[str], now: float, stamp: float
+        self,
+        deployment: DeploymentRow,
+        assignment: Assignment,
+        hashes: Collection[str],
+        now: float,
+        stamp: float,
+        proven: Mapping[str, float],
     ) -> None:
         self._revision = deployment.template.revision
         self._policy = deployment.policy
-        self._current = deployment.status.current_revision
+        self._proven = proven
         self._min_ready_s = float(deployment.policy.min_ready_seconds)
         self._now = now
         self._stamp = stamp
@@ -239,7 +247,7 @@ class _Devices:
         if process is None:
             return device.connected is not False and not device.too_old
         if availability in (Availability.SILENT_AFTER_OFFER, Availability.SILENT) and not updated:
-            return self._now < blamed_until(process, self._policy, self._current)
+            return self._now < blamed_until(process, self._policy, self._proven)
         return availability not in _NOT_COUNTED and (updated or not process.held)
 
     def without_wave(self, place: Sequence[int]) -> list[int]:

@@ -28,6 +28,7 @@ class Entry:
     writer: Writer
     paths: Paths
     time: str
+    written: Obj | None = None  # the paths as FieldsV1, where they are known in that form
 
 
 def read_entries(metadata: Obj) -> list[Entry]:
@@ -39,7 +40,8 @@ def _entry(given: Obj) -> Entry:
     writer = Writer(
         given.get("manager", ""), given["operation"], given.get("apiVersion", ""), given.get("subresource", "")
     )
-    return Entry(writer, fields.decode(given.get("fieldsV1") or {}), given.get("time", ""))
+    written = given.get("fieldsV1") or {}
+    return Entry(writer, fields.decode(written), given.get("time", ""), written)
 
 
 def write_entries(entries: list[Entry]) -> list[Obj]:
@@ -55,7 +57,7 @@ def _written(entry: Entry) -> Obj:
         "apiVersion": entry.writer.api_version,
         "time": entry.time,
         "fieldsType": "FieldsV1",
-        "fieldsV1": fields.encode(entry.paths),
+        "fieldsV1": fields.encode(entry.paths) if entry.written is None else entry.written,
     }
     return written | ({"subresource": entry.writer.subresource} if entry.writer.subresource else {})
 
@@ -71,9 +73,13 @@ def track(old: Obj, new: Obj, schema: Obj, writer: Writer, now: str) -> list[Obj
     changed, removed = (fields.managed(paths) for paths in fields.compare(_bare(old), _bare(new), schema))
     if not changed and not removed:
         return write_entries(entries)
-    kept = [Entry(e.writer, e.paths - removed - changed, e.time) for e in entries if e.writer != writer]
-    mine = next((e.paths for e in entries if e.writer == writer), fields.EMPTY)
-    return write_entries([*kept, Entry(writer, (mine | changed) - removed, now)])
+    kept = [_with_paths(e, e.paths - removed - changed, e.time) for e in entries if e.writer != writer]
+    mine = next((e for e in entries if e.writer == writer), Entry(writer, fields.EMPTY, now))
+    return write_entries([*kept, _with_paths(mine, (mine.paths | changed) - removed, now)])
+
+
+def _with_paths(entry: Entry, paths: Paths, time: str) -> Entry:
+    return Entry(entry.writer, paths, time, entry.written if paths == entry.paths else None)
 
 
 def _bare(obj: Obj) -> Obj:
