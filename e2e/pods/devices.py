@@ -22,6 +22,7 @@ from e2e.stack.waiting import eventually
 SAMPLES = ROOT / "deploy" / "samples"
 SAMPLE = "telemetry"
 NAMESPACE = "default"
+PROVING_S = 1  # the sample is good; a rollout need not wait longer for each device
 VARIABLE = "INTERVAL"  # what a new version of the sample changes
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -45,7 +46,7 @@ class Devices:
             gateway=system.gateway_url(),
             token=system.token(self.names[0]),
             workdir=workdir,
-            env=environment(),
+            env=environment() | {"PRAETOR_AGENT_PROVING_SECONDS": str(PROVING_S)},
         )
         self._system = system
         self._image = image
@@ -111,6 +112,7 @@ class Devices:
 
     def _pod(self, name: str) -> Object:
         flags = {"gateway": self._system.gateway_url(), "device": name, "token-file": "/etc/praetor/token"}
+        flags["proving-seconds"] = str(PROVING_S)
         container: dict[str, Any] = {
             "name": "agent",
             "image": self._image.name,

@@ -50,7 +50,8 @@ WORKING_TREE = Release(scripts=Path(sysconfig.get_path("scripts")), sources=ROOT
 class StackSettings:
     """How the programs are run. *namespace* limits what controller and gateway watch; times are in seconds.
 
-    *lease* is how long a killed leader holds up its successor. *release* is what runs first.
+    *lease* is how long a killed leader holds up its successor, *proving* how long a new version runs before a rollout
+    goes on. *release* is what runs first.
     """
 
     namespace: str | None = None
@@ -59,6 +60,7 @@ class StackSettings:
     heartbeat: int = 1
     stale_multiplier: int = 3
     lease: int = 4
+    proving: int = 0
     controller_flags: tuple[str, ...] = ()
     gateway_flags: tuple[str, ...] = ()
     release: Release = WORKING_TREE
@@ -124,7 +126,7 @@ class Stack:
             gateway=url or self.url_of(gateway or self.gateway),
             token=self.token(device) if token is None else token,
             workdir=self.workdir / "devices",
-            env=environment() | dict(variables or {}),
+            env=environment() | {"PRAETOR_AGENT_PROVING_SECONDS": str(self.settings.proving)} | dict(variables or {}),
         )
         self.agents[device] = agent
         agent.start()

@@ -218,7 +218,7 @@ class RecordingReporter(Reporter):
         health: Mapping[str, Health],
         ask_at: float | None = None,
     ) -> None:
-        self.reported = observations(desired, memory, device, health)
+        self.reported = observations(desired, memory, device, health, 0.0)
 
 
 class CrashingDevice:

@@ -18,7 +18,6 @@ from praetor_agent.backends.command import Command
 from praetor_agent.backends.probes import Probes
 from praetor_agent.clock import Waker
 from praetor_agent.core.model import Observed
-from praetor_agent.core.reboot import PROVING_SECONDS
 from praetor_agent.errors import BackendError
 from praetor_agent.host import OUTPUT_CHARACTERS, Host
 from praetor_agent.link.client import Address, GatewayClient
@@ -26,6 +25,7 @@ from praetor_agent.link.poller import Inbox
 from praetor_agent.link.reporter import Reporter
 from praetor_agent.loop import RETRY_SECONDS, Dependencies, Loop
 from praetor_agent.state import Received, State
+from praetor_api.conditions import PROVING_SECONDS
 from praetor_api.protocol import Observation, Report, read_desired
 from praetor_api.spec import Backend
 

@@ -398,7 +398,7 @@ def test_a_start_waits_for_what_left_the_desired_state_at_most_its_grace_period(
     why = first.memory["uid-g"].failure
     assert why == Failure(reason="WaitingForOthersToEnd", message="waits for net/fw to end")
     assert (first.memory["uid-g"].stage, first.memory["uid-g"].failures) == (ProcessStage.PENDING, 0)
-    seen = observations(wanted(GREEN), first.memory, observed(runs), {})["uid-g"]
+    seen = observations(wanted(GREEN), first.memory, observed(runs), {}, 0.0)["uid-g"]
     assert (seen.error_message, seen.observed_spec_hash, seen.process_started) == (None, "", False)
     assert (seen.pending_reason, seen.pending_message) == ("WaitingForOthersToEnd", "waits for net/fw to end")
     waiting = reconcile(wanted(GREEN), observed(runs), first.memory, 129.0)
@@ -416,7 +416,7 @@ def test_an_old_version_runs_on_while_its_successor_waits_for_others() -> None:
     seen = observed(running(), of_green(running("g1")))
     held = reconcile(wanted(NEXT_GREEN), seen, memory, 110.0)
     assert held.actions == ()
-    said = observations(wanted(NEXT_GREEN), held.memory, seen, {})["uid-g"]
+    said = observations(wanted(NEXT_GREEN), held.memory, seen, {}, 0.0)["uid-g"]
     assert (said.observed_spec_hash, said.process_started, said.error_message) == ("g1", True, None)
     assert said.pending_reason == "WaitingForOthersToEnd"
     free = reconcile(wanted(NEXT_GREEN), observed(dead(143), of_green(running("g1"))), held.memory, 111.0)
@@ -638,9 +638,9 @@ def test_a_withdrawn_job_stays_in_memory_as_completed_while_memory_cannot_be_sto
 def test_nothing_is_reported_of_a_process_without_a_name_or_before_the_desired_state_is_known() -> None:
     unknown = {UID: Record(uid=UID)}
     seen = ObservedDevice(boot_id=BOOT, observed={UID: running()})
-    assert observations(wanted(item()), unknown, seen, {}) == {}
-    assert observations(None, {UID: record()}, seen, {}) == {}
-    assert observations(wanted(), {UID: record()}, seen, {}).keys() == {UID}
+    assert observations(wanted(item()), unknown, seen, {}, 0.0) == {}
+    assert observations(None, {UID: record()}, seen, {}, 0.0) == {}
+    assert observations(wanted(), {UID: record()}, seen, {}, 0.0).keys() == {UID}
 
 
 def test_a_start_that_works_clears_the_failure() -> None:
@@ -865,7 +865,7 @@ def test_a_completed_job_prevents_no_start_though_its_backend_is_silent() -> Non
 
 def reported(known: Record, seen: ObservedDevice) -> Observation:
     plan = plan_of(wanted(item()), seen, known)
-    return observations(wanted(item()), plan.memory, seen, {})[UID]
+    return observations(wanted(item()), plan.memory, seen, {}, 0.0)[UID]
 
 
 def test_a_running_process_is_not_reported_as_failed_while_its_backend_is_silent() -> None:
@@ -873,7 +873,7 @@ def test_a_running_process_is_not_reported_as_failed_while_its_backend_is_silent
     assert (seen.process_started, seen.healthy, seen.exit_code) == (None, None, None)
     assert (seen.error_message, seen.warning_message) == (None, WHY)
     moved = plan_of(wanted(item("v2", backend=Backend.INITD)), silent(), record(healthy_since=50.0))
-    old = observations(wanted(item("v2", backend=Backend.INITD)), moved.memory, silent(), {})[UID]
+    old = observations(wanted(item("v2", backend=Backend.INITD)), moved.memory, silent(), {}, 0.0)[UID]
     assert (old.observed_spec_hash, old.process_started, old.warning_message) == ("v1", None, WHY)
 
 

@@ -266,7 +266,7 @@ def test_why_a_newer_spec_does_not_run_yet_is_reported(
     wanted: DesiredItem, record: Record, more: dict[str, Any], expected: tuple[str, str] | None
 ) -> None:
     device = ObservedDevice(boot_id="b", observed={"u": RUNNING}, **more)
-    seen = report.observations(Desired(device_name="d", items=(wanted,)), {"u": record}, device, {})["u"]
+    seen = report.observations(Desired(device_name="d", items=(wanted,)), {"u": record}, device, {}, 0.0)["u"]
     assert (seen.pending_reason, seen.pending_message) == (expected or (None, None))
 
 
@@ -274,7 +274,7 @@ def test_a_spec_that_cannot_be_read_is_reported_while_the_old_version_runs_on() 
     bad = InvalidItem(uid="u", namespace="net", name="fw", spec_hash="v2", faults=())
     record = replace(RECORD, failure=Failure(reason="InvalidSpec", message="spec.command: missing"))
     device = ObservedDevice(boot_id="b", observed={"u": RUNNING})
-    seen = report.observations(Desired(device_name="d", invalid=(bad,)), {"u": record}, device, {})["u"]
+    seen = report.observations(Desired(device_name="d", invalid=(bad,)), {"u": record}, device, {}, 0.0)["u"]
     assert (seen.pending_reason, seen.pending_message) == ("InvalidSpec", "spec.command: missing")
 
 

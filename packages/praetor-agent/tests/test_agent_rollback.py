@@ -12,7 +12,7 @@ from praetor_agent.core.health import Health
 from praetor_agent.core.model import Observed, ObservedDevice, ProcessStage, Record, Revision
 from praetor_agent.core.reconcile import Action, Remove, Repair, Start, Stop, reconcile
 from praetor_agent.core.report import observation
-from praetor_api.conditions import CRASH_LOOP_COUNT
+from praetor_api.conditions import CRASH_LOOP_COUNT, PROVING_SECONDS, STABILITY_WINDOW_SECONDS
 from praetor_api.protocol import Desired, DesiredItem, Observation
 from praetor_api.spec import (
     Backend,
@@ -66,6 +66,7 @@ class RollbackDevice:
     confirmed: dict[str, str] = field(default_factory=dict)
     health: dict[str, Health] = field(default_factory=dict)
     ask_at: float | None = None
+    proving: float = PROVING_SECONDS
 
     def converge(self, desired: DesiredItem | None = None) -> None:
         self.wanted = desired or self.wanted
@@ -78,6 +79,7 @@ class RollbackDevice:
                 heard_at=self.heard_at,
                 confirmed=self.confirmed,
                 health=self.health,
+                proving_seconds=self.proving,
             )
             items = (self.wanted,) if self.wanted else ()
             plan = reconcile(Desired(device_name="leaf-1", items=items), observed, self.memory, self.now)
@@ -358,7 +360,7 @@ def test_a_version_that_shutting_down_ends_counts_as_cut_once_and_never_when_it_
 ) -> None:
     device.converge(item("v2", check=PROBE))
     for count in range(1, 5 if proven else CRASH_LOOP_COUNT):
-        device.wait(reboot.PROVING_SECONDS if proven else 4)
+        device.wait(PROVING_SECONDS if proven else 4)
         assert device.process is not None
         device.process = replace(device.process, running=False, exit_code=143, termination_reason="Signal:SIGTERM")
         device.converge()  # the agent sees the end before it is ended itself
@@ -405,6 +407,53 @@ def test_a_version_that_was_up_long_enough_is_never_rolled_back_for_reboots(
         device.reboot()
         assert (device.runs, device.record.failures) == ("v2", 0)
     assert device.gave_up is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "proving", "seconds"),
+    [
+        (item("v2"), 10, 10),
+        (replace(item("v2"), min_ready_seconds=45), 10, 45),
+        (replace(item("v2"), min_ready_seconds=3), 10, 10),
+        (item("v2"), 30, 30),
+        (item("v2", confirm=MANUAL), 10, 60),
+    ],
+)
+def test_a_rollout_relies_on_a_version_that_ran_for_long_enough_and_was_confirmed(
+    device: RollbackDevice, wanted: DesiredItem, proving: float, seconds: int
+) -> None:
+    device.proving = proving
+
+    def waits() -> bool:
+        return reboot.is_on_trial(device.record, device.now, proving)
+
+    assert not waits()
+    device.converge(wanted)
+    device.wait(4)
+    device.end(1)
+    device.converge()
+    device.wait(crash_delay(1))  # each run begins anew
+    for _ in range(seconds):
+        assert (device.runs, waits()) == ("v2", True)
+        if device.now >= device.record.started_at + seconds - 1:
+            device.confirmed = {UID: "v2"}
+        device.wait(1)
+    assert (device.runs, waits()) == ("v2", False)
+    device.end(1)
+    device.converge()
+    assert waits() == (wanted.spec.confirm is not None)  # its trial is not over for the device
+    device.wait(crash_delay(2))
+    device.wait(STABILITY_WINDOW_SECONDS)
+    device.reboot()
+    assert not waits()
+    device.converge(item("v1"))
+    assert (device.runs, waits()) == ("v1", False)  # it was good once
+
+
+def test_what_is_no_service_or_was_never_started_is_not_on_trial() -> None:
+    assert not reboot.is_on_trial(Record(uid=UID), 0.0, PROVING_SECONDS)
+    job = Revision(item=item("job", policy=RestartPolicy.NEVER))
+    assert not reboot.is_on_trial(Record(uid=UID, current=job), 0.0, PROVING_SECONDS)
 
 
 def test_a_process_is_started_at_boot_only_once_its_version_is_proven(device: RollbackDevice) -> None:

@@ -264,7 +264,7 @@ def test_every_field_is_restored() -> None:
         "leaf-1", labels=frozenset({("a", "b")}), annotations=frozenset({("c", "d")}), annotated=True, managed="{}",
         wave="w", min_ready="45", terminating=True, connected=False, fetched=True, in_storm=True, offer_stamp=1.0,
         silent_since=2.0, terminating_since=3.0, grace_s=30.0, finalizers=("x",),
-        failure="phase Failed: \ud800", held="no",
+        failure="phase Failed: \ud800", held="no", on_trial=True,
         removal="0123456789",
     )  # fmt: skip
     recorded = {each.name for each in fields(ProcessRow)} - LEFT_OUT[ProcessRow].keys()

@@ -83,6 +83,12 @@ def test_a_deployment_being_deleted_is_left_to_the_garbage_collector() -> None:
             id="min-ready",
         ),
         pytest.param(
+            process("a", on_trial=True),
+            {},
+            Reason(ReasonCode.BECOMING_AVAILABLE, "once its device has proven the version"),
+            id="on-trial",
+        ),
+        pytest.param(
             offline(process("a"), AT - 60),
             {},
             Reason(ReasonCode.SILENT_SINCE_OFFER, "2025-12-31T23:59:00Z"),
@@ -170,6 +176,13 @@ def test_no_more_than_max_unavailable_devices_are_updated() -> None:
         pytest.param(process("a", "v2", **STARTING), [], id="updated-and-not-ready"),
         pytest.param(process("a", "v2", **FAILING), [], id="updated-and-failing"),
         pytest.param(offline(process("a", "v2"), AT - 60), [], id="silent-after-the-offer"),
+        pytest.param(process("a", "v2", on_trial=True), [], id="updated-and-on-trial"),
+        pytest.param(process("a", on_trial=True), ["a"], id="on-trial-is-updated-first-and-counts"),
+        pytest.param(
+            offline(process("a", offered_at=AT - 100, settled_since=AT - 90, on_trial=True), AT - 60),
+            [],
+            id="silent-in-its-trial-of-an-older-offer-still-counts",
+        ),
         pytest.param(offline(process("a", "v2", offered_at=AT), AT - 60), ["b"], id="offline-before-the-offer"),
         pytest.param(process("a", **FAILING), ["a"], id="failing-is-updated-first-and-counts"),
         pytest.param(

@@ -407,6 +407,17 @@ def test_a_held_update_is_a_condition_until_it_is_released() -> None:
     assert "UpdateHeld" not in said(merge(row, seen(), connected=True, now=NOW))
 
 
+def test_a_version_on_trial_is_not_relied_on_until_the_device_vouches_for_it() -> None:
+    row = process_row()
+    up = seen(process_started=True, healthy=True, pid=3)
+    trial = merge(row, replace(up, on_trial=True), connected=True, now=NOW)
+    assert (said(trial)["OnTrial"], said(trial)["Healthy"]) == ("True NotProvenYet", "True Healthy")
+    assert (trial.phase, trial.reason) == (Phase.RUNNING, "NotProvenYet")
+    proven = merge(evolve(row, status=trial), up, connected=True, now=NOW)
+    assert (said(proven)["OnTrial"], proven.reason) == ("False Proven", None)
+    assert "OnTrial" not in said(merge(row, up, connected=True, now=NOW))  # as of an agent that knows no trials
+
+
 def test_a_confirmation_is_rendered_and_changes_what_the_etag_covers() -> None:
     row = process_row()
     confirmed = evolve(row, confirmed=row.spec_hash)

@@ -89,6 +89,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]
         waker=waker,
         clock=clock,
         freeze_file=settings.freeze_file,
+        proving_seconds=settings.proving_seconds,
     )
     return poller, reporter, Loop(settings.device, dependencies)
 

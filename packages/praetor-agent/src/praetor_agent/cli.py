@@ -66,6 +66,7 @@ def _run_settings(options: SimpleNamespace, problems: list[str] | None = None) -
     from pathlib import Path
 
     from praetor_agent import settings
+    from praetor_api.conditions import PROVING_SECONDS
 
     def checked(check: Callable[..., T], *given: Any, otherwise: T) -> T:
         try:
@@ -89,6 +90,9 @@ def _run_settings(options: SimpleNamespace, problems: list[str] | None = None) -
         ca_bundle=checked(settings.ca_bundle_of, options.ca_bundle, otherwise=None),
         proxy=checked(settings.proxy_of, options.proxy, otherwise=None),
         start_splay=checked(settings.seconds, "--start-splay", options.start_splay, otherwise=0.0),
+        proving_seconds=checked(
+            settings.seconds, "--proving-seconds", options.proving_seconds, otherwise=PROVING_SECONDS
+        ),
         freeze_file=Path(options.hold_file),
         registries=checked(settings.registries_of, *registries, otherwise=settings.Registries()),
         artifact_ca_bundle=checked(settings.ca_bundle_of, *bundle, otherwise=None),

@@ -80,6 +80,12 @@ def run_flags(parser: argparse.ArgumentParser) -> None:
     )
     flag(parser, "--container-options", help="more options for each container, such as --ulimit=nofile=1024:1024")
     flag(parser, "--start-splay", default="3", help="spread the first contact over this many seconds")
+    flag(
+        parser,
+        "--proving-seconds",
+        default="10",
+        help="a rollout waits until a new version ran for this long; until then a reboot counts as its crash",
+    )
     flag(parser, "--registry-auth-file", help="registry credentials, in the format that docker login writes")
     flag(parser, "--registry-mirror", help="HOST=URL,…: mirrors to try before the registry HOST")
     flag(parser, "--insecure-registry", help="HOST[:PORT],…: registries to reach without TLS")

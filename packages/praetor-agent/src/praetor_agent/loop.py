@@ -20,6 +20,7 @@ from praetor_agent.host import Host, artifacts_of, revisions_of
 from praetor_agent.link.poller import Inbox
 from praetor_agent.link.reporter import Reporter
 from praetor_agent.state import Received, State, read_freeze
+from praetor_api.conditions import PROVING_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,9 @@ _DESIRED, _MEMORY = "the desired state", "memory"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
-    """What the loop works with. Nothing is changed while *freeze_file* exists."""
+    """What the loop works with. Nothing is changed while *freeze_file* exists, and a version proves itself by running
+    for *proving_seconds*.
+    """
 
     state: State
     inbox: Inbox
@@ -47,6 +50,7 @@ class Dependencies:
     waker: Waker
     clock: Clock
     freeze_file: Path
+    proving_seconds: float = PROVING_SECONDS
 
 
 class Loop:
@@ -133,6 +137,7 @@ class Loop:
             confirmed=self._deps.state.confirmed(self._memory),
             heard_at=self._deps.reporter.heard_at,
             persistence_error=self._persistence_error(),
+            proving_seconds=self._deps.proving_seconds,
         )
 
     def _persistence_error(self) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
 from praetor_agent.errors import UsageError
+from praetor_api.conditions import PROVING_SECONDS
 from praetor_api.names import is_device_name
 
 DEFAULT_STATE_DIR = "/var/lib/praetor-agent"
@@ -38,7 +39,8 @@ class Registries:
 class RunSettings:
     """Settings of `run`. At most one of *token* and *token_file* is set; neither if the gateway needs no token.
 
-    *start_splay* is in seconds: the first contact with the gateway is spread over it. *container_runtime* is a command.
+    *start_splay* is in seconds: the first contact with the gateway is spread over it. A version is proven when it was
+    up for *proving_seconds*, or for longer if its spec asks for that. *container_runtime* is a command.
     """
 
     gateway: str
@@ -49,6 +51,7 @@ class RunSettings:
     ca_bundle: str | None = None
     proxy: str | None = None
     start_splay: float = 0.0
+    proving_seconds: float = PROVING_SECONDS
     freeze_file: Path = Path(DEFAULT_FREEZE_FILE)
     registries: Registries | None = None
     artifact_ca_bundle: str | None = None

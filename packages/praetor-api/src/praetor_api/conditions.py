@@ -10,6 +10,7 @@ from enum import StrEnum
 
 __all__ = [
     "CRASH_LOOP_COUNT",
+    "PROVING_SECONDS",
     "STABILITY_WINDOW_SECONDS",
     "STORM_EVENT",
     "STORM_OVER_EVENT",
@@ -31,6 +32,12 @@ STABILITY_WINDOW_SECONDS = 600.0
 Ten minutes, as the kubelet resets a container's backoff.
 """
 
+PROVING_SECONDS = 10.0
+"""A version that was up for this time in one boot is not what makes the device reboot, if nothing asks for longer.
+
+The default of the agent's `--proving-seconds`, in seconds.
+"""
+
 
 class ConditionType(StrEnum):
     """The `type` of a condition on a NetworkSwitch, a DeviceProcess or a DeviceProcessDeployment."""
@@ -49,6 +56,7 @@ class ConditionType(StrEnum):
     HEALTHY = "Healthy"
     SPEC_WARNING = "SpecWarning"
     UPDATE_HELD = "UpdateHeld"
+    ON_TRIAL = "OnTrial"
     # of DeviceProcess, written by the gateway, and of DeviceProcessDeployment, written by the controller
     ROLLED_BACK = "RolledBack"
     # of DeviceProcessDeployment, written by the controller
@@ -105,6 +113,8 @@ class ProcessReason(StrEnum):
     HELD = "HeldOnDevice"
     AGENT_TOO_OLD = "AgentTooOld"
     NOT_HELD = "NotHeld"
+    NOT_PROVEN = "NotProvenYet"
+    PROVEN = "Proven"
     ACCEPTED = "Accepted"
     FOREIGN_NAMESPACE = "ForeignNamespace"
     BOUND_ELSEWHERE = "BoundElsewhere"

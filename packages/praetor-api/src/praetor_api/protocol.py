@@ -235,6 +235,7 @@ class Observation:
     pending_message: Text = None
     drift_count: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1)] = None
     output_tail: Annotated[str | None, Constraint(max_length=2048, truncate=True)] = None
+    on_trial: bool | None = None
     revision: Revision = None
 
 

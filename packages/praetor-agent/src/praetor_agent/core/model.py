@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from praetor_agent.core.health import Health
+from praetor_api.conditions import PROVING_SECONDS
 from praetor_api.protocol import DesiredItem, RollbackReason
 from praetor_api.spec import Artifact, ArtifactType, Backend, RestartPolicy
 
@@ -223,7 +224,8 @@ class ObservedDevice:
     *silent* why one did not answer this time: it may run processes that are not in *observed*. *freeze* is why nothing
     may be changed, if a freeze file exists. *confirmed* are the spec hashes, by uid, that an operator confirmed.
     *heard_at* is when the latest successful exchange with the gateway began, in seconds since boot. *persistence_error*
-    is why the memory or the desired state cannot be stored.
+    is why the memory or the desired state cannot be stored. A version that was up for *proving_seconds* is not what
+    makes the device reboot, if nothing asks for longer.
     """
 
     boot_id: str
@@ -236,6 +238,7 @@ class ObservedDevice:
     confirmed: Mapping[str, str] = field(default_factory=dict)
     heard_at: float | None = None
     persistence_error: str | None = None
+    proving_seconds: float = PROVING_SECONDS
 
 
 def pinned(artifact: Artifact) -> str | None:

@@ -14,9 +14,6 @@ from praetor_agent.core.model import Memory, Observed, ProcessStage, Record, Rev
 from praetor_api.protocol import DesiredItem
 from praetor_api.spec import ExecProbe, HealthCheck, ProcessSpec, Reboot, RestartPolicy
 
-PROVING_SECONDS = 10.0
-"""A version that was up for this time in one boot is not what makes the device reboot, if nothing asks for longer."""
-
 MAX_ATTEMPTS = 3
 """A job that this many reboots of the device cut is not run again."""
 
@@ -39,16 +36,36 @@ def is_proven(record: Record) -> bool:
     return record.proven or (good is not None and good.item.spec_hash == record.spec_hash)
 
 
-def proves_at(record: Record, item: DesiredItem) -> float:
+def passes_at(record: Record, item: DesiredItem, proving: float) -> float:
+    """Return until when a rollout waits for the running instance of *item*, in seconds since boot.
+
+    *proving* is how long a version must be up at least, in seconds.
+    """
+    return record.started_at + max(proving, item.min_ready_seconds or 0)
+
+
+def proves_at(record: Record, item: DesiredItem, proving: float) -> float:
     """Return when the running instance of *item* has been up for as long as its trial, in seconds since boot."""
     trial = item.spec.confirm.timeout_seconds if item.spec.confirm is not None else 0
-    return record.started_at + max(PROVING_SECONDS, item.min_ready_seconds or 0, trial)
+    return max(passes_at(record, item, proving), record.started_at + trial)
 
 
-def proved(record: Record, now: float) -> Record:
+def is_on_trial(record: Record, now: float, proving: float) -> bool:
+    """Return whether a rollout must not rely on the current version yet: it was not up for long, or is to be confirmed.
+
+    One that was confirmed is relied on, though a reboot within its trial would still be its fault.
+    """
+    current = record.current
+    if current is None or not is_kept(current) or is_proven(record):
+        return False
+    ran = record.stage is ProcessStage.RUNNING and now >= passes_at(record, current.item, proving)
+    return record.confirmation is not None or not ran
+
+
+def proved(record: Record, now: float, proving: float) -> Record:
     """Return the record of a running process; the reboots that cut its trial no longer count once it is proven."""
     current = record.current
-    if current is None or not is_kept(current) or record.proven or now < proves_at(record, current.item):
+    if current is None or not is_kept(current) or record.proven or now < proves_at(record, current.item, proving):
         return record
     return replace(record, proven=True, reboots=0, failures=max(0, record.failures - record.reboots))
 

@@ -311,7 +311,7 @@ def _caught_up(record: Record, device: ObservedDevice, now: float) -> Record:
     mine = _is_of(current, seen)
     if seen is not None and seen.running:
         if mine:
-            record = restart.seen_running(record, seen, device.boot_id, now)
+            record = restart.seen_running(record, seen, device, now)
             record = replace(record, healthy_since=rollback.healthy_since(record, seen, device, now))
         return record
     seen = seen if mine else None
@@ -332,8 +332,8 @@ def _supervise(revision: Revision, record: Record, device: ObservedDevice, now: 
     if seen is not None and seen.running:
         if _is_of(revision, seen) and record.stop_deadline is None:
             if record.stage is not ProcessStage.RUNNING:  # memory did not know it
-                record = restart.seen_running(record, seen, device.boot_id, now)
-            return replace(_keep(revision, record, now), actions=_repairs(revision, record, seen, device))
+                record = restart.seen_running(record, seen, device, now)
+            return replace(_keep(revision, record, device, now), actions=_repairs(revision, record, seen, device))
         if device.freeze is not None and record.rollback is None:
             return _Step(record=record)
         return _stop(record, seen, now)
@@ -350,10 +350,10 @@ def _supervise(revision: Revision, record: Record, device: ObservedDevice, now: 
     return _start(revision, restart.fresh(record) if counters_reset else record, seen, device, now)
 
 
-def _keep(revision: Revision, record: Record, now: float) -> _Step:
+def _keep(revision: Revision, record: Record, device: ObservedDevice, now: float) -> _Step:
     record = replace(record, current=revision)
     resets_at = record.started_at + STABILITY_WINDOW_SECONDS if record.failures else None
-    wakes = [at for at in (resets_at, rollback.wake_at(record, now)) if at is not None]
+    wakes = [at for at in (resets_at, rollback.wake_at(record, device, now)) if at is not None]
     return _Step(record=record, wake_at=min(wakes, default=None))
 
 

@@ -56,8 +56,10 @@ def observation(
     health: Health | None,
     artifact: ArtifactState | None,
     freeze: str | None = None,
+    *,
+    on_trial: bool = False,
 ) -> Observation:
-    """Return the observation of one process.
+    """Return the observation of one process; *on_trial* is whether a rollout must not rely on its version yet.
 
     It is about the spec that was started last. While a newer one cannot run, or was given up, the message says why;
     the hash stays the old one, so that the old process does not pass for the new.
@@ -98,6 +100,7 @@ def observation(
         artifact_digest=record.current.artifact_digest if record.current else None,
         drift_count=record.drift_count or None,
         output_tail=record.output_tail or None,
+        on_trial=on_trial or None,
     )
 
 
@@ -151,9 +154,9 @@ def with_spec_hash(given: Observation, spec_hash: str) -> Observation:
 
 
 def observations(
-    desired: Desired | None, memory: Memory, device: ObservedDevice, health: Mapping[str, Health]
+    desired: Desired | None, memory: Memory, device: ObservedDevice, health: Mapping[str, Health], now: float
 ) -> dict[str, Observation]:
-    """Return the observations to report, by the uid of their record."""
+    """Return the observations to report at *now*, in seconds since boot, by the uid of their record."""
     if desired is None:
         return {}
     items = {item.uid: item for item in desired.items}
@@ -164,9 +167,8 @@ def observations(
         if not record.name:
             continue
         wanted = hashes.get(uid, "")
-        seen = observation(
-            record, device.observed.get(uid), health.get(uid), device.artifacts.get(wanted), device.freeze
-        )
+        parts = device.observed.get(uid), health.get(uid), device.artifacts.get(wanted), device.freeze
+        seen = observation(record, *parts, on_trial=reboot.is_on_trial(record, now, device.proving_seconds))
         if record.failure is None or record.failure.reason != FailureReason.WAITING:
             seen = with_spec_hash(seen, wanted)
         seen = _unless_unknown(seen, record, device)

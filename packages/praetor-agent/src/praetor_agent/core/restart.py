@@ -11,7 +11,16 @@ from dataclasses import replace
 
 from praetor_agent.core import reboot
 from praetor_agent.core.backoff import crash_delay
-from praetor_agent.core.model import Failure, FailureReason, Observed, ProcessStage, Record, Revision, TerminationReason
+from praetor_agent.core.model import (
+    Failure,
+    FailureReason,
+    Observed,
+    ObservedDevice,
+    ProcessStage,
+    Record,
+    Revision,
+    TerminationReason,
+)
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.spec import RestartPolicy
 
@@ -81,19 +90,21 @@ def artifact_gone(record: Record) -> Record:
     return replace(record, stage=ProcessStage.PENDING, current=current, last_good=current if same else good)
 
 
-def seen_running(record: Record, seen: Observed, boot_id: str, now: float) -> Record:
+def seen_running(record: Record, seen: Observed, device: ObservedDevice, now: float) -> Record:
     """Return the record of a running process; an instance that we did not start counts as a restart, or as drift."""
-    rebooted, starting = record.boot_id != boot_id, record.stage is ProcessStage.STARTING
+    rebooted, starting = record.boot_id != device.boot_id, record.stage is ProcessStage.STARTING
     replaced = record.stage is ProcessStage.RUNNING and record.handle not in (None, seen.handle)
     replaced = replaced or (starting and rebooted)  # how far the start came was not flushed before the power cut
     drifted = replaced and not rebooted  # after a restart of the device, init starts it
     if replaced or rebooted or record.stage is not ProcessStage.RUNNING:
         started_at = record.started_at if starting and not rebooted else now
-        record = replace(record, stage=ProcessStage.RUNNING, boot_id=boot_id, started_at=started_at, healthy_since=None)
+        record = replace(
+            record, stage=ProcessStage.RUNNING, boot_id=device.boot_id, started_at=started_at, healthy_since=None
+        )
     if now - record.started_at >= STABILITY_WINDOW_SECONDS:
         record = replace(record, failures=0)
     return replace(
-        reboot.proved(record, now),
+        reboot.proved(record, now, device.proving_seconds),
         handle=seen.handle,
         restart_count=record.restart_count + replaced,
         drift_count=record.drift_count + drifted,

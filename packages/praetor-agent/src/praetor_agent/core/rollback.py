@@ -93,7 +93,7 @@ def ask_at(record: Record, device: ObservedDevice) -> float | None:
     return None if settled is None or _heard_since(device, settled) else settled
 
 
-def wake_at(record: Record, now: float) -> float | None:
+def wake_at(record: Record, device: ObservedDevice, now: float) -> float | None:
     """Return when time alone changes the verdict on a running process."""
     times = []
     current = record.current
@@ -102,7 +102,8 @@ def wake_at(record: Record, now: float) -> float | None:
     if record.healthy_since is not None and is_kept(current) and not _is(current, record.last_good):
         times.append(record.healthy_since + GOOD_SECONDS)
     if is_kept(current) and current and not is_proven(record):
-        times.append(reboot.proves_at(record, current.item))
+        times.append(reboot.passes_at(record, current.item, device.proving_seconds))
+        times.append(reboot.proves_at(record, current.item, device.proving_seconds))
     if record.confirmation is not None:
         times += [record.confirmation.deadline, now + CONFIRMATION_CHECK_SECONDS]
     return min((at for at in times if at > now), default=None)

@@ -89,7 +89,7 @@ class Reporter:
     ) -> None:
         """Let the next report be about this and no longer about what was offered before; wait for nothing."""
         latest = _Offer(
-            current=reports.observations(desired, memory, device, health),
+            current=reports.observations(desired, memory, device, health, self._clock.now()),
             wanted=frozenset(item.uid for item in desired.items) if desired is not None else frozenset(),
             ask_at=ask_at,
             interval=float(desired.heartbeat_interval_seconds) if desired is not None else None,

@@ -46,7 +46,7 @@ def status(state_dir: Path, freeze_file: Path, output: str) -> None:
         for uid, one in view.health.items()
         if uid in observed.observed and observed.observed[uid].handle == one.handle
     }
-    shown = observations(received.desired if received else None, memory, observed, health)
+    shown = observations(received.desired if received else None, memory, observed, health, clock.now())
     waiting = {uid: wait for uid in shown if (wait := waits(memory[uid], boot_id, clock)) is not None}
     if output == "json":
         document = {

@@ -31,7 +31,7 @@ MEANINGS: Mapping[str, str] = {
     "Creating": "is being given its first process",
     "Updating": "is being given the template, or has not reported it yet",
     "NotReady": "has the template and is not ready yet",
-    "BecomingAvailable": "is ready, and waits for minReadySeconds",
+    "BecomingAvailable": "is ready, and waits for minReadySeconds, or until its device has proven the version",
     "Failing": "has the template, and its process fails",
     "SilentSinceOffer": "went silent after it was offered a template, and counts as down",
     "FleetSilent": "waits, because devices with the new revision fell silent together with many others",

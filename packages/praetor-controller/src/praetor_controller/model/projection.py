@@ -130,6 +130,7 @@ def project_process(obj: Mapping[str, Any]) -> ProcessRow:
         reported=observed_generation > 0,
         observed=observed,
         ready_since=_latest(offered_at, ready),
+        on_trial=observed and facts.get(ConditionType.ON_TRIAL, _UNKNOWN).status == "True",
         settled_since=_latest(offered_at, settled),
         silent_since=silent,
         run_since=epoch(run),

@@ -98,6 +98,7 @@ class ProcessRow:
     reported: bool = False  # the device reported it at least once
     observed: bool = False  # its status is about its current spec
     ready_since: float | None = None
+    on_trial: bool = False  # its device does not vouch for the version yet: it is not available, however long ready
     settled_since: float | None = None  # as ready_since, but still known after the device went silent
     silent_since: float | None = None  # None for a silent one, too, if it was so when it was seen first
     run_since: float | None = None  # the run that it is in, or that ended last
@@ -113,6 +114,10 @@ class ProcessRow:
         if not self.terminating or self.ready_since is None or self.terminating_since is None:
             return math.inf
         return self.terminating_since + self.grace_s
+
+    def available_at(self, min_ready_s: float) -> float:
+        """Return when it is, or was first, available, as far as time alone decides (inf: never)."""
+        return math.inf if self.ready_since is None or self.on_trial else self.ready_since + min_ready_s
 
 
 @frozen(kw_only=True)

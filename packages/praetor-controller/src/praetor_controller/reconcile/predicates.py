@@ -65,4 +65,4 @@ def availability_changed(before: ProcessRow | None, after: ProcessRow | None) ->
 
 def _availability(row: ProcessRow) -> tuple[object, ...]:
     since = row.ready_since, row.connected_since, row.settled_since, row.offered_at
-    return *since, row.connected, row.reported, row.held, row.failure
+    return *since, row.connected, row.reported, row.held, row.failure, row.on_trial

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether the process of a device is available, and if it is not, why. Pure.
 
-* Connected: available once it was ready for minReadySeconds, and unavailable until then, whatever the cause.
+* Connected: available once it was ready for minReadySeconds and its device vouches for the version, and unavailable
+  until then, whatever the cause.
 * Held: a file on the device has its agent change nothing, and it had not taken the last write by then. It costs no
   budget.
 * Not connected, and never reported by its device: nothing of ours ran there. It costs no budget.
@@ -40,7 +41,7 @@ class Availability(StrEnum):
 def availability_of(process: ProcessRow, device: DeviceRow, min_ready_s: float, now: float) -> Availability:
     """Return the availability of *process* on *device* at *now* (seconds since the epoch)."""
     if process.ready_since is not None:
-        return Availability.AVAILABLE if process.ready_since + min_ready_s <= now else Availability.UNAVAILABLE
+        return Availability.AVAILABLE if process.available_at(min_ready_s) <= now else Availability.UNAVAILABLE
     if process.in_storm:
         return Availability.OFFLINE_BEFORE_OFFER
     connected = device.connected if process.connected is None else process.connected
@@ -63,7 +64,7 @@ def availabilities(
         None
         if process is None
         else available  # as most are, so not worth a call
-        if process.ready_since is not None and process.ready_since + min_ready_s <= now
+        if process.ready_since is not None and process.ready_since + min_ready_s <= now and not process.on_trial
         else availability_of(process, device, min_ready_s, now)
         for device, process in zip(devices, processes, strict=True)
     ]
@@ -80,10 +81,10 @@ def blamed_until(process: ProcessRow, policy: RolloutPolicy, proven: Mapping[str
 
     *proven* are the revisions that were rolled out, each with the stamp before which that rollout made its offers: what
     was settled with such an offer when this controller saw it first, silent already, had been available. What it saw
-    settle and fall silent at once had not.
+    settle and fall silent at once had not, nor had what its device did not vouch for.
     """
     settled, silent = process.settled_since, process.silent_since
-    if settled is not None and process.connected is False:
+    if settled is not None and process.connected is False and not process.on_trial:
         stamp = process.offered_at if process.offer_stamp is None else process.offer_stamp
         if silent is None and (stamp or 0.0) < proven.get(process.revision, 0.0):
             return 0.0

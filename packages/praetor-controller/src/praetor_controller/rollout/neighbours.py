@@ -109,7 +109,7 @@ def _down(neighbour: Neighbour, devices: Mapping[str, DeviceRow], now: float) ->
             if now < blamed:
                 yield process.device, blamed
         elif availability is Availability.UNAVAILABLE:
-            yield process.device, math.inf if process.ready_since is None else process.ready_since + min_ready_s
+            yield process.device, process.available_at(min_ready_s)
 
 
 def words(deployment: DeploymentRow) -> tuple[str, ...]:

@@ -328,23 +328,23 @@ def _counts(snapshot: Snapshot, assignment: Assignment, verdicts: Verdicts, min_
     """
     available, specs = assignment.availabilities.count(Availability.AVAILABLE), Counter(assignment.hashes)
     processes, availabilities, unavailable = assignment.processes, assignment.availabilities, Availability.UNAVAILABLE
-    ready_since = [
-        process.ready_since
+    ready = [
+        process
         for number in verdicts.others  # what is up to date is available
         if availabilities[number] is unavailable
         and (process := processes[number]) is not None
         and process.ready_since is not None
     ]
     watched_since = snapshot.watched_since.timestamp() if snapshot.watched_since else -math.inf
-    shown = available + sum(since <= watched_since for since in ready_since)
+    shown = available + sum(process.available_at(0.0) <= watched_since for process in ready)
     counts = Counts(
         desired=len(assignment.devices),
         current=len(assignment.devices) - specs[None],
         updated=sum(specs[each] for each in _update_hashes(snapshot)),
-        ready=available + len(ready_since),
+        ready=available + len(ready),
         available=shown,
     )
-    return counts, min(ready_since, default=math.inf) + min_ready_s
+    return counts, min((process.available_at(min_ready_s) for process in ready), default=math.inf)
 
 
 def _progress_at(context: Context, assignment: Assignment, verdicts: Verdicts) -> float:
@@ -356,7 +356,7 @@ def _progress_at(context: Context, assignment: Assignment, verdicts: Verdicts) -
             offered_at, ready_since = process.offered_at, process.ready_since
             if offered_at is not None and offered_at > latest:
                 latest = offered_at
-            if ready_since is not None and latest < ready_since + min_ready_s <= at:
+            if ready_since is not None and latest < ready_since + min_ready_s <= at and not process.on_trial:
                 latest = ready_since + min_ready_s
     return latest
 

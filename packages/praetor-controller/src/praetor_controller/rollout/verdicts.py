@@ -70,7 +70,7 @@ class Health(StrEnum):
     """How a process and its device fare: Availability, and why it is not available."""
 
     AVAILABLE = "available"
-    BECOMING_AVAILABLE = "ready, not yet for `minReadySeconds`"
+    BECOMING_AVAILABLE = "ready, not available yet"
     FAILING = "fails"
     UNREADY = "not ready"
     UNREPORTED = "not reported since the last write"
@@ -408,7 +408,7 @@ def _verdict(
 def _deadline(context: Context, process: ProcessRow) -> float:
     """Return until when a device that waits is held against the budget."""
     deadline = (process.offered_at or process.created_at) + context.deadline_s
-    return deadline if process.ready_since is None else max(deadline, process.ready_since + context.min_ready_s)
+    return deadline if process.ready_since is None else max(deadline, process.available_at(context.min_ready_s))
 
 
 def _reason(
@@ -470,6 +470,8 @@ def _detail(context: Context, rule: Rule, device: DeviceRow, process: ProcessRow
             return process.held
         case ReasonCode.FAILING if process is not None:
             return process.failure
+        case ReasonCode.BECOMING_AVAILABLE if process is not None and process.on_trial:
+            return "once its device has proven the version"
         case ReasonCode.BECOMING_AVAILABLE if process is not None:
             return f"at {_time((process.ready_since or 0.0) + context.min_ready_s - ahead_s)}"
         case ReasonCode.OFFLINE_SINCE | ReasonCode.SILENT_SINCE_OFFER if process is not None:

@@ -66,6 +66,7 @@ _REPORTED = {
     ConditionType.SPEC_WARNING,
     ConditionType.UPDATE_HELD,
     ConditionType.ROLLED_BACK,
+    ConditionType.ON_TRIAL,
 }
 """What reports say; AgentConnected comes from heartbeats, and other types from other writers."""
 REFUSED = {
@@ -92,6 +93,7 @@ ABSENT: Mapping[str, str] = {
     "connected; check the name, or declare the device",
 }
 """Why a device was never heard, and what to do about it."""
+_TRIAL = "the device has not run this version for long enough to rule out that it makes the device reboot"
 _TOO_OLD = f"{ProcessReason.AGENT_TOO_OLD}("
 _ARTIFACT = {reason.value: reason for reason in ArtifactReason}
 _PENDING = {reason.value: reason for reason in PendingReason}
@@ -168,8 +170,9 @@ _IN_THE_WAY = (
     (ConditionType.PROCESS_STARTED, ConditionStatus.FALSE),
     (ConditionType.HEALTHY, ConditionStatus.FALSE),
     (ConditionType.HEALTHY, ConditionStatus.UNKNOWN),
+    (ConditionType.ON_TRIAL, ConditionStatus.TRUE),
 )
-"""What keeps a process from being ready, the cause before what follows from it."""
+"""What keeps a process from being ready, or relied on, the cause before what follows from it."""
 
 
 def _reason(status: DeviceProcessStatus) -> str | None:
@@ -477,6 +480,7 @@ def _lasting(seen: Observation, spec_hash: str, known: Mapping[str, Condition]) 
         (ConditionType.SPEC_WARNING, seen.warning_message or None, ProcessReason.WARNED, ProcessReason.NOT_WARNED),
         (ConditionType.ROLLED_BACK, message, rolled_back, ProcessReason.NOT_ROLLED_BACK),
         (ConditionType.UPDATE_HELD, seen.update_held_message, _why_held(seen), ProcessReason.NOT_HELD),
+        (ConditionType.ON_TRIAL, _TRIAL if seen.on_trial else None, ProcessReason.NOT_PROVEN, ProcessReason.PROVEN),
     ):
         if said is not None:
             yield Finding(kind, True, reason, said)
