@@ -84,7 +84,7 @@ class SimulatedFleet:
 
     def close(self) -> None:
         """Delete the devices, then end the programs."""
-        self._kube.delete_switches()
+        self._kube.delete_devices()
         for program in self._programs:
             program.begin_stop()
         for program in self._programs:

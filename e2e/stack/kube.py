@@ -62,9 +62,13 @@ class Kube:
         """Delete the object; garbage collection deletes what it owns."""
         accepted(self.api.delete(self.path(plural, name), {"propagationPolicy": "Background"}))
 
-    def delete_switches(self) -> None:
-        """Delete every NetworkSwitch, so that devices which end on purpose make no storm for the next test."""
-        self.api.delete(self.path(SWITCHES))
+    def delete_devices(self) -> None:
+        """Delete all that declares a device, so that those which end on purpose make no storm for the next test.
+
+        A process declares its device, too, and a controller keeps the processes of most devices that go at once.
+        """
+        for plural in (DEPLOYMENTS, SWITCHES, PROCESSES):
+            accepted(self.api.delete(self.path(plural)))
 
     def switch(self, name: str) -> Object:
         """Return one NetworkSwitch; Refused when there is none."""

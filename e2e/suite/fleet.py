@@ -61,5 +61,5 @@ class AgentFleet:
 
     def close(self) -> None:
         """Delete the devices, then end the agents and their processes."""
-        self.kube.delete_switches()
+        self.kube.delete_devices()
         self.stack.remove_agents([device for device in self._mine if device in self.stack.agents])
