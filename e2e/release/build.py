@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`hatch run build`: the wheel and the sdist of every package, into dist/, and a check of what the wheels weigh.
 
+The same sources give the same bytes, wherever and whenever they are built with the same hatchling, Python and zlib.
 A wheel may grow by a twentieth over its recorded size. One that grows by more is refused until its changelog says so.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -22,6 +24,7 @@ PACKAGES = ("praetor-api", "praetor-controller", "praetor-gateway", "praetor-age
 SUFFIXES = (".whl", ".tar.gz")
 RECORDED = Path(__file__).with_name("wheel-sizes.toml")
 GROWTH = 1.05
+EPOCH = "1580601600"  # 2020-02-02, the date of every file in an archive
 UNRELEASED = re.compile(r"^## .*unreleased.*?$(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL | re.IGNORECASE)
 EXPLAINED = re.compile(r"\bwheel\b.*?([0-9]+) kB", re.IGNORECASE)
 
@@ -39,13 +42,18 @@ class Built:
     size: int
 
 
-def build_package(package: str, out: Path, root: Path = ROOT) -> None:
+def build_package(
+    package: str, out: Path, root: Path = ROOT, *, environ: Mapping[str, str] | None = None, umask: int = -1
+) -> None:
     """Build the sdist of *package* below *root*, and the wheel out of that sdist, into *out*.
 
+    *root* is the folder of the repository; *environ* and *umask* are those of the build, by default this process's.
     Nothing is installed for it: the build backend is the running environment's own.
     """
     done = subprocess.run(
         [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(root / "packages" / package)],
+        env={**(os.environ if environ is None else environ), "SOURCE_DATE_EPOCH": EPOCH},
+        umask=umask,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

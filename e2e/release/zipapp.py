@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
+import sys
 import tempfile
-import venv
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import click
@@ -19,22 +19,21 @@ import click
 from e2e.release.build import ROOT, BuildError, build_all
 
 OURS = ("praetor-api", "praetor-agent")
-LOCK = ROOT / "requirements" / "agent.txt"
+LOCK = Path("requirements", "agent.txt")
 SHEBANG = b"#!/usr/bin/env python3\n"
 TIME = (2020, 2, 2, 0, 0, 0)
 MODE = 0o644 << 16
 INSTALL_S = 300
 
 
-def build_zipapp(out: Path) -> Path:
-    """Write praetor-agent.pyz into *out* and return it."""
+def build_zipapp(root: Path, wheels: Iterable[Path], out: Path) -> Path:
+    """Write praetor-agent.pyz, out of *wheels* and of what the lock of the repository *root* pins, into *out*."""
     with tempfile.TemporaryDirectory(prefix="praetor-zipapp-") as name:
-        folder, tree = Path(name), Path(name) / "tree"
-        _install_locked(folder / "env", tree)
-        for built in build_all(OURS, folder / "dist"):
-            if built.path.suffix == ".whl":
-                with zipfile.ZipFile(built.path) as wheel:
-                    wheel.extractall(tree)
+        tree = Path(name)
+        _install_locked(tree, root / LOCK)
+        for wheel in wheels:
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(tree)
         (tree / "__main__.py").write_bytes((tree / "praetor_agent" / "__main__.py").read_bytes())
         out.mkdir(parents=True, exist_ok=True)
         target = out / "praetor-agent.pyz"
@@ -62,11 +61,11 @@ def _files(tree: Path) -> Iterator[Path]:
             yield path
 
 
-def _install_locked(environment: Path, target: Path) -> None:
-    venv.create(environment, with_pip=True)
+def _install_locked(target: Path, lock: Path) -> None:
     command = (
-        str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", "--target", str(target), "--no-deps",
-        "--no-compile", "--require-hashes", "--only-binary", ":all:", "--platform", "any", "--requirement", str(LOCK),
+        sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", str(target),
+        "--no-deps", "--no-compile", "--require-hashes", "--only-binary", ":all:", "--platform", "any",
+        "--requirement", str(lock),
     )  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_S, check=False)
     if done.returncode:
@@ -77,7 +76,9 @@ def _install_locked(environment: Path, target: Path) -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=ROOT / "dist", help="Output folder; default: dist/.")
 def main(out: Path) -> None:
     """Build the single-file agent and print its size and digest."""
-    target = build_zipapp(out)
+    with tempfile.TemporaryDirectory(prefix="praetor-wheels-") as folder:
+        wheels = [built.path for built in build_all(OURS, Path(folder)) if built.path.suffix == ".whl"]
+        target = build_zipapp(ROOT, wheels, out)
     content = target.read_bytes()
     click.echo(f"{target.name}  {len(content):,} B  sha256 {hashlib.sha256(content).hexdigest()}")
 
