@@ -12,11 +12,13 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -25,7 +27,6 @@ from attrs import frozen
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from e2e.release.build import PACKAGES, ROOT, build_package
-from e2e.release.chart import package, write_install_yaml
 from e2e.release.images import REGISTRY
 from e2e.release.sbom import check_sbom, make_sbom
 from e2e.release.verify import install_alone, metadata_faults, needs_of
@@ -112,16 +113,18 @@ def build_twice(
     Return the root of the first build's sources, and its files. *api* is the released wheel of praetor-api; without it,
     that of the commit is built. *registry* has the images that the manifests name.
     """
-    builds: list[dict[str, Path]] = []
-    roots = [export(root, folder, place) for place in PLACES]
-    for place, source in zip(PLACES, roots, strict=True):
+    places = [(place, export(root, folder, place)) for place in PLACES]
+
+    def build(place: Place, source: Path) -> dict[str, Path]:
         out, beside = folder / place.folder / "out", folder / place.folder / "api"
-        environ = {**os.environ, **place.environ}
-        build_package(release.wheel, out, root=source, environ=environ, umask=place.umask)
+        build_package(release.wheel, out, root=source, environ={**os.environ, **place.environ}, umask=place.umask)
         if release.wheel != API:
             _provide_api(source, api, beside)
-        build_extras(release.wheel, source, [*out.glob("*.whl"), *beside.glob("*.whl")], out, registry)
-        builds.append({path.name: path for path in sorted(out.iterdir())})
+        build_extras(release.wheel, source, [*out.glob("*.whl"), *beside.glob("*.whl")], out, registry, place)
+        return {path.name: path for path in sorted(out.iterdir())}
+
+    with ThreadPoolExecutor() as pool:
+        builds = list(pool.map(build, *zip(*places, strict=True)))
     first, second = builds
     digests = [{name: sha256(path) for name, path in build.items()} for build in builds]
     if digests[0] != digests[1]:
@@ -130,20 +133,25 @@ def build_twice(
             f"two builds of {release.wheel} differ in {', '.join(names)}; "
             "compare them with diffoscope, and remove what depends on the place, the time or the order"
         )
-    return roots[0], tuple(first.values())
+    return places[0][1], tuple(first.values())
 
 
-def build_extras(wheel: str, root: Path, wheels: Iterable[Path], out: Path, registry: str) -> None:
+def build_extras(wheel: str, root: Path, wheels: Iterable[Path], out: Path, registry: str, place: Place) -> None:
     """Write into *out* what the release of *wheel* has beside it: the agent's zipapp, the controller's manifests.
 
-    *wheels* are its own and praetor-api's; *root* has the sources, and *registry* the images.
+    *wheels* are its own and praetor-api's; *root* has the sources in *place*, and *registry* the images.
     """
     match wheel:
         case "praetor-agent":
             build_zipapp(root, wheels, out)
         case "praetor-controller":
-            package(out, registry)
-            write_install_yaml(out, registry)
+            words = [sys.executable, "-m", "e2e.release.chart", f"--registry={registry}", f"--out={out}"]
+            done = subprocess.run(
+                words, cwd=root, env={**os.environ, **place.environ}, umask=place.umask,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+            )  # fmt: skip
+            if done.returncode:
+                raise ReleaseError(f"the chart could not be built:\n{done.stdout.rstrip()}")
 
 
 def write_requirements(release: Release, root: Path, wheels: Iterable[Path], target: Path) -> None:

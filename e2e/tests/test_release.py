@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -17,9 +18,12 @@ from e2e.release.build import PACKAGES, ROOT
 from e2e.release.release import (
     API,
     LOCKS,
+    PLACES,
     SETTINGS,
+    build_extras,
     build_twice,
     check_api,
+    export,
     prepare,
     write_checksums,
     write_requirements,
@@ -151,6 +155,21 @@ def test_a_build_that_depends_on_where_or_when_it_runs_is_refused(repository: Pa
         build_twice(RELEASE, repository, None, tmp_path)
     first, second = (contents(wheel) for wheel in tmp_path.rglob("*.whl"))
     assert {name for name in first if first[name] != second[name]} >= {f"praetor_api/built_{i}.py" for i in range(5)}
+
+
+def test_the_chart_and_install_yaml_are_of_the_exported_sources(tmp_path: Path) -> None:
+    source = export(ROOT, tmp_path, PLACES[1])
+    for name in ("deploy/base/namespace.yaml", "deploy/chart/values.yaml"):
+        with (source / name).open("a") as file:
+            file.write("---\nkind: Namespace\nmetadata: {name: other}\n" if "base" in name else "nodeSelector: {}\n")
+    out = tmp_path / "out"
+    build_extras("praetor-controller", source, [], out, "registry.example/a", PLACES[1])
+    assert "name: other" in (out / "install.yaml").read_text()
+    assert "image: registry.example/a/praetor-gateway:" in (out / "install.yaml").read_text()
+    with tarfile.open(out / "praetor-0.1.0.tgz") as archive:
+        values = archive.extractfile("praetor/values.yaml")
+        assert values is not None
+        assert values.read().endswith(b"nodeSelector: {}\n")
 
 
 INFO = "praetor_api-1.2.3.dist-info"
