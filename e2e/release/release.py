@@ -110,17 +110,15 @@ def build_twice(
 ) -> tuple[Path, tuple[Path, ...]]:
     """Build what is committed in the repository *root* twice below *folder*; ReleaseError if the builds differ.
 
-    Return the root of the first build's sources, and its files. *api* is the released wheel of praetor-api; without it,
-    that of the commit is built. *registry* has the images that the manifests name.
+    Return the root of the first build's sources, and its files. *api* is the wheel of praetor-api, which all others
+    need; *registry* has the images that the manifests name.
     """
     places = [(place, export(root, folder, place)) for place in PLACES]
 
     def build(place: Place, source: Path) -> dict[str, Path]:
-        out, beside = folder / place.folder / "out", folder / place.folder / "api"
+        out = folder / place.folder / "out"
         build_package(release.wheel, out, root=source, environ={**os.environ, **place.environ}, umask=place.umask)
-        if release.wheel != API:
-            _provide_api(source, api, beside)
-        build_extras(release.wheel, source, [*out.glob("*.whl"), *beside.glob("*.whl")], out, registry, place)
+        build_extras(release.wheel, source, [*out.glob("*.whl"), *([api] if api else [])], out, registry, place)
         return {path.name: path for path in sorted(out.iterdir())}
 
     with ThreadPoolExecutor() as pool:
@@ -154,6 +152,12 @@ def build_extras(wheel: str, root: Path, wheels: Iterable[Path], out: Path, regi
                 raise ReleaseError(f"the chart could not be built:\n{done.stdout.rstrip()}")
 
 
+def build_api(root: Path, folder: Path) -> Path:
+    """Build what is committed of praetor-api in the repository *root* below *folder*, and return its wheel."""
+    build_package(API, folder / "out", root=export(root, folder, PLACES[0]))
+    return _only((folder / "out").iterdir(), ".whl")
+
+
 def write_requirements(release: Release, root: Path, wheels: Iterable[Path], target: Path) -> None:
     """Write what `pip install --require-hashes` needs to install exactly this wheel: our files, then the lock's."""
     lock = LOCKS[release.wheel]
@@ -170,8 +174,8 @@ def make_release(
 ) -> bool:
     """Build, verify and describe *release* of the repository *root* into the folder *out*.
 
-    Return whether its wheel may go to the public index. *api* is the released wheel of praetor-api, *registry* has the
-    images that the manifests name; *say* gets a line of text per step.
+    Return whether its wheel may go to the public index. *api* is the wheel of praetor-api that it needs; *registry* has
+    the images that the manifests name; *say* gets a line of text per step.
     """
     settings = tomllib.loads(SETTINGS.read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory(prefix="praetor-release-") as name:
@@ -181,9 +185,10 @@ def make_release(
         wheel, sdist = (_only(built, suffix) for suffix in (".whl", ".tar.gz"))
         if faults := list(metadata_faults(release, wheel, sdist, (source / "LICENSE").read_bytes())):
             raise ReleaseError(f"{wheel.name} cannot be released: {'; '.join(faults)}")
-        links = folder / PLACES[0].folder / "api"
-        links.mkdir(exist_ok=True)
-        shutil.copy(wheel, links)
+        links = folder / "wheels"
+        links.mkdir()
+        for path in (wheel, *([api] if api else [])):
+            shutil.copy(path, links)
         requirements = folder / f"{release.stem}.txt"
         write_requirements(release, source, links.glob("*.whl"), requirements)
         alone = install_alone(release, requirements, links, folder / "alone")
@@ -238,15 +243,18 @@ def main(
     changed = _git(ROOT, "status", "--porcelain").splitlines()
     if changed and not dry_run:
         raise ReleaseError(f"{len(changed)} files are not committed; commit them, or write --dry-run")
-    for wheel in wheels or PACKAGES:
-        prepared = prepare(wheel, ROOT, dry_run=dry_run, api=api)
-        release = prepared.release
-        click.echo(f"{release.wheel} {release.version}, tag {release.tag}")
-        public = make_release(release, ROOT, api=api, registry=registry, out=out / release.stem, say=_say)
-        (out / f"{release.stem}-{NOTES}").write_text(f"{prepared.notes}\n", encoding="utf-8")
-        if outputs is not None:
-            with outputs.open("a", encoding="utf-8") as file:
-                file.write(f"public={str(public).lower()}\n")
+    with tempfile.TemporaryDirectory(prefix="praetor-api-") as folder:
+        for wheel in wheels or PACKAGES:
+            prepared = prepare(wheel, ROOT, dry_run=dry_run, api=api)
+            if wheel != API and api is None:
+                api = build_api(ROOT, Path(folder))
+            release = prepared.release
+            click.echo(f"{release.wheel} {release.version}, tag {release.tag}")
+            public = make_release(release, ROOT, api=api, registry=registry, out=out / release.stem, say=_say)
+            (out / f"{release.stem}-{NOTES}").write_text(f"{prepared.notes}\n", encoding="utf-8")
+            if outputs is not None:
+                with outputs.open("a", encoding="utf-8") as file:
+                    file.write(f"public={str(public).lower()}\n")
     if changed:
         click.echo(f"{len(changed)} files are not committed, and so are not in it")
 
@@ -257,14 +265,6 @@ def _say(line: str) -> None:
 
 def _release_of(wheel: str, root: Path) -> Release:
     return read_release(wheel, _git(root, "show", f"HEAD:{Release(wheel=wheel, version='').about}"))
-
-
-def _provide_api(root: Path, api: Path | None, folder: Path) -> None:
-    folder.mkdir()
-    if api is not None:
-        shutil.copy(api, folder)
-    else:
-        build_package(API, folder, root=root)
 
 
 def _only(paths: Iterable[Path], suffix: str) -> Path:
