@@ -47,7 +47,9 @@ vet: check ## the same as check
 build: $(HATCH) ## build wheels into dist/ and the programs into bin/
 	@$(HATCH) run build
 	@"$(PYTHON)" -m venv bin/.venv
-	@bin/.venv/bin/pip install --quiet --disable-pip-version-check dist/praetor_api-*.whl \
+	@bin/.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes \
+	  -r requirements/controller.txt -r requirements/gateway.txt -r requirements/agent.txt
+	@bin/.venv/bin/pip install --quiet --disable-pip-version-check --no-index dist/praetor_api-*.whl \
 	  dist/praetor_controller-*.whl dist/praetor_gateway-*.whl dist/praetor_agent-*.whl
 	@for name in controller gateway agent; do \
 	  ln -sf .venv/bin/apollo-deviceprocess-$$name bin/apollo-deviceprocess-$$name; done

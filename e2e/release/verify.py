@@ -102,7 +102,8 @@ def install_alone(release: Release, requirements: Path, wheels: Path, folder: Pa
     pip = (sys.executable, "-m", "pip", "--python", str(python))
     _run(
         *pip, "install", "--quiet", "--disable-pip-version-check", "--no-compile", "--require-hashes",
-        "--only-binary=:all:", f"--report={report}", f"--find-links={wheels}", f"--requirement={requirements}", timeout_s=INSTALL_S,
+        "--only-binary=:all:", f"--report={report}", f"--find-links={wheels}", f"--requirement={requirements}",
+        timeout_s=INSTALL_S,
     )  # fmt: skip
     _run(*pip, "check")
     _run(str(python), "-I", "-c", IMPORT_ALL, release.wheel.replace("-", "_"))
