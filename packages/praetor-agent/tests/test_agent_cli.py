@@ -104,7 +104,7 @@ def test_status_shows_the_processes_of_the_device(tmp_path: Path, capsys: pytest
     State(tmp_path).save_memory({"uid-fw": record})
     main(["status", "--state-dir", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "Device leaf-1: 1 processes; the agent does not run"
+    assert lines[0] == "Device leaf-1: 1 process; the agent does not run"
     assert lines[1] == "Gateway: no report was sent yet"
     assert lines[2].split() == [
         "NAMESPACE", "NAME", "STATE", "HEALTH", "PID", "RESTARTS", "EXIT", "SPEC", "ARTIFACT", "MESSAGE",

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import io
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -24,7 +26,10 @@ from praetor_agent.link.client import Address, GatewayClient
 from praetor_agent.link.poller import Inbox
 from praetor_agent.link.reporter import Reporter
 from praetor_agent.loop import RETRY_SECONDS, Dependencies, Loop
-from praetor_agent.state import Received, State
+from praetor_agent.service.doctor import checks
+from praetor_agent.service.status import status
+from praetor_agent.settings import RunSettings
+from praetor_agent.state import JsonFile, Received, State
 from praetor_api.conditions import PROVING_SECONDS
 from praetor_api.protocol import Observation, Report, read_desired
 from praetor_api.spec import Backend
@@ -258,3 +263,30 @@ def test_an_action_that_fails_on_disk_delays_neither_reports_nor_other_processes
     device.backend.failure = None
     device.step(RETRY_SECONDS)
     assert (device.backend.definitions, device.reported().drift_count) == (device.backend.written, 1)
+
+
+def test_what_a_newer_agent_stored_is_left_alone_and_its_processes_run_on(device: EditedDevice) -> None:
+    file = device.directory / "memory.json"
+    known = file.read_bytes()
+    stored = cast("dict[str, Any]", JsonFile(file).load())
+    stored["records"][0]["stage"] = "Hibernating"
+    JsonFile(file).save(stored)
+    newer = file.read_bytes()
+    device.loop = device.new_loop()
+    device.step()
+    assert device.reported().process_started
+    device.desire(env=[{"name": "A", "value": "2"}])
+    device.step()
+    assert "memory.json is of a newer agent (1 of its records: stage" in (device.reported().pending_message or "")
+    assert (device.reported().pending_reason, device.backend.instance) == ("StateNotWritable", 1)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        status(device.directory, device.hold, "table")
+    assert f"Nothing is changed: {file} is of a newer agent" in said.getvalue()
+    settings = RunSettings(gateway=device.gateway.url, device="leaf-1", state_dir=device.directory)
+    remedies = [check.remedy for check in checks(settings) if check.name == "memory"]
+    assert remedies == ["upgrade this agent again, or remove the file and restart this agent"]
+    assert file.read_bytes() == newer
+    file.write_bytes(known)  # as an agent reads it that knows more
+    device.loop = device.new_loop()
+    device.step()
+    assert device.backend.instance == 2

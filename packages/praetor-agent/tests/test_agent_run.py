@@ -500,7 +500,7 @@ def test_status_shows_health_pending_confirmations_and_the_last_exchange(
     assert f"\nNothing is changed: held by {tmp_path / 'hold'}: ask me\n" in status(agent)
     agent.end(signal.SIGKILL)
     lines = status(agent).splitlines()
-    assert lines[0] == "Device leaf-1: 1 processes; the agent does not run"
+    assert lines[0] == "Device leaf-1: 1 process; the agent does not run"
     assert re.search(r"last acknowledged \S+Z \(\d+ s ago\)$", lines[1])
 
 

@@ -115,9 +115,27 @@ def test_memory_is_loaded_as_it_was_saved(tmp_path: Path) -> None:
     assert State(tmp_path).load_memory() == {"u": record}
 
 
-def test_a_record_that_cannot_be_read_does_not_spoil_the_others(tmp_path: Path) -> None:
-    JsonFile(tmp_path / "memory.json").save({"records": [{"uid": 3}, {"uid": "u", "later": True}]})
-    assert State(tmp_path).load_memory() == {"u": Record(uid="u")}
+@pytest.mark.parametrize(
+    ("stored", "why"),
+    [
+        ({"format": 2, "records": [{"uid": "u", "later": True}]}, "format 2, of which this agent knows 1"),
+        ({"format": 1, "records": [{"uid": "v", "stage": "Hibernating"}, {"uid": "u"}]}, "1 of its records"),
+        ({"records": [{"uid": 3}, {"uid": "u"}]}, "1 of its records"),
+    ],
+)
+def test_records_of_a_newer_agent_are_read_as_far_as_known_and_never_overwritten(
+    tmp_path: Path, stored: dict[str, object], why: str
+) -> None:
+    JsonFile(tmp_path / "memory.json").save(stored)
+    before = (tmp_path / "memory.json").read_bytes()
+    state = State(tmp_path)
+    assert state.load_memory() == {"u": Record(uid="u")}
+    assert why in (state.newer or "")
+    with pytest.raises(OSError, match="is of a newer agent"):
+        state.save_memory({})
+    assert (tmp_path / "memory.json").read_bytes() == before
+    JsonFile(tmp_path / "memory.json").save({"format": 1, "records": [{"uid": "u", "later": True}]})
+    assert (state.load_memory(), state.newer) == ({"u": Record(uid="u")}, None)
     JsonFile(tmp_path / "memory.json").save(json.loads("[]"))
     assert State(tmp_path).load_memory() == {}
 

@@ -141,7 +141,7 @@ class Loop:
         )
 
     def _persistence_error(self) -> str | None:
-        return next(iter(self._persistence_errors.values()), None) or self._deps.state.full()
+        return next(iter(self._persistence_errors.values()), None) or self._deps.state.newer or self._deps.state.full()
 
     def _receive(self) -> None:
         latest = self._deps.inbox.latest()
@@ -201,7 +201,8 @@ class Loop:
                     self._deps.host.stop(action, self._memory.get(action.uid))
                 case Remove():
                     self._deps.host.remove(action)
-                    self._deps.host.fetcher.collect(artifacts_of(self._memory))
+                    if self._deps.state.newer is None:  # else some in use are unknown
+                        self._deps.host.fetcher.collect(artifacts_of(self._memory))
                 case Repair():
                     return self._repair(action)
         except (BackendError, OSError) as e:

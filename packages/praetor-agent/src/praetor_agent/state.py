@@ -40,6 +40,8 @@ class JsonFile:
                 return _decode(path.read_bytes())
             except FileNotFoundError:
                 continue
+            except PermissionError as e:  # not damaged: another user's, to be left alone
+                raise AgentError(f"{path} cannot be read: {e.strerror}; try as root") from e
             except (OSError, WireError) as e:
                 log.warning("state file is damaged path=%s reason=%s", path, e)
         return None
@@ -225,6 +227,8 @@ class State:
         self._view = directory / "view.json"
         self._written: Memory | None = None
         self._flushed: Memory | None = None
+        self.newer: str | None = None
+        """Why the records, which a newer agent wrote, must not be written again; None if this agent knows them all."""
 
     def full(self) -> str | None:
         """Return how much space is free if that is too little; None if there is enough."""
@@ -257,16 +261,27 @@ class State:
         self._desired.save({"format": FORMAT, "device": device, "etag": received.etag, "body": received.body})
 
     def load_memory(self) -> dict[str, Record]:
-        """Return the stored records. A record that cannot be read is left out: the backends know what runs."""
-        records = _mapping(self._memory.load()).get("records")
-        memory = {}
+        """Return the stored records, as far as they can be read.
+
+        Those that cannot be, though the file is as it was written, are of a newer agent. The file is then left alone,
+        so that nothing is lost and no job runs twice: *newer* says why, and save_memory raises OSError with it.
+        """
+        stored = _mapping(self._memory.load())
+        records, written_as = stored.get("records"), stored.get("format", FORMAT)
+        memory, unknown = {}, []
         for data in records if isinstance(records, list) else ():
             try:
                 record = read(Record, data)
             except WireError as e:
                 log.warning("record cannot be read reason=%s", e)
+                unknown.append(str(e))
                 continue
             memory[record.uid] = record
+        what = f"format {written_as!r}, of which this agent knows {FORMAT}" if written_as != FORMAT else ""
+        what = what or (f"{len(unknown)} of its records: {unknown[0]}"[:200] if unknown else "")
+        remedy = "upgrade this agent again, or remove the file and restart this agent"
+        file = self._directory / "memory.json"
+        self.newer = f"{file} is of a newer agent ({what}); {remedy}" if what else None
         self._written = dict(memory) if self._memory.intact() else None
         self._flushed = _durable(memory)
         return memory
@@ -275,6 +290,8 @@ class State:
         """Store *memory* if it changed. Flush it to disk unless a restart of the device makes the change void."""
         if memory == self._written:
             return
+        if self.newer is not None:
+            raise OSError(self.newer)
         kept = _durable(memory)
         flush = kept != self._flushed
         self._written = None  # if writing fails, the next call tries again

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,11 +17,11 @@ from pathlib import Path
 from praetor_agent.artifacts.store import IMAGES, ArtifactStore
 from praetor_agent.backends import procfs
 from praetor_agent.core.model import Memory, Observed
-from praetor_agent.errors import BackendError, GatewayError
+from praetor_agent.errors import AgentError, BackendError, GatewayError
 from praetor_agent.host import Backends
 from praetor_agent.link.client import token_file
 from praetor_agent.link.facts import MIB, free_bytes, size_words
-from praetor_agent.service.status import table
+from praetor_agent.service.status import table, troubles
 from praetor_agent.settings import RunSettings, loose_mode
 from praetor_agent.state import JsonFile, State, is_locked, read_freeze, replace_file
 
@@ -65,7 +66,8 @@ def checks(settings: RunSettings) -> Iterator[Check]:
         ("artifacts", lambda: _store(settings)),
         ("hold", lambda: _freeze(settings.freeze_file)),
         ("backends", lambda: _backends(settings)),
-        ("token", lambda: _token(settings.token_file)),
+        ("processes", lambda: _processes(settings)),
+        ("token", lambda: _token(settings)),
         ("gateway", lambda: _gateway(settings)),
     )
     for name, check in every:
@@ -73,10 +75,23 @@ def checks(settings: RunSettings) -> Iterator[Check]:
             yield from check()
         except OSError as e:
             yield Check(name, FAULT, f"cannot be checked: {e}", _REMEDIES.get(e.errno or 0, ""))
+        except AgentError as e:
+            yield Check(name, FAULT, f"cannot be checked: {e}")
 
 
-def _token(file: Path | None) -> Iterator[Check]:
+def _processes(settings: RunSettings) -> Iterator[Check]:
+    """Yield a check for each process that something is wrong with; its message says what to do."""
+    if (settings.state_dir / "memory.json").exists():
+        for name, message in troubles(settings.state_dir, settings.freeze_file):
+            yield Check("processes", WARNING, f"{name}: {message}")
+
+
+def _token(settings: RunSettings) -> Iterator[Check]:
+    file = settings.token_file
     if file is None:
+        said = "given by value" if settings.token is not None else "none is given; a gateway that needs one refuses us"
+        remedy = "" if settings.token is not None else "give it with --token-file"
+        yield Check("token", OK if settings.token is not None else WARNING, said, remedy)
         return
     try:
         loose = loose_mode(file)
@@ -103,6 +118,7 @@ def _python() -> Iterator[Check]:
 def _state(place: Path) -> Iterator[Check]:
     if not place.is_dir():
         yield Check("state", WARNING, f"{place} does not exist", "the agent creates it when it starts")
+        yield Check("agent", WARNING, "no agent ran on this device", "run: praetor-agent install")
         return
     probe = place / "doctor"
     began = time.monotonic()
@@ -115,6 +131,9 @@ def _state(place: Path) -> Iterator[Check]:
     took = time.monotonic() - began
     if took > SLOW_SECONDS:
         yield Check("state", WARNING, f"a flush to the disk of {place} took {took:.1f} s", "check the disk")
+    elif os.statvfs(place).f_flag & os.ST_NOEXEC:
+        why = f"{place} is mounted noexec, so that no program of an artifact can be executed"
+        yield Check("state", WARNING, why, "mount it with exec, or choose another --state-dir")
     elif place.stat().st_mode & 0o066:
         yield Check("state", WARNING, f"other users can read or write {place}", f"run: chmod go-rw {place}")
     else:
@@ -124,11 +143,19 @@ def _state(place: Path) -> Iterator[Check]:
         yield Check(
             "memory", WARNING, f"{' and '.join(damaged)} in {place} cannot be read", "the agent will rewrite it"
         )
+    state = State(place)
+    state.load_memory()
+    if state.newer is not None:
+        message, _, remedy = state.newer.rpartition("; ")
+        yield Check("memory", FAULT, message, remedy)
     free = free_bytes(place) or 0
     low = free < LEAST_FREE
     remedy = "artifacts need space to be unpacked; free some" if low else ""
     yield Check("disk", WARNING if low else OK, f"{size_words(free)} free below {place}", remedy)
-    yield Check("agent", OK, f"an agent {'runs' if is_locked(place) else 'does not run'} with {place}")
+    runs = is_locked(place)
+    remedy = "" if runs else "run: praetor-agent install, or start the installed service"
+    said = f"an agent {'runs' if runs else 'does not run'} with {place}"
+    yield Check("agent", OK if runs else WARNING, said, remedy)
 
 
 def _store(settings: RunSettings) -> Iterator[Check]:
@@ -188,6 +215,7 @@ def _gateway(settings: RunSettings) -> Iterator[Check]:
 
     if not settings.gateway or not settings.device:
         yield Check("gateway", FAULT, "cannot be asked without its URL and the device's name")
+        yield Check("clock", WARNING, "cannot be compared without an answer of the gateway")
         return
     where = settings.gateway
     client = GatewayClient(address_of(settings))
@@ -196,6 +224,7 @@ def _gateway(settings: RunSettings) -> Iterator[Check]:
         date = client.date()
     except GatewayError as e:
         yield Check("gateway", FAULT, str(e), remedy_of(e))
+        yield Check("clock", WARNING, "cannot be compared without an answer of the gateway")
         return
     finally:
         client.close()

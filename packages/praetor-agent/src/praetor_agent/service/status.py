@@ -13,6 +13,7 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from praetor_agent.core.model import Exchange, Observed, ObservedDevice, Record
 from praetor_agent.core.report import observations
 from praetor_agent.errors import AgentError, BackendError
 from praetor_agent.host import Backends
-from praetor_agent.state import State, is_locked, read_freeze
+from praetor_agent.state import Received, State, is_locked, read_freeze
 from praetor_api.protocol import Observation
 from praetor_api.spec import ConfirmMode
 from praetor_api.wire import clean_text, write
@@ -33,8 +34,26 @@ _LEAVING = (8, 7, 6, 0, 4, 5)
 _COMMAND = re.compile(r"((?:praetor-agent|praetorctl|chmod|chown|mount|systemctl)(?: [^\s,;()]+)+)")
 
 
-def status(state_dir: Path, freeze_file: Path, output: str) -> None:
-    """Print the processes of *state_dir* as a table, or as JSON; AgentError if it cannot be read."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What the files in a state directory and the backends say. *waiting*: what changes wait for, by uid."""
+
+    device: str | None
+    received: Received | None
+    exchange: Exchange | None
+    freeze: str | None
+    newer: str | None
+    memory: Mapping[str, Record]
+    processes: Mapping[str, Observation]
+    waiting: Mapping[str, Mapping[str, str]]
+
+    def in_order(self) -> list[str]:
+        """Return the uids of the processes, by namespace and name."""
+        return sorted(self.processes, key=lambda uid: (self.processes[uid].namespace, self.processes[uid].name))
+
+
+def shown_of(state_dir: Path, freeze_file: Path) -> Shown:
+    """Return what is to be shown of *state_dir*; AgentError if it cannot be read."""
     if not os.access(state_dir, os.R_OK | os.X_OK):
         raise AgentError(f"--state-dir {state_dir} cannot be read; no agent ran there, or it needs root")
     state, boot_id, clock = State(state_dir), procfs.boot_id() or "", SystemClock()
@@ -47,30 +66,55 @@ def status(state_dir: Path, freeze_file: Path, output: str) -> None:
         if uid in observed.observed and observed.observed[uid].handle == one.handle
     }
     shown = observations(received.desired if received else None, memory, observed, health, clock.now())
-    waiting = {uid: wait for uid in shown if (wait := waits(memory[uid], boot_id, clock)) is not None}
+    return Shown(
+        device=device,
+        received=received,
+        exchange=view.exchange,
+        freeze=observed.freeze,
+        newer=state.newer,
+        memory=memory,
+        processes=shown,
+        waiting={uid: wait for uid in shown if (wait := waits(memory[uid], boot_id, clock)) is not None},
+    )
+
+
+def status(state_dir: Path, freeze_file: Path, output: str) -> None:
+    """Print the processes of *state_dir* as a table, or as JSON; AgentError if it cannot be read."""
+    shown = shown_of(state_dir, freeze_file)
     if output == "json":
         document = {
-            "device": device,
+            "device": shown.device,
             "agentRuns": is_locked(state_dir),
-            "desiredETag": received.etag if received else None,
-            "lastExchange": write(view.exchange) if view.exchange else None,
-            "held": observed.freeze,
+            "desiredETag": shown.received.etag if shown.received else None,
+            "lastExchange": write(shown.exchange) if shown.exchange else None,
+            "held": shown.freeze,
             "processes": [
-                write(seen) | {"stage": memory[uid].stage, "confirmation": waiting.get(uid)}
-                for uid, seen in shown.items()
+                write(shown.processes[uid]) | {"stage": shown.memory[uid].stage, "confirmation": shown.waiting.get(uid)}
+                for uid in shown.in_order()
             ],
         }
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
-    known = f"{len(shown)} processes" if received else "no desired state was received yet"
+    number = len(shown.processes)
+    known = f"{number} process{'' if number == 1 else 'es'}" if shown.received else "no desired state was received yet"
     agent = "runs" if is_locked(state_dir) else "does not run"
-    sys.stdout.write(f"Device {device or '-'}: {known}; the agent {agent}\n")
-    sys.stdout.write(f"Gateway: {_exchanged(view.exchange, clock.wall())}\n")
-    if observed.freeze is not None:
-        sys.stdout.write(f"Nothing is changed: {observed.freeze}\n")
-    if shown:
-        rows = (_row(seen, memory[uid], waiting.get(uid)) for uid, seen in shown.items())
+    sys.stdout.write(f"Device {shown.device or '-'}: {known}; the agent {agent}\n")
+    sys.stdout.write(f"Gateway: {_exchanged(shown.exchange, SystemClock().wall())}\n")
+    for held in filter(None, (shown.freeze, shown.newer)):
+        sys.stdout.write(f"Nothing is changed: {held}\n")
+    if shown.processes:
+        rows = (_row(shown.processes[uid], shown.memory[uid], shown.waiting.get(uid)) for uid in shown.in_order())
         sys.stdout.write(table([COLUMNS, *rows], _LEAVING))
+
+
+def troubles(state_dir: Path, freeze_file: Path) -> Iterator[tuple[str, str]]:
+    """Yield the processes that something is wrong with, and what; AgentError if *state_dir* cannot be read."""
+    shown = shown_of(state_dir, freeze_file)
+    for uid in shown.in_order():
+        seen = shown.processes[uid]
+        said = "; ".join(_messages(seen, None))
+        if said:
+            yield f"{seen.namespace or '-'}/{seen.name}", clean_text(said).replace("\n", " ")
 
 
 def waits(record: Record, boot_id: str, clock: Clock) -> dict[str, str] | None:
@@ -172,7 +216,7 @@ def _messages(seen: Observation, wait: Mapping[str, str] | None) -> Iterator[str
         by = f"run: praetor-agent confirm {seen.name}" if manual else "an exchange with the gateway confirms it"
         yield f"rolls back at {wait['deadline']} unless it is confirmed ({by})"
     if seen.rolled_back_reason or seen.rolled_back_message:
-        yield f"rolled back: {seen.rolled_back_reason or ''} {seen.rolled_back_message or ''}".strip()
+        yield f"rolled back: {': '.join(filter(None, (seen.rolled_back_reason, seen.rolled_back_message)))}"
     pending = seen.pending_message if seen.pending_message != seen.error_message else None
     yield from filter(None, (seen.error_message, pending, seen.warning_message))
 
