@@ -72,6 +72,7 @@ class LazyGroup(ForwardingGroup):
     package=_COMMANDS,
     summaries={
         "completion": "Print the script that teaches a shell to complete praetorctl.",
+        "conformance": "Check a gateway or an agent against the sentences of the device protocol.",
         "devices": "Show the devices: connection, agent, running processes.",
         "explain": "Explain the state of a device, or of each device of a deployment.",
         "plan": "Forecast what the controller would do with the deployments in a file.",
@@ -88,7 +89,7 @@ def main() -> None:
       0  done
       1  the cluster cannot be reached, refuses, or lacks what was named; a replay with a different outcome
       2  the command line, or something it names, cannot be used
-      3  failed: a rollout that stopped, a token that is refused
+      3  failed: a rollout that stopped, a token that is refused, a sentence of the protocol that does not hold
       4  the rollout is paused
       5  the time given with --timeout was up
       6  the rollout is under way, and --watch=false was given
