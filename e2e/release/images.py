@@ -3,15 +3,21 @@
 
 from __future__ import annotations
 
+import gzip
+import io
+import json
 import os
 import re
 import shutil
 import subprocess
+import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
 import click
 from attrs import frozen
@@ -22,9 +28,14 @@ from e2e.release.pipsettings import PipSettings, settings_here
 COMPONENTS = ("controller", "gateway", "agent")
 REGISTRY = "localhost"
 BASE_OF_FOLDER = f"{REGISTRY}/praetor-base:1"
+GZIP = b"\x1f\x8b"
 NOT_IN_BASE = ("./proc", "./sys", "./dev")
 TRIAL_S = 120
 _ERROR = re.compile(r"error|unknown|cannot|denied", re.IGNORECASE)
+LIMIT_MB = {"controller": 60, "gateway": 60, "agent": 20}
+"""What an image may add to its base, in MB of compressed layers."""
+SBOM = "opt/praetor/sbom.cdx.json"
+ARG_BASE = re.compile(r"^ARG BASE=(\S+)$", re.MULTILINE)
 BUILD_S = 1800  # packages are downloaded; on two cores it takes half a minute
 
 
@@ -55,6 +66,49 @@ class Image:
     def name(self) -> str:
         """The full name, in a registry from which nothing can be pulled by mistake."""
         return f"{REGISTRY}/praetor-{self.component}:{self.version}"
+
+
+@frozen(kw_only=True)
+class Added:
+    """What an image adds to its base: *size* in bytes of compressed layers, and its SBOM, if it has one."""
+
+    size: int
+    sbom: dict[str, Any] | None
+
+    def check(self, component: str) -> None:
+        """Raise ImageError if that is more than the image of *component* may have, or there is no SBOM of it."""
+        name = f"the image of praetor-{component}"
+        if self.size > LIMIT_MB[component] * 1_000_000:
+            raise ImageError(
+                f"{name} adds {self.size / 1e6:.1f} MB to its base, compressed, and may add {LIMIT_MB[component]}; "
+                f"remove packages from requirements/{component}.in, or files in its Dockerfile"
+            )
+        if self.sbom is None or self.sbom["metadata"]["component"]["name"] != f"praetor-{component}":
+            raise ImageError(f"{name} has no SBOM of its own in /{SBOM}")
+
+
+def added_of(archive: Path, base_layers: int) -> Added:
+    """Return what an image adds to the first *base_layers* of its layers; *archive* is a docker-archive of it."""
+    size, sbom = 0, None
+    with tarfile.open(archive) as image:
+        (manifest,) = json.load(_member(image, "manifest.json"))
+        for name in manifest["Layers"][base_layers:]:
+            content = _member(image, name).read()
+            if content[:2] == GZIP:
+                content = gzip.decompress(content)
+            size += len(zlib.compress(content, level=1))  # a registry's are smaller, as they are compressed harder
+            with tarfile.open(fileobj=io.BytesIO(content)) as layer:
+                for member in layer:
+                    if member.name.removeprefix("./") == SBOM:
+                        sbom = json.load(_member(layer, member))
+    return Added(size=size, sbom=sbom)
+
+
+def _member(archive: tarfile.TarFile, member: str | tarfile.TarInfo) -> IO[bytes]:
+    file = archive.extractfile(member)
+    if file is None:
+        raise ImageError(f"the engine wrote an archive in which {member} is no file")
+    return file
 
 
 def find_engine(progress: Callable[[str], None]) -> Engine:
@@ -118,7 +172,7 @@ def build_argv(engine: Engine, image: Image, *, base: str | None, pip: PipSettin
     return [
         str(engine),
         "build",
-        f"--file={ROOT / 'deploy' / 'images' / image.component / 'Dockerfile'}",
+        f"--file={_dockerfile(image)}",
         f"--tag={image.name}",
         f"--build-arg=VERSION={image.version}",
         f"--secret=id=pip.conf,src={secrets / 'pip.conf'}",
@@ -165,7 +219,35 @@ def build_images(
         for image in images:
             progress(f"building {image.name}")
             _output_of(build_argv(engine, image, base=base, pip=pip, secrets=Path(secrets)))
+            added = _added_by(engine, image, base or ARG_BASE.findall(_dockerfile(image).read_text("utf-8"))[0])
+            added.check(image.component)
+            progress(f"  it adds {added.size / 1e6:.1f} MB to its base, compressed")
     return images
+
+
+def _added_by(engine: Engine, image: Image, base: str) -> Added:
+    if engine is Engine.BUILDAH:
+        words = ["inspect", "--type=image", "--format={{len .OCIv1.RootFS.DiffIDs}}"]
+    else:
+        words = ["inspect", "--type=image", "--format={{len .RootFS.Layers}}"]
+    try:
+        layers = int(_output_of([str(engine), *words, base]))
+    except ImageError:  # what docker builds on need not be among its images
+        _output_of([str(engine), "pull", "--quiet", base])
+        layers = int(_output_of([str(engine), *words, base]))
+    with tempfile.TemporaryDirectory(prefix="praetor-image-") as folder:
+        archive = Path(folder, "image.tar")
+        match engine:
+            case Engine.BUILDAH:
+                words = ["push", "--quiet", image.name, f"docker-archive:{archive}"]
+            case _:
+                words = ["save", f"--output={archive}", image.name]
+        _output_of([str(engine), *words])
+        return added_of(archive, layers)
+
+
+def _dockerfile(image: Image) -> Path:
+    return ROOT / "deploy" / "images" / image.component / "Dockerfile"
 
 
 def _output_of(argv: list[str], timeout_s: int = BUILD_S) -> str:

@@ -3,18 +3,39 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
 import os
 import re
 import shutil
+import subprocess
+import tarfile
 import tomllib
+import venv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from e2e.clusters.api.kubectl import output_of
 from e2e.release.build import ROOT
-from e2e.release.images import COMPONENTS, Engine, Image, ImageError, build_argv, find_engine, image_of, import_base
+from e2e.release.images import (
+    COMPONENTS,
+    LIMIT_MB,
+    SBOM,
+    Added,
+    Engine,
+    Image,
+    ImageError,
+    added_of,
+    build_argv,
+    find_engine,
+    image_of,
+    import_base,
+)
 from e2e.release.pipsettings import PipSettings
+from e2e.release.sbom import check_sbom
 
 IMAGE = Image(component="gateway", version="1.2.3")
 NO_SETTINGS = PipSettings(config="[global]\n", ca=None, folders=())
@@ -77,6 +98,105 @@ def test_only_hashed_wheels_are_installed_and_our_own_come_from_no_index(compone
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
+def test_an_image_holds_the_sbom_of_its_environment(component: str) -> None:
+    text = dockerfile(component)
+    assert "--report /report.json" in text
+    assert f"/sbom.py praetor-{component} /report.json /wheels/*.whl > /{SBOM}" in text
+
+
+def make_environment(folder: Path, packages: dict[str, str]) -> Path:
+    """Make an environment below *folder* with *packages*, each with lines of metadata, and return its Python."""
+    venv.create(folder)
+    (site,) = folder.glob("lib/python*/site-packages")
+    for name, lines in packages.items():
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: {name}\nVersion: 1.0\n{lines}\n")
+    return folder / "bin" / "python"
+
+
+def run_sbom(python: Path, report: Path, *wheels: Path) -> subprocess.CompletedProcess[str]:
+    program = ROOT / "deploy" / "images" / "sbom.py"
+    words = [str(python), "-I", str(program), "praetor-agent", str(report), *map(str, wheels)]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+def test_an_sbom_names_each_package_with_its_licence_and_the_digest_of_its_file(tmp_path: Path) -> None:
+    packages = {
+        "praetor_agent": "License-Expression: Apache-2.0",
+        "Charset.Normalizer": "License: MIT\nClassifier: Programming Language :: Python",
+        "certifi": "Classifier: License :: OSI Approved :: A\nLicense: not this",
+    }
+    python = make_environment(tmp_path / "environment", packages)
+    digests = {"charset-normalizer": "1" * 64, "certifi": "2" * 64}
+    installed = [
+        {"metadata": {"name": name}, "download_info": {"archive_info": {"hash": f"sha256={digest}"}}}
+        for name, digest in digests.items()
+    ]
+    report, wheel = tmp_path / "report.json", tmp_path / "praetor_agent-1.0-py3-none-any.whl"
+    report.write_text(json.dumps({"install": installed}))
+    wheel.write_bytes(b"a wheel")
+    digests["praetor-agent"] = hashlib.sha256(b"a wheel").hexdigest()
+    done = run_sbom(python, report, wheel)
+    sbom = json.loads(done.stdout)
+    licences = ("Apache-2.0", "License :: OSI Approved :: A", "MIT")
+    assert check_sbom(sbom, digests, licences) == licences
+    entries = [sbom["metadata"]["component"], *sbom["components"]]
+    assert {each["name"]: each["hashes"] for each in entries} == {
+        name: [{"alg": "SHA-256", "content": digest}] for name, digest in digests.items()
+    }
+    assert run_sbom(python, report).returncode, "a package whose file is not known fails the build"
+
+
+def tar_of(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for name, content in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def test_what_an_image_adds_to_its_base_is_measured_and_its_sbom_is_found(tmp_path: Path) -> None:
+    sbom = {"metadata": {"component": {"name": "praetor-agent"}}}
+    layers = {
+        "base.tar": tar_of({"lib": os.urandom(3_000_000)}),
+        "ours.tar": tar_of(
+            {"opt/a": os.urandom(1_000_000), "opt/b": bytes(2_000_000), SBOM: json.dumps(sbom).encode()}
+        ),
+    }
+    archive = tmp_path / "image.tar"
+    archive.write_bytes(tar_of({"manifest.json": json.dumps([{"Layers": list(layers)}]).encode(), **layers}))
+    added = added_of(archive, 1)
+    assert 1_000_000 < added.size < 1_100_000
+    assert added.sbom == sbom
+    added.check("agent")
+    assert added_of(archive, 0).size > 4_000_000
+
+
+@pytest.mark.parametrize(
+    ("component", "mb", "name", "message"),
+    [
+        ("agent", 20.1, "praetor-agent", "adds 20.1 MB to its base, compressed, and may add 20"),
+        ("gateway", 60.1, "praetor-gateway", "adds 60.1 MB to its base, compressed, and may add 60"),
+        ("agent", 1, "praetor-gateway", "the image of praetor-agent has no SBOM of its own"),
+        ("agent", 1, None, "the image of praetor-agent has no SBOM of its own"),
+    ],
+)
+def test_an_image_that_is_too_big_or_has_no_sbom_is_refused(
+    component: str, mb: float, name: str | None, message: str
+) -> None:
+    sbom: dict[str, Any] | None = {"metadata": {"component": {"name": name}}} if name else None
+    with pytest.raises(ImageError, match=message):
+        Added(size=int(mb * 1e6), sbom=sbom).check(component)
+
+
+def test_every_image_has_a_limit() -> None:
+    assert set(LIMIT_MB) == set(COMPONENTS)
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
 def test_requirements_ask_for_what_the_wheels_ask_for(component: str) -> None:
     asked = {line for line in requirements(f"{component}.in").splitlines() if not line.startswith("#")}
     own = project(f"praetor-{component}")["dependencies"]
@@ -108,11 +228,12 @@ def test_the_agents_image_holds_requests_and_its_own_four() -> None:
     assert set(pins("agent.txt")) == {"requests", "certifi", "charset-normalizer", "idna", "urllib3"}
 
 
-def test_the_context_of_a_build_is_wheels_and_requirements_only() -> None:
+def test_the_context_of_a_build_is_wheels_requirements_and_the_sboms_program_only() -> None:
     assert (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() == [
         "*",
         "!dist/*.whl",
         "!requirements/*.txt",
+        "!deploy/images/sbom.py",
     ]
 
 
