@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Controller and gateways as a cluster runs them: deploy/base with several gateways, in Pods of a kubelet."""
+"""Controller and gateways as a cluster runs them: the chart with several gateways, in Pods of a kubelet."""
 
 from __future__ import annotations
 
 import json
-import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,14 +13,14 @@ from contract.rawapi import RawApi
 from e2e.clusters.api.kubectl import output_of
 from e2e.clusters.cluster import SYSTEM_NAMESPACE
 from e2e.clusters.node import Node
-from e2e.release.build import ROOT
+from e2e.release.chart import Release
 from e2e.release.images import Image
-from e2e.release.manifests import BASE, Object, install, read, with_component
+from e2e.release.manifests import BASE, Object, install, read
 from e2e.stack.kube import accepted
 from praetor_api.tokens import device_token
 
-REPLICAS = ROOT / "deploy" / "components" / "replicas"
-GATEWAY_FLAGS = ("--default-heartbeat-seconds=10",)  # silence of 30 s disconnects: less than a restart of all takes
+# silence of 30 s disconnects: less than a restart of all takes
+VALUES = {"gateway": {"replicas": 3, "extraArgs": ["--default-heartbeat-seconds=10"]}}
 PROGRAMS = ("controller", "gateway")
 PROBES = 8081
 WITHIN_S = 600.0
@@ -39,25 +38,21 @@ class System:
     def __init__(self, node: Node, api: RawApi) -> None:
         self.node = node
         self.api = api
-        self._secret = secrets.token_hex(32)
+        self.release = Release(node.kubeconfig, api)
 
     def token(self, device: str) -> str:
         """Return the token of *device*."""
-        return device_token(self._secret.encode(), device)
+        return device_token(self.release.secret("praetor-device-tokens", "secrets").encode(), device)
 
     def install(self, images: Iterable[Image], progress: Callable[[str], None]) -> None:
-        """Bring *images* to the node and apply the manifests; returns when every replica is available."""
+        """Bring *images* to the node and install the chart; returns when every replica is available."""
         for image in images:
             progress(f"loading {image.name} on the node")
             self.node.load([image.name])
-        objects = with_component(read(BASE), REPLICAS)
-        named = {(item["kind"], _name(item)): item for item in objects}
-        namespace = named["Namespace", SYSTEM_NAMESPACE]
-        tokens = secret("praetor-device-tokens", SYSTEM_NAMESPACE, secrets=self._secret)
-        peers = secret("praetor-gateway-peers", SYSTEM_NAMESPACE, token=secrets.token_hex(32))
-        named["Deployment", "praetor-gateway"]["spec"]["template"]["spec"]["containers"][0]["args"] += GATEWAY_FLAGS
-        for kind in install(self.api, (namespace, tokens, peers, *objects)):
-            progress(f"not installed, for this cluster is too old for it: {kind}")
+        [namespace] = (item for item in read(BASE) if item["kind"] == "Namespace")
+        install(self.api, (namespace,))  # with the labels that restrict its Pods
+        progress("installing the chart")
+        self.release.install(VALUES)
         progress("waiting for controller and gateways")
         for program in PROGRAMS:
             self.await_rollout(program)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""deploy/ on a real kubelet: the Pods, their limits and rights, and devices that do not notice when Pods go."""
+"""The chart on a real kubelet: the Pods, their limits and rights, and devices that do not notice when Pods go."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from e2e.pods.devices import Devices
-from e2e.pods.system import PROGRAMS, WITHIN_S, System, pods_path
+from e2e.pods.system import PROGRAMS, VALUES, WITHIN_S, System, pods_path
 from e2e.stack.kube import PROCESSES, SWITCHES, accepted, condition
 from e2e.stack.recorder import Frame, Recorder
 from e2e.stack.waiting import eventually
@@ -98,6 +98,31 @@ def test_losing_all_gateways_at_once_disconnects_no_device(system: System, devic
     assert devices.values_on_host() == {"40s"}
 
 
+def test_the_charts_own_test_reaches_a_gateway_by_its_service(system: System) -> None:
+    system.release.test()
+
+
+def test_an_upgrade_and_a_rollback_of_the_release_disconnect_no_device(system: System, devices: Devices) -> None:
+    with connected_all_the_while(system, devices):
+        before = {pod["metadata"]["name"] for program in PROGRAMS for pod in system.pods(program)}
+        system.release.upgrade(
+            {
+                "controller": {"podAnnotations": {"upgraded": "yes"}},
+                "gateway": {**VALUES["gateway"], "podAnnotations": {"upgraded": "yes"}},
+            }
+        )
+        devices.change("45s")  # a rollout that is under way while both programs are replaced
+        for program in PROGRAMS:
+            system.await_rollout(program)
+        assert not before & {pod["metadata"]["name"] for program in PROGRAMS for pod in system.pods(program)}
+        devices.await_available()
+        system.release.rollback()
+        for program in PROGRAMS:
+            system.await_rollout(program)
+        devices.await_available()
+    assert devices.values_on_host() == {"45s"}
+
+
 def test_another_controller_takes_over_from_one_that_is_lost(system: System, devices: Devices) -> None:
     lost = system.lease_holder("praetor-controller")
     [pod] = [pod["metadata"]["name"] for pod in system.pods("controller") if pod["metadata"]["name"] in lost]
@@ -125,6 +150,15 @@ def test_a_device_that_falls_silent_is_disconnected_and_comes_back(system: Syste
     devices.agent.start()
     await_connected("True")
     devices.await_available()
+
+
+def test_processes_run_on_when_the_release_is_uninstalled(system: System, devices: Devices) -> None:
+    """Last: nothing of the system is left after it but what outlives a release."""
+    running = devices.values_on_host()
+    kept = system.release.uninstall()
+    assert {"praetor-device-tokens", "deviceprocesses.azure.com"} <= set(kept.replace("\n", " ").split())
+    eventually(lambda: system.pods("gateway"), lambda pods: not pods, what="the gateways are gone", within_s=WITHIN_S)
+    assert devices.values_on_host() == running != set()
 
 
 @contextmanager

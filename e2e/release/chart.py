@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import shutil
@@ -15,16 +16,71 @@ from typing import Any
 import click
 import helm_python
 import yaml
+from contract.rawapi import RawApi
 
 from e2e.clusters.cluster import SYSTEM_NAMESPACE
 from e2e.release.build import ROOT
 from e2e.release.images import REGISTRY
-from e2e.release.manifests import BASE, Object, read
+from e2e.release.manifests import BASE, Object, install, read
 
 CHART = ROOT / "deploy" / "chart"
 NAME = "praetor"
 LICENCE = "# SPDX-License-Identifier: Apache-2.0\n"
+RULES_SINCE = 25  # the minor version of Kubernetes that knows x-kubernetes-validations
 TIME_S = 1580601600  # 2020-02-02, as in the other archives: the same sources give the same bytes
+
+
+class Release:
+    """A release of the chart on the cluster of *kubeconfig*, by Helm's own engine.
+
+    Its CRDs are installed apart where the cluster does not know the rules in them (before Kubernetes 1.25): Helm
+    validates what it sends.
+    """
+
+    def __init__(self, kubeconfig: Path, api: RawApi) -> None:
+        self._api = api
+        self._config = helm_python.Config(kubeconfig_path=kubeconfig, namespace=SYSTEM_NAMESPACE)
+        self._with_crds = int(api.get("/version").body["minor"].rstrip("+")) >= RULES_SINCE
+        if not self._with_crds:
+            install(api, read(ROOT / "crds"))
+
+    def install(self, values: Mapping[str, Any], timeout_s: int = 600) -> str:
+        """Install the chart and return its notes; Pods are not waited for."""
+        release = self._config.install(
+            CHART,
+            NAME,
+            self._complete(values),
+            namespace=SYSTEM_NAMESPACE,
+            create_namespace=True,
+            wait="hookOnly",
+            timeout=timeout_s,
+        )
+        return str(release["notes"])
+
+    def upgrade(self, values: Mapping[str, Any], timeout_s: int = 600) -> None:
+        """Install the chart with other values; Pods are not waited for."""
+        chosen = self._complete(values)
+        self._config.upgrade(CHART, NAME, chosen, namespace=SYSTEM_NAMESPACE, wait="hookOnly", timeout=timeout_s)
+
+    def rollback(self, timeout_s: int = 600) -> None:
+        """Go back to the revision before; Pods are not waited for."""
+        self._config.rollback(NAME, wait="hookOnly", timeout=timeout_s)
+
+    def test(self, timeout_s: int = 600) -> None:
+        """Run the chart's own test; helm_python.HelmError when it fails."""
+        self._config.test(NAME, timeout=timeout_s)
+
+    def uninstall(self) -> str:
+        """Remove the release; return what Helm says was kept."""
+        return str(self._config.uninstall(NAME)["info"])
+
+    def secret(self, name: str, key: str) -> str:
+        """Return a value of a Secret in the release's namespace."""
+        answer = self._api.get(f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/secrets/{name}")
+        return base64.b64decode(answer.body["data"][key]).decode()
+
+    def _complete(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {"crds": {"install": self._with_crds}, **values}
 
 
 def render(values: Mapping[str, Any], namespace: str = SYSTEM_NAMESPACE) -> tuple[Object, ...]:
