@@ -31,6 +31,7 @@ print(json.dumps({
 }))
 """
 FINALIZER = "praetor.azure.com/e2e"
+LOST = None
 FILTERED = 2  # seccomp's mode with a profile
 
 
@@ -84,7 +85,7 @@ def test_replacing_the_gateways_one_by_one_disconnects_no_device(system: System,
     replaced = [pod["metadata"]["name"] for pod in system.pods("gateway")]
     with exit_codes(system, replaced) as codes, connected_all_the_while(system, devices):
         system.restart("gateway")
-        assert codes() == dict.fromkeys(replaced, 0), "they end by themselves when asked"
+        assert set(codes().values()) - {LOST} == {0}, "they end by themselves when asked"
         devices.change("30s")
         devices.await_available()
     assert devices.values_on_host() == {"30s"}
@@ -162,17 +163,27 @@ def test_processes_run_on_when_the_release_is_uninstalled(system: System, device
 
 
 @contextmanager
-def exit_codes(system: System, pods: Iterable[str]) -> Iterator[Callable[[], dict[str, int]]]:
-    """Keep *pods* in the API beyond their end; yield a function that waits for it and returns their exit codes."""
+def exit_codes(system: System, pods: Iterable[str]) -> Iterator[Callable[[], dict[str, int | None]]]:
+    """Keep *pods* in the API beyond their end; yield a function that waits for it and returns their exit codes.
 
-    def exit_code(path: str) -> int:
-        state = eventually(
-            lambda: accepted(system.api.get(path))["status"]["containerStatuses"][0]["state"],
-            lambda state: "terminated" in state,
+    LOST where the kubelet removed the container before it had reported how it ended, as that of 1.20 does at times.
+    """
+
+    def ended(status: dict[str, Any]) -> bool:
+        return "terminated" in status["state"] or is_lost(status)
+
+    def is_lost(status: dict[str, Any]) -> bool:
+        last: dict[str, Any] = status.get("lastState", {}).get("terminated", {})
+        return last.get("reason") == "ContainerStatusUnknown"
+
+    def exit_code(path: str) -> int | None:
+        status = eventually(
+            lambda: accepted(system.api.get(path))["status"]["containerStatuses"][0],
+            ended,
             what=f"{path} ends",
             within_s=WITHIN_S,
         )
-        return int(state["terminated"]["exitCode"])
+        return LOST if is_lost(status) else int(status["state"]["terminated"]["exitCode"])
 
     paths = {name: f"{pods_path()}/{name}" for name in pods}
     try:
