@@ -104,6 +104,7 @@ TOKEN = device_token(SECRET, DEVICE).encode()
         pytest.param(partial(with_text, b'"ack":true', b'"ack":null'), None, ["report", "connect"], id="no-ack"),
         pytest.param(partial(with_text, b"problem+json", b"trouble+json"), None, ["fields", "path"], id="no-problem"),
         pytest.param(partial(without, b"retry-after"), None, ["rate"], id="no-retry-after"),
+        pytest.param(partial(with_text, b"vectors.bad", b"vectors.BAD"), None, ["vectors"], id="other-names"),
         pytest.param(partial(with_status, 413, 400), None, ["large"], id="no-413"),
         pytest.param(None, partial(asking, b"if-none-match", None), ["known", "hold"], id="no-304"),
         pytest.param(None, partial(asking, b"x-device-token", TOKEN), ["token"], id="admits-anyone"),

@@ -3,16 +3,25 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
+from praetor_api.canonical import desired_etag, spec_hash
+from praetor_api.protocol import read_desired, read_report
+from praetor_api.tokens import device_token
+from praetor_api.wire import WireError, parse_json
 from praetor_controller.ctl.cli import main
 from praetor_controller.ctl.conformance.agent_checks import AGENT_CHECKS
 from praetor_controller.ctl.conformance.checks import Broken, Check, Skipped, expect, outcome
 from praetor_controller.ctl.conformance.gateway_checks import GATEWAY_CHECKS
+from praetor_controller.ctl.conformance.vectors import vectors
 
 PAGE = Path(__file__).parents[3] / "docs" / "protocol.md"
 CHECKS = [
@@ -36,6 +45,62 @@ def test_a_check_prints_a_sentence_of_the_protocols_page_on_one_line(name: str, 
 def test_a_check_is_known_by_its_name(checks: list[Check[object]]) -> None:
     names = [check.name for check in checks]
     assert len(set(names)) == len(names)
+
+
+HASHES = vectors("hashes")
+
+
+def named(name: str) -> list[Any]:
+    """Return the vectors in the file or the list *name*, for pytest."""
+    found = HASHES.get(name) or vectors(name)
+    return [pytest.param(each, id=each.get("name", f"{each.get('device')}/{each.get('epoch')}")) for each in found]
+
+
+@pytest.mark.parametrize("given", named("specHashes"))
+def test_a_spec_has_the_hash_of_the_vectors(given: Mapping[str, Any]) -> None:
+    digest = hashlib.sha256(given["canonical"].encode()).hexdigest()
+    assert spec_hash(given["spec"]) == given["specHash"] == f"sha256:{digest}"
+
+
+def etag_of(items: Sequence[Mapping[str, Any]]) -> str:
+    """Return the ETag of desired items."""
+    keys = ("uid", "namespace", "name", "generation", "specHash")
+    return desired_etag(tuple(each[key] for key in keys) for each in items)
+
+
+@pytest.mark.parametrize("given", named("etags"))
+def test_a_desired_state_has_the_etag_of_the_vectors(given: Mapping[str, Any]) -> None:
+    digest = hashlib.sha256(given["canonical"].encode()).hexdigest()
+    assert etag_of(given["items"]) == given["etag"] == f'"{digest[:32]}"'
+
+
+@pytest.mark.parametrize("given", named("tokens"))
+def test_a_device_has_the_token_of_the_vectors(given: Mapping[str, Any]) -> None:
+    assert device_token(given["secret"].encode(), given["device"], given["epoch"]) == given["token"]
+
+
+@pytest.mark.parametrize("given", named("desired"))
+def test_a_desired_state_of_the_vectors_is_usable_or_not(given: Mapping[str, Any]) -> None:
+    try:
+        found = read_desired(parse_json(given["body"]))
+        usable = found.device_name == "leaf-1"
+    except WireError:
+        usable = False
+    assert usable == given["usable"]
+    if usable:
+        assert etag_of(json.loads(given["body"])["items"]) == given["etag"]
+
+
+@pytest.mark.parametrize("given", named("reports"))
+def test_a_report_of_the_vectors_is_read_as_they_say(given: Mapping[str, Any]) -> None:
+    try:
+        _, _, rejected = read_report(parse_json(given["body"]))
+        seen = {"status": 200, "rejected": [each.name for each in rejected]}
+    except WireError as e:
+        seen = {"status": 400, "fields": sorted(fault.path for fault in e.faults)}
+    assert {key: value for key, value in seen.items() if key in given} == {
+        key: value for key, value in given.items() if key not in ("name", "body")
+    }
 
 
 def test_an_outcome_shows_what_was_seen_instead() -> None:

@@ -7,13 +7,16 @@ import json
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from http import HTTPStatus
 from itertools import pairwise
 from typing import Any
 
 from praetor_api.protocol import Observation
+from praetor_api.wire import write
 from praetor_controller.ctl.conformance.agent_lab import DEVICE, ENDS, STUBBORN, AgentLab, is_alive
 from praetor_controller.ctl.conformance.checks import Check, expect
 from praetor_controller.ctl.conformance.scripted import HEARTBEAT_S, Scripted
+from praetor_controller.ctl.conformance.vectors import vectors
 
 AgentCheck = Check[AgentLab]
 
@@ -23,6 +26,7 @@ WORDS = ("two words", "$HOME", "*", "'\"\\", "a\nb", "", "ü 😀", "-n")
 """Arguments that a shell would change."""
 TOO_LATE = 8
 """Times the interval of heartbeats: an agent that keeps to its own default is later than that."""
+OTHER = "another device"
 NOTHING = json.dumps({"deviceName": DEVICE, "heartbeatIntervalSeconds": HEARTBEAT_S, "items": []}).encode()
 """A state that asks for no process."""
 ROUNDING_S = 0.2
@@ -235,23 +239,49 @@ def waits(lab: AgentLab) -> None:
         )
 
 
-def _unusable(lab: AgentLab, body: bytes) -> None:
+def _unusable(lab: AgentLab, *names: str) -> None:
+    """Send the desired states of the vectors that are not usable, those with *names* or all others."""
     pid = _running(lab)
-    lab.gateway.script("desired", Scripted(status=200, body=body, headers={"ETag": '"0f"'}))
-    lab.until(lambda: not lab.gateway.scripted("desired"), "a poll")
+    for each in vectors("desired"):
+        if not each["usable"] and (each["name"] == OTHER) == (OTHER in names):
+            body = each["body"].encode()
+            lab.gateway.script("desired", Scripted(status=200, body=body, headers={"ETag": '"0f"'}))
+            good = len(lab.gateway.of("desired", HTTPStatus.NOT_MODIFIED))
+            lab.until(partial(_polled_well, lab, good + 1), f"a poll after {each['name']} instead of a desired state")
+            lab.keeps(pid, f"after {each['name']} instead of a desired state")
     lab.gateway.desire(lab.item(), lab.item("other"))
     lab.started(name="other")
     lab.settled()
     lab.keeps(pid, "after such an answer")
 
 
+def _polled_well(lab: AgentLab, times: int) -> bool:
+    answered = lab.gateway.of("desired", HTTPStatus.NOT_MODIFIED)
+    return not lab.gateway.scripted("desired") and len(answered) >= times
+
+
+def runs_vectors(lab: AgentLab) -> None:
+    lab.start()
+    for each in vectors("desired"):
+        if each["usable"]:
+            text = each["body"].replace('"backend": "process"', f'"backend": "{lab.under_test.backend}"')
+            lab.gateway.serve(text.replace('"backend":"process"', f'"backend":"{lab.under_test.backend}"').encode())
+            for wanted in each["observations"]:
+                lab.until(partial(_observed, lab, wanted), f"of {each['name']}: an observation with {wanted}")
+            lab.settled()
+    expect(not lab.gateway.faults, "; ".join(lab.gateway.faults[:3]))
+
+
+def _observed(lab: AgentLab, wanted: Mapping[str, Any]) -> bool:
+    return any(wanted.items() <= write(seen).items() for seen in lab.gateway.observations(wanted["name"])[-1:])
+
+
 def refuses_others(lab: AgentLab) -> None:
-    state: Mapping[str, object] = {"deviceName": f"not-{DEVICE}", "heartbeatIntervalSeconds": 1, "items": []}
-    _unusable(lab, json.dumps(state).encode())
+    _unusable(lab, OTHER)
 
 
 def refuses_garbage(lab: AgentLab) -> None:
-    _unusable(lab, b'{"deviceName": "leaf-1", "heartbeatIntervalSeconds": 1, "items": [')
+    _unusable(lab)
 
 
 def keeps_what_needs_more(lab: AgentLab) -> None:
@@ -298,6 +328,7 @@ _TABLE: Sequence[tuple[str, str, Callable[[AgentLab], None]]] = (
     ("flood", "to one endpoint 2 a second (--device-rate), 20 at once", is_no_flood),
     ("start", "What is in the list runs; no shell reads its arguments.", runs_as_it_is),
     ("world", "It gets env and starts in workingDir.", gives_its_world),
+    ("vectors", "A desired state of the vectors is reported as they say.", runs_vectors),
     ("observe", "An observation says processStarted, healthy and pid.", reports_what_runs),
     ("hash", "computed by the gateway, and an agent only ever echoes it", echoes_the_hash),
     ("heartbeat", "heartbeatIntervalSeconds says when the next heartbeat is due", reports_in_time),

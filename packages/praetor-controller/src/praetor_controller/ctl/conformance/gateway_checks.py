@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from praetor_api.protocol import MAX_BODY_BYTES, MAX_OBSERVATIONS, ReportAck, read_desired
 from praetor_api.wire import WireError, read
 from praetor_controller.ctl.conformance.checks import Broken, Check, Skipped, expect
 from praetor_controller.ctl.conformance.client import Answer, DeviceClient
+from praetor_controller.ctl.conformance.vectors import vectors
 
 WAIT_S = 2
 MOST_REQUESTS = 200
 """Sent in a row until one is too fast; `--device-rate` may be higher than that."""
+NOT_DESIRED = "vectors.not-desired"
 UNKNOWN = {"praetorConformance": {"of": ["a", "later", "version"]}}
 
 GatewayCheck = Check[DeviceClient]
@@ -117,6 +120,19 @@ def rejects_one(client: DeviceClient) -> None:
     names = [each.name for each in ack.rejected]
     expect("bad" in names, f"rejected names {names or 'none'} when a pid is a text")
     expect(all(each.reason for each in ack.rejected), "a rejected observation has no reason")
+
+
+def answers_vectors(client: DeviceClient) -> None:
+    for each in vectors("reports"):
+        answer = client.post("report", each["body"].encode())
+        _status(answer, each["status"], each["name"])
+        if answer.status == HTTPStatus.OK:
+            rejected = _acknowledged(answer, each["name"]).rejected
+            names = [one.name for one in rejected if one.name != NOT_DESIRED]  # a gateway may reject it, too
+            expect(names == each["rejected"], f"{each['name']}: rejected names {names}")
+        elif "fields" in each:
+            found = sorted(str(one.get("field")) for one in answer.json().get("errors", []))
+            expect(found == each["fields"], f"{each['name']}: errors names {found}")
 
 
 def names_each_field(client: DeviceClient) -> None:
@@ -240,6 +256,7 @@ _TABLE: Sequence[tuple[str, str, Callable[[DeviceClient], None]]] = (
     ("report", "A report is accepted when the answer is 200 and ack is true.", accepts),
     ("same-etag", "desiredETag saves a poll when nothing changed.", saves_a_poll),
     ("unknown", "Unknown fields are ignored on both sides", ignores_unknown),
+    ("vectors", "A report of the vectors is answered as they say.", answers_vectors),
     ("rejected", "observations that were refused; the others were accepted", rejects_one),
     ("replay", "not newer than the last one of the same boot is ignored", ignores_replays),
     ("fields", "400 the request does not fit; errors names each field", names_each_field),

@@ -18,7 +18,7 @@ from praetor_api.protocol import TOKEN_HEADER, Observation, Report, read_report
 from praetor_api.wire import WireError, parse_json
 
 HEARTBEAT_S = 1
-MAX_WAIT_S = 2.0
+MAX_WAIT_S = 1.0
 """Longest that a poll is held, whatever the agent prefers."""
 ADDED: Mapping[str, object] = {"addedLater": {"deep": [1, None]}}
 """What no version has: an agent ignores it."""
@@ -55,6 +55,7 @@ class ScriptedGateway:
     reports: list[tuple[Report, tuple[Observation, ...]]] = field(factory=list)
     faults: list[str] = field(factory=list)
     _items: tuple[Mapping[str, Any], ...] = ()
+    _body: bytes | None = None
     _scripted: dict[str, list[Scripted]] = field(factory=dict)
     _changed: Condition = field(factory=Condition)
     _server: ThreadingHTTPServer = field(init=False)
@@ -88,8 +89,15 @@ class ScriptedGateway:
 
     def desire(self, *items: Mapping[str, Any]) -> None:
         """Change what is desired."""
+        self._want(items, None)
+
+    def serve(self, body: bytes) -> None:
+        """Change what is desired to a *body* that is sent as it is; ValueError unless it is JSON with items."""
+        self._want(tuple(json.loads(body)["items"]), body)
+
+    def _want(self, items: tuple[Mapping[str, Any], ...], body: bytes | None) -> None:
         with self._changed:
-            self._items = items
+            self._items, self._body = items, body
             self._changed.notify_all()
 
     def script(self, action: str, *answers: Scripted) -> None:
@@ -167,6 +175,8 @@ class ScriptedGateway:
         tag = {"ETag": self.etag, **applied}
         if etag_matches(known, self.etag):
             return Scripted(status=304, body=b"", headers=tag)
+        if self._body is not None:
+            return Scripted(status=200, body=self._body, headers=tag)
         items = [{**item, **ADDED} for item in self._items]
         body = {"deviceName": self.device, "heartbeatIntervalSeconds": HEARTBEAT_S, "items": items, **ADDED}
         return Scripted(status=200, body=json.dumps(body).encode(), headers=tag)
