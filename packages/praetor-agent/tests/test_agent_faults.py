@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,6 +34,9 @@ from praetor_agent.core.report import ReportState
 from praetor_agent.link.client import Address, GatewayClient
 from praetor_agent.link.poller import Inbox
 from praetor_agent.link.reporter import Reporter
+from praetor_agent.service.doctor import checks
+from praetor_agent.service.status import status
+from praetor_agent.settings import RunSettings
 from praetor_api.protocol import Desired, Observation, Report, ReportAck
 
 HOUR = 3600.0
@@ -273,3 +279,44 @@ def test_a_report_is_about_the_latest_pass_however_many_there_were_while_another
         reporter.offer(desired, {"uid-a": Record(uid="uid-a", name="a", restart_count=count)}, device, {})
     reporter.step()
     assert [seen.restart_count for seen in gateway.history] == [2]
+
+
+def test_what_a_device_cannot_run_is_named_with_its_remedy(gateway: FakeGateway, tmp_path: Path) -> None:
+    script, app = tmp_path / "crlf", tmp_path / "app"
+    script.write_bytes(b"#!/bin/sh\r\nexec sleep 1000\r\n")
+    app.write_bytes(b"#!/bin/sh\nexec sleep 1000\n")
+    for file in (script, app):
+        file.chmod(0o755)
+    artifact = {"type": "file", "url": str(app), "checksumSHA256": hashlib.sha256(app.read_bytes()).hexdigest()}
+    check = {"exec": {"command": ["sh", "-c", "date +%N; echo eth0 is down >&2; exit 3"]}, "periodSeconds": 1}
+    gateway.desire(
+        item("crlf", process_spec(str(script))),
+        item("noexec", process_spec("./app", artifact=artifact)),
+        item("unhealthy", process_spec("sleep", "1000", healthCheck=check)),
+        item("background", process_spec("sh", "-c", "setsid sleep 1000 &")),
+    )
+    expected = {
+        "crlf": "has Windows line ends (CRLF), so that its interpreter is not found; convert it, as with dos2unix",
+        "noexec": "is on a file system that is mounted noexec; mount it with exec, or keep the agent's state elsewhere",
+        "unhealthy": "health check failed: exit status 3: eth0 is down",
+        "background": "if it goes to the background, tell it to stay in the foreground",
+    }
+
+    def named(name: str, words: str) -> bool:
+        seen = gateway.observations.get(name)
+        return seen is not None and words in f"{seen.error_message} {seen.warning_message}"
+
+    disk = tmp_path / "disk"
+    with mounted(disk, "-t", "tmpfs", "-o", "size=64m,noexec", "tmpfs"), running_agent(gateway, disk / "state"):
+        for name, words in expected.items():
+            gateway.wait_for(partial(named, name, words), words)
+        with redirect_stdout(io.StringIO()) as shown:
+            status(disk / "state", tmp_path / "hold", "json")
+        settings = RunSettings(gateway=gateway.url, device="leaf-1", state_dir=disk / "state", token="t")
+        found = [(check.name, f"{check.message}; {check.remedy}") for check in checks(settings)]
+        for name, words in expected.items():
+            assert words in shown.getvalue()
+            assert any(what == "processes" and f"default/{name}: " in said and words in said for what, said in found)
+        assert any(
+            what == "state" and "mounted noexec" in said and "mount it with exec" in said for what, said in found
+        )

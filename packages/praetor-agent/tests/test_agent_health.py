@@ -61,6 +61,13 @@ def test_the_message_is_of_the_last_failure_only() -> None:
     assert probed(health, check(), None, 1).message is None
 
 
+def test_what_a_probe_says_is_renewed_only_with_how_it_ended() -> None:
+    health = probed(started("h", 0), check(), "exit status 1: at 10:00:01", 0)
+    assert health.message == "exit status 1: at 10:00:01"
+    assert probed(health, check(), "exit status 1: at 10:00:02", 1).message == health.message  # else a report for each
+    assert probed(health, check(), "exit status 2: at 10:00:02", 1).message == "exit status 2: at 10:00:02"
+
+
 @given(st.text("+-", max_size=60), st.integers(1, 4), st.integers(1, 4))
 @example("+", 1, 3)
 @example("+--", 1, 3)

@@ -7,18 +7,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
 
-from agent_testing import WITHIN_SECONDS, command, mounted, until
+from agent_testing import WITHIN_SECONDS, command, item, mounted, process_spec, until
 from praetor_agent.backends import procfs
-from praetor_agent.backends.command import Command, resolve
+from praetor_agent.backends.command import Command, command_of, resolve
 from praetor_agent.backends.process import SHIM, ProcessBackend
-from praetor_agent.core.model import Observed
+from praetor_agent.core.model import Observed, Revision
 from praetor_agent.errors import BackendError, StartError
 from praetor_agent.state import State
+from praetor_api.protocol import read_desired
 
 BOOT = "boot-1"
 
@@ -360,6 +361,31 @@ def test_a_program_without_a_path_is_found_on_path() -> None:
     for words in ((), ("",), ("no-such-program",), ("./sh",)):
         with pytest.raises(StartError):
             resolve(words, "/bin", None)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "words"),
+    [
+        (b"#!/bin/sh\r\n:\r\n", 0o755, "Windows line ends"),
+        (b"#! /usr/bin/env sh\r\n:\r\n", 0o755, "Windows line ends"),
+        (b"#!/no/such/python3\t-u\n", 0o755, "needs the interpreter '/no/such/python3'"),
+        (b"#!/bin/sh\n", 0o644, "is not executable; run: chmod \\+x"),
+        (b"#! /bin/sh -e\n", 0o755, None),
+        (b"#!/bin/sh -e\r\n", 0o755, None),  # up to the interpreter: Perl's takes it
+        (b"#!\n", 0o755, None),
+        (b"\x7fELF\0\r\n", 0o755, None),
+        (b"", 0o711, None),
+    ],
+)
+def test_a_program_that_the_kernel_would_refuse_is_named_with_the_remedy(
+    tmp_path: Path, content: bytes, mode: int, words: str | None
+) -> None:
+    (tmp_path / "fw").write_bytes(content)
+    (tmp_path / "fw").chmod(mode)
+    body = {"deviceName": "leaf-1", "items": [item("fw", process_spec(f"{tmp_path}/fw"))]}
+    (wanted,) = read_desired(body).items
+    with nullcontext() if words is None else pytest.raises(StartError, match=words):
+        assert command_of(Revision(item=wanted)).argv == (f"{tmp_path}/fw",)
 
 
 @pytest.mark.parametrize("force", [False, True])

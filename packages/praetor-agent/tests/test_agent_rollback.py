@@ -153,19 +153,33 @@ def device() -> RollbackDevice:
     return device
 
 
-def crash_until_given_up(device: RollbackDevice) -> None:
+def crash_until_given_up(device: RollbackDevice, code: int = 1) -> None:
     for _ in range(CRASH_LOOP_COUNT):
-        device.end(1)
+        device.end(code)
         device.converge()
         device.wait(10)
 
 
-def test_a_version_that_keeps_ending_is_rolled_back_to_the_good_one(device: RollbackDevice) -> None:
+@pytest.mark.parametrize(("code", "advice"), [(1, ""), (0, f": {restart.BACKGROUND}")])
+def test_a_version_that_keeps_ending_is_rolled_back_to_the_good_one(
+    device: RollbackDevice, code: int, advice: str
+) -> None:
     device.converge(item("v2"))
-    crash_until_given_up(device)
+    crash_until_given_up(device, code)
     assert (device.runs, device.gave_up) == ("v1", ("v2", "CrashLoop"))
     assert device.record.rollback is not None
-    assert device.record.rollback.message == "it ended 3 times in a row, last with exit code 1 (Error)"
+    assert device.record.rollback.message == f"it ended 3 times in a row, last with exit code {code} (Error){advice}"
+
+
+def test_a_service_that_ends_with_0_again_and_again_is_reported_as_one_in_the_background() -> None:
+    device = RollbackDevice()
+    device.converge(item("v1"))
+    for ends, advice in ((1, False), (2, True)):
+        device.end(0)
+        device.converge()
+        warning = observation(device.record, device.process, None, None).warning_message
+        assert (restart.BACKGROUND in (warning or ""), device.record.failures) == (advice, ends)
+        device.wait(10)
 
 
 def test_a_version_that_cannot_be_started_is_rolled_back_to_the_good_one(device: RollbackDevice) -> None:

@@ -39,6 +39,9 @@ def identity_of(user: str | None) -> Identity | None:
     return Identity(uid=entry.pw_uid, gid=entry.pw_gid, groups=tuple(groups))
 
 
+MAX_FIRST_LINE = 256
+"""The kernel reads no more of a script to find its interpreter."""
+
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -83,7 +86,7 @@ def command_of(revision: Revision, *, at_boot: bool = False) -> Command:
         namespace=item.namespace,
         name=item.name,
         spec_hash=item.spec_hash,
-        argv=words if contained else resolve(words, env["PATH"], root),
+        argv=words if contained else _executable(resolve(words, env["PATH"], root)),
         env={variable.name: variable.value for variable in execution.env} if contained else env,
         working_dir=execution.working_dir or "" if contained else _working_dir(revision),
         user=execution.user,
@@ -111,12 +114,45 @@ def probe_of(revision: Revision, check: HealthCheck) -> Probe:
     """Return how *check* is executed for *revision*, of a container beside it; StartError if that is impossible."""
     contained = revision.item.spec.execution.backend is Backend.CONTAINER
     env, root = _environment(revision), None if contained else _root(revision)
+    argv = resolve(check.exec.command, env["PATH"], root)
     return Probe(
-        argv=resolve(check.exec.command, env["PATH"], root),
+        argv=argv if contained else _executable(argv),
         env=env,
         working_dir="/" if contained else _working_dir(revision),
         user=None if contained else revision.item.spec.execution.user,
         timeout_seconds=check.timeout_seconds,
+    )
+
+
+def _executable(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """Return *argv*; StartError if the kernel would refuse its program for a reason that its own words do not name."""
+    program = argv[0]
+    try:
+        if os.statvfs(program).f_flag & os.ST_NOEXEC:
+            raise StartError(
+                f"command[0]: {program!r} is on a file system that is mounted noexec; mount it with exec, or keep the "
+                "agent's state elsewhere with --state-dir"
+            )
+        if os.path.isfile(program) and not os.stat(program).st_mode & 0o111:
+            raise StartError(f"command[0]: {program!r} is not executable; run: chmod +x, before it is packed")
+        with open(program, "rb") as file:
+            first = file.read(MAX_FIRST_LINE).partition(b"\n")[0]
+    except OSError:  # the backend says what it is
+        return argv
+    if not first.startswith(b"#!"):
+        return argv
+    words = os.fsdecode(first[2:]).strip(" \t").replace("\t", " ").split(" ")
+    by_env = os.path.basename(words[0]) == "env" and len(words) == 2
+    if words[-1].endswith("\r") and (len(words) == 1 or by_env):
+        raise StartError(
+            f"command[0]: {program!r} has Windows line ends (CRLF), so that its interpreter is not found; "
+            "convert it, as with dos2unix"
+        )
+    if not words[0] or os.path.exists(words[0]):
+        return argv
+    raise StartError(
+        f"command[0]: {program!r} needs the interpreter {words[0]!r}, which is not on this device; install it, or "
+        "correct the first line"
     )
 
 

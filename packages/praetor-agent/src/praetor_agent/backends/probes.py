@@ -9,7 +9,8 @@ import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from threading import Thread
+from typing import IO, TYPE_CHECKING, cast
 
 from praetor_agent.clock import Clock
 from praetor_agent.core import health as healths
@@ -18,6 +19,7 @@ from praetor_agent.core.health import Health
 from praetor_agent.core.model import Memory, ObservedDevice, Revision
 from praetor_agent.errors import StartError
 from praetor_api.spec import HealthCheck
+from praetor_api.wire import clean_text
 
 if TYPE_CHECKING:
     import subprocess
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from praetor_agent.backends.command import Probe
 
 log = logging.getLogger(__name__)
+
+MAX_END_BYTES, MAX_WORDS = 4096, 200
+DRAIN_SECONDS = 0.5
+"""How long to wait for the rest of what a probe that ended said."""
 
 
 class Probes:
@@ -108,8 +114,30 @@ def _checked(memory: Memory, device: ObservedDevice) -> Iterator[tuple[str, str,
 class _Running:
     handle: str
     process: subprocess.Popen[bytes]
+    output: _Output
     deadline: float
     timeout: int
+
+
+class _Output:
+    """The end of what a probe says. A thread reads it, so that a probe never waits for us."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._end = b""
+        self._thread = Thread(target=self._read, name="probe output", daemon=True)
+        self._thread.start()
+
+    def words(self) -> str:
+        """Return the last line of it, at most 200 characters; "" if the probe said nothing."""
+        self._thread.join(DRAIN_SECONDS)  # something that the probe left may have the pipe open for ever
+        lines = clean_text(self._end.decode(errors="replace")).strip().splitlines()
+        return " ".join(lines[-1].split())[-MAX_WORDS:] if lines else ""
+
+    def _read(self) -> None:
+        with self._pipe:
+            while chunk := os.read(self._pipe.fileno(), 65536):
+                self._end = (self._end + chunk)[-MAX_END_BYTES:]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,8 +167,8 @@ class Prober:
             process = subprocess.Popen(
                 probe.argv,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
                 env=dict(probe.env),
                 cwd=probe.working_dir,
                 start_new_session=True,
@@ -151,7 +179,11 @@ class Prober:
         except (OSError, ValueError, StartError) as e:
             return f"cannot execute {probe.argv[0]!r}: {e}"
         self._probes[uid] = _Running(
-            handle=handle, process=process, deadline=now + probe.timeout_seconds, timeout=probe.timeout_seconds
+            handle=handle,
+            process=process,
+            output=_Output(cast("IO[bytes]", process.stdout)),
+            deadline=now + probe.timeout_seconds,
+            timeout=probe.timeout_seconds,
         )
         return None
 
@@ -168,6 +200,8 @@ class Prober:
             elif code != 0:
                 problem = f"exit status {code}" if code > 0 else f"ended by signal {-code}"
             self._end(uid)
+            said = probe.output.words() if problem is not None else ""
+            problem = f"{problem}: {said}" if said else problem
             ended[uid] = Result(handle=probe.handle, problem=problem)
         return ended
 

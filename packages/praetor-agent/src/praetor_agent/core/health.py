@@ -39,12 +39,18 @@ def started(handle: str, now: float, *, since: float | None = None, healthy: boo
 
 def probed(health: Health, check: HealthCheck, problem: str | None, now: float) -> Health:
     """Return the health after a probe; *problem* is why it failed, None for a success."""
-    health = replace(health, message=problem)
+    if problem is None or health.message is None or _kind(problem) != _kind(health.message):
+        health = replace(health, message=problem)  # else words that change, such as times, would be reported each time
     health = _failed(health, check, now) if problem is not None else _succeeded(health, check)
     pause = float(check.period_seconds)
     if health.healthy is None:
         pause = min(pause, STARTUP_PERIOD_SECONDS)
     return replace(health, next_at=now + pause)
+
+
+def _kind(problem: str) -> str:
+    """Return *problem* without what the probe itself said."""
+    return problem.partition(": ")[0]
 
 
 def _succeeded(health: Health, check: HealthCheck) -> Health:

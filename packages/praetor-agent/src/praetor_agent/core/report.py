@@ -11,7 +11,7 @@ import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from praetor_agent.core import reboot
+from praetor_agent.core import reboot, restart
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import (
     ArtifactState,
@@ -120,6 +120,8 @@ def _warnings(record: Record, seen: Observed | None) -> Iterator[str]:
         return
     execution, artifact = record.current.item.spec.execution, record.current.item.spec.artifact
     backend, hardening = execution.backend, execution.hardening
+    if restart.ends_by_itself(record):
+        yield f"the program ended with exit code 0 after each start: {restart.BACKGROUND}"
     if record.checking:
         yield "the device rebooted, as execution.reboot says; postCheck decides whether the job succeeded"
     if seen is not None and seen.unlimited:

@@ -24,6 +24,9 @@ from praetor_agent.core.model import (
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.spec import RestartPolicy
 
+BACKGROUND = "it ends by itself; if it goes to the background, tell it to stay in the foreground"
+"""What to say of a service that ends with 0 again and again."""
+
 KILL_AGAIN_SECONDS = 5.0
 """Between two forced stops of a process that does not end."""
 
@@ -120,6 +123,11 @@ def wants_output(record: Record) -> bool:
     """Return whether a run has ended whose output was not read yet; a failed start has no output."""
     ended_so = record.termination_reason not in (None, TerminationReason.START_ERROR)
     return ended_so and record.stage is not ProcessStage.RUNNING and record.output_tail is None
+
+
+def ends_by_itself(record: Record) -> bool:
+    """Return whether a service ended with 0, twice in a row: as one does whose program goes to the background."""
+    return reboot.is_kept(record.current) and record.failures - record.reboots >= 2 and record.exit_code == 0
 
 
 def has_ended(record: Record, seen: Observed | None, boot_id: str) -> bool:

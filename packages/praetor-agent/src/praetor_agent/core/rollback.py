@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from praetor_agent.core import reboot
+from praetor_agent.core import reboot, restart
 from praetor_agent.core.model import (
     Confirmation,
     FailureReason,
@@ -146,10 +146,12 @@ def _failed(record: Record, device: ObservedDevice) -> tuple[RollbackReason, str
     if failure is not None and failure.reason == FailureReason.START_ERROR and record.failures >= START_FAILURES:
         return RollbackReason.START_FAILED, failure.message
     if record.failures >= CRASH_LOOP_COUNT:
-        code = "unknown" if record.exit_code is None else record.exit_code
+        code = "an unknown exit code" if record.exit_code is None else f"exit code {record.exit_code}"
         rebooted = f", {record.reboots} of them because the device rebooted" if record.reboots else ""
-        last = f"last with exit code {code} ({record.termination_reason})"
+        last = f"last with {code} ({record.termination_reason})"
         how = f"it ended {record.failures} times in a row{rebooted}, {last}"
+        if restart.ends_by_itself(record):
+            how = f"{how}: {restart.BACKGROUND}"
         return RollbackReason.CRASH_LOOP, how
     runs = record.stage is ProcessStage.RUNNING and health is not None and health.handle == record.handle
     if health is not None and runs and health.healthy is False:
