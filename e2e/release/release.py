@@ -35,6 +35,7 @@ from e2e.release.zipapp import build_zipapp
 
 SETTINGS = Path(__file__).with_name("release.toml")
 API = "praetor-api"
+GATEWAY_UNIT = Path("deploy", "systemd", "praetor-gateway.service")
 CHECKSUMS, NOTES = "SHA256SUMS", "NOTES.md"
 LOCKS = {API: None, "praetor-controller": "controller", "praetor-gateway": "gateway", "praetor-agent": "agent"}
 
@@ -135,13 +136,15 @@ def build_twice(
 
 
 def build_extras(wheel: str, root: Path, wheels: Iterable[Path], out: Path, registry: str, place: Place) -> None:
-    """Write into *out* what the release of *wheel* has beside it: the agent's zipapp, the controller's manifests.
+    """Write into *out* what the release of *wheel* has beside it: a zipapp, a systemd unit or manifests.
 
     *wheels* are its own and praetor-api's; *root* has the sources in *place*, and *registry* the images.
     """
     match wheel:
         case "praetor-agent":
             build_zipapp(root, wheels, out)
+        case "praetor-gateway":
+            shutil.copyfile(root / GATEWAY_UNIT, out / GATEWAY_UNIT.name)
         case "praetor-controller":
             words = [sys.executable, "-m", "e2e.release.chart", f"--registry={registry}", f"--out={out}"]
             done = subprocess.run(

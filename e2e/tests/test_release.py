@@ -172,6 +172,12 @@ def test_the_chart_and_install_yaml_are_of_the_exported_sources(tmp_path: Path) 
         assert values.read().endswith(b"nodeSelector: {}\n")
 
 
+def test_a_gateways_release_has_its_systemd_unit(tmp_path: Path) -> None:
+    build_extras("praetor-gateway", ROOT, [], tmp_path, "registry.example/a", PLACES[0])
+    (unit,) = tmp_path.iterdir()
+    assert "ExecStart=/opt/praetor/bin/praetor-gateway\n" in unit.read_text()
+
+
 INFO = "praetor_api-1.2.3.dist-info"
 
 
