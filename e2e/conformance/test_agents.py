@@ -72,4 +72,4 @@ def test_a_broken_agent_fails_with_the_line_that_it_breaks(tmp_path: Path, line:
     code, lines = kit("--agent", f"sh {tmp_path}/agent.sh", "--timeout", "20", "--check", name)
     assert code == 3
     assert lines[0].startswith(f"FAIL {name}: ")
-    assert lines[-1] == "1 checks: 0 ok, 1 failed, 0 skipped"
+    assert lines[-1] == "1 check: 0 ok, 1 failed, 0 skipped"

@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from e2e.conformance.kit import AGENT_SH, kit, others
-from gateway_testing import SETTINGS, listening, process_object
+from gateway_testing import SETTINGS, conditions, listening, process_object
 from kube_testing import InProcessKube
 from praetor_api.kube.client.resource import DEVICE_PROCESSES
 from praetor_api.kube.runtime.clock import SystemClock
@@ -60,10 +62,12 @@ def asking(name: bytes, value: bytes | None, scope: Scope) -> Scope:
 
 @asynccontextmanager
 async def gateway(
-    damage: Damage = lambda _, message: message, ask: Callable[[Scope], Scope] = lambda scope: scope
+    damage: Damage = lambda _, message: message,
+    ask: Callable[[Scope], Scope] = lambda scope: scope,
+    kube: InProcessKube | None = None,
 ) -> AsyncIterator[str]:
     """Serve one device by a gateway whose answers are damaged; yield its URL."""
-    kube = InProcessKube()
+    kube = kube or InProcessKube()
     for name in ("b", "a"):
         await kube.create(DEVICE_PROCESSES, "lab", process_object(DEVICE, name))
     credentials = Credentials(secrets=(SECRET.decode(),))
@@ -84,6 +88,40 @@ async def gateway_checked(url: str, tmp_path: Path, *args: str) -> tuple[int, li
     token = tmp_path / "token"
     token.write_text(device_token(SECRET, DEVICE))
     return await asyncio.to_thread(kit, "--gateway", url, "--device", DEVICE, "--token-file", str(token), *args)
+
+
+async def test_the_agent_in_sh_and_our_gateway_understand_each_other(tmp_path: Path) -> None:
+    kube = InProcessKube()
+    (tmp_path / "token").write_text(device_token(SECRET, DEVICE))
+    async with gateway(kube=kube) as url:
+        given = {"GATEWAY": url, "DEVICE": DEVICE, "TOKEN_FILE": f"{tmp_path}/token", "STATE_DIR": f"{tmp_path}/state"}
+        environment = os.environ | {f"PRAETOR_AGENT_{name}": value for name, value in given.items()}
+        agent = await asyncio.create_subprocess_exec("sh", AGENT_SH, env=environment, start_new_session=True)
+        try:
+            await healthy(kube, {"a", "b"})
+        finally:
+            os.killpg(agent.pid, signal.SIGKILL)
+            await agent.wait()
+            end_processes(tmp_path / "state")
+
+
+def end_processes(state: Path) -> None:
+    """Kill what an agent in sh started, which goes on without it."""
+    for run in state.glob("p/*/run"):
+        with suppress(ProcessLookupError):
+            os.killpg(int(run.read_text().split()[2]), signal.SIGKILL)
+
+
+async def healthy(kube: InProcessKube, names: set[str]) -> None:
+    """Return when the status of each process with one of *names* says that it is healthy."""
+    left = set(names)
+    async with aclosing(kube.watch(DEVICE_PROCESSES, "lab", resource_version="0", timeout_s=500)) as events:
+        async for event in events:
+            if conditions(event.object).get("Healthy") == "True":
+                left.discard(event.object["metadata"]["name"])
+            if not left:
+                return
+    raise AssertionError(f"not healthy: {left}")
 
 
 async def test_our_gateway_conforms(tmp_path: Path) -> None:

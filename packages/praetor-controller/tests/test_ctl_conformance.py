@@ -147,7 +147,13 @@ def test_a_gateway_and_an_agent_that_are_not_there_fail_with_the_reason(tmp_path
     assert done.output.splitlines() == [
         "FAIL etag: 200 the desired state, with a strong ETag",
         "     the gateway cannot be reached: [Errno 111] Connection refused",
-        "1 checks: 0 ok, 1 failed, 0 skipped",
+        "1 check: 0 ok, 1 failed, 0 skipped",
+    ]
+    nowhere = f"/nowhere/{'a' * 60}"
+    done = CliRunner().invoke(main, ["conformance", "--agent", nowhere, "--check", "start"], env={"COLUMNS": "80"})
+    assert done.output.splitlines()[1:3] == [
+        "     the agent cannot be started: [Errno 2] No such file or directory:",
+        f"     '{nowhere}'",
     ]
     done = run("--agent", "/nowhere/agent --now", "--check", "start")
     assert done.exit_code == 3

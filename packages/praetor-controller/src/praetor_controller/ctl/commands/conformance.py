@@ -19,9 +19,10 @@ from praetor_controller.ctl.conformance.checks import Check, Outcome, outcome, o
 from praetor_controller.ctl.conformance.client import DeviceClient
 from praetor_controller.ctl.conformance.gateway_checks import GATEWAY_CHECKS
 from praetor_controller.ctl.errors import BadInput, ExitCode
-from praetor_controller.ctl.output import show
+from praetor_controller.ctl.output import counted, fitted, painted, screen_width, show
 
 T = TypeVar("T")
+COLOURS = {"ok": "green", "FAIL": "red", "skip": "yellow"}
 
 
 @click.command("conformance")
@@ -90,10 +91,13 @@ def conformance(
 def _shown(found: Iterator[Outcome]) -> int:
     words = []
     for each in found:
-        show(str(each))
+        head, *seen = str(each).splitlines()
+        show(painted(each.word, COLOURS[each.word]) + head.removeprefix(each.word))
+        for line in seen:
+            show(fitted(line, screen_width()))
         words.append(each.word)
     failed, skipped = words.count("FAIL"), words.count("skip")
-    show(f"{len(words)} checks: {words.count('ok')} ok, {failed} failed, {skipped} skipped")
+    show(f"{counted(len(words), 'check')}: {words.count('ok')} ok, {failed} failed, {skipped} skipped")
     return failed
 
 
