@@ -19,6 +19,7 @@ import textwrap
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from e2e.release.zipapp import build_zipapp
 SETTINGS = Path(__file__).with_name("release.toml")
 API = "praetor-api"
 GATEWAY_UNIT = Path("deploy", "systemd", "praetor-gateway.service")
+AT_A_TIME = 2  # wheels; a release mostly waits for an index
 CHECKSUMS, NOTES = "SHA256SUMS", "NOTES.md"
 LOCKS = {API: None, "praetor-controller": "controller", "praetor-gateway": "gateway", "praetor-agent": "agent"}
 
@@ -246,15 +248,14 @@ def main(
     changed = _git(ROOT, "status", "--porcelain").splitlines()
     if changed and not dry_run:
         raise ReleaseError(f"{len(changed)} files are not committed; commit them, or write --dry-run")
-    with tempfile.TemporaryDirectory(prefix="praetor-api-") as folder:
-        for wheel in wheels or PACKAGES:
-            prepared = prepare(wheel, ROOT, dry_run=dry_run, api=api)
-            if wheel != API and api is None:
-                api = build_api(ROOT, Path(folder))
-            release = prepared.release
-            click.echo(f"{release.wheel} {release.version}, tag {release.tag}")
-            public = make_release(release, ROOT, api=api, registry=registry, out=out / release.stem, say=_say)
-            (out / f"{release.stem}-{NOTES}").write_text(f"{prepared.notes}\n", encoding="utf-8")
+    chosen = wheels or PACKAGES
+    prepared = [prepare(wheel, ROOT, dry_run=dry_run, api=api) for wheel in chosen]
+    with tempfile.TemporaryDirectory(prefix="praetor-api-") as folder, ThreadPoolExecutor(AT_A_TIME) as pool:
+        if api is None and set(chosen) != {API}:
+            api = build_api(ROOT, Path(folder))
+        make = partial(_make, api=api, registry=registry, out=out)
+        for public, lines in pool.map(make, prepared):
+            click.echo("\n".join(lines))
             if outputs is not None:
                 with outputs.open("a", encoding="utf-8") as file:
                     file.write(f"public={str(public).lower()}\n")
@@ -262,8 +263,17 @@ def main(
         click.echo(f"{len(changed)} files are not committed, and so are not in it")
 
 
-def _say(line: str) -> None:
-    click.echo(textwrap.fill(line, 80, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
+def _make(prepared: Prepared, *, api: Path | None, registry: str, out: Path) -> tuple[bool, list[str]]:
+    """Return whether the wheel may go to the public index, and the lines to print."""
+    release = prepared.release
+    lines = [f"{release.wheel} {release.version}, tag {release.tag}"]
+
+    def say(line: str) -> None:
+        lines.append(textwrap.fill(line, 80, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False))
+
+    public = make_release(release, ROOT, api=api, registry=registry, out=out / release.stem, say=say)
+    (out / f"{release.stem}-{NOTES}").write_text(f"{prepared.notes}\n", encoding="utf-8")
+    return public, lines
 
 
 def _release_of(wheel: str, root: Path) -> Release:
