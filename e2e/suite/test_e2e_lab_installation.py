@@ -165,6 +165,7 @@ def test_an_installation_needs_neither_the_uploaded_token_nor_a_network_and_show
     assert "Device leaf-1: 2 processes" in switch.command("status")
     for name in ("a", "n"):
         eventually(lambda: switch.command("logs", name), lambda shown: shown == "hello\n", what="the output")  # noqa: B023
+        assert switch.command("logs", name, "-n", "0") == ""
     if native == "systemd":
         shown = switch.run("systemctl", "show", "--property=After,Wants", "praetor-agent.service")
         assert "network.target" in shown

@@ -2,8 +2,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,10 @@ SIMULATE = ["simulate", "--gateway", URL]
         ([*SIMULATE, "--count", "1", "--token", "a", "--token-secret-file", "/x"], "leave one out"),
         ([*SIMULATE, "--count", "1", "--token-secret-file", "/no/such"], "--token-secret-file"),
         ([*SIMULATE, "--gateway", "ftp://x"], "--gateway 'ftp://x'"),
+        (["staus"], "there is no command 'staus'; did you mean status?"),
+        (["xyz"], "there is no command 'xyz'; choose one of run, status, "),
+        (["logs", "fw", "-n", "few"], "--tail 'few' is not a number of lines; write it as --tail=100"),
+        (["logs", "fw", "--folow"], "usage: praetor-agent logs"),
         ([*SIMULATE, "--cuont", "1"], "unrecognized arguments: --cuont 1; did you mean --count?"),
     ],
 )
@@ -159,3 +166,41 @@ def test_status_of_a_device_without_a_desired_state(tmp_path: Path, capsys: pyte
         main(["status", "--state-dir", str(tmp_path / "none")])
     assert caught.value.code == 1
     assert "--state-dir" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["install", "status", "doctor", "logs", "confirm", "upgrade", "uninstall"])
+def test_the_help_of_a_command_says_what_it_does(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["help", command])
+    assert caught.value.code == 0
+    usage, purpose, *_ = capsys.readouterr().out.split("\n\n")
+    assert usage.startswith(f"usage: praetor-agent {command}")
+    assert purpose.endswith(".")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("command", [["status"], ["logs", "fw"], ["doctor", "--device", "leaf-1"]])
+def test_files_that_only_root_can_read_are_no_damaged_ones(
+    capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own are closed to others
+        state = Path(name)
+        state.chmod(0o755)
+        State(state).save_memory({"u": Record(uid="u", namespace="default", name="fw")})
+        (state / "memory.json").chmod(0o600)
+        words = [*command, "--state-dir", name]
+        with suppress(SystemExit):
+            main(words)  # loads modules that another user may not read
+        capsys.readouterr()
+        os.seteuid(65534)
+        try:
+            with pytest.raises(SystemExit) as caught:
+                main(words)
+        finally:
+            os.seteuid(0)
+        said = "".join(capsys.readouterr())
+    assert (caught.value.code, f"{name}/memory.json cannot be read: Permission denied; try as root" in said) == (
+        1,
+        True,
+    )
+    assert "damaged" not in said

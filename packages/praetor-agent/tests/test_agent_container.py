@@ -357,7 +357,7 @@ def test_the_output_of_a_container_is_bounded_and_shown(
     ]
     assert [Path(path).stat().st_size <= 10_000_000 for path in paths] == [True]
     assert backend.tail("uid-1", 5) == "done\n"
-    backend.show("uid-1", follow=True)
+    backend.show("uid-1", None, lambda: True)
     assert capfd.readouterr().out.endswith("done\n")
 
 

@@ -195,3 +195,14 @@ def test_a_check_that_cannot_be_carried_out_is_a_fault_and_ends_no_other(gateway
     found = {check.name: check for check in checks(settings)}
     assert (found["state"].verdict, "File name too long" in found["state"].message) == ("fault", True)
     assert found["gateway"].verdict == "ok"
+
+
+def test_before_an_installation_every_check_is_made_and_the_command_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["doctor", "--state-dir", str(tmp_path / "none"), "-o", "json"])
+    found = {check["name"]: check for check in json.loads(capsys.readouterr().out)}
+    assert (found["agent"]["verdict"], found["agent"]["remedy"]) == ("warning", "run: praetor-agent install")
+    assert found["token"]["remedy"] == "give it with --token-file"
+    assert found["clock"]["message"] == "cannot be compared without an answer of the gateway"

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -93,7 +93,7 @@ class Scripts:
         if not self.stubborn:
             self.definitions[launch.uid] = self.written[launch.uid] = launch
 
-    def show(self, uid: str, *, follow: bool) -> None:
+    def show(self, uid: str, lines: int | None, follow: Callable[[], bool] | None) -> None:
         raise NotImplementedError
 
     def tail(self, uid: str, limit: int) -> str:

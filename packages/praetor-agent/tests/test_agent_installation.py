@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from agent_testing import command, end_processes
+from agent_testing import FakeGateway, command, end_processes
 from praetor_agent.__about__ import __version__
 from praetor_agent.backends import procfs
 from praetor_agent.backends.process import ProcessBackend
@@ -184,3 +186,45 @@ def test_processes_are_not_removed_while_an_agent_would_start_them_again(
     os.close(lock)
     assert f"an agent runs with {device.state}" in complaint(capsys, caught.value.code)
     assert backend.observe()["u1"].running
+
+
+def test_install_says_whether_the_gateway_answers_and_closes_the_state_directory(
+    device: InitSystem, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device.state.mkdir()
+    device.state.chmod(0o755)
+    device.install()
+    said = capsys.readouterr().out
+    assert f"; {device.state} was readable for others and has mode 0711 now; but the gateway does not answer" in said
+    assert "firewalls" in said
+    assert device.state.stat().st_mode & 0o777 == 0o711
+    with FakeGateway(token="t") as gateway:
+        device.install("--gateway", gateway.url, "--token", "t")
+        assert capsys.readouterr().out.endswith(" and runs as praetor-agent.service\n")
+
+
+def test_an_uninstall_names_each_thing_that_it_keeps(device: InitSystem, capsys: pytest.CaptureFixture[str]) -> None:
+    (device.place / "token").write_text("t\n")
+    (device.place / "token").chmod(0o600)
+    device.install("--token-file", "token")
+    capsys.readouterr()
+    device.uninstall()
+    kept = f"{device.state}, {device.root}/agent.env and the token in {device.root}/token are kept\n"
+    assert capsys.readouterr().out.endswith(kept)
+
+
+def test_an_installed_version_that_is_installed_again_is_the_same_one(device: InitSystem) -> None:
+    device.install()
+    whole = shutil.copytree((device.root / "current").resolve(), device.place / "whole")
+    (whole / "praetor_agent.dist-info" / "licenses").mkdir(parents=True)
+    (whole / "praetor_agent.dist-info" / "licenses" / "LICENSE").write_text("free\n")
+    archive = Path(shutil.make_archive(str(device.place / "agent"), "zip", whole))
+    version = installation._put(device.root, archive)
+    place = device.root / "versions" / version
+    code = (
+        f"import sys; sys.path.insert(0, {str(place)!r})\nfrom pathlib import Path\n"
+        f"from praetor_agent.service import installation\nprint(installation._put(Path({str(device.root)!r})))"
+    )
+    again = subprocess.run((sys.executable, "-c", code), capture_output=True, text=True, check=True).stdout
+    assert again == f"{version}\n"
+    assert (place / "praetor_agent.dist-info" / "licenses" / "LICENSE").read_text() == "free\n"

@@ -51,6 +51,33 @@ def test_the_output_is_shown_byte_for_byte_over_both_files(backend: ProcessBacke
     assert 500 <= len(found) <= 1000
 
 
+@pytest.mark.parametrize(("lines", "first"), [(3, 298), (1, 300), (0, None), (190, 111), (100000, None)])
+def test_the_last_lines_are_shown_over_both_files(
+    backend: ProcessBackend, tmp_path: Path, lines: int, first: int | None
+) -> None:
+    ended(backend, "i=1; while [ $i -le 300 ]; do echo $i; i=$((i + 1)); done")
+    found = shown(tmp_path, "fw", "-n", str(lines)).split()
+    whole = shown(tmp_path, "fw").split()
+    assert found == whole[max(0, len(whole) - lines) :]
+    assert not first or found[0] == str(first).encode() or len(whole) < lines
+
+
+def test_following_begins_with_the_last_lines_and_ends_when_the_process_is_deleted(
+    backend: ProcessBackend, tmp_path: Path
+) -> None:
+    backend.start(command("/bin/sh", "-c", "i=1; while [ $i -le 50 ]; do echo $i; i=$((i + 1)); done; exec sleep 1000"))
+    while b"50\n" not in (backend.place("u1") / "log").read_bytes():
+        pass
+    program = (sys.executable, "-m", "praetor_agent", "logs", "-f", "fw", "--state-dir", str(tmp_path))
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as following:
+        assert following.stdout is not None
+        assert [following.stdout.readline() for _ in range(10)] == [b"%d\n" % number for number in range(41, 51)]
+        backend.stop("u1", grace_seconds=0, force=True)
+        State(tmp_path).save_memory({})
+        backend.remove("u1")
+        assert following.wait(WITHIN_SECONDS) == 0
+
+
 def test_what_comes_later_is_followed_over_a_new_file(backend: ProcessBackend, tmp_path: Path) -> None:
     go = tmp_path / "go"
     backend.start(command("/bin/sh", "-c", f"echo one; while [ ! -e {go} ]; do :; done; echo two; exec sleep 1000"))

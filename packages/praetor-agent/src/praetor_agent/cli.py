@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, MutableMapping, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -145,7 +146,11 @@ def _logs(options: SimpleNamespace) -> None:
 
     from praetor_agent.service.logs import logs
 
-    logs(Path(options.state_dir), options.name, options.namespace, follow=options.follow)
+    lines = options.tail
+    if lines is not None and not lines.isdigit():
+        raise UsageError(f"--tail {lines!r} is not a number of lines; write it as --tail=100")
+    number = None if lines is None else int(lines)
+    logs(Path(options.state_dir), options.name, options.namespace, follow=options.follow, lines=number)
 
 
 def _install(options: SimpleNamespace) -> None:
@@ -163,7 +168,34 @@ def _install(options: SimpleNamespace) -> None:
     paths = ("state_dir", "ca_bundle", "hold_file", "registry_auth_file", "artifact_ca_bundle")
     given |= {name: os.path.abspath(text) for name in paths if (text := given[name])}
     variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": text for name, text in given.items() if text}
-    sys.stdout.write(install(Path(os.path.abspath(options.root)), options.init, variables, token) + "\n")
+    said = install(Path(os.path.abspath(options.root)), options.init, variables, token)
+    sys.stdout.write(said + _closed(chosen.state_dir.absolute()) + _unanswered(chosen) + "\n")
+
+
+def _closed(state_dir: Path) -> str:
+    """Keep other users from reading an existing state directory; return what was done."""
+    with suppress(OSError):
+        mode = os.stat(state_dir).st_mode & 0o777
+        if mode & 0o066:
+            os.chmod(state_dir, mode & ~0o066)
+            return f"; {state_dir} was readable for others and has mode {mode & ~0o066:04o} now"
+    return ""
+
+
+def _unanswered(chosen: RunSettings) -> str:
+    """Return that the gateway does not answer, and what to do; "" if it does."""
+    from praetor_agent.errors import GatewayError
+    from praetor_agent.link.client import GatewayClient, address_of
+    from praetor_agent.service.doctor import remedy_of
+
+    client = GatewayClient(address_of(chosen))
+    try:
+        client.date()
+    except GatewayError as e:
+        return f"; but the gateway does not answer it: {e}; {remedy_of(e)}"
+    finally:
+        client.close()
+    return ""
 
 
 def _copied_token(file: Path) -> str:
@@ -227,8 +259,13 @@ def _log(level: str) -> None:
 
 
 def _options(arguments: Sequence[str] | None) -> SimpleNamespace:
-    parser = flags.parser()
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser, commands = flags.parser()
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    if arguments and arguments[0] not in commands and not arguments[0].startswith("-"):
+        parser.error(flags.no_command(arguments[0], commands))
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "simulate":
-        parser.error(flags.unknown(rest, vars(options)))
+        commands[options.command].error(flags.unknown(rest, vars(options)))
     return SimpleNamespace(**vars(options), rest=rest)

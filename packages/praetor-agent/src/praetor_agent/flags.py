@@ -11,13 +11,14 @@ from praetor_agent.settings import DEFAULT_FREEZE_FILE, DEFAULT_ROOT, DEFAULT_ST
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 ENVIRONMENT_PREFIX = "PRAETOR_AGENT_"
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
+    """Return the parser of the command line, and those of its commands by name."""
     import argparse
 
     root = argparse.ArgumentParser(
@@ -26,36 +27,52 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"praetor-agent {__version__}")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run_flags(commands.add_parser("run", help="run the agent", description="Run the agent until SIGTERM."))
-    parser = commands.add_parser("status", help="show this device's processes, without network")
+    parser = _command(commands, "status", "show this device's processes, without network")
     flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="the agent's state directory")
     flag(parser, "--hold-file", default=DEFAULT_FREEZE_FILE, help="path of the freeze file")
     flag(parser, "-o", "--output", default="table", help="table or json")
     _installation(commands)
-    parser = commands.add_parser("confirm", help="confirm a change that is rolled back otherwise")
+    parser = _command(commands, "confirm", "confirm a change that is rolled back otherwise")
     parser.add_argument("name", help="name of the DeviceProcess")
     parser.add_argument("--namespace", help="its namespace, where several have that name")
     flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="the agent's state directory")
-    parser = commands.add_parser("logs", help="show the output of a process, without network")
+    parser = _command(commands, "logs", "show the output of a process, without network")
     parser.add_argument("name", help="name of the DeviceProcess")
     parser.add_argument("-f", "--follow", action="store_true", help="show what comes later, too, until interrupted")
     parser.add_argument("--namespace", help="its namespace, where several have that name")
+    flag(parser, "-n", "--tail", help="show the last N lines only; with -f 10 unless given")
     flag(parser, "--state-dir", default=DEFAULT_STATE_DIR, help="the agent's state directory")
     commands.add_parser("simulate", add_help=False, help="simulate many devices, for demos and load tests")
-    return root
+    return root, commands.choices
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, help: str
+) -> argparse.ArgumentParser:
+    return commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+
+
+def no_command(name: str, known: Iterable[str]) -> str:
+    """Return what to say of *name*, which is none of the *known* commands."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, 1)
+    said = f"; did you mean {near[0]}?" if near else f"; choose one of {', '.join(known)}"
+    return f"there is no command {name!r}{said}"
 
 
 def _installation(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("doctor", help="check this host and say how to fix each problem")
+    parser = _command(commands, "doctor", "check this host and say how to fix each problem")
     run_flags(parser)
     flag(parser, "-o", "--output", default="table", help="table or json")
-    parser = commands.add_parser("install", help="install this agent as a service")
+    parser = _command(commands, "install", "install this agent as a service")
     run_flags(parser)
     flag(parser, "--root", default=DEFAULT_ROOT, help="directory of the installed versions")
     flag(parser, "--init", default="auto", help="systemd, sysv or auto")
-    parser = commands.add_parser("upgrade", help="replace the installed agent, and roll back if the new one fails")
+    parser = _command(commands, "upgrade", "replace the installed agent, and roll back if the new one fails")
     parser.add_argument("file", nargs="?", help="a zipapp to install instead of this agent")
     flag(parser, "--root", default=DEFAULT_ROOT, help="directory of the installed versions")
-    parser = commands.add_parser("uninstall", help="uninstall the agent")
+    parser = _command(commands, "uninstall", "uninstall the agent")
     flag(parser, "--root", default=DEFAULT_ROOT, help="directory of the installed versions")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--keep-processes", action="store_true", help="leave the processes running (default)")

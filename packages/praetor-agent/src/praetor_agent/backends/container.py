@@ -144,10 +144,11 @@ class ContainerBackend:
                 return self._run("logs", "--tail", "100", shown["Id"], merged=True)[-limit:]
         return ""
 
-    def show(self, uid: str, *, follow: bool) -> None:
+    def show(self, uid: str, lines: int | None, follow: Callable[[], bool] | None) -> None:
+        more = (*(("--follow",) if follow else ()), *(() if lines is None else (f"--tail={lines}",)))
         for shown in self._ours():
             if shown["Config"]["Labels"][CONTAINER_UID_LABEL] == uid:
-                pass_on(*self._runtime.command, "logs", *(("--follow",) if follow else ()), shown["Id"])
+                pass_on(*self._runtime.command, "logs", *more, shown["Id"], follow=follow)
 
     def _flags(self, command: Command, env_file: str, image: str) -> Iterator[str]:
         yield from (

@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,17 +113,22 @@ class ProcessBackend:
                 raise BackendError(f"the log cannot be read: {e.strerror}") from e
         return end.decode(errors="replace")
 
-    def show(self, uid: str, *, follow: bool) -> None:
+    def show(self, uid: str, lines: int | None, follow: Callable[[], bool] | None) -> None:
         """Write the two files of the log, and with *follow* what the shim adds to them."""
         place = self.place(uid)
         log = _opened(place / "log")
         older = _opened(place / "log.1")
-        if older is not None and not (log and os.path.samestat(os.fstat(older.fileno()), os.fstat(log.fileno()))):
+        if older is not None and log and os.path.samestat(os.fstat(older.fileno()), os.fstat(log.fileno())):
+            older.close()
+            older = None
+        left = _skipped(log, lines)
+        if older is not None:
+            _skipped(older, left)
             _pass_on(older, None)
         while True:
             if log is not None:
                 _pass_on(log, place / "log" if follow else None)
-            if not follow:
+            if follow is None or not (place.exists() and follow()):
                 return
             time.sleep(FOLLOW_SECONDS)
             log = _opened(place / "log")
@@ -242,6 +247,21 @@ def _opened(path: Path) -> IO[bytes] | None:
         raise BackendError(f"the log cannot be read: {e.strerror}") from e
 
 
+def _skipped(file: IO[bytes] | None, lines: int | None) -> int | None:
+    """Leave *file* where its last *lines* begin; return how many of them it does not have (None: all are shown)."""
+    if file is None or lines is None:
+        return lines
+    content = file.read()
+    at = len(content.removesuffix(b"\n")) if lines else len(content) - 1
+    for number in range(lines if content else 0):
+        at = content.rfind(b"\n", 0, at)
+        if at < 0:
+            file.seek(0)
+            return lines - number - 1
+    file.seek(at + 1)
+    return 0 if content else lines
+
+
 def _pass_on(file: IO[bytes], path: Path | None) -> None:
     """Write *file* to standard output; then what is added to it, as long as it is the one at *path*."""
     with file:
@@ -282,5 +302,6 @@ def _ending(word: str, rest: str) -> tuple[int | None, str, str | None]:
         return START_ERROR_EXIT_CODE, TerminationReason.START_ERROR, f"cannot be executed: {rest}"
     if word not in ("code", "signal", "oom"):
         return None, TerminationReason.LOST, None
-    code = int(rest) if word == "code" else 128 + int(rest)
+    number = int(rest.split()[0])  # a newer shim may say more
+    code = number if word == "code" else 128 + number
     return code, reason_of(code, signalled=word != "code", out_of_memory=word == "oom"), None

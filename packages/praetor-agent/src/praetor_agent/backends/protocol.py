@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from praetor_agent.backends.command import Command
 
 CALL_SECONDS = 30
+FOLLOW_SECONDS = 1.0
+"""Between two checks whether a process whose output is followed is still there."""
 DEFINITIONS = {BackendName.SYSTEMD: Path("/etc/systemd/system"), BackendName.INITD: Path("/etc/init.d")}
 """Where the init systems read definitions."""
 
@@ -69,9 +71,10 @@ class KeepsOutput(Protocol):
         """
         ...
 
-    def show(self, uid: str, *, follow: bool) -> None:
-        """Write the output to standard output, byte for byte; with *follow* also what comes later, until interrupted.
+    def show(self, uid: str, lines: int | None, follow: Callable[[], bool] | None) -> None:
+        """Write the output, or its last *lines*, to standard output, byte for byte.
 
+        With *follow*, also what comes later, as long as *follow* returns True.
         BackendError if it cannot be read.
         """
         ...
@@ -105,12 +108,23 @@ def readable(name: str) -> str:
     return _UNSAFE.sub("-", name.lower())[:_READABLE_LENGTH]
 
 
-def pass_on(*command: str) -> None:
-    """Run *command*, which writes to our standard output; BackendError if it fails."""
+def pass_on(*command: str, follow: Callable[[], bool] | None = None) -> None:
+    """Run *command*, which writes to our standard output, and end it when *follow* returns False.
+
+    BackendError if it fails.
+    """
     import subprocess
 
     try:
-        code = subprocess.run(command, stdin=subprocess.DEVNULL, check=False).returncode
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL) as running:
+            while True:
+                try:
+                    code = running.wait(FOLLOW_SECONDS if follow is not None else None)
+                    break
+                except subprocess.TimeoutExpired:
+                    if follow is not None and not follow():
+                        running.terminate()
+                        return
     except OSError as e:
         raise BackendError(f"{command[0]}: {e.strerror}") from e
     if code:

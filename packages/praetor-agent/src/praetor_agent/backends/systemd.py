@@ -8,7 +8,7 @@ or refused with the field's name. The environment goes into a file of its own, b
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,11 +62,13 @@ class SystemdBackend:
             return call(*words)[-limit:]
         return ""
 
-    def show(self, uid: str, *, follow: bool) -> None:
+    def show(self, uid: str, lines: int | None, follow: Callable[[], bool] | None) -> None:
         for unit in self._units_of(uid):
-            more = ("--follow", "--no-tail") if follow else ()
+            more = ("--follow",) if follow else ()
+            number = "all" if lines is None else str(lines)
             # by --unit, systemd's own words about the unit would be shown, too
-            pass_on("journalctl", "--quiet", "--no-pager", "--output=cat", "--boot", *more, f"_SYSTEMD_UNIT={unit}")
+            flags = ("--quiet", "--no-pager", "--output=cat", "--boot", f"--lines={number}", *more)
+            pass_on("journalctl", *flags, f"_SYSTEMD_UNIT={unit}", follow=follow)
 
     def start(self, command: Command) -> None:
         unit = self._write(command)

@@ -275,7 +275,9 @@ def uninstall(root: Path, state_dir: Path, remove: Callable[[], None] | None) ->
     for name in ("current", "previous", "trial", "attempts", "rejected", "launcher.py"):
         (root / name).unlink(missing_ok=True)
     shutil.rmtree(root / "versions", ignore_errors=True)
-    return f"the agent is uninstalled; its processes run on, {state_dir} and {root}/agent.env are kept"
+    kept = f"{state_dir}, {root}/agent.env and the token in {root}/token" if (root / "token").exists() else None
+    kept = kept or f"{state_dir} and {root}/agent.env"
+    return f"the agent is uninstalled; its processes run on, {kept} are kept"
 
 
 def state_dir_of(root: Path) -> str | None:
@@ -351,6 +353,8 @@ def _put(root: Path, file: Path | None = None) -> str:
             if "praetor_agent/__about__.py" not in zipped.namelist():
                 raise UsageError(f"{archive} is not a praetor-agent zipapp")
             zipped.extractall(staging)  # it will run as root, so it is trusted anyway
+    elif (here / "__main__.py").is_file():  # an installed version: the same one again, with its licences
+        shutil.copytree(here, staging, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
     else:
         for name in PACKAGES:
             spec = find_spec(name)

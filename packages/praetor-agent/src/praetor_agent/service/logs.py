@@ -14,10 +14,14 @@ from praetor_agent.host import Backends
 from praetor_agent.service.status import record_of
 from praetor_agent.state import State
 
+FOLLOWED_LINES = 10
+"""How many lines `-f` begins with unless `-n` says so, as journalctl and tail have it."""
 
-def logs(state_dir: Path, name: str, namespace: str | None, *, follow: bool) -> None:
-    """Write the output of the process *name* to standard output, and with *follow* what comes later.
 
+def logs(state_dir: Path, name: str, namespace: str | None, *, follow: bool, lines: int | None) -> None:
+    """Write the output of the process *name* to standard output, or its last *lines*.
+
+    With *follow*, also what comes later, until the process is deleted; it begins with FOLLOWED_LINES by default.
     AgentError if there is no such process, or its output cannot be read.
     """
     state = State(state_dir)
@@ -31,7 +35,8 @@ def logs(state_dir: Path, name: str, namespace: str | None, *, follow: bool) -> 
     backend: object = backends[kind]
     try:
         if isinstance(backend, KeepsOutput):
-            backend.show(record.uid, follow=follow)
+            lines = FOLLOWED_LINES if follow and lines is None else lines
+            backend.show(record.uid, lines, (lambda: record.uid in state.load_memory()) if follow else None)
     except BackendError as e:
         raise AgentError(f"the output of {name!r} cannot be read: {e}; try as root") from e
     except BrokenPipeError:  # as of `| head`
