@@ -39,7 +39,10 @@ SIMULATE = ["simulate", "--gateway", URL]
         (["run", "--gateway", URL, "--token", "a", "--token-file", "/x"], "leave one out"),
         (["run", "--gateway", URL, "--token", ""], "--token is empty"),
         (["run", "--gateway", URL, "--token", "a b\n"], "--token is empty or holds"),
-        (["install", "--gateway", URL, "--token-file", "/no/such"], "--token-file: the token file /no/such cannot be"),
+        (
+            ["install", "--gateway", URL, "--token-file", "/no/such"],
+            "--token-file: the token file /no/such cannot be read: No such file or d",
+        ),
         (["run", "--gateway", URL, "--ca-bundle", "/no/such"], "--ca-bundle /no/such"),
         (["run", "--gateway", URL, "--start-splay", "nan"], "--start-splay 'nan'"),
         (["run", "--gateway", URL, "--artifact-store-size", "4 gigs"], "--artifact-store-size '4 gigs'"),

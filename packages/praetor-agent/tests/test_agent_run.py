@@ -502,6 +502,11 @@ def test_status_shows_health_pending_confirmations_and_the_last_exchange(
     lines = status(agent).splitlines()
     assert lines[0] == "Device leaf-1: 1 process; the agent does not run"
     assert re.search(r"last acknowledged \S+Z \(\d+ s ago\)$", lines[1])
+    before = json.loads(status(agent, "-o", "json"))["lastExchange"]
+    agent.start()
+    until(lambda: json.loads(status(agent, "-o", "json"))["lastExchange"]["at"] != before["at"], "a new exchange")
+    after = json.loads(status(agent, "-o", "json"))["lastExchange"]
+    assert after["acknowledgedAt"] == before["acknowledgedAt"]
 
 
 def test_during_a_freeze_nothing_changes_but_processes_are_kept_running(gateway: FakeGateway, agent: Agent) -> None:

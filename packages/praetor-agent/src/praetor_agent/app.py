@@ -80,6 +80,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]
     identity = Report(agent_version=__version__, boot_id=boot_id)
     facts = Facts(settings.state_dir).read
     reporter = Reporter(GatewayClient(address), inbox, clock, identity, poller.nudge, facts, waker.wake, splay)
+    reporter.exchange = state.load_view().exchange  # of the agent before, until there is a newer one
     dependencies = Dependencies(
         state=state,
         inbox=inbox,

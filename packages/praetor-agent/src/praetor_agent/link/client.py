@@ -164,7 +164,8 @@ def token_file(path: Path) -> Callable[[], str | None]:
         try:
             found = path.read_text(encoding="ascii").strip()
         except (OSError, ValueError) as e:
-            raise GatewayError(f"the token file {path} cannot be read: {e}") from e
+            reason = getattr(e, "strerror", None) or e  # without the path, which stands there already
+            raise GatewayError(f"the token file {path} cannot be read: {reason}") from e
         if not found:
             raise GatewayError(f"the token file {path} is empty")
         return found
