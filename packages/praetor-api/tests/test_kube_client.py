@@ -429,6 +429,45 @@ async def endless(request: web.Request) -> web.StreamResponse:
     return await stream(request, event("ADDED", "leaf-1", 2), ends=False)
 
 
+async def test_a_watch_takes_no_connection_that_another_request_left(tmp_path: Path) -> None:
+    ports: list[int] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        ports.append(request.transport.get_extra_info("peername")[1])
+        return await stream(request) if "watch" in request.query else ok()
+
+    async with client_of(handle, tmp_path) as client:
+        for _ in range(2):
+            await client.get(DEVICE_PROCESSES, KEY)
+        await watched(client)
+    assert ports[0] == ports[1] != ports[2]
+
+
+async def test_the_kernel_probes_the_connection_of_a_quiet_watch(tmp_path: Path) -> None:
+    timers: list[tuple[int, float]] = []
+
+    async def handle(request: web.Request) -> web.StreamResponse:
+        assert request.transport is not None
+        timers.append(timer_of(request.transport.get_extra_info("peername")[1]))
+        return await stream(request)
+
+    async with client_of(handle, tmp_path) as client:
+        await watched(client)
+    [(kind, left_s)] = timers
+    assert (kind, left_s <= 10) == (2, True)
+
+
+def timer_of(port: int) -> tuple[int, float]:
+    """Return which timer the connection from *port* of the loopback has (2: of probes), and how many seconds it has."""
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, _, _, _, timer, *_ = line.split()
+        if local == f"0100007F:{port:04X}":
+            kind, left = timer.split(":")
+            return int(kind, 16), int(left, 16) / 100
+    raise LookupError(port)
+
+
 async def test_a_silent_watch_is_unreachable(tmp_path: Path) -> None:
     async with client_of(endless, tmp_path, watch_idle_s=0.1) as client:
         with pytest.raises(Unreachable, match="cannot watch"):

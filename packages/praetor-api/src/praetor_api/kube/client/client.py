@@ -11,6 +11,7 @@ import asyncio
 import email.utils
 import json
 import random
+import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ REQUEST_TIMEOUT_S = 15.0
 """A connection that a middlebox swallowed answers nothing: who waits for it is blind for so long."""
 WATCH_IDLE_S = 150.0
 """A bookmark comes every minute: more than two minutes without one mean a dead connection."""
+_PROBES = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+"""Seconds to the first probe and between two, and how many without an answer end a quiet connection, after 25 s."""
 MAX_EVENT_BYTES = 8 * 2**20  # etcd keeps no more than 1.5 MiB; managed fields and encoding come on top
 _READ_BUFFER = 2**17  # bounds how many events of a burst are handled before others get a turn
 _MAX_MESSAGE = 512
@@ -72,11 +75,16 @@ class KubeClient(KubeApi):
             "list": aiohttp.ClientTimeout(total=2 * request_timeout_s, sock_connect=CONNECT_TIMEOUT_S),
             "watch": aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=watch_idle_s),
         }
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=100, ssl=connection.ssl_context()),
-            headers={"Accept": "application/json", "User-Agent": user_agent},
-            read_bufsize=_READ_BUFFER,
-            trust_env=True,
+        tls = connection.ssl_context()
+        # Watches take no connection that another request left: one that a middlebox swallowed would delay them.
+        self._session, self._watching = (
+            aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=limit, ssl=tls, socket_factory=_probed_socket),
+                headers={"Accept": "application/json", "User-Agent": user_agent},
+                read_bufsize=_READ_BUFFER,
+                trust_env=True,
+            )
+            for limit in (100, 0)
         )
         self.on_request: Callable[[str, Resource, int], None] | None = None
         self.on_duration: Callable[[str, float], None] | None = None
@@ -100,6 +108,7 @@ class KubeClient(KubeApi):
     async def close(self) -> None:
         """Close all connections."""
         await self._session.close()
+        await self._watching.close()
 
     async def _stream(
         self, resource: Resource, path: str, query: Query, on_open: Callable[[], None] | None
@@ -174,7 +183,8 @@ class KubeClient(KubeApi):
             headers["Content-Type"] = content_type
         code, began = 0, asyncio.get_running_loop().time()
         try:
-            async with self._session.request(
+            session = self._watching if verb == "watch" else self._session
+            async with session.request(
                 method,
                 self._url(path, query),
                 data=data,
@@ -196,6 +206,17 @@ class KubeClient(KubeApi):
     def _url(self, path: str, query: Query | None) -> URL:
         given = {name: value for name, value in (query or {}).items() if value is not None}
         return URL(f"{self._connection.host}{path}{'?' if given else ''}{urlencode(given)}", encoded=True)
+
+
+def _probed_socket(info: tuple[Any, ...]) -> socket.socket:
+    """Return a socket whose peer the kernel probes: a quiet watch sends nothing that could be lost."""
+    family, kind, protocol, *_ = info
+    opened = socket.socket(family, kind, protocol)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _PROBES.items():
+        if (option := getattr(socket, name, None)) is not None:  # not every system has all of them
+            opened.setsockopt(socket.IPPROTO_TCP, option, value)
+    return opened
 
 
 def _as_go_writes_it(body: Any) -> bytes:
