@@ -26,7 +26,6 @@ WORDS = ("two words", "$HOME", "*", "'\"\\", "a\nb", "", "ü 😀", "-n")
 """Arguments that a shell would change."""
 TOO_LATE = 8
 """Times the interval of heartbeats: an agent that keeps to its own default is later than that."""
-OTHER = "another device"
 NOTHING = json.dumps({"deviceName": DEVICE, "heartbeatIntervalSeconds": HEARTBEAT_S, "items": []}).encode()
 """A state that asks for no process."""
 ROUNDING_S = 0.2
@@ -52,9 +51,16 @@ def speaks(lab: AgentLab) -> None:
 
 
 def sends_token(lab: AgentLab) -> None:
-    _running(lab)
-    refused = lab.gateway.requests and [each for each in lab.gateway.requests if each.status == 401]
-    expect(not refused, "a request had no token, or another one")
+    lab.gateway.desire(lab.item())
+    lab.start()
+    for action in ("desired", "report"):
+        lab.until(partial(_answered, lab, action), f"a {action}")
+        refused = lab.gateway.of(action, HTTPStatus.UNAUTHORIZED)
+        expect(not refused, f"a request ({action}) had no token, or another one")
+
+
+def _answered(lab: AgentLab, action: str) -> bool:
+    return any(each.status for each in lab.gateway.of(action))
 
 
 def reads_token_again(lab: AgentLab) -> None:
@@ -240,24 +246,18 @@ def waits(lab: AgentLab) -> None:
 
 
 def _unusable(lab: AgentLab, *names: str) -> None:
-    """Send the desired states of the vectors that are not usable, those with *names* or all others."""
+    """Send the desired states of the vectors that are not usable, those with *names*."""
     pid = _running(lab)
     for each in vectors("desired"):
-        if not each["usable"] and (each["name"] == OTHER) == (OTHER in names):
-            body = each["body"].encode()
-            lab.gateway.script("desired", Scripted(status=200, body=body, headers={"ETag": '"0f"'}))
-            good = len(lab.gateway.of("desired", HTTPStatus.NOT_MODIFIED))
-            lab.until(partial(_polled_well, lab, good + 1), f"a poll after {each['name']} instead of a desired state")
+        if each["name"] in names:
+            unusable = Scripted(status=200, body=each["body"].encode(), headers={"ETag": '"0f"'})
+            lab.gateway.script("desired", unusable, Scripted(status=304, body=b"", headers={"ETag": lab.gateway.etag}))
+            lab.until(lambda: not lab.gateway.scripted("desired"), f"a poll after {each['name']}")
             lab.keeps(pid, f"after {each['name']} instead of a desired state")
     lab.gateway.desire(lab.item(), lab.item("other"))
     lab.started(name="other")
     lab.settled()
     lab.keeps(pid, "after such an answer")
-
-
-def _polled_well(lab: AgentLab, times: int) -> bool:
-    answered = lab.gateway.of("desired", HTTPStatus.NOT_MODIFIED)
-    return not lab.gateway.scripted("desired") and len(answered) >= times
 
 
 def runs_vectors(lab: AgentLab) -> None:
@@ -277,11 +277,15 @@ def _observed(lab: AgentLab, wanted: Mapping[str, Any]) -> bool:
 
 
 def refuses_others(lab: AgentLab) -> None:
-    _unusable(lab, OTHER)
+    _unusable(lab, "another device")
 
 
 def refuses_garbage(lab: AgentLab) -> None:
-    _unusable(lab)
+    _unusable(lab, "cut off", "followed by something", "a line break in a text", "a page of a proxy")
+
+
+def refuses_no_items(lab: AgentLab) -> None:
+    _unusable(lab, "no items", "items that are no list")
 
 
 def keeps_what_needs_more(lab: AgentLab) -> None:
@@ -345,6 +349,7 @@ _TABLE: Sequence[tuple[str, str, Callable[[AgentLab], None]]] = (
     ("wait", "After a 429 or 503 the next request waits for Retry-After.", waits),
     ("other", "an answer that names another device as an error", refuses_others),
     ("garbage", "An answer that cannot be read whole is one, too.", refuses_garbage),
+    ("items", "An answer that cannot be read whole is one, too.", refuses_no_items),
     ("features", "the device keeps what it has of that process", keeps_what_needs_more),
     ("again", "What ended starts again, by restartPolicy; restartCount grows.", starts_again),
     ("once", "A process that ran to completion has exitCode and no pid.", runs_once),

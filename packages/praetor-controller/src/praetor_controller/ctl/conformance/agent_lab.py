@@ -191,8 +191,11 @@ class AgentLab:
             raise Broken(f"{while_}, the process was ended")
 
     def _said(self) -> str:
+        seen = self.gateway.complaint()
         output = (self.place / "output").read_bytes()[-2000:].decode(errors="replace").splitlines()
-        return "".join(f"\nagent: {line[:300]}" for line in output[-LAST_LINES:])
+        return (f"\ngateway: {seen}" if seen else "") + "".join(
+            f"\nagent: {line[:300]}" for line in output[-LAST_LINES:]
+        )
 
 
 @contextmanager

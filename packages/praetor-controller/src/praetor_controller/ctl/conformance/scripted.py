@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Condition, Thread
 from types import TracebackType
@@ -124,6 +125,15 @@ class ScriptedGateway:
     def of(self, action: str, status: int | None = None) -> list[Request]:
         """Return the requests for *action*, those that were answered with *status* if it is given."""
         return [each for each in self.requests if each.action == action and status in (None, each.status)]
+
+    def complaint(self) -> str:
+        """Return what was wrong with requests, if anything was, as a sentence."""
+        if not self.requests:
+            return "no request came"
+        refused = sum(each.status == HTTPStatus.UNAUTHORIZED for each in self.requests)
+        if refused:
+            return f"{refused} of {len(self.requests)} requests had no token, or another one"
+        return self.faults[0] if self.faults else ""
 
     def observations(self, name: str) -> list[Observation]:
         """Return what was reported of the process *name*, oldest first."""
