@@ -20,7 +20,8 @@ from praetor_controller.ctl.conformance.vectors import vectors
 
 AgentCheck = Check[AgentLab]
 
-RETRY_AFTER_S = 3
+RETRY_AFTER_S = 12
+"""Long enough for a slow agent that does not wait to be seen earlier."""
 REQUESTS_PER_S, BURST = 2, 20
 WORDS = ("two words", "$HOME", "*", "'\"\\", "a\nb", "", "ü 😀", "-n")
 """Arguments that a shell would change."""
