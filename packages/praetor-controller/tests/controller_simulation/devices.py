@@ -64,6 +64,13 @@ class SimulatedDevices(dict[str, SimulatedDevice]):
             else:
                 await self._show(key, obj, good=version != BAD and not device.broken, held=device.held)
 
+    async def reboot(self, name: str) -> None:
+        """Let a device reboot: it reports that nothing that it runs is up yet; report() shows that it is again."""
+        for key, obj in list(self._stored.objects(DEVICE_PROCESSES).items()):
+            if obj["spec"]["deviceRef"]["name"] == name and self[name].alive and obj.get("status", {}).get("phase"):
+                down = {"AgentConnected": "True", "ProcessStarted": "False", "Healthy": "False"}
+                await self._write(DEVICE_PROCESSES, key, obj, down, {"phase": "Pending"})
+
     async def detect_failures(self) -> None:
         """Write which devices are connected."""
         for name, each in self.items():

@@ -245,6 +245,13 @@ class RolloutMachine(RuleBasedStateMachine):
         if name in self.simulation.devices:
             self.simulation.die(name)
 
+    @rule(names=st.lists(st.sampled_from(NAMES), max_size=3, unique=True))
+    @recorded
+    def reboot(self, names: list[str]) -> None:
+        for name in names:
+            if name in self.simulation.devices:
+                self.simulation.reboot(name)
+
     @rule(name=st.sampled_from(NAMES))
     @recorded
     def come_back(self, name: str) -> None:

@@ -272,6 +272,11 @@ class Simulation:
         self._do(self.devices.detect_failures())
         self.settle()
 
+    def reboot(self, name: str) -> None:
+        """Let a device reboot; what it runs is up again at its next report."""
+        self._do(self.devices.reboot(name))
+        self.settle()
+
     def revive(self, name: str) -> None:
         self.devices[name].alive = True
         self._do(self.devices.connect(name, connected=True))
