@@ -101,7 +101,7 @@ def export(root: Path, folder: Path, place: Place) -> Path:
     target = folder / place.folder / "praetor"
     target.mkdir(parents=True)
     with tarfile.open(fileobj=BytesIO(_git_bytes(root, "archive", "--format=tar", "HEAD"))) as archive:
-        archive.extractall(target, filter="data")
+        archive.extractall(target)  # noqa: S202  # our own commit; filters came with Python 3.11.4
     for path in target.rglob("*"):
         path.chmod(path.stat().st_mode & ~place.umask)
         os.utime(path, (place.modified, place.modified), follow_symlinks=False)
