@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoints, PathDistribution
 from pathlib import Path
 
 from attrs import frozen
-from packaging.metadata import InvalidMetadata, Metadata
+from packaging.metadata import Metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 
@@ -129,7 +129,7 @@ def _commands_of(environment: Path, release: Release) -> tuple[str, ...]:
 def _metadata(text: bytes) -> Metadata:
     try:
         return Metadata.from_email(text, validate=True)
-    except* InvalidMetadata as group:
+    except ExceptionGroup as group:
         raise ReleaseError(f"its metadata is not valid: {'; '.join(map(str, group.exceptions))}") from None
 
 
