@@ -250,3 +250,17 @@ def test_a_rollout_continues_when_time_frees_a_place_in_the_budget(simulation: S
     simulation.report("a", "c")
     simulation.settle(60)
     assert simulation.stored.versions("ctl") == {"a": "v2", "b": "v2", "c": "v2", "d": "v2"}
+
+
+def test_an_update_begins_as_soon_as_the_status_says_that_removals_are_held(simulation: Simulation) -> None:
+    deploy_four(simulation)
+    simulation.cut_watches(NETWORK_SWITCHES)
+    for name in "ab":
+        simulation.remove(name)
+    simulation.edit("tel", updateStrategy={"type": "Recreate"}, paused=True)
+    simulation.roll_out("tel", "v2")
+    simulation.edit("tel", paused=False)
+    simulation.kill()
+    simulation.start()
+    simulation.settle(1)
+    assert simulation.stored.versions("tel") == {"a": "v1", "b": "v1", "c": "v2", "d": "v2"}

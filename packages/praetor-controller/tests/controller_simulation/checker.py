@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 from attrs import evolve
@@ -30,8 +31,8 @@ from praetor_api.kube.client.resource import (
     DEVICE_PROCESSES,
     Resource,
 )
+from praetor_api.kube.codec import format_time
 from praetor_api.kube.objects import StrategyType
-from praetor_controller.model.projection import project_process
 from praetor_controller.model.revisions import project_revision
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.reconcile.state import SETTLE_S
@@ -56,6 +57,7 @@ class Checker:
         self._violations: list[InvariantViolation] = []
         self._status_at: dict[str, float] = {}
         self._left: dict[str, dict[str, float]] = {}  # by deployment, devices and until when they count
+        self._backup: tuple[Any, ...] = ()
         self.spec_writes = 0
         self.status_writes: Counter[str] = Counter()
 
@@ -66,6 +68,15 @@ class Checker:
     def add(self, name: str) -> None:
         """Check the deployment *name* from now on."""
         self._down[name] = set()
+
+    def back_up(self) -> None:
+        """Keep what is known of the objects, for restore()."""
+        self._backup = deepcopy((self._progress.rollouts, self._down, self._left, self._stored.offered_at))
+
+    def restore(self) -> None:
+        """Know again what was known when the objects were backed up."""
+        self._progress.rollouts, self._down, self._left, self._stored.offered_at = deepcopy(self._backup)
+        self._steady, self._status_at = SteadyState(), {}
 
     def controller_restarted(self) -> None:
         self._status_at = {}  # it cannot know when the one before wrote
@@ -86,11 +97,12 @@ class Checker:
             self._violations += [InvariantViolation(a_passed_gate_stays_passed.__name__, lost)] if lost else []
         if resource == DEVICE_PROCESSES and (old is None or old["spec"] != new["spec"]):
             self.spec_writes += 1
+            self._stored.offered_at[new["metadata"]["uid"]] = format_time(self._clock.now())
             self._spec_written(old, new)
 
     def check_removal(self, obj: dict[str, Any]) -> None:
         """Check that the controller may delete a process now, if it does so because its device no longer matches."""
-        process, devices = project_process(obj), self._stored.devices()
+        process, devices = self._stored.process(obj), self._stored.devices()
         owners = [each for name in self._down if (each := self._stored.deployment(name)).uid == process.owner]
         device = devices.get(process.device)
         if not owners or (device is not None and owners[0].matches(device.labels)):
@@ -157,7 +169,7 @@ class Checker:
         devices = self._stored.devices()
         if device not in devices:
             return
-        before = project_process(old) if old is not None else None
+        before = self._stored.process(old) if old is not None else None
         self.update()
         up = {name for name, down in self._down.items() if device not in down}
         ready = before is not None and before.ready_since is not None
@@ -166,7 +178,8 @@ class Checker:
         elif ready:
             self._down[owner].add(device)
         write = Write(
-            deployment=self._stored.deployment(owner), device=devices[device], old=before, new=project_process(new),
+            deployment=self._stored.deployment(owner), device=devices[device],
+            old=before, new=self._stored.process(new),
             takes_down=ready and owner in up, takes_down_first=ready and up == self._down.keys(),
         )  # fmt: skip
         facts = self._facts()

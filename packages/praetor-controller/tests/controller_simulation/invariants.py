@@ -106,7 +106,9 @@ def every_budget_holds(write: Write, facts: Facts) -> str:
     for deployment, budget in budgets:
         domain = [write.device.labels.get(key) for key in budget.group_by]
         there = [row for row in facts.devices.values() if [row.labels.get(key) for key in budget.group_by] == domain]
-        limit = share(budget.max_unavailable, sum(deployment.matches(row.labels) for row in there))
+        served = {each.device for each in facts.processes[deployment.name]}  # also those that are to leave
+        ours = sum(deployment.matches(row.labels) or row.name in served for row in there)
+        limit = share(budget.max_unavailable, ours)
         gone = sorted(down & {row.name for row in there})
         if None not in domain and len(gone) > limit:
             return f"{gone} of {domain} are down, at most {limit} may be by {deployment.name}"

@@ -305,6 +305,27 @@ class RolloutMachine(RuleBasedStateMachine):
         self.simulation.start()
         self.simulation.settle()
 
+    @rule(hours=st.sampled_from([-5, 0, 5]), restarted=st.booleans())
+    @recorded
+    def set_the_controllers_clock(self, hours: int, restarted: bool) -> None:
+        """Set its clock while it runs, or let another one take over whose clock says otherwise."""
+        if restarted:
+            self.simulation.kill()
+        self.simulation.set_clock(3600 * hours)
+        if restarted:
+            self.simulation.start()
+            self.simulation.settle()
+
+    @rule()
+    @recorded
+    def back_up(self) -> None:
+        self.simulation.back_up()
+
+    @rule()
+    @recorded
+    def restore_the_backup(self) -> None:
+        self.simulation.restore()
+
     @rule(name=st.sampled_from(BOTH))
     @recorded
     def nothing_is_written_while_nothing_changes(self, name: str) -> None:

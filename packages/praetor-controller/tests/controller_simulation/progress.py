@@ -36,27 +36,27 @@ class Progress:
     def __init__(self, stored: Stored, clock: Clock) -> None:
         self._stored = stored
         self._clock = clock
-        self._rollouts: dict[str, _Rollout] = {}
+        self.rollouts: dict[str, _Rollout] = {}
 
     def began(self, name: str) -> float:
-        return self._rollouts[name].began
+        return self.rollouts[name].began
 
     def stood(self, name: str) -> Mapping[str, float]:
         """Return the waves that have stood of the template's rollout: none before its revision is the newest one."""
-        rollout = self._rollouts[name]
+        rollout = self.rollouts[name]
         return rollout.stood if rollout.revision == self._stored.deployment(name).template.revision else {}
 
     def failed(self, name: str) -> Collection[str]:
         """Return the waves that have not stood, and of which a process failed and was not available since."""
-        rollout = self._rollouts[name]
+        rollout = self.rollouts[name]
         return {wave for wave in rollout.failed.values() if wave not in rollout.stood}
 
     def update(self, name: str) -> None:
         """Record the waves of *name* that stand now."""
         row, number = self._stored.rollout(name)
-        rollout, now = self._rollouts.get(name), self._clock.now().timestamp()
+        rollout, now = self.rollouts.get(name), self._clock.now().timestamp()
         if rollout is None or (rollout.revision, rollout.number) != (row.template.revision, number):
-            rollout = self._rollouts[name] = _Rollout(row.template.revision, number, now)
+            rollout = self.rollouts[name] = _Rollout(row.template.revision, number, now)
         devices, is_first = self._stored.matching(name), self._stored.is_first(row)
         processes = {each.device: each for each in self._stored.processes(name) if each.device in devices}
         waves_of = {each: wave_of(row, process, rollout.began) for each, process in processes.items()}
@@ -73,7 +73,8 @@ class Progress:
             since = _since(
                 wave, there, spared, taken, {each: available[each] for each in there & available.keys()}, len(gone)
             )
-            if not there and not gone and not (wave.allow_empty or is_first):
+            matched = any(selects(wave, each) for each in devices.values())  # and all of them got it in other waves
+            if not there and not gone and not (matched or wave.allow_empty or is_first):
                 since = math.inf
             if f"{row.template.revision}/{wave.name}/{number}" in row.approved:
                 since = _ALWAYS

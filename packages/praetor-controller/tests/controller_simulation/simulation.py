@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from prometheus_client import Counter
@@ -17,8 +18,10 @@ from controller_simulation.invariants import InvariantViolation
 from controller_simulation.stored import LAB, Stored
 from controller_testing import JudgingGateway, runs
 from kube_testing import FakeClock, InProcessKube, body_of
+from kubeplane import ControlPlane
 from praetor_api.annotations import REMOVAL_ANNOTATION
 from praetor_api.kube.client.api import PatchType
+from praetor_api.kube.client.errors import Unreachable
 from praetor_api.kube.client.resource import (
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
@@ -27,6 +30,7 @@ from praetor_api.kube.client.resource import (
     Resource,
 )
 from praetor_api.kube.codec import format_time
+from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.informer import CATCH_UP_S, OUTAGE_BACKOFF
 from praetor_api.kube.runtime.limiter import TokenBucket
@@ -70,6 +74,23 @@ def _samples(counter: Counter) -> list[Sample]:
     return [each for metric in counter.collect() for each in metric.samples if each.name.endswith("_total")]
 
 
+class _SetClock(Clock):
+    """The clock of the controller's machine, which was set *ahead_s* seconds ahead of the one of all others."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.ahead_s = 0.0
+
+    def now(self) -> datetime:
+        return self._clock.now() + timedelta(seconds=self.ahead_s)
+
+    def monotonic(self) -> float:
+        return self._clock.monotonic()
+
+    async def sleep(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+
+
 class Simulation:
     """Each method runs until all tasks wait for time, and raises InvariantViolation for an invariant that fails.
 
@@ -78,6 +99,8 @@ class Simulation:
 
     def __init__(self) -> None:
         self.clock = FakeClock()
+        self._controllers_clock = _SetClock(self.clock)
+        self._backup: ControlPlane | None = None
         self.kube = InProcessKube(self.clock)
         self.stored = Stored(self.kube)
         self.checker = Checker(self.stored, self.clock)
@@ -124,14 +147,48 @@ class Simulation:
         self.client.cut_watches(frozenset(kinds))
         self.settle(_FOLLOWED_AGAIN_S)
 
+    def set_clock(self, ahead_s: float) -> None:
+        """Set the clock of the controller's machine, ahead of all others or behind them."""
+        self._controllers_clock.ahead_s = ahead_s
+        self.settle()
+
+    # The API.
+
+    def back_up(self) -> None:
+        """Keep all objects, for restore()."""
+        self._backup = ControlPlane(clock=self.clock, bookmark_s=0, origin=self.kube.plane)
+        self.checker.back_up()
+
+    def restore(self) -> None:
+        """Bring the objects of the last back_up() back, if there was one; the controller finds that its Lease is old.
+
+        What the devices run, and whether they live, stays as it is.
+        """
+        if self._backup is None:
+            return
+        plane = ControlPlane(clock=self.clock, bookmark_s=0, origin=self._backup)
+        self.kube.plane = self.client.plane = plane
+        self.stored.forget()
+        self.checker.restore()
+        there = self.stored.devices().keys()
+        for name in [*self.devices]:
+            if name not in there:
+                del self.devices[name]
+        for name in there - self.devices.keys():
+            self.devices[name] = SimulatedDevice()
+        self._cache.doubt(None)
+        self.client.end_watches(Unreachable("the API was restored"))
+        self._do(self.devices.detect_failures())  # a gateway writes its decisions again where they are gone
+        self.settle(_FOLLOWED_AGAIN_S)
+
     def close(self) -> None:
         self.kill()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
         self._loop.close()
 
     async def _run(self, client: ControllerClient) -> None:
-        clock = self.clock
-        cache = Cache(client, clock, [LAB])
+        clock = self._controllers_clock
+        cache = self._cache = Cache(client, clock, [LAB])
         writer = Writer(client, cache, clock, TokenBucket(2000, 2000, clock), self.metrics, lambda: True)
         history = RevisionHistory(client, cache, clock, lambda: True)
         recorder = EventRecorder(client, clock, "praetor-controller", "simulated")

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from attrs import evolve, field, mutable
 
 from kube_testing import InProcessKube
+from praetor_api.annotations import OFFERED_AT_ANNOTATION
 from praetor_api.kube.client.resource import (
     CONTROLLER_REVISIONS,
     DEVICE_PROCESS_DEPLOYMENTS,
@@ -47,6 +48,22 @@ class Stored:
         self._objects: dict[Resource, dict[Key, dict[str, Any]]] = {}
         self._rows: dict[Resource, dict[Key, tuple[str, Any]]] = defaultdict(dict)
         self._gathered = _Gathered()
+        self.offered_at: dict[str, str] = {}
+        """When the controller wrote the spec of a process last, by our clock: its own may be set otherwise. By uid."""
+
+    def forget(self) -> None:
+        """Read everything again: the store was restored, and counts its versions again."""
+        self._read_at, self._gathered = 0, _Gathered()
+        self._objects.clear()
+        self._rows.clear()
+
+    def process(self, obj: dict[str, Any]) -> ProcessRow:
+        """Return the row of a process, with its offer by our clock."""
+        meta, notes = obj["metadata"], obj["metadata"].get("annotations", {})
+        if OFFERED_AT_ANNOTATION in notes and meta["uid"] in self.offered_at:
+            notes = notes | {OFFERED_AT_ANNOTATION: self.offered_at[meta["uid"]]}
+            obj = {**obj, "metadata": {**meta, "annotations": notes}}
+        return project_process(obj)
 
     def deployment(self, name: str) -> DeploymentRow:
         return self._gather().deployments[name]
@@ -112,7 +129,7 @@ class Stored:
     def _gather(self) -> _Gathered:
         if self._gathered.version != self._kube.version:
             processes = defaultdict[str | None, list[ProcessRow]](list)
-            for row in self._made(DEVICE_PROCESSES, project_process).values():
+            for row in self._made(DEVICE_PROCESSES, self.process).values():
                 processes[row.owner].append(row)
             self._gathered = _Gathered(
                 version=self._kube.version,

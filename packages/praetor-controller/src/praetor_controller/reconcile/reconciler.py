@@ -391,8 +391,8 @@ class DeploymentReconciler:
 def _planned_by(deployment: DeploymentRow) -> tuple[object, ...]:
     """Return what plan() decides by of the deployment's own status."""
     status = deployment.status
-    rolled_back = is_true(status.conditions, ConditionType.ROLLED_BACK)
-    return status.current_revision, status.failed_revision, rolled_back, was_rolled_out(deployment)
+    said = [is_true(status.conditions, each) for each in (ConditionType.ROLLED_BACK, ConditionType.REMOVAL_HELD)]
+    return status.current_revision, status.failed_revision, *said, was_rolled_out(deployment)
 
 
 def _known(rows: Iterable[T | None]) -> list[T]:

@@ -33,7 +33,7 @@ class Domains:
     """The failure domains of one pass.
 
     budgets: those of the deployment.
-    devices: those that the deployment matches; percentages are of these.
+    devices: those that the deployment matches, and those that leave it; percentages are of these.
     down: devices that other deployments have down.
     shared: budgets of other deployments that match some of *devices*. InvalidDeployment for a bad limit.
     """
