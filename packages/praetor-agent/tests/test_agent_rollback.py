@@ -446,7 +446,7 @@ def test_a_rollout_relies_on_a_version_that_ran_for_long_enough_and_was_confirme
     device.wait(4)
     device.end(1)
     device.converge()
-    device.wait(crash_delay(1))  # each run begins anew
+    device.wait(crash_delay(1))  # each run starts over
     for _ in range(seconds):
         assert (device.runs, waits()) == ("v2", True)
         if device.now >= device.record.started_at + seconds - 1:

@@ -130,7 +130,7 @@ class _Output:
 
     def words(self) -> str:
         """Return the last line of it, at most 200 characters; "" if the probe said nothing."""
-        self._thread.join(DRAIN_SECONDS)  # something that the probe left may have the pipe open for ever
+        self._thread.join(DRAIN_SECONDS)  # something that the probe left may keep the pipe open without an end
         lines = clean_text(self._end.decode(errors="replace")).strip().splitlines()
         return " ".join(lines[-1].split())[-MAX_WORDS:] if lines else ""
 
