@@ -351,6 +351,7 @@ def bindings(kube: Kube) -> Mapping[str, str]:
 def test_a_gateway_of_a_tenants_own_needs_no_rights_elsewhere_and_loses_no_name(
     cluster: Cluster, stack: Stack, kube: Kube, tmp_path: Path
 ) -> None:
+    stack.gateway.program.terminate()  # it would judge the same devices
     device, squatter = f"{kube.namespace}-1", stack.kube(f"e2e-{secrets.token_hex(3)}").create_namespace()
     squatter.apply(network_switch(device))
     kube.apply(network_switch(device), device_process("ours", device, sleeping()))
