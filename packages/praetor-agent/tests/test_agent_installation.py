@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
@@ -89,6 +90,23 @@ def test_the_service_finds_every_file_wherever_install_was_called(device: InitSy
     assert (device.root / "agent.env").stat().st_mode & 0o777 == 0o600
     assert (device.root / "token").stat().st_mode & 0o777 == 0o600
     (device.place / "token").unlink()  # an uploaded copy
+    assert (device.root / "token").read_text() == "t0ken\n"
+
+
+def test_the_token_may_come_by_standard_input_so_that_no_copy_of_it_is_left(
+    device: InitSystem, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("t0ken\n"))
+    device.install("--token-file", "-")
+    assert (device.root / "token").read_text() == "t0ken\n"
+    assert (device.root / "token").stat().st_mode & 0o777 == 0o600
+    assert f"PRAETOR_AGENT_TOKEN_FILE={device.root / 'token'}\n" in (device.root / "agent.env").read_text()
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    with pytest.raises(SystemExit) as caught:
+        device.install("--token-file", "-")
+    assert caught.value.code == 2
+    assert "--token-file -: standard input holds no token; pipe" in capsys.readouterr().err
     assert (device.root / "token").read_text() == "t0ken\n"
 
 

@@ -159,6 +159,10 @@ def _install(options: SimpleNamespace) -> None:
     from praetor_agent.service.installation import install
     from praetor_agent.settings import loose_mode
 
+    if options.token_file == "-":  # noqa: S105  # as with other programs: standard input
+        options.token, options.token_file = sys.stdin.readline().strip(), None
+        if not options.token:
+            raise UsageError("--token-file -: standard input holds no token; pipe what praetorctl printed into it")
     chosen = _run_settings(options)
     loose = chosen.token_file and loose_mode(chosen.token_file)
     if loose:  # the operator who installs can fix it

@@ -122,7 +122,7 @@ def unknown(rest: Sequence[str], known: Iterable[str]) -> str:
 def gateway_flags(parser: argparse.ArgumentParser) -> None:
     flag(parser, "--gateway", help="URL of the gateway")
     flag(parser, "--token", help="the token; prefer a file or the variable, because every user can read argv")
-    flag(parser, "--token-file", help="file with the token, read for each request")
+    flag(parser, "--token-file", help="file with the token, read for each request; for install also -")
     flag(parser, "--ca-bundle", help="PEM file of the CA certificates for the gateway")
     flag(parser, "--log-level", default="info", help=f"one of {', '.join(LOG_LEVELS)}")
 
