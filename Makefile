@@ -7,7 +7,7 @@ export HATCH_DATA_DIR := $(CURDIR)/.hatch/data
 export PATH := $(CURDIR)/.hatch/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo playground praetorctl test check fmt vet build release generate manifests e2e clean
+.PHONY: help demo playground praetorctl test check fmt vet build docs publish release generate manifests e2e clean
 
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,6 +53,12 @@ build: $(HATCH) ## build wheels into dist/ and the programs into bin/
 	  dist/praetor_controller-*.whl dist/praetor_gateway-*.whl dist/praetor_agent-*.whl
 	@for name in controller gateway agent; do \
 	  ln -sf .venv/bin/apollo-deviceprocess-$$name bin/apollo-deviceprocess-$$name; done
+
+docs: $(HATCH) ## build the docs site into dist/site
+	@$(HATCH) run docs $(ARGS)
+
+publish: $(HATCH) ## commit a version of the docs site to the branch gh-pages; ARGS="deploy VERSION"
+	@$(HATCH) run docs:publish $(ARGS)
 
 release: $(HATCH) ## make all that a release needs; ARGS=--dry-run, or ARGS=WHEEL for a tag
 	@$(HATCH) run release $(ARGS)
