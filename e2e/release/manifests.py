@@ -82,11 +82,12 @@ def install(api: RawApi, objects: Iterable[Mapping[str, Any]]) -> tuple[str, ...
 
 
 def collection_of(item: Mapping[str, Any]) -> str:
-    """Return where the API keeps an object's kind; those of deploy/ form their plurals with an s, or es."""
+    """Return where the API keeps an object's kind; those of deploy/ form their plurals with an s, es or ies."""
     version, metadata = item["apiVersion"], item["metadata"]
     root = "/apis" if "/" in version else "/api"
     place = f"namespaces/{metadata['namespace']}/" if "namespace" in metadata else ""
-    plural = item["kind"].lower() + ("es" if item["kind"].endswith(("s", "ch")) else "s")
+    kind = item["kind"].lower()
+    plural = f"{kind[:-1]}ies" if kind.endswith("y") else f"{kind}es" if kind.endswith(("s", "ch")) else f"{kind}s"
     return f"{root}/{version}/{place}{plural}"
 
 

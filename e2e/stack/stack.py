@@ -26,6 +26,7 @@ from e2e.release.build import ROOT
 from e2e.release.manifests import install, policies, rbac
 from e2e.stack import orphans
 from e2e.stack.agent import Agent
+from e2e.stack.errors import StackError
 from e2e.stack.kube import Kube, install_definitions
 from e2e.stack.program import Program
 from e2e.stack.server import Server
@@ -172,7 +173,9 @@ class Stack:
             install_definitions(api, release.sources / "crds")
             if Capability.RBAC in self.cluster.capabilities:
                 base = release.sources / "deploy" / "base"
-                install(api, (*rbac(self.settings.system_namespace, base), *policies()))
+                absent = install(api, (*rbac(self.settings.system_namespace, base), *policies()))
+                if absent and Capability.POLICIES in self.cluster.capabilities:
+                    raise StackError(f"this apiserver does not serve {', '.join(absent)}")
 
     def stop(self) -> None:
         """End everything; a second call does nothing."""
