@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from e2e.clusters.cluster import GATEWAY
-from e2e.stack.kube import SWITCHES, Kube
+from e2e.clusters.cluster import GATEWAY, Cluster
+from e2e.clusters.launch import ClusterName
+from e2e.rollouts.fleet import SimulatedFleet
+from e2e.stack.ctl import Ctl
+from e2e.stack.kube import NAMESPACES, SWITCHES, Kube, accepted, condition
 from e2e.stack.program import Program
 from e2e.stack.server import Server
 from e2e.stack.stack import Stack, environment, script
@@ -156,6 +160,39 @@ def test_a_gateway_without_clear_authentication_refuses_to_start(
 def test_an_insecure_gateway_accepts_devices_without_a_token(stack: Stack, tmp_path: Path) -> None:
     with gateway(stack, tmp_path, "--insecure") as url:
         assert DeviceApi(url, DEVICE, None).desired().status_code == 200
+
+
+def test_one_command_makes_the_tokens_of_a_thousand_devices(
+    stack: Stack, cluster: Cluster, kube: Kube, simulated: SimulatedFleet, tmp_path: Path
+) -> None:
+    number = 1000 if cluster.name == ClusterName.EMBEDDED else 50
+    devices = simulated.declare(number, lambda number: {"role": "leaf" if number % 4 else "spine"})
+    revoked = devices[1]
+    kube.patch(SWITCHES, revoked, {"spec": {"credentialEpoch": 2}})
+    secret = {"secrets": base64.b64encode(f"{stack.secret}\nan-older-one\n".encode()).decode()}
+    body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "tokens"}, "data": secret}
+    accepted(kube.api.post(f"{NAMESPACES}/{kube.namespace}/secrets", body))
+    ctl = Ctl(cluster.kubeconfig, kube.namespace)
+    where = (f"--gateway-namespace={kube.namespace}", "--gateway-secret=tokens")
+    ctl("devices", "token", "--all", f"--output-dir={tmp_path / 'tokens'}", *where)
+    tokens = {path.name: path.read_text().strip() for path in (tmp_path / "tokens").iterdir()}
+    assert tokens.keys() == set(devices)
+    assert len(set(tokens.values())) == len(devices)
+    leaves = [line.split() for line in ctl("devices", "token", "-l", "role=leaf", *where).splitlines()[1:]]
+    assert leaves == [[name, tokens[name]] for name, labels in simulated.labels.items() if labels["role"] == "leaf"]
+    chosen = (*devices[:: number // 10], revoked)
+    for name in chosen:
+        device = DeviceApi(stack.gateway_url, name, tokens[name])
+        eventually(lambda device=device: _statuses(device), lambda got: got == [200] * 3, what=f"{name} got in")  # type: ignore[misc]
+    for wrong in (tokens[devices[0]], stack.token(revoked)):
+        assert DeviceApi(stack.gateway_url, revoked, wrong).desired().status_code == 401
+    eventually(
+        lambda: {
+            condition(item, "AgentConnected") for item in kube.list(SWITCHES) if item["metadata"]["name"] in chosen
+        },
+        lambda found: found == {"True"},
+        what="the devices that sent heartbeats are connected",
+    )
 
 
 def _statuses(device: DeviceApi) -> list[int]:

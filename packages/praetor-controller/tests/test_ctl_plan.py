@@ -19,7 +19,7 @@ from ctl_testing import NAMESPACE, NEW, OLD, Lab, connected, owned_by
 from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Key
 from praetor_controller.ctl.commands.plan import deployments_in
 from praetor_controller.ctl.errors import BadInput
-from praetor_controller.ctl.forecast import MAX_STEPS
+from praetor_controller.ctl.forecast.forecast import MAX_STEPS
 from praetor_controller.model.projection import project_deployment
 from praetor_controller.rollout.planner import plan as controller_plan
 

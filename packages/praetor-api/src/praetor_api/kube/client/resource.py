@@ -20,6 +20,7 @@ __all__ = [
     "EVENTS",
     "LEASES",
     "NETWORK_SWITCHES",
+    "SECRETS",
     "Key",
     "Resource",
 ]
@@ -73,6 +74,7 @@ DEVICE_PROCESS_DEPLOYMENTS = Resource(
 )
 NETWORK_SWITCHES = Resource(group=GROUP, version=VERSION, plural="networkswitches", kind="NetworkSwitch")
 CONFIG_MAPS = Resource(group="", version="v1", plural="configmaps", kind="ConfigMap")
+SECRETS = Resource(group="", version="v1", plural="secrets", kind="Secret")
 LEASES = Resource(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease")
 CORE_EVENTS = Resource(group="", version="v1", plural="events", kind="Event")
 EVENTS = Resource(group="events.k8s.io", version="v1", plural="events", kind="Event")

@@ -25,8 +25,8 @@ from praetor_controller.ctl.cluster import (
     run_on_cluster,
 )
 from praetor_controller.ctl.errors import BadInput, ExitCode
-from praetor_controller.ctl.forecast import Forecast, forecast, forecasts
-from praetor_controller.ctl.forecast_model import ForecastModel
+from praetor_controller.ctl.forecast.forecast import Forecast, forecast, forecasts
+from praetor_controller.ctl.forecast.model import ForecastModel
 from praetor_controller.ctl.inventory import read_inventory
 from praetor_controller.ctl.output import output_option, show, warn
 from praetor_controller.ctl.rollout_patch import all_approved

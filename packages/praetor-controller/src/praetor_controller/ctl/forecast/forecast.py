@@ -11,7 +11,7 @@ from attrs import field, frozen, mutable
 
 from praetor_api.conditions import DeploymentReason
 from praetor_controller.ctl.explain import MEANINGS, by_reason, command_for
-from praetor_controller.ctl.forecast_model import ForecastModel
+from praetor_controller.ctl.forecast.model import ForecastModel
 from praetor_controller.ctl.output import (
     Column,
     counted,

@@ -17,9 +17,9 @@ from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.patches import apply_json_patch, apply_merge_patch
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.codec import format_time
+from praetor_controller.ctl.forecast.warnings import spec_warnings
 from praetor_controller.ctl.inventory import Inventory
 from praetor_controller.ctl.output import names_of
-from praetor_controller.ctl.warnings import spec_warnings
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.actions import Action, Create, Delete, Update
 from praetor_controller.model.manifests import process_manifest, process_patch
