@@ -27,7 +27,7 @@ from praetor_controller.model.wave_record import WaveFailure, WaveRecord, parse_
 from praetor_controller.rollout.budgets import Domains
 from praetor_controller.rollout.neighbours import RECHECK_WRITES_S, Neighbour, neighbours_down
 from praetor_controller.rollout.planner import plan
-from praetor_controller.rollout.reasons import ReasonCode
+from praetor_controller.rollout.reasons import Reason, ReasonCode
 from praetor_controller.rollout.snapshot import Plan
 from praetor_controller.rollout.waves import REST
 
@@ -301,6 +301,29 @@ def test_a_manual_wave_waits_for_the_approval_of_this_revision() -> None:
     waiting = plan(snapshot(row, DEVICES, OLD), START + timedelta(days=1))
     assert set(reasons(waiting).values()) == {"AwaitingApproval(canary)"}
     assert condition(waiting, "Progressing") == ("True", "RolloutInProgress")
+
+
+@pytest.mark.parametrize(
+    ("approved", "labels", "expected"),
+    [
+        pytest.param(frozenset(), {"ring": "1"}, [], id="its-devices-got-the-version-in-another-wave"),
+        pytest.param(frozenset({"rev-v2/w1"}), {"ring": "1"}, ["c", "d"], id="approved"),
+        pytest.param(frozenset(), {"ring": "9"}, ["c", "d"], id="it-may-be-empty"),
+    ],
+)
+def test_a_manual_wave_holds_the_devices_after_it_also_when_its_own_have_the_version(
+    approved: frozenset[str], labels: dict[str, str], expected: list[str]
+) -> None:
+    manual = Wave(name="w1", selector=LabelSelector(match_labels=labels), approval=Approval.MANUAL, allow_empty=True)
+    devices = [ring("a", 0), ring("b", 1), ring("c", 2), ring("d", 2)]
+    row = deployment("v2", waves=(CANARY, manual), max_unavailable=10, status=ROLLED_OUT_V1)
+    processes = [new("a", "canary"), new("b", "canary"), *OLD[2:]]  # b was labelled ring=0 when it got it
+    made = plan(snapshot(evolve(row, approved=approved), devices, processes), START + timedelta(hours=1))
+    assert updated(made) == expected
+    assert expected or made.waits_for == Reason(ReasonCode.AWAITING_APPROVAL, "w1")
+    done = [new("a", "canary"), new("b", "canary")]
+    finished = plan(snapshot(row, devices[:2], done), START + timedelta(hours=1))
+    assert (finished.waits_for, condition(finished, "Progressing")) == (None, ("True", "NewRevisionRolledOut"))
 
 
 @pytest.mark.parametrize(("limit", "first"), [(1, ["a"]), ("50%", ["a", "b"]), ("1%", ["a"]), (0, [])])

@@ -322,7 +322,8 @@ def _opened(
             for before in members[:open_]:
                 before.passed = True
             progress_at = passed_at
-            blocker = _approval(deployment, group)
+            others_wait = any(each.devices for each in members[open_ + 1 :])
+            blocker = _approval(deployment, group, asked=bool(group.devices) or (group.matched and others_wait))
         elif passed_at > now:
             recheck_at = passed_at
         open_ += blocker is None
@@ -341,7 +342,7 @@ def _opened(
 
 def _passed(deployment: DeploymentRow, group: _Members) -> Reason | None:
     """Return what a wave waits for that had no devices when its turn came."""
-    return None if group.started else _approval(deployment, group)
+    return None if group.started else _approval(deployment, group, asked=bool(group.devices))
 
 
 def _gates(
@@ -397,9 +398,9 @@ def _token(deployment: DeploymentRow, wave: Wave, number: int) -> str:
     return f"{deployment.template.revision}/{wave.name}/{number}"
 
 
-def _approval(deployment: DeploymentRow, group: _Members) -> Reason | None:
+def _approval(deployment: DeploymentRow, group: _Members, *, asked: bool) -> Reason | None:
     wave = group.wave
-    if wave.approval is Approval.AUTOMATIC or not group.devices:
+    if wave.approval is Approval.AUTOMATIC or not asked:
         return None
     wanted = f"{deployment.template.revision}/{wave.name}"
     return None if wanted in deployment.approved else Reason(ReasonCode.AWAITING_APPROVAL, wave.name)
