@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from e2e.clusters.cluster import Capability, Cluster
+from e2e.stack.ctl import Ctl
 from e2e.stack.kube import DEPLOYMENTS, PROCESSES, SWITCHES, Kube
 from e2e.stack.manifests import deployment
 from e2e.stack.stack import Stack
@@ -21,7 +22,7 @@ from e2e.suite.test_e2e_docs_rollouts import environment_for
 from e2e.suite.workloads import change_template, prompt
 
 HEALED_S = 150
-README = Path(__file__).parents[2] / "deploy" / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "backup.md"
 _BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -55,13 +56,12 @@ def test_what_a_restored_cluster_no_longer_has_is_not_served_and_edits_are_follo
     await_revision(kube, devices, "3")
 
 
-def test_the_backup_and_the_restore_of_the_readme_bring_the_fleet_back(
+def test_the_backup_and_the_restore_of_the_page_bring_the_fleet_back(
     cluster: Cluster, fleet: AgentFleet, kube: Kube, tmp_path: Path
 ) -> None:
     if cluster.kubectl is None:
         pytest.skip("kubectl is not on the PATH")
-    section = README.read_text(encoding="utf-8").partition("## Back up and restore")[2].partition("\n## ")[0]
-    backup, restore = _BLOCK.findall(section)
+    backup, restore = _BLOCK.findall(PAGE.read_text(encoding="utf-8"))
 
     def run(commands: str) -> None:
         environment = environment_for(cluster, kube)
@@ -77,6 +77,8 @@ def test_the_backup_and_the_restore_of_the_readme_bring_the_fleet_back(
         kube.delete(SWITCHES, device)
     run(restore)
     assert {item["metadata"]["name"] for item in await_ready(kube, devices).values()} == names
+    undone = Ctl(cluster.kubeconfig, kube.namespace).run("rollout", "undo", "sleeper")
+    assert "no earlier revision" in undone.stderr, "a backup has no history, as the page says"
     change_template(kube, "sleeper", prompt("2"))
     await_revision(kube, devices, "2")
     assert {item["metadata"]["name"] for item in kube.list(PROCESSES)} == names
