@@ -38,7 +38,7 @@ def missing_parts() -> list[str]:
     named = os.environ.get(VARIABLE)
     if not named or not os.access(named, os.X_OK):
         missing.append(f"{VARIABLE}, the path of a program that starts a one-node cluster (see e2e/clusters/node.py)")
-    missing += [program for program in ("buildah", "flock") if not shutil.which(program)]
+    missing += [program for program in ("buildah", "podman", "flock") if not shutil.which(program)]
     return missing if find_kubectl() else [*missing, "kubectl"]
 
 
@@ -67,12 +67,12 @@ class Node(RemoteCluster):
             raise
 
     def load(self, images: Iterable[str]) -> None:
-        """Copy images of the local storage, which buildah and podman share, to the node."""
-        for image in images:
-            with tempfile.TemporaryDirectory(prefix="praetor-load-") as folder:
-                archive = Path(folder, "image.tar")
-                output_of(["buildah", "push", image, f"docker-archive:{archive}:{image}"], timeout_s=LOAD_S)
-                output_of([self._node_up, "--load", str(self._folder), str(archive)], timeout_s=LOAD_S)
+        """Copy images of the local storage, which buildah and podman share, to the node; layers in common go once."""
+        with tempfile.TemporaryDirectory(prefix="praetor-load-") as folder:
+            archive = str(Path(folder, "images.tar"))
+            save = ["podman", "save", "--quiet", "--multi-image-archive", "--format=docker-archive"]
+            output_of([*save, f"--output={archive}", *images], timeout_s=LOAD_S)
+            output_of([self._node_up, "--load", str(self._folder), archive], timeout_s=LOAD_S)
 
     def stop(self) -> None:
         """End the cluster and remove its files; its logs stay in the work directory."""

@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Self
@@ -27,6 +27,12 @@ VARIABLE = "PRAETOR_LAB_ROOTFS"
 BOOT_S = 600
 BOOT = 'while "$@"; [ $? = 133 ]; do :; done'
 """Boots again after a reboot, with which systemd-nspawn ends here by its status for a service manager."""
+JOIN = (
+    "set -e; name=$1; shift; for each in systemd unified memory cpu cpuacct pids; do"
+    " group=/sys/fs/cgroup/$each/$name; [ -e ${group%/*}/cgroup.procs ] || continue;"
+    ' mkdir -p $group; echo $$ >$group/cgroup.procs; done; exec "$@"'
+)
+"""Moves itself into control groups of a name, in every hierarchy that a device's init uses, and runs the rest there."""
 GROUPS = ("memory", "cpu", "cpuacct", "pids")  # systemd uses both for processor time, or none
 OPEN_GROUPS = (
     f"for each in {' '.join(GROUPS)}; do mount -o remount,bind,rw /sys/fs/cgroup/$each 2>/dev/null; done;"
@@ -40,7 +46,10 @@ ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:
 
 
 class LabDevice:
-    """One device; *shared* binds folders of the host (read-only) and *kept* ones that outlive a power cut."""
+    """One device; *shared* binds folders of the host (read-only) and *kept* ones that outlive a power cut.
+
+    A device that is *apart* has control groups of its own, on a host without systemd, so that several can run at once.
+    """
 
     def __init__(
         self,
@@ -50,15 +59,19 @@ class LabDevice:
         workdir: Path,
         shared: Mapping[str, Path] | None = None,
         kept: Mapping[str, Path] | None = None,
+        apart: bool = False,
     ) -> None:
         self.name = name
+        self._group = f"praetor-{name}" if apart and not Path("/run/systemd/system").exists() else None
         self._systemd = (rootfs / "lib" / "systemd" / "systemd").exists()
         self._asking = ("systemctl", "is-system-running") if self._systemd else ("runlevel",)
         self._turn: IO[str] | None = None
         binds = [f"--bind-ro={source}:{place}" for place, source in (shared or {}).items()]
         binds += [f"--bind={source}:{place}" for place, source in (kept or {}).items()]
         options = ("-q", "-D", str(rootfs), "--volatile=overlay", f"--machine={name}", "-b", "--register=no")
-        boot = ("/bin/sh", "-c", BOOT, "boot", "systemd-nspawn", *options, "--keep-unit", *binds)
+        boot: tuple[str, ...] = ("/bin/sh", "-c", BOOT, "boot", "systemd-nspawn", *options, "--keep-unit", *binds)
+        if self._group is not None:
+            boot = ("/bin/sh", "-c", JOIN, "join", self._group, *boot)
         self.program = Program(name, boot, workdir=workdir, env=dict(os.environ))
 
     @property
@@ -77,7 +90,7 @@ class LabDevice:
 
     def power_on(self) -> None:
         """Boot; returns when init says that the device is up."""
-        if self._systemd and self._turn is None:
+        if self._systemd and self._turn is None and self._group is None:
             self._turn = _my_turn()
         self.program.start()
         eventually(self._state, lambda state: state in UP, what=f"{self.name} is up", within_s=BOOT_S)
@@ -140,7 +153,10 @@ class LabDevice:
         with suppress(LabError, StackError, OSError):  # it may be off already
             self.pull_the_plug()
         self.program.stop()
-        if not Path("/run/systemd/system").exists():
+        if self._group is not None:
+            for each in Path("/sys/fs/cgroup").glob(f"*/{self._group}"):
+                _remove_groups(each, lambda _: True)
+        elif not Path("/run/systemd/system").exists():
             _sweep_control_groups()
         if self._turn is not None:
             self._turn.close()
@@ -190,11 +206,20 @@ def _my_turn() -> IO[str]:
 def _sweep_control_groups() -> None:
     """Remove the groups that devices left on a host which has no systemd; those in use stay."""
     for group in GROUPS:
-        for root, _, _ in os.walk(Path("/sys/fs/cgroup", group), topdown=False):
-            name = Path(root).name
-            if name.startswith("praetor-") or name.endswith((".slice", ".scope", ".service", ".mount", ".socket")):
-                with suppress(OSError):
-                    Path(root).rmdir()
+        _remove_groups(
+            Path("/sys/fs/cgroup", group),
+            lambda name: (
+                name.startswith("praetor-") or name.endswith((".slice", ".scope", ".service", ".mount", ".socket"))
+            ),
+        )
+
+
+def _remove_groups(top: Path, chosen: Callable[[str], bool]) -> None:
+    """Remove the control groups below *top*, and itself, whose name is *chosen*; those in use stay."""
+    for root, _, _ in os.walk(top, topdown=False):
+        if chosen(Path(root).name):
+            with suppress(OSError):
+                Path(root).rmdir()
 
 
 def rootfs() -> Path | None:

@@ -16,7 +16,8 @@ from e2e.clusters.cluster import Cluster
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.node import Node
 from e2e.pods.devices import Devices
-from e2e.pods.system import System
+from e2e.pods.newer import newer_image
+from e2e.pods.system import PROGRAMS, System
 from e2e.release.build import PACKAGES, ROOT, build_all
 from e2e.release.images import BASE_OF_FOLDER, COMPONENTS, Engine, Image, build_images
 
@@ -72,13 +73,20 @@ def node(progress: Progress, request: pytest.FixtureRequest) -> Node:
 
 @pytest.fixture(scope="session")
 def images(node: Node, progress: Progress) -> Iterator[dict[str, Image]]:
-    """The images, built from wheels of these sources, by component; they are removed from this machine at the end."""
+    """The images by component, built from wheels of these sources; the node has them, and those of a newer version.
+
+    They are removed from this machine at the end.
+    """
     progress("building the wheels")
     build_all(PACKAGES, ROOT / "dist")
     base = os.environ.get(BASE_VARIABLE)
     built = build_images(COMPONENTS, engine=Engine.BUILDAH, base=base, progress=progress)
+    later = [newer_image(image) for image in built if image.component in PROGRAMS]
+    made = [image.name for image in (*built, *later)]
+    progress("loading the images on the node")
+    node.load(made)
     yield {image.component: image for image in built}
-    for name in (*(image.name for image in built), BASE_OF_FOLDER):
+    for name in (*made, BASE_OF_FOLDER):
         with suppress(ClusterError):
             output_of(["buildah", "rmi", "--force", name])
 
@@ -90,7 +98,7 @@ def system(
     """Controller and gateways, all of them available."""
     system = System(node, api)
     pytestconfig.stash[SYSTEM] = system
-    system.install(images.values(), progress)
+    system.install(progress)
     return system
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import requests
@@ -14,7 +14,6 @@ from e2e.clusters.api.kubectl import output_of
 from e2e.clusters.cluster import SYSTEM_NAMESPACE
 from e2e.clusters.node import Node
 from e2e.release.chart import Release
-from e2e.release.images import Image
 from e2e.release.manifests import BASE, Object, install, read
 from e2e.stack.kube import accepted
 from praetor_api.tokens import device_token
@@ -44,11 +43,8 @@ class System:
         """Return the token of *device*."""
         return device_token(self.release.secret("praetor-device-tokens", "secrets").encode(), device)
 
-    def install(self, images: Iterable[Image], progress: Callable[[str], None]) -> None:
-        """Bring *images* to the node and install the chart; returns when every replica is available."""
-        for image in images:
-            progress(f"loading {image.name} on the node")
-            self.node.load([image.name])
+    def install(self, progress: Callable[[str], None]) -> None:
+        """Install the chart, whose images the node has; returns when every replica is available."""
         [namespace] = (item for item in read(BASE) if item["kind"] == "Namespace")
         install(self.api, (namespace,))  # with the labels that restrict its Pods
         progress("installing the chart")

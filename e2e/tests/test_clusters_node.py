@@ -28,7 +28,7 @@ cp {admin} "$1/admin.kubeconfig"
 echo "$1/admin.kubeconfig"
 """
 KUBECTL = "#!/bin/sh\necho authority\n"
-BUILDAH = '#!/bin/sh\necho "buildah $@" >> {log}\n'
+PODMAN = '#!/bin/sh\necho "podman $@" >> {log}\n'
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -45,7 +45,8 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     texts = {
         "node-up": NODE_UP.format(log=log, admin=admin, broken=tmp_path / "broken"),
         "kubectl": KUBECTL,
-        "buildah": BUILDAH.format(log=log),
+        "buildah": "#!/bin/sh\n",
+        "podman": PODMAN.format(log=log),
     }
     for name, text in texts.items():
         (programs / name).write_text(text)
@@ -84,11 +85,14 @@ def test_the_apiserver_is_verified_with_the_authority_that_pods_get(node: Node) 
     assert "insecure-skip-tls-verify" not in entry["cluster"]
 
 
-def test_images_are_put_on_the_node_as_archives(log: Path, node: Node) -> None:
-    node.load(["localhost/one:1"])
-    started, pushed, loaded = log.read_text().splitlines()
+def test_images_are_put_on_the_node_in_one_archive(log: Path, node: Node) -> None:
+    node.load(["localhost/one:1", "localhost/two:1"])
+    started, saved, loaded = log.read_text().splitlines()
     archive = loaded.split()[-1]
-    assert pushed == f"buildah push localhost/one:1 docker-archive:{archive}:localhost/one:1"
+    assert saved.startswith("podman save ")
+    assert saved.endswith(
+        f" --multi-image-archive --format=docker-archive --output={archive} localhost/one:1 localhost/two:1"
+    )
     assert loaded == f"--load {started} {archive}"
 
 
