@@ -24,7 +24,7 @@ $(HATCH): requirements/hatch.txt
 demo: $(HATCH) ## run the whole system here and show a rollout; ARGS=--stay keeps it running
 	@$(HATCH) run demo $(ARGS)
 
-playground: $(HATCH) ## start what the worked example of docs/rollouts.md needs, until Ctrl-C
+playground: $(HATCH) ## start what the example of docs/first-rollout.md needs, until Ctrl-C
 	@$(HATCH) run playground $(ARGS)
 
 praetorctl: $(HATCH) ## run praetorctl, as in: make praetorctl ARGS="rollout status beacon"

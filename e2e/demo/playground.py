@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`hatch run playground`: what the worked example of docs/rollouts.md starts from, until Ctrl-C."""
+"""`hatch run playground`: what the example of docs/first-rollout.md starts from, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from e2e.rollouts.fleet import SimulatedFleet
 from e2e.stack.errors import StackError
 from e2e.stack.stack import Stack, StackSettings, script
 
-PAGE = ROOT / "docs" / "rollouts.md"
+PAGE = ROOT / "docs" / "first-rollout.md"
 DEVICES = [f"leaf-{number}" for number in range(1, 9)]
 FLAGS = ("--fail-on=broken",)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -37,7 +37,7 @@ In another terminal, where switches.yaml and beacon.yaml are ready:
   export KUBECONFIG={kubeconfig}
   export PATH={programs}:$PATH
 
-Then follow the worked example of docs/rollouts.md. It begins with
+Then follow the example of docs/first-rollout.md. It begins with
 
   kubectl apply -f switches.yaml
   kubectl wait --for=condition=AgentConnected nsw --all --timeout=60s
@@ -51,7 +51,7 @@ _MISSING = "\nkubectl was not found; install it, or use praetorctl alone.\n"
 @click.command()
 @click.option("--minutes", type=click.IntRange(1, 1440), default=60, show_default=True, help="When it ends by itself.")
 def main(minutes: int) -> None:
-    """Start the devices of the worked example in docs/rollouts.md, and say what to type; Ctrl-C ends it."""
+    """Start the devices of the example in docs/first-rollout.md, and say what to type; Ctrl-C ends it."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         with tempfile.TemporaryDirectory(prefix="praetor-playground-") as name, ExitStack() as opened:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shell examples of docs/rollouts.md, run as printed: what they print is what the page says."""
+"""The shell examples of docs/first-rollout.md and docs/rollouts.md, run as printed: they print what the pages say."""
 
 from __future__ import annotations
 
@@ -35,8 +35,10 @@ class Example:
 
 
 def examples() -> Iterator[Example]:
-    """Yield the shell examples of the page in order."""
-    blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
+    """Yield the shell examples of both pages in order."""
+    blocks = [
+        block for page in (PAGE, PAGE.with_name("rollouts.md")) for block in BLOCK.findall(page.read_text("utf-8"))
+    ]
     for number, (language, text) in enumerate(blocks):
         if language == "sh":
             following = blocks[number + 1] if number + 1 < len(blocks) else ("yaml", "")
