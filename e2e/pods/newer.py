@@ -17,6 +17,7 @@ from e2e.release.zipapp import SHEBANG
 
 ABOUT = "praetor_{}/__about__.py"
 IN_CHART = ("Chart.yaml", "values.yaml")
+NAMED = re.compile(r'^(__version__ = "| *(?:tag|version|appVersion): )([0-9.]+)', re.MULTILINE)
 COMMIT_S = 600
 
 
@@ -32,16 +33,16 @@ def newer_image(image: Image) -> Image:
     try:
         root = Path(output_of(["buildah", "mount", container]).strip())
         [about] = root.glob(f"opt/praetor/lib/python3*/site-packages/{ABOUT.format(image.component)}")
-        about.write_text(_renewed(about.read_text(encoding="utf-8"), image.version), encoding="utf-8")
+        about.write_text(_renewed(about.read_text(encoding="utf-8")), encoding="utf-8")
         output_of(["buildah", "commit", "--quiet", container, result.name], timeout_s=COMMIT_S)
     finally:
         output_of(["buildah", "rm", container])
     return result
 
 
-def newer_chart(chart: Path, version: str, folder: Path) -> Path:
-    """Write the next version of *chart*, an archive of *version* whose images have that version, into *folder*."""
-    target = folder / chart.name.replace(version, newer(version))
+def newer_chart(chart: Path, folder: Path) -> Path:
+    """Write the next version of *chart*, an archive, whose images are newer, too, into *folder*."""
+    target = folder / f"{newer(chart.stem)}.tgz"
     with tarfile.open(chart) as old, tarfile.open(target, "w:gz") as new:
         for member in old:
             file = old.extractfile(member)
@@ -49,14 +50,14 @@ def newer_chart(chart: Path, version: str, folder: Path) -> Path:
                 continue
             data = file.read()
             if Path(member.name).name in IN_CHART:
-                data = _renewed(data.decode(), version).encode()
+                data = _renewed(data.decode()).encode()
             member.size = len(data)
             new.addfile(member, BytesIO(data))
     return target
 
 
-def newer_zipapp(agent: Path, version: str, folder: Path) -> Path:
-    """Write the next version of the single-file *agent*, which is of *version*, into *folder*."""
+def newer_zipapp(agent: Path, folder: Path) -> Path:
+    """Write the next version of the single-file *agent* into *folder*."""
     target = folder / agent.name
     with zipfile.ZipFile(agent) as old, target.open("wb") as file:
         file.write(SHEBANG)
@@ -64,12 +65,14 @@ def newer_zipapp(agent: Path, version: str, folder: Path) -> Path:
             for entry in old.infolist():
                 data = old.read(entry)
                 if entry.filename == ABOUT.format("agent"):
-                    data = _renewed(data.decode(), version).encode()
+                    data = _renewed(data.decode()).encode()
                 new.writestr(entry, data)
     return target
 
 
-def _renewed(text: str, version: str) -> str:
-    if version not in text:
-        raise ValueError(f"there is no version {version} in: {text}")
-    return text.replace(version, newer(version))
+def _renewed(text: str) -> str:
+    """Return *text* with the next version wherever it names the present one."""
+    renewed, count = NAMED.subn(lambda found: found[1] + newer(found[2]), text)
+    if not count:
+        raise ValueError(f"no version is named in: {text}")
+    return renewed

@@ -6,26 +6,30 @@ It runs before the tests of Pods, on a cluster that has nothing of Praetor, and 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from itertools import groupby
 from pathlib import Path
 
 import pytest
-from attrs import field, frozen, mutable
+from attrs import evolve, field, frozen, mutable
 
 from e2e.clusters.api.kubectl import output_of
+from e2e.clusters.cluster import SYSTEM_NAMESPACE
 from e2e.clusters.node import Node
 from e2e.lab.device import LabDevice, rootfs, why_unavailable
 from e2e.lab.requirements import required
-from e2e.pods.newer import newer_chart, newer_zipapp
+from e2e.pods.newer import newer, newer_chart, newer_zipapp
 from e2e.release.build import ROOT
 from e2e.release.chart import package
 from e2e.release.images import REGISTRY, Image
+from e2e.release.manifests import Object
 from e2e.release.release import write_requirements
 from e2e.release.version import Release
 from e2e.release.zipapp import build_zipapp
@@ -35,6 +39,7 @@ PAGE = ROOT / "docs" / "quickstart.md"
 BLOCK = re.compile(r"^## (?P<heading>[^\n]+)$|^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"# (\S+\.yaml)\n")
 EXPORT = re.compile(r"^export (\w+)=\S+ +#", re.MULTILINE)
+LAST = "Uninstall"
 DEVICES = ("leaf-1", "leaf-2")
 PROCESS = "/bin/sleep infinity"
 MINUTES = 10
@@ -89,6 +94,13 @@ class Place:
     node: Node
     variables: dict[str, str] = field(factory=dict)
 
+    @property
+    def named(self) -> dict[str, str]:
+        """What the reader says of their place, by the names of the page."""
+        path = 'jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}'
+        address = self.kubectl("get", "nodes", f"--output={path}")
+        return {"REGISTRY": REGISTRY, "GATEWAY": f"http://{address}:30080", "NEXT": str(self.folder / "newer")}
+
     def prepare(self, image: Image) -> None:
         """Put the built files there, those of a newer release beside them, and the commands on the PATH."""
         files, later, programs = (self.folder / name for name in ("files", "newer", "bin"))
@@ -102,20 +114,15 @@ class Place:
             (files / path.name).write_bytes(path.read_bytes())
         release = Release(wheel="praetor-controller", version=image.version)
         write_requirements(release, ROOT, ours, files / f"{release.stem}.txt")
-        newer_chart(chart, image.version, later)
-        newer_zipapp(agent, image.version, later)
+        newer_chart(chart, later)
+        newer_zipapp(agent, later)
         for block in BLOCK.finditer(PAGE.read_text(encoding="utf-8")):
             if named := NAMED.match(block["text"] or ""):
                 (files / named[1]).write_text(block["text"], encoding="utf-8")
         self._write_programs(programs)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(NOT_OURS)}
-        self.variables = kept | {
-            "KUBECONFIG": str(self.node.kubeconfig),
-            "PATH": f"{programs}:{Path(sys.base_prefix, 'bin')}:{PATH}",
-            "REGISTRY": REGISTRY,
-            "GATEWAY": f"http://{self._address()}:30080",
-            "NEXT": str(later),
-        }
+        path_variable = f"{programs}:{Path(sys.base_prefix, 'bin')}:{PATH}"
+        self.variables = kept | self.named | {"KUBECONFIG": str(self.node.kubeconfig), "PATH": path_variable}
 
     def run(self, step: Step) -> str:
         """Run the commands of *step* as printed, in a shell that knows what earlier ones exported."""
@@ -142,6 +149,11 @@ class Place:
         """Return what kubectl prints to the test itself."""
         return output_of([str(self.node.kubectl), f"--kubeconfig={self.node.kubeconfig}", *words], timeout_s=STEP_S)
 
+    def items(self, *words: str) -> list[Object]:
+        """Return the objects that `kubectl get` with *words* lists."""
+        found: list[Object] = json.loads(self.kubectl("get", *words, "--output=json"))["items"]
+        return found
+
     def objects(self) -> set[str]:
         """Return every object of the cluster but events, and the kinds that it serves."""
         kinds = list(self.kubectl("api-resources", "--verbs=list", "--output=name").split())
@@ -163,10 +175,6 @@ class Place:
             (folder / name).write_text(text, encoding="utf-8")
             (folder / name).chmod(0o755)
 
-    def _address(self) -> str:
-        path = 'jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}'
-        return self.kubectl("get", "nodes", f"--output={path}")
-
 
 @pytest.fixture
 def place(
@@ -184,47 +192,93 @@ def place(
 
 
 def test_the_quick_start_does_what_it_says_and_leaves_nothing(place: Place, progress: Callable[[str], None]) -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    assert set(EXPORT.findall(text)) == {"REGISTRY", "GATEWAY", "NEXT"} <= place.variables.keys()
-    before = place.objects(), {name: left_on(device) for name, device in place.devices.items()}
-    checks = {"Watch": watched, "A bad version": spared, "Upgrade": upgraded}
+    assert set(EXPORT.findall(PAGE.read_text(encoding="utf-8"))) == place.named.keys()
+    before = all_of(place)
     spent: dict[str, float] = {}
-    ran: dict[str, int] = {}
-    for step in steps():
-        started = time.monotonic()
-        output = place.run(step)
-        spent[step.part] = spent.get(step.part, 0.0) + time.monotonic() - started
-        if step.printed is not None:
-            assert plain(step.printed) in plain(output), output
-        if step.part in checks:
-            ran = checks[step.part](place, ran)
-    assert checks.keys() < spent.keys() >= {"Install", "Enrol two devices", "Uninstall"}
-    calls = place.cluster_commands()
-    whole = sum(spent.values())
-    for part, seconds in spent.items():
-        progress(f"  {part:<20} {seconds:6.1f} s")
-    progress(f"  {'all of it':<20} {whole:6.1f} s, and {len(calls)} commands for the cluster")
-    assert (place.objects(), {name: left_on(device) for name, device in place.devices.items()}) == before
+    try:
+        follow(place, spent)
+    except BaseException:
+        for step in steps():
+            if step.part == LAST:
+                with suppress(AssertionError):  # what did not come so far cannot be removed
+                    place.run(step)
+        raise
+    finally:
+        for part, seconds in spent.items():
+            progress(f"  {part:<20} {seconds:6.1f} s")
+    calls, whole = place.cluster_commands(), sum(spent.values())
+    progress(f"  {'all of it':<20} {whole:6.1f} s, with {len(calls)} commands of kubectl and helm")
+    assert all_of(place) == before
     assert len(calls) <= CLUSTER_COMMANDS, calls
     assert whole <= MINUTES * 60, spent
 
 
-def watched(place: Place, _: Mapping[str, int]) -> dict[str, int]:
-    """Return the processes of the devices, each of which has one."""
-    return {name: process_of(device) for name, device in place.devices.items()}
+def follow(place: Place, spent: dict[str, float]) -> None:
+    """Run the page, compare what it prints, and check what it says of each part; *spent* gets the seconds by part."""
+    for part, group in groupby(steps(), key=lambda step: step.part):
+        started = time.monotonic()
+        for step in group:
+            output = place.run(step)
+            assert plain(step.printed or "") in plain(output), output
+        spent[part] = time.monotonic() - started
+        match part:
+            case "Watch":
+                fleet = Fleet.of(place)
+            case "A bad version":
+                fleet = spared(place, fleet)
+            case "Upgrade":
+                await_upgrade(place, fleet)
+    assert list(spent) == ["Install", "Enrol two devices", "Watch", "A bad version", "Upgrade", LAST]
 
 
-def spared(place: Place, ran: Mapping[str, int]) -> dict[str, int]:
-    """Return the processes: one device kept the one that *ran*, and the other has one of the same version."""
-    now = watched(place, ran)
-    assert sum(now[name] == pid for name, pid in ran.items()) >= 1
+def spared(place: Place, fleet: Fleet) -> Fleet:
+    """Return the fleet: the first device had the bad version and went back, and the other one never got it."""
+    now = Fleet.of(place)
+    first, other = DEVICES
+    assert now.processes[other] == fleet.processes[other]
+    assert now.processes[first] != fleet.processes[first]
     return now
 
 
-def upgraded(place: Place, ran: Mapping[str, int]) -> dict[str, int]:
-    """Return the processes, which are those that *ran*."""
-    assert watched(place, ran) == ran
-    return dict(ran)
+def await_upgrade(place: Place, fleet: Fleet) -> None:
+    """Return once programs and the first agent are of the newer version, and nothing else has changed."""
+    images = {newer(version) for version in fleet.images}
+    agents = {**fleet.agents, DEVICES[0]: newer(fleet.agents[DEVICES[0]])}
+    expected = evolve(fleet, images=images, agents=agents)
+    eventually(lambda: Fleet.of(place), lambda now: now == expected, what=f"the fleet is {expected}")
+
+
+@frozen
+class Fleet:
+    """The one process of each device, since when devices are connected, and which versions run where."""
+
+    processes: Mapping[str, int]
+    connected: Mapping[str, str]
+    agents: Mapping[str, str]
+    images: set[str]
+
+    @classmethod
+    def of(cls, place: Place) -> Fleet:
+        """Return what is so now."""
+        switches = {item["metadata"]["name"]: item for item in place.items("networkswitches")}
+        programs = place.items("deployments", f"--namespace={SYSTEM_NAMESPACE}")
+        containers = [each for item in programs for each in item["spec"]["template"]["spec"]["containers"]]
+        return cls(
+            processes={name: process_of(device) for name, device in place.devices.items()},
+            connected={
+                name: condition["lastTransitionTime"]
+                for name, item in switches.items()
+                for condition in item["status"]["conditions"]
+                if condition["type"] == "AgentConnected"
+            },
+            agents={name: item["status"]["agentVersion"] for name, item in switches.items()},
+            images={container["image"].rpartition(":")[2] for container in containers},
+        )
+
+
+def all_of(place: Place) -> tuple[set[str], dict[str, set[str]]]:
+    """Return what the cluster and the devices have."""
+    return place.objects(), {name: left_on(device) for name, device in place.devices.items()}
 
 
 def process_of(device: LabDevice) -> int:
@@ -237,11 +291,12 @@ def process_of(device: LabDevice) -> int:
     return int(found[0])
 
 
-def left_on(device: LabDevice) -> tuple[set[str], set[str]]:
-    """Return the files of *device*, but for those that any device writes by itself, and what it has of ours in /run."""
-    files = set(device.run("find", "/", "-xdev").splitlines())
+def left_on(device: LabDevice) -> set[str]:
+    """Return the files of *device*, but for those that any device writes by itself, and all of ours that it runs."""
+    files = device.run("find", "/", "-xdev").splitlines()
     ours = device.run("find", "/run", "/tmp", "/var/log", "/sys/fs/cgroup", "-name", "*praetor*").splitlines()
-    return {path for path in files if not path.startswith(CHANGES_BY_ITSELF)}, set(ours)
+    run = [line for line in device.run("ps", "-e", "-o", "args=").splitlines() if re.search("praetor|sleep", line)]
+    return {*(path for path in files if not path.startswith(CHANGES_BY_ITSELF)), *ours, *run}
 
 
 def plain(text: str) -> str:
