@@ -31,7 +31,8 @@ PAGES = {
 SOURCES = {target: source for source, target in PAGES.items()}
 
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
-BACK = re.compile(r"^\[(?:All pages|Back to the project)\]\([^)]*\)\n", re.MULTILINE)  # the site has a navigation
+# links back to an index: the site has a navigation
+BACK = re.compile(r"^\[(?:All pages|All decisions|Back to the project)\]\([^)]*\)\n", re.MULTILINE)
 SEQUENCE = re.compile(r"^```mermaid\nsequenceDiagram\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ARROW = re.compile(r"(\w+)-?->>(\w+): (.*)")
 FETCHED = re.compile(r"<(?:script|img|iframe|source|link)[^>]*?(?:src|href)=\"(?:https?:)?//[^\"]*")
@@ -49,7 +50,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point links at the site's pages, and write sequence diagrams as lists, for which no script is needed."""
     source = SOURCES.get(page.file.src_uri, f"docs/{page.file.src_uri}")
-    folder = str(PurePosixPath(source).parent)
+    root, folder = Path(config.config_file_path).parent, str(PurePosixPath(source).parent)
 
     def moved(found: re.Match[str]) -> str:
         image, text, target = found.groups()
@@ -61,6 +62,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if there in files.src_uris:
             return f"{image}[{text}]({relpath(there, str(PurePosixPath(page.file.src_uri).parent))}{mark}{anchor})"
         # a file of the repository that is no page
+        if not (root / path).exists():
+            log.warning("%s links to %s, which is not there", source, path)
         repository = config.extra["repository"]
         return f"[{text}]({repository}/blob/HEAD/{path})" if repository else text
 
