@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shell examples of docs/first-rollout.md and docs/rollouts.md, run as printed: they print what the pages say."""
+"""The shell examples of docs/first-rollout.md, rollouts.md and tenancy.md, run as printed: they print what they say."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,8 @@ from e2e.stack.kube import Kube
 from e2e.stack.stack import environment, script
 
 STEP_S = 600
+PAGES = (PAGE, PAGE.with_name("rollouts.md"))
+TENANCY = PAGE.with_name("tenancy.md")
 
 
 @frozen
@@ -34,11 +36,9 @@ class Example:
     printed: str | None
 
 
-def examples() -> Iterator[Example]:
-    """Yield the shell examples of both pages in order."""
-    blocks = [
-        block for page in (PAGE, PAGE.with_name("rollouts.md")) for block in BLOCK.findall(page.read_text("utf-8"))
-    ]
+def examples(*pages: Path) -> Iterator[Example]:
+    """Yield the shell examples of *pages* in order."""
+    blocks = [block for page in pages for block in BLOCK.findall(page.read_text("utf-8"))]
     for number, (language, text) in enumerate(blocks):
         if language == "sh":
             following = blocks[number + 1] if number + 1 < len(blocks) else ("yaml", "")
@@ -54,7 +54,18 @@ def test_the_shell_examples_do_what_the_page_says(
         pytest.skip("the playground, which runs on this one, is tested with them")
     save_files(tmp_path)
     simulated.power_on(DEVICES, *FLAGS)
-    follow_the_page(tmp_path, environment_for(cluster, kube))
+    follow(PAGES, tmp_path, environment_for(cluster, kube))
+
+
+def test_the_examples_with_two_tenants_do_what_the_page_says(
+    cluster: Cluster, kube: Kube, simulated: SimulatedFleet, tmp_path: Path
+) -> None:
+    if cluster.kubectl is None:
+        pytest.skip("kubectl is not on the PATH")
+    if cluster.name != Embedded.name:
+        pytest.skip("what the commands print is the same on every cluster")
+    simulated.power_on(DEVICES[:2])
+    follow((TENANCY,), tmp_path, environment_for(cluster, kube))
 
 
 def test_the_playground_is_what_the_page_starts_from(cluster: Cluster) -> None:
@@ -76,18 +87,18 @@ def test_the_playground_is_what_the_page_starts_from(cluster: Cluster) -> None:
             folder = Path(re.findall(r"^  cd (.*)$", text, re.MULTILINE)[0])
             pasted = "".join(f"{each}\n" for each in re.findall(r"^  (export .*)$", text, re.MULTILINE))
             begins = [each.strip() for each in lines if each.startswith(("  kubectl", "  praetorctl"))]
-            assert "".join(each.commands for each in list(examples())[:2]).splitlines() == begins
-            follow_the_page(folder, given, before=pasted)
+            assert "".join(each.commands for each in list(examples(PAGE))[:2]).splitlines() == begins
+            follow(PAGES, folder, given, before=pasted)
         finally:
             program.send_signal(signal.SIGINT)
         assert program.wait(STEP_S) == INTERRUPTED
     assert not folder.exists()
 
 
-def follow_the_page(folder: Path, variables: Mapping[str, str], before: str = "") -> None:
-    """Run the shell examples in *folder*, each after the lines *before*, and compare what they print."""
-    found = list(examples())
-    assert sum(each.printed is not None for each in found) >= 6
+def follow(pages: Sequence[Path], folder: Path, variables: Mapping[str, str], before: str = "") -> None:
+    """Run the shell examples of *pages* in *folder*, each after the lines *before*, and compare what they print."""
+    found = list(examples(*pages))
+    assert sum(each.printed is not None for each in found) >= 3 * len(pages)
     for each in found:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", before + each.commands],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shell examples of docs/troubleshooting.md, each run where its symptom is: they print the cause, and help."""
+"""The shell examples of docs/troubleshooting.md, each run where its symptom is, and the end of all processes."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from e2e.suite.test_e2e_docs_rollouts import STEP_S, environment_for
 from e2e.suite.workloads import prompt
 
 PAGE = ROOT / "docs" / "troubleshooting.md"
+INSTALL = ROOT / "deploy" / "README.md"
 
 
 def examples() -> dict[str, list[str]]:
@@ -45,9 +46,11 @@ def test_the_commands_print_the_cause_of_each_symptom_and_help(
     lonely = f"{device}-lonely"
 
     def run(heading: str, named: str = device) -> str:
-        code = left[heading].pop(0)
+        return shell(left[heading].pop(0).replace("leaf-1", named))
+
+    def shell(code: str) -> str:
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", code.replace("leaf-1", named)],
+            ["bash", "-euo", "pipefail", "-c", code],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
@@ -91,3 +94,7 @@ def test_the_commands_print_the_cause_of_each_symptom_and_help(
     )
     await_ready(kube, [device])
     assert not any(left.values())
+
+    (ending,) = (code for _, code in BLOCK.findall(INSTALL.read_text(encoding="utf-8")) if "dpd,dp --all" in code)
+    here = ending.replace(" --all-namespaces", "").replace(" -A", "")
+    eventually(lambda: shell(here).splitlines(), lambda shown: f"{device} 0" in shown, what="the devices run nothing")
