@@ -58,7 +58,7 @@ docs: $(HATCH) ## build the docs site into dist/site
 	@$(HATCH) run docs $(ARGS)
 
 publish: $(HATCH) ## commit a version of the docs site to the branch gh-pages; ARGS="deploy VERSION"
-	@$(HATCH) run docs:publish $(ARGS)
+	@$(HATCH) run site:publish $(ARGS)
 
 release: $(HATCH) ## make all that a release needs; ARGS=--dry-run, or ARGS=WHEEL for a tag
 	@$(HATCH) run release $(ARGS)
