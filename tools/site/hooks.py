@@ -33,6 +33,7 @@ SOURCES = {target: source for source, target in PAGES.items()}
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 # links back to an index: the site has a navigation
 BACK = re.compile(r"^\[(?:All pages|All decisions|Back to the project)\]\([^)]*\)\n", re.MULTILINE)
+ITEM = re.compile(r"(?:[-*]|\d+\.) +")
 SEQUENCE = re.compile(r"^```mermaid\nsequenceDiagram\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ARROW = re.compile(r"(\w+)-?->>(\w+): (.*)")
 FETCHED = re.compile(r"<(?:script|img|iframe|source|link)[^>]*?(?:src|href)=\"(?:https?:)?//[^\"]*")
@@ -67,7 +68,24 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         repository = config.extra["repository"]
         return f"[{text}]({repository}/blob/HEAD/{path})" if repository else text
 
-    return LINK.sub(moved, SEQUENCE.sub(listed, BACK.sub("", markdown)))
+    return LINK.sub(moved, indented(SEQUENCE.sub(listed, BACK.sub("", markdown))))
+
+
+def indented(markdown: str) -> str:
+    """Indent what is within items of lists by four spaces a level; a forge also takes the column of the item's text."""
+    columns: list[int] = []  # where the text of the items around a line begins
+    lines, code = [], False
+    for line in markdown.split("\n"):
+        text = line.lstrip(" ")
+        column = len(line) - len(text)
+        while text and not code and columns and column < columns[-1]:
+            columns.pop()
+        lines.append(" " * max(0, 4 * len(columns) + column - (columns[-1] if columns else 0)) + text)
+        if text.startswith("```"):
+            code = not code
+        elif not code and (item := ITEM.match(text)):
+            columns.append(column + len(item[0]))
+    return "\n".join(lines)
 
 
 def listed(found: re.Match[str]) -> str:
