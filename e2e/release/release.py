@@ -36,6 +36,7 @@ from e2e.release.zipapp import build_zipapp
 
 SETTINGS = Path(__file__).with_name("release.toml")
 API = "praetor-api"
+AIRGAP_PAGE = Path("docs", "airgap.md")
 GATEWAY_UNIT = Path("deploy", "systemd", "praetor-gateway.service")
 AT_A_TIME = 2  # wheels; a release mostly waits for an index
 CHECKSUMS, NOTES = "SHA256SUMS", "NOTES.md"
@@ -155,6 +156,7 @@ def build_extras(wheel: str, root: Path, wheels: Iterable[Path], out: Path, regi
             )  # fmt: skip
             if done.returncode:
                 raise ReleaseError(f"the chart could not be built:\n{done.stdout.rstrip()}")
+            shutil.copyfile(root / AIRGAP_PAGE, out / AIRGAP_PAGE.name)
 
 
 def build_api(root: Path, folder: Path) -> Path:

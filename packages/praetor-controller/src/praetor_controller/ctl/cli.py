@@ -89,7 +89,8 @@ def main() -> None:
       0  done
       1  the cluster cannot be reached, refuses, or lacks what was named; a replay with a different outcome
       2  the command line, or something it names, cannot be used
-      3  failed: a rollout that stopped, a token that is refused, a sentence of the protocol that does not hold
+      3  failed: a rollout that stopped, a token that is refused, a sentence of the protocol that does not hold,
+         an archive that is damaged
       4  the rollout is paused
       5  the time given with --timeout was up
       6  the rollout is under way, and --watch=false was given
@@ -101,6 +102,18 @@ def main() -> None:
 
     Completion, for bash, zsh and fish: praetorctl completion --help
     """
+
+
+@main.group(
+    cls=LazyGroup,
+    package=f"{_COMMANDS}.airgap",
+    summaries={
+        "bundle": "Make one archive that installs everything without an internet.",
+        "verify": "Check that an archive is whole, unchanged and complete.",
+    },
+)
+def airgap() -> None:
+    """Bring a release into a network without an internet."""
 
 
 @main.group(
