@@ -53,7 +53,7 @@ def test_a_good_host_passes_every_check(gateway: FakeGateway, tmp_path: Path) ->
 
 def test_a_refused_token_and_an_unreachable_gateway_are_distinguished(gateway: FakeGateway, tmp_path: Path) -> None:
     refused = looked(gateway.url, tmp_path / "state", "wrong")["gateway"]
-    assert (refused.verdict, "praetorctl token mint" in refused.remedy) == ("fault", True)
+    assert (refused.verdict, "praetorctl devices token" in refused.remedy) == ("fault", True)
     away = looked("http://127.0.0.1:1", tmp_path / "state")["gateway"]
     assert (away.verdict, "firewalls" in away.remedy) == ("fault", True)
     gateway.fail(Fault(path="/desired", status=404))

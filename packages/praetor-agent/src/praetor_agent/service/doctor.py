@@ -247,7 +247,7 @@ def remedy_of(error: GatewayError) -> str:
     if "token file" in str(error):
         return "see the check of the token"
     if error.unauthorized:
-        return "mint a new token (praetorctl token mint) for this device name, and check --device"
+        return "make a new token (praetorctl devices token) for this device name, and check --device"
     match error.__cause__:
         case requests.exceptions.ProxyError():
             return "check --proxy, HTTPS_PROXY and NO_PROXY"
