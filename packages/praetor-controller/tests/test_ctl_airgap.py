@@ -178,10 +178,10 @@ def lose(release: str) -> Callable[[Path], None]:
         (change("two.tar", docker_archive(IMAGES["gateway"])), f"image {IMAGES['controller']} is missing"),
         (change(f"wheels/{CLICK}", None), "agent-1.0.0.txt: no file of click==3; get"),
         (lose("gateway"), "praetor-gateway: 0 releases instead of 1; put the folder of one release there"),
-        (unlist("controller", "praetor-1.0.0.tgz"), "0 charts instead of 1"),
-        (unlist("controller", "install.yaml"), "install.yaml is missing"),
-        (unlist("controller", "airgap.md"), "README.md is missing"),
-        (unlist("agent", "praetor_agent-1.0.0.cdx.json"), "praetor_agent-VERSION.cdx.json is missing"),
+        (unlist("controller", "praetor-1.0.0.tgz"), "0 files chart/praetor-*.tgz instead of 1; download"),
+        (unlist("controller", "install.yaml"), "praetor-controller: 0 files install.yaml instead of 1"),
+        (unlist("controller", "airgap.md"), "praetor-controller: 0 files README.md instead of 1"),
+        (unlist("agent", "praetor_agent-1.0.0.cdx.json"), "0 files sbom/praetor_agent-*.cdx.json instead of 1"),
     ],
 )  # fmt: skip
 def test_what_is_changed_foreign_or_missing_is_named(releases: Path, act: Callable[[Path], None], words: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from fnmatch import filter as filter_names
 from fnmatch import fnmatch
 from typing import IO
 
@@ -26,8 +27,13 @@ PLACES = (
     ("airgap.md", "README.md"),
 )
 """Where the files of a release go; a place that ends in no slash is a new name."""
-SINGLE = (INSTALL, "praetor-agent.pyz", "README.md")
-OURS = ("api", "controller", "gateway", "agent")
+OURS = {
+    "api": (),
+    "controller": ("README.md", "chart/praetor-*.tgz", INSTALL),
+    "gateway": ("praetor-gateway.service",),
+    "agent": ("praetor-agent.pyz",),
+}
+"""The releases, by program, and what each has beside its wheel, requirements and SBOM."""
 CHUNK = 1 << 20
 
 
@@ -112,16 +118,14 @@ def held_images(parts: Parts) -> dict[str, frozenset[str]]:
 
 def faults(parts: Parts) -> Iterator[str]:
     """Yield what *parts* lack to install everything without an internet; nothing if they are complete."""
-    for program in OURS:
-        wheels = [name for name in below(parts, "wheels") if name.startswith(f"wheels/praetor_{program}-")]
-        if len(wheels) != 1:
-            yield f"praetor-{program}: {len(wheels)} releases instead of 1; put the folder of one release there"
-        for folder, suffix in (("requirements", ".txt"), ("sbom", ".cdx.json")):
-            if not any(name.startswith(f"{folder}/praetor_{program}-") for name in below(parts, folder, suffix)):
-                yield f"praetor-{program}: the release's praetor_{program}-VERSION{suffix} is missing"
-    yield from (f"{name} is missing" for name in SINGLE if name not in parts)
-    if len(below(parts, "chart")) != 1:
-        yield f"{len(below(parts, 'chart'))} charts instead of 1"
+    for program, files in OURS.items():
+        stem = f"praetor_{program}-*"
+        if (number := len(filter_names(parts, f"wheels/{stem}"))) != 1:
+            yield f"praetor-{program}: {number} releases instead of 1; put the folder of one release there"
+            continue
+        for pattern in (f"requirements/{stem}.txt", f"sbom/{stem}.cdx.json", *files):
+            if (number := len(filter_names(parts, pattern))) != 1:
+                yield f"praetor-{program}: {number} files {pattern} instead of 1; download its release again"
     digests = [part.digest for part in below(parts, "wheels").values()]
     for name, wanted in requirements_of(parts).items():
         if lacking := missing(wanted, digests):

@@ -12,7 +12,7 @@ from praetor_controller.ctl.airgap.bundle import below, faults, named_images
 from praetor_controller.ctl.airgap.collect import OPTION, collect
 from praetor_controller.ctl.commands.airgap.verify import contents, digest_of_file
 from praetor_controller.ctl.errors import BadInput
-from praetor_controller.ctl.output import show
+from praetor_controller.ctl.output import show, warn
 
 
 @click.command("bundle")
@@ -39,7 +39,9 @@ def bundle(folder: Path, target: Path | None) -> None:
     """
     parts = collect(folder)
     if found := list(faults(parts)):
-        raise BadInput("\n".join(f"{OPTION}: {fault}" for fault in found) + "\nsee docs/airgap.md")
+        for fault in found:
+            warn(fault)
+        raise BadInput(f"{OPTION}: {folder} is not complete, see above and docs/airgap.md")
     (wheel,) = (name for name in below(parts, "wheels") if name.startswith("wheels/praetor_controller-"))
     top = f"praetor-airgap-{wheel.split('-')[1]}"
     target = target or Path(f"{top}.tar")
