@@ -240,7 +240,9 @@ class Stack:
     def _controller(self) -> Server:
         return self.new_controller("controller", *self._watched(), *self.settings.controller_flags)
 
-    def new_gateway(self, name: str, *, peer_token: Path | None = None, kubeconfig: Path | None = None) -> Server:
+    def new_gateway(
+        self, name: str, *flags: str, peer_token: Path | None = None, kubeconfig: Path | None = None
+    ) -> Server:
         """Return a gateway, not started, which the caller stops; with *peer_token* it has peers."""
 
         def arguments(ports: Sequence[int]) -> Sequence[str]:
@@ -258,6 +260,7 @@ class Stack:
                 *(() if peer_token is None else (f"--peer-bind-address=127.0.0.1:{ports[1]}",)),
                 *(() if peer_token is None else (f"--peer-token-file={peer_token}",)),
                 *self.settings.gateway_flags,
+                *flags,
             )
 
         ports = 2 if peer_token is None else 3

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m e2e.bench.gateway.baseline PORT`: empty Starlette routes behind the gateway's own Hypercorn settings.
+"""`python -m e2e.bench.gateway.baseline PORT SERVER`: empty Starlette routes behind the gateway's own server.
 
 What the gateway does beyond serving HTTP is the difference to this.
 """
@@ -17,7 +17,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from praetor_api.kube.options import BindAddress
-from praetor_gateway.http.server import Listener
+from praetor_gateway.http.server import Listener, event_loop
+from praetor_gateway.settings import ServerKind
 
 DEVICE = "/v1/devices/{device}"
 STOP_S = 1.0
@@ -46,7 +47,7 @@ class Hold:
             pass
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, server: ServerKind) -> None:
     """Serve until SIGTERM."""
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -58,8 +59,10 @@ async def serve(port: int) -> None:
             Route(f"{DEVICE}/hold", Hold()),
         ]
     )
-    await Listener(app, BindAddress("127.0.0.1", int(port)), option="PORT").serve(stop.wait, STOP_S)
+    await Listener(app, BindAddress("127.0.0.1", port), option="PORT", server=server).serve(stop.wait, STOP_S)
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(int(sys.argv[1])))
+    kind = ServerKind(sys.argv[2])
+    with asyncio.Runner(loop_factory=lambda: event_loop(kind)) as runner:
+        runner.run(serve(int(sys.argv[1]), kind))

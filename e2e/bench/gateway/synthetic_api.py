@@ -67,10 +67,8 @@ class SyntheticApi:
     ) -> dict[str, Any]:
         """Return the page that begins with the number in the token."""
         first = int(continue_token or 0)
-        make, count = {
-            DEVICE_PROCESSES: (process, self.processes),
-            NETWORK_SWITCHES: (switch, self.switches),
-        }[resource]
+        made = {DEVICE_PROCESSES: (process, self.processes), NETWORK_SWITCHES: (switch, self.switches)}
+        make, count = made.get(resource, (process, 0))  # of any other kind there is none
         last = min(first + limit, count)
         await asyncio.sleep(0)
         metadata = {"resourceVersion": "1000000", "continue": str(last) if last < count else ""}

@@ -10,6 +10,7 @@ import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from http import HTTPStatus
 from typing import Any
 
@@ -23,74 +24,99 @@ from e2e.stack.server import Server
 from e2e.stack.stack import Stack, StackSettings
 from praetor_api.protocol import TOKEN_HEADER, Report, desired_path, report_path
 from praetor_api.wire import write
+from praetor_gateway.settings import ServerKind
 
 CONNECTIONS = 64
 HEARTBEAT_S = 15
-DEVICES_OF_THE_ORIGINAL = 77_000
-LIKE_AN_EMPTY_ROUTE = at_least(0.85)
+LIKE_AN_EMPTY_ROUTE = {
+    ServerKind.HYPERCORN: {"304": 0.85, "heartbeat": 0.85},
+    ServerKind.UVICORN: {"304": 0.75, "heartbeat": 0.65},
+}
+TIMES_HYPERCORN = {"304": 4.0, "heartbeat": 3.5}
 
 
 def measure(context: Context) -> tuple[Figure, ...]:
-    """Measure 304s and heartbeats, the gateway's and the empty route's in turns."""
-    with context.launched() as cluster:
+    """Measure 304s and heartbeats on each server, the gateway's and the empty route's in turns."""
+    with context.launched() as cluster, ExitStack() as running:
         flags = ("--device-rate=1000000",)  # few devices stand for many here
         stack = Stack(cluster, context.folder("stack"), StackSettings(heartbeat=HEARTBEAT_S, gateway_flags=flags))
-        with stack.running(stack.gateway):
-            baseline = baseline_server(context)
-            try:
-                return _figures(context, stack, baseline)
-            finally:
-                baseline.program.stop()
+        running.enter_context(stack.running())
+        servers = {}
+        for kind in LIKE_AN_EMPTY_ROUTE:
+            gateway = stack.new_gateway(f"gateway-{kind}", f"--server={kind}")
+            running.callback(gateway.program.stop)
+            gateway.start()
+            baseline = baseline_server(context, kind)
+            running.callback(baseline.program.stop)
+            servers[kind] = gateway, baseline
+        return _figures(context, _asks(stack, [gateway for gateway, _ in servers.values()]), servers)
 
 
-def baseline_server(context: Context) -> Server:
+def baseline_server(context: Context, kind: ServerKind = ServerKind.AUTO) -> Server:
     """Return the running server of empty routes."""
 
     def arguments(ports: Sequence[int]) -> Sequence[str]:
-        return (sys.executable, "-m", "e2e.bench.gateway.baseline", str(ports[0]))
+        return (sys.executable, "-m", "e2e.bench.gateway.baseline", str(ports[0]), kind)
 
-    server = Server("baseline", arguments, ports=1, workdir=context.folder("baseline"), env=own_environment())
+    name = f"baseline-{kind}"
+    server = Server(name, arguments, ports=1, workdir=context.folder(name), env=own_environment())
     server.start()
     return server
 
 
-def _figures(context: Context, stack: Stack, baseline: Server) -> tuple[Figure, ...]:
-    asks, servers = _asks(stack), (stack.gateway, baseline)
-    targets = [(way, server) for way in asks for server in servers]
+def _figures(
+    context: Context, asks: Mapping[str, Sequence[str]], servers: Mapping[ServerKind, tuple[Server, Server]]
+) -> tuple[Figure, ...]:
+    targets = [(way, kind, number) for way in asks for kind in servers for number in range(2)]
     plan = {
         "rounds": context.size(30, 6),
         "turn_s": context.size(0.3, 0.15),
-        "targets": [_target(server, asks[way]) for way, server in targets],
+        "targets": [_target(servers[kind][number], asks[way]) for way, kind, number in targets],
     }
-    turns = dict(zip(((way, server.name) for way, server in targets), _load(plan), strict=True))
-    for (way, name), taken in turns.items():
+    turns = dict(zip(targets, _load(plan), strict=True))
+    for (way, kind, number), taken in turns.items():
         wall, server, own = (statistics.median(turn[key] for turn in taken) for key in ("wall_s", "server_s", "own_s"))
         rate = statistics.median(turn["requests"] / turn["wall_s"] for turn in taken)
+        name = servers[kind][number].name
         progress(f"{way}, {name}: {rate:,.0f}/s on the clock; server busy {server / wall:.0%}, load {own / wall:.0%}")
     rates = {key: [turn["requests"] / turn["server_s"] for turn in taken] for key, taken in turns.items()}
-    devices = [rate * HEARTBEAT_S for rate in rates["heartbeat", stack.gateway.name]]
+    ours = {(way, kind): rates[way, kind, 0] for way in asks for kind in servers}
     return (
         *(
             ratio_figure(
-                f"{way}: requests per core-second against an empty route",
-                rates[way, stack.gateway.name],
-                rates[way, baseline.name],
-                goal=LIKE_AN_EMPTY_ROUTE,
+                f"{way} on {kind}: requests per core-second against an empty route",
+                ours[way, kind],
+                rates[way, kind, 1],
+                goal=at_least(LIKE_AN_EMPTY_ROUTE[kind][way]),
+            )
+            for way, kind in ours
+        ),
+        *(
+            ratio_figure(
+                f"{way}: requests per core-second on uvicorn against Hypercorn",
+                ours[way, ServerKind.UVICORN],
+                ours[way, ServerKind.HYPERCORN],
+                goal=at_least(TIMES_HYPERCORN[way]),
             )
             for way in asks
         ),
-        median_figure(
-            f"devices per core at a {HEARTBEAT_S} s heartbeat", devices, goal=at_least(DEVICES_OF_THE_ORIGINAL)
+        *(
+            median_figure(
+                f"devices per core at a {HEARTBEAT_S} s heartbeat, on {kind}",
+                [rate * HEARTBEAT_S for rate in ours["heartbeat", kind]],
+            )
+            for kind in servers
         ),
     )
 
 
-def _asks(stack: Stack) -> Mapping[str, Sequence[str]]:
+def _asks(stack: Stack, gateways: Sequence[Server]) -> Mapping[str, Sequence[str]]:
     devices = [f"leaf-{number}" for number in range(CONNECTIONS)]
     kube = stack.kube("default")
     spec = process_spec(["/bin/sleep", "1000"])
     kube.apply(*(network_switch(name) for name in devices), *(device_process(name, name, spec) for name in devices))
-    etags = {name: _etag(stack, name) for name in devices}
+    for gateway in gateways:
+        etags = {name: _etag(stack, stack.url_of(gateway), name) for name in devices}
     body = json.dumps(write(Report(agent_version="0.1.0", boot_id="5d1f7a4e", seq=1, timestamp="2026-01-01T00:00:00Z")))
     head = {name: f" HTTP/1.1\r\nHost: gateway\r\n{TOKEN_HEADER}: {stack.token(name)}\r\n" for name in devices}
     typed = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
@@ -100,13 +126,13 @@ def _asks(stack: Stack) -> Mapping[str, Sequence[str]]:
     }
 
 
-def _etag(stack: Stack, device: str) -> str:
+def _etag(stack: Stack, gateway: str, device: str) -> str:
     """Return the ETag of the device's desired state once its process is in it."""
     tag = ""
 
     def served() -> bool:
         nonlocal tag
-        url = stack.gateway_url + desired_path(device)
+        url = gateway + desired_path(device)
         answer = requests.get(url, headers={TOKEN_HEADER: stack.token(device)}, timeout=5)
         tag = answer.headers.get("ETag", "")
         return answer.status_code == HTTPStatus.OK and bool(answer.json()["items"])

@@ -259,7 +259,7 @@ async def healthy(lab: GatewayLab) -> dict[str, Any]:
 async def listening(app: ASGIApp, *, timeout_s: float = 1.0, **options: Any) -> AsyncIterator[Listener]:
     """Serve *app* on a free port of the loopback; at the end requests have *timeout_s* seconds to end."""
     stop = asyncio.Event()
-    listener = Listener(app, SETTINGS.addr, option="--addr", **options)
+    listener = Listener(app, SETTINGS.addr, option="--addr", **{"server": SETTINGS.server, **options})
     serving = asyncio.ensure_future(listener.serve(stop.wait, timeout_s))
     try:
         yield listener

@@ -17,18 +17,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from starlette.types import Receive, Scope, Send
 
-from gateway_testing import SHARED_TOKEN, listening, run_in_virtual_time
+import gateway_testing
+from gateway_testing import SETTINGS, SHARED_TOKEN, listening, run_in_virtual_time
 from kubeplane.http.tls import server_context
 from praetor_gateway.http.certificates import TlsFiles
-from praetor_gateway.http.hypercorn import MAX_HEAD_BYTES, MAX_HEADER_LINES, READ_BYTES
+from praetor_gateway.http.connection import MAX_HEAD_BYTES, MAX_HEADER_LINES, READ_BYTES
 from praetor_gateway.http.server import Listener
+from praetor_gateway.settings import ServerKind
 
 HEAD = b"GET /x HTTP/1.1\r\nHost: x\r\n"
 GET = HEAD + b"\r\n"
 
 Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@pytest.fixture(autouse=True, params=[ServerKind.HYPERCORN, ServerKind.UVICORN])
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ServerKind:
+    """Both servers keep the same promises."""
+    kind: ServerKind = request.param
+    monkeypatch.setattr(gateway_testing, "SETTINGS", evolve(SETTINGS, server=kind))
+    return kind
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,10 +174,78 @@ async def test_requests_that_follow_each_other_at_once_are_answered_in_order() -
     assert re.findall(rb"GET /.", answer) == [b"GET /x", b"GET /x", b"GET /y"]
 
 
+POST = b"POST /x HTTP/1.1\r\nHost: x\r\n"
+SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+UNCLEAR = {
+    "two-lengths": POST + b"Content-Length: 0\r\nContent-Length: %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED,
+    "length-list": POST + b"Content-Length: 0, %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED,
+    "signed-length": POST + b"Content-Length: +0\r\n\r\n" + SMUGGLED,
+    "space-before-colon": POST + b"Content-Length : %d\r\n\r\n" % len(SMUGGLED) + SMUGGLED,
+    "not-chunked-last": POST + b"Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n" + SMUGGLED,
+    "bare-line-feed-after-chunk": POST + b"Transfer-Encoding: chunked\r\n\r\n1\na\n0\n\n" + SMUGGLED,
+    "chunk-is-longer": POST + b"Transfer-Encoding: chunked\r\n\r\n1\r\nab\r\n0\r\n\r\n" + SMUGGLED,
+    "negative-chunk": POST + b"Transfer-Encoding: chunked\r\n\r\n-1\r\n" + SMUGGLED,
+    "two-hosts": b"GET /x HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n" + SMUGGLED,
+    "zero-byte": HEAD + b"A: \0\r\n\r\n" + SMUGGLED,
+    "body-of-an-upgrade": POST
+    + b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: %d\r\n\r\n" % len(SMUGGLED)
+    + SMUGGLED,
+}
+
+
+@pytest.mark.parametrize("size", [2**20, 7], ids=["one-piece", "many-pieces"])
+@pytest.mark.parametrize("request_", UNCLEAR.values(), ids=UNCLEAR)
+async def test_where_a_body_ends_is_clear_or_the_request_is_refused(request_: bytes, size: int) -> None:
+    async with listening(echo) as listener, connected(listener) as (reader, writer):
+        for piece in in_pieces(request_, size):
+            writer.write(piece)
+            await asyncio.sleep(0)
+        head = await reader.readuntil(b"\r\n\r\n")
+        rest = b"" if head.startswith(b"HTTP/1.1 200") else await reader.read()
+        if not rest:  # the body was taken as one: what comes next is a request of its own
+            writer.write(b"GET /next HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            rest = await reader.read()
+            assert not head.startswith(b"HTTP/1.1 200") or b"GET /next" in rest
+    assert b"/smuggled" not in rest
+
+
+@pytest.mark.parametrize("size", [2**20, 7], ids=["one-piece", "many-pieces"])
+async def test_trailers_are_no_headers(size: int) -> None:
+    seen: list[list[bytes]] = []
+
+    async def note(scope: Scope, receive: Receive, send: Send) -> None:
+        await echo(scope, receive, send)
+        seen.append([name for name, _ in scope["headers"]])
+
+    lines = b"Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n1\r\na\r\n0\r\nX-Device-Token: t\r\n\r\n"
+    async with listening(note) as listener:
+        assert (await said(listener, *in_pieces(POST + lines, size))).startswith(b"HTTP/1.1 200")
+    assert seen == [[b"host", b"transfer-encoding", b"connection"]]
+
+
+async def test_a_request_behind_one_that_is_held_waits_its_turn() -> None:
+    held = asyncio.Event()
+
+    async def hold_first(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/held":
+            await held.wait()
+        await echo(scope, receive, send)
+
+    first = b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n"
+    last = b"POST /y HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc"
+    async with listening(hold_first) as listener, connected(listener) as (reader, writer):
+        for piece in (first, GET, last[:50], last[50:]):
+            writer.write(piece)
+            await asyncio.sleep(0.02)
+        held.set()
+        answer = await reader.read()
+    assert re.findall(rb"(?:GET|POST) /\w+", answer) == [b"GET /held", b"GET /x", b"POST /y"]
+
+
 @pytest.mark.parametrize(
     ("pieces", "open_s"),
-    [((), 10), ((b"G",), 10), (tuple(HEAD[:1] for _ in range(2)), 10), ((HEAD,), 10), ((GET,), 75)],
-    ids=["nothing", "first-byte", "not-http", "half-a-head", "a-request"],
+    [((), 10), ((b"G",), 10), ((b"G", b"E"), 10), ((HEAD,), 10), ((GET,), 75)],
+    ids=["nothing", "first-byte", "two-bytes", "half-a-head", "a-request"],
 )
 def test_a_connection_is_closed_that_sends_no_request_in_time(pieces: tuple[bytes, ...], open_s: int) -> None:
     async def measured() -> float:
@@ -293,6 +372,7 @@ async def test_the_answer_to_a_refused_body_is_read_before_the_connection_ends()
 SERVED = """
 import asyncio, resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 256))
+from attrs import evolve
 from prometheus_client import CollectorRegistry
 from gateway_testing import SETTINGS, process_object
 from kube_testing import InProcessKube
@@ -300,27 +380,31 @@ from praetor_api.kube.client.resource import DEVICE_PROCESSES
 from praetor_api.kube.runtime.clock import SystemClock
 from praetor_api.kube.runtime.logs import configure_logs
 from praetor_gateway.gateway import Gateway
+from praetor_gateway.http.server import event_loop
 from praetor_gateway.main import serve
+from praetor_gateway.settings import ServerKind
 
 async def main():
     kube, stop = InProcessKube(), asyncio.Event()
     await kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1"))
-    gateway = Gateway(kube, SETTINGS, SystemClock(), CollectorRegistry())
+    settings = evolve(SETTINGS, server=ServerKind(sys.argv[1]))
+    gateway = Gateway(kube, settings, SystemClock(), CollectorRegistry())
     asyncio.get_running_loop().add_reader(sys.stdin, stop.set)
-    await serve(gateway, SETTINGS, stop, lambda port, probe_port: print(port, probe_port, flush=True))
+    await serve(gateway, settings, stop, lambda port, probe_port: print(port, probe_port, flush=True))
 
 configure_logs("info", "text")
-asyncio.run(main())
+with asyncio.Runner(loop_factory=lambda: event_loop(ServerKind(sys.argv[1]))) as runner:
+    runner.run(main())
 """
 
 
 @pytest.fixture
-async def crowded() -> AsyncIterator[tuple[asyncio.subprocess.Process, int, int]]:
+async def crowded(server: ServerKind) -> AsyncIterator[tuple[asyncio.subprocess.Process, int, int]]:
     """Run a gateway that may open 256 files; yield it with its ports."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     pipe = subprocess.PIPE
     program = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", SERVED, stdin=pipe, stdout=pipe, stderr=pipe, env=environment
+        sys.executable, "-c", SERVED, server, stdin=pipe, stdout=pipe, stderr=pipe, env=environment
     )
     assert program.stdout is not None
     try:

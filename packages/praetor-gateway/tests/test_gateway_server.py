@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.types import Receive, Scope, Send
 
+import gateway_testing
 from gateway_testing import SETTINGS, SHARED_TOKEN, listening, process_object
 from kube_testing import FakeClock, InProcessKube
 from kubeplane.http.tls import server_context
@@ -31,14 +32,23 @@ from praetor_gateway.gateway import Gateway
 from praetor_gateway.http.certificates import CHECK_S, TlsFiles
 from praetor_gateway.http.server import Listener, on_loop_error
 from praetor_gateway.main import serve
-from praetor_gateway.settings import GatewaySettings, PeerSettings
+from praetor_gateway.settings import GatewaySettings, PeerSettings, ServerKind
+
+
+@pytest.fixture(autouse=True, params=[ServerKind.HYPERCORN, ServerKind.UVICORN])
+def server(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ServerKind:
+    """Both servers keep the same promises."""
+    kind: ServerKind = request.param
+    monkeypatch.setattr(gateway_testing, "SETTINGS", evolve(SETTINGS, server=kind))
+    return kind
 
 
 @asynccontextmanager
 async def served(
-    settings: GatewaySettings = SETTINGS,
+    settings: GatewaySettings | None = None,
 ) -> AsyncIterator[tuple[InProcessKube, int, int, asyncio.Event, asyncio.Task[None]]]:
     """Run the program on a fake API; yield the API, both ports, the event that stops it, and its task."""
+    settings = evolve(settings or SETTINGS, server=gateway_testing.SETTINGS.server)
     kube, stop = InProcessKube(), asyncio.Event()
     await kube.create(DEVICE_PROCESSES, "lab", process_object("leaf-1"))
     gateway = Gateway(kube, settings, SystemClock(), CollectorRegistry())

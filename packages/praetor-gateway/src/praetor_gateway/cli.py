@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ from praetor_api.kube.options import (
 from praetor_api.kube.runtime.logs import configure_logs
 from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS, DEFAULT_STALE_MULTIPLIER, MAX_WAIT_SECONDS
 from praetor_gateway.__about__ import __version__
+from praetor_gateway.http.server import event_loop
 from praetor_gateway.main import run
-from praetor_gateway.settings import Credentials, GatewaySettings, PeerSettings, load_verifier, read_lines
+from praetor_gateway.settings import Credentials, GatewaySettings, PeerSettings, ServerKind, load_verifier, read_lines
 
 _FILE = click.Path(path_type=Path)
 
@@ -38,6 +40,12 @@ _FILE = click.Path(path_type=Path)
 @click.option("--addr", type=ADDRESS, default=":8080", help="Where devices are served, host:port.")
 @click.option(
     "--health-probe-bind-address", "probe_addr", type=ADDRESS, default=":8081", help="Probes and metrics, host:port."
+)
+@click.option(
+    "--server",
+    type=click.Choice([each.value for each in ServerKind]),
+    default=ServerKind.AUTO.value,
+    help="What speaks HTTP; auto: uvicorn where praetor-gateway[fast] is installed.",
 )
 @click.option("--device-token", multiple=True, help="A token that every device may use. Repeatable.")
 @click.option("--device-token-file", multiple=True, type=_FILE, help="Path of a file of such tokens, one per line.")
@@ -130,7 +138,8 @@ def main(**options: Any) -> None:
     try:
         settings = read_settings(options)
         configure_logs(settings.log_level, settings.log_format)
-        asyncio.run(run(settings))
+        with asyncio.Runner(loop_factory=partial(event_loop, settings.server)) as runner:
+            runner.run(run(settings))
     except NotConfigured as e:
         raise BadOption("--context" if isinstance(e, NoSuchContext) else "--kubeconfig", str(e)) from e
 
@@ -151,6 +160,7 @@ def read_settings(options: Mapping[str, Any]) -> GatewaySettings:
     grace_s = given.pop("takeover_grace_s")
     heartbeat_s, multiplier = given["heartbeat_s"], given["stale_multiplier"]
     return GatewaySettings(
+        server=ServerKind(given.pop("server")),
         credentials=None if insecure else credentials,
         takeover_grace_s=heartbeat_s * (multiplier + 1.0) if grace_s is None else grace_s,
         lease_namespace=given.pop("lease_namespace") or pod_namespace() or "default",

@@ -19,7 +19,7 @@ from praetor_gateway.__about__ import __version__
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.http.certificates import TlsFiles
 from praetor_gateway.http.openapi import openapi_json
-from praetor_gateway.http.server import Listener, on_loop_error, raise_open_files
+from praetor_gateway.http.server import Listener, chosen_server, on_loop_error, raise_open_files
 from praetor_gateway.liveness.peers import HttpPeerTransport, PeerSecrets
 from praetor_gateway.settings import GatewaySettings
 
@@ -42,8 +42,10 @@ async def run(settings: GatewaySettings) -> None:
         gateway = Gateway(api, settings, SystemClock(), CollectorRegistry(), transport, secrets)
         api.on_request = gateway.metrics.program.requested
         api.on_duration = gateway.metrics.program.took
+        server = chosen_server(settings.server).value
+        announce = partial(_log.info, "gateway started", version=__version__, server=server)
         try:
-            await serve(gateway, settings, stop, partial(_log.info, "gateway started", version=__version__))
+            await serve(gateway, settings, stop, announce)
         finally:
             if transport is not None:
                 await transport.close()
@@ -63,6 +65,7 @@ async def serve(
         limit=limit,
         refused=gateway.metrics.connection_refused,
         reload_failed=gateway.metrics.reload_failures("certificate"),
+        server=settings.server,
     )
     if devices.certificate is not None:
         doc = "When the certificate that devices are shown expires, in seconds since 1970."
@@ -78,6 +81,7 @@ async def serve(
             option="--peer-bind-address",
             limit=MAX_PEER_CONNECTIONS,
             when_full=WhenFull.REPLACE,
+            server=settings.server,
         )
     at, ended = settings.probe_addr, asyncio.Event()
     checks = {"credentials": gateway.credential_problem}

@@ -3,12 +3,22 @@
 
 from __future__ import annotations
 
+from enum import StrEnum, auto
 from pathlib import Path
 
 from attrs import frozen
 
 from praetor_api.kube.options import BadOption, BindAddress
 from praetor_api.tokens import TokenVerifier
+
+
+class ServerKind(StrEnum):
+    """What reads and writes HTTP. Both servers keep the same promises."""
+
+    AUTO = auto()
+    """uvicorn where `praetor-gateway[fast]` is installed, else Hypercorn."""
+    HYPERCORN = auto()
+    UVICORN = auto()
 
 
 @frozen(kw_only=True)
@@ -52,6 +62,7 @@ class GatewaySettings:
 
     addr: BindAddress
     probe_addr: BindAddress
+    server: ServerKind
     credentials: Credentials | None
     heartbeat_s: int
     stale_multiplier: float

@@ -61,23 +61,17 @@ class DeclaredDevice:
     session: DeviceSession = field(factory=DeviceSession)
     namespace: str = ""
     held: bool = False
+    switch: CachedSwitch | None = field(default=None, init=False)
+    """Its NetworkSwitch, if one is declared. Both are kept, for each request asks for them several times."""
+    served: tuple[CachedProcess, ...] = field(default=(), init=False)
+    """The processes that are served to it, sorted by name."""
     _etag: str | None = None
-
-    @property
-    def switch(self) -> CachedSwitch | None:
-        """Its NetworkSwitch, if one is declared."""
-        return next((row for row in self.switches if row.key.namespace == self.namespace), None)
 
     @property
     def epoch(self) -> int:
         """The credential epoch that its tokens must be of."""
         switch = self.switch
         return 0 if switch is None else switch.credential_epoch
-
-    @property
-    def served(self) -> tuple[CachedProcess, ...]:
-        """The processes that are served to it, sorted by name."""
-        return tuple(row for row in self.processes if not row.deleting and row.key.namespace == self.namespace)
 
     def bind(self, binding: Binding | None, *, remember: bool) -> Binding | None:
         """Decide to which namespace the device belongs; return the binding to keep, None while one alone claims it.
@@ -94,6 +88,7 @@ class DeclaredDevice:
             served = binding.namespace if binding is not None else self.namespace if remember else ""
             binding = Binding(served if served in claims else claims[0], bool(declaring))
         self.namespace = binding.namespace
+        self._select()
         self.held = self.namespace not in (declaring if binding.declared else using)
         return binding if self.held or {*declaring, *using} != {self.namespace} else None
 
@@ -132,6 +127,7 @@ class DeclaredDevice:
             self.processes = _with(self.processes, row)
         else:
             self.switches = _with(self.switches, row)
+        self._select()
 
     def remove(self, row: Row) -> None:
         """Remove the row of that key."""
@@ -139,6 +135,12 @@ class DeclaredDevice:
             self.processes = _without(self.processes, row.key)
         else:
             self.switches = _without(self.switches, row.key)
+        self._select()
+
+    def _select(self) -> None:
+        own = self.namespace
+        self.switch = next((row for row in self.switches if row.key.namespace == own), None)
+        self.served = tuple(row for row in self.processes if not row.deleting and row.key.namespace == own)
 
     def changed(self) -> None:
         """Drop what was derived from the rows, after they changed."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
+from hmac import compare_digest
 from typing import Generic, TypeVar
 
 import structlog
@@ -39,27 +40,47 @@ class TokenDecision(StrEnum):
 _ADMITTED = {None: TokenDecision.REFUSED, TokenKind.SHARED: TokenDecision.SHARED, TokenKind.HMAC: TokenDecision.HMAC}
 
 
+MAX_REMEMBERED = 2**18
+"""Devices whose last good token is remembered; beyond them all are verified again."""
+
+
 @define(eq=False)
 class DeviceAuthenticator:
-    """Checks tokens; *count* is called with each decision. *verifier* None stands for `--insecure`."""
+    """Checks tokens; *count* is called with each decision. *verifier* None stands for `--insecure`.
+
+    The last good token of a device is remembered: to derive it again took a quarter of the time of a poll.
+    """
 
     _verifier: TokenVerifier | None
     _count: Callable[[TokenDecision], None]
+    _good: dict[str, tuple[bytes, int, TokenDecision]] = field(factory=dict, init=False)
 
     def replace(self, verifier: TokenVerifier) -> None:
         """Check with *verifier* from now on; an insecure gateway stays insecure."""
         if self._verifier is not None:
             self._verifier = verifier
+            self._good.clear()
 
     def admits(self, device: str, token: bytes | None, epoch: int) -> bool:
         """Return whether *token* is good for *device* in its credential *epoch*."""
-        decision = TokenDecision.INSECURE
-        if self._verifier is not None:
-            decision = _ADMITTED[
-                self._verifier.verify(device, (token or b"").decode("utf-8", "surrogateescape"), epoch)
-            ]
+        decision = (
+            TokenDecision.INSECURE if self._verifier is None else self._check(self._verifier, device, token, epoch)
+        )
         self._count(decision)
         return decision is not TokenDecision.REFUSED
+
+    def _check(self, verifier: TokenVerifier, device: str, token: bytes | None, epoch: int) -> TokenDecision:
+        if not token:
+            return TokenDecision.REFUSED
+        good = self._good.get(device)
+        if good is not None and good[1] == epoch and compare_digest(token, good[0]):
+            return good[2]
+        decision = _ADMITTED[verifier.verify(device, token.decode("utf-8", "surrogateescape"), epoch)]
+        if decision is not TokenDecision.REFUSED:
+            if len(self._good) >= MAX_REMEMBERED:
+                self._good.clear()
+            self._good[device] = token, epoch, decision
+        return decision
 
 
 @define(eq=False)

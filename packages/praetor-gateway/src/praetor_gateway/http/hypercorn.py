@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 import h11
-from attrs import frozen
 from hypercorn.asyncio.worker_context import WorkerContext
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
@@ -24,32 +23,19 @@ from hypercorn.utils import parse_socket_addr
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
+from praetor_gateway.http.connection import (
+    MAX_HEAD_BYTES,
+    MAX_HEADER_LINES,
+    READ_BYTES,
+    ConnectionLimits,
+    origin_form,
+)
+
 Message = MutableMapping[str, Any]
 
-MAX_HEAD_BYTES = 16 * 1024
-"""Limit of a request's head, of a chunk's and of the trailers; a device sends less than 1 KiB."""
-MAX_HEADER_LINES = 100
 KEEP_ALIVE_REQUESTS = 100_000
 """Requests before a connection is closed: two weeks of heartbeats. Hypercorn's default of 1000 is some hours."""
-READ_BYTES = 2**16
 QUEUED_CHUNKS = 10  # of a body that the application does not read yet
-
-
-@frozen(kw_only=True)
-class ConnectionLimits:
-    """How long a client may take, in seconds.
-
-    *first_byte_s*: from the connection to its first request. *head_s*: from the first byte of a request's head to its
-    last. *keep_alive_s*: between requests; longer than every poll (55 s) and heartbeat, for a connection that is closed
-    between them costs a new handshake. *write_s*: to take any more of an answer. *linger_s*: to read the answer to a
-    request that was refused before it was read to its end; a connection that is closed earlier may lose the answer.
-    """
-
-    first_byte_s: float = 10.0
-    head_s: float = 10.0
-    keep_alive_s: float = 75.0
-    write_s: float = 20.0
-    linger_s: float = 1.0
 
 
 class HypercornServer:
@@ -311,13 +297,10 @@ def _plain(request: h11.Request) -> h11.Request:
     upgrades = any(name == b"upgrade" for name, _ in headers)
     if target.startswith((b"/", b"*")) and not upgrades:
         return request
-    if target.lower().startswith((b"http://", b"https://")):
-        _, _, rest = target.partition(b"//")
-        authority = rest.partition(b"?")[0].partition(b"/")[0]
-        target = rest[len(authority) :]
-        target = target if target.startswith(b"/") else b"/" + target
     headers = [(name, value) for name, value in headers if name != b"upgrade"]
-    return h11.Request(method=request.method, target=target, headers=headers, http_version=request.http_version)
+    return h11.Request(
+        method=request.method, target=origin_form(target), headers=headers, http_version=request.http_version
+    )
 
 
 class _StrictConnection(h11.Connection):

@@ -8,6 +8,7 @@ import asyncio.sslproto
 import resource
 import ssl
 from collections.abc import Awaitable, Callable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from starlette.types import ASGIApp
@@ -16,8 +17,12 @@ from praetor_api.kube.options import BadOption, BindAddress
 from praetor_api.kube.runtime.acceptor import Acceptor, WhenFull, bind
 from praetor_api.kube.runtime.clock import Clock, SystemClock
 from praetor_gateway.http.certificates import CertificateReloader, TlsFiles
-from praetor_gateway.http.hypercorn import ConnectionLimits, HypercornServer
+from praetor_gateway.http.connection import ConnectionLimits, Server
+from praetor_gateway.http.hypercorn import HypercornServer
+from praetor_gateway.settings import ServerKind
 
+FAST = {"uvicorn": "0.54", "httptools": "0.9", "uvloop": "0.23"}
+"""The packages of `praetor-gateway[fast]`, and the versions of them that ours is built on and tested with."""
 RESERVED_FILES = 192
 """Open files kept from devices: 100 connections to the apiserver, 32 of peers, 32 of probes and scrapers, ours."""
 MAX_OPEN_FILES = 2**20
@@ -30,7 +35,8 @@ class Listener:
     """A bound address and the server of *app* on it, over TLS with *tls*.
 
     At most *limit* connections are open at a time, *when_full* says what happens to another one, and *refused* is
-    called with each that is refused. *reload_failed* is called when a changed certificate cannot be used.
+    called with each that is refused. *reload_failed* is called when a changed certificate cannot be used. *server*
+    reads and writes HTTP.
 
     Raises BadOption naming *option*, the flag of *address*, when it cannot be bound, and `--tls-cert` when the
     certificate cannot be used.
@@ -49,9 +55,10 @@ class Listener:
         refused: Callable[[], None] = lambda: None,
         reload_failed: Callable[[], None] = lambda: None,
         limits: ConnectionLimits | None = None,
+        server: ServerKind = ServerKind.AUTO,
     ) -> None:
         clock = clock or SystemClock()
-        self._server = HypercornServer(app, limits or ConnectionLimits())
+        self._server = _server(server, app, limits or ConnectionLimits())
         self.certificate = _certificate(tls, clock, reload_failed) if tls is not None else None
         context = self.certificate.context if self.certificate is not None else None
         bound = bind(address, option)
@@ -81,6 +88,25 @@ class Listener:
             await self._server.stop(timeout_s)
 
 
+def chosen_server(kind: ServerKind) -> ServerKind:
+    """Return which of the two servers *kind* is here; BadOption when it is not installed."""
+    if kind is ServerKind.HYPERCORN:
+        return kind
+    lacks = _lacks_of_fast()
+    if lacks and kind is ServerKind.UVICORN:
+        raise BadOption("--server", f"{lacks}; install praetor-gateway[fast], or choose hypercorn")
+    return ServerKind.HYPERCORN if lacks else ServerKind.UVICORN
+
+
+def event_loop(kind: ServerKind) -> asyncio.AbstractEventLoop:
+    """Return a new loop for the server *kind*: uvloop's with uvicorn."""
+    if chosen_server(kind) is ServerKind.HYPERCORN:
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
 def raise_open_files() -> int:
     """Raise the soft limit of open files to the hard one, and return how many of them connections of devices may use.
 
@@ -106,6 +132,26 @@ def on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> N
 def limit_tls_buffers() -> None:
     """Have asyncio read 16 KiB of TLS at a time: its 256 KiB are allocated for every idle connection."""
     asyncio.sslproto.SSLProtocol.max_size = TLS_BUFFER_BYTES  # not public
+
+
+def _server(kind: ServerKind, app: ASGIApp, limits: ConnectionLimits) -> Server:
+    if chosen_server(kind) is ServerKind.HYPERCORN:
+        return HypercornServer(app, limits)
+    from praetor_gateway.http.uvicorn import UvicornServer
+
+    return UvicornServer(app, limits)
+
+
+def _lacks_of_fast() -> str:
+    """Return what `praetor-gateway[fast]` would bring that is not here; empty when all is."""
+    for name, wanted in FAST.items():
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            return f"{name} is not installed"
+        if not found.startswith(f"{wanted}."):
+            return f"{name} {found} is installed, and {wanted} is needed"
+    return ""
 
 
 def _certificate(tls: TlsFiles, clock: Clock, failed: Callable[[], None]) -> CertificateReloader:

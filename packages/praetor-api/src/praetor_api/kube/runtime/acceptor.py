@@ -199,6 +199,15 @@ class _Connection(socket.socket):
 
     def close(self) -> None:
         super().close()
+        self._report()
+
+    def detach(self) -> int:
+        """Give the descriptor away, as to a loop of libuv, which closes it itself at once."""
+        number = super().detach()
+        self._report()
+        return number
+
+    def _report(self) -> None:
         if self.fileno() < 0 and self.on_close is not None:
             report, self.on_close = self.on_close, None
             report(self)

@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every server of devices keeps to: the limits of a connection, and how one is run."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Protocol
+
+from attrs import frozen
+
+MAX_HEAD_BYTES = 16 * 1024
+"""Limit of a request's head, of a chunk's and of the trailers; a device sends less than 1 KiB."""
+MAX_HEADER_LINES = 100
+READ_BYTES = 2**16
+"""Bytes that are read ahead of a request that is answered; a client that sends more has its connection closed."""
+
+
+@frozen(kw_only=True)
+class ConnectionLimits:
+    """How long a client may take, in seconds.
+
+    *first_byte_s*: from the connection to its first request. *head_s*: from the first byte of a request's head to its
+    last. *keep_alive_s*: between requests; longer than every poll (55 s) and heartbeat, for a connection that is closed
+    between them costs a new handshake. *write_s*: to take any more of an answer. *linger_s*: to read the answer to a
+    request that was refused before it was read to its end; a connection that is closed earlier may lose the answer.
+    """
+
+    first_byte_s: float = 10.0
+    head_s: float = 10.0
+    keep_alive_s: float = 75.0
+    write_s: float = 20.0
+    linger_s: float = 1.0
+
+
+class Server(Protocol):
+    """Runs an application on connections."""
+
+    def protocol(self) -> asyncio.Protocol:
+        """Return what asyncio calls with the bytes of one connection."""
+
+    async def stop(self, timeout_s: float) -> None:
+        """Close idle connections, and the others after their request; in *timeout_s* seconds all of them."""
+
+
+def origin_form(target: bytes) -> bytes:
+    """Return a request's *target* without scheme and authority (RFC 9112 §3.2.1)."""
+    if target.startswith(b"/") or not target.lower().startswith((b"http://", b"https://")):
+        return target
+    _, _, rest = target.partition(b"//")
+    path = rest[len(rest.partition(b"?")[0].partition(b"/")[0]) :]
+    return path if path.startswith(b"/") else b"/" + path

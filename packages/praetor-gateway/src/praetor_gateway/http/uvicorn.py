@@ -1,0 +1,412 @@
+# SPDX-License-Identifier: Apache-2.0
+"""uvicorn's HTTP/1.1 on one connection, with limits on time and size that hold however the bytes arrive.
+
+httptools parses, and uvicorn's cycle speaks ASGI. The connection is ours, because uvicorn's limits neither the size of
+a head nor the time of anything but idleness, reads nothing while requests queue, and so misses that a client left, and
+ends a connection before a refusal is read. No timer is made for a request: a connection has one, which is checked
+against a deadline that moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import unquote
+
+import httptools
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from praetor_gateway.http.connection import (
+    MAX_HEAD_BYTES,
+    MAX_HEADER_LINES,
+    READ_BYTES,
+    ConnectionLimits,
+    origin_form,
+)
+
+PIECE_BYTES = 4096
+"""What is parsed at a time: limits hold within so much. A device's request is smaller."""
+MAX_SILENT_BYTES = 2 * PIECE_BYTES
+"""Bytes of a body in which there is no body: extensions of a chunk, or trailers."""
+DATE_S = 1.0
+VERSIONS = ("1.1", "1.0")
+OTHER_VERSION = ("Invalid HTTP version", "on PRI")
+"""In httptools' words for a request of another version; the latter begins HTTP/2."""
+
+
+class UvicornServer:
+    """Runs *app* on connections: ``protocol()`` makes the asyncio protocol of one."""
+
+    def __init__(self, app: ASGIApp, limits: ConnectionLimits) -> None:
+        self.limits = limits
+        self.config = Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+        )
+        # load() would call an application that takes no argument, to see whether it makes one
+        self.config.loaded_app, self.config.ws_protocol_class, self.config.loaded = app, None, True
+        self.state = ServerState()
+        self.connections: set[UvicornConnection] = set()
+        self._dated: asyncio.TimerHandle | None = None
+
+    def protocol(self) -> asyncio.Protocol:
+        """Return what asyncio calls with the bytes of one connection."""
+        if self._dated is None:
+            self._date()
+        return UvicornConnection(self)
+
+    def _date(self) -> None:
+        """Keep the Date of answers, while there are connections."""
+        self.state.default_headers[:] = [(b"date", formatdate(time.time(), usegmt=True).encode())]
+        loop = asyncio.get_running_loop()
+        self._dated = loop.call_later(DATE_S, self._date) if self.connections or self._dated is None else None
+
+    async def stop(self, timeout_s: float) -> None:
+        """Close idle connections, and the others after their request; in *timeout_s* seconds all of them."""
+        for connection in tuple(self.connections):
+            connection.shutdown()
+        if tasks := tuple(self.state.tasks):
+            await asyncio.wait(tasks, timeout=timeout_s)
+        for connection in tuple(self.connections):
+            connection.finish()
+        for task in (left := tuple(self.state.tasks)):
+            task.cancel()
+        if left:
+            await asyncio.wait(left)
+        if self.connections:
+            await asyncio.sleep(0)  # what was answered last is sent
+        for connection in tuple(self.connections):
+            connection.abort()
+        if self._dated is not None:
+            self._dated.cancel()
+
+
+class _Output:
+    """The transport as a cycle uses it; *close* also reads what the client still sends."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, connection: UvicornConnection, transport: asyncio.Transport) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = connection.finish
+
+
+class UvicornConnection(HttpToolsProtocol):
+    """One connection: closes it when the client goes away, takes too long or sends too much."""
+
+    def __init__(self, server: UvicornServer) -> None:
+        super().__init__(server.config, server.state, {})
+        self.access_log = False
+        self._server = server
+        self._limits = server.limits
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = self._ends_at = math.inf
+        self._writing: asyncio.TimerHandle | None = None
+        self._refusal: tuple[HTTPStatus, str] | None = None
+        self._broken = False  # nothing more is parsed
+        self._closing = False  # by us: what still arrives is dropped
+        self._ahead = bytearray()  # not parsed yet: two requests wait already
+        self._in_head = False
+        self._head_ends = False  # its time is running
+        self._begun = 0  # heads that began in this piece
+        self._head_bytes = self._silent_bytes = 0
+        self._lines = 0
+        self._host = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._connection = transport
+        self.transport = _Output(self, transport)  # type: ignore[assignment] # all that a cycle needs of one
+        self._server.connections.add(self)
+        self._end_in(self._limits.first_byte_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = True
+        for timer in (self._timer, self._writing):
+            if timer is not None:
+                timer.cancel()
+        self._server.connections.discard(self)
+        self.pipeline.clear()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """Have the transport close, also when the client reads nothing of what is still to be sent."""
+        self._watch_writing()
+
+    def shutdown(self) -> None:
+        """Close now if idle; if not, after the answer."""
+        if self._is_answered():
+            if not self._in_head:
+                self.abort()
+        else:
+            self.cycle.keep_alive = False
+
+    def abort(self) -> None:
+        """Close now."""
+        self._connection.abort()
+
+    def finish(self) -> None:
+        """Send what is written, and read, for a while, what the client still sends: else it might lose the answer."""
+        if self._closing:
+            return
+        self._closing = True
+        self.flow.resume_reading()
+        if not self._connection.is_closing() and self._connection.can_write_eof():
+            self._connection.write_eof()
+        self._end_in(self._limits.linger_s)
+
+    def data_received(self, data: bytes) -> None:
+        if self._closing or self._broken:
+            return
+        if self.pipeline:
+            self._read_ahead(data)
+        elif len(data) <= PIECE_BYTES:
+            self._parse(data)
+        else:
+            self._parse_all(data)
+        if self._in_head and not self._head_ends and self._is_answered():
+            self._head_ends = True
+            self._end_in(self._limits.head_s)
+
+    def _parse_all(self, data: bytes) -> None:
+        for at in range(0, len(data), PIECE_BYTES):
+            if self._closing or self._broken:
+                return
+            if self.pipeline:
+                self._read_ahead(data[at:])
+                return
+            self._parse(data[at : at + PIECE_BYTES])
+
+    def _read_ahead(self, data: bytes) -> None:
+        self._ahead += data
+        if len(self._ahead) > READ_BYTES:
+            self.abort()
+
+    def _parse(self, piece: bytes) -> None:
+        fresh = self._in_head or self._is_answered()
+        self._begun, silent_bytes = 0, self._silent_bytes
+        self._silent_bytes += len(piece)
+        try:
+            self.parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as e:
+            self._in_head = False
+            if rest := piece[e.args[0] :]:
+                self._parse(rest)
+            return
+        except httptools.HttpParserError as e:
+            other_version = any(word in str(e) for word in OTHER_VERSION)
+            status = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED if other_version else HTTPStatus.BAD_REQUEST
+            self._fail(*(self._refusal or (status, str(e))))
+            return
+        if self._in_head:
+            if self._begun == 0 or (fresh and self._begun == 1):
+                self._head_bytes += len(piece)
+            if self._head_bytes >= MAX_HEAD_BYTES:
+                self._fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head is too large")
+        elif self._silent_bytes > silent_bytes and self._silent_bytes >= MAX_SILENT_BYTES:
+            self._fail(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "the head of a chunk is too large")
+
+    # what httptools calls
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._head_ends, self._host = True, False, False
+        self._begun += 1
+        self._head_bytes = self._lines = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._lines += 1
+        if self._lines > MAX_HEADER_LINES:
+            raise self._refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header lines")
+        if not self._in_head:  # trailers are counted, and not believed
+            return
+        super().on_header(name, value)
+        if self.headers[-1][0] == b"host":
+            if self._host:
+                raise self._refused(HTTPStatus.BAD_REQUEST, "more than one Host")
+            self._host = True
+
+    def on_headers_complete(self) -> None:
+        version, upgrades = self.parser.get_http_version(), self.parser.should_upgrade()
+        if version not in VERSIONS:
+            raise self._refused(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "only HTTP/1.1 is spoken")
+        if not self._host and version == "1.1":
+            raise self._refused(HTTPStatus.BAD_REQUEST, "Host is missing")
+        method = self.parser.get_method().decode("ascii")
+        if upgrades:  # ignored, as RFC 9110 allows; httptools would take the body for the next request
+            if method == "CONNECT":
+                raise self._refused(HTTPStatus.METHOD_NOT_ALLOWED, "this is no proxy")
+            if any(name in (b"content-length", b"transfer-encoding") for name, _ in self.headers):
+                raise self._refused(HTTPStatus.BAD_REQUEST, "a request that upgrades has no body")
+        self._in_head = False
+        self._silent_bytes = self._lines = 0
+        self._ends_at = math.inf
+        raw_path, _, query = origin_form(self.url).partition(b"?")
+        path = raw_path.decode("latin-1")
+        scope: dict[str, Any] = self.scope  # type: ignore[assignment]
+        scope["method"], scope["http_version"] = method, version
+        scope["path"] = unquote(path) if "%" in path else path
+        scope["raw_path"], scope["query_string"] = raw_path, query
+        is_next = self._is_answered()
+        self.cycle = self._cycle(version)
+        if is_next:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def on_body(self, body: bytes) -> None:
+        self._silent_bytes = 0
+        super().on_body(body)
+
+    def on_chunk_header(self) -> None:
+        """Take note that the client goes on."""
+        self._silent_bytes = 0
+
+    def on_message_complete(self) -> None:
+        self._silent_bytes = 0
+        super().on_message_complete()
+
+    # what a cycle and the transport call
+
+    def on_response_complete(self) -> None:
+        if self._closing or self._connection.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        if self._refusal is not None:
+            self._refuse(*self._refusal)
+            return
+        self._end_in(self._limits.keep_alive_s)
+        if self._ahead:
+            data, self._ahead = bytes(self._ahead), bytearray()
+            self.data_received(data)
+        elif self._in_head:
+            self._head_ends = True
+            self._end_in(self._limits.head_s)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing()
+
+    def _cycle(self, version: str) -> RequestResponseCycle:
+        return _Cycle(
+            scope=self.scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+
+    def _is_answered(self) -> bool:
+        last: RequestResponseCycle | None = self.cycle
+        return last is None or last.response_complete
+
+    def _refused(self, status: HTTPStatus, why: str) -> httptools.HttpParserError:
+        self._refusal = status, why
+        return httptools.HttpParserError(why)
+
+    def _fail(self, status: HTTPStatus, why: str) -> None:
+        """Answer that what was read is no request, after the answers to those before it; parse no more."""
+        self._broken = True
+        if self._is_answered():
+            self._refuse(status, why)
+        elif self.pipeline:  # one of them is broken, and must not be answered
+            self._refusal = status, why
+            self.pipeline.clear()
+        elif self.cycle.more_body:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            if self.cycle.response_started:
+                self.abort()
+            else:
+                self._refuse(status, why)
+        else:
+            self._refusal = status, why
+
+    def _refuse(self, status: HTTPStatus, why: str) -> None:
+        head = f"HTTP/1.1 {status} {status.phrase}\r\nconnection: close\r\ncontent-type: text/plain\r\n"
+        self._connection.write(f"{head}content-length: {len(why)}\r\n\r\n{why}".encode())
+        self.finish()
+
+    # time
+
+    def _end_in(self, seconds: float) -> None:
+        self._ends_at = self.loop.time() + seconds
+        if self._ends_at < self._timer_at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_at = self._ends_at
+            self._timer = self.loop.call_at(self._timer_at, self._check_time)
+
+    def _check_time(self) -> None:
+        self._timer, self._timer_at = None, math.inf
+        if self._ends_at == math.inf:
+            return
+        if (left_s := self._ends_at - self.loop.time()) > 0.001:
+            self._end_in(left_s)
+        elif self._connection.get_write_buffer_size():
+            self._connection.close()
+            self._watch_writing()
+        else:
+            self.abort()
+
+    def _watch_writing(self) -> None:
+        size = self._connection.get_write_buffer_size()
+        if size and self._writing is None:
+            self._writing = self.loop.call_later(self._limits.write_s, self._check_writing, size)
+
+    def _check_writing(self, before: int) -> None:
+        self._writing = None
+        if self._connection.get_write_buffer_size() >= before:
+            self.abort()
+        else:
+            self._watch_writing()
+
+
+class _Cycle(RequestResponseCycle):
+    """One request and its answer; says that the connection ends when the rest of a body will not be read."""
+
+    async def run_asgi(self, app: Any) -> None:
+        try:
+            await app(self.scope, self.receive, self.send)
+        except ClientDisconnect:
+            pass
+        except Exception:  # the server must go on
+            self.logger.exception("the application failed")
+        finally:
+            self.on_response = _nothing
+            if not (self.response_complete or self.disconnected):
+                self.transport.close()
+
+    async def send(self, message: Any) -> None:
+        if self.more_body and not self.response_started:
+            self.keep_alive = False
+        await super().send(message)
+
+
+def _nothing() -> None:
+    """Do nothing; uvicorn breaks a cycle of references with it."""
