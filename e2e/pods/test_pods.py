@@ -6,15 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from e2e.clusters.api.kubectl import output_of
 from e2e.pods.devices import Devices
 from e2e.pods.system import PROGRAMS, VALUES, WITHIN_S, System, pods_path
+from e2e.release.images import Image
 from e2e.stack.kube import PROCESSES, SWITCHES, accepted, condition
 from e2e.stack.recorder import Frame, Recorder
 from e2e.stack.waiting import eventually
+from praetor_controller.ctl.airgap.images import images_in
 
 REPLICAS = {"controller": 2, "gateway": 3}
 LIMITS_OF_A_PROCESS = """
@@ -43,6 +47,21 @@ def test_all_pods_become_ready_without_a_restart_and_answer_their_probes(system:
     assert [(container["ready"], container["restartCount"]) for container in containers] == [(True, 0)] * len(pods)
     for path in ("/livez", "/readyz"):
         assert {system.probe(pod, path).status_code for pod in pods} == {HTTPStatus.OK}
+
+
+def test_saved_images_hold_what_the_pods_run_and_the_agent(
+    system: System, images: dict[str, Image], tmp_path: Path
+) -> None:
+    """`praetorctl airgap` takes images by the names in their archives."""
+    run = {each["image"] for program in PROGRAMS for pod in system.pods(program) for each in pod["spec"]["containers"]}
+    held = set[str]()
+    for component, image in images.items():
+        archive = tmp_path / f"{component}.tar"
+        output_of(["buildah", "push", "--quiet", image.name, f"docker-archive:{archive}:{image.name}"])
+        with archive.open("rb") as file:
+            held |= images_in(file)
+        archive.unlink()
+    assert run | {images["agent"].name} == held
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
