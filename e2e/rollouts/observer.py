@@ -51,6 +51,12 @@ class Timeline:
     writes: Sequence[SpecWrite]
     deleted: Sequence[str]
 
+    def __str__(self) -> str:
+        """Return what was written and which devices were down, a line each, in the order of time."""
+        lines = [(each.at, f"{each.device} got {each.revision} in {each.wave or 'no wave'}") for each in self.writes]
+        lines += [(at, f"disrupted: {sorted(hit)}, down: {sorted(down)}") for at, down, hit, _ in self.samples]
+        return "\n".join(f"{at - self.began:8.3f} s {text}" for at, text in sorted(lines))
+
     def worst(self, chosen: Callable[[Sample], Iterable[str]] | None = None) -> int:
         """Return the greatest number of devices that were disrupted at a time, or of those that are *chosen*."""
         return max((len(list((chosen or _disrupted)(sample))) for sample in self.samples), default=0)
@@ -118,6 +124,7 @@ class _ObservedProcesses:
     unavailable: set[str] = field(factory=set)
     disrupted: set[str] = field(factory=set)
     ripening: dict[str, float] = field(factory=dict)  # ready, and available from then on
+    written: dict[str, float] = field(factory=dict)  # when the spec was
     writes: list[SpecWrite] = field(factory=list)
     deleted: list[str] = field(factory=list)
 
@@ -141,7 +148,7 @@ class _ObservedProcesses:
         self.generation[device] = generation
         self.revision[device] = _annotation(process, REVISION_ANNOTATION)
         self.ripening.pop(device, None)
-        ripe_at = available_at(process, self.min_ready_s)
+        ripe_at = available_at(process, self.min_ready_s, self.written.get(device))
         if ripe_at is not None and ripe_at <= now:
             self._available(device)
             return
@@ -154,6 +161,7 @@ class _ObservedProcesses:
 
     def _spec_written(self, device: str, process: Object, now: float, *, created: bool) -> None:
         revision, wave = (_annotation(process, name) for name in (REVISION_ANNOTATION, WAVE_ANNOTATION))
+        self.written[device] = now
         self.writes.append(SpecWrite(now, device, revision, wave, created))
         if not created and device not in self.unavailable:
             self.disrupted.add(device)
@@ -167,15 +175,21 @@ class _ObservedProcesses:
         self._available(device)
         self.generation.pop(device, None)
         self.revision.pop(device, None)
+        self.written.pop(device, None)
 
 
-def available_at(process: Mapping[str, Any], min_ready_s: float) -> float | None:
-    """Return since when the process is available, or from when it will be; None while it is not ready."""
+def available_at(process: Mapping[str, Any], min_ready_s: float, written_at: float | None = None) -> float | None:
+    """Return since when the process is available, or from when it will be; None while it is not ready.
+
+    *written_at* is when its spec was seen to be written, which may be late; the stamp of the offer is a second ahead
+    for each offer that follows another one in the same second. What is earlier counts.
+    """
     if not is_ready(process) or "deletionTimestamp" in process["metadata"]:
         return None
     times = [conditions(process)[kind]["lastTransitionTime"] for kind in READY_CONDITIONS]
     offered_at = _annotation(process, OFFERED_AT_ANNOTATION)
-    return max(_epoch(each) for each in [*times, *([offered_at] if offered_at else [])]) + min_ready_s
+    offers = [*([_epoch(offered_at)] if offered_at else []), *([] if written_at is None else [written_at])]
+    return max(min(offers, default=0.0), *map(_epoch, times)) + min_ready_s
 
 
 def _annotation(process: Mapping[str, Any], name: str) -> str:

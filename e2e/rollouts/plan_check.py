@@ -107,7 +107,8 @@ class PlanCheck:
         now = self._observed(change.name)
         left = {} if stopped else self._left(change.name)
         found = deviations(change.forecast, change.timeline, now, labels, left, stopped=stopped)
-        assert not found, f"praetorctl plan was wrong about {change.name}:\n" + "\n".join(found)
+        message = [f"praetorctl plan was wrong about {change.name}:", *found, str(change.timeline)]
+        assert not found, "\n".join(message)
 
     def _observed(self, name: str) -> Object:
         """Return the deployment once its status is about its present spec; it is written once a second at most."""

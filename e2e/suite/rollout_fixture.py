@@ -129,7 +129,7 @@ class RolloutFixture:
         self._record.end()
         mine = names or (self.name,)
         seen = together(*map(self._timeline, mine))
-        assert seen.worst() <= LIMIT * len(mine)
+        assert seen.worst() <= LIMIT * len(mine), str(seen)
         racks = seen.worst_by_domain(["rack"], self._fleet.labels)
         assert max(racks.values(), default=0) <= PER_RACK, racks
         for state in self._record.states():

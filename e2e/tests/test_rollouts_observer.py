@@ -55,6 +55,18 @@ def test_devices_that_are_down_at_the_same_time_add_up_in_their_domains() -> Non
     assert timeline.worst_by_domain(["pair"], LABELS) == {}
 
 
+@pytest.mark.parametrize(("written_at", "stamp", "available"), [(2.6, "03", 3.6), (2.6, "02", 3.0), (4.0, "02", 3.0)])
+def test_min_ready_seconds_begin_with_the_offer_however_late_it_is_seen_or_stamped(
+    written_at: float, stamp: str, available: float
+) -> None:
+    ready = process("a", 2, 2)
+    ready["metadata"]["annotations"]["azure.com/offered-at"] = f"1970-01-01T00:00:{stamp}Z"
+    later = (9.0, "MODIFIED", process("b", 1, 1))
+    frames = ((written_at, "MODIFIED", process("a", 2, 1)), (written_at, "MODIFIED", ready), later)
+    samples = watched(*START, *frames, min_ready_s=1.0).samples
+    assert max(available, written_at) in [each.at for each in samples if not each.disrupted]
+
+
 def test_a_ready_device_is_down_for_min_ready_seconds_more() -> None:
     ready = process("a", 2, 2, since="1970-01-01T00:00:03Z")
     later = (9.0, "MODIFIED", process("b", 1, 1))
