@@ -81,6 +81,13 @@ class Envtest(LocalCluster):
         self._etcd_call("kv/put", {"key": _encoded("compact_rev_key"), "value": _encoded(newest)})
         self._etcd_call("kv/compaction", {"revision": newest, "physical": True})
 
+    def restore(self) -> None:
+        """Put the copy in the place of what is stored; controllers start anew, for they follow no cluster back."""
+        if self._controllers is not None:
+            self._controllers.stop()
+        super().restore()
+        self._controllers = self._run_controllers()
+
     def stop(self) -> None:
         """End all programs, the ones that write first."""
         if self._controllers is not None:
