@@ -242,6 +242,23 @@ async def test_a_request_behind_one_that_is_held_waits_its_turn() -> None:
     assert re.findall(rb"(?:GET|POST) /\w+", answer) == [b"GET /held", b"GET /x", b"POST /y"]
 
 
+@pytest.mark.parametrize("status", [200, 204, 304])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_an_answer_without_a_body_ends_with_its_head(method: str, status: int) -> None:
+    async def empty(scope: Scope, _: Receive, send: Send) -> None:
+        headers = [] if status == 204 else [(b"content-length", b"0"), (b"etag", scope["raw_path"][1:])]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body"})
+
+    line = f"{method} /%s HTTP/1.1\r\nHost: x\r\n%s\r\n"
+    async with listening(empty) as listener:
+        requests = (line % ("a", "") + line % ("b", "Connection: close\r\n")).encode()
+        answer = await said(listener, requests)
+    assert answer.count(b"HTTP/1.1 %d" % status) == 2
+    assert answer.endswith(b"\r\n\r\n")
+    assert len(answer.split(b"\r\n\r\n")) == 3
+
+
 @pytest.mark.parametrize(
     ("pieces", "open_s"),
     [((), 10), ((b"G",), 10), ((b"G", b"E"), 10), ((HEAD,), 10), ((GET,), 75)],

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Coroutine
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
@@ -97,14 +98,39 @@ class UvicornServer:
 
 
 class _Output:
-    """The transport as a cycle uses it; *close* also reads what the client still sends."""
+    """The transport as a cycle uses it: *close* also reads what the client still sends.
 
-    __slots__ = ("close", "is_closing", "write")
+    The head of an answer is kept until its body is there: one packet, and one call of the kernel.
+    """
+
+    __slots__ = ("_keeps", "_kept", "_write", "close", "is_closing")
 
     def __init__(self, connection: UvicornConnection, transport: asyncio.Transport) -> None:
-        self.write = transport.write
+        self._write = transport.write
+        self._keeps = False
+        self._kept = b""
         self.is_closing = transport.is_closing
         self.close = connection.finish
+
+    def keep(self) -> None:
+        """Keep what is written next."""
+        self._keeps = True
+
+    def write(self, data: bytes) -> None:
+        """Write *data*, behind what is kept."""
+        if self._keeps:
+            self._kept, self._keeps = data, False
+        elif self._kept:
+            self._write(self._kept + data)
+            self._kept = b""
+        else:
+            self._write(data)
+
+    def flush(self) -> None:
+        """Write what is kept."""
+        if self._kept:
+            self._write(self._kept)
+            self._kept = b""
 
 
 class UvicornConnection(HttpToolsProtocol):
@@ -132,7 +158,8 @@ class UvicornConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._connection = transport
-        self.transport = _Output(self, transport)  # type: ignore[assignment] # all that a cycle needs of one
+        self._output = _Output(self, transport)
+        self.transport = self._output  # type: ignore[assignment] # all that a cycle needs of one
         self._server.connections.add(self)
         self._end_in(self._limits.first_byte_s)
 
@@ -166,6 +193,7 @@ class UvicornConnection(HttpToolsProtocol):
         if self._closing:
             return
         self._closing = True
+        self._output.flush()
         self.flow.resume_reading()
         if not self._connection.is_closing() and self._connection.can_write_eof():
             self._connection.write_eof()
@@ -287,6 +315,7 @@ class UvicornConnection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         if self._closing or self._connection.is_closing():
             return
+        self._output.flush()
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
@@ -402,10 +431,12 @@ class _Cycle(RequestResponseCycle):
             if not (self.response_complete or self.disconnected):
                 self.transport.close()
 
-    async def send(self, message: Any) -> None:
-        if self.more_body and not self.response_started:
-            self.keep_alive = False
-        await super().send(message)
+    def send(self, message: Any) -> Coroutine[Any, Any, None]:
+        if not self.response_started:
+            self.transport.keep()  # type: ignore[attr-defined] # it is an _Output
+            if self.more_body:
+                self.keep_alive = False
+        return super().send(message)
 
 
 def _nothing() -> None:
