@@ -201,12 +201,17 @@ def test_requirements_ask_for_what_the_wheels_ask_for(component: str) -> None:
     asked = {line for line in requirements(f"{component}.in").splitlines() if not line.startswith("#")}
     own = project(f"praetor-{component}")["dependencies"]
     assert isinstance(own, list)
-    shared: set[str] = set()
+    shared: set[str] = extras(f"praetor-{component}", "fast")
     if any(line.startswith("praetor-api[kube]") for line in own):
-        extras = project("praetor-api")["optional-dependencies"]
-        assert isinstance(extras, dict)
-        shared = set(extras["kube"])
+        shared |= extras("praetor-api", "kube")
     assert asked == shared | {line for line in own if not line.startswith("praetor-api")}
+
+
+def extras(wheel: str, name: str) -> set[str]:
+    """Return what the extra *name* of *wheel* adds; nothing where there is none."""
+    found = project(wheel).get("optional-dependencies", {})
+    assert isinstance(found, dict)
+    return set(found.get(name, ()))
 
 
 @pytest.mark.parametrize("component", COMPONENTS)

@@ -116,7 +116,7 @@ def test_the_archive_holds_what_installs_everything_and_says_its_digest(releases
         f"sha256 {sha256(target.read_bytes())}",
     ]
     with tarfile.open(target) as archive:
-        archive.extractall(releases.parent, filter="data")
+        archive.extractall(releases.parent)  # noqa: S202 - our own; Debian's Python 3.11 has no filters
     top = releases.parent / "praetor-airgap-1.0.0"
     found = {str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*") if path.is_file()}
     sums = found.pop("SHA256SUMS").decode()

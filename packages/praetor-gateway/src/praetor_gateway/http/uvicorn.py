@@ -13,6 +13,7 @@ import asyncio
 import math
 import time
 from collections.abc import Coroutine
+from contextlib import suppress
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Any
@@ -186,7 +187,8 @@ class UvicornConnection(HttpToolsProtocol):
 
     def abort(self) -> None:
         """Close now."""
-        self._connection.abort()
+        with suppress(AttributeError):  # in early 3.11 a transport of TLS raises it once the connection is gone
+            self._connection.abort()
 
     def finish(self) -> None:
         """Send what is written, and read, for a while, what the client still sends: else it might lose the answer."""
@@ -397,20 +399,26 @@ class UvicornConnection(HttpToolsProtocol):
             return
         if (left_s := self._ends_at - self.loop.time()) > 0.001:
             self._end_in(left_s)
-        elif self._connection.get_write_buffer_size():
+        elif self._unsent():
             self._connection.close()
             self._watch_writing()
         else:
             self.abort()
 
+    def _unsent(self) -> int:
+        try:
+            return self._connection.get_write_buffer_size()
+        except AttributeError:  # as in abort()
+            return 0
+
     def _watch_writing(self) -> None:
-        size = self._connection.get_write_buffer_size()
+        size = self._unsent()
         if size and self._writing is None:
             self._writing = self.loop.call_later(self._limits.write_s, self._check_writing, size)
 
     def _check_writing(self, before: int) -> None:
         self._writing = None
-        if self._connection.get_write_buffer_size() >= before:
+        if self._unsent() >= before:
             self.abort()
         else:
             self._watch_writing()
