@@ -78,6 +78,15 @@ class System:
         self.kubectl("delete", "pod", *pods, "--grace-period=0", "--force")
         self.await_rollout(program)
 
+    def drain(self) -> None:
+        """Evict controller and gateways from the node, as before its maintenance, and let them come back."""
+        node = self.kubectl("get", "nodes", "--output=name").strip()
+        ours = f"app.kubernetes.io/name in ({', '.join(f'praetor-{program}' for program in PROGRAMS)})"
+        self.kubectl("drain", node, f"--pod-selector={ours}", "--ignore-daemonsets")
+        self.kubectl("uncordon", node)
+        for program in PROGRAMS:
+            self.await_rollout(program)
+
     def lease_holder(self, name: str) -> str:
         """Return who holds the Lease *name*."""
         path = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM_NAMESPACE}/leases/{name}"
