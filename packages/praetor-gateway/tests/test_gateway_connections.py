@@ -12,7 +12,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import gateway_testing
 from gateway_testing import SETTINGS, SHARED_TOKEN, listening, run_in_virtual_time
 from kubeplane.http.tls import server_context
 from praetor_gateway.http.certificates import TlsFiles
-from praetor_gateway.http.connection import MAX_HEAD_BYTES, MAX_HEADER_LINES, READ_BYTES
+from praetor_gateway.http.connection import MAX_HEAD_BYTES, MAX_HEADER_LINES, READ_BYTES, ConnectionLimits
 from praetor_gateway.http.server import Listener
 from praetor_gateway.settings import ServerKind
 
@@ -223,7 +223,8 @@ async def test_trailers_are_no_headers(size: int) -> None:
     assert seen == [[b"host", b"transfer-encoding", b"connection"]]
 
 
-async def test_a_request_behind_one_that_is_held_waits_its_turn() -> None:
+@pytest.mark.parametrize("pieces", [[], [GET], [GET, GET, GET]], ids=["one", "two", "many"])
+async def test_requests_behind_one_that_is_held_wait_their_turn(pieces: list[bytes]) -> None:
     held = asyncio.Event()
 
     async def hold_first(scope: Scope, receive: Receive, send: Send) -> None:
@@ -232,14 +233,96 @@ async def test_a_request_behind_one_that_is_held_waits_its_turn() -> None:
         await echo(scope, receive, send)
 
     first = b"GET /held HTTP/1.1\r\nHost: x\r\n\r\n"
-    last = b"POST /y HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc"
+    post = b"POST /y HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"
+    last = b"GET /z HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     async with listening(hold_first) as listener, connected(listener) as (reader, writer):
-        for piece in (first, GET, last[:50], last[50:]):
+        for piece in (first, *pieces, post[:-3], post[-3:], GET):
             writer.write(piece)
             await asyncio.sleep(0.02)
         held.set()
+        writer.write(last)
         answer = await reader.read()
-    assert re.findall(rb"(?:GET|POST) /\w+", answer) == [b"GET /held", b"GET /x", b"POST /y"]
+    between = [b"GET /x"] * len(pieces)
+    assert re.findall(rb"(?:GET|POST) /\w+", answer) == [b"GET /held", *between, b"POST /y", b"GET /x", b"GET /z"]
+
+
+@pytest.mark.parametrize("request_", [GET, GET + GET, GET + HEAD], ids=["one", "two", "one-and-a-half"])
+async def test_what_is_held_for_a_client_ends_when_its_connection_breaks(request_: bytes) -> None:
+    ended: asyncio.Queue[str] = asyncio.Queue()
+
+    async def note(scope: Scope, receive: Receive, send: Send) -> None:
+        await hold(scope, receive, send)
+        await ended.put("held")
+
+    async with listening(note) as listener:
+        _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(request_)
+        await asyncio.sleep(0.05)
+        made = writer.get_extra_info("socket")
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset instead of an end
+        writer.transport.abort()
+        assert await ended.get() == "held"
+
+
+async def test_what_was_answered_is_sent_although_the_server_stops() -> None:
+    size = 8 * 2**20
+
+    async def big(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    async with AsyncExitStack() as clients:
+        async with listening(big, timeout_s=60.0) as listener:
+            reader, writer = await clients.enter_async_context(connected(listener))
+            writer.write(GET)
+            await reader.readuntil(b"\r\n\r\n")
+            reading = asyncio.ensure_future(reader.readexactly(size))
+        assert len(await reading) == size
+
+
+def test_a_client_that_reads_on_is_not_cut() -> None:
+    """It read the first answer whole: what it may take for the second one begins with that."""
+
+    async def measured() -> int:
+        serving = listening(torrent, limits=ConnectionLimits(write_s=2.0))
+        async with serving as listener, connected(listener, limit=2**27) as (reader, writer):
+            writer.write(GET)
+            first = len(await reader.readuntil(b"\r\n0\r\n\r\n"))
+            await asyncio.sleep(1.9)
+            writer.write(GET)
+            await asyncio.sleep(0.3)
+            return len(await reader.readuntil(b"\r\n0\r\n\r\n")) - first
+
+    assert run_in_virtual_time(measured()) == 0
+
+
+def test_a_refusal_within_a_head_ends_the_connection_at_once() -> None:
+    async def measured() -> float:
+        async with listening(echo) as listener, connected(listener) as (_, writer):
+            writer.write(b"GET /x HTTP/1.1\r\n\r\n")
+            return await closed(listener)
+
+    assert run_in_virtual_time(measured()) <= 1.5
+
+
+async def test_space_around_a_value_is_no_part_of_it() -> None:
+    seen: list[dict[bytes, bytes]] = []
+
+    async def note(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(dict(scope["headers"]))
+        await echo(scope, receive, send)
+
+    async with listening(note) as listener:
+        await said(listener, HEAD + b"A:  b c \t \r\nConnection: close\r\n\r\n")
+    assert seen[0][b"a"] == b"b c"
+
+
+async def test_a_body_that_is_refused_while_it_is_awaited_leaves_no_trace(caplog: pytest.LogCaptureFixture) -> None:
+    chunked = b"Transfer-Encoding: chunked\r\nExpect: 100-continue\r\n\r\n"
+    async with listening(echo) as listener:
+        answer = await said(listener, POST + chunked + b"zz\r\n")
+    assert b"HTTP/1.1 400" in answer
+    assert not [each for each in caplog.records if each.exc_info]
 
 
 @pytest.mark.parametrize("status", [200, 204, 304])

@@ -5,6 +5,7 @@ Values and `now` (monotonic seconds) in, values out."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from attrs import define
 
@@ -31,7 +32,8 @@ class DeviceSession:
 
     *agent_version*, *boot_id* and *facts* are what it said last, in *reported*; None when it said nothing, or
     when another replica heard it later and wrote that. *duplicate* says which agents share its name; it is empty when
-    none do any more, and None when that is not ours to say. *features* are those that it named last.
+    none do any more, and None when that is not ours to say. *features* are those that it named last, and *accepted*
+    its last good token with all that it was checked with.
     """
 
     agent_version: str | None = None
@@ -40,6 +42,7 @@ class DeviceSession:
     reported: Reported | None = None
     duplicate: str | None = None
     features: frozenset[str] = frozenset()
+    accepted: tuple[Any, bytes, int, Any] | None = None
     unreported: tuple[str, ...] = ()
     _heard_of: tuple[str, ...] = ()
     _asked_at: float | None = None

@@ -17,6 +17,7 @@ from attrs import define, field
 from praetor_api.kube.options import BadOption
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.tokens import TokenKind, TokenVerifier
+from praetor_gateway.fleet.session import DeviceSession
 
 T = TypeVar("T")
 
@@ -40,46 +41,39 @@ class TokenDecision(StrEnum):
 _ADMITTED = {None: TokenDecision.REFUSED, TokenKind.SHARED: TokenDecision.SHARED, TokenKind.HMAC: TokenDecision.HMAC}
 
 
-MAX_REMEMBERED = 2**18
-"""Devices whose last good token is remembered; beyond them all are verified again."""
-
-
 @define(eq=False)
 class DeviceAuthenticator:
     """Checks tokens; *count* is called with each decision. *verifier* None stands for `--insecure`.
 
-    The last good token of a device is remembered: to derive it again took a quarter of the time of a poll.
+    The session of a device remembers its last good token: to derive it again took a quarter of the time of a poll.
     """
 
     _verifier: TokenVerifier | None
     _count: Callable[[TokenDecision], None]
-    _good: dict[str, tuple[bytes, int, TokenDecision]] = field(factory=dict, init=False)
 
     def replace(self, verifier: TokenVerifier) -> None:
         """Check with *verifier* from now on; an insecure gateway stays insecure."""
         if self._verifier is not None:
             self._verifier = verifier
-            self._good.clear()
 
-    def admits(self, device: str, token: bytes | None, epoch: int) -> bool:
-        """Return whether *token* is good for *device* in its credential *epoch*."""
-        decision = (
-            TokenDecision.INSECURE if self._verifier is None else self._check(self._verifier, device, token, epoch)
-        )
+    def admits(self, device: str, token: bytes | None, epoch: int, session: DeviceSession | None = None) -> bool:
+        """Return whether *token* is good for *device* in its credential *epoch*; a declared one has a *session*."""
+        decision = TokenDecision.INSECURE
+        if (verifier := self._verifier) is not None:
+            decision = self._check(verifier, device, token or b"", epoch, session)
         self._count(decision)
         return decision is not TokenDecision.REFUSED
 
-    def _check(self, verifier: TokenVerifier, device: str, token: bytes | None, epoch: int) -> TokenDecision:
-        if not token:
-            return TokenDecision.REFUSED
-        good = self._good.get(device)
-        if good is not None and good[1] == epoch and compare_digest(token, good[0]):
-            return good[2]
+    def _check(
+        self, verifier: TokenVerifier, device: str, token: bytes, epoch: int, session: DeviceSession | None
+    ) -> TokenDecision:
+        if session is not None and session.accepted is not None:
+            by, good, of_epoch, as_before = session.accepted
+            if by is verifier and of_epoch == epoch and compare_digest(good, token):
+                return TokenDecision(as_before)
         decision = _ADMITTED[verifier.verify(device, token.decode("utf-8", "surrogateescape"), epoch)]
-        if decision is not TokenDecision.REFUSED:
-            if len(self._good) >= MAX_REMEMBERED:
-                self._good.clear()
-            self._good[device] = token, epoch, decision
+        if session is not None and decision is not TokenDecision.REFUSED:
+            session.accepted = verifier, token, epoch, decision
         return decision
 
 

@@ -134,7 +134,9 @@ class DeviceApi:
 
     def _authenticate(self, name: str, head: RequestHead) -> None:
         """Raise Problem (401) if the token is not valid for the device by what is known at this moment."""
-        if not self._authenticator.admits(name, head.get(TOKEN), self._fleet.epoch(name)):
+        device = self._fleet.device(name)
+        session = device.session if device is not None else None
+        if not self._authenticator.admits(name, head.get(TOKEN), self._fleet.epoch(name), session):
             detail = "the token is missing or not valid for this device"
             raise Problem(HTTPStatus.UNAUTHORIZED, detail, headers={"www-authenticate": "X-Device-Token"})
 

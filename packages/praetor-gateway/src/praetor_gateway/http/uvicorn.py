@@ -34,9 +34,10 @@ from praetor_gateway.http.connection import (
     origin_form,
 )
 
-PIECE_BYTES = 4096
-"""What is parsed at a time: limits hold within so much. A device's request is smaller."""
-MAX_SILENT_BYTES = 2 * PIECE_BYTES
+PIECE_BYTES = 512
+"""What is parsed at a time: limits hold within so much, and requests within one piece wait for each other parsed, at
+more than 2 KiB each. Most requests of a device are smaller."""
+MAX_SILENT_BYTES = 8 * 1024
 """Bytes of a body in which there is no body: extensions of a chunk, or trailers."""
 DATE_S = 1.0
 VERSIONS = ("1.1", "1.0")
@@ -65,33 +66,42 @@ class UvicornServer:
         self.state = ServerState()
         self.connections: set[UvicornConnection] = set()
         self._dated: asyncio.TimerHandle | None = None
+        self._ended: asyncio.Event | None = None
 
     def protocol(self) -> asyncio.Protocol:
         """Return what asyncio calls with the bytes of one connection."""
-        if self._dated is None:
-            self._date()
         return UvicornConnection(self)
 
+    def add(self, connection: UvicornConnection) -> None:
+        """Take note of a new connection; while there are any, the Date of answers is kept."""
+        self.connections.add(connection)
+        if self._dated is None:
+            self._date()
+
+    def remove(self, connection: UvicornConnection) -> None:
+        """Take note that a connection ended."""
+        self.connections.discard(connection)
+        if self._ended is not None and not self.connections:
+            self._ended.set()
+
     def _date(self) -> None:
-        """Keep the Date of answers, while there are connections."""
         self.state.default_headers[:] = [(b"date", formatdate(time.time(), usegmt=True).encode())]
         loop = asyncio.get_running_loop()
-        self._dated = loop.call_later(DATE_S, self._date) if self.connections or self._dated is None else None
+        self._dated = loop.call_later(DATE_S, self._date) if self.connections else None
 
     async def stop(self, timeout_s: float) -> None:
         """Close idle connections, and the others after their request; in *timeout_s* seconds all of them."""
+        self._ended = asyncio.Event()
         for connection in tuple(self.connections):
             connection.shutdown()
-        if tasks := tuple(self.state.tasks):
-            await asyncio.wait(tasks, timeout=timeout_s)
-        for connection in tuple(self.connections):
-            connection.finish()
+        if self.connections:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(timeout_s):
+                    await self._ended.wait()
         for task in (left := tuple(self.state.tasks)):
             task.cancel()
         if left:
             await asyncio.wait(left)
-        if self.connections:
-            await asyncio.sleep(0)  # what was answered last is sent
         for connection in tuple(self.connections):
             connection.abort()
         if self._dated is not None:
@@ -104,14 +114,17 @@ class _Output:
     The head of an answer is kept until its body is there: one packet, and one call of the kernel.
     """
 
-    __slots__ = ("_keeps", "_kept", "_write", "close", "is_closing")
+    __slots__ = ("_ended", "_keeps", "_kept", "_transport", "close")
 
     def __init__(self, connection: UvicornConnection, transport: asyncio.Transport) -> None:
-        self._write = transport.write
-        self._keeps = False
+        self._transport = transport
+        self._ended = self._keeps = False
         self._kept = b""
-        self.is_closing = transport.is_closing
         self.close = connection.finish
+
+    def is_closing(self) -> bool:
+        """Return whether nothing can be written any more."""
+        return self._ended or self._transport.is_closing()
 
     def keep(self) -> None:
         """Keep what is written next."""
@@ -119,19 +132,26 @@ class _Output:
 
     def write(self, data: bytes) -> None:
         """Write *data*, behind what is kept."""
+        if self._ended:
+            return
         if self._keeps:
             self._kept, self._keeps = data, False
         elif self._kept:
-            self._write(self._kept + data)
+            self._transport.write(self._kept + data)
             self._kept = b""
         else:
-            self._write(data)
+            self._transport.write(data)
 
     def flush(self) -> None:
         """Write what is kept."""
         if self._kept:
-            self._write(self._kept)
+            self._transport.write(self._kept)
             self._kept = b""
+
+    def end(self) -> None:
+        """Write what is kept, and drop what comes later."""
+        self.flush()
+        self._ended = True
 
 
 class UvicornConnection(HttpToolsProtocol):
@@ -142,6 +162,7 @@ class UvicornConnection(HttpToolsProtocol):
         self.access_log = False
         self._server = server
         self._limits = server.limits
+        self._running: RequestResponseCycle | None = None  # self.cycle is the one that was read last
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = self._ends_at = math.inf
         self._writing: asyncio.TimerHandle | None = None
@@ -161,7 +182,7 @@ class UvicornConnection(HttpToolsProtocol):
         self._connection = transport
         self._output = _Output(self, transport)
         self.transport = self._output  # type: ignore[assignment] # all that a cycle needs of one
-        self._server.connections.add(self)
+        self._server.add(self)
         self._end_in(self._limits.first_byte_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -169,8 +190,12 @@ class UvicornConnection(HttpToolsProtocol):
         for timer in (self._timer, self._writing):
             if timer is not None:
                 timer.cancel()
-        self._server.connections.discard(self)
+        self._server.remove(self)
         self.pipeline.clear()
+        running = self._running
+        if running is not None and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
         super().connection_lost(exc)
 
     def eof_received(self) -> None:
@@ -178,12 +203,13 @@ class UvicornConnection(HttpToolsProtocol):
         self._watch_writing()
 
     def shutdown(self) -> None:
-        """Close now if idle; if not, after the answer."""
-        if self._is_answered():
-            if not self._in_head:
-                self.abort()
-        else:
+        """Close now if nothing is answered; if not, after the last answer."""
+        if not self._is_answered():
             self.cycle.keep_alive = False
+        elif self._unsent():
+            self.finish()
+        else:
+            self.abort()
 
     def abort(self) -> None:
         """Close now."""
@@ -195,9 +221,13 @@ class UvicornConnection(HttpToolsProtocol):
         if self._closing:
             return
         self._closing = True
-        self._output.flush()
+        self._output.end()
         self.flow.resume_reading()
-        if not self._connection.is_closing() and self._connection.can_write_eof():
+        if not self._connection.can_write_eof():  # TLS, which ends in both directions within the time of a handshake
+            self._ends_at = math.inf
+            self._connection.close()
+            return
+        if not self._connection.is_closing():
             self._connection.write_eof()
         self._end_in(self._limits.linger_s)
 
@@ -210,7 +240,10 @@ class UvicornConnection(HttpToolsProtocol):
             self._parse(data)
         else:
             self._parse_all(data)
-        if self._in_head and not self._head_ends and self._is_answered():
+        self._time_head()
+
+    def _time_head(self) -> None:
+        if self._in_head and not self._head_ends and not self._closing and self._is_answered():
             self._head_ends = True
             self._end_in(self._limits.head_s)
 
@@ -266,7 +299,10 @@ class UvicornConnection(HttpToolsProtocol):
             raise self._refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header lines")
         if not self._in_head:  # trailers are counted, and not believed
             return
+        value = value.rstrip(b" \t")
         super().on_header(name, value)
+        if self.headers[-1][0] == b"transfer-encoding" and value.lower() != b"chunked":
+            raise self._refused(HTTPStatus.NOT_IMPLEMENTED, "no other Transfer-Encoding than chunked is known")
         if self.headers[-1][0] == b"host":
             if self._host:
                 raise self._refused(HTTPStatus.BAD_REQUEST, "more than one Host")
@@ -321,21 +357,38 @@ class UvicornConnection(HttpToolsProtocol):
         self.flow.resume_reading()
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
+            if not self.pipeline:
+                self._parse_ahead()
             return
         if self._refusal is not None:
             self._refuse(*self._refusal)
             return
         self._end_in(self._limits.keep_alive_s)
         if self._ahead:
-            data, self._ahead = bytes(self._ahead), bytearray()
+            self._parse_ahead()
+        else:
+            self._time_head()
+
+    def _parse_ahead(self) -> None:
+        data, self._ahead = bytes(self._ahead), bytearray()
+        if data:
             self.data_received(data)
-        elif self._in_head:
-            self._head_ends = True
-            self._end_in(self._limits.head_s)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self._watch_writing()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
+        if self._closing:
+            self._watch_writing()
 
     def _cycle(self, version: str) -> RequestResponseCycle:
         return _Cycle(
@@ -370,6 +423,7 @@ class UvicornConnection(HttpToolsProtocol):
             self.pipeline.clear()
         elif self.cycle.more_body:
             self.cycle.disconnected = True
+            self.cycle.waiting_for_100_continue = False
             self.cycle.message_event.set()
             if self.cycle.response_started:
                 self.abort()
@@ -379,8 +433,10 @@ class UvicornConnection(HttpToolsProtocol):
             self._refusal = status, why
 
     def _refuse(self, status: HTTPStatus, why: str) -> None:
-        head = f"HTTP/1.1 {status} {status.phrase}\r\nconnection: close\r\ncontent-type: text/plain\r\n"
-        self._connection.write(f"{head}content-length: {len(why)}\r\n\r\n{why}".encode())
+        headers = [*self.server_state.default_headers, (b"connection", b"close"), (b"content-type", b"text/plain")]
+        lines = (b"%b: %b\r\n" % header for header in (*headers, (b"content-length", b"%d" % len(why))))
+        status_line = f"HTTP/1.1 {status} {status.phrase}\r\n".encode()
+        self._connection.write(b"".join((status_line, *lines, b"\r\n", why.encode())))
         self.finish()
 
     # time
