@@ -24,7 +24,7 @@ from praetor_api.kube.client.resource import DEVICE_PROCESSES
 from praetor_api.kube.runtime.clock import SystemClock
 from praetor_api.tokens import device_token
 from praetor_gateway.gateway import Gateway
-from praetor_gateway.settings import Credentials
+from praetor_gateway.settings import Credentials, ServerKind
 
 SECRET, DEVICE = b"secret", "leaf-1"
 
@@ -65,6 +65,7 @@ async def gateway(
     damage: Damage = lambda _, message: message,
     ask: Callable[[Scope], Scope] = lambda scope: scope,
     kube: InProcessKube | None = None,
+    server: ServerKind = ServerKind.AUTO,
 ) -> AsyncIterator[str]:
     """Serve one device by a gateway whose answers are damaged; yield its URL."""
     kube = kube or InProcessKube()
@@ -80,7 +81,7 @@ async def gateway(
         inner: ASGIApp = app.app
         await inner(ask(scope), receive, forward)
 
-    async with app.lifespan(), listening(damaged) as listener:
+    async with app.lifespan(), listening(damaged, server=server) as listener:
         yield f"http://127.0.0.1:{listener.port}"
 
 
@@ -124,8 +125,9 @@ async def healthy(kube: InProcessKube, names: set[str]) -> None:
     raise AssertionError(f"not healthy: {left}")
 
 
-async def test_our_gateway_conforms(tmp_path: Path) -> None:
-    async with gateway() as url:
+@pytest.mark.parametrize("server", [ServerKind.HYPERCORN, ServerKind.UVICORN])
+async def test_our_gateway_conforms(tmp_path: Path, server: ServerKind) -> None:
+    async with gateway(server=server) as url:
         code, lines = await gateway_checked(url, tmp_path)
     assert (code, others(lines)) == (0, [])
 
