@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from e2e.clusters.cluster import Capability, Cluster
 from e2e.stack.kube import DEPLOYMENTS, PROCESSES, Kube, condition, conditions
 from e2e.stack.waiting import eventually
 from e2e.suite.fleet import AgentFleet
@@ -93,11 +96,20 @@ def test_a_process_runs_as_the_user_of_its_spec(fleet: AgentFleet, kube: Kube) -
     assert user_of(pid) not in (0, os.geteuid())
 
 
-def test_the_samples_apply_and_what_they_say_is_stored(kube: Kube) -> None:
+def test_the_samples_apply_and_what_they_say_is_stored(cluster: Cluster, kube: Kube) -> None:
+    """The tenancy component refuses those that name a device of another namespace, which the gateway would ignore."""
+    guarded = Capability.POLICIES in cluster.capabilities
     objects: list[dict[str, Any]] = [item for item in yaml.safe_load_all(SAMPLE.read_text()) if item]
-    kube.apply(*objects)
     for item in objects:
         plural = PROCESSES if item["kind"] == "DeviceProcess" else DEPLOYMENTS
+        if guarded and item["spec"].get("deviceRef", {}).get("namespace", kube.namespace) != kube.namespace:
+            post = partial(kube.api.post, kube.path(plural), item, dryRun="All")
+            refused = eventually(
+                post, lambda answer: answer.status >= HTTPStatus.BAD_REQUEST, what="the policy is in force"
+            )
+            assert "must be the process's own namespace" in refused.message
+            continue
+        kube.apply(item)
         stored = kube.get(plural, item["metadata"]["name"])
         assert stored is not None
         assert _contains(stored["spec"], item["spec"]), item["metadata"]["name"]
