@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
 from typing import Any
 
 import requests
@@ -16,6 +17,7 @@ from e2e.clusters.node import Node
 from e2e.release.chart import Release
 from e2e.release.manifests import BASE, Object, install, read
 from e2e.stack.kube import accepted
+from e2e.stack.waiting import eventually
 from praetor_api.tokens import device_token
 
 # silence of 30 s disconnects: less than a restart of all takes
@@ -78,14 +80,16 @@ class System:
         self.kubectl("delete", "pod", *pods, "--grace-period=0", "--force")
         self.await_rollout(program)
 
-    def drain(self) -> None:
-        """Evict controller and gateways from the node, as before its maintenance, and let them come back."""
-        node = self.kubectl("get", "nodes", "--output=name").strip()
-        ours = f"app.kubernetes.io/name in ({', '.join(f'praetor-{program}' for program in PROGRAMS)})"
-        self.kubectl("drain", node, f"--pod-selector={ours}", "--ignore-daemonsets")
-        self.kubectl("uncordon", node)
-        for program in PROGRAMS:
-            self.await_rollout(program)
+    def evict(self, program: str, pod: str) -> None:
+        """Evict *pod* of *program*, as `kubectl drain` does, once the PodDisruptionBudget allows it, and await others.
+
+        The node stays open for them: it is the only one.
+        """
+        metadata = {"name": pod, "namespace": SYSTEM_NAMESPACE}
+        body = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": metadata}
+        path = f"{pods_path()}/{pod}/eviction"
+        eventually(lambda: self.api.post(path, body).status < HTTPStatus.BAD_REQUEST, what=f"{pod} may go")
+        self.await_rollout(program)
 
     def lease_holder(self, name: str) -> str:
         """Return who holds the Lease *name*."""
