@@ -82,7 +82,7 @@ class Envtest(LocalCluster):
         self._etcd_call("kv/compaction", {"revision": newest, "physical": True})
 
     def restore(self) -> None:
-        """Put the copy in the place of what is stored; controllers start anew, for they follow no cluster back."""
+        """Put the copy in the place of what is stored; controllers restart, for they follow no cluster back."""
         if self._controllers is not None:
             self._controllers.stop()
         super().restore()

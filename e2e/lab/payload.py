@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from e2e.lab.errors import LabError
+from e2e.release.zipapp import write_zip
 
 PACKAGES = ("praetor_agent", "praetor_api", "requests", "urllib3", "idna", "certifi", "charset_normalizer")
 
@@ -25,3 +26,14 @@ def install(folder: Path) -> Path:
         source = Path(next(iter(spec.submodule_search_locations)))
         shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__", "kube"))
     return folder
+
+
+def install_zipapp(folder: Path) -> Path:
+    """Write these packages, without compiled parts, as a program into *folder*, beside its `tree`; return its path."""
+    tree = install(folder / "tree")
+    (tree / "__main__.py").write_bytes((tree / "praetor_agent" / "__main__.py").read_bytes())
+    for compiled in tree.rglob("*.so"):
+        compiled.unlink()
+    program = folder / "praetor-agent.pyz"
+    write_zip(tree, program)
+    return program

@@ -134,7 +134,7 @@ class Upgrade:
             now = self._seen().processes
             return [key for key in waited if _started(now[key]) in (None, _started(before.processes[key]))]
 
-        eventually(silent, lambda left: not left, what="the devices that were simulated anew report")
+        eventually(silent, lambda left: not left, what="the devices of the restarted simulator report")
 
     def _seen(self) -> Seen:
         switches, processes = (

@@ -20,8 +20,7 @@ from attrs import evolve, frozen
 from prometheus_client import CollectorRegistry
 
 from agent_testing import certificates
-from e2e.lab.payload import install
-from e2e.release.zipapp import write_zip
+from e2e.lab.payload import install_zipapp
 from gateway_testing import SETTINGS, conditions, listening, switch_object
 from kube_testing import InProcessKube
 from praetor_api.kube.client.resource import NETWORK_SWITCHES
@@ -65,13 +64,7 @@ class Served:
 
 @pytest.fixture(scope="module")
 def zipapp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("zipapp")
-    tree = install(folder / "tree")
-    (tree / "__main__.py").write_bytes((tree / "praetor_agent" / "__main__.py").read_bytes())
-    for compiled in tree.rglob("*.so"):
-        compiled.unlink()
-    write_zip(tree, folder / "praetor-agent.pyz")
-    return folder / "praetor-agent.pyz"
+    return install_zipapp(tmp_path_factory.mktemp("zipapp"))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent_testing import FakeGateway, item, process_spec
-from e2e.lab.payload import install
+from e2e.lab.payload import install_zipapp
 from e2e.release.zipapp import write_zip
 from praetor_agent.backends import procfs
 from praetor_agent.backends.process import ProcessBackend
@@ -23,13 +23,7 @@ ALONE = (sys.executable, "-I", "-S")
 
 @pytest.fixture(scope="module")
 def zipapp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("zipapp")
-    tree = install(folder / "tree")
-    (tree / "__main__.py").write_bytes((tree / "praetor_agent" / "__main__.py").read_bytes())
-    for compiled in tree.rglob("*.so"):
-        compiled.unlink()
-    write_zip(tree, folder / "praetor-agent.pyz")
-    return folder / "praetor-agent.pyz"
+    return install_zipapp(tmp_path_factory.mktemp("zipapp"))
 
 
 def test_the_same_tree_gives_the_same_bytes(zipapp: Path, tmp_path: Path) -> None:
