@@ -17,8 +17,8 @@ from praetor_controller.__about__ import __version__
 from praetor_controller.main import Program
 from praetor_controller.settings import Settings
 
-DOCUMENTED = re.compile(r"^\| `((?:praetor|process)_\w+)` \| (\w+) \|", re.MULTILINE)
-README = Path(__file__).parents[1] / "README.md"
+DOCUMENTED = re.compile(r"^\| `((?:praetor_controller|process)_\w+)` \| (\w+) \|", re.MULTILINE)
+PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
 async def test_the_metrics_are_those_of_the_documentation() -> None:
@@ -36,7 +36,7 @@ async def test_the_metrics_are_those_of_the_documentation() -> None:
     families = list(text_string_to_metric_families(text))
     scraped = {(each.name + ("_total" if each.type == "counter" else ""), each.type) for each in families}
     scraped = {(name, kind) for name, kind in scraped if not name.endswith("_created")}
-    assert scraped == set(DOCUMENTED.findall(README.read_text(encoding="utf-8")))
+    assert scraped == set(DOCUMENTED.findall(PAGE.read_text(encoding="utf-8")))
     assert f'version="{__version__}"' in text
     assert 'praetor_controller_apiserver_request_duration_seconds_count{verb="patch"} 1.0' in text
     assert 'praetor_controller_apiserver_request_duration_seconds_count{verb="watch"}' not in text

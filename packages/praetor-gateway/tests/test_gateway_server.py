@@ -63,8 +63,8 @@ async def served(
         await program
 
 
-DOCUMENTED = re.compile(r"^\| `((?:praetor|process)_\w+)` \| (\w+) \|", re.MULTILINE)
-README = Path(__file__).parents[1] / "README.md"
+DOCUMENTED = re.compile(r"^\| `((?:praetor_gateway|process)_\w+)` \| (\w+) \|", re.MULTILINE)
+PAGE = Path(__file__).parents[3] / "docs" / "metrics.md"
 
 
 async def test_the_metrics_are_those_of_the_documentation(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ async def test_the_metrics_are_those_of_the_documentation(tmp_path: Path) -> Non
     total = {"counter": "_total"}
     scraped = {(each.name + total.get(each.type, ""), each.type) for each in families}
     scraped = {(name, kind) for name, kind in scraped if not name.endswith("_created")}
-    assert scraped == set(DOCUMENTED.findall(README.read_text(encoding="utf-8")))
+    assert scraped == set(DOCUMENTED.findall(PAGE.read_text(encoding="utf-8")))
     value = {sample.name: sample.value for each in families for sample in each.samples if not sample.labels}
     expiry = value["praetor_gateway_certificate_expiry_timestamp_seconds"]
     assert 0 < expiry - time.time() < 3650 * 86400
