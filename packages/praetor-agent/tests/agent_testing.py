@@ -70,6 +70,7 @@ class FakeGateway:
         self.observations: dict[str, Observation] = {}
         self.history: list[Observation] = []
         self.requests: list[tuple[str, str, Mapping[str, str]]] = []
+        self.sources: dict[str, set[int]] = {}  # ports of the connections, by address
         self.changed = Condition()
         self._items: tuple[dict[str, Any], ...] = ()
         self._faults: list[Fault] = []
@@ -238,6 +239,8 @@ def _handler(gateway: FakeGateway) -> type[BaseHTTPRequestHandler]:
 
         def _answer(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            host, port = self.client_address[:2]
+            gateway.sources.setdefault(str(host), set()).add(port)
             status, headers, content = gateway.answer(self.command, self.path, dict(self.headers.items()), body)
             with suppress(ConnectionError):  # an agent that was killed does not wait for its answer
                 self._send(status, headers, content)

@@ -117,7 +117,7 @@ def _status(options: SimpleNamespace) -> None:
 
 def _simulate(options: SimpleNamespace) -> None:
     from praetor_agent.simulate.flags import settings_of
-    from praetor_agent.simulate.fleet import simulate
+    from praetor_agent.simulate.processes import simulate
 
     simulate(settings_of(options.rest))
 

@@ -17,8 +17,8 @@ from praetor_agent.core.backoff import full_jitter
 from praetor_agent.core.report import ReportState, first_seq, heartbeat_delay, report
 from praetor_agent.errors import GatewayError
 from praetor_agent.simulate.faults import Faults
-from praetor_agent.simulate.http import Connection, Endpoint, Response
-from praetor_agent.simulate.statistics import Statistics
+from praetor_agent.simulate.http import Connection, Link, Response
+from praetor_agent.simulate.statistics import Receipt, Tally
 from praetor_api.protocol import (
     AGENT_FEATURES,
     DEFAULT_HEARTBEAT_SECONDS,
@@ -38,46 +38,54 @@ IDLE_SECONDS = 3600.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulateSettings:
-    """Settings of `simulate`. *secret* mints a token per device, *token* is one for all; periods are in seconds."""
+    """Settings of `simulate`. *secret* mints a token per device, *token* is one for all; periods are in seconds.
 
-    gateway: str
+    *gateways* are URLs. *processes* None: as many as the limit of open files asks for. *lag* and *loss* are those of
+    a Link; every *reconnect_seconds* all connections are closed at once, never if that is 0.
+    """
+
+    gateways: Sequence[str]
     devices: Sequence[str]
+    processes: int | None
     token: str | None
     secret: bytes | None
     ca_bundle: str | None
     start_splay: float
     fail_rate: float
     faults: Faults
+    lag: float
+    loss: float
+    reconnect_seconds: float
     summary_seconds: float
+    as_json: bool
     changes_file: Path | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedFleet:
-    """What all simulated devices share. *on_change* gets device, spec hash and time of day of each changed spec."""
+    """What all simulated devices of one process share. *tally* is where they count."""
 
     settings: SimulateSettings
-    endpoint: Endpoint
+    link: Link
     clock: Clock
-    statistics: Statistics
-    on_change: Callable[[str, str, str], None] | None
+    tally: Callable[[], Tally]
     random: random.Random = field(default_factory=random.Random)  # noqa: S311 - no secret
 
 
 class SimulatedDevice:
-    """The device *name* of the fleet; *token* authenticates it."""
+    """The device *name* of the fleet; *token* authenticates it, *number* says which gateway it uses first."""
 
-    def __init__(self, name: str, token: str | None, fleet: SimulatedFleet) -> None:
+    def __init__(self, name: str, token: str | None, fleet: SimulatedFleet, number: int) -> None:
         self.name = name
         self._fleet = fleet
-        self._polling = Connection(fleet.endpoint, token)
-        self._reporting = Connection(fleet.endpoint, token)
+        self._polling = Connection(fleet.link, token, number)
+        self._reporting = Connection(fleet.link, token, number)
         self._etag: str | None = None
         self._observed: dict[str, Observation] = {}
         self._since: dict[str, float] = {}
         self._changed = asyncio.Event()
         self._pid = 1000
-        self._silent = fleet.settings.faults.is_dead(name)
+        self.silent = fleet.settings.faults.is_dead(name)
         now = fleet.clock.now()
         facts = {"os": "simulated", "hostname": name, "features": ",".join(sorted(AGENT_FEATURES))}
         boot_id = f"{fleet.random.getrandbits(128):032x}"
@@ -87,7 +95,12 @@ class SimulatedDevice:
     @property
     def is_connected(self) -> bool:
         """Whether the device's last report was acknowledged."""
-        return not self._silent and self._reports.sent > 0 and self._reports.lost == 0
+        return not self.silent and self._reports.sent > 0 and self._reports.lost == 0
+
+    def hang_up(self) -> None:
+        """Lose the connections; the device opens them again, as after a failure of its network."""
+        self._polling.close()
+        self._reporting.close()
 
     async def run(self) -> None:
         """Simulate the device until cancelled, or until a fault silences it."""
@@ -97,12 +110,11 @@ class SimulatedDevice:
                 group.create_task(self._poll(), name=f"poll {self.name}")
                 group.create_task(self._report_changes(), name=f"report {self.name}")
         finally:
-            self._polling.close()
-            self._reporting.close()
+            self.hang_up()
 
     async def _poll(self) -> None:
         failures = 0
-        while not self._silent:
+        while not self.silent:
             began = self._fleet.clock.now()
             try:
                 if failures or self._etag is None:
@@ -110,7 +122,7 @@ class SimulatedDevice:
                 changed = await self._poll_once()
             except (GatewayError, WireError) as e:
                 failures += 1
-                self._fleet.statistics.failed(e)
+                self._fleet.tally().failed(e)
                 pause = full_jitter(failures, self._fleet.random.random(), first=2.0)
                 retry_after = e.retry_after if isinstance(e, GatewayError) else None
                 await asyncio.sleep(max(pause, retry_after or 0.0))
@@ -123,10 +135,14 @@ class SimulatedDevice:
         headers = f"Prefer: wait={WAIT_SECONDS}\r\n"
         if self._etag is not None:
             headers += f"If-None-Match: {self._etag}\r\n"
+        began = self._fleet.clock.now()
         answer = await self._ask(
             "GET", desired_path(self.name), headers, b"", self._polling, WAIT_SECONDS + TIMEOUT_SECONDS
         )
-        self._fleet.statistics.polls += 1
+        tally, took = self._fleet.tally(), self._fleet.clock.now() - began
+        tally.polls += 1
+        if self._etag is None or took >= WAIT_SECONDS:
+            tally.latencies["poll"].add(took if self._etag is None else took - WAIT_SECONDS)
         if answer.status == 304:
             return False
         before, self._etag = self._etag, answer.headers.get("etag")
@@ -137,7 +153,7 @@ class SimulatedDevice:
         """Apply the desired state *body*."""
         items = body.get("items", []) if isinstance(body, dict) else []
         wanted = {item["uid"]: item for item in items if isinstance(item, dict) and isinstance(item.get("uid"), str)}
-        self._silent = any(self._fleet.settings.faults.silences(self.name, item) for item in wanted.values())
+        self.silent = any(self._fleet.settings.faults.silences(self.name, item) for item in wanted.values())
         for uid in set(self._observed) - set(wanted):
             del self._observed[uid]
         now = self._fleet.clock.now()
@@ -147,9 +163,8 @@ class SimulatedDevice:
             if known is None or known.observed_spec_hash != spec_hash:
                 self._observed[uid] = self._started(uid, spec_hash, item)
                 self._since[uid] = now
-                self._fleet.statistics.received(spec_hash, now, changed=known is not None)
-                if self._fleet.on_change is not None:
-                    self._fleet.on_change(self.name, spec_hash, self._fleet.clock.wall().isoformat())
+                wall = self._fleet.clock.wall().isoformat()
+                self._fleet.tally().received(Receipt(self.name, spec_hash, now, wall, known is not None))
         self._changed.set()
 
     def _started(self, uid: str, spec_hash: str, item: Mapping[str, Any]) -> Observation:
@@ -169,7 +184,7 @@ class SimulatedDevice:
         )
 
     async def _report_changes(self) -> None:
-        while not self._silent:
+        while not self.silent:
             self._changed.clear()
             now = self._fleet.clock.now()
             self._reports = self._reports.revised(self._observed, now)
@@ -188,20 +203,22 @@ class SimulatedDevice:
         due = self._reports.due(current)
         sent = report(self._identity, self._reports, due, rfc3339(self._fleet.clock.wall()), current)
         body, fraction = json.dumps(write(sent)).encode(), self._fleet.random.random()
+        began = self._fleet.clock.now()
         try:
             answer = await self._ask("POST", report_path(self.name), "", body, self._reporting, TIMEOUT_SECONDS)
             ack = read(ReportAck, parse_json(answer.body))
         except (GatewayError, WireError) as e:
-            self._fleet.statistics.failed(e)
+            self._fleet.tally().failed(e)
             retry_after = e.retry_after if isinstance(e, GatewayError) else None
             self._reports = self._reports.failed(self._fleet.clock.now(), fraction, retry_after)
             return
-        now = self._fleet.clock.now()
-        self._fleet.statistics.reports += 1
+        now, tally = self._fleet.clock.now(), self._fleet.tally()
+        tally.reports += 1
+        tally.latencies["report"].add(now - began)
         for seen in due:
             since = self._since.pop(seen.uid, None)
             if since is not None:
-                self._fleet.statistics.reported.append(now - since)
+                tally.latencies["reported"].add(now - since)
         self._reports = self._reports.acked(ack, current, due, now, fraction)
 
     async def _ask(

@@ -14,6 +14,7 @@ from praetor_agent.simulate.device import SimulateSettings
 from praetor_agent.simulate.faults import BadVersion, Faults
 
 MAX_DEVICES = 200_000
+MAX_PROCESSES = 200
 _A_SHARE = "a share from 0 to 1"
 
 
@@ -29,8 +30,9 @@ def settings_of(arguments: Sequence[str]) -> SimulateSettings:
     if token_file is not None:
         token = _text("--token-file", str(token_file)).strip()
     return SimulateSettings(
-        gateway=settings.gateway_url(options.gateway),
+        gateways=[settings.gateway_url(url) for url in (options.gateway or "").split(",")],
         devices=_devices(options),
+        processes=_whole("--processes", options.processes, MAX_PROCESSES) if options.processes else None,
         token=token,
         secret=_secret(options.token_secret_file),
         ca_bundle=settings.ca_bundle_of(options.ca_bundle),
@@ -41,6 +43,10 @@ def settings_of(arguments: Sequence[str]) -> SimulateSettings:
             silent=_bad_versions("--silent-on", options.silent_on),
             dead=settings.number("--dead-rate", options.dead_rate, 1.0, _A_SHARE),
         ),
+        lag=settings.seconds("--lag", options.lag),
+        loss=settings.number("--loss", options.loss, 1.0, _A_SHARE),
+        reconnect_seconds=settings.seconds("--reconnect-seconds", options.reconnect_seconds),
+        as_json=_is_json(options.output),
         summary_seconds=max(0.1, settings.seconds("--summary-seconds", options.summary_seconds)),
         changes_file=Path(options.changes_file) if options.changes_file else None,
     )
@@ -52,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     gateway_flags(parser)
     flag(parser, "--count", help="simulate N devices")
+    flag(parser, "--processes", help="processes to run them in (default: as many as the limit of open files asks for)")
     flag(parser, "--prefix", default="sim-", help="devices are named PREFIX1, PREFIX2, …")
     flag(parser, "--devices-file", help="file with a device's name on each line, instead of --count and --prefix")
     flag(parser, "--token-secret-file", help="file with the gateway's secret, to mint each device's token")
@@ -64,7 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     flag(parser, "--silent-on", help="TEXT[=SHARE],…: devices that receive such a spec go silent")
     flag(parser, "--dead-rate", default="0", help="share of devices that never connect, from 0 to 1")
-    flag(parser, "--summary-seconds", default="5", help="seconds between two summary lines")
+    flag(parser, "--lag", default="0", help="each request begins up to this many seconds late")
+    flag(parser, "--loss", default="0", help="share of requests that are lost with their connection, from 0 to 1")
+    flag(parser, "--reconnect-seconds", default="0", help="lose all connections at once this often; 0: never")
+    flag(parser, "--summary-seconds", default="5", help="seconds between two summaries")
+    flag(parser, "-o", "--output", default="table", help="table, at the end; or json, a line for each summary")
     flag(parser, "--changes-file", help="append a JSON line for each spec that a device receives")
     return parser
 
@@ -86,12 +97,23 @@ def _devices(options: argparse.Namespace) -> tuple[str, ...]:
             raise UsageError("--count and --devices-file are both given; leave one out")
         names = tuple(_text("--devices-file", options.devices_file).split())
     elif options.count:
-        if not options.count.isdigit() or not 0 < int(options.count) <= MAX_DEVICES:
-            raise UsageError(f"--count {options.count!r} is not a whole number from 1 to {MAX_DEVICES}")
-        names = tuple(f"{options.prefix}{number}" for number in range(1, int(options.count) + 1))
+        count = _whole("--count", options.count, MAX_DEVICES)
+        names = tuple(f"{options.prefix}{number}" for number in range(1, count + 1))
     else:
         raise UsageError("--count is missing; give the number of devices, or their names with --devices-file")
     return tuple(settings.device_name(name) for name in names)
+
+
+def _whole(flag: str, text: str, maximum: int) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= maximum:
+        raise UsageError(f"{flag} {text!r} is not a whole number from 1 to {maximum}")
+    return int(text)
+
+
+def _is_json(output: str) -> bool:
+    if output not in ("table", "json"):
+        raise UsageError(f"--output: invalid choice {output!r}; choose table or json")
+    return output == "json"
 
 
 def _secret(file: str | None) -> bytes | None:

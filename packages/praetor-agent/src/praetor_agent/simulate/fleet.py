@@ -1,90 +1,93 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All simulated devices in one event loop, and a summary line every few seconds."""
+"""The simulated devices of one process, in one event loop, and what they did, for the process that started it."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import resource
+import os
 import signal
 import ssl
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from importlib import import_module
 
 from praetor_agent.clock import SystemClock
-from praetor_agent.errors import AgentError, UsageError
 from praetor_agent.simulate.device import SimulatedDevice, SimulatedFleet, SimulateSettings
-from praetor_agent.simulate.http import endpoint
-from praetor_agent.simulate.statistics import Statistics
+from praetor_agent.simulate.http import Link, endpoint
+from praetor_agent.simulate.statistics import Census, Tally
 from praetor_api.tokens import device_token
 
-DESCRIPTORS_PER_DEVICE = 2
-SPARE_DESCRIPTORS = 64
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+Send = Callable[[tuple[Census, Tally]], None]
 
 
-def simulate(settings: SimulateSettings) -> None:
-    """Simulate the devices until SIGTERM or SIGINT; AgentError if that is impossible."""
-    _allow_descriptors(len(settings.devices))
-    asyncio.run(_simulate(settings))
+class Shift:
+    """The *devices* of this process; *send* gets what they did every *every* seconds and at the end."""
 
+    def __init__(
+        self, settings: SimulateSettings, tls: ssl.SSLContext | None, devices: Sequence[str], every: float, send: Send
+    ) -> None:
+        endpoints = [endpoint(url, tls) for url in settings.gateways]
+        link = Link(endpoints=endpoints, lag=settings.lag, loss=settings.loss)
+        self._tally = Tally()
+        self._settings = settings
+        self._every = every
+        self._send = send
+        fleet = SimulatedFleet(settings=settings, link=link, clock=SystemClock(), tally=lambda: self._tally)
+        self._devices = [
+            SimulatedDevice(name, _token(settings, name), fleet, number) for number, name in enumerate(devices)
+        ]
 
-async def _simulate(settings: SimulateSettings) -> None:
-    with ExitStack() as stack:
-        fleet = _fleet(settings, stack)
-        devices = [SimulatedDevice(name, _token(settings, name), fleet) for name in settings.devices]
+    def run(self) -> None:
+        """Simulate until a signal of STOP_SIGNALS, or until the process that started this one is gone.
+
+        The signals are blocked by the caller until they are heeded here.
+        """
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(self._run(os.getppid()))
+
+    async def _run(self, parent: int) -> None:
         stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in STOP_SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(device.run(), name=device.name) for device in devices]
-            tasks.append(group.create_task(_summarize(devices, fleet, settings.summary_seconds), name="summary"))
+            tasks = [group.create_task(device.run(), name=device.name) for device in self._devices]
+            tasks.append(group.create_task(self._follow(parent, stop), name="summary"))
+            if self._settings.reconnect_seconds:
+                tasks.append(group.create_task(self._reconnect(), name="reconnect"))
             await stop.wait()
+            self._report()
             for task in tasks:
                 task.cancel()
-        _print(devices, fleet)
+
+    async def _follow(self, parent: int, stop: asyncio.Event) -> None:
+        while os.getppid() == parent:
+            await asyncio.sleep(self._every)
+            self._report()
+        stop.set()
+
+    async def _reconnect(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.reconnect_seconds)
+            for device in self._devices:
+                device.hang_up()
+
+    def _report(self) -> None:
+        tally, self._tally = self._tally, Tally()
+        connected = sum(device.is_connected for device in self._devices)
+        silent = sum(device.silent for device in self._devices)
+        self._send((Census(len(self._devices), connected, silent), tally))
 
 
-def _fleet(settings: SimulateSettings, stack: ExitStack) -> SimulatedFleet:
-    on_change: Callable[[str, str, str], None] | None = None
-    if settings.changes_file is not None:
-        try:
-            file = stack.enter_context(settings.changes_file.open("a", encoding="utf-8", buffering=1))
-        except OSError as e:
-            raise UsageError(f"--changes-file {settings.changes_file} cannot be written: {e.strerror}") from e
-
-        def on_change(device: str, spec_hash: str, at: str) -> None:
-            file.write(json.dumps({"device": device, "specHash": spec_hash, "at": at}) + "\n")
-
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's where it is installed; the agent does not depend on it."""
     try:
-        where = endpoint(settings.gateway, settings.ca_bundle)
-    except ssl.SSLError as e:
-        raise UsageError(f"--ca-bundle {settings.ca_bundle} holds no certificates: {e}") from e
-    return SimulatedFleet(
-        settings=settings, endpoint=where, clock=SystemClock(), statistics=Statistics(), on_change=on_change
-    )
+        factory: Callable[[], asyncio.AbstractEventLoop] = import_module("uvloop").new_event_loop
+    except ImportError:
+        return None
+    return factory
 
 
 def _token(settings: SimulateSettings, device: str) -> str | None:
     return device_token(settings.secret, device) if settings.secret is not None else settings.token
-
-
-async def _summarize(devices: Sequence[SimulatedDevice], fleet: SimulatedFleet, seconds: float) -> None:
-    while True:
-        await asyncio.sleep(seconds)
-        _print(devices, fleet)
-
-
-def _print(devices: Sequence[SimulatedDevice], fleet: SimulatedFleet) -> None:
-    connected = sum(device.is_connected for device in devices)
-    sys.stdout.write(fleet.statistics.line(len(devices), connected) + "\n")
-    sys.stdout.flush()
-
-
-def _allow_descriptors(devices: int) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = devices * DESCRIPTORS_PER_DEVICE + SPARE_DESCRIPTORS
-    if hard != resource.RLIM_INFINITY and needed > hard:
-        raise AgentError(f"--count {devices} needs {needed} open files, {hard} are allowed; raise it with ulimit -n")
-    if needed > soft:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
