@@ -19,10 +19,11 @@ NAMESPACE = "lab"
 
 
 class JudgingGateway:
-    """A gateway that always judges the devices, in the place of a Lease."""
+    """A gateway that judges the devices until *state* is set, in the place of a Lease."""
 
-    state = GatewayState.JUDGING
-    judged_since = 0.0
+    def __init__(self) -> None:
+        self.state = GatewayState.JUDGING
+        self.judged_since = 0.0
 
 
 def runs(command: str) -> dict[str, Any]:

@@ -281,7 +281,9 @@ def test_devices_that_a_version_killed_count_against_the_budget_through_a_recrea
 
 
 def test_a_violation_names_its_invariant() -> None:
-    assert InvariantViolation("it", "what").invariant == "it"
+    assert InvariantViolation("max_unavailable_holds", "what").invariant == "max_unavailable_holds"
+    with pytest.raises(ValueError, match="no invariant has the name it"):
+        InvariantViolation("it", "what")
 
 
 def test_a_trace_is_shortened_to_what_it_needs() -> None:
@@ -305,6 +307,6 @@ def test_a_trace_can_be_written_and_replayed() -> None:
     }  # fmt: skip
     trace: Trace = [("begin", begin), ("die", {"name": "leaf-1"}), ("add_or_remove", {"name": "leaf-0"})]
     assert from_text(f"some words\n{as_text(trace)}and more") == trace
-    assert replay(trace) == ""
+    assert replay(trace) == ()
     assert RolloutMachine.trace == trace
-    assert replay([*trace, ("no_such_step", {})]) == "AttributeError"
+    assert replay([*trace, ("no_such_step", {})]) == ("AttributeError",)

@@ -44,6 +44,7 @@ class Case:
     stood: dict[str, float] = {}  # noqa: RUF008 - never changed
     failed: tuple[str, ...] = ()
     steady: SteadyState = NOTHING
+    judged: bool = True
 
 
 def waves(*approved: str) -> DeploymentRow:
@@ -107,6 +108,12 @@ CASES = (
         row=deployment("v2", max_unavailable=2, status=PROVEN),
         steady=SteadyState(stopped=frozenset({("tel", 0)})),
     ),
+    Case(invariant="nothing_is_offered_while_no_gateway_judges", steady=SteadyState(unjudged=True), judged=False),
+    Case(
+        invariant="a_storm_holds_its_revision",
+        beside=(process("b", "v2", in_storm=True, connected=False, ready_since=None, settled_since=None),),
+        steady=SteadyState(stormy=frozenset({("tel", "rev-v2")})),
+    ),
 )
 
 
@@ -133,6 +140,7 @@ def violated(case: Case) -> list[str]:
         failed={"tel": case.failed},
         deployments=(case.row,),
         steady=case.steady,
+        judged=case.judged,
     )
     return [invariant.__name__ for invariant in INVARIANTS if invariant(write, facts)]
 

@@ -19,16 +19,19 @@ from controller_simulation.invariants import (
     SteadyState,
     Write,
     a_passed_gate_stays_passed,
+    in_storm,
     share,
 )
 from controller_simulation.progress import Progress
 from controller_simulation.stored import Stored
+from controller_testing import JudgingGateway
 from kube_testing import FakeClock
 from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.resource import (
     CONTROLLER_REVISIONS,
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
+    EVENTS,
     Resource,
 )
 from praetor_api.kube.codec import format_time
@@ -38,6 +41,7 @@ from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.reconcile.state import SETTLE_S
 from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.removals import removal_token
+from praetor_controller.rollout.snapshot import GatewayState
 from praetor_controller.rollout.status import was_rolled_out
 
 STATUS_PERIOD_S = 1.0
@@ -48,8 +52,9 @@ _OF_OTHERS = (ReasonCode.REMOVING, ReasonCode.REMOVAL_HELD)
 class Checker:
     """Is called with every write; raises the first violation when the simulation has settled."""
 
-    def __init__(self, stored: Stored, clock: FakeClock) -> None:
+    def __init__(self, stored: Stored, clock: FakeClock, gateway: JudgingGateway) -> None:
         self._stored = stored
+        self._gateway = gateway
         self._clock = clock
         self._progress = Progress(stored, clock)
         self._down: dict[str, set[str]] = {}
@@ -58,7 +63,8 @@ class Checker:
         self._status_at: dict[str, float] = {}
         self._left: dict[str, dict[str, float]] = {}  # by deployment, devices and until when they count
         self._backup: tuple[Any, ...] = ()
-        self.spec_writes = 0
+        self.writes = 0
+        """How many writes of objects the controller made, whatever they are, but for events."""
         self.status_writes: Counter[str] = Counter()
 
     @property
@@ -90,18 +96,19 @@ class Checker:
         self, resource: Resource, old: dict[str, Any] | None, new: dict[str, Any], subresource: str | None
     ) -> None:
         """Check what the controller just wrote."""
+        self.writes += resource != EVENTS
         if resource == DEVICE_PROCESS_DEPLOYMENTS and subresource == "status":
             self._status_written(new["metadata"]["name"])
         if resource == CONTROLLER_REVISIONS and old is not None:
             lost = a_passed_gate_stays_passed(project_revision(old).waves, project_revision(new).waves)
             self._violations += [InvariantViolation(a_passed_gate_stays_passed.__name__, lost)] if lost else []
         if resource == DEVICE_PROCESSES and (old is None or old["spec"] != new["spec"]):
-            self.spec_writes += 1
             self._stored.offered_at[new["metadata"]["uid"]] = format_time(self._clock.now())
             self._spec_written(old, new)
 
     def check_removal(self, obj: dict[str, Any]) -> None:
         """Check that the controller may delete a process now, if it does so because its device no longer matches."""
+        self.writes += 1
         process, devices = self._stored.process(obj), self._stored.devices()
         owners = [each for name in self._down if (each := self._stored.deployment(name)).uid == process.owner]
         device = devices.get(process.device)
@@ -147,6 +154,12 @@ class Checker:
             maintained=frozenset(row.name for row in devices.values() if row.in_maintenance),
             held=frozenset(row.name for name in self._down for row in self._stored.processes(name) if row.held),
             offline=frozenset(row.name for row in devices.values() if row.connected is False),
+            unjudged=not self._judged,
+            stormy=frozenset(
+                (row.name, row.template.revision)
+                for row in deployments
+                if any(in_storm(each, row.template.revision) for each in self._stored.processes(row.name))
+            ),
         )
         for name, counted in shown.items() if not blind else ():  # the metrics use the words of the status
             matching = sum(map(self._stored.deployment(name).matches, (row.labels for row in devices.values())))
@@ -155,7 +168,13 @@ class Checker:
                     InvariantViolation("every_device_has_one_reason", f"{name}: {counted} of {matching}")
                 )
         if self._violations:
-            raise self._violations[0]
+            first = self._violations[0]
+            first.names = tuple(dict.fromkeys(each.invariant for each in self._violations))
+            raise first
+
+    @property
+    def _judged(self) -> bool:
+        return self._gateway.state is GatewayState.JUDGING
 
     def _status_written(self, name: str) -> None:
         now = self._clock.monotonic()
@@ -198,6 +217,7 @@ class Checker:
             failed={name: self._progress.failed(name) for name in self._down},
             firsts=[name for name in self._down if self._stored.is_first(self._stored.deployment(name))],
             steady=evolve(self._steady, stopped=self._steady.stopped & self._stopped()),  # fixed, never recorded
+            judged=self._judged,
         )
 
     def update(self) -> None:
@@ -227,20 +247,22 @@ class Checker:
         if row.status.failed_revision == row.template.revision:
             holds = {each.type: each.observed_generation for each in row.status.conditions}
             return ConditionType.ROLLED_BACK in holds or holds.get(ConditionType.PAUSED) == row.generation
-        bad = [each for each in self._stored.processes(row.name) if _failed(each, row)]
         matching = self._stored.matching(row.name)
-        bad = [each for each in bad if each.device in matching]
+        counted = {name for name, device in matching.items() if not device.in_maintenance}
+        bad = [each for each in self._stored.processes(row.name) if each.device in counted and _failed(each, row)]
         most = share(row.policy.failure_policy.max_failures, len(matching))
         return len(bad) > most and not was_rolled_out(row)
 
 
 def _failed(process: ProcessRow, row: DeploymentRow) -> bool:
-    return bool(process.failure) and process.revision == row.template.revision
+    silent = process.connected is False and process.reported and process.fetched is True  # since the offer
+    bad = (process.failure or silent) and process.ready_since is None and not process.in_storm
+    return bool(bad) and process.revision == row.template.revision
 
 
 def _is_spared(row: ProcessRow, wait_s: int, now: float) -> bool:
-    """Return whether it was available, or keeps what it had: its device holds updates, or died before."""
-    if (row.held and row.settled_since is None and not row.failure) or row.fetched is False:
+    """Return whether it was available, or keeps what it had: its device holds updates, or died before or in a storm."""
+    if row.in_storm or (row.held and row.settled_since is None and not row.failure) or row.fetched is False:
         return True
     until = now if row.connected else min(now, row.connected_since or 0.0)
     return row.settled_since is not None and row.settled_since + wait_s <= until

@@ -76,14 +76,15 @@ class SimulatedDevices(dict[str, SimulatedDevice]):
         for name, each in self.items():
             await self.connect(name, connected=each.alive)
 
-    async def connect(self, name: str, *, connected: bool) -> None:
+    async def connect(self, name: str, *, connected: bool, reason: str = "") -> None:
+        """Write that a device is connected or not, and the *reason* of the gateway."""
         conditions = {"AgentConnected": str(connected)}
         key = Key(LAB, name)
-        await self._write(NETWORK_SWITCHES, key, self._stored.objects(NETWORK_SWITCHES)[key], conditions, {})
+        await self._write(NETWORK_SWITCHES, key, self._stored.objects(NETWORK_SWITCHES)[key], conditions, {}, reason)
         for each, obj in list(self._stored.objects(DEVICE_PROCESSES).items()):
             if obj["spec"]["deviceRef"]["name"] == name and obj.get("status"):
                 await self._write(
-                    DEVICE_PROCESSES, each, obj, conditions, {"phase": "Running" if connected else "Unknown"}
+                    DEVICE_PROCESSES, each, obj, conditions, {"phase": "Running" if connected else "Unknown"}, reason
                 )
 
     async def _show(self, key: Key, obj: dict[str, Any], *, good: bool, held: bool) -> None:
@@ -94,7 +95,13 @@ class SimulatedDevices(dict[str, SimulatedDevice]):
         await self._write(DEVICE_PROCESSES, key, obj, wanted, status)
 
     async def _write(
-        self, resource: Resource, key: Key, obj: dict[str, Any], wanted: dict[str, str], status: dict[str, Any]
+        self,
+        resource: Resource,
+        key: Key,
+        obj: dict[str, Any],
+        wanted: dict[str, str],
+        status: dict[str, Any],
+        reason: str = "",
     ) -> None:
         stored = obj.get("status") or {}
         old = {each["type"]: each for each in stored.get("conditions") or ()}
@@ -105,6 +112,7 @@ class SimulatedDevices(dict[str, SimulatedDevice]):
         for type_, value in wanted.items():
             if old.get(type_, {}).get("status") != value:
                 old[type_] = {"type": type_, "status": value, "lastTransitionTime": format_time(self._clock.now())}
+                old[type_] |= {"reason": reason} if reason else {}
         if resource == DEVICE_PROCESSES and wanted.get("AgentConnected") == "False":
             fetched = self[obj["spec"]["deviceRef"]["name"]].fetched.get(obj["metadata"]["uid"], 0)
             old["AgentConnected"] |= {"observedGeneration": fetched}

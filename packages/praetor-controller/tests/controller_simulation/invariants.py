@@ -15,11 +15,14 @@ from praetor_controller.model.wave_record import WaveRecord
 
 
 class InvariantViolation(AssertionError):
-    """An invariant does not hold; *invariant* is its name."""
+    """An invariant does not hold; *invariant* is its name, and *names* has those of others that fail with it, too."""
 
     def __init__(self, invariant: str, what: str) -> None:
+        if invariant not in NAMES:
+            raise ValueError(f"no invariant has the name {invariant}; add it to NAMES")
         super().__init__(f"{invariant}: {what}")
         self.invariant = invariant
+        self.names: Collection[str] = (invariant,)
 
 
 @frozen(kw_only=True)
@@ -44,7 +47,7 @@ class Facts:
     *began* is when the present rollout did, *stood* which of its waves have stood, and since when, and *failed* those
     that have not, and that saw a failure. All of these are by deployment; *deployments* are all of them, and *firsts*
     those that roll their first revision out. *steady* is the last settled state: what came
-    since may cross the write.
+    since may cross the write. *judged*: a gateway judges the devices.
     """
 
     now: float
@@ -57,6 +60,7 @@ class Facts:
     firsts: Collection[str] = ()
     deployments: Collection[DeploymentRow]
     steady: SteadyState
+    judged: bool = True
 
 
 @frozen(kw_only=True)
@@ -70,6 +74,8 @@ class SteadyState:
     maintained: frozenset[str] = frozenset()
     held: frozenset[str] = frozenset()  # names of processes
     offline: frozenset[str] = frozenset()  # they had reported before
+    unjudged: bool = False
+    stormy: frozenset[tuple[str, str]] = frozenset()  # deployments and revisions that fell silent with many devices
 
 
 def share(value: int | str, devices: int) -> int:
@@ -222,6 +228,27 @@ def a_stopped_revision_is_offered_to_no_device(write: Write, facts: Facts) -> st
     return f"{write.device.name} got {write.new.revision}" if offered and not facts.steady.blind else ""
 
 
+def nothing_is_offered_while_no_gateway_judges(write: Write, facts: Facts) -> str:
+    """While no gateway judges the devices, whose silence would not be noticed, none is offered anything."""
+    return f"{write.device.name} was offered {write.new.revision}" if facts.steady.unjudged and not facts.judged else ""
+
+
+def a_storm_holds_its_revision(write: Write, facts: Facts) -> str:
+    """A revision that is not settled on devices that fell silent with many others is offered to no other device."""
+    row, revision = write.deployment, write.new.revision
+    untested = revision == row.template.revision != row.status.current_revision
+    stormy = (row.name, revision) in facts.steady.stormy and any(
+        in_storm(each, revision) for each in facts.processes[row.name] if each.device in facts.devices
+    )
+    return f"{write.device.name} was offered {revision}" if untested and stormy and not facts.steady.blind else ""
+
+
+def in_storm(process: ProcessRow, revision: str) -> bool:
+    """Return whether *process* fell silent with many others before the *revision* that it may have settled."""
+    unsettled = process.settled_since is None and process.fetched is not False
+    return process.in_storm and unsettled and process.revision == revision
+
+
 INVARIANTS: Final[tuple[Callable[[Write, Facts], str], ...]] = (
     max_unavailable_holds,
     every_budget_holds,
@@ -238,6 +265,8 @@ INVARIANTS: Final[tuple[Callable[[Write, Facts], str], ...]] = (
     what_matches_nothing_holds,
     a_gate_that_saw_a_failure_stays_closed,
     a_stopped_revision_is_offered_to_no_device,
+    nothing_is_offered_while_no_gateway_judges,
+    a_storm_holds_its_revision,
 )
 
 
@@ -287,6 +316,17 @@ def a_passed_gate_stays_passed(old: WaveRecord, new: WaveRecord) -> str:
     """What is remembered of the waves of one rollout is never less than it was."""
     lost = old.passed - new.passed if old.number == new.number else frozenset[str]()
     return f"{sorted(lost)} had passed" if lost else ""
+
+
+NAMES: Final = frozenset(each.__name__ for each in (*INVARIANTS, *REMOVAL_INVARIANTS, a_passed_gate_stays_passed)) | {
+    "status_is_written_once_a_second",
+    "every_device_has_one_reason",
+    "no_reconcile_crashes",
+    "nothing_is_written_while_nothing_changes",
+    "every_fair_run_converges",
+    "a_converged_fleet_is_left_alone",
+}
+"""All invariants that a search checks."""
 
 
 def _rolling(row: DeploymentRow) -> bool:

@@ -20,6 +20,7 @@ from controller_testing import JudgingGateway, runs
 from kube_testing import FakeClock, InProcessKube, body_of
 from kubeplane import ControlPlane
 from praetor_api.annotations import REMOVAL_ANNOTATION
+from praetor_api.conditions import ProcessReason
 from praetor_api.kube.client.api import PatchType
 from praetor_api.kube.client.errors import Unreachable
 from praetor_api.kube.client.resource import (
@@ -42,6 +43,7 @@ from praetor_controller.reconcile.revision_history import RevisionHistory
 from praetor_controller.reconcile.writer import Writer
 from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.removals import removal_token
+from praetor_controller.rollout.snapshot import GatewayState
 
 _BOOKMARK_S = 60.0
 _FOLLOWED_AGAIN_S = OUTAGE_BACKOFF.cap + CATCH_UP_S + 1.0
@@ -103,7 +105,8 @@ class Simulation:
         self._backup: ControlPlane | None = None
         self.kube = InProcessKube(self.clock)
         self.stored = Stored(self.kube)
-        self.checker = Checker(self.stored, self.clock)
+        self.gateway = JudgingGateway()
+        self.checker = Checker(self.stored, self.clock, self.gateway)
         self.devices = SimulatedDevices(self.kube, self.stored, self.clock, self.checker.update)
         self._loop = asyncio.new_event_loop()
         self._running: asyncio.Task[None] | None = None
@@ -192,9 +195,9 @@ class Simulation:
         writer = Writer(client, cache, clock, TokenBucket(2000, 2000, clock), self.metrics, lambda: True)
         history = RevisionHistory(client, cache, clock, lambda: True)
         recorder = EventRecorder(client, clock, "praetor-controller", "simulated")
-        controller = Controller(cache, self.metrics, clock, workers=2)
+        controller = self._controller = Controller(cache, self.metrics, clock, workers=2)
         reconciler = DeploymentReconciler(
-            client, cache, writer, history, recorder, self.metrics, clock, controller.dirty, JudgingGateway()
+            client, cache, writer, history, recorder, self.metrics, clock, controller.dirty, self.gateway
         )
         async with asyncio.TaskGroup() as group:
             group.create_task(cache.run())
@@ -327,6 +330,19 @@ class Simulation:
     def detect_failures(self) -> None:
         """Let the gateway write which devices are alive."""
         self._do(self.devices.detect_failures())
+        self.settle()
+
+    def fall_silent(self, *names: str) -> None:
+        """Let devices die at once; the gateway takes it for a storm, as when a site loses its uplink."""
+        for name in names:
+            self.devices[name].alive = False
+            self._do(self.devices.connect(name, connected=False, reason=ProcessReason.STORM))
+        self.settle()
+
+    def judge(self, state: GatewayState) -> None:
+        """Let the controller see that a gateway judges the devices, or that none does."""
+        self.gateway.state = state
+        self._controller.reconcile_all()
         self.settle()
 
     def reboot(self, name: str) -> None:
