@@ -150,6 +150,17 @@ def test_a_program_that_is_missing_is_reported(backend: ProcessBackend) -> None:
     assert seen(backend).error == "cannot be executed: No such file or directory"
 
 
+def test_a_long_path_is_cut_and_the_reason_is_not(backend: ProcessBackend) -> None:
+    """The cluster shows 200 characters of a failure."""
+    long = f"/{'a' * 120}/bin/{'b' * 60}-1.2"
+    with pytest.raises(StartError) as caught:
+        backend.start(command(long, working_dir=f"/{'c' * 200}/release"))
+    said = str(caught.value)
+    assert len(f"phase Failed: {said}") <= 200
+    assert said.endswith(": No such file or directory")
+    assert all(part in said for part in ("cannot execute '/aaa", "bbb-1.2' in '/ccc", "/release'"))
+
+
 def test_a_process_whose_record_cannot_be_written_never_runs(backend: ProcessBackend, tmp_path: Path) -> None:
     place, ran = backend.place("u1"), tmp_path / "ran"
     (place / "pid.new").mkdir(parents=True)

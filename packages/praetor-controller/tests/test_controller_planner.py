@@ -489,6 +489,18 @@ def test_a_template_that_is_used_again_is_rolled_out_again() -> None:
     assert third.conditions[1].reason == "RolloutInProgress"
 
 
+@pytest.mark.parametrize(("current", "again"), [("rev-v1", "praetorctl rollout undo tel"), (None, "another template")])
+def test_a_rollout_that_failing_devices_hold_up_says_so(current: str | None, again: str) -> None:
+    row = deployment("v2", status=StoredStatus(current_revision=current))
+    rows = [process("a", "v2", **FAILING, offered_at=AT - 100), process("b")]
+    made = plan(snapshot(row, [device("a"), device("b")], rows), START)
+    assert made.status is not None
+    assert made.status.conditions[1].message == (
+        "revision rev-v2 cannot move until the devices that fail are well: "
+        f"1 BudgetExhausted, 1 Failing; fix them, or: {again}"
+    )
+
+
 def test_the_deadline_runs_from_the_last_step_forward() -> None:
     rows = [process("a", "v2", **FAILING, offered_at=AT - 100), process("b")]
     made = planned("v2", rows, max_unavailable=0)

@@ -72,6 +72,23 @@ def test_counts_and_reasons_are_on_the_line() -> None:
 
 
 @pytest.mark.parametrize(
+    ("reasons", "words"),
+    [
+        ({"Failing": 2, "BudgetExhausted": 8}, "cannot move, 0/10 up to date, 8 BudgetExhausted, 2 Failing"),
+        ({"Failing": 1, "WaitingForWave": 8, "OfflineSince": 1}, "cannot move, "),
+        ({"SilentSinceOffer": 2, "BudgetExhausted": 8}, "cannot move, "),
+        ({"Failing": 10}, "cannot move, "),
+        ({"Failing": 2, "Updating": 1, "BudgetExhausted": 7}, "0/10 up to date, "),
+        ({"Failing": 2, "BecomingAvailable": 1, "WaitingForWave": 7}, "0/10 up to date, "),
+        ({"BudgetExhausted": 10}, "0/10 up to date, "),
+    ],
+)
+def test_a_rollout_that_failing_devices_hold_up_says_that_it_cannot_move(reasons: dict[str, int], words: str) -> None:
+    obj = deployment(("Progressing", "True", "RolloutInProgress"), desiredNumberScheduled=10, reasons=reasons)
+    assert line(progress(obj)).startswith(f"tel {bar(progress(obj))} {words}")
+
+
+@pytest.mark.parametrize(
     ("wave", "words"),
     [
         (None, "waves canary > rack > (rest)"),

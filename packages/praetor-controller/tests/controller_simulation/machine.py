@@ -61,7 +61,7 @@ class RolloutMachine(RuleBasedStateMachine):
     @initialize(
         size=st.integers(2, len(NAMES)), limit=st.integers(1, 4) | st.sampled_from(["25%", "50%"]),
         min_ready=st.sampled_from([0, 20]), action=st.sampled_from(["Pause", "Rollback"]),
-        failures=st.sampled_from([1, "20%"]), soak=st.sampled_from([0, 30]),
+        failures=st.sampled_from([0, 1, "20%"]), soak=st.sampled_from([0, 30]),
         first=st.sampled_from([None, 1, "50%"]), threshold=st.sampled_from([100, 50]),
         rack=st.sampled_from([1, "50%"]), shared=st.booleans(),
     )  # fmt: skip
@@ -185,6 +185,19 @@ class RolloutMachine(RuleBasedStateMachine):
         if leave == "replace":
             self.simulation.add(name, **labels_of(name))
             self.simulation.run(2, 21)
+
+    @rule(version=st.sampled_from(["v1", "v2", "v3"]), rounds=st.integers(0, 2))
+    @recorded
+    def the_canaries_fail_and_are_repaired(self, version: str, rounds: int) -> None:
+        """Let those of the first wave fail until the failure policy stops the revision, and then be well."""
+        there = [name for name in self.simulation.devices if labels_of(name)["ring"] == "0"]
+        for name in there:
+            self.simulation.devices[name].broken = True
+        self.simulation.roll_out("tel", version)
+        self.simulation.run(1, 21)
+        for name in there:
+            self.simulation.devices[name].broken = False
+        self.simulation.run(rounds, 21)
 
     @rule()
     @recorded

@@ -39,6 +39,17 @@ def identity_of(user: str | None) -> Identity | None:
     return Identity(uid=entry.pw_uid, gid=entry.pw_gid, groups=tuple(groups))
 
 
+_SHOWN_CHARACTERS = 60
+
+
+def shown(path: str) -> str:
+    """Return *path* in quotes, cut in its middle where it is long: the reason that follows it is not to be cut."""
+    if len(path) > _SHOWN_CHARACTERS:
+        half = (_SHOWN_CHARACTERS - 3) // 2
+        path = f"{path[:half]}...{path[-half:]}"
+    return repr(path)
+
+
 MAX_FIRST_LINE = 256
 """The kernel reads no more of a script to find its interpreter."""
 

@@ -160,7 +160,7 @@ class Prober:
             return None
         import subprocess  # here, because few devices run probes
 
-        from praetor_agent.backends.command import identity_of
+        from praetor_agent.backends.command import identity_of, shown
 
         try:
             identity = identity_of(probe.user)
@@ -177,7 +177,7 @@ class Prober:
                 extra_groups=identity.groups if identity else None,
             )
         except (OSError, ValueError, StartError) as e:
-            return f"cannot execute {probe.argv[0]!r}: {e}"
+            return f"cannot execute {shown(probe.argv[0])}: {getattr(e, 'strerror', None) or e}"
         self._probes[uid] = _Running(
             handle=handle,
             process=process,

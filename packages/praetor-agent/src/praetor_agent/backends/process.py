@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO
 
 from praetor_agent.backends import procfs, resources
-from praetor_agent.backends.command import Command, Identity, identity_of
+from praetor_agent.backends.command import Command, Identity, identity_of, shown
 from praetor_agent.core.model import Observed, TerminationReason
 from praetor_agent.core.restart import START_ERROR_EXIT_CODE, reason_of
 from praetor_agent.errors import BackendError, StartError
@@ -80,7 +80,7 @@ class ProcessBackend:
             raise StartError(f"{place} cannot be written: {e.strerror}") from e
         answer = self._launch_shim(command, place, self._job(command, place, identity))
         if answer != "ok":
-            raise StartError(f"cannot execute {command.argv[0]!r} in {command.working_dir!r}: {answer}")
+            raise StartError(f"cannot execute {shown(command.argv[0])} in {shown(command.working_dir)}: {answer}")
 
     def stop(self, uid: str, *, grace_seconds: int, force: bool) -> None:
         """Ask the process group to end, or kill every process that carries the marker."""

@@ -13,6 +13,7 @@ from praetor_api.conditions import ConditionType, DeploymentReason
 from praetor_controller.ctl.errors import ExitCode
 from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.snapshot import WaveState
+from praetor_controller.rollout.status import cannot_move
 
 BAR_WIDTH = 30
 _DEFERRED = (
@@ -131,7 +132,8 @@ def line(shown: Progress, *, name_waves: bool = True) -> str:
     """Return one line about a rollout that is under way; its waves are named unless they have lines of their own."""
     counts = f"{shown.up_to_date}/{shown.desired} up to date"
     others = [f"{count} {code}" for code, count in sorted(shown.reasons.items()) if code != ReasonCode.UP_TO_DATE]
-    parts = [f"{shown.name} {bar(shown)} {', '.join([counts, *others])}"]
+    stands = ["cannot move"] if shown.verdict is Verdict.IN_PROGRESS and cannot_move(shown.reasons) else []
+    parts = [f"{shown.name} {bar(shown)} {', '.join([*stands, counts, *others])}"]
     if shown.waves and name_waves:
         parts.append(waves(shown))
     if shown.reason not in ("", DeploymentReason.ROLLOUT_IN_PROGRESS):

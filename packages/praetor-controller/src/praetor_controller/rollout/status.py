@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,6 +53,9 @@ CONNECT_S = 60.0
 """How long a first rollout waits, after its last step forward, for devices that have never connected, in seconds."""
 
 _PATIENT = frozenset({ReasonCode.SOAKING, ReasonCode.AWAITING_APPROVAL})
+
+_FAILS = frozenset({ReasonCode.FAILING, ReasonCode.SILENT_SINCE_OFFER})
+_STANDS = _FAILS | _SETTLED - {ReasonCode.REMOVING} | {ReasonCode.BUDGET_EXHAUSTED, ReasonCode.WAITING_FOR_WAVE}
 
 _APPROVE = "check that the revision is good, then: praetorctl rollout approve"
 _HOLDS = {
@@ -136,6 +139,11 @@ def rollout_status(
     )
     deadlines = [each for each in (progressing.deadline, connects_by) if each is not None and each > now.timestamp()]
     return status, min(deadlines, default=None)
+
+
+def cannot_move(reasons: Collection[str]) -> bool:
+    """Return whether a rollout with devices of these *reasons* waits for devices that fail, and for nothing else."""
+    return not _FAILS.isdisjoint(reasons) and _STANDS.issuperset(reasons)
 
 
 def _connects_by(deployment: DeploymentRow, summary: FleetSummary) -> float:
@@ -236,6 +244,11 @@ def _progressing(deployment: DeploymentRow, summary: FleetSummary, now: datetime
     waits = ReasonCode.WAVE_HAS_NO_ELIGIBLE_DEVICE in summary.reasons
     reason = DeploymentReason.WAVE_HAS_NO_ELIGIBLE_DEVICE if waits else DeploymentReason.ROLLOUT_IN_PROGRESS
     message = f"revision {revision} is being rolled out: {where}"
+    if cannot_move(summary.reasons):
+        undo = (
+            f"praetorctl rollout undo {deployment.name}" if deployment.status.current_revision else "another template"
+        )
+        message = f"revision {revision} cannot move until the devices that fail are well: {where}; fix them, or: {undo}"
     return _ConditionState(ConditionStatus.TRUE, reason, message, deadline)
 
 
