@@ -212,13 +212,23 @@ def test_install_says_whether_the_gateway_answers_and_closes_the_state_directory
     device.state.mkdir()
     device.state.chmod(0o755)
     device.install()
-    said = capsys.readouterr().out
-    assert f"; {device.state} was readable for others and has mode 0711 now; but the gateway does not answer" in said
-    assert "firewalls" in said
+    said = capsys.readouterr()
+    assert said.out.endswith(f"; {device.state} was readable for others and has mode 0711 now\n")
+    assert said.err.startswith(
+        "praetor-agent install: the agent runs and tries again, but the gateway does not answer: "
+    )
+    assert "firewalls" in said.err
     assert device.state.stat().st_mode & 0o777 == 0o711
+    with pytest.raises(SystemExit) as caught:
+        device.install("--require-gateway")
+    assert caught.value.code == 3
+    assert device.unit.exists()
+    capsys.readouterr()
     with FakeGateway(token="t") as gateway:
-        device.install("--gateway", gateway.url, "--token", "t")
-        assert capsys.readouterr().out.endswith(" and runs as praetor-agent.service\n")
+        device.install("--gateway", gateway.url, "--token", "t", "--require-gateway")
+        said = capsys.readouterr()
+        assert said.out.endswith(" and runs as praetor-agent.service\n")
+        assert said.err == ""
 
 
 def test_an_uninstall_names_each_thing_that_it_keeps(device: InitSystem, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from praetor_api.tokens import device_token
 from praetor_api.wire import WireError, parse_json
 from praetor_controller.ctl.cli import main
 from praetor_controller.ctl.conformance.agent_checks import AGENT_CHECKS
+from praetor_controller.ctl.conformance.agent_lab import is_alive
 from praetor_controller.ctl.conformance.checks import Broken, Check, Skipped, expect, outcome
 from praetor_controller.ctl.conformance.gateway_checks import GATEWAY_CHECKS
 from praetor_controller.ctl.conformance.vectors import vectors
@@ -158,3 +163,16 @@ def test_a_gateway_and_an_agent_that_are_not_there_fail_with_the_reason(tmp_path
     done = run("--agent", "/nowhere/agent --now", "--check", "start")
     assert done.exit_code == 3
     assert "     the agent cannot be started: [Errno 2] No such file or directory: '/nowhere/agent'" in done.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_kit_that_is_ended_leaves_no_agent_behind(tmp_path: Path, number: signal.Signals) -> None:
+    agent = f"sh -c 'echo $$ >{tmp_path}/new; mv {tmp_path}/new {tmp_path}/pid; exec sleep 1000'"
+    command = [sys.executable, "-m", "praetor_controller.ctl", "conformance", "--timeout", "600", "--agent", agent]
+    with subprocess.Popen([*command, "--check", AGENT_CHECKS[0].name], stdout=subprocess.PIPE) as kit:
+        while not (tmp_path / "pid").exists() and kit.poll() is None:
+            time.sleep(0.05)
+        pid = int((tmp_path / "pid").read_text())
+        kit.send_signal(number)
+        assert kit.wait(100) == 128 + number
+    assert not is_alive(pid)

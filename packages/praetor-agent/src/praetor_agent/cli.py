@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_NO_GATEWAY = 3
+"""Exit status of `install --require-gateway`: the agent is installed, and its gateway does not answer."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command of *arguments*; exit 2 when they are wrong, 1 when the command cannot do its work."""
@@ -173,7 +176,13 @@ def _install(options: SimpleNamespace) -> None:
     given |= {name: os.path.abspath(text) for name in paths if (text := given[name])}
     variables = {f"{ENVIRONMENT_PREFIX}{name.upper()}": text for name, text in given.items() if text}
     said = install(Path(os.path.abspath(options.root)), options.init, variables, token)
-    sys.stdout.write(said + _closed(chosen.state_dir.absolute()) + _unanswered(chosen) + "\n")
+    sys.stdout.write(said + _closed(chosen.state_dir.absolute()) + "\n")
+    sys.stdout.flush()
+    silent = _unanswered(chosen)
+    if silent:
+        sys.stderr.write(f"praetor-agent install: the agent runs and tries again, but {silent}\n")
+        if options.require_gateway:
+            sys.exit(_NO_GATEWAY)
 
 
 def _closed(state_dir: Path) -> str:
@@ -196,7 +205,7 @@ def _unanswered(chosen: RunSettings) -> str:
     try:
         client.date()
     except GatewayError as e:
-        return f"; but the gateway does not answer it: {e}; {remedy_of(e)}"
+        return f"the gateway does not answer: {e}; {remedy_of(e)}"
     finally:
         client.close()
     return ""

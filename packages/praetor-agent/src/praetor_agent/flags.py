@@ -69,6 +69,11 @@ def _installation(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     run_flags(parser)
     flag(parser, "--root", default=DEFAULT_ROOT, help="directory of the installed versions")
     flag(parser, "--init", default="auto", help="systemd, sysv or auto")
+    parser.add_argument(
+        "--require-gateway",
+        action="store_true",
+        help="exit with 3 when the gateway does not answer the installed agent",
+    )
     parser = _command(commands, "upgrade", "replace the installed agent, and roll back if the new one fails")
     parser.add_argument("file", nargs="?", help="a zipapp to install instead of this agent")
     flag(parser, "--root", default=DEFAULT_ROOT, help="directory of the installed versions")

@@ -138,7 +138,7 @@ MUTANTS = (
             (_CONTEXT, "paused=policy.paused", "paused=False"),
             (planner._planned, "withheld = deployment.policy.paused or", "withheld ="),
         ),
-        trace=[begin(), ("toggle_pause", {"name": "tel"}), edit("v2")],
+        trace=[begin(), ("pause", {"name": "tel", "paused": True}), edit("v2")],
     ),
     Mutant(
         invariant="on_delete_waits_for_the_deletion",
@@ -204,7 +204,7 @@ MUTANTS = (
         invariant="a_gate_that_saw_a_failure_stays_closed",
         fault="failed devices that left are not counted",
         changes=((_NEEDED, "counted = self.counted + len(self.failed)", "counted = self.counted"),),
-        trace=[begin(), ("a_canary_fails_and_leaves", {"version": "v2", "leave": "remove"}), APPROVE],
+        trace=[begin(), ("a_canary_fails_and_leaves", {"version": "v2", "leave": "remove"})],
     ),
     Mutant(
         invariant="a_stopped_revision_is_offered_to_no_device",

@@ -4,8 +4,11 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import ssl
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -75,17 +78,37 @@ def conformance(
       0  every sentence holds
       2  the command line is wrong
       3  a sentence does not hold
+    A signal ends it with 128 and its number, and with it what it started.
     """
     if (gateway is None) == (agent is None):
         raise BadInput("--gateway, --agent: give one of them")
+    ends: AbstractContextManager[None] = nullcontext()
     if gateway is not None:
         client = _client(gateway, device, token_file, ca_bundle, shared=shared_token)
         found = outcomes(_chosen(GATEWAY_CHECKS, names), partial(outcome, subject=client))
     else:
         under_test = AgentUnderTest(command=_words(agent or ""), backend=backend, timeout_s=float(timeout_s))
         found = outcomes(_chosen(AGENT_CHECKS, names), partial(_on_agent, under_test), at_once)
-    failed = _shown(found)
+        ends = _ended_by_signals(under_test)
+    with ends:
+        failed = _shown(found)
     context.exit(ExitCode.FAILED if failed else ExitCode.DONE)
+
+
+@contextmanager
+def _ended_by_signals(under_test: AgentUnderTest) -> Iterator[None]:
+    """End the checks by SIGINT and SIGTERM, and leave no agent, and none of its processes, behind."""
+
+    def end(number: int, _: object) -> None:
+        under_test.ended.set()
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _shown(found: Iterator[Outcome]) -> int:

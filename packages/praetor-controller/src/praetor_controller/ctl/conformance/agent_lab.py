@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from typing import Any
 
 from attrs import define, field, frozen
@@ -36,11 +37,15 @@ STUBBORN = "trap '' TERM; while :; do sleep 0.1; done"
 
 @frozen(kw_only=True)
 class AgentUnderTest:
-    """The *command* that runs an agent, the backend to ask it for, and how many seconds an event may take."""
+    """The *command* that runs an agent, the backend to ask it for, and how many seconds an event may take.
+
+    Once *ended* is set, no check goes on, so that all that it started is killed.
+    """
 
     command: Sequence[str]
     backend: str = "process"
     timeout_s: float = 60.0
+    ended: Event = field(factory=Event)
 
 
 @define(eq=False)
@@ -55,6 +60,7 @@ class AgentLab:
 
     def start(self) -> None:
         """Start the agent."""
+        self._go_on()
         for name in ("state", "initd"):
             (self.place / name).mkdir(exist_ok=True)
         self.write_token(self.gateway.token)
@@ -89,10 +95,12 @@ class AgentLab:
         assert self._agent is not None  # noqa: S101 - start() comes first
         with suppress(ProcessLookupError):
             os.killpg(self._agent.pid, number)
-        try:
-            self._agent.wait(self.under_test.timeout_s)
-        except subprocess.TimeoutExpired as e:
-            raise Broken(f"the agent does not end by {signal.Signals(number).name}") from e
+        ends = time.monotonic() + self.under_test.timeout_s
+        while self._agent.poll() is None:
+            self._go_on()
+            if time.monotonic() > ends:
+                raise Broken(f"the agent does not end by {signal.Signals(number).name}")
+            self.under_test.ended.wait(POLL_S)
 
     def restart(self, number: int = signal.SIGTERM) -> None:
         """End the agent and start it again, on the same state."""
@@ -156,6 +164,7 @@ class AgentLab:
         """Return when *holds*; Broken saying *what* did not happen in time."""
         ends = time.monotonic() + self.under_test.timeout_s
         while not holds():
+            self._go_on()
             code = self._agent.poll() if self._agent is not None else None
             if code is not None:
                 raise Broken(f"{what} did not happen: the agent ended with exit code {code}{self._said()}")
@@ -189,6 +198,10 @@ class AgentLab:
             raise Broken(f"{while_}, the process was started again")
         if not is_alive(pid):
             raise Broken(f"{while_}, the process was ended")
+
+    def _go_on(self) -> None:
+        if self.under_test.ended.is_set():
+            raise Broken("the check was ended")
 
     def _said(self) -> str:
         seen = self.gateway.complaint()
