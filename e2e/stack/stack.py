@@ -219,8 +219,13 @@ class Stack:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def new_controller(self, name: str, *flags: str, kubeconfig: Path | None = None) -> Server:
-        """Return a further controller, not started, which the caller stops; later *flags* win."""
+    def new_controller(
+        self, name: str, *flags: str, kubeconfig: Path | None = None, variables: Mapping[str, str] | None = None
+    ) -> Server:
+        """Return a further controller, not started, which the caller stops; later *flags* win.
+
+        *variables* are further ones in its environment.
+        """
 
         def arguments(ports: Sequence[int]) -> Sequence[str]:
             return (
@@ -235,15 +240,24 @@ class Stack:
                 *flags,
             )
 
-        return Server(name, arguments, ports=2, metrics=0, workdir=self.workdir, env=environment())
+        env = environment() | dict(variables or {})
+        return Server(name, arguments, ports=2, metrics=0, workdir=self.workdir, env=env)
 
     def _controller(self) -> Server:
         return self.new_controller("controller", *self._watched(), *self.settings.controller_flags)
 
     def new_gateway(
-        self, name: str, *flags: str, peer_token: Path | None = None, kubeconfig: Path | None = None
+        self,
+        name: str,
+        *flags: str,
+        peer_token: Path | None = None,
+        kubeconfig: Path | None = None,
+        variables: Mapping[str, str] | None = None,
     ) -> Server:
-        """Return a gateway, not started, which the caller stops; with *peer_token* it has peers."""
+        """Return a gateway, not started, which the caller stops; with *peer_token* it has peers.
+
+        *variables* are further ones in its environment.
+        """
 
         def arguments(ports: Sequence[int]) -> Sequence[str]:
             return (
@@ -264,7 +278,7 @@ class Stack:
             )
 
         ports = 2 if peer_token is None else 3
-        return Server(name, arguments, ports=ports, workdir=self.workdir, env=environment())
+        return Server(name, arguments, ports=ports, workdir=self.workdir, env=environment() | dict(variables or {}))
 
     def _gateway(self, number: int) -> Server:
         return self.new_gateway("gateway" if self.settings.gateways == 1 else f"gateway-{number}")

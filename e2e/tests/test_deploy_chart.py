@@ -167,6 +167,16 @@ def test_placement_flags_and_resources_reach_the_pod() -> None:
     assert container["image"] == "localhost/praetor-gateway:1.2.3"
 
 
+@pytest.mark.parametrize("endpoint", ["", "http://collector.observability:4318"])
+def test_both_programs_send_spans_where_an_endpoint_is_given(endpoint: str) -> None:
+    objects = by_identity(render(values(tracing={"endpoint": endpoint})))
+    for program in ("controller", "gateway"):
+        [container] = objects["Deployment", f"praetor-{program}"]["spec"]["template"]["spec"]["containers"]
+        sent_to = {each["name"]: each.get("value") for each in container.get("env", ())}
+        assert ("--tracing" in container["args"]) is bool(endpoint)
+        assert sent_to.get("OTEL_EXPORTER_OTLP_ENDPOINT", "") == endpoint
+
+
 def test_the_service_can_be_reached_from_outside() -> None:
     wanted = {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "loadBalancerSourceRanges": ["10.0.0.0/8"]}
     objects = by_identity(render(values(gateway={"service": {**wanted, "nodePort": 30080}})))
@@ -209,6 +219,7 @@ def test_metrics_of_both_programs_are_scraped() -> None:
         ({"controller": {"extraArgs": ["qps=5"]}}, "/controller/extraArgs/0"),
         ({"gateway": {"service": {"type": "Loadbalancer"}}}, "/gateway/service/type"),
         ({"monitoring": {"interval": 30}}, "/monitoring/interval"),
+        ({"tracing": {"endpoint": "collector:4317"}}, "/tracing/endpoint"),
         ({"image": {"registry": "https://registry.example.com"}}, "/image/registry"),
         ({"gateway": {"peers": SECRETS["gateway"]["peers"]}}, "gateway.deviceTokens.existingSecret"),
         ({"gateway": {"deviceTokens": SECRETS["gateway"]["deviceTokens"]}}, "gateway.peers.existingSecret"),

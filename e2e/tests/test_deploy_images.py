@@ -203,7 +203,7 @@ def test_requirements_ask_for_what_the_wheels_ask_for(component: str) -> None:
     assert isinstance(own, list)
     shared: set[str] = extras(f"praetor-{component}", "fast")
     if any(line.startswith("praetor-api[kube]") for line in own):
-        shared |= extras("praetor-api", "kube")
+        shared |= extras("praetor-api", "kube") | extras("praetor-api", "otel")
     assert asked == shared | {line for line in own if not line.startswith("praetor-api")}
 
 

@@ -131,6 +131,22 @@ def test_a_running_process_has_no_exit_code() -> None:
     assert reported(replace(RECORD, exit_code=1)).exit_code is None
 
 
+@pytest.mark.parametrize(
+    ("wanted", "rollback", "named"),
+    [("v1", None, True), ("v2", None, False), ("v2", "v2", True), ("v2", "v3", False)],
+)
+def test_a_trace_is_named_with_what_is_said_of_its_version(wanted: str, rollback: str | None, named: bool) -> None:
+    item = replace(ITEM, spec_hash=wanted, traceparent="00-1-2-01")
+    given_up = Rollback(spec_hash=rollback, reason=RollbackReason.CRASH_LOOP, message="it ended") if rollback else None
+    record = replace(RECORD, rollback=given_up)
+    device = ObservedDevice(boot_id="b", observed={"u": RUNNING})
+    seen = report.observations(Desired(device_name="d", items=(item,)), {"u": record}, device, {}, 0.0)["u"]
+    assert seen.traceparent == ("00-1-2-01" if named else None)
+    untraced = replace(item, traceparent=None)
+    seen = report.observations(Desired(device_name="d", items=(untraced,)), {"u": record}, device, {}, 0.0)["u"]
+    assert seen.traceparent is None
+
+
 def test_nothing_is_known_of_the_health_of_what_was_never_started() -> None:
     fresh = Record(uid="u", name="fw")
     assert reported(fresh, None).healthy is None

@@ -65,14 +65,19 @@ def imported_by(modules: list[str]) -> set[str]:
     return found - set(stdlib_module_names) - {"praetor_api"}
 
 
+TRACING = "praetor_api.kube.runtime.tracing"
+
+
 def test_the_kubernetes_half_declares_what_it_imports_and_nothing_else() -> None:
     project = tomllib.loads(ROOT.parent.parent.joinpath("pyproject.toml").read_text(encoding="utf-8"))["project"]
     declared = {requirement.partition(">")[0].lower() for requirement in project["optional-dependencies"]["kube"]}
     packages = packages_distributions()
-    found = imported_by([name for name in MODULES if ".kube." in name])
+    modules = [name for name in MODULES if ".kube." in name]
+    found = imported_by(modules) - {"opentelemetry"}
     imported = {packages[name][0].lower().replace("_", "-") for name in found}
     assert imported == declared
     assert project["dependencies"] == []
+    assert [name for name in modules if "opentelemetry" in imported_by([name])] == [TRACING], "an extra of its own"
 
 
 def test_the_device_half_imports_the_standard_library_alone() -> None:

@@ -19,6 +19,7 @@ from praetor_api.kube.client.resource import (
     Key,
 )
 from praetor_api.kube.codec import format_time
+from praetor_api.kube.runtime.tracing import NO_TRACER, Tracer
 from praetor_controller.main import Program
 from praetor_controller.model.revisions import template_of
 from praetor_controller.settings import Recording, Settings
@@ -104,10 +105,10 @@ class ProgramFixture:
 
     @asynccontextmanager
     async def controller(
-        self, recording: Recording | None = None, namespaces: tuple[str, ...] = ()
+        self, recording: Recording | None = None, namespaces: tuple[str, ...] = (), spans: Tracer = NO_TRACER
     ) -> AsyncIterator[Program]:
         settings = Settings(metrics=None, probes=None, recording=recording, namespaces=namespaces)
-        program = Program(self.kube, self.clock, settings)
+        program = Program(self.kube, self.clock, settings, spans)
         with program.recording():
             async with self.running(program):
                 yield program

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message
 from kube_testing import FakeClock, InProcessKube, body_of
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
+from praetor_api.kube.runtime.tracing import NO_TRACER, Tracer
 from praetor_api.spec import RestartPolicy
 from praetor_gateway.cli import main, read_settings
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
@@ -228,13 +229,14 @@ async def running_lab(
     clock: FakeClock | None = None,
     transport: PeerTransport | None = None,
     devices: Sequence[str] = (),
+    spans: Tracer = NO_TRACER,
     **settings: Any,
 ) -> AsyncIterator[GatewayLab]:
     """Run a gateway on fakes that knows *devices*; *settings* replace those of SETTINGS."""
     clock = clock or FakeClock()
     kube = kube or InProcessKube(clock)
     registry = CollectorRegistry()
-    gateway = Gateway(kube, evolve(SETTINGS, **settings), clock, registry, transport)
+    gateway = Gateway(kube, evolve(SETTINGS, **settings), clock, registry, transport, tracer=spans)
     client = AsgiClient(gateway.app)
     async with _on_time(gateway, clock):
         await clock.settle()

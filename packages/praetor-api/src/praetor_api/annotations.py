@@ -29,6 +29,7 @@ __all__ = [
     "REVISION_LABEL",
     "ROLLED_OUT_ANNOTATION",
     "STARTED_AT_ANNOTATION",
+    "TRACEPARENT_ANNOTATION",
     "WAVES_ANNOTATION",
     "WAVE_ANNOTATION",
 ]
@@ -81,6 +82,9 @@ RETRY_ANNOTATION = "azure.com/retry"
 
 ROLLED_OUT_ANNOTATION = "azure.com/rolled-out"
 """On a ControllerRevision: the number that it had when every device had it for the first time."""
+
+TRACEPARENT_ANNOTATION = "azure.com/traceparent"
+"""On a ControllerRevision and a DeviceProcess: the span that wrote it (W3C trace context); only with --tracing."""
 
 CHANGE_CAUSE_ANNOTATION = "kubernetes.io/change-cause"
 """On a deployment, and copied to the ControllerRevision that begins with it: why a user changed the template."""

@@ -8,6 +8,7 @@ keep working. The meaning of a field never changes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from enum import StrEnum
@@ -49,6 +50,7 @@ __all__ = [
     "read_desired",
     "read_report",
     "report_path",
+    "valid_traceparent",
 ]
 
 TOKEN_HEADER = "X-Device-Token"  # noqa: S105 - the header's name, not a token
@@ -70,6 +72,7 @@ AGENT_FEATURES = frozenset({REBOOT_FEATURE})
 """The features that an agent of this version knows."""
 
 _MAX_NAME = 253
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 Name = Annotated[str, Constraint(max_length=_MAX_NAME)]
 Text = Annotated[str | None, Constraint(max_length=1024, truncate=True)]
@@ -133,6 +136,11 @@ def connect_path(device: str) -> str:
     return f"/v1/devices/{device}/connect"
 
 
+def valid_traceparent(text: object) -> str:
+    """Return *text* if it is a W3C traceparent, else "": anyone may write an annotation, or what a device sends."""
+    return text if isinstance(text, str) and _TRACEPARENT.fullmatch(text) else ""
+
+
 def features_needed(spec: Mapping[str, Any]) -> frozenset[str]:
     """Return the features that an agent must know to get *spec*, a process spec as it is stored."""
     return frozenset(feature for path, feature, as_before in _featured() if _value(spec, path) not in (None, as_before))
@@ -171,6 +179,7 @@ class DesiredItem:
     spec_hash: Annotated[str, Constraint(max_length=128)]
     confirmed_spec_hash: Annotated[str | None, Constraint(max_length=128)] = None
     min_ready_seconds: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1, ignorable=True)] = None
+    traceparent: Annotated[str | None, Constraint(max_length=64, ignorable=True)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +246,7 @@ class Observation:
     output_tail: Annotated[str | None, Constraint(max_length=2048, truncate=True)] = None
     on_trial: bool | None = None
     revision: Revision = None
+    traceparent: Annotated[str | None, Constraint(max_length=64, truncate=True)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

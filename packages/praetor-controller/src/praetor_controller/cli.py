@@ -19,6 +19,7 @@ from praetor_api.kube.options import (
     kubeconfig_options,
     log_options,
     namespaces_option,
+    tracing_option,
 )
 from praetor_api.kube.runtime.logs import configure_logs
 from praetor_controller.__about__ import __version__
@@ -59,6 +60,7 @@ from praetor_controller.settings import Recording, Settings
 @click.option(
     "--record-files", type=click.IntRange(1, 100), default=4, help="Maximum number of files, FILE.1 and so on."
 )
+@tracing_option()
 @log_options()
 @click.version_option(__version__, prog_name="praetor-controller")
 def main(
@@ -77,6 +79,7 @@ def main(
     record: str | None,
     record_max_mib: int,
     record_files: int,
+    tracing: bool,
     log_level: str,
     log_format: str,
 ) -> None:
@@ -95,6 +98,7 @@ def main(
             gateway_lease_namespace=gateway_lease_namespace or pod_namespace() or "default",
             qps=qps,
             burst=burst,
+            tracing=tracing,
             workers=workers,
             recording=Recording(path=Path(record), max_bytes=record_max_mib << 20, files=record_files)
             if record

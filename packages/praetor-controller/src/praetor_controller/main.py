@@ -21,7 +21,9 @@ from praetor_api.kube.runtime.elector import Elector
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.limiter import TokenBucket
 from praetor_api.kube.runtime.probes import serve_probes
+from praetor_api.kube.runtime.tracing import NO_TRACER, Tracer, recording_tracer
 from praetor_api.names import GATEWAY_LEASE
+from praetor_controller.__about__ import __version__
 from praetor_controller.journal.recorder import FlightRecorder
 from praetor_controller.journal.rotating_file import RotatingFile
 from praetor_controller.metrics import Metrics
@@ -42,8 +44,13 @@ _log = structlog.get_logger(__name__)
 async def run(settings: Settings) -> None:
     """Run until SIGTERM or SIGINT; the lease is released by then."""
     clock = SystemClock()
+    with recording_tracer(enabled=settings.tracing, service="praetor-controller", version=__version__) as spans:
+        await _run(settings, clock, spans)
+
+
+async def _run(settings: Settings, clock: Clock, spans: Tracer) -> None:
     async with await KubeClient.from_config(settings.kubeconfig, settings.context) as client:
-        program = Program(client, clock, settings)
+        program = Program(client, clock, settings, spans)
         client.on_request = program.metrics.program.requested
         client.on_duration = program.metrics.program.took
         with _stop_signal() as stop, program.recording():
@@ -56,12 +63,13 @@ async def run(settings: Settings) -> None:
 class Program:
     """The controller's parts, put together."""
 
-    def __init__(self, api: KubeApi, clock: Clock, settings: Settings) -> None:
+    def __init__(self, api: KubeApi, clock: Clock, settings: Settings, spans: Tracer = NO_TRACER) -> None:
         identity = f"{socket.gethostname()}_{os.getpid()}_{uuid4().hex[:8]}"
         self.metrics = Metrics()
         self._api = api
         self._clock = clock
         self._settings = settings
+        self._tracer = spans
         self._cache = Cache(api, clock, settings.namespaces)
         self._limiter = TokenBucket(settings.qps, settings.burst, clock)
         self._recorder = EventRecorder(api, clock, "praetor-controller", identity)
@@ -108,8 +116,9 @@ class Program:
             await self._lead()
 
     async def _lead(self) -> None:
-        writer = Writer(self._api, self._cache, self._clock, self._limiter, self.metrics, self._may_write)
-        history = RevisionHistory(self._api, self._cache, self._clock, self._may_write)
+        may_write, tracer = self._may_write, self._tracer
+        writer = Writer(self._api, self._cache, self._clock, self._limiter, self.metrics, may_write, tracer)
+        history = RevisionHistory(self._api, self._cache, self._clock, may_write, tracer)
         reconciler = DeploymentReconciler(
             self._api,
             self._cache,

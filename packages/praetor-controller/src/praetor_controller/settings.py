@@ -36,3 +36,4 @@ class Settings:
     burst: int = 2000
     workers: int = 4
     recording: Recording | None = None
+    tracing: bool = False

@@ -24,6 +24,7 @@ from praetor_api.kube.options import (
     kubeconfig_options,
     log_options,
     namespaces_option,
+    tracing_option,
 )
 from praetor_api.kube.runtime.logs import configure_logs
 from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS, DEFAULT_STALE_MULTIPLIER, MAX_WAIT_SECONDS
@@ -132,6 +133,7 @@ _FILE = click.Path(path_type=Path)
     default=20.0,
     help="Seconds to end requests and to write pending statuses.",
 )
+@tracing_option()
 @log_options()
 def main(**options: Any) -> None:
     """Serve devices their desired state, take their reports and write their status."""

@@ -21,6 +21,7 @@ from praetor_api.kube.runtime.elector import Elector
 from praetor_api.kube.runtime.events import EventRecorder
 from praetor_api.kube.runtime.informer import Informer
 from praetor_api.kube.runtime.limiter import TokenBucket
+from praetor_api.kube.runtime.tracing import NO_TRACER, Tracer
 from praetor_api.names import DEVICE_BINDINGS, GATEWAY_LEASE
 from praetor_gateway.fleet.devices import DeviceIndex
 from praetor_gateway.fleet.judges import JudgeLease
@@ -36,6 +37,7 @@ from praetor_gateway.liveness.peers import PeerPusher, PeerSecrets, PeerTranspor
 from praetor_gateway.liveness.tracker import LivenessTracker
 from praetor_gateway.metrics import GatewayMetrics
 from praetor_gateway.reports.handler import ReportHandler
+from praetor_gateway.reports.traces import DeviceTraces
 from praetor_gateway.settings import GatewaySettings, load_verifier
 from praetor_gateway.status.bindings import BindingStore
 from praetor_gateway.status.composer import StatusComposer
@@ -74,6 +76,7 @@ class Gateway:
         registry: CollectorRegistry,
         transport: PeerTransport | None = None,
         peer_secrets: PeerSecrets | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -84,6 +87,7 @@ class Gateway:
         self._long_polls = LongPolls()
         self._pending = PendingStatuses(clock)
         self._fleet = DeviceIndex(self._changed)
+        self._traces = DeviceTraces(tracer, clock) if tracer.enabled else None
         limits = _limits(settings)
         annotations = {JUDGES_WITHIN_ANNOTATION: f"{limits.stale_s + limits.grace_s + limits.scan_s:g}"}
         if settings.peers is not None:
@@ -119,7 +123,7 @@ class Gateway:
             count=self.metrics.disconnected,
             took_over=self._composer.take_over,
         )
-        projection = Projection(settings.site_label)
+        projection = Projection(settings.site_label, traced=tracer.enabled)
         self._writer = StatusWriter(
             api,
             self._pending,
@@ -277,7 +281,7 @@ class Gateway:
             yield CredentialFollower(what, peers.read, self.peer_secrets.replace, clock, failures(what))
 
     def _device_api(self) -> DeviceApi:
-        reports = ReportHandler(self._fleet, self._pending, self._liveness, self._clock)
+        reports = ReportHandler(self._fleet, self._pending, self._liveness, self._clock, self._traces)
         return DeviceApi(
             self._fleet,
             self._long_polls,
@@ -295,6 +299,8 @@ class Gateway:
         fleet, liveness = self._fleet.on_change, self._liveness.on_change
         # resync compares a change with what the fleet has, the others with what it has then
         on_process: Handlers = (self._resync.on_process, fleet, liveness, self._composer.on_process)
+        if self._traces is not None:
+            on_process += (self._traces.on_change,)
         on_switch: Handlers = (fleet, liveness, self._composer.on_switch)
         for resource, handlers in ((DEVICE_PROCESSES, on_process), (NETWORK_SWITCHES, on_switch)):
             project = partial(projection.row, resource)

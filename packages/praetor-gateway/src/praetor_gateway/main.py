@@ -15,6 +15,7 @@ from praetor_api.kube.client.client import KubeClient
 from praetor_api.kube.runtime.acceptor import WhenFull
 from praetor_api.kube.runtime.clock import SystemClock
 from praetor_api.kube.runtime.probes import serve_probes
+from praetor_api.kube.runtime.tracing import Tracer, recording_tracer
 from praetor_gateway.__about__ import __version__
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.http.certificates import TlsFiles
@@ -36,10 +37,15 @@ async def run(settings: GatewaySettings) -> None:
     loop.set_exception_handler(on_loop_error)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    with recording_tracer(enabled=settings.tracing, service="praetor-gateway", version=__version__) as tracer:
+        await _run(settings, stop, tracer)
+
+
+async def _run(settings: GatewaySettings, stop: asyncio.Event, tracer: Tracer) -> None:
     async with await KubeClient.from_config(settings.kubeconfig, settings.context) as api:
         secrets = PeerSecrets(settings.peers.tokens if settings.peers is not None else ())
         transport = HttpPeerTransport(secrets) if settings.peers is not None else None
-        gateway = Gateway(api, settings, SystemClock(), CollectorRegistry(), transport, secrets)
+        gateway = Gateway(api, settings, SystemClock(), CollectorRegistry(), transport, secrets, tracer)
         api.on_request = gateway.metrics.program.requested
         api.on_duration = gateway.metrics.program.took
         server = chosen_server(settings.server).value

@@ -82,6 +82,7 @@ class GatewaySettings:
     log_format: str
     identity: str
     peers: PeerSettings | None = None
+    tracing: bool = False
 
     @property
     def stale_s(self) -> float:

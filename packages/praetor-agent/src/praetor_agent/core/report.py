@@ -174,7 +174,11 @@ def observations(
         if record.failure is None or record.failure.reason != FailureReason.WAITING:
             seen = with_spec_hash(seen, wanted)
         seen = _unless_unknown(seen, record, device)
-        found[uid] = _with_pending(seen, record, items.get(uid), device)
+        item = items.get(uid)
+        seen = _with_pending(seen, record, item, device)
+        if item is not None and item.traceparent and item.spec_hash in (seen.observed_spec_hash, seen.failed_spec_hash):
+            seen = replace(seen, traceparent=item.traceparent)  # what it says is about the traced version
+        found[uid] = seen
     return found
 
 

@@ -18,6 +18,7 @@ __all__ = [
     "log_options",
     "namespaces_option",
     "parse_address",
+    "tracing_option",
 ]
 
 
@@ -128,6 +129,12 @@ def log_options() -> Callable[[F], F]:
         click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info"),
         click.option("--log-format", type=click.Choice(["text", "json"]), default="text"),
     )
+
+
+def tracing_option() -> Callable[[F], F]:
+    """Add `--tracing`, the argument of recording_tracer()."""
+    text = "Record spans of rollouts with OpenTelemetry; its variables OTEL_… say where they go."
+    return click.option("--tracing/--no-tracing", default=False, help=text)
 
 
 def _all(*options: Callable[[F], F]) -> Callable[[F], F]:

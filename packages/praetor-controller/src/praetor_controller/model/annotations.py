@@ -13,11 +13,19 @@ from praetor_api.annotations import (
     MIN_READY_ANNOTATION,
     OFFERED_AT_ANNOTATION,
     REVISION_ANNOTATION,
+    TRACEPARENT_ANNOTATION,
     WAVE_ANNOTATION,
 )
 
 OWN_ANNOTATIONS = frozenset(
-    {REVISION_ANNOTATION, OFFERED_AT_ANNOTATION, MANAGED_ANNOTATION, MIN_READY_ANNOTATION, WAVE_ANNOTATION}
+    {
+        REVISION_ANNOTATION,
+        OFFERED_AT_ANNOTATION,
+        MANAGED_ANNOTATION,
+        MIN_READY_ANNOTATION,
+        WAVE_ANNOTATION,
+        TRACEPARENT_ANNOTATION,
+    }
 )
 """Annotations of a process that the controller alone writes; all others are left as they are."""
 

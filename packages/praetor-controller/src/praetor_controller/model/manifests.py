@@ -17,6 +17,7 @@ from praetor_api.annotations import (
     OFFERED_AT_ANNOTATION,
     REVISION_ANNOTATION,
     REVISION_LABEL,
+    TRACEPARENT_ANNOTATION,
     WAVE_ANNOTATION,
 )
 from praetor_api.kube.client.patches import json_pointer
@@ -30,8 +31,8 @@ from praetor_controller.model.rows import DeploymentRow, LabelItems, ProcessRow,
 Operation = dict[str, Any]
 
 
-def process_manifest(deployment: DeploymentRow, action: Create, now: datetime) -> dict[str, Any]:
-    """Return the DeviceProcess to create."""
+def process_manifest(deployment: DeploymentRow, action: Create, now: datetime, traceparent: str = "") -> dict[str, Any]:
+    """Return the DeviceProcess to create; *traceparent* is the span of this write, if one is recorded."""
     template = action.template
     return {
         "apiVersion": DEVICE_PROCESSES.api_version,
@@ -40,23 +41,27 @@ def process_manifest(deployment: DeploymentRow, action: Create, now: datetime) -
             "name": action.name,
             "namespace": deployment.namespace,
             "labels": {REVISION_LABEL: template.revision} | dict(sorted(template.labels)),
-            "annotations": dict(sorted(template.annotations)) | _own_annotations(deployment, action, now),
+            "annotations": dict(sorted(template.annotations)) | _own_annotations(deployment, action, now, traceparent),
             "ownerReferences": [owner_reference(deployment)],
         },
         "spec": _spec(template, action.device, deployment.namespace),
     }
 
 
-def process_patch(deployment: DeploymentRow, action: Update, now: datetime) -> list[Operation]:
-    """Return the JSON patch that gives a process the template; it conflicts when the process changed in between."""
+def process_patch(deployment: DeploymentRow, action: Update, now: datetime, traceparent: str = "") -> list[Operation]:
+    """Return the JSON patch that gives a process the template; it conflicts when the process changed in between.
+
+    *traceparent* is the span of this write, if one is recorded.
+    """
     template, process = action.template, action.process
     managed = parse_managed_keys(process.managed)
-    own = _own_annotations(deployment, action, now)
+    own = _own_annotations(deployment, action, now, traceparent)
     if process.min_ready:  # else the trial of an earlier version would stay
         own.setdefault(MIN_READY_ANNOTATION, "0")
     if not action.spec:
         del own[OFFERED_AT_ANNOTATION]  # the device gets no new spec
         own.pop(MIN_READY_ANNOTATION, None)
+        own.pop(TRACEPARENT_ANNOTATION, None)
     operations: list[Operation] = [
         {"op": "replace", "path": "/metadata/resourceVersion", "value": process.resource_version}
     ]
@@ -103,7 +108,9 @@ def _spec(template: Template, device: str, namespace: str) -> dict[str, Any]:
     return {**template.spec, "deviceRef": ref}
 
 
-def _own_annotations(deployment: DeploymentRow, action: Create | Update, now: datetime) -> dict[str, str]:
+def _own_annotations(
+    deployment: DeploymentRow, action: Create | Update, now: datetime, traceparent: str
+) -> dict[str, str]:
     own = {
         REVISION_ANNOTATION: action.template.revision,
         OFFERED_AT_ANNOTATION: format_time(now),
@@ -111,6 +118,8 @@ def _own_annotations(deployment: DeploymentRow, action: Create | Update, now: da
     }
     if deployment.policy.min_ready_seconds:
         own[MIN_READY_ANNOTATION] = str(deployment.policy.min_ready_seconds)
+    if traceparent:
+        own[TRACEPARENT_ANNOTATION] = traceparent
     return own | {WAVE_ANNOTATION: action.wave} if action.wave else own
 
 

@@ -20,6 +20,7 @@ from praetor_api.annotations import (
     DEPLOYMENT_LABEL,
     ROLLED_OUT_ANNOTATION,
     STARTED_AT_ANNOTATION,
+    TRACEPARENT_ANNOTATION,
     WAVES_ANNOTATION,
 )
 from praetor_api.canonical import canonical_json
@@ -40,7 +41,8 @@ class RevisionRow:
 
     *change_cause* is why, in the words of the user who changed the template. *waves* is what is remembered of them.
     *rolled_out* is the number that it had when it was rolled out for the first time; None: it was not, or a controller
-    before this one did not record it.
+    before this one did not record it. *traceparent* is the span that its
+    last rollout began with, "" if none is recorded.
     """
 
     name: str
@@ -55,6 +57,7 @@ class RevisionRow:
     waves: WaveRecord = field(factory=WaveRecord)
     rolled_out: int | None = None
     terminating: bool = False
+    traceparent: str = ""
 
 
 @frozen(kw_only=True)
@@ -63,6 +66,19 @@ class RevisionChanges:
 
     create: Mapping[str, Any] | None = None
     rewrite: tuple[RevisionRow, Mapping[str, Any]] | None = None
+
+    @property
+    def number(self) -> int | None:
+        """The number of the revision whose rollout begins with this write; None if none begins."""
+        _, body = self.rewrite or (None, {})
+        return (self.create or body).get("revision")
+
+    def traced(self, traceparent: str) -> RevisionChanges:
+        """Return the same write with the span of the beginning rollout."""
+        if self.rewrite is not None:
+            row, body = self.rewrite
+            return RevisionChanges(rewrite=(row, _with_annotation(body, traceparent)))
+        return self if self.create is None else RevisionChanges(create=_with_annotation(self.create, traceparent))
 
 
 def template_of(revision: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,6 +111,7 @@ def project_revision(obj: Mapping[str, Any]) -> RevisionRow:
         waves=parse_wave_record(annotations.get(WAVES_ANNOTATION) or "", number),
         rolled_out=_number(annotations.get(ROLLED_OUT_ANNOTATION)),
         terminating=metadata.get("deletionTimestamp") is not None,
+        traceparent=annotations.get(TRACEPARENT_ANNOTATION) or "",
     )
 
 
@@ -161,6 +178,12 @@ def revision_changes(deployment: DeploymentRow, revisions: Sequence[RevisionRow]
             rewrite=(row, {"metadata": {"resourceVersion": row.resource_version, "annotations": annotations}})
         )
     return RevisionChanges()
+
+
+def _with_annotation(body: Mapping[str, Any], traceparent: str) -> dict[str, Any]:
+    metadata = body["metadata"]
+    annotations = {**metadata["annotations"], TRACEPARENT_ANNOTATION: traceparent}
+    return {**body, "metadata": {**metadata, "annotations": annotations}}
 
 
 def wave_record_changes(row: RevisionRow, record: WaveRecord) -> dict[str, Any]:

@@ -126,7 +126,7 @@ class DeploymentReconciler:
         planned = self._with_overlap(deployment, planned)
         pass_s = self._clock.monotonic() - began
         self._metrics.plan_seconds.observe(pass_s)
-        outcome = await self._carry_out(deployment, planned, state)
+        outcome = await self._carry_out(deployment, planned, state, revisions)
         self._record(
             deployment,
             write_events(
@@ -188,7 +188,9 @@ class DeploymentReconciler:
         adoptions = [Adopt(process) for process in found if process.device not in refused]
         return await self._writer.carry_out(deployment, adoptions, state)
 
-    async def _carry_out(self, deployment: DeploymentRow, planned: Plan, state: ReconcilerState) -> WriteOutcome:
+    async def _carry_out(
+        self, deployment: DeploymentRow, planned: Plan, state: ReconcilerState, revisions: Sequence[RevisionRow]
+    ) -> WriteOutcome:
         """Write, and let neighbours count what is about to be written: no await lies between plan and announcement."""
         spec_writes = (action for action in planned.actions if isinstance(action, Update) and action.spec)
         state.writing_to = frozenset(action.process.device for action in spec_writes)
@@ -196,7 +198,11 @@ class DeploymentReconciler:
             if planned.wave_record is not None:
                 await self._history.remember(deployment, planned.wave_record)
             return await self._writer.carry_out(
-                deployment, planned.actions, state, lambda: self._superseded(deployment)
+                deployment,
+                planned.actions,
+                state,
+                lambda: self._superseded(deployment),
+                {row.template.revision: row.traceparent for row in revisions if row.traceparent},
             )
         finally:
             state.writing_to = frozenset()

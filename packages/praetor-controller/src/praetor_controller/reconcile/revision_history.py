@@ -12,6 +12,7 @@ from praetor_api.kube.client.api import KubeApi
 from praetor_api.kube.client.errors import AlreadyExists, Conflict, NotFound
 from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, Key
 from praetor_api.kube.runtime.clock import Clock
+from praetor_api.kube.runtime.tracing import NO_TRACER, Attributes, Tracer
 from praetor_controller.errors import NotLeading
 from praetor_controller.model.revisions import (
     RevisionChanges,
@@ -37,11 +38,14 @@ _MAX_STAMP = 253_000_000_000.0
 class RevisionHistory:
     """Writes ControllerRevisions for all deployments."""
 
-    def __init__(self, api: KubeApi, cache: Cache, clock: Clock, may_write: Callable[[], bool]) -> None:
+    def __init__(
+        self, api: KubeApi, cache: Cache, clock: Clock, may_write: Callable[[], bool], tracer: Tracer = NO_TRACER
+    ) -> None:
         self._api = api
         self._cache = cache
         self._clock = clock
         self._may_write = may_write
+        self._tracer = tracer
 
     async def record(self, deployment: DeploymentRow) -> tuple[RevisionRow, ...]:
         """Make the present template the newest revision, and return all; NotLeading, or what the API answered."""
@@ -49,6 +53,15 @@ class RevisionHistory:
         changes = revision_changes(deployment, revisions, now)
         if changes != RevisionChanges():
             changes = revision_changes(deployment, revisions, self._after_offers(deployment, now))
+        if self._tracer.enabled and changes.number is not None:
+            about: Attributes = {
+                "namespace": deployment.namespace,
+                "deployment": deployment.name,
+                "revision": changes.number,
+            }
+            span = self._tracer.start("template changed", about)
+            changes = changes.traced(span.traceparent)
+            span.end()  # an instant: the rollout that follows has no end that would be certain
         if changes.create is not None:
             await self._create(deployment, changes.create)
         elif changes.rewrite is not None:

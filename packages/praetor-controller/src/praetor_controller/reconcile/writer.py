@@ -7,7 +7,7 @@ A write whose outcome is unknown is remembered as such, and read back before the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, assert_never
 
@@ -29,6 +29,7 @@ from praetor_api.kube.client.errors import (
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.limiter import TokenBucket
+from praetor_api.kube.runtime.tracing import NO_TRACER, Span, Tracer
 from praetor_controller.errors import NotLeading
 from praetor_controller.metrics import Metrics
 from praetor_controller.model.actions import Adopt, Create, Delete, Update, Write
@@ -47,6 +48,8 @@ LONG_SLICE_S = 5.0
 WORTHWHILE = 10 * CONCURRENCY
 """When a slice ends, the last requests are awaited and no others are under way. Creates, which make nothing
 unavailable, go on until that is a tenth of the slice: a slow apiserver would otherwise idle for much of the time."""
+
+_NOT_TRACED: Mapping[str, str] = {}
 
 _log = structlog.get_logger(__name__)
 
@@ -90,8 +93,10 @@ class Writer:
         limiter: TokenBucket,
         metrics: Metrics,
         may_write: Callable[[], bool],
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._api = api
+        self._tracer = tracer
         self._processes = cache.processes
         self._project = cache.process
         self._clock = clock
@@ -106,13 +111,15 @@ class Writer:
         actions: Sequence[Write],
         state: ReconcilerState,
         superseded: Callable[[], bool] = lambda: False,
+        traceparents: Mapping[str, str] = _NOT_TRACED,
     ) -> WriteOutcome:
         """Carry out as many of *actions* as the time slice allows; NotLeading when another replica may lead by now.
 
-        *superseded* returns whether the deployment has changed since it was planned.
+        *superseded* returns whether the deployment has changed since it was planned. *traceparents* are the spans that
+        the writes of a revision's spec follow, by its hash.
         """
         outcome = WriteOutcome()
-        work = _Work(deployment, state, outcome, superseded, self._clock.monotonic())
+        work = _Work(deployment, state, outcome, superseded, self._clock.monotonic(), traceparents)
         queue = iter(actions)
         async with asyncio.TaskGroup() as group:
             for number in range(min(CONCURRENCY, len(actions))):
@@ -141,28 +148,39 @@ class Writer:
                 return
 
     async def _attempt(self, action: Write, work: _Work) -> None:
+        span = self._span(action, work)
         try:
-            await self._write(action, work)
+            await self._write(action, work, span.traceparent)
         except KubeError as e:
+            span.end(str(e))
             verb = type(action).__name__.lower()
             self._metrics.writes.labels(verb, type(e).__name__).inc()
             await self._failed(action, work, e)
         else:
+            span.end()
             self._metrics.writes.labels(type(action).__name__.lower(), "done").inc()
             work.state.refusals.accepted(_refusal_key(action, work.deployment), self._clock.monotonic())
 
-    async def _write(self, action: Write, work: _Work) -> None:
+    def _span(self, action: Write, work: _Work) -> Span:
+        """Return the span of *action*; one that records nothing for what gives no device a new spec."""
+        if not self._tracer.enabled or not (isinstance(action, Create) or (isinstance(action, Update) and action.spec)):
+            return NO_TRACER.start("", {})
+        device, key, _ = _subject(action, work.deployment)
+        about = {"namespace": key.namespace, "process": key.name, "device": device, "wave": action.wave}
+        return self._tracer.start("process written", about, work.traceparents.get(action.template.revision, ""))
+
+    async def _write(self, action: Write, work: _Work, traceparent: str) -> None:
         deployment, outcome = work.deployment, work.outcome
         match action:
             case Create():
-                body = process_manifest(deployment, action, work.stamp(self._clock.now()))
+                body = process_manifest(deployment, action, work.stamp(self._clock.now()), traceparent)
                 stored = await self._api.create(
                     DEVICE_PROCESSES, deployment.namespace, body, field_manager=FIELD_MANAGER
                 )
                 outcome.created += 1
                 self._assume(stored, action, work)
             case Update(process):
-                patch = process_patch(deployment, action, work.stamp(self._clock.now()))
+                patch = process_patch(deployment, action, work.stamp(self._clock.now()), traceparent)
                 key = Key(process.namespace, process.name)
                 stored = await self._api.patch(
                     DEVICE_PROCESSES, key, patch, patch_type=PatchType.JSON, field_manager=FIELD_MANAGER
@@ -253,12 +271,14 @@ class _Work:
         outcome: WriteOutcome,
         superseded: Callable[[], bool],
         began_at: float,
+        traceparents: Mapping[str, str],
     ) -> None:
         self.deployment = deployment
         self.state = state
         self.outcome = outcome
         self._superseded = superseded
         self._began_at = began_at
+        self.traceparents = traceparents
 
     def stamp(self, now: datetime) -> datetime:
         """Return the stamp of an offer at *now*: not before its rollout began, by whichever clock."""

@@ -14,12 +14,12 @@ from typing import Any, TypeAlias, TypeVar
 
 from attrs import define, evolve, field, frozen
 
-from praetor_api.annotations import CONFIRMED_ANNOTATION, MIN_READY_ANNOTATION
+from praetor_api.annotations import CONFIRMED_ANNOTATION, MIN_READY_ANNOTATION, TRACEPARENT_ANNOTATION
 from praetor_api.canonical import ItemVersion, canonical_json
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
 from praetor_api.kube.codec import DecodeError, decode
 from praetor_api.kube.objects import Condition, DeviceProcessStatus, NetworkSwitchStatus
-from praetor_api.protocol import features_needed
+from praetor_api.protocol import features_needed, valid_traceparent
 from praetor_api.spec import RestartPolicy
 from praetor_gateway.fleet.judges import judges_of
 
@@ -39,7 +39,8 @@ class CachedProcess:
     A fleet differs in its deviceRef only: what comes before and after it is kept once. *confirmed* is the hash of the
     spec that a user confirmed by the annotation, *min_ready_seconds* is its deployment's, 0 where none is known.
     *created* is when, as the API writes it. Only an agent that knows *features* gets the spec. *judges* are the field
-    managers that judged its device, each with when it wrote last.
+    managers that judged its device, each with when it wrote last. *traceparent* is the span that wrote its spec, "" if
+    none is recorded.
     """
 
     key: Key
@@ -57,6 +58,7 @@ class CachedProcess:
     min_ready_seconds: int = 0
     features: frozenset[str] = frozenset()
     judges: tuple[tuple[str, str], ...] = ()
+    traceparent: str = ""
 
     @property
     def foreign(self) -> bool:
@@ -128,9 +130,13 @@ Row: TypeAlias = CachedProcess | CachedSwitch
 
 @define
 class Projection:
-    """Makes rows of objects as the API delivers them. *site_label* is the label of switches that names their site."""
+    """Makes rows of objects as the API delivers them.
+
+    *site_label* is the label of switches that names their site; *traced* is whether rows keep the span of their spec.
+    """
 
     site_label: str
+    traced: bool = False
     _pool: dict[tuple[Any, ...], Condition] = field(factory=dict, init=False)
     _texts: dict[bytes, bytes] = field(factory=dict, init=False)
 
@@ -158,6 +164,7 @@ class Projection:
             features=features_needed(spec),
             created=sys.intern(metadata.get("creationTimestamp") or ""),
             judges=judges_of(metadata),
+            traceparent=valid_traceparent(annotations.get(TRACEPARENT_ANNOTATION)) if self.traced else "",
         )
 
     def switch(self, obj: Mapping[str, Any]) -> CachedSwitch:

@@ -42,4 +42,6 @@ def _item(row: CachedProcess, features: Set[str]) -> bytes:
         identity["confirmedSpecHash"] = row.confirmed
     if row.min_ready_seconds:
         identity["minReadySeconds"] = row.min_ready_seconds
+    if row.traceparent:
+        identity["traceparent"] = row.traceparent
     return b'%b,"spec":%b}' % (canonical_json(identity)[:-1], row.spec)

@@ -165,6 +165,7 @@ class DeviceApi:
 
     async def _send_desired(self, name: str, device: DeclaredDevice | None, send: Send, applied: int) -> None:
         rows, features = ((), frozenset[str]()) if device is None else (device.served, device.session.features)
+        self._reports.served(rows)
         body = render(name, self._heartbeat_s, rows, features)
         headers = [_JSON, _NO_STORE, (b"etag", _etag(device).encode()), (b"content-length", b"%d" % len(body))]
         self._count("desired", HTTPStatus.OK)

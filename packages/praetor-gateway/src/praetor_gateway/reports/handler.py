@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from attrs import evolve
@@ -21,6 +21,7 @@ from praetor_gateway.fleet.order import UNORDERED, ReportOrder, advanced, follow
 from praetor_gateway.fleet.rows import CachedProcess
 from praetor_gateway.fleet.session import FACTS
 from praetor_gateway.liveness.tracker import LivenessTracker
+from praetor_gateway.reports.traces import DeviceTraces
 from praetor_gateway.status.merge import merge, start_time, too_old
 from praetor_gateway.status.pending import AGENT_DEBOUNCE_S, PendingStatuses, StatusKey
 
@@ -28,11 +29,19 @@ from praetor_gateway.status.pending import AGENT_DEBOUNCE_S, PendingStatuses, St
 class ReportHandler:
     """Compares reports with the cache and makes the statuses pending that they change."""
 
-    def __init__(self, fleet: DeviceIndex, pending: PendingStatuses, liveness: LivenessTracker, clock: Clock) -> None:
+    def __init__(
+        self,
+        fleet: DeviceIndex,
+        pending: PendingStatuses,
+        liveness: LivenessTracker,
+        clock: Clock,
+        traces: DeviceTraces | None = None,
+    ) -> None:
         self._fleet = fleet
         self._pending = pending
         self._liveness = liveness
         self._clock = clock
+        self._traces = traces
 
     def heard(self, device: DeclaredDevice) -> None:
         """Record that a device sent something."""
@@ -41,6 +50,11 @@ class ReportHandler:
     def fetched(self, device: DeclaredDevice) -> None:
         """Record that a device has its present desired state, or is about to get it."""
         self._liveness.fetch(device)
+
+    def served(self, rows: Iterable[CachedProcess]) -> None:
+        """Record that *rows* are sent to their device."""
+        if self._traces is not None:
+            self._traces.served(rows)
 
     def report(
         self, device: DeclaredDevice, report: Report, observations: tuple[Observation, ...]
@@ -131,6 +145,8 @@ class ReportHandler:
         if is_late(known, order):
             return ""
         device.session.took(row.uid)
+        if self._traces is not None:
+            self._traces.reported(row, seen)
         connected = self._liveness.connected(row.device)
         reported = advanced(known, order)
         status = merge(row, seen, reported=reported, connected=connected, now=self._clock.now())
