@@ -8,7 +8,9 @@ import os
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from http import HTTPStatus
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import requests
 
@@ -23,11 +25,17 @@ from e2e.clusters.programs.process import Process
 
 ASSETS_VARIABLES = ("KUBEBUILDER_ASSETS", "PRAETOR_ASSETS")
 GRACE_S = 0.5  # the apiserver would wait a minute for its watches; etcd holds all that matters
+MAX_OPERATIONS = 100
+"""Puts in one transaction; etcd takes 128."""
 CONTROLLERS = "garbagecollector,namespace,serviceaccount"
 
 
 def _encoded(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
+
+
+def _decoded(text: str) -> str:
+    return base64.b64decode(text).decode()
 
 
 def find_assets(folder: Path | None = None) -> Path:
@@ -48,8 +56,9 @@ class Envtest(LocalCluster):
 
     name = "envtest"
 
-    def __init__(self, workdir: Path, *, assets: Path | None = None) -> None:
+    def __init__(self, workdir: Path, *, assets: Path | None = None, policy: audit.Policy = audit.EVERYTHING) -> None:
         self._assets = find_assets(assets)
+        self._policy = policy
         self._cert_dir = workdir / "certs"
         self._cert_dir.mkdir(parents=True, exist_ok=True)
         # the apiserver signs its own certificate on the first start, and that file holds its issuer, too
@@ -88,6 +97,19 @@ class Envtest(LocalCluster):
         super().restore()
         self._controllers = self._run_controllers()
 
+    def stored(self, prefix: str) -> dict[str, str]:
+        """Return what etcd has under *prefix*, as the apiserver wrote it."""
+        end = prefix[:-1] + chr(ord(prefix[-1]) + 1)
+        answer: Any = self._etcd_call("kv/range", {"key": _encoded(prefix), "range_end": _encoded(end)})
+        return {_decoded(each["key"]): _decoded(each["value"]) for each in answer.get("kvs", ())}
+
+    def store(self, pairs: Iterable[tuple[str, str]]) -> None:
+        """Put *pairs* into etcd past the apiserver, which notices them as if another one had written them."""
+        left = iter(pairs)
+        while some := list(islice(left, MAX_OPERATIONS)):
+            puts = [{"requestPut": {"key": _encoded(key), "value": _encoded(value)}} for key, value in some]
+            self._etcd_call("kv/txn", {"success": puts})
+
     def stop(self) -> None:
         """End all programs, the ones that write first."""
         if self._controllers is not None:
@@ -118,6 +140,8 @@ class Envtest(LocalCluster):
             f"--advertise-client-urls={self._etcd_url}",
             f"--listen-peer-urls={self._peer_url}",
             "--unsafe-no-fsync",  # it need not outlive a power cut
+            "--quota-backend-bytes=8589934592",  # 100,000 devices are more than the 2 GiB of the default
+            "--snapshot-count=10000",  # it keeps as many requests in memory, 100,000 unless told
         )
 
     def _run_apiserver(self) -> Process:
@@ -132,7 +156,7 @@ class Envtest(LocalCluster):
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--token-auth-file={self.token_file}",
             "--authorization-mode=RBAC",
-            f"--audit-policy-file={audit.write_policy(self.workdir / 'audit-policy.yaml')}",
+            f"--audit-policy-file={audit.write_policy(self.workdir / 'audit-policy.yaml', self._policy)}",
             f"--audit-log-path={self.audit_log()}",
             "--service-cluster-ip-range=10.0.0.0/24",
             "--disable-admission-plugins=ServiceAccount",  # nothing makes service accounts' tokens here

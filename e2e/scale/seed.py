@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A large fleet at once: what the programs stored for one device is copied in etcd for all others.
+
+The apiserver and the controller would take ten minutes for 100,000 devices, which is not what is measured here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from uuid import uuid4
+
+from e2e.bench.measure.fleet import GROUP
+from e2e.clusters.envtest import Envtest
+
+PREFIX = "/registry/azure.com"
+
+
+def copy_device(cluster: Envtest, prototype: str, names: Sequence[str], groups: int) -> None:
+    """Copy the objects of the device *prototype* for each of *names*; by the label GROUP they are in *groups*."""
+    stored = {key: value for key, value in cluster.stored(PREFIX).items() if prototype in key}
+    if len(stored) != 2:
+        raise ValueError(f"{prototype} has the objects {', '.join(stored) or 'none'}, not a switch and a process")
+    cluster.store(_copies(stored, prototype, names, groups))
+
+
+def _copies(stored: Mapping[str, str], prototype: str, names: Sequence[str], groups: int) -> Iterator[tuple[str, str]]:
+    for key, value in stored.items():
+        uid = json.loads(value)["metadata"]["uid"]
+        for number, name in enumerate(names, start=1):  # the prototype is number 0
+            item = json.loads(value.replace(uid, str(uuid4())).replace(prototype, name))
+            if "deviceRef" not in item["spec"]:
+                item["metadata"]["labels"] = {GROUP: str(number % groups)}
+            yield key.replace(prototype, name), json.dumps(item)
