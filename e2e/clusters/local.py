@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -24,11 +25,10 @@ ATTEMPTS = 3
 READY_S = 60.0
 
 
-class LocalCluster:
+class LocalCluster(ABC):
     """An apiserver among our child processes; subclasses say how it is run.
 
-    A subclass passes `_start` what starts everything, and implements `_run_apiserver` and, where there is more to end,
-    `stop`.
+    A subclass passes `_start` what starts everything and, where there is more to end, extends `stop`.
     """
 
     name = "local"
@@ -57,9 +57,9 @@ class LocalCluster:
         self._admin: RawApi | None = None
 
     @property
+    @abstractmethod
     def capabilities(self) -> frozenset[Capability]:
         """What this cluster can do."""
-        raise NotImplementedError
 
     @property
     def kubeconfig(self) -> Path:
@@ -162,8 +162,9 @@ class LocalCluster:
     def _kubeconfig_path(self, user: str) -> Path:
         return self.workdir / f"{user}.kubeconfig"
 
+    @abstractmethod
     def _run_apiserver(self) -> Process:
-        raise NotImplementedError
+        """Start the apiserver at the address of before, or at a new one at first."""
 
     def _processes(self) -> Iterable[Process]:
         return () if self._apiserver is None else (self._apiserver,)
