@@ -63,6 +63,7 @@ BREAKAGES = [
     pytest.param(r"if alive \"\$1\"; then\n        if \[ ! -e.*", 'if alive "$1"; then :', "gone", id="never-stops"),
     pytest.param(r"setsid sh \"\$1/job\"", 'sh "$1/job"', "restart", id="takes-its-processes-along"),
     pytest.param(r"if \[ \"\$status\" = 200 \] &&", "if", "refused", id="believes-errors"),
+    pytest.param(r"report_at=\$\(\(reported_at \+ interval\)\)", "report_at=999999999", "heard", id="goes-silent"),
     pytest.param(r"mv \"\$dir/sent\" \"\$dir/acked\"", 'rm "$dir/sent"', "changes", id="repeats-itself"),
 ]
 

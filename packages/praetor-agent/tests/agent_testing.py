@@ -28,6 +28,9 @@ from praetor_agent.backends.process import ProcessBackend
 from praetor_api.canonical import desired_etag, etag_matches, spec_hash
 from praetor_api.protocol import (
     DEFAULT_HEARTBEAT_SECONDS,
+    INTERVAL_HEADER,
+    POLL_HEADER,
+    RESYNC_HEADER,
     TOKEN_HEADER,
     Observation,
     Report,
@@ -66,6 +69,8 @@ class FakeGateway:
         self.token = token
         self.heartbeat_seconds = heartbeat_seconds
         self.resync = False
+        self.quiet = False  # whether polls are heartbeats
+        self.numbers: list[str] = []  # of the polls that are
         self.reports: list[Report] = []
         self.observations: dict[str, Observation] = {}
         self.history: list[Observation] = []
@@ -151,12 +156,21 @@ class FakeGateway:
         known, extra = headers.get("If-None-Match"), {}
         if wait.isdigit():
             extra["Preference-Applied"] = f"wait={wait}"
+        number = headers.get(POLL_HEADER)
+        if self.quiet and number is not None:
+            self.numbers.append(number)
+            extra[INTERVAL_HEADER] = str(self.heartbeat_seconds)
+            if self.resync:
+                self.resync = False
+                return 304, {"ETag": self.etag, **extra, RESYNC_HEADER: "1"}, b""
+        if wait.isdigit():
             self.changed.wait_for(lambda: self._closing or not etag_matches(known, self.etag), float(wait))
         if etag_matches(known, self.etag):
             return 304, {"ETag": self.etag, **extra}, b""
         body = {
             "deviceName": device,
             "heartbeatIntervalSeconds": self.heartbeat_seconds,
+            "pollIsHeartbeat": self.quiet,
             "items": list(self._items),
         }
         return 200, {"ETag": self.etag, **extra}, json.dumps(body).encode()
@@ -166,6 +180,7 @@ class FakeGateway:
             "ack": True,
             "desiredETag": self.etag,
             "heartbeatIntervalSeconds": self.heartbeat_seconds,
+            "pollIsHeartbeat": self.quiet,
             "resync": self.resync,
         }
         if path.endswith("/report"):

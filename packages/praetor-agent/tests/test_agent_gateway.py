@@ -10,8 +10,8 @@ import pytest
 from agent_testing import FakeGateway, Fault, item, process_spec, until
 from praetor_agent.clock import SystemClock, Waker
 from praetor_agent.errors import GatewayError
-from praetor_agent.link.client import MAX_RETRY_AFTER_SECONDS, Address, GatewayClient, token_file
-from praetor_agent.link.poller import Inbox, Poller
+from praetor_agent.link.client import MAX_RETRY_AFTER_SECONDS, Address, GatewayClient, PollAnswer, token_file
+from praetor_agent.link.poller import Heartbeats, Inbox, Poller
 from praetor_agent.state import Received
 from praetor_api.protocol import Observation, Report, ReportAck
 
@@ -27,6 +27,16 @@ def gateway() -> Iterator[FakeGateway]:
 
 def client(url: str, token: str | None = "t") -> GatewayClient:  # noqa: S107
     return GatewayClient(Address(url=url, device="leaf-1", token=lambda: token))
+
+
+class Loud:
+    """Reports as if polls were no heartbeats."""
+
+    def heartbeats(self) -> Heartbeats:
+        return Heartbeats()
+
+    def polled(self, answer: PollAnswer) -> None:
+        pass
 
 
 def test_the_desired_state_comes_with_its_etag_and_is_not_sent_twice(gateway: FakeGateway) -> None:
@@ -139,7 +149,7 @@ def test_the_inbox_wakes_for_what_is_new_only() -> None:
 def test_the_poller_brings_a_change_at_once_and_after_an_outage(gateway: FakeGateway) -> None:
     inbox = Inbox(lambda: None)
     gateway.fail(Fault(path="/connect", status=500), Fault(path="/desired", status=500))
-    poller = Poller(client(gateway.url), inbox, SystemClock(), wait=50)
+    poller = Poller(client(gateway.url), inbox, SystemClock(), Loud())
     poller.start()
     until(lambda: inbox.etag() == gateway.etag, "the first state")
     gateway.desire(item("b", process_spec("sleep", "2")))
@@ -150,7 +160,7 @@ def test_the_poller_brings_a_change_at_once_and_after_an_outage(gateway: FakeGat
 def test_a_nudge_ends_the_pause_of_the_poller(gateway: FakeGateway) -> None:
     inbox = Inbox(lambda: None)
     gateway.fail(Fault(path="/desired", status=503, headers={"Retry-After": "300"}))
-    poller = Poller(client(gateway.url), inbox, SystemClock(), wait=50)
+    poller = Poller(client(gateway.url), inbox, SystemClock(), Loud())
     poller.start()
     gateway.wait_for(lambda: any(path.endswith("/desired") for _, path, _ in gateway.requests), "the refused poll")
 
@@ -165,7 +175,7 @@ def test_a_nudge_ends_the_pause_of_the_poller(gateway: FakeGateway) -> None:
 def test_a_gateway_that_does_not_hold_polls_is_not_asked_in_a_loop(gateway: FakeGateway) -> None:
     inbox = Inbox(lambda: None)
     gateway.fail(*[Fault(path="/desired", status=304) for _ in range(50)])
-    poller = Poller(client(gateway.url), inbox, SystemClock(), wait=50)
+    poller = Poller(client(gateway.url), inbox, SystemClock(), Loud())
     poller.start()
     gateway.wait_for(lambda: any(method == "GET" for method, _, _ in gateway.requests), "the first poll")
     client(gateway.url).connect()

@@ -7,7 +7,7 @@ import asyncio
 import json
 import selectors
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 from attrs import evolve, field, frozen, mutable
@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message
 
 from kube_testing import FakeClock, InProcessKube, body_of
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
 from praetor_api.kube.runtime.tracing import NO_TRACER, Tracer
 from praetor_api.spec import RestartPolicy
@@ -214,6 +214,12 @@ class GatewayLab:
     def switch(self, device: str) -> dict[str, Any]:
         return self.kube.objects(NETWORK_SWITCHES)[Key("lab", device)]
 
+    def etag(self, device: str) -> str:
+        """Return the ETag of the device's desired state."""
+        known = self.gateway._fleet.device(device)
+        assert known is not None
+        return known.etag
+
     def value(self, metric: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"praetor_gateway_{metric}", labels) or 0.0
 
@@ -255,6 +261,90 @@ async def one_device() -> AsyncIterator[GatewayLab]:
 async def healthy(lab: GatewayLab) -> dict[str, Any]:
     """Return the observation of leaf-1's process as it should be. A test module makes it a fixture."""
     return await lab.running("leaf-1")
+
+
+@mutable
+class Agent:
+    """Reports as the agent does: what changed, and everything when it is asked to."""
+
+    item: Mapping[str, Any]
+    boot: str = "boot-1"
+    revision: int = 100
+    pid: int = 1
+    facts_revision: int = 100
+    polls: int = 0
+    _acked: int = field(default=0, init=False)
+    _knows_facts: bool = field(default=False, init=False)
+
+    def change(self) -> None:
+        self.pid += 1
+        self.revision += 1
+
+    def reboot(self, boot: str) -> None:
+        self.boot, self.revision, self.facts_revision = boot, 100, 100
+        self.pid += 1
+        self._acked, self._knows_facts = 0, False
+
+    def body(self) -> dict[str, Any]:
+        """Return the next report."""
+        new = self._acked != self.revision
+        observations = [{**self.item, "pid": self.pid, "revision": self.revision}] if new else []
+        body = {"agentVersion": "1", "bootID": self.boot, "revision": self.facts_revision, "observations": observations}
+        if not self._knows_facts:
+            body["facts"] = {"os": self.boot}
+        return body if observations else {**body, "reported": self._acked}
+
+    async def poll(self, lab: GatewayLab, *, again: bool = False, wait: int = 0) -> Answer:
+        """Send a poll that is a heartbeat; *again*: as a proxy that repeats the last one."""
+        self.polls += not again
+        headers = {"Praetor-Poll": f"{self.boot}/{self.polls}", "If-None-Match": lab.etag("leaf-1")}
+        if self._acked == self.revision and self._knows_facts:
+            headers["Praetor-Reported"] = f"{self.boot}/{self._acked}.{self.facts_revision}"
+        if wait:
+            headers["Prefer"] = f"wait={wait}"
+        return await lab.settled(lab.client.get("/v1/devices/leaf-1/desired", **headers))
+
+    async def live(self, polled: GatewayLab, other: GatewayLab | None = None) -> bool:
+        """Poll, and report to *other* what is new, or everything if it is asked for; return whether it is."""
+        asked = "praetor-resync" in (await self.poll(polled)).headers
+        if asked:
+            self._acked, self._knows_facts = 0, False
+        if asked or self._acked != self.revision:
+            await self.report(other or polled)
+        return asked
+
+    async def report(self, lab: GatewayLab) -> bool:
+        """Send a report to *lab*, and another one if it asks for a resync; return whether it does."""
+        resync: bool = (await deliver(lab, self.body()))["resync"]
+        self._acked, self._knows_facts = self.revision, True
+        if resync:
+            self._acked, self._knows_facts = 0, False
+            await deliver(lab, self.body())
+            self._acked, self._knows_facts = self.revision, True
+        return resync
+
+
+async def deliver(lab: GatewayLab, body: Mapping[str, Any]) -> Any:
+    answer = await lab.settled(lab.client.post("/v1/devices/leaf-1/report", body))
+    assert answer.status == 200, answer.body
+    return answer.json()
+
+
+@asynccontextmanager
+async def replicas(count: int = 2, kube: InProcessKube | None = None) -> AsyncIterator[tuple[list[GatewayLab], Agent]]:
+    """Run *count* gateways that know leaf-1, and yield them with its agent, which has not reported yet."""
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(running_lab(kube, identity="gateway-0"))
+        labs = [first]
+        for number in range(1, count):
+            client = first.kube.another_client()
+            labs.append(await stack.enter_async_context(running_lab(client, first.clock, identity=f"gateway-{number}")))
+        await first.declare("leaf-1")
+        yield labs, Agent(await first.running("leaf-1"))
+
+
+def writes(*labs: GatewayLab) -> int:
+    return sum(request.verb == "patch" and request.resource != LEASES for lab in labs for request in lab.kube.requests)
 
 
 @asynccontextmanager

@@ -4,92 +4,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
-from attrs import field, mutable
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway_testing import GatewayLab, conditions, running_lab
+from gateway_testing import Agent, GatewayLab, conditions, deliver, replicas, running_lab, writes
 from kube_testing import InProcessKube
 from praetor_api.kube.client.errors import api_error
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, EVENTS, LEASES, NETWORK_SWITCHES
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, EVENTS, NETWORK_SWITCHES
 from praetor_api.kube.objects import Reported
 from praetor_gateway.fleet.order import UNORDERED, ReportOrder, advanced, is_behind, is_late, supersedes
 
 BEAT_S = 15.0
 
 
-@mutable
-class Agent:
-    """Reports as the agent does: what changed, and everything when it is asked to."""
-
-    item: Mapping[str, Any]
-    boot: str = "boot-1"
-    revision: int = 100
-    pid: int = 1
-    facts_revision: int = 100
-    _acked: int = field(default=0, init=False)
-    _knows_facts: bool = field(default=False, init=False)
-
-    def change(self) -> None:
-        self.pid += 1
-        self.revision += 1
-
-    def reboot(self, boot: str) -> None:
-        self.boot, self.revision, self.facts_revision = boot, 100, 100
-        self.pid += 1
-        self._acked, self._knows_facts = 0, False
-
-    def body(self) -> dict[str, Any]:
-        """Return the next report."""
-        new = self._acked != self.revision
-        observations = [{**self.item, "pid": self.pid, "revision": self.revision}] if new else []
-        body = {"agentVersion": "1", "bootID": self.boot, "revision": self.facts_revision, "observations": observations}
-        if not self._knows_facts:
-            body["facts"] = {"os": self.boot}
-        return body if observations else {**body, "reported": self._acked}
-
-    async def report(self, lab: GatewayLab) -> bool:
-        """Send a report to *lab*, and another one if it asks for a resync; return whether it does."""
-        resync: bool = (await deliver(lab, self.body()))["resync"]
-        self._acked, self._knows_facts = self.revision, True
-        if resync:
-            self._acked, self._knows_facts = 0, False
-            await deliver(lab, self.body())
-            self._acked, self._knows_facts = self.revision, True
-        return resync
-
-
-async def deliver(lab: GatewayLab, body: Mapping[str, Any]) -> Any:
-    answer = await lab.settled(lab.client.post("/v1/devices/leaf-1/report", body))
-    assert answer.status == 200, answer.body
-    return answer.json()
-
-
-@asynccontextmanager
-async def replicas(count: int = 2, kube: InProcessKube | None = None) -> AsyncIterator[tuple[list[GatewayLab], Agent]]:
-    """Run *count* gateways that know leaf-1, and yield them with its agent, which has not reported yet."""
-    async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(running_lab(kube, identity="gateway-0"))
-        labs = [first]
-        for number in range(1, count):
-            client = first.kube.another_client()
-            labs.append(await stack.enter_async_context(running_lab(client, first.clock, identity=f"gateway-{number}")))
-        await first.declare("leaf-1")
-        yield labs, Agent(await first.running("leaf-1"))
-
-
 def order_of(lab: GatewayLab) -> dict[str, Any] | None:
     reported: dict[str, Any] | None = lab.process("leaf-1")["status"].get("reported")
     return reported
-
-
-def writes(*labs: GatewayLab) -> int:
-    return sum(request.verb == "patch" and request.resource != LEASES for lab in labs for request in lab.kube.requests)
 
 
 @pytest.mark.parametrize("through", [0, 1], ids=["the-same-replica", "another-replica"])

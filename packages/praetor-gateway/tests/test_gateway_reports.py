@@ -44,7 +44,13 @@ async def test_a_report_becomes_status_conditions_and_events(lab: GatewayLab) ->
     assert switch["processes"] == {"desired": 1, "running": 1, "healthy": 1}
     etag = (await lab.client.get(DESIRED)).headers["etag"]
     reasons = {event["reason"] for event in lab.kube.objects(EVENTS).values()}
-    assert answer == {"ack": True, "desiredETag": etag, "heartbeatIntervalSeconds": 15, "resync": False}
+    assert answer == {
+        "ack": True,
+        "desiredETag": etag,
+        "heartbeatIntervalSeconds": 15,
+        "pollIsHeartbeat": True,
+        "resync": False,
+    }
     assert reasons == {"AgentConnected", "SpecObserved", "ProcessStarted", "Healthy"}
 
 

@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from gateway_testing import GatewayLab, conditions, running_lab
+from gateway_testing import GatewayLab, conditions, running_lab, writes
 from kube_testing import InProcessKube
 from praetor_api.kube.client.errors import api_error
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 
 KEY = Key("lab", "agent-leaf-1")
 
@@ -54,10 +54,6 @@ async def beat(lab: GatewayLab, *seen: dict[str, Any], version: str = "1", syste
 
 def status_writes(lab: GatewayLab) -> int:
     return [request.subresource for request in lab.kube.requests].count("status")
-
-
-def writes(*labs: GatewayLab) -> int:
-    return sum(request.verb == "patch" and request.resource != LEASES for lab in labs for request in lab.kube.requests)
 
 
 async def test_an_old_report_that_is_written_late_is_corrected() -> None:

@@ -15,14 +15,14 @@ from praetor_agent.artifacts.fetcher import Fetcher, device_sources
 from praetor_agent.artifacts.store import IMAGES, ArtifactStore
 from praetor_agent.backends import procfs
 from praetor_agent.backends.probes import Probes
-from praetor_agent.clock import SystemClock, Waker
+from praetor_agent.clock import Pulse, SystemClock, Waker
 from praetor_agent.host import Backends, Host
 from praetor_agent.link.client import GatewayClient, address_of
 from praetor_agent.link.facts import Facts
 from praetor_agent.link.poller import Inbox, Poller
 from praetor_agent.link.reporter import Reporter
 from praetor_agent.loop import Dependencies, Loop
-from praetor_agent.settings import DEFAULT_WAIT_SECONDS, RunSettings, loose_mode
+from praetor_agent.settings import RunSettings, loose_mode
 from praetor_agent.state import State, installation_id, lock_directory
 from praetor_api.protocol import Report
 
@@ -76,10 +76,22 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]
         probe = probe_in(runtime, settings.device)
     address = address_of(settings, _promotion())
     splay = settings.start_splay * random.random()  # noqa: S311 - no secret
-    poller = Poller(GatewayClient(address), inbox, clock, wait=DEFAULT_WAIT_SECONDS, splay=splay)
     identity = Report(agent_version=__version__, boot_id=boot_id)
     facts = Facts(settings.state_dir).read
-    reporter = Reporter(GatewayClient(address), inbox, clock, identity, poller.nudge, facts, waker.wake, splay)
+    pulse = Pulse(clock, waker.wake)
+    reporter = Reporter(
+        GatewayClient(address),
+        inbox,
+        clock,
+        identity,
+        lambda: poller.nudge(),
+        facts,
+        waker.wake,
+        splay,
+        alive=pulse.wait,
+    )
+    client = GatewayClient(address)
+    poller = Poller(client, inbox, clock, reporter, wait=settings.poll_wait, splay=splay, alive=pulse.wait)
     reporter.exchange = state.load_view().exchange  # of the agent before, until there is a newer one
     dependencies = Dependencies(
         state=state,
@@ -91,6 +103,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]
         clock=clock,
         freeze_file=settings.freeze_file,
         proving_seconds=settings.proving_seconds,
+        beat=pulse.beat,
     )
     return poller, reporter, Loop(settings.device, dependencies)
 

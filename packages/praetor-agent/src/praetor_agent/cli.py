@@ -93,6 +93,7 @@ def _run_settings(options: SimpleNamespace, problems: list[str] | None = None) -
         token_file=token_file,
         ca_bundle=checked(settings.ca_bundle_of, options.ca_bundle, otherwise=None),
         proxy=checked(settings.proxy_of, options.proxy, otherwise=None),
+        poll_wait=checked(settings.poll_wait_of, options.poll_wait, otherwise=None),
         start_splay=checked(settings.seconds, "--start-splay", options.start_splay, otherwise=0.0),
         proving_seconds=checked(
             settings.seconds, "--proving-seconds", options.proving_seconds, otherwise=PROVING_SECONDS

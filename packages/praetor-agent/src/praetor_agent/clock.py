@@ -7,13 +7,17 @@ ends.
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
+from threading import Condition
 from typing import Protocol
+
+log = logging.getLogger(__name__)
 
 
 class Clock(Protocol):
@@ -108,3 +112,33 @@ def _is_readable(descriptor: int) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))
+
+
+class Pulse:
+    """Lets threads say that the device lives only while the loop makes passes; *wake* causes one."""
+
+    def __init__(self, clock: Clock, wake: Callable[[], None]) -> None:
+        self._clock = clock
+        self._wake = wake
+        self._beat = Condition()
+        self._at = clock.now()
+
+    def beat(self) -> None:
+        """Record a pass of the loop."""
+        with self._beat:
+            self._at = self._clock.now()
+            self._beat.notify_all()
+
+    def wait(self, within: float) -> None:
+        """Return when the loop's latest pass is no more than *within* seconds ago; never, if it hangs."""
+        with self._beat:
+            if self._is_recent(within):
+                return
+            self._wake()
+            if not self._beat.wait_for(lambda: self._is_recent(within), within):
+                log.error("the loop hangs, so that the gateway is told nothing more seconds=%d", within)
+                self._beat.wait_for(lambda: self._is_recent(within))
+                log.info("the loop makes passes again")
+
+    def _is_recent(self, within: float) -> bool:
+        return self._clock.now() - self._at <= within

@@ -102,6 +102,7 @@ def run_flags(parser: argparse.ArgumentParser) -> None:
     )
     flag(parser, "--container-options", help="more options for each container, such as --ulimit=nofile=1024:1024")
     flag(parser, "--start-splay", default="3", help="spread the first contact over this many seconds")
+    flag(parser, "--poll-wait", help="hold a poll at most this many seconds, for a middlebox that cuts earlier")
     flag(
         parser,
         "--proving-seconds",

@@ -39,7 +39,7 @@ _DESIRED, _MEMORY = "the desired state", "memory"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
     """What the loop works with. Nothing is changed while *freeze_file* exists, and a version proves itself by running
-    for *proving_seconds*.
+    for *proving_seconds*. *beat* is called after each pass.
     """
 
     state: State
@@ -51,6 +51,7 @@ class Dependencies:
     clock: Clock
     freeze_file: Path
     proving_seconds: float = PROVING_SECONDS
+    beat: Callable[[], None] = lambda: None
 
 
 class Loop:
@@ -76,6 +77,7 @@ class Loop:
         """Make passes until stopped."""
         while not self._stopping:
             wake_at, pids = self._guarded_step()
+            self._deps.beat()
             if not self._stopping:
                 self._deps.waker.wait(wake_at - self._deps.clock.now(), pids)
         self._deps.probes.close()

@@ -15,12 +15,12 @@ from urllib.parse import SplitResult, urlsplit
 from praetor_agent.errors import UsageError
 from praetor_api.conditions import PROVING_SECONDS
 from praetor_api.names import is_device_name
+from praetor_api.protocol import MAX_WAIT_SECONDS
 
 DEFAULT_STATE_DIR = "/var/lib/praetor-agent"
 DEFAULT_ROOT = "/opt/praetor-agent"
 DEFAULT_FREEZE_FILE = "/run/praetor/hold"
 DEFAULT_STORE_SIZE, DEFAULT_STORE_BYTES = "4Gi", 4 * 1024**3
-DEFAULT_WAIT_SECONDS = 50
 CONTAINER_RUNTIMES = ("docker", "podman", "nerdctl")
 DIRECT = "none"
 """The value of `--proxy` for no proxy, whatever the environment says."""
@@ -39,7 +39,8 @@ class Registries:
 class RunSettings:
     """Settings of `run`. At most one of *token* and *token_file* is set; neither if the gateway needs no token.
 
-    *start_splay* is in seconds: the first contact with the gateway is spread over it. A version is proven when it was
+    *start_splay* is in seconds: the first contact with the gateway is spread over it. *poll_wait* is the longest that a
+    poll is held, in seconds, None for the default. A version is proven when it was
     up for *proving_seconds*, or for longer if its spec asks for that. *container_runtime* is a command.
     """
 
@@ -51,6 +52,7 @@ class RunSettings:
     ca_bundle: str | None = None
     proxy: str | None = None
     start_splay: float = 0.0
+    poll_wait: int | None = None
     proving_seconds: float = PROVING_SECONDS
     freeze_file: Path = Path(DEFAULT_FREEZE_FILE)
     registries: Registries | None = None
@@ -170,6 +172,15 @@ def number(flag: str, text: str, maximum: float, words: str) -> float:
     if not 0 <= value <= maximum:  # NaN neither
         raise UsageError(f"{flag} {text!r} is not {words}")
     return value
+
+
+def poll_wait_of(text: str | None) -> int | None:
+    """Return the longest that a poll is held, in seconds, None for the default; UsageError if it is not allowed."""
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:4]) <= MAX_WAIT_SECONDS):
+        raise UsageError(f"--poll-wait {text!r} is not a number of seconds from 1 to {MAX_WAIT_SECONDS}")
+    return int(text)
 
 
 def store_size(text: str) -> int:

@@ -25,9 +25,13 @@ __all__ = [
     "DEFAULT_STALE_MULTIPLIER",
     "FEATURES_HEADER",
     "HEARTBEAT_JITTER",
+    "INTERVAL_HEADER",
     "MAX_BODY_BYTES",
     "MAX_OBSERVATIONS",
     "MAX_WAIT_SECONDS",
+    "POLL_HEADER",
+    "REPORTED_HEADER",
+    "RESYNC_HEADER",
     "TOKEN_HEADER",
     "ArtifactReason",
     "Desired",
@@ -56,6 +60,14 @@ __all__ = [
 TOKEN_HEADER = "X-Device-Token"  # noqa: S105 - the header's name, not a token
 FEATURES_HEADER = "Praetor-Features"
 """Names the features that an agent knows beyond the first version's, separated by commas, in every request."""
+POLL_HEADER = "Praetor-Poll"
+"""`bootID/number` in a poll that is a heartbeat: a poll whose number is not new was repeated on the way."""
+REPORTED_HEADER = "Praetor-Reported"
+"""`bootID/sum.revision` in such a poll: what was acknowledged, as `reported` and `revision` of a report say it."""
+INTERVAL_HEADER = "Praetor-Heartbeat-Interval"
+"""In the answer to such a poll: it was taken as a heartbeat, and the next one is due after so many seconds."""
+RESYNC_HEADER = "Praetor-Resync"
+"""`1` in the answer to such a poll: the device must report everything."""
 MAX_BODY_BYTES = 256 * 1024
 """Largest body of a report that a gateway reads."""
 MAX_OBSERVATIONS = 64
@@ -206,10 +218,14 @@ class InvalidItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Desired:
-    """Everything that the device has to run. Any other process of ours has to stop."""
+    """Everything that the device has to run. Any other process of ours has to stop.
+
+    With *poll_is_heartbeat* an agent with nothing to report may poll instead of reporting.
+    """
 
     device_name: str
     heartbeat_interval_seconds: int = DEFAULT_HEARTBEAT_SECONDS
+    poll_is_heartbeat: bool = False
     items: tuple[DesiredItem, ...] = ()
     invalid: tuple[InvalidItem, ...] = ()
 
@@ -282,6 +298,7 @@ class ReportAck:
     ack: bool
     desired_etag: Annotated[str | None, Constraint(wire="desiredETag", max_length=256)] = None
     heartbeat_interval_seconds: Annotated[int, Constraint(minimum=1, maximum=86400)] = DEFAULT_HEARTBEAT_SECONDS
+    poll_is_heartbeat: bool = False
     resync: bool = False
     rejected: tuple[Rejected, ...] = ()
 

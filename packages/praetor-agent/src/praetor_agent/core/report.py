@@ -45,6 +45,8 @@ SEQ_PER_SECOND = 1000
 
 HEARTBEAT_RETRY_SECONDS = (1.0, 2.0, 4.0)
 RETRY_JITTER = 0.25
+POLL_LEEWAY = 0.2
+"""Share of the interval by which the answer to a poll may be late before a report takes its place."""
 
 Observations = Mapping[str, Observation]
 """Observations by the uid of the record that they are about."""
@@ -275,7 +277,8 @@ class ReportState:
 
     def due_at(self, current: Observations, now: float) -> float:
         """Return when to send: at once if something changed, unless the last report was lost."""
-        changed = not self.lost and now >= self.quiet_until and bool(self.due(current))
+        new = not self.facts_known or bool(self.due(current))
+        changed = new and not self.lost and now >= self.quiet_until
         return min(now, self.next_at) if changed else self.next_at
 
     def acked(
@@ -296,6 +299,31 @@ class ReportState:
             resync_after=now + ack.heartbeat_interval_seconds if resync else self.resync_after,
             interval=float(ack.heartbeat_interval_seconds),
             next_at=now + heartbeat_delay(ack.heartbeat_interval_seconds, fraction),
+        )
+
+    def standing(self, uids: Collection[str], revision: int | None) -> str | None:
+        """Return what was acknowledged, as a sum and the *revision* of the facts; None if there is more to report."""
+        if not self.facts_known or self.lost or self.due(self.latest):
+            return None
+        return f"{self.reported(uids)}" + ("" if revision is None else f".{revision}")
+
+    def polled(self, interval: float, now: float) -> ReportState:
+        """Return the state after a poll was answered that is a heartbeat; the next one is due after *interval*."""
+        later = max(self.next_at, now + interval * (1.0 + POLL_LEEWAY))
+        return replace(self, interval=interval, next_at=self.next_at if self.lost else later)
+
+    def resync(self, now: float) -> ReportState:
+        """Return the state with everything to report again, not sooner than an interval after the resync before."""
+        if not self.facts_known and not self.acknowledged:
+            return self
+        at = max(now, self.resync_after)
+        return replace(
+            self,
+            acknowledged={},
+            facts_known=False,
+            resync_after=at + self.interval,
+            quiet_until=max(self.quiet_until, at),
+            next_at=self.next_at if self.lost else min(self.next_at, at),
         )
 
     def failed(self, now: float, fraction: float, retry_after: float | None = None) -> ReportState:

@@ -17,6 +17,10 @@ from praetor_agent.state import Received
 from praetor_api.protocol import (
     AGENT_FEATURES,
     FEATURES_HEADER,
+    INTERVAL_HEADER,
+    POLL_HEADER,
+    REPORTED_HEADER,
+    RESYNC_HEADER,
     TOKEN_HEADER,
     Report,
     ReportAck,
@@ -34,6 +38,7 @@ WAIT_MARGIN_SECONDS = 15.0
 
 MAX_DESIRED_BYTES = 16 * 1024 * 1024
 MAX_RETRY_AFTER_SECONDS = 300.0
+MAX_INTERVAL_SECONDS = 86400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +70,35 @@ def address_of(settings: RunSettings, answered: Callable[[], None] | None = None
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Poll:
+    """A poll that says which one it is: *number* of this boot. *standing* is what was acknowledged, None if that is not
+    all.
+    """
+
+    boot_id: str
+    number: int
+    standing: str | None = None
+
+    def headers(self) -> dict[str, str]:
+        """Return the headers that say so."""
+        headers = {POLL_HEADER: f"{self.boot_id}/{self.number}"}
+        if self.standing is not None:
+            headers[REPORTED_HEADER] = f"{self.boot_id}/{self.standing}"
+        return headers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollAnswer:
+    """The answer to a poll: the desired state if it changed; the *interval* of heartbeats, None if the poll was taken
+    for none; and whether to report everything.
+    """
+
+    received: Received | None = None
+    interval: int | None = None
+    resync: bool = False
+
+
 class GatewayClient:
     """Speaks to the gateway as one device; every failure is a GatewayError."""
 
@@ -79,15 +113,20 @@ class GatewayClient:
 
     def desired(self, etag: str | None, wait: int = 0) -> Received | None:
         """Return the desired state, or None if it is still the one of *etag* after *wait* seconds at most."""
-        headers = {"Accept": "application/json"}
+        return self.poll(etag, wait).received
+
+    def poll(self, etag: str | None, wait: int, poll: Poll | None = None) -> PollAnswer:
+        """Poll as `desired` does, and be a sign of life as *poll* says."""
+        headers = {"Accept": "application/json"} | (poll.headers() if poll is not None else {})
         if etag is not None:
             headers["If-None-Match"] = etag
         if wait:
             headers["Prefer"] = f"wait={wait}"
         timeout = wait + WAIT_MARGIN_SECONDS if wait else READ_TIMEOUT_SECONDS
         response, body = self._send("GET", desired_path(self._address.device), headers, None, timeout)
+        interval, resync = _seconds(response, INTERVAL_HEADER), response.headers.get(RESYNC_HEADER) == "1"
         if response.status_code == requests.codes.not_modified:
-            return None
+            return PollAnswer(interval=interval, resync=resync)
         data: Any = _decoded(body)
         try:
             desired = read_desired(data)
@@ -95,7 +134,8 @@ class GatewayClient:
             raise GatewayError(f"the desired state cannot be read: {e}") from e
         if desired.device_name != self._address.device:
             raise GatewayError(f"the desired state is of the device {clean_text(desired.device_name)[:253]!r}")
-        return Received(etag=response.headers.get("ETag"), body=data, desired=desired)
+        received = Received(etag=response.headers.get("ETag"), body=data, desired=desired)
+        return PollAnswer(received=received, interval=interval, resync=resync)
 
     def report(self, report: Report) -> ReportAck:
         """Send a report and return what the gateway answers."""
@@ -205,6 +245,12 @@ def _refuse(response: requests.Response, content: bytes) -> None:
     detail = clean_text(content[:300].decode(errors="replace"))
     retry_after = _retry_after(response) if status in (429, 503) else None
     raise GatewayError(f"the gateway answered {status}: {detail}", retry_after=retry_after)
+
+
+def _seconds(response: requests.Response, header: str) -> int | None:
+    """Return the seconds from 1 to 86400 in *header*; None for anything else."""
+    text = response.headers.get(header, "")
+    return int(text) if text.isascii() and text.isdigit() and 1 <= int(text[:6]) <= MAX_INTERVAL_SECONDS else None
 
 
 def _retry_after(response: requests.Response) -> float | None:

@@ -6,13 +6,16 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Event, Lock, Thread
+from typing import Protocol
 
 from praetor_agent.clock import Clock
 from praetor_agent.core.backoff import full_jitter
-from praetor_agent.core.report import heartbeat_delay
+from praetor_agent.core.polls import PollPath, poll_wait
+from praetor_agent.core.report import first_seq, heartbeat_delay
 from praetor_agent.errors import GatewayError
-from praetor_agent.link.client import GatewayClient
+from praetor_agent.link.client import GatewayClient, Poll, PollAnswer
 from praetor_agent.state import Received
 from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS
 
@@ -53,15 +56,58 @@ QUICK_SECONDS = 1.0
 """A gateway that answers 'unchanged' faster did not hold the poll; polling again at once would be a hot loop."""
 
 
-class Poller:
-    """Polls for the desired state and puts changes into the inbox. *wait* and *splay* are in seconds."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeats:
+    """How the device says that it lives: every *interval* seconds, and with *quiet* by polls as long as it has nothing
+    to report. *standing* is what the gateway acknowledged, None if that is not all.
+    """
 
-    def __init__(self, client: GatewayClient, inbox: Inbox, clock: Clock, *, wait: int, splay: float = 0.0) -> None:
+    boot_id: str = ""
+    interval: float = DEFAULT_HEARTBEAT_SECONDS
+    quiet: bool = False
+    standing: str | None = None
+
+
+class HeartbeatKeeper(Protocol):
+    """What decides whether a poll is enough."""
+
+    def heartbeats(self) -> Heartbeats:
+        """Return what the next poll has to say."""
+        ...
+
+    def polled(self, answer: PollAnswer) -> None:
+        """Take the answer to a poll."""
+        ...
+
+
+class Poller:
+    """Polls for the desired state and puts changes into the inbox, while *keeper* says how the device lives.
+
+    *wait* is the longest that a poll is held, in seconds, None for the default; *splay* is in seconds, too. *alive* is
+    called with the interval before each poll, and returns while the loop makes passes.
+    """
+
+    def __init__(
+        self,
+        client: GatewayClient,
+        inbox: Inbox,
+        clock: Clock,
+        keeper: HeartbeatKeeper,
+        *,
+        wait: int | None = None,
+        splay: float = 0.0,
+        alive: Callable[[float], None] = lambda _: None,
+    ) -> None:
         self._client = client
         self._inbox = inbox
         self._clock = clock
+        self._keeper = keeper
         self._wait = wait
         self._splay = splay
+        self._alive = alive
+        self._number = first_seq(clock.now())
+        self._path = PollPath()
+        self._was_asked = False
         self._nudged = Event()
         self._stopping = False
         self._failures = 0
@@ -98,10 +144,16 @@ class Poller:
 
     def _poll(self) -> float:
         """Poll once and return the seconds to pause."""
-        began = self._clock.now()
+        self._alive(self._keeper.heartbeats().interval)
+        said, began, fraction = self._keeper.heartbeats(), self._clock.now(), random.random()  # noqa: S311 - no secret
+        wait = poll_wait(said.interval, fraction, quiet=said.quiet, configured=self._wait, most=self._path.most)
+        self._number += 1
         try:
-            received = self._client.desired(self._inbox.etag(), self._wait)
+            poll = Poll(boot_id=said.boot_id, number=self._number, standing=said.standing)
+            answer = self._client.poll(self._inbox.etag(), wait, poll)
         except GatewayError as e:
+            now = self._clock.now()
+            self._path = self._path.failed(wait, now - began, now)
             return self._failed(e)
         except Exception:  # a bug must not end polling
             log.exception("poll crashed")
@@ -109,13 +161,16 @@ class Poller:
         if self._failures:
             log.info("gateway reached again")
             self._failures = 0
-        return self._after(received, self._clock.now() - began)
+        self._path = self._path.answered(self._clock.now())
+        self._keeper.polled(answer)
+        return self._after(answer, self._clock.now() - began, min(QUICK_SECONDS, wait / 2))
 
-    def _after(self, received: Received | None, took: float) -> float:
-        new = received is not None and self._inbox.put(received)
-        if new or took >= QUICK_SECONDS:
+    def _after(self, answer: PollAnswer, took: float, quick: float) -> float:
+        new = answer.received is not None and self._inbox.put(answer.received)
+        asked, self._was_asked = answer.resync and not self._was_asked, answer.resync
+        if new or asked or took >= quick:
             return 0.0
-        return heartbeat_delay(DEFAULT_HEARTBEAT_SECONDS, random.random())  # noqa: S311 - no secret
+        return heartbeat_delay(answer.interval or DEFAULT_HEARTBEAT_SECONDS, random.random())  # noqa: S311 - no secret
 
     def _failed(self, error: GatewayError) -> float:
         self._failures += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from threading import Event, Thread
@@ -15,8 +16,8 @@ from praetor_agent.core.health import Health
 from praetor_agent.core.model import Exchange, Memory, ObservedDevice
 from praetor_agent.core.report import Observations, ReportState
 from praetor_agent.errors import GatewayError
-from praetor_agent.link.client import GatewayClient
-from praetor_agent.link.poller import Inbox
+from praetor_agent.link.client import GatewayClient, PollAnswer
+from praetor_agent.link.poller import Heartbeats, Inbox
 from praetor_api.protocol import Desired, Report, ReportAck
 
 log = logging.getLogger(__name__)
@@ -32,22 +33,30 @@ CRASH_PAUSE_SECONDS = 15.0
 class _Offer:
     """What the next report is about; one is due *ask_at* at the latest.
 
-    *wanted* and *interval* are those of the desired state.
+    *wanted* and *interval* are those of the *desired* state.
     """
 
     current: Observations = field(default_factory=dict)
-    wanted: frozenset[str] = frozenset()
+    desired: Desired | None = None
     ask_at: float | None = None
-    interval: float | None = None
+
+    @property
+    def wanted(self) -> frozenset[str]:
+        return frozenset(item.uid for item in self.desired.items) if self.desired is not None else frozenset()
+
+    @property
+    def interval(self) -> float | None:
+        return float(self.desired.heartbeat_interval_seconds) if self.desired is not None else None
 
 
 class Reporter:
-    """Reports observations to the gateway, in a thread that supervises nothing: a report may hang for minutes.
+    """Reports observations to the gateway, in a thread that supervises nothing: a report may hang for minutes. Where
+    the gateway takes polls for heartbeats, it reports what is new, and when no poll was answered in time.
 
-    *nudge* wakes the poller when the gateway has a newer desired state; *facts* reads the facts of the device;
-    *wake* is called after each exchange; the first report is sent after *splay* seconds.
-    *heard_at* is when the latest acknowledged report was sent, in seconds since boot; *exchange* is the latest report,
-    for people.
+    *alive* is called with the interval before each report, and returns while the loop makes passes. *nudge* wakes the
+    poller when the gateway has a newer desired state; *facts* reads the facts of the device; *wake* is called after
+    each report; the first one is sent after *splay* seconds. *heard_at* is when the latest acknowledged report was
+    sent, in seconds since boot; *exchange* is the latest report, or poll in its place, for people.
     """
 
     def __init__(
@@ -60,7 +69,11 @@ class Reporter:
         facts: Callable[[], Mapping[str, str]],
         wake: Callable[[], None] = lambda: None,
         splay: float = 0.0,
+        alive: Callable[[float], None] = lambda _: None,
     ) -> None:
+        self._alive = alive
+        self._polled: deque[PollAnswer] = deque()
+        self._quiet: bool | None = None
         self._client = client
         self._inbox = inbox
         self._clock = clock
@@ -90,13 +103,29 @@ class Reporter:
         """Let the next report be about this and no longer about what was offered before; wait for nothing."""
         latest = _Offer(
             current=reports.observations(desired, memory, device, health, self._clock.now()),
-            wanted=frozenset(item.uid for item in desired.items) if desired is not None else frozenset(),
+            desired=desired,
             ask_at=ask_at,
-            interval=float(desired.heartbeat_interval_seconds) if desired is not None else None,
         )
         if latest != self._latest:
             self._latest = latest
             self._offered.set()
+
+    def heartbeats(self) -> Heartbeats:
+        """Return what the next poll has to say. Called by the poller's thread."""
+        identity, latest, received, state = self._identity, self._latest, self._inbox.latest(), self._state
+        standing = None
+        if latest is not None and latest.desired == (received and received.desired):
+            standing = state.standing(latest.wanted, identity.revision)
+        quiet, interval = self._quiet, state.interval
+        if quiet is None:  # an agent that starts goes by what its gateway said before
+            quiet = received is not None and received.desired.poll_is_heartbeat
+            interval = float(received.desired.heartbeat_interval_seconds) if received is not None else interval
+        return Heartbeats(boot_id=identity.boot_id, interval=interval, quiet=quiet, standing=standing)
+
+    def polled(self, answer: PollAnswer) -> None:
+        """Take the answer to a poll. Called by the poller's thread."""
+        self._polled.append(answer)
+        self._offered.set()
 
     def start(self) -> None:
         """Begin to report what was offered."""
@@ -109,17 +138,31 @@ class Reporter:
 
     def step(self) -> float:
         """Send a report if one is due, and return when the next one is; never, if nothing was offered yet."""
+        self._take_polls()
         latest = self._latest
         if latest is None:
             return float("inf")
+        self._update_facts()
         self._state = reports.asked(self._state.revised(latest.current, self._clock.now()), latest.ask_at)
-        if latest.interval is not None and self.heard_at is None:
+        if latest.interval is not None and self._quiet is None:
             self._state = replace(self._state, interval=latest.interval)
         current = self._state.latest
         if self._state.due_at(current, self._clock.now()) <= self._clock.now():
             self._send(current, latest.wanted)
             self._wake()
         return self._state.due_at(current, self._clock.now())
+
+    def _take_polls(self) -> None:
+        while self._polled:
+            answer = self._polled.popleft()
+            self._quiet = answer.interval is not None
+            if answer.interval is not None:
+                if not self._state.lost:
+                    at = rfc3339(self._clock.wall())
+                    self.exchange = Exchange(at=at, answer="acknowledged", acknowledged_at=at)
+                self._state = self._state.polled(float(answer.interval), self._clock.now())
+            if answer.resync:
+                self._state = self._state.resync(self._clock.now())
 
     def _run(self) -> None:
         while not self._stopping:
@@ -134,7 +177,7 @@ class Reporter:
         self._client.close()
 
     def _send(self, current: Observations, wanted: Collection[str]) -> None:
-        self._update_facts()
+        self._alive(self._state.interval)
         state, due, sent_at = self._state, self._state.due(current), self._clock.now()
         at, last = rfc3339(self._clock.wall()), self.exchange.acknowledged_at if self.exchange else None
         report = reports.report(self._identity, state, due, at, wanted)
@@ -152,6 +195,7 @@ class Reporter:
             log.info("reports arrive again")
         for rejected in ack.rejected:
             log.warning("observation rejected name=%s reason=%s", rejected.name, rejected.reason)
+        self._quiet = ack.poll_is_heartbeat
         self._state = state.acked(ack, current, due, self._clock.now(), fraction)
         self._compare(ack)
 
@@ -161,8 +205,8 @@ class Reporter:
             return
         facts, self._facts_at = self._facts(), now + FACTS_SECONDS
         if facts != self._identity.facts:
+            self._state = replace(self._state, facts_known=False)  # first: the poller must not vouch for the new ones
             self._identity = replace(self._identity, facts=facts, revision=reports.first_seq(now))
-            self._state = replace(self._state, facts_known=False)
 
     def _compare(self, ack: ReportAck) -> None:
         """Fetch a changed desired state that the long poll should have received."""

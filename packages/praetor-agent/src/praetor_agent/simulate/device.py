@@ -14,6 +14,7 @@ from typing import Any
 from praetor_agent.__about__ import __version__
 from praetor_agent.clock import Clock, rfc3339
 from praetor_agent.core.backoff import full_jitter
+from praetor_agent.core.polls import poll_wait
 from praetor_agent.core.report import ReportState, first_seq, heartbeat_delay, report
 from praetor_agent.errors import GatewayError
 from praetor_agent.simulate.faults import Faults
@@ -21,7 +22,11 @@ from praetor_agent.simulate.http import Connection, Link, Response
 from praetor_agent.simulate.statistics import Receipt, Tally
 from praetor_api.protocol import (
     AGENT_FEATURES,
-    DEFAULT_HEARTBEAT_SECONDS,
+    INTERVAL_HEADER,
+    MAX_WAIT_SECONDS,
+    POLL_HEADER,
+    REPORTED_HEADER,
+    RESYNC_HEADER,
     Observation,
     Report,
     ReportAck,
@@ -31,8 +36,9 @@ from praetor_api.protocol import (
 )
 from praetor_api.wire import WireError, parse_json, read, write
 
-WAIT_SECONDS = 50
 TIMEOUT_SECONDS = 10.0
+QUICK_SECONDS = 0.5
+"""A poll that is answered sooner was not held."""
 IDLE_SECONDS = 3600.0
 
 
@@ -91,6 +97,8 @@ class SimulatedDevice:
         boot_id = f"{fleet.random.getrandbits(128):032x}"
         self._identity = Report(agent_version=__version__, boot_id=boot_id, facts=facts, revision=first_seq(now))
         self._reports = ReportState(base=first_seq(now), next_at=now)
+        self._polls = first_seq(now)
+        self._quiet = self._resync = False
 
     @property
     def is_connected(self) -> bool:
@@ -128,26 +136,47 @@ class SimulatedDevice:
                 await asyncio.sleep(max(pause, retry_after or 0.0))
                 continue
             failures = 0
-            if not changed and self._fleet.clock.now() - began < 1.0:
-                await asyncio.sleep(heartbeat_delay(DEFAULT_HEARTBEAT_SECONDS, self._fleet.random.random()))
+            if not changed and self._fleet.clock.now() - began < QUICK_SECONDS:
+                await asyncio.sleep(heartbeat_delay(self._reports.interval, self._fleet.random.random()))
 
     async def _poll_once(self) -> bool:
-        headers = f"Prefer: wait={WAIT_SECONDS}\r\n"
+        interval, fraction = self._reports.interval, self._fleet.random.random()
+        wait = poll_wait(interval, fraction, quiet=self._quiet, configured=None, most=MAX_WAIT_SECONDS)
+        headers = f"Prefer: wait={wait}\r\n{self._numbered()}"
         if self._etag is not None:
             headers += f"If-None-Match: {self._etag}\r\n"
         began = self._fleet.clock.now()
-        answer = await self._ask(
-            "GET", desired_path(self.name), headers, b"", self._polling, WAIT_SECONDS + TIMEOUT_SECONDS
-        )
+        answer = await self._ask("GET", desired_path(self.name), headers, b"", self._polling, wait + TIMEOUT_SECONDS)
         tally, took = self._fleet.tally(), self._fleet.clock.now() - began
         tally.polls += 1
-        if self._etag is None or took >= WAIT_SECONDS:
-            tally.latencies["poll"].add(took if self._etag is None else took - WAIT_SECONDS)
+        if self._etag is None or took >= wait:
+            tally.latencies["poll"].add(took if self._etag is None else took - wait)
+        asked = self._polled(answer)
         if answer.status == 304:
-            return False
+            return asked
         before, self._etag = self._etag, answer.headers.get("etag")
         self._apply(parse_json(answer.body))
         return before != self._etag
+
+    def _numbered(self) -> str:
+        """Return the headers that make a poll a heartbeat."""
+        boot_id = self._identity.boot_id
+        self._polls += 1
+        standing = None if self._resync else self._reports.standing(self._observed, self._identity.revision)
+        said = "" if standing is None else f"{REPORTED_HEADER}: {boot_id}/{standing}\r\n"
+        return f"{POLL_HEADER}: {boot_id}/{self._polls}\r\n{said}"
+
+    def _polled(self, answer: Response) -> bool:
+        """Take what the answer to a poll says of heartbeats; return whether it asks for a report of everything."""
+        interval = answer.headers.get(INTERVAL_HEADER.lower(), "")
+        self._quiet = interval.isdigit()
+        if self._quiet:
+            self._reports = self._reports.polled(float(interval), self._fleet.clock.now())
+        if answer.headers.get(RESYNC_HEADER.lower()) != "1":
+            return False
+        self._resync = True
+        self._changed.set()
+        return True
 
     def _apply(self, body: object) -> None:
         """Apply the desired state *body*."""
@@ -187,6 +216,8 @@ class SimulatedDevice:
         while not self.silent:
             self._changed.clear()
             now = self._fleet.clock.now()
+            if self._resync:
+                self._resync, self._reports = False, self._reports.resync(now)
             self._reports = self._reports.revised(self._observed, now)
             current = self._reports.latest
             due_at = self._reports.due_at(current, now)
@@ -215,6 +246,7 @@ class SimulatedDevice:
         now, tally = self._fleet.clock.now(), self._fleet.tally()
         tally.reports += 1
         tally.latencies["report"].add(now - began)
+        self._quiet = ack.poll_is_heartbeat
         for seen in due:
             since = self._since.pop(seen.uid, None)
             if since is not None:

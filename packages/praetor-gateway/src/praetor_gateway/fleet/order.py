@@ -28,6 +28,20 @@ class ReportOrder:
 UNORDERED = ReportOrder()
 
 
+@frozen
+class Poll:
+    """A poll that is a heartbeat, the one of this *number* since the device booted.
+
+    *reported* is the sum of the revisions that were acknowledged of the observations of the desired processes, None
+    while there is something to report; *revision* is that of the acknowledged facts.
+    """
+
+    boot_id: str
+    number: int
+    reported: int | None = None
+    revision: int | None = None
+
+
 def is_late(known: Reported | None, order: ReportOrder) -> bool:
     """Return whether what is at *order* is older than what is *known*."""
     if known is None or not order.boot_id:

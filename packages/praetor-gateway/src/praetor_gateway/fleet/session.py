@@ -12,7 +12,7 @@ from attrs import define
 from praetor_api.conditions import ConditionType
 from praetor_api.kube.conditions import is_true
 from praetor_api.kube.objects import NetworkSwitchStatus, Reported
-from praetor_gateway.fleet.order import supersedes
+from praetor_gateway.fleet.order import Poll, supersedes
 
 FACTS = "facts"
 """Stands among the uids in ``unreported`` for what the device says of itself."""
@@ -44,8 +44,12 @@ class DeviceSession:
     features: frozenset[str] = frozenset()
     accepted: tuple[Any, bytes, int, Any] | None = None
     unreported: tuple[str, ...] = ()
+    behind: tuple[Poll, float] | None = None
     _heard_of: tuple[str, ...] = ()
     _asked_at: float | None = None
+    _asked_for: tuple[str, ...] = ()
+    _polling_boot: str = ""
+    _poll: int = -1
     _over_boot: str = ""
     _over_since: float = 0.0
     _over_at: float = 0.0
@@ -72,11 +76,11 @@ class DeviceSession:
         """Ask for another report on the process *uid*, if one came: what it said is no longer what is on record."""
         if uid in self._heard_of:
             self._heard_of = tuple(other for other in self._heard_of if other != uid)
-            self.unreported = (*self.unreported, uid)
+            self.unreported, self._asked_for = (*self.unreported, uid), ()
 
     def _request_facts(self) -> None:
         if FACTS not in self.unreported:
-            self.unreported = (*self.unreported, FACTS)
+            self.unreported, self._asked_for = (*self.unreported, FACTS), ()
 
     def request_all(self, now: float) -> None:
         """Ask for another report on everything, at most once in RESYNC_PERIOD_S."""
@@ -84,8 +88,28 @@ class DeviceSession:
             return
         self._asked_at = now
         self.unreported = (*self.unreported, *self._heard_of)
-        self._heard_of = ()
+        self._heard_of = self._asked_for = ()
         self._request_facts()
+
+    def ask(self, *, agrees: bool) -> tuple[bool, bool]:
+        """Ask a device that polls, and has nothing to report, for what is unreported.
+
+        Return whether there is anything to ask for, and whether that is new. What was asked for before was reported to
+        another replica if what the device reported *agrees* with its record.
+        """
+        if agrees and self.unreported and self.unreported == self._asked_for:
+            for uid in self.unreported:
+                self.took(uid)
+        is_new = self.unreported != self._asked_for
+        self._asked_for = self.unreported
+        return bool(self.unreported), is_new
+
+    def is_next_poll(self, boot_id: str, number: int) -> bool:
+        """Return whether the poll of this *number* is a new one, and no repetition; record its place if so."""
+        if boot_id == self._polling_boot and number <= self._poll:
+            return False
+        self._polling_boot, self._poll = boot_id, number
+        return True
 
     def goes_on(self, boot_id: str, now: float) -> bool:
         """Return whether *boot_id* still reports, though another boot reported after it: longer than a report may be

@@ -17,7 +17,7 @@ def render(device: str, heartbeat_s: int, rows: Iterable[CachedProcess], feature
     What needs more than the *features* that the agent knows has no spec: an agent keeps what it has for an item that
     it cannot read.
     """
-    head = canonical_json({"deviceName": device, "heartbeatIntervalSeconds": heartbeat_s})
+    head = canonical_json({"deviceName": device, "heartbeatIntervalSeconds": heartbeat_s, "pollIsHeartbeat": True})
     return b"%b,%b%b]}" % (head[:-1], b'"items":[', b",".join(_item(row, features) for row in rows))
 
 

@@ -12,10 +12,18 @@ from attrs import define, field
 from starlette.types import Receive, Scope, Send
 
 from praetor_api.canonical import etag_matches
-from praetor_api.protocol import Observation, Rejected, Report, read_report
+from praetor_api.protocol import (
+    INTERVAL_HEADER,
+    RESYNC_HEADER,
+    Observation,
+    Rejected,
+    Report,
+    read_report,
+)
 from praetor_api.wire import WireError, parse_json, write
 from praetor_gateway.errors import Problem
 from praetor_gateway.fleet.devices import EMPTY_ETAG, DeclaredDevice, DeviceIndex
+from praetor_gateway.fleet.order import Poll
 from praetor_gateway.http.auth import DeviceAuthenticator
 from praetor_gateway.http.desired import render
 from praetor_gateway.http.long_poll import LongPolls, Woken
@@ -23,6 +31,8 @@ from praetor_gateway.http.rate_limit import RateLimit
 from praetor_gateway.http.requests import (
     FEATURES,
     IF_NONE_MATCH,
+    POLL,
+    REPORTED,
     TOKEN,
     RequestHead,
     named_features,
@@ -31,12 +41,14 @@ from praetor_gateway.http.requests import (
     read_head,
 )
 from praetor_gateway.reports.handler import ReportHandler
-from praetor_gateway.reports.heartbeats import read_heartbeat
+from praetor_gateway.reports.heartbeats import read_heartbeat, read_poll
 
 _JSON = (b"content-type", b"application/json")
 HELD = "praetor.held"
 """Set in the scope of a poll that was held."""
 _NO_STORE = (b"cache-control", b"no-store")
+_INTERVAL = INTERVAL_HEADER.lower().encode()
+_RESYNC = (RESYNC_HEADER.lower().encode(), b"1")
 
 
 @define(eq=False)
@@ -67,7 +79,8 @@ class DeviceApi:
     async def desired(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer GET and HEAD of the desired state: 200, 304, or a 304 that is held as long as the client prefers."""
         head = read_head(scope)
-        device = self._admit(name, head, scope["action"])
+        poll = read_poll(head.get(POLL), head.get(REPORTED))
+        device = self._admit(name, head, scope["action"], poll)
         if device is not None:
             device.knows(named_features(head))
         known = head.get(IF_NONE_MATCH)
@@ -75,21 +88,35 @@ class DeviceApi:
         if known is not None and etag_matches(known.decode("latin-1"), _etag(device)):
             if device is not None and known != b"*":
                 self._reports.fetched(device)
-            if scope["method"] == "GET":
+            resync, is_new = self._ask(device, poll)
+            if scope["method"] == "GET" and not is_new:
                 applied = preferred_wait(head, self._max_wait_s)
             if not applied:
-                await self._not_modified(send, _etag(device), applied)
+                await self._not_modified(send, _etag(device), applied, poll, resync=resync)
                 return
             before, scope[HELD] = _etag(device), True
-            if not await self._held(name, head, receive, applied):
+            if not await self._held(name, head, receive, self._until_compared(device, poll, applied)):
                 return
             device = self._not_held(self._fleet.device(name))
             if _etag(device) == before:
-                await self._not_modified(send, before, applied)
+                resync, _ = self._ask(device, poll)
+                await self._not_modified(send, before, applied, poll, resync=resync)
                 return
         if device is not None and scope["method"] == "GET":
             self._reports.fetched(device)  # before it is sent: it may act on it before we learn that it was sent
-        await self._send_desired(name, device, send, applied)
+        await self._send_desired(name, device, send, applied, poll)
+
+    def _ask(self, device: DeclaredDevice | None, poll: Poll | None) -> tuple[bool, bool]:
+        """Return whether a device that has its present desired state must report everything, and whether that is new.
+
+        What is new is answered at once.
+        """
+        return (False, False) if device is None or poll is None else self._reports.ask(device, poll)
+
+    def _until_compared(self, device: DeclaredDevice | None, poll: Poll | None, applied: int) -> float:
+        """Return how many of *applied* seconds to hold a poll: no longer than a record may be behind."""
+        compare_in_s = None if device is None or poll is None else self._reports.compare_in_s(device)
+        return applied if compare_in_s is None else min(compare_in_s, applied)
 
     async def report(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer POST of a report: 200 with the acknowledgement."""
@@ -112,8 +139,10 @@ class DeviceApi:
         self._count("connect", HTTPStatus.OK)
         await self._acknowledge(send, device, device is not None and bool(device.session.unreported), ())
 
-    def _admit(self, name: str, head: RequestHead, action: str) -> DeclaredDevice | None:
+    def _admit(self, name: str, head: RequestHead, action: str, poll: Poll | None = None) -> DeclaredDevice | None:
         """Return the device behind a valid token, which counts as heard; None when it is not declared.
+
+        A *poll* that says which one it is counts only if it is new.
 
         Raises Problem (503, 401, 429, 409).
         """
@@ -123,7 +152,10 @@ class DeviceApi:
         self._authenticate(name, head)
         device = self._fleet.device(name)
         if device is not None:
-            self._reports.heard(device)
+            if poll is None:
+                self._reports.heard(device)
+            else:
+                self._reports.polled(device, poll)
             if FEATURES in head:
                 device.knows(named_features(head))
         wait_s = self._rates[action].spend(name, self._monotonic())  # after the token: no one spends what is another's
@@ -149,7 +181,7 @@ class DeviceApi:
             raise Problem(HTTPStatus.CONFLICT, detail)
         return device
 
-    async def _held(self, name: str, head: RequestHead, receive: Receive, wait_s: int) -> bool:
+    async def _held(self, name: str, head: RequestHead, receive: Receive, wait_s: float) -> bool:
         """Hold a 304 until the desired state differs or the time is up; False when the client went away.
 
         The token is checked again after each wait, for it may have been revoked meanwhile.
@@ -163,25 +195,33 @@ class DeviceApi:
                 self._authenticate(name, head)
         return woken is not Woken.GONE
 
-    async def _send_desired(self, name: str, device: DeclaredDevice | None, send: Send, applied: int) -> None:
+    async def _send_desired(
+        self, name: str, device: DeclaredDevice | None, send: Send, applied: int, poll: Poll | None
+    ) -> None:
         rows, features = ((), frozenset[str]()) if device is None else (device.served, device.session.features)
         self._reports.served(rows)
         body = render(name, self._heartbeat_s, rows, features)
         headers = [_JSON, _NO_STORE, (b"etag", _etag(device).encode()), (b"content-length", b"%d" % len(body))]
         self._count("desired", HTTPStatus.OK)
-        await _send(send, HTTPStatus.OK, headers + _preference(applied), body)
+        await _send(send, HTTPStatus.OK, headers + _preference(applied) + self._terms(poll), body)
 
-    async def _not_modified(self, send: Send, etag: str, applied: int) -> None:
-        headers = [_NO_STORE, (b"etag", etag.encode()), *_preference(applied)]
+    async def _not_modified(self, send: Send, etag: str, applied: int, poll: Poll | None, *, resync: bool) -> None:
+        headers = [_NO_STORE, (b"etag", etag.encode()), *_preference(applied), *self._terms(poll)]
+        if resync:
+            headers.append(_RESYNC)
         self._count("desired", HTTPStatus.NOT_MODIFIED)
         await _send(send, HTTPStatus.NOT_MODIFIED, headers, b"")
+
+    def _terms(self, poll: Poll | None) -> list[tuple[bytes, bytes]]:
+        """Return what says that the poll was taken as a heartbeat, and when the next one is due."""
+        return [(_INTERVAL, b"%d" % self._heartbeat_s)] if poll is not None else []
 
     async def _acknowledge(
         self, send: Send, device: DeclaredDevice | None, resync: bool, rejected: Sequence[Rejected]
     ) -> None:
         quoted = b'"\\"%b\\""' % _etag(device)[1:-1].encode()  # an ETag is hexadecimal between quotes
         terms = (quoted, self._heartbeat_s, b"true" if resync else b"false")
-        body = b'{"ack":true,"desiredETag":%b,"heartbeatIntervalSeconds":%d,"resync":%b}' % terms
+        body = b'{"ack":true,"desiredETag":%b,"heartbeatIntervalSeconds":%d,"pollIsHeartbeat":true,"resync":%b}' % terms
         if rejected:
             body = b'%b,"rejected":%b}' % (body[:-1], json.dumps(write(tuple(rejected))).encode())
         headers = [_JSON, _NO_STORE, (b"content-length", b"%d" % len(body))]

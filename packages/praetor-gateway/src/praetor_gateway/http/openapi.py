@@ -18,6 +18,10 @@ from praetor_api.kube.schema import Schema, value_schema
 from praetor_api.names import MAX_NAME_LENGTH
 from praetor_api.protocol import (
     FEATURES_HEADER,
+    INTERVAL_HEADER,
+    POLL_HEADER,
+    REPORTED_HEADER,
+    RESYNC_HEADER,
     TOKEN_HEADER,
     Desired,
     DesiredItem,
@@ -67,7 +71,8 @@ def openapi_document() -> Schema:
     """Return the document as plain values."""
     schemas = _Schemas()
     token = {"type": "apiKey", "in": "header", "name": TOKEN_HEADER, "description": "The device's token."}
-    desired = {"parameters": [_header("If-None-Match"), _header("Prefer"), _header(FEATURES_HEADER)]}
+    names = ("If-None-Match", "Prefer", FEATURES_HEADER, POLL_HEADER, REPORTED_HEADER)
+    desired = {"parameters": [_header(name) for name in names]}
     answers, acknowledged = _desired_responses(schemas), _acknowledged(schemas)
     connecting = {"requestBody": {"content": {_JSON: {"schema": {"type": "object"}}}}}
     reporting = {"requestBody": {"required": True, "content": {_JSON: {"schema": schemas.ref(Report)}}}}
@@ -184,6 +189,8 @@ def _header(name: str) -> Schema:
 def _desired_responses(schemas: _Schemas) -> Responses:
     headers = {"ETag": {"required": True, "schema": {"type": "string", "pattern": r'^"[0-9a-f]+"$'}}}
     headers["Preference-Applied"] = {"schema": {"type": "string", "pattern": r"^wait=[0-9]+$"}}
+    headers[INTERVAL_HEADER] = {"schema": {"type": "integer", "minimum": 1}}
+    headers[RESYNC_HEADER] = {"schema": {"const": "1"}}
     found = {"description": "The desired state", "headers": headers, "content": _content(schemas.ref(Desired))}
     known = {"description": "If-None-Match names the current ETag", "headers": headers}
     return {"200": found, "304": known, **_problems(schemas, (*_REFUSALS, *_RETRIED))}

@@ -11,7 +11,7 @@ from http import HTTPStatus
 
 from starlette.types import Receive, Scope
 
-from praetor_api.protocol import FEATURES_HEADER, MAX_BODY_BYTES
+from praetor_api.protocol import FEATURES_HEADER, MAX_BODY_BYTES, POLL_HEADER, REPORTED_HEADER
 from praetor_gateway.errors import Problem
 
 BODY_DEADLINE_S = 10.0
@@ -21,11 +21,13 @@ TOKEN = b"x-device-token"
 IF_NONE_MATCH = b"if-none-match"
 PREFER = b"prefer"
 FEATURES = FEATURES_HEADER.lower().encode()
+POLL = POLL_HEADER.lower().encode()
+REPORTED = REPORTED_HEADER.lower().encode()
 MAX_FEATURES_BYTES = 1024
 _LENGTH = b"content-length"
 _CHUNKED = b"transfer-encoding"
 _ENCODING = b"content-encoding"
-_WANTED = frozenset({TOKEN, IF_NONE_MATCH, PREFER, FEATURES, _LENGTH, _CHUNKED, _ENCODING})
+_WANTED = frozenset({TOKEN, IF_NONE_MATCH, PREFER, FEATURES, POLL, REPORTED, _LENGTH, _CHUNKED, _ENCODING})
 _WAIT = re.compile(rb'(?:^|[,;])\s*wait\s*=\s*"?([0-9]{1,9})"?\s*(?:$|[,;])', re.IGNORECASE)
 _CLOSE = {"connection": "close"}
 

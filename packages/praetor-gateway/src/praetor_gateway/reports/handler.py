@@ -17,13 +17,26 @@ from praetor_api.kube.runtime.clock import Clock
 from praetor_api.protocol import Observation, Rejected, Report
 from praetor_api.wire import clean_text
 from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex
-from praetor_gateway.fleet.order import UNORDERED, ReportOrder, advanced, following, is_behind, is_late, supersedes
+from praetor_gateway.fleet.order import (
+    UNORDERED,
+    Poll,
+    ReportOrder,
+    advanced,
+    following,
+    is_behind,
+    is_late,
+    supersedes,
+)
 from praetor_gateway.fleet.rows import CachedProcess
 from praetor_gateway.fleet.session import FACTS
 from praetor_gateway.liveness.tracker import LivenessTracker
 from praetor_gateway.reports.traces import DeviceTraces
 from praetor_gateway.status.merge import merge, start_time, too_old
 from praetor_gateway.status.pending import AGENT_DEBOUNCE_S, PendingStatuses, StatusKey
+
+MAX_WRITE_DELAY_S = 10.0
+"""How long a status may differ from what the device reported to another replica: it is written after half a second, and
+a queue of a thousand others is written within ten. To ask too early costs one report."""
 
 
 class ReportHandler:
@@ -46,6 +59,43 @@ class ReportHandler:
     def heard(self, device: DeclaredDevice) -> None:
         """Record that a device sent something."""
         self._liveness.heard(device.name)
+
+    def polled(self, device: DeclaredDevice, poll: Poll) -> None:
+        """Record that a device sent a poll that is a heartbeat, unless it was sent before or by a boot that is over."""
+        session, now = device.session, self._clock.monotonic()
+        if not session.is_next_poll(poll.boot_id, poll.number):
+            return
+        goes_on = device.superseded(poll.boot_id)
+        if goes_on and not session.goes_on(poll.boot_id, now):
+            return
+        self._liveness.heard(device.name)
+        if not goes_on and self._end_duplicate(device):
+            self._submit(device)
+
+    def ask(self, device: DeclaredDevice, poll: Poll) -> tuple[bool, bool]:
+        """Return whether a device that polls must report everything, and whether that is new.
+
+        What it reported is on record after MAX_WRITE_DELAY_S, or lost.
+        """
+        session, now = device.session, self._clock.monotonic()
+        if poll.reported is None:  # it is about to report
+            return False, False
+        ordered, known = now >= self._fleet.unordered_until, session.behind
+        behind = ordered and self._is_behind(device, poll)
+        if behind and (known is None or not self._is_behind(device, known[0])):
+            session.behind = known = poll, now
+        elif not behind and known is not None and known[0].boot_id == poll.boot_id:
+            session.behind = None
+        if behind and known is not None and now - known[1] >= MAX_WRITE_DELAY_S:
+            session.request_all(now)
+        return session.ask(agrees=not behind)
+
+    def compare_in_s(self, device: DeclaredDevice) -> float | None:
+        """Return after how many seconds to compare the device's record again; None if it is not behind, or late."""
+        if device.session.behind is None:
+            return None
+        left_s = device.session.behind[1] + MAX_WRITE_DELAY_S - self._clock.monotonic()
+        return left_s if left_s > 0 else None
 
     def fetched(self, device: DeclaredDevice) -> None:
         """Record that a device has its present desired state, or is about to get it."""
@@ -70,7 +120,7 @@ class ReportHandler:
         if self._clock.monotonic() < self._fleet.unordered_until:
             order, session.reported = UNORDERED, None
         self._update_session(device, report, order)
-        if self._is_behind(device, report, order):
+        if order.boot_id and self._is_behind(device, _said(report, order)):
             session.request_all(now)
         return tuple(self._rejected(device, observations, order)) if observations else ()
 
@@ -92,20 +142,30 @@ class ReportHandler:
         if order.goes_on and known is not None:
             boots = sorted({order.boot_id, known.boot_id, known.previous_boot_id or known.boot_id})
             session.duplicate = f"the boots {' and '.join(boots)} report under this name; give each device its own"
-        elif is_true(switch.status.conditions, ConditionType.DUPLICATE) and session.is_alone(
-            known.boot_id if known is not None else "", self._clock.monotonic()
-        ):
-            session.duplicate = ""
+        else:
+            self._end_duplicate(device)
         if session.duplicate != before or session.differs_from(switch.status):
-            self._pending.submit(StatusKey(NETWORK_SWITCHES, switch.key), AGENT_DEBOUNCE_S)
+            self._submit(device)
 
-    def _is_behind(self, device: DeclaredDevice, report: Report, order: ReportOrder) -> bool:
-        """Return whether what the device was promised to be on record is not: a replica ended before it wrote it."""
-        if report.facts is None and device.switch is not None and is_behind(device.reported, order):
-            return True
-        if report.reported is None or report.observations or not order.boot_id:
+    def _end_duplicate(self, device: DeclaredDevice) -> bool:
+        """Return whether the device, of which there were two, is alone now, which its status does not say yet."""
+        session, switch, known = device.session, device.switch, device.reported
+        if switch is None or not is_true(switch.status.conditions, ConditionType.DUPLICATE):
             return False
-        return sum(self._revisions(device, order.boot_id)) < report.reported
+        if session.duplicate == "" or not session.is_alone(known.boot_id if known else "", self._clock.monotonic()):
+            return False
+        session.duplicate = ""
+        return True
+
+    def _submit(self, device: DeclaredDevice) -> None:
+        if device.switch is not None:
+            self._pending.submit(StatusKey(NETWORK_SWITCHES, device.switch.key), AGENT_DEBOUNCE_S)
+
+    def _is_behind(self, device: DeclaredDevice, said: Poll) -> bool:
+        """Return whether what the device was promised to be on record is not: a replica ended before it wrote it."""
+        if device.switch is not None and is_behind(device.reported, ReportOrder(said.boot_id, said.revision)):
+            return True
+        return said.reported is not None and sum(self._revisions(device, said.boot_id)) < said.reported
 
     def _revisions(self, device: DeclaredDevice, boot_id: str) -> Iterator[int]:
         for row in device.served:
@@ -152,6 +212,12 @@ class ReportHandler:
         status = merge(row, seen, reported=reported, connected=connected, now=self._clock.now())
         self._pending.observe(row, seen, reported, status)
         return ""
+
+
+def _said(report: Report, order: ReportOrder) -> Poll:
+    """Return what a report says to be on record, apart from what it brings."""
+    revision = order.revision if report.facts is None else None
+    return Poll(order.boot_id, 0, None if report.observations else report.reported, revision)
 
 
 def _is_meant(row: CachedProcess, seen: Observation) -> bool:

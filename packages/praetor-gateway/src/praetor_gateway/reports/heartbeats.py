@@ -1,17 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A shortcut for what almost every report is: a heartbeat with nothing new. Pure.
+"""What most requests are: polls that are heartbeats, and reports with nothing new. Pure.
 
-It accepts only what the tolerant reader would read to the same Report, and leaves all the rest to it.
+The shortcut for reports accepts only what the tolerant reader would read to the same Report, and leaves all the rest to
+it.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TypeGuard
 
 from praetor_api.protocol import Report
 from praetor_api.wire import clean_text
+from praetor_gateway.fleet.order import Poll
 
 _KNOWN = frozenset({"agentVersion", "timestamp", "heartbeat", "bootID", "seq", "revision", "reported", "observations"})
+_POLL = re.compile(rb"([!-.0-~]{1,64})/([0-9]{1,19})")
+_REPORTED = re.compile(rb"([!-.0-~]{1,64})/([0-9]{1,19})(?:\.([0-9]{1,19}))?")
+
+
+def read_poll(poll: bytes | None, reported: bytes | None) -> Poll | None:
+    """Return the poll that the headers *poll* and *reported* make a heartbeat; None if they make none."""
+    sent = _POLL.fullmatch(poll) if poll is not None else None
+    if sent is None:
+        return None
+    said = _REPORTED.fullmatch(reported) if reported is not None else None
+    boot_id, number = sent[1].decode(), int(sent[2])
+    if said is None or said[1] != sent[1]:
+        return Poll(boot_id, number)
+    return Poll(boot_id, number, int(said[2]), int(said[3]) if said[3] is not None else None)
 
 
 def read_heartbeat(data: object) -> Report | None:

@@ -132,6 +132,28 @@ def reports_in_time(lab: AgentLab) -> None:
     )
 
 
+def is_heard_in_time(lab: AgentLab) -> None:
+    lab.gateway.quiet = True
+    lab.gateway.desire(lab.item())
+    lab.start()
+    lab.started()
+    _latest(lab, lambda seen: seen.healthy, "a healthy observation")
+    before = len(_heard(lab))
+    lab.until(lambda: len(_heard(lab)) >= before + 4, "4 more reports, or polls with a new Praetor-Poll")
+    shortest = min(later - earlier for earlier, later in pairwise(_heard(lab)[-4:]))
+    expect(shortest < TOO_LATE * HEARTBEAT_S, f"it is heard each {shortest:.1f} s, and the interval is {HEARTBEAT_S} s")
+    seen = len(lab.gateway.observations("web"))
+    lab.gateway.resync = True
+    lab.until(lambda: len(lab.gateway.observations("web")) > seen, "a report of everything after a resync")
+
+
+def _heard(lab: AgentLab) -> list[float]:
+    """Return when the device was heard: by reports, and by polls whose number is new."""
+    polls = {each.headers.get("praetor-poll"): each.at for each in reversed(lab.gateway.of("desired"))}
+    polls.pop(None, None)
+    return sorted([*polls.values(), *(each.at for each in lab.gateway.of("report"))])
+
+
 def reports_changes_only(lab: AgentLab) -> None:
     _running(lab)
     _latest(lab, lambda seen: seen.healthy, "a healthy observation")
@@ -342,6 +364,7 @@ _TABLE: Sequence[tuple[str, str, Callable[[AgentLab], None]]] = (
     ("observe", "An observation says processStarted, healthy and pid.", reports_what_runs),
     ("hash", "computed by the gateway, and an agent only ever echoes it", echoes_the_hash),
     ("heartbeat", "heartbeatIntervalSeconds says when the next heartbeat is due", reports_in_time),
+    ("heard", "a device is heard at least once in an interval", is_heard_in_time),
     ("changes", "carries observations and facts only when they changed", reports_changes_only),
     ("ack", "With ack: false it counts as lost", sends_lost_again),
     ("seq", "Both seq and revision grow over restarts of the agent.", counts_reports),

@@ -92,6 +92,16 @@ def not_held(client: DeviceClient) -> None:
     expect("preference-applied" not in answer.headers, "a poll without Prefer was held")
 
 
+def takes_polls(client: DeviceClient) -> None:
+    body = client.desired().json()
+    if not isinstance(body, dict) or not body.get("pollIsHeartbeat"):
+        raise Skipped("this gateway does not take polls for heartbeats")
+    boot, etag = "conformance", _etag(client)
+    answer = client.desired(If_None_Match=etag, Praetor_Poll=f"{boot}/{time.monotonic_ns()}")
+    interval = answer.headers.get("praetor-heartbeat-interval", "is missing")
+    expect(interval.isdigit() and int(interval) >= 1, f"Praetor-Heartbeat-Interval: {interval}")
+
+
 def connects(client: DeviceClient) -> None:
     for body in (b"", b"{}"):
         _acknowledged(client.post("connect", body), f"POST connect with the body {body.decode() or 'of no bytes'}")
@@ -252,6 +262,7 @@ _TABLE: Sequence[tuple[str, str, Callable[[DeviceClient], None]]] = (
     ("known", "304 If-None-Match names the current ETag", known_etag),
     ("hold", "the answer has Preference-Applied: wait=N", held_poll),
     ("at-once", "Without it the gateway answers at once.", not_held),
+    ("poll", "has Praetor-Heartbeat-Interval: N", takes_polls),
     ("connect", "with an empty body or {}; the answer is that of a report", connects),
     ("report", "A report is accepted when the answer is 200 and ack is true.", accepts),
     ("same-etag", "desiredETag saves a poll when nothing changed.", saves_a_poll),

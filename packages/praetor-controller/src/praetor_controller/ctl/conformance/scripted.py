@@ -15,7 +15,15 @@ from typing import Any, Self
 from attrs import field, frozen, mutable
 
 from praetor_api.canonical import desired_etag, etag_matches
-from praetor_api.protocol import TOKEN_HEADER, Observation, Report, read_report
+from praetor_api.protocol import (
+    INTERVAL_HEADER,
+    POLL_HEADER,
+    RESYNC_HEADER,
+    TOKEN_HEADER,
+    Observation,
+    Report,
+    read_report,
+)
 from praetor_api.wire import WireError, parse_json
 
 HEARTBEAT_S = 1
@@ -46,12 +54,16 @@ class Scripted:
 
 @mutable(eq=False)
 class ScriptedGateway:
-    """A context manager. *device* and *token* are what the agent was given; *token* may change."""
+    """A context manager. *device* and *token* are what the agent was given; *token* may change.
+
+    *quiet*: it takes polls for heartbeats.
+    """
 
     device: str
     token: str
     away: bool = False
     resync: bool = False
+    quiet: bool = False
     requests: list[Request] = field(factory=list)
     reports: list[tuple[Report, tuple[Observation, ...]]] = field(factory=list)
     faults: list[str] = field(factory=list)
@@ -183,12 +195,17 @@ class ScriptedGateway:
         if headers.get(TOKEN_HEADER.lower()) != self.token:
             return Scripted(status=401)
         tag = {"ETag": self.etag, **applied}
+        if self.quiet and POLL_HEADER.lower() in headers:
+            tag[INTERVAL_HEADER] = str(HEARTBEAT_S)
+            if self.resync and etag_matches(known, self.etag):
+                self.resync, tag[RESYNC_HEADER] = False, "1"
         if etag_matches(known, self.etag):
             return Scripted(status=304, body=b"", headers=tag)
         if self._body is not None:
             return Scripted(status=200, body=self._body, headers=tag)
         items = [{**item, **ADDED} for item in self._items]
-        body = {"deviceName": self.device, "heartbeatIntervalSeconds": HEARTBEAT_S, "items": items, **ADDED}
+        terms = {"heartbeatIntervalSeconds": HEARTBEAT_S, "pollIsHeartbeat": self.quiet}
+        body = {"deviceName": self.device, **terms, "items": items, **ADDED}
         return Scripted(status=200, body=json.dumps(body).encode(), headers=tag)
 
     def _is_due(self, known: str | None) -> bool:
@@ -208,6 +225,7 @@ class ScriptedGateway:
             "ack": True,
             "desiredETag": self.etag,
             "heartbeatIntervalSeconds": HEARTBEAT_S,
+            "pollIsHeartbeat": self.quiet,
             "resync": self.resync,
             "rejected": rejected,
             **ADDED,

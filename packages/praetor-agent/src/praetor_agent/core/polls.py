@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a poll asks to be held, and what a way that cuts held polls teaches. Pure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from praetor_api.protocol import HEARTBEAT_JITTER, MAX_WAIT_SECONDS
+
+QUIET_WAIT_SECONDS = 25
+"""How long a poll that is a heartbeat is held at most, unless configured: many middleboxes cut after 30 seconds."""
+LOUD_WAIT_SECONDS = 50
+"""How long any other poll is."""
+CUT_SECONDS = 2.0
+"""A poll that fails earlier was not held: the gateway is away."""
+CUT_SHARE = 0.8
+"""What to ask for after two polls in a row were cut, as a share of how long the last one was held."""
+CUT_MEMORY_SECONDS = 600.0
+"""How long that is remembered; then the way is tried again."""
+
+
+def poll_wait(interval: float, fraction: float, *, quiet: bool, configured: int | None, most: float) -> int:
+    """Return the whole seconds for which to ask the gateway to hold a poll.
+
+    Args:
+        interval: seconds between heartbeats; a *quiet* poll, which is one, comes back by then.
+        fraction: random in [0, 1), so that a fleet does not poll in step.
+        configured: the longest wait that the operator wants, None for the default.
+        most: the longest wait that the way lets through.
+    """
+    wait = float(configured or (QUIET_WAIT_SECONDS if quiet else LOUD_WAIT_SECONDS))
+    if quiet:
+        wait = min(wait, interval * (1.0 - HEARTBEAT_JITTER * fraction))
+    return max(1, math.ceil(min(wait, most, MAX_WAIT_SECONDS)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollPath:
+    """What is known of the way to the gateway: *most* seconds until *until* of a held poll get through it.
+
+    *cuts* polls in a row were cut. Times are in seconds since boot.
+    """
+
+    cuts: int = 0
+    most: float = MAX_WAIT_SECONDS
+    until: float = math.inf
+
+    def answered(self, now: float) -> PollPath:
+        """Return what is known after an answer."""
+        if now >= self.until:
+            return PollPath()
+        return replace(self, cuts=0)
+
+    def failed(self, asked: int, took: float, now: float) -> PollPath:
+        """Return what is known after a poll that *asked* to be held so long failed after *took* seconds."""
+        if not CUT_SECONDS <= took < asked:
+            return replace(self, cuts=0)
+        if not self.cuts:
+            return replace(self, cuts=1)
+        most = max(1.0, math.floor(CUT_SHARE * min(took, self.most)))
+        return PollPath(most=most, until=now + CUT_MEMORY_SECONDS)
