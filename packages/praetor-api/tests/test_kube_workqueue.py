@@ -75,8 +75,8 @@ async def test_a_key_added_while_it_is_processed_is_handed_out_again_afterwards(
 
 
 async def test_the_age_of_the_first_key_counts_from_when_it_could_be_handed_out() -> None:
-    clock = FakeClock()
-    queue: Workqueue[str] = Workqueue(clock)
+    clock, waits = FakeClock(), list[float]()
+    queue: Workqueue[str] = Workqueue(clock, waited=waits.append)
     assert queue.oldest_s == 0
     queue.add_after("b", 5.0)
     queue.add("a")
@@ -92,6 +92,9 @@ async def test_the_age_of_the_first_key_counts_from_when_it_could_be_handed_out(
     assert queue.oldest_s == 0
     await clock.advance(3)
     assert queue.oldest_s == 3
+    async with queue.get() as key:
+        assert key == "a"
+    assert waits == [7, 2, 3]
 
 
 async def test_of_several_delays_the_earliest_counts() -> None:

@@ -76,6 +76,29 @@ async def test_a_finalizer_of_another_holds_one_device_and_not_the_fleet(fixture
     assert fixture.commands()["tel-a"] == "v2"
 
 
+async def test_the_duration_of_a_rollout_is_counted_once_all_devices_have_it() -> None:
+    fixture = ProgramFixture()
+    for name in ("a", "b", "c"):
+        await fixture.switch(name)
+    await fixture.deploy()
+    async with fixture.controller() as program:
+        await fixture.report_ready()
+        await fixture.clock.advance(5)
+        sample = program.metrics.registry.get_sample_value
+        name = "praetor_controller_rollout_duration_seconds"
+        before = sample(f"{name}_count") or 0.0
+        await fixture.change_template("v2")
+        for _ in range(3):
+            assert sample(f"{name}_count") == before
+            await fixture.clock.advance(20)
+            await fixture.report_ready()
+            await fixture.clock.advance(5)
+        assert sample(f"{name}_count") == before + 1
+        assert 60 <= (sample(f"{name}_sum") or 0.0) <= 90
+        await fixture.clock.advance(600)
+        assert sample(f"{name}_count") == before + 1
+
+
 EMPTY: dict[str, Any] = {"env": [], "args": []}
 
 

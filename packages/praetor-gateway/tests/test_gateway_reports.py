@@ -30,6 +30,7 @@ async def test_a_report_becomes_status_conditions_and_events(lab: GatewayLab) ->
     first = await lab.report("leaf-1", agentVersion="1.2", bootID="b1", seq=1, facts={"os": "linux"})
     assert first["resync"] is True
     answer = await lab.report("leaf-1", await lab.running("leaf-1"), agentVersion="1.2", bootID="b1", seq=2, then_s=10)
+    assert 0 < lab.value("status_write_delay_seconds_sum") < 10
     status = lab.process("leaf-1")["status"]
     assert status["phase"] == "Running"
     assert (status["pid"], status["observedGeneration"]) == (42, 1)

@@ -87,7 +87,7 @@ async def test_the_metrics_are_those_of_the_documentation(tmp_path: Path) -> Non
     assert f'praetor_gateway_build_info{{python="{platform.python_version()}",version="{__version__}"}} 1.0' in text
 
 
-async def test_the_time_of_requests_is_measured_but_not_of_held_polls() -> None:
+async def test_the_time_of_requests_and_of_held_polls_is_measured_apart() -> None:
     async with served() as (_, devices, probes, stop, _program):
         await ask(devices, "GET /v1/devices/leaf-1/desired")
         path = "GET /v1/devices/leaf-1/desired"
@@ -97,6 +97,7 @@ async def test_the_time_of_requests_is_measured_but_not_of_held_polls() -> None:
         metrics = await ask(probes, "GET /metrics")
         for route in (b"desired", b"report"):
             assert b'praetor_gateway_request_duration_seconds_count{route="%b"} 1.0' % route in metrics
+        assert b"praetor_gateway_poll_held_seconds_count 1.0" in metrics
         stop.set()
 
 

@@ -305,6 +305,7 @@ async def test_the_oldest_change_ages_until_it_is_written() -> None:
     pending.submit(new)
     async with pending.take() as key:
         assert key == old
+        assert [pending.waited_s(each) for each in (old, new)] == [5, 0]
         pending.retry(old)
     assert pending.oldest_s == 5
     pending.done(old)

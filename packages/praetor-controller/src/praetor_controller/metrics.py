@@ -12,6 +12,8 @@ from praetor_api.kube.runtime.metrics import ProgramMetrics
 from praetor_controller.__about__ import __version__
 from praetor_controller.rollout.reasons import ReasonCode
 
+_ROLLOUT_BUCKETS_S = (10, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14400, 43200, 86400, 259200)
+
 
 class Metrics:
     """The controller's metrics in a registry of their own."""
@@ -46,6 +48,17 @@ class Metrics:
         self.queue_oldest = Gauge(
             "praetor_controller_queue_oldest_seconds",
             "For how long the first deployment in the workqueue has waited for a worker.",
+            registry=self.registry,
+        )
+        self.queued = Histogram(
+            "praetor_controller_queue_duration_seconds",
+            "How long a deployment waited in the workqueue for a worker.",
+            registry=self.registry,
+        )
+        self.rollouts = Histogram(
+            "praetor_controller_rollout_duration_seconds",
+            "From a changed template until all its devices had it; rollouts that were replaced or undone are left out.",
+            buckets=_ROLLOUT_BUCKETS_S,
             registry=self.registry,
         )
         self.behind = Gauge(

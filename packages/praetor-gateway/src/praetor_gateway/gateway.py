@@ -135,6 +135,7 @@ class Gateway:
             clock=clock,
             limiter=TokenBucket(WRITES_PER_S, WRITE_BURST, clock),
             count=self.metrics.write,
+            delayed=self.metrics.write_delay.observe,
             manager=self._manager,
         )
         self._informers = tuple(self._make_informers(api, projection))

@@ -26,6 +26,18 @@ class GatewayMetrics:
             ["route"],
             registry=registry,
         )
+        self._held_seconds = Histogram(
+            "praetor_gateway_poll_held_seconds",
+            "How long a poll was held before its answer.",
+            buckets=(0.1, 1, 5, 10, 15, 20, 25, 30, 40, 56),
+            registry=registry,
+        )
+        self.write_delay = Histogram(
+            "praetor_gateway_status_write_delay_seconds",
+            "From a change of a status until the apiserver stored it.",
+            buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+            registry=registry,
+        )
         requests = Counter("praetor_gateway_requests", "Answers to devices.", ["route", "code"], registry=registry)
         self._requests: dict[tuple[str, int], Counter] = {}
         self._request_counter = requests
@@ -53,9 +65,12 @@ class GatewayMetrics:
             "praetor_gateway_reload_failures", "Files that could not be read again.", ["what"], registry=registry
         )
 
-    def took(self, route: str, seconds: float) -> None:
-        """Record how long a request took."""
-        self._seconds.labels(route).observe(seconds)
+    def took(self, route: str, seconds: float, *, held: bool) -> None:
+        """Record how long a request took; *held* is whether most of that was waiting for a change."""
+        if held:
+            self._held_seconds.observe(seconds)
+        else:
+            self._seconds.labels(route).observe(seconds)
 
     def pushed(self, result: PushResult) -> None:
         """Count a push to the leader."""

@@ -48,7 +48,7 @@ class Controller:
         self._metrics = metrics
         self._clock = clock
         self._workers = workers
-        self._queue: Workqueue[Key] = Workqueue(clock)
+        self._queue: Workqueue[Key] = Workqueue(clock, waited=metrics.queued.observe)
         self._cooldown_until: dict[Key, float] = {}
         self._status_cooldown_until: dict[Key, float] = {}
         self.dirty = DirtySet()

@@ -334,6 +334,8 @@ class DeploymentReconciler:
         state.status_due_at = now + STATUS_PERIOD_S
         stored = await self._write_status(key, deployment, patch)
         self._record(deployment, transition_events(deployment.status.conditions, status.conditions))
+        if "currentRevision" in patch:
+            self._metrics.rollouts.observe(max(0.0, self._clock.now().timestamp() - state.started_at))
         _log.debug("status written", fields=sorted(patch))
         return 0.0 if stored is not None and _planned_by(stored) != _planned_by(deployment) else None
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
+from typing import Protocol
 from urllib.parse import quote
 
 from starlette.applications import Starlette
@@ -23,12 +24,18 @@ Endpoint = Callable[[str, Scope, Receive, Send], Awaitable[None]]
 Lifespan = Callable[[Starlette], AbstractAsyncContextManager[None]]
 
 
+class Took(Protocol):
+    """Records how long a request took."""
+
+    def __call__(self, route: str, seconds: float, *, held: bool) -> None: ...
+
+
 class DeviceApp(Starlette):
     """Serves *api* at `/v1/devices/{device}/{action}`; *lifespan* runs what works in the background.
 
     Devices' requests bypass Starlette, whose layers and router would cost as much as the answer does. The raw path
     counts, so that a percent-encoded device name never reaches anything, and the name is checked before anything else.
-    *took* is called with the route and the seconds of each request that is not refused and not held.
+    *took* is called with the route and the seconds of each request that is not refused, and whether it was held.
     """
 
     def __init__(
@@ -38,7 +45,7 @@ class DeviceApp(Starlette):
         lifespan: Lifespan,
         *,
         monotonic: Callable[[], float],
-        took: Callable[[str, float], None],
+        took: Took,
     ) -> None:
         super().__init__(lifespan=lifespan)
         self._endpoints: dict[bytes, dict[str, Endpoint]] = {
@@ -61,8 +68,7 @@ class DeviceApp(Starlette):
         began = self._monotonic()
         try:
             await self._answer(scope, receive, send)
-            if HELD not in scope:
-                self._took(scope["action"], self._monotonic() - began)
+            self._took(scope["action"], self._monotonic() - began, held=HELD in scope)
         except Problem as problem:
             await self._problems.slow_down(scope, problem.status)
             await self._problems.answer(scope, problem)(scope, receive, send)

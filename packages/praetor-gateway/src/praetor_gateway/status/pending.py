@@ -71,6 +71,11 @@ class PendingStatuses:
         """For how many seconds the oldest change has not been written; 0 when all are."""
         return self._clock.monotonic() - next(iter(self._since.values())) if self._since else 0.0
 
+    def waited_s(self, key: StatusKey) -> float:
+        """Return for how many seconds the change of *key* that is being written has waited."""
+        now = self._clock.monotonic()
+        return now - self._since.get(key, now)
+
     @property
     def observed(self) -> int:
         """How many observations are kept."""

@@ -52,8 +52,11 @@ class StatusOutcome(StrEnum):
 
 @define(eq=False)
 class StatusWriter:
-    """Sends what *composer* composes, once an attempt; *count* is called with the outcome of each, and *manager*
-    returns the field manager that says who judges devices, None while we do not."""
+    """Sends what *composer* composes, once an attempt.
+
+    *count* is called with the outcome of each, *delayed* with the seconds that a written change had to wait, and
+    *manager* returns the field manager that says who judges devices, None while we do not.
+    """
 
     _api: KubeApi
     _pending: PendingStatuses
@@ -65,6 +68,7 @@ class StatusWriter:
     _clock: Clock = field(kw_only=True)
     _limiter: TokenBucket = field(kw_only=True)
     _count: Callable[[StatusOutcome], None] = field(kw_only=True)
+    _delayed: Callable[[float], None] = field(kw_only=True)
     _manager: Callable[[], str | None] = field(kw_only=True)
     _outages: int = field(default=0, init=False)
     _resume_at: float = field(default=0.0, init=False)
@@ -113,6 +117,7 @@ class StatusWriter:
         except KubeError as e:
             return self._failed(key, patch, e)
         self._count(StatusOutcome.WRITTEN)
+        self._delayed(self._pending.waited_s(key))
         self._written(key, patch, obj)
         return StatusOutcome.WRITTEN
 

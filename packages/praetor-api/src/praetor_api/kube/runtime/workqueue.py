@@ -11,7 +11,7 @@ import asyncio
 import heapq
 import random
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar
 
@@ -28,11 +28,15 @@ DEFAULT_BACKOFF = Backoff(base=0.05, factor=2.0, cap=60.0, jitter=0.5)
 class Workqueue(Generic[K]):
     """Hands keys to any number of workers: ``async with queue.get() as key``.
 
-    *backoff* delays the keys of add_rate_limited(), each by its own number of failures.
+    *backoff* delays the keys of add_rate_limited(), each by its own number of failures. *waited* is called with the
+    seconds for which a key that is handed out waited for a worker.
     """
 
-    def __init__(self, clock: Clock, backoff: Backoff = DEFAULT_BACKOFF) -> None:
+    def __init__(
+        self, clock: Clock, backoff: Backoff = DEFAULT_BACKOFF, waited: Callable[[float], None] = lambda _: None
+    ) -> None:
         self._clock = clock
+        self._waited = waited
         self._backoff = backoff
         self._queue: deque[K] = deque()
         self._ready_at: dict[K, float] = {}  # when a key in _queue came
@@ -103,7 +107,7 @@ class Workqueue(Generic[K]):
                 self._promote()
                 if self._queue:
                     key = self._queue.popleft()
-                    del self._ready_at[key]
+                    self._waited(self._clock.monotonic() - self._ready_at.pop(key))
                     self._dirty.discard(key)
                     self._processing.add(key)
                     return key
