@@ -19,9 +19,10 @@ def row(name: str) -> str:
     return next(line for line in PAGE.splitlines() if line.startswith(f"| {name}"))
 
 
-def test_the_part_of_the_suite_that_runs_on_a_current_kubernetes_is_named() -> None:
-    (expression,) = re.findall(r'--assets "\$current" -k "([^"]*)"', GATE)
-    assert f"`{expression}`" in row("1.36")
+def test_the_suite_runs_on_a_current_kubernetes_but_for_devices_that_boot() -> None:
+    (selected,) = re.findall(r'hatch run e2e .*--assets "\$current" (.*)\) >', GATE)
+    assert selected == '-m "not lab"'
+    assert "the suite but for devices that boot" in row("1.36")
 
 
 def test_the_pythons_are_those_of_the_wheels_the_gate_and_the_workflow() -> None:
