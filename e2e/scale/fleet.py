@@ -31,7 +31,6 @@ from e2e.stack.program import Program
 from e2e.stack.server import Server
 from e2e.stack.stack import Stack, StackSettings, environment, script
 from e2e.suite.workloads import sleeping
-from praetor_agent.simulate.processes import DESCRIPTORS_PER_DEVICE
 from praetor_gateway.http.server import RESERVED_FILES
 
 NAME, PROTOTYPE = "scale", "scale-device-0"
@@ -39,7 +38,8 @@ GROUPS = 10
 WAVE = "0"
 WRITES_PER_S = 25
 """How many specs the controller may write a second: each costs the gateways up to three statuses."""
-READY_S = 900.0
+FULL = 0.9
+"""Share of its connections that a gateway is planned for: devices that report have a second one for a moment."""
 
 
 @frozen(kw_only=True)
@@ -65,7 +65,7 @@ class FleetSettings:
         if self.gateways is not None:
             return self.gateways
         room = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - RESERVED_FILES
-        return -(-self.devices * DESCRIPTORS_PER_DEVICE // room) + 1
+        return -(-self.devices // int(room * FULL)) + 1
 
 
 class ScaledFleet:

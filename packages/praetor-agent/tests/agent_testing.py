@@ -76,6 +76,7 @@ class FakeGateway:
         self.history: list[Observation] = []
         self.requests: list[tuple[str, str, Mapping[str, str]]] = []
         self.sources: dict[str, set[int]] = {}  # ports of the connections, by address
+        self.connections = 0  # that are open
         self.changed = Condition()
         self._items: tuple[dict[str, Any], ...] = ()
         self._faults: list[Fault] = []
@@ -242,6 +243,18 @@ def _handler(gateway: FakeGateway) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
+
+        def handle(self) -> None:
+            self._connected(1)
+            try:
+                super().handle()
+            finally:
+                self._connected(-1)
+
+        def _connected(self, more: int) -> None:
+            with gateway.changed:
+                gateway.connections += more
+                gateway.changed.notify_all()
 
         def do_GET(self) -> None:
             self._answer()

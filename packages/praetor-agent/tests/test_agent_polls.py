@@ -337,3 +337,13 @@ def test_an_agent_whose_loop_hangs_goes_silent_until_it_works_again(tmp_path: Pa
             file.rename(tmp_path / "fifo")
             (tmp_path / "fifo").open("w").close()
             gateway.wait_for(lambda: len(gateway.requests) > before, "a sign of life")
+
+
+def test_an_agent_whose_polls_are_heartbeats_keeps_no_second_connection(tmp_path: Path) -> None:
+    with FakeGateway(token="t", heartbeat_seconds=10) as gateway:
+        gateway.quiet = True
+        gateway.desire(item("a", process_spec("sleep", "1000")))
+        with running_agent(gateway, tmp_path / "state"):
+            gateway.wait_for(lambda: any(seen.pid for seen in gateway.history), "the process")
+            assert len(next(iter(gateway.sources.values()))) >= 2
+            gateway.wait_for(lambda: gateway.connections == 1 and bool(gateway.numbers), "only the poll is left")

@@ -62,6 +62,18 @@ def ended(fleet: subprocess.Popen[str], sign: signal.Signals = signal.SIGTERM) -
     return [json.loads(line) for line in out.splitlines()], progress
 
 
+def test_a_simulated_device_whose_polls_are_heartbeats_keeps_no_second_connection() -> None:
+    with FakeGateway(heartbeat_seconds=10) as gateway:
+        gateway.quiet = True
+        gateway.desire(item("a", process_spec("x")))
+        fleet = simulated(gateway.url, flags=("--count", "9"))
+        try:
+            gateway.wait_for(lambda: len(gateway.history) == 9, "the reports")
+            gateway.wait_for(lambda: gateway.connections == 9 and len(gateway.numbers) >= 9, "only the polls are left")
+        finally:
+            ended(fleet)
+
+
 @pytest.mark.parametrize(("processes", "sign"), [("1", signal.SIGTERM), ("3", signal.SIGINT)])
 def test_a_simulated_fleet_polls_runs_and_reports(tmp_path: Path, processes: str, sign: signal.Signals) -> None:
     with FakeGateway(token="t", heartbeat_seconds=1) as gateway:
@@ -281,4 +293,4 @@ def test_a_fleet_that_needs_too_many_files_says_so(capsys: pytest.CaptureFixture
         main(["simulate", "--gateway", URL, "--count", "200000", "--processes", "1"])
     said = " ".join(capsys.readouterr().err.split())
     assert f"each may open {hard} files" in said
-    assert f"give --processes {-(-200_000 // ((hard - 64) // 2))}, or raise the limit with ulimit -n" in said
+    assert f"give --processes {-(-200_000 // (hard * 9 // 10 - 64))}, or raise the limit with ulimit -n" in said

@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 FACTS_SECONDS = 300.0
 """Between two reads of the facts."""
 
+KEPT_SECONDS = 5.0
+"""A connection without a report for longer is closed while polls are heartbeats: the gateway holds half as many."""
+
 CRASH_PAUSE_SECONDS = 15.0
 """Until the next attempt after a bug."""
 
@@ -172,8 +175,11 @@ class Reporter:
             except Exception:  # a bug must not end reporting
                 log.exception("report crashed")
                 due_at = self._clock.now() + CRASH_PAUSE_SECONDS
+            left = max(0.0, due_at - self._clock.now())
+            if self._quiet and left > KEPT_SECONDS:
+                self._client.close()  # the poller's connection is all that the device needs
             if not self._stopping:
-                self._offered.wait(min(max(0.0, due_at - self._clock.now()), MAX_WAIT_SECONDS))
+                self._offered.wait(min(left, MAX_WAIT_SECONDS))
         self._client.close()
 
     def _send(self, current: Observations, wanted: Collection[str]) -> None:

@@ -69,12 +69,15 @@ class SimulateSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SimulatedFleet:
-    """What all simulated devices of one process share. *tally* is where they count."""
+    """What all simulated devices of one process share. *tally* is where they count, *reporting* how many may report at
+    a time: each needs a second connection then.
+    """
 
     settings: SimulateSettings
     link: Link
     clock: Clock
     tally: Callable[[], Tally]
+    reporting: asyncio.Semaphore
     random: random.Random = field(default_factory=random.Random)  # noqa: S311 - no secret
 
 
@@ -222,7 +225,10 @@ class SimulatedDevice:
             current = self._reports.latest
             due_at = self._reports.due_at(current, now)
             if due_at <= now:
-                await self._report_once(current)
+                async with self._fleet.reporting:
+                    await self._report_once(current)
+                    if self._quiet or self._fleet.reporting.locked():
+                        self._reporting.close()  # as the agent does
                 continue
             try:
                 async with asyncio.timeout(min(due_at - now, IDLE_SECONDS)):

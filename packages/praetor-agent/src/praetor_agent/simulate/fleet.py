@@ -22,10 +22,20 @@ Send = Callable[[tuple[Census, Tally]], None]
 
 
 class Shift:
-    """The *devices* of this process; *send* gets what they did every *every* seconds and at the end."""
+    """The *devices* of this process; *send* gets what they did every *every* seconds and at the end.
+
+    At most *reporting* devices report at a time.
+    """
 
     def __init__(
-        self, settings: SimulateSettings, tls: ssl.SSLContext | None, devices: Sequence[str], every: float, send: Send
+        self,
+        settings: SimulateSettings,
+        tls: ssl.SSLContext | None,
+        devices: Sequence[str],
+        *,
+        every: float,
+        send: Send,
+        reporting: int,
     ) -> None:
         endpoints = [endpoint(url, tls) for url in settings.gateways]
         link = Link(endpoints=endpoints, lag=settings.lag, loss=settings.loss)
@@ -33,7 +43,13 @@ class Shift:
         self._settings = settings
         self._every = every
         self._send = send
-        fleet = SimulatedFleet(settings=settings, link=link, clock=SystemClock(), tally=lambda: self._tally)
+        fleet = SimulatedFleet(
+            settings=settings,
+            link=link,
+            clock=SystemClock(),
+            tally=lambda: self._tally,
+            reporting=asyncio.Semaphore(reporting),
+        )
         self._devices = [
             SimulatedDevice(name, _token(settings, name), fleet, number) for number, name in enumerate(devices)
         ]

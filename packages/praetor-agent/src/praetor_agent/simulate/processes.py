@@ -22,7 +22,8 @@ from praetor_agent.simulate.device import SimulateSettings
 from praetor_agent.simulate.fleet import STOP_SIGNALS, Shift
 from praetor_agent.simulate.statistics import Census, Receipt, Spread, Tally, as_json, progress, table
 
-DESCRIPTORS_PER_DEVICE = 2
+REPORTING_SHARE = 10
+"""A tenth of the open files is for reports: a device polls on one connection, and reports on another for a moment."""
 SPARE_DESCRIPTORS = 64
 MAX_OPEN_FILES = 2**20
 """What is asked for where the hard limit is none at all."""
@@ -148,7 +149,8 @@ def _running(
 def _work(
     settings: SimulateSettings, tls: ssl.SSLContext | None, devices: Sequence[str], every: float, end: Connection
 ) -> None:
-    Shift(settings, tls, devices, every, end.send).run()
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    Shift(settings, tls, devices, every=every, send=end.send, reporting=limit // REPORTING_SHARE).run()
 
 
 def _received(children: dict[ForkProcess, Connection], seconds: float) -> Iterator[tuple[ForkProcess, Census, Tally]]:
@@ -167,7 +169,7 @@ def _received(children: dict[ForkProcess, Connection], seconds: float) -> Iterat
 def _shares(settings: SimulateSettings) -> Sequence[Sequence[str]]:
     """Return the devices of each process, and raise the limit of open files for them."""
     count, limit = len(settings.devices), _raise_open_files()
-    most = (limit - SPARE_DESCRIPTORS) // DESCRIPTORS_PER_DEVICE
+    most = limit * (REPORTING_SHARE - 1) // REPORTING_SHARE - SPARE_DESCRIPTORS
     if most < 1:
         raise AgentError(f"{limit} open files are not enough for a device; raise it with ulimit -n")
     needed = -(-count // most)
