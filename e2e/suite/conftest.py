@@ -14,6 +14,7 @@ from e2e.rollouts.fleet import SimulatedFleet
 from e2e.rollouts.plan_check import PlanCheck
 from e2e.stack.kube import Kube
 from e2e.stack.stack import Stack
+from e2e.stack.waiting import eventually
 from e2e.suite.fleet import AgentFleet
 from e2e.suite.rollout_fixture import DEVICES, FAULTS, RolloutFixture, labels
 
@@ -62,7 +63,15 @@ def _ready(stack: Stack) -> Stack:
         if not server.program.running:
             server.program.start()
         server.wait_ready()
+    eventually(lambda: _unsettled(stack), lambda found: not found, what="nothing of the test before goes on")
     return stack
+
+
+def _unsettled(stack: Stack) -> list[str]:
+    """Return the programs that still see what the test before did to gateways and devices, and would warn of it."""
+    calm = {stack.controller: "praetor_controller_gateway_judging 1.0"}
+    calm |= dict.fromkeys(stack.gateways, "praetor_gateway_observer_suspect 0.0")
+    return [f"{server.name}: not {line}" for server, line in calm.items() if f"\n{line}\n" not in server.metrics()]
 
 
 @pytest.fixture

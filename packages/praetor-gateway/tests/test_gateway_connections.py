@@ -454,6 +454,25 @@ def test_a_connection_over_tls_is_released_when_its_client_leaves(
     assert run_in_virtual_time(measured()) <= 1.0
 
 
+def test_a_slow_reader_over_tls_gets_the_whole_answer(tmp_path: Path) -> None:
+    """What is encrypted waits below TLS, where its transport does not count it."""
+    tls, context = tls_of(tmp_path)
+    size = 2**24
+
+    async def big(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % size)]})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    async def read() -> int:
+        async with listening(big, tls=tls) as listener, connected(listener, ssl=context) as (reader, writer):
+            writer.write(HEAD + b"Connection: close\r\n\r\n")
+            await reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(5 * ConnectionLimits().linger_s)
+            return len(await reader.readexactly(size))
+
+    assert run_in_virtual_time(read()) == size
+
+
 async def test_the_answer_to_a_refused_body_is_read_before_the_connection_ends() -> None:
     async def refuse(_: Scope, __: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"0")]})

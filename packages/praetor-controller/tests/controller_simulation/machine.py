@@ -189,17 +189,21 @@ class RolloutMachine(RuleBasedStateMachine):
         self.simulation.approve("tel", "w1")
         self.simulation.run(1, 21)
 
-    @rule(version=st.sampled_from(["v1", "v2", "v3"]), rounds=st.integers(0, 2))
+    @rule(version=st.sampled_from(["v1", "v2", "v3", "killer"]), rounds=st.integers(0, 2))
     @recorded
     def the_canaries_fail_and_are_repaired(self, version: str, rounds: int) -> None:
-        """Let those of the first wave fail until the failure policy stops the revision, and then be well."""
+        """Let those of the first wave fail until the failure policy stops the revision, which a user approves all the
+        same, and then be well."""
         there = [name for name in self.simulation.devices if labels_of(name)["ring"] == "0"]
         for name in there:
             self.simulation.devices[name].broken = True
         self.simulation.roll_out("tel", version)
         self.simulation.run(1, 21)
+        self.simulation.approve_held("tel")
         for name in there:
             self.simulation.devices[name].broken = False
+            if version == "killer":
+                self.simulation.revive(name)
         self.simulation.run(rounds, 21)
 
     @rule()

@@ -35,6 +35,8 @@ Message = MutableMapping[str, Any]
 
 KEEP_ALIVE_REQUESTS = 100_000
 """Requests before a connection is closed: two weeks of heartbeats. Hypercorn's default of 1000 is some hours."""
+DRAINED_S = 0.1
+"""How often it is looked at whether a slow reader over TLS took all."""
 QUEUED_CHUNKS = 10  # of a body that the application does not read yet
 
 
@@ -170,6 +172,8 @@ class HypercornConnection:
             self._end_in(self._limits.linger_s)
 
     async def _close(self) -> None:
+        if not self._transport.can_write_eof():
+            await self._flushed(self._empty)
         if self._transport.get_write_buffer_size():
             self._writer.close()
             await self._flushed(self._writer.wait_closed)
@@ -177,17 +181,31 @@ class HypercornConnection:
 
     async def _flushed(self, wait: Callable[[], Awaitable[None]]) -> None:
         """Wait with *wait* while the client takes any bytes; else abort."""
-        while left := self._transport.get_write_buffer_size():
+        while left := _unsent(self._transport):
             try:
                 async with asyncio.timeout(self._limits.write_s):
                     await wait()
                 return
             except TimeoutError:
-                if self._transport.get_write_buffer_size() >= left:
+                if _unsent(self._transport) >= left:
                     self._transport.abort()
                     return
             except (OSError, RuntimeError):  # closed meanwhile
                 return
+
+    async def _empty(self) -> None:
+        """Return when the kernel has all: TLS tells nothing of the layer below it."""
+        while _unsent(self._transport) and not self._transport.is_closing():  # noqa: ASYNC110
+            await asyncio.sleep(DRAINED_S)
+
+
+def _unsent(transport: asyncio.WriteTransport) -> int:
+    """Return how many bytes the kernel does not have yet: under TLS, also those that are encrypted already."""
+    below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)  # not public
+    try:
+        return sum(layer.get_write_buffer_size() for layer in (transport, below) if layer is not None)
+    except AttributeError:  # in early 3.11 a transport of TLS raises it once the connection is gone
+        return 0
 
 
 class _Stream(asyncio.StreamReaderProtocol):
