@@ -36,7 +36,7 @@ DOOMED = 100
 @click.option("--devices", type=click.IntRange(min=50), default=500, show_default=True, help="How many are simulated.")
 @click.option("--steady", "steady_s", type=float, help="Seconds without a change.  [default: 600 for 100,000 devices]")
 @click.option("--heartbeat", "heartbeat_s", type=click.IntRange(min=1), default=15, show_default=True, help="Seconds.")
-@click.option("--splay", "splay_s", type=float, help="Seconds in which the devices come.  [default: 500 a second]")
+@click.option("--splay", "splay_s", type=float, help="Seconds in which the devices come.  [default: 100 a second]")
 @click.option(
     "--gateways", type=click.IntRange(min=2), help="Gateways.  [default: as open files ask for, and one more]"
 )
@@ -69,7 +69,7 @@ def main(
         doomed=min(DOOMED, devices // 10),
         gateways=gateways,
         heartbeat_s=heartbeat_s,
-        splay_s=devices / 500 if splay_s is None else splay_s,
+        splay_s=devices / 100 if splay_s is None else splay_s,
         server=server,
         tls=tls,
     )

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import platform
 import re
 import socket
@@ -61,6 +62,17 @@ async def served(
     finally:
         stop.set()
         await program
+
+
+async def test_the_fleet_is_kept_from_the_garbage_collector_once_it_is_read() -> None:
+    gc.unfreeze()
+    try:
+        async with served():
+            async with asyncio.timeout(60):
+                while not gc.get_freeze_count():  # noqa: ASYNC110  # nothing else says so
+                    await asyncio.sleep(0.01)
+    finally:
+        gc.unfreeze()
 
 
 DOCUMENTED = re.compile(r"^\| `((?:praetor_gateway|process)_\w+)` \| (\w+) \|", re.MULTILINE)

@@ -224,12 +224,16 @@ class Gateway:
         for follower in self._followers:
             yield f"reload {follower.what}", follower.run()
 
-    async def _arbitrate(self) -> None:
-        """Join the election once the whole fleet is known: until then we refuse all devices, and they seem silent."""
+    async def synced(self) -> None:
+        """Return when the whole fleet is known."""
         for informer in self._informers:
             await informer.synced.wait()
         if self._bindings is not None:
             await self._bindings.loaded.wait()
+
+    async def _arbitrate(self) -> None:
+        """Join the election once the whole fleet is known: until then we refuse all devices, and they seem silent."""
+        await self.synced()
         self._fleet.begin()
         await self._arbiter.run()
 

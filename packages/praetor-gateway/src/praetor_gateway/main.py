@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable
 from functools import partial
@@ -27,11 +28,16 @@ from praetor_gateway.settings import GatewaySettings
 MAX_PEER_CONNECTIONS = 32
 """Of the peer port; each replica needs one. Another one closes the oldest, and its replica opens a new one."""
 
+GC_THRESHOLDS = (10_000, 20, 20)
+"""New objects between collections, and how many of those of a generation make one of the next. While a fleet is read,
+Python's own 700, 10 and 10 cost a quarter of the processor time."""
+
 _log = structlog.get_logger()
 
 
 async def run(settings: GatewaySettings) -> None:
     """Serve until SIGTERM or SIGINT. BadOption or NotConfigured when the settings cannot work."""
+    gc.set_threshold(*GC_THRESHOLDS)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(on_loop_error)
@@ -104,6 +110,7 @@ async def serve(
         asyncio.TaskGroup() as group,
     ):
         announce(port=devices.port, probe_port=probe_port)
+        sparing = group.create_task(_spare_fleet(gateway), name="spare the fleet")
         if peers is not None:
             group.create_task(peers.serve(ended.wait, 1.0), name="serve peers")
         try:
@@ -112,8 +119,19 @@ async def serve(
                 await devices.serve(stop.wait, settings.shutdown_timeout_s / 2)
                 draining.cancel()
         finally:
+            sparing.cancel()
             ended.set()
     _log.info("gateway stopped")
+
+
+async def _spare_fleet(gateway: Gateway) -> None:
+    """Keep the garbage collector from visiting the fleet, which stays.
+
+    A full collection takes 17 µs for each declared device, in which no request is answered: 1.7 s for 100,000.
+    """
+    await gateway.synced()
+    gc.collect()
+    gc.freeze()
 
 
 async def _drain(gateway: Gateway, stop: asyncio.Event) -> None:

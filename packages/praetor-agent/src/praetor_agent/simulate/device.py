@@ -40,6 +40,7 @@ TIMEOUT_SECONDS = 10.0
 QUICK_SECONDS = 0.5
 """A poll that is answered sooner was not held."""
 IDLE_SECONDS = 3600.0
+BUSY_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,17 +68,21 @@ class SimulateSettings:
     changes_file: Path | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class SimulatedFleet:
-    """What all simulated devices of one process share. *tally* is where they count, *reporting* how many may report at
-    a time: each needs a second connection then.
+    """What all simulated devices of one process share. *tally* is where they count.
+
+    *reporting* devices report now, at most *most_reporting*: each has a second connection then. *crowded* is whether
+    there are not enough open files for all to keep it.
     """
 
     settings: SimulateSettings
     link: Link
     clock: Clock
     tally: Callable[[], Tally]
-    reporting: asyncio.Semaphore
+    most_reporting: int
+    crowded: bool
+    reporting: int = 0
     random: random.Random = field(default_factory=random.Random)  # noqa: S311 - no secret
 
 
@@ -225,9 +230,15 @@ class SimulatedDevice:
             current = self._reports.latest
             due_at = self._reports.due_at(current, now)
             if due_at <= now:
-                async with self._fleet.reporting:
+                if self._fleet.reporting >= self._fleet.most_reporting:
+                    await asyncio.sleep(BUSY_SECONDS * (1.0 + self._fleet.random.random()))
+                    continue
+                self._fleet.reporting += 1
+                try:
                     await self._report_once(current)
-                    if self._quiet or self._fleet.reporting.locked():
+                finally:
+                    self._fleet.reporting -= 1
+                    if self._quiet or self._fleet.crowded:
                         self._reporting.close()  # as the agent does
                 continue
             try:

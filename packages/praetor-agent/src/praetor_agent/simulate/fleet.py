@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import ssl
@@ -48,7 +49,8 @@ class Shift:
             link=link,
             clock=SystemClock(),
             tally=lambda: self._tally,
-            reporting=asyncio.Semaphore(reporting),
+            most_reporting=reporting,
+            crowded=len(devices) > 4 * reporting,
         )
         self._devices = [
             SimulatedDevice(name, _token(settings, name), fleet, number) for number, name in enumerate(devices)
@@ -59,6 +61,9 @@ class Shift:
 
         The signals are blocked by the caller until they are heeded here.
         """
+        gc.set_threshold(50_000, 20, 20)
+        gc.collect()
+        gc.freeze()  # the devices stay: to visit them again and again would be half of the work
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(self._run(os.getppid()))
 
