@@ -45,6 +45,8 @@ from praetor_controller.rollout.snapshot import GatewayState
 from praetor_controller.rollout.status import was_rolled_out
 
 STATUS_PERIOD_S = 1.0
+ROUNDED_S = 0.001
+"""The controller's times are rounded to milliseconds."""
 _OF_OTHERS = (ReasonCode.REMOVING, ReasonCode.REMOVAL_HELD)
 """Reasons of devices that no longer match."""
 
@@ -131,7 +133,7 @@ class Checker:
             kept=sum(each.device in matching for each in self._stored.processes(row.name)),
             matching=list(matching.values()),
             down=self._down[row.name],
-            left={name for name, until in left.items() if now < until},
+            left={name for name, until in left.items() if now + ROUNDED_S < until},
         )
         broken = ((invariant.__name__, invariant(removal)) for invariant in REMOVAL_INVARIANTS)
         self._violations += [InvariantViolation(name, what) for name, what in broken if what]
