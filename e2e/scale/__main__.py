@@ -30,6 +30,7 @@ from e2e.stack.errors import StackError
 
 FULL, FULL_STEADY_S = 100_000, 600.0
 DOOMED = 100
+NAMES = ("ramp-up", "steady", "gateway-killed", "wave", "devices-killed")
 
 
 @click.command()
@@ -42,6 +43,7 @@ DOOMED = 100
 )
 @click.option("--server", type=click.Choice(["auto", "hypercorn", "uvicorn"]), default="auto", show_default=True)
 @click.option("--tls", is_flag=True, help="Devices use TLS.")
+@click.option("--until", type=click.Choice(NAMES), default=NAMES[-1], show_default=True, help="The last phase.")
 @click.option("--assets", type=click.Path(path_type=Path), help="Folder of etcd and kube-apiserver.")
 @click.option("--timeout", "timeout_s", type=click.IntRange(min=1), help="End after this many seconds, with 1.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the figures to this file, too.")
@@ -54,6 +56,7 @@ def main(
     gateways: int | None,
     server: str,
     tls: bool,
+    until: str,
     assets: Path | None,
     timeout_s: int | None,
     json_file: Path | None,
@@ -90,6 +93,8 @@ def main(
                 for phase in _phases(cluster, Path(folder), settings, steady_s, say):
                     phases.append(phase)
                     click.echo("\n".join(lines(phase)))
+                    if phase.name == until:
+                        break
         except (AssertionError, ClusterError, StackError, TimeoutError) as error:
             problem = f"{type(error).__name__}: {error}"
     broken = [limit for phase in phases for limit in phase.limits if not limit.kept]

@@ -7,6 +7,7 @@ import asyncio
 import ipaddress
 import os
 import random
+import socket
 import ssl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from praetor_agent.errors import GatewayError
 from praetor_api.protocol import AGENT_FEATURES, FEATURES_HEADER
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+IP_BIND_ADDRESS_NO_PORT = 24
+"""Of Linux: the port is chosen when connecting. A bind that has to find one looks at thousands of them."""
 MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_HEAD_BYTES = 16 * 1024
 _FEATURES = f"{FEATURES_HEADER}: {', '.join(sorted(AGENT_FEATURES))}\r\n"
@@ -69,7 +72,7 @@ def _source(host: str) -> str | None:
     An address has ports for 28,000 connections only, and each process may have nearly as many devices.
     """
     try:
-        loopback = host == "localhost" or (ipaddress.IPv4Address(host)).is_loopback
+        loopback = ipaddress.IPv4Address(host).is_loopback
     except ValueError:
         loopback = False
     number = os.getpid()
@@ -187,12 +190,23 @@ class _Channel(asyncio.Protocol):
 
 
 async def _connect(where: Endpoint) -> _Channel:
-    source = (where.source, 0) if where.source is not None else None
+    loop = asyncio.get_running_loop()
     async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
-        _, channel = await asyncio.get_running_loop().create_connection(
-            _Channel, where.host, where.port, ssl=where.tls, local_addr=source
-        )
-    return channel
+        if where.source is None:
+            _, channel = await loop.create_connection(_Channel, where.host, where.port, ssl=where.tls)
+            return channel
+        bound = socket.socket()
+        try:
+            bound.setblocking(False)
+            bound.setsockopt(socket.IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1)
+            bound.bind((where.source, 0))
+            await loop.sock_connect(bound, (where.host, where.port))
+            name = where.host if where.tls is not None else None
+            _, channel = await loop.create_connection(_Channel, sock=bound, ssl=where.tls, server_hostname=name)
+        except BaseException:
+            bound.close()
+            raise
+        return channel
 
 
 def parse(received: bytes) -> Response | None:
