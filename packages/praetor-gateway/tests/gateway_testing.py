@@ -46,7 +46,7 @@ def process_row(**fields: Any) -> CachedProcess:
         device_namespace="lab",
         deleting=False,
         restart_policy=RestartPolicy.ALWAYS,
-        parts=(b"", b'{"a":1}', b""),
+        parts=(b'{"a":', b"}"),
         status=DeviceProcessStatus(),
     )
     return evolve(row, **fields)

@@ -45,7 +45,7 @@ def step(name: str, row: CachedProcess, then: Observation, *expected: str) -> Pa
 
 RUNNING = after(process_row(), UP)
 NEVER = process_row(restart_policy=RestartPolicy.NEVER)
-NEXT = process_row(parts=(b"", b"{}", b""), generation=3)
+NEXT = process_row(parts=(b'{"b":', b"}"), generation=3)
 UPDATED = evolve(NEXT, status=RUNNING.status)
 STARTED = after(UPDATED, up(observed_spec_hash=NEXT.spec_hash, healthy=None))
 

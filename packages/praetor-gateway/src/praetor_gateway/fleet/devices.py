@@ -140,7 +140,8 @@ class DeclaredDevice:
     def _select(self) -> None:
         own = self.namespace
         self.switch = next((row for row in self.switches if row.key.namespace == own), None)
-        self.served = tuple(row for row in self.processes if not row.deleting and row.key.namespace == own)
+        served = tuple(row for row in self.processes if not row.deleting and row.key.namespace == own)
+        self.served = self.processes if len(served) == len(self.processes) else served  # most often the same, kept once
 
     def changed(self) -> None:
         """Drop what was derived from the rows, after they changed."""

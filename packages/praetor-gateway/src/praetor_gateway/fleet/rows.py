@@ -29,6 +29,7 @@ POOL_SIZE = 65_536
 """Conditions, and texts, that a pool holds before it is emptied: messages of devices differ without end."""
 _MAX_HASH = 128  # characters; a hash has 71, and an annotation may hold 256 KiB
 _MAX_DIGITS = 10
+_NO_FEATURES: frozenset[str] = frozenset()
 _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
 
 
@@ -36,11 +37,11 @@ _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime"
 class CachedProcess:
     """A DeviceProcess; *parts* make its spec, *device_namespace* is the namespace that its deviceRef names.
 
-    A fleet differs in its deviceRef only: what comes before and after it is kept once. *confirmed* is the hash of the
-    spec that a user confirmed by the annotation, *min_ready_seconds* is its deployment's, 0 where none is known.
-    *created* is when, as the API writes it. Only an agent that knows *features* gets the spec. *judges* are the field
-    managers that judged its device, each with when it wrote last. *traceparent* is the span that wrote its spec, "" if
-    none is recorded.
+    A fleet's specs differ in the device's name only: what comes before and after it is kept once. *confirmed* is the
+    hash of the spec that a user confirmed by the annotation, *min_ready_seconds* is its deployment's, 0 where none is
+    known. *created* is when, as the API writes it. Only an agent that knows *features* gets the spec. *judges* are the
+    field managers that judged its device, each with when it wrote last. *traceparent* is the span that wrote its spec,
+    "" if none is recorded.
     """
 
     key: Key
@@ -51,7 +52,7 @@ class CachedProcess:
     device_namespace: str
     deleting: bool
     restart_policy: RestartPolicy
-    parts: tuple[bytes, bytes, bytes]
+    parts: tuple[bytes, bytes]
     status: DeviceProcessStatus
     confirmed: str = ""
     created: str = ""
@@ -68,7 +69,8 @@ class CachedProcess:
     @property
     def spec(self) -> bytes:
         """The stored spec as canonical JSON."""
-        return b"".join(self.parts)
+        before, after = self.parts
+        return b"%b%b%b" % (before, canonical_json(self.device), after)
 
     @property
     def probed(self) -> bool:
@@ -138,7 +140,7 @@ class Projection:
     site_label: str
     traced: bool = False
     _pool: dict[tuple[Any, ...], Condition] = field(factory=dict, init=False)
-    _texts: dict[bytes, bytes] = field(factory=dict, init=False)
+    _texts: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = field(factory=dict, init=False)
 
     def row(self, resource: Resource, obj: Mapping[str, Any]) -> Row:
         """Return the row of an object of *resource*."""
@@ -161,7 +163,7 @@ class Projection:
             status=_lean(self._status(obj, DeviceProcessStatus)),
             confirmed=(annotations.get(CONFIRMED_ANNOTATION) or "")[:_MAX_HASH],
             min_ready_seconds=_seconds(annotations.get(MIN_READY_ANNOTATION) or ""),
-            features=features_needed(spec),
+            features=features_needed(spec) or _NO_FEATURES,
             created=sys.intern(metadata.get("creationTimestamp") or ""),
             judges=judges_of(metadata),
             traceparent=valid_traceparent(annotations.get(TRACEPARENT_ANNOTATION)) if self.traced else "",
@@ -191,15 +193,19 @@ class Projection:
         """How many conditions are pooled."""
         return len(self._pool)
 
-    def _parts(self, spec: Mapping[str, Any]) -> tuple[bytes, bytes, bytes]:
-        before, ref, after = canonical_json(spec).partition(canonical_json(spec["deviceRef"]))
-        return self._shared(before), ref, self._shared(after)
+    def _parts(self, spec: Mapping[str, Any]) -> tuple[bytes, bytes]:
+        """Return the canonical JSON before and after the device's name, one object for all rows that have it.
 
-    def _shared(self, text: bytes) -> bytes:
-        """Return an equal text, one object for all rows that have it."""
+        A quote inside of a text is escaped, so that no text looks like the reference or like a field of it.
+        """
+        ref = spec["deviceRef"]
+        before, found, after = canonical_json(spec).partition(canonical_json(ref))
+        name = canonical_json(ref["name"])
+        within, _, rest = found.partition(b'"name":' + name)
+        parts = before + within + b'"name":', rest + after
         if len(self._texts) >= POOL_SIZE:
             self._texts.clear()
-        return self._texts.setdefault(text, text)
+        return self._texts.setdefault(parts, parts)
 
     def _status(self, obj: Mapping[str, Any], cls: type[Status]) -> Status:
         raw = obj.get("status") or {}
@@ -216,7 +222,8 @@ class Projection:
         if condition is None:
             if len(self._pool) >= POOL_SIZE:
                 self._pool.clear()
-            condition = self._pool[key] = decode(raw, Condition)
+            condition = decode(raw, Condition)
+            condition = self._pool[key] = evolve(condition, reason=sys.intern(condition.reason))
         return condition
 
 

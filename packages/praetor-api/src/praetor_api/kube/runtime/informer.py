@@ -235,6 +235,7 @@ class Informer(Generic[T]):
             _log.exception("cannot project %s %s, keeping the previous row", self._resource.kind, key)
             return
         if self._store.rows.get(key) != new:
+            key = getattr(new, "key", key)  # a row's own, if it has one: it is kept once
             self._notify(key, self._store.put(key, new), new)
 
     def _remove(self, key: Key) -> None:
