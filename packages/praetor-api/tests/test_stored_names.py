@@ -28,6 +28,7 @@ def test_label_and_annotation_keys_never_change() -> None:
         "MIN_READY_ANNOTATION": "azure.com/min-ready-seconds",
         "OFFERED_AT_ANNOTATION": "azure.com/offered-at",
         "JUDGES_WITHIN_ANNOTATION": "azure.com/praetor-gateway-judges-within-seconds",
+        "LONGEST_HEARTBEAT_ANNOTATION": "azure.com/praetor-gateway-longest-heartbeat",
         "PEER_ADDRESS_ANNOTATION": "azure.com/praetor-gateway-peer-address",
         "PEER_UNHEARD_ANNOTATION": "azure.com/praetor-gateway-unheard",
         "REMOVAL_ANNOTATION": "azure.com/removal-approved",

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 import selectors
-from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
@@ -23,6 +23,7 @@ from praetor_gateway.cli import main, read_settings
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
 from praetor_gateway.gateway import Gateway
 from praetor_gateway.http.server import Listener
+from praetor_gateway.liveness.pace import no_load
 from praetor_gateway.liveness.peers import PeerTransport
 
 T = TypeVar("T")
@@ -236,13 +237,14 @@ async def running_lab(
     transport: PeerTransport | None = None,
     devices: Sequence[str] = (),
     spans: Tracer = NO_TRACER,
+    load: Callable[[], float] = no_load,
     **settings: Any,
 ) -> AsyncIterator[GatewayLab]:
     """Run a gateway on fakes that knows *devices*; *settings* replace those of SETTINGS."""
     clock = clock or FakeClock()
     kube = kube or InProcessKube(clock)
     registry = CollectorRegistry()
-    gateway = Gateway(kube, evolve(SETTINGS, **settings), clock, registry, transport, tracer=spans)
+    gateway = Gateway(kube, evolve(SETTINGS, **settings), clock, registry, transport, tracer=spans, load=load)
     client = AsgiClient(gateway.app)
     async with _on_time(gateway, clock):
         await clock.settle()

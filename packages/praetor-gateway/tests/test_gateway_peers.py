@@ -32,12 +32,14 @@ class PeerNetwork:
         self.labs: dict[str, GatewayLab] = {}
         self.cut = False
         self.token = "secret"
+        self.load = 0.0
         self.outdated = False  # replicas push as before they knew what devices fetch
 
     async def start(self, name: str, until: AsyncExitStack) -> GatewayLab:
         """Run a gateway until *until* ends."""
         peers = evolve(PEERS, advertise=name)
-        lab = running_lab(self.kube.another_client(), self.clock, transport=self, identity=name, peers=peers)
+        client, load = self.kube.another_client(), lambda: self.load
+        lab = running_lab(client, self.clock, transport=self, load=load, identity=name, peers=peers)
         self.labs[name] = await until.enter_async_context(lab)
         return self.labs[name]
 
@@ -46,7 +48,8 @@ class PeerNetwork:
             return PushResult.UNREACHABLE
         body = heard.body()
         if self.outdated:
-            del body["fetched"]
+            for name in ("fetched", "intervals", "wants"):
+                del body[name]
         status = await push(self.labs[address], body, self.token)
         return PushResult.TAKEN if status == 204 else PushResult.REFUSED
 

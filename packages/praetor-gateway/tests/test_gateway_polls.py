@@ -77,7 +77,7 @@ async def test_an_agent_that_knows_the_first_version_alone_is_answered_as_ever()
 
 
 @pytest.mark.parametrize("count", [1, 2], ids=["one-replica", "a-replica-in-turn"])
-async def test_an_hour_of_polls_keeps_a_device_connected_and_costs_no_write(count: int) -> None:
+async def test_a_quarter_of_an_hour_of_polls_keeps_a_device_connected_and_costs_no_write(count: int) -> None:
     network = PeerNetwork()
     async with AsyncExitStack() as stack:
         labs = [await network.start(f"gateway-{number}", stack) for number in range(count)]
@@ -85,7 +85,7 @@ async def test_an_hour_of_polls_keeps_a_device_connected_and_costs_no_write(coun
         agent = Agent(await labs[0].running("leaf-1"))
         await known_to(agent, *labs)
         before = writes(*labs)
-        for number in range(int(3600 / BEAT_S)):
+        for number in range(int(900 / BEAT_S)):
             assert not await agent.live(labs[number % count])
             await network.clock.advance(BEAT_S)
             assert is_connected(labs[0])

@@ -17,6 +17,7 @@ __all__ = [
     "CONTAINER_UID_LABEL",
     "DEPLOYMENT_LABEL",
     "JUDGES_WITHIN_ANNOTATION",
+    "LONGEST_HEARTBEAT_ANNOTATION",
     "MANAGED_ANNOTATION",
     "MIN_READY_ANNOTATION",
     "OFFERED_AT_ANNOTATION",
@@ -94,6 +95,9 @@ PEER_ADDRESS_ANNOTATION = "azure.com/praetor-gateway-peer-address"
 
 PEER_UNHEARD_ANNOTATION = "azure.com/praetor-gateway-unheard"
 """On the gateways' Lease: a replica whose reports the holder does not take, with a number that it counts up."""
+
+LONGEST_HEARTBEAT_ANNOTATION = "azure.com/praetor-gateway-longest-heartbeat"
+"""On the gateways' Lease: who judges devices by the intervals that they were handed, and the longest, in seconds."""
 
 JUDGES_WITHIN_ANNOTATION = "azure.com/praetor-gateway-judges-within-seconds"
 """On the gateways' Lease: seconds after which a holder that just took it has noticed every silent device."""

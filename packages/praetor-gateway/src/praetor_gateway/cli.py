@@ -66,6 +66,13 @@ _FILE = click.Path(path_type=Path)
     help="Seconds between the reports of a device.",
 )
 @click.option(
+    "--max-heartbeat-seconds",
+    "max_heartbeat_s",
+    type=click.IntRange(1, 3600),
+    default=None,
+    help="Seconds between them under load, at most.  [default: four times as many]",
+)
+@click.option(
     "--stale-multiplier",
     type=click.FloatRange(1.0, 1000.0, min_open=True),
     default=float(DEFAULT_STALE_MULTIPLIER),
@@ -164,12 +171,21 @@ def read_settings(options: Mapping[str, Any]) -> GatewaySettings:
     return GatewaySettings(
         server=ServerKind(given.pop("server")),
         credentials=None if insecure else credentials,
+        max_heartbeat_s=_max_heartbeat_s(heartbeat_s, given.pop("max_heartbeat_s")),
         takeover_grace_s=heartbeat_s * (multiplier + 1.0) if grace_s is None else grace_s,
         lease_namespace=given.pop("lease_namespace") or pod_namespace() or "default",
         identity=f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}",
         peers=peers,
         **given,
     )
+
+
+def _max_heartbeat_s(heartbeat_s: int, given: int | None) -> int:
+    if given is not None and given < heartbeat_s:
+        raise BadOption(
+            "--max-heartbeat-seconds", f"is less than --default-heartbeat-seconds; give {heartbeat_s} or more"
+        )
+    return 4 * heartbeat_s if given is None else given
 
 
 def _check_authentication(credentials: Credentials, insecure: bool) -> None:

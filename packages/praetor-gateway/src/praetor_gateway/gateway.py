@@ -33,6 +33,7 @@ from praetor_gateway.http.long_poll import LongPolls
 from praetor_gateway.http.problems import ProblemHandlers
 from praetor_gateway.liveness.arbiter import Arbiter
 from praetor_gateway.liveness.detector import DetectorLimits
+from praetor_gateway.liveness.pace import HeartbeatPace, no_load
 from praetor_gateway.liveness.peers import PeerPusher, PeerSecrets, PeerTransport, create_peer_app
 from praetor_gateway.liveness.tracker import LivenessTracker
 from praetor_gateway.metrics import GatewayMetrics
@@ -65,7 +66,7 @@ class Gateway:
     registered in *registry*. All timing but that of held polls and request bodies is by *clock*.
 
     Several replicas need a *transport*, to report to the leader which devices they heard. *peer_secrets* is what it
-    sends, and follows the file of the settings.
+    sends, and follows the file of the settings. *load* returns the load of this process, 1 for all that it can do.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Gateway:
         transport: PeerTransport | None = None,
         peer_secrets: PeerSecrets | None = None,
         tracer: Tracer = NO_TRACER,
+        load: Callable[[], float] = no_load,
     ) -> None:
         self._settings = settings
         self._clock = clock
@@ -103,7 +105,25 @@ class Gateway:
             annotations=annotations,
             on_doubt=self._doubt,
         )
-        self._liveness = LivenessTracker(self._fleet, self._pending, limits, clock, self._is_fresh, self._own_lease)
+        self._liveness = LivenessTracker(
+            self._fleet,
+            self._pending,
+            limits,
+            clock,
+            self._is_fresh,
+            self._own_lease,
+            heartbeat_s=settings.heartbeat_s,
+        )
+        self._pace = HeartbeatPace(
+            self._elector,
+            self._liveness,
+            limits,
+            load,
+            clock,
+            identity=settings.identity,
+            base=settings.heartbeat_s,
+            most=settings.max_heartbeat_s,
+        )
         self._composer = StatusComposer(
             self._fleet,
             self._pending,
@@ -120,6 +140,7 @@ class Gateway:
             self._recorder,
             clock=clock,
             scan_s=limits.scan_s,
+            longest_interval=lambda: self._pace.announced,
             count=self.metrics.disconnected,
             took_over=self._composer.take_over,
         )
@@ -210,6 +231,7 @@ class Gateway:
         if self._bindings is not None:
             yield "bindings", self._bindings.run()
         yield "status writer", self._writer.run()
+        yield "pace of heartbeats", self._pace.run()
         yield "event recorder", self._recorder.run()
         pusher = PeerPusher(
             self._elector,
@@ -218,6 +240,7 @@ class Gateway:
             identity=self._settings.identity,
             clock=self._clock,
             stale_s=self._settings.stale_s,
+            wants=lambda: self._pace.wanted,
             count=self.metrics.pushed,
         )
         yield "peer pusher", pusher.run()
@@ -292,7 +315,7 @@ class Gateway:
             self._long_polls,
             self._authenticator,
             reports,
-            heartbeat_s=self._settings.heartbeat_s,
+            interval=lambda: self._pace.interval,
             max_wait_s=self._settings.max_wait_s,
             rate_per_s=self._settings.device_rate_per_s,
             monotonic=self._clock.monotonic,
@@ -327,6 +350,7 @@ class Gateway:
         gauge("waiters", "Devices that wait in a long poll.", lambda: len(self._long_polls))
         gauge("devices", "Declared devices.", lambda: len(self._fleet))
         gauge("devices_connected", "Connected devices; 0 unless leading.", self._liveness.connected_count)
+        gauge("heartbeat_interval_seconds", "The interval that devices are handed.", lambda: self._pace.interval)
         gauge("arbiter", "1 while this replica holds the Lease.", lambda: float(self._is_fresh()))
         gauge("rival_judge", "1 while another gateway judges.", lambda: float(self._liveness.rival is not None))
         gauge("observer_suspect", "1 while too many devices are silent at once.", lambda: float(self._liveness.suspect))

@@ -22,6 +22,7 @@ from praetor_gateway.gateway import Gateway
 from praetor_gateway.http.certificates import TlsFiles
 from praetor_gateway.http.openapi import openapi_json
 from praetor_gateway.http.server import Listener, chosen_server, on_loop_error, raise_open_files
+from praetor_gateway.liveness.pace import ProcessLoad
 from praetor_gateway.liveness.peers import HttpPeerTransport, PeerSecrets
 from praetor_gateway.settings import GatewaySettings
 
@@ -51,7 +52,7 @@ async def _run(settings: GatewaySettings, stop: asyncio.Event, tracer: Tracer) -
     async with await KubeClient.from_config(settings.kubeconfig, settings.context) as api:
         secrets = PeerSecrets(settings.peers.tokens if settings.peers is not None else ())
         transport = HttpPeerTransport(secrets) if settings.peers is not None else None
-        gateway = Gateway(api, settings, SystemClock(), CollectorRegistry(), transport, secrets, tracer)
+        gateway = Gateway(api, settings, SystemClock(), CollectorRegistry(), transport, secrets, tracer, ProcessLoad())
         api.on_request = gateway.metrics.program.requested
         api.on_duration = gateway.metrics.program.took
         server = chosen_server(settings.server).value

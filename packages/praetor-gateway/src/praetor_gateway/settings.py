@@ -56,8 +56,9 @@ class GatewaySettings:
     """The gateway's options; durations in seconds.
 
     *credentials* None: `--insecure`. *namespaces* empty: all. *heartbeat_s*: the interval that devices are asked to
-    report in. *stale_multiplier*: silent heartbeats after which a device is disconnected. *identity*: holder of the
-    Lease and reporting instance of events; it differs between processes. *peers* None: the only replica.
+    report in, and *max_heartbeat_s* the longest one under load. *stale_multiplier*: silent heartbeats after which a
+    device is disconnected. *identity*: holder of the Lease and reporting instance of events; it differs between
+    processes. *peers* None: the only replica.
     """
 
     addr: BindAddress
@@ -65,6 +66,7 @@ class GatewaySettings:
     server: ServerKind
     credentials: Credentials | None
     heartbeat_s: int
+    max_heartbeat_s: int
     stale_multiplier: float
     takeover_grace_s: float
     max_wait_s: int

@@ -55,7 +55,7 @@ _RESYNC = (RESYNC_HEADER.lower().encode(), b"1")
 class DeviceApi:
     """Answers devices, once *is_synced* returns that the fleet is known.
 
-    Every device is asked to report every *heartbeat_s* seconds, and waits at most *max_wait_s* seconds in a poll.
+    Every device is asked to be heard every *interval* seconds, and waits at most *max_wait_s* seconds in a poll.
     It may send *rate_per_s* requests a second to each endpoint in the long run, by the seconds of *monotonic*.
     *count* is called with the route and status of each answer.
     """
@@ -64,7 +64,7 @@ class DeviceApi:
     _long_polls: LongPolls
     _authenticator: DeviceAuthenticator
     _reports: ReportHandler
-    _heartbeat_s: int = field(kw_only=True)
+    _interval: Callable[[], int] = field(kw_only=True)
     _max_wait_s: int = field(kw_only=True)
     _rate_per_s: float = field(kw_only=True)
     _monotonic: Callable[[], float] = field(kw_only=True)
@@ -92,7 +92,7 @@ class DeviceApi:
             if scope["method"] == "GET" and not is_new:
                 applied = preferred_wait(head, self._max_wait_s)
             if not applied:
-                await self._not_modified(send, _etag(device), applied, poll, resync=resync)
+                await self._not_modified(send, device, applied, poll, resync=resync)
                 return
             before, scope[HELD] = _etag(device), True
             if not await self._held(name, head, receive, self._until_compared(device, poll, applied)):
@@ -100,7 +100,7 @@ class DeviceApi:
             device = self._not_held(self._fleet.device(name))
             if _etag(device) == before:
                 resync, _ = self._ask(device, poll)
-                await self._not_modified(send, before, applied, poll, resync=resync)
+                await self._not_modified(send, device, applied, poll, resync=resync)
                 return
         if device is not None and scope["method"] == "GET":
             self._reports.fetched(device)  # before it is sent: it may act on it before we learn that it was sent
@@ -200,27 +200,36 @@ class DeviceApi:
     ) -> None:
         rows, features = ((), frozenset[str]()) if device is None else (device.served, device.session.features)
         self._reports.served(rows)
-        body = render(name, self._heartbeat_s, rows, features)
+        body = render(name, self._hand(device), rows, features)
         headers = [_JSON, _NO_STORE, (b"etag", _etag(device).encode()), (b"content-length", b"%d" % len(body))]
         self._count("desired", HTTPStatus.OK)
-        await _send(send, HTTPStatus.OK, headers + _preference(applied) + self._terms(poll), body)
+        await _send(send, HTTPStatus.OK, headers + _preference(applied) + self._terms(device, poll), body)
 
-    async def _not_modified(self, send: Send, etag: str, applied: int, poll: Poll | None, *, resync: bool) -> None:
-        headers = [_NO_STORE, (b"etag", etag.encode()), *_preference(applied), *self._terms(poll)]
+    async def _not_modified(
+        self, send: Send, device: DeclaredDevice | None, applied: int, poll: Poll | None, *, resync: bool
+    ) -> None:
+        headers = [_NO_STORE, (b"etag", _etag(device).encode()), *_preference(applied), *self._terms(device, poll)]
         if resync:
             headers.append(_RESYNC)
         self._count("desired", HTTPStatus.NOT_MODIFIED)
         await _send(send, HTTPStatus.NOT_MODIFIED, headers, b"")
 
-    def _terms(self, poll: Poll | None) -> list[tuple[bytes, bytes]]:
+    def _hand(self, device: DeclaredDevice | None) -> int:
+        """Return the interval of heartbeats to answer, by which the device is judged."""
+        interval = self._interval()
+        if device is not None:
+            self._reports.handed(device, interval)
+        return interval
+
+    def _terms(self, device: DeclaredDevice | None, poll: Poll | None) -> list[tuple[bytes, bytes]]:
         """Return what says that the poll was taken as a heartbeat, and when the next one is due."""
-        return [(_INTERVAL, b"%d" % self._heartbeat_s)] if poll is not None else []
+        return [(_INTERVAL, b"%d" % self._hand(device))] if poll is not None else []
 
     async def _acknowledge(
         self, send: Send, device: DeclaredDevice | None, resync: bool, rejected: Sequence[Rejected]
     ) -> None:
         quoted = b'"\\"%b\\""' % _etag(device)[1:-1].encode()  # an ETag is hexadecimal between quotes
-        terms = (quoted, self._heartbeat_s, b"true" if resync else b"false")
+        terms = (quoted, self._hand(device), b"true" if resync else b"false")
         body = b'{"ack":true,"desiredETag":%b,"heartbeatIntervalSeconds":%d,"pollIsHeartbeat":true,"resync":%b}' % terms
         if rejected:
             body = b'%b,"rejected":%b}' % (body[:-1], json.dumps(write(tuple(rejected))).encode())

@@ -27,7 +27,8 @@ _log = structlog.get_logger()
 class Arbiter:
     """Scans every *scan_s* seconds while leading.
 
-    *count* is called with how many devices a scan found gone, *took_over* when leading begins.
+    *longest_interval* returns the longest interval of heartbeats that a device may have got from a replica that is
+    gone. *count* is called with how many devices a scan found gone, *took_over* when leading begins.
     """
 
     _elector: Elector
@@ -36,6 +37,7 @@ class Arbiter:
     _recorder: EventRecorder
     _clock: Clock = field(kw_only=True)
     _scan_s: float = field(kw_only=True)
+    _longest_interval: Callable[[], int] = field(kw_only=True)
     _count: Callable[[int], None] = field(kw_only=True)
     _took_over: Callable[[], None] = field(kw_only=True)
     _reported: JudgeLease | None = field(default=None, init=False)
@@ -46,7 +48,7 @@ class Arbiter:
         await self._elector.run(self._lead)
 
     async def _lead(self) -> None:
-        self._liveness.take_over()
+        self._liveness.take_over(self._longest_interval())
         self._unheard = self._elector.holder_annotations.get(PEER_UNHEARD_ANNOTATION, "")
         self._took_over()
         _log.info("failure detector started")

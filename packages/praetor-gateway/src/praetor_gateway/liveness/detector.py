@@ -71,7 +71,9 @@ class ScanResult:
 
 @define(eq=False, weakref_slot=False)
 class TrackedDevice:
-    """What the detector knows of one device. *statuses* are written when its connection changes."""
+    """What the detector knows of one device. *statuses* are written when its connection changes. *slack_s* more seconds
+    of silence are allowed than the limits say, since it was asked to be heard less often.
+    """
 
     site: str
     connected: Connected
@@ -80,6 +82,11 @@ class TrackedDevice:
     observer: str = OWN
     steady_since: float = field(default=Factory(lambda self: self.heard_at, takes_self=True))
     transitions: tuple[float, ...] = ()
+    slack_s: float = 0.0
+
+    def silent_s(self, now: float) -> float:
+        """Return for how long it is silent, apart from what is allowed."""
+        return now - self.heard_at - self.slack_s
 
 
 class FailureDetector:
@@ -117,6 +124,12 @@ class FailureDetector:
         else:
             tracked.site, tracked.statuses = site, statuses
 
+    def allow(self, device: str, slack_s: float) -> None:
+        """Allow *device* to be silent for *slack_s* more seconds than the limits say."""
+        tracked = self._tracked.get(device)
+        if tracked is not None:
+            tracked.slack_s = slack_s
+
     def forget(self, device: str) -> None:
         """Track *device* no more."""
         self._tracked.pop(device, None)
@@ -152,11 +165,11 @@ class FailureDetector:
             return False
         heard_at = now - age
         if heard_at >= tracked.heard_at:
-            if heard_at - tracked.heard_at > self._limits.stale_s:
+            if tracked.silent_s(heard_at) > self._limits.stale_s:
                 tracked.steady_since = heard_at
             tracked.heard_at = heard_at
             tracked.observer = observer
-        if tracked.connected is True or age > self._limits.stale_s or self._is_damped(tracked, now):
+        if tracked.connected is True or age - tracked.slack_s > self._limits.stale_s or self._is_damped(tracked, now):
             return False
         self._set_connected(tracked, True, now)
         return True
@@ -193,7 +206,7 @@ class FailureDetector:
 
     def _is_late(self, tracked: TrackedDevice, now: float) -> bool:
         """Return whether *tracked* counts as connected and has missed a heartbeat, while its observer works."""
-        if now - tracked.heard_at <= self._limits.storm_window_s or tracked.connected not in (True, Silence.FLEET):
+        if tracked.silent_s(now) <= self._limits.storm_window_s or tracked.connected not in (True, Silence.FLEET):
             return False
         if tracked.observer == OWN:
             return True
@@ -250,8 +263,8 @@ class StormGate:
     def admit(self, late: list[TrackedDevice], fleet: Collection[TrackedDevice], now: float) -> Admitted:
         """Return what follows for the devices of *fleet* that are *late*: they count as connected, and are silent."""
         was_closed, stale_s = self.closed, self._limits.stale_s
-        overdue = [each for each in late if now - each.heard_at > stale_s]
-        alive = not overdue or any(now - each.heard_at <= stale_s for each in fleet)
+        overdue = [each for each in late if each.silent_s(now) > stale_s]
+        alive = not overdue or any(each.silent_s(now) <= stale_s for each in fleet)
         if self._isolated and alive:
             self._restart(fleet, now)
             return Admitted(over=True)
@@ -323,10 +336,10 @@ class _Counts:
         fleet: Collection[TrackedDevice],
         now: float,
     ) -> None:
-        before = now - limits.stale_s + limits.storm_window_s
+        longest = limits.stale_s - limits.storm_window_s
         self.overdue = _by_group(overdue)
         self.late = _by_group((*late, *lost))
-        self.silent = _by_group((*(each for each in late if each.heard_at < before), *lost))
+        self.silent = _by_group((*(each for each in late if each.silent_s(now) > longest), *lost))
         connected = [each for each in fleet if each.connected in (True, Silence.FLEET)]
         self._sizes = _by_group((*connected, *lost))
         self._share = limits.storm_share

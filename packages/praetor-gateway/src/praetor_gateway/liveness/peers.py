@@ -35,6 +35,8 @@ PUSH_S = 1.0
 TIMEOUT_S = 5.0
 """How long a push may take; after that silence the leader counts the replica as failed anyway."""
 MAX_BODY_BYTES = 16 * 2**20
+MAX_INTERVAL_S = 86_400
+"""The longest interval of heartbeats that an agent takes."""
 MAX_ENTRIES = 40_000
 """How many devices and processes a push names at most: with the longest names and uids that is 14 MiB."""
 
@@ -86,19 +88,24 @@ class PeerSecrets:
 class PeerPush:
     """What one replica sends: the seconds since *observer* heard each device, by name, and what each fetched.
 
-    *fetched* has the seconds since then, and the generation of each process by its uid. It is None from an older
-    version, which does not know it.
+    *fetched* has the seconds since then, and the generation of each process by its uid. *intervals* are those of
+    devices that may be heard less often than others; *wants* is the one that the replica wants to hand out. All three
+    are None from an older version, which does not know them.
     """
 
     observer: str
     ages: Mapping[str, float]
     fetched: Mapping[str, tuple[float, Mapping[str, int]]] | None = None
+    intervals: Mapping[str, int] | None = None
+    wants: int | None = None
 
     def body(self) -> dict[str, object]:
         """Return it as JSON."""
         body: dict[str, object] = {"observer": self.observer, "ages": dict(self.ages)}
         if self.fetched is not None:
             body["fetched"] = dict(self.fetched)
+        if self.intervals is not None and self.wants is not None:
+            body |= {"intervals": dict(self.intervals), "wants": self.wants}
         return body
 
 
@@ -155,6 +162,7 @@ class PeerPusher:
     _identity: str = field(kw_only=True)
     _clock: Clock = field(kw_only=True)
     _stale_s: float = field(kw_only=True)
+    _wants: Callable[[], int] = field(kw_only=True)
     _count: Callable[[PushResult], None] = field(kw_only=True)
     _informed: str | None = field(default=None, init=False)  # knows all that was heard before _informed_at
     _informed_at: float = field(default=0.0, init=False)
@@ -225,9 +233,15 @@ class PeerPusher:
                 fetched[name] = round(now - known.at, 3), dict(known.generations)
                 entries += 1 + len(known.generations)
             if entries >= MAX_ENTRIES:
-                yield PeerPush(observer=self._identity, ages=ages, fetched=fetched)
+                yield self._push_of(ages, fetched, now)
                 ages, fetched, entries = {}, {}, 0
-        yield PeerPush(observer=self._identity, ages=ages, fetched=fetched)
+        yield self._push_of(ages, fetched, now)
+
+    def _push_of(
+        self, ages: Mapping[str, float], fetched: Mapping[str, tuple[float, Mapping[str, int]]], now: float
+    ) -> PeerPush:
+        intervals = self._liveness.intervals.longer(ages, now)
+        return PeerPush(observer=self._identity, ages=ages, fetched=fetched, intervals=intervals, wants=self._wants())
 
 
 def create_peer_app(
@@ -260,8 +274,10 @@ def create_peer_app(
             return PushResult.INVALID
         for device, (age, generations) in (push.fetched or {}).items():
             liveness.fetched_before(device, generations, age=age)
-        liveness.pushed(push.observer, complete=push.fetched is not None)
+        liveness.pushed(push.observer, complete=push.fetched is not None, wants=push.wants or 0)
         for device, age in push.ages.items():
+            if push.intervals is not None:
+                liveness.handed(device, push.intervals.get(device))
             liveness.heard(device, age=age, observer=push.observer)
         return PushResult.TAKEN
 
@@ -291,7 +307,17 @@ def _read(body: bytes) -> PeerPush:
         raise WireError(Fault("", "needs an observer and ages"))
     if not all(type(age) in (int, float) and age >= 0 for age in ages.values()):
         raise WireError(Fault("ages", "must be seconds"))
-    return PeerPush(observer=observer, ages=ages, fetched=_read_fetched(data.get("fetched")))
+    intervals, wants = data.get("intervals"), data.get("wants")
+    if intervals is not None and not (isinstance(intervals, dict) and all(map(_is_interval, intervals.values()))):
+        raise WireError(Fault("intervals", "must be seconds"))
+    if wants is not None and not _is_interval(wants):
+        raise WireError(Fault("wants", "must be seconds"))
+    fetched = _read_fetched(data.get("fetched"))
+    return PeerPush(observer=observer, ages=ages, fetched=fetched, intervals=intervals, wants=wants)
+
+
+def _is_interval(value: object) -> bool:
+    return type(value) is int and 1 <= value <= MAX_INTERVAL_S
 
 
 def _read_fetched(data: Any) -> Mapping[str, tuple[float, Mapping[str, int]]] | None:

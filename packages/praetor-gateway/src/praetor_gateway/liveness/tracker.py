@@ -10,10 +10,12 @@ from attrs import define, field
 from praetor_api.conditions import ProcessReason
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
 from praetor_api.kube.runtime.clock import Clock
+from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS
 from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex, went_back
 from praetor_gateway.fleet.judges import JudgeLease
 from praetor_gateway.fleet.rows import CachedProcess, Row
 from praetor_gateway.liveness.detector import OWN, DetectorLimits, FailureDetector, ScanResult
+from praetor_gateway.liveness.intervals import HandedIntervals
 from praetor_gateway.status.merge import Connected, Silence, connection, fetched_generation, says, shows_absence
 from praetor_gateway.status.pending import (
     ABSENCE_DEBOUNCE_S,
@@ -51,6 +53,11 @@ class LivenessTracker:
     _clock: Clock
     _is_fresh: Callable[[], bool]
     _own: Callable[[], JudgeLease | None] = field(default=lambda: None)
+    _heartbeat_s: int = field(default=DEFAULT_HEARTBEAT_SECONDS, kw_only=True)
+    intervals: HandedIntervals = field(init=False)
+    """By which interval each device is judged, as far as this process knows."""
+    wanted: dict[str, tuple[int, float]] = field(factory=dict, init=False)
+    """Which interval each other replica wants to hand out, and when it said so."""
     heard_at: dict[str, float] = field(factory=dict, init=False)
     """When this process heard each device last, in monotonic seconds."""
     fetched: dict[str, Fetched] = field(factory=dict, init=False)
@@ -58,6 +65,27 @@ class LivenessTracker:
     rival: JudgeLease | None = field(default=None, init=False)
     """An older Lease, whose holder judges the same devices: then we do not judge."""
     _detector: FailureDetector | None = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.intervals = HandedIntervals(self._heartbeat_s)
+
+    def handed(self, device: str, interval: int | None) -> None:
+        """Record that *device* was heard and asked to be heard every *interval* seconds, None for the shortest."""
+        now, interval = self._clock.monotonic(), interval or self._heartbeat_s
+        if not self.intervals.concerns(device, interval, now) or self._fleet.device(device) is None:
+            return
+        self.intervals.hand(device, interval, now)
+        if self._detector is not None:
+            self._detector.allow(device, self._slack_s(device, now))
+
+    def longest_interval(self) -> int:
+        """Return the longest interval that a device may have got, or another replica wants to hand out."""
+        now = self._clock.monotonic()
+        wanted = (interval for interval, at in self.wanted.values() if now - at <= self._limits.freeze_s)
+        return max(self.intervals.longest(now), *wanted, 0)
+
+    def _slack_s(self, device: str, now: float) -> float:
+        return self._limits.stale_s * (self.intervals.of(device, now) / self._heartbeat_s - 1.0)
 
     @property
     def suspect(self) -> bool:
@@ -72,8 +100,11 @@ class LivenessTracker:
         if self._detector is not None and self._detector.hear(device, now, age=age, observer=observer):
             self._publish(self._fleet.device(device), True)
 
-    def pushed(self, observer: str, *, complete: bool = True) -> None:
-        """Record that *observer* works; not *complete*: it does not say what devices fetched."""
+    def pushed(self, observer: str, *, complete: bool = True, wants: int = 0) -> None:
+        """Record that *observer* works, and *wants* to hand out that interval; not *complete*: it does not say what
+        devices fetched.
+        """
+        self.wanted[observer] = wants, self._clock.monotonic()
         if self._detector is not None:
             self._detector.push(observer, self._clock.monotonic(), complete=complete)
 
@@ -138,9 +169,14 @@ class LivenessTracker:
         """Return how many devices are connected; 0 unless leading."""
         return self._detector.count() if self._detector is not None else 0
 
-    def take_over(self) -> None:
-        """Begin to decide: a silent device has the whole grace, and a device that we heard is known."""
+    def take_over(self, longest_interval: int = 0) -> None:
+        """Begin to decide: a silent device has the whole grace, and a device that we heard is known.
+
+        Any other may have got *longest_interval* from a replica that is gone.
+        """
         now = self._clock.monotonic()
+        longest_s = self._limits.stale_s * longest_interval / self._heartbeat_s
+        self.intervals.assume(longest_interval, now + self._limits.grace_s + longest_s)
         self._detector = FailureDetector(self._limits, now)
         for device in self._fleet:
             self._declare(self._detector, device, now)
@@ -159,6 +195,7 @@ class LivenessTracker:
         if device is None:
             self.heard_at.pop(name, None)
             self.fetched.pop(name, None)
+            self.intervals.forget(name)
             if self._detector is not None:
                 self._detector.forget(name)
         elif self._detector is not None:
@@ -198,6 +235,7 @@ class LivenessTracker:
             return ScanResult()
         found = self._detector.scan(self._clock.monotonic())
         for name in found.disconnected:
+            self.intervals.forget(name)  # it is handed one again when it comes back
             self._publish(self._fleet.device(name), False)
         delay_s = 0.0
         for name in found.in_storm:  # spread over the time until the next scan
@@ -210,6 +248,7 @@ class LivenessTracker:
         switch = device.switch
         site = switch.site if switch is not None else ""
         detector.declare(device.name, site=site, connected=recorded(device), now=now, statuses=_statuses(device))
+        detector.allow(device.name, self._slack_s(device.name, now))
         connected = detector.connected(device.name)
         if connected is not None:
             self._publish(device, connected)

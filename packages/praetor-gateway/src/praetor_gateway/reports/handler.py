@@ -60,6 +60,10 @@ class ReportHandler:
         """Record that a device sent something."""
         self._liveness.heard(device.name)
 
+    def handed(self, device: DeclaredDevice, interval: int) -> None:
+        """Record that a device is asked to be heard every *interval* seconds."""
+        self._liveness.handed(device.name, interval)
+
     def polled(self, device: DeclaredDevice, poll: Poll) -> None:
         """Record that a device sent a poll that is a heartbeat, unless it was sent before or by a boot that is over."""
         session, now = device.session, self._clock.monotonic()

@@ -86,6 +86,10 @@ class Elector:
         """Return whether the last successful renewal is younger than the renew deadline: check before each write."""
         return self._renewed_at is not None and now_monotonic - self._renewed_at < self._renew_deadline_s
 
+    def announce(self, annotations: Mapping[str, str]) -> None:
+        """Set annotations of the lease with the next renewal, and each one after that."""
+        self._annotations |= annotations
+
     async def annotate(self, annotations: Mapping[str, str]) -> None:
         """Set annotations of the lease, also while another candidate holds it. Raises KubeError or TimeoutError."""
         patch = self._api.patch(LEASES, self._key, {"metadata": {"annotations": dict(annotations)}})

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How often devices are asked to be heard, and by which interval each is judged. Pure; times are monotonic seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attrs import define, field
+
+HIGH, LOW = 0.8, 0.4
+"""Shares of what the process can do: above the first it has too little left for a burst, and below the second the work
+of the next shorter interval is far from the first."""
+RAISE_S, LOWER_S = 10.0, 120.0
+"""How long the load must be above HIGH, or below LOW, for a step: devices learn of it with their next heartbeat."""
+STEP = 1.5
+"""By which factor a step changes the interval, so that the load stays between LOW and HIGH after one."""
+
+
+@define(eq=False)
+class Pace:
+    """The interval of heartbeats in seconds, from *base* to *most*, as the load asks for."""
+
+    _base: int
+    _most: int
+    interval: int = field(init=False)
+    _high_since: float | None = field(default=None, init=False)
+    _low_since: float | None = field(default=None, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.interval = self._base
+
+    def sample(self, load: float, now: float) -> int:
+        """Take the *load* since the sample before, 1 for all that the process can do; return the interval."""
+        self._high_since = None if load <= HIGH else now if self._high_since is None else self._high_since
+        self._low_since = None if load >= LOW else now if self._low_since is None else self._low_since
+        if self._high_since is not None and now - self._high_since >= RAISE_S:
+            self.interval, self._high_since = min(self._most, round(self.interval * STEP)), now
+        elif self._low_since is not None and now - self._low_since >= LOWER_S:
+            self.interval, self._low_since = max(self._base, round(self.interval / STEP)), now
+        return self.interval
+
+
+@define(eq=False, weakref_slot=False)
+class Handed:
+    """By which *interval* a device is judged, and since when shorter ones were handed out, of which *shorter* was the
+    longest.
+    """
+
+    interval: int
+    shorter: int = 0
+    since: float | None = None
+
+
+class HandedIntervals:
+    """By which interval each device is judged: none shorter than what it last got.
+
+    A longer one counts at once. An answer with a shorter one may be lost: it counts when nothing longer was handed out,
+    and the device was heard, for as long as the longer one lasts.
+    """
+
+    def __init__(self, base: int) -> None:
+        self._base = base
+        self._assumed, self._assumed_until = base, 0.0
+        self._handed: dict[str, Handed] = {}
+
+    def __len__(self) -> int:
+        return len(self._handed)
+
+    def assume(self, interval: int, until: float) -> None:
+        """Take *interval* for what each device got before; those that are not heard before *until* are gone."""
+        self._assumed, self._assumed_until = max(self._base, interval), until
+
+    def of(self, device: str, now: float) -> int:
+        """Return by which interval *device* is judged."""
+        known = self._handed.get(device)
+        return known.interval if known is not None else self._assumed if now < self._assumed_until else self._base
+
+    def concerns(self, device: str, interval: int, now: float) -> bool:
+        """Return whether to hand() it changes anything; it does not in a gateway that was never under load."""
+        return interval != self._base or device in self._handed or now < self._assumed_until
+
+    def hand(self, device: str, interval: int, now: float) -> None:
+        """Record that *device* was heard and answered with *interval*."""
+        known = self._handed.get(device)
+        if known is None:
+            known = self._handed[device] = Handed(self.of(device, now))
+        if interval >= known.interval:
+            known.interval, known.since = interval, None
+        elif known.since is None:
+            known.shorter, known.since = interval, now
+        else:
+            known.shorter = max(known.shorter, interval)
+            if now - known.since >= known.interval:
+                known.interval, known.since = known.shorter, None
+        if known.interval <= self._base and now >= self._assumed_until:
+            del self._handed[device]
+
+    def longer(self, devices: Iterable[str], now: float) -> dict[str, int]:
+        """Return the intervals of those of *devices* that are judged by a longer one than the shortest."""
+        return {name: self.of(name, now) for name in devices if name in self._handed} if self._handed else {}
+
+    def forget(self, device: str) -> None:
+        """Keep nothing of *device*."""
+        self._handed.pop(device, None)
+
+    def longest(self, now: float) -> int:
+        """Return the longest interval by which any device is judged."""
+        assumed = self._assumed if now < self._assumed_until else self._base
+        return max((assumed, *(each.interval for each in self._handed.values())))

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Under load devices are asked to be heard less often, and judged by what they were asked."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway_testing import FLAGS, GatewayLab, conditions
+from praetor_api.annotations import JUDGES_WITHIN_ANNOTATION, LONGEST_HEARTBEAT_ANNOTATION
+from praetor_api.kube.client.resource import LEASES, Key
+from praetor_api.names import GATEWAY_LEASE
+from praetor_gateway.cli import main
+from praetor_gateway.liveness.detector import DetectorLimits, FailureDetector
+from praetor_gateway.liveness.intervals import LOWER_S, RAISE_S, HandedIntervals, Pace
+from praetor_gateway.liveness.pace import ProcessLoad
+from test_gateway_peers import PeerNetwork
+
+
+def after(pace: Pace, load: float, seconds: float, now: float) -> int:
+    for second in range(int(seconds) + 1):
+        pace.sample(load, now + second)
+    return pace.interval
+
+
+def test_the_interval_grows_under_load_and_shrinks_slowly_without() -> None:
+    pace = Pace(15, 60)
+    assert after(pace, 1.0, RAISE_S - 1, 0.0) == 15
+    assert after(pace, 0.5, 1, 10.0) == 15  # that was a burst
+    assert after(pace, 0.9, RAISE_S, 20.0) == 22
+    assert after(pace, 0.9, 9 * RAISE_S, 31.0) == 60
+    assert after(pace, 0.6, 1000, 200.0) == 60  # neither high nor low
+    assert after(pace, 0.1, LOWER_S - 1, 2000.0) == 60
+    assert after(pace, 0.6, 1, 2120.0) == 60
+    assert after(pace, 0.1, LOWER_S, 3000.0) == 40
+    assert after(pace, 0.1, 9 * LOWER_S, 3121.0) == 15
+
+
+def test_a_load_that_the_interval_halves_makes_it_swing_no_more_than_once() -> None:
+    pace, changes, before = Pace(15, 60), 0, 15
+    for second in range(7200):  # what devices cost is inverse to the interval
+        now = pace.sample(1.2 * 15 / pace.interval, float(second))
+        changes, before = changes + (now != before), now
+    assert changes <= 2
+    assert before == 33
+
+
+def test_a_longer_interval_counts_at_once_and_a_shorter_one_after_the_longer() -> None:
+    handed = HandedIntervals(15)
+    assert not handed.concerns("d", 15, 0.0)
+    handed.hand("d", 60, 0.0)
+    assert (handed.of("d", 0.0), handed.of("e", 0.0), handed.longest(0.0)) == (60, 15, 60)
+    handed.hand("d", 15, 50.0)  # this answer may be lost
+    assert handed.of("d", 109.0) == 60
+    handed.hand("d", 30, 80.0)
+    handed.hand("d", 15, 110.0)
+    assert handed.of("d", 110.0) == 30
+    handed.hand("d", 15, 120.0)
+    handed.hand("d", 60, 130.0)
+    handed.hand("d", 15, 140.0)
+    handed.hand("d", 15, 199.0)
+    assert handed.of("d", 199.0) == 60
+    handed.hand("d", 15, 200.0)
+    assert (handed.of("d", 200.0), len(handed), handed.longer(["d"], 200.0)) == (15, 0, {})
+
+
+def test_what_a_judge_that_is_gone_handed_out_is_assumed_for_a_while() -> None:
+    handed = HandedIntervals(15)
+    handed.assume(60, 300.0)
+    assert (handed.of("d", 0.0), handed.longest(0.0)) == (60, 60)
+    assert handed.concerns("d", 15, 0.0)
+    handed.hand("d", 15, 10.0)
+    assert handed.of("d", 60.0) == 60
+    handed.hand("d", 15, 70.0)
+    assert handed.of("d", 70.0) == 15
+    assert (handed.of("e", 299.0), handed.of("e", 300.0)) == (60, 15)
+    handed.hand("d", 15, 300.0)
+    assert len(handed) == 0
+    handed.hand("f", 60, 301.0)
+    handed.forget("f")
+    assert handed.longest(301.0) == 15
+
+
+@given(st.lists(st.tuples(st.sampled_from([15, 22, 33, 60]), st.floats(1.0, 60.0), st.booleans()), max_size=60))
+def test_no_device_is_judged_by_less_than_it_last_got(answers: list[tuple[int, float, bool]]) -> None:
+    handed, now, got, got_at = HandedIntervals(15), 0.0, 15, 0.0
+    for interval, after_s, arrives in answers:
+        now += after_s
+        handed.hand("d", interval, now)
+        if arrives:
+            got, got_at = interval, now
+        if now - got_at < got:  # else every answer was lost for an interval, and the device is not heard
+            assert handed.of("d", now) >= got
+
+
+def test_slack_moves_silence_and_nothing_else() -> None:
+    detector = FailureDetector(DetectorLimits(stale_s=45.0, grace_s=60.0, scan_s=5.0, flap_hold_s=30.0), 0.0)
+    for device in ("d", "e"):
+        detector.declare(device, site="", connected=True, now=0.0)
+    detector.allow("d", 135.0)
+    detector.allow("unknown", 135.0)
+    lost: dict[str, int] = {}
+    for now in range(0, 400, 5):
+        detector.hear("f", now)
+        lost |= dict.fromkeys(detector.scan(float(now)).disconnected, now)
+    assert lost == {"e": 60, "d": 185}
+
+
+def test_the_load_is_the_share_of_a_second_that_the_process_worked_or_was_late() -> None:
+    load = ProcessLoad()
+    assert 0.0 <= load() < 2.0
+    load._at -= 3.0  # as if that long ago
+    assert load() >= 1.9
+
+
+def connected(lab: GatewayLab, device: str = "leaf-1") -> bool:
+    return conditions(lab.switch(device)).get("AgentConnected") == "True"
+
+
+async def settle_load(network: PeerNetwork, lab: GatewayLab, load: float, seconds: float) -> int:
+    """Have all replicas be under *load*, leaf-1 being heard by *lab*; return the interval that it got last."""
+    network.load, interval = load, 0
+    for _ in range(int(seconds / 5)):
+        interval = (await lab.client.post("/v1/devices/leaf-1/connect")).json()["heartbeatIntervalSeconds"]
+        await network.clock.advance(5)
+    return interval
+
+
+def said(lab: GatewayLab) -> dict[str, str]:
+    (lease,) = [each for each in lab.kube.objects(LEASES).values() if each["spec"].get("holderIdentity")]
+    annotations: dict[str, str] = lease["metadata"]["annotations"]
+    return annotations
+
+
+@pytest.mark.parametrize("through", ["judge", "other"])
+async def test_a_device_that_was_asked_to_be_heard_less_often_is_judged_by_that(through: str) -> None:
+    network = PeerNetwork()
+    async with AsyncExitStack() as stack:
+        labs = {name: await network.start(name, stack) for name in ("judge", "other")}
+        judge, lab = labs["judge"], labs[through]
+        await judge.declare("leaf-1")
+        assert await settle_load(network, lab, 0.0, 30) == 15
+        assert await settle_load(network, lab, 1.0, 90) == 60
+        assert lab.value("heartbeat_interval_seconds") == 60
+        assert said(judge)[LONGEST_HEARTBEAT_ANNOTATION] == "judge 60"
+        assert said(judge)[JUDGES_WITHIN_ANNOTATION] == "245"
+        for _ in range(10):
+            await network.clock.advance(60)
+            await lab.client.post("/v1/devices/leaf-1/connect")
+            assert connected(judge)
+        await network.clock.advance(170)
+        assert connected(judge)
+        await network.clock.advance(30)
+        assert not connected(judge)
+        assert await settle_load(network, lab, 0.0, 600) == 15
+        assert said(judge)[LONGEST_HEARTBEAT_ANNOTATION] == "judge 15"
+        assert connected(judge)
+        await network.clock.advance(60)
+        assert not connected(judge)
+
+
+async def test_the_next_judge_knows_what_devices_may_have_got_from_the_last_one() -> None:
+    network = PeerNetwork()
+    async with AsyncExitStack() as stack:
+        async with AsyncExitStack() as short:
+            judge = await network.start("judge", short)
+            await judge.declare("leaf-1")
+            assert await settle_load(network, judge, 1.0, 90) == 60
+            await network.start("next", stack)
+            await network.clock.advance(3)
+        lab = network.labs["next"]
+        network.load = 0.0
+        for _ in range(13):
+            await network.clock.advance(5)  # the device is quiet for its 60 s, and the judge since 10 of them
+            assert connected(lab)
+        await lab.client.post("/v1/devices/leaf-1/connect")
+        assert await settle_load(network, lab, 0.0, 600) == 15
+        await network.clock.advance(60)
+        assert not connected(lab)
+
+
+async def test_no_replica_hands_out_more_beside_an_older_judge_that_would_not_honour_it() -> None:
+    network = PeerNetwork()
+    key = Key("lab", GATEWAY_LEASE)
+    async with AsyncExitStack() as stack:
+        said = {LONGEST_HEARTBEAT_ANNOTATION: "gateway-of-before 60"}
+        spec = {"holderIdentity": "older", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:00.000000Z"}
+        body = {"metadata": {"name": key.name, "namespace": key.namespace, "annotations": said}, "spec": spec}
+        await network.kube.create(LEASES, "lab", body)
+        other = await network.start("other", stack)
+        await other.declare("leaf-1")
+        for second in range(20):
+            renewed = {"spec": {"renewTime": f"2026-01-01T00:00:{second:02}.500000Z"}}
+            await network.kube.patch(LEASES, key, renewed)
+            assert await settle_load(network, other, 1.0, 5) == 15
+
+
+async def test_an_older_replica_hands_out_the_shortest_beside_a_judge_that_does_not() -> None:
+    network = PeerNetwork()
+    async with AsyncExitStack() as stack:
+        judge, other = await network.start("judge", stack), await network.start("other", stack)
+        await judge.declare("leaf-1")
+        assert await settle_load(network, judge, 1.0, 90) == 60
+        network.outdated = True
+        await settle_load(network, other, 1.0, 30)
+        await network.clock.advance(120)
+        assert connected(judge)
+
+
+def test_a_longest_interval_below_the_shortest_is_refused() -> None:
+    result = CliRunner().invoke(main, [*FLAGS, "--default-heartbeat-seconds=20", "--max-heartbeat-seconds=15"])
+    assert result.exit_code == 2
+    assert "--max-heartbeat-seconds" in result.output
+    assert "give 20 or more" in result.output
