@@ -43,6 +43,12 @@ def without(name: bytes, _: Scope, message: Message) -> Message:
     return {**message, "headers": [each for each in message.get("headers", ()) if each[0] != name]}
 
 
+def with_header(name: bytes, value: bytes, scope: Scope, message: Message) -> Message:
+    """Put a header into each answer."""
+    message = without(name, scope, message)
+    return {**message, "headers": [*message["headers"], (name, value)]}
+
+
 def with_text(old: bytes, new: bytes, _: Scope, message: Message) -> Message:
     """Replace a text in headers and bodies, by one of the same length."""
     headers = [(name, value.replace(old, new)) for name, value in message.get("headers", ())]
@@ -133,6 +139,7 @@ async def test_our_gateway_conforms(tmp_path: Path, server: ServerKind) -> None:
 
 
 TOKEN = device_token(SECRET, DEVICE).encode()
+INTERVAL = b"praetor-heartbeat-interval"
 
 
 @pytest.mark.parametrize(
@@ -141,6 +148,7 @@ TOKEN = device_token(SECRET, DEVICE).encode()
         pytest.param(partial(without, b"etag"), None, ["etag"], id="no-etag"),
         pytest.param(partial(with_text, b"leaf-1", b"leaf-2"), None, ["device"], id="another-device"),
         pytest.param(partial(without, b"preference-applied"), None, ["hold"], id="no-preference-applied"),
+        pytest.param(partial(with_header, INTERVAL, b"15"), None, ["poll"], id="takes-a-poll-twice"),
         pytest.param(partial(with_text, b'"ack":true', b'"ack":null'), None, ["report", "connect"], id="no-ack"),
         pytest.param(partial(with_text, b"problem+json", b"trouble+json"), None, ["fields", "path"], id="no-problem"),
         pytest.param(partial(without, b"retry-after"), None, ["rate"], id="no-retry-after"),

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from gateway_testing import Agent, GatewayLab, conditions, replicas, running_lab, writes
+from gateway_testing import Agent, Answer, GatewayLab, conditions, replicas, running_lab, writes
 from praetor_api.kube.client.errors import api_error
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES
 from praetor_gateway.fleet.order import Poll
@@ -22,6 +22,11 @@ BEAT_S = 15.0
 
 def is_connected(lab: GatewayLab) -> bool:
     return conditions(lab.switch("leaf-1")).get("AgentConnected") == "True"
+
+
+def counted(answer: Answer) -> bool:
+    """Return whether a poll was taken as a heartbeat, as its answer says."""
+    return "praetor-heartbeat-interval" in answer.headers
 
 
 async def known_to(agent: Agent, *labs: GatewayLab) -> None:
@@ -114,12 +119,38 @@ async def test_a_poll_that_a_proxy_repeats_is_no_sign_of_life() -> None:
         assert is_connected(lab)
         for _ in range(12):  # the device is dead
             answer = await agent.poll(lab, again=True)
-            assert answer.status == 304
+            assert (answer.status, counted(answer)) == (304, False)
             await lab.clock.advance(5)
         assert not is_connected(lab)
         await agent.live(lab)
         await lab.clock.advance(5)
         assert is_connected(lab)
+
+
+async def test_an_agent_that_counts_from_a_lower_number_lives_by_reports_until_it_counts_on() -> None:
+    async with replicas(1) as ([lab], agent):
+        await known_to(agent, lab)
+        agent.polls = 10**19 - 2
+        assert counted(await agent.poll(lab))
+        agent.polls = 99  # its machine went back to a snapshot
+        await lab.clock.advance(BEAT_S)
+        for _ in range(6):
+            assert not counted(await agent.poll(lab))
+            await lab.clock.advance(5)
+        assert is_connected(lab)
+        await agent.report(lab)  # what an agent does whose polls are no heartbeats
+        for _ in range(6):
+            assert counted(await agent.poll(lab))
+            await lab.clock.advance(BEAT_S)
+            assert is_connected(lab)
+
+
+async def test_a_report_between_lets_no_repeated_poll_count() -> None:
+    async with replicas(1) as ([lab], agent):
+        await known_to(agent, lab)
+        assert counted(await agent.poll(lab))
+        await agent.report(lab)
+        assert not counted(await agent.poll(lab, again=True))
 
 
 async def test_a_held_poll_counts_from_when_it_came() -> None:
@@ -242,7 +273,7 @@ async def test_a_poll_of_the_boot_before_is_no_sign_of_life() -> None:
         agent.reboot("boot-2")
         await known_to(agent, lab)
         for _ in range(9):
-            await late.poll(lab)  # each of them was held up on the way
+            assert not counted(await late.poll(lab))  # each of them was held up on the way
             await lab.clock.advance(5)
         assert not is_connected(lab)
 

@@ -50,6 +50,7 @@ class DeviceSession:
     _asked_for: tuple[str, ...] = ()
     _polling_boot: str = ""
     _poll: int = -1
+    _refused: bool = False
     _over_boot: str = ""
     _over_since: float = 0.0
     _over_at: float = 0.0
@@ -107,9 +108,15 @@ class DeviceSession:
     def is_next_poll(self, boot_id: str, number: int) -> bool:
         """Return whether the poll of this *number* is a new one, and no repetition; record its place if so."""
         if boot_id == self._polling_boot and number <= self._poll:
+            self._refused = True
             return False
-        self._polling_boot, self._poll = boot_id, number
+        self._polling_boot, self._poll, self._refused = boot_id, number, False
         return True
+
+    def recount_polls(self) -> None:
+        """Take any number for a new one after a report, if one was refused: the agent may count from the beginning."""
+        if self._refused:
+            self._poll, self._refused = -1, False
 
     def goes_on(self, boot_id: str, now: float) -> bool:
         """Return whether *boot_id* still reports, though another boot reported after it: longer than a report may be

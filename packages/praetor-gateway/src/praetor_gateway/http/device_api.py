@@ -79,8 +79,7 @@ class DeviceApi:
     async def desired(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer GET and HEAD of the desired state: 200, 304, or a 304 that is held as long as the client prefers."""
         head = read_head(scope)
-        poll = read_poll(head.get(POLL), head.get(REPORTED))
-        device = self._admit(name, head, scope["action"], poll)
+        device, poll = self._admit(name, head, scope["action"], read_poll(head.get(POLL), head.get(REPORTED)))
         if device is not None:
             device.knows(named_features(head))
         known = head.get(IF_NONE_MATCH)
@@ -121,7 +120,7 @@ class DeviceApi:
     async def report(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer POST of a report: 200 with the acknowledgement."""
         head = read_head(scope)
-        device = self._admit(name, head, scope["action"])
+        device, _ = self._admit(name, head, scope["action"])
         body = await read_body(head, receive)
         report, observations, rejected = _read(body)
         resync = False
@@ -134,15 +133,17 @@ class DeviceApi:
     async def connect(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer POST of connect, a heartbeat without a report."""
         head = read_head(scope)
-        device = self._admit(name, head, scope["action"])
+        device, _ = self._admit(name, head, scope["action"])
         await read_body(head, receive)
         self._count("connect", HTTPStatus.OK)
         await self._acknowledge(send, device, device is not None and bool(device.session.unreported), ())
 
-    def _admit(self, name: str, head: RequestHead, action: str, poll: Poll | None = None) -> DeclaredDevice | None:
+    def _admit(
+        self, name: str, head: RequestHead, action: str, poll: Poll | None = None
+    ) -> tuple[DeclaredDevice | None, Poll | None]:
         """Return the device behind a valid token, which counts as heard; None when it is not declared.
 
-        A *poll* that says which one it is counts only if it is new.
+        A *poll* that says which one it is counts only if it is new; it is returned if it does.
 
         Raises Problem (503, 401, 429, 409).
         """
@@ -154,15 +155,15 @@ class DeviceApi:
         if device is not None:
             if poll is None:
                 self._reports.heard(device)
-            else:
-                self._reports.polled(device, poll)
+            elif not self._reports.polled(device, poll):
+                poll = None
             if FEATURES in head:
                 device.knows(named_features(head))
         wait_s = self._rates[action].spend(name, self._monotonic())  # after the token: no one spends what is another's
         if wait_s > 0:
             detail = "the device asks too often; wait as long as Retry-After says"
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"retry-after": str(int(wait_s) + 1)})
-        return self._not_held(device)
+        return self._not_held(device), poll
 
     def _authenticate(self, name: str, head: RequestHead) -> None:
         """Raise Problem (401) if the token is not valid for the device by what is known at this moment."""
@@ -222,7 +223,7 @@ class DeviceApi:
         return interval
 
     def _terms(self, device: DeclaredDevice | None, poll: Poll | None) -> list[tuple[bytes, bytes]]:
-        """Return what says that the poll was taken as a heartbeat, and when the next one is due."""
+        """Return what says that the *poll* was taken as a heartbeat, and when the next one is due."""
         return [(_INTERVAL, b"%d" % self._hand(device))] if poll is not None else []
 
     async def _acknowledge(

@@ -64,17 +64,21 @@ class ReportHandler:
         """Record that a device is asked to be heard every *interval* seconds."""
         self._liveness.handed(device.name, interval)
 
-    def polled(self, device: DeclaredDevice, poll: Poll) -> None:
-        """Record that a device sent a poll that is a heartbeat, unless it was sent before or by a boot that is over."""
+    def polled(self, device: DeclaredDevice, poll: Poll) -> bool:
+        """Record that a device sent a poll that is a heartbeat, unless it was sent before or by a boot that is over.
+
+        Return whether it counted.
+        """
         session, now = device.session, self._clock.monotonic()
         if not session.is_next_poll(poll.boot_id, poll.number):
-            return
+            return False
         goes_on = device.superseded(poll.boot_id)
         if goes_on and not session.goes_on(poll.boot_id, now):
-            return
+            return False
         self._liveness.heard(device.name)
         if not goes_on and self._end_duplicate(device):
             self._submit(device)
+        return True
 
     def ask(self, device: DeclaredDevice, poll: Poll) -> tuple[bool, bool]:
         """Return whether a device that polls must report everything, and whether that is new.
@@ -120,6 +124,7 @@ class ReportHandler:
             return ()  # sent before the device booted again
         if session.is_replay(report.boot_id, report.seq, now):
             return ()
+        session.recount_polls()
         order = ReportOrder(clean_text(report.boot_id), report.revision, goes_on)
         if self._clock.monotonic() < self._fleet.unordered_until:
             order, session.reported = UNORDERED, None

@@ -17,6 +17,9 @@ from praetor_controller.ctl.conformance.vectors import vectors
 WAIT_S = 2
 MOST_REQUESTS = 200
 """Sent in a row until one is too fast; `--device-rate` may be higher than that."""
+MOST_REPLICAS = 8
+"""Each of them takes a poll once."""
+TAKEN = "praetor-heartbeat-interval"
 NOT_DESIRED = "vectors.not-desired"
 UNKNOWN = {"praetorConformance": {"of": ["a", "later", "version"]}}
 
@@ -96,10 +99,11 @@ def takes_polls(client: DeviceClient) -> None:
     body = client.desired().json()
     if not isinstance(body, dict) or not body.get("pollIsHeartbeat"):
         raise Skipped("this gateway does not take polls for heartbeats")
-    boot, etag = "conformance", _etag(client)
-    answer = client.desired(If_None_Match=etag, Praetor_Poll=f"{boot}/{time.monotonic_ns()}")
-    interval = answer.headers.get("praetor-heartbeat-interval", "is missing")
+    poll = {"If_None_Match": _etag(client), "Praetor_Poll": f"conformance-{time.time_ns()}/7"}
+    interval = client.desired(**poll).headers.get(TAKEN, "is missing")
     expect(interval.isdigit() and int(interval) >= 1, f"Praetor-Heartbeat-Interval: {interval}")
+    refused = any(TAKEN not in client.desired(**poll).headers for _ in range(MOST_REPLICAS))
+    expect(refused, f"Praetor-Heartbeat-Interval is there, though the poll was sent {MOST_REPLICAS} times before")
 
 
 def connects(client: DeviceClient) -> None:
