@@ -18,15 +18,17 @@ NOT_SELECTING = ("--deselect", "--ignore", "--ignore-glob", "--rootdir", "--conf
 
 
 def with_suite(arguments: Sequence[str]) -> list[str]:
-    """Return *arguments*, and a whole suite unless they name tests of this folder: on a node, that of Pods."""
+    """Return *arguments*, and a whole suite unless they name tests of this folder: where Pods run, theirs."""
     selecting = (word for flag, word in pairwise(("", *arguments)) if flag not in NOT_SELECTING)
     paths = (Path(word.partition("::")[0]).resolve() for word in selecting)
     named = any(path.exists() and path.is_relative_to(HERE) for path in paths)
-    return [*arguments, *(() if named else (str(PODS if _on_node(arguments) else SUITE),))]
+    return [*arguments, *(() if named else (str(PODS if _with_pods(arguments) else SUITE),))]
 
 
-def _on_node(arguments: Sequence[str]) -> bool:
-    return "--cluster=node" in arguments or ("--cluster", "node") in pairwise(arguments)
+def _with_pods(arguments: Sequence[str]) -> bool:
+    return any(
+        f"--cluster={name}" in arguments or ("--cluster", name) in pairwise(arguments) for name in ("node", "kind")
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from contract.rawapi import RawApi
 from e2e.clusters.cluster import TENANT, Capability, Cluster
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.launch import ClusterName, launch
+from e2e.pods.fixtures import bare_system, images, node, progress  # noqa: F401  # for all folders, once
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -30,6 +30,7 @@ class Capability(StrEnum):
     POLICIES = "policies"  # ValidatingAdmissionPolicies are enforced
     GC = "gc"  # owner references are garbage collected
     RBAC = "rbac"  # a component's user may do only what it was granted
+    PROGRAMS = "programs"  # controller and gateways are processes of this machine, which a test may end
     OUTAGE = "outage"  # stop_apiserver, start_apiserver
     COUNTS = "counts"  # request_counts
     COMPACT = "compact"  # compact

@@ -26,6 +26,7 @@ class Embedded(LocalCluster):
             Capability.SELECTABLE_FIELDS,
             Capability.GC,
             Capability.RBAC,
+            Capability.PROGRAMS,
             Capability.OUTAGE,
             Capability.COUNTS,
             Capability.COMPACT,

@@ -75,7 +75,7 @@ class Envtest(LocalCluster):
     def capabilities(self) -> frozenset[Capability]:
         """What the apiserver's version and the programs at hand allow."""
         own = {Capability.RBAC, Capability.OUTAGE, Capability.COUNTS, Capability.COMPACT, Capability.AUDIT}
-        own.add(Capability.RESTORE)
+        own |= {Capability.RESTORE, Capability.PROGRAMS}
         if self._controllers is not None:
             own.add(Capability.GC)
         return served(self._api()) | own

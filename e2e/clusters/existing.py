@@ -8,6 +8,7 @@ from http import HTTPStatus
 from pathlib import Path
 from secrets import token_hex
 
+from e2e.clusters.cluster import Capability
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.remote import RemoteCluster
 
@@ -38,6 +39,11 @@ class Existing(RemoteCluster):
         super().__init__(workdir, kubeconfig=current_kubeconfig(kubeconfig))
         self.namespace = f"praetor-e2e-{token_hex(4)}"
         self._create_namespace()
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What follows from the version; the programs run here."""
+        return super().capabilities | {Capability.PROGRAMS}
 
     def stop(self) -> None:
         """Remove the namespace; anything that does not carry our label stays."""

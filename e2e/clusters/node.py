@@ -2,16 +2,18 @@
 """A cluster of one node that runs real Pods, started by the program that PRAETOR_LAB_NODE_UP names.
 
 That program starts the cluster with `node-up FOLDER`, which prints the path of the administrator's kubeconfig, puts
-images on the node with `node-up --load FOLDER ARCHIVE…`, and ends it with `node-up --down FOLDER`.
+images on the node with `node-up --load FOLDER ARCHIVE…`, and ends it with `node-up --down FOLDER`. Where it is called
+again for a FOLDER whose programs were killed, it starts them with what they have stored. The node is the network
+namespace praetor-lab, and each of its Pods one whose name begins with cni-; FOLDER/netns.before lists those of others.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 import time
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,14 +23,13 @@ from e2e.clusters.api.credentials import write_secret
 from e2e.clusters.api.kubectl import find_kubectl, output_of
 from e2e.clusters.errors import ClusterError
 from e2e.clusters.programs.process import Process
-from e2e.clusters.remote import RemoteCluster
+from e2e.clusters.remote import LOAD_S, PodCluster
 
 VARIABLE = "PRAETOR_LAB_NODE_UP"
 KEEP_NODE = Path(__file__).parent / "programs" / "keep-node"
 AUTHORITY = ("get", "configmap", "kube-root-ca.crt", "--namespace=default", r"-o=jsonpath={.data.ca\.crt}")
 START_S = 600.0  # it takes half a minute on two cores
 DOWN_S = 300.0
-LOAD_S = 600.0
 POLL_S = 0.2
 
 
@@ -42,12 +43,10 @@ def missing_parts() -> list[str]:
     return missing if find_kubectl() else [*missing, "kubectl"]
 
 
-class Node(RemoteCluster):
+class Node(PodCluster):
     """A kubelet, its scheduler and its proxy beside a real apiserver; all of it ends with us, even if we are killed."""
 
     name = "node"
-    namespace = "default"
-    disposable = True
 
     def __init__(self, workdir: Path) -> None:
         if missing := missing_parts():
@@ -58,21 +57,28 @@ class Node(RemoteCluster):
         self._folder = Path(tempfile.mkdtemp(prefix="praetor-node-"))
         ready = workdir / "ready"
         argv = ["bash", str(KEEP_NODE), self._node_up, str(self._folder), str(workdir), str(ready)]
+        self._ready = ready
         self._keeper = Process(argv, log=workdir / "node-up.log", cwd=workdir, grace_s=DOWN_S)
         try:
-            admin = Path(self._await_kubeconfig(ready))
+            self._await_power(on=True)
+            admin = Path(ready.read_text().strip())
             super().__init__(workdir, kubeconfig=_with_authority(admin, workdir / "admin.kubeconfig"))
         except BaseException:
             self._end()
             raise
 
-    def load(self, images: Iterable[str]) -> None:
-        """Copy images of the local storage, which buildah and podman share, to the node; layers in common go once."""
-        with tempfile.TemporaryDirectory(prefix="praetor-load-") as folder:
-            archive = str(Path(folder, "images.tar"))
-            save = ["podman", "save", "--quiet", "--multi-image-archive", "--format=docker-archive"]
-            output_of([*save, f"--output={archive}", *images], timeout_s=LOAD_S)
-            output_of([self._node_up, "--load", str(self._folder), archive], timeout_s=LOAD_S)
+    def _load(self, archive: str) -> None:
+        output_of([self._node_up, "--load", str(self._folder), archive], timeout_s=LOAD_S)
+
+    def power_off(self) -> None:
+        """Kill the node's kubelet, control plane and Pods at once; no connection is ended in order."""
+        self._send(signal.SIGUSR1)
+        self._await_power(on=False)
+
+    def power_on(self) -> None:
+        """Start the node again, with what is on its disk; returns when its apiserver answers."""
+        self._send(signal.SIGUSR2)
+        self._await_power(on=True)
 
     def stop(self) -> None:
         """End the cluster and remove its files; its logs stay in the work directory."""
@@ -84,14 +90,17 @@ class Node(RemoteCluster):
         with suppress(OSError):  # keep-node removes it, unless it refused to start
             self._folder.rmdir()
 
-    def _await_kubeconfig(self, ready: Path) -> str:
+    def _send(self, sign: signal.Signals) -> None:
+        os.kill(int(Path(f"{self._ready}.pid").read_text()), sign)
+
+    def _await_power(self, *, on: bool) -> None:
         deadline = time.monotonic() + START_S
-        while not ready.exists():
+        while self._ready.exists() != on:
             self._keeper.check()
             if time.monotonic() > deadline:
-                raise ClusterError(f"the node is not ready after {START_S:g} s; see {self._keeper.log}")
+                word = "ready" if on else "off"
+                raise ClusterError(f"the node is not {word} after {START_S:g} s; see {self._keeper.log}")
             time.sleep(POLL_S)
-        return ready.read_text().strip()
 
 
 def _with_authority(admin: Path, path: Path) -> Path:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -12,10 +14,12 @@ from typing import Self
 from contract.rawapi import RawApi, UnsupportedCredentials
 
 from e2e.clusters.api.counts import parse_counts
-from e2e.clusters.api.kubectl import find_kubectl
+from e2e.clusters.api.kubectl import find_kubectl, output_of
 from e2e.clusters.api.readiness import served
 from e2e.clusters.cluster import COMPONENTS, Capability, Request
 from e2e.clusters.errors import ClusterError, NotSupported
+
+LOAD_S = 600.0
 
 
 class RemoteCluster:
@@ -85,3 +89,30 @@ class RemoteCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+class PodCluster(RemoteCluster, ABC):
+    """A cluster of one node that runs Pods of images that were built here; addresses of its Services are reached."""
+
+    namespace = "default"
+    disposable = True
+
+    def load(self, images: Iterable[str]) -> None:
+        """Copy images of the local storage, which buildah and podman share, to the node; layers in common go once."""
+        with tempfile.TemporaryDirectory(prefix="praetor-load-") as folder:
+            archive = str(Path(folder, "images.tar"))
+            save = ["podman", "save", "--quiet", "--multi-image-archive", "--format=docker-archive"]
+            output_of([*save, f"--output={archive}", *images], timeout_s=LOAD_S)
+            self._load(archive)
+
+    @abstractmethod
+    def _load(self, archive: str) -> None:
+        """Put the images in *archive* on the node."""
+
+    @abstractmethod
+    def power_off(self) -> None:
+        """Kill the node's kubelet, control plane and Pods at once."""
+
+    @abstractmethod
+    def power_on(self) -> None:
+        """Start the node again, with what is on its disk; returns when its apiserver answers."""

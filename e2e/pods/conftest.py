@@ -3,31 +3,23 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from contract.rawapi import RawApi
 
-from e2e.clusters.api.kubectl import output_of
-from e2e.clusters.cluster import Cluster
 from e2e.clusters.errors import ClusterError
-from e2e.clusters.node import Node
+from e2e.clusters.remote import PodCluster
 from e2e.pods.devices import Devices
-from e2e.pods.newer import newer_image
-from e2e.pods.system import PROGRAMS, System
-from e2e.release.build import PACKAGES, ROOT, build_all
-from e2e.release.images import BASE_OF_FOLDER, COMPONENTS, Engine, Image, build_images
+from e2e.pods.fixtures import SYSTEM, Progress, base_image, remove
+from e2e.pods.older import older_version
+from e2e.pods.system import CURRENT, VALUES, System, Version
+from e2e.release.images import Engine, Image
+from e2e.skew.releases import NoHistory
 
-BASE_VARIABLE = "PRAETOR_LAB_ROOTFS"
 TIMEOUT_S = 3600  # the first test builds the images; on two cores all of them together take five minutes
 HERE = Path(__file__).parent
-
-SYSTEM = pytest.StashKey[System]()
-
-Progress = Callable[[str], None]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,64 +42,45 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 @pytest.fixture(scope="session")
-def progress(pytestconfig: pytest.Config) -> Progress:
-    """Print a line at once: the steps before the first test take minutes."""
-    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-
-    def write(line: str) -> None:
-        with capture.global_and_fixture_disabled():
-            print(line, flush=True)
-
-    return write
+def system(bare_system: System, progress: Progress) -> System:
+    """Controller and gateways of these sources, all of them available."""
+    progress("installing the chart")
+    bare_system.install(CURRENT)
+    return bare_system
 
 
 @pytest.fixture(scope="session")
-def node(progress: Progress, request: pytest.FixtureRequest) -> Node:
-    """The cluster, if it runs Pods."""
-    progress("starting the cluster")
-    cluster: Cluster = request.getfixturevalue("cluster")
-    if not isinstance(cluster, Node):
-        pytest.skip("Pods need --cluster node")
-    return cluster
+def older(
+    node: PodCluster, bare_system: System, tmp_path_factory: pytest.TempPathFactory, progress: Progress
+) -> Iterator[Version]:
+    """An older version, which is installed before any device connects.
 
-
-@pytest.fixture(scope="session")
-def images(node: Node, progress: Progress) -> Iterator[dict[str, Image]]:
-    """The images by component, built from wheels of these sources; the node has them, and those of a newer version.
-
-    They are removed from this machine at the end.
+    Where the checkout does not hold it, it is these sources with other annotations of Pods.
     """
-    progress("building the wheels")
-    build_all(PACKAGES, ROOT / "dist")
-    base = os.environ.get(BASE_VARIABLE)
-    built = build_images(COMPONENTS, engine=Engine.BUILDAH, base=base, progress=progress)
-    later = [newer_image(image) for image in built if image.component in PROGRAMS]
-    made = [image.name for image in (*built, *later)]
-    progress("loading the images on the node")
-    node.load(made)
-    yield {image.component: image for image in built}
-    for name in (*made, BASE_OF_FOLDER):
-        with suppress(ClusterError):
-            output_of(["buildah", "rmi", "--force", name])
-
-
-@pytest.fixture(scope="session")
-def system(
-    node: Node, api: RawApi, images: dict[str, Image], progress: Progress, pytestconfig: pytest.Config
-) -> System:
-    """Controller and gateways, all of them available."""
-    system = System(node, api)
-    pytestconfig.stash[SYSTEM] = system
-    system.install(progress)
-    return system
+    made: tuple[str, ...] = ()
+    try:
+        version, images = older_version(
+            tmp_path_factory.mktemp("older"), engine=Engine.BUILDAH, base=base_image(), progress=progress
+        )
+        made = tuple(image.name for image in images)
+        node.load(made)
+    except NoHistory as error:
+        progress(f"the upgrade is from the same sources: {error}")
+        version = Version(values={**VALUES, "controller": {"podAnnotations": {"older": "yes"}}})
+    progress("installing the older version")
+    bare_system.install(version)
+    yield version
+    remove(made)
 
 
 @pytest.fixture(scope="session")
 def devices(
-    system: System, images: dict[str, Image], tmp_path_factory: pytest.TempPathFactory, progress: Progress
+    bare_system: System, images: dict[str, Image], tmp_path_factory: pytest.TempPathFactory, progress: Progress
 ) -> Iterator[Devices]:
-    """Three connected devices that run the sample."""
+    """Three connected devices that run the sample, by whichever version is installed."""
+    if bare_system.version is None:
+        bare_system.install(CURRENT)
     progress("starting the devices")
-    with Devices(system, images["agent"], tmp_path_factory.mktemp("devices")) as devices:
+    with Devices(bare_system, images["agent"], tmp_path_factory.mktemp("devices")) as devices:
         devices.await_available()
         yield devices

@@ -15,7 +15,7 @@ from e2e.release.images import Image
 from e2e.release.manifests import Object, install, read
 from e2e.stack import orphans
 from e2e.stack.agent import Agent
-from e2e.stack.kube import DEPLOYMENTS, Kube
+from e2e.stack.kube import DEPLOYMENTS, Kube, conditions
 from e2e.stack.stack import environment, script
 from e2e.stack.waiting import eventually
 
@@ -66,12 +66,28 @@ class Devices:
         self.agent.end_processes()
         self._opened.close()
 
-    def change(self, value: str) -> None:
-        """Change an environment variable of the sample's template."""
+    def change(self, value: str, **fields: object) -> None:
+        """Change an environment variable of the sample's template, and other *fields* of the sample."""
         deployment = self.kube.deployment(SAMPLE)
         spec = deployment["spec"]["template"]["spec"]
         spec["execution"]["env"] = [{"name": VARIABLE, "value": value}]
-        self.kube.patch(DEPLOYMENTS, SAMPLE, {"spec": {"template": {"spec": spec}}})
+        self.kube.patch(DEPLOYMENTS, SAMPLE, {"spec": {"template": {"spec": spec}, **fields}})
+
+    def updated(self) -> set[str]:
+        """Return the devices whose process has the template's newest version."""
+        wanted = self.kube.deployment(SAMPLE)["spec"]["template"]["spec"]["execution"]["env"]
+        return {name for name, item in self.kube.processes().items() if item["spec"]["execution"].get("env") == wanted}
+
+    def writes(self, plural: str) -> dict[str, int]:
+        """Return how often the spec of each object of a kind was written, by its uid."""
+        items = (item["metadata"] for item in self.kube.list(plural))
+        return {str(item["uid"]): int(item["generation"]) for item in items}
+
+    def connected_since(self, device: str) -> str:
+        """Return when *device* connected last; it is connected."""
+        found = conditions(self.kube.switch(device))["AgentConnected"]
+        assert found["status"] == "True", found
+        return str(found["lastTransitionTime"])
 
     def await_available(self) -> Object:
         """Return the sample's status once all devices have its newest version and it is available on them."""

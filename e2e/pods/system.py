@@ -4,17 +4,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import requests
+from attrs import frozen
 from contract.rawapi import RawApi
 
 from e2e.clusters.api.kubectl import output_of
 from e2e.clusters.cluster import SYSTEM_NAMESPACE
-from e2e.clusters.node import Node
-from e2e.release.chart import Release
+from e2e.clusters.remote import PodCluster
+from e2e.release.chart import CHART, Release
 from e2e.release.manifests import BASE, Object, install, read
 from e2e.stack.kube import accepted
 from e2e.stack.waiting import eventually
@@ -27,6 +29,17 @@ PROBES = 8081
 WITHIN_S = 600.0
 
 
+@frozen(kw_only=True, eq=False)
+class Version:
+    """What is installed: the folder of a *chart*, and *values*."""
+
+    chart: Path = CHART
+    values: Mapping[str, Any] = VALUES
+
+
+CURRENT = Version()
+
+
 def secret(name: str, namespace: str, **data: str) -> Object:
     """Return a Secret with *data*."""
     metadata = {"name": name, "namespace": namespace}
@@ -36,24 +49,32 @@ def secret(name: str, namespace: str, **data: str) -> Object:
 class System:
     """The installation on *node*, and what an operator does with it."""
 
-    def __init__(self, node: Node, api: RawApi) -> None:
+    def __init__(self, node: PodCluster, api: RawApi) -> None:
         self.node = node
         self.api = api
         self.release = Release(node.kubeconfig, api)
+        self.version: Version | None = None
 
     def token(self, device: str) -> str:
         """Return the token of *device*."""
         return device_token(self.release.secret("praetor-device-tokens", "secrets").encode(), device)
 
-    def install(self, progress: Callable[[str], None]) -> None:
-        """Install the chart, whose images the node has; returns when every replica is available."""
-        [namespace] = (item for item in read(BASE) if item["kind"] == "Namespace")
-        install(self.api, (namespace,))  # with the labels that restrict its Pods
-        progress("installing the chart")
-        self.release.install(VALUES)
-        progress("waiting for controller and gateways")
-        for program in PROGRAMS:
-            self.await_rollout(program)
+    def install(self, version: Version) -> None:
+        """Install *version*, whose images the node has, or upgrade to it; returns when every replica is available."""
+        if self.version is None:
+            [namespace] = (item for item in read(BASE) if item["kind"] == "Namespace")
+            install(self.api, (namespace,))  # with the labels that restrict its Pods
+            self.release.install(version.values, version.chart)
+        elif self.version is not version:
+            self.release.upgrade(version.values, version.chart)
+        self.version = version
+        self.await_rollouts()
+
+    def roll_back(self, version: Version) -> None:
+        """Go back to *version*, which was installed before; returns when every replica is available."""
+        self.release.rollback()
+        self.version = version
+        self.await_rollouts()
 
     def gateway_url(self) -> str:
         """Return the URL of the gateways' Service, by its cluster address."""
@@ -69,6 +90,16 @@ class System:
     def await_rollout(self, program: str) -> None:
         """Return when every replica of *program* is of the newest version and available."""
         self.kubectl("rollout", "status", f"deployment/praetor-{program}")
+
+    def uninstall(self) -> str:
+        """Remove the release; return what Helm says was kept."""
+        self.version = None
+        return self.release.uninstall()
+
+    def await_rollouts(self) -> None:
+        """Return when every replica of all programs is of the newest version and available."""
+        for program in PROGRAMS:
+            self.await_rollout(program)
 
     def restart(self, program: str) -> None:
         """Replace the Pods of *program* one after another; returns when all are available."""
@@ -86,7 +117,8 @@ class System:
         The node stays open for them: it is the only one.
         """
         metadata = {"name": pod, "namespace": SYSTEM_NAMESPACE}
-        body = {"apiVersion": "policy/v1beta1", "kind": "Eviction", "metadata": metadata}
+        older = self.api.get("/apis/policy/v1").status == HTTPStatus.NOT_FOUND  # before Kubernetes 1.21
+        body = {"apiVersion": f"policy/v1{'beta1' if older else ''}", "kind": "Eviction", "metadata": metadata}
         path = f"{pods_path()}/{pod}/eviction"
         eventually(lambda: self.api.post(path, body).status < HTTPStatus.BAD_REQUEST, what=f"{pod} may go")
         self.await_rollout(program)

@@ -22,7 +22,7 @@ from attrs import evolve, field, frozen, mutable
 
 from e2e.clusters.api.kubectl import output_of
 from e2e.clusters.cluster import SYSTEM_NAMESPACE
-from e2e.clusters.node import Node
+from e2e.clusters.remote import PodCluster
 from e2e.lab.device import LabDevice, rootfs, why_unavailable
 from e2e.lab.requirements import required
 from e2e.pods.newer import newer, newer_chart, newer_zipapp
@@ -91,7 +91,7 @@ class Place:
 
     folder: Path
     devices: Mapping[str, LabDevice]
-    node: Node
+    node: PodCluster
     variables: dict[str, str] = field(factory=dict)
 
     @property
@@ -178,7 +178,7 @@ class Place:
 
 @pytest.fixture
 def place(
-    request: pytest.FixtureRequest, node: Node, tmp_path: Path, progress: Callable[[str], None]
+    request: pytest.FixtureRequest, node: PodCluster, tmp_path: Path, progress: Callable[[str], None]
 ) -> Iterator[Place]:
     """Two devices that are up, and the built files; the node has the images."""
     root = required(request, rootfs(), why_unavailable(rootfs()))

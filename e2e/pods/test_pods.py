@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,12 @@ import pytest
 
 from e2e.clusters.api.kubectl import output_of
 from e2e.pods.devices import Devices
-from e2e.pods.system import PROGRAMS, VALUES, WITHIN_S, System, pods_path
+from e2e.pods.system import CURRENT, PROGRAMS, WITHIN_S, System, Version, pods_path
 from e2e.release.images import Image
 from e2e.stack.kube import PROCESSES, SWITCHES, accepted, condition
 from e2e.stack.recorder import Frame, Recorder
 from e2e.stack.waiting import eventually
+from e2e.suite.readiness import is_ready
 from praetor_controller.ctl.airgap.images import images_in
 
 REPLICAS = {"controller": 2, "gateway": 3}
@@ -36,7 +39,29 @@ print(json.dumps({
 """
 FINALIZER = "praetor.azure.com/e2e"
 LOST = None
+UPGRADE_S = 10  # likewise, so that a rollout lasts while programs are replaced
+POWER_CUT_S = 10  # a rollout stays that long at each device, so that the power is cut before it reaches the next one
 FILTERED = 2  # seccomp's mode with a profile
+
+
+def test_upgrades_from_an_older_version_and_a_rollback_restart_nothing(
+    older: Version, bare_system: System, devices: Devices
+) -> None:
+    """First, while the older version is installed; a rollout is under way at each step."""
+    system = bare_system
+    steps = (partial(system.install, CURRENT), partial(system.roll_back, older), partial(system.install, CURRENT))
+    before, declared = devices.writes(PROCESSES), devices.writes(SWITCHES)
+    with connected_all_the_while(system, devices) as processes:
+        for number, step in enumerate(steps):
+            replaced = pod_names(system)
+            devices.change(f"1{5 + number}s", minReadySeconds=UPGRADE_S)
+            step()
+            assert pod_names(system).isdisjoint(replaced)
+            devices.await_available()
+    assert devices.writes(PROCESSES) == {uid: number + len(steps) for uid, number in before.items()}
+    assert devices.writes(SWITCHES) == declared
+    assert {len(pids) for pids in pids_of(processes).values()} == {1 + len(steps)}, "started for rollouts alone"
+    assert processes.worst(lambda found: sum(not is_ready(item) for item in found.values())) == 1
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
@@ -125,33 +150,11 @@ def test_evicting_every_pod_disconnects_no_device(system: System, devices: Devic
             system.evict(program, pod)
         devices.change("45s")
         devices.await_available()
-    now = {pod["metadata"]["name"] for program in PROGRAMS for pod in system.pods(program)}
-    assert now.isdisjoint(pod for _, pod in before)
+    assert pod_names(system).isdisjoint(pod for _, pod in before)
 
 
 def test_the_charts_own_test_reaches_a_gateway_by_its_service(system: System) -> None:
     system.release.test()
-
-
-def test_an_upgrade_and_a_rollback_of_the_release_disconnect_no_device(system: System, devices: Devices) -> None:
-    with connected_all_the_while(system, devices):
-        before = {pod["metadata"]["name"] for program in PROGRAMS for pod in system.pods(program)}
-        system.release.upgrade(
-            {
-                "controller": {"podAnnotations": {"upgraded": "yes"}},
-                "gateway": {**VALUES["gateway"], "podAnnotations": {"upgraded": "yes"}},
-            }
-        )
-        devices.change("45s")  # a rollout that is under way while both programs are replaced
-        for program in PROGRAMS:
-            system.await_rollout(program)
-        assert not before & {pod["metadata"]["name"] for program in PROGRAMS for pod in system.pods(program)}
-        devices.await_available()
-        system.release.rollback()
-        for program in PROGRAMS:
-            system.await_rollout(program)
-        devices.await_available()
-    assert devices.values_on_host() == {"45s"}
 
 
 def test_another_controller_takes_over_from_one_that_is_lost(system: System, devices: Devices) -> None:
@@ -162,6 +165,33 @@ def test_another_controller_takes_over_from_one_that_is_lost(system: System, dev
     devices.await_available()
     assert devices.values_on_host() == {"50s"}
     assert system.lease_holder("praetor-controller") != lost
+
+
+def test_a_node_that_loses_power_disconnects_no_device_and_its_rollout_goes_on(
+    system: System, devices: Devices
+) -> None:
+    """The only node: apiserver, controller and gateways are away, and come back by themselves."""
+    devices.await_available()
+    device, value = devices.agent.device, devices.values_on_host()
+    before = devices.writes(PROCESSES)
+    declared = devices.writes(SWITCHES)
+    devices.change("55s", minReadySeconds=POWER_CUT_S)
+    first = eventually(devices.updated, lambda updated: len(updated) == 1, what="the rollout has reached one device")
+    if device in first:
+        value = eventually(devices.values_on_host, lambda values: values == {"55s"}, what=f"{device} has the version")
+    running, connected = devices.agent.processes(), devices.connected_since(device)
+    system.node.power_off()
+    system.node.power_on()
+    assert (devices.agent.processes(), devices.values_on_host()) == (running, value)
+    updated = eventually(devices.updated, what="the apiserver answers")
+    assert first <= updated < set(devices.names), "the rollout was under way"
+    devices.await_available()
+    system.await_rollouts()
+    assert devices.values_on_host() == {"55s"}
+    assert device not in first or devices.agent.processes() == running
+    assert devices.connected_since(device) == connected
+    assert devices.writes(PROCESSES) == {uid: number + 1 for uid, number in before.items()}
+    assert devices.writes(SWITCHES) == declared
 
 
 def test_a_device_that_falls_silent_is_disconnected_and_comes_back(system: System, devices: Devices) -> None:
@@ -186,7 +216,7 @@ def test_a_device_that_falls_silent_is_disconnected_and_comes_back(system: Syste
 def test_processes_run_on_when_the_release_is_uninstalled(system: System, devices: Devices) -> None:
     """Last: nothing of the system is left after it but what outlives a release."""
     running = devices.values_on_host()
-    kept = system.release.uninstall()
+    kept = system.uninstall()
     assert "praetor-device-tokens" in kept
     eventually(lambda: system.pods("gateway"), lambda pods: not pods, what="the gateways are gone", within_s=WITHIN_S)
     assert devices.values_on_host() == running != set()
@@ -226,12 +256,25 @@ def exit_codes(system: System, pods: Iterable[str]) -> Iterator[Callable[[], dic
             system.api.patch(path, {"metadata": {"finalizers": None}})
 
 
+def pod_names(system: System) -> set[str]:
+    """Return the names of all Pods of the programs."""
+    return {pod["metadata"]["name"] for program in PROGRAMS for pod in system.pods(program)}
+
+
+def pids_of(recorder: Recorder) -> dict[str, set[int]]:
+    """Return which ids each process had on its device, by the name of its object."""
+    pids = defaultdict[str, set[int]](set)
+    for frame in recorder.frames:
+        pids[frame.object["metadata"]["name"]] |= {frame.object.get("status", {}).get("pid", 0)} - {0}
+    return pids
+
+
 @contextmanager
-def connected_all_the_while(system: System, devices: Devices) -> Iterator[None]:
-    """Assert at the end that no switch and no process was recorded as disconnected meanwhile."""
+def connected_all_the_while(system: System, devices: Devices) -> Iterator[Recorder]:
+    """Yield the record of the processes; no switch and no process may be recorded as disconnected meanwhile."""
     kubeconfig, path = system.node.kubeconfig, devices.kube.path
     with Recorder(kubeconfig, path(SWITCHES)) as switches, Recorder(kubeconfig, path(PROCESSES)) as processes:
-        yield
+        yield processes
     frames = (*switches.frames, *processes.frames)
     assert {frame.object["metadata"]["name"] for frame in switches.frames} == set(devices.names)
     assert [_described(frame) for frame in frames if condition(frame.object, "AgentConnected") != "True"] == []

@@ -41,15 +41,13 @@ class Release:
         self._api = api
         self._config = helm_python.Config(kubeconfig_path=kubeconfig, namespace=SYSTEM_NAMESPACE)
         self._with_crds = int(api.get("/version").body["minor"].rstrip("+")) >= RULES_SINCE
-        if not self._with_crds:
-            install(api, read(ROOT / "crds"))
 
-    def install(self, values: Mapping[str, Any], timeout_s: int = 600) -> str:
-        """Install the chart and return its notes; Pods are not waited for."""
+    def install(self, values: Mapping[str, Any], chart: Path = CHART, timeout_s: int = 600) -> str:
+        """Install *chart*, a folder, and return its notes; Pods are not waited for."""
         release = self._config.install(
-            CHART,
+            chart,
             NAME,
-            self._complete(values),
+            self._prepared(values, chart),
             namespace=SYSTEM_NAMESPACE,
             create_namespace=True,
             wait="hookOnly",
@@ -57,10 +55,10 @@ class Release:
         )
         return str(release["notes"])
 
-    def upgrade(self, values: Mapping[str, Any], timeout_s: int = 600) -> None:
-        """Install the chart with other values; Pods are not waited for."""
-        chosen = self._complete(values)
-        self._config.upgrade(CHART, NAME, chosen, namespace=SYSTEM_NAMESPACE, wait="hookOnly", timeout=timeout_s)
+    def upgrade(self, values: Mapping[str, Any], chart: Path = CHART, timeout_s: int = 600) -> None:
+        """Replace what is installed by *chart* with *values*; Pods are not waited for."""
+        chosen = self._prepared(values, chart)
+        self._config.upgrade(chart, NAME, chosen, namespace=SYSTEM_NAMESPACE, wait="hookOnly", timeout=timeout_s)
 
     def rollback(self, timeout_s: int = 600) -> None:
         """Go back to the revision before; Pods are not waited for."""
@@ -79,7 +77,9 @@ class Release:
         answer = self._api.get(f"/api/v1/namespaces/{SYSTEM_NAMESPACE}/secrets/{name}")
         return base64.b64decode(answer.body["data"][key]).decode()
 
-    def _complete(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def _prepared(self, values: Mapping[str, Any], chart: Path) -> dict[str, Any]:
+        if not self._with_crds:
+            install(self._api, read(chart / "files" / "crds"))
         return {"crds": {"install": self._with_crds}, **values}
 
 

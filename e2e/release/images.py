@@ -160,8 +160,10 @@ def image_of(component: str, dist: Path) -> Image:
     return Image(component=component, version=wheels[0].name.split("-")[1])
 
 
-def build_argv(engine: Engine, image: Image, *, base: str | None, pip: PipSettings, secrets: Path) -> list[str]:
-    """Return the command line that builds *image*; *secrets* is a folder with pip.conf in it."""
+def build_argv(
+    engine: Engine, image: Image, *, base: str | None, pip: PipSettings, secrets: Path, root: Path = ROOT
+) -> list[str]:
+    """Return the command line that builds *image* of the sources in *root*; *secrets* is a folder with pip.conf."""
     own = _unprivileged(engine)
     if engine is not Engine.DOCKER:
         own += [f"--volume={folder}:{folder}:ro" for folder in pip.folders]
@@ -172,12 +174,12 @@ def build_argv(engine: Engine, image: Image, *, base: str | None, pip: PipSettin
     return [
         str(engine),
         "build",
-        f"--file={_dockerfile(image)}",
+        f"--file={_dockerfile(image, root)}",
         f"--tag={image.name}",
         f"--build-arg=VERSION={image.version}",
         f"--secret=id=pip.conf,src={secrets / 'pip.conf'}",
         *own,
-        str(ROOT),
+        str(root),
     ]
 
 
@@ -212,17 +214,22 @@ def build_images(
         build_all(missing, dist)
     if base is not None and Path(base).is_dir():
         base = import_base(engine, Path(base))
-    pip = settings_here()
     images = tuple(image_of(component, dist) for component in components)
+    for image in images:
+        progress(f"building {image.name}")
+        build_image(engine, image, base=base)
+        added = _added_by(engine, image, base or ARG_BASE.findall(_dockerfile(image).read_text("utf-8"))[0])
+        added.check(image.component)
+        progress(f"  it adds {added.size / 1e6:.1f} MB to its base, compressed")
+    return images
+
+
+def build_image(engine: Engine, image: Image, *, base: str | None, root: Path = ROOT) -> None:
+    """Build *image* of the sources in *root*, whose dist/ has the wheels, on the image *base*."""
+    pip = settings_here()
     with tempfile.TemporaryDirectory(prefix="praetor-images-") as secrets:
         (Path(secrets) / "pip.conf").write_text(pip.config, encoding="utf-8")
-        for image in images:
-            progress(f"building {image.name}")
-            _output_of(build_argv(engine, image, base=base, pip=pip, secrets=Path(secrets)))
-            added = _added_by(engine, image, base or ARG_BASE.findall(_dockerfile(image).read_text("utf-8"))[0])
-            added.check(image.component)
-            progress(f"  it adds {added.size / 1e6:.1f} MB to its base, compressed")
-    return images
+        _output_of(build_argv(engine, image, base=base, pip=pip, secrets=Path(secrets), root=root))
 
 
 def _added_by(engine: Engine, image: Image, base: str) -> Added:
@@ -246,8 +253,8 @@ def _added_by(engine: Engine, image: Image, base: str) -> Added:
         return added_of(archive, layers)
 
 
-def _dockerfile(image: Image) -> Path:
-    return ROOT / "deploy" / "images" / image.component / "Dockerfile"
+def _dockerfile(image: Image, root: Path = ROOT) -> Path:
+    return root / "deploy" / "images" / image.component / "Dockerfile"
 
 
 def _output_of(argv: list[str], timeout_s: int = BUILD_S) -> str:

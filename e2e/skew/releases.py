@@ -29,11 +29,14 @@ class NoHistory(SkewError):
     """This checkout does not hold the commit to compare with."""
 
 
-def previous_ref(root: Path = ROOT) -> str:
-    """Return the newest release tag before the checked-out commit, or without one the ref in `previous-ref.txt`."""
+def previous_ref(root: Path = ROOT, unreleased: str | None = None) -> str:
+    """Return the newest release tag before the checked-out commit.
+
+    Without one it is *unreleased*, by default the ref in `previous-ref.txt`.
+    """
     tags = _run(["git", "tag", "--merged", "HEAD~1", "--sort=-creatordate"], cwd=root, check=False).split()
     released = (tag for tag in tags if RELEASED.search(tag))
-    return next(released, PINNED.read_text(encoding="utf-8").strip())
+    return next(released, unreleased or PINNED.read_text(encoding="utf-8").strip())
 
 
 def export(ref: str, folder: Path, root: Path = ROOT) -> Path:

@@ -41,7 +41,9 @@ class Frame(NamedTuple):
 class Recorder:
     """Lists *path*, then watches it until the context is left; nothing is missed between the windows.
 
-    When it is left without an exception, the record holds all that was written before, and does not change any more.
+    Where the apiserver has forgotten what came after the last window, as after a change of the CRD or an outage, what
+    differs from the record is recorded once. When it is left without an exception, the record holds all that was
+    written before, and does not change any more.
     """
 
     def __init__(self, kubeconfig: Path, path: str) -> None:
@@ -49,7 +51,7 @@ class Recorder:
         self.listed = 0  # how many of them are the initial list
         self._api = RawApi.from_kubeconfig(kubeconfig)
         self._path = path
-        self._versions: dict[str, str] = {}  # of each object, by the frames
+        self._last: dict[str, dict[str, Any]] = {}  # of each object, by the frames
         self._ended = threading.Event()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"record {path}", daemon=True)
@@ -96,6 +98,18 @@ class Recorder:
         self.listed = len(self.frames)
         return str(now["metadata"]["resourceVersion"])
 
+    def _list_again(self) -> None:
+        now = self._read()
+        there = {item["metadata"]["name"] for item in now["items"]}
+        for name, item in self._last.copy().items():
+            if name not in there:
+                self._record("DELETED", item)
+        for item in now["items"]:
+            last = self._last.get(item["metadata"]["name"])
+            if last is None or last["metadata"]["resourceVersion"] != item["metadata"]["resourceVersion"]:
+                self._record("ADDED" if last is None else "MODIFIED", item)
+        self._version = now["metadata"]["resourceVersion"]
+
     def _read(self) -> dict[str, Any]:
         answer = self._api.get(self._path)
         if answer.status != HTTPStatus.OK:
@@ -107,7 +121,8 @@ class Recorder:
 
         def missing() -> set[tuple[str, str]]:
             stored = {(item["metadata"]["name"], item["metadata"]["resourceVersion"]) for item in self._read()["items"]}
-            return stored ^ set(self._versions.copy().items())
+            last = self._last.copy().items()
+            return stored ^ {(name, item["metadata"]["resourceVersion"]) for name, item in last}
 
         deadline = time.monotonic() + CAUGHT_UP_S
         while self._failure is None and (left := missing()):
@@ -136,6 +151,9 @@ class Recorder:
             self._ended.wait(0.1)
 
     def _take(self, kind: str, item: dict[str, Any]) -> None:
+        if kind == "ERROR" and item.get("code") == HTTPStatus.GONE:
+            self._list_again()
+            return
         if kind == "ERROR":
             raise AssertionError(f"the watch of {self._path} failed: {item}")
         self._version = item["metadata"]["resourceVersion"]
@@ -146,6 +164,6 @@ class Recorder:
         self.frames.append(Frame.now(kind, item))
         name = item["metadata"]["name"]
         if kind == "DELETED":
-            self._versions.pop(name, None)
+            self._last.pop(name, None)
         else:
-            self._versions[name] = item["metadata"]["resourceVersion"]
+            self._last[name] = item

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from e2e.clusters.cluster import Cluster
+from e2e.clusters.remote import PodCluster
+from e2e.pods.stack import PodStack
 from e2e.rollouts.fleet import SimulatedFleet
 from e2e.rollouts.plan_check import PlanCheck
 from e2e.stack.kube import Kube
@@ -45,9 +47,13 @@ LOGGED = pytest.StashKey[tuple[Stack, dict[Path, int]]]()
 
 
 @pytest.fixture(scope="session")
-def session_stack(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The programs, started once."""
-    with Stack(cluster, tmp_path_factory.mktemp("stack")) as stack:
+def session_stack(
+    cluster: Cluster, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Stack]:
+    """The programs, started once: in Pods where the cluster runs them."""
+    workdir = tmp_path_factory.mktemp("stack")
+    in_pods = isinstance(cluster, PodCluster)
+    with PodStack(request.getfixturevalue("bare_system"), workdir) if in_pods else Stack(cluster, workdir) as stack:
         yield stack
 
 

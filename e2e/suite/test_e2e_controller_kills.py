@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from e2e.clusters.cluster import Capability
 from e2e.rollouts.fleet import SimulatedFleet
 from e2e.rollouts.observer import Timeline
 from e2e.rollouts.plan_check import PlanCheck
@@ -29,6 +30,8 @@ from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 from e2e.suite.readiness import revision
 from e2e.suite.workloads import sleeping
+
+pytestmark = pytest.mark.needs(Capability.PROGRAMS)
 
 NAME, LIMIT, PER_RACK, RACKS, CANARIES = "sleeper", 2, 1, 10, 5
 DEVICES, LAST = 60, 6

@@ -10,6 +10,7 @@ import time
 import pytest
 import requests
 
+from e2e.clusters.cluster import Capability
 from e2e.stack.kube import DEPLOYMENTS, Kube
 from e2e.stack.manifests import deployment, device_process
 from e2e.stack.stack import Stack
@@ -66,6 +67,7 @@ def test_a_changed_template_changes_the_etag_and_the_body(device: DeviceApi, kub
     assert new["specHash"] != old["specHash"]
 
 
+@pytest.mark.needs(Capability.PROGRAMS)  # whose metrics are read
 def test_a_long_poll_is_held_until_something_changes(stack: Stack, device: DeviceApi, kube: Kube) -> None:
     etag = device.desired().headers["ETag"]
     answers: list[tuple[requests.Response, float]] = []

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from e2e.clusters.cluster import Cluster, Request
+from e2e.clusters.cluster import Capability, Cluster, Request
 from e2e.stack.kube import GROUP_VERSION, Kube, accepted
 from e2e.stack.manifests import deployment, network_switch
 from e2e.stack.request_counts import LEASES, ours, settled
@@ -19,6 +19,8 @@ from e2e.suite.device_api import DeviceApi
 from e2e.suite.heartbeats import Beats
 from e2e.suite.readiness import await_ready
 from e2e.suite.workloads import sleeping
+
+pytestmark = pytest.mark.needs(Capability.PROGRAMS)
 
 DEVICES = 200
 ROUNDS = 50

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from e2e.clusters.cluster import Capability
 from e2e.stack.kube import Kube, condition, conditions
 from e2e.stack.manifests import deployment
 from e2e.stack.stack import Stack
@@ -12,6 +15,8 @@ from e2e.suite.fleet import AgentFleet
 from e2e.suite.readiness import await_process, await_ready, phase
 from e2e.suite.running import is_alive
 from e2e.suite.workloads import prompt
+
+pytestmark = pytest.mark.needs(Capability.PROGRAMS)
 
 
 def test_a_silent_device_is_disconnected_and_its_process_unknown_until_it_is_heard_again(

@@ -8,9 +8,11 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
+import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from e2e.clusters.cluster import Capability
 from e2e.release.build import ROOT
 from e2e.stack.kube import Kube
 from e2e.stack.manifests import deployment
@@ -18,6 +20,8 @@ from e2e.stack.stack import Stack
 from e2e.suite.fleet import AgentFleet
 from e2e.suite.readiness import await_ready
 from e2e.suite.workloads import prompt
+
+pytestmark = pytest.mark.needs(Capability.PROGRAMS)
 
 MONITORING = ROOT / "deploy" / "components" / "monitoring"
 OF_PROMETHEUS = {"pod", "namespace"}  # labels of the scrape, not of the program

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from e2e.clusters.api.credentials import write_secret
-from e2e.clusters.cluster import GATEWAY
+from e2e.clusters.cluster import GATEWAY, Capability
 from e2e.stack.kube import PROCESSES, Kube
 from e2e.stack.manifests import deployment
 from e2e.stack.relay import Proxy, Relay
@@ -24,6 +24,8 @@ from e2e.suite.connections import disconnections, pass_time
 from e2e.suite.fleet import AgentFleet
 from e2e.suite.readiness import await_ready, await_revision, revision
 from e2e.suite.workloads import prompt
+
+pytestmark = pytest.mark.needs(Capability.PROGRAMS)
 
 PENDING = re.compile(r"^praetor_gateway_queue_depth (\S+)$", re.MULTILINE)
 IS_ARBITER = "praetor_gateway_arbiter 1.0"

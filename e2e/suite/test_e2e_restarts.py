@@ -23,6 +23,8 @@ from e2e.suite.readiness import await_ready, await_revision, is_ready, revision
 from e2e.suite.running import is_alive
 from e2e.suite.workloads import change_template, prompt, sleeping
 
+pytestmark = pytest.mark.needs(Capability.PROGRAMS)
+
 BOTH_WAYS = pytest.mark.parametrize("kill", [False, True], ids=["graceful", "killed"])
 
 

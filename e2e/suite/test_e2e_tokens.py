@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.clusters.cluster import GATEWAY, Cluster
+from e2e.clusters.cluster import GATEWAY, Capability, Cluster
 from e2e.clusters.launch import ClusterName
 from e2e.rollouts.fleet import SimulatedFleet
 from e2e.stack.ctl import Ctl
@@ -23,6 +23,8 @@ from e2e.stack.waiting import eventually
 from e2e.suite.device_api import DeviceApi
 from e2e.suite.fleet import AgentFleet
 from praetor_api.tokens import device_token
+
+pytestmark = pytest.mark.needs(Capability.PROGRAMS)
 
 SHARED, SECRET, OLD_SECRET = "shared-token", "new-secret", "old-secret"
 DEVICE, OTHER = "tokens-leaf-1", "tokens-leaf-2"

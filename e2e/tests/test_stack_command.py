@@ -22,7 +22,7 @@ def test_without_named_tests_the_whole_suite_runs(arguments: list[str]) -> None:
     assert with_suite(arguments) == [*arguments, str(SUITE)]
 
 
-@pytest.mark.parametrize("arguments", [["--cluster", "node"], ["--cluster=node", "-x"]])
+@pytest.mark.parametrize("arguments", [["--cluster", "node"], ["--cluster=node", "-x"], ["--cluster", "kind"]])
 def test_on_a_node_the_tests_of_pods_run(arguments: list[str]) -> None:
     assert with_suite(arguments) == [*arguments, str(PODS)]
 

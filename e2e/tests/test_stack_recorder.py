@@ -38,3 +38,22 @@ def test_the_last_write_is_recorded_however_soon_the_record_ends(kubeconfig: Pat
             kube.patch(SWITCHES, "leaf-1", {"spec": {"model": "later"}})
             assert list(record.states()[-1]) == ["leaf-1"]
             assert record.states()[-1]["leaf-1"]["spec"]["model"] == f"model {number}"
+
+
+def test_what_the_apiserver_has_forgotten_is_recorded_as_it_is_then(kubeconfig: Path) -> None:
+    with RawApi.from_kubeconfig(kubeconfig) as api:
+        kube = Kube(api, "default")
+        kube.apply(network_switch("same"), network_switch("changed"), network_switch("gone"))
+        with Recorder(kubeconfig, kube.path(SWITCHES)) as record:
+            record._ended.set()  # no window is open: the apiserver is away
+            record._thread.join()
+            kube.patch(SWITCHES, "changed", {"spec": {"model": "first"}})
+            kube.patch(SWITCHES, "changed", {"spec": {"model": "last"}})
+            kube.delete(SWITCHES, "gone")
+            kube.apply(network_switch("new"))
+            api.post("/-/compact", None)
+            record._ended.clear()
+            record._window()
+        events = [(frame.type, frame.object["metadata"]["name"]) for frame in record.frames[record.listed :]]
+    assert events == [("DELETED", "gone"), ("MODIFIED", "changed"), ("ADDED", "new")]
+    assert record.states()[-1]["changed"]["spec"]["model"] == "last"
