@@ -10,13 +10,20 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from agent_testing import FakeClock, item, process_spec, until
 from praetor_agent.artifacts.fetcher import Fetcher, Sources, device_sources
@@ -233,7 +240,7 @@ class CrashingDevice:
         self.disk = Disk(self.steps)
         self.processes = Processes(self.steps, remembers=remembers)
         self.reporter = RecordingReporter()
-        self._clock = FakeClock()
+        self.clock = FakeClock()
         self._waker = waker
         self._sources = sources
         patch.setattr("praetor_agent.state.os", self.disk)
@@ -244,15 +251,15 @@ class CrashingDevice:
         state = State(self.directory)
         self._inbox = Inbox(lambda: None, state.load_desired("leaf-1"))
         store = ArtifactStore(self.directory / "artifacts", max_bytes=STORE_BYTES)
-        fetcher = Fetcher(store, self._sources, self._clock, lambda: None)
+        fetcher = Fetcher(store, self._sources, self.clock, lambda: None)
         dependencies = Dependencies(
             state=state,
             inbox=self._inbox,
             host=Host({Backend.PROCESS: self.processes}, {}, fetcher, self.processes.boot_id),
-            probes=Probes(self._clock),
+            probes=Probes(self.clock),
             reporter=self.reporter,
             waker=self._waker,
-            clock=self._clock,
+            clock=self.clock,
             freeze_file=self.directory / "hold",
         )
         self._loop = Loop("leaf-1", dependencies)
@@ -263,11 +270,11 @@ class CrashingDevice:
         self._inbox.put(Received(etag=etag, body=body, desired=read_desired(body)))
 
     def settle(self, seconds: float) -> None:
-        end = self._clock.seconds + seconds
-        while self._clock.seconds < end:
+        end = self.clock.seconds + seconds
+        while self.clock.seconds < end:
             wake_at, _ = self._loop.step()
             self.processes.end_jobs()
-            self._clock.seconds = min(max(wake_at, self._clock.seconds + 0.5), self._clock.seconds + 5)
+            self.clock.seconds = min(max(wake_at, self.clock.seconds + 0.5), self.clock.seconds + 5)
 
     def settle_until(self, condition: Callable[[], bool]) -> None:
         """Go on until *condition* holds, for artifacts are fetched beside the loop."""
@@ -644,3 +651,103 @@ def test_an_unconfirmed_change_is_rolled_back_however_often_the_device_restarts_
         else (OLD["specHash"], UNCONFIRMED["specHash"], RollbackReason.CONFIRM_TIMED_OUT)
     )
     assert (reported.observed_spec_hash, reported.failed_spec_hash, reported.rolled_back_reason) == wanted
+
+
+OTHER = item("service", process_spec("/bin/sleep", "4"), uid="uid-restored")  # declared anew, under another uid
+DECLARED = ((), (SIDE,), (SIDE, OLD), (SIDE, NEW), (SIDE, OTHER), (SIDE, BAD), (SIDE, NEW, JOB), (NEXT,))
+
+
+class DeviceHistory(RuleBasedStateMachine):
+    """What a device lives through in any order: kills, reboots, clocks that are set, declarations that come back.
+
+    Two instances of a process, and one that a record says is gone, are refused where processes are started and removed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = ExitStack()
+        place = Path(self.opened.enter_context(TemporaryDirectory()))
+        waker = Waker()
+        self.opened.callback(waker.close)
+        patch = self.opened.enter_context(pytest.MonkeyPatch.context())
+        self.device = CrashingDevice(place / "device", waker, patch, {}, remembers=False)
+        self.wanted: tuple[Item, ...] = ()
+        self.asked: Counter[str] = Counter()
+
+    @rule(wanted=st.sampled_from(DECLARED))
+    def declare(self, wanted: tuple[Item, ...]) -> None:
+        """Declare other processes, or those of before, as a restored backup of the cluster does."""
+        self.asked.update(each["specHash"] for each in wanted if each not in self.wanted)
+        self.wanted = wanted
+        self.device.desire(wanted)
+
+    @rule(seconds=st.sampled_from([1, 20, 120]))
+    def go_on(self, seconds: int) -> None:
+        try:
+            self.device.settle(seconds)
+        except Killed:
+            self.begin()
+
+    @rule(point=st.integers(1, 60))
+    def will_be_killed(self, point: int) -> None:
+        self.device.steps.at = point
+
+    @rule(
+        kept=st.integers(0, 3), seconds=st.sampled_from([0.0, 5.0, 10**6]), hours=st.sampled_from([-(10**5), 0, 10**5])
+    )
+    def reboot(self, kept: int, seconds: float, hours: int) -> None:
+        """Cut the power; the clock of the next boot begins anew, and the time of day may be anything."""
+        self.device.lose_power(min(kept, self.device.disk.unsafe))
+        self.device.clock.seconds = seconds
+        self.set_clock(hours)
+        self.begin()
+
+    @rule(hours=st.sampled_from([-5, 5, -(10**5), 10**5]))
+    def set_clock(self, hours: int) -> None:
+        self.device.clock.time = datetime(2025, 1, 31, 12, tzinfo=UTC) + timedelta(hours=hours)
+
+    @rule(each=st.sampled_from([SIDE, OLD, OTHER]))
+    def a_process_ends(self, each: Item) -> None:
+        self.device.processes.crash(each["uid"])
+
+    @rule(hours=st.sampled_from([-(10**5), 10**5]))
+    def nothing_is_started_because_a_clock_is_set(self, hours: int) -> None:
+        self.declare((SIDE, NEW))
+        self.converge()
+        before = list(self.device.processes.ran)
+        self.set_clock(hours)
+        self.begin()
+        self.device.settle(120)
+        assert self.device.processes.ran == before
+
+    def begin(self) -> None:
+        """Let the next agent begin, and hear what is desired."""
+        self.device.steps.at = None
+        self.device.boot()
+        self.device.desire(self.wanted)
+
+    def converge(self) -> None:
+        self.device.steps.at = None
+        self.device.settle(1000)
+        runs = {(seen.uid, seen.spec_hash) for seen in self.device.processes.traces.values() if seen.running}
+        assert runs == {(each["uid"], each["specHash"]) for each in self.wanted}
+        assert set(self.device.memory()) == set(self.device.processes.traces) == {each["uid"] for each in self.wanted}
+
+    @invariant()
+    def a_job_runs_once_each_time_that_it_is_declared(self) -> None:
+        for job in (JOB, NEXT):
+            assert self.device.times(job) <= self.asked[job["specHash"]]
+
+    def teardown(self) -> None:
+        try:
+            self.begin()
+            self.declare((SIDE, NEW))
+            self.converge()
+        finally:
+            self.opened.close()
+
+
+def test_whatever_a_device_lives_through_what_is_declared_runs_once() -> None:
+    factor = int(os.environ.get("PRAETOR_PROPERTY_FACTOR", "1"))
+    steps = settings(max_examples=25 * factor, stateful_step_count=25, deadline=None)
+    run_state_machine_as_test(DeviceHistory, settings=steps)
