@@ -12,6 +12,7 @@ from gateway_testing import Agent, Answer, GatewayLab, conditions, replicas, run
 from praetor_api.kube.client.errors import api_error
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES
 from praetor_gateway.fleet.order import Poll
+from praetor_gateway.fleet.session import MAX_ASKS
 from praetor_gateway.reports.handler import MAX_WRITE_DELAY_S
 from praetor_gateway.reports.heartbeats import read_poll
 from test_gateway_order import EarlierDefinitions
@@ -220,15 +221,16 @@ async def test_a_report_that_is_written_late_is_not_asked_for_again() -> None:
             await labs[0].clock.advance(MAX_WRITE_DELAY_S / 2)
 
 
-async def test_a_gateway_that_starts_asks_each_device_once_wherever_it_reports() -> None:
+async def test_a_gateway_that_starts_asks_each_device_a_few_times_if_it_reports_elsewhere() -> None:
     async with replicas() as (labs, agent):
         first, second = labs
         await known_to(agent, first)
         before = writes(*labs)
-        assert await agent.live(second, first)  # it has heard nothing yet
-        for _ in range(8):
+        asked = []
+        for _ in range(8):  # it has heard nothing yet
+            asked.append(await agent.live(second, first))
             await first.clock.advance(BEAT_S)
-            assert not await agent.live(second, first)
+        assert asked == [True] * MAX_ASKS + [False] * (8 - MAX_ASKS)
         assert writes(*labs) == before
 
 
@@ -246,13 +248,71 @@ async def test_what_a_gateway_asks_for_is_answered_at_once_and_once() -> None:
 async def test_a_status_that_another_client_changed_is_asked_for() -> None:
     async with replicas(1) as ([lab], agent):
         await known_to(agent, lab)
-        key = next(iter(lab.kube.objects(DEVICE_PROCESSES)))
-        await lab.kube.another_client().patch(DEVICE_PROCESSES, key, {"status": {"pid": 999}}, subresource="status")
-        await lab.clock.advance(1)
+        await lose_status(lab)
         assert await agent.live(lab)
         await lab.clock.advance(5)
         assert lab.process("leaf-1")["status"]["pid"] == agent.pid
         assert not await agent.live(lab)
+
+
+async def lose_status(lab: GatewayLab) -> None:
+    """Have another client change the status of the process."""
+    key = next(iter(lab.kube.objects(DEVICE_PROCESSES)))
+    await lab.kube.another_client().patch(DEVICE_PROCESSES, key, {"status": {"pid": 999}}, subresource="status")
+    await lab.clock.advance(1)
+
+
+def asks(answer: Answer) -> bool:
+    """Return whether the answer to a poll asks for everything."""
+    return "praetor-resync" in answer.headers
+
+
+@pytest.mark.parametrize("repeats", [False, True], ids=["lost", "lost-and-repeated-by-a-proxy"])
+async def test_an_answer_that_asks_and_is_lost_is_given_again(repeats: bool) -> None:
+    async with replicas(1) as ([lab], agent):
+        await known_to(agent, lab)
+        await lose_status(lab)
+        assert asks(await agent.poll(lab))
+        if repeats:
+            assert not asks(await agent.poll(lab, again=True))
+        assert not asks(await agent.poll(lab))  # not again at once
+        await lab.clock.advance(BEAT_S)
+        assert asks(await agent.poll(lab))
+        await agent.report(lab)
+        await lab.clock.advance(BEAT_S)
+        assert lab.process("leaf-1")["status"]["pid"] == agent.pid
+        assert not asks(await agent.poll(lab))
+
+
+async def test_what_asks_a_poll_that_was_overtaken_or_a_head_is_nothing() -> None:
+    async with replicas(1) as ([lab], agent):
+        await known_to(agent, lab)
+        half_open = asyncio.ensure_future(agent.poll(lab, wait=20))
+        await lab.clock.settle()
+        await lose_status(lab)
+        headers = {"Praetor-Poll": "boot-1/2", "Praetor-Reported": f"boot-1/{agent.revision}.{agent.facts_revision}"}
+        headers["If-None-Match"] = lab.etag("leaf-1")
+        assert not asks(await lab.client.request("HEAD", "/v1/devices/leaf-1/desired", headers=headers))
+        agent.polls = 2
+        assert asks(await agent.poll(lab))
+        await lab.clock.advance(25)
+        assert not asks(await half_open)
+        for _ in range(2):
+            assert asks(await agent.poll(lab))
+            await lab.clock.advance(BEAT_S)
+
+
+async def test_a_device_that_goes_to_report_to_another_replica_is_asked_once() -> None:
+    async with replicas() as (labs, agent):
+        first, second = labs
+        await known_to(agent, first)
+        assert asks(await agent.poll(second))
+        agent._knows_facts = False  # it is about to report
+        assert not asks(await agent.poll(second))
+        await agent.report(first)
+        for _ in range(5):
+            await first.clock.advance(BEAT_S)
+            assert not asks(await agent.poll(second))
 
 
 async def test_with_definitions_that_do_not_know_the_order_a_device_is_not_asked_without_end() -> None:

@@ -21,6 +21,11 @@ RESYNC_PERIOD_S = 60.0
 DUPLICATE_S = 300.0
 """How long one agent must have reported alone until the other one counts as gone: two that share a name take turns on
 record about once a minute."""
+MAX_ASKS = 3
+"""How many polls in a row are answered with a request: some of these answers are lost. A device that obeyed without a
+trace here, for it reports to another replica, sends as many reports too many less one."""
+ASK_PERIOD_S = 10.0
+"""The least time between two of them: the device is reporting; shorter than an interval of heartbeats."""
 REPLAY_WINDOW_S = 60.0
 """How long a report may be under way; an agent waits 12 s for an answer. A lower number after that comes from an
 agent that counts from the beginning again."""
@@ -47,7 +52,8 @@ class DeviceSession:
     behind: tuple[Poll, float] | None = None
     _heard_of: tuple[str, ...] = ()
     _asked_at: float | None = None
-    _asked_for: tuple[str, ...] = ()
+    _asks: int = 0
+    _ask_at: float = 0.0
     _polling_boot: str = ""
     _poll: int = -1
     _refused: bool = False
@@ -64,7 +70,9 @@ class DeviceSession:
         """Ask for reports on the processes *uids* (``unreported``), as far as none came yet."""
         wanted = (*uids, FACTS) if FACTS in self.unreported else tuple(uids)
         self._heard_of = tuple(uid for uid in self._heard_of if uid in wanted)
-        self.unreported = tuple(uid for uid in wanted if uid not in self._heard_of)
+        before, self.unreported = self.unreported, tuple(uid for uid in wanted if uid not in self._heard_of)
+        if not set(self.unreported).issubset(before):
+            self._asks = 0
 
     def took(self, uid: str) -> None:
         """Record that the process *uid* was reported on."""
@@ -77,11 +85,11 @@ class DeviceSession:
         """Ask for another report on the process *uid*, if one came: what it said is no longer what is on record."""
         if uid in self._heard_of:
             self._heard_of = tuple(other for other in self._heard_of if other != uid)
-            self.unreported, self._asked_for = (*self.unreported, uid), ()
+            self.unreported, self._asks = (*self.unreported, uid), 0
 
     def _request_facts(self) -> None:
         if FACTS not in self.unreported:
-            self.unreported, self._asked_for = (*self.unreported, FACTS), ()
+            self.unreported, self._asks = (*self.unreported, FACTS), 0
 
     def request_all(self, now: float) -> None:
         """Ask for another report on everything, at most once in RESYNC_PERIOD_S."""
@@ -89,21 +97,27 @@ class DeviceSession:
             return
         self._asked_at = now
         self.unreported = (*self.unreported, *self._heard_of)
-        self._heard_of = self._asked_for = ()
+        self._heard_of, self._asks = (), 0
         self._request_facts()
 
-    def ask(self, *, agrees: bool) -> tuple[bool, bool]:
-        """Ask a device that polls, and has nothing to report, for what is unreported.
+    def ask(self, now: float, *, agrees: bool) -> bool:
+        """Ask a device that polls, and has nothing to report, for what is unreported; return whether to.
 
-        Return whether there is anything to ask for, and whether that is new. What was asked for before was reported to
-        another replica if what the device reported *agrees* with its record.
+        What it was asked for often enough, or is known to have obeyed, was reported to another replica if what the
+        device reported *agrees* with its record.
         """
-        if agrees and self.unreported and self.unreported == self._asked_for:
+        if agrees and self._asks >= MAX_ASKS:
             for uid in self.unreported:
                 self.took(uid)
-        is_new = self.unreported != self._asked_for
-        self._asked_for = self.unreported
-        return bool(self.unreported), is_new
+        if not self.unreported or (self._asks and now - self._ask_at < ASK_PERIOD_S):
+            return False
+        self._asks, self._ask_at = self._asks + 1, now
+        return True
+
+    def obeys(self) -> None:
+        """Record that the device has something to report: what it was asked for, if it was."""
+        if self._asks:
+            self._asks = MAX_ASKS
 
     def is_next_poll(self, boot_id: str, number: int) -> bool:
         """Return whether the poll of this *number* is a new one, and no repetition; record its place if so."""
@@ -112,6 +126,10 @@ class DeviceSession:
             return False
         self._polling_boot, self._poll, self._refused = boot_id, number, False
         return True
+
+    def is_last_poll(self, boot_id: str, number: int) -> bool:
+        """Return whether no poll counted since the one of this *number*."""
+        return boot_id == self._polling_boot and number == self._poll
 
     def recount_polls(self) -> None:
         """Take any number for a new one after a report, if one was refused: the agent may count from the beginning."""

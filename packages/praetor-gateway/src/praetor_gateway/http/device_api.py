@@ -87,9 +87,10 @@ class DeviceApi:
         if known is not None and etag_matches(known.decode("latin-1"), _etag(device)):
             if device is not None and known != b"*":
                 self._reports.fetched(device)
-            resync, is_new = self._ask(device, poll)
-            if scope["method"] == "GET" and not is_new:
-                applied = preferred_wait(head, self._max_wait_s)
+            resync = False
+            if scope["method"] == "GET":
+                resync = self._ask(device, poll)
+                applied = 0 if resync else preferred_wait(head, self._max_wait_s)
             if not applied:
                 await self._not_modified(send, device, applied, poll, resync=resync)
                 return
@@ -98,19 +99,16 @@ class DeviceApi:
                 return
             device = self._not_held(self._fleet.device(name))
             if _etag(device) == before:
-                resync, _ = self._ask(device, poll)
+                resync = self._ask(device, poll)
                 await self._not_modified(send, device, applied, poll, resync=resync)
                 return
         if device is not None and scope["method"] == "GET":
             self._reports.fetched(device)  # before it is sent: it may act on it before we learn that it was sent
         await self._send_desired(name, device, send, applied, poll)
 
-    def _ask(self, device: DeclaredDevice | None, poll: Poll | None) -> tuple[bool, bool]:
-        """Return whether a device that has its present desired state must report everything, and whether that is new.
-
-        What is new is answered at once.
-        """
-        return (False, False) if device is None or poll is None else self._reports.ask(device, poll)
+    def _ask(self, device: DeclaredDevice | None, poll: Poll | None) -> bool:
+        """Return whether to ask a device that has its present desired state to report everything."""
+        return device is not None and poll is not None and self._reports.ask(device, poll)
 
     def _until_compared(self, device: DeclaredDevice | None, poll: Poll | None, applied: int) -> float:
         """Return how many of *applied* seconds to hold a poll: no longer than a record may be behind."""

@@ -80,14 +80,17 @@ class ReportHandler:
             self._submit(device)
         return True
 
-    def ask(self, device: DeclaredDevice, poll: Poll) -> tuple[bool, bool]:
-        """Return whether a device that polls must report everything, and whether that is new.
+    def ask(self, device: DeclaredDevice, poll: Poll) -> bool:
+        """Return whether to ask a device that polls to report everything, unless another poll of it came since.
 
         What it reported is on record after MAX_WRITE_DELAY_S, or lost.
         """
         session, now = device.session, self._clock.monotonic()
         if poll.reported is None:  # it is about to report
-            return False, False
+            session.obeys()
+            return False
+        if not session.is_last_poll(poll.boot_id, poll.number):
+            return False
         ordered, known = now >= self._fleet.unordered_until, session.behind
         behind = ordered and self._is_behind(device, poll)
         if behind and (known is None or not self._is_behind(device, known[0])):
@@ -96,7 +99,7 @@ class ReportHandler:
             session.behind = None
         if behind and known is not None and now - known[1] >= MAX_WRITE_DELAY_S:
             session.request_all(now)
-        return session.ask(agrees=not behind)
+        return session.ask(now, agrees=not behind)
 
     def compare_in_s(self, device: DeclaredDevice) -> float | None:
         """Return after how many seconds to compare the device's record again; None if it is not behind, or late."""
