@@ -41,7 +41,8 @@ UID = "uid-a"
 class Scripts:
     """A backend in memory: definitions that may be edited, processes that may end, and their output.
 
-    *stubborn* undoes each repair at once; *broken* is why nothing can be written or read, *failure* what the disk says.
+    Each start calls *slow*. *stubborn* undoes each repair at once; *broken* is why nothing can be written or read,
+    *failure* what the disk says.
     """
 
     definitions: dict[str, Command | str] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Scripts:
     instance: int = 0
     repairs: int = 0
     asked: int = 0
+    slow: Callable[[], None] = lambda: None
     stubborn: bool = False
     broken: str | None = None
     failure: OSError | None = None
@@ -62,6 +64,7 @@ class Scripts:
         }
 
     def start(self, launch: Command) -> None:
+        self.slow()
         self.definitions[launch.uid] = self.written[launch.uid] = launch
         self.output[launch.uid] = ""
         self.again(launch.uid, launch.spec_hash)
@@ -113,6 +116,7 @@ class EditedDevice:
         self.backend = Scripts()
         self.hold = directory / "hold"
         self.waker = Waker()
+        self.beats: list[float] = []
         self.client = GatewayClient(Address(url=gateway.url, device="leaf-1", token=lambda: "t"))
         self.inbox = Inbox(lambda: None)
         self.loop = self.new_loop()
@@ -129,13 +133,14 @@ class EditedDevice:
             waker=self.waker,
             clock=self.clock,
             freeze_file=self.hold,
+            beat=lambda: self.beats.append(self.clock.seconds),
         )
         return Loop("leaf-1", dependencies)
 
-    def desire(self, **spec: Any) -> None:
-        wanted = item("a", process_spec("sleep", "1000", **spec))
-        body = {"deviceName": "leaf-1", "heartbeatIntervalSeconds": 10, "items": [wanted]}
-        self.gateway.desire(wanted)
+    def desire(self, *names: str, **spec: Any) -> None:
+        wanted = [item(name, process_spec("sleep", "1000", **spec)) for name in names or ("a",)]
+        body = {"deviceName": "leaf-1", "heartbeatIntervalSeconds": 10, "items": wanted}
+        self.gateway.desire(*wanted)
         self.inbox.put(Received(etag=self.gateway.etag, body=body, desired=read_desired(body)))
 
     def step(self, seconds: float = 1.0) -> float:

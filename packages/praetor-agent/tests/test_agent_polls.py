@@ -3,28 +3,32 @@
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import Context
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
 
 from agent_testing import FakeClock, FakeGateway, Fault, item, process_spec, running_agent, until
-from praetor_agent.clock import Pulse, SystemClock
+from praetor_agent import app
+from praetor_agent.backends.container import Runtime
+from praetor_agent.backends.protocol import CALL_SECONDS, call
+from praetor_agent.clock import HANG_SECONDS, PROGRESS, Pulse, SystemClock, Waker
 from praetor_agent.core.model import ObservedDevice, Record
 from praetor_agent.core.polls import CUT_MEMORY_SECONDS, PollPath, poll_wait
 from praetor_agent.core.report import ReportState
-from praetor_agent.errors import UsageError
+from praetor_agent.errors import BackendError, UsageError
 from praetor_agent.link.client import Address, GatewayClient, Poll, PollAnswer
 from praetor_agent.link.poller import Heartbeats, Inbox, Poller
 from praetor_agent.link.reporter import FACTS_SECONDS, Reporter
-from praetor_agent.settings import poll_wait_of
+from praetor_agent.settings import RunSettings, poll_wait_of
 from praetor_agent.state import Received
 from praetor_api.protocol import Desired, DesiredItem, Observation, Report, ReportAck
 from praetor_api.spec import Backend, Execution, ProcessSpec
+from test_agent_drift import EditedDevice
 
 HELD = PollAnswer(interval=15)
 
@@ -127,7 +131,7 @@ class Device:
     gateway: FakeGateway
     clock: FakeClock = field(default_factory=FakeClock)
     facts: dict[str, str] = field(default_factory=lambda: {"os": "x"})
-    woken: list[int] = field(default_factory=list)
+    asked: int = 0
 
     def __post_init__(self) -> None:
         execution = Execution(backend=Backend.PROCESS, command=("x",))
@@ -141,8 +145,8 @@ class Device:
         )
         self.offer()
 
-    def alive(self, interval: float) -> None:
-        self.woken.append(int(interval))
+    def alive(self) -> None:
+        self.asked += 1
 
     def offer(self, restarts: int = 0) -> None:
         memory = {"u": Record(uid="u", name="a", namespace="n", restart_count=restarts)}
@@ -233,26 +237,91 @@ def test_an_agent_that_starts_goes_by_what_its_gateway_said_before() -> None:
 
 
 def test_the_loop_is_asked_for_a_pass_before_each_report(device: Device) -> None:
-    assert device.woken == [15]
+    assert device.asked == len(device.gateway.reports)
 
 
-def test_no_thread_gets_past_a_loop_that_makes_no_pass() -> None:
+def test_no_thread_gets_past_a_loop_that_makes_no_progress() -> None:
     clock, asked, passed = FakeClock(), Event(), Event()
     pulse = Pulse(clock, asked.set)
-    pulse.wait(15.0)
+    clock.seconds += HANG_SECONDS
+    pulse.wait()
     assert not asked.is_set()
-    clock.seconds += 15.1
+    clock.seconds += 0.1
 
     def wait() -> None:
-        pulse.wait(0.05)
+        pulse.wait()
         passed.set()
 
     Thread(target=wait, daemon=True).start()
-    asked.wait(60)
+    assert asked.wait(60)  # a device that was suspended needs no more
     clock.seconds += 1000.0
     assert not passed.wait(0.2)
     pulse.beat()
     assert passed.wait(60)
+
+
+def test_a_pass_that_starts_many_processes_slowly_is_no_hang(tmp_path: Path) -> None:
+    with FakeGateway() as gateway:
+        device = EditedDevice(tmp_path, gateway)
+
+        def slow() -> None:
+            device.clock.seconds += CALL_SECONDS
+            if device.backend.instance == 5:
+                device.loop.stop()
+
+        device.backend.slow = slow
+        device.desire("a", "b", "c", "d", "e", "f")
+        device.beats.append(device.clock.seconds)
+        device.loop.run()
+        gaps = [after - before for before, after in pairwise(device.beats)]
+        assert sum(gaps) == 6 * CALL_SECONDS
+        assert max(gaps) < HANG_SECONDS
+
+
+@pytest.mark.parametrize("runs", [call, lambda name: Runtime((name,))("ps")], ids=["call", "runtime"])
+@pytest.mark.parametrize("name", ["true", "false", "/no/such"])
+def test_each_command_of_the_loop_is_progress_and_that_of_another_thread_is_none(
+    runs: Callable[[str], str], name: str
+) -> None:
+    beats: list[str] = []
+
+    def run() -> None:
+        try:
+            runs(name)
+        except BackendError:
+            beats.append("failed")
+
+    def loop() -> None:
+        PROGRESS.set(lambda: beats.append("progress"))
+        run()
+
+    Context().run(loop)
+    assert beats == (["progress"] if name == "true" else ["progress", "failed"])
+    beats.clear()
+    thread = Thread(target=run)
+    thread.start()
+    thread.join()
+    assert "progress" not in beats
+
+
+def test_a_loop_that_crashes_in_every_pass_makes_no_progress(tmp_path: Path) -> None:
+    with FakeGateway() as gateway:
+        device, passes = EditedDevice(tmp_path, gateway), 0
+
+        def crash() -> None:
+            nonlocal passes
+            passes += 1
+            device.clock.seconds += 10.0
+            device.waker.wake()
+            if passes < 9:
+                raise ZeroDivisionError
+            device.loop.stop()
+
+        device.backend.slow = crash
+        device.desire("a")
+        began = device.clock.seconds
+        device.loop.run()
+        assert set(device.beats) == {began, began + 90.0}
 
 
 class Keeper:
@@ -283,7 +352,7 @@ def test_each_poll_has_a_number_of_its_own_and_the_loop_is_waited_for() -> None:
         gateway.quiet = True
         client = GatewayClient(Address(url=gateway.url, device="leaf-1", token=lambda: None))
         inbox = Inbox(lambda: None)
-        poller = Poller(client, inbox, SystemClock(), keeper, alive=lambda _: assert_(loop.wait(60)))
+        poller = Poller(client, inbox, SystemClock(), keeper, alive=lambda: assert_(loop.wait(60)))
         poller.start()
         gateway.wait_for(lambda: bool(gateway.requests), "connect")
         assert not polls(gateway)
@@ -316,27 +385,46 @@ def test_what_the_answer_to_a_poll_says(headers: dict[str, str], answer: PollAns
 
 
 @pytest.mark.parametrize("quiet", [True, False], ids=["quiet", "an-older-gateway"])
-def test_an_agent_whose_loop_hangs_goes_silent_until_it_works_again(tmp_path: Path, quiet: bool) -> None:
-    with FakeGateway(token="t", heartbeat_seconds=1) as gateway:
+def test_an_agent_whose_loop_hangs_goes_silent_until_it_works_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, quiet: bool
+) -> None:
+    clock, waker, hangs, hung, on = FakeClock(), Waker(), Event(), Event(), Event()
+
+    def read_freeze(_: Path) -> None:
+        if hangs.is_set():
+            hung.set()
+            assert on.wait(300)
+
+    def silenced() -> bool:
+        clock.seconds += 1.0
+        return sum("the loop hangs" in record.message for record in caplog.records) == 2
+
+    monkeypatch.setattr("praetor_agent.app.SystemClock", lambda: clock)
+    monkeypatch.setattr("praetor_agent.loop.read_freeze", read_freeze)
+    with FakeGateway(heartbeat_seconds=1) as gateway:
         gateway.quiet = quiet
-        gateway.desire(item("a", process_spec("sleep", "1000")))
-        with running_agent(gateway, tmp_path / "state"):
-            gateway.wait_for(lambda: any(seen.pid for seen in gateway.history), "the process")
-            (run,) = (tmp_path / "state" / "processes").glob("*/run")
-            file = run.with_name("exit")
-            os.mkfifo(file)  # to read it waits for a writer
-            heard = [time.monotonic(), 0]
-
-            def silent() -> bool:
-                if len(gateway.requests) != heard[1]:
-                    heard[:] = [time.monotonic(), len(gateway.requests)]
-                return time.monotonic() - heard[0] > 5
-
-            until(silent, "five intervals of silence")
-            before = len(gateway.requests)
-            file.rename(tmp_path / "fifo")
-            (tmp_path / "fifo").open("w").close()
-            gateway.wait_for(lambda: len(gateway.requests) > before, "a sign of life")
+        settings = RunSettings(gateway=gateway.url, device="leaf-1", state_dir=tmp_path)
+        poller, reporter, loop = app._build(settings, waker)
+        thread = Thread(target=loop.run)
+        for part in (thread, poller, reporter):
+            part.start()
+        gateway.wait_for(lambda: bool(gateway.reports), "a report")
+        hangs.set()
+        waker.wake()
+        assert hung.wait(300)
+        clock.seconds += HANG_SECONDS
+        gateway.desire(item("a", process_spec("/no/such")))  # ends a poll
+        until(silenced, "neither a poll nor a report")
+        before = len(gateway.requests)
+        clock.seconds += 1000.0
+        assert len(gateway.requests) == before
+        hangs.clear()
+        on.set()
+        gateway.wait_for(lambda: len(gateway.requests) > before, "a sign of life")
+        poller.stop()
+        reporter.stop()
+        loop.stop()
+        thread.join(300)
 
 
 def test_an_agent_whose_polls_are_heartbeats_keeps_no_second_connection(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import select
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from threading import Condition
 from typing import Protocol
@@ -114,8 +115,17 @@ def _is_readable(descriptor: int) -> bool:
     return bool(poll.poll(0))
 
 
+HANG_SECONDS = 70.0
+"""A loop without progress for longer hangs: twice as long as its slowest command may take, and a margin."""
+
+PROGRESS: ContextVar[Callable[[], None]] = ContextVar("progress", default=lambda: None)
+"""To be called after each command that may take long. A thread other than the loop's calls what does nothing."""
+
+_WAKE_SECONDS = 2.0
+
+
 class Pulse:
-    """Lets threads say that the device lives only while the loop makes passes; *wake* causes one."""
+    """Lets threads say that the device lives only while the loop makes progress; *wake* causes a pass."""
 
     def __init__(self, clock: Clock, wake: Callable[[], None]) -> None:
         self._clock = clock
@@ -124,21 +134,21 @@ class Pulse:
         self._at = clock.now()
 
     def beat(self) -> None:
-        """Record a pass of the loop."""
+        """Record that the loop goes on."""
         with self._beat:
             self._at = self._clock.now()
             self._beat.notify_all()
 
-    def wait(self, within: float) -> None:
-        """Return when the loop's latest pass is no more than *within* seconds ago; never, if it hangs."""
+    def wait(self) -> None:
+        """Return when the loop's latest progress is recent; never, if it hangs."""
         with self._beat:
-            if self._is_recent(within):
+            if self._is_recent():
                 return
-            self._wake()
-            if not self._beat.wait_for(lambda: self._is_recent(within), within):
-                log.error("the loop hangs, so that the gateway is told nothing more seconds=%d", within)
-                self._beat.wait_for(lambda: self._is_recent(within))
-                log.info("the loop makes passes again")
+            self._wake()  # the device may have been suspended
+            if not self._beat.wait_for(self._is_recent, _WAKE_SECONDS):
+                log.error("the loop hangs, so that the gateway is told nothing more seconds=%d", HANG_SECONDS)
+                self._beat.wait_for(self._is_recent)
+                log.info("the loop makes progress again")
 
-    def _is_recent(self, within: float) -> bool:
-        return self._clock.now() - self._at <= within
+    def _is_recent(self) -> bool:
+        return self._clock.now() - self._at <= HANG_SECONDS

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from praetor_agent.backends.probes import Probes
-from praetor_agent.clock import Clock, Waker, rfc3339
+from praetor_agent.clock import PROGRESS, Clock, Waker, rfc3339
 from praetor_agent.core import restart
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import Memory, ObservedDevice, Record, View
@@ -39,7 +39,7 @@ _DESIRED, _MEMORY = "the desired state", "memory"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dependencies:
     """What the loop works with. Nothing is changed while *freeze_file* exists, and a version proves itself by running
-    for *proving_seconds*. *beat* is called after each pass.
+    for *proving_seconds*. *beat* is called when the loop makes progress.
     """
 
     state: State
@@ -66,6 +66,7 @@ class Loop:
         self._retry_at: float | None = None
         self._repaired: set[str] = set()
         self._shown = View()
+        self._crashed = False
         self._stopping = False
 
     def stop(self) -> None:
@@ -75,19 +76,28 @@ class Loop:
 
     def run(self) -> None:
         """Make passes until stopped."""
+        PROGRESS.set(self._progress)
         while not self._stopping:
             wake_at, pids = self._guarded_step()
-            self._deps.beat()
+            self._progress()
             if not self._stopping:
                 self._deps.waker.wait(wake_at - self._deps.clock.now(), pids)
         self._deps.probes.close()
 
     def _guarded_step(self) -> tuple[float, tuple[int, ...]]:
         try:
-            return self.step()
+            wakes = self.step()
+            self._crashed = False
+            return wakes
         except Exception:  # a bug that one process triggers must not stop the supervision of the others
             log.exception("pass crashed")
+            self._crashed = True
             return self._deps.clock.now() + RETRY_SECONDS, ()
+
+    def _progress(self) -> None:
+        """Record progress, however long the pass takes; there is none while passes crash before their report."""
+        if not self._crashed:
+            self._deps.beat()
 
     def step(self) -> tuple[float, tuple[int, ...]]:
         """Make one pass; return the latest time of the next pass, and the pids whose end must cause one earlier."""
@@ -132,8 +142,10 @@ class Loop:
                 self._deps.state.save_view(view)
 
     def _observe(self) -> ObservedDevice:
+        seen = self._deps.host.observe()
+        self._progress()
         return replace(
-            self._deps.host.observe(),
+            seen,
             health=dict(self._deps.probes.health),
             freeze=read_freeze(self._deps.freeze_file),
             confirmed=self._deps.state.confirmed(self._memory),
@@ -163,8 +175,11 @@ class Loop:
                 self._memory = before  # decide again, knowing that the decision cannot be stored
                 device = replace(device, persistence_error=self._persistence_error())
                 decision = self._decide(received, device)
-            acted = [self._act(action) for action in decision.actions]
-            if not any(acted):
+            acted = False
+            for action in decision.actions:
+                acted |= self._act(action)
+                self._progress()
+            if not acted:
                 break
             self._remember(self._memory)
             device = self._observe()

@@ -20,6 +20,7 @@ from praetor_agent.backends import procfs
 from praetor_agent.backends.command import Command, Probe, probe_of
 from praetor_agent.backends.protocol import Owner, own_name, pass_on
 from praetor_agent.backends.resources import wanted
+from praetor_agent.clock import PROGRESS
 from praetor_agent.core.model import Observed, Revision
 from praetor_agent.core.restart import reason_of
 from praetor_agent.errors import ArtifactGone, BackendError, StartError
@@ -62,6 +63,8 @@ class Runtime:
             )  # fmt: skip
         except (OSError, ValueError, subprocess.TimeoutExpired) as e:
             raise BackendError(f"{self.name} {words[0]}: {e}") from e
+        finally:
+            PROGRESS.get()()
         if done.returncode != 0:
             reason = (done.stderr or b"").decode(errors="replace").strip()[-400:]
             raise BackendError(f"{self.name} {words[0]} failed ({done.returncode}): {reason}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
+from praetor_agent.clock import PROGRESS
 from praetor_agent.core.model import Observed
 from praetor_agent.errors import BackendError
 from praetor_api.spec import Backend as BackendName
@@ -142,6 +143,8 @@ def call(*command: str, timeout: float = CALL_SECONDS, env: Mapping[str, str] | 
         )
     except (OSError, subprocess.TimeoutExpired) as e:
         raise BackendError(f"{name}: {e}") from e
+    finally:
+        PROGRESS.get()()
     if done.returncode:
         complaint = (done.stderr.strip() or done.stdout.strip()).decode(errors="replace")
         raise BackendError(f"{name} failed ({done.returncode}): {complaint[-400:]}")

@@ -84,7 +84,7 @@ class Poller:
     """Polls for the desired state and puts changes into the inbox, while *keeper* says how the device lives.
 
     *wait* is the longest that a poll is held, in seconds, None for the default; *splay* is in seconds, too. *alive* is
-    called with the interval before each poll, and returns while the loop makes passes.
+    called before each poll, and returns while the loop makes progress.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Poller:
         *,
         wait: int | None = None,
         splay: float = 0.0,
-        alive: Callable[[float], None] = lambda _: None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._client = client
         self._inbox = inbox
@@ -144,7 +144,7 @@ class Poller:
 
     def _poll(self) -> float:
         """Poll once and return the seconds to pause."""
-        self._alive(self._keeper.heartbeats().interval)
+        self._alive()
         said, began, fraction = self._keeper.heartbeats(), self._clock.now(), random.random()  # noqa: S311 - no secret
         wait = poll_wait(said.interval, fraction, quiet=said.quiet, configured=self._wait, most=self._path.most)
         self._number += 1

@@ -56,7 +56,7 @@ class Reporter:
     """Reports observations to the gateway, in a thread that supervises nothing: a report may hang for minutes. Where
     the gateway takes polls for heartbeats, it reports what is new, and when no poll was answered in time.
 
-    *alive* is called with the interval before each report, and returns while the loop makes passes. *nudge* wakes the
+    *alive* is called before each report, and returns while the loop makes progress. *nudge* wakes the
     poller when the gateway has a newer desired state; *facts* reads the facts of the device; *wake* is called after
     each report; the first one is sent after *splay* seconds. *heard_at* is when the latest acknowledged report was
     sent, in seconds since boot; *exchange* is the latest report, or poll in its place, for people.
@@ -72,7 +72,7 @@ class Reporter:
         facts: Callable[[], Mapping[str, str]],
         wake: Callable[[], None] = lambda: None,
         splay: float = 0.0,
-        alive: Callable[[float], None] = lambda _: None,
+        alive: Callable[[], None] = lambda: None,
     ) -> None:
         self._alive = alive
         self._polled: deque[PollAnswer] = deque()
@@ -183,7 +183,7 @@ class Reporter:
         self._client.close()
 
     def _send(self, current: Observations, wanted: Collection[str]) -> None:
-        self._alive(self._state.interval)
+        self._alive()
         state, due, sent_at = self._state, self._state.due(current), self._clock.now()
         at, last = rfc3339(self._clock.wall()), self.exchange.acknowledged_at if self.exchange else None
         report = reports.report(self._identity, state, due, at, wanted)
