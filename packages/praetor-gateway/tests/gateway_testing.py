@@ -114,9 +114,13 @@ class AsgiClient:
         headers: Mapping[str, str] | Sequence[tuple[str, str]] = (),
         chunks: Sequence[bytes] = (b"",),
         gone: asyncio.Event | None = None,
+        between: asyncio.Event | None = None,
     ) -> Answer:
-        """Send a request whose body comes in *chunks*; the client goes away when *gone* is set."""
-        exchange = _Exchange(chunks=list(chunks), gone=gone or asyncio.Event())
+        """Send a request whose body comes in *chunks*, the last one after *between*.
+
+        The client goes away when *gone* is set.
+        """
+        exchange = _Exchange(chunks=list(chunks), gone=gone or asyncio.Event(), between=between)
         pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
         if self.token is not None:
             pairs.append(("X-Device-Token", self.token))
@@ -143,11 +147,14 @@ class AsgiClient:
 class _Exchange:
     chunks: list[bytes]
     gone: asyncio.Event
+    between: asyncio.Event | None = None
     sent: list[Message] = field(factory=list)
 
     async def receive(self) -> Message:
         if self.chunks:
             chunk = self.chunks.pop(0)
+            if self.between is not None and not self.chunks:
+                await self.between.wait()
             return {"type": "http.request", "body": chunk, "more_body": bool(self.chunks)}
         await self.gone.wait()
         return {"type": "http.disconnect"}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 
 import pytest
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway_testing import FLAGS, GatewayLab, conditions
+from gateway_testing import FLAGS, AsgiClient, GatewayLab, conditions
 from praetor_api.annotations import JUDGES_WITHIN_ANNOTATION, LONGEST_HEARTBEAT_ANNOTATION
 from praetor_api.kube.client.resource import LEASES, Key
 from praetor_api.names import GATEWAY_LEASE
@@ -144,7 +145,7 @@ async def test_a_device_that_was_asked_to_be_heard_less_often_is_judged_by_that(
         judge, lab = labs["judge"], labs[through]
         await judge.declare("leaf-1")
         assert await settle_load(network, lab, 0.0, 30) == 15
-        assert await settle_load(network, lab, 1.0, 90) == 60
+        assert await settle_load(network, lab, 0.9, 90) == 60
         assert lab.value("heartbeat_interval_seconds") == 60
         assert said(judge)[LONGEST_HEARTBEAT_ANNOTATION] == "judge 60"
         assert said(judge)[JUDGES_WITHIN_ANNOTATION] == "245"
@@ -169,7 +170,7 @@ async def test_the_next_judge_knows_what_devices_may_have_got_from_the_last_one(
         async with AsyncExitStack() as short:
             judge = await network.start("judge", short)
             await judge.declare("leaf-1")
-            assert await settle_load(network, judge, 1.0, 90) == 60
+            assert await settle_load(network, judge, 0.9, 90) == 60
             await network.start("next", stack)
             await network.clock.advance(3)
         lab = network.labs["next"]
@@ -196,7 +197,7 @@ async def test_no_replica_hands_out_more_beside_an_older_judge_that_would_not_ho
         for second in range(20):
             renewed = {"spec": {"renewTime": f"2026-01-01T00:00:{second:02}.500000Z"}}
             await network.kube.patch(LEASES, key, renewed)
-            assert await settle_load(network, other, 1.0, 5) == 15
+            assert await settle_load(network, other, 0.9, 5) == 15
 
 
 async def test_an_older_replica_hands_out_the_shortest_beside_a_judge_that_does_not() -> None:
@@ -204,11 +205,74 @@ async def test_an_older_replica_hands_out_the_shortest_beside_a_judge_that_does_
     async with AsyncExitStack() as stack:
         judge, other = await network.start("judge", stack), await network.start("other", stack)
         await judge.declare("leaf-1")
-        assert await settle_load(network, judge, 1.0, 90) == 60
+        assert await settle_load(network, judge, 0.9, 90) == 60
         network.outdated = True
-        await settle_load(network, other, 1.0, 30)
+        await settle_load(network, other, 0.9, 30)
         await network.clock.advance(120)
         assert connected(judge)
+
+
+def test_a_load_that_the_longest_interval_does_not_relieve_is_overload() -> None:
+    pace = Pace(15, 20)
+    said: list[tuple[float, bool]] = []
+    for load, seconds in ((1.0, RAISE_S), (1.0, RAISE_S - 1), (1.0, 2), (0.9, 1), (0.8, 1), (1.0, 1)):
+        now = sum(one for one, _ in said)
+        after(pace, load, seconds, now)
+        said.append((seconds + 1, pace.overloaded))
+    assert [overloaded for _, overloaded in said] == [False, False, True, True, False, False]
+
+
+async def test_in_an_overload_every_other_new_request_is_refused_and_held_polls_stay() -> None:
+    network = PeerNetwork()
+    async with AsyncExitStack() as stack:
+        lab = await network.start("judge", stack)
+        await lab.declare("leaf-1")
+        path = "/v1/devices/leaf-1/desired"
+        known = {"If_None_Match": lab.etag("leaf-1")}
+        held = asyncio.ensure_future(lab.client.get(path, Prefer="wait=55", **known))
+        network.load = 1.0
+        await network.clock.advance(90)
+        assert lab.value("overloaded") == 1
+        answers = [await lab.client.get(path, **known) for _ in range(8)]
+        answers += [await lab.client.post("/v1/devices/leaf-1/report", {}) for _ in range(8)]
+        refused = [answer for answer in answers if answer.status == 503]
+        assert len(refused) == 8
+        assert {answer.status for answer in answers} == {200, 304, 503}
+        assert refused[0].headers["content-type"] == "application/problem+json"
+        assert {int(answer.headers["retry-after"]) for answer in refused} == set(range(5, 13))
+        assert not held.done()
+        wrong = AsgiClient(lab.gateway.app, "wrong")
+        assert {(await wrong.get(path)).status for _ in range(4)} == {401}
+        for _ in range(20):  # what is refused is a sign of life all the same
+            await network.clock.advance(15)
+            await lab.client.get(path, **known)
+            assert connected(lab)
+        network.load = 0.0
+        await network.clock.advance(2)
+        assert {(await lab.client.get(path, **known)).status for _ in range(4)} == {304}
+        lab.gateway.drain()
+        assert (await held).status == 304
+
+
+async def test_bodies_that_are_read_at_once_have_a_maximum_and_heartbeats_come_last() -> None:
+    network = PeerNetwork()
+    async with AsyncExitStack() as stack:
+        lab = await network.start("judge", stack)
+        await lab.declare("leaf-1")
+        path, bodies = "/v1/devices/leaf-1/report", lab.gateway._api.bodies
+        bodies.most = 20_000
+        more = asyncio.Event()
+        chunks = (b"{}" + b" " * 15_000, b" ")
+        first = asyncio.ensure_future(lab.client.request("POST", path, chunks=chunks, between=more))
+        await network.clock.settle()
+        assert lab.value("body_bytes") == bodies.held == 15_002
+        second = await lab.client.post(path, b"{}" + b" " * 10_000)
+        assert (second.status, second.headers["retry-after"], second.headers["connection"]) == (503, "5", "close")
+        assert (await lab.client.post(path, {})).status == 200
+        more.set()
+        assert (await first).status == 200
+        assert bodies.held == 0
+        assert (await lab.client.post(path, b"{}" + b" " * 10_000)).status == 200
 
 
 def test_a_longest_interval_below_the_shortest_is_refused() -> None:

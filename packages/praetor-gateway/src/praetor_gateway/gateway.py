@@ -167,8 +167,9 @@ class Gateway:
         verifier = load_verifier(settings.credentials) if settings.credentials is not None else None
         self._authenticator = DeviceAuthenticator(verifier, self.metrics.auth)
         self._followers = tuple(self._make_followers(clock))
+        self._api = self._device_api()
         self.app = DeviceApp(
-            self._device_api(),
+            self._api,
             ProblemHandlers(self.metrics.request, clock),
             self.lifespan,
             monotonic=clock.monotonic,
@@ -320,6 +321,7 @@ class Gateway:
             rate_per_s=self._settings.device_rate_per_s,
             monotonic=self._clock.monotonic,
             is_synced=self.is_synced,
+            is_overloaded=lambda: self._pace.overloaded,
             count=self.metrics.request,
         )
 
@@ -351,6 +353,8 @@ class Gateway:
         gauge("devices", "Declared devices.", lambda: len(self._fleet))
         gauge("devices_connected", "Connected devices; 0 unless leading.", self._liveness.connected_count)
         gauge("heartbeat_interval_seconds", "The interval that devices are handed.", lambda: self._pace.interval)
+        gauge("overloaded", "1 while every other new request is refused.", lambda: float(self._pace.overloaded))
+        gauge("body_bytes", "Bytes of reports that are being read.", lambda: self._api.bodies.held)
         gauge("arbiter", "1 while this replica holds the Lease.", lambda: float(self._is_fresh()))
         gauge("rival_judge", "1 while another gateway judges.", lambda: float(self._liveness.rival is not None))
         gauge("observer_suspect", "1 while too many devices are silent at once.", lambda: float(self._liveness.suspect))

@@ -34,6 +34,7 @@ from praetor_gateway.http.requests import (
     POLL,
     REPORTED,
     TOKEN,
+    Bodies,
     RequestHead,
     named_features,
     preferred_wait,
@@ -46,6 +47,8 @@ from praetor_gateway.reports.heartbeats import read_heartbeat, read_poll
 _JSON = (b"content-type", b"application/json")
 HELD = "praetor.held"
 """Set in the scope of a poll that was held."""
+RETRY_S, RETRY_SPREAD_S = 5, 10
+"""After how many seconds what is refused in an overload may come back, and over how many more that is spread."""
 _NO_STORE = (b"cache-control", b"no-store")
 _INTERVAL = INTERVAL_HEADER.lower().encode()
 _RESYNC = (RESYNC_HEADER.lower().encode(), b"1")
@@ -56,6 +59,7 @@ class DeviceApi:
     """Answers devices, once *is_synced* returns that the fleet is known.
 
     Every device is asked to be heard every *interval* seconds, and waits at most *max_wait_s* seconds in a poll.
+    While *is_overloaded*, every other new request is refused; polls that are held stay held.
     It may send *rate_per_s* requests a second to each endpoint in the long run, by the seconds of *monotonic*.
     *count* is called with the route and status of each answer.
     """
@@ -69,8 +73,11 @@ class DeviceApi:
     _rate_per_s: float = field(kw_only=True)
     _monotonic: Callable[[], float] = field(kw_only=True)
     _is_synced: Callable[[], bool] = field(kw_only=True)
+    _is_overloaded: Callable[[], bool] = field(kw_only=True)
     _count: Callable[[str, int], None] = field(kw_only=True)
     _rates: Mapping[str, RateLimit] = field(init=False)
+    bodies: Bodies = field(factory=Bodies, init=False)
+    _in_overload: int = field(default=0, init=False)
 
     def __attrs_post_init__(self) -> None:
         # each endpoint by itself: a device that reports without end still gets its desired state
@@ -119,7 +126,7 @@ class DeviceApi:
         """Answer POST of a report: 200 with the acknowledgement."""
         head = read_head(scope)
         device, _ = self._admit(name, head, scope["action"])
-        body = await read_body(head, receive)
+        body = await read_body(head, receive, self.bodies)
         report, observations, rejected = _read(body)
         resync = False
         if device is not None:
@@ -132,7 +139,7 @@ class DeviceApi:
         """Answer POST of connect, a heartbeat without a report."""
         head = read_head(scope)
         device, _ = self._admit(name, head, scope["action"])
-        await read_body(head, receive)
+        await read_body(head, receive, self.bodies)
         self._count("connect", HTTPStatus.OK)
         await self._acknowledge(send, device, device is not None and bool(device.session.unreported), ())
 
@@ -161,7 +168,17 @@ class DeviceApi:
         if wait_s > 0:
             detail = "the device asks too often; wait as long as Retry-After says"
             raise Problem(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"retry-after": str(int(wait_s) + 1)})
+        if self._is_overloaded():
+            self._shed()
         return self._not_held(device), poll
+
+    def _shed(self) -> None:
+        """Raise Problem (503) for every other request; the device is known to live by now."""
+        self._in_overload += 1
+        if self._in_overload % 2:
+            wait_s = RETRY_S + self._in_overload // 2 % (RETRY_SPREAD_S + 1)
+            detail = "the gateway is overloaded; wait as long as Retry-After says"
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"retry-after": str(wait_s)})
 
     def _authenticate(self, name: str, head: RequestHead) -> None:
         """Raise Problem (401) if the token is not valid for the device by what is known at this moment."""

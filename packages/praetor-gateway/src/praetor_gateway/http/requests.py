@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from http import HTTPStatus
 
+from attrs import define
 from starlette.types import Receive, Scope
 
 from praetor_api.protocol import FEATURES_HEADER, MAX_BODY_BYTES, POLL_HEADER, REPORTED_HEADER
@@ -24,6 +25,10 @@ FEATURES = FEATURES_HEADER.lower().encode()
 POLL = POLL_HEADER.lower().encode()
 REPORTED = REPORTED_HEADER.lower().encode()
 MAX_FEATURES_BYTES = 1024
+MAX_BODIES_BYTES = 64 * 2**20
+"""How much of all bodies together is in memory: 250 of the largest reports, whatever so many connections send."""
+SMALL_BODY_BYTES = 4096
+"""A body up to this size is read all the same, so that heartbeats are the last to be refused; a connection has one."""
 _LENGTH = b"content-length"
 _CHUNKED = b"transfer-encoding"
 _ENCODING = b"content-encoding"
@@ -67,10 +72,19 @@ def preferred_wait(head: RequestHead, most: int) -> int:
     return min(int(found[1]), most) if found else 0
 
 
-async def read_body(head: RequestHead, receive: Receive) -> bytes:
-    """Return the body.
+@define
+class Bodies:
+    """How many bytes of all bodies that are being read are *held*; at most *most*, and what small ones add."""
 
-    Raises Problem: 415 when it is encoded, 413 when it is too large, 408 when it is too slow, 400 when it is cut off.
+    most: int = MAX_BODIES_BYTES
+    held: int = 0
+
+
+async def read_body(head: RequestHead, receive: Receive, bodies: Bodies) -> bytes:
+    """Return the body, counted in *bodies* while it is read.
+
+    Raises Problem: 503 when others hold too much, 415 when it is encoded, 413 when it is too large, 408 when it is too
+    slow, 400 when it is cut off.
     """
     if head.get(_ENCODING, b"identity").lower() != b"identity":
         detail = "the body must not be compressed; leave Content-Encoding out"
@@ -80,26 +94,33 @@ async def read_body(head: RequestHead, receive: Receive) -> bytes:
         raise _too_large()
     try:
         async with asyncio.timeout(BODY_DEADLINE_S):
-            return await _collect(receive)
+            return await _collect(receive, bodies)
     except TimeoutError as e:
         detail = f"the body did not arrive within {BODY_DEADLINE_S:g} s"
         raise Problem(HTTPStatus.REQUEST_TIMEOUT, detail, headers=_CLOSE) from e
 
 
-async def _collect(receive: Receive) -> bytes:
+async def _collect(receive: Receive, bodies: Bodies) -> bytes:
     chunks: list[bytes] = []
     size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise Problem(HTTPStatus.BAD_REQUEST, "the connection ended before the body did", headers=_CLOSE)
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > MAX_BODY_BYTES:
-            raise _too_large()
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return b"".join(chunks)
+    try:
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Problem(HTTPStatus.BAD_REQUEST, "the connection ended before the body did", headers=_CLOSE)
+            chunk = message.get("body", b"")
+            size += len(chunk)
+            bodies.held += len(chunk)
+            if size > MAX_BODY_BYTES:
+                raise _too_large()
+            if bodies.held > bodies.most and size > SMALL_BODY_BYTES:
+                detail = "the gateway reads as many reports as it has memory for; wait as long as Retry-After says"
+                raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"retry-after": "5", **_CLOSE})
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return b"".join(chunks)
+    finally:
+        bodies.held -= size
 
 
 def _too_large() -> Problem:

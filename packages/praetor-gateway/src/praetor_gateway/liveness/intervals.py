@@ -12,6 +12,8 @@ HIGH, LOW = 0.8, 0.4
 of the next shorter interval is far from the first."""
 RAISE_S, LOWER_S = 10.0, 120.0
 """How long the load must be above HIGH, or below LOW, for a step: devices learn of it with their next heartbeat."""
+FULL = 0.95
+"""Share above which nothing is left, though the interval is the longest: then new work is refused until it is HIGH."""
 STEP = 1.5
 """By which factor a step changes the interval, so that the load stays between LOW and HIGH after one."""
 
@@ -25,6 +27,9 @@ class Pace:
     interval: int = field(init=False)
     _high_since: float | None = field(default=None, init=False)
     _low_since: float | None = field(default=None, init=False)
+    overloaded: bool = field(default=False, init=False)
+    """Whether the longest interval does not help."""
+    _full_since: float | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.interval = self._base
@@ -33,6 +38,10 @@ class Pace:
         """Take the *load* since the sample before, 1 for all that the process can do; return the interval."""
         self._high_since = None if load <= HIGH else now if self._high_since is None else self._high_since
         self._low_since = None if load >= LOW else now if self._low_since is None else self._low_since
+        full = load > FULL and self.interval == self._most
+        self._full_since = None if not full else now if self._full_since is None else self._full_since
+        lasts = self._full_since is not None and now - self._full_since >= RAISE_S
+        self.overloaded = lasts or (self.overloaded and load > HIGH)
         if self._high_since is not None and now - self._high_since >= RAISE_S:
             self.interval, self._high_since = min(self._most, round(self.interval * STEP)), now
         elif self._low_since is not None and now - self._low_since >= LOWER_S:

@@ -85,6 +85,11 @@ class HeartbeatPace:
         self.interval = max(self._base, min(self.wanted, honoured))
 
     @property
+    def overloaded(self) -> bool:
+        """Whether the load is full though the interval is the longest."""
+        return self._pace.overloaded
+
+    @property
     def announced(self) -> int:
         """The longest interval that the Lease names: its holder, or the one before, honours it; 0 if it names none."""
         seconds = self._said.rpartition(" ")[2]

@@ -82,7 +82,7 @@ class LivenessTracker:
         """Return the longest interval that a device may have got, or another replica wants to hand out."""
         now = self._clock.monotonic()
         wanted = (interval for interval, at in self.wanted.values() if now - at <= self._limits.freeze_s)
-        return max(self.intervals.longest(now), *wanted, 0)
+        return max((self.intervals.longest(now), *wanted))
 
     def _slack_s(self, device: str, now: float) -> float:
         return self._limits.stale_s * (self.intervals.of(device, now) / self._heartbeat_s - 1.0)
@@ -104,7 +104,9 @@ class LivenessTracker:
         """Record that *observer* works, and *wants* to hand out that interval; not *complete*: it does not say what
         devices fetched.
         """
-        self.wanted[observer] = wants, self._clock.monotonic()
+        now = self._clock.monotonic()
+        self.wanted = {name: said for name, said in self.wanted.items() if now - said[1] <= self._limits.freeze_s}
+        self.wanted[observer] = wants, now
         if self._detector is not None:
             self._detector.push(observer, self._clock.monotonic(), complete=complete)
 
