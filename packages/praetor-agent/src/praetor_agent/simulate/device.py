@@ -107,11 +107,12 @@ class SimulatedDevice:
         self._reports = ReportState(base=first_seq(now), next_at=now)
         self._polls = first_seq(now)
         self._quiet = self._resync = False
+        self._failures = 0  # of polls, in a row
 
     @property
     def is_connected(self) -> bool:
-        """Whether the device's last report was acknowledged."""
-        return not self.silent and self._reports.sent > 0 and self._reports.lost == 0
+        """Whether the device's last report was acknowledged, and its last poll answered."""
+        return not self.silent and self._reports.sent > 0 and self._reports.lost == 0 and self._failures == 0
 
     def hang_up(self) -> None:
         """Lose the connections; the device opens them again, as after a failure of its network."""
@@ -129,21 +130,20 @@ class SimulatedDevice:
             self.hang_up()
 
     async def _poll(self) -> None:
-        failures = 0
         while not self.silent:
             began = self._fleet.clock.now()
             try:
-                if failures or self._etag is None:
+                if self._failures or self._etag is None:
                     await self._ask("POST", connect_path(self.name), "", b"", self._polling, TIMEOUT_SECONDS)
                 changed = await self._poll_once()
             except (GatewayError, WireError) as e:
-                failures += 1
+                self._failures += 1
                 self._fleet.tally().failed(e)
-                pause = full_jitter(failures, self._fleet.random.random(), first=2.0)
+                pause = full_jitter(self._failures, self._fleet.random.random(), first=2.0)
                 retry_after = e.retry_after if isinstance(e, GatewayError) else None
                 await asyncio.sleep(max(pause, retry_after or 0.0))
                 continue
-            failures = 0
+            self._failures = 0
             if not changed and self._fleet.clock.now() - began < QUICK_SECONDS:
                 await asyncio.sleep(heartbeat_delay(self._reports.interval, self._fleet.random.random()))
 
