@@ -154,6 +154,62 @@ async def test_a_report_between_lets_no_repeated_poll_count() -> None:
         assert not counted(await agent.poll(lab, again=True))
 
 
+async def test_polls_of_two_boots_that_a_proxy_repeats_in_turn_are_no_sign_of_life() -> None:
+    async with replicas(1) as ([lab], agent):
+        await known_to(agent, lab)
+        before = Agent(agent.item, polls=7)
+        agent.boot, agent.polls = "boot-2", 8  # it booted; its report is on its way
+        assert counted(await agent.poll(lab))
+        for _ in range(2):
+            assert counted(await before.poll(lab))
+            assert counted(await agent.poll(lab))
+        for _ in range(6):  # the device is dead
+            assert not counted(await before.poll(lab, again=True))
+            await lab.clock.advance(5)
+            assert not counted(await agent.poll(lab, again=True))
+            await lab.clock.advance(5)
+        assert not is_connected(lab)
+
+
+async def test_a_repeated_poll_of_a_boot_that_is_over_makes_no_other_poll_count_twice() -> None:
+    async with replicas(1) as ([lab], agent):
+        await known_to(agent, lab)
+        late = Agent(agent.item, polls=50)
+        agent.reboot("boot-2")
+        await known_to(agent, lab)
+        for _ in range(15):
+            await late.poll(lab, again=True)
+            assert not counted(await late.poll(lab, again=True))
+            await agent.poll(lab, again=True)
+            await lab.clock.advance(5)
+        assert not is_connected(lab)
+
+
+async def test_a_repeated_poll_of_an_agent_before_its_upgrade_takes_no_feature_from_the_new_one() -> None:
+    async with replicas(1) as ([lab], agent):
+        await known_to(agent, lab)
+        key = next(iter(lab.kube.objects(DEVICE_PROCESSES)))
+        await lab.kube.patch(
+            DEVICE_PROCESSES,
+            key,
+            {
+                "spec": {
+                    "execution": {"reboot": "Expected"},
+                    "restartPolicy": "Never",
+                    "postCheck": {"command": ["true"]},
+                }
+            },
+        )
+        await lab.clock.advance(1)
+        path, new = "/v1/devices/leaf-1/desired", {"Praetor-Features": "reboot.v1"}
+        await lab.client.get(path, **{"Praetor-Poll": "boot-1/5"})
+        served = await lab.client.get(path, **{"Praetor-Poll": "boot-1/6", **new})
+        assert "spec" in served.json()["items"][0]
+        for again in ({"Praetor-Features": "other.v1"}, {}):
+            await lab.client.get(path, **{"Praetor-Poll": "boot-1/5", **again})
+            assert lab.etag("leaf-1") == served.headers["etag"]
+
+
 async def test_a_held_poll_counts_from_when_it_came() -> None:
     async with replicas(1) as ([lab], agent):
         await known_to(agent, lab)
@@ -208,6 +264,25 @@ async def test_a_held_poll_ends_when_a_record_was_behind_for_too_long() -> None:
         await alive.clock.settle()
         await alive.clock.advance(1)
         assert (await held).headers["praetor-resync"] == "1"
+        dead.kube.heal()
+
+
+async def test_what_was_missing_of_an_earlier_boot_hastens_no_question_to_the_next_one() -> None:
+    async with replicas() as (labs, agent):
+        await known_to(agent, *labs)
+        dead, alive = labs
+        agent.change()
+        await lose(dead, agent)
+        assert not asks(await agent.poll(alive))
+        agent.reboot("boot-2")
+        await agent.report(alive)
+        await alive.clock.advance(BEAT_S)
+        assert not asks(await agent.poll(alive))
+        agent.change()
+        await lose(dead, agent)
+        assert not asks(await agent.poll(alive))  # it may be written yet
+        await alive.clock.advance(MAX_WRITE_DELAY_S)
+        assert asks(await agent.poll(alive))
         dead.kube.heal()
 
 

@@ -57,9 +57,8 @@ class DeviceSession:
     _polling_boot: str = ""
     _poll: int = -1
     _refused: bool = False
-    _over_boot: str = ""
-    _over_since: float = 0.0
-    _over_at: float = 0.0
+    _earlier: tuple[str, int] = ("", -1)
+    _over: tuple[str, float, float] = ("", 0.0, 0.0)
     _alone_boot: str = ""
     _alone_since: float = 0.0
     _seq: int = -1
@@ -119,17 +118,28 @@ class DeviceSession:
         if self._asks:
             self._asks = MAX_ASKS
 
-    def is_next_poll(self, boot_id: str, number: int) -> bool:
-        """Return whether the poll of this *number* is a new one, and no repetition; record its place if so."""
-        if boot_id == self._polling_boot and number <= self._poll:
-            self._refused = True
+    def is_next_poll(self, boot_id: str, number: int, *, is_over: bool) -> bool:
+        """Return whether the poll of this *number* is a new one, and no repetition; record its place if so.
+
+        Places are known of two boots. One that *is_over* does not become the latest one.
+        """
+        if boot_id == self._polling_boot:
+            self._refused = number <= self._poll
+            self._poll = max(number, self._poll)
+            return not self._refused
+        if boot_id == self._earlier[0] and number <= self._earlier[1]:
             return False
+        if is_over:
+            self._earlier = boot_id, number
+            return True
+        if self._polling_boot:
+            self._earlier = self._polling_boot, self._poll
         self._polling_boot, self._poll, self._refused = boot_id, number, False
         return True
 
     def is_last_poll(self, boot_id: str, number: int) -> bool:
         """Return whether no poll counted since the one of this *number*."""
-        return boot_id == self._polling_boot and number == self._poll
+        return (boot_id, number) in ((self._polling_boot, self._poll), self._earlier)
 
     def recount_polls(self) -> None:
         """Take any number for a new one after a report, if one was refused: the agent may count from the beginning."""
@@ -140,10 +150,11 @@ class DeviceSession:
         """Return whether *boot_id* still reports, though another boot reported after it: longer than a report may be
         under way.
         """
-        if boot_id != self._over_boot or now - self._over_at > REPLAY_WINDOW_S:
-            self._over_boot, self._over_since = boot_id, now
-        self._over_at, self._alone_boot = now, ""
-        return now - self._over_since >= REPLAY_WINDOW_S
+        boot, since, at = self._over
+        if boot_id != boot or now - at > REPLAY_WINDOW_S:
+            since = now
+        self._over, self._alone_boot = (boot_id, since, now), ""
+        return now - since >= REPLAY_WINDOW_S
 
     def is_alone(self, boot_id: str, now: float) -> bool:
         """Return whether no boot but *boot_id* was on record, or heard, for DUPLICATE_S."""

@@ -86,8 +86,9 @@ class DeviceApi:
     async def desired(self, name: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer GET and HEAD of the desired state: 200, 304, or a 304 that is held as long as the client prefers."""
         head = read_head(scope)
-        device, poll = self._admit(name, head, scope["action"], read_poll(head.get(POLL), head.get(REPORTED)))
-        if device is not None:
+        sent = read_poll(head.get(POLL), head.get(REPORTED))
+        device, poll = self._admit(name, head, scope["action"], sent)
+        if device is not None and poll is sent:
             device.knows(named_features(head))
         known = head.get(IF_NONE_MATCH)
         applied = 0
@@ -158,11 +159,12 @@ class DeviceApi:
         self._authenticate(name, head)
         device = self._fleet.device(name)
         if device is not None:
+            counts = True
             if poll is None:
                 self._reports.heard(device)
             elif not self._reports.polled(device, poll):
-                poll = None
-            if FEATURES in head:
+                poll, counts = None, False
+            if counts and FEATURES in head:  # what is repeated may be of an earlier agent
                 device.knows(named_features(head))
         wait_s = self._rates[action].spend(name, self._monotonic())  # after the token: no one spends what is another's
         if wait_s > 0:

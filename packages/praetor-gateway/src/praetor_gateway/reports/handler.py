@@ -70,9 +70,9 @@ class ReportHandler:
         Return whether it counted.
         """
         session, now = device.session, self._clock.monotonic()
-        if not session.is_next_poll(poll.boot_id, poll.number):
-            return False
         goes_on = device.superseded(poll.boot_id)
+        if not session.is_next_poll(poll.boot_id, poll.number, is_over=goes_on):
+            return False
         if goes_on and not session.goes_on(poll.boot_id, now):
             return False
         self._liveness.heard(device.name)
@@ -93,9 +93,10 @@ class ReportHandler:
             return False
         ordered, known = now >= self._fleet.unordered_until, session.behind
         behind = ordered and self._is_behind(device, poll)
-        if behind and (known is None or not self._is_behind(device, known[0])):
+        of_this_boot = known is not None and known[0].boot_id == poll.boot_id
+        if behind and (known is None or not of_this_boot or not self._is_behind(device, known[0])):
             session.behind = known = poll, now
-        elif not behind and known is not None and known[0].boot_id == poll.boot_id:
+        elif not behind and of_this_boot:  # one of two devices with one name is behind while the other is not
             session.behind = None
         if behind and known is not None and now - known[1] >= MAX_WRITE_DELAY_S:
             session.request_all(now)
