@@ -26,7 +26,7 @@ from praetor_agent.link.poller import Heartbeats, Inbox, Poller
 from praetor_agent.link.reporter import FACTS_SECONDS, Reporter
 from praetor_agent.settings import RunSettings, poll_wait_of
 from praetor_agent.state import Received
-from praetor_api.protocol import Desired, DesiredItem, Observation, Report, ReportAck
+from praetor_api.protocol import Desired, DesiredItem, InvalidItem, Observation, Report, ReportAck
 from praetor_api.spec import Backend, Execution, ProcessSpec
 from test_agent_drift import EditedDevice
 
@@ -148,8 +148,8 @@ class Device:
     def alive(self) -> None:
         self.asked += 1
 
-    def offer(self, restarts: int = 0) -> None:
-        memory = {"u": Record(uid="u", name="a", namespace="n", restart_count=restarts)}
+    def offer(self, restarts: int = 0, **more: Record) -> None:
+        memory = {"u": Record(uid="u", name="a", namespace="n", restart_count=restarts), **more}
         self.reporter.offer(self.desired, memory, ObservedDevice(boot_id="boot-1"), {})
 
     def after(self, seconds: float) -> int:
@@ -216,6 +216,20 @@ def test_a_device_vouches_for_what_was_acknowledged_of_what_it_has_to_run(device
     )
     device.inbox.put(Received(etag='"new"', body={"new": 1}, desired=Desired(device_name="leaf-1")))
     assert device.reporter.heartbeats().standing is None  # the loop has not seen that yet
+
+
+def test_a_device_vouches_for_a_process_whose_spec_it_cannot_decode_too(device: Device) -> None:
+    bad = InvalidItem(uid="v", namespace="n", name="b", spec_hash="h", faults=())
+    device.desired = replace(device.desired, invalid=(bad,))
+    device.inbox.put(Received(etag='"bad"', body={"bad": 1}, desired=device.desired))
+    device.clock.seconds += 1.0
+    device.offer(v=Record(uid="v", name="b", namespace="n"))
+    assert device.after(0.0) == 2
+    kept = sum(seen.revision or 0 for seen in device.gateway.observations.values())
+    assert len(device.gateway.observations) == 2
+    assert (device.reporter.heartbeats().standing or "").split(".")[0] == str(kept)
+    assert device.after(100.0) == 3
+    assert device.gateway.reports[-1].reported == kept
 
 
 def test_a_device_reports_everything_when_the_answer_to_a_poll_asks_for_it(device: Device) -> None:

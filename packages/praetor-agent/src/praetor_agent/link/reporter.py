@@ -45,7 +45,8 @@ class _Offer:
 
     @property
     def wanted(self) -> frozenset[str]:
-        return frozenset(item.uid for item in self.desired.items) if self.desired is not None else frozenset()
+        desired = self.desired or Desired(device_name="")
+        return frozenset(item.uid for item in (*desired.items, *desired.invalid))
 
     @property
     def interval(self) -> float | None:
