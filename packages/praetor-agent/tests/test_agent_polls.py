@@ -59,21 +59,27 @@ def test_a_quiet_poll_comes_back_within_the_interval_and_a_fleet_does_not_poll_i
 
 
 def test_a_way_that_cuts_polls_is_asked_for_shorter_ones_and_tried_again_later() -> None:
-    path = PollPath().failed(50, 10.0, 100.0)
+    path = PollPath().failed(50, 30.0, 100.0)
     assert path.most == 55  # it may have been a gateway that restarts
-    path = path.failed(50, 10.0, 110.0)
-    assert path.most == 8
-    assert path.answered(200.0).most == 8
-    path = path.failed(8, 5.0, 300.0).failed(8, 5.0, 310.0)
-    assert path.most == 4
-    assert path.failed(4, 2.5, 311.0).failed(4, 2.0, 312.0).failed(2, 1.0, 313.0).most == 1
-    assert path.answered(310.0 + CUT_MEMORY_SECONDS) == PollPath()
+    path = path.failed(50, 30.5, 130.0)
+    assert path.most == 24
+    assert path.answered(200.0).most == 24
+    path = path.failed(24, 11.0, 300.0).failed(24, 11.0, 311.0)
+    assert path.most == 10  # and never less
+    assert path.answered(310.0).answered(311.0 + CUT_MEMORY_SECONDS) == PollPath()
 
 
-@pytest.mark.parametrize("took", [0.1, 50.0, 65.0], ids=["refused", "answered-late", "never-answered"])
+@pytest.mark.parametrize("took", [0.1, 2.1, 20.0, 50.0, 65.0], ids=["refused", "soon", "else", "late", "never"])
 def test_a_failure_that_is_no_cut_says_nothing_of_the_way(took: float) -> None:
-    path = PollPath().failed(50, 10.0, 100.0).failed(50, took, 110.0)
-    assert path.failed(50, 10.0, 120.0).most == 55
+    path = PollPath().failed(50, 30.0, 100.0).failed(50, took, 110.0)
+    assert path.failed(50, 30.0, 120.0).most == 55
+
+
+def test_a_gateway_that_struggles_is_not_polled_more_often() -> None:
+    path = PollPath()
+    for number in range(20):
+        path = path.failed(15, 2.1, 100.0 + number)
+    assert path.most == 55
 
 
 @pytest.mark.parametrize("text", ["0", "56", "-1", "x", "1.5", "99999", "\u0665"])

@@ -12,10 +12,12 @@ QUIET_WAIT_SECONDS = 25
 """How long a poll that is a heartbeat is held at most, unless configured: many middleboxes cut after 30 seconds."""
 LOUD_WAIT_SECONDS = 50
 """How long any other poll is."""
-CUT_SECONDS = 2.0
-"""A poll that fails earlier was not held: the gateway is away."""
+CUT_SECONDS = 10.0
+"""A poll that fails earlier says nothing of the way, and none is asked to be shorter, for that overloads a gateway."""
 CUT_SHARE = 0.8
 """What to ask for after two polls in a row were cut, as a share of how long the last one was held."""
+CUT_SPREAD = 0.1
+"""How much two such times may differ, as a share: a middlebox is exact, a gateway that struggles is not."""
 CUT_MEMORY_SECONDS = 600.0
 """How long that is remembered; then the way is tried again."""
 
@@ -39,10 +41,10 @@ def poll_wait(interval: float, fraction: float, *, quiet: bool, configured: int 
 class PollPath:
     """What is known of the way to the gateway: *most* seconds until *until* of a held poll get through it.
 
-    *cuts* polls in a row were cut. Times are in seconds since boot.
+    *cut* is how many seconds the latest poll was held if it was cut, else 0. Times are in seconds since boot.
     """
 
-    cuts: int = 0
+    cut: float = 0.0
     most: float = MAX_WAIT_SECONDS
     until: float = math.inf
 
@@ -50,13 +52,13 @@ class PollPath:
         """Return what is known after an answer."""
         if now >= self.until:
             return PollPath()
-        return replace(self, cuts=0)
+        return replace(self, cut=0.0)
 
     def failed(self, asked: int, took: float, now: float) -> PollPath:
         """Return what is known after a poll that *asked* to be held so long failed after *took* seconds."""
         if not CUT_SECONDS <= took < asked:
-            return replace(self, cuts=0)
-        if not self.cuts:
-            return replace(self, cuts=1)
-        most = max(1.0, math.floor(CUT_SHARE * min(took, self.most)))
+            return replace(self, cut=0.0)
+        if abs(took - self.cut) > CUT_SPREAD * took:
+            return replace(self, cut=took)
+        most = max(CUT_SECONDS, math.floor(CUT_SHARE * took))
         return PollPath(most=most, until=now + CUT_MEMORY_SECONDS)

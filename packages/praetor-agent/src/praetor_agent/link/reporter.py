@@ -46,7 +46,7 @@ class _Offer:
     @property
     def wanted(self) -> frozenset[str]:
         desired = self.desired or Desired(device_name="")
-        return frozenset(item.uid for item in (*desired.items, *desired.invalid))
+        return frozenset(item.uid for item in desired.items) | frozenset(item.uid for item in desired.invalid)
 
     @property
     def interval(self) -> float | None:
