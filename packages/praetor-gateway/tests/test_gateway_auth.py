@@ -287,7 +287,7 @@ def outcome(*args: str, env: dict[str, str] | None = None) -> tuple[int, str]:
         pytest.param(["--insecure", "--addr", ":99999"], "--addr", id="bad-port"),
         pytest.param(["--insecure", "--health-probe-bind-address", "x:y"], "--health-probe-bind-address", id="probe"),
         pytest.param(["--insecure", "--default-heartbeat-seconds", "0"], "--default-heartbeat-seconds", id="beat"),
-        pytest.param(["--insecure", "--stale-multiplier", "1"], "--stale-multiplier", id="multiplier"),
+        pytest.param(["--insecure", "--stale-multiplier", "1.4"], "--stale-multiplier", id="multiplier"),
         pytest.param(["--insecure", "--max-wait-seconds", "56"], "--max-wait-seconds", id="wait"),
         pytest.param(["--insecure", "--kubeconfig", "/nonexistent"], "--kubeconfig", id="kubeconfig"),
     ],

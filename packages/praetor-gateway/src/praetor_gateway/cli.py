@@ -74,7 +74,7 @@ _FILE = click.Path(path_type=Path)
 )
 @click.option(
     "--stale-multiplier",
-    type=click.FloatRange(1.0, 1000.0, min_open=True),
+    type=click.FloatRange(1.5, 1000.0),  # an agent whose poll is lost reports after 1.2 heartbeats
     default=float(DEFAULT_STALE_MULTIPLIER),
     help="Silent heartbeats after which a device is disconnected.",
 )
