@@ -86,6 +86,14 @@ def test_what_a_judge_that_is_gone_handed_out_is_assumed_for_a_while() -> None:
     assert handed.longest(301.0) == 15
 
 
+def test_what_a_judge_that_is_gone_may_have_handed_out_counts_for_known_devices_too() -> None:
+    handed = HandedIntervals(15)
+    for device, interval in (("d", 22), ("e", 60)):
+        handed.hand(device, interval, 0.0)
+    handed.assume(33, 300.0)
+    assert [handed.of(device, 10.0) for device in "def"] == [33, 60, 33]
+
+
 @given(st.lists(st.tuples(st.sampled_from([15, 22, 33, 60]), st.floats(1.0, 60.0), st.booleans()), max_size=60))
 def test_no_device_is_judged_by_less_than_it_last_got(answers: list[tuple[int, float, bool]]) -> None:
     handed, now, got, got_at = HandedIntervals(15), 0.0, 15, 0.0
@@ -109,6 +117,7 @@ def test_slack_moves_silence_and_nothing_else() -> None:
         detector.hear("f", now)
         lost |= dict.fromkeys(detector.scan(float(now)).disconnected, now)
     assert lost == {"e": 60, "d": 185}
+    assert [detector.slack_s(device) for device in ("d", "e", "unknown")] == [135, 0, 0]
 
 
 def test_the_load_is_the_share_of_a_second_that_the_process_worked_or_was_late() -> None:
@@ -159,6 +168,23 @@ async def test_a_device_that_was_asked_to_be_heard_less_often_is_judged_by_that(
         assert not connected(judge)
         assert await settle_load(network, lab, 0.0, 600) == 15
         assert said(judge)[LONGEST_HEARTBEAT_ANNOTATION] == "judge 15"
+        assert connected(judge)
+        await network.clock.advance(60)
+        assert not connected(judge)
+
+
+async def test_a_device_that_was_lost_under_load_is_judged_like_any_other_once_it_is_back() -> None:
+    network = PeerNetwork()
+    async with AsyncExitStack() as stack:
+        judge = await network.start("judge", stack)
+        await judge.declare("leaf-1")
+        assert await settle_load(network, judge, 0.9, 90) == 60
+        network.load = 0.0
+        for _ in range(120):
+            await network.clock.advance(5)
+        assert not connected(judge)
+        assert said(judge)[LONGEST_HEARTBEAT_ANNOTATION] == "judge 15"
+        assert await settle_load(network, judge, 0.0, 10) == 15
         assert connected(judge)
         await network.clock.advance(60)
         assert not connected(judge)

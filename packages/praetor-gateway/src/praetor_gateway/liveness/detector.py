@@ -130,6 +130,11 @@ class FailureDetector:
         if tracked is not None:
             tracked.slack_s = slack_s
 
+    def slack_s(self, device: str) -> float:
+        """Return for how many more seconds than the limits say *device* may be silent."""
+        tracked = self._tracked.get(device)
+        return 0.0 if tracked is None else tracked.slack_s
+
     def forget(self, device: str) -> None:
         """Track *device* no more."""
         self._tracked.pop(device, None)

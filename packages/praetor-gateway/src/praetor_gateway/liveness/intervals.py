@@ -78,6 +78,9 @@ class HandedIntervals:
     def assume(self, interval: int, until: float) -> None:
         """Take *interval* for what each device got before; those that are not heard before *until* are gone."""
         self._assumed, self._assumed_until = max(self._base, interval), until
+        for known in self._handed.values():  # another replica may have handed out a longer one since
+            if interval > known.interval:
+                known.interval, known.since = interval, None
 
     def of(self, device: str, now: float) -> int:
         """Return by which interval *device* is judged."""
@@ -111,6 +114,10 @@ class HandedIntervals:
     def forget(self, device: str) -> None:
         """Keep nothing of *device*."""
         self._handed.pop(device, None)
+
+    def devices(self) -> tuple[str, ...]:
+        """Return the devices that are judged by a longer interval than the shortest."""
+        return tuple(self._handed)
 
     def longest(self, now: float) -> int:
         """Return the longest interval by which any device is judged."""

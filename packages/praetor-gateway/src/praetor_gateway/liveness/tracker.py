@@ -72,9 +72,13 @@ class LivenessTracker:
     def handed(self, device: str, interval: int | None) -> None:
         """Record that *device* was heard and asked to be heard every *interval* seconds, None for the shortest."""
         now, interval = self._clock.monotonic(), interval or self._heartbeat_s
-        if not self.intervals.concerns(device, interval, now) or self._fleet.device(device) is None:
+        concerned = self.intervals.concerns(device, interval, now)
+        if not concerned and (self._detector is None or not self._detector.slack_s(device)):
             return
-        self.intervals.hand(device, interval, now)
+        if self._fleet.device(device) is None:
+            return
+        if concerned:
+            self.intervals.hand(device, interval, now)
         if self._detector is not None:
             self._detector.allow(device, self._slack_s(device, now))
 
@@ -235,9 +239,13 @@ class LivenessTracker:
         """Find silent devices and queue what is to be written about them; an empty result unless leading."""
         if self._detector is None or self.rival is not None or not self._is_fresh():
             return ScanResult()
-        found = self._detector.scan(self._clock.monotonic())
+        now = self._clock.monotonic()
+        found = self._detector.scan(now)
+        for name in self.intervals.devices():
+            if self._detector.connected(name) is False:  # it is handed one again when it comes back
+                self.intervals.forget(name)
+                self._detector.allow(name, self._slack_s(name, now))
         for name in found.disconnected:
-            self.intervals.forget(name)  # it is handed one again when it comes back
             self._publish(self._fleet.device(name), False)
         delay_s = 0.0
         for name in found.in_storm:  # spread over the time until the next scan
