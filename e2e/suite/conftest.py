@@ -75,8 +75,9 @@ def _ready(stack: Stack) -> Stack:
 
 def _unsettled(stack: Stack) -> list[str]:
     """Return the programs that still see what the test before did to gateways and devices, and would warn of it."""
-    calm = {stack.controller: "praetor_controller_gateway_judging 1.0"}
-    calm |= dict.fromkeys(stack.gateways, "praetor_gateway_observer_suspect 0.0")
+    calm = dict.fromkeys(stack.servers(), "praetor_gateway_observer_suspect 0.0")
+    if stack.controller in calm:
+        calm[stack.controller] = "praetor_controller_gateway_judging 1.0"
     return [f"{server.name}: not {line}" for server, line in calm.items() if f"\n{line}\n" not in server.metrics()]
 
 
