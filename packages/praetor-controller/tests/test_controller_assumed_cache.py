@@ -206,3 +206,22 @@ async def test_the_late_deletion_of_an_earlier_incarnation_leaves_the_assumed_on
     assert fixture.cache.get(KEY) == new
     assert fixture.on("a") == [new]
     assert fixture.changes == []
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+async def test_what_a_restored_store_lost_is_assumed_no_longer(fixture: Fixture, deleted: bool) -> None:
+    kept = fixture.cache.get(KEY)
+    assert kept is not None
+    if deleted:
+        fixture.cache.assume_deleted(kept)
+    else:
+        fixture.cache.assume(evolve(kept, resource_version=str(int(kept.resource_version) + 1), spec_hash="v2"))
+    before = fixture.cache.get(KEY)
+    assert before != kept
+    await fixture.clock.advance(1)
+    assert fixture.cache.get(KEY) == before
+    fixture.informer.doubt(None)  # the store of the API is that of a backup
+    await fixture.clock.advance(5)
+    assert fixture.cache.get(KEY) == kept
+    assert fixture.on("a") == [kept]
+    assert fixture.changes == [(KEY, before, kept)]

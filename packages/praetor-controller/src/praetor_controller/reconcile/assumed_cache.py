@@ -3,12 +3,14 @@
 
 As in kube-scheduler's assumed cache, a write is assumed where it is made, and an event of the informer confirms it.
 Without that a pass over a stale cache would exceed the budget. An assumed row yields as soon as the informer shows
-that version or a newer one.
+that version or a newer one, and to any list that began later: one without it is of a store that was restored from a
+backup, whose versions are older ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 from attrs import frozen
@@ -85,7 +87,7 @@ R = TypeVar("R", bound=Row)
 class _Assumed(Generic[R]):
     row: R
     deleted: bool
-    expires_at: float  # monotonic seconds
+    at: float  # monotonic seconds
 
 
 class AssumedCache(Informers[R]):
@@ -98,6 +100,8 @@ class AssumedCache(Informers[R]):
         self._handlers: list[Handler[R]] = []
         self._indexes: dict[str, Callable[[R], Iterable[str]]] = {}
         super().add_handler(self._on_event)
+        for informer in self.all():
+            informer.add_list_handler(partial(self._on_list, informer))
 
     def assume(self, row: R, *, is_new: bool = False) -> None:
         """Serve *row*, which the API answered, until the informer shows that version or a newer one.
@@ -136,7 +140,7 @@ class AssumedCache(Informers[R]):
         return self._newest_of(shown, self._indexes[name], value) if self._assumed else shown
 
     def _set(self, row: R, *, deleted: bool) -> None:
-        self._assumed[_key(row)] = _Assumed(row, deleted, self._clock.monotonic() + LIFETIME_S)
+        self._assumed[_key(row)] = _Assumed(row, deleted, self._clock.monotonic())
 
     def _on_event(self, key: Key, old: R | None, new: R | None) -> None:
         if key in self._assumed:
@@ -150,12 +154,23 @@ class AssumedCache(Informers[R]):
         for handler in self._handlers:
             handler(key, old, new)
 
+    def _on_list(self, informer: Informer[R], began: float) -> None:
+        """Drop what was assumed in the informer's namespace before its list began."""
+        followed = [key for key in self._assumed if self._of(key.namespace) is informer]
+        for key in [each for each in followed if self._assumed[each].at < began]:
+            shown = informer.get(key)
+            known = self._newest(key, shown)
+            self._assumed.pop(key, None)
+            if known != shown:
+                for handler in self._handlers:
+                    handler(key, known, shown)
+
     def _newest(self, key: Key, shown: R | None) -> R | None:
         """Return what is known of *key*, of which the informer shows *shown*."""
         assumed = self._assumed.get(key)
         if assumed is None:
             return shown
-        if self._clock.monotonic() > assumed.expires_at or (shown is not None and not _is_newer(assumed, shown)):
+        if self._clock.monotonic() > assumed.at + LIFETIME_S or (shown is not None and not _is_newer(assumed, shown)):
             del self._assumed[key]
             return shown
         return None if assumed.deleted else assumed.row

@@ -93,6 +93,7 @@ class Informer(Generic[T]):
         self._page_size = page_size
         self._store: Indexer[T] = Indexer()
         self._handlers: list[Handler[T]] = []
+        self._list_handlers: list[Callable[[float], None]] = []
         self._version: str | None = None  # None: list before watching
         self._failures = 0
         self._expiries = 0  # 410s in a row: a list fixes one at once, so they do not wait for earlier failures
@@ -112,6 +113,13 @@ class Informer(Generic[T]):
     def add_handler(self, handler: Handler[T]) -> None:
         """Have *handler* called with (key, old, new) when a row changes; it must be quick and must not raise."""
         self._handlers.append(handler)
+
+    def add_list_handler(self, handler: Callable[[float], None]) -> None:
+        """Have *handler* called after each list, once its changes are there, with when it began (monotonic seconds).
+
+        A list is consistent: it shows all that was written before it began, unless the store was restored meanwhile.
+        """
+        self._list_handlers.append(handler)
 
     def get(self, key: Key) -> T | None:
         return self._store.rows.get(key)
@@ -178,6 +186,8 @@ class Informer(Generic[T]):
         for key in [key for key in self._store.rows if key not in seen]:
             self._remove(key)
         self._version = page["metadata"]["resourceVersion"]
+        for handler in self._list_handlers:
+            handler(began)
         now = self._clock.monotonic()
         self.behind_until = now if now - began < CATCH_UP_S else math.inf  # a list is as old as it took
         self.synced.set()
