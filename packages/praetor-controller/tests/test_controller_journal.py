@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 import threading
@@ -431,6 +432,14 @@ def test_a_deleted_deployment_begins_again_with_whole_inputs(tmp_path: Path) -> 
         desk.recorder.forget("uid-tel")
         desk.recorder.record(made[1])
     assert ["whole" in json.loads(line) for line in desk.lines()] == [True, True]
+
+
+def test_a_time_that_never_comes_is_recorded(tmp_path: Path) -> None:
+    desk, made = Desk(tmp_path), run(A_ROLLOUT).made
+    proven = {"older": math.inf, "newer": 5.0}  # an older revision that was rolled out, and no rollout came after it
+    desk.record([evolve(each, snapshot=evolve(each.snapshot, proven=proven)) for each in made])
+    assert count(desk.metrics, "written") == len(made)
+    assert end(desk.lines()).decisions == len(made)
 
 
 def test_a_snapshot_that_cannot_be_recorded_does_not_stop_the_recorder(tmp_path: Path) -> None:

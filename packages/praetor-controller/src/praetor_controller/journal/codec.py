@@ -9,6 +9,7 @@ in a file: values of environment variables, and credentials in URLs.
 from __future__ import annotations
 
 import collections.abc
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -36,7 +37,7 @@ LEFT_OUT: Mapping[type, Mapping[str, Any]] = {
     Template: {"raw": {}},
 }
 """Fields that are not recorded, and the values that they are restored to."""
-_PLAIN = (str, int, float, bool, Any, object)
+_PLAIN = (str, int, bool, Any, object)
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
@@ -104,6 +105,8 @@ def _default(field: attrs.Attribute[Any]) -> Any:
 def _converters(hint: Any) -> tuple[Convert | None, Convert | None]:
     """Return the functions from a *hint* to plain JSON and back; None where both are the same."""
     hint = _bare(hint)
+    if hint is float:  # JSON has no infinity
+        return lambda value: value if math.isfinite(value) else str(value), float
     if hint in _PLAIN:
         return None, None
     if hint is datetime:
