@@ -130,13 +130,13 @@ async def test_each_verb_sends_the_request_that_the_api_expects(tmp_path: Path) 
         await client.list_page(DEVICE_PROCESSES, None, label_selector="a in (b,c)", continue_token="x/y=")
         await client.create(DEVICE_PROCESSES, "lab", {"spec": {}}, field_manager="praetor")
         await client.patch(DEVICE_PROCESSES, KEY, {"status": {}}, subresource="status")
-        await client.delete(DEVICE_PROCESSES, KEY, uid="u1")
+        await client.delete(DEVICE_PROCESSES, KEY, uid="u1", resource_version="7")
     root = "/apis/azure.com/v1alpha1"
     options = {
         "apiVersion": "v1",
         "kind": "DeleteOptions",
         "propagationPolicy": "Background",
-        "preconditions": {"uid": "u1"},
+        "preconditions": {"uid": "u1", "resourceVersion": "7"},
     }
     assert recorder.asked == [
         ("GET", f"{root}/namespaces/lab/deviceprocesses/leaf-1", None),

@@ -172,6 +172,21 @@ def test_what_failed_in_a_wave_is_not_passed_by_taking_the_devices_away(
     assert waits(simulation)[held] >= 3
 
 
+def test_canaries_that_failed_unseen_and_left_are_not_passed_by_the_others(simulation: Simulation) -> None:
+    deploy(simulation)
+    simulation.devices["a"].broken = True
+    simulation.roll_out("tel", "v2")
+    simulation.approve("tel", "w1")
+    simulation.hold_view(held=True)
+    simulation.run(2)
+    simulation.remove("a")
+    simulation.settle(6)
+    simulation.run(20, 60)
+    versions = simulation.stored.versions("tel")
+    assert (versions["b"], {versions[name] for name in "cde"}) == ("v2", {"v1"})
+    assert waits(simulation)["WaveFailed"] >= 3
+
+
 def test_a_wave_that_lost_its_devices_is_passed_when_it_is_approved(simulation: Simulation) -> None:
     begin_bad_canaries(simulation)
     for name in "ab":

@@ -80,12 +80,15 @@ class ControllerClient(InProcessKube):
         self._on_write(resource, old, made, options.get("subresource"))
         return await self._answer(made, dying=dying)
 
-    async def delete(self, resource: Resource, key: Key, *, uid: str | None = None) -> None:
+    async def delete(
+        self, resource: Resource, key: Key, *, uid: str | None = None, resource_version: str | None = None
+    ) -> None:
         dying = await self._live()
         found = self.peek(resource).get(key)
-        if resource == DEVICE_PROCESSES and found is not None and found["metadata"]["uid"] == uid:
+        wanted = {"uid": uid, "resourceVersion": resource_version}
+        if resource == DEVICE_PROCESSES and found is not None and wanted.items() <= found["metadata"].items():
             self._before_delete(found)
-        await super().delete(resource, key, uid=uid)
+        await super().delete(resource, key, uid=uid, resource_version=resource_version)
         await self._answer({}, dying=dying)
 
     async def _live(self) -> bool:

@@ -191,7 +191,10 @@ class Writer:
                 await self._adopt(deployment, process)
                 outcome.adopted += 1
             case Delete(process):
-                await self._api.delete(DEVICE_PROCESSES, Key(process.namespace, process.name), uid=process.uid)
+                key = Key(process.namespace, process.name)
+                # not a version that was never seen: its failure would be lost with it
+                seen = process.resource_version
+                await self._api.delete(DEVICE_PROCESSES, key, uid=process.uid, resource_version=seen)
                 outcome.deleted += 1
                 self._processes.assume_deleted(process)
             case _:

@@ -183,8 +183,12 @@ def _failed(
             known.setdefault(process.uid, WaveFailure(group.wave.name, device.name, process.uid))
         if process.uid in known and devices.counted[number] and known[process.uid].wave == group.wave.name:
             counted.add(process.uid)
-    failed = tuple(sorted(known.values()))[:MAX_FAILURES]
     groups = {group.wave.name: group for group in members[:-1]}
+    for process in assignment.orphans if failures is not None else ():  # what failed unseen, before its device left
+        gate = groups.get(devices.wave_of(process))
+        if gate is not None and not gate.passed and process.failure and process.ready_since is None:
+            known.setdefault(process.uid, WaveFailure(gate.wave.name, process.device, process.uid))
+    failed = tuple(sorted(known.values()))[:MAX_FAILURES]
     for each in failed:
         if each.uid not in counted and each.wave in groups:
             groups[each.wave].failed.append(each.device)
@@ -232,11 +236,12 @@ class _Devices:
             for (_, process, availability), updated in zip(assignment, self.updated, strict=True)
         ]
         self.recorded = [
-            self._recorded(process) if updated and process is not None else ""
+            self.wave_of(process) if updated and process is not None else ""
             for process, updated in zip(assignment.processes, self.updated, strict=True)
         ]
 
-    def _recorded(self, process: ProcessRow) -> str:
+    def wave_of(self, process: ProcessRow) -> str:
+        """Return the name of the wave in which *process*, which has the target, got it; "" if in none."""
         stamp = process.offered_at if process.offer_stamp is None else process.offer_stamp
         recent = stamp is not None and stamp >= self._stamp  # not an earlier rollout of it
         return process.wave if recent and process.revision == self._revision else ""

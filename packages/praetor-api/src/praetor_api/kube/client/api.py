@@ -106,11 +106,17 @@ class KubeApi(ABC):
         query = {"fieldManager": field_manager}
         return await self._call("patch", resource, "PATCH", path, query, body, patch_type.value)
 
-    async def delete(self, resource: Resource, key: Key, *, uid: str | None = None) -> None:
-        """Delete an object, and later what it owns; with *uid*, only if it is still that one, else Conflict."""
+    async def delete(
+        self, resource: Resource, key: Key, *, uid: str | None = None, resource_version: str | None = None
+    ) -> None:
+        """Delete an object, and later what it owns.
+
+        With *uid* only if it is still that one, with *resource_version* only if it did not change since; else Conflict.
+        """
         body: dict[str, Any] = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        if uid is not None:
-            body["preconditions"] = {"uid": uid}
+        wanted = {"uid": uid, "resourceVersion": resource_version}
+        if any(wanted.values()):
+            body["preconditions"] = {name: value for name, value in wanted.items() if value}
         await self._call("delete", resource, "DELETE", resource.path(key.namespace, key.name), {}, body)
 
     def watch(
