@@ -29,7 +29,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from e2e.release.build import PACKAGES, ROOT, build_package
 from e2e.release.images import REGISTRY
-from e2e.release.sbom import check_sbom, make_sbom
+from e2e.release.sbom import check_sbom, conclude_licences, make_sbom
 from e2e.release.verify import install_alone, metadata_faults, needs_of
 from e2e.release.version import Release, ReleaseError, check_changelog, check_tag, read_release, refusal
 from e2e.release.zipapp import build_zipapp
@@ -202,6 +202,7 @@ def make_release(
         commands = ", ".join(alone.commands) or "none"
         say(f"installed alone, with the {len(alone.hashes) - 1} packages that it needs; commands: {commands}")
         sbom = make_sbom(release, source / "packages" / release.wheel / "pyproject.toml", alone.python, alone.hashes)
+        conclude_licences(sbom, settings["concluded_licences"])
         say(f"licences: {', '.join(check_sbom(sbom, alone.hashes, settings['licences']))}")
         bill = folder / f"{release.stem}.cdx.json"
         bill.write_text(json.dumps(sbom, indent=2, sort_keys=True) + "\n", encoding="utf-8")

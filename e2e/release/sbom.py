@@ -43,6 +43,14 @@ def make_sbom(release: Release, project: Path, python: Path, hashes: Mapping[str
     return sbom
 
 
+def conclude_licences(sbom: Sbom, concluded: Mapping[str, str]) -> None:
+    """Give each component of *sbom* without a licence the one that is *concluded* by its name, if there is one."""
+    for component in _components(sbom):
+        identifier = concluded.get(canonicalize_name(component["name"]))
+        if identifier is not None and not component.get("licenses"):
+            component["licenses"] = [{"license": {"id": identifier, "acknowledgement": "concluded"}}]
+
+
 def check_sbom(sbom: Sbom, hashes: Mapping[str, str], approved: Iterable[str]) -> tuple[str, ...]:
     """Return the licences that *sbom* has; ReleaseError if it is not valid, lacks a package, or has another licence."""
     faults = [f"it is no {SCHEMA.name}: {error}" for error in _schema_errors(sbom)]

@@ -28,7 +28,7 @@ from e2e.release.release import (
     write_checksums,
     write_requirements,
 )
-from e2e.release.sbom import check_sbom, make_sbom
+from e2e.release.sbom import check_sbom, conclude_licences, licences_of, make_sbom
 from e2e.release.verify import install_alone, metadata_faults, needs_of
 from e2e.release.version import Release, ReleaseError
 
@@ -292,6 +292,13 @@ def test_an_sbom_names_every_package_and_each_has_an_approved_licence(
         with pytest.raises(ReleaseError) as caught:
             check_sbom(sbom, hashes, approved)
         assert refused in caught.value.message
+
+
+def test_a_licence_that_a_package_does_not_name_is_concluded_and_no_other() -> None:
+    silent, named = {"name": "Proto_Buf"}, licensed("named", {"license": {"id": "MIT"}})
+    sbom = {"metadata": {"component": {"name": "praetor-api"}}, "components": [silent, named]}
+    conclude_licences(sbom, {"proto-buf": "BSD-3-Clause", "named": "ISC"})
+    assert [sorted(licences_of(each)) for each in (silent, named)] == [["BSD-3-Clause"], ["MIT"]]
 
 
 def test_a_tagged_commit_is_prepared_with_its_notes(repository: Path) -> None:
