@@ -235,7 +235,9 @@ class Checker:
             policy = self._stored.deployment(name).policy
             rows = {row.device: row for row in self._stored.processes(name) if row.device in down}
             blamed = {
-                each for each, row in rows.items() if now < (row.offered_at or 0.0) + policy.progress_deadline_seconds
+                each
+                for each, row in rows.items()
+                if now + ROUNDED_S < (row.offered_at or 0.0) + policy.progress_deadline_seconds
             }
             down &= {each for each in blamed if not _is_spared(rows[each], policy.min_ready_seconds, now)}
 
