@@ -22,7 +22,7 @@ from controller_simulation.invariants import (
     in_storm,
     share,
 )
-from controller_simulation.progress import Progress
+from controller_simulation.progress import ROUNDED_S, Progress
 from controller_simulation.stored import Stored
 from controller_testing import JudgingGateway
 from kube_testing import FakeClock
@@ -45,8 +45,6 @@ from praetor_controller.rollout.snapshot import GatewayState
 from praetor_controller.rollout.status import was_rolled_out
 
 STATUS_PERIOD_S = 1.0
-ROUNDED_S = 0.001
-"""The controller's times are rounded to milliseconds."""
 _OF_OTHERS = (ReasonCode.REMOVING, ReasonCode.REMOVAL_HELD)
 """Reasons of devices that no longer match."""
 
@@ -209,7 +207,7 @@ class Checker:
 
     def _facts(self) -> Facts:
         return Facts(
-            now=self._clock.now().timestamp(),
+            now=self._clock.now().timestamp() + ROUNDED_S,
             devices=self._stored.devices(),
             processes={name: self._stored.processes(name) for name in self._down},
             down={name: frozenset(down) for name, down in self._down.items()},
@@ -228,16 +226,14 @@ class Checker:
         These were available for long enough since, are gone, are past their deadline, or had died before they fetched
         what they were offered. Call it before anything changes: the controller may act on how it was.
         """
-        now = self._clock.now().timestamp()
+        now = self._clock.now().timestamp() + ROUNDED_S
         for name, down in self._down.items():
             self._progress.update(name)
             down.intersection_update(self._stored.matching(name))  # a device that left counts no more
             policy = self._stored.deployment(name).policy
             rows = {row.device: row for row in self._stored.processes(name) if row.device in down}
             blamed = {
-                each
-                for each, row in rows.items()
-                if now + ROUNDED_S < (row.offered_at or 0.0) + policy.progress_deadline_seconds
+                each for each, row in rows.items() if now < (row.offered_at or 0.0) + policy.progress_deadline_seconds
             }
             down &= {each for each in blamed if not _is_spared(rows[each], policy.min_ready_seconds, now)}
 

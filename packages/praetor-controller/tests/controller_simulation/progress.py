@@ -20,6 +20,9 @@ from praetor_controller.model.rows import DeploymentRow, ProcessRow
 
 _ALWAYS = -math.inf
 
+ROUNDED_S = 0.001
+"""The controller's times are rounded to milliseconds, so that it acts up to half of one early."""
+
 
 @mutable
 class _Rollout:
@@ -78,7 +81,7 @@ class Progress:
                 since = math.inf
             if f"{row.template.revision}/{wave.name}/{number}" in row.approved:
                 since = _ALWAYS
-            if since <= now:
+            if since <= now + ROUNDED_S:
                 rollout.stood[wave.name] = min(since, rollout.stood.get(wave.name, math.inf))
 
     def _record_failures(
@@ -92,7 +95,7 @@ class Progress:
         for device, process in processes.items():
             if process.failure and process.ready_since is None and waves_of[device]:
                 failed.setdefault(process.uid, waves_of[device])
-            elif device in available and available[device] <= now:
+            elif device in available and available[device] <= now + ROUNDED_S:
                 failed.pop(process.uid, None)
 
     def _available(self, row: DeploymentRow, processes: Mapping[str, ProcessRow]) -> dict[str, float]:
