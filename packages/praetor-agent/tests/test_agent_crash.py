@@ -653,7 +653,7 @@ def test_an_unconfirmed_change_is_rolled_back_however_often_the_device_restarts_
     assert (reported.observed_spec_hash, reported.failed_spec_hash, reported.rolled_back_reason) == wanted
 
 
-OTHER = item("service", process_spec("/bin/sleep", "4"), uid="uid-restored")  # declared anew, under another uid
+OTHER = item("service", process_spec("/bin/sleep", "4"), uid="uid-restored")  # declared again, under another uid
 DECLARED = ((), (SIDE,), (SIDE, OLD), (SIDE, NEW), (SIDE, OTHER), (SIDE, BAD), (SIDE, NEW, JOB), (NEXT,))
 
 
@@ -696,7 +696,7 @@ class DeviceHistory(RuleBasedStateMachine):
         kept=st.integers(0, 3), seconds=st.sampled_from([0.0, 5.0, 10**6]), hours=st.sampled_from([-(10**5), 0, 10**5])
     )
     def reboot(self, kept: int, seconds: float, hours: int) -> None:
-        """Cut the power; the clock of the next boot begins anew, and the time of day may be anything."""
+        """Cut the power; the clock of the next boot begins at zero, and the time of day may be anything."""
         self.device.lose_power(min(kept, self.device.disk.unsafe))
         self.device.clock.seconds = seconds
         self.set_clock(hours)
