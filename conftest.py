@@ -3,11 +3,30 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("any-speed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any-speed")
 
 os.environ.pop("COLUMNS", None)  # pytest-xdist exports it
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before pytest-timeout, so that waiting does not count
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Run the tests that change the storage of the container runtime one at a time, in whichever worker.
+
+    podman 4.3 loses images when several of its processes change its storage at once: one that was imported is not
+    found, and one that was removed is still there.
+    """
+    if item.get_closest_marker("containers") is None:
+        return (yield)
+    with (Path(tempfile.gettempdir()) / f"praetor-containers-{os.getuid()}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return (yield)

@@ -261,6 +261,7 @@ def test_without_a_base_the_dockerfiles_own_is_used(tmp_path: Path) -> None:
     assert not [word for word in argv if "BASE" in word]
 
 
+@pytest.mark.containers
 @pytest.mark.parametrize("engine", [Engine.BUILDAH, Engine.PODMAN])
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("buildah"), reason="needs root and buildah")
 def test_a_folder_becomes_a_base_without_what_the_kernel_mounts(engine: Engine, tmp_path: Path) -> None:

@@ -44,6 +44,7 @@ DEVICE = f"leaf-{os.getpid()}"
 ARGUMENTS = ("$HOME", "a\"b'c\\", "%n", ";", "é", '["x"]', " ")
 
 pytestmark = [
+    pytest.mark.containers,
     pytest.mark.timeout(300),  # an image takes four seconds on two idle cores
     pytest.mark.skipif(
         os.geteuid() != 0 or not all(map(shutil.which, (registry.PROGRAM, "busybox"))),

@@ -58,6 +58,7 @@ real = pytest.mark.skipif(
     os.geteuid() != 0 or shutil.which("podman") is None or shutil.which("runc") is None or not BUSYBOX.exists(),
     reason="needs root, podman, runc and busybox-static",
 )
+pytestmark = pytest.mark.containers
 NASTY = ("", " ", "$HOME", "%n", ";", "a\"b'c\\", "line\nbreak", "é\x1b[0m", "-n", '["x"]', "*", "#", "{{.ID}}")
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=40)
 
@@ -165,8 +166,10 @@ def test_how_it_ended_is_reported(
 
 @real
 def test_a_stop_a_second_start_and_a_removal(backend: ContainerBackend, tmp_path: Path, image: str) -> None:
-    launch = run(backend, tmp_path, item(image, "/bin/sh", "-c", "trap 'exit 0' TERM; while :; do sleep 1; done"))
+    script = "trap 'exit 0' TERM; echo ready; while :; do sleep 1; done"
+    launch = run(backend, tmp_path, item(image, "/bin/sh", "-c", script))
     first = backend.observe()["uid-1"]
+    until(lambda: "ready" in backend.tail("uid-1", 100), "the shell's trap")  # before it the kernel ignores the signal
     backend.stop("uid-1", grace_seconds=5, force=False)
     assert ended(backend).exit_code == 0
     backend.start(launch)
@@ -308,16 +311,21 @@ def test_an_image_that_has_no_room_in_the_store_is_refused_and_removed_again(tmp
     assert store.used_bytes() == 0
 
 
-def test_an_image_that_is_still_in_use_is_tried_again_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lost", [False, True], ids=["in-use", "lost"])
+def test_an_image_that_the_runtime_does_not_remove_is_tried_again_later(tmp_path: Path, lost: bool) -> None:
     clock, asked = FakeClock(), []
 
-    class InUse(Runtime):
+    class Keeps(Runtime):
         def __call__(self, *words: str, timeout: int = TIMEOUT_SECONDS, merged: bool = False) -> str:
+            if words[0] == "image":
+                return '[{"Id": "sha256:1"}]'
             asked.append(words)
+            if lost:
+                return ""
             raise BackendError("image is in use")
 
     (tmp_path / "abc.size").write_text("5 sha256:1")
-    images = Images(InUse(("docker",)), tmp_path, ArtifactStore(tmp_path / "a"), {}, clock, wake)
+    images = Images(Keeps(("docker",)), tmp_path, ArtifactStore(tmp_path / "a"), {}, clock, wake)
     images.keep(())
     until(lambda: asked == [("rmi", "sha256:1")], "the attempt")
     clock.seconds += COLLECT_AGAIN_SECONDS

@@ -72,7 +72,7 @@ class Images(Fetcher):
             shared = any(read_text(self._directory / name).startswith(f"{image} ") for name in wanted)
             try:
                 if not shared:
-                    self._runtime("rmi", image)
+                    self._remove(image)
                     log.info("image removed digest=%s", size.stem)
             except BackendError as e:
                 log.info("image stays for now digest=%s reason=%s", size.stem, e)
@@ -107,9 +107,18 @@ class Images(Fetcher):
             replace_file(record, f"{size} {image}".encode())
             return
         with suppress(BackendError):
-            self._runtime("rmi", image)
+            self._remove(image)
         message = f"the image has {size} bytes, and the store has room for {room}; raise --artifact-store-size"
         raise ArtifactError(message, Reason.TOO_LARGE)
+
+    def _remove(self, image: str) -> None:
+        """Remove an image; BackendError if it is still there: podman loses a removal beside another podman's writes."""
+        self._runtime("rmi", image)
+        try:
+            self._runtime.image_id(image)
+        except BackendError:
+            return
+        raise BackendError("the runtime still has the image after it removed it")
 
     def _image(self, artifact: Artifact, digest: str, used: Iterable[str]) -> tuple[str, bool]:
         """Return the id of the image, which the runtime has afterwards, and whether we brought it."""
