@@ -148,6 +148,7 @@ class Checker:
         devices = self._stored.devices()
         self._steady = SteadyState(
             blind=blind,
+            down=frozenset[str]().union(*self._down.values()),
             paused=frozenset(row.name for row in deployments if row.policy.paused),
             on_delete=frozenset(row.name for row in deployments if row.strategy is StrategyType.ON_DELETE),
             stopped=self._stopped(),

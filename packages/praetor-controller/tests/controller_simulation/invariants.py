@@ -68,6 +68,7 @@ class SteadyState:
     """What the controller knew when all had settled; *blind*: changes of processes were held back from it."""
 
     blind: bool = False
+    down: frozenset[str] = frozenset()  # by the controller's writes
     paused: frozenset[str] = frozenset()
     on_delete: frozenset[str] = frozenset()
     stopped: frozenset[tuple[str, int]] = frozenset()  # deployments and generations that go, or must go, no further
@@ -115,7 +116,9 @@ def every_budget_holds(write: Write, facts: Facts) -> str:
         served = {each.device for each in facts.processes[deployment.name]}  # also those that are to leave
         ours = sum(deployment.matches(row.labels) or row.name in served for row in there)
         limit = share(budget.max_unavailable, ours)
-        gone = sorted(down & {row.name for row in there})
+        # others' writes to a device that it does not match do not wait for this budget: such a write may cross this one
+        bound = {row.name for row in there if deployment.matches(row.labels)} | facts.down[deployment.name]
+        gone = sorted(down & {row.name for row in there} & (bound | facts.steady.down))
         if None not in domain and len(gone) > limit:
             return f"{gone} of {domain} are down, at most {limit} may be by {deployment.name}"
     return ""
