@@ -14,7 +14,7 @@ import pytest
 
 from agent_testing import WITHIN_SECONDS, command, item, mounted, process_spec, until
 from praetor_agent.backends import procfs
-from praetor_agent.backends.command import Command, command_of, resolve
+from praetor_agent.backends.command import Command, command_of, probe_of, resolve
 from praetor_agent.backends.process import SHIM, ProcessBackend
 from praetor_agent.core.model import Observed, Revision
 from praetor_agent.errors import BackendError, StartError
@@ -397,6 +397,37 @@ def test_a_program_that_the_kernel_would_refuse_is_named_with_the_remedy(
     (wanted,) = read_desired(body).items
     with nullcontext() if words is None else pytest.raises(StartError, match=words):
         assert command_of(Revision(item=wanted)).argv == (f"{tmp_path}/fw",)
+
+
+@pytest.mark.parametrize("backend", ["process", "container"])
+def test_variables_expand_where_the_spec_says_so_and_nowhere_in_a_probe(tmp_path: Path, backend: str) -> None:
+    (tmp_path / "tool").write_bytes(b"\x7fELF")
+    (tmp_path / "tool").chmod(0o755)
+    spec = process_spec("$(DIR)/tool", "--url=$(URL)", "$$(URL)", "$(GONE)", backend=backend) | {
+        "artifact": {"type": "oci", "url": "r/x@sha256:" + 64 * "0"},
+        "healthCheck": {"exec": {"command": ["/bin/echo", "$(URL)"]}},
+    }
+    spec["execution"] |= {
+        "env": [{"name": "DIR", "value": str(tmp_path)}, {"name": "URL", "value": "file://$(DIR)"}],
+        "expandVariables": True,
+    }
+    (wanted,) = read_desired({"items": [item("fw", spec)], "deviceName": "leaf-1"}).items
+    revision = Revision(item=wanted, artifact_path=str(tmp_path / "tool"))
+    command = command_of(revision)
+    assert command.argv == (f"{tmp_path}/tool", f"--url=file://{tmp_path}", "$(URL)", "$(GONE)")
+    assert command.env["URL"] == f"file://{tmp_path}"
+    assert wanted.spec.health_check is not None
+    probe = probe_of(revision, wanted.spec.health_check)
+    assert (probe.argv, probe.env["URL"]) == (("/bin/echo", "$(URL)"), f"file://{tmp_path}")
+
+
+def test_an_expansion_without_end_is_no_start_and_names_the_field() -> None:
+    spec = process_spec("/bin/true")
+    doubled = [{"name": f"V{n}", "value": f"$(V{n - 1})" * 2 if n else "xx"} for n in range(200)]
+    spec["execution"] |= {"env": doubled, "expandVariables": True}
+    (wanted,) = read_desired({"items": [item("fw", spec)], "deviceName": "leaf-1"}).items
+    with pytest.raises(StartError, match=r"spec\.execution\.env\[16\]\.value: is longer than 131071 characters"):
+        command_of(Revision(item=wanted))
 
 
 @pytest.mark.parametrize("force", [False, True])

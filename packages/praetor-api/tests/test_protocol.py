@@ -109,6 +109,8 @@ def test_each_newer_field_of_an_item_says_whether_an_older_agent_may_ignore_it()
         pytest.param({"execution": {"reboot": "Never"}}, set(), id="as-before"),
         pytest.param({"execution": {"reboot": "Expected"}}, {"reboot.v1"}, id="reboot"),
         pytest.param({"execution": {}, "postCheck": {"command": ["true"]}}, {"reboot.v1"}, id="post-check"),
+        pytest.param({"execution": {"expandVariables": False}}, set(), id="values-as-before"),
+        pytest.param({"execution": {"expandVariables": True}}, {"values.v1"}, id="values"),
         pytest.param({"execution": "nonsense"}, set(), id="no-object"),
     ],
 )

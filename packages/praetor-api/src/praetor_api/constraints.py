@@ -43,7 +43,7 @@ class Constraint:
     max_items: int | None = None
     truncate: bool = False
     feature: str = ""
-    as_before: str | None = None
+    as_before: str | bool | None = None
     ignorable: bool = False
     schema: Mapping[str, Any] = field(default_factory=dict)
     rules: tuple[CelRule, ...] = ()

@@ -13,10 +13,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, is_dataclass, replace
 from enum import StrEnum
 from functools import cache
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeAlias, get_args
 
 from praetor_api.constraints import Constraint
-from praetor_api.spec import REBOOT_FEATURE, ProcessSpec
+from praetor_api.spec import REBOOT_FEATURE, VALUES_FEATURE, ProcessSpec
 from praetor_api.wire import Fault, WireError, clean_text, read, wire_fields
 
 __all__ = [
@@ -80,7 +80,7 @@ DEFAULT_STALE_MULTIPLIER = 3
 HEARTBEAT_JITTER = 0.1
 """Share of the interval by which an agent moves each heartbeat, so that a fleet does not report in step."""
 
-AGENT_FEATURES = frozenset({REBOOT_FEATURE})
+AGENT_FEATURES = frozenset({REBOOT_FEATURE, VALUES_FEATURE})
 """The features that an agent of this version knows."""
 
 _MAX_NAME = 253
@@ -158,12 +158,15 @@ def features_needed(spec: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(feature for path, feature, as_before in _featured() if _value(spec, path) not in (None, as_before))
 
 
+_Featured: TypeAlias = tuple[tuple[str, ...], str, str | bool | None]
+
+
 @cache
-def _featured() -> tuple[tuple[tuple[str, ...], str, str | None], ...]:
+def _featured() -> tuple[_Featured, ...]:
     return tuple(_fields_with_a_feature(ProcessSpec, ()))
 
 
-def _fields_with_a_feature(cls: type, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str, str | None]]:
+def _fields_with_a_feature(cls: type, path: tuple[str, ...]) -> Iterator[_Featured]:
     for field in wire_fields(cls):
         at, constraint = (*path, field.wire), field.constraint
         if constraint.feature:

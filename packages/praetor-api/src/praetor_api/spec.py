@@ -14,6 +14,7 @@ __all__ = [
     "NAME_PATTERN",
     "QUANTITY_SCHEMA",
     "REBOOT_FEATURE",
+    "VALUES_FEATURE",
     "Artifact",
     "ArtifactType",
     "Backend",
@@ -40,6 +41,8 @@ QUANTITY_SCHEMA = {"x-kubernetes-int-or-string": True}
 
 REBOOT_FEATURE = "reboot.v1"
 """What an agent must know to run a job that reboots the device: another would run it again at every boot."""
+VALUES_FEATURE = "values.v1"
+"""What an agent must know to put values into command, args and env: another would start `$(NAME)` as it stands."""
 
 Word = Annotated[str, Constraint(max_length=4096)]
 
@@ -135,7 +138,13 @@ class EnvVar:
         str,
         Constraint(doc="Name of the variable.", min_length=1, max_length=253, pattern=r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"),
     ]
-    value: Annotated[str, Constraint(doc="Its value, taken literally.", max_length=32768)] = ""
+    value: Annotated[
+        str,
+        Constraint(
+            doc="Its value, taken literally, unless execution.expandVariables is true.",
+            max_length=32768,
+        ),
+    ] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +201,15 @@ class Execution:
             schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"]},
         ),
     ] = ()
+    expand_variables: Annotated[
+        bool | None,
+        Constraint(
+            doc="true: $(NAME) in command, args and values of env stands for a variable of env, as in a Pod; a value "
+            "may use the variables before it. $$ is one $, and an unknown name stays as it is. false when unset.",
+            feature=VALUES_FEATURE,
+            as_before=False,
+        ),
+    ] = None
     working_dir: Annotated[
         str | None,
         Constraint(

@@ -12,6 +12,7 @@ from pathlib import Path
 from praetor_agent.core.model import Revision
 from praetor_agent.errors import StartError
 from praetor_api.spec import Backend, Hardening, HealthCheck, Resources
+from praetor_api.values import ExpansionError, Started, started_with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +84,9 @@ class Command:
 def command_of(revision: Revision, *, at_boot: bool = False) -> Command:
     """Return how *revision* is executed, *at_boot* by init; StartError naming the wrong field of the spec."""
     item, execution = revision.item, revision.item.spec.execution
-    env, root = _environment(revision), _root(revision)
-    words = (*execution.command, *execution.args)
+    started, root = _started(revision), _root(revision)
+    env = _environment(started)
+    words = (*started.command, *started.args)
     contained = execution.backend is Backend.CONTAINER
     if contained and revision.artifact_path is None:
         raise StartError("spec.artifact: the backend container needs an artifact of type oci, which is its image")
@@ -98,7 +100,7 @@ def command_of(revision: Revision, *, at_boot: bool = False) -> Command:
         name=item.name,
         spec_hash=item.spec_hash,
         argv=words if contained else _executable(resolve(words, env["PATH"], root)),
-        env={variable.name: variable.value for variable in execution.env} if contained else env,
+        env=started.env if contained else env,
         working_dir=execution.working_dir or "" if contained else _working_dir(revision),
         user=execution.user,
         resources=execution.resources,
@@ -124,7 +126,7 @@ class Probe:
 def probe_of(revision: Revision, check: HealthCheck) -> Probe:
     """Return how *check* is executed for *revision*, of a container beside it; StartError if that is impossible."""
     contained = revision.item.spec.execution.backend is Backend.CONTAINER
-    env, root = _environment(revision), None if contained else _root(revision)
+    env, root = _environment(_started(revision)), None if contained else _root(revision)
     argv = resolve(check.exec.command, env["PATH"], root)
     return Probe(
         argv=argv if contained else _executable(argv),
@@ -167,8 +169,15 @@ def _executable(argv: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
-def _environment(revision: Revision) -> dict[str, str]:
-    return {"PATH": DEFAULT_PATH} | {variable.name: variable.value for variable in revision.item.spec.execution.env}
+def _started(revision: Revision) -> Started:
+    try:
+        return started_with(revision.item.spec.execution)
+    except ExpansionError as e:
+        raise StartError(str(e)) from e
+
+
+def _environment(started: Started) -> dict[str, str]:
+    return {"PATH": DEFAULT_PATH, **started.env}
 
 
 def _root(revision: Revision) -> Path | None:
