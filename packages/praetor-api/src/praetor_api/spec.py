@@ -204,8 +204,8 @@ class Execution:
     expand_variables: Annotated[
         bool | None,
         Constraint(
-            doc="true: $(NAME) in command, args and values of env stands for a variable of env, as in a Pod; a value "
-            "may use the variables before it. $$ is one $, and an unknown name stays as it is. false when unset.",
+            doc="With true, $(NAME) in command, args and values of env stands for a variable of env, as in a Pod; a "
+            "value may use the variables before it. $$ is one $, and an unknown name stays as it is. false when unset.",
             feature=VALUES_FEATURE,
             as_before=False,
         ),
