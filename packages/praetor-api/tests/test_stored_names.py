@@ -37,6 +37,7 @@ def test_label_and_annotation_keys_never_change() -> None:
         "REVISION_LABEL": "azure.com/revision",
         "RETRY_ANNOTATION": "azure.com/retry",
         "ROLLED_OUT_ANNOTATION": "azure.com/rolled-out",
+        "ROLLED_OUT_BEFORE_ANNOTATION": "azure.com/rolled-out-before",
         "STARTED_AT_ANNOTATION": "azure.com/rollout-started-at",
         "TRACEPARENT_ANNOTATION": "azure.com/traceparent",
         "WAVES_ANNOTATION": "azure.com/waves",

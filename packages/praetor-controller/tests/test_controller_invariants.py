@@ -295,6 +295,36 @@ def test_devices_that_a_version_killed_count_against_the_budget_through_a_recrea
     assert simulation.stored.versions("tel") == {"a": "v3", "b": "killer", "c": "v3", "d": "v3", "e": "v3"}
 
 
+@pytest.mark.parametrize("ahead_s", [0, -18_000], ids=["same-clock", "clock-behind"])
+def test_a_device_that_died_of_a_finished_rollout_that_it_was_late_for_counts_against_the_budget(
+    simulation: Simulation, ahead_s: float
+) -> None:
+    """Nor does a controller that finds it dead take it for available before."""
+    deploy(simulation, maxUnavailable=1, waves=[])
+    simulation.edit("tel", minReadySeconds=20, progressDeadlineSeconds=600)
+    simulation.run(1, 21)
+    simulation.die("a")
+    simulation.run(1)
+    simulation.roll_out("tel", "v2")
+    simulation.run(5, 21)
+    assert simulation.stored.versions("tel") == {"a": "v1"} | dict.fromkeys("bcde", "v2")
+    simulation.revive("a")
+    simulation.run(1)
+    assert simulation.stored.versions("tel")["a"] == "v2"
+    simulation.die("a")
+    simulation.run(1)
+    simulation.kill()
+    simulation.set_clock(ahead_s)
+    simulation.start()
+    simulation.settle(21)
+    simulation.roll_out("tel", "v3")
+    simulation.run(3, 21)
+    assert simulation.stored.versions("tel") == dict.fromkeys("abcde", "v2")
+    simulation.settle(600)  # no longer than the deadline
+    simulation.run(5, 21)
+    assert simulation.stored.versions("tel") == {"a": "v2"} | dict.fromkeys("bcde", "v3")
+
+
 def test_a_violation_names_its_invariant() -> None:
     assert InvariantViolation("max_unavailable_holds", "what").invariant == "max_unavailable_holds"
     with pytest.raises(ValueError, match="no invariant has the name it"):

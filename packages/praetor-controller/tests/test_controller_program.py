@@ -211,6 +211,10 @@ async def test_a_revision_is_marked_once_when_it_was_rolled_out(fixture: Program
     await fixture.report_ready()
     await fixture.clock.advance(2)
     assert marks() == {1: "1"}
+    (first,) = fixture.kube.objects(CONTROLLER_REVISIONS).values()
+    assert first["metadata"]["annotations"]["azure.com/rolled-out-before"] > max(
+        each["metadata"]["annotations"]["azure.com/offered-at"] for each in fixture.processes().values()
+    )
     await fixture.change_template("v2")
     await fixture.clock.advance(5)
     assert marks() == {1: "1", 2: None}

@@ -109,6 +109,8 @@ def test_a_template_that_is_used_again_gets_the_next_number() -> None:
         pytest.param({"rolled_out": 1}, {}, 200.0, id="another-rollout-began"),
         pytest.param({"rolled_out": 1, "number": 3, "started_at": 300.0}, {}, 200.0, id="offered-again-after-another"),
         pytest.param({"rolled_out": 3, "number": 3, "started_at": 300.0}, {}, math.inf, id="the-newest"),
+        pytest.param({"rolled_out": 1, "rolled_out_before": 150.0}, {}, 150.0, id="its-end-is-recorded"),
+        pytest.param({"rolled_out": 1, "rolled_out_before": 250.0}, {}, 200.0, id="its-end-is-recorded-late"),
         pytest.param({}, {"rolled_out": 2}, math.inf, id="not-recorded-by-an-earlier-controller"),
     ],
 )

@@ -29,6 +29,7 @@ __all__ = [
     "REVISION_ANNOTATION",
     "REVISION_LABEL",
     "ROLLED_OUT_ANNOTATION",
+    "ROLLED_OUT_BEFORE_ANNOTATION",
     "STARTED_AT_ANNOTATION",
     "TRACEPARENT_ANNOTATION",
     "WAVES_ANNOTATION",
@@ -83,6 +84,10 @@ RETRY_ANNOTATION = "azure.com/retry"
 
 ROLLED_OUT_ANNOTATION = "azure.com/rolled-out"
 """On a ControllerRevision: the number that it had when every device had it for the first time."""
+
+ROLLED_OUT_BEFORE_ANNOTATION = "azure.com/rolled-out-before"
+"""On a ControllerRevision: a time after the offers that every device had taken then, and not after later ones
+(RFC 3339)."""
 
 TRACEPARENT_ANNOTATION = "azure.com/traceparent"
 """On a ControllerRevision and a DeviceProcess: the span that wrote it (W3C trace context); only with --tracing."""

@@ -19,6 +19,7 @@ from praetor_api.annotations import (
     CHANGE_CAUSE_ANNOTATION,
     DEPLOYMENT_LABEL,
     ROLLED_OUT_ANNOTATION,
+    ROLLED_OUT_BEFORE_ANNOTATION,
     STARTED_AT_ANNOTATION,
     TRACEPARENT_ANNOTATION,
     WAVES_ANNOTATION,
@@ -41,7 +42,8 @@ class RevisionRow:
 
     *change_cause* is why, in the words of the user who changed the template. *waves* is what is remembered of them.
     *rolled_out* is the number that it had when it was rolled out for the first time; None: it was not, or a controller
-    before this one did not record it. *traceparent* is the span that its
+    before this one did not record it. *rolled_out_before* is a stamp after the offers that this was about, not after
+    later ones; None as before. *traceparent* is the span that its
     last rollout began with, "" if none is recorded.
     """
 
@@ -56,6 +58,7 @@ class RevisionRow:
     change_cause: str = ""
     waves: WaveRecord = field(factory=WaveRecord)
     rolled_out: int | None = None
+    rolled_out_before: float | None = None
     terminating: bool = False
     traceparent: str = ""
 
@@ -110,6 +113,7 @@ def project_revision(obj: Mapping[str, Any]) -> RevisionRow:
         change_cause=clean_text(annotations.get(CHANGE_CAUSE_ANNOTATION) or ""),
         waves=parse_wave_record(annotations.get(WAVES_ANNOTATION) or "", number),
         rolled_out=_number(annotations.get(ROLLED_OUT_ANNOTATION)),
+        rolled_out_before=epoch(annotations.get(ROLLED_OUT_BEFORE_ANNOTATION)),
         terminating=metadata.get("deletionTimestamp") is not None,
         traceparent=annotations.get(TRACEPARENT_ANNOTATION) or "",
     )
@@ -191,25 +195,25 @@ def wave_record_changes(row: RevisionRow, record: WaveRecord) -> dict[str, Any]:
     return {"metadata": {"resourceVersion": row.resource_version, "annotations": {WAVES_ANNOTATION: record.text()}}}
 
 
-def rolled_out_changes(row: RevisionRow) -> dict[str, Any]:
-    """Return the merge patch that records on the revision of *row* that it was rolled out."""
-    annotations = {ROLLED_OUT_ANNOTATION: str(row.number)}
+def rolled_out_changes(row: RevisionRow, now: datetime) -> dict[str, Any]:
+    """Return the merge patch that records that the revision of *row* was rolled out; *now* is after its offers."""
+    annotations = {ROLLED_OUT_ANNOTATION: str(row.number), ROLLED_OUT_BEFORE_ANNOTATION: format_time(now)}
     return {"metadata": {"resourceVersion": row.resource_version, "annotations": annotations}}
 
 
 def proven_stamps(revisions: Iterable[RevisionRow], current: str | None) -> dict[str, float]:
     """Return the revisions that were rolled out, and before which stamp each of these rollouts made its offers.
 
-    All that such a rollout was to reach was available in the end. Later rollouts may have offered the revision again,
-    and no record says whether they came to their end. *current* is what was rolled out last; a controller before this
-    one may not have recorded that.
+    All that such a rollout was to reach was available in the end. Devices that were back after it, and later rollouts,
+    may have been offered the revision again, and no record says what became of that. *current* is what was rolled out
+    last; a controller before this one may not have recorded that.
     """
     rows = tuple(revisions)
     proven = {} if current is None else {current: math.inf}
     for row in rows:
         if row.rolled_out is not None:
             later = (each.started_at for each in rows if each.number > row.rolled_out)
-            proven[row.template.revision] = min(later, default=math.inf)
+            proven[row.template.revision] = min((row.rolled_out_before or math.inf, *later))
     return proven
 
 

@@ -126,6 +126,8 @@ class DeploymentReconciler:
         planned = self._with_overlap(deployment, planned)
         pass_s = self._clock.monotonic() - began
         self._metrics.plan_seconds.observe(pass_s)
+        if planned.status is not None:  # before offers to devices that are back only now, which prove nothing yet
+            await self._history.record_rolled_out(deployment, planned.status.current_revision)
         outcome = await self._carry_out(deployment, planned, state, revisions)
         self._record(
             deployment,
@@ -140,8 +142,6 @@ class DeploymentReconciler:
         outcome.interrupted |= adoption.interrupted
         outcome.requeue |= adoption.requeue
         status_after_s = await self._update_status(key, deployment, planned, state)  # before what may keep failing
-        if planned.status is not None:
-            await self._history.record_rolled_out(deployment, planned.status.current_revision)
         await self._history.trim(deployment, revisions, lambda: self._in_use(deployment))
         if outcome.trouble is not None:
             raise outcome.trouble

@@ -86,7 +86,7 @@ class RevisionHistory:
         """Record on *revision*, a hash, that it was rolled out; once."""
         row = find_revision(self._revisions(deployment), revision)
         if row is not None and row.rolled_out is None:
-            await self._rewrite(row, rolled_out_changes(row))
+            await self._rewrite(row, rolled_out_changes(row, self._after_offers(deployment, self._clock.now())))
 
     async def trim(
         self, deployment: DeploymentRow, revisions: Sequence[RevisionRow], in_use: Callable[[], Collection[str]]
@@ -102,7 +102,7 @@ class RevisionHistory:
             self._cache.revisions.assume_deleted(row)
 
     def _after_offers(self, deployment: DeploymentRow, now: datetime) -> datetime:
-        """Return *now*, or a later time: after all offers of earlier rollouts, by whichever clock these were made."""
+        """Return *now*, or a later time: after all offers so far, by whichever clock these were made."""
         rows = self._cache.processes.by_index(BY_OWNER, owned_by(deployment))
         stamps = (row.offer_stamp or 0.0 for row in rows)
         latest = max((stamp for stamp in stamps if stamp < _MAX_STAMP), default=0.0)

@@ -80,6 +80,7 @@ def build_snapshot(
             neighbours, {device.name: device for device in devices}, now.steady, now.wall.timestamp()
         )
     state.started_at = newest.started_at if newest else 0.0
+    state.offers_from = max(state.started_at, (newest and newest.rolled_out_before) or 0.0)
     revision_since, rollout_since = _began(deployment, newest, state, now, watching=watching)
     revisions = {each.revision for each in (deployment.template, current) if each}
     refusals = state.refusals.current(revisions, deployment.retry, monotonic)

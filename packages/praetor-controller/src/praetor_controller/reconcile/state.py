@@ -128,7 +128,7 @@ class RemovalState:
 class ReconcilerState:
     """The state of the deployment *uid*.
 
-    *started_at* is the stamp of its rollout's start, in seconds since the epoch.
+    *started_at* is the stamp of its rollout's start, in seconds since the epoch; no offer has one before *offers_from*.
 
     *writing_to* are the devices whose processes are being updated. *unknown* are the names of processes, by device,
     whose last write had no known outcome. *account* is there in steady state, and *audit_at* is when a pass over all
@@ -144,6 +144,7 @@ class ReconcilerState:
     account: IncrementalAggregate | None = None
     audit_at: float = 0.0
     started_at: float = 0.0
+    offers_from: float = 0.0
     _seen: dict[str, tuple[object, float]] = field(factory=dict)
     _unmatched: dict[str, _Unmatched] = field(factory=dict)  # by uid
     _removed: dict[str, float] = field(factory=dict)  # devices, and until when they count as down

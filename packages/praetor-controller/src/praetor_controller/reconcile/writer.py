@@ -284,8 +284,8 @@ class _Work:
         self.traceparents = traceparents
 
     def stamp(self, now: datetime) -> datetime:
-        """Return the stamp of an offer at *now*: not before its rollout began, by whichever clock."""
-        return max(now, datetime.fromtimestamp(self.state.started_at, UTC))
+        """Return the stamp of an offer at *now*: not before its rollout began, or was over, by whichever clock."""
+        return max(now, datetime.fromtimestamp(self.state.offers_from, UTC))
 
     def is_over(self, action: Write, now: float) -> bool:
         """Return whether the time slice ends after *action*."""
