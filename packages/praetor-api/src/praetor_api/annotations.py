@@ -16,6 +16,7 @@ __all__ = [
     "CONTAINER_SPEC_HASH_LABEL",
     "CONTAINER_UID_LABEL",
     "DEPLOYMENT_LABEL",
+    "IMPORTED_ANNOTATION",
     "JUDGES_WITHIN_ANNOTATION",
     "LONGEST_HEARTBEAT_ANNOTATION",
     "MANAGED_ANNOTATION",
@@ -106,6 +107,9 @@ LONGEST_HEARTBEAT_ANNOTATION = "azure.com/praetor-gateway-longest-heartbeat"
 
 JUDGES_WITHIN_ANNOTATION = "azure.com/praetor-gateway-judges-within-seconds"
 """On the gateways' Lease: seconds after which a holder that just took it has noticed every silent device."""
+
+IMPORTED_ANNOTATION = "azure.com/imported"
+"""On a NetworkSwitch: what `praetorctl devices import` set, from which source, and whether it created it (JSON)."""
 
 CONTAINER_UID_LABEL = "azure.com/praetor-uid"
 """On a container on a device: the UID of its DeviceProcess."""

@@ -20,6 +20,7 @@ from praetor_api.kube.client.resource import CORE_EVENTS, DEVICE_PROCESS_DEPLOYM
 from praetor_api.kube.runtime.clock import first
 from praetor_api.kube.runtime.informer import Informer
 from praetor_controller.ctl.cluster import Cluster, list_all, on_cluster
+from praetor_controller.ctl.commands.devices.import_devices import import_devices
 from praetor_controller.ctl.commands.devices.token import token
 from praetor_controller.ctl.commands.devices.transfer import transfer
 from praetor_controller.ctl.forwarding import ForwardingGroup
@@ -157,7 +158,7 @@ def _unless_a_command_follows(**options: Any) -> None:
 
 devices = ForwardingGroup(
     "devices",
-    commands={"token": token, "transfer": transfer},
+    commands={"import": import_devices, "token": token, "transfer": transfer},
     params=_show.params,
     callback=_unless_a_command_follows,
     invoke_without_command=True,
