@@ -118,3 +118,25 @@ def test_on_delete_updates_a_process_only_when_it_is_deleted(rollout: RolloutFix
     seen = rollout.check()
     assert sorted(seen.deleted) == names
     assert {write.device for write in seen.writes[-2:]} == set(chosen)
+
+
+def test_a_device_that_does_not_meet_a_requirement_keeps_its_version_and_says_why(rollout: RolloutFixture) -> None:
+    rollout.start()
+    met = sorted(rollout.devices)[:4]
+    before = rollout.processes()
+    needs = {"requirements": [{"fact": "hostname", "operator": "In", "values": met}]}
+    with rollout.roll_out("2", **needs):
+        rollout.await_done()
+    rollout.await_reasons(UpToDate=4, RequirementNotMet=8)
+    status = rollout.kube.deployment(rollout.name)["status"]
+    assert (status["desiredNumberScheduled"], status["numberUnavailable"]) == (12, 0)
+    runs, after = rollout.runs(), rollout.processes()
+    assert {device for device, each in runs.items() if each == "2"} == set(met)
+    kept = sorted(set(rollout.devices) - set(met))
+    assert [after[each] for each in kept] == [before[each] for each in kept]
+    said = rollout.ctl("explain", kept[0])
+    assert f"hostname {kept[0]} is not in {met[0]}, {met[1]}" in said
+    with rollout.change(requirements=[{"fact": "features", "operator": "Exists"}]):  # which all of them report
+        rollout.await_reasons(UpToDate=12)
+    assert rollout.runs() == dict.fromkeys(rollout.devices, "2")
+    rollout.check()

@@ -20,11 +20,12 @@ def test_model_and_serial_of_a_switch_come_from_dmi(tmp_path: Path) -> None:
     (dmi / "product_name").write_text("SN2700\n")
     (dmi / "product_serial").write_text("MT1234X00001\n")
     (tmp_path / "etc").mkdir()
-    (tmp_path / "etc/os-release").write_text('NAME=x\nPRETTY_NAME="SONiC 202405"\n')
+    (tmp_path / "etc/os-release").write_text('NAME=x\nPRETTY_NAME="SONiC 202405"\nID=sonic\nVERSION_ID="12"\n')
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/meminfo").write_text("MemTotal:        8001020 kB\nMemFree: 1 kB\n")
     found = fixed_facts(tmp_path)
     assert (found["model"], found["serial"], found["os"]) == ("SN2700", "MT1234X00001", "SONiC 202405")
+    assert (found["os.id"], found["os.version"]) == ("sonic", "12")
     assert found["memory"] == "7813MiB"
 
 

@@ -38,7 +38,9 @@ def fixed_facts(root: Path) -> dict[str, str]:
     """Return the facts that stay while the device is up, as far as they can be read below *root*."""
     kernel = os.uname()
     found = {
-        "os": _os_name(root) or kernel.sysname,
+        "os": _os_release(root, "PRETTY_NAME") or kernel.sysname,
+        "os.id": _os_release(root, "ID"),
+        "os.version": _os_release(root, "VERSION_ID"),
         "kernel": kernel.release,
         "arch": kernel.machine,
         "hostname": kernel.nodename,
@@ -79,10 +81,10 @@ def _memory(root: Path) -> str:
     return f"{int(line.split()[1]) // 1024}MiB" if line else ""
 
 
-def _os_name(root: Path) -> str:
+def _os_release(root: Path, name: str) -> str:
     for place in ("etc/os-release", "usr/lib/os-release"):
         for line in _text(root / place).splitlines():
-            if line.startswith("PRETTY_NAME="):
+            if line.startswith(f"{name}="):
                 return line.partition("=")[2].strip().strip("\"'")
     return ""
 

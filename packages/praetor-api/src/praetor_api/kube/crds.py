@@ -18,8 +18,10 @@ from praetor_api.kube.objects import (
     API_VERSION,
     GROUP,
     VERSION,
+    VERSION_PATTERN,
     DeviceProcess,
     DeviceProcessDeployment,
+    FactRequirement,
     LabelSelectorRequirement,
     NetworkSwitch,
 )
@@ -29,6 +31,8 @@ from praetor_api.wire import unannotated
 
 __all__ = ["CUSTOM_RESOURCES", "RULES", "Column", "CustomResource", "crd", "main"]
 
+_ORDERS = "self.operator in ['Gt', 'Ge', 'Lt', 'Le']"
+
 RULES: Mapping[type, tuple[CelRule, ...]] = {
     ProcessSpec: EXECUTION_RULES,
     DeviceProcessSpec: EXECUTION_RULES,
@@ -37,6 +41,24 @@ RULES: Mapping[type, tuple[CelRule, ...]] = {
             expression="self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 "
             ": !has(self.values) || size(self.values) == 0",
             message="In and NotIn need values; Exists and DoesNotExist take none",
+        ),
+    ),
+    FactRequirement: (
+        CelRule(
+            expression="!(self.operator in ['In', 'NotIn']) || (has(self.values) && size(self.values) > 0)",
+            message="In and NotIn need values: write at least one",
+        ),
+        CelRule(
+            expression="!(self.operator in ['Exists', 'DoesNotExist']) || !has(self.values) || size(self.values) == 0",
+            message="Exists and DoesNotExist take no values: remove them",
+        ),
+        CelRule(
+            expression=f"!({_ORDERS}) || (has(self.values) && size(self.values) == 1)",
+            message="Gt, Ge, Lt and Le compare with one version: write exactly one value",
+        ),
+        CelRule(
+            expression=f"!({_ORDERS}) || !has(self.values) || self.values.all(v, v.matches('{VERSION_PATTERN}'))",
+            message="Gt, Ge, Lt and Le compare versions: write one that begins with a digit, such as 12 or 4.19.0",
         ),
     ),
 }

@@ -20,6 +20,7 @@ from praetor_api.spec import NAME_PATTERN, DeviceProcessSpec, ProcessSpec
 __all__ = [
     "API_VERSION",
     "ATOMIC",
+    "FACT_PATTERN",
     "GROUP",
     "INT_OR_STRING",
     "LABEL_KEY_PATTERN",
@@ -27,6 +28,7 @@ __all__ = [
     "MAP_BY_TYPE",
     "PERCENT_PATTERN",
     "VERSION",
+    "VERSION_PATTERN",
     "Annotations",
     "Approval",
     "Budget",
@@ -38,6 +40,8 @@ __all__ = [
     "DeviceProcessDeploymentSpec",
     "DeviceProcessDeploymentStatus",
     "DeviceProcessStatus",
+    "FactOperator",
+    "FactRequirement",
     "FailureAction",
     "FailurePolicy",
     "LabelSelector",
@@ -71,6 +75,9 @@ API_VERSION = f"{GROUP}/{VERSION}"
 LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
 LABEL_VALUE_PATTERN = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
 PERCENT_PATTERN = r"^(100|[0-9]{1,2})%$"
+FACT_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$"
+VERSION_PATTERN = r"^[vV]?[0-9]"
+"""How a text begins that can be compared as a version."""
 MAP_BY_TYPE = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
 ATOMIC = {"x-kubernetes-list-type": "atomic"}
 INT_OR_STRING = {"x-kubernetes-int-or-string": True}
@@ -127,6 +134,19 @@ class SelectorOperator(StrEnum):
     NOT_IN = "NotIn"
     EXISTS = "Exists"
     DOES_NOT_EXIST = "DoesNotExist"
+
+
+class FactOperator(StrEnum):
+    """How a fact is compared with values."""
+
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+    GT = "Gt"
+    GE = "Ge"
+    LT = "Lt"
+    LE = "Le"
 
 
 @frozen(kw_only=True)
@@ -446,11 +466,39 @@ class ProcessTemplate:
 
 
 @frozen(kw_only=True)
+class FactRequirement:
+    """One comparison of a fact, by versions: 9 is less than 10, and 12 equals 12.0."""
+
+    fact: Annotated[
+        str,
+        Constraint(
+            doc="Name of a fact in the device's status.facts, such as os.version.",
+            min_length=1,
+            max_length=128,
+            pattern=FACT_PATTERN,
+        ),
+    ]
+    operator: Annotated[FactOperator, Constraint(doc="In, NotIn, Exists, DoesNotExist, Gt, Ge, Lt or Le.")]
+    values: Annotated[
+        tuple[Annotated[str, Constraint(min_length=1, max_length=256)], ...],
+        Constraint(doc="Values: one version for Gt, Ge, Lt and Le.", max_items=64, schema=ATOMIC),
+    ] = ()
+
+
+@frozen(kw_only=True)
 class DeviceProcessDeploymentSpec:
     """Which devices run what, and how changes reach them."""
 
     selector: Annotated[LabelSelector, Constraint(doc="Which devices, by their labels; {} selects every device.")]
     template: Annotated[ProcessTemplate, Constraint(doc="What every matching device runs.")]
+    requirements: Annotated[
+        tuple[FactRequirement, ...],
+        Constraint(
+            doc="What a device must report to be given the template; one that does not keeps what it has.",
+            max_items=16,
+            schema=ATOMIC,
+        ),
+    ] = ()
     update_strategy: Annotated[UpdateStrategy, Constraint(doc="How a changed template reaches the devices.")] = (
         UpdateStrategy()
     )
@@ -472,7 +520,10 @@ class DeviceProcessDeploymentStatus:
     """State of the deployment and its rollout, written by the controller."""
 
     observed_generation: ObservedGeneration = 0
-    desired_number_scheduled: Annotated[int, Constraint(doc="Devices that match.", minimum=0)] = 0
+    desired_number_scheduled: Annotated[
+        int,
+        Constraint(doc="Devices that match, without those that have no process and may get none.", minimum=0),
+    ] = 0
     current_number_scheduled: Annotated[int, Constraint(doc="Matching devices that have a process.", minimum=0)] = 0
     updated_number_scheduled: Annotated[
         int, Constraint(doc="Matching devices whose process has the current template.", minimum=0)

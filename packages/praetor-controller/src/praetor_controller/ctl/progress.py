@@ -22,6 +22,8 @@ _DEFERRED = (
     ReasonCode.NEVER_CONNECTED,
     ReasonCode.UPDATE_HELD,
     ReasonCode.AGENT_TOO_OLD,
+    ReasonCode.REQUIREMENT_NOT_MET,
+    ReasonCode.FACTS_NOT_REPORTED,
 )
 LAST_WAVE = "(rest)"
 _HOLDS = {

@@ -24,13 +24,22 @@ from praetor_api.kube.codec import DecodeError, decode, encode
 from praetor_api.kube.objects import Condition
 from praetor_api.wire import unannotated
 from praetor_controller.errors import NotRecorded
-from praetor_controller.model.rows import DeploymentRow, LabelItems, ProcessRow, RolloutPolicy, StoredStatus, Template
+from praetor_controller.model.rows import (
+    DeploymentRow,
+    DeviceRow,
+    LabelItems,
+    ProcessRow,
+    RolloutPolicy,
+    StoredStatus,
+    Template,
+)
 
 T = TypeVar("T")
 Convert = Callable[[Any], Any]
 
 REDACTED = "(redacted)"
 LEFT_OUT: Mapping[type, Mapping[str, Any]] = {
+    DeviceRow: {"facts": None},  # what a plan is made from is whether they meet the requirements
     DeploymentRow: {"matches": lambda labels: True, "resource_version": ""},
     ProcessRow: {"resource_version": "", "stamps": None, "run_since": None, "crashed_at": None},
     StoredStatus: {"raw": {}},

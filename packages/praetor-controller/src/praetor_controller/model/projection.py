@@ -33,6 +33,7 @@ from praetor_api.spec import DeviceKind
 from praetor_api.wire import clean_text
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.annotations import OWN_ANNOTATIONS, deployment_label, managed_keys
+from praetor_controller.model.requirements import check_requirements
 from praetor_controller.model.rows import (
     DeploymentRow,
     DeviceRow,
@@ -68,6 +69,7 @@ def project_device(obj: Mapping[str, Any]) -> DeviceRow:
     metadata, spec = obj["metadata"], obj.get("spec") or {}
     maintenance, status = spec.get("maintenance"), obj.get("status") or {}
     connected = _facts(status).get(ConditionType.AGENT_CONNECTED, _UNKNOWN)
+    reported = status.get("facts")
     return DeviceRow(
         name=metadata["name"],
         namespace=metadata.get("namespace", ""),
@@ -76,7 +78,8 @@ def project_device(obj: Mapping[str, Any]) -> DeviceRow:
         connected_since=connected.since,
         in_maintenance=maintenance is not None,
         maintenance_until=epoch((maintenance or {}).get("until")),
-        features=_features(str((status.get("facts") or {}).get("features", ""))),
+        facts=None if reported is None else {sys.intern(name): sys.intern(str(reported[name])) for name in reported},
+        features=_features(str((reported or {}).get("features", ""))),
     )
 
 
@@ -159,6 +162,7 @@ def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:
     try:
         policy = decode(spec, RolloutPolicy)
         matches = compile_selector(policy.selector)
+        check_requirements(policy.requirements)
         fault = _fault(policy, (spec.get("template") or {}).get("spec") or {})
     except DecodeError as e:
         fault = "; ".join(f"spec.{each.path}: {each.message}" for each in e.faults)

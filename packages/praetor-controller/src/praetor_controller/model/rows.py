@@ -14,6 +14,7 @@ from attrs import field, frozen
 
 from praetor_api.kube.objects import (
     Condition,
+    FactRequirement,
     FailurePolicy,
     LabelSelector,
     StrategyType,
@@ -36,6 +37,8 @@ class DeviceRow:
     in_maintenance: bool = False
     maintenance_until: float | None = None
     features: frozenset[str] = frozenset()  # what its agent knows beyond the first version
+    facts: Mapping[str, str] | None = None  # what its agent reported; None: nothing yet
+    unmet: str = ""  # why it does not meet the requirements of the deployment, while a pass looks at it
     too_old: str = ""  # features of the template that its connected agent lacks, while a pass looks at it
 
     def maintained(self, now: float) -> bool:
@@ -125,6 +128,7 @@ class RolloutPolicy:
     """The part of a deployment's spec that says how to roll out, as the codec decodes it."""
 
     selector: LabelSelector
+    requirements: tuple[FactRequirement, ...] = ()
     update_strategy: UpdateStrategy = field(factory=UpdateStrategy)
     min_ready_seconds: int = 0
     progress_deadline_seconds: int = 600

@@ -143,7 +143,8 @@ class Controller:
     def _on_device(self, key: Key, old: DeviceRow | None, new: DeviceRow | None) -> None:
         for deployment in self._cache.deployments.by_index(BY_NAMESPACE, key.namespace):
             matched, matches = (row is not None and deployment.matches(row.labels) for row in (old, new))
-            impact = device_impact(old, new, matched=matched, matches=matches)
+            reads_facts = bool(deployment.policy.requirements)
+            impact = device_impact(old, new, matched=matched, matches=matches, reads_facts=reads_facts)
             self._add_dirty(_key(deployment), key.name, impact)
 
     def _on_process(self, key: Key, old: ProcessRow | None, new: ProcessRow | None) -> None:

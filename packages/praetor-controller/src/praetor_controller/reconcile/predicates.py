@@ -40,12 +40,21 @@ def _wanted(row: ProcessRow) -> tuple[object, ...]:
     return row.spec_hash, row.labels, row.annotations, row.annotated, row.terminating, annotations
 
 
-def device_impact(before: DeviceRow | None, after: DeviceRow | None, *, matched: bool, matches: bool) -> Impact:
-    """Return the impact on a deployment whose selector *matched* the device *before*, and now *matches* it or not."""
+def device_impact(
+    before: DeviceRow | None, after: DeviceRow | None, *, matched: bool, matches: bool, reads_facts: bool
+) -> Impact:
+    """Return the impact on a deployment whose selector *matched* the device *before*, and now *matches* it or not.
+
+    *reads_facts*: what the device reports of itself decides there, too.
+    """
     if before is None or after is None or matched != matches:
         return Impact.MEMBERSHIP if matched or matches else Impact.NONE
     if not matches:
         return Impact.NONE
+    if not reads_facts and before.facts != after.facts:
+        after = evolve(after, facts=before.facts)
+        if after == before:
+            return Impact.NONE
     as_before = evolve(after, connected=before.connected, connected_since=before.connected_since)
     return Impact.STATUS if as_before == before else Impact.SPEC
 

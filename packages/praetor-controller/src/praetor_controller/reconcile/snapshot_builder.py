@@ -13,8 +13,9 @@ from praetor_api.annotations import DEPLOYMENT_LABEL
 from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.conditions import get_condition
-from praetor_api.kube.objects import ConditionStatus, StrategyType
+from praetor_api.kube.objects import ConditionStatus, FactRequirement, StrategyType
 from praetor_controller.model.annotations import deployment_label
+from praetor_controller.model.requirements import unmet
 from praetor_controller.model.revisions import RevisionRow, find_revision, proven_stamps
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.model.wave_record import WaveRecord
@@ -66,7 +67,7 @@ def build_snapshot(
     devices = list(sources.devices)
     matches, uid, wanted = deployment.matches, deployment.uid, deployment.template.spec_hash
     newest = find_revision(sources.revisions, deployment.template.revision)
-    matching = [device for device in devices if matches(device.labels)]
+    matching = _judged([device for device in devices if matches(device.labels)], deployment.policy.requirements)
     processes = [row for row in sources.processes if row.owner == uid and row.namespace == deployment.namespace]
     membership = _Membership(matching, processes, state, now.steady, SETTLE_S if watching else 0.0)
     neighbours = tuple(sources.neighbours)
@@ -112,6 +113,22 @@ def build_snapshot(
         left_behind=_left_behind(membership.missing, neighbours) if membership.missing else {},
         **membership.fields(devices),
     )
+
+
+def _judged(devices: list[DeviceRow], requirements: Sequence[FactRequirement]) -> list[DeviceRow]:
+    """Return *devices* with why they do not meet *requirements*, where they do not."""
+    if not requirements:
+        return devices
+    names = tuple({each.fact for each in requirements})
+    known: dict[tuple[str | None, ...] | None, str] = {}  # a fleet has few different values
+    found = []
+    for device in devices:
+        facts = device.facts
+        key = None if facts is None else tuple(facts.get(name) for name in names)
+        if key not in known:
+            known[key] = unmet(requirements, facts)
+        found.append(evolve(device, unmet=known[key]) if known[key] else device)
+    return found
 
 
 def _began(

@@ -15,6 +15,7 @@ from attrs import frozen
 from praetor_api.annotations import DEPLOYMENT_LABEL
 from praetor_api.names import hashed_process_name, process_name
 from praetor_controller.model.annotations import deployment_label
+from praetor_controller.model.requirements import NO_FACTS
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.rollout.availability import Availability, availabilities
 
@@ -24,7 +25,9 @@ class Assignment:
     """The process of each device. All sequences are in the order of the *devices*; None where there is no process.
 
     *hashes* are of the specs of the *processes*. *orphans* are processes without a matching device, and *surplus* the
-    younger ones of several on one device; both are without those that are being deleted already.
+    younger ones of several on one device; both are without those that are being deleted already. *desired* is how many
+    devices have a process or are to have one: without those that have none and do not meet the requirements, as a
+    DaemonSet counts no node that its affinity leaves out. What has reported no facts is to have one, as far as we know.
     """
 
     devices: Sequence[DeviceRow]
@@ -34,6 +37,7 @@ class Assignment:
     availabilities: Sequence[Availability | None]
     orphans: tuple[ProcessRow, ...]
     surplus: tuple[ProcessRow, ...]
+    desired: int
 
     def __iter__(self) -> Iterator[tuple[DeviceRow, ProcessRow | None, Availability | None]]:
         return zip(self.devices, self.processes, self.availabilities, strict=True)
@@ -52,6 +56,8 @@ def assign(devices: Sequence[DeviceRow], processes: Sequence[ProcessRow], min_re
         matched, orphans, surplus = _Matched(processes, (), ())
     else:
         matched, orphans, surplus = _matched(names, processes)
+    unserved = (device for device, process in zip(devices, matched, strict=True) if process is None)
+    excluded = sum(device.unmet not in ("", NO_FACTS) for device in unserved)
     return Assignment(
         devices=devices,
         names=names,
@@ -60,6 +66,7 @@ def assign(devices: Sequence[DeviceRow], processes: Sequence[ProcessRow], min_re
         availabilities=availabilities(devices, matched, min_ready_s, now),
         orphans=orphans,
         surplus=surplus,
+        desired=len(devices) - excluded,
     )
 
 

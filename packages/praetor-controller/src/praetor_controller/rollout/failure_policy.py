@@ -57,7 +57,7 @@ def stopped(
     policy = deployment.policy.failure_policy
     if policy is None or deployment.strategy is StrategyType.ON_DELETE:
         return None, math.inf
-    limit = amount(policy.max_failures, len(assignment.devices), _PATH)
+    limit = amount(policy.max_failures, assignment.desired, _PATH)
     remembered = _remembered(deployment, can_roll_back=can_roll_back)
     if remembered is not None or judged_since is None or deployment.policy.paused or was_rolled_out(deployment):
         return remembered, math.inf

@@ -43,7 +43,7 @@ class IncrementalAggregate:
         self._aggregate = aggregate
         self._knows_progress = True  # of no use once the revision was rolled out
         self._planned_at = now.timestamp() + snapshot.ahead_s
-        self._limit = max_unavailable(snapshot.deployment.max_unavailable, len(snapshot.devices))
+        self._limit = max_unavailable(snapshot.deployment.max_unavailable, aggregate.counts.desired)
 
     def processes_of(self, devices: Iterable[str]) -> list[str]:
         """Return the names of the processes of those of *devices* that are part of the aggregate."""
@@ -91,7 +91,8 @@ class IncrementalAggregate:
         names = [device.name for device in changed.devices]
         if not all(name in devices for name in names):
             return None
-        return evolve(changed, devices=[devices[name] for name in names], processes=[processes[name] for name in names])
+        served = [processes[name] for name in names if name in processes]
+        return evolve(changed, devices=[devices[name] for name in names], processes=served)
 
     def _members(self) -> _Rows:
         if self._rows is None:

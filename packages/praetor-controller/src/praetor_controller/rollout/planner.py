@@ -83,9 +83,9 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     snapshot = with_too_old_held(snapshot)
     deployment, ahead_s = snapshot.deployment, snapshot.ahead_s
     at, since = now.timestamp() + ahead_s, snapshot.rollout_since.timestamp()
-    limit = max_unavailable(deployment.max_unavailable, len(snapshot.devices))
     domains = _domains(snapshot)
     assignment = assign(snapshot.devices, snapshot.processes, float(deployment.policy.min_ready_seconds), at)
+    limit = max_unavailable(deployment.max_unavailable, assignment.desired)
     stop, stop_at = _stop(snapshot, assignment, at)
     target, hashes = _target(snapshot, stop)
     progress = _wave_progress(snapshot, assignment, stop, at)
@@ -108,7 +108,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
         counts=counts,
         reasons=Counter([*map(attrgetter("code"), reasons), *(each.reason.code for each in leave.stay)]),
         removals_held=[each.process.device or each.process.name for each in leave.held],
-        removal_limit=removal_limit(deployment, len(snapshot.devices) + len(assignment.orphans)),
+        removal_limit=removal_limit(deployment, assignment.desired + len(assignment.orphans)),
         limit=limit,
         progress_at=(at if writes.offer else max(progress_at, since)) - ahead_s,
         since=since - ahead_s,
@@ -338,7 +338,7 @@ def _counts(snapshot: Snapshot, assignment: Assignment, verdicts: Verdicts, min_
     watched_since = snapshot.watched_since.timestamp() if snapshot.watched_since else -math.inf
     shown = available + sum(process.available_at(0.0) <= watched_since for process in ready)
     counts = Counts(
-        desired=len(assignment.devices),
+        desired=assignment.desired,
         current=len(assignment.devices) - specs[None],
         updated=sum(specs[each] for each in _update_hashes(snapshot)),
         ready=available + len(ready),

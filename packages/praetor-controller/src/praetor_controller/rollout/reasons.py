@@ -25,6 +25,8 @@ class ReasonCode(StrEnum):
     IN_MAINTENANCE = "InMaintenance"
     UPDATE_HELD = "UpdateHeld"
     AGENT_TOO_OLD = "AgentTooOld"
+    REQUIREMENT_NOT_MET = "RequirementNotMet"
+    FACTS_NOT_REPORTED = "FactsNotReported"
     PAUSED = "Paused"
     BUDGET_EXHAUSTED = "BudgetExhausted"
     WAITING_FOR_WAVE = "WaitingForWave"

@@ -53,7 +53,7 @@ def removals(snapshot: Snapshot, assignment: Assignment, down: int, domains: Dom
         return Removals(places=places, remembered=remembered)
     deployment, rows = snapshot.deployment, {each.name: each for each in snapshot.leaving}
     tokens = {each.uid: removal_token(deployment, rows.get(each.device)) for each in assignment.orphans}
-    limit = removal_limit(deployment, len(snapshot.devices) + len(assignment.orphans))
+    limit = removal_limit(deployment, assignment.desired + len(assignment.orphans))
     unapproved = [each for each in assignment.orphans if each.removal != tokens[each.uid]]
     is_all = bool(unapproved) and all(each is None for each in assignment.processes)
     held = {each.uid for each in unapproved} if remembered or is_all or len(unapproved) > limit else set()

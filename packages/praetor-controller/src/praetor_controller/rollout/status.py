@@ -34,6 +34,8 @@ _SETTLED = frozenset(
         ReasonCode.IN_MAINTENANCE,
         ReasonCode.UPDATE_HELD,
         ReasonCode.AGENT_TOO_OLD,
+        ReasonCode.REQUIREMENT_NOT_MET,
+        ReasonCode.FACTS_NOT_REPORTED,
         ReasonCode.OFFLINE_SINCE,
         ReasonCode.NEVER_CONNECTED,
         ReasonCode.REMOVING,
@@ -51,6 +53,8 @@ _SHOWN = 3
 
 CONNECT_S = 60.0
 """How long a first rollout waits, after its last step forward, for devices that have never connected, in seconds."""
+
+_STARTING = frozenset({ReasonCode.NEVER_CONNECTED, ReasonCode.FACTS_NOT_REPORTED})
 
 _PATIENT = frozenset({ReasonCode.SOAKING, ReasonCode.AWAITING_APPROVAL})
 
@@ -147,8 +151,8 @@ def cannot_move(reasons: Collection[str]) -> bool:
 
 
 def _connects_by(deployment: DeploymentRow, summary: FleetSummary) -> float:
-    """Return until when a rollout waits for devices that have never connected (epoch seconds); 0 when it does not."""
-    if ReasonCode.NEVER_CONNECTED not in summary.reasons or deployment.status.current_revision is not None:
+    """Return until when a rollout waits for devices that have shown nothing yet (epoch seconds); 0 when it does not."""
+    if _STARTING.isdisjoint(summary.reasons) or deployment.status.current_revision is not None:
         return 0.0
     return summary.progress_at + min(CONNECT_S, float(deployment.policy.progress_deadline_seconds))
 
@@ -189,10 +193,17 @@ def rollout_start(deployment: DeploymentRow, started_at: float, now: datetime) -
     return max(began, progressing.last_transition_time) if progressing.status is ConditionStatus.TRUE else began
 
 
+def _no_devices(summary: FleetSummary) -> tuple[str, str]:
+    """Return why no device is to have a process, and what to do."""
+    if ReasonCode.REQUIREMENT_NOT_MET in summary.reasons:
+        return "no device that matches meets spec.requirements", "correct them, or see: praetorctl explain"
+    return "no device matches spec.selector", "correct it, or label devices"
+
+
 def _available(summary: FleetSummary) -> _ConditionState:
     counts = summary.counts
     if not counts.desired:
-        return _ConditionState(ConditionStatus.FALSE, DeploymentReason.NO_DEVICES, "no device matches spec.selector")
+        return _ConditionState(ConditionStatus.FALSE, DeploymentReason.NO_DEVICES, _no_devices(summary)[0])
     message = f"{counts.available} of {counts.desired} devices are available"
     if counts.unavailable <= summary.limit and counts.available:
         return _ConditionState(ConditionStatus.TRUE, DeploymentReason.MINIMUM_DEVICES_AVAILABLE, message)
@@ -208,7 +219,7 @@ def _progressing(deployment: DeploymentRow, summary: FleetSummary, now: datetime
     if summary.stopped:
         return _ConditionState(ConditionStatus.FALSE, DeploymentReason.FAILURE_POLICY, f"{summary.stopped}: {where}")
     if not summary.counts.desired:
-        message = "no device matches spec.selector; correct it, or label devices"
+        message = "; ".join(_no_devices(summary))
         return _ConditionState(ConditionStatus.FALSE, DeploymentReason.NO_DEVICES, message)
     if summary.hold is not None and summary.hold.code in _HOLDS and summary.hold.code in summary.reasons:
         why = _HOLDS[summary.hold.code].format(summary.hold.detail)

@@ -27,6 +27,7 @@ from praetor_api.kube.codec import format_time
 from praetor_api.kube.objects import StrategyType
 from praetor_api.names import hashed_process_name, process_name
 from praetor_api.protocol import features_needed
+from praetor_controller.model.requirements import NO_FACTS
 from praetor_controller.model.rows import DeviceRow, ProcessRow
 from praetor_controller.rollout.assignment import Assignment
 from praetor_controller.rollout.availability import Availability, blamed_until, offline_since
@@ -56,6 +57,7 @@ class Gate(StrEnum):
     REFUSED = "the API refused the write"
     PAUSED = "`spec.paused`"
     ON_DELETE = "`OnDelete`"
+    UNMET = "it does not meet `spec.requirements`, or has not reported its facts"
     HELD = "the device holds updates, or its agent is too old"
     WAVE = "its wave is closed"
     WAVE_CURRENT = "its wave is closed, and a revision was rolled out before"
@@ -138,6 +140,7 @@ TABLE: tuple[Rule, ...] = (
     Rule((_NOTHING,), (Gate.IN_FLIGHT,), _NO_PROCESS, ReasonCode.CREATING),
     Rule((_NOTHING,), (Gate.REFUSED,), _NO_PROCESS, ReasonCode.CANNOT_CONVERGE),
     Rule((_NOTHING,), (Gate.PAUSED,), _NO_PROCESS, ReasonCode.PAUSED),
+    Rule((_NOTHING,), (Gate.UNMET,), _NO_PROCESS, ReasonCode.REQUIREMENT_NOT_MET),
     Rule((_NOTHING,), (Gate.HELD,), _NO_PROCESS, ReasonCode.AGENT_TOO_OLD),
     Rule((_NOTHING,), (Gate.WAVE,), _NO_PROCESS, None),
     Rule((_NOTHING,), (Gate.NAME_LEFTOVER,), _NO_PROCESS, ReasonCode.TERMINATING),
@@ -161,6 +164,8 @@ TABLE: tuple[Rule, ...] = (
     Rule((_OTHER,), (Gate.REFUSED,), (*_DOWN, Health.SILENT, *_DEFERRED), ReasonCode.CANNOT_CONVERGE, Cost.DOWN),
     Rule((_OTHER,), (Gate.PAUSED,), _ANY, ReasonCode.PAUSED),
     Rule((_OTHER,), (Gate.ON_DELETE,), _ANY, ReasonCode.WAITING_FOR_DELETION),
+    Rule((_OTHER,), (Gate.UNMET,), (*_DOWN, Health.SILENT), ReasonCode.REQUIREMENT_NOT_MET, Cost.UNTIL_DEADLINE),
+    Rule((_OTHER,), (Gate.UNMET,), (Health.AVAILABLE, *_DEFERRED), ReasonCode.REQUIREMENT_NOT_MET),
     Rule((_OTHER,), (Gate.HELD,), (*_DOWN, Health.SILENT), ReasonCode.UPDATE_HELD, Cost.UNTIL_DEADLINE),
     Rule((_OTHER,), (Gate.HELD,), (Health.AVAILABLE, *_DEFERRED), ReasonCode.UPDATE_HELD),
     Rule((_OTHER,), (Gate.WAVE,), (*_DOWN, Health.SILENT), None, Cost.UNTIL_DEADLINE),
@@ -256,7 +261,7 @@ def classify_all(context: Context, assignment: Assignment) -> Verdicts:
         )
         if plain and process is not None and process.spec_hash in hashes:
             verdicts.append(_UP_TO_DATE)
-        elif plain and process is not None and not process.held and device.name not in refusals:
+        elif plain and process is not None and not (process.held or device.unmet or device.name in refusals):
             verdicts.append(outdated.verdict or outdated.of(number))
         else:
             verdicts.append(classify(context, number, device, process, availability))
@@ -319,6 +324,8 @@ def _gate_of_creation(context: Context, number: int, device: DeviceRow) -> tuple
         return Gate.REFUSED, ""
     if context.paused:
         return Gate.PAUSED, ""
+    if device.unmet:
+        return Gate.UNMET, ""
     if device.too_old:
         return Gate.HELD, ""
     closed = context.closed(number) is not None
@@ -349,9 +356,11 @@ def _gate_of_update(context: Context, number: int, device: DeviceRow, process: P
         return _OPEN_GATE
     if device.name in context.snapshot.refusals:
         return Gate.REFUSED
-    if process.held and not (context.paused or context.strategy is _ON_DELETE):
-        return Gate.HELD
     gate = _gate(context)
+    if device.unmet and gate in _MAY_UPDATE:
+        return Gate.UNMET
+    if process.held and gate in _MAY_UPDATE:
+        return Gate.HELD
     closed = gate in _MAY_UPDATE and context.waves is not None and context.waves.closed(number) is not None
     return Gate.WAVE if closed else gate
 
@@ -419,6 +428,8 @@ def _reason(
     detail = _detail(context, rule, device, process, name)
     if rule.reason is ReasonCode.UPDATE_HELD and detail.startswith(_TOO_OLD):
         return Reason(ReasonCode.AGENT_TOO_OLD, detail.removeprefix(_TOO_OLD).partition(")")[0])
+    if rule.reason is ReasonCode.REQUIREMENT_NOT_MET and detail == NO_FACTS:
+        return Reason(ReasonCode.FACTS_NOT_REPORTED)
     return Reason(rule.reason, detail)
 
 
@@ -462,6 +473,8 @@ def _detail(context: Context, rule: Rule, device: DeviceRow, process: ProcessRow
             return f"kept by the finalizer {', '.join(process.finalizers)}"
         case ReasonCode.NAME_TAKEN:
             return f"{name} belongs to another owner or to none"
+        case ReasonCode.REQUIREMENT_NOT_MET:
+            return device.unmet
         case ReasonCode.AGENT_TOO_OLD:
             return device.too_old
         case ReasonCode.WAITING_FOR_REMOVAL:

@@ -6,8 +6,8 @@ first wave that selects it and has room, reachable devices first, then by name; 
 
 A wave opens when in every wave before it enough devices were available for long enough, and when it is approved, if it
 needs that. It stays open once one of its devices has got the revision, and a wave that was passed stays so. Devices in
-maintenance, those that hold updates, and those offline since before the last write are not counted; but a wave of only
-such devices has shown nothing, and the next one waits.
+maintenance, those that hold updates or do not meet the requirements, and those offline since before the last write are
+not counted; but a wave of only such devices has shown nothing, and the next one waits.
 
 A wave that no device matches holds those after it, unless it allows that: its selector may be a mistake. So does one
 that lost all its devices, until it is approved. A device whose process failed at the revision stays counted when it
@@ -249,6 +249,8 @@ class _Devices:
     def _counts(
         self, device: DeviceRow, process: ProcessRow | None, availability: Availability | None, *, updated: bool
     ) -> bool:
+        if device.unmet and not updated:
+            return False
         if process is None:
             return device.connected is not False and not device.too_old
         if availability in (Availability.SILENT_AFTER_OFFER, Availability.SILENT) and not updated:
@@ -302,7 +304,8 @@ def _fill(
 def _limit(index: int, wave: Wave, devices: _Devices, takes: Matches) -> float:
     if wave.limit is None:
         return math.inf
-    candidates = sum(takes(device.labels) for device in devices.rows) if isinstance(wave.limit, str) else 0
+    asked = isinstance(wave.limit, str)
+    candidates = sum(takes(device.labels) and not device.unmet for device in devices.rows) if asked else 0
     return amount(wave.limit, candidates, f"{_PATH}[{index}].limit")
 
 

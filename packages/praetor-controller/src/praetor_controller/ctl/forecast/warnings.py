@@ -11,6 +11,7 @@ from praetor_controller.model.rows import DeploymentRow, DeviceRow
 from praetor_controller.model.selectors import compile_selector
 from praetor_controller.rollout.amounts import max_unavailable
 from praetor_controller.rollout.budgets import matches_nothing
+from praetor_controller.rollout.reasons import ReasonCode
 
 _PATH = "spec.updateStrategy.rollingUpdate"
 
@@ -26,6 +27,14 @@ def spec_warnings(deployment: DeploymentRow, devices: Iterable[DeviceRow]) -> It
         return
     if deployment.policy.selector == LabelSelector():
         yield f"SelectsEveryDevice {len(matching)}: spec.selector: is empty; write labels to select fewer"
+    reported = {name for row in matching for name in row.facts or ()}
+    for index, each in enumerate(deployment.policy.requirements):
+        if reported and each.fact not in reported:
+            known = ", ".join(sorted(reported))
+            yield (
+                f"{ReasonCode.REQUIREMENT_NOT_MET}: spec.requirements[{index}].fact: no device reports {each.fact!r}; "
+                f"what they report: {known}"
+            )
     rolling = deployment.policy.update_strategy.rolling_update
     if deployment.strategy is not StrategyType.ROLLING_UPDATE:
         if rolling.waves or rolling.budgets:

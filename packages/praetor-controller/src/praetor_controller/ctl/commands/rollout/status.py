@@ -74,8 +74,8 @@ def status(
       6  under way, and --watch=false was given
 
     On a terminal there is a bar for each wave as well, where listing the namespace's devices and processes is allowed.
-    The bar: # is up to date, o has the template and is not available yet, . waits, - is deferred (offline or in
-    maintenance). With -o json or yaml only the last state is printed.
+    The bar: # is up to date, o has the template and is not available yet, . waits, - is deferred (offline, in
+    maintenance, or short of a requirement). With -o json or yaml only the last state is printed.
     """
     screen = Screen(terminal=on_terminal(), quiet=not for_people(output))
 
