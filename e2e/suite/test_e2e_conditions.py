@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 from e2e.rollouts.plan_check import PlanCheck
 from e2e.rollouts.scenario import await_done
-from e2e.stack.kube import Kube, condition, conditions
+from e2e.stack.kube import Kube, Object, condition, conditions
 from e2e.stack.manifests import deployment, process_spec
 from e2e.stack.waiting import eventually
 from e2e.suite.fleet import AgentFleet
 from e2e.suite.readiness import await_phase, await_process, await_ready
-from e2e.suite.workloads import probed, shell, sleeping
+from e2e.suite.workloads import change_template, probed, shell, sleeping
 
 
 def test_a_failing_health_check_makes_the_process_unhealthy_and_a_good_one_healthy_again(
@@ -35,6 +37,42 @@ def test_a_failing_health_check_makes_the_process_unhealthy_and_a_good_one_healt
     )
     flag.touch()
     await_ready(kube, [device])
+
+
+def test_health_over_the_network_shows_the_status_line_and_the_error(fleet: AgentFleet, kube: Kube) -> None:
+    (device,) = fleet.add()
+    status = [503]
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status[0])
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    def sick(words: str) -> None:
+        await_process(kube, device, lambda item: words in _healthy(item).get("message", ""), words)
+        assert _healthy(kube.processes()[device])["status"] == "False"
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        port = server.server_port
+        check = {"httpGet": {"port": port, "path": "/ready"}, "periodSeconds": 1, "failureThreshold": 1}
+        kube.apply(deployment("asked", sleeping(healthCheck=check)))
+        sick(f"httpGet 127.0.0.1:{port} answered 503: Service Unavailable")
+        status[0] = 200
+        await_ready(kube, [device])
+        check = {"tcpSocket": {"port": port}, "httpGet": None, "periodSeconds": 1, "failureThreshold": 1}
+        change_template(kube, "asked", {"healthCheck": check})
+        await_done(kube, "asked")
+        await_ready(kube, [device])
+        server.shutdown()
+    sick(f"tcpSocket 127.0.0.1:{port} failed (Connection refused)")
+
+
+def _healthy(process: Object) -> Object:
+    return conditions(process).get("Healthy", {})
 
 
 def test_the_failure_threshold_is_counted(fleet: AgentFleet, kube: Kube, tmp_path: Path) -> None:

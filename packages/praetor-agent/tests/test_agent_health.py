@@ -3,11 +3,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from praetor_agent.core.health import STARTUP_PERIOD_SECONDS, Health, probed, started
-from praetor_api.spec import ExecProbe, HealthCheck
+from praetor_agent.core.health import STARTUP_PERIOD_SECONDS, Health, fault, probed, started
+from praetor_api.spec import ExecProbe, HealthCheck, HttpGetProbe, TcpSocketProbe
 
 
 def check(*, success: int = 1, failure: int = 3, period: int = 10) -> HealthCheck:
@@ -22,6 +23,26 @@ def after(results: str, given_check: HealthCheck) -> Health:
         health = probed(health, given_check, None if result == "+" else "exit status 1", now)
         now += given_check.period_seconds
     return health
+
+
+EXEC, HTTP, TCP = ExecProbe(command=("true",)), HttpGetProbe(port=80), TcpSocketProbe(port=80)
+
+
+@pytest.mark.parametrize(
+    ("given_check", "holds"),
+    [
+        (None, True),
+        (HealthCheck(exec=EXEC), True),
+        (HealthCheck(http_get=HTTP), True),
+        (HealthCheck(tcp_socket=TCP), True),
+        (HealthCheck(), False),
+        (HealthCheck(exec=EXEC, tcp_socket=TCP), False),
+        (HealthCheck(http_get=HTTP, tcp_socket=TCP), False),
+    ],
+)
+def test_a_health_check_is_exactly_one(given_check: HealthCheck | None, holds: bool) -> None:
+    sentence = "healthCheck: write exactly one of exec, httpGet and tcpSocket"
+    assert fault(given_check) == (None if holds else sentence)
 
 
 def test_nothing_is_known_before_the_first_result() -> None:

@@ -557,7 +557,7 @@ def test_a_job_that_reboots_the_device_as_expected_is_not_run_again_and_its_post
     assert "postCheck decides" in (seen.warning_message or "")
     check = reboot.check_of(device.record)
     assert check is not None
-    assert (check.exec.command, check.period_seconds, check.timeout_seconds) == (("/bin/flashed",), 7, 3)
+    assert (check.command, check.period_seconds, check.timeout_seconds) == (("/bin/flashed",), 7, 3)
     assert (check.failure_threshold, device.record.started_at) == (2, device.now)
     answer(device, None)
     assert device.record.checking

@@ -111,6 +111,42 @@ async def test_only_a_job_with_a_check_may_reboot_its_device(changed: dict[str, 
         await kube.create(DEVICE_PROCESSES, "lab", body)
 
 
+EXACTLY_ONE = "write exactly one of exec, httpGet and tcpSocket"
+TCP = {"tcpSocket": {"port": 179}}
+
+
+@pytest.mark.parametrize(
+    ("check", "refusal"),
+    [
+        pytest.param({"exec": CHECK}, None, id="exec"),
+        pytest.param({"httpGet": {"port": 80}}, None, id="http-get"),
+        pytest.param({"tcpSocket": {"port": 179, "host": "::1"}}, None, id="tcp-socket"),
+        pytest.param({}, EXACTLY_ONE, id="none"),
+        pytest.param({"exec": CHECK, **TCP}, EXACTLY_ONE, id="exec-and-tcp"),
+        pytest.param({"httpGet": {"port": 80}, **TCP}, EXACTLY_ONE, id="http-and-tcp"),
+        pytest.param({"exec": CHECK, "httpGet": {"port": 80}}, EXACTLY_ONE, id="exec-and-http"),
+        pytest.param({"exec": {"command": ["bin/check"]}}, "starts with an absolute path", id="relative"),
+        pytest.param({"tcpSocket": {}}, "port", id="no-port"),
+        pytest.param({"tcpSocket": {"port": 65536}}, "65535", id="port-too-large"),
+        pytest.param({"tcpSocket": {"port": 80, "host": "[::1]"}}, "host", id="brackets"),
+        pytest.param({"httpGet": {"port": 80, "path": "ready"}}, "path", id="relative-path"),
+        pytest.param({"httpGet": {"port": 80, "path": "/a b"}}, "path", id="space-in-path"),
+        pytest.param({"httpGet": {"port": 80, "scheme": "https"}}, "scheme", id="lower-case-scheme"),
+        pytest.param({"httpGet": {"port": 80, "httpHeaders": [{"name": "A:"}]}}, "name", id="header-name"),
+        pytest.param({"httpGet": {"port": 80, "httpHeaders": [{"name": "A", "value": "b\r\nC"}]}}, "value", id="value"),
+    ],
+)  # fmt: skip
+async def test_a_health_check_is_one_command_or_one_address(check: dict[str, Any], refusal: str | None) -> None:
+    _clock, kube = world()
+    body = body_of(DEVICE_PROCESSES, "a", spec=SPEC | {"healthCheck": check})
+    if refusal is None:
+        stored = (await kube.create(DEVICE_PROCESSES, "lab", body))["spec"]["healthCheck"]
+        assert {kind: stored[kind] | fields for kind, fields in check.items()}.items() <= stored.items()
+        return
+    with pytest.raises(Invalid, match=refusal):
+        await kube.create(DEVICE_PROCESSES, "lab", body)
+
+
 async def test_a_watch_replays_selects_and_ends() -> None:
     clock, kube = world()
     start = (await kube.list_page(LEASES, None))["metadata"]["resourceVersion"]

@@ -19,9 +19,13 @@ from praetor_api.spec import (
     ExecProbe,
     Execution,
     HealthCheck,
+    HttpGetProbe,
+    HttpHeader,
+    HttpScheme,
     ProcessSpec,
     Resources,
     RestartPolicy,
+    TcpSocketProbe,
 )
 from praetor_api.wire import Fault, WireError, clean_text, parse_json, read, write
 
@@ -224,7 +228,19 @@ specs = st.builds(
     health_check=st.none()
     | st.builds(
         HealthCheck,
-        exec=st.builds(ExecProbe, command=words.filter(bool)),
+        exec=st.none() | st.builds(ExecProbe, command=words.filter(bool)),
+        http_get=st.none()
+        | st.builds(
+            HttpGetProbe,
+            path=st.sampled_from(["/", "/ready?deep=1&x=%23"]),
+            port=st.integers(1, 65535),
+            host=st.sampled_from(["127.0.0.1", "::1", "fe80::1%eth0", "mgmt.example"]),
+            scheme=st.sampled_from(HttpScheme),
+            http_headers=st.lists(st.builds(HttpHeader, name=st.just("Host"), value=st.sampled_from(["", "a b"]))).map(
+                tuple
+            ),
+        ),
+        tcp_socket=st.none() | st.builds(TcpSocketProbe, port=st.integers(1, 65535)),
         period_seconds=st.integers(1, 99),
         timeout_seconds=st.integers(1, 99),
         success_threshold=st.integers(1, 9),

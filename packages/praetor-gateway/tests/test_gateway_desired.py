@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from gateway_testing import GatewayLab, conditions, one_device, process_object, running_lab
@@ -162,34 +164,44 @@ async def test_only_the_given_namespaces_are_watched() -> None:
 FLASH = {"execution": {"backend": "process", "command": ["flash"], "reboot": "Expected"}, "restartPolicy": "Never"}
 
 
-async def test_an_agent_without_a_feature_is_not_sent_the_spec_that_needs_it_and_keeps_what_it_has() -> None:
+@pytest.mark.parametrize(
+    ("feature", "spec"),
+    [
+        ("reboot.v1", FLASH | {"postCheck": {"command": ["true"]}}),
+        ("probes.v1", {"healthCheck": {"exec": None, "httpGet": {"port": 80}}}),
+        ("probes.v1", {"healthCheck": {"exec": None, "tcpSocket": {"port": 80}}}),
+    ],
+    ids=["reboot", "http-get", "tcp-socket"],
+)
+async def test_an_agent_without_a_feature_is_not_sent_the_spec_that_needs_it_and_keeps_what_it_has(
+    feature: str, spec: dict[str, Any]
+) -> None:
     async with running_lab(devices=["leaf-1"]) as lab:
         running = await lab.running("leaf-1")
-        spec = FLASH | {"postCheck": {"command": ["true"]}}
         key = Key("lab", "agent-leaf-1")
         await lab.settled(lab.kube.patch(DEVICE_PROCESSES, key, {"spec": spec}))
         old = await lab.client.get(DESIRED, praetor_features="files.v1")
-        new = await lab.client.get(DESIRED, praetor_features="files.v1, reboot.v1")
+        new = await lab.client.get(DESIRED, praetor_features=f"files.v1, {feature}")
         assert old.headers["etag"] != new.headers["etag"]
         (item,) = old.json()["items"]
         assert {"spec", "specHash"}.isdisjoint(item)
-        assert item["features"] == ["reboot.v1"]
+        assert item["features"] == [feature]
         assert read_desired(old.json()).invalid[0].uid == item["uid"]  # what makes an agent keep what it has
-        assert new.json()["items"][0]["spec"]["execution"]["reboot"] == "Expected"
+        assert new.json()["items"][0]["spec"] == lab.process("leaf-1")["spec"]
 
         assert (await lab.client.get(DESIRED, if_none_match=old.headers["etag"])).status == 304
         await lab.report("leaf-1", running | {"errorMessage": "spec: is required"}, then_s=1)
         status = lab.process("leaf-1")["status"]
         held = next(each for each in status["conditions"] if each["type"] == "UpdateHeld")
         assert (held["status"], held["reason"], status["phase"]) == ("True", "AgentTooOld", "Running")
-        assert held["message"].startswith("AgentTooOld(reboot.v1): ")
+        assert held["message"].startswith(f"AgentTooOld({feature}): ")
 
-        upgraded = await lab.client.get(DESIRED, if_none_match=old.headers["etag"], praetor_features="reboot.v1")
+        upgraded = await lab.client.get(DESIRED, if_none_match=old.headers["etag"], praetor_features=feature)
         assert upgraded.json()["items"][0]["specHash"] == spec_hash(lab.process("leaf-1")["spec"])
         ack = await lab.report(
             "leaf-1", running | {"observedSpecHash": upgraded.json()["items"][0]["specHash"]}, then_s=1
         )
         assert ack["desiredETag"] == upgraded.headers["etag"]
         assert conditions(lab.process("leaf-1"))["UpdateHeld"] == "False"
-        far = await lab.client.get(DESIRED, praetor_features="reboot.v1," + "x" * 2000)
+        far = await lab.client.get(DESIRED, praetor_features=f"{feature}," + "x" * 2000)
         assert "spec" not in far.json()["items"][0]

@@ -97,7 +97,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]
         state=state,
         inbox=inbox,
         host=Host(backends, backends.unavailable, fetcher, boot_id),
-        probes=Probes(clock, probe),
+        probes=Probes(clock, probe, waker.wake),
         reporter=reporter,
         waker=waker,
         clock=clock,

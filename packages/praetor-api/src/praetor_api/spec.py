@@ -11,7 +11,10 @@ from praetor_api.constraints import CelRule, Constraint
 
 __all__ = [
     "EXECUTION_RULES",
+    "HEALTH_CHECK_RULES",
     "NAME_PATTERN",
+    "ONE_CHECK",
+    "PROBES_FEATURE",
     "QUANTITY_SCHEMA",
     "REBOOT_FEATURE",
     "VALUES_FEATURE",
@@ -28,11 +31,15 @@ __all__ = [
     "Execution",
     "Hardening",
     "HealthCheck",
+    "HttpGetProbe",
+    "HttpHeader",
+    "HttpScheme",
     "PostCheck",
     "ProcessSpec",
     "Reboot",
     "Resources",
     "RestartPolicy",
+    "TcpSocketProbe",
     "Word",
 ]
 
@@ -44,7 +51,24 @@ REBOOT_FEATURE = "reboot.v1"
 VALUES_FEATURE = "values.v1"
 """What an agent must know to put values into command, args and env: another would start `$(NAME)` as it stands."""
 
+PROBES_FEATURE = "probes.v1"
+"""What an agent must know to check health over the network."""
+
+ONE_CHECK = "write exactly one of exec, httpGet and tcpSocket"
+"""What is said of a health check that has none of them, or several."""
+
+LOCALHOST = "127.0.0.1"
+
 Word = Annotated[str, Constraint(max_length=4096)]
+Port = Annotated[int, Constraint(doc="Port to connect to.", minimum=1, maximum=65535)]
+Host = Annotated[
+    str,
+    Constraint(
+        doc="Address or name to connect to, an IPv6 address without brackets. The device itself when unset.",
+        max_length=253,
+        pattern=r"^[:a-zA-Z0-9][-._:%a-zA-Z0-9]*$",
+    ),
+]
 
 
 class ArtifactType(StrEnum):
@@ -260,11 +284,64 @@ class ExecProbe:
     ]
 
 
+class HttpScheme(StrEnum):
+    """How an HTTP server is asked."""
+
+    HTTP = "HTTP"
+    HTTPS = "HTTPS"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpHeader:
+    """One header of a request."""
+
+    name: Annotated[
+        str,
+        Constraint(doc="Name of the header.", min_length=1, max_length=256, pattern=r"^[-!#$%&'*+.^_`|~0-9a-zA-Z]+$"),
+    ]
+    value: Annotated[str, Constraint(doc="Its value, in ASCII.", max_length=4096, pattern=r"^[ -~]*$")] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HttpGetProbe:
+    """A GET whose answer is the health of the process: a status of 200 to 399 is a success."""
+
+    path: Annotated[
+        str,
+        Constraint(
+            doc="Path to ask for, with its query; it starts with / and is percent-encoded.",
+            max_length=2048,
+            pattern=r'^/[!-"$-~]*$',
+        ),
+    ] = "/"
+    port: Port
+    host: Host = LOCALHOST
+    scheme: Annotated[HttpScheme, Constraint(doc="HTTP or HTTPS, whose certificate is not verified.")] = HttpScheme.HTTP
+    http_headers: Annotated[
+        tuple[HttpHeader, ...],
+        Constraint(doc="Headers to send; Host, User-Agent and Accept replace the agent's own.", max_items=32),
+    ] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TcpSocketProbe:
+    """A TCP connection that the process accepts when it is healthy."""
+
+    port: Port
+    host: Host = LOCALHOST
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthCheck:
-    """When a running process counts as healthy."""
+    """When a running process counts as healthy, by exactly one of exec, httpGet and tcpSocket."""
 
-    exec: Annotated[ExecProbe, Constraint(doc="The command to run.")]
+    exec: Annotated[ExecProbe | None, Constraint(doc="The command to run.")] = None
+    http_get: Annotated[
+        HttpGetProbe | None, Constraint(doc="The HTTP server to ask, from the device.", feature=PROBES_FEATURE)
+    ] = None
+    tcp_socket: Annotated[
+        TcpSocketProbe | None, Constraint(doc="The port to connect to, from the device.", feature=PROBES_FEATURE)
+    ] = None
     period_seconds: Annotated[int, Constraint(doc="Seconds from one run to the next.", minimum=1, maximum=86400)] = 30
     timeout_seconds: Annotated[
         int, Constraint(doc="Seconds after which a run counts as failed.", minimum=1, maximum=3600)
@@ -283,6 +360,11 @@ class HealthCheck:
             maximum=86400,
         ),
     ] = None
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The command to run; empty for a check over the network."""
+        return self.exec.command if self.exec is not None else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -424,7 +506,7 @@ EXECUTION_RULES = (
         message="without an artifact execution.command starts with an absolute path, or a name on PATH",
     ),
     CelRule(
-        expression="has(self.artifact) || !has(self.healthCheck) || "
+        expression="has(self.artifact) || !has(self.healthCheck) || !has(self.healthCheck.exec) || "
         "self.healthCheck.exec.command[0].startsWith('/') || !self.healthCheck.exec.command[0].contains('/')",
         message="without an artifact healthCheck.exec.command starts with an absolute path, or a name on PATH",
     ),
@@ -443,3 +525,12 @@ EXECUTION_RULES = (
     ),
 )
 """Rules over a whole process spec, which no single field can state."""
+
+HEALTH_CHECK_RULES = (
+    CelRule(
+        expression="has(self.exec) ? !has(self.httpGet) && !has(self.tcpSocket) : "
+        "has(self.httpGet) != has(self.tcpSocket)",
+        message=ONE_CHECK,
+    ),
+)
+"""Rules over a whole health check."""

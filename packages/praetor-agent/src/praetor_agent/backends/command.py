@@ -127,7 +127,7 @@ def probe_of(revision: Revision, check: HealthCheck) -> Probe:
     """Return how *check* is executed for *revision*, of a container beside it; StartError if that is impossible."""
     contained = revision.item.spec.execution.backend is Backend.CONTAINER
     env, root = _environment(_started(revision)), None if contained else _root(revision)
-    argv = resolve(check.exec.command, env["PATH"], root)
+    argv = resolve(check.command, env["PATH"], root)
     return Probe(
         argv=argv if contained else _executable(argv),
         env=env,

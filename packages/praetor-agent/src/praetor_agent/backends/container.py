@@ -249,7 +249,7 @@ def probe_in(runtime: Runtime, device: str) -> Callable[[Revision, HealthCheck],
         if item.spec.execution.backend is not Backend.CONTAINER:
             return probe_of(revision, check)
         return Probe(
-            argv=(*runtime.command, "exec", container_name(device, item.name, item.uid), *check.exec.command),
+            argv=(*runtime.command, "exec", container_name(device, item.name, item.uid), *check.command),
             env=dict(os.environ),
             working_dir="/",
             user=None,

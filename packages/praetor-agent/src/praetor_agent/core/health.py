@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from praetor_api.spec import HealthCheck
+from praetor_api.spec import ONE_CHECK, HealthCheck
 
 STARTUP_PERIOD_SECONDS = 2.0
 
@@ -30,6 +30,13 @@ class Health:
     counted_at: float | None = None
     message: str | None = None
     since: float = 0.0
+
+
+def fault(check: HealthCheck | None) -> str | None:
+    """Return why *check* cannot be made; an API server before 1.25 lets it through."""
+    if check is None or sum(each is not None for each in (check.exec, check.http_get, check.tcp_socket)) == 1:
+        return None
+    return f"healthCheck: {ONE_CHECK}"
 
 
 def started(handle: str, now: float, *, since: float | None = None, healthy: bool | None = None) -> Health:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from praetor_agent.core import reboot, restart, rollback
+from praetor_agent.core import health, reboot, restart, rollback
 from praetor_agent.core.model import (
     Failure,
     FailureReason,
@@ -205,7 +205,7 @@ def _why_not(item: DesiredItem, record: Record, device: ObservedDevice) -> Failu
     reason = device.unavailable.get(item.spec.execution.backend) or unknown(record, device)
     if reason is not None:
         return Failure(reason=FailureReason.BACKEND_UNAVAILABLE, message=reason)
-    fault = reboot.fault(item.spec)
+    fault = reboot.fault(item.spec) or health.fault(item.spec.health_check)
     if fault is not None:
         return Failure(reason=FailureReason.INVALID_SPEC, message=fault)
     old = record.current is not None or record.uid in device.observed

@@ -26,7 +26,7 @@ from praetor_api.kube.objects import (
     NetworkSwitch,
 )
 from praetor_api.kube.schema import object_schema
-from praetor_api.spec import EXECUTION_RULES, DeviceProcessSpec, ProcessSpec
+from praetor_api.spec import EXECUTION_RULES, HEALTH_CHECK_RULES, DeviceProcessSpec, HealthCheck, ProcessSpec
 from praetor_api.wire import unannotated
 
 __all__ = ["CUSTOM_RESOURCES", "RULES", "Column", "CustomResource", "crd", "main"]
@@ -36,6 +36,7 @@ _ORDERS = "self.operator in ['Gt', 'Ge', 'Lt', 'Le']"
 RULES: Mapping[type, tuple[CelRule, ...]] = {
     ProcessSpec: EXECUTION_RULES,
     DeviceProcessSpec: EXECUTION_RULES,
+    HealthCheck: HEALTH_CHECK_RULES,
     LabelSelectorRequirement: (
         CelRule(
             expression="self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 "

@@ -29,7 +29,7 @@ from praetor_api.kube.objects import (
     LabelSelector,
     Phase,
 )
-from praetor_api.spec import DeviceKind
+from praetor_api.spec import ONE_CHECK, DeviceKind
 from praetor_api.wire import clean_text
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.annotations import OWN_ANNOTATIONS, deployment_label, managed_keys
@@ -200,7 +200,10 @@ def _fault(policy: RolloutPolicy, process: Mapping[str, Any]) -> str:
             where = f"spec.updateStrategy.rollingUpdate.waves[{index}]"
             return f"{where}: takes every device, and leaves none to the waves after it; write a selector or a limit"
     execution, artifact = process.get("execution") or {}, process.get("artifact")
-    checked = (process.get("healthCheck") or {}).get("exec") or {}
+    check = process.get("healthCheck")
+    if check is not None and sum(check.get(kind) is not None for kind in ("exec", "httpGet", "tcpSocket")) != 1:
+        return f"spec.template.spec.healthCheck: {ONE_CHECK}"
+    checked = (check or {}).get("exec") or {}
     for path, command in (
         ("execution.command", execution.get("command")),
         ("healthCheck.exec", checked.get("command")),
