@@ -172,15 +172,20 @@ def test_what_failed_in_a_wave_is_not_passed_by_taking_the_devices_away(
     assert waits(simulation)[held] >= 3
 
 
-def test_canaries_that_failed_unseen_and_left_are_not_passed_by_the_others(simulation: Simulation) -> None:
+@pytest.mark.parametrize("leave", ["removed", "maintenance"])
+def test_canaries_that_failed_unseen_and_left_are_not_passed_by_the_others(simulation: Simulation, leave: str) -> None:
     deploy(simulation)
     simulation.devices["a"].broken = True
     simulation.roll_out("tel", "v2")
     simulation.approve("tel", "w1")
     simulation.hold_view(held=True)
     simulation.run(2)
-    simulation.remove("a")
+    if leave == "removed":
+        simulation.remove("a")
+    else:
+        simulation.maintain("a", on=True)
     simulation.settle(6)
+    simulation.hold_view(held=False)
     simulation.run(20, 60)
     versions = simulation.stored.versions("tel")
     assert (versions["b"], {versions[name] for name in "cde"}) == ("v2", {"v1"})

@@ -179,20 +179,26 @@ def _failed(
         index = place[number]
         group = members[index]
         gates = index < len(members) - 1 and not group.passed
-        if gates and failures is not None and failures.of(device, process, availability):
+        unseen = device.in_maintenance and devices.recorded[number] == group.wave.name and _is_failed(process)
+        if gates and failures is not None and (unseen or failures.of(device, process, availability)):
             known.setdefault(process.uid, WaveFailure(group.wave.name, device.name, process.uid))
         if process.uid in known and devices.counted[number] and known[process.uid].wave == group.wave.name:
             counted.add(process.uid)
     groups = {group.wave.name: group for group in members[:-1]}
     for process in assignment.orphans if failures is not None else ():  # what failed unseen, before its device left
         gate = groups.get(devices.wave_of(process))
-        if gate is not None and not gate.passed and process.failure and process.ready_since is None:
+        if gate is not None and not gate.passed and _is_failed(process):
             known.setdefault(process.uid, WaveFailure(gate.wave.name, process.device, process.uid))
     failed = tuple(sorted(known.values()))[:MAX_FAILURES]
     for each in failed:
         if each.uid not in counted and each.wave in groups:
             groups[each.wave].failed.append(each.device)
     return failed
+
+
+def _is_failed(process: ProcessRow) -> bool:
+    """Return whether *process* fails; it may have, unseen, before a user took its device away."""
+    return bool(process.failure) and process.ready_since is None
 
 
 class _Devices:
