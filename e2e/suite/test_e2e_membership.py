@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 
 from e2e.rollouts.plan_check import PlanCheck
 from e2e.rollouts.scenario import await_done
+from e2e.stack.ctl import Ctl
 from e2e.stack.kube import DEPLOYMENTS, PROCESSES, SWITCHES, Kube, condition, conditions
 from e2e.stack.manifests import deployment, process_spec
+from e2e.stack.stack import Stack
 from e2e.stack.waiting import eventually
 from e2e.suite.fleet import AgentFleet
 from e2e.suite.readiness import await_ready, is_ready
@@ -145,3 +148,24 @@ def test_a_process_that_ignores_sigterm_is_killed(fleet: AgentFleet, kube: Kube)
     pid = await_ready(kube, [device])[device]["status"]["pid"]
     kube.delete(DEPLOYMENTS, "stubborn")
     eventually(lambda: not is_alive(pid), what="it was ended by force")
+
+
+def test_what_a_device_reports_selects_it_and_removes_nothing(fleet: AgentFleet, kube: Kube, stack: Stack) -> None:
+    device, other = fleet.add(2)
+    arch = platform.machine()
+    kube.apply(deployment("sleeper", prompt(), factSelector={"matchLabels": {"arch": arch}}))
+    pid = await_ready(kube, [device, other])[device]["status"]["pid"]
+    selects_nothing = {"matchExpressions": [{"key": "arch", "operator": "NotIn", "values": [arch]}]}
+    kube.patch(DEPLOYMENTS, "sleeper", {"spec": {"factSelector": {"matchLabels": None, **selects_nothing}}})
+    held = eventually(
+        lambda: conditions(kube.deployment("sleeper")).get("RemovalHeld", {}),
+        lambda found: found.get("reason") == "FactsNoLongerMatch",
+        what="the removal is held",
+    )
+    assert device in held["message"]
+    assert is_alive(pid)
+    ctl = Ctl(stack.cluster.kubeconfig, kube.namespace)
+    assert "RemovalHeld" in ctl("explain", device)
+    ctl("rollout", "approve", "sleeper", "--removal")
+    eventually(lambda: not kube.list(PROCESSES), what="what was approved is gone")
+    eventually(lambda: not is_alive(pid), what="its process ended on the device")

@@ -27,6 +27,7 @@ def test_label_and_annotation_keys_never_change() -> None:
         "MANAGED_ANNOTATION": "azure.com/template-keys",
         "MIN_READY_ANNOTATION": "azure.com/min-ready-seconds",
         "OFFERED_AT_ANNOTATION": "azure.com/offered-at",
+        "IMPORTED_ANNOTATION": "azure.com/imported",
         "JUDGES_WITHIN_ANNOTATION": "azure.com/praetor-gateway-judges-within-seconds",
         "LONGEST_HEARTBEAT_ANNOTATION": "azure.com/praetor-gateway-longest-heartbeat",
         "PEER_ADDRESS_ANNOTATION": "azure.com/praetor-gateway-peer-address",
@@ -72,7 +73,8 @@ def test_condition_reasons_never_change() -> None:
         "MinimumDevicesAvailable", "TooManyUnavailable", "RolloutInProgress", "NewRevisionRolledOut",
         "ProgressDeadlineExceeded", "WaitingForDeletion", "DeploymentPaused", "FailurePolicy", "InvalidSpec",
         "GatewayUnavailable",
-        "DevicesNoLongerMatch", "NoDevices", "WaveMatchesNothing", "WaveHasNoEligibleDevice", "WaveLostItsDevices",
+        "DevicesNoLongerMatch", "FactsNoLongerMatch", "NoDevices", "WaveMatchesNothing",
+        "WaveHasNoEligibleDevice", "WaveLostItsDevices",
         "WaveFailed",
         "BudgetMatchesNothing",
     }  # fmt: skip

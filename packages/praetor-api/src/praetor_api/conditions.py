@@ -138,6 +138,7 @@ class DeploymentReason(StrEnum):
     SAME_COMMAND = "SameCommand"
     NO_DEVICES = "NoDevices"
     DEVICES_NO_LONGER_MATCH = "DevicesNoLongerMatch"
+    FACTS_NO_LONGER_MATCH = "FactsNoLongerMatch"
     WAVE_MATCHES_NOTHING = "WaveMatchesNothing"
     WAVE_HAS_NO_ELIGIBLE_DEVICE = "WaveHasNoEligibleDevice"
     WAVE_LOST_ITS_DEVICES = "WaveLostItsDevices"

@@ -254,7 +254,7 @@ MUTANTS = (
     Mutant(
         invariant="bulk_removals_are_held",
         fault="removals are held for no number of devices",
-        changes=((removals.removals, "if remembered or is_all or len(unapproved) > limit else", "if False else"),),
+        changes=((removals.removals, "(remembered or is_all or len(unapproved) > limit)", "False"),),
         trace=[begin(), ("edit_the_selector", {"role": "laef"}), WAIT],
     ),
     Mutant(

@@ -22,6 +22,7 @@ from praetor_api.kube.objects import (
     DeviceProcess,
     DeviceProcessDeployment,
     FactRequirement,
+    FactSelectorRequirement,
     LabelSelectorRequirement,
     NetworkSwitch,
 )
@@ -33,17 +34,20 @@ __all__ = ["CUSTOM_RESOURCES", "RULES", "Column", "CustomResource", "crd", "main
 
 _ORDERS = "self.operator in ['Gt', 'Ge', 'Lt', 'Le']"
 
+_SELECTOR_RULES = (
+    CelRule(
+        expression="self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 "
+        ": !has(self.values) || size(self.values) == 0",
+        message="In and NotIn need values; Exists and DoesNotExist take none",
+    ),
+)
+
 RULES: Mapping[type, tuple[CelRule, ...]] = {
     ProcessSpec: EXECUTION_RULES,
     DeviceProcessSpec: EXECUTION_RULES,
     HealthCheck: HEALTH_CHECK_RULES,
-    LabelSelectorRequirement: (
-        CelRule(
-            expression="self.operator in ['In', 'NotIn'] ? has(self.values) && size(self.values) > 0 "
-            ": !has(self.values) || size(self.values) == 0",
-            message="In and NotIn need values; Exists and DoesNotExist take none",
-        ),
-    ),
+    LabelSelectorRequirement: _SELECTOR_RULES,
+    FactSelectorRequirement: _SELECTOR_RULES,
     FactRequirement: (
         CelRule(
             expression="!(self.operator in ['In', 'NotIn']) || (has(self.values) && size(self.values) > 0)",

@@ -42,6 +42,9 @@ __all__ = [
     "DeviceProcessStatus",
     "FactOperator",
     "FactRequirement",
+    "FactSelector",
+    "FactSelectorRequirement",
+    "FactValue",
     "FailureAction",
     "FailurePolicy",
     "LabelSelector",
@@ -485,11 +488,44 @@ class FactRequirement:
     ] = ()
 
 
+FactValue = Annotated[str, Constraint(max_length=256)]
+
+
+@frozen(kw_only=True)
+class FactSelectorRequirement:
+    """One comparison of a fact, as it is reported."""
+
+    key: Annotated[str, Constraint(doc="Name of a fact.", min_length=1, max_length=128, pattern=FACT_PATTERN)]
+    operator: Annotated[SelectorOperator, Constraint(doc="In, NotIn, Exists or DoesNotExist.")]
+    values: Annotated[
+        tuple[FactValue, ...], Constraint(doc="Values, for In and NotIn.", max_items=256, schema=ATOMIC)
+    ] = ()
+
+
+@frozen(kw_only=True)
+class FactSelector:
+    """Which devices, by their status.facts; all parts must hold, and an empty one selects every device."""
+
+    match_labels: Annotated[Mapping[str, FactValue], Constraint(doc="Facts that the device reports.", max_items=32)] = (
+        field(factory=dict)
+    )
+    match_expressions: Annotated[
+        tuple[FactSelectorRequirement, ...],
+        Constraint(doc="Comparisons that hold for the device's facts.", max_items=32, schema=ATOMIC),
+    ] = ()
+
+
 @frozen(kw_only=True)
 class DeviceProcessDeploymentSpec:
     """Which devices run what, and how changes reach them."""
 
     selector: Annotated[LabelSelector, Constraint(doc="Which devices, by their labels; {} selects every device.")]
+    fact_selector: Annotated[
+        FactSelector | None,
+        Constraint(
+            doc="Which of these devices, by what they report; a fact that changes removes no process by itself."
+        ),
+    ] = None
     template: Annotated[ProcessTemplate, Constraint(doc="What every matching device runs.")]
     requirements: Annotated[
         tuple[FactRequirement, ...],

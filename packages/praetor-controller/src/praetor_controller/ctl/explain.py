@@ -58,7 +58,7 @@ MEANINGS: Mapping[str, str] = {
     "CannotConverge": "cannot get the template: the API refuses it",
     "WaitingForRemoval": "waits until the process of a deployment that no longer matches it is gone",
     "Removing": "no longer matches; its process is being removed",
-    "RemovalHeld": "no longer matches, and too many do so at once",
+    "RemovalHeld": "no longer matches, and too many do so at once, or only its facts do not",
     "GatewayUnavailable": "waits until a gateway judges again which devices are connected",
 }
 _COMMANDS = {

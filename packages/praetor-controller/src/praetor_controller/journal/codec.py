@@ -40,7 +40,7 @@ Convert = Callable[[Any], Any]
 REDACTED = "(redacted)"
 LEFT_OUT: Mapping[type, Mapping[str, Any]] = {
     DeviceRow: {"facts": None},  # what a plan is made from is whether they meet the requirements
-    DeploymentRow: {"matches": lambda labels: True, "resource_version": ""},
+    DeploymentRow: {"matches": lambda labels: True, "fact_matches": None, "resource_version": ""},
     ProcessRow: {"resource_version": "", "stamps": None, "run_since": None, "crashed_at": None},
     StoredStatus: {"raw": {}},
     Template: {"raw": {}},

@@ -44,7 +44,7 @@ from praetor_controller.model.rows import (
     StoredStatus,
     Template,
 )
-from praetor_controller.model.selectors import Matches, compile_selector
+from praetor_controller.model.selectors import Matches, compile_fact_selector, compile_selector
 
 _MAX_DETAIL = 200
 _MAX_CAUSE = 1024
@@ -159,9 +159,11 @@ def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:
     annotations = metadata.get("annotations") or {}
     policy = RolloutPolicy(selector=LabelSelector())
     matches: Matches = _nothing
+    fact_matches = None
     try:
         policy = decode(spec, RolloutPolicy)
         matches = compile_selector(policy.selector)
+        fact_matches = compile_fact_selector(policy.fact_selector)
         check_requirements(policy.requirements)
         fault = _fault(policy, (spec.get("template") or {}).get("spec") or {})
     except DecodeError as e:
@@ -178,6 +180,7 @@ def project_deployment(obj: Mapping[str, Any]) -> DeploymentRow:
         template=project_template(metadata["name"], spec.get("template") or {}),
         policy=policy,
         matches=matches,
+        fact_matches=fact_matches,
         approved=_approved(annotations.get(APPROVED_WAVES_ANNOTATION) or ""),
         change_cause=clean_text(annotations.get(CHANGE_CAUSE_ANNOTATION) or "")[:_MAX_CAUSE],
         retry=(annotations.get(RETRY_ANNOTATION) or "")[:_MAX_CAUSE],

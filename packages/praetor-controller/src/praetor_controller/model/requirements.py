@@ -94,13 +94,18 @@ def unmet(requirements: Sequence[FactRequirement], facts: Facts | None) -> str:
     return next(filter(None, (_unmet(each, facts.get(each.fact)) for each in requirements)), "")
 
 
+def shown_fact(value: str) -> str:
+    """Return *value*, which a device reported, as it is shown: a short text of one line."""
+    return " ".join(clean_text(value).split())[:_SHOWN]
+
+
 def _unmet(requirement: FactRequirement, value: str | None) -> str:
     """Return why *value*, None where the device reports none, does not meet *requirement*; empty when it does."""
     fact, wanted = requirement.fact, requirement.operator
     if value is None:  # as for labels in Kubernetes: it is in no set of values
         met = wanted in (FactOperator.NOT_IN, FactOperator.DOES_NOT_EXIST)
         return "" if met else f"{fact} is not reported"
-    shown = f"{fact} {' '.join(clean_text(value).split())[:_SHOWN]}"
+    shown = f"{fact} {shown_fact(value)}"
     if wanted in _ORDERS:
         if not _VERSION.match(value):
             return f"{shown} is no version"

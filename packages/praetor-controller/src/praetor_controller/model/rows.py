@@ -7,7 +7,7 @@ Times are in seconds since the epoch. What an object alone decides is computed h
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from attrs import field, frozen
@@ -15,6 +15,7 @@ from attrs import field, frozen
 from praetor_api.kube.objects import (
     Condition,
     FactRequirement,
+    FactSelector,
     FailurePolicy,
     LabelSelector,
     StrategyType,
@@ -128,6 +129,7 @@ class RolloutPolicy:
     """The part of a deployment's spec that says how to roll out, as the codec decodes it."""
 
     selector: LabelSelector
+    fact_selector: FactSelector | None = None
     requirements: tuple[FactRequirement, ...] = ()
     update_strategy: UpdateStrategy = field(factory=UpdateStrategy)
     min_ready_seconds: int = 0
@@ -179,11 +181,21 @@ class DeploymentRow:
     template: Template
     policy: RolloutPolicy
     matches: Matches = field(eq=False)  # follows from policy.selector
+    fact_matches: Callable[[Mapping[str, str] | None], bool] | None = field(default=None, eq=False)  # None: all do
     approved: frozenset[str] = frozenset()
     change_cause: str = ""
     retry: str = ""
     status: StoredStatus = StoredStatus()
     fault: str = ""
+
+    def selects(self, device: DeviceRow) -> bool:
+        """Return whether *device* has the labels and the facts that the deployment asks for."""
+        return self.matches(device.labels) and (self.fact_matches is None or self.fact_matches(device.facts))
+
+    @property
+    def reads_facts(self) -> bool:
+        """Whether what devices report of themselves decides anything."""
+        return self.fact_matches is not None or bool(self.policy.requirements)
 
     @property
     def strategy(self) -> StrategyType:

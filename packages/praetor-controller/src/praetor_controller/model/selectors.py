@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label selectors, compiled once and applied many times. Pure.
+"""Selectors of labels and of facts, compiled once and applied many times. Pure.
 
 An empty selector matches every device. A malformed one, which the apiserver should have refused, is refused with the
 name of the bad field: keys and values that no label can have would silently match nothing.
@@ -8,12 +8,15 @@ name of the bad field: keys and values that no label can have would silently mat
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias, assert_never
 
 from praetor_api.kube.objects import (
+    FACT_PATTERN,
     LABEL_KEY_PATTERN,
     LABEL_VALUE_PATTERN,
+    FactSelector,
+    FactSelectorRequirement,
     LabelSelector,
     LabelSelectorRequirement,
     SelectorOperator,
@@ -22,19 +25,41 @@ from praetor_controller.errors import InvalidDeployment
 
 LabelSet: TypeAlias = Mapping[str, str]
 Matches: TypeAlias = Callable[[LabelSet], bool]
+_Check: TypeAlias = Callable[[str, Iterable[str], str], None]
 
-_KEY, _VALUE = re.compile(LABEL_KEY_PATTERN), re.compile(LABEL_VALUE_PATTERN)
+_KEY, _VALUE, _FACT = re.compile(LABEL_KEY_PATTERN), re.compile(LABEL_VALUE_PATTERN), re.compile(FACT_PATTERN)
 _MAX_NAME, _MAX_PREFIX = 63, 253
 """Limits of Kubernetes: of a label's value and of its key's name, and of the prefix of the key."""
 
 
 def compile_selector(selector: LabelSelector, path: str = "spec.selector") -> Matches:
     """Return *selector* as a predicate over labels; InvalidDeployment names the bad field under *path*."""
+    return _compiled(selector, path, _check_label)
+
+
+def compile_fact_selector(selector: FactSelector | None) -> Callable[[LabelSet | None], bool] | None:
+    """Return *selector* as a predicate over the facts of a device, None where it has reported none.
+
+    None when it selects every device. InvalidDeployment as for labels.
+    """
+    if selector is None or selector == FactSelector():
+        return None
+    matches = _compiled(selector, "spec.factSelector", _check_fact)
+    return lambda facts: facts is not None and matches(facts)
+
+
+def asked_facts(selector: FactSelector) -> frozenset[str]:
+    """Return the names of the facts that *selector* compares."""
+    return frozenset((*selector.match_labels, *(each.key for each in selector.match_expressions)))
+
+
+def _compiled(selector: LabelSelector | FactSelector, path: str, check: _Check) -> Matches:
     for key, value in selector.match_labels.items():
-        _check_label(key, (value,), f"{path}.matchLabels")
+        check(key, (value,), f"{path}.matchLabels")
+    expressions: Sequence[LabelSelectorRequirement | FactSelectorRequirement] = selector.match_expressions
     tests = [
-        _requirement(requirement, f"{path}.matchExpressions[{index}]")
-        for index, requirement in enumerate(selector.match_expressions)
+        _requirement(requirement, f"{path}.matchExpressions[{index}]", check)
+        for index, requirement in enumerate(expressions)
     ]
     wanted = frozenset(selector.match_labels.items())
     if not tests:
@@ -51,9 +76,14 @@ def _check_label(key: str, values: Iterable[str], path: str) -> None:
             raise InvalidDeployment(f"{path}: {value!r} is not a label value; write letters, digits, '-', '_', '.'")
 
 
-def _requirement(requirement: LabelSelectorRequirement, path: str) -> Matches:
+def _check_fact(key: str, values: Iterable[str], path: str) -> None:
+    if not _FACT.fullmatch(key):
+        raise InvalidDeployment(f"{path}: {key!r} names no fact; write one such as os.version")
+
+
+def _requirement(requirement: LabelSelectorRequirement | FactSelectorRequirement, path: str, check: _Check) -> Matches:
     key, values = requirement.key, frozenset(requirement.values)
-    _check_label(key, requirement.values, path)
+    check(key, requirement.values, path)
     takes_values = requirement.operator in (SelectorOperator.IN, SelectorOperator.NOT_IN)
     if takes_values and not values:
         raise InvalidDeployment(f"{path}.values: {requirement.operator} needs at least one value")

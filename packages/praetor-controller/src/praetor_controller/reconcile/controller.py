@@ -142,9 +142,8 @@ class Controller:
 
     def _on_device(self, key: Key, old: DeviceRow | None, new: DeviceRow | None) -> None:
         for deployment in self._cache.deployments.by_index(BY_NAMESPACE, key.namespace):
-            matched, matches = (row is not None and deployment.matches(row.labels) for row in (old, new))
-            reads_facts = bool(deployment.policy.requirements)
-            impact = device_impact(old, new, matched=matched, matches=matches, reads_facts=reads_facts)
+            matched, matches = (row is not None and deployment.selects(row) for row in (old, new))
+            impact = device_impact(old, new, matched=matched, matches=matches, reads_facts=deployment.reads_facts)
             self._add_dirty(_key(deployment), key.name, impact)
 
     def _on_process(self, key: Key, old: ProcessRow | None, new: ProcessRow | None) -> None:
@@ -172,7 +171,7 @@ class Controller:
         device = self._cache.devices.get(Key(row.namespace, row.device))
         if device is not None:
             deployments = self._cache.deployments.by_index(BY_NAMESPACE, row.namespace)
-            self._add_waiting((each for each in deployments if each.matches(device.labels)), row.owner)
+            self._add_waiting((each for each in deployments if each.selects(device)), row.owner)
 
     def _add_waiting(self, deployments: Iterable[DeploymentRow], owner: str | None) -> None:
         """Reconcile *deployments* except that of the uid *owner*; those in steady state wait for nothing."""

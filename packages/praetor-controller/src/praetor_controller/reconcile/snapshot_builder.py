@@ -15,9 +15,10 @@ from praetor_api.kube.client.resource import Key
 from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import ConditionStatus, FactRequirement, StrategyType
 from praetor_controller.model.annotations import deployment_label
-from praetor_controller.model.requirements import unmet
+from praetor_controller.model.requirements import NO_FACTS, shown_fact, unmet
 from praetor_controller.model.revisions import RevisionRow, find_revision, proven_stamps
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
+from praetor_controller.model.selectors import asked_facts
 from praetor_controller.model.wave_record import WaveRecord
 from praetor_controller.reconcile.state import SETTLE_S, ReconcilerState
 from praetor_controller.rollout.neighbours import (
@@ -65,9 +66,9 @@ def build_snapshot(
     rolled_out = find_revision(sources.revisions, deployment.status.current_revision)
     current = rolled_out.template if rolled_out else None
     devices = list(sources.devices)
-    matches, uid, wanted = deployment.matches, deployment.uid, deployment.template.spec_hash
+    uid, wanted = deployment.uid, deployment.template.spec_hash
     newest = find_revision(sources.revisions, deployment.template.revision)
-    matching = _judged([device for device in devices if matches(device.labels)], deployment.policy.requirements)
+    matching = _judged([device for device in devices if deployment.selects(device)], deployment.policy.requirements)
     processes = [row for row in sources.processes if row.owner == uid and row.namespace == deployment.namespace]
     membership = _Membership(matching, processes, state, now.steady, SETTLE_S if watching else 0.0)
     neighbours = tuple(sources.neighbours)
@@ -80,6 +81,7 @@ def build_snapshot(
         down = neighbours_down(
             neighbours, {device.name: device for device in devices}, now.steady, now.wall.timestamp()
         )
+    fields = membership.fields(devices)
     state.started_at = newest.started_at if newest else 0.0
     state.offers_from = max(state.started_at, (newest and newest.rolled_out_before) or 0.0)
     revision_since, rollout_since = _began(deployment, newest, state, now, watching=watching)
@@ -110,8 +112,9 @@ def build_snapshot(
         gateway=sources.gateway,
         judged_since=sources.judged_since,
         wave_record=newest.waves if newest else WaveRecord(),
+        unselected=_unselected(deployment, fields["leaving"]),
         left_behind=_left_behind(membership.missing, neighbours) if membership.missing else {},
-        **membership.fields(devices),
+        **fields,
     )
 
 
@@ -187,6 +190,21 @@ class _Membership:
         }
 
 
+def _unselected(deployment: DeploymentRow, leaving: Iterable[DeviceRow]) -> Mapping[str, str]:
+    """Return which of the devices *leaving* only their facts unmatch, and those of the facts that are asked for."""
+    selector = deployment.policy.fact_selector
+    if selector is None:
+        return {}
+    names = sorted(asked_facts(selector))
+    return {
+        row.name: NO_FACTS
+        if row.facts is None
+        else ", ".join(f"{name}={shown_fact(row.facts.get(name, ''))}" for name in names)
+        for row in leaving
+        if deployment.matches(row.labels)
+    }
+
+
 def _left_behind(missing: Mapping[str, DeviceRow], neighbours: Iterable[Neighbour]) -> Mapping[str, str]:
     """Return which devices without a process have one of a deployment that no longer matches them, and is to go."""
     return {
@@ -194,9 +212,7 @@ def _left_behind(missing: Mapping[str, DeviceRow], neighbours: Iterable[Neighbou
         for neighbour in neighbours
         if not neighbour.deployment.terminating
         for row in neighbour.processes
-        if row.device in missing
-        and not row.terminating
-        and not neighbour.deployment.matches(missing[row.device].labels)
+        if row.device in missing and not row.terminating and not neighbour.deployment.selects(missing[row.device])
     }
 
 

@@ -84,7 +84,7 @@ def adoptable(
         if row.owner is not None or row.terminating or label not in row.labels or device is None:
             continue
         names = process_name(deployment.name, row.device), hashed_process_name(deployment.name, row.device)
-        if row.namespace == deployment.namespace and row.name in names and deployment.matches(device.labels):
+        if row.namespace == deployment.namespace and row.name in names and deployment.selects(device):
             yield row
 
 

@@ -127,7 +127,7 @@ def overlap(deployment: DeploymentRow, others: Iterable[DeploymentRow], devices:
     same = [each for each in others if each.uid != deployment.uid and mine and words(each) == mine]
     if not same:
         return ""
-    matching = [row for row in devices if deployment.matches(row.labels)]
-    counted = ((each.name, sum(each.matches(row.labels) for row in matching)) for each in same)
+    matching = [row for row in devices if deployment.selects(row)]
+    counted = ((each.name, sum(each.selects(row) for row in matching)) for each in same)
     found = [f"{name} on {count} device{'' if count == 1 else 's'}" for name, count in sorted(counted) if count]
     return f"the same command is run by {', '.join(found)}; let the selectors share no device" if found else ""

@@ -107,6 +107,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     summary = FleetSummary(
         counts=counts,
         reasons=Counter([*map(attrgetter("code"), reasons), *(each.reason.code for each in leave.stay)]),
+        held_by_facts=not leave.bulk,
         removals_held=[each.process.device or each.process.name for each in leave.held],
         removal_limit=removal_limit(deployment, assignment.desired + len(assignment.orphans)),
         limit=limit,
@@ -134,7 +135,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     # Before a rollback begins the status must say so: the failures that call for it go away with it.
     # And before anything else changes it must say that removals are held: with new processes, not all would leave.
     rolls_back = stop is not None and stop.rollback and not stop.remembered
-    withheld = deployment.policy.paused or rolls_back or (bool(leave.held) and not leave.remembered)
+    withheld = deployment.policy.paused or rolls_back or (leave.bulk and not leave.remembered)
     return Plan(
         actions=() if withheld else (*writes.deletes, *writes.updates, *writes.creates),
         status=status,

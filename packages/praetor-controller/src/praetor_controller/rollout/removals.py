@@ -5,6 +5,8 @@ One change of a selector or of labels may be a mistake that empties a fleet. So 
 unmatched for a while, during which a change that comes device by device is seen whole; when it unmatches more devices
 than may be unavailable, or all of them, nothing is deleted until a user approves it. The approval stands on each of
 the processes and names the selector and the labels that it is for: it is for no other change, and needs no memory.
+
+What a device reports is no wish of a user: a process whose device only its facts unmatch always waits for that.
 """
 
 from __future__ import annotations
@@ -14,9 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from attrs import frozen
 
 from praetor_api.canonical import spec_hash
-from praetor_api.conditions import ConditionType
+from praetor_api.conditions import ConditionType, DeploymentReason
 from praetor_api.kube.codec import encode
-from praetor_api.kube.conditions import is_true
+from praetor_api.kube.conditions import get_condition
+from praetor_api.kube.objects import ConditionStatus
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.rollout.amounts import max_unavailable
 from praetor_controller.rollout.assignment import Assignment
@@ -29,12 +32,14 @@ from praetor_controller.rollout.snapshot import Removal, Snapshot
 class Removals:
     """The processes to delete *now*, and those that *stay* for now, with why.
 
-    *places* are the devices that are down by removals, and *remembered*: the stored status says that some are held.
+    *places* are the devices that are down by removals. *bulk*: some are held because too many left at once, and
+    *remembered*: the stored status says so. Others are held because only their facts unmatch them.
     """
 
     now: Sequence[ProcessRow] = ()
     stay: Sequence[Removal] = ()
     places: int = 0
+    bulk: bool = False
     remembered: bool = False
 
     @property
@@ -47,16 +52,26 @@ def removals(snapshot: Snapshot, assignment: Assignment, down: int, domains: Dom
     """Return which processes to delete when *down* devices are down already; *domains* count those that go down."""
     for device in snapshot.removed:
         domains.take(device)
-    remembered = is_true(snapshot.deployment.status.conditions, ConditionType.REMOVAL_HELD)
+    stored = get_condition(snapshot.deployment.status.conditions, ConditionType.REMOVAL_HELD)
+    remembered = (
+        stored is not None
+        and stored.status is ConditionStatus.TRUE
+        and stored.reason != DeploymentReason.FACTS_NO_LONGER_MATCH
+    )
     places = len(snapshot.removed)
     if not assignment.orphans:
         return Removals(places=places, remembered=remembered)
     deployment, rows = snapshot.deployment, {each.name: each for each in snapshot.leaving}
-    tokens = {each.uid: removal_token(deployment, rows.get(each.device)) for each in assignment.orphans}
+    tokens = {
+        each.uid: removal_token(deployment, rows.get(each.device), snapshot.unselected.get(each.device))
+        for each in assignment.orphans
+    }
     limit = removal_limit(deployment, assignment.desired + len(assignment.orphans))
-    unapproved = [each for each in assignment.orphans if each.removal != tokens[each.uid]]
+    waiting = [each for each in assignment.orphans if each.removal != tokens[each.uid]]
+    unapproved = [each for each in waiting if each.device not in snapshot.unselected]
     is_all = bool(unapproved) and all(each is None for each in assignment.processes)
-    held = {each.uid for each in unapproved} if remembered or is_all or len(unapproved) > limit else set()
+    bulk = bool(unapproved) and (remembered or is_all or len(unapproved) > limit)
+    held = {each.uid for each in waiting if bulk or each.device in snapshot.unselected}
     now: list[ProcessRow] = []
     stay: list[Removal] = []
     room = limit - down - places
@@ -74,13 +89,14 @@ def removals(snapshot: Snapshot, assignment: Assignment, down: int, domains: Dom
             room, places = room - 1, places + 1
             if row is not None:
                 domains.take(row)
-    return Removals(now=now, stay=stay, places=places, remembered=remembered)
+    return Removals(now=now, stay=stay, places=places, bulk=bulk, remembered=remembered)
 
 
 def _why(snapshot: Snapshot, process: ProcessRow, held: Iterable[str]) -> Reason | None:
     """Return why *process* is not deleted now, whatever the budgets; None when it may be."""
     if process.uid in held:
-        return Reason(ReasonCode.REMOVAL_HELD, process.name)
+        facts = snapshot.unselected.get(process.device)
+        return Reason(ReasonCode.REMOVAL_HELD, process.name if facts is None else f"{process.name}: {facts}")
     return None if process.uid in snapshot.removable else Reason(ReasonCode.REMOVING, "waits for other changes")
 
 
@@ -89,8 +105,13 @@ def removal_limit(deployment: DeploymentRow, devices: int) -> int:
     return max(1, max_unavailable(deployment.max_unavailable, devices))
 
 
-def removal_token(deployment: DeploymentRow, device: DeviceRow | None) -> str:
-    """Return the approval that lets a process go from *device*, None if that is not declared, by what unmatched it."""
+def removal_token(deployment: DeploymentRow, device: DeviceRow | None, facts: str | None = None) -> str:
+    """Return the approval that lets a process go from *device*, None if that is not declared, by what unmatched it.
+
+    *facts* are those of the device that alone unmatch it, None when its labels do.
+    """
     labels: Mapping[str, str] | None = device.labels if device is not None else None
     part = {"selector": encode(deployment.policy.selector), "labels": dict(labels) if labels is not None else None}
+    if facts is not None:
+        part |= {"factSelector": encode(deployment.policy.fact_selector), "facts": facts}
     return spec_hash(part).removeprefix("sha256:")[:10]

@@ -87,6 +87,7 @@ class Snapshot:
     judged_since: since when one does, in seconds since the epoch, if that is later than the program's start.
     wave_record: what is remembered of the waves of this rollout.
     leaving: devices of processes that the deployment owns, which it does not match.
+    unselected: those of *leaving* that only their facts unmatch, and the facts that the selector asks for, as text.
     removable: uids of processes that are unmatched for long enough to be deleted.
     removed: devices that a process was deleted from just now, because they no longer match.
     removals_change_at: when time alone may change *removable* or *removed*, in seconds since the epoch (inf: never).
@@ -118,6 +119,7 @@ class Snapshot:
     judged_since: float = 0.0
     wave_record: WaveRecord = field(factory=WaveRecord)
     leaving: Sequence[DeviceRow] = ()
+    unselected: Mapping[str, str] = field(factory=dict)
     removable: frozenset[str] = frozenset()
     removed: Sequence[DeviceRow] = ()
     removals_change_at: float = math.inf

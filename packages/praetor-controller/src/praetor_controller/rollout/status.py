@@ -85,7 +85,8 @@ class FleetSummary:
     devices go back to the current revision.
     *limit* is maxUnavailable as a number of devices, *progress_at* the last step forward in seconds since the epoch,
     *wave* the one that is being rolled out, *hold* what the next one waits for. *removals_held* are devices that no
-    longer match and keep their process, because more than *removal_limit* do. *stopped* is why the failure policy
+    longer match and keep their process, because more than *removal_limit* do, or only because of their facts
+    (*held_by_facts*). *stopped* is why the failure policy
     stopped the revision, empty when it did not; *rolled_back*: devices go back to the current revision.
     """
 
@@ -97,6 +98,7 @@ class FleetSummary:
     wave: str | None = None
     hold: Reason | None = None
     removals_held: Sequence[str] = ()
+    held_by_facts: bool = False
     removal_limit: int = 1
     stopped: str = ""
     rolled_back: bool = False
@@ -124,7 +126,10 @@ def rollout_status(
     complete = shown or (settled and not summary.reasons)  # a revision without devices is over, and not proven
     progressing = _progressing(deployment, summary, now, complete=complete)
     conditions = deployment.status.conditions
-    for type_, state in ((ConditionType.AVAILABLE, _available(summary)), (ConditionType.PROGRESSING, progressing)):
+    for type_, state in (
+        (ConditionType.AVAILABLE, _available(deployment, summary)),
+        (ConditionType.PROGRESSING, progressing),
+    ):
         conditions = _set(conditions, type_, state, deployment.generation, now)
     conditions = _paused(conditions, deployment, summary, now)
     conditions = _rolled_back(conditions, deployment, summary, now)
@@ -193,17 +198,19 @@ def rollout_start(deployment: DeploymentRow, started_at: float, now: datetime) -
     return max(began, progressing.last_transition_time) if progressing.status is ConditionStatus.TRUE else began
 
 
-def _no_devices(summary: FleetSummary) -> tuple[str, str]:
+def _no_devices(deployment: DeploymentRow, summary: FleetSummary) -> tuple[str, str]:
     """Return why no device is to have a process, and what to do."""
     if ReasonCode.REQUIREMENT_NOT_MET in summary.reasons:
         return "no device that matches meets spec.requirements", "correct them, or see: praetorctl explain"
+    if deployment.policy.fact_selector is not None:
+        return "no device matches spec.selector and spec.factSelector", "correct them, or label devices"
     return "no device matches spec.selector", "correct it, or label devices"
 
 
-def _available(summary: FleetSummary) -> _ConditionState:
+def _available(deployment: DeploymentRow, summary: FleetSummary) -> _ConditionState:
     counts = summary.counts
     if not counts.desired:
-        return _ConditionState(ConditionStatus.FALSE, DeploymentReason.NO_DEVICES, _no_devices(summary)[0])
+        return _ConditionState(ConditionStatus.FALSE, DeploymentReason.NO_DEVICES, _no_devices(deployment, summary)[0])
     message = f"{counts.available} of {counts.desired} devices are available"
     if counts.unavailable <= summary.limit and counts.available:
         return _ConditionState(ConditionStatus.TRUE, DeploymentReason.MINIMUM_DEVICES_AVAILABLE, message)
@@ -219,7 +226,7 @@ def _progressing(deployment: DeploymentRow, summary: FleetSummary, now: datetime
     if summary.stopped:
         return _ConditionState(ConditionStatus.FALSE, DeploymentReason.FAILURE_POLICY, f"{summary.stopped}: {where}")
     if not summary.counts.desired:
-        message = "; ".join(_no_devices(summary))
+        message = "; ".join(_no_devices(deployment, summary))
         return _ConditionState(ConditionStatus.FALSE, DeploymentReason.NO_DEVICES, message)
     if summary.hold is not None and summary.hold.code in _HOLDS and summary.hold.code in summary.reasons:
         why = _HOLDS[summary.hold.code].format(summary.hold.detail)
@@ -354,7 +361,15 @@ def _removal_held(
         f"{count}, at most {summary.removal_limit} may leave at once, and not all: {', '.join(held[:_SHOWN])}{more}; "
         f"correct the selector or the labels, or: praetorctl rollout approve {deployment.name} --removal"
     )
-    state = _ConditionState(ConditionStatus.TRUE, DeploymentReason.DEVICES_NO_LONGER_MATCH, message)
+    reason = DeploymentReason.DEVICES_NO_LONGER_MATCH
+    if summary.held_by_facts:
+        reason = DeploymentReason.FACTS_NO_LONGER_MATCH
+        message = (
+            f"{count} spec.factSelector, and what a device reports removes no process: "
+            f"{', '.join(held[:_SHOWN])}{more}; correct the selector or the devices, "
+            f"or: praetorctl rollout approve {deployment.name} --removal"
+        )
+    state = _ConditionState(ConditionStatus.TRUE, reason, message)
     return _set(conditions, ConditionType.REMOVAL_HELD, state, deployment.generation, now)
 
 

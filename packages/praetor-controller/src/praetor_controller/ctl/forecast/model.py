@@ -96,7 +96,7 @@ class ForecastModel:
             names = names_of([each.process.device or each.process.name for each in held])
             found.append(
                 f"{ReasonCode.REMOVAL_HELD}({len(held)}): {names}: more devices no longer match than may leave at "
-                "once; they keep their processes until praetorctl rollout approve --removal"
+                "once, or only their facts do not; they keep their processes until praetorctl rollout approve --removal"
             )
         return tuple(found)
 

@@ -19,13 +19,15 @@ _PATH = "spec.updateStrategy.rollingUpdate"
 def spec_warnings(deployment: DeploymentRow, devices: Iterable[DeviceRow]) -> Iterator[str]:
     """Yield one sentence for each mistake that is likely, given all *devices* of the namespace."""
     every = list(devices)
-    matching = [row for row in every if deployment.matches(row.labels)]
+    matching = [row for row in every if deployment.selects(row)]
     if deployment.fault:
         return
     if not matching:
-        yield f"{DeploymentReason.NO_DEVICES}: spec.selector: no device of {len(every)} matches; nothing would run"
+        labelled = any(deployment.matches(row.labels) for row in every)
+        field = "spec.factSelector" if labelled else "spec.selector"
+        yield f"{DeploymentReason.NO_DEVICES}: {field}: no device of {len(every)} matches; nothing would run"
         return
-    if deployment.policy.selector == LabelSelector():
+    if deployment.policy.selector == LabelSelector() and deployment.fact_matches is None:
         yield f"SelectsEveryDevice {len(matching)}: spec.selector: is empty; write labels to select fewer"
     reported = {name for row in matching for name in row.facts or ()}
     for index, each in enumerate(deployment.policy.requirements):
