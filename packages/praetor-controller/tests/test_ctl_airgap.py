@@ -250,6 +250,7 @@ def consistently(name: str) -> Callable[[dict[str, bytes]], None]:
         (lambda files: files.update({f"{TOP}/install.yaml": b"changed"}), "install.yaml: missing, changed or not"),
         (lambda files: files.pop(f"{TOP}/README.md"), "README.md: missing, changed or not listed"),
         (lambda files: files.update({f"{TOP}/more": b""}), "more: missing, changed or not listed"),
+        (lambda files: files.update({f"{TOP}/\x1b[2J": b""}), "[2J: missing, changed or not listed"),
         (lambda files: files.pop(f"{TOP}/SHA256SUMS"), "it has no SHA256SUMS"),
         (lambda files: files.update({"other/file": b""}), "it is not one folder of files"),
         (lambda files: files.update({f"{TOP}/../file": b""}), "it has a name that leads out of its folder"),
@@ -266,6 +267,49 @@ def test_a_damaged_or_incomplete_archive_is_found(
     assert result.exit_code == 3
     assert result.output.startswith("bad: ")
     assert words in result.output
+    assert "\x1b" not in result.output
+
+
+def with_part(name: str, content: bytes) -> Callable[[dict[str, bytes]], None]:
+    """Put *content* into the archive, and its checksum, as someone does who makes an archive to harm."""
+
+    def act(files: dict[str, bytes]) -> None:
+        files[f"{TOP}/{name}"] = content
+        sums = [line for line in files[f"{TOP}/SHA256SUMS"].decode().splitlines() if line.split()[1] != name]
+        files[f"{TOP}/SHA256SUMS"] = "\n".join([*sums, f"{sha256(content)}  {name}"]).encode() + b"\n"
+
+    return act
+
+
+def chart_of(values: str) -> bytes:
+    return gzip.compress(tar({"praetor/values.yaml": values.encode()}))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("requirements/praetor_api-1.0.0.txt", b"\xff", "cannot be understood"),
+        ("install.yaml", b"- 7\n", "cannot be understood"),
+        ("install.yaml", b"a: &a {x: 1}\nb: {<< : [*a, *a]}\n", "bad: install.yaml: it has merge keys"),
+        ("install.yaml", b"[" * 20_000, "cannot be understood"),
+        ("install.yaml", b"a: " + b"9" * 5_000, "bad: install.yaml: Exceeds the limit"),
+        ("install.yaml", INSTALL.replace("image: '", "image: 7, x: '").encode(), "cannot be understood"),
+        ("chart/praetor-1.0.0.tgz", chart_of(VALUES.replace("registry: '", "registry: {}, x: '")), "no chart"),
+        ("chart/praetor-1.0.0.tgz", chart_of(VALUES + "x: " + "y" * (2 << 20)), "its values have more than 1 MiB"),
+        ("images/x.tar", tar({"manifest.json": b"[" * 100_000}), ""),
+        ("images/\x1b[2J.tar", b"", ""),
+        ("wheels/praetor_agent-\x1b[2J-x.whl", b"", "2 releases instead of 1"),
+    ],
+)  # fmt: skip
+def test_an_archive_that_was_made_to_harm_is_judged_in_sentences(
+    releases: Path, name: str, content: bytes, words: str
+) -> None:
+    file = bundled(releases)
+    rewritten(file, with_part(name, content))
+    result = run("verify", file)
+    assert result.exit_code == (3 if words else 0), result.output
+    assert words in result.output
+    assert "\x1b" not in result.output
 
 
 @pytest.mark.parametrize("length", [0, 700, 5000])

@@ -7,10 +7,13 @@ import hashlib
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +138,7 @@ def test_an_outcome_shows_what_was_seen_instead() -> None:
         pytest.param(["--gateway", "x"], "--gateway: 'x' is no URL", id="url"),
         pytest.param(["--gateway", "http://x", "--device", "A"], "--device: 'A' is not a device name", id="device"),
         pytest.param(["--gateway", "http://x"], "--token-file: is needed", id="no-token"),
-        pytest.param(["--gateway", "http://x", "--token-file", "/none"], "cannot be read", id="token"),
+        pytest.param(["--gateway", "http://x", "--token-file", "/none"], "--token-file: cannot read /none", id="token"),
         pytest.param(["--gateway", "http://x", "--token-file", "/dev/null"], "is empty", id="empty-token"),
     ],
 )
@@ -143,6 +146,59 @@ def test_a_wrong_command_line_is_refused_by_name(args: list[str], words: str) ->
     done = run(*args)
     assert done.exit_code == 2
     assert words in done.output
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"one\ntwo\n", "has not one token alone"),
+        (b"one\r\nX-Other: header\r\n", "has not one token alone"),
+        (b"\xff\xfe", "has not one token alone"),
+        (b"\x1b[2J", "has not one token alone"),
+        (b"x" * (1 << 20) + b"x", "has more than 1 MiB"),
+    ],
+    ids=["two", "a-header", "no-text", "escapes", "large"],
+)
+def test_a_file_that_is_not_one_token_is_refused_before_anything_is_sent(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
+    path = tmp_path / "token"
+    path.write_bytes(content)
+    done = run("--gateway", "http://127.0.0.1:1", "--token-file", str(path), "--check", "etag")
+    assert (done.exit_code, words in done.stderr) == (2, True)
+    done = run("--gateway", "https://127.0.0.1:1", "--token-file", str(path), "--ca-bundle", str(path))
+    assert (done.exit_code, f"--ca-bundle: cannot read {path}" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("after", [b"99999999999", b"\xb2", b"-1"], ids=["an-age", "no-digit", "negative"])
+def test_an_answer_of_a_gateway_cannot_act_on_a_terminal_nor_stop_the_kit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: bytes
+) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr("praetor_controller.ctl.conformance.client.time.sleep", waits.append)
+    body = b"\x1b]0;x\x07"
+    head = b"HTTP/1.1 503 \x1b[2J\r\nRetry-After: %s\r\nETag: \x1b[2J\r\nContent-Length: %d\r\n\r\n"
+
+    def answer(listener: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(head % (after, len(body)) + body)
+
+    (tmp_path / "token").write_text("t")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=answer, args=(listener,), daemon=True)
+        thread.start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        done = run("--gateway", url, "--token-file", str(tmp_path / "token"), "--check", "etag")
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(60)
+    assert done.exit_code == 3
+    assert done.output.startswith("FAIL etag")
+    assert "\x1b" not in done.output
+    assert max(waits, default=0) <= 60
 
 
 def test_a_gateway_and_an_agent_that_are_not_there_fail_with_the_reason(tmp_path: Path) -> None:

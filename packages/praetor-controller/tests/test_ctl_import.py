@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -173,6 +176,7 @@ def test_many_removals_are_refused_until_their_number_is_allowed(lab: Lab) -> No
         ("[]", ["--prune", "--force-conflicts", "--allow-removals=1000"], "has no device"),
         (json.dumps({"count": 2, "results": [{"name": "leaf-1"}]}), ["--prune"], "--prune: FILE has not every device"),
         (json.dumps({"next": "u", "results": [{"name": "leaf-1"}]}), ["--prune"], "--prune: FILE has not every device"),
+        (json.dumps({"count": 1, "next": "u", "results": [{"name": "a"}]}), ["--prune"], "FILE has not every device"),
         (FILE, ["--dry-run"], "--dry-run: cannot be given with --yes"),
         (FILE, ["--allow-removals=3"], "--allow-removals: removes nothing without --prune"),
         (FILE, ["--source=a b"], "--source: 'a b' is no name"),
@@ -278,6 +282,37 @@ def test_who_may_only_read_is_told_so(lab: Lab) -> None:
     assert result.exit_code == 1
     assert "create leaf-1: not allowed: you may not create; ask for a role" in " ".join(result.stderr.split())
     assert "done: nothing; not done: 2 (leaf-1, leaf-2)" in " ".join(result.stderr.split())
+
+
+def test_ctrl_c_says_how_far_the_import_came(tmp_path: Path) -> None:
+    (tmp_path / "devices.csv").write_text(fleet(200), encoding="utf-8")
+    program = """
+import os, signal, sys
+from ctl_testing import Lab
+from praetor_controller.ctl.cli import main
+
+lab = Lab()
+original = lab.kube.create
+
+async def create(*words, **settings):
+    if len(lab.kube.requests) == 100:
+        os.kill(os.getpid(), signal.SIGINT)
+    return await original(*words, **settings)
+
+lab.kube.create = create
+main(["devices", "import", sys.argv[1], "--yes"], obj=lab.open)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "devices.csv")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 130
+    assert re.search(r"^interrupted after \d+ of 200 changes; run it again for the rest$", done.stderr, re.MULTILINE)
+    assert "Traceback" not in done.stderr
 
 
 class Crossing(Lab):

@@ -23,6 +23,15 @@ from praetor_controller.ctl.forecast.forecast import MAX_STEPS
 from praetor_controller.model.projection import project_deployment
 from praetor_controller.rollout.planner import plan as controller_plan
 
+TEL = "{kind: DeviceProcessDeployment, apiVersion: azure.com/v1alpha1, metadata: {name: tel}"
+BOMB = "{a0: &a0 [x], " + ", ".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]" for n in range(9)) + "}"
+MERGES = (
+    "{a0: &a0 {x: 1}, "
+    + ", ".join(f"a{n + 1}: &a{n + 1} {{<<: [{', '.join([f'*a{n}'] * 9)}]}}" for n in range(9))
+    + "}"
+)
+"""Half a kilobyte that is a billion of texts when its aliases are written out."""
+
 
 def manifest(template: dict[str, Any] = NEW, rolling: dict[str, Any] | None = None, **spec: Any) -> dict[str, Any]:
     return {
@@ -336,6 +345,19 @@ def test_approve_assumes_that_each_wave_is_approved() -> None:
         ("kind: DeviceProcessDeployment", "metadata.name: is missing"),
         ("{kind: DeviceProcessDeployment, metadata: {name: tel}}", "tel: spec: is missing"),
         ("{kind: DeviceProcessDeployment, metadata: {name: tel}, spec: {}}", "apiVersion: is None"),
+        pytest.param("[" * 20_000, "is nested too deeply", id="deep"),
+        pytest.param("&a {kind: List, items: [*a]}", "is nested too deeply", id="a-list-in-itself"),
+        pytest.param(f"a: {'9' * 5_000}", "not YAML or JSON: Exceeds the limit", id="a-huge-number"),
+        ("a: !!timestamp 2026-99-99", "not YAML or JSON: "),
+        ("a: !!timestamp x", "not YAML or JSON: "),
+        ("a: !!int ''", "not YAML or JSON: "),
+        ("a: !!bool x", "not YAML or JSON: "),
+        (f"{TEL}, spec: {{a: !!binary AA==}}}}", "tel: bytes is no type of JSON; write a text"),
+        (f"{TEL}, spec: {{a: !!set {{b}}}}}}", "tel: set is no type of JSON"),
+        (f"{TEL}, spec: {{[a]: b}}}}", "not YAML or JSON: "),
+        pytest.param(f"{TEL}, spec: &a {{a: *a}}}}", "tel: is larger than the API takes", id="a-spec-in-itself"),
+        pytest.param(f"a: {MERGES}", "there is no DeviceProcessDeployment", id="merges-of-merges"),
+        pytest.param(f"{TEL}, spec: {BOMB}}}", "tel: is larger than the API takes", id="an-alias-bomb"),
     ],
 )
 def test_a_bad_manifest_is_named(text: str, words: str) -> None:
@@ -353,10 +375,15 @@ def test_a_date_is_the_text_that_it_is_written_as() -> None:
 
 def test_a_file_that_cannot_be_read_is_no_traceback(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    for name, words in (("none", "No such file"), ("binary", "is not text")):
+    with (tmp_path / "large").open("wb") as large:
+        large.truncate(1 << 40)  # a hole: it is read up to the bound
+    (tmp_path / "escapes").write_text('{kind: DeviceProcessDeployment, metadata: {name: "\\e[2J"}}')
+    cases = (("none", "No such file"), ("binary", "is not text"), ("large", "MiB"), ("escapes", "spec: is missing"))
+    for name, words in cases:
         result = Lab().run("plan", "-f", str(tmp_path / name))
         assert result.exit_code == 2
         assert words in result.stderr
+        assert "\x1b" not in result.stderr
 
 
 def test_a_bad_ready_after_is_a_usage_error() -> None:

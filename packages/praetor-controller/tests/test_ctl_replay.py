@@ -12,6 +12,7 @@ import yaml
 
 from controller_testing import PlannedFleet, deployment
 from ctl_testing import Lab
+from praetor_controller.ctl.commands import replay as command
 from praetor_controller.journal.entry import Decision, Written, entry
 from praetor_controller.rollout.planner import plan
 
@@ -95,3 +96,41 @@ def test_a_file_that_is_no_recording_is_refused_with_a_remedy(
     assert result.exit_code == 2
     assert words in result.stderr
     assert "praetor-controller --record" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"[" * 100_000 + b"\n\n", id="deep"),
+        pytest.param(b'{"a":' * 100_000, id="deep-and-cut-off"),
+        pytest.param({"lost": float("inf")}, id="infinite"),
+        pytest.param({"uid": []}, id="no-uid"),
+        pytest.param({"time": "\x1b[2J"}, id="no-time"),
+        pytest.param({"whole": {"devices": {"leaf-1": 7}}}, id="no-row"),
+    ],
+)
+def test_a_file_that_was_made_to_harm_is_refused_in_one_sentence(
+    tmp_path: Path, lines: list[bytes], content: bytes | dict[str, object]
+) -> None:
+    raw = content if isinstance(content, bytes) else json.dumps(json.loads(lines[0]) | content).encode() + b"\n"
+    result = Lab().run("replay", written_to(tmp_path, [raw]))
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "praetor-controller --record" in result.stderr
+    assert "\x1b" not in result.stderr
+
+
+def test_a_line_that_never_ends_is_not_read_whole(
+    tmp_path: Path, lines: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command, "_MAX_LINE", len(lines[0]))
+    assert Lab().run("replay", written_to(tmp_path, lines[:1])).exit_code == 0
+    result = Lab().run("replay", written_to(tmp_path, [lines[0][:-2], b" " * 100, lines[0][-2:]]))
+    assert (result.exit_code, "line 1: is not a decision" in result.stderr) == (2, True)
+
+
+def test_what_a_recording_says_cannot_act_on_a_terminal(tmp_path: Path, lines: list[bytes]) -> None:
+    said = {"deployment": "\x1b]0;x\x07", "version": "\x1b[2J", "digest": "\x9b2J"}
+    result = Lab().run("replay", written_to(tmp_path, [json.dumps(json.loads(lines[0]) | said).encode()]))
+    assert result.exit_code == 1
+    assert "digest of the inputs" in result.stdout
+    assert not {"\x1b", "\x07", "\x9b"} & set(result.output)

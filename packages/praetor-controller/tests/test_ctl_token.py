@@ -128,3 +128,11 @@ def test_what_cannot_be_a_device_gets_no_token(secrets: str) -> None:
 
 def test_a_secret_has_no_place_on_the_command_line() -> None:
     assert run("mint", "leaf-1").exit_code == 2
+
+
+def test_a_file_of_secrets_without_end_is_not_read_whole(tmp_path: Path) -> None:
+    with (tmp_path / "secrets").open("wb") as large:
+        large.truncate(1 << 40)
+    result = run("mint", "leaf-1", "--secret-file", str(tmp_path / "secrets"))
+    assert result.exit_code == 2
+    assert "has more than 1 MiB; give a file of secrets" in result.stderr

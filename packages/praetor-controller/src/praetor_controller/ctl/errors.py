@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import IntEnum
 from typing import IO, Any
 
@@ -18,6 +19,9 @@ from praetor_api.kube.client.errors import (
     Unreachable,
 )
 from praetor_controller.ctl.output import warn
+
+STDIN = "-"
+"""The name of standard input on a command line."""
 
 
 class ExitCode(IntEnum):
@@ -47,6 +51,24 @@ class BadInput(CommandFailed):
     """An argument or a file cannot be used; the message names the field and what to write instead."""
 
     exit_code = ExitCode.USAGE
+
+
+def read_input(given: str, option: str, remedy: str, most: int) -> bytes:
+    """Return the content of the file *given*, or of standard input when it is -.
+
+    BadInput, which names *option* and the *remedy*, when it cannot be read or has more than *most* bytes.
+    """
+    try:
+        if given == STDIN:
+            content = sys.stdin.buffer.read(most + 1)
+        else:
+            with open(given, "rb") as file:
+                content = file.read(most + 1)
+    except OSError as e:
+        raise BadInput(f"{option}: cannot read {given}: {e.strerror}; {remedy}") from e
+    if len(content) > most:
+        raise BadInput(f"{option}: {given} has more than {most >> 20} MiB; {remedy}")
+    return content
 
 
 def command_failed(error: KubeError) -> CommandFailed:

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import click
 
+from praetor_api.wire import clean_text
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 Cell: TypeAlias = tuple[str, str]
@@ -229,5 +231,5 @@ def show(text: str, *, newline: bool = True) -> None:
 
 
 def warn(text: str) -> None:
-    """Print *text* to standard error."""
-    click.echo(fitted(text, screen_width()), err=True)
+    """Print *text* to standard error, without what a terminal would act on: it may quote files and answers."""
+    click.echo(fitted(clean_text(text), screen_width()), err=True)

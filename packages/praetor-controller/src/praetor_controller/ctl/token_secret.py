@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-import sys
-from pathlib import Path
 
 import click
 
 from praetor_api.kube.client.errors import NotFound
 from praetor_api.kube.client.resource import SECRETS, Key
 from praetor_controller.ctl.cluster import Cluster
-from praetor_controller.ctl.errors import BadInput, CommandFailed
+from praetor_controller.ctl.errors import BadInput, CommandFailed, read_input
 
 OPTION = "--secret-file"
 SECRET_OPTION = "--gateway-secret"  # noqa: S105  # the name of an option
-STDIN = "-"
+_MAX_BYTES = 1 << 20
 DATA_KEY = "secrets"
 """Where the Secret has the lines of the file, as deploy/ makes it."""
 
@@ -44,11 +42,7 @@ epoch_option = click.option(
 
 def read_secrets(given: str) -> tuple[bytes, ...]:
     """Return the secrets in the file *given*; BadInput when a gateway would not accept them."""
-    try:
-        content = sys.stdin.buffer.read() if given == STDIN else Path(given).read_bytes()
-    except OSError as e:
-        raise BadInput(f"{OPTION}: cannot read {given}: {e.strerror}; give a file of secrets") from e
-    return _secrets(content, OPTION, given)
+    return _secrets(read_input(given, OPTION, "give a file of secrets", _MAX_BYTES), OPTION, given)
 
 
 async def cluster_secrets(cluster: Cluster, key: Key) -> tuple[bytes, ...]:

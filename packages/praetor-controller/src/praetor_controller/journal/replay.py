@@ -19,6 +19,9 @@ from praetor_controller.rollout.snapshot import Plan, Snapshot
 
 Planner: TypeAlias = Callable[[Snapshot, datetime], Plan]
 NOTHING = "nothing"
+_NOT_UNDERSTOOD = (
+    NotRecorded, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError,
+)  # fmt: skip
 _VERBS = ("create", "update", "delete")
 
 
@@ -68,14 +71,14 @@ def replay(lines: Iterable[bytes], planner: Planner = plan) -> Iterator[Replayed
     for number, (raw, last) in enumerate(_with_last(lines), 1):
         try:
             line = _parsed(raw)
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             if last and not raw.endswith(b"\n"):
                 done.truncated = True
                 break
             raise Unreadable(f"line {number}: is not a decision of a flight recorder: {e}") from e
         try:
             done.difference = _line(number, line, tracks, done, planner)
-        except (NotRecorded, KeyError, TypeError, AttributeError, ValueError) as e:
+        except _NOT_UNDERSTOOD as e:
             missing = f"{e} is missing" if isinstance(e, KeyError) else str(e)
             raise Unreadable(f"line {number}: cannot be understood: {missing}") from e
         yield done
@@ -116,7 +119,7 @@ def _line(
         done.orphans += 1
         return None
     done.decisions += 1
-    done.deployments.add(line["deployment"])
+    done.deployments.add(str(line["deployment"]))
     done.versions.add(str(line["version"]))
     done.lost += int(line.get("lost", 0))
     track.inputs.change(line["whole"] if "whole" in line else line["change"])

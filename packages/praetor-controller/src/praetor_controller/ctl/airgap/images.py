@@ -12,6 +12,9 @@ import yaml
 
 _NAMES = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 _PROGRAMS = ("controller", "gateway")
+_TAG = (str, int, float)
+_MAX_VALUES = 1 << 20
+"""Bytes of the chart's values: a small chart may unpack to more than the memory holds."""
 
 
 def images_in(file: IO[bytes]) -> frozenset[str]:
@@ -19,7 +22,7 @@ def images_in(file: IO[bytes]) -> frozenset[str]:
     try:
         with tarfile.open(fileobj=file, mode="r:") as archive:
             return frozenset(_names(archive))
-    except (tarfile.TarError, ValueError, KeyError, TypeError, AttributeError):
+    except (tarfile.TarError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return frozenset()
 
 
@@ -33,8 +36,13 @@ def images_of_chart(file: IO[bytes]) -> frozenset[str]:
     try:
         with tarfile.open(fileobj=file, mode="r:gz") as chart:
             member = chart.extractfile("praetor/values.yaml")
-            (values,) = _documents(member.read() if member is not None else b"")
+            text = member.read(_MAX_VALUES + 1) if member is not None else b""
+        if len(text) > _MAX_VALUES:
+            raise ValueError(f"its values have more than {_MAX_VALUES >> 20} MiB")
+        (values,) = _documents(text)
         registry = values["image"]["registry"]
+        if not isinstance(registry, str) or not all(isinstance(values[each]["tag"], _TAG) for each in _PROGRAMS):
+            raise TypeError("it is no text")
         return frozenset(f"{registry}/praetor-{program}:{values[program]['tag']}" for program in _PROGRAMS)
     except (tarfile.TarError, EOFError, OSError, KeyError, TypeError) as e:
         raise ValueError("it is no chart of Praetor") from e
@@ -56,9 +64,18 @@ def _json(archive: tarfile.TarFile, name: str) -> Any:
     return json.load(file) if file is not None else []
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses merge keys: merges of merges multiply, and no release has one."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise ValueError("it has merge keys")
+        super().flatten_mapping(node)
+
+
 def _documents(text: bytes) -> list[Any]:
     try:
-        return [item for item in yaml.safe_load_all(text) if item]
+        return [item for item in yaml.load_all(text, Loader=_Loader) if item]
     except yaml.YAMLError as e:
         raise ValueError("it is not YAML") from e
 

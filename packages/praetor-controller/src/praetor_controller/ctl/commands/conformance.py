@@ -16,15 +16,17 @@ from typing import TypeVar
 import click
 
 from praetor_api.names import is_device_name
+from praetor_api.wire import clean_text
 from praetor_controller.ctl.conformance.agent_checks import AGENT_CHECKS, AgentCheck
 from praetor_controller.ctl.conformance.agent_lab import AgentUnderTest, agent_lab
 from praetor_controller.ctl.conformance.checks import Check, Outcome, outcome, outcomes
 from praetor_controller.ctl.conformance.client import DeviceClient
 from praetor_controller.ctl.conformance.gateway_checks import GATEWAY_CHECKS
-from praetor_controller.ctl.errors import BadInput, ExitCode
+from praetor_controller.ctl.errors import BadInput, ExitCode, read_input
 from praetor_controller.ctl.output import counted, fitted, painted, screen_width, show
 
 T = TypeVar("T")
+_MAX_TOKEN = 1 << 20
 COLOURS = {"ok": "green", "FAIL": "red", "skip": "yellow"}
 
 
@@ -114,7 +116,7 @@ def _ended_by_signals(under_test: AgentUnderTest) -> Iterator[None]:
 def _shown(found: Iterator[Outcome]) -> int:
     words = []
     for each in found:
-        head, *seen = str(each).splitlines()
+        head, *seen = clean_text(str(each)).splitlines()
         show(painted(each.word, COLOURS[each.word]) + head.removeprefix(each.word))
         for line in seen:
             show(fitted(line, screen_width()))
@@ -155,10 +157,13 @@ def _client(url: str, device: str, token_file: Path | None, ca_bundle: Path | No
     if token_file is None:
         raise BadInput("--token-file: is needed with --gateway; see praetorctl token mint")
     try:
-        token = token_file.read_text(encoding="ascii").strip()
         tls = ssl.create_default_context(cafile=ca_bundle) if url.startswith("https://") else None
     except (OSError, ValueError) as e:
-        raise BadInput(f"--token-file, --ca-bundle: cannot be read: {e}") from e
+        raise BadInput(f"--ca-bundle: cannot read {ca_bundle}: {e}; give certificates in PEM") from e
+    content = read_input(str(token_file), "--token-file", "write the device's token", _MAX_TOKEN)
+    token = content.decode("latin-1").strip()
     if not token:
         raise BadInput(f"--token-file: {token_file} is empty; write the device's token")
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        raise BadInput(f"--token-file: {token_file} has not one token alone; write the device's")
     return DeviceClient(url=url.rstrip("/"), device=device, token=token, shared=shared, tls=tls)

@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import click
@@ -24,7 +23,7 @@ from praetor_controller.ctl.cluster import (
     list_all,
     run_on_cluster,
 )
-from praetor_controller.ctl.errors import BadInput, ExitCode
+from praetor_controller.ctl.errors import BadInput, ExitCode, read_input
 from praetor_controller.ctl.forecast.forecast import Forecast, forecast, forecasts
 from praetor_controller.ctl.forecast.model import ForecastModel
 from praetor_controller.ctl.inventory import read_inventory
@@ -34,6 +33,10 @@ from praetor_controller.ctl.times import duration_option
 from praetor_controller.model.actions import Create, Update
 from praetor_controller.model.manifests import process_manifest, process_patch
 from praetor_controller.reconcile.writer import is_refusal
+
+_MAX_FILE = 16 << 20
+_MAX_MANIFEST = 3 << 20
+"""Characters; the API takes requests of 3 MiB."""
 
 
 @click.command("plan")
@@ -144,16 +147,18 @@ def _namespace(target: Target, manifests: list[dict[str, Any]]) -> str | None:
 
 def _text(filename: str) -> str:
     try:
-        content = sys.stdin.buffer.read() if filename == "-" else Path(filename).read_bytes()
-        return content.decode("utf-8")
-    except OSError as e:
-        raise BadInput(f"-f: cannot read {filename}: {e.strerror}; give a manifest") from e
+        return read_input(filename, "-f", "give a manifest", _MAX_FILE).decode("utf-8")
     except UnicodeDecodeError as e:
         raise BadInput(f"-f: {filename} is not text; give a manifest") from e
 
 
 class _Loader(yaml.SafeLoader):
-    """Loads dates as text, as kubectl does."""
+    """Loads dates as text, as kubectl does, and keeps a key once: merges of merges would multiply it."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        names = [(key.tag, key.value) if isinstance(key, yaml.ScalarNode) else id(key) for key, _ in node.value]
+        node.value = list(dict(zip(names, node.value, strict=True)).values())
 
 
 _Loader.yaml_implicit_resolvers = {
@@ -166,8 +171,10 @@ def deployments_in(text: str) -> list[dict[str, Any]]:
     """Return the deployments among the manifests in *text*; BadInput naming what is wrong."""
     try:
         documents = [each for document in yaml.load_all(text, Loader=_Loader) for each in _objects(document)]
-    except yaml.YAMLError as e:
-        raise BadInput(f"-f: not YAML or JSON: {' '.join(str(e).split())}") from e
+    except (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as e:
+        raise BadInput(f"-f: not YAML or JSON: {' '.join(str(e).split())}; give a manifest") from e
+    except RecursionError as e:
+        raise BadInput("-f: is nested too deeply; give a manifest") from e
     found = [each for each in documents if each.get("kind") == DEVICE_PROCESS_DEPLOYMENTS.kind]
     if not found:
         raise BadInput(f"-f: there is no {DEVICE_PROCESS_DEPLOYMENTS.kind} in it; give the manifest of one")
@@ -197,8 +204,25 @@ def _check(deployment: dict[str, Any]) -> None:
         raise BadInput("-f: metadata.name: is missing; write the name of the deployment")
     if not isinstance(deployment.get("spec"), dict):
         raise BadInput(f"-f: {metadata['name']}: spec: is missing; write what to run")
+    _check_content(metadata["name"], deployment)
     if deployment.get("apiVersion") != DEVICE_PROCESS_DEPLOYMENTS.api_version:
         version = deployment.get("apiVersion")
         raise BadInput(
             f"-f: {metadata['name']}: apiVersion: is {version!r}; use {DEVICE_PROCESS_DEPLOYMENTS.api_version}"
         )
+
+
+def _check_content(name: str, deployment: dict[str, Any]) -> None:
+    """Raise BadInput for what JSON does not have, and for more than the API takes: aliases may repeat without end."""
+    size, parts = 0, list[Any]([deployment])
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict):
+            parts += [*part, *part.values()]
+        elif isinstance(part, list):
+            parts += part
+        elif not isinstance(part, (str, int, float, NoneType)):
+            raise BadInput(f"-f: {name}: {type(part).__name__} is no type of JSON; write a text or a number")
+        size += 1 + len(part) if isinstance(part, str) else 1
+        if size > _MAX_MANIFEST:
+            raise BadInput(f"-f: {name}: is larger than the API takes; write it shorter, or without aliases")

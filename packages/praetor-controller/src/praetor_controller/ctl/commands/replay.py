@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 
 import click
 
+from praetor_api.wire import clean_text
 from praetor_controller.__about__ import __version__
 from praetor_controller.ctl.errors import BadInput, ExitCode
 from praetor_controller.ctl.output import counted, fitted_lines, for_people, output_option, painted, show, structured
@@ -18,6 +19,8 @@ from praetor_controller.journal.replay import Difference, Replayed
 from praetor_controller.journal.replay import replay as replayed
 
 _CLEAR_LINE = "\r\x1b[2K"
+_MAX_LINE = 1 << 28
+"""Bytes; whole inputs of 10,000 devices are some MB."""
 _SHOW_EVERY_BYTES = 1 << 18
 
 
@@ -79,7 +82,7 @@ class ProgressLine:
         self._shown = 0
 
     def through(self, lines: BinaryIO) -> Iterator[bytes]:
-        for line in lines:
+        while line := lines.readline(_MAX_LINE):
             self._read += len(line)
             yield line
 
@@ -122,7 +125,7 @@ def replay_text(file: str, done: Replayed, output: str) -> str:
 
 def _deployments(done: Replayed) -> str:
     names = sorted(done.deployments)
-    return names[0] if len(names) == 1 else f"{len(names)} deployments"
+    return clean_text(names[0]) if len(names) == 1 else f"{len(names)} deployments"
 
 
 def _words(found: Difference) -> list[str]:
@@ -134,7 +137,7 @@ def _words(found: Difference) -> list[str]:
         ("recorded", f"{found.recorded}   (by version {found.version})"),
         ("now", f"{found.now}   (by version {__version__})"),
     )
-    lines = [f"    {name + ':':<12}{value}" for name, value in about if value]
+    lines = [f"    {name + ':':<12}{clean_text(str(value))}" for name, value in about if value]
     if found.what == "digest of the inputs":
         lines.append("    The inputs in this line, or in one before it, were changed after they were written.")
     return lines

@@ -76,9 +76,9 @@ class DeviceClient:
         for _ in range(MAX_RETRIES):
             answer = self.send(f"{method} {path} HTTP/1.1\r\nHost: {self.host}\r\n{head}\r\n".encode() + (body or b""))
             after = answer.headers.get("retry-after", "")
-            if answer.status not in (429, 503) or not after.isdigit():
+            if answer.status not in (429, 503) or not (after.isascii() and after.isdigit()):
                 return answer
-            time.sleep(float(after))
+            time.sleep(min(float(after), TIMEOUT_S))
         return answer
 
     @property

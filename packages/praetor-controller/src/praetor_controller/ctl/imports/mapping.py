@@ -175,7 +175,8 @@ def _address_fault(value: str) -> str:
             raise ValueError(value)
         ipaddress.ip_interface(value)
     except ValueError:
-        if slash or not is_device_name(address.lower()):
+        last = address.rpartition(".")[2]  # 10.0.0.300 is no host name
+        if slash or last.isdigit() or not is_device_name(address.lower()):
             return f"{quoted(value)} is no address; write one such as 10.0.0.1, 10.0.0.1/24 or a host name"
     return ""
 

@@ -53,12 +53,12 @@ class Row:
 class Table:
     """The devices of a file. *header* has the columns of a CSV file, and is None for JSON.
 
-    *total* is how many devices the server of a JSON export has, where it says so.
+    *part*: the server of a JSON export has others.
     """
 
     rows: Sequence[Row]
     header: Sequence[str] | None = None
-    total: int | None = None
+    part: bool = False
     faults: Sequence[Fault] = ()
 
     def column(self, path: str) -> str | None:
@@ -89,10 +89,6 @@ def column_name(text: str) -> str:
 
 def read_table(content: bytes) -> Table:
     """Return the rows of a file, with what is wrong in single rows; Unreadable when it cannot be read as a whole."""
-    if len(content) > MAX_BYTES:
-        raise Unreadable(
-            f"is larger than {MAX_BYTES // 1024**2} MiB; give it in parts, each with a --source of its own"
-        )
     if content.startswith(_UTF16):
         raise Unreadable("is UTF-16; save it as CSV UTF-8")
     try:
@@ -110,10 +106,10 @@ def read_table(content: bytes) -> Table:
 
 def _from_csv(text: str) -> Table:
     first, _, rest = text.partition("\n")
-    hint = first.strip().lower()
+    hint = first.rstrip("\r").lower()
     start = 1
     delimiters: Sequence[str] = _DELIMITERS
-    if hint.startswith("sep=") and len(hint) == len("sep=;"):  # Excel's own way to name the delimiter
+    if hint in {f"sep={each}" for each in _DELIMITERS}:  # Excel's own way to name the delimiter
         delimiters, text, start = (hint[-1],), rest, 2
     records = _records(text, max(delimiters, key=lambda each: _width(text[:_MAX_HEADER], each)))
     names = [column_name(each) for each in next(records, (0, []))[1]]
@@ -165,14 +161,14 @@ def _from_json(text: str) -> Table:
         document = json.loads(text, parse_float=str, parse_constant=str)
     except (ValueError, RecursionError) as e:
         raise Unreadable(f"is not JSON: {e}; give a NetBox export, or CSV") from e
-    total, devices, name = None, document, ""
+    devices, name, part = document, "", False
     if isinstance(document, dict):
-        devices, total, name = document.get("results"), document.get("count"), "results"
+        devices, name = document.get("results"), "results"
         if not isinstance(devices, list):
             detail = f" but says {quoted(document['detail'])}" if isinstance(document.get("detail"), str) else ""
             raise Unreadable(f"has no list results{detail}; give what /api/dcim/devices/?limit=0 answers")
-        if not isinstance(total, int) and (document.get("next") or document.get("previous")):
-            total = len(devices) + 1  # there are others, it does not say how many
+        others = bool(document.get("next") or document.get("previous"))
+        part = others or document.get("count", len(devices)) != len(devices)
     rows, faults = [], []
     for number, device in enumerate(devices):
         where = f"{name}[{number}]"
@@ -180,7 +176,7 @@ def _from_json(text: str) -> Table:
             rows.append(Row(where, device))
         else:
             faults.append(Fault(where, "", "is no object; give what /api/dcim/devices/?limit=0 answers"))
-    return Table(rows=rows, total=total if isinstance(total, int) else None, faults=faults)
+    return Table(rows=rows, part=part, faults=faults)
 
 
 def _found(cells: Mapping[str, Any], path: str) -> tuple[Any] | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from praetor_api.wire import clean_text
 from praetor_controller.ctl.airgap.archive import Damaged, opened
 from praetor_controller.ctl.airgap.bundle import Parts, below, digest_of, faults, named_images
 from praetor_controller.ctl.errors import BadInput, ExitCode
@@ -40,9 +41,11 @@ def verify(context: click.Context, file: Path, sha256: str | None) -> None:
             said = f"good: {file}: {contents(parts, named_images(parts))}" if not found else ""
     except Damaged as e:
         found, said = [str(e)], ""
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as e:
+        found, said = [f"a part of it cannot be understood: {e}"], ""
     except OSError as e:
         raise BadInput(f"FILE: cannot read {file}: {e.strerror}; name what airgap bundle wrote") from e
-    show(said or "\n".join(f"bad: {fault}" for fault in found))
+    show(clean_text(said or "\n".join(f"bad: {fault}" for fault in found)))
     context.exit(ExitCode.FAILED if found else ExitCode.DONE)
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -16,7 +14,7 @@ import click
 from praetor_api.kube.client.errors import Conflict, KubeError, NotFound, Unreachable
 from praetor_api.kube.client.resource import NETWORK_SWITCHES, Key
 from praetor_controller.ctl.cluster import Cluster, list_all, on_cluster
-from praetor_controller.ctl.errors import BadInput, CommandFailed, ExitCode, command_failed
+from praetor_controller.ctl.errors import BadInput, CommandFailed, ExitCode, command_failed, read_input
 from praetor_controller.ctl.imports.changes import (
     Action,
     Change,
@@ -27,7 +25,7 @@ from praetor_controller.ctl.imports.changes import (
     removal_of,
 )
 from praetor_controller.ctl.imports.mapping import FIELDS, LABELS, BadMapping, Mapped, Wanted, map_devices, mapping_of
-from praetor_controller.ctl.imports.table import MAX_BYTES, Table, Unreadable, quoted, read_table
+from praetor_controller.ctl.imports.table import MAX_BYTES, Unreadable, quoted, read_table
 from praetor_controller.ctl.output import (
     counted,
     fitted_lines,
@@ -45,7 +43,7 @@ _AT_ONCE = 16
 _ATTEMPTS = 10  # an agent's first reports may cross a write, ten times in a row they do not
 _PROGRESS = 1_000
 _MAX_FAULTS = 20
-_STDIN = "-"
+_REMEDY = "give CSV or a NetBox export; a large one in parts, each with a --source of its own"
 _DONE = {Action.CREATE: "created", Action.UPDATE: "updated", Action.DELETE: "deleted"}
 
 
@@ -149,15 +147,8 @@ def _mapped(file: str, labels: Iterable[str], fields: Iterable[str], *, prune: b
     except BadMapping as e:
         raise BadInput(str(e)) from e
     try:
-        if file == _STDIN:
-            content = sys.stdin.buffer.read(MAX_BYTES + 1)
-        else:
-            with Path(file).open("rb") as opened:
-                content = opened.read(MAX_BYTES + 1)
-        table = read_table(content)
+        table = read_table(read_input(file, "FILE", _REMEDY, MAX_BYTES))
         mapped = map_devices(table, by_label, by_field)
-    except OSError as e:
-        raise BadInput(f"FILE: cannot read {file}: {e.strerror}; give CSV or a NetBox export") from e
     except (Unreadable, BadMapping) as e:
         raise BadInput(f"FILE: {file}: {e}") from e
     if mapped.faults:
@@ -166,15 +157,11 @@ def _mapped(file: str, labels: Iterable[str], fields: Iterable[str], *, prune: b
         if (more := len(mapped.faults) - _MAX_FAULTS) > 0:
             warn(f"and {more} more")
         raise BadInput(f"FILE: {file} has {counted(len(mapped.faults), 'fault')}; nothing was written")
-    if prune and _is_part(table):
+    if prune and table.part:
         raise BadInput("--prune: FILE has not every device that its server has; export it with limit=0")
-    if _is_part(table):
+    if table.part:
         warn("Warning: FILE has not every device that its server has; export it with limit=0")
     return mapped
-
-
-def _is_part(table: Table) -> bool:
-    return table.total is not None and table.total != len(table.rows)
 
 
 def _preview(mapped: Mapped, found: Comparison, most: int, *, yes: bool, prune: bool) -> list[str]:
