@@ -908,3 +908,43 @@ def test_how_a_job_ended_is_reported_though_its_backend_is_silent() -> None:
 def test_what_is_withdrawn_is_forgotten_when_its_backend_is_gone_for_good() -> None:
     gone = replace(observed(), unavailable={Backend.PROCESS: "not here"})
     assert plan_of(wanted(), gone, record()).memory == {}
+
+
+def with_values(version: str = "v1", **values: str) -> DesiredItem:
+    return replace(item(version), values=values, values_hash=str(sorted(values.items())))
+
+
+def test_a_new_value_waits_for_the_next_start_and_is_reported_meanwhile() -> None:
+    old, new = with_values(RACK="r1"), with_values(RACK="r2")
+    step = plan_of(wanted(new), observed(running()), record(old))
+    assert step.actions == ()
+    kept = step.memory[UID]
+    assert kept.current is not None
+    assert kept.current.item.values == {"RACK": "r1"}  # so that probes and a repaired definition have it, too
+    seen = observations(wanted(new), step.memory, observed(running()), {}, 100.0)[UID]
+    assert (seen.values_outdated, seen.observed_spec_hash) == (True, "v1")
+    edited = plan_of(wanted(new), observed(replace(running(), edited=True, at_boot=True)), kept)
+    assert [action.revision.item.values for action in edited.actions if isinstance(action, Repair)] == [{"RACK": "r1"}]
+
+    ended = plan_of(wanted(new), observed(dead(1)), kept)
+    at = ended.wake_at
+    assert at is not None
+    again = plan_of(wanted(new), observed(dead(1)), ended.memory[UID], at)
+    assert [action.revision.item.values for action in again.actions if isinstance(action, Start)] == [{"RACK": "r2"}]
+    later = plan_of(wanted(new), observed(running(handle="h2")), again.memory[UID], at + 1)
+    assert observations(wanted(new), later.memory, observed(running()), {}, at)[UID].values_outdated is None
+
+
+def test_a_value_that_returns_and_one_of_another_version_are_not_outdated() -> None:
+    for desired in (with_values(RACK="r1"), with_values("v2", RACK="r2")):
+        known = {UID: record(with_values(RACK="r1"))}
+        assert observations(wanted(desired), known, observed(running()), {}, 100.0)[UID].values_outdated is None
+
+
+def test_a_device_whose_value_is_missing_runs_on_and_restarts_with_what_it_had() -> None:
+    bad = InvalidItem(uid=UID, namespace="net", name="fw", spec_hash="", faults=(Fault("spec", "is required"),))
+    known = record(with_values(RACK="r1"))
+    assert plan_of(wanted(invalid=(bad,)), observed(running()), known).actions == ()
+    ended = plan_of(wanted(invalid=(bad,)), observed(dead(1)), known)
+    again = plan_of(wanted(invalid=(bad,)), observed(dead(1)), ended.memory[UID], ended.wake_at or 0.0)
+    assert [action.revision.item.values for action in again.actions if isinstance(action, Start)] == [{"RACK": "r1"}]

@@ -86,6 +86,44 @@ async def test_objects_are_validated_by_the_projects_definitions_until_they_are_
     await kube.patch(DEVICE_PROCESSES, KEY, {"spec": {"execution": {"command": None}}})
 
 
+def from_field(path: object, **more: object) -> dict[str, Any]:
+    return {"name": "A", "valueFrom": {"deviceFieldRef": {"fieldPath": path}}, **more}
+
+
+FIELDS = "fieldPath is metadata.name, metadata.namespace, .* write one of them"
+
+
+@pytest.mark.parametrize(
+    ("variable", "refusal"),
+    [
+        pytest.param(from_field("metadata.name"), None, id="name"),
+        pytest.param(from_field("metadata.labels['example.com/rack']"), None, id="label"),
+        pytest.param(from_field("spec.managementAddress"), None, id="address"),
+        pytest.param(from_field("status.facts['os']"), None, id="fact"),
+        pytest.param(from_field("metadata.uid"), FIELDS, id="another-field"),
+        pytest.param(from_field("metadata.labels.rack"), FIELDS, id="label-without-brackets"),
+        pytest.param(from_field("metadata.labels['a b']"), FIELDS, id="no-key-of-a-label"),
+        pytest.param(from_field("metadata.annotations['a']"), FIELDS, id="annotation"),
+        pytest.param(from_field("xmetadata.name"), FIELDS, id="more-before"),
+        pytest.param(from_field("metadata.name", value="x"), "leave one of them out", id="value-beside"),
+        pytest.param({"name": "A", "valueFrom": {}}, "deviceFieldRef", id="no-source"),
+    ],
+)
+async def test_a_variable_has_a_value_or_names_a_field_of_the_device(
+    variable: dict[str, Any], refusal: str | None
+) -> None:
+    _clock, kube = world()
+    body = body_of(
+        DEVICE_PROCESSES, "a", spec=SPEC | {"execution": {"backend": "process", "command": ["v1"], "env": [variable]}}
+    )
+    if refusal is None:
+        stored = await kube.create(DEVICE_PROCESSES, "lab", body)
+        assert stored["spec"]["execution"]["env"] == [variable]
+        return
+    with pytest.raises(Invalid, match=refusal):
+        await kube.create(DEVICE_PROCESSES, "lab", body)
+
+
 FLASH = {"backend": "process", "command": ["v1"], "reboot": "Expected"}
 CHECK = {"command": ["true"]}
 

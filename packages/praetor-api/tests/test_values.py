@@ -3,12 +3,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from praetor_api.spec import Backend, EnvVar, Execution
-from praetor_api.values import MAX_TEXT, MAX_TEXTS, ExpansionError, expanded, started_with
+from praetor_api.spec import Backend, EnvVar, Execution, ProcessSpec
+from praetor_api.values import (
+    MAX_TEXT,
+    MAX_TEXTS,
+    DeviceFields,
+    ExpansionError,
+    Reference,
+    expanded,
+    references_of,
+    resolve,
+    started_with,
+)
+from praetor_api.wire import read
 
 ENV = {"VAR_A": "A", "VAR_B": "B", "EMPTY": "", "REF": "$(VAR_A)", "DOLLARS": "$$", "with.dot-": "dot", "a b": "space"}
 
@@ -140,3 +153,106 @@ def test_references_that_are_never_closed_take_no_time() -> None:
     with pytest.raises(ExpansionError):
         expanded(text, {})
     assert expanded("$(" * 60_000 + "$$", {}) == "$(" * 60_000 + "$"
+
+
+LEAF = DeviceFields(
+    name="leaf-1",
+    namespace="net",
+    labels={"rack": "r1", "empty": "", "example.com/site": "fra1"},
+    address="192.0.2.7",
+    facts={"os": "Debian 12", "odd (name)": "x"},
+)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("metadata.name", "leaf-1"),
+        ("metadata.namespace", "net"),
+        ("metadata.labels['rack']", "r1"),
+        ("metadata.labels['example.com/site']", "fra1"),
+        ("metadata.labels['empty']", ""),
+        ("metadata.labels['none']", None),
+        ("spec.managementAddress", "192.0.2.7"),
+        ("status.facts['os']", "Debian 12"),
+        ("status.facts['odd (name)']", "x"),
+        ("status.facts['none']", None),
+        ("metadata.uid", None),
+        ("metadata.annotations['rack']", None),
+        ("metadata.labels", None),
+        ("metadata.labels['rack", None),
+        ("metadata.labels['rack']x", None),
+        ("spec.managementAddress\n", None),
+        ("", None),
+    ],
+)
+@pytest.mark.parametrize("optional", [False, True])
+def test_a_reference_names_a_field_of_the_device(path: str, value: str | None, optional: bool) -> None:
+    found = resolve([Reference("A", path, optional), Reference("B", path, optional)], LEAF)
+    if value is None:
+        assert (found.values, found.missing) == ({}, () if optional else (path,))
+    else:
+        assert (found.values, found.missing) == ({"A": value, "B": value}, ())
+
+
+def test_a_device_without_an_object_has_its_name_alone() -> None:
+    bare = DeviceFields(name="leaf-1", namespace="net")
+    paths = [
+        "metadata.name",
+        "metadata.namespace",
+        "metadata.labels['a']",
+        "spec.managementAddress",
+        "status.facts['os']",
+    ]
+    found = resolve([Reference(path, path) for path in paths], bare)
+    assert (list(found.values.values()), list(found.missing)) == (["leaf-1", "net"], paths[2:])
+
+
+def ref(name: str, path: str, **more: Any) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"deviceFieldRef": {"fieldPath": path, **more}}}
+
+
+@pytest.mark.parametrize(
+    ("env", "references"),
+    [
+        pytest.param([{"name": "A", "value": "x"}], (), id="values"),
+        pytest.param([ref("A", "metadata.name")], (Reference("A", "metadata.name"),), id="reference"),
+        pytest.param([ref("A", "x", optional=True)], (Reference("A", "x", optional=True),), id="optional"),
+        pytest.param([ref("A", "x", optional=False)], (Reference("A", "x"),), id="not-optional"),
+        pytest.param([ref("A", "x") | {"value": ""}], (Reference("A", "x"),), id="empty-value-beside"),
+        pytest.param(
+            [ref("A", "x") | {"value": "y"}], (Reference("A", "A: value beside valueFrom"),), id="value-beside"
+        ),
+        pytest.param([{"name": "A", "valueFrom": {}}], (Reference("A", "None"),), id="no-source"),
+        pytest.param([{"name": "A", "valueFrom": {"deviceFieldRef": 3}}, 3], (Reference("A", "None"),), id="nonsense"),
+        pytest.param(None, (), id="no-env"),
+    ],
+)
+def test_what_is_stored_has_references(env: Any, references: tuple[Reference, ...]) -> None:
+    assert references_of({"execution": {"env": env}}) == references
+    assert resolve(references, LEAF).missing == tuple(
+        each.path for each in references if not each.optional and each.path != "metadata.name"
+    )
+
+
+@pytest.mark.parametrize("spec", [{}, {"execution": 3}])
+def test_what_is_no_spec_has_no_reference(spec: dict[str, Any]) -> None:
+    assert references_of(spec) == ()
+
+
+@given(TEXTS)
+def test_a_value_of_a_reference_is_not_expanded_and_may_be_referred_to(value: str) -> None:
+    env = [{"name": "A", "value": "a"}, ref("FACT", "status.facts['f']"), {"name": "B", "value": "$(A)-$(FACT)"}]
+    spec = {"backend": "process", "command": ["/bin/x"], "args": ["$(B)"], "env": [*env, ref("GONE", "metadata.x")]}
+    execution = read(ProcessSpec, {"execution": {**spec, "expandVariables": True}}).execution
+    started = started_with(execution, {"FACT": value})
+    assert started.env == {"A": "a", "FACT": value, "B": f"a-{value}"}
+    assert started.args == (f"a-{value}",)
+    plain = started_with(read(ProcessSpec, {"execution": spec}).execution, {"FACT": value})
+    assert plain.env == {"A": "a", "FACT": value, "B": "$(A)-$(FACT)"}
+
+
+def test_the_digest_of_values_is_stored_data() -> None:
+    found = resolve([Reference("B", "metadata.name"), Reference("A", "metadata.labels['rack']")], LEAF)
+    again = resolve([Reference("A", "metadata.labels['rack']"), Reference("B", "metadata.name")], LEAF)
+    assert found.digest == again.digest == "sha256:6f9749f0d532529c206d83ebe96f39fc0ec93abe33040b691f8d5c8c40b399ef"

@@ -14,10 +14,12 @@ from praetor_api.kube.objects import FailurePolicy, StrategyType, Wave
 from praetor_controller.model.actions import Create, Update
 from praetor_controller.model.projection import project_device, project_process
 from praetor_controller.model.rows import ProcessRow, StoredStatus
+from praetor_controller.reconcile.snapshot_builder import Sources, build_snapshot
+from praetor_controller.reconcile.state import ReconcilerState
 from praetor_controller.rollout.neighbours import Neighbour, neighbours_down
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.reasons import Reason, ReasonCode
-from praetor_controller.rollout.snapshot import Plan
+from praetor_controller.rollout.snapshot import Moment, Plan
 from praetor_controller.rollout.status import CONNECT_S
 
 AT = START.timestamp()
@@ -184,6 +186,58 @@ def test_a_device_without_a_process_gets_none_that_its_agent_does_not_know_and_d
     made = plan(snapshot(row, [device("old"), new, evolve(device("far"), connected=None)], []), START)
     assert made.reasons["old"] == Reason(ReasonCode.AGENT_TOO_OLD, "reboot.v1")
     assert [action.device for action in made.actions if isinstance(action, Create)] == ["new"]
+
+
+def reference(path: str, **more: bool) -> dict[str, Any]:
+    return {"name": "A", "valueFrom": {"deviceFieldRef": {"fieldPath": path, **more}}}
+
+
+def test_a_device_that_lacks_a_value_of_the_template_keeps_what_it_has_and_delays_no_wave() -> None:
+    row = deployment("v2", max_unavailable=1, waves=(Wave(name="first", limit=1),))
+    lacks = "ReferenceMissing(metadata.labels['rack'], status.facts['os'])"
+    devices = [evolve(device(name), missing=lacks) for name in ("a", "b")] + [device("c")]
+    made = plan(snapshot(row, devices, [process("a", "v1"), process("c", "v1")]), START)
+    for name in ("a", "b"):
+        assert made.reasons[name].code is ReasonCode.REFERENCE_MISSING
+        assert str(made.reasons[name]) == lacks
+    assert (updated(made), [action for action in made.actions if isinstance(action, Create)]) == (["c"], [])
+    labelled = [device(each.name) for each in devices[:2]]
+    assert len(updated(plan(snapshot(row, labelled, [process("a", "v1"), process("b", "v1")]), START))) == 1
+
+
+def test_a_device_whose_gateway_says_so_first_has_the_same_reason() -> None:
+    text = "ReferenceMissing(status.facts['os']): the device has no such value; until it has one it keeps what it runs."
+    made = planned([process("a", "v1", **UNTAKEN | {"held": text})])
+    assert made.reasons["a"] == Reason(ReasonCode.REFERENCE_MISSING, "status.facts['os']")
+
+
+@pytest.mark.parametrize(
+    ("variables", "lacking"),
+    [
+        pytest.param([{"name": "A", "value": "x"}], {}, id="none"),
+        pytest.param([reference("metadata.name")], {}, id="what-all-have"),
+        pytest.param([reference("metadata.labels['rack']", optional=True)], {}, id="optional"),
+        pytest.param([reference("metadata.labels['rack']")], {"bare": "metadata.labels['rack']"}, id="label"),
+        pytest.param([reference("spec.managementAddress")], {"bare": "spec.managementAddress"}, id="address"),
+        pytest.param([reference("status.facts['os']")], {"bare": "status.facts['os']"}, id="fact"),
+        pytest.param([reference("metadata.uid")], {"bare": "metadata.uid", "full": "metadata.uid"}, id="no-field"),
+    ],
+)
+def test_the_snapshot_says_who_lacks_what(variables: list[dict[str, Any]], lacking: dict[str, str]) -> None:
+    row = deployment("v1")
+    row = evolve(row, template=evolve(row.template, spec={"execution": {"backend": "process", "env": variables}}))
+    objects: list[dict[str, Any]] = [
+        {"metadata": {"name": "bare"}},
+        {
+            "metadata": {"name": "full", "labels": {"rack": "r1"}},
+            "spec": {"managementAddress": "192.0.2.7"},
+            "status": {"facts": {"os": "Debian 12"}},
+        },
+    ]
+    sources = Sources(devices=[*map(project_device, objects)], processes=(), revisions=(), find=lambda key: None)
+    found = build_snapshot(row, sources, ReconcilerState(), now=Moment(START))
+    said = {each.name: each.missing for each in found.devices if each.missing}
+    assert said == {name: f"ReferenceMissing({path})" for name, path in lacking.items()}
 
 
 def test_what_an_agent_knows_is_one_of_its_facts() -> None:

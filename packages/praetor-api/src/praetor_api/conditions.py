@@ -57,6 +57,7 @@ class ConditionType(StrEnum):
     SPEC_WARNING = "SpecWarning"
     UPDATE_HELD = "UpdateHeld"
     ON_TRIAL = "OnTrial"
+    VALUES_OUTDATED = "ValuesOutdated"
     # of DeviceProcess, written by the gateway, and of DeviceProcessDeployment, written by the controller
     ROLLED_BACK = "RolledBack"
     # of DeviceProcessDeployment, written by the controller
@@ -112,9 +113,12 @@ class ProcessReason(StrEnum):
     NOT_ROLLED_BACK = "NotRolledBack"
     HELD = "HeldOnDevice"
     AGENT_TOO_OLD = "AgentTooOld"
+    REFERENCE_MISSING = "ReferenceMissing"
     NOT_HELD = "NotHeld"
     NOT_PROVEN = "NotProvenYet"
     PROVEN = "Proven"
+    VALUES_CHANGED = "ValuesChanged"
+    VALUES_CURRENT = "ValuesCurrent"
     ACCEPTED = "Accepted"
     FOREIGN_NAMESPACE = "ForeignNamespace"
     BOUND_ELSEWHERE = "BoundElsewhere"

@@ -155,7 +155,11 @@ def valid_traceparent(text: object) -> str:
 
 def features_needed(spec: Mapping[str, Any]) -> frozenset[str]:
     """Return the features that an agent must know to get *spec*, a process spec as it is stored."""
-    return frozenset(feature for path, feature, as_before in _featured() if _value(spec, path) not in (None, as_before))
+    return frozenset(
+        feature
+        for path, feature, as_before in _featured()
+        if any(value not in (None, as_before) for value in _values(spec, path))
+    )
 
 
 _Featured: TypeAlias = tuple[tuple[str, ...], str, str | bool | None]
@@ -176,10 +180,15 @@ def _fields_with_a_feature(cls: type, path: tuple[str, ...]) -> Iterator[_Featur
                 yield from _fields_with_a_feature(inner, at)
 
 
-def _value(data: object, path: tuple[str, ...]) -> object:
-    for name in path:
+def _values(data: object, path: tuple[str, ...]) -> Iterator[object]:
+    """Yield what stands at *path* in *data*, of each item where a list is on the way."""
+    for depth, name in enumerate(path):
+        if isinstance(data, list):
+            for item in data:
+                yield from _values(item, path[depth:])
+            return
         data = _mapping(data).get(name)
-    return data
+    yield data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,17 +204,26 @@ class DesiredItem:
     confirmed_spec_hash: Annotated[str | None, Constraint(max_length=128)] = None
     min_ready_seconds: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1, ignorable=True)] = None
     traceparent: Annotated[str | None, Constraint(max_length=64, ignorable=True)] = None
+    values: Annotated[
+        Mapping[str, Annotated[str, Constraint(max_length=32768)]] | None,
+        Constraint(max_items=256, feature=VALUES_FEATURE),
+    ] = None
+    values_hash: Annotated[str | None, Constraint(max_length=128, feature=VALUES_FEATURE)] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IncompatibleItem:
-    """A process whose spec needs *features* that the agent did not name: the device keeps what it has of it."""
+    """A process that the device is not sent, and keeps what it has of.
+
+    Its spec needs *features* that the agent did not name, or has references to values that are *missing*.
+    """
 
     uid: Name
     namespace: Name
     name: Name
     generation: int
     features: tuple[str, ...]
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +282,7 @@ class Observation:
     drift_count: Annotated[int | None, Constraint(minimum=0, maximum=2**31 - 1)] = None
     output_tail: Annotated[str | None, Constraint(max_length=2048, truncate=True)] = None
     on_trial: bool | None = None
+    values_outdated: bool | None = None
     revision: Revision = None
     traceparent: Annotated[str | None, Constraint(max_length=64, truncate=True)] = None
 

@@ -10,7 +10,9 @@ from typing import Annotated
 from praetor_api.constraints import CelRule, Constraint
 
 __all__ = [
+    "ENV_RULES",
     "EXECUTION_RULES",
+    "FIELD_PATH",
     "HEALTH_CHECK_RULES",
     "NAME_PATTERN",
     "ONE_CHECK",
@@ -23,6 +25,7 @@ __all__ = [
     "Backend",
     "Confirm",
     "ConfirmMode",
+    "DeviceFieldRef",
     "DeviceKind",
     "DeviceProcessSpec",
     "DeviceRef",
@@ -40,6 +43,7 @@ __all__ = [
     "Resources",
     "RestartPolicy",
     "TcpSocketProbe",
+    "ValueFrom",
     "Word",
 ]
 
@@ -58,6 +62,12 @@ ONE_CHECK = "write exactly one of exec, httpGet and tcpSocket"
 """What is said of a health check that has none of them, or several."""
 
 LOCALHOST = "127.0.0.1"
+
+FIELD_PATH = (
+    r"metadata[.](name|namespace)|spec[.]managementAddress|"
+    r"metadata[.]labels\['([-a-zA-Z0-9./_]+)'\]|status[.]facts\['([^']+)'\]"
+)
+"""What `deviceFieldRef.fieldPath` may be, for CEL and Python alike."""
 
 Word = Annotated[str, Constraint(max_length=4096)]
 Port = Annotated[int, Constraint(doc="Port to connect to.", minimum=1, maximum=65535)]
@@ -155,6 +165,41 @@ class Artifact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFieldRef:
+    """A field of the device's own object."""
+
+    field_path: Annotated[
+        str,
+        Constraint(
+            doc="The field: metadata.name, metadata.namespace, metadata.labels['key'], spec.managementAddress or "
+            "status.facts['key'].",
+            max_length=512,
+            rules=(
+                CelRule(
+                    expression='self.matches("^(' + FIELD_PATH.replace("\\", "\\\\") + ')$")',
+                    message="fieldPath is metadata.name, metadata.namespace, metadata.labels['key'], "
+                    "spec.managementAddress or status.facts['key']; write one of them",
+                ),
+            ),
+        ),
+    ]
+    optional: Annotated[
+        bool | None,
+        Constraint(
+            doc="Whether the variable is left out where the device has no such value. false when unset: then the "
+            "device keeps what it runs until it has one."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueFrom:
+    """Where the value of a variable comes from."""
+
+    device_field_ref: Annotated[DeviceFieldRef, Constraint(doc="A field of the device's own object.")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EnvVar:
     """One variable of the process's environment."""
 
@@ -169,6 +214,13 @@ class EnvVar:
             max_length=32768,
         ),
     ] = ""
+    value_from: Annotated[
+        ValueFrom | None,
+        Constraint(
+            doc="Where its value comes from, instead of value; it is taken literally and read when the process starts.",
+            feature=VALUES_FEATURE,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -472,6 +524,14 @@ class DeviceProcessSpec(ProcessSpec):
         ),
     ]
 
+
+ENV_RULES = (
+    CelRule(
+        expression="!(has(self.value) && has(self.valueFrom))",
+        message="a variable has a value or a valueFrom; leave one of them out",
+    ),
+)
+"""Rules over one variable."""
 
 EXECUTION_RULES = (
     CelRule(

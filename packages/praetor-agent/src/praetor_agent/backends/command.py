@@ -171,7 +171,7 @@ def _executable(argv: tuple[str, ...]) -> tuple[str, ...]:
 
 def _started(revision: Revision) -> Started:
     try:
-        return started_with(revision.item.spec.execution)
+        return started_with(revision.item.spec.execution, revision.item.values)
     except ExpansionError as e:
         raise StartError(str(e)) from e
 

@@ -179,7 +179,7 @@ def _adopted(item: DesiredItem, seen: Observed | None) -> Record:
 
 def _step(item: DesiredItem, record: Record, device: ObservedDevice, now: float) -> _Step:
     if record.current is not None and record.spec_hash == item.spec_hash:
-        record = replace(record, current=replace(record.current, item=item))
+        record = replace(record, current=_as_started(record.current, item))
     record = rollback.judged(_caught_up(record, device, now), device, now)
     gave_up = record.rollback is not None and record.rollback.spec_hash == item.spec_hash
     if gave_up or device.freeze is not None:
@@ -199,6 +199,12 @@ def _step(item: DesiredItem, record: Record, device: ObservedDevice, now: float)
         return replace(step, actions=(Fetch(item=item), *step.actions))
     revision = Revision(item=item, artifact_path=artifact.path, artifact_digest=artifact.digest)
     return _supervise(revision, _settled(record), device, now)
+
+
+def _as_started(revision: Revision, item: DesiredItem) -> Revision:
+    """Return *revision* as *item* describes it now, but for the values that it was started with."""
+    started = revision.item
+    return replace(revision, item=replace(item, values=started.values, values_hash=started.values_hash))
 
 
 def _why_not(item: DesiredItem, record: Record, device: ObservedDevice) -> Failure | None:
@@ -333,6 +339,8 @@ def _supervise(revision: Revision, record: Record, device: ObservedDevice, now: 
         if _is_of(revision, seen) and record.stop_deadline is None:
             if record.stage is not ProcessStage.RUNNING:  # memory did not know it
                 record = restart.seen_running(record, seen, device, now)
+            if record.current is not None and record.spec_hash == item.spec_hash:
+                revision = replace(revision, item=_as_started(record.current, item).item)
             return replace(_keep(revision, record, device, now), actions=_repairs(revision, record, seen, device))
         if device.freeze is not None and record.rollback is None:
             return _Step(record=record)

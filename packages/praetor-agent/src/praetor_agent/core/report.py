@@ -178,10 +178,19 @@ def observations(
         seen = _unless_unknown(seen, record, device)
         item = items.get(uid)
         seen = _with_pending(seen, record, item, device)
+        if item is not None and are_outdated(record, item):
+            seen = replace(seen, values_outdated=True)
         if item is not None and item.traceparent and item.spec_hash in (seen.observed_spec_hash, seen.failed_spec_hash):
             seen = replace(seen, traceparent=item.traceparent)  # what it says is about the traced version
         found[uid] = seen
     return found
+
+
+def are_outdated(record: Record, item: DesiredItem) -> bool:
+    """Return whether the process runs the spec of *item*, started with other values than those of *item*."""
+    if record.current is None or record.spec_hash != item.spec_hash or record.stage is not ProcessStage.RUNNING:
+        return False
+    return record.current.item.values_hash != item.values_hash
 
 
 _PENDING: Mapping[str, PendingReason] = {

@@ -27,7 +27,15 @@ from praetor_api.kube.objects import (
     NetworkSwitch,
 )
 from praetor_api.kube.schema import object_schema
-from praetor_api.spec import EXECUTION_RULES, HEALTH_CHECK_RULES, DeviceProcessSpec, HealthCheck, ProcessSpec
+from praetor_api.spec import (
+    ENV_RULES,
+    EXECUTION_RULES,
+    HEALTH_CHECK_RULES,
+    DeviceProcessSpec,
+    EnvVar,
+    HealthCheck,
+    ProcessSpec,
+)
 from praetor_api.wire import unannotated
 
 __all__ = ["CUSTOM_RESOURCES", "RULES", "Column", "CustomResource", "crd", "main"]
@@ -43,6 +51,7 @@ _SELECTOR_RULES = (
 )
 
 RULES: Mapping[type, tuple[CelRule, ...]] = {
+    EnvVar: ENV_RULES,
     ProcessSpec: EXECUTION_RULES,
     DeviceProcessSpec: EXECUTION_RULES,
     HealthCheck: HEALTH_CHECK_RULES,

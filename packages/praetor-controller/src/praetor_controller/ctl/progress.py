@@ -22,6 +22,7 @@ _DEFERRED = (
     ReasonCode.NEVER_CONNECTED,
     ReasonCode.UPDATE_HELD,
     ReasonCode.AGENT_TOO_OLD,
+    ReasonCode.REFERENCE_MISSING,
     ReasonCode.REQUIREMENT_NOT_MET,
     ReasonCode.FACTS_NOT_REPORTED,
 )

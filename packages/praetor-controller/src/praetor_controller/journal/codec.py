@@ -39,7 +39,7 @@ Convert = Callable[[Any], Any]
 
 REDACTED = "(redacted)"
 LEFT_OUT: Mapping[type, Mapping[str, Any]] = {
-    DeviceRow: {"facts": None},  # what a plan is made from is whether they meet the requirements
+    DeviceRow: {"facts": None, "address": ""},  # a plan is made from whether they are what it asks for
     DeploymentRow: {"matches": lambda labels: True, "fact_matches": None, "resource_version": ""},
     ProcessRow: {"resource_version": "", "stamps": None, "run_since": None, "crashed_at": None},
     StoredStatus: {"raw": {}},

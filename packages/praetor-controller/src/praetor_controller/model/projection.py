@@ -80,6 +80,7 @@ def project_device(obj: Mapping[str, Any]) -> DeviceRow:
         maintenance_until=epoch((maintenance or {}).get("until")),
         facts=None if reported is None else {sys.intern(name): sys.intern(str(reported[name])) for name in reported},
         features=_features(str((reported or {}).get("features", ""))),
+        address=spec.get("managementAddress") or "",
     )
 
 

@@ -40,7 +40,9 @@ class DeviceRow:
     features: frozenset[str] = frozenset()  # what its agent knows beyond the first version
     facts: Mapping[str, str] | None = None  # what its agent reported; None: nothing yet
     unmet: str = ""  # why it does not meet the requirements of the deployment, while a pass looks at it
-    too_old: str = ""  # features of the template that its connected agent lacks, while a pass looks at it
+    address: str = ""  # where it is managed
+    missing: str = ""  # what the template refers to and it lacks, as a reason, while a pass looks at it
+    withheld: str = ""  # why the gateway would not send it the template, as a reason, while a pass looks at it
 
     def maintained(self, now: float) -> bool:
         """Return whether it is in maintenance at *now*."""

@@ -16,6 +16,7 @@ from praetor_api.kube.client.errors import Conflict, KubeError
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.workqueue import Workqueue
+from praetor_api.values import references_of
 from praetor_controller.errors import NotLeading
 from praetor_controller.metrics import Metrics
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
@@ -143,7 +144,8 @@ class Controller:
     def _on_device(self, key: Key, old: DeviceRow | None, new: DeviceRow | None) -> None:
         for deployment in self._cache.deployments.by_index(BY_NAMESPACE, key.namespace):
             matched, matches = (row is not None and deployment.selects(row) for row in (old, new))
-            impact = device_impact(old, new, matched=matched, matches=matches, reads_facts=deployment.reads_facts)
+            reads_facts = deployment.reads_facts or bool(references_of(deployment.template.spec))
+            impact = device_impact(old, new, matched=matched, matches=matches, reads_facts=reads_facts)
             self._add_dirty(_key(deployment), key.name, impact)
 
     def _on_process(self, key: Key, old: ProcessRow | None, new: ProcessRow | None) -> None:

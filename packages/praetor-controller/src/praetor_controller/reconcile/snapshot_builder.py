@@ -14,6 +14,7 @@ from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import ConditionStatus, FactRequirement, StrategyType
+from praetor_api.values import DeviceFields, Reference, missing_references, references_of, resolve
 from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.requirements import NO_FACTS, shown_fact, unmet
 from praetor_controller.model.revisions import RevisionRow, find_revision, proven_stamps
@@ -69,6 +70,7 @@ def build_snapshot(
     uid, wanted = deployment.uid, deployment.template.spec_hash
     newest = find_revision(sources.revisions, deployment.template.revision)
     matching = _judged([device for device in devices if deployment.selects(device)], deployment.policy.requirements)
+    matching = _resolved(matching, references_of(deployment.template.spec))
     processes = [row for row in sources.processes if row.owner == uid and row.namespace == deployment.namespace]
     membership = _Membership(matching, processes, state, now.steady, SETTLE_S if watching else 0.0)
     neighbours = tuple(sources.neighbours)
@@ -131,6 +133,25 @@ def _judged(devices: list[DeviceRow], requirements: Sequence[FactRequirement]) -
         if key not in known:
             known[key] = unmet(requirements, facts)
         found.append(evolve(device, unmet=known[key]) if known[key] else device)
+    return found
+
+
+def _resolved(devices: list[DeviceRow], references: Sequence[Reference]) -> list[DeviceRow]:
+    """Return *devices* with what they lack of *references*, as the gateway will find it, too."""
+    needed = [each for each in references if not each.optional]
+    if not needed:
+        return devices
+    found = []
+    for device in devices:
+        fields = DeviceFields(
+            name=device.name,
+            namespace=device.namespace,
+            labels=device.labels,
+            address=device.address,
+            facts=device.facts or {},
+        )
+        lacks = resolve(needed, fields).missing
+        found.append(evolve(device, missing=missing_references(lacks)) if lacks else device)
     return found
 
 

@@ -35,7 +35,7 @@ from praetor_controller.rollout.verdicts import (
     Step,
     Verdicts,
     classify_all,
-    with_too_old_held,
+    with_withheld,
     without_steps,
 )
 from praetor_controller.rollout.waves import WaveProgress, wave_progress
@@ -80,7 +80,7 @@ class _Writes:
 
 
 def _planned(snapshot: Snapshot, now: datetime) -> Plan:
-    snapshot = with_too_old_held(snapshot)
+    snapshot = with_withheld(snapshot)
     deployment, ahead_s = snapshot.deployment, snapshot.ahead_s
     at, since = now.timestamp() + ahead_s, snapshot.rollout_since.timestamp()
     domains = _domains(snapshot)

@@ -25,6 +25,7 @@ class ReasonCode(StrEnum):
     IN_MAINTENANCE = "InMaintenance"
     UPDATE_HELD = "UpdateHeld"
     AGENT_TOO_OLD = "AgentTooOld"
+    REFERENCE_MISSING = "ReferenceMissing"
     REQUIREMENT_NOT_MET = "RequirementNotMet"
     FACTS_NOT_REPORTED = "FactsNotReported"
     PAUSED = "Paused"

@@ -34,6 +34,7 @@ _SETTLED = frozenset(
         ReasonCode.IN_MAINTENANCE,
         ReasonCode.UPDATE_HELD,
         ReasonCode.AGENT_TOO_OLD,
+        ReasonCode.REFERENCE_MISSING,
         ReasonCode.REQUIREMENT_NOT_MET,
         ReasonCode.FACTS_NOT_REPORTED,
         ReasonCode.OFFLINE_SINCE,

@@ -58,7 +58,7 @@ class Gate(StrEnum):
     PAUSED = "`spec.paused`"
     ON_DELETE = "`OnDelete`"
     UNMET = "it does not meet `spec.requirements`, or has not reported its facts"
-    HELD = "the device holds updates, or its agent is too old"
+    HELD = "the device holds updates, its agent is too old, or it lacks a value"
     WAVE = "its wave is closed"
     WAVE_CURRENT = "its wave is closed, and a revision was rolled out before"
     NAME_LEFTOVER = "a deleted deployment's process has the name"
@@ -326,7 +326,7 @@ def _gate_of_creation(context: Context, number: int, device: DeviceRow) -> tuple
         return Gate.PAUSED, ""
     if device.unmet:
         return Gate.UNMET, ""
-    if device.too_old:
+    if device.withheld:
         return Gate.HELD, ""
     closed = context.closed(number) is not None
     if closed and snapshot.current is None:
@@ -426,35 +426,41 @@ def _reason(
     if rule.reason is None:
         return context.closed(number) or Reason(ReasonCode.WAITING_FOR_WAVE)
     detail = _detail(context, rule, device, process, name)
-    if rule.reason is ReasonCode.UPDATE_HELD and detail.startswith(_TOO_OLD):
-        return Reason(ReasonCode.AGENT_TOO_OLD, detail.removeprefix(_TOO_OLD).partition(")")[0])
+    if rule.reason in (ReasonCode.UPDATE_HELD, ReasonCode.AGENT_TOO_OLD):
+        for code in _WITHHELD:
+            if detail.startswith(f"{code}("):
+                return Reason(code, detail.removeprefix(f"{code}(").partition("): ")[0].removesuffix(")"))
     if rule.reason is ReasonCode.REQUIREMENT_NOT_MET and detail == NO_FACTS:
         return Reason(ReasonCode.FACTS_NOT_REPORTED)
     return Reason(rule.reason, detail)
 
 
-_TOO_OLD = f"{ReasonCode.AGENT_TOO_OLD}("
+_WITHHELD = (ReasonCode.AGENT_TOO_OLD, ReasonCode.REFERENCE_MISSING)
+"""Why the gateway does not send a spec, as the text before the first colon that says so."""
 
 
-def with_too_old_held(snapshot: Snapshot) -> Snapshot:
-    """Return *snapshot* with the processes held whose agents do not know a feature that the template needs.
+def with_withheld(snapshot: Snapshot) -> Snapshot:
+    """Return *snapshot* with the processes held whose devices the gateway would not send the template.
 
-    The gateway would not send them the spec, and all would take it at once when their agents are upgraded.
+    Their agents do not know a feature that it needs, or they lack a value that it refers to. All would take it at once
+    when that changes.
     """
     needed = features_needed(snapshot.deployment.template.spec)
-    missing = {
-        device.name: ",".join(sorted(needed - device.features))
+    why = {
+        device.name: device.missing
+        if needed <= device.features
+        else str(Reason(ReasonCode.AGENT_TOO_OLD, ",".join(sorted(needed - device.features))))
         for device in snapshot.devices
-        if not needed <= device.features
+        if device.missing or not needed <= device.features
     }
-    if not missing:
+    if not why:
         return snapshot
     devices = [
-        evolve(device, too_old=missing[device.name]) if device.name in missing and device.connected else device
+        evolve(device, withheld=why[device.name]) if device.name in why and device.connected else device
         for device in snapshot.devices
     ]
     processes = [
-        evolve(process, held=f"{_TOO_OLD}{missing[process.device]})") if process.device in missing else process
+        evolve(process, held=why[process.device]) if process.device in why else process
         for process in snapshot.processes
     ]
     return evolve(snapshot, devices=devices, processes=processes)
@@ -476,7 +482,7 @@ def _detail(context: Context, rule: Rule, device: DeviceRow, process: ProcessRow
         case ReasonCode.REQUIREMENT_NOT_MET:
             return device.unmet
         case ReasonCode.AGENT_TOO_OLD:
-            return device.too_old
+            return device.withheld
         case ReasonCode.WAITING_FOR_REMOVAL:
             return context.snapshot.left_behind[device.name]
         case ReasonCode.UPDATE_HELD if process is not None:

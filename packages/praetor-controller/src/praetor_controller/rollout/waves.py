@@ -258,7 +258,7 @@ class _Devices:
         if device.unmet and not updated:
             return False
         if process is None:
-            return device.connected is not False and not device.too_old
+            return device.connected is not False and not device.withheld
         if availability in (Availability.SILENT_AFTER_OFFER, Availability.SILENT) and not updated:
             return self._now < blamed_until(process, self._policy, self._proven)
         return availability not in _NOT_COUNTED and (updated or not process.held)

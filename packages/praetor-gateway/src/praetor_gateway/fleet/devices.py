@@ -8,6 +8,7 @@ by the informers and by our own writes, never by devices: a name that is not dec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from attrs import define, field, frozen
@@ -16,6 +17,7 @@ from praetor_api.canonical import ItemVersion, desired_etag
 from praetor_api.conditions import ProcessReason
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
 from praetor_api.kube.objects import Reported
+from praetor_api.values import DeviceFields, Resolved, resolve
 from praetor_gateway.fleet.order import following, supersedes
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Row
 from praetor_gateway.fleet.session import DeviceSession
@@ -114,7 +116,30 @@ class DeclaredDevice:
         return self._etag
 
     def _version(self, row: CachedProcess) -> ItemVersion:
-        return row.version if row.features <= self.session.features else row.withheld
+        if not row.features <= self.session.features:
+            return row.withheld
+        if not row.references:
+            return row.version
+        resolved, version = self.resolved(row), row.version
+        said = " ".join(resolved.missing) if resolved.missing else f"{version[4]} {resolved.digest}"
+        return (*version[:4], said)
+
+    def resolved(self, row: CachedProcess) -> Resolved:
+        """Return the values of the references of *row*, which it serves.
+
+        Facts are those on record, so that all replicas serve the same.
+        """
+        switch = self.switch
+        fields = DeviceFields(name=self.name, namespace=row.key.namespace)
+        if switch is not None:
+            labels = dict(zip(switch.labels[::2], switch.labels[1::2], strict=True))
+            fields = replace(fields, labels=labels, address=switch.address, facts=switch.status.facts or {})
+        return resolve(row.references, fields)
+
+    @property
+    def refers(self) -> bool:
+        """Whether a process of its name has references."""
+        return any(row.references for row in self.processes)
 
     def knows(self, features: frozenset[str]) -> None:
         """Record which *features* its agent names."""
@@ -147,6 +172,9 @@ class DeclaredDevice:
         """Drop what was derived from the rows, after they changed."""
         self._etag = None
         self.session.expect(row.uid for row in self.served)
+        for row in self.served:
+            if row.references:  # whether it is held, and why, is said with its next report
+                self.session.request_resync(row.uid)
 
 
 @define(eq=False)
@@ -256,7 +284,7 @@ class DeviceIndex:
         device.put(row)
         if isinstance(known, CachedSwitch) and known.uid == row.uid and row is device.switch and not own:
             device.session.superseded(known.status, row.status)
-        if known is None or known.declaration != row.declaration:
+        if known is None or known.declaration != row.declaration or _differs(known, row, device):
             self._notify(device)
 
     def _drop(self, row: Row) -> None:
@@ -284,6 +312,13 @@ class DeviceIndex:
 def _reaches(row: Row) -> bool:
     """Return whether *row* counts as a claim on the device that it names."""
     return isinstance(row, CachedSwitch) or not row.foreign
+
+
+def _differs(known: Row, row: Row, device: DeclaredDevice) -> bool:
+    """Return whether what references of the device's processes may name changed."""
+    if not (isinstance(known, CachedSwitch) and isinstance(row, CachedSwitch)):
+        return False
+    return known.fields != row.fields and device.refers
 
 
 def _oldest_first(rows: tuple[R, ...]) -> list[str]:

@@ -21,6 +21,7 @@ from praetor_api.kube.codec import DecodeError, decode
 from praetor_api.kube.objects import Condition, DeviceProcessStatus, NetworkSwitchStatus
 from praetor_api.protocol import features_needed, valid_traceparent
 from praetor_api.spec import RestartPolicy
+from praetor_api.values import Reference, references_of
 from praetor_gateway.fleet.judges import judges_of
 
 Status = TypeVar("Status", DeviceProcessStatus, NetworkSwitchStatus)
@@ -30,6 +31,7 @@ POOL_SIZE = 65_536
 _MAX_HASH = 128  # characters; a hash has 71, and an annotation may hold 256 KiB
 _MAX_DIGITS = 10
 _NO_FEATURES: frozenset[str] = frozenset()
+_Pooled = TypeVar("_Pooled")
 _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
 
 
@@ -39,9 +41,9 @@ class CachedProcess:
 
     A fleet's specs differ in the device's name only: what comes before and after it is kept once. *confirmed* is the
     hash of the spec that a user confirmed by the annotation, *min_ready_seconds* is its deployment's, 0 where none is
-    known. *created* is when, as the API writes it. Only an agent that knows *features* gets the spec. *judges* are the
-    field managers that judged its device, each with when it wrote last. *traceparent* is the span that wrote its spec,
-    "" if none is recorded.
+    known. *created* is when, as the API writes it. Only an agent that knows *features* gets the spec, and only a device
+    that has what its *references* name. *judges* are the field managers that judged its device, each with when it
+    wrote last. *traceparent* is the span that wrote its spec, "" if none is recorded.
     """
 
     key: Key
@@ -60,6 +62,7 @@ class CachedProcess:
     features: frozenset[str] = frozenset()
     judges: tuple[tuple[str, str], ...] = ()
     traceparent: str = ""
+    references: tuple[Reference, ...] = ()
 
     @property
     def foreign(self) -> bool:
@@ -103,7 +106,9 @@ class CachedProcess:
 class CachedSwitch:
     """A NetworkSwitch; *site* is the value of the site label, a group of devices that one fault may silence.
 
-    Tokens of its device are valid in *credential_epoch* only. *created* is when, as the API writes it.
+    Tokens of its device are valid in *credential_epoch* only. *created* is when, as the API writes it. *labels* are
+    keys and values in turn: a dictionary for each device of a fleet would take twice the memory. *address* is the
+    management address.
     """
 
     key: Key
@@ -115,6 +120,13 @@ class CachedSwitch:
     credential_epoch: int = 0
     created: str = ""
     judges: tuple[tuple[str, str], ...] = ()
+    labels: tuple[str, ...] = ()
+    address: str = ""
+
+    @property
+    def fields(self) -> tuple[object, ...]:
+        """What references may name of it, besides its name."""
+        return (self.labels, self.address, self.status.facts)
 
     @property
     def device(self) -> str:
@@ -140,7 +152,7 @@ class Projection:
     site_label: str
     traced: bool = False
     _pool: dict[tuple[Any, ...], Condition] = field(factory=dict, init=False)
-    _texts: dict[tuple[bytes, bytes], tuple[bytes, bytes]] = field(factory=dict, init=False)
+    _shared: dict[Any, Any] = field(factory=dict, init=False)
 
     def row(self, resource: Resource, obj: Mapping[str, Any]) -> Row:
         """Return the row of an object of *resource*."""
@@ -167,6 +179,7 @@ class Projection:
             created=sys.intern(metadata.get("creationTimestamp") or ""),
             judges=judges_of(metadata),
             traceparent=valid_traceparent(annotations.get(TRACEPARENT_ANNOTATION)) if self.traced else "",
+            references=self._one(references_of(spec)),
         )
 
     def switch(self, obj: Mapping[str, Any]) -> CachedSwitch:
@@ -176,16 +189,19 @@ class Projection:
         if status.facts is not None:
             facts = {sys.intern(name): sys.intern(value) for name, value in status.facts.items()}
             status = evolve(status, facts=facts)
+        labels = metadata.get("labels") or {}
         return CachedSwitch(
             key=Key(sys.intern(metadata["namespace"]), metadata["name"]),
             uid=metadata["uid"],
             resource_version=metadata["resourceVersion"],
             generation=metadata.get("generation", 0),
-            site=sys.intern((metadata.get("labels") or {}).get(self.site_label, "")),
+            site=sys.intern(labels.get(self.site_label, "")),
             status=status,
             credential_epoch=_epoch(obj),
             created=sys.intern(metadata.get("creationTimestamp") or ""),
             judges=judges_of(metadata),
+            labels=self._one(tuple(sys.intern(text) for pair in labels.items() for text in pair)),
+            address=(obj.get("spec") or {}).get("managementAddress") or "",
         )
 
     @property
@@ -202,10 +218,14 @@ class Projection:
         before, found, after = canonical_json(spec).partition(canonical_json(ref))
         name = canonical_json(ref["name"])
         within, _, rest = found.partition(b'"name":' + name)
-        parts = before + within + b'"name":', rest + after
-        if len(self._texts) >= POOL_SIZE:
-            self._texts.clear()
-        return self._texts.setdefault(parts, parts)
+        return self._one((before + within + b'"name":', rest + after))
+
+    def _one(self, value: _Pooled) -> _Pooled:
+        """Return the one object that is kept of all that equal *value*."""
+        if len(self._shared) >= POOL_SIZE:
+            self._shared.clear()
+        found: _Pooled = self._shared.setdefault(value, value)
+        return found
 
     def _status(self, obj: Mapping[str, Any], cls: type[Status]) -> Status:
         raw = obj.get("status") or {}

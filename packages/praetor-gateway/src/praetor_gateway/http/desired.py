@@ -3,34 +3,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Callable, Iterable, Set
 
 from praetor_api.canonical import canonical_json
 from praetor_api.protocol import IncompatibleItem
+from praetor_api.values import Resolved
 from praetor_api.wire import write
 from praetor_gateway.fleet.rows import CachedProcess
 
 
-def render(device: str, heartbeat_s: int, rows: Iterable[CachedProcess], features: Set[str] = frozenset()) -> bytes:
+def render(
+    device: str,
+    heartbeat_s: int,
+    rows: Iterable[CachedProcess],
+    features: Set[str] = frozenset(),
+    resolved: Callable[[CachedProcess], Resolved] | None = None,
+) -> bytes:
     """Return the body of a 200: the items in the order of *rows*, each spec as it is stored.
 
-    What needs more than the *features* that the agent knows has no spec: an agent keeps what it has for an item that
-    it cannot read.
+    What needs more than the *features* that the agent knows, or a value that the device lacks, has no spec: an agent
+    keeps what it has for an item that it cannot read. *resolved* returns the values of a row that has references.
     """
     head = canonical_json({"deviceName": device, "heartbeatIntervalSeconds": heartbeat_s, "pollIsHeartbeat": True})
-    return b"%b,%b%b]}" % (head[:-1], b'"items":[', b",".join(_item(row, features) for row in rows))
+    return b"%b,%b%b]}" % (head[:-1], b'"items":[', b",".join(_item(row, features, resolved) for row in rows))
 
 
-def _item(row: CachedProcess, features: Set[str]) -> bytes:
+def _item(row: CachedProcess, features: Set[str], resolved: Callable[[CachedProcess], Resolved] | None) -> bytes:
     if not row.features <= features:
-        incompatible = IncompatibleItem(
-            uid=row.uid,
-            namespace=row.key.namespace,
-            name=row.key.name,
-            generation=row.generation,
-            features=tuple(sorted(row.features - features)),
-        )
-        return canonical_json(write(incompatible))
+        return _incompatible(row, features=tuple(sorted(row.features - features)))
     identity: dict[str, object] = {
         "uid": row.uid,
         "namespace": row.key.namespace,
@@ -44,4 +44,21 @@ def _item(row: CachedProcess, features: Set[str]) -> bytes:
         identity["minReadySeconds"] = row.min_ready_seconds
     if row.traceparent:
         identity["traceparent"] = row.traceparent
+    if row.references and resolved is not None:
+        found = resolved(row)
+        if found.missing:
+            return _incompatible(row, missing=found.missing)
+        identity |= {"values": found.values, "valuesHash": found.digest}
     return b'%b,"spec":%b}' % (canonical_json(identity)[:-1], row.spec)
+
+
+def _incompatible(row: CachedProcess, features: tuple[str, ...] = (), missing: tuple[str, ...] = ()) -> bytes:
+    item = IncompatibleItem(
+        uid=row.uid,
+        namespace=row.key.namespace,
+        name=row.key.name,
+        generation=row.generation,
+        features=features,
+        missing=missing,
+    )
+    return canonical_json(write(item))

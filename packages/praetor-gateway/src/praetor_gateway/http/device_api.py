@@ -216,9 +216,13 @@ class DeviceApi:
     async def _send_desired(
         self, name: str, device: DeclaredDevice | None, send: Send, applied: int, poll: Poll | None
     ) -> None:
-        rows, features = ((), frozenset[str]()) if device is None else (device.served, device.session.features)
+        rows = () if device is None else device.served
         self._reports.served(rows)
-        body = render(name, self._hand(device), rows, features)
+        interval = self._hand(device)
+        if device is None:
+            body = render(name, interval, rows)
+        else:
+            body = render(name, interval, rows, device.session.features, device.resolved)
         headers = [_JSON, _NO_STORE, (b"etag", _etag(device).encode()), (b"content-length", b"%d" % len(body))]
         self._count("desired", HTTPStatus.OK)
         await _send(send, HTTPStatus.OK, headers + _preference(applied) + self._terms(device, poll), body)

@@ -20,6 +20,7 @@ from praetor_api.kube.conditions import get_condition, next_condition
 from praetor_api.kube.objects import Condition, ConditionStatus, DeviceProcessStatus, Phase, Reported
 from praetor_api.protocol import ArtifactReason, Observation, PendingReason, RollbackReason
 from praetor_api.spec import RestartPolicy
+from praetor_api.values import missing_references
 from praetor_api.wire import clean_text
 from praetor_gateway.fleet.order import following, supersedes
 from praetor_gateway.fleet.rows import CachedProcess
@@ -67,6 +68,7 @@ _REPORTED = {
     ConditionType.UPDATE_HELD,
     ConditionType.ROLLED_BACK,
     ConditionType.ON_TRIAL,
+    ConditionType.VALUES_OUTDATED,
 }
 """What reports say; AgentConnected comes from heartbeats, and other types from other writers."""
 REFUSED = {
@@ -94,7 +96,9 @@ ABSENT: Mapping[str, str] = {
 }
 """Why a device was never heard, and what to do about it."""
 _TRIAL = "the device has not run this version for long enough to rule out that it makes the device reboot"
+_OUTDATED = "the process runs with the values that it was started with; restart it to have the new ones"
 _TOO_OLD = f"{ProcessReason.AGENT_TOO_OLD}("
+_MISSING = f"{ProcessReason.REFERENCE_MISSING}("
 _ARTIFACT = {reason.value: reason for reason in ArtifactReason}
 _PENDING = {reason.value: reason for reason in PendingReason}
 _ROLLED_BACK = {reason.value: reason for reason in RollbackReason}
@@ -184,6 +188,12 @@ def _reason(status: DeviceProcessStatus) -> str | None:
 def too_old(missing: Iterable[str]) -> str:
     """Return why a device whose agent does not know the features *missing* is not sent the spec."""
     return f"{_TOO_OLD}{','.join(sorted(missing))}): upgrade praetor-agent; until then the device keeps what it has"
+
+
+def lacks(missing: Iterable[str]) -> str:
+    """Return why a device without the values that *missing* names is not sent the spec."""
+    what = clean_text(missing_references(missing))
+    return f"{what}: the device has no such value; until it has one it keeps what it runs. Or write optional: true"
 
 
 def by_type(conditions: tuple[Condition, ...]) -> dict[str, Condition]:
@@ -468,19 +478,23 @@ def _healthy(completed: bool, seen: Observation, *, probed: bool) -> Iterator[Fi
 
 
 def _why_held(seen: Observation) -> ProcessReason:
-    too_old = (seen.update_held_message or "").startswith(_TOO_OLD)
-    return ProcessReason.AGENT_TOO_OLD if too_old else ProcessReason.HELD
+    said = seen.update_held_message or ""
+    if said.startswith(_MISSING):
+        return ProcessReason.REFERENCE_MISSING
+    return ProcessReason.AGENT_TOO_OLD if said.startswith(_TOO_OLD) else ProcessReason.HELD
 
 
 def _lasting(seen: Observation, spec_hash: str, known: Mapping[str, Condition]) -> Iterator[Finding]:
     """Yield the conditions that only exceptions have: once there, they are False when the exception is over."""
     rolled_back = _ROLLED_BACK.get(seen.rolled_back_reason or "", ProcessReason.OTHER)
+    outdated = _OUTDATED if seen.values_outdated else None
     message = seen.rolled_back_message or "" if seen.failed_spec_hash == spec_hash else None
     for kind, said, reason, otherwise in (
         (ConditionType.SPEC_WARNING, seen.warning_message or None, ProcessReason.WARNED, ProcessReason.NOT_WARNED),
         (ConditionType.ROLLED_BACK, message, rolled_back, ProcessReason.NOT_ROLLED_BACK),
         (ConditionType.UPDATE_HELD, seen.update_held_message, _why_held(seen), ProcessReason.NOT_HELD),
         (ConditionType.ON_TRIAL, _TRIAL if seen.on_trial else None, ProcessReason.NOT_PROVEN, ProcessReason.PROVEN),
+        (ConditionType.VALUES_OUTDATED, outdated, ProcessReason.VALUES_CHANGED, ProcessReason.VALUES_CURRENT),
     ):
         if said is not None:
             yield Finding(kind, True, reason, said)
