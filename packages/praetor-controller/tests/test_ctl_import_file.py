@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from praetor_api.kube.client.patches import apply_merge_patch
 from praetor_controller.ctl.imports import table as reading
-from praetor_controller.ctl.imports.mapping import FIELDS, LABELS, BadMapping, Mapped, map_devices, mapping_of
+from praetor_controller.ctl.imports.changes import Action, Rules, compare
+from praetor_controller.ctl.imports.mapping import FIELDS, LABELS, BadMapping, Mapped, Wanted, map_devices, mapping_of
 from praetor_controller.ctl.imports.table import Unreadable, read_table
 
 BOM = "\ufeff"
@@ -257,3 +259,55 @@ def test_a_file_without_names_says_which_flag_to_write() -> None:
     with pytest.raises(BadMapping, match="no column 'name'; write --field name=COLUMN"):
         mapped("host,rack\nleaf-1,r1\n")
     assert mapped("host,rack\nleaf-1,r1\n", fields=["name=host"]).devices[0].name == "leaf-1"
+
+
+DEVICES = st.dictionaries(
+    st.sampled_from("abc"), st.dictionaries(st.sampled_from(["rack", "role"]), st.sampled_from("12"))
+)
+EDITS = st.tuples(st.sampled_from("abc"), st.sampled_from(["rack", "role", "ring"]), st.sampled_from(["1", "2", None]))
+STEPS = st.lists(st.one_of(DEVICES, EDITS), max_size=8)
+
+
+@given(STEPS, st.booleans())
+def test_imports_among_the_edits_of_others_touch_nothing_of_theirs_and_settle_at_once(
+    steps: list[dict[str, dict[str, str]] | tuple[str, str, str | None]], prune: bool
+) -> None:
+    rules = Rules(namespace="lab", source="default", prune=prune)
+    live: dict[str, dict[str, Any]] = {}
+    ours: dict[tuple[str, str], str] = {}  # what an import wrote last
+    made: set[str] = set()  # by an import
+    for step in steps:
+        if isinstance(step, tuple):
+            device, label, value = step
+            live.setdefault(device, {"metadata": {"name": device}, "spec": {}})
+            live[device] = apply_merge_patch(live[device], {"metadata": {"labels": {label: value}}})
+            continue
+        wanted = [Wanted(name=name, labels=labels, spec={}) for name, labels in step.items()]
+        before = {name: dict(each["metadata"].get("labels") or {}) for name, each in live.items()}
+        found = compare(wanted, live.values(), rules)
+        for change in found.changes:
+            if change.action is Action.DELETE:
+                del live[change.device]
+            elif change.action is not Action.CONFLICT:
+                live[change.device] = apply_merge_patch(live.get(change.device, {}), change.patch)
+            made |= {change.device} if change.action is Action.CREATE else set()
+        held = {each.device for each in found.of(Action.CONFLICT)}
+        for name, labels in before.items():
+            after = live[name]["metadata"].get("labels") or {} if name in live else {}
+            theirs = {label: value for label, value in labels.items() if ours.get((name, label)) != value}
+            assert {label: after.get(label) for label in theirs} == theirs
+            assert name in live or (prune and name in made and name not in step)
+            assert name not in held or after == labels
+        for name, labels in step.items():
+            for label in ("rack", "role"):
+                now = (live[name]["metadata"].get("labels") or {}).get(label)
+                if name not in held:
+                    assert now == labels.get(label, now)
+                    if now != before.get(name, {}).get(label) and now is not None:
+                        ours[name, label] = now
+                    elif ours.get((name, label)) != now:
+                        ours.pop((name, label), None)
+        made &= live.keys()
+        ours = {(name, label): value for (name, label), value in ours.items() if name in live}
+        again = compare(wanted, live.values(), rules)
+        assert {each.action for each in again.changes} <= {Action.CONFLICT}
