@@ -155,11 +155,7 @@ def valid_traceparent(text: object) -> str:
 
 def features_needed(spec: Mapping[str, Any]) -> frozenset[str]:
     """Return the features that an agent must know to get *spec*, a process spec as it is stored."""
-    return frozenset(
-        feature
-        for path, feature, as_before in _featured()
-        if any(value not in (None, as_before) for value in _values(spec, path))
-    )
+    return frozenset(feature for path, feature, as_before in _featured() if _uses(spec, path, as_before))
 
 
 _Featured: TypeAlias = tuple[tuple[str, ...], str, str | bool | None]
@@ -180,15 +176,15 @@ def _fields_with_a_feature(cls: type, path: tuple[str, ...]) -> Iterator[_Featur
                 yield from _fields_with_a_feature(inner, at)
 
 
-def _values(data: object, path: tuple[str, ...]) -> Iterator[object]:
-    """Yield what stands at *path* in *data*, of each item where a list is on the way."""
+def _uses(data: object, path: tuple[str, ...], as_before: str | bool | None) -> bool:
+    """Return whether something but *as_before* stands at *path* in *data*, in any item where a list is on the way."""
     for depth, name in enumerate(path):
         if isinstance(data, list):
-            for item in data:
-                yield from _values(item, path[depth:])
-            return
-        data = _mapping(data).get(name)
-    yield data
+            return any(_uses(item, path[depth:], as_before) for item in data)
+        if not isinstance(data, dict):
+            return False
+        data = data.get(name)
+    return data is not None and data != as_before
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
 from praetor_api.kube.codec import DecodeError, decode
 from praetor_api.kube.objects import Condition, DeviceProcessStatus, NetworkSwitchStatus
 from praetor_api.protocol import features_needed, valid_traceparent
-from praetor_api.spec import RestartPolicy
+from praetor_api.spec import VALUES_FEATURE, RestartPolicy
 from praetor_api.values import Reference, references_of
 from praetor_gateway.fleet.judges import judges_of
 
@@ -162,6 +162,7 @@ class Projection:
         """Return the row of a DeviceProcess; KeyError or ValueError for one that breaks its schema."""
         metadata, spec = obj["metadata"], obj["spec"]
         ref, annotations = spec["deviceRef"], metadata.get("annotations") or {}
+        features = features_needed(spec) or _NO_FEATURES
         return CachedProcess(
             key=Key(sys.intern(metadata["namespace"]), metadata["name"]),
             uid=metadata["uid"],
@@ -175,11 +176,11 @@ class Projection:
             status=_lean(self._status(obj, DeviceProcessStatus)),
             confirmed=(annotations.get(CONFIRMED_ANNOTATION) or "")[:_MAX_HASH],
             min_ready_seconds=_seconds(annotations.get(MIN_READY_ANNOTATION) or ""),
-            features=features_needed(spec) or _NO_FEATURES,
+            features=features,
             created=sys.intern(metadata.get("creationTimestamp") or ""),
             judges=judges_of(metadata),
             traceparent=valid_traceparent(annotations.get(TRACEPARENT_ANNOTATION)) if self.traced else "",
-            references=self._one(references_of(spec)),
+            references=self._one(references_of(spec)) if VALUES_FEATURE in features else (),
         )
 
     def switch(self, obj: Mapping[str, Any]) -> CachedSwitch:
