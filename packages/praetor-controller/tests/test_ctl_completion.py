@@ -55,7 +55,7 @@ def test_an_unreachable_cluster_completes_nothing(lab: Lab) -> None:
 
 
 def test_verbs_are_completed(lab: Lab) -> None:
-    assert completed(lab, [], "re") == ["replay"]
+    assert completed(lab, [], "re") == ["render", "replay"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

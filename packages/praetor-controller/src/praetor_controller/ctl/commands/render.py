@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`praetorctl render`."""
+
+from __future__ import annotations
+
+import click
+
+from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Key
+from praetor_api.spec import ProcessSpec
+from praetor_api.values import DeviceFields, ExpansionError, missing_references, references_of, resolve, started_with
+from praetor_api.wire import WireError, read
+from praetor_controller.ctl.cluster import Cluster, on_cluster
+from praetor_controller.ctl.commands.completion import deployment_argument, device_names
+from praetor_controller.ctl.errors import CommandFailed
+from praetor_controller.ctl.output import OutputFormat, for_people, output_option, structured, warn
+from praetor_controller.model.projection import project_deployment, project_device
+
+
+@click.command("render")
+@deployment_argument
+@click.argument("device", shell_complete=device_names)
+@on_cluster
+@output_option
+async def render(cluster: Cluster, deployment: str, device: str, output: str) -> str:
+    """Show the command, arguments and environment that DEVICE gets from a deployment.
+
+    References are resolved from the NetworkSwitch as it is stored now, and $(NAME) is expanded, by the rules of the
+    gateway and the agent. Nothing is written. What a backend adds to the environment, such as PATH, is not shown.
+    """
+    stored = await cluster.api.get(DEVICE_PROCESS_DEPLOYMENTS, Key(cluster.namespace, deployment))
+    switch = await cluster.api.get(NETWORK_SWITCHES, Key(cluster.namespace, device))
+    row = project_device(switch)
+    if not project_deployment(stored).selects(row):
+        warn(f"{deployment} does not select {device}; shown is what it would get")
+    spec = stored["spec"]["template"]["spec"]
+    fields = DeviceFields(
+        name=row.name, namespace=row.namespace, labels=row.labels, address=row.address, facts=row.facts or {}
+    )
+    found = resolve(references_of(spec), fields)
+    if found.missing:
+        raise CommandFailed(
+            f"{missing_references(found.missing)}: {device} has no such value and keeps what it runs; label it, wait "
+            "for its facts, or write optional: true"
+        )
+    try:
+        started = started_with(read(ProcessSpec, spec).execution, found.values)
+    except (WireError, ExpansionError) as e:
+        raise CommandFailed(f"{deployment}: {e}") from e
+    shown = {"command": [*started.command], "args": [*started.args], "env": dict(started.env)}
+    return structured(shown, OutputFormat.YAML if for_people(output) else output)

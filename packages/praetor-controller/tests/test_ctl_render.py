@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`praetorctl render`: what a device starts the template of a deployment with."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import yaml
+
+from ctl_testing import Lab
+
+ESCAPE = "\x1b[31mred"
+
+
+def ref(name: str, path: str, **more: bool) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"deviceFieldRef": {"fieldPath": path, **more}}}
+
+
+EXECUTION = {
+    "backend": "process",
+    "command": ["/opt/tel"],
+    "args": ["--id=$(ID)", "$$(ID)", "$(SITE)"],
+    "env": [
+        ref("DEVICE", "metadata.name"),
+        ref("RACK", "metadata.labels['rack']"),
+        ref("ADDRESS", "spec.managementAddress", optional=True),
+        ref("OS", "status.facts['os']"),
+        ref("SITE", "metadata.labels['site']", optional=True),
+        {"name": "ID", "value": "$(DEVICE)/$(RACK)"},
+    ],
+    "expandVariables": True,
+}
+
+
+def lab_with(execution: dict[str, Any]) -> Lab:
+    lab = Lab()
+    lab.deployment(
+        "tel", spec={"selector": {"matchLabels": {"rack": "r1"}}, "template": {"spec": {"execution": execution}}}
+    )
+    facts = {"facts": {"os": ESCAPE}}
+    lab.switch("leaf-1", {"rack": "r1"}, spec={"managementAddress": "192.0.2.7"}, status=facts)
+    lab.switch("leaf-2", {"role": "leaf"})
+    return lab
+
+
+@pytest.mark.parametrize(
+    ("output", "parse"), [("table", yaml.safe_load), ("yaml", yaml.safe_load), ("json", json.loads)]
+)
+def test_the_values_of_a_device_are_shown_as_it_gets_them(output: str, parse: Any) -> None:
+    ran = lab_with(EXECUTION).run("render", "dpd/tel", "leaf-1", "-o", output)
+    assert ran.exit_code == 0, ran.output
+    assert parse(ran.stdout) == {
+        "command": ["/opt/tel"],
+        "args": ["--id=leaf-1/r1", "$(ID)", "$(SITE)"],
+        "env": {"DEVICE": "leaf-1", "RACK": "r1", "ADDRESS": "192.0.2.7", "OS": ESCAPE, "ID": "leaf-1/r1"},
+    }
+    assert "\x1b" not in ran.output
+    assert ran.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        pytest.param(
+            ("tel", "leaf-2"), "ReferenceMissing(metadata.labels['rack'], status.facts['os']): leaf-2", id="value"
+        ),
+        pytest.param(("tel", "leaf-9"), "check the name and --namespace", id="device"),
+        pytest.param(("gone", "leaf-1"), "check the name and --namespace", id="deployment"),
+    ],
+)
+def test_what_cannot_be_rendered_is_said_in_a_sentence(words: tuple[str, ...], said: str) -> None:
+    ran = lab_with(EXECUTION).run("render", *words)
+    assert (ran.exit_code, ran.stdout) == (1, "")
+    assert said in ran.stderr
+
+
+def test_an_expansion_that_is_too_long_names_the_field() -> None:
+    env = [{"name": f"V{n}", "value": f"$(V{n - 1})" * 2 if n else "xx"} for n in range(100)]
+    ran = lab_with(EXECUTION | {"env": env}).run("render", "tel", "leaf-1")
+    assert ran.exit_code == 1
+    assert "spec.execution.env[16].value: is longer than" in ran.stderr
+
+
+def test_a_device_that_the_deployment_does_not_select_is_shown_with_a_warning() -> None:
+    ran = lab_with({"backend": "process", "command": ["/opt/$(X)"]}).run("render", "tel", "leaf-2")
+    assert ran.exit_code == 0
+    assert yaml.safe_load(ran.stdout) == {"command": ["/opt/$(X)"], "args": [], "env": {}}
+    assert "tel does not select leaf-2" in ran.stderr
