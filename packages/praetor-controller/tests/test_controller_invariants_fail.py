@@ -18,7 +18,15 @@ from controller_simulation.invariants import (
     a_passed_gate_stays_passed,
 )
 from controller_testing import deployment, device, process
-from praetor_api.kube.objects import Approval, Budget, LabelSelector, StrategyType, Wave
+from praetor_api.kube.objects import (
+    Approval,
+    Budget,
+    FactOperator,
+    FactRequirement,
+    LabelSelector,
+    StrategyType,
+    Wave,
+)
 from praetor_controller.model.rows import DeploymentRow, ProcessRow, StoredStatus
 from praetor_controller.model.wave_record import WaveRecord
 
@@ -53,7 +61,16 @@ def waves(*approved: str) -> DeploymentRow:
     )
 
 
+NEEDS = (FactRequirement(fact="os.version", operator=FactOperator.GE, values=("12",)),)
+LEFT_OUT = SteadyState(left_out=frozenset({("tel", "a")}))
+
 CASES = (
+    Case(
+        invariant="requirements_are_respected",
+        row=deployment("v2", max_unavailable=2, requirements=NEEDS),
+        device={"facts": {"os.version": "11"}},
+        steady=LEFT_OUT,
+    ),
     Case(invariant="max_unavailable_holds", down="abc"),
     Case(invariant="every_budget_holds", row=deployment("v2", max_unavailable=5, budgets=RACKS), down="ab"),
     Case(invariant="one_process_for_each_device", beside=(process("a", name="tel-a-2"),)),

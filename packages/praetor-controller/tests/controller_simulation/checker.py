@@ -20,6 +20,7 @@ from controller_simulation.invariants import (
     Write,
     a_passed_gate_stays_passed,
     in_storm,
+    left_out,
     share,
 )
 from controller_simulation.progress import ROUNDED_S, Progress
@@ -154,6 +155,9 @@ class Checker:
             stopped=self._stopped(),
             maintained=frozenset(row.name for row in devices.values() if row.in_maintenance),
             held=frozenset(row.name for name in self._down for row in self._stored.processes(name) if row.held),
+            left_out=frozenset(
+                (row.name, each.name) for row in deployments for each in devices.values() if left_out(row, each)
+            ),
             offline=frozenset(row.name for row in devices.values() if row.connected is False),
             unjudged=not self._judged,
             stormy=frozenset(

@@ -74,6 +74,7 @@ class SteadyState:
     stopped: frozenset[tuple[str, int]] = frozenset()  # deployments and generations that go, or must go, no further
     maintained: frozenset[str] = frozenset()
     held: frozenset[str] = frozenset()  # names of processes
+    left_out: frozenset[tuple[str, str]] = frozenset()  # deployments and devices that do not meet their requirements
     offline: frozenset[str] = frozenset()  # they had reported before
     unjudged: bool = False
     stormy: frozenset[tuple[str, str]] = frozenset()  # deployments and revisions that fell silent with many devices
@@ -93,6 +94,12 @@ def wave_of(row: DeploymentRow, process: ProcessRow, began: float) -> str:
 def selects(wave: Wave, device: DeviceRow) -> bool:
     wanted = wave.selector.match_labels if wave.selector is not None else {}
     return all(device.labels.get(key) == value for key, value in wanted.items())
+
+
+def left_out(row: DeploymentRow, device: DeviceRow) -> bool:
+    """Return whether *device* does not meet the requirements, which ask for whole numbers at least."""
+    facts = device.facts or {}
+    return any(int(facts.get(each.fact, 0)) < int(each.values[0]) for each in row.policy.requirements)
 
 
 def max_unavailable_holds(write: Write, facts: Facts) -> str:
@@ -152,6 +159,13 @@ def held_devices_are_deferred(write: Write, facts: Facts) -> str:
     """A device that holds updates is offered nothing."""
     held = write.old is not None and bool(write.old.held) and write.new.name in facts.steady.held
     return f"{write.device.name} was offered {write.new.revision}" if held and not facts.steady.blind else ""
+
+
+def requirements_are_respected(write: Write, facts: Facts) -> str:
+    """A device that does not meet the requirements gets no process, and no other revision."""
+    row, device = write.deployment, write.device
+    out = left_out(row, device) and (row.name, device.name) in facts.steady.left_out
+    return f"{device.name} was offered {write.new.revision}" if out else ""
 
 
 def offline_devices_are_deferred(write: Write, facts: Facts) -> str:
@@ -260,6 +274,7 @@ INVARIANTS: Final[tuple[Callable[[Write, Facts], str], ...]] = (
     on_delete_waits_for_the_deletion,
     maintenance_is_respected,
     held_devices_are_deferred,
+    requirements_are_respected,
     offline_devices_are_deferred,
     untested_revisions_wait_for_their_wave,
     waves_soak,

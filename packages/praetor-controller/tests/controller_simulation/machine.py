@@ -260,6 +260,20 @@ class RolloutMachine(RuleBasedStateMachine):
         if name in self.simulation.devices:
             self.simulation.devices[name].held = held
 
+    @rule(name=st.sampled_from(BOTH), version=st.sampled_from([None, "12", "13"]))
+    @recorded
+    def require(self, name: str, version: str | None) -> None:
+        """Ask for a version of the OS, of which no device says anything before it is upgraded, or for none."""
+        wanted = [] if version is None else [{"fact": "os.version", "operator": "Ge", "values": [version]}]
+        self.simulation.edit(name, requirements=wanted)
+
+    @rule(names=st.lists(st.sampled_from(NAMES), max_size=6, unique=True), version=st.sampled_from(["11", "12", "13"]))
+    @recorded
+    def upgrade(self, names: list[str], version: str) -> None:
+        for name in names:
+            if name in self.simulation.devices:
+                self.simulation.upgrade(name, version)
+
     @rule(name=st.sampled_from(NAMES))
     @recorded
     def die(self, name: str) -> None:
@@ -395,7 +409,7 @@ def converge(simulation: Simulation) -> None:
         simulation.edit(name, updateStrategy={"rollingUpdate": empty | {"maxUnavailable": 2}})
         if simulation.stored.deployment(name).strategy == "OnDelete":
             simulation.edit(name, updateStrategy={"type": "RollingUpdate"})
-        simulation.edit(name, paused=False, progressDeadlineSeconds=600)
+        simulation.edit(name, paused=False, progressDeadlineSeconds=600, requirements=[])
         simulation.roll_out(name, "v9")
     simulation.approve("tel", "w1")
     for name, each in simulation.devices.items():

@@ -159,6 +159,12 @@ MUTANTS = (
         trace=[begin(), device("hold_updates", 0, held=True), REPORT, edit("v2")],
     ),
     Mutant(
+        invariant="requirements_are_respected",
+        fault="the requirements are not asked for",
+        changes=((verdicts._gate_of_update, "if device.unmet and", "if False and"),),
+        trace=[begin(), ("require", {"name": "tel", "version": "12"}), edit("v2")],
+    ),
+    Mutant(
         invariant="offline_devices_are_deferred",
         fault="a device that was offline before the offer is taken for one that is unavailable",
         changes=((availability.availability_of, "else Availability.OFFLINE_BEF", "else Availability.UNAVAILABLE #"),),

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 
 from attrs import field, mutable
 
-from controller_simulation.invariants import selects, share, wave_of
+from controller_simulation.invariants import left_out, selects, share, wave_of
 from controller_simulation.stored import Stored
 from praetor_api.kube.objects import Wave
 from praetor_api.kube.runtime.clock import Clock
@@ -69,12 +69,13 @@ class Progress:
             there = {each for each, note in waves_of.items() if note == wave.name}
             there |= {each.name for each in devices.values() if not waves_of.get(each.name) and selects(wave, each)}
             spared = {each for each in there if devices[each].in_maintenance or not devices[each].connected}
-            spared |= {each for each in there & processes.keys() if processes[each].held}
+            out = {each for each in there if left_out(row, devices[each])}
+            spared |= {each for each in there & processes.keys() if processes[each].held} | out
             taken = {each for each in spared if waves_of.get(each) == wave.name}
             now_there = {each.uid for each in processes.values() if each.device in there - spared}
             gone = [uid for uid, each in rollout.failed.items() if each == wave.name and uid not in now_there]
             since = _since(
-                wave, there, spared, taken, {each: available[each] for each in there & available.keys()}, len(gone)
+                wave, there, out, spared, taken, {each: available[each] for each in there & available.keys()}, len(gone)
             )
             matched = any(selects(wave, each) for each in devices.values())  # and all of them got it in other waves
             if not there and not gone and not (matched or wave.allow_empty or is_first):
@@ -111,6 +112,7 @@ class Progress:
 def _since(
     wave: Wave,
     there: Collection[str],
+    out: Collection[str],
     spared: Collection[str],
     taken: Collection[str],
     available: Mapping[str, float],
@@ -118,11 +120,12 @@ def _since(
 ) -> float:
     """Return since when *wave* stands, at most, with the devices that may be *there*; inf when it does not.
 
-    Besides these, so many that failed are *gone*.
+    Those that are left *out*, for they do not meet the requirements, are *spared*, too. Besides these, so many that
+    failed are *gone*.
     """
     if not (there or gone) or not wave.success_threshold:
         return _ALWAYS
-    room = math.inf if wave.limit is None else share(wave.limit, len(there)) - len(taken)
+    room = math.inf if wave.limit is None else share(wave.limit, len(there) - len(out)) - len(taken)
     counted = max(0.0, min(room, len(there) - len(spared))) + gone
     needed = max(1, math.ceil(counted * wave.success_threshold / 100))
     return sorted(available.values())[needed - 1] if len(available) >= needed else math.inf

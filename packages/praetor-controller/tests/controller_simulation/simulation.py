@@ -256,6 +256,12 @@ class Simulation:
             self.checker.exclude(name)
         self.settle()
 
+    def upgrade(self, name: str, version: str) -> None:
+        """Let a device report another version of its OS."""
+        facts = {"status": {"facts": {"os.version": version}}}
+        self._do(self.kube.patch(NETWORK_SWITCHES, Key(LAB, name), facts, subresource="status"))
+        self.settle()
+
     def deploy(self, name: str, version: str, **spec: Any) -> None:
         body = {"selector": {}, "template": _template(version), "progressDeadlineSeconds": 2_592_000} | spec
         deployment = body_of(DEVICE_PROCESS_DEPLOYMENTS, name, spec=body)
