@@ -29,10 +29,19 @@ class AgentFleet:
         self.kube.apply(network_switch(name, labels))
         return name
 
-    def power_on(self, device: str, gateway: Server | None = None, url: str | None = None) -> Agent:
-        """Start an agent for *device*, with a fresh disk, which talks to *gateway* (the first one), or by *url*."""
+    def power_on(
+        self,
+        device: str,
+        gateway: Server | None = None,
+        url: str | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> Agent:
+        """Start an agent for *device*, with a fresh disk, which talks to *gateway* (the first one), or by *url*.
+
+        *variables* are further ones in its environment.
+        """
         self._mine.append(device)
-        return self.stack.add_agent(device, gateway=gateway, url=url)
+        return self.stack.add_agent(device, gateway=gateway, url=url, variables=variables)
 
     def add(self, number: int = 1, labels: Mapping[str, str] | None = None) -> tuple[str, ...]:
         """Declare devices, start their agents, and return their names once they are connected."""

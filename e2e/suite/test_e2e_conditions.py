@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -73,6 +74,25 @@ def test_health_over_the_network_shows_the_status_line_and_the_error(fleet: Agen
 
 def _healthy(process: Object) -> Object:
     return conditions(process).get("Healthy", {})
+
+
+def test_what_a_device_does_not_allow_a_container_is_refused_and_the_old_version_runs_on(
+    fleet: AgentFleet, kube: Kube
+) -> None:
+    device = fleet.declare()
+    # A runtime with no containers; the agent refuses the spec before it asks for one.
+    fleet.power_on(device, variables={"PRAETOR_AGENT_CONTAINER_RUNTIME": shutil.which("true") or "/bin/true"})
+    fleet.await_connected(device)
+    kube.apply(deployment("box", sleeping()))
+    pid = await_ready(kube, [device])[device]["status"]["pid"]
+    image = {"type": "oci", "url": f"registry.invalid/box@sha256:{'a' * 64}"}
+    asked = {"backend": "container", "container": {"privileged": True}}
+    change_template(kube, "box", {"artifact": image, "execution": asked})
+    held = await_process(
+        kube, device, lambda item: conditions(item)["SpecObserved"].get("reason") == "NotAllowed", "refused"
+    )
+    assert "start the agent with --allow-privileged true" in conditions(held)["SpecObserved"]["message"]
+    assert (held["status"]["pid"], held["status"]["phase"]) == (pid, "Running")
 
 
 def test_the_failure_threshold_is_counted(fleet: AgentFleet, kube: Kube, tmp_path: Path) -> None:

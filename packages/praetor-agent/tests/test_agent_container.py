@@ -34,6 +34,7 @@ from praetor_agent.backends.images import COLLECT_AGAIN_SECONDS, Images
 from praetor_agent.backends.probes import Prober
 from praetor_agent.backends.protocol import Owner
 from praetor_agent.clock import SystemClock
+from praetor_agent.core.allowances import Allowances
 from praetor_agent.core.model import ArtifactState, Observed, Revision
 from praetor_agent.errors import ArtifactGone, BackendError, StartError, UsageError
 from praetor_api.annotations import CONTAINER_DEVICE_LABEL, CONTAINER_UID_LABEL
@@ -42,6 +43,10 @@ from praetor_api.spec import (
     Artifact,
     ArtifactType,
     Backend,
+    Capabilities,
+    Container,
+    ContainerDevice,
+    ContainerVolume,
     EnvVar,
     ExecProbe,
     Execution,
@@ -381,18 +386,10 @@ def test_the_output_of_a_container_is_bounded_and_shown(
 def test_the_output_is_bounded_by_the_log_driver_unless_the_user_chose_one(
     tmp_path: Path, runtime: str, options: tuple[str, ...], driver: str, words: tuple[str, ...]
 ) -> None:
-    class Recording(Runtime):
-        created: tuple[str, ...] = ()
-
-        def __call__(self, *words: str, timeout: int = TIMEOUT_SECONDS, merged: bool = False) -> str:
-            if words[0] == "create":
-                self.created = words
-                raise BackendError("enough")
-            return {"info": driver, "image": '[{"Id": "sha256:1"}]'}.get(words[0], "")
-
     place = tmp_path / "image"
     place.write_text("sha256:1 registry.invalid/x@sha256:1")
     recording = Recording((runtime,))
+    recording.driver = driver
     launch = command_of(Revision(artifact_path=str(place), item=item("x@sha256:1", "/bin/a")))
     with pytest.raises(StartError, match="enough"):
         ContainerBackend(Owner(DEVICE), tmp_path, recording, options).start(launch)
@@ -429,6 +426,106 @@ def test_variables_come_out_of_an_env_file_as_they_went_in(env: dict[str, str]) 
 def test_a_variable_that_a_line_cannot_carry_is_refused(value: str) -> None:
     with pytest.raises(StartError, match=r"env\[A\] holds a line break"):
         render_environment({"A": value})
+
+
+class Recording(Runtime):
+    """A runtime that keeps what it was told to create, and creates nothing."""
+
+    created: tuple[str, ...] = ()
+    driver = "journald"
+
+    def __call__(self, *words: str, timeout: int = TIMEOUT_SECONDS, merged: bool = False) -> str:
+        if words[0] == "create":
+            self.created = words
+            raise BackendError("enough")
+        return {"info": self.driver, "image": '[{"Id": "sha256:1"}]'}.get(words[0], "")
+
+
+def created_with(tmp_path: Path, allowances: Allowances, container: Container | None) -> str:
+    """Return what the runtime was told of the container's network, and of all that it is given."""
+    place = tmp_path / "image"
+    place.write_text("sha256:1 registry.invalid/x@sha256:1")
+    recording = Recording(("podman",))
+    launch = command_of(Revision(artifact_path=str(place), item=item("x@sha256:1", "/bin/a", container=container)))
+    with pytest.raises(StartError) as refused:
+        ContainerBackend(Owner(DEVICE), tmp_path, recording, (), allowances).start(launch)
+    if not recording.created:
+        return str(refused.value)
+    words = list(recording.created)
+    at, until = words.index("--network"), words.index("--entrypoint")
+    return " ".join([*words[at : at + 2], *words[words.index("--env-file") + 2 : until]])
+
+
+def test_a_container_gets_what_it_asks_for_where_the_device_allows_it(tmp_path: Path) -> None:
+    (tmp_path / "data" / "app").mkdir(parents=True)
+    (tmp_path / "alias").symlink_to(tmp_path / "data")
+    allowances = settings.allowances_of(
+        f"{tmp_path}/alias/", "/dev/null,/dev/zero", "net_admin,CAP_SYS_TIME", "lab", "true"
+    )
+    container = Container(
+        volumes=(
+            ContainerVolume(host_path=f"{tmp_path}/alias/app", mount_path="/app", read_only=True),
+            ContainerVolume(host_path=f"{tmp_path}/alias", mount_path="/data"),
+        ),
+        devices=(
+            ContainerDevice(host_path="/dev/null"),
+            ContainerDevice(host_path="/dev/zero", mount_path="/dev/z", permissions="rwm"),
+        ),
+        capabilities=Capabilities(add=("NET_ADMIN", "SYS_TIME"), drop=("ALL",)),
+        network="lab",
+        privileged=True,
+    )
+    assert created_with(tmp_path, allowances, container) == (
+        f"--network lab --mount type=bind,src={tmp_path}/data/app,dst=/app,readonly "
+        f"--mount type=bind,src={tmp_path}/data,dst=/data "
+        "--device /dev/null:/dev/null:rw --device /dev/zero:/dev/z:rwm "
+        "--cap-add NET_ADMIN --cap-add SYS_TIME --cap-drop ALL --privileged"
+    )
+
+
+@pytest.mark.parametrize("container", [None, Container()])
+def test_a_container_gets_the_hosts_network_and_nothing_else_by_default(
+    tmp_path: Path, container: Container | None
+) -> None:
+    assert created_with(tmp_path, Allowances(), container) == "--network host"
+
+
+def test_less_than_the_default_needs_no_flag(tmp_path: Path) -> None:
+    container = Container(network="none", capabilities=Capabilities(drop=("ALL",)))
+    assert created_with(tmp_path, Allowances(), container) == "--network none --cap-drop ALL"
+
+
+def test_a_path_that_leads_out_of_what_is_allowed_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "out").symlink_to("/etc")
+    (tmp_path / "data" / "odd").symlink_to(tmp_path / "data" / "a,b")
+    (tmp_path / "data" / "a,b").touch()
+    allowances = Allowances(volumes=(f"{tmp_path}/data",))
+    for name, words in (
+        ("out", "'/etc' is not allowed on this device; leave it out, or start the agent with --allow-volumes /etc"),
+        ("none", "cannot be used: No such file or directory"),
+        ("odd", "a,b', which no runtime takes"),
+        ("../other", "is not allowed on this device"),
+    ):
+        volume = ContainerVolume(host_path=f"{tmp_path}/data/{name}", mount_path="/x")
+        said = created_with(tmp_path, allowances, Container(volumes=(volume,)))
+        assert said.startswith("spec.execution.container.volumes[0].hostPath: ")
+        assert words in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("app", None, None, None, "false"), "--allow-volumes 'app' is not an absolute path"),
+        ((None, "/dev/a,b", None, None, "false"), "--allow-devices 'b' is not an absolute path"),
+        ((None, None, None, None, "yes"), "--allow-privileged 'yes' is invalid; write true or false"),
+    ],
+)
+def test_a_flag_that_allows_nothing_that_exists_is_refused(
+    flags: tuple[str | None, str | None, str | None, str | None, str], words: str
+) -> None:
+    with pytest.raises(UsageError, match=words):
+        settings.allowances_of(*flags)
 
 
 def test_a_container_that_is_not_what_was_asked_for_is_never_started(tmp_path: Path) -> None:

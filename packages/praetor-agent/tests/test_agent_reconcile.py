@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from praetor_agent.core import reboot, restart, rollback
+from praetor_agent.core.allowances import Allowances
 from praetor_agent.core.model import (
     ArtifactState,
     Failure,
@@ -26,7 +27,18 @@ from praetor_agent.core.reconcile import Decision, Fetch, Remove, Repair, Start,
 from praetor_agent.core.report import observations
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
 from praetor_api.protocol import Desired, DesiredItem, InvalidItem, Observation, RollbackReason
-from praetor_api.spec import Artifact, ArtifactType, Backend, Execution, ProcessSpec, RestartPolicy
+from praetor_api.spec import (
+    Artifact,
+    ArtifactType,
+    Backend,
+    Capabilities,
+    Container,
+    ContainerDevice,
+    ContainerVolume,
+    Execution,
+    ProcessSpec,
+    RestartPolicy,
+)
 from praetor_api.wire import Fault, read, write
 
 UID = "uid-1"
@@ -538,6 +550,60 @@ def test_a_missing_backend_is_reported_and_affects_no_other_process() -> None:
     plan = plan_of(wanted(new, other), seen, record())
     assert plan.actions == (Start(revision=Revision(item=other)),)
     assert plan.memory[UID].failure == Failure(reason="BackendUnavailable", message="no containers here")
+
+
+VOLUME = ContainerVolume(host_path="/var/lib/app/../fw", mount_path="/x")
+NODE = ContainerDevice(host_path="/dev/ipmi0")
+
+
+@pytest.mark.parametrize(
+    ("asked", "flag", "allowances"),
+    [
+        (Container(volumes=(VOLUME,)), "--allow-volumes", Allowances(volumes=("/var/lib/fw",))),
+        (Container(volumes=(VOLUME,)), "--allow-volumes", Allowances(volumes=("/",))),
+        (Container(devices=(NODE,)), "--allow-devices", Allowances(devices=("/dev",))),
+        (
+            Container(capabilities=Capabilities(add=("CAP_BPF",))),
+            "--allow-cap",
+            Allowances(capabilities=frozenset({"BPF"})),
+        ),
+        (
+            Container(capabilities=Capabilities(add=("BPF",))),
+            "--allow-cap",
+            Allowances(capabilities=frozenset({"ALL"})),
+        ),
+        (Container(network="lab"), "--allow-networks", Allowances(networks=frozenset({"lab"}))),
+        (Container(privileged=True), "--allow-privileged", Allowances(privileged=True)),
+    ],
+)
+def test_what_a_container_may_not_have_is_refused_and_the_old_version_runs_on(
+    asked: Container, flag: str, allowances: Allowances
+) -> None:
+    new = item("v2", backend=Backend.CONTAINER)
+    new = replace(new, spec=replace(new.spec, execution=replace(new.spec.execution, container=asked)))
+    seen = observed(running())
+    near = Allowances(volumes=("/var/lib/app", "/var/lib/f"), devices=("/dev/ipmi",), capabilities=frozenset({"BP"}))
+    for lacking in (Allowances(), near):
+        plan = plan_of(wanted(new), replace(seen, allowances=lacking), record())
+        failure = plan.memory[UID].failure
+        assert plan.actions == ()
+        assert failure is not None
+        assert (failure.reason, flag in failure.message) == ("NotAllowed", True)
+        said = observations(wanted(new), plan.memory, seen, {}, 0.0)[UID]
+        assert (said.pending_reason, said.pending_message) == ("NotAllowed", failure.message)
+    assert plan_of(wanted(new), replace(seen, allowances=allowances), record()).memory[UID].failure is None
+
+
+@pytest.mark.parametrize("asked", [Container(), Container(network="none", capabilities=Capabilities(drop=("ALL",)))])
+def test_less_than_the_default_is_never_refused_and_another_backend_always(asked: Container) -> None:
+    new = item("v2", backend=Backend.CONTAINER)
+    new = replace(new, spec=replace(new.spec, execution=replace(new.spec.execution, container=asked)))
+    assert plan_of(wanted(new), observed(running()), record()).memory[UID].failure is None
+    wrong = replace(new, spec=replace(new.spec, execution=replace(new.spec.execution, backend=Backend.PROCESS)))
+    failure = plan_of(wanted(wrong), observed(running()), record()).memory[UID].failure
+    assert failure == Failure(
+        reason="InvalidSpec", message="execution.container needs execution.backend: container; write both or none"
+    )
 
 
 def test_nothing_is_restarted_through_a_backend_that_does_not_answer() -> None:

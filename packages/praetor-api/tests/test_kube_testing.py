@@ -185,6 +185,38 @@ async def test_a_health_check_is_one_command_or_one_address(check: dict[str, Any
         await kube.create(DEVICE_PROCESSES, "lab", body)
 
 
+IMAGE = {"type": "oci", "url": "registry.example/app@sha256:" + "a" * 64}
+
+
+@pytest.mark.parametrize(
+    ("container", "refusal"),
+    [
+        pytest.param({"volumes": [{"hostPath": "/var/lib/app", "mountPath": "/app"}]}, None, id="volume"),
+        pytest.param({"devices": [{"hostPath": "/dev/i0", "permissions": "rm"}], "privileged": True}, None, id="node"),
+        pytest.param({"capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]}, "network": "lab"}, None, id="network"),
+        pytest.param({"volumes": [{"hostPath": "app", "mountPath": "/app"}]}, "hostPath", id="relative"),
+        pytest.param({"volumes": [{"hostPath": "/a,rw", "mountPath": "/app"}]}, "hostPath", id="comma"),
+        pytest.param({"volumes": [{"hostPath": "/a"}]}, "mountPath", id="no-mount-path"),
+        pytest.param({"devices": [{"hostPath": "/dev/a", "permissions": "rx"}]}, "permissions", id="permissions"),
+        pytest.param({"capabilities": {"add": ["net_admin"]}}, "add", id="lower-case"),
+        pytest.param({"network": "container:x"}, "network", id="namespace-of-another"),
+        pytest.param(None, "needs execution.backend: container; write both or none", id="another-backend"),
+    ],
+)  # fmt: skip
+async def test_what_a_container_asks_for_is_checked(container: dict[str, Any] | None, refusal: str | None) -> None:
+    _clock, kube = world()
+    execution: dict[str, Any] = {"backend": "container", "container": container}
+    if container is None:
+        execution = {"backend": "process", "command": ["run"], "container": {}}
+    body = body_of(DEVICE_PROCESSES, "a", spec=SPEC | {"artifact": IMAGE, "execution": execution})
+    if refusal is None:
+        stored = (await kube.create(DEVICE_PROCESSES, "lab", body))["spec"]["execution"]["container"]
+        assert stored.keys() >= (container or {}).keys()
+        return
+    with pytest.raises(Invalid, match=refusal):
+        await kube.create(DEVICE_PROCESSES, "lab", body)
+
+
 async def test_a_watch_replays_selects_and_ends() -> None:
     clock, kube = world()
     start = (await kube.list_page(LEASES, None))["metadata"]["resourceVersion"]

@@ -236,6 +236,10 @@ def merged(change: dict[str, Any]) -> dict[str, Any]:
             "without an artifact healthCheck.exec.command starts with an absolute path",
         ),
         (
+            {"execution": {"backend": "process", "command": ["run"], "container": {"network": "none"}}},
+            "execution.container needs execution.backend: container",
+        ),
+        (
             {
                 "execution": {"backend": "process", "command": ["run"]},
                 "healthCheck": {"exec": {"command": ["true"]}, "tcpSocket": {"port": 1}},
@@ -247,7 +251,7 @@ def merged(change: dict[str, Any]) -> dict[str, Any]:
             "execution.workingDir leads out of the artifact",
         ),
     ],
-    ids=["command", "health-check", "two-health-checks", "working-directory"],
+    ids=["command", "health-check", "container", "two-health-checks", "working-directory"],
 )
 def test_what_can_never_run_is_refused_by_the_api_and_held_where_that_knows_no_rules(
     template: dict[str, Any], words: str

@@ -108,6 +108,11 @@ def test_drift_and_the_last_output_reach_the_status() -> None:
             id="a-reason-of-the-device",
         ),
         pytest.param(
+            seen(observed_spec_hash="x", pending_reason="NotAllowed", pending_message="no"),
+            {"SpecObserved": "False NotAllowed"},
+            id="not-allowed",
+        ),
+        pytest.param(
             seen(observed_spec_hash="x", pending_reason="MyOwnWord", pending_message="odd"),
             {"SpecObserved": "False SpecOutdated"},
             id="pending-by-a-word-of-the-device",

@@ -60,7 +60,12 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]
     inbox = Inbox(waker.wake, state.load_desired(settings.device))
     sources = device_sources(settings.registries, settings.artifact_ca_bundle)
     backends = Backends(
-        settings.device, settings.state_dir, boot_id, settings.container_runtime, settings.container_options
+        settings.device,
+        settings.state_dir,
+        boot_id,
+        settings.container_runtime,
+        settings.container_options,
+        settings.allowances,
     )
     images = settings.state_dir / IMAGES
     store = ArtifactStore(settings.state_dir / "artifacts", max_bytes=settings.artifact_store_bytes, images=images)
@@ -96,7 +101,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]
     dependencies = Dependencies(
         state=state,
         inbox=inbox,
-        host=Host(backends, backends.unavailable, fetcher, boot_id),
+        host=Host(backends, backends.unavailable, fetcher, boot_id, settings.allowances),
         probes=Probes(clock, probe, waker.wake),
         reporter=reporter,
         waker=waker,

@@ -70,6 +70,7 @@ def _run_settings(options: SimpleNamespace, problems: list[str] | None = None) -
     from pathlib import Path
 
     from praetor_agent import settings
+    from praetor_agent.core.allowances import NOTHING
     from praetor_api.conditions import PROVING_SECONDS
 
     def checked(check: Callable[..., T], *given: Any, otherwise: T) -> T:
@@ -85,6 +86,13 @@ def _run_settings(options: SimpleNamespace, problems: list[str] | None = None) -
     token, token_file = checked(settings.token_of, options.token, options.token_file, otherwise=none)
     registries = (options.insecure_registry, options.registry_mirror, options.registry_auth_file)
     bundle = (options.artifact_ca_bundle, "--artifact-ca-bundle")
+    allowed = (
+        options.allow_volumes,
+        options.allow_devices,
+        options.allow_capabilities,
+        options.allow_networks,
+        options.allow_privileged,
+    )
     return settings.RunSettings(
         gateway=checked(settings.gateway_url, options.gateway, otherwise=""),
         device=checked(settings.device_name, options.device, otherwise=""),
@@ -106,6 +114,7 @@ def _run_settings(options: SimpleNamespace, problems: list[str] | None = None) -
         ),
         container_runtime=checked(settings.container_runtime_of, options.container_runtime, otherwise=None),
         container_options=checked(settings.words, "--container-options", options.container_options, otherwise=()),
+        allowances=checked(settings.allowances_of, *allowed, otherwise=NOTHING),
     )
 
 

@@ -101,6 +101,11 @@ def run_flags(parser: argparse.ArgumentParser) -> None:
         help="docker, podman or nerdctl, with its own flags (default: the first one found)",
     )
     flag(parser, "--container-options", help="more options for each container, such as --ulimit=nofile=1024:1024")
+    flag(parser, "--allow-volumes", help="PATH,…: what containers may mount of this device, with all below")
+    flag(parser, "--allow-devices", help="PATH,…: device nodes that containers may use, with all below")
+    flag(parser, "--allow-capabilities", help="NAME,…: capabilities that containers may add, such as NET_ADMIN, or ALL")
+    flag(parser, "--allow-networks", help="NAME,…: networks of the runtime for containers, besides host and none")
+    flag(parser, "--allow-privileged", default="false", help="true: containers may be privileged")
     flag(parser, "--start-splay", default="3", help="spread the first contact over this many seconds")
     flag(parser, "--poll-wait", help="hold a poll at most this many seconds, for a middlebox that cuts earlier")
     flag(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from praetor_agent.artifacts.fetcher import Fetcher
 from praetor_agent.backends import procfs
 from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Backend, KeepsDefinition, KeepsOutput, Owner
+from praetor_agent.core.allowances import NOTHING, Allowances
 from praetor_agent.core.model import Memory, Observed, ObservedDevice, Record, Revision
 from praetor_agent.core.reconcile import Remove, Repair, Start, Stop
 from praetor_agent.errors import ArtifactGone, BackendError
@@ -48,8 +49,10 @@ class Host:
         unavailable: Mapping[BackendName, str],
         fetcher: Fetcher,
         boot_id: str,
+        allowances: Allowances = NOTHING,
     ) -> None:
         self.fetcher = fetcher
+        self._allowances = allowances
         self.boot_id = boot_id
         self._backends = backends
         self._unavailable = {
@@ -73,7 +76,12 @@ class Host:
         artifacts = self.fetcher.states()
         unavailable = {**self._unavailable, **silent}
         return ObservedDevice(
-            boot_id=self.boot_id, observed=observed, artifacts=artifacts, unavailable=unavailable, silent=silent
+            boot_id=self.boot_id,
+            observed=observed,
+            artifacts=artifacts,
+            unavailable=unavailable,
+            silent=silent,
+            allowances=self._allowances,
         )
 
     def start(self, action: Start) -> None:
@@ -136,7 +144,8 @@ def artifacts_of(memory: Memory) -> list[str]:
 class Backends(dict[BackendName, Backend]):
     """The backends that have something on the device; any other is loaded on first use.
 
-    *unavailable* says why this device cannot use the others; *options* are for the container *runtime*.
+    *unavailable* says why this device cannot use the others; *options* are for the container *runtime*, and
+    *allowances* for its containers.
     """
 
     def __init__(
@@ -146,8 +155,10 @@ class Backends(dict[BackendName, Backend]):
         boot_id: str,
         runtime: Sequence[str] | None = None,
         options: Sequence[str] = (),
+        allowances: Allowances = NOTHING,
     ) -> None:
         super().__init__()
+        self._allowances = allowances
         self._owner = Owner(device or "", installation_id(state_dir))
         self._state_dir, self._boot_id, self._options = state_dir, boot_id, options
         self._runtime = runtime or container_runtime_of(os.environ.get("PRAETOR_AGENT_CONTAINER_RUNTIME"))
@@ -187,7 +198,8 @@ class Backends(dict[BackendName, Backend]):
         if name is BackendName.CONTAINER:
             from praetor_agent.backends.container import ContainerBackend, Runtime
 
-            return ContainerBackend(self._owner, directory, Runtime(self._runtime or ()), self._options)
+            runtime = Runtime(self._runtime or ())
+            return ContainerBackend(self._owner, directory, runtime, self._options, self._allowances)
         from praetor_agent.backends.process import ProcessBackend
 
         return ProcessBackend(directory, self._boot_id, device=self._owner.device)

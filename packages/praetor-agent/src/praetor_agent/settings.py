@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
+from praetor_agent.core.allowances import NOTHING, Allowances, normal
 from praetor_agent.errors import UsageError
 from praetor_api.conditions import PROVING_SECONDS
 from praetor_api.names import is_device_name
@@ -60,6 +61,7 @@ class RunSettings:
     artifact_store_bytes: int = DEFAULT_STORE_BYTES
     container_runtime: tuple[str, ...] | None = None
     container_options: tuple[str, ...] = ()
+    allowances: Allowances = NOTHING
 
 
 def gateway_url(text: str | None) -> str:
@@ -156,6 +158,32 @@ def words(flag: str, text: str | None) -> tuple[str, ...]:
         return tuple(shlex.split(text))
     except ValueError:
         raise UsageError(f"{flag} {text!r} has a quote that is not closed") from None
+
+
+def allowances_of(
+    volumes: str | None, devices: str | None, capabilities: str | None, networks: str | None, privileged: str
+) -> Allowances:
+    """Return the settings of the flags --allow-…; UsageError naming the one that is invalid."""
+    if privileged not in ("true", "false"):
+        raise UsageError(f"--allow-privileged {privileged!r} is invalid; write true or false")
+    return Allowances(
+        volumes=_paths("--allow-volumes", volumes),
+        devices=_paths("--allow-devices", devices),
+        capabilities=frozenset(name.upper().removeprefix("CAP_") for name in _listed(capabilities)),
+        networks=frozenset(_listed(networks)),
+        privileged=privileged == "true",
+    )
+
+
+def _paths(flag: str, text: str | None) -> tuple[str, ...]:
+    for path in _listed(text):
+        if not path.startswith("/"):
+            raise UsageError(f"{flag} {path!r} is not an absolute path; write it as /var/lib/app,/run/app")
+    return tuple(normal(path) for path in _listed(text))
+
+
+def _listed(text: str | None) -> list[str]:
+    return [each.strip() for each in (text or "").split(",") if each.strip()]
 
 
 def seconds(flag: str, text: str) -> float:

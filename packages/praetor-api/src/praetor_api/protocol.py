@@ -16,7 +16,7 @@ from functools import cache
 from typing import Annotated, Any, TypeAlias, get_args
 
 from praetor_api.constraints import Constraint
-from praetor_api.spec import PROBES_FEATURE, REBOOT_FEATURE, VALUES_FEATURE, ProcessSpec
+from praetor_api.spec import CONTAINER_FEATURE, PROBES_FEATURE, REBOOT_FEATURE, VALUES_FEATURE, ProcessSpec
 from praetor_api.wire import Fault, WireError, clean_text, read, wire_fields
 
 __all__ = [
@@ -80,7 +80,7 @@ DEFAULT_STALE_MULTIPLIER = 3
 HEARTBEAT_JITTER = 0.1
 """Share of the interval by which an agent moves each heartbeat, so that a fleet does not report in step."""
 
-AGENT_FEATURES = frozenset({PROBES_FEATURE, REBOOT_FEATURE, VALUES_FEATURE})
+AGENT_FEATURES = frozenset({CONTAINER_FEATURE, PROBES_FEATURE, REBOOT_FEATURE, VALUES_FEATURE})
 """The features that an agent of this version knows."""
 
 _MAX_NAME = 253
@@ -118,6 +118,7 @@ class PendingReason(StrEnum):
 
     BACKEND_UNAVAILABLE = "BackendUnavailable"
     INVALID_SPEC = "InvalidSpec"
+    NOT_ALLOWED = "NotAllowed"
     STATE_NOT_WRITABLE = "StateNotWritable"
     FETCHING = "FetchingArtifact"
     ENDING = "EndingOldVersion"

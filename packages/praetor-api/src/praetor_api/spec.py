@@ -10,6 +10,8 @@ from typing import Annotated
 from praetor_api.constraints import CelRule, Constraint
 
 __all__ = [
+    "CONTAINER_FEATURE",
+    "CONTAINER_ONLY",
     "ENV_RULES",
     "EXECUTION_RULES",
     "FIELD_PATH",
@@ -24,8 +26,12 @@ __all__ = [
     "Artifact",
     "ArtifactType",
     "Backend",
+    "Capabilities",
     "Confirm",
     "ConfirmMode",
+    "Container",
+    "ContainerDevice",
+    "ContainerVolume",
     "DeviceFieldRef",
     "DeviceKind",
     "DeviceProcessSpec",
@@ -64,8 +70,15 @@ PROBES_FEATURE = "probes.v1"
 ONE_CHECK = "write exactly one of exec, httpGet and tcpSocket"
 """What is said of a health check that has none of them, or several."""
 
+CONTAINER_FEATURE = "container.v1"
+"""What an agent must know to give a container more, or less, than its default."""
+
+CONTAINER_ONLY = "execution.container needs execution.backend: container; write both or none"
+"""What is said of such a wish for another backend."""
+
 LOCALHOST = "127.0.0.1"
 
+_PATH = r'^/[^,:"\x00-\x1f]*$'  # runtimes separate by these
 FIELD_PATH = (
     r"metadata[.](name|namespace)|spec[.]managementAddress|"
     r"metadata[.]labels\['([-a-zA-Z0-9./_]+)'\]|status[.]facts\['([^']+)'\]"
@@ -253,6 +266,89 @@ class Resources:
     ] = None
 
 
+HostPath = Annotated[
+    str,
+    Constraint(
+        doc="Absolute path on the device, which must exist and be allowed there.",
+        max_length=1024,
+        pattern=_PATH,
+    ),
+]
+Capability = Annotated[str, Constraint(max_length=64, pattern=r"^[A-Z][A-Z0-9_]*$")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerVolume:
+    """A file or directory of the device that the container sees."""
+
+    host_path: HostPath
+    mount_path: Annotated[
+        str, Constraint(doc="Absolute path at which the container sees it.", max_length=1024, pattern=_PATH)
+    ]
+    read_only: Annotated[bool, Constraint(doc="Whether the container may only read it.")] = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContainerDevice:
+    """A device node that the container may use."""
+
+    host_path: HostPath
+    mount_path: Annotated[
+        str | None,
+        Constraint(
+            doc="Absolute path at which the container sees it; the hostPath when unset.", max_length=1024, pattern=_PATH
+        ),
+    ] = None
+    permissions: Annotated[
+        str,
+        Constraint(
+            doc="What it may do: r to read, w to write, m to make nodes.",
+            min_length=1,
+            max_length=3,
+            pattern=r"^r?w?m?$",
+        ),
+    ] = "rw"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """Capabilities of the kernel, such as NET_ADMIN, without CAP_; or ALL."""
+
+    add: Annotated[
+        tuple[Capability, ...], Constraint(doc="Those that it gets besides the runtime's default.", max_items=64)
+    ] = ()
+    drop: Annotated[
+        tuple[Capability, ...], Constraint(doc="Those that are taken from it; that needs no flag.", max_items=64)
+    ] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Container:
+    """What a container gets beyond the default, as far as the device's agent was started with --allow-… flags."""
+
+    volumes: Annotated[
+        tuple[ContainerVolume, ...],
+        Constraint(doc="Files and directories of the device. Needs --allow-volumes.", max_items=32),
+    ] = ()
+    devices: Annotated[
+        tuple[ContainerDevice, ...], Constraint(doc="Device nodes. Needs --allow-devices.", max_items=32)
+    ] = ()
+    capabilities: Annotated[
+        Capabilities | None, Constraint(doc="Capabilities. To add some needs --allow-capabilities.")
+    ] = None
+    network: Annotated[
+        str,
+        Constraint(
+            doc="Network of the container: host, none, or another of the runtime's, which needs --allow-networks.",
+            max_length=64,
+            pattern=r"^[a-zA-Z0-9][-_.a-zA-Z0-9]*$",
+        ),
+    ] = "host"
+    privileged: Annotated[
+        bool, Constraint(doc="Whether it may do on the device what root may. Needs --allow-privileged.")
+    ] = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
     """How the process is run."""
@@ -318,6 +414,12 @@ class Execution:
         int,
         Constraint(doc="Seconds between asking the process to end and ending it by force.", minimum=0, maximum=3600),
     ] = 30
+    container: Annotated[
+        Container | None,
+        Constraint(
+            doc="What a container gets beyond the default; only for the backend container.", feature=CONTAINER_FEATURE
+        ),
+    ] = None
     reboot: Annotated[
         Reboot | None,
         Constraint(
@@ -537,6 +639,9 @@ ENV_RULES = (
 """Rules over one variable."""
 
 EXECUTION_RULES = (
+    CelRule(
+        expression="!has(self.execution.container) || self.execution.backend == 'container'", message=CONTAINER_ONLY
+    ),
     CelRule(
         expression="self.execution.backend == 'container' || "
         "(has(self.execution.command) && size(self.execution.command) > 0)",

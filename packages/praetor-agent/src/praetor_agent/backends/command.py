@@ -11,7 +11,7 @@ from pathlib import Path
 
 from praetor_agent.core.model import Revision
 from praetor_agent.errors import StartError
-from praetor_api.spec import Backend, Hardening, HealthCheck, Resources
+from praetor_api.spec import Backend, Container, Hardening, HealthCheck, Resources
 from praetor_api.values import ExpansionError, Started, started_with
 
 
@@ -54,6 +54,7 @@ def shown(path: str) -> str:
 MAX_FIRST_LINE = 256
 """The kernel reads no more of a script to find its interpreter."""
 
+PLAIN_CONTAINER = Container()
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -79,6 +80,7 @@ class Command:
     artifact_path: str | None = None
     entrypoint: int = 0
     hardening: Hardening = Hardening.BASELINE
+    container: Container = PLAIN_CONTAINER
 
 
 def command_of(revision: Revision, *, at_boot: bool = False) -> Command:
@@ -109,6 +111,7 @@ def command_of(revision: Revision, *, at_boot: bool = False) -> Command:
         artifact_path=revision.artifact_path,
         entrypoint=len(execution.command) if contained else 0,
         hardening=execution.hardening or Hardening.BASELINE,
+        container=execution.container or PLAIN_CONTAINER,
     )
 
 

@@ -21,6 +21,7 @@ from praetor_agent.backends.command import Command, Probe, probe_of
 from praetor_agent.backends.protocol import Owner, own_name, pass_on
 from praetor_agent.backends.resources import wanted
 from praetor_agent.clock import PROGRESS
+from praetor_agent.core.allowances import NOTHING, Allowances, is_within, not_allowed
 from praetor_agent.core.model import Observed, Revision
 from praetor_agent.core.restart import reason_of
 from praetor_agent.errors import ArtifactGone, BackendError, StartError
@@ -31,7 +32,7 @@ from praetor_api.annotations import (
     CONTAINER_SPEC_HASH_LABEL,
     CONTAINER_UID_LABEL,
 )
-from praetor_api.spec import Backend, HealthCheck
+from praetor_api.spec import Backend, Capabilities, Container, HealthCheck
 
 TIMEOUT_SECONDS = 30
 ASK_AGAIN_SECONDS = 30.0
@@ -76,9 +77,20 @@ class Runtime:
 
 
 class ContainerBackend:
-    """Runs processes as containers of *owner*; *options* are more words for `create`, which some hosts need."""
+    """Runs processes as containers of *owner*; *options* are more words for `create`, which some hosts need.
 
-    def __init__(self, owner: Owner, directory: Path, runtime: Runtime, options: Sequence[str] = ()) -> None:
+    *allowances* are what containers may have of the device.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        directory: Path,
+        runtime: Runtime,
+        options: Sequence[str] = (),
+        allowances: Allowances = NOTHING,
+    ) -> None:
+        self._allowances = allowances
         self._owner = owner
         self._device = owner.device
         self._directory = directory
@@ -158,7 +170,7 @@ class ContainerBackend:
             "--name",
             container_name(self._device, command.name, command.uid),
             "--network",
-            "host",
+            command.container.network,
             "--restart",
             "no",
         )
@@ -177,6 +189,7 @@ class ContainerBackend:
         for resource, value in wanted(command.resources):
             flag = {"memory": "--memory", "cpu": "--cpus", "tasks": "--pids-limit"}[resource]
             yield from (flag, str(float(value) / 100) if resource == "cpu" else value)
+        yield from self._granted(command.container)
         yield from self._bounded_log()
         yield from self._options
         words = command.argv
@@ -186,6 +199,25 @@ class ContainerBackend:
             yield from ("--entrypoint", program)
             words = words[1:]
         yield from (image, *words)
+
+    def _granted(self, container: Container) -> Iterator[str]:
+        """Yield the words for what *container* asks for; StartError for what is not allowed once links are followed."""
+        refusal = self._allowances.refusal(container)
+        if refusal is not None:  # the agent may have been started with fewer since
+            raise StartError(refusal)
+        for index, volume in enumerate(container.volumes):
+            source = _followed(f"volumes[{index}]", volume.host_path, self._allowances.volumes, "--allow-volumes")
+            only = ",readonly" if volume.read_only else ""
+            yield from ("--mount", f"type=bind,src={source},dst={volume.mount_path}{only}")
+        for index, device in enumerate(container.devices):
+            source = _followed(f"devices[{index}]", device.host_path, self._allowances.devices, "--allow-devices")
+            yield from ("--device", f"{source}:{device.mount_path or device.host_path}:{device.permissions}")
+        capabilities = container.capabilities or Capabilities()
+        for flag, names in (("--cap-add", capabilities.add), ("--cap-drop", capabilities.drop)):
+            for name in names:
+                yield from (flag, name)
+        if container.privileged:
+            yield "--privileged"
 
     def _bounded_log(self) -> tuple[str, ...]:
         """Return the words that bound the output, unless the user's options say where it goes."""
@@ -234,6 +266,20 @@ class ContainerBackend:
         if words[0] in ("create", "start", "kill", "rm"):
             self._inspect_at = 0.0
         return self._runtime(*words, merged=merged)
+
+
+def _followed(field: str, path: str, allowed: Sequence[str], flag: str) -> str:
+    """Return where *path* leads on this device; StartError if there is nothing, or what *flag* does not allow."""
+    where = f"{field}.hostPath"
+    try:
+        real = os.path.realpath(path, strict=True)
+    except OSError as e:
+        raise StartError(f"spec.execution.container.{where}: {path!r} cannot be used: {e.strerror}") from e
+    if not is_within(real, map(os.path.realpath, allowed)):
+        raise StartError(f"{not_allowed(where, real, flag)} ({path!r} leads there)")
+    if set(real) & set(',:"'):
+        raise StartError(f"spec.execution.container.{where}: {path!r} leads to {real!r}, which no runtime takes")
+    return real
 
 
 def container_name(device: str, name: str, uid: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from praetor_agent.core.allowances import NOTHING, Allowances
 from praetor_agent.core.health import Health
 from praetor_api.conditions import PROVING_SECONDS
 from praetor_api.protocol import DesiredItem, RollbackReason
@@ -31,6 +32,7 @@ class FailureReason(StrEnum):
     MEMORY_NOT_KEPT = "MemoryNotKept"
     START_ERROR = "StartError"
     WAITING = "WaitingForOthersToEnd"
+    NOT_ALLOWED = "NotAllowed"
 
 
 class TerminationReason(StrEnum):
@@ -225,7 +227,7 @@ class ObservedDevice:
     may be changed, if a freeze file exists. *confirmed* are the spec hashes, by uid, that an operator confirmed.
     *heard_at* is when the latest successful exchange with the gateway began, in seconds since boot. *persistence_error*
     is why the memory or the desired state cannot be stored. A version that was up for *proving_seconds* is not what
-    makes the device reboot, if nothing asks for longer.
+    makes the device reboot, if nothing asks for longer. *allowances* are what containers may have.
     """
 
     boot_id: str
@@ -239,6 +241,7 @@ class ObservedDevice:
     heard_at: float | None = None
     persistence_error: str | None = None
     proving_seconds: float = PROVING_SECONDS
+    allowances: Allowances = NOTHING
 
 
 def pinned(artifact: Artifact) -> str | None:

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from praetor_agent.core import health, reboot, restart, rollback
+from praetor_agent.core import allowances, health, reboot, restart, rollback
 from praetor_agent.core.model import (
     Failure,
     FailureReason,
@@ -211,9 +211,13 @@ def _why_not(item: DesiredItem, record: Record, device: ObservedDevice) -> Failu
     reason = device.unavailable.get(item.spec.execution.backend) or unknown(record, device)
     if reason is not None:
         return Failure(reason=FailureReason.BACKEND_UNAVAILABLE, message=reason)
-    fault = reboot.fault(item.spec) or health.fault(item.spec.health_check)
+    spec = item.spec
+    fault = reboot.fault(spec) or health.fault(spec.health_check) or allowances.fault(spec.execution)
     if fault is not None:
         return Failure(reason=FailureReason.INVALID_SPEC, message=fault)
+    refusal = device.allowances.refusal(spec.execution.container)
+    if refusal is not None:
+        return Failure(reason=FailureReason.NOT_ALLOWED, message=refusal)
     old = record.current is not None or record.uid in device.observed
     changes = old and record.spec_hash != item.spec_hash
     return _not_kept("not changed", device) if changes and device.persistence_error is not None else None

@@ -196,6 +196,7 @@ def are_outdated(record: Record, item: DesiredItem) -> bool:
 _PENDING: Mapping[str, PendingReason] = {
     FailureReason.BACKEND_UNAVAILABLE: PendingReason.BACKEND_UNAVAILABLE,
     FailureReason.INVALID_SPEC: PendingReason.INVALID_SPEC,
+    FailureReason.NOT_ALLOWED: PendingReason.NOT_ALLOWED,
     FailureReason.WAITING: PendingReason.WAITING,
     FailureReason.MEMORY_NOT_KEPT: PendingReason.STATE_NOT_WRITABLE,
 }

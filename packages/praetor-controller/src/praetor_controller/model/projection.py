@@ -29,7 +29,7 @@ from praetor_api.kube.objects import (
     LabelSelector,
     Phase,
 )
-from praetor_api.spec import ONE_CHECK, DeviceKind
+from praetor_api.spec import CONTAINER_ONLY, ONE_CHECK, Backend, DeviceKind
 from praetor_api.wire import clean_text
 from praetor_controller.errors import InvalidDeployment
 from praetor_controller.model.annotations import OWN_ANNOTATIONS, deployment_label, managed_keys
@@ -204,6 +204,8 @@ def _fault(policy: RolloutPolicy, process: Mapping[str, Any]) -> str:
             where = f"spec.updateStrategy.rollingUpdate.waves[{index}]"
             return f"{where}: takes every device, and leaves none to the waves after it; write a selector or a limit"
     execution, artifact = process.get("execution") or {}, process.get("artifact")
+    if execution.get("container") is not None and execution.get("backend") != Backend.CONTAINER:
+        return f"spec.template.spec.execution.container: {CONTAINER_ONLY}"
     check = process.get("healthCheck")
     if check is not None and sum(check.get(kind) is not None for kind in ("exec", "httpGet", "tcpSocket")) != 1:
         return f"spec.template.spec.healthCheck: {ONE_CHECK}"
