@@ -40,7 +40,7 @@ print(json.dumps({
 FINALIZER = "praetor.azure.com/e2e"
 LOST = None
 UPGRADE_S = 10  # likewise, so that a rollout lasts while programs are replaced
-HELD_S = 500  # within the progress deadline: a rollout stays at its first device until the test lets it go on
+HELD = {"rollingUpdate": {"waves": [{"name": "first", "limit": 1}, {"name": "rest", "approval": "Manual"}]}}
 FILTERED = 2  # seccomp's mode with a profile
 
 
@@ -175,7 +175,7 @@ def test_a_node_that_loses_power_disconnects_no_device_and_its_rollout_goes_on(
     device, value = devices.agent.device, devices.values_on_host()
     before = devices.writes(PROCESSES)
     declared = devices.writes(SWITCHES)
-    devices.change("55s", minReadySeconds=HELD_S)
+    devices.change("55s", updateStrategy=HELD)
     first = eventually(devices.updated, lambda updated: len(updated) == 1, what="the rollout has reached one device")
     if device in first:
         value = eventually(devices.values_on_host, lambda values: values == {"55s"}, what=f"{device} has the version")
@@ -185,7 +185,7 @@ def test_a_node_that_loses_power_disconnects_no_device_and_its_rollout_goes_on(
     assert (devices.agent.processes(), devices.values_on_host()) == (running, value)
     updated = eventually(devices.updated, what="the apiserver answers")
     assert updated == first, "the rollout was under way"
-    devices.kube.patch(DEPLOYMENTS, SAMPLE, {"spec": {"minReadySeconds": 0}})
+    devices.kube.patch(DEPLOYMENTS, SAMPLE, {"spec": {"updateStrategy": {"rollingUpdate": {"waves": None}}}})
     devices.await_available()
     system.await_rollouts()
     assert devices.values_on_host() == {"55s"}
