@@ -129,7 +129,10 @@ class Checker:
             device=device,
             unmatched=unmatched,
             approved={each.uid for each in leaving} - unmatched,
-            kept=sum(each.device in matching for each in self._stored.processes(row.name)),
+            kept=sum(
+                each.device in matching
+                for each in (*self._stored.processes(row.name), *self._stored.ownerless(row.name))
+            ),
             matching=list(matching.values()),
             down=self._down[row.name],
             left={name for name, until in left.items() if now + ROUNDED_S < until},

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from attrs import evolve, field, mutable
 
 from kube_testing import InProcessKube
-from praetor_api.annotations import OFFERED_AT_ANNOTATION
+from praetor_api.annotations import DEPLOYMENT_LABEL, OFFERED_AT_ANNOTATION
 from praetor_api.kube.client.resource import (
     CONTROLLER_REVISIONS,
     DEVICE_PROCESS_DEPLOYMENTS,
@@ -19,6 +19,7 @@ from praetor_api.kube.client.resource import (
     Key,
     Resource,
 )
+from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, find_revision, project_revision
 from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
@@ -70,6 +71,11 @@ class Stored:
 
     def processes(self, deployment: str) -> tuple[ProcessRow, ...]:
         return self._gather().processes.get(self.deployment(deployment).uid, ())
+
+    def ownerless(self, deployment: str) -> tuple[ProcessRow, ...]:
+        """Return the processes that the deployment is to adopt."""
+        label = (DEPLOYMENT_LABEL, deployment_label(deployment))
+        return tuple(each for each in self._gather().processes.get(None, ()) if label in each.labels)
 
     def devices(self) -> Mapping[str, DeviceRow]:
         return self._gather().devices
