@@ -272,7 +272,7 @@ def test_a_fleet_that_is_left_out_whole_says_so() -> None:
     assert said(kept, "Available")[0] == "MinimumDevicesAvailable"
 
 
-def test_a_wave_waits_for_those_that_can_have_it_and_one_without_any_shows_nothing() -> None:
+def test_a_wave_waits_for_those_alone_that_can_have_it() -> None:
     waves = (Wave(name="canary", limit=2),)
     devices = [old("a"), device("b"), device("c"), device("d")]
     processes = [process(each.name) for each in devices]
@@ -281,7 +281,11 @@ def test_a_wave_waits_for_those_that_can_have_it_and_one_without_any_shows_nothi
     done = [process(name, "v2", wave="canary", offered_at=AT, ready_since=AT) for name in ("b", "c")]
     made = given_plan(devices, [processes[0], *done, processes[3]], waves=waves, current=template("v1"))
     assert (written(made), made.reasons["a"]) == (["d"], UNMET)
-    ring = (Wave(name="canary", selector=selector("canary")),)
+
+
+@pytest.mark.parametrize("limit", [None, 1, "50%"])
+def test_a_wave_in_which_no_device_meets_them_is_not_passed(limit: int | str | None) -> None:
+    ring = (Wave(name="canary", selector=selector("canary"), limit=limit),)
     devices = [old("a", labels={"ring": "canary"}), device("b")]
     made = given_plan(devices, [process("a"), process("b")], waves=ring, current=template("v1"))
     assert made.reasons["b"] == Reason(ReasonCode.WAVE_HAS_NO_ELIGIBLE_DEVICE, "canary")

@@ -310,8 +310,8 @@ def _fill(
 def _limit(index: int, wave: Wave, devices: _Devices, takes: Matches) -> float:
     if wave.limit is None:
         return math.inf
-    asked = isinstance(wave.limit, str)
-    candidates = sum(takes(device.labels) and not device.unmet for device in devices.rows) if asked else 0
+    unmet = [device.unmet for device in devices.rows if takes(device.labels)] if isinstance(wave.limit, str) else []
+    candidates = sum(not each for each in unmet) or len(unmet)  # a wave that none may pass is not one without a device
     return amount(wave.limit, candidates, f"{_PATH}[{index}].limit")
 
 
