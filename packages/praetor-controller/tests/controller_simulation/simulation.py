@@ -215,9 +215,10 @@ class Simulation:
             self.kill()
             self.start()
             self._do(self.clock.settle())
-        # while it waits to retry a failed write, the metrics show the state before it
+        # while it waits to retry a failed write, or to follow all kinds again, the metrics show the state before it
         tried_again = self.clock.monotonic() >= self.client.failed_at + RETRIED_S
-        shown = self.metrics.shown if tried_again and not self.client.unseen else {}
+        follows = not self.client.unseen and not self._cache.kinds_behind
+        shown = self.metrics.shown if tried_again and follows else {}
         self.checker.check_steady_state(shown, self.metrics.faults(), blind=not self.client.open.is_set())
 
     def _mark(self) -> None:
