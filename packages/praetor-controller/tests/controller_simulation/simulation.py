@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Coroutine, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -111,6 +112,7 @@ class Simulation:
         self._loop = asyncio.new_event_loop()
         self._running: asyncio.Task[None] | None = None
         self._marked_at = 0.0
+        self._behind_at = -math.inf
         self.start()
 
     # The controller.
@@ -207,19 +209,24 @@ class Simulation:
         """Let time pass until all tasks wait again; a controller that died is started again."""
         self._mark()
         while seconds > _BOOKMARK_S:
-            self._do(self.clock.advance(_BOOKMARK_S))
+            self._advance(_BOOKMARK_S)
             self._mark()
             seconds -= _BOOKMARK_S
-        self._do(self.clock.advance(seconds))
+        self._advance(seconds)
         while self.client.dead:
             self.kill()
             self.start()
             self._do(self.clock.settle())
         # while it waits to retry a failed write, or to follow all kinds again, the metrics show the state before it
         tried_again = self.clock.monotonic() >= self.client.failed_at + RETRIED_S
-        follows = not self.client.unseen and not self._cache.kinds_behind
+        follows = not self.client.unseen and self.clock.monotonic() >= self._behind_at + _FOLLOWED_AGAIN_S
         shown = self.metrics.shown if tried_again and follows else {}
         self.checker.check_steady_state(shown, self.metrics.faults(), blind=not self.client.open.is_set())
+
+    def _advance(self, seconds: float) -> None:
+        self._do(self.clock.advance(seconds))
+        if self._cache.kinds_behind:
+            self._behind_at = self.clock.monotonic()
 
     def _mark(self) -> None:
         """Send bookmarks, unless no time passed since the last ones: the watches would only cost more."""
