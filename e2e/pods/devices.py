@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -103,8 +103,12 @@ class Devices:
 
     def values_on_host(self) -> set[str]:
         """Return the value of the variable in each process that the agent on this machine runs."""
-        sleepers = [pid for pid in self.agent.processes() if Path(f"/proc/{pid}/comm").read_text() == "sleep\n"]
-        return {_environment(pid).get(VARIABLE, "") for pid in sleepers}  # not of what supervises them
+        values = set()
+        for pid in self.agent.processes():
+            with suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+                if Path(f"/proc/{pid}/comm").read_text() == "sleep\n":  # not what supervises it
+                    values.add(_environment(pid).get(VARIABLE, ""))
+        return values
 
     def values_in_pod(self, device: str) -> set[str]:
         """Return the value of the variable in each process that the agent in a Pod runs."""
