@@ -106,6 +106,25 @@ async def test_a_cancelled_leader_releases_and_the_next_takes_over_at_once() -> 
     world.assert_never_two()
 
 
+async def test_what_the_holder_announced_stays_until_the_next_one_announces() -> None:
+    world = World()
+    world.b = Candidate(world.kube, world.clock, "b", defaults={"longest": "15", "unit": "s"})
+    async with world.a.running() as leading, world.b.running():
+        world.a.elector.announce({"longest": "60"})
+        await world.clock.advance(10)
+        leading.cancel()
+        await world.clock.advance(10)
+        assert world.leaders() == {"b"}
+        assert world.b.elector.holder_annotations == {"address": "10.0.0.1:9443", "longest": "60", "unit": "s"}
+        world.b.elector.announce({"longest": "30"})
+        await world.clock.advance(10)
+        async with world.a.running():
+            world.b.stop.set()
+            await world.clock.advance(10)
+            assert world.leaders() == {"a"}
+            assert world.a.elector.holder_annotations["longest"] == "30"  # and not what it said in its first term
+
+
 async def test_a_hung_renewal_never_gives_two_leaders() -> None:
     world = World()
     async with world.a.running(), world.b.running():

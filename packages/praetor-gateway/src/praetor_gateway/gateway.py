@@ -91,9 +91,8 @@ class Gateway:
         self._fleet = DeviceIndex(self._changed)
         self._traces = DeviceTraces(tracer, clock) if tracer.enabled else None
         limits = _limits(settings)
-        annotations = {JUDGES_WITHIN_ANNOTATION: f"{limits.stale_s + limits.grace_s + limits.scan_s:g}"}
-        if settings.peers is not None:
-            annotations[PEER_ADDRESS_ANNOTATION] = settings.peers.advertise
+        judges = {JUDGES_WITHIN_ANNOTATION: f"{limits.stale_s + limits.grace_s + limits.scan_s:g}"}
+        annotations = {} if settings.peers is None else {PEER_ADDRESS_ANNOTATION: settings.peers.advertise}
         lease = Key(settings.lease_namespace, GATEWAY_LEASE)
         duration_s = settings.lease_duration_s
         self._elector = Elector(
@@ -103,6 +102,7 @@ class Gateway:
             clock,
             lease_duration_s=duration_s,
             annotations=annotations,
+            defaults=judges,
             on_doubt=self._doubt,
         )
         self._liveness = LivenessTracker(

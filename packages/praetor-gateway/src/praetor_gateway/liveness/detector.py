@@ -8,7 +8,7 @@ seconds of the process that decides.
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 
 from attrs import Factory, define, field, frozen
@@ -71,8 +71,8 @@ class ScanResult:
 
 @define(eq=False, weakref_slot=False)
 class TrackedDevice:
-    """What the detector knows of one device. *statuses* are written when its connection changes. *slack_s* more seconds
-    of silence are allowed than the limits say, since it was asked to be heard less often.
+    """What the detector knows of one device. *statuses* are written when its connection changes. *stretch* is how many
+    times longer than the shortest the interval is in which it was asked to be heard: limits are for the shortest.
     """
 
     site: str
@@ -82,11 +82,11 @@ class TrackedDevice:
     observer: str = OWN
     steady_since: float = field(default=Factory(lambda self: self.heard_at, takes_self=True))
     transitions: tuple[float, ...] = ()
-    slack_s: float = 0.0
+    stretch: float = 1.0
 
     def silent_s(self, now: float) -> float:
-        """Return for how long it is silent, apart from what is allowed."""
-        return now - self.heard_at - self.slack_s
+        """Return for how long it is silent, in seconds of a device with the shortest interval."""
+        return (now - self.heard_at) / self.stretch
 
 
 class FailureDetector:
@@ -124,16 +124,16 @@ class FailureDetector:
         else:
             tracked.site, tracked.statuses = site, statuses
 
-    def allow(self, device: str, slack_s: float) -> None:
-        """Allow *device* to be silent for *slack_s* more seconds than the limits say."""
+    def allow(self, device: str, stretch: float) -> None:
+        """Judge *device* by *stretch* times the limits."""
         tracked = self._tracked.get(device)
         if tracked is not None:
-            tracked.slack_s = slack_s
+            tracked.stretch = stretch
 
-    def slack_s(self, device: str) -> float:
-        """Return for how many more seconds than the limits say *device* may be silent."""
+    def stretch(self, device: str) -> float:
+        """Return by how many times the limits *device* is judged."""
         tracked = self._tracked.get(device)
-        return 0.0 if tracked is None else tracked.slack_s
+        return 1.0 if tracked is None else tracked.stretch
 
     def forget(self, device: str) -> None:
         """Track *device* no more."""
@@ -174,7 +174,7 @@ class FailureDetector:
                 tracked.steady_since = heard_at
             tracked.heard_at = heard_at
             tracked.observer = observer
-        if tracked.connected is True or age - tracked.slack_s > self._limits.stale_s or self._is_damped(tracked, now):
+        if tracked.connected is True or age / tracked.stretch > self._limits.stale_s or self._is_damped(tracked, now):
             return False
         self._set_connected(tracked, True, now)
         return True
@@ -254,7 +254,7 @@ class StormGate:
         self._until: dict[str | None, float] = {}  # by the site, None: the fleet
         self._isolated = False
         self._released_at = now
-        self._recently_lost: deque[tuple[float, TrackedDevice]] = deque()
+        self._recently_lost: list[tuple[float, TrackedDevice]] = []
 
     @property
     def closed(self) -> bool:
@@ -263,7 +263,7 @@ class StormGate:
 
     def lost(self, tracked: TrackedDevice, now: float) -> None:
         """Record a device that is gone: a storm may turn out to have begun with it."""
-        self._recently_lost.append((now, tracked))
+        self._recently_lost.append((now + self._limits.storm_window_s * tracked.stretch, tracked))
 
     def admit(self, late: list[TrackedDevice], fleet: Collection[TrackedDevice], now: float) -> Admitted:
         """Return what follows for the devices of *fleet* that are *late*: they count as connected, and are silent."""
@@ -295,7 +295,7 @@ class StormGate:
             if not counts.overdue[group] or (now < self._until[group] and group not in stormy):
                 del self._until[group]
         for group in sorted(stormy - self._until.keys(), key=lambda each: each or ""):
-            self._until[group] = now + self._limits.stale_s
+            self._until[group] = now + self._limits.stale_s * counts.stretch(group)
             began.append(Storm(site=group, silent=counts.silent[group]))
         return tuple(began[:1] if began and began[0].site is None else began)  # the fleet's says it all
 
@@ -317,8 +317,7 @@ class StormGate:
         return tuple(released)
 
     def _still_lost(self, now: float) -> list[TrackedDevice]:
-        while self._recently_lost and now - self._recently_lost[0][0] > self._limits.storm_window_s:
-            self._recently_lost.popleft()
+        self._recently_lost = [(until, each) for until, each in self._recently_lost if now <= until]
         return [tracked for _, tracked in self._recently_lost if tracked.connected is False]
 
     def _restart(self, fleet: Collection[TrackedDevice], now: float) -> None:
@@ -342,12 +341,17 @@ class _Counts:
         now: float,
     ) -> None:
         longest = limits.stale_s - limits.storm_window_s
+        self._late = late
         self.overdue = _by_group(overdue)
         self.late = _by_group((*late, *lost))
         self.silent = _by_group((*(each for each in late if each.silent_s(now) > longest), *lost))
         connected = [each for each in fleet if each.connected in (True, Silence.FLEET)]
         self._sizes = _by_group((*connected, *lost))
         self._share = limits.storm_share
+
+    def stretch(self, group: str | None) -> float:
+        """Return the largest stretch of the late devices of *group*."""
+        return max((each.stretch for each in self._late if group in _groups(each)), default=1.0)
 
     def too_many(self, counts: Mapping[str | None, int]) -> set[str | None]:
         """Return the groups with an overdue device of which more than the share are among *counts*."""

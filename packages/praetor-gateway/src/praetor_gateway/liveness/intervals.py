@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
+from statistics import fmean
 
 from attrs import define, field
 
@@ -11,7 +13,8 @@ HIGH, LOW = 0.8, 0.4
 """Shares of what the process can do: above the first it has too little left for a burst, and below the second the work
 of the next shorter interval is far from the first."""
 RAISE_S, LOWER_S = 10.0, 120.0
-"""How long the load must be above HIGH, or below LOW, for a step: devices learn of it with their next heartbeat."""
+"""Over how long the load must be above HIGH, or below LOW, on average: devices learn of a step with their next
+heartbeat, and one sample says little."""
 FULL = 0.95
 """Share above which nothing is left, though the interval is the longest: then new work is refused until it is HIGH."""
 STEP = 1.5
@@ -25,28 +28,38 @@ class Pace:
     _base: int
     _most: int
     interval: int = field(init=False)
-    _high_since: float | None = field(default=None, init=False)
-    _low_since: float | None = field(default=None, init=False)
     overloaded: bool = field(default=False, init=False)
     """Whether the longest interval does not help."""
-    _full_since: float | None = field(default=None, init=False)
+    _samples: deque[tuple[float, float]] = field(factory=deque, init=False)  # when, and the load; since the last step
+    _since: float | None = field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.interval = self._base
 
     def sample(self, load: float, now: float) -> int:
         """Take the *load* since the sample before, 1 for all that the process can do; return the interval."""
-        self._high_since = None if load <= HIGH else now if self._high_since is None else self._high_since
-        self._low_since = None if load >= LOW else now if self._low_since is None else self._low_since
-        full = load > FULL and self.interval == self._most
-        self._full_since = None if not full else now if self._full_since is None else self._full_since
-        lasts = self._full_since is not None and now - self._full_since >= RAISE_S
-        self.overloaded = lasts or (self.overloaded and load > HIGH)
-        if self._high_since is not None and now - self._high_since >= RAISE_S:
-            self.interval, self._high_since = min(self._most, round(self.interval * STEP)), now
-        elif self._low_since is not None and now - self._low_since >= LOWER_S:
-            self.interval, self._low_since = max(self._base, round(self.interval / STEP)), now
+        self._samples.append((now, load))
+        while now - self._samples[0][0] >= LOWER_S:
+            self._samples.popleft()
+        recent, long = self._mean(RAISE_S, now), self._mean(LOWER_S, now)
+        full = recent is not None and recent > FULL and self.interval == self._most
+        self.overloaded = full or (self.overloaded and load > HIGH)
+        if recent is not None and recent > HIGH and self.interval < self._most:
+            self._step(min(self._most, round(self.interval * STEP)), now)
+        elif long is not None and long < LOW and self.interval > self._base:
+            self._step(max(self._base, round(self.interval / STEP)), now)
         return self.interval
+
+    def _mean(self, over_s: float, now: float) -> float | None:
+        """Return the mean of the load over the last *over_s* seconds; None until the last step is so long ago."""
+        self._since = now if self._since is None else self._since
+        if now - self._since < over_s:
+            return None
+        return fmean(load for at, load in self._samples if now - at < over_s)
+
+    def _step(self, interval: int, now: float) -> None:
+        self.interval, self._since = interval, now
+        self._samples.clear()
 
 
 @define(eq=False, weakref_slot=False)
@@ -75,8 +88,10 @@ class HandedIntervals:
     def __len__(self) -> int:
         return len(self._handed)
 
-    def assume(self, interval: int, until: float) -> None:
+    def assume(self, interval: int, now: float, until: float) -> None:
         """Take *interval* for what each device got before; those that are not heard before *until* are gone."""
+        if now < self._assumed_until:
+            interval, until = max(interval, self._assumed), max(until, self._assumed_until)
         self._assumed, self._assumed_until = max(self._base, interval), until
         for known in self._handed.values():  # another replica may have handed out a longer one since
             if interval > known.interval:

@@ -78,8 +78,6 @@ class HeartbeatPace:
         if self._elector.holder == self._identity:
             longest = max(self._base, self.wanted, self._liveness.longest_interval())
             self._announce(f"{self._identity} {longest}", longest)
-        elif self._said:  # should we take the Lease, it is not forgotten
-            self._announce(self._said, self.announced)
         holder, _, _ = self._said.rpartition(" ")
         honoured = self.announced if holder and holder == self._elector.holder else self._base
         self.interval = max(self._base, min(self.wanted, honoured))

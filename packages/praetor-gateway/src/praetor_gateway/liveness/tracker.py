@@ -73,14 +73,14 @@ class LivenessTracker:
         """Record that *device* was heard and asked to be heard every *interval* seconds, None for the shortest."""
         now, interval = self._clock.monotonic(), interval or self._heartbeat_s
         concerned = self.intervals.concerns(device, interval, now)
-        if not concerned and (self._detector is None or not self._detector.slack_s(device)):
+        if not concerned and (self._detector is None or self._detector.stretch(device) == 1.0):
             return
         if self._fleet.device(device) is None:
             return
         if concerned:
             self.intervals.hand(device, interval, now)
         if self._detector is not None:
-            self._detector.allow(device, self._slack_s(device, now))
+            self._detector.allow(device, self._stretch(device, now))
 
     def longest_interval(self) -> int:
         """Return the longest interval that a device may have got, or another replica wants to hand out."""
@@ -88,8 +88,8 @@ class LivenessTracker:
         wanted = (interval for interval, at in self.wanted.values() if now - at <= self._limits.freeze_s)
         return max((self.intervals.longest(now), *wanted))
 
-    def _slack_s(self, device: str, now: float) -> float:
-        return self._limits.stale_s * (self.intervals.of(device, now) / self._heartbeat_s - 1.0)
+    def _stretch(self, device: str, now: float) -> float:
+        return self.intervals.of(device, now) / self._heartbeat_s
 
     @property
     def suspect(self) -> bool:
@@ -181,8 +181,7 @@ class LivenessTracker:
         Any other may have got *longest_interval* from a replica that is gone.
         """
         now = self._clock.monotonic()
-        longest_s = self._limits.stale_s * longest_interval / self._heartbeat_s
-        self.intervals.assume(longest_interval, now + self._limits.grace_s + longest_s)
+        self._assume(longest_interval, now)
         self._detector = FailureDetector(self._limits, now)
         for device in self._fleet:
             self._declare(self._detector, device, now)
@@ -190,6 +189,26 @@ class LivenessTracker:
         for name, at in self.heard_at.items():
             if self._detector.hear(name, now, age=now - at):
                 self._publish(self._fleet.device(name), True)
+
+    def _assume(self, longest_interval: int, now: float) -> None:
+        longest_s = self._limits.stale_s * longest_interval / self._heartbeat_s
+        self.intervals.assume(longest_interval, now, now + self._limits.grace_s + longest_s)
+
+    def _expect_of_lost(self, detector: FailureDetector, now: float) -> None:
+        """Judge each device by the longest interval that a replica may have handed it before it fell silent itself.
+
+        A replica pushes every second, and may answer devices after its last push.
+        """
+        lost = [name for name, (_, at) in self.wanted.items() if now - at > self._limits.observer_silence_s]
+        if not lost:
+            return
+        longest = self.longest_interval()
+        for name in lost:
+            del self.wanted[name]
+        if longest > self._heartbeat_s:
+            self._assume(longest, now)
+            for device in self._fleet:
+                detector.allow(device.name, self._stretch(device.name, now))
 
     def step_down(self) -> None:
         """Decide no more; go on observing."""
@@ -240,11 +259,12 @@ class LivenessTracker:
         if self._detector is None or self.rival is not None or not self._is_fresh():
             return ScanResult()
         now = self._clock.monotonic()
+        self._expect_of_lost(self._detector, now)
         found = self._detector.scan(now)
         for name in self.intervals.devices():
             if self._detector.connected(name) is False:  # it is handed one again when it comes back
                 self.intervals.forget(name)
-                self._detector.allow(name, self._slack_s(name, now))
+                self._detector.allow(name, self._stretch(name, now))
         for name in found.disconnected:
             self._publish(self._fleet.device(name), False)
         delay_s = 0.0
@@ -258,7 +278,7 @@ class LivenessTracker:
         switch = device.switch
         site = switch.site if switch is not None else ""
         detector.declare(device.name, site=site, connected=recorded(device), now=now, statuses=_statuses(device))
-        detector.allow(device.name, self._slack_s(device.name, now))
+        detector.allow(device.name, self._stretch(device.name, now))
         connected = detector.connected(device.name)
         if connected is not None:
             self._publish(device, connected)

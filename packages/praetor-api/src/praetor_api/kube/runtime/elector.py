@@ -29,7 +29,8 @@ _log = logging.getLogger(__name__)
 class Elector:
     """One candidate for the Lease *key*.
 
-    *identity* must differ between processes. *annotations* are set on the lease by its holder. Times are in seconds.
+    *identity* must differ between processes. *annotations* are set on the lease by its holder, and those of *defaults*
+    where it has none: what the holder before announced stays until we announce something else. Times are in seconds.
     *on_doubt* is called after a request without an answer, with the monotonic seconds at which it was sent, and with
     None when the lease went back to an earlier version: the API's store was restored from a backup.
 
@@ -47,6 +48,7 @@ class Elector:
         renew_deadline_s: float | None = None,
         retry_period_s: float | None = None,
         annotations: Mapping[str, str] | None = None,
+        defaults: Mapping[str, str] | None = None,
         on_doubt: Callable[[float | None], None] = lambda _: None,
     ) -> None:
         renew_deadline_s = lease_duration_s * 2 / 3 if renew_deadline_s is None else renew_deadline_s
@@ -61,6 +63,8 @@ class Elector:
         self._renew_deadline_s = renew_deadline_s
         self._retry_period_s = retry_period_s
         self._annotations = dict(annotations or {})
+        self._defaults = dict(defaults or {})
+        self._announced: dict[str, str] = {}  # in this term
         self._on_doubt = on_doubt
         self._lease: dict[str, Any] | None = None  # as last seen
         self._changed_at = 0.0  # when we saw its spec change, monotonic
@@ -87,8 +91,11 @@ class Elector:
         return self._renewed_at is not None and now_monotonic - self._renewed_at < self._renew_deadline_s
 
     def announce(self, annotations: Mapping[str, str]) -> None:
-        """Set annotations of the lease with the next renewal, and each one after that."""
-        self._annotations |= annotations
+        """Set annotations of the lease with the next renewal, and each one after that, while we hold it.
+
+        The next holder finds them: what it announces itself comes later.
+        """
+        self._announced |= annotations
 
     async def annotate(self, annotations: Mapping[str, str]) -> None:
         """Set annotations of the lease, also while another candidate holds it. Raises KubeError or TimeoutError."""
@@ -109,6 +116,7 @@ class Elector:
                 lost = await first(_led(lead), self._keep())
             finally:
                 self._renewed_at = None
+                self._announced.clear()
                 await self._release()
             _log.info("no longer leading %s", self._key)
 
@@ -203,7 +211,9 @@ class Elector:
         if before.get("holderIdentity") != self._identity:
             spec["acquireTime"] = now
             spec["leaseTransitions"] = (before.get("leaseTransitions") or 0) + 1 if before else 0
-        metadata: dict[str, Any] = {"annotations": self._annotations}
+        known = lease["metadata"].get("annotations") or {}
+        defaults = {name: said for name, said in self._defaults.items() if name not in known}
+        metadata: dict[str, Any] = {"annotations": defaults | self._annotations | self._announced}
         if "resourceVersion" in lease["metadata"]:
             metadata["resourceVersion"] = lease["metadata"]["resourceVersion"]
         return {"metadata": metadata, "spec": spec}
