@@ -16,6 +16,7 @@ LEASES = "coordination.k8s.io"
 CONFIG_MAPS = "configmaps"
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 READ = ("get", "list", "watch")
+DEVICES = ("networkswitches", "bmcs", "dpus", "servers", "socs")
 DEVICES_NAMESPACE = "default"
 
 
@@ -48,7 +49,7 @@ def _of_bindings(program: str, name: str) -> Iterator[AccessRequest]:
 
 ALLOWED = frozenset(
     (
-        *_requests(CONTROLLER, READ, OURS, "networkswitches", "deviceprocessdeployments", "deviceprocesses"),
+        *_requests(CONTROLLER, READ, OURS, *DEVICES, "deviceprocessdeployments", "deviceprocesses"),
         *_requests(CONTROLLER, ("create", "patch", "delete"), OURS, "deviceprocesses"),
         *_requests(CONTROLLER, (*READ, "create", "patch", "delete"), APPS, "controllerrevisions"),
         *_requests(CONTROLLER, ("patch",), OURS, "deviceprocessdeployments/status"),
@@ -57,8 +58,8 @@ ALLOWED = frozenset(
         *_requests(CONTROLLER, ("create", "patch"), "", "events"),
         *_of_lease(CONTROLLER, "praetor-controller"),
         AccessRequest(CONTROLLER, "get", LEASES, "leases", SYSTEM_NAMESPACE, "praetor-gateway-arbiter"),
-        *_requests(GATEWAY, READ, OURS, "networkswitches", "deviceprocesses"),
-        *_requests(GATEWAY, ("patch",), OURS, "networkswitches/status", "deviceprocesses/status"),
+        *_requests(GATEWAY, READ, OURS, *DEVICES, "deviceprocesses"),
+        *_requests(GATEWAY, ("patch",), OURS, *(f"{plural}/status" for plural in (*DEVICES, "deviceprocesses"))),
         *_requests(GATEWAY, ("create", "patch"), EVENTS, "events"),
         *_requests(GATEWAY, ("create", "patch"), "", "events"),
         *_of_lease(GATEWAY, "praetor-gateway-arbiter"),
@@ -72,7 +73,7 @@ _TARGETS = (
         (OURS,),
         (
             f"{plural}{part}"
-            for plural in ("networkswitches", "deviceprocesses", "deviceprocessdeployments")
+            for plural in (*DEVICES, "deviceprocesses", "deviceprocessdeployments")
             for part in ("", "/status", "/finalizers", "/scale")
         ),
     ),

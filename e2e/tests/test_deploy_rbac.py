@@ -10,10 +10,10 @@ import pytest
 
 from e2e.clusters.cluster import SYSTEM_NAMESPACE
 from e2e.release.manifests import BASE, Object, rbac, read
-from e2e.release.permissions import ALLOWED, AccessRequest, is_allowed, questions
+from e2e.release.permissions import ALLOWED, DEVICES, AccessRequest, is_allowed, questions
 
 USERS_ROLES = ("praetor-view", "praetor-edit")
-KINDS = {"networkswitches", "deviceprocesses", "deviceprocessdeployments"}
+KINDS = {*DEVICES, "deviceprocesses", "deviceprocessdeployments"}
 
 
 def rule_covers(rule: Mapping[str, Any], request: AccessRequest) -> bool:

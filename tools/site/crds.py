@@ -12,6 +12,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("networkswitches", "deviceprocesses", "deviceprocessdeployments")
+LIKE_SWITCHES = ("bmcs", "dpus", "servers", "socs")
 SHARED = "spec.template.spec"  # of a deployment; its fields are those of a DeviceProcess
 QUOTE = '"'
 
@@ -32,8 +33,22 @@ def main() -> None:
         crd = yaml.safe_load((ROOT / "crds" / f"azure.com_{plural}.yaml").read_text(encoding="utf-8"))
         versions[crd["spec"]["names"]["kind"]] = (crd["spec"]["names"], crd["spec"]["versions"][0])
     shared = versions["DeviceProcess"][1]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
-    text = "".join(section(kind, *found, shared) for kind, found in versions.items())
+    sections = [section(kind, *found, shared) for kind, found in versions.items()]
+    text = "".join([sections[0], like_switches(), *sections[1:]])
     (ROOT / "docs" / "crds.md").write_text(HEAD + text, encoding="utf-8")
+
+
+def like_switches() -> str:
+    """Return what the page says of the kinds that have the fields of a NetworkSwitch."""
+    text = "\n## BMC, DPU, Server, SOC\n\nTheir fields and columns are those of NetworkSwitch. "
+    text += "[Kinds of devices](devices.md) says more.\n\n| kind | `kubectl get` |\n| -- | -- |\n"
+    for plural in LIKE_SWITCHES:
+        names = yaml.safe_load((ROOT / "crds" / f"azure.com_{plural}.yaml").read_text(encoding="utf-8"))["spec"][
+            "names"
+        ]
+        words = [plural, names["singular"], *names.get("shortNames", ())]
+        text += f"| {names['kind']} | {', '.join(f'`{each}`' for each in words)} |\n"
+    return text
 
 
 def section(kind: str, names: dict[str, Any], version: dict[str, Any], shared: dict[str, Any]) -> str:

@@ -265,7 +265,8 @@ class InProcessKube(KubeApi):
         headers = {"content-type": content_type, "user-agent": "praetor"}
         response = await self.plane.handle(kubeplane.Request(method, unquote(path), given, headers, data))
         if response.status >= 300:
-            raise _refusal(json.loads(response.body))
+            known = response.body.startswith(b"{")  # a path of no kind is answered in plain text
+            raise _refusal(json.loads(response.body)) if known else api_error(response.status, "", str(response.body))
         return response
 
 

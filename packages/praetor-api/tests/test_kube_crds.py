@@ -12,8 +12,9 @@ import yaml
 from praetor_api.kube.codec import decode
 from praetor_api.kube.crds import CUSTOM_RESOURCES, crd, main
 from praetor_api.kube.objects import DeviceProcessDeployment
+from praetor_api.spec import DeviceKind
 
-CRDS: dict[str, dict[str, Any]] = {resource.cls.__name__: crd(resource) for resource in CUSTOM_RESOURCES}
+CRDS: dict[str, dict[str, Any]] = {resource.kind: crd(resource) for resource in CUSTOM_RESOURCES}
 
 
 def version(kind: str) -> dict[str, Any]:
@@ -66,6 +67,10 @@ def test_every_field_has_a_description_for_kubectl_explain(node: dict[str, Any])
     ("kind", "short", "plural"),
     [
         ("NetworkSwitch", "nsw", "networkswitches"),
+        ("BMC", "", "bmcs"),
+        ("DPU", "", "dpus"),
+        ("Server", "srv", "servers"),
+        ("SOC", "", "socs"),
         ("DeviceProcess", "dp", "deviceprocesses"),
         ("DeviceProcessDeployment", "dpd", "deviceprocessdeployments"),
     ],
@@ -73,9 +78,17 @@ def test_every_field_has_a_description_for_kubectl_explain(node: dict[str, Any])
 def test_kinds_are_namespaced_with_short_names_and_a_status(kind: str, short: str, plural: str) -> None:
     spec = CRDS[kind]["spec"]
     assert (spec["group"], spec["scope"]) == ("azure.com", "Namespaced")
-    assert (spec["names"]["shortNames"], spec["names"]["plural"]) == ([short], plural)
+    assert (spec["names"].get("shortNames", [""]), spec["names"]["plural"]) == ([short], plural)
     assert version(kind)["subresources"] == {"status": {}}
     assert version(kind)["additionalPrinterColumns"][-1]["name"] == "Age"
+
+
+def test_devices_of_all_kinds_have_one_schema_and_the_same_columns() -> None:
+    assert {kind.value for kind in DeviceKind} == {*CRDS} - {"DeviceProcess", "DeviceProcessDeployment"}
+    for kind in DeviceKind:
+        named = schema("NetworkSwitch")["properties"] | {"kind": {"type": "string", "description": f"Always {kind}."}}
+        assert schema(kind)["properties"] == named
+        assert version(kind)["additionalPrinterColumns"] == version("NetworkSwitch")["additionalPrinterColumns"]
 
 
 def test_processes_can_be_selected_by_their_device() -> None:
@@ -147,8 +160,12 @@ def test_a_manifest_of_the_original_system_fits_schema_and_classes() -> None:
 def test_the_files_are_the_generated_ones(tmp_path: Path) -> None:
     main(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "azure.com_bmcs.yaml",
         "azure.com_deviceprocessdeployments.yaml",
         "azure.com_deviceprocesses.yaml",
+        "azure.com_dpus.yaml",
         "azure.com_networkswitches.yaml",
+        "azure.com_servers.yaml",
+        "azure.com_socs.yaml",
     ]
     assert all(yaml.safe_load(path.read_text()) in CRDS.values() for path in tmp_path.iterdir())

@@ -9,7 +9,15 @@ from typing import Any
 import pytest
 
 from kube_testing import FakeClock, InProcessKube
-from praetor_api.kube.client.errors import Forbidden, Gone, ServerError, TooManyRequests, Unreachable, api_error
+from praetor_api.kube.client.errors import (
+    ApiError,
+    Forbidden,
+    Gone,
+    ServerError,
+    TooManyRequests,
+    Unreachable,
+    api_error,
+)
 from praetor_api.kube.client.resource import Key, Resource
 from praetor_api.kube.runtime.informer import CATCH_UP_S, DOUBT_S, OPEN_S, SILENCE_S, Informer
 
@@ -466,3 +474,41 @@ async def test_versions_that_are_always_too_old_do_not_make_a_hot_loop_of_lists(
     async with world.running():
         await world.clock.advance(600)
         assert world.asked("list") < 120
+
+
+ABSENT = api_error(404, "", "404 page not found")
+
+
+@pytest.mark.parametrize("refusal", [ABSENT, api_error(403, "Forbidden", "no")])
+async def test_an_optional_kind_that_is_absent_is_empty_and_current_until_it_exists(refusal: ApiError) -> None:
+    world = World(optional=True)
+    await world.create("a")
+    world.api.fail_next(refusal, verb="list", times=5)
+    async with world.running():
+        assert (world.informer.synced.is_set(), world.informer.is_current(), world.rows()) == (True, True, {})
+        assert world.informer.absent is refusal
+        world.informer.doubt(None)
+        assert world.informer.is_current()
+        await world.clock.advance(120)
+        assert 2 <= world.asked("list") <= 4
+        await world.clock.advance(300)
+        assert world.rows() == {"a": ("leaf-1", 0)}
+        assert world.informer.absent is not refusal
+
+
+async def test_a_kind_that_is_needed_is_not_current_while_it_is_absent() -> None:
+    world = World()
+    world.api.fail_next(ABSENT, verb="list", times=100)
+    async with world.running():
+        await world.clock.advance(60)
+        assert (world.informer.synced.is_set(), world.informer.is_current()) == (False, False)
+
+
+async def test_an_optional_kind_with_objects_that_becomes_absent_is_kept_and_not_current() -> None:
+    world = World(optional=True)
+    await world.create("a")
+    async with world.running():
+        world.api.fail_next(ABSENT, times=1000)
+        world.api.end_watches()
+        await world.clock.advance(60)
+        assert (world.rows(), world.informer.is_current()) == ({"a": ("leaf-1", 0)}, False)

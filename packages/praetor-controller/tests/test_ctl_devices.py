@@ -17,8 +17,9 @@ from click.testing import CliRunner
 from ctl_testing import Lab
 from kube_testing import body_of
 from praetor_api.kube.client.errors import Forbidden, KubeError, Unreachable, api_error
-from praetor_api.kube.client.resource import CONFIG_MAPS, EVENTS, LEASES, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import CONFIG_MAPS, DEVICES, EVENTS, LEASES, NETWORK_SWITCHES, Key
 from praetor_api.names import DEVICE_BINDINGS, GATEWAY_LEASE
+from praetor_api.spec import DeviceKind
 from praetor_controller.ctl.cli import main
 from praetor_controller.ctl.cluster import Target
 from praetor_controller.ctl.commands.devices import DeviceLine, DevicePage, changes, device_line
@@ -295,10 +296,24 @@ def test_a_transfer_is_written_beside_the_gateways_lease_and_leaves_other_names_
     assert contested.kube.objects(CONFIG_MAPS)[BINDINGS]["data"] == {"leaf-1": "lab", "leaf-9": "three"}
 
 
+def test_a_transfer_to_another_kind_names_it_where_the_namespace_has_several(contested: Lab) -> None:
+    contested.put(DEVICES[DeviceKind.DPU], "leaf-1", spec={})
+    result = contested.run("devices", "transfer", "leaf-1", "--to", "lab")
+    assert (result.exit_code, "lab has leaf-1 as NetworkSwitch and as DPU; write --kind DPU" in result.stderr) == (
+        1,
+        True,
+    )
+    assert contested.kube.objects(CONFIG_MAPS) == {}
+    result = contested.run("devices", "transfer", "leaf-1", "--to", "lab", "--kind", "dpu")
+    assert result.output == "leaf-1: belongs to lab, as DPU\n"
+    assert contested.kube.objects(CONFIG_MAPS)[BINDINGS]["data"] == {"leaf-1": "lab/DPU"}
+
+
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["leaf-1", "--to", "three"], "three has no NetworkSwitch leaf-1; declare the device there first"),
+        (["leaf-1", "--to", "three"], "three has no device leaf-1; declare the device there first"),
+        (["leaf-1", "--to", "other", "--kind", "DPU"], "other has no DPU leaf-1; declare the device there first"),
         (["leaf-1", "--to", "other", "--gateway-namespace", "one"], "no gateway has its Lease in one; give its"),
     ],
 )

@@ -15,10 +15,10 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message
 
 from kube_testing import FakeClock, InProcessKube, body_of
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, LEASES, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, DEVICES, LEASES, NETWORK_SWITCHES, Key
 from praetor_api.kube.objects import DeviceProcessStatus, NetworkSwitchStatus
 from praetor_api.kube.runtime.tracing import NO_TRACER, Tracer
-from praetor_api.spec import RestartPolicy
+from praetor_api.spec import DeviceKind, RestartPolicy
 from praetor_gateway.cli import main, read_settings
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch
 from praetor_gateway.gateway import Gateway
@@ -73,9 +73,9 @@ def process_object(device: str, name: str = "", **spec: Any) -> dict[str, Any]:
     return body_of(DEVICE_PROCESSES, name or f"agent-{device}", spec=spec)
 
 
-def switch_object(name: str, **labels: str) -> dict[str, Any]:
-    """Return a NetworkSwitch as a person writes it."""
-    return body_of(NETWORK_SWITCHES, name, {"labels": labels}, spec={})
+def switch_object(name: str, *, kind: DeviceKind = DeviceKind.NETWORK_SWITCH, **labels: str) -> dict[str, Any]:
+    """Return a device, by default a NetworkSwitch, as a person writes it."""
+    return body_of(DEVICES[kind], name, {"labels": labels}, spec={})
 
 
 @frozen(kw_only=True)

@@ -11,7 +11,8 @@ import pytest
 
 from gateway_testing import GatewayLab, conditions, one_device, process_object, running_lab, switch_object
 from praetor_api.kube.client.errors import api_error
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, EVENTS, LEASES, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, DEVICES, EVENTS, LEASES, NETWORK_SWITCHES, Key
+from praetor_api.spec import DeviceKind
 
 lab = pytest.fixture(one_device)
 
@@ -221,8 +222,8 @@ def absence(obj: Mapping[str, Any]) -> tuple[str, str]:
     return found["status"], found["reason"]
 
 
-@pytest.mark.parametrize("kind", ["NetworkSwitch", "DPU"])
-async def test_a_device_that_was_never_heard_says_so_within_ten_seconds_and_not_once_it_is(kind: str) -> None:
+@pytest.mark.parametrize("kind", DeviceKind)
+async def test_a_device_that_was_never_heard_says_so_within_ten_seconds_and_not_once_it_is(kind: DeviceKind) -> None:
     async with running_lab() as lab:
         await lab.clock.advance(20)
         await lab.declare("leaf-1")
@@ -235,12 +236,13 @@ async def test_a_device_that_was_never_heard_says_so_within_ten_seconds_and_not_
         before = len(lab.kube.requests)
         await lab.clock.advance(60)
         assert not [each for each in lab.kube.requests[before:] if each.subresource == "status"]
-        await lab.kube.create(NETWORK_SWITCHES, "lab", switch_object("leaf-2"))
+        await lab.kube.create(DEVICES[kind], "lab", switch_object("leaf-2", kind=kind))
         await lab.clock.advance(10)
         assert absence(lab.process("leaf-2")) == ("Unknown", "NeverConnected")
-        for device in ("leaf-1", "leaf-2"):
+        for device, declared in (("leaf-1", DeviceKind.NETWORK_SWITCH), ("leaf-2", kind)):
             await lab.report(device, then_s=5)
-            assert absence(lab.process(device)) == absence(lab.switch(device)) == ("True", "HeartbeatReceived")
+            switch = lab.kube.objects(DEVICES[declared])[Key("lab", device)]
+            assert absence(lab.process(device)) == absence(switch) == ("True", "HeartbeatReceived")
 
 
 async def test_a_device_that_connects_soon_never_says_that_it_did_not() -> None:

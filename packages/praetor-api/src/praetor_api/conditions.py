@@ -122,6 +122,7 @@ class ProcessReason(StrEnum):
     ACCEPTED = "Accepted"
     FOREIGN_NAMESPACE = "ForeignNamespace"
     BOUND_ELSEWHERE = "BoundElsewhere"
+    BOUND_TO_ANOTHER_KIND = "BoundToAnotherKind"
     OWNER_GONE = "OwnerGone"
 
 

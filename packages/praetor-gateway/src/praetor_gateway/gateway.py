@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 
 from praetor_api.annotations import JUDGES_WITHIN_ANNOTATION, PEER_ADDRESS_ANNOTATION
 from praetor_api.kube.client.api import KubeApi
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, DEVICES, NETWORK_SWITCHES, Key, Resource
 from praetor_api.kube.runtime.clock import Clock, within
 from praetor_api.kube.runtime.elector import Elector
 from praetor_api.kube.runtime.events import EventRecorder
@@ -160,10 +160,8 @@ class Gateway:
             manager=self._manager,
         )
         self._informers = tuple(self._make_informers(api, projection))
-        self._bindings = None
-        if len(settings.namespaces) != 1:  # else no other namespace is seen that could claim a name
-            key = Key(settings.lease_namespace, DEVICE_BINDINGS)
-            self._bindings = BindingStore(api, key, self._fleet, clock, self._is_fresh)
+        key = Key(settings.lease_namespace, DEVICE_BINDINGS)
+        self._bindings = BindingStore(api, key, self._fleet, clock, self._is_fresh)
         verifier = load_verifier(settings.credentials) if settings.credentials is not None else None
         self._authenticator = DeviceAuthenticator(verifier, self.metrics.auth)
         self._followers = tuple(self._make_followers(clock))
@@ -229,8 +227,7 @@ class Gateway:
     def _work(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         for informer in self._informers:
             yield "informer", informer.run()
-        if self._bindings is not None:
-            yield "bindings", self._bindings.run()
+        yield "bindings", self._bindings.run()
         yield "status writer", self._writer.run()
         yield "pace of heartbeats", self._pace.run()
         yield "event recorder", self._recorder.run()
@@ -252,8 +249,7 @@ class Gateway:
         """Return when the whole fleet is known."""
         for informer in self._informers:
             await informer.synced.wait()
-        if self._bindings is not None:
-            await self._bindings.loaded.wait()
+        await self._bindings.loaded.wait()
 
     async def _arbitrate(self) -> None:
         """Join the election once the whole fleet is known: until then we refuse all devices, and they seem silent."""
@@ -332,11 +328,16 @@ class Gateway:
         if self._traces is not None:
             on_process += (self._traces.on_change,)
         on_switch: Handlers = (fleet, liveness, self._composer.on_switch)
-        for resource, handlers in ((DEVICE_PROCESSES, on_process), (NETWORK_SWITCHES, on_switch)):
+        followed: tuple[tuple[Resource, Handlers], ...] = (
+            (DEVICE_PROCESSES, on_process),
+            *((resource, on_switch) for resource in DEVICES.values()),
+        )
+        for resource, handlers in followed:
+            optional = resource not in (DEVICE_PROCESSES, NETWORK_SWITCHES)  # as a cluster of an earlier release
             project = partial(projection.row, resource)
             for namespace in self._settings.namespaces or (None,):
                 informer: Informer[Any] = Informer(
-                    api, resource, project=project, clock=self._clock, namespace=namespace
+                    api, resource, project=project, clock=self._clock, namespace=namespace, optional=optional
                 )
                 for handler in handlers:
                     informer.add_handler(handler)
@@ -368,9 +369,9 @@ class Gateway:
         gauge("cache_age_seconds", "Seconds since the apiserver last said anything.", self._cache_age_s)
         stale = "1 while files of tokens or secrets cannot be read, and those read last stay valid."
         gauge("credentials_stale", stale, lambda: float(bool(self.credential_problem())))
-        gauge("names_contested", "Device names that several namespaces claim.", lambda: len(self._fleet.bindings))
-        if (bindings := self._bindings) is not None:
-            gauge("bindings_unwritten", "Contested names that are not stored yet.", lambda: bindings.unwritten)
+        contested = "Device names that several namespaces or kinds claim."
+        gauge("names_contested", contested, lambda: len(self._fleet.bindings))
+        gauge("bindings_unwritten", "Contested names that are not stored yet.", lambda: self._bindings.unwritten)
         gauge("events_dropped", "Events that were not written.", lambda: self._recorder.dropped)
 
 

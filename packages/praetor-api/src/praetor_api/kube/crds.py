@@ -16,6 +16,7 @@ from praetor_api.conditions import ConditionType
 from praetor_api.constraints import CelRule
 from praetor_api.kube.objects import (
     API_VERSION,
+    DEVICE_PLURALS,
     GROUP,
     VERSION,
     VERSION_PATTERN,
@@ -31,6 +32,7 @@ from praetor_api.spec import (
     ENV_RULES,
     EXECUTION_RULES,
     HEALTH_CHECK_RULES,
+    DeviceKind,
     DeviceProcessSpec,
     EnvVar,
     HealthCheck,
@@ -93,11 +95,12 @@ class Column:
 
 @frozen(kw_only=True)
 class CustomResource:
-    """A CustomResourceDefinition without its schema."""
+    """A CustomResourceDefinition without its schema; *short_name* is empty where the singular is as short."""
 
     cls: type
+    kind: str
     plural: str
-    short_name: str
+    short_name: str = ""
     columns: tuple[Column, ...]
     selectable: tuple[str, ...] = ()
 
@@ -109,11 +112,16 @@ def _condition(name: str, part: str = "status") -> str:
 _REVISION = REVISION_ANNOTATION.replace(".", r"\.")  # a dot separates fields
 _AGE = Column("Age", ".metadata.creationTimestamp", "date")
 
-CUSTOM_RESOURCES = (
-    CustomResource(
+_SHORT_NAMES = {DeviceKind.NETWORK_SWITCH: "nsw", DeviceKind.SERVER: "srv"}
+
+
+def _device(kind: DeviceKind, plural: str) -> CustomResource:
+    """Return the definition of devices of *kind*: all kinds have one schema, for the same is done with all."""
+    return CustomResource(
         cls=NetworkSwitch,
-        plural="networkswitches",
-        short_name="nsw",
+        kind=kind.value,
+        plural=plural,
+        short_name=_SHORT_NAMES.get(kind, ""),
         columns=(
             Column("Connected", _condition(ConditionType.AGENT_CONNECTED)),
             Column("Model", ".spec.model"),
@@ -126,9 +134,14 @@ CUSTOM_RESOURCES = (
             Column("Since", _condition(ConditionType.AGENT_CONNECTED, "lastTransitionTime"), "date", priority=1),
             _AGE,
         ),
-    ),
+    )
+
+
+CUSTOM_RESOURCES = (
+    *(_device(kind, plural) for kind, plural in DEVICE_PLURALS.items()),
     CustomResource(
         cls=DeviceProcess,
+        kind="DeviceProcess",
         plural="deviceprocesses",
         short_name="dp",
         columns=(
@@ -154,6 +167,7 @@ CUSTOM_RESOURCES = (
     ),
     CustomResource(
         cls=DeviceProcessDeployment,
+        kind="DeviceProcessDeployment",
         plural="deviceprocessdeployments",
         short_name="dpd",
         columns=(
@@ -174,7 +188,8 @@ CUSTOM_RESOURCES = (
 
 def crd(resource: CustomResource) -> dict[str, Any]:
     """Return the CustomResourceDefinition (apiextensions.k8s.io/v1) of *resource*."""
-    kind = resource.cls.__name__
+    kind = resource.kind
+    short_names = {"shortNames": [resource.short_name]} if resource.short_name else {}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -186,7 +201,7 @@ def crd(resource: CustomResource) -> dict[str, Any]:
                 "listKind": f"{kind}List",
                 "plural": resource.plural,
                 "singular": kind.lower(),
-                "shortNames": [resource.short_name],
+                **short_names,
                 "categories": ["praetor"],
             },
             "scope": "Namespaced",
@@ -202,7 +217,7 @@ def _version(resource: CustomResource) -> dict[str, Any]:
         "storage": True,
         "subresources": {"status": {}},
         "additionalPrinterColumns": [_column(column) for column in resource.columns],
-        "schema": {"openAPIV3Schema": _root_schema(resource.cls)},
+        "schema": {"openAPIV3Schema": _root_schema(resource)},
     }
     if resource.selectable:
         version["selectableFields"] = [{"jsonPath": path} for path in resource.selectable]
@@ -214,14 +229,15 @@ def _column(column: Column) -> dict[str, Any]:
     return shown | ({"priority": column.priority} if column.priority else {})
 
 
-def _root_schema(cls: type) -> dict[str, Any]:
+def _root_schema(resource: CustomResource) -> dict[str, Any]:
+    cls = resource.cls
     schema = object_schema(cls, RULES)
     status_cls, _ = unannotated(get_type_hints(cls, include_extras=True)["status"])
     properties = schema["properties"]
     status = object_schema(status_cls, RULES, defaults=False)
     head = {
         "apiVersion": {"type": "string", "description": f"Always {API_VERSION}."},
-        "kind": {"type": "string", "description": f"Always {cls.__name__}."},
+        "kind": {"type": "string", "description": f"Always {resource.kind}."},
         "metadata": {"type": "object"},
     }
     spec = {key: value for key, value in properties["spec"].items() if key != "default"}

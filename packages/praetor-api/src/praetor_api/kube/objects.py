@@ -15,11 +15,12 @@ from typing import Annotated
 from attrs import field, frozen
 
 from praetor_api.constraints import Constraint
-from praetor_api.spec import NAME_PATTERN, DeviceProcessSpec, ProcessSpec
+from praetor_api.spec import NAME_PATTERN, DeviceKind, DeviceProcessSpec, ProcessSpec
 
 __all__ = [
     "API_VERSION",
     "ATOMIC",
+    "DEVICE_PLURALS",
     "FACT_PATTERN",
     "GROUP",
     "INT_OR_STRING",
@@ -79,6 +80,14 @@ LABEL_KEY_PATTERN = r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9
 LABEL_VALUE_PATTERN = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$"
 PERCENT_PATTERN = r"^(100|[0-9]{1,2})%$"
 FACT_PATTERN = r"^[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?$"
+DEVICE_PLURALS: Mapping[DeviceKind, str] = {
+    DeviceKind.NETWORK_SWITCH: "networkswitches",
+    DeviceKind.BMC: "bmcs",
+    DeviceKind.DPU: "dpus",
+    DeviceKind.SERVER: "servers",
+    DeviceKind.SOC: "socs",
+}
+"""The kinds of devices, by the names of their objects in URLs. All are described by one class, NetworkSwitch."""
 VERSION_PATTERN = r"^[vV]?[0-9]"
 """How a text begins that can be compared as a version."""
 MAP_BY_TYPE = {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
@@ -283,7 +292,7 @@ class NetworkSwitchStatus:
 
 @frozen(kw_only=True)
 class NetworkSwitch:
-    """A device that can carry processes. Deployments select it by its labels."""
+    """A device that can carry processes. Deployments select it by its kind and labels."""
 
     metadata: ObjectMeta
     spec: Annotated[NetworkSwitchSpec, Constraint(doc="Declared properties of the device.")] = NetworkSwitchSpec()

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The declared devices by name, and the desired processes of each: every request is answered from them.
 
-A device knows its name alone, so that a name belongs to one namespace, whatever others declare. All is kept up to date
-by the informers and by our own writes, never by devices: a name that is not declared leaves no trace.
+A device knows its name alone, so that a name belongs to one kind of device in one namespace, whatever others declare.
+All is kept up to date by the informers and by our own writes, never by devices: a name that is not declared leaves no
+trace.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ from attrs import define, field, frozen
 
 from praetor_api.canonical import ItemVersion, desired_etag
 from praetor_api.conditions import ProcessReason
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, DEVICES, Key, Resource
 from praetor_api.kube.objects import Reported
+from praetor_api.spec import DeviceKind
 from praetor_api.values import DeviceFields, Resolved, resolve
 from praetor_gateway.fleet.order import following, supersedes
-from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Row
+from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Owner, Row
 from praetor_gateway.fleet.session import DeviceSession
 
 R = TypeVar("R", CachedProcess, CachedSwitch)
@@ -28,32 +30,45 @@ EMPTY_ETAG = desired_etag(())
 
 
 _BY_PROCESSES = "/processes"
+_KINDS = {kind.value: kind for kind in DeviceKind}
+_RANK = {kind: rank for rank, kind in enumerate(DEVICES)}
+"""Of two kinds that are declared within one second the switch is first, as it was when there was no other kind."""
 
 
 @frozen
 class Binding:
-    """The namespace to which a name belongs while several claim it.
+    """The namespace to which a name belongs while several claim it, and the kind of the device there.
 
-    *declared*: it has, or had, a NetworkSwitch of that name; else its processes alone claim the name.
+    *declared*: it has, or had, a device of that name; else its processes alone claim the name.
     """
 
     namespace: str
     declared: bool = True
+    kind: DeviceKind = DeviceKind.NETWORK_SWITCH
+
+    @property
+    def owner(self) -> Owner:
+        return (self.namespace, self.kind)
 
     def __str__(self) -> str:
-        return self.namespace if self.declared else self.namespace + _BY_PROCESSES
+        kind = "" if self.kind is DeviceKind.NETWORK_SWITCH else f"/{self.kind}"
+        return f"{self.namespace}{kind}" if self.declared else f"{self.namespace}{kind}{_BY_PROCESSES}"
 
     @classmethod
     def parse(cls, text: str) -> Binding:
         """Return the binding that *text* is the string form of."""
-        return cls(text.removesuffix(_BY_PROCESSES), not text.endswith(_BY_PROCESSES))
+        namespace, _, kind = text.removesuffix(_BY_PROCESSES).partition("/")
+        declared, found = not text.endswith(_BY_PROCESSES), _KINDS.get(kind or DeviceKind.NETWORK_SWITCH)
+        if found is None:  # of a later release: it is not followed, so that the name is held
+            return cls(f"{namespace}/{kind}", declared)
+        return cls(namespace, declared, found)
 
 
 @define(eq=False, weakref_slot=False)
 class DeclaredDevice:
-    """One declared device: the processes and NetworkSwitches of its name, in whichever namespaces they are.
+    """One declared device: the processes and devices of its name, of whichever kinds and in whichever namespaces.
 
-    It belongs to one *namespace*; bind() decides which. It is *held* while that one does not claim it but another
+    It belongs to one *owner*; bind() decides which. It is *held* while that one does not claim it but another
     does: then it keeps what it runs, and is told nothing new.
     """
 
@@ -61,13 +76,18 @@ class DeclaredDevice:
     processes: tuple[CachedProcess, ...] = ()
     switches: tuple[CachedSwitch, ...] = ()
     session: DeviceSession = field(factory=DeviceSession)
-    namespace: str = ""
+    owner: Owner = ("", DeviceKind.NETWORK_SWITCH)
     held: bool = False
     switch: CachedSwitch | None = field(default=None, init=False)
-    """Its NetworkSwitch, if one is declared. Both are kept, for each request asks for them several times."""
+    """The row that declares it, if one does. Both are kept, for each request asks for them several times."""
     served: tuple[CachedProcess, ...] = field(default=(), init=False)
     """The processes that are served to it, sorted by name."""
     _etag: str | None = None
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that it belongs to."""
+        return self.owner[0]
 
     @property
     def epoch(self) -> int:
@@ -76,23 +96,24 @@ class DeclaredDevice:
         return 0 if switch is None else switch.credential_epoch
 
     def bind(self, binding: Binding | None, *, remember: bool) -> Binding | None:
-        """Decide to which namespace the device belongs; return the binding to keep, None while one alone claims it.
+        """Decide to whom the device belongs; return the binding to keep, None while one alone claims it.
 
         Args:
             binding: the binding that is kept at present.
-            remember: whether the namespace that was served so far stays it; else the oldest claim counts.
+            remember: whether the owner that was served so far stays it; else the oldest claim counts.
         """
         declaring, using = _oldest_first(self.switches), _oldest_first(self.processes)
         claims = declaring or using
         if not claims:
             return binding
-        if binding is None or (declaring and not binding.declared):  # processes alone never beat a declared switch
-            served = binding.namespace if binding is not None else self.namespace if remember else ""
-            binding = Binding(served if served in claims else claims[0], bool(declaring))
-        self.namespace = binding.namespace
+        if binding is None or (declaring and not binding.declared):  # processes alone never beat a declared device
+            served = binding.owner if binding is not None else self.owner if remember else None
+            namespace, kind = served if served in claims else claims[0]
+            binding = Binding(namespace, bool(declaring), kind)
+        self.owner = binding.owner
         self._select()
-        self.held = self.namespace not in (declaring if binding.declared else using)
-        return binding if self.held or {*declaring, *using} != {self.namespace} else None
+        self.held = self.owner not in (declaring if binding.declared else using)
+        return binding if self.held or {*declaring, *using} != {self.owner} else None
 
     def superseded(self, boot_id: str) -> bool:
         """Return whether a later boot than *boot_id* is known to have reported."""
@@ -157,15 +178,17 @@ class DeclaredDevice:
     def remove(self, row: Row) -> None:
         """Remove the row of that key."""
         if isinstance(row, CachedProcess):
-            self.processes = _without(self.processes, row.key)
+            self.processes = _without(self.processes, row)
         else:
-            self.switches = _without(self.switches, row.key)
+            self.switches = _without(self.switches, row)
         self._select()
 
     def _select(self) -> None:
-        own = self.namespace
-        self.switch = next((row for row in self.switches if row.key.namespace == own), None)
-        served = tuple(row for row in self.processes if not row.deleting and row.key.namespace == own)
+        namespace, kind = self.owner
+        self.switch = next((row for row in self.switches if row.key.namespace == namespace and row.kind is kind), None)
+        served = tuple(
+            row for row in self.processes if not row.deleting and row.key.namespace == namespace and row.kind is kind
+        )
         self.served = self.processes if len(served) == len(self.processes) else served  # most often the same, kept once
 
     def changed(self) -> None:
@@ -183,17 +206,19 @@ class DeviceIndex:
 
     *changed* is called with a device's name when its desired state or its credential epoch may have changed.
 
-    Until begin() it is not known which namespace was served before, for objects come in no order.
+    Until begin() it is not known who was served before, for objects come in no order.
     """
 
     _changed: Callable[[str], None]
     bindings: dict[str, Binding] = field(factory=dict, init=False)
-    """The namespaces of the names that several claim, or claimed when their owner went away."""
+    """The owners of the names that several claim, or claimed when their owner went away."""
     unordered_until: float = field(default=0.0, init=False)
     """Until when no order of reports is written, in monotonic seconds: CRDs of an earlier release do not keep it."""
     _devices: dict[str, DeclaredDevice] = field(factory=dict, init=False)
     _processes: dict[Key, CachedProcess] = field(factory=dict, init=False)
-    _switches: dict[Key, CachedSwitch] = field(factory=dict, init=False)
+    _switches: dict[DeviceKind, dict[Key, CachedSwitch]] = field(
+        factory=lambda: {k: {} for k in DeviceKind}, init=False
+    )
     begun: bool = field(default=False, init=False)
 
     def __len__(self) -> int:
@@ -212,7 +237,8 @@ class DeviceIndex:
 
     def rows(self) -> Iterator[Row]:
         """Yield every row, those of no device too."""
-        yield from self._switches.values()
+        for switches in self._switches.values():
+            yield from switches.values()
         yield from self._processes.values()
 
     def standing(self, row: Row) -> ProcessReason:
@@ -222,10 +248,12 @@ class DeviceIndex:
         device = self._devices.get(row.device)
         if device is not None and device.namespace != row.key.namespace:
             return ProcessReason.BOUND_ELSEWHERE
+        if device is not None and device.owner != row.owner:
+            return ProcessReason.BOUND_TO_ANOTHER_KIND
         return ProcessReason.OWNER_GONE if device is not None and device.held else ProcessReason.ACCEPTED
 
     def begin(self) -> None:
-        """Have the namespace that is served stay it from now on: all objects are known."""
+        """Have the owner that is served stay it from now on: all objects are known."""
         self.begun = True
         for device in tuple(self._devices.values()):
             if device.bind(self.bindings.get(device.name), remember=True) is not None:
@@ -243,13 +271,13 @@ class DeviceIndex:
                 self._notify(device)
 
     def row(self, resource: Resource, key: Key) -> Row | None:
-        return self.process(key) if resource is DEVICE_PROCESSES else self.switch(key)
+        return self.process(key) if resource is DEVICE_PROCESSES else self.switch(key, DeviceKind(resource.kind))
 
     def process(self, key: Key) -> CachedProcess | None:
         return self._processes.get(key)
 
-    def switch(self, key: Key) -> CachedSwitch | None:
-        return self._switches.get(key)
+    def switch(self, key: Key, kind: DeviceKind = DeviceKind.NETWORK_SWITCH) -> CachedSwitch | None:
+        return self._switches[kind].get(key)
 
     def on_change(self, _: Key, old: Row | None, new: Row | None) -> None:
         """Apply a change that an informer reports; *new* is None for a deletion."""
@@ -295,7 +323,7 @@ class DeviceIndex:
             self._notify(device)
 
     def _table(self, row: Row) -> dict[Key, Any]:
-        return self._processes if isinstance(row, CachedProcess) else self._switches
+        return self._processes if isinstance(row, CachedProcess) else self._switches[row.kind]
 
     def _notify(self, device: DeclaredDevice) -> None:
         if not device.processes and not device.switches:
@@ -321,21 +349,28 @@ def _differs(known: Row, row: Row, device: DeclaredDevice) -> bool:
     return known.fields != row.fields and device.refers
 
 
-def _oldest_first(rows: tuple[R, ...]) -> list[str]:
-    """Return the namespaces of *rows*, that of the oldest first."""
+def _oldest_first(rows: tuple[R, ...]) -> list[Owner]:
+    """Return the owners of *rows*, that of the oldest first."""
     if len(rows) == 1:
-        return [rows[0].key.namespace]
-    return list(dict.fromkeys(row.key.namespace for row in sorted(rows, key=lambda row: (row.created, row.key))))
+        return [rows[0].owner]
+    oldest_first = sorted(rows, key=lambda row: (row.created, _place(row)))
+    return list(dict.fromkeys(row.owner for row in oldest_first))
 
 
 def _with(rows: tuple[R, ...], row: R) -> tuple[R, ...]:
-    changed = [other for other in rows if other.key != row.key]
+    changed = list(_without(rows, row))
     changed.append(row)
-    return tuple(sorted(changed, key=lambda each: each.key))
+    return tuple(sorted(changed, key=_place))
 
 
-def _without(rows: tuple[R, ...], key: Key) -> tuple[R, ...]:
-    return tuple(row for row in rows if row.key != key)
+def _place(row: Row) -> tuple[Key, int]:
+    return row.key, _RANK[row.kind]
+
+
+def _without(rows: tuple[R, ...], row: R) -> tuple[R, ...]:
+    """Return *rows* without that of the key of *row*: a process has no other kind, a device is another one then."""
+    other = isinstance(row, CachedSwitch)
+    return tuple(each for each in rows if each.key != row.key or (other and each.kind is not row.kind))
 
 
 def is_older(row: Row, known: Row) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The compact rows that the informers keep of DeviceProcesses and NetworkSwitches.
+"""The compact rows that the informers keep of DeviceProcesses and of devices of all kinds.
 
 A fleet has a hundred thousand of them: raw objects are dropped at once, and
 conditions and texts that many devices share are pooled.
@@ -16,20 +16,23 @@ from attrs import define, evolve, field, frozen
 
 from praetor_api.annotations import CONFIRMED_ANNOTATION, MIN_READY_ANNOTATION, TRACEPARENT_ANNOTATION
 from praetor_api.canonical import ItemVersion, canonical_json
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key, Resource
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, DEVICES, Key, Resource
 from praetor_api.kube.codec import DecodeError, decode
 from praetor_api.kube.objects import Condition, DeviceProcessStatus, NetworkSwitchStatus
 from praetor_api.protocol import features_needed, valid_traceparent
-from praetor_api.spec import VALUES_FEATURE, RestartPolicy
+from praetor_api.spec import VALUES_FEATURE, DeviceKind, RestartPolicy
 from praetor_api.values import Reference, references_of
 from praetor_gateway.fleet.judges import judges_of
 
+Owner: TypeAlias = tuple[str, DeviceKind]
+"""To whom the name of a device may belong: a namespace, and the kind of the device there."""
 Status = TypeVar("Status", DeviceProcessStatus, NetworkSwitchStatus)
 
 POOL_SIZE = 65_536
 """Conditions, and texts, that a pool holds before it is emptied: messages of devices differ without end."""
 _MAX_HASH = 128  # characters; a hash has 71, and an annotation may hold 256 KiB
 _MAX_DIGITS = 10
+_KINDS = {kind.value: kind for kind in DeviceKind}
 _NO_FEATURES: frozenset[str] = frozenset()
 _Pooled = TypeVar("_Pooled")
 _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
@@ -37,7 +40,7 @@ _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime"
 
 @frozen(kw_only=True, weakref_slot=False)
 class CachedProcess:
-    """A DeviceProcess; *parts* make its spec, *device_namespace* is the namespace that its deviceRef names.
+    """A DeviceProcess; *parts* make its spec, *device_namespace* and *kind* are what its deviceRef names.
 
     A fleet's specs differ in the device's name only: what comes before and after it is kept once. *confirmed* is the
     hash of the spec that a user confirmed by the annotation, *min_ready_seconds* is its deployment's, 0 where none is
@@ -63,6 +66,12 @@ class CachedProcess:
     judges: tuple[tuple[str, str], ...] = ()
     traceparent: str = ""
     references: tuple[Reference, ...] = ()
+    kind: DeviceKind = DeviceKind.NETWORK_SWITCH
+
+    @property
+    def owner(self) -> Owner:
+        """Whose device it is for."""
+        return (self.key.namespace, self.kind)
 
     @property
     def foreign(self) -> bool:
@@ -104,7 +113,7 @@ class CachedProcess:
 
 @frozen(kw_only=True, weakref_slot=False)
 class CachedSwitch:
-    """A NetworkSwitch; *site* is the value of the site label, a group of devices that one fault may silence.
+    """A device of some *kind*; *site* is the value of the site label, a group of devices that one fault may silence.
 
     Tokens of its device are valid in *credential_epoch* only. *created* is when, as the API writes it. *labels* are
     keys and values in turn: a dictionary for each device of a fleet would take twice the memory. *address* is the
@@ -122,6 +131,17 @@ class CachedSwitch:
     judges: tuple[tuple[str, str], ...] = ()
     labels: tuple[str, ...] = ()
     address: str = ""
+    kind: DeviceKind = DeviceKind.NETWORK_SWITCH
+
+    @property
+    def resource(self) -> Resource:
+        """Where the API keeps it."""
+        return DEVICES[self.kind]
+
+    @property
+    def owner(self) -> Owner:
+        """Who declares the device."""
+        return (self.key.namespace, self.kind)
 
     @property
     def fields(self) -> tuple[object, ...]:
@@ -156,7 +176,7 @@ class Projection:
 
     def row(self, resource: Resource, obj: Mapping[str, Any]) -> Row:
         """Return the row of an object of *resource*."""
-        return self.process(obj) if resource is DEVICE_PROCESSES else self.switch(obj)
+        return self.process(obj) if resource is DEVICE_PROCESSES else self.switch(obj, DeviceKind(resource.kind))
 
     def process(self, obj: Mapping[str, Any]) -> CachedProcess:
         """Return the row of a DeviceProcess; KeyError or ValueError for one that breaks its schema."""
@@ -181,10 +201,11 @@ class Projection:
             judges=judges_of(metadata),
             traceparent=valid_traceparent(annotations.get(TRACEPARENT_ANNOTATION)) if self.traced else "",
             references=self._one(references_of(spec)) if VALUES_FEATURE in features else (),
+            kind=_kind(ref),
         )
 
-    def switch(self, obj: Mapping[str, Any]) -> CachedSwitch:
-        """Return the row of a NetworkSwitch."""
+    def switch(self, obj: Mapping[str, Any], kind: DeviceKind = DeviceKind.NETWORK_SWITCH) -> CachedSwitch:
+        """Return the row of a device of *kind*."""
         metadata = obj["metadata"]
         status = self._status(obj, NetworkSwitchStatus)
         if status.facts is not None:
@@ -203,6 +224,7 @@ class Projection:
             judges=judges_of(metadata),
             labels=self._one(tuple(sys.intern(text) for pair in labels.items() for text in pair)),
             address=(obj.get("spec") or {}).get("managementAddress") or "",
+            kind=kind,
         )
 
     @property
@@ -253,8 +275,13 @@ def _seconds(text: str) -> int:
     return int(text) if text.isascii() and text.isdecimal() and len(text) < _MAX_DIGITS else 0
 
 
+def _kind(ref: Mapping[str, Any]) -> DeviceKind:
+    """Return the kind of the device; an API without our schema keeps others, which name nothing else."""
+    return _KINDS.get(ref.get("kind") or "", DeviceKind.NETWORK_SWITCH)
+
+
 def _epoch(obj: Mapping[str, Any]) -> int:
-    """Return the credential epoch of a NetworkSwitch; 0 for what its schema refuses, and JSON's true is no number."""
+    """Return the credential epoch of a device; 0 for what its schema refuses, and JSON's true is no number."""
     said = (obj.get("spec") or {}).get("credentialEpoch")
     return said if type(said) is int and said > 0 else 0
 

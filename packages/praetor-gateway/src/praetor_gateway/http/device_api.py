@@ -193,9 +193,7 @@ class DeviceApi:
     def _not_held(self, device: DeclaredDevice | None) -> DeclaredDevice | None:
         """Return *device*; raise Problem (409) if it is to keep what it runs."""
         if device is not None and device.held:
-            detail = (
-                "the device's NetworkSwitch is gone while another namespace declares its name; it keeps what it runs"
-            )
+            detail = "the object of the device is gone while another one declares its name; it keeps what it runs"
             raise Problem(HTTPStatus.CONFLICT, detail)
         return device
 

@@ -9,7 +9,6 @@ import structlog
 from attrs import define, field
 
 from praetor_api.annotations import PEER_UNHEARD_ANNOTATION
-from praetor_api.kube.client.resource import NETWORK_SWITCHES
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.elector import Elector
 from praetor_api.kube.runtime.events import EventRecorder
@@ -97,4 +96,4 @@ class Arbiter:
         rows = (device.switch for device in self._fleet if device.switch is not None)
         row = next((row for row in rows if site in (None, row.site)), None)
         if row is not None:
-            record_event(self._recorder, NETWORK_SWITCHES, row, StatusEvent(reason, note), action="JudgeLiveness")
+            record_event(self._recorder, row.resource, row, StatusEvent(reason, note), action="JudgeLiveness")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from attrs import define, field
 
 from praetor_api.conditions import ProcessReason
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import Key
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.protocol import DEFAULT_HEARTBEAT_SECONDS
 from praetor_gateway.fleet.devices import DeclaredDevice, DeviceIndex, went_back
@@ -288,10 +288,10 @@ class LivenessTracker:
     def _publish_absence(self, device: DeclaredDevice, absence: ProcessReason) -> None:
         switch = device.switch
         if switch is not None and not shows_absence(switch.status.conditions, absence):
-            self._pending.submit(StatusKey(NETWORK_SWITCHES, switch.key), ABSENCE_DEBOUNCE_S)
+            self._pending.submit(StatusKey.of(switch), ABSENCE_DEBOUNCE_S)
         for row in device.served:
             if not shows_absence(row.status.conditions, absence):
-                self._pending.submit(StatusKey(DEVICE_PROCESSES, row.key), ABSENCE_DEBOUNCE_S)
+                self._pending.submit(StatusKey.of(row), ABSENCE_DEBOUNCE_S)
 
     def _recount(self, detector: FailureDetector, device: DeclaredDevice) -> None:
         """Queue the counts that changed while no replica led, for none wrote them then."""
@@ -300,7 +300,7 @@ class LivenessTracker:
             return
         known = switch.status.processes
         if shown_counts(known, counts(device.served)) != known:
-            self._pending.submit(StatusKey(NETWORK_SWITCHES, switch.key), CONNECTED_DEBOUNCE_S)
+            self._pending.submit(StatusKey.of(switch), CONNECTED_DEBOUNCE_S)
 
     def _publish(self, device: DeclaredDevice | None, connected: Connected, after_s: float = 0.0) -> None:
         """Queue all statuses of *device* that do not say *connected*, to be written *after_s* if it is lost."""
@@ -308,12 +308,12 @@ class LivenessTracker:
             return
         switch, found = device.switch, connected is True
         if switch is not None and not says(switch.status.conditions, connected):
-            self._pending.submit(StatusKey(NETWORK_SWITCHES, switch.key), CONNECTED_DEBOUNCE_S if found else after_s)
+            self._pending.submit(StatusKey.of(switch), CONNECTED_DEBOUNCE_S if found else after_s)
         for row in device.served:
             if not says(row.status.conditions, connected) or (not found and self._fetched_since(row)):
                 first = found and connection(row.status.conditions) is None
                 delay_s = FIRST_REPORT_DEBOUNCE_S if first else after_s
-                self._pending.submit(StatusKey(DEVICE_PROCESSES, row.key), delay_s)
+                self._pending.submit(StatusKey.of(row), delay_s)
 
     def _fetched_since(self, row: CachedProcess) -> bool:
         """Return whether the device of *row* fetched it since it was called disconnected, though it is damped still."""

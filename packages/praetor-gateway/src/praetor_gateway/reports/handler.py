@@ -10,7 +10,6 @@ from dataclasses import replace
 from attrs import evolve
 
 from praetor_api.conditions import ConditionType
-from praetor_api.kube.client.resource import NETWORK_SWITCHES
 from praetor_api.kube.conditions import is_true
 from praetor_api.kube.objects import Reported
 from praetor_api.kube.runtime.clock import Clock
@@ -172,7 +171,7 @@ class ReportHandler:
 
     def _submit(self, device: DeclaredDevice) -> None:
         if device.switch is not None:
-            self._pending.submit(StatusKey(NETWORK_SWITCHES, device.switch.key), AGENT_DEBOUNCE_S)
+            self._pending.submit(StatusKey.of(device.switch), AGENT_DEBOUNCE_S)
 
     def _is_behind(self, device: DeclaredDevice, said: Poll) -> bool:
         """Return whether what the device was promised to be on record is not: a replica ended before it wrote it."""

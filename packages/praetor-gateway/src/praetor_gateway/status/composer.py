@@ -10,7 +10,7 @@ from typing import TypeAlias
 from attrs import define
 
 from praetor_api.conditions import ConditionType, ProcessReason
-from praetor_api.kube.client.resource import DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import DEVICE_PROCESSES, Key
 from praetor_api.kube.conditions import is_true
 from praetor_api.kube.objects import ConditionStatus, Phase, Reported
 from praetor_api.protocol import Observation
@@ -49,14 +49,14 @@ class StatusComposer:
         """Return the write that *key* needs; None when its status says all, or when the object is gone."""
         if key.resource is DEVICE_PROCESSES:
             return self._compose_process(key.object, now)
-        return self._compose_switch(key.object, now)
+        return self._compose_switch(key, now)
 
     def is_current(self, key: StatusKey, written: StatusPatch) -> bool:
         """Return whether *written* is composed of the facts as they are now, or the object is gone."""
         if key.resource is DEVICE_PROCESSES:
             row = self._fleet.process(key.object)
             return row is None or self._process_facts(row) == written.facts
-        facts = self._switch_facts(key.object)
+        facts = self._switch_facts(key)
         return facts is None or facts == written.facts
 
     def on_process(self, _: Key, old: CachedProcess | None, new: CachedProcess | None) -> None:
@@ -67,8 +67,8 @@ class StatusComposer:
         if row is None or _counted(old) == _counted(new):
             return
         device = self._fleet.device(row.device)
-        if device is not None and device.switch is not None and device.namespace == row.key.namespace:
-            self._pending.submit(StatusKey(NETWORK_SWITCHES, device.switch.key), COUNTS_DEBOUNCE_S)
+        if device is not None and device.switch is not None and device.owner == row.owner:
+            self._pending.submit(StatusKey.of(device.switch), COUNTS_DEBOUNCE_S)
 
     def on_switch(self, _: Key, old: CachedSwitch | None, new: CachedSwitch | None) -> None:
         """Check a change of a switch. Called once the fleet has the change."""
@@ -95,8 +95,7 @@ class StatusComposer:
         if standing is not ProcessReason.ACCEPTED or known:
             said = [each.reason for each in known if each.status is ConditionStatus.TRUE]
             if said != ([] if standing is ProcessReason.ACCEPTED else [standing]):
-                resource = DEVICE_PROCESSES if isinstance(row, CachedProcess) else NETWORK_SWITCHES
-                self._pending.submit(StatusKey(resource, row.key))
+                self._pending.submit(StatusKey.of(row))
 
     def _compose_process(self, key: Key, now: datetime) -> StatusPatch | None:
         row = self._fleet.process(key)
@@ -116,9 +115,9 @@ class StatusComposer:
         )
         return patch.of_process(row, status, facts, has_switch=device is not None and device.switch is not None)
 
-    def _compose_switch(self, key: Key, now: datetime) -> StatusPatch | None:
-        row, facts = self._fleet.switch(key), self._switch_facts(key)
-        if row is None or facts is None:
+    def _compose_switch(self, key: StatusKey, now: datetime) -> StatusPatch | None:
+        row, facts = self._fleet.row(key.resource, key.object), self._switch_facts(key)
+        if not isinstance(row, CachedSwitch) or facts is None:
             return None
         return patch.of_switch(row, merge_switch(row, facts, now), facts)
 
@@ -131,8 +130,8 @@ class StatusComposer:
         absence = self._absence(device) if device is not None and served else None
         return *self._pending.observation(row), connected, fetched, standing, absence
 
-    def _switch_facts(self, key: Key) -> SwitchFacts | None:
-        device, row = self._fleet.device(key.name), self._fleet.switch(key)
+    def _switch_facts(self, key: StatusKey) -> SwitchFacts | None:
+        device, row = self._fleet.device(key.object.name), self._fleet.row(key.resource, key.object)
         if device is None or row is None:
             return None
         standing = self._fleet.standing(row) if self._leads() else None

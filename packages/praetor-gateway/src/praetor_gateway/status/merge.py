@@ -82,16 +82,21 @@ REFUSED = {
         "another namespace has a device of this name, which stays as it is; use another name, or ask an administrator "
         "for praetorctl devices transfer",
     ),
+    ProcessReason.BOUND_TO_ANOTHER_KIND: (
+        ConditionType.NAME_CONFLICT,
+        "this namespace has a device of this name and of another kind, which stays as it is; use another name or kind, "
+        "or ask an administrator for praetorctl devices transfer",
+    ),
 }
 """Why an object counts for no device: the condition that says so, and its message."""
 _HELD = (
-    "the device keeps what it runs and gets nothing new: another namespace declares its name, and its own has no "
-    "NetworkSwitch of it any more. Create it again, or ask an administrator for praetorctl devices transfer"
+    "the device keeps what it runs and gets nothing new: another namespace or kind declares its name, and its own "
+    "object is gone. Create it again, or ask an administrator for praetorctl devices transfer"
 )
 ABSENT: Mapping[str, str] = {
     ProcessReason.NEVER_CONNECTED: "the device has never connected; check that its agent runs, its token, and the "
     "address of the gateway",
-    ProcessReason.NOT_DECLARED: "no NetworkSwitch has the name in spec.deviceRef, and no agent of this name has ever "
+    ProcessReason.NOT_DECLARED: "no device has the kind and name in spec.deviceRef, and no agent of this name has ever "
     "connected; check the name, or declare the device",
 }
 """Why a device was never heard, and what to do about it."""

@@ -20,7 +20,7 @@ from praetor_api.kube.objects import DeviceProcessStatus, Phase, Reported
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.workqueue import Workqueue
 from praetor_api.protocol import Observation
-from praetor_gateway.fleet.rows import CachedProcess
+from praetor_gateway.fleet.rows import CachedProcess, Row
 
 PROGRESS_DEBOUNCE_S = 0.3
 """How long a step on the way (downloaded, started) waits for the next one: a start costs two writes at most, not one a
@@ -47,6 +47,11 @@ class StatusKey:
 
     resource: Resource
     object: Key
+
+    @classmethod
+    def of(cls, row: Row) -> StatusKey:
+        """Return the key of the object of *row*."""
+        return cls(DEVICE_PROCESSES if isinstance(row, CachedProcess) else row.resource, row.key)
 
 
 class PendingStatuses:

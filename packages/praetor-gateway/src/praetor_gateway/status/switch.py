@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The status of a NetworkSwitch: what its agent says of itself, its connection, counts of its processes. Pure."""
+"""The status of a device of any kind: what its agent says of itself, its connection, counts of its processes. Pure."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def merge_switch(row: CachedSwitch, facts: SwitchFacts, now: datetime) -> Networ
     """Return the status of *row* with *facts* in it. The same status when nothing changed."""
     status, conditions = row.status, by_type(row.status.conditions)
     set_standing(conditions, facts.standing, row.generation, now)
-    if facts.standing in REFUSED:  # its name belongs to another namespace: nothing that is known is about this object
+    if facts.standing in REFUSED:  # its name belongs to another: nothing that is known is about this object
         for kind in (ConditionType.AGENT_CONNECTED, ConditionType.DUPLICATE):
             conditions.pop(kind, None)
         refused = NetworkSwitchStatus(

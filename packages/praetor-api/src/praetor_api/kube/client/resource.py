@@ -9,12 +9,14 @@ from urllib.parse import quote
 
 from attrs import frozen
 
-from praetor_api.kube.objects import GROUP, VERSION
+from praetor_api.kube.objects import DEVICE_PLURALS, GROUP, VERSION
+from praetor_api.spec import DeviceKind
 
 __all__ = [
     "CONFIG_MAPS",
     "CONTROLLER_REVISIONS",
     "CORE_EVENTS",
+    "DEVICES",
     "DEVICE_PROCESSES",
     "DEVICE_PROCESS_DEPLOYMENTS",
     "EVENTS",
@@ -72,7 +74,12 @@ DEVICE_PROCESSES = Resource(group=GROUP, version=VERSION, plural="deviceprocesse
 DEVICE_PROCESS_DEPLOYMENTS = Resource(
     group=GROUP, version=VERSION, plural="deviceprocessdeployments", kind="DeviceProcessDeployment"
 )
-NETWORK_SWITCHES = Resource(group=GROUP, version=VERSION, plural="networkswitches", kind="NetworkSwitch")
+DEVICES: Mapping[DeviceKind, Resource] = {
+    kind: Resource(group=GROUP, version=VERSION, plural=plural, kind=kind.value)
+    for kind, plural in DEVICE_PLURALS.items()
+}
+"""Where the API keeps the devices of each kind. A cluster of an earlier release has network switches alone."""
+NETWORK_SWITCHES = DEVICES[DeviceKind.NETWORK_SWITCH]
 CONFIG_MAPS = Resource(group="", version="v1", plural="configmaps", kind="ConfigMap")
 SECRETS = Resource(group="", version="v1", plural="secrets", kind="Secret")
 LEASES = Resource(group="coordination.k8s.io", version="v1", plural="leases", kind="Lease")

@@ -16,13 +16,14 @@ from contextlib import aclosing
 from typing import Any, Generic, TypeVar
 
 from praetor_api.kube.client.api import KubeApi, WatchEvent, WatchType
-from praetor_api.kube.client.errors import ApiError, Gone, KubeError, Unreachable
+from praetor_api.kube.client.errors import ApiError, Forbidden, Gone, KubeError, NotFound, Unreachable
 from praetor_api.kube.client.resource import Key, Resource
 from praetor_api.kube.runtime.backoff import Backoff
 from praetor_api.kube.runtime.clock import Clock, first, within
 from praetor_api.kube.runtime.indexer import Indexer
 
 __all__ = [
+    "ABSENT_S",
     "BACKOFF",
     "CATCH_UP_S",
     "DOUBT_S",
@@ -57,6 +58,8 @@ WATCH_TIMEOUT_S = (300.0, 600.0)  # a range, so that replicas do not reconnect t
 LIST_TIMEOUT_S = 60.0
 CATCH_UP_S = 1.0
 """A resumed watch delivers missed events for this long, as fast as the API can; the copy counts as behind till then."""
+ABSENT_S = (45.0, 60.0)  # a range, as above
+"""After this time it is checked again whether a kind that may be absent exists by now."""
 _LIST_AGAIN = (400, 410, 504)  # invalid, too old, too new a version: it is of no more use
 
 _log = logging.getLogger(__name__)
@@ -67,6 +70,8 @@ class Informer(Generic[T]):
 
     *project* turns an object into the row that is kept; it must not change the object. *namespace* None copies all
     namespaces, and the selectors restrict the copy, both in the API's string form. *page_size* is objects per page.
+    *optional*: the kind may be absent, or our role of a release that did not have it. While it was never there the copy
+    is empty and current, and ``absent`` says why.
 
     ``last_contact`` is when the API last sent anything, ``behind_until`` when the copy counts as current again after
     the watch failed. Both are monotonic seconds; ``behind_until`` is infinite until the watch works.
@@ -83,6 +88,7 @@ class Informer(Generic[T]):
         label_selector: str | None = None,
         field_selector: str | None = None,
         page_size: int = 500,
+        optional: bool = False,
     ) -> None:
         self._api = api
         self._resource = resource
@@ -91,6 +97,7 @@ class Informer(Generic[T]):
         self._namespace = namespace
         self._selectors: dict[str, str | None] = {"label_selector": label_selector, "field_selector": field_selector}
         self._page_size = page_size
+        self._optional = optional
         self._store: Indexer[T] = Indexer()
         self._handlers: list[Handler[T]] = []
         self._list_handlers: list[Callable[[float], None]] = []
@@ -105,6 +112,7 @@ class Informer(Generic[T]):
         self.last_contact: float | None = None
         self.behind_until = math.inf
         self.last_error: KubeError | None = None
+        self.absent: ApiError | None = None
 
     def add_index(self, name: str, keys_of: Callable[[T], Iterable[str]]) -> None:
         """Add an index before run(): *keys_of* returns the values under which a row is found."""
@@ -145,6 +153,8 @@ class Informer(Generic[T]):
         backup. The copy is not current until the watch works.
         """
         now = self._clock.monotonic()
+        if self.absent is not None:
+            return
         if since is None:
             self._version = None
         elif (self.last_contact or since) > since or now - self._doubted_at < DOUBT_S:
@@ -163,7 +173,10 @@ class Informer(Generic[T]):
                 self._doubted.clear()
                 await first(self._watch(), first(self._watch_for_silence(), self._wait_for_doubt()))
             except KubeError as e:
-                delay = self._after_failure(e, began)
+                if self._optional and isinstance(e, NotFound | Forbidden) and not self._store.rows:
+                    delay = self._after_absence(e)
+                else:
+                    delay = self._after_failure(e, began)
             else:
                 delay = self._after_end(began, progressed=self._version != version)
             if delay > 0:
@@ -185,7 +198,7 @@ class Informer(Generic[T]):
                 break
         for key in [key for key in self._store.rows if key not in seen]:
             self._remove(key)
-        self._version = page["metadata"]["resourceVersion"]
+        self._version, self.absent = page["metadata"]["resourceVersion"], None
         for handler in self._list_handlers:
             handler(began)
         now = self._clock.monotonic()
@@ -274,6 +287,17 @@ class Informer(Generic[T]):
     async def _wait_for_doubt(self) -> None:
         await self._doubted.wait()
         raise Unreachable(f"the watch of {self._resource.plural} is in doubt: another request failed")
+
+    def _after_absence(self, error: ApiError) -> float:
+        """Show nothing until the kind exists."""
+        if self.absent is None:
+            _log.info("no %s are followed until there are any to read: %s", self._resource.plural, error)
+        self.last_error = self.absent = error
+        self._version, self._failures, self._expiries = None, 0, 0
+        self._contacted()
+        self.behind_until = self._clock.monotonic()
+        self.synced.set()
+        return random.uniform(*ABSENT_S)  # noqa: S311  # jitter
 
     def _after_failure(self, error: KubeError, began: float) -> float:
         self.last_error = error
