@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import secrets
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 
 import pytest
 from contract.rawapi import RawApi
 
-from e2e.clusters.cluster import SYSTEM_NAMESPACE, Capability, account
-from e2e.release.manifests import install, rbac
-from e2e.release.permissions import AccessRequest, is_allowed, questions
+from e2e.clusters.cluster import GATEWAY, SYSTEM_NAMESPACE, Capability, account
+from e2e.release.manifests import COMPONENTS, install, rbac, read
+from e2e.release.permissions import READ, VERBS, AccessRequest, is_allowed, questions
 from e2e.stack.kube import Kube, accepted
 
 REVIEWS = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
 AT_A_TIME = 8
+REFERRED = ("configmaps",)
+"""What processes may refer to."""
 
 
 def review(api: RawApi, request: AccessRequest) -> bool:
@@ -46,3 +50,22 @@ def test_programs_may_do_exactly_what_their_roles_list(api: RawApi) -> None:
     wrong = [request for request, allowed in zip(asked, answers, strict=True) if allowed != is_allowed(request)]
     assert wrong == []
     assert any(answers)
+
+
+@pytest.mark.needs(Capability.RBAC)
+def test_the_gateway_reads_config_maps_only_in_namespaces_with_the_component(api: RawApi) -> None:
+    Kube(api, SYSTEM_NAMESPACE).create_namespace()
+    install(api, rbac())
+    named, other = (Kube(api, f"references-{secrets.token_hex(4)}").create_namespace().namespace for _ in range(2))
+    asked = [
+        AccessRequest(GATEWAY, verb, "", resource, namespace, name)
+        for verb, resource, namespace, name in product(
+            VERBS, ("configmaps", "secrets"), (named, other, "default"), ("", "settings")
+        )
+    ]
+    assert [each for each in asked if review(api, each) and each.namespace == named] == []
+    role = read(COMPONENTS / "references")
+    install(api, ({**each, "metadata": each["metadata"] | {"namespace": named}} for each in role))
+    allowed = [each for each in asked if review(api, each)]
+    expected = [each for each in asked if each.namespace == named and each.verb in READ and each.resource in REFERRED]
+    assert allowed == expected

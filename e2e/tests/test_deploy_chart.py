@@ -124,7 +124,27 @@ def test_a_value_that_switches_a_component_on_adds_just_that_component(switch: s
 
 
 def test_every_component_is_a_value() -> None:
-    assert {path.name for path in COMPONENTS.iterdir()} == {*SWITCHES.values(), "replicas"}
+    assert {path.name for path in COMPONENTS.iterdir()} == {*SWITCHES.values(), "references", "replicas"}
+
+
+def test_namespaces_with_references_get_the_role_of_the_component_and_their_flag() -> None:
+    namespaces = ["fabric-a", "fabric-b"]
+    objects = render(values(references={"namespaces": namespaces}))
+    expected = [
+        each | {"metadata": each["metadata"] | {"namespace": namespace}}
+        for namespace in namespaces
+        for each in component("references")
+    ]
+    for namespace in namespaces:
+        of_one = [each for each in objects if each["metadata"].get("namespace") == namespace]
+        assert by_identity(of_one) == by_identity(
+            each for each in expected if each["metadata"]["namespace"] == namespace
+        )
+    others = by_identity(each for each in objects if each["metadata"].get("namespace") not in namespaces)
+    args = others["Deployment", "praetor-gateway"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    for namespace in namespaces:
+        args.remove(f"--references-namespace={namespace}")
+    assert others == by_identity(render(values()))
 
 
 def test_nothing_names_another_namespace_than_the_releases() -> None:

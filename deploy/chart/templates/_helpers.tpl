@@ -7,13 +7,17 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{/* The objects of a manifest that kustomize uses as well: (list CONTEXT PATH), in the release's namespace. */}}
+{{/* The objects of a manifest that kustomize uses as well: (list CONTEXT PATH), in the release's namespace, or
+(list CONTEXT PATH NAMESPACE), in another one. */}}
 {{- define "praetor.manifest" -}}
 {{- $context := index . 0 -}}
+{{- $namespace := "" -}}
+{{- if gt (len .) 2 }}{{ $namespace = index . 2 }}{{ end -}}
 {{- range $document := splitList "\n---\n" ($context.Files.Get (index . 1) | replace "praetor-system" $context.Release.Namespace) }}
 {{- $object := fromYaml $document }}
 {{- $labels := include "praetor.labels" $context | fromYaml }}
 {{- $_ := set $object.metadata "labels" (merge $labels (default dict $object.metadata.labels)) }}
+{{- if $namespace }}{{ $_ := set $object.metadata "namespace" $namespace }}{{ end }}
 ---
 {{ toYaml $object }}
 {{- end }}

@@ -23,7 +23,8 @@ MODULES = sorted(
     if not module.ispkg and not module.name.endswith("__about__")
 )
 DEVICE_HALF = {
-    "annotations", "canonical", "conditions", "constraints", "names", "protocol", "spec", "tokens", "values", "wire",
+    "annotations", "canonical", "conditions", "constraints", "keyrefs", "names", "protocol", "spec", "tokens",
+    "values", "wire",
 }  # fmt: skip
 
 

@@ -90,6 +90,7 @@ def from_field(path: object, **more: object) -> dict[str, Any]:
     return {"name": "A", "valueFrom": {"deviceFieldRef": {"fieldPath": path}}, **more}
 
 
+LEVEL = {"name": "settings", "key": "level"}
 FIELDS = "fieldPath is metadata.name, metadata.namespace, .* write one of them"
 
 
@@ -100,12 +101,22 @@ FIELDS = "fieldPath is metadata.name, metadata.namespace, .* write one of them"
         pytest.param(from_field("metadata.labels['example.com/rack']"), None, id="label"),
         pytest.param(from_field("spec.managementAddress"), None, id="address"),
         pytest.param(from_field("status.facts['os']"), None, id="fact"),
+        pytest.param({"name": "A", "valueFrom": {"configMapKeyRef": LEVEL}}, None, id="config-map"),
         pytest.param(from_field("metadata.uid"), FIELDS, id="another-field"),
         pytest.param(from_field("metadata.labels.rack"), FIELDS, id="label-without-brackets"),
         pytest.param(from_field("metadata.labels['a b']"), FIELDS, id="no-key-of-a-label"),
         pytest.param(from_field("metadata.annotations['a']"), FIELDS, id="annotation"),
         pytest.param(from_field("xmetadata.name"), FIELDS, id="more-before"),
         pytest.param(from_field("metadata.name", value="x"), "leave one of them out", id="value-beside"),
+        pytest.param(
+            {"name": "A", "valueFrom": {"deviceFieldRef": {"fieldPath": "metadata.name"}, "configMapKeyRef": LEVEL}},
+            "names one source",
+            id="two-sources",
+        ),
+        pytest.param({"name": "A", "valueFrom": {"configMapKeyRef": {"name": "a"}}}, "key", id="no-key"),
+        pytest.param({"name": "A", "valueFrom": {"configMapKeyRef": {"name": "A_b", "key": "x"}}}, "name", id="name"),
+        pytest.param({"name": "A", "valueFrom": {"configMapKeyRef": {"name": "a", "key": "x/y"}}}, "key", id="key"),
+        pytest.param({"name": "A", "value": "x", "valueFrom": {"configMapKeyRef": LEVEL}}, "leave one", id="value-too"),
         pytest.param({"name": "A", "valueFrom": {}}, "deviceFieldRef", id="no-source"),
     ],
 )

@@ -115,6 +115,11 @@ def test_each_newer_field_of_an_item_says_whether_an_older_agent_may_ignore_it()
         pytest.param({"healthCheck": {"exec": {"command": ["true"]}}}, set(), id="exec"),
         pytest.param({"healthCheck": {"httpGet": {"port": 80}}}, {"probes.v1"}, id="http-get"),
         pytest.param({"healthCheck": {"tcpSocket": {"port": 80}}}, {"probes.v1"}, id="tcp-socket"),
+        pytest.param(
+            {"execution": {"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "a", "key": "b"}}}]}},
+            {"values.v1", "references.v1"},
+            id="a-config-map",
+        ),
         pytest.param({"execution": {"env": [{"name": "A"}, {"valueFrom": {}}]}}, {"values.v1"}, id="a-reference"),
         pytest.param({"execution": {"env": [{"name": "A", "value": "x"}, 3]}}, set(), id="plain-variables"),
         pytest.param({"execution": "nonsense"}, set(), id="no-object"),

@@ -23,6 +23,7 @@ def test_label_and_annotation_keys_never_change() -> None:
         "CONTAINER_INSTALLATION_LABEL": "azure.com/praetor-installation",
         "CONTAINER_SPEC_HASH_LABEL": "azure.com/praetor-spec-hash",
         "CONTAINER_UID_LABEL": "azure.com/praetor-uid",
+        "DELIVER_LABEL": "azure.com/deliver",
         "DEPLOYMENT_LABEL": "azure.com/deployment",
         "MANAGED_ANNOTATION": "azure.com/template-keys",
         "MIN_READY_ANNOTATION": "azure.com/min-ready-seconds",

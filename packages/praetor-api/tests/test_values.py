@@ -16,7 +16,11 @@ from praetor_api.values import (
     DeviceFields,
     ExpansionError,
     Reference,
+    Resolved,
+    Source,
+    Unusable,
     expanded,
+    lacks_an_object,
     references_of,
     resolve,
     started_with,
@@ -256,3 +260,52 @@ def test_the_digest_of_values_is_stored_data() -> None:
     found = resolve([Reference("B", "metadata.name"), Reference("A", "metadata.labels['rack']")], LEAF)
     again = resolve([Reference("A", "metadata.labels['rack']"), Reference("B", "metadata.name")], LEAF)
     assert found.digest == again.digest == "sha256:6f9749f0d532529c206d83ebe96f39fc0ec93abe33040b691f8d5c8c40b399ef"
+
+
+LEVEL = Source("configmap", "settings", "level")
+
+
+def from_config_map(**more: Any) -> dict[str, Any]:
+    return {"name": "A", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "level", **more}}}
+
+
+@pytest.mark.parametrize(
+    ("found", "optional", "values", "missing"),
+    [
+        pytest.param("debug", False, {"A": "debug"}, (), id="found"),
+        pytest.param("", False, {"A": ""}, (), id="empty"),
+        pytest.param(None, False, {}, ("configmap/settings key level",), id="missing"),
+        pytest.param(None, True, {}, (), id="missing-and-optional"),
+        pytest.param(Unusable("is no text"), True, {}, ("configmap/settings key level is no text",), id="unusable"),
+    ],
+)
+def test_a_key_is_read_of_its_source(
+    found: Any, optional: bool, values: dict[str, str], missing: tuple[str, ...]
+) -> None:
+    references = references_of({"execution": {"env": [from_config_map(optional=optional)]}})
+    assert references == (Reference("A", "configmap/settings key level", optional, LEVEL),)
+    resolved = resolve(references, LEAF, {LEVEL: found}.get)
+    assert (resolved.values, resolved.missing) == (values, missing)
+
+
+@pytest.mark.parametrize(
+    ("reason", "of_all"),
+    [
+        pytest.param("ReferenceMissing(configmap/a key b): its namespace", True, id="object"),
+        pytest.param("ReferenceMissing(metadata.labels['rack'], configmap/a key b)", True, id="both"),
+        pytest.param("ReferenceMissing(metadata.labels['rack']): configmap/a key b", False, id="field"),
+        pytest.param("ReferenceMissing(metadata.labels['configmap/a'])", False, id="label-called-so"),
+        pytest.param("AgentTooOld(configmap/a key b)", False, id="another-reason"),
+        pytest.param("", False, id="none"),
+    ],
+)
+def test_what_an_object_lacks_is_missing_for_all_devices(reason: str, of_all: bool) -> None:
+    assert lacks_an_object(reason) is of_all
+
+
+def test_the_digest_of_values_shows_neither_them_nor_the_key() -> None:
+    plain, keyed = Resolved({"A": "x"}), Resolved({"A": "x"}, key=b"secret")
+    assert plain.digest != keyed.digest
+    assert keyed.digest != Resolved({"A": "x"}, key=b"other").digest
+    assert keyed.digest == Resolved({"A": "x"}, key=b"secret").digest
+    assert "x" not in repr(Resolved({"A": "x"}, key=b"x")).replace("missing", "")

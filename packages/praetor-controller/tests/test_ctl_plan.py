@@ -15,8 +15,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controller_testing import START, device, process, snapshot
-from ctl_testing import NAMESPACE, NEW, OLD, Lab, connected, owned_by
-from praetor_api.kube.client.resource import CONTROLLER_REVISIONS, DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, Key
+from ctl_testing import NAMESPACE, NEW, OLD, Lab, LabKube, connected, owned_by
+from praetor_api.kube.client.errors import Forbidden
+from praetor_api.kube.client.resource import (
+    CONFIG_MAPS,
+    CONTROLLER_REVISIONS,
+    DEVICE_PROCESS_DEPLOYMENTS,
+    DEVICE_PROCESSES,
+    Key,
+)
 from praetor_controller.ctl.commands.plan import deployments_in
 from praetor_controller.ctl.errors import BadInput
 from praetor_controller.ctl.forecast.forecast import MAX_STEPS
@@ -424,3 +431,27 @@ def test_a_process_that_is_going_makes_room_for_its_successor() -> None:
     outcome = forecast(lab, manifest())
     assert [step["create"] for step in outcome["steps"]] == [["leaf-1"], ["leaf-0"]]
     assert outcome["left"] == {}
+
+
+@pytest.mark.parametrize(("there", "readable"), [(False, True), (True, True), (False, False)])
+def test_references_that_no_device_would_get_are_warned_of_if_the_user_may_read_them(
+    there: bool, readable: bool
+) -> None:
+    lab = lab_of(1)
+    level = {"name": "LEVEL", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "level"}}}
+    template = {"execution": {**NEW["execution"], "env": [level]}}
+    if there:
+        lab.put(CONFIG_MAPS, "settings", {"labels": {"azure.com/deliver": "true"}}, data={"level": "debug"})
+    rehearsal = lab.kube.rehearsal
+    if not readable:
+
+        def forbidden() -> LabKube:
+            found = rehearsal()
+            found.fail_next(Forbidden(403, "Forbidden", "no"), verb="get", resource=CONFIG_MAPS)
+            return found
+
+        lab.kube.rehearsal = forbidden  # type: ignore[method-assign]
+    warned = "ReferenceMissing(configmap/settings key level): spec.template.spec.execution.env: the namespace lab has"
+    assert any(each.startswith(warned) for each in forecast(lab, manifest(template))["warnings"]) is (
+        readable and not there
+    )

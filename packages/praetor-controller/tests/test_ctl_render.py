@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from ctl_testing import Lab
+from praetor_api.kube.client.errors import Forbidden
+from praetor_api.kube.client.resource import CONFIG_MAPS
 
 ESCAPE = "\x1b[31mred"
 
@@ -88,3 +90,37 @@ def test_a_device_that_the_deployment_does_not_select_is_shown_with_a_warning() 
     assert ran.exit_code == 0
     assert yaml.safe_load(ran.stdout) == {"command": ["/opt/$(X)"], "args": [], "env": {}}
     assert "tel does not select leaf-2" in ran.stderr
+
+
+LEVEL = {"name": "LEVEL", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "level"}}}
+REFERS = {"backend": "process", "command": ["/opt/tel"], "args": ["$(LEVEL)"], "env": [LEVEL], "expandVariables": True}
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"),
+    [
+        pytest.param({"azure.com/deliver": "true"}, "debug", id="delivered"),
+        pytest.param({}, None, id="not-labelled"),
+        pytest.param(None, None, id="missing"),
+    ],
+)
+def test_values_of_config_maps_are_shown_as_the_gateway_resolves_them(
+    labels: dict[str, str] | None, shown: str | None
+) -> None:
+    lab = lab_with(REFERS)
+    if labels is not None:
+        lab.put(CONFIG_MAPS, "settings", {"labels": labels}, data={"level": "debug"})
+    ran = lab.run("render", "tel", "leaf-1", "-o", "json")
+    if shown is None:
+        assert ran.exit_code == 1
+        assert "ReferenceMissing(configmap/settings key level): leaf-1 has no such value" in ran.stderr
+    else:
+        assert json.loads(ran.stdout)["args"] == [shown]
+
+
+def test_what_the_user_may_not_read_is_said_and_not_shown() -> None:
+    lab = lab_with(REFERS)
+    lab.kube.fail_next(Forbidden(403, "Forbidden", "no"), verb="get", resource=CONFIG_MAPS)
+    ran = lab.run("render", "tel", "leaf-1", "-o", "json")
+    assert json.loads(ran.stdout)["env"] == {"LEVEL": "(of configmap/settings key level, which you may not read)"}
+    assert "you may not read configmap/settings" in ran.stderr

@@ -15,6 +15,7 @@ __all__ = [
     "CONTAINER_INSTALLATION_LABEL",
     "CONTAINER_SPEC_HASH_LABEL",
     "CONTAINER_UID_LABEL",
+    "DELIVER_LABEL",
     "DEPLOYMENT_LABEL",
     "IMPORTED_ANNOTATION",
     "JUDGES_WITHIN_ANNOTATION",
@@ -122,3 +123,6 @@ CONTAINER_INSTALLATION_LABEL = "azure.com/praetor-installation"
 
 CONTAINER_SPEC_HASH_LABEL = "azure.com/praetor-spec-hash"
 """On a container on a device: the hash of the spec that it was created from."""
+
+DELIVER_LABEL = "azure.com/deliver"
+"""`true` on a ConfigMap or Secret whose values processes may refer to; the gateway sees no others."""

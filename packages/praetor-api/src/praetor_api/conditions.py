@@ -114,6 +114,7 @@ class ProcessReason(StrEnum):
     HELD = "HeldOnDevice"
     AGENT_TOO_OLD = "AgentTooOld"
     REFERENCE_MISSING = "ReferenceMissing"
+    REFERENCE_REFUSED = "ReferenceRefused"
     NOT_HELD = "NotHeld"
     NOT_PROVEN = "NotProvenYet"
     PROVEN = "Proven"

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Annotated, Any, TypeAlias, get_args
 
 from praetor_api.constraints import Constraint
+from praetor_api.keyrefs import REFERENCES_FEATURE
 from praetor_api.spec import CONTAINER_FEATURE, PROBES_FEATURE, REBOOT_FEATURE, VALUES_FEATURE, ProcessSpec
 from praetor_api.wire import Fault, WireError, clean_text, read, wire_fields
 
@@ -80,7 +81,7 @@ DEFAULT_STALE_MULTIPLIER = 3
 HEARTBEAT_JITTER = 0.1
 """Share of the interval by which an agent moves each heartbeat, so that a fleet does not report in step."""
 
-AGENT_FEATURES = frozenset({CONTAINER_FEATURE, PROBES_FEATURE, REBOOT_FEATURE, VALUES_FEATURE})
+AGENT_FEATURES = frozenset({CONTAINER_FEATURE, PROBES_FEATURE, REBOOT_FEATURE, REFERENCES_FEATURE, VALUES_FEATURE})
 """The features that an agent of this version knows."""
 
 _MAX_NAME = 253
@@ -212,7 +213,8 @@ class DesiredItem:
 class IncompatibleItem:
     """A process that the device is not sent, and keeps what it has of.
 
-    Its spec needs *features* that the agent did not name, or has references to values that are *missing*.
+    Its spec needs *features* that the agent did not name, or has references to values that are *missing*, or that are
+    *refused* to the device.
     """
 
     uid: Name
@@ -221,6 +223,7 @@ class IncompatibleItem:
     generation: int
     features: tuple[str, ...]
     missing: tuple[str, ...] = ()
+    refused: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

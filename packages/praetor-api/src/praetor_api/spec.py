@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from praetor_api.constraints import CelRule, Constraint
+from praetor_api.keyrefs import REFERENCES_FEATURE, ConfigMapKeyRef
 
 __all__ = [
     "CONTAINER_FEATURE",
@@ -212,9 +213,13 @@ class DeviceFieldRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueFrom:
-    """Where the value of a variable comes from."""
+    """Where the value of a variable comes from: exactly one source."""
 
-    device_field_ref: Annotated[DeviceFieldRef, Constraint(doc="A field of the device's own object.")]
+    device_field_ref: Annotated[DeviceFieldRef | None, Constraint(doc="A field of the device's own object.")] = None
+    config_map_key_ref: Annotated[
+        ConfigMapKeyRef | None,
+        Constraint(doc="A key of a ConfigMap in the process's own namespace.", feature=REFERENCES_FEATURE),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

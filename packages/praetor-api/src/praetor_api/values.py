@@ -7,8 +7,9 @@ The gateway resolves references, the agent starts a process with the values, and
 from __future__ import annotations
 
 import hashlib
+import hmac
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,16 +17,23 @@ from praetor_api.canonical import canonical_json
 from praetor_api.spec import FIELD_PATH, Execution
 
 __all__ = [
+    "CONFIG_MAP",
     "MAX_TEXT",
     "MAX_TEXTS",
+    "MAX_VALUE",
+    "SECRET",
     "DeviceFields",
     "ExpansionError",
     "Reference",
     "Resolved",
+    "Source",
     "Started",
+    "Unusable",
     "expanded",
+    "lacks_an_object",
     "missing_references",
     "references_of",
+    "refused_reference",
     "resolve",
     "started_with",
 ]
@@ -35,6 +43,12 @@ MAX_TEXT = 131_071
 MAX_TEXTS = 1_048_576
 """Most characters of all together: half of what Linux usually starts a program with."""
 
+MAX_VALUE = 32_768
+"""Longest value of a reference, in characters: as long as one that stands in the spec."""
+
+CONFIG_MAP, SECRET = "configmap", "secret"
+_KEY_REFS = {"configMapKeyRef": CONFIG_MAP}
+
 _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 _FIELD_PATH = re.compile(FIELD_PATH)
 
@@ -43,13 +57,36 @@ class ExpansionError(ValueError):
     """The expansion is longer than anything that can be started; the text names the field."""
 
 
+@dataclass(frozen=True)
+class Source:
+    """The *key* of the object *name* of the process's namespace; *kind* is CONFIG_MAP or SECRET."""
+
+    kind: str
+    name: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}/{self.name} key {self.key}"
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """Stands for a value that is there and cannot be a variable; *why* follows the name of its source."""
+
+    why: str
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A *variable* whose value stands in the field *path* of the device; an *optional* one may be missing."""
+    """A *variable* whose value stands in the field *path* of the device, or in a *source*, which *path* then names.
+
+    An *optional* one may be missing.
+    """
 
     variable: str
     path: str
     optional: bool = False
+    source: Source | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,17 +100,38 @@ class DeviceFields:
     facts: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Resolved:
-    """*values* by variable, and the paths of those that are *missing* and not optional."""
+    """*values* by variable, and the paths of those that are *missing* and not optional.
 
-    values: Mapping[str, str]
+    *refused* says why none is given, whatever is there. Values with a Secret among them are digested with a *key*.
+    """
+
+    values: Mapping[str, str] = field(repr=False)
     missing: tuple[str, ...] = ()
+    refused: str = ""
+    key: bytes = field(default=b"", repr=False)
+    _digests: list[str] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def held(self) -> str:
+        """Why its process is held, as a reason; empty when nothing holds it."""
+        if self.refused:
+            return refused_reference(self.refused)
+        return missing_references(self.missing) if self.missing else ""
 
     @property
     def digest(self) -> str:
-        """The `valuesHash` of an item: `sha256:` and 64 hexadecimal digits."""
-        return "sha256:" + hashlib.sha256(canonical_json(self.values)).hexdigest()
+        """The `valuesHash` of an item: `sha256:` or `hmac-sha256:`, and 64 hexadecimal digits."""
+        if not self._digests:
+            self._digests.append(self._digest())
+        return self._digests[0]
+
+    def _digest(self) -> str:
+        text = canonical_json(self.values)
+        if not self.key:
+            return "sha256:" + hashlib.sha256(text).hexdigest()
+        return "hmac-sha256:" + hmac.new(self.key, text, "sha256").hexdigest()
 
 
 def references_of(spec: Mapping[str, Any]) -> tuple[Reference, ...]:
@@ -86,21 +144,34 @@ def references_of(spec: Mapping[str, Any]) -> tuple[Reference, ...]:
 
 
 def _reference(variable: Mapping[str, Any]) -> Reference:
-    source = variable["valueFrom"]
-    ref = source.get("deviceFieldRef") if isinstance(source, Mapping) else None
-    path = ref.get("fieldPath") if isinstance(ref, Mapping) else None
+    said = variable["valueFrom"]
+    given = {name: ref for name, ref in said.items() if ref is not None} if isinstance(said, Mapping) else {}
     name = str(variable.get("name"))
     if variable.get("value"):
         return Reference(name, f"{name}: value beside valueFrom")  # no device has a field of that name
-    return Reference(name, str(path), isinstance(ref, Mapping) and ref.get("optional") is True)
+    if len(given) > 1:
+        return Reference(name, f"{name}: several sources in valueFrom")
+    kind, ref = next(iter(given.items()), ("", None))
+    ref = ref if isinstance(ref, Mapping) else {}
+    optional = ref.get("optional") is True
+    if kind in _KEY_REFS:
+        source = Source(_KEY_REFS[kind], str(ref.get("name")), str(ref.get("key")))
+        return Reference(name, str(source), optional, source)
+    return Reference(name, str(ref.get("fieldPath") if kind == "deviceFieldRef" else None), optional)
 
 
-def resolve(references: Iterable[Reference], device: DeviceFields) -> Resolved:
-    """Return the values of *references* on *device*, and what it lacks."""
+def resolve(
+    references: Iterable[Reference],
+    device: DeviceFields,
+    read: Callable[[Source], str | Unusable | None] = lambda _: None,
+) -> Resolved:
+    """Return the values of *references* on *device*, and what it lacks; *read* returns that of a source."""
     values, missing = {}, []
     for reference in references:
-        value = _field(reference.path, device)
-        if value is not None:
+        value = read(reference.source) if reference.source is not None else _field(reference.path, device)
+        if isinstance(value, Unusable):
+            missing.append(f"{reference.path} {value.why}")
+        elif value is not None:
             values[reference.variable] = value
         elif not reference.optional:
             missing.append(reference.path)
@@ -124,6 +195,18 @@ def _field(path: str, device: DeviceFields) -> str | None:
 def missing_references(missing: Iterable[str]) -> str:
     """Return the reason of a device that lacks what *missing* names, for programs and people."""
     return f"ReferenceMissing({', '.join(missing)})"
+
+
+def refused_reference(why: str) -> str:
+    """Return the reason of a device that is given no values at all, for programs and people."""
+    return f"ReferenceRefused({why})"
+
+
+def lacks_an_object(reason: str) -> bool:
+    """Return whether *reason*, of a device that lacks values, names a ConfigMap or Secret: all devices lack it."""
+    head, _, rest = reason.partition("(")
+    named = rest.partition("): ")[0].split(", ")
+    return head == "ReferenceMissing" and any(each.startswith((f"{CONFIG_MAP}/", f"{SECRET}/")) for each in named)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -100,6 +100,13 @@ _FILE = click.Path(path_type=Path)
     help="Maximum requests per second of one device to one endpoint in the long run.",
 )
 @namespaces_option()
+@click.option(
+    "--references-namespace",
+    "references_namespaces",
+    multiple=True,
+    help='Namespace whose processes may refer to ConfigMaps with the label azure.com/deliver: "true". Repeatable; '
+    "needs deploy/components/references there.",
+)
 @click.option("--lease-namespace", default=None, help="Namespace of the Lease.  [default: the pod's, or default]")
 @click.option(
     "--peer-bind-address",

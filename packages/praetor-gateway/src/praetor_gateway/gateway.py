@@ -25,6 +25,7 @@ from praetor_api.kube.runtime.tracing import NO_TRACER, Tracer
 from praetor_api.names import DEVICE_BINDINGS, GATEWAY_LEASE
 from praetor_gateway.fleet.devices import DeviceIndex
 from praetor_gateway.fleet.judges import JudgeLease
+from praetor_gateway.fleet.references import ReferenceStore
 from praetor_gateway.fleet.rows import Projection
 from praetor_gateway.http.app import DeviceApp
 from praetor_gateway.http.auth import CredentialFollower, DeviceAuthenticator
@@ -43,6 +44,7 @@ from praetor_gateway.settings import GatewaySettings, load_verifier
 from praetor_gateway.status.bindings import BindingStore
 from praetor_gateway.status.composer import StatusComposer
 from praetor_gateway.status.pending import PendingStatuses
+from praetor_gateway.status.references import ReferenceFollower
 from praetor_gateway.status.resync import ResyncRequester
 from praetor_gateway.status.writer import StatusWriter
 
@@ -88,7 +90,9 @@ class Gateway:
         self._recorder = EventRecorder(api, clock, COMPONENT, settings.identity)
         self._long_polls = LongPolls()
         self._pending = PendingStatuses(clock)
-        self._fleet = DeviceIndex(self._changed)
+        store = ReferenceStore(frozenset(settings.references_namespaces))
+        self._fleet = DeviceIndex(self._changed, store)
+        self._references = ReferenceFollower(api, store, self._fleet, clock)
         self._traces = DeviceTraces(tracer, clock) if tracer.enabled else None
         limits = _limits(settings)
         judges = {JUDGES_WITHIN_ANNOTATION: f"{limits.stale_s + limits.grace_s + limits.scan_s:g}"}
@@ -227,6 +231,7 @@ class Gateway:
     def _work(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         for informer in self._informers:
             yield "informer", informer.run()
+        yield "references", self._references.run()
         yield "bindings", self._bindings.run()
         yield "status writer", self._writer.run()
         yield "pace of heartbeats", self._pace.run()
@@ -250,6 +255,7 @@ class Gateway:
         for informer in self._informers:
             await informer.synced.wait()
         await self._bindings.loaded.wait()
+        await self._references.listed()
 
     async def _arbitrate(self) -> None:
         """Join the election once the whole fleet is known: until then we refuse all devices, and they seem silent."""
@@ -372,6 +378,8 @@ class Gateway:
         contested = "Device names that several namespaces or kinds claim."
         gauge("names_contested", contested, lambda: len(self._fleet.bindings))
         gauge("bindings_unwritten", "Contested names that are not stored yet.", lambda: self._bindings.unwritten)
+        unreadable = "Kinds of objects, in each namespace with references, that cannot be read."
+        gauge("references_unreadable", unreadable, lambda: self._references.unreadable)
         gauge("events_dropped", "Events that were not written.", lambda: self._recorder.dropped)
 
 

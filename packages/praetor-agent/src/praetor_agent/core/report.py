@@ -190,7 +190,9 @@ def are_outdated(record: Record, item: DesiredItem) -> bool:
     """Return whether the process runs the spec of *item*, started with other values than those of *item*."""
     if record.current is None or record.spec_hash != item.spec_hash or record.stage is not ProcessStage.RUNNING:
         return False
-    return record.current.item.values_hash != item.values_hash
+    started = record.current.item
+    # the values decide: with a new key of the gateways the same ones have another hash
+    return started.values_hash != item.values_hash and started.values != item.values
 
 
 _PENDING: Mapping[str, PendingReason] = {

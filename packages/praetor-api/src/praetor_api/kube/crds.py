@@ -14,6 +14,7 @@ from attrs import frozen
 from praetor_api.annotations import REVISION_ANNOTATION
 from praetor_api.conditions import ConditionType
 from praetor_api.constraints import CelRule
+from praetor_api.keyrefs import VALUE_FROM_RULES
 from praetor_api.kube.objects import (
     API_VERSION,
     DEVICE_PLURALS,
@@ -37,6 +38,7 @@ from praetor_api.spec import (
     EnvVar,
     HealthCheck,
     ProcessSpec,
+    ValueFrom,
 )
 from praetor_api.wire import unannotated
 
@@ -54,6 +56,7 @@ _SELECTOR_RULES = (
 
 RULES: Mapping[type, tuple[CelRule, ...]] = {
     EnvVar: ENV_RULES,
+    ValueFrom: VALUE_FROM_RULES,
     ProcessSpec: EXECUTION_RULES,
     DeviceProcessSpec: EXECUTION_RULES,
     HealthCheck: HEALTH_CHECK_RULES,

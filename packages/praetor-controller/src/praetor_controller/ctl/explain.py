@@ -40,6 +40,7 @@ MEANINGS: Mapping[str, str] = {
     "InMaintenance": "is in maintenance, and not touched",
     "AgentTooOld": "keeps what it has, because its agent does not know a feature; upgrade it",
     "ReferenceMissing": "keeps what it has, because it lacks a value that env refers to; it costs nothing",
+    "ReferenceRefused": "keeps what it has, because the gateway gives no values that env refers to; it costs nothing",
     "RequirementNotMet": "keeps what it has, because it does not meet spec.requirements; it costs nothing",
     "FactsNotReported": "keeps what it has, because its agent has not reported the facts that decide; it costs nothing",
     "UpdateHeld": "takes no change, because updates are held on the device; it is deferred and costs nothing",

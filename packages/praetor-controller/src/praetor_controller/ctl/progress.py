@@ -23,6 +23,7 @@ _DEFERRED = (
     ReasonCode.UPDATE_HELD,
     ReasonCode.AGENT_TOO_OLD,
     ReasonCode.REFERENCE_MISSING,
+    ReasonCode.REFERENCE_REFUSED,
     ReasonCode.REQUIREMENT_NOT_MET,
     ReasonCode.FACTS_NOT_REPORTED,
 )

@@ -137,8 +137,11 @@ def _judged(devices: list[DeviceRow], requirements: Sequence[FactRequirement]) -
 
 
 def _resolved(devices: list[DeviceRow], references: Sequence[Reference]) -> list[DeviceRow]:
-    """Return *devices* with what they lack of *references*, as the gateway will find it, too."""
-    needed = [each for each in references if not each.optional]
+    """Return *devices* with what they lack of *references*, as the gateway will find it, too.
+
+    What is in ConfigMaps it alone may read: it says so on the first processes that get the template.
+    """
+    needed = [each for each in references if not each.optional and each.source is None]
     if not needed:
         return devices
     found = []

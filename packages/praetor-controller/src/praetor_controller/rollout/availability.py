@@ -25,6 +25,10 @@ from enum import StrEnum
 
 from praetor_controller.model.rows import DeviceRow, ProcessRow, RolloutPolicy
 
+OVERTAKEN = "held an older template"
+"""In place of `ProcessRow.held`: the gateway withheld a template that is not the target any more, and would send this
+one."""
+
 
 class Availability(StrEnum):
     """Whether a process is available, and if it is not, why."""

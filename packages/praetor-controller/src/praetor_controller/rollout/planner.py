@@ -36,6 +36,7 @@ from praetor_controller.rollout.verdicts import (
     Verdicts,
     classify_all,
     with_withheld,
+    withheld_from_all,
     without_steps,
 )
 from praetor_controller.rollout.waves import WaveProgress, wave_progress
@@ -80,7 +81,8 @@ class _Writes:
 
 
 def _planned(snapshot: Snapshot, now: datetime) -> Plan:
-    snapshot = with_withheld(snapshot)
+    of_all = withheld_from_all(snapshot)
+    snapshot = with_withheld(snapshot, of_all)
     deployment, ahead_s = snapshot.deployment, snapshot.ahead_s
     at, since = now.timestamp() + ahead_s, snapshot.rollout_since.timestamp()
     domains = _domains(snapshot)
@@ -107,6 +109,7 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
     summary = FleetSummary(
         counts=counts,
         reasons=Counter([*map(attrgetter("code"), reasons), *(each.reason.code for each in leave.stay)]),
+        withheld=bool(of_all),
         held_by_facts=not leave.bulk,
         removals_held=[each.process.device or each.process.name for each in leave.held],
         removal_limit=removal_limit(deployment, assignment.desired + len(assignment.orphans)),
@@ -131,7 +134,8 @@ def _planned(snapshot: Snapshot, now: datetime) -> Plan:
         waves.recheck_at if waves else math.inf,
     }
     recheck_at = _earliest(recheck, at)
-    steady = not (summary.kept or waves or stop or writes.offer or admission.refused) and _is_steady(snapshot, counts)
+    moves = summary.kept or waves or stop or writes.offer or admission.refused
+    steady = not (moves or of_all) and _is_steady(snapshot, counts)  # what one device says of all is not by itself
     # Before a rollback begins the status must say so: the failures that call for it go away with it.
     # And before anything else changes it must say that removals are held: with new processes, not all would leave.
     rolls_back = stop is not None and stop.rollback and not stop.remembered

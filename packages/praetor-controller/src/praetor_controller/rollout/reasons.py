@@ -26,6 +26,7 @@ class ReasonCode(StrEnum):
     UPDATE_HELD = "UpdateHeld"
     AGENT_TOO_OLD = "AgentTooOld"
     REFERENCE_MISSING = "ReferenceMissing"
+    REFERENCE_REFUSED = "ReferenceRefused"
     REQUIREMENT_NOT_MET = "RequirementNotMet"
     FACTS_NOT_REPORTED = "FactsNotReported"
     PAUSED = "Paused"

@@ -35,6 +35,7 @@ _SETTLED = frozenset(
         ReasonCode.UPDATE_HELD,
         ReasonCode.AGENT_TOO_OLD,
         ReasonCode.REFERENCE_MISSING,
+        ReasonCode.REFERENCE_REFUSED,
         ReasonCode.REQUIREMENT_NOT_MET,
         ReasonCode.FACTS_NOT_REPORTED,
         ReasonCode.OFFLINE_SINCE,
@@ -87,8 +88,8 @@ class FleetSummary:
     *limit* is maxUnavailable as a number of devices, *progress_at* the last step forward in seconds since the epoch,
     *wave* the one that is being rolled out, *hold* what the next one waits for. *removals_held* are devices that no
     longer match and keep their process, because more than *removal_limit* do, or only because of their facts
-    (*held_by_facts*). *stopped* is why the failure policy
-    stopped the revision, empty when it did not; *rolled_back*: devices go back to the current revision.
+    (*held_by_facts*). *withheld*: no device would be given what the template refers to. *stopped* is why the failure
+    policy stopped the revision, empty when it did not; *rolled_back*: devices go back to the current revision.
     """
 
     counts: Counts
@@ -100,6 +101,7 @@ class FleetSummary:
     hold: Reason | None = None
     removals_held: Sequence[str] = ()
     held_by_facts: bool = False
+    withheld: bool = False
     removal_limit: int = 1
     stopped: str = ""
     rolled_back: bool = False
@@ -121,7 +123,7 @@ def rollout_status(
 ) -> tuple[RolloutStatus, float | None]:
     """Return the status, and when time alone may change it (epoch seconds; None when it does not)."""
     revision = deployment.template.revision
-    settled = not summary.stopped and all(code in _SETTLED for code in summary.reasons)
+    settled = not summary.stopped and not summary.withheld and all(code in _SETTLED for code in summary.reasons)
     connects_by = _connects_by(deployment, summary)
     shown = settled and ReasonCode.UP_TO_DATE in summary.reasons and connects_by <= now.timestamp()
     complete = shown or (settled and not summary.reasons)  # a revision without devices is over, and not proven

@@ -27,10 +27,11 @@ from praetor_api.kube.codec import format_time
 from praetor_api.kube.objects import StrategyType
 from praetor_api.names import hashed_process_name, process_name
 from praetor_api.protocol import features_needed
+from praetor_api.values import lacks_an_object, references_of
 from praetor_controller.model.requirements import NO_FACTS
 from praetor_controller.model.rows import DeviceRow, ProcessRow
 from praetor_controller.rollout.assignment import Assignment
-from praetor_controller.rollout.availability import Availability, blamed_until, offline_since
+from praetor_controller.rollout.availability import OVERTAKEN, Availability, blamed_until, offline_since
 from praetor_controller.rollout.reasons import Reason, ReasonCode
 from praetor_controller.rollout.snapshot import Snapshot
 from praetor_controller.rollout.waves import WaveProgress
@@ -133,6 +134,7 @@ _UNAVAILABLE = (Health.UNREADY, Health.UNREPORTED)
 _DOWN = (*_UNAVAILABLE, Health.BECOMING_AVAILABLE)
 _NEVER_REPORTED = (Health.NEVER_CONNECTED, Health.NEVER_REPORTED)
 _DEFERRED = (Health.HELD, *_NEVER_REPORTED, Health.OFFLINE)
+_AS_BEFORE = (Health.AVAILABLE, Health.HELD)  # held: by a template that is not the target any more
 _MAY_UPDATE = (Gate.OPEN, Gate.RECREATE)
 
 TABLE: tuple[Rule, ...] = (
@@ -170,10 +172,10 @@ TABLE: tuple[Rule, ...] = (
     Rule((_OTHER,), (Gate.HELD,), (Health.AVAILABLE, *_DEFERRED), ReasonCode.UPDATE_HELD),
     Rule((_OTHER,), (Gate.WAVE,), (*_DOWN, Health.SILENT), None, Cost.UNTIL_DEADLINE),
     Rule((_OTHER,), (Gate.WAVE,), (Health.AVAILABLE, *_DEFERRED), None),
-    Rule((_OTHER,), (Gate.OPEN,), (Health.AVAILABLE,), ReasonCode.UPDATING, Cost.FREE, Step.UPDATE_WITH_PLACE),
+    Rule((_OTHER,), (Gate.OPEN,), _AS_BEFORE, ReasonCode.UPDATING, Cost.FREE, Step.UPDATE_WITH_PLACE),
     Rule((_OTHER,), (Gate.OPEN,), (Health.BECOMING_AVAILABLE,), ReasonCode.UPDATING, Cost.DOWN, Step.UPDATE_IN_BUDGET),
     Rule((_OTHER,), (Gate.OPEN,), _UNAVAILABLE, ReasonCode.UPDATING, Cost.DOWN, Step.UPDATE),
-    Rule((_OTHER,), (Gate.RECREATE,), (Health.AVAILABLE, *_DOWN), ReasonCode.UPDATING, Cost.FREE, Step.UPDATE),
+    Rule((_OTHER,), (Gate.RECREATE,), (*_AS_BEFORE, *_DOWN), ReasonCode.UPDATING, Cost.FREE, Step.UPDATE),
     Rule((_OTHER,), _MAY_UPDATE, _NEVER_REPORTED, ReasonCode.UPDATING, Cost.FREE, Step.UPDATE),
     Rule((_OTHER,), _MAY_UPDATE, (Health.SILENT,), ReasonCode.SILENT_SINCE_OFFER, Cost.UNTIL_DEADLINE),
     Rule((_OTHER,), _MAY_UPDATE, (Health.OFFLINE,), ReasonCode.OFFLINE_SINCE),
@@ -359,7 +361,7 @@ def _gate_of_update(context: Context, number: int, device: DeviceRow, process: P
     gate = _gate(context)
     if device.unmet and gate in _MAY_UPDATE:
         return Gate.UNMET
-    if process.held and gate in _MAY_UPDATE:
+    if process.held and process.held != OVERTAKEN and gate in _MAY_UPDATE:
         return Gate.HELD
     closed = gate in _MAY_UPDATE and context.waves is not None and context.waves.closed(number) is not None
     return Gate.WAVE if closed else gate
@@ -435,35 +437,69 @@ def _reason(
     return Reason(rule.reason, detail)
 
 
-_WITHHELD = (ReasonCode.AGENT_TOO_OLD, ReasonCode.REFERENCE_MISSING)
+_WITHHELD = (ReasonCode.AGENT_TOO_OLD, ReasonCode.REFERENCE_MISSING, ReasonCode.REFERENCE_REFUSED)
 """Why the gateway does not send a spec, as the text before the first colon that says so."""
+_BY_GATEWAY = tuple(f"{code}(" for code in _WITHHELD)
 
 
-def with_withheld(snapshot: Snapshot) -> Snapshot:
+def with_withheld(snapshot: Snapshot, of_all: str = "") -> Snapshot:
     """Return *snapshot* with the processes held whose devices the gateway would not send the template.
 
     Their agents do not know a feature that it needs, or they lack a value that it refers to. All would take it at once
-    when that changes.
+    when that changes. *of_all* is withheld_from_all() of the snapshot.
     """
     needed = features_needed(snapshot.deployment.template.spec)
     why = {
-        device.name: device.missing
+        device.name: device.missing or of_all
         if needed <= device.features
         else str(Reason(ReasonCode.AGENT_TOO_OLD, ",".join(sorted(needed - device.features))))
         for device in snapshot.devices
-        if device.missing or not needed <= device.features
+        if of_all or device.missing or not needed <= device.features
     }
-    if not why:
+    hashes = {snapshot.deployment.template.spec_hash, *snapshot.stored_as}
+    overtaken = {
+        process.uid
+        for process in snapshot.processes
+        if process.held.startswith(_BY_GATEWAY) and process.spec_hash not in hashes and process.device not in why
+    }
+    if not why and not overtaken:
         return snapshot
     devices = [
         evolve(device, withheld=why[device.name]) if device.name in why and device.connected else device
         for device in snapshot.devices
     ]
+    on_target = why if not of_all else {device.name for device in snapshot.devices if device.missing}
     processes = [
-        evolve(process, held=why[process.device]) if process.device in why else process
+        evolve(process, held=OVERTAKEN)
+        if process.uid in overtaken
+        else evolve(process, held=why[process.device])
+        if process.device in (on_target if process.spec_hash in hashes else why)
+        else process
         for process in snapshot.processes
     ]
     return evolve(snapshot, devices=devices, processes=processes)
+
+
+def withheld_from_all(snapshot: Snapshot) -> str:
+    """Return why no device would be sent the template, as those say that have it already; empty when nothing does.
+
+    The controller cannot read what the template refers to. What is missing in the namespace is missing for all. What
+    is refused to those that have the template is refused to all, unless one of them runs it.
+    """
+    template = snapshot.deployment.template
+    if not any(each.source is not None for each in references_of(template.spec)):
+        return ""
+    hashes = {template.spec_hash, *snapshot.stored_as}
+    on_target = [each for each in snapshot.processes if each.spec_hash in hashes]
+    for process in on_target:
+        if process.held and lacks_an_object(process.held):
+            return process.held
+    if any(each.observed and not each.held for each in on_target):
+        return ""
+    maintained = {device.name for device in snapshot.devices if device.in_maintenance}
+    refused = f"{ReasonCode.REFERENCE_REFUSED}("
+    said = (each.held for each in on_target if each.device not in maintained)
+    return next((each for each in said if each.startswith(refused)), "")
 
 
 def _detail(context: Context, rule: Rule, device: DeviceRow, process: ProcessRow | None, name: str) -> str:

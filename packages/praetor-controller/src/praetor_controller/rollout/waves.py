@@ -31,7 +31,7 @@ from praetor_controller.model.selectors import Matches, compile_selector
 from praetor_controller.model.wave_record import MAX_FAILURES, WaveFailure, WaveRecord
 from praetor_controller.rollout.amounts import amount
 from praetor_controller.rollout.assignment import Assignment
-from praetor_controller.rollout.availability import Availability, blamed_until
+from praetor_controller.rollout.availability import OVERTAKEN, Availability, blamed_until
 from praetor_controller.rollout.failure_policy import Failures
 from praetor_controller.rollout.reasons import Reason, ReasonCode
 from praetor_controller.rollout.snapshot import WaveState
@@ -257,6 +257,8 @@ class _Devices:
     ) -> bool:
         if device.unmet and not updated:
             return False
+        if process is not None and process.held == OVERTAKEN:
+            return True
         if process is None:
             return device.connected is not False and not device.withheld
         if availability in (Availability.SILENT_AFTER_OFFER, Availability.SILENT) and not updated:

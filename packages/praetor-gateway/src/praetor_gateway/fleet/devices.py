@@ -19,8 +19,9 @@ from praetor_api.conditions import ProcessReason
 from praetor_api.kube.client.resource import DEVICE_PROCESSES, DEVICES, Key, Resource
 from praetor_api.kube.objects import Reported
 from praetor_api.spec import DeviceKind
-from praetor_api.values import DeviceFields, Resolved, resolve
+from praetor_api.values import DeviceFields, Resolved
 from praetor_gateway.fleet.order import following, supersedes
+from praetor_gateway.fleet.references import ReferenceStore
 from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Owner, Row
 from praetor_gateway.fleet.session import DeviceSession
 
@@ -73,6 +74,7 @@ class DeclaredDevice:
     """
 
     name: str
+    references: ReferenceStore = field(factory=ReferenceStore)
     processes: tuple[CachedProcess, ...] = ()
     switches: tuple[CachedSwitch, ...] = ()
     session: DeviceSession = field(factory=DeviceSession)
@@ -142,7 +144,7 @@ class DeclaredDevice:
         if not row.references:
             return row.version
         resolved, version = self.resolved(row), row.version
-        said = " ".join(resolved.missing) if resolved.missing else f"{version[4]} {resolved.digest}"
+        said = resolved.held or f"{version[4]} {resolved.digest}"
         return (*version[:4], said)
 
     def resolved(self, row: CachedProcess) -> Resolved:
@@ -150,12 +152,15 @@ class DeclaredDevice:
 
         Facts are those on record, so that all replicas serve the same.
         """
+        return self.references.resolve(row, self._fields)
+
+    def _fields(self) -> DeviceFields:
         switch = self.switch
-        fields = DeviceFields(name=self.name, namespace=row.key.namespace)
-        if switch is not None:
-            labels = dict(zip(switch.labels[::2], switch.labels[1::2], strict=True))
-            fields = replace(fields, labels=labels, address=switch.address, facts=switch.status.facts or {})
-        return resolve(row.references, fields)
+        fields = DeviceFields(name=self.name, namespace=self.namespace)
+        if switch is None:
+            return fields
+        labels = dict(zip(switch.labels[::2], switch.labels[1::2], strict=True))
+        return replace(fields, labels=labels, address=switch.address, facts=switch.status.facts or {})
 
     @property
     def refers(self) -> bool:
@@ -210,6 +215,7 @@ class DeviceIndex:
     """
 
     _changed: Callable[[str], None]
+    references: ReferenceStore = field(factory=ReferenceStore)
     bindings: dict[str, Binding] = field(factory=dict, init=False)
     """The owners of the names that several claim, or claimed when their owner went away."""
     unordered_until: float = field(default=0.0, init=False)
@@ -304,11 +310,13 @@ class DeviceIndex:
             self._drop(known)
             known = None
         table[row.key] = row
+        if isinstance(row, CachedProcess):
+            self.references.replace(known if isinstance(known, CachedProcess) else None, row)
         if not _reaches(row):
             return
         device = self._devices.get(row.device)
         if device is None:
-            device = self._devices[row.device] = DeclaredDevice(row.device)
+            device = self._devices[row.device] = DeclaredDevice(row.device, self.references)
         device.put(row)
         if isinstance(known, CachedSwitch) and known.uid == row.uid and row is device.switch and not own:
             device.session.superseded(known.status, row.status)
@@ -317,10 +325,20 @@ class DeviceIndex:
 
     def _drop(self, row: Row) -> None:
         known: Row | None = self._table(row).pop(row.key, None)
+        if isinstance(known, CachedProcess):
+            self.references.replace(known, None)
         if known is not None and _reaches(known):
             device = self._devices[known.device]
             device.remove(known)
             self._notify(device)
+
+    def wake(self, key: Key) -> None:
+        """Compare the desired state of the device of the process *key* again: an object that it names changed."""
+        row = self._processes.get(key)
+        device = self._devices.get(row.device) if row is not None else None
+        if device is not None:
+            device.changed()
+            self._changed(device.name)
 
     def _table(self, row: Row) -> dict[Key, Any]:
         return self._processes if isinstance(row, CachedProcess) else self._switches[row.kind]

@@ -21,8 +21,9 @@ def render(
 ) -> bytes:
     """Return the body of a 200: the items in the order of *rows*, each spec as it is stored.
 
-    What needs more than the *features* that the agent knows, or a value that the device lacks, has no spec: an agent
-    keeps what it has for an item that it cannot read. *resolved* returns the values of a row that has references.
+    What needs more than the *features* that the agent knows, or a value that the device lacks or is refused, has no
+    spec: an agent keeps what it has for an item that it cannot read. *resolved* returns the values of a row that has
+    references.
     """
     head = canonical_json({"deviceName": device, "heartbeatIntervalSeconds": heartbeat_s, "pollIsHeartbeat": True})
     return b"%b,%b%b]}" % (head[:-1], b'"items":[', b",".join(_item(row, features, resolved) for row in rows))
@@ -46,13 +47,15 @@ def _item(row: CachedProcess, features: Set[str], resolved: Callable[[CachedProc
         identity["traceparent"] = row.traceparent
     if row.references and resolved is not None:
         found = resolved(row)
-        if found.missing:
-            return _incompatible(row, missing=found.missing)
+        if found.held:
+            return _incompatible(row, missing=found.missing, refused=found.refused)
         identity |= {"values": found.values, "valuesHash": found.digest}
     return b'%b,"spec":%b}' % (canonical_json(identity)[:-1], row.spec)
 
 
-def _incompatible(row: CachedProcess, features: tuple[str, ...] = (), missing: tuple[str, ...] = ()) -> bytes:
+def _incompatible(
+    row: CachedProcess, features: tuple[str, ...] = (), missing: tuple[str, ...] = (), refused: str = ""
+) -> bytes:
     item = IncompatibleItem(
         uid=row.uid,
         namespace=row.key.namespace,
@@ -60,5 +63,6 @@ def _incompatible(row: CachedProcess, features: tuple[str, ...] = (), missing: t
         generation=row.generation,
         features=features,
         missing=missing,
+        refused=refused or None,
     )
     return canonical_json(write(item))

@@ -30,7 +30,7 @@ from praetor_gateway.fleet.rows import CachedProcess
 from praetor_gateway.fleet.session import FACTS
 from praetor_gateway.liveness.tracker import LivenessTracker
 from praetor_gateway.reports.traces import DeviceTraces
-from praetor_gateway.status.merge import lacks, merge, start_time, too_old
+from praetor_gateway.status.merge import merge, start_time, too_old, withholds
 from praetor_gateway.status.pending import AGENT_DEBOUNCE_S, PendingStatuses, StatusKey
 
 MAX_WRITE_DELAY_S = 10.0
@@ -213,8 +213,8 @@ class ReportHandler:
         missing = row.features - device.session.features
         if missing:  # it was not sent the spec, so that this is no failure
             seen = replace(seen, update_held_message=too_old(missing), error_message=None)
-        elif row.references and (lacking := device.resolved(row).missing):
-            seen = replace(seen, update_held_message=lacks(lacking), error_message=None)
+        elif row.references and (why := withholds(device.resolved(row))):
+            seen = replace(seen, update_held_message=why, error_message=None)
         known = self._known(row)
         if is_late(known, order):
             return ""

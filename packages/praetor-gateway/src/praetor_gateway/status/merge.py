@@ -20,9 +20,10 @@ from praetor_api.kube.conditions import get_condition, next_condition
 from praetor_api.kube.objects import Condition, ConditionStatus, DeviceProcessStatus, Phase, Reported
 from praetor_api.protocol import ArtifactReason, Observation, PendingReason, RollbackReason
 from praetor_api.spec import RestartPolicy
-from praetor_api.values import missing_references
+from praetor_api.values import Resolved, lacks_an_object
 from praetor_api.wire import clean_text
 from praetor_gateway.fleet.order import following, supersedes
+from praetor_gateway.fleet.references import Refusal
 from praetor_gateway.fleet.rows import CachedProcess
 
 
@@ -104,6 +105,7 @@ _TRIAL = "the device has not run this version for long enough to rule out that i
 _OUTDATED = "the process runs with the values that it was started with; restart it to have the new ones"
 _TOO_OLD = f"{ProcessReason.AGENT_TOO_OLD}("
 _MISSING = f"{ProcessReason.REFERENCE_MISSING}("
+_REFUSED = f"{ProcessReason.REFERENCE_REFUSED}("
 _ARTIFACT = {reason.value: reason for reason in ArtifactReason}
 _PENDING = {reason.value: reason for reason in PendingReason}
 _ROLLED_BACK = {reason.value: reason for reason in RollbackReason}
@@ -195,10 +197,28 @@ def too_old(missing: Iterable[str]) -> str:
     return f"{_TOO_OLD}{','.join(sorted(missing))}): upgrade praetor-agent; until then the device keeps what it has"
 
 
-def lacks(missing: Iterable[str]) -> str:
-    """Return why a device without the values that *missing* names is not sent the spec."""
-    what = clean_text(missing_references(missing))
-    return f"{what}: the device has no such value; until it has one it keeps what it runs. Or write optional: true"
+_REMEDIES: Mapping[str, str] = {
+    Refusal.NOT_ENABLED.value: "apply deploy/components/references there and start the gateway with "
+    "--references-namespace",
+    Refusal.NOT_READABLE.value: "apply deploy/components/references in that namespace",
+    Refusal.TOO_LARGE.value: "refer to less",
+}
+_LACKS_OBJECT = (
+    'its namespace has no such object with the label azure.com/deliver: "true", or no such key in it; until it has one '
+    "the device keeps what it runs. Or write optional: true"
+)
+_LACKS_FIELD = "the device has no such value; until it has one it keeps what it runs. Or write optional: true"
+
+
+def withholds(resolved: Resolved) -> str | None:
+    """Return why a device is not sent the spec with the values *resolved*; None when it is."""
+    held = resolved.held
+    if not held:
+        return None
+    if resolved.refused:
+        remedy = _REMEDIES[resolved.refused.partition(" ")[0]]
+        return f"{clean_text(held)}: {remedy}; until then the device keeps what it runs"
+    return f"{clean_text(held)}: {_LACKS_OBJECT if lacks_an_object(held) else _LACKS_FIELD}"
 
 
 def by_type(conditions: tuple[Condition, ...]) -> dict[str, Condition]:
@@ -486,6 +506,8 @@ def _why_held(seen: Observation) -> ProcessReason:
     said = seen.update_held_message or ""
     if said.startswith(_MISSING):
         return ProcessReason.REFERENCE_MISSING
+    if said.startswith(_REFUSED):
+        return ProcessReason.REFERENCE_REFUSED
     return ProcessReason.AGENT_TOO_OLD if said.startswith(_TOO_OLD) else ProcessReason.HELD
 
 

@@ -26,6 +26,7 @@ from praetor_controller.ctl.cluster import (
 from praetor_controller.ctl.errors import BadInput, ExitCode, read_input
 from praetor_controller.ctl.forecast.forecast import Forecast, forecast, forecasts
 from praetor_controller.ctl.forecast.model import ForecastModel
+from praetor_controller.ctl.forecast.references import reference_warnings
 from praetor_controller.ctl.inventory import read_inventory
 from praetor_controller.ctl.output import output_option, show, warn
 from praetor_controller.ctl.rollout_patch import all_approved
@@ -95,7 +96,7 @@ async def _forecast(cluster: Cluster, manifest: dict[str, Any], ready_after_s: f
     model = ForecastModel(inventory, processes, deployment, cluster.clock.now())
     refusal = await _refusal(cluster, model)
     result = forecast(model, ready_after_s)
-    result.warnings += refusal
+    result.warnings += refusal + await reference_warnings(cluster, deployment["spec"]["template"]["spec"])
     return result
 
 

@@ -12,6 +12,7 @@ from praetor_api.wire import WireError, read
 from praetor_controller.ctl.cluster import Cluster, on_cluster
 from praetor_controller.ctl.commands.completion import deployment_argument, device_names
 from praetor_controller.ctl.errors import CommandFailed
+from praetor_controller.ctl.forecast.references import read_objects
 from praetor_controller.ctl.output import OutputFormat, for_people, output_option, structured, warn
 from praetor_controller.model.projection import project_deployment, project_device
 
@@ -24,8 +25,9 @@ from praetor_controller.model.projection import project_deployment, project_devi
 async def render(cluster: Cluster, deployment: str, device: str, output: str) -> str:
     """Show the command, arguments and environment that DEVICE gets from a deployment.
 
-    References are resolved from the NetworkSwitch as it is stored now, and $(NAME) is expanded, by the rules of the
-    gateway and the agent. Nothing is written. What a backend adds to the environment, such as PATH, is not shown.
+    References are resolved from the NetworkSwitch and the ConfigMaps as they are stored now, and $(NAME) is expanded,
+    by the rules of the gateway and the agent. Nothing is written. What a backend adds to the environment, such as PATH,
+    is not shown.
     """
     stored = await cluster.api.get(DEVICE_PROCESS_DEPLOYMENTS, Key(cluster.namespace, deployment))
     switch = await cluster.api.get(NETWORK_SWITCHES, Key(cluster.namespace, device))
@@ -36,11 +38,15 @@ async def render(cluster: Cluster, deployment: str, device: str, output: str) ->
     fields = DeviceFields(
         name=row.name, namespace=row.namespace, labels=row.labels, address=row.address, facts=row.facts or {}
     )
-    found = resolve(references_of(spec), fields)
+    references = references_of(spec)
+    objects = await read_objects(cluster, references)
+    for kind, name in sorted(objects.refused):
+        warn(f"you may not read {kind}/{name}, so its values are not shown")
+    found = resolve(references, fields, objects.read)
     if found.missing:
         raise CommandFailed(
             f"{missing_references(found.missing)}: {device} has no such value and keeps what it runs; label it, wait "
-            "for its facts, or write optional: true"
+            "for its facts, create the object with its label, or write optional: true"
         )
     try:
         started = started_with(read(ProcessSpec, spec).execution, found.values)

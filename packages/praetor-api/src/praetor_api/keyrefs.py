@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""References to one key of a ConfigMap or Secret, in a process spec."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Optional
+
+from praetor_api.constraints import CelRule, Constraint
+
+__all__ = ["REFERENCES_FEATURE", "VALUE_FROM_RULES", "ConfigMapKeyRef"]
+
+REFERENCES_FEATURE = "references.v1"
+"""What an agent must know to get a spec that refers to ConfigMaps: another cannot read it."""
+
+_OBJECT_NAME = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+_KEY = r"^[-._a-zA-Z0-9]+$"
+
+_Optional = Annotated[
+    Optional[bool],  # noqa: UP045 - read at runtime, by Python 3.9, too
+    Constraint(
+        doc="Whether the variable is left out where there is no such object or key. false when unset: then devices "
+        "keep what they run until there is one."
+    ),
+]
+
+
+@dataclass(frozen=True)
+class ConfigMapKeyRef:
+    """A key of a ConfigMap in the process's own namespace."""
+
+    name: Annotated[
+        str,
+        Constraint(
+            doc='Name of the ConfigMap, which has the label azure.com/deliver: "true".',
+            min_length=1,
+            max_length=253,
+            pattern=_OBJECT_NAME,
+        ),
+    ]
+    key: Annotated[str, Constraint(doc="Key in its data.", min_length=1, max_length=253, pattern=_KEY)]
+    optional: _Optional = None
+
+
+VALUE_FROM_RULES = (
+    CelRule(
+        expression="has(self.deviceFieldRef) != has(self.configMapKeyRef)",
+        message="a valueFrom names one source; write either deviceFieldRef or configMapKeyRef",
+    ),
+)
+"""Rules over the source of one variable."""

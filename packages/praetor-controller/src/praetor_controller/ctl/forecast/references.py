@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a template refers to, as far as the user may read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import frozen
+
+from praetor_api.kube.client.errors import Forbidden, NotFound
+from praetor_api.kube.client.resource import Key
+from praetor_api.kube.delivered import DELIVERED, KINDS, is_delivered
+from praetor_api.values import DeviceFields, Reference, Source, Unusable, missing_references, references_of, resolve
+from praetor_controller.ctl.cluster import Cluster
+
+
+@frozen
+class ReadObjects:
+    """The *values* of the objects that references name, by kind and name; those in *refused* the user may not read."""
+
+    values: Mapping[tuple[str, str], Mapping[str, str | Unusable]]
+    refused: frozenset[tuple[str, str]]
+
+    def read(self, source: Source) -> str | Unusable | None:
+        """Return the value of *source*; for one that the user may not read, words that say so."""
+        if (source.kind, source.name) in self.refused:
+            return f"(of {source}, which you may not read)"
+        return self.values.get((source.kind, source.name), {}).get(source.key)
+
+
+async def read_objects(cluster: Cluster, references: Sequence[Reference]) -> ReadObjects:
+    """Read what *references* name, each object once."""
+    values: dict[tuple[str, str], Mapping[str, str | Unusable]] = {}
+    refused = set()
+    for named in dict.fromkeys((each.source.kind, each.source.name) for each in references if each.source is not None):
+        kind, name = named
+        try:
+            found = await cluster.api.get(KINDS[kind], Key(cluster.namespace, name))
+        except NotFound:
+            continue
+        except Forbidden:
+            refused.add(named)
+            continue
+        if is_delivered(found):
+            values[named] = DELIVERED[kind](found)
+    return ReadObjects(values, frozenset(refused))
+
+
+async def reference_warnings(cluster: Cluster, spec: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a sentence for what no device would be given of the template *spec*."""
+    references = [each for each in references_of(spec) if each.source is not None]
+    objects = await read_objects(cluster, references)
+    missing = resolve(references, DeviceFields(name="", namespace=""), objects.read).missing
+    if not missing:
+        return ()
+    return (
+        f"{missing_references(missing)}: spec.template.spec.execution.env: the namespace {cluster.namespace} has no "
+        'such object with the label azure.com/deliver: "true", or no such key in it; every device would keep what it '
+        "runs. Create it, or write optional: true",
+    )

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ConfigMaps that processes refer to: what they hold, and which processes a change of one concerns.
+
+Values are resolved once for all processes of a namespace with the same references, and kept until an object changes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
+from typing import Any
+
+from attrs import define, field, frozen
+
+from praetor_api.kube.client.resource import Key
+from praetor_api.kube.delivered import DELIVERED, KINDS
+from praetor_api.values import MAX_TEXTS, DeviceFields, Reference, Resolved, Source, Unusable
+from praetor_api.values import resolve as resolve_references
+from praetor_gateway.fleet.rows import CachedProcess
+
+_IN_NO_DEVICE = DeviceFields(name="", namespace="")
+Value = str | Unusable
+
+
+class Refusal(Enum):
+    """Why a process is given no values, whatever is there: the word that begins the reason's detail."""
+
+    NOT_ENABLED = "NotEnabled"
+    NOT_READABLE = "NotReadable"
+    TOO_LARGE = "TooLarge"
+
+
+@frozen
+class DeliveredObject:
+    """What a ConfigMap with the label holds: *values* by key. They are not shown in logs."""
+
+    key: Key
+    values: Mapping[str, Value] = field(repr=False)
+
+
+def project(kind: str, obj: Mapping[str, Any]) -> DeliveredObject:
+    """Return what processes may be given of an object of *kind*."""
+    return DeliveredObject(Key.of(obj), DELIVERED[kind](obj))
+
+
+@define(eq=False)
+class _Template:
+    """References that processes of one namespace share, and those *users* by their keys.
+
+    *of_devices*: some name fields of the device; the others are resolved once, in *shared*.
+    """
+
+    namespace: str
+    references: tuple[Reference, ...]
+    sources: tuple[Source, ...]
+    users: set[Key] = field(factory=set)
+    shared: Resolved | None = None
+
+    @property
+    def of_devices(self) -> bool:
+        return len(self.sources) < len(self.references)
+
+
+@define(eq=False)
+class ReferenceStore:
+    """The objects of the *namespaces* that the gateway may read, and the processes that refer to them.
+
+    *changed* is called with the keys of the processes that are concerned when an object changes.
+    """
+
+    namespaces: frozenset[str] = frozenset()
+    changed: Callable[[Iterable[Key]], None] = lambda _: None
+    _objects: dict[tuple[str, Key], Mapping[str, Value]] = field(factory=dict, init=False)
+    _readable: set[tuple[str, str]] = field(factory=set, init=False)
+    _templates: dict[tuple[str, int], _Template] = field(factory=dict, init=False)
+    _naming: dict[tuple[str, Key], list[_Template]] = field(factory=dict, init=False)
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    @property
+    def templates(self) -> int:
+        """How many different sets of references there are: each is resolved once."""
+        return len(self._templates)
+
+    def on_change(self, kind: str, key: Key, new: DeliveredObject | None) -> None:
+        """Apply a change of an object of *kind*; None for one that is gone, or has lost the label."""
+        if new is not None:
+            self._objects[kind, key] = new.values
+        else:
+            self._objects.pop((kind, key), None)
+        self._forget(self._naming.get((kind, key), ()))
+
+    def set_readable(self, kind: str, namespace: str, *, readable: bool) -> None:
+        """Record whether the objects of *kind* in *namespace* are known, and may be read."""
+        if readable == ((kind, namespace) in self._readable):
+            return
+        (self._readable.add if readable else self._readable.discard)((kind, namespace))
+        self._forget(
+            each
+            for each in tuple(self._templates.values())
+            if each.namespace == namespace and any(source.kind == kind for source in each.sources)
+        )
+
+    def _forget(self, templates: Iterable[_Template]) -> None:
+        concerned: list[Key] = []
+        for template in templates:
+            template.shared = None
+            concerned += template.users
+        if concerned:
+            self.changed(concerned)
+
+    def replace(self, old: CachedProcess | None, new: CachedProcess | None) -> None:
+        """Record that *new* takes the place of *old* among the processes that refer to objects."""
+        before = old.references if old is not None else ()
+        if new is not None and new.references is before:
+            return
+        if old is not None and before:
+            self._remove(old)
+        if new is not None and new.references:
+            self._add(new)
+
+    def _add(self, row: CachedProcess) -> None:
+        sources = tuple(each.source for each in row.references if each.source is not None)
+        if not sources:
+            return
+        at = row.key.namespace, id(row.references)  # rows share them, and the template keeps them
+        template = self._templates.get(at)
+        if template is None:
+            template = self._templates[at] = _Template(sys.intern(row.key.namespace), row.references, sources)
+            for named in _named(template):
+                self._naming.setdefault(named, []).append(template)
+        template.users.add(row.key)
+
+    def _remove(self, row: CachedProcess) -> None:
+        at = row.key.namespace, id(row.references)
+        template = self._templates.get(at)
+        if template is None:
+            return
+        template.users.discard(row.key)
+        if template.users:
+            return
+        del self._templates[at]
+        for named in _named(template):
+            self._naming[named].remove(template)
+            if not self._naming[named]:
+                del self._naming[named]
+
+    def resolve(self, row: CachedProcess, fields: Callable[[], DeviceFields]) -> Resolved:
+        """Return the values of the references of *row*; *fields* returns what they may name of the device."""
+        template = self._templates.get((row.key.namespace, id(row.references)))
+        if template is None:
+            return resolve_references(row.references, fields())
+        shared = template.shared
+        if shared is None:
+            shared = template.shared = self._shared(template)
+        if not template.of_devices or shared.refused:
+            return shared
+        own = resolve_references((each for each in row.references if each.source is None), fields())
+        return Resolved({**shared.values, **own.values}, (*own.missing, *shared.missing))
+
+    def _shared(self, template: _Template) -> Resolved:
+        refused = self._refusal(template)
+        if refused:
+            return Resolved({}, refused=refused)
+        references = (each for each in template.references if each.source is not None)
+        found = resolve_references(references, _IN_NO_DEVICE, lambda source: self._read(template.namespace, source))
+        if sum(map(len, found.values.values())) > MAX_TEXTS:
+            return Resolved({}, refused=f"{Refusal.TOO_LARGE.value} more than {MAX_TEXTS} characters")
+        return found
+
+    def _refusal(self, template: _Template) -> str:
+        namespace = template.namespace
+        if namespace not in self.namespaces:
+            return f"{Refusal.NOT_ENABLED.value} in {namespace}"
+        for kind in dict.fromkeys(source.kind for source in template.sources):
+            if (kind, namespace) not in self._readable:
+                return f"{Refusal.NOT_READABLE.value} {KINDS[kind].plural} in {namespace}"
+        return ""
+
+    def _read(self, namespace: str, source: Source) -> Value | None:
+        return self._objects.get((source.kind, Key(namespace, source.name)), {}).get(source.key)
+
+
+def _named(template: _Template) -> Iterable[tuple[str, Key]]:
+    return dict.fromkeys((source.kind, Key(template.namespace, source.name)) for source in template.sources)

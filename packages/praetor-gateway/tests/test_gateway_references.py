@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Values of ConfigMaps in the desired state: who gets them, what a change wakes, and what holds a process."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from gateway_testing import GatewayLab, conditions, process_object, running_lab, switch_object
+from kube_testing import FakeClock, InProcessKube, body_of
+from praetor_api.kube.client.errors import Forbidden
+from praetor_api.kube.client.resource import CONFIG_MAPS, DEVICE_PROCESSES, NETWORK_SWITCHES, Key
+from praetor_api.protocol import read_desired
+from praetor_api.values import MAX_VALUE
+from praetor_gateway.fleet.references import ReferenceStore
+
+DESIRED = "/v1/devices/leaf-1/desired"
+KNOWS = "references.v1, values.v1"
+SETTINGS_MAP = Key("lab", "settings")
+LABEL = {"azure.com/deliver": "true"}
+
+
+def ref(name: str, key: str = "level", of: str = "settings", **more: Any) -> dict[str, Any]:
+    return {"name": name, "valueFrom": {"configMapKeyRef": {"name": of, "key": key, **more}}}
+
+
+def execution(*env: dict[str, Any]) -> dict[str, Any]:
+    return {"backend": "process", "command": ["sleep", "9"], "env": list(env)}
+
+
+def config_map(name: str = "settings", labels: dict[str, str] | None = None, **data: str) -> dict[str, Any]:
+    return body_of(CONFIG_MAPS, name, {"labels": LABEL if labels is None else labels}, data=data)
+
+
+async def item_of(lab: GatewayLab, device: str = "leaf-1") -> dict[str, Any]:
+    answer = await lab.client.get(f"/v1/devices/{device}/desired", praetor_features=KNOWS)
+    item: dict[str, Any] = answer.json()["items"][0]
+    return item
+
+
+def held(lab: GatewayLab) -> dict[str, Any]:
+    found: list[dict[str, Any]] = lab.process("leaf-1")["status"]["conditions"]
+    return next(each for each in found if each["type"] == "UpdateHeld")
+
+
+async def test_an_item_has_the_values_of_labelled_objects_of_its_own_namespace() -> None:
+    async with running_lab(references_namespaces=("lab",)) as lab:
+        await lab.kube.create(CONFIG_MAPS, "lab", config_map(level="debug", other="x"))
+        name = {"name": "NAME", "valueFrom": {"deviceFieldRef": {"fieldPath": "metadata.name"}}}
+        env = (ref("LEVEL"), name, ref("GONE", "gone", optional=True), ref("NONE", of="none", optional=True))
+        await lab.declare("leaf-1", execution=execution(*env))
+        item = await item_of(lab)
+        assert item["values"] == {"LEVEL": "debug", "NAME": "leaf-1"}
+        assert item["spec"] == lab.process("leaf-1")["spec"]
+        (read,) = read_desired({"items": [item], "deviceName": "leaf-1"}).items
+        assert read.values == item["values"]
+
+
+async def test_an_agent_without_the_feature_is_not_sent_a_reference() -> None:
+    async with running_lab(references_namespaces=("lab",)) as lab:
+        await lab.declare("leaf-1", execution=execution(ref("LEVEL")))
+        (item,) = (await lab.client.get(DESIRED, praetor_features="values.v1")).json()["items"]
+        assert item["features"] == ["references.v1"]
+
+
+async def test_a_changed_object_answers_the_polls_of_those_that_refer_to_it_alone() -> None:
+    async with running_lab(references_namespaces=("lab",)) as lab:
+        for name in ("settings", "others"):
+            await lab.kube.create(CONFIG_MAPS, "lab", config_map(name, level="info"))
+        await lab.declare("leaf-1", execution=execution(ref("LEVEL")))
+        await lab.declare("leaf-2", execution=execution(ref("LEVEL", of="others")))
+        polls = []
+        for device in ("leaf-1", "leaf-2"):
+            path = f"/v1/devices/{device}/desired"
+            etag = (await lab.client.get(path, praetor_features=KNOWS)).headers["etag"]
+            waits = lab.client.get(path, praetor_features=KNOWS, if_none_match=etag, prefer="wait=50")
+            polls.append(asyncio.ensure_future(waits))
+        await lab.clock.settle()
+        patch = {"data": {"level": "debug"}}
+        await lab.settled(lab.kube.patch(CONFIG_MAPS, SETTINGS_MAP, {"metadata": {"annotations": {"a": "b"}}}))
+        assert not any(poll.done() for poll in polls)
+        await lab.settled(lab.kube.patch(CONFIG_MAPS, SETTINGS_MAP, patch))
+        assert [poll.done() for poll in polls] == [True, False]
+        assert (await polls[0]).json()["items"][0]["values"] == {"LEVEL": "debug"}
+        polls[1].cancel()
+
+
+@pytest.mark.parametrize(
+    ("obj", "said"),
+    [
+        pytest.param(None, "configmap/settings key level", id="no-object"),
+        pytest.param(config_map(other="x"), "configmap/settings key level", id="no-key"),
+        pytest.param(config_map(labels={}, level="x"), "configmap/settings key level", id="no-label"),
+        pytest.param(
+            config_map(labels={"azure.com/deliver": "yes"}, level="x"), "configmap/settings key level", id="not-true"
+        ),
+        pytest.param(
+            config_map() | {"binaryData": {"level": "AAE="}}, "configmap/settings key level is no text", id="binary"
+        ),
+        pytest.param(
+            config_map(level="x" * (MAX_VALUE + 1)),
+            f"configmap/settings key level has more than {MAX_VALUE} characters",
+            id="long",
+        ),
+    ],
+)
+async def test_what_is_missing_holds_the_process_until_it_is_there(obj: dict[str, Any] | None, said: str) -> None:
+    async with running_lab(devices=["leaf-1"], references_namespaces=("lab",)) as lab:
+        running = await lab.running("leaf-1")
+        if obj is not None:
+            await lab.kube.create(CONFIG_MAPS, "lab", obj)
+        wanted = {"spec": {"execution": execution(ref("LEVEL"))}}
+        await lab.settled(lab.kube.patch(DEVICE_PROCESSES, Key("lab", "agent-leaf-1"), wanted))
+        item = await item_of(lab)
+        assert (item["missing"], "spec" in item, "values" in item) == ([said], False, False)
+        await lab.report("leaf-1", running, then_s=1)
+        assert (held(lab)["status"], held(lab)["reason"]) == ("True", "ReferenceMissing")
+        assert held(lab)["message"].startswith(f"ReferenceMissing({said}): its namespace has no such object")
+        assert lab.process("leaf-1")["status"]["phase"] == "Running"
+        good = config_map(level="debug")
+        if obj is None:
+            await lab.settled(lab.kube.create(CONFIG_MAPS, "lab", good))
+        else:
+            patch = {"metadata": {"labels": LABEL}, "data": {"level": "debug"}, "binaryData": None}
+            await lab.settled(lab.kube.patch(CONFIG_MAPS, SETTINGS_MAP, patch))
+        item = await item_of(lab)
+        assert item["values"] == {"LEVEL": "debug"}
+        await lab.report("leaf-1", running | {"observedSpecHash": item["specHash"]}, then_s=1)
+        assert conditions(lab.process("leaf-1"))["UpdateHeld"] == "False"
+
+
+async def test_a_namespace_that_was_not_named_is_refused_and_its_objects_are_not_asked_for() -> None:
+    async with running_lab(devices=["leaf-1"], references_namespaces=("elsewhere",)) as lab:
+        running = await lab.running("leaf-1")
+        await lab.kube.create(CONFIG_MAPS, "lab", config_map(level="debug"))
+        wanted = {"spec": {"execution": execution(ref("LEVEL", optional=True))}}
+        await lab.settled(lab.kube.patch(DEVICE_PROCESSES, Key("lab", "agent-leaf-1"), wanted))
+        assert (await item_of(lab))["refused"] == "NotEnabled in lab"
+        await lab.report("leaf-1", running, then_s=1)
+        assert held(lab)["reason"] == "ReferenceRefused"
+        assert held(lab)["message"].startswith(
+            "ReferenceRefused(NotEnabled in lab): apply deploy/components/references"
+        )
+        assert len(lab.gateway._fleet.references) == 0
+
+
+async def test_a_gateway_without_the_right_serves_other_devices_and_says_what_it_may_not_read() -> None:
+    clock = FakeClock()
+    kube = InProcessKube(clock)
+    kube.fail_next(Forbidden(403, "Forbidden", "no"), verb="list", resource=CONFIG_MAPS, times=999)
+    async with running_lab(kube, clock, references_namespaces=("lab",), namespaces=("lab",)) as lab:
+        await lab.clock.advance(6)
+        await lab.declare("leaf-1", execution=execution(ref("LEVEL")))
+        await lab.declare("leaf-2")
+        assert (await item_of(lab))["refused"] == "NotReadable configmaps in lab"
+        assert "spec" in await item_of(lab, "leaf-2")
+        assert lab.value("references_unreadable") == 1
+        lab.kube.heal()
+        await lab.kube.create(CONFIG_MAPS, "lab", config_map(level="debug"))
+        await lab.clock.advance(60)
+        assert (await item_of(lab))["values"] == {"LEVEL": "debug"}
+        assert lab.value("references_unreadable") == 0
+
+
+async def test_what_all_devices_refer_to_is_resolved_and_kept_once() -> None:
+    async with running_lab(references_namespaces=("lab",)) as lab:
+        await lab.kube.create(CONFIG_MAPS, "lab", config_map(level="info"))
+        for number in range(1, 6):
+            await lab.declare(f"leaf-{number}", execution=execution(ref("LEVEL")))
+        store, fleet = lab.gateway._fleet.references, lab.gateway._fleet
+        assert store.templates == 1
+        found = [device.resolved(row) for device in fleet for row in device.served]
+        assert len(found) == 5
+        assert all(each is found[0] for each in found)
+        for number in range(1, 6):
+            await lab.settled(lab.kube.delete(DEVICE_PROCESSES, Key("lab", f"agent-leaf-{number}")))
+        assert (store.templates, store._naming) == (0, {})
+
+
+async def test_a_spec_that_no_longer_refers_is_not_woken() -> None:
+    async with running_lab(references_namespaces=("lab",)) as lab:
+        await lab.kube.create(CONFIG_MAPS, "lab", config_map(level="info"))
+        await lab.declare("leaf-1", execution=execution(ref("LEVEL")))
+        store: ReferenceStore = lab.gateway._fleet.references
+        wanted = {"spec": {"execution": {"env": [{"name": "LEVEL", "value": "x"}]}}}
+        await lab.settled(lab.kube.patch(DEVICE_PROCESSES, Key("lab", "agent-leaf-1"), wanted))
+        assert (store.templates, store._naming) == (0, {})
+        assert (await item_of(lab)).get("values") is None
+
+
+async def test_a_change_costs_a_fleet_no_write_beyond_one_status_of_each_process() -> None:
+    devices = [f"leaf-{number}" for number in range(1, 201)]
+    async with running_lab(references_namespaces=("lab",)) as lab:
+        await lab.kube.create(CONFIG_MAPS, "lab", config_map(level="info"))
+        for name in devices:
+            await lab.kube.create(NETWORK_SWITCHES, "lab", switch_object(name))
+            await lab.kube.create(DEVICE_PROCESSES, "lab", process_object(name, execution=execution(ref("LEVEL"))))
+        await lab.clock.settle()
+
+        async def report(name: str, **more: Any) -> None:
+            item = await item_of(lab, name)
+            seen = {"name": item["name"], "observedSpecHash": item["specHash"], "processStarted": True, "healthy": True}
+            await lab.client.post(f"/v1/devices/{name}/report", {"heartbeat": True, "observations": [seen | more]})
+
+        for name in devices:
+            await report(name)
+        await lab.clock.advance(60)
+        lab.kube.requests.clear()
+        await lab.settled(lab.kube.patch(CONFIG_MAPS, SETTINGS_MAP, {"data": {"level": "debug"}}))
+        for _ in range(2):  # and again, as it was asked to
+            for name in devices:
+                await report(name, valuesOutdated=True)
+        await lab.clock.advance(60)
+        ours = (DEVICE_PROCESSES, NETWORK_SWITCHES)
+        writes = [each for each in lab.kube.requests if each.resource in ours and each.verb not in ("watch", "list")]
+        assert {each.verb for each in writes} == {"patch"}
+        assert len(writes) == len(devices)
+        assert conditions(lab.process("leaf-200"))["ValuesOutdated"] == "True"
