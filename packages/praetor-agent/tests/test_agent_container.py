@@ -37,7 +37,9 @@ from praetor_agent.clock import SystemClock
 from praetor_agent.core.allowances import Allowances
 from praetor_agent.core.model import ArtifactState, Observed, Revision
 from praetor_agent.errors import ArtifactGone, BackendError, StartError, UsageError
+from praetor_agent.files.store import FileStore
 from praetor_api.annotations import CONTAINER_DEVICE_LABEL, CONTAINER_UID_LABEL
+from praetor_api.files import File
 from praetor_api.protocol import DesiredItem
 from praetor_api.spec import (
     Artifact,
@@ -441,12 +443,13 @@ class Recording(Runtime):
         return {"info": self.driver, "image": '[{"Id": "sha256:1"}]'}.get(words[0], "")
 
 
-def created_with(tmp_path: Path, allowances: Allowances, container: Container | None) -> str:
+def created_with(tmp_path: Path, allowances: Allowances, container: Container | None, files: str = "") -> str:
     """Return what the runtime was told of the container's network, and of all that it is given."""
     place = tmp_path / "image"
     place.write_text("sha256:1 registry.invalid/x@sha256:1")
     recording = Recording(("podman",))
-    launch = command_of(Revision(artifact_path=str(place), item=item("x@sha256:1", "/bin/a", container=container)))
+    revision = Revision(artifact_path=str(place), item=item("x@sha256:1", "/bin/a", container=container))
+    launch = command_of(revision, files=files)
     with pytest.raises(StartError) as refused:
         ContainerBackend(Owner(DEVICE), tmp_path, recording, (), allowances).start(launch)
     if not recording.created:
@@ -488,6 +491,32 @@ def test_a_container_gets_the_hosts_network_and_nothing_else_by_default(
     tmp_path: Path, container: Container | None
 ) -> None:
     assert created_with(tmp_path, Allowances(), container) == "--network host"
+
+
+def test_a_container_sees_the_files_of_its_process_and_cannot_write_them(tmp_path: Path) -> None:
+    said = created_with(tmp_path, Allowances(), None, files="/var/lib/agent/files/1")
+    assert said == ("--network host --mount type=bind,src=/var/lib/agent/files/1,dst=/run/praetor/files,readonly")
+    revision = Revision(artifact_path=str(tmp_path / "image"), item=item("x@sha256:1", "/bin/a"))
+    assert command_of(revision, files="/var/lib/agent/files/1").env["PRAETOR_FILES"] == "/run/praetor/files"
+    assert "PRAETOR_FILES" not in command_of(revision).env
+
+
+@real
+def test_a_file_that_is_replaced_is_seen_inside_the_container(
+    backend: ContainerBackend, tmp_path: Path, image: str
+) -> None:
+    files = FileStore(tmp_path / "files", tmp_path / "files.json")
+    script = (
+        'if (echo three > "$PRAETOR_FILES/a"); then exit 3; fi; '
+        'while :; do read -r line < "$PRAETOR_FILES/a"; [ "$line" = one ] || exit 7; sleep 0.05; done'
+    )
+    for content in ("one\n", "two\n"):
+        wanted = item(image, "/bin/sh", "-c", script, files=(File(path="a", content=content),))
+        files.write(wanted)
+        if content == "one\n":
+            backend.start(command_of(fetched(tmp_path, wanted), files=files.directory_of(wanted)))
+            assert backend.observe()["uid-1"].running
+    assert ended(backend).exit_code == 7
 
 
 def test_less_than_the_default_needs_no_flag(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from praetor_agent.core import reboot, restart, rollback
+from praetor_agent.core import files, reboot, restart, rollback
 from praetor_agent.core.allowances import Allowances
 from praetor_agent.core.model import (
     ArtifactState,
@@ -23,9 +23,10 @@ from praetor_agent.core.model import (
     TerminationReason,
     durable,
 )
-from praetor_agent.core.reconcile import Decision, Fetch, Remove, Repair, Start, Stop, reconcile
+from praetor_agent.core.reconcile import Decision, Fetch, Refresh, Remove, Repair, Start, Stop, reconcile
 from praetor_agent.core.report import observations
 from praetor_api.conditions import STABILITY_WINDOW_SECONDS
+from praetor_api.files import File
 from praetor_api.protocol import Desired, DesiredItem, InvalidItem, Observation, RollbackReason
 from praetor_api.spec import (
     Artifact,
@@ -1014,3 +1015,65 @@ def test_a_device_whose_value_is_missing_runs_on_and_restarts_with_what_it_had()
     ended = plan_of(wanted(invalid=(bad,)), observed(dead(1)), known)
     again = plan_of(wanted(invalid=(bad,)), observed(dead(1)), ended.memory[UID], ended.wake_at or 0.0)
     assert [action.revision.item.values for action in again.actions if isinstance(action, Start)] == [{"RACK": "r1"}]
+
+
+def with_files(version: str, *files: File) -> DesiredItem:
+    plain = item(version)
+    return replace(plain, spec=replace(plain.spec, execution=replace(plain.spec.execution, files=files)))
+
+
+PROBLEM = Failure(reason=FailureReason.FILES_NOT_WRITTEN, message="spec.execution.files[0]: no space")
+
+
+def test_a_version_whose_files_cannot_be_written_does_not_end_the_old_one() -> None:
+    old, new = item("v1"), with_files("v2", File(path="a", content="x"))
+    memory = {UID: Record(uid=UID, stage=ProcessStage.RUNNING, current=Revision(item=old), boot_id=BOOT)}
+    seen = {UID: running("v1")}
+    device = ObservedDevice(boot_id=BOOT, observed=seen, file_problems={UID: PROBLEM})
+    held = reconcile(wanted(new), device, memory, 100.0)
+    assert held.actions == ()
+    assert held.memory[UID].failure == PROBLEM
+    (said,) = observations(wanted(new), held.memory, device, {}, 100.0).values()
+    assert (said.pending_reason, said.pending_message) == ("FilesNotWritten", PROBLEM.message)
+    freed = reconcile(wanted(new), replace(device, file_problems={}), held.memory, 101.0)
+    assert freed.actions == (Stop(uid=UID, backend=Backend.PROCESS),)
+
+
+def test_a_first_version_whose_files_cannot_be_written_waits() -> None:
+    device = ObservedDevice(boot_id=BOOT, file_problems={UID: PROBLEM})
+    held = reconcile(wanted(with_files("v1", File(path="a", content="x"))), device, {}, 100.0)
+    assert (held.actions, held.memory[UID].failure) == ((), PROBLEM)
+
+
+def test_files_that_no_agent_can_write_are_an_invalid_spec() -> None:
+    held = reconcile(wanted(with_files("v1", File(path="../a", content="x"))), ObservedDevice(boot_id=BOOT), {}, 100.0)
+    failure = held.memory[UID].failure
+    assert failure is not None
+    assert (failure.reason, held.actions) == (FailureReason.INVALID_SPEC, ())
+
+
+def test_files_that_were_changed_on_the_device_are_written_again_unless_it_is_frozen() -> None:
+    wants = with_files("v1", File(path="a", content="x"))
+    memory = {UID: Record(uid=UID, stage=ProcessStage.RUNNING, current=Revision(item=wants), boot_id=BOOT)}
+    device = ObservedDevice(boot_id=BOOT, observed={UID: running("v1")}, edited_files=frozenset({UID}))
+    assert reconcile(wanted(wants), device, memory, 100.0).actions == (Refresh(revision=Revision(item=wants)),)
+    assert reconcile(wanted(wants), replace(device, freeze="held"), memory, 100.0).actions == ()
+    assert reconcile(wanted(wants), replace(device, edited_files=frozenset()), memory, 100.0).actions == ()
+
+
+@pytest.mark.parametrize(
+    ("backend", "user", "owner", "expected"),
+    [
+        (Backend.PROCESS, None, None, None),
+        (Backend.PROCESS, "app", None, "app"),
+        (Backend.PROCESS, "app", "root:adm", "root:adm"),
+        (Backend.CONTAINER, "app", None, None),  # a name of its image
+        (Backend.CONTAINER, "1000", None, "1000"),
+    ],
+)
+def test_a_file_is_of_the_user_of_its_process(
+    backend: Backend, user: str | None, owner: str | None, expected: str | None
+) -> None:
+    execution = Execution(backend=backend, user=user)
+    assert files.owner_of(File(path="a", owner=owner), execution) == expected
+    assert (files.mode_of(File(path="a")), files.mode_of(File(path="a", mode="0600"))) == (0o644, 0o600)

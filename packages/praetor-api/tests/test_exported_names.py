@@ -23,7 +23,7 @@ MODULES = sorted(
     if not module.ispkg and not module.name.endswith("__about__")
 )
 DEVICE_HALF = {
-    "annotations", "canonical", "conditions", "constraints", "keyrefs", "names", "protocol", "spec", "tokens",
+    "annotations", "canonical", "conditions", "constraints", "files", "keyrefs", "names", "protocol", "spec", "tokens",
     "values", "wire",
 }  # fmt: skip
 

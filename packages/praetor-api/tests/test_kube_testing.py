@@ -228,6 +228,41 @@ async def test_what_a_container_asks_for_is_checked(container: dict[str, Any] | 
         await kube.create(DEVICE_PROCESSES, "lab", body)
 
 
+@pytest.mark.parametrize(
+    ("files", "refusal"),
+    [
+        pytest.param([{"path": "é b.conf", "content": ""}, {"path": "/x/a..b"}], "needs content", id="no-content"),
+        pytest.param([{"path": "etc/.a", "content": "x", "mode": "0600", "owner": "app:adm"}], None, id="own"),
+        pytest.param([{"path": "/etc/a", "content": "x", "mode": "640", "owner": "0:0"}], None, id="absolute"),
+        pytest.param([{"path": "..", "content": "x"}], "holds . or ..; write where", id="parent"),
+        pytest.param([{"path": "/etc/../a", "content": "x"}], "holds . or ..; write where", id="dots"),
+        pytest.param([{"path": "./a", "content": "x"}], "holds . or ..; write where", id="dot"),
+        pytest.param([{"path": "a\0b", "content": "x"}], "path", id="nul"),
+        pytest.param([{"path": "a//b", "content": "x"}], "path", id="doubled"),
+        pytest.param([{"path": "a/", "content": "x"}], "path", id="directory"),
+        pytest.param([{"path": "", "content": "x"}], "path", id="empty"),
+        pytest.param([{"path": "a", "content": "x"}, {"path": "a", "content": "y"}], "(?i)duplicate", id="twice"),
+        pytest.param([{"path": "a", "content": "x", "mode": "4755"}], "mode", id="set-uid"),
+        pytest.param([{"path": "a", "content": "x", "mode": "rw"}], "mode", id="words"),
+        pytest.param([{"path": "a", "content": "x", "mode": 420}], "mode", id="number"),
+        pytest.param([{"path": "a", "content": "x", "owner": "a:b:c"}], "owner", id="owner"),
+        pytest.param([{"path": c, "content": "x" * 65536} for c in "ab"], None, id="as-large-as-can-be"),
+        pytest.param([{"path": c, "content": "x" * 65537} for c in "ab"], "larger ones into the artifact", id="large"),
+        pytest.param([{"path": "a", "content": "x" * 131073}], "content", id="one-large"),
+        pytest.param([{"path": f"{n}", "content": ""} for n in range(33)], "files", id="many"),
+    ],
+)  # fmt: skip
+async def test_the_files_of_a_process_are_checked(files: list[dict[str, Any]], refusal: str | None) -> None:
+    _clock, kube = world()
+    execution = {"backend": "process", "command": ["run"], "files": files}
+    body = body_of(DEVICE_PROCESSES, "a", spec=SPEC | {"execution": execution})
+    if refusal is None:
+        assert (await kube.create(DEVICE_PROCESSES, "lab", body))["spec"]["execution"]["files"] == files
+        return
+    with pytest.raises(Invalid, match=refusal):
+        await kube.create(DEVICE_PROCESSES, "lab", body)
+
+
 async def test_a_watch_replays_selects_and_ends() -> None:
     clock, kube = world()
     start = (await kube.list_page(LEASES, None))["metadata"]["resourceVersion"]

@@ -112,6 +112,8 @@ def test_each_newer_field_of_an_item_says_whether_an_older_agent_may_ignore_it()
         pytest.param({"execution": {"expandVariables": False}}, set(), id="values-as-before"),
         pytest.param({"execution": {"expandVariables": True}}, {"values.v1"}, id="values"),
         pytest.param({"execution": {"container": {"network": "none"}}}, {"container.v1"}, id="container"),
+        pytest.param({"execution": {"files": []}}, set(), id="no-files"),
+        pytest.param({"execution": {"files": [{"path": "a", "content": ""}]}}, {"files.v1"}, id="files"),
         pytest.param({"healthCheck": {"exec": {"command": ["true"]}}}, set(), id="exec"),
         pytest.param({"healthCheck": {"httpGet": {"port": 80}}}, {"probes.v1"}, id="http-get"),
         pytest.param({"healthCheck": {"tcpSocket": {"port": 80}}}, {"probes.v1"}, id="tcp-socket"),

@@ -287,12 +287,14 @@ def test_values_of_the_environment_and_credentials_are_not_written() -> None:
         "execution": {
             "command": ["/x"],
             "env": [{"name": "TOKEN", "value": "secret"}, {"name": "EMPTY"}],
+            "files": [{"path": "a", "content": "secret"}, {"path": "b"}],
             "user": None,
         },
     }
     written = redacted(spec)
     assert "secret" not in json.dumps(written)
     assert written["execution"]["env"] == [{"name": "TOKEN", "value": REDACTED}, {"name": "EMPTY"}]
+    assert written["execution"]["files"] == [{"path": "a", "content": REDACTED}, {"path": "b"}]
     assert written["artifact"]["url"] == f"https://{REDACTED}@files.example/x"
     assert redacted({"env": "odd secret"}) == {"env": REDACTED}
     row = project_deployment({"metadata": {"name": "tel"}, "spec": {"selector": {}, "template": {"spec": spec}}})

@@ -247,6 +247,14 @@ def merged(change: dict[str, Any]) -> dict[str, Any]:
             "execution.container needs execution.backend: container",
         ),
         (
+            {"execution": {"backend": "process", "command": ["run"], "files": [{"path": "a/../b", "content": "x"}]}},
+            "path holds . or ..; write where the file is to be",
+        ),
+        (
+            {"execution": {"backend": "process", "command": ["run"], "files": [{"path": "a"}]}},
+            "a file needs content; write it",
+        ),
+        (
             {
                 "execution": {"backend": "process", "command": ["run"]},
                 "healthCheck": {"exec": {"command": ["true"]}, "tcpSocket": {"port": 1}},
@@ -258,7 +266,15 @@ def merged(change: dict[str, Any]) -> dict[str, Any]:
             "execution.workingDir leads out of the artifact",
         ),
     ],
-    ids=["command", "health-check", "container", "two-health-checks", "working-directory"],
+    ids=[
+        "command",
+        "health-check",
+        "container",
+        "path-of-a-file",
+        "no-content",
+        "two-health-checks",
+        "working-directory",
+    ],
 )
 def test_what_can_never_run_is_refused_by_the_api_and_held_where_that_knows_no_rules(
     template: dict[str, Any], words: str

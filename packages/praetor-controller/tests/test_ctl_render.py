@@ -85,6 +85,24 @@ def test_an_expansion_that_is_too_long_names_the_field() -> None:
     assert "spec.execution.env[16].value: is longer than" in ran.stderr
 
 
+def test_files_are_shown_with_their_size() -> None:
+    files = [
+        {"path": "etc/a.conf", "content": "é\n"},
+        {"path": "/etc/app/b", "mode": "0600", "owner": "app:adm", "content": ESCAPE},
+    ]
+    args = ["$(PRAETOR_FILES)/etc/a.conf"]
+    execution = {"backend": "process", "command": ["/opt/x"], "args": args, "files": files, "expandVariables": True}
+    ran = lab_with(execution).run("render", "tel", "leaf-1")
+    assert ran.exit_code == 0, ran.output
+    shown = yaml.safe_load(ran.stdout)
+    assert shown["args"] == args  # the path is the device's
+    assert shown["files"] == [
+        {"path": "etc/a.conf", "mode": "0644", "bytes": 3, "content": "é\n"},
+        {"path": "/etc/app/b", "mode": "0600", "owner": "app:adm", "bytes": 8, "content": ESCAPE},
+    ]
+    assert "\x1b" not in ran.output
+
+
 def test_a_device_that_the_deployment_does_not_select_is_shown_with_a_warning() -> None:
     ran = lab_with({"backend": "process", "command": ["/opt/$(X)"]}).run("render", "tel", "leaf-2")
     assert ran.exit_code == 0

@@ -16,6 +16,7 @@ from praetor_agent.artifacts.store import IMAGES, ArtifactStore
 from praetor_agent.backends import procfs
 from praetor_agent.backends.probes import Probes
 from praetor_agent.clock import Pulse, SystemClock, Waker
+from praetor_agent.files.store import FileStore
 from praetor_agent.host import Backends, Host
 from praetor_agent.link.client import GatewayClient, address_of
 from praetor_agent.link.facts import Facts
@@ -67,6 +68,7 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]
         settings.container_options,
         settings.allowances,
     )
+    files = FileStore(settings.state_dir / "files", settings.state_dir / "files.json", settings.file_roots)
     images = settings.state_dir / IMAGES
     store = ArtifactStore(settings.state_dir / "artifacts", max_bytes=settings.artifact_store_bytes, images=images)
     fetching = (store, sources, clock, waker.wake)
@@ -101,8 +103,8 @@ def _build(settings: RunSettings, waker: Waker) -> tuple[Poller, Reporter, Loop]
     dependencies = Dependencies(
         state=state,
         inbox=inbox,
-        host=Host(backends, backends.unavailable, fetcher, boot_id, settings.allowances),
-        probes=Probes(clock, probe, waker.wake),
+        host=Host(backends, backends.unavailable, fetcher, boot_id, settings.allowances, files),
+        probes=Probes(clock, probe, waker.wake, files.directory_of),
         reporter=reporter,
         waker=waker,
         clock=clock,

@@ -115,6 +115,7 @@ def _run_settings(options: SimpleNamespace, problems: list[str] | None = None) -
         container_runtime=checked(settings.container_runtime_of, options.container_runtime, otherwise=None),
         container_options=checked(settings.words, "--container-options", options.container_options, otherwise=()),
         allowances=checked(settings.allowances_of, *allowed, otherwise=NOTHING),
+        file_roots=checked(settings.file_roots_of, options.allow_file_root, otherwise=()),
     )
 
 

@@ -6,7 +6,8 @@ AgentFailure
 │   └── UsageError        … with exit status 2
 ├── BackendError          retry the action after a backoff
 │   └── StartError        report it, restart by the policy
-│       └── ArtifactGone  fetch the artifact again
+│       ├── ArtifactGone  fetch the artifact again
+│       └── FileError     before a start: keep the old version
 ├── ArtifactError         report it, fetch again after a backoff
 └── GatewayError          retry the request after a backoff
 """
@@ -38,6 +39,14 @@ class StartError(BackendError):
 
 class ArtifactGone(StartError):
     """The artifact of the process was removed from the device; it is fetched again."""
+
+
+class FileError(StartError):
+    """A file of the process cannot be written; *allowed* is whether this device's settings allow it."""
+
+    def __init__(self, message: str, *, allowed: bool = True) -> None:
+        super().__init__(message)
+        self.allowed = allowed
 
 
 class ArtifactError(AgentFailure):

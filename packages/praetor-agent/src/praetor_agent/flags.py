@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from praetor_agent.__about__ import __version__
 from praetor_agent.settings import DEFAULT_FREEZE_FILE, DEFAULT_ROOT, DEFAULT_STATE_DIR, DEFAULT_STORE_SIZE
@@ -106,6 +106,7 @@ def run_flags(parser: argparse.ArgumentParser) -> None:
     flag(parser, "--allow-capabilities", help="NAME,…: capabilities that containers may add, such as NET_ADMIN, or ALL")
     flag(parser, "--allow-networks", help="NAME,…: networks of the runtime for containers, besides host and none")
     flag(parser, "--allow-privileged", default="false", help="true: containers may be privileged")
+    flag(parser, "--allow-file-root", repeat=True, help="PATH: directory below which processes may have files")
     flag(parser, "--start-splay", default="3", help="spread the first contact over this many seconds")
     flag(parser, "--poll-wait", help="hold a poll at most this many seconds, for a middlebox that cuts earlier")
     flag(
@@ -138,8 +139,30 @@ def gateway_flags(parser: argparse.ArgumentParser) -> None:
     flag(parser, "--log-level", default="info", help=f"one of {', '.join(LOG_LEVELS)}")
 
 
-def flag(parser: argparse.ArgumentParser, *names: str, default: str | None = None, help: str) -> None:
-    """Add a flag whose default comes from the environment: `--state-dir` from PRAETOR_AGENT_STATE_DIR."""
+def flag(
+    parser: argparse.ArgumentParser, *names: str, default: str | None = None, help: str, repeat: bool = False
+) -> None:
+    """Add a flag whose default comes from the environment: `--state-dir` from PRAETOR_AGENT_STATE_DIR.
+
+    The values of one that may *repeat* are joined by commas.
+    """
     variable = ENVIRONMENT_PREFIX + names[-1].removeprefix("--").replace("-", "_").upper()
     text = f"{help} [{variable}{', default ' + default if default else ''}]"
-    parser.add_argument(*names, default=os.environ.get(variable) or default, help=text)
+    given = os.environ.get(variable) or default
+    if repeat:
+        parser.add_argument(*names, action=_joined(), default=given, help=text)
+    else:
+        parser.add_argument(*names, default=given, help=text)
+
+
+def _joined() -> type[argparse.Action]:
+    import argparse
+
+    class Joined(argparse.Action):
+        def __call__(
+            self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: Any = None
+        ) -> None:
+            before = getattr(namespace, self.dest)
+            setattr(namespace, self.dest, values if before is self.default else f"{before},{values}")
+
+    return Joined

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +14,13 @@ from praetor_agent.artifacts.fetcher import Fetcher
 from praetor_agent.backends import procfs
 from praetor_agent.backends.protocol import DEFINITIONS, PREFIX, Backend, KeepsDefinition, KeepsOutput, Owner
 from praetor_agent.core.allowances import NOTHING, Allowances
-from praetor_agent.core.model import Memory, Observed, ObservedDevice, Record, Revision
-from praetor_agent.core.reconcile import Remove, Repair, Start, Stop
+from praetor_agent.core.model import Failure, FailureReason, Memory, Observed, ObservedDevice, Record, Revision
+from praetor_agent.core.reconcile import Refresh, Remove, Repair, Start, Stop
 from praetor_agent.errors import ArtifactGone, BackendError
+from praetor_agent.files.store import FileStore
 from praetor_agent.settings import container_runtime_of
 from praetor_agent.state import installation_id
+from praetor_api.protocol import DesiredItem
 from praetor_api.spec import Backend as BackendName
 from praetor_api.wire import clean_text
 
@@ -50,8 +52,10 @@ class Host:
         fetcher: Fetcher,
         boot_id: str,
         allowances: Allowances = NOTHING,
+        files: FileStore | None = None,
     ) -> None:
         self.fetcher = fetcher
+        self._files = files
         self._allowances = allowances
         self.boot_id = boot_id
         self._backends = backends
@@ -90,7 +94,9 @@ class Host:
         if path and not Path(path).exists():
             raise ArtifactGone(f"the artifact {path} is gone from this device")
         log.info("starting process namespace=%s name=%s hash=%s", item.namespace, item.name, item.spec_hash)
-        self._backends[item.spec.execution.backend].start(_command_of(action.revision, at_boot=action.at_boot))
+        if self._files is not None:
+            self._files.write(item)
+        self._backends[item.spec.execution.backend].start(self._command_of(action.revision, at_boot=action.at_boot))
 
     def stop(self, action: Stop, record: Record | None) -> None:
         """Ask the action's process to end."""
@@ -110,7 +116,30 @@ class Host:
         if isinstance(backend, KeepsDefinition):
             if action.edited:
                 log.warning("definition was edited, writing it again name=%s", item.name)
-            backend.repair(_command_of(action.revision, at_boot=action.at_boot))
+            backend.repair(self._command_of(action.revision, at_boot=action.at_boot))
+
+    def refresh(self, action: Refresh) -> None:
+        """Write the files of the action's revision again; FileError if that fails."""
+        if self._files is not None:
+            for path in self._files.write(action.revision.item):
+                log.warning("file was changed, written again path=%s name=%s", path, action.revision.item.name)
+
+    def file_problem(self, item: DesiredItem) -> Failure | None:
+        """Return why the files of *item* cannot be written; None if they can, or it has none."""
+        problem = self._files.problem(item) if self._files is not None and item.spec.execution.files else None
+        if problem is None:
+            return None
+        reason = FailureReason.FILES_NOT_WRITTEN if problem.allowed else FailureReason.NOT_ALLOWED
+        return Failure(reason=reason, message=str(problem))
+
+    def edited_files(self, uids: Iterable[str]) -> frozenset[str]:
+        """Return those of *uids* whose files were changed on the device."""
+        return frozenset(uid for uid in uids if self._files is not None and self._files.edited(uid))
+
+    def collect_files(self, used: Collection[str]) -> None:
+        """Remove the files of all processes whose uid is not in *used*."""
+        if self._files is not None:
+            self._files.collect(used)
 
     def tail(self, record: Record) -> str:
         """Return the end of what the process wrote, cleaned for display; "" if there is none or it cannot be read."""
@@ -124,11 +153,14 @@ class Host:
             return ""
         return clean_text(text)[-OUTPUT_CHARACTERS:]
 
+    def _command_of(self, revision: Revision, *, at_boot: bool) -> Command:
+        from praetor_agent.backends.command import command_of
 
-def _command_of(revision: Revision, *, at_boot: bool) -> Command:
-    from praetor_agent.backends.command import command_of
+        return command_of(revision, at_boot=at_boot, files=self.files_of(revision.item))
 
-    return command_of(revision, at_boot=at_boot)
+    def files_of(self, item: DesiredItem) -> str:
+        """Return the path of the own directory of *item*; "" if it has no files."""
+        return self._files.directory_of(item) if self._files is not None else ""
 
 
 def revisions_of(memory: Memory) -> list[Revision]:

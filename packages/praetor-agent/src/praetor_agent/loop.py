@@ -13,9 +13,9 @@ from praetor_agent.backends.probes import Probes
 from praetor_agent.clock import PROGRESS, Clock, Waker, rfc3339
 from praetor_agent.core import restart
 from praetor_agent.core.health import Health
-from praetor_agent.core.model import Memory, ObservedDevice, Record, View
-from praetor_agent.core.reconcile import Action, Decision, Fetch, Remove, Repair, Start, Stop, reconcile
-from praetor_agent.errors import ArtifactGone, BackendError, StartError
+from praetor_agent.core.model import Failure, FailureReason, Memory, ObservedDevice, Record, View
+from praetor_agent.core.reconcile import Action, Decision, Fetch, Refresh, Remove, Repair, Start, Stop, reconcile
+from praetor_agent.errors import ArtifactGone, BackendError, FileError, StartError
 from praetor_agent.host import Host, artifacts_of, revisions_of
 from praetor_agent.link.poller import Inbox
 from praetor_agent.link.reporter import Reporter
@@ -114,6 +114,7 @@ class Loop:
             device, decision = self._converge(self._received, device)
             wakes.append(decision.wake_at)
             ask_at = decision.ask_at
+            self._collect_files(self._received, device)
         probes = self._deps.probes
         wakes.append(probes.step(self._memory, device))
         desired = self._received.desired if self._received is not None else None
@@ -152,7 +153,24 @@ class Loop:
             heard_at=self._deps.reporter.heard_at,
             persistence_error=self._persistence_error(),
             proving_seconds=self._deps.proving_seconds,
+            file_problems=self._file_problems(),
+            edited_files=self._deps.host.edited_files(seen.observed),
         )
+
+    def _file_problems(self) -> dict[str, Failure]:
+        """Return by uid why the files of a version that does not run yet cannot be written."""
+        items = self._received.desired.items if self._received is not None else ()
+        known = {uid: record.spec_hash for uid, record in self._memory.items()}
+        found = {
+            item.uid: self._deps.host.file_problem(item) for item in items if known.get(item.uid) != item.spec_hash
+        }
+        return {uid: problem for uid, problem in found.items() if problem is not None}
+
+    def _collect_files(self, received: Received, device: ObservedDevice) -> None:
+        """Remove the files of processes that are gone, unless some are unknown."""
+        if self._deps.state.newer is None and device.freeze is None:
+            wanted = {item.uid for item in received.desired.items} | {bad.uid for bad in received.desired.invalid}
+            self._deps.host.collect_files({*wanted, *self._memory, *device.observed})
 
     def _persistence_error(self) -> str | None:
         return next(iter(self._persistence_errors.values()), None) or self._deps.state.newer or self._deps.state.full()
@@ -222,6 +240,8 @@ class Loop:
                         self._deps.host.fetcher.collect(artifacts_of(self._memory))
                 case Repair():
                     return self._repair(action)
+                case Refresh():
+                    return self._refresh(action)
         except (BackendError, OSError) as e:
             log.warning("action failed action=%s reason=%s", type(action).__name__.lower(), e)
             self._retry_at = self._deps.clock.now() + RETRY_SECONDS
@@ -237,6 +257,22 @@ class Loop:
         self._deps.host.repair(action)
         if action.edited:
             self._memory[uid] = restart.repaired(self._memory[uid])
+        return True
+
+    def _refresh(self, action: Refresh) -> bool:
+        """Write files again, at most once in a pass."""
+        uid = action.revision.item.uid
+        if f"files/{uid}" in self._repaired:
+            return False
+        self._repaired.add(f"files/{uid}")
+        record = self._memory[uid]
+        try:
+            self._deps.host.refresh(action)
+        except FileError as e:
+            failure = Failure(reason=FailureReason.FILES_NOT_WRITTEN, message=str(e))
+            self._memory[uid] = replace(record, failure=failure)
+            raise
+        self._memory[uid] = restart.repaired(record)
         return True
 
     def _start(self, action: Start) -> None:

@@ -42,7 +42,8 @@ class RunSettings:
 
     *start_splay* is in seconds: the first contact with the gateway is spread over it. *poll_wait* is the longest that a
     poll is held, in seconds, None for the default. A version is proven when it was
-    up for *proving_seconds*, or for longer if its spec asks for that. *container_runtime* is a command.
+    up for *proving_seconds*, or for longer if its spec asks for that. *container_runtime* is a command. Files of
+    processes may be written below *file_roots*.
     """
 
     gateway: str
@@ -62,6 +63,7 @@ class RunSettings:
     container_runtime: tuple[str, ...] | None = None
     container_options: tuple[str, ...] = ()
     allowances: Allowances = NOTHING
+    file_roots: tuple[str, ...] = ()
 
 
 def gateway_url(text: str | None) -> str:
@@ -173,6 +175,11 @@ def allowances_of(
         networks=frozenset(_listed(networks)),
         privileged=privileged == "true",
     )
+
+
+def file_roots_of(text: str | None) -> tuple[str, ...]:
+    """Return the setting of the flags --allow-file-root; UsageError if one is not an absolute path."""
+    return _paths("--allow-file-root", text)
 
 
 def _paths(flag: str, text: str | None) -> tuple[str, ...]:

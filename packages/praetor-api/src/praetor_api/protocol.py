@@ -16,6 +16,7 @@ from functools import cache
 from typing import Annotated, Any, TypeAlias, get_args
 
 from praetor_api.constraints import Constraint
+from praetor_api.files import FILES_FEATURE
 from praetor_api.keyrefs import REFERENCES_FEATURE
 from praetor_api.spec import CONTAINER_FEATURE, PROBES_FEATURE, REBOOT_FEATURE, VALUES_FEATURE, ProcessSpec
 from praetor_api.wire import Fault, WireError, clean_text, read, wire_fields
@@ -81,7 +82,9 @@ DEFAULT_STALE_MULTIPLIER = 3
 HEARTBEAT_JITTER = 0.1
 """Share of the interval by which an agent moves each heartbeat, so that a fleet does not report in step."""
 
-AGENT_FEATURES = frozenset({CONTAINER_FEATURE, PROBES_FEATURE, REBOOT_FEATURE, REFERENCES_FEATURE, VALUES_FEATURE})
+AGENT_FEATURES = frozenset(
+    {CONTAINER_FEATURE, FILES_FEATURE, PROBES_FEATURE, REBOOT_FEATURE, REFERENCES_FEATURE, VALUES_FEATURE}
+)
 """The features that an agent of this version knows."""
 
 _MAX_NAME = 253
@@ -120,6 +123,7 @@ class PendingReason(StrEnum):
     BACKEND_UNAVAILABLE = "BackendUnavailable"
     INVALID_SPEC = "InvalidSpec"
     NOT_ALLOWED = "NotAllowed"
+    FILES_NOT_WRITTEN = "FilesNotWritten"
     STATE_NOT_WRITABLE = "StateNotWritable"
     FETCHING = "FetchingArtifact"
     ENDING = "EndingOldVersion"
@@ -186,7 +190,7 @@ def _uses(data: object, path: tuple[str, ...], as_before: str | bool | None) -> 
         if not isinstance(data, dict):
             return False
         data = data.get(name)
-    return data is not None and data != as_before
+    return data not in (None, [], as_before)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Annotated
 
 from praetor_api.constraints import CelRule, Constraint
+from praetor_api.files import FILES_FEATURE, File
 from praetor_api.keyrefs import REFERENCES_FEATURE, ConfigMapKeyRef
 
 __all__ = [
@@ -392,6 +393,15 @@ class Execution:
             as_before=False,
         ),
     ] = None
+    files: Annotated[
+        tuple[File, ...],
+        Constraint(
+            doc="Files that the agent writes before the process starts, and removes with it.",
+            max_items=32,
+            feature=FILES_FEATURE,
+            schema={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["path"]},
+        ),
+    ] = ()
     working_dir: Annotated[
         str | None,
         Constraint(

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from praetor_api.canonical import canonical_json
+from praetor_api.files import FILES_VARIABLE
 from praetor_api.spec import FIELD_PATH, Execution
 
 __all__ = [
@@ -241,17 +242,19 @@ def expanded(text: str, env: Mapping[str, str]) -> str:
     return result
 
 
-def started_with(execution: Execution, values: Mapping[str, str] | None = None) -> Started:
+def started_with(execution: Execution, values: Mapping[str, str] | None = None, files: str = "") -> Started:
     """Return what *execution* starts a process with; ExpansionError naming the field that becomes too long.
 
-    *values* are those of its references. They are not expanded, and a variable that has none is left out.
+    *values* are those of its references. They are not expanded, and a variable that has none is left out. *files* is
+    the path of its own directory, if it has files.
     """
     values = values or {}
+    own = {FILES_VARIABLE: files} if files else {}
     if not execution.expand_variables:
         given = {each.name: each.value if each.value_from is None else values.get(each.name) for each in execution.env}
-        env = {name: value for name, value in given.items() if value is not None}
+        env = own | {name: value for name, value in given.items() if value is not None}
         return Started(command=execution.command, args=execution.args, env=env)
-    size, env = 0, {}
+    size, env = 0, own
 
     def text(where: str, given: str) -> str:
         nonlocal size

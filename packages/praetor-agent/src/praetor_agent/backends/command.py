@@ -55,6 +55,9 @@ MAX_FIRST_LINE = 256
 """The kernel reads no more of a script to find its interpreter."""
 
 PLAIN_CONTAINER = Container()
+CONTAINER_FILES = "/run/praetor/files"
+"""Where a container sees the own directory of its process."""
+
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -64,6 +67,7 @@ class Command:
 
     For a container *artifact_path* is the image, which adds variables of its own. The first *entrypoint* words of
     *argv* replace the image's entrypoint and are resolved inside the image. *at_boot*: the init system starts it.
+    *files* is the own directory of a process that has files.
     """
 
     uid: str
@@ -81,15 +85,19 @@ class Command:
     entrypoint: int = 0
     hardening: Hardening = Hardening.BASELINE
     container: Container = PLAIN_CONTAINER
+    files: str = ""
 
 
-def command_of(revision: Revision, *, at_boot: bool = False) -> Command:
-    """Return how *revision* is executed, *at_boot* by init; StartError naming the wrong field of the spec."""
+def command_of(revision: Revision, *, at_boot: bool = False, files: str = "") -> Command:
+    """Return how *revision* is executed, *at_boot* by init; StartError naming the wrong field of the spec.
+
+    *files* is its own directory, if it has files.
+    """
     item, execution = revision.item, revision.item.spec.execution
-    started, root = _started(revision), _root(revision)
+    contained = execution.backend is Backend.CONTAINER
+    started, root = _started(revision, CONTAINER_FILES if contained and files else files), _root(revision)
     env = _environment(started)
     words = (*started.command, *started.args)
-    contained = execution.backend is Backend.CONTAINER
     if contained and revision.artifact_path is None:
         raise StartError("spec.artifact: the backend container needs an artifact of type oci, which is its image")
     if any("\0" in word for word in (*words, *env.values(), execution.working_dir or "")):
@@ -112,6 +120,7 @@ def command_of(revision: Revision, *, at_boot: bool = False) -> Command:
         entrypoint=len(execution.command) if contained else 0,
         hardening=execution.hardening or Hardening.BASELINE,
         container=execution.container or PLAIN_CONTAINER,
+        files=files,
     )
 
 
@@ -126,10 +135,13 @@ class Probe:
     timeout_seconds: int
 
 
-def probe_of(revision: Revision, check: HealthCheck) -> Probe:
-    """Return how *check* is executed for *revision*, of a container beside it; StartError if that is impossible."""
+def probe_of(revision: Revision, check: HealthCheck, files: str = "") -> Probe:
+    """Return how *check* is executed for *revision*, of a container beside it; StartError if that is impossible.
+
+    *files* is the own directory of the process, if it has files.
+    """
     contained = revision.item.spec.execution.backend is Backend.CONTAINER
-    env, root = _environment(_started(revision)), None if contained else _root(revision)
+    env, root = _environment(_started(revision, files)), None if contained else _root(revision)
     argv = resolve(check.command, env["PATH"], root)
     return Probe(
         argv=argv if contained else _executable(argv),
@@ -172,9 +184,9 @@ def _executable(argv: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
-def _started(revision: Revision) -> Started:
+def _started(revision: Revision, files: str) -> Started:
     try:
-        return started_with(revision.item.spec.execution, revision.item.values)
+        return started_with(revision.item.spec.execution, revision.item.values, files)
     except ExpansionError as e:
         raise StartError(str(e)) from e
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from praetor_agent.backends import procfs
-from praetor_agent.backends.command import Command, Probe, probe_of
+from praetor_agent.backends.command import CONTAINER_FILES, Command, Probe, probe_of
 from praetor_agent.backends.protocol import Owner, own_name, pass_on
 from praetor_agent.backends.resources import wanted
 from praetor_agent.clock import PROGRESS
@@ -190,6 +190,8 @@ class ContainerBackend:
             flag = {"memory": "--memory", "cpu": "--cpus", "tasks": "--pids-limit"}[resource]
             yield from (flag, str(float(value) / 100) if resource == "cpu" else value)
         yield from self._granted(command.container)
+        if command.files:
+            yield from ("--mount", f"type=bind,src={command.files},dst={CONTAINER_FILES},readonly")
         yield from self._bounded_log()
         yield from self._options
         words = command.argv
@@ -287,13 +289,13 @@ def container_name(device: str, name: str, uid: str) -> str:
     return own_name(name, f"{device}/{uid}")
 
 
-def probe_in(runtime: Runtime, device: str) -> Callable[[Revision, HealthCheck], Probe]:
+def probe_in(runtime: Runtime, device: str) -> Callable[..., Probe]:
     """Return a function that makes the probe of a health check: inside the container if the process is one."""
 
-    def probe(revision: Revision, check: HealthCheck) -> Probe:
+    def probe(revision: Revision, check: HealthCheck, files: str = "") -> Probe:
         item = revision.item
         if item.spec.execution.backend is not Backend.CONTAINER:
-            return probe_of(revision, check)
+            return probe_of(revision, check, files)
         return Probe(
             argv=(*runtime.command, "exec", container_name(device, item.name, item.uid), *check.command),
             env=dict(os.environ),

@@ -26,6 +26,7 @@ from praetor_agent.core import reboot
 from praetor_agent.core.health import Health
 from praetor_agent.core.model import Memory, ObservedDevice, Revision
 from praetor_agent.errors import StartError
+from praetor_api.protocol import DesiredItem
 from praetor_api.spec import HealthCheck, HttpGetProbe, HttpScheme
 from praetor_api.wire import clean_text
 
@@ -49,17 +50,22 @@ _COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
 class Probes:
-    """Keeps *health* by uid for the processes that run and have a health check. *wake* causes a pass."""
+    """Keeps *health* by uid for the processes that run and have a health check. *wake* causes a pass.
+
+    *files* returns the own directory of a process that has files.
+    """
 
     def __init__(
         self,
         clock: Clock,
-        probe: Callable[[Revision, HealthCheck], Probe] | None = None,
+        probe: Callable[..., Probe] | None = None,
         wake: Callable[[], None] = lambda: None,
+        files: Callable[[DesiredItem], str] = lambda _: "",
     ) -> None:
         self.health: dict[str, Health] = {}
         self._prober = Prober(wake)
         self._probe = probe
+        self._files = files
         self._clock = clock
 
     def step(self, memory: Memory, device: ObservedDevice) -> float | None:
@@ -99,10 +105,11 @@ class Probes:
             return self._prober.start(uid, handle, check, now)
         from praetor_agent.backends.command import probe_of
 
+        files = self._files(revision.item)
         try:
             if revision.item.spec.post_check is not None:  # no process runs that it could be inside of
-                return self._prober.start(uid, handle, probe_of(revision, check), now)
-            return self._prober.start(uid, handle, (self._probe or probe_of)(revision, check), now)
+                return self._prober.start(uid, handle, probe_of(revision, check, files), now)
+            return self._prober.start(uid, handle, (self._probe or probe_of)(revision, check, files), now)
         except StartError as e:
             return f"healthCheck.exec.{e}"
 

@@ -33,6 +33,7 @@ class FailureReason(StrEnum):
     START_ERROR = "StartError"
     WAITING = "WaitingForOthersToEnd"
     NOT_ALLOWED = "NotAllowed"
+    FILES_NOT_WRITTEN = "FilesNotWritten"
 
 
 class TerminationReason(StrEnum):
@@ -227,7 +228,9 @@ class ObservedDevice:
     may be changed, if a freeze file exists. *confirmed* are the spec hashes, by uid, that an operator confirmed.
     *heard_at* is when the latest successful exchange with the gateway began, in seconds since boot. *persistence_error*
     is why the memory or the desired state cannot be stored. A version that was up for *proving_seconds* is not what
-    makes the device reboot, if nothing asks for longer. *allowances* are what containers may have.
+    makes the device reboot, if nothing asks for longer. *allowances* are what containers may have. *file_problems* say
+    by uid why the files of a desired item cannot be written, and *edited_files* are the uids of those whose files were
+    changed on the device.
     """
 
     boot_id: str
@@ -242,6 +245,8 @@ class ObservedDevice:
     persistence_error: str | None = None
     proving_seconds: float = PROVING_SECONDS
     allowances: Allowances = NOTHING
+    file_problems: Mapping[str, Failure] = field(default_factory=dict)
+    edited_files: frozenset[str] = frozenset()
 
 
 def pinned(artifact: Artifact) -> str | None:

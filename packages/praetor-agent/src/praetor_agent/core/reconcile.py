@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from praetor_agent.core import allowances, health, reboot, restart, rollback
+from praetor_agent.core import allowances, files, health, reboot, restart, rollback
 from praetor_agent.core.model import (
     Failure,
     FailureReason,
@@ -74,10 +74,17 @@ class Repair:
     edited: bool = True
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refresh:
+    """Write the files of the revision again, which were changed on the device; the process runs on."""
+
+    revision: Revision
+
+
 _NAMED = 3
 """How many processes a message names."""
 
-Action: TypeAlias = Fetch | Start | Stop | Remove | Repair
+Action: TypeAlias = Fetch | Start | Stop | Remove | Repair | Refresh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +219,8 @@ def _why_not(item: DesiredItem, record: Record, device: ObservedDevice) -> Failu
     if reason is not None:
         return Failure(reason=FailureReason.BACKEND_UNAVAILABLE, message=reason)
     spec = item.spec
-    fault = reboot.fault(spec) or health.fault(spec.health_check) or allowances.fault(spec.execution)
+    checks = (health.fault(spec.health_check), allowances.fault(spec.execution), files.fault(spec.execution))
+    fault = reboot.fault(spec) or next(filter(None, checks), None)
     if fault is not None:
         return Failure(reason=FailureReason.INVALID_SPEC, message=fault)
     refusal = device.allowances.refusal(spec.execution.container)
@@ -220,6 +228,8 @@ def _why_not(item: DesiredItem, record: Record, device: ObservedDevice) -> Failu
         return Failure(reason=FailureReason.NOT_ALLOWED, message=refusal)
     old = record.current is not None or record.uid in device.observed
     changes = old and record.spec_hash != item.spec_hash
+    if item.uid in device.file_problems and record.spec_hash != item.spec_hash:
+        return device.file_problems[item.uid]
     return _not_kept("not changed", device) if changes and device.persistence_error is not None else None
 
 
@@ -345,7 +355,8 @@ def _supervise(revision: Revision, record: Record, device: ObservedDevice, now: 
                 record = restart.seen_running(record, seen, device, now)
             if record.current is not None and record.spec_hash == item.spec_hash:
                 revision = replace(revision, item=_as_started(record.current, item).item)
-            return replace(_keep(revision, record, device, now), actions=_repairs(revision, record, seen, device))
+            actions = (*_refreshes(revision, device), *_repairs(revision, record, seen, device))
+            return replace(_keep(revision, record, device, now), actions=actions)
         if device.freeze is not None and record.rollback is None:
             return _Step(record=record)
         return _stop(record, seen, now)
@@ -376,6 +387,11 @@ def _repairs(revision: Revision, record: Record, seen: Observed, device: Observe
     if device.freeze is not None or not _is_whole(revision) or not (seen.edited or stale):
         return ()
     return (Repair(revision=revision, at_boot=at_boot, edited=seen.edited),)
+
+
+def _refreshes(revision: Revision, device: ObservedDevice) -> tuple[Action, ...]:
+    edited = revision.item.uid in device.edited_files and device.freeze is None
+    return (Refresh(revision=revision),) if edited else ()
 
 
 def _at_boot(revision: Revision, record: Record) -> bool:

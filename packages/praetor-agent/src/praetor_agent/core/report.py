@@ -199,6 +199,7 @@ _PENDING: Mapping[str, PendingReason] = {
     FailureReason.BACKEND_UNAVAILABLE: PendingReason.BACKEND_UNAVAILABLE,
     FailureReason.INVALID_SPEC: PendingReason.INVALID_SPEC,
     FailureReason.NOT_ALLOWED: PendingReason.NOT_ALLOWED,
+    FailureReason.FILES_NOT_WRITTEN: PendingReason.FILES_NOT_WRITTEN,
     FailureReason.WAITING: PendingReason.WAITING,
     FailureReason.MEMORY_NOT_KEPT: PendingReason.STATE_NOT_WRITABLE,
 }

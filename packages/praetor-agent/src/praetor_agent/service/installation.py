@@ -292,6 +292,7 @@ def state_dir_of(root: Path) -> str | None:
 def remove_processes(state_dir: Path) -> None:
     """Stop all processes of the agent with *state_dir*, and remove what is left of them."""
     from praetor_agent.backends import procfs
+    from praetor_agent.files.store import FileStore
     from praetor_agent.host import Backends
     from praetor_agent.state import State
 
@@ -302,6 +303,8 @@ def remove_processes(state_dir: Path) -> None:
             _end_all(backend, memory)
         except (BackendError, OSError) as e:
             problems.append(str(e))
+    if not problems:
+        FileStore(state_dir / "files", state_dir / "files.json").collect(())
     if problems:
         raise AgentError(f"not all processes could be removed: {'; '.join(problems)}; fix that, and try again")
 

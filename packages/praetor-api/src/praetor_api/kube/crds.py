@@ -14,6 +14,7 @@ from attrs import frozen
 from praetor_api.annotations import REVISION_ANNOTATION
 from praetor_api.conditions import ConditionType
 from praetor_api.constraints import CelRule
+from praetor_api.files import FILE_RULES, FILES_RULES, File
 from praetor_api.keyrefs import VALUE_FROM_RULES
 from praetor_api.kube.objects import (
     API_VERSION,
@@ -36,6 +37,7 @@ from praetor_api.spec import (
     DeviceKind,
     DeviceProcessSpec,
     EnvVar,
+    Execution,
     HealthCheck,
     ProcessSpec,
     ValueFrom,
@@ -57,6 +59,8 @@ _SELECTOR_RULES = (
 RULES: Mapping[type, tuple[CelRule, ...]] = {
     EnvVar: ENV_RULES,
     ValueFrom: VALUE_FROM_RULES,
+    File: FILE_RULES,
+    Execution: FILES_RULES,
     ProcessSpec: EXECUTION_RULES,
     DeviceProcessSpec: EXECUTION_RULES,
     HealthCheck: HEALTH_CHECK_RULES,

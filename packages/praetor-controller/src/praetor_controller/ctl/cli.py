@@ -76,7 +76,7 @@ class LazyGroup(ForwardingGroup):
         "devices": "Show the devices: connection, agent, running processes.",
         "explain": "Explain the state of a device, or of each device of a deployment.",
         "plan": "Forecast what the controller would do with the deployments in a file.",
-        "render": "Show the command, arguments and environment that DEVICE gets from a deployment.",
+        "render": "Show the command, arguments, environment and files that DEVICE gets from a deployment.",
         "replay": "Replay the decisions that praetor-controller --record FILE recorded.",
     },
     context_settings={"auto_envvar_prefix": "PRAETOR_CTL", "help_option_names": ["-h", "--help"]},

@@ -3,7 +3,7 @@
 
 The types of the classes say how, so that new fields are recorded without a change here. An absent field has its
 default, or None. Left out is what no plan is made from (raw objects, versions of stored objects), and what must not be
-in a file: values of environment variables, and credentials in URLs.
+in a file: values of environment variables, contents of files, and credentials in URLs.
 """
 
 from __future__ import annotations
@@ -178,10 +178,10 @@ def _plain_template(template: Template) -> dict[str, Any]:
 
 
 def redacted(spec: Any) -> Any:
-    """Return *spec* without values of environment variables and without credentials in URLs."""
+    """Return *spec* without values of environment variables, contents of files, and credentials in URLs."""
     if isinstance(spec, Mapping):
         return {
-            name: _without_values(value) if name == "env" else redacted(value)
+            name: _without(_HIDDEN[name], value) if name in _HIDDEN else redacted(value)
             for name, value in spec.items()
             if value is not None
         }
@@ -190,7 +190,11 @@ def redacted(spec: Any) -> Any:
     return [redacted(each) for each in spec] if isinstance(spec, list | tuple) else spec
 
 
-def _without_values(env: Any) -> Any:
-    if not isinstance(env, list | tuple):
+_HIDDEN = {"env": "value", "files": "content"}
+"""What is not written of each element of a list, by the name of the list."""
+
+
+def _without(hidden: str, given: Any) -> Any:
+    if not isinstance(given, list | tuple):
         return REDACTED
-    return [{**each, "value": REDACTED} if isinstance(each, Mapping) and "value" in each else each for each in env]
+    return [{**each, hidden: REDACTED} if isinstance(each, Mapping) and hidden in each else each for each in given]

@@ -23,6 +23,7 @@ from praetor_api.annotations import (
 )
 from praetor_api.canonical import spec_hash
 from praetor_api.conditions import CRASH_LOOP_COUNT, ConditionType, ProcessReason
+from praetor_api.files import files_fault
 from praetor_api.kube.codec import DecodeError, decode, parse_time
 from praetor_api.kube.objects import (
     DeviceProcessDeploymentStatus,
@@ -206,6 +207,10 @@ def _fault(policy: RolloutPolicy, process: Mapping[str, Any]) -> str:
     execution, artifact = process.get("execution") or {}, process.get("artifact")
     if execution.get("container") is not None and execution.get("backend") != Backend.CONTAINER:
         return f"spec.template.spec.execution.container: {CONTAINER_ONLY}"
+    files = [(str(each.get("path")), each.get("content")) for each in execution.get("files") or ()]
+    wrong = files_fault(files)
+    if wrong is not None:
+        return f"spec.template.spec.{wrong}"
     check = process.get("healthCheck")
     if check is not None and sum(check.get(kind) is not None for kind in ("exec", "httpGet", "tcpSocket")) != 1:
         return f"spec.template.spec.healthCheck: {ONE_CHECK}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import click
 
+from praetor_api.files import DEFAULT_MODE, File
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Key
 from praetor_api.spec import ProcessSpec
 from praetor_api.values import DeviceFields, ExpansionError, missing_references, references_of, resolve, started_with
@@ -23,11 +24,11 @@ from praetor_controller.model.projection import project_deployment, project_devi
 @on_cluster
 @output_option
 async def render(cluster: Cluster, deployment: str, device: str, output: str) -> str:
-    """Show the command, arguments and environment that DEVICE gets from a deployment.
+    """Show the command, arguments, environment and files that DEVICE gets from a deployment.
 
     References are resolved from the NetworkSwitch and the ConfigMaps as they are stored now, and $(NAME) is expanded,
-    by the rules of the gateway and the agent. Nothing is written. What a backend adds to the environment, such as PATH,
-    is not shown.
+    by the rules of the gateway and the agent. Nothing is written. What the device adds to the environment, such as PATH
+    and PRAETOR_FILES, is not shown.
     """
     stored = await cluster.api.get(DEVICE_PROCESS_DEPLOYMENTS, Key(cluster.namespace, deployment))
     switch = await cluster.api.get(NETWORK_SWITCHES, Key(cluster.namespace, device))
@@ -49,8 +50,18 @@ async def render(cluster: Cluster, deployment: str, device: str, output: str) ->
             "for its facts, create the object with its label, or write optional: true"
         )
     try:
-        started = started_with(read(ProcessSpec, spec).execution, found.values)
+        execution = read(ProcessSpec, spec).execution
+        started = started_with(execution, found.values)
     except (WireError, ExpansionError) as e:
         raise CommandFailed(f"{deployment}: {e}") from e
-    shown = {"command": [*started.command], "args": [*started.args], "env": dict(started.env)}
+    shown: dict[str, object] = {"command": [*started.command], "args": [*started.args], "env": dict(started.env)}
+    if execution.files:
+        shown["files"] = [_shown(file) for file in execution.files]
     return structured(shown, OutputFormat.YAML if for_people(output) else output)
+
+
+def _shown(file: File) -> dict[str, object]:
+    content = file.content or ""
+    owner = {"owner": file.owner} if file.owner is not None else {}
+    mode = file.mode or f"{DEFAULT_MODE:04o}"
+    return {"path": file.path, "mode": mode, **owner, "bytes": len(content.encode()), "content": content}

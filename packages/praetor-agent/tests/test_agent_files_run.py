@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A running agent and real programs that have files: what they find, and what becomes of the files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent_testing import FakeGateway, item, process_spec, running_agent, until
+from praetor_api.protocol import Observation
+
+
+class Device:
+    """A device whose agent may be restarted, and an allowed root on it."""
+
+    def __init__(self, gateway: FakeGateway, place: Path) -> None:
+        self.gateway = gateway
+        self.state, self.root = place / "state", place / "etc"
+        self.root.mkdir()
+
+    def agent(self) -> Any:
+        return running_agent(self.gateway, self.state, "--allow-file-root", "/nonexistent", "--allow-file-root",
+                             str(self.root))  # fmt: skip
+
+    def desire(self, script: str, *files: dict[str, Any], **more: Any) -> str:
+        """Have a shell run *script* with *files*; return the hash of its spec."""
+        execution = {"args": ["-c", script], "files": list(files), **more}
+        wanted = item("a", process_spec("/bin/sh", execution=execution))
+        self.gateway.desire(wanted)
+        return str(wanted["specHash"])
+
+    def seen(self) -> Observation:
+        return self.gateway.observations.get("a") or Observation(name="a")
+
+    def await_version(self, version: str) -> Observation:
+        """Return what is reported once the spec with the hash *version* runs."""
+        self.gateway.wait_for(
+            lambda: self.seen().observed_spec_hash == version and self.seen().pid is not None, f"{version} runs"
+        )
+        return self.seen()
+
+    def await_pending(self, reason: str) -> Observation:
+        self.gateway.wait_for(lambda: self.seen().pending_reason == reason, reason)
+        return self.seen()
+
+
+@pytest.fixture
+def device(tmp_path: Path) -> Iterator[Device]:
+    with FakeGateway(token="t", heartbeat_seconds=1) as gateway:
+        yield Device(gateway, tmp_path)
+
+
+def test_a_process_finds_its_files_and_they_go_with_it(device: Device, tmp_path: Path) -> None:
+    target, out = device.root / "b.conf", tmp_path / "out"
+    files = {"conf/a": "inside ", "a": "", str(target): "outside"}
+    script = f'cat "$0" "$PRAETOR_FILES/a" {target} > "$1"; sleep 1000 & wait'
+    args = ["-c", script, "$(PRAETOR_FILES)/conf/a", str(out)]
+    wanted = [{"path": path, "content": content} for path, content in files.items()]
+    with device.agent():
+        device.await_version(device.desire("", *wanted, args=args, expandVariables=True))
+        until(lambda: out.exists() and out.read_text() == "inside outside", "the program has read its files")
+        device.gateway.desire()
+        until(lambda: not target.exists(), "the file is removed with the process")
+        until(lambda: not [*(device.state / "files").iterdir()], "its own directory too")
+
+
+def test_a_changed_content_restarts_the_process_and_an_older_file_goes(device: Device) -> None:
+    one, two = device.root / "one", device.root / "two"
+    with device.agent():
+        first = device.await_version(device.desire("sleep 1000 & wait", {"path": str(one), "content": "1"}))
+        files = {"path": str(one), "content": "2"}, {"path": str(two), "content": "2"}
+        second = device.await_version(device.desire("sleep 1000 & wait", *files))
+        assert second.pid != first.pid
+        assert (one.read_text(), two.read_text()) == ("2", "2")
+        device.await_version(device.desire("sleep 1000 & wait", {"path": str(two), "content": "2"}))
+        assert (one.exists(), two.read_text()) == (False, "2")
+
+
+@pytest.mark.parametrize(
+    ("path", "reason", "said"),
+    [
+        pytest.param("/somewhere/else", "NotAllowed", "start the agent with --allow-file-root /somewhere", id="root"),
+        pytest.param("{root}/theirs", "FilesNotWritten", "was not written by praetor-agent; move it away", id="theirs"),
+        pytest.param("{root}/no/such", "FilesNotWritten", "is not there; make it first", id="no-directory"),
+        pytest.param("../x", "InvalidSpec", "path holds . or ..", id="dots"),
+    ],
+)
+def test_a_version_whose_files_cannot_be_written_leaves_the_old_one_running(
+    device: Device, path: str, reason: str, said: str
+) -> None:
+    (device.root / "theirs").write_text("mine")
+    with device.agent():
+        old = device.await_version(device.desire("sleep 1000 & wait"))
+        device.desire("sleep 1000 & wait", {"path": path.format(root=device.root), "content": "x"})
+        held = device.await_pending(reason)
+        assert said in (held.pending_message or "")
+        assert (held.pid, held.observed_spec_hash) == (old.pid, old.observed_spec_hash)
+        assert (device.root / "theirs").read_text() == "mine"
+        if reason == "FilesNotWritten" and path.endswith("theirs"):
+            (device.root / "theirs").unlink()
+            device.gateway.wait_for(lambda: device.seen().pid not in (None, old.pid), "it goes on by itself")
+
+
+def test_files_outlive_the_agent_and_an_edit_meanwhile_is_written_back(device: Device) -> None:
+    kept = device.root / "kept"
+    with device.agent() as agent:
+        first = device.await_version(device.desire("sleep 1000 & wait", {"path": str(kept), "content": "ours"}))
+        agent.kill()
+        agent.wait()
+        assert kept.read_text() == "ours"
+        kept.write_text("edited")
+        device.gateway.observations.clear()
+        with device.agent():
+            until(lambda: kept.read_text() == "ours", "the edit is written back")
+            device.gateway.wait_for(lambda: device.seen().drift_count == 1, "and counted")
+            assert device.seen().pid == first.pid
+            device.gateway.desire()
+            until(lambda: not kept.exists(), "the file is removed with the process")
+
+
+def test_an_edit_that_cannot_be_undone_is_reported_and_the_process_runs_on(device: Device) -> None:
+    kept = device.root / "kept"
+    with device.agent():
+        first = device.await_version(device.desire("sleep 1000 & wait", {"path": str(kept), "content": "ours"}))
+        kept.unlink()
+        kept.mkdir()
+        device.gateway.wait_for(lambda: "is a directory" in (device.seen().error_message or ""), "the reason")
+        assert device.seen().pid == first.pid
+        os.rmdir(kept)
+        until(lambda: kept.is_file(), "it is written again")
+        device.gateway.wait_for(lambda: device.seen().error_message is None, "the reason is over")
