@@ -18,7 +18,16 @@ GROUP_VERSION = "azure.com/v1alpha1"
 SWITCHES = "networkswitches"
 PROCESSES = "deviceprocesses"
 DEPLOYMENTS = "deviceprocessdeployments"
-PLURALS = {"NetworkSwitch": SWITCHES, "DeviceProcess": PROCESSES, "DeviceProcessDeployment": DEPLOYMENTS}
+OTHER_DEVICES = ("bmcs", "dpus", "servers", "socs")
+PLURALS = {
+    "NetworkSwitch": SWITCHES,
+    "BMC": "bmcs",
+    "DPU": "dpus",
+    "Server": "servers",
+    "SOC": "socs",
+    "DeviceProcess": PROCESSES,
+    "DeviceProcessDeployment": DEPLOYMENTS,
+}
 DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 NAMESPACES = "/api/v1/namespaces"
 MANAGER = "e2e"

@@ -15,6 +15,11 @@ def network_switch(name: str, labels: Mapping[str, str] | None = None, **spec: A
     return {"apiVersion": GROUP_VERSION, "kind": "NetworkSwitch", "metadata": metadata, "spec": spec}
 
 
+def device(kind: str, name: str, labels: Mapping[str, str] | None = None, **spec: Any) -> Object:
+    """Return a device of *kind*."""
+    return network_switch(name, labels, **spec) | {"kind": kind}
+
+
 def process_spec(
     command: Sequence[str], *, backend: str = "process", execution: Mapping[str, Any] | None = None, **spec: Any
 ) -> Object:

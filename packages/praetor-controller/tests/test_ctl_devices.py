@@ -89,7 +89,36 @@ def test_programs_read_the_fleet(lab: Lab) -> None:
         "refused": None,
         "address": None,
         "serial": None,
+        "kind": "NetworkSwitch",
     }
+
+
+@pytest.fixture
+def kinds(lab: Lab) -> Lab:
+    """Return a lab with a DPU and a server, one of which has the name of a switch."""
+    for kind, name in ((DeviceKind.DPU, "leaf-1"), (DeviceKind.SERVER, "box-1")):
+        lab.put(DEVICES[kind], name, {"labels": {"rack": "r9"}}, spec={}, status=connected("True"))
+    return lab
+
+
+def test_devices_of_other_kinds_are_listed_with_their_kind(kinds: Lab) -> None:
+    lines = [line.split()[:2] for line in kinds.run("devices", "-l", "rack=r9").output.splitlines()[1:]]
+    assert lines == [["DPU/leaf-1", "yes"], ["Server/box-1", "yes"]]
+    assert kinds.run("devices", "-l", "rack=r9", "-o", "name").output.splitlines() == [
+        "dpu.azure.com/leaf-1",
+        "server.azure.com/box-1",
+    ]
+    found = json.loads(kinds.run("devices", "-l", "rack=r9", "-o", "json").output)
+    assert [(each["kind"], each["device"]) for each in found] == [("DPU", "leaf-1"), ("Server", "box-1")]
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_kinds_that_the_cluster_lacks_or_the_user_may_not_read_are_left_out(kinds: Lab, status: int) -> None:
+    before = kinds.run("devices", "-l", "rack!=r9").output
+    for kind in (DeviceKind.DPU, DeviceKind.SERVER):
+        kinds.kube.fail_next(api_error(status, "", "no"), verb="list", resource=DEVICES[kind])
+    result = kinds.run("devices")
+    assert (result.exit_code, result.output) == (0, before)
 
 
 @pytest.fixture

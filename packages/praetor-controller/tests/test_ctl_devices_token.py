@@ -160,7 +160,7 @@ def forbidden(lab: Lab) -> None:
     [
         pytest.param(no_secret, "leaf-1", "praetor-system has no Secret praetor-device-tokens; write", id="no-secret"),
         pytest.param(forbidden, "leaf-1", "not allowed: secrets are not yours; ask for a role", id="may-not-read-it"),
-        pytest.param(no_secret, "leaf-9", "not found: lab has no NetworkSwitch leaf-9; declare it", id="not-declared"),
+        pytest.param(no_secret, "leaf-9", "not found: lab has no device leaf-9; declare it", id="not-declared"),
     ],
 )
 def test_what_the_cluster_lacks_or_refuses_is_named(

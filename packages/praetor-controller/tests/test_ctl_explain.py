@@ -15,9 +15,11 @@ from praetor_api.kube.client.resource import (
     CONTROLLER_REVISIONS,
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
+    DEVICES,
     NETWORK_SWITCHES,
     Key,
 )
+from praetor_api.spec import DeviceKind
 from praetor_controller.ctl.explain import MEANINGS
 from praetor_controller.model.projection import project_template
 from praetor_controller.rollout.reasons import ReasonCode
@@ -290,7 +292,7 @@ def test_devices_and_processes_that_were_never_heard_are_explained(lab: Lab) -> 
     (name,) = [key.name for key in lab.kube.objects(DEVICE_PROCESSES) if key.name.endswith("lost")]
     lab.patch(DEVICE_PROCESSES, name, "status", status={"conditions": [{**never, "reason": "NotDeclared"}]})
     for subject in (name, "lost"):
-        line = f"{name}: on lost, which no NetworkSwitch declares; NotDeclared: check its agent\n"
+        line = f"{name}: on lost, which no object declares; NotDeclared: check its agent\n"
         assert lab.run("explain", subject).stdout == line
         (found,) = json.loads(lab.run("explain", subject, "-o", "json").output)["processes"]
         assert found["absent"] == "NotDeclared: check its agent"
@@ -299,7 +301,24 @@ def test_devices_and_processes_that_were_never_heard_are_explained(lab: Lab) -> 
 def test_a_process_that_names_a_device_of_another_namespace_says_that_nothing_runs_it(lab: Lab) -> None:
     ref = {"kind": "NetworkSwitch", "name": "leaf-1", "namespace": "other"}
     lab.put(DEVICE_PROCESSES, "evil", spec={**OLD, "deviceRef": ref})
-    words = "spec.deviceRef names another namespace or kind, so nothing runs it; name a NetworkSwitch of its namespace"
+    words = "spec.deviceRef names another namespace, so nothing runs it; name a device of the process's own"
     assert lab.run("explain", "evil").stdout == f"evil: {words}\n"
     (found,) = json.loads(lab.run("explain", "evil", "-o", "json").output)["processes"]
     assert (found["process"], found["device"]) == ("evil", "")
+
+
+@pytest.mark.parametrize("subject", ["DPU/card-1", "dpu/card-1", "dpus.azure.com/card-1", "card-1", "both/card-1"])
+def test_a_device_of_another_kind_is_explained_by_its_kind_or_by_its_name_alone(lab: Lab, subject: str) -> None:
+    lab.put(DEVICES[DeviceKind.DPU], "card-1", {"labels": {"card": "yes"}}, spec={})
+    selector = {"matchLabels": {"card": "yes"}}
+    lab.deployment("both", spec={"selector": selector, "deviceKinds": ["DPU"], "template": {"spec": NEW}})
+    result = lab.run("explain", subject)
+    assert result.exit_code == 0, result.output
+    assert "both" in result.output
+    assert "Creating" in result.output
+
+
+def test_a_name_that_two_kinds_have_is_the_switch_unless_the_kind_is_given(lab: Lab) -> None:
+    lab.put(DEVICES[DeviceKind.DPU], "leaf-1", spec={})
+    assert "tel" in lab.run("explain", "leaf-1").output
+    assert lab.run("explain", "DPU/leaf-1").output == "DPU/leaf-1: no deployment selects it\n"

@@ -20,7 +20,8 @@ from ctl_testing import NAMESPACE, Lab
 from kube_testing import body_of
 from praetor_api.annotations import IMPORTED_ANNOTATION
 from praetor_api.kube.client.errors import Forbidden, KubeError, Unreachable, api_error
-from praetor_api.kube.client.resource import NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import DEVICES, NETWORK_SWITCHES, Key
+from praetor_api.spec import DeviceKind
 
 FILE = "name,site,rack,primary_ip\nleaf-1,fra1,r1,10.0.0.1/24\nleaf-2,fra1,r2,10.0.0.2/24\n"
 WRITES = {"create", "patch", "delete"}
@@ -425,3 +426,15 @@ def test_the_example_of_the_documentation_prints_what_the_page_says(lab: Lab, tm
         words = [str(path) if each == path.name else each for each in command.split()]
         assert lab.run(*words, env={"COLUMNS": "80"}).stdout == printed
         assert lab.run(*words, "--yes").exit_code == 0
+
+
+def test_a_kind_is_imported_by_itself_and_pruned_by_itself(lab: Lab) -> None:
+    imports(lab, FILE)
+    dpus = DEVICES[DeviceKind.DPU]
+    assert "1 created" in imports(lab, "name,rack\ncard-1,r1\n", "--kind", "dpu")
+    assert [key.name for key in lab.kube.objects(dpus)] == ["card-1"]
+    assert lab.stored(dpus, "card-1")["metadata"]["labels"] == {"rack": "r1"}
+    assert imports(lab, "name,rack\ncard-1,r1\n", "--kind", "DPU", "--prune").endswith("nothing to write\n")
+    assert names(lab) == ["leaf-1", "leaf-2"]
+    imports(lab, "name,rack\ncard-1,r2\n", "--kind", "DPU")
+    assert lab.stored(dpus, "card-1")["metadata"]["labels"] == {"rack": "r2"}

@@ -11,7 +11,8 @@ import yaml
 
 from ctl_testing import Lab
 from praetor_api.kube.client.errors import Forbidden
-from praetor_api.kube.client.resource import CONFIG_MAPS
+from praetor_api.kube.client.resource import CONFIG_MAPS, DEVICES
+from praetor_api.spec import DeviceKind
 
 ESCAPE = "\x1b[31mred"
 
@@ -142,3 +143,13 @@ def test_what_the_user_may_not_read_is_said_and_not_shown() -> None:
     ran = lab.run("render", "tel", "leaf-1", "-o", "json")
     assert json.loads(ran.stdout)["env"] == {"LEVEL": "(of configmap/settings key level, which you may not read)"}
     assert "you may not read configmap/settings" in ran.stderr
+
+
+@pytest.mark.parametrize("name", ["card-1", "DPU/card-1"])
+def test_a_device_of_another_kind_is_rendered_by_its_own_name(name: str) -> None:
+    lab = lab_with(EXECUTION)
+    facts = {"facts": {"os": "linux"}}
+    lab.put(DEVICES[DeviceKind.DPU], "card-1", {"labels": {"rack": "r1"}}, spec={}, status=facts)
+    ran = lab.run("render", "tel", name, "-o", "json")
+    assert json.loads(ran.stdout)["env"]["DEVICE"] == "card-1"
+    assert "does not select" in ran.stderr

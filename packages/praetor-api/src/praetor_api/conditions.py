@@ -68,6 +68,7 @@ class ConditionType(StrEnum):
     GATEWAY_AVAILABLE = "GatewayAvailable"
     WRITES_REFUSED = "WritesRefused"
     OVERLAP = "Overlap"
+    KINDS_MISSING = "KindsMissing"
 
 
 STORM_EVENT, STORM_OVER_EVENT = "ManyAgentsSilent", "StormOver"
@@ -141,6 +142,7 @@ class DeploymentReason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     GATEWAY_UNAVAILABLE = "GatewayUnavailable"
     REFUSED_BY_API = "RefusedByAPI"
+    NOT_INSTALLED = "NotInstalled"
     SAME_COMMAND = "SameCommand"
     NO_DEVICES = "NoDevices"
     DEVICES_NO_LONGER_MATCH = "DevicesNoLongerMatch"

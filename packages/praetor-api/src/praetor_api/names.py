@@ -6,15 +6,17 @@ from __future__ import annotations
 import hashlib
 import re
 
-from praetor_api.spec import NAME_PATTERN
+from praetor_api.spec import NAME_PATTERN, DeviceKind
 
 __all__ = [
     "DEVICE_BINDINGS",
     "GATEWAY_LEASE",
     "MAX_NAME_LENGTH",
+    "device_reference",
     "hashed_process_name",
     "is_device_name",
     "process_name",
+    "referenced_device",
 ]
 
 GATEWAY_LEASE = "praetor-gateway-arbiter"
@@ -35,12 +37,24 @@ def is_device_name(name: str) -> bool:
     return len(name) <= MAX_NAME_LENGTH and _NAME.fullmatch(name) is not None
 
 
-def process_name(deployment: str, device: str) -> str:
-    """Return the deterministic name of a deployment's process on a device: `<deployment>-<device>`.
+def device_reference(kind: DeviceKind, name: str) -> str:
+    """Return what names a device within its namespace: `leaf-1` a switch, `DPU/leaf-1` another kind of that name."""
+    return name if kind is DeviceKind.NETWORK_SWITCH else f"{kind}/{name}"
 
-    A name that would be too long is cut and ends in a hash of both.
+
+def referenced_device(reference: str) -> tuple[DeviceKind, str]:
+    """Return kind and name of the device that device_reference() made *reference* of."""
+    kind, slash, name = reference.partition("/")
+    return (DeviceKind(kind), name) if slash else (DeviceKind.NETWORK_SWITCH, reference)
+
+
+def process_name(deployment: str, device: str) -> str:
+    """Return the deterministic name of a deployment's process on a device, given by its reference.
+
+    That is `<deployment>-<device>` on a switch and `<deployment>-dpu-<device>` on a DPU. A name that would be too long
+    is cut and ends in a hash of both.
     """
-    name = f"{deployment}-{device}"
+    name = _joined(deployment, device)
     return name if len(name) <= MAX_NAME_LENGTH else hashed_process_name(deployment, device)
 
 
@@ -51,4 +65,9 @@ def hashed_process_name(deployment: str, device: str) -> str:
     """
     digest = hashlib.sha256(f"{deployment}/{device}".encode()).hexdigest()[:_HASH_LENGTH]
     room = MAX_NAME_LENGTH - _HASH_LENGTH - 1
-    return f"{deployment}-{device}"[:room].rstrip("-.") + f"-{digest}"
+    return _joined(deployment, device)[:room].rstrip("-.") + f"-{digest}"
+
+
+def _joined(deployment: str, device: str) -> str:
+    kind, slash, name = device.partition("/")
+    return f"{deployment}-{kind.lower()}-{name}" if slash else f"{deployment}-{device}"

@@ -528,6 +528,15 @@ class FactSelector:
 class DeviceProcessDeploymentSpec:
     """Which devices run what, and how changes reach them."""
 
+    device_kinds: Annotated[
+        tuple[DeviceKind, ...],
+        Constraint(
+            doc="Kinds of the devices that the selector selects from.",
+            min_items=1,
+            max_items=len(DeviceKind),
+            schema={"x-kubernetes-list-type": "set"},
+        ),
+    ] = (DeviceKind.NETWORK_SWITCH,)
     selector: Annotated[LabelSelector, Constraint(doc="Which devices, by their labels; {} selects every device.")]
     fact_selector: Annotated[
         FactSelector | None,

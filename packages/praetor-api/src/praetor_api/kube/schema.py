@@ -88,6 +88,8 @@ def _default(value: Any, schema: Schema) -> Any:
         return None
     if isinstance(value, StrEnum):
         return value.value
+    if isinstance(value, tuple):
+        return [_default(each, schema["items"]) for each in value]
     if not attrs.has(type(value)):
         return value
     # the apiserver fills an object's own defaults in, when there is an object

@@ -77,7 +77,7 @@ _COLOURS = {
     ReasonCode.CANNOT_CONVERGE: "red",
 }
 
-_FOREIGN = "spec.deviceRef names another namespace or kind, so nothing runs it; name a NetworkSwitch of its namespace"
+_FOREIGN = "spec.deviceRef names another namespace, so nothing runs it; name a device of the process's own"
 
 
 def command_for(code: ReasonCode, deployment: str) -> list[str]:
@@ -223,7 +223,7 @@ def _device_reason(inventory: Inventory, deployment: DeploymentRow, device: str,
 def device_text(device: str, found: Sequence[DeviceReason], output: str, refused: str = "", absent: str = "") -> str:
     """Return what is printed about a device.
 
-    *refused* is why the gateway ignores its NetworkSwitch, *absent* why it was never heard.
+    *refused* is why the gateway ignores its object, *absent* why it was never heard.
     """
     if not for_people(output):
         data = {"device": device, "deployments": [_device_data(each) for each in found]}
@@ -267,7 +267,7 @@ def process_text(inventory: Inventory, process: ProcessRow, output: str, owner: 
 
 
 def undeclared_text(rows: Sequence[ProcessRow], absent: Mapping[str, str], output: str) -> str:
-    """Return what is printed about processes of a device that no NetworkSwitch of their namespace declares."""
+    """Return what is printed about processes of a device that no object of their namespace declares."""
     found = [
         {"process": row.name, "device": row.device, "connected": row.connected, "absent": absent.get(row.name)}
         for row in rows
@@ -276,7 +276,7 @@ def undeclared_text(rows: Sequence[ProcessRow], absent: Mapping[str, str], outpu
         return structured({"processes": found}, output)
     words = {True: "its agent is connected", False: "its agent is not connected any more", None: "no gateway says more"}
     lines = (
-        f"{row.name}: on {row.device}, which no NetworkSwitch declares; {absent.get(row.name, words[row.connected])}"
+        f"{row.name}: on {row.device}, which no object declares; {absent.get(row.name, words[row.connected])}"
         if row.device
         else f"{row.name}: {absent.get(row.name, _FOREIGN)}"
         for row in rows

@@ -15,14 +15,15 @@ from praetor_api.kube.client.resource import (
     CONTROLLER_REVISIONS,
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
-    NETWORK_SWITCHES,
     Key,
 )
 from praetor_api.kube.codec import format_time
 from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import Condition, ConditionStatus
+from praetor_api.spec import DeviceKind
 from praetor_api.wire import clean_text
 from praetor_controller.ctl.cluster import Cluster, list_all
+from praetor_controller.ctl.kinds import kind_of, list_devices, reference_of
 from praetor_controller.ctl.times import age
 from praetor_controller.model.actions import Create, Delete
 from praetor_controller.model.projection import project_deployment, project_device, project_process
@@ -31,6 +32,7 @@ from praetor_controller.model.rows import DeploymentRow, DeviceRow, ProcessRow
 from praetor_controller.reconcile.snapshot_builder import Sources, build_snapshot
 from praetor_controller.reconcile.state import ReconcilerState
 from praetor_controller.rollout.assignment import adoptable
+from praetor_controller.rollout.kinds import followed
 from praetor_controller.rollout.neighbours import Neighbour
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import GatewayState, Moment, Plan, Snapshot
@@ -55,7 +57,8 @@ class Inventory:
 
     *refused_devices* and *refused_processes* are what the gateway says of those that it ignores, by name; *pending* is
     why a device does not act on the current spec of a process yet, by the process's name. *absent* is why a device was
-    never heard, by the name of a switch or of a process; *reported* is by the name of a process.
+    never heard, by the reference of a device or the name of a process; *reported* is by the name of a process. Devices
+    are by their references; *missing* are kinds that the cluster does not have.
     """
 
     devices: Mapping[str, DeviceRow]
@@ -67,6 +70,7 @@ class Inventory:
     pending: Mapping[str, str] = {}
     absent: Mapping[str, str] = {}
     reported: Mapping[str, Reported] = {}
+    missing: tuple[DeviceKind, ...] = ()
 
     def running_revision(self, process: ProcessRow) -> str:
         """Return the revision that the device runs: another than the offered one before an update, and after a
@@ -89,7 +93,7 @@ class Inventory:
         processes = {**self.processes, **adopted}
         sources = Sources(
             devices=self.devices.values(),
-            processes=processes.values(),
+            processes=followed(processes.values(), self.missing),
             revisions=[row for row in self.revisions if row.owner == deployment.uid],
             find=processes.get,
             neighbours=[self._neighbour(each) for each in self.deployments.values() if each.uid != deployment.uid],
@@ -119,7 +123,7 @@ class Inventory:
         return [row for row in self.processes.values() if row.owner == deployment.uid]
 
     def undeclared(self, name: str) -> list[ProcessRow]:
-        """Return the process called *name*, or those of that device, if no NetworkSwitch declares it."""
+        """Return the process called *name*, or those of that device, if no object declares it."""
         rows = (row for row in self.processes.values() if name in (row.name, row.device))
         return sorted((row for row in rows if row.device not in self.devices), key=lambda row: row.name)
 
@@ -133,23 +137,29 @@ def inventory_of(
     processes: list[dict[str, Any]],
     deployments: list[dict[str, Any]],
     revisions: list[dict[str, Any]],
+    missing: tuple[DeviceKind, ...] = (),
 ) -> Inventory:
-    """Return the rows of raw objects."""
+    """Return the rows of raw objects, of which *switches* are devices of all kinds but those *missing*."""
+    rows = (project_device(each, kind_of(each)) for each in switches)
     return Inventory(
-        devices={row.name: row for row in sorted(map(project_device, switches), key=lambda row: row.name)},
+        devices={row.name: row for row in sorted(rows, key=lambda row: row.name)},
+        missing=missing,
         processes={Key(row.namespace, row.name): row for row in map(project_process, processes)},
         deployments={row.name: row for row in sorted(map(project_deployment, deployments), key=lambda row: row.name)},
         revisions=tuple(map(project_revision, revisions)),
-        refused_devices=_refused(switches),
-        refused_processes=_refused(processes),
-        absent=_absent([*switches, *processes]),
+        refused_devices={reference_of(each): why for each in switches if (why := refusal(each))},
+        refused_processes={each["metadata"]["name"]: why for each in processes if (why := refusal(each))},
+        absent={
+            **{reference_of(each): why for each in switches if (why := _absent(each))},
+            **{each["metadata"]["name"]: why for each in processes if (why := _absent(each))},
+        },
         reported={each["metadata"]["name"]: said for each in processes if (said := _reported(each)) is not None},
         pending={each["metadata"]["name"]: why for each in processes if (why := _pending(each))},
     )
 
 
 def refusal(obj: Mapping[str, Any]) -> str:
-    """Return why the gateway ignores a NetworkSwitch or a DeviceProcess; empty when it does not."""
+    """Return why the gateway ignores a device or a DeviceProcess; empty when it does not."""
     for each in (obj.get("status") or {}).get("conditions") or ():
         if each.get("type") in (ConditionType.REFUSED, ConditionType.NAME_CONFLICT) and each.get("status") == "True":
             return f"{each['type']}, {each.get('reason')}: {clean_text(each.get('message') or '')}"
@@ -174,22 +184,16 @@ def _pending(process: Mapping[str, Any]) -> str:
     return ""
 
 
-def _absent(objects: list[dict[str, Any]]) -> dict[str, str]:
-    found = {}
-    for each in objects:
-        condition = _condition(each, ConditionType.AGENT_CONNECTED)
-        if condition.get("status") == "Unknown" and condition.get("reason") in _ABSENT:
-            found[each["metadata"]["name"]] = f"{condition['reason']}: {clean_text(condition.get('message') or '')}"
-    return found
+def _absent(obj: Mapping[str, Any]) -> str:
+    condition = _condition(obj, ConditionType.AGENT_CONNECTED)
+    if condition.get("status") != "Unknown" or condition.get("reason") not in _ABSENT:
+        return ""
+    return f"{condition['reason']}: {clean_text(condition.get('message') or '')}"
 
 
 def _condition(obj: Mapping[str, Any], kind: ConditionType) -> Mapping[str, Any]:
     conditions = (obj.get("status") or {}).get("conditions") or ()
     return next((each for each in conditions if each.get("type") == kind), {})
-
-
-def _refused(objects: list[dict[str, Any]]) -> dict[str, str]:
-    return {each["metadata"]["name"]: why for each in objects if (why := refusal(each))}
 
 
 def gateway_warning(deployments: Iterable[DeploymentRow], now: datetime) -> str:
@@ -227,9 +231,11 @@ def _gateway_gone(deployment: DeploymentRow) -> Condition | None:
 
 async def read_inventory(cluster: Cluster) -> Inventory:
     """Read the namespace."""
+    devices = await list_devices(cluster)
     return inventory_of(
-        await list_all(cluster, NETWORK_SWITCHES),
+        devices.objects,
         await list_all(cluster, DEVICE_PROCESSES),
         await list_all(cluster, DEVICE_PROCESS_DEPLOYMENTS),
         await list_all(cluster, CONTROLLER_REVISIONS, DEPLOYMENT_LABEL),
+        devices.missing,
     )

@@ -23,7 +23,7 @@ from praetor_api.annotations import (
 from praetor_api.kube.client.patches import json_pointer
 from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES
 from praetor_api.kube.codec import format_time
-from praetor_api.spec import DeviceKind
+from praetor_api.names import referenced_device
 from praetor_controller.model.actions import Create, Update
 from praetor_controller.model.annotations import parse_managed_keys
 from praetor_controller.model.rows import DeploymentRow, LabelItems, ProcessRow, Template
@@ -104,7 +104,8 @@ def owner_reference(deployment: DeploymentRow) -> dict[str, Any]:
 
 
 def _spec(template: Template, device: str, namespace: str) -> dict[str, Any]:
-    ref = {"kind": DeviceKind.NETWORK_SWITCH.value, "name": device, "namespace": namespace}
+    kind, name = referenced_device(device)
+    ref = {"kind": kind.value, "name": name, "namespace": namespace}
     return {**template.spec, "deviceRef": ref}
 
 

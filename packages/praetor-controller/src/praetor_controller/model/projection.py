@@ -30,6 +30,7 @@ from praetor_api.kube.objects import (
     LabelSelector,
     Phase,
 )
+from praetor_api.names import device_reference
 from praetor_api.spec import CONTAINER_ONLY, ONE_CHECK, Backend, DeviceKind
 from praetor_api.wire import clean_text
 from praetor_controller.errors import InvalidDeployment
@@ -47,6 +48,7 @@ from praetor_controller.model.rows import (
 )
 from praetor_controller.model.selectors import Matches, compile_fact_selector, compile_selector
 
+_KINDS = {kind.value: kind for kind in DeviceKind}
 _MAX_DETAIL = 200
 _MAX_CAUSE = 1024
 _READY = (ConditionType.AGENT_CONNECTED, ConditionType.SPEC_OBSERVED, ConditionType.HEALTHY)
@@ -65,15 +67,16 @@ class _Fact(NamedTuple):
 _UNKNOWN = _Fact("Unknown", None, "", "")
 
 
-def project_device(obj: Mapping[str, Any]) -> DeviceRow:
-    """Return the row of a NetworkSwitch."""
+def project_device(obj: Mapping[str, Any], kind: DeviceKind = DeviceKind.NETWORK_SWITCH) -> DeviceRow:
+    """Return the row of a device of *kind*."""
     metadata, spec = obj["metadata"], obj.get("spec") or {}
     maintenance, status = spec.get("maintenance"), obj.get("status") or {}
     connected = _facts(status).get(ConditionType.AGENT_CONNECTED, _UNKNOWN)
     reported = status.get("facts")
     return DeviceRow(
-        name=metadata["name"],
+        name=device_reference(kind, metadata["name"]),
         namespace=metadata.get("namespace", ""),
+        kind=kind,
         labels=metadata.get("labels") or {},
         connected=_truth(connected),
         connected_since=connected.since,
@@ -273,9 +276,9 @@ def _stored_status(raw: Mapping[str, Any]) -> StoredStatus:
 
 
 def _device(ref: Mapping[str, Any], namespace: str) -> str:
-    kind = ref.get("kind", DeviceKind.NETWORK_SWITCH)
+    kind = _KINDS.get(ref.get("kind") or DeviceKind.NETWORK_SWITCH)
     here = (ref.get("namespace") or namespace) == namespace
-    return ref.get("name", "") if here and kind == DeviceKind.NETWORK_SWITCH else ""
+    return device_reference(kind, ref.get("name", "")) if here and kind is not None else ""
 
 
 def owner_of(metadata: Mapping[str, Any]) -> str | None:

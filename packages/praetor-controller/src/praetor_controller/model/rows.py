@@ -21,6 +21,7 @@ from praetor_api.kube.objects import (
     StrategyType,
     UpdateStrategy,
 )
+from praetor_api.spec import DeviceKind
 from praetor_controller.model.selectors import Matches
 
 LabelItems = frozenset[tuple[str, str]]
@@ -28,7 +29,7 @@ LabelItems = frozenset[tuple[str, str]]
 
 @frozen(kw_only=True)
 class DeviceRow:
-    """A device that deployments can select."""
+    """A device that deployments can select. *name* is its reference: with its *kind* unless that is NetworkSwitch."""
 
     name: str
     namespace: str
@@ -42,6 +43,7 @@ class DeviceRow:
     unmet: str = ""  # why it does not meet the requirements of the deployment, while a pass looks at it
     address: str = ""  # where it is managed
     missing: str = ""  # what the template refers to and it lacks, as a reason, while a pass looks at it
+    kind: DeviceKind = DeviceKind.NETWORK_SWITCH
     withheld: str = ""  # why the gateway would not send it the template, as a reason, while a pass looks at it
 
     def maintained(self, now: float) -> bool:
@@ -66,7 +68,7 @@ class Stamps(NamedTuple):
 
 @frozen(kw_only=True)
 class ProcessRow:
-    """A DeviceProcess. *device* is empty when it is bound to something that no deployment selects.
+    """A DeviceProcess. *device* is the reference of its device, empty when that is in another namespace.
 
     *revision*, *managed*, *wave*, *min_ready* and *offer_stamp* are annotations of the controller's last write of
     its spec. Offers of a rollout have a stamp that is not before its start, whichever clocks the controllers had that
@@ -130,6 +132,7 @@ class ProcessRow:
 class RolloutPolicy:
     """The part of a deployment's spec that says how to roll out, as the codec decodes it."""
 
+    device_kinds: tuple[DeviceKind, ...] = (DeviceKind.NETWORK_SWITCH,)
     selector: LabelSelector
     fact_selector: FactSelector | None = None
     requirements: tuple[FactRequirement, ...] = ()
@@ -191,8 +194,12 @@ class DeploymentRow:
     fault: str = ""
 
     def selects(self, device: DeviceRow) -> bool:
-        """Return whether *device* has the labels and the facts that the deployment asks for."""
-        return self.matches(device.labels) and (self.fact_matches is None or self.fact_matches(device.facts))
+        """Return whether *device* has the kind, the labels and the facts that the deployment asks for."""
+        return self.covers(device) and (self.fact_matches is None or self.fact_matches(device.facts))
+
+    def covers(self, device: DeviceRow) -> bool:
+        """Return whether *device* has the kind and the labels that the deployment asks for."""
+        return device.kind in self.policy.device_kinds and self.matches(device.labels)
 
     @property
     def reads_facts(self) -> bool:

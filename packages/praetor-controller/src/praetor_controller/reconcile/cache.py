@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import structlog
@@ -16,18 +17,20 @@ from praetor_api.kube.client.resource import (
     CONTROLLER_REVISIONS,
     DEVICE_PROCESS_DEPLOYMENTS,
     DEVICE_PROCESSES,
-    NETWORK_SWITCHES,
+    DEVICES,
     Key,
     Resource,
 )
 from praetor_api.kube.runtime.clock import Clock
 from praetor_api.kube.runtime.informer import Informer
+from praetor_api.spec import DeviceKind
 from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.first_seen import first_seen
 from praetor_controller.model.projection import project_deployment, project_device, project_process
 from praetor_controller.model.revisions import RevisionRow, project_revision
 from praetor_controller.model.rows import DeploymentRow, ProcessRow
 from praetor_controller.reconcile.assumed_cache import AssumedCache, Informers
+from praetor_controller.reconcile.device_cache import DeviceInformers
 from praetor_controller.rollout.snapshot import Moment
 
 T = TypeVar("T")
@@ -66,15 +69,30 @@ class Cache:
         self._ahead_s = clock.now().timestamp() - clock.monotonic()
 
         def informers(
-            resource: Resource, project: Callable[[dict[str, Any]], T], label_selector: str | None = None
+            resource: Resource,
+            project: Callable[[dict[str, Any]], T],
+            label_selector: str | None = None,
+            *,
+            optional: bool = False,
         ) -> Sequence[tuple[str | None, Informer[T]]]:
             return [
                 (name, Informer(api, resource, project=project, clock=clock, namespace=name,
-                                label_selector=label_selector))
+                                label_selector=label_selector, optional=optional))
                 for name in namespaces or (None,)
             ]  # fmt: skip
 
-        self.devices = Informers(informers(NETWORK_SWITCHES, project_device))
+        self.devices = DeviceInformers(
+            {
+                kind: Informers(
+                    informers(
+                        resource,
+                        partial(project_device, kind=kind),
+                        optional=kind is not DeviceKind.NETWORK_SWITCH,  # as a cluster of an earlier release
+                    )
+                )
+                for kind, resource in DEVICES.items()
+            }
+        )
         self.processes = AssumedCache(informers(DEVICE_PROCESSES, self.process), clock)
         self.deployments = AssumedCache(informers(DEVICE_PROCESS_DEPLOYMENTS, project_deployment), clock)
         self.revisions = AssumedCache(informers(CONTROLLER_REVISIONS, project_revision, DEPLOYMENT_LABEL), clock)

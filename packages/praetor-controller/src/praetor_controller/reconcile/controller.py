@@ -58,6 +58,7 @@ class Controller:
         metrics.behind.set_function(lambda: len(cache.kinds_behind))
         cache.deployments.add_handler(self._on_deployment)
         cache.devices.add_handler(self._on_device)
+        cache.devices.add_found_handler(self.reconcile_all)
         cache.processes.add_handler(self._on_process)
         cache.processes.add_event_handler(self._on_process_event)
 

@@ -35,6 +35,7 @@ class EventReason(StrEnum):
     WRITE_REFUSED = "WriteRefused"
     GATEWAY_UNAVAILABLE = "GatewayUnavailable"
     OVERLAP = "Overlap"
+    KINDS_MISSING = "KindsMissing"
 
 
 _TRANSITIONS = {
@@ -57,6 +58,7 @@ _TRANSITIONS = {
 _ADDED = (
     (ConditionType.REMOVAL_HELD, EventReason.REMOVAL_HELD),
     (ConditionType.OVERLAP, EventReason.OVERLAP),
+    (ConditionType.KINDS_MISSING, EventReason.KINDS_MISSING),
 )
 """Conditions that are there only while there is something to say: the first time is an event."""
 

@@ -36,6 +36,7 @@ from praetor_controller.reconcile.state import DirtySet, ReconcilerState, Refusa
 from praetor_controller.reconcile.writer import FIELD_MANAGER, WriteOutcome, Writer, is_refusal
 from praetor_controller.rollout.assignment import adoptable
 from praetor_controller.rollout.incremental import IncrementalAggregate
+from praetor_controller.rollout.kinds import followed, with_missing_kinds
 from praetor_controller.rollout.neighbours import Neighbour, overlap
 from praetor_controller.rollout.planner import plan
 from praetor_controller.rollout.snapshot import GatewayState, Moment, Plan, Snapshot
@@ -123,7 +124,7 @@ class DeploymentReconciler:
             raise adoption.trouble
         began = self._clock.monotonic()
         planned = self._plan(deployment, state, revisions)
-        planned = self._with_overlap(deployment, planned)
+        planned = self._with_remarks(deployment, planned)
         pass_s = self._clock.monotonic() - began
         self._metrics.plan_seconds.observe(pass_s)
         if planned.status is not None:  # before offers to devices that are back only now, which prove nothing yet
@@ -148,12 +149,14 @@ class DeploymentReconciler:
         status_cooldown_s = self._until(state.status_due_at) if state.account else 0.0
         return Result(self._requeue_after(planned, outcome, state, status_after_s), pass_s, status_cooldown_s)
 
-    def _with_overlap(self, deployment: DeploymentRow, planned: Plan) -> Plan:
+    def _with_remarks(self, deployment: DeploymentRow, planned: Plan) -> Plan:
         if planned.status is None:
             return planned
         others = self._cache.deployments.by_index(BY_NAMESPACE, deployment.namespace)
         found = overlap(deployment, others, self._cache.devices.by_index(BY_NAMESPACE, deployment.namespace))
-        status = with_overlap(deployment, planned.status, found, self._clock.now())
+        now = self._clock.now()
+        status = with_overlap(deployment, planned.status, found, now)
+        status = with_missing_kinds(deployment, status, self._cache.devices.missing(), now)
         return planned if status is planned.status else evolve(planned, status=status)
 
     async def _revisions(self, deployment: DeploymentRow, state: ReconcilerState) -> tuple[RevisionRow, ...]:
@@ -296,7 +299,9 @@ class DeploymentReconciler:
     ) -> Snapshot:
         sources = Sources(
             devices=self._cache.devices.by_index(BY_NAMESPACE, deployment.namespace),
-            processes=self._cache.processes.by_index(BY_OWNER, owned_by(deployment)),
+            processes=followed(
+                self._cache.processes.by_index(BY_OWNER, owned_by(deployment)), self._cache.devices.missing()
+            ),
             revisions=revisions,
             find=self._cache.processes.get,
             neighbours=self._neighbours(deployment),

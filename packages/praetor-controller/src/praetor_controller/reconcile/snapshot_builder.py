@@ -14,6 +14,7 @@ from praetor_api.conditions import ConditionType
 from praetor_api.kube.client.resource import Key
 from praetor_api.kube.conditions import get_condition
 from praetor_api.kube.objects import ConditionStatus, FactRequirement, StrategyType
+from praetor_api.names import referenced_device
 from praetor_api.values import DeviceFields, Reference, missing_references, references_of, resolve
 from praetor_controller.model.annotations import deployment_label
 from praetor_controller.model.requirements import NO_FACTS, shown_fact, unmet
@@ -147,7 +148,7 @@ def _resolved(devices: list[DeviceRow], references: Sequence[Reference]) -> list
     found = []
     for device in devices:
         fields = DeviceFields(
-            name=device.name,
+            name=referenced_device(device.name)[1],
             namespace=device.namespace,
             labels=device.labels,
             address=device.address,
@@ -225,7 +226,7 @@ def _unselected(deployment: DeploymentRow, leaving: Iterable[DeviceRow]) -> Mapp
         if row.facts is None
         else ", ".join(f"{name}={shown_fact(row.facts.get(name, ''))}" for name in names)
         for row in leaving
-        if deployment.matches(row.labels)
+        if deployment.covers(row)
     }
 
 
@@ -262,7 +263,7 @@ class Occupied:
         self._namespace = deployment.namespace
 
     def __contains__(self, pair: object) -> bool:
-        device, _, name = str(pair).partition("/")
+        device, _, name = str(pair).rpartition("/")
         row = self._find(Key(self._namespace, name))
         return row is not None and row.device == device
 

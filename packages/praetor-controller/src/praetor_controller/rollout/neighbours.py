@@ -77,12 +77,12 @@ def shared_budgets(
             owner=other.name,
             selector=other.policy.selector,
             budget=budget,
-            sizes=domain_sizes(budget, (each for each in devices if other.matches(each.labels)))
+            sizes=domain_sizes(budget, (each for each in devices if other.covers(each)))
             if isinstance(budget.max_unavailable, str)
             else {},
         )
         for other in (neighbour.deployment for neighbour in neighbours)
-        if has_budgets(other) and any(other.matches(device.labels) for device in matching)
+        if has_budgets(other) and any(other.covers(device) for device in matching)
         for budget in other.policy.update_strategy.rolling_update.budgets
         if is_amount(budget.max_unavailable)
     )

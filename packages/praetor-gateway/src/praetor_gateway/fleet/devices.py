@@ -22,7 +22,7 @@ from praetor_api.spec import DeviceKind
 from praetor_api.values import DeviceFields, Resolved
 from praetor_gateway.fleet.order import following, supersedes
 from praetor_gateway.fleet.references import ReferenceStore
-from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Owner, Row
+from praetor_gateway.fleet.rows import CachedProcess, CachedSwitch, Owner, Row, owner
 from praetor_gateway.fleet.session import DeviceSession
 
 R = TypeVar("R", CachedProcess, CachedSwitch)
@@ -49,7 +49,7 @@ class Binding:
 
     @property
     def owner(self) -> Owner:
-        return (self.namespace, self.kind)
+        return owner(self.namespace, self.kind)
 
     def __str__(self) -> str:
         kind = "" if self.kind is DeviceKind.NETWORK_SWITCH else f"/{self.kind}"

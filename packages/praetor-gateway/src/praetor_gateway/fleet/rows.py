@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar
 
 from attrs import define, evolve, field, frozen
@@ -36,6 +37,12 @@ _KINDS = {kind.value: kind for kind in DeviceKind}
 _NO_FEATURES: frozenset[str] = frozenset()
 _Pooled = TypeVar("_Pooled")
 _CONDITION_FIELDS = ("type", "status", "reason", "message", "lastTransitionTime", "observedGeneration")
+
+
+@lru_cache(maxsize=4096)
+def owner(namespace: str, kind: DeviceKind) -> Owner:
+    """Return the owner; one object for all devices of it."""
+    return (namespace, kind)
 
 
 @frozen(kw_only=True, weakref_slot=False)
@@ -71,7 +78,7 @@ class CachedProcess:
     @property
     def owner(self) -> Owner:
         """Whose device it is for."""
-        return (self.key.namespace, self.kind)
+        return owner(self.key.namespace, self.kind)
 
     @property
     def foreign(self) -> bool:
@@ -141,7 +148,7 @@ class CachedSwitch:
     @property
     def owner(self) -> Owner:
         """Who declares the device."""
-        return (self.key.namespace, self.kind)
+        return owner(self.key.namespace, self.kind)
 
     @property
     def fields(self) -> tuple[object, ...]:

@@ -5,12 +5,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 import click
 from click.shell_completion import CompletionItem, get_completion_class
 
-from praetor_api.kube.client.errors import KubeError
-from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, DEVICE_PROCESSES, NETWORK_SWITCHES, Resource
+from praetor_api.kube.client.errors import Forbidden, KubeError, NotFound
+from praetor_api.kube.client.resource import (
+    DEVICE_PROCESS_DEPLOYMENTS,
+    DEVICE_PROCESSES,
+    DEVICES,
+    NETWORK_SWITCHES,
+    Resource,
+)
 from praetor_controller.ctl.cluster import Opener, Target, list_all, opened
 from praetor_controller.ctl.output import show
 
@@ -55,11 +62,15 @@ def names_of(*resources: Resource) -> Complete:
 
 async def _names(opener: Opener, target: Target, resources: tuple[Resource, ...]) -> set[str]:
     async with asyncio.timeout(_TIMEOUT_S), opener(target) as cluster:
-        return {obj["metadata"]["name"] for each in resources for obj in await list_all(cluster, each)}
+        names: set[str] = set()
+        for each in resources:
+            with suppress(NotFound, Forbidden):  # a cluster may lack some kinds of devices
+                names |= {obj["metadata"]["name"] for obj in await list_all(cluster, each)}
+        return names
 
 
 deployment_names = names_of(DEVICE_PROCESS_DEPLOYMENTS)
-device_names = names_of(NETWORK_SWITCHES)
+device_names = names_of(*DEVICES.values())
 
 
 def _without_type(*resources: tuple[str, Resource]) -> Callable[[click.Context, click.Parameter, str], str]:
@@ -80,6 +91,6 @@ deployment_argument = click.argument(
 subject_argument = click.argument(
     "subject",
     metavar="DEVICE|DPD[/DEVICE]|PROCESS",
-    shell_complete=names_of(DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, DEVICE_PROCESSES),
+    shell_complete=names_of(DEVICE_PROCESS_DEPLOYMENTS, *DEVICES.values(), DEVICE_PROCESSES),
     callback=_without_type(_DPD, _DP, _NSW),
 )

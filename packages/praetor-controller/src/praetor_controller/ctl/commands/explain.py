@@ -19,6 +19,7 @@ from praetor_controller.ctl.explain import (
     undeclared_text,
 )
 from praetor_controller.ctl.inventory import read_inventory
+from praetor_controller.ctl.kinds import found_reference, split_name
 from praetor_controller.ctl.output import output_option, warn
 
 
@@ -43,11 +44,15 @@ async def explain(cluster: Cluster, subject: str, max_devices: int, output: str)
     if warning := inventory.gateway_warning(now):
         warn(warning)
     deployment, slash, device = subject.partition("/")
+    if slash and deployment not in inventory.deployments and split_name(subject)[0] is not None:
+        slash = ""  # dpu/leaf-1 is a device
     if slash:
+        device = found_reference(device, inventory.devices)
         why = inventory.refused_devices.get(device, "")
         return device_text(device, explain_device(inventory, device, now, deployment), output, why)
     if subject in inventory.deployments:  # a device of the same name is asked for as DPD/DEVICE
         return deployment_text(explain_deployment(inventory, subject, now), output, max_devices)
+    subject = found_reference(subject, inventory.devices)
     if subject in inventory.devices:
         why, absent = inventory.refused_devices.get(subject, ""), inventory.absent.get(subject, "")
         return device_text(subject, explain_device(inventory, subject, now), output, why, absent)

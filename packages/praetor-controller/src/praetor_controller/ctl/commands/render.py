@@ -6,7 +6,7 @@ from __future__ import annotations
 import click
 
 from praetor_api.files import DEFAULT_MODE, File
-from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import DEVICE_PROCESS_DEPLOYMENTS, Key
 from praetor_api.spec import ProcessSpec
 from praetor_api.values import DeviceFields, ExpansionError, missing_references, references_of, resolve, started_with
 from praetor_api.wire import WireError, read
@@ -14,6 +14,7 @@ from praetor_controller.ctl.cluster import Cluster, on_cluster
 from praetor_controller.ctl.commands.completion import deployment_argument, device_names
 from praetor_controller.ctl.errors import CommandFailed
 from praetor_controller.ctl.forecast.references import read_objects
+from praetor_controller.ctl.kinds import get_device, kind_of
 from praetor_controller.ctl.output import OutputFormat, for_people, output_option, structured, warn
 from praetor_controller.model.projection import project_deployment, project_device
 
@@ -26,18 +27,22 @@ from praetor_controller.model.projection import project_deployment, project_devi
 async def render(cluster: Cluster, deployment: str, device: str, output: str) -> str:
     """Show the command, arguments, environment and files that DEVICE gets from a deployment.
 
-    References are resolved from the NetworkSwitch and the ConfigMaps as they are stored now, and $(NAME) is expanded,
+    References are resolved from the device and the ConfigMaps as they are stored now, and $(NAME) is expanded,
     by the rules of the gateway and the agent. Nothing is written. What the device adds to the environment, such as PATH
     and PRAETOR_FILES, is not shown.
     """
     stored = await cluster.api.get(DEVICE_PROCESS_DEPLOYMENTS, Key(cluster.namespace, deployment))
-    switch = await cluster.api.get(NETWORK_SWITCHES, Key(cluster.namespace, device))
-    row = project_device(switch)
+    found_device = await get_device(cluster, device)
+    row = project_device(found_device, kind_of(found_device))
     if not project_deployment(stored).selects(row):
         warn(f"{deployment} does not select {device}; shown is what it would get")
     spec = stored["spec"]["template"]["spec"]
     fields = DeviceFields(
-        name=row.name, namespace=row.namespace, labels=row.labels, address=row.address, facts=row.facts or {}
+        name=found_device["metadata"]["name"],
+        namespace=row.namespace,
+        labels=row.labels,
+        address=row.address,
+        facts=row.facts or {},
     )
     references = references_of(spec)
     objects = await read_objects(cluster, references)

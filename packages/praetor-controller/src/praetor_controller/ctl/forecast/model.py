@@ -29,6 +29,7 @@ from praetor_controller.model.rows import DeviceRow, ProcessRow
 from praetor_controller.model.wave_record import WaveRecord
 from praetor_controller.rollout.availability import Availability, availability_of
 from praetor_controller.rollout.budgets import domain_of
+from praetor_controller.rollout.kinds import missing_text
 from praetor_controller.rollout.neighbours import overlap
 from praetor_controller.rollout.reasons import ReasonCode
 from praetor_controller.rollout.snapshot import GatewayState, Plan
@@ -86,6 +87,8 @@ class ForecastModel:
         try:
             devices = self._inventory.devices.values()
             found = [*spec_warnings(self.deployment, devices)]
+            if lacking := missing_text(self.deployment, self._inventory.missing):
+                found.append(f"{ConditionType.KINDS_MISSING}: {lacking}")
             others = (row for row in self._inventory.deployments.values() if row.name != self.deployment.name)
             if same := overlap(self.deployment, others, devices):
                 found.append(f"{ConditionType.OVERLAP}: {same}")

@@ -23,7 +23,7 @@ def spec_warnings(deployment: DeploymentRow, devices: Iterable[DeviceRow]) -> It
     if deployment.fault:
         return
     if not matching:
-        labelled = any(deployment.matches(row.labels) for row in every)
+        labelled = any(deployment.covers(row) for row in every)
         field = "spec.factSelector" if labelled else "spec.selector"
         yield f"{DeploymentReason.NO_DEVICES}: {field}: no device of {len(every)} matches; nothing would run"
         return

@@ -15,7 +15,8 @@ from typing import Any, TypeAlias
 from attrs import field, frozen
 
 from praetor_api.annotations import IMPORTED_ANNOTATION
-from praetor_api.kube.client.resource import NETWORK_SWITCHES
+from praetor_api.kube.client.resource import DEVICES
+from praetor_api.spec import DeviceKind
 from praetor_controller.ctl.imports.mapping import FIELDS, NAME, Wanted
 from praetor_controller.ctl.imports.table import quoted
 
@@ -69,6 +70,7 @@ class Rules:
     source: str
     force: bool = False
     prune: bool = False
+    kind: DeviceKind = DeviceKind.NETWORK_SWITCH
 
 
 @frozen(kw_only=True)
@@ -243,7 +245,7 @@ def _manifest(name: str, values: Values, note: Imported, rules: Rules) -> dict[s
         "labels": parts["labels"],
         "annotations": {IMPORTED_ANNOTATION: _note(note, name, rules)},
     }
-    head = {"apiVersion": NETWORK_SWITCHES.api_version, "kind": NETWORK_SWITCHES.kind}
+    head = {"apiVersion": DEVICES[rules.kind].api_version, "kind": rules.kind.value}
     return {**head, "metadata": metadata, "spec": parts["spec"]}
 
 

@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import click
@@ -16,15 +17,19 @@ from click.core import ParameterSource
 from praetor_api.conditions import STORM_EVENT, STORM_OVER_EVENT, ConditionType
 from praetor_api.constraints import camel
 from praetor_api.kube.client.errors import Forbidden, NotFound, Unauthorized
-from praetor_api.kube.client.resource import CORE_EVENTS, DEVICE_PROCESS_DEPLOYMENTS, NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import CORE_EVENTS, DEVICE_PROCESS_DEPLOYMENTS, DEVICES, Key
+from praetor_api.kube.objects import GROUP
 from praetor_api.kube.runtime.clock import first
 from praetor_api.kube.runtime.informer import Informer
+from praetor_api.names import device_reference
+from praetor_api.spec import DeviceKind
 from praetor_controller.ctl.cluster import Cluster, list_all, on_cluster
 from praetor_controller.ctl.commands.devices.import_devices import import_devices
 from praetor_controller.ctl.commands.devices.token import token
 from praetor_controller.ctl.commands.devices.transfer import transfer
 from praetor_controller.ctl.forwarding import ForwardingGroup
 from praetor_controller.ctl.inventory import gateway_warning, refusal
+from praetor_controller.ctl.kinds import kind_of, list_devices
 from praetor_controller.ctl.output import (
     Cell,
     Column,
@@ -53,7 +58,6 @@ _COLUMNS = (
 )
 _WIDE = (Column("ADDRESS"), Column("SERIAL"))
 _WORDS = {True: ("yes", "green"), False: ("no", "red"), None: ("unknown", "yellow")}
-_NAME = f"{NETWORK_SWITCHES.kind.lower()}.{NETWORK_SWITCHES.group}"
 _CHECK_S = 1.0
 
 
@@ -65,8 +69,8 @@ _CHECK_S = 1.0
 @objects_option
 async def _show(cluster: Cluster, selector: str | None, everywhere: bool, watch: bool, output: str) -> str:
     """Show the devices: connection, agent, running processes."""
-    switches = await list_all(cluster, NETWORK_SWITCHES, selector, everywhere=everywhere)
-    for warning in (await _gateway_warning(cluster, everywhere), await _storm_warning(cluster, everywhere)):
+    switches = (await list_devices(cluster, selector, everywhere=everywhere)).objects
+    for warning in (await _gateway_warning(cluster, everywhere), await _storm_warning(cluster, everywhere, switches)):
         if warning:
             warn(warning)
     lines = sorted((device_line(each, cluster.clock.now()) for each in switches), key=lambda line: line.key)
@@ -89,35 +93,46 @@ async def changes(
     """Yield the line of each device that is not as in *known* any more, for good; KubeError when that is refused."""
     lines = {line.key: line for line in known}
     queue: asyncio.Queue[DeviceLine | None] = asyncio.Queue()
-    informer = Informer(
-        cluster.api,
-        NETWORK_SWITCHES,
-        project=lambda switch: device_line(switch, cluster.clock.now()),
-        clock=cluster.clock,
-        namespace=None if everywhere else cluster.namespace,
-        label_selector=selector,
-    )
-    informer.add_handler(lambda _, old, new: queue.put_nowait(new or (old and evolve(old, deleted=True))))
+
+    def line_of(kind: DeviceKind, device: Mapping[str, Any]) -> DeviceLine:
+        return device_line({**device, "kind": kind.value}, cluster.clock.now())
+
+    informers = {
+        kind: Informer(
+            cluster.api,
+            resource,
+            project=partial(line_of, kind),
+            clock=cluster.clock,
+            namespace=None if everywhere else cluster.namespace,
+            label_selector=selector,
+            optional=kind is not DeviceKind.NETWORK_SWITCH,
+        )
+        for kind, resource in DEVICES.items()
+    }
+    for informer in informers.values():
+        informer.add_handler(lambda _, old, new: queue.put_nowait(new or (old and evolve(old, deleted=True))))
+    switches = informers[DeviceKind.NETWORK_SWITCH]
 
     async def wait() -> DeviceLine | None:
         await cluster.clock.sleep(_CHECK_S)
         return None
 
-    task = asyncio.create_task(informer.run(), name="follow the devices")
+    tasks = [asyncio.create_task(informer.run(), name="follow the devices") for informer in informers.values()]
     try:
         while True:
             line = await first(queue.get(), wait())
             if line is not None and lines.get(line.key) != line:
                 lines[line.key] = line
                 yield line
-            if isinstance(informer.last_error, (Forbidden, NotFound, Unauthorized)):
-                raise informer.last_error
-            if informer.synced.is_set():  # what went before the watch began
-                gone = (each for key, each in lines.items() if not each.deleted and informer.get(key) is None)
-                for each in gone:
+            if isinstance(switches.last_error, (Forbidden, NotFound, Unauthorized)):
+                raise switches.last_error
+            for each in lines.values():  # what went before the watch began
+                informer = informers[each.kind]
+                if not each.deleted and informer.synced.is_set() and informer.get(each.object) is None:
                     queue.put_nowait(evolve(each, deleted=True))
     finally:
-        task.cancel()
+        for task in tasks:
+            task.cancel()
 
 
 async def _gateway_warning(cluster: Cluster, everywhere: bool) -> str:
@@ -128,17 +143,19 @@ async def _gateway_warning(cluster: Cluster, everywhere: bool) -> str:
     return gateway_warning(map(project_deployment, deployments), cluster.clock.now())
 
 
-async def _storm_warning(cluster: Cluster, everywhere: bool) -> str:
+async def _storm_warning(cluster: Cluster, everywhere: bool, switches: Iterable[Mapping[str, Any]]) -> str:
     """Return what the gateway says of many devices that fell silent at once; empty when that is over."""
-    try:
-        page = await cluster.api.list_page(
-            CORE_EVENTS,
-            None if everywhere else cluster.namespace,
-            field_selector=f"involvedObject.kind={NETWORK_SWITCHES.kind}",
-        )
-    except Forbidden:
-        return ""
-    said = [each for each in page["items"] if each.get("reason") in (STORM_EVENT, STORM_OVER_EVENT)]
+    said: list[dict[str, Any]] = []
+    for kind in sorted({DeviceKind.NETWORK_SWITCH, *map(kind_of, switches)}):
+        try:
+            page = await cluster.api.list_page(
+                CORE_EVENTS,
+                None if everywhere else cluster.namespace,
+                field_selector=f"involvedObject.kind={kind}",
+            )
+        except Forbidden:
+            return ""
+        said += [each for each in page["items"] if each.get("reason") in (STORM_EVENT, STORM_OVER_EVENT)]
     latest = max(said, key=lambda each: (_last_seen(each), each["reason"]), default=None)
     return str(latest.get("message", "")) if latest is not None and latest["reason"] == STORM_EVENT else ""
 
@@ -184,20 +201,34 @@ class DeviceLine:
     serial: str | None
     deleted: bool = False  # as --watch may say
 
+    kind: DeviceKind = DeviceKind.NETWORK_SWITCH
+
+    @property
+    def reference(self) -> str:
+        return device_reference(self.kind, self.device)
+
     @property
     def key(self) -> Key:
+        return Key(self.namespace, self.reference)
+
+    @property
+    def object(self) -> Key:
         return Key(self.namespace, self.device)
 
 
 def device_line(switch: Mapping[str, Any], now: datetime) -> DeviceLine:
-    """Return the line of a NetworkSwitch. Maintenance is over at *now* when it is for the planner."""
+    """Return the line of a device. Maintenance is over at *now* when it is for the planner."""
     spec, status = switch.get("spec") or {}, switch.get("status") or {}
     conditions = {each.get("type"): each for each in status.get("conditions") or ()}
     connected = conditions.get(ConditionType.AGENT_CONNECTED) or {}
-    processes, maintained = status.get("processes") or {}, project_device(switch).maintained(now.timestamp())
+    processes, maintained = (
+        status.get("processes") or {},
+        project_device(switch, kind_of(switch)).maintained(now.timestamp()),
+    )
     return DeviceLine(
         namespace=switch["metadata"].get("namespace") or "",
         device=switch["metadata"]["name"],
+        kind=kind_of(switch),
         connected={"True": True, "False": False}.get(connected.get("status", "")),
         since=connected.get("lastTransitionTime"),
         agent_version=status.get("agentVersion"),
@@ -236,7 +267,7 @@ class DevicePage:
     def again(self, line: DeviceLine, now: datetime | None = None) -> str:
         """Return a line that changed."""
         if self._output == OutputFormat.NAME:
-            return object_names(_NAME, [line.device])
+            return object_names(f"{line.kind.lower()}.{GROUP}", [line.device])
         if not for_people(self._output):
             start = "---\n" if self._output == OutputFormat.YAML else ""
             return start + structured(_data(line), self._output)
@@ -248,7 +279,7 @@ class DevicePage:
         connected = ("conflict", "red") if line.refused else _WORDS[line.connected]
         return [
             *([line.namespace] if self._everywhere else []),
-            line.device,
+            line.reference,
             ("deleted", "red") if line.deleted else connected,
             age(line.since, now) or NOTHING,
             line.agent_version or NOTHING,

@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from praetor_api.kube.client.errors import Conflict, KubeError, NotFound, Unreachable
-from praetor_api.kube.client.resource import NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import DEVICES, Key
+from praetor_api.spec import DeviceKind
 from praetor_controller.ctl.cluster import Cluster, list_all, on_cluster
 from praetor_controller.ctl.errors import BadInput, CommandFailed, ExitCode, command_failed, read_input
 from praetor_controller.ctl.imports.changes import (
@@ -70,6 +71,13 @@ _DONE = {Action.CREATE: "created", Action.UPDATE: "updated", Action.DELETE: "del
     metavar="NAME",
     help="Name of the inventory. Of several in one namespace each has its own devices, and prunes them alone.",
 )
+@click.option(
+    "--kind",
+    type=click.Choice([each.value for each in DeviceKind], case_sensitive=False),
+    default=DeviceKind.NETWORK_SWITCH.value,
+    show_default=True,
+    help="Kind of the devices in FILE.",
+)
 @click.option("--prune", is_flag=True, help="Delete devices that an earlier import created and FILE does not have.")
 @click.option(
     "--allow-removals",
@@ -91,6 +99,7 @@ async def import_devices(
     labels: tuple[str, ...],
     fields: tuple[str, ...],
     source: str,
+    kind: str,
     prune: bool,
     allow_removals: int | None,
     force_conflicts: bool,
@@ -117,9 +126,9 @@ async def import_devices(
         raise BadInput("--allow-removals: removes nothing without --prune; give both")
     if not _SOURCE.fullmatch(source):
         raise BadInput(f"--source: {quoted(source)} is no name; write letters, digits, -, _ and ., 63 at most")
-    rules = Rules(namespace=cluster.namespace, source=source, force=force_conflicts, prune=prune)
+    rules = Rules(namespace=cluster.namespace, source=source, force=force_conflicts, prune=prune, kind=DeviceKind(kind))
     mapped = _mapped(file, labels, fields, prune=prune)
-    found = compare(mapped.devices, await list_all(cluster, NETWORK_SWITCHES), rules)
+    found = compare(mapped.devices, await list_all(cluster, DEVICES[rules.kind]), rules)
     people = for_people(output)
     if people:
         show(fitted_lines(_preview(mapped, found, max_devices, yes=yes, prune=prune), output))
@@ -247,7 +256,7 @@ class _Writer:
                 try:
                     return await self._send(change, key)
                 except Conflict:
-                    live = await self._cluster.api.get(NETWORK_SWITCHES, key)
+                    live = await self._cluster.api.get(DEVICES[self._rules.kind], key)
                     wanted = self._wanted.get(change.device)
                     fresh = removal_of(live, self._rules) if wanted is None else change_of(wanted, live, self._rules)
                     if fresh is None:
@@ -262,15 +271,15 @@ class _Writer:
         raise _Changed
 
     async def _send(self, change: Change, key: Key) -> None:
-        api = self._cluster.api
+        api, resource = self._cluster.api, DEVICES[self._rules.kind]
         if change.action is Action.CREATE:
-            await api.create(NETWORK_SWITCHES, key.namespace, change.patch, field_manager=FIELD_MANAGER)
+            await api.create(resource, key.namespace, change.patch, field_manager=FIELD_MANAGER)
         elif change.action is Action.DELETE:
-            await api.delete(NETWORK_SWITCHES, key, uid=change.uid, resource_version=change.version)
+            await api.delete(resource, key, uid=change.uid, resource_version=change.version)
         else:
             metadata = change.patch["metadata"] | {"uid": change.uid, "resourceVersion": change.version}
             patch = {**change.patch, "metadata": metadata}
-            await api.patch(NETWORK_SWITCHES, key, patch, field_manager=FIELD_MANAGER)
+            await api.patch(resource, key, patch, field_manager=FIELD_MANAGER)
 
 
 async def _write(cluster: Cluster, wanted: Iterable[Wanted], found: Comparison, rules: Rules) -> Sequence[Change]:

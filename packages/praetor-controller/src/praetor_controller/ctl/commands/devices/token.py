@@ -12,12 +12,13 @@ from typing import Any
 import click
 from attrs import asdict, frozen
 
-from praetor_api.kube.client.resource import NETWORK_SWITCHES, Key
+from praetor_api.kube.client.resource import Key
 from praetor_api.tokens import device_token
-from praetor_controller.ctl.cluster import Cluster, list_all, on_cluster
+from praetor_controller.ctl.cluster import Cluster, on_cluster
 from praetor_controller.ctl.commands.completion import device_names
 from praetor_controller.ctl.errors import BadInput, CommandFailed
 from praetor_controller.ctl.inventory import refusal
+from praetor_controller.ctl.kinds import list_devices
 from praetor_controller.ctl.output import counted, for_people, names_of, output_option, show, structured, table, warn
 from praetor_controller.ctl.token_secret import OPTION, SECRET_OPTION, cluster_secrets, read_secrets
 
@@ -86,7 +87,7 @@ async def token(
     if [bool(devices), bool(selector), all_devices].count(True) != 1:
         raise BadInput("DEVICE: name devices, or write -l SELECTOR or --all; one of the three")
     secrets = read_secrets(secret_file) if secret_file else None
-    switches = await list_all(cluster, NETWORK_SWITCHES, selector)
+    switches = sorted((await list_devices(cluster, selector)).objects, key=lambda each: not refusal(each))
     epochs = _epochs(switches, devices or None, cluster.namespace)
     if not epochs:
         warn(f"no devices in namespace {cluster.namespace}" + (f" match {selector}" if selector else ""))
@@ -112,11 +113,11 @@ def _epochs(switches: Sequence[Mapping[str, Any]], wanted: Sequence[str] | None,
     A name that belongs to another namespace has its epoch there: it is left out with a warning, and CommandFailed when
     it is *wanted*, as one that is not declared.
     """
-    found = {each["metadata"]["name"]: each for each in switches}
+    found = {each["metadata"]["name"]: each for each in switches}  # of two kinds with one name, that which has it
     chosen = sorted(found if wanted is None else set(wanted))
     if missing := [name for name in chosen if name not in found]:
         raise CommandFailed(
-            f"not found: {namespace} has no NetworkSwitch {names_of(missing)}; declare it, check --namespace, or make "
+            f"not found: {namespace} has no device {names_of(missing)}; declare it, check --namespace, or make "
             "the token of a device that is not declared with praetorctl token mint"
         )
     refused = [name for name in chosen if refusal(found[name])]
